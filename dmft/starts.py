@@ -5,13 +5,14 @@ Floor 0: numbers only; the networks whose order parameters they are stand in `dm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked, is_number, shown
 from dmft.covariance import check_covariance, check_shape
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.record import Record, Short, in_line
@@ -19,11 +20,34 @@ from dmft.record import Record, Short, in_line
 Array = NDArray[np.float64]
 # e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
 FEASIBLE_TOLERANCE = 1e-9
+# What runs count: the time of the equations, and the times of schedules by control.
+TIME, STEPS, SAMPLES = "t", "steps / d", "samples / d"
+
+
+class Start(Short, Record):
+    """Base of starts. That which a run has reached keeps its clock, as `run.final` does."""
+
+    clock: Mapping[str, float] | None
+
+    @property
+    def t(self) -> float:
+        """Time of the run that ended here, in the unit of that run; 0 without a clock.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Overlaps([[1.0]], [[0.1]], clock={"t": 5.0}).t, dmft.Overlaps([[1.0]], [[0.1]]).t
+        (5.0, 0.0)
+        """
+        return next(iter((self.clock or {}).values()), 0.0)
+
+    def _in_words(self) -> str:
+        return f", t={self.t:g}" if self.clock else ""
 
 
 @checked
 @dataclass(frozen=True, eq=False, repr=False)
-class Overlaps(Short, Record):
+class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     Of a model whose inputs have a `Spectrum` they are the unweighted overlaps of the rows within
@@ -40,6 +64,9 @@ class Overlaps(Short, Record):
     memory : mapping of str to array, optional
         Gram matrices of rows that an optimiser keeps beside the weights, by their names in a run
         (velocity_M, velocity_Q, velocity); zero by default.
+    clock : mapping of str to float, optional
+        Where schedules in time continue: the time "t", and "steps / d" and "samples / d" for a
+        `dmft.Schedule`. `run.final` has those of the run.
 
     Raises
     ------
@@ -60,6 +87,7 @@ class Overlaps(Short, Record):
     P: NDArray[np.float64]
     readout: NDArray[np.float64] | None = None
     memory: Mapping[str, NDArray[np.float64]] | None = None
+    clock: Mapping[str, float] | None = field(default=None, compare=False)
 
     def __init__(
         self,
@@ -69,7 +97,9 @@ class Overlaps(Short, Record):
         readout: ArrayLike | None = None,
         *,
         memory: Mapping[str, ArrayLike] | None = None,
+        clock: Mapping[str, float] | None = None,
     ) -> None:
+        object.__setattr__(self, "clock", _clock(clock))
         rows = {n: check_shape(y, n, np.shape(y)) for n, y in (memory or {}).items()}
         object.__setattr__(self, "memory", rows or None)
         if np.ndim(M) == 3:
@@ -95,7 +125,8 @@ class Overlaps(Short, Record):
 
     def _in_words(self) -> str:
         arrays = {"Q": self.Q, "M": self.M, "P": self.P, "readout": self.readout}
-        return ", ".join(f"{n}={in_line(a)}" for n, a in arrays.items() if a is not None)
+        text = ", ".join(f"{n}={in_line(a)}" for n, a in arrays.items() if a is not None)
+        return text + super()._in_words()
 
     @property
     def p(self) -> int:
@@ -150,6 +181,81 @@ class Overlaps(Short, Record):
         return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
 
 
+def _clock(given: Mapping[str, float] | None) -> dict[str, float] | None:
+    """Times by what they count, checked."""
+    found = {name: check_time(value, f"clock[{name!r}]") for name, value in (given or {}).items()}
+    if not found.keys() <= {TIME, STEPS, SAMPLES}:
+        raise BadParameter(f"a clock has {[TIME, STEPS, SAMPLES]}, got {list(found)}")
+    return found or None
+
+
+def check_time(value: float, name: str) -> float:
+    """A finite time from 0 on."""
+    if not (is_number(value) and 0.0 <= float(value) < math.inf):
+        raise BadParameter(f"{name} must be finite and not negative, got {shown(value)}")
+    return float(value)
+
+
+def begin_of(start: object, unit: str, t_start: float | None, follows: bool = True) -> float:
+    """Time at which a run begins: `t_start`, else that of the start where a schedule continues.
+
+    Parameters
+    ----------
+    start : Overlaps, Alignment, sequence of them, or None
+    unit : {"t", "steps / d", "samples / d"}
+        What the time of the run counts.
+    t_start : float or None
+    follows : bool
+        Whether the run follows a schedule in time.
+
+    Raises
+    ------
+    BadParameter
+        For the end of a run that has not counted this unit, and starts of different times.
+
+    Examples
+    --------
+    >>> reached = Overlaps([[1.0]], [[0.1]], clock={"t": 5.0})
+    >>> begin_of(reached, "t", None), begin_of(reached, "t", 0.0)
+    (5.0, 0.0)
+    """
+    if t_start is not None:
+        return check_time(t_start, "t_start")
+    starts = start if isinstance(start, list | tuple) else [start]
+    clocks = [getattr(one, "clock", None) or {} for one in starts]
+    if not (follows and any(clocks)):
+        return 0.0
+    times = {clock.get(unit, 0.0 if not clock else math.nan) for clock in clocks}
+    begin = times.pop()
+    if times or math.isnan(begin):
+        reached = " and ".join(sorted({f"{n} = {y:g}" for c in clocks for n, y in c.items()}))
+        raise BadParameter(
+            f"the start was reached at {reached}, which is no single {unit} for a schedule to "
+            "continue from: pass t_start= (0 begins the schedule anew)"
+        )
+    return begin
+
+
+def steps_before(start: object, begin: float) -> float:
+    """Steps over d that the clock of a start counts where a run goes on at its time; else 0."""
+    clock = getattr(start, "clock", None) or {}
+    return clock.get(STEPS, 0.0) if clock.get(TIME) == begin else 0.0
+
+
+def check_end(t_max: float, begin: float, unit: str = TIME) -> None:
+    """Refuse a run that ends before the time at which its schedule continues.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if begin > 0.0 and is_number(t_max) and not float(t_max) > begin:
+        raise BadParameter(
+            f"t_max = {t_max:g} is not beyond {unit} = {begin:g}, where the run begins: t_max is "
+            "the time at which it ends, not its length; t_start=0 begins a schedule anew"
+        )
+
+
 def _readout(given: ArrayLike | None, p: int) -> Array | None:
     """Readouts of one output, or a row for each of several."""
     if given is None:
@@ -177,7 +283,7 @@ def _of_blocks(start: Overlaps, Q: ArrayLike, M: ArrayLike, P: ArrayLike | None)
 
 @checked
 @dataclass(frozen=True, eq=False, repr=False)
-class Alignment(Short, Record):
+class Alignment(Start):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
 
     e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have
@@ -192,6 +298,8 @@ class Alignment(Short, Record):
     radius : float
         |p|, where e is one number: e^2 / radius^2 + m^2 <= 1 is checked here; with the model the
         feasible set of any encoding is.
+    clock : mapping of str to float, optional
+        As of `Overlaps`.
 
     Raises
     ------
@@ -209,8 +317,17 @@ class Alignment(Short, Record):
     e: Array
     m: Array
     radius: float = 1.0
+    clock: Mapping[str, float] | None = field(default=None, compare=False)
 
-    def __init__(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, radius: float = 1.0) -> None:
+    def __init__(
+        self,
+        e: ArrayLike = 0.0,
+        m: ArrayLike = 0.0,
+        radius: float = 1.0,
+        *,
+        clock: Mapping[str, float] | None = None,
+    ) -> None:
+        object.__setattr__(self, "clock", _clock(clock))
         position = check_shape(e, "e", np.shape(e))
         semantic = check_shape(m, "m", np.shape(m))
         if position.ndim > 1 or semantic.ndim > 1:
@@ -238,4 +355,4 @@ class Alignment(Short, Record):
 
     def _in_words(self) -> str:
         radius = "" if self.radius == 1.0 else f", radius={self.radius:.6g}"
-        return f"e={in_line(self.e)}, m={in_line(self.m)}{radius}"
+        return f"e={in_line(self.e)}, m={in_line(self.m)}{radius}{super()._in_words()}"

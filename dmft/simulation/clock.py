@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule as Table
+from dmft.starts import STEPS
 
 TIME, RISK = sp.symbols("t risk", real=True)
 # Steps of a schedule, whose rates are all kept.
@@ -30,22 +31,25 @@ class Clock:
         Of the first step.
     times, rates : (steps + 1,) and (steps,) arrays or None
         Times of step 0, 1, ... and learning rates under a schedule.
+    begin : float
+        Time of step 0.
     """
 
     time_step: float
     times: NDArray[np.float64] | None = None
     rates: NDArray[np.float64] | None = None
+    begin: float = 0.0
 
     def at(self, step: ArrayLike) -> NDArray[np.float64]:
         """Time after so many steps."""
         if self.times is None:
-            return np.asarray(np.asarray(step) * self.time_step, dtype=np.float64)
+            return np.asarray(self.begin + np.asarray(step) * self.time_step, dtype=np.float64)
         return np.asarray(self.times[np.asarray(step, dtype=np.int64)])
 
     def nearest(self, t: ArrayLike) -> NDArray[np.int64]:
         """Numbers of the steps that end nearest to these times."""
         if self.times is None:
-            return np.rint(np.asarray(t) / self.time_step).astype(np.int64)
+            return np.rint((np.asarray(t) - self.begin) / self.time_step).astype(np.int64)
         middle = (self.times[1:] + self.times[:-1]) / 2
         return np.asarray(np.searchsorted(middle, np.asarray(t)), dtype=np.int64)
 
@@ -55,11 +59,17 @@ class Schedule:
     """A learning rate as an expression in `TIME` and `RISK`, those at the start of a step."""
 
     expr: sp.Expr
+    unit: ClassVar[str] = TIME.name
 
     @property
     def reads_risk(self) -> bool:
         """Whether it follows the risk, so that each run has steps of its own."""
         return bool(self.expr.has(RISK))
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether it follows the time, and continues at that of a start."""
+        return bool(self.expr.has(TIME))
 
     def at(self, t: float, risk: float = math.nan) -> float:
         """Rate at one time, and at a risk where it follows that.
@@ -71,10 +81,10 @@ class Schedule:
         """
         return self._checked(self.rate(t, np.array([risk])), t)
 
-    def clock(self, unit: float, t_max: float) -> Clock:
-        """Times of the steps up to the first past `t_max`; each takes `unit` times its rate."""
+    def clock(self, unit: float, t_max: float, begin: float) -> Clock:
+        """Times of the steps from `begin` to past `t_max`; each takes `unit` times its rate."""
         rate, nothing = self.rate, np.full(1, math.nan)
-        t, times, rates = 0.0, [0.0], []
+        t, times, rates = begin, [begin], []
         while t < t_max:
             rates.append(self._checked(rate(t, nothing), t))
             t += unit * rates[-1]
@@ -84,7 +94,7 @@ class Schedule:
                     f"learning_rate = {self.expr} takes more than {MOST_SCHEDULED:,} steps to "
                     f"t_max = {t_max:g}: it is at t = {t:g} then"
                 )
-        return Clock(unit * rates[0], np.array(times), np.array(rates))
+        return Clock(unit * rates[0], np.array(times), np.array(rates), begin)
 
     @cached_property
     def rate(self) -> Any:
@@ -107,6 +117,8 @@ class Tabled:
     table: Table
     dim: int
     reads_risk: ClassVar[bool] = False
+    reads_time: ClassVar[bool] = True
+    unit: ClassVar[str] = STEPS
 
     @property
     def expr(self) -> str:
@@ -117,13 +129,13 @@ class Tabled:
         """Rate at one time."""
         return float(self.table.at(t))
 
-    def clock(self, unit: float, t_max: float) -> Clock:
-        """Times of the steps up to `t_max`."""
-        steps = max(round(t_max * self.dim), 1)
+    def clock(self, unit: float, t_max: float, begin: float) -> Clock:
+        """Times of the steps from `begin` to `t_max`."""
+        steps = max(round((t_max - begin) * self.dim), 1)
         if steps > MOST_SCHEDULED:
             raise BadParameter(
                 f"a schedule to t_max = tau = {t_max:g} takes {steps:,} steps at dim = {self.dim}; "
                 f"at most {MOST_SCHEDULED:,} rates are kept"
             )
-        times = np.arange(steps + 1) / self.dim
-        return Clock(1.0 / self.dim, times, self.table.at(times[:-1]))
+        times = begin + np.arange(steps + 1) / self.dim
+        return Clock(1.0 / self.dim, times, self.table.at(times[:-1]), begin)

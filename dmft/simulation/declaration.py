@@ -41,6 +41,7 @@ from dmft.simulation.risks.activation import Activation, Compiled
 from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
 from dmft.simulation.risks.cluster_laws import cluster_rows, deviations
 from dmft.simulation.steps.optimiser import pace
+from dmft.starts import Alignment, begin_of
 
 if TYPE_CHECKING:
     from dmft.simulation.scales import Scale
@@ -86,6 +87,8 @@ class Experiment:
     laws: NDArray[np.float64] | None = None
     # What the learning rate follows, and its values at all steps of a run.
     schedule: Schedule | Tabled | None = None
+    # Time at the start.
+    begin: float = 0.0
     step_rates: NDArray[np.float64] | None = None
     # Of several outputs: each as an experiment of one, whose label is 1 for its class and 0 else;
     # the loss is then as declared.
@@ -155,8 +158,8 @@ class Experiment:
     def clock(self, t_max: float) -> Clock:
         """Times of the steps up to `t_max`."""
         if self.schedule is None:
-            return Clock(self.time_step)
-        return self.schedule.clock(self.time_of_rate, t_max)
+            return Clock(self.time_step, begin=self.begin)
+        return self.schedule.clock(self.time_of_rate, t_max, self.begin)
 
 
 def declare_experiment(
@@ -165,6 +168,7 @@ def declare_experiment(
     dim: int,
     start: Overlaps | None,
     values: Mapping[str, float],
+    t_start: float | None = None,
 ) -> Experiment:
     """Fill in every symbol of model and algorithm; refuse what cannot be simulated.
 
@@ -184,15 +188,14 @@ def declare_experiment(
         check_isotropic(model, "rows on the sphere are simulated")
     filler = Filler(values, dim)
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
-    rate, schedule = filler.rate(algorithm.learning_rate)
+    rate, schedule, begin = filler.rate(algorithm.learning_rate, start, t_start)
     noise = filler.scalar(model.label_noise, "label_noise")
     flip = filler.scalar(model.label_flip, "label_flip")
     if not 0.0 <= flip <= 1.0:
         raise BadParameter(f"label_flip = {flip:g} is a probability: it must lie in [0, 1]")
-    if noise < 0.0:
-        raise BadParameter(f"label_noise = {noise:g} must be non-negative")
-    if readout_rate < 0.0:
-        raise BadParameter(f"readout_rate = {readout_rate:g} must be non-negative")
+    for name, value in (("label_noise", noise), ("readout_rate", readout_rate)):
+        if value < 0.0:
+            raise BadParameter(f"{name} = {value:g} must be non-negative")
     if start is not None:
         check_start(start, model, algorithm.constraint)
     a = filler.readout(model.student, "student", None if start is None else start.p)
@@ -226,6 +229,7 @@ def declare_experiment(
         inputs=model.clusters,
         spectrum=model.spectrum,
         schedule=schedule,
+        begin=begin,
     )
     if several:
         experiment = with_outputs(experiment, model, algorithm, filler)
@@ -255,8 +259,8 @@ class Filler:
     def numbers(self, algorithm: SGD) -> dict[str, float]:
         """Numbers of the optimiser, those that are zero left out."""
         found, declared = {}, numbers_of(algorithm)
+        self.known |= OPTIMISER.keys()
         for name, number in OPTIMISER.items():
-            self.known.add(name)
             value = self.scalar(declared.get(name, sp.S.Zero), name)
             if not 0.0 <= value < number.below:
                 raise BadParameter(f"{name} = {value:g} must lie in [0, {number.below:g})")
@@ -291,8 +295,10 @@ class Filler:
         numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
         return Schedule(given.xreplace({**followed, **numbers}))
 
-    def rate(self, declared: sp.Expr) -> tuple[float, Schedule | Tabled | None]:
-        """The learning rate, that of the first step where a schedule is followed.
+    def rate(
+        self, declared: sp.Expr, start: Overlaps | Alignment | None, t_start: float | None
+    ) -> tuple[float, Schedule | Tabled | None, float]:
+        """The learning rate, that of the first step of a schedule, and the time of this step.
 
         Raises
         ------
@@ -301,11 +307,12 @@ class Filler:
         """
         schedule = self.schedule()
         if schedule is not None:  # where it follows the risk, each run tells its first rate
-            return (math.nan if schedule.reads_risk else schedule.at(0.0)), schedule
+            begin = begin_of(start, schedule.unit, t_start, schedule.reads_time)
+            return (math.nan if schedule.reads_risk else schedule.at(begin)), schedule, begin
         value = self.scalar(declared, "learning_rate")
         if value <= 0.0:
             raise BadParameter(f"learning_rate = {value:g} must be positive")
-        return value, None
+        return value, None, begin_of(start, TIME.name, t_start, follows=False)
 
     def shortening(self, algorithm: SGD) -> float:
         """Length that gradients are shortened to, as `Experiment.shortened`."""
@@ -320,10 +327,8 @@ class Filler:
 
     def scalars(self, algorithm: SGD) -> dict[str, float]:
         """The update's own numbers, by name."""
-        found = {}
-        for name, value in algorithm.rule.scalars.items():
-            self.known.add(name)
-            found[name] = self.scalar(value, name)
+        found = {name: self.scalar(y, name) for name, y in algorithm.rule.scalars.items()}
+        self.known |= found.keys()
         if found.get("rho", 1.0) <= 0.0:
             raise BadParameter(f"rho = {found['rho']:g} must be positive")
         return found
@@ -439,20 +444,17 @@ class Filler:
         expr = network.activation
         symbols = sorted(expr.free_symbols - {FIELD}, key=str)
         parameters = np.array([self.symbol(s, f"{what} activation") for s in symbols])
-        slope = sp.diff(expr, FIELD)
-        if what == "teacher":
-            slope = sp.Integer(0)  # never used: the teacher does not learn
-        elif slope.has(sp.DiracDelta):
+        slope = sp.S.Zero if what == "teacher" else sp.diff(expr, FIELD)  # teachers do not learn
+        if slope.has(sp.DiracDelta):
             raise BadParameter(
                 f"student activation {expr} jumps, its derivative {slope} is not a function; "
                 "SGD cannot train it"
             )
-        polynomial = expr.is_polynomial(FIELD)
         return Activation(
             value=scalar_function(expr, FIELD, symbols),
             slope=scalar_function(slope, FIELD, symbols),
             parameters=parameters,
-            degree=int(sp.Poly(expr, FIELD).degree()) if polynomial else None,
+            degree=int(sp.Poly(expr, FIELD).degree()) if expr.is_polynomial(FIELD) else None,
             expr=expr,
         )
 

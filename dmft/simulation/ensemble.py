@@ -141,6 +141,10 @@ class Ensemble(Averages):
     def _ends(self) -> Values | None:
         return self.ends
 
+    @property
+    def _end_times(self) -> Array:
+        return np.empty(0) if self.first_passage is None else self.first_passage.horizon
+
     def steps(self, dim: int | None = None) -> Array:
         """Number of steps at each saved time, at input dimension `dim` (the run's own if None).
 

@@ -44,10 +44,12 @@ def at_own_rates(experiment: Experiment) -> tuple[Experiment, RatesAhead]:
     return replace(experiment, step_rates=rates), ahead
 
 
-def times_to_save(t_max: float, save_at: int | ArrayLike | None) -> NDArray[np.float64]:
+def times_to_save(
+    t_max: float, save_at: int | ArrayLike | None, begin: float
+) -> NDArray[np.float64]:
     """Times at which all runs are saved, each at its nearest step."""
     times = read_save_at(DEFAULT_POINTS if save_at is None else save_at)
-    return np.linspace(0.0, float(t_max), times) if isinstance(times, int) else times
+    return np.linspace(begin, float(t_max), times) if isinstance(times, int) else times
 
 
 @dataclass

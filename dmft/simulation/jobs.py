@@ -21,6 +21,7 @@ from dmft.simulation.runner import STATUS
 from dmft.simulation.steps.common import PASSED
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.save_times import read_save_at
+from dmft.starts import TIME, check_end
 
 # Saved times when nothing is asked for.
 DEFAULT_POINTS = 101
@@ -45,17 +46,18 @@ class Steps(Protocol):
         """Read after every step."""
 
 
-def check_time(t_max: float) -> None:
-    """Refuse what is no duration."""
+def check_time(t_max: float, begin: float = 0.0, unit: str = TIME) -> None:
+    """Refuse what is no time after the start of a run."""
     if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
         raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
+    check_end(t_max, begin, unit)
 
 
 def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> NDArray[np.int64]:
     """Step numbers nearest to the times that are to be saved, without repetition."""
     check_time(t_max)
-    time_step = clock.time_step
-    if t_max / time_step > MOST_STEPS:
+    time_step, begin = clock.time_step, clock.begin
+    if (t_max - begin) / time_step > MOST_STEPS:
         raise BadParameter(f"t_max = {t_max:g} is {t_max / time_step:.3g} steps: no run ends")
     if clock.nearest(t_max) < 1:
         raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
@@ -63,11 +65,12 @@ def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> N
         save_at = DEFAULT_POINTS
     times = read_save_at(save_at)
     if isinstance(times, int):
-        times = np.linspace(0.0, float(t_max), times)
+        times = np.linspace(begin, float(t_max), times)
     else:
-        if times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
+        if times[0] < begin or not times[-1] <= t_max * (1 + 1e-12):
             raise BadParameter(
-                f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
+                f"save_at must be rising times between {begin:g} and t_max = {t_max:g}, got "
+                f"{save_at!r}"
             )
     return np.unique(clock.nearest(times))
 

@@ -15,7 +15,7 @@ from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import SeedRun
 from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
-from dmft.simulation.jobs import March, save_steps
+from dmft.simulation.jobs import March, check_time, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risks.cluster_laws import laws_at
 from dmft.simulation.risks.measures import measured, measures_at
@@ -33,6 +33,7 @@ from dmft.simulation.weights import (
 )
 from dmft.solvers.jobs import Job
 from dmft.special.streams import random_stream
+from dmft.starts import TIME
 
 # Streams of one seed: the start, then the steps of either method.
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
@@ -44,8 +45,9 @@ def timed(
     experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
 ) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
     """Steps that are saved and their number; times where each run has a clock of its own."""
+    check_time(t_max, experiment.begin, getattr(experiment.schedule, "unit", TIME))
     if experiment.follows_risk:
-        return experiment, None, times_to_save(t_max, save_at), float(t_max)
+        return experiment, None, times_to_save(t_max, save_at, experiment.begin), float(t_max)
     clock = experiment.clock(t_max)
     experiment = replace(experiment, step_rates=clock.rates)
     return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
@@ -119,7 +121,8 @@ class Plan:
         runner = self.runner(seed, own)
         march = FollowingMarch(
             runner, job, self.stops, e.schedule, e.time_of_rate, rates,
-            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / self.total,
+            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / (self.total - e.begin),
+            [e.begin],
         )  # fmt: skip
         return march, runner
 

@@ -33,7 +33,7 @@ from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.following import UNITS
-from dmft.simulation.jobs import check_time, run_seeds
+from dmft.simulation.jobs import run_seeds
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.cluster_laws import laws_at
@@ -47,6 +47,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE, COUNTED
 from dmft.special.streams import as_seeds
+from dmft.starts import steps_before
 
 # A larger error of the risk's quadrature is said aloud.
 RISK_ERROR_WARNED = 1e-6
@@ -71,6 +72,7 @@ def simulate(
     keep_runs: bool = True,
     threads: int | None = None,
     progress: ProgressOption = None,
+    t_start: float | None = None,
     **parameters: Any,
 ) -> Any:
     r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
@@ -93,6 +95,7 @@ def simulate(
     dim : int
         Input dimension d.
     t_max : float
+        Time at the end of the runs, not their length.
     seeds : int or sequence of int
         A number n means 0 .. n-1. Each seed has its own random streams.
     start : Overlaps, or Alignment of a sequence model; optional
@@ -115,6 +118,9 @@ def simulate(
     threads : int, optional
         Seeds run side by side; the number never changes a result. All cores by default.
     progress : None, bool or callable
+    t_start : float, optional
+        Time at the start. By default a schedule in time continues at the time of `start`, which
+        ``run.final`` keeps; any other run begins at 0.
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
@@ -148,15 +154,16 @@ def simulate(
         alignments = simulate_sequence(
             model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
             first_passage=first_passage, events=events, threads=threads, progress=progress,
-            **parameters,
+            t_start=t_start, **parameters,
         )  # fmt: skip
         return alignments if keep_runs else replace(alignments, runs=None)
     if isinstance(start, Alignment):
         raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
     if isinstance(algorithm, GradientDescent):
-        if method != "weights" or save_at is not None or first_passage:
+        if method != "weights" or save_at is not None or first_passage or t_start:
             raise BadParameter(
-                "gradient descent on repeated data is simulated by its weights, all steps saved"
+                "gradient descent on repeated data is simulated by its weights from step 0 on, all "
+                "steps saved"
             )
         descents = simulate_descent(
             model, algorithm, dim, cast(int, t_max), seeds, start,
@@ -166,7 +173,7 @@ def simulate(
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
-    experiment = declare_experiment(model, algorithm, dim, start, parameters)
+    experiment = declare_experiment(model, algorithm, dim, start, parameters, t_start)
     if method == "overlaps" and experiment.update and experiment.batch_size > 1:
         raise BadParameter(
             f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
@@ -182,7 +189,6 @@ def simulate(
         refuse(algorithm, "chain")
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
-    check_time(t_max)
     experiment, clock, grid, total = timed(experiment, t_max, save_at)
     P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
@@ -245,6 +251,7 @@ def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs
     elif e.schedule is not None:  # no constant unit
         counted = [r.steps_saved for r in runs if r.status in COUNTED] or [plan.grid * math.nan]
         steps = plan.grid if plan.clock else np.mean(counted, axis=0)
+        steps = steps + e.dim * steps_before(plan.start, e.begin)
         provenance |= {"time_step_times_dim": None, "steps_at_saved_times": steps.tolist()}
     return Ensemble(
         t=plan.clock.at(plan.grid) if plan.clock else plan.grid,

@@ -137,7 +137,7 @@ class Watching:
         end = self.watch.end if isinstance(self.watch, Watch) else None
         if end is None or end > self.clock.at(self.total):
             return self.total + 1
-        return int(self.clock.nearest(max(end, 0.0)))
+        return int(self.clock.nearest(max(end, self.clock.begin)))
 
     def carry_on(self, march: March, target: int) -> None:
         """Carry a run on to this step. An event of the time happens before the step after it."""

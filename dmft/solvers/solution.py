@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, Status
 from dmft.record import Archived, Record, Short
-from dmft.starts import Alignment, Overlaps
+from dmft.starts import SAMPLES, STEPS, TIME, Alignment, Overlaps
 
 if TYPE_CHECKING:
     import pandas
@@ -328,6 +329,11 @@ class Averages(Solution):
         """State of each run where it ended, run first; None where that was not kept."""
         return None
 
+    @property
+    def _end_times(self) -> Array:
+        """Time at which each run ended, where its state there was kept."""
+        return np.empty(0)
+
     @abstractmethod
     def _axes(self, name: str) -> tuple[str, ...]:
         """Names of the dimensions of an average, time first."""
@@ -367,19 +373,20 @@ class Averages(Solution):
         if singles is None:
             raise BadParameter(f"single {self.SINGLE}s were not kept: {self.KEPT_BY}")
         counted = [i for i, status in enumerate(self._ended) if status in COUNTED]
-        return [start_of(self._reached(i, singles), self.constants) for i in counted]
+        reached = [self._reached(i, singles) for i in counted]
+        return [start_of(blocks, self.constants, clock_of(self, t)) for blocks, t in reached]
 
-    def _reached(self, i: int, singles: Values) -> dict[str, Array]:
-        """State of a run at the last saved time, or where an event ended it before."""
+    def _reached(self, i: int, singles: Values) -> tuple[dict[str, Array], float | None]:
+        """State of a run at the last saved time, or where an event ended it before, and when."""
         blocks = {n: singles[n][i, -1] for n in self._state}
         if self._ended[i] is not Status.EVENT or all(np.isfinite(y).all() for y in blocks.values()):
-            return blocks
+            return blocks, None
         if self._ends is None:
             raise BadParameter(
                 f"{self.SINGLE} {i} was ended by an event between saved times, where its state was "
                 "not kept: take Event(..., terminal=False), or end all at a saved time"
             )
-        return {n: self._ends[n][i] for n in blocks}
+        return {n: self._ends[n][i] for n in blocks}, float(self._end_times[i])
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return self.mean, self.constants
@@ -412,8 +419,25 @@ def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": Status(record["status"]), **rest}
 
 
+def clock_of(run: Solution, t: float | None = None) -> dict[str, float]:
+    """What a run has counted at the time `t`, or at the last saved one, as starts keep it."""
+    end = float(run.t[-1]) if t is None else t
+    unit = str(run.provenance.get("time_unit", TIME)).removeprefix("t = ")
+    if unit == SAMPLES:
+        return {SAMPLES: end}
+    clock, of_step = {} if unit == STEPS else {TIME: end}, run.provenance.get("time_step_times_dim")
+    with contextlib.suppress(BadParameter):  # the time of a flow, which has no steps
+        if of_step is not None or (t is None and unit != "steps"):
+            steps = end / of_step if of_step else float(run.steps(1)[-1])
+            clock[STEPS] = steps
+            clock[SAMPLES] = steps * float(run.provenance.get("samples_per_step", 1))
+    return clock
+
+
 def start_of(
-    blocks: Mapping[str, Array], constants: Mapping[str, Array]
+    blocks: Mapping[str, Array],
+    constants: Mapping[str, Array],
+    clock: Mapping[str, float] | None = None,
 ) -> Overlaps | Alignment | dict[str, Array]:
     """State at one time as the start of another run; plain blocks where they are of another kind.
 
@@ -426,13 +450,13 @@ def start_of(
     memory = {n: blocks[n] for n in ACCUMULATED if n in blocks} | kept or None
     if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
         Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
-        return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory)
+        return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory, clock=clock)
     if {"M", "Q_perp"} <= blocks.keys() and "P" in constants:
         # Wide students: overlaps that have these lengths outside the span of the teachers.
         inside = blocks["M"] @ np.linalg.pinv(constants["P"]) @ blocks["M"].T
-        return start_of({**blocks, "Q": inside + np.diag(blocks["Q_perp"])}, constants)
+        return start_of({**blocks, "Q": inside + np.diag(blocks["Q_perp"])}, constants, clock)
     if "m" in blocks and blocks.keys() <= {"e", "m"}:
-        return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0)
+        return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0, clock=clock)
     return dict(blocks)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solution import Solution, outcome_of, start_of
+from dmft.solvers.solution import Solution, clock_of, outcome_of, start_of
 from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
@@ -239,9 +239,10 @@ class Trajectory(Solution):
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
-        """What was reached, as the start of another run, whose time begins at 0 again.
+        """What was reached, as the start of another run, with the time at which it was reached.
 
-        Blocks of their own, where equations have others than Q, M or e, m.
+        A schedule in time continues from there; at a constant rate time begins at 0 again. Blocks
+        of their own, without a clock, where equations have others than Q, M or e, m.
 
         Examples
         --------
@@ -250,9 +251,9 @@ class Trajectory(Solution):
         >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
         >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
         >>> run.final
-        Overlaps(Q=[[1.]], M=[[1.]], P=[[1.]], readout=[1.])
+        Overlaps(Q=[[1.]], M=[[1.]], P=[[1.]], readout=[1.], t=3)
         """
-        return start_of(self.last_state, self.constants)
+        return start_of(self.last_state, self.constants, clock_of(self))
 
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,9 +16,10 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
+from dmft.starts import check_end
+from dmft.workflow.solver import as_expressions
 from dmft.workflow.solving.inputs import problem_of, split_options
-from dmft.workflow.solving.one_pass import check_start
-from dmft.workflow.solving.schedule import scheduled_inputs
+from dmft.workflow.solving.one_pass import check_start, prepared
 
 if TYPE_CHECKING:
     from dmft.analysis.escape_paths import EscapeTimes
@@ -62,6 +64,7 @@ def escape_time(
     start : Overlaps
         For an sde also a list, or None for a random one for each path.
     t_max : float
+        Time at the end; a schedule in time continues at the time of `start`, as in `dmft.solve`.
     fraction : float in (0, 1)
     reference : {"start", "plateau"}
     overlap : float in (0, 1], optional
@@ -104,7 +107,7 @@ def escape_time(
 
             return escape_times_of_ensemble(run, fraction, overlap)
         return _of_simulation(run, fraction, overlap)
-    problem = problem_of(run)
+    problem, options = problem_of(run), dict(as_expressions(run, options))
     if problem.kind == "sde" and problem.origin is not None:
         check_reference(reference)
         return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
@@ -112,7 +115,8 @@ def escape_time(
         raise BadParameter("escape_time of equations needs start= and t_max=")
     check_start(problem.origin, start)
     solver, parameters = split_options(options)
-    problem, inputs, _ = scheduled_inputs(run, start, parameters)
+    t_start = solver.pop("t_start", None)
+    problem, inputs, _ = prepared(run, start, parameters, t_start, t_max)
     origin = problem.origin
     kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
     if kinked:
@@ -157,8 +161,9 @@ def _of_equations(
     if refused:
         raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
     own, values = SOLVER.read(solver, given)
-    problem, at_start = at_schedule(problem, start, own, values)
-    state, inputs = path_inputs(problem, start, own, at_start)
+    problem, at_start, begin = at_schedule(problem, start, own, values)
+    check_end(t_max, begin)
+    state, inputs = path_inputs(problem, start, replace(own, t_start=begin), at_start)
     rows = [np.reshape(state[b.name], (-1, b.size(inputs["widths"]))) for b in problem.state]
     return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
 

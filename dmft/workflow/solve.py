@@ -12,7 +12,7 @@ from dmft.checks import checked_or
 from dmft.progress import ProgressOption, as_asked
 from dmft.solvers.events import Event
 from dmft.starts import Alignment, Overlaps
-from dmft.workflow.solver import equations_of, solver_of
+from dmft.workflow.solver import as_expressions, solver_of
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -76,6 +76,7 @@ def solve(
     max_steps: int = MAX_STEPS,
     timeout: float | None = None,
     quadrature_tol: float = QUADRATURE_TOL,
+    t_start: float | None = None,
     **parameters: Any,
 ) -> Solution:  # fmt: skip
     r"""Integrate the equations of motion from a start to time `t_max`.
@@ -95,6 +96,7 @@ def solve(
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
         None: drawn anew for each path as `random_overlaps` does, or uniform on the sphere.
     t_max : float
+        Time at the end of the run, not its length.
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"}
         By default explicit Runge-Kutta of order 5 until stability, not accuracy, holds the steps
         of a long run, and from then on backward differentiation (`run.message` says since when).
@@ -122,6 +124,9 @@ def solve(
         when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this. The norm
         as the loss of a sequence model is a cone where y = f: this is at least 5e-3, rtol 1e-5
         and atol 1e-7 there.
+    t_start : float, optional
+        Time at the start. By default a schedule in time continues at the time of `start`, which
+        ``run.final`` keeps; any other run begins at 0.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate may follow the time of the equations and the risk, as an expression of
@@ -169,17 +174,12 @@ def solve(
             ("method", method, None), ("rtol", rtol, RTOL), ("atol", atol, ATOL),
             ("save_at", save_at, None), ("events", events, ()), ("progress", progress, None),
             ("max_steps", max_steps, MAX_STEPS), ("timeout", timeout, None),
-            ("quadrature_tol", quadrature_tol, QUADRATURE_TOL),
+            ("quadrature_tol", quadrature_tol, QUADRATURE_TOL), ("t_start", t_start, None),
         )
         if value is not default and (isinstance(value, np.ndarray) or value != default)
     }  # fmt: skip
-    if any(isinstance(value, str) or callable(value) for value in parameters.values()):
-        from dmft.emit.schedules import as_expressions
-
-        declared = getattr(equations_of(system), "parameters", ())
-        parameters = as_expressions(parameters, {"learning_rate", *declared})
     solver = solver_of(system)
-    options, values = solver.read(given, parameters)
+    options, values = solver.read(given, as_expressions(system, parameters))
     if progress is not False:
         return solver.run(system, start, t_max, options, values)
     with as_asked(progress):

@@ -94,6 +94,16 @@ def _fields(value: Any) -> Any:
     return {"class": type(value).__name__, **held}
 
 
+def as_expressions(system: Any, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run-time values with texts and functions of the time as expressions."""
+    if not any(isinstance(value, str) or callable(value) for value in parameters.values()):
+        return parameters
+    from dmft.emit import schedules
+
+    declared = getattr(equations_of(system), "parameters", ())
+    return schedules.as_expressions(parameters, {"learning_rate", *declared})
+
+
 def solver_of(system: Any) -> Solver:
     """The solver of a system, or the refusal of what is none."""
     origin = equations_of(system)

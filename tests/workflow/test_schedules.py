@@ -127,3 +127,88 @@ def test_noise_dominated_equations_count_their_own_steps():
     assert plain.steps(100)[-1] == pytest.approx(0.01 * 100 * 2 / 0.2**2, rel=1e-12)
     passed = (1.01**3 - 1) / 3  # the integral of (1 + t)^2
     assert run.steps(100)[-1] == pytest.approx(passed * 100 * 2 / 0.2**2, rel=1e-7)
+
+
+Z = sp.Symbol("z", real=True)
+LINE = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1), label_noise=0.1)
+LINEAR, HALVES = dmft.SGD(0.5), "2/(1+t/20)"
+
+
+def linear_risk(t, rate=lambda t: 2 / (1 + t / 20), begin=0.0, v=1.0):
+    """2R = v of a linear unit from Q = M = 0: dv/dt = -2 v + gamma(t) (v + Delta)."""
+    found = solve_ivp(
+        lambda t, v: -2 * v + rate(t) * (v + 0.1), (begin, t), [v], "DOP853", rtol=1e-12, atol=1e-14
+    )
+    return found.y[0, -1] / 2
+
+
+def test_schedule_continues_at_the_time_of_the_start():
+    equations, start = dmft.derive(LINE, LINEAR), dmft.Overlaps([[0.0]], [[0.0]])
+    exact = {"rtol": 1e-11, "atol": 1e-13, "learning_rate": HALVES}
+    half = dmft.solve(equations, start, 20.0, **exact)
+    assert half.final.t == 20.0
+    rest = dmft.solve(equations, half.final, 40.0, **exact)
+    assert rest.risk[-1] == pytest.approx(linear_risk(40.0), rel=1e-8)
+    # dtau/dt = 1/gamma, from the very start.
+    assert rest.steps(10)[[0, -1]] == pytest.approx([150.0, 400.0])
+    saved = dmft.solve(equations, half.final, 40.0, t_start=0.0, **exact)
+    again = linear_risk(40.0, v=2 * linear_risk(20.0))
+    assert saved.risk[-1] == pytest.approx(again, rel=1e-8)
+    assert saved.steps(10)[0] == 0.0
+    with pytest.raises(BadParameter, match=r"t_max = 20 is not beyond t = 20, where the run"):
+        dmft.solve(equations, half.final, 20.0, **exact)
+    # A constant rate has no time of its own, and one that is given is kept.
+    assert dmft.solve(equations, half.final, 1.0, learning_rate=0.5).t[0] == 0.0
+    assert dmft.solve(equations, half.final, 21.0, t_start=20.0, save_at=2).t.tolist() == [20, 21]
+
+
+def test_all_verbs_continue_the_clock(tmp_path):
+    equations, start = dmft.derive(LINE, LINEAR), dmft.Overlaps([[0.0]], [[0.0]])
+    half = dmft.solve(equations, start, 5.0, learning_rate=HALVES)
+    end = dmft.load(half.save(tmp_path / "half.nc")).final
+    stages = [
+        dmft.Stage(equations, {"learning_rate": HALVES}, until=dmft.Event("t", 8.0)),
+        dmft.Stage(equations, {"learning_rate": "1/(1+t)"}),
+    ]
+    staged = dmft.solve_stages(stages, end, 12.0, rtol=1e-10, atol=1e-12)
+    at_switch = 2 * linear_risk(8.0)
+    truth = linear_risk(12.0, lambda t: 1 / (1 + t), 8.0, at_switch)
+    assert staged.risk[-1] == pytest.approx(truth, rel=1e-6)
+    # The risk stays above half of what it is at t = 5 until late.
+    escape = dmft.escape_time(equations, end, 60.0, fraction=0.5, learning_rate=HALVES)
+    assert linear_risk(escape.value) == pytest.approx(linear_risk(5.0) / 2, rel=1e-6)
+    rate, fall = ("0.5/(1+t/5)", lambda t: 0.5 / (1 + t / 5))
+    half = dmft.solve(equations, start, 1.0, learning_rate=rate)
+    for method in ("weights", "overlaps"):
+        runs = dmft.simulate(
+            LINE, LINEAR, 400, 2.0, 16, half.final, method, learning_rate=rate, save_at=3
+        )
+        assert runs.t == pytest.approx([1.0, 1.5, 2.0], abs=2e-3)
+        assert runs.steps(400) / 400 == pytest.approx([2.2, 3.45, 4.8], abs=0.02)
+        assert runs.final[0].t == runs.t[-1]
+        off = runs.mean.risk[-1] - linear_risk(2.0, fall)
+        assert abs(off) < 5 * runs.stderr.risk[-1] + 1 / 400
+    noisy = dmft.derive(LINE, LINEAR, dim=10**6, fluctuations=True)
+    how = {"learning_rate": rate, "dt": 0.002, "method": "weak2"}
+    first = dmft.solve(noisy, start, 1.0, paths=2, keep_paths=True, **how)
+    paths = dmft.solve(noisy, first.final, 2.0, **how)
+    assert paths.t[0] == 1.0
+    assert paths.mean.risk[-1] == pytest.approx(linear_risk(2.0, fall), rel=0.02)
+
+
+def test_table_continues_in_its_own_time():
+    equations, start = dmft.derive(LINE, LINEAR), dmft.Overlaps([[0.0]], [[0.0]])
+    fall = dmft.Schedule([0.0, 10.0, 20.0], [1.0, 0.5, 0.1])
+    exact = {"rtol": 1e-11, "atol": 1e-13, "learning_rate": fall}
+    whole = dmft.solve(equations, start, 20.0, **exact)
+    half = dmft.solve(equations, start, 10.0, **exact)
+    assert dmft.solve(equations, half.final, 20.0, **exact).risk[-1] == pytest.approx(
+        whole.risk[-1], rel=1e-8
+    )
+    # Steps at a constant rate count in tau = steps/d, but a table counts no t.
+    plain = dmft.solve(equations, start, 5.0)
+    assert dmft.solve(equations, plain.final, 12.0, learning_rate=fall).t[0] == 10.0
+    with pytest.raises(BadParameter, match=r"steps / d = 10, which is no single t for a schedule"):
+        dmft.solve(equations, half.final, 30.0, learning_rate=HALVES)
+    runs = dmft.simulate(LINE, LINEAR, 50, 12.0, 2, half.final, learning_rate=fall, save_at=2)
+    assert runs.t.tolist() == [10.0, 12.0]

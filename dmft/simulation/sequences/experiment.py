@@ -46,6 +46,8 @@ class SequenceExperiment:
     dim: int
     # What the learning rate follows; that above is of the first step.
     schedule: Schedule | Tabled | None = None
+    # Time at the start.
+    begin: float = 0.0
 
     @property
     def weight_dim(self) -> int:
@@ -60,8 +62,8 @@ class SequenceExperiment:
     def clock(self, t_max: float) -> Clock:
         """Times of the steps up to `t_max`."""
         if self.schedule is None:
-            return Clock(self.time_step)
-        return self.schedule.clock(1.0 / self.weight_dim, t_max)
+            return Clock(self.time_step, begin=self.begin)
+        return self.schedule.clock(1.0 / self.weight_dim, t_max, self.begin)
 
     @property
     def outputs(self) -> int:
@@ -98,7 +100,12 @@ class SequenceExperiment:
 
 
 def declare_sequence(
-    model: SequenceModel, algorithm: SGD, dim: int, parameters: Mapping[str, Any]
+    model: SequenceModel,
+    algorithm: SGD,
+    dim: int,
+    parameters: Mapping[str, Any],
+    start: Alignment | None,
+    t_start: float | None,
 ) -> SequenceExperiment:
     """Fill in every symbol; refuse what cannot be simulated."""
     if not isinstance(algorithm, SGD):
@@ -112,7 +119,7 @@ def declare_sequence(
     refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
-    rate, schedule = filler.rate(algorithm.learning_rate)
+    rate, schedule, begin = filler.rate(algorithm.learning_rate, start, t_start)
     if schedule is not None and schedule.reads_risk:
         raise BadParameter(
             f"learning_rate = {schedule.expr} follows the risk, which simulated steps of sequence "
@@ -127,7 +134,7 @@ def declare_sequence(
     shift, vectors = _directions(model)
     experiment = SequenceExperiment(
         model, shift, vectors, update, value, values, rate, math.sqrt(noise),
-        filler.batch(algorithm.batch_size, dim), dim, schedule,
+        filler.batch(algorithm.batch_size, dim), dim, schedule, begin,
     )  # fmt: skip
     filler.check_all_used()
     if experiment.weight_dim <= shift.shape[1]:

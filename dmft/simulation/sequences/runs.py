@@ -30,7 +30,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
 from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
-from dmft.starts import Alignment
+from dmft.starts import TIME, Alignment, steps_before
 
 Array = NDArray[np.float64]
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
@@ -76,6 +76,7 @@ def simulate_sequence(
     events: Event | Sequence[Event] = (),
     threads: int | None = None,
     progress: ProgressOption = None,
+    t_start: float | None = None,
     **parameters: Any,
 ) -> SequenceEnsemble:
     r"""Run one-pass SGD of a sequence model for several seeds and average the alignments.
@@ -93,11 +94,11 @@ def simulate_sequence(
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
-    e = declare_sequence(model, algorithm, dim, parameters)
     if start is not None and not isinstance(start, Alignment):
         raise BadParameter(f"sequence models start from dmft.Alignment, got {start!r}")
+    e = declare_sequence(model, algorithm, dim, parameters, start, t_start)
     begin = None if start is None else e.coordinates(start)
-    check_time(t_max)
+    check_time(t_max, e.begin, getattr(e.schedule, "unit", TIME))
     clock = e.clock(t_max)
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
     watch, reads_risk = watch_of_alignments(e, first_passage, events)
@@ -112,7 +113,8 @@ def simulate_sequence(
         return _run_seed(e, runner, watching, grid, job)
 
     runs = run_seeds(run, numbers, total, threads, progress)
-    return _assemble(e, watching, numbers, runs, grid, first_passage, method)
+    before = steps_before(start, e.begin)
+    return _assemble(e, watching, numbers, runs, grid, first_passage, method, before)
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def _assemble(
     grid: NDArray[np.int64],
     first_passage: FirstPassage | None,
     method: str,
+    before: float,
 ) -> SequenceEnsemble:
     arrays = _alignments(e, np.stack([r.v for r in runs]))
     arrays["risk"] = np.stack([r.risk for r in runs])
@@ -241,7 +244,7 @@ def _assemble(
     if e.schedule is not None:  # no constant unit
         scheduled = {
             "time_step_times_dim": None,
-            "steps_at_saved_times": grid.tolist(),
+            "steps_at_saved_times": (grid + e.dim * before).tolist(),
             "learning_rate_schedule": str(e.schedule.expr),
         }
     return SequenceEnsemble(

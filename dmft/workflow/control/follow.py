@@ -17,10 +17,14 @@ from dmft.model.schedule import Schedule
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
+from dmft.starts import SAMPLES, STEPS, begin_of
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"
 KNOTS = "knots"
+# Tolerances of the run that a schedule is found with: errors of the states are errors of the risk,
+# which may end at 1e-8 and less.
+EXACT = {"rtol": 1e-13, "atol": 1e-16}
 
 
 def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
@@ -43,7 +47,11 @@ def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
 
 
 def followed(
-    system: Equations | Problem, start: Any, values: Mapping[str, Any], schedule: Schedule
+    system: Equations | Problem,
+    start: Any,
+    values: Mapping[str, Any],
+    schedule: Schedule,
+    t_start: float | None = None,
 ) -> tuple[Problem, dict[str, Any]]:
     """Problem and inputs of a run in tau under a schedule."""
     problem = problem_of(system)
@@ -56,9 +64,11 @@ def followed(
             "a dmft.Schedule is followed by one-pass SGD in its plain scaling, whose steps are "
             "counted in tau = steps/d"
         )
+    unit = SAMPLES if name == "batch_size" else STEPS
+    begin = begin_of(start, unit, t_start)
     given = {n: v for n, v in values.items() if n != name}
     if name != "batch_size":
-        given[name] = float(schedule.value[0])
+        given[name] = float(schedule.at(begin))
     inputs = run_inputs(system, start, given)
     scalars, names = inputs["parameters"], problem.parameters
     batch = int(algorithm.batch_size)
@@ -76,6 +86,7 @@ def followed(
     inputs["constants"] |= {"schedule_t": schedule.t, "schedule_value": numbers}
     inputs["widths"] = {**inputs["widths"], KNOTS: schedule.t.size}
     inputs["provenance"] |= {"time_step_times_dim": 1.0}
+    inputs["t_start"] = begin
     table = (Block("schedule_t", (KNOTS,)), Block("schedule_value", (KNOTS,)))
     moved = replace(
         problem,
@@ -90,7 +101,7 @@ def followed(
         constants=(*problem.constants, *table),
         widths=(*problem.widths, KNOTS),
         lanes=None,
-        time_unit="samples / d" if name == "batch_size" else "steps / d",
+        time_unit=unit,
         provenance={**problem.provenance, f"{name}_schedule": repr(schedule)},
     )
     return moved, inputs
@@ -124,10 +135,10 @@ def in_tau(t, y, widths, par, out):  # type: ignore[no-untyped-def]
 def run_of(
     equations: Equations, start: Any, schedule: Schedule, values: Mapping[str, Any]
 ) -> Trajectory:
-    """The run under a schedule, at its own times."""
+    """The run under a schedule, at its own times, as exact as floats allow."""
     from dmft.workflow.solve import solve
 
-    given = {**values, schedule.control: schedule}
-    found = solve(equations, start, float(schedule.t[-1]), save_at=schedule.t, **given)
+    given = {**values, schedule.control: schedule, **EXACT}
+    found = solve(equations, start, float(schedule.t[-1]), save_at=schedule.t, t_start=0.0, **given)
     assert isinstance(found, Trajectory)
     return found

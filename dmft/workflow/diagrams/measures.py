@@ -141,8 +141,11 @@ class EquationMeasure:
     @property
     def start_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Numbers of the start, by name."""
-        names = ("e", "m") if isinstance(self.start, Alignment) else ("Q", "M", "P", "readout")
-        given = {n: getattr(self.start, n, None) for n in names}
+        start = self.start
+        names = ("e", "m") if isinstance(start, Alignment) else ("Q", "M", "P", "readout")
+        given = {n: getattr(start, n, None) for n in names} | (getattr(start, "memory", None) or {})
+        clock = getattr(start, "clock", None) or {}
+        given |= {f"clock_{name}": np.array(value) for name, value in clock.items()}
         return {name: a for name, a in given.items() if a is not None}
 
     def __call__(self, **parameters: float) -> Any:

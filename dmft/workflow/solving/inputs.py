@@ -228,7 +228,7 @@ PATH_OPTIONS = frozenset(
     {"paths", "dt", "seed", "threads", "bridge", "increments", "substeps", "keep_paths"}
 )
 SOLVER_OPTIONS = frozenset(
-    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
+    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events", "t_start"}
 )
 
 

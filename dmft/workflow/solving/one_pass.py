@@ -17,7 +17,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
-from dmft.starts import Overlaps
+from dmft.starts import TIME, Overlaps, begin_of, check_end
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
 from dmft.workflow.solver import SOLVERS, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
@@ -56,11 +56,13 @@ class RunOptions:
     max_steps: int = 1_000_000
     timeout: float | None = None
     quadrature_tol: float = 1e-5
+    t_start: float | None = None
 
     @property
     def of_solver(self) -> dict[str, Any]:
         """Options of the integrator by name."""
-        return {name: value for name, value in vars(self).items() if name != "quadrature_tol"}
+        ours = ("quadrature_tol", "t_start")
+        return {name: value for name, value in vars(self).items() if name not in ours}
 
 
 def solve_one_pass(
@@ -72,24 +74,14 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
-    table, is_scheduled, kept = table_among(values), follows_schedule(values), None
-    if isinstance(system, Equations) and not is_scheduled and table is None:
+    kept = None
+    if isinstance(system, Equations) and not is_followed(values):
         kept = kept_problem(system, options)
-    problem = kept or problem_of(system)
-    check_start(problem.origin, start)
+    check_start((kept or problem_of(system)).origin, start)
+    problem, inputs, schedule = prepared(system, start, values, options.t_start, t_max, kept)
     equations = problem.origin
-    schedule: Schedule | None = None
-    if table is not None:
-        from dmft.workflow.control.follow import followed
-
-        problem, inputs = followed(system, start, values, table)
-        values = inputs["parameters"] | {n: y for n, y in values.items() if y is not table}
-    elif is_scheduled:
-        from dmft.workflow.solving.schedule import scheduled_inputs
-
-        problem, inputs, schedule = scheduled_inputs(system, start, values)
-    else:
-        inputs = run_inputs(system, start, values)
+    if any(map(is_table, values.values())):
+        values = inputs["parameters"] | {n: y for n, y in values.items() if not is_table(y)}
     choices = {**options.of_solver, "t_max": t_max}
     watch = watch_of(problem, inputs, options.events)
     if watch is not None:
@@ -169,13 +161,46 @@ def _has_errors(model: Model) -> bool:
     return writes_signs(model)
 
 
-def table_among(values: Mapping[str, Any]) -> Any:
-    """The `dmft.Schedule` among run-time values; None where all are numbers or expressions."""
-    if not any(hasattr(value, "control") for value in values.values()):
-        return None
-    from dmft.workflow.control.follow import schedule_among
+def prepared(
+    system: Equations | Problem,
+    start: Any,
+    values: Mapping[str, Any],
+    t_start: float | None,
+    t_max: float,
+    kept: Problem | None = None,
+) -> tuple[Problem, dict[str, Any], Schedule | None]:
+    """Problem and inputs of a run with the time at which it begins, and the schedule in t.
 
-    return schedule_among(values)
+    A schedule in time continues at the time of the start unless `t_start` says where it begins.
+    `kept` is the problem of the system where that is linked already.
+    """
+    problem, schedule = kept, None
+    if any(map(is_table, values.values())):
+        from dmft.workflow.control.follow import followed, schedule_among
+
+        table = schedule_among(values)
+        assert table is not None
+        problem, inputs = followed(system, start, values, table, t_start)
+    elif follows_schedule(values):
+        from dmft.workflow.solving.schedule import scheduled_inputs
+
+        problem, inputs, schedule = scheduled_inputs(system, start, values, t_start)
+    else:
+        begin = begin_of(start, TIME, t_start, follows=False)
+        inputs = {**run_inputs(system, start, values), "t_start": begin}
+    problem = problem or problem_of(system)
+    check_end(t_max, inputs["t_start"], problem.time_unit if problem.tail else TIME)
+    return problem, inputs, schedule
+
+
+def is_table(value: Any) -> bool:
+    """Whether a run-time value is a `dmft.Schedule`."""
+    return hasattr(value, "control")
+
+
+def is_followed(values: Mapping[str, Any]) -> bool:
+    """Whether a run follows a schedule, as an expression or as a table."""
+    return follows_schedule(values) or any(map(is_table, values.values()))
 
 
 def follows_schedule(values: Mapping[str, Any]) -> bool:
@@ -201,11 +226,11 @@ def request_of(
     # What linked code has solved is not built again.
     linked = system if isinstance(system, Problem) and is_linked(system) else None
     problem = linked or problem_of(origin)
-    is_followed = table_among(values) is not None or follows_schedule(values)
-    if is_followed or origin.averages or problem is not system:
+    if is_followed(values) or origin.averages or problem is not system:
         return None
-    inputs = run_inputs(origin, start, values)
-    return check_request(problem, t_max=t_max, **inputs, **RunOptions(**options).of_solver)
+    asked = RunOptions(**options)
+    _, inputs, _ = prepared(origin, start, values, asked.t_start, t_max, problem)
+    return check_request(problem, t_max=t_max, **inputs, **asked.of_solver)
 
 
 def check_start(equations: Equations | None, start: object) -> None:

@@ -21,7 +21,7 @@ from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
-from dmft.starts import Alignment, Overlaps
+from dmft.starts import TIME, Alignment, Overlaps, begin_of, check_end
 from dmft.workflow.solver import Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
@@ -58,6 +58,7 @@ class PathOptions:
     increments: str | None = None
     substeps: int | None = None
     keep_paths: bool | None = None
+    t_start: float | None = None
 
     def given(self, starts: object) -> dict[str, Any]:
         """Options by name; one path for each start of a list.
@@ -94,8 +95,9 @@ def solve_paths_of(
     problem = problem_of(system)
     if problem.origin is None:
         run_inputs(problem, start, values)  # refuses what was written by hand
-    problem, values = at_schedule(problem, start, options, values)
-    state, choices = path_inputs(problem, start, options, values)
+    problem, values, begin = at_schedule(problem, start, options, values)
+    check_end(t_max, begin)
+    state, choices = path_inputs(problem, start, replace(options, t_start=begin), values)
     watch = watch_of(problem, choices, options.events)
     if watch is None:
         run = solve_paths(problem, state, t_max, **choices)
@@ -110,17 +112,19 @@ def at_schedule(
     start: Overlaps | Sequence[Overlaps] | None,
     options: PathOptions,
     values: Mapping[str, Any],
-) -> tuple[Problem, Mapping[str, Any]]:
-    """The problem that follows a schedule of the learning rate, and the rate at its first start."""
+) -> tuple[Problem, Mapping[str, Any], float]:
+    """The problem that follows a schedule, values with the first rate, and the time at first."""
     schedule = read_schedule(problem.origin, values.get(RATE))
+    follows = schedule is not None and schedule.reads_time
+    begin = begin_of(start, TIME, options.t_start, follows)
     if schedule is None:
-        return problem, values
+        return problem, values, begin
     given, trial = options.given(start), {**values, RATE: 1.0}
     first, *_ = _starts(
         problem.origin, start, int(given["paths"]), int(given.get("seed", 0)), trial
     )
-    rate = schedule.at(problem, run_inputs(problem, first, trial))
-    return follow(problem, schedule), {**values, RATE: rate}
+    rate = schedule.at(problem, run_inputs(problem, first, trial), begin)
+    return follow(problem, schedule), {**values, RATE: rate}, begin
 
 
 def path_inputs(

@@ -94,7 +94,8 @@ def with_error(run: Trajectory, solver: Solver, rule: NodeRule) -> Trajectory:
     if run.t.size == 0:
         return replace(run, error={name: np.zeros_like(run[name]) for name in names})
     # Observables have an error at the start too, where nothing has to be integrated.
-    end = run.t[-1] or NO_TIME
+    begin = float(run.provenance["t_start"])
+    end = max(run.t[-1], begin + NO_TIME * max(1.0, begin))
 
     def repeat(group: NodeRule) -> dict[str, Array]:
         other = solver(group, save_at=run.t, t_max=end, events=(), progress=False)

@@ -24,6 +24,7 @@ from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import CLOCK, Trajectory
+from dmft.starts import begin_of, steps_before
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"
@@ -46,6 +47,11 @@ class Schedule:
     def reads_risk(self) -> bool:
         """Whether the rate follows the risk."""
         return self.expr.has(RISK)
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether the rate follows the time, and continues at that of a start."""
+        return self.expr.has(TIME)
 
     def at(self, problem: Problem, inputs: Mapping[str, Any], t: float = 0.0) -> float:
         """Rate at the start of a run, or of a stage that begins at `t`."""
@@ -74,20 +80,25 @@ class Schedule:
 
 
 def scheduled_inputs(
-    system: Equations | Problem, start: Any, parameters: Mapping[str, Any]
+    system: Equations | Problem,
+    start: Any,
+    parameters: Mapping[str, Any],
+    t_start: float | None = None,
 ) -> tuple[Problem, dict[str, Any], Schedule | None]:
     """Problem and inputs of a run; where the learning rate is an expression it is followed."""
     problem = problem_of(system)
     schedule = read_schedule(problem.origin, parameters.get(RATE))
+    begin = begin_of(start, TIME.name, t_start, schedule is not None and schedule.reads_time)
     if schedule is None:
-        return problem, run_inputs(system, start, parameters), None
+        return problem, {**run_inputs(system, start, parameters), "t_start": begin}, None
     inputs = run_inputs(system, start, {**parameters, RATE: 1.0})
-    inputs = run_inputs(system, start, {**parameters, RATE: schedule.at(problem, inputs)})
+    first = schedule.at(problem, inputs, begin)
+    inputs = run_inputs(system, start, {**parameters, RATE: first})
     problem = follow(problem, schedule)
     if problem.kind == "ode":
-        inputs["state"][CLOCK] = np.zeros(())
+        inputs["state"][CLOCK] = np.array(steps_before(start, begin))
         inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
-    return problem, inputs, schedule
+    return problem, {**inputs, "t_start": begin}, schedule
 
 
 def read_schedule(equations: Any, value: Any) -> Schedule | None:

@@ -26,6 +26,7 @@ from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solution import ABOVE
 from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
+from dmft.starts import TIME, begin_of, check_end, steps_before
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import follows_schedule
 from dmft.workflow.solving.schedule import Schedule, counting, follow, read_schedule
@@ -97,6 +98,7 @@ def solve_stages(
     save_at: int | ArrayLike | None = None,
     events: Event | Sequence[Event] = (),
     progress: ProgressOption = None,
+    t_start: float | None = None,
     **options: Any,
 ) -> Trajectory:
     r"""Solve equations stage after stage: a protocol that switches at events.
@@ -113,9 +115,10 @@ def solve_stages(
         Each but the last has `until`.
     start : Overlaps
     t_max : float
-    save_at, events, progress, options
+    save_at, events, progress, t_start, options
         As for `dmft.solve` (method, rtol, atol, max_steps, timeout); events are watched for in
-        every stage. The state of a switch is always saved.
+        every stage. The state of a switch is always saved. Protocols in which a value may follow
+        the time continue at the time of `start`.
 
     Returns
     -------
@@ -155,10 +158,12 @@ def solve_stages(
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     scheduled = stages[0].equations.kind == "map" and any(_may_vary(s) for s in stages)
     stages = [_written(stage) for stage in stages]
-    inputs = run_inputs(stages[0].equations, start, _first_values(stages[0], start))
+    begin = begin_of(start, TIME, t_start, any(_reads_time(stage) for stage in stages))
+    check_end(t_max, begin)
+    inputs = run_inputs(stages[0].equations, start, _first_values(stages[0], start, begin))
     follow_rates = any(_schedule(stage) for stage in stages)
     if follow_rates and stages[0].equations.kind == "ode":
-        inputs["state"][CLOCK] = np.zeros(())
+        inputs["state"][CLOCK] = np.array(steps_before(start, begin))
         inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
     widths, constants = dict(inputs["widths"]), dict(inputs["constants"])
     if scheduled:
@@ -174,6 +179,7 @@ def solve_stages(
         save_at=save_at,
         events=watched_for,
         progress=progress,
+        t_start=begin,
         # What the loss is above the risk differs between stages.
         provenance={name: y for name, y in inputs["provenance"].items() if name != ABOVE},
         **options,
@@ -231,9 +237,15 @@ def _may_vary(stage: Stage) -> bool:
     return callable(stage.parameters) or callable(stage.parameters.get(RATE))
 
 
-def _first_values(stage: Stage, start: Overlaps) -> dict[str, Any]:
+def _reads_time(stage: Stage) -> bool:
+    """Whether a value of a stage may follow the time."""
+    schedule = _schedule(stage)
+    return _may_vary(stage) or (schedule is not None and schedule.reads_time)
+
+
+def _first_values(stage: Stage, start: Overlaps, t: float) -> dict[str, Any]:
     given = stage.parameters
-    found = _at(given(0.0, stage.equations.state(start)) if callable(given) else given, 0.0)
+    found = _at(given(t, stage.equations.state(start)) if callable(given) else given, t)
     return {**found, RATE: 1.0} if _schedule(stage) else found
 
 
