@@ -26,25 +26,25 @@ ALGORITHMS = {
     "gradient-flow": ("GradientFlow", "algorithm"),
     "gradient-descent": ("GradientDescent", "descent"),
 }
-# The table of numbers of optimisers, in dmft/model/algorithm.py.
-TABLE = "OPTIMISER"
+# The table of numbers of algorithms, and its module.
+TABLE, TABLE_MODULE = "REGISTRY", "optimisers/registry"
 
 
-def optimiser_numbers() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Numbers of optimisers: what each is, in words, and the kinds of algorithms that have it.
+def optimiser_numbers() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Numbers of algorithms: kind of the key of each, words, and the algorithms that have it.
 
     Examples
     --------
     >>> from dmft.cli.optimisers import optimiser_numbers
-    >>> from dmft.model.algorithm import OPTIMISER
+    >>> from dmft.model.optimisers.registry import REGISTRY
     >>> found = optimiser_numbers()
-    >>> all(text == OPTIMISER[name].what for name, (text, kinds) in found.items())
+    >>> all(text == REGISTRY[name].what for name, (_, text, _) in found.items())
     True
     """
     has = {kind: fields_of(kind) for kind in ALGORITHMS}
     return {
-        name: (text, tuple(kind for kind, fields in has.items() if name in fields))
-        for name, text in _table()
+        name: (key, text, tuple(kind for kind, fields in has.items() if name in fields))
+        for name, key, text in _table()
     }
 
 
@@ -73,15 +73,17 @@ def _tuple_of(module: str, name: str) -> tuple[str, ...]:
     raise LookupError(name)
 
 
-def _table() -> Iterator[tuple[str, str]]:
-    """Names of the table with their first argument, which says in words what they are."""
-    for statement in _parsed("algorithm"):
+def _table() -> Iterator[tuple[str, str, str]]:
+    """Names of the table that files may hold, the kind of their key, and their words."""
+    for statement in _parsed(TABLE_MODULE):
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == TABLE:
             (found,) = (n for n in ast.walk(statement) if isinstance(n, ast.Dict) and _of_calls(n))
             for key, call in zip(found.keys, found.values, strict=True):
                 assert isinstance(call, ast.Call)
                 assert key is not None
-                yield ast.literal_eval(key), ast.literal_eval(call.args[0])
+                kinds = [ast.literal_eval(k.value) for k in call.keywords if k.arg == "key"]
+                if kinds:
+                    yield ast.literal_eval(key), kinds[0], ast.literal_eval(call.args[0])
 
 
 def _of_calls(node: ast.Dict) -> bool:

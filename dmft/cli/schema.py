@@ -127,12 +127,6 @@ SCHEMA: dict[str, Table] = {
                 True,
                 ("sgd", *SCALED, "gradient-flow", "gradient-descent"),
             ),
-            "learning_rate": Key(
-                "scalar",
-                "gamma of sgd, t = steps * gamma / (p d); eta of gradient-descent, t = steps",
-                only=("sgd", *SCALED, "gradient-descent"),
-                needed=True,
-            ),
             "samples_per_dim": Key(
                 "scalar", "alpha = n / d samples", only=("gradient-descent",), needed=True
             ),
@@ -148,10 +142,6 @@ SCHEMA: dict[str, Table] = {
             "temperature": Key(
                 "scalar", "T of Langevin noise, added to each step", only=("gradient-descent",)
             ),
-            "batch_size": Key("count", "fresh samples a step; 1 by default", only=("sgd", *SCALED)),
-            "beta2": Key(
-                "fraction", "fixed memory of second moments, linear students", only=("rmsprop",)
-            ),
             "dim": Key(
                 "count",
                 "input dimension d: batches of its order, and the map of one step, t = steps",
@@ -162,11 +152,6 @@ SCHEMA: dict[str, Table] = {
                 "squared by default; logistic, hinge, huber; with sgd correlation, cross-entropy; "
                 "or a formula in f and y, of several outputs in f1, ... and y1, ...",
                 only=("sgd", *SCALED, "gradient-descent"),
-            ),
-            "readout_rate": Key(
-                "scalar",
-                "how fast the readouts learn; 0 by default",
-                only=("sgd", "gradient-descent"),
             ),
             "constraint": Key(
                 "choice",
@@ -181,15 +166,9 @@ SCHEMA: dict[str, Table] = {
                 '"sharpness-aware", rho, normalised} or {kind = "passes", times}',
                 only=("sgd",),
             ),
-            "clip": Key("scalar", "C: gradients are shortened to this length", only=("sgd",)),
-            "normalised": Key("flag", "whether gradients have the length one", only=("sgd",)),
-            "average": Key(
-                "scalar", "kappa_a of averaged weights; 0 by default", only=("sgd", *SCALED)
-            ),
             **{
-                name: Key("memory" if name == "momentum" else "scalar", text, only=only)
-                for name, (text, only) in optimiser_numbers().items()
-                if only
+                name: Key(kind, text, only=only, needed=name == "learning_rate")
+                for name, (kind, text, only) in optimiser_numbers().items()
             },
         },
     ),

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from dmft.model.algorithm import OPTIMISER
+from dmft.model.optimisers.registry import OPTIMISER, REGISTRY
 from dmft.names import BLOCK, KEPT, QUANTITIES
 
 p, k = sp.symbols("p k", integer=True, positive=True)
@@ -36,7 +36,7 @@ gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 flip = sp.Symbol("label_flip", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
-# Numbers of optimisers (`dmft.model.algorithm.OPTIMISER`).
+# Numbers of optimisers (`dmft.model.optimisers.registry`).
 numbers = {name: sp.Symbol(name, nonnegative=True) for name in OPTIMISER}
 # Finite dimension and batch, where the equations hold them.
 d = sp.Symbol("dim", positive=True)
@@ -181,10 +181,10 @@ AXES: dict[sp.Symbol, sp.Expr] = {
     o: outputs,
 }
 SYMBOL_LATEX = {
-    gamma: r"\gamma",
+    gamma: REGISTRY["learning_rate"].latex,
     Delta: r"\Delta",
     flip: r"\varepsilon",
-    rho_a: r"\rho_a",
+    rho_a: REGISTRY["readout_rate"].latex,
     **{numbers[name]: number.latex for name, number in OPTIMISER.items()},
     d: "d",
     n_b: "n_b",
@@ -192,7 +192,7 @@ SYMBOL_LATEX = {
     loss: r"\mathcal{L}",
     error_rate: r"\mathcal{E}",
     output: "f",
-    scalar("clip"): "C",
+    scalar("clip"): REGISTRY["clip"].latex,
     residual: r"(y - f)",
     angle: r"\nu",
     cosines: r"n_z",

@@ -26,7 +26,8 @@ from dmft.model import (
     as_count,
     check_readout,
 )
-from dmft.model.algorithm import OPTIMISER, numbers_of
+from dmft.model.algorithm import numbers_of
+from dmft.model.optimisers.registry import OPTIMISER
 from dmft.names import BLOCK
 
 if TYPE_CHECKING:

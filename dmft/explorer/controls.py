@@ -11,6 +11,7 @@ import sympy as sp
 
 from dmft.equations.values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter
+from dmft.model.optimisers.registry import REGISTRY
 
 # Decades of a slider on either side of a positive value, as a factor.
 REACH = 30.0
@@ -20,10 +21,10 @@ BATCHES = tuple(2**n for n in range(11))
 SEEDS = 99
 # Words and letters of parameters that every model may have; none of them is negative.
 SAID = {
-    "learning_rate": ("learning rate", r"\gamma"),
+    "learning_rate": ("learning rate", REGISTRY["learning_rate"].latex),
     "label_noise": ("label noise", r"\Delta"),
-    "readout_rate": ("rate of the readouts", r"\rho_a"),
-    "weight_decay": ("weight decay", r"\zeta"),
+    "readout_rate": ("rate of the readouts", REGISTRY["readout_rate"].latex),
+    "weight_decay": ("weight decay", REGISTRY["weight_decay"].latex),
 }
 # Ends of sliders of parameters that are bounded.
 MOST = {"momentum": 0.99, "label_flip": 1.0}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import sympy as sp
@@ -13,6 +11,7 @@ import sympy as sp
 from dmft.checks import checked, checked_or, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
+from dmft.model.optimisers.registry import OPTIMISER
 from dmft.model.rule import PLAIN, InTorch, Named, UpdateRule
 from dmft.record import Shown
 
@@ -23,97 +22,6 @@ CONSTRAINTS = (None, "sphere", "sphere-gradient")
 DIM_NAME = "d"
 # Beyond, doubles do not hold all whole numbers.
 LARGEST_COUNT = 2**53
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number of the optimiser: what it makes of a step besides the update field, declared once.
-
-    Everyone else reads this record: checks of values, files, symbols, refusals. Its own terms stand
-    in `dmft.equations.update.optimiser`, its step in `dmft.simulation.steps.optimiser`.
-
-    Attributes
-    ----------
-    what : str
-        In words.
-    latex : str
-    below : float
-        Its values are from zero on and below this one.
-    refused : mapping of str to str
-        Why it is not used somewhere, and what to do instead; the keys are those of `refuse`.
-    declared : bool
-        Whether a field of its name declares it; those of `Momentum` have one field together.
-    """
-
-    what: str
-    latex: str
-    below: float = math.inf
-    refused: Mapping[str, str] = field(default_factory=dict)
-    declared: bool = True
-
-
-_AS_LARGER_RATE = "take SGD(learning_rate / (1 - momentum)), which has the same equations"
-# The numbers of optimisers by the names of the fields that declare them.
-OPTIMISER: Mapping[str, Number] = MappingProxyType(
-    {
-        "weight_decay": Number(
-            "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
-            r"\zeta",
-            refused={
-                "sphere": "shortens rows whose length the constraint keeps: leave one of them out",
-                "sequence": "shortens rows, and those of sequence models keep their length",
-                "escape": "is not known to formulas of escape and of largest rates; solve the "
-                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
-            },
-        ),
-        "momentum": Number(
-            "beta of the heavy ball; 0 by default",
-            r"\beta",
-            below=1.0,
-            refused={
-                "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
-                "would remember each other",
-                "map": "makes steps of batches of the order of d remember each other, with no map "
-                'of Q and M alone: take dmft.simulate(..., method="weights"), or leave dim out',
-                "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
-                "chain": "remembers steps, which the chain of overlaps does not: take "
-                'method="weights"',
-                "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
-            },
-        ),
-        "average_rate": Number(
-            "kappa_a of averaged weights; 0 by default",
-            r"\kappa_a",
-            refused=dict.fromkeys(
-                ("sphere", "repeat", "map", "sequence", "chain", "escape", "noise"),
-                "keeps averages of its own rows, which are derived for the ode of small batches "
-                "with free rows, and simulated by their weights: leave one of them out",
-            ),
-            declared=False,
-        ),
-        "momentum_rate": Number(
-            "kappa of Momentum(rate, direct); 0 by default",
-            r"\kappa",
-            refused=dict.fromkeys(
-                ("sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "noise"),
-                "keeps velocities of its own rows, which are derived for the ode of small batches "
-                "with free rows and fixed readouts, and simulated by their weights: leave one of "
-                "them out, or take momentum=beta, a number",
-            ),
-            declared=False,
-        ),
-        "momentum_direct": Number(
-            "alpha_1 of Momentum(rate, direct); 0 by default", r"\alpha_1", declared=False
-        ),
-        "second_moment_rate": Number(
-            "kappa_2 of second moments; without, they follow at once", r"\kappa_2", declared=False
-        ),
-        "eps": Number("added to the roots of second moments", r"\epsilon", declared=False),
-        "initial": Number("what is accumulated at t = 0", "V_0", declared=False),
-    }
-)
-# Those that a field of an algorithm declares.
-DECLARED = tuple(name for name, number in OPTIMISER.items() if number.declared)
 
 
 def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
@@ -333,8 +241,15 @@ class SGD(UpdateRule, InTorch):
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
         moves with the error and the fields of each gradient that moves the weights.
     weight_decay : float or sympy.Expr
-        zeta >= 0: w <- w - gamma zeta/(p d) w in each step, which adds -zeta M and -2 zeta Q to
-        the rates; not on readouts, and not on the sphere, where lengths are kept.
+        zeta >= 0: -gamma zeta/(p d) w is part of the step, as of torch's ``weight_decay``, which
+        adds -zeta M and -2 zeta Q to the rates. A heavy ball remembers it with the gradient, and
+        the velocity of `Momentum` takes it up: kappa and alpha_1 multiply it as they do the drift.
+        Not on readouts, and not on the sphere, where lengths are kept.
+    decoupled : bool
+        True: the weights lose gamma zeta/(p d) w besides the step (SGDW), which no velocity
+        remembers. Without momentum this is the same. At fixed beta, whose steps count 1/(1 - beta)
+        times in t, the rates are -(1 - beta) zeta M and -2 (1 - beta) zeta Q; with `Momentum` they
+        are -zeta M and -2 zeta Q of the weights, and the rates of velocities hold no decay.
     momentum : float, sympy.Expr or Momentum
         0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
         this is SGD at the rate gamma / (1 - beta), clock, decay and fluctuations included: t =
@@ -373,6 +288,7 @@ class SGD(UpdateRule, InTorch):
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     momentum: sp.Expr | Momentum = field(default=sp.S.Zero, kw_only=True)
     average: sp.Expr = field(default=sp.S.Zero, kw_only=True)
+    decoupled: bool = field(default=False, kw_only=True)
     clip: sp.Expr | None = field(default=None, kw_only=True)
     normalised: bool = field(default=False, kw_only=True)
 

@@ -38,13 +38,15 @@ class InTorch:
         Returns
         -------
         dict
-            Of torch.optim.SGD, Adagrad, RMSprop, or Adam (AdamW with weight_decay; that with betas
-            (0, 0) for `SignSGD`). Memories that begin elsewhere than at zero are the user's:
-            `momentum_buffer` = 0 of slow velocities, `exp_avg_sq` and a large `step` of V(0).
+            Of torch.optim.SGD, Adagrad, RMSprop, or Adam (AdamW with a decoupled decay; betas
+            (0, 0) for `SignSGD`). batch_size and loss belong to the data and to the loss.
+            Memories that begin elsewhere than at zero are the user's: `momentum_buffer` = 0 of
+            slow velocities, `exp_avg_sq` and a large `step` of V(0).
 
         Raises
         ------
         BadParameter
+            For every number that the optimiser does not have, as a rate of the readouts.
 
         Examples
         --------
@@ -76,7 +78,8 @@ class InTorch:
         scaled_inputs : bool
             As of `as_torch`.
         **arguments
-            lr, betas ...; what torch does not have is ours: batch_size, loss, initial.
+            lr, betas ...; what torch does not have is ours: batch_size, loss, initial, decoupled
+            (of an optimiser itself, True for AdamW).
 
         Returns
         -------

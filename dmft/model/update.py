@@ -10,8 +10,9 @@ import sympy as sp
 
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
-from dmft.model.algorithm import DECLARED, SGD
+from dmft.model.algorithm import SGD
 from dmft.model.network import FIELD
+from dmft.model.optimisers.registry import DECLARED
 from dmft.model.rule import Named
 
 # The student's output in a rule, and the derivative of its activation at h.
@@ -49,13 +50,13 @@ class UpdateField(SGD):
         a student could follow hold none of them.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Shorthands, in order; each may hold the fields and those before it.
-    learning_rate, batch_size, constraint
+    learning_rate, batch_size, constraint, decoupled
         As of `SGD`.
     measures : mapping of str to sympy.Expr
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
         reported along the run by name: ``run.wrong``.
     **numbers
-        What else an optimiser makes of a step, as of `SGD`: `dmft.model.algorithm.OPTIMISER`.
+        What else an optimiser makes of a step, as of `SGD`: `dmft.model.optimisers.registry`.
 
     Raises
     ------
@@ -90,6 +91,7 @@ class UpdateField(SGD):
         batch_size: int | sp.Expr = 1,
         constraint: Literal["sphere"] | None = None,
         measures: Mapping[str, sp.Expr] | None = None,
+        decoupled: bool = False,
         **numbers: float | sp.Expr,
     ) -> None:
         unknown = sorted(set(numbers) - set(DECLARED))
@@ -113,6 +115,7 @@ class UpdateField(SGD):
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
             ("measures", tuple(measured.items())), ("clip", None), ("normalised", False),
+            ("decoupled", decoupled),
             *({**dict.fromkeys(DECLARED, sp.S.Zero), **numbers}).items(),
         ):  # fmt: skip
             object.__setattr__(self, name, value)

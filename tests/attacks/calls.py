@@ -150,7 +150,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
     quiet = dmft.fixed_points(p["equations"], dmft.Overlaps([[1.0]], [[0.9]], [[1.0]]))[0]
     grid = {"x": ("learning_rate", [0.05, 0.1]), "y": ("label_noise", [0.0, 1.0])}
     built_in = {"equations": p["equations"], "start": p["start"], "t_max": 2.0}
-    scaled = {"learning_rate": 0.1, "batch_size": 1, "loss": "squared", "weight_decay": 0}
+    scaled = {"learning_rate": 0.1, "batch_size": 1, "loss": "squared", "weight_decay": 0,
+              "decoupled": True}  # fmt: skip
     controlled = {
         "equations": dmft.derive(p["linear"], p["free"]), "start": p["start"], "t_max": 1.0,
         "minimise": "risk", "control": "learning_rate", "bounds": (0.01, 2.0),
@@ -178,7 +179,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "equations": dmft.derive(POWER, dmft.SGD(0.3e6)), "start": None, "window": None,
         },
         "noise_floor": {"model": p["linear"], "algorithm": p["free"]},
-        "Alignment": {"e": 0.1, "m": 0.2, "radius": 1.0},
+        "Alignment": {"e": 0.1, "m": 0.2, "radius": 1.0, "clock": None},
         "Attention": {"length": 2, "reduction": None},
         "Committee": {"activation": z**2, "width": 1, "readout": None, "field": z},
         "Event": {
@@ -212,12 +213,13 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "MultiIndex": {"expr": z * u, "fields": (z, u)},
         "Overlaps": {
             "Q": [[1.0]], "M": [[0.1]], "P": [[1.0]], "readout": [1.0], "memory": None,
+            "clock": {"t": 1.0},
         },
         "Repeat": {"times": 2},
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
             "repeat": None, "readout_rate": 0, "weight_decay": 0.1, "momentum": 0,
-            "average": 0, "clip": None, "normalised": False,
+            "average": 0, "clip": None, "normalised": False, "decoupled": False,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
@@ -236,7 +238,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "UpdateField": {
             "psi": u * z, "fields": (z, h_star, u), "learning_rate": 0.1, "definitions": (),
             "batch_size": 1, "constraint": None, "weight_decay": 0.1, "momentum": 0,
-            "measures": {"size": z**2},
+            "measures": {"size": z**2}, "decoupled": True,
         },
         "batch_exponents": {"exponent": 3, "loss": "squared"},
         "boundary": {
@@ -325,16 +327,17 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "model": p["model"], "algorithm": p["sgd"], "dim": 10, "t_max": 1.0, "seeds": 2,
             "start": p["start"], "method": "overlaps", "save_at": 3, "first_passage": None,
             "events": (), "keep_runs": True, "threads": 1, "progress": None,
-            "label_noise": 0.1,
+            "label_noise": 0.1, "t_start": 0.0,
         },
         "solve": {
             "system": p["equations"], "start": p["start"], "t_max": 1.0, "method": None,
             "rtol": 1e-6, "atol": 1e-8, "save_at": 3, "events": (), "progress": None,
-            "max_steps": 100, "timeout": None, "quadrature_tol": 1e-5, "label_noise": 0.1,
+            "max_steps": 100, "timeout": None, "quadrature_tol": 1e-5, "t_start": 0.0,
+            "label_noise": 0.1,
         },
         "solve_stages": {
             "stages": [dmft.Stage(p["equations"])], "start": p["start"], "t_max": 1.0,
-            "save_at": 3, "events": (), "progress": None, "rtol": 1e-6,
+            "save_at": 3, "events": (), "progress": None, "t_start": None, "rtol": 1e-6,
             "max_steps": 500,
         },
         "stability": {"equations": p["equations"], "point": p["fixed"], "label_noise": 0.1},

@@ -284,10 +284,13 @@ def chunk(case: Case, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]
     if case.optimiser == "average":
         A, g = np.array([[0.0, 0.0], [case.kappa, -case.kappa]]), [1.0, 0.0]
     moved = case.states * p
+    # A decay in the gradient is divided as this is.
+    shrunk = (gain if case.optimiser == "RMSProp" else np.ones((B, p)))[..., None]
     T = np.zeros((n, B, R, R))
     T[:, :, :moved] = np.kron(A, np.eye(p)) @ G[:, :moved] + np.concatenate(
         [g_a * drive for g_a in g], axis=2
     )
+    T[:, :, :p] -= decay * (shrunk - 1) * G[:, :p]
     dG = T + T.swapaxes(-1, -2)
     dG[..., :moved, :moved] += case.rate / (p * batch) * np.kron(np.outer(g, g), N)
     w, o, t = slice(0, p), slice(p, moved), slice(moved, None)

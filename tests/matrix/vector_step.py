@@ -98,22 +98,25 @@ def moved(step, rows, counts, g, kick, moment):
         length = np.sqrt((g**2).sum(axis=(1, 2), keepdims=True)) / (p * np.sqrt(d))
         length[length == 0] = 1.0  # gradients of zero stay
         G = G / length if step.normalised else G * np.minimum(1.0, step.clip / length)
+    gain = 1.0
     if step.scale == "sign":
         G = step.gamma / (p * np.sqrt(d)) * np.sign(g)
     elif step.scale == "norm":
-        G = G / np.sqrt(step.initial)
+        gain = 1 / np.sqrt(step.initial)
+        G = G * gain
         square = (g**2).sum(axis=(1, 2)) / d / p**2
         found["accumulator"] = square / d / dt
     elif step.scale:
         V = np.full((len(counts), p), step.initial) if moment is None else moment
-        G = G / (np.sqrt(np.repeat(V, counts, axis=0)).T + step.eps)
+        gain = 1 / (np.sqrt(np.repeat(V, counts, axis=0)).T + step.eps)
+        G = G * gain
         square = by_block(g**2, counts)
         if step.scale == "sum":
             found["second_moment"] = square / d / dt
         elif step.second_moment_rate is not None:
             found["second_moment"] = step.second_moment_rate * (square - V)
     W, W_star, U = rows["W"], rows["W_star"], rows.get("velocity")
-    G = G - dt * step.decay * W
+    G = G - dt * step.decay * gain * W  # a part of the gradient, too small for its square
     new = {"W": W + G}
     if U is not None:
         share = step.momentum_rate * dt  # 1 - beta

@@ -124,13 +124,14 @@ def one_step(algorithm: Any, model: dmft.Model, start: dmft.Overlaps, d: int, n:
     W, star, edge = rows[:2], rows[2], counts[0]
     deviation, a = LAW.deviations(d), np.array([1.5, 1.0])
     gamma, increments = float(algorithm.learning_rate), []
+    decay = float(algorithm.weight_decay)
     for _ in range(n):
         x = deviation * rng.standard_normal((400, d))
         h, label = x @ W.T / np.sqrt(d), erf_of(x @ star / np.sqrt(2 * d))
         label = label + np.sqrt(0.1) * rng.standard_normal(400)
         error = label - (a * erf_of(h / np.sqrt(2))).mean(axis=1)
         psi = a * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2) * error[:, None]
-        g = psi[:, :, None] * x[:, None, :]
+        g = psi[:, :, None] * x[:, None, :] - decay / np.sqrt(d) * W * (not algorithm.decoupled)
         if algorithm.scale == "sign":
             step = np.sign(g)
         elif algorithm.scale == "norm":
@@ -139,7 +140,7 @@ def one_step(algorithm: Any, model: dmft.Model, start: dmft.Overlaps, d: int, n:
             V = float(algorithm.initial)
             step = g / (np.sqrt(V) + float(getattr(algorithm, "eps", 0)))
         step *= gamma / (2 * np.sqrt(d))
-        new = W + step
+        new = W + step - decay * gamma / (2 * d) * W * algorithm.decoupled
         for part in (slice(0, edge), slice(edge, d)):
             cross = new[..., part] @ star[part] / d - W[:, part] @ star[part] / d
             own = np.einsum("njd,nld->njl", new[..., part], new[..., part]) / d
@@ -154,8 +155,17 @@ def one_step(algorithm: Any, model: dmft.Model, start: dmft.Overlaps, d: int, n:
     [
         dmft.AdaGradNorm(0.6, 0.7),
         dmft.Adam(0.6, second_moment_rate=1e-3, eps=0.2, initial=0.5),
-        pytest.param(dmft.SignSGD(0.6), marks=pytest.mark.slow),
+        pytest.param(dmft.SignSGD(0.6, weight_decay=0.9), marks=pytest.mark.slow),
         pytest.param(dmft.AdaGrad(0.6, initial=0.5), marks=pytest.mark.slow),
+        *(
+            pytest.param(kind(0.6, weight_decay=0.9, decoupled=apart, **own), marks=mark)
+            for kind, own, mark in (
+                (dmft.Adam, {"second_moment_rate": 1e-3, "eps": 0.2, "initial": 0.5}, ()),
+                (dmft.AdaGrad, {"initial": 0.5}, pytest.mark.slow),
+                (dmft.AdaGradNorm, {"initial": 0.7}, pytest.mark.slow),
+            )
+            for apart in (False, True)
+        ),
     ],
 )
 def test_one_step_by_its_definition(algorithm: Any) -> None:

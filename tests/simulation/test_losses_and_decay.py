@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.linalg import expm
 from scipy.special import erf
 
 import dmft
@@ -92,6 +93,97 @@ def test_decay_alone_is_exponential():
     assert run.Q[-1, 0, 0] == pytest.approx(np.exp(-2.0), rel=1e-9)
     truth = dmft.simulate(model, rule, dim=100, t_max=2.0, start=start, seeds=1)
     assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * (1 - 0.5 / 100) ** 200, rel=1e-12)
+
+
+def shrunk(step, steps, zeta, decoupled, beta=0.0, kappa=0.0, direct=0.0):
+    """Length and velocity after steps of size gamma/(p d) without a gradient, by the definition."""
+    w, u = 1.0, 0.0
+    for _ in range(steps):
+        shorter = zeta * step * w
+        g = 0.0 if decoupled else -shorter
+        beside = shorter if decoupled else 0.0
+        if kappa:  # v <- (1 - kappa step) v + kappa step g
+            u += kappa * step * (g - u)
+            w += direct * g + u - beside
+        else:
+            u = beta * u + g
+            w += u - beside
+    return w, u
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("memory", [{"beta": 0.6}, {"kappa": 2.0, "direct": 0.3}])
+def test_velocities_remember_a_decay_that_is_not_decoupled(memory, decoupled):
+    """With psi = 0, against loops over the definition and dw/dt = A w of (18), solved exactly."""
+    zeta, d, T = 0.5, 100, 2.0
+    beta = memory.get("beta", 0.0)
+    momentum = beta or dmft.Momentum(memory["kappa"], memory["direct"])
+    rule = dmft.UpdateField(
+        0 * F + sp.S.Zero, fields=(Z, F, Y), learning_rate=1, weight_decay=zeta,
+        momentum=momentum, decoupled=decoupled,
+    )  # fmt: skip
+    model = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
+    start = dmft.Overlaps([[1.0]], [[0.5]])
+    steps = round(T * d * (1 - beta))
+    truth = dmft.simulate(model, rule, dim=d, t_max=T, start=start, seeds=1, save_at=2)
+    w, u = shrunk(1 / d, steps, zeta, decoupled, **memory)
+    assert truth.steps()[-1] == steps
+    assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * w, rel=1e-12)
+    if beta:
+        found = np.exp(-zeta * (1 - beta if decoupled else 1) * T)
+    else:
+        kappa, direct = memory["kappa"], memory["direct"]
+        share = np.array([[1.0, 0.0]] if decoupled else [[direct, kappa]]).T * [-zeta, 0.0]
+        A = np.array([[0.0, 1.0], [0.0, -kappa]]) + share
+        found, velocity = expm(A * T)[:, 0]
+        assert truth.mean["velocity_M"][-1, 0, 0] == pytest.approx(0.5 * u * d, rel=1e-10)
+    run = dmft.solve(dmft.derive(model, rule), start, T, save_at=[T], rtol=1e-11, atol=1e-13)
+    assert run.M[-1, 0, 0] == pytest.approx(0.5 * found, rel=1e-8)
+    assert run.Q[-1, 0, 0] == pytest.approx(found**2, rel=1e-8)
+    if not beta:
+        assert run.velocity_M[-1, 0, 0] == pytest.approx(0.5 * velocity, rel=1e-8, abs=1e-12)
+        assert run.velocity[-1, 0, 0] == pytest.approx(velocity**2, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [dmft.SGD, dmft.Adam, dmft.RMSProp, dmft.AdaGrad])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_one_simulated_step_divides_a_decay_that_is_not_decoupled(kind, decoupled):
+    """The same sample with and without a decay: the weights differ by it alone."""
+    own = {"initial": 0.25} if kind is not dmft.SGD else {}
+    if kind in (dmft.Adam, dmft.RMSProp):
+        own |= {"second_moment_rate": 1e-6}
+    linear, d, zeta = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1)), 50, 0.8
+    start = dmft.Overlaps([[1.0]], [[0.5]])
+    with_it, without = (
+        dmft.simulate(
+            linear, kind(0.3, weight_decay=level, decoupled=decoupled, **own), d, 0.3 / d, 1,
+            start, save_at=[0.3 / d],
+        ).mean.M[-1, 0, 0]
+        for level in (zeta, 0.0)
+    )  # fmt: skip
+    gain = 1.0 if decoupled or kind is dmft.SGD else 2.0
+    # AdaGrad's sum takes up the gradient of this step, a part of 1/d.
+    rel = 0.1 if kind is dmft.AdaGrad and not decoupled else 1e-4
+    assert with_it - without == pytest.approx(-0.3 / d * zeta * gain * 0.5, rel=rel)
+
+
+def test_decays_that_have_no_limit_are_refused():
+    with pytest.raises(
+        dmft.errors.BadParameter, match="inside the signs of gradients has no limit"
+    ):
+        dmft.SignSGD(0.1, weight_decay=0.2, decoupled=False)
+    assert dmft.SignSGD(0.1, weight_decay=0.2).decoupled
+    with pytest.raises(dmft.errors.BadParameter, match="with a fixed beta2 is divided by a V"):
+        dmft.RMSProp(0.1, beta2=0.5, weight_decay=0.2)
+    dmft.RMSProp(0.1, beta2=0.5, weight_decay=0.2, decoupled=True)
+    with pytest.raises(dmft.errors.BadParameter, match="decoupled = 1 must be True or False"):
+        dmft.SGD(0.1, weight_decay=0.2, decoupled=1)
+    line = dmft.Committee(Z, 1)
+    law = dmft.Spectrum.preconditioned(np.diag([1.0, 2.0]), np.diag([1.0, 2.0**-0.5]))
+    model = dmft.Model(line, line, inputs=law)
+    with pytest.raises(dmft.errors.BadParameter, match="divided in the basis of the coordinates"):
+        dmft.derive(model, dmft.Adam(0.1, weight_decay=0.2))
+    dmft.derive(model, dmft.Adam(0.1, weight_decay=0.2, decoupled=True))
 
 
 @pytest.mark.slow

@@ -20,20 +20,27 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.model import SGD, GradientFlow
 from dmft.model.algorithm import numbers_of
+from dmft.model.optimisers.registry import ROWS
 
 zeta, beta = x.numbers["weight_decay"], x.numbers["momentum"]
 kappa, alpha = x.numbers["momentum_rate"], x.numbers["momentum_direct"]
 mean_rate = x.numbers["average_rate"]
-# Rows beside the weights, by the numbers that ask for them.
-KEPT = {"average": "average_rate", "velocity": "momentum_rate"}
 
 
 def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
     """A by named term: rows move by A w per unit of t; every pass over a sample is a step."""
-    found: dict[str, sp.Expr] = {}
-    if "weight_decay" in numbers_of(algorithm):
+    found, numbers = dict[str, sp.Expr](), numbers_of(algorithm)
+    if "weight_decay" in numbers:
         found["weight_decay"] = -zeta * algorithm.rule.passes
+        if is_decoupled(algorithm) and "momentum" in numbers:
+            # A heavy ball takes what it remembers 1/(1 - beta) times, and time runs as fast.
+            found["weight_decay"] *= 1 - beta
     return found
+
+
+def is_decoupled(algorithm: SGD | GradientFlow) -> bool:
+    """Whether a decay shortens the weights beside the step, and is no part of the gradient."""
+    return bool(getattr(algorithm, "decoupled", False))
 
 
 # Name of the weights among the rows.
@@ -97,17 +104,20 @@ class Motion:
         A by named term.
     drive : tuple of sympy.Expr
         g.
+    inside : frozenset of str
+        Terms of A that are part of the gradient, which scaled steps divide.
     """
 
     rows: tuple[str, ...]
     linear: Mapping[str, sp.Matrix]
     drive: tuple[sp.Expr, ...]
+    inside: frozenset[str] = frozenset()
 
 
 def motion_of(algorithm: SGD | GradientFlow) -> Motion:
     """Rows of an algorithm and how they move."""
     numbers = numbers_of(algorithm)
-    rows, drive = ["", *(row for row, name in KEPT.items() if name in numbers)], {"": sp.S.One}
+    rows, drive = ["", *(row for row, name in ROWS.items() if name in numbers)], {"": sp.S.One}
     linear: dict[str, dict[tuple[str, str], sp.Expr]] = {}
     if "velocity" in rows:
         drive = {"velocity": kappa}
@@ -116,14 +126,18 @@ def motion_of(algorithm: SGD | GradientFlow) -> Motion:
         linear["velocity"] = {("", "velocity"): sp.S.One, ("velocity", "velocity"): -kappa}
     if "average" in rows:
         linear["average"] = {("average", ""): mean_rate, ("average", "average"): -mean_rate}
-    for name, rate in own_motion(algorithm).items():
-        # What shortens the weights is part of the step that a velocity follows.
-        linear[name] = {(row, ""): rate * g for row, g in drive.items()}
+    own = own_motion(algorithm)
+    # As part of the gradient a decay drives what the gradient drives, velocities too.
+    driven = {"": sp.S.One} if is_decoupled(algorithm) else drive
+    for name, rate in own.items():
+        linear[name] = {(row, ""): rate * g for row, g in driven.items()}
     matrices = {
         name: sp.Matrix([[A.get((a, b), sp.S.Zero) for b in rows] for a in rows])
         for name, A in linear.items()
     }
-    return Motion(tuple(rows), matrices, tuple(drive.get(row, sp.S.Zero) for row in rows))
+    drives = tuple(drive.get(row, sp.S.Zero) for row in rows)
+    inside = frozenset[str]() if is_decoupled(algorithm) else frozenset(own)
+    return Motion(tuple(rows), matrices, drives, inside)
 
 
 def pace(values: Mapping[str, Any]) -> Any:

@@ -446,6 +446,8 @@ class Factors:
         gamma/(p n_b) nu S by named term, at neurons j and l.
     definitions, rates : list of Definition
         Intermediates, and rates of accumulators.
+    inside : sympy.Expr
+        What the gradient of neuron j is multiplied with, its decay included.
     """
 
     moments: Moments
@@ -453,6 +455,7 @@ class Factors:
     noise: Mapping[str, sp.Expr]
     definitions: list[Definition] = field(default_factory=list)
     rates: list[Definition] = field(default_factory=list)
+    inside: sp.Expr = sp.S.One
 
     def at(self, neuron: sp.Expr) -> sp.Expr:
         """Alpha at a neuron."""

@@ -6,7 +6,9 @@ F_b[j, l] = E[psi_j (row l of b) . x/sqrt(d)], c_e D G_e[., b] within a block e 
     dG[a, w*] = sum_a' A_aa' G[a', w*] + g_a F_w*,
     dG[a, b]  = sum_a' A_aa' G[a', b] + g_a F_b + (a <-> b)^T + g_a g_b gamma/(p n_b) nu S
 
-(structured_inputs.md (6), (18)): plain SGD has the weights alone, A = 0, g = 1, c = nu = 1.
+(structured_inputs.md (6), (18)): plain SGD has the weights alone, A = 0, g = 1, c = nu = 1. A decay
+in the gradient is divided as this is, A_j = -zeta/(sqrt(V_j) + eps): in a coordinate it is below
+psi x by sqrt(d), so that V does not hold it.
 """
 
 from __future__ import annotations
@@ -90,11 +92,15 @@ def gram_rates(
         drift = blocks.drift(moments.bases[name], row, first, second)
         return factors.at(first) * drift
 
+    def divided(name: str, neuron: sp.Expr) -> sp.Expr:
+        return factors.inside.xreplace({j: neuron}) if name in motion.inside else sp.S.One
+
     result = []
     for a, one in enumerate(rows):
         terms = {n: drive[a] * met(n, WEIGHTS, j, p + r) for n in moments.bases}
         for name, A in motion.linear.items():
-            terms[name] = sp.Add(*(A[a, b] * blocks.overlap(two, r) for b, two in enumerate(rows)))
+            moved = sp.Add(*(A[a, b] * blocks.overlap(two, r) for b, two in enumerate(rows)))
+            terms[name] = divided(name, j) * moved
         result.append(define(blocks.overlap(one, r), terms, "rate"))
         for b, two in enumerate(rows[: a + 1]):
             terms = {
@@ -105,7 +111,8 @@ def gram_rates(
             for name, A in motion.linear.items():
                 first = (A[a, c] * blocks.pair(y, two, j, l) for c, y in enumerate(rows))
                 second = (A[b, c] * blocks.pair(one, y, j, l) for c, y in enumerate(rows))
-                terms[name] = sp.Add(*first, *second)
+                both = (divided(name, j) * sp.Add(*first), divided(name, l) * sp.Add(*second))
+                terms[name] = sp.Add(*both)
             result.append(define(blocks.pair(one, two, j, l), terms, "rate"))
     return result
 

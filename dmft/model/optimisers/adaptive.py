@@ -21,7 +21,7 @@ from dmft.record import worded
 # coordinate, or the root of one sum for all.
 Scale = Literal["sign", "moment", "norm"]
 # Keywords that all of them take, as `SGD` does.
-OTHERS = ("batch_size", "loss", "weight_decay", "average")
+OTHERS = ("batch_size", "loss", "weight_decay", "decoupled", "average")
 # Where V follows at once, runs in d dimensions have 1 - beta_2 = 1/(LONG sqrt(d)): the fluctuations
 # of V change steps by 2.5 (1 - beta_2), its memory by about 1/(d (1 - beta_2)).
 LONG = 3.0
@@ -58,7 +58,9 @@ class Adaptive(SGD):
                 f"{type(self).__name__} has no {unknown[0]}; beside its own numbers it takes "
                 f"{', '.join(OTHERS)}{whose(unknown[0], OTHERS)}"
             )
-        defaults = {f.name: f.default for f in fields(SGD)} | {"learning_rate": learning_rate}
+        shared = {f.name for f in fields(SGD)}
+        defaults = {f.name: f.default for f in fields(self) if f.name in shared}
+        defaults["learning_rate"] = learning_rate
         for name, value in {**defaults, **others, **own}.items():
             zero = isinstance(value, float | sp.Float) and value == 0.0
             object.__setattr__(self, name, sp.S.Zero if zero else value)
@@ -149,7 +151,9 @@ class SignSGD(Adaptive):
         n_b: in closed form for networks whose error is Gaussian (linear ones), else on nodes for
         the fields of all samples, at most 16.
     **others
-        loss, weight_decay and average, as of `SGD`; the decay of the weights is not scaled.
+        loss, weight_decay and average, as of `SGD`. The decay is decoupled, gamma zeta/(p d) w
+        besides the step: inside a sign it would count where psi x is nearly 0, and dw/dt would
+        grow with log d.
 
     Notes
     -----
@@ -172,6 +176,8 @@ class SignSGD(Adaptive):
     scale: ClassVar[Scale] = "sign"
     words: ClassVar[str] = "Steps along the signs of one-pass gradients"
 
+    decoupled: bool = True
+
     def __init__(
         self,
         learning_rate: float | sp.Expr,
@@ -179,6 +185,11 @@ class SignSGD(Adaptive):
         **others: Any,
     ) -> None:
         self._declare(learning_rate, others, batch_size=batch_size)
+        if not self.decoupled:
+            raise BadParameter(
+                "decoupled = False: a decay inside the signs of gradients has no limit as d grows; "
+                "leave decoupled out"
+            )
 
 
 @checked
@@ -211,7 +222,9 @@ class Adam(Adaptive):
         V at t = 0, with `second_moment_rate`; positive where eps = 0. There is no correction of
         the bias: V is what is declared.
     **others
-        batch_size, loss, weight_decay (not divided: AdamW) and average, as of `SGD`.
+        batch_size, loss and average, as of `SGD`; weight_decay, a part of the gradient as of
+        torch.optim.Adam: the weights lose gamma zeta/(p d) r w a step, r = 1/(sqrt(V) + eps), V
+        does not hold it. With ``decoupled=True`` (AdamW) they lose gamma zeta/(p d) w.
 
     Notes
     -----
@@ -290,7 +303,8 @@ class RMSProp(Adam):
         1/(1 - beta_2) samples, and drift and noise have constants of beta_2 that are known for
         networks whose error is Gaussian (linear ones), at eps = 0 and one sample a step.
     **others
-        batch_size, loss, weight_decay and average, as of `SGD`.
+        batch_size, loss, weight_decay, decoupled and average, as of `Adam`; at a fixed beta2 a
+        decay is decoupled.
 
     Notes
     -----
@@ -336,6 +350,12 @@ class RMSProp(Adam):
                 f"beta2 = {beta2} and second_moment_rate = {rate} both say how long V remembers: "
                 "give one of them"
             )
+        if others.get("weight_decay", 0) != 0 and not others.get("decoupled", False):
+            raise BadParameter(
+                f"weight_decay = {others['weight_decay']} in steps with a fixed beta2 is divided "
+                "by a V that fluctuates, whose constant is not known: take decoupled=True, or "
+                "second_moment_rate"
+            )
         if others.get("batch_size", 1) != 1:
             raise BadParameter(
                 f"batch_size = {others['batch_size']} with fixed beta2: its constants are those of "
@@ -359,7 +379,7 @@ class AdaGrad(Adaptive):
         epsilon_0, positive where runs begin: at zero the first steps, whatever their gradients,
         are of the size gamma/(p sqrt(d)) sqrt(d), and no ode follows them.
     **others
-        batch_size, loss, weight_decay (not divided) and average, as of `SGD`.
+        batch_size, loss, weight_decay, decoupled and average, as of `Adam`.
 
     Notes
     -----
@@ -411,7 +431,7 @@ class AdaGradNorm(Adaptive):
     initial : float or sympy.Expr
         b_0^2 > 0.
     **others
-        batch_size, loss, weight_decay (not divided) and average, as of `SGD`.
+        batch_size, loss, weight_decay, decoupled and average, as of `Adam`, r = 1/sqrt(N).
 
     Notes
     -----

@@ -3,27 +3,16 @@ r"""Our numbers as arguments of torch.optim, and back (structured_inputs.md 6.8)
 Two ways to write the same network. Code that stores theta = W/sqrt(d) and feeds x; and code that
 stores W and feeds x/sqrt(d) (``scaled_inputs=True``). In both f = (1/p) sum_j a_j sigma(h_j), and
 the loss is the mean over a batch of 1/2 (y - f)^2 (twice that is torch's MSELoss) or of the loss
-that is declared. With g = psi x the gradient that torch sees is -g/p times 1, or 1/sqrt(d):
-
-                     theta, x             W, x/sqrt(d)
-    SGD lr           gamma/d              gamma
-    sign, Adam lr    gamma/(p d)          gamma/(p sqrt(d))
-    Adam eps         epsilon/p            epsilon/(p sqrt(d))
-    Adam V           V/p^2                V/(p^2 d)
-    Adagrad lr       gamma/(p sqrt(d))    gamma/p
-    Adagrad sums     V d/p^2              V/p^2
-    decay (SGD)      zeta/p               zeta/(p d)
-    decay (AdamW)    zeta                 zeta/sqrt(d)
-
-A decay is lr times this number: gamma zeta/(p d) of the weights in every step.
+that is declared. What torch calls each number, and by how much the two differ, is part of
+`dmft.model.optimisers.registry`; a number that is not there is refused, both ways.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import sympy as sp
 
@@ -31,6 +20,7 @@ from dmft.checks import shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD, Momentum, as_count
 from dmft.model.optimisers.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
+from dmft.model.optimisers.registry import MEMORY, REGISTRY, D, InOptim, P
 
 Settings = dict[str, Any]
 Made = TypeVar("Made", bound=SGD)
@@ -40,52 +30,42 @@ NO_EPS = 1e-30
 TINY = 1e-8
 # kappa_2 from which on second moments follow at once.
 SHORT = 20.0
+# Classes of torch.optim.
+NAMES: Mapping[type[SGD], str] = {
+    SGD: "SGD", SignSGD: "Adam", Adam: "Adam", RMSProp: "RMSprop", AdaGrad: "Adagrad",
+}  # fmt: skip
+# How torch computes, not what; Nesterov's look-ahead changes steps by a relative 1/d.
+SAME_STEPS = {"foreach", "fused", "capturable", "differentiable", "initial_lr", "nesterov"}
 
 
 @dataclass(frozen=True)
 class Code:
-    """How code writes the network.
-
-    Attributes
-    ----------
-    dim, width : int
-        d and p.
-    scaled_inputs : bool
-        Whether it stores W and feeds x/sqrt(d), in place of W/sqrt(d) and x.
-    """
+    """How code writes the network: d, p, and whether it stores W and feeds x/sqrt(d)."""
 
     dim: int
     width: int
     scaled_inputs: bool
 
-    @classmethod
-    def of(cls, dim: int, width: int, scaled_inputs: bool) -> Self:
-        """Checked."""
-        return cls(as_count(dim, "dim"), as_count(width, "width"), bool(scaled_inputs))
+    def factor(self, entry: InOptim) -> float:
+        """What torch's number is over ours."""
+        found = entry.rows if self.scaled_inputs else entry.theta
+        return float(found.subs({D: self.dim, P: self.width}))
 
-    @property
-    def gradient(self) -> float:
-        """What psi x is of torch's gradient, up to the sign."""
-        return self.width * (math.sqrt(self.dim) if self.scaled_inputs else 1.0)
+    def step(self, rate: float) -> float:
+        """Time of a step at this gamma."""
+        return rate / (self.width * self.dim)
 
-    @property
-    def plain(self) -> float:
-        """Gamma over lr of steps along the gradient."""
-        return 1.0 if self.scaled_inputs else float(self.dim)
 
-    @property
-    def scaled(self) -> float:
-        """Gamma over lr of steps without the size of the gradient."""
-        return self.width * (math.sqrt(self.dim) if self.scaled_inputs else float(self.dim))
+def _code(dim: int, width: int, scaled_inputs: bool) -> Code:
+    return Code(as_count(dim, "dim"), as_count(width, "width"), bool(scaled_inputs))
 
-    @property
-    def square(self) -> float:
-        """V of AdaGrad over torch's sum of squares."""
-        return self.gradient**2 / self.dim
 
-    def decay(self, over: float) -> float:
-        """Zeta over weight_decay, where gamma is `over` times lr."""
-        return self.width * self.dim / over
+def _entries(made: type[SGD], decoupled: bool) -> Iterator[tuple[str, InOptim]]:
+    """Our names and torch's of the numbers of an optimiser."""
+    optimiser = NAMES[made]
+    for name, number in REGISTRY.items():
+        wanted = f"{optimiser}W" if decoupled and name == "weight_decay" else optimiser
+        yield from ((name, entry) for entry in number.torch or () if entry.optimiser == wanted)
 
 
 def as_torch(algorithm: SGD, dim: int, width: int, scaled_inputs: bool) -> Settings:
@@ -96,102 +76,64 @@ def as_torch(algorithm: SGD, dim: int, width: int, scaled_inputs: bool) -> Setti
     BadParameter
         For what torch.optim has no optimiser for, and numbers that are symbols.
     """
-    code = Code.of(dim, width, scaled_inputs)
-    _check(algorithm)
+    code = _code(dim, width, scaled_inputs)
     if isinstance(algorithm, AdaGradNorm):
+        rate = _of(algorithm.learning_rate, "learning_rate") / (1 if scaled_inputs else dim)
         raise BadParameter(
             "torch.optim has no optimiser with one sum for all coordinates: take torch.optim.SGD("
-            f"lr = {_number(algorithm, 'learning_rate') / code.plain:g}) and divide each step by "
-            "sqrt(N), N <- N + |G|^2/d before it, |G|^2 that of the gradient by W"
+            f"lr = {rate:g}) and divide each step by sqrt(N), N <- N + |G|^2/d before it, |G|^2 "
+            "that of the gradient by W"
         )
-    if isinstance(algorithm, AdaGrad):
-        _no_decay(algorithm, "Adagrad")
-        # torch's sum of squares grows by g^2, our V by g^2/d.
-        return {
-            "lr": _number(algorithm, "learning_rate") * math.sqrt(code.dim) / code.scaled,
-            "initial_accumulator_value": _number(algorithm, "initial") / code.square,
-            "eps": 0.0,
-        }
-    if isinstance(algorithm, SignSGD | Adam):
-        return _of_adam(algorithm, code)
-    return _of_sgd(algorithm, code)
-
-
-def _of_sgd(algorithm: SGD, code: Code) -> Settings:
-    rate = _number(algorithm, "learning_rate") / code.plain
-    found: Settings = {"lr": rate}
-    momentum = algorithm.momentum
-    if isinstance(momentum, Momentum):
-        if momentum.direct != 0:
-            raise BadParameter(
-                f"momentum = {momentum}: torch.optim.SGD has no step that moves at once beside a "
-                "velocity of (1 - beta) G; leave direct out"
-            )
-        kappa = _of(momentum.rate, "rate of Momentum")
-        slow = kappa * _number(algorithm, "learning_rate") / (code.width * code.dim)
-        found |= {"momentum": 1.0 - slow, "dampening": 1.0 - slow}
-    elif momentum != 0:
-        found["momentum"] = _number(algorithm, "momentum")
-    if algorithm.weight_decay != 0:
-        found["weight_decay"] = _number(algorithm, "weight_decay") / code.decay(code.plain)
-    return found
-
-
-def _of_adam(algorithm: SGD, code: Code) -> Settings:
-    """Those of torch.optim.Adam (AdamW with a decay), or RMSprop."""
-    rate = _number(algorithm, "learning_rate") / code.scaled
-    found: Settings = {"lr": rate}
-    if isinstance(algorithm, SignSGD):
-        found |= {"betas": (0.0, 0.0), "eps": NO_EPS}
-    else:
-        beta_2, eps = _memory(algorithm, code), _number(algorithm, "eps") / code.gradient
-        if isinstance(algorithm, RMSProp):
-            found |= {"alpha": beta_2, "eps": eps}
-            _no_decay(algorithm, "RMSprop")
+    # Without memory it is the same whether a decay is part of a step or beside it.
+    apart = algorithm.decoupled and (type(algorithm) is not SGD or algorithm.momentum != 0)
+    entries = list(_entries(type(algorithm), apart)) if type(algorithm) in NAMES else []
+    _check(algorithm, {name for name, _ in entries})
+    step = code.step(_of(algorithm.learning_rate, "learning_rate"))
+    found: Settings = {}
+    for name, entry in entries:
+        value = getattr(algorithm, name, None)
+        if isinstance(value, Momentum) or value is None or entry.state:
+            continue
+        number = _of(value, name)
+        if entry.theta == MEMORY:
+            number = 1.0 - number * step if number else 0.0
         else:
-            found |= {"betas": (_number(algorithm, "momentum"), beta_2), "eps": eps}
-    if algorithm.weight_decay != 0:
-        found["weight_decay"] = _number(algorithm, "weight_decay") / code.decay(code.scaled)
+            number *= code.factor(entry)
+        if number != entry.default:
+            found[entry.argument] = number
+    return _whole(algorithm, found, code)
+
+
+def _whole(algorithm: SGD, found: Settings, code: Code) -> Settings:
+    """Arguments with those that are no numbers of ours, pairs put together."""
+    if isinstance(algorithm, SignSGD):
+        found |= {"betas[0]": 0.0, "betas[1]": 0.0, "eps": NO_EPS}
+    elif isinstance(algorithm, Adam):
+        # Where nothing says it, a memory that is long in steps and short in t.
+        memory = "alpha" if isinstance(algorithm, RMSProp) else "betas[1]"
+        found.setdefault(memory, 1.0 - 1.0 / (LONG * math.sqrt(code.dim)))
+    elif isinstance(algorithm, AdaGrad):
+        found["eps"] = 0.0
+    if "betas[1]" in found:
+        found["betas"] = (found.pop("betas[0]"), found.pop("betas[1]"))
     return found
 
 
-def _memory(algorithm: Any, code: Code) -> float:
-    """beta_2; where nothing says it, one that is long in steps and short in t."""
-    if getattr(algorithm, "beta2", None) is not None:
-        return float(algorithm.beta2)
-    if algorithm.second_moment_rate is None:
-        return 1.0 - 1.0 / (LONG * math.sqrt(code.dim))
-    step = _number(algorithm, "learning_rate") / (code.width * code.dim)
-    return 1.0 - _number(algorithm, "second_moment_rate") * step
-
-
-def _check(algorithm: SGD) -> None:
-    """Refuse what is no optimiser of weights alone."""
-    plain = algorithm.is_plain or isinstance(algorithm, SignSGD)
+def _check(algorithm: SGD, known: set[str]) -> None:
+    """Refuse what is no optimiser of weights alone, and numbers that torch does not have."""
+    for name, number in REGISTRY.items():
+        value = getattr(algorithm, name, None)
+        unused = value is None or value is False or isinstance(value, Momentum) or value == 0
+        if number.torch is None or name in known or unused:
+            continue
+        why = "has no counterpart in torch.optim: leave it out"
+        raise BadParameter(f"{name} = {value} {number.refused.get('torch', why)}")
+    plain = type(algorithm) in NAMES and (algorithm.is_plain or isinstance(algorithm, SignSGD))
     if not plain or algorithm.on_sphere:
         raise BadParameter(
             f"{algorithm!r} is more than an optimiser: torch.optim has none with passes over one "
             "sample, rules of one's own or rows on the sphere"
         )
-    if algorithm.average != 0:
-        raise BadParameter(
-            f"average = {algorithm.average} is torch.optim.swa_utils.AveragedModel with "
-            "get_ema_multi_avg_fn(1 - average * learning_rate/(p d)), not an argument of an "
-            "optimiser: leave it out"
-        )
-
-
-def _no_decay(algorithm: SGD, name: str) -> None:
-    if algorithm.weight_decay != 0:
-        raise BadParameter(
-            f"weight_decay = {algorithm.weight_decay}: that of torch.optim.{name} is divided with "
-            "the gradient, ours shortens the weights themselves; multiply them by 1 - gamma zeta/"
-            "(p d) after each step"
-        )
-
-
-def _number(algorithm: Any, name: str) -> float:
-    return _of(getattr(algorithm, name), name)
 
 
 def _of(value: Any, name: str) -> float:
@@ -223,24 +165,37 @@ def from_torch(
     ------
     BadParameter
     """
-    code = Code.of(*written)
-    if type(given).__name__ == "Adam" and _settings(given).get("weight_decay"):
-        raise BadParameter(
-            "weight_decay of torch.optim.Adam is divided with the gradient, which is not derived: "
-            "take torch.optim.AdamW, whose decay shortens the weights themselves"
-        )
-    settings = _settings(given)
-    names = TORCH.get(made)
-    if names is None:
+    code, settings = _code(*written), dict(_settings(given))
+    if made not in NAMES:
         raise BadParameter(f"torch.optim has no optimiser that takes the steps of {made.__name__}")
+    names = {entry.argument.partition("[")[0] for _, entry in _entries(made, False)}
+    names |= {"betas"} if made is SignSGD else set()
     own = {name: value for name, value in others.items() if name not in names}
-    settings = {n: v for n, v in settings.items() if n in names} | {
-        n: v for n, v in others.items() if n in names
-    }
+    settings |= {name: value for name, value in others.items() if name in names}
     if "lr" not in settings:
         raise BadParameter("lr is missing: that of the torch optimiser")
-    found: Made = READERS[made](made, settings, code, own)
-    return found
+    apart = bool(settings.pop("decoupled_weight_decay", False))
+    apart = apart or type(given).__name__ == "AdamW" or made is SignSGD
+    apart = own.setdefault("decoupled", apart) and made is not SGD
+    _refuse_unknown(made, settings, names)
+    first, second = settings.get("betas", (0.0, 0.0) if made is SignSGD else (0.9, 0.999))
+    settings |= {"betas[0]": first, "betas[1]": second}
+    numbers: Settings = {}
+    for name, entry in _entries(made, apart):
+        if entry.argument in settings and entry.theta != MEMORY and not entry.state:
+            numbers.setdefault(name, settings[entry.argument] / code.factor(entry))
+    return _READERS[made](made, settings, code, numbers, own)
+
+
+def _refuse_unknown(made: type[SGD], settings: Mapping[str, Any], names: set[str]) -> None:
+    """Refuse arguments of torch that are no number of ours, unless they change nothing."""
+    for name, value in settings.items():
+        tiny = name == "eps" and value <= TINY
+        if name not in names | SAME_STEPS and value and not tiny:
+            raise BadParameter(
+                f"{name} = {shown(value)} of torch.optim.{NAMES[made]} is not derived: leave it "
+                "out, or take another optimiser"
+            )
 
 
 def _settings(given: Any) -> Mapping[str, Any]:
@@ -260,50 +215,35 @@ def _settings(given: Any) -> Mapping[str, Any]:
     raise BadParameter(f"a torch optimiser, or a mapping of its arguments, got {shown(given)}")
 
 
-def _sgd(made: Any, s: Mapping[str, Any], code: Code, own: Mapping[str, Any]) -> SGD:
-    rate, beta = s["lr"] * code.plain, s.get("momentum", 0.0)
-    dampening = s.get("dampening", 0.0)
-    decay = s.get("weight_decay", 0) * code.decay(code.plain) or 0
-    momentum: Any = beta or 0
-    if dampening != 0.0 and dampening != beta:
+def _sgd(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:
+    rate, beta, dampening = numbers["learning_rate"], s.get("momentum", 0.0), s.get("dampening", 0)
+    if dampening != 0 and dampening != beta:
         raise BadParameter(
             f"dampening = {dampening} beside momentum = {beta}: a velocity takes up G, or (1 - "
             "momentum) G with dampening = momentum; nothing between is derived"
         )
-    if dampening != 0.0:  # G as it is where beta is fixed; else a memory of order one in t
-        momentum = Momentum((1.0 - beta) * code.width * code.dim / rate)
-    found: SGD = made(rate, momentum=momentum, weight_decay=decay, **own)
-    return found
+    if dampening != 0:  # G as it is where beta is fixed; else a memory of order one in t
+        numbers["momentum"] = Momentum((1.0 - beta) / code.step(rate))
+    return made(**numbers, **own)
 
 
-def _signs(made: Any, s: Mapping[str, Any], code: Code, own: Mapping[str, Any]) -> SGD:
-    if tuple(s.get("betas", (0.0, 0.0))) != (0.0, 0.0):
+def _signs(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:
+    if (s["betas[0]"], s["betas[1]"]) != (0.0, 0.0):
         raise BadParameter(f"betas = {s['betas']}: steps are signs of the gradient at (0, 0) alone")
-    found: SGD = made(s["lr"] * code.scaled, **own)
-    return found
+    unused = {"momentum", "eps"}
+    return made(**{n: y for n, y in numbers.items() if n not in unused}, **own)
 
 
-def _adam(made: Any, s: Mapping[str, Any], code: Code, own: Mapping[str, Any]) -> SGD:
-    rate = s["lr"] * code.scaled
-    first, second = s.get("betas", (0.9, 0.999))
-    return _moments(made, rate, second, s.get("eps", 1e-8), code, {"momentum": first, **own}, s)
-
-
-def _rmsprop(made: Any, s: Mapping[str, Any], code: Code, own: Mapping[str, Any]) -> SGD:
-    rate = s["lr"] * code.scaled
-    return _moments(made, rate, s.get("alpha", 0.99), s.get("eps", 1e-8), code, dict(own), s)
-
-
-def _moments(
-    made: Any, rate: float, beta: float, eps: float, code: Code, own: Settings, s: Mapping[str, Any]
-) -> SGD:
+def _moments(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:
     """Second moments that follow at once where their memory is short in t.
 
     torch begins them at zero and corrects for it, so that they are right from the first steps on.
     """
-    kappa = (1.0 - beta) * code.width * code.dim / rate
+    beta = s.get("alpha", 0.99) if made is RMSProp else s["betas[1]"]
+    kappa = (1.0 - beta) / code.step(numbers["learning_rate"])
     # What `as_torch` takes where V follows at once is short, too.
     short = kappa > SHORT or (1.0 - beta) * LONG * math.sqrt(code.dim) > 1.0 - 1e-9
+    numbers.pop("beta2", None)
     if not short and "beta2" not in own and "second_moment_rate" not in own:
         if "initial" not in own:
             raise BadParameter(
@@ -313,31 +253,16 @@ def _moments(
                 "inputs are divided by sqrt(d)), state['step'] large, so that it corrects nothing"
             )
         own["second_moment_rate"] = kappa
-    decay = s.get("weight_decay", 0.0) * code.decay(code.scaled)
-    if "beta2" in own and eps <= TINY:
-        eps = 0.0
-    found: SGD = made(rate, eps=eps * code.gradient, weight_decay=decay, **own)
-    return found
+    (entry,) = (e for name, e in _entries(made, False) if name == "eps")
+    eps = s.get("eps", TINY)
+    numbers["eps"] = 0.0 if "beta2" in own and eps <= TINY else eps / code.factor(entry)
+    return made(**{**numbers, **own})
 
 
-def _adagrad(made: Any, s: Mapping[str, Any], code: Code, own: Mapping[str, Any]) -> SGD:
-    rate = s["lr"] * code.scaled / math.sqrt(code.dim)
-    initial = s.get("initial_accumulator_value", 0.0) * code.square
-    found: SGD = made(rate, initial=initial, **own)
-    return found
+def _adagrad(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:
+    return made(**{**numbers, **own})
 
 
-READERS: Mapping[type[SGD], Any] = {
-    SGD: _sgd,
-    SignSGD: _signs,
-    Adam: _adam,
-    RMSProp: _rmsprop,
-    AdaGrad: _adagrad,
-}
-TORCH: Mapping[type[SGD], tuple[str, ...]] = {
-    SGD: ("lr", "momentum", "dampening", "weight_decay"),
-    SignSGD: ("lr", "betas"),
-    Adam: ("lr", "betas", "eps", "weight_decay"),
-    RMSProp: ("lr", "alpha", "eps"),
-    AdaGrad: ("lr", "initial_accumulator_value"),
-}
+_READERS: Mapping[type[SGD], Any] = {
+    SGD: _sgd, SignSGD: _signs, Adam: _moments, RMSProp: _moments, AdaGrad: _adagrad,
+}  # fmt: skip

@@ -1,12 +1,14 @@
 """Compiled steps on weights that are scaled by what was seen of gradients: the plain definition.
 
-With g = sum_mu psi^mu x^mu / n_b, w <- w + gamma/(p sqrt(d)) s - gamma zeta/(p d) w and
+With g = sum_mu psi^mu x^mu / n_b - zeta w/sqrt(d), w <- w + gamma/(p sqrt(d)) s and
 
     signs       s = sign(g)
     moments     V <- beta_2 V + (1 - beta_2) g^2,  m <- beta_1 m + (1 - beta_1) g,
                 s = m/(sqrt(V/c) + eps), c = 1 - beta_2^n where V began at zero (torch.optim.Adam)
     sums        V <- V + g^2/d,  s = g/sqrt(V)
     norm        N <- N + |G|^2/d, G = g/(p sqrt(d)),  s = g/sqrt(N).
+
+A decoupled decay is no part of g: w <- w - gamma zeta/(p d) w beside the step.
 
 Numba's cache does not notice changes of the functions that come from `kernels`: their stamp stands
 here, and tests/emit/restamp.py renews it.
@@ -36,14 +38,14 @@ from dmft.simulation.steps.common import (
     write_fields,
     write_noisy_label,
 )
-from dmft.simulation.steps.optimiser import LOST, follow
+from dmft.simulation.steps.optimiser import LOST, follow, shorten_rows
 from dmft.simulation.steps.rows import add_multiple, dot, draw_input, measure, move_rows
 from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
 
@@ -140,11 +142,15 @@ def advance_scaled_weights(  # type: ignore[no-untyped-def]
             )  # fmt: skip
             for j in range(p):
                 add_multiple(G[j], psi[j] / batch, X)
+        if rates[now, LOST] > 0.0:
+            for j in range(p):
+                add_multiple(G[j], -rates[now, LOST] / (time * root_d), W[j])
         forgotten = how[FORGOTTEN] + how[PER_TIME] * time
         scale_step(G, V, average, total, how, forgotten, counts[1] + step + 1)
         for j in range(p):
             for i in range(d):
-                G[j, i] = time * root_d * G[j, i] - rates[now, LOST] * W[j, i]
+                G[j, i] *= time * root_d
+        shorten_rows(W, rates, now)
         move_rows(W, G, Q, 0)
         code = length_status(Q)
         if code != REACHED:

@@ -50,7 +50,7 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
 }
 
 

@@ -62,7 +62,7 @@ from dmft.simulation.steps.sample import UPDATE
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
 
@@ -194,7 +194,7 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
                     add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
             for j in range(a.size):
                 a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
-            end_step(G, p, rates, now)
+            end_step(G, W, rates, now)
             move_rows(W, G, Q, counts[3])
             code = length_status(Q)
             if code != REACHED:

@@ -2,7 +2,8 @@
 
 All that a simulation knows of them: how fast time runs, their columns of `rates`, and compiled
 functions that begin a step on vectors in R^d or on overlaps. Written from the definition of the
-step (torch.optim.SGD's: v <- beta v + g + zeta w, w <- w - v), not from the equations.
+step (torch.optim.SGD's: v <- beta v + g + zeta w, w <- w - v; decoupled v <- beta v + g,
+w <- w - zeta w - v), not from the equations.
 
 Numba does not notice changes of these functions in the files that call them (tests/emit).
 """
@@ -15,6 +16,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from dmft.compiled import njit
+from dmft.model.optimisers.registry import ROWS
 
 # As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -26,13 +28,17 @@ LOST, KEPT = FIRST, FIRST + 1
 TAKEN, DIRECT = FIRST + 2, FIRST + 3
 # The part of its distance to the weights that their average goes.
 NEARER = FIRST + 4
-COLUMNS = FIRST + 5
+# The share of the weights that is taken away beside a step, as decoupled decays do.
+SHORTER = FIRST + 5
+COLUMNS = FIRST + 6
 
 
 def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLike]:
     """Columns of `rates` by their places; `step` is gamma/(p d), of each step or of all."""
+    share = numbers.get("weight_decay", 0.0) * step  # type: ignore[operator]
     return {
-        LOST: numbers.get("weight_decay", 0.0) * step,  # type: ignore[operator]
+        LOST: 0.0 if "decoupled" in numbers else share,
+        SHORTER: share if "decoupled" in numbers else 0.0,
         KEPT: numbers.get("momentum", 0.0),
         TAKEN: numbers.get("momentum_rate", 0.0) * step,  # type: ignore[operator]
         DIRECT: numbers.get("momentum_direct", 0.0),
@@ -41,9 +47,8 @@ def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLik
 
 
 def kept_rows(numbers: Mapping[str, float]) -> tuple[str, ...]:
-    """Rows that a neuron keeps behind its last step, in their order."""
-    names = {"momentum_rate": "velocity", "average_rate": "average"}
-    return tuple(row for number, row in names.items() if number in numbers)
+    """Rows that a neuron keeps after its last step, velocities first."""
+    return tuple(row for row, number in reversed(list(ROWS.items())) if number in numbers)
 
 
 def pace(numbers: Mapping[str, float]) -> float:
@@ -66,12 +71,24 @@ def begin_step(G, push, W, rates, now):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def end_step(G, p, rates, now):  # type: ignore[no-untyped-def]
+def shorten_rows(W, rates, now):  # type: ignore[no-untyped-def]
+    """Take from the weights what a decay beside the step takes."""
+    share = rates[now, SHORTER]
+    if share == 0.0:
+        return
+    for j in range(W.shape[0]):
+        for i in range(W.shape[1]):
+            W[j, i] -= share * W[j, i]
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def end_step(G, W, rates, now):  # type: ignore[no-untyped-def]
     """Turn the step G[: p] of the samples into that of the weights; velocities are G[p : 2 p].
 
     v <- beta v + (1 - beta) G, and the weights move by alpha_1 G + v.
     """
-    taken, direct = rates[now, TAKEN], rates[now, DIRECT]
+    shorten_rows(W, rates, now)
+    p, taken, direct = W.shape[0], rates[now, TAKEN], rates[now, DIRECT]
     if taken == 0.0:
         return
     for j in range(p):
@@ -98,7 +115,7 @@ def begin_step_of_overlaps(Q, M, own, rates, now):  # type: ignore[no-untyped-de
 
     Returns what the rows were multiplied by.
     """
-    share = rates[now, LOST]
+    share = rates[now, LOST] + rates[now, SHORTER]  # the same without memory
     if share == 0.0:
         return 1.0
     kept = 1.0 - share

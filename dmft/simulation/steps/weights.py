@@ -46,7 +46,7 @@ from dmft.simulation.steps.rows import (
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
 
@@ -110,7 +110,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
             shorten(G, before, rates[now, GAIN] * p * batch, rates[now, SHORTENED])
         for j in range(p):
             a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
-        end_step(G, p, rates, now)
+        end_step(G, W, rates, now)
         move_rows(W, G, Q, counts[3])
         code = length_status(Q)
         if code != REACHED:

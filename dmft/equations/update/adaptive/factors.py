@@ -26,7 +26,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.optimiser import Blocks
+from dmft.equations.update.optimiser import Blocks, is_decoupled
 from dmft.equations.update.overlaps import Factors, Moments, plain_factors
 from dmft.equations.update.program import error_is_linear, is_noisy
 from dmft.errors import BadParameter
@@ -111,6 +111,11 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
             f"{name} for eps = 0 alone, where all steps of a coordinate scale with its variance; "
             "leave eps out, or take a Spectrum of independent coordinates"
         )
+    if own and algorithm.weight_decay != 0 and not is_decoupled(algorithm):
+        raise BadParameter(
+            f"weight_decay = {algorithm.weight_decay} is divided in the basis of the coordinates, "
+            f"of which {spectrum} with the noise of its steps does not tell: take decoupled=True"
+        )
     if own and getattr(algorithm, "beta2", None) is not None:
         raise BadParameter(
             f"beta2 = {algorithm.beta2}: the noise of steps with a fixed memory is known for "  # type: ignore[union-attr]
@@ -171,7 +176,8 @@ def _norm(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factor
     rate = total / (x.gamma * x.p * algorithm.batch_size)
     noise = {name: size * share / x.accumulator * s for name, s in parts.items()}
     rates = [define(x.accumulator, {"squares": rate}, "rate")]
-    return Factors(moments, drift / sp.sqrt(x.accumulator), noise, moment_definitions, rates)
+    gain = 1 / sp.sqrt(x.accumulator)
+    return Factors(moments, drift * gain, noise, moment_definitions, rates, gain)
 
 
 def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
@@ -200,7 +206,7 @@ def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr)
     found.append(define(gain, {"gain": 1 / (sp.sqrt(value) + beside)}, "intermediate"))
     both = gain * gain.xreplace({j: l})
     noise = {name: size * share * both * s for name, s in parts.items()}
-    return Factors(moments, drift * gain, noise, found, rates)
+    return Factors(moments, drift * gain, noise, found, rates, gain)
 
 
 def _of_fixed_shape(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:

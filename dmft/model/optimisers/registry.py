@@ -1,0 +1,273 @@
+"""The numbers of one-pass algorithms, each declared once: words, LaTeX, bounds, conflicts, torch.
+
+Everyone else reads this table: checks of values, files and their help, symbols, refusals, the
+dictionary to torch.optim (`dmft.model.optimisers.torch`) and the table of docs/optimisers.md. What
+a number makes of the equations stands in `dmft.equations.update.optimiser`, its step in
+`dmft.simulation.steps.optimiser`, both under the name that it has here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import sympy as sp
+
+D, P, MEMORY = sp.symbols("d p memory", positive=True)
+
+
+@dataclass(frozen=True)
+class InOptim:
+    """What a number is called by an optimiser of torch.optim.
+
+    Attributes
+    ----------
+    optimiser : str
+        Name of the class.
+    argument : str
+        Its argument, "betas[1]" for an entry of a pair.
+    theta, rows : sympy.Expr
+        torch's number over ours, for code that stores theta = W/sqrt(d) and feeds x, and for code
+        that stores W and feeds x/sqrt(d). `MEMORY`: torch's is 1 - (ours) gamma/(p d).
+    default : float
+        torch's own; an argument with this value is left out.
+    state : bool
+        Whether it is an entry of the optimiser's state, no argument.
+    """
+
+    optimiser: str
+    argument: str
+    theta: sp.Expr = sp.S.One
+    rows: sp.Expr = sp.S.One
+    default: float = math.nan
+    state: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of an algorithm, declared once.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    latex : str
+    below : float
+        Its values are from zero on and below this one.
+    refused : mapping of str to str
+        Why it is not used somewhere, and what to do instead; the keys are those of
+        `dmft.model.algorithm.refuse`, and "torch".
+    key : str
+        Kind of the key that declares it in files (`dmft.cli.schema`); none where empty.
+    declared : bool
+        Whether it is a number of the optimiser that `UpdateField` takes.
+    of_optimiser : bool
+        Whether it is one of `OPTIMISER`: no number of gradients themselves.
+    row : str
+        Rows that a neuron keeps beside its weights where it is not zero.
+    torch : tuple of InOptim, or None
+        None where torch has it in the data or in the model, not in an optimiser.
+    """
+
+    what: str
+    latex: str = ""
+    below: float = math.inf
+    refused: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    declared: bool = False
+    of_optimiser: bool = True
+    row: str = ""
+    torch: tuple[InOptim, ...] | None = ()
+
+
+_AS_LARGER_RATE = "take SGD(learning_rate / (1 - momentum)), which has the same equations"
+_DECAY = (1 / P, 1 / (P * D), 0.0)
+REGISTRY: Mapping[str, Number] = MappingProxyType(
+    {
+        "learning_rate": Number(
+            "gamma of one pass, t = steps * gamma / (p d); eta of gradient-descent, t = steps",
+            r"\gamma",
+            key="scalar",
+            of_optimiser=False,
+            torch=(
+                InOptim("SGD", "lr", 1 / D, sp.S.One),
+                InOptim("Adam", "lr", 1 / (P * D), 1 / (P * sp.sqrt(D))),
+                InOptim("RMSprop", "lr", 1 / (P * D), 1 / (P * sp.sqrt(D))),
+                InOptim("Adagrad", "lr", 1 / (P * sp.sqrt(D)), 1 / P),
+            ),
+        ),
+        "batch_size": Number(
+            "fresh samples a step; 1 by default",
+            "n_b",
+            key="count",
+            of_optimiser=False,
+            torch=None,
+        ),
+        "readout_rate": Number(
+            "how fast the readouts learn; 0 by default",
+            r"\rho_a",
+            refused={
+                "torch": "is the learning rate of another group of parameters, the readouts a: "
+                "give torch.optim.SGD {'params': [a], 'lr': readout_rate * learning_rate / d} "
+                "besides the group of the weights, and leave it out here",
+            },
+            key="scalar",
+            of_optimiser=False,
+        ),
+        "weight_decay": Number(
+            "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
+            r"\zeta",
+            refused={
+                "sphere": "shortens rows whose length the constraint keeps: leave one of them out",
+                "sequence": "shortens rows, and those of sequence models keep their length",
+                "escape": "is not known to formulas of escape and of largest rates; solve the "
+                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
+                "torch": "shortens the weights besides the step, which this optimiser of "
+                "torch.optim does not: multiply them by 1 - learning_rate * weight_decay/(p d) "
+                "before each step and leave it out here, or take decoupled=False",
+            },
+            key="scalar",
+            declared=True,
+            torch=(
+                InOptim("SGD", "weight_decay", *_DECAY),
+                InOptim("Adam", "weight_decay", *_DECAY),
+                InOptim("AdamW", "weight_decay", sp.S.One, 1 / sp.sqrt(D), 0.0),
+                InOptim("RMSprop", "weight_decay", *_DECAY),
+                InOptim("Adagrad", "weight_decay", *_DECAY),
+            ),
+        ),
+        "decoupled": Number(
+            "whether the decay is beside the step (SGDW, AdamW), no part of the gradient",
+            key="flag",
+            of_optimiser=False,
+            torch=None,
+        ),
+        "momentum": Number(
+            "beta of the heavy ball; 0 by default",
+            r"\beta",
+            below=1.0,
+            refused={
+                "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
+                "would remember each other",
+                "map": "makes steps of batches of the order of d remember each other, with no map "
+                'of Q and M alone: take dmft.simulate(..., method="weights"), or leave dim out',
+                "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
+                "chain": "remembers steps, which the chain of overlaps does not: take "
+                'method="weights"',
+                "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
+            },
+            key="memory",
+            declared=True,
+            torch=(InOptim("SGD", "momentum", default=0.0), InOptim("Adam", "betas[0]")),
+        ),
+        "average": Number(
+            "kappa_a of averaged weights; 0 by default",
+            r"\kappa_a",
+            refused={
+                "torch": "is torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(1 - "
+                "average * learning_rate/(p d)), not an argument of an optimiser: leave it out",
+            },
+            key="scalar",
+            of_optimiser=False,
+        ),
+        "clip": Number(
+            "C: gradients are shortened to this length",
+            "C",
+            refused={
+                "torch": "is torch.nn.utils.clip_grad_norm_ of the weights between backward() and "
+                "step(), with C sqrt(d) for theta and C for W: leave it out",
+            },
+            key="scalar",
+            of_optimiser=False,
+        ),
+        "normalised": Number(
+            "whether gradients have the length one",
+            refused={
+                "torch": "is no optimiser of torch.optim: divide the gradients by their norm "
+                "between backward() and step(), and leave it out",
+            },
+            key="flag",
+            of_optimiser=False,
+        ),
+        "average_rate": Number(
+            "kappa_a of averaged weights; 0 by default",
+            r"\kappa_a",
+            refused=dict.fromkeys(
+                ("sphere", "repeat", "map", "sequence", "chain", "escape", "noise"),
+                "keeps averages of its own rows, which are derived for the ode of small batches "
+                "with free rows, and simulated by their weights: leave one of them out",
+            ),
+            row="average",
+            torch=None,
+        ),
+        "momentum_rate": Number(
+            "kappa of Momentum(rate, direct); 0 by default",
+            r"\kappa",
+            refused=dict.fromkeys(
+                ("sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "noise"),
+                "keeps velocities of its own rows, which are derived for the ode of small batches "
+                "with free rows and fixed readouts, and simulated by their weights: leave one of "
+                "them out, or take momentum=beta, a number",
+            ),
+            row="velocity",
+            torch=(
+                InOptim("SGD", "momentum", MEMORY, MEMORY, 0.0),
+                InOptim("SGD", "dampening", MEMORY, MEMORY, 0.0),
+            ),
+        ),
+        "momentum_direct": Number(
+            "alpha_1 of Momentum(rate, direct); 0 by default",
+            r"\alpha_1",
+            refused={
+                "torch": "moves the weights at once, beside a velocity of (1 - beta) G, which "
+                "torch.optim.SGD does not: leave direct out",
+            },
+        ),
+        "second_moment_rate": Number(
+            "kappa_2 of second moments; without, they follow at once",
+            r"\kappa_2",
+            key="scalar",
+            torch=(
+                InOptim("Adam", "betas[1]", MEMORY, MEMORY),
+                InOptim("RMSprop", "alpha", MEMORY, MEMORY),
+            ),
+        ),
+        "beta2": Number(
+            "fixed memory of second moments, linear students",
+            r"\beta_2",
+            below=1.0,
+            key="fraction",
+            of_optimiser=False,
+            torch=(InOptim("RMSprop", "alpha"),),
+        ),
+        "eps": Number(
+            "added to the roots of second moments",
+            r"\epsilon",
+            key="scalar",
+            torch=(
+                InOptim("Adam", "eps", 1 / P, 1 / (P * sp.sqrt(D))),
+                InOptim("RMSprop", "eps", 1 / P, 1 / (P * sp.sqrt(D))),
+            ),
+        ),
+        "initial": Number(
+            "what is accumulated at t = 0",
+            "V_0",
+            key="scalar",
+            torch=(
+                InOptim("Adagrad", "initial_accumulator_value", D / P**2, P**-2),
+                InOptim("Adam", "exp_avg_sq", P**-2, 1 / (P**2 * D), state=True),
+                InOptim("RMSprop", "square_avg", P**-2, 1 / (P**2 * D), state=True),
+            ),
+        ),
+    }
+)
+# What an optimiser makes of a step besides the update field: symbols of equations, in their order.
+OPTIMISER: Mapping[str, Number] = MappingProxyType(
+    {name: number for name, number in REGISTRY.items() if number.of_optimiser}
+)
+# Those that a field of an algorithm declares.
+DECLARED = tuple(name for name, number in REGISTRY.items() if number.declared)
+# Rows beside the weights, by the numbers that ask for them.
+ROWS: Mapping[str, str] = {n.row: name for name, n in OPTIMISER.items() if n.row}
