@@ -103,6 +103,12 @@ LETTERS: dict[str, str] = {
     "dim": "d",
     "batch_size": "n_b",
     "readout_rate": r"\rho_a",
+    "x": "x",
+    "y": "y",
+    "noise": r"\xi",
+    "W": "W",
+    "W_star": "W_*",
+    "c": r"\tilde{a}",
 }
 # Letters of papers; factors and clocks stay those of this library.
 NOTATIONS: dict[str, dict[str, str]] = {
@@ -113,6 +119,12 @@ NOTATIONS: dict[str, dict[str, str]] = {
         "learning_rate": r"\eta",
         "h": "x",
         "h_star": "y",
+        "x": r"\xi",
+        "y": r"\zeta",
+        "noise": r"\varrho",
+        "W": "J",
+        "W_star": "B",
+        "c": r"\tilde{v}",
         "sigma": "g",
         "teacher_sigma": "g_*",
         "p": "K",

@@ -83,34 +83,34 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
     h, h_star, sigma = (letter(n) for n in ("h", "h_star", "sigma"))
+    x, y, xi, W, W_star = (letter(n) for n in ("x", "y", "noise", "W", "W_star"))
     same = isinstance(model.teacher, Committee) and (
         model.teacher.activation == model.student.activation
     )
     over = sigma if same else letter("teacher_sigma")
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
+    star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
     rows = [
         rf"f &= \frac{{1}}{{{p}}} \sum_{{j=1}}^{{{p}}} {a}_j\,{sigma}({h}_j),\quad "
-        rf"{h} = \frac{{W x}}{{\sqrt{{{d}}}}}",
-        rf"{letter('Q')} &= \frac{{W W^\top}}{{{d}}},\quad "
-        rf"{letter('M')} = \frac{{W W_*^\top}}{{{d}}},\quad "
-        rf"{letter('P')} = \frac{{W_* W_*^\top}}{{{d}}}",
+        rf"{h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
+        rf"{letter('Q')} &= \frac{{{W} {W}^\top}}{{{d}}},\quad "
+        rf"{letter('M')} = \frac{{{W} {W_star}^\top}}{{{d}}},\quad "
+        rf"{letter('P')} = \frac{{{W_star} {W_star}^\top}}{{{d}}}",
     ]
-    noise = rf" + \sqrt{{{letter('label_noise')}}}\,\xi" if model.label_noise != 0 else ""
+    noise = rf" + \sqrt{{{letter('label_noise')}}}\,{xi}" if model.label_noise != 0 else ""
     if isinstance(model.teacher, Committee):
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
         label = rf"\frac{{1}}{{{k}}} \sum_{{r=1}}^{{{k}}} {readout}\,{over}({field}){noise}"
-        rows.insert(1, rf"y &= {label},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}")
+        rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
     elif model.clusters is None:
         g = "g" if sigma != "g" else "G"
-        rows.insert(
-            1, rf"y &= {g}({h_star}){noise},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}"
-        )
-    law = rf"Inputs $x \sim \mathcal{{N}}(0, I_{{{d}}})$."
+        rows.insert(1, rf"{y} &= {g}({h_star}){noise},\quad {star_fields}")
+    law = rf"Inputs ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         law = (
             r"Inputs from a mixture of Gaussian clusters; their weights $w$, the overlaps $\mu$ of "
-            r"their means with the rows of $W_*$, and their labels $y$ are given below."
+            rf"their means with the rows of ${W_star}$, and their labels ${y}$ are given below."
         )
     if model.spectrum is not None and model.clusters is not None:
         law += (
@@ -120,19 +120,19 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
         )
     elif model.spectrum is not None:
         law = (
-            rf"Inputs $x \sim \mathcal{{N}}(0, \Sigma)$ by $B = {model.spectrum.blocks}$ blocks of "
-            r"eigenvalues $c_e$, with the noise factors $\nu_e$; overlaps with the index $e$ are "
-            r"those of the rows within a block, not weighted by $c_e$."
+            rf"Inputs ${x} \sim \mathcal{{N}}(0, \Sigma)$ by $B = {model.spectrum.blocks}$ "
+            r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
+            r"are those of the rows within a block, not weighted by $c_e$."
         )
     more = (
-        rf" The noise $\xi$ of the labels is standard normal, of variance "
+        rf" The noise ${xi}$ of the labels is standard normal, of variance "
         rf"${letter('label_noise')}$ with its factor."
         if noise
         else ""
     )
     meaning = (
-        rf"Weights $W$ of the ${p}$ students and $W_*$ of the ${k}$ teachers in ${d}$ dimensions;"
-        rf" {_indices(algorithm)};"
+        rf"Weights ${W}$ of the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ "
+        rf"dimensions; {_indices(algorithm)};"
         rf" ${letter('risk')}$ is the population risk, half the mean squared error without noise."
     )
     return "\n".join([law + more, _align(rows), meaning])

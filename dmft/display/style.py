@@ -336,6 +336,10 @@ def broken(text: str, most: int) -> str:
 def settle(figure: Any, *, own: bool) -> None:
     """Finish a figure: room for its legends if it is ours, and no label longer than its axis."""
     root = figure.figure
+    for axis in (axis for ax in root.axes for axis in (ax.xaxis, ax.yaxis)):
+        formatter = axis.get_major_formatter()
+        if hasattr(formatter, "set_useOffset"):  # a label 75 above 1e-12 + 1 reads as 75
+            formatter.set_useOffset(False)
     if not own:  # legends have taken room from the axes: labels may be too long now
         break_labels(root)
         if refit_legends(root):  # each depends on the other

@@ -219,6 +219,7 @@ SYMBOL_LATEX = {
     softmax_sum: "Z",
 }
 BASE_LATEX = {
+    "c": r"\tilde{a}",
     **{f"class_push_{number}": f"A^{{({number + 1})}}" for number in range(CLASSES)},
     "Omega": r"\Omega",
     "psi": r"\psi",
@@ -293,7 +294,11 @@ BASE_LATEX = {
 }
 # Rows that optimisers keep, in all blocks at once or in one, as their index says.
 ROW_LATEX = {"velocity": "u", "average": r"\bar{w}"}
-BASE_LATEX |= {f"{front}{name}": QUANTITIES[name].latex for name in KEPT for front in ("", BLOCK)}
+BASE_LATEX |= {
+    f"{front}{name}": QUANTITIES[name].latex
+    for name in (*KEPT, "second_moment")
+    for front in ("", BLOCK)
+}
 BASE_LATEX |= {
     f"{stem}_{row}": rf"{letter}^{{{mark}{shown}}}"
     for row, shown in ROW_LATEX.items()

@@ -226,8 +226,8 @@ RULES: dict[str, Rule] = {
     ),
     "square": Rule(
         "Square of one step",
-        "Two rows move along the same input, |x|^2/d -> 1: products of updates add to the overlaps "
-        "of students at the order of the learning rate.",
+        "Two rows move along the same input, whose squared length is d to leading order: products "
+        "of updates add to the overlaps of students at the order of the learning rate.",
         "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
         "one_pass.md B.2; [saad_solla_1995]",
@@ -245,8 +245,8 @@ RULES: dict[str, Rule] = {
     ),
     "block_square": Rule(
         "Square of one step, in a block of the inputs",
-        "Two rows move along the same input; the length of its part in a block is the share nu of "
-        "the block, |x_e|^2/d -> nu_e, its variance times its fraction of the coordinates.",
+        "Two rows move along the same input; the squared length of its part in a block is nu d, "
+        "where nu is the variance of the block times its fraction of the coordinates.",
         "dQ_e,jl/dt = ... + gamma/(p n_b) nu_e E[psi_j psi_l]",
         r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
         r"\mathbb{E}[\psi_j \psi_l]",

@@ -110,6 +110,16 @@ def test_labels_name_quantities_and_the_time_unit(folder):
     assert overlaps.figure.get_suptitle() == "a run"
 
 
+def test_tick_labels_are_values_without_an_offset(folder):
+    """Lengths that stay 1 up to rounding read as 1, not as 75 above an offset."""
+    run = Run(np.linspace(0.0, 9.0, 10), p=1)
+    run.risk = 1 - 1e-7 * run.t
+    axes = plot(run, path=folder / "run.png")
+    for ax in np.ravel(axes):
+        for axis in (ax.xaxis, ax.yaxis):
+            assert axis.get_offset_text().get_text() == ""
+
+
 def test_a_run_that_failed_says_so_in_the_figure(folder):
     run = Run(np.linspace(0, 3, 4), status=Status.LEFT_DOMAIN)
     _, risk = plot(run)

@@ -15,9 +15,13 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.averages.passes import value_of
+from dmft.equations.definitions import MeanSlope
+from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.print_forms import Polynomials, for_print, unnamed
+from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
@@ -165,6 +169,58 @@ def test_notations():
         equations("saad_solla").latex(notation="nobody")
     with pytest.raises(dmft.errors.BadParameter, match="'nothing'"):
         equations("saad_solla").latex(notation={"nothing": "x"})
+
+
+def test_letters_of_saad_and_solla_are_distinct(tmp_path):
+    """Inputs xi, fields x and y, labels zeta: no letter has two meanings."""
+    file = dmft.latex(tmp_path / "a.tex", equations("saad_solla"), notation="saad-solla")
+    text = file.read_text()
+    assert r"x = \frac{J \xi}{\sqrt{N}}" in text
+    assert r"y = \frac{B \xi}{\sqrt{N}}" in text
+    defined = re.findall(r"(?:^|quad|\n)\s*(\S+) &?=", text.split("Weights")[0])
+    assert len(defined) == len(set(defined)) >= 7
+    assert "W" not in re.sub(r"\\[a-zA-Z]+|Weights|Where|With", "", text.split("Weights")[0])
+
+
+SPECTRUM = dmft.Spectrum([3, 1], [0.25, 0.75])
+h, h_star, y = sp.symbols("h h_star y", real=True)
+KEPT = {
+    "velocities by block": (1, dmft.SGD(0.5, momentum=dmft.Momentum(1.0, 0.5)), SPECTRUM),
+    "averages by block": (2, dmft.SGD(0.5, average=0.3), SPECTRUM),
+    "rule by block": (
+        1, dmft.UpdateField(sp.tanh(y - h), fields=(h, h_star, y), learning_rate=1), SPECTRUM
+    ),
+    "velocities": (1, dmft.SGD(0.5, momentum=dmft.Momentum(1.0)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
+    width, algorithm, inputs = KEPT[name]
+    model = models.committees(models.ERF, width, models.ERF, 1, inputs=inputs)
+    derived = dmft.derive(model, algorithm)
+    for d in printed_definitions(declared_definitions(derived)[0]):
+        free = set(free_indices(d.expr)) - set(free_indices(d.target))
+        assert not free or (d.expr.has(MeanSlope) and free == {x.n})
+    text = derived.latex()
+    for odd in ("MeanSlope", "root_", "block_", r"\left\langle 1", r"\ell"):
+        assert (odd in text) == (odd == r"\ell" and width > 1 and "by block" in name)
+    assert "c_{m}" not in text
+    equal = re.findall(r"(G\S*) = ", text)
+    assert len(equal) == len(set(equal))
+    if inputs is not None:
+        assert "eigenvalue $c_e$" in text
+    if "velocities" in name:
+        assert r"$\kappa = 1" in text
+        assert r"$L = u W_*^\top / d$" in text
+
+
+def test_explanations_print_signs_and_lengths_as_formulas():
+    text = dmft.explain(equations("erf_one")).latex()
+    assert r"\,-1\," not in text
+    assert "->" not in text
+    assert "|x|" not in text.replace(r"\textbar{}", "|")
+    assert r"\Bigl\langle - \frac{1}{p}\," in text
 
 
 def test_explicit_relu_is_finite_where_fields_coincide():

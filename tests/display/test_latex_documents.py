@@ -60,7 +60,7 @@ def test_only_plain_characters_and_known_commands(text):
         textasciitilde textasciicircum frac sum sqrt left right langle rangle text mathrm quad
         gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname Bigl Bigr
         Lambda delta setlength columnsep raggedright hfuzz subsection xi sim cdot ldots top quad
-        qquad times biggl biggr pmatrix to infty
+        qquad times biggl biggr pmatrix to infty tilde
     """
     known = set(words.split())
     used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))

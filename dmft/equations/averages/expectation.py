@@ -330,8 +330,11 @@ class Expectation(sp.Expr):
         if self.is_product:
             inside = r"\,".join(map(printer._print, self.parts))
             return rf"\left\langle {inside} \right\rangle"
-        texts = []
-        for factor in named_first(self.law.shown(self.integrand)):
+        number, factors = split_coefficient(self.law.shown(self.integrand))
+        front = "" if number == 1 else printer._print(number)
+        texts = [] if number in (1, -1) else [front]
+        sign = "- " if number == -1 else ""
+        for factor in factors:
             base, exponent = factor.as_base_exp()
             text = printer._print(base)
             powered = isinstance(base, OverSamples) and exponent != 1
@@ -340,8 +343,24 @@ class Expectation(sp.Expr):
             elif isinstance(base, sp.Indexed) and exponent != 1:
                 text = f"{{{text}}}"  # it may have a superscript already
             texts.append(text if exponent == 1 else f"{text}^{{{printer._print(exponent)}}}")
-        inside = r"\,".join(texts)
+        inside = sign + r"\,".join(texts)
         return rf"\Bigl\langle {inside} \Bigr\rangle"
+
+
+def split_coefficient(integrand: sp.Expr) -> tuple[sp.Expr, list[sp.Expr]]:
+    """Coefficient of an integrand (numbers and powers of widths), and its other factors.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import h, j, p
+    >>> split_coefficient(-At(FIELD**2, h[j]) * h[j] / p)
+    (-1/p, [(h[j]**2), h[j]])
+    """
+    factors = named_first(integrand)
+    widths = {x.p, x.k}
+    plain = [f for f in factors if f.free_symbols <= widths and not f.has(At, sp.Sum)]
+    rest = [f for f in factors if f not in plain]
+    return (sp.Mul(*plain), rest) if rest else (sp.S.One, factors)
 
 
 def named_first(integrand: sp.Expr) -> list[sp.Expr]:

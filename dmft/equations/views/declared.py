@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 # The index of the only student and of the only teacher: they are not printed.
 ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
-STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v), (x.r, x.s, *x.powers)
+STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
-OVER_ALL = frozenset({"lambda", "c", "Omega"})
+OVER_ALL = frozenset(
+    {"lambda", "c", "Omega", "Gram", "output_covariance", "residual_covariance"}
+)
 # Intermediates with an index over all fields, which are written into the rates of single units.
 OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
 
@@ -64,10 +66,14 @@ def declared_definitions(
 
 
 def _read(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Definitions without the intermediates that nothing reads any more."""
+    """Definitions without intermediates, and Gram matrices of kept rows, that nothing reads."""
     while True:
         used = {n for d in definitions for n in used_bases(d.expr) if n != d.name}
-        kept = tuple(d for d in definitions if d.role != "intermediate" or d.name in used)
+        kept = tuple(
+            d
+            for d in definitions
+            if d.name in used or not (d.role == "intermediate" or d.name.startswith("Gram_"))
+        )
         if len(kept) == len(definitions):
             return kept
         definitions = kept
@@ -117,7 +123,12 @@ def _of_single_units(
 ) -> tuple[Definition, ...]:
     """One student or one teacher: their indices and sums disappear, averages stand in the rates."""
     inner = {d.name: d for d in definitions if d.name in OVER_FIELDS}
-    table = _Single(inner, student, teacher)
+    grams = [
+        (d.target, d.expr)
+        for d in definitions
+        if d.role == "block" and isinstance(d.expr, sp.Indexed | sp.KroneckerDelta)
+    ]
+    table = _Single(inner, grams, student, teacher)
     found = []
     for d in definitions:
         if d.name in OVER_FIELDS or (d.role == "block" and d.name == "Omega"):
@@ -126,14 +137,26 @@ def _of_single_units(
             continue
         terms = tuple((name, table(e)) for name, e in d.terms)
         found.append(replace(d, target=table.target(d.target), terms=terms))
-    return tuple(found)
+    return _read(found)
+
+
+def _places(entry: sp.Indexed) -> tuple[list[sp.Expr], list[bool]]:
+    """Indices of an entry, positions of teachers as their numbers, and which are teachers'."""
+    kinds = [i.has(x.p) for i in entry.indices]
+    return [i - x.p if k else i for i, k in zip(entry.indices, kinds, strict=True)], kinds
 
 
 class _Single:
     """Rewrites expressions for one student, one teacher, or both."""
 
-    def __init__(self, inner: Mapping[str, Definition], student: bool, teacher: bool) -> None:
-        self.inner = inner
+    def __init__(
+        self,
+        inner: Mapping[str, Definition],
+        grams: Sequence[tuple[sp.Indexed, sp.Expr]],
+        student: bool,
+        teacher: bool,
+    ) -> None:
+        self.inner, self.grams = inner, grams
         self.sizes: dict[sp.Expr, sp.Expr] = {}
         self.index: dict[sp.Expr, sp.Expr] = {}
         if student:
@@ -167,21 +190,16 @@ class _Single:
         return self.inlined(expr.xreplace(table)) if table else expr
 
     def blocks(self, expr: sp.Expr) -> sp.Expr:
-        """Entries of Omega as entries of Q, M and P."""
+        """Entries of Gram matrices as entries of the blocks that they are made of."""
         table: dict[sp.Expr, sp.Expr] = {}
         for entry in expr.atoms(sp.Indexed):
-            if base_name(entry) != "Omega":
+            places, kinds = _places(entry)
+            if not set(places[:2]) <= {*STUDENTS, *TEACHERS}:
                 continue
-            places = [(i - x.p, True) if i.has(x.p) else (i, False) for i in entry.indices]
-            (one, first), (two, second) = places
-            if not {one, two} <= {*STUDENTS, *TEACHERS}:
-                continue
-            if first and second:
-                table[entry] = sp.KroneckerDelta(one, two)
-            elif not first and not second:
-                table[entry] = x.Q[one, two]
-            else:
-                table[entry] = x.M[two, one] if first else x.M[one, two]
+            for target, value in self.grams:
+                here, same = _places(target)
+                if base_name(target) == base_name(entry) and same == kinds:
+                    table[entry] = value.xreplace(dict(zip(here, places, strict=True)))
         return expr.xreplace(table)
 
     def collapsed(self, expr: sp.Expr) -> sp.Expr:

@@ -10,8 +10,8 @@ import sympy as sp
 
 from dmft.equations.averages.expectation import Expectation, OverSamples
 from dmft.equations.averages.passes import lowered
-from dmft.equations.definitions import Definition
-from dmft.equations.symbols import IN_CLUSTER
+from dmft.equations.definitions import Definition, MeanSlope, used_bases
+from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex
@@ -21,6 +21,8 @@ from dmft.equations.views.tokens import token_rows
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+from dmft.model.algorithm import numbers_of
+from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.breaking import Names
 from dmft.typeset.fragment import COLUMN, fitted
 
@@ -77,6 +79,7 @@ def equations_latex(equations: Equations, page: Page) -> str:
         f"% {equations.time_unit}",
         align(system_latex(equations, definitions, printer)),
         *notes_latex(notes, printer),
+        *meanings_latex(equations, definitions, printer),
         *equations.law_latex(definitions, printer),
     ]
     lines = equations.functions_latex(printer)
@@ -141,6 +144,36 @@ def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
     return [f"Here {shown}, as declared."]
 
 
+def meanings_latex(
+    equations: Equations, definitions: Sequence[Definition], printer: EquationPrinter
+) -> list[str]:
+    """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
+    symbols = set().union(*(d.expr.free_symbols for d in definitions))
+    told = [
+        rf"${printer.doprint(symbol)} = {printer.doprint(value)}$ is the {name.replace('_', ' ')}"
+        for name, value in numbers_of(equations.algorithm).items()
+        if (symbol := numbers[name]) in symbols
+    ]
+    names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
+    W, star, d = (printer.letter(n) for n in ("W", "W_star", "dim"))
+    for row, letter in ROW_LATEX.items():
+        others = {f"{row}_M": star, f"{row}_Q": W, row: letter, f"{row}_average": r"\bar{w}"}
+        told += [
+            rf"${QUANTITIES[name].latex} = {letter} {other}^\top / {d}$"
+            for name, other in others.items()
+            if name in names
+        ]
+    spectrum = getattr(equations.model, "spectrum", None)
+    if spectrum is not None and "eigenvalue" in {
+        n for e in definitions for n in used_bases(e.expr)
+    }:
+        told.append(
+            rf"block $e = 1, \ldots, {spectrum.blocks}$ has the eigenvalue $c_e$, the fraction "
+            r"$\phi_e$ of the coordinates and the noise factor $\nu_e$"
+        )
+    return [f"Here {', '.join(told)}."] if told else []
+
+
 def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
     """Law of the local fields and their coefficients."""
     blocks = [d for d in definitions if d.role == "block"]
@@ -154,12 +187,19 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
     Omega = printer.letter("Omega")
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
     if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
-        matrix = r"\sum_{e=1}^{B} c_e G_e"
+        matrix = (
+            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
+            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
+        )
+        blocks = [d for d in blocks if d.name != "Gram"]
     law = rf"{Omega}),\quad {Omega} = {matrix}"
     if any(IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
         law = Omega + r"^{[z]})\text{ in cluster } z"
     lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
     lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
+    if any(d.expr.has(MeanSlope) for d in definitions):
+        whole = rf"({field} - m^{{[z]}})" if "in cluster" in law else field
+        lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
     whose = ""
     if any(d.expr.has(OverSamples) for d in definitions):
         whose = r" of all samples $\mu$ of a batch, which are independent"
@@ -279,7 +319,9 @@ def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) ->
     rows: dict[str, list[str]] = {}
     for d in definitions:
         text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
-        rows.setdefault(d.name, []).append(text)
+        row = rows.setdefault(d.name, [])
+        if text not in row:  # G_12 and G_21 of single units are printed alike
+            row.append(text)
     return ["& " + r",\quad ".join(row) for row in rows.values()]
 
 

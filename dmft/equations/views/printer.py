@@ -11,7 +11,7 @@ from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
-from dmft.equations.definitions import base_name
+from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.views.declared import ONLY
 from dmft.equations.views.print_forms import OneMore
 from dmft.equations.views.text import function_text, printed, split_averages
@@ -84,7 +84,7 @@ class EquationPrinter(LatexPrinter):
 
     def _print(self, expr: Any, **kwargs: Any) -> str:
         # These print themselves in other printers.
-        for kind in (TokenAverage, FourSigns):
+        for kind in (TokenAverage, FourSigns, MeanSlope):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
@@ -174,6 +174,14 @@ class EquationPrinter(LatexPrinter):
         )
         space = r"\," if order else ""
         return rf"{order}{space}\mathcal{{E}}_{{{number}}}({e}, {m})"
+
+    def _print_MeanSlope(self, expr: MeanSlope) -> str:
+        pull, root = expr.args
+        rows = " ".join(self._print(i) for i in pull.indices[:-1] if i not in ONLY)
+        beta = printed(base_name(pull), x.BASE_LATEX, CLUSTER_LATEX)
+        covariance = printed(base_name(root).replace("root", "Omega"), x.BASE_LATEX, CLUSTER_LATEX)
+        field = self._print(root.indices[0])
+        return rf"\left({beta}\,{{{covariance}}}^{{-1/2}}\right)_{{{f'{rows} {field}'.strip()}}}"
 
     def _print_FourSigns(self, expr: sp.Function, exp: str | None = None) -> str:
         inside = ", ".join(self._print(a) for a in expr.args)

@@ -248,11 +248,23 @@ def comment_text(definition: Definition) -> tuple[str, ...]:
 
 
 def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
-    """Definitions without what only keeps code from dividing by zero."""
-    none = {x.LEAST_SQUARE: sp.S.Zero}
+    """Definitions without constants that only code needs: guards of zero, functions that are 1."""
     return tuple(
-        replace(d, terms=tuple((n, e.xreplace(none)) for n, e in d.terms)) for d in definitions
+        replace(d, terms=tuple((n, _without_constants(e)) for n, e in d.terms)) for d in definitions
     )
+
+
+def _without_constants(expr: sp.Expr) -> sp.Expr:
+    table = {a: a.factor for a in expr.atoms(At) if a.factor.is_number}
+    table[x.LEAST_SQUARE] = sp.S.Zero
+    averages = {}
+    for average in expr.atoms(Expectation):
+        parts = [part.xreplace(table) for part in average.parts]
+        rest = [part for part in parts if not part.is_number]
+        plain = sp.Mul(*(part for part in parts if part.is_number))
+        if plain != 1 or len(rest) < len(parts):
+            averages[average] = plain * (Expectation(*rest, average.law) if rest else 1)
+    return expr.xreplace(averages).xreplace(table)
 
 
 def equations_text(equations: Equations) -> str:
