@@ -44,6 +44,7 @@ OPTIONAL_CONSTANTS = (
     Block("block_P", ("blocks", "k", "k")),
     Block("eigenvalue", ("blocks",)),
     Block("noise_factor", ("blocks",)),
+    Block("inverse_count", ("blocks",)),
     Block("cluster_scale", ("clusters", "blocks")),
     Block("block_fraction", ("blocks",)),
 )

@@ -51,16 +51,20 @@ class RowEquations(Equations):
     @property
     def approximation(self) -> str:
         """How the averages are computed, in words; and how far overlaps concentrate, if they do."""
-        text = super().approximation
+        parts = [text] if (text := super().approximation) != "exact" else []
         spectrum = self.model.spectrum
         size = np.inf if spectrum is None else spectrum.intrinsic_dim
-        if size >= CONCENTRATED:
-            return text
-        few = (
-            f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy runs, "
-            f"to a relative order of {1 / size:.2g}, which single runs leave by {size**-0.5:.2g}"
-        )
-        return few if text == "exact" else f"{text}; {few}"
+        if size < CONCENTRATED:
+            parts.append(
+                f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy "
+                f"runs, to a relative order of {1 / size:.2g}, which single runs leave by "
+                f"{size**-0.5:.2g}"
+            )
+        if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
+            from dmft.equations.update.adaptive.claims import claims_of
+
+            parts += claims_of(self.model, self.algorithm)
+        return "; ".join(parts) or "exact"
 
     @property
     def prefix(self) -> str:
@@ -141,8 +145,9 @@ class RowEquations(Equations):
         own = self.accumulated(start, initial)
         if spectrum is None:
             return replace(values, arrays={**values.arrays, **own}) if own else values
-        if any("noise_factor" in used_bases(d.expr) for d in self.definitions):
-            own = {**own, "noise_factor": spectrum.noise}
+        used = {name for d in self.definitions for name in used_bases(d.expr)}
+        optional = {"noise_factor": spectrum.noise, "inverse_count": spectrum.inverse_counts}
+        own |= {name: value for name, value in optional.items() if name in used}
         return by_block(self.model, values, own)
 
     def explicit(self, *widths: Any, **options: Any) -> ExplicitEquations:

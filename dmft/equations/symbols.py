@@ -63,10 +63,7 @@ S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
 Q_perp, P_inverse = sp.IndexedBase("Q_perp"), sp.IndexedBase("P_inverse")
 abs_perp, root_perp = sp.IndexedBase("abs_perp"), sp.IndexedBase("root_perp")
 size, along, parallel = (sp.IndexedBase(y) for y in ("size", "along", "parallel"))
-perp_learning, perp_interaction = (
-    sp.IndexedBase("perp_learning"),
-    sp.IndexedBase("perp_interaction"),
-)
+perp_learning, perp_interaction = map(sp.IndexedBase, ("perp_learning", "perp_interaction"))
 growth, cosine, cosine_weight = map(sp.IndexedBase, ("growth", "cosine", "cosine_weight"))
 # Inputs with a spectrum: eigenvalues, noise factors, unweighted overlaps and fields by block.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
@@ -374,6 +371,8 @@ BASE_TEXT = {
     "Gram": "G",
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
+BASE_LATEX |= {"inverse_count": "n^{-1}", "S_coordinate": "S^{x}", "sign_gain": r"\kappa"}
+BASE_TEXT |= {"inverse_count": "n⁻¹", "S_coordinate": "Sˣ", "sign_gain": "κ"}
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", flip: "ε", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
 SYMBOL_TEXT[dilation] = "(λᵀΩ⁺λ - rank Ω)"

@@ -160,6 +160,21 @@ class Spectrum(Record):
             return math.inf
         return self.dim * self.mean / float(self.eigenvalues.max())
 
+    @property
+    def inverse_counts(self) -> Array:
+        """One over the number of coordinates in each block: 0 where that grows with d, and 1 for
+        an eigenvalue of multiplicity one.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Spectrum([9.0, 1.0], [0.0, 1.0]).inverse_counts.tolist()
+        [1.0, 0.0]
+        """
+        if self.dim is None:
+            return np.where(self.fractions == 0.0, 1.0, 0.0)
+        return 1.0 / np.maximum(self.fractions * self.dim, 1.0)
+
     def counts(self, dim: int) -> NDArray[np.int64]:
         """Numbers of coordinates in the blocks of a space of this dimension, which add up to it.
 

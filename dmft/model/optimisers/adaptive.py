@@ -159,6 +159,8 @@ class SignSGD(Adaptive):
     -----
     Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
                 `Spectrum.under_signs`: the basis in which signs are taken matters
+                (coordinates that carry a share of the outputs: exact for linear networks, else the
+                relative order of that share is part of `equations.approximation`)
     Source      structured_inputs.md 4.4
 
     Examples
@@ -231,6 +233,7 @@ class Adam(Adaptive):
     Valid for   independent coordinates; eps = 0 also for a fixed covariance in any basis
                 (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); initial is then that of
                 inputs of variance one)
+                (coordinates that carry a share of the outputs: as of `SignSGD`)
     Source      structured_inputs.md 4.5, (22)
 
     Examples

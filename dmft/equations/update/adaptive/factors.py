@@ -11,7 +11,16 @@ r"""Drift factors alpha and noise factors nu of optimisers, and the rates of wha
 
 and dN/dtau = tr Sigma/d tr S/(p^2 n_b). Where psi_j is a_j times one Gaussian variable the moments
 of steps of a fixed shape are those of psi times constants: alpha = A sqrt(c_e)/sqrt(S_jj), nu =
-B phi_e/sqrt(S_jj S_ll), with (A, B) = (2/pi, 1) for signs of one sample, those of beta_2 else. Of a
+B phi_e/sqrt(S_jj S_ll), with (A, B) = (2/pi, 1) for signs of one sample, those of beta_2 else.
+
+This holds for coordinates x_i that carry a vanishing share of psi. The leading ones of a spectrum
+may carry a finite share. For psi_j in proportion to one Gaussian variable, let b_ji = E[psi_j x_i],
+c_e D_j w_i/sqrt(d), and B_jl the mean of b_ji b_li over the n_e coordinates of a block,
+
+    B_jl = c_e^2 D_j G_e D_l^T/n_e,   E[g_ji g_li] = (c_e S_jl + (n_b + 1) B_jl)/n_b,
+    E sign(g_ji) = sign(b_ji) I_q(1/2, n_b/2),   q = b_ji^2/(c_e S_jj),
+
+with the regularised incomplete beta function I, 2/pi asin(sqrt(q)) for one sample. Of a
 spectrum that holds the scaling of the coordinates already (`Spectrum.preconditioned`) c_e and
 c_e phi_e are those of its record, and second moments are S_jj. Of clusters with variances c_ze by
 block c_e and S_jl become sums over the clusters: sum_z pi_z c_ze S^z_jl in place of c_e S_jl, and
@@ -26,13 +35,21 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.optimiser import Blocks, is_decoupled
+from dmft.equations.update.optimiser import WEIGHTS, Blocks, is_decoupled
 from dmft.equations.update.overlaps import Factors, Moments, plain_factors
 from dmft.equations.update.program import error_is_linear, is_noisy
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, MultiIndex
 
+# Of a block: one over its number of coordinates, 0 where that grows with d. Of a coordinate x_i:
+# E[psi_j x_i] E[psi_l x_i], its share in E[psi_j^2], and how much more the signs correlate.
+inverse_count, S_coordinate = map(sp.IndexedBase, ("inverse_count", "S_coordinate"))
+share_in, sign_gain = map(sp.IndexedBase, ("q", "sign_gain"))
 kappa_2, eps = x.numbers["second_moment_rate"], x.numbers["eps"]
+# Shares q of a coordinate in psi are moved by this towards one: asin(sqrt(q))/sqrt(q) and its slope
+# have no value at 0. It changes by a sixth of this.
+LEAST_SHARE = sp.Float(1e-9)
 
 
 def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> Factors:
@@ -71,6 +88,47 @@ def has_gaussian_error(model: Model, algorithm: SGD) -> bool:
     if isinstance(teacher, Committee):
         return student and _is_multiple(teacher.activation, FIELD)
     return student and isinstance(teacher, MultiIndex) and _is_form(teacher)
+
+
+def has_exact_coordinates(model: Model, algorithm: SGD) -> bool:
+    """Whether coordinates that carry a finite share of psi have their own moments of steps."""
+    spectrum = model.spectrum
+    if spectrum is None or spectrum.scaled or not spectrum.inverse_counts.any():
+        return False
+    return has_gaussian_error(model, algorithm) and getattr(algorithm, "beta2", None) is None
+
+
+def _coordinate_definitions(moments: Moments, blocks: Blocks) -> list[Definition]:
+    """B_jl: the drift of neuron l, met by that of neuron j in place of a row of the weights."""
+    j, l, e = x.j, x.l, x.block  # noqa: E741
+    drift = sp.Add(*moments.drifts.values()).xreplace({l: x.u}).xreplace({j: l})
+
+    def met(entry: sp.Indexed) -> sp.Expr:
+        (other,) = set(entry.indices) - {x.i}
+        return sp.Add(*(blocks.drift(b, WEIGHTS, j, other) for b in moments.bases.values()))
+
+    entries = {y: met(y) for y in drift.atoms(sp.Indexed) if y.base == x.Omega and x.i in y.indices}
+    front = x.eigenvalue[e] ** 2 * inverse_count[e]
+    value = front * drift.xreplace(entries)
+    return [define(S_coordinate[j, l, e], {"coordinate": value}, "intermediate")]
+
+
+def _sign_gain(samples: int, q: sp.Expr) -> sp.Expr:
+    """I_q(1/2, n/2) over its limit for small q."""
+    half, odd = sp.Rational(1, 2), samples % 2
+    total, cosine = sp.S.One, sp.sqrt(1 - q)
+    if odd:
+        total = 2 / sp.pi * CorrelationAngle(sp.S.One, q, q) / sp.sqrt(q)
+        cosine = CorrelationRoot(sp.S.One, q, q) / sp.sqrt(q)
+    # I_q(1/2, b + 1) = I_q(1/2, b) + sqrt(q) (1 - q)^b/(b B(1/2, b)), from b = 1/2 or b = 1.
+    for n in range((samples - 1) // 2):
+        b = n + half if odd else n + sp.S.One
+        total += cosine ** (2 * b) / (b * _beta(b))
+    return sp.expand_mul(_beta(sp.Rational(samples, 2)) / 2 * total)
+
+
+def _beta(b: sp.Expr) -> sp.Expr:
+    return sp.sqrt(sp.pi) * sp.gamma(b) / sp.gamma(b + sp.Rational(1, 2))
 
 
 def _is_multiple(activation: sp.Expr, field_: sp.Symbol) -> bool:
@@ -191,7 +249,13 @@ def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr)
     variance = x.eigenvalue[x.block] if within.by_block else sp.S.One
     if _by_cluster(model):  # it is part of S
         variance = sp.S.One
-    square = variance * _own(parts) / algorithm.batch_size
+    square, noise = variance * _own(parts), {name: share * s for name, s in parts.items()}
+    if has_exact_coordinates(model, algorithm):
+        found += _coordinate_definitions(moments, blocks)
+        own = (algorithm.batch_size + 1) * S_coordinate[j, l, x.block]
+        square += own.xreplace({l: j})
+        noise["sgd_noise"] = noise.get("sgd_noise", sp.S.Zero) + share / variance * own
+    square /= algorithm.batch_size
     rates = []
     kept = algorithm.kept  # type: ignore[attr-defined]
     value = within(kept, j) if kept else square
@@ -205,7 +269,7 @@ def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr)
     gain = within.entry(x.gain, j)
     found.append(define(gain, {"gain": 1 / (sp.sqrt(value) + beside)}, "intermediate"))
     both = gain * gain.xreplace({j: l})
-    noise = {name: size * share * both * s for name, s in parts.items()}
+    noise = {name: size * both * s for name, s in noise.items()}
     return Factors(moments, drift * gain, noise, found, rates, gain)
 
 
@@ -221,6 +285,15 @@ def _of_fixed_shape(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr)
     found.append(define(gain, {"gain": 1 / sp.sqrt(_own(parts))}, "intermediate"))
     both = gain * x.gain[x.l]
     noise = {name: size * share * across * both * s for name, s in parts.items()}
+    if has_exact_coordinates(model, algorithm):
+        found += _coordinate_definitions(moments, blocks)
+        j, e, whole = x.j, x.block, x.eigenvalue[x.block] * _own(parts)
+        share, own = share_in[j, e], sign_gain[j, e]
+        value = LEAST_SHARE + (1 - LEAST_SHARE) * S_coordinate[j, j, e] / whole
+        found.append(define(share, {"coordinate": value}, "intermediate"))
+        gain_of_signs = _sign_gain(int(algorithm.batch_size), share)
+        found.append(define(own, {"signs": gain_of_signs}, "intermediate"))
+        drift *= own
     return Factors(moments, drift * gain, noise, found)
 
 
