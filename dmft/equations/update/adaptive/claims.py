@@ -58,5 +58,8 @@ def _leading(spectrum: Spectrum, k: int) -> tuple[int, str]:
     if spectrum.teacher is None and np.any(spectrum.fractions == 0.0):
         return int(np.sum(spectrum.fractions == 0.0)), "a share"
     variance = spectrum.eigenvalues * np.einsum("err->e", spectrum.teacher_blocks(k))
-    shares = variance * alone / variance.sum()
-    return int(np.sum(shares > LEADING)), f"up to {shares.max():.0%} each"
+    lead = variance * alone > LEADING * variance.sum()
+    if not lead.any():
+        return 0, ""
+    largest = np.max(variance * alone) / variance.sum()
+    return round(float(np.sum(1.0 / alone[lead]))), f"up to {largest:.0%} each"
