@@ -16,7 +16,13 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.record import Record
-from dmft.workflow.fixed_points import FixedPoint, StationarySystem, check_equations, exponents
+from dmft.workflow.fixed_points import (
+    FixedPoint,
+    StationarySystem,
+    check_equations,
+    check_tolerance,
+    exponents,
+)
 
 Array = NDArray[np.float64]
 
@@ -128,7 +134,8 @@ def fixed_point_branch(
             f"the equations have no parameter {parameter!r}; they read {list(equations.parameters)}"
         )
     values = _ends(values)
-    step, tolerance = _positive("step", step), _positive("tolerance", tolerance)
+    step = _positive("step", step)
+    check_tolerance(tolerance)
     if max_points < 1:
         raise BadParameter(f"max_points = {max_points} must be at least 1")
     max_points = int(max_points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
 from dmft.equations.values import Values
 from dmft.errors import BadParameter, InvalidCovariance
-from dmft.model import SGD, GradientFlow, Overlaps
+from dmft.model import SGD, GradientFlow, Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.pointers import entry, loop
@@ -60,6 +60,38 @@ class FixedPoint(Record):
     steps: int
     status: Status
     message: str
+
+
+class FixedPoints(tuple[FixedPoint, ...]):
+    """Fixed points, each once, and the searches that led to them.
+
+    Attributes
+    ----------
+    starts : tuple of Overlaps
+        What was tried.
+    tried : tuple of FixedPoint
+        Where Newton's method ended from each of them, with its status.
+    """
+
+    starts: tuple[Overlaps, ...]
+    tried: tuple[FixedPoint, ...]
+
+    @property
+    def message(self) -> str:
+        """How many points were found, and from how many starts.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
+        >>> dmft.fixed_points(eqs, dmft.Overlaps([[0.5]], [[0.0]])).message
+        '1 point from 1 start'
+        """
+        good = sum(point.status == Status.OK for point in self)
+        failed = sum(point.status != Status.OK for point in self.tried)
+        points, starts = (f"{n} {w}s"[: None if n != 1 else -1] for n, w in
+                          ((good, "point"), (len(self.starts), "start")))  # fmt: skip
+        return f"{points} from {starts}" + (f", {failed} of which led to none" if failed else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,13 +269,13 @@ class StationarySystem:
 @checked
 def fixed_points(
     equations: Equations,
-    starts: Overlaps | Sequence[Overlaps],
+    starts: Overlaps | Sequence[Overlaps] | None = None,
     *,
     tolerance: float = 1e-13,
     max_steps: int = 100,
     **parameters: Any,
-) -> tuple[FixedPoint, ...]:
-    r"""Stationary points of the equations of motion, by Newton's method from each start.
+) -> FixedPoints:
+    r"""Stationary points of the equations of motion, by Newton's method from several starts.
 
     Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
     Shapes      as the starts: Q (p, p), M (p, k)
@@ -253,24 +285,29 @@ def fixed_points(
     Parameters
     ----------
     equations : Equations
-    starts : Overlaps or sequence of them
-        A start with a symmetry leads to a point with it: the plateau from equal units.
+    starts : Overlaps or sequence of them, optional
+        A start with a symmetry leads to a point with it: the plateau from equal units. One start
+        finds one point. By default 18 of them: random rows that overlap by order one (in p + k
+        dimensions), random rows that hardly do (in 10^4), and the first ones averaged over the
+        units. What none of them leads to is not found.
     tolerance : float
-        Largest rate at a fixed point; in units of the Jacobian at the start where that is above
-        one or below a hundredth.
+        Largest rate at a fixed point, at most 1e-4; in units of the Jacobian at the start where
+        that is above one or below a hundredth.
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
 
     Returns
     -------
-    tuple of FixedPoint
-        Each once, those that did not converge last.
+    FixedPoints
+        A tuple of `FixedPoint`, each once, with the starts that were tried (`starts`), where each
+        of them led (`tried`) and a summary (`message`). Searches that failed come last; of default
+        starts they are in `tried` alone.
 
     Raises
     ------
     BadParameter
-        For no start, or something that is not `Equations`.
+        For no start, a tolerance that motions meet, or something that is not `Equations`.
     NotClosed
         When the equations hold averages on nodes.
 
@@ -284,10 +321,13 @@ def fixed_points(
     0.333333333333 1.333333333333
     """
     check_equations(equations)
-    given = [starts] if isinstance(starts, Overlaps) else list(starts)
+    check_tolerance(tolerance)
+    given = [starts] if isinstance(starts, Overlaps) else list(starts or ())
+    if starts is None:
+        given = default_starts(equations)
     if not given:
-        raise BadParameter("fixed_points needs at least one start")
-    found: list[FixedPoint] = []
+        raise BadParameter("fixed_points needs at least one start; leave starts= out for a search")
+    tried: list[FixedPoint] = []
     for start in given:
         system = StationarySystem(equations, start, parameters)
         least = tolerance * unit_of_rates(system)
@@ -295,21 +335,91 @@ def fixed_points(
             system.rates, system.jacobian, system.free, tolerance=least, max_steps=int(max_steps)
         )
         point = point_of(system, start, root)
-        if not any(_same(point, other) for other in found):
-            found.append(point)
-    return tuple(sorted(found, key=lambda point: point.status != Status.OK))
+        if root.status == Status.OK and _at_infinity(system, root, tolerance):
+            message = f"{point.message}, where rates decay to zero and are not zero"
+            point = replace(point, status=Status.NOT_CONVERGED, message=message)
+        tried.append(point)
+    first = [next(n for n, y in enumerate(tried) if _same(point, y)) for point in tried]
+    found = [
+        replace(
+            tried[n], message=f"{tried[n].message}, from {first.count(n)} of {len(given)} starts"
+        )
+        if len(given) > 1
+        else tried[n]
+        for n in sorted(set(first), key=lambda n: (tried[n].status != Status.OK, n))
+        if starts is not None or tried[n].status == Status.OK
+    ]
+    result = FixedPoints(found)
+    result.starts, result.tried = tuple(given), tuple(tried)
+    return result
+
+
+# Rates above this part of the Jacobian are motions.
+LARGEST_TOLERANCE = 1e-4
+# Default starts of each kind, and the dimension of rows that hardly overlap.
+STARTS, MANY = 6, 10_000
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance that overlaps under way would meet."""
+    if not 0.0 < tolerance <= LARGEST_TOLERANCE:
+        raise BadParameter(
+            f"tolerance = {tolerance!r} must lie in (0, {LARGEST_TOLERANCE:g}]: overlaps with "
+            "larger rates are moving; where Newton's method fails, take other starts"
+        )
+
+
+def default_starts(equations: Equations) -> list[Overlaps]:
+    """Random overlaps of order one, random ones that are small, and ones of equal units.
+
+    Raises
+    ------
+    BadParameter
+        For symbolic widths.
+    """
+    model, sphere = equations.model, equations.algorithm.on_sphere
+    widths = model.student.width, model.teacher.width
+    if not all(width.is_Integer for width in widths):
+        raise BadParameter(
+            f"the model has the widths {widths}: give starts=, whose overlaps have numbers of rows"
+        )
+    known = model.spectrum.dim if model.spectrum is not None else None
+    dims = [int(known or dim) for dim in (sum(widths), MANY)]
+    found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]
+    return found if widths[0] == 1 else [*found, *map(_of_equal_units, found[:STARTS])]
+
+
+def _of_equal_units(start: Overlaps) -> Overlaps:
+    """The mean over orders of the units, and of the teachers where these are alike."""
+    p, k = start.p, start.k
+    one = np.eye(p)
+    diagonal = np.trace(start.Q, axis1=-2, axis2=-1)[..., None, None] / p
+    others = (start.Q.sum(axis=(-2, -1), keepdims=True) - p * diagonal) / (p * (p - 1))
+    alike = np.allclose(start.P, start.P[..., :1, :1] * np.eye(k))
+    M = start.M.mean(axis=(-2, -1) if alike else -2, keepdims=True)
+    M = np.broadcast_to(M, start.M.shape)
+    return Overlaps(diagonal * one + others * (1.0 - one), M, start.P, start.readout)
 
 
 # Rates of this size and smaller are slow: what counts as none is measured by them.
 SLOW = 1e-2
+# Overlaps this many times those of the start are far away.
+FAR = 1e3
 
 
-def unit_of_rates(system: StationarySystem) -> float:
+def _at_infinity(system: StationarySystem, root: Root, tolerance: float) -> bool:
+    """Whether rates have decayed far away from the start, not vanished: with their Jacobian."""
+    is_far = np.abs(root.y).max() > FAR * max(1.0, np.abs(system.free).max())
+    return bool(is_far and root.residual > tolerance * unit_of_rates(system, root.y))
+
+
+def unit_of_rates(system: StationarySystem, at: Array | None = None) -> float:
     """What rates of zero are compared with: one, but for equations that are fast or very slow.
 
     Rates are sums of terms as large as the Jacobian: below 1e-16 of it they are rounding.
     """
-    scale = float(np.abs(system.jacobian(system.free)).max(initial=0.0))
+    here = system.free if at is None else at
+    scale = float(np.abs(system.jacobian(here)).max(initial=0.0))
     if scale == 0.0 or not np.isfinite(scale):
         return 1.0
     return max(scale, 1.0) * min(scale / SLOW, 1.0)

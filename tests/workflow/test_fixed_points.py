@@ -1,6 +1,7 @@
 """Stationary points and their modes: the plateau of erf committees, phase retrieval, refusals."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -126,6 +127,50 @@ def test_plateau_is_followed_from_rate_to_rate():
         dmft.fixed_point_branch(equations, point, "batch", (0.5, 4.0))
     with pytest.raises(BadParameter, match="moves at a rate"):
         dmft.fixed_point_branch(equations, point, "learning_rate", (2.0, 4.0))
+
+
+def test_a_search_without_starts_finds_all_points_of_phase_retrieval():
+    """Of z^2 under gradient flow the polynomials dQ/dt = dM/dt = 0 have four roots."""
+    flow = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.GradientFlow())
+    found = dmft.fixed_points(flow)
+    q, m = sp.symbols("q m", real=True)
+    # E[(h*^2 - h^2) 2 h h*] and 2 E[(h*^2 - h^2) 2 h^2] by Wick's theorem, with P = 1.
+    rates = [6 * m - 6 * q * m, 4 * (q + 2 * m**2) - 12 * q**2]
+    roots = sorted((float(r[q]), float(r[m])) for r in sp.solve(rates, [q, m], dict=True))
+    points = sorted((p.overlaps.Q[0, 0], p.overlaps.M[0, 0]) for p in found)
+    np.testing.assert_allclose(points, roots, atol=1e-12)
+    assert found.message == "4 points from 12 starts"
+    assert len(found.starts) == len(found.tried) == 12
+    assert sum(int(p.message.split("from ")[1].split()[0]) for p in found) == 12
+    again = pickle.loads(pickle.dumps(found))
+    assert (again, again.tried, again.starts) == (found, found.tried, found.starts)
+    one = dmft.fixed_points(flow, dmft.Overlaps([[0.5]], [[0.0]]))
+    assert (one.message, len(one)) == ("1 point from 1 start", 1)
+
+
+def test_a_search_without_starts_finds_the_plateau_and_the_solution():
+    """Newton's method from one start finds one of them; far away rates decay and do not vanish."""
+    equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
+    found = dmft.fixed_points(equations)
+    assert all(p.status == "ok" for p in found)
+    risks = sorted({round(p.risk, 8) for p in found})
+    assert risks[0] == pytest.approx(0.0, abs=1e-8)
+    assert PLATEAU[1.0][3] == pytest.approx(risks[1], abs=1e-8)
+    assert max(abs(p.overlaps.Q).max() for p in found) < 2.0
+    far = [p for p in found.tried if p.overlaps.Q.max() > 1e3]
+    assert all(p.status == "not_converged" and "decay to zero" in p.message for p in far)
+
+
+@pytest.mark.parametrize("tolerance", [7, 1e-3, 0.0, -1e-9])
+def test_tolerances_that_motions_meet_are_refused(tolerance):
+    """With 7 a point at rate .2 was "ok"."""
+    flow = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.GradientFlow())
+    start = dmft.Overlaps([[0.5]], [[0.2]])
+    with pytest.raises(BadParameter, match=r"must lie in \(0, 0.0001\]: overlaps with larger"):
+        dmft.fixed_points(flow, start, tolerance=tolerance)
+    sgd = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(sp.Symbol("g", positive=True)))
+    with pytest.raises(BadParameter, match="must lie in"):
+        dmft.fixed_point_branch(sgd, start, "learning_rate", (0.1, 0.2), tolerance=tolerance)
 
 
 def test_what_does_not_converge_says_so():
