@@ -132,7 +132,18 @@ def _who_else(status: os.stat_result) -> str:
 
 
 def _is_trusted(user: int) -> bool:
-    return not hasattr(os, "geteuid") or user in (0, os.geteuid())
+    return not hasattr(os, "geteuid") or (user in (0, os.geteuid()) and user != _of_strangers())
+
+
+@cache
+def _of_strangers() -> int | None:
+    """The number that a namespace shows for users without one in it; None where all have one."""
+    try:
+        if Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]:
+            return None
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def read_own(path: Path) -> bytes:

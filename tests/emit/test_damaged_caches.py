@@ -431,6 +431,27 @@ def test_no_folder_is_made_where_others_could_replace_it(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+NAMESPACE = """
+import warnings
+from dmft.compiled import cache_directory, directory
+with warnings.catch_warnings(record=True) as told:
+    print(cache_directory() == directory.NOWHERE, len(told))
+"""
+
+
+def test_all_users_look_alike_in_a_namespace_without_them(tmp_path):
+    """Folders of anybody belong to number 65534 there, and so does the process: none is trusted."""
+    command = ["unshare", "--user", sys.executable, "-c", NAMESPACE]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "DMFT_CACHE_DIR": str(tmp_path / "c")}
+    try:
+        subprocess.run(["unshare", "--user", "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no namespaces of users here")
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout.split() == ["True", "1"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_homes_fall_back_in_words(monkeypatch, tmp_path):
     pwd = pytest.importorskip("pwd")
     monkeypatch.setattr(directory, "_TOLD", set())
