@@ -285,6 +285,36 @@ def test_slips_in_measures_of_ones_own(verb, change, reason):
         getattr(dmft, verb)(measure=lambda a, b: result, **axes[verb], **change)
 
 
+def test_axes_of_all_forms():
+    """Ends, values and mappings mean the same to diagrams, boundaries and sweeps."""
+
+    def inside(u, v):
+        return u**2 + v**2 - 0.5
+
+    low, high = 0.1, 0.9
+    values = np.linspace(low, high, 33)
+    forms = {
+        "ends": (("u", low, high), ("v", low, high)),
+        "values": (("u", values), ("v", values)),
+        "lists": (["u", low, high], ["v", list(values)]),
+        "single mappings": ({"u": values}, {"v": values}),
+        "mapping": ({"u": values, "v": values},),
+    }
+    for name, axes in forms.items():
+        diagram = dmft.phase_diagram(inside, *axes)
+        assert (diagram.x_name, diagram.y_name) == ("u", "v"), name
+        np.testing.assert_allclose(diagram.values, inside(values, values[:, None]), rtol=1e-12)
+        (curve,) = dmft.boundary(inside, *axes).curves
+        np.testing.assert_allclose(curve.x**2 + curve.y**2, 0.5, rtol=1e-5)
+        given = axes[0] if len(axes) == 1 else list(map(tuple, axes))
+        if name != "single mappings":  # those are points
+            found = dmft.sweep(given, inside)
+            np.testing.assert_allclose(found.values["value"], diagram.values.T, rtol=1e-12)
+    assert dmft.sweep(("u", low, high), lambda u: u).values["value"].tolist() == values.tolist()
+    few = dmft.boundary(inside, ("u", [low, high]), ("v", np.linspace(low, high, 5)))
+    assert few.labels.shape == (5, 9)
+
+
 def test_slips_in_axes_levels_and_parameters(spherical):
     x, y = ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0)
     how = {"equations": spherical, "start": dmft.Overlaps([[1.0]], [[0.1]])}
@@ -293,9 +323,12 @@ def test_slips_in_axes_levels_and_parameters(spherical):
         with pytest.raises(dmft.errors.BadParameter, match=match):
             verb(*given, **how, **options)
 
-    refused(r"an axis is \(name, values\)", dmft.phase_diagram, "growth_rate", x, y)
+    refused(r"an axis is \(name, values\)", dmft.phase_diagram, "growth_rate", (x[0],), y)
+    refused("lowest < highest", dmft.phase_diagram, "growth_rate", (x[0], 0.2, 0.1), y)
+    refused("a plane has two axes", dmft.phase_diagram, "growth_rate", {x[0]: [0.1]})
     refused("both axes are", dmft.phase_diagram, "growth_rate", (x[0], [0.1]), (x[0], [0.1]))
-    refused("an axis is", dmft.boundary, "growth_rate", (x[0], [0.1, 0.2]), y)
+    refused("an axis is", dmft.boundary, "growth_rate", (x[0], "a", "b"), y)
+    refused("lowest < highest", dmft.boundary, "growth_rate", (x[0], [0.1]), y)
     refused("both axes are", dmft.boundary, "growth_rate", x, x)
     for name in ("escape_time", "final_risk", "overlap"):
         refused("is never negative; say with level=", dmft.boundary, name, x, y, t_max=5.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,78 @@ def _mix(state: NDArray[np.uint64], factors: NDArray[np.uint64]) -> NDArray[np.u
     return mixed
 
 
-def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Points) -> Points:
+Axis = tuple[str, float, float] | tuple[str, ArrayLike]
+Axes = Axis | Mapping[str, ArrayLike]
+# Values of an axis that is given by its ends, evenly spaced.
+OF_RANGE = 33
+FORMS = "(name, values), (name, lowest, highest) or a mapping of names to values"
+
+
+@dataclass(frozen=True)
+class Range:
+    """An axis that is given by its ends."""
+
+    low: float
+    high: float
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.linspace(self.low, self.high, OF_RANGE)
+
+
+def as_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
+    """Ends or values of axes by name, in the forms that diagrams, boundaries and sweeps take.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> as_axes(("a", 0.0, 1.0), ("b", [1, 2]), {"c": [3]})
+    {'a': Range(low=0.0, high=1.0), 'b': [1, 2], 'c': [3]}
+    """
+    found: dict[str, Range | ArrayLike] = {}
+    for axis in given:
+        here = axis if isinstance(axis, Mapping) else _named(axis)
+        for name, values in here.items():
+            if name in found:
+                raise BadParameter(f"both axes are {name!r}: each parameter has one axis")
+            found[name] = values
+    return found
+
+
+def _named(axis: Any) -> dict[str, Range | ArrayLike]:
+    """One axis by its name."""
+    if not (isinstance(axis, tuple | list) and axis and isinstance(axis[0], str)):
+        raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}")
+    name, *rest = axis
+    if len(rest) == 1:
+        return {name: rest[0]}
+    try:
+        low, high = map(float, rest)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}") from error
+    if not -math.inf < low < high < math.inf:
+        raise BadParameter(f"axis {name!r} runs from {low!r} to {high!r}: lowest < highest")
+    return {name: Range(low, high)}
+
+
+def two_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
+    """The axes of a plane.
+
+    Raises
+    ------
+    BadParameter
+    """
+    found = as_axes(*(axis for axis in given if axis is not None))
+    if len(found) != 2:
+        raise BadParameter(f"a plane has two axes, each {FORMS}; got {list(found)}")
+    return found
+
+
+def as_points(
+    given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any] | Axis] | Axis | Points,
+) -> Points:
     """Axes of a product, or a list of parameters by name.
 
     Raises
@@ -201,15 +273,17 @@ def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Poi
     """
     if isinstance(given, Points):
         return given
-    if isinstance(given, Mapping):
-        if not given:
+    axes = _product(given)
+    if axes is not None:
+        if not axes:
             raise BadParameter("a sweep needs at least one parameter with its values")
-        columns = tuple(_column(name, values) for name, values in given.items())
-        return Points(tuple(given), tuple(c.size for c in columns), columns, True)
-    rows = list(given)
+        columns = tuple(_column(name, values) for name, values in axes.items())
+        return Points(tuple(axes), tuple(c.size for c in columns), columns, True)
+    rows: list[Any] = list(given)
     if not rows or not all(isinstance(row, Mapping) and row for row in rows):
         raise BadParameter(
-            "points are a mapping of names to values (all combinations), or a list of mappings"
+            "points are a mapping of names to values or a list of axes (all combinations), or a "
+            f"list of mappings; an axis is {FORMS}"
         )
     names = tuple(rows[0])
     for n, row in enumerate(rows):
@@ -219,6 +293,15 @@ def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Poi
             )
     columns = tuple(_column(name, [row[name] for row in rows]) for name in names)
     return Points(names, (len(rows),), columns, False)
+
+
+def _product(given: Any) -> Mapping[str, Any] | None:
+    """Axes of all combinations; None for a list of points."""
+    if isinstance(given, tuple | list) and given and isinstance(given[0], str):
+        return as_axes(given)  # type: ignore[arg-type]
+    if isinstance(given, tuple | list) and any(isinstance(axis, tuple) for axis in given):
+        return as_axes(*given)
+    return given if isinstance(given, Mapping) else None
 
 
 def _column(name: str, values: ArrayLike) -> NDArray[Any]:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dmft.analysis.boundaries.axes import check_options
 from dmft.analysis.boundaries.boundary import Boundary
 from dmft.analysis.boundaries.plane import FAILED, Seen
 from dmft.analysis.boundaries.trace import trace_boundary
+from dmft.analysis.diagrams.diagram import read_axis
 from dmft.analysis.diagrams.phase_diagram import read_result
 from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.points import Axes, Range, two_axes
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
@@ -29,7 +32,8 @@ from dmft.workflow.diagrams.measures import (
 )
 from dmft.workflow.diagrams.sweep import describe
 
-Axis = tuple[str, float, float]
+# Points of a side of the coarse grid.
+COARSE = 9
 # Measures without a sign of their own.
 POSITIVE = ("escape_time", "final_risk", "overlap")
 
@@ -37,11 +41,11 @@ POSITIVE = ("escape_time", "final_risk", "overlap")
 @checked_or(measure=BUILT_IN)
 def boundary(
     measure: str | Callable[..., Any],
-    x: Axis,
-    y: Axis,
+    x: Axes,
+    y: Axes | None = None,
     *,
     tol: float = 1e-6,
-    grid: tuple[int, int] = (9, 9),
+    grid: tuple[int, int] | None = None,
     step: float = 0.04,
     log: tuple[str, ...] = (),
     level: float = 0.0,
@@ -75,11 +79,13 @@ def boundary(
         lowest x and y, and it is followed from there to each point; where it ends, or meets
         another one, the label is "failed" and the message names it
         (`dmft.workflow.diagrams.followed`).
-    x, y : (name, lowest, highest)
+    x, y : (name, lowest, highest), (name, values) or mapping of names to values
+        Ranges of two parameters; a mapping of two names is both. Values say their ends, and if
+        there are more than two the number of points of the coarse grid.
     tol : float
         Half-width of the last bracket of each point across the curve, in units of the ranges.
-    grid : (nx, ny)
-        Points of the coarse grid.
+    grid : (nx, ny), optional
+        Points of the coarse grid, 9 a side by default.
     step : float
         Largest distance of two points of a curve, in units of the ranges.
     log : names
@@ -128,8 +134,13 @@ def boundary(
     >>> bool(abs(curve.x - 2 / (12 + curve.y)).max() < 1e-6)
     True
     """
-    check_options(x, y, tol=tol, grid=grid, step=step, log=log)
-    names = (x[0], y[0])
+    axes = two_axes(x, y)
+    names = tuple(axes)
+    across, up = ((name, *_ends(name, values)) for name, values in axes.items())
+    if grid is None:
+        columns, rows = map(_count, axes.values())
+        grid = columns, rows
+    check_options(across, up, tol=tol, grid=grid, step=step, log=log)
     if not (isinstance(level, int | float | np.number) and math.isfinite(level)):
         raise BadParameter(f"level = {level!r} must be a finite number")
     provenance: dict[str, Any] = {"level": level}
@@ -143,7 +154,7 @@ def boundary(
     else:
         _check_level(measure, level, t_max)
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        corner = {x[0]: float(x[1]), y[0]: float(y[1])}
+        corner = {name: low for name, low, _ in (across, up)}
         chosen = EquationMeasure(measure, equations, start, t_max, how, options, corner)
         chosen.check(corner)
         inner, label = chosen, chosen.label
@@ -157,9 +168,23 @@ def boundary(
 
     with one_warning():
         return trace_boundary(
-            signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
-            progress=progress, provenance=provenance | dict(identity or {}),
+            signed, across, up, tol=tol, grid=grid, step=step, log=log, threads=threads,
+            store=store, progress=progress, provenance=provenance | dict(identity or {}),
         )  # fmt: skip
+
+
+def _ends(name: str, values: Range | ArrayLike) -> tuple[float, float]:
+    """Lowest and highest value of an axis."""
+    if isinstance(values, Range):
+        return values.low, values.high
+    read = read_axis(name, values)
+    return float(read.min()), float(read.max())
+
+
+def _count(values: Range | ArrayLike) -> int:
+    """Points of the coarse grid along an axis."""
+    size = 2 if isinstance(values, Range) else np.size(values)
+    return size if size > 2 else COARSE
 
 
 def _check_level(measure: str, level: float, t_max: float | None) -> None:

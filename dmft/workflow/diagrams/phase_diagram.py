@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from dmft.analysis.diagrams.adaptive import Coarse, Kept
 from dmft.analysis.diagrams.diagram import named_diagram, read_axis
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.points import Axes, two_axes
 from dmft.checks import checked_or
-from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
 from dmft.workflow.diagrams.measures import (
@@ -25,14 +23,12 @@ from dmft.workflow.diagrams.measures import (
 )
 from dmft.workflow.diagrams.sweep import describe
 
-Axis = tuple[str, ArrayLike]
-
 
 @checked_or(measure=BUILT_IN)
 def phase_diagram(
     measure: str | Callable[..., Any],
-    x: Axis,
-    y: Axis,
+    x: Axes,
+    y: Axes | None = None,
     *,
     equations: System | None = None,
     start: Overlaps | Alignment | None = None,
@@ -79,8 +75,9 @@ def phase_diagram(
           values of x and y, followed from there to each point; not_converged where it ends, or
           meets another one (`dmft.workflow.diagrams.followed`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
-    x, y : (name, values)
-        Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
+    x, y : (name, values), (name, lowest, highest) or mapping of names to values
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Of ends, 33
+        values evenly spaced; a mapping of two names is both axes.
     equations, start, t_max
         For the built-in measures; compiled once for all points. Equations of one pass, gradient
         flow, sequence models or descents; for "minima" the sequence model itself.
@@ -145,11 +142,7 @@ def phase_diagram(
     >>> reached.labels.tolist()
     [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
-    for axis in (x, y):
-        if not isinstance(axis, tuple | list) or len(axis) != 2 or not isinstance(axis[0], str):
-            raise BadParameter(f"an axis is (name, values), got {axis!r:.80}")
-    if x[0] == y[0]:
-        raise BadParameter(f"both axes are {x[0]!r}: a phase diagram has two parameters")
+    axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
     if callable(measure):
         refuse_beside_function(
@@ -158,11 +151,11 @@ def phase_diagram(
         label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
         known = {"measure": name_of(measure), **(identity or {})}
         return named_diagram(
-            measure, dict((x, y)), quantity=label, threads=threads, progress=progress,
+            measure, axes, quantity=label, threads=threads, progress=progress,
             store=Kept(store, known), **refined,
         )  # fmt: skip
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    first = {x[0]: _first(x), y[0]: _first(y)}
+    first = {name: float(values[0]) for name, values in axes.items()}
     of = EquationMeasure(measure, equations, start, t_max, how, options, first)
     # A wrong name or a bad start is refused here, not at every point.
     of.check(first)
@@ -170,7 +163,7 @@ def phase_diagram(
     with one_warning():
         return named_diagram(
             of,
-            dict((x, y)),
+            axes,
             quantity=quantity or measure,
             threads=threads,
             progress=progress,
@@ -178,7 +171,3 @@ def phase_diagram(
             provenance=of.provenance,
             store=Kept(store, {} if store is None else {**describe(of), **(identity or {})}),
         )
-
-
-def _first(axis: Axis) -> float:
-    return float(read_axis(*axis)[0])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.points import Axis, as_points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
 from dmft.checks import checked_or
@@ -35,7 +35,7 @@ LISTED = 10_000
 
 @checked_or(measure=BUILT_IN)
 def sweep(
-    points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
+    points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any] | Axis] | Axis,
     measure: str | Callable[..., Any],
     *,
     equations: System | None = None,
@@ -57,8 +57,9 @@ def sweep(
 
     Parameters
     ----------
-    points : mapping of names to values, or list of mappings
-        All combinations of the values (the last name runs fastest), or these points.
+    points : mapping of names to values, list of axes, or list of mappings
+        All combinations of the values (the last name runs fastest), or these points. An axis is
+        (name, values) or (name, lowest, highest), which has 33 values evenly spaced.
     measure : str or callable(**parameters)
         The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
         `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
