@@ -15,7 +15,7 @@ from dmft.model import GradientDescent
 # Keys of [solve] that a descent knows, and those that it alone knows.
 KEYS = ("t_max", "samples", "scrambles", "seed")
 OWN = KEYS[1:]
-ARRAYS = ("M", "Q", "Q2", "corr", "resp", "readout", "train_loss", "risk")
+ARRAYS = ("M", "Q", "Q2", "corr", "resp", "readout", "train_loss", "risk", "error_rate")
 
 
 def refuse(declared: Declaration, command: str) -> None:
@@ -83,6 +83,8 @@ def report(run: Any, P: np.ndarray, json: bool) -> None:
     columns = {"step": run.t, "train loss": _padded(run.train_loss, run.t.size)}
     if "risk" in names:
         columns |= {"risk": run.arrays["risk"], "+-": run.error["risk"]}
+    if "error_rate" in names:
+        columns["error rate"] = run.arrays["error_rate"]
     print(table(columns | {"max cosine": _cosine(run.M, run.Q, P)}))
     print(f"after {run.t[-1]:.0f} steps:")
     print(matrix("Q", run.Q[-1]))

@@ -149,7 +149,7 @@ SCHEMA: dict[str, Table] = {
             ),
             "loss": Key(
                 "loss",
-                "squared by default; logistic, hinge, huber; with sgd correlation, cross-entropy; "
+                "squared by default; correlation, logistic, hinge, huber; with sgd cross-entropy; "
                 "or a formula in f and y, of several outputs in f1, ... and y1, ...",
                 only=("sgd", *SCALED, "gradient-descent"),
             ),
@@ -332,6 +332,10 @@ method = "overlaps"
 """
 
 
+# Columns of the names of keys in the help.
+WIDTH = 2 + max(len(key) for table in SCHEMA.values() for key in table.keys)
+
+
 def describe() -> str:
     """Return the schema as help text, one line for each key."""
     lines = []
@@ -340,7 +344,7 @@ def describe() -> str:
         for key, entry in table.keys.items():
             if name == "teacher" and key in _NETWORK:
                 continue
-            lines.append(f"    {key:<14}{_describe_key(entry)}")
+            lines.append(f"    {key:<{WIDTH}}{_describe_key(entry)}")
     return "\n".join(lines)
 
 

@@ -159,7 +159,7 @@ def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.xaxis.get_major_locator().set_params(integer=unit == "step")
     if not panels[2].lines and not panels[2].containers:
-        _empty(panels[2], "no risk: the loss is not the squared one")
+        _empty(panels[2], "no risk: runs in R^d measure none")
 
 
 def _map(

@@ -51,8 +51,9 @@ class GradientDescent(Shown):
         Readouts move by -readout_rate times the gradient of the mean loss, times width:
         a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean over the batch of the step,
         which the weights take too.
-    loss : "squared" or sympy.Expr
-        (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
+    loss : "squared", "correlation", "logistic", "hinge", "huber" or sympy.Expr
+        As of `SGD`: (f - y)^2 / 2, 1 - f y, log(1 + exp(-f y)), or any expression in symbols called
+        f (output) and y (label).
     temperature : float or sympy.Expr
         T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
     constraint : None or "sphere"
@@ -76,7 +77,7 @@ class GradientDescent(Shown):
     batch_fraction: float = 1.0
     momentum: sp.Expr = sp.S.Zero
     readout_rate: sp.Expr = sp.S.Zero
-    loss: sp.Expr | Literal["squared"] = "squared"
+    loss: str | sp.Expr = "squared"
     temperature: sp.Expr = sp.S.Zero
     constraint: Literal["sphere"] | None = None
 

@@ -111,7 +111,7 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
     """
     if isinstance(given, str) and given in kept:
         return given
-    others = {name: loss for name, loss in NAMED.items() if name not in KEPT}
+    others = {name: loss for name, loss in NAMED.items() if name not in kept}
     if isinstance(given, str) and given in others:
         return others[given]
     if isinstance(given, str) and given == CROSS_ENTROPY and kept == KEPT:

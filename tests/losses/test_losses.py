@@ -15,6 +15,7 @@ from scipy.stats import multivariate_normal, norm
 
 import dmft
 from dmft.errors import BadParameter
+from dmft.model.loss import NAMED, loss_expr
 
 z, f, y = sp.symbols("z f y", real=True)
 ERF = sp.erf(z / sp.sqrt(2))
@@ -345,3 +346,51 @@ def test_lengths_are_unknown_where_steps_are_preconditioned(option):
     model = dmft.Model(line, line, inputs=law)
     with pytest.raises(BadParameter, match="no longer holds"):
         dmft.derive(model, dmft.SGD(0.5, **option))
+
+
+NAMES = ("squared", "correlation", "logistic", "hinge", "huber")
+
+
+@pytest.mark.cases("logistic", "hinge")
+@pytest.mark.parametrize("name", NAMES)
+def test_descents_of_every_loss_have_a_risk_and_an_error_rate(name):
+    """Of a linear student and a sign teacher both are known from the overlaps."""
+    model, start = dmft.Model(LINE, SIGN), dmft.Overlaps([[1.0]], [[0.2]])
+    descent = dmft.GradientDescent(0.5, samples_per_dim=3, loss=name, ridge=0.1)
+    run = dmft.solve(dmft.derive(model, descent), start, 4, samples=4096)
+    M, Q = run.M[:, 0, 0], run.Q[:, 0, 0]
+    risk = (Q + 1 - 2 * np.sqrt(2 / np.pi) * M) / 2
+    np.testing.assert_allclose(run.risk, risk, rtol=1e-12)
+    wrong = np.arccos(M / np.sqrt(Q)) / np.pi
+    assert (np.abs(run.error_rate - wrong) < 4 * run.error["error_rate"] + 1e-4).all()
+    assert run.error["error_rate"].max() < 2e-3
+    seen = dmft.simulate(model, descent, 300, 4, 8, start)
+    off = np.abs(seen.mean.M[:, 0, 0] - M) / (seen.stderr.M[:, 0, 0] + 0.5 / np.sqrt(300))
+    assert (off < 3).all()
+
+
+def test_risks_of_curved_students_are_those_of_fresh_samples():
+    """Without a closed form: tanh on two units, against a Monte Carlo of the definition."""
+    model = dmft.Model(dmft.Committee(sp.tanh(z), 2), SIGN)
+    descent = dmft.GradientDescent(0.5, samples_per_dim=2, loss="logistic")
+    start = dmft.Overlaps(np.eye(2), [[0.3], [0.1]])
+    run = dmft.solve(dmft.derive(model, descent), start, 2, samples=4096)
+    rng = np.random.default_rng(0)
+    gram = np.block([[run.Q[-1], run.M[-1]], [run.M[-1].T, np.eye(1)]])
+    fields = np.linalg.cholesky(gram) @ rng.standard_normal((3, 400_000))
+    f, y = np.tanh(fields[:2]).mean(axis=0), np.sign(fields[2])
+    for name, value in (("risk", (y - f) ** 2 / 2), ("error_rate", f * y < 0)):
+        error = value.std() / np.sqrt(value.size) + run.error[name][-1]
+        assert abs(value.mean() - run.arrays[name][-1]) < 4 * error, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_algorithms_read_one_table_of_losses(name):
+    made = [
+        dmft.SGD(0.1, loss=name), dmft.SignSGD(0.1, loss=name), dmft.Adam(0.1, loss=name),
+        dmft.AdaGradNorm(0.1, 1.0, loss=name), dmft.GradientDescent(0.1, 2, loss=name),
+    ]  # fmt: skip
+    for algorithm in made:
+        assert sp.simplify(loss_expr(algorithm.loss) - NAMED[name]) == 0
+    with pytest.raises(dmft.errors.BadParameter, match='"hinge"'):
+        dmft.GradientDescent(0.1, 2, loss="logistical")

@@ -28,6 +28,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "readout": ("t", "p"),
     "train_loss": ("step",),
     "risk": ("t",),
+    "error_rate": ("t",),
 }
 
 
@@ -49,7 +50,9 @@ class DescentRun(Solution):
     train_loss : (T,)
         Mean loss over the samples, label noise included.
     risk : (T + 1,)
-        Population risk E(f* - f)^2 / 2, without the label noise (squared loss only).
+        Population risk E(f* - f)^2 / 2 of any loss, without the label noise.
+    error_rate : (T + 1,)
+        Where labels are signs: how often the sign of the output is wrong, without their noise.
     error : Values
         Error of each of these from the spread of the scrambles, widened by Student's t for their
         number: the truth is within two errors with 95 %. Entries of a run deviate together. Zero

@@ -235,11 +235,6 @@ def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run = of.run(here)
     if not isinstance(of.equations, DescentEquations | DescentFlow):
         return run
-    if "risk" not in run.arrays:
-        raise BadParameter(
-            'a descent of this loss has no risk to be measured: take "overlap", or a function of '
-            "dmft.solve that reads train_loss"
-        )
     return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
 
 

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from dmft.codegen.two_time.descent import build_descent
-from dmft.codegen.two_time.sample import build_bend, knots_of
+from dmft.codegen.two_time.sample import build_bend, build_measure, knots_of
 from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.over_time import OverTime, over_time
+from dmft.equations.update.lines import writes_signs
+from dmft.equations.update.overlaps import has_signs
 from dmft.equations.values import check_lengths, check_widths, readout_arrays
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
 from dmft.model.descent import check_fraction
+from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.process import DescentProblem, Process
@@ -59,14 +63,17 @@ SEVERITY = (
 # What two errors cover, as two standard deviations of a normal variable do.
 TWO_ERRORS = 0.9545
 METHODS = (None, "stein", "pathwise")
+# Of labels +1 and -1; a sign of zero is wrong by half.
+WRONG = (1 - LABEL * sp.sign(PREDICTION)) / 2
+Measure = Callable[[Sweep, Nodes], Array]
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A scramble's sweep, and the population risk at its times."""
+    """A scramble's sweep, and at its times what is measured of fresh samples, by name."""
 
     sweep: Sweep
-    risk: Array | None
+    measures: Mapping[str, Array]
     response: Array | None = None
 
 
@@ -209,7 +216,7 @@ def _sweep_all(
     job: Job,
 ) -> list[Solved]:
     """Solve each scramble; in parallel where several fit into the memory."""
-    risk_of = _risk_of(equations, task, parameters)
+    measures = _measures_of(equations, task, parameters)
     threads = thread_count(options.threads)
     workers = min(threads, layout.scrambles, layout.at_once(task, options.memory))
     store = None
@@ -245,27 +252,55 @@ def _sweep_all(
         march(sweep, nodes, past, max(1, threads // workers), after)
         if sweep.status == Status.INTERRUPTED and job.late:
             sweep.status = Status.TIMEOUT
-        risk = None if risk_of is None else risk_of(sweep, nodes)
-        return Solved(sweep, risk, measured(sweep, nodes, past, max(1, threads // workers)))
+        seen = {name: measure(sweep, nodes) for name, measure in measures.items()}
+        return Solved(sweep, seen, measured(sweep, nodes, past, max(1, threads // workers)))
 
     tasks = [partial(solve_one, number) for number in range(layout.scrambles)]
     return run_tasks(tasks, job, workers, options.progress, "descent")
 
 
-def _risk_of(
+def _measures_of(
     equations: DescentEquations, task: DescentTask, parameters: Mapping[str, float]
-) -> Callable[[Sweep, Nodes], Array] | None:
-    """Population risk of a scramble's overlaps: in closed form, or over its points as new samples.
-
-    None where the loss has none.
-    """
+) -> dict[str, Measure]:
+    """What is measured of a scramble's overlaps: the risk, and how often signs are wrong."""
+    found = {"risk": _risk_of(equations, task, parameters)}
     model = equations.model
-    if equations.algorithm.loss != "squared":
-        return None
+    if has_signs(model) and writes_signs(model):
+        found["error_rate"] = _sampled(equations, task, WRONG)
+    return found
+
+
+def _sampled(equations: DescentEquations, task: DescentTask, value: sp.Expr) -> Measure:
+    """The mean of a value of output and label over a scramble's points as new samples."""
 
     def sampled(sweep: Sweep, nodes: Nodes) -> Array:
+        sample = _measure(equations.fingerprint, equations, value)
+        states = zip(*_states(sweep), strict=True)
+        return fresh_losses(replace(task, sample=sample), nodes, states)
+
+    return sampled
+
+
+@in_turn
+@lru_cache(maxsize=32)
+def _measure(fingerprint: str, equations: DescentEquations, value: sp.Expr) -> Any:
+    return pointer(build_measure(equations, value), SAMPLE)
+
+
+def _risk_of(
+    equations: DescentEquations, task: DescentTask, parameters: Mapping[str, float]
+) -> Measure:
+    """Population risk of a scramble's overlaps: in closed form, or over its points as new samples.
+
+    Of the squared loss those have the terms that a user gave it.
+    """
+    model = equations.model
+
+    def of_loss(sweep: Sweep, nodes: Nodes) -> Array:
         return fresh_losses(task, nodes, zip(*_states(sweep), strict=True))
 
+    squared = equations.algorithm.loss == "squared"
+    sampled = of_loss if squared else _sampled(equations, task, NAMED["squared"])
     if model.clusters is not None:
         return sampled
     risk = _risk(equations.fingerprint, equations) if equations.samples_as_derived else None
@@ -360,8 +395,7 @@ def _assemble(
         sweep.done = reached
     results = [dict(result_of(s)) for s in sweeps]
     for one, result in zip(solved, results, strict=True):
-        if one.risk is not None:
-            result["risk"] = one.risk[: reached + 1]
+        result |= {name: values[: reached + 1] for name, values in one.measures.items()}
     count = len(results)
     closer = _closer([r["resp"] for r in results], solved, reached)
     if closer is not None:
