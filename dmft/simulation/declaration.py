@@ -400,16 +400,15 @@ class Filler:
             expr = sp.Piecewise(*cases[:-1], (parts[-1], True))
         else:
             parts, read, what, expr = (network.expr,), fields, "teacher", network.expr
-        first, *others = read
         symbols = sorted(network.parameters, key=str)
         values = [self.symbol(s, what) for s in symbols]
-        value = scalar_function(expr, first, [*others, *symbols])
+        value = scalar_function(expr, read[0], [*read[1:], *symbols])
         polynomial = all(y.is_polynomial(*fields) for y in parts)
         degrees = [int(sp.Poly(y, *fields).total_degree()) for y in parts if polynomial]
         return Activation(
             value=value,
             slope=value,  # never used: the teacher does not learn
-            parameters=np.array([*([0.0] * len(others)), *values]),
+            parameters=np.array([*([0.0] * (len(read) - 1)), *values]),
             degree=max(0, *degrees) if polynomial else None,
             expr=expr,
             fields=len(read),

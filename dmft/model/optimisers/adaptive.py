@@ -58,6 +58,8 @@ class Adaptive(SGD):
                 f"{type(self).__name__} has no {unknown[0]}; beside its own numbers it takes "
                 f"{', '.join(OTHERS)}{whose(unknown[0], OTHERS)}"
             )
+        if not isinstance(others.get("decoupled", False), bool):
+            raise BadParameter(f"decoupled must be True or False, got {shown(others['decoupled'])}")
         shared = {f.name for f in fields(SGD)}
         defaults = {f.name: f.default for f in fields(self) if f.name in shared}
         defaults["learning_rate"] = learning_rate
@@ -337,6 +339,12 @@ class RMSProp(Adam):
         if beta2 is not None:
             self._check_fixed(second_moment_rate, others)
         super().__init__(learning_rate, second_moment_rate, eps, 0, initial, **others)
+        if beta2 is not None and self.weight_decay != 0 and not self.decoupled:
+            raise BadParameter(
+                f"weight_decay = {self.weight_decay} in steps with a fixed beta2 is divided by a V "
+                "that fluctuates, whose constant is not known: take decoupled=True, or "
+                "second_moment_rate"
+            )
         if beta2 is not None and self.eps != 0:
             raise BadParameter(
                 f"eps = {eps} with a fixed beta2: its constants are known for eps = 0; leave it "
@@ -352,12 +360,6 @@ class RMSProp(Adam):
             raise BadParameter(
                 f"beta2 = {beta2} and second_moment_rate = {rate} both say how long V remembers: "
                 "give one of them"
-            )
-        if others.get("weight_decay", 0) != 0 and not others.get("decoupled", False):
-            raise BadParameter(
-                f"weight_decay = {others['weight_decay']} in steps with a fixed beta2 is divided "
-                "by a V that fluctuates, whose constant is not known: take decoupled=True, or "
-                "second_moment_rate"
             )
         if others.get("batch_size", 1) != 1:
             raise BadParameter(
