@@ -370,7 +370,7 @@ def test_flow_is_that_of_the_squared_loss() -> None:
 
 
 def test_ties_are_broken_uniformly_in_error_rates() -> None:
-    """Of ReLU units all outputs may be 0; `solve` and `simulate` have the rate of one definition."""
+    """All outputs of ReLU units may be 0; `solve` and `simulate` share one definition."""
     relu, rows = sp.Max(z, 0), np.array([[1.0, 0.5], [-0.5, 1.0], [0.25, -1.0]])
     twins = dmft.Model(dmft.Committee(relu, 1, [[1], [-1]]), dmft.GaussianMixture([[1.0], [-1.0]]))
     by_teacher = dmft.Model(dmft.Committee(relu, 2, rows), dmft.Committee(z, 3, np.eye(3)))
