@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +42,32 @@ LONG_EXAMPLES = {
 # A formula between double dollars, and the mark behind it: within a paragraph Markdown would read
 # them as text, and a line of them that begins with a sign as an item of a list.
 DISPLAY = re.compile(r"[ \t]*\n?[ \t]*\$\$[ \t]*\n?(.+?)\n?[ \t]*\$\$([.,;:]?)[ \t]*", re.DOTALL)
+
+# "theory/one_pass B.2, F.1" cites sections of docs/theory/one_pass.md, "(6)" an equation.
+PLACE = r"(?:\([A-D]?\d+[a-z]?\)|(?:[A-J](?:\.\d+)?|\d+(?:\.\d+)?)(?![\w\[(]))"
+CITATION = re.compile(
+    rf"\btheory/([a-z_]+)\b(?:[\s#]+({PLACE}(?:(?:,[\s#]+|-| to | and ){PLACE})*))?"
+)
+
+
+def citations(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Start, end, page and section or "(equation)" of each citation; "" cites a whole page."""
+    for found in CITATION.finditer(text):
+        places = list(re.finditer(PLACE, found[2] or ""))
+        if not places:
+            yield found.start(), found.end(), found[1], ""
+        for number, place in enumerate(places):
+            start = found.start(2) + place.start() if number else found.start()
+            yield start, found.start(2) + place.end(), found[1], place[0]
+
+
+def anchor(page: str, place: str) -> str:
+    """Label of a section "B.2" or an equation "(6)", as Sphinx writes it in addresses.
+
+    In a page it is `(one_pass-B.2)=` or `(one_pass-eq-6)=`.
+    """
+    label = f"{page}-eq-{place[1:-1]}" if place.startswith("(") else f"{page}-{place}"
+    return re.sub("[^a-z0-9]+", "-", label.lower()) if place else ""
 
 
 def write(folder: Path, extent: str) -> None:

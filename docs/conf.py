@@ -157,10 +157,41 @@ def plain_text(app, what, name, obj, options, lines):
 
 
 def unwrapped(app, doctree, name):
-    """An align stands by itself; Sphinx would put it into a split, which TeX refuses."""
+    """Sphinx would put an align or a tag into a split, which TeX refuses."""
     for node in doctree.findall(nodes.math_block):
-        if r"\begin{align" in node.astext():
+        text = node.astext()
+        if r"\tag{" in text:
+            node[:] = [nodes.Text(rf"\[{text}\]")]
+        if r"\tag{" in text or r"\begin{align" in text:
             node["no-wrap"] = node["nowrap"] = True
+
+
+def linked(app, doctree, name):
+    """Citations of theory pages, in docstrings too, become links to their section."""
+    written = nodes.FixedTextElement, nodes.literal, nodes.reference, nodes.math
+    for parent in list(doctree.findall(nodes.TextElement)):
+        if isinstance(parent, written):
+            continue
+        children = []
+        # Markdown has a node for each line, and a citation may go on in the next.
+        for plain, run in itertools.groupby(parent.children, lambda n: type(n) is nodes.Text):
+            found = list(run)
+            children += with_links(app, name, "".join(found)) if plain else found
+        parent.children = []
+        parent.extend(children)
+
+
+def with_links(app, name, text):
+    """Text and references of a text with citations."""
+    end = 0
+    for start, stop, page, place in collected.citations(text):
+        label = collected.anchor(page, place)
+        address = app.builder.get_relative_uri(name, f"theory/{page}")
+        yield nodes.Text(text[end:start])
+        to = f"{address}#{label}" if label else address
+        yield nodes.reference("", text[start:stop], refuri=to)
+        end = stop
+    yield nodes.Text(text[end:])
 
 
 def not_ours(app, what, name, obj, skip, options):
@@ -175,3 +206,4 @@ def setup(app):
     app.connect("autodoc-process-docstring", plain_text, priority=100)
     app.connect("autodoc-skip-member", not_ours)
     app.connect("doctree-resolved", unwrapped)
+    app.connect("doctree-resolved", linked)
