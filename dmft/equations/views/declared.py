@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
-OVER_ALL = frozenset(
-    {"lambda", "c", "Omega", "Gram", "output_covariance", "residual_covariance"}
-)
+OVER_ALL = frozenset({"lambda", "c", "Omega", "Gram", "output_covariance", "residual_covariance"})
 # Intermediates with an index over all fields, which are written into the rates of single units.
 OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
 
