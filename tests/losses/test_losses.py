@@ -11,6 +11,7 @@ import pytest
 import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import erf as erf_of
+from scipy.special import expit
 from scipy.stats import multivariate_normal, norm
 
 import dmft
@@ -47,6 +48,71 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     "squared, normalised": ({"label_noise": 0.3}, {"normalised": True}, -1.0),
     "squared, clipped, no noise": ({}, {"clip": 0.2}, 0.2),
 }
+
+
+# Students z g(z), which are not linear: activation, values, slope.
+PRODUCTS = {
+    "silu": (
+        z / (1 + sp.exp(-z)), lambda h: h * expit(h), lambda h: expit(h) * (1 + h * expit(-h))
+    ),
+    "z tanh z": (
+        z * sp.tanh(z), lambda h: h * np.tanh(h), lambda h: np.tanh(h) + h / np.cosh(h) ** 2
+    ),
+    "z exp(-z^2)": (
+        z * sp.exp(-(z**2)), lambda h: h * np.exp(-h * h),
+        lambda h: (1 - 2 * h * h) * np.exp(-h * h),
+    ),
+    "z sin z": (
+        z * sp.sin(z), lambda h: h * np.sin(h), lambda h: np.sin(h) + h * np.cos(h)
+    ),
+}  # fmt: skip
+# Loss, teacher, -dl/df.
+PULLS = {
+    "logistic": (SIGN, lambda f, y: y / (1 + np.exp(f * y))),
+    "correlation": (LINE, lambda f, y: y),
+    "huber": (LINE, lambda f, y: np.clip(y - f, -1, 1)),
+}
+
+
+@pytest.mark.cases(2)
+@pytest.mark.parametrize("loss", PULLS)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_students_z_g_of_z_are_not_linear(name: str, loss: str) -> None:
+    """Rates by samples of the definition; they run, and no loss sees one Gaussian combination."""
+    sigma, value, slope = PRODUCTS[name]
+    teacher, pull = PULLS[loss]
+    equations = dmft.derive(dmft.Model(dmft.Committee(sigma, 2), teacher), dmft.SGD(1.0, loss=loss))
+    rates, error = equations.evaluate(TWO), equations.evaluate_error(TWO)
+    count, lam = 60_000, fields(4, 60_000)
+    label = np.sign(lam[2]) if teacher is SIGN else lam[2]
+    psi = slope(lam[:2]) * pull(value(lam[:2]).mean(axis=0), label)
+    Q = np.einsum("in,jn->ijn", psi, lam[:2])
+    Q = Q + Q.transpose(1, 0, 2) + np.einsum("in,jn->ijn", psi, psi) / 2
+    for block, sample in (("M", psi[:, None] * lam[2:]), ("Q", Q)):
+        deviation = sample.std(axis=-1) / np.sqrt(count) + error[block].max()
+        assert np.abs((rates[block] - sample.mean(axis=-1)) / deviation).max() < 4.5
+    assert "output_covariance" not in {d.name for d in equations.definitions}
+    run = dmft.solve(equations, TWO, 1e-3, rtol=1e-3, quadrature_tol=0.1)
+    assert str(run.status) == "ok"
+    equations.latex()
+
+
+def test_softplus_on_labels_of_clusters_that_are_functions() -> None:
+    """Drift of softplus(h + mean) beside a label of h*, by samples; its tables had no number."""
+    u = sp.Symbol("u", real=True)
+    clusters = dmft.GaussianMixture([[0.5], [-0.3]], [u, 1], [0.4, 0.6], [u])
+    model = dmft.Model(dmft.Committee(sp.log(1 + sp.exp(z)), 1), clusters, label_flip=0.1)
+    equations = dmft.derive(model, dmft.AdaGradNorm(0.5, 4.0, loss="correlation"))
+    start = dmft.Overlaps([[0.5]], [[0.2]], [[1.0]])
+    found, error = equations.evaluate(start), equations.evaluate_error(start)
+    count, rng = 80_000, np.random.default_rng(1)
+    lam = np.linalg.cholesky(start.Omega) @ rng.normal(size=(2, count))
+    c = rng.random(count) < 0.6
+    lam += start.Omega[:, 1:] * np.where(c, -0.3, 0.5)
+    label = np.where(c, 1.0, lam[1]) * np.where(rng.random(count) < 0.1, -1, 1)
+    M = label * expit(lam[0]) * lam[1] / 2  # over the root of what is accumulated at the start
+    assert abs(found["M"] - M.mean()) < 4.5 * M.std() / np.sqrt(count) + error["M"]
+    assert str(dmft.solve(equations, start, 1e-3, rtol=1e-3).status) == "ok"
 
 
 @pytest.mark.cases(3)

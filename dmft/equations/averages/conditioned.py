@@ -81,11 +81,13 @@ def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
     (at,), index = students, linear[0].indices[0]
     value = _one(at.factor, at.field)
     slope = _one(derivative(at.factor), at.field)  # Stein's identity
+    if value is None or slope is None:
+        return None
     return x.mean_at[index, x.node] * value + x.rest[index, at.field.indices[0]] * slope
 
 
-def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
-    """E[factor(h_j) | h*] for any factor."""
+def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr | None:
+    """E[factor(h_j) | h*]; None for factors that need a table and hold the means of a cluster."""
     mean, variance = x.mean_at[field.indices[0], x.node], x.spread[field.indices[0]]
     if may_hold_branches(factor):
         from dmft.gaussian.branches.average import branch_field_expectation
@@ -94,7 +96,7 @@ def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
         if whole is not None:
             return whole
     closed = _closed([At(factor, field)])
-    if closed is not None:
+    if closed is not None or factor.has(sp.Indexed):
         return closed
     regular, spikes = without_dirac(factor)
     return FieldTable(regular, mean, variance) + sp.Add(

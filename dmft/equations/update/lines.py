@@ -119,9 +119,8 @@ def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -
     residuals : bool
         Whether the label is the teacher's, about mean zero: neither flipped nor in clusters.
     """
-    sigma = model.student.activation
-    slope = sigma.coeff(FIELD, 1)
-    if slope == 0 or slope * FIELD != sigma:
+    slope = slope_of(model.student.activation)
+    if slope is None:
         return None
     weight = slope * x.a[x.u] / x.p
     # A drawn label is +1 or -1 as well: products hold its mean in its place.
@@ -139,10 +138,21 @@ def _linear_teacher(model: Model) -> sp.Expr | None:
     teacher = model.teacher
     if not isinstance(teacher, Committee):
         return None
-    slope = teacher.activation.coeff(FIELD, 1)
-    if slope == 0 or slope * FIELD != teacher.activation:
-        return None
-    return slope * x.a_star[x.r] / x.k
+    slope = slope_of(teacher.activation)
+    return None if slope is None else slope * x.a_star[x.r] / x.k
+
+
+def slope_of(activation: sp.Expr) -> sp.Expr | None:
+    """What multiplies the field in a linear activation; None for others, z tanh(z) among them.
+
+    Examples
+    --------
+    >>> slope_of(3 * FIELD), slope_of(FIELD * sp.tanh(FIELD)), slope_of(FIELD + 1)
+    (3, None, None)
+    """
+    slope = sp.diff(activation, FIELD)
+    linear = not slope.has_free(FIELD) and activation.xreplace({FIELD: sp.S.Zero}) == 0
+    return slope if linear else None
 
 
 def is_sign(expr: sp.Expr) -> bool:
