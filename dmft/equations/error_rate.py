@@ -50,10 +50,7 @@ def definitions_on_nodes(model: Model) -> tuple[Definition, ...]:
         wrong = (1 - x.label * sp.sign(x.output_pass[0])) / 2
         law = OneSample(sp.Integer(-1), sp.S.Zero)
         total += c.weight * Expectation(c.shifted(wrong, own), law)
-    rate = define(x.error_rate, {"wrong": total}, "observable")
-    means = mean_definitions(model)
-    blocks = block_definitions() if model.blocks is None else gram_definitions()
-    return discretise(live([*blocks, *means, *samples, rate]))
+    return _on_nodes(model, samples, total)
 
 
 def _of_classes(model: Model) -> tuple[Definition, ...]:
@@ -68,9 +65,14 @@ def _of_classes(model: Model) -> tuple[Definition, ...]:
     samples = output_definitions(model)
     each = ((c, wrong_class(model, c)) for c in clusters_of(model))
     total = sp.Add(*(c.weight * in_cluster(model, c, wrong, samples) for c, wrong in each))
+    return _on_nodes(model, risk_definitions(model), total)
+
+
+def _on_nodes(model: Model, samples: list[Definition], total: sp.Expr) -> tuple[Definition, ...]:
+    """The error rate `total` of the definitions of a sample, and the law of its fields."""
     rate = define(x.error_rate, {"wrong": total}, "observable")
-    own = [*mean_definitions(model), *risk_definitions(model)]
-    return discretise(live([*block_definitions(), *own, rate]))
+    blocks = block_definitions() if model.blocks is None else gram_definitions()
+    return discretise(live([*blocks, *mean_definitions(model), *samples, rate]))
 
 
 @dataclass(frozen=True)

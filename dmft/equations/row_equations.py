@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 # Intrinsic dimension below which runs do not follow their equations closely.
 CONCENTRATED = 50.0
+# Numbers of the blocks that multiply squares of the update field.
+OF_NOISE = frozenset({"noise_factor", "block_fraction", "inverse_count"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,10 +147,12 @@ class RowEquations(Equations):
         own = self.accumulated(start, initial)
         if spectrum is None:
             return replace(values, arrays={**values.arrays, **own}) if own else values
-        used = {name for d in self.definitions for name in used_bases(d.expr)}
-        optional = {"noise_factor": spectrum.noise, "inverse_count": spectrum.inverse_counts}
-        own |= {name: value for name, value in optional.items() if name in used}
-        return by_block(self.model, values, own)
+        noise = {"noise_factor": spectrum.noise, "inverse_count": spectrum.inverse_counts}
+        values = by_block(self.model, values, {**own, **noise})
+        # Flows have no noise, which is what reads these.
+        unused = OF_NOISE.difference(*(used_bases(d.expr) for d in self.definitions))
+        arrays = {name: a for name, a in values.arrays.items() if name not in unused}
+        return replace(values, arrays=arrays)
 
     def explicit(self, *widths: Any, **options: Any) -> ExplicitEquations:
         """Refused: the scalars would be those of every block and row.

@@ -39,8 +39,10 @@ class Names:
         return next((y for y in LETTERS if y not in used), r"\Xi")
 
     def name(self, text: str) -> str:
-        """Name of a part, the same for equal ones."""
+        """Name of a part, the same for equal ones; a name stays as it is."""
         text = text.strip()
+        if text in self.texts.values():
+            return text
         if text not in self.texts:
             self.texts[text] = f"{self.letter}_{{{len(self.texts) + 1}}}"
         return self.texts[text]

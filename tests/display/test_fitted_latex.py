@@ -74,6 +74,13 @@ def test_widths_are_those_of_tex(tmp_path):
         assert 0.95 * float(points) < width(formula) < 1.15 * float(points), formula
 
 
+def test_names_of_exponents_are_not_named_again():
+    """Where even a name is too wide it stays, however narrow the line is."""
+    names = Names()
+    assert broken(r"e^{a + b + c + d} x", 12.0, 12.0, names)
+    assert names.texts == {"a + b + c + d": "A_{1}"}
+
+
 def test_lines_are_broken_and_nothing_is_lost():
     text = r"\frac{a + b + c + d}{e} \left[ x_{1} + x_{2} + \frac{x_{3}}{y_{3}} + z_{4} \right] - u"
     lines = broken(text, 90.0, 80.0, Names(text))

@@ -97,6 +97,30 @@ def test_clusters_draw_labels() -> None:
 
 
 @pytest.mark.cases(1)
+@pytest.mark.parametrize("loss", ["hinge", "squared"])
+def test_clusters_draw_labels_that_are_functions(loss: str) -> None:
+    """Rates and error rate of a linear student by samples: no table holds tanh of u + mean."""
+    u = sp.Symbol("u", real=True)
+    clusters = dmft.GaussianMixture([[0.5], [-0.3]], [u, u**2], [0.4, 0.6], [u])
+    model = dmft.Model(LINE, clusters, label_channel=LOGIT)
+    equations = dmft.derive(model, dmft.SGD(1.0, loss=loss))
+    found, error = equations.evaluate(ONE), equations.evaluate_error(ONE)
+    count, rng = 80_000, np.random.default_rng(2)
+    c = rng.random(count) < 0.6
+    lam = np.linalg.cholesky(ONE.Omega) @ rng.normal(size=(2, count))
+    lam += ONE.Omega[:, 1:] * np.where(c, -0.3, 0.5)
+    mean = np.tanh(np.where(c, lam[1] ** 2, lam[1]))
+    label = np.where(rng.random(count) < (1 + mean) / 2, 1.0, -1.0)
+    psi = label * (label * lam[0] < 1) if loss == "hinge" else label - lam[0]
+    for block, sample in (("M", psi * lam[1]), ("Q", 2 * psi * lam[0] + psi**2)):
+        assert abs(found[block] - sample.mean()) < 4.5 * sample.std() / count**0.5 + error[block]
+    run = dmft.solve(equations, ONE, 1e-3, save_at=[0.0], quadrature_tol=0.01)
+    wrong = np.sign(lam[0]) != label
+    assert abs(run.error_rate[0] - wrong.mean()) < 4.5 * wrong.std() / count**0.5
+    assert abs(run.risk[0] - ((mean - lam[0]) ** 2).mean() / 2) < 0.02
+
+
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize("dim", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_simulations_draw_labels(method: Any, dim: int) -> None:

@@ -115,6 +115,24 @@ def test_classes_by_the_largest_output_of_a_teacher() -> None:
     assert scores(risk, ((right - out) ** 2).sum(axis=0) / 2, risk.error) < 4.0
 
 
+def test_error_rates_of_classes_on_a_spectrum() -> None:
+    """The largest of two outputs on inputs with blocks, by samples of the fields."""
+    rows, own = np.array([[1.0, 0.5], [-0.5, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    model = dmft.Model(
+        dmft.Committee(z, 2, rows.tolist()), dmft.Committee(z, 2, own.tolist()),
+        inputs=dmft.Spectrum([2.0, 0.5], [0.5, 0.5]),
+    )  # fmt: skip
+    start = dmft.Overlaps(
+        [[[0.5, 0.1], [0.1, 0.3]]] * 2, [[[0.2, 0.1], [0.0, 0.1]]] * 2, [np.eye(2) / 2] * 2
+    )
+    run = dmft.solve(dmft.derive(model, dmft.SGD(0.5)), start, 1e-3, nodes=64, quadrature_tol=0.5)
+    root = np.linalg.cholesky(2.5 * start.Omega[0])
+    lam = root @ np.random.default_rng(0).normal(size=(4, 80_000))
+    wrong = (rows @ lam[:2]).argmax(axis=0) != (own @ lam[2:]).argmax(axis=0)
+    error = 2 * run.error["error_rate"][0]
+    assert scores(run.error_rate[0], wrong[None], error) < 4.0
+
+
 # Losses of three outputs: in SymPy, and their -dl/df_o (o, n) in NumPy.
 RIGHT = sum(f_ * y_ for f_, y_ in zip(F, Y, strict=False))
 LOSSES: dict[str, tuple[Any, Any]] = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import solve_ivp
 from scipy.special import erf
 
 import dmft
@@ -204,6 +205,21 @@ def test_runs_agree_with_weights_in_finite_dimension() -> None:
     for name in ("block_Q", "block_M", "risk", "Q", "M"):
         deviation = truth.mean[name][1:] - getattr(run, name)[1:]
         assert np.abs(deviation / truth.stderr[name][1:]).max() < 4.5, name
+
+
+def test_gradient_flow_of_blocks_runs() -> None:
+    """A linear student: dM_e/dt = sum_c w_c [(y_c - m_c) mu_c P_e - c_ce M_e], m_c = mu_c M."""
+    model = dmft.Model(dmft.Committee(z, 1), twins(scales=SCALES, fractions=FRACTIONS))
+    start = start_of(grams(2, 2), 1)
+    run = dmft.solve(dmft.derive(model, dmft.GradientFlow()), start, 1.5, save_at=4)
+    mu, label, w = np.array([1.2, -0.7]), np.array([1.0, -1.0]), np.array([0.4, 0.6])
+    P, c = start.P[:, 0, 0], w @ np.array(SCALES)
+
+    def rate(_: float, M: np.ndarray) -> np.ndarray:
+        return P * (w @ ((label - mu * M.sum()) * mu)) - c * M
+
+    truth = solve_ivp(rate, (0.0, 1.5), start.M[:, 0, 0], "DOP853", run.t, rtol=1e-10, atol=1e-12)
+    assert np.allclose(run.block_M[:, :, 0, 0], truth.y.T, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

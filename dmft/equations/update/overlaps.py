@@ -345,12 +345,16 @@ class Moments:
 
     @cached_property
     def error_rate(self) -> tuple[Line, sp.Expr] | None:
-        """The output of a linear student and how often its sign is wrong."""
+        """The output of a linear student and how often its sign is wrong; None on nodes."""
         if not has_signs(self.model):
             return None
         from dmft.equations.update.wrong_signs import closed_error_rate  # few models have it
 
-        return closed_error_rate(self.model)
+        found = closed_error_rate(self.model)
+        try:
+            return found and (found[0], _closed(found[1]))
+        except NotClosed:  # it is computed on nodes after a run
+            return None
 
 
 def _summands(value: sp.Expr) -> list[sp.Expr]:
