@@ -113,6 +113,9 @@ def test_torch_has_every_number_or_refuses_it(kind):
         assert found != plain, name
         assert isinstance(found, dict) or found.startswith(f"{name} = ")
     if kind is dmft.SGD:
+        own = dmft.UpdateField(sp.Symbol("h"), fields=sp.symbols("h s y"), learning_rate=1)
+        with pytest.raises(BadParameter, match="is more than an optimiser"):
+            own.as_torch(100)
         with pytest.raises(BadParameter, match=r"readout_rate = 0\.3\d* is the learning rate"):
             kind(0.5, readout_rate=0.3).as_torch(100)
         with pytest.raises(BadParameter, match=r"momentum_direct = 0\.5\d* moves the weights"):

@@ -99,11 +99,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             ),
         ),
         "batch_size": Number(
-            "fresh samples a step; 1 by default",
-            "n_b",
-            key="count",
-            of_optimiser=False,
-            torch=None,
+            "fresh samples a step; 1 by default", "n_b", key="count", of_optimiser=False, torch=None
         ),
         "readout_rate": Number(
             "how fast the readouts learn; 0 by default",

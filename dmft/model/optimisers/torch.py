@@ -121,7 +121,7 @@ def _whole(algorithm: SGD, found: Settings, code: Code) -> Settings:
 
 def _check(algorithm: SGD, known: set[str]) -> None:
     """Refuse what is no optimiser of weights alone, and numbers that torch does not have."""
-    for name, number in REGISTRY.items():
+    for name, number in REGISTRY.items() if type(algorithm) in NAMES else ():
         value = getattr(algorithm, name, None)
         unused = value is None or value is False or isinstance(value, Momentum) or value == 0
         if number.torch is None or name in known or unused:
