@@ -14,7 +14,7 @@ import pytest
 from dmft.cli.commands import save_times
 from dmft.cli.main import build_parser, main
 from dmft.cli.report import EXIT_CODES, matrix, table
-from dmft.cli.schema import EXAMPLE
+from dmft.cli.schema import EXAMPLE, SCHEMA
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.plain import plain
@@ -386,6 +386,27 @@ def test_export_writes_the_right_hand_side(tmp_path, capsys):
     assert main(["export", str(file), str(tmp_path / "model.js")]) == 0
     text = (tmp_path / "model.js").read_text()
     assert "export function rhs(t, Q, M, P" in text
-    assert '"learning_rate": null' in text  # a letter of [parameters]: a value of each run
+    assert '"gamma": 0.05' in text  # a letter of [parameters], with its value
     assert main(["export", str(file), str(tmp_path / "model.f90")]) == 2
     assert "export writes _jax.py" in capsys.readouterr().err
+
+
+def test_names_of_keys_stand_apart_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for table in SCHEMA.values():
+        for name, key in table.keys.items():
+            assert re.search(rf"^    {name} +{re.escape(key.text[:10])}", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("loss", ["correlation", "logistic", "hinge", "huber"])
+def test_descents_take_the_losses_that_the_help_offers(tmp_path, loss):
+    assert loss in SCHEMA["algorithm"].keys["loss"].text
+    file = tmp_path / "model.toml"
+    file.write_text(
+        '[student]\nactivation = "z"\nwidth = 1\n[teacher]\nactivation = "sign(z)"\nwidth = 1\n'
+        '[algorithm]\nkind = "gradient-descent"\nlearning_rate = 0.2\nsamples_per_dim = 2\n'
+        f'loss = "{loss}"\n'
+    )
+    assert main(["derive", str(file)]) == 0

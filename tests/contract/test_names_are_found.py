@@ -99,7 +99,10 @@ def test_what_is_pointed_to_exists():
         ),
         (lambda: dmft.latex("a.tex", ridge=1), TypeError, r"latex has no ridge= .*GradientDescent"),
         (lambda: dmft.explain(MODEL, ridge=1), TypeError, "explain has no ridge="),
-        (lambda: dmft.export(MODEL, "a.c", lr=1), TypeError, "export has no lr=.*learning_rate="),
+        (
+            lambda: dmft.export(dmft.derive(MODEL, dmft.SGD(0.1)), "a.c", lr=1),
+            BadParameter, "unknown parameter 'lr'.*learning_rate= of",
+        ),
         (lambda: dmft.load("a.nc", lr=1), TypeError, "load has no lr=.*learning_rate="),
         (lambda: dmft.Adam(0.1, ridge=1), BadParameter, "GradientDescent"),
         (
