@@ -395,8 +395,8 @@ def test_names_of_keys_stand_apart_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for table in SCHEMA.values():
-        for name, key in table.keys.items():
+    for keys in SCHEMA.values():
+        for name, key in keys.keys.items():
             assert re.search(rf"^    {name} +{re.escape(key.text[:10])}", shown, re.MULTILINE), name
 
 
