@@ -256,13 +256,17 @@ class PopulationRisk(Short):
         found = self._averages
         if not found:
             return self._rounding(start, values)
-        rule = rule_of_averages(found, seen_by(self.model, start), options)
+        rule = rule_of_averages(found, self._of_fields(start), options)
         here = with_nodes(values, rule.groups[0] if rule.groups else rule)
         return self._by_nodes(start, values, options).error + self._rounding(start, here)
 
     def _state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
         front = BLOCK if _by_block(self.model) else ""
         return {f"{front}Q": start.Q, f"{front}M": start.M}
+
+    def _of_fields(self, start: Overlaps) -> Overlaps:
+        """Overlaps as the fields see them, of a start that `_numbers` returned."""
+        return seen_by(self.model, start) if _by_block(self.model) else start
 
     def _rounding(self, start: Overlaps, values: Values) -> float:
         state = self._state(start)
@@ -313,7 +317,7 @@ class PopulationRisk(Short):
             return self._value(start, with_nodes(values, rule))
 
         while True:
-            rule = rule_of_averages(found, seen_by(self.model, start), {**options, "nodes": count})
+            rule = rule_of_averages(found, self._of_fields(start), {**options, "nodes": count})
             groups = [np.asarray(on(group)) for group in rule.groups]
             value = on(rule)
             error = float(rule.error(np.asarray(value), groups))

@@ -389,3 +389,55 @@ def test_refusals_of_declarations():
         dmft.derive(dmft.Model(line, line, inputs=SCALED), dmft.GradientDescent(0.1, 2))
     with pytest.raises(BadParameter, match="clusters of unit variance"):
         dmft.simulate(dmft.Model(line, line, inputs=SCALED), dmft.GradientDescent(0.1, 2), 9, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "value", "slope"),
+    [
+        ((z / 10, z), lambda h: np.where(h < 0, h / 10, h), lambda h: np.where(h < 0, 0.1, 1.0)),
+        (
+            (sp.exp(z) - 1, z),
+            lambda h: np.where(h < 0, np.expm1(np.minimum(h, 0)), h),
+            lambda h: np.exp(np.minimum(h, 0)),
+        ),
+    ],
+    ids=["leaky ReLU", "ELU"],
+)
+def test_piecewise_units_learn_clusters_of_different_scales(pieces, value, slope):
+    """Rates of M by Monte Carlo: means have the index of a neuron, as sums over neurons have."""
+    unit = sp.Piecewise((pieces[0], z < 0), (pieces[1], True))
+    shift, scale, labels = np.array([-0.6, 0.4]), np.array([1.5, 0.6]), np.array([-1.0, 1.0])
+    mixture = dmft.GaussianMixture(shift[:, None], labels.tolist(), scales=scale)
+    a = np.array([-1.02, 1.48])
+    model = dmft.Model(dmft.Committee(unit, 2, a.tolist()), mixture)
+    start = dmft.Overlaps([[1.5, 0.5], [0.5, 1.2]], [[-0.1], [-0.2]], [[0.8]])
+    equations = dmft.derive(model, dmft.SGD(0.6))
+    rate, claim = equations.evaluate(start)["M"], equations.evaluate_error(start)["M"]
+    rng, count = np.random.default_rng(4), 400_000
+    gram = np.block([[start.Q, start.M], [start.M.T, start.P]])
+    cluster = rng.integers(0, 2, count)
+    fields = rng.standard_normal((count, 3)) @ np.linalg.cholesky(gram).T
+    fields = fields * np.sqrt(scale)[cluster, None] + shift[cluster, None] * gram[2]
+    h = fields[:, :2]
+    drawn = (labels[cluster] - value(h) @ a / 2)[:, None] * slope(h) * a * fields[:, 2:]
+    error = drawn.std(axis=0) / np.sqrt(count)
+    assert (np.abs(drawn.mean(axis=0) - rate[:, 0]) < 4.5 * error + claim[:, 0]).all()
+
+
+def test_risk_on_nodes_of_a_spectrum_claims_its_error():
+    """Overlaps by block are weighted once; fields by Monte Carlo at their covariance."""
+    model = dmft.Model(
+        dmft.Committee(z**2, 1), dmft.Committee(sp.Max(0, z), 1), inputs=dmft.Spectrum([1.55], [1]),
+        label_channel=(1 + sp.erf(f / sp.sqrt(2))) / 2,
+    )  # fmt: skip
+    Q, M, P = 0.7, 0.3, 0.5
+    blocks = {"Q": [[[Q]]], "M": [[[M]]], "P": [[[P]]]}
+    risk = dmft.population_risk(model)
+    rng, count = np.random.default_rng(5), 400_000
+    root = np.sqrt(1.55) * np.linalg.cholesky([[Q, M], [M, P]])
+    h, star = root @ rng.standard_normal((2, count))
+    label = 2 * stats.norm.cdf(np.maximum(star, 0)) - 1
+    drawn = 0.5 * (label - h**2) ** 2
+    claim = risk.error(**blocks)
+    assert 0 <= claim < 1e-3
+    assert abs(drawn.mean() - risk(**blocks)) < 4.5 * drawn.std() / np.sqrt(count) + claim

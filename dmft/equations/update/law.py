@@ -41,6 +41,32 @@ def by_target(definitions: Iterable[Definition]) -> dict[sp.Basic, Definition]:
     return {getattr(d.target, "base", d.target): d for d in definitions}
 
 
+def _without_pieces(factor: sp.Expr) -> sp.Expr:
+    """Pieces of one field by Max and Min, which compute no piece outside its interval.
+
+    Examples
+    --------
+    >>> _without_pieces(sp.Piecewise((sp.exp(FIELD) - 1, FIELD < 0), (FIELD, True)))
+    exp(Min(0, z)) + Max(0, z) - 1
+    """
+    if not isinstance(factor, sp.Piecewise):
+        return factor.func(*map(_without_pieces, factor.args)) if factor.args else factor
+    bounds = [c.gts if c.lts == FIELD else None for _, c in factor.args[:-1]
+              if isinstance(c, sp.StrictLessThan | sp.LessThan)]  # fmt: skip
+    pieces, ends = [e for e, _ in factor.args], [-sp.oo, *bounds, sp.oo]
+    if factor.args[-1][1] != sp.true or len(ends) != len(pieces) + 1 or None in bounds:
+        return factor
+    clipped = [
+        e.xreplace({FIELD: sp.Max(low, sp.Min(FIELD, high))})
+        for e, low, high in zip(pieces, ends[:-1], ends[1:], strict=True)
+    ]
+    found = clipped[0]
+    for before, piece, here, end in zip(pieces, pieces[1:], clipped[1:], bounds, strict=False):
+        jump = sp.simplify((piece - before).subs(FIELD, end))
+        found += here - piece.subs(FIELD, end) + jump * sp.Heaviside(FIELD - end)
+    return found
+
+
 @dataclass(frozen=True)
 class Cluster:
     """One Gaussian law of the fields, and what it is weighted with.
@@ -148,7 +174,8 @@ class Cluster:
         if not random:
             return At(at.factor, moved(at.field))  # type: ignore[operator]
         inside = self.root * FIELD + self.mean_of(at.field)
-        factor = at.factor.xreplace({FIELD: inside})
+        # SymPy takes a Piecewise that has the index of a sum, as means have, out of its `At`.
+        factor = _without_pieces(at.factor).xreplace({FIELD: inside})
         if inside != FIELD and at.factor.is_polynomial(FIELD):
             factor = sp.expand(factor)
         return At(factor, at.field)
