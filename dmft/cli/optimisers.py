@@ -27,7 +27,7 @@ ALGORITHMS = {
     "gradient-descent": ("GradientDescent", "descent"),
 }
 # The table of numbers of algorithms, and its module.
-TABLE, TABLE_MODULE = "REGISTRY", "optimisers/registry"
+TABLE, TABLE_MODULE = "REGISTRY", "hyperparameters"
 
 
 def optimiser_numbers() -> dict[str, tuple[str, str, tuple[str, ...]]]:
@@ -36,7 +36,7 @@ def optimiser_numbers() -> dict[str, tuple[str, str, tuple[str, ...]]]:
     Examples
     --------
     >>> from dmft.cli.optimisers import optimiser_numbers
-    >>> from dmft.model.optimisers.registry import REGISTRY
+    >>> from dmft.model.hyperparameters import REGISTRY
     >>> found = optimiser_numbers()
     >>> all(text == REGISTRY[name].what for name, (_, text, _) in found.items())
     True

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from dmft.model.optimisers.registry import OPTIMISER, REGISTRY
+from dmft.model.hyperparameters import OPTIMISER, REGISTRY
 from dmft.names import BLOCK, KEPT, QUANTITIES
 
 p, k = sp.symbols("p k", integer=True, positive=True)
@@ -36,7 +36,7 @@ gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 flip = sp.Symbol("label_flip", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
-# Numbers of optimisers (`dmft.model.optimisers.registry`).
+# Numbers of optimisers (`dmft.model.hyperparameters`).
 numbers = {name: sp.Symbol(name, nonnegative=True) for name in OPTIMISER}
 # Finite dimension and batch, where the equations hold them.
 d = sp.Symbol("dim", positive=True)
@@ -48,9 +48,7 @@ h, h_star, lam = (sp.IndexedBase(name) for name in ("h", "h_star", "lambda"))
 learning, interaction, Phi = (sp.IndexedBase(x) for x in ("b_learning", "b_interaction", "Phi"))
 # A step of a large batch: b, its slopes K, the Gram matrix of the population gradients, the parts
 # of the step along the weights, the free step and what divides by the new lengths.
-b, K, K_star, K_own = (
-    sp.IndexedBase(name) for name in ("b", "slopes", "target_slopes", "own_slope")
-)
+b, K, K_star, K_own = map(sp.IndexedBase, ("b", "slopes", "target_slopes", "own_slope"))
 gram, radial = sp.IndexedBase("gradient_gram"), sp.IndexedBase("radial")
 step_Q, step_M = sp.IndexedBase("step_Q"), sp.IndexedBase("step_M")
 inverse_length = sp.IndexedBase("inverse_length")
@@ -216,7 +214,6 @@ SYMBOL_LATEX = {
     softmax_sum: "Z",
 }
 BASE_LATEX = {
-    "c": r"\tilde{a}",
     **{f"class_push_{number}": f"A^{{({number + 1})}}" for number in range(CLASSES)},
     "Omega": r"\Omega",
     "psi": r"\psi",
@@ -291,11 +288,8 @@ BASE_LATEX = {
 }
 # Rows that optimisers keep, in all blocks at once or in one, as their index says.
 ROW_LATEX = {"velocity": "u", "average": r"\bar{w}"}
-BASE_LATEX |= {
-    f"{front}{name}": QUANTITIES[name].latex
-    for name in (*KEPT, "second_moment")
-    for front in ("", BLOCK)
-}
+BASE_LATEX |= {f"{front}{name}": QUANTITIES[name].latex for name in KEPT for front in ("", BLOCK)}
+BASE_LATEX |= {"c": r"\tilde{a}", "second_moment": "V", f"{BLOCK}second_moment": "V"}
 BASE_LATEX |= {
     f"{stem}_{row}": rf"{letter}^{{{mark}{shown}}}"
     for row, shown in ROW_LATEX.items()

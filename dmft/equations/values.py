@@ -27,7 +27,7 @@ from dmft.model import (
     check_readout,
 )
 from dmft.model.algorithm import numbers_of
-from dmft.model.optimisers.registry import OPTIMISER
+from dmft.model.hyperparameters import OPTIMISER
 from dmft.names import BLOCK
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import sympy as sp
 
 from dmft.equations.values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter
-from dmft.model.optimisers.registry import REGISTRY
+from dmft.model.hyperparameters import REGISTRY
 
 # Decades of a slider on either side of a positive value, as a factor.
 REACH = 30.0

@@ -11,8 +11,8 @@ import sympy as sp
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD
+from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
-from dmft.model.optimisers.registry import DECLARED
 from dmft.model.rule import Named
 
 # The student's output in a rule, and the derivative of its activation at h.
@@ -56,7 +56,7 @@ class UpdateField(SGD):
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
         reported along the run by name: ``run.wrong``.
     **numbers
-        What else an optimiser makes of a step, as of `SGD`: `dmft.model.optimisers.registry`.
+        What else an optimiser makes of a step, as of `SGD`: `dmft.model.hyperparameters`.
 
     Raises
     ------

@@ -30,8 +30,8 @@ from dmft.model import (
     check_isotropic,
 )
 from dmft.model.algorithm import numbers_of
+from dmft.model.hyperparameters import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, error_expr, loss_expr
-from dmft.model.optimisers.registry import OPTIMISER
 from dmft.model.repetition import Clipping
 from dmft.model.rule import update_of
 from dmft.model.schedule import Schedule as Table
@@ -72,7 +72,7 @@ class Experiment:
     draws_labels: bool = False
     # Length that gradients are shortened to: 0 for as they are, -1 for all of length one.
     shortened: float = 0.0
-    # Of the optimiser, by the names of `dmft.model.optimisers.registry`; zeros left out.
+    # Of the optimiser, by the names of `dmft.model.hyperparameters`; zeros left out.
     numbers: Mapping[str, float] = field(default_factory=dict)
     # None for a rule of a user's own, which stands in the place of the student's slope.
     loss: str | sp.Expr | None = NAMED["squared"]

@@ -12,7 +12,7 @@ from dmft.cli.schema import SCHEMA
 from dmft.equations.symbols import SYMBOL_LATEX
 from dmft.errors import BadParameter
 from dmft.model.algorithm import numbers_of, refuse
-from dmft.model.optimisers.registry import MEMORY, OPTIMISER, REGISTRY
+from dmft.model.hyperparameters import MEMORY, OPTIMISER, REGISTRY
 
 ROOT = Path(dmft.__file__).parent
 PLACES = {"model/algorithm.py", "equations/update/optimiser.py", "simulation/steps/optimiser.py"}

@@ -20,7 +20,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.model import SGD, GradientFlow
 from dmft.model.algorithm import numbers_of
-from dmft.model.optimisers.registry import ROWS
+from dmft.model.hyperparameters import ROWS
 
 zeta, beta = x.numbers["weight_decay"], x.numbers["momentum"]
 kappa, alpha = x.numbers["momentum_rate"], x.numbers["momentum_direct"]

@@ -4,7 +4,7 @@ Two ways to write the same network. Code that stores theta = W/sqrt(d) and feeds
 stores W and feeds x/sqrt(d) (``scaled_inputs=True``). In both f = (1/p) sum_j a_j sigma(h_j), and
 the loss is the mean over a batch of 1/2 (y - f)^2 (twice that is torch's MSELoss) or of the loss
 that is declared. What torch calls each number, and by how much the two differ, is part of
-`dmft.model.optimisers.registry`; a number that is not there is refused, both ways.
+`dmft.model.hyperparameters`; a number that is not there is refused, both ways.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import sympy as sp
 from dmft.checks import shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD, Momentum, as_count
+from dmft.model.hyperparameters import MEMORY, REGISTRY, D, InOptim, P
 from dmft.model.optimisers.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
-from dmft.model.optimisers.registry import MEMORY, REGISTRY, D, InOptim, P
 
 Settings = dict[str, Any]
 Made = TypeVar("Made", bound=SGD)

@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from dmft.compiled import njit
-from dmft.model.optimisers.registry import ROWS
+from dmft.model.hyperparameters import ROWS
 
 # As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
