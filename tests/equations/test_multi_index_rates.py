@@ -139,6 +139,14 @@ def test_rates_of_one_student_are_the_definition(student, target):
     assert_rates_match(sigma, g, FIELDS[:2], start, truth, 1e-9)
 
 
+def test_hermite_products_keep_the_other_terms_of_a_target():
+    """Expanded products of powers become one of Hermite polynomials; the sign is no power."""
+    start = start_with(1, 2, seed=5)
+    target = sp.expand((Z1**2 - 1) * (Z2**2 - 1)) + sp.sign(Z1 * Z2)
+    truth = by_grid(STUDENTS["He2"], target, FIELDS[:2], start, 26)
+    assert_rates_match(STUDENTS["He2"], target, FIELDS[:2], start, truth, 1e-9)
+
+
 @pytest.mark.parametrize("target", ["parity"])
 def test_rates_of_two_relu_students_are_the_definition(target):
     start = start_with(2, 2, seed=7)

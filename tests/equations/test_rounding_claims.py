@@ -18,6 +18,7 @@ from scipy.integrate import quad, solve_ivp
 import dmft
 from dmft.equations.rounding.bounds import rounding
 from dmft.equations.rounding.conditioning import ordinary_rounding
+from dmft.equations.rounding.rules import Bounded, raised
 from dmft.special.signs import moment_of_signs_on_arrays
 
 z = sp.Symbol("z", real=True)
@@ -148,6 +149,23 @@ def test_claims_cover_the_truth(name, count):
         for values in (found, compiled(problem, start)):
             for quantity, value in values.items():
                 assert abs(value - truth[quantity]) <= claims[quantity], (q, m, p, quantity)
+
+
+@pytest.mark.parametrize("exponent", [2, 3, -1, -3, 0.5, -0.5, 2.5])
+def test_the_rule_of_powers_covers_both_ends_of_an_interval(exponent):
+    """In 60 digits, and at most a few units wider; whole powers multiply sizes out."""
+    values = np.array([[0.3, 0.7, 2.0, 31.0, 1e6]])  # rows are moved pairs
+    for relative_error in (0.0, 1e-12, 1e-3):
+        part = Bounded(values, values * relative_error, 4 * values)
+        found = raised(part, exponent)
+        for n, value in enumerate(values[0]):
+            x, e = (mp.mpf(float(y)) for y in (value, part.error[0, n]))
+            result, claim = (float(y[0, n]) for y in (found.value, found.error))
+            far = max(abs((x + s * e) ** exponent - result) for s in (-1, 1))
+            assert far <= claim <= 1.001 * far + 2.0**-51 * result
+        whole = exponent in (2, 3)
+        wanted = part.size**exponent if whole else values**exponent
+        np.testing.assert_allclose(found.size, wanted, rtol=1e-14)
 
 
 def relative(equations, start):

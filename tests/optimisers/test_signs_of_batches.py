@@ -109,13 +109,16 @@ def test_what_is_printed_and_what_is_refused() -> None:
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("samples", [2, 5])
 def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None:
-    """E sqrt(chi^2) of a Gaussian error; clusters that are all alike are taken on nodes."""
+    """E sqrt(chi^2) of a Gaussian error; clusters that are all alike are taken on nodes.
+
+    Their scale multiplies inputs and errors, and no sign: rates are those of scale one.
+    """
     line, start = dmft.Committee(z, 1), dmft.Overlaps([[0.8]], [[0.3]])
-    alike = dmft.GaussianMixture([[0.0], [0.0]])
+    alike = dmft.GaussianMixture([[0.0], [0.0]], scales=[2.5, 2.5])
     algorithm = dmft.SignSGD(0.5, samples)
     closed, nodes = (
-        dmft.derive(dmft.Model(line, line, label_noise=0.1, inputs=inputs), algorithm)
-        for inputs in (None, alike)
+        dmft.derive(dmft.Model(line, line, label_noise=noise, inputs=inputs), algorithm)
+        for inputs, noise in ((None, 0.1), (alike, 0.25))
     )
     assert nodes.averages
     assert not closed.averages
