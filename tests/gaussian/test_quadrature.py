@@ -12,6 +12,7 @@ from scipy.special import gamma
 import dmft
 from dmft import AccuracyWarning
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed
+from dmft.gaussian.nodes.grid import gaussian_nodes
 
 x, y, w, v = sp.symbols("x y w v", real=True)
 q, m, a = sp.symbols("q m a", real=True)
@@ -196,6 +197,16 @@ def test_steep_functions():
     spike = ONE.quad(1 / (1 + 10**8 * (x - sp.Rational(1, 3)) ** 2))
     assert spike == pytest.approx(np.pi * 1e-4 * np.exp(-1 / 18) / np.sqrt(2 * np.pi), rel=1e-3)
     assert spike.error < 1e-9 * spike
+
+
+def test_large_functions_are_compared_with_the_density_by_their_own_size():
+    """On the rim f times the density is 4e-5, which is nothing next to its maximum of 3e9."""
+    nodes = gaussian_nodes(10**6 * sp.exp(4 * x), [x], level=2)
+    assert nodes.weights @ nodes.values == pytest.approx(1e6 * np.exp(8), rel=1e-12)
+    with pytest.raises(BadParameter, match="not integrable"):
+        gaussian_nodes(10**6 * sp.exp(x**2 / 2), [x], level=0)
+    with pytest.raises(BadParameter, match="grows too fast"):
+        gaussian_nodes(10**6 * sp.exp(9 * x**2 / 20), [x], level=0)
 
 
 def test_rare_events():

@@ -115,13 +115,18 @@ def test_trace_of_many_tokens(sequence_vectors):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "sign"),
-    [("z1", 1, 1), ("2difference", 1, 1), ("2product", 2, 1), ("inversesqrtH2sum", 2, 1)],
-)
-def test_untied_networks_see_what_any_direction_sees(name, value, sign):
+    ("name", "value", "gain"),
+    [
+        ("z1", 1, 1.0), ("2difference", 1, np.sqrt(2)), ("2product", 2, 0.5),
+        ("inversesqrtH2sum", 2, 0.5), ("H3sum", 3, np.sqrt(0.5)),
+    ],
+)  # fmt: skip
+def test_untied_networks_see_what_any_direction_sees(name, value, gain):
+    """The largest <C*_k, u^k> / k! of unit u, by hand, and E[He_k(z) e^(z/2)] = 2^-k e^(1/8)."""
     network = dmft.SequenceNetwork(sp.exp(z / 2), 2, tied=False)
     found = SIE(target_of(name, 2), network)
-    assert (found, found.sign) == (value, sign)
+    assert (found, found.sign) == (value, 1)
+    assert float(found.witness.value) == pytest.approx(gain * np.exp(1 / 8) / 2**value, rel=1e-7)
 
 
 def test_untied_gain_of_a_negative_target_is_none():
