@@ -1,26 +1,34 @@
 """Exports: every language against the NumPy reference at random states, and what is refused."""
 
+import ast
 import ctypes
 import functools
 import importlib.util
+import inspect
 import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import sympy as sp
+from scipy import special
 
 import dmft
+from dmft.codegen.export.jax import Branches
+from dmft.codegen.export.jax import functions as functions_for_jax
+from dmft.codegen.export.library import library
 from dmft.equations.noise.tangent import jacobian as reference_jacobian
 
 Z = sp.Symbol("z", real=True)
 ERF, RELU = sp.erf(Z / sp.sqrt(2)), sp.Max(0, Z)
 P_WIDTH, K_WIDTH = sp.symbols("p k", integer=True, positive=True)
 NAMES = ("erf", "relu", "he3", "sign", "attention", "readouts")
+STEEP = np.array([-1.0, -0.3, 0.0, 0.3, 1.0])
 COMPILE = ["-std=c99", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -105,6 +113,105 @@ def test_jax(name, tmp_path):
     error, passed = runpy.run_path(dmft.export(system(name), tmp_path / "m_jax.py"))["check"]()
     assert passed
     assert error < 1e-12
+
+
+class Places:
+    """`a.at[i].set(y)` of JAX: a copy with other entries."""
+
+    def __init__(self, array, index=None):
+        self.array, self.index = array, index
+
+    def __getitem__(self, index):
+        return Places(self.array, index)
+
+    def set(self, values):
+        new = self.array.copy()
+        new[self.index] = values
+        return new
+
+
+class Updated(np.ndarray):
+    at = property(Places)
+
+
+@pytest.fixture
+def jax_of_numpy(monkeypatch):
+    """What exported files take from JAX, by NumPy: their text runs where JAX is not installed."""
+    numbers = types.ModuleType("jax.numpy")
+    numbers.__dict__.update(vars(np), zeros=lambda shape: np.zeros(shape).view(Updated))
+    jax = types.ModuleType("jax")
+    jax.jit, jax.numpy = lambda function, **_: function, numbers
+    jax.config = types.SimpleNamespace(update=lambda *_: None)
+    for name, module in (("jax", jax), ("jax.numpy", numbers), ("jax.scipy.special", special)):
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.usefixtures("jax_of_numpy")
+@pytest.mark.parametrize("name", few("relu", "sign"))
+def test_text_for_jax_is_the_reference(name, tmp_path):
+    error, passed = runpy.run_path(dmft.export(system(name), tmp_path / "m_jax.py"))["check"]()
+    assert passed
+    assert error < 1e-12
+
+
+def written(lines, folder):
+    """What functions in text for JAX are."""
+    head = "import jax.numpy as jnp\nimport numpy as np\nfrom jax.scipy.special import erf, erfc\n"
+    (folder / "functions.py").write_text(head + "\n".join(lines))
+    return runpy.run_path(str(folder / "functions.py"))
+
+
+def branches(x, y):
+    total = x
+    if x > 0.0:
+        if y > 1.0 and not x > 2.0:
+            total += y
+        else:
+            total = -total if y > 0.0 else 3.0
+        if y < -1.0:
+            return total * 2.0
+    elif y > 0.0 or x < -2.0:
+        return min(x, y)
+    else:
+        total -= abs(y)
+    for n in range(3):
+        if x > n:
+            total += n * y
+    return total
+
+
+@pytest.mark.usefixtures("jax_of_numpy")
+def test_choices_for_jax_are_branches_of_python(tmp_path):
+    lines = Branches().function(ast.parse(inspect.getsource(branches)).body[0])
+    x, y = np.random.default_rng(0).uniform(-3, 3, (2, 200))
+    found = written(lines, tmp_path)["branches"](x, y)
+    np.testing.assert_array_equal(found, [branches(*one) for one in zip(x, y, strict=True)])
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.usefixtures("jax_of_numpy")
+def test_branches_of_functions_for_jax(tmp_path):
+    """E[sign(h - U) sign(k - V)] in each branch: one integral over U."""
+    names = ("two_signs", "bivariate_normal_cdf")
+    found = written(functions_for_jax(library(names)), tmp_path)
+    u, w = np.polynomial.legendre.leggauss(60)
+    h, k = np.array([0.3, -1.2, 0.9, 0.4]), np.array([-0.7, -1.1, 0.2, -0.5])
+    for rho in (0.0, 0.5, -0.8, 0.93, -0.93, 0.99, -0.99):
+        mean = np.empty(4)
+        for n in range(4):
+            # Cut where the sign switches and where the error function is steep.
+            steep = np.clip(k[n] / (rho or 1.0) + STEEP, -9.0, 9.0)
+            cuts = np.unique([-9.0, h[n], *steep, 9.0])
+            ends = np.diff(cuts)[:, None] / 2
+            x = (cuts[:-1, None] + ends * (1 + u)).ravel()
+            inner = special.erf((k[n] - rho * x) / np.sqrt(2 - 2 * rho**2))
+            density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+            mean[n] = (ends * w).ravel() @ (np.sign(h[n] - x) * inner * density)
+        both = found["bivariate_normal_cdf"](h, k, rho)
+        np.testing.assert_allclose(found["two_signs"](h, k, rho), mean, atol=1e-12)
+        alone = special.erf(h / np.sqrt(2)) + special.erf(k / np.sqrt(2))
+        np.testing.assert_allclose(both, (mean + alone + 1) / 4, atol=1e-12)
+    assert np.isnan(found["bivariate_normal_cdf"](0.1, 0.2, 1.1))
 
 
 @pytest.mark.cases(1)
