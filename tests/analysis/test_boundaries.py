@@ -363,6 +363,13 @@ def test_corners_are_passed(labels):
     assert found.status == "ok"
     assert length([curve]) == pytest.approx(2.4, abs=2e-3)
     assert found.solves["curves"] <= 10 * curve.x.size
+    # Corners are cut from at most four of the smallest steps before them to as many after.
+    smallest = 3e-5
+    for u in (0.22, 0.82):
+        for v in (0.17, 0.77):
+            off = np.stack([curve.x - u, curve.y - v])
+            along = [np.abs(off[i])[np.abs(off[1 - i]) < 3e-6].min() for i in (0, 1)]
+            assert max(along) < 4 * smallest
 
 
 def test_measures_that_vanish_in_whole_regions():

@@ -164,6 +164,22 @@ def test_fresh_samples_follow_the_one_pass_map():
         assert np.all(np.abs(mean - mine[1:]) < 4.5 * stderr), key
 
 
+def test_simulated_fresh_samples_have_no_correlation_between_steps():
+    """Other samples in each step; of one step alpha (Q - 2 M + P), the mean squared error."""
+    descent = dmft.GradientDescent(0.2, 2, batch="fresh")
+    runs = dmft.simulate(
+        dmft.Model(LINE, LINE), descent, 100, 3, 8, dmft.Overlaps([[1.0]], [[0.1]])
+    )
+    error = runs.runs["Q"][:, :3, 0, 0] - 2 * runs.runs["M"][:, :3, 0, 0] + 1
+    corr = runs.runs["corr"][..., 0, 0]
+    for t in range(3):
+        for s in range(3):
+            if t != s:
+                assert np.all(corr[:, t, s] == 0.0)
+        # The mean of 1600 squares of normal numbers has the relative error sqrt(2 / 1600).
+        assert (corr[:, t, t] / error[:, t]).mean() == pytest.approx(2, abs=2 * 4 * 0.036)
+
+
 CASES = {
     "full": {},
     "bernoulli": {"batch": "bernoulli", "batch_fraction": 0.5},

@@ -77,6 +77,16 @@ def test_surviving_diagrams_are_listed():
     assert "No diagram survives" in silent.steps[-1].note
 
 
+def test_fields_have_their_names_and_sums_of_them_others():
+    plain = dmft.explain(SHIFTED, of=x * y * sp.sign(x))
+    assert "E[x*y*sign(x)]" in str(plain)
+    assert "u_1" not in str(plain)
+    for total in (x + y, y - x):
+        summed = str(dmft.explain(GENERAL, of=y * sp.sign(total)))
+        assert "E[y*sign(u_1)]" in summed
+        assert "E[y*sign(x)]" not in summed
+
+
 def pairings(legs):
     """All ways to link legs of different fields, as counts of linked pairs of fields."""
     if not legs:

@@ -1,6 +1,7 @@
 """Twelve results that a theorist knows, explained from the definition, every step judged."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -303,6 +304,15 @@ BEYOND = {
         {"drift", "values"},
     ),
 }  # fmt: skip
+# What the text says of the declaration.
+SAID = {
+    "clusters, risk": (
+        "Cluster 1 has m⟨1⟩[i] = Ω[i,p+1], weight 1/2, label 1.",
+        "Cluster 2 has m⟨2⟩[i] = -7*Ω[i,p+1]/10, weight 1/2, variance 3/2, label -1.",
+        "1/4 ⟨[1 - 1/p Σ_u σ(h[u] + m⟨1⟩[u])*a[u]]^2⟩",
+        "1/4 ⟨[-1 - 1/p Σ_u σ(1.225 h[u] + m⟨2⟩[u])*a[u]]^2⟩",
+    )
+}
 PASSES = {"a displaced gradient", "three passes", "the logistic loss"}
 
 
@@ -320,6 +330,10 @@ def test_clusters_batches_and_passes_are_explained(name):
             np.testing.assert_allclose(step.check[:, 0], step.check[:, 1], atol=2e-5 * size)
     assert undefined(proof) == set()
     assert (len(proof.appendix) > 0) == (name in PASSES)
+    text = " ".join(str(proof).split())
+    assert [words for words in SAID.get(name, ()) if words not in text] == []
+    if name in SAID:
+        assert re.findall(r"label \$(-?1)\$", proof.latex()) == ["1", "-1"]
 
 
 @pytest.mark.parametrize("name", ["a large batch", "the logistic loss"])

@@ -7,6 +7,7 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.simulation.passage import FirstPassage
+from dmft.simulation.watched import watched_expression
 
 z = sp.Symbol("z", real=True)
 z1, z2 = sp.symbols("z1:3", real=True)
@@ -23,6 +24,27 @@ LINE = dmft.Committee(z, 1)
 SQUARES = dmft.Committee(z**2, 2)
 DESCENT = dmft.GradientDescent(0.1, samples_per_dim=2)
 START = dmft.Overlaps([[1.0]], [[0.1]])
+
+
+FUNCTIONS = [
+    lambda t, s: -s["M"][0, 0],
+    lambda t, s: 2.0 - s["M"][0, 0] + s["M"][0, 1] - 1.0,
+    lambda t, s: (s["M"][0, 0] / 3.0 - 4.0 / s["M"][0, 1]) * s["M"][0, 0] * 2.0,
+    lambda t, s: 2.0 ** s["M"][0, 0] - s["M"][0, 1] ** 3,
+    lambda t, s: abs(s["M"][0, 0]) + np.sqrt(s["M"][0, 1]) * np.exp(-s["M"][0, 0]),
+    lambda t, s: np.log(s["M"][0, 1]) - np.sin(s["M"][0, 0]) / np.cosh(s["M"][0, 1]),
+    lambda t, s: (s["M"] @ s["M"].T)[0, 0] - s["M"].sum(),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_are_followed_to_what_they_are_of_numbers(function):
+    """Compiled steps watch the expression that a function of (t, state) makes of symbols."""
+    M = np.array([[-0.37, 0.83]])
+    expr = watched_expression(dmft.Event(function, 0.0), {"M": M.shape}, ())
+    entries = {sp.Symbol(f"M[0,{r}]", real=True): M[0, r] for r in range(2)}
+    assert expr.free_symbols <= set(entries)
+    assert float(expr.subs(entries)) == pytest.approx(function(0.0, {"M": M}), rel=1e-12)
 
 
 def first(values, threshold, direction):
