@@ -73,7 +73,12 @@ def trained(
         ("Adam", dmft.Adam(0.6, second_moment_rate=3.0, eps=0.2, momentum=0.6, initial=0.4)),
         pytest.param("SGD", dmft.SGD(1.5), marks=pytest.mark.slow),
         pytest.param("Adam", dmft.Adam(0.6, momentum=0.5), marks=pytest.mark.slow),
-        pytest.param("AdamW", dmft.Adam(0.6, eps=0.1, weight_decay=0.5), marks=pytest.mark.slow),
+        pytest.param(
+            "AdamW",
+            dmft.Adam(0.6, eps=0.1, weight_decay=0.5, decoupled=True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("Adam", dmft.Adam(0.6, eps=0.1, weight_decay=0.5), marks=pytest.mark.slow),
         pytest.param("Adam", dmft.SignSGD(0.5), marks=pytest.mark.slow),
         pytest.param("Adagrad", dmft.AdaGrad(0.5, initial=0.2), marks=pytest.mark.slow),
         pytest.param("RMSprop", dmft.RMSProp(0.5, eps=0.1), marks=pytest.mark.slow),
