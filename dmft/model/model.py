@@ -127,7 +127,7 @@ class Model(Shown):
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
         object.__setattr__(self, "label_flip", as_probability(self.label_flip, "label_flip"))
         if self.outputs > 1 or getattr(self.teacher, "outputs", 1) > 1:
-            from dmft.model.classes import check_classes  # loaded by whoever has them
+            from dmft.model.labels import check_classes  # loaded by whoever has them
 
             check_classes(self)
         if self.label_channel is not None:
@@ -147,7 +147,7 @@ class Model(Shown):
 
     def _draw_labels(self) -> None:
         """Keep the mean label as the teacher, and the channel that draws labels about it."""
-        from dmft.model.label_channel import OF_MEAN, as_channel, with_mean_labels
+        from dmft.model.labels import OF_MEAN, as_channel, with_mean_labels
 
         for name in ("label_noise", "label_flip"):
             if not getattr(self, name).is_zero:

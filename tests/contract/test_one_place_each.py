@@ -36,8 +36,8 @@ def test_a_loss_with_a_name_is_one_line(monkeypatch):
     assert abs(found["M"][0, 0] - move.mean()) < 5 * move.std() / np.sqrt(move.size)
     with pytest.raises(dmft.errors.BadParameter, match='"squared", "correlation", "frobenius", "l'):
         dmft.SGD(0.5, loss="logistics")
-    with pytest.raises(dmft.errors.BadParameter):
-        dmft.GradientDescent(0.5, 2.0, loss="correlation")
+    with pytest.raises(dmft.errors.BadParameter, match='"squared", "correlation", "logistic"'):
+        dmft.GradientDescent(0.5, 2.0, loss="logistics")
 
 
 def heavy_tails(freedom, nodes=6):

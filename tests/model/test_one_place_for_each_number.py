@@ -1,4 +1,4 @@
-"""A number of the optimiser is declared, derived and simulated in one file each."""
+"""A hyperparameter is declared, registered, derived and simulated in one file each."""
 
 import dataclasses
 import re
@@ -15,7 +15,11 @@ from dmft.model.algorithm import numbers_of, refuse
 from dmft.model.hyperparameters import MEMORY, OPTIMISER, REGISTRY
 
 ROOT = Path(dmft.__file__).parent
-PLACES = {"model/algorithm.py", "equations/update/optimiser.py", "simulation/steps/optimiser.py"}
+PLACES = {
+    "model/hyperparameters.py",
+    "equations/update/optimiser.py",
+    "simulation/steps/optimiser.py",
+}
 # Optimisers that scale their steps have rooms of their own: declared, derived, simulated; and the
 # dictionary to torch's names. Numbers that they alone have stand there.
 SCALED = re.compile(r"model/optimisers/|model/rule|update/adaptive/|simulation/scale")
@@ -28,7 +32,7 @@ ANSWERS = re.compile(r"escape/recovery|workflow/control/|model/schedule|explorer
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMISER if name not in OF_SCALED])
-def test_three_files_know_it(name):
+def test_four_files_know_it(name):
     files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.rglob("*.py")}
     found = {path for path, text in files.items() if re.search(rf"\b{name}\b", text)}
     elsewhere = (REPEATED_DATA, SCALED, ANSWERS)
@@ -38,7 +42,7 @@ def test_three_files_know_it(name):
 def test_three_rooms_know_the_numbers_of_scaled_steps():
     files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.rglob("*.py")}
     found = {path for path, text in files.items() if "second_moment_rate" in text}
-    places = {"model/algorithm.py", "simulation/steps/optimiser.py"}
+    places = {"model/algorithm.py", "model/hyperparameters.py", "simulation/steps/optimiser.py"}
     assert {path for path in found if not SCALED.search(path)} <= places
 
 
