@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import Lowered, lowered
+from dmft.equations.averages.tails import check_tails, may_outgrow, told_by_tails
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
@@ -306,7 +307,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
         and column zero: its field is on either side of zero with probability 1/2, so that the slope
         at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
-        finite in double precision is reported by an `AccuracyWarning`.
+        finite in double precision is reported by an `AccuracyWarning`; an average on nodes that is
+        infinite, as of exp(z^2), is refused.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
         nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` tells the error.
@@ -340,7 +342,10 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
             return self.packed(evaluate(self.on_nodes, self.entries(start), values, "rate"))
-        return self._on_rule(start, values, self.rule(start, parameters))
+        rule = self.rule(start, parameters)
+        if may_outgrow(self.definitions):
+            check_tails(self.on_nodes, self.entries(start), values, rule)
+        return self._on_rule(start, values, rule)
 
     def _on_rule(
         self, start: Overlaps, values: Values, rule: NodeRule
@@ -485,6 +490,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         values = self.values(start, parameters)
         rule = self.rule(start, parameters) if self.averages or self.noise else None
         groups = rule.groups if rule is not None else ()
+        if rule is not None and may_outgrow(self.definitions):
+            check_tails(self.on_nodes, self.entries(start), values, rule)
         # Rounding is the same on all nodes: those of one group tell it.
         here = with_nodes(values, groups[0] if groups else rule) if rule is not None else values
         from dmft.equations.rounding.bounds import of_one_state
@@ -530,7 +537,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
         noise = self.declared.get("label_noise", sp.S.Zero)
         known = {"label_noise": float(noise)} if noise.is_number else {}
-        return rule_of_averages(self.averages, seen_by(self.model, start), known | dict(options))
+        found = rule_of_averages(self.averages, seen_by(self.model, start), known | dict(options))
+        return told_by_tails(found, self.definitions, "rate")
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start.

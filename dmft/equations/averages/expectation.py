@@ -15,6 +15,9 @@ from dmft.equations import symbols as x
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
 
+# Layers as thin as the label's noise.
+ROUNDED = 1
+
 
 class At(sp.Expr):
     """Value of a factor (an expression in z) at a local field, kept by name: sigma'(h_j).
@@ -67,8 +70,8 @@ class Law(sp.Basic):
     students = False
     # Samples whose fields are averaged over together.
     samples = 1
-    # Whether kinks are layers as thin as the label's noise.
-    rounded = False
+    # Degree of what steep functions turn in, `ROUNDED` where the label's noise rounds kinks off.
+    layers = 0
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -122,7 +125,8 @@ class OneSample(Law):
     first coordinate of nodes. Of students alone, nodes have the first p coordinates, and the fields
     of the teacher, which integrands are linear in at most, their means given those of the student.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
-    `OverSamples`; a sixth is 1 where kinks are rounded off by the label's noise alone.
+    `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
+    of what they turn in (`dmft.equations.update.degrees`).
     """
 
     of_sample = True
@@ -153,9 +157,9 @@ class OneSample(Law):
         return int(self.args[4]) if len(self.args) > 4 else 1
 
     @property
-    def rounded(self) -> bool:  # type: ignore[override]
-        """Whether integrands have layers as thin as the label's noise in the place of kinks."""
-        return len(self.args) > 5
+    def layers(self) -> int:  # type: ignore[override]
+        """Degree of what steep functions turn in, `ROUNDED` for kinks, 0 where there are none."""
+        return int(self.args[5]) if len(self.args) > 5 else 0
 
 
 class OverSamples(sp.Expr):

@@ -25,12 +25,19 @@ from dmft.equations.averages.conditioned import (
     over_teachers,
     plain_weight,
 )
-from dmft.equations.averages.expectation import At, Expectation, OverSamples, free_indices
+from dmft.equations.averages.expectation import (
+    ROUNDED,
+    At,
+    Expectation,
+    OverSamples,
+    free_indices,
+)
 from dmft.equations.averages.inside import sums_inside
 from dmft.equations.averages.neighbour import neighbour
 from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
+from dmft.equations.update.degrees import Degrees
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.values import NODE_OPTIONS
 from dmft.errors import NotClosed
@@ -53,6 +60,8 @@ SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
 # integrands reach far, and Sobol points converge slowly there.
 SAMPLE_DIMENSIONS = 3
+# Degree from which on steep functions have layers that tensor rules of three dimensions pass over.
+STEEP = 3
 # Deviations of label noise from which on a tensor rule resolves kinks that the noise rounds off, by
 # dimension, where residuals have slopes of order one; and the points of an axis that this takes.
 THINNEST = {1: 0.05, 2: 0.15, 3: 0.3}
@@ -83,6 +92,15 @@ def kinked_students(found: Iterable[Expectation]) -> bool:
     )
 
 
+def steepness(found: Iterable[Expectation]) -> int:
+    """Largest degree of what steep functions turn in; 0 for functions without thin layers."""
+    degrees, known = Degrees({}), [0]
+    for average in found:
+        degrees.of(average.integrand)
+        known.append(average.law.layers)
+    return max(degrees.steep, *known)
+
+
 def rule_of_averages(
     found: Sequence[Expectation], start: Overlaps, options: Mapping[str, Any]
 ) -> NodeRule:
@@ -102,7 +120,9 @@ def rule_of_averages(
         # Shifted functions have no tables: what is smooth takes one dimension more.
         shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
         most = SAMPLE_DIMENSIONS if shifted else TENSOR_DIMENSIONS
-        rule = node_rule(dim, smooth(found), options, most, kinked_students(found))
+        steep = steepness(found)
+        is_smooth = smooth(found) and (dim < SAMPLE_DIMENSIONS or steep < STEEP)
+        rule = node_rule(dim, is_smooth, options, most, kinked_students(found) or steep > 0)
         if rule.kind == "sobol":
             if has_jumps(found):
                 rule = rule.apart(options.get("seed") or 0)
@@ -117,13 +137,14 @@ def rule_of_averages(
         largest = int(max(degrees))
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
-    halves, is_smooth = any(a.law.halves for a in found), smooth(found)
-    rounded = is_smooth and dim in THINNEST and any(a.law.rounded for a in found)
-    if rounded and not halves:
+    halves, steep = any(a.law.halves for a in found), steepness(found)
+    is_smooth = smooth(found) and (dim < SAMPLE_DIMENSIONS or steep < STEEP)
+    rounded = dim in THINNEST and any(a.law.layers == ROUNDED for a in found)
+    if is_smooth and rounded and not halves:
         is_smooth = options.get("label_noise", 0.0) >= THINNEST[dim] ** 2
         if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
             options = {**options, "nodes": MORE_POINTS[dim]}
-    rule = node_rule(dim, is_smooth, options, SAMPLE_DIMENSIONS, rounded, halves)
+    rule = node_rule(dim, is_smooth, options, SAMPLE_DIMENSIONS, steep > 0, halves)
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
     return rule.with_noise(noisy)

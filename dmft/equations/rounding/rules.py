@@ -32,6 +32,8 @@ MOVED = 2.0
 ABSOLUTE = {"BivariateNormalCDF": 8 * UNIT, "TwoSigns": 32 * UNIT, "FourSigns": 64 * UNIT}
 # Functions that move by at most as much as their argument does.
 CONTRACTING = frozenset({"sin", "cos", "tanh", "atan", "asinh", "Abs", "Max", "Min"})
+# Largest differences of two values of bounded ones.
+SPAN = {"sin": 2.0, "cos": 2.0, "tanh": 2.0, "atan": np.pi}
 
 
 Array = NDArray[np.float64]
@@ -123,7 +125,9 @@ def raised(part: Bounded, exponent: float) -> Bounded:
     value = np.power(part.value, exponent)
     result = np.abs(first(value))
     size = np.abs(first(part.value))
-    relative = np.divide(part.error, size)
+    relative = ratio(part.error, size)
+    if exponent < 0:  # beyond the largest double: what is left of its inverse is nothing
+        relative = np.where(np.isinf(size), 0.0, relative)
     up = np.abs(np.expm1(exponent * np.log1p(relative)))
     down = np.abs(np.expm1(exponent * np.log1p(-np.minimum(relative, 1.0))))
     moved = result * np.maximum(up, down)
@@ -142,6 +146,7 @@ def applied(name: str, arguments: Sequence[Bounded]) -> Bounded:
         moved: Any = 0.0
     elif name in CONTRACTING:
         moved = reduce(np.maximum, (a.error for a in arguments))
+        moved = np.minimum(moved, SPAN.get(name, np.inf))
     elif name in PASSED_ON:
         moved = PASSED_ON[name](first(arguments[0].value), arguments[0].error, first(value))
     else:
@@ -179,15 +184,16 @@ def _asin(x: Any, error: Any, value: Any) -> Any:
 
 
 def _bell(x: Any, error: Any, value: Any) -> Any:
-    """Slope of the error function at the near end."""
-    inner = np.maximum(np.abs(x) - error, 0.0)
+    """Slope of the error function at the near end; none at infinity."""
+    inner = np.where(np.isinf(x), np.inf, np.maximum(np.abs(x) - error, 0.0))
     return np.minimum(times(error, 2.0 / np.sqrt(np.pi) * np.exp(-(inner**2))), 2.0)
 
 
 def _growth(x: Any, error: Any, value: Any) -> Any:
-    """What the exponential gains at the far end."""
+    """What the exponential gains at the far end; no bound beyond the largest double."""
     near = np.abs(value) * np.expm1(np.minimum(error, 1.0))
-    return np.where(np.less(error, 1.0), near, np.exp(x + error) - value)
+    far = np.where(np.isinf(value), np.inf, np.exp(x + error) - value)
+    return np.where(np.less(error, 1.0), near, far)
 
 
 # Error that a function of one argument passes on: of the argument, its error and the value.

@@ -12,12 +12,23 @@ from dmft.equations.definitions import Definition
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import FIELD
 
+# What turns within a distance of one of its argument.
+TURNING = (sp.exp, sp.tanh, sp.log, sp.erf, sp.sin, sp.cos)
+
 
 class Degrees:
-    """Total degrees of expressions in the fields and the noise of one sample."""
+    """Total degrees of expressions in the fields and the noise of one sample.
+
+    Attributes
+    ----------
+    steep : int
+        Largest degree above one, or 0, of what a function seen so far turns in within a distance
+        of one: in the fields these are layers that are thinner the farther out they lie.
+    """
 
     def __init__(self, table: Mapping[sp.Basic, Definition]) -> None:
         self.table = table
+        self.steep = 0
         self.known: dict[sp.Basic, sp.Expr] = {}
 
     def of(self, e: sp.Expr) -> sp.Expr:
@@ -59,4 +70,16 @@ class Degrees:
             return sp.Integer(-1)
         if function.is_polynomial(*fields):
             return inside * sp.Poly(function, *fields).total_degree()
+        turning = (_turns(f.args[0], fields, inside) for f in function.atoms(*TURNING))
+        self.steep = max(self.steep, *turning, 0)
         return sp.oo
+
+
+def _turns(argument: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr) -> int:
+    """Degree of an argument in variables of the degree `inside`, 2 for oo; 0 for those of bells."""
+    if argument.is_nonpositive or not argument.has_free(*fields):
+        return 0
+    if inside == sp.oo or not argument.is_polynomial(*fields):
+        return 2 if inside > 1 else 0
+    degree = int(inside * sp.Poly(argument, *fields).total_degree())
+    return degree if degree > 1 else 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, OneSample
+from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OneSample
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import (
@@ -79,7 +79,8 @@ class Case:
     def law_of(self, expr: sp.Expr) -> OneSample:
         """Law of the fields of a sample that an expression is averaged over on nodes."""
         program = self.program
-        degree, halves = program.degree(expr), sp.S.Zero
+        degrees, halves = program.degrees(), sp.S.Zero
+        degree = degrees.of(expr)
         if degree < 0 and program.label.has(sp.sign):
             from dmft.equations.update.lines import jumps_at_first_teacher
 
@@ -88,8 +89,9 @@ class Case:
                 degree, halves = sp.oo, sp.S.One
         alone = sp.Integer(program.students)
         noisy = program.noisy or expr.has(x.xi)
-        rounded = (sp.S.One, sp.S.One) if program.rounded else ()
-        return OneSample(degree, sp.Integer(noisy), halves, alone, *rounded)
+        thin = ROUNDED if program.rounded else degrees.steep
+        layers = (sp.S.One, sp.Integer(thin)) if thin else ()
+        return OneSample(degree, sp.Integer(noisy), halves, alone, *layers)
 
     def whole(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression in what the program defines, over a sample's fields."""

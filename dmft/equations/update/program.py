@@ -40,6 +40,7 @@ from dmft.model.rule import at_use
 
 if TYPE_CHECKING:
     from dmft.equations.update.adaptive.batch import SignsOfBatch
+    from dmft.equations.update.degrees import Degrees
     from dmft.equations.update.lines import Line
 
 PLAIN_LAW = Cluster()
@@ -177,12 +178,16 @@ class Program:
 
         Without `of_label` the label counts as a constant.
         """
+        return self.degrees(of_label).of(expr)
+
+    def degrees(self, of_label: bool = True) -> Degrees:
+        """Degrees of what the program defines; without `of_label` the label is a constant."""
         table = self.table
         if not of_label:
             table = {base: d for base, d in table.items() if base != x.label}
         from dmft.equations.update.degrees import Degrees  # averages on nodes ask for it
 
-        return Degrees(table).of(expr)
+        return Degrees(table)
 
 
 def students_at(fields: sp.IndexedBase, activation: sp.Expr) -> sp.Expr:

@@ -105,6 +105,8 @@ def solve_one_pass(
 
     # Closed forms do without nodes.
     from dmft.equations.averages.nodes import smooth
+    from dmft.equations.averages.tails import may_outgrow
+    from dmft.workflow.solving.limits import fixed_beyond_tails, within_tails
     from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 
     tolerance = options.quadrature_tol
@@ -124,8 +126,11 @@ def solve_one_pass(
         rule: NodeRule = equations.rule(start, {**values, "nodes": count})
         return rule
 
-    run = finished(solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance))
-    return with_error_rate(run, equations)
+    fixed, grows = values.get("nodes"), schedule is None and may_outgrow(equations.definitions)
+    if grows and fixed is None:
+        fixed = fixed_beyond_tails(run_with, rule_of, equations, start)
+    run = finished(solve_on_nodes(run_with, rule_of, fixed, tolerance))
+    return with_error_rate(within_tails(run, equations, start) if grows else run, equations)
 
 
 def with_error_rate(run: Trajectory, equations: Equations) -> Trajectory:
