@@ -143,3 +143,21 @@ ACTIVATIONS: dict[str, Activation] = {
         sp.Heaviside(z) * sp.exp(-z), lambda x: (x > 0) * _safe_exp(-x), None, (0.0,), (0.0,)
     ),
 }
+
+
+# Activations of the form z g(z), which no closed form takes apart.
+GATED: dict[str, Activation] = {
+    "silu": ACTIVATIONS["silu"],
+    "gelu": ACTIVATIONS["gelu"],
+    "z tanh": Activation(
+        z * sp.tanh(z), lambda x: x * np.tanh(x), lambda x: np.tanh(x) + x * (1 - np.tanh(x) ** 2)
+    ),
+    "z exp": Activation(
+        z * sp.exp(-(z**2)),
+        lambda x: x * np.exp(-x * x),
+        lambda x: (1 - 2 * x * x) * np.exp(-x * x),
+    ),
+    "z sin": Activation(
+        z * sp.sin(z), lambda x: x * np.sin(x), lambda x: np.sin(x) + x * np.cos(x)
+    ),
+}
