@@ -193,6 +193,8 @@ class Case:
     def algorithm_text(self) -> str:
         o, kappa, level, eps = self.optimiser, self.kappa, self.level, self.eps
         decay = [f"weight_decay={level}"] if "decay" in self.features else []
+        if decay and o in SCALED and o != "SignSGD":
+            decay.append("decoupled=True")
         if o == "GradientFlow":
             return f"dmft.GradientFlow({', '.join(decay)})"
         options = [str(self.rate)]
