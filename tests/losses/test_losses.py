@@ -460,3 +460,31 @@ def test_all_algorithms_read_one_table_of_losses(name):
         assert sp.simplify(loss_expr(algorithm.loss) - NAMED[name]) == 0
     with pytest.raises(dmft.errors.BadParameter, match='"hinge"'):
         dmft.GradientDescent(0.1, 2, loss="logistical")
+
+
+def test_cubic_losses_of_one_relu_unit_are_finite():
+    """Its fields coincide with themselves; truth by quadrature of the half line h > 0."""
+    u, v = sp.symbols("u v", real=True)
+    model = dmft.Model(dmft.Committee(sp.Max(0, z), 1), dmft.MultiIndex(u + u * v, [u, v]))
+    loss = (f - y) ** 3 / 6 + (f - y) ** 2 / 2
+    start = dmft.Overlaps([[1.0]], [[-0.3, 0.1]], [[1.7, 0.0], [0.0, 0.2]])
+    equations = dmft.derive(model, dmft.SGD(1e-12, loss=loss))
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    half, weights = np.polynomial.legendre.leggauss(80)
+    h, weights = 6.5 * (half + 1), 6.5 * weights
+    weights = weights * norm.pdf(h)
+    points, own = np.polynomial.hermite_e.hermegauss(12)
+    M, P = start.M[0], start.P
+    root = np.linalg.cholesky(P - np.outer(M, M))
+    pair = np.stack(np.meshgrid(points, points), axis=-1) @ root.T + h[:, None, None, None] * M
+    label = pair[..., 0] * (1 + pair[..., 1])
+    error = h[:, None, None] - label
+    psi = -(error**2 / 2 + error)
+    share = weights[:, None, None] * np.outer(own, own) / (2 * np.pi)
+    truth = {
+        "M": [[(share * psi * pair[..., r]).sum() for r in range(2)]],
+        "Q": [[(share * psi * 2 * h[:, None, None]).sum()]],
+    }
+    for name, value in truth.items():
+        assert (np.abs(rates[name] - value) < claims[name]).all()
+        assert (claims[name] < 1e-3).all()

@@ -19,7 +19,13 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.bivariate import TwoSigns
-from dmft.gaussian.closed.pair import RootRatio, as_correlation, is_inverse_root, with_root_ratios
+from dmft.gaussian.closed.pair import (
+    RootRatio,
+    as_correlation,
+    finite_for_parallel,
+    is_inverse_root,
+    with_root_ratios,
+)
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.refusal import refuse
@@ -103,7 +109,7 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         branched = branch_expectation(q.factors, q.fields, cov)
         if branched is not None:
             return branched
-    value = product_expectation(q.factors, q.fields, cov, whole=True)
+    value = finite_for_parallel(product_expectation(q.factors, q.fields, cov, whole=True))
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(
         TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))

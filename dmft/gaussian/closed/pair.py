@@ -299,6 +299,29 @@ def with_root_ratios(expr: sp.Expr) -> sp.Expr:
     )
 
 
+def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
+    """Divide by the root of a pair where its square, b - c^2/a, divides the root.
+
+    Both are 0 for fields that coincide, and what they divide vanishes like their square.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> a, b, c, y = sp.symbols("a b c y", positive=True)
+    >>> finite_for_parallel(y * CorrelationRoot(a, b, c) / (b - c**2 / a))
+    a*y*CorrelationRoot(a, b, c)*InverseCorrelationRoot(a, b, c)**2
+    """
+    table: dict[sp.Expr, sp.Expr] = {}
+    for root in expr.atoms(CorrelationRoot):
+        first, second, cross = root.args
+        for one, other in ((first, second), (second, first)):
+            left = 1 / (other - cross**2 / one)
+            if expr.has(left):
+                inverse = InverseCorrelationRoot(*root.args)
+                table |= {left: one * inverse**2, 1 / root: inverse}
+    return expr.xreplace(table) if table else expr
+
+
 def as_correlation(rho: sp.Expr) -> sp.Expr:
     """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) in one piece: 1 for fields that coincide.
 
