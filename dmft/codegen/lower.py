@@ -97,8 +97,7 @@ class Lowering:
             return g.call(call, *(self(a) for a in expr.args))
         pair = isinstance(expr, CorrelationAngle)
         if expr.has(x.node) and not expr.has(sp.Sum, Expectation) and not pair:
-            function, arguments = self.functions(expr)
-            return g.call(f"{POINT} {function}", *(self(a) for a in arguments))
+            return self.at_point(expr)
         if isinstance(expr, PairOfSignsMoment):
             return self(expr.regular())
         if name in COST:
@@ -107,10 +106,17 @@ class Lowering:
         if not expr.has(sp.Indexed, sp.Sum, Expectation):
             names = {s: self.names.get(s.name, s.name) for s in expr.free_symbols}
             return g.text(f"({emit_expression(expr, names)})")
+        if not expr.has(sp.Sum, Expectation):  # sin of a cluster's mean
+            return self.at_point(expr)
         raise NotClosed(
             f"{name} in {expr} has no generated code; covered are + * powers, square roots, "
-            f"sums, {sorted(COST)} and functions of the parameters alone"
+            f"{sorted(COST)}, sums, and functions without sums inside"
         )
+
+    def at_point(self, expr: sp.Expr) -> Node:
+        """Call of a small function of entries and parameters."""
+        function, arguments = self.functions(expr)
+        return self.graph.call(f"{POINT} {function}", *(self(a) for a in arguments))
 
     def tabled(self, expr: Any) -> Node:
         """Call of the table of an average over tokens; the number itself where nothing moves it."""

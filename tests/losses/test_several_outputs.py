@@ -115,6 +115,22 @@ def test_classes_by_the_largest_output_of_a_teacher() -> None:
     assert scores(risk, ((right - out) ** 2).sum(axis=0) / 2, risk.error) < 4.0
 
 
+def test_classes_of_a_teacher_of_one_unit() -> None:
+    """Its outputs are multiples of one function, whose sign tells the class."""
+    own = np.array([[1.0], [-0.5], [0.2]])
+    student = dmft.Committee(sp.erf(z / sp.sqrt(2)), 1, [[1.0], [0.5], [-1.0]])
+    model = dmft.Model(student, dmft.Committee(z, 1, own.tolist()))
+    start = dmft.Overlaps([[0.5]], [[0.3]])
+    equations = dmft.derive(model, SOFTMAX)
+    found, error = equations.evaluate(start), equations.evaluate_error(start)
+    lam = np.linalg.cholesky(start.Omega) @ np.random.default_rng(4).normal(size=(2, 80_000))
+    rows, c = np.array([[1.0], [0.5], [-1.0]]), (own * lam[1]).argmax(axis=0)
+    out = rows * erf(lam[0] / np.sqrt(2))
+    pull = (np.arange(3)[:, None] == c) - np.exp(out) / np.exp(out).sum(axis=0)
+    psi = np.sqrt(2 / np.pi) * np.exp(-(lam[0] ** 2) / 2) * (rows.T @ pull)
+    assert scores(found["M"], (psi * lam[1])[None], error["M"]) < 4.0
+
+
 def test_error_rates_of_classes_on_a_spectrum() -> None:
     """The largest of two outputs on inputs with blocks, by samples of the fields."""
     rows, own = np.array([[1.0, 0.5], [-0.5, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])

@@ -103,6 +103,21 @@ def test_blocks_of_equal_eigenvalues_are_one(seed: int, parts: int) -> None:
         assert np.allclose(rates[name].sum(axis=0), plain[name], rtol=1e-11, atol=1e-12)
 
 
+def test_risks_on_nodes_see_sums_over_blocks() -> None:
+    """A target without closed averages, by samples; the call and its error take blocks."""
+    u, v = sp.symbols("u v", real=True)
+    target = dmft.MultiIndex(sp.tanh(u * v), [u, v])
+    model = dmft.Model(dmft.Committee(ERF, 1), target, inputs=dmft.Spectrum([2.0, 0.5], [0.3, 0.7]))
+    start = start_of(grams(np.random.default_rng(0), 2, 3), 1)
+    risk = dmft.population_risk(model)
+    found, error = risk(start.Q, start.M, start.P), risk.error(start.Q, start.M, start.P)
+    root = np.linalg.cholesky(np.einsum("e,eij->ij", [2.0, 0.5], start.Omega))
+    h, *star = root @ np.random.default_rng(1).normal(size=(3, 100_000))
+    sample = (np.tanh(star[0] * star[1]) - erf_of(h / np.sqrt(2))) ** 2 / 2
+    assert abs(found - sample.mean()) < 4.0 * sample.std() / np.sqrt(sample.size) + error
+    assert error < 1e-3
+
+
 def test_a_loss_without_closed_averages_against_its_definition() -> None:
     """dM_e = c_e D G_e with D = E[psi lambda] Omega^+, by samples of the fields."""
     rng = np.random.default_rng(2)

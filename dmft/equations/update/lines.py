@@ -187,7 +187,7 @@ def sign_of(label: sp.Expr) -> sp.Expr | None:
 def label_of(model: Model) -> sp.Expr | None:
     """The label of a teacher of one unit whose activation is a sign, without a sum; else None."""
     teacher = model.teacher
-    if not isinstance(teacher, Committee) or teacher.width != 1:
+    if not isinstance(teacher, Committee) or teacher.width != 1 or teacher.outputs > 1:
         return None
     (readout,) = teacher.readout or (sp.S.One,)
     label = readout * At(teacher.activation, x.h_star[1])
