@@ -239,4 +239,5 @@ for name, gap in GAPS.items():
 
 # %% [markdown]
 # **Source.** F. Johansson, Numerical integration in arbitrary-precision ball arithmetic (2018);
-# R. Price, IRE Trans. Inf. Theory 4, 69 (1958); one_pass.md A. Used by `dmft/gaussian/certified/`.
+# R. Price, IRE Trans. Inf. Theory 4, 69 (1958); theory/one_pass A. Used by
+# `dmft/gaussian/certified/`.

@@ -378,5 +378,5 @@ for name, sampled, exact in (("M", rate_M, theory["M"]), ("Q", rate_Q, finite)):
     assert (np.abs(exact - theory[name]) < 3 * (1 + np.abs(theory[name])) / D).all()
 
 # %% [markdown]
-# **Source.** one_pass.md A.1, B.1, B.2, C; D. Saad and S. A. Solla, Phys. Rev. E 52, 4225 (1995).
-# Used by `dmft/equations/update`.
+# **Source.** theory/one_pass A.1, B.1, B.2, C; D. Saad and S. A. Solla, Phys. Rev. E 52, 4225
+# (1995). Used by `dmft/equations/update`.

@@ -224,4 +224,4 @@ for key, integrand in DEFINITIONS.items():
 
 # %% [markdown]
 # **Source.** D. Saad and S. A. Solla, Phys. Rev. E 52, 4225 (1995), with $J = W/\sqrt d$;
-# one_pass.md A.1, A.2. Used by `dmft/gaussian/closed/product.py`.
+# theory/one_pass A.1, A.2. Used by `dmft/gaussian/closed/product.py`.

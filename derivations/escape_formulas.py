@@ -328,6 +328,6 @@ assert abs(times.mean() - mean) < 4 * error
 print(f"relative deviation of the mean: {abs(times.mean() / mean - 1):.4f}")
 
 # %% [markdown]
-# **Source.** one_pass.md D.4, E.1, F, G.1; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
+# **Source.** theory/one_pass D.4, E.1, F, G.1; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
 # arXiv:2305.18502. The library's formulas are held to published vectors in
 # `tests/equations/test_escape_formula.py`.

@@ -109,7 +109,7 @@ np.testing.assert_allclose(leap.directions[0], [[0.5**0.5, 0.5**0.5]], atol=1e-8
 # %% [markdown]
 # ## Boxed results: the table
 #
-# The expected entries are those of the theory (batch_reuse.md D.4): information exponent; order and
+# The expected entries are those of theory/batch_reuse D.4: information exponent; order and
 # number of directions of each step of the leap; generative exponent; the same for its leap.
 
 
@@ -348,4 +348,4 @@ for name, levels in LEVELS.items():
 # **Source.** A. Damian, L. Pillaud-Vivien, J. D. Lee and J. Bruna, "Computational-statistical gaps
 # in Gaussian single-index models" (2024); E. Abbe, E. Boix-Adserà and T. Misiakiewicz, "SGD
 # learning on neural networks: leap complexity and saddle-to-saddle dynamics" (2023);
-# batch_reuse.md D.4. Used by `dmft/gaussian/exponents/kinds.py` and its neighbours.
+# theory/batch_reuse D.4. Used by `dmft/gaussian/exponents/kinds.py` and its neighbours.

@@ -62,7 +62,7 @@ Sigma = sp.factor(sphere.covariance[place, place])
 
 # %% [markdown]
 # **Result** for phase retrieval on the sphere, $p = k = 1$: the noise at $m = 0$ is $48 + 4\Delta$,
-# which fixes the exit times (one_pass.md F.4).
+# which fixes the exit times (theory/one_pass F.4).
 
 # %%
 assert sp.expand(Sigma.subs(m, 0) - (48 + 4 * delta)) == 0
@@ -93,5 +93,5 @@ assert abs(linear.var() / float(Sigma.subs(values)) - 1) < 0.03
 print(f"O(1/d) drift at d = {dim}: derived {expected:.5f}, sampled {rest.mean():.5f}")
 
 # %% [markdown]
-# **Source.** one_pass.md B.1, E.1, E.2, E.3. `tests/equations/test_fluctuations.py` repeats the
+# **Source.** theory/one_pass B.1, E.1, E.2, E.3. `tests/equations/test_fluctuations.py` repeats the
 # check for two students, batches and erf.

@@ -45,7 +45,7 @@ def assert_equal(left, right, message):
 # ## Step 1: sums over students
 #
 # For square activations all moments follow from $X = \Omega\Gamma$,
-# $\Gamma = \mathrm{diag}(-\frac1p,\dots,-\frac1p, 1)$ (`committee_sgd.py`, one_pass.md A.4):
+# $\Gamma = \mathrm{diag}(-\frac1p,\dots,-\frac1p, 1)$ (`committee_sgd.py`, theory/one_pass A.4):
 # $b = 2(\tau\Omega + 2X\Omega)$,
 # $S = 4[(\tau^2+2\tau_2+\Delta)\Omega + 4\tau X\Omega + 8X^2\Omega]$,
 # $\tau = \mathrm{tr}X$, $\tau_2 = \mathrm{tr}X^2$. A sum over students is $p$ times a mean, and the
@@ -200,5 +200,5 @@ folder.mkdir(parents=True, exist_ok=True)
 print(f"distances at p = 25, 50, 100: {', '.join(f'{gap:.5f}' for gap in gaps)}")
 
 # %% [markdown]
-# **Source.** one_pass.md A.4, B.4, F.4; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
+# **Source.** theory/one_pass A.4, B.4, F.4; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
 # arXiv:2305.18502, for the model. Vectors: `tests/equations/test_infinite_width.py`.

@@ -324,6 +324,6 @@ assert few < 10
 assert best[1] > 1000
 
 # %% [markdown]
-# **Source.** one_pass.md D.1-D.4; Arnaboldi, Dandi, Krzakala, Loureiro, Pesce, Stephan (2024),
+# **Source.** theory/one_pass D.1-D.4; Arnaboldi, Dandi, Krzakala, Loureiro, Pesce, Stephan (2024),
 # arXiv:2406.02157. Vectors of the maps: `tests/equations/test_batches_and_losses.py`; sampled
 # batches against them: `tests/simulation`.

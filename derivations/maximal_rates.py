@@ -20,7 +20,7 @@
 # **Assumptions.** One-pass SGD, $d\to\infty$; all units equivalent. That they stay so is checked
 # at the end: at widths 3, 4 and 5 the symmetry breaks at a smaller rate.
 #
-# **Source.** Equations as in one_pass.md B.2; the limit is derived here.
+# **Source.** Equations as in theory/one_pass B.2; the limit is derived here.
 #
 # Run as `python derivations/maximal_rates.py`; it checks itself and prints $v_p$.
 

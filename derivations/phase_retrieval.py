@@ -433,6 +433,6 @@ for width, value, delta in ((1, 0.1, 0.2), (5, 0.1, 0.3)):
     assert pace(best) > max(pace(best * (1 - 1e-4)), pace(best * (1 + 1e-4)))
 
 # %% [markdown]
-# **Source.** one_pass.md E.2, F.1, F.3; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
+# **Source.** theory/one_pass E.2, F.1, F.3; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
 # arXiv:2305.18502. The library's event times are held to these formulas in
 # `tests/agreement/test_escape_formulas.py`.

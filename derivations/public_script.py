@@ -11,7 +11,7 @@
 # **Statement.** The script that accompanies arXiv 2402.03220 solves the self-consistent equations
 # of gradient descent on repeated data by sampling one process per sample. Seven of its lines
 # change the equations. This page switches each of them on alone, in a replica that was written
-# from the equations and from a description of the defects (batch_reuse.md A.2, A.6; no line is
+# from the equations and from a description of the defects (theory/batch_reuse A.2, A.6; no line is
 # copied), and compares with our solver and with gradient descent itself in dimension $d$.
 #
 # **Assumptions.** $f = \sum_ja_j\sigma(h_j)$, $n = \alpha d$ samples,
@@ -276,7 +276,7 @@ for number in DEFECTS:
     if number != 2:
         worst = max(abs(gap("smooth", number, "solver", key, i)) for key, i, _ in SHOWN)
         assert worst > 10, number
-# What the stored results of the paper hold, as read in batch_reuse.md A.6.
+# What the stored results of the paper hold, as read in theory/batch_reuse A.6.
 PUBLISHED = {("C", (6, 6, 0, 0)): 0.1464, ("train", (6,)): 0.177, ("R", (1, 0, 0, 0)): -0.0288}
 for (key, index), number in PUBLISHED.items():
     value, error = rows["kinked", "all"][key]
@@ -369,5 +369,5 @@ right = float(rows["kinked", "solver"]["C"][0][6, 6, 0, 0])
 print(f"C_l(6,6) of the published case: descent {right:.4f}, published 0.1464, replica {value:.4f}")
 
 # %% [markdown]
-# **Source.** batch_reuse.md A.1, A.2, A.6. `tests/agreement/test_descent_against_simulation.py`
+# **Source.** theory/batch_reuse A.1, A.2, A.6. `tests/agreement/test_descent_against_simulation.py`
 # holds the solver to descent in $\mathbb R^d$ in every case of A.5.

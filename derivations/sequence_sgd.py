@@ -18,7 +18,7 @@
 # **Assumptions.** $g$ and $g_*$ have mean squares under the law of their fields; $|p_l|$ of order
 # one; one fresh sequence a step, $\gamma$ fixed, $t=\text{steps}\,\gamma/d$.
 #
-# **Source.** sequence.md A.1, A.2, B, C.2, C.7, C.8. Run as
+# **Source.** theory/sequence A.1, A.2, B, C.2, C.7, C.8. Run as
 # `python derivations/sequence_sgd.py [folder]`: the LaTeX goes to the folder.
 
 # %%

@@ -1,7 +1,7 @@
 """Escape times of phase retrieval over learning rate and label noise, with contours as boundaries.
 
 The heat map takes one solve a cell; each contour is traced as the boundary of "escape time above
-this level". On the sphere they are known: t = log(...) of one_pass.md F.1, and the last line is the
+this level". On the sphere they are known: t = log(...) of theory/one_pass F.1; the last line is the
 largest gap of the contours from it. Run as `python examples/escape_contours.py [figure.png]`.
 """
 
@@ -25,7 +25,7 @@ how = {
 
 
 def exact(gamma, noise):
-    """One_pass.md F.1, in u = M^2."""
+    """theory/one_pass F.1, in u = M^2."""
     A, rate = 4 - 24 * gamma, 4 - 2 * gamma * (12 + noise)
     end, limit = FRACTION + (1 - FRACTION) * START, rate / A
     return np.log(end / START * (limit - START) / (limit - end)) / (2 * rate)

@@ -1,7 +1,7 @@
 """Where momentum with a direct step is stable, over its rate and the learning rate.
 
 A linear unit on two eigenvalues. The diagram is the growth rate of the derived Jacobian at the
-solution; the line is `dmft.maximal_learning_rate`, in closed form (structured_inputs.md (19)).
+solution; the line is `dmft.maximal_learning_rate`, in closed form (theory/structured_inputs (19)).
 Writes `momentum_stability.png`, or the path given.
 """
 

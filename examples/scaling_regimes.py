@@ -1,8 +1,8 @@
 """Who decides how fast the risk falls: the spectrum's tail or the noise of the steps.
 
 A linear student under SGD of capacity alpha and source r: the exponent is -2 r while 2 r is below
-2 - 1/alpha, and -(2 - 1/alpha) beyond (structured_inputs.md (12)); below alpha = 1 the kernel is
-not integrable and no law holds at finite times.
+2 - 1/alpha, and -(2 - 1/alpha) beyond (theory/structured_inputs (12)); below alpha = 1 the kernel
+is not integrable and no law holds at finite times.
 Run as `python examples/scaling_regimes.py [figure.png]`; prints the exponent at the last corner.
 """
 

@@ -31,29 +31,29 @@ PRINTED: dict[str, tuple[float, float]] = {
     "any_activation.py": (-0.5, 0.15),
     # Chains and equations differ by terms of order 1/d and by the spread of few chains.
     "batch_sizes.py": (0.0, 0.02),
-    # One_pass.md F.4: 1.334 +- 0.012 by other chains; the mean of 200 has an error of 0.04.
+    # theory/one_pass F.4: 1.334 +- 0.012 by other chains; the mean of 200 has an error of 0.04.
     "exit_times.py": (1.334, 0.13),
     # Medians of 24 chains of a few hundred noisy steps, and whole numbers of few steps.
     "correlation_loss.py": (0.0, 0.1),
-    # One_pass.md F: 1.78 by the equations, 1.73 by one chain.
+    # theory/one_pass F: 1.78 by the equations, 1.73 by one chain.
     "escape_formulas.py": (1.779, 0.005),
     # Standard errors between theory and simulation: one, up to the correlation of few entries.
     "batch_reuse.py": (1.0, 0.5),
-    # The ode of this run, batch_reuse.md D.3: 23.73; 24 chains spread by 1.2 each.
+    # The ode of this run, theory/batch_reuse D.3: 23.73; 24 chains spread by 1.2 each.
     "repetition.py": (23.73, 1.2),
     # The same equations, solved by SciPy to a relative error of 1e-9 a step.
     "exported.py": (0.0, 1e-6),
-    # Structured_inputs.md (12): -2 r; what is left at t = 3e4 is below 1 %.
+    # theory/structured_inputs (12): -2 r; what is left at t = 3e4 is below 1 %.
     "power_law.py": (-0.8, 0.01),
     # The loss of the images at the end; means of sixteen noisy runs have an error of 1 % each.
     "real_data.py": (1.0, 0.05),
-    # Structured_inputs.md (19) says which points are stable.
+    # theory/structured_inputs (19) says which points are stable.
     "momentum_stability.py": (0.0, 0.5),
     # The slope of (12) at the last point of the diagram.
     "scaling_regimes.py": (-1.5, 1e-9),
-    # One_pass.md F.1; traced to one millionth of the ranges.
+    # theory/one_pass F.1; traced to one millionth of the ranges.
     "escape_contours.py": (0.0, 5e-6),
-    # Sequence.md D.6; likewise.
+    # theory/sequence D.6; likewise.
     "regions_traced.py": (0.0, 5e-6),
     # The closed form of derivations/maximal_rates.py; units of length 128 and less, extrapolated.
     "maximal_rates.py": (0.0, 1e-5),
@@ -65,7 +65,7 @@ PRINTED: dict[str, tuple[float, float]] = {
     "wide_network.py": (0.0009042, 2e-6),
     # Cugliandolo and Kurchan: -2/sqrt(3); the fit at t = 10^3 is 5e-5 off.
     "p_spin.py": (-1.154701, 5e-4),
-    # Sequence.md D.7; the derivatives at the corner are checked by direct averages.
+    # theory/sequence D.7; the derivatives at the corner are checked by direct averages.
     "positional_semantic.py": (0.9867973, 1e-6),
     # By integrals of derivatives of the trace over three fields; the table of the risk, whose bound
     # is 2e-8, has 1e-5 in its second derivatives there.
@@ -76,7 +76,7 @@ PRINTED: dict[str, tuple[float, float]] = {
     "learning_rules.py": (0.0700, 6e-5),
     # (4 sqrt(2) - 5)/2, from the stationary point of the linear equations; rtol 1e-9.
     "weight_decay.py": (0.3284271, 2e-6),
-    # Integrals of 1/(dm/dt) of the closed equations, sequence.md C.4.
+    # Integrals of 1/(dm/dt) of the closed equations, theory/sequence C.4.
     "sequence_length.py": (2.8118659, 2e-6),
 }
 

@@ -234,7 +234,7 @@ def landscape(
     Shapes      one alignment e and one m
     Valid for   smooth risks; minima on the circle are told apart down to 2 pi / points, inside down
                 to a sixteenth of the radius
-    Source      sequence.md A.4, D.4
+    Source      theory/sequence A.4, D.4
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ def phases(
     Valid for   runs that observe M, Q, P and the risk. Both times are located within the steps of
                 the run integrated again at rtol = 1e-11, never on the saved points; those of a map
                 are whole steps
-    Source      one_pass.md F, G.3
+    Source      theory/one_pass F, G.3
 
     Parameters
     ----------

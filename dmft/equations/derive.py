@@ -92,7 +92,7 @@ def derive(
                 Omega_i,p+r and scaled, so that b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S
                 holds the cluster's variance; the means' rows are the teacher's. Closed for
                 polynomials and erf, else on nodes; not for wide limits
-    Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; structured_inputs.md (1)-(6);
+    Source      theory/one_pass A.0, A.1, B.2, C, D.1, D.2; theory/structured_inputs (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
     Parameters

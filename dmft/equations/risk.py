@@ -428,7 +428,7 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
                 jump, the mean of squares over its two sides, not the square at zero
                 Over clusters of inputs the sum of their risks, functions shifted by the means, at
                 the covariance of each
-    Source      one_pass.md A.0, sequence.md A, structured_inputs.md 2
+    Source      theory/one_pass A.0, theory/sequence A, theory/structured_inputs 2
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""The map of one step of large-batch SGD, n_b of the order of d or larger (one_pass.md D.1, D.2).
+r"""The map of one step of large-batch SGD, n_b of order d or larger (theory/one_pass D.1, D.2).
 
 A step adds to the overlaps, with eta = gamma/d of order one,
 

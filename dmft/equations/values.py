@@ -419,7 +419,7 @@ LARGEST_SPREAD = 0.1
 
 
 def check_concentration(scalars: Mapping[str, float], width: int) -> None:
-    """Refuse batches so small that overlaps do not concentrate on the map (one_pass.md E.1)."""
+    """Refuse batches so small that overlaps do not concentrate on the map (theory/one_pass E.1)."""
     step = scalars["learning_rate"] / (width * scalars["dim"])
     spread = max(step, step**2) / scalars["batch_size"]
     if spread > LARGEST_SPREAD:

@@ -42,7 +42,7 @@ RULES: dict[str, Rule] = {
         "which have no weight.",
         "|u| = u sign(u), max(0, u) = (u + u sign(u))/2",
         r"|u| = u\,\mathrm{sign}(u),\ \max(0, u) = (u + u\,\mathrm{sign}(u))/2",
-        "one_pass.md A.3",
+        "theory/one_pass A.3",
     ),
     "combination": Rule(
         "Law of a linear combination",
@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
         "Powers are written in Hermite polynomials of each centred field, in its own variance.",
         "He_n(x; v) = v^(n/2) He_n(x/sqrt(v))",
         r"\mathrm{He}_n(x; v) = v^{n/2}\,\mathrm{He}_n(x/\sqrt{v})",
-        "one_pass.md A.4",
+        "theory/one_pass A.4",
     ),
     "diagrams": Rule(
         "Orthogonality of linked diagrams",
@@ -64,7 +64,7 @@ RULES: dict[str, Rule] = {
         "E[prod He_n_i] = sum prod n_i! prod C_ij^k_ij/k_ij!, n_i = sum_j k_ij",
         r"\mathbb{E}\prod_i \mathrm{He}_{n_i} = \sum_k \prod_i n_i! \prod_{i<j} "
         r"C_{ij}^{k_{ij}}/k_{ij}!,\ n_i = \sum_j k_{ij}",
-        "one_pass.md A.4",
+        "theory/one_pass A.4",
     ),
     "tilt": Rule(
         "Gaussian factor: tilt the law",
@@ -73,14 +73,14 @@ RULES: dict[str, Rule] = {
         "E[exp(-b q^2/2) F] = E_T[F]/sqrt(1 + b C_qq), T_xy = C_xy - b C_xq C_qy/(1 + b C_qq)",
         r"\mathbb{E}[e^{-bq^2/2}F] = (1+bC_{qq})^{-1/2}\,\mathbb{E}_T[F],\ "
         r"T_{xy} = C_{xy} - bC_{xq}C_{qy}/(1+bC_{qq})",
-        "one_pass.md A.1",
+        "theory/one_pass A.1",
     ),
     "condition": Rule(
         "Dirac factor: condition the law",
         "A Dirac factor is the density of its field times the average given that field.",
         "E[delta(q - t) F] = p_q(t) E[F | q = t]",
         r"\mathbb{E}[\delta(q - t) F] = p_q(t)\,\mathbb{E}[F \mid q = t]",
-        "one_pass.md A.3",
+        "theory/one_pass A.3",
     ),
     "stein": Rule(
         "Stein's identity",
@@ -89,7 +89,7 @@ RULES: dict[str, Rule] = {
         "conditioning.",
         "E[(x - m) F] = sum_y C_xy E[dF/dy]",
         r"\mathbb{E}[(x - m) F] = \sum_y C_{xy}\,\mathbb{E}[\partial_y F]",
-        "one_pass.md A.1, A.3",
+        "theory/one_pass A.1, A.3",
     ),
     "fixed": Rule("Fields without variance", "A field of variance zero has the value of its mean."),
     "two_jumps": Rule(
@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
         "E[erf(a x + c)] = erf((a m + c)/sqrt(1 + 2 a^2 C)), E[sign(x)] = erf(m/sqrt(2 C))",
         r"\mathbb{E}\,\mathrm{erf}(ax + c) = \mathrm{erf}\bigl((am+c)/\sqrt{1+2a^2C}\bigr),\ "
         r"\mathbb{E}\,\mathrm{sign}(x) = \mathrm{erf}\bigl(m/\sqrt{2C}\bigr)",
-        "one_pass.md A.6",
+        "theory/one_pass A.6",
     ),
     "noise": Rule(
         "An error function is a sign with noise",
@@ -122,7 +122,7 @@ RULES: dict[str, Rule] = {
         "erf(a x + c) = sign(a) E_n[sign(x + c/a + n)], Var n = 1/(2 a^2)",
         r"\mathrm{erf}(ax+c) = \mathrm{sign}(a)\,\mathbb{E}_n\,\mathrm{sign}(x + c/a + n),\ "
         r"\mathrm{Var}\,n = 1/(2a^2)",
-        "one_pass.md A.2",
+        "theory/one_pass A.2",
     ),
     "probability": Rule(
         "Mean of a sign",
@@ -137,7 +137,7 @@ RULES: dict[str, Rule] = {
         "E[sign(x) sign(y)] = (2/pi) asin(C_xy/sqrt(C_xx C_yy))",
         r"\mathbb{E}[\mathrm{sign}(x)\,\mathrm{sign}(y)] = \frac{2}{\pi}\arcsin "
         r"\frac{C_{xy}}{\sqrt{C_{xx}C_{yy}}}",
-        "one_pass.md A.2; [saad_solla_1995]",
+        "theory/one_pass A.2; [saad_solla_1995]",
     ),
     "two_signs": Rule(
         "Two signs away from zero",
@@ -146,12 +146,12 @@ RULES: dict[str, Rule] = {
         "4 Phi_2(h, k; rho) - erf(h/sqrt 2) - erf(k/sqrt 2) - 1",
         r"4\Phi_2(h, k; \rho) - \mathrm{erf}(h/\sqrt{2}) - \mathrm{erf}(k/\sqrt{2}) - 1,\quad "
         r"\Phi_2(h, k; \rho) = \mathbb{P}(x < h, y < k)",
-        "one_pass.md A.6",
+        "theory/one_pass A.6",
     ),
     "four_signs": Rule(
         "Four signs",
         "Four centred signs have an average that is not elementary, one integral of angles.",
-        source="one_pass.md A.3, A.5",
+        source="theory/one_pass A.3, A.5",
     ),
     "price": Rule(
         "Price's theorem, from independent fields",
@@ -160,7 +160,7 @@ RULES: dict[str, Rule] = {
         "d/dtau E_tau[prod f_i] = sum_{i<j} C_ij E_tau[f_i' f_j' prod_{k != i,j} f_k]",
         r"\frac{d}{d\tau}\mathbb{E}_\tau \prod_i f_i = \sum_{i<j} C_{ij}\,"
         r"\mathbb{E}_\tau\Bigl[f_i' f_j' \prod_{k \neq i,j} f_k\Bigr]",
-        "one_pass.md A.2",
+        "theory/one_pass A.2",
     ),
     "independent": Rule(
         "Independent fields",
@@ -170,19 +170,19 @@ RULES: dict[str, Rule] = {
     "moment_of_signs": Rule(
         "Moment of signs",
         "Stein's identity for all fields at once, in one piece where fields may coincide.",
-        source="one_pass.md A.3",
+        source="theory/one_pass A.3",
     ),
     "waves": Rule(
         "Characteristic function",
         "sin, cos, sinh and cosh are sums of exponentials, which tilt the law with complex slopes.",
         "E[exp(i s q)] = exp(i s m - s^2 C/2)",
         r"\mathbb{E}\,e^{isq} = e^{ism - s^2C/2}",
-        "one_pass.md A.1",
+        "theory/one_pass A.1",
     ),
     "branches": Rule(
         "Exponential branches",
         "Exponentials beside jumps are integrated branch by branch, in scaled error functions.",
-        source="one_pass.md A.6",
+        source="theory/one_pass A.6",
     ),
     "collect": Rule("Sum", "The parts are added and simplified."),
     "series": Rule(
@@ -191,7 +191,7 @@ RULES: dict[str, Rule] = {
         "what is left out.",
         "E[f(x) g(y)] = sum_n rho^n c_n d_n/n!",
         r"\mathbb{E}[f(x) g(y)] = \sum_n \rho^n c_n d_n/n!",
-        "one_pass.md A.7",
+        "theory/one_pass A.7",
     ),
     "nodes": Rule("Quadrature", "Not closed: a number, with the error that it claims."),
     "table": Rule("Table", "Not closed: a table of the functions, with the error that it claims."),
@@ -203,7 +203,7 @@ RULES: dict[str, Rule] = {
         "h = Wx/sqrt(d), h* = W*x/sqrt(d), (h, h*) ~ N(0, Omega), Omega = [[Q, M], [M^T, P]]",
         r"h = Wx/\sqrt{d},\ h^* = W^*x/\sqrt{d},\ (h, h^*) \sim \mathcal{N}(0, \Omega),\ "
         r"\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}",
-        "one_pass.md A.0; [goldt_2019]",
+        "theory/one_pass A.0; [goldt_2019]",
     ),
     "pair": Rule(
         "Law of the fields of one average",
@@ -222,7 +222,7 @@ RULES: dict[str, Rule] = {
         r"w_j \leftarrow w_j + \tfrac{\gamma}{p n_b} \sum \psi_j x/\sqrt{d}:\ "
         r"\dot M_{jr} = \mathbb{E}[\psi_j h^*_r],\ \dot Q_{jl} = \mathbb{E}[\psi_j h_l + "
         r"\psi_l h_j] + \ldots",
-        "one_pass.md A.0, B.2; [saad_solla_1995]",
+        "theory/one_pass A.0, B.2; [saad_solla_1995]",
     ),
     "square": Rule(
         "Square of one step",
@@ -230,7 +230,7 @@ RULES: dict[str, Rule] = {
         "of updates add to the overlaps of students at the order of the learning rate.",
         "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
-        "one_pass.md B.2; [saad_solla_1995]",
+        "theory/one_pass B.2; [saad_solla_1995]",
     ),
     "block_drift": Rule(
         "Drift of one step, in a block of the inputs",
@@ -241,7 +241,7 @@ RULES: dict[str, Rule] = {
         "E[psi h_e,i] = c_e sum_y G_iy,e E[dpsi/dy], h_e the part of h from block e",
         r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
         r"\mathbb{E}[\partial_y \psi]",
-        "structured_inputs.md (3), (6); one_pass.md A.1",
+        "theory/structured_inputs (3), (6); theory/one_pass A.1",
     ),
     "block_square": Rule(
         "Square of one step, in a block of the inputs",
@@ -250,7 +250,7 @@ RULES: dict[str, Rule] = {
         "dQ_e,jl/dt = ... + gamma/(p n_b) nu_e E[psi_j psi_l]",
         r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
         r"\mathbb{E}[\psi_j \psi_l]",
-        "structured_inputs.md (6); one_pass.md B.2",
+        "theory/structured_inputs (6); theory/one_pass B.2",
     ),
     "mean_gradient": Rule(
         "Two samples of one step",
@@ -259,7 +259,7 @@ RULES: dict[str, Rule] = {
         "dQ_jl = ... + gamma^2 (1 - 1/n_b)/(p d)^2 E[psi_j x].E[psi_l x]",
         r"\Delta Q_{jl} = \ldots + \tfrac{\gamma^2}{(p d)^2} \bigl(1 - \tfrac{1}{n_b}\bigr)\,"
         r"\mathbb{E}[\psi_j x] \cdot \mathbb{E}[\psi_l x]",
-        "one_pass.md B.1",
+        "theory/one_pass B.1",
     ),
     "stein_fields": Rule(
         "Linearity and Stein's identity",
@@ -267,7 +267,7 @@ RULES: dict[str, Rule] = {
         "differentiates each of them.",
         "E[F lambda_i] = sum_y Omega_iy E[dF/dy]",
         r"\mathbb{E}[F \lambda_i] = \sum_y \Omega_{iy}\,\mathbb{E}[\partial_y F]",
-        "one_pass.md A.1",
+        "theory/one_pass A.1",
     ),
     "names": Rule("Insert what was named", "The rate in averages of functions of local fields."),
     "sphere": Rule(
@@ -277,7 +277,7 @@ RULES: dict[str, Rule] = {
         "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q of free rows",
         r"\tfrac{d}{dt} M_{jr}/\sqrt{Q_{jj}} = \dot M_{jr} - M_{jr} \Phi_{jj}/2,\ "
         r"\Phi \text{ the rate of } Q \text{ of free rows}",
-        "one_pass.md C; [ben_arous_2021]",
+        "theory/one_pass C; [ben_arous_2021]",
     ),
     # Exponents
     "mehler": Rule(
@@ -286,7 +286,7 @@ RULES: dict[str, Rule] = {
         "seen, m to that power: at small overlaps the smallest order decides.",
         "E[f(h) He_n(h')] = m^|n| E[f He_n]",
         r"\mathbb{E}[f(h)\,\mathrm{He}_n(h')] = m^{|n|}\,\mathbb{E}[f\,\mathrm{He}_n]",
-        "one_pass.md A.7, H; [ben_arous_2021]",
+        "theory/one_pass A.7, H; [ben_arous_2021]",
     ),
     "coefficient": Rule(
         "Hermite coefficient", "The average of the function times a Hermite polynomial."
@@ -299,13 +299,13 @@ RULES: dict[str, Rule] = {
         "(h*_l, h_l) ~ N((0, e_l), [[1, m], [m, 1]])",
         r"(h^*_l, h_l) \sim \mathcal{N}\left((0, e_l), \begin{pmatrix} 1 & m \\ m & 1 "
         r"\end{pmatrix}\right)",
-        "sequence.md A; [arnaboldi_2025]",
+        "theory/sequence A; [arnaboldi_2025]",
     ),
     "moments": Rule(
         "Moments of the outputs",
         "Each average is a function of the alignments: a polynomial by linked diagrams, a series "
         "in the alignment for functions of the mean field, else a table.",
-        source="sequence.md A.5; [arnaboldi_2025]",
+        source="theory/sequence A.5; [arnaboldi_2025]",
     ),
     # Escape
     "uninformative": Rule(
@@ -314,17 +314,17 @@ RULES: dict[str, Rule] = {
         "of single fields, and one overlap enters by its powers.",
         "M = 0 but for one overlap mu, Q = q I, P = I",
         r"M = 0 \text{ but for one overlap } \mu,\ Q = q I,\ P = I",
-        "one_pass.md D.4, F; [arnaboldi_2023_mediocrity]",
+        "theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]",
     ),
     "lengths": Rule(
         "Lengths at the start",
         "Free lengths relax while the overlaps are small.",
-        source="one_pass.md F",
+        source="theory/one_pass F",
     ),
     "growth": Rule(
         "Growth of the overlap",
         "The leading coefficients of the rate are named.",
-        source="one_pass.md F",
+        source="theory/one_pass F",
     ),
     "passage": Rule(
         "Time from u_0 to u_1",
@@ -332,7 +332,7 @@ RULES: dict[str, Rule] = {
         "elementary.",
         "t = int_{u_0}^{u_1} du/(du/dt)",
         r"t = \int_{u_0}^{u_1} du\,/\,\dot u",
-        "one_pass.md F; [arnaboldi_2023_mediocrity]",
+        "theory/one_pass F; [arnaboldi_2023_mediocrity]",
     ),
     # Repeated data
     "first_step": Rule(
@@ -341,6 +341,6 @@ RULES: dict[str, Rule] = {
         "the samples is an average over the law of the local fields.",
         "M^1 = (1 - eta ridge) M^0 - eta alpha E[g h*], g the gradient of the loss of a sample",
         r"M^1 = (1 - \eta\lambda) M^0 - \eta\alpha\,\mathbb{E}[g\,h^*],\ g = \partial_h \ell",
-        "batch_reuse.md A.1, B.1; [dandi_2024_reusing]",
+        "theory/batch_reuse A.1, B.1; [dandi_2024_reusing]",
     ),
 }

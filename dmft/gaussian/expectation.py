@@ -58,7 +58,7 @@ class Gaussian(ClosedLaw):
                     whichever bound is smaller for numbers, the plain sum for symbols
         Valid for   sums of products of at most two functions of one (derived) field each;
                     truncated at `order`, the error is at most `.bound`
-        Source      one_pass.md A.7
+        Source      theory/one_pass A.7
 
         Parameters
         ----------

@@ -68,7 +68,7 @@ def positional_semantic_risk(
                 h = z + (e, -e), A = softmax([[a^2, -a^2], [-a^2, a^2]])
     Shapes      e and m of one shape; `.gradient` (..., 2), `.hessian` (..., 2, 2)
     Valid for   e^2 + m^2 <= 1; Hermite series to order 400, rounding below 1e-14
-    Source      [arnaboldi_2025]; sequence.md D.1
+    Source      [arnaboldi_2025]; theory/sequence D.1
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def positional_semantic_regions(a: ArrayLike, omega: ArrayLike) -> NDArray[np.in
     Shapes      a (na,) and omega (nw,) give (nw, na): rows run over omega
     Valid for   the loss 1/2 E ||T - T*||_F^2; exact minima on the circle, mixed ones included; at
                 omega = 1 the limit from below
-    Source      [arnaboldi_2025]; sequence.md D.8
+    Source      [arnaboldi_2025]; theory/sequence D.8
 
     Raises
     ------
@@ -124,7 +124,7 @@ def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDia
 
     Shapes      a (na,) and omega (nw,); codes, number and best (nw, na), minima (nw, na, k)
     Valid for   as `positional_semantic_regions`
-    Source      [arnaboldi_2025]; sequence.md D.5 to D.8
+    Source      [arnaboldi_2025]; theory/sequence D.5 to D.8
 
     Examples
     --------
@@ -142,7 +142,7 @@ def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Bound
     Equation    squared loss: omega = A / (B + C alpha), alpha = sigmoid(2 a^2), for stability,
                 equality and direction; fold and coexistence parametric in e^2
     Shapes      a (na,); every curve (na,)
-    Source      [arnaboldi_2025]; sequence.md D.6, D.7
+    Source      [arnaboldi_2025]; theory/sequence D.6, D.7
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def positional_semantic_points() -> dict[str, tuple[float, float]]:
     omega = 1), the two tricritical points, coexistence_end, equal_stability (both corners lose
     stability), quadruple (direction and stability of the positional minimum cross).
 
-    Source      sequence.md D.7
+    Source      theory/sequence D.7
 
     Examples
     --------

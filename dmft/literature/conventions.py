@@ -1,4 +1,4 @@
-"""How the conventions of papers map to those of this library (one_pass.md section 0).
+"""How the conventions of papers map to those of this library (theory/one_pass 0).
 
 Here networks are means over their units, f = (1/p) sum_j a_j sigma(h_j), time is
 t = steps * gamma / (p d), the risk is E(f* - f)^2 / 2 without noise floor, and Delta is the

@@ -185,7 +185,7 @@ class Momentum(Shown):
 
     Notes
     -----
-    Source      structured_inputs.md (18), (19)
+    Source      theory/structured_inputs (18), (19)
 
     Examples
     --------

@@ -40,7 +40,7 @@ class Lookahead(UpdateRule):
 
     Equation    psi_j = psi^0_j(h + rho psi^0(h, y) |x|^2/d, y), psi^0_j(h, y) = a_j sigma'(h_j) E
     Scaling     |x|^2/d -> 1; a step costs one sample, as without
-    Source      batch_reuse.md D.1
+    Source      theory/batch_reuse D.1
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class SharpnessAware(UpdateRule):
                 h - rho psi^0(h, y)/|psi^0(h, y)| |x|/sqrt(d)
     Scaling     |x|^2/d -> 1; in units where rows of W have the length sqrt(d), rho is the
                 displacement of the fields, normalised the radius in the space of the weights
-    Source      batch_reuse.md D.1
+    Source      theory/batch_reuse D.1
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class Repeat(UpdateRule):
     Equation    h^(i+1) = h^(i) + gamma/(p n_b) psi^0(h^(i), y) |x|^2/d,
                 psi = sum_{i < times} psi^0(h^(i), y)
     Scaling     |x|^2/d -> 1; t counts samples, not passes over them
-    Source      batch_reuse.md D.1
+    Source      theory/batch_reuse D.1
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ class Clipping(UpdateRule):
     Equation    psi <- psi min(1, C p / (|psi| |x|/sqrt(d))), or psi <- p psi / (|psi| |x|/sqrt(d)),
                 |psi|^2 = sum_j psi_j^2; of a batch the mean gradient is shortened
     Scaling     |x|^2/d -> tr Sigma/d
-    Source      structured_inputs.md 4.3
+    Source      theory/structured_inputs 4.3
 
     Parameters
     ----------

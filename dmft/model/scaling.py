@@ -27,7 +27,7 @@ class Scaling(Shown):
     Scaling     drift alone for kappa + delta + mu > 0 (gradient flow; mean field where delta > 0);
                 both on kappa + delta + mu = 0; the quadratic term alone below, in the time
                 t' = t gamma/(p n_b), as long as its steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
-    Source      one_pass.md B.3 [veiga_2022]
+    Source      theory/one_pass B.3 [veiga_2022]
 
     Parameters
     ----------

@@ -187,7 +187,7 @@ class Schedule(Short, Record):
         """Text of a `LambdaLR` for PyTorch, at input dimension `dim`.
 
         For weights theta = W/sqrt(d) that are fed x, whose lr is gamma/d
-        (structured_inputs.md 6.8); each step takes the value at its start.
+        (theory/structured_inputs 6.8); each step takes the value at its start.
 
         Parameters
         ----------

@@ -222,7 +222,7 @@ def simulate_descent(
                 sphere W_j <- sqrt(d) W_j / |W_j|
     Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
     Scaling     t counts steps; parameters of a step may be expressions in ``sympy.Symbol("t")``
-    Source      batch_reuse.md 0, A.4
+    Source      theory/batch_reuse 0, A.4
 
     Raises
     ------

@@ -85,8 +85,8 @@ def simulate(
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
                 methods are exact in law, the risk is a quadrature at the saved overlaps; inputs
                 x ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
-    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2;
-                structured_inputs.md (8)
+    Source      theory/one_pass 0, B.2, B.6, D.2; theory/batch_reuse D.1, D.2;
+                theory/structured_inputs (8)
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 `erf_mixture_square` is the quadratic term of committees of sums of error functions: each slope is a
 sum of Gaussians, which tilts the law by one field; what is left is the arcsine of a pair
-(one_pass.md A.1, A.2). It stands here since cached functions call none of another file.
+(theory/one_pass A.1, A.2). It stands here since cached functions call none of another file.
 """
 
 from __future__ import annotations

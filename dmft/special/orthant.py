@@ -1,7 +1,7 @@
 """Angles of pairs, and averages of products of two and four signs, in compiled code.
 
 The average of four signs is the only integral of piecewise linear activations that is not
-elementary (one_pass.md A.3). One file: Numba's cache notices changes of a function's own file only.
+elementary (theory/one_pass A.3). One file: Numba's cache notices changes of its own file only.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _averages(C: Matrix, moments: bool, work: Matrix, out: Matrix) -> float:
     """E[sign(x1) sign(x2) sign(x3) sign(x4)]; `work` (4, 4, 4) receives R, G, P, E.
 
     With `moments`, fill out[x, y] = E[x y sign(x1) sign(x2) sign(x3) sign(x4)] for the six pairs
-    x, y of them: Stein's identity, one_pass.md A.3, where
+    x, y of them: Stein's identity, theory/one_pass A.3, where
     E_ab = (2/pi) sqrt(G_ab) E[sign_c sign_d | a = b = 0].
     """
     R, G, P, E = work[0], work[1], work[2], work[3]
@@ -381,7 +381,7 @@ def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
     """E[sign(x_a) sign(x_b) sign(x_c) sign(x_d)] for a, b < p and any c, d, as (p, p, N, N).
 
     With `moments`, E[sign(x_a) sign(x_b) |x_c| |x_d|]. Each set of four fields is integrated once,
-    where one_pass.md A.0 needs it for six pairs.
+    where theory/one_pass A.0 needs it for six pairs.
     """
     N = C.shape[0]
     table = np.empty((p, p, N, N))

@@ -125,7 +125,7 @@ def fixed_point_branch(
     >>> branch = dmft.fixed_point_branch(
     ...     eqs, dmft.Overlaps([[1 / 3]], [[0.0]]), "learning_rate", (0.0, 1.0), max_points=80
     ... )
-    >>> print(branch.folds.round(8))   # beyond it the length diverges (one_pass.md F.3)
+    >>> print(branch.folds.round(8))   # beyond it the length diverges (theory/one_pass F.3)
     [0.18018981]
     """
     check_equations(equations)

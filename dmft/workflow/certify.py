@@ -42,7 +42,7 @@ def certify(
                 or by a nested integral (about 10 digits); three and four by Wick, Stein,
                 conditioning, tilting and Price's identity in exact fractions. The closed forms of
                 `Gaussian.expect` are not used
-    Source      one_pass.md A; derivations/certificates.py
+    Source      theory/one_pass A; derivations/certificates.py
 
     Parameters
     ----------

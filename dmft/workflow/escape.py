@@ -53,7 +53,7 @@ def escape_time(
                 The crossing is located on the dense output, never on the saved points, of a run
                 at rtol = 1e-11 and atol = 1e-15; where averages on nodes have kinks, at 1e-6 and
                 1e-8 (unless you pass your own)
-    Source      one_pass.md F; the plateau is where |d log risk / d log t| is smallest
+    Source      theory/one_pass F; the plateau is where |d log risk / d log t| is smallest
 
     Parameters
     ----------

@@ -278,7 +278,7 @@ def learned_directions(
     Valid for   numbers for all parameters. "never" is proven by a signed permutation of the fields
                 that y cannot tell, for any number of steps; overlaps of step 1 are closed forms
                 where there are any; those of step 2 integrals with a claimed error
-    Source      batch_reuse.md B.1, B.2
+    Source      theory/batch_reuse B.1, B.2
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ def linear_noise(
     Shapes      C (n, n) over (Q, M), and trained readouts, packed in C order
     Scaling     leading order in 1/d: fluctuations of relative size d^(-1/2)
     Valid for   equations of kind "sde"; a fixed point of their flow whose modes all decay
-    Source      one_pass.md E.1; derivations/fluctuations.py
+    Source      theory/one_pass E.1; derivations/fluctuations.py
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def scaling_law(
                 t -> infinity and d -> infinity, compared with the exact risk at d, which gives
                 `.window` and `.error`; fitted to a run of anything else with a `Spectrum`, which
                 `.how` says
-    Source      structured_inputs.md (11), (12)
+    Source      theory/structured_inputs (11), (12)
 
     Parameters
     ----------

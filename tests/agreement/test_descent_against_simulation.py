@@ -1,4 +1,4 @@
-"""Two-time equations of gradient descent against weights in d dimensions: batch_reuse.md A.5.
+"""Two-time equations of gradient descent against weights in d dimensions: theory/batch_reuse A.5.
 
 z is (mean over the seeds - theory) over the standard error of both: that of the seeds, and that of
 the theory's own scrambles. The dimension is so large that terms of order 1/d stay below the errors.
@@ -22,7 +22,7 @@ ERF = sp.erf(z / sp.sqrt(2))
 RELU = sp.Max(z, 0)
 JOINT = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
 HE3 = dmft.MultiIndex(sp.tanh(u**3 - 3 * u), [u])
-# f = (1/p) sum_j a_j sigma: the a_j of batch_reuse.md times the width.
+# f = (1/p) sum_j a_j sigma: as in theory/batch_reuse.
 PAIR = dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5)))
 STEPS = 7
 BLOCKS = ("M", "Q", "train_loss", "corr", "Q2", "readout")

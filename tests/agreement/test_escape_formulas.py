@@ -37,7 +37,7 @@ def formula_of(width, gamma, noise, constraint="sphere", length=1):
 
 
 def spherical_time(gamma, noise, u0, T):
-    """One_pass.md F.1, typed: a witness of what the library derives."""
+    """theory/one_pass F.1, typed: a witness of what the library derives."""
     A, rate = 4 - 24 * gamma, 4 - 2 * gamma * (12 + noise)
     u1, limit = T + (1 - T) * u0, rate / A
     return math.log(u1 / u0 * (limit - u0) / (limit - u1)) / (2 * rate)
@@ -114,7 +114,7 @@ def free_formula(v):
 
 
 def free_time(v, u0, u1):
-    """One_pass.md F.3, typed: leading logarithm with the transient of the lengths."""
+    """theory/one_pass F.3, typed: leading logarithm with the transient of the lengths."""
     p, g = v["p"], v["gamma_over_p"]
     kappa, s0 = (p + 4) / (p + 2), (1 + 2 / p) * v["q0"]
     root = math.sqrt((1 + 2 * g) ** 2 - 4 * g * kappa * (1 + g * (3 + v["Delta"])))

@@ -1,7 +1,7 @@
 """Equations of sequence models against SGD: means of chains, exact in law, at d = 500 and 2000.
 
 Times are those of the equations. Gaps may be SIGMAS standard errors and what finite dimension adds,
-of order 1/d (sequence.md C.4 measures 7/d near its largest for attention).
+of order 1/d (theory/sequence C.4 measures 7/d near its largest for attention).
 """
 
 import numpy as np

@@ -108,7 +108,7 @@ def gaps(case, dim, method):
 
 
 def test_erf_committee_at_one_dimension():
-    # The fast guard; one_pass.md B.2 gives 0.02 as the spread of a run at such d.
+    # The fast guard; theory/one_pass B.2 gives 0.02 as the spread of a run at such d.
     mean_gap, single_gap = gaps("erf committee", 1000, "overlaps")
     assert mean_gap < 0.03
     assert 0.01 < single_gap < 0.06
@@ -159,7 +159,7 @@ def test_weights_have_the_same_gap_as_the_chain(case):
 
 @pytest.mark.slow
 def test_escape_times_have_the_mean_and_spread_of_the_theory():
-    # one_pass.md F.4: noise and the random start shift and spread the escape of phase retrieval.
+    # theory/one_pass F.4: noise and the random start shift and spread the escape.
     case = REFERENCE["exit_spherical_p1"][0]
     sgd = dmft.SGD(case["gamma"], constraint="sphere")
     watched = FirstPassage("risk", 1.0 - case["T"], relative=True)

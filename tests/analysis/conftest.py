@@ -17,7 +17,7 @@ TEACHER = (Block("P", ("k", "k"), symmetric=True),)
 
 @njit(RHS_SIGNATURE, nogil=True, cache=True)
 def spherical_rhs(t, y, widths, par, out):
-    """Phase retrieval on the sphere, p = 1: one_pass.md F.1."""
+    """Phase retrieval on the sphere, p = 1: theory/one_pass F.1."""
     a = 4.0 - 24.0 * par[0]
     b = 2.0 * par[0] * par[1]
     out[0] = 0.0

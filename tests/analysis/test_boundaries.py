@@ -108,7 +108,7 @@ def test_the_number_of_threads_changes_nothing():
 
 
 def test_a_level_of_the_growth_of_the_uninformative_point():
-    """One_pass.md F.1: growth 4 - 2 gamma (12 + Delta) on the sphere.
+    """theory/one_pass F.1: growth 4 - 2 gamma (12 + Delta) on the sphere.
 
     Where it vanishes: test_signs_without_zeros.py.
     """

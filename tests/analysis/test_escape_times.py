@@ -25,7 +25,7 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-13}
 
 
 def formula(gamma, noise, u0, u1):
-    """Time at which m^2 grows from u0 to u1 (one_pass.md F.1)."""
+    """Time at which m^2 grows from u0 to u1 (theory/one_pass F.1)."""
     rate = 4 - 2 * gamma * (12 + noise)
     limit = rate / (4 - 24 * gamma)
     return np.log(u1 / u0 * (limit - u0) / (limit - u1)) / (2 * rate)

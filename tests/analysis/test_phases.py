@@ -19,7 +19,7 @@ def retrieval_run(gamma=0.05, noise=0.3, t_max=6.0, **options):
 
 
 def logistic(gamma, noise, u0, u1):
-    """One_pass.md F.1."""
+    """theory/one_pass F.1."""
     A, rate = 4 - 24 * gamma, 4 - 2 * gamma * (12 + noise)
     top = rate / A
     return math.log(u1 / u0 * (top - u0) / (top - u1)) / (2 * rate)

@@ -1,6 +1,6 @@
 """Cost and error of descent on repeated data (`python tests/benchmarks`).
 
-Two descents of batch_reuse.md A.5 at seven steps: A2, two ReLU on tanh(z1 + He3(z2)), and A3, erf
+Two descents of theory/batch_reuse A.5 at seven steps: A2, two ReLU on tanh(z1 + He3(z2)); A3, erf
 on erf. Times are CPU seconds of one thread, points and population risk included, best of several;
 errors are those of M after six steps, rms over entries and seeds. The baseline
 (`plain_descent.py`) is Monte Carlo, whose error falls like the root of its samples: its cost at

@@ -34,7 +34,7 @@ def rotation(t, y, widths, par, out):
 
 @njit(RHS_SIGNATURE, nogil=True)
 def drift(t, y, widths, par, out):
-    """One spherical neuron of phase retrieval without label noise (one_pass.md F.1)."""
+    """One spherical neuron of phase retrieval without label noise (theory/one_pass F.1)."""
     out[0] = y[0] * (4.0 - 24.0 * par[0]) * (1.0 - y[0] * y[0])
 
 

@@ -2,7 +2,7 @@
 
 Wall and CPU seconds from an empty cache of tables, best of several. The baseline evaluates the risk
 of each point on 257 places of the circle with the same tables: cheaper than sums over four fields
-for each loss (sequence.md D.9), and it sees no minimum between its places.
+for each loss (theory/sequence D.9), and it sees no minimum between its places.
 """
 
 import time

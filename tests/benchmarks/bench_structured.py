@@ -16,7 +16,7 @@ from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 BLOCKS = (1, 16, 256)
 CALLS, REPEATS = 200, 300
-# Seconds that the public code needs at d = 1000, and its relative error (structured_inputs.md 9):
+# Seconds that the public code needs at d = 1000, and relative error (theory/structured_inputs 9):
 # least squares to T = 5, logistic regression to T = 1.
 SQUARES, LOGISTIC = ((0.25, "6e-3"), (0.86, "1.5e-3")), ((14.0, "9e-5"),)
 RTOL = 1e-9

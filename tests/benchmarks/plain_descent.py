@@ -1,6 +1,6 @@
 """Baseline: descent on repeated data by plain Monte Carlo of the single-process form, in NumPy.
 
-One path of the noise omega and of the process r for each sample (batch_reuse.md A.2, corrected):
+One path of the noise omega and the process r for each sample (theory/batch_reuse A.2):
     r^{t+1} = (1 - eta ridge) r^t - eta (g^t + sum_{s<=t} R_l(t, s) r^s + omega^t),
 with omega correlated in time (its Cholesky factor grows a row a step, normals are kept) and the
 response by Stein's identity: alpha E[g z^T] = R_l L, where L z is the part of r without the

@@ -1,7 +1,7 @@
 """Baseline: the erf right-hand side as a plain scalar compiled loop over all fields.
 
 Every integral is called for every pair or quadruple of fields, with the determinant formulas of
-one_pass.md A.2 and libm's arcsine, as the published Cython and C++ codes do. No symmetry is used,
+theory/one_pass A.2 and libm's arcsine, as the published Cython and C++ codes. No symmetry is used,
 nothing is hoisted. Only the benchmarks use this; it is checked against the library before timing.
 """
 

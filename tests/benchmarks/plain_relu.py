@@ -1,6 +1,6 @@
 """Baseline: the ReLU right-hand side as a plain scalar compiled loop over all fields.
 
-Every integral is called for every pair or quadruple of fields, with the formulas of one_pass.md A.3
+Every integral is called for each pair or quadruple of fields by the formulas of theory/one_pass A.3
 as they stand: distinct fields of a quadruple, orthant probabilities of up to four of them, the last
 by 80 Gauss-Legendre nodes in t = sin(theta). Only the benchmarks use this; it is checked against
 the library before timing.

@@ -19,7 +19,7 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.plain import plain
 
-# Phase retrieval on the sphere, one student: the risk is 2 (1 - m^2) (one_pass.md F.1).
+# Phase retrieval on the sphere, one student: the risk is 2 (1 - m^2) (theory/one_pass F.1).
 PHASE_RETRIEVAL = """
 [student]
 activation = "z**2"
@@ -287,7 +287,7 @@ def test_saved_times():
 def test_escape_agrees_with_the_closed_form(model, capsys):
     assert main(["escape", model, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    # one_pass.md F.1: u_0 = 0.01, u_1 = T + (1 - T) u_0, u_infinity = 1 without noise.
+    # theory/one_pass F.1: u_0 = 0.01, u_1 = T + (1 - T) u_0, u_infinity = 1 without noise.
     u0, u1, rate = 0.01, 0.505, 2 * (4 - 24 * 0.05)
     expected = np.log(u1 / u0 * (1 - u0) / (1 - u1)) / rate
     assert facts["escaped"] is True
@@ -330,7 +330,7 @@ def test_phase_diagram_knows_the_boundary_of_learning(phase, capsys):
     x, y = np.array(diagram["x"]["values"]), np.array(diagram["y"]["values"])
     values = np.array(diagram["values"], dtype=float)
     assert values.shape == (3, 4)
-    # one_pass.md F.1: m grows from zero only for gamma < 2 / (12 + Delta).
+    # theory/one_pass F.1: m grows from zero only for gamma < 2 / (12 + Delta).
     never = x[None, :] > 2 / (12 + y[:, None])
     assert np.all(np.isnan(values[never]))
     assert np.isfinite(values[0, 0])

@@ -13,7 +13,7 @@ from dmft.cli.toml import read_declaration
 from dmft.errors import ExpressionRefused
 
 ROOT = Path(__file__).parents[2]
-# A linear student of a linear target: exact by Marchenko-Pastur (batch_reuse.md B.5).
+# A linear student of a linear target: exact by Marchenko-Pastur (theory/batch_reuse B.5).
 LINEAR = """
 [student]
 activation = "z"

@@ -28,7 +28,7 @@ M = [[0.1]]
 [solve]
 t_max = 1000.0
 """
-# A linear student of a linear target: exact by Marchenko-Pastur (batch_reuse.md B.5).
+# A linear student of a linear target: exact by Marchenko-Pastur (theory/batch_reuse B.5).
 LINEAR = """
 [student]
 activation = "z"
@@ -72,7 +72,7 @@ def table(name, measure, x=GAMMA, y=NOISE, more=""):
 
 
 def test_adaptive_diagram_of_fixed_points(run, tmp_path):
-    """One_pass.md F.1: the informed one for gamma < 2/(12 + Delta)."""
+    """theory/one_pass F.1: the informed one for gamma < 2/(12 + Delta)."""
     axes = GAMMA.replace("21", "17"), NOISE.replace("17", "9")
     text = SPHERE + table("phase", "fixed_point", *axes, more="adaptive = true\ncoarse = 4")
     drawn = tmp_path / "d.png"

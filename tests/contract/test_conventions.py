@@ -158,7 +158,7 @@ def test_escape_has_a_value_or_is_censored():
     start = dmft.Overlaps([[1.0]], [[0.1]])
     run = dmft.solve(eqs, start, t_max=5.0)
     seen = dmft.escape_time(run, fraction=0.5, reference="start")
-    # one_pass.md F.1 with u_0 = 0.01, u_1 = T + (1 - T) u_0 and u_infinity = 1.
+    # theory/one_pass F.1 with u_0 = 0.01, u_1 = T + (1 - T) u_0 and u_infinity = 1.
     u0, u1, rate = 0.01, 0.505, 2 * (4 - 24 * 0.05)
     assert seen.value == pytest.approx(np.log(u1 / u0 * (1 - u0) / (1 - u1)) / rate, rel=1e-7)
     late = dmft.escape_time(dmft.solve(eqs, start, t_max=0.1), fraction=0.5)

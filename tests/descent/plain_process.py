@@ -1,4 +1,4 @@
-"""The recursions of a descent by hand (batch_reuse.md A.1), with NumPy's matrix products.
+"""The recursions of a descent by hand (theory/batch_reuse A.1), with NumPy's matrix products.
 
 What ran before the recursions were compiled from `DescentEquations.process`; kept as a witness. The
 functions take the arrays that the solver hands to the compiled steps and nothing else of `dmft`.

@@ -1,7 +1,7 @@
 """Responses of a descent by their definition: NumPy only, nothing of `dmft`.
 
 One student and one teacher of the same activation, p = k = 1, P = Q0 = 1, squared loss. The process
-of batch_reuse.md A.1 by plain Monte Carlo; R_l(t, s) = alpha dE[g^t]/d eps, where eps is added to
+of theory/batch_reuse A.1 by plain Monte Carlo; R_l(t, s) = alpha dE[g^t]/d eps, with eps added to
 the field at time s alone, by central differences with common random numbers (kinks included: delta
 is far below a step).
 

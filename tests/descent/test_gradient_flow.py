@@ -30,7 +30,7 @@ def marchenko_pastur(function, alpha):
 
 
 def test_linear_students_follow_the_exact_flow():
-    """batch_reuse.md B.5 with a = exp(-(mu + ridge) t); the claimed errors hold."""
+    """theory/batch_reuse B.5 with a = exp(-(mu + ridge) t); the claimed errors hold."""
     alpha, ridge, m0, noise = 2.0, 0.1, 0.2, 0.3
     flow = flow_of(LINE, LINE, alpha, ridge, label_noise=noise)
     run = dmft.solve(flow, dmft.Overlaps([[1.0]], [[m0]]), 2.0, points=16, levels=4)
@@ -75,7 +75,7 @@ def test_more_levels_gain_an_order_each():
 
 
 def test_erf_on_erf_has_the_values_of_the_theory():
-    """batch_reuse.md B.3: Richardson of order two, alpha = 2, ridge .1, M0 = .2, t = 3."""
+    """theory/batch_reuse B.3: Richardson of order two, alpha = 2, ridge .1, M0 = .2, t = 3."""
     run = dmft.solve(
         flow_of(ERF, ERF, 2.0, 0.1), dmft.Overlaps([[1.0]], [[0.2]]), 3.0, points=10, levels=3,
         samples=2**10, scrambles=4,
@@ -191,7 +191,7 @@ def test_files_and_refusals(tmp_path):
 
 
 def test_small_fresh_batches_are_one_pass_sgd():
-    """batch_reuse.md B.4: alpha_b -> 0 at fixed rate is the ode, label noise and its square too."""
+    """theory/batch_reuse B.4: alpha_b -> 0 at fixed rate is the ode, label noise included."""
     model = dmft.Model(ERF, ERF, label_noise=0.1)
     start = dmft.Overlaps([[1.0]], [[0.2]])
     rate, t_max = 1.5, 1.5

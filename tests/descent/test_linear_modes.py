@@ -1,4 +1,4 @@
-"""Linear students, mode by mode (batch_reuse.md B.5): on the sphere and under schedules."""
+"""Linear students, mode by mode (theory/batch_reuse B.5): on the sphere and under schedules."""
 
 import numpy as np
 import pytest

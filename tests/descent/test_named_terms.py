@@ -1,7 +1,7 @@
 """Terms of descents that are dropped, replaced and added: runs against recursions of matrices.
 
 The gradients of a linear unit are linear in what drives them, so that all averages are products
-of matrices over times (batch_reuse.md A.1).
+of matrices over times (theory/batch_reuse A.1).
 """
 
 import numpy as np

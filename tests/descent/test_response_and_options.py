@@ -83,7 +83,7 @@ def test_errors_of_scrambles_cover():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "largest"), [("relu pair", 5e-4), ("erf", 2e-5)])
 def test_error_of_the_overlaps_at_65536_samples(name, largest):
-    """batch_reuse.md C: rms over seeds of M at all seven steps, against 64 times the samples."""
+    """theory/batch_reuse C: rms over seeds of M at seven steps, against 64 times the samples."""
     if name == "erf":
         one = dmft.Committee(ERF, 1)
         model, descent = dmft.Model(one, one), dmft.GradientDescent(0.8, 2, ridge=0.1)

@@ -126,7 +126,7 @@ def test_label_noise_width_two_and_two_fields():
 
 
 def test_one_step_in_closed_form():
-    """M^1 = eta alpha / pi of an erf on itself (batch_reuse.md B.1)."""
+    """M^1 = eta alpha / pi of an erf on itself (theory/batch_reuse B.1)."""
     erf = dmft.Committee(STUDENTS["erf"], 1)
     system = dmft.derive(dmft.Model(erf, erf), dmft.GradientDescent(0.3, 3))
     run = dmft.short_times(system).evaluate(START, steps=1)

@@ -27,7 +27,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("case", REFERENCE["ridge"], ids=["plain", "momentum"])
 def test_linear_students_equal_marchenko_pastur(case):
-    """Exact solution for every eigenvalue (batch_reuse.md B.5)."""
+    """Exact solution for every eigenvalue (theory/batch_reuse B.5)."""
     descent = dmft.GradientDescent(
         case["eta"], case["alpha"], ridge=case["lam"], momentum=case["beta"]
     )
@@ -51,7 +51,7 @@ FAST = ("tanh(He3)", "He2")
 @pytest.mark.parametrize("rates", ["one", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
 def test_two_steps_equal_their_closed_integrals(name, rates):
-    """batch_reuse.md B.1; errors are those that the run claims."""
+    """theory/batch_reuse B.1; errors are those that the run claims."""
     samples = 2 ** (13 if rates == "one" else 15)  # He3 has heavy tails
     for case in REFERENCE["two_step"][name]:
         if rates == "one" and (case["eta"] != 0.3 or case["target"] not in FAST):

@@ -93,7 +93,7 @@ def test_kinks_inside_an_activation(start):
     assert risk(Q=start.Q, M=start.M, P=start.P) > 0
     for block in ("M", "Q"):
         np.testing.assert_allclose(compiled[block], reference[block], atol=1e-10)
-    # The drift is the gradient of the risk (one_pass.md A.1), here by central differences.
+    # The drift is the gradient of the risk (theory/one_pass A.1), here by central differences.
     p, step = start.p, 1e-5
     R_M, G = np.empty((p, 1)), np.empty((p, p))
     for a in range(p):

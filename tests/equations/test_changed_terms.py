@@ -329,7 +329,7 @@ def test_a_term_may_read_what_a_constraint_rewrites():
 
 
 def by_hand(q, m, P, g, D, *, own=True, label=True):
-    """One_pass.md E.2: rates of one squared unit, its own output and the label noise apart."""
+    """theory/one_pass E.2: rates of one squared unit, its own output and the label noise apart."""
     F_m = 6 * m * P - (6 * m * q if own else 0)
     F_q = 4 * (P * q + 2 * m**2 - 3 * q**2) + 4 * g * (
         15 * q**3 - 6 * P * q**2 + 3 * P**2 * q - 24 * m**2 * q + 12 * P * m**2

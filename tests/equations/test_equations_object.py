@@ -23,7 +23,7 @@ def symbolic_erf(constraint=None):
 
 
 def test_phase_retrieval_equals_the_published_polynomials():
-    """one_pass.md E.2: F_m and F_q of phase retrieval p = k = 1."""
+    """theory/one_pass E.2: F_m and F_q of phase retrieval p = k = 1."""
     square = dmft.Committee(Z**2, 1)
     g, D = sp.symbols("g D", positive=True)
     explicit = dmft.derive(dmft.Model(square, square, D), dmft.SGD(g)).explicit()
@@ -38,7 +38,7 @@ def test_phase_retrieval_equals_the_published_polynomials():
 
 
 def test_spherical_phase_retrieval_equals_the_escape_equation():
-    """one_pass.md F.1: dm/dt = m [A (1 - m^2) - B], A = 4 - 24 g, B = 2 g D."""
+    """theory/one_pass F.1: dm/dt = m [A (1 - m^2) - B], A = 4 - 24 g, B = 2 g D."""
     square = dmft.Committee(Z**2, 1)
     g, D = sp.symbols("g D", positive=True)
     equations = dmft.derive(dmft.Model(square, square, D), dmft.SGD(g, constraint="sphere"))

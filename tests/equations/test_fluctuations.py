@@ -235,7 +235,7 @@ def test_the_drift_is_the_mean_of_one_step_to_order_one_over_d(act, constraint, 
 
 @pytest.mark.slow
 def test_both_terms_on_the_sphere_matter():
-    # one_pass.md E.3, d = 200: leading 1.0400, simulation 1.0281 +- 0.0010.
+    # theory/one_pass E.3, d = 200: leading 1.0400, simulation 1.0281 +- 0.0010.
     eqs = equations(SQUARE, constraint="sphere", gamma=0.05, noise=0.2)
     start = dmft.Overlaps([[1.0]], [[0.5]])
     assert eqs.without("finite_size", "curvature").evaluate(start, d=200)["M"][0, 0] == (

@@ -22,7 +22,7 @@ def random_start(seed, p=2, k=2, rank=None):
 
 
 def gradient_flow_from_risk(model, start, step=1e-6):
-    """One_pass.md A.1: B* = -p (R_M P + G M), B = -p (R_M M^T + G Q), by finite differences."""
+    """theory/one_pass A.1: B* = -p (R_M P + G M), B = -p (R_M M^T + G Q), by finite differences."""
     risk = dmft.population_risk(model)
     p, k = start.M.shape
 

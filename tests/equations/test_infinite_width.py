@@ -46,7 +46,7 @@ def test_exit_times_of_the_theory(dynamics_vectors, number):
 
 
 def test_derived_rates_are_those_of_theory():
-    """One_pass.md F.4, typed."""
+    """theory/one_pass F.4, typed."""
     g, Delta = 0.3, 0.7
     equations = dmft.derive(phase_retrieval(4, label_noise=Delta), sphere(4 * g), scaling=WIDE)
     u, C, X = 0.04, 1.0, 0.04

@@ -12,7 +12,7 @@ from dmft.errors import BadParameter
 z = sp.Symbol("z", real=True)
 K = sp.Symbol("K", integer=True, positive=True)
 ACTIVATIONS = {"erf": sp.erf(z / sp.sqrt(2)), "square": z**2, "relu": sp.Max(z, 0)}
-# one_pass.md G.1, cut after eight decimals; the square's is K^2 / (2 (K + 2)).
+# theory/one_pass G.1, cut after eight decimals; the square's is K^2 / (2 (K + 2)).
 TABLE = {
     "erf": {1: 4.05577868, 2: 9.22731078, 3: 14.58607055, 4: 19.99028449, 10: 52.58239212},
     "square": {1: 1 / 6, 2: 0.5, 3: 0.9, 4: 4 / 3, 10: 25 / 6},

@@ -38,7 +38,7 @@ def start_of(model, seed=1):
 
 
 def update(model, algorithm, h, h_star, xi):
-    """The update psi of batch_reuse.md D.1 for samples in columns, written from there."""
+    """The update psi of theory/batch_reuse D.1 for samples in columns, written from there."""
     sigma = sp.lambdify(z, model.student.activation, "scipy")
     derivative = sp.diff(model.student.activation, z)
     slope = sp.lambdify(z, derivative, ["scipy", {"Heaviside": np.heaviside}])

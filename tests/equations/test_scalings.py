@@ -89,7 +89,7 @@ def test_a_scaling_only_rescales_time_in_the_noise_dominated_limit():
 
 @pytest.mark.slow
 def test_noise_alone_acts_on_the_chain_of_overlaps():
-    # one_pass.md B.3: erf, p = k = 1, d = 1e10, gamma = 1e3, steps of 1e-4 in t'.
+    # theory/one_pass B.3: erf, p = k = 1, d = 1e10, gamma = 1e3, steps of 1e-4 in t'.
     single = dmft.Committee(ERF, 1)
     model, start = dmft.Model(single, single), dmft.Overlaps([[0.5]], [[0.1]])
     algorithm, dim, seeds = dmft.SGD(1e3), 10**10, 16

@@ -25,7 +25,7 @@ def sgd_of(rho, rate=0.1):
     return dmft.SGD(rate, constraint="sphere", repeat=repeat)
 
 
-# batch_reuse.md D.3: activation, rho_0, target He_k; e_1, e_2, e_3, E psi^2; samples.
+# theory/batch_reuse D.3: activation, rho_0, target He_k; e_1, e_2, e_3, E psi^2; samples.
 TABLE = [
     ("relu", 0, 2, (0, 0.797885, 0, 1.5), "d log d"),
     ("relu", 0.1, 3, (-0.114166, 0.237651, 0.262127, 2.006513), "d"),
@@ -125,7 +125,7 @@ def test_coefficients_are_those_of_the_definition(repeat):
 
 
 def test_times_of_the_theory():
-    """batch_reuse.md D.3, from m = 0: logarithms of d."""
+    """theory/batch_reuse D.3, from m = 0: logarithms of d."""
     square = dmft.weak_recovery(model_of(RELU, 2), sgd_of(0, 0.4))
     for dim, value in ((1e3, 7.84), (1e4, 13.62), (1e5, 19.40)):
         assert abs(square.samples_per_dim(dim, 0.1, start="orthogonal") - value) < 0.006
@@ -136,7 +136,7 @@ def test_times_of_the_theory():
 
 @pytest.mark.slow
 def test_time_of_a_cubic_target():
-    """batch_reuse.md D.3: the ode of He_3 (given to 0.003)."""
+    """theory/batch_reuse D.3: the ode of He_3 (given to 0.003)."""
     cubic = dmft.weak_recovery(model_of(RELU, 3), sgd_of(0.1))
     assert abs(cubic.samples_per_dim(1e3, 0.3) - 23.734) < 0.004
 

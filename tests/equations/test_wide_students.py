@@ -120,7 +120,7 @@ def test_squared_activations_cost_a_number_linear_in_the_width():
     y, out = np.ones(2 * p), np.empty(2 * p)
     par = np.concatenate([[1.0], np.ones(p), [1.0], [1.0]])
     problem.rhs(0.0, y, np.array([p, 1]), par, out)
-    # dM = 2 [(1 - tr Q/p) M + 2 (M P - Q M / p)] with Q = M M^T + I (one_pass.md B.2, B.4).
+    # dM = 2 [(1 - tr Q/p) M + 2 (M P - Q M / p)] with Q = M M^T + I (theory/one_pass B.2, B.4).
     assert out[0] == pytest.approx(2 * ((1 - 2) + 2 * (1 - (p + 1) / p)), rel=1e-12)
 
 

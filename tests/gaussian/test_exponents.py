@@ -22,7 +22,7 @@ E1, E2, E3 = np.eye(3)
 PARITY3 = sp.sign(z1 * z2 * z3)
 ANY = None  # one direction within the span of the fields, not further known
 
-# batch_reuse.md D.4: target, information, [(order, new directions) of each step of the leap],
+# theory/batch_reuse D.4: target, information, [(order, new directions) of each step of the leap],
 # generative, the same of the generative leap. Directions: unit vectors that span the step.
 TABLE = [
     (z1, 1, [(1, "1")], 1, [(1, "1")]),

@@ -143,7 +143,7 @@ def test_price_theorem_by_finite_differences_of_I4():
 
 @pytest.mark.parametrize("f", [SIGMA, hermite(2, z), hermite(3, z), z**2])
 def test_I3_is_the_gradient_of_I2(f):
-    """one_pass.md A.1: I3 = 2 C_12 dI2/dC_11 + C_23 dI2/dC_13."""
+    """theory/one_pass A.1: I3 = 2 C_12 dI2/dC_11 + C_23 dI2/dC_13."""
     I2 = product_expectation([f, f], [0, 2], cov)
     I3 = product_expectation([sp.diff(f, z), z, f], [0, 1, 2], cov)
     gradient = 2 * cov(0, 1) * sp.diff(I2, C[0, 0]) + cov(1, 2) * sp.diff(I2, C[0, 2])

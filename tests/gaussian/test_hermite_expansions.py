@@ -20,7 +20,7 @@ def double_factorial(n):
     return int(sp.factorial2(n))
 
 
-# f -> E[f He_n] from the theory (one_pass.md A.5, A.7) or by hand.
+# f -> E[f He_n] from the theory (theory/one_pass A.5, A.7) or by hand.
 def erf_coefficient(n):
     m = (n - 1) // 2
     if n % 2 == 0:

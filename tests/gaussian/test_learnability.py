@@ -16,7 +16,7 @@ def he(n, z):
     return dmft.hermite(n, z)
 
 
-# batch_reuse.md D.4 read per direction: subspace -> samples of (one pass, data reuse, generic).
+# theory/batch_reuse D.4 read per direction: subspace -> samples of (one pass, data reuse, generic).
 # The costly targets (three fields with signs) run in derivations/exponents.py and when slow.
 LOG, SQUARE, CUBE = "d log d", "d^2", "d^3"
 TABLE = [

@@ -1,6 +1,6 @@
 """The truth about a `Case`, in NumPy: averages over Gaussian fields, and steps on vectors in R^d.
 
-Rates are those of structured_inputs.md (4)-(6): the fields of a sample given its cluster are
+Rates are those of theory/structured_inputs (4)-(6): the fields of a sample given its cluster are
 normal with the covariances G_e of the rows, and given the fields that the update sees, those of a
 block are their regression on them. Clusters and random labels are summed over; what is left are
 averages over p + k normal numbers, on scrambled Sobol points whose spread is the error.

@@ -41,7 +41,7 @@ def test_reusing_batches_is_the_target_of_the_paper():
 
 
 def test_phase_retrieval_risk_at_the_sphere():
-    # one_pass.md F.1: risk = 2 (1 - m^2) at p = 1.
+    # theory/one_pass F.1: risk = 2 (1 - m^2) at p = 1.
     risk = dmft.population_risk(literature.phase_retrieval(1))
     assert risk(Q=[[1.0]], M=[[0.3]], P=[[1.0]]) == pytest.approx(2 * (1 - 0.09), rel=1e-13)
     assert literature.phase_retrieval(5).teacher.width == 1

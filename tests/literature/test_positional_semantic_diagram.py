@@ -48,7 +48,7 @@ def test_boundaries_are_where_the_loss_says(a):
 
 
 def test_published_digits_of_the_curves():
-    # sequence.md D.6 and D.7, from sums over four fields.
+    # theory/sequence D.6 and D.7, from sums over four fields.
     a = [0.75, 0.9, 1.0, 1.4]
     curves = positional_semantic_boundaries(a)
     for name, expected in (
@@ -193,7 +193,7 @@ def test_degenerate_edges():
 
 def test_no_minimum_lies_inside():
     # R_m / m = -4 (1 - omega) (C_m / m) < 0 for m > 0 if C_m > 0 on the whole disc, and R_mm < 0 on
-    # m = 0 (sequence.md D.5, by numbers there): in x = m^2, dC/dx >= C_2(1) = 0.00149.
+    # m = 0 (theory/sequence D.5, by numbers there): in x = m^2, dC/dx >= C_2(1) = 0.00149.
     y, x = np.meshgrid(np.linspace(0, 1, 81), np.linspace(0, 1, 81))
     inside = x + y <= 1 + 1e-12
     slopes = tables().C(y[inside], x[inside], 0, 1)

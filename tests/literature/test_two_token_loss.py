@@ -58,7 +58,7 @@ def test_the_series_ends_at_the_mean_square():
 
 
 def test_derivatives_at_the_semantic_corner():
-    # Averages of derivatives of s at h = h*: (sequence.md D.6) D, K, and the second derivative
+    # Averages of derivatives of s at h = h*: (theory/sequence D.6) D, K, and the second derivative
     # along the circle, which places the tricritical point.
     h1, h2 = sp.symbols("h1 h2")
     s = 1 / (1 + sp.exp(-h1 * (h1 - h2)))

@@ -73,7 +73,7 @@ def boundaries(a):
     ],
 )
 def test_boundaries_are_those_of_the_text(a, direction, positional, semantic, equal):
-    # sequence.md D.8 gives these to three or four digits.
+    # theory/sequence D.8 gives these to three or four digits.
     curves = boundaries(a)
     np.testing.assert_allclose(curves.direction, direction, atol=2e-4)
     np.testing.assert_allclose(curves.positional, positional, atol=2e-4)

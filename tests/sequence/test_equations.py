@@ -63,7 +63,7 @@ def test_published_rates(two_tokens, sequence_vectors):
 
 
 def test_published_run_of_attention(two_tokens):
-    # sequence.md C.4: ODE values at a = 1, omega = .6 from (.3, .3).
+    # theory/sequence C.4: ODE values at a = 1, omega = .6 from (.3, .3).
     at = {"omega": 0.6, "alpha": 1 / (1 + np.exp(-2.0))}
     start = dmft.Alignment(0.3, 0.3)
     run = dmft.solve(two_tokens, start, 60, gamma=2, **at)
@@ -223,7 +223,7 @@ def test_run_reaches_perfect_recovery_and_its_file_is_itself(tmp_path):
     model = dmft.Model(dmft.SequenceNetwork(RELU, 3), linear_sum(3))
     equations = dmft.derive(model, dmft.SGD(0.5))
     run = dmft.solve(equations, dmft.Alignment(m=0.05), 12, save_at=7)
-    # (1 + (1 - gamma) m) / (1 - m) = C exp((2 - gamma) t / 2), sequence.md C.4
+    # (1 + (1 - gamma) m) / (1 - m) = C exp((2 - gamma) t / 2), theory/sequence C.4
     left = (1 + 0.5 * run.m) / (1 - run.m)
     np.testing.assert_allclose(left / left[0], np.exp(0.75 * run.t), rtol=1e-5)
     np.testing.assert_array_equal(run.e, np.zeros(7))

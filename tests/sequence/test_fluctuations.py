@@ -177,7 +177,7 @@ def test_learning_rates_that_follow_time_and_risk(tied):
     def motion(s, y):
         m = y[0]
         gamma = (0.5 + (1 - m)) / (1 + s)  # risk is 3/4 - m/2 of this network
-        # dm/dt = (1 - m)(1 + m - gamma m)/2 (sequence.md C.4), and steps by dt / gamma
+        # dm/dt = (1 - m)(1 + m - gamma m)/2 (theory/sequence C.4), and steps by dt / gamma
         return [(1 - m) * (1 + m - gamma * m) / 2, (1 if tied else 2) / gamma]
 
     wanted = solve_ivp(motion, (0, 1.5), [0.1, 0.0], rtol=1e-10, atol=1e-12).y[:, -1]

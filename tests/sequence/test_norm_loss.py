@@ -46,7 +46,7 @@ def test_rates_are_those_of_the_raw_update(equations):
     fixed = np.array([[AT_ONE, 1 - AT_ONE], [1 - AT_ONE, AT_ONE]])
     D = T - (1 - keep) * attention(a) - keep * fixed
     U = D / np.linalg.norm(D, axis=(1, 2), keepdims=True)
-    S = T * (U - (U * T).sum(axis=2, keepdims=True))  # through the softmax, sequence.md A.5
+    S = T * (U - (U * T).sum(axis=2, keepdims=True))  # through the softmax, theory/sequence A.5
     pull = np.einsum("nkj,nj->nk", S, h) + np.einsum("nik,ni->nk", S, h)
     noise = gamma / 2 * (pull**2).sum(axis=1)
     radial = (pull * h).sum(axis=1)
@@ -89,7 +89,7 @@ def test_runs_follow_the_chain_and_tell_their_error(equations):
 
 
 def test_the_first_direction_changes_where_the_theory_says(equations):
-    # sequence.md D.8: positional above omega = .6278 at a = 1.
+    # theory/sequence D.8: positional above omega = .6278 at a = 1.
     growth = {}
     for weight in (0.5, 0.75):
         at = {"omega": weight, "alpha": AT_ONE, "gamma": 1e-9, "nodes": 32768}

@@ -29,7 +29,7 @@ def close(found, error, truth, dim):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("method", "dim", "seeds"), [("overlaps", 1500, 12), ("weights", 250, 12)])
 def test_relu_learns_the_mean_field_as_in_the_closed_equation(tied, method, dim, seeds):
-    """Sequence.md C.4: dm/dt = (1 - m)(1 + m - gamma m)/2, tied and untied alike."""
+    """theory/sequence C.4: dm/dt = (1 - m)(1 + m - gamma m)/2, tied and untied alike."""
     gamma = 3.0
     model = dmft.Model(dmft.SequenceNetwork(RELU, 3, tied=tied), MEAN)
     start = dmft.Alignment(m=0.2 if tied else [0.2] * 3)
@@ -45,7 +45,7 @@ def test_relu_learns_the_mean_field_as_in_the_closed_equation(tied, method, dim,
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_squares_follow_their_closed_equation(tied):
-    """Sequence.md C.4, sigma = He_2 with q = |mu|^2."""
+    """theory/sequence C.4, sigma = He_2 with q = |mu|^2."""
     gamma, L, dim = 0.2, 3, 4000
     model = dmft.Model(dmft.SequenceNetwork(HE2, L, tied=tied), SQUARES)
     runs = dmft.simulate(

@@ -1,4 +1,4 @@
-"""Means of one step against the exact map (one_pass.md B.1) and the spherical rates (C)."""
+"""Means of one step against the exact map (theory/one_pass B.1) and the spherical rates (C)."""
 
 import json
 from pathlib import Path

@@ -18,7 +18,7 @@ DIM = 40
 
 
 def plain_steps(model, algorithm, start, steps, seed=0):
-    """The algorithms of batch_reuse.md D.1 as they are written there, on displaced weights."""
+    """The algorithms of theory/batch_reuse D.1 as they are written there, on displaced weights."""
     sigma = sp.lambdify(z, model.student.activation, "scipy")
     slope = sp.lambdify(
         z, sp.diff(model.student.activation, z), ["scipy", {"Heaviside": np.heaviside}]

@@ -202,7 +202,7 @@ def test_a_schedule_of_the_risk_beside_other_observables():
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("tied", [True, False])
 def test_sequence_models_follow_the_rate(tied):
-    """ReLU learns the mean field by dm/dt = (1 - m)(1 + m - gamma m)/2 (sequence.md C.4)."""
+    """ReLU learns the mean field by dm/dt = (1 - m)(1 + m - gamma m)/2 (theory/sequence C.4)."""
     z = sp.symbols("z1:3", real=True)
     mean = dmft.SequenceTarget(sp.Add(*z) / sp.sqrt(2), z)
     model = dmft.Model(dmft.SequenceNetwork(sp.Max(0, Z), 2, tied=tied), mean)

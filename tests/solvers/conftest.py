@@ -87,7 +87,7 @@ def stiff_jacobian(t, y, widths, par, out):
 
 @njit(RHS_SIGNATURE, nogil=True, cache=True)
 def retrieval_rhs(t, y, widths, par, out):
-    """One spherical neuron (Q stays 1): dm/dt = m (A (1 - m^2) - B), one_pass.md F.1."""
+    """One spherical neuron (Q stays 1): dm/dt = m (A (1 - m^2) - B), theory/one_pass F.1."""
     m = y[1]
     out[0] = 0.0
     out[1] = m * (par[0] * (1.0 - m * m) - par[1])

@@ -1,4 +1,4 @@
-"""Escape from the uninformed state with a spectrum: structured_inputs.md (13)."""
+"""Escape from the uninformed state with a spectrum: theory/structured_inputs (13)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each vector of structured_inputs.md, named once: `python tests/vectors/test_structured_inputs.py`
+"""Each vector of theory/structured_inputs: `python tests/vectors/test_structured_inputs.py`
 prints the worst deviation of each kind, in units of the vectors' tolerances."""
 
 from __future__ import annotations

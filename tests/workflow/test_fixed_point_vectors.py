@@ -45,7 +45,7 @@ def test_published_largest_rates():
 
 
 def slopes(name):
-    """E[sigma'^n], n = 1..4, one_pass.md G.1, by quadrature on nodes."""
+    """E[sigma'^n], n = 1..4, theory/one_pass G.1, by quadrature on nodes."""
     if name == "relu":
         return [0.5] * 4
     x, w = np.polynomial.hermite_e.hermegauss(120)

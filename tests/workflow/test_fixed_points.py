@@ -13,7 +13,7 @@ from dmft.errors import BadParameter, NotClosed
 z = sp.Symbol("z", real=True)
 ERF = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=2)
 SQUARE = dmft.Committee(z**2, width=1)
-# one_pass.md G.3, K = 2, no label noise: gamma -> Q, C, R, risk, escape rate.
+# theory/one_pass G.3, K = 2, no label noise: gamma -> Q, C, R, risk, escape rate.
 PLATEAU = {
     0.5: (0.34028209, 0.33168830, 0.40949622, 0.0030530371, 0.0326015),
     1.0: (0.34816503, 0.32985184, 0.41090877, 0.0032259127, 0.0323050),

@@ -28,7 +28,7 @@ def found(target, fields, activation=RELU, descent=DESCENT, **options):
     return dmft.learned_directions(model, descent, **options)
 
 
-# batch_reuse.md B.2 (i): never, and (ii): in one or two steps.
+# theory/batch_reuse B.2 (i): never, and (ii): in one or two steps.
 NEVER = {
     "He2": (a**2 - 1, [a]), "He4": (he4(a), [a]), "abs": (sp.Abs(a), [a]),
     "z1z2": (a * b, [a, b]), "z1z2z3": (a * b * c, [a, b, c]),

@@ -42,7 +42,7 @@ def descent():
 # In fewer points from files: tests/cli/test_measures_of_files.py.
 @pytest.mark.slow
 def test_the_uninformative_point_is_reached_from_the_boundary_of_the_theory_on(spherical):
-    """One_pass.md F.1: gamma = 2/(12 + Delta)."""
+    """theory/one_pass F.1: gamma = 2/(12 + Delta)."""
     found = dmft.boundary(
         "fixed_point", GAMMA, ("label_noise", 0.5, 4.0), grid=(4, 4), step=0.2,
         equations=spherical, start=SMALL, t_max=1000.0,
@@ -65,7 +65,7 @@ def test_adaptive_diagram_of_fixed_points(spherical):
 
 
 def test_a_committee_waits_on_the_plateau_and_leaves_it(committees):
-    """One_pass.md G.3 for gamma = 1: plateau of equal students, risk 0.0032259127."""
+    """theory/one_pass G.3 for gamma = 1: plateau of equal students, risk 0.0032259127."""
     start = dmft.random_overlaps(dmft.Model(ERF, ERF), dim=10**6, seed=1)
     names = []
     for t_max in (10.0, 150.0, 1000.0):
@@ -129,7 +129,7 @@ def test_names_of_fixed_points():
 
 
 def test_minima_of_two_token_attention_are_those_of_the_published_codes():
-    """Sequence.md D.8: codes of 4 and more have several minima."""
+    """theory/sequence D.8: codes of 4 and more have several minima."""
     model = dmft.literature.positional_semantic(*sp.symbols("a omega", positive=True))
     a, omega = np.linspace(0.6, 1.2, 3), np.linspace(0.4, 0.98, 5)
     found = dmft.phase_diagram("minima", ("a", a), ("omega", omega), equations=model)
@@ -141,7 +141,7 @@ def test_minima_of_two_token_attention_are_those_of_the_published_codes():
 
 
 def test_learned_directions_of_a_descent(descent):
-    """Batch_reuse.md B.1: step 1 learns z1 only, M = eta alpha / sqrt(pi); B.2: step 2 z2 too."""
+    """theory/batch_reuse B.1: step 1 learns z1 only, M = eta alpha/sqrt(pi); B.2: step 2 z2 too."""
     start = dmft.Overlaps([[1.0]], [[0.0, 0.0]])
     table = dmft.learned_directions(descent.model, descent.algorithm, rtol=1e-3)
     assert [row.when for row in table.table] == ["step 1", "step 2"]
@@ -173,7 +173,7 @@ def test_learned_directions_of_a_descent(descent):
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("measure", ["overlap", "learned_directions"])
 def test_boundary_of_learning_in_one_step_is_exact(measure):
-    """Batch_reuse.md B.5: w -> w - eta S (w - w*), <S> = alpha, <S^2> = alpha^2 + alpha."""
+    """theory/batch_reuse B.5: w -> w - eta S (w - w*), <S> = alpha, <S^2> = alpha^2 + alpha."""
     line = dmft.Committee(z, 1)
     equations = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
     level = {"level": 0.4} if measure == "overlap" else {"overlap": 0.4}

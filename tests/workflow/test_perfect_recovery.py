@@ -7,7 +7,7 @@ import pytest
 
 import dmft
 
-# Small enough for stability (one_pass.md G), large enough to converge within the time below.
+# Small enough for stability (theory/one_pass G), large enough to converge within the time below.
 RATES = {"erf": 0.2, "square": 0.02, "he2": 0.02, "he3": 0.002}
 
 

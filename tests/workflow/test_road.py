@@ -23,7 +23,7 @@ START = dmft.Overlaps([[1.0]], [[0.1]], [[1.0]])
 
 
 def exact_cosine(t, g, D, m0=0.1):
-    """Solution of dm/dt = m [A (1 - m^2) - B] (one_pass.md F.1), by separation of variables."""
+    """Solution of dm/dt = m [A (1 - m^2) - B] (theory/one_pass F.1), by separation of variables."""
     A, B = 4 - 24 * g, 2 * g * D
     rate, limit = A - B, (A - B) / A
     u = m0**2

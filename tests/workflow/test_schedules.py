@@ -93,7 +93,7 @@ def test_refusals():
 
 
 def test_run_over_the_maximal_learning_rate_says_so():
-    """One_pass.md G.1: squared committee of one unit, gamma_max = 1/6 without a constraint."""
+    """theory/one_pass G.1: squared committee of one unit, gamma_max = 1/6 without a constraint."""
     square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
     for constraint in (None, "sphere"):
         equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint=constraint))

@@ -1,4 +1,4 @@
-"""Schedules by control: structured_inputs.md section 5, and finite dimension."""
+"""Schedules by control: theory/structured_inputs 5, and finite dimension."""
 
 from __future__ import annotations
 

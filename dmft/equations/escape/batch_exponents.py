@@ -1,4 +1,4 @@
-r"""Number of steps against batch size: the exponents of weak recovery (one_pass.md D.3).
+r"""Number of steps against batch size: the exponents of weak recovery (theory/one_pass D.3).
 
 With n_b = d^mu samples a step and overlaps m_0 ~ d^(-1/2) at the start, weak recovery of a target
 of information exponent l takes of the order of d^theta steps. The learning rate eta = gamma/d is
@@ -29,7 +29,7 @@ class BatchExponents(Short):
     Scaling     n_b = d^mu; m_0 ~ d^(-1/2); rows on the sphere; logarithms of d left out (l = 2)
     Valid for   weak recovery of one direction of information exponent l (leap l of a step) at the
                 largest admissible learning rate; derived, and checked by iterating the maps
-    Source      one_pass.md D.3; derivations/large_batches.py
+    Source      theory/one_pass D.3; derivations/large_batches.py
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ def batch_exponents(
     Equation    steps: max(l - 1 - mu, l/2 - 1) for the squared loss, max(l - 1 - mu, 0) for the
                 correlation loss; max(1 - mu, 0) at l = 1
     Scaling     as `BatchExponents`
-    Source      one_pass.md D.3
+    Source      theory/one_pass D.3
 
     Parameters
     ----------

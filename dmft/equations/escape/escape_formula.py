@@ -31,7 +31,7 @@ def escape_formula(
                 (E[sigma'] = 0, as even activations); any such activation on the sphere, quadratic
                 ones with free lengths. l = 1 and l >= 3: one neuron on the sphere, any activation.
                 `.validity` says more
-    Source      one_pass.md D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
+    Source      theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
 
     Parameters
     ----------

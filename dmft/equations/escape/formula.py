@@ -38,7 +38,7 @@ class EscapeFormula(Short):
                 exponent 2), the whole logistic equation (one neuron on the sphere), or the leading
                 power of the overlap
     Scaling     t = steps * gamma / (p d); u_0 = k/d for random starts
-    Source      one_pass.md F; derivations/escape_formulas.py
+    Source      theory/one_pass F; derivations/escape_formulas.py
 
     Attributes
     ----------
@@ -446,7 +446,7 @@ class EscapeFormula(Short):
         r"""Mean over random starts M_jr ~ N(0, 1/d) and over the noise of the samples.
 
         Information exponent 2: growth is linear until the noise no longer matters, and the law of
-        u is that of a chi-squared variable (one_pass.md F.4). Else, for one neuron: the mean first
+        u is chi-squared (theory/one_pass F.4). Else, for one neuron: the mean first
         passage of dm = (drift) dt + sqrt(noise/d) dW, by quadrature.
 
         Parameters

@@ -45,7 +45,7 @@ class Recovery:
 
     Equation    d(alpha, beta)/dt = (drift + gamma noise)(alpha, beta) + gamma source
     Scaling     t = steps * gamma / (p d); alpha, beta of the order of the risk
-    Source      one_pass.md G.1
+    Source      theory/one_pass G.1
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ def recovery(model: Model, algorithm: SGD, *, exact: bool = True) -> Recovery:
     Scaling     t = steps * gamma / (p d)
     Valid for   activations whose moments E[sigma'(z)^n], n <= 4, have a closed form; in floats,
                 at once, with ``exact=False``
-    Source      one_pass.md G.1
+    Source      theory/one_pass G.1
 
     Raises
     ------
@@ -187,7 +187,7 @@ def _check(model: Model, algorithm: SGD) -> None:
         raise BadParameter(f"a learning rate belongs to dmft.SGD, got {algorithm!r}")
     if algorithm.constraint is not None:
         raise BadParameter(
-            "the linearisation of one_pass.md G.1 has no constraint, got "
+            "the linearisation of theory/one_pass G.1 has no constraint, got "
             f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
         )
     check_identity(model, "perfect recovery is linearised")
@@ -227,8 +227,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
                 With a `Spectrum` the same over tr Sigma/d, whatever the spectrum: at the boundary
                 c_e V_e = -gamma nu_e drift^-1 (noise V), whose sum over the blocks is V. Of one
                 linear unit with `Momentum` or a decay where the norm of its kernel is one
-    Source      one_pass.md F.1, G.1; sequence.md C.8; structured_inputs.md 1.4, 4.1, (19);
-                derivations/escape_formulas.py
+    Source      theory/one_pass F.1, G.1; theory/sequence C.8;
+                theory/structured_inputs 1.4, 4.1, (19); derivations/escape_formulas.py
 
     Parameters
     ----------
@@ -351,7 +351,7 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
                 `Momentum` with its own K; with a decay the bias of the ridge too.
                 Matched committees: to first order in Delta, at gamma tr Sigma/d
     Valid for   P = I and unit readouts of committees; a decay needs the spectrum's own teacher
-    Source      structured_inputs.md (11), (19), 4.1; one_pass.md G.1
+    Source      theory/structured_inputs (11), (19), 4.1; theory/one_pass G.1
 
     Parameters
     ----------

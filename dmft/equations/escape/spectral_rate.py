@@ -26,7 +26,7 @@ def escape_rate(model: Model) -> sp.Expr:
                 of the steps; with it 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h), which
                 `dmft.stability` solves at the point of `dmft.fixed_points`. Q there is that
                 without a spectrum at the rate gamma tr Sigma/d, and so are its limits
-    Source      structured_inputs.md (13)
+    Source      theory/structured_inputs (13)
 
     Parameters
     ----------

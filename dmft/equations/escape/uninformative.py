@@ -3,7 +3,7 @@ r"""Equations of motion around the uninformative point M = 0, Q = q I, P = I.
 There all local fields are independent, so every average is a product of moments of one field, and
 neurons that no index names are interchangeable: a sum over them is a count times one value. This
 gives the rates at symbolic widths, with one overlap `mu` between two fields kept to a given order
-(Mehler's series, one_pass.md A.7).
+(Mehler's series, theory/one_pass A.7).
 """
 
 from __future__ import annotations

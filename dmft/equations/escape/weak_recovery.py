@@ -2,7 +2,7 @@ r"""`weak_recovery`: how many samples one neuron needs to see its teacher under 
 
 With (h, h*) of unit variance and overlap m, E[psi h*] - m E[psi h] is by Stein's and Mehler's
 identities (1 - m^2) sum_k e_k m^(k-1)/(k-1)!. What decides is the first e_k that does not vanish:
-the information exponent of the algorithm, not of the target (batch_reuse.md D.3).
+the information exponent of the algorithm, not of the target (theory/batch_reuse D.3).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WeakRecovery(Short):
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
                 noise of variance gamma/(n_b d) E[psi^2 h*^2] per unit t
     Scaling     t = steps * gamma / d; samples/d = t n_b/gamma
-    Source      batch_reuse.md D.3
+    Source      theory/batch_reuse D.3
 
     Attributes
     ----------
@@ -445,7 +445,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
                 samples. Exact for polynomials (symbols stay symbols), else by quadrature with the
                 error stated. Plain SGD has e_k = E[a sigma' He_{k-1}] E[y He_k]; reuse makes psi a
                 nonlinear function of y, and e_k nonzero from the generative exponent on
-    Source      batch_reuse.md D.3; [arnaboldi_2024_repetita]; derivations/repeated_samples.py
+    Source      theory/batch_reuse D.3; [arnaboldi_2024_repetita]; derivations/repeated_samples.py
 
     Parameters
     ----------

@@ -2,7 +2,7 @@ r"""Fluctuations of one-pass learning at large d: covariance of the increments a
 
     d(Q, M) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB,    Sigma = Cov[(u, v)]
 
-(one_pass.md E.1; Ito), with the trained readouts behind M and w behind v. Sigma is a covariance
+(theory/one_pass E.1; Ito), with the trained readouts behind M and w behind v. Sigma is a covariance
 over nodes, positive semidefinite by construction: nodes that are exact for polynomial models,
 Gauss-Hermite or Sobol nodes with their error else. F is the drift of the ordinary equations and
 what one step of an algorithm in d dimensions adds to it at order 1/d (B.1, E.3), so that one step

@@ -2,7 +2,7 @@ r"""Increments of one step as random variables: the only place where their equat
 
 A step multiplies the input of a sample by gamma psi_j/(p n_b) and adds it to neuron j, psi the
 update field of any algorithm (`dmft.equations.update.program`). The state moves by gamma/(p d)
-times the mean over the batch of (one_pass.md E.1)
+times the mean over the batch of (theory/one_pass E.1)
 
     u_jl = psi_j h_l + psi_l h_j + gamma/(p n_b) psi_j psi_l,    v_jr = psi_j h*_r,
     w_j = rho_a e sigma(h_j)   (trained readouts).

@@ -10,7 +10,7 @@ are read off the symbols of the full equations; that the form stays is checked, 
 
     dM_j/dt = M_j (alpha - beta M_j^2),   dC/dt = rate of C,
 
-with alpha, beta and that rate functions of C and of u = <M^2> alone (one_pass.md F.4,
+with alpha, beta and that rate functions of C and of u = <M^2> alone (theory/one_pass F.4,
 derivations/infinite_width.py).
 """
 

@@ -1,4 +1,4 @@
-r"""The plane of exponents: which limit of one-pass SGD holds where (one_pass.md B.3)."""
+r"""The plane of exponents: which limit of one-pass SGD holds where (theory/one_pass B.3)."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     Shapes      Q (p, p), M (p, k); M (p, k), Q_perp (p,) in the mean field
     Scaling     gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^batch_size, d -> infinity
     Valid for   fixed k; delta >= 0
-    Source      one_pass.md B.3 [veiga_2022]; derivations/regimes.py
+    Source      theory/one_pass B.3 [veiga_2022]; derivations/regimes.py
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""Scalings: which named terms of the equations survive as the dimension grows (one_pass.md B.3).
+r"""Scalings: which named terms of the equations survive as d grows (theory/one_pass B.3).
 
 The drift has the weight 1, the quadratic term gamma/(p n_b). What has the largest power of d stays;
 where that is the quadratic term, time is counted in t' = t gamma/(p n_b), in which its weight is 1.

@@ -2,8 +2,8 @@ r"""Wide students: the dynamics of M and of the residual lengths, from the kerne
 
 Equation    dM_jr/dt = E[psi_j h*_r],
             dQ_perp_j/dt = 2 E[psi_j h_perp_j] + gamma/(p n_b) E[noise of psi_j^2]
-with h_perp_j = h_j - (M P^+ h*)_j (one_pass.md B.4). Both are b_ji = E[psi_j lambda_i] of the full
-equations at another field lambda_i; its sum over the other students is done at the overlaps of
+with h_perp_j = h_j - (M P^+ h*)_j (theory/one_pass B.4). Both are b_ji = E[psi_j lambda_i] of the
+full equations at another field lambda_i; its sum over the other students is done at the overlaps of
 `dmft.equations.averages.closure`, its own term l = j at Q_jj.
 """
 

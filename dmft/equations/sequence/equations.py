@@ -302,7 +302,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
     Equation    ds/dt = -(G - s s^T) grad L - gamma/(2 n_b) (N + Delta J) s,
                 N = E|J^T (g - g*)|^2, J = E||dg/dh||_F^2; untied G = L on the m_l
     Scaling     t = steps gamma / d (untied gamma / (L d)), d -> infinity at fixed gamma
-    Source      sequence.md C.2, C.4; derivations/sequence_sgd.py
+    Source      theory/sequence C.2, C.4; derivations/sequence_sgd.py
 
     Raises
     ------

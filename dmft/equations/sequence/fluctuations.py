@@ -9,7 +9,7 @@ which the part of the tokens across all directions is made of,
     delta_s = s (r - gamma q / (2 n_b)) - u_s
 
 is what it adds to s in units of gamma/d, of mean F. In steps of one sample F has its terms at
-order 1/d, from the next order of the normalisation (sequence.md C.1, C.5).
+order 1/d, from the next order of the normalisation (theory/sequence C.1, C.5).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
 
     Equation    dm/dt = (1 - m) [2 E||J||_F^2 - (gamma/n_b) E||J^T J||_F^2] near m = 1, e = 0
     Valid for   squared loss, student and target the same function, no label noise
-    Source      sequence.md C.8
+    Source      theory/sequence C.8
 
     Raises
     ------
@@ -68,7 +68,7 @@ def initial_learning_rate(
     Scaling     at m ~ d^(-1/2) of a random start gamma ~ sqrt(d) (k = 1), of order one (k = 2),
                 d^(-(k-2)/2) beyond
     Valid for   overlap small: higher orders of the drift and the change of N are left out
-    Source      sequence.md B, C.8
+    Source      theory/sequence B, C.8
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     Shapes      a float in [0, L]; L for targets whose best direction is that of all tokens
     Scaling     steps at equal gamma, t = steps gamma / d tied and steps gamma / (L d) untied
     Valid for   the escape from m = 0; token-symmetric targets gain L along the whole trajectory
-    Source      sequence.md C.7; derivations/sequence_sgd.py
+    Source      theory/sequence C.7; derivations/sequence_sgd.py
 
     Parameters
     ----------

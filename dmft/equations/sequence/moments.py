@@ -3,7 +3,7 @@ r"""Averages of a sequence model from which risk and equations of motion are mad
 With outputs g_i of the student, J_il = dg_i/dh_l, G = J J^T, and targets g*_i, label noise on each:
 
     R = 1/2 E|g - g*|^2,      E|J^T (g - g*)|^2 = E g^T G g - 2 E (G g) . g* + E g*^T G g*,
-    and label noise adds Delta E tr G to it (sequence.md A.1, C.2).
+    and label noise adds Delta E tr G to it (theory/sequence A.1, C.2).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
     Scaling     t = steps gamma / d
     Valid for   tied students, encodings orthogonal to the target, no label noise; averages over
                 nodes. R = E |D| is what a run calls its risk
-    Source      sequence.md C.2, D.8
+    Source      theory/sequence C.2, D.8
 
     Raises
     ------

@@ -4,7 +4,7 @@ As d grows, one sample sees its local fields as an effective process h^t: pulled
 driven by a Gaussian process r^t with the covariance C_theta of the weights, and by its own past
 gradients g^s through the response R_theta of the weights. The weights in turn feel the samples
 through the covariance C_l and the response R_l of the gradients. Everything is causal: a step
-needs kernels of earlier times only (batch_reuse.md A.1).
+needs kernels of earlier times only (theory/batch_reuse A.1).
 """
 
 from __future__ import annotations

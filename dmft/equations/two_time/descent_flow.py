@@ -1,7 +1,7 @@
 r"""Gradient flow on repeated data: the two-time equations of descent as its steps go to zero.
 
 In the time eta * steps, sums over times become integrals: off the diagonal R_theta and R_l are eta
-times a density, R_theta begins at -1, and R_l keeps a part at equal times (batch_reuse.md B.3).
+times a density, R_theta begins at -1, and R_l keeps a part at equal times (theory/batch_reuse B.3).
 Descent with a finite step is the Euler scheme of these equations, with an error that has a clean
 expansion in the step.
 """
@@ -236,7 +236,7 @@ class DescentFlow(Short, ChangesOfLimit):
         Scaling     the time of the flow; C is the overlap outside of the teacher,
                     Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu is what keeps lengths
         Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
-        Source      batch_reuse.md A.1, B.3
+        Source      theory/batch_reuse A.1, B.3
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 r"""Symbols of descents on repeated data, and the process that is run over time.
 
-Equation    batch_reuse.md A.1, A.4: the field of a sample, averages over samples, recursions
-Source      batch_reuse.md A.1
+Equation    theory/batch_reuse A.1, A.4: the field of a sample, averages over samples, recursions
+Source      theory/batch_reuse A.1
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Definitions of a descent as its step goes to zero: rates in the time eta * s
 Equation    X(t + 1) = X(t) + eta rate gives dX/dt; on the sphere, where each row is divided by its
             length 1 + eta nu_j after the step, dX/dt = (rate of free rows) - nu_j X. nu_j is the
             rate of w_j w_j / (2 d) of free rows: the Lagrange multiplier of the length
-Source      batch_reuse.md B.3
+Source      theory/batch_reuse B.3
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Equation    g_j = sum_m A_jm h_m + sum_r B_jr h*_r + n_j zeta + c_j, D = E[g g],
             K(t, s) = A [R(t, s) A + \int_s^t R(t, u) K(u, s) du],
             D(t, s) = E[g(t) g(s)] with h = M P^+ h* + r + \int_0^t R(t, u) g(u) du in g(t), and
             E[r(t) g(s)] = C(t, s) A^T + \int_0^s C(t, u) K(s, u)^T du (Novikov)
-Source      batch_reuse.md A.1, B.3
+Source      theory/batch_reuse A.1, B.3
 """
 
 from __future__ import annotations

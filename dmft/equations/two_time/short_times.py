@@ -136,7 +136,7 @@ class ShortTimes(Short):
         Valid for   any student and target that `quad` integrates: k + 2p fields, k + p where the
                     last step's noise is averaged in closed form; errors of the first step are
                     carried to the second
-        Source      batch_reuse.md B.1
+        Source      theory/batch_reuse B.1
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ def short_times(equations: DescentEquations) -> ShortTimes:
                 by their lengths after each step, and -eta g^0 by those of the first
     Shapes      symbolic in the neurons; `evaluate` needs numbers
     Valid for   d -> infinity at n = alpha d; batches (without replacement) and momentum
-    Source      batch_reuse.md A.1, B.1
+    Source      theory/batch_reuse A.1, B.1
 
     Parameters
     ----------

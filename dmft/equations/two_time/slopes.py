@@ -19,7 +19,7 @@ def curvature(sample: tuple[Definition, ...]) -> Definition:
 
     Equation    for the gradient of a loss, H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2
                 + delta_jl l' a_j sigma''_j / p
-    Source      batch_reuse.md 0
+    Source      theory/batch_reuse 0
     """
     slopes: dict[sp.Expr, sp.Expr] = {}
 

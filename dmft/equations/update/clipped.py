@@ -1,4 +1,4 @@
-r"""psi of shortened gradients (`SGD(clip=C)`, `SGD(normalised=True)`; structured_inputs.md 4.3).
+r"""psi of shortened gradients (`SGD(clip=C)`, `normalised=True`; theory/structured_inputs 4.3).
 
 The length of a gradient, |g| = |psi| |x|/(p sqrt(d)), concentrates on that of psi, so that clipping
 changes the field: psi <- psi chi with chi = min(1, C p/(|psi| sqrt(tr Sigma/d))), or that factor

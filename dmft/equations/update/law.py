@@ -5,7 +5,7 @@ In cluster c, which has the probability w_c, the fields lambda = (h, h*) are
     lambda_i = m_i^c + sqrt(s_c) lambda'_i,  lambda' ~ N(0, Omega),  m_i^c = sum_r mu_cr Omega_i,p+r
 
 so that an average over the mixture is sum_c w_c of averages over N(0, Omega) of shifted functions:
-what is known of centred fields is used as it stands (structured_inputs.md (1), (3), 2).
+what is known of centred fields is used as it stands (theory/structured_inputs (1), (3), 2).
 
 A spectrum is one cluster with B blocks, and a mixture may have both, x = sqrt(c_ce) N(0, 1) in
 block e: fields of cluster c are then lambda_in_c ~ N(0, Omega_in_c), with Gram matrices by block,

@@ -7,7 +7,7 @@ Cov(f, lambda_i) = sum_u a_u Omega_ui / p. Where labels are signs y = +-1, any f
 
 a sum of products of functions of single fields; where it is a linear teacher's, e(y - f) is a
 function of the residual. Averages of these have closed forms or tables in place of nodes
-(structured_inputs.md (15)-(17)): hinge and Huber in error functions and bivariate normals, the
+(theory/structured_inputs (15)-(17)): hinge and Huber in error functions and bivariate normals, the
 logistic loss in one-dimensional averages, the density of a jump at h* = 0 counted by Stein.
 """
 

@@ -3,7 +3,7 @@ r"""Students with several outputs: f_o = (1/p) sum_j a_oj sigma(h_j), classes by
     psi_j = sigma'(h_j) sum_o a_oj e_o,   e_o = -dl/df_o,   of the cross-entropy
     e_o = y_o - exp(f_o)/sum_q exp(f_q)
 
-(structured_inputs.md (14)), y_o = 1 for the class of the sample and 0 for others: that of its
+(theory/structured_inputs (14)), y_o = 1 for the class of the sample and 0 for others: that of its
 cluster, or that of the teacher's largest output. Averages are over the fields
 of one sample, on nodes; where the class is that of the cluster psi is a function of the student
 fields alone, whose p coordinates come first in the root of Omega.

@@ -2,7 +2,7 @@ r"""What an update field does to the overlaps: named parts of its moments.
 
     b_ji = E[psi_j lambda_i],   S_jl = E[psi_j psi_l],   A_j = E[e sigma(h_j)],
 
-of which maps, differential equations, wide limits and readouts are assemblies (one_pass.md A.0,
+of which maps, differential equations, wide limits and readouts are assemblies (theory/one_pass A.0,
 A.1, B.2). Where the error is linear in output and label, b has the parts "learning" (label) and
 "interaction" (output), and S those of the sampled gradient and of the label's noise.
 """

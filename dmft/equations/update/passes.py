@@ -1,4 +1,4 @@
-"""psi of steps that use their sample more than once (batch_reuse.md D.1)."""
+"""psi of steps that use their sample more than once (theory/batch_reuse D.1)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Every one-pass algorithm adds psi_j x/sqrt(d) to neuron j. For a loss l(f, y)
 
 and a readout moves along e sigma(h_j). A sample moves its own fields: with |x|^2/d -> 1 a step
 along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a function of
-(h, h*, xi) alone (batch_reuse.md D.1; of a cluster |x|^2/d -> s_c),
+(h, h*, xi) alone (theory/batch_reuse D.1; of a cluster |x|^2/d -> s_c),
 
     psi^(i)_j = a_j sigma'(h^(i)_j) e^(i),   h^(0) = h,
     h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),

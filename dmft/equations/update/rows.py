@@ -3,8 +3,8 @@ r"""Drifts of rows beside the weights, and within the blocks of a spectrum.
 The drive of neuron j in block e of the inputs is c_e sum_m D_jm (row m of the weights),
 D = b Omega^+ the mean slopes of psi, whatever the block and whichever row it meets. By Stein's
 identity E[psi_j lambda_i] is a sum of slopes times covariances with lambda_i: with Gram entries in
-their place it is D G, without an inverse (structured_inputs.md (3)-(6); the rates that are made of
-them stand in `dmft.equations.update.rates`). Of inputs from clusters it is a sum over these, with
+their place it is D G, without an inverse (theory/structured_inputs (3)-(6); the rates made of them
+are in `dmft.equations.update.rates`). Of inputs from clusters it is a sum over these, with
 E[psi_j] times the overlap of the mean and row i beside it; c_e stands in front where it is that of
 all, and c_ce beside the Gram entries else.
 """

@@ -35,7 +35,7 @@ def branch_expectation(
     Valid for   polynomials, exponentials of linear functions, kinks and jumps, of one field times
                 error functions and Gaussian factors; polynomials alone of further fields; all
                 variances, singular ones included; exact
-    Source      one_pass.md A.6
+    Source      theory/one_pass A.6
 
     Examples
     --------
@@ -83,7 +83,7 @@ def _bell(merged: Factors) -> tuple[Hashable, sp.Expr, sp.Expr] | None:
 
 
 def _tilted(merged: Factors, cov: Cov, bell: tuple[Hashable, sp.Expr, sp.Expr]) -> sp.Expr:
-    """Average under the law that a Gaussian factor makes of this one (one_pass.md A.2)."""
+    """Average under the law that a Gaussian factor makes of this one (theory/one_pass A.2)."""
     x, front, curvature = bell
     prefactor, law = Law(cov, None, list(merged)).tilt(x, curvature, sp.S.Zero)
     return front * prefactor * _average({y: f for y, f in merged.items() if y != x}, law.C)

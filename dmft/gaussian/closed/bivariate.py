@@ -20,7 +20,7 @@ class BivariateNormalCDF(sp.Function):
     Equation    d Phi_2/d rho = exp(-(h^2 - 2 rho h k + k^2)/(2 c^2)) / (2 pi c), c^2 = 1 - rho^2
     Shapes      scalars
     Valid for   -1 <= rho <= 1; exact, evalf to any precision
-    Source      one_pass.md A.6
+    Source      theory/one_pass A.6
 
     Examples
     --------
@@ -81,7 +81,7 @@ class TwoSigns(sp.Function):
     Shapes      scalars
     Valid for   -1 <= rho <= 1; exact, evalf to any precision. Kept in one piece, because the
                 terms of the first line cancel where all three arguments are small
-    Source      one_pass.md A.6
+    Source      theory/one_pass A.6
 
     Examples
     --------

@@ -6,16 +6,16 @@ A sign is the limit of erf(u / (s sqrt 2)) as the scale s goes to 0, so one tabl
 ====================  =======================================  =========================
 average               value                                    source
 ====================  =======================================  =========================
-E[erf_s(x)]           erf(m / sqrt(2 (C + s^2)))               one_pass.md A.6
-E[erf_s(x) erf_t(y)]  (2/pi) arcsin(rho), zero means           one_pass.md A.2 (arcsine law)
-                      TwoSigns(h, k, rho), any means           one_pass.md A.6
-four, zero means      FourSigns(C + diag(s^2))                 one_pass.md A.3, A.5
+E[erf_s(x)]           erf(m / sqrt(2 (C + s^2)))               theory/one_pass A.6
+E[erf_s(x) erf_t(y)]  (2/pi) arcsin(rho), zero means           theory/one_pass A.2 (arcsine law)
+                      TwoSigns(h, k, rho), any means           theory/one_pass A.6
+four, zero means      FourSigns(C + diag(s^2))                 theory/one_pass A.3, A.5
 odd products          0, zero means                            symmetry
 ====================  =======================================  =========================
 
 Derived in derivations/erf_integrals.py and derivations/relu_integrals.py;
 rho = C_xy / sqrt((C_xx + s^2)(C_yy + t^2)). Orthant probabilities of up to three fields are
-sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (one_pass.md A.3).
+sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (theory/one_pass A.3).
 
 Witnesses, of different kinds for each entry (files of tests/gaussian unless named otherwise):
 

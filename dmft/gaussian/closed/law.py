@@ -77,7 +77,7 @@ class ClosedLaw:
         Shapes      one expression in, one expression out
         Valid for   the families of `product_expectation`; exact. With symbols in cov, where the
                     average exists: E exp(x^2) = 1/sqrt(1 - 2 q) needs q < 1/2
-        Source      one_pass.md A; derivations/erf_integrals.py
+        Source      theory/one_pass A; derivations/erf_integrals.py
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ class FourSigns(sp.Function):
     Equation    (4/pi^2) sum_{i<j} int_0^1 dt R_ij (1 - t^2 R_ij^2)^{-1/2} asin rho_{kl|ij}(t R)
     Shapes      ten covariances, the upper triangle row by row
     Valid for   positive semi-definite C with positive variances; exact, evalf to any precision
-    Source      one_pass.md A.3 (P_4 = (1 + sum_{i<j} E[sign_i sign_j] + this) / 16)
+    Source      theory/one_pass A.3 (P_4 = (1 + sum_{i<j} E[sign_i sign_j] + this) / 16)
 
     Examples
     --------

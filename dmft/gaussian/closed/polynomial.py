@@ -37,7 +37,7 @@ def polynomial_expectation(
     Equation    x^n = sum_r c_nr He_r(x) field by field; E[prod_i He_{r_i}(x_i)] by `diagrams`
     Shapes      n fields, cov (n, n), mean (n,); one expression
     Valid for   polynomials with any coefficients free of the fields; exact
-    Source      one_pass.md A.4
+    Source      theory/one_pass A.4
 
     Examples
     --------

@@ -1,6 +1,6 @@
 r"""Closed form of E[prod_i f_i(x_i)] for jointly Gaussian fields, from a covariance function.
 
-Four rules (one_pass.md A.1, A.3, A.4, A.6): a Gaussian factor is tilted out by a rank-one downdate
+Rules (theory/one_pass A.1, A.3, A.4, A.6): a Gaussian factor is tilted out by a rank-one downdate
 of the covariance, one field at a time (the determinant form loses digits for large nearly parallel
 fields); a Dirac factor conditions the law on its field; a polynomial goes by Wick diagrams, beside
 error functions and signs by Stein, whose derivative of a sign is a Dirac factor; what is left is
@@ -60,7 +60,7 @@ def product_expectation(
                 Gaussian factors, their products and sums with at most two signs or error
                 functions left (any odd number for zero means); exact, singular covariances
                 included
-    Source      one_pass.md A.1-A.6; derivations/erf_integrals.py
+    Source      theory/one_pass A.1-A.6; derivations/erf_integrals.py
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def wick_expression(
         those of He_n are n!/r! (q - 1)^{(n-r)/2} / ((n-r)/2)! 2^{(r-n)/2} and vanish exactly at
         q = 1 for r < n, so that powers of small covariances are factors and not differences.
     Source
-        one_pass.md A.4; derivations/erf_integrals.py
+        theory/one_pass A.4; derivations/erf_integrals.py
 
     Examples
     --------
@@ -212,7 +212,7 @@ def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
 
     Equation    sum_k prod_i n_i! prod_{i<j} C_ij^{k_ij} / k_ij!, all k with row sums n_i; of
                 fields of any variance C_ii, with He_n of the scaled field times C_ii^{n/2}
-    Source      one_pass.md A.4
+    Source      theory/one_pass A.4
 
     Examples
     --------

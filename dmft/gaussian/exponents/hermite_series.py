@@ -194,7 +194,7 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     Valid for   square-integrable f. Exact where `Gaussian.expect` is closed or a sign flip decides;
                 otherwise quadrature split at the kinks: one field to 1e-15, several with the
                 error stated
-    Source      one_pass.md A.7
+    Source      theory/one_pass A.7
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     Shapes      fields: one symbol or k symbols; int-valued result, oo for a constant
     Valid for   square-integrable f; symbolic where coefficients close or sign flips decide,
                 otherwise zero means below 1e-10 of sqrt(E f^2)
-    Source      one_pass.md H; batch_reuse.md D.4; derivations/exponents.py
+    Source      theory/one_pass H; theory/batch_reuse D.4; derivations/exponents.py
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     Shapes      int-valued; `.steps` holds order and directions (n, k) of each step
     Valid for   polynomials with rational coefficients exactly, in any number of fields; other
                 functions of up to four fields numerically (zero means below 1e-6)
-    Source      batch_reuse.md D.4; derivations/exponents.py
+    Source      theory/batch_reuse D.4; derivations/exponents.py
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def generative_exponent(
     Valid for   symbolic where sign flips exclude the lower orders and a moment of y decides;
                 otherwise piecewise smooth functions of up to four fields, numerically (zero means
                 below 1e-6)
-    Source      batch_reuse.md D.4; derivations/exponents.py
+    Source      theory/batch_reuse D.4; derivations/exponents.py
 
     Parameters
     ----------

@@ -107,7 +107,7 @@ def polynomial_steps(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[LeapSte
 
     Equation    E[phi(U h) H_k(V h) y] vanishes for all phi iff E[d_V^k y | U h] is the zero
                 polynomial (Stein)
-    Source      batch_reuse.md D.4
+    Source      theory/batch_reuse D.4
 
     Examples
     --------

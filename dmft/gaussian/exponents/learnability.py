@@ -294,7 +294,7 @@ def learnability(
                 coefficients of the same order do not vanish and have the right sign; what
                 `leap_exponent` and `generative_exponent` say of their `.proof`; additive Gaussian
                 label noise changes nothing
-    Source      batch_reuse.md B.2, D.3, D.4; one_pass.md H; derivations/exponents.py
+    Source      theory/batch_reuse B.2, D.3, D.4; theory/one_pass H; derivations/exponents.py
 
     Parameters
     ----------
@@ -436,7 +436,7 @@ def _coefficient(step: LeapStep, learned: Array, space: Array, fields: Sequence[
 
 
 def _cost(algorithm: str, order: int) -> tuple[sp.Expr, bool]:
-    """Exponent of d, and whether log d multiplies it (batch_reuse.md D.3, D.4)."""
+    """Exponent of d, and whether log d multiplies it (theory/batch_reuse D.3, D.4)."""
     if algorithm == GENERIC:
         return sp.Max(1, sp.Rational(order, 2)), False
     return sp.Integer(max(1, order - 1)), order == 2

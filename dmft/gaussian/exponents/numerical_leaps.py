@@ -18,7 +18,7 @@ from dmft.gaussian.nodes.grid import PANELS, Array, TooManyNodes, evaluator
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
-# Singular values of tensors of unit-size functions: zero up to here (batch_reuse.md D.4, where the
+# Singular values of tensors of unit-size functions: zero up to here (theory/batch_reuse D.4, where
 # numerical zeros stay below and the nonzero values are 7e-2 or more).
 THRESHOLD = 1e-6
 # Two levels of quadrature must agree to this before a zero is believed.
@@ -51,7 +51,7 @@ def numerical_steps(
                 T_l(y) = cos(w_l arctan((y - c)/s) + b_l), or y/std alone; averaged over label
                 noise of variance `noise`
     Valid for   piecewise smooth targets of up to four fields; zero means below `THRESHOLD`
-    Source      batch_reuse.md D.4
+    Source      theory/batch_reuse D.4
 
     Raises
     ------

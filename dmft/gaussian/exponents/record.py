@@ -176,7 +176,7 @@ class Exponent:
 
 
 def _samples(name: str, k: int) -> str:
-    """Samples that learning takes, by the exponent (batch_reuse.md D.4, regimes)."""
+    """Samples that learning takes, by the exponent (theory/batch_reuse D.4, regimes)."""
     if k < 3:
         return ("d", "d log d")[k - 1]
     if not name.startswith("generative"):

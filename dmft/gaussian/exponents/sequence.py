@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 # Orders that are looked at where a function has no last one.
 MAX_ORDER = 6
-# D_k counts as zero below this part of the product of the norms of both tensors (sequence.md B).
+# D_k counts as zero below this part of the product of both tensors' norms (theory/sequence B).
 ZERO_OVERLAP = 1e-8
 # Norms of tensors below this are rounding.
 ZERO_TENSOR = 1e-12
@@ -163,7 +163,7 @@ def sequence_information_exponent(
     Valid for   polynomials and networks of the mean field at any length; other functions up to
                 four tokens; the trace of attention without encoding at any length, to order two.
                 Exact for polynomials; otherwise zero means below 1e-8 of the norms of the tensors
-    Source      sequence.md B; derivations/sequence_sgd.py
+    Source      theory/sequence B; derivations/sequence_sgd.py
 
     Parameters
     ----------

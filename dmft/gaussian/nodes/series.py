@@ -98,7 +98,7 @@ def series_expectation(
                 tau_f = E f^2 - sum_{n <= N+J} c_n^2 / n!, J = 8; the form at the edge is in `edge`
     Shapes      one expression; at most two different (derived) fields in each product
     Valid for   square-integrable f, g; |rho| <= 1; truncated, with the bound stated
-    Source      one_pass.md A.7
+    Source      theory/one_pass A.7
 
     Raises
     ------

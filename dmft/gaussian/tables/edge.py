@@ -27,7 +27,7 @@ def edge_pair(one: Side, two: Side, rho: sp.Expr, order: int) -> tuple[sp.Expr, 
     Shapes      two functions with their coefficients in, two expressions out
     Valid for   square-integrable f, g; |rho| <= 1; D -> 0 as |rho| -> 1 where f' is square
                 integrable or E[f f] is closed
-    Source      one_pass.md A.7
+    Source      theory/one_pass A.7
 
     Raises
     ------

@@ -215,7 +215,7 @@ def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], c
     Valid for   square-integrable factors, analytic between kinks and jumps, with numbers only;
                 |rho| <= 1, standard deviations up to 32 (less for factors that grow fast); error
                 below 1e-10 sqrt(E F^2 E G^2), stated by `.error`; NaN outside
-    Source      one_pass.md A.7
+    Source      theory/one_pass A.7
 
     Raises
     ------

@@ -1,7 +1,7 @@
 r"""Tables of E[sum_i F_i(h*) G_i(h)] in the alignments (e, m): powers of m, Chebyshev series in e.
 
 With c_n[F] = E[F(z) He_n(z)] the average is sum_k m^k D_k(e),
-D_k(e) = sum_{|n| = k} c_n[F] c_n[G(. + means)] / n! (sequence.md A.1).
+D_k(e) = sum_{|n| = k} c_n[F] c_n[G(. + means)] / n! (theory/sequence A.1).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TokenTable:
     coefficients : (rows, columns)
     radius : float
     bound : float
-        Of the terms left out, at |m| = 1 and any |e| <= radius (sequence.md A.3).
+        Of the terms left out, at |m| = 1 and any |e| <= radius (theory/sequence A.3).
     error : float
         Of the sums over nodes, seen on shifted nodes, and of the Chebyshev terms left out.
     """

@@ -1,4 +1,4 @@
-r"""Hermite coefficients of the trace of attention over any number of tokens (sequence.md A.6).
+r"""Hermite coefficients of the trace of attention over any number of tokens (theory/sequence A.6).
 
 T_11 = 1 / (1 + sum_{j > 1} exp(z_1 z_j - z_1^2)) has independent terms given z_1; with
 1/A = int_0^inf exp(-t A) dt they factorise, and each needs one integral over a field,
@@ -28,7 +28,7 @@ def trace_coefficients(length: int) -> tuple[float, ...]:
                 c_{e_i+e_j} = E_x int e^-t phi_0^{L-3} phi_1^2 (zero for L = 2)
     Shapes      five floats
     Valid for   L >= 2; sums over nodes, converged to 1e-13
-    Source      sequence.md A.6
+    Source      theory/sequence A.6
 
     Examples
     --------

@@ -1,4 +1,4 @@
-r"""Averages of sequence models: E[F(h*) G(h)] as functions of the alignments (sequence.md A).
+r"""Averages of sequence models: E[F(h*) G(h)] as functions of the alignments (theory/sequence A).
 
 Fields of one token, (h*_l, h_l) ~ N((0, e_l), [[1, m], [m, 1]]), are independent of those of the
 others. Polynomials are averaged exactly, functions of the mean field by Hermite coefficients of

@@ -1,4 +1,4 @@
-r"""The loss along the circle e^2 + m^2 = 1, where all of its minima lie (sequence.md D.5).
+r"""The loss along the circle e^2 + m^2 = 1, where all of its minima lie (theory/sequence D.5).
 
 With y = e^2: R / 2 = A(y) + 2 omega C(y) - 2 omega alpha M(y) + const, A = V - 2 C, so that the
 stationary points solve A'(y) + 2 omega C'(y) = 2 omega alpha M'(y): linear in omega and in

@@ -1,8 +1,8 @@
-r"""Boundary curves and special points of the phase diagram, all of them explicit (sequence.md D.6).
+r"""Boundary curves and special points of the phase diagram, all explicit (theory/sequence D.6).
 
 Equation    the ends of the circle: omega = A / (B + C alpha); the fold and the coexistence of the
             semantic and the mixed minimum: alpha and omega as functions of y = e^2
-Source      sequence.md D.5 to D.7
+Source      theory/sequence D.5 to D.7
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Loss of the two-token attention at any alignments, with gradient and Hessian
 Equation    R = 2 E[(s(h) - (1 - omega) s(h*) - omega alpha)^2]; with y = e^2 and x = m^2,
             R = 2 {V(y) + (1-omega)^2 V(0) + omega^2 alpha^2 - 2 (1-omega) C(y, x)
             - 2 omega alpha M(y) + 2 (1-omega) omega alpha M(0)}
-Source      sequence.md D.1
+Source      theory/sequence D.1
 """
 
 from __future__ import annotations

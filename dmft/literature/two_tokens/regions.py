@@ -29,7 +29,7 @@ Codes = NDArray[np.int64]
 # Where the extrema of alpha_c are looked for; it has at most two, of the size of the interval.
 SEARCH = 257
 KINDS = ("semantic", "mixed", "positional")
-# Parts of the code of a region (sequence.md D.8).
+# Parts of the code of a region (theory/sequence D.8).
 POSITIONAL, STARTS_POSITIONAL, SEVERAL = 1, 2, 4
 
 

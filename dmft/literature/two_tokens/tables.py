@@ -3,7 +3,7 @@ r"""The three functions of the alignments that make the loss of the two-token at
 With s(h) = sigmoid(h_1 (h_1 - h_2)), the attention of the first token to itself, z ~ N(0, I_2) and
 h = z + (e, -e): M(e) = E s(h), V(e) = E s(h)^2 and C(e, m) = E s(h) s(h*), where each component of
 h* has correlation m with that of z. All are even in e and in m, so that the variables are y = e^2
-and x = m^2; C = sum_j x^j C_2j(y), C_k = sum_{|n|=k} c_n(0) c_n(e) / n! (sequence.md D.1).
+and x = m^2; C = sum_j x^j C_2j(y), C_k = sum_{|n|=k} c_n(0) c_n(e) / n! (theory/sequence D.1).
 
 In the eigenvectors of the quadratic form h_1 (h_1 - h_2) the function s is even in both
 coordinates: only even Hermite coefficients remain, and they come from a quarter of the plane.

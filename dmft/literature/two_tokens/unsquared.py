@@ -4,7 +4,7 @@ Equation    dir, pos and glob: second derivatives and values at m = 0, where h a
             independent, by their score weights: sums over four fields. sem: with delta = s - alpha,
             d^2 R / d phi^2 at (0, 1) is A + B / omega, a plane integral with 1 / |delta| in it,
             hence omega = -B / A
-Source      sequence.md D.8
+Source      theory/sequence D.8
 """
 
 from __future__ import annotations

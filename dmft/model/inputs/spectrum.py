@@ -61,7 +61,7 @@ class Spectrum(Record):
 
     Notes
     -----
-    Source      structured_inputs.md (1)-(3), (9); 1.2
+    Source      theory/structured_inputs (1)-(3), (9), 1.2
 
     Examples
     --------
@@ -313,7 +313,7 @@ class Spectrum(Record):
         Equation    |Sigma^(1/2 - r) w*| is finite up to the source r; risk ~ t^(-2 r)
         Scaling     c_i are those of the coordinates of x, not divided by d: learning_rate = eta d
                     takes steps of the size eta
-        Source      structured_inputs.md 1.2, 1.5
+        Source      theory/structured_inputs 1.2, 1.5
 
         Parameters
         ----------
@@ -356,7 +356,7 @@ class Spectrum(Record):
         Equation    density sqrt((c+ - c)(c - c-)) / (2 pi ratio c), c+- = (1 +- sqrt(ratio))^2, and
                     the mass 1 - 1/ratio at zero where ratio > 1; the mean is 1
         Valid for   overlaps that are smooth functions of c: errors fall geometrically with nodes
-        Source      structured_inputs.md 1.2
+        Source      theory/structured_inputs 1.2
 
         Parameters
         ----------
@@ -452,7 +452,7 @@ class Spectrum(Record):
         Shapes      all matrices (d, d)
         Valid for   fields and risk as they are; overlaps are those of P^(-1/2) w, whose length is
                     not that of w (no sphere)
-        Source      structured_inputs.md (21)
+        Source      theory/structured_inputs (21)
 
         Parameters
         ----------
@@ -501,7 +501,7 @@ class Spectrum(Record):
         Equation    `preconditioned` with P = sqrt(2/pi) diag(Sigma)^(-1/2) and
                     N = 2/pi arcsin of the correlations
         Valid for   `dmft.SignSGD`, and the basis of Sigma, in which signs are taken
-        Source      structured_inputs.md (21)
+        Source      theory/structured_inputs (21)
 
         Parameters
         ----------

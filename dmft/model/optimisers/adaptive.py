@@ -163,7 +163,7 @@ class SignSGD(Adaptive):
                 `Spectrum.under_signs`: the basis in which signs are taken matters
                 (coordinates that carry a share of the outputs: exact for linear networks, else the
                 relative order of that share is part of `equations.approximation`)
-    Source      structured_inputs.md 4.4
+    Source      theory/structured_inputs 4.4
 
     Examples
     --------
@@ -236,7 +236,7 @@ class Adam(Adaptive):
                 (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); initial is then that of
                 inputs of variance one)
                 (coordinates that carry a share of the outputs: as of `SignSGD`)
-    Source      structured_inputs.md 4.5, (22)
+    Source      theory/structured_inputs 4.5, (22)
 
     Examples
     --------
@@ -313,7 +313,7 @@ class RMSProp(Adam):
 
     Notes
     -----
-    Source      structured_inputs.md 4.5
+    Source      theory/structured_inputs 4.5
 
     Examples
     --------
@@ -389,7 +389,7 @@ class AdaGrad(Adaptive):
     Notes
     -----
     Valid for   independent coordinates
-    Source      structured_inputs.md 4.0, 4.5
+    Source      theory/structured_inputs 4.0, 4.5
 
     Examples
     --------
@@ -440,7 +440,7 @@ class AdaGradNorm(Adaptive):
 
     Notes
     -----
-    Source      structured_inputs.md 4.6, (23)
+    Source      theory/structured_inputs 4.6, (23)
 
     Examples
     --------

@@ -1,4 +1,4 @@
-r"""Our numbers as arguments of torch.optim, and back (structured_inputs.md 6.8).
+r"""Our numbers as arguments of torch.optim, and back (theory/structured_inputs 6.8).
 
 Two ways to write the same network. Code that stores theta = W/sqrt(d) and feeds x; and code that
 stores W and feeds x/sqrt(d) (``scaled_inputs=True``). In both f = (1/p) sum_j a_j sigma(h_j), and

@@ -7,7 +7,7 @@ weights. With w = sqrt(D) (sum_b v_b u_b + rho u), |v|^2 + rho^2 = 1, a sample m
     w <- sqrt(D) (w - gamma G) / |w - gamma G|,   G = sum_t g_t (x_t + p_t) / sqrt(D),
 
 and what x_t has outside the span of the u_b and u enters through its squared norm only, which is
-chi-square (sequence.md C.5): the chain of v is exact in law at a cost independent of D.
+chi-square (theory/sequence C.5): the chain of v is exact in law at a cost independent of D.
 
 One file on purpose: Numba's cache does not see changes of compiled functions in other files.
 """

@@ -85,7 +85,7 @@ def simulate_sequence(
                 the batch); the loss is 1/2 |f - y|^2, or |f - y| ("frobenius")
     Shapes      see `SequenceEnsemble`
     Scaling     t = steps * gamma / d; gamma / (L d) untied
-    Valid for   any L; both methods are exact in law (the chain by sequence.md C.5)
+    Valid for   any L; both methods are exact in law (the chain by theory/sequence C.5)
 
     Raises
     ------

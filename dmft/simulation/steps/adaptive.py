@@ -44,8 +44,8 @@ from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
+    "dmft.simulation.steps.common": "9dfbaa1c3494",
+    "dmft.simulation.steps.optimiser": "7a95b5765b35",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
 

@@ -49,8 +49,8 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
+    "dmft.simulation.steps.common": "9dfbaa1c3494",
+    "dmft.simulation.steps.optimiser": "7a95b5765b35",
 }
 
 

@@ -3,7 +3,7 @@
 One file on purpose: Numba's cache notices changes of the file that holds a compiled function, not
 of other files whose functions it calls. Activations and the risk come in as function pointers.
 
-The chain (one_pass.md B.6): given the overlaps, the fields of a batch are Gaussian, lambda = A z
+The chain (theory/one_pass B.6): given the overlaps, fields of a batch are Gaussian, lambda = A z
 with A A^T = Omega of rank r, and what a sample x has outside the span of the weights enters only
 through its Gram matrix, which is Wishart with d - r degrees of freedom. With c = gamma/(p n_b) and
 Psi the updates psi of the batch,

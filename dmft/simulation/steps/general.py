@@ -2,7 +2,7 @@
 
 The update is a function that comes in as `update`, with its `numbers`
 (`dmft.simulation.steps.sample`). Repeated steps are `counts[6]` whole steps, constraint included,
-on one batch (batch_reuse.md D.1, D.2).
+on one batch (theory/batch_reuse D.1, D.2).
 
 The chain draws fields and |x|^2 once a step and carries the fields of the sample along with the
 overlaps: with c = gamma/p a pass makes h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample
@@ -61,8 +61,8 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "573e5855bb92",
-    "dmft.simulation.steps.optimiser": "6dab56b6cf82",
+    "dmft.simulation.steps.common": "9dfbaa1c3494",
+    "dmft.simulation.steps.optimiser": "7a95b5765b35",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
 

@@ -3,7 +3,7 @@
 Equation    R_l(t, s) = alpha E[H^t D(t, s)], D(t, s) = sum_{s<=u<t} R_theta(t, u) H^u D(u, s),
             D(s, s) = 1; H^t D(t, s) = Y_s of the backward recursion
             Y_t = H^t, Y_s = (sum_{s<v<=t} Y_v R_theta(v, s)) H^s
-Source      batch_reuse.md A.1; the recursion backwards keeps p^2 numbers a step and sample
+Source      theory/batch_reuse A.1; the recursion backwards keeps p^2 numbers a step and sample
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the places x* where some field meets a knot, and the average over x is exact:
 Equation    E_x g^t = sum_I int_I phi(x) g_I^t(x) dx,
             d/dr^s E_x g^t = sum_I P(I) dg_I^t/dr^s
             + sum_* phi(x*) dx*/dr^s (g^t(x* - 0) - g^t(x* + 0)), dx*/dr^s = -(dh/dr^s) / (dh/dx)
-Source      batch_reuse.md A.1 (the definition); the rest is Leibniz' rule
+Source      theory/batch_reuse A.1 (the definition); the rest is Leibniz' rule
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What is computed at each step is compiled from the equations (`dmft.solvers.desc
 is here is how: C_theta as a matrix over (time, neuron), earlier times first, has the root L, and
 
 Equation    r = L z, z standard normal; E[dg/dr] L = E[g z^T] (Stein: kinks need no derivative)
-Source      batch_reuse.md A.1, C
+Source      theory/batch_reuse A.1, C
 """
 
 from __future__ import annotations

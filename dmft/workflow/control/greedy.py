@@ -45,7 +45,7 @@ def greedy_schedule(
     Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d; samples/d of a batch
     Valid for   the ode of one-pass SGD with closed averages | not optimal in general: a rate that
                 looks ahead is `optimal_schedule`
-    Source      structured_inputs.md (24)-(26)
+    Source      theory/structured_inputs (24)-(26)
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def optimal_schedule(
                 `.value` is gamma = p u
     Valid for   the ode of one-pass SGD with closed averages | a local optimum: the best constant
                 rate is where the search begins
-    Source      structured_inputs.md (27)
+    Source      theory/structured_inputs (27)
 
     Parameters
     ----------

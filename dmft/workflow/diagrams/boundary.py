@@ -122,7 +122,7 @@ def boundary(
     Examples
     --------
     From which learning rate on a squared unit on the sphere does not leave the uninformative
-    point: gamma = 2/(12 + Delta), one_pass.md F.1.
+    point: gamma = 2/(12 + Delta), theory/one_pass F.1.
 
     >>> import sympy as sp, dmft
     >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)

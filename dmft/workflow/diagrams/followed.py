@@ -80,7 +80,7 @@ def followed_point(
     >>> print(point.status, point.overlaps.Q.round(6))
     ok [[0.442812]]
     >>> lost = followed_point(eqs, start, {"learning_rate": 0.0}, {"learning_rate": 0.3})
-    >>> print(lost.message)   # a fold at 0.18018981, one_pass.md F.3
+    >>> print(lost.message)   # a fold at 0.18018981, theory/one_pass F.3
     the uninformative fixed point followed from learning_rate = 0 ends, or meets another, near \
 learning_rate = 0.1802
     """

@@ -42,7 +42,7 @@ def landscape(
                 of spherical gradient flow; start: the fastest growing mode at e = m = 0
     Valid for   tied students with an encoding along one direction; minima on the border are told
                 apart down to 2 pi / points, inside down to a sixteenth of the radius
-    Source      sequence.md A.4, D.4
+    Source      theory/sequence A.4, D.4
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ def solve_descent(
     Valid for   d -> infinity; kinked activations included. "tolerance_not_met" where the claimed
                 error of some entry passes half of its value and a tenth of the largest known entry
                 of its block
-    Source      batch_reuse.md A.1, C
+    Source      theory/batch_reuse A.1, C
 
     Parameters
     ----------

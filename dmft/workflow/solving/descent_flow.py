@@ -75,7 +75,7 @@ def solve_flow(
     Valid for   d -> infinity; smooth and kinked activations. The error claimed of each entry is
                 that of the samples, amplified by the extrapolation, and what leaving out the
                 coarsest or the finest step changes, at the worst time
-    Source      batch_reuse.md B.3
+    Source      theory/batch_reuse B.3
 
     Parameters
     ----------

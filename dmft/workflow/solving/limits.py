@@ -178,7 +178,7 @@ def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
     """Whether lengths grow for ever: linear students of sign labels that are never wrong.
 
     Under losses whose error has the sign of the label for every output, as the logistic and the
-    hinge loss (structured_inputs.md (17a)).
+    hinge loss (theory/structured_inputs (17a)).
     """
     algorithm, model = equations.algorithm, equations.model
     given = getattr(algorithm, "loss", None)

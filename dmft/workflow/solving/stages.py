@@ -107,7 +107,7 @@ def solve_stages(
     Scaling     t runs through all stages; all of one kind, all maps or all flows
     Valid for   equations whose averages are closed; an event of a map belongs to the first step
                 after which it holds, the next step is the first one of the next stage
-    Source      one_pass.md D.1 (the adaptive loss: correlation first, squared below a risk)
+    Source      theory/one_pass D.1 (the adaptive loss: correlation first, squared below a risk)
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Escape of one spherical neuron from mediocrity: one_pass.md E.2, E.3, F.1 and F.4.
+"""Escape of one spherical neuron from mediocrity: theory/one_pass E.2, E.3, F.1 and F.4.
 
 dm = m [A (1 - m^2) - B] dt + O(1/d) drift + sqrt(gamma/d) Sigma(m)^(1/2) dB; the increments of m in
 the sphere have covariance Sigma, and both parts of E.3 follow from E.1, E.2 at q = rho = 1.
@@ -85,7 +85,7 @@ def escape(dim, gamma, delta=0.0, fraction=0.1, paths=10_000, t_max=12.0, **opti
 
 
 def formula(dim, gamma, delta=0.0, fraction=0.1):
-    """Mean and standard deviation of one_pass.md F.4."""
+    """Mean and standard deviation of theory/one_pass F.4."""
     rate, a = 4 - 2 * gamma * (12 + delta), 4 - 24 * gamma
     limit, u1 = rate / a, fraction + (1 - fraction) / dim
     noise = gamma * (48 + 4 * delta) / (2 * rate)
@@ -105,7 +105,7 @@ def gamma_rule(shape, order=8):
 def one_step(m, dim, gamma, delta):
     """Mean and variance of one step of projected SGD, per unit t, by quadrature over its law.
 
-    One_pass.md B.6: the sample enters by its fields and by its length outside the span.
+    theory/one_pass B.6: the sample enters by its fields and by its length outside the span.
     """
     z, w = np.polynomial.hermite_e.hermegauss(24)
     x, u = np.polynomial.hermite_e.hermegauss(6)
@@ -165,7 +165,7 @@ def test_exit_times_converge_in_the_step():
 @pytest.mark.slow
 @pytest.mark.parametrize(("dim", "gamma", "delta"), [(1000, 1 / 12, 0.0), (10_000, 0.05, 0.5)])
 def test_exit_times_of_the_simulations_of_the_theory(dim, gamma, delta):
-    """Means and spreads that simulations exact in law gave (one_pass.md F.4)."""
+    """Means and spreads that simulations exact in law gave (theory/one_pass F.4)."""
     mean, error, std = {1000: (1.334, 0.012, 0.553), 10_000: (1.426, 0.021, None)}[dim]
     run = escape(dim, gamma, delta, dt=0.02, method="weak2")
     times = run.first_passage["escape"]

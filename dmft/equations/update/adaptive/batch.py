@@ -1,4 +1,4 @@
-r"""Moments of signs of gradients that are sums over a batch (structured_inputs.md 4.4).
+r"""Moments of signs of gradients that are sums over a batch (theory/structured_inputs 4.4).
 
 Given psi at the samples of a batch the coordinates of sum_mu psi_j^mu x^mu are normal variables,
 with covariances in proportion to A_jl = sum_mu s_mu psi_j^mu psi_l^mu, s_mu the variance of the

@@ -2,7 +2,7 @@ r"""Drift factors alpha and noise factors nu of optimisers, and the rates of wha
 
     drift_j of a block = alpha_je D G_e,   noise = gamma/(p n_b) nu_jl,e S_jl
 
-(structured_inputs.md (5), (6), 4.0) with, r_je = 1/(sqrt(V_je) + eps),
+(theory/structured_inputs (5), (6), 4.0) with, r_je = 1/(sqrt(V_je) + eps),
 
     SGD               alpha = c_e                     nu = c_e phi_e
     AdaGradNorm       alpha = c_e/sqrt(N)             nu = c_e phi_e/N

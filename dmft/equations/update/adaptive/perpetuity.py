@@ -9,7 +9,7 @@ Laplace transform l(t) = E exp(-t y^2) = exp(v) K_0(v)/sqrt(4 pi t), v = 1/(8 t)
 
     a = 2/sqrt(pi) int -l'((1 - b) t^2) L(b t^2) dt,   s = int -l'((1 - b) t) L(b t) dt,
 
-L(t) = prod_n l((1 - b) b^n t) (structured_inputs.md 4.5).
+L(t) = prod_n l((1 - b) b^n t) (theory/structured_inputs 4.5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""psi of signSGD: the sign of the gradient's psi (structured_inputs.md 4.4).
+r"""psi of signSGD: the sign of the gradient's psi (theory/structured_inputs 4.4).
 
 The label's noise is averaged over by hand where it has a closed form, as of the squared loss
 E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)). The square of a sign is one, but where a loss is
