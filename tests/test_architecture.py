@@ -1,4 +1,4 @@
-"""The floors of design.md section 3, sizes and docstrings: read from the source, nothing is run."""
+"""The floors of CONTRIBUTING.md, sizes and docstrings: read from the source, nothing is run."""
 
 import ast
 import functools

@@ -19,7 +19,7 @@ from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, cou
 from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
 
-# Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
+# Least cost of a sub-expression worth a table of rank one or two (measured).
 TABLE_COST = {1: 1, 2: 12}
 HALVED = 400  # least cost of an entry for half of a symmetric table: cheaper ones vectorise
 # Functions of `dmft.special`; others are in `math`.

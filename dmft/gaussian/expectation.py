@@ -108,7 +108,7 @@ class Gaussian(ClosedLaw):
                     adaptive panels, four too where a factor of one field stands alone, smooth
                     ones by a lattice, others by quasi-Monte Carlo; numerical: an error above rtol
                     is stated in `.error`, `.status` and an `AccuracyWarning`
-        Source      engineering.md 3.4
+        Source      theory/one_pass A.3, A.7
 
         Parameters
         ----------

@@ -22,7 +22,7 @@ ERF = sp.erf(z / sp.sqrt(2))
 RELU = sp.Max(z, 0)
 JOINT = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
 HE3 = dmft.MultiIndex(sp.tanh(u**3 - 3 * u), [u])
-# f = (1/p) sum_j a_j sigma: as in theory/batch_reuse.
+# f = (1/p) sum_j a_j sigma, as in theory/batch_reuse.
 PAIR = dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5)))
 STEPS = 7
 BLOCKS = ("M", "Q", "train_loss", "corr", "Q2", "readout")

@@ -1,4 +1,4 @@
-"""The conventions of design.md section 5: what t, risk, widths and rates mean, and all shapes."""
+"""docs/reference/conventions.md: what t, risk, widths and rates mean, and all shapes."""
 
 import numpy as np
 import pytest
@@ -173,7 +173,7 @@ def test_equations_with_fluctuations_give_a_covariance_and_paths():
     start = dmft.Overlaps([[1.0]], [[0.5]])
     values = eqs.evaluate(start)
     assert set(values) == {"Q", "M", "Sigma", "covariance"}
-    # one_pass_vectors.json, increment_covariance: q = rho = 1, m = 1/2, gamma = 0.05, Delta = 0.
+    # theory/one_pass E.2: q = rho = 1, m = 1/2, gamma = 0.05, Delta = 0.
     assert values["Sigma"] == pytest.approx(np.array([[432.36, 139.5], [139.5, 72.0]]))
     assert values["covariance"] == pytest.approx(values["Sigma"] * 0.05 / 1000)
     # Paths of a linear unit, which compiles in half of the time.

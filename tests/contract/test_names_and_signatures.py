@@ -1,4 +1,4 @@
-"""The names of design.md section 4 that are shipped: users' scripts depend on them."""
+"""Names and signatures that do not change: users' scripts depend on them."""
 
 import inspect
 import subprocess

@@ -56,7 +56,7 @@ def test_linear_students_follow_the_exact_flow():
         ):
             assert abs(mine - exact) <= error + 1e-9
             assert error < 5e-3
-    # batch_reuse_vectors.json, ridge_flow.
+    # theory/batch_reuse B.5, by other code.
     assert abs(run.M[4, 0, 0] - 0.6228882000578) < 1e-5
     assert abs(run.train_loss[16] - 0.08882231676519) < 1e-5
     assert abs(run.Q[8, 0, 0] - 0.8040061658107) < 1e-5

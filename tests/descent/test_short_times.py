@@ -23,7 +23,7 @@ TARGETS = {
     "tanh(He3)": sp.tanh(u**3 - 3 * u), "He3": u**3 - 3 * u, "He2": u**2 - 1,
     "erf": sp.erf(u / sp.sqrt(2)), "linear": u,
 }  # fmt: skip
-# What the vectors are converged to (batch_reuse_vectors.json).
+# What the vectors are converged to (theory/batch_reuse B.1).
 DIGITS = {"relu": 1e-9, "erf": 1e-7}
 START = dmft.Overlaps([[1.0]], [[0.0]])
 # One rate of each pair in the fast suite, and of the targets one of each kind.

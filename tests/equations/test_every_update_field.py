@@ -1,6 +1,6 @@
 """Every algorithm with every kind, loss and feature: rates against Monte Carlo of one step.
 
-The truth knows the update rule of a step (design.md section 5) and nothing of the library: fields
+The truth knows the update rule of a step (theory/one_pass 0) and nothing of the library: fields
 are drawn from N(0, Omega), psi is written in NumPy, and the averages are means with error bars.
 """
 

@@ -1,6 +1,6 @@
 """Fluctuations of every algorithm against Monte Carlo of one step, and against simulated seeds.
 
-The truth knows the update rule of a step (design.md section 5) and nothing of the library: fields
+The truth knows the update rule of a step (theory/one_pass 0) and nothing of the library: fields
 are drawn from N(0, Omega), psi is written in NumPy, Sigma is a covariance with error bars.
 """
 

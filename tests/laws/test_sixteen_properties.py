@@ -1,4 +1,4 @@
-"""The sixteen properties of engineering.md 6.4: where each is tested, and those not yet elsewhere.
+"""Sixteen properties of averages and equations: where each is tested, and those not yet elsewhere.
 
 Number  Property                                    Test
 ------  ------------------------------------------  ----------------------------------------------

@@ -86,7 +86,7 @@ def test_derivatives_at_the_semantic_corner():
 
 
 def test_known_digits():
-    # sequence_vectors.json, to the digits given there.
+    # theory/sequence D.3, to the digits given by other code.
     zero, one = np.float64(0.0), np.float64(1.0)
     t = tables()
     assert t.V(zero) == pytest.approx(0.45506734287877726, abs=1e-15)

@@ -162,7 +162,7 @@ def quadrature(
     Shapes      one expression in, one number with attributes out
     Valid for   real integrable functions; kinks, jumps and integrable singularities at zeros of
                 switching functions; numerical, error in the result
-    Source      engineering.md 3.4; theory/one_pass A.1
+    Source      theory/one_pass A.1, A.3, A.7
 
     Raises
     ------
