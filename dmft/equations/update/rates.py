@@ -6,9 +6,9 @@ F_b[j, l] = E[psi_j (row l of b) . x/sqrt(d)], c_e D G_e[., b] within a block e 
     dG[a, w*] = sum_a' A_aa' G[a', w*] + g_a F_w*,
     dG[a, b]  = sum_a' A_aa' G[a', b] + g_a F_b + (a <-> b)^T + g_a g_b gamma/(p n_b) nu S
 
-(theory/structured_inputs (6), (18)): plain SGD has the weights alone, A = 0, g = 1, c = nu = 1. A decay
-in the gradient is divided as this is, A_j = -zeta/(sqrt(V_j) + eps): in a coordinate it is below
-psi x by sqrt(d), so that V does not hold it.
+(theory/structured_inputs (6), (18)): plain SGD has the weights alone, A = 0, g = 1, c = nu = 1.
+A decay in the gradient is divided as this is, A_j = -zeta/(sqrt(V_j) + eps): in a coordinate it is
+below psi x by sqrt(d), so that V does not hold it.
 """
 
 from __future__ import annotations
