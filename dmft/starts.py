@@ -31,14 +31,7 @@ class Start(Short, Record):
 
     @property
     def t(self) -> float:
-        """Time of the run that ended here, in the unit of that run; 0 without a clock.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Overlaps([[1.0]], [[0.1]], clock={"t": 5.0}).t, dmft.Overlaps([[1.0]], [[0.1]]).t
-        (5.0, 0.0)
-        """
+        """Time of the run that ended here, in the unit of that run; 0 without a clock."""
         return next(iter((self.clock or {}).values()), 0.0)
 
     def _in_words(self) -> str:
@@ -130,54 +123,22 @@ class Overlaps(Start):
 
     @property
     def p(self) -> int:
-        """Student width.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
-        >>> start.p
-        2
-        """
+        """Student width."""
         return int(self.M.shape[-2])
 
     @property
     def k(self) -> int:
-        """Teacher width.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
-        >>> start.k
-        1
-        """
+        """Teacher width."""
         return int(self.M.shape[-1])
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of a spectrum; None where there is no such axis.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
-        >>> start.blocks is None
-        True
-        """
+        """Number of blocks of a spectrum; None where there is no such axis."""
         return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property
     def Omega(self) -> NDArray[np.float64]:
-        """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
-        >>> start.Omega.tolist()
-        [[1.0, 0.2, 0.1], [0.2, 1.0, 0.0], [0.1, 0.0, 1.0]]
-        """
+        """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block."""
         return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
 
 

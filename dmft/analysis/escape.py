@@ -167,14 +167,7 @@ dmft.Censored) or use a larger t_max
 
     @property
     def value(self) -> float:
-        """Refuse: a time that was not seen has no value.
-
-        Examples
-        --------
-        >>> late = Censored(100.0, 0.2, "start", Status.OK, "reached t = 100")
-        >>> hasattr(late, "value"), late.horizon
-        (False, 100.0)
-        """
+        """Refuse: a time that was not seen has no value."""
         raise AttributeError(
             f"no escape until t = {self.horizon:g} ({self.message}); test isinstance(result, "
             "dmft.Censored) or use a larger t_max"

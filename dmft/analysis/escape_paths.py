@@ -63,92 +63,32 @@ class EscapeTimes(Record):
 
     @property
     def times(self) -> Array:
-        """(S,) Escape times, NaN where censored.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> escape.times.tolist()
-        [1.0, 2.0, nan]
-        """
+        """(S,) Escape times, NaN where censored."""
         return self.passage.times
 
     @property
     def censored(self) -> int:
-        """Number of runs that had not escaped when they ended.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> escape.censored
-        1
-        """
+        """Number of runs that had not escaped when they ended."""
         return int(self.passage.censored.sum())
 
     @property
     def mean(self) -> float:
-        """Mean escape time; refused when a run is censored.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> round(escape.mean, 6)
-        2.0
-        """
+        """Mean escape time; refused when a run is censored."""
         return self.passage.mean
 
     @property
     def std(self) -> float:
-        """Standard deviation over runs; refused when a run is censored.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> round(escape.std, 6)
-        1.0
-        """
+        """Standard deviation over runs; refused when a run is censored."""
         return self.passage.std
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> round(escape.stderr, 6)
-        0.57735
-        """
+        """Standard error of the mean."""
         return self.passage.stderr
 
     @property
     def std_stderr(self) -> float:
-        """Standard error of the standard deviation.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> round(escape.std_stderr, 6)
-        0.235702
-        """
+        """Standard error of the standard deviation."""
         return self.passage.std_stderr
 
     def quantile(self, fraction: float) -> float:

@@ -105,68 +105,28 @@ class Landscape(Record):
 
     @property
     def best(self) -> Minimum:
-        """The global minimum.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
-        >>> found.best.kind
-        'semantic'
-        """
+        """The global minimum."""
         return self.minima[0]
 
     @property
     def starts_positional(self) -> bool:
-        """Whether training leaves the start mainly along e.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
-        >>> found.starts_positional
-        True
-        """
+        """Whether training leaves the start mainly along e."""
         return self.direction is not None and abs(self.direction[0]) > abs(self.direction[1])
 
     @property
     def code(self) -> int:
-        """1 if the global minimum has e > r/2, plus 2 if e starts, plus 4 if there are several.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
-        >>> found.code
-        6
-        """
+        """1 if the global minimum has e > r/2, plus 2 if e starts, plus 4 if there are several."""
         u = np.linalg.solve(self.disc.basis, [self.best.m, self.best.e])
         return int(u[1] ** 2 > POSITIONAL) + 2 * self.starts_positional + 4 * self.several
 
     @property
     def several(self) -> bool:
-        """Whether a minimum besides the global one (and its images) exists.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
-        >>> found.several
-        True
-        """
+        """Whether a minimum besides the global one (and its images) exists."""
         return len(self.minima) > 1
 
     @property
     def name(self) -> str:
-        """Kinds of the minima, the global one first, and the start where it leads elsewhere.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
-        >>> found.name
-        'semantic over positional, positional start'
-        """
+        """Kinds of the minima, the global one first, and the start where it leads elsewhere."""
         kinds = [x.kind for x in self.minima]
         text = kinds[0] + (" over " + " and ".join(kinds[1:]) if kinds[1:] else "")
         towards = self.starts_positional == (self.best.e != 0.0)

@@ -58,47 +58,17 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """Name of the base that is defined.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
-        >>> rate.name
-        'M'
-        """
+        """Name of the base that is defined."""
         return base_name(self.target)
 
     @property
     def expr(self) -> sp.Expr:
-        """Sum of all terms.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
-        >>> rate.expr == sum(term for _, term in rate.terms)
-        True
-        """
+        """Sum of all terms."""
         return sp.Add(*(e for _, e in self.terms))
 
     @property
     def indices(self) -> tuple[sp.Symbol, ...]:
-        """Free index symbols of the target, outermost first.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
-        >>> rate.indices
-        (j, r)
-        """
+        """Free index symbols of the target, outermost first."""
         if not isinstance(self.target, sp.Indexed):
             return ()
         running = (running_symbol(x) for x in self.target.indices)
@@ -106,17 +76,7 @@ class Definition:
 
     @property
     def holds_variances(self) -> bool:
-        """Whether it writes a diagonal block of the covariance of the fields.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
-        >>> rate.holds_variances, any(d.holds_variances for d in eqs.definitions)
-        (False, True)
-        """
+        """Whether it writes a diagonal block of the covariance of the fields."""
         if self.role != "block" or not is_covariance(self.name):
             return False
         first, second = (index - index_symbol(index) for index in self.target.indices)

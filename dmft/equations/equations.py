@@ -107,31 +107,13 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
     @cached_property
     def declared(self) -> dict[str, sp.Expr]:
-        """All parameters with their declared values, those of a user's terms as their symbols.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.declared["learning_rate"]
-        0.0500000000000000
-        """
+        """All parameters with their declared values, those of a user's terms as their symbols."""
         declared = declared_parameters(self.model, self.algorithm, self.dim)
         return declared | {s.name: s for s in self.extra}
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters that the equations read, with their declared values.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.parameters
-        {'label_noise': 0, 'learning_rate': 0.0500000000000000}
-        """
+        """Scalar parameters that the equations read, with their declared values."""
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         used |= set(numbers_of(self.algorithm))  # they set the clock, too
@@ -141,59 +123,23 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
     @cached_property
     def open_kernels(self) -> tuple[str, ...]:
-        """Messages of the expectations without closed form; empty when the system is closed.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.open_kernels
-        ()
-        """
+        """Messages of the expectations without closed form; empty when the system is closed."""
         return tuple(a.refusal for a in self.lowered if a.how == "open")
 
     @cached_property
     @in_turn
     def lowered(self) -> tuple[Lowered, ...]:
-        """What stands for each average: a value, nodes, or a refusal.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> sorted({each.how for each in eqs.lowered})
-        ['value']
-        """
+        """What stands for each average: a value, nodes, or a refusal."""
         return lowered(self.definitions)
 
     @cached_property
     def averages(self) -> tuple[Expectation, ...]:
-        """Averages that have neither closed form nor table: they are computed on nodes.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.averages
-        ()
-        """
+        """Averages that have neither closed form nor table: they are computed on nodes."""
         return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
-        """What is computed: averages as sums over nodes, tangential drifts on the sphere.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.on_nodes[-1].role
-        'observable'
-        """
+        """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
         definitions = self.definitions
         if self.algorithm.on_sphere:
             from dmft.equations.noise.projection import projected
@@ -208,16 +154,7 @@ class Equations(Short, Traits, ChangesOfDefinitions):
     @cached_property
     @in_turn
     def fingerprint(self) -> str:
-        """Hash of the symbolic content and of the library version.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> len(eqs.fingerprint), eqs.fingerprint == eqs.without("label_noise").fingerprint
-        (24, False)
-        """
+        """Hash of the symbolic content and of the library version."""
         text = "|".join(
             f"{d.role}:{sp.srepr(d.target)}:{name}:{sp.srepr(e)}"
             for d in self.definitions
@@ -232,14 +169,6 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """Text of what decides the numbers, and the code, besides the definitions.
 
         Code reads its parameters by their places, those too that no definition reads.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.signature
-        'label_noise,learning_rate'
         """
         return ",".join(self.parameters) + (self.noise.signature if self.noise else "")
 
@@ -250,14 +179,6 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         Exact up to rounding: where that passes 1e-10 of the size of the terms of a rate or of
         the risk at ordinary overlaps (variances 0.01 to 100,
         `dmft.equations.rounding.conditioning`), the words say how far it goes.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.approximation
-        'exact'
         """
         tabled = self.error
         parts = []
@@ -286,14 +207,6 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """Claimed error of tabled averages relative to sqrt(E F^2 E G^2); 0 for closed forms.
 
         The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.error
-        0.0
         """
         if self.open_kernels:
             return 0.0

@@ -41,86 +41,32 @@ class Traits:
 
     @property
     def outputs(self) -> int:
-        """One.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.outputs
-        1
-        """
+        """One."""
         return 1
 
     @property
     def blocks(self) -> Mapping[str, tuple[sp.Symbol, ...]]:
-        """None: all blocks are arrays.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.blocks
-        {}
-        """
+        """None: all blocks are arrays."""
         return {}
 
     @property
     def gram(self) -> sp.ImmutableDenseMatrix | None:
-        """None: that of the overlaps.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.gram is None
-        True
-        """
+        """None: that of the overlaps."""
         return None
 
     @property
     def has_cone(self) -> bool:
-        """No: kinks of activations and losses are those of single fields.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.has_cone
-        False
-        """
+        """No: kinks of activations and losses are those of single fields."""
         return False
 
     @property
     def bounds_rounding(self) -> bool:
-        """Where all averages have closed forms.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.bounds_rounding
-        True
-        """
+        """Where all averages have closed forms."""
         return not (self.averages or self.error)  # type: ignore[attr-defined]
 
     @property
     def networks(self) -> str:
-        """Student and teacher in words.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.networks
-        'student z**2, teacher z**2'
-        """
+        """Student and teacher in words."""
         student, teacher = self.model.student, self.model.teacher
         target = teacher.activation if isinstance(teacher, Committee) else teacher
         return f"student {student.activation}, teacher {target}"

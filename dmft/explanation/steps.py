@@ -200,17 +200,7 @@ class Explanation:
 
     @property
     def citations(self) -> tuple[str, ...]:
-        """Keys of the bibliography that the steps cite.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, m = sp.symbols("x y m", real=True)
-        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
-        >>> proof = dmft.explain(law, of=(x**3 - 3 * x) * (y**3 - 3 * y))
-        >>> proof.citations
-        ()
-        """
+        """Keys of the bibliography that the steps cite."""
         return cited(self)
 
     def to_depth(self, depth: int | None) -> Explanation:

@@ -307,74 +307,32 @@ class SGD(UpdateRule, InTorch):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, repeat=dmft.Repeat(2)).rule
-        Repeat(times=2)
-        """
+        """The record whose psi is used."""
         return self.repeat or self
 
     @property
     def average_rate(self) -> sp.Expr:
-        """kappa_a of averaged weights, zero without.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, average=2).average_rate, dmft.SGD(0.1).average_rate
-        (2, 0)
-        """
+        """kappa_a of averaged weights, zero without."""
         return self.average
 
     @property
     def momentum_rate(self) -> sp.Expr:
-        """Kappa of `Momentum`, zero without.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, momentum=dmft.Momentum(1.0, 0.5)).momentum_rate
-        1.00000000000000
-        """
+        """Kappa of `Momentum`, zero without."""
         return self.momentum.rate if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def momentum_direct(self) -> sp.Expr:
-        """alpha_1 of `Momentum`, zero without.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, momentum=dmft.Momentum(1.0, 0.5)).momentum_direct
-        0.500000000000000
-        """
+        """alpha_1 of `Momentum`, zero without."""
         return self.momentum.direct if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def trains_readout(self) -> bool:
-        """Whether the second layer learns too.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, readout_rate=0.5).trains_readout
-        True
-        """
+        """Whether the second layer learns too."""
         return self.readout_rate != 0
 
     @property
     def on_sphere(self) -> bool:
-        """Whether the rows keep their length.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.1, constraint="sphere").on_sphere
-        True
-        """
+        """Whether the rows keep their length."""
         return self.constraint is not None
 
 
@@ -408,24 +366,10 @@ class GradientFlow(UpdateRule):
 
     @property
     def trains_readout(self) -> bool:
-        """The readout stays fixed.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.GradientFlow().trains_readout
-        False
-        """
+        """The readout stays fixed."""
         return False
 
     @property
     def on_sphere(self) -> bool:
-        """Whether the rows keep their length.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.GradientFlow().on_sphere, dmft.GradientFlow(constraint="sphere").on_sphere
-        (False, True)
-        """
+        """Whether the rows keep their length."""
         return self.constraint is not None

@@ -95,26 +95,12 @@ class GradientDescent(Shown):
 
     @property
     def on_sphere(self) -> bool:
-        """Whether rows keep the length sqrt(d).
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.GradientDescent(0.2, samples_per_dim=2, constraint="sphere").on_sphere
-        True
-        """
+        """Whether rows keep the length sqrt(d)."""
         return self.constraint is not None
 
     @property
     def loss_expr(self) -> sp.Expr:
-        """Loss of a sample in `PREDICTION` and `LABEL`.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.GradientDescent(0.2, samples_per_dim=2).loss_expr
-        (f - y)**2/2
-        """
+        """Loss of a sample in `PREDICTION` and `LABEL`."""
         return loss_expr(self.loss)
 
 

@@ -135,14 +135,7 @@ class Model(Shown):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the student, one for each class where there are several.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.literature.phase_retrieval(2).outputs
-        1
-        """
+        """Outputs of the student, one for each class where there are several."""
         return self.student.outputs
 
     def _draw_labels(self) -> None:
@@ -164,99 +157,38 @@ class Model(Shown):
 
     @property
     def draws_labels(self) -> bool:
-        """Whether labels are +1 and -1 drawn about their mean, which is the teacher.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, f = sp.symbols("z f", real=True)
-        >>> line = dmft.Committee(z, width=1)
-        >>> model = dmft.Model(line, line, label_channel=1 / (1 + sp.exp(-2 * f)))
-        >>> model.draws_labels, model.teacher.expr
-        (True, -1 + 2/(1 + exp(-2*z1)))
-        """
+        """Whether labels are +1 and -1 drawn about their mean, which is the teacher."""
         return self.label_channel is not None
 
     @property
     def flips(self) -> bool:
-        """Whether labels may be flipped; a symbol may be a positive probability.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> dmft.Model(line, line).flips
-        False
-        """
+        """Whether labels may be flipped; a symbol may be a positive probability."""
         return not self.label_flip.is_zero
 
     @property
     def clusters(self) -> GaussianMixture | None:
-        """Clusters of the inputs; None where there are none.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(2)
-        >>> model.clusters is None
-        True
-        """
+        """Clusters of the inputs; None where there are none."""
         return self.inputs if _is_mixture(self.inputs) else None
 
     @property
     def spectrum(self) -> Spectrum | None:
-        """Spectrum of the inputs, of clusters the mean over them; None where they are isotropic.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
-        >>> line = dmft.literature.phase_retrieval(1).student
-        >>> dmft.Model(line, line, inputs=two).spectrum is two
-        True
-        """
+        """Spectrum of the inputs, of clusters the mean over them; None where they are isotropic."""
         return self.inputs.spectrum if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of overlaps; None where inputs are isotropic within clusters.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(2)
-        >>> model.blocks is None
-        True
-        """
+        """Number of blocks of overlaps; None where inputs are isotropic within clusters."""
         return None if self.spectrum is None else self.spectrum.blocks
 
     @property
     def matched(self) -> bool:
-        """Whether student and teacher share the activation, so that fields form one basis.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(2)
-        >>> model.matched
-        True
-        """
+        """Whether student and teacher share the activation, so that fields form one basis."""
         teacher = self.teacher
         return isinstance(teacher, Committee) and self.student.activation == teacher.activation
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols of both networks that take values at run time.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> import sympy as sp
-        >>> z, b = sp.symbols("z b", real=True)
-        >>> steep = dmft.Committee(sp.erf(b * z), width=1, field=z)
-        >>> dmft.Model(steep, steep).parameters
-        {b}
-        """
+        """Symbols of both networks that take values at run time."""
         return self.student.parameters | self.teacher.parameters
 
 

@@ -75,58 +75,22 @@ class MultiIndex(Brief):
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Symbols z1, ..., zk of the stored expression.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y = sp.symbols("x y", real=True)
-        >>> target = dmft.MultiIndex(x + x * y, [x, y])
-        >>> target.fields
-        (z1, z2)
-        """
+        """Symbols z1, ..., zk of the stored expression."""
         return teacher_fields(int(self.width))
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """G and its fields.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y = sp.symbols("x y", real=True)
-        >>> target = dmft.MultiIndex(x + x * y, [x, y])
-        >>> target.functions
-        ((z1*z2 + z1, (z1, z2)),)
-        """
+        """G and its fields."""
         return ((self.expr, self.fields),)
 
     @property
     def readout(self) -> None:
-        """None: g is the whole target, its fields have no readouts.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y = sp.symbols("x y", real=True)
-        >>> target = dmft.MultiIndex(x + x * y, [x, y])
-        >>> target.readout is None
-        True
-        """
+        """None: g is the whole target, its fields have no readouts."""
         return None
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols other than the fields.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y = sp.symbols("x y", real=True)
-        >>> target = dmft.MultiIndex(x + x * y, [x, y])
-        >>> target.parameters
-        set()
-        """
+        """Free symbols other than the fields."""
         symbols: set[sp.Symbol] = self.expr.free_symbols - set(self.fields)
         return symbols
 

@@ -79,27 +79,13 @@ class Committee(Shown):
 
     @property
     def outputs(self) -> int:
-        """Number of outputs.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> dmft.Committee(sp.Symbol("z", real=True), 2, [[1, 0], [0, 1], [1, 1]]).outputs
-        3
-        """
+        """Number of outputs."""
         several = self.readout is not None and isinstance(self.readout[0], tuple)
         return len(self.readout) if several else 1  # type: ignore[arg-type]
 
     @property
     def rows(self) -> tuple[tuple[sp.Expr, ...], ...]:
-        """The readout of each output, with a numeric width.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> dmft.Committee(sp.Symbol("z", real=True), 2).rows
-        ((1, 1),)
-        """
+        """The readout of each output, with a numeric width."""
         if self.outputs > 1:
             return self.readout or ()
         return (self.readout or (sp.S.One,) * int(self.width),)
@@ -130,28 +116,12 @@ class Committee(Shown):
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """What it is written with, and the fields of each: as every target has them.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> dmft.Committee(z**2, width=2).functions
-        ((z**2, (z,)),)
-        """
+        """What it is written with, and the fields of each: as every target has them."""
         return ((self.activation, (FIELD,)),)
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols other than the field: activation parameters and symbolic readouts.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> dmft.Committee(z**2, width=2, readout=[1, sp.Symbol("a")]).parameters
-        {a}
-        """
+        """Free symbols other than the field: activation parameters and symbolic readouts."""
         symbols: set[sp.Symbol] = self.activation.free_symbols - {FIELD}
         for row in (self.readout or ()) if self.outputs > 1 else (self.readout or (),):
             for a in row:

@@ -65,41 +65,17 @@ class Lookahead(UpdateRule):
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> ahead = dmft.Lookahead(0.1)
-        >>> ahead.scalars
-        {'rho': 0.100000000000000}
-        """
+        """The displacement."""
         return {"rho": self.rho}
 
     @property
     def sign(self) -> int:
-        """Sign of the displacement along the update.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> ahead = dmft.Lookahead(0.1)
-        >>> ahead.sign
-        1
-        """
+        """Sign of the displacement along the update."""
         return 1
 
     @property
     def normalised(self) -> bool:
-        """Whether the displacement has a length of its own: never.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> ahead = dmft.Lookahead(0.1)
-        >>> ahead.normalised
-        False
-        """
+        """Whether the displacement has a length of its own: never."""
         return False
 
 
@@ -141,41 +117,17 @@ class SharpnessAware(UpdateRule):
 
     @property
     def simulated_by(self) -> Named:  # type: ignore[override]
-        """By which length is displaced.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sharp = dmft.SharpnessAware(0.1)
-        >>> sharp.simulated_by
-        'dmft.simulation.steps.sample:back'
-        """
+        """By which length is displaced."""
         return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement, or the radius.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sharp = dmft.SharpnessAware(0.1)
-        >>> sharp.scalars
-        {'rho': 0.100000000000000}
-        """
+        """The displacement, or the radius."""
         return {"rho": self.rho}
 
     @property
     def sign(self) -> int:
-        """Sign of the displacement along the update.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sharp = dmft.SharpnessAware(0.1)
-        >>> sharp.sign
-        -1
-        """
+        """Sign of the displacement along the update."""
         return -1
 
 
@@ -215,14 +167,7 @@ class Repeat(UpdateRule):
 
     @property
     def passes(self) -> int:
-        """As many as declared.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Repeat(3).passes
-        3
-        """
+        """As many as declared."""
         return self.times
 
 

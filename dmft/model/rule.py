@@ -132,51 +132,22 @@ class UpdateRule(Shown):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used: this one.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> rule = dmft.UpdateRule()
-        >>> rule.rule is rule
-        True
-        """
+        """The record whose psi is used: this one."""
         return self
 
     @property
     def is_plain(self) -> bool:
-        """Whether psi is one gradient at the fields of the sample.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.5).is_plain, dmft.SGD(0.5, repeat=dmft.Repeat(3)).is_plain
-        (True, False)
-        """
+        """Whether psi is one gradient at the fields of the sample."""
         return self.rule is self and type(self).written_by == PLAIN
 
     @property
     def passes(self) -> int:
-        """Whole steps with each batch.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SGD(0.5).passes
-        1
-        """
+        """Whole steps with each batch."""
         return 1
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """Numbers of psi by name; in psi they are symbols, so that runs may give other values.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dict(dmft.UpdateRule().scalars), dict(dmft.Lookahead(0.1).scalars)
-        ({}, {'rho': 0.100000000000000})
-        """
+        """Numbers of psi by name; in psi they are symbols, so that runs may give other values."""
         return {}
 
 

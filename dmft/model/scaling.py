@@ -65,54 +65,22 @@ class Scaling(Shown):
 
     @property
     def kappa(self) -> sp.Rational:
-        """The learning rate is gamma_0 d^-kappa.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> scaling = dmft.Scaling(learning_rate=0.5, width=0.5)
-        >>> scaling.kappa
-        -1/2
-        """
+        """The learning rate is gamma_0 d^-kappa."""
         return -self.learning_rate
 
     @property
     def noise_power(self) -> sp.Rational:
-        """Power of d of gamma/(p n_b), the weight of the quadratic term against the drift.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> scaling = dmft.Scaling(learning_rate=0.5, width=0.5)
-        >>> scaling.noise_power
-        0
-        """
+        """Power of d of gamma/(p n_b), the weight of the quadratic term against the drift."""
         return self.learning_rate - self.width - self.batch_size
 
     @property
     def step_power(self) -> sp.Rational:
-        """Power of d of one step in the time of the limit; negative where there is an ode.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> scaling = dmft.Scaling(learning_rate=0.5, width=0.5)
-        >>> scaling.step_power
-        -1
-        """
+        """Power of d of one step in the time of the limit; negative where there is an ode."""
         return self.learning_rate - self.width - 1 + max(self.noise_power, sp.S.Zero)
 
     @property
     def has_ode(self) -> bool:
-        """Whether steps become infinitesimal.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> scaling = dmft.Scaling(learning_rate=0.5, width=0.5)
-        >>> scaling.has_ode
-        True
-        """
+        """Whether steps become infinitesimal."""
         return bool(self.step_power < 0)
 
     @property
@@ -123,13 +91,6 @@ class Scaling(Shown):
         ------
         BadParameter
             Where no differential equation is left, saying what is.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> scaling = dmft.Scaling(learning_rate=0.5, width=0.5)
-        >>> scaling.region
-        'high-dimensional'
         """
         if not self.has_ode:
             raise BadParameter(self.refusal)
@@ -141,14 +102,7 @@ class Scaling(Shown):
 
     @property
     def refusal(self) -> str:
-        """Why there is no differential equation, and the way out.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> print(dmft.Scaling(learning_rate=1, width=0).refusal.split(':')[0])
-        Scaling(learning_rate=1, width=0) has no limiting ode
-        """
+        """Why there is no differential equation, and the way out."""
         where = f"kappa + delta = {self.kappa + self.width}"
         if self.noise_power > 0 and self.batch_size < 1:
             bound = -(1 + self.batch_size) / 2

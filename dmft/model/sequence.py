@@ -37,74 +37,29 @@ class TokenFunction(Brief):
 
     @property
     def model_class(self) -> type[SequenceModel]:
-        """Record that `dmft.Model` makes of students like this one.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.model_class.__name__
-        'SequenceModel'
-        """
+        """Record that `dmft.Model` makes of students like this one."""
         return SequenceModel
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Token fields z1, ..., zL.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.fields
-        (z1, z2)
-        """
+        """Token fields z1, ..., zL."""
         return token_fields(self.length)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the outputs.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.shape
-        (1, 1)
-        """
+        """Rows and columns of the outputs."""
         rows, columns = self.outputs.shape
         return rows, columns
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols besides the fields, which take values at run time.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.parameters
-        {w}
-        """
+        """Symbols besides the fields, which take values at run time."""
         symbols: set[sp.Symbol] = self.outputs.free_symbols - set(self.fields)
         return symbols
 
     @property
     def polynomial(self) -> bool:
-        """Whether all outputs are polynomials in the fields.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.polynomial
-        True
-        """
+        """Whether all outputs are polynomials in the fields."""
         return all(y.is_polynomial(*self.fields) for y in self.outputs)
 
     def _repr_latex_(self) -> str:
@@ -172,16 +127,7 @@ class SequenceTarget(TokenFunction):
 
     @property
     def expr(self) -> sp.Expr | sp.ImmutableDenseMatrix:
-        """The function in the symbols z1, ..., zL: an expression, or a matrix of them.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, w = sp.symbols("x y w", real=True)
-        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
-        >>> target.expr
-        w*z1*z2
-        """
+        """The function in the symbols z1, ..., zL: an expression, or a matrix of them."""
         return self.outputs[0] if self.outputs.shape == (1, 1) else self.outputs
 
     def __str__(self) -> str:
@@ -240,15 +186,7 @@ class SequenceNetwork(TokenFunction):
 
     @cached_property
     def outputs(self) -> sp.ImmutableDenseMatrix:
-        """The one output sigma(sum_l z_l / sqrt(L)).
-
-        Examples
-        --------
-        >>> import dmft
-        >>> import sympy as sp
-        >>> dmft.SequenceNetwork(sp.Symbol("z")**2, 2).outputs[0]
-        (z1 + z2)**2/2
-        """
+        """The one output sigma(sum_l z_l / sqrt(L))."""
         mean = sp.Add(*self.fields) / sp.sqrt(self.length)
         return sp.ImmutableDenseMatrix([[self.activation.xreplace({FIELD: mean})]])
 
@@ -295,15 +233,7 @@ class Attention(TokenFunction):
 
     @cached_property
     def matrix(self) -> sp.ImmutableDenseMatrix:
-        """The attention matrix T (L, L), whatever the reduction.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> attention = dmft.Attention(2)
-        >>> attention.matrix.shape
-        (2, 2)
-        """
+        """The attention matrix T (L, L), whatever the reduction."""
         z = self.fields
 
         def entry(i: int, j: int) -> sp.Expr:
@@ -314,14 +244,7 @@ class Attention(TokenFunction):
 
     @cached_property
     def outputs(self) -> sp.ImmutableDenseMatrix:
-        """Outputs in the token fields: T, or one number.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Attention(2, "trace").outputs.shape
-        (1, 1)
-        """
+        """Outputs in the token fields: T, or one number."""
         if self.reduction is None:
             return self.matrix
         if self.reduction == "trace":
@@ -337,14 +260,7 @@ class Attention(TokenFunction):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(L, L), or (1, 1) with a reduction; known without writing the outputs.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Attention(2).shape, dmft.Attention(2, "trace").shape
-        ((2, 2), (1, 1))
-        """
+        """(L, L), or (1, 1) with a reduction; known without writing the outputs."""
         return (self.length, self.length) if self.reduction is None else (1, 1)
 
     def mixture(self, omega: float | sp.Expr, constant: Any) -> SequenceTarget:
@@ -489,47 +405,17 @@ class SequenceModel(Model):
 
     @property
     def length(self) -> int:
-        """Number of tokens L.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.symbols("z1:3", real=True)
-        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
-        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
-        >>> model.length
-        2
-        """
+        """Number of tokens L."""
         return self.student.length
 
     @property
     def tied(self) -> bool:
-        """Whether all tokens of the student share one weight vector.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.symbols("z1:3", real=True)
-        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
-        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
-        >>> model.tied
-        True
-        """
+        """Whether all tokens of the student share one weight vector."""
         return not (isinstance(self.student, SequenceNetwork) and not self.student.tied)
 
     @property
     def matched(self) -> bool:
-        """Whether student and teacher are the same function.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.symbols("z1:3", real=True)
-        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
-        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
-        >>> model.matched
-        False
-        """
+        """Whether student and teacher are the same function."""
         return bool(self.student.outputs == self.teacher.outputs)
 
     def alignments(self, e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:

@@ -112,16 +112,7 @@ class Ensemble(Averages):
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """Seeds that enter the means.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
-        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
-        >>> len(runs.counted)
-        8
-        """
+        """Seeds that enter the means."""
         pairs = zip(self.seeds, self.seed_status, strict=True)
         return tuple(s for s, status in pairs if status in COUNTED)
 

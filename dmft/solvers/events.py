@@ -134,13 +134,7 @@ class Event(Shown):
 
     @property
     def what(self) -> str:
-        """The quantity in words.
-
-        Examples
-        --------
-        >>> Event("M[0,0]", 0.5).what, Event(LargestCosine(), 0.9).what
-        ('M[0,0]', 'largest cosine')
-        """
+        """The quantity in words."""
         if isinstance(self.quantity, LargestCosine):
             return "largest cosine"
         if isinstance(self.quantity, str) or hasattr(self.quantity, "free_symbols"):

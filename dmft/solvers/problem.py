@@ -119,13 +119,7 @@ class Problem(Short):
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the source, the state and the observables.
-
-        Examples
-        --------
-        >>> len(Problem("ode", None, (Block("m", ()),), ()).digest)
-        24
-        """
+        """Hash of the source, the state and the observables."""
         text = repr((self.source, self.state, self.observables))
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 

@@ -109,17 +109,7 @@ class Solution(Archived):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the arrays that run over the saved times.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
-        >>> run.names
-        ('Q', 'M', 'readout', 'risk')
-        """
+        """Names of the arrays that run over the saved times."""
         return tuple(self._groups()[0])
 
     def _find(self, name: str) -> Array | None:
@@ -167,15 +157,6 @@ class Solution(Archived):
         """Expected loss of a fresh sample at each saved time, noise of its label included, (T,).
 
         Of many runs its mean over them.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
-        >>> bool(abs(run.loss[0] - run.risk[0]) < 1e-12)  # no label noise
-        True
         """
         found = self._find("loss")
         if found is None and ABOVE in self.provenance:
@@ -340,16 +321,7 @@ class Averages(Solution):
 
     @property
     def error(self) -> Values:
-        """Standard errors of the means.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
-        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
-        >>> runs.error.M.shape
-        (3, 1, 1)
-        """
+        """Standard errors of the means."""
         return self.stderr
 
     @property
@@ -360,14 +332,6 @@ class Averages(Solution):
         ------
         BadParameter
             When single runs were not kept.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
-        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
-        >>> len(runs.final), runs.final[0].M.shape
-        (8, (1, 1))
         """
         singles = self._singles
         if singles is None:

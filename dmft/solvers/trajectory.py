@@ -203,18 +203,7 @@ class Trajectory(Solution):
 
     @property
     def quadrature_error(self) -> Array | None:
-        """Largest error of all entries at each saved time, (T,); None for exact equations.
-
-        Examples
-        --------
-        >>> run = Trajectory(
-        ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
-        ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
-        ...     provenance={"time_step_times_dim": 0.1},
-        ... )
-        >>> run.quadrature_error is None
-        True
-        """
+        """Largest error of all entries at each saved time, (T,); None for exact equations."""
         if self.error is None:
             return None
         rows = [e.reshape(self.t.size, -1).max(axis=1) for e in self.error.values()]
@@ -223,18 +212,7 @@ class Trajectory(Solution):
 
     @property
     def last_state(self) -> dict[str, Array]:
-        """State blocks at the last saved time, as `dmft.solvers.solve.solve_problem` takes them.
-
-        Examples
-        --------
-        >>> run = Trajectory(
-        ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
-        ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
-        ...     provenance={"time_step_times_dim": 0.1},
-        ... )
-        >>> run.last_state["Q"].tolist()
-        [[1.0]]
-        """
+        """State blocks at the last saved time, as `dmft.solvers.solve.solve_problem` takes them."""
         return {name: block[-1].copy() for name, block in self.blocks.items()}
 
     @property
@@ -243,15 +221,6 @@ class Trajectory(Solution):
 
         A schedule in time continues from there; at a constant rate time begins at 0 again. Blocks
         of their own, without a clock, where equations have others than Q, M or e, m.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
-        >>> run.final
-        Overlaps(Q=[[1.]], M=[[1.]], P=[[1.]], readout=[1.], t=3)
         """
         return start_of(self.last_state, self.constants, clock_of(self))
 

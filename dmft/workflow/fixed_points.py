@@ -78,15 +78,7 @@ class FixedPoints(tuple[FixedPoint, ...]):
 
     @property
     def message(self) -> str:
-        """How many points were found, and from how many starts.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
-        >>> dmft.fixed_points(eqs, dmft.Overlaps([[0.5]], [[0.0]])).message
-        '1 point from 1 start'
-        """
+        """How many points were found, and from how many starts."""
         good = sum(point.status == Status.OK for point in self)
         failed = sum(point.status != Status.OK for point in self.tried)
         points, starts = (f"{n} {w}s"[: None if n != 1 else -1] for n, w in
@@ -120,30 +112,12 @@ class Stability(Record):
 
     @property
     def growth_rate(self) -> float:
-        """Largest real part: how fast a run escapes, per unit t.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
-        >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
-        >>> round(modes.growth_rate, 9)
-        4.0
-        """
+        """Largest real part: how fast a run escapes, per unit t."""
         return float(self.eigenvalues.real.max())
 
     @property
     def verdict(self) -> str:
-        """One of "stable", "unstable" and "marginal": a zero mode on top, by a symmetry, say.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
-        >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
-        >>> modes.verdict
-        'unstable'
-        """
+        """One of "stable", "unstable" and "marginal": a zero mode on top, by a symmetry, say."""
         band = ZERO_MODE * float(np.abs(self.eigenvalues).max())
         if self.growth_rate > band:
             return "unstable"

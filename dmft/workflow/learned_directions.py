@@ -89,50 +89,17 @@ class LearnedDirection(Record):
 
     @property
     def names(self) -> list[sp.Expr]:
-        """Directions as combinations of the fields, largest entry one.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
-        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
-        >>> found.table[1].names
-        [z2]
-        """
+        """Directions as combinations of the fields, largest entry one."""
         return [as_combination(v, self.fields) for v in self.directions]
 
     @property
     def name(self) -> str:
-        """The same in one line.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
-        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
-        >>> found.table[0].name
-        'z1'
-        """
+        """The same in one line."""
         return ", ".join(map(str, self.names))
 
     @property
     def when(self) -> str:
-        """In words: "step 2", "never", "not yet".
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
-        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
-        >>> [row.when for row in found.table]
-        ['step 1', 'never']
-        """
+        """In words: "step 2", "never", "not yet"."""
         if self.step is not None:
             return f"step {self.step}"
         return "never" if self.never else "not yet"
@@ -169,34 +136,12 @@ class LearnedDirections(Record):
 
     @property
     def proof(self) -> str:
-        """How the table is known: "symbolic" where every row is, else "numerical".
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
-        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
-        >>> found.proof
-        'symbolic'
-        """
+        """How the table is known: "symbolic" where every row is, else "numerical"."""
         return "symbolic" if all(r.proof == "symbolic" for r in self.table) else "numerical"
 
     @property
     def learned(self) -> Array:
-        """Directions (n, k) with a finite overlap after the steps.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
-        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
-        >>> found.learned.tolist()
-        [[1.0, 0.0]]
-        """
+        """Directions (n, k) with a finite overlap after the steps."""
         rows = [r.directions for r in self.table if r.step is not None]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.fields)))
 

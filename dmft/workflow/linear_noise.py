@@ -48,15 +48,7 @@ class LinearNoise(Record):
 
     @property
     def std(self) -> dict[str, Array]:
-        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> noise = LinearNoise(np.diag([4.0, 1.0]), np.array([-1.0 + 0j, -2.0]), 1, 1)
-        >>> {name: block.tolist() for name, block in noise.std.items()}
-        {'Q': [[2.0]], 'M': [[1.0]]}
-        """
+        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained."""
         deviation = np.sqrt(np.diag(self.covariance))
         square, overlaps = self.p * self.p, self.p * (self.p + self.k)
         blocks = {

@@ -1,4 +1,4 @@
-"""Every public object says what it takes and returns, and shows it: counted by reading docstrings.
+"""Every public object says what it takes and returns; what is called has an example.
 
 Public are the names of `dmft.__all__`, the methods and properties of the classes among them, and
 those of the records that they return. That the examples run is `tests/test_examples.py`.
@@ -136,7 +136,8 @@ def gives(thing):
 def test_a_public_object_is_documented(name, thing, kind, cls):
     found = pages(thing, cls) if kind != "class" else [inspect.cleandoc(thing.__doc__ or "")]
     assert len(found[0].splitlines()[0]) > 2, "a first line"
-    assert any(">>>" in page for page in found), "an example"
+    if kind != "property":
+        assert any(">>>" in page for page in found), "an example"
     if kind in ("function", "method") and gives(thing):
         assert any({"Returns", "Yields"} & set(sections(page)) for page in found), "Returns"
     if kind != "property" and not issubclass(cls or object, (str, tuple)):

@@ -86,31 +86,12 @@ class PhaseDiagram(Archived):
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result (no interruption).
-
-        Examples
-        --------
-        >>> from dmft.analysis.diagrams.diagram import compute_diagram
-        >>> diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]})
-        >>> diagram.complete
-        True
-        """
+        """True when every point has a result (no interruption)."""
         return not bool(np.any(self.status == Status.INTERRUPTED))
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """What the values count, where the measure returned names (or "fixed_point" did).
-
-        Examples
-        --------
-        >>> from dmft.analysis.diagrams.diagram import compute_diagram
-        >>> def measure(x, y):
-        ...     return "fast" if x > y else "slow"
-        >>> compute_diagram(measure, {"x": [0.0, 1.0], "y": [0.5]}).names
-        ('fast', 'slow')
-        >>> compute_diagram(lambda x, y: x + y, {"x": [0.0, 1.0], "y": [0.5]}).names is None
-        True
-        """
+        """What the values count, where the measure returned names (or "fixed_point" did)."""
         if "labels" in self.provenance:
             return tuple(self.provenance["labels"])
         known = self.values[np.isfinite(self.values)]
@@ -120,17 +101,7 @@ class PhaseDiagram(Archived):
 
     @property
     def labels(self) -> NDArray[np.object_]:
-        """Names at the points, (ny, nx); the status where there is none.
-
-        Examples
-        --------
-        >>> from dmft.analysis.diagrams.diagram import compute_diagram
-        >>> def measure(x, y):
-        ...     return "fast" if x > y else "slow"
-        >>> diagram = compute_diagram(measure, {"x": [0.0, 1.0], "y": [0.5]})
-        >>> diagram.labels.tolist()
-        [['slow', 'fast']]
-        """
+        """Names at the points, (ny, nx); the status where there is none."""
         if self.names is None:
             raise BadParameter(
                 f"the values of {self.quantity} are numbers: names come from measures that return "

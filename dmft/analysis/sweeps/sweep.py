@@ -61,40 +61,17 @@ class Sweep(Archived):
 
     @property
     def status(self) -> NDArray[np.str_]:
-        """Status of each point in words; interrupted: not computed.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
-        >>> swept.status.tolist()
-        [['ok', 'nonfinite'], ['ok', 'nonfinite']]
-        """
+        """Status of each point in words; interrupted: not computed."""
         return np.array([str(s) for s in STATUSES])[self.codes]
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
-        >>> swept.complete
-        True
-        """
+        """True when every point has a result."""
         return not bool(np.any(self.codes == MISSING))
 
     @property
     def reused(self) -> int:
-        """Points that were in the store before this call.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b).reused
-        0
-        """
+        """Points that were in the store before this call."""
         return int(np.count_nonzero(self.codes != MISSING)) - self.computed
 
     def count(self) -> dict[str, int]:

@@ -244,81 +244,33 @@ class Expectation(sp.Expr):
 
     @property
     def law(self) -> Law:
-        """Law of the fields.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> square.law == FIELDS
-        True
-        """
+        """Law of the fields."""
         law: Law = self.args[-1]
         return law
 
     @property
     def parts(self) -> tuple[sp.Expr, ...]:
-        """Factors of the integrand as they are kept.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> len(square.parts)
-        2
-        """
+        """Factors of the integrand as they are kept."""
         return tuple(self.args[:-1])
 
     @property
     def integrand(self) -> sp.Expr:
-        """What is averaged.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> square.integrand == square.parts[0] * square.parts[1]
-        True
-        """
+        """What is averaged."""
         return sp.Mul(*self.parts)
 
     @property
     def is_product(self) -> bool:
-        """Whether the integrand is a product of functions of single fields.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> square.is_product
-        True
-        """
+        """Whether the integrand is a product of functions of single fields."""
         return all(isinstance(a, At) for a in self.parts)
 
     @property
     def factors(self) -> tuple[sp.Expr, ...]:
-        """Functions of such a product, expressions in z.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> square.factors
-        (z**2, z)
-        """
+        """Functions of such a product, expressions in z."""
         return tuple(a.factor for a in self.parts)
 
     @property
     def fields(self) -> tuple[sp.Indexed, ...]:
-        """Fields of such a product, one for each factor.
-
-        Examples
-        --------
-        >>> from dmft.equations.symbols import h, j, l
-        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-        >>> square.fields
-        (h[j], h[l])
-        """
+        """Fields of such a product, one for each factor."""
         return tuple(a.field for a in self.parts)
 
     @property

@@ -73,17 +73,6 @@ class Lowered:
         hardly there is wrong by this share of 1e-4 of its size within ten deviations instead.
         Infinite where nothing takes the average, or where no table resolves a factor: the NumPy
         reference integrates it, without a claim.
-
-        Examples
-        --------
-        >>> import sympy as sp
-        >>> from dmft.equations.averages.expectation import product_average
-        >>> from dmft.equations.symbols import h, j, l
-        >>> lower(product_average([FIELD**2, FIELD**2], [h[j], h[l]])).error
-        0.0
-        >>> tabled = lower(product_average([sp.tanh(FIELD), sp.tanh(FIELD)], [h[j], h[l]]))
-        >>> 0 < tabled.error < 1e-10
-        True
         """
         if self.how != "value":
             return 0.0 if self.how == "nodes" else math.inf

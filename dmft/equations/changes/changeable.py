@@ -404,47 +404,19 @@ class Changeable(ABC):
 
     @property
     def changes(self) -> Difference:
-        """What was changed since the equations were derived.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> print(eqs.without("label_noise").changes)
-        Q  dropped  label_noise: Δ*γ*a[j]*a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
-        """
+        """What was changed since the equations were derived."""
         return self.as_derived.diff(self)
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.without("label_noise").dropped
-        ('label_noise',)
-        """
+        """Names of the terms that were left out since."""
         if not self.is_changed:
             return ()
         return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a result derived from these equations records.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> record = eqs.provenance
-        >>> record["scaling"], record["approximation"], record["dropped_terms"]
-        ('high-dimensional', 'exact', [])
-        """
+        """What a result derived from these equations records."""
         return {
             "equations": self.fingerprint,
             "scaling": self.scaling,
@@ -458,16 +430,7 @@ class Changeable(ABC):
 
     @property
     def changed_terms(self) -> list[str]:
-        """What was changed since, in words.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.without("label_noise").changed_terms
-        ["Q  dropped  label_noise: Δ*γ*a[j]*a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩"]
-        """
+        """What was changed since, in words."""
         return self.changes.lines if self.is_changed else []
 
     def _check_block(self, block: object) -> None:

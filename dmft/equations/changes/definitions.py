@@ -41,30 +41,12 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by overlap and by named term; intermediates stay as their symbols.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> list(eqs.terms), list(eqs.terms["M"])
-        (['M', 'Q'], ['learning', 'interaction', 'sphere'])
-        """
+        """Rates by overlap and by named term; intermediates stay as their symbols."""
         return self.rate_terms
 
     @property
     def rate_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of the definitions of the rates, by their names.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> list(eqs.rate_terms["Q"])
-        ['learning', 'interaction', 'sgd_noise', 'label_noise', 'sphere']
-        """
+        """Terms of the definitions of the rates, by their names."""
         free = {d.name: dict(d.terms) for d in self._own.definitions}
         result = {}
         for d in self._own.definitions:
@@ -78,16 +60,7 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates, what they are computed from, and the risk.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> list(eqs.all_terms)
-        ['M', 'Q', 'b_learning', 'b_interaction', 'risk']
-        """
+        """Rates, what they are computed from, and the risk."""
         own, terms = self._own.definitions, self.terms
         homes = {_home(own, d.name) for d in own if d.role == "rate"}
         rest = {
@@ -99,16 +72,7 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def described(self) -> dict[str, str]:
-        """Kind, scaling, declaration, and the terms at order 1/d of an sde.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.described["kind"], eqs.described["scaling"]
-        ('ode', 'high-dimensional')
-        """
+        """Kind, scaling, declaration, and the terms at order 1/d of an sde."""
         own = self._own
         return {
             "kind": own.kind,
@@ -121,16 +85,7 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def as_derived(self) -> Self:
-        """The equations before any change.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.without("label_noise").as_derived == eqs
-        True
-        """
+        """The equations before any change."""
         own = self._own
         if not self.is_changed:
             return self
@@ -140,30 +95,12 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the equations were derived.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.is_changed, eqs.without("label_noise").is_changed
-        (False, True)
-        """
+        """Whether terms were added, dropped or replaced since the equations were derived."""
         return bool(self._own.derived or (self._own.noise and self._own.noise.dropped))
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.without("label_noise").dropped
-        ('label_noise',)
-        """
+        """Names of the terms that were left out since."""
         return (*super().dropped, *(self._own.noise.dropped if self._own.noise else ()))
 
     @property
@@ -173,14 +110,6 @@ class ChangesOfDefinitions(Changeable):
         Arrays are those of the state, of the constants (P, readouts) and of what the rates are
         computed from; "a", "gamma", "Delta" ... stand for "readout", "learning_rate",
         "label_noise". `indices` has what runs over their entries.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-        >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
-        >>> eqs.symbols["Q"], eqs.symbols["gamma"], eqs.symbols["a"]
-        (Q, learning_rate, readout)
         """
         arrays = arrays_of(self._own.definitions)
         found = named_symbols(self._scalars.values(), arrays)
@@ -188,16 +117,7 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def indices(self) -> Indices:
-        """Running indices by name (j, l of students, r, s of teachers), and those of each block.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> eqs.indices["j"], eqs.indices.of("M")
-        (j, (j, r))
-        """
+        """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
         rates = [d for d in self._own.definitions if d.role == "rate"]
         return Indices({d.name: d.indices for d in rates})
 

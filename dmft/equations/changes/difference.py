@@ -67,59 +67,23 @@ class Difference:
 
     @cached_property
     def added(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of `after` alone, by block and name.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
-        >>> {block: list(terms) for block, terms in flow.diff(sgd).added.items()}
-        {'Q': ['sgd_noise', 'label_noise']}
-        """
+        """Terms of `after` alone, by block and name."""
         return _by_block((b, n, new) for b, n, old, new in self._compared() if old is None)
 
     @cached_property
     def dropped(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of `before` alone, by block and name.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
-        >>> {block: list(terms) for block, terms in sgd.diff(flow).dropped.items()}
-        {'Q': ['sgd_noise', 'label_noise']}
-        """
+        """Terms of `before` alone, by block and name."""
         return _by_block((b, n, old) for b, n, old, new in self._compared() if new is None)
 
     @cached_property
     def changed(self) -> dict[str, dict[str, tuple[sp.Expr, sp.Expr]]]:
-        """Terms of both, with their expressions before and after.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
-        >>> flow.diff(sgd).changed
-        {}
-        """
+        """Terms of both, with their expressions before and after."""
         rows = self._compared()
         return _by_block((b, n, (o, w)) for b, n, o, w in rows if o is not None and w is not None)
 
     @cached_property
     def others(self) -> dict[str, tuple[str, str]]:
-        """What else differs, in words before and after: kind, scaling, model, algorithm ...
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
-        >>> flow.diff(sgd).others["scaling"]
-        ('gradient-flow', 'high-dimensional')
-        """
+        """What else differs, in words before and after: kind, scaling, model, algorithm ..."""
         pairs = zip(self.before.described.items(), self.after.described.values(), strict=True)
         return {name: (old, new) for (name, old), new in pairs if old != new}
 
@@ -128,16 +92,7 @@ class Difference:
 
     @property
     def lines(self) -> list[str]:
-        """One line for each term that differs.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
-        >>> len(flow.diff(sgd).lines)
-        4
-        """
+        """One line for each term that differs."""
         before, after = self.before.text_of, self.after.text_of
         rows = [f"{name}: {old} -> {new}" for name, (old, new) in self.others.items()]
         width = max((len(block) for block, *_ in self._compared()), default=0)

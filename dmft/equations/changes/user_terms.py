@@ -107,16 +107,7 @@ class Indices(Mapping[str, sp.Symbol]):
 
     @property
     def names(self) -> dict[str, sp.Symbol]:
-        """All of them; none where no block has indices.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> sorted(eqs.indices.names)[:3]
-        ['i', 'j', 'l']
-        """
+        """All of them; none where no block has indices."""
         return (
             {s.name: s for s in RUNNING if s not in x.powers} if any(self.blocks.values()) else {}
         )

@@ -65,16 +65,7 @@ class EscapeFormula(Short):
 
     @property
     def model(self) -> Model:
-        """The model, a one-field target written as a committee.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.model.student.width
-        1
-        """
+        """The model, a one-field target written as a committee."""
         return self.law.facts.model
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,72 +74,27 @@ class EscapeFormula(Short):
 
     @property
     def algorithm(self) -> SGD | GradientFlow:
-        """The algorithm.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.algorithm.constraint
-        'sphere'
-        """
+        """The algorithm."""
         return self.law.facts.algorithm
 
     @property
     def exponent(self) -> int:
-        """Information exponent l of student and teacher together.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.exponent
-        2
-        """
+        """Information exponent l of student and teacher together."""
         return self.law.exponent
 
     @property
     def exact(self) -> bool:
-        """Whether the formula solves the whole equation of motion.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.exact
-        True
-        """
+        """Whether the formula solves the whole equation of motion."""
         return self.law.exact
 
     @cached_property
     def expr(self) -> sp.Expr:
-        """Time t in u_0, u_1 and the declared parameters.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> sorted(map(str, formula.expr.free_symbols))
-        ['u_0', 'u_1']
-        """
+        """Time t in u_0, u_1 and the declared parameters."""
         return self._declared(self.law.expr)
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.growth_rate
-        2.00000000000000
-        """
+        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2."""
         return self._declared(self.law.growth)
 
     def latex(self) -> str:
@@ -205,16 +151,7 @@ class EscapeFormula(Short):
 
     @property
     def validity(self) -> str:
-        """What the formula holds for, and where it is not to be relied on.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.validity.split(":")[0]
-        'Weak recovery only'
-        """
+        """What the formula holds for, and where it is not to be relied on."""
         return validity_text(self)
 
     # Learning rates -------------------------------------------------------------------------
@@ -651,16 +588,7 @@ class EscapeFormula(Short):
 
     @property
     def perfect_limit(self) -> sp.Expr | None:
-        """Largest gamma at which the perfect solution is stable; None where it is not known.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.perfect_limit
-        1/6
-        """
+        """Largest gamma at which the perfect solution is stable; None where it is not known."""
         return perfect_limit(self.model, self.algorithm)
 
 

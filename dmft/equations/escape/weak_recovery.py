@@ -80,17 +80,7 @@ class WeakRecovery(Short):
 
     @property
     def exponent(self) -> sp.Expr:
-        """Effective information exponent: the first k with e_k != 0; oo if none is up to here.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> recovery.exponent
-        2
-        """
+        """Effective information exponent: the first k with e_k != 0; oo if none is up to here."""
         for k, e in enumerate(self.coefficients, start=1):
             if not self._vanishes(k, e):
                 return sp.Integer(k)
@@ -109,17 +99,7 @@ class WeakRecovery(Short):
 
     @property
     def samples(self) -> str:
-        """Samples in the dimension d, as text; "never" where the overlap decays.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> recovery.samples
-        'd log d'
-        """
+        """Samples in the dimension d, as text; "never" where the overlap decays."""
         k = self.exponent
         if k == sp.oo:
             return f"more than d^{len(self.coefficients) - 1}"
@@ -130,17 +110,7 @@ class WeakRecovery(Short):
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2].
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> recovery.growth_rate
-        3.32000000000000
-        """
+        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2]."""
         rate = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
         return self.coefficients[1].value - rate * self.square.value
 

@@ -64,43 +64,19 @@ class Region:
 
     @property
     def title(self) -> str:
-        """Name in words.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
-        >>> plane["mean-field"].title
-        'mean field'
-        """
+        """Name in words."""
         return TITLES[self.name]
 
     @property
     def condition(self) -> str:
-        """Where it holds, as plain text.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
-        >>> plane["mean-field"].condition
-        'kappa + delta > 0, delta > 0'
-        """
+        """Where it holds, as plain text."""
         text = _between(self.lower, SUM_TEXT, self.upper, "<=", str)
         width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
         return text + width
 
     @property
     def condition_latex(self) -> str:
-        r"""Where it holds.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
-        >>> print(plane["mean-field"].condition_latex)
-        \kappa + \delta > 0,\ \delta > 0
-        """
+        r"""Where it holds."""
         text = _between(self.lower, SUM_LATEX, self.upper, r"\le", sp.latex)
         width = {True: r",\ \delta > 0", False: r",\ \delta = 0", None: ""}[self.wide]
         return text + width
@@ -220,15 +196,7 @@ class Regimes(Short):
 
     @property
     def powers(self) -> str:
-        """What grows how, in words.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
-        >>> plane.powers
-        'gamma = gamma_0 d^(-kappa), p = p_0 d^delta'
-        """
+        """What grows how, in words."""
         batch = "" if self.batch_power == 0 else f", n_b = n_0 d^({self.batch_power})"
         return f"gamma = gamma_0 d^(-kappa), p = p_0 d^delta{batch}"
 

@@ -221,17 +221,7 @@ class SequenceEquations(Equations):
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """What a term may be written in: alignments, intermediates and parameters by name.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a = sp.Symbol("a", real=True)
-        >>> linear = dmft.SequenceNetwork(a, 1)
-        >>> eqs = dmft.derive(dmft.Model(linear, linear), dmft.SGD(0.5))
-        >>> eqs.symbols["m"], eqs.symbols["gamma"]
-        (m, learning_rate)
-        """
+        """What a term may be written in: alignments, intermediates and parameters by name."""
         return named_symbols(self._written_in.values(), ())
 
     @property

@@ -58,49 +58,19 @@ class SequenceRisk(Short):
 
     @cached_property
     def moments(self) -> SequenceMoments:
-        """Averages that it is made of.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.moments.target_square
-        2
-        """
+        """Averages that it is made of."""
         return SequenceMoments(self.model)
 
     @cached_property
     def expr(self) -> sp.Expr:
-        """The risk in e, m and the parameters of the networks.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.expr
-        -sqrt(2)*m + 3/2
-        """
+        """The risk in e, m and the parameters of the networks."""
         half = sp.Rational(1, 2)
         moments = self.moments
         return half * moments.target_square + half * moments.own_square - moments.cross
 
     @property
     def alignments(self) -> tuple[sp.Symbol, ...]:
-        """Symbols of the state: those of m, then those of e.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.alignments
-        (m,)
-        """
+        """Symbols of the state: those of m, then those of e."""
         return (*self.moments.law.semantic, *self.model.encoding.alignments)
 
     def explicit(self) -> ExplicitRisk:
@@ -124,32 +94,12 @@ class SequenceRisk(Short):
 
     @cached_property
     def gradient(self) -> dict[sp.Symbol, sp.Expr]:
-        """Derivatives by each alignment.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.gradient
-        {m: -sqrt(2)}
-        """
+        """Derivatives by each alignment."""
         return {s: sp.diff(self.expr, s) for s in self.alignments}
 
     @cached_property
     def hessian(self) -> sp.ImmutableDenseMatrix:
-        """Second derivatives, in the order of `alignments`.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.hessian
-        Matrix([[0]])
-        """
+        """Second derivatives, in the order of `alignments`."""
         rows = [[sp.diff(self.gradient[a], b) for b in self.alignments] for a in self.alignments]
         return sp.ImmutableDenseMatrix(rows)
 
@@ -161,15 +111,6 @@ class SequenceRisk(Short):
         ------
         BadParameter
             Where orders are numbers: `order` gives them at a value of e.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.series
-        {1: sqrt(2)}
         """
         if self.expr.has(TokenAverage) or not self.model.tied:
             raise BadParameter("the orders of this risk are tables: see order(k, e=...)")
@@ -210,17 +151,7 @@ class SequenceRisk(Short):
 
     @property
     def bound(self) -> float:
-        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
-        >>> risk = dmft.population_risk(model)
-        >>> risk.bound
-        0.0
-        """
+        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact."""
         nodes = self.expr.atoms(TokenAverage)
         return float(sum(node.table.bound + node.table.error for node in nodes))
 

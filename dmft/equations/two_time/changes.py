@@ -69,73 +69,28 @@ class ChangesInTwoTimes(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each definition of the process, then of a sample.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> list(eqs.terms["M"])
-        ['decay', 'learning']
-        """
+        """Named terms of each definition of the process, then of a sample."""
         every = (*self._own.process, *self._own.sample)
         return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in every}
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """The same.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.all_terms == eqs.terms
-        True
-        """
+        """The same."""
         return self.terms
 
     @property
     def described(self) -> dict[str, str]:
-        """Model and algorithm.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> sorted(eqs.described)
-        ['algorithm', 'model']
-        """
+        """Model and algorithm."""
         return {"model": str(self.model), "algorithm": str(self.algorithm)}
 
     @property
     def approximation(self) -> str:
-        """How averages are computed, in words.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.approximation
-        'averages over samples of the effective process'
-        """
+        """How averages are computed, in words."""
         return "averages over samples of the effective process"
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the equations were derived.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.is_changed
-        False
-        """
+        """Whether terms were added, dropped or replaced since the equations were derived."""
         own, old = self._own, self.as_derived
         return (own.sample, own.process) != (old._own.sample, old._own.process)
 
@@ -145,14 +100,6 @@ class ChangesInTwoTimes(Changeable):
 
         "h" and "a" are the fields and the readouts that a sample computes with, "h_at" and
         "readout" those over time.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> {"M", "Q", "learning_rate"} <= set(eqs.symbols)
-        True
         """
         arrays = {name: sp.IndexedBase(name) for name in self._arrays}
         short = {BLOCKS[name]: arrays[name] for name in ("M_at", "Q_at", "readout_at")}
@@ -162,16 +109,7 @@ class ChangesInTwoTimes(Changeable):
 
     @property
     def indices(self) -> TimesAndNeurons:
-        """Running indices by name (times t, s, u; students j, l, m; teachers r, q).
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.indices["t"], eqs.indices.of("M")
-        (t, (t, j, r))
-        """
+        """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
         blocks = {}
         for d in self._own.definitions:
             free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
@@ -364,47 +302,17 @@ class ChangesOfLimit:
 
     @property
     def changes(self) -> Any:
-        """What was changed since the flow was derived.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> print(flow.without("learning").changes)
-        M  dropped  learning: -learning_rate*samples_per_dim*g_star[t, j, r]
-        """
+        """What was changed since the flow was derived."""
         return self._own.equations.changes
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """As `DescentEquations.symbols`.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> "learning_rate" in flow.symbols
-        True
-        """
+        """As `DescentEquations.symbols`."""
         return self._own.equations.symbols
 
     @property
     def indices(self) -> TimesAndNeurons:
-        """As `DescentEquations.indices`.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.indices.of("M")
-        (t, j, r)
-        """
+        """As `DescentEquations.indices`."""
         return self._own.equations.indices
 
     @property

@@ -147,72 +147,27 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
     @property
     def definitions(self) -> tuple[Definition, ...]:
-        """Everything, samples first.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> len(eqs.definitions) == len(eqs.sample) + len(eqs.process)
-        True
-        """
+        """Everything, samples first."""
         return (*self.sample, *self.process)
 
     @cached_property
     def samples_as_derived(self) -> bool:
-        """Whether samples compute what the model and the algorithm say.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.samples_as_derived
-        True
-        """
+        """Whether samples compute what the model and the algorithm say."""
         return self.sample == sample_definitions(self.model, self.algorithm)
 
     @cached_property
     def slopes(self) -> Definition:
-        """H_jl = dg_j/dh_l of a sample, from its definitions.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.slopes.name
-        'H'
-        """
+        """H_jl = dg_j/dh_l of a sample, from its definitions."""
         return curvature(self.sample)
 
     @property
     def as_derived(self) -> DescentEquations:
-        """The equations before any change.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.as_derived.fingerprint == eqs.fingerprint
-        True
-        """
+        """The equations before any change."""
         return derive_descent(self.model, self.algorithm)
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters by name, with their declared values.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> eqs.parameters["samples_per_dim"], eqs.parameters["ridge"]
-        (2, 0)
-        """
+        """Scalar parameters by name, with their declared values."""
         algorithm = self.algorithm
         share = sp.Float(algorithm.batch_fraction)
         declared = {
@@ -235,58 +190,22 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
     @cached_property
     def process_parameters(self) -> tuple[str, ...]:
-        """Names of the scalars that the process reads.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> "learning_rate" in eqs.process_parameters
-        True
-        """
+        """Names of the scalars that the process reads."""
         return scalars_of(self.process)
 
     @cached_property
     def read_by_samples(self) -> frozenset[str]:
-        """Names of the scalars that a sample reads.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> sorted(eqs.read_by_samples)
-        []
-        """
+        """Names of the scalars that a sample reads."""
         return frozenset(scalars_of(self.sample))
 
     @property
     def read(self) -> frozenset[str]:
-        """Names of the scalars that some definition reads.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> "learning_rate" in eqs.read
-        True
-        """
+        """Names of the scalars that some definition reads."""
         return self.read_by_samples.union(self.process_parameters)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the symbolic content.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> len(eqs.fingerprint)
-        24
-        """
+        """Hash of the symbolic content."""
         parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if self.model.clusters is not None:

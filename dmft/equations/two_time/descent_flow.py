@@ -74,46 +74,17 @@ class DescentFlow(Short, ChangesOfLimit):
         which the squared length of a free row would grow.
 
         They are the limit of the process that is run: a term that changes there changes here.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.definitions[-1].role
-        'rate'
         """
         return flow_definitions(self._process)
 
     @property
     def kick(self) -> sp.Expr:
-        """R_theta just after s: what a force on the weights does at once.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.kick
-        -KroneckerDelta(j, l)
-        """
+        """R_theta just after s: what a force on the weights does at once."""
         return kick_of(self._process)
 
     @property
     def equal_response(self) -> Definition:
-        """R_l at equal times, where the gradient moves with its own field.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.equal_response.name
-        'R_l_equal'
-        """
+        """R_l at equal times, where the gradient moves with its own field."""
         return equal_response_of(self._process)
 
     @property
@@ -122,62 +93,22 @@ class DescentFlow(Short, ChangesOfLimit):
 
     @property
     def model(self) -> Model:
-        """What is learned by whom.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.model.student is line
-        True
-        """
+        """What is learned by whom."""
         return self.equations.model
 
     @property
     def algorithm(self) -> GradientDescent:
-        """The descent of which this is the limit.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.algorithm is descent
-        True
-        """
+        """The descent of which this is the limit."""
         return self.equations.algorithm
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the symbolic content.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> flow.fingerprint.startswith("flow-")
-        True
-        """
+        """Hash of the symbolic content."""
         return f"flow-{self.equations.fingerprint}"
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each rate.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
-        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-        >>> sorted(flow.terms["M"])
-        ['decay', 'learning']
-        """
+        """Named terms of each rate."""
         return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in self.definitions}
 
     def evaluate(

@@ -60,13 +60,7 @@ class Verdict:
 
     @property
     def samples(self) -> str:
-        """Samples to learn it in dimension d, as text.
-
-        Examples
-        --------
-        >>> Verdict("generic", 1, 3, sp.Rational(3, 2), False, "").samples
-        'd^(3/2)'
-        """
+        """Samples to learn it in dimension d, as text."""
         if self.step is None:
             return "never"
         power = "d" if self.exponent == 1 else f"d^{self.exponent}"
@@ -123,30 +117,12 @@ class LearnabilityRow:
 
     @property
     def name(self) -> str:
-        """Directions as combinations of the fields.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> row = dmft.learnability(sp.Abs(z), z).table[0]
-        >>> row.name
-        'z'
-        """
+        """Directions as combinations of the fields."""
         return ", ".join(map(str, self.names))
 
     @property
     def names(self) -> list[sp.Expr]:
-        """Directions as combinations of the fields, largest entry one.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> row = dmft.learnability(sp.Abs(z), z).table[0]
-        >>> row.names
-        [z]
-        """
+        """Directions as combinations of the fields, largest entry one."""
         return [as_combination(v, self.fields) for v in self.directions]
 
     def __getitem__(self, algorithm: str) -> Verdict:
@@ -186,16 +162,7 @@ class Learnability(Record):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Columns of the table.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> found = dmft.learnability(sp.Abs(z), z)
-        >>> found.algorithms
-        ('one-pass SGD', 'data reuse', 'generic')
-        """
+        """Columns of the table."""
         return tuple(self.exponents)
 
     def __str__(self) -> str:

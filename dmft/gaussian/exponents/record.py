@@ -118,16 +118,7 @@ class Exponent:
 
     @property
     def directions(self) -> list[Array]:
-        """Directions (n, k) that each step of a leap adds, orthonormal rows.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z1, z2 = sp.symbols("z1 z2", real=True)
-        >>> leap = dmft.leap_exponent(z1 + z2**3 - 3*z2, [z1, z2])
-        >>> [abs(rows).round(12).tolist() for rows in leap.directions]
-        [[[1.0, 0.0]], [[0.0, 1.0]]]
-        """
+        """Directions (n, k) that each step of a leap adds, orthonormal rows."""
         return [step.directions for step in self.steps]
 
     def explain(self) -> str:

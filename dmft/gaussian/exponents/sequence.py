@@ -76,32 +76,12 @@ class SequenceExponent(Exponent):
 
     @property
     def learned(self) -> bool:
-        """Whether SGD from a random start leaves m = 0 (of both signs of m_0 for an odd order).
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> product = dmft.SequenceTarget(a * b, [a, b])
-        >>> exponent = dmft.sequence_information_exponent(product, dmft.Attention(2, "trace"))
-        >>> exponent.learned
-        False
-        """
+        """Whether SGD from a random start leaves m = 0 (of both signs of m_0 for an odd order)."""
         return self.sign != 0 and not (self.sign < 0 and int(self) % 2 == 0)
 
     @property
     def tensor(self) -> Array:
-        """The tensor C*_k (outputs, L, ..., L) of the target that decides.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> a, b = sp.symbols("a b", real=True)
-        >>> product = dmft.SequenceTarget(a * b, [a, b])
-        >>> exponent = dmft.sequence_information_exponent(product, dmft.Attention(2, "trace"))
-        >>> exponent.tensor.round(12).tolist()
-        [[[0.0, 1.0], [1.0, 0.0]]]
-        """
+        """The tensor C*_k (outputs, L, ..., L) of the target that decides."""
         if not self.target_tensors:
             raise BadParameter(f"no order of {self.target} decides")
         return self.target_tensors[-1]

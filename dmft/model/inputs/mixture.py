@@ -111,82 +111,34 @@ class GaussianMixture(Shown):
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
-        """Covariance within the clusters, averaged over them, by block; None without blocks.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.spectrum is None
-        True
-        """
+        """Covariance within the clusters, averaged over them, by block; None without blocks."""
         if self.fractions is None:
             return None
         return Spectrum(self.weights @ self.scales, self.fractions)
 
     @property
     def isotropic(self) -> bool:
-        """Whether all clusters have unit variance.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.isotropic
-        True
-        """
+        """Whether all clusters have unit variance."""
         return bool(np.all(self.scales == 1.0))
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Symbols z1, ..., zk of the stored labels.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.fields
-        (z1,)
-        """
+        """Symbols z1, ..., zk of the stored labels."""
         return teacher_fields(int(self.width))
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """The label of each cluster and the fields.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.functions
-        ((1, (z1,)), (-1, (z1,)))
-        """
+        """The label of each cluster and the fields."""
         return tuple((y, self.fields) for y in self.labels or ())
 
     @property
     def readout(self) -> None:
-        """None: labels are those of the clusters.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.readout is None
-        True
-        """
+        """None: labels are those of the clusters."""
         return None
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols of the labels other than the fields.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-        >>> twins.parameters
-        set()
-        """
+        """Free symbols of the labels other than the fields."""
         return set().union(*(y.free_symbols for y in self.labels or ())) - set(self.fields)
 
     def _key(self) -> tuple[object, ...]:

@@ -70,26 +70,12 @@ class Adaptive(SGD):
 
     @property
     def gradient(self) -> SGD:
-        """SGD with the same gradients.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SignSGD(0.5).gradient == dmft.SGD(0.5)
-        True
-        """
+        """SGD with the same gradients."""
         return SGD(self.learning_rate, self.batch_size, self.loss)
 
     @property
     def kept(self) -> str:
-        """Name of what is accumulated.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.SignSGD(0.5).kept
-        ''
-        """
+        """Name of what is accumulated."""
         return ""
 
     def check_units(self, readout: Iterable[float]) -> None:
@@ -283,14 +269,7 @@ class Adam(Adaptive):
 
     @property
     def kept(self) -> str:
-        """Second moments, where they have a memory.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Adam(0.5).kept, dmft.Adam(0.5, second_moment_rate=2, initial=1).kept
-        ('', 'second_moment')
-        """
+        """Second moments, where they have a memory."""
         return "" if self.second_moment_rate is None else "second_moment"
 
 
@@ -410,14 +389,7 @@ class AdaGrad(Adaptive):
 
     @property
     def kept(self) -> str:
-        """Sums of squares.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.AdaGrad(0.5, initial=1).kept
-        'second_moment'
-        """
+        """Sums of squares."""
         return "second_moment"
 
 
@@ -462,12 +434,5 @@ class AdaGradNorm(Adaptive):
 
     @property
     def kept(self) -> str:
-        """The sum of squares of all gradients.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.AdaGradNorm(0.5, initial=1).kept
-        'accumulator'
-        """
+        """The sum of squares of all gradients."""
         return "accumulator"

@@ -93,18 +93,7 @@ class DescentRun(Solution):
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
-        """Overlaps that were reached, as the start of a run on samples that have not been seen.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
-        >>> run.final.M.shape
-        (1, 1)
-        """
+        """Overlaps that were reached, as the start of a run on samples that have not been seen."""
         last = {n: self.arrays[n][-1] for n in ("Q", "M", "readout") if n in self.arrays}
         return start_of(last, self.constants)
 

@@ -82,18 +82,7 @@ class PathEnsemble(Averages):
 
     @property
     def counted(self) -> int:
-        """Number of paths that enter the means.
-
-        Examples
-        --------
-        >>> run = PathEnsemble(
-        ...     t=np.array([0.0, 1.0]), mean=Values({"m": np.array([0.0, 0.1])}),
-        ...     std=Values({"m": np.array([0.0, 1.0])}), stderr=Values({"m": np.array([0.0, 0.5])}),
-        ...     path_status=(Status.OK, Status.DIVERGED), status=Status.OK, message="",
-        ... )
-        >>> run.counted
-        1
-        """
+        """Number of paths that enter the means."""
         return sum(status in COUNTED for status in self.path_status)
 
     @property

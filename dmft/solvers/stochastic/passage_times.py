@@ -44,62 +44,27 @@ class PassageTimes(Shown):
 
     @property
     def censored(self) -> NDArray[np.bool_]:
-        """(S,) True where the level was not reached.
-
-        Examples
-        --------
-        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-        >>> times.censored.tolist()
-        [False, False, True]
-        """
+        """(S,) True where the level was not reached."""
         return np.isnan(self.times)
 
     @property
     def mean(self) -> float:
-        """Mean time; refused when a run is censored.
-
-        Examples
-        --------
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> round(times.mean, 6)
-        2.0
-        """
+        """Mean time; refused when a run is censored."""
         return float(np.mean(self._all_passed("mean")))
 
     @property
     def std(self) -> float:
-        """Standard deviation over runs (n - 1); refused when a run is censored.
-
-        Examples
-        --------
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> round(times.std, 6)
-        1.0
-        """
+        """Standard deviation over runs (n - 1); refused when a run is censored."""
         return float(np.std(self._all_passed("std"), ddof=1))
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean.
-
-        Examples
-        --------
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> round(times.stderr, 6)
-        0.57735
-        """
+        """Standard error of the mean."""
         return self.std / math.sqrt(self.times.size)
 
     @property
     def std_stderr(self) -> float:
-        """Standard error of the standard deviation, from the fourth moment of the times.
-
-        Examples
-        --------
-        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-        >>> round(times.std_stderr, 6)
-        0.235702
-        """
+        """Standard error of the standard deviation, from the fourth moment of the times."""
         times = self._all_passed("std")
         n, variance = times.size, float(np.var(times, ddof=1))
         fourth = float(np.mean((times - times.mean()) ** 4))

@@ -71,15 +71,7 @@ class TwoTimeRun(Solution):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Signals, then functions of two times; diagonals are left out.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
-        >>> run.names
-        ('mu', 'E', 'C', 'R')
-        """
+        """Signals, then functions of two times; diagonals are left out."""
         diagonals = {f"{name}_diagonal" for name in self.pairs}
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
@@ -105,16 +97,6 @@ class TwoTimeRun(Solution):
         Raises
         ------
         BadParameter
-
-        Examples
-        --------
-        >>> import dmft
-        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
-        >>> try:
-        ...     run.final
-        ... except dmft.errors.BadParameter as error:
-        ...     print(str(error).split(":")[0])
-        two-time problems start at t = 0
         """
         raise BadParameter(
             "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to go on "

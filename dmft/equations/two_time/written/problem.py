@@ -129,15 +129,7 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def times(self) -> tuple[sp.Symbol, sp.Symbol]:
-        """The symbols t and s of the equations.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> glass = dmft.literature.spherical_p_spin(3)
-        >>> glass.times
-        (t, s)
-        """
+        """The symbols t and s of the equations."""
         for key in (*self.rates, *self.values):
             if len(key.args) == 2 and key.args[0] != key.args[1]:
                 return key.args[0], key.args[1]
@@ -148,41 +140,17 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def pairs(self) -> tuple[Any, ...]:
-        """Functions of two times, in the order of their equations.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> glass = dmft.literature.spherical_p_spin(3)
-        >>> glass.pairs
-        (C, R)
-        """
+        """Functions of two times, in the order of their equations."""
         return functions_of(self, 2)
 
     @property
     def signals(self) -> tuple[Any, ...]:
-        """Functions of one time, in the order of their equations.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> glass = dmft.literature.spherical_p_spin(3)
-        >>> glass.signals
-        (mu, E)
-        """
+        """Functions of one time, in the order of their equations."""
         return functions_of(self, 1)
 
     @property
     def parameters(self) -> tuple[sp.Symbol, ...]:
-        """Symbols that are neither times nor integrated over, by name.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> import sympy as sp
-        >>> dmft.literature.spherical_p_spin(3, sp.Symbol("T", positive=True)).parameters
-        (T,)
-        """
+        """Symbols that are neither times nor integrated over, by name."""
         free: set[sp.Symbol] = set()
         for group in (self.rates, self.values, self.start):
             for expr in group.values():
@@ -191,15 +159,7 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the equations.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> glass = dmft.literature.spherical_p_spin(3)
-        >>> len(glass.fingerprint)
-        24
-        """
+        """Hash of the equations."""
         rows = [
             f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
             for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
