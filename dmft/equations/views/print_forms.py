@@ -16,6 +16,8 @@ import sympy as sp
 NAMED = 9
 # Expressions of more operations are printed as they are.
 MOST = 900
+# Terms of a polynomial that is printed in factors.
+MOST_TERMS = 30
 
 
 class OneMore(sp.Symbol):
@@ -153,7 +155,7 @@ def _sum(args: list[sp.Expr]) -> sp.Expr:
     if not rational or total.is_polynomial() or not total.free_symbols:
         return _constant(total)
     above, below = sp.fraction(sp.cancel(sp.together(total)))
-    return sp.expand(above) / sp.factor(below)
+    return sp.expand(above) / _factored(below)
 
 
 def _constant(total: sp.Expr) -> sp.Expr:
@@ -218,8 +220,15 @@ def _whole(expr: sp.Expr) -> sp.Expr:
     if not expr.is_rational_function(*expr.free_symbols):
         return expr
     above, below = sp.fraction(sp.cancel(sp.together(expr)))
-    below, above = sp.factor(below), sp.factor(above)
-    return above / below
+    return _factored(above) / _factored(below)
+
+
+def _factored(expr: sp.Expr) -> sp.Expr:
+    """A polynomial in factors, if it has few terms.
+
+    SymPy draws points at random for those of many variables, and for some points does not return.
+    """
+    return expr if len(sp.Add.make_args(expr)) > MOST_TERMS else sp.factor(expr)
 
 
 # Angles and names -----------------------------------------------------------------------------
