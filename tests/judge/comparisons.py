@@ -351,8 +351,8 @@ def _compare_simulated(verdict: Verdict, model: Any, algorithm: Any) -> None:
             Compared(f"simulated {name} at the start", first.mean[name][0], claim / CLAIMS,
                      _expected(case, name), call)
         )  # fmt: skip
-    if str(first.status) != "ok":
-        return
+    if str(first.status) != "ok" or case.loss_name in POLYNOMIALS:
+        return  # some runs of steep losses leave for ever
     front = "block_" if case.by_block else ""
 
     def difference(name: str, count: int, seed: int) -> tuple[Any, Any]:
