@@ -320,7 +320,7 @@ def step_of_moments(g: np.ndarray) -> np.ndarray:
         (dmft.Adam(0.9, batch_size=3), 3, step_of_moments),
         (dmft.AdaGrad(0.9, initial=0.3), 1, None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_leading_coordinates_have_moments_of_their_own(
     algorithm: Any, batch: int, step: Any
