@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
+from scipy.special import erf
 
 import dmft
 from dmft.equations.averages.expectation import product_average
@@ -21,8 +22,11 @@ def committee(student, teacher, p=2, k=1):
     return dmft.Model(dmft.Committee(student, p), dmft.Committee(teacher, k))
 
 
-def rates_by_definition(start, sigma, slope, star, step=0.25):
-    """E[psi_j lambda_i] summed over a product of trapezoidal rules in all fields."""
+def rates_by_definition(start, sigma, slope, star, step=0.25, rate=0.0):
+    """E[psi_j lambda_i] summed over a product of trapezoidal rules in all fields.
+
+    `rate` is gamma / p, times which E[psi_j psi_l] is added.
+    """
     p, k = start.p, start.k
     root = np.linalg.cholesky(start.Omega)
     x = np.arange(-9, 9 + step / 2, step)
@@ -33,7 +37,10 @@ def rates_by_definition(start, sigma, slope, star, step=0.25):
     error = star(fields[p:]).mean(axis=0) - sigma(fields[:p]).mean(axis=0)
     psi = slope(fields[:p]) * error
     b = np.array([[(weight * psi[a] * fields[i]).sum() for i in range(p + k)] for a in range(p)])
-    return {"M": b[:, p:], "Q": b[:, :p] + b[:, :p].T}
+    noise = rate * np.array(
+        [[(weight * psi[a] * psi[c]).sum() for c in range(p)] for a in range(p)]
+    )
+    return {"M": b[:, p:], "Q": b[:, :p] + b[:, :p].T + noise}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,21 @@ def test_drift_is_its_definition(name, start):
     for block in ("M", "Q"):
         np.testing.assert_allclose(compiled[block], exact[block], atol=1e-11)
         np.testing.assert_allclose(reference[block], exact[block], atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["z sin", "erf"])
+def test_rates_of_students_z_sin_match_quadrature(name):
+    """By closed forms for the same teacher, on nodes for erf; expanded, this took minutes."""
+    z_sin = (lambda x: x * np.sin(x)), (lambda x: np.sin(x) + x * np.cos(x))
+    teachers = {"z sin": (Z * sp.sin(Z), z_sin[0]), "erf": (ERF, lambda x: erf(x / np.sqrt(2)))}
+    teacher, star = teachers[name]
+    start = dmft.Overlaps(Q=[[0.3]], M=[[0.1]], P=[[1.1]])
+    equations = dmft.derive(committee(Z * sp.sin(Z), teacher, 1), dmft.SGD(0.5))
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    exact = rates_by_definition(start, *z_sin, star, rate=0.5)
+    assert claims["Q"].max() < {"z sin": 1e-12, "erf": 1e-2}[name]
+    for block in ("M", "Q"):
+        np.testing.assert_array_less(np.abs(rates[block] - exact[block]), claims[block] + 1e-14)
 
 
 def compiled_rates(equations, start):

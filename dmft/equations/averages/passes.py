@@ -98,6 +98,11 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         branched = branch_expectation(q.factors, q.fields, cov)
         if branched is not None:
             return branched
+    functions = sp.Tuple(*q.factors)
+    sines = functions.atoms(sp.sin, sp.cos)
+    if any(f.has(sp.Indexed) for f in sines) or (sines and functions.has(sp.sinh, sp.cosh)):
+        # Refused before it is computed, which takes minutes for four fields.
+        raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
     value = finite_for_parallel(product_expectation(q.factors, q.fields, cov, whole=True))
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(

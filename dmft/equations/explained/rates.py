@@ -62,6 +62,8 @@ def _rate(equations: Equations, block: str) -> Definition:
             f"rates beside rows that the optimiser keeps ({', '.join(kept)}) are not explained: "
             "explain those with a number in the place of dmft.Momentum, or the population risk"
         )
+    if f"{BLOCK}{block}" in rates:  # of inputs with a spectrum
+        block = f"{BLOCK}{block}"
     if block not in rates:
         raise BadParameter(
             f"of = {block!r}: a block of these equations is one of {', '.join(rates)}"

@@ -45,18 +45,18 @@ def expectation(expr: sp.Expr) -> sp.Expr:
         For functions of sums over neurons other than polynomials, and sums beyond the symbols.
     """
     front, weights, rest = factored(expr)
+    named = [At(f, y) for f, y in weights]
     closed, still_open = [], []
     for term in without_noise(terms_of(rest)):
         value = average(term, weights)
-        if value is None:
-            still_open.append(term)
-        else:
+        if value is not None:
             closed.append(value)
+        elif len(term.limits) > 1 and not rest.has(x.xi):
+            return front * Expectation(sp.Mul(*named, rest))
+        else:
+            still_open.append(term)
     if not still_open:
         return front * sp.Add(*closed)
-    named = [At(f, y) for f, y in weights]
-    if any(len(t.limits) > 1 for t in still_open) and not rest.has(x.xi):
-        return front * Expectation(sp.Mul(*named, rest))
     return front * sp.Add(*closed, *open_averages(still_open, named))
 
 

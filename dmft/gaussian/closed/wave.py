@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from functools import reduce
+from itertools import islice
+from math import prod
 
 import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.guard import GUARD_DIGITS
+
+# Values that expand to more summands keep their products of sums, which are shorter.
+SUMMANDS = 512
+# Largest tree of a value for code; larger ones take minutes to be made real and compiled.
+LARGEST = 50_000
+Parts = tuple[sp.Expr, sp.Expr]
 
 
 def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
@@ -17,7 +25,9 @@ def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
     ------
     NotClosed
     """
-    value = real_value(value) if value.has(sp.I) else value
+    if whole and any(islice(sp.preorder_traversal(value), LARGEST, None)):
+        raise NotClosed("it is too long for code")
+    value = real_value(combined(value)) if value.has(sp.I) else value
     if not waves:
         return value
     value = combined(value)
@@ -36,14 +46,49 @@ def real_value(value: sp.Expr) -> sp.Expr:
     """
     if value.is_number and value.has(sp.Float):
         return sp.re(value.evalf(GUARD_DIGITS))
-    value = value.replace(sp.erf, _error_function)
-    flat = sp.expand(value, func=False, power_exp=False)
-    waves = {e: _wave(e) for e in flat.atoms(sp.exp) if e.has(sp.I)}
-    flat = sp.expand(flat.xreplace(waves), power_exp=False)
-    real = sp.Add(*[t for t in sp.Add.make_args(flat) if sp.I not in t.as_powers_dict()])
-    if real.has(sp.I):
-        raise NotClosed("it leaves an error function of a complex argument")
-    return real
+    return _expanded(_parts(value)[0])
+
+
+def _parts(value: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Real and imaginary part; products of sums stay products."""
+    if value == sp.I or not value.has(sp.I):
+        return (sp.S.Zero, sp.S.One) if value == sp.I else (value, sp.S.Zero)
+    if isinstance(value, sp.exp):
+        size, phase = _parts(sp.expand(value.exp))
+        return sp.exp(size) * sp.cos(phase), sp.exp(size) * sp.sin(phase)
+    if isinstance(value, sp.erf):
+        real, imaginary = _parts(sp.expand(value.args[0]))
+        if real == 0:
+            return sp.S.Zero, sp.erfi(imaginary)
+    if value.is_Add:
+        real, imaginary = zip(*map(_parts, value.args), strict=True)
+        return sp.Add(*real), sp.Add(*imaginary)
+    if value.is_Mul:
+        return reduce(_product, map(_parts, value.args))
+    if value.is_Pow and value.exp.is_Integer and value.exp > 0:
+        return reduce(_product, [_parts(value.base)] * int(value.exp))
+    raise NotClosed("it leaves an error function of a complex argument")
+
+
+def _product(first: Parts, second: Parts) -> Parts:
+    (a, b), (c, d) = first, second
+    return a * c - b * d, a * d + b * c
+
+
+def _expanded(value: sp.Expr) -> sp.Expr:
+    """Sum of products, unless that is far longer."""
+    return sp.expand(value, func=False, power_exp=False) if _summands(value) <= SUMMANDS else value
+
+
+def _summands(value: sp.Expr) -> int:
+    """Bound on the number of terms of the expanded value."""
+    if value.is_Add:
+        return sum(map(_summands, value.args))
+    if value.is_Mul:
+        return prod(map(_summands, value.args))
+    if value.is_Pow and value.exp.is_Integer and value.exp > 0:
+        return _summands(value.base) ** int(value.exp)
+    return 1
 
 
 def combined(value: sp.Expr) -> sp.Expr:
@@ -81,39 +126,27 @@ def without_differences(value: sp.Expr) -> sp.Expr:
     (exp(-a - c)/2 + exp(-a + c)/2)*tanh(c)
     """
     terms = [_exponent(t) for t in sp.Add.make_args(value)]
-    plain = [i for i, (_, e) in enumerate(terms) if e.free_symbols or e.has(sp.Float)]
-    paired: set[int] = set()
-    result = []
-    for i, j in combinations(plain, 2):
-        (k, first), (negative, second) = terms[i], terms[j]
-        if paired & {i, j} or sp.expand(k + negative) != 0:
+    unpaired: dict[sp.Expr, list[int]] = {}
+    rest, result = {}, []
+    for j, (k, second) in enumerate(terms):
+        rest[j] = k * sp.exp(second)
+        if not (second.free_symbols or second.has(sp.Float)):
             continue
+        if not unpaired.get(-k):
+            unpaired.setdefault(k, []).append(j)
+            continue
+        i = unpaired[-k].pop(0)
+        k, first = terms[i]
         half = sp.expand((first - second) / 2)
         if half.could_extract_minus_sign():
             half, k = -half, -k
-        paired |= {i, j}
+        del rest[i], rest[j]
         result.append(k * (sp.exp(first) + sp.exp(second)) * sp.tanh(half))
-    rest = [k * sp.exp(e) for i, (k, e) in enumerate(terms) if i not in paired]
-    return sp.Add(*rest, *result) if paired else value
+    return sp.Add(*rest.values(), *result) if result else value
 
 
 def _exponent(term: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """Write a term as (k, A) with the value k e^A."""
     factors = sp.Mul.make_args(term)
     exponent = sp.expand(sp.Add(*[f.exp for f in factors if isinstance(f, sp.exp)]))
-    return sp.Mul(*[f for f in factors if not isinstance(f, sp.exp)]), exponent
-
-
-def _wave(exponential: sp.Expr) -> sp.Expr:
-    exponent = sp.expand(exponential.exp)
-    phase = exponent.coeff(sp.I)
-    size = sp.exp(sp.expand(exponent - sp.I * phase))
-    return size * (sp.cos(phase) + sp.I * sp.sin(phase))
-
-
-def _error_function(argument: sp.Expr) -> sp.Expr:
-    """Error function of an imaginary argument as a real function."""
-    imaginary = argument.coeff(sp.I)
-    if imaginary != 0 and sp.expand(argument - sp.I * imaginary) == 0:
-        return sp.I * sp.erfi(imaginary)
-    return sp.erf(argument)
+    return _expanded(sp.Mul(*[f for f in factors if not isinstance(f, sp.exp)])), exponent

@@ -1,0 +1,235 @@
+"""Change random lines of `dmft` that compute numbers, one at a time: fast tests must notice them.
+
+``python tests/mutants.py [count] [--seed 0] [--jobs 2] [--under dmft/solvers]`` prints for each
+mutant the test that failed, or that it survived, and at the end a diff of each survivor; the exit
+code is 1 if more than 15 in 100 survive. Each mutant is a copy of the tree, in which the tests run
+that can reach the changed file: those that import it, then those of its subject.
+"""
+
+# Not mutmut, which leaves decorated functions and classes (njit, dataclass) as they are, nor
+# cosmic-ray, which has one test command for all files and no samples; neither renews the stamps.
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import difflib
+import functools
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+MOST_SURVIVORS = 0.15
+# Seconds; endless loops count as noticed, and are shown.
+TIMEOUT = 1800
+# Text and figures, not numbers.
+LEFT_OUT = {"cli", "display", "explained", "explanation", "explorer", "literature", "typeset"}
+if importlib.util.find_spec("flint") is None:  # its tests are skipped
+    LEFT_OUT.add("certified")
+IGNORED = shutil.ignore_patterns(".git", ".venv*", "_build", ".mypy_cache", ".ruff_cache")
+# Rooms of tests of a subject whose folder in the library has another name.
+ROOMS = {
+    "adaptive": ("optimisers",), "averages": ("equations", "losses"), "codegen": ("emit",),
+    "compiled": ("emit", "special"), "equations": ("losses", "laws", "spectra"),
+    "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations"),
+    "rounding": ("equations",), "simulation": ("agreement",), "solving": ("solvers",),
+    "two_time": ("descent",), "update": ("equations", "losses", "optimisers", "judge"),
+}  # fmt: skip
+SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
+    ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,),
+    ast.Pow: (ast.Mult,), ast.FloorDiv: (ast.Mult,), ast.Mod: (ast.FloorDiv,),
+    ast.Lt: (ast.GtE, ast.LtE), ast.LtE: (ast.Gt, ast.Lt), ast.Gt: (ast.LtE, ast.GtE),
+    ast.GtE: (ast.Lt, ast.Gt), ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,),
+}  # fmt: skip
+SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.arguments)
+NO_CODE = {"annotation", "decorator_list", "returns"}
+NO_NUMBERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.JoinedStr)
+
+
+class Mutant(NamedTuple):
+    """A file of the library and its changed text."""
+
+    path: str
+    old: str
+    new: str
+
+    def diff(self) -> str:
+        """Unified diff of the change."""
+        lines = (text.splitlines(keepends=True) for text in (self.old, self.new))
+        return "".join(difflib.unified_diff(*lines, self.path, self.path, n=2))
+
+
+def operands(node: ast.AST) -> Iterator[ast.AST]:
+    """What operators are between, at all depths."""
+    for child in ast.iter_child_nodes(node):
+        yield from operands(child) if isinstance(child, ast.BinOp) else [child]
+
+
+def is_number(node: ast.AST) -> bool:
+    """Whether an operand may be a number: no text, no list."""
+    text = isinstance(node, ast.Constant) and not isinstance(node.value, int | float | complex)
+    return not text and not isinstance(node, NO_NUMBERS)
+
+
+def computing(node: ast.AST, inside: bool = False) -> Iterator[ast.AST]:
+    """Nodes that compute numbers; constants where they are operands."""
+    if isinstance(node, SKIPPED):
+        return
+    operators = isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare)
+    number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    changing = operators or isinstance(node, ast.AugAssign)
+    if all(map(is_number, operands(node))) if changing else inside and number:
+        yield node
+    for name, field in ast.iter_fields(node):
+        for child in field if isinstance(field, list) else [field]:
+            if isinstance(child, ast.AST) and name not in NO_CODE:
+                yield from computing(child, operators)
+
+
+def changes(node: ast.AST) -> Iterator[str]:
+    """Texts that differ from a node by one operator, sign or number."""
+    if isinstance(node, ast.Constant):
+        yield repr(node.value + 1)
+    elif isinstance(node, ast.UnaryOp):
+        if isinstance(node.op, ast.USub):
+            yield f"({ast.unparse(node.operand)})"
+    else:
+        # Of floats that are equal to a threshold nobody hears.
+        whole = any(isinstance(y, ast.Constant) and type(y.value) is int for y in operands(node))
+        first = node.ops[0] if isinstance(node, ast.Compare) else node.op
+        for other in SWAPS.get(type(first), ())[: 1 + whole]:
+            new = copy.copy(node)
+            if isinstance(node, ast.Compare):
+                new.ops = [other(), *node.ops[1:]]
+            else:
+                new.op = other()
+            yield ast.unparse(new) if isinstance(node, ast.AugAssign) else f"({ast.unparse(new)})"
+
+
+def mutants(under: str) -> Iterator[Mutant]:
+    """All mutants of the files below a folder."""
+    for file in sorted((ROOT / under).rglob("*.py")):
+        path = file.relative_to(ROOT)
+        if LEFT_OUT & {*path.parts, path.stem}:
+            continue
+        old = file.read_text(encoding="utf-8")
+        source = old.encode()
+        starts = [0]
+        for line in source.splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        # Settings at the top of a file decide how long something takes, not what it is.
+        body = [y for y in ast.parse(old).body if isinstance(y, ast.FunctionDef | ast.ClassDef)]
+        for node in computing(ast.Module(body, [])):
+            low = starts[node.lineno - 1] + node.col_offset
+            high = starts[node.end_lineno - 1] + node.end_col_offset
+            for text in changes(node):
+                new = (source[:low] + text.encode() + source[high:]).decode()
+                yield Mutant(str(path), old, new)
+
+
+def words(path: str) -> set[str]:
+    """Words in the names of folders and files."""
+    return {word.rstrip("s") for word in re.findall("[a-z]{3,}", path)}
+
+
+def reaching(path: str) -> list[str]:
+    """Tests that can reach a file: those that import it, then its subject, then its rooms."""
+    parts = Path(path).with_suffix("").parts
+    package, name = ".".join(parts[:-1]), parts[-1]
+    where = re.compile(rf"{re.escape(package)}(\.{name}\b| import [^\n]*\b{name}\b)")
+    rooms = [room for p in parts[1:] for room in (p, *ROOMS.get(p, ()))] or ["workflow"]
+    found = {}
+    for file in sorted(ROOT.glob("tests/*/test_*.py")):
+        read = bool(where.search(file.read_text(encoding="utf-8")))
+        if read or file.parent.name in rooms:
+            shown = str(file.relative_to(ROOT))
+            found[shown] = (not read, -len(words(shown) & words(path)))
+    return sorted(found, key=lambda test: found[test])
+
+
+def first_failure(
+    tests: list[str], mutant: Mutant | None = None, without: tuple[str, ...] = ()
+) -> str:
+    """The test that fails first in a copy of the tree; empty if none does."""
+    with tempfile.TemporaryDirectory(prefix="mutant") as folder:
+        # With machine code: it is kept for the text that it was compiled from.
+        tree = Path(shutil.copytree(ROOT, Path(folder, "tree"), ignore=IGNORED))
+        env = {**os.environ, "PYTHONPATH": str(tree), "OPENBLAS_NUM_THREADS": "1"}
+        env.pop("DMFT_CACHE_DIR", None)
+        run = functools.partial(subprocess.run, cwd=tree, env=env, capture_output=True, check=True)
+        if mutant is not None:
+            (tree / mutant.path).write_text(mutant.new, encoding="utf-8")
+            # Tables of tokens are named by the version of the library, not by their code.
+            for file in (tree / ".pytest_cache").rglob("table_*"):
+                if "gaussian" in mutant.path:
+                    file.unlink()
+            if "njit" in mutant.new:
+                run([sys.executable, "tests/emit/restamp.py"])
+        noted = tree / ".pytest_cache" / "v" / "cache" / "lastfailed"
+        noted.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--tb=no", *tests]
+        command += [f"--deselect={test}" for test in without]
+        with subprocess.Popen(
+            command, cwd=tree, env=env, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            try:
+                said, _ = process.communicate(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return f"no end within {TIMEOUT} s"
+        if process.returncode in (0, 5):  # 5: no fast test
+            return ""
+        return next(iter(json.loads(noted.read_text()))) if noted.exists() else said[-200:]
+
+
+@functools.cache
+def fails_anyway(test: str) -> bool:
+    """Whether a test that noticed a mutant fails on the library as it is."""
+    return test.startswith("tests/") and bool(first_failure([test]))
+
+
+def noticing(mutant: Mutant) -> str:
+    """The first test that fails by the change; empty if there is none."""
+    tests, without = reaching(mutant.path), ()
+    while (test := first_failure(tests, mutant, without)) and fails_anyway(test):
+        without += (test,)
+    print(f"{mutant.path}: {test or 'SURVIVED'}", flush=True)
+    return test
+
+
+def main() -> int:
+    """Print what became of each mutant."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("count", nargs="?", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--under", default="dmft")
+    given = parser.parse_args()
+    every = list(mutants(given.under))
+    chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))
+    print(f"{len(chosen)} of {len(every)} mutants", flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        found = list(pool.map(noticing, chosen))
+    survivors = [m for m, test in zip(chosen, found, strict=True) if not test]
+    for mutant in survivors:
+        print(f"\n{mutant.diff()}", end="")
+    print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} noticed")
+    return int(len(survivors) > MOST_SURVIVORS * len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
