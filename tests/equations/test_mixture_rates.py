@@ -425,7 +425,7 @@ def test_piecewise_units_learn_clusters_of_different_scales(pieces, value, slope
 
 
 def test_rates_of_waves_over_clusters_match_quadrature():
-    """Against Gauss-Hermite quadrature; deriving the closed form, which has no code, took minutes."""
+    """Against Gauss-Hermite quadrature: their closed form has no code."""
     wave, gamma = z * sp.sin(z), 0.5
     model = dmft.Model(network(wave, 1), network(z**2, 1), inputs=SCALED)
     equations = dmft.derive(model, dmft.SGD(gamma))
