@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import Lowered, lowered
-from dmft.equations.averages.tails import check_tails, may_outgrow, told_by_tails
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
@@ -255,15 +254,16 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
             return self.packed(evaluate(self.on_nodes, self.entries(start), values, "rate"))
-        rule = self.rule(start, parameters)
-        if may_outgrow(self.definitions):
-            check_tails(self.on_nodes, self.entries(start), values, rule)
-        return self._on_rule(start, values, rule)
+        return self._on_rule(start, values, self.rule(start, parameters))
 
     def _on_rule(
         self, start: Overlaps, values: Values, rule: NodeRule
     ) -> dict[str, NDArray[np.float64]]:
         """Rates with the averages on the nodes of a rule."""
+        if rule.groups:
+            from dmft.equations.averages.tails import check_tails
+
+            check_tails(self.definitions, self.on_nodes, self.entries(start), values, rule)
         here = with_nodes(values, rule)
         rates = evaluate(self.on_nodes, self.entries(start), here, "rate")
         if self.noise:
@@ -403,8 +403,6 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         values = self.values(start, parameters)
         rule = self.rule(start, parameters) if self.averages or self.noise else None
         groups = rule.groups if rule is not None else ()
-        if rule is not None and may_outgrow(self.definitions):
-            check_tails(self.on_nodes, self.entries(start), values, rule)
         # Rounding is the same on all nodes: those of one group tell it.
         here = with_nodes(values, groups[0] if groups else rule) if rule is not None else values
         from dmft.equations.rounding.bounds import of_one_state
@@ -447,10 +445,10 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         if self.noise:
             return self.noise.rule(start.p + start.k, options)
         from dmft.equations.averages.nodes import rule_of_averages
+        from dmft.equations.averages.tails import told_by_tails
 
-        noise = self.declared.get("label_noise", sp.S.Zero)
-        known = {"label_noise": float(noise)} if noise.is_number else {}
-        found = rule_of_averages(self.averages, seen_by(self.model, start), known | dict(options))
+        options = {"label_noise": self.declared.get("label_noise", 0), **options}
+        found = rule_of_averages(self.averages, seen_by(self.model, start), options)
         return told_by_tails(found, self.definitions, "rate")
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:

@@ -17,7 +17,7 @@ from dmft.equations.averages.conditioned import over_teachers
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import averages, with_values
-from dmft.equations.averages.tails import check_tails, may_outgrow, told_by_tails
+from dmft.equations.averages.tails import check_tails, told_by_tails
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
@@ -310,9 +310,9 @@ class PopulationRisk(Short):
             return self._value(start, with_nodes(values, rule))
 
         seen = self._of_fields(start)
-        if may_outgrow(self.definitions, "observable"):
-            rule = rule_of_averages(found, seen, options)
-            check_tails(self._on_nodes, self._state(start), values, rule, "observable")
+        system = self.definitions, self._on_nodes
+        rule = rule_of_averages(found, seen, options)
+        check_tails(*system, self._state(start), values, rule, "observable")
         while True:
             rule = rule_of_averages(found, seen, {**options, "nodes": count})
             rule = told_by_tails(rule, self.definitions, "observable")

@@ -141,7 +141,8 @@ def rule_of_averages(
     is_smooth = smooth(found) and (dim < SAMPLE_DIMENSIONS or steep < STEEP)
     rounded = dim in THINNEST and any(a.law.layers == ROUNDED for a in found)
     if is_smooth and rounded and not halves:
-        is_smooth = options.get("label_noise", 0.0) >= THINNEST[dim] ** 2
+        noise = sp.sympify(options.get("label_noise", 0.0), strict=True)
+        is_smooth = bool(noise.is_number and noise >= THINNEST[dim] ** 2)
         if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
             options = {**options, "nodes": MORE_POINTS[dim]}
     rule = node_rule(dim, is_smooth, options, SAMPLE_DIMENSIONS, steep > 0, halves)

@@ -85,6 +85,7 @@ def _is_sum(expr: sp.Expr) -> bool:
 
 
 def check_tails(
+    definitions: tuple[Definition, ...],
     on_nodes: tuple[Definition, ...],
     state: Mapping[str, Array],
     values: Values,
@@ -93,11 +94,14 @@ def check_tails(
 ) -> None:
     """Refuse a state at which an average that rates (or observables) read is infinite.
 
+    `definitions` are those with averages, `on_nodes` with sums in their place.
+
     Raises
     ------
     BadParameter
     """
-    if outgrows(on_nodes, state, values, rule, wanted):
+    grows = may_outgrow(definitions, wanted)
+    if grows and outgrows(on_nodes, state, values, rule, wanted):
         raise BadParameter(
             "an average over samples is infinite at these overlaps, or next to it: what is "
             "averaged outgrows the normal density of the fields; take a loss and functions that "

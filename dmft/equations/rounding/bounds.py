@@ -38,7 +38,7 @@ from dmft.equations.definitions import (
 )
 from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
-from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first
+from dmft.equations.rounding.rules import MOVES, OF_FUNCTION, UNIT, Bounded, first
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
@@ -60,9 +60,6 @@ OF_FOUR = ("FourSigns", "FourSignsMoment", "SignsMoment")
 OF_SIGNS = 64 * UNIT
 # Array of what is wanted, one at a time.
 RESULT = "result"
-# Where an overflow leaves no bound: states moved by this much, how much more than what that changes
-# is claimed, and what else relative to the largest entry.
-MOVES, OF_MOVED, WITHOUT_BOUND = (1.0 - 16 * UNIT, 1.0 + 16 * UNIT), 10.0, 1e-10
 # Arrays whose sizes are the ranges of the indices.
 SIZED = ("readout", "teacher_readout", "weight", "cosine", "eigenvalue")
 # Arrays whose diagonal entries are variances: a field is parallel to itself, without rounding.
@@ -464,12 +461,4 @@ def of_one_state(
         return {name: Bounded(*(part[0] for part in parts)) for name, parts in found.items()}
     moved = {name: np.concatenate([y, *(y * s for s in MOVES)]) for name, y in states.items()}
     others = rounding(definitions, moved, values, wanted)
-    result = {}
-    for name, (value, error, size) in found.items():
-        with np.errstate(all="ignore"):
-            change = np.abs(others[name].value - value).max(axis=0)
-        largest = np.abs(value[0][np.isfinite(value[0])]).max(initial=0.0)
-        told = np.where(np.isfinite(value[0]), OF_MOVED * change + WITHOUT_BOUND * largest, np.inf)
-        told = np.where(np.isfinite(told), told, np.inf)
-        result[name] = Bounded(value[0], np.where(np.isfinite(error[0]), error[0], told), size[0])
-    return result
+    return {name: rules.measured(part, others[name].value) for name, part in found.items()}

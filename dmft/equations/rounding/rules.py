@@ -34,6 +34,9 @@ ABSOLUTE = {"BivariateNormalCDF": 8 * UNIT, "TwoSigns": 32 * UNIT, "FourSigns": 
 CONTRACTING = frozenset({"sin", "cos", "tanh", "atan", "asinh", "Abs", "Max", "Min"})
 # Largest differences of two values of bounded ones.
 SPAN = {"sin": 2.0, "cos": 2.0, "tanh": 2.0, "atan": np.pi}
+# Where an overflow leaves no bound: states moved by this much, how much more than what that changes
+# is claimed, and what else relative to the largest entry.
+MOVES, OF_MOVED, WITHOUT_BOUND = (1.0 - 16 * UNIT, 1.0 + 16 * UNIT), 10.0, 1e-10
 
 
 Array = NDArray[np.float64]
@@ -238,6 +241,17 @@ def half_tangent(first: Any, second: Any, cross: Any) -> Any:
     root = np.asarray(FUNCTIONS["CorrelationRoot"](first, second, cross))
     beyond = np.sqrt(first * second) + cross
     return np.divide(root, beyond, out=0.0 * root, where=beyond > 0.0)
+
+
+def measured(found: Bounded, moved: Any) -> Bounded:
+    """Bounds at one state (1, ...), where there are none what the values at moved states tell."""
+    value, error, size = (part[0] for part in found)
+    held = np.isfinite(value)
+    with np.errstate(all="ignore"):
+        change = np.abs(moved - value).max(axis=0)
+    told = OF_MOVED * change + WITHOUT_BOUND * np.abs(value[held]).max(initial=0.0)
+    told = np.where(held & np.isfinite(told), told, np.inf)
+    return Bounded(value, np.where(np.isfinite(error), error, told), size)
 
 
 def relative_rounding(found: Mapping[str, Bounded]) -> Array:

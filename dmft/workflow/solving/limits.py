@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import own_motion
-from dmft.equations.values import Values
-from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Committee, GaussianMixture, Model
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.turns import in_turn
-from dmft.workflow.solving.quadrature import FIRST_NODES, FIRST_POINTS
 
 
 def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
@@ -60,8 +56,6 @@ RUNS_AWAY = (
 
 # A run ends this part of a table's largest deviation before it, or later.
 NEARLY = 0.98
-# Saved states at which averages on nodes are asked whether they are finite.
-LOOKED_AT = 16
 # Lengths that diverge grow faster than any power of the time; those that run away as t^(1/3).
 SLOW_GROWTH = 1.0
 
@@ -118,49 +112,6 @@ def beyond_tables(run: Trajectory, equations: Equations) -> Trajectory:
         "that the run diverges. dmft.simulate goes on from here (run.final)"
     )
     return replace(run, status=Status.LEFT_DOMAIN, message=message)
-
-
-def within_tails(run: Trajectory, equations: Equations, start: Any) -> Trajectory:
-    """A run up to where an average on nodes becomes infinite; a start beyond is refused.
-
-    Raises
-    ------
-    BadParameter
-    """
-    values = Values(dict(run.widths), dict(run.parameters), dict(run.constants))
-    system, rule = equations.on_nodes, equations.rule(start, {})
-    check_tails(system, equations.entries(start), values, rule)
-    known = -1
-    for n in np.unique(np.linspace(0, run.t.size - 1, LOOKED_AT).astype(int)) if run.t.size else ():
-        if outgrows(system, {name: y[n] for name, y in run.blocks.items()}, values, rule):
-            break
-        known = int(n)
-    else:
-        return run
-    beyond = {name: np.array(run[name]) for name in (*run.blocks, *run.observables)}
-    for value in beyond.values():
-        value[known + 1 :] = np.nan
-    message = (
-        f"ended after t = {run.t[max(known, 0)]:.6g}: beyond, an average over samples is infinite, "
-        "as what is averaged outgrows the normal density of the fields"
-    )
-    return replace(
-        run, status=Status.NONFINITE, message=message,
-        blocks={name: beyond[name] for name in run.blocks},
-        observables={name: beyond[name] for name in run.observables},
-    )  # fmt: skip
-
-
-def fixed_beyond_tails(
-    solver: Callable[..., Trajectory],
-    rule_of: Callable[[int | None], NodeRule],
-    equations: Equations,
-    start: Any,
-) -> int | None:
-    """Number of nodes of a run that comes to an infinite average, which no number resolves."""
-    count = FIRST_POINTS if rule_of(None).kind == "gauss-hermite" else FIRST_NODES
-    run = within_tails(solver(rule_of(count)), equations, start)
-    return count if run.status is Status.NONFINITE else None
 
 
 def _widest(equations: Equations) -> float | None:

@@ -106,8 +106,12 @@ def solve_one_pass(
     # Closed forms do without nodes.
     from dmft.equations.averages.nodes import smooth
     from dmft.equations.averages.tails import may_outgrow
-    from dmft.workflow.solving.limits import fixed_beyond_tails, within_tails
-    from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
+    from dmft.workflow.solving.quadrature import (
+        fixed_beyond_tails,
+        on_nodes,
+        solve_on_nodes,
+        within_tails,
+    )
 
     tolerance = options.quadrature_tol
     if equations.has_cone:

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.equations.averages.tails import check_tails, outgrows
+from dmft.equations.equations import Equations
+from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.names import Status
@@ -33,6 +36,8 @@ FIRST_POINTS = 24
 SOBOL_RATE = 1.1
 # The measured error is uncertain itself: aim this much below the tolerance.
 MARGIN = 1.5
+# Saved states at which averages are asked whether they are finite.
+LOOKED_AT = 16
 
 
 def solve_on_nodes(
@@ -145,3 +150,46 @@ def described(run: Trajectory, rule: NodeRule, worst: float, tolerance: float) -
         "quadrature_tol_met": met,
     }
     return replace(run, message=message, provenance=provenance)
+
+
+def within_tails(run: Trajectory, equations: Equations, start: Any) -> Trajectory:
+    """A run up to where an average on nodes becomes infinite; a start beyond is refused.
+
+    Raises
+    ------
+    BadParameter
+    """
+    values = Values(dict(run.widths), dict(run.parameters), dict(run.constants))
+    system, rule = equations.on_nodes, equations.rule(start, {})
+    check_tails(equations.definitions, system, equations.entries(start), values, rule)
+    known = -1
+    for n in np.unique(np.linspace(0, run.t.size - 1, LOOKED_AT).astype(int)) if run.t.size else ():
+        if outgrows(system, {name: y[n] for name, y in run.blocks.items()}, values, rule):
+            break
+        known = int(n)
+    else:
+        return run
+    beyond = {name: np.array(run[name]) for name in (*run.blocks, *run.observables)}
+    for value in beyond.values():
+        value[known + 1 :] = np.nan
+    message = (
+        f"ended after t = {run.t[max(known, 0)]:.6g}: beyond, an average over samples is infinite, "
+        "as what is averaged outgrows the normal density of the fields"
+    )
+    return replace(
+        run, status=Status.NONFINITE, message=message,
+        blocks={name: beyond[name] for name in run.blocks},
+        observables={name: beyond[name] for name in run.observables},
+    )  # fmt: skip
+
+
+def fixed_beyond_tails(
+    solver: Callable[..., Trajectory],
+    rule_of: Callable[[int | None], NodeRule],
+    equations: Equations,
+    start: Any,
+) -> int | None:
+    """Number of nodes of a run that comes to an infinite average, which no number resolves."""
+    count = FIRST_POINTS if rule_of(None).kind == "gauss-hermite" else FIRST_NODES
+    run = within_tails(solver(rule_of(count)), equations, start)
+    return count if run.status is Status.NONFINITE else None
