@@ -195,9 +195,10 @@ class Solution(Archived):
         >>> float(run.steps(dim=100)[-1])
         6000.0
         """
-        if self.provenance.get("time_unit") == "steps":
+        known = _own_provenance(self)
+        if known.get("time_unit") == "steps":
             return self.t.copy()
-        unit = self.provenance.get("time_step_times_dim")
+        unit = known.get("time_step_times_dim")
         if unit is None:
             raise BadParameter(
                 "this run has no steps: its time is that of a continuous flow "
@@ -383,18 +384,25 @@ def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": Status(record["status"]), **rest}
 
 
+def _own_provenance(run: Solution) -> Mapping[str, Any]:
+    """Provenance of a run before its rounding is bounded, which costs more than the run."""
+    known: Mapping[str, Any] | None = run.__dict__.get("_provenance")
+    return run.provenance if known is None else known
+
+
 def clock_of(run: Solution, t: float | None = None) -> dict[str, float]:
     """What a run has counted at the time `t`, or at the last saved one, as starts keep it."""
     end = float(run.t[-1]) if t is None else t
-    unit = str(run.provenance.get("time_unit", TIME)).removeprefix("t = ")
+    known = _own_provenance(run)
+    unit = str(known.get("time_unit", TIME)).removeprefix("t = ")
     if unit == SAMPLES:
         return {SAMPLES: end}
-    clock, of_step = {} if unit == STEPS else {TIME: end}, run.provenance.get("time_step_times_dim")
+    clock, of_step = {} if unit == STEPS else {TIME: end}, known.get("time_step_times_dim")
     with contextlib.suppress(BadParameter):  # the time of a flow, which has no steps
         if of_step is not None or (t is None and unit != "steps"):
             steps = end / of_step if of_step else float(run.steps(1)[-1])
             clock[STEPS] = steps
-            clock[SAMPLES] = steps * float(run.provenance.get("samples_per_step", 1))
+            clock[SAMPLES] = steps * float(known.get("samples_per_step", 1))
     return clock
 
 

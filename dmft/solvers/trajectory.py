@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 READOUT = Block("readout", ("p",))
 # What a run may make when it is first read (`Trajectory.judged_later`).
 JUDGED = ("message", "provenance", "error")
+LATER = ("_judge", "_provenance")
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
 
@@ -177,7 +178,7 @@ class Trajectory(Solution):
         later = self.with_fields()
         for name in JUDGED:
             del later.__dict__[name]
-        later.__dict__["_judge"] = judge
+        later.__dict__.update(_judge=judge, _provenance=self.provenance)
         return later
 
     def __getattr__(self, name: str) -> Any:
@@ -191,7 +192,7 @@ class Trajectory(Solution):
 
     def __getstate__(self) -> dict[str, Any]:
         self.message  # noqa: B018 - judged before it is written
-        kept = {name: value for name, value in self.__dict__.items() if name != "_judge"}
+        kept = {name: value for name, value in self.__dict__.items() if name not in LATER}
         # Compiled functions would be compiled again by whoever unpickles the record.
         return {**kept, "problem": None}
 

@@ -16,6 +16,7 @@ from dmft.model.hyperparameters import MEMORY, OPTIMISER, REGISTRY
 
 ROOT = Path(dmft.__file__).parent
 PLACES = {
+    "model/algorithm.py",
     "model/hyperparameters.py",
     "equations/update/optimiser.py",
     "simulation/steps/optimiser.py",

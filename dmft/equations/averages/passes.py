@@ -103,7 +103,9 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
     if any(f.has(sp.Indexed) for f in sines) or (sines and functions.has(sp.sinh, sp.cosh)):
         # Refused before it is computed, which takes minutes for four fields.
         raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
-    value = finite_for_parallel(product_expectation(q.factors, q.fields, cov, whole=True))
+    value = product_expectation(q.factors, q.fields, cov, whole=True)
+    if functions.has(sp.DiracDelta):  # of units whose indices may be equal
+        value = finite_for_parallel(value)
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(
         TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))

@@ -25,9 +25,11 @@ def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
     ------
     NotClosed
     """
-    if whole and any(islice(sp.preorder_traversal(value), LARGEST, None)):
+    complex_parts = value.has(sp.I)
+    long = any(islice(sp.preorder_traversal(value), LARGEST, None))
+    if whole and (waves or complex_parts) and long:
         raise NotClosed("it is too long for code")
-    value = real_value(combined(value)) if value.has(sp.I) else value
+    value = real_value(combined(value)) if complex_parts else value
     if not waves:
         return value
     value = combined(value)

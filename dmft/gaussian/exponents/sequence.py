@@ -173,7 +173,7 @@ def sequence_information_exponent(
     >>> dmft.sequence_information_exponent(difference, trace, encoding=0.6)
     1
     """
-    model = SequenceModel(student, target, 0, encoding)  # checks lengths, shapes, encodings
+    model = SequenceModel(student, target, encoding=encoding)  # checks lengths, shapes, encodings
     means = aligned_means(as_encoding(encoding, model.length))
     most = _most(target, student, max_order)
     theirs = target_coefficients(target, most)
