@@ -459,10 +459,10 @@ def covariance(x: sp.Expr, y: sp.Expr) -> sp.Expr:
     """
     if y in LINES:
         x, y = y, x
-    if x in LINES:
+    if x in LINES and (x == y or isinstance(y, sp.Indexed)):
         return line_variance(x) if x == y else line_covariance(x, position(y))
     if not (isinstance(x, sp.Indexed) and isinstance(y, sp.Indexed)):
-        parts = [[(u, e.coeff(u)) for u in e.atoms(sp.Indexed)] for e in (x, y)]
+        parts = [[(u, e.coeff(u)) for u in e.atoms(sp.Indexed) or {e}] for e in (x, y)]
         return sp.Add(*(c * e * covariance(u, v) for u, c in parts[0] for v, e in parts[1]))
     first, second = sorted((position(x), position(y)), key=sp.default_sort_key)
     _, number = cluster_of(x.base)

@@ -267,6 +267,23 @@ def test_error_rate_is_an_angle_and_the_loss_averages_over_flips() -> None:
         )  # the teacher without flips
 
 
+def test_linear_students_of_the_sign_of_a_sum() -> None:
+    """sign(u + v): Stein's identity, the hinge loss by samples, the angle of the error rate."""
+    u, v = sp.symbols("u v", real=True)
+    model = dmft.Model(LINE, dmft.MultiIndex(sp.sign(u + v), [u, v]))
+    start = dmft.Overlaps([[0.5]], [[0.1, 0.2]])
+    rates = dmft.derive(model, dmft.SGD(0.5)).evaluate(start)
+    assert rates["M"] == pytest.approx(1 / np.sqrt(np.pi) - start.M, abs=1e-12)
+    hinge = dmft.derive(model, dmft.SGD(0.5, loss="hinge"))
+    lam = np.linalg.cholesky(start.Omega) @ np.random.default_rng(0).normal(size=(3, 80_000))
+    label = np.sign(lam[1] + lam[2])
+    sample = label * (label * lam[0] < 1) * lam[1:]
+    off = hinge.evaluate(start)["M"][0] - sample.mean(axis=1)
+    assert np.all(np.abs(off) < 4.5 * sample.std(axis=1) / np.sqrt(label.size))
+    run = dmft.solve(hinge, start, 1e-3, save_at=[0.0])
+    assert run.error_rate[0] == pytest.approx(np.arccos(0.3 / np.sqrt(0.5 * 2)) / np.pi, abs=1e-10)
+
+
 def test_noiseless_signs_run_away() -> None:
     """(17a): V and t^(1/3) of the hinge loss, and what the run says."""
     equations = dmft.derive(dmft.Model(LINE, SIGN), dmft.SGD(1.0, loss="hinge"))
