@@ -9,18 +9,7 @@ from dmft.model import FIELD
 
 
 def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
-    """Derivative of a function of `FIELD` in the sense of distributions, jumps included.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> f = sp.Piecewise((z / 10, z < 0), (z, True))
-    >>> derivative(f), derivative(f, 2)
-    (9*sign(z)/20 + 11/20, 9*DiracDelta(z)/10)
-    >>> derivative(sp.tanh(sp.sign(z)))
-    2*tanh(1)*DiracDelta(z)
-    """
+    """Derivative of a function of `FIELD` in the sense of distributions, jumps included."""
     for _ in range(order):
         if expr.has(sp.Piecewise, sp.Heaviside, sp.sign):
             signs = linear_in_signs(sp.expand(to_signs(expr, [FIELD])))
@@ -32,15 +21,7 @@ def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
 
 
 def in_pieces(expr: sp.Expr) -> sp.Expr:
-    """Exponential branches as pieces: exp(z) (1 - sign(z)) / 2 is inf - inf where exp overflows.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> in_pieces(sp.Heaviside(z) * sp.exp(-z)), in_pieces(sp.Max(0, z))
-    (Piecewise((0, z < 0), (exp(-z), True)), Max(0, z))
-    """
+    """Exponential branches as pieces: exp(z) (1 - sign(z)) / 2 is inf - inf where exp overflows."""
     if not (expr.has(sp.exp) and expr.has(*SWITCHES)):
         return expr
     from dmft.gaussian.branches.factors import canonical, has_branches

@@ -15,14 +15,7 @@ SIZE = 512
 
 
 class Memory:
-    """Results by key; SymPy tells floats of different precision apart.
-
-    Examples
-    --------
-    >>> memory, x = Memory(), sp.Symbol("x")
-    >>> memory.recall(("law", x), lambda: x + 1), memory.recall(("law", x), lambda: 1 / 0)
-    (x + 1, x + 1)
-    """
+    """Results by key; SymPy tells floats of different precision apart."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._size = size

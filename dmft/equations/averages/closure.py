@@ -108,13 +108,7 @@ def averaged(expr: sp.Expr, finite: bool) -> sp.Expr:
 
 
 def moment(order: int) -> sp.Expr:
-    """E[z^order] of the cosine of two random directions in n = d - k dimensions.
-
-    Examples
-    --------
-    >>> moment(1), moment(2)
-    (0, 1/(dim - k))
-    """
+    """E[z^order] of the cosine of two random directions in n = d - k dimensions."""
     if order % 2:
         return sp.S.Zero
     n = x.d - x.k
@@ -122,14 +116,7 @@ def moment(order: int) -> sp.Expr:
 
 
 def cosine_rule(residual_dim: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gauss-Jacobi nodes and weights (summing to one) of the density (1 - z^2)^((n - 3)/2).
-
-    Examples
-    --------
-    >>> z, w = cosine_rule(100)
-    >>> bool(abs(w @ z**2 - 1 / 100) < 1e-15)
-    True
-    """
+    """Gauss-Jacobi nodes and weights (summing to one) of the density (1 - z^2)^((n - 3)/2)."""
     # Golub and Welsch: the recurrence of the Gegenbauer polynomials of index n/2 - 1 has
     # the off-diagonal m (m + n - 3) / ((2 m + n - 2) (2 m + n - 4)).
     m = np.arange(1, COSINE_NODES, dtype=np.float64)

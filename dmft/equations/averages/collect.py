@@ -18,17 +18,7 @@ POOL = (x.s, *x.powers)
 
 
 class Collector:
-    """Collects the sums over neurons of a system, each under one name.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import M, a, j, l, parallel, r
-    >>> collector = Collector()
-    >>> collector.sum(a[l] * M[l, r] * parallel[j, l], l)
-    Sum(along[j, s]*collected_1[r, s], (s, 1, k))
-    >>> collector.definitions[0].expr
-    Sum(M[l, r]*M[l, s]*readout[l], (l, 1, p))
-    """
+    """Collects the sums over neurons of a system, each under one name."""
 
     def __init__(self) -> None:
         """Start with nothing."""

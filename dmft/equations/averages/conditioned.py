@@ -41,13 +41,6 @@ def conditioned(average: Expectation) -> Expectation | None:
 
     Its parts are a weight, a function of ``h_star[.]``, and a function of the conditional law:
     of `mean_at`, `rest` and `spread`.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import h, h_star, j
-    >>> from dmft.model import FIELD
-    >>> conditioned(Expectation(At(FIELD, h[j]) * sp.tanh(h_star[1]))).parts
-    (tanh(h_star[1]), mean_at[j, node])
     """
     if average.law.of_sample:  # what is defined beside it may read any field
         return None

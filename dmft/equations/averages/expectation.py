@@ -20,14 +20,7 @@ ROUNDED = 1
 
 
 class At(sp.Expr):
-    """Value of a factor (an expression in z) at a local field, kept by name: sigma'(h_j).
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import h, j
-    >>> At(FIELD**2, h[j]).expr
-    h[j]**2
-    """
+    """Value of a factor (an expression in z) at a local field, kept by name: sigma'(h_j)."""
 
     is_commutative = True
     is_real = True
@@ -100,14 +93,7 @@ FIELDS = Law()
 
 
 class Covariances(Law):
-    """Law of centred fields by triples (field, field, covariance).
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import Q_perp, h, j
-    >>> Covariances(sp.Tuple(h[j], h[j], Q_perp[j])).covariance(h[j], 2 * h[j])
-    2*Q_perp[j]
-    """
+    """Law of centred fields by triples (field, field, covariance)."""
 
     on_nodes = False
 
@@ -163,14 +149,7 @@ class OneSample(Law):
 
 
 class OverSamples(sp.Expr):
-    """Sum of a function of one sample over `count` samples of a batch, from number `first` on.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import j, psi
-    >>> OverSamples(psi[j] ** 2, 1, 4)
-    sum_1..4(psi[j]**2)
-    """
+    """Sum of a function of one sample over `count` samples of a batch, from number `first` on."""
 
     is_commutative = True
     is_real = True
@@ -216,15 +195,6 @@ class Expectation(sp.Expr):
     ----------
     *parts : sympy.Expr
         Factors of the integrand; a law at the end, or none.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import h, j, l, u, p
-    >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
-    >>> square.factors, square.fields, free_indices(square)
-    ((z**2, z), (h[j], h[l]), (j, l))
-    >>> Expectation(At(FIELD**2, h[j]) * sp.Sum(h[u], (u, 1, p))).is_product
-    False
     """
 
     is_commutative = True
@@ -304,14 +274,7 @@ class Expectation(sp.Expr):
 
 
 def split_coefficient(integrand: sp.Expr) -> tuple[sp.Expr, list[sp.Expr]]:
-    """Coefficient of an integrand (numbers and powers of widths), and its other factors.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import h, j, p
-    >>> split_coefficient(-At(FIELD**2, h[j]) * h[j] / p)
-    (-1/p, [(h[j]**2), h[j]])
-    """
+    """Coefficient of an integrand (numbers and powers of widths), and its other factors."""
     factors = named_first(integrand)
     widths = {x.p, x.k}
     plain = [f for f in factors if f.free_symbols <= widths and not f.has(At, sp.Sum)]
@@ -330,13 +293,6 @@ def product_average(
     """E[prod factor(field)]: factors free of the field in front, equal ones in order of the fields.
 
     Equal averages under exchanged fields are then equal expressions.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import h, j, l
-    >>> squares = [FIELD**2, FIELD**2]
-    >>> product_average(squares, [h[j], h[l]]) == product_average(squares, [h[l], h[j]])
-    True
     """
     constant = sp.Mul(*(f for f in factors if not f.has_free(FIELD)))
     pairs = [

@@ -10,14 +10,7 @@ from dmft.equations.averages.passes import needs_nodes, on_nodes
 
 
 def sums_inside(expr: sp.Expr) -> sp.Expr:
-    """Take sums over neurons into the averages that they add: one pass over the nodes, not many.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import a, h, p, u
-    >>> sums_inside(sp.Sum(a[u] * Expectation(h[u]), (u, 1, p)))
-    E[Sum(h[u]*readout[u], (u, 1, p))]
-    """
+    """Take sums over neurons into the averages that they add: one pass over the nodes, not many."""
     if isinstance(expr, Expectation) or not on_nodes(expr):
         return expr
     if not isinstance(expr, sp.Sum):

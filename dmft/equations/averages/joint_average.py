@@ -34,16 +34,7 @@ def free_fields(length: int) -> tuple[sp.Symbol, ...]:
 
 
 class Tokens(Law):
-    r"""Law of h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l, h* and eta ~ N(0, I); arguments (e_l), m.
-
-    Examples
-    --------
-    >>> e, m = sp.symbols("e m", real=True)
-    >>> (h,), (star,) = token_fields(1), star_fields(1)
-    >>> average = Expectation(h * star, Tokens(sp.Tuple(e), m))
-    >>> round(value_at(average, {e: 0.0, m: 0.5}, joint_rule(1).arrays), 3)
-    0.5
-    """
+    """Law of h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l, h* and eta ~ N(0, I); arguments (e_l), m."""
 
     placed = True
 
@@ -97,12 +88,7 @@ def value_at(
 def check_finite(
     average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
 ) -> None:
-    """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse an integrand that is not finite at every node, where none is 0/0 by itself."""
     count = int(np.sum(~np.isfinite(_at_nodes(average, at, nodes))))
     if count:
         raise BadParameter(

@@ -183,13 +183,7 @@ def root_of(start: Overlaps) -> NDArray[np.float64]:
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Replace all averages by sums over nodes; a system without averages stays as it is.
-
-    Raises
-    ------
-    NotClosed
-        For an integrand with a Dirac delta, which has no value at a node.
-    """
+    """Replace all averages by sums over nodes; a system without averages stays as it is."""
     if not averages(definitions):
         return tuple(definitions)
     definitions = [

@@ -35,17 +35,7 @@ class Value:
 
 
 def one_update(model: Model, algorithm: SGD) -> sp.Expr:
-    """Psi as an expression in h, h_star and, with label noise, xi.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> z = sp.Symbol("z", real=True)
-    >>> linear = dmft.Committee(z, width=1)
-    >>> sgd = dmft.SGD(0.1, repeat=dmft.Lookahead(sp.Rational(1, 2)))
-    >>> sp.expand(one_update(dmft.Model(linear, linear), sgd))
-    -h/2 + h_star/2
-    """
+    """Psi as an expression in h, h_star and, with label noise, xi."""
     repeat = algorithm.repeat
     readouts = {
         "readout": model.student.readout or (sp.S.One,),

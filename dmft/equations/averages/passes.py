@@ -86,12 +86,7 @@ class Lowered:
 
 
 def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
-    """Closed form in functions that code has, finite where fields coincide.
-
-    Raises
-    ------
-    NotClosed
-    """
+    """Closed form in functions that code has, finite where fields coincide."""
     if may_hold_branches(sp.Tuple(*q.factors)):
         from dmft.gaussian.branches.average import branch_expectation
 
@@ -119,13 +114,7 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
 
 
 def value_of(q: Expectation, cov: Covariance | None = None) -> sp.Expr:
-    """Function of the covariances that stands for an average, in the entries that `cov` gives.
-
-    Raises
-    ------
-    NotClosed
-        When neither the calculus nor a table holds it.
-    """
+    """Function of the covariances that stands for an average, in the entries that `cov` gives."""
     if cov is None:
         lowered = lower(q)
         if lowered.value is None:
@@ -214,15 +203,7 @@ def with_values(expr: sp.Expr, shape: Callable[[sp.Expr], sp.Expr] = lambda e: e
 
 
 def without_code(value: sp.Expr) -> list[str]:
-    """Names of what a closed form holds of covariances that code does not have.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> C = sp.Indexed("Omega", 1, 1)
-    >>> without_code(sp.erfi(C) + sp.exp(C) * sp.cos(2)), without_code(sp.cbrt(C))
-    (['erfi'], ['Omega[1, 1]**(1/3)'])
-    """
+    """Names of what a closed form holds of covariances that code does not have."""
     found = {
         type(f).__name__
         for f in value.atoms(sp.Function)

@@ -75,15 +75,7 @@ def pieces(found: Iterable[Expectation]) -> tuple[Pieces, ...]:
 
 @lru_cache(maxsize=64)
 def intervals(factor: sp.Expr, weights: bool) -> tuple[Interval, ...]:
-    """Intervals of a function; of a weight those between kinks where it is not next to nothing.
-
-    Examples
-    --------
-    >>> intervals(sp.Heaviside(FIELD - 1), True), intervals(sp.Abs(FIELD), False)
-    (((1.0, inf),), ((-inf, 0.0), (0.0, inf)))
-    >>> intervals(1 - sp.tanh(FIELD)**2, True)
-    ((-8.0, 8.0),)
-    """
+    """Intervals of a function; of a weight those between kinks where it is not next to nothing."""
     low, high = support(factor)
     kinks = break_points(factor, FIELD, LARGEST_KINK) if factor.has(*SWITCHES) else []
     ends = [-math.inf, *map(float, kinks), math.inf]
@@ -177,14 +169,7 @@ def chance(law: Law, other: Law) -> float:
 
 
 def law_of(event: Event, root: Array) -> Law | None:
-    """Law about an event; None where no fields are in it, as of fields that determine each other.
-
-    Examples
-    --------
-    >>> fields = np.array([[1.0, 0.0], [0.6, 0.8]])
-    >>> law_of([(0, (3.0, math.inf)), (1, (3.0, math.inf))], fields).mean.round(6).tolist()
-    [3.0, 1.5]
-    """
+    """Law about an event; None where there are no fields in it (some determine each other)."""
     rows = np.array([root[i] for i, _ in event])
     low, high = (np.array([interval[n] for _, interval in event]) for n in (0, 1))
     point = _nearest(rows, low, high)

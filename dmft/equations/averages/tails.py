@@ -24,27 +24,17 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 
 Array = NDArray[np.float64]
-# Distances from the origin. What falls like the density is 1e-22 of itself at the last one, so that
-# polynomials of any degree in use fall from the last but one on, and doubles hold most integrands.
+# Distances from the origin. What falls like the density is 1e-22 of itself at the last one, so
+# that polynomials in use fall from the last but one on, and doubles hold most integrands.
 RADII = (3.0, 4.5, 6.75, 10.0)
-# What is less than this part of the largest sum grows by rounding, or by directions that were missed.
+# Less than this part of the largest sum grows by rounding, or by directions that were missed.
 FELT = 1e-12
 GROWING = (sp.exp, sp.cosh, sp.sinh)
 
 
 @lru_cache(maxsize=64)
 def may_outgrow(definitions: tuple[Definition, ...], wanted: str = "rate") -> bool:
-    """Whether exponentials without a bound stand in what rates (or observables) read.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> f, y, z = sp.symbols("f y z", real=True)
-    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1))
-    >>> losses = sp.exp(-f * y), sp.log(1 + sp.exp(-f * y)), (f - y)**4
-    >>> [may_outgrow(dmft.derive(model, dmft.SGD(0.1, loss=loss)).definitions) for loss in losses]
-    [True, False, False]
-    """
+    """Whether exponentials without a bound stand in what rates (or observables) read."""
     return any(_may_grow(d.expr) for d in _read(definitions, wanted))
 
 
@@ -97,10 +87,6 @@ def check_tails(
     """Refuse a state at which an average that rates (or observables) read is infinite.
 
     `definitions` are those with averages, `on_nodes` with sums in their place.
-
-    Raises
-    ------
-    BadParameter
     """
     grows = may_outgrow(definitions, wanted)
     if grows and outgrows(on_nodes, state, values, rule, wanted):

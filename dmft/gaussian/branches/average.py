@@ -27,23 +27,14 @@ Factors = dict[Hashable, sp.Expr]
 def branch_expectation(
     factors: Sequence[sp.Expr], fields: Sequence[Hashable], cov: Cov
 ) -> sp.Expr | None:
-    r"""E[prod_i factors_i(x_{fields_i})] of centred fields, one or two with exponential branches.
+    """E[prod_i factors_i(x_{fields_i})] of centred fields, one or two with exponential branches.
 
     Equation    E[F(u) G(v)] = E_u[F(u) H_G(C_uv u / C_uu, sigma)], H_G(m, sigma) = E G(m + sigma z)
                 branch by branch through erfcx; a Dirac factor conditions the law
-    Shapes      n factors in the symbol `FIELD`; n labels; None where a factor is none of these
     Valid for   polynomials, exponentials of linear functions, kinks and jumps, of one field times
                 error functions and Gaussian factors; polynomials alone of further fields; all
                 variances, singular ones included; exact
     Source      theory/one_pass A.6
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
-    >>> branch_expectation([sp.exp(-z) * sp.Max(0, z), z], ["1", "2"], C)
-    -C12*BranchField(Piecewise((0, z < 0), ((z - 1)*exp(-z), True)), 0, C11)
     """
     merged: Factors = {}
     for factor, label in zip(factors, fields, strict=True):

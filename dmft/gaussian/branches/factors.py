@@ -107,15 +107,7 @@ class Branches:
 
 
 def has_branches(factor: sp.Expr) -> bool:
-    """Whether an exponential stands beside a jump or a kink, in a factor that is read here.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> has_branches(sp.Max(0, z) * sp.exp(-z)), has_branches(sp.Max(0, z)), has_branches(sp.exp(z))
-    (True, False, False)
-    """
+    """Whether an exponential stands beside a jump or a kink, in a factor that is read here."""
     if not factor.has(sp.exp) or factor.has(sp.DiracDelta) or factor.free_symbols != {FIELD}:
         return False
     read = branches(factor)
@@ -123,31 +115,14 @@ def has_branches(factor: sp.Expr) -> bool:
 
 
 def decays(factor: sp.Expr) -> bool:
-    """Whether a factor with exponential branches vanishes at both infinities.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> decays(sp.Max(0, z) * sp.exp(-z)), decays(sp.Piecewise((sp.exp(z), z < 0), (1, True)))
-    (True, False)
-    """
+    """Whether a factor with exponential branches vanishes at both infinities."""
     read = branches(factor) if has_branches(factor) else None
     return read is not None and math.isfinite(read.width)
 
 
 @lru_cache(maxsize=1024)
 def branches(factor: sp.Expr) -> Branches | None:
-    """Read a factor of numbers; None when it holds anything else.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> elu = branches(sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True)))
-    >>> elu.kinks, elu.intervals[1]
-    ((0,), (Row(powers=((1, 1),), slope=0, curvature=0, erfs=()),))
-    """
+    """Read a factor of numbers; None when it holds anything else."""
     try:
         terms = parse_factor(factor)
     except NotClosed:
@@ -169,15 +144,7 @@ def branches(factor: sp.Expr) -> Branches | None:
 
 @lru_cache(maxsize=1024)
 def canonical(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
-    """Write a factor as a number times pieces between its kinks: one form for each function.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> canonical(2 * sp.Max(0, z) * sp.exp(-z))
-    (2, Piecewise((0, z < 0), (z*exp(-z), True)))
-    """
+    """Write a factor as a number times pieces between its kinks: one form for each function."""
     read = branches(factor)
     assert read is not None
     last = next(rows for rows in reversed(read.intervals) if rows)[-1]
@@ -196,15 +163,7 @@ def _written(row: Row, lead: sp.Expr) -> sp.Expr:
 
 
 def primitive(read: Branches, jumps: dict[sp.Expr, sp.Expr]) -> sp.Expr | None:
-    """Exponential branches with this derivative and these jumps that vanish at both infinities.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> primitive(branches(-sp.Heaviside(z) * sp.exp(-z)), {sp.S.Zero: sp.S.One})
-    Piecewise((0, z < 0), (exp(-z), True))
-    """
+    """Exponential branches with this derivative and these jumps that vanish at both infinities."""
     rows = [r for rows in read.intervals for r in rows]
     if math.isinf(read.width) or any(r.slope == 0 for r in rows):
         return None

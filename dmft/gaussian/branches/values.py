@@ -181,19 +181,10 @@ def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
 
 
 def field_formula(read: Branches, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
-    r"""E F(x) of x ~ N(mean, variance), a sum over half lines.
+    """E F(x) of x ~ N(mean, variance), a sum over half lines.
 
     Equation    E[e^{bx} 1(x > t)] = 1/2 e^{bt - (t-m)^2/(2v)} erfcx((t - m - b v)/sqrt(2 v)), and
                 powers of x by Stein's identity
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> from dmft.gaussian.branches.factors import branches
-    >>> elu = branches(sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True)))
-    >>> field_formula(elu, sp.Integer(0), sp.Symbol("q", positive=True))
-    sqrt(2)*sqrt(q)/(2*sqrt(pi)) + erfcx(sqrt(2)*sqrt(q)/2)/2 - 1/2
     """
     ends = [-sp.oo, *read.kinks, sp.oo]
     parts = zip(read.intervals, pairwise(ends), strict=True)

@@ -43,13 +43,7 @@ def real_ball(value: Fraction | int) -> Ball:
 
 
 def constant(expr: sp.Expr) -> Ball:
-    """Complex ball of an expression without free symbols, at the working precision.
-
-    Raises
-    ------
-    NotClosed
-        For a number that cannot be enclosed.
-    """
+    """Complex ball of an expression without free symbols, at the working precision."""
     if expr.free_symbols:
         extra = sorted(map(str, expr.free_symbols))
         raise BadParameter(f"{expr} holds {extra}, which have no value: pass values={{...}}")
@@ -60,11 +54,6 @@ def enclosure(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Enclosure:
     """Compile an expression to a function of balls, constants rounded at the working precision.
 
     With the flag `analytic`, the result is not finite unless the function is analytic on the ball.
-
-    Raises
-    ------
-    NotClosed
-        Naming a function that is not known.
     """
     if fields and not expr.has_free(*fields):
         value = constant(expr)

@@ -80,13 +80,7 @@ def _coefficients(argument: sp.Expr, y: sp.Symbol, degree: int, owner: sp.Expr) 
 
 
 def conditional_average(g: sp.Expr, y: sp.Symbol, variance: Fraction) -> Average:
-    """E[g(y)] for y ~ N(mu, variance) as a function of mu, at the working precision.
-
-    Raises
-    ------
-    NotClosed
-        g is not made of polynomials, exponentials, sin, cos, one error function, and switches.
-    """
+    """E[g(y)] for y ~ N(mu, variance) as a function of mu, at the working precision."""
     parts = pieces(g, y)
     averages = []
     for low, high, value in _intervals(parts):

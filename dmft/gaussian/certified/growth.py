@@ -90,11 +90,6 @@ def growth(expr: sp.Expr, *x: sp.Symbol) -> Growth:
     """Bound of a function of one or several real variables, from its structure.
 
     With several, |x| stands for the largest of their absolute values.
-
-    Raises
-    ------
-    NotClosed
-        Naming the sub-expression for which no bound is known.
     """
     if not expr.has_free(*x):
         return _constant(abs(constant(expr).real) + abs(constant(expr).imag))

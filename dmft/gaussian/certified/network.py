@@ -26,11 +26,7 @@ def certify_risk(
     values: Mapping[sp.Symbol, Any] | None = None,
     digits: int = 15,
 ) -> Certificate:
-    """Enclose E(f* - f)^2 / 2 at rational overlaps: one expectation for each pair of units.
-
-    Shapes      Q (p, p); M (p, k); P (k, k), the identity by default; readout (p,) in place of
-                that of the model
-    """
+    """Enclose E(f* - f)^2 / 2 at rational overlaps: one expectation for each pair of units."""
     check_identity(model, "risks are certified")
     given = _exact_values(values or {})
     student, cross = _matrix(Q, "Q"), _matrix(M, "M")

@@ -29,18 +29,6 @@ def pieces(expr: sp.Expr, x: sp.Symbol) -> Pieces:
     """Resolve every switch whose argument is a polynomial in x; the others stay.
 
     Between two neighbouring real roots a polynomial has one sign: that at a rational point.
-
-    Raises
-    ------
-    NotClosed
-        A Piecewise whose conditions are not polynomial.
-
-    Examples
-    --------
-    >>> x = sp.Symbol("x", real=True)
-    >>> found = pieces(sp.Max(0, x - 1) + sp.sign(x), x)  # doctest: +SKIP
-    >>> found.breaks, found.values  # doctest: +SKIP
-    ((0, 1), (-1, 1, x))
     """
     found = _split(expr, x, None, None)
     breaks, values = [], [found[0][1]]

@@ -141,13 +141,7 @@ def averaged_power(n: int, center: sp.Expr, variance: Fraction) -> sp.Expr:
 
 
 def checked_law(mean: Sequence[Fraction], cov: Sequence[Sequence[Fraction]]) -> RationalLaw:
-    """Law of these exact numbers.
-
-    Raises
-    ------
-    InvalidCovariance
-        Not positive semi-definite as it stands.
-    """
+    """Law of these exact numbers."""
     lowest = lowest_pivot(cov)
     if lowest < 0:
         pivot = sp.N(_number(lowest), 3)  # which a float may not hold

@@ -47,13 +47,7 @@ class Fields:
         return [x for x in self.symbols if x in free]
 
     def derived(self, form: sp.Expr) -> sp.Symbol:
-        """Field that is this linear combination (without its offset).
-
-        Raises
-        ------
-        NotSeparable
-            The form is not linear with rational coefficients.
-        """
+        """Field that is this linear combination (without its offset)."""
         if form not in self._known:
             weights = []
             for x in self.symbols:
@@ -77,13 +71,7 @@ class Fields:
 
 
 def products(expr: sp.Expr, fields: Fields) -> list[Product]:
-    """Split an integrand; what depends on one field alone stays in one piece.
-
-    Raises
-    ------
-    NotSeparable
-        Naming a function of several fields that is not a function of a linear combination.
-    """
+    """Split an integrand; what depends on one field alone stays in one piece."""
     atoms: dict[sp.Expr, sp.Dummy] = {}
     joints: dict[sp.Dummy, sp.Expr] = {}
 

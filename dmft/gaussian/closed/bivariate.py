@@ -15,20 +15,11 @@ def normal_cdf(h: sp.Expr) -> sp.Expr:
 
 
 class BivariateNormalCDF(sp.Function):
-    r"""Phi_2(h, k; rho) = P(U <= h, V <= k) for standard normal U, V with correlation rho.
+    """Phi_2(h, k; rho) = P(U <= h, V <= k) for standard normal U, V with correlation rho.
 
     Equation    d Phi_2/d rho = exp(-(h^2 - 2 rho h k + k^2)/(2 c^2)) / (2 pi c), c^2 = 1 - rho^2
-    Shapes      scalars
     Valid for   -1 <= rho <= 1; exact, evalf to any precision
     Source      theory/one_pass A.6
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> BivariateNormalCDF(0, 0, sp.Rational(1, 2))
-    1/3
-    >>> BivariateNormalCDF(sp.Rational(3, 10), 1, sp.Rational(-4, 10)).evalf(12)
-    0.485408422840
     """
 
     nargs = 3
@@ -74,21 +65,13 @@ class BivariateNormalCDF(sp.Function):
 
 
 class TwoSigns(sp.Function):
-    r"""E[sign(h - U) sign(k - V)] of standard normal U, V with correlation rho.
+    """E[sign(h - U) sign(k - V)] of standard normal U, V with correlation rho.
 
     Equation    4 Phi_2(h, k; rho) - erf(h/sqrt 2) - erf(k/sqrt 2) - 1
                 = erf(h/sqrt 2) erf(k/sqrt 2) + 4 int_0^rho (d Phi_2/d rho) d rho
-    Shapes      scalars
     Valid for   -1 <= rho <= 1; exact, evalf to any precision. Kept in one piece, because the
                 terms of the first line cancel where all three arguments are small
     Source      theory/one_pass A.6
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> tiny = sp.Rational(1, 10**9)
-    >>> TwoSigns(tiny, tiny, 2 * tiny**2).evalf(10), TwoSigns(0, 0, sp.Rational(1, 2))
-    (1.909859317e-18, 1/3)
     """
 
     nargs = 3

@@ -52,16 +52,7 @@ ARCSINE_BAND = 1e-12
 
 
 def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
-    """E[prod erf(a x + c)], with sign(x + c) where a is infinite.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> q, r, m = sp.symbols("q r m", positive=True)
-    >>> cov = lambda x, y: q if x == y == 0 else r if x == y else m
-    >>> error_function_product(Law(cov, None, [0, 1]), ((0, sp.oo, 0), (1, sp.sqrt(2) / 2, 0)))
-    2*asin(m/(sqrt(q)*sqrt(r + 1)))/pi
-    """
+    """E[prod erf(a x + c)], with sign(x + c) where a is infinite."""
     if not erfs:
         return sp.S.One
     weights = [(sp.sqrt(2) / 2, sp.sqrt(2) * c / 2) if a is sp.oo else (a, c) for _, a, c in erfs]
@@ -120,11 +111,6 @@ def ordered_steps(erfs: Erfs) -> list[tuple[sp.Expr, Erfs]] | None:
     """Write two signs of one field as a sum of single ones; None where there are no two.
 
     sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t) for s < t.
-
-    Examples
-    --------
-    >>> ordered_steps((("x", sp.oo, sp.S.One), ("x", sp.oo, sp.S.Zero)))
-    [(1, ()), (-1, (('x', oo, 1),)), (1, (('x', oo, 0),))]
     """
     signs = [e for e in erfs if e[1] is sp.oo]
     for first, second in combinations(signs, 2):

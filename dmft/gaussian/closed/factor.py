@@ -46,22 +46,7 @@ class Term:
 
 @lru_cache(maxsize=1024)
 def parse_factor(expr: sp.Expr) -> tuple[Term, ...]:
-    """Write a factor in the symbol `FIELD` as a sum of terms, equal non-polynomial parts merged.
-
-    Raises
-    ------
-    NotClosed
-        Naming the first sub-expression outside the closed families.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> parse_factor(z**3 - 3*z)[0].powers
-    ((1, -3), (3, 1))
-    >>> parse_factor(sp.diff(sp.erf(z / sp.sqrt(2)), z))[0].curvature
-    1
-    """
+    """Write a factor in the symbol `FIELD` as a sum of terms, equal non-polynomial parts merged."""
     expr = _rewritten(sp.sympify(expr, strict=True))
     merged: dict[Rest, dict[int, sp.Expr]] = {}
     for summand in sp.Add.make_args(sp.expand(expr, func=False)):

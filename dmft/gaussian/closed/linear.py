@@ -61,15 +61,7 @@ def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
 
 
 def split_product(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> Split:
-    """Write a summand as coefficient * prod f_i(x_i): coefficient, factors in `FIELD`, labels.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y, a = sp.symbols("x y a")
-    >>> split_product(a * x**2 * sp.erf(x + 2*y), [x, y])
-    (a, [z**2, erf(z)], [((0, 1),), ((0, 1), (1, 2))])
-    """
+    """Write a summand as coefficient * prod f_i(x_i): coefficient, factors in `FIELD`, labels."""
     coefficients: list[sp.Expr] = []
     factors: list[sp.Expr] = []
     labels: list[Label] = []

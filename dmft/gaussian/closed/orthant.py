@@ -21,19 +21,11 @@ def _matrix(entries: tuple[Any, ...]) -> Matrix:
 
 
 class FourSigns(sp.Function):
-    r"""E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields, from C11, C12, C13, ... C44.
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields, from C11, C12, C13, ... C44.
 
     Equation    (4/pi^2) sum_{i<j} int_0^1 dt R_ij (1 - t^2 R_ij^2)^{-1/2} asin rho_{kl|ij}(t R)
-    Shapes      ten covariances, the upper triangle row by row
     Valid for   positive semi-definite C with positive variances; exact, evalf to any precision
     Source      theory/one_pass A.3 (P_4 = (1 + sum_{i<j} E[sign_i sign_j] + this) / 16)
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> half = FourSigns(2, 1, 1, 1, 2, 1, 1, 2, 1, 2)
-    >>> half.evalf(15)
-    0.200000000000000
     """
 
     nargs = 10
@@ -95,13 +87,6 @@ class PairOfSignsMoment(sp.Function):
 
     Kept in one piece, because its elementary form is 0/0 where u and v coincide; code takes the
     regular form, whose sums over x and y factor.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> PairOfSignsMoment(a, b, 0, 0, c, c, 0, 1).formula()
-    2*c**2/(pi*sqrt(a)*sqrt(b))
     """
 
     nargs = 8

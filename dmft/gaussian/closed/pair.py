@@ -34,15 +34,7 @@ class _PairFunction(sp.Function):
 
 
 class CorrelationRoot(_PairFunction):
-    r"""sqrt(C11 C22 - C12^2), zero for parallel fields whatever the rounding.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> CorrelationRoot(a, b, c).formula(), CorrelationRoot(a, a, a), CorrelationRoot(4, 4, 0)
-    (sqrt(a*b - c**2), 0, 4)
-    """
+    """sqrt(C11 C22 - C12^2), zero for parallel fields whatever the rounding."""
 
     is_nonnegative = True
 
@@ -96,13 +88,7 @@ class _ZeroForParallel(_PairFunction):
 
 
 class InverseCorrelationRoot(_ZeroForParallel):
-    r"""1 / sqrt(C11 C22 - C12^2), and 0 for parallel fields.
-
-    Examples
-    --------
-    >>> InverseCorrelationRoot(4, 4, 0), InverseCorrelationRoot(2, 2, -2)
-    (1/4, 0)
-    """
+    """1 / sqrt(C11 C22 - C12^2), and 0 for parallel fields."""
 
     @staticmethod
     def of_root(root: sp.Expr, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
@@ -111,14 +97,9 @@ class InverseCorrelationRoot(_ZeroForParallel):
 
 
 class HalfTangent(_ZeroForParallel):
-    r"""Tangent of half the angle of a pair, sqrt(C11 C22 - C12^2) / (sqrt(C11 C22) + C12).
+    """Tangent of half the angle of a pair, sqrt(C11 C22 - C12^2) / (sqrt(C11 C22) + C12).
 
     0 for antiparallel fields too.
-
-    Examples
-    --------
-    >>> HalfTangent(4, 4, 0), HalfTangent(2, 2, -2)
-    (1, 0)
     """
 
     @staticmethod
@@ -128,17 +109,7 @@ class HalfTangent(_ZeroForParallel):
 
 
 class CorrelationAngle(_PairFunction):
-    r"""asin(C12 / sqrt(C11 C22)), +-pi/2 for parallel fields, 0 for a field without variance.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> CorrelationAngle(2, 2, 1), CorrelationAngle(1, 4, -2)
-    (pi/6, -pi/2)
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> CorrelationAngle(a, b, c).diff(c)
-    1/CorrelationRoot(a, b, c)
-    """
+    """asin(C12 / sqrt(C11 C22)), +-pi/2 for parallel fields, 0 for a field without variance."""
 
     @classmethod
     def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
@@ -167,13 +138,7 @@ class CorrelationAngle(_PairFunction):
 
 
 class Correlation(_PairFunction):
-    r"""C12 / sqrt(C11 C22), exactly +-1 for equal floats; 1 - 2^-53 would be an angle of 1e-8.
-
-    Examples
-    --------
-    >>> Correlation(2, 8, 3), Correlation(3, 3, 3)
-    (3/4, 1)
-    """
+    """C12 / sqrt(C11 C22), exactly +-1 for equal floats; 1 - 2^-53 would be an angle of 1e-8."""
 
     @classmethod
     def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
@@ -197,15 +162,10 @@ class Correlation(_PairFunction):
 
 
 class RootRatio(sp.Function):
-    r"""Y / (C11 C22 - C12^2)^(n/2) of the arguments (y, C11, C22, C12, n), and 0 for 0/0.
+    """Y / (C11 C22 - C12^2)^(n/2) of the arguments (y, C11, C22, C12, n), and 0 for 0/0.
 
     The distance of a kink from the mean of a field whose conditional variance is that of the pair:
     0/0 for two fields that coincide and share their kink; made for code that meets them.
-
-    Examples
-    --------
-    >>> RootRatio(3, 4, 4, 0, 1), RootRatio(0, 2, 2, 2, 1)
-    (3/4, 0)
     """
 
     nargs = 5
@@ -240,15 +200,9 @@ class RootRatio(sp.Function):
 
 
 class CovarianceGiven(sp.Function):
-    r"""Cov(x, v | u) = C_xv - C_xu C_uv / C_uu of the arguments (C_xv, C_xu, C_uu, C_uv).
+    """Cov(x, v | u) = C_xv - C_xu C_uv / C_uu of the arguments (C_xv, C_xu, C_uu, C_uv).
 
     Of nearly parallel u and v it is a difference, which code takes without rounding.
-
-    Examples
-    --------
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> CovarianceGiven(a, b, b, a), CovarianceGiven(a, 0, b, c), CovarianceGiven(3, 1, 2, 1)
-    (0, a, 5/2)
     """
 
     nargs = 4
@@ -284,15 +238,7 @@ class CovarianceGiven(sp.Function):
 
 
 def with_root_ratios(expr: sp.Expr) -> sp.Expr:
-    """Keep what error functions and exponentials hold over the root of a pair in one piece.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c, y = sp.symbols("a b c y", positive=True)
-    >>> with_root_ratios(sp.erf(y / CorrelationRoot(a, b, c)) / CorrelationRoot(a, b, c))
-    erf(RootRatio(y, a, b, c, 1))/CorrelationRoot(a, b, c)
-    """
+    """Keep what error functions and exponentials hold over the root of a pair in one piece."""
     return expr.replace(
         lambda e: isinstance(e, (sp.erf, sp.exp)),
         lambda e: e.func(e.args[0].replace(_over_root, _as_ratio)),
@@ -303,13 +249,6 @@ def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
     """Divide by the root of a pair where its square, b - c^2/a, divides the root.
 
     Both are 0 for fields that coincide, and what they divide vanishes like their square.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c, y = sp.symbols("a b c y", positive=True)
-    >>> finite_for_parallel(y * CorrelationRoot(a, b, c) / (b - c**2 / a))
-    a*y*CorrelationRoot(a, b, c)*InverseCorrelationRoot(a, b, c)**2
     """
     table: dict[sp.Expr, sp.Expr] = {}
     for root in expr.atoms(CorrelationRoot):
@@ -323,15 +262,7 @@ def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
 
 
 def as_correlation(rho: sp.Expr) -> sp.Expr:
-    """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) in one piece: 1 for fields that coincide.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> as_correlation(c / sp.sqrt(a) / sp.sqrt(1 + b)), as_correlation(c / sp.sqrt(1 + a))
-    (Correlation(a, b + 1, c), c/sqrt(a + 1))
-    """
+    """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) in one piece: 1 for fields that coincide."""
     roots = [f for f in sp.Mul.make_args(rho) if f.is_Pow and f.exp == -sp.Rational(1, 2)]
     if len(roots) != 2:
         return rho
@@ -369,15 +300,7 @@ def _gap(first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
 
 
 def elementary(expr: sp.Expr) -> sp.Expr:
-    """Write angles and roots of pairs in elementary functions.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> elementary(1 + CorrelationAngle(a, b, c))
-    asin(c/(sqrt(a)*sqrt(b))) + 1
-    """
+    """Write angles and roots of pairs in elementary functions."""
     while any(hasattr(e, "formula") for e in expr.atoms(sp.Function)):
         expr = expr.replace(lambda e: hasattr(e, "formula"), lambda e: e.formula())
     return expr

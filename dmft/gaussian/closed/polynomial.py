@@ -32,20 +32,11 @@ def polynomial_expectation(
     cov: sp.ImmutableDenseMatrix,
     mean: Sequence[sp.Expr],
 ) -> sp.Expr | None:
-    r"""E[expr] of a polynomial in the fields; None for anything else.
+    """E[expr] of a polynomial in the fields; None for anything else.
 
     Equation    x^n = sum_r c_nr He_r(x) field by field; E[prod_i He_{r_i}(x_i)] by `diagrams`
-    Shapes      n fields, cov (n, n), mean (n,); one expression
     Valid for   polynomials with any coefficients free of the fields; exact
     Source      theory/one_pass A.4
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y, m = sp.symbols("x y m")
-    >>> cov = sp.ImmutableDenseMatrix([[1, m], [m, 1]])
-    >>> polynomial_expectation((x**2 - 1) * (y**2 - 1), [x, y], cov, [sp.S.Zero] * 2)
-    2*m**2
     """
     place = {x: i for i, x in enumerate(fields)}
     polynomial = _parsed(expr, place)

@@ -48,14 +48,11 @@ def product_expectation(
     whole: bool = False,
     digits: int | None = FLOAT_DIGITS,
 ) -> sp.Expr:
-    r"""Closed form of E[prod_i factors_i(x_{fields_i})].
+    """Closed form of E[prod_i factors_i(x_{fields_i})].
 
     Equation    E[e^{-b q^2/2} F] = (1+b C_qq)^{-1/2} E_T[F], T_xy = C_xy - b C_qx C_qy/(1+b C_qq);
                 E[x F] = sum_y C_xy E[d_y F];  E[delta(y - t) F] = p_y(t) E[F | y = t];
                 E[erf(x/sqrt 2) erf(y/sqrt 2)] = (2/pi) asin(C_xy/sqrt((1+C_xx)(1+C_yy)))
-    Shapes      n factors, each an expression in `dmft.model.FIELD`; n hashable labels, which may
-                repeat; cov(x, y) symmetric, mean(x) zero by default; returns one expression
-    Scaling     none: fields of order one
     Valid for   polynomials, erf, sign, |.|, ReLU, Dirac, sin, cos, sinh, cosh of linear arguments,
                 Gaussian factors, their products and sums with at most two signs or error
                 functions left (any odd number for zero means); exact, singular covariances
@@ -69,23 +66,6 @@ def product_expectation(
         fields that coincide: for code in which they do.
     digits : int or None
         Of a value of floats; None leaves it as it is, for sums that cancel.
-
-    Raises
-    ------
-    NotClosed
-        Naming the sub-expression and the ways out.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
-    >>> product_expectation([z**2, z**2], ["1", "2"], C)
-    C11*C22 + 2*C12**2
-    >>> product_expectation([sp.erf(z / sp.sqrt(2)), z], ["1", "2"], C)
-    sqrt(2)*C12/(sqrt(pi)*sqrt(C11 + 1))
-    >>> product_expectation([sp.Max(0, z), sp.sign(z)], ["1", "2"], C)
-    sqrt(2)*C12/(2*sqrt(pi)*sqrt(C22))
     """
     if len(factors) != len(fields):
         raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")

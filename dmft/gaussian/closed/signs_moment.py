@@ -18,18 +18,11 @@ Matrix = dict[tuple[int, int], sp.Expr]
 
 
 class SignsMoment(sp.Function):
-    r"""E[prod_m x_m^{n_m} prod_a sign(u_a)] of centred fields (u, x), for compiled code.
+    """E[prod_m x_m^{n_m} prod_a sign(u_a)] of centred fields (u, x), for compiled code.
 
     Arguments are the numbers of signs and of powers, the powers n_m, and the upper triangle of the
     covariance of (u, x) row by row. The elementary form, by Stein's identity, is 0/0 where fields
     of signs coincide; `dmft.special.signs` cancels such signs at run time.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> q, m, r = sp.symbols("q m r", positive=True)
-    >>> SignsMoment(1, 1, 1, q, m, r).formula()
-    sqrt(2)*m/(sqrt(pi)*sqrt(q))
     """
 
     is_real = True

@@ -20,18 +20,6 @@ def to_signs(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
     """Write |u|, Heaviside, Max, Min and Piecewise with signs of the fields (equal off the kinks).
 
     Values on the zero set itself have no weight under a Gaussian law with a density there.
-
-    Raises
-    ------
-    NotClosed
-        For a condition that is not a comparison.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> z = sp.Symbol("z", real=True)
-    >>> to_signs(sp.Max(0, z), [z]), to_signs(sp.Piecewise((0, z < 1), (z, True)), [z])
-    (z*sign(z)/2 + z/2, z*(1/2 - sign(1 - z)/2))
     """
     if not expr.has(*SWITCHES) or not expr.has_free(*fields):
         return expr
@@ -54,13 +42,6 @@ def linear_in_signs(expr: sp.Expr) -> sp.Expr:
 
     Its derivative has the heights of the jumps in front of Dirac deltas; that of a function of a
     sign by the chain rule has not.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> z = sp.Symbol("z", real=True)
-    >>> linear_in_signs(2 / (1 + sp.exp(-2 * sp.sign(z))) - 1), linear_in_signs(sp.sign(z) ** 3)
-    (tanh(1)*sign(z), sign(z))
     """
     for sign in sorted(expr.atoms(sp.sign), key=sp.default_sort_key):
         if expr.is_polynomial(sign) and sp.degree(expr, sign) <= 1:
@@ -79,13 +60,6 @@ def without_fixed(
 
     `value` gives that of a linear argument of variance zero, and None for any other: there the
     zero set has weight, and what a sign or a comparison is on it counts.
-
-    Examples
-    --------
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> equal = lambda u: sp.S.Zero if u == x - y else None
-    >>> without_fixed(sp.Piecewise((1, x >= y), (0, True)) + sp.sign(x - y)**2, [x, y], equal)
-    1
     """
     known: dict[sp.Basic, sp.Basic] = {}
     for atom in expr.atoms(sp.sign, sp.Heaviside, Relational):
@@ -154,12 +128,6 @@ def merged(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
 
     sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t) for s < t: pieces of a line stay as
     many as they are.
-
-    Examples
-    --------
-    >>> x = sp.Symbol("x", real=True)
-    >>> merged(sp.sign(x - 1) * sp.sign(x) * sp.sign(x + 1), [x])
-    -sign(x) + sign(x - 1) + sign(x + 1)
     """
     done, todo = [], list(sp.Add.make_args(sp.expand(expr)))
     while todo:

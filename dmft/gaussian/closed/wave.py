@@ -19,12 +19,7 @@ Parts = tuple[sp.Expr, sp.Expr]
 
 
 def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
-    """An average with complex exponentials or `waves` without them; `whole` is for code.
-
-    Raises
-    ------
-    NotClosed
-    """
+    """An average with complex exponentials or `waves` without them; `whole` is for code."""
     complex_parts = value.has(sp.I)
     long = any(islice(sp.preorder_traversal(value), LARGEST, None))
     if whole and (waves or complex_parts) and long:
@@ -37,15 +32,7 @@ def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
 
 
 def real_value(value: sp.Expr) -> sp.Expr:
-    """Write complex exponentials as cosines; the imaginary parts of a real average cancel.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, m = sp.symbols("a m")
-    >>> real_value(sp.exp(-a + sp.I * m) / 2 + sp.exp(-a - sp.I * m) / 2)
-    exp(-a)*cos(m)
-    """
+    """Write complex exponentials as cosines; the imaginary parts of a real average cancel."""
     if value.is_number and value.has(sp.Float):
         return sp.re(value.evalf(GUARD_DIGITS))
     return _expanded(_parts(value)[0])
@@ -94,15 +81,7 @@ def _summands(value: sp.Expr) -> int:
 
 
 def combined(value: sp.Expr) -> sp.Expr:
-    """One exponential in each summand: of two, one may overflow where their product does not.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b = sp.symbols("a b")
-    >>> combined(sp.exp(-a) * sp.exp(b) / 2 + 1)
-    exp(-a + b)/2 + 1
-    """
+    """One exponential in each summand: of two, one may overflow where their product does not."""
     terms = []
     for term in sp.Add.make_args(value):
         factors = sp.Mul.make_args(term)
@@ -119,13 +98,6 @@ def without_differences(value: sp.Expr) -> sp.Expr:
 
     For small covariances the difference would lose its digits; nothing here can overflow more
     than the exponentials themselves.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, c = sp.symbols("a c")
-    >>> without_differences(sp.exp(c - a) / 2 - sp.exp(-a - c) / 2)
-    (exp(-a - c)/2 + exp(-a + c)/2)*tanh(c)
     """
     terms = [_exponent(t) for t in sp.Add.make_args(value)]
     unpaired: dict[sp.Expr, list[int]] = {}

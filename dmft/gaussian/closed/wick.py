@@ -41,7 +41,7 @@ def wick_expression(
     variances: Sequence[sp.Expr],
     covariances: Sequence[sp.Expr],
 ) -> sp.Expr:
-    r"""E[prod_i p_i(x_i)] by linked diagrams; `covariances` holds C_ij, i < j, in row order.
+    """E[prod_i p_i(x_i)] by linked diagrams; `covariances` holds C_ij, i < j, in row order.
 
     Equation
         E prod_i p_i = sum_k prod_{i<j} C_ij^{k_ij} / k_ij!  prod_i E[p_i^{(r_i)}(x_i)],
@@ -52,16 +52,6 @@ def wick_expression(
         q = 1 for r < n, so that powers of small covariances are factors and not differences.
     Source
         theory/one_pass A.4; derivations/erf_integrals.py
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> q, r, C = sp.symbols("q r C")
-    >>> wick_expression([[(2, sp.S.One)]] * 2, [sp.S.Zero] * 2, [q, r], [C])
-    2*C**2 + q*r
-    >>> cubic = [(1, sp.Integer(-3)), (3, sp.Integer(1))]
-    >>> wick_expression([cubic, cubic], [sp.S.Zero] * 2, [q, r], [C])
-    6*C**3 + 9*C*(q - 1)*(r - 1)
     """
     tables = [
         _derivative_moments(p, m, v) for p, m, v in zip(polynomials, means, variances, strict=True)
@@ -139,14 +129,7 @@ def _factorised(table: Moments, variance: sp.Expr) -> tuple[sp.Expr, Moments]:
 def _rational_factors(
     coefficients: tuple[tuple[int, sp.Expr], ...],
 ) -> tuple[sp.Expr, tuple[tuple[Coefficients, int], ...]]:
-    """Content and irreducible factors of a polynomial with rational coefficients.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> _rational_factors(((0, sp.Integer(3)), (1, sp.Integer(-6)), (2, sp.Integer(3))))
-    (3, ((((1, 1), (0, -1)), 2),))
-    """
+    """Content and irreducible factors of a polynomial with rational coefficients."""
     content, factors = sp.Poly(dict(coefficients), sp.Dummy(), domain=sp.QQ).factor_list()
     parts = (((tuple((n, c) for (n,), c in y.terms())), power) for y, power in factors)
     return content, tuple(parts)
@@ -176,11 +159,6 @@ def power_in_hermite(
     """x^n in Hermite polynomials of the law of x, as (r, (powers of mean and variance), weight).
 
     A mean or variance that is given as a number is multiplied into the weight.
-
-    Examples
-    --------
-    >>> power_in_hermite(3, 0, None)
-    ((1, (0, 1), 3), (3, (0, 0), 1))
     """
     terms: dict[tuple[int, tuple[int, int]], Number] = {}
     for r in range(n + 1):
@@ -208,16 +186,11 @@ def rational(value: sp.Expr) -> Number | None:
 
 @lru_cache(maxsize=4096)
 def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
-    r"""Terms of E[prod_i He_{n_i}(x_i)], as (exponents of C_ij for i < j in row order, weight).
+    """Terms of E[prod_i He_{n_i}(x_i)], as (exponents of C_ij for i < j in row order, weight).
 
     Equation    sum_k prod_i n_i! prod_{i<j} C_ij^{k_ij} / k_ij!, all k with row sums n_i; of
                 fields of any variance C_ii, with He_n of the scaled field times C_ii^{n/2}
     Source      theory/one_pass A.4
-
-    Examples
-    --------
-    >>> diagrams((2, 1, 1))
-    (((1, 1, 0), 2),)
     """
     if sum(degrees) % 2:
         return ()
@@ -265,13 +238,6 @@ def monomial_sum(generators: Sequence[sp.Expr], monomials: Monomials) -> sp.Expr
 
     Thousands of products of symbols are put together in canonical order without SymPy's search
     for what could be simplified; anything else than symbols goes the ordinary way.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> a, b = sp.symbols("a b")
-    >>> monomial_sum([a, b, a], {(1, 1, 0): 2, (0, 1, 1): 1, (0, 0, 0): 3})
-    3*a*b + 3
     """
     atoms = list(dict.fromkeys(g for g in generators if isinstance(g, (sp.Symbol, sp.Indexed))))
     plain = len(atoms) > 0 and all(g in atoms or g.is_Rational for g in generators)

@@ -32,15 +32,7 @@ def links_product(cov: Any, links: Sequence[int]) -> sp.Expr:
 
 
 def drawn(fields: Sequence[sp.Expr], links: Sequence[tuple[Any, int]]) -> tuple[Diagram, ...]:
-    """The diagrams that survive, to be drawn.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> (one,) = drawn(sp.symbols("x y"), [((3,), 6)])
-    >>> one.line(str)
-    'x≡≡y (weight 6)'
-    """
+    """The diagrams that survive, to be drawn."""
     return tuple(
         Diagram(tuple(fields), tuple(map(int, exponents)), sp.sympify(weight, strict=True))
         for exponents, weight in links
@@ -48,13 +40,7 @@ def drawn(fields: Sequence[sp.Expr], links: Sequence[tuple[Any, int]]) -> tuple[
 
 
 def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
-    """Why no diagram survives, where none does.
-
-    Examples
-    --------
-    >>> in_words((3, 2), [])
-    'No diagram survives where the number of legs is odd.'
-    """
+    """Why no diagram survives, where none does."""
     if links:
         return ""
     return "No diagram survives where " + (

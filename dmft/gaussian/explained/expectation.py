@@ -22,12 +22,7 @@ ORDER = 8
 
 
 def explain_expectation(law: Gaussian, expr: sp.Expr) -> Explanation:
-    """Steps from E[expr] to its closed form; to a series or a number where there is none.
-
-    Raises
-    ------
-    BadParameter, UnprovenStep
-    """
+    """Steps from E[expr] to its closed form; to a series or a number where there is none."""
     ledger = Ledger()
     begin = len(ledger.steps)
     try:

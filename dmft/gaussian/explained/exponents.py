@@ -27,14 +27,7 @@ OVERLAP = sp.Symbol("m", real=True)
 
 
 def explain_exponent(exponent: Exponent) -> Explanation:
-    """Lower orders vanish, the witness does not.
-
-    Raises
-    ------
-    BadParameter
-        For other exponents than the information exponent, and constants.
-    UnprovenStep
-    """
+    """Lower orders vanish, the witness does not."""
     if exponent.name != "information exponent" or exponent.witness is None:
         raise BadParameter(
             f"steps are written for information exponents of targets that are not constant, this "

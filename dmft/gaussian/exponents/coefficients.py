@@ -105,26 +105,14 @@ def as_expression(f: sp.Expr | float, fields: Sequence[sp.Symbol]) -> sp.Expr:
 
 
 def indices(fields: int, order: int) -> list[Index]:
-    """Multi-indices n of `fields` entries with n_1 + ... = order, first entries largest first.
-
-    Examples
-    --------
-    >>> indices(2, 2)
-    [(2, 0), (1, 1), (0, 2)]
-    """
+    """Multi-indices n of `fields` entries with n_1 + ... = order, first entries largest first."""
     if fields == 1:
         return [(order,)]
     return [(n, *rest) for n in range(order, -1, -1) for rest in indices(fields - 1, order - n)]
 
 
 def hermite_value(n: int, x: Array) -> Array:
-    """He_n of points, with memory for three orders.
-
-    Examples
-    --------
-    >>> hermite_value(2, np.array([0.0, 1.0, 2.0]))
-    array([-1.,  0.,  3.])
-    """
+    """He_n of points, with memory for three orders."""
     last, this = np.zeros_like(x), np.ones_like(x)
     for m in range(n):
         last, this = this, x * this - m * last
@@ -142,15 +130,7 @@ def hermite_values(points: Array, order: int) -> Array:
 
 
 def sign_flips(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Index, int]]:
-    """Flips e in {1, -1}^k of the signs of the fields with g(e x) = s g(x), as (e, s).
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> sign_flips(sp.tanh(x) * y**2, [x, y])
-    [((1, -1), 1), ((-1, 1), -1), ((-1, -1), -1)]
-    """
+    """Flips e in {1, -1}^k of the signs of the fields with g(e x) = s g(x), as (e, s)."""
     found = []
     many = len(fields) > MAX_FLIPPED
     for flips in product((1, -1), repeat=len(fields)):
@@ -167,15 +147,7 @@ def sign_flips(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Index, 
 
 @dataclass
 class Coefficients:
-    """Coefficients of one function by multi-index, computed at first use.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x = sp.Symbol("x", real=True)
-    >>> Coefficients(sp.erf(x / sp.sqrt(2)), (x,))[(1,)].value
-    1/sqrt(pi)
-    """
+    """Coefficients of one function by multi-index, computed at first use."""
 
     expr: sp.Expr
     fields: tuple[sp.Symbol, ...]

@@ -59,16 +59,7 @@ class Symmetries:
 
     @classmethod
     def of(cls, expr: sp.Expr, fields: Sequence[sp.Symbol], every: bool) -> Symmetries:
-        """Symmetries that SymPy can see.
-
-        Examples
-        --------
-        >>> import sympy as sp
-        >>> x, y = sp.symbols("x y", real=True)
-        >>> found = Symmetries.of(sp.sign(x) * y**2, [x, y], every=True)
-        >>> [found.silences(n, 0) for n in ((1, 0), (2, 0), (0, 1), (0, 2))]
-        [False, True, True, False]
-        """
+        """Symmetries that SymPy can see."""
         flips = [(e, s) for e, s in sign_flips(expr, fields) if s > 0 or not every]
         doubled = (expr.xreplace({x: 2 * x}) for x in fields)
         signs = frozenset(i for i, image in enumerate(doubled) if image == expr)
@@ -94,15 +85,7 @@ class Label:
     noise: sp.Expr = sp.S.Zero
 
     def moment(self, power: int, weight: sp.Expr) -> sp.Expr | None:
-        """E[y^power weight(h)] in closed form; None where there is none, or only a float.
-
-        Examples
-        --------
-        >>> import sympy as sp
-        >>> x = sp.Symbol("x", real=True)
-        >>> Label(x**2, (x,), sp.Integer(3)).moment(3, x**2 - 1)
-        108
-        """
+        """E[y^power weight(h)] in closed form; None where there is none, or only a float."""
         total = []
         for paired in range(0, power + 1, 2):
             ways = (
@@ -125,15 +108,7 @@ class Label:
 
 
 def deciding_moment(label: Label) -> tuple[Index, sp.Expr, int] | None:
-    """Exact E[y^m He_n] != 0 of the lowest order that symmetries allow, as (n, value, m).
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x = sp.Symbol("x", real=True)
-    >>> deciding_moment(Label(x**3 - 3*x, (x,)))
-    ((1,), 324, 3)
-    """
+    """Exact E[y^m He_n] != 0 of the lowest order that symmetries allow, as (n, value, m)."""
     symmetries = Symmetries.of(label.expr, label.fields, every=True)
     for order in range(1, MAX_ORDER + 1):
         candidates = [n for n in indices(len(label.fields), order) if not symmetries.silences(n, 0)]
@@ -160,16 +135,6 @@ def proven_steps(
 
     `every` for generative leaps (any T); `complete` if nothing may be left after the last step;
     `noise` is the variance of Gaussian label noise.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.gaussian.exponents.coefficients import Coefficients
-    >>> from dmft.gaussian.exponents.numerical_leaps import numerical_steps
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> steps = numerical_steps(Coefficients(sp.sign(x * y), (x, y)), every_transformation=True)
-    >>> proven_steps(sp.sign(x * y), (x, y), steps, every=True)[0].strength
-    2/pi
     """
     basis = _exact_basis(steps, len(fields)) if steps else None
     if basis is None:

@@ -103,18 +103,11 @@ Y = sp.Symbol("y", real=True)
 
 
 def polynomial_steps(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[LeapStep]:
-    r"""Steps of a polynomial with rational coefficients, in rational arithmetic.
+    """Steps of a polynomial with rational coefficients, in rational arithmetic.
 
     Equation    E[phi(U h) H_k(V h) y] vanishes for all phi iff E[d_V^k y | U h] is the zero
                 polynomial (Stein)
     Source      theory/batch_reuse D.4
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> [step.order for step in polynomial_steps(x + y**3 - 3*y, [x, y])]
-    [1, 3]
     """
     polynomial = sp.Poly(expr, *fields)
     width = len(fields)
@@ -210,14 +203,7 @@ def _unfolded(
 
 
 def as_combination(vector: Array, fields: Sequence[sp.Symbol]) -> sp.Expr:
-    """A direction as a combination of fields, its largest entry one.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> as_combination(np.array([0.6, -0.8]), sp.symbols("x y"))
-    -3*x/4 + y
-    """
+    """A direction as a combination of fields, its largest entry one."""
     scaled = vector / vector[np.argmax(np.round(np.abs(vector), 9))]
     terms = [_number(float(a)) * x for a, x in zip(scaled, fields, strict=True) if abs(a) > 1e-8]
     return sp.Add(*terms)
@@ -230,15 +216,7 @@ def _number(a: float) -> sp.Expr:
 
 
 def canonical(directions: Array) -> Array:
-    """Orthonormal basis of the same span that names coordinates where it can; signs fixed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> canonical(np.array([[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0]])) + 0.0
-    array([[1., 0., 0.],
-           [0., 1., 0.]])
-    """
+    """Orthonormal basis of the same span that names coordinates where it can; signs fixed."""
     projector = directions.T @ directions
     basis: list[Array] = []
     for _ in range(len(directions)):

@@ -45,26 +45,13 @@ def numerical_steps(
     first_only: bool = False,
     noise: float = 0.0,
 ) -> list[LeapStep]:
-    r"""Steps by quadrature: random smooth transformations of y and features of learned directions.
+    """Steps by quadrature: random smooth transformations of y and features of learned directions.
 
     Equation    singular values of E[T_l(y) phi_m(U h) H_k(V h)] unfolded along its first slot;
                 T_l(y) = cos(w_l arctan((y - c)/s) + b_l), or y/std alone; averaged over label
                 noise of variance `noise`
     Valid for   piecewise smooth targets of up to four fields; zero means below `THRESHOLD`
     Source      theory/batch_reuse D.4
-
-    Raises
-    ------
-    BadParameter
-        The quadrature does not settle, or no order up to `MAX_ORDER` decides.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> target = Coefficients(sp.sign(x * y), (x, y))
-    >>> [step.order for step in numerical_steps(target, every_transformation=True)]
-    [2]
     """
     engine = _Engine(coefficients, every_transformation, noise)
     width = len(coefficients.fields)

@@ -199,14 +199,7 @@ def coefficient_name(
     *,
     latex: bool = False,
 ) -> str:
-    """E[T(y) phi(U h) He_n(V h)] with phi or U `learned` and V `slots`, as text or LaTeX.
-
-    Examples
-    --------
-    >>> x, y, z = sp.symbols("x y z")
-    >>> coefficient_name((2, 1), Y**2, [x], [y, z])
-    'E[T(y) phi(x) He_2(y) He_1(z)]'
-    """
+    """E[T(y) phi(U h) He_n(V h)] with phi or U `learned` and V `slots`, as text or LaTeX."""
     show = sp.latex if latex else str
     parts = ["y" if transformation == Y else "T(y)"]
     if isinstance(learned, sp.Expr):

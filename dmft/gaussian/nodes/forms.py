@@ -91,16 +91,7 @@ def to_forms(
     cov: Sequence[Vector],
     mean: Vector,
 ) -> Block:
-    """Block of an expression in fields: largest linear sub-expressions become forms.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> block = to_forms(sp.sign(2*x - 2*y) * (x - y), [x, y], [[1, 1], [1, 1]], [0, 0])
-    >>> len(block.forms), block.dimension
-    (1, 0)
-    """
+    """Block of an expression in fields: largest linear sub-expressions become forms."""
     table: dict[tuple[sp.Expr, ...], sp.Symbol] = {}
     written = _written(expr, tuple(fields), table)
     labels = [[number(a) for a in label] for label in table]
@@ -191,13 +182,7 @@ def _cleaned(entry: mpmath.mpf, variance: mpmath.mpf) -> mpmath.mpf:
 def values_of(
     fields: Sequence[sp.Symbol], expressions: Sequence[sp.Expr], values: dict[str, sp.Expr]
 ) -> list[sp.Expr]:
-    """Expressions with numbers in the place of every symbol that is not a field.
-
-    Raises
-    ------
-    BadParameter
-        A symbol has no value.
-    """
+    """Expressions with numbers in the place of every symbol that is not a field."""
     result = []
     for expr in expressions:
         symbols = expr.free_symbols - set(fields)

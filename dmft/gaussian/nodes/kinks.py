@@ -26,13 +26,6 @@ def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
 
     Products are split into factors. Poles and branch points (logarithms, negative and fractional
     powers) count.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> switches(sp.Max(0, x - 1) + sp.sign(x * y), (x, y))
-    [x, y, 1 - x]
     """
     found: set[sp.Expr] = set()
     for atom in sp.preorder_traversal(expr):
@@ -95,15 +88,7 @@ def _values(kinked: sp.Expr) -> list[sp.Expr]:
 
 
 def break_points(expr: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
-    """Zeros in (-half_width, half_width) of the switching functions of x alone, sorted.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x = sp.Symbol("x", real=True)
-    >>> [round(float(b), 6) for b in break_points(sp.Abs(x**2 - 2), x, 10)]
-    [-1.414214, 1.414214]
-    """
+    """Zeros in (-half_width, half_width) of the switching functions of x alone, sorted."""
     return zeros([s for s in switches(expr, (x,)) if s.free_symbols == {x}], x, half_width)
 
 
@@ -124,13 +109,6 @@ def projections(functions: Iterable[sp.Expr], order: Sequence[sp.Symbol]) -> lis
     appears, and where one leaves to infinity: resultants, discriminants and leading coefficients
     (the projection of cylindrical algebraic decomposition). Entry i holds functions of
     order[0..i] that involve order[i]. What is not polynomial is not projected.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> projections([x + y - 1, x - y, x * y], [x, y])
-    [[2*x - 1, x - 1, x], [x + y - 1, x - y, x*y]]
     """
     current = list(functions)
     result: list[list[sp.Expr]] = []

@@ -88,13 +88,7 @@ def kronrod() -> tuple[Array, Array, Array]:
 
 
 class Nested:
-    """Adaptive quadrature of one integrand.
-
-    Raises
-    ------
-    BadParameter
-        The function is not integrable, or grows too fast for double precision.
-    """
+    """Adaptive quadrature of one integrand."""
 
     def __init__(self, function: Integrand, budget: int) -> None:
         self.function, self.left = function, budget
@@ -235,13 +229,7 @@ class Nested:
 
 
 def box(function: Integrand) -> float:
-    """End of the axes: beyond it, nothing of the integrand is left.
-
-    Raises
-    ------
-    BadParameter
-        There is no such end.
-    """
+    """End of the axes: beyond it, nothing of the integrand is left."""
     r = function.dimension
     rng = np.random.default_rng(1)
     rays = np.concatenate([np.eye(r), -np.eye(r), rng.standard_normal((6 * r, r))])

@@ -159,21 +159,9 @@ def quadrature(
 
     Equation    E[f(x)] = \int f(m + A u) phi(u) du, A A^T = C of least rank; Gaussian factors tilt
                 the law, polynomial fields and independent factors are integrated apart
-    Shapes      one expression in, one number with attributes out
     Valid for   real integrable functions; kinks, jumps and integrable singularities at zeros of
                 switching functions; numerical, error in the result
     Source      theory/one_pass A.1, A.3, A.7
-
-    Raises
-    ------
-    BadParameter, InvalidCovariance
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x = sp.Symbol("x", real=True)
-    >>> round(quadrature(sp.Max(0, x), [x], sp.eye(1), [sp.S.Zero], {}, 1e-10), 9)
-    0.39894228
     """
     if not 0 < rtol < 1:
         raise BadParameter(f"rtol = {rtol!r} must lie between 0 and 1")

@@ -91,29 +91,13 @@ def series_expectation(
     order: int,
     edge: bool | None = None,
 ) -> GaussianSeries:
-    r"""Series of E[f(x) g(y)], or of sums of such products, in the correlation of x and y.
+    """Series of E[f(x) g(y)], or of sums of such products, in the correlation of x and y.
 
     Equation    E[f g] = sum_{n <= N} rho^n c_n d_n / n! + R, c_n = E[f(m + sqrt(C) u) He_n(u)];
                 |R| <= |sum_{N < n <= N+J} rho^n c_n d_n / n!| + |rho|^{N+J+1} sqrt(tau_f tau_g),
                 tau_f = E f^2 - sum_{n <= N+J} c_n^2 / n!, J = 8; the form at the edge is in `edge`
-    Shapes      one expression; at most two different (derived) fields in each product
     Valid for   square-integrable f, g; |rho| <= 1; truncated, with the bound stated
     Source      theory/one_pass A.7
-
-    Raises
-    ------
-    NotClosed
-        A product of more than two fields, or an open coefficient that symbols keep from a number.
-    BadParameter
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y", real=True)
-    >>> rho = sp.Symbol("rho", real=True)
-    >>> cov = sp.Matrix([[1, rho], [rho, 1]])
-    >>> series_expectation(x**2 * y**2, [x, y], cov, [sp.S.Zero] * 2, 2).expr
-    2*rho**2 + 1
     """
     degree = sp.sympify(order, strict=True)
     if not (degree.is_Integer and degree >= 0):

@@ -72,15 +72,7 @@ def _many_means(factor: sp.Expr, mean: Array, variance: Array) -> Array:
 
 
 def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> float:
-    """E F(u) G(v); NaN outside the covariances.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> round(direct_pair(sp.sign(z), sp.sign(z), 1.0, 0.5, 1.0), 12)
-    0.333333333333
-    """
+    """E F(u) G(v); NaN outside the covariances."""
     size = np.sqrt(uu * vv)
     gap = (size - uv) * (size + uv)
     if not (uu >= 0.0 and vv >= 0.0 and gap >= -PARALLEL * uu * vv):

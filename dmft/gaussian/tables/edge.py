@@ -18,21 +18,15 @@ CORRELATION = sp.Dummy("rho", positive=True)
 
 
 def edge_pair(one: Side, two: Side, rho: sp.Expr, order: int) -> tuple[sp.Expr, sp.Expr]:
-    r"""Series of E[f g] with the values at both edges, and its bound.
+    """Series of E[f g] with the values at both edges, and its bound.
 
     Equation    sum_{n <= N} rho^n a_n + rho^{N+1} T + rho^{N+2} T', a_n = c_n d_n / n!, where T and
                 T' hold what the sum of a_n and of (-1)^n a_n lacks of E[f g] at rho = 1 and -1;
                 |R| <= |sum_{N < n <= N+J} a_n (rho^n - rho^{N+1 or N+2})|
                 + |rho|^{N+1} sqrt(D_f D_g), D_f = sum_{n > N+J} (1 - |rho|^n) c_n^2 / n!
-    Shapes      two functions with their coefficients in, two expressions out
     Valid for   square-integrable f, g; |rho| <= 1; D -> 0 as |rho| -> 1 where f' is square
                 integrable or E[f f] is closed
     Source      theory/one_pass A.7
-
-    Raises
-    ------
-    NotClosed, BadParameter
-        The value at an edge is open, and symbols keep it from a number.
     """
     known = [
         a.value * b.value / factorial(n)

@@ -27,16 +27,7 @@ CIRCLE = 64
 
 
 class FactorFunction:
-    """Values of a factor of `FIELD`, computed in multiprecision.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> f = FactorFunction(sp.log(1 + sp.exp(z)))
-    >>> f(np.array([800.0])).tolist(), f.parity, float(f.taylor(1)[1])
-    ([800.0], 0, 0.5)
-    """
+    """Values of a factor of `FIELD`, computed in multiprecision."""
 
     def __init__(self, factor: sp.Expr) -> None:
         extra = factor.free_symbols - {FIELD}
@@ -122,15 +113,7 @@ class FactorFunction:
 
 
 def is_smooth(factor: sp.Expr) -> bool:
-    """Whether no function at which the factor switches can be seen to vanish.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> is_smooth(1 / (1 + sp.exp(-z))), is_smooth(sp.tanh(sp.Max(z, 0)))
-    (True, False)
-    """
+    """Whether no function at which the factor switches can be seen to vanish."""
     return not _vanishing(factor)
 
 

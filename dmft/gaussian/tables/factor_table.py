@@ -109,21 +109,7 @@ class FactorTable:
 
 @lru_cache(maxsize=256)
 def factor_table(factor: sp.Expr) -> FactorTable:
-    """Table of a factor in the symbol `FIELD`, from the cache directory or made now.
-
-    Raises
-    ------
-    NotClosed
-        The factor is not square integrable at unit variance, has a pole, or cannot be resolved.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> table = factor_table(sp.tanh(z))
-    >>> table.smooth, table.error < 1e-11, table.largest_deviation
-    (True, True, 32.0)
-    """
+    """Table of a factor in the symbol `FIELD`, from the cache directory or made now."""
     digest = hashlib.blake2b(digest_size=10)
     for part in (sp.srepr(factor), VERSION, _code()):
         digest.update(part.encode())

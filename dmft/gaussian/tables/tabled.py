@@ -130,15 +130,7 @@ class TableAverage(sp.Expr):
 
 
 class FieldTable(TableAverage):
-    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> FieldTable(sp.tanh(z) ** 2, sp.Integer(0), sp.Integer(1)).evalf(8)
-    0.39429449
-    """
+    """E F(mean + sqrt(variance) z); arguments F, mean, variance."""
 
     factors_count = 1
 
@@ -158,17 +150,7 @@ class FieldTable(TableAverage):
 
 
 class PairTable(TableAverage):
-    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C = sp.Symbol("C")
-    >>> average = PairTable(sp.tanh(z), sp.tanh(z), sp.Integer(1), C, sp.Integer(1))
-    >>> average.subs(C, sp.Rational(1, 2)).evalf(8)
-    0.18632441
-    """
+    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv."""
 
     factors_count = 2
 
@@ -207,28 +189,14 @@ class PairTable(TableAverage):
 
 
 def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], cov: Cov) -> sp.Expr:
-    r"""E[prod_i factors_i(x_{fields_i})] of one or two centred fields, from tables of the factors.
+    """E[prod_i factors_i(x_{fields_i})] of one or two centred fields, from tables of the factors.
 
     Equation    E[F(u) G(v)] = E_z[F(s_1 z) H_G(b z, sigma)], H_G(m, sigma) = E G(m + sigma z),
                 b = C_uv / s_1, sigma^2 = C_vv - b^2; a Dirac factor conditions the law
-    Shapes      n factors in the symbol `FIELD`; n labels, at most two different
     Valid for   square-integrable factors, analytic between kinks and jumps, with numbers only;
                 |rho| <= 1, standard deviations up to 32 (less for factors that grow fast); error
                 below 1e-10 sqrt(E F^2 E G^2), stated by `.error`; NaN outside
     Source      theory/one_pass A.7
-
-    Raises
-    ------
-    NotClosed
-        More than two fields, or a factor with free symbols.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
-    >>> tabled_expectation([sp.tanh(z), z], ["1", "2"], C)
-    PairTable(tanh(z), z, C11, C12, C22)
     """
     merged: dict[Hashable, sp.Expr] = {}
     for factor, label in zip(factors, fields, strict=True):
@@ -282,13 +250,6 @@ def pieces(factor: sp.Expr) -> list[sp.Expr]:
     """Summands of a function with many kinks and constant beyond them; else itself.
 
     Steps, where it is constant between its jumps, and else what it is on each of the intervals.
-
-    Examples
-    --------
-    >>> pieces(sp.Heaviside(FIELD) * sp.Heaviside(2 - FIELD) + sp.sign(FIELD - 3))
-    [-1, Heaviside(z), -Heaviside(z - 2), 2*Heaviside(z - 3)]
-    >>> pieces(sp.Max(0, FIELD))
-    [Max(0, z)]
     """
     try:
         signs = to_signs(factor, (FIELD,))

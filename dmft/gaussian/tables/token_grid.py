@@ -92,13 +92,7 @@ class TokenGrid:
 
 @lru_cache(maxsize=8)
 def token_grid(length: int, shifted: bool = False) -> TokenGrid:
-    """Grid of L fields; `shifted` gives another one, to see the error.
-
-    Raises
-    ------
-    BadParameter
-        Beyond four fields.
-    """
+    """Grid of L fields; `shifted` gives another one, to see the error."""
     if length not in RULES:
         raise BadParameter(
             f"a function of {length} token fields that is no polynomial is averaged for up to "
@@ -165,11 +159,6 @@ def field_coefficients(function: sp.Expr, mean: float, order: int) -> Array:
     """E[phi(z + mean) He_k(z)] / sqrt(k!), k = 0..order, of a function of one field with kinks.
 
     Panels are halved until the coefficients stay.
-
-    Raises
-    ------
-    BadParameter
-        The function turns too fast for the shortest panels.
     """
     last = _on_panels(function, mean, order, PANEL_WIDTH)
     for halving in range(1, HALVINGS + 1):

@@ -79,12 +79,7 @@ def overlap(target: Coefficients, student: Coefficients, k: int) -> sp.Expr:
 
 
 def target_coefficients(target: TokenFunction, order: int) -> Coefficients:
-    """Coefficients of a target up to an order, exact for polynomials.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Coefficients of a target up to an order, exact for polynomials."""
     return _coefficients(target, [0.0] * target.length, order)
 
 

@@ -20,20 +20,14 @@ FIELD_NODES, LOG_TIME = (8.6, 0.05), (-44.0, 4.0, 0.05)
 
 @lru_cache(maxsize=64)
 def trace_coefficients(length: int) -> tuple[float, ...]:
-    r"""E T_11, c_{2e_1}, c_{2e_j}, c_{e_1+e_j} and c_{e_i+e_j} of T_11, 1 < i < j, at e = 0.
+    """E T_11, c_{2e_1}, c_{2e_j}, c_{e_1+e_j} and c_{e_i+e_j} of T_11, 1 < i < j, at e = 0.
 
     Equation    E[T_11 F(z_1)] = E_x F(x) int e^-t phi_0(t e^{-x^2}, x)^{L-1} dt,
                 c_{2e_j} = E_x int e^-t phi_0^{L-2} phi_2,
                 c_{e_1+e_j} = E_x x int e^-t phi_0^{L-2} phi_1,
                 c_{e_i+e_j} = E_x int e^-t phi_0^{L-3} phi_1^2 (zero for L = 2)
-    Shapes      five floats
     Valid for   L >= 2; sums over nodes, converged to 1e-13
     Source      theory/sequence A.6
-
-    Examples
-    --------
-    >>> round(trace_coefficients(2)[1], 12)  # sqrt(2)/8
-    0.176776695297
     """
     x, weight, log_t = _nodes()
     density = np.exp(log_t - np.exp(log_t)) * LOG_TIME[2]  # e^-t dt in log t

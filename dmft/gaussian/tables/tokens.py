@@ -61,19 +61,10 @@ def _pair_key(pair: tuple[sp.Expr, sp.Expr]) -> Any:
 
 
 class TokenAverage(PlacedAverage):
-    r"""Sum of E[F(h*) G(h)] over pairs (F, G) at e_l = pattern_l e and m, or a derivative of it.
+    """Sum of E[F(h*) G(h)] over pairs (F, G) at e_l = pattern_l e and m, or a derivative of it.
 
     F is an expression in the token fields z1, ..., zL; G too, or in the one symbol z of a
     function of the mean field sum_l h_l / sqrt(L).
-
-    Examples
-    --------
-    >>> import dmft
-    >>> s = dmft.Attention(2).matrix[0, 0]
-    >>> e, m = sp.symbols("e m", real=True)
-    >>> average = TokenAverage.of([(s, s)], (1, -1), 1, e, m)
-    >>> round(average.value({e: 0, m: 0}), 6), average.diff(m).orders
-    (0.417893, (0, 1))
     """
 
     def __new__(cls, *args: Any) -> TokenAverage:
@@ -212,13 +203,7 @@ class TokenLaw:
         return sp.Add(*self.encoding.means) / sp.sqrt(self.length)
 
     def expect(self, terms: Iterable[tuple[sp.Expr, sp.Expr, sp.Expr]]) -> sp.Expr:
-        """Sum of c E[F(h*) G(h)] over terms (c, F, G); G in the token fields or in z.
-
-        Raises
-        ------
-        NotClosed, BadParameter
-            For functions that no rule and no table covers.
-        """
+        """Sum of c E[F(h*) G(h)] over terms (c, F, G); G in the token fields or in z."""
         exact: list[sp.Expr] = []
         tables: dict[sp.Expr, dict[tuple[sp.Expr, sp.Expr], sp.Expr]] = {}
         for c, f, g in terms:
@@ -315,14 +300,7 @@ class TokenLaw:
 
 
 def split_parameters(f: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[sp.Expr, sp.Expr]]:
-    """Write f as a sum of weights, free of the fields, times functions without parameters.
-
-    Examples
-    --------
-    >>> x, w = sp.symbols("x w")
-    >>> sorted(split_parameters((1 - w) * sp.exp(x) + w, [x]), key=str)
-    [(1 - w, exp(x)), (w, 1)]
-    """
+    """Write f as a sum of weights, free of the fields, times functions without parameters."""
     if not f.free_symbols - set(fields):
         return [(sp.S.One, f)]
     # Not deeper: an exponential must not be taken apart, where it may overflow.
@@ -335,14 +313,7 @@ def split_parameters(f: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[sp.E
 
 @lru_cache(maxsize=1024)
 def polynomial_coefficients(f: sp.Expr, fields: tuple[sp.Symbol, ...]) -> dict[Index, sp.Expr]:
-    """E[f He_n] of a polynomial, for the n where it does not vanish.
-
-    Examples
-    --------
-    >>> x, y = sp.symbols("x y")
-    >>> polynomial_coefficients(x**2 * y, (x, y))
-    {(2, 1): 2, (0, 1): 1}
-    """
+    """E[f He_n] of a polynomial, for the n where it does not vanish."""
     result: dict[Index, sp.Expr] = {}
     for powers, c in sp.Poly(f, *fields).terms():
         terms: dict[Index, sp.Expr] = {(): c}
@@ -360,13 +331,7 @@ def polynomial_coefficients(f: sp.Expr, fields: tuple[sp.Symbol, ...]) -> dict[I
 
 @lru_cache(maxsize=512)
 def field_series(g: sp.Expr, mean: sp.Expr, order: int) -> tuple[sp.Expr, ...] | None:
-    """E[g(z + mean) He_k(z)], k = 0..order; None where a moving mean has no closed form.
-
-    Examples
-    --------
-    >>> field_series(FIELD**2, sp.Symbol("e"), 2)
-    (e**2 + 1, 2*e, 2)
-    """
+    """E[g(z + mean) He_k(z)], k = 0..order; None where a moving mean has no closed form."""
     if mean == 0:
         return (
             tuple(hermite_expansion(g, FIELD, order)) if g.has_free(FIELD) else _constant(g, order)
