@@ -1,21 +1,22 @@
 """Arguments of public functions agree with their type hints: one check in place of many.
 
-Floor 0: classes are known by their names. The hints are read as text, once for each function.
+Floor 0: classes are known by their names. Hints are read once for each function.
 What a hint does not say (ranges, shapes, which names there are) is checked where it is used; a
 hint with `Any` in it fits every value.
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
 import functools
 import inspect
 import math
 import os
-import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ import numpy as np
 
 from dmft.errors import BadParameter
 
+# Types of SymPy that hints name.
+SYMBOLIC = ("Expr", "Rational", "Symbol", "MatrixBase")
 Target = TypeVar("Target", bound=Callable[..., Any])
 Test = Callable[[Any], bool]
 # Kinds of NumPy arrays that hold real numbers: whole, unsigned, float.
@@ -59,18 +62,17 @@ def checked_or(**instead: str) -> Callable[[Target], Target]:
 
 
 def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
-    """The function behind its checks."""
+    """The function with its checks in front; hints are read at the first call."""
     parameters = inspect.signature(function).parameters
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     order = tuple(n for n, p in parameters.items() if p.kind in kinds)
-    aliases = vars(sys.modules[function.__module__])
     is_open = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     keywords = [n for n, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY and n != "self"]
-    known = {n: found for n, p in parameters.items() if (found := _test(p, aliases)) is not None}
+    known = functools.cache(lambda: _checks(function, parameters))
 
     def looked_at(argument: str, value: Any) -> Any:
         """The value as the function takes it."""
-        found = known.get(argument)
+        found = known().get(argument)
         if found is None or value is found.default:
             return value
         if not found.fits(value):
@@ -142,29 +144,68 @@ class _Check:
     taken: Callable[[Any], Any]
 
 
-def _test(parameter: inspect.Parameter, aliases: Mapping[str, Any]) -> _Check | None:
+def _checks(function: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, _Check]:
+    """Checks of the arguments by name; those that take any value are left out."""
+    hints = _hints(function)
+    found = {name: _check(hints[name], parameters[name]) for name in parameters if name in hints}
+    return {name: check for name, check in found.items() if check is not None}
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Type hints that are written as text.
+
+    What is imported for type checkers alone becomes classes of the same names.
+    """
+    texts = {n: y for n, y in function.__annotations__.items() if isinstance(y, str)}
+    texts.pop("return", None)
+    nodes = [node for text in texts.values() for node in ast.walk(ast.parse(text, mode="eval"))]
+    there, inside = function.__globals__, dict[str, dict[str, Any]]()
+    for node in nodes:
+        if isinstance(node, ast.Name) and not (node.id in there or hasattr(builtins, node.id)):
+            inside.setdefault(node.id, {})
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in inside:
+            module = ast.unparse(node.value)
+            inside[module][node.attr] = type(node.attr, (), {"__module__": module})
+    local = {name: type(name, (), held) for name, held in inside.items()}
+    hints = types.SimpleNamespace(__annotations__=texts)
+    return typing.get_type_hints(hints, there, {**local, "ArrayLike": ArrayLike})
+
+
+class ArrayLike:
+    """NumPy's `ArrayLike` in hints, where it is a union of which nothing could be told apart."""
+
+
+def _check(hint: Any, parameter: inspect.Parameter) -> _Check | None:
     """The check of an argument; None where any value may fit."""
     if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
         return None
-    hint = parameter.annotation
-    if not isinstance(hint, str):
-        return None
-    found = _union(hint, aliases)
+    found = _test(hint)
     default = _NOTHING if parameter.default is parameter.empty else parameter.default
     if found is None or (default is None and not found[0](None)):
-        return None  # a field whose class makes of the argument what the hint says
-    return _Check(*found, default, _taken(str(aliases.get(hint, hint))))
+        return None  # a field whose class converts its argument to the annotated type
+    return _Check(*found, default, _taken(set(_kinds(hint))))
 
 
-def _taken(hint: str) -> Callable[[Any], Any]:
+def _kinds(hint: Any) -> Iterator[Any]:
+    """All types in a hint."""
+    inside = hint if isinstance(hint, list) else typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal or not inside:
+        yield hint if isinstance(hint, type) else None
+        return
+    for each in inside:
+        yield from _kinds(each)
+
+
+def _taken(kinds: set[Any]) -> Callable[[Any], Any]:
     """How a value that fits is passed on: as a number of Python's where the hint has such alone.
 
     A SymPy number would meet NumPy as an object later, and so would a whole number of more bits
     than an array's.
     """
-    if "sp." in hint or not (kinds := set(re.findall(r"\b(?:int|float)\b", hint))):
+    if not kinds & {int, float} or any(getattr(y, "__name__", "") in SYMBOLIC for y in kinds):
         return lambda value: value
-    return functools.partial(as_python, kind=float if "float" in kinds else int)
+    return functools.partial(as_python, kind=float if float in kinds else int)
 
 
 def as_python(value: Any, kind: type[int] | type[float] | None = None) -> Any:
@@ -185,9 +226,21 @@ def as_python(value: Any, kind: type[int] | type[float] | None = None) -> Any:
     return value if is_plain or not is_number(value) else float(value)
 
 
-def _union(text: str, aliases: Mapping[str, Any]) -> tuple[Test, str] | None:
+def _test(hint: Any) -> tuple[Test, str] | None:
     """Test and words of a hint; None where any value may fit."""
-    return _either([_atom(piece, aliases) for piece in _split(text)])
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return _of_names(inside)
+    if origin in (typing.Union, types.UnionType):
+        return _either([_test(each) for each in inside])
+    kind = origin or hint
+    if kind in (Sequence, Iterable):
+        return _of_many(_test(inside[0]) if inside else None)
+    name = getattr(kind, "__name__", "")
+    if name in _TESTS:
+        return _TESTS[name]
+    is_ours = isinstance(kind, type) and kind.__module__.startswith("dmft")
+    return _of_class(name) if is_ours else None
 
 
 def _either(atoms: Sequence[tuple[Test, str] | None]) -> tuple[Test, str] | None:
@@ -210,61 +263,12 @@ _NOTHING = object()
 _NO_SEQUENCE = (str, bytes, Mapping, set, frozenset, np.ma.MaskedArray, type)
 
 
-def _split(text: str) -> list[str]:
-    """Parts of a union; bars inside brackets belong to one part."""
-    parts, depth, part = [], 0, ""
-    for letter in text.strip("\"'") if "Literal" not in text else text:
-        depth += (letter == "[") - (letter == "]")
-        if letter == "|" and depth == 0:
-            parts.append(part.strip())
-            part = ""
-        else:
-            part += letter
-    return [*parts, part.strip()]
-
-
-def _atom(text: str, aliases: Mapping[str, Any]) -> tuple[Test, str] | None:
-    """Test and words of one part of a hint; None where any value may fit."""
-    if text in _ATOMS:
-        return _ATOMS[text]
-    head, _, inside = text.partition("[")
-    if head == "Literal":
-        return _of_names(re.findall(r"[\"']([^\"']*)[\"']", inside))
-    if head in ("Sequence", "Iterable"):
-        return _of_many(_union(inside[:-1], aliases))
-    if head in _CONTAINERS:
-        return _CONTAINERS[head]
-    known = aliases.get(head)
-    if known is not None and not isinstance(known, type):
-        return _of_alias(known)
-    if re.fullmatch(r"[A-Z][A-Za-z]+", head) and head != "Any":
-        return _of_class(head)
-    return None
-
-
-def _of_alias(hint: Any) -> tuple[Test, str] | None:
-    """Test and words of a hint that is no text."""
-    origin, inside = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return _of_names(inside)
-    if origin in (typing.Union, types.UnionType):
-        return _either([_of_alias(each) for each in inside])
-    kind = origin or hint
-    if kind is types.NoneType:
-        return _ATOMS["None"]
-    name = getattr(kind, "__name__", "Any")
-    if name in _ATOMS or name in _CONTAINERS:
-        return _ATOMS.get(name) or _CONTAINERS[name]
-    is_ours = isinstance(kind, type) and kind.__module__.startswith("dmft")
-    return _of_class(name) if is_ours else None
-
-
 def _of_class(name: str) -> tuple[Test, str]:
     def test(value: Any) -> bool:
         kind = type(value)
         return kind.__name__ == name or name in _names(kind)
 
-    return test, _article(name)
+    return test, f"a dmft.{name}"
 
 
 def _of_names(names: Sequence[str]) -> tuple[Test, str]:
@@ -281,10 +285,6 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
 
     numbers = element is not None and "number" in element[1]
     return test, "a sequence of numbers" if numbers else "a sequence"
-
-
-def _article(name: str) -> str:
-    return f"a dmft.{name}"
 
 
 def _names(kind: type) -> set[str]:
@@ -371,20 +371,19 @@ def _is_symbol(value: Any) -> bool:
     return "Symbol" in _names(type(value))
 
 
-_ATOMS: dict[str, tuple[Test, str]] = {
-    "None": (lambda value: value is None, "None"),
+# Of types by their names: this file imports no SymPy.
+_TESTS: dict[str, tuple[Test, str]] = {
+    "NoneType": (lambda value: value is None, "None"),
     "bool": (lambda value: isinstance(value, bool | np.bool_), "True or False"),
     "str": (lambda value: isinstance(value, str), "a text"),
     "int": (is_whole, "a whole number"),
     "float": (is_number, "a number"),
-    "sp.Expr": (is_expression, "a SymPy expression or a finite number"),
-    "sp.Rational": (is_expression, "a SymPy expression or a finite number"),
-    "sp.Symbol": (_is_symbol, "a SymPy symbol"),
-    "sp.MatrixBase": (_is_matrix, "a matrix"),
+    "Expr": (is_expression, "a SymPy expression or a finite number"),
+    "Rational": (is_expression, "a SymPy expression or a finite number"),
+    "Symbol": (_is_symbol, "a SymPy symbol"),
+    "MatrixBase": (_is_matrix, "a matrix"),
     "Path": (lambda value: isinstance(value, os.PathLike), "a path"),
     "ArrayLike": (is_array, "an array of real numbers"),
-}
-_CONTAINERS: dict[str, tuple[Test, str]] = {
     "Mapping": (lambda value: isinstance(value, Mapping), "a mapping"),
     "Callable": (lambda value: callable(value) and not isinstance(value, type), "a function"),
     "tuple": (lambda value: isinstance(value, tuple | list), "a tuple"),

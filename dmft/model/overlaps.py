@@ -1,4 +1,4 @@
-"""Random starts of committees."""
+"""Starts of committees: random ones, and whether one fits its model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.checks import checked
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
-from dmft.model.model import Model
+from dmft.model.model import Model, check_readout
 from dmft.model.sequence import SequenceModel
 from dmft.starts import Overlaps
 
@@ -16,6 +16,8 @@ from dmft.starts import Overlaps
 ROUNDING = 1e-12
 # Units of one network whose overlaps are drawn: matrices of .8 GB.
 MOST_UNITS = 10_000
+# A start declared on the sphere may carry the rounding of its user's own normalisation.
+SPHERE_TOLERANCE = 1e-10
 
 
 @checked
@@ -129,3 +131,27 @@ def _wishart_factor(rng: np.random.Generator, p: int, degrees: int) -> NDArray[n
     factor = np.tril(rng.standard_normal((p, p)), -1)
     factor[np.diag_indices(p)] = np.sqrt(rng.chisquare(degrees - np.arange(p)))
     return factor
+
+
+def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
+    """Refuse a start with other widths than the model, or off the sphere."""
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
+    if start.blocks != model.blocks:
+        raise ShapeMismatch(f"M is {start.M.shape}, expected {model.blocks or 'no'} blocks first")
+    widths = (model.student.width, model.teacher.width)
+    for width, given in zip(widths, (start.p, start.k), strict=True):
+        if width.is_Integer and int(width) != given:
+            raise ShapeMismatch(
+                f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
+            )
+    check_readout(model, start)
+    if constraint is None:
+        return
+    off = np.abs(np.diag(start.Q) - 1.0)
+    if float(off.max()) > SPHERE_TOLERANCE:
+        j = int(off.argmax())
+        raise BadParameter(
+            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
+            "normalise the start, or drop the constraint"
+        )

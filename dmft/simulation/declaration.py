@@ -32,11 +32,11 @@ from dmft.model import (
 from dmft.model.algorithm import numbers_of
 from dmft.model.hyperparameters import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, error_expr, loss_expr
+from dmft.model.overlaps import check_start
 from dmft.model.repetition import Clipping
 from dmft.model.rule import update_of
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
-from dmft.simulation.check import check_start
 from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
 from dmft.simulation.risks.activation import Activation, Compiled
 from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
@@ -100,7 +100,7 @@ class Experiment:
 
     @cached_property
     def clusters(self) -> NDArray[np.float64]:
-        """Rows [probability up to this cluster, root of its scale, mean] of `kernels.COMMON`."""
+        """Rows [probability up to this cluster, root of its scale, mean] of `common.COMMON`."""
         return cluster_rows(self.inputs, self.k, self.laws)
 
     @cached_property

@@ -26,9 +26,9 @@ from dmft.model import (
 )
 from dmft.model.descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
+from dmft.model.overlaps import check_start
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.check import check_start
 from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Filler
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages

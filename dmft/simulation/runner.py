@@ -27,6 +27,7 @@ from dmft.simulation.steps.common import (
     TRAINED,
 )
 from dmft.simulation.steps.optimiser import COLUMNS, columns
+from dmft.simulation.steps.sample import compiled_update
 
 STATUS = {
     REACHED: Status.OK,
@@ -43,7 +44,7 @@ Observe = Callable[[], dict[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Constants:
-    """Arguments of a run that never change, in the order of `kernels.COMMON`."""
+    """Arguments of a run that never change, in the order of `common.COMMON`."""
 
     P: NDArray[np.float64]
     experiment: Experiment
@@ -87,21 +88,15 @@ class Constants:
             found[:, place] = values
         return found
 
-    def advance(self, once: Any, general: str, state: Sequence[Any]) -> Advance:
-        """Steps by a compiled function of the state.
-
-        `general` names the function of `dmft.simulation.steps.general` whose update of a sample
-        is a function of its own; it is compiled at its first use.
-        """
-        named = self.experiment.update
-        if named is None:
-            return lambda first, steps: once(*state, *self.arguments(first, steps))
-        from dmft.simulation.steps import general as kernels
-        from dmft.simulation.steps.sample import compiled_update
-
-        function, update = getattr(kernels, general), compiled_update(named)
-        numbers = np.array(list(self.experiment.scalars.values()))
-        return lambda first, steps: function(*state, update, numbers, *self.arguments(first, steps))
+    def advance(
+        self, function: Any, state: Sequence[Any], update: Callable[..., None] | None
+    ) -> Advance:
+        """Steps by a compiled function of the state, and of an update where it takes one."""
+        state = tuple(state)
+        if update is not None:
+            numbers = np.array(list(self.experiment.scalars.values()))
+            state += (compiled_update(update), numbers)
+        return lambda first, steps: function(*state, *self.arguments(first, steps))
 
 
 @dataclass(frozen=True)

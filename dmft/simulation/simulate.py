@@ -40,7 +40,7 @@ from dmft.simulation.risks.cluster_laws import laws_at
 from dmft.simulation.risks.measures import loss_above_risk
 from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
-from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import pace
 from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.runner import Constants, Observe, Runner
-from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import kept_rows
-from dmft.simulation.steps.rows import measure
-from dmft.simulation.steps.weights import advance_weights
+from dmft.simulation.steps.sample import gradient
+from dmft.simulation.steps.weights import UNSCALED, advance_weights, measure
 
 
 def random_weights(
@@ -118,14 +119,13 @@ def weights_runner(
     measure(W_star, W_star, deviations, P, P)
     constants = Constants(P, experiment, rule, watch, generator)
 
-    state = (W, W_star, deviations, Q, M, G, push)
-    accumulated: Observe = dict
+    memory, accumulated = UNSCALED, cast(Observe, dict)
     if experiment.scale is not None:
-        from dmft.simulation.scaled import scaled_steps
+        from dmft.simulation.scales import scaled_memory
 
-        advance, accumulated = scaled_steps(experiment, constants, state[:-1])
-    else:
-        advance = constants.advance(advance_weights, "advance_general_weights", state)
+        memory, accumulated = scaled_memory(experiment, W)
+    state = (W, W_star, deviations, Q, M, G, push, *memory)
+    advance = constants.advance(advance_weights, state, experiment.update or gradient)
 
     def overlaps() -> dict[str, NDArray[np.float64]]:
         measure(W, W_star, deviations, Q, M)

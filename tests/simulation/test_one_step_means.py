@@ -13,7 +13,7 @@ from dmft.simulation.passage import watch_nothing
 from dmft.simulation.risks.risk import choose_rule
 from dmft.simulation.runner import Constants
 from dmft.simulation.steps.chain import advance_overlaps, chain_runner
-from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.common import factor
 from dmft.simulation.weights import weights_runner, weights_with_overlaps
 from dmft.special.streams import random_stream
 

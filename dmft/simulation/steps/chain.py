@@ -1,4 +1,4 @@
-"""Runs of the exact Markov chain of the overlaps (see `kernels` for its law)."""
+"""Runs of the exact Markov chain of the overlaps (see `common` for its law)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmft.compiled.copying import copy_into
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
-from dmft.simulation.risks.risk import MATRIX, Rule
+from dmft.simulation.risks.risk import MATRIX, VECTOR, Rule
 from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.common import (
     COMMON,
@@ -32,8 +32,10 @@ from dmft.simulation.steps.common import (
     draw_cluster,
     draw_fields,
     draw_sign,
+    factor,
     factor_students,
     fill_gram,
+    has_passed,
     length_status,
     move_readout,
     normalise,
@@ -42,14 +44,15 @@ from dmft.simulation.steps.common import (
     take_out_radial,
     write_fields,
     write_label,
+    write_noisy_label,
 )
-from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.optimiser import begin_step_of_overlaps
+from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "9dfbaa1c3494",
+    "dmft.simulation.steps.common": "be9da09f0581",
     "dmft.simulation.steps.optimiser": "7a95b5765b35",
 }
 
@@ -66,7 +69,12 @@ def chain_runner(
     root, pivots = factor(P)
     constants = Constants(P, experiment, rule, watch, generator)
 
-    advance = constants.advance(advance_overlaps, "advance_general_overlaps", (Q, M, root, pivots))
+    update = experiment.update
+    advance = constants.advance(
+        advance_overlaps if update is None else advance_general_overlaps,
+        (Q, M, root, pivots),
+        update,
+    )
 
     def overlaps() -> dict[str, NDArray[np.float64]]:
         return {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
@@ -108,7 +116,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
             noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
             sign = draw_sign(generator, rates[now, FLIPPED])
-            # `sample_updates`, written out: the call would cost as much as the rest of the step.
+            # One gradient, written out: a call would cost as much as the rest of the step.
             f, y = 0.0, 0.0
             for j in range(p):
                 f += a[j] * sigma(h[j], par)
@@ -157,5 +165,87 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             if largest >= watch[1]:
                 return PASSED, step + 1
         elif risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters) <= watch[1]:
+            return PASSED, step + 1
+    return REACHED, counts[0]
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, UPDATE, VECTOR, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_general_overlaps(  # type: ignore[no-untyped-def]
+    Q, M, root, pivots, update, numbers, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
+):  # fmt: skip
+    """Carry Q and M on as `advance_overlaps` does, by another update, in several passes.
+
+    The update is a function of `sample`. Fields and |x|^2 are drawn once a step, and the fields of
+    the sample are carried along with the overlaps: with c = gamma/p a pass makes
+    h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample a step: batches are simulated by
+    their weights (theory/batch_reuse D.1, D.2).
+    """
+    p, k = M.shape
+    known, dim, fields = root.shape[1], counts[4], counts[5]
+    passes = counts[6]
+    B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
+    order = np.empty(p, np.int64)
+    h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
+    push = np.zeros(a.size)
+    cross, own, gram = np.empty((p, k)), np.empty((p, p)), np.empty((p, p))
+    Q_old, M_old = np.empty((p, p)), np.empty((p, k))
+    for step in range(counts[0]):
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
+        scale = rates[now, GAIN] / dim
+        rank = factor_students(Q, M, root, pivots, B, L, rest, order)
+        rank = min(rank, dim - known)
+        cluster = draw_cluster(generator, clusters)
+        square = draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
+        variance = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
+        noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
+        sign = draw_sign(generator, rates[now, FLIPPED])
+        degrees = dim - known - rank
+        if degrees > 0:
+            square += variance * generator.chisquare(degrees)
+        write_fields(par_star, h_star, fields, cluster)
+        write_noisy_label(h_star, a_star, noise, sign, sigma_star, par_star, label)
+        for _ in range(passes):
+            update(
+                h, h_star, square / dim, numbers, a, sigma, slope, pull, par, label, psi, push
+            )  # fmt: skip
+            move_readout(a, scale * rates[now, TRAINED], push)
+            for j in range(p):
+                for r in range(k):
+                    cross[j, r] = psi[j] * h_star[r]
+                for i in range(p):
+                    own[j, i] = psi[j] * h[i]
+                    gram[j, i] = psi[j] * psi[i] * square
+            if counts[3] == SPHERE_GRADIENT:
+                copy_into(Q_old, Q)
+                copy_into(M_old, M)
+            kept = begin_step_of_overlaps(Q, M, own, rates, now)
+            for j in range(p):
+                h[j] *= kept
+            apply_step(Q, M, scale, cross, own, gram)
+            if counts[3] == SPHERE_GRADIENT:
+                take_out_radial(Q_old, M_old, scale, own, Q, M)
+                for j in range(p):
+                    h[j] -= scale * own[j, j] * h[j]
+            for j in range(p):
+                h[j] += scale * psi[j] * square
+            code = length_status(Q)
+            if code != REACHED:
+                return code, step + 1
+            if counts[3] != FREE:
+                for j in range(p):
+                    h[j] /= math.sqrt(Q[j, j])
+                normalise(Q, M)
+        if watch[0] == WATCH_NOTHING or (counts[1] + step + 1) % int(watch[2]) != 0:
+            continue
+        if has_passed(
+            Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+        ):
             return PASSED, step + 1
     return REACHED, counts[0]

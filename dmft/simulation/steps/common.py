@@ -52,7 +52,7 @@ RANK_TOLERANCE = 1.4e-14
 GAIN, SPREAD, TRAINED, FLIPPED, SHORTENED = range(FIRST)
 DRAWN = -1.0
 
-# Arguments that both kernels take after their state:
+# Arguments that all loops take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, clusters, generator;
 # rates has a row for each of the steps, or one for all;
@@ -100,6 +100,15 @@ def semidefinite_factor(
             S[i, at] = 0.0
             S[at, i] = 0.0
     return n
+
+
+def factor(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Factor A (n, r) with A A^T = matrix, and its pivot rows (r,)."""
+    n = matrix.shape[0]
+    L, pivots = np.zeros((n, n)), np.zeros(n, dtype=np.int64)
+    threshold = RANK_TOLERANCE * float(np.max(np.diag(matrix), initial=0.0))
+    rank = semidefinite_factor(np.array(matrix, dtype=np.float64), L, pivots, threshold)
+    return np.ascontiguousarray(L[:, :rank]), pivots[:rank].copy()
 
 
 @njit(cache=True, **UNCOUNTED)
@@ -195,28 +204,6 @@ def shorten_step(cross, own, gram, level, unit):  # type: ignore[no-untyped-def]
         for i in range(gram.shape[0]):
             own[j, i] *= share
             gram[j, i] *= share * share
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def sample_updates(  # type: ignore[no-untyped-def]
-    h, h_star, a, a_star, noise, sign, sigma, slope, sigma_star, pull, par, par_star, label, psi,
-    push,
-):  # fmt: skip
-    """psi_j = a_j sigma'(h_j) E of one sample; E sigma(h_j) is added to `push`.
-
-    The label takes its `sign`, before the noise.
-    """
-    p, terms = h.size, a_star.size
-    f, y = 0.0, 0.0
-    for j in range(p):
-        f += a[j] * sigma(h[j], par)
-    for r in range(terms):
-        y += a_star[r] * sigma_star(h_star[r], par_star)
-    write_label(label, signed(sign, y / terms) + noise, h_star, f / p)
-    error = pull(f / p, label)
-    for j in range(p):
-        psi[j] = a[j] * slope(h[j], par) * error
-        push[j] += error * sigma(h[j], par)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
