@@ -132,15 +132,7 @@ ALIKE = 0.75
 
 
 def called_here(name: str, known: Iterable[str]) -> str:
-    """What a public name that is none may mean, as the end of a message.
-
-    Examples
-    --------
-    >>> called_here("generalization_error", [])
-    ': here it is dmft.population_risk(model)'
-    >>> called_here("derivee", ["derive", "solve"])
-    "; did you mean 'derive'?"
-    """
+    """What a public name that is none may mean, as the end of a message."""
     words = NAMES.get(name.lower().replace("_", ""))
     names = {one.lower(): one for one in known}
     if name.lower() in names:
@@ -154,13 +146,7 @@ def called_here(name: str, known: Iterable[str]) -> str:
 
 
 def whose(keyword: str, known: Iterable[str]) -> str:
-    """Who has a keyword that is unknown where it was given, as the end of a message.
-
-    Examples
-    --------
-    >>> whose("ridge", ["learning_rate"])[:42]
-    '; see dmft.GradientDescent(ridge=...) of r'
-    """
+    """Who has a keyword that is unknown where it was given, as the end of a message."""
     close = difflib.get_close_matches(keyword, list(known), n=1, cutoff=ALIKE)
     if close:
         return f"; did you mean {close[0]}="

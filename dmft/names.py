@@ -163,15 +163,7 @@ SUMMARIES = {
 
 
 def variable_attributes(name: str, time_unit: str) -> dict[str, str]:
-    """Attributes `long_name` and `units` of a variable of this name, where it is known.
-
-    Examples
-    --------
-    >>> variable_attributes("risk_error", "t = steps / d")
-    {'long_name': 'error of the population risk E(f* - f)^2 / 2', 'units': '1'}
-    >>> variable_attributes("escape_time", "t = steps / d")
-    {'long_name': 'escape time', 'units': 't = steps / d'}
-    """
+    """Attributes `long_name` and `units` of a variable of this name, where it is known."""
     base, _, suffix = name.rpartition("_")
     frame = SUMMARIES.get(suffix, "{}") if base else "{}"
     for key, words in ((name, "{}"), (base, frame)):

@@ -85,14 +85,6 @@ class Progress:
         A callable gets (fraction, message). Bars are drawn on terminals and in notebooks.
     label : str
         What is being done, shown in front of the bar.
-
-    Examples
-    --------
-    >>> seen = []
-    >>> with Progress(lambda fraction, message: seen.append((fraction, message)), "solve") as bar:
-    ...     bar.update(0.25, "t = 5")
-    >>> seen
-    [(0.25, 't = 5')]
     """
 
     def __init__(self, option: ProgressOption, label: str) -> None:

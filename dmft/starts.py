@@ -173,12 +173,6 @@ def begin_of(start: object, unit: str, t_start: float | None, follows: bool = Tr
     ------
     BadParameter
         For the end of a run that has not counted this unit, and starts of different times.
-
-    Examples
-    --------
-    >>> reached = Overlaps([[1.0]], [[0.1]], clock={"t": 5.0})
-    >>> begin_of(reached, "t", None), begin_of(reached, "t", 0.0)
-    (5.0, 0.0)
     """
     if t_start is not None:
         return check_time(t_start, "t_start")

@@ -129,11 +129,6 @@ def at_each_step(name: str, expr: sp.Expr, steps: int) -> NDArray[np.float64]:
     ------
     BadParameter
         For other symbols, and where a value is not finite or not one of the parameter.
-
-    Examples
-    --------
-    >>> at_each_step("learning_rate", 1 / (1 + sp.Symbol("t")), 3).round(3).tolist()
-    [1.0, 0.5, 0.333]
     """
     others = sorted({y.name for y in expr.free_symbols} - {TIME})
     if others:

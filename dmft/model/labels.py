@@ -56,13 +56,6 @@ def with_mean_labels(
     ------
     BadParameter
         For teachers of a symbolic width, and for what is no probability.
-
-    Examples
-    --------
-    >>> from dmft.model import FIELD
-    >>> sign = Committee(sp.sign(FIELD), 1)
-    >>> with_mean_labels(sign, sp.Rational(1, 2) + 3 * PREDICTION / 8).expr
-    3*sign(z1)/4
     """
 
     def mean(output: sp.Expr) -> sp.Expr:

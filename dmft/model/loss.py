@@ -35,24 +35,12 @@ NUMBERED = re.compile("[fy][1-9][0-9]?")
 
 
 def numbered(letter: str, count: int) -> tuple[sp.Symbol, ...]:
-    """Symbols of all outputs, "f", or of their labels, "y".
-
-    Examples
-    --------
-    >>> numbered("f", 2)
-    (f1, f2)
-    """
+    """Symbols of all outputs, "f", or of their labels, "y"."""
     return tuple(sp.Symbol(f"{letter}{number}", real=True) for number in range(1, count + 1))
 
 
 def is_of_outputs(loss: object) -> bool:
-    """Whether a loss is that of several outputs alone.
-
-    Examples
-    --------
-    >>> is_of_outputs("cross-entropy"), is_of_outputs("squared"), is_of_outputs(sp.Symbol("f2"))
-    (True, False, True)
-    """
+    """Whether a loss is that of several outputs alone."""
     if isinstance(loss, sp.Expr):
         return any(NUMBERED.fullmatch(s.name) for s in loss.free_symbols)
     return loss == CROSS_ENTROPY
@@ -65,11 +53,6 @@ def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
     ------
     BadParameter
         For losses of one output.
-
-    Examples
-    --------
-    >>> loss_of_outputs("squared", 2)
-    (f1 - y1)**2/2 + (f2 - y2)**2/2
     """
     outputs, labels = numbered("f", count), numbered("y", count)
     pairs = list(zip(outputs, labels, strict=True))
@@ -90,13 +73,7 @@ def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
 
 
 def errors_of_outputs(loss: str | sp.Expr, count: int) -> list[sp.Expr]:
-    """-dl/df_o of a loss of several outputs.
-
-    Examples
-    --------
-    >>> errors_of_outputs("correlation", 2)
-    [y1, y2]
-    """
+    """-dl/df_o of a loss of several outputs."""
     whole = loss_of_outputs(loss, count)
     return [-sp.diff(whole, f) for f in numbered("f", count)]
 
@@ -154,12 +131,6 @@ def check_one_output(loss: str | sp.Expr) -> None:
 
 
 def error_expr(loss: str | sp.Expr) -> sp.Expr:
-    """-dl/df of a loss, in `PREDICTION` and `LABEL`.
-
-    Examples
-    --------
-    >>> error_expr("squared"), error_expr(NAMED["hinge"])
-    (-f + y, y*Heaviside(-f*y + 1))
-    """
+    """-dl/df of a loss, in `PREDICTION` and `LABEL`."""
     expr = loss_expr(loss)
     return ERRORS[expr] if expr in ERRORS else sp.expand(-sp.diff(expr, PREDICTION))

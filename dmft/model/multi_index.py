@@ -15,24 +15,12 @@ FORBIDDEN = (sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan)
 
 
 def teacher_field(number: int) -> sp.Symbol:
-    """Canonical symbol of teacher field `number`, counted from 1.
-
-    Examples
-    --------
-    >>> teacher_field(2)
-    z2
-    """
+    """Canonical symbol of teacher field `number`, counted from 1."""
     return sp.Symbol(f"z{number}", real=True)
 
 
 def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
-    """Canonical symbols z1, ..., zk of the first `count` teacher fields.
-
-    Examples
-    --------
-    >>> teacher_fields(2)
-    (z1, z2)
-    """
+    """Canonical symbols z1, ..., zk of the first `count` teacher fields."""
     return tuple(teacher_field(r) for r in range(1, count + 1))
 
 

@@ -158,11 +158,6 @@ def at_use(named: Named, what: str) -> Callable[..., Any]:
     ------
     BadParameter
         Where there is none of this name.
-
-    Examples
-    --------
-    >>> at_use("math:sqrt", "a root")(4.0)
-    2.0
     """
     if not isinstance(named, str):
         # A function of the class, which would take the record for its first argument.

@@ -69,13 +69,7 @@ class TokenFunction(Brief):
 
 
 def token_fields(length: int) -> tuple[sp.Symbol, ...]:
-    """Canonical symbols z1, ..., zL of the token fields.
-
-    Examples
-    --------
-    >>> token_fields(2)
-    (z1, z2)
-    """
+    """Canonical symbols z1, ..., zL of the token fields."""
     return teacher_fields(length)
 
 

@@ -227,16 +227,6 @@ def simulate_descent(
     Raises
     ------
     BadParameter, ShapeMismatch
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-    >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-    >>> start = dmft.Overlaps([[1.0]], [[0.0]])
-    >>> runs = dmft.simulate(dmft.Model(line, line), descent, 200, 3, 4, start)
-    >>> runs.mean.M.shape, bool(abs(runs.mean.M[1, 0, 0] - 0.4) < 0.1)
-    ((4, 1, 1), True)
     """
     numbers = as_seeds(seeds)
     experiment = _declare(model, algorithm, dim, t_max, start, parameters)

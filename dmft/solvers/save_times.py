@@ -44,13 +44,7 @@ def read_save_at(save_at: int | ArrayLike) -> int | NDArray[np.float64]:
 def save_times(
     save_at: int | ArrayLike | None, t_start: float, t_max: float
 ) -> NDArray[np.float64] | None:
-    """Increasing times that are to be saved; None where nothing is asked for.
-
-    Examples
-    --------
-    >>> save_times(3, 0.0, 1.0).tolist()
-    [0.0, 0.5, 1.0]
-    """
+    """Increasing times that are to be saved; None where nothing is asked for."""
     if save_at is None:
         return None
     times = read_save_at(save_at)

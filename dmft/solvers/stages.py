@@ -39,20 +39,6 @@ class Stage:
         this stage.
     until : Event or None
         The next stage begins where this happens; None: the stage lasts to the end.
-
-    Examples
-    --------
-    >>> from numba import njit
-    >>> from dmft.solvers.problem import Block
-    >>> from dmft.solvers.signatures import RHS_SIGNATURE
-    >>> @njit(RHS_SIGNATURE)
-    ... def decay(t, y, widths, par, out):
-    ...     out[0] = -par[0] * y[0]
-    >>> steps = Problem("map", decay, (Block("y", ()),), (), parameters=("rate",))
-    >>> stages = [Stage(steps, {"rate": 0.5}, Event("y", 0.2, -1)), Stage(steps, {"rate": 0.1})]
-    >>> run = solve_stages(stages, {"y": 1.0}, 5, widths={})
-    >>> run.y.round(5).tolist(), [event.t for event in run.events]
-    ([1.0, 0.5, 0.25, 0.125, 0.1125, 0.10125], [3.0])
     """
 
     problem: Problem

@@ -35,14 +35,6 @@ class Encoding(Brief):
     Raises
     ------
     BadParameter, ShapeMismatch, InvalidCovariance
-
-    Examples
-    --------
-    Two opposite vectors of length 1.5 that see the target:
-
-    >>> from dmft.model import Encoding
-    >>> Encoding([1, -1], gram=[[1, 0.45], [0.45, 2.25]]).orthogonal
-    False
     """
 
     pattern: sp.ImmutableDenseMatrix
@@ -149,13 +141,7 @@ class Encoding(Brief):
 
 
 def as_encoding(value: Any, length: int) -> Encoding:
-    """Encoding of what `dmft.Model` takes: None, a radius, a pattern (L,), a Gram matrix.
-
-    Examples
-    --------
-    >>> as_encoding(1.5, 2).means
-    (e, -e)
-    """
+    """Encoding of what `dmft.Model` takes: None, a radius, a pattern (L,), a Gram matrix."""
     if isinstance(value, list | tuple) and not is_array(value):
         raise ShapeMismatch(
             f"encoding = {shown(value)} is no array: are its rows of equal lengths?"

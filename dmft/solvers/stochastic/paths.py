@@ -133,31 +133,6 @@ def solve_paths(
     ------
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
-
-    Examples
-    --------
-    >>> from numba import njit
-    >>> from dmft.solvers.problem import Block
-    >>> from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
-    >>> @njit(RHS_SIGNATURE)
-    ... def pull(t, y, widths, par, out):
-    ...     out[0] = -y[0]
-    >>> @njit(JACOBIAN_SIGNATURE)
-    ... def constant(t, y, widths, par, out):
-    ...     out[0, 0] = 2.0
-    >>> well = Problem("sde", pull, (Block("y", ()),), (), diffusion=constant)
-    >>> run = solve_paths(well, {"y": 0.0}, 4.0, paths=4000, dt=0.02, widths={}, save_at=3)
-    >>> run.t.tolist(), bool(abs(run.std.y[-1] - 1.0) < 0.05)
-    ([0.0, 2.0, 4.0], True)
-
-    Exits from [-1, 1] are first passages:
-
-    >>> out = Event("y", 1.0, name="right"), Event("y", -1.0, name="left")
-    >>> run = solve_paths(
-    ...     well, {"y": 0.0}, 50.0, paths=400, dt=0.02, widths={}, events=out, bridge=True
-    ... )
-    >>> str(run.status), run.first_passage["left"].times.shape
-    ('event', (400,))
     """
     request.check_request(problem, method, t_start, t_max)
     request.check_counts(paths=paths, seed=seed, substeps=substeps)
