@@ -137,7 +137,7 @@ PUBLIC = {
     "certify_hermite": "dmft.workflow.certify",
     "derive": "dmft.equations.derive",
     "escape_rate": "dmft.equations.escape.spectral_rate",
-    "escape_formula": "dmft.equations.escape.escape_formula",
+    "escape_formula": "dmft.equations.escape.formula",
     "escape_time": "dmft.workflow.escape",
     "export": "dmft.codegen.export.export",
     "explain": "dmft.workflow.explain",

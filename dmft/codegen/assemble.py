@@ -141,7 +141,7 @@ def _domain(
 def tangent_source(
     definitions: Sequence[Definition], parameters: Sequence[str], version: str, description: str
 ) -> str:
-    """Text of linearised rates, from definitions of `dmft.equations.noise.tangent`."""
+    """Text of linearised rates, from definitions of `dmft.equations.noise.derivatives`."""
     functions, here = PointFunctions(code_names(parameters)), layout(definitions)
     moved = here.with_displacement()
     names = ", ".join(b.name for b in moved.moved)

@@ -21,8 +21,7 @@ from dmft.codegen.lower import Lowering, loop_index, place
 from dmft.emit import load_module
 from dmft.equations.definitions import base_name
 from dmft.equations.equations import Equations
-from dmft.equations.noise.cotangent import COSTATE, DUAL, Adjoint, adjoint
-from dmft.equations.noise.tangent import tangent
+from dmft.equations.noise.derivatives import COSTATE, DUAL, Adjoint, adjoint, tangent
 from dmft.names import VERSION
 from dmft.turns import in_turn
 

@@ -20,8 +20,8 @@ from dmft.equations.definitions import Definition, define, live
 from dmft.equations.reference import evaluate
 from dmft.equations.update.law import clusters_of, mean_definitions
 from dmft.equations.update.optimiser import block_definitions, gram_definitions
+from dmft.equations.update.overlaps import sign_in
 from dmft.equations.update.program import students_at
-from dmft.equations.update.wrong_signs import sign_in
 from dmft.equations.values import Values, by_block, with_nodes
 from dmft.gaussian.nodes.rules import normal_rule
 from dmft.model import Model

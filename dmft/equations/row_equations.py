@@ -63,7 +63,7 @@ class RowEquations(Equations):
                 f"{size**-0.5:.2g}"
             )
         if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
-            from dmft.equations.update.adaptive.claims import claims_of
+            from dmft.equations.update.adaptive.factors import claims_of
 
             parts += claims_of(self.model, self.algorithm)
         return "; ".join(parts) or "exact"

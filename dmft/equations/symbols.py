@@ -163,7 +163,7 @@ coordinate, pull = sp.IndexedBase("coordinate"), sp.IndexedBase("pull")
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
 SYMMETRIC |= {"S_update", "S_label", "gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
-# Displacements around a state (`dmft.equations.noise.tangent`) are symmetric where the arrays are.
+# Displacements around a state (`dmft.equations.noise.derivatives`) are as symmetric as the arrays.
 SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {

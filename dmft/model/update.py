@@ -74,7 +74,7 @@ class UpdateField(SGD):
     0.797884560803
     """
 
-    written_by: ClassVar[Named] = "dmft.equations.update.own:rule"
+    written_by: ClassVar[Named] = "dmft.equations.update.passes:rule"
 
     psi: sp.Expr = sp.S.Zero
     fields: tuple[sp.Symbol, ...] = ()

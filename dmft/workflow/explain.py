@@ -85,13 +85,7 @@ def _explained(obj: Any, of: Any) -> Explanation:
 
 
 def in_words(entry: str) -> str:
-    """A BibTeX entry as one line.
-
-    Examples
-    --------
-    >>> in_words(ENTRIES["saad_solla_1995"])[:41]
-    'Saad, David and Solla, Sara A., On-line l'
-    """
+    """A BibTeX entry as one line."""
     fields = {k: re.sub(r"[{}\\'\"]|\s+", lambda m: " " if m[0].isspace() else "", v)
               for k, v in FIELD.findall(entry)}  # fmt: skip
     parts = [fields.get(k, "") for k in ("author", "title", "journal", "booktitle", "volume")]

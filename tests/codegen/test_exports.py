@@ -22,7 +22,7 @@ import dmft
 from dmft.codegen.export.jax import Branches
 from dmft.codegen.export.jax import functions as functions_for_jax
 from dmft.codegen.export.library import library
-from dmft.equations.noise.tangent import jacobian as reference_jacobian
+from dmft.equations.noise.derivatives import jacobian as reference_jacobian
 
 Z = sp.Symbol("z", real=True)
 ERF, RELU = sp.erf(Z / sp.sqrt(2)), sp.Max(0, Z)

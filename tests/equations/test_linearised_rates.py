@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.codegen.linearised import compiled_tangent
-from dmft.equations.noise.tangent import jacobian
+from dmft.equations.noise.derivatives import jacobian
 
 z = sp.Symbol("z", real=True)
 CASES = {

@@ -18,8 +18,8 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.equations.definitions import Together, live
+from dmft.equations.noise.derivatives import jacobian
 from dmft.equations.noise.projection import projected
-from dmft.equations.noise.tangent import jacobian
 from dmft.equations.views.explicit import Unroller
 
 z = sp.Symbol("z", real=True)

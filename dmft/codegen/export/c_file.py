@@ -12,7 +12,7 @@ from dmft.codegen.export.program import Program
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 from dmft.codegen.packing import MOVED
-from dmft.equations.noise.tangent import tangent
+from dmft.equations.noise.derivatives import tangent
 from dmft.errors import NotClosed
 
 LAYOUT = """\

@@ -8,7 +8,6 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.derive import derive
-from dmft.equations.escape.scope import INSTEAD, as_committees, check_plain
 from dmft.equations.escape.uninformative import OTHER, STUDENT, TEACHER, Uninformative, mu, q
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import (
@@ -17,8 +16,12 @@ from dmft.model import (
     Committee,
     GradientFlow,
     Model,
+    MultiIndex,
     as_count,
+    check_identity,
+    check_unflipped,
 )
+from dmft.model.algorithm import refuse
 
 # Powers of the overlap looked at for functions that are no polynomials.
 ORDER = 8
@@ -200,3 +203,39 @@ def _noise(point: Uninformative, algorithm: SGD | GradientFlow, mean: sp.Expr) -
     square = [weighted.term(name, STUDENT, STUDENT) for name in ("sgd_noise", "label_noise")]
     step = x.gamma / (point.widths[0] * algorithm.batch_size)
     return sp.expand(sp.Add(*square).subs(mu, 0) - step * mean**2)
+
+
+INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, algorithm), ...)"
+
+
+def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
+    """Refuse losses and optimisers for which there is no closed form."""
+    refuse(algorithm, "escape")
+    loss = getattr(algorithm, "loss", "squared")
+    if not isinstance(loss, str):
+        raise BadParameter(
+            f"{what} know the squared and the correlation loss, got loss = {loss}; "
+            "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
+        )
+    if not algorithm.is_plain:
+        raise BadParameter(f"{what} know plain SGD and its flow, got {algorithm.rule!r}; {INSTEAD}")
+
+
+def as_committees(model: Model) -> Model:
+    """A teacher that is a function of one field, as a committee of one unit."""
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if model.reads_sequences:
+        raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
+    check_identity(model, "escape formulas are derived")
+    check_unflipped(model, "escape formulas are derived")
+    teacher = model.teacher
+    if not isinstance(teacher, MultiIndex):
+        return model
+    if len(teacher.fields) > 1:
+        raise BadParameter(
+            f"an escape formula needs a committee or one teacher field, the target has "
+            f"{list(teacher.fields)}; {INSTEAD}"
+        )
+    link = teacher.expr.xreplace({teacher.fields[0]: FIELD})
+    return replace(model, teacher=Committee(link, 1, field=FIELD))

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.escape.facts import read_facts
+from dmft.equations.escape.facts import as_committees, read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1
-from dmft.equations.escape.passage import diffusion_passage, growth_spread, transient_noise
+from dmft.equations.escape.passage import (
+    Threshold,
+    diffusion_passage,
+    growth_spread,
+    threshold_overlap,
+    transient_noise,
+)
 from dmft.equations.escape.recovery import perfect_limit
-from dmft.equations.escape.threshold import Threshold, threshold_overlap
 from dmft.equations.escape.validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
+from dmft.model.algorithm import as_parameter
 from dmft.record import Short
 
 if TYPE_CHECKING:
@@ -107,9 +114,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.latex().startswith(r"\begin{align*}")
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> dmft.escape_formula(model, sgd).latex().startswith(r"\begin{align*}")
         True
         """
         names = {x.gamma: sp.Symbol("gamma"), x.Delta: sp.Symbol("Delta")}
@@ -140,9 +146,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> [step.rule for step in formula.explain(depth=0).steps]
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> [step.rule for step in dmft.escape_formula(model, sgd).explain(depth=0).steps]
         ['uninformative', 'growth', 'growth', 'passage']
         """
         from dmft.equations.explained.escape import explain_escape
@@ -152,7 +157,11 @@ class EscapeFormula(Short):
     @property
     def validity(self) -> str:
         """What the formula holds for, and where it is not to be relied on."""
-        return validity_text(self)
+        rates = None
+        if isinstance(self.algorithm, SGD):
+            optimal = None if self.law.optimal is None else self.optimal_learning_rate()
+            rates = self.maximal_learning_rate(), optimal, self.perfect_limit
+        return validity_text(self.law, self.length, rates)
 
     # Learning rates -------------------------------------------------------------------------
 
@@ -181,9 +190,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.maximal_learning_rate()
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> dmft.escape_formula(model, sgd).maximal_learning_rate()
         1/6
         """
         return self._rate(self.law.maximal, dim, overlap, parameters)
@@ -212,9 +220,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.optimal_learning_rate()
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> dmft.escape_formula(model, sgd).optimal_learning_rate()
         1/12
         """
         if self.exponent == 1 and self.law.maximal is not None:
@@ -241,9 +248,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> formula.steps_prefactor()
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> dmft.escape_formula(model, sgd).steps_prefactor()
         3
         """
         if self.exponent != 2 or self.law.optimal is None:
@@ -398,9 +404,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> round(formula.mean_time(1000, overlap=0.1), 3)
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> round(dmft.escape_formula(model, sgd).mean_time(1000, overlap=0.1), 3)
         0.722
         """
         return self._statistics(dim, fraction, overlap, options)[0]
@@ -422,9 +427,8 @@ class EscapeFormula(Short):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
-        >>> round(formula.std(1000, overlap=0.1), 3)
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
+        >>> round(dmft.escape_formula(model, sgd).std(1000, overlap=0.1), 3)
         0.555
         """
         return self._statistics(dim, fraction, overlap, options)[1]
@@ -594,3 +598,70 @@ class EscapeFormula(Short):
 
 def _derived_again(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
     return EscapeFormula(law_of(read_facts(model, algorithm), length), length)
+
+
+# A rate this close to the maximal one, relatively, is at it.
+ROUNDING = 1e-12
+
+
+@checked
+def escape_formula(
+    model: Model, algorithm: SGD | GradientFlow, *, length: float | sp.Expr = 1
+) -> EscapeFormula:
+    r"""Derive the time of escape from a random start in closed form.
+
+    Equation    dM/dt linearised (information exponent l = 2) or to its leading power (l >= 3,
+                l = 1) around M = 0, Q = q I, integrated from u_0 to u_1
+    Shapes      symbolic p, k, gamma, Delta are kept
+    Scaling     t = steps * gamma / (p d), rates as gamma
+    Valid for   weak recovery. l = 2: any width, students whose units start to learn one by one
+                (E[sigma'] = 0, as even activations); any such activation on the sphere, quadratic
+                ones with free lengths. l = 1 and l >= 3: one neuron on the sphere, any activation.
+                `.validity` says more
+    Source      theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
+
+    Parameters
+    ----------
+    model : Model
+        Committees of equal readouts, or a target of one field; teachers orthonormal, P = I.
+    algorithm : SGD or GradientFlow
+    length : float or sympy.Expr
+        q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
+
+    Returns
+    -------
+    EscapeFormula
+        ``.expr`` and ``.latex()`` of the time, ``.time(dim)`` as a number, rates and statistics.
+
+    Raises
+    ------
+    BadParameter
+        For models without such a formula (and what to do instead), and at a learning rate at or
+        over the maximal one.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> g, D = sp.Symbol("gamma", positive=True), sp.Symbol("Delta", nonnegative=True)
+    >>> p = sp.Symbol("p", integer=True, positive=True)
+    >>> model = dmft.literature.phase_retrieval(p, label_noise=D)
+    >>> formula = dmft.escape_formula(model, dmft.SGD(g, constraint="sphere"))
+    >>> formula.optimal_learning_rate()
+    p**3/(Delta*p**2 + 2*p**2 + 2*p + 8)
+    """
+    start = as_parameter(length, "length", positive=True)
+    start = (
+        sp.S.One if start.is_number and float(start) == 1.0 else start
+    )  # 1.0 is another in SymPy
+    if isinstance(algorithm, SGD | GradientFlow) and algorithm.on_sphere and start != 1:
+        raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
+    formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)
+    if isinstance(algorithm, SGD) and formula.exponent == 2:
+        limit, rate = formula.maximal_learning_rate(), algorithm.learning_rate
+        if limit.is_number and rate.is_number and not rate < (1 - ROUNDING) * limit:
+            raise BadParameter(
+                f"learning_rate = {float(rate):.6g} is at or over the maximal one, "
+                f"{float(limit):.6g}: nothing is learned from a random start; the fastest is "
+                f"{float(formula.optimal_learning_rate()):.6g}"
+            )
+    return formula

@@ -19,8 +19,7 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.escape.facts import Facts
-from dmft.equations.escape.scope import INSTEAD
+from dmft.equations.escape.facts import INSTEAD, Facts
 from dmft.equations.escape.uninformative import mu, q
 from dmft.errors import BadParameter
 
@@ -243,11 +242,6 @@ def largest_share() -> sp.Expr:
 
     Steps are proportional to -log(1 - y) / y^2; with 1 - y = e^-s its minimum is at
     e^s = 1 + 2 s, s > 0.
-
-    Examples
-    --------
-    >>> round(float(largest_share()), 10)
-    0.715331863
     """
     s = sp.Symbol("s", real=True)
     steps = s / (1 - sp.exp(-s)) ** 2

@@ -17,7 +17,8 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.escape.scope import as_committees, check_plain
+from dmft.equations.escape.facts import as_committees, check_plain, read_facts
+from dmft.equations.escape.laws import law_of
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.derivative import derivative
@@ -260,12 +261,7 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
 
 
 def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
-    """Largest learning rate at which the perfect solution is stable; its numbers exact or floats.
-
-    Raises
-    ------
-    BadParameter, NotClosed
-    """
+    """Largest learning rate at which the perfect solution is stable, in exact numbers or floats."""
     if getattr(model, "clusters", None) is not None:
         check_identity(model, "perfect recovery is linearised")
     if isinstance(model, Model):
@@ -320,9 +316,6 @@ def _check_squared(algorithm: SGD | GradientFlow) -> None:
 
 def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
     """With label noise, where the whole equation of one neuron is known."""
-    from dmft.equations.escape.facts import read_facts
-    from dmft.equations.escape.laws import law_of
-
     try:
         law = law_of(read_facts(model, algorithm))
     except BadParameter:

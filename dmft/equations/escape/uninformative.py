@@ -211,11 +211,6 @@ def moment(functions: tuple[sp.Expr, ...], n: int, variance: sp.Expr) -> sp.Expr
     """E[prod functions(x) He_n(x / sqrt(variance))], x ~ N(0, variance).
 
     A closed form; where there is none at unit variance, a number to 1e-15.
-
-    Examples
-    --------
-    >>> moment((FIELD, FIELD**3), 2, sp.S.One)
-    12
     """
     factors = [*functions, hermite(n, FIELD / sp.sqrt(variance))]
     try:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import sympy as sp
 
-from dmft.equations.escape.laws import q_star
+from dmft.equations.escape.laws import Law, q_star
 from dmft.equations.escape.uninformative import mu, q
 from dmft.equations.symbols import gamma
-from dmft.model import SGD
 
-if TYPE_CHECKING:
-    from dmft.equations.escape.formula import EscapeFormula
-
+# The largest gamma that escapes, that with the fewest steps, and the largest one at which the
+# perfect solution is stable.
+Rates = tuple[sp.Expr, sp.Expr | None, sp.Expr | None]
 KINDS = {
     "logistic": "exact in the limit of infinite dimension: the whole equation of the overlap",
     "linear": "leading logarithm: the overlaps grow independently until u is no longer small",
@@ -23,9 +20,8 @@ KINDS = {
 }
 
 
-def validity_text(formula: EscapeFormula) -> str:
-    """Sentences, one a line."""
-    law = formula.law
+def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
+    """Sentences, one a line; gradient flow has no rates."""
     lines = [
         "Weak recovery only: the time to leave the uninformative point, not to learn. "
         f"{KINDS[law.kind].capitalize()}; information exponent {law.exponent}.",
@@ -44,10 +40,10 @@ def validity_text(formula: EscapeFormula) -> str:
             "Fractions of the plateau, T <= 0.01: within 1 % for p <= 2, 3 % for p <= 32 at "
             "d >= 1e6 and 1 % at d >= 1e9, where a run's plateau is at rest before it is left."
         )
-    if isinstance(formula.algorithm, SGD):
-        lines += _rates(formula)
+    if rates is not None:
+        lines += _rates(*rates)
     if law.kind == "transient":
-        lines += _relaxation(formula)
+        lines += _relaxation(law, length)
     if law.kind == "power":
         lines.append(
             "At more than half of the maximal rate the noise decides and times are heavy tailed. "
@@ -59,13 +55,11 @@ def validity_text(formula: EscapeFormula) -> str:
     return "\n".join(lines)
 
 
-def _rates(formula: EscapeFormula) -> list[str]:
+def _rates(maximal: sp.Expr, optimal: sp.Expr | None, perfect: sp.Expr | None) -> list[str]:
     """Both optima: of the escape and of what is learned."""
-    maximal = formula.maximal_learning_rate()
     lines = [f"Escapes for gamma < {_shown(maximal)}."]
-    if formula.law.optimal is not None:
-        lines.append(f"Fastest weak recovery: gamma = {_shown(formula.optimal_learning_rate())}.")
-    perfect = formula.perfect_limit
+    if optimal is not None:
+        lines.append(f"Fastest weak recovery: gamma = {_shown(optimal)}.")
     if perfect is None:
         return lines
     lines.append(
@@ -73,7 +67,6 @@ def _rates(formula: EscapeFormula) -> list[str]:
         f"(fastest learning near half of it, {_shown(perfect / 2)}): above, students that have "
         "escaped align with each other, and the risk rises again after a small dip."
     )
-    optimal = formula.law.optimal and formula.optimal_learning_rate()
     if optimal is not None and (optimal - perfect).is_number and optimal > perfect:
         lines.append(
             "Here the fastest weak recovery lies above that limit: it learns nothing in the end."
@@ -81,13 +74,12 @@ def _rates(formula: EscapeFormula) -> list[str]:
     return lines
 
 
-def _relaxation(formula: EscapeFormula) -> list[str]:
+def _relaxation(law: Law, length: sp.Expr) -> list[str]:
     """How far the risk falls before anything is learned, for gradient flow and here."""
-    facts = formula.law.facts
-    risk = facts.risk.coeff(mu, 0)
-    plateau = dict(formula.law.where)[q_star]
+    risk = law.facts.risk.coeff(mu, 0)
+    plateau = dict(law.where)[q_star]
     flow = _rooted(plateau.subs(gamma, 0))
-    start = risk.subs(q, formula.length)
+    start = risk.subs(q, length)
     drop = sp.factor(sp.simplify(1 - risk.subs(q, flow) / start))
     return [
         f"The risk relaxes by the fraction {_shown(drop)} (gamma -> 0) while the lengths settle, "

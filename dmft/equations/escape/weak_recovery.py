@@ -57,12 +57,11 @@ class WeakRecovery(Short):
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> z = sp.Symbol("z", real=True)
-    >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-    >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+    >>> import dmft
+    >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+    >>> recovery = dmft.weak_recovery(model, sgd)
     >>> recovery.samples, recovery.coefficients[1].value, recovery.optimal_learning_rate()
-    ('d log d', 4, 1/17)
+    ('d log d', 4, 1/12)
     """
 
     model: Model
@@ -129,12 +128,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> recovery.maximal_learning_rate()
-        2/17
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> dmft.weak_recovery(model, sgd).maximal_learning_rate()
+        1/6
         """
         self._check_rates()
         return 2 * self.algorithm.batch_size * self.coefficients[1].value / self.square.value
@@ -149,12 +146,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> recovery.optimal_learning_rate()
-        1/17
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> dmft.weak_recovery(model, sgd).optimal_learning_rate()
+        1/12
         """
         return self.maximal_learning_rate() / 2
 
@@ -201,12 +196,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> round(recovery.time(10**6, 0.1), 6)
-        1.556505
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> round(dmft.weak_recovery(model, sgd).time(10**6, 0.1), 6)
+        1.470578
         """
         self._check_numbers(dim, overlap, start)
         if self.exponent == 1:
@@ -231,12 +224,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> round(recovery.std(), 6)
-        0.334554
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> round(dmft.weak_recovery(model, sgd).std(), 6)
+        0.315546
         """
         self._check_numbers(2.0, 0.5, "random")
         if self.exponent != 2:
@@ -262,12 +253,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> round(recovery.samples_per_dim(10**6, 0.1), 3)
-        77.825
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> round(dmft.weak_recovery(model, sgd).samples_per_dim(10**6, 0.1), 3)
+        73.529
         """
         time = self.time(dim, overlap, start=start)
         return time * int(self.algorithm.batch_size) / self._rate
@@ -330,12 +319,10 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> round(recovery.rate(0.5), 6)
-        1.24
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> round(dmft.weak_recovery(model, sgd).rate(0.5), 6)
+        1.32
         """
         law = SampleLaw(self.model, self.algorithm, sp.Rational(str(overlap)))
         m = law.overlap
@@ -354,11 +341,9 @@ class WeakRecovery(Short):
 
         Examples
         --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
-        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
-        >>> print(recovery.latex().splitlines()[2])
+        >>> import dmft
+        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+        >>> print(dmft.weak_recovery(model, sgd).latex().splitlines()[2])
         e_k &= \langle \psi\, \mathrm{He}_{k-1}(h)\, \mathrm{He}_k(h^*) \rangle_{m=0} \\
         """
         batch = self.algorithm.batch_size

@@ -51,13 +51,7 @@ def parts_of(expr: sp.Expr) -> list[sp.Expr]:
 
 
 def orthonormal(weights: Sequence[sp.Expr]) -> list[list[sp.Expr]]:
-    """Entries w_c e(c) of functions e of a cluster that are orthonormal under w, e = 1 first.
-
-    Examples
-    --------
-    >>> orthonormal([sp.Rational(1, 2), sp.Rational(1, 2)])
-    [[1/2, 1/2], [1/2, -1/2]]
-    """
+    """Entries w_c e(c) of functions e of a cluster that are orthonormal under w, e = 1 first."""
     root, size = [sp.sqrt(w) for w in weights], range(len(weights))
     # The reflection that exchanges the first axis and the unit vector of the roots.
     normal = [sp.Integer(n == 0) - r for n, r in enumerate(root)]

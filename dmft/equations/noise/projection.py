@@ -33,17 +33,6 @@ def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
 
     A drift that is an average on nodes keeps the printed form, and so does what a user's term
     reads, and a constraint that was changed.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> from dmft.model import FIELD
-    >>> cubic = dmft.Committee(FIELD**3 - 3 * FIELD, width=1)
-    >>> flow = dmft.derive(dmft.Model(cubic, cubic), dmft.GradientFlow(constraint="sphere"))
-    >>> [list(dict(d.terms)) for d in flow.definitions if d.name == "M"]
-    [['learning', 'interaction', 'sphere']]
-    >>> [list(dict(d.terms)) for d in projected(flow.definitions) if d.name == "M"]
-    [['learning', 'interaction']]
     """
     named = {d.name: dict(d.terms) for d in definitions if d.role in ("intermediate", "rate")}
     if "Phi" not in named or "sphere" not in named.get("M", {}):

@@ -143,12 +143,6 @@ def moments_of_length(n: int, u: sp.Expr, clips: bool) -> tuple[sp.Expr, sp.Expr
     """E[chi R^2]/n and E[(chi R)^2]/n of R^2 ~ chi^2 with n degrees of freedom.
 
     With chi = min(1, u/R), or chi = u/R where nothing is left as it is.
-
-    Examples
-    --------
-    >>> c = sp.Symbol("c", positive=True)
-    >>> moments_of_length(1, c, True)[0]
-    erf(sqrt(2)*c/2)
     """
     mean = ROOT * sp.gamma(sp.Rational(n + 1, 2)) / sp.gamma(sp.Rational(n, 2))
     if not clips:

@@ -42,13 +42,7 @@ def by_target(definitions: Iterable[Definition]) -> dict[sp.Basic, Definition]:
 
 
 def _without_pieces(factor: sp.Expr) -> sp.Expr:
-    """Pieces of one field by Max and Min, which compute no piece outside its interval.
-
-    Examples
-    --------
-    >>> _without_pieces(sp.Piecewise((sp.exp(FIELD) - 1, FIELD < 0), (FIELD, True)))
-    exp(Min(0, z)) + Max(0, z) - 1
-    """
+    """Pieces of one field by Max and Min, which compute no piece outside its interval."""
     if not isinstance(factor, sp.Piecewise):
         return factor.func(*map(_without_pieces, factor.args)) if factor.args else factor
     bounds = [c.gts if c.lts == FIELD else None for _, c in factor.args[:-1]
@@ -142,12 +136,6 @@ class Cluster:
         expr : sympy.Expr
         own : iterable of symbols and bases
             Random fields defined beside it, which have a name of their own in each cluster.
-
-        Examples
-        --------
-        >>> cluster = Cluster(1, mean=(sp.Integer(1),))
-        >>> cluster.shifted(x.h[x.j] * At(FIELD**2, x.h_star[x.r]))
-        (h[j] + mean_1[j])*(h_star[r]**2 + 2*h_star[r]*mean_1[p + r] + mean_1[p + r]**2)
         """
         if self.number == 0:
             return expr
@@ -181,13 +169,7 @@ class Cluster:
         return At(factor, at.field)
 
     def own(self, expr: sp.Expr) -> sp.Expr:
-        """An expression with fields and covariances as they are called in this cluster.
-
-        Examples
-        --------
-        >>> Cluster(2, shape=2).own(x.h[x.j] * x.Omega[x.j, x.i])
-        Omega_in_2[j, i]*h_in_2[j]
-        """
+        """An expression with fields and covariances as they are called in this cluster."""
         if not self.shape:
             return expr
         bases = {b: x.base_in(b, self.shape) for b in (*x.FIELDS, x.Omega)}
@@ -229,18 +211,7 @@ class Cluster:
 
 
 def clusters_of(model: Model) -> tuple[Cluster, ...]:
-    """Laws of the fields of a model, one for each cluster of its inputs.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> line = dmft.Committee(FIELD, 1)
-    >>> [c.number for c in clusters_of(dmft.Model(line, line))]
-    [0]
-    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-    >>> [(c.weight, c.mean, c.label) for c in clusters_of(dmft.Model(line, twins))]
-    [(1/2, (1,), 1), (1/2, (-1,), -1)]
-    """
+    """Laws of the fields of a model, one for each cluster of its inputs."""
     inputs = model.clusters
     if inputs is None:
         spectrum = model.spectrum
@@ -265,15 +236,7 @@ def clusters_of(model: Model) -> tuple[Cluster, ...]:
 
 
 def laws_of(model: Model) -> tuple[Cluster, ...]:
-    """Laws of samples: the clusters, each with and without a flip where labels may be flipped.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> line, sign = dmft.Committee(FIELD, 1), dmft.MultiIndex(sp.sign(FIELD), [FIELD])
-    >>> [(c.number, c.weight, c.sign) for c in laws_of(dmft.Model(line, sign, label_flip=0.1))]
-    [(1, 1 - label_flip, 1), (2, label_flip, -1)]
-    """
+    """Laws of samples: the clusters, each with and without a flip where labels may be flipped."""
     clusters = clusters_of(model)
     if not model.flips:
         return clusters
@@ -302,28 +265,13 @@ def _labels(mixture: GaussianMixture) -> list[sp.Expr]:
 
 
 def number_of(value: float) -> sp.Expr:
-    """A float as SymPy, as a fraction where it is one of small numbers.
-
-    Examples
-    --------
-    >>> number_of(0.25), number_of(1 / 3), float(number_of(0.1234567))
-    (1/4, 1/3, 0.1234567)
-    """
+    """A float as SymPy, as a fraction where it is one of small numbers."""
     near = Fraction(float(value)).limit_denominator(LARGEST_DENOMINATOR)
     return sp.Rational(near) if float(near) == value else sp.Float(float(value), 17)
 
 
 def target(model: Model) -> sp.Expr:
-    """Noiseless label: a sum over h_star[r], or g of h_star[1], ..., h_star[k].
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> z1, z2 = sp.symbols("z1 z2", real=True)
-    >>> student = dmft.Committee(z1**2, width=1)
-    >>> target(dmft.Model(student, dmft.MultiIndex(z1 * z2, [z1, z2])))
-    h_star[1]*h_star[2]
-    """
+    """Noiseless label: a sum over h_star[r], or g of h_star[1], ..., h_star[k]."""
     teacher = model.teacher
     if isinstance(teacher, Committee):
         body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})

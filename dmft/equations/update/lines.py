@@ -52,14 +52,7 @@ class Line:
     noise: sp.Expr = sp.S.Zero
 
     def form(self, expr: sp.Expr) -> sp.Expr | None:
-        """A function of f and y in products; None where it is a function of more.
-
-        Examples
-        --------
-        >>> line = Line(x.output, At(sp.sign(FIELD), x.h_star[1]), (x.a[x.u], sp.S.Zero))
-        >>> line.form(LABEL / (1 + sp.exp(LABEL * PREDICTION)))
-        (-1/2 + 1/(exp(output) + 1)) + (sign(h_star[1]))/2
-        """
+        """A function of f and y in products; None where it is a function of more."""
         if self.label is None:
             moved = expr.xreplace({PREDICTION: LABEL - FIELD})
             moved = moved if not moved.has(LABEL) else sp.expand(moved)
@@ -143,27 +136,14 @@ def _linear_teacher(model: Model) -> sp.Expr | None:
 
 
 def slope_of(activation: sp.Expr) -> sp.Expr | None:
-    """What multiplies the field in a linear activation; None for others, z tanh(z) among them.
-
-    Examples
-    --------
-    >>> slope_of(3 * FIELD), slope_of(FIELD * sp.tanh(FIELD)), slope_of(FIELD + 1)
-    (3, None, None)
-    """
+    """What multiplies the field in a linear activation; None for others, z tanh(z) among them."""
     slope = sp.diff(activation, FIELD)
     linear = not slope.has_free(FIELD) and activation.xreplace({FIELD: sp.S.Zero}) == 0
     return slope if linear else None
 
 
 def is_sign(expr: sp.Expr) -> bool:
-    """Whether an expression is 1 or -1 almost everywhere.
-
-    Examples
-    --------
-    >>> u, v = x.h_star[1], x.h_star[2]
-    >>> is_sign(-sp.sign(u) * sp.sign(v)), is_sign(sp.sign(u) + 1)
-    (True, False)
-    """
+    """Whether an expression is 1 or -1 almost everywhere."""
     if isinstance(expr, At):
         return is_sign(expr.factor)
     if expr.is_Mul:

@@ -15,7 +15,7 @@ stand under double sums: a sum over neurons, squared at the nodes, is cheaper th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -78,14 +78,7 @@ def open_averages(terms: Sequence[Term], weights: Sequence[sp.Expr]) -> list[sp.
 
 
 def factored(expr: sp.Expr) -> tuple[sp.Expr, Weights, sp.Expr]:
-    """Split a product into a constant, functions of single fields h_j, h_l, and the rest.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import a, h, j, xi
-    >>> factored(a[j] * At(FIELD**2, h[j]) * (1 + xi))
-    (readout[j], ((z**2, h[j]),), xi + 1)
-    """
+    """Split a product into a constant, functions of single fields h_j, h_l, and the rest."""
     front, weights, rest = [], [], []
     for factor in sp.Mul.make_args(expr):
         if not is_random(factor):
@@ -253,13 +246,7 @@ def without_noise(terms: Sequence[Term]) -> list[Term]:
 
 
 def normal_moment(polynomial: sp.Expr) -> sp.Expr:
-    """E[p(xi)] of a polynomial in the canonical symbol under the standard normal law.
-
-    Examples
-    --------
-    >>> normal_moment(FIELD**4 + 2 * FIELD + 1)
-    4
-    """
+    """E[p(xi)] of a polynomial in the canonical symbol under the standard normal law."""
     if not polynomial.has_free(FIELD):
         return polynomial
     terms = sp.Poly(polynomial, FIELD).terms()
@@ -268,14 +255,7 @@ def normal_moment(polynomial: sp.Expr) -> sp.Expr:
 
 @lru_cache(maxsize=256)
 def parity(factor: sp.Expr) -> int:
-    """1 for an even function of z, -1 for an odd one, 0 for neither.
-
-    Examples
-    --------
-    >>> from dmft.model import FIELD as z
-    >>> parity(z**3 - z), parity(sp.exp(-(z**2))), parity(sp.Max(0, z))
-    (-1, 1, 0)
-    """
+    """1 for an even function of z, -1 for an odd one, 0 for neither."""
     mirrored = factor.xreplace({FIELD: -FIELD})
     for sign in (1, -1):
         if sp.expand(mirrored - sign * factor) == 0:
@@ -307,3 +287,31 @@ def of_committees(student: sp.Expr, teacher: sp.Expr) -> sp.Expr:
     if student == teacher:
         return shared_sum(student)
     return teachers_at(teacher) - students_at(x.h, student)
+
+
+def together(values: Iterable[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
+    """Sum of weights times values, the weights of equal terms added."""
+    found: dict[sp.Expr, sp.Expr] = {}
+    for weight, value in values:
+        for term in _summands(value):
+            number, rest = term.as_coeff_Mul()
+            found[rest] = found.get(rest, sp.S.Zero) + weight * number
+    return sp.Add(*(sp.expand(weight) * rest for rest, weight in found.items()))
+
+
+def _summands(value: sp.Expr) -> list[sp.Expr]:
+    """Terms of a sum, products with sums multiplied out; averages with one sign in front."""
+    opened = sp.expand_mul(value, deep=False)
+    if opened.is_Add:
+        return [term for part in opened.args for term in _summands(part)]
+    return [opened.xreplace({q: _positive(q) for q in opened.atoms(Expectation) if q.is_product})]
+
+
+def _positive(average: Expectation) -> sp.Expr:
+    """E[-F G] as -E[F G]."""
+    front, parts = sp.S.One, []
+    for at in average.parts:
+        negative = at.factor.is_Add and at.factor.could_extract_minus_sign()
+        front = -front if negative else front
+        parts.append(At(-at.factor, at.field) if negative else at)
+    return front * Expectation(*parts, average.law)

@@ -31,15 +31,7 @@ if TYPE_CHECKING:
 
 
 def targets(model: Model, cluster: Cluster) -> list[sp.Expr]:
-    """y_o: 1 for the class of the sample, else 0.
-
-    Examples
-    --------
-    >>> from dmft.model import FIELD
-    >>> line = Committee(FIELD, 2, [[1, 0], [0, 1]])
-    >>> targets(Model(line, line), Cluster())
-    [Heaviside(h_star[1]/2 - h_star[2]/2), Heaviside(-h_star[1]/2 + h_star[2]/2)]
-    """
+    """y_o: 1 for the class of the sample, else 0."""
     if cluster.label is not None:
         return [sp.Integer(int(cluster.label == o)) for o in range(model.outputs)]
     teacher = model.teacher
@@ -95,12 +87,7 @@ def _softmax_sum(model: Model) -> sp.Expr:
 
 
 def check_loss(model: Model, algorithm: object) -> None:
-    """Refuse losses of several outputs that are not derived.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse losses of several outputs that are not derived."""
     if model.outputs > 1:
         loss_of_outputs(loss_of(algorithm), model.outputs)
     if model.outputs > 1 and isinstance(algorithm, SGD | GradientFlow):

@@ -9,7 +9,7 @@ A.1, B.2). Where the error is linear in output and label, b has the parts "learn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OneSample
+from dmft.equations.averages.expectation import ROUNDED, Expectation, OneSample
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import (
@@ -26,7 +26,7 @@ from dmft.equations.update.law import (
     laws_of,
     mean_definitions,
 )
-from dmft.equations.update.moments import expectation, shared, stein
+from dmft.equations.update.moments import expectation, shared, stein, together
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.program import (
     INTERACTION,
@@ -350,8 +350,6 @@ class Moments:
         """The output of a linear student and how often its sign is wrong; None on nodes."""
         if not has_signs(self.model):
             return None
-        from dmft.equations.update.wrong_signs import closed_error_rate  # few models have it
-
         found = closed_error_rate(self.model)
         try:
             return found and (found[0], _closed(found[1]))
@@ -359,22 +357,35 @@ class Moments:
             return None
 
 
-def _summands(value: sp.Expr) -> list[sp.Expr]:
-    """Terms of a sum, products with sums multiplied out; averages with one sign in front."""
-    opened = sp.expand_mul(value, deep=False)
-    if opened.is_Add:
-        return [term for part in opened.args for term in _summands(part)]
-    return [opened.xreplace({q: _positive(q) for q in opened.atoms(Expectation) if q.is_product})]
+def closed_error_rate(model: Model) -> tuple[Line, sp.Expr] | None:
+    """The output f of a linear student and P(y f < 0) = E[1 - y sign f]/2, y = +-1 before flips.
+
+    None for other students and labels: see `dmft.equations.error_rate`.
+    """
+    from dmft.equations.update.lines import line_of, writes_signs  # few models have signs
+
+    if not writes_signs(model):
+        return None
+    total, line = sp.S.Zero, None
+    for c in clusters_of(model):
+        line = None if c.shape else line_of(model, sign_in(model, c), False, False)
+        if line is None:
+            return None
+        agree = line.form(LABEL * sp.sign(PREDICTION))
+        assert agree is not None
+        total += c.weight * expectation(c.shifted(sp.expand((1 - agree) / 2)))
+    assert line is not None
+    return line, total
 
 
-def _positive(average: Expectation) -> sp.Expr:
-    """E[-F G] as -E[F G]."""
-    front, parts = sp.S.One, []
-    for at in average.parts:
-        negative = at.factor.is_Add and at.factor.could_extract_minus_sign()
-        front = -front if negative else front
-        parts.append(At(-at.factor, at.field) if negative else at)
-    return front * Expectation(*parts, average.law)
+def sign_in(model: Model, cluster: Cluster) -> sp.Expr:
+    """The label in a cluster, as a sign."""
+    from dmft.equations.update.lines import label_of
+
+    if cluster.label is not None:
+        return cluster.label
+    own = label_of(model)
+    return noiseless_label(model) if own is None else own
 
 
 def _shortened_drift(case: Case) -> sp.Expr:
@@ -383,23 +394,6 @@ def _shortened_drift(case: Case) -> sp.Expr:
     assert shortened is not None
     assert line is not None
     return shortened.front * shortened.gain * x.line_covariance(line.symbol, x.i)
-
-
-def together(values: Iterable[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
-    """Sum of weights times values, the weights of equal terms added.
-
-    Examples
-    --------
-    >>> a, b, e = sp.symbols("a b e")
-    >>> together([(1 - e, a + b), (e, a - b)])
-    a + b*(1 - 2*e)
-    """
-    found: dict[sp.Expr, sp.Expr] = {}
-    for weight, value in values:
-        for term in _summands(value):
-            number, rest = term.as_coeff_Mul()
-            found[rest] = found.get(rest, sp.S.Zero) + weight * number
-    return sp.Add(*(sp.expand(weight) * rest for rest, weight in found.items()))
 
 
 def has_signs(model: Model) -> bool:

@@ -13,8 +13,8 @@ along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a
     h^(i+1) = h^(i) + gamma/(p n_b) psi^(i)                   (repeated, psi = sum_i psi^(i)).
 
 At finite d a step displaces by |x|^2/d, the `stretch` of a sample, times as much. Here stands the
-first line; the others in `dmft.equations.update.passes`, rules in `dmft.equations.update.own`: the
-records of `dmft.model` name their functions. Averages are taken in `dmft.equations.update.moments`.
+first line; the others, and rules of a user, are in `dmft.equations.update.passes`: the records of
+`dmft.model` name their functions. Averages are taken in `dmft.equations.update.moments`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_
 from dmft.model.rule import at_use
 
 if TYPE_CHECKING:
-    from dmft.equations.update.adaptive.batch import SignsOfBatch
+    from dmft.equations.update.adaptive.signs import SignsOfBatch
     from dmft.equations.update.degrees import Degrees
     from dmft.equations.update.lines import Line
 
@@ -244,12 +244,7 @@ def is_linear(algorithm: SGD | GradientFlow) -> bool:
 
 
 def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
-    """Refuse losses for which something is not derived.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse losses for which something is not derived."""
     if not algorithm.is_plain:
         raise BadParameter(
             f"{what} are derived for plain SGD and its flow, of losses that are quadratic in f and "
@@ -329,14 +324,7 @@ def plain(writer: Writer) -> Program:
 
 
 def over_labels(expr: sp.Expr, mean: sp.Expr) -> sp.Expr:
-    """Average of a function of the label over labels +1 and -1 with this mean.
-
-    Examples
-    --------
-    >>> m = sp.Symbol("m")
-    >>> over_labels((PREDICTION - LABEL) ** 2, m).expand()
-    f**2 - 2*f*m + 1
-    """
+    """Average of a function of the label over labels +1 and -1 with this mean."""
     one, other = (expr.xreplace({LABEL: sp.Integer(y)}) for y in (1, -1))
     return (one + other) / 2 + mean * (one - other) / 2
 
@@ -345,11 +333,6 @@ def over_noise(expr: sp.Expr) -> sp.Expr | None:
     """Mean of a function of output and label over the label's noise; None where it is open.
 
     In the result `LABEL` is the label without noise. Kinks and jumps become error functions.
-
-    Examples
-    --------
-    >>> over_noise(sp.sign(LABEL - PREDICTION))
-    erf(sqrt(2)*(-f + y)/(2*sqrt(label_noise)))
     """
     from dmft.gaussian.closed.product import product_expectation  # losses with noise need it
 
@@ -499,12 +482,7 @@ class Writer:
         return front * front.xreplace({x.j: x.l}) * (square if square.is_number else second)
 
     def check_differentiable(self) -> None:
-        """Refuse gradients at other fields than the sample's, of an activation that jumps.
-
-        Raises
-        ------
-        BadParameter
-        """
+        """Refuse gradients at other fields than the sample's, of an activation that jumps."""
         if self.slope.has(sp.DiracDelta):
             raise BadParameter(
                 f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "

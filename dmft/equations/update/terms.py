@@ -102,13 +102,6 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
     ------
     NotClosed
         For functions of sums over neurons other than polynomials.
-
-    Examples
-    --------
-    >>> from dmft.equations.averages.expectation import At
-    >>> error = x.h_star[1] * x.h_star[2] - sp.Sum(x.a[x.u] * At(FIELD**2, x.h[x.u]), (x.u, 1, x.p))
-    >>> [(t.coefficient, t.factors) for t in terms_of(error)]
-    [(-readout[u], ((h[u], z**2),)), (1, ((h_star[1], z), (h_star[2], z)))]
     """
     if not is_random(expr):
         return (Term(expr),)
@@ -158,15 +151,7 @@ def is_of_target(expr: sp.Expr) -> bool:
 
 
 def target_terms(expr: sp.Expr) -> tuple[Term, ...]:
-    """Terms of a function of the fields h_star[1], ..., h_star[k].
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> u, v = x.h_star[1], x.h_star[2]
-    >>> [t.factors for t in target_terms(u**2 - 3*u + sp.sign(u * v))]
-    [((h_star[1], z**2 - 3*z),), ((h_star[1], sign(z)), (h_star[2], sign(z)))]
-    """
+    """Terms of a function of the fields h_star[1], ..., h_star[k]."""
     found = sorted(
         (e for e in expr.atoms(sp.Indexed) if e.base == x.h_star), key=lambda e: int(e.indices[0])
     )
@@ -192,12 +177,6 @@ def in_products(
     ------
     NotClosed
         Where it is no such sum.
-
-    Examples
-    --------
-    >>> h, y = sp.symbols("h y", real=True)
-    >>> in_products(y * sp.Abs(h) * (1 - y * sp.sign(h)), {h: x.h[x.j]}, {y: x.label})
-    -label**2*(Abs(h[j])*sign(h[j])) + label*(Abs(h[j]))
     """
     total = []
     for term in _split(expr, (*fields, *others)):
@@ -219,12 +198,6 @@ def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     """Products of Hermite polynomials in place of products of powers, where they are fewer.
 
     Averages of powers cancel at small overlaps where the target is He_a(z1) He_b(z2), expanded.
-
-    Examples
-    --------
-    >>> expanded = sp.expand((x.h_star[1]**2 - 1) * (x.h_star[2]**2 - 1))
-    >>> [t.factors for t in target_terms(expanded)]
-    [((h_star[1], z**2 - 1), (h_star[2], z**2 - 1))]
     """
     powers = [
         t for t in terms if t.joint == 1 and all(f.is_polynomial(FIELD) for _, f in t.factors)

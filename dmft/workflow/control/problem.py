@@ -64,12 +64,7 @@ class Control:
 
 
 def check_controlled(equations: object, control: str) -> Equations:
-    """Refuse what no schedule is found for, in words.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse what no schedule is found for, in words."""
     if isinstance(equations, Problem):
         equations = equations.origin
     if not isinstance(equations, Equations) or equations.kind != "ode" or equations.noise:

@@ -62,12 +62,6 @@ def kind_of(overlaps: Overlaps) -> str:
                 it has such a share, and twice as much as of any other: "specialised" where each
                 direction has a student; "unspecialised" where none has, or where several students
                 have equal shares (within 1e-3); "partly specialised" else
-
-    Examples
-    --------
-    >>> import dmft
-    >>> kind_of(dmft.Overlaps([[1.0, 0.3], [0.3, 1.0]], [[0.5, 0.5], [0.5, 0.5]]))
-    'unspecialised'
     """
     shares = _ratio(
         np.abs(overlaps.M @ np.linalg.pinv(overlaps.P)),

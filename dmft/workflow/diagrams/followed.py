@@ -69,20 +69,6 @@ def followed_point(
     FixedPoint
         Where the branch ends on the way: the point at the reference, with the status
         not_converged and a message that names the branch.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
-    >>> start = dmft.Overlaps([[0.3]], [[0.0]])
-    >>> point = followed_point(eqs, start, {"learning_rate": 0.0}, {"learning_rate": 0.1})
-    >>> print(point.status, point.overlaps.Q.round(6))
-    ok [[0.442812]]
-    >>> lost = followed_point(eqs, start, {"learning_rate": 0.0}, {"learning_rate": 0.3})
-    >>> print(lost.message)   # a fold at 0.18018981, theory/one_pass F.3
-    the uninformative fixed point followed from learning_rate = 0 ends, or meets another, near \
-learning_rate = 0.1802
     """
     check_equations(equations)
     system = StationarySystem(equations, start, reference)

@@ -145,13 +145,13 @@ def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
 @lru_cache(maxsize=64)
 def _always_pulls(model: Model, loss: sp.Expr) -> bool:
     """Whether a linear student of one sign is pulled along the label whatever its output."""
-    from dmft.equations.update.lines import label_of, line_of
-    from dmft.equations.update.program import noiseless_label
+    from dmft.equations.update.law import Cluster
+    from dmft.equations.update.lines import line_of
+    from dmft.equations.update.overlaps import sign_in
 
     if isinstance(model.teacher, GaussianMixture):
         return False
-    own = label_of(model)
-    label = noiseless_label(model) if own is None else own
+    label = sign_in(model, Cluster())
     line = line_of(model, label, False, False)
     if line is None or not label.has(sp.sign):
         return False

@@ -153,12 +153,7 @@ def described(run: Trajectory, rule: NodeRule, worst: float, tolerance: float) -
 
 
 def within_tails(run: Trajectory, equations: Equations, start: Any) -> Trajectory:
-    """A run up to where an average on nodes becomes infinite; a start beyond is refused.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """A run up to where an average on nodes becomes infinite; a start beyond is refused."""
     values = Values(dict(run.widths), dict(run.parameters), dict(run.constants))
     system, rule = equations.on_nodes, equations.rule(start, {})
     check_tails(equations.definitions, system, equations.entries(start), values, rule)

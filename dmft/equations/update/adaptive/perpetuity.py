@@ -59,14 +59,7 @@ def product(t: float, beta: float) -> float:
 
 @lru_cache(maxsize=64)
 def constants(beta: float) -> tuple[float, float]:
-    """(a, s).
-
-    Examples
-    --------
-    >>> a, s = constants(0.9)
-    >>> round(a, 3), round(s, 3)
-    (0.866, 0.823)
-    """
+    """(a, s)."""
     values = np.exp(np.arange(LOW, HIGH, STEP))
     a, s = 0.0, 0.0
     for t in values:

@@ -4,21 +4,43 @@ The label's noise is averaged over by hand where it has a closed form, as of the
 E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)). The square of a sign is one, but where a loss is
 flat, as the hinge loss beyond its margin. In a cluster |x|^2 = s_c d makes the factors
 sqrt(2 c_e/pi) and phi_e smaller than the eigenvalues by sqrt(s_c) and s_c, which is counted in psi.
+
+Signs of sums over a batch: given psi at its samples the coordinates of sum_mu psi_j^mu x^mu are
+normal variables, with covariances in proportion to A_jl = sum_mu s_mu psi_j^mu psi_l^mu, s_mu the
+variance of the inputs. With the factors of the inputs in front, as of one sample,
+
+    b_ji = E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)],
+    S_jl = 2/pi E asin(A_jl / sqrt(A_jj A_ll)),
+
+averages over the fields of all samples together, where both are 0 for gradients that vanish.
+The samples of a batch may have different laws, by cluster and flip: every way to share these out
+counts as often as it may be drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from math import comb, factorial
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At
+from dmft.equations.averages.expectation import At, Expectation, OneSample, OverSamples
 from dmft.equations.definitions import define
+from dmft.equations.update.law import laws_of
 from dmft.equations.update.program import Program, Writer, error_of, plain
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.pair import CorrelationAngle
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import FIELD
+
+if TYPE_CHECKING:
+    from dmft.equations.update.overlaps import Case, Moments
+
+    Part = tuple[Case, int, int]
 
 
 def signs(writer: Writer) -> Program:
@@ -55,8 +77,6 @@ def _of_gradient(writer: Writer) -> Program:
         writer.gradient(x.h, 0, x.psi)
         found = writer.program()
     if writer.algorithm.batch_size != 1:  # type: ignore[union-attr]
-        from dmft.equations.update.adaptive.batch import batch_of
-
         return batch_of(writer, found)
     *before, last = found.definitions
     slope = At(writer.slope, x.h[x.j])
@@ -65,15 +85,7 @@ def _of_gradient(writer: Writer) -> Program:
 
 
 def sign_of(slope: sp.Expr) -> sp.Expr:
-    """Sign of a function of the field, one where it is positive but at single points.
-
-    Examples
-    --------
-    >>> sign_of(3 * sp.exp(-(FIELD**2))), sign_of(-2 * FIELD), sign_of(1 - sp.tanh(FIELD) ** 2)
-    (1, -sign(z), 1)
-    >>> sign_of(sp.Heaviside(FIELD))
-    Heaviside(z)
-    """
+    """Sign of a function of the field, one where it is positive but at single points."""
     if not slope.has_free(FIELD):
         if slope.is_number:
             return sp.sign(slope)
@@ -93,3 +105,94 @@ def _is_bell(slope: sp.Expr) -> bool:
     if slope.has(sp.Heaviside, sp.sign, sp.Abs, sp.Piecewise, sp.Max, sp.Min):
         return False
     return bool(sp.factor(sp.together(slope.rewrite(sp.exp))).is_positive)
+
+
+# Samples of a batch, each of which is written out, and ways to share out laws among them.
+MOST_SAMPLES, MOST_WAYS = 16, 64
+
+
+def batch_of(writer: Writer, gradient: Program) -> Program:
+    """The gradient at the fields of a sample, whose signs are those of a sum over a batch.
+
+    Raises
+    ------
+    BadParameter
+        For batches that are too large to be written out, and inputs whose variance differs between
+        clusters from block to block.
+    """
+    samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
+    ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
+    if samples > MOST_SAMPLES or ways > MOST_WAYS:
+        raise BadParameter(
+            f"batch_size = {samples}: signs of sums over a batch are averages over the fields of "
+            f"all its samples, which are written out up to {MOST_SAMPLES} samples and "
+            f"{MOST_WAYS} ways to share out clusters and flips among them, here {ways}; take a "
+            "smaller batch, or dmft.simulate, whose steps are these"
+        )
+    if writer.cluster.shape:
+        raise BadParameter(
+            f"batch_size = {samples}: where variances of clusters differ from block to block, the "
+            "sign of a sum over samples from several of them has other averages in every block; "
+            "take one sample a step, leave fractions out, or take dmft.simulate"
+        )
+    return replace(gradient, students=False, batch=SignsOfBatch(samples))
+
+
+@dataclass(frozen=True)
+class SignsOfBatch:
+    """Moments of the signs of a sum over a batch.
+
+    Attributes
+    ----------
+    samples : int
+        Of a batch.
+    """
+
+    samples: int
+
+    def drift(self, moments: Moments) -> sp.Expr:
+        """E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)]: along the means of fields, and across."""
+        psi, lam, total = x.psi[x.j], x.lam[x.i], sp.S.Zero
+        for weight, parts, law in self.ways(moments):
+            inverse = 1 / sp.sqrt(_overlap(parts, x.j, x.j) + x.LEAST_SQUARE)
+            across = sp.S.Zero
+            for case, first, count in parts:
+                own, mean = case.named(psi), case.cluster.mean_of(lam)
+                across += case.cluster.root * OverSamples(own * lam, first, count)
+                if mean != 0:
+                    along = OverSamples(own, first, count) * inverse
+                    total += weight * mean * Expectation(along, law)
+            total += weight * Expectation(across * inverse, law)
+        return total
+
+    def square(self, moments: Moments) -> sp.Expr:
+        """2/pi E asin(A_jl / sqrt(A_jj A_ll))."""
+        j, l, total = x.j, x.l, sp.S.Zero  # noqa: E741
+        for weight, parts, law in self.ways(moments):
+            entries = (_overlap(parts, *pair) for pair in ((j, j), (l, l), (j, l)))
+            total += weight * 2 / sp.pi * Expectation(CorrelationAngle(*entries), law)
+        return total
+
+    def ways(self, moments: Moments) -> Iterator[tuple[sp.Expr, list[Part], OneSample]]:
+        """Probability of each way to share out laws among the samples, its parts and their law."""
+        cases, zero = moments.cases, sp.S.Zero
+        noisy, samples = sp.Integer(moments.program.noisy), sp.Integer(self.samples)
+        law = OneSample(sp.S.NegativeOne, noisy, zero, zero, samples)
+        for chosen in combinations_with_replacement(range(len(cases)), self.samples):
+            weight, parts, first = sp.Integer(factorial(self.samples)), [], 1
+            for number in sorted(set(chosen)):
+                case, count = cases[number], chosen.count(number)
+                weight *= case.cluster.weight**count / sp.Integer(factorial(count))
+                parts.append((case, first, count))
+                first += count
+            yield weight, parts, law
+
+
+def _overlap(parts: Sequence[Part], one: sp.Expr, two: sp.Expr) -> sp.Expr:
+    """A of two neurons."""
+
+    def own(case: Case, first: int, count: int) -> sp.Expr:
+        square = case.named(x.psi[one] * x.psi[two])
+        return case.cluster.variance * OverSamples(square, first, count)
+
+    return sp.Add(*(own(*part) for part in parts))
