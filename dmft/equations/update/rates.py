@@ -26,7 +26,6 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, OneSample, free_indices
-from dmft.equations.averages.inside import sums_inside
 from dmft.equations.definitions import Definition, MeanSlope, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.optimiser import (
@@ -178,6 +177,9 @@ class Drifts:
         lines: Mapping[sp.Expr, sp.Expr],
         laws: Sequence[Cluster],
     ) -> None:
+        # Loaded for rows beside the weights and blocks alone: plain rates start without it.
+        from dmft.equations.averages.inside import sums_inside
+
         self.definitions: list[Definition] = []
         self.blocks, self.laws = blocks, laws
         # What a loss sees of linear students meets each row through the covariances that it is of.
