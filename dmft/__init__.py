@@ -114,7 +114,7 @@ PUBLIC = {
     "PhaseDiagram": "dmft.analysis.diagrams.phase_diagram",
     "Phases": "dmft.analysis.phases",
     "Problem": "dmft.solvers.problem",
-    "ClosureWarning": "dmft.equations.restrict.wide_equations",
+    "ClosureWarning": "dmft.equations.restrict.closures",
     "Quadrature": "dmft.gaussian.nodes.quadrature",
     "Regimes": "dmft.equations.restrict.regimes",
     "Repeat": "dmft.model",

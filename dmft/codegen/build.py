@@ -218,10 +218,10 @@ def generate(equations: Equations) -> str:
     functions, seen = (PointFunctions(code_names(parameters)) for _ in range(2))
     rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
     parts = [rates]
-    if equations.gram is not None:
+    if equations.space.gram is not None:
         from dmft.codegen.domains import gram_domain
 
-        domain = gram_domain(equations.gram, here.places, VERSION)
+        domain = gram_domain(equations.space.gram, here.places, VERSION)
     else:
         domain = domain_text(equations.on_nodes, parameters, here, VERSION)
     if equations.noise:
@@ -239,7 +239,7 @@ def generate(equations: Equations) -> str:
 
 def activations(equations: Equations) -> str:
     """What a module says of itself; nothing of widths and numbers, which are run-time values."""
-    return equations.networks
+    return equations.space.networks
 
 
 def description(equations: Equations) -> str:
@@ -249,7 +249,7 @@ def description(equations: Equations) -> str:
 
 def layout_of(equations: Equations) -> Layout:
     """Where the arrays of a system live."""
-    blocks, found = equations.blocks, equations.on_nodes
+    blocks, found = equations.space.blocks, equations.on_nodes
     here = layout_of_alignments(found, blocks) if blocks else layout(found)
     if equations.noise:
         from dmft.codegen.diffusion import noise_layout

@@ -19,7 +19,6 @@ from dmft.model.loss import check_one_output
 from dmft.turns import in_turn
 
 if TYPE_CHECKING:
-    from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.model import GradientDescent, Scaling, SequenceModel
@@ -32,7 +31,7 @@ def derive(
     *,
     dim: int | sp.Expr | None = None,
     fluctuations: bool = False,
-) -> SequenceEquations: ...
+) -> Equations: ...
 @overload
 def derive(
     model: Model,
@@ -98,7 +97,7 @@ def derive(
     Parameters
     ----------
     model : Model
-        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m;
+        A sequence model, always on the sphere, gives equations of its alignments e and m;
         with `dim` and `fluctuations` their sde.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
@@ -222,15 +221,13 @@ def check_drawn(
         check_loss(model, algorithm)
 
 
-def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquations:
+def sequence_equations(model: SequenceModel, algorithm: Any) -> Equations:
     """Equations of the alignments, of the squared loss or of the norm itself."""
     check_one_output(getattr(algorithm, "loss", "squared"))
+    from dmft.equations.sequence.equations import derive_norm, derive_sequence
+
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
-        from dmft.equations.sequence.norm import derive_norm
-
         return derive_norm(model, algorithm)
-    from dmft.equations.sequence.equations import derive_sequence
-
     return derive_sequence(model, algorithm)
 
 

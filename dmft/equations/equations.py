@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import sympy as sp
@@ -19,28 +19,29 @@ from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.reference import evaluate
-from dmft.equations.traits import Traits
+from dmft.equations.states import Grams, StateSpace
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
     check_concentration,
     declared_parameters,
     numeric_width,
-    resolve,
     seen_by,
     with_nodes,
 )
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Overlaps, check_outputs
+from dmft.model import SGD, GradientFlow, Model, check_outputs
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 from dmft.record import Short
+from dmft.starts import Alignment, Overlaps
 from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
+    from dmft.equations.sequence.fluctuations import SequenceNoise
     from dmft.equations.views.explicit import ExplicitEquations
-    from dmft.equations.views.printer import EquationPrinter, Notation
+    from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.rules import NodeRule
 
@@ -51,11 +52,15 @@ NOTEBOOK = 560.0
 CLOCK = ("learning_rate", "dim", "batch_size")
 
 
+@final
 @dataclass(frozen=True, repr=False)
-class Equations(Short, Traits, ChangesOfDefinitions):
-    """Closed equations of motion of the overlaps, as ordered symbolic definitions.
+class Equations(Short, ChangesOfDefinitions):
+    """Closed equations of motion of overlaps or of alignments, as ordered symbolic definitions.
 
-    Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
+    Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`. For
+    inputs with a spectrum the blocks Q (B, p, p) and M (B, p, k) have the axis of blocks of the
+    start. Rows that an optimiser keeps have blocks of their own, as velocity_M. Of a sequence
+    model the state is a number for each alignment, and the definitions are in these.
 
     Attributes
     ----------
@@ -92,7 +97,7 @@ class Equations(Short, Traits, ChangesOfDefinitions):
     scaling: str
     time_unit: str
     dim: sp.Expr | None = None
-    noise: Noise | None = None
+    noise: Noise | SequenceNoise | None = None
     derived: tuple[Definition, ...] = field(default=(), repr=False)
     extra: tuple[sp.Symbol, ...] = ()
 
@@ -101,6 +106,36 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             f"{self.kind} of {', '.join(n for n in self.terms if n != 'risk')}; {self.time_unit}; "
             f"{self.algorithm!r}"
         )
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        """What the state holds: "overlaps", or the alignments of a "sequence"."""
+        return "sequence" if self.model.reads_sequences else "overlaps"
+
+    @cached_property
+    def space(self) -> StateSpace:
+        """What a run is a state of: Gram matrices, those of a wide limit, alignments."""
+        if self.model.reads_sequences:
+            from dmft.equations.sequence.alignments import Alignments
+
+            return Alignments(self.model, self.algorithm)
+        if self.scaling in ("mean-field", "wide-high-dimensional"):
+            from dmft.equations.restrict.closures import InfiniteWidth, MeanField
+
+            if self.scaling == "mean-field":
+                return MeanField(self.model, self.algorithm, self.dim is not None)
+            return InfiniteWidth(self.model, self.algorithm)
+        return Grams(self.model, self.algorithm)
+
+    @property
+    def has_cone(self) -> bool:
+        """Whether rates jump where the output passes the label, as under the norm |f - y|."""
+        return self.model.reads_sequences and bool(self.averages)
+
+    @property
+    def bounds_rounding(self) -> bool:
+        """Whether the rounding of their closed forms is bounded along runs."""
+        return not (self.model.reads_sequences or self.averages or self.error)
 
     # What they hold -------------------------------------------------------------------------
 
@@ -116,6 +151,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         used |= set(numbers_of(self.algorithm))  # they set the clock, too
+        if "cosine" in used:  # its nodes are those of the dimension
+            used.add("dim")
         if self.noise:  # the covariance reads them all
             used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}
@@ -140,6 +177,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
     def on_nodes(self) -> tuple[Definition, ...]:
         """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
         definitions = self.definitions
+        if self.model.reads_sequences:  # averages hold their own nodes
+            return definitions
         if self.algorithm.on_sphere:
             from dmft.equations.noise.projection import projected
 
@@ -169,7 +208,9 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
         Code reads its parameters by their places, those too that no definition reads.
         """
-        return ",".join(self.parameters) + (self.noise.signature if self.noise else "")
+        text = ",".join(self.parameters) + (self.noise.signature if self.noise else "")
+        encoding = getattr(self.model, "encoding", None)  # gives the feasible set
+        return text if encoding is None else text + sp.srepr(encoding.gram)
 
     @property
     def approximation(self) -> str:
@@ -179,8 +220,21 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         the risk at ordinary overlaps (variances 0.01 to 100,
         `dmft.equations.rounding.conditioning`), the words say how far it goes.
         """
-        tabled = self.error
-        parts = []
+        if self.model.reads_sequences:
+            tables = (
+                f"averages by tables, error at most {self.error:.0e}" if self.error else "exact"
+            )
+            found = "averages over nodes" if self.averages else tables
+            return f"drift {found}; {self.noise.approximation}" if self.noise else found
+        parts = self._of_averages
+        if self.noise:
+            return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])
+        return self.space.approximation("; ".join(parts) or "exact", self.error)
+
+    @property
+    def _of_averages(self) -> list[str]:
+        """How averages over overlaps are computed; nothing where they are exact."""
+        tabled, parts = self.error, list[str]()
         if tabled == math.inf:
             parts.append(
                 "averages of one and two fields by quadrature in the NumPy reference alone, where "
@@ -197,9 +251,7 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             from dmft.equations.rounding.conditioning import cancellation_in_words
 
             parts += cancellation_in_words(self)
-        if self.noise:
-            return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])
-        return "; ".join(parts) or "exact"
+        return parts
 
     @cached_property
     def error(self) -> float:
@@ -207,6 +259,11 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
         The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
         """
+        if self.model.reads_sequences:
+            from dmft.gaussian.tables.tabled import PlacedAverage
+
+            placed = {a for d in self.definitions for a in d.expr.atoms(PlacedAverage)}
+            return float(sum(a.claimed for a in placed))
         if self.open_kernels:
             return 0.0
         return max((a.error for a in self.lowered), default=0.0)
@@ -253,7 +310,9 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
-            return self.packed(evaluate(self.on_nodes, self.entries(start), values, "rate"))
+            return self.space.packed(
+                evaluate(self.on_nodes, self.space.entries(start), values, "rate")
+            )
         return self._on_rule(start, values, self.rule(start, parameters))
 
     def _on_rule(
@@ -263,20 +322,24 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         if rule.groups:
             from dmft.equations.averages.tails import check_tails
 
-            check_tails(self.definitions, self.on_nodes, self.entries(start), values, rule)
+            check_tails(self.definitions, self.on_nodes, self.space.entries(start), values, rule)
         here = with_nodes(values, rule)
-        rates = evaluate(self.on_nodes, self.entries(start), here, "rate")
+        rates = evaluate(self.on_nodes, self.space.entries(start), here, "rate")
         if self.noise:
-            rates = self.noise.add_to(rates, self.entries(start), here, rule)
-        return self.packed(rates)
+            rates = self.noise.add_to(rates, self.space.entries(start), here, rule)
+        return self.space.packed(rates)
 
-    def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
-        """Initial state blocks of a run from this start.
+    def state(
+        self, start: Overlaps | Alignment, values: Values | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """State blocks of a run from this start.
 
         Parameters
         ----------
-        start : Overlaps
+        start : Overlaps or Alignment
             Of the widths of the model.
+        values : Values, optional
+            Numbers of the run; with them the state has trained readouts and accumulators, too.
 
         Returns
         -------
@@ -285,88 +348,18 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
         Examples
         --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
-        >>> {name: block.tolist() for name, block in eqs.state(start).items()}
-        {'Q': [[1.0]], 'M': [[0.1]]}
-        """
-        return {"Q": start.Q, "M": start.M}
-
-    def begins(self, start: Overlaps, values: Values) -> dict[str, NDArray[np.float64]]:
-        """The state of a run from this start with these numbers.
-
-        Parameters
-        ----------
-        start : Overlaps
-        values : Values
-            Of `values`; accumulators of optimisers begin at their own.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Arrays by name, as of `state`.
-
-        Examples
-        --------
         >>> import sympy as sp, dmft
         >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
         >>> eqs = dmft.derive(dmft.Model(line, line), dmft.AdaGradNorm(0.5, initial=2.0))
         >>> start = dmft.Overlaps([[1.0]], [[0.5]])
-        >>> sorted(eqs.begins(start, eqs.values(start, {})))
-        ['M', 'Q', 'accumulator']
+        >>> sorted(eqs.state(start)), sorted(eqs.state(start, eqs.values(start, {})))
+        (['M', 'Q'], ['M', 'Q', 'accumulator'])
         """
-        return self.state(start)
-
-    def entries(self, start: Overlaps) -> Mapping[str, NDArray[np.float64]]:
-        """The state of a start by the names that the definitions read.
-
-        Parameters
-        ----------
-        start : Overlaps
-            With the widths of the model.
-
-        Returns
-        -------
-        mapping of str to ndarray
-            Arrays by name, Q (p, p) and M (p, k) of committees.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
-        >>> sorted(eqs.entries(start))
-        ['M', 'Q']
-        """
-        return self.state(start)
-
-    def packed(self, found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-        """Blocks of the state from what the definitions give.
-
-        Parameters
-        ----------
-        found : dict of str to ndarray
-            Values of the definitions.
-
-        Returns
-        -------
-        dict of str to ndarray
-            The same by blocks of the state.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
-        >>> rates = eqs.evaluate(start)
-        >>> eqs.packed(rates) is rates
-        True
-        """
-        return found
+        found = self.space.state(start)
+        if values is None:
+            return found
+        names = [d.name for d in self.definitions if d.role == "rate"]
+        return found | {name: values.arrays[name] for name in names if name in values.arrays}
 
     def evaluate_error(
         self, start: Overlaps, **parameters: float
@@ -407,11 +400,11 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         here = with_nodes(values, groups[0] if groups else rule) if rule is not None else values
         from dmft.equations.rounding.bounds import of_one_state
 
-        found = of_one_state(self.on_nodes, self.entries(start), here, "rate")
+        found = of_one_state(self.on_nodes, self.space.entries(start), here, "rate")
         errors = {name: bound.error for name, bound in found.items()}
         if self.noise:
-            errors = self.noise.add_rounding(errors, self.entries(start), here)
-        errors = self.packed(errors)
+            errors = self.noise.add_rounding(errors, self.space.entries(start), here)
+        errors = self.space.packed(errors)
         if rule is not None and groups:
             value = self._on_rule(start, values, rule)
             rates = [self._on_rule(start, values, group) for group in groups]
@@ -443,7 +436,12 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         'NodeRule'
         """
         if self.noise:
-            return self.noise.rule(start.p + start.k, options)
+            return self.noise.rule(_fields(start), options)
+        if self.model.reads_sequences:
+            from dmft.equations.averages.joint_average import joint_rule
+
+            chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}
+            return joint_rule(self.model.length, **chosen)
         from dmft.equations.averages.nodes import rule_of_averages
         from dmft.equations.averages.tails import told_by_tails
 
@@ -482,28 +480,33 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
-        if (
-            self.kind != "map"
-            and isinstance(self.algorithm, SGD)
-            and (self.algorithm.learning_rate.is_number or "learning_rate" in parameters)
+        if isinstance(self.algorithm, SGD) and (
+            self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
-            needed = list(dict.fromkeys([*needed, "learning_rate"]))
+            needed.append("learning_rate")
         if self.kind == "map":
-            needed = list(dict.fromkeys([*needed, *CLOCK]))
+            needed += CLOCK
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
-        chosen = self.averages or (self.noise and not self.noise.exact(start.p + start.k))
+        chosen = self.averages or (self.noise and not self.noise.exact(_fields(start)))
         if not chosen and len(given) < len(parameters):
             raise BadParameter(
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
                 "closed form; these equations have none"
             )
-        values = resolve(self.model, self.algorithm, needed, start, given, self.declared)
+        values = self.space.values(list(dict.fromkeys(needed)), start, given, self.declared)
+        values = self.space.with_constants(values, self.definitions, start)
         if self.kind == "map":
             check_concentration(values.scalars, start.p)
         if self.noise:
             self.noise.check(values, start, given)
         on_nodes = self.averages or (self.noise and not self.noise.closed)
-        return with_nodes(values, self.rule(start, parameters)) if on_nodes else values
+        if on_nodes:
+            values = with_nodes(values, self.rule(start, parameters))
+            if self.model.reads_sequences:
+                from dmft.equations.sequence.alignments import check_observables
+
+                check_observables(self.definitions, self.space.entries(start), values)
+        return values
 
     def explicit(
         self,
@@ -544,6 +547,12 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         >>> sorted(map(str, flow.rhs))
         ['M_11', 'Q_11']
         """
+        from dmft.equations.views.explicit import unroll
+
+        if self.model.reads_sequences:
+            return unroll(self.definitions, {"p": 1, "k": 1}, {})
+        if self.space.not_unrolled:
+            raise BadParameter(self.space.not_unrolled)
         check_outputs(self.model, "equations are unrolled")
         widths = {
             "p": numeric_width(width, self.model.student.width, "width"),
@@ -564,8 +573,6 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         key = f"{widths} {constants} {P}"
         if key in kept:
             return kept[key]
-        from dmft.equations.views.explicit import unroll
-
         result = unroll(self.definitions, widths, {**constants, "P": P})
         if self.noise:
             from dmft.equations.noise.fluctuations import with_fluctuations
@@ -642,64 +649,16 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         >>> text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 0
         True
         """
-        from dmft.equations.views.latex import Page, equations_latex
+        from dmft.equations.views.latex import Page, align, equations_latex
 
-        return equations_latex(self, Page(width, notation, symbolic, kernels))
+        text = equations_latex(self, Page(width, notation, symbolic, kernels))
+        lines = self.space.closure_latex(self.definitions)
+        if not lines:
+            return text
+        from dmft.typeset.breaking import Names
+        from dmft.typeset.fragment import fitted
 
-    def functions_latex(self, printer: EquationPrinter) -> list[str]:
-        """Lines that say what the functions of the networks are.
-
-        Parameters
-        ----------
-        printer : EquationPrinter
-            Which letters the functions have.
-
-        Returns
-        -------
-        list of str
-            Lines of LaTeX.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> from dmft.equations.views.latex import EquationPrinter
-        >>> len(eqs.functions_latex(EquationPrinter({})))
-        1
-        """
-        from dmft.equations.views.latex import functions_latex
-
-        return [functions_latex(self.model, printer)]
-
-    def law_latex(self, definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
-        """Sentence and lines of the law that averages are over.
-
-        Parameters
-        ----------
-        definitions : sequence of Definition
-            What is printed.
-        printer : EquationPrinter
-            Its letters.
-
-        Returns
-        -------
-        list of str
-            Lines of LaTeX.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> from dmft.equations.views.latex import EquationPrinter
-        >>> lines = eqs.law_latex(eqs.definitions, EquationPrinter({}))
-        >>> all(isinstance(line, str) for line in lines)
-        True
-        """
-        from dmft.equations.views.latex import law_latex
-
-        return law_latex(definitions, printer)
+        return text + "\n" + fitted(align(lines), width, Names(text))
 
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.
@@ -708,4 +667,11 @@ class Equations(Short, Traits, ChangesOfDefinitions):
     def __str__(self) -> str:
         from dmft.equations.views.text import equations_text
 
-        return equations_text(self)
+        text = equations_text(self)
+        closure = self.space.closure_text(self.definitions)
+        return f"{text}\n  {closure}" if closure else text
+
+
+def _fields(start: Any) -> int:
+    """Number p + k of fields; nodes of sequences do not depend on a start."""
+    return start.p + start.k if isinstance(start, Overlaps) else 0

@@ -151,7 +151,9 @@ def _stored(session: Session, exported: Exported) -> dict[str, Any]:
         "trained": trained,
     }
     if exported.sequence:
-        return facts | {"sizes": {n: len(s) for n, s in session.declared.equations.blocks.items()}}
+        return facts | {
+            "sizes": {n: len(s) for n, s in session.declared.equations.space.blocks.items()}
+        }
     readouts = exported.readouts()
     return facts | readouts | {"width": int(model.student.width), "starts": _starts(session)}
 

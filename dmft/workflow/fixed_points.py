@@ -149,10 +149,7 @@ class StationarySystem:
         self.sizes = values.widths
         sphere = equations.algorithm.on_sphere
         self.rows, self.columns = np.tril_indices(self.p, -1 if sphere else 0)
-        state = equations.begins(start, values)
-        if equations.algorithm.trains_readout:
-            state = {**state, "readout": values.arrays["readout"]}
-        self.free = self.flat(self.problem.pack(state))
+        self.free = self.flat(self.problem.pack(equations.state(start, values)))
 
     def packed_parameters(self, values: Values) -> Array:
         """Scalars and constant arrays as the compiled functions read them."""
@@ -459,7 +456,7 @@ def check_equations(equations: object) -> None:
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
     if not {"Q", "M"} <= {_plain(name) for name in equations.terms}:
-        instead = equations.instead.get(
+        instead = equations.space.instead.get(
             "fixed points",
             f"these equations move {sorted(equations.terms)}: leave "
             f"scaling={equations.scaling!r} out",

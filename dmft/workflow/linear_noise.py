@@ -106,8 +106,8 @@ def linear_noise(
             "linear_noise takes equations with fluctuations: derive(..., dim=..., "
             "fluctuations=True)"
         )
-    if "linear noise" in equations.instead:
-        instead = equations.instead["linear noise"]
+    if "linear noise" in equations.space.instead:
+        instead = equations.space.instead["linear noise"]
         raise BadParameter(f"linear_noise is of overlaps Q and M; {instead}")
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     flow = replace(equations, kind="ode", noise=None, dim=None)

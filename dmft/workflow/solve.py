@@ -16,7 +16,6 @@ from dmft.workflow.solver import as_expressions, solver_of
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
-    from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.equations.two_time.written.problem import TwoTime
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 
 
-@overload
-def solve(
-    system: SequenceEquations, start: Alignment, t_max: float, **options: Any
-) -> Trajectory: ...
 @overload
 def solve(
     system: DescentEquations | DescentFlow | DescentProblem,

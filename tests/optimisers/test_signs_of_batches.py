@@ -145,7 +145,7 @@ def test_generated_code_is_the_reference(
     start, nodes = dmft.random_overlaps(model, 200, 0), {"nodes": 16}
     problem = dmft.build(equations)
     values = with_nodes(equations.values(start, {}), equations.rule(start, nodes))
-    y = problem.pack(equations.entries(start))
+    y = problem.pack(equations.space.entries(start))
     par = problem.pack_parameters(
         {name: values.scalars[name] for name in problem.parameters}, values.arrays
     )

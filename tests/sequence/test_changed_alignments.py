@@ -34,7 +34,7 @@ def test_a_pull_along_the_target_is_its_exact_motion():
 
 def test_a_column_moves_the_alignments_of_untied_students():
     equations, start = dmft.derive(model(tied=False), dmft.SGD(0.5)), dmft.Alignment(0, [0.1, 0.2])
-    m = equations.blocks["m"]
+    m = equations.space.blocks["m"]
     pulled = equations.with_term("m", "pull", [FIELD * sp.cos(y) for y in m])
     before, after = equations.evaluate(start)["m"], pulled.evaluate(start, B=0.7)["m"]
     np.testing.assert_allclose(after - before, 0.7 * np.cos([0.1, 0.2]), rtol=1e-13)

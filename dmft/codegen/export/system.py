@@ -64,7 +64,7 @@ class System:
         self.equations: Equations = equations
         self.given = dict(given or {})
         resolve_scalars(equations.declared, (), self.given)  # refuses unknown names
-        self.sequence = bool(equations.blocks)
+        self.sequence = bool(equations.space.blocks)
 
     @cached_property
     def fixed(self) -> dict[str, sp.Expr]:
@@ -118,7 +118,7 @@ class System:
         """Where the numbers of a state stand that is written in them one by one."""
         return {
             str(symbol): f"{block}[{n}]"
-            for block, symbols in self.equations.blocks.items()
+            for block, symbols in self.equations.space.blocks.items()
             for n, symbol in enumerate(symbols)
         }
 
@@ -128,7 +128,7 @@ class System:
         if self.sequence:
             return tuple(
                 Block(name, (str(len(symbols)),), len(symbols) == 1)
-                for name, symbols in self.equations.blocks.items()
+                for name, symbols in self.equations.space.blocks.items()
                 if symbols
             )
         trained = (Block("readout", ("p",)),) if self.equations.algorithm.trains_readout else ()
@@ -200,13 +200,11 @@ class System:
         start: Any = self.alignment(rng) if self.sequence else self.overlaps(rng)
         rates = equations.evaluate(start, **given)
         values = equations.values(start, given)
-        state = equations.entries(start)
+        state = equations.space.entries(start)
         seen = evaluate(equations.on_nodes, state, values, "observable")
-        begun = equations.begins(start, values)
+        begun = equations.state(start, values)
         arrays = {b.name: np.asarray(begun[b.name]) for b in self.state if b.name in begun}
         arrays |= {b.name: values.arrays[b.name] for b in self.constants}
-        if equations.algorithm.trains_readout and not self.sequence:
-            arrays["readout"] = values.arrays["readout"]
         widths = {} if self.sequence else {"p": start.p, "k": start.k}
         numbers = {name: float(value) for name, value in seen.items()}
         chosen = {name: rates[name] for name in (b.name for b in self.state)}
@@ -234,7 +232,7 @@ class System:
 
     def alignment(self, rng: np.random.Generator) -> Alignment:
         """Alignments inside the feasible set."""
-        blocks = self.equations.blocks
+        blocks = self.equations.space.blocks
         sizes = {name: len(symbols) for name, symbols in blocks.items()}
         scale = 0.5 / max(1, sum(sizes.values())) ** 0.5
         parts = {name: scale * rng.uniform(0.2, 1.0, size) for name, size in sizes.items()}
@@ -266,16 +264,8 @@ def refuse(equations: Any) -> None:
             "these equations hold averages on nodes, whose number is chosen in each run: "
             f"{equations.averages[0]}. Closed forms and tables are exported"
         )
-    if type(equations).__name__ not in ("Equations", "SequenceEquations"):
-        rows = type(equations).__name__ == "RowEquations"
-        raise NotClosed(
-            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
-            "exported; those of Model(...) without inputs= under plain SGD are, and runs of "
-            "dmft.solve go out by run.to_pandas() and run.save"
-            if rows
-            else f"{type(equations).__name__} are not exported; equations of the overlaps Q, M and "
-            "of the alignments e, m are: export those that they come from"
-        )
+    if equations.space.not_exported:
+        raise NotClosed(equations.space.not_exported)
 
 
 def header(system: System) -> list[str]:
@@ -314,7 +304,7 @@ def header(system: System) -> list[str]:
 def sources(equations: Equations) -> list[str]:
     """Keys of `dmft.cite` for the papers that the equations are in."""
     keys = []
-    if equations.blocks:
+    if equations.space.blocks:
         return ["arnaboldi_2025"]
     keys += ["saad_solla_1995", "goldt_2019"]
     if equations.algorithm.on_sphere:

@@ -1,7 +1,6 @@
 """What a user does with derived equations: add, drop, replace and compare terms.
 
-A base of `Equations`, `SequenceEquations`, `DescentEquations` and `TwoTime`; they say how their
-terms are stored.
+A base of `Equations`, `DescentEquations` and `TwoTime`, which say how their terms are stored.
 """
 
 from __future__ import annotations

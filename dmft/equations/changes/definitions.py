@@ -41,8 +41,14 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by overlap and by named term; intermediates stay as their symbols."""
-        return self.rate_terms
+        """Rates by block and by named term; intermediates stay as their symbols.
+
+        Those of the alignments of a sequence model are columns of their components.
+        """
+        single, blocks = self.rate_terms, self._own.space.blocks
+        if not blocks:
+            return single
+        return {b: _columns([single[str(s)] for s in row]) for b, row in blocks.items() if row}
 
     @property
     def rate_terms(self) -> dict[str, dict[str, sp.Expr]]:
@@ -112,14 +118,22 @@ class ChangesOfDefinitions(Changeable):
         "label_noise". `indices` has what runs over their entries.
         """
         arrays = arrays_of(self._own.definitions)
-        found = named_symbols(self._scalars.values(), arrays)
-        return {**found, "p": x.p, "k": x.k}
+        found = named_symbols(self._known.values(), arrays)
+        return {**found, "p": x.p, "k": x.k} if arrays else found
 
     @property
     def indices(self) -> Indices:
         """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
+        if self._own.space.blocks:  # the alignments are written out one by one
+            return Indices(dict.fromkeys(self.terms, ()))
         rates = [d for d in self._own.definitions if d.role == "rate"]
         return Indices({d.name: d.indices for d in rates})
+
+    @property
+    def _known(self) -> dict[str, sp.Symbol]:
+        """Symbols of the parameters and of what is defined as one number, by name."""
+        known = (d.target for d in self._own.definitions if d.role in ("intermediate", "rate"))
+        return {s.name: s for s in known if isinstance(s, sp.Symbol)} | self._scalars
 
     @property
     def _scalars(self) -> dict[str, sp.Symbol]:
@@ -137,102 +151,22 @@ class ChangesOfDefinitions(Changeable):
         )
 
     def text_of(self, expr: Any) -> str:
-        """An expression as in `str(equations)`.
+        """An expression as in `str(equations)`."""
+        from dmft.equations.views.text import TextPrinter, model_names
 
-        Parameters
-        ----------
-        expr : sympy.Expr
-            In the symbols of these equations.
-
-        Returns
-        -------
-        str
-            Text in the letters that ``print(equations)`` shows.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> print(eqs.text_of(eqs.terms["M"]["sphere"]))
-        -M[j,r]*Φ[j,j]/2
-        """
-        from dmft.equations.views.text import TextPrinter
-
-        return str(TextPrinter(self.names()).doprint(expr))
+        return str(TextPrinter(model_names(self._own.model)).doprint(expr))
 
     def latex_of(self, expr: Any) -> str:
-        r"""An expression as in `latex`.
+        """An expression as in `latex`."""
+        from dmft.equations.views.latex import EquationPrinter, model_names
 
-        Parameters
-        ----------
-        expr : sympy.Expr
-            In the symbols of these equations.
-
-        Returns
-        -------
-        str
-            LaTeX in the letters that `latex` prints.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> print(eqs.latex_of(eqs.terms["M"]["sphere"]))
-        - \frac{M_{j r} \Phi_{j j}}{2}
-        """
-        from dmft.equations.views.latex import EquationPrinter
-
-        return str(EquationPrinter(self.names(r"\sigma", r"\sigma_*")).doprint(expr))
-
-    def names(self, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
-        """Names of the functions of the networks.
-
-        Parameters
-        ----------
-        sigma : str
-            What the student's activation is called.
-        star : str
-            What that of the teacher is called, where it is another function.
-
-        Returns
-        -------
-        dict of sympy.Expr to str
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> list(eqs.names().values())
-        ['σ', "σ'"]
-        """
-        from dmft.equations.views.text import model_names
-
-        return model_names(self._own.model, sigma, star)
+        names = model_names(self._own.model, r"\sigma", r"\sigma_*")
+        return str(EquationPrinter(names).doprint(expr))
 
     def block_latex(self, block: str) -> str:
-        """A block with its indices.
-
-        Parameters
-        ----------
-        block : str
-            A name in `terms`.
-
-        Returns
-        -------
-        str
-            LaTeX of the quantity with its indices.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
-        >>> print(eqs.block_latex("M"))
-        M_{j r}
-        """
+        """A block with its indices."""
+        if block in self._own.space.blocks:
+            return block
         target = next(d.target for d in reversed(self._own.definitions) if d.name == block)
         return self.latex_of(target)
 
@@ -240,9 +174,25 @@ class ChangesOfDefinitions(Changeable):
 
     def _places(self, block: str, expr: sp.Expr) -> dict[str, sp.Expr]:
         """Definitions that a term of a block adds to, with what it adds; its own comes first."""
-        return {_home(self._own.definitions, block): expr}
+        definitions = self._own.definitions
+        found = {_home(definitions, block): expr}
+        # On the sphere a term of a wide limit adds to Phi_jj = dQ_jj/dt, which scales the rows.
+        if any(d.name == x.growth.name for d in definitions):
+            inside = 2 * sp.Sum(x.along[x.j, x.r] * expr, (x.r, 1, x.k)) if expr != 0 else expr
+            found[x.growth.name] = {"M": inside, "Q_perp": expr}.get(block, sp.S.Zero)
+        return found
 
     def _with_changed(self, block: str, name: str, given: object) -> Self:
+        symbols = self._own.space.blocks.get(block)
+        if symbols is None:
+            return self._with_entry(block, name, given)
+        found = self
+        for s, part in zip(symbols, _components(block, symbols, given), strict=True):
+            found = found._with_entry(str(s), name, part)
+        return found
+
+    def _with_entry(self, block: str, name: str, given: object) -> Self:
+        """Set the term of one definition of a rate."""
         definitions = self._own.definitions
         rate = next(d for d in definitions if d.role == "rate" and d.name == block)
         first = next(iter(self._places(block, sp.S.Zero)))
@@ -282,17 +232,17 @@ class ChangesOfDefinitions(Changeable):
             )
 
     def _check(self, block: str, first: str) -> TermCheck:
-        own = self._own
-        definitions, indices = own.definitions, self.indices.of(block)
-        until = next(
-            d.name for d in definitions if d.name in {first, *self._places(block, sp.S.Zero)}
-        )
-        axes = {x.p: own.model.student.width, x.k: own.model.teacher.width}
-        where = block + (f"[{', '.join(map(str, indices))}]" if indices else "")
-        return TermCheck(
-            where, indices, arrays_of(definitions, until), self._scalars,
-            frozenset(d.name for d in definitions), users_of(own.declared), axes,
-        )  # fmt: skip
+        own, until = self._own, {first, *self._places(block, sp.S.Zero)}
+        definitions, blocks = own.definitions, own.space.blocks
+        rate = next(d for d in definitions if d.role == "rate" and d.name == block)
+        before = next(d.name for d in definitions if d.name in until)
+        where = block + (f"[{', '.join(map(str, rate.indices))}]" if rate.indices else "")
+        axes = {}
+        if not blocks:
+            axes = {x.p: own.model.student.width, x.k: own.model.teacher.width}
+        taken = frozenset((*blocks, *(d.name for d in definitions)))
+        arrays, users = arrays_of(definitions, before), users_of(own.declared)
+        return TermCheck(where, rate.indices, arrays, self._known, taken, users, axes)
 
     def _without(self, names: tuple[str, ...]) -> Self:
         own = self._own
@@ -386,3 +336,26 @@ def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
         lambda e: isinstance(e, sp.Indexed) and str(e.base.label) in empty, lambda _: sp.Integer(0)
     )
     return rest.xreplace({s: sp.S.Zero for s in rest.free_symbols if str(s) in empty})
+
+
+def _columns(rows: Sequence[Mapping[str, sp.Expr]]) -> dict[str, sp.Expr]:
+    """Terms by name: columns of their components, expressions where there is one of them."""
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        parts = [row.get(name, sp.S.Zero) for row in rows]
+        found[name] = parts[0] if len(parts) == 1 else sp.ImmutableDenseMatrix(parts)
+    return found
+
+
+def _components(block: str, symbols: Sequence[sp.Symbol], given: object) -> list[object]:
+    """Components of a term, one for each alignment of a block; nothing for None."""
+    if given is None:
+        return [None] * len(symbols)
+    many = isinstance(given, sp.MatrixBase | Sequence) and not isinstance(given, str)
+    parts = list(given) if many else [given]  # type: ignore[call-overload]
+    if len(parts) != len(symbols):
+        raise BadParameter(
+            f"a term of {block} has {len(symbols)} components, those of "
+            f"{', '.join(map(str, symbols))}; got {shown(given)}"
+        )
+    return parts

@@ -133,16 +133,22 @@ class Indices(Mapping[str, sp.Symbol]):
 def arrays_of(definitions: Sequence[Definition], until: str | None = None) -> dict[str, Axes]:
     """Arrays over neurons that are known where `until` is computed, with their axes."""
     used = {name for d in definitions for name in used_bases(d.expr)}
-    found = {d.name: _axes(d) for d in definitions if d.role == "rate"}
+    found = {d.name: _axes(d) for d in definitions if d.role == "rate" and _has_entries(d)}
+    if not found:  # alignments of a sequence, one by one
+        return {}
     found |= {n: axes for n, axes in CONSTANTS.items() if n in ALWAYS or n in used}
     if has_rows_of_readout(definitions):
         found["readout"] = (x.outputs, x.p)
     for d in definitions:
         if d.name == until and d.role in ("intermediate", "rate"):
             break
-        if d.role in ("block", "intermediate") and isinstance(d.target, sp.Indexed):
+        if d.role in ("block", "intermediate") and _has_entries(d):
             found.setdefault(d.name, _axes(d))
     return {n: axes for n, axes in found.items() if not {x.nodes, x.cosines} & set(axes)}
+
+
+def _has_entries(d: Definition) -> bool:
+    return isinstance(d.target, sp.Indexed)
 
 
 def _axes(d: Definition) -> Axes:

@@ -12,6 +12,12 @@ are read off the symbols of the full equations; that the form stays is checked, 
 
 with alpha, beta and that rate functions of C and of u = <M^2> alone (theory/one_pass F.4,
 derivations/infinite_width.py).
+
+dM/dt = M (alpha - beta M^2) from M = sqrt(u_0) z, z ~ N(0, 1), is solved by
+
+    M^2 = X z^2 / (1 + Y z^2),   dX/dt = 2 alpha X,   dY/dt = 2 beta X,   X(0) = u_0,  Y(0) = 0,
+
+and with g = sqrt(Y) z the mean is u = <M^2> = X E[(1 - g^2)/(1 + g^2)^2], by Stein's lemma.
 """
 
 from __future__ import annotations
@@ -23,11 +29,14 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import At, Covariances, Expectation
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import Definition, index_symbol
+from dmft.equations.definitions import Definition, define, index_symbol
 from dmft.equations.escape.uninformative import At_, Label, Uninformative
-from dmft.errors import NotClosed
+from dmft.equations.update.optimiser import step_size
+from dmft.equations.update.rates import definitions
+from dmft.errors import BadParameter, NotClosed
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
 
 FIRST, SECOND, TEACHER = ("s", 0), ("s", 1), ("t", 0)
 # C, u and gamma/p.
@@ -35,6 +44,8 @@ coupling, mean_square = sp.symbols("C u", real=True)
 rate = sp.Symbol("g", positive=True)
 # Names of the moments that the rates must not read begin so.
 MOMENT = "u_"
+# The field g = sqrt(Y) z.
+SATURATED = sp.IndexedBase("g")
 
 
 def overlap_of(label: Label) -> sp.Symbol:
@@ -150,3 +161,74 @@ def reduce_aligned(
     own = any(d.name == x.loss.name for d in definitions)
     loss = point.limit(x.loss.name) if own else None
     return Reduction(alpha, beta, coupling_rate, point.limit("risk"), loss)
+
+
+def aligned_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
+    """Infinitely wide limit at finite gamma/p of quadratic students of one teacher unit.
+
+    Raises
+    ------
+    BadParameter
+        Without the sphere, with several teachers, unequal or trained readouts.
+    NotClosed
+        Where Q_jl = C M_j M_l does not stay: activations that are not quadratic.
+    """
+    what = 'scaling = "wide-high-dimensional" is for'
+    if not algorithm.on_sphere:
+        raise BadParameter(
+            f'{what} students on the sphere (constraint="sphere"): free '
+            'lengths are numbers of their own; use scaling="high-dimensional"'
+        )
+    teacher = model.teacher
+    if not isinstance(teacher, Committee) or teacher.width != 1 or algorithm.trains_readout:
+        raise BadParameter(
+            f"{what} a dmft.Committee of one teacher unit and fixed "
+            'readouts; use scaling="high-dimensional"'
+        )
+    readouts = [set(c.readout or (sp.S.One,)) for c in (model.student, teacher)]
+    if len(readouts[0]) > 1:
+        raise BadParameter(f"equal readouts are needed, got {list(model.student.readout or ())}")
+    values = (readouts[0].pop(), readouts[1].pop())
+    reduced = reduce_aligned(definitions(model, algorithm, True, x.gamma), values)
+    step = step_size(algorithm)
+    found = {x.risk: reduced.risk} | ({} if reduced.loss is None else {x.loss: reduced.loss})
+    seen = [
+        define(symbol, {symbol.name: _at(value, sp.S.One, step)}, "observable")
+        for symbol, value in found.items()
+    ]
+    return [*_definitions(reduced, step), *seen]
+
+
+def _definitions(reduced: Reduction, step: sp.Expr) -> list[Definition]:
+    """The mean of M^2, and the rates of X, Y and C by what they come from."""
+    r = x.r
+    field = SATURATED[r]
+    law = Covariances(sp.Tuple(field, field, x.saturation[r]))
+    falling = (1 - FIELD**2) / (1 + FIELD**2) ** 2
+    average = Expectation(At(falling, field), law)
+    mean = define(x.mean_square[r], {"average": x.variance[r] * average}, "intermediate")
+    rates = (
+        (x.variance[r], 2 * x.variance[r], reduced.alpha),
+        (x.saturation[r], 2 * x.variance[r], reduced.beta),
+        (x.coupling[r], sp.S.One, reduced.coupling_rate),
+    )
+    return [mean, *(define(y, _terms(factor, e, r, step), "rate") for y, factor, e in rates)]
+
+
+def _terms(factor: sp.Expr, expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> dict[str, sp.Expr]:
+    """Drift, noise of the samples and label noise, each times a factor."""
+    drift, quadratic = expr.coeff(rate, 0), expr - expr.coeff(rate, 0)
+    label = sp.expand(quadratic).coeff(x.Delta, 1) * x.Delta
+    parts = {"drift": drift, "sgd_noise": sp.expand(quadratic - label), "label_noise": label}
+    return {name: factor * _at(sp.factor(part), index, step) for name, part in parts.items()}
+
+
+def _at(expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> sp.Expr:
+    """Write C, u and the rate of steps over p in the symbols of the equations."""
+    return expr.xreplace(
+        {
+            coupling: x.coupling[index],
+            mean_square: x.mean_square[index],
+            rate: step / x.p,
+        }
+    )

@@ -14,10 +14,10 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
-from dmft.equations.update.optimiser import clock_in_words, motion_of, step_size
+from dmft.equations.update.optimiser import clock_in_words, step_size
 from dmft.equations.update.program import check_linear, depends_on_length
 from dmft.equations.update.rates import definitions
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, GradientFlow, Model, check_identity, check_isotropic
 from dmft.model.algorithm import refuse
 
@@ -123,39 +123,36 @@ def limit(
         check_identity(model, "wide limits are derived")
     # Loaded where they are asked for: an ode has no use for wide limits.
     if name == "mean-field":
-        from dmft.equations.restrict.wide_equations import wide_equations
+        from dmft.equations.restrict.wide import wide_definitions
 
-        return wide_equations(model, algorithm, name, unit, dim)
-    if name == "wide-high-dimensional":
-        from dmft.equations.restrict.aligned_equations import aligned_equations
+        found = wide_definitions(model, algorithm, finite=dim is not None)
+    elif name == "wide-high-dimensional":
+        from dmft.equations.restrict.aligned import aligned_definitions
 
-        return aligned_equations(model, algorithm, name, unit)
-    if name == "noise-dominated":
-        check_isotropic(model, "the noise-dominated scaling is derived")
-    found = definitions(model, algorithm, name not in FLOWS)
-    if name == "noise-dominated":
+        found = aligned_definitions(model, algorithm)
+    elif name == "noise-dominated":
         assert isinstance(algorithm, SGD)
+        check_isotropic(model, "the noise-dominated scaling is derived")
+        found = definitions(model, algorithm, True)
         found = noise_dominated(found, step_size(algorithm) / (x.p * algorithm.batch_size))
-    equations = equations_of(model, algorithm)(
+    else:
+        found = definitions(model, algorithm, name not in FLOWS)
+    equations = Equations(
         kind="ode",
         definitions=live(found),
         model=model,
         algorithm=algorithm,
         scaling=name,
         time_unit=unit,
+        dim=dim,
     )
+    if name == "mean-field" and equations.averages:
+        raise NotClosed(
+            "the wide reduction needs averages with closed forms or tables of one and two fields; "
+            f"open is {equations.averages[0]}"
+        )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations
-
-
-def equations_of(model: Model, algorithm: SGD | GradientFlow) -> type[Equations]:
-    """Kind of record of the equations of one pass."""
-    alone = len(motion_of(algorithm).rows) == 1 and not getattr(algorithm, "kept", "")
-    if model.spectrum is None and alone:
-        return Equations
-    from dmft.equations.row_equations import RowEquations
-
-    return RowEquations
 
 
 def noise_dominated(found: Sequence[Definition], weight: sp.Expr) -> list[Definition]:

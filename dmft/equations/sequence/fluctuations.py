@@ -233,7 +233,7 @@ class SequenceNoise(Fluctuations):
         """Whether there are nodes that are exact: none are looked for."""
         return False
 
-    def rule(self, options: Mapping[str, Any]) -> NodeRule:
+    def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the increments; `options` may hold nodes, replicas, seed."""
         return noise_rule(max(len(self.normals), 2 * self.model.length), False, options)
 
@@ -278,7 +278,7 @@ class SequenceNoise(Fluctuations):
         zero = np.zeros((len(self.alignments),) * 2)
         return {**errors, "Sigma": zero, "covariance": zero}
 
-    def check(self, values: Values, given: Mapping[str, Any]) -> None:
+    def check(self, values: Values, start: Any, given: Mapping[str, Any]) -> None:
         """Refuse a dimension that is no count, or too small for the directions."""
         dim, rank = check_dimension(values, given), self.directions[0].shape[1]
         if values.widths["p"] * dim <= rank:

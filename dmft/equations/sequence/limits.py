@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -10,9 +10,12 @@ from numpy.typing import ArrayLike
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.sequence.equations import SequenceEquations, derive_sequence
+from dmft.equations.equations import Equations
+from dmft.equations.sequence.alignments import place
+from dmft.equations.sequence.equations import derive_sequence
 from dmft.equations.sequence.moments import SequenceMoments
-from dmft.equations.sequence.risk import SequenceRisk, number, place
+from dmft.equations.sequence.risk import SequenceRisk, number
+from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.sequence import largest_gain, sequence_information_exponent
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -131,14 +134,13 @@ def _first_order(
     raise BadParameter(f"nothing is learned: no order of m up to {MOST_ORDERS} is seen")
 
 
-def _noise_at_start(
-    equations: SequenceEquations, e: ArrayLike, parameters: dict[str, Any]
-) -> float:
+def _noise_at_start(equations: Equations, e: ArrayLike, parameters: dict[str, Any]) -> float:
     """N + Delta J at m = 0."""
-    model = equations.model
+    model = cast(SequenceModel, equations.model)
     zero = 0.0 if model.tied else np.zeros(model.length)
     values: dict[sp.Symbol, float] = place(model, e, zero)
-    scalars = equations.scalars({"learning_rate": 1.0, **parameters})
+    given = {"learning_rate": 1.0, **parameters}
+    scalars, _ = resolve_scalars(equations.declared, equations.parameters, given)
     values |= {s: scalars[s.name] for s in model.parameters}
     named = {d.target: d.expr for d in equations.definitions}
     noise, slope = (number(named[s], values) for s in (x.update_square, x.jacobian_square))

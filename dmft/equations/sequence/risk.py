@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.equations import symbols as x
 from dmft.equations.definitions import define
 from dmft.equations.rounding.bounds import of_one_state
+from dmft.equations.sequence.alignments import place
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.values import Values, resolve_scalars
 from dmft.equations.views.explicit_risk import ExplicitRisk
@@ -319,19 +320,6 @@ class SequenceRisk(Short):
 
     def __str__(self) -> str:
         return f"R({', '.join(map(str, self.alignments))}) = {self.expr}"
-
-
-def place(model: SequenceModel, e: ArrayLike, m: ArrayLike) -> dict[sp.Symbol, float]:
-    """Numbers of the alignments, checked against the feasible set of the model.
-
-    Raises
-    ------
-    InvalidCovariance, ShapeMismatch, BadParameter
-    """
-    position, semantic = model.alignments(e, m)
-    symbols = SequenceMoments(model).law.semantic
-    values = dict(zip(symbols, np.atleast_1d(semantic).tolist(), strict=True))
-    return {**values, **dict(zip(model.encoding.alignments, position.tolist(), strict=True))}
 
 
 def number(expr: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:

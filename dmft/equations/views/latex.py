@@ -70,7 +70,7 @@ class Page:
 
 def equations_latex(equations: Equations, page: Page) -> str:
     """LaTeX of equations, its lines broken for the page."""
-    printer = page.printer(equations.names(r"\sigma", r"\sigma_*"))
+    printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
         definitions, notes = declared_definitions(equations)
@@ -80,9 +80,10 @@ def equations_latex(equations: Equations, page: Page) -> str:
         align(system_latex(equations, definitions, printer)),
         *notes_latex(notes, printer),
         *meanings_latex(equations, definitions, printer),
-        *equations.law_latex(definitions, printer),
+        *law_latex(definitions, printer),
     ]
-    lines = equations.functions_latex(printer)
+    sequences = equations.model.reads_sequences  # their functions are written out
+    lines = [] if sequences else [functions_latex(equations.model, printer)]
     if equations.noise:
         lines += equations.noise.latex(printer, equations.definitions)
     parts.append(align(lines))

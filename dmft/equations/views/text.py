@@ -59,7 +59,9 @@ def factor_names(
 
 
 def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
-    """Names of the activations of a model."""
+    """Names of the activations of a model; none of sequences, whose functions are written out."""
+    if model.reads_sequences:
+        return {}
     student, teacher = model.student.activation, model.teacher
     other = teacher.activation if isinstance(teacher, Committee) else student
     names = factor_names(student, other, sigma, star)
@@ -269,7 +271,8 @@ def _without_constants(expr: sp.Expr) -> sp.Expr:
 
 def equations_text(equations: Equations) -> str:
     """Equations as text, line by line."""
-    names, definitions = equations.names(), printed_definitions(equations.definitions)
+    names = model_names(equations.model)
+    definitions = printed_definitions(equations.definitions)
     lines = [f"Equations of motion ({equations.kind}); {equations.time_unit}"]
     for role, heading in (
         ("rate", ""),
@@ -287,7 +290,11 @@ def equations_text(equations: Equations) -> str:
         lines += texts
     if equations.noise:
         lines += equations.noise.text(equations.definitions)
-    lines.append(f"  {equations.functions_text()}")
+    if equations.model.reads_sequences:
+        lines.append(f"  {equations.space.networks}")
+    else:
+        law = "⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
+        lines.append(f"  {functions_text(equations.model)}; {law}")
     if any(d.expr.has(OverSamples) for d in definitions):
         lines.append("  of all samples μ = 1, 2, ... of a batch, which are independent")
     return "\n".join(lines)

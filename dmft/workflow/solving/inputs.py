@@ -77,12 +77,8 @@ def run_inputs(
             "which takes its own state blocks, widths and constants"
         )
     values = equations.values(start, dict(parameters))
-    state = equations.begins(start, values)
+    state = equations.state(start, values)
     constants = {name: array for name, array in values.arrays.items() if name not in state}
-    if equations.algorithm.trains_readout:
-        # Equations of rows begin with it among what they keep.
-        state["readout"] = values.arrays["readout"]
-        constants.pop("readout", None)
     return {
         "state": state,
         "widths": values.widths,
@@ -209,7 +205,7 @@ def _loss(equations: Equations, values: Values) -> dict[str, Any]:
     model = equations.model
     if noise is None or given != "squared" or model.label_flip != 0 or model.draws_labels:
         return {}
-    return {ABOVE: noise / 2 * equations.outputs}
+    return {ABOVE: noise / 2 * equations.space.outputs}
 
 
 def watch_of(

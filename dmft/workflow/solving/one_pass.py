@@ -244,7 +244,7 @@ def request_of(
 
 def check_start(equations: Equations | None, start: object) -> None:
     """Refuse what is no start of these equations, or of a problem written by hand."""
-    wanted = Overlaps if equations is None else equations.start_type
+    wanted = Overlaps if equations is None else equations.space.start_type
     if not isinstance(start, wanted):
         raise BadParameter(
             f"start must be a dmft.{wanted.__name__}, got {type(start).__name__}; lists of starts "

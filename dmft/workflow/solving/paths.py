@@ -201,9 +201,9 @@ def _starts(
         assert equations.noise is not None
         return [equations.noise.random_start(dim, int(s)) for s in seeds]
     starts: list[Any] = list(start)
-    if not starts or not all(isinstance(s, equations.start_type) for s in starts):
+    if not starts or not all(isinstance(s, equations.space.start_type) for s in starts):
         raise BadParameter(
-            f"start must be a dmft.{equations.start_type.__name__}, a list of them, or None"
+            f"start must be a dmft.{equations.space.start_type.__name__}, a list of them, or None"
         )
     first = starts[0]
     for number, other in enumerate(starts):
@@ -214,14 +214,10 @@ def _starts(
 
 def _can_go_together(equations: Equations, first: Any, other: Any) -> bool:
     """Whether two starts differ in nothing but the values of the state."""
-    held, of_other = equations.held(first), equations.held(other)
     shapes = (tuple(np.shape(x) for x in equations.state(s).values()) for s in (first, other))
-    same = (
-        held[name] is of_other[name]
-        if held[name] is None or of_other[name] is None
-        else np.array_equal(held[name], of_other[name])  # type: ignore[arg-type]
-        for name in held
-    )
+    # Alignments hold nothing else: tokens and encodings are those of the model.
+    held = [[getattr(s, name, None) for s in (first, other)] for name in ("P", "readout")]
+    same = (a is b if a is None or b is None else np.array_equal(a, b) for a, b in held)
     return len(set(shapes)) == 1 and all(same)
 
 

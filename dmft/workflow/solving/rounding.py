@@ -105,7 +105,8 @@ def _bounds(run: Trajectory, equations: Equations, places: Any) -> dict[str, Bou
     states = {name: block[places] for name, block in run.blocks.items()}
     definitions = light(equations.on_nodes)
     rates = rounding(definitions, states, values, "rate")
-    if equations.algorithm.on_sphere:  # the terms of dQ_jj are the same number twice
+    # The terms of dQ_jj are the same number twice; wide limits have no Q.
+    if equations.algorithm.on_sphere and "Q" in rates:
         own = np.arange(run.widths["p"])
         error = rates["Q"].error.copy()
         error[:, own, own] = 0.0

@@ -1,0 +1,256 @@
+"""What a run of equations is a state of: what it reads of a start, its blocks, its constants."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.update.optimiser import motion_of
+from dmft.equations.values import Values, by_block, resolve
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model.algorithm import numbers_of
+from dmft.names import BLOCK
+from dmft.starts import Overlaps
+
+Array = NDArray[np.float64]
+# Intrinsic dimension below which runs do not follow their equations closely.
+CONCENTRATED = 50.0
+# Numbers of the blocks that multiply squares of the update field.
+OF_NOISE = frozenset({"noise_factor", "block_fraction", "inverse_count"})
+
+
+@dataclass(frozen=True)
+class StateSpace(ABC):
+    """What equations of one kind read of a start; the defaults are those of overlaps.
+
+    Attributes
+    ----------
+    model : Model
+    algorithm : SGD or GradientFlow
+    start_type : type
+        What runs start from.
+    instead : mapping of str to str
+        What there is in place of a measure that these equations do not have.
+    not_unrolled : str
+        Why there are no scalar equations; empty where there are.
+    not_exported : str
+        Why they are not exported; empty where they are.
+    """
+
+    model: Model
+    algorithm: SGD | GradientFlow
+
+    start_type: ClassVar[type] = Overlaps
+    instead: ClassVar[Mapping[str, str]] = {}
+    not_unrolled: ClassVar[str] = ""
+    not_exported: ClassVar[str] = ""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a sample, each with a noise of its own."""
+        return 1
+
+    @property
+    def blocks(self) -> Mapping[str, tuple[sp.Symbol, ...]]:
+        """Symbols of the entries of blocks that are not arrays."""
+        return {}
+
+    @property
+    def gram(self) -> sp.ImmutableDenseMatrix | None:
+        """Matrix that stays positive semidefinite, where it is not that of the overlaps."""
+        return None
+
+    @property
+    def networks(self) -> str:
+        """Student and teacher as text."""
+        student, teacher = self.model.student, self.model.teacher
+        target = teacher.activation if isinstance(teacher, Committee) else teacher
+        return f"student {student.activation}, teacher {target}"
+
+    @abstractmethod
+    def state(self, start: Any) -> dict[str, Array]:
+        """State blocks of a start."""
+
+    def entries(self, start: Any) -> dict[str, Array]:
+        """The same by the names that the definitions read."""
+        return self.state(start)
+
+    def packed(self, found: Mapping[str, Array]) -> dict[str, Array]:
+        """Blocks under the names that a start has for them, from what the definitions give."""
+        return dict(found)
+
+    def values(
+        self,
+        needed: Sequence[str],
+        start: Any,
+        given: Mapping[str, object],
+        declared: Mapping[str, sp.Expr],
+    ) -> Values:
+        """Widths, scalars and constants that are declared or given."""
+        return resolve(self.model, self.algorithm, needed, start, given, declared)
+
+    def with_constants(
+        self, values: Values, definitions: Sequence[Definition], start: Any
+    ) -> Values:
+        """Values with the constants that follow from the start, which is checked."""
+        return values
+
+    def approximation(self, averages: str, error: float) -> str:
+        """What equations of this state leave out, and how they compute averages."""
+        return averages
+
+    def closure_text(self, definitions: Iterable[Definition]) -> str:
+        """Overlaps that stand for those that the state does not hold."""
+        return ""
+
+    def closure_latex(self, definitions: Iterable[Definition]) -> list[str]:
+        """Align lines of the same."""
+        return []
+
+
+class Grams(StateSpace):
+    """Gram matrices Q and M, also of rows that an optimiser keeps, also by block of a spectrum."""
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows that the optimiser keeps beside the weights."""
+        return motion_of(self.algorithm).rows[1:]
+
+    @property
+    def kept(self) -> str:
+        """Name of what the optimiser accumulates; empty where that is nothing."""
+        return getattr(self.algorithm, "kept", "")
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the state is Q and M alone."""
+        return self.model.spectrum is None and not self.rows and not self.kept
+
+    @property
+    def prefix(self) -> str:
+        """What the names of blocks of the state begin with."""
+        return "" if self.model.spectrum is None else BLOCK
+
+    @property
+    def not_unrolled(self) -> str:  # type: ignore[override]
+        """Why there are no scalar equations; empty where there are."""
+        if self.is_plain:
+            return ""
+        return (
+            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
+            "written out in scalars; those of Model(...) without inputs= under SGD are, and "
+            "evaluate and latex take any number of blocks"
+        )
+
+    @property
+    def not_exported(self) -> str:  # type: ignore[override]
+        """Why they are not exported; empty where they are."""
+        if self.is_plain:
+            return ""
+        return (
+            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
+            "exported; those of Model(...) without inputs= under plain SGD are, and runs of "
+            "dmft.solve go out by run.to_pandas() and run.save"
+        )
+
+    def state(self, start: Overlaps) -> dict[str, Array]:
+        """Gram matrices of all rows; averages begin at the weights, velocities at zero."""
+        found = {"Q": start.Q, "M": start.M}
+        if self.is_plain:
+            return found
+        for n, row in enumerate(self.rows):
+            begins = 1.0 if row == "average" else 0.0
+            found[f"{row}_M"] = begins * start.M
+            found |= {f"{row}_{other}": begins * start.Q for other in ("Q", *self.rows[:n])}
+            found[row] = begins * start.Q
+        passed = ("Q", "M", self.kept)
+        kept = {n: y for n, y in (start.memory or {}).items() if n not in passed}
+        unknown = sorted(set(kept) - set(found))
+        if unknown:
+            raise BadParameter(
+                f"the start keeps {', '.join(unknown)}; these equations have the rows "
+                f"{', '.join(self.rows) or 'of the weights alone'}"
+            )
+        for name, value in kept.items():
+            _check_shape(name, value, found[name].shape)
+        return {f"{self.prefix}{name}": value for name, value in (found | kept).items()}
+
+    def packed(self, found: Mapping[str, Array]) -> dict[str, Array]:
+        """Gram matrices under the names that a start has for them."""
+        return {name.removeprefix(self.prefix): value for name, value in found.items()}
+
+    def with_constants(
+        self, values: Values, definitions: Sequence[Definition], start: Overlaps
+    ) -> Values:
+        """Values with those of the spectrum, and with what an optimiser has accumulated."""
+        spectrum = self.model.spectrum
+        own = self._accumulated(values.scalars.get("initial", 0.0), definitions, start)
+        if spectrum is None:
+            return replace(values, arrays={**values.arrays, **own}) if own else values
+        noise = {"noise_factor": spectrum.noise, "inverse_count": spectrum.inverse_counts}
+        values = by_block(self.model, values, {**own, **noise})
+        # Flows have no noise, which is what reads these.
+        unused = OF_NOISE.difference(*(used_bases(d.expr) for d in definitions))
+        return replace(values, arrays={n: a for n, a in values.arrays.items() if n not in unused})
+
+    def _accumulated(
+        self, initial: float, definitions: Sequence[Definition], start: Overlaps
+    ) -> dict[str, Array]:
+        """What the optimiser has accumulated at a start, under its name in the state.
+
+        Raises
+        ------
+        BadParameter
+            Where it is zero and steps are divided by it.
+        """
+        kept = self.kept
+        if not kept:
+            return {}
+        rate = next(d for d in definitions if d.role == "rate" and d.name.endswith(kept))
+        sizes = {"j": start.p, "block": start.blocks or 1}
+        shape = tuple(sizes[index.name] for index in rate.indices)
+        memory = (start.memory or {}).get(kept)
+        value: Array = np.full(shape, initial) if memory is None else memory
+        _check_shape(kept, value, shape)
+        if not np.all(value >= 0.0):
+            raise BadParameter(f"{kept} must not be negative, got {value.tolist()}")
+        if not value.all() and "eps" not in numbers_of(self.algorithm):
+            raise BadParameter(
+                f"initial = {initial:g}: steps of {type(self.algorithm).__name__} are divided by "
+                f"the root of {kept}, and where it begins at 0 the first of them are larger "
+                "by sqrt(d) than all others, which no ode follows; take initial > 0"
+                + (", or eps > 0" if hasattr(self.algorithm, "eps") else "")
+            )
+        return {rate.name: value}
+
+    def approximation(self, averages: str, error: float) -> str:
+        """How far overlaps concentrate, and what scaled steps leave out."""
+        if self.is_plain:
+            return averages
+        parts = [averages] if averages != "exact" else []
+        size = np.inf if self.model.spectrum is None else self.model.spectrum.intrinsic_dim
+        if size < CONCENTRATED:
+            parts.append(
+                f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy "
+                f"runs, to a relative order of {1 / size:.2g}, which single runs leave by "
+                f"{size**-0.5:.2g}"
+            )
+        if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
+            from dmft.equations.update.adaptive.factors import claims_of
+
+            parts += claims_of(self.model, self.algorithm)
+        return "; ".join(parts) or "exact"
+
+
+def _check_shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
+    if np.shape(value) != shape:
+        raise ShapeMismatch(f"{name} has shape {np.shape(value)}, expected {shape}")
