@@ -10,8 +10,12 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.equations.risk import PopulationRisk
 from dmft.errors import BadParameter
-from dmft.gaussian.certified.certificate import Certificate, certify_expectation, certify_hermite
-from dmft.gaussian.certified.network import certify_risk
+from dmft.gaussian.certified.certificate import (
+    Certificate,
+    certify_expectation,
+    certify_hermite,
+    certify_risk,
+)
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import Model
 

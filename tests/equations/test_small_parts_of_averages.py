@@ -20,8 +20,8 @@ from dmft.equations.averages.expectation import (
     product_average,
     split_coefficient,
 )
-from dmft.equations.averages.inside import sums_inside
 from dmft.equations.averages.joint_average import Tokens, joint_rule, star_fields, value_at
+from dmft.equations.averages.nodes import sums_inside
 from dmft.equations.averages.one_sample import H_STAR, H, one_update
 from dmft.equations.averages.passes import without_code
 from dmft.equations.averages.rare import intervals, law_of

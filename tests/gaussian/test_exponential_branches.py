@@ -15,7 +15,7 @@ import sympy as sp
 from scipy.special import erfcx as scipy_erfcx
 
 import dmft
-from dmft.gaussian.closed.scaled import erfcx
+from dmft.gaussian.closed.bivariate import erfcx
 from dmft.special.branches import erfcx as compiled_erfcx
 
 x, y = sp.symbols("x y", real=True)

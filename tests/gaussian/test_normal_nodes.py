@@ -5,9 +5,9 @@ import pytest
 import sympy as sp
 from scipy.special import erf, expit
 
+from dmft.equations.averages.neighbour import erf_mixture
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import normal_rule, tensor_rule
-from dmft.gaussian.tables.mixture import erf_mixture
 from dmft.model import FIELD as z
 from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.gaussian.closed.law import REMEMBERED
+from dmft.gaussian.closed.law import REMEMBERED, Memory
 from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
-from dmft.gaussian.memory import Memory
 
 X = sp.symbols("x1:7", real=True)
 a, b, q, m = sp.symbols("a b q m")

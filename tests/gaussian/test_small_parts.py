@@ -5,6 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations.averages.neighbour import erf_mixture
 from dmft.gaussian.branches.factors import branches, canonical, decays, has_branches, primitive
 from dmft.gaussian.branches.family import (
     BranchField,
@@ -14,14 +15,13 @@ from dmft.gaussian.branches.family import (
     BranchSlopes,
 )
 from dmft.gaussian.closed import pair
-from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns, erfcx
 from dmft.gaussian.closed.closed_forms import ordered_steps
 from dmft.gaussian.closed.linear import split_product
 from dmft.gaussian.closed.orthant import FourSigns, PairOfSignsMoment
-from dmft.gaussian.closed.scaled import erfcx
 from dmft.gaussian.closed.signs_moment import SignsMoment
 from dmft.gaussian.closed.switch import linear_in_signs, merged, to_signs, without_fixed
-from dmft.gaussian.closed.wave import combined, real_value, without_differences
+from dmft.gaussian.closed.values import combined, real_value, without_differences
 from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
 from dmft.gaussian.derivative import derivative, in_pieces
 from dmft.gaussian.exponents.coefficients import indices, sign_flips
@@ -41,7 +41,6 @@ from dmft.gaussian.nodes.rules import (
     tensor_rule,
 )
 from dmft.gaussian.tables.factor_function import FactorFunction, is_smooth
-from dmft.gaussian.tables.mixture import erf_mixture
 from dmft.gaussian.tables.tabled import pieces
 from dmft.gaussian.tables.tokens import (
     TokenAverage,

@@ -32,9 +32,8 @@ from dmft.equations.averages.expectation import (
     OverSamples,
     free_indices,
 )
-from dmft.equations.averages.inside import sums_inside
 from dmft.equations.averages.neighbour import neighbour
-from dmft.equations.averages.passes import averages
+from dmft.equations.averages.passes import averages, needs_nodes, on_nodes
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
 from dmft.equations.update.degrees import Degrees
@@ -70,6 +69,10 @@ MORE_POINTS = {1: 384, 2: 192}
 # little. Repeated steps are polynomials of high degree: squares that look ahead had rates half as
 # large as they are, and a ReLU that looks ahead on He3 seven times the error.
 WIDER, MOST_WIDENED = 1.5, 6
+# Increments that are no polynomials: points of an axis of the tensor rules of smooth ones, by the
+# number of fields; points of a Sobol replica; nodes of a tensor rule above which it costs more.
+NOISE_POINTS, NOISE_SOBOL_NODES = {1: 64, 2: 32, 3: 20}, 1024
+MOST_EXACT = 20_000
 
 
 def smooth(found: Iterable[Expectation]) -> bool:
@@ -164,13 +167,31 @@ def node_rule(
     `may_break` says that a smooth integrand has thin layers at some states, `halves` that it is
     smooth for either sign of the first coordinate.
     """
+    points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
+    points = points if is_smooth and dim <= most else 0
+    return _rule(dim, points, SOBOL_NODES, options, may_break, halves)
+
+
+def noise_rule(size: int, smooth: bool, options: Mapping[str, Any]) -> NodeRule:
+    """Nodes in `size` dimensions for increments that are no polynomials."""
+    points = NOISE_POINTS.get(size, 0) if smooth else 0
+    return _rule(size, points, NOISE_SOBOL_NODES, options)
+
+
+def _rule(
+    dim: int,
+    points: int,
+    sobol: int,
+    options: Mapping[str, Any],
+    may_break: bool = False,
+    halves: bool = False,
+) -> NodeRule:
+    """Tensor rule with this many points an axis, if any; Sobol nodes where options are of those."""
     chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
-    if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
-        points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
-        if halves:
-            return halved_rule(dim, chosen.get("nodes", points))
-        return tensor_rule(dim, chosen.get("nodes", points), may_break)
-    return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
+    if points and not {"replicas", "seed"} & set(chosen):
+        count = chosen.get("nodes", points)
+        return halved_rule(dim, count) if halves else tensor_rule(dim, count, may_break)
+    return normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
 
 
 def root_of(start: Overlaps) -> NDArray[np.float64]:
@@ -180,6 +201,29 @@ def root_of(start: Overlaps) -> NDArray[np.float64]:
     root = np.zeros_like(start.Omega)
     field_root(start.Omega, start.p, root)
     return root
+
+
+def sums_inside(expr: sp.Expr) -> sp.Expr:
+    """Take sums over neurons into the averages that they add: one pass over the nodes, not many."""
+    if isinstance(expr, Expectation) or not on_nodes(expr):
+        return expr
+    if not isinstance(expr, sp.Sum):
+        return expr.func(*(sums_inside(e) for e in expr.args))
+    factors = sp.Mul.make_args(sums_inside(expr.function))
+    inside = [f for f in factors if isinstance(f, Expectation) and _is_whole(f)]
+    if len(inside) != 1 or len(expr.limits) != 1:
+        return expr
+    index = expr.limits[0][0]
+    bound: list[sp.Expr] = []
+    free: list[sp.Expr] = []
+    for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
+        (bound if index in free_indices(f) else free).append(f)
+    return Expectation(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
+
+
+def _is_whole(average: Expectation) -> bool:
+    """Whether all fields of an average are on nodes."""
+    return needs_nodes(average) and conditioned(average) is None
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:

@@ -18,6 +18,7 @@ import sympy as sp
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
+from dmft.gaussian import refuse
 from dmft.gaussian.closed.bivariate import TwoSigns
 from dmft.gaussian.closed.pair import (
     RootRatio,
@@ -28,7 +29,6 @@ from dmft.gaussian.closed.pair import (
 )
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches
-from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tables.tabled import table_averages, tabled_expectation
 from dmft.model import FIELD
 

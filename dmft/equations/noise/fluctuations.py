@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import Entry, closed_moments
-from dmft.equations.averages.noise_nodes import MOST_EXACT, noise_rule
+from dmft.equations.averages.nodes import MOST_EXACT, noise_rule
 from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.noise.increments import Increments
 from dmft.equations.noise.increments_at_nodes import IncrementsAtNodes

@@ -24,7 +24,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.noise_nodes import noise_rule
+from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition, define
 from dmft.equations.noise.record import (
     Fluctuations,

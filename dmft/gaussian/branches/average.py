@@ -1,24 +1,32 @@
-"""Averages of products with exponential branches, by parts that have all digits."""
+"""Averages of products with exponential branches, and of their sums.
+
+By parts that have all digits; in sums, terms of the same fields are gathered, so that every branch
+is averaged whole: summand by summand, such an average is a difference of numbers like exp(q/2).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 
 import sympy as sp
 
 from dmft.errors import NotClosed
+from dmft.gaussian import refuse
 from dmft.gaussian.branches.factors import has_branches
 from dmft.gaussian.branches.family import (
+    BranchField,
     average_of_one,
     average_of_two,
     field_of_any,
     parts_of,
     split,
 )
+from dmft.gaussian.closed.factor import Term, parse_factor
+from dmft.gaussian.closed.linear import Label, Split
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.derivative import derivative
-from dmft.gaussian.law import Cov, Law
-from dmft.gaussian.refusal import refuse
+from dmft.gaussian.law import Cov, Law, Mean
 from dmft.model import FIELD
 
 Factors = dict[Hashable, sp.Expr]
@@ -108,3 +116,124 @@ def branch_field_expectation(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) 
     except NotClosed:
         return None
     return field_of_any(factor, mean, variance) if held else None
+
+
+# A product by canonical labels, and the terms of one set of labels.
+Product = dict[Label, sp.Expr]
+Smooth = tuple[int, sp.Expr, sp.Expr, tuple[tuple[sp.Expr, sp.Expr], ...]]
+
+
+def branch_sums(splits: Sequence[Split], cov: Cov, mean: Mean) -> tuple[sp.Expr, list[int]]:
+    """Average of the summands that hold exponential branches, and the places of the others.
+
+    Terms of the same one or two fields are averaged together, where one of them is an exponential
+    beside a jump of its field.
+    """
+    groups: dict[frozenset[Label], list[tuple[int, sp.Expr, Product]]] = {}
+    for place, (coefficient, factors, labels) in enumerate(splits):
+        product: Product = {}
+        for factor, label in zip(factors, labels, strict=True):
+            scale = label[0][1]
+            canonical = tuple((i, a / scale) for i, a in label)
+            image = factor if scale == 1 else factor.xreplace({FIELD: scale * FIELD})
+            product[canonical] = product.get(canonical, sp.S.One) * image
+        groups.setdefault(frozenset(product), []).append((place, coefficient, product))
+    total, rest = [], []
+    for together, terms in groups.items():
+        value = None
+        if len(together) in (1, 2) and any(
+            map(_is_branch, (f for *_, p in terms for f in p.values()))
+        ):
+            value = _gathered(sorted(together), terms, cov, mean)
+        if value is None:
+            rest += [place for place, *_ in terms]
+        else:
+            total.append(value)
+    return sp.Add(*total), sorted(rest)
+
+
+def _is_branch(factor: sp.Expr) -> bool:
+    return bool(factor.has(sp.sign) and factor.has(sp.exp, sp.sinh, sp.cosh))
+
+
+def _gathered(
+    labels: Sequence[Label], terms: Sequence[tuple[int, sp.Expr, Product]], cov: Cov, mean: Mean
+) -> sp.Expr | None:
+    """Average of the terms of one or two fields; None where that has no whole form."""
+    shifts = {x: mean(x) for x in labels}
+    if any(s.free_symbols for s in shifts.values()):
+        return None
+
+    def moved(factor: sp.Expr, label: Label) -> sp.Expr:
+        return factor.xreplace({FIELD: FIELD + shifts[label]}) if shifts[label] else factor
+
+    x = labels[0]
+    if len(labels) == 1:
+        factor = sp.Add(*(c * p[x] for _, c, p in terms))
+        value = branch_expectation([moved(factor, x)], [x], cov)
+        if value is None or cov(x, x).has(sp.Float) or not cov(x, x).is_number:
+            return value
+        return value.replace(BranchField, _formula)
+    y = labels[1]
+    pairs = _pairs([(c * p[x], p[y]) for _, c, p in terms])
+    if pairs is None:
+        return None
+    values = [branch_expectation([moved(f, x), moved(g, y)], [x, y], cov) for f, g in pairs]
+    return None if any(v is None for v in values) else sp.Add(*values)
+
+
+def _formula(*args: sp.Expr) -> sp.Expr:
+    return BranchField(*args).written_out()
+
+
+def _pairs(terms: Sequence[tuple[sp.Expr, sp.Expr]]) -> list[tuple[sp.Expr, sp.Expr]] | None:
+    """Write sum_i f_i(x) g_i(y) with as few products as are proportional in x.
+
+    In y, by intervals between all jumps: a branch of y is never split into exponentials that
+    grow on the other side of its jump.
+    """
+    try:
+        parsed = [(f, parse_factor(g)) for f, g in terms]
+    except NotClosed:
+        return None
+    kinks = sorted({-c for _, g in parsed for t in g for a, c in t.erfs if a is sp.oo}, key=float)
+    if not all(k.is_number for k in kinks):
+        return None
+    ends = [-sp.oo, *kinks, sp.oo]
+    parts: dict[tuple[Smooth, int], sp.Expr] = {}
+    for f, g in parsed:
+        for term in g:
+            smooth = tuple(pair for pair in term.erfs if pair[0] is not sp.oo)
+            for n, (low, high) in enumerate(pairwise(ends)):
+                side = _side(term, low, high)
+                for power, c in term.powers:
+                    key = (power, term.slope, term.curvature, smooth), n
+                    parts[key] = parts.get(key, sp.S.Zero) + side * c * f
+    grouped: dict[sp.Expr, list[sp.Expr]] = {}
+    for (kind, n), f in parts.items():
+        f = sp.expand(f)
+        if f == 0:
+            continue
+        first = min(sp.Add.make_args(f), key=sp.default_sort_key)
+        lead = first.as_coeff_Mul()[0]
+        grouped.setdefault(sp.expand(f / lead), []).append(
+            lead * _piece(kind, ends[n], ends[n + 1])
+        )
+    return [(f, sp.expand(sp.Add(*g))) for f, g in grouped.items()]
+
+
+def _side(term: Term, low: sp.Expr, high: sp.Expr) -> sp.Expr:
+    """Product of the signs of a term between two of its jumps."""
+    at = high - 1 if low is -sp.oo else low + 1 if high is sp.oo else (low + high) / 2
+    at = sp.S.Zero if at in (sp.oo, -sp.oo) else at
+    return sp.Mul(*(sp.sign(at + c) for a, c in term.erfs if a is sp.oo))
+
+
+def _piece(smooth: Smooth, low: sp.Expr, high: sp.Expr) -> sp.Expr:
+    """Function that is smooth on one interval and zero elsewhere."""
+    power, slope, curvature, erfs = smooth
+    value = FIELD**power * sp.exp(slope * FIELD - curvature * FIELD**2 / 2)
+    value *= sp.Mul(*(sp.erf(a * FIELD + c) for a, c in erfs))
+    above = sp.S.One if low is -sp.oo else sp.sign(FIELD - low)
+    below = -sp.S.One if high is sp.oo else sp.sign(FIELD - high)
+    return value * (above - below) / 2

@@ -13,16 +13,23 @@ import mpmath
 import sympy as sp
 
 from dmft.errors import NotClosed
+from dmft.gaussian import refuse
 from dmft.gaussian.branches.factors import branches, canonical, has_branches, primitive
 from dmft.gaussian.branches.nodes import BranchAverage
-from dmft.gaussian.branches.slope import slope_size, slope_value, slopes_size, slopes_value
-from dmft.gaussian.branches.values import field_formula, field_value, pair_value
+from dmft.gaussian.branches.values import (
+    field_formula,
+    field_value,
+    pair_value,
+    slope_size,
+    slope_value,
+    slopes_size,
+    slopes_value,
+)
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches, to_signs
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov
-from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tables.tabled import (
     Dirac,
     FieldTable,

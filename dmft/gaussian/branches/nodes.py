@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.factors import branch_key, branch_vector
-from dmft.gaussian.branches.values import as_float, root_mean_square
+from dmft.gaussian.branches.values import as_float, branch_on_arrays, root_mean_square
 from dmft.gaussian.tables.tabled import TableAverage
 
 # Rounding of compiled code, relative to sqrt(E F^2 E G^2).
@@ -53,8 +53,6 @@ class BranchAverage(TableAverage):
 
     def on_arrays(self, *numbers: Any) -> Any:
         """Value at arrays of numbers, by the same rule."""
-        from dmft.gaussian.branches.arrays import branch_on_arrays
-
         return branch_on_arrays(self.vectors, numbers)
 
     def norm(self, *numbers: Any) -> Any:
@@ -87,7 +85,7 @@ class BranchAverage(TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.gaussian.branches.arrays.branch_on_arrays")
+        name = printer._module_format("dmft.gaussian.branches.values.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"

@@ -6,7 +6,7 @@ error functions with as many digits as cancel, the outer integral on graded pane
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -21,10 +21,12 @@ from dmft.gaussian.branches.factors import (
     Row,
     branch_value,
     branch_vector,
+    branches,
     dense,
     number,
 )
-from dmft.gaussian.closed.scaled import erfcx
+from dmft.gaussian.closed.bivariate import erfcx
+from dmft.gaussian.tables.tabled import Dirac
 
 # Gauss nodes of a panel, 3 * 2^(LEVEL - 1), and its largest width: about 30 digits.
 LEVEL, WIDEST = 4, 1.0
@@ -169,10 +171,24 @@ def as_float(value: Any, prec: int) -> sp.Float:
     return sp.Float._new(mpmath.mpf(value)._mpf_, prec) if mpmath.isfinite(value) else sp.nan
 
 
+def branch_on_arrays(vectors: Sequence[Any], numbers: Sequence[Any]) -> Any:
+    """Compiled average at arrays of covariances, by the numbers of vectors and of covariances."""
+    from dmft.special.branch_slopes import branch_slope, branch_slopes
+    from dmft.special.branches import branch_field, branch_given, branch_pair
+
+    read = [np.array(v, dtype=np.float64) for v in vectors]
+    for vector in read:
+        vector.flags.writeable = False
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
+    alone = branch_field if len(numbers) == 2 else branch_given
+    of_two = {2: branch_pair, 5: branch_slope, 9: branch_slopes}
+    call = of_two.get(len(vectors), alone)
+    points = zip(*(a.ravel().tolist() for a in arrays), strict=True)
+    return np.array([call(*read, *p) for p in points]).reshape(arrays[0].shape)
+
+
 def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
     """Root of E F^2 at arrays of numbers, those of `BranchField` or `BranchGiven`."""
-    from dmft.gaussian.branches.arrays import branch_on_arrays
-
     square = branch_on_arrays([branch_vector(sp.expand(factor**2))], numbers)
     return np.sqrt(np.abs(square))
 
@@ -226,3 +242,92 @@ def _zeroth(weight: sp.Expr, argument: sp.Expr, slope: sp.Expr) -> sp.Expr:
     if slope == 0:
         return (1 - sp.erf(argument)) / 2
     return weight * erfcx(argument) / 2
+
+
+def _known(factor: sp.Expr) -> Branches:
+    """A factor that is known to have exponential branches, or to be like one."""
+    found = branches(factor)
+    assert found is not None
+    return found
+
+
+def slope_size(
+    functions: Sequence[sp.Expr], spikes: Sequence[Dirac], numbers: Sequence[Any]
+) -> Any:
+    """Bound of what code adds up for `BranchSlope.read`, by the formula that it takes."""
+    from dmft.special.branches import covariance_given
+
+    first, cross, second = numbers
+    f, zf, slope, g, zg = functions[:5]
+    rest = np.vectorize(covariance_given)(second, cross, first, cross)
+    wide = _size(f, first) * _size(zg, second)
+    wide = wide + np.abs(cross / first) * _size(zf, first) * _size(g, second)
+    narrow = _size(f, first) * _size(slope, second)
+    square = [branch_vector(sp.expand(f**2))]
+    for place, step in spikes:
+        t, weight = float(place), abs(float(step))
+        density = np.exp(-(t**2) / (2 * second)) / np.sqrt(2 * np.pi * second)
+        given = branch_on_arrays(square, [second, cross, first, t])
+        narrow = narrow + weight * density * np.sqrt(np.abs(given))
+    return np.where(rest > _known(g).width ** 2, wide / rest, narrow)
+
+
+def slope_value(
+    functions: Sequence[sp.Expr], spikes: Sequence[Dirac], numbers: Sequence[Any]
+) -> Any:
+    """Value for `BranchSlope.read` at numbers of mpmath."""
+    first, cross, second = numbers
+    f, zf, slope, g, zg = map(_known, functions[:5])
+    ratio = cross / first if first > 0 else mpmath.mpf(0)
+    rest = second - ratio * cross
+    if rest > g.width**2:
+        tilted = pair_value(f, zg, *numbers) - ratio * pair_value(zf, g, *numbers)
+        return tilted / rest
+    total = pair_value(f, slope, *numbers)
+    for place, weight in spikes:
+        t, left = number(place), max(first - cross**2 / second, mpmath.mpf(0))
+        density = mpmath.npdf(t, 0, mpmath.sqrt(second))
+        total += number(weight) * density * field_value(f, t * cross / second, left)
+    return total
+
+
+def slopes_size(
+    functions: Sequence[sp.Expr], spikes: Sequence[Dirac], numbers: Sequence[Any]
+) -> Any:
+    """Bound of what code adds up for `BranchSlopes.read`, by the formula that it takes."""
+    from dmft.special.branches import covariance_given
+
+    first, cross, second = numbers
+    gap = first * np.vectorize(covariance_given)(second, cross, first, cross)
+    *_, g, zg, f, zf, zzf, zzg = functions
+    total = (first * second + cross**2) * _size(zf, first) * _size(zg, second)
+    total = total + np.abs(cross) * second * _size(zzf, first) * _size(g, second)
+    total = total + np.abs(cross) * first * _size(f, first) * _size(zzg, second)
+    total = total / gap + np.abs(cross) * _size(f, first) * _size(g, second)
+    wide = _both_spread(f, g, gap, np.sqrt(first * second))
+    return np.where(wide, total / gap, slope_size(functions, spikes, numbers))
+
+
+def slopes_value(
+    functions: Sequence[sp.Expr], spikes: Sequence[Dirac], numbers: Sequence[Any]
+) -> Any:
+    """Value for `BranchSlopes.read` at numbers of mpmath."""
+    first, cross, second = numbers
+    gap = first * second - cross**2
+    *_, g, zg, f, zf, zzf, zzg = functions
+    if not _both_spread(f, g, gap, mpmath.sqrt(first * second)):
+        return slope_value(functions, spikes, numbers)
+    g, zg, f, zf, zzf, zzg = map(_known, (g, zg, f, zf, zzf, zzg))
+    total = (first * second + cross**2) * pair_value(zf, zg, *numbers)
+    total -= cross * second * pair_value(zzf, g, *numbers)
+    total -= cross * first * pair_value(f, zzg, *numbers)
+    return (total / gap + cross * pair_value(f, g, *numbers)) / gap
+
+
+def _both_spread(f: sp.Expr, g: sp.Expr, gap: Any, deviations: Any) -> Any:
+    """Whether both fields spread over more than f and G live on."""
+    return gap > _known(g).width * _known(f).width * deviations
+
+
+def _size(factor: sp.Expr, variance: Any) -> Any:
+    return root_mean_square(factor, 0.0, variance)

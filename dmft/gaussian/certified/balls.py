@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import sympy as sp
@@ -33,6 +35,18 @@ def exact_fraction(value: sp.Expr) -> Fraction | None:
         sign, mantissa, exponent, _ = value._mpf_
         return (-1) ** int(sign) * Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return None
+
+
+def as_fraction(value: sp.Expr) -> Fraction:
+    """Fraction of a number that is known to have one."""
+    result = exact_fraction(sp.sympify(value, strict=True))
+    assert result is not None
+    return result
+
+
+def rational(value: Fraction) -> sp.Rational:
+    """SymPy number of a fraction."""
+    return sp.Rational(value.numerator, value.denominator)
 
 
 def real_ball(value: Fraction | int) -> Ball:
@@ -72,10 +86,8 @@ def enclosure(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Enclosure:
     if expr.is_Pow or isinstance(expr, sp.exp):
         return _power(expr, fields)
     parts = [enclosure(a, fields) for a in expr.args]
-    if expr.is_Add:
-        return _sum(parts)
-    if expr.is_Mul:
-        return _product(parts)
+    if expr.is_Add or expr.is_Mul:
+        return _folded(parts, operator.add if expr.is_Add else operator.mul)
     return _call(expr, parts)
 
 
@@ -96,29 +108,12 @@ def _algebraic(root: sp.CRootOf) -> Ball:
     """A real root from its isolating interval, which exact bisection makes small."""
     module = flint()
     width = Fraction(1, 2 ** (module.ctx.prec + 8))
-    near = exact_fraction(root.eval_rational(dx=sp.Rational(width.numerator, width.denominator)))
-    assert near is not None
+    near = as_fraction(root.eval_rational(dx=rational(width)))
     return module.acb(real_ball(near) + module.arb(0, real_ball(width).upper()))
 
 
-def _sum(parts: list[Enclosure]) -> Enclosure:
-    def evaluate(point: Sequence[Ball], analytic: bool) -> Ball:
-        total = parts[0](point, analytic)
-        for part in parts[1:]:
-            total = total + part(point, analytic)
-        return total
-
-    return evaluate
-
-
-def _product(parts: list[Enclosure]) -> Enclosure:
-    def evaluate(point: Sequence[Ball], analytic: bool) -> Ball:
-        total = parts[0](point, analytic)
-        for part in parts[1:]:
-            total = total * part(point, analytic)
-        return total
-
-    return evaluate
+def _folded(parts: list[Enclosure], operation: Callable[[Ball, Ball], Ball]) -> Enclosure:
+    return lambda point, analytic: reduce(operation, (part(point, analytic) for part in parts))
 
 
 def _power(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Enclosure:
@@ -183,10 +178,8 @@ def _call(expr: sp.Expr, parts: list[Enclosure]) -> Enclosure:
         name = "real_max" if isinstance(expr, sp.Max) else "real_min"
 
         def extreme(point: Sequence[Ball], analytic: bool) -> Ball:
-            total = parts[0](point, analytic)
-            for part in parts[1:]:
-                total = getattr(total, name)(part(point, analytic), analytic=analytic)
-            return total
+            values = (part(point, analytic) for part in parts)
+            return reduce(lambda a, b: getattr(a, name)(b, analytic=analytic), values)
 
         return extreme
     raise NotClosed(f"no enclosure of {expr.func.__name__} is known, in {expr}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from itertools import product as cartesian
 
 import sympy as sp
@@ -96,16 +98,9 @@ def growth(expr: sp.Expr, *x: sp.Symbol) -> Growth:
     if expr in x:
         return Growth({(1, Fraction(0), Fraction(0)): flint().arb(1)})
     if expr.is_Add or isinstance(expr, sp.Max | sp.Min):
-        parts = [growth(a, *x) for a in expr.args]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        return reduce(operator.add, (growth(a, *x) for a in expr.args))
     if expr.is_Mul:
-        total = _constant(1)
-        for a in expr.args:
-            total = total * growth(a, *x)
-        return total
+        return reduce(operator.mul, (growth(a, *x) for a in expr.args), _constant(1))
     if isinstance(expr, sp.exp):
         return _exponential(expr, x)
     if expr.is_Pow:
@@ -115,10 +110,7 @@ def growth(expr: sp.Expr, *x: sp.Symbol) -> Growth:
     if isinstance(expr, sp.Abs):
         return growth(expr.args[0], *x)
     if isinstance(expr, sp.Piecewise):
-        total = _constant(0)
-        for value, _ in expr.args:
-            total = total + growth(value, *x)
-        return total
+        return reduce(operator.add, (growth(value, *x) for value, _ in expr.args), _constant(0))
     return _special(expr, x)
 
 
@@ -146,10 +138,7 @@ def _power(expr: sp.Expr, x: tuple[sp.Symbol, ...]) -> Growth:
         raise NotClosed(f"no bound of {expr} on the whole line is known")
     if exponent > 0:
         n = -int(-exponent // 1)
-        inner = growth(base, *x)
-        total = _constant(1)
-        for _ in range(n):
-            total = total * inner
+        total = reduce(operator.mul, [growth(base, *x)] * n, _constant(1))
         return total if exponent.is_Integer else total + _constant(1)
     # 1/(c + h) <= 1/c for a positive c and h >= 0.
     offset, rest = base.as_independent(*x, as_Add=True)

@@ -9,15 +9,32 @@ from itertools import product as cartesian
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, real_ball
-from dmft.gaussian.certified.conditional import Average, Wave, conditional_average, waves
+from dmft.gaussian.certified.balls import (
+    Ball,
+    constant,
+    exact_fraction,
+    flint,
+    rational,
+    real_ball,
+)
 from dmft.gaussian.certified.growth import growth
-from dmft.gaussian.certified.line import line_expectation
-from dmft.gaussian.certified.pieces import pieces
-from dmft.gaussian.certified.plane import nested_expectation, series_expectation
-from dmft.gaussian.certified.reduce import averaged_power, quadratic_form, tilt, without_field
+from dmft.gaussian.certified.integrals import (
+    line_expectation,
+    nested_expectation,
+    series_expectation,
+)
+from dmft.gaussian.certified.pieces import Average, Wave, conditional_average, pieces, waves
+from dmft.gaussian.certified.reduce import (
+    Fields,
+    NotSeparable,
+    Product,
+    averaged_power,
+    products,
+    quadratic_form,
+    tilt,
+    without_field,
+)
 from dmft.gaussian.certified.signed import RationalLaw, SignedMoments
-from dmft.gaussian.certified.terms import Fields, NotSeparable, Product, products
 
 # Signs times erf or exponentials, of one field: coefficient, wave, threshold of a sign or None.
 Switched = tuple[sp.Expr, Wave, sp.Expr | None]
@@ -36,8 +53,8 @@ class Reduction:
 
     def expectation(self, expr: sp.Expr, symbols: list[sp.Symbol], law: RationalLaw) -> Ball:
         """Ball of E[expr]."""
-        expr, symbols, law = self._without_constants(expr, symbols, law)
-        fields = Fields(symbols, law)
+        expr = self._without_constants(expr, symbols, law)
+        fields = Fields(list(symbols), law)
         present = fields.present(expr)
         if not present:
             return constant(expr).real
@@ -56,21 +73,20 @@ class Reduction:
 
     def _without_constants(
         self, expr: sp.Expr, symbols: list[sp.Symbol], law: RationalLaw
-    ) -> tuple[sp.Expr, list[sp.Symbol], RationalLaw]:
+    ) -> sp.Expr:
         """Fields of variance zero are their means."""
         fixed = {
-            x: sp.Rational(m.numerator, m.denominator)
+            x: rational(m)
             for i, (x, m) in enumerate(zip(symbols, law.mean, strict=True))
             if law.cov[i][i] == 0 and expr.has_free(x)
         }
         if fixed:
             self.note("a field of variance zero is its mean")
-            expr = expr.xreplace(fixed)
-        return expr, list(symbols), law
+        return expr.xreplace(fixed)
 
     def _line(self, f: sp.Expr, x: sp.Symbol, law: RationalLaw) -> Ball:
         if law.cov[0][0] == 0:
-            return constant(f.xreplace({x: _number(law.mean[0])})).real
+            return constant(f.xreplace({x: rational(law.mean[0])})).real
         self.note("one field: panels between the kinks, and a proven bound of the tails")
         return line_expectation(f, x, law.mean[0], law.cov[0][0], self.digits)
 
@@ -105,12 +121,12 @@ class Reduction:
         for x, f in functions.items():
             if not f.has_free(x):
                 scale *= constant(f).real
-        symbols, law = [symbols[i] for i in used], _sub(law, used)
+        symbols, law = [symbols[i] for i in used], law.of(used)
         functions = {x: functions[x] for x in symbols}
         for i, x in enumerate(symbols):
             if law.cov[i][i] == 0:
                 self.note("a field of variance zero is its mean")
-                fixed = functions[x].xreplace({x: _number(law.mean[i])})
+                fixed = functions[x].xreplace({x: rational(law.mean[i])})
                 return scale * self._functions({**functions, x: fixed}, symbols, law)
         for i, j in combinations(range(len(symbols)), 2):
             if law.cov[i][j] ** 2 == law.cov[i][i] * law.cov[j][j]:
@@ -137,7 +153,7 @@ class Reduction:
         others, slopes, offset, residual = without_field(law, i)
         rest = [x for x in symbols if x is not symbols[i]]
         center = sp.Add(
-            _number(offset), *[_number(s) * x for s, x in zip(slopes, rest, strict=True)]
+            rational(offset), *[rational(s) * x for s, x in zip(slopes, rest, strict=True)]
         )
         powers = sp.Poly(functions[symbols[i]], symbols[i]).terms()
         average = sp.Add(*[c * averaged_power(n, center, residual) for (n,), c in powers])
@@ -167,7 +183,7 @@ class Reduction:
         for group in groups:
             chosen = [symbols[i] for i in group]
             part = {x: functions[x] for x in chosen}
-            value *= self._connected(part, chosen, _sub(law, group))
+            value *= self._connected(part, chosen, law.of(group))
         return value
 
     def _connected(
@@ -299,18 +315,7 @@ def _rational(value: sp.Expr) -> Fraction:
     return result
 
 
-def _sub(law: RationalLaw, index: list[int]) -> RationalLaw:
-    return RationalLaw(
-        tuple(law.mean[i] for i in index),
-        tuple(tuple(law.cov[i][j] for j in index) for i in index),
-    )
-
-
 def _parallel(x: sp.Symbol, law: RationalLaw, i: int, j: int) -> sp.Expr:
     """Field j as a function of field i."""
     ratio = law.cov[i][j] / law.cov[i][i]
-    return _number(ratio) * x + _number(law.mean[j] - ratio * law.mean[i])
-
-
-def _number(value: Fraction) -> sp.Rational:
-    return sp.Rational(value.numerator, value.denominator)
+    return rational(ratio) * x + rational(law.mean[j] - ratio * law.mean[i])

@@ -1,7 +1,8 @@
-"""Distribution function and signs of two standard normal variables as SymPy functions."""
+"""Functions of one and two standard normal variables that SymPy does not have."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,14 @@ import sympy as sp
 def normal_cdf(h: sp.Expr) -> sp.Expr:
     """Standard normal distribution function, written with erf."""
     return (1 + sp.erf(h / sp.sqrt(2))) / 2
+
+
+def mpmath_numbers(args: Sequence[sp.Expr], prec: int, working: int) -> list[Any] | None:
+    """Arguments at a working precision, for a value at `prec`; None where one is no number."""
+    values = [a.evalf(n=int(prec / 3.33) + 3) for a in args]
+    if not all(v.is_Float or v.is_Integer for v in values):
+        return None
+    return [v._to_mpmath(working) for v in values]
 
 
 class BivariateNormalCDF(sp.Function):
@@ -51,12 +60,11 @@ class BivariateNormalCDF(sp.Function):
         return sp.exp(-(h**2) / 2) / sp.sqrt(2 * sp.pi) * normal_cdf((k - rho * h) / rest)
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        values = [a.evalf(n=int(prec / 3.33) + 3) for a in self.args]
-        if not all(v.is_Float or v.is_Integer for v in values):
+        numbers = mpmath_numbers(self.args, prec, prec + 10)
+        if numbers is None:
             return None
         with mpmath.workprec(prec + 10):
-            h, k, rho = (v._to_mpmath(prec + 10) for v in values)
-            return sp.Float._new(_remembered_cdf(h, k, rho, prec)._mpf_, prec)
+            return sp.Float._new(_remembered_cdf(*numbers, prec)._mpf_, prec)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         h, k, rho = (printer._print(a) for a in self.args)
@@ -105,12 +113,11 @@ class TwoSigns(sp.Function):
         return _from_cdf(BivariateNormalCDF(h, k, rho), h, k)
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        values = [a.evalf(n=int(prec / 3.33) + 3) for a in self.args]
-        if not all(v.is_Float or v.is_Integer for v in values):
+        numbers = mpmath_numbers(self.args, prec, prec + 10)
+        if numbers is None:
             return None
         with mpmath.workprec(prec + 10):
-            h, k, rho = (v._to_mpmath(prec + 10) for v in values)
-            return sp.Float._new(_remembered_signs(h, k, rho, prec)._mpf_, prec)
+            return sp.Float._new(_remembered_signs(*numbers, prec)._mpf_, prec)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         text = printer._print(self.formula())
@@ -171,3 +178,55 @@ def _change(h: Any, k: Any, rho: Any) -> Any:
 
     # The tolerance of mpmath is absolute: the angle, which may be tiny, stands in front.
     return mp.quad(density, [0, 1]) * angle / (2 * mp.pi)
+
+
+class erfcx(sp.Function):  # noqa: N801 - named as in SciPy
+    """exp(x^2) erfc(x), which neither overflows nor vanishes where its two factors do.
+
+    Equation    d erfcx/dx = 2 x erfcx(x) - 2 / sqrt(pi);  erfcx(x) -> 1 / (x sqrt(pi))
+    Valid for   real x; evalf to any precision; SciPy's `erfcx` under `lambdify`, and
+                `dmft.special.branches.erfcx` in compiled code
+    """
+
+    nargs = 1
+    is_real = True
+    is_positive = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        """Exact special values."""
+        if x == 0:
+            return sp.S.One
+        return sp.S.Zero if x is sp.S.Infinity else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Derivative."""
+        x = self.args[0]
+        return 2 * x * self - 2 / sp.sqrt(sp.pi)
+
+    def _eval_rewrite_as_erfc(self, x: sp.Expr, **_: Any) -> sp.Expr:
+        return sp.exp(x**2) * sp.erfc(x)
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        value = self.args[0].evalf(int(prec / 3.3) + 10)
+        if not (value.is_Float or value.is_Rational):
+            return None
+        with mpmath.workprec(prec + 30):
+            x = value._to_mpmath(prec + 30)
+            with mpmath.workprec(prec + 30 + 2 * max(0, int(mpmath.log(abs(x) + 1, 2)))):
+                return sp.Float._new((mpmath.exp(x * x) * mpmath.erfc(x))._mpf_, prec)
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"\operatorname{{erfcx}}{power}\left({printer._print(self.args[0])}\right)"
+
+    def _numpycode(self, printer: Any) -> str:
+        name = printer._module_format("scipy.special.erfcx")
+        return f"{name}({printer._print(self.args[0])})"
+
+    _scipycode = _numpycode
+
+    def _mpmathcode(self, printer: Any) -> str:
+        x = printer._print(self.args[0])
+        exp, erfc = (printer._module_format(f"mpmath.{f}") for f in ("exp", "erfc"))
+        return f"({exp}(({x})**2)*{erfc}({x}))"

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import sympy as sp
 
+from dmft.gaussian import refuse
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
-from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 # Functions that are sums of two exponentials.

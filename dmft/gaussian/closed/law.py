@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,54 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
-from dmft.gaussian import LISTENER
-from dmft.gaussian.branches.sums import branch_sums
+from dmft.gaussian import LISTENER, refuse
+from dmft.gaussian.branches.average import branch_sums
 from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import to_signs, without_fixed
-from dmft.gaussian.guard import collapsed, guarded, unguarded
-from dmft.gaussian.memory import Memory
-from dmft.gaussian.refusal import refuse
+from dmft.gaussian.closed.values import collapsed, guarded, unguarded
 from dmft.model import FIELD, check_covariance
 from dmft.record import cut
 from dmft.turns import in_turn
+
+# Kept results; the largest of ordinary use (3355 terms) takes about 3 MB.
+SIZE = 512
+
+
+class Memory:
+    """Results by key; SymPy tells floats of different precision apart."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._size = size
+        self._known: OrderedDict[Hashable, sp.Expr] = OrderedDict()
+        self._lock = Lock()
+
+    def recall(self, key: Hashable, compute: Callable[[], sp.Expr]) -> sp.Expr:
+        """The remembered value, or a computed one that is remembered from now on.
+
+        While someone listens, computed anew and not remembered.
+        """
+        if LISTENER.get() is not None:
+            return compute()
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                return known
+        value = compute()
+        with self._lock:
+            self._known[key] = value
+            if len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._known.clear()
+
 
 # Expectations of this session.
 REMEMBERED = Memory()

@@ -6,11 +6,11 @@ lists the combination.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sympy as sp
 
-from dmft.gaussian.refusal import refuse
+from dmft.gaussian import refuse
 from dmft.model import FIELD
 
 # A derived field sum_i a_i x_i as ((i, a_i), ...).
@@ -41,21 +41,33 @@ def _is_simple(part: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
 
 def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
     """Expand products and powers, with error functions and exponentials kept whole."""
+
+    def kept(expr: sp.Expr) -> sp.Expr:
+        if isinstance(expr, sp.erfc):
+            return 1 - sp.erf(expr.args[0])
+        if not isinstance(expr, (*LINEAR, sp.exp)):
+            raise refuse(expr, "the function is not in the table")
+        return expr
+
+    return expanded_terms(summand, fields, kept)
+
+
+def expanded_terms(
+    expr: sp.Expr, fields: Sequence[sp.Symbol], kept: Callable[[sp.Expr], sp.Expr]
+) -> list[sp.Expr]:
+    """Terms of an expanded sum, functions of the fields whole; `kept` may rewrite or refuse one."""
     frozen: dict[sp.Expr, sp.Dummy] = {}
 
-    def freeze(expr: sp.Expr) -> sp.Expr:
-        if not expr.has_free(*fields) or expr in fields:
-            return expr
-        if isinstance(expr, sp.erfc):
-            return 1 - freeze(sp.erf(expr.args[0]))
-        if isinstance(expr, (*LINEAR, sp.exp)):
-            return frozen.setdefault(expr, sp.Dummy())
-        power = isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp > 0
-        if power or isinstance(expr, sp.Add | sp.Mul):
-            return expr.func(*[freeze(a) for a in expr.args])
-        raise refuse(expr, "the function is not in the table")
+    def freeze(part: sp.Expr) -> sp.Expr:
+        if not part.has_free(*fields) or part in fields:
+            return part
+        power = isinstance(part, sp.Pow) and part.exp.is_Integer and part.exp > 0
+        if power or isinstance(part, sp.Add | sp.Mul):
+            return part.func(*[freeze(a) for a in part.args])
+        whole = kept(part)
+        return frozen.setdefault(part, sp.Dummy()) if whole == part else freeze(whole)
 
-    flat = sp.expand(freeze(summand))
+    flat = sp.expand(freeze(expr))
     back = {dummy: value for value, dummy in frozen.items()}
     return [term.xreplace(back) for term in sp.Add.make_args(flat)]
 

@@ -8,6 +8,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 
+from dmft.gaussian.closed.bivariate import mpmath_numbers
 from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot, HalfTangent
 
 # Upper triangle of a (4, 4) covariance, row by row: the order of the arguments.
@@ -46,12 +47,11 @@ class FourSigns(sp.Function):
         return None
 
     def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        values = [a.evalf(n=int(prec / 3.33) + 3) for a in self.args]
-        if not all(v.is_Float or v.is_Integer for v in values):
+        numbers = mpmath_numbers(self.args, prec, 2 * prec + 20)
+        if numbers is None:
             return None
         with mpmath.workprec(2 * prec + 20):
-            C = _matrix(tuple(v._to_mpmath(2 * prec + 20) for v in values))
-            return sp.Float._new(_four_signs(C)._mpf_, prec)
+            return sp.Float._new(_four_signs(_matrix(tuple(numbers)))._mpf_, prec)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         power = "" if exp is None else f"^{{{exp}}}"

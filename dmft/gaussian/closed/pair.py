@@ -15,13 +15,12 @@ ROUNDING = 4e-15
 NEGATIVE_BAND = 1e-9
 
 
-class _PairFunction(sp.Function):
-    """Function of the covariances (C11, C22, C12) of two fields."""
+class Formula(sp.Function):
+    """Function that is kept in one piece, with an elementary form: `formula`."""
 
-    nargs = 3
     is_real = True
 
-    # The same in elementary functions; each pair function defines its own.
+    # The same in elementary functions; each function defines its own.
     formula: Callable[[], sp.Expr]
 
     def _eval_evalf(self, prec: int) -> sp.Expr:
@@ -31,6 +30,12 @@ class _PairFunction(sp.Function):
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         text = printer._print(self.formula())
         return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
+
+
+class _PairFunction(Formula):
+    """Function of the covariances (C11, C22, C12) of two fields."""
+
+    nargs = 3
 
 
 class CorrelationRoot(_PairFunction):
@@ -161,7 +166,7 @@ class Correlation(_PairFunction):
         return cross / (sp.sqrt(first) * sp.sqrt(second))
 
 
-class RootRatio(sp.Function):
+class RootRatio(Formula):
     """Y / (C11 C22 - C12^2)^(n/2) of the arguments (y, C11, C22, C12, n), and 0 for 0/0.
 
     The distance of a kink from the mean of a field whose conditional variance is that of the pair:
@@ -169,7 +174,6 @@ class RootRatio(sp.Function):
     """
 
     nargs = 5
-    is_real = True
 
     @classmethod
     def eval(cls, y: sp.Expr, *pair: sp.Expr) -> sp.Expr | None:
@@ -191,22 +195,14 @@ class RootRatio(sp.Function):
         y, *pair, power = self.args
         return y / CorrelationRoot(*pair).formula() ** power
 
-    def _eval_evalf(self, prec: int) -> sp.Expr:
-        return self.formula()._eval_evalf(prec)
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        text = printer._print(self.formula())
-        return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
-
-
-class CovarianceGiven(sp.Function):
+class CovarianceGiven(Formula):
     """Cov(x, v | u) = C_xv - C_xu C_uv / C_uu of the arguments (C_xv, C_xu, C_uu, C_uv).
 
     Of nearly parallel u and v it is a difference, which code takes without rounding.
     """
 
     nargs = 4
-    is_real = True
 
     @classmethod
     def eval(cls, *args: sp.Expr) -> sp.Expr | None:
@@ -228,9 +224,6 @@ class CovarianceGiven(sp.Function):
         """The same in elementary functions."""
         second, one, variance, two = self.args
         return second - one * two / variance
-
-    def _eval_evalf(self, prec: int) -> sp.Expr:
-        return self.formula()._eval_evalf(prec)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         text = rf"\left({printer._print(self.formula())}\right)"

@@ -16,7 +16,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
-from dmft.gaussian import LISTENER
+from dmft.gaussian import LISTENER, refuse
 from dmft.gaussian.closed.closed_forms import (
     Erfs,
     error_function_product,
@@ -25,10 +25,9 @@ from dmft.gaussian.closed.closed_forms import (
 )
 from dmft.gaussian.closed.factor import WAVES, Term, parse_factor
 from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment
+from dmft.gaussian.closed.values import FLOAT_DIGITS, collapsed, guarded, in_real_form
 from dmft.gaussian.closed.wick import times, wick_expression
-from dmft.gaussian.guard import FLOAT_DIGITS, collapsed, guarded
 from dmft.gaussian.law import Cov, Law, Mean
-from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 Polynomials = dict[Hashable, dict[int, sp.Expr]]
@@ -89,8 +88,6 @@ def product_expectation(
     if heard is not None:
         heard.added(total)
     if waves or value.has(sp.I):
-        from dmft.gaussian.closed.wave import in_real_form
-
         try:
             value = in_real_form(value, waves, whole)
         except NotClosed as error:

@@ -8,7 +8,7 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import FourSigns
-from dmft.gaussian.closed.pair import CorrelationAngle
+from dmft.gaussian.closed.pair import CorrelationAngle, Formula
 from dmft.gaussian.closed.wick import times
 from dmft.gaussian.law import Law
 
@@ -17,15 +17,13 @@ MOST_SIGNS = 4
 Matrix = dict[tuple[int, int], sp.Expr]
 
 
-class SignsMoment(sp.Function):
+class SignsMoment(Formula):
     """E[prod_m x_m^{n_m} prod_a sign(u_a)] of centred fields (u, x), for compiled code.
 
     Arguments are the numbers of signs and of powers, the powers n_m, and the upper triangle of the
     covariance of (u, x) row by row. The elementary form, by Stein's identity, is 0/0 where fields
     of signs coincide; `dmft.special.signs` cancels such signs at run time.
     """
-
-    is_real = True
 
     def formula(self) -> sp.Expr:
         """The same in angles of conditional covariances."""
@@ -36,13 +34,6 @@ class SignsMoment(sp.Function):
         C = dict(zip(upper, self.args[2 + count :], strict=True))
         C |= {(j, i): value for (i, j), value in C.items()}
         return _moment(C, tuple(range(signs)), powers, signs)
-
-    def _eval_evalf(self, prec: int) -> sp.Expr:
-        return self.formula()._eval_evalf(prec)
-
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        text = printer._print(self.formula())
-        return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
 
 
 def _moment(C: Matrix, live: tuple[int, ...], powers: tuple[int, ...], first: int) -> sp.Expr:

@@ -8,7 +8,7 @@ import sympy as sp
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
-from dmft.gaussian.refusal import refuse
+from dmft.gaussian import refuse
 
 SWITCHES = (sp.sign, sp.Abs, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 HALF = sp.Rational(1, 2)

@@ -80,7 +80,7 @@ def slope(a: sp.Expr, c: sp.Expr) -> sp.Expr:
     return 2 * a / sp.sqrt(sp.pi) * sp.exp(-((a * FIELD + c) ** 2))
 
 
-def factor(a: sp.Expr, c: sp.Expr) -> sp.Expr:
+def error_factor(a: sp.Expr, c: sp.Expr) -> sp.Expr:
     """erf(a z + c), or sign(z + c)."""
     return sp.sign(FIELD + c) if a is sp.oo else sp.erf(a * FIELD + c)
 
@@ -132,7 +132,7 @@ def two_fields(recorder: Any, law: Law, erfs: Erfs, before: sp.Expr, after: sp.E
     view = Copies(recorder, law, erfs)
     plain, add = recorder.plain, recorder.note
     cross = plain(law.C(erfs[0][0], erfs[1][0]))
-    whole = {i: factor(a, c) for i, (_, a, c) in enumerate(erfs)}
+    whole = {i: error_factor(a, c) for i, (_, a, c) in enumerate(erfs)}
     slopes = {i: slope(a, c) for i, (_, a, c) in enumerate(erfs)}
     apart, partly = shared_law(law, erfs, sp.S.Zero), shared_law(law, erfs, SHARE)
     start = view.average(apart, whole, "0")

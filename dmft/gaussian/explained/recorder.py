@@ -4,22 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
+from itertools import product as cartesian
 from typing import Any
 
 import sympy as sp
 
 from dmft.explanation.average import Average, FieldHermite
+from dmft.explanation.diagrams import Diagram
 from dmft.explanation.steps import Ledger
 from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import Polynomials, Successor, state_key
-from dmft.gaussian.explained.diagrams import drawn, hermite_product, in_words, links_product
-from dmft.gaussian.explained.proofs import prove
-from dmft.gaussian.guard import unguarded
+from dmft.gaussian.closed.values import unguarded
+from dmft.gaussian.explained.proofs import error_factor, prove
 from dmft.gaussian.law import Law
 from dmft.model import FIELD
+
+
+def hermite_product(
+    fields: Sequence[sp.Expr], cov: Any, mean: Sequence[sp.Expr], degrees: Sequence[int]
+) -> sp.Expr:
+    """Product of one Hermite polynomial of each field, each in its own variance."""
+    return sp.Mul(
+        *(
+            FieldHermite.of(n, x - mean[i], cov[i, i])
+            for i, (x, n) in enumerate(zip(fields, degrees, strict=True))
+        )
+    )
+
+
+def links_product(cov: Any, links: Sequence[int]) -> sp.Expr:
+    """Product of the covariances of the links of a diagram."""
+    size = cov.shape[0]
+    pairs = combinations(range(size), 2)
+    return sp.Mul(*(cov[i, j] ** k for (i, j), k in zip(pairs, links, strict=True)))
+
+
+def drawn(fields: Sequence[sp.Expr], links: Sequence[tuple[Any, int]]) -> tuple[Diagram, ...]:
+    """The diagrams that survive, to be drawn."""
+    return tuple(
+        Diagram(tuple(fields), tuple(map(int, exponents)), sp.sympify(weight, strict=True))
+        for exponents, weight in links
+    )
+
+
+def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
+    """Why no diagram survives, where none does."""
+    if links:
+        return ""
+    return "No diagram survives where " + (
+        "the number of legs is odd."
+        if sum(degrees) % 2
+        else "the legs of one field are more than those of the others."
+    )
+
 
 Node = tuple[Law, Polynomials, Erfs]
 Linked = tuple[tuple[int, ...], sp.Expr, Any]
@@ -228,15 +269,15 @@ class Recorder:
             self.products.append((before, True, False))
             return
         before = self._base(law, whole)
-        combinations = _cartesian(parsed)
+        every = list(cartesian(*parsed))
         after = sp.Add(
             *(
                 self.average(law, [(x, term_factor(t)) for t, x in zip(terms, labels, strict=True)])
-                for terms in combinations
+                for terms in every
             )
         )
         self.note("linearity", before, after)
-        many = len(combinations) > 1
+        many = len(every) > 1
         self.ledger.depth += many
         self.products.append((before, False, many))
 
@@ -366,11 +407,6 @@ def term_factor(
     return sp.Mul(*parts)
 
 
-def error_factor(a: sp.Expr, c: sp.Expr) -> sp.Expr:
-    """erf(a z + c), or sign(z + c) where a is infinite."""
-    return sp.sign(FIELD + c) if a is sp.oo else sp.erf(a * FIELD + c)
-
-
 def state_factors(polynomials: Polynomials, erfs: Erfs) -> list[tuple[Any, sp.Expr]]:
     """Functions of single fields that a state is the average of."""
     powers = [(x, sp.Add(*(c * FIELD**n for n, c in p.items()))) for x, p in polynomials.items()]
@@ -379,13 +415,6 @@ def state_factors(polynomials: Polynomials, erfs: Erfs) -> list[tuple[Any, sp.Ex
 
 def _has_weight(term: Term) -> bool:
     return bool(term.curvature != 0 or term.slope != 0)
-
-
-def _cartesian(parsed: Sequence[Sequence[Term]]) -> list[tuple[Term, ...]]:
-    result: list[tuple[Term, ...]] = [()]
-    for terms in parsed:
-        result = [(*a, t) for a in result for t in terms]
-    return result
 
 
 def _weighted(coefficient: sp.Expr, average: sp.Expr) -> sp.Expr:

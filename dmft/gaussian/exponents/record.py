@@ -155,7 +155,7 @@ class Exponent:
 
     def _explain(self) -> Explanation:
         """Steps, for `dmft.explain`."""
-        from dmft.gaussian.explained.exponents import explain_exponent
+        from dmft.gaussian.explained.expectation import explain_exponent
 
         return explain_exponent(self)
 

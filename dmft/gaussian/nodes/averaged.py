@@ -16,6 +16,7 @@ import sympy as sp
 from dmft.gaussian.nodes.forms import Block, factor
 from dmft.gaussian.nodes.grid import Array
 from dmft.gaussian.nodes.integrand import Integrand
+from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.nodes.nested import Nested
 
 # Lengths of the pieces that are tried, degree, and the error accepted relative to the largest.
@@ -100,14 +101,13 @@ def _table(single: Block) -> tuple[Callable[[Array], Array], float] | None:
     expected = direct(probes)
     # What counts is the error where the density is.
     weight = np.exp(-(probes**2) / 4)
+    nodes, matrix = chebyshev(DEGREE + 1)
     for length in PIECES:
         count = int(np.ceil(2 * end / length))
-        nodes = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
         left = -end + 2 * end / count * np.arange(count)
         places = left[:, None] + end / count * (1 + nodes)
         values = direct(places.ravel()).reshape(count, -1)
-        inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, DEGREE))
-        function = _Pieces(values @ inverse.T, end)
+        function = _Pieces(values @ matrix.T, end)
         error = float((np.abs(function(probes) - expected) * weight).max())
         if error <= ACCEPTED * largest:
             return function, max(3 * error, ACCEPTED * largest)

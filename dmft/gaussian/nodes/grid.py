@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.kinks import projections, switches, zeros
-
-Array = NDArray[np.float64]
+from dmft.gaussian.nodes.line import Array, gauss_rule, legendre
 
 # Positive panel edges and nodes per panel of each level, by the number of fields. The last edge
 # cuts a tail of 1e-16 or less; levels grow as far as memory allows.
@@ -165,33 +163,17 @@ def _fixed_rule(edges: Array, size: int) -> tuple[Array, Array]:
     return np.concatenate([r[0] for r in rules]), np.concatenate([r[1] for r in rules])
 
 
-@lru_cache(maxsize=64)
-def _legendre(size: int) -> tuple[Array, Array]:
-    return np.polynomial.legendre.leggauss(size)
-
-
 @lru_cache(maxsize=512)
 def _density_rule(a: float, b: float, size: int) -> tuple[Array, Array]:
-    """Gauss rule of the normal density on [a, b], by the Stieltjes procedure."""
-    t, w = _legendre(FINE)
+    """Gauss rule of the normal density on [a, b]."""
+    t, w = legendre(FINE)
     t = (a + b) / 2 + (b - a) / 2 * t
-    w = (b - a) / 2 * w * _density(t)
-    diagonal, squares = np.zeros(size), np.zeros(size)
-    last, this = np.zeros(FINE), np.ones(FINE) / np.sqrt(w.sum())
-    for k in range(size):
-        diagonal[k] = (w * this) @ (t * this)
-        ahead = (t - diagonal[k]) * this - (squares[k] * last if k else 0.0)
-        if k + 1 < size:
-            squares[k + 1] = np.sqrt(w @ ahead**2)
-            last, this = this, ahead / squares[k + 1]
-    jacobi = np.diag(diagonal) + np.diag(squares[1:], 1) + np.diag(squares[1:], -1)
-    nodes, vectors = np.linalg.eigh(jacobi)
-    return nodes, w.sum() * vectors[0] ** 2
+    return gauss_rule(t, (b - a) / 2 * w * _density(t), size)
 
 
 def _moving_rule(bounds: Array, size: int) -> tuple[Array, Array]:
     """Gauss-Legendre nodes and weights, with the density, on panels that move with the point."""
-    x, w = _legendre(size)
+    x, w = legendre(size)
     half = np.diff(bounds, axis=1) / 2
     line = (bounds[:, :-1, None] + half[:, :, None] * (1 + x)).reshape(len(bounds), -1)
     return line, (half[:, :, None] * w).reshape(line.shape) * _density(line)

@@ -7,7 +7,6 @@ not settled are halved. The error of an axis holds the errors of the axes integr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mpmath
 import numpy as np
@@ -25,6 +24,7 @@ from dmft.gaussian.nodes.curves import (
 )
 from dmft.gaussian.nodes.grid import Array
 from dmft.gaussian.nodes.integrand import Integrand
+from dmft.gaussian.nodes.line import kronrod
 
 # Regular edges of each axis between 0 and its end, by dimension, and the longest panel.
 INNER_EDGES: dict[int, tuple[tuple[float, ...], ...]] = {
@@ -59,32 +59,6 @@ class Estimate:
     value: Array
     error: Array
     size: Array
-
-
-@lru_cache(maxsize=1)
-def kronrod() -> tuple[Array, Array, Array]:
-    """Kronrod nodes (21,) on [-1, 1], their weights, and the Gauss weights (0 at new nodes)."""
-    size = 10
-    legendre = np.polynomial.legendre
-    t, w = legendre.leggauss(4 * size)
-    table = legendre.legvander(t, size + 1)
-    # The Stieltjes polynomial is orthogonal to P_10 times everything of lower degree.
-    odd = np.arange(1, size + 1, 2)
-    weighted = (w * table[:, size])[:, None]
-    matrix = np.array([[np.sum(weighted[:, 0] * table[:, k] * table[:, j]) for j in odd]
-                       for k in odd])  # fmt: skip
-    right = -np.array([np.sum(weighted[:, 0] * table[:, k] * table[:, size + 1]) for k in odd])
-    coefficients = np.zeros(size + 2)
-    coefficients[odd], coefficients[size + 1] = np.linalg.solve(matrix, right), 1.0
-    gauss, gauss_weights = legendre.leggauss(size)
-    nodes = np.sort(np.concatenate([gauss, np.real(legendre.legroots(coefficients))]))
-    nodes = (nodes - nodes[::-1]) / 2
-    moments = np.zeros(len(nodes))
-    moments[0] = 2.0
-    weights = np.linalg.solve(legendre.legvander(nodes, len(nodes) - 1).T, moments)
-    lower = np.zeros(len(nodes))
-    lower[1::2] = gauss_weights
-    return nodes, (weights + weights[::-1]) / 2, lower
 
 
 class Nested:

@@ -18,7 +18,8 @@ from dmft.gaussian.nodes.forms import Block, number, precise, to_forms, values_o
 from dmft.gaussian.nodes.integrand import Integrand
 from dmft.gaussian.nodes.nested import Nested, box
 from dmft.gaussian.nodes.reduction import MAX_TERMS, reduced, summands, with_explicit_poles
-from dmft.gaussian.nodes.sampling import lattice, normal_points, seeded_sobol, sobol
+from dmft.gaussian.nodes.rules import sobol_engine, to_normal
+from dmft.gaussian.nodes.sampling import lattice, sobol
 from dmft.model import check_covariance
 from dmft.names import Status
 
@@ -303,7 +304,7 @@ def _block(block: Block, rtol: float) -> _Part:
         constant = Integrand(block).precise(np.zeros(0))
         return _Part(float(constant), 2e-16 * abs(float(constant)), abs(float(constant)))
     function = Integrand(block)
-    pilot = normal_points(seeded_sobol(block.dimension, 0), PILOT)
+    pilot = to_normal(sobol_engine(block.dimension, 0).random(PILOT).T)
     try:
         sizes = np.abs(function(pilot))
     except (NameError, TypeError, AttributeError, KeyError) as error:
@@ -382,7 +383,7 @@ def _averaged(function: Integrand, noise: float, rtol: float) -> list[_Part]:
     block, table, table_error = reduction
     rest = Integrand(block, {"AveragedFactor": table})
     others = Integrand(block, {"AveragedFactor": np.ones_like})
-    pilot = normal_points(seeded_sobol(block.dimension, 0), PILOT)
+    pilot = to_normal(sobol_engine(block.dimension, 0).random(PILOT).T)
     weight, size = (float(np.mean(np.abs(f(pilot)))) for f in (others, rest))
     part = _nested(rest, size, noise, rtol)
     function.evaluations += rest.evaluations

@@ -12,6 +12,7 @@ from dataclasses import replace
 import mpmath
 import sympy as sp
 
+from dmft.gaussian.closed.linear import expanded_terms
 from dmft.gaussian.nodes.forms import (
     DIGITS,
     NOTHING,
@@ -46,22 +47,13 @@ def with_explicit_poles(expr: sp.Expr) -> sp.Expr:
 
 def summands(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
     """Terms of the expanded sum, with functions of the fields kept whole."""
-    frozen: dict[sp.Expr, sp.Dummy] = {}
 
-    def freeze(part: sp.Expr) -> sp.Expr:
-        if not part.has_free(*fields) or part in fields:
-            return part
+    def kept(part: sp.Expr) -> sp.Expr:
         if isinstance(part, sp.sinh | sp.cosh) and part.args[0].is_polynomial(*fields):
-            return freeze(sp.expand(part.rewrite(sp.exp), mul=True))
-        power = isinstance(part, sp.Pow) and part.exp.is_Integer and part.exp > 0
-        if power or isinstance(part, sp.Add | sp.Mul):
-            return part.func(*[freeze(a) for a in part.args])
-        return frozen.setdefault(part, sp.Dummy())
+            return sp.expand(part.rewrite(sp.exp), mul=True)
+        return part
 
-    flat = sp.expand(freeze(expr))
-    back = {dummy: value for value, dummy in frozen.items()}
-    terms = [term.xreplace(back) for term in sp.Add.make_args(flat)]
-    return sorted(terms, key=sp.default_sort_key)
+    return sorted(expanded_terms(expr, fields, kept), key=sp.default_sort_key)
 
 
 def reduced(block: Block, tilt: bool = True) -> list[Block]:

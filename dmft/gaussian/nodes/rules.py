@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes.line import Array, gauss_rule, legendre
 
-Array = NDArray[np.float64]
 Words = NDArray[np.uint32]
 Kind = Literal["sobol", "gauss-hermite"]
 
@@ -257,11 +257,13 @@ def scrambled_sobol(dim: int, nodes: int, stream: np.random.SeedSequence) -> Arr
     return np.ascontiguousarray(sobol_engine(dim, stream).random(nodes).T)
 
 
-def sobol_engine(dim: int, stream: np.random.SeedSequence) -> Any:
+def sobol_engine(dim: int, stream: np.random.SeedSequence | int) -> Any:
     """SciPy's engine of one scramble of Sobol points."""
     from scipy.stats import qmc
 
-    return qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream))
+    # SciPy spawns a generator from a generator, but none from a number.
+    seed = stream if isinstance(stream, int) else np.random.default_rng(stream)
+    return qmc.Sobol(dim, scramble=True, seed=seed)
 
 
 def sobol_words(dim: int, stream: np.random.SeedSequence) -> tuple[Words, Words]:
@@ -347,27 +349,11 @@ def _halved_product(dim: int, points: int) -> NodeRule:
 
 @lru_cache(maxsize=16)
 def half_range(points: int) -> tuple[Array, Array]:
-    """Gauss rule of |z|, z ~ N(0, 1): nodes and weights, which add up to one.
-
-    The recurrence of its orthogonal polynomials by Stieltjes' procedure on a fine rule.
-    """
-    x, v = np.polynomial.legendre.leggauss(600)
+    """Gauss rule of |z|, z ~ N(0, 1): nodes and weights, which add up to one."""
+    x, v = legendre(600)
     x = 0.5 * FARTHEST_HALF * (x + 1.0)
     v = v * np.exp(-0.5 * x**2)
-    v /= v.sum()
-    diagonal, side = np.empty(points), np.empty(points)
-    before, here = np.zeros_like(x), np.ones_like(x)
-    norm = 1.0
-    for n in range(points):
-        diagonal[n] = (v * here**2) @ x
-        after = (x - diagonal[n]) * here - (norm if n else 0.0) * before
-        norm = float(np.sqrt(v @ after**2))
-        side[n] = norm
-        before, here = here, after / norm
-    jacobi = np.diag(diagonal) + np.diag(side[:-1], 1) + np.diag(side[:-1], -1)
-    values, vectors = np.linalg.eigh(jacobi)
-    weights = vectors[0] ** 2
-    return values, weights / weights.sum()
+    return gauss_rule(x, v / v.sum(), points)
 
 
 # Nodes of a rule that is exact for polynomials.

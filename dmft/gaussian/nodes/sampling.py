@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from dmft.gaussian.nodes.grid import Array
 from dmft.gaussian.nodes.integrand import Integrand
+from dmft.gaussian.nodes.rules import sobol_engine, to_normal
 
 # Steps of the lattice, and its radius: beyond it the weights are below 1e-18.
 STEPS = (0.62, 0.46, 0.34, 0.25, 0.18)
@@ -70,12 +69,12 @@ def sobol(
     function: Integrand, tolerance: Callable[[float], float], budget: int
 ) -> tuple[float, float, float]:
     """Value, error (DEVIATIONS standard errors) and mean size from scrambled Sobol points."""
-    engines = [seeded_sobol(function.dimension, seed) for seed in range(COPIES)]
+    engines = [sobol_engine(function.dimension, seed) for seed in range(COPIES)]
     sums, sizes, count, new = np.zeros(COPIES), np.zeros(COPIES), 0, LEAST_POINTS
     value, error, size = 0.0, np.inf, 0.0
     for _ in range(MOST_DOUBLINGS):
         for i, engine in enumerate(engines):
-            values = function(normal_points(engine, new))
+            values = function(to_normal(engine.random(new).T))
             sums[i] += values.sum()
             sizes[i] += np.abs(values).sum()
         count += new
@@ -85,17 +84,3 @@ def sobol(
         if error <= tolerance(value) or 2 * count * COPIES > budget:
             break
     return value, error, size
-
-
-def seeded_sobol(dim: int, seed: int) -> Any:
-    """SciPy's engine of scrambled Sobol points."""
-    from scipy.stats import qmc  # slow to import
-
-    return qmc.Sobol(dim, seed=seed)
-
-
-def normal_points(engine: Any, count: int) -> Array:
-    """Normal points (r, count) of a scrambled Sobol engine."""
-    # Scrambled points may be zero: half a cell of the finest grid away from the edge is enough.
-    uniform = np.clip(engine.random(count).T, 2.0**-40, 1 - 2.0**-40)
-    return np.asarray(ndtri(uniform))

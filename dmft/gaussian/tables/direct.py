@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.gaussian.nodes.line import Array, panels
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.model import FIELD
 
 if TYPE_CHECKING:
     from dmft.gaussian.tables.tabled import TableAverage
 
-Array = NDArray[np.float64]
-
 REACH = 10.0
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
+POINTS = 20
 # Panels are at most this wide, in standard deviations and in the units of the field.
 WIDEST, RESOLVED = 1.5, 1.0
 # Relative excess of an overlap over Cauchy-Schwarz that counts as parallel.
@@ -89,7 +87,7 @@ def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> floa
         layer = sigma / abs(slope) * 2.0 ** np.arange(-1.0, 60.0)
         layer = layer[(layer > 0.0) & (layer < 2 * REACH)]
         marks += [kink / slope, *(kink / slope + layer), *(kink / slope - layer)]
-    z, weights = _panels(marks, max(s, abs(slope)))
+    z, weights = _nodes(marks, max(s, abs(slope)))
     return float(weights @ (first(s * z) * _smoothed(second, g_kinks, slope * z, sigma)))
 
 
@@ -98,25 +96,23 @@ def _smoothed(g: Any, kinks: Sequence[float], mean: Array, sigma: float) -> Arra
     if sigma == 0.0:
         return np.asarray(g(mean), dtype=np.float64)
     if not kinks:
-        z, weights = _panels([], sigma)
+        z, weights = _nodes([], sigma)
         rows = max(1, 1_000_000 // z.size)
         parts = [mean[i : i + rows, None] for i in range(0, mean.size, rows)]
         return np.concatenate([g(m + sigma * z) @ weights for m in parts])
     result = np.empty(mean.size)
     for i, m in enumerate(mean):
-        z, weights = _panels([(k - m) / sigma for k in kinks], sigma)
+        z, weights = _nodes([(k - m) / sigma for k in kinks], sigma)
         result[i] = weights @ g(m + sigma * z)
     return result
 
 
-def _panels(marks: Sequence[float], scale: float) -> tuple[Array, Array]:
+def _nodes(marks: Sequence[float], scale: float) -> tuple[Array, Array]:
     """Nodes and weights of the normal density, panels split at the marks."""
     count = int(np.ceil(2 * REACH / min(WIDEST, RESOLVED / max(scale, 1e-9))))
     inside = [m for m in marks if -REACH < m < REACH]
     edges = np.unique(np.concatenate([np.linspace(-REACH, REACH, count + 1), inside]))
-    centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
-    z = (centre[:, None] + half[:, None] * NODES).ravel()
-    weights = (half[:, None] * WEIGHTS).ravel()
+    z, weights = panels(edges, POINTS)
     return z, weights * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.gaussian import refuse
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.nodes.kinks import switches, zeros
-from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 Array = NDArray[np.float64]

@@ -20,16 +20,14 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.emit.arrays import load_array, store_array
-from dmft.gaussian.refusal import refuse
+from dmft.gaussian import refuse
+from dmft.gaussian.nodes.line import Array, chebyshev
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.gaussian.tables.series_strips import series_strips
 from dmft.model import FIELD
 from dmft.names import VERSION
-
-Array = NDArray[np.float64]
 
 ORDER = 16
 # Nodes of a fit: the coefficients beyond `ORDER` are its error.
@@ -128,8 +126,8 @@ def _code() -> str:
     package = Path(__file__).parents[2]
     names = (
         "gaussian/tables/factor_table", "gaussian/tables/factor_function", "gaussian/nodes/kinks",
-        "gaussian/closed/switch", "gaussian/tables/series_strips", "special/averages",
-        "special/correlation_series",
+        "gaussian/nodes/line", "gaussian/closed/switch", "gaussian/tables/series_strips",
+        "special/averages", "special/correlation_series",
     )  # fmt: skip
     files = [package / f"{name}.py" for name in names]
     return "".join(file.read_text(encoding="utf-8") for file in files)
@@ -156,17 +154,12 @@ def _doubling(first: float, end: float) -> list[float]:
     return [*marks, end]
 
 
+UNIT, TO_COEFFICIENTS = chebyshev(FIT)
+
+
 def _fit(values: Array) -> Array:
-    """Chebyshev coefficients along the last axis, from values at Chebyshev nodes."""
-    n = values.shape[-1]
-    angles = np.pi * (np.arange(n) + 0.5) / n
-    matrix = 2.0 / n * np.cos(np.outer(np.arange(n), angles))
-    matrix[0] /= 2.0
-    return values @ matrix.T
-
-
-# Chebyshev nodes on [-1, 1], in the order of `_fit`.
-UNIT = np.cos(np.pi * (np.arange(FIT) + 0.5) / FIT)
+    """Chebyshev coefficients along the last axis, from values at the nodes `UNIT`."""
+    return values @ TO_COEFFICIENTS.T
 
 
 class _Builder:

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.gaussian.nodes.line import Array, chebyshev, hermite_rows, panels
 from dmft.special.correlation_series import GROUP, LEFT_OUT, ORDER, TERMS
-
-Array = NDArray[np.float64]
 
 # Beyond this deviation few correlations are small enough for a series.
 LARGEST = 4.0
@@ -26,7 +24,7 @@ RATIO, LOWEST = 2.0**0.25, 2.0**-7
 FIT = 16
 # The weight of the quadrature is cut here: the square root of the normal density is 1e-22.
 REACH = 14.2
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+POINTS = 16
 # Panels of the quadrature are halved from the first width until two agree so well, or none.
 WIDTHS, AGREEMENT = (0.4, 0.2, 0.1, 0.05), 3e-15
 # Numbers beside those of the strips.
@@ -60,11 +58,11 @@ def series_strips(
         return np.empty(0), 0.0
     orders = {0: (0, 1), 1: (0,), -1: (1,)}[parity]
     counts, remainders, cells, worst = [], [], [], 0.0
+    unit, matrix = chebyshev(FIT)
     for low, high in pairwise(edges):
-        unit = np.cos(np.pi * (np.arange(FIT) + 0.5) / FIT)
         s = np.append(0.5 * (low + high) + 0.5 * (high - low) * unit, [low, high])
         a, square = _hermite(values, s, *rule)
-        fit = _chebyshev(a[:FIT, : 2 * TERMS].T)
+        fit = a[:FIT, : 2 * TERMS].T @ matrix.T
         left = [_left(a, square, 2 * count) for count in range(GROUP, TERMS + 1, GROUP)]
         place = next((n for n, x in enumerate(left) if x <= LEFT_OUT), len(left) - 1)
         count = GROUP * (place + 1)
@@ -99,17 +97,10 @@ def _rule(values: Callable[[Array], Array], s: float) -> tuple[Array, Array] | N
 
 def _hermite_rule(width: float) -> tuple[Array, Array]:
     edges = np.linspace(-REACH, REACH, round(2 * REACH / width) + 1)
-    half = 0.5 * np.diff(edges)[:, None]
-    z = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * NODES).ravel()
+    z, weight = panels(edges, POINTS)
     root = np.exp(-0.25 * z * z) * (2.0 * np.pi) ** -0.25
-    weight = (half * WEIGHTS).ravel()
-    functions = np.empty((4 * TERMS + 1, z.size))
-    old, new = np.zeros_like(z), root
-    for n in range(4 * TERMS):
-        functions[n] = new * root * weight
-        old, new = new, (z * new - np.sqrt(n) * old) / np.sqrt(n + 1)
-    functions[-1] = root * root * weight
-    return z, np.ascontiguousarray(functions.T)
+    rows = hermite_rows(z, root, 4 * TERMS - 1) * root * weight
+    return z, np.ascontiguousarray(np.concatenate([rows, [root * root * weight]]).T)
 
 
 def _hermite(
@@ -125,14 +116,6 @@ def _left(a: Array, square: Array, first: int) -> float:
     beyond = square - (a**2).sum(axis=1)
     beyond = np.where(beyond > HIDDEN * square, beyond, 0.0)
     return float(np.sqrt((((a[:, first:] ** 2).sum(axis=1) + beyond) / square).max()))
-
-
-def _chebyshev(values: Array) -> Array:
-    """Chebyshev coefficients along the last axis, from values at `FIT` Chebyshev nodes."""
-    angles = np.pi * (np.arange(FIT) + 0.5) / FIT
-    matrix = 2.0 / FIT * np.cos(np.outer(np.arange(FIT), angles))
-    matrix[0] /= 2.0
-    return values @ matrix.T
 
 
 def _norm(x: Array) -> float:

@@ -16,11 +16,11 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
+from dmft.gaussian import refuse
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov
-from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 # A weighted Dirac factor: position and weight.

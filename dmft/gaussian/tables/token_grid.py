@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import KINKED, break_points
+from dmft.gaussian.nodes.line import Array, hermite_rows, panels
 from dmft.model import FIELD, token_fields
-
-Array = NDArray[np.float64]
 
 # By number of tokens: highest order of the coefficients, half width of the nodes, their distance.
 # Two tokens: series error of attention 1e-12 at m = 1; the others within 2^23 nodes of memory.
@@ -102,18 +101,14 @@ def token_grid(length: int, shifted: bool = False) -> TokenGrid:
     count = int(np.ceil(half / step))
     line = np.arange(-count, count + 1, dtype=np.float64)
     nodes: Array = np.array([(line + s * shifted) * step for s in SHIFTS[:length]])
-    return TokenGrid(length, order, nodes, np.array([hermite_rows(z, step, order) for z in nodes]))
+    return TokenGrid(
+        length, order, nodes, np.array([_weighted_rows(z, step, order) for z in nodes])
+    )
 
 
-def hermite_rows(nodes: Array, weights: Array | float, order: int) -> Array:
+def _weighted_rows(nodes: Array, weights: Array | float, order: int) -> Array:
     """He_k(z) / sqrt(k!) times normal density and weight, (order + 1, n)."""
-    rows = np.empty((order + 1, nodes.size))
-    rows[0] = np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi) * weights
-    if order:
-        rows[1] = nodes * rows[0]
-    for k in range(1, order):
-        rows[k + 1] = (nodes * rows[k] - np.sqrt(k) * rows[k - 1]) / np.sqrt(k + 1)
-    return rows
+    return hermite_rows(nodes, np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi) * weights, order)
 
 
 class GridFunctions:
@@ -176,12 +171,9 @@ def _on_panels(function: sp.Expr, mean: float, order: int, width: float) -> Arra
     kinks = [float(x) - mean for x in break_points(function, FIELD, half + abs(mean))]
     edges = np.unique([*np.arange(-half, half + width / 2, width), *kinks])
     edges = edges[np.abs(edges) <= half]
-    points, weights = np.polynomial.legendre.leggauss(PANEL_POINTS)
-    middle, lengths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
-    nodes = (middle[:, None] + lengths[:, None] * points).ravel()
+    nodes, weights = panels(edges, PANEL_POINTS)
     call = array_function([FIELD], function)
     with np.errstate(all="ignore"):
         values = np.broadcast_to(call(nodes + mean), nodes.shape)
-    rows = hermite_rows(nodes, (lengths[:, None] * weights).ravel(), order)
-    result: Array = rows @ values
+    result: Array = _weighted_rows(nodes, weights, order) @ values
     return result

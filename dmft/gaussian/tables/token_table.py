@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.emit.arrays import load_array, store_array
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.tables.token_grid import (
     RULES,
     TokenGrid,
@@ -158,13 +159,10 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
             "functions, polynomials or fewer tokens"
         )
     for count in _degrees(len(pattern)) if moves else (1,):
-        angles = np.pi * (np.arange(count) + 0.5) / count
-        samples = [
-            _orders(pairs, teacher, grid, [c * radius * np.cos(a) for c in pattern]) for a in angles
-        ]
+        nodes, matrix = chebyshev(count)
+        samples = [_orders(pairs, teacher, grid, [c * radius * u for c in pattern]) for u in nodes]
         values = np.array([row for row, *_ in samples])
-        body = 2 / count * np.cos(np.outer(np.arange(count), angles)) @ values
-        body[0] /= 2
+        body = matrix @ values
         largest, last = np.abs(body).max(), np.abs(body[-2:]).max() * (count > 1)
         if last <= max(SETTLED * largest, SETTLED * scale, SHARE * error):
             break
