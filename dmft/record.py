@@ -1,10 +1,12 @@
-"""Bases of records: equality by what they hold, files. Floor 0: knows no record."""
+"""Bases of records: equality by what they hold, files, JSON. Floor 0: knows no record."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -322,3 +324,27 @@ def _is_plain(a: Any) -> bool:
 def _same_fields(a: Any, b: Any) -> bool:
     names = [f.name for f in fields(a) if f.compare]
     return all(is_same(getattr(a, name), getattr(b, name)) for name in names)
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON can hold it; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        numbers = value.tolist()
+        finite = value.dtype.kind in "iub" or (
+            value.dtype.kind == "f" and bool(np.isfinite(value).all())
+        )
+        return numbers if finite else plain(numbers)  # most arrays are taken whole
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, (np.floating, float)):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return str(value)

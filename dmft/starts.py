@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, is_number, shown
-from dmft.covariance import check_covariance, check_shape
+from dmft.checks import check_covariance, check_shape, checked, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.record import Record, Short, in_line
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dmft.names import Status
-from dmft.plain import plain
+from dmft.record import plain
 
 # Rows of the table that `dmft solve` prints; the whole run is in --json, --save and --plot.
 TABLE_ROWS = 12

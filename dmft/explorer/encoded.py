@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dmft.plain import plain
+from dmft.record import plain
 
 
 def encoded(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from dmft.errors import MissingExtra
 from dmft.explorer.page import MODULES, faces, inline, script, style
 from dmft.explorer.session import Session
-from dmft.plain import plain
+from dmft.record import plain
 
 RENDER = """
 export default {

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dmft.covariance import check_covariance, check_shape
+from dmft.checks import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
 from dmft.model.model import (
     MixtureModel,

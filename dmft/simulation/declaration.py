@@ -38,9 +38,8 @@ from dmft.model.rule import update_of
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
-from dmft.simulation.risks.activation import Activation, Compiled
+from dmft.simulation.risks.arguments import Activation, Compiled, cluster_rows, deviations
 from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
-from dmft.simulation.risks.cluster_laws import cluster_rows, deviations
 from dmft.simulation.steps.optimiser import pace
 from dmft.starts import Alignment, begin_of
 

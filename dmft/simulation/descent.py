@@ -33,7 +33,7 @@ from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Filler
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import run_seeds
-from dmft.simulation.risks.activation import Activation
+from dmft.simulation.risks.arguments import Activation
 from dmft.simulation.risks.risk import FUNCTION, VECTOR
 from dmft.simulation.watched import Lookout, Watch, Watching, watch_of_python
 from dmft.simulation.weights import random_weights, weights_with_overlaps

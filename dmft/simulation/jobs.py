@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.simulation.clock import Clock
+from dmft.simulation.clock import MOST_SCHEDULED, Clock, Schedule
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.runner import STATUS
 from dmft.simulation.steps.common import PASSED
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.save_times import read_save_at
+from dmft.solvers.request import read_save_at
 from dmft.starts import TIME, check_end
 
 # Saved times when nothing is asked for.
@@ -30,6 +30,10 @@ MOST_STEPS = 2**53
 # Compiled pieces of about this many seconds, so that Ctrl-C and progress are prompt.
 PIECE_SECONDS = 0.1
 FIRST_PIECE = 500
+# The risk is measured anew after this part of d steps: a quadrature costs as much as many steps.
+ANEW = 1 / 200
+# What progress counts in a run whose number of steps is not known before.
+UNITS = 1000
 
 Result = TypeVar("Result")
 
@@ -89,15 +93,29 @@ def run_seeds(
 
 
 @dataclass
-class March:
-    """Progress of one run: where it is, how it stands, when it passed what is watched."""
+class Progress:
+    """How one run stands, and at which step it passed what is watched."""
 
     runner: Steps
     job: Job
     stops: bool
+    status: Status = field(default=Status.OK, kw_only=True)
+    passage: int | None = field(default=None, kw_only=True)
+
+    def take(self, code: int, step: int) -> None:
+        """Note how compiled steps ended, at this step."""
+        if code == PASSED:
+            self.passage = step
+            self.runner.watch[0] = WATCH_NOTHING
+        if code != PASSED or self.stops:
+            self.status = STATUS[code]
+
+
+@dataclass
+class March(Progress):
+    """Progress of one run whose steps have the times of all runs."""
+
     step: int = 0
-    status: Status = Status.OK
-    passage: int | None = None
     piece: int = FIRST_PIECE
 
     def to(self, target: int) -> None:
@@ -111,9 +129,108 @@ class March:
             seconds = max(time.perf_counter() - began, 1e-6)
             self.step += done
             self.job.add(done)
-            if code == PASSED:
-                self.passage = self.step
-                self.runner.watch[0] = WATCH_NOTHING
-            if code != PASSED or self.stops:
-                self.status = STATUS[code]
+            self.take(code, self.step)
             self.piece = max(1, min(4 * self.piece, int(done * PIECE_SECONDS / seconds)))
+
+
+class RatesAhead:
+    """Learning rates of one run, of which those of the next steps alone are known."""
+
+    def __init__(self) -> None:
+        self.values = np.empty(0)
+
+    def __getitem__(self, steps: slice) -> NDArray[np.float64]:
+        """Rates of the steps that are made now."""
+        return self.values
+
+
+def times_to_save(
+    t_max: float, save_at: int | ArrayLike | None, begin: float
+) -> NDArray[np.float64]:
+    """Times at which all runs are saved, each at its nearest step."""
+    times = read_save_at(DEFAULT_POINTS if save_at is None else save_at)
+    return np.linspace(begin, float(t_max), times) if isinstance(times, int) else times
+
+
+@dataclass
+class FollowingMarch(Progress):
+    """Progress of one run whose steps take the rate at their time and at its risk.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    unit : float
+        Time of a step over its rate.
+    rates : RatesAhead
+    risk : callable
+        Population risk of the run where it is.
+    every : int
+        Steps after which the risk is measured anew.
+    per_time : float
+        `UNITS` over the time of the whole run.
+    times : list of float
+        Of step 0, 1, ...
+    """
+
+    schedule: Schedule
+    unit: float
+    rates: RatesAhead
+    risk: Callable[[], float]
+    every: int
+    per_time: float
+    times: list[float] = field(default_factory=lambda: [0.0])
+    known: NDArray[np.float64] = field(default_factory=lambda: np.full(1, math.nan))
+    next_look: int = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.times) - 1
+
+    @property
+    def clock(self) -> Clock:
+        """Times of its steps."""
+        return Clock(math.nan, np.array(self.times))
+
+    def to(self, t: float) -> None:
+        """Carry the run on to the step nearest to time `t`."""
+        there = False
+        while self.status is Status.OK and not there:
+            if self.job.cancelled():
+                self.status = Status.INTERRUPTED
+                return
+            if self.step >= self.next_look:
+                self.known, self.next_look = np.array([self.risk()]), self.step + self.every
+            sizes, times, there = self.ahead(t)
+            if not (sizes or there):
+                self.status = Status.NONFINITE
+            elif self.step + len(sizes) > MOST_SCHEDULED:
+                self.status = Status.MAX_STEPS
+            elif sizes:
+                self.make(np.array(sizes), times)
+
+    def ahead(self, t: float) -> tuple[list[float], list[float], bool]:
+        """Rates and times of the next steps up to time `t`, and whether they lead there."""
+        rate, now = self.schedule.rate, self.times[-1]
+        sizes: list[float] = []
+        times: list[float] = []
+        while self.step + len(sizes) < self.next_look:
+            size = float(rate(now, self.known))
+            if not (math.isfinite(size) and size > 0.0):
+                break
+            after = now + self.unit * size
+            if t - now <= after - t:
+                return sizes, times, True
+            sizes.append(size)
+            times.append(after)
+            now = after
+        return sizes, times, False
+
+    def make(self, sizes: NDArray[np.float64], times: list[float]) -> None:
+        """Make steps of these rates."""
+        self.rates.values = sizes
+        code, done = self.runner.advance(self.step, sizes.size)
+        before = self.times[-1]
+        self.times += times[:done]
+        self.job.add(int(self.per_time * self.times[-1]) - int(self.per_time * before))
+        self.take(code, self.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,10 +14,18 @@ from dmft.names import BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import SeedRun
-from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
-from dmft.simulation.jobs import March, check_time, save_steps
+from dmft.simulation.jobs import (
+    ANEW,
+    UNITS,
+    FollowingMarch,
+    March,
+    RatesAhead,
+    check_time,
+    save_steps,
+    times_to_save,
+)
 from dmft.simulation.passage import FirstPassage, watch_nothing
-from dmft.simulation.risks.cluster_laws import laws_at
+from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.measures import measured, measures_at
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import quadrature_risk
@@ -117,8 +125,8 @@ class Plan:
         if not isinstance(e.schedule, Schedule) or not e.follows_risk:
             runner = self.runner(seed, e)
             return March(runner, job, self.stops), runner
-        own, rates = at_own_rates(e)
-        runner = self.runner(seed, own)
+        rates = RatesAhead()
+        runner = self.runner(seed, replace(e, step_rates=cast(Any, rates)))
         march = FollowingMarch(
             runner, job, self.stops, e.schedule, e.time_of_rate, rates,
             lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / (self.total - e.begin),

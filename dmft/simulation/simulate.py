@@ -32,11 +32,10 @@ from dmft.simulation.clock import Tabled
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
-from dmft.simulation.following import UNITS
-from dmft.simulation.jobs import run_seeds
+from dmft.simulation.jobs import UNITS, run_seeds
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
-from dmft.simulation.risks.cluster_laws import laws_at
+from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.measures import loss_above_risk
 from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence

@@ -18,13 +18,12 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, describe_problem
-from dmft.solvers.request import check_blocks, check_events, check_names
+from dmft.solvers.request import check_blocks, check_events, check_names, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.runge_kutta.layout import COSINE
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
-from dmft.solvers.save_times import save_times
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
@@ -312,7 +311,7 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
     if problem.parallel_band > 0.0:
-        from dmft.solvers.parallel import parallel_message, parallel_statistics
+        from dmft.solvers.problem import parallel_message, parallel_statistics
 
         raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)
         message += parallel_message(raw.statistics, t.size)

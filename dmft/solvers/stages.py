@@ -14,8 +14,7 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
-from dmft.solvers.request import check_events
-from dmft.solvers.save_times import read_save_at
+from dmft.solvers.request import check_events, read_save_at
 from dmft.solvers.solve import check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
 

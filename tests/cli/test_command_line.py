@@ -17,7 +17,7 @@ from dmft.cli.report import EXIT_CODES, matrix, table
 from dmft.cli.schema import EXAMPLE, SCHEMA
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.plain import plain
+from dmft.record import plain
 
 # Phase retrieval on the sphere, one student: the risk is 2 (1 - m^2) (theory/one_pass F.1).
 PHASE_RETRIEVAL = """

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.simulation import clock, following
+from dmft.simulation import clock, jobs
 from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM
 from dmft.simulation.weights import weights_with_overlaps
 from dmft.special.streams import random_stream
@@ -141,7 +141,7 @@ def test_rates_of_the_risk_in_numpy():
 
 
 def test_a_rate_that_falls_to_zero_with_the_risk_is_a_status(monkeypatch):
-    monkeypatch.setattr(following, "MOST_SCHEDULED", 100)
+    monkeypatch.setattr(jobs, "MOST_SCHEDULED", 100)
     runs = dmft.simulate(LINE, white(), DIM, T, 2, START, learning_rate=RISK - 10)
     assert runs.status == "nonfinite"
     runs = dmft.simulate(LINE, white(), DIM, T, 2, START, learning_rate=1e-6 * RISK)

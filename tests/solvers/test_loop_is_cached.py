@@ -40,7 +40,7 @@ DISPATCHERS = {
         "runge_kutta.explicit.advance", "runge_kutta.crossings.watch",
         "runge_kutta.discrete.iterate", "runge_kutta.batch_loop.fly",
     ),
-    "paths": ("stochastic.euler.advance_euler", "stochastic.weak.advance_weak"),
+    "paths": ("stochastic.schemes.advance_euler", "stochastic.schemes.advance_weak"),
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_importing_the_package_loads_no_compiler():
 
 
 SOLVERS = Path(solvers.__file__).parent
-LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "interpolant", "state_tests")))
+LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "primitives")))
 FLOW = (*LOOP, "runge_kutta/tableau")
 BACKWARD = (*FLOW, "runge_kutta/explicit")
 PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
@@ -81,8 +81,7 @@ BUILT_ON = {
     "runge_kutta/discrete": LOOP,
     "runge_kutta/batch_loop": FLOW,
     "runge_kutta/lanes": (*BACKWARD, "runge_kutta/batch_loop", "../compiled/vectors"),
-    "stochastic/euler": PATHS,
-    "stochastic/weak": PATHS,
+    "stochastic/schemes": PATHS,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.solvers.parallel import parallel_statistics
+from dmft.solvers.problem import parallel_statistics
 from dmft.special.orthant import BAND, correlation_root
 
 Z = sp.Symbol("z", real=True)

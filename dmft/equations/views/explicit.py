@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from dmft.checks import is_number
-from dmft.covariance import check_covariance
+from dmft.checks import check_covariance, is_number
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import needs_nodes, value_of

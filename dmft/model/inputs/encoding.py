@@ -10,8 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import is_array, is_number, shown
-from dmft.covariance import PSD_TOLERANCE, check_covariance, check_shape
+from dmft.checks import PSD_TOLERANCE, check_covariance, check_shape, is_array, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.record import Brief
 from dmft.starts import FEASIBLE_TOLERANCE

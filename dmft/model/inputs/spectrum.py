@@ -9,8 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
-from dmft.covariance import check_covariance, check_shape
+from dmft.checks import check_covariance, check_shape, checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.record import Record

@@ -24,7 +24,7 @@ from dmft.model.multi_index import teacher_fields
 
 if TYPE_CHECKING:
     from dmft.simulation.declaration import Experiment, Filler
-    from dmft.simulation.risks.activation import Compiled
+    from dmft.simulation.risks.arguments import Compiled
 
 
 def check_loss(model: Model, algorithm: SGD) -> None:

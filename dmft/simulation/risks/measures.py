@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_of_outputs, numbered
-from dmft.simulation.risks.activation import Compiled
+from dmft.simulation.risks.arguments import Compiled
 from dmft.simulation.risks.classes import without_overflow
 from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_root
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "97d0e0a33b43",
+    "dmft.simulation.risks.risk": "e41e7e3a4973",
 }
 
 if TYPE_CHECKING:

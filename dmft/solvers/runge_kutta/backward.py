@@ -17,8 +17,6 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.explicit import flush
-from dmft.solvers.runge_kutta.interpolant import compiled, inlined, unfolded
 from dmft.solvers.runge_kutta.layout import (
     AFTER_REJECT,
     BOUND,
@@ -30,7 +28,6 @@ from dmft.solvers.runge_kutta.layout import (
     COMPONENT,
     EQUAL,
     EVALS,
-    FOUND,
     H_BUILT,
     H_DONE,
     JACOBIAN,
@@ -45,17 +42,24 @@ from dmft.solvers.runge_kutta.layout import (
     RUNNING,
     SCAN,
     SEARCH,
-    STEP_ULPS,
     STEPS,
     T_OLD,
     H,
     T,
 )
-from dmft.solvers.runge_kutta.state_tests import in_tolerances, outside
+from dmft.solvers.runge_kutta.primitives import (
+    attempts,
+    compiled,
+    in_tolerances,
+    inlined,
+    next_attempt,
+    outside,
+    unfolded,
+)
 from dmft.solvers.runge_kutta.tableau import HIGHEST, MATRIX_ROWS
 from dmft.solvers.signatures import ADVANCE_SIGNATURE
 
-BUILT_ON = "931ce12af4fe4b45"
+BUILT_ON = "d66113ec5f40b7f7"
 
 # Rows of `work.k`; the matrices come behind them.
 COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT = 8, 14, 15, 16, 17, 18, 19
@@ -314,12 +318,9 @@ def _accept(tableau, task, work, y, t, h, clock, counts):  # type: ignore[no-unt
 @unfolded
 def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Try one step and, when it is accepted, look for events and for the end."""
-    t, h = clock[T], min(clock[H], task.max_step)
-    last = t + h * (1.0 + 1e-10) >= task.t_end
-    if last:
-        h = task.t_end - t
-    elif h <= STEP_ULPS * abs(t):
-        counts[OUTCOME] = COLLAPSED
+    t = clock[T]
+    h, end, last = next_attempt(task, clock, counts)
+    if counts[OUTCOME] == COLLAPSED:
         return
     if counts[ORDER] == 0:
         counts[ORDER], counts[EQUAL], counts[JACOBIAN] = 1, 0, NONE
@@ -330,7 +331,6 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         _respace(work, counts[ORDER], h / clock[H_BUILT])
         counts[EQUAL] = 0
     clock[H_BUILT] = h
-    end = task.t_end if last else t + h
     reason, error, safety = _try(rhs, domain, task, work, y, t, h, clock, counts)
     if reason != BY_ERROR or not (error <= 1.0):
         _reject(h, reason, error, safety, clock, counts)
@@ -347,18 +347,14 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         watch(KEEP, observe, task, events, work, y, clock, counts)
 
 
+_attempts = attempts(_step, 2 * SCAN)
+
+
 @njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def advance_backward(  # type: ignore[no-untyped-def]
     rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget
 ):
     """Take up to `budget` attempts, as `explicit.advance` does."""
-    room = work.event_t.size - 2 * SCAN * events.kind.size
-    for _ in range(budget):
-        if not flush(task, work, y, clock, counts):
-            return RUNNING
-        if counts[OUTCOME] != RUNNING:
-            return counts[OUTCOME]
-        if counts[FOUND] > room:
-            return RUNNING
-        _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts)
-    return RUNNING
+    return _attempts(
+        rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget
+    )

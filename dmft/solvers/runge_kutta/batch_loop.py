@@ -12,7 +12,6 @@ import math
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, unfolded
 from dmft.solvers.runge_kutta.layout import (
     BY_NONFINITE,
     COLLAPSED,
@@ -34,7 +33,7 @@ from dmft.solvers.runge_kutta.layout import (
     T,
     Task,
 )
-from dmft.solvers.runge_kutta.state_tests import in_tolerances
+from dmft.solvers.runge_kutta.primitives import compiled, copy, in_tolerances, unfolded
 from dmft.solvers.signatures import (
     BATCH_TYPE,
     EVENTS_TYPE,
@@ -47,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "9cae096a1a081001"
+BUILT_ON = "b0a0ba6516c07571"
 
 
 @compiled

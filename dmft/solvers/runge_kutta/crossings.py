@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, interpolate
 from dmft.solvers.runge_kutta.layout import (
     EVENT,
     FOUND,
@@ -26,10 +25,10 @@ from dmft.solvers.runge_kutta.layout import (
     T_OLD,
     T,
 )
-from dmft.solvers.runge_kutta.state_tests import read_gap, take_sides
+from dmft.solvers.runge_kutta.primitives import compiled, copy, interpolate, read_gap, take_sides
 from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "5c3b1492a4c670ee"
+BUILT_ON = "6bc767cda24f76af"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

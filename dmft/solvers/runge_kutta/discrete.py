@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import copy, inlined
 from dmft.solvers.runge_kutta.layout import (
     BOUND,
     BY_DOMAIN,
@@ -19,44 +18,25 @@ from dmft.solvers.runge_kutta.layout import (
     EVALS,
     EVENT,
     FOUND,
-    NEXT_SAVE,
     OPTIONS,
     OUTCOME,
     PENDING,
     REACHED,
     REASON,
-    RUNNING,
-    SAVED,
     STEPS,
     T,
 )
-from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
+from dmft.solvers.runge_kutta.primitives import (
+    attempts,
+    copy,
+    inlined,
+    outside,
+    read_gap,
+    take_sides,
+)
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "5c3b1492a4c670ee"
-
-
-@inlined
-def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
-    """Save the state if this step is asked for; False when the buffer is full."""
-    if counts[PENDING] == 0:
-        return True
-    every = task.save.size == 0
-    if not every:
-        i = counts[NEXT_SAVE]
-        if i >= task.save.size or task.save[i] > clock[T]:
-            counts[PENDING] = 0
-            return True
-    row = counts[SAVED]
-    if row == work.out_t.size:
-        return False
-    work.out_t[row] = clock[T]
-    copy(work.out_y[row], y)
-    work.out_step[row] = counts[STEPS]
-    counts[SAVED] += 1
-    counts[NEXT_SAVE] += 0 if every else 1
-    counts[PENDING] = 0
-    return True
+BUILT_ON = "6bc767cda24f76af"
 
 
 @inlined
@@ -82,7 +62,7 @@ def _look(observe, task, events, work, y, clock, counts):  # type: ignore[no-unt
 
 
 @inlined
-def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """One step of the map, or the reason why there is none."""
     rhs(clock[T], y, task.widths, task.par, work.k[0])
     counts[EVALS] += 1
@@ -110,6 +90,9 @@ def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: 
         _look(observe, task, events, work, y, clock, counts)
 
 
+_attempts = attempts(_step, 1)
+
+
 @njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def sides(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """All that is asked about the events of a map from outside its loop: the sides at the start."""
@@ -122,13 +105,6 @@ def iterate(rhs, observe, domain, watch, tableau, task, events, work, y, clock, 
 
     It reads neither `watch` nor `tableau`: it has the arguments of the loop of flows.
     """
-    room = work.event_t.size - events.kind.size
-    for _ in range(budget):
-        if not _flush(task, work, y, clock, counts):
-            return RUNNING
-        if counts[OUTCOME] != RUNNING:
-            return counts[OUTCOME]
-        if counts[FOUND] > room:
-            return RUNNING
-        _step(rhs, observe, domain, task, events, work, y, clock, counts)
-    return RUNNING
+    return _attempts(
+        rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget
+    )

@@ -15,7 +15,6 @@ import math
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, interpolate, unfolded
 from dmft.solvers.runge_kutta.layout import (
     AFTER_REJECT,
     BOUND,
@@ -26,7 +25,6 @@ from dmft.solvers.runge_kutta.layout import (
     COMPONENT,
     ERR,
     EVALS,
-    FOUND,
     H_DONE,
     HELD,
     HITS,
@@ -39,18 +37,24 @@ from dmft.solvers.runge_kutta.layout import (
     REASON,
     REJECTED,
     RUNNING,
-    SAVED,
     SCAN,
     SEARCH,
     SMALLEST_ERROR,
-    STEP_ULPS,
     STEPS,
     STIFF,
     T_OLD,
     H,
     T,
 )
-from dmft.solvers.runge_kutta.state_tests import outside
+from dmft.solvers.runge_kutta.primitives import (
+    attempts,
+    compiled,
+    copy,
+    inlined,
+    next_attempt,
+    outside,
+    unfolded,
+)
 from dmft.solvers.signatures import (
     ADVANCE_SIGNATURE,
     INTEGERS,
@@ -60,7 +64,7 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "9cae096a1a081001"
+BUILT_ON = "b0a0ba6516c07571"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -118,37 +122,6 @@ def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
     if total == 0.0:
         return 0.0
     return abs(h) * high / math.sqrt(total * n)
-
-
-@inlined
-def flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
-    """Save what the last step owes; False when the buffer is full and something is still owed."""
-    if counts[PENDING] == 0:
-        return True
-    rows = work.out_t.size
-    if task.save.size == 0:
-        if counts[SAVED] == rows:
-            return False
-        work.out_t[counts[SAVED]] = clock[T]
-        copy(work.out_y[counts[SAVED]], y)
-        work.out_step[counts[SAVED]] = counts[STEPS]
-        counts[SAVED] += 1
-    while counts[NEXT_SAVE] < task.save.size and task.save[counts[NEXT_SAVE]] <= clock[T]:
-        row = counts[SAVED]
-        if row == rows:
-            return False
-        when = task.save[counts[NEXT_SAVE]]
-        work.out_t[row] = when
-        if when == clock[T]:
-            copy(work.out_y[row], y)
-        else:
-            interpolate(work, clock[H_DONE], (when - clock[T_OLD]) / clock[H_DONE])
-            copy(work.out_y[row], work.point)
-        work.out_step[row] = counts[STEPS]
-        counts[SAVED] += 1
-        counts[NEXT_SAVE] += 1
-    counts[PENDING] = 0
-    return True
 
 
 @compiled
@@ -253,19 +226,6 @@ def _is_held(tableau, work, n):  # type: ignore[no-untyped-def]
     return slopes > STABLE * STABLE * states
 
 
-@inlined
-def next_attempt(task, clock, counts):  # type: ignore[no-untyped-def]
-    """Length and end of the next step, and whether it is the last; COLLAPSED where it is none."""
-    t, h = clock[T], min(clock[H], task.max_step)
-    smallest = STEP_ULPS * abs(t)
-    last = t + h * (1.0 + 1e-10) >= task.t_end
-    if last:
-        h = task.t_end - t
-    elif h <= smallest:
-        counts[OUTCOME] = COLLAPSED
-    return h, task.t_end if last else t + h, last
-
-
 @unfolded
 def settle(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, attempt):  # type: ignore[no-untyped-def]
     """Accept or reject what was tried; when it is accepted, look for events and for the end."""
@@ -318,6 +278,9 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
     )  # fmt: skip
 
 
+_attempts = attempts(_step, 2 * SCAN)
+
+
 @njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def unwatched(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Stand in for what is done about events in a run without any."""
@@ -330,16 +293,9 @@ def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, 
     Before the first call: `work.k[0]` is the derivative at the start, `work.gap[:, 0]` and
     `work.sign` the event functions there, `clock[H]` the first step.
     """
-    room = work.event_t.size - 2 * SCAN * events.kind.size
-    for _ in range(budget):
-        if not flush(task, work, y, clock, counts):
-            return RUNNING
-        if counts[OUTCOME] != RUNNING:
-            return counts[OUTCOME]
-        if counts[FOUND] > room:
-            return RUNNING
-        _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts)
-    return RUNNING
+    return _attempts(
+        rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget
+    )
 
 
 @njit(types.void(types.int64, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), cache=True, **OPTIONS)

@@ -15,8 +15,7 @@ from numba import types
 from dmft.compiled import njit
 from dmft.compiled.vectors import by_lane
 from dmft.solvers.runge_kutta.batch_loop import begin
-from dmft.solvers.runge_kutta.explicit import flush, next_attempt, settle
-from dmft.solvers.runge_kutta.interpolant import copy, inlined, unfolded
+from dmft.solvers.runge_kutta.explicit import settle
 from dmft.solvers.runge_kutta.layout import (
     BY_ERROR,
     BY_NONFINITE,
@@ -32,6 +31,7 @@ from dmft.solvers.runge_kutta.layout import (
     STEPS,
     Task,
 )
+from dmft.solvers.runge_kutta.primitives import copy, flush, inlined, next_attempt, unfolded
 from dmft.solvers.signatures import (
     BATCH_TYPE,
     EVENTS_TYPE,
@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "0e3a213814aca32f"
+BUILT_ON = "e3c0a5e2fdf66e3b"
 
 # With so few runs left they go on one by one: idle lanes cost as much as busy ones.
 FEW = 2

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined
 from dmft.solvers.runge_kutta.layout import STATE
-from dmft.solvers.runge_kutta.state_tests import read_gap
+from dmft.solvers.runge_kutta.primitives import compiled, copy, inlined, read_gap
 from dmft.solvers.stochastic.layout import (
     ARRIVED,
     BEYOND,

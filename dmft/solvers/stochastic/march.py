@@ -113,13 +113,9 @@ def _chunk_size(setup: PathSetup) -> int:
 
 def _advance_function(method: str) -> Callable[..., None]:
     """Compiled loop of a method, loaded by the first run that uses it."""
-    if method == "euler":
-        from dmft.solvers.stochastic.euler import advance_euler
+    from dmft.solvers.stochastic import schemes
 
-        return advance_euler
-    from dmft.solvers.stochastic.weak import advance_weak
-
-    return advance_weak
+    return schemes.advance_euler if method == "euler" else schemes.advance_weak  # type: ignore[no-any-return]
 
 
 def _run_chunk(

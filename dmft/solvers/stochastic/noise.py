@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from dmft.solvers.runge_kutta.interpolant import inlined
+from dmft.solvers.runge_kutta.primitives import inlined
 
 # What a number is drawn for: the third word of the counter.
 INCREMENTS, AREAS, CROSSINGS = np.uint64(0), np.uint64(1), np.uint64(2)

@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
-from dmft.solvers.request import check_blocks
-from dmft.solvers.save_times import read_save_at
+from dmft.solvers.request import check_blocks, read_save_at
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
 

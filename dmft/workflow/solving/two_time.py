@@ -21,7 +21,7 @@ from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
 from dmft.solvers.checkpoint import Digest, RunFolder
-from dmft.solvers.save_times import save_times
+from dmft.solvers.request import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
 from dmft.solvers.two_time.march import Control, March, march

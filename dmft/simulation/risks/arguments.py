@@ -1,8 +1,12 @@
-"""Clusters as compiled code takes them: rows of numbers, deviations of inputs, laws of fields."""
+"""What compiled code takes of activations and clusters: functions, rows of numbers, laws."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.model import GaussianMixture, Spectrum
@@ -37,3 +41,24 @@ def laws_at(inputs: GaussianMixture, Q: Array, M: Array, P: Array) -> Array:
     means = inputs.means @ gram.sum(axis=0)[Q.shape[-1] :]
     covariances = np.einsum("ze,eij->zij", inputs.scales, gram)
     return np.column_stack([means, covariances.reshape(len(means), -1)])
+
+
+Compiled = Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A compiled activation with the values of its parameters.
+
+    A function g(z1, ..., zk) of several fields takes z1 as its field; its parameters begin with
+    room for z2, ..., zk.
+    """
+
+    value: Compiled
+    slope: Compiled
+    parameters: NDArray[np.float64]
+    # Degree in the field (of several: total), or None when the activation is not a polynomial.
+    degree: int | None
+    expr: sp.Expr
+    # Fields of a multi-index target; 0 for the activation of a committee.
+    fields: int = 0

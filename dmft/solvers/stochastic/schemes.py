@@ -1,4 +1,5 @@
-r"""A derivative-free scheme of weak order 2 for general noise (Platen; Kloeden and Platen 15.1).
+r"""Schemes over paths: Euler-Maruyama (strong order 1/2, weak order 1; both 1 for additive noise),
+and a derivative-free scheme of weak order 2 for general noise (Platen; Kloeden and Platen 15.1).
 
 With b_j the columns of the factor of the covariance, dB_j the increments and the supporting points
 
@@ -21,13 +22,27 @@ from __future__ import annotations
 import math
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import inlined
 from dmft.solvers.runge_kutta.layout import OPTIONS
+from dmft.solvers.runge_kutta.primitives import inlined
 from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, evaluate, factor_noise, paths_loop
 from dmft.solvers.stochastic.noise import draw_areas
 
-BUILT_ON = "55bf72077c11c375"
+BUILT_ON = "c4529865b31305a3"
+
+
+@inlined
+def euler_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
+    """Write y + F h + Sigma^(1/2) dB into `scratch.new`."""
+    code = drift_and_factor(drift, diffusion, plan, scratch, t, y)
+    if code != WALKING:
+        return code
+    for i in range(y.size):
+        value = y[i] + plan.h * scratch.slope[i]
+        for j in range(i + 1):
+            value += scratch.root[i, j] * scratch.increments[j]
+        scratch.new[i] = value
+    return WALKING
 
 
 @inlined
@@ -135,10 +150,16 @@ def _draw_and_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: 
     return weak_step(drift, diffusion, plan, scratch, path, step, t, y)
 
 
-_walk_paths = paths_loop(_draw_and_step)
+_walk_by_euler, _walk_by_weak = paths_loop(euler_step), paths_loop(_draw_and_step)
+
+
+@njit(PATHS_SIGNATURE, cache=True, **OPTIONS)
+def advance_euler(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until):  # type: ignore[no-untyped-def]
+    """Carry the paths of a chunk on to step `until`."""
+    _walk_by_euler(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until)
 
 
 @njit(PATHS_SIGNATURE, cache=True, **OPTIONS)
 def advance_weak(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until):  # type: ignore[no-untyped-def]
     """Carry the paths of a chunk on to step `until`."""
-    _walk_paths(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until)
+    _walk_by_weak(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until)
