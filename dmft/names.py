@@ -66,6 +66,8 @@ QUANTITIES |= {
     )
     for name in BLOCKS
 }
+# What optimisers accumulate: a second moment for each neuron, by block too, and one sum for all.
+ACCUMULATED: dict[str, tuple[str, ...]] = {"second_moment": ("p",), "accumulator": ()}
 QUANTITIES |= {
     q.code: q
     for q in (
@@ -76,13 +78,6 @@ QUANTITIES |= {
         Quantity("velocity_M", "L", "(p, k)", "velocity-teacher overlap u W*^T / d"),
         Quantity("velocity_Q", "N", "(p, p)", "velocity-student overlap u W^T / d"),
         Quantity("velocity", "T", "(p, p)", "velocity-velocity overlap u u^T / d", True),
-    )
-}
-# What optimisers accumulate: a second moment for each neuron, by block too, and one sum for all.
-ACCUMULATED: dict[str, tuple[str, ...]] = {"second_moment": ("p",), "accumulator": ()}
-QUANTITIES |= {
-    q.code: q
-    for q in (
         Quantity("second_moment", "V", "(p,)", "second moment of the coordinates of the gradient"),
         Quantity(
             "block_second_moment", "V", "(B, p)", "second moment of the coordinates within a block"

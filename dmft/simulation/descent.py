@@ -277,7 +277,9 @@ def _declare(
     loss = algorithm.loss_expr
     clusters = model.teacher
     if isinstance(clusters, GaussianMixture):
-        teachers = tuple(_label(filler, y, clusters.fields) for y in clusters.labels or ())
+        teachers = tuple(
+            filler.function(y, clusters.fields, "label") for y in clusters.labels or ()
+        )
         teacher_readout = np.ones(len(clusters.fields))
     else:
         teachers = (filler.teacher(model.teacher),)
@@ -295,16 +297,6 @@ def _declare(
     if experiment.samples < 1:
         raise BadParameter(f"samples_per_dim * dim = {experiment.samples} samples: none to learn")
     return experiment
-
-
-def _label(filler: Filler, expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Activation:
-    """Label of a cluster as a function of the teacher's fields."""
-    first, *others = fields
-    symbols = sorted(expr.free_symbols - set(fields), key=str)
-    values = [filler.symbol(y, "label") for y in symbols]
-    value = scalar_function(expr, first, [*others, *symbols])
-    parameters = np.array([*([0.0] * len(others)), *values])
-    return Activation(value, value, parameters, None, expr, len(fields))
 
 
 def _run(e: DescentExperiment, watching: Watching, seed: int, job: Job) -> SeedRun:

@@ -6,7 +6,7 @@ cached on disk, and takes any right-hand side without compiling again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 from numba import types
 from numba.core import cgutils
@@ -33,36 +33,41 @@ RHS = types.FunctionType(RHS_SIGNATURE)
 LANES_RHS = types.FunctionType(LANES_RHS_SIGNATURE)
 DOMAIN = types.FunctionType(DOMAIN_SIGNATURE)
 
-# Records of `dmft.solvers.runge_kutta.layout`, in the order of their fields.
-_F8, _I8, _MATRIX_I8 = types.float64, types.int64, types.int64[:, ::1]
-TABLEAU_TYPE = types.NamedTuple(
-    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
-)
-TASK_TYPE = types.NamedTuple(
-    (INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8, _F8), Task
-)
-EVENTS_TYPE = types.NamedTuple(
-    (INTEGERS, INTEGERS, INTEGERS, VECTOR, INTEGERS, INTEGERS, INTEGERS, INTEGERS, VECTOR), Events
-)
-WORK_TYPE = types.NamedTuple(
-    (
-        *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR),
-        *(VECTOR, VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
-    ),
-    Work,
-)
+# Arrays that hints of records name, as in `dmft.solvers.runge_kutta.layout`.
+ARRAYS = {
+    "vector": VECTOR,
+    "matrix": MATRIX,
+    "cube": types.float64[:, :, ::1],
+    "integers": INTEGERS,
+    "integer matrix": types.int64[:, ::1],
+    "words": types.uint64[::1],
+}
+NUMBERS = {int: types.int64, float: types.float64}
+
+
+def record(kind: Any) -> types.NamedTuple:
+    """Numba's type of a record, by the hints of its fields."""
+    hints = get_type_hints(kind, include_extras=True).values()
+    found = [NUMBERS.get(hint) or ARRAYS[hint.__metadata__[0]] for hint in hints]
+    return types.NamedTuple(tuple(found), kind)
+
+
+TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE = record(Tableau), record(Task), record(Events)
+WORK_TYPE, BATCH_TYPE, LANES_TYPE = record(Work), record(Batch), record(Lanes)
 
 # All about events (what is asked, observe, task, events, work, y, clock, counts) is handed to the
 # loop as a first-class function and compiled at the first run that has events: part of the loop, it
 # would double what every first run waits for.
-WATCH_SIGNATURE = types.void(_I8, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
+WATCH_SIGNATURE = types.void(
+    types.int64, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS
+)
 WATCH = types.FunctionType(WATCH_SIGNATURE)
 
 # The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,
 # clock, counts, budget. Both are handed to the loop over runs, which is compiled apart from them.
-ADVANCE_SIGNATURE = _I8(
+ADVANCE_SIGNATURE = types.int64(
     RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
-    VECTOR, VECTOR, INTEGERS, _I8,
+    VECTOR, VECTOR, INTEGERS, types.int64,
 )  # fmt: skip
 ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
 
@@ -91,18 +96,3 @@ def function_at(kind: types.FunctionType) -> Any:
 
 rhs_at, lanes_rhs_at, domain_at = function_at(RHS), function_at(LANES_RHS), function_at(DOMAIN)
 watch_at, advance_at = function_at(WATCH), function_at(ADVANCE)
-
-BATCH_TYPE = types.NamedTuple(
-    (
-        *(MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, _MATRIX_I8, _MATRIX_I8, _MATRIX_I8),
-        *(INTEGERS, _F8, _F8, _I8, _I8),
-    ),
-    Batch,
-)
-LANES_TYPE = types.NamedTuple(
-    (
-        *(INTEGERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, types.float64[:, :, ::1]),
-        *(MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, INTEGERS, INTEGERS, INTEGERS),
-    ),
-    Lanes,
-)

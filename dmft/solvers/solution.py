@@ -165,11 +165,16 @@ class Solution(Archived):
             raise AttributeError(self._unknown("loss"))
         return found
 
+    @property
+    def _steps_per_dim(self) -> Array | None:
+        """Steps over d at each saved time, where the run has counted them."""
+        return None
+
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.
 
-        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD). The time of a
-        map counts the steps.
+        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); where the rate
+        follows a schedule the run has counted them. The time of a map counts the steps.
 
         Parameters
         ----------
@@ -195,6 +200,8 @@ class Solution(Archived):
         >>> float(run.steps(dim=100)[-1])
         6000.0
         """
+        if self._steps_per_dim is not None:
+            return dim * self._steps_per_dim
         known = _own_provenance(self)
         if known.get("time_unit") == "steps":
             return self.t.copy()

@@ -225,37 +225,9 @@ class Trajectory(Solution):
         """
         return start_of(self.last_state, self.constants, clock_of(self))
 
-    def steps(self, dim: int) -> Array:
-        """Number of steps of the algorithm at input dimension `dim`, at each saved time.
-
-        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); where the rate
-        follows a schedule the run has counted them. The time of a map counts the steps.
-
-        Parameters
-        ----------
-        dim : int
-            Input dimension d.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Raises
-        ------
-        BadParameter
-            When time is that of a continuous flow.
-
-        Examples
-        --------
-        >>> run = Trajectory(
-        ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
-        ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
-        ...     provenance={"time_step_times_dim": 0.1},
-        ... )
-        >>> run.steps(dim=100).tolist()
-        [0.0, 2000.0]
-        """
-        return dim * self.blocks[CLOCK] if CLOCK in self.blocks else super().steps(dim)
+    @property
+    def _steps_per_dim(self) -> Array | None:
+        return self.blocks.get(CLOCK)
 
     def _content(self) -> dict[str, Any]:
         return {

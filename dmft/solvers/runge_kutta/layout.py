@@ -1,4 +1,4 @@
-"""What passes between Python and the compiled loops: codes and records; `types` has their types.
+"""What passes between Python and the compiled loops: codes, and records with their types.
 
 Compiled code freezes these numbers, and Numba's cache looks only at the file that holds the entry
 point. Files of entry points, as `explicit.py`, therefore carry a hash of the files that they build
@@ -7,7 +7,7 @@ on (`BUILT_ON`); a test says when to renew it, which also renews the cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 # Why the loop came back.
 # STIFF: stability, not accuracy, has held the steps for a while, and most of the way is left.
@@ -42,13 +42,18 @@ DOMAIN_BAND = 30.0
 # within a fraction of a sub-interval, which the parabola test looks for.
 SCAN = 8
 
+# Arrays of records, by the names of their types in `dmft.solvers.signatures.ARRAYS`.
+Vector, Matrix = Annotated[Any, "vector"], Annotated[Any, "matrix"]
+Integers, IntegerMatrix = Annotated[Any, "integers"], Annotated[Any, "integer matrix"]
+Cube, Words = Annotated[Any, "cube"], Annotated[Any, "words"]
+
 
 class Task(NamedTuple):
     """What does not change during a run; `save` is empty when each step is saved."""
 
-    widths: Any
-    par: Any
-    save: Any
+    widths: Integers
+    par: Vector
+    save: Vector
     rtol: float
     atol: float
     t_end: float
@@ -62,54 +67,54 @@ class Task(NamedTuple):
 class Events(NamedTuple):
     """Thresholds as data; a COSINE event is the largest of the terms first <= i < last."""
 
-    kind: Any
-    first: Any
-    last: Any
-    threshold: Any
-    direction: Any
-    terminal: Any
-    numerator: Any
-    denominator: Any
-    weight: Any
+    kind: Integers
+    first: Integers
+    last: Integers
+    threshold: Vector
+    direction: Integers
+    terminal: Integers
+    numerator: Integers
+    denominator: Integers
+    weight: Vector
 
 
 class Work(NamedTuple):
     """Buffers, allocated by the caller for n entries, S stages, E events."""
 
-    k: Any  # (total, n) stages
-    dense: Any  # (degree, n) interpolant of the last step
-    trial: Any  # (n,) stage, then the new state
-    old: Any  # (n,) state at T_OLD
-    point: Any  # (n,) a point on the interpolant
-    high: Any  # (n,) error estimates
-    low: Any  # (n,)
-    seen: Any  # (m,) observables at `point`
-    gap: Any  # (E, SCAN + 1) event functions
-    sign: Any  # (E,) side on which each event function was last seen
-    side: Any  # (E,) the same before the step, for one that is not accepted
-    hit_theta: Any  # (2 SCAN E,)
-    hit_event: Any  # (2 SCAN E,)
-    out_t: Any  # (rows,)
-    out_y: Any  # (rows, n)
-    out_step: Any  # (rows,)
-    event_t: Any  # (rows_e,)
-    event_y: Any  # (rows_e, n)
-    event_id: Any  # (rows_e,)
+    k: Matrix  # (total, n) stages
+    dense: Matrix  # (degree, n) interpolant of the last step
+    trial: Vector  # (n,) stage, then the new state
+    old: Vector  # (n,) state at T_OLD
+    point: Vector  # (n,) a point on the interpolant
+    high: Vector  # (n,) error estimates
+    low: Vector  # (n,)
+    seen: Vector  # (m,) observables at `point`
+    gap: Matrix  # (E, SCAN + 1) event functions
+    sign: Vector  # (E,) side on which each event function was last seen
+    side: Vector  # (E,) the same before the step, for one that is not accepted
+    hit_theta: Vector  # (2 SCAN E,)
+    hit_event: Integers  # (2 SCAN E,)
+    out_t: Vector  # (rows,)
+    out_y: Matrix  # (rows, n)
+    out_step: Integers  # (rows,)
+    event_t: Vector  # (rows_e,)
+    event_y: Matrix  # (rows_e, n)
+    event_id: Integers  # (rows_e,)
 
 
 class Batch(NamedTuple):
     """Runs of one problem, one in each row: what differs between them, and where they stand."""
 
-    par: Any  # (n, parameters)
-    trace: Any  # (n,)
-    threshold: Any  # (n, E)
-    y: Any  # (n, size)
-    trial: Any  # (n, size) what the last attempt of a run that ended was made on
-    clock: Any  # (n, CLOCK_SIZE)
-    counts: Any  # (n, COUNTS_SIZE)
-    rows: Any  # (n, 2) rows of the buffer that a run saved: the first, and behind the last
-    found: Any  # (n, 2) likewise of its events
-    place: Any  # (2,) the run under way, and 1 when it has begun
+    par: Matrix  # (n, parameters)
+    trace: Vector  # (n,)
+    threshold: Matrix  # (n, E)
+    y: Matrix  # (n, size)
+    trial: Matrix  # (n, size) what the last attempt of a run that ended was made on
+    clock: Matrix  # (n, CLOCK_SIZE)
+    counts: IntegerMatrix  # (n, COUNTS_SIZE)
+    rows: IntegerMatrix  # (n, 2) rows that a run saved: the first, and after the last
+    found: IntegerMatrix  # (n, 2) likewise of its events
+    place: Integers  # (2,) the run under way, and 1 when it has begun
     t_start: float
     first_step: float  # 0: chosen
     max_steps: int
@@ -119,21 +124,21 @@ class Batch(NamedTuple):
 class Lanes(NamedTuple):
     """Runs of a batch side by side: L lanes, one number of each in a row of its own."""
 
-    run: Any  # (L,) run in a lane, -1 for none
-    par: Any  # (parameters, L)
-    y: Any  # (n, L)
-    trial: Any  # (n, L)
-    high: Any  # (n, L) error estimates
-    low: Any  # (n, L)
-    k: Any  # (stages, n, L)
-    gap: Any  # (L, E) event functions at the start of a step
-    sign: Any  # (L, E)
-    h: Any  # (1, L) step under way, 0 for none
-    failed: Any  # (1, L) NaN where a stage is not finite, else 0
-    end: Any  # (L,) where it ends
-    is_last: Any  # (L,) 1 for the last step of a run
-    ended: Any  # (n,) runs that ended in the last call
-    place: Any  # (2,) the next run, and how many ended in the last call
+    run: Integers  # (L,) run in a lane, -1 for none
+    par: Matrix  # (parameters, L)
+    y: Matrix  # (n, L)
+    trial: Matrix  # (n, L)
+    high: Matrix  # (n, L) error estimates
+    low: Matrix  # (n, L)
+    k: Cube  # (stages, n, L)
+    gap: Matrix  # (L, E) event functions at the start of a step
+    sign: Matrix  # (L, E)
+    h: Matrix  # (1, L) step under way, 0 for none
+    failed: Matrix  # (1, L) NaN where a stage is not finite, else 0
+    end: Vector  # (L,) where it ends
+    is_last: Integers  # (L,) 1 for the last step of a run
+    ended: Integers  # (n,) runs that ended in the last call
+    place: Integers  # (2,) the next run, and how many ended in the last call
 
 
 # Every array belongs to the caller, so no reference is counted: with counting, passing the tuples

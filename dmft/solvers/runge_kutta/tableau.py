@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.solvers.runge_kutta.layout import Matrix, Vector
+
 F = Fraction
 # Of backward differentiation: its highest order, and the row of `Work.k` where its matrices begin.
 HIGHEST, MATRIX_ROWS = 5, 20
@@ -54,12 +56,12 @@ class Tableau(NamedTuple):
     stages: int
     total: int
     order: int
-    a: NDArray[np.float64]
-    c: NDArray[np.float64]
-    error: NDArray[np.float64]
-    error_low: NDArray[np.float64]
-    dense: NDArray[np.float64]
-    defect: NDArray[np.float64]
+    a: Matrix
+    c: Vector
+    error: Vector
+    error_low: Vector
+    dense: Matrix
+    defect: Vector
     exponent: float
     memory: float
 

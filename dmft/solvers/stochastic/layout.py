@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numba import types
 
-from dmft.solvers.signatures import (
-    DOMAIN,
-    EVENTS_TYPE,
-    INTEGERS,
-    JACOBIAN_SIGNATURE,
-    MATRIX,
-    RHS,
-    VECTOR,
-)
+from dmft.solvers.runge_kutta.layout import Cube, Integers, Matrix, Vector, Words
+from dmft.solvers.signatures import DOMAIN, EVENTS_TYPE, JACOBIAN_SIGNATURE, RHS, record
 
 # How a path stands.
 WALKING, ARRIVED, PASSED, BEYOND, OUTSIDE, NONFINITE, INDEFINITE = range(7)
@@ -30,10 +23,10 @@ DOMAIN_ROUNDING = 1e-12
 class Plan(NamedTuple):
     """What the paths share; `save` holds step numbers."""
 
-    widths: Any
-    par: Any
-    save: Any
-    key: Any
+    widths: Integers
+    par: Vector
+    save: Integers
+    key: Words
     h: float
     t_start: float
     steps: int
@@ -50,54 +43,40 @@ class Plan(NamedTuple):
 class Walk(NamedTuple):
     """State of C paths of one chunk; E events, T saved times."""
 
-    y: Any  # (C, n)
-    trial: Any  # (C, n) the state that a path failed on
-    step: Any  # (C,)
-    code: Any  # (C,)
-    t: Any  # (C,) where the path ended
-    when: Any  # (C, E) first passages, NaN before
-    gap: Any  # (C, E) event functions at the last step
-    sign: Any  # (C, E) side on which they were last seen
-    shift: Any  # (C, E) what this path's threshold exceeds the event's by
-    owed: Any  # (C,) next saved time
-    out: Any  # (C, T, n)
+    y: Matrix  # (C, n)
+    trial: Matrix  # (C, n) the state that a path failed on
+    step: Integers  # (C,)
+    code: Integers  # (C,)
+    t: Vector  # (C,) where the path ended
+    when: Matrix  # (C, E) first passages, NaN before
+    gap: Matrix  # (C, E) event functions at the last step
+    sign: Matrix  # (C, E) side on which they were last seen
+    shift: Matrix  # (C, E) what this path's threshold exceeds the event's by
+    owed: Integers  # (C,) next saved time
+    out: Cube  # (C, T, n)
 
 
 class Scratch(NamedTuple):
     """Work space of one thread."""
 
-    slope: Any  # (n,)
-    ahead: Any  # (n,)
-    point: Any  # (n,) where a function is evaluated
-    new: Any  # (n,)
-    increments: Any  # (n,)
-    areas: Any  # (n, n)
-    sigma: Any  # (n, n)
-    root: Any  # (n, n) factor at the start of the step
-    up: Any  # (n, n) factors at supporting points
-    down: Any  # (n, n)
-    seen: Any  # (m,)
-    lanes: Any  # (4,)
-    have: Any  # (1,)
-    theta: Any  # (E,)
-    band: Any  # (1,) steps with a pivot or a state within the bands of rounding
+    slope: Vector  # (n,)
+    ahead: Vector  # (n,)
+    point: Vector  # (n,) where a function is evaluated
+    new: Vector  # (n,)
+    increments: Vector  # (n,)
+    areas: Matrix  # (n, n)
+    sigma: Matrix  # (n, n)
+    root: Matrix  # (n, n) factor at the start of the step
+    up: Matrix  # (n, n) factors at supporting points
+    down: Matrix  # (n, n)
+    seen: Vector  # (m,)
+    lanes: Vector  # (4,)
+    have: Integers  # (1,)
+    theta: Vector  # (E,)
+    band: Integers  # (1,) steps with a pivot or a state within the bands of rounding
 
 
-_F8, _I8 = types.float64, types.int64
-PLAN_TYPE = types.NamedTuple(
-    (INTEGERS, VECTOR, INTEGERS, types.uint64[::1], _F8, _F8, _I8, _F8, _F8, _F8, _F8, *(_I8,) * 4),
-    Plan,
-)
-WALK_TYPE = types.NamedTuple(
-    (
-        *(MATRIX, MATRIX, INTEGERS, INTEGERS, VECTOR, *(MATRIX,) * 4, INTEGERS),
-        types.float64[:, :, ::1],
-    ),
-    Walk,
-)
-SCRATCH_TYPE = types.NamedTuple(
-    (*(VECTOR,) * 5, *(MATRIX,) * 5, VECTOR, VECTOR, INTEGERS, VECTOR, INTEGERS), Scratch
-)
+PLAN_TYPE, WALK_TYPE, SCRATCH_TYPE = record(Plan), record(Walk), record(Scratch)
 COVARIANCE = types.FunctionType(JACOBIAN_SIGNATURE)
 # (drift, diffusion, observe, domain, plan, events, walk, scratch, first path, last step)
 PATHS_SIGNATURE = types.void(
