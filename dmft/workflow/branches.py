@@ -139,8 +139,7 @@ def fixed_point_branch(
     if max_points < 1:
         raise BadParameter(f"max_points = {max_points} must be at least 1")
     max_points = int(max_points)
-    overlaps = point.overlaps if isinstance(point, FixedPoint) else point
-    system = StationarySystem(equations, overlaps, {**parameters, parameter: values[0]})
+    system = StationarySystem(equations, point, {**parameters, parameter: values[0]})
     where = system.place[parameter]
 
     def rates(y: Array, s: float) -> Array:
@@ -171,7 +170,7 @@ def fixed_point_branch(
         values_here = np.linalg.eigvals(jacobian(y, s))
         growth.append(exponents(equations, values_here).real.max())
         risk.append(system.risk(y))
-        blocks.append(system.blocks(y, overlaps.Q))
+        blocks.append(system.blocks(y, system.start.Q))
     return FixedPointBranch(
         name=parameter,
         parameter=branch.parameter,

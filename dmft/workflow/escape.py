@@ -17,7 +17,7 @@ from dmft.model import Alignment, Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.starts import check_end
-from dmft.workflow.solver import as_expressions
+from dmft.workflow.solve import as_expressions
 from dmft.workflow.solving.inputs import problem_of, split_options
 from dmft.workflow.solving.one_pass import check_start, prepared
 

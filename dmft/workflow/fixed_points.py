@@ -136,8 +136,9 @@ class StationarySystem:
     """Compiled rates and Jacobian of equations in free coordinates around a start."""
 
     def __init__(
-        self, equations: Equations, start: Overlaps, parameters: Mapping[str, Any]
+        self, equations: Equations, point: FixedPoint | Overlaps, parameters: Mapping[str, Any]
     ) -> None:
+        start = point.overlaps if isinstance(point, FixedPoint) else point
         self.linear = compiled_tangent(equations)
         self.equations, self.problem = equations, problem_of(equations)
         self.start = start
@@ -429,8 +430,7 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     (4.0, 'unstable')
     """
     check_equations(equations)
-    overlaps = point.overlaps if isinstance(point, FixedPoint) else point
-    system = StationarySystem(equations, overlaps, parameters)
+    system = StationarySystem(equations, point, parameters)
     values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
     values = exponents(equations, values)
     order = np.argsort(-values.real, kind="stable")

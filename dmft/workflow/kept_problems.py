@@ -14,27 +14,21 @@ doubtful.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from dmft.codegen.build import DIVIDER, parallel_band, problem_of_functions, stored_source
 from dmft.compiled import direct, records
-from dmft.compiled.identity import identity
 from dmft.compiled.machine_code import Native
-from dmft.solvers.pointers import loop, loop_name
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
-from dmft.workflow.kept_runs import DIGEST_SIZE, FUNCTIONS, keep_code, linked
+from dmft.workflow.kept_runs import FUNCTIONS, file_of, functions_of, keep_code, linked
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
     from dmft.solvers.problem import Problem
     from dmft.workflow.solving.one_pass import RunOptions
 
-# Raised when the content of records changes its form.
-FORM = 1
 # With more runs than this a process is better off with Numba.
 MOST_RUNS = 16
 # Functions that no other equations have.
@@ -67,8 +61,7 @@ def kept_problem(equations: Equations, options: RunOptions) -> Problem | None:
 
 
 def _name(equations: Equations) -> str:
-    text = json.dumps([FORM, identity(), equations.fingerprint, equations.kind])
-    return f"problem_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+    return file_of("problem", equations.fingerprint, equations.kind)
 
 
 def _found(name: str, equations: Equations) -> Problem:
@@ -98,8 +91,7 @@ def _made(name: str, equations: Equations) -> Problem:
 
 def _shared(kind: str, domain: str) -> str:
     """Name of the record of what equations share: their domain, and the loops of their kind."""
-    text = json.dumps([FORM, identity(), kind, domain])
-    return f"shared_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+    return file_of("shared", kind, domain)
 
 
 def keep_problem(problem: Problem) -> None:
@@ -128,10 +120,5 @@ def keep_problem(problem: Problem) -> None:
 
 def _codes(problem: Problem) -> dict[str, str]:
     """Files of the functions that a run calls, and of its loops, by name."""
-    found = {part: getattr(problem, part) for part in FUNCTIONS}
-    loops = ["fly", "unwatched", "iterate" if problem.kind == "map" else "advance"]
-    loops += ["evaluate_rows"] if problem.observables else []
-    loops += ["nothing"] if problem.observe is None else []
-    loops += ["everywhere"] if problem.domain is None else []
-    found |= {loop_name(one): loop(one) for one in loops}
-    return {part: keep_code(function) for part, function in found.items() if function is not None}
+    found = functions_of(problem, ["iterate" if problem.kind == "map" else "advance"])
+    return {part: keep_code(function) for part, function in found.items()}

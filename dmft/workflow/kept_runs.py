@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,8 +55,13 @@ def key_of(question: Any) -> str:
     TypeError, OSError, ImportError
         When it has none: values that are not plain, a library whose state cannot be told.
     """
-    text = json.dumps([FORM, identity(), question])
-    return f"run_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+    return file_of("run", question)
+
+
+def file_of(kind: str, *question: Any) -> str:
+    """Name of the file of a record, by what its content depends on besides library and machine."""
+    text = json.dumps([FORM, identity(), *question])
+    return f"{kind}_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
 
 
 @dataclass(frozen=True)
@@ -187,18 +192,24 @@ def _keep(key: str, given: Request, run: Trajectory) -> bool:
 def _used(setup: Setup, run: Trajectory) -> dict[str, Any]:
     """Compiled functions of a run by name, those that it called."""
     problem = setup.problem
-    used = {n: getattr(problem, n) for n in FUNCTIONS if getattr(problem, n) is not None}
-    loops = ["fly", "unwatched"]
-    loops += ["evaluate_rows"] if problem.observables else []
-    loops += ["nothing"] if problem.observe is None else []
-    loops += ["everywhere"] if problem.domain is None else []
+    loops = []
     if problem.kind == "map":
         loops.append("iterate")
     elif setup.method != "BDF":
         loops.append("advance")
     if setup.method == "BDF" or "stiff_from" in run.provenance:
         loops.append("advance_backward")
-    return used | {loop_name(name): loop(name) for name in loops}
+    return functions_of(problem, loops)
+
+
+def functions_of(problem: Problem, loops: Sequence[str]) -> dict[str, Any]:
+    """Compiled functions of a problem and of its runs by name, and more loops."""
+    found = {n: getattr(problem, n) for n in FUNCTIONS if getattr(problem, n) is not None}
+    more = ["fly", "unwatched"]
+    more += ["evaluate_rows"] if problem.observables else []
+    more += ["nothing"] if problem.observe is None else []
+    more += ["everywhere"] if problem.domain is None else []
+    return found | {loop_name(name): loop(name) for name in (*more, *loops)}
 
 
 def keep_code(function: Any) -> str:

@@ -21,7 +21,6 @@ from dmft.errors import BadParameter
 from dmft.gaussian.exponents.leap_proofs import Label
 from dmft.gaussian.exponents.leaps import as_combination, canonical
 from dmft.model import (
-    FIELD,
     Committee,
     GradientDescent,
     Model,
@@ -123,9 +122,8 @@ class LearnedDirections(Record):
     >>> import sympy as sp, dmft
     >>> z = sp.Symbol("z", real=True)
     >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
-    >>> row = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3)).table[0]
-    >>> row.when, row.proof
-    ('never', 'symbolic')
+    >>> dmft.learned_directions(model, dmft.GradientDescent(0.3, 3))
+    LearnedDirections(z1 never; print shows the table)
     """
 
     target: sp.Expr
@@ -172,12 +170,11 @@ class LearnedDirections(Record):
         Examples
         --------
         >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> z = sp.Symbol("z", real=True)
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
         >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
         >>> print(found.explain().splitlines()[0])
-        y = z1 + z2**2, 1 steps of gradient descent
+        y = z1**2, 1 steps of gradient descent
         """
         lines = [f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}"]
         for r in self.table:
@@ -195,9 +192,8 @@ class LearnedDirections(Record):
         Examples
         --------
         >>> import sympy as sp, dmft
-        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
-        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
-        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> z = sp.Symbol("z", real=True)
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
         >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
         >>> found.latex().startswith(r"\begin{align*}")
         True
@@ -290,13 +286,8 @@ def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
         raise BadParameter(
             f"learned_directions needs a teacher of known width or a MultiIndex, got {teacher!r}"
         )
-    k = int(teacher.width)
-    fields = sp.symbols(f"z1:{k + 1}", real=True)
-    readout = teacher.readout or (sp.S.One,) * k
-    terms = [
-        a * teacher.activation.xreplace({FIELD: z}) for a, z in zip(readout, fields, strict=True)
-    ]
-    return sp.Add(*terms) / k, fields
+    fields = sp.symbols(f"z1:{int(teacher.width) + 1}", real=True)
+    return teacher.outputs_at(fields)[0], fields
 
 
 def _width(model: Model) -> int:

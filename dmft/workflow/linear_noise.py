@@ -109,10 +109,9 @@ def linear_noise(
     if "linear noise" in equations.space.instead:
         instead = equations.space.instead["linear noise"]
         raise BadParameter(f"linear_noise is of overlaps Q and M; {instead}")
-    overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     flow = replace(equations, kind="ode", noise=None, dim=None)
     own = {name: value for name, value in parameters.items() if name in flow.parameters}
-    system = StationarySystem(flow, overlaps, own)
+    system = StationarySystem(flow, point, own)
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.finite_jacobian(system.free)
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
@@ -128,14 +127,13 @@ def linear_noise(
             f"the fixed point is not stable (growth rate {rates[0].real:.4g}): its fluctuations "
             "do not become stationary"
         )
-    values = equations.evaluate(overlaps, **parameters)
-    noise = values["covariance"]
+    noise = equations.evaluate(system.start, **parameters)["covariance"]
     free = _free_places(system)
     from scipy.linalg import solve_continuous_lyapunov
 
     inner = solve_continuous_lyapunov(jacobian, -noise[np.ix_(free, free)])
     spread = _spread(system, noise.shape[0])
-    return LinearNoise(spread @ inner @ spread.T, rates, overlaps.p, overlaps.k)
+    return LinearNoise(spread @ inner @ spread.T, rates, system.p, system.k)
 
 
 # Rates below this (of the fastest mode) are those of a fixed point.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.equations.equations import Equations
+from dmft.equations.escape.recovery import is_linear_unit
 from dmft.errors import BadParameter
-from dmft.gaussian.derivative import derivative
-from dmft.model import SGD, Committee, GradientFlow, Overlaps, Spectrum
+from dmft.model import SGD, GradientFlow, Overlaps, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.names import Status
 from dmft.record import Record, Short
@@ -148,17 +148,15 @@ def scaling_law(
             "scaling_law takes the ode of a model with a spectrum: "
             "dmft.Model(student, teacher, inputs=dmft.Spectrum.power_law(...))"
         )
-    if window is None and _is_derived(equations, start, parameters):
+    if window is None and _is_derived(equations, start):
         return _derived(equations, spectrum, parameters)
     return _fitted(equations, spectrum, start, window, parameters)
 
 
-def _is_derived(equations: Equations, start: Overlaps | None, parameters: Any) -> bool:
+def _is_derived(equations: Equations, start: Overlaps | None) -> bool:
     """Whether (11) and (12) hold: a linear unit that begins at zero, and plain steps."""
     model, algorithm, law = equations.model, equations.algorithm, equations.model.spectrum.law  # type: ignore[union-attr]
-    units = (model.student, model.teacher)
-    one = all(isinstance(u, Committee) and u.width == 1 and u.readout is None for u in units)
-    if not one or any(derivative(u.activation) != 1 for u in units):  # type: ignore[union-attr]
+    if not is_linear_unit(model):
         return False
     plain = isinstance(algorithm, SGD | GradientFlow) and not numbers_of(algorithm)
     plain = plain and getattr(algorithm, "loss", "squared") == "squared"

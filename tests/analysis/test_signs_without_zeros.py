@@ -14,7 +14,7 @@ import sympy as sp
 
 import dmft
 from dmft.analysis.boundaries.trace import trace_boundary
-from dmft.workflow.diagrams.followed import followed_point
+from dmft.workflow.diagrams.end_states import followed_point
 
 UNIT = (("u", 0.0, 1.0), ("v", 0.0, 1.0))
 AXES = (("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0))

@@ -23,8 +23,7 @@ from dmft.equations.update.program import over_labels, over_noise
 from dmft.equations.update.terms import in_products, target_terms, terms_of
 from dmft.model import FIELD as Z
 from dmft.model.loss import LABEL, PREDICTION
-from dmft.workflow.diagrams.end_states import kind_of
-from dmft.workflow.diagrams.followed import followed_point
+from dmft.workflow.diagrams.end_states import followed_point, kind_of
 
 U, V, A, B, E = x.h_star[1], x.h_star[2], *sp.symbols("a b e")
 LINE = dmft.Committee(Z, 1)

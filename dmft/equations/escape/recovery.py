@@ -373,7 +373,7 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     spectrum = model.spectrum
     check_labels(model, "noise floors are known")
     check_unflipped(model, "noise floors are known")
-    if _is_linear(model):
+    if is_linear_unit(model):
         return _linear_floor(model, algorithm)
     check_plain(algorithm, "noise floors")
     _check_squared(algorithm)
@@ -383,7 +383,7 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     return recovery(without_spectrum(model), algorithm).noise_floor(rate, model.label_noise)
 
 
-def _is_linear(model: Model) -> bool:
+def is_linear_unit(model: Model) -> bool:
     """Whether one linear unit learns another."""
     units = (model.student, model.teacher)
     one = all(isinstance(u, Committee) and u.width == 1 and u.readout is None for u in units)
@@ -393,7 +393,7 @@ def _is_linear(model: Model) -> bool:
 def _keeps_more(model: Model, algorithm: SGD) -> bool:
     """Whether a linear unit learns by velocities or with a decay, freely."""
     plain = algorithm.constraint is None and algorithm.repeat is None
-    return plain and bool(numbers_of(algorithm)) and _is_linear(model)
+    return plain and bool(numbers_of(algorithm)) and is_linear_unit(model)
 
 
 def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:

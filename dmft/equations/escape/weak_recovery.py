@@ -15,6 +15,7 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
+from dmft.equations.escape.passage import growth_spread
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
@@ -27,9 +28,6 @@ INSTEAD = (
 # A coefficient below this fraction of its scale, or below ten times its error, is zero; with an
 # error above this fraction of its scale it is not known.
 ZERO, ERRORS, UNKNOWN = 1e-9, 10.0, 1e-2
-# E log|N(0, 1)| with its sign changed, and the standard deviation of log|N(0, 1)|.
-LOG_MEAN = (float(np.euler_gamma) + math.log(2.0)) / 2.0
-LOG_DEVIATION = math.pi / math.sqrt(8.0)
 # Gauss-Legendre points of the passage at exponent 1.
 POINTS = 12
 # Coefficients that are computed: each is an average of its own.
@@ -206,8 +204,10 @@ class WeakRecovery(Short):
             return self._passage(overlap)
         growth = float(self.growth_rate)
         noise = self._rate / self.algorithm.batch_size * float(self.cross.value)
-        spread = (1.0 if start == "random" else 0.0) + noise / (2 * growth)
-        return (math.log(overlap) + 0.5 * math.log(dim / spread) + LOG_MEAN) / growth
+        # Starts are N(0, 1/d): of the orthogonal one, whose growth is noise alone, none is left.
+        grown = noise / (2 * growth) - (start == "orthogonal")
+        log_start, _ = growth_spread(1, 1, dim, grown)
+        return (2 * math.log(overlap) - log_start) / (2 * growth)
 
     def std(self) -> float:
         """Standard deviation of that time over starts and samples, at exponent 2.
@@ -232,7 +232,7 @@ class WeakRecovery(Short):
         self._check_numbers(2.0, 0.5, "random")
         if self.exponent != 2:
             raise BadParameter("at exponent 1 times spread by d^(-1/2) alone: take dmft.simulate")
-        return LOG_DEVIATION / float(self.growth_rate)
+        return growth_spread(1, 1, 1.0, 0.0)[1] / (2 * float(self.growth_rate))
 
     def samples_per_dim(self, dim: float, overlap: float, *, start: str = "random") -> float:
         """Samples over d that `time` takes: t n_b/gamma.

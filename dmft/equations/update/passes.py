@@ -12,7 +12,6 @@ from dmft.equations.update.program import Program, Writer, is_noisy, students_at
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import (
-    FIELD,
     SGD,
     Committee,
     GaussianMixture,
@@ -116,6 +115,4 @@ def _label_of(writer: Writer, stars: Sequence[sp.Symbol]) -> sp.Expr:
         return writer.label.xreplace(place)
     if not isinstance(teacher, Committee):
         return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
-    readout = teacher.readout or (sp.S.One,) * len(stars)
-    each = (teacher.activation.xreplace({FIELD: s}) for s in stars)
-    return sp.Add(*(a * e for a, e in zip(readout, each, strict=True))) / len(stars)
+    return teacher.outputs_at(stars)[0]

@@ -78,7 +78,7 @@ def boundary(
         "growth_rate" is that of one fixed point: Newton's method finds it from `start` at the
         lowest x and y, and it is followed from there to each point; where it ends, or meets
         another one, the label is "failed" and the message names it
-        (`dmft.workflow.diagrams.followed`).
+        (`dmft.workflow.diagrams.end_states`).
     x, y : (name, lowest, highest), (name, values) or mapping of names to values
         Ranges of two parameters; a mapping of two names is both. Values say their ends, and if
         there are more than two the number of points of the coarse grid.

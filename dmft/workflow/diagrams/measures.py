@@ -23,8 +23,7 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, SequenceModel, as_count
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
-from dmft.workflow.diagrams.end_states import cosines, end_state
-from dmft.workflow.diagrams.followed import followed_point
+from dmft.workflow.diagrams.end_states import cosines, end_state, followed_point
 from dmft.workflow.diagrams.landscape import landscape, risk_of
 from dmft.workflow.diagrams.many import results_of
 from dmft.workflow.escape import escape_time

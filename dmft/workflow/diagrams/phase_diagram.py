@@ -73,7 +73,7 @@ def phase_diagram(
 
         - "growth_rate": of the fixed point that Newton's method finds from `start` at the first
           values of x and y, followed from there to each point; not_converged where it ends, or
-          meets another one (`dmft.workflow.diagrams.followed`)
+          meets another one (`dmft.workflow.diagrams.end_states`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
     x, y : (name, values), (name, lowest, highest) or mapping of names to values
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Of ends, 33

@@ -27,7 +27,7 @@ from dmft.workflow.diagrams.measures import (
     one_warning,
     refuse_beside_function,
 )
-from dmft.workflow.solver import declared
+from dmft.workflow.solve import declared
 
 # Larger arrays of a start are known by a digest to the store of a sweep.
 LISTED = 10_000

@@ -49,7 +49,7 @@ from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values
 from dmft.turns import in_turn
-from dmft.workflow.solver import Solver, declared, equations_of
+from dmft.workflow.solve import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]

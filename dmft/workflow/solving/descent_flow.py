@@ -20,7 +20,7 @@ from dmft.names import VERSION, Status
 from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
-from dmft.workflow.solver import Solver
+from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent import run_descent
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine
 

@@ -19,7 +19,7 @@ from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import TIME, Overlaps, begin_of, check_end
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
-from dmft.workflow.solver import SOLVERS, Solver
+from dmft.workflow.solve import SOLVERS, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def prepared(
     """
     problem, schedule = kept, None
     if any(map(is_table, values.values())):
-        from dmft.workflow.control.follow import followed, schedule_among
+        from dmft.workflow.control.problem import followed, schedule_among
 
         table = schedule_among(values)
         assert table is not None

@@ -22,7 +22,7 @@ from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
 from dmft.starts import TIME, Alignment, Overlaps, begin_of, check_end
-from dmft.workflow.solver import Solver
+from dmft.workflow.solve import Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 

@@ -31,7 +31,7 @@ from dmft.solvers.two_time.rows import interpolate
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.solvers.two_time.store import MarchFile
 from dmft.turns import in_turn
-from dmft.workflow.solver import Solver, equations_of
+from dmft.workflow.solve import Solver, equations_of
 
 Array = NDArray[np.float64]
 # Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
