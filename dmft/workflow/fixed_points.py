@@ -46,9 +46,8 @@ class FixedPoint(Record):
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
     >>> point, = dmft.fixed_points(eqs, dmft.Overlaps([[1.1]], [[0.9]]))
     >>> print(point.status, point.residual < 1e-13)
     ok True
@@ -285,9 +284,8 @@ def fixed_points(
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
     >>> point, = dmft.fixed_points(eqs, dmft.Overlaps([[0.5]], [[0.0]]))
     >>> print(f"{point.overlaps.Q[0, 0]:.12f} {point.risk:.12f}")
     0.333333333333 1.333333333333
@@ -422,9 +420,8 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
     >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
     >>> round(modes.growth_rate, 12), modes.verdict
     (4.0, 'unstable')

@@ -51,9 +51,8 @@ def load(path: str | Path) -> Archived:
 
     Examples
     --------
-    >>> import sympy as sp, dmft, tempfile, pathlib
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05))
+    >>> import dmft, tempfile, pathlib
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
     >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=1.0)
     >>> path = run.save(pathlib.Path(tempfile.mkdtemp()) / "run.nc")
     >>> dmft.load(path) == run

@@ -61,9 +61,8 @@ def warm(
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> dmft.warm(dmft.Model(square, square), dmft.SGD(0.05)) > 5
+    >>> import dmft
+    >>> dmft.warm(dmft.literature.phase_retrieval(1), dmft.SGD(0.05)) > 5
     True
     """
     given = {"dim": dim, "scaling": scaling, "fluctuations": fluctuations}

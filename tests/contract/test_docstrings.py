@@ -40,10 +40,9 @@ RETURNED = {
     "dmft.solvers.solution": ["Values"],
     "dmft.solvers.stochastic.passage_times": ["PassageTimes"],
     "dmft.solvers.trajectory": ["EventRecord"],
-    "dmft.workflow.branches": ["FixedPointBranch"],
+    "dmft.workflow.around_fixed_points": ["FixedPointBranch", "LinearNoise"],
     "dmft.workflow.fixed_points": ["Stability"],
     "dmft.workflow.learned_directions": ["LearnedDirection", "LearnedDirections"],
-    "dmft.workflow.linear_noise": ["LinearNoise"],
 }
 HEADING = re.compile(r"^([A-Z][a-z]+)\n-{3,}$", re.M)
 

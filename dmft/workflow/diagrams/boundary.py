@@ -25,10 +25,9 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
-    EquationMeasure,
     System,
+    measure_of,
     one_warning,
-    refuse_beside_function,
 )
 from dmft.workflow.diagrams.sweep import describe
 
@@ -124,9 +123,8 @@ def boundary(
     From which learning rate on a squared unit on the sphere does not leave the uninformative
     point: gamma = 2/(12 + Delta), theory/one_pass F.1.
 
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05, constraint="sphere"))
     >>> found = dmft.boundary(
     ...     "growth_rate", ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0), grid=(3, 3),
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]]))
@@ -144,19 +142,18 @@ def boundary(
     if not (isinstance(level, int | float | np.number) and math.isfinite(level)):
         raise BadParameter(f"level = {level!r} must be a finite number")
     provenance: dict[str, Any] = {"level": level}
+    if not callable(measure):
+        _check_level(measure, level, t_max)
+    system = {"equations": equations, "start": start, "t_max": t_max}
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    corner = {name: low for name, low, _ in (across, up)}
+    chosen = measure_of(measure, system, how, options, corner, follows=True)
     if callable(measure):
-        refuse_beside_function(
-            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
-        )
         inner: Callable[..., Any] = measure
         label: Callable[[Any], Any] = _itself
         provenance["measure"] = name_of(measure)
     else:
-        _check_level(measure, level, t_max)
-        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        corner = {name: low for name, low, _ in (across, up)}
-        chosen = EquationMeasure(measure, equations, start, t_max, how, options, corner)
-        chosen.check(corner)
+        assert chosen is not None
         inner, label = chosen, chosen.label
         provenance |= {**describe(chosen), "time_unit": chosen.provenance["time_unit"]}
 

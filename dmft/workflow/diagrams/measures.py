@@ -187,6 +187,41 @@ class EquationMeasure:
         return {**self.__dict__, "equations": equations}
 
 
+def measure_of(
+    measure: str | Callable[..., Any],
+    system: Mapping[str, Any],
+    how: Mapping[str, Any],
+    options: Mapping[str, Any],
+    at: Mapping[str, float],
+    *,
+    follows: bool = False,
+) -> EquationMeasure | None:
+    """The built-in measure of a call, checked at one point; None for a function.
+
+    `system` has equations, start and t_max, `how` what tells an escape. With `follows` the fixed
+    point of "growth_rate" is the one found at that point.
+
+    Raises
+    ------
+    BadParameter
+        Also for a function with keywords that it would not see: a typing error, most likely.
+    """
+    if not callable(measure):
+        found = EquationMeasure(
+            measure, **system, how=how, options=options, followed_from=at if follows else None
+        )
+        found.check(at)
+        return found
+    given = {**system, "overlap": how["overlap"], **options}
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if names:
+        raise BadParameter(
+            f"a measure of your own takes no equations or options ({', '.join(names)}): it is "
+            "called with the parameters of its points alone; close over what else it needs"
+        )
+    return None
+
+
 @contextlib.contextmanager
 def one_warning() -> Iterator[None]:
     """Of many points, only the first warning about its escape time is shown."""
@@ -199,16 +234,6 @@ def one_warning() -> Iterator[None]:
 
         warnings.showwarning = first
         yield
-
-
-def refuse_beside_function(given: Mapping[str, Any]) -> None:
-    """Refuse keywords that a measure of one's own would not see: a typing error, most likely."""
-    names = [f"{name}=" for name, value in given.items() if value is not None]
-    if names:
-        raise BadParameter(
-            f"a measure of your own takes no equations or options ({', '.join(names)}): it is "
-            "called with the parameters of its points alone; close over what else it needs"
-        )
 
 
 def words_for(system: Any) -> str:

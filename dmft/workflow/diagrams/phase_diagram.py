@@ -16,10 +16,9 @@ from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
-    EquationMeasure,
     System,
+    measure_of,
     one_warning,
-    refuse_beside_function,
 )
 from dmft.workflow.diagrams.sweep import describe
 
@@ -144,22 +143,19 @@ def phase_diagram(
     """
     axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
+    system = {"equations": equations, "start": start, "t_max": t_max}
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    first = {name: float(values[0]) for name, values in axes.items()}
+    # A wrong name or a bad start is refused here, not at every point.
+    of = measure_of(measure, system, how, options, first, follows=True)
     if callable(measure):
-        refuse_beside_function(
-            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
-        )
         label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
         known = {"measure": name_of(measure), **(identity or {})}
         return named_diagram(
             measure, axes, quantity=label, threads=threads, progress=progress,
             store=Kept(store, known), **refined,
         )  # fmt: skip
-    how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    first = {name: float(values[0]) for name, values in axes.items()}
-    of = EquationMeasure(measure, equations, start, t_max, how, options, first)
-    # A wrong name or a bad start is refused here, not at every point.
-    of.check(first)
-
+    assert of is not None
     with one_warning():
         return named_diagram(
             of,

@@ -24,8 +24,8 @@ from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     EquationMeasure,
     System,
+    measure_of,
     one_warning,
-    refuse_beside_function,
 )
 from dmft.workflow.solve import declared
 
@@ -119,20 +119,19 @@ def sweep(
     where = as_points(points)
     known, provenance = dict(identity or {}), None
     names: Sequence[str]
+    if quantities is not None and not callable(measure):
+        raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
+    system = {"equations": equations, "start": start, "t_max": t_max}
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    first = {} if callable(measure) else where.at(0)
+    chosen = measure_of(measure, system, how, options, first)
     if callable(measure):
-        refuse_beside_function(
-            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
-        )
         names = ("value",) if quantities is None else quantities
         if {"status", "horizon"} & set(names):
             raise BadParameter(f"quantities = {names!r}: all sweeps have a status and a horizon")
         function = measure
     else:
-        if quantities is not None:
-            raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
-        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        chosen = EquationMeasure(measure, equations, start, t_max, how, options)
-        chosen.check(where.at(0))
+        assert chosen is not None
         names, function = (measure,), chosen
         known, provenance = {**describe(chosen), **known}, chosen.provenance
     with one_warning():

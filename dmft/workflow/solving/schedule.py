@@ -84,13 +84,12 @@ def scheduled_inputs(
     start: Any,
     parameters: Mapping[str, Any],
     t_start: float | None = None,
-) -> tuple[Problem, dict[str, Any], Schedule | None]:
-    """Problem and inputs of a run; where the learning rate is an expression it is followed."""
+) -> tuple[Problem, dict[str, Any], Schedule]:
+    """Problem and inputs of a run whose learning rate is an expression, and the schedule."""
     problem = problem_of(system)
-    schedule = read_schedule(problem.origin, parameters.get(RATE))
-    begin = begin_of(start, TIME.name, t_start, schedule is not None and schedule.reads_time)
-    if schedule is None:
-        return problem, {**run_inputs(system, start, parameters), "t_start": begin}, None
+    schedule = read_schedule(problem.origin, parameters[RATE])
+    assert schedule is not None
+    begin = begin_of(start, TIME.name, t_start, schedule.reads_time)
     inputs = run_inputs(system, start, {**parameters, RATE: 1.0})
     first = schedule.at(problem, inputs, begin)
     inputs = run_inputs(system, start, {**parameters, RATE: first})
@@ -159,34 +158,27 @@ def counting(problem: Problem) -> Problem:
             "a stage whose equations read no learning_rate cannot stand beside one whose rate is a "
             "schedule: solve stage by stage from run.final"
         )
-    rhs = _counted(
-        problem.rhs, names.index(RATE), _pace_now(names), problem.widths.index("p"),
-        unit_of(problem.origin),
+    rhs = _scheduled(
+        problem.rhs, None, None, names.index(RATE), _pace_now(names), 0,
+        problem.widths.index("p"), unit_of(problem.origin),
     )  # fmt: skip
     return replace(problem, rhs=rhs, jacobian=None, state=(*problem.state, Block(CLOCK, ())))
 
 
 @lru_cache(maxsize=32)
-def _counted(rhs: Any, position: int, pace_now: Any, width: int, unit: tuple[int, int]) -> Any:
-    """Compiled right-hand side with the steps at the rate that `par` holds."""
-    has_pace, pace_or_rhs = pace_now is not None, pace_now or rhs
-    power, batch = unit
-    address = entry(rhs, "RHS")
+def _rate_now(look: Any, reads: bool, rate: Any, count: int, position: int = -1) -> Any:
+    """Compiled rate of the moment, read from the observables of a state.
 
-    @njit(RHS_SIGNATURE, nogil=True)
-    def counted(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        rhs_at(address)(t, y, widths, par, out)
-        steps = widths[width] / par[position]
-        if has_pace:
-            steps /= pace_or_rhs(0.0, par)
-        out[-1] = batch * steps**power
+    Without a `rate` it is the number at `position` among the parameters.
+    """
+    if rate is None:
 
-    return keeping(counted, rhs)
+        @njit(nogil=True)
+        def constant(t, y, widths, par):  # type: ignore[no-untyped-def]
+            return par[position]
 
+        return constant
 
-@lru_cache(maxsize=32)
-def _rate_now(look: Any, reads: bool, rate: Any, count: int) -> Any:
-    """Compiled rate of the moment, read from the observables of a state."""
     address = entry(look, "RHS")
 
     @njit(nogil=True)
@@ -220,9 +212,9 @@ def _scheduled(
 ) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
-    has_pace, pace_or_rate = pace_now is not None, pace_now or rate
     power, batch = unit
-    rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
+    rate_now = _rate_now(observe if reads else rhs, reads, rate, count, position)
+    has_pace, pace_or_rate = pace_now is not None, pace_now or rate_now
     address = entry(rhs, "RHS")
 
     @njit(RHS_SIGNATURE, nogil=True, later=True)
