@@ -112,7 +112,7 @@ class OneSample(Law):
     of the teacher, which integrands are linear in at most, their means given those of the student.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
     `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
-    of what they turn in (`dmft.equations.update.degrees`).
+    of what they turn in (`dmft.equations.update.terms`).
     """
 
     of_sample = True

@@ -18,9 +18,9 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.degrees import Degrees
 from dmft.equations.update.law import Cluster, by_target, clusters_of
 from dmft.equations.update.optimiser import WEIGHTS, motion_of
+from dmft.equations.update.terms import Degrees
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Committee, GradientFlow, Model

@@ -32,6 +32,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, by_target, clusters_of, target
+from dmft.equations.update.terms import Degrees
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
@@ -40,7 +41,6 @@ from dmft.model.rule import at_use
 
 if TYPE_CHECKING:
     from dmft.equations.update.adaptive.signs import SignsOfBatch
-    from dmft.equations.update.degrees import Degrees
     from dmft.equations.update.lines import Line
 
 PLAIN_LAW = Cluster()
@@ -185,8 +185,6 @@ class Program:
         table = self.table
         if not of_label:
             table = {base: d for base, d in table.items() if base != x.label}
-        from dmft.equations.update.degrees import Degrees  # averages on nodes ask for it
-
         return Degrees(table)
 
 
