@@ -24,8 +24,9 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import expectation, slopes_by_field
 from dmft.equations.update.optimiser import own_motion
-from dmft.equations.update.overlaps import Case, Moments, risk_expression
+from dmft.equations.update.overlaps import Case, Moments
 from dmft.equations.update.program import is_linear
+from dmft.equations.update.rates import beside_overlaps
 from dmft.errors import NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Model
@@ -65,10 +66,7 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
         result.append(define(x.inverse_length[j], inverse, "intermediate"))
         dQ, dM = _normalised()
     result += [define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
-    if algorithm.trains_readout:
-        result.append(define(x.a[j], moments.readout(STEP * x.rho_a), "rate"))
-    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
-    return [*result, *moments.observables()]
+    return [*result, *beside_overlaps(moments, STEP)]
 
 
 def _radial() -> sp.Expr:

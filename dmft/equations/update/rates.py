@@ -79,7 +79,7 @@ def definitions(
     rates = gram_rates(factors, blocks, motion, factors.noise if quadratic else {})
     if algorithm.on_sphere:
         rates = on_sphere(rates)
-    rest = _beside_overlaps(moments)
+    rest = beside_overlaps(moments)
     return [*drifts, *factors.definitions, *rates, *factors.rates, *rest]
 
 
@@ -142,15 +142,15 @@ def on_sphere(rates: Sequence[Definition]) -> list[Definition]:
     return [free, define(M.target, moved, "rate"), define(Q.target, kept, "rate")]
 
 
-def _beside_overlaps(moments: Moments) -> list[Definition]:
-    """Rates of trained readouts, and the observables."""
+def beside_overlaps(moments: Moments, step: sp.Expr = sp.S.One) -> list[Definition]:
+    """Rates of trained readouts, or what a step of this size adds to them, and the observables."""
     algorithm, result = moments.algorithm, []
     if isinstance(algorithm, SGD) and algorithm.trains_readout and moments.model.outputs > 1:
         from dmft.equations.update.outputs import readout_rates  # loaded by whoever has them
 
         result += readout_rates(moments)
     elif isinstance(algorithm, SGD) and algorithm.trains_readout:
-        result.append(define(x.a[x.j], moments.readout(x.rho_a), "rate"))
+        result.append(define(x.a[x.j], moments.readout(step * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]
 
