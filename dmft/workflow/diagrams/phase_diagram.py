@@ -115,9 +115,9 @@ def phase_diagram(
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> import numpy as np, dmft
+    >>> model = dmft.literature.phase_retrieval(1, label_noise=0.1)
+    >>> eqs = dmft.derive(model, dmft.SGD(0.05, constraint="sphere"))
     >>> diagram = dmft.phase_diagram(
     ...     "escape_time", ("learning_rate", [0.05, 0.1]), ("label_noise", [0.0, 1.0]),
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=50.0)
@@ -126,20 +126,11 @@ def phase_diagram(
 
     The sign of the growth rate, from one point in four of the grid:
 
-    >>> import numpy as np
     >>> dmft.phase_diagram(
     ...     "growth_rate", ("learning_rate", np.linspace(0.05, 0.2, 21)),
     ...     ("label_noise", np.linspace(0.0, 4.0, 21)), adaptive=True,
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]])).count(computed=True)
     {'ok': 114}
-
-    Which fixed point is reached: the uninformative one from gamma = 2/(12 + Delta) on.
-
-    >>> reached = dmft.phase_diagram(
-    ...     "fixed_point", ("learning_rate", [0.12, 0.16]), ("label_noise", [0.0, 1.0]),
-    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=500.0)
-    >>> reached.labels.tolist()
-    [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
     axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}

@@ -107,9 +107,9 @@ def sweep(
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> import dmft
+    >>> model = dmft.literature.phase_retrieval(1, label_noise=0.1)
+    >>> eqs = dmft.derive(model, dmft.SGD(0.05, constraint="sphere"))
     >>> result = dmft.sweep(
     ...     {"learning_rate": [0.05, 0.1], "label_noise": [0.0, 1.0]}, "final_risk",
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=5.0)

@@ -19,7 +19,14 @@ from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import TIME, Overlaps, begin_of, check_end
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
-from dmft.workflow.solve import SOLVERS, Solver
+from dmft.workflow.solve import (
+    ATOL,
+    MAX_STEPS,
+    QUADRATURE_TOL,
+    RTOL,
+    SOLVERS,
+    Solver,
+)
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 
 if TYPE_CHECKING:
@@ -48,14 +55,14 @@ class RunOptions:
     """
 
     method: str | None = None
-    rtol: float = 1e-8
-    atol: float = 1e-10
+    rtol: float = RTOL
+    atol: float = ATOL
     save_at: int | ArrayLike | None = None
     events: Event | Sequence[Event] = ()
     progress: ProgressOption = None
-    max_steps: int = 1_000_000
+    max_steps: int = MAX_STEPS
     timeout: float | None = None
-    quadrature_tol: float = 1e-5
+    quadrature_tol: float = QUADRATURE_TOL
     t_start: float | None = None
 
     @property
