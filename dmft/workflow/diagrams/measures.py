@@ -77,15 +77,19 @@ class EquationMeasure:
         if absent:
             words = ", ".join(f"{n}=" for n in ("equations", *kind.needs))
             raise BadParameter(f'the measure "{self.name}" needs {words} (no {absent[0]}= given)')
-        what = words_for(self.equations)
-        if what not in kind.takes:
+        if self.what not in kind.takes:
             raise BadParameter(
-                f'the measure "{self.name}" is one of {" or ".join(kind.takes)}, not of {what}: '
-                f"{kind.way_out}"
+                f'the measure "{self.name}" is one of {" or ".join(kind.takes)}, not of '
+                f"{self.what}: {kind.way_out}"
             )
         reach = self.how.get("overlap")
         if reach is not None and not 0.0 < reach <= 1.0:
             raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
+
+    @property
+    def what(self) -> str:
+        """What is measured, as refusals call it."""
+        return words_for(self.equations)
 
     def check(self, parameters: Mapping[str, float]) -> None:
         """Refuse a name that the equations lack or a bad start, before any point is computed."""
@@ -97,14 +101,14 @@ class EquationMeasure:
                 "too: leave one of them out"
             )
         values = {**given, **parameters}
-        if isinstance(self.equations, SequenceModel | SequenceRisk):
+        if self.what == LANDSCAPE:
             values.pop("points", None)
             risk_of(self.equations)(e=0.0, m=0.0, **values)
         elif isinstance(self.equations, DescentEquations):
             assert self.t_max is not None
             steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
             descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
-        elif not isinstance(self.equations, DescentFlow):
+        elif self.what != DESCENT:
             run_inputs(self.equations, self.start, values)
 
     @property
@@ -115,19 +119,17 @@ class EquationMeasure:
     @property
     def fingerprint(self) -> str:
         """Of the equations, or of the risk of a model."""
-        if isinstance(self.equations, SequenceModel | SequenceRisk):
+        if self.what == LANDSCAPE:
             text = sp.srepr(risk_of(self.equations).expr)
             return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        if isinstance(self.equations, DescentEquations | DescentFlow):
-            return self.equations.fingerprint
+        if self.what == DESCENT:
+            return str(self.equations.fingerprint)
         return str(self.problem.provenance.get("equations", ""))
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What a record of many points says of its measure."""
-        if isinstance(
-            self.equations, SequenceModel | SequenceRisk | DescentEquations | DescentFlow
-        ):
+        if self.what in (LANDSCAPE, DESCENT):
             known: dict[str, Any] = {"equations": self.fingerprint, "version": VERSION}
         else:
             known = dict(self.problem.provenance)
@@ -174,7 +176,7 @@ class EquationMeasure:
     def run(self, here: Mapping[str, Any]) -> Any:
         """Solve to t_max, in one thread."""
         options = {**here, "progress": False}
-        if isinstance(self.equations, DescentEquations | DescentFlow):
+        if self.what == DESCENT:
             options.setdefault("threads", 1)
             return solve(self.equations, self.start, self.t_max, **options)  # type: ignore[arg-type]
         return solve(self.problem, self.start, self.t_max, save_at=2, **options)  # type: ignore[arg-type]
@@ -257,7 +259,7 @@ def _escape_time(of: EquationMeasure, here: dict[str, Any]) -> Any:
 
 def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run = of.run(here)
-    if not isinstance(of.equations, DescentEquations | DescentFlow):
+    if of.what != DESCENT:
         return run
     return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
 
@@ -310,7 +312,7 @@ def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run = of.run(here)
     if run.status not in FINE:
         return float("nan"), run.status
-    if words_for(of.equations) == SEQUENCE:
+    if of.what == SEQUENCE:
         return float(run.overlap[-1]), run.status
     return float(cosines(run.Q[-1], run.M[-1], of.start.P).max()), run.status
 
