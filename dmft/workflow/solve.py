@@ -196,6 +196,18 @@ SOLVERS = {
 
 
 @dataclass(frozen=True)
+class Options:
+    """Options that most kinds of equations have, each with more of its own."""
+
+    method: str | None = None
+    save_at: int | ArrayLike | None = None
+    events: Event | Sequence[Event] = ()
+    progress: ProgressOption = None
+    timeout: float | None = None
+    t_start: float | None = None
+
+
+@dataclass(frozen=True)
 class Solver:
     """How one kind of equations is solved.
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
-from numpy.typing import ArrayLike
 
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.names import BLOCK, Status
-from dmft.progress import ProgressOption
-from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
@@ -25,6 +22,7 @@ from dmft.workflow.solve import (
     QUADRATURE_TOL,
     RTOL,
     SOLVERS,
+    Options,
     Solver,
 )
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
@@ -45,7 +43,7 @@ CONE = {"rtol": 1e-5, "atol": 1e-7}
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Options):
     """How flows and maps are solved: the options of `dmft.solvers.solve.check_request`.
 
     Attributes
@@ -54,16 +52,10 @@ class RunOptions:
         Error of averages on nodes.
     """
 
-    method: str | None = None
     rtol: float = RTOL
     atol: float = ATOL
-    save_at: int | ArrayLike | None = None
-    events: Event | Sequence[Event] = ()
-    progress: ProgressOption = None
     max_steps: int = MAX_STEPS
-    timeout: float | None = None
     quadrature_tol: float = QUADRATURE_TOL
-    t_start: float | None = None
 
     @property
     def of_solver(self) -> dict[str, Any]:

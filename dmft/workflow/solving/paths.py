@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
 from dmft.equations.noise.fluctuations import Noise
 from dmft.equations.values import NODE_OPTIONS, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Values
@@ -22,7 +21,7 @@ from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
 from dmft.starts import TIME, Alignment, Overlaps, begin_of, check_end
-from dmft.workflow.solve import Solver
+from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 
@@ -33,7 +32,7 @@ STARTS_STREAM = 8
 
 
 @dataclass(frozen=True)
-class PathOptions:
+class PathOptions(Options):
     """How paths are made: the options of `dmft.solvers.stochastic.paths.solve_paths`; None leaves
     its own.
 
@@ -47,18 +46,12 @@ class PathOptions:
 
     paths: int | None = None
     dt: float | None = None
-    method: str | None = None
-    save_at: int | ArrayLike | None = None
-    events: Event | Sequence[Event] = ()
-    progress: ProgressOption = None
-    timeout: float | None = None
     seed: int | None = None
     threads: int | None = None
     bridge: bool | None = None
     increments: str | None = None
     substeps: int | None = None
     keep_paths: bool | None = None
-    t_start: float | None = None
 
     def given(self, starts: object) -> dict[str, Any]:
         """Options by name; one path for each start of a list.
