@@ -12,8 +12,8 @@ from dmft.explanation.average import Average
 from dmft.explanation.paragraphs import KEY, Paragraph, cited, paragraphs
 from dmft.explanation.rules import RULES, Rule
 from dmft.typeset.breaking import Names
+from dmft.typeset.formula import width as points
 from dmft.typeset.fragment import COLUMN, check_points, fitted
-from dmft.typeset.texwidth import width as points
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation, Printer, Step
@@ -41,13 +41,7 @@ SPECIAL = {
 
 
 def escaped(text: str) -> str:
-    r"""Plain text as LaTeX; names of letters in it as formulas.
-
-    Examples
-    --------
-    >>> escaped("50% of Omega")
-    '50\\% of $\\Omega$'
-    """
+    """Plain text as LaTeX; names of letters in it as formulas."""
     plain = "".join(SPECIAL.get(c, c) for c in text)
     plain = re.sub(r"\b(\d)e-0*(\d+)\b", r"$\1 \\cdot 10^{-\2}$", plain)
     return re.sub(r"\b(Omega|tau)\b", r"$\\\1$", plain)

@@ -7,17 +7,16 @@ denominator, an exponent, what is under a root) gets a name, with a definition o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from dmft.typeset.texwidth import Atom, line_width, parse, width
+from dmft.typeset.formula import Atom, parse, width
 
 # Continuations are indented by a quad; a term is at least this share of a line before it is
 # broken inside; pieces that cannot be broken are named above this share.
 INDENT = 10.95
 NAMED_ABOVE = 0.62
-# What the model of widths may be wrong by.
-SHARE, POINTS = 0.02, 1.0
 # Letters for parts with names, the first of them that is free.
 LETTERS = ("A", "B", "G", "H", "U", "V")
 SIZES = (("\\Bigl", "\\Bigr"), ("\\biggl", "\\biggr"), ("\\Biggl", "\\Biggr"))
@@ -35,7 +34,7 @@ class Names:
     @property
     def letter(self) -> str:
         """First letter that no formula uses."""
-        used = {a[:1] for a in _nuclei(self.taken)}
+        used = re.findall(r"(?<![\\A-Za-z])[A-Z](?![A-Za-z])", self.taken)
         return next((y for y in LETTERS if y not in used), r"\Xi")
 
     def name(self, text: str) -> str:
@@ -55,41 +54,13 @@ class Names:
             yield name, text
 
 
-def _nuclei(text: str) -> set[str]:
-    """Single letters of a formula that have a subscript or stand alone."""
-    found: set[str] = set()
-    stack = list(parse(text)) if text else []
-    while stack:
-        atom = stack.pop()
-        found.add(atom.text)
-        stack += [*atom.body, *(a for part in atom.parts for a in parse(part))]
-    return found
-
-
 def broken(text: str, first: float, rest: float, names: Names) -> list[str]:
-    r"""Lines of a formula; the first is at most `first` points wide, the others `rest`.
-
-    Examples
-    --------
-    >>> broken("a + b + c + d", 40.0, 40.0, Names())
-    ['a + b', '+ c + d']
-    """
-    room = (_less(first), _less(rest))
-    return [line.strip() for line in _fill(tuple(parse(text)), *room, names, 0)]
-
-
-def _less(points: float) -> float:
-    return points * (1 - SHARE) - POINTS
+    """Lines of a formula; the first is at most `first` points wide, the others `rest`."""
+    return [line.strip() for line in _fill(parse(text), first, rest, names, 0)]
 
 
 def _text(atoms: Sequence[Atom]) -> str:
     return " ".join(a.text for a in atoms)
-
-
-def _wide(atoms: Sequence[Atom]) -> float:
-    """Width of a piece, with the space around a sign at its beginning."""
-    extra = 4.9 if atoms and atoms[0].kind in ("bin", "rel") else 0.0
-    return line_width(atoms, 0) + extra
 
 
 def _split(atoms: Sequence[Atom]) -> list[list[Atom]]:
@@ -110,7 +81,7 @@ def _split(atoms: Sequence[Atom]) -> list[list[Atom]]:
 
 def _fill(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int) -> list[str]:
     """Lines of a sum."""
-    if line_width(atoms, 0) <= first:
+    if width(atoms) <= first:
         return [_text(atoms)]
     terms = _split(atoms)
     if len(terms) == 1:
@@ -119,7 +90,7 @@ def _fill(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth:
     now: list[str] = []
     used, room = 0.0, first
     for term in terms:
-        size = _wide(term)
+        size = width(term)
         if used and used + size > room:
             lines.append(" ".join(now))
             now, used, room = [], 0.0, rest
@@ -138,15 +109,15 @@ def _fill(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth:
 
 def _term(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int) -> list[str]:
     """Lines of one term that is too wide for the first of them."""
-    if line_width(atoms, 0) <= first:
+    if width(atoms) <= first:
         return [_text(atoms)]
     shorter = [_shortened(a, min(first, rest), names, depth) for a in atoms]
     if [a.text for a in shorter] != [a.text for a in atoms]:
-        again = tuple(parse(_text(shorter)))
+        again = parse(_text(shorter))
         return _fill(again, first, rest, names, depth)
     group = _widest_group(atoms)
     if group is not None:
-        head = _wide(atoms[:group])
+        head = width(atoms[:group])
         if head <= 0.55 * first or group == 0 or head + 40 < 0.8 * first:
             return _opened(atoms, group, first, rest, names, depth)
     return _factors(atoms, first, rest, names, depth)
@@ -171,18 +142,18 @@ def _shortened(atom: Atom, room: float, names: Names, depth: int) -> Atom:
 
 def _fraction(atom: Atom, room: float, names: Names, depth: int) -> Atom:
     """A fraction with names for what is long below, and above where it is inside of something."""
-    above, below = (tuple(parse(part)) for part in atom.parts)
-    if line_width(below, 0) > 0.5 * room:
-        below = tuple(parse(_named_factors(below, 0.4 * room, names)))
+    above, below = map(parse, atom.parts)
+    if width(below) > 0.5 * room:
+        below = parse(_named_factors(below, 0.4 * room, names))
     top = _text(above)
-    if line_width(above, 0) > 0.8 * room or (depth and line_width(above, 0) > NAMED_ABOVE * room):
+    if width(above) > 0.8 * room or (depth and width(above) > NAMED_ABOVE * room):
         sums = _split(above)
         if not depth and not atom.scripts:
             one, top = _leading_number(above)
             inside = top if len(sums) == 1 else rf"\left[{top}\right]"
             text = rf"\frac{{{one}}}{{{_text(below)}}} {inside}"
             found = parse(text)
-            return Atom(text, "inner", line_width(found, 0), 1)
+            return Atom(text, "inner", width(found), 1)
         top = _named_factors(above, 0.5 * room, names)
     text = rf"\frac{{{top}}}{{{_text(below)}}}"
     return replace(parse(text)[0], text=text + atom.scripts)
@@ -237,7 +208,7 @@ def _opened(
     tail = atoms[place + 1 :]
     end = f"{right}{closing}{group.scripts}"
     edge = 9.5
-    used = _wide(head) + edge
+    used = width(head) + edge
     lines = _fill(group.body, first - used, rest - INDENT - edge, names, depth + 1)
     lines = [start + " " + lines[0], *(r"\quad " + line for line in lines[1:])]
     if not tail:
@@ -245,7 +216,7 @@ def _opened(
         return lines
     closed = f"{lines[-1]} {end}"
     room = (first if len(lines) == 1 else rest) - width(closed) - 4
-    if line_width(tail, 0) <= room:
+    if width(tail) <= room:
         lines[-1] = f"{closed} {_text(tail)}"
         return lines
     lines[-1] = closed
@@ -277,7 +248,7 @@ def _factors(
     lines: list[list[str]] = [[]]
     used, room = 0.0, first
     for number, piece in enumerate(pieces):
-        size = line_width(piece, 0) + 2
+        size = width(piece) + 2
         if used and used + size > room:
             lines.append([])
             used, room = 12.0, rest
@@ -297,7 +268,7 @@ def _factors(
 def _whole(atoms: Sequence[Atom], room: float, names: Names, depth: int) -> list[str]:
     """A piece that has no place to break: parts with names, or as it is."""
     text = _text(atoms)
-    if line_width(atoms, 0) <= room:
+    if width(atoms) <= room:
         return [text]
     for number, atom in enumerate(atoms):
         if atom.shape == "group" and atom.width > 40 and atom.ends[0] != r"\langle":
@@ -306,7 +277,7 @@ def _whole(atoms: Sequence[Atom], room: float, names: Names, depth: int) -> list
             )
             inside = f"{left} {names.name(_text(atom.body))} {right}{atom.scripts}"
             short = [*atoms[:number], *parse(inside), *atoms[number + 1 :]]
-            if line_width(short, 0) <= room:
+            if width(short) <= room:
                 return [_text(short)]
     names.unbroken.append(text)
     return [text]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dmft.errors import BadParameter
 from dmft.typeset.breaking import INDENT, Names, broken
-from dmft.typeset.texwidth import TOKEN, parse, width
+from dmft.typeset.formula import TOKEN, parse, width
 
 # One column of a journal with two, the text of an A4 page, and what a notebook shows, in points.
 COLUMN, PAGE, NOTEBOOK = 246.0, 455.0, 560.0
@@ -53,15 +53,7 @@ def check_points(width: float) -> None:
 
 
 def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str:
-    r"""The same fragment with lines of at most `points`.
-
-    Examples
-    --------
-    >>> print(fitted(r"\begin{align*} x &= a + b \end{align*}"))
-    \begin{align*}
-    x &= a + b
-    \end{align*}
-    """
+    """The same fragment with lines of at most `points`."""
     check_points(points)
     given = names or Names(text)
     given.taken += text
@@ -91,10 +83,10 @@ def _display(body: str, points: float, names: Names, star: str) -> list[str]:
 def _definitions(points: float, names: Names, star: str) -> Iterator[str]:
     """What names stand for."""
     rows = [Row(name, f"= {text}") for name, text in names.pending()]
-    while rows:
+    if rows:
         yield "where"
         yield from _environments(rows, points, names, star)
-        rows = [Row(name, f"= {text}") for name, text in names.pending()]
+        yield from _definitions(points, names, star)
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
@@ -107,39 +99,27 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def split_rows(body: str) -> list[str]:
-    r"""Rows of an alignment; those of matrices inside of it stay together.
+    """Rows of an alignment; those of matrices inside of it stay together."""
+    return [row for row in _split(body, "\\\\") if row]
 
-    Examples
-    --------
-    >>> split_rows(r"a &= b \\ c &= d")
-    ['a &= b', 'c &= d']
-    """
-    rows, depth = [""], 0
-    for token in TOKEN.findall(body):
+
+def _split(text: str, mark: str) -> list[str]:
+    """Text between marks that are in no group and no environment."""
+    parts, depth = [""], 0
+    for token in TOKEN.findall(text):
         depth += (token in ("{", r"\begin")) - (token in ("}", r"\end"))
-        if token == "\\\\" and depth == 0:
-            rows.append("")
+        if token == mark and depth == 0:
+            parts.append("")
         else:
-            rows[-1] += token
-    return [row.strip() for row in rows if row.strip()]
-
-
-def _cells(row: str) -> list[str]:
-    cells, depth = [""], 0
-    for token in TOKEN.findall(row):
-        depth += (token in ("{", r"\begin")) - (token in ("}", r"\end"))
-        if token == "&" and depth == 0:
-            cells.append("")
-        else:
-            cells[-1] += token
-    return [cell.strip() for cell in cells]
+            parts[-1] += token
+    return [part.strip() for part in parts]
 
 
 def _pieces(body: str) -> list[list[Row] | str]:
     """Rows that stand together, and sentences between them."""
     pieces: list[list[Row] | str] = [[]]
     for text in split_rows(body):
-        left, *cells = _cells(text)
+        left, *cells = _split(text, "&")
         right = cells[0] if cells else ""
         label = next((m.group(1) for c in cells if (m := LABEL.search(c)) and c != right), "")
         prose = "" if left and right else _prose(right or left)
@@ -159,13 +139,7 @@ def _pieces(body: str) -> list[list[Row] | str]:
 
 
 def _prose(row: str) -> str:
-    r"""A row of words, with formulas between them, as a sentence; empty where it is none.
-
-    Examples
-    --------
-    >>> _prose(r"\text{and in } F \text{ at order } 1/d")
-    'and in $F$ at order $1/d$'
-    """
+    """A row of words, with formulas between them, as a sentence; empty where it is none."""
     if not row.startswith(r"\text{") or any(a.kind == "rel" for a in parse(row)):
         return ""
     parts: list[str] = []
@@ -222,7 +196,7 @@ def _lines(row: Row, room: float, names: Names, wide: bool) -> list[str]:
     """Lines of one equation in an alignment, where `room` points are right of its edge."""
     if wide and row.left:
         whole = f"{row.left} {row.right}"
-        if width(whole) + 2 <= room * 0.98:
+        if width(whole) + 2 <= room:
             return [f"& {whole}"]
         left = _fit(row.left, room, room - INDENT, names)
         right = _fit(row.right, room - INDENT, room - 2 * INDENT, names)
@@ -235,7 +209,7 @@ def _lines(row: Row, room: float, names: Names, wide: bool) -> list[str]:
 
 def _fit(text: str, first: float, rest: float, names: Names) -> list[str]:
     """Lines of a formula, planned anew for less room while one of them is too wide."""
-    if width(text) <= 0.98 * first - 1:
+    if width(text) <= first:
         return [text]
     before = dict(names.texts), len(names.unbroken)
     lines = [text]

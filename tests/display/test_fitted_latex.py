@@ -25,8 +25,8 @@ from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
+from dmft.typeset.formula import width
 from dmft.typeset.fragment import ALIGN, fitted, split_rows
-from dmft.typeset.texwidth import width
 
 _SPEC = importlib.util.spec_from_file_location(
     "latex_models", Path(__file__).with_name("latex_models.py")
@@ -63,7 +63,7 @@ def compiled(file):
 
 
 @needs_tex
-def test_widths_are_those_of_tex(tmp_path):
+def test_widths_are_estimated_from_above(tmp_path):
     lines = "\n".join(
         rf"\setbox0\hbox{{$\displaystyle {y}$}}\typeout{{width: \the\wd0}}" for y in FORMULAS
     )
@@ -71,7 +71,7 @@ def test_widths_are_those_of_tex(tmp_path):
     (tmp_path / "a.tex").write_text(text + r"\end{document}")
     found = re.findall(r"width: ([\d.]+)pt", compiled(tmp_path / "a.tex"))
     for formula, points in zip(FORMULAS, found, strict=True):
-        assert 0.95 * float(points) < width(formula) < 1.15 * float(points), formula
+        assert 0.99 * float(points) < width(formula) < 1.2 * float(points), formula
 
 
 def test_names_of_exponents_are_not_named_again():
@@ -83,9 +83,9 @@ def test_names_of_exponents_are_not_named_again():
 
 def test_lines_are_broken_and_nothing_is_lost():
     text = r"\frac{a + b + c + d}{e} \left[ x_{1} + x_{2} + \frac{x_{3}}{y_{3}} + z_{4} \right] - u"
-    lines = broken(text, 90.0, 80.0, Names(text))
+    lines = broken(text, 100.0, 90.0, Names(text))
     assert len(lines) > 1
-    assert all(width(line) <= 90 for line in lines)
+    assert all(width(line) <= 100 for line in lines)
     letters = re.sub(r"\\[a-zA-Z]+|[^a-z0-9]", "", text)
     shown = re.sub(r"\\[a-zA-Z]+|[^a-z0-9]", "", " ".join(lines))
     assert sorted(letters) == sorted(shown)
