@@ -191,7 +191,7 @@ NAMES = sorted([*PUBLIC, *FOLDERS, "__version__"])
 
 def _page(record: object) -> str | None:
     """What a notebook shows of a record; loaded when one is shown."""
-    page: str | None = importlib.import_module("dmft.display.pages.page").page(record)
+    page: str | None = importlib.import_module("dmft.display.pages").page(record)
     return page
 
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 from dmft.cli.commands import (
     derive_command,
     escape_command,
+    example,
+    explore_command,
     export_command,
     simulate_command,
     solve_command,
     warm_command,
     write_latex,
 )  # fmt: skip
-from dmft.cli.explore import example, explore_command
 from dmft.cli.large import boundary_command, phase_command, sweep_command
 from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration

@@ -121,16 +121,6 @@ def read_declaration(path: str | Path) -> Declaration:
         wrong type, or a formula outside the whitelist (with its column).
     BadParameter, ShapeMismatch, InvalidCovariance
         Values that the declared model refuses, with the table in which they stand.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> from dmft.cli.schema import EXAMPLE
-    >>> from dmft.cli.toml import read_declaration
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.toml"
-    >>> _ = file.write_text(EXAMPLE)
-    >>> read_declaration(file).model.teacher.width
-    2
     """
     return declaration_of(Path(path), load(Path(path)))
 

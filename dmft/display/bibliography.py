@@ -152,14 +152,7 @@ ENTRIES: dict[str, str] = {
 
 
 def bibtex(*keys: str) -> str:
-    """Return the BibTeX entries of these keys; of all when none is given.
-
-    Examples
-    --------
-    >>> from dmft.display.bibliography import bibtex
-    >>> bibtex("saad_solla_1995").splitlines()[0]
-    '@article{saad_solla_1995,'
-    """
+    """Return the BibTeX entries of these keys; of all when none is given."""
     unknown = [key for key in keys if key not in ENTRIES]
     if unknown:
         raise BadParameter(f"no entry {unknown[0]!r}; there are {', '.join(ENTRIES)}")

@@ -50,14 +50,7 @@ _SPECIAL = {
 
 
 def escape(text: str) -> str:
-    r"""Return plain text as LaTeX, with its special characters escaped.
-
-    Examples
-    --------
-    >>> from dmft.display.declaration import escape
-    >>> escape("50% of a_j")
-    '50\\% of a\\_j'
-    """
+    """Return plain text as LaTeX, with its special characters escaped."""
     return "".join(_SPECIAL.get(c, c) for c in text)
 
 

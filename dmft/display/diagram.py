@@ -113,15 +113,7 @@ def is_geometric(values: NDArray[np.float64]) -> bool:
 
 
 def cell_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the borders of cells around grid values, n + 1 for n values.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from dmft.display.diagram import cell_edges
-    >>> cell_edges(np.array([0.0, 1.0, 2.0])).tolist()
-    [-0.5, 0.5, 1.5, 2.5]
-    """
+    """Return the borders of cells around grid values, n + 1 for n values."""
     if values.size == 1:
         half = 0.5 * abs(float(values[0])) or 0.5
         return np.array([values[0] - half, values[0] + half])
@@ -136,13 +128,6 @@ def rectangles(cells: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Cover cells by few rectangles, (n, 4): first row, row behind, first column, column behind.
 
     Hatching cell by cell takes minutes where there are a million of them.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from dmft.display.diagram import rectangles
-    >>> rectangles(np.array([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)).tolist()
-    [[0, 2, 1, 3], [2, 3, 0, 3]]
     """
     found: list[list[int]] = []
     # Columns of the rectangles that reach the row above, and their places in the list.

@@ -186,7 +186,7 @@ def document(
     keys: Sequence[str] = (),
     bibliography: str = "",
 ) -> str:
-    r"""Return a LaTeX document (article, amsmath) that shows these records one after another.
+    """Return a LaTeX document (article, amsmath) that shows these records one after another.
 
     Parameters
     ----------
@@ -202,15 +202,6 @@ def document(
         Cited entries of the bibliography.
     bibliography : str
         Name of the `.bib` file; none where it is empty.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> from dmft.display.latex import document
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
-    >>> document(eqs, title="phase retrieval").splitlines()[0]
-    '\\documentclass[11pt,a4paper]{article}'
     """
     two = width < TWO_COLUMNS
     preamble = PREAMBLE % (",twocolumn" if two else "", 2 * width + 18 if two else width)

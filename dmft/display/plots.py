@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 
 from dmft.checks import checked, shown
-from dmft.display.batches import is_batches, plot_batches
-from dmft.display.boundary import is_boundary, plot_boundary
 from dmft.display.curves import is_ensemble, is_escape, is_schedule, plot_runs, plot_schedule
-from dmft.display.descent import is_descent, plot_descent
+from dmft.display.descent import is_descent, is_two_time, plot_descent, plot_two_time
 from dmft.display.diagram import is_diagram, plot_diagram
 from dmft.display.landscape import is_landscape, plot_landscape
-from dmft.display.regimes import is_regimes, plot_regimes
-from dmft.display.regions import is_regions, plot_regions
+from dmft.display.regimes import is_batches, is_regimes, plot_batches, plot_regimes
+from dmft.display.regions import is_boundary, is_regions, plot_boundary, plot_regions
 from dmft.display.style import WIDEST, WIDTHS, Canvas, make_room, pyplot, settle
-from dmft.display.two_time import is_two_time, plot_two_time
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path, short
 

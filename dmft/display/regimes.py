@@ -1,10 +1,10 @@
-"""The plane of exponents (kappa, delta) with its regions, boundaries and limiting equations."""
+"""Exponents: the plane (kappa, delta) with its limits, and powers of d against the batch."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dmft.display.style import COLOURS, INK, Canvas, lay_out, put_legends
+from dmft.display.style import COLOURS, INK, Canvas, colour, lay_out, put_legends
 
 # Lines that are regions, and the axis delta = 0 as far as it is one.
 LINE, AXIS = COLOURS[0], COLOURS[2]
@@ -121,3 +121,35 @@ def _write(ax: Any, region: Any, x: float, y: float, turn: float) -> None:
         x, y, text, ha="center", va="center", rotation=turn, fontsize="small", zorder=5,
         transform_rotates_text=True, rotation_mode="anchor", linespacing=1.4,
     )  # fmt: skip
+
+
+# Shown beyond the last boundary.
+MARGIN = 1.0
+
+
+def is_batches(record: Any) -> bool:
+    """Whether a record is the result of `dmft.batch_exponents`."""
+    return all(hasattr(record, name) for name in ("steps", "samples", "optimal_batch", "regions"))
+
+
+def plot_batches(record: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
+    """Draw log_d of steps and samples over mu = log_d n_b; regions are shaded and named."""
+    axes = canvas.panels(1, (6.4, 4.8)) if ax is None else ax
+    bounds = sorted({float(b) for (a, b), _ in record.regions if b.is_finite})
+    last = max(bounds) + MARGIN
+    points = [0.0, *bounds, last]
+    for n, (name, style) in enumerate((("steps", "-"), ("samples", "--"))):
+        expr = getattr(record, name)
+        values = [float(expr.subs(record.mu, mu)) for mu in points]
+        axes.plot(points, values, style, color=colour(n), label=name)
+    for number, ((low, high), text) in enumerate(record.regions):
+        end = min(float(high), last)
+        axes.axvspan(float(low), end, color=colour(number + 2), alpha=0.15, label=text)
+    axes.axvline(float(record.optimal_batch), color="k", lw=0.8, ls=":", label="optimal batch")
+    axes.set_xlim(0, last)
+    axes.set_ylim(bottom=-0.1)
+    axes.set_xlabel(r"$\mu = \log_d n_b$")
+    axes.set_ylabel(r"power of $d$")
+    axes.set_title(title or rf"$\ell = {record.exponent}$, {record.loss} loss")
+    put_legends((axes, *axes.get_legend_handles_labels()), where="below")
+    return axes

@@ -122,14 +122,7 @@ def line_style(index: int) -> str:
 
 
 def shade(base: str, index: int, count: int) -> str:
-    """Colour of unit `index` of `count` in the colour of its family: later ones are lighter.
-
-    Examples
-    --------
-    >>> from dmft.display.style import shade
-    >>> shade("#000000", 0, 3), shade("#000000", 2, 3)
-    ('#000000', '#999999')
-    """
+    """Colour of unit `index` of `count` in the colour of its family: later ones are lighter."""
     part = LIGHTEST * index / max(count - 1, 1)
     levels = (int(base[n : n + 2], 16) for n in (1, 3, 5))
     return "#" + "".join(f"{round(v + part * (255 - v)):02X}" for v in levels)
@@ -316,14 +309,7 @@ def _put_legend(
 
 
 def broken(text: str, most: int) -> str:
-    r"""Return text in lines of about `most` characters; mathematics is not broken.
-
-    Examples
-    --------
-    >>> from dmft.display.style import broken
-    >>> broken("learning rate $a + b$", 10)
-    'learning\nrate\n$a + b$'
-    """
+    """Return text in lines of about `most` characters; mathematics is not broken."""
     lines: list[str] = []
     for word in re.findall(r"(?:\$[^$]*\$|[^\s$])+", text):
         if lines and len(lines[-1]) + 1 + len(word) <= most:

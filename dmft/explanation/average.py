@@ -13,18 +13,10 @@ SHARE = sp.Symbol("tau", positive=True, transcendental=True)
 
 
 class Average(sp.Expr):
-    r"""E[integrand] of jointly Gaussian fields with a covariance and a mean.
+    """E[integrand] of jointly Gaussian fields with a covariance and a mean.
 
     Arguments are the integrand, the fields, their covariance, their mean and the name of the law
     (the symbol "" where it is the law that the explanation began with).
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, q = sp.symbols("x q")
-    >>> square = Average.of(x**2, [x], [[q]])
-    >>> square, square.free_symbols
-    (E[x**2], {q})
     """
 
     is_commutative = True
@@ -102,15 +94,7 @@ class Average(sp.Expr):
 
 
 class FieldHermite(sp.Expr):
-    """He_n of a centred field x in its own variance v: v^(n/2) He_n(x / sqrt(v)).
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, v = sp.symbols("x v", positive=True)
-    >>> FieldHermite.of(3, x, v).written_out(), FieldHermite.of(0, x, v), FieldHermite.of(1, x, v)
-    (-3*v*x + x**3, 1, x)
-    """
+    """He_n of a centred field x in its own variance v: v^(n/2) He_n(x / sqrt(v))."""
 
     is_commutative = True
     is_real = True

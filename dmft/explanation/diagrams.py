@@ -35,14 +35,6 @@ class Diagram:
         Numbers of links of the pairs (1, 2), (1, 3) ... (2, 3) ... of fields.
     weight : sympy.Expr
         Pairings of legs that give it.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, y = sp.symbols("x y")
-    >>> one = Diagram((x, y), (3,), sp.Integer(6))
-    >>> one.line(str), one.degrees
-    ('x≡≡y (weight 6)', (3, 3))
     """
 
     fields: tuple[sp.Expr, ...]
@@ -70,14 +62,7 @@ class Diagram:
         return f"{', '.join(parts)} (weight {tell(self.weight)})"
 
     def picture(self, show: Printer) -> str:
-        r"""The diagram as a LaTeX picture, with its weight in front; about 50 points high.
-
-        Examples
-        --------
-        >>> x, y = sp.symbols("x y")
-        >>> r"\qbezier" in Diagram((x, y), (2,), sp.Integer(2)).picture(sp.latex)
-        True
-        """
+        """The diagram as a LaTeX picture, with its weight in front; about 50 points high."""
         places, (width, height) = self._places()
         body = [rf"\put({a:.1f},{b:.1f}){{\circle*{{3}}}}" for a, b in places.values()]
         for i, (a, b) in places.items():
@@ -95,14 +80,7 @@ class Diagram:
         return rf"\mbox{{{weight}\raisebox{{-{height / 2 - 3:.1f}pt}}{{{picture}}}}}"
 
     def svg(self, tell: Printer) -> str:
-        """The diagram as an SVG, with its weight in front.
-
-        Examples
-        --------
-        >>> x, y = sp.symbols("x y")
-        >>> Diagram((x, y), (2,), sp.Integer(2)).svg(str).count("<path")
-        2
-        """
+        """The diagram as an SVG, with its weight in front."""
         places, (width, height) = self._places()
         flipped = {i: (a, height - b) for i, (a, b) in places.items()}
         body = [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in flipped.values()]

@@ -275,7 +275,7 @@ class Explanation:
         return f"<Explanation of {self.title}: {len(self.steps)} steps, each judged twice>"
 
     def _repr_html_(self) -> str:
-        from dmft.explanation.notebook import as_html
+        from dmft.explanation.text import as_html
 
         return as_html(self)
 

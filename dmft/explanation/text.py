@@ -1,12 +1,17 @@
-"""Explanations as plain text for terminals."""
+"""Explanations as plain text, and as HTML for notebooks."""
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dmft.explanation.average import Average
+from dmft.explanation.latex import law_in_words
 from dmft.explanation.paragraphs import Paragraph, paragraphs
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import NOTEBOOK, fitted
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation, Step
@@ -78,3 +83,68 @@ def _laws(step: Step) -> list[str]:
         rows = "; ".join(", ".join(str(e) for e in row) for row in law.cov.tolist())
         lines.append(f"under {name}, ({fields}) has the covariance [{rows}]{mean}")
     return lines
+
+
+def as_html(explanation: Explanation) -> str:
+    """Collapsible steps; mathematics is set by MathJax."""
+    sign = "=" if explanation.claim == "exact" else r"\approx"
+    show = explanation.show
+    body = [f"<b>{html.escape(explanation.title)}</b> ({html.escape(explanation.claim)})"]
+    body.append(_display([f"{show(explanation.before)} &{sign} {show(explanation.after)}"]))
+    if isinstance(explanation.before, Average):
+        body.append(f"<p>{html.escape(law_in_words('', explanation.before, show))}.</p>")
+    if explanation.notation:
+        told = ". ".join(meaning.latex for meaning in explanation.notation)
+        more = "".join(_text(part) for part in explanation.appendix)
+        words = f"<p>{html.escape(told)}.</p>{more}"
+        body.append(f"<details><summary>Notation</summary>{words}</details>")
+    open_depths: list[int] = []
+    for paragraph in paragraphs(explanation):
+        while open_depths and open_depths[-1] >= paragraph.depth:
+            open_depths.pop()
+            body.append("</details>")
+        body.append(_details(paragraph))
+        open_depths.append(paragraph.depth)
+    body += ["</details>"] * len(open_depths)
+    return "<div>" + "\n".join(body) + "</div>"
+
+
+def _details(paragraph: Paragraph) -> str:
+    rule, begin = paragraph.rule, paragraph.steps[0]
+    formula = f" ${html.escape(rule.formula)}$" if rule.formula and paragraph.first else ""
+    told = paragraph.first and begin.source
+    source = f" <small>{html.escape(begin.source)}</small>" if told else ""
+    opened = " open" if paragraph.depth == 0 else ""
+    head = (
+        f'<details{opened} style="margin-left:{1 + paragraph.depth}em"><summary>'
+        f"{paragraph.number}. {html.escape(paragraph.title)}</summary>"
+        f"<p>{html.escape(paragraph.words)}{formula}{source}</p>"
+    )
+    return head + "".join(map(_step_in_html, paragraph.steps))
+
+
+def _step_in_html(step: Step) -> str:
+    """The two sides, what is named in them, diagrams, and how they were judged."""
+    where = ", ".join(f"${step.show(a)} = {step.show(b)}$" for a, b in step.where)
+    told = f"<p>{html.escape(f'Here {where}.')}</p>" if where else ""
+    laws = "".join(
+        f"<p>{html.escape(law_in_words(name, law, step.show))}.</p>" for name, law in step.laws
+    )
+    drawn = "&emsp;".join(d.svg(step.tell) for d in step.diagrams[: step.MOST_DRAWN])
+    more = f"&emsp;{step.undrawn}" if step.undrawn else ""
+    pictures = f"<p>{drawn}{more}</p>" if drawn else ""
+    bound = f"<p>Left out at most: ${html.escape(step.show(step.bound))}$</p>" if step.bound else ""
+    pairs = "; ".join(f"{a:.8g} and {b:.8g}" for a, b in step.check)
+    rows = [f"{step.show(step.before)} &{step.sign} {step.show(step.after)}"]
+    return f"{told}{_display(rows)}{pictures}{laws}{bound}<small>judged: {pairs}</small>"
+
+
+def _display(rows: list[str]) -> str:
+    """Rows of an alignment, broken to the width of a notebook."""
+    body = " \\\\\n".join(rows)
+    return _text(f"\\begin{{align*}}\n{body}\n\\end{{align*}}")
+
+
+def _text(text: str) -> str:
+    shown = fitted(text, NOTEBOOK, Names(text)).split("\n")
+    return f"<p>{html.escape(chr(10).join(shown))}</p>"

@@ -23,15 +23,7 @@ LEAST_EIGENVALUE, MOST_DRAWS = 0.12, 4000
 
 
 def number(expr: sp.Expr, at: Numbers) -> Value:
-    """Value of an expression in averages, integrals and sums at numbers for its symbols.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> x, q = sp.symbols("x q", positive=True)
-    >>> round(number(2 * Average.of(x**4, [x], [[q]]), {q: 0.5}).value, 12)
-    1.5
-    """
+    """Value of an expression in averages, integrals and sums at numbers for its symbols."""
     if isinstance(expr, Average | sp.Integral):
         return _by_quadrature(expr, tuple(at.items()))
     if isinstance(expr, sp.Add):
@@ -112,14 +104,6 @@ def draw(
     Raises
     ------
     BadParameter
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> q, m = sp.symbols("q m")
-    >>> at = draw([sp.ImmutableDenseMatrix([[q, m], [m, q]])], [], 0)
-    >>> at[q] > abs(at[m])
-    True
     """
     rng = np.random.default_rng(seed)
     symbols = unknowns(*laws)

@@ -81,13 +81,7 @@ def number_control(
 
 
 def rounded(value: float) -> float:
-    """The nearest of 1, 2, 5 times a power of ten.
-
-    Examples
-    --------
-    >>> rounded(17.0), rounded(0.0043)
-    (20.0, 0.005)
-    """
+    """The nearest of 1, 2, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return min((1, 2, 5, 10), key=lambda digit: abs(math.log(value / (digit * power)))) * power
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmft.explorer.encoded import encoded
+from dmft.record import plain
 
 FRONT = Path(__file__).with_name("front")
 KATEX = FRONT / "katex"
@@ -46,13 +47,7 @@ body { margin: 0; background: #f4f6f9; min-height: 100vh; }
 
 @cache
 def script(*modules: str) -> str:
-    """Our modules and KaTeX in one scope, as text.
-
-    Examples
-    --------
-    >>> "import " in script("numbers.js"), "export " in script("numbers.js")
-    (False, False)
-    """
+    """Our modules and KaTeX in one scope, as text."""
     # KaTeX finds a CommonJS module here, whatever else the surrounding page defines.
     katex = (KATEX / "katex.min.js").read_text(encoding="utf-8")
     licence = (KATEX / "LICENSE").read_text(encoding="utf-8")
@@ -108,15 +103,10 @@ def inline(value: Any) -> str:
 
 
 def in_page(code: str) -> str:
-    r"""JavaScript that may stand in a page, whatever its strings and comments hold.
+    """JavaScript that may stand in a page, whatever its strings and comments hold.
 
     A parser of HTML ends a script at ``</script``, and does not see its end after ``<!--`` and
     ``<script``.
-
-    Examples
-    --------
-    >>> in_page('"<!--<script>"')
-    '"\\x3c!--\\x3cscript>"'
     """
     return re.sub(r"<(?=!--|/?script)", r"\\x3c", code, flags=re.IGNORECASE)
 
@@ -124,3 +114,8 @@ def in_page(code: str) -> str:
 def digest(text: str) -> str:
     """Hash of an inline script or style, as a content-security policy names it."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def encoded(value: Any) -> str:
+    """JSON of an answer."""
+    return json.dumps(plain(value), allow_nan=False)

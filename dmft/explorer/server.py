@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dmft.errors import BadParameter
-from dmft.explorer.encoded import encoded
-from dmft.explorer.page import BODY, MODULES, fonts, html, inline, script, style
+from dmft.explorer.page import BODY, MODULES, encoded, fonts, html, inline, script, style
 from dmft.explorer.session import Session
 
 ADDRESS = "127.0.0.1"

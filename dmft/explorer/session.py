@@ -24,10 +24,8 @@ from dmft.explorer.controls import (
     start_controls,
     time_control,
 )
-from dmft.explorer.python_text import python_formula, python_text
-from dmft.explorer.starts import start_of, start_spec
-from dmft.explorer.systems import System, activations, changed
-from dmft.explorer.toml_text import toml_text
+from dmft.explorer.systems import System, activations, changed, start_of, start_spec
+from dmft.explorer.texts import python_formula, python_text, toml_text
 from dmft.explorer.typed import Typed
 from dmft.names import VERSION
 

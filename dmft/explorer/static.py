@@ -27,8 +27,7 @@ from dmft.explorer.page import (
     style,
 )
 from dmft.explorer.session import Session
-from dmft.explorer.starts import start_of
-from dmft.explorer.systems import SWITCH
+from dmft.explorer.systems import SWITCH, start_of
 
 # Starts that a file holds: of these dimensions and seeds, at widths up to this.
 DIMS, SEEDS, WIDEST = (100, 1000, 10_000, 100_000, 1_000_000), 10, 6

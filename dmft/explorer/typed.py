@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmft.errors import BadParameter
-from dmft.explorer.encoded import encoded
+from dmft.explorer.page import encoded
 
 if TYPE_CHECKING:
     from dmft.explorer.session import Session

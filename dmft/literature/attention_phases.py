@@ -17,8 +17,8 @@ from dmft.literature.two_tokens import (
     squared_boundaries,
     unsquared_boundaries,
 )
-from dmft.literature.two_tokens.circle import alpha_of
 from dmft.literature.two_tokens.loss import check_omega
+from dmft.literature.two_tokens.tables import alpha_of
 from dmft.model import Attention, Encoding, Model, SequenceModel
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.roots import Root, newton
+from dmft.analysis.boundaries.brackets import Root, newton
 from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations

@@ -15,14 +15,14 @@ from dmft.literature import (
     positional_semantic_diagram,
     positional_semantic_risk,
 )
-from dmft.literature.two_tokens import circle, curves, tables
+from dmft.literature.two_tokens import curves, tables
 
 REPEATS, SIZE, SAMPLE = 5, 200, 40
 
 
 def cleared():
     """Forget all tables."""
-    for cached in (tables.tables, circle.circle, curves.curves):
+    for cached in (tables.tables, tables.circle, curves.curves):
         cached.cache_clear()
 
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 import dmft
 from dmft.cli.declared import ALGORITHMS
-from dmft.cli.optimisers import fields_of
-from dmft.cli.schema import EXAMPLE, SCHEMA, describe
+from dmft.cli.schema import EXAMPLE, SCHEMA, describe, fields_of
 from dmft.cli.toml import Axis, read_declaration
 from dmft.errors import DmftError, ExpressionRefused, InvalidCovariance, ShapeMismatch
 from dmft.model import SGD, GradientFlow

@@ -10,7 +10,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.display.pages import page
+from dmft.display import pages
 
 _SPEC = importlib.util.spec_from_file_location("records", Path(__file__).parent / "records.py")
 records = importlib.util.module_from_spec(_SPEC)
@@ -51,7 +51,7 @@ def test_records_show_themselves(name, tmp_path):
     if html:
         assert "array([" not in html
         assert html.count("<tr>") <= 40
-        drawn = {one.__name__ for one in type(record).__mro__} & page.DRAWN
+        drawn = {one.__name__ for one in type(record).__mro__} & pages.DRAWN
         assert ("<img" in html) == bool(drawn)
         assert html.count("<div>") == html.count("</div>")
         if not drawn:

@@ -9,7 +9,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols
-from dmft.equations.explained import engine, inputs
+from dmft.equations.explained import inputs, scene
 from dmft.equations.explained import scene as scene_module
 from dmft.equations.explained.notation import names_of
 from dmft.errors import BadParameter, UnprovenStep
@@ -128,7 +128,7 @@ def test_a_wrong_number_of_the_engine_is_caught(role, monkeypatch):
     from dmft.equations.explained import rates
     from dmft.equations.explained import risk as risks
 
-    true = engine.engine_values
+    true = scene.engine_values
 
     def mutant(*args):
         return {name: 0.9 * value for name, value in true(*args).items()}
@@ -341,7 +341,7 @@ def test_a_wrong_step_of_these_is_caught(name, monkeypatch):
     """What the engine computes on nodes off by 1e-5, and half of the mean update of a batch."""
     from dmft.equations.explained import rates
 
-    true = engine.engine_values if name != "a large batch" else rates.inner_product
+    true = scene.engine_values if name != "a large batch" else rates.inner_product
     place = "engine_values" if name != "a large batch" else "inner_product"
 
     def mutant(*args):

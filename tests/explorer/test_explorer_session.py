@@ -10,11 +10,11 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.cli.explore import example, session_of
+from dmft.cli.commands import example, session_of
 from dmft.cli.main import main
 from dmft.cli.toml import declaration_of, read_declaration
 from dmft.explorer.session import Session
-from dmft.explorer.starts import tilted
+from dmft.explorer.systems import tilted
 
 SQUARE = dmft.literature.phase_retrieval(1, 0.1)
 SPHERE = dmft.SGD(0.05, constraint="sphere")

@@ -20,8 +20,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.cli.commands import derived, solved
-from dmft.cli.explore import session_of
+from dmft.cli.commands import derived, session_of, solved
 from dmft.cli.run import override
 from dmft.cli.toml import read_declaration
 from dmft.explorer.server import Server

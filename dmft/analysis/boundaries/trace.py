@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.axes import Axis, check_options, to_parameter
-from dmft.analysis.boundaries.boundary import Boundary, BoundaryCurve
+from dmft.analysis.boundaries.boundary import Boundary, BoundaryCurve, describe_jumps, jump_of
 from dmft.analysis.boundaries.curve import INTERRUPTED, Trace, trace_curve
-from dmft.analysis.boundaries.jumps import describe_jumps, jump_of
 from dmft.analysis.boundaries.plane import Label, Plane, PlaneStore
 from dmft.analysis.boundaries.segment import JUMP, POLE, Change, find_change
 from dmft.analysis.sweeps.store import Store

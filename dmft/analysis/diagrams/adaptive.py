@@ -83,14 +83,6 @@ def adaptive_diagram(
         that makes 16 to 32 blocks of an axis, or blocks of 4 steps.
     quantity, threads, progress, provenance, store
         As for `compute_diagram`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> line = np.linspace(-2, 2, 101)
-    >>> disc = adaptive_diagram(lambda x, y: x**2 + y**2 < 1, {"x": line, "y": line})
-    >>> bool(np.all(disc.values == (line**2 + line[:, None]**2 < 1))), int(disc.computed.sum())
-    (True, 1268)
     """
     known = _Known(Named(measure, keeps_all=True), axes, level, quantity, store or Kept())
     steps = coarse_steps(coarse, (known.x.size, known.y.size))

@@ -30,12 +30,6 @@ def compute_diagram(
         once.
     axes, **options
         As for `named_diagram`.
-
-    Examples
-    --------
-    >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [1.0, 0.0]})
-    >>> diagram.values.tolist(), diagram.status.tolist()
-    ([[1.0, 2.0], [nan, nan]], [['ok', 'ok'], ['nonfinite', 'nonfinite']])
     """
     names = list(axes)
     return named_diagram(lambda **point: measure(*(point[n] for n in names)), axes, **options)

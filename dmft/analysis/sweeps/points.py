@@ -215,11 +215,6 @@ def as_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
     Raises
     ------
     BadParameter
-
-    Examples
-    --------
-    >>> as_axes(("a", 0.0, 1.0), ("b", [1, 2]), {"c": [3]})
-    {'a': Range(low=0.0, high=1.0), 'b': [1, 2], 'c': [3]}
     """
     found: dict[str, Range | ArrayLike] = {}
     for axis in given:

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.sweeps.disk import create, write_all, write_once
-from dmft.analysis.sweeps.lock import PARTS, hold
+from dmft.analysis.sweeps.lock import PARTS, create, hold, write_all, write_once
 from dmft.analysis.sweeps.records import (
     SAID,
     WORDS,

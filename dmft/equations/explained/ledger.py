@@ -20,9 +20,8 @@ from dmft.equations.explained.inputs import (
     SAMPLES,
     Inputs,
 )
-from dmft.equations.explained.notation import notation_of, sample_latex
+from dmft.equations.explained.notation import OnNodes, StatementPrinter, notation_of, sample_latex
 from dmft.equations.explained.scene import INPUTS, Place, Scene
-from dmft.equations.explained.statements import OnNodes, StatementPrinter
 from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import TextPrinter, model_names
 from dmft.errors import NotClosed

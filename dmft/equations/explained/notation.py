@@ -3,15 +3,18 @@ r"""What the names in explanations of networks stand for: sentences, chosen by w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition
 from dmft.equations.update.law import clusters_of, target
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import TextPrinter, model_names
+from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import Step
 from dmft.gaussian.closed.orthant import FourSigns
@@ -310,3 +313,40 @@ def _networks(model: Model) -> Iterator[Meaning]:
             f"${name}(z) = {KernelPrinter({}).doprint(own)}$",
             f"{letter}(z) = {text.doprint(own)}",
         )
+
+
+class StatementPrinter(KernelPrinter):
+    """Closed forms printed like kernels; averages, integrals and functions of fields come last."""
+
+    def _print_Derivative(self, expr: sp.Derivative) -> str:
+        return rf"\frac{{d {self._print(expr.expr)}}}{{d{self._print(expr.variables[0])}}}"
+
+    def stands_behind(self, factor: sp.Expr) -> bool:
+        """Whether a factor comes after the coefficients."""
+        return factor.has(At, Average, FieldHermite, sp.Integral) or super().stands_behind(factor)
+
+
+class Marked(sp.Expr):
+    """An expression with a mark, in LaTeX and in text."""
+
+    is_commutative = True
+    is_real = True
+    latex_form = text_form = "{}"
+
+    def _latex(self, printer: Any) -> str:
+        return self.latex_form.format(printer.doprint(self.args[0]))
+
+    def _sympystr(self, printer: Any) -> str:
+        return self.text_form.format(printer.doprint(self.args[0]))
+
+
+class OnNodes(Marked):
+    """The sum over nodes that stands for an average without closed form."""
+
+    latex_form, text_form = r"{}_{{\mathrm{{nodes}}}}", "{}_nodes"
+
+
+class Increment(Marked):
+    """What a step adds to an entry."""
+
+    latex_form, text_form = r"\Delta {}", "Δ{}"

@@ -11,11 +11,19 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name, used_bases
-from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
 from dmft.equations.explained.inputs import average_over_inputs, beside_a_block, inner_product
 from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
-from dmft.equations.explained.scene import Array, Place, Scene, check_blocks, scenes_of
-from dmft.equations.explained.statements import Increment, OnNodes
+from dmft.equations.explained.notation import Increment, OnNodes
+from dmft.equations.explained.scene import (
+    Array,
+    Place,
+    Scene,
+    check_blocks,
+    claim_of,
+    engine_errors,
+    engine_values,
+    scenes_of,
+)
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Case, Moments
 from dmft.errors import BadParameter

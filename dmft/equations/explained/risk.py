@@ -1,7 +1,8 @@
-"""The population risk from its definition to the closed form."""
+"""The population risk and descents on repeated data, explained."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -9,18 +10,30 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import averages
-from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
+from dmft.equations.definitions import Definition, define
 from dmft.equations.explained.inputs import average_over_inputs
-from dmft.equations.explained.ledger import Account, Part, closed_values
-from dmft.equations.explained.scene import Scene, scenes_of, widths_of
+from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
+from dmft.equations.explained.scene import (
+    Scene,
+    claim_of,
+    engine_errors,
+    engine_values,
+    scenes_of,
+    widths_of,
+)
+from dmft.equations.two_time.descent_process import alpha, eta, g, ridge, zeta
 from dmft.equations.update.law import Cluster, clusters_of
+from dmft.equations.update.moments import stein
 from dmft.equations.update.overlaps import residual
 from dmft.equations.values import declared_parameters
+from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.steps import Explanation
 from dmft.model import Model
 
 if TYPE_CHECKING:
     from dmft.equations.risk import PopulationRisk
+    from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.short_times import ShortTimes
 
 # Formulas in scalars up to this size are shown.
 MOST_OPERATIONS = 400
@@ -90,3 +103,82 @@ def entry(scene: Scene, symbol: sp.Symbol) -> float:
     if base not in arrays:
         return scene.scalars[symbol.name]
     return float(arrays[base][tuple(int(c) - 1 for c in digits)])
+
+
+# Error asked of the integrals of the engine.
+RTOL = 1e-9
+
+
+def explain_first_step(short: ShortTimes) -> Explanation:
+    """Mean gradient over the samples, local fields, Stein's identity, averages, the step.
+
+    Raises
+    ------
+    BadParameter, UnprovenStep
+    """
+    equations = short.equations
+    _check(equations)
+    model = equations.model
+    declared = equations.parameters
+    numbers = {n: float(v) for n, v in declared.items() if v.is_number}
+    scenes = scenes_of(model, declared, (), on_sphere=False)
+    account = Account(model, (_with(scenes[0], numbers), _with(scenes[1], numbers)))
+    at = {x.j: 1, x.r: 1}
+    gradient = _gradient(equations)
+    star = x.h_star[x.r]
+    whole = Expectation(gradient * star)
+    part = Part(sp.S.One, Cluster(), gradient * star, whole)
+    first = average_over_inputs(g[x.j] * star)
+    account.from_inputs(first, sp.S.One, [part], at, rule="first_step")
+    try:
+        expr = stein(gradient).xreplace({x.i: x.p + x.r})
+    except NotClosed as refusal:
+        raise BadParameter(f"the first gradient is no sum of products: {refusal}") from refusal
+    account.add("stein_fields", whole, expr, at)
+    account.averages(expr, bounded(expr, at))
+    before = (1 - eta * ridge) * x.M[x.j, x.r] - eta * alpha * expr
+    if model_ridge(equations) == 0:
+        before = x.M[x.j, x.r] - eta * alpha * expr
+    value = closed_values(before)
+    error, claim = claim_of([define(x.M[x.j, x.r], {"step": before}, "rate")])
+    open_names = [n for n, v in declared.items() if not v.is_number]
+
+    def engine(scene: Scene) -> float:
+        given = {n: scene.scalars[n] for n in open_names if n in equations.read}
+        return float(short.evaluate(scene.start, 1, rtol=RTOL, **given).M[1, 0, 0])
+
+    account.add("values", before, value, at, claim=10 * error + 10 * RTOL, sides=(None, engine))
+    target = sp.Indexed("M^1", x.j, x.r)
+    return account.finish("First step of gradient descent", (target, value), claim)
+
+
+def model_ridge(equations: DescentEquations) -> sp.Expr:
+    """The declared ridge."""
+    return sp.sympify(equations.algorithm.ridge, strict=True)
+
+
+def _check(equations: DescentEquations) -> None:
+    model = equations.model
+    declared = (model.student.width, model.teacher.width)
+    if not equations.samples_as_derived or equations.algorithm.batch is not None:
+        raise BadParameter("the first step is explained of full batches, of equations as derived")
+    if model.inputs is None and declared != widths_of(model):
+        raise BadParameter(
+            f"the first step is explained of one or two students and one teacher unit, got "
+            f"{declared[0]} and {declared[1]}"
+        )
+
+
+def _with(scene: Scene, numbers: dict[str, float]) -> Scene:
+    """Declared numbers in place of random ones."""
+    return replace(scene, scalars={**scene.scalars, **numbers}, known={})
+
+
+def _gradient(equations: DescentEquations) -> sp.Expr:
+    """The gradient of a sample's loss by its field j, sums over teachers over s."""
+    table: dict[sp.Expr, Definition] = {d.target: d for d in equations.sample}
+    found = table[g[x.j]].expr
+    for target, d in table.items():
+        if d.role == "intermediate":
+            found = found.xreplace({target: d.expr.xreplace({x.r: x.s, x.l: x.u})})
+    return found.xreplace({zeta: x.xi})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
-from dmft.equations.explained.statements import StatementPrinter
+from dmft.equations.explained.notation import StatementPrinter
 from dmft.equations.views.latex import align
 from dmft.equations.views.tokens import token_rows
 from dmft.errors import BadParameter, NotClosed

@@ -83,7 +83,7 @@ class ShortTimes(Short):
         >>> [step.rule for step in dmft.short_times(eqs).explain(depth=0).steps]
         ['first_step', 'stein_fields', 'values']
         """
-        from dmft.equations.explained.descent import explain_first_step
+        from dmft.equations.explained.risk import explain_first_step
 
         return explain_first_step(self).to_depth(depth)
 

@@ -22,15 +22,7 @@ LONGEST = 160
 
 
 def simplified(expr: sp.Expr) -> sp.Expr:
-    """A rate with roots and exponentials put together, term by term.
-
-    Examples
-    --------
-    >>> a, b = sp.symbols("a b", positive=True)
-    >>> c = sp.Symbol("c", real=True)
-    >>> simplified(1 / (sp.sqrt(a) * sp.sqrt(b - c**2 / a)))
-    1/sqrt(a*b - c**2)
-    """
+    """A rate with roots and exponentials put together, term by term."""
     if expr.is_polynomial():
         return sp.expand(expr)
     return sp.Add(

@@ -67,27 +67,12 @@ class Polynomials:
 
 
 def written(expr: sp.Expr) -> sp.Expr:
-    """Put 1 + C_ii back for its symbol.
-
-    Examples
-    --------
-    >>> C = sp.Symbol("C", positive=True)
-    >>> written(sp.sqrt(OneMore(C)))
-    sqrt(C + 1)
-    """
+    """Put 1 + C_ii back for its symbol."""
     return expr.xreplace({s: 1 + s.variance for s in expr.atoms(OneMore)})
 
 
 def for_print(expr: sp.Expr, names: Polynomials) -> sp.Expr:
-    r"""A closed form in covariances C_{11}, C_{12} ... as papers print it.
-
-    Examples
-    --------
-    >>> a, b = sp.symbols("C_{11} C_{22}", positive=True)
-    >>> c = sp.Symbol("C_{12}", real=True)
-    >>> for_print(1 / (sp.sqrt(a) * sp.sqrt(b - c**2 / a)), Polynomials())
-    1/sqrt(C_{11}*C_{22} - C_{12}**2)
-    """
+    """A closed form in covariances C_{11}, C_{12} ... as papers print it."""
     if sp.count_ops(expr) > MOST or expr.is_polynomial():
         return expr
     return _named(_angles(rewritten(expr), names), names)

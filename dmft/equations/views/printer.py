@@ -27,17 +27,12 @@ Notation = str | Mapping[str, str] | None
 
 
 def letters_of(notation: Notation) -> dict[str, str]:
-    r"""Letters that differ from ours, by the code names of quantities.
+    """Letters that differ from ours, by the code names of quantities.
 
     Raises
     ------
     BadParameter
         For a notation, or a quantity, that is not known.
-
-    Examples
-    --------
-    >>> letters_of("saad-solla")["M"], letters_of({"gamma": r"\eta"})["learning_rate"]
-    ('R', '\\eta')
     """
     if notation is None:
         return {}
@@ -191,14 +186,7 @@ class EquationPrinter(LatexPrinter):
 
 
 class KernelPrinter(EquationPrinter):
-    r"""Closed forms: one root in a denominator, 1/sqrt(2), functions behind their fraction.
-
-    Examples
-    --------
-    >>> a, b, z = sp.symbols("a b z", positive=True)
-    >>> KernelPrinter({}).doprint(2 * sp.asin(z) / (sp.pi * sp.sqrt(a) * sp.sqrt(b)))
-    '\\frac{2}{\\pi \\sqrt{a b}} \\arcsin{\\left(z \\right)}'
-    """
+    """Closed forms: one root in a denominator, 1/sqrt(2), functions behind their fraction."""
 
     def _print_Mul(self, expr: sp.Mul) -> str:
         if expr.has(sp.Sum) or split_averages(expr)[1]:

@@ -29,14 +29,7 @@ MEAN = sp.Symbol("mean", real=True)
 
 
 def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
-    """How a base is printed; `cluster` is a template of a name and the number of a cluster.
-
-    Examples
-    --------
-    >>> from dmft.equations import symbols as x
-    >>> printed("psi", x.BASE_TEXT, "{}({})"), printed("psi_in_2", x.BASE_TEXT, "{}({})")
-    ('ψ', 'ψ(2)')
-    """
+    """How a base is printed; `cluster` is a template of a name and the number of a cluster."""
     stem, _, number = name.rpartition("_")
     if stem in x.CLUSTERED and number.isdigit():
         return cluster.format(x.CLUSTERED[stem], number)

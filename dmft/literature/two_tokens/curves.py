@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
-from dmft.literature.two_tokens.circle import a_of, alpha_of, circle
-from dmft.literature.two_tokens.tables import tables
+from dmft.literature.two_tokens.tables import a_of, alpha_of, circle, tables
 
 Array = NDArray[np.float64]
 # e = 1/2: where a minimum counts as positional in the codes of the regions.

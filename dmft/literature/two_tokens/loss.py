@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.literature.two_tokens.circle import alpha_of
-from dmft.literature.two_tokens.tables import tables
+from dmft.literature.two_tokens.tables import alpha_of, tables
 
 Array = NDArray[np.float64]
 # Rounding of e^2 + m^2 on the circle.

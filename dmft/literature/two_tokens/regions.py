@@ -18,10 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.diagrams.region_diagram import as_axis
-from dmft.literature.two_tokens.circle import alpha_of, circle
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
 from dmft.literature.two_tokens.loss import check_omega
-from dmft.literature.two_tokens.tables import tables
+from dmft.literature.two_tokens.tables import alpha_of, circle, tables
 from dmft.names import VERSION
 
 Array = NDArray[np.float64]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.roots import FLAT, newton
+from dmft.analysis.boundaries.brackets import FLAT, newton
 from dmft.equations.equations import Equations
 from dmft.equations.values import seen_by
 from dmft.model import Overlaps

@@ -1,1 +1,0 @@
-"""Pages of records in notebooks: a table of facts, formulas, a small picture."""
