@@ -59,7 +59,7 @@ from dmft.solvers.runge_kutta.primitives import (
 from dmft.solvers.runge_kutta.tableau import HIGHEST, MATRIX_ROWS
 from dmft.solvers.signatures import ADVANCE_SIGNATURE
 
-BUILT_ON = "d66113ec5f40b7f7"
+BUILT_ON = "8786196ee3fc7efc"
 
 # Rows of `work.k`; the matrices come behind them.
 COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT = 8, 14, 15, 16, 17, 18, 19

@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "b0a0ba6516c07571"
+BUILT_ON = "694e5483a1d27c4b"
 
 
 @compiled

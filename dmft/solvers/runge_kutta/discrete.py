@@ -36,7 +36,7 @@ from dmft.solvers.runge_kutta.primitives import (
 )
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "6bc767cda24f76af"
+BUILT_ON = "ed5b9c7d00317f90"
 
 
 @inlined

@@ -28,7 +28,7 @@ from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, evaluate, factor_noise, paths_loop
 from dmft.solvers.stochastic.noise import draw_areas
 
-BUILT_ON = "c4529865b31305a3"
+BUILT_ON = "b576107ae185e475"
 
 
 @inlined
