@@ -197,6 +197,7 @@ class Grams(StateSpace):
         if spectrum is None:
             return replace(values, arrays={**values.arrays, **own}) if own else values
         noise = {"noise_factor": spectrum.noise, "inverse_count": spectrum.inverse_counts}
+        noise["block_fraction"] = spectrum.fractions
         values = by_block(self.model, values, {**own, **noise})
         # Flows have no noise, which is what reads these.
         unused = OF_NOISE.difference(*(used_bases(d.expr) for d in definitions))

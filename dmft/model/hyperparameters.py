@@ -67,6 +67,8 @@ class Number:
         Whether it is one of `OPTIMISER`: no number of gradients themselves.
     row : str
         Rows that a neuron keeps beside its weights where it is not zero.
+    additive : bool
+        Whether it is the variance of Gaussian noise that is added to each step.
     torch : tuple of InOptim, or None
         None where torch has it in the data or in the model, not in an optimiser.
     """
@@ -79,6 +81,7 @@ class Number:
     declared: bool = False
     of_optimiser: bool = True
     row: str = ""
+    additive: bool = False
     torch: tuple[InOptim, ...] | None = ()
 
 
@@ -265,5 +268,7 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
 )
 # Those that a field of an algorithm declares.
 DECLARED = tuple(name for name, number in REGISTRY.items() if number.declared)
+# Variances of noise that is added to each step.
+ADDITIVE = tuple(name for name, number in OPTIMISER.items() if number.additive)
 # Rows beside the weights, by the numbers that ask for them.
 ROWS: Mapping[str, str] = {n.row: name for name, n in OPTIMISER.items() if n.row}

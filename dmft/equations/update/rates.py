@@ -47,6 +47,8 @@ from dmft.equations.update.overlaps import (
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import SGD, GradientFlow, Model
+from dmft.model.algorithm import numbers_of
+from dmft.model.hyperparameters import ADDITIVE
 
 
 def definitions(
@@ -94,7 +96,15 @@ def _factors(model: Model, algorithm: SGD | GradientFlow, blocks: Blocks, size: 
     noise: dict[str, sp.Expr] = {}
     if isinstance(algorithm, SGD):
         noise = moments.quadratic(share * size / (x.p * algorithm.batch_size))
+        noise |= _added(algorithm, blocks, size)
     return Factors(moments, alpha, noise)
+
+
+def _added(algorithm: SGD, blocks: Blocks, size: sp.Expr) -> dict[str, sp.Expr]:
+    """Noise that is added to each step, by named term: independent of the samples and neurons."""
+    share = x.block_fraction[x.block] if blocks.by_block else sp.S.One
+    unit = share * size / x.p * sp.KroneckerDelta(x.j, x.l)
+    return {name: x.numbers[name] * unit for name in numbers_of(algorithm) if name in ADDITIVE}
 
 
 def gram_rates(

@@ -53,7 +53,7 @@ from dmft.simulation.steps.sample import UPDATE
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "be9da09f0581",
-    "dmft.simulation.steps.optimiser": "7a95b5765b35",
+    "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 
 

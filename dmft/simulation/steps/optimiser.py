@@ -10,13 +10,14 @@ Numba does not notice changes of these functions in the files that call them (te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from dmft.compiled import njit
-from dmft.model.hyperparameters import ROWS
+from dmft.model.hyperparameters import ADDITIVE, ROWS
 
 # As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -30,7 +31,9 @@ TAKEN, DIRECT = FIRST + 2, FIRST + 3
 NEARER = FIRST + 4
 # The share of the weights that is taken away beside a step, as decoupled decays do.
 SHORTER = FIRST + 5
-COLUMNS = FIRST + 6
+# The standard deviation of noise that is added to a step, over sqrt(d).
+STIRRED = FIRST + 6
+COLUMNS = FIRST + 7
 
 
 def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLike]:
@@ -43,6 +46,7 @@ def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLik
         TAKEN: numbers.get("momentum_rate", 0.0) * step,  # type: ignore[operator]
         DIRECT: numbers.get("momentum_direct", 0.0),
         NEARER: numbers.get("average_rate", 0.0) * step,  # type: ignore[operator]
+        STIRRED: math.sqrt(sum(numbers.get(n, 0.0) for n in ADDITIVE)) * step,  # type: ignore[operator]
     }
 
 
@@ -57,17 +61,20 @@ def pace(numbers: Mapping[str, float]) -> float:
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def begin_step(G, push, W, rates, now):  # type: ignore[no-untyped-def]
+def begin_step(G, push, W, rates, now, generator):  # type: ignore[no-untyped-def]
     """Write what is known of the step G of the rows W and of `push` before its samples are drawn.
 
     They hold the last step.
     """
     part, share = rates[now, KEPT], rates[now, LOST]
+    deviation = rates[now, STIRRED] * math.sqrt(W.shape[1])
     for j in range(push.size):
         push[j] *= part
     for j in range(W.shape[0]):
         for i in range(W.shape[1]):
             G[j, i] = part * G[j, i] - share * W[j, i]
+            if deviation > 0.0:
+                G[j, i] += deviation * generator.standard_normal()
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)

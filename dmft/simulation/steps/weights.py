@@ -47,7 +47,7 @@ from dmft.simulation.steps.sample import UPDATE
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "be9da09f0581",
-    "dmft.simulation.steps.optimiser": "7a95b5765b35",
+    "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 
 # Kinds of steps: the gradients themselves, or what is made of them (`scale_step`). Then the numbers
@@ -248,7 +248,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
                     for i in range(d):
                         G[j, i] = 0.0
             else:
-                begin_step(G, push, W, rates, now)
+                begin_step(G, push, W, rates, now, generator)
             if rates[now, SHORTENED] != 0.0:
                 copy_into(before, G[:p])
             for mu in range(batch):
