@@ -256,6 +256,10 @@ class SGD(UpdateRule, InTorch):
         steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
         steps remember each other. ``Momentum(rate, direct)`` remembers steps for a time of order
         one: its velocities are rows of their own.
+    gradient_noise : float or sympy.Expr
+        Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
+        for each neuron (Langevin noise). With label noise and samples it enters dQ_jj/dt, by
+        gamma Delta_g/p whatever the batch; velocities remember it as they do gradients.
     clip : float or sympy.Expr, optional
         C > 0: gradients g = psi x/(p sqrt(d)) of all neurons together, the mean one of a batch, are
         shortened to |g| <= C. Fixed readouts only.
@@ -287,6 +291,7 @@ class SGD(UpdateRule, InTorch):
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     momentum: sp.Expr | Momentum = field(default=sp.S.Zero, kw_only=True)
+    gradient_noise: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     average: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     decoupled: bool = field(default=False, kw_only=True)
     clip: sp.Expr | None = field(default=None, kw_only=True)

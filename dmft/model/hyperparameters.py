@@ -161,6 +161,28 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             declared=True,
             torch=(InOptim("SGD", "momentum", default=0.0), InOptim("Adam", "betas[0]")),
         ),
+        "gradient_noise": Number(
+            "variance of Gaussian noise added to each step; 0 by default",
+            r"\Delta_g",
+            refused={
+                "repeat": "is added once for each gradient, and several gradients of one sample "
+                "would share the sample alone: leave repeat= or the noise out",
+                "map": "is not derived for batches of the order of d: leave dim= out",
+                "sequence": "is not derived for sequence models: leave it out",
+                "chain": "moves weights in directions that the chain of overlaps does not hold: "
+                'take method="weights"',
+                "escape": "is not known to formulas of escape and of largest rates; solve the "
+                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
+                "noise": "has no derived fluctuations and no wide limit: leave it out, or simulate",
+                "explain": "has no step in explanations: leave it out",
+                "torch": "is no argument of an optimiser of torch.optim: add "
+                "sqrt(gradient_noise/d)/p times standard normal numbers to the gradient of W, "
+                "and leave it out here",
+            },
+            key="scalar",
+            declared=True,
+            additive=True,
+        ),
         "average": Number(
             "kappa_a of averaged weights; 0 by default",
             r"\kappa_a",

@@ -83,6 +83,63 @@ def test_simulations_follow_the_equations(name, end, method):
         assert np.all(off < 4.5 * truth.stderr[block][-1] + 3.0 / DIM), block
 
 
+@pytest.mark.parametrize("momentum", [0, 0.4, dmft.Momentum(2.0, 0.3)], ids=str)
+def test_noise_of_gradients_diffuses(momentum):
+    """Weights of a student that learns nothing diffuse; of linear ones the rates are known."""
+    gamma, noise, p, t = 0.6, 0.8, 2, 1.5
+    still = dmft.Model(dmft.Committee(Z, p, readout=[0, 0]), dmft.Committee(Z, 1))
+    algorithm = dmft.SGD(gamma, 3, momentum=momentum, gradient_noise=noise)
+    start = dmft.Overlaps([[1.0, 0.1], [0.1, 0.5]], [[0.1], [0.2]], [[1.0]])
+    run = dmft.solve(dmft.derive(still, algorithm), start, t)
+    found = dmft.simulate(still, algorithm, dim=400, t_max=t, start=start, seeds=8)
+    pace, spread = 1.0, 1.0
+    if momentum == 0.4:
+        pace = 1 / (1 - momentum)
+    elif momentum:
+        # Response alpha_1 + 1 - exp(-kappa s) of the weights to noise a time s ago.
+        s = (np.arange(10000) + 0.5) * t / 10000
+        spread = np.mean((0.3 + 1 - np.exp(-2.0 * s)) ** 2)
+    grown = gamma * pace / p * noise * spread * t
+    np.testing.assert_allclose(run.Q[-1] - start.Q, grown * np.eye(p), atol=1e-6)
+    for name, value in (("Q", run.Q[-1]), ("M", run.M[-1])):
+        apart = getattr(found.mean, name)[-1] - value
+        assert np.all(np.abs(apart) < 5 * getattr(found.stderr, name)[-1])
+    if momentum == 0:
+        line = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1), 0.1)
+        one = dmft.Overlaps([[0.7]], [[0.2]], [[1.0]])
+        rates = dmft.derive(line, dmft.SGD(gamma, gradient_noise=noise)).evaluate(one)
+        squares = 1 - 2 * 0.2 + 0.7 + 0.1
+        expected = 2 * (0.2 - 0.7) + gamma * squares + gamma * noise
+        assert abs(rates["Q"].item() - expected) < 1e-12
+
+
+def test_noise_of_gradients_is_spread_over_blocks():
+    law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1), 0.1, inputs=law)
+    blocks = (np.eye(2), np.full((2, 1), 0.1), np.eye(1))
+    start = dmft.Overlaps(*(np.stack([f * y for f in law.fractions]) for y in blocks))
+    noisy, quiet = (
+        dmft.derive(model, dmft.SGD(0.5, gradient_noise=s)).evaluate(start)["Q"] for s in (0.4, 0)
+    )
+    np.testing.assert_allclose(noisy - quiet, 0.1 * law.fractions[:, None, None] * np.eye(2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, noisy: dmft.simulate(model, noisy, 100, 1.0, seeds=1, method="overlaps"),
+        lambda model, noisy: dmft.explain(dmft.derive(model, noisy)),
+        lambda model, noisy: dmft.derive(model, noisy, dim=100, fluctuations=True),
+        lambda model, noisy: dmft.escape_formula(model, noisy),
+        lambda model, noisy: noisy.as_torch(dim=100, width=2),
+        lambda model, noisy: dmft.SGD(0.5, repeat=dmft.Repeat(2), gradient_noise=0.1),
+    ],
+)
+def test_noise_of_gradients_elsewhere_is_refused(call):
+    with pytest.raises(dmft.errors.BadParameter, match=r"gradient_noise = 0\.1"):
+        call(MODEL, dmft.SGD(0.5, gradient_noise=0.1))
+
+
 def test_decay_alone_is_exponential():
     """A student of zero learning: with psi = 0 rows shrink by (1 - gamma zeta/(p d)) a step."""
     rule = dmft.UpdateField(0 * F + sp.S.Zero, fields=(Z, F, Y), learning_rate=1, weight_decay=0.5)
