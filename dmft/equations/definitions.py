@@ -172,14 +172,7 @@ def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
 
 
 class Together(sp.Expr):
-    """A sum whose terms may cancel: what multiplies it is never distributed over them.
-
-    Examples
-    --------
-    >>> a, b, c = sp.symbols("a b c")
-    >>> sp.expand(c * Together(a - b)), Together(a - b).doit(), sp.diff(Together(a - b**2), b)
-    (c*(a - b), a - b, -2*b)
-    """
+    """A sum whose terms may cancel: what multiplies it is never distributed over them."""
 
     is_commutative = True
     is_real = True
@@ -280,7 +273,7 @@ class MeanSlope(Whole):
 class ErfSquare(Whole):
     """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
 
-    Compiled by `dmft.special.arcsine`; `plain` is the NumPy reference.
+    Compiled by `dmft.special.arcsine`; `matrix` is the NumPy reference.
     """
 
     def __new__(cls, *args: sp.Basic) -> ErfSquare:
@@ -302,11 +295,8 @@ class ErfSquare(Whole):
         return f"erf_mixture_square(Omega, c, {rows}, p, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
-        """Value for all pairs of students."""
-        return self.plain(arrays["Omega"], arrays["c"], p)
-
-    def plain(self, covariance: Array, c: Array, p: int) -> Array:
         """Value for all pairs of students: conditioning on both slopes at once."""
+        covariance, c = arrays["Omega"], arrays["c"]
         students, teachers = self.rows
         size = len(c)
         slopes = len(students[0]) - 1

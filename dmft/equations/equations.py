@@ -386,8 +386,7 @@ class Equations(Short, ChangesOfDefinitions):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> start = dmft.Overlaps([[1.0]], [[0.1]])
         >>> error = eqs.evaluate_error(start)
         >>> bool(error["M"].item() < 1e-13)
@@ -472,8 +471,7 @@ class Equations(Short, ChangesOfDefinitions):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> start = dmft.Overlaps([[1.0]], [[0.1]])
         >>> eqs.values(start, {"label_noise": 0.5}).scalars["label_noise"]
         0.5
@@ -643,8 +641,7 @@ class Equations(Short, ChangesOfDefinitions):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> text = eqs.latex()
         >>> text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 0
         True

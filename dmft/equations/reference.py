@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, reduce
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -36,33 +37,14 @@ Array = NDArray[np.float64]
 ROUNDING = 1e-9
 
 
-def _orthant(name: str) -> Callable[..., Any]:
-    """Function of `dmft.special.orthant` on arrays; Numba is loaded by the first call."""
+def _loaded(module: str, name: str, *, alone: bool = False) -> Callable[..., Any]:
+    """A function on arrays whose module is loaded by its first call; `alone` takes numbers only."""
 
     def call(*arguments: Any) -> Any:
-        from dmft.special import orthant
-
-        return np.vectorize(getattr(orthant, name))(*arguments)
+        function = getattr(import_module(module), name)
+        return (np.vectorize(function) if alone else function)(*arguments)
 
     return call
-
-
-def _covariance_given(*arguments: Any) -> Any:
-    from dmft.special.branches import covariance_given
-
-    return np.vectorize(covariance_given)(*arguments)
-
-
-def _moment_of_signs(*arguments: Any) -> Any:
-    from dmft.special.signs import moment_of_signs_on_arrays
-
-    return moment_of_signs_on_arrays(*arguments)
-
-
-def _erf(value: Any) -> Any:
-    from scipy.special import erf
-
-    return erf(value)
 
 
 def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
@@ -128,12 +110,6 @@ def _origin(rho: Any) -> Any:
         return np.sqrt((1.0 - rho) / (1.0 + rho))
 
 
-def _erfc(value: Any) -> Any:
-    from scipy.special import erfc
-
-    return erfc(value)
-
-
 def _heaviside(value: Any, at_zero: Any = 0.5) -> Any:
     return np.heaviside(value, at_zero)
 
@@ -141,7 +117,7 @@ def _heaviside(value: Any, at_zero: Any = 0.5) -> Any:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asin": np.arcsin,
     "exp": np.exp,
-    "erf": _erf,
+    "erf": _loaded("scipy.special", "erf"),
     "BivariateNormalCDF": _bivariate_normal_cdf,
     "TwoSigns": _two_signs,
     "CorrelationRoot": _correlation_root,
@@ -149,11 +125,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "InverseCorrelationRoot": _inverse_correlation_root,
     "Correlation": lambda first, second, cross: cross / np.sqrt(first * second),
     "RootRatio": _root_ratio,
-    "CovarianceGiven": _covariance_given,
-    "PairOfSignsMoment": _orthant("pair_of_signs_moment"),
-    "FourSigns": _orthant("four_signs"),
-    "FourSignsMoment": _orthant("four_signs_moment"),
-    "SignsMoment": _moment_of_signs,
+    "CovarianceGiven": _loaded("dmft.special.branches", "covariance_given", alone=True),
+    "PairOfSignsMoment": _loaded("dmft.special.orthant", "pair_of_signs_moment", alone=True),
+    "FourSigns": _loaded("dmft.special.orthant", "four_signs", alone=True),
+    "FourSignsMoment": _loaded("dmft.special.orthant", "four_signs_moment", alone=True),
+    "SignsMoment": _loaded("dmft.special.signs", "moment_of_signs_on_arrays"),
     "tanh": np.tanh,
     "sinh": np.sinh,
     "cosh": np.cosh,
@@ -164,7 +140,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "acos": np.arccos,
     "asinh": np.arcsinh,
     "log": np.log,
-    "erfc": _erfc,
+    "erfc": _loaded("scipy.special", "erfc"),
     "Abs": np.abs,
     "sign": np.sign,
     "Heaviside": _heaviside,

@@ -340,13 +340,7 @@ def base_in(base: sp.IndexedBase, number: int) -> sp.IndexedBase:
 
 @lru_cache(maxsize=1024)
 def cluster_of(base: sp.IndexedBase) -> tuple[sp.IndexedBase, int]:
-    """A base without the number of its cluster, and that number; 0 where it has none.
-
-    Examples
-    --------
-    >>> cluster_of(base_in(h, 2)), cluster_of(Omega)
-    ((h, 2), (Omega, 0))
-    """
+    """A base without the number of its cluster, and that number; 0 where it has none."""
     name, _, number = str(base.label).rpartition(IN_CLUSTER)
     return (sp.IndexedBase(name), int(number)) if name and number.isdigit() else (base, 0)
 
@@ -372,13 +366,7 @@ def output_mean_in(number: int) -> sp.Indexed:
 
 
 def is_mean(base: sp.Basic) -> bool:
-    """Whether a base holds the means of a cluster.
-
-    Examples
-    --------
-    >>> is_mean(mean_in(2)), is_mean(h)
-    (True, False)
-    """
+    """Whether a base holds the means of a cluster."""
     stem, _, number = str(base).rpartition("_")
     return stem == "mean" and number.isdigit()
 

@@ -56,13 +56,7 @@ LETTERS_OF_ARRAYS = {"a": "readout", "a_star": "teacher_readout"}
 
 
 def entry_named(name: str) -> str:
-    """The entry of an array that a name reads like, as ``Q[1, 1]``; empty if none.
-
-    Examples
-    --------
-    >>> entry_named("M_12"), entry_named("a_1"), entry_named("Q_0")
-    ('M[1, 2]', 'readout[1]', '')
-    """
+    """The entry of an array that a name reads like, as ``Q[1, 1]``; empty if none."""
     found = ENTRY.fullmatch(name)
     if found is None:
         return ""

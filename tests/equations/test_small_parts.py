@@ -6,12 +6,15 @@ import sympy as sp
 import dmft
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
+from dmft.equations.changes.user_terms import symmetrised
+from dmft.equations.definitions import Together
 from dmft.equations.escape.laws import largest_share
 from dmft.equations.escape.uninformative import moment
 from dmft.equations.noise.derivatives import leaves
 from dmft.equations.noise.increments import bilinear
 from dmft.equations.noise.increments_at_nodes import orthonormal
 from dmft.equations.noise.projection import projected
+from dmft.equations.restrict.reach import reach, symmetries
 from dmft.equations.update.adaptive.perpetuity import constants
 from dmft.equations.update.adaptive.signs import sign_of
 from dmft.equations.update.clipped import moments_of_length
@@ -21,6 +24,7 @@ from dmft.equations.update.moments import factored, normal_moment, parity, toget
 from dmft.equations.update.outputs import targets
 from dmft.equations.update.program import over_labels, over_noise
 from dmft.equations.update.terms import in_products, target_terms, terms_of
+from dmft.equations.values import entry_named
 from dmft.model import FIELD as Z
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.workflow.diagrams.end_states import followed_point, kind_of
@@ -116,3 +120,22 @@ def test_fixed_points_are_named_and_followed_to_a_fold():
     assert point.overlaps.Q.item() == pytest.approx(0.442812)
     lost = followed_point(*given, {"learning_rate": 0.3})
     assert lost.message.endswith("near learning_rate = 0.1802")  # theory/one_pass F.3
+
+
+def test_names_and_terms():
+    assert (x.cluster_of(x.base_in(x.h, 2)), x.cluster_of(x.Omega)) == ((x.h, 2), (x.Omega, 0))
+    assert x.is_mean(x.mean_in(2))
+    assert not x.is_mean(x.h)
+    names = [entry_named(name) for name in ("M_12", "a_1", "Q_0")]
+    assert names == ["M[1, 2]", "readout[1]", ""]
+    whole = Together(A - B)
+    assert (str(sp.expand(E * whole)), whole.doit()) == ("e*(a - b)", A - B)
+    assert sp.diff(Together(A - B**2), B) == -2 * B
+    one, two = x.M[x.j, 1], x.M[x.l, 1]
+    assert symmetrised(x.Q[x.j, x.l], x.j, x.l) == x.Q[x.j, x.l]
+    assert symmetrised(one, x.j, x.l) == (one + two) / 2
+
+
+def test_a_product_is_closed_to_odd_students():
+    found = symmetries(A * B, [A, B], sp.erf(Z), dmft.GradientDescent(0.1, 1))
+    assert reach(found, 2).shape == (0, 2)

@@ -113,8 +113,7 @@ class Changeable(ABC):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> print(eqs.text_of(eqs.symbols["gamma"] / 2))
         γ/2
         """
@@ -136,8 +135,7 @@ class Changeable(ABC):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> print(eqs.latex_of(eqs.symbols["M"]))
         M
         """
@@ -159,8 +157,7 @@ class Changeable(ABC):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> print(eqs.block_latex("M"))
         M_{j r}
         """

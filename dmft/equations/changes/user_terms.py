@@ -96,8 +96,7 @@ class Indices(Mapping[str, sp.Symbol]):
         Examples
         --------
         >>> import dmft
-        >>> sgd = dmft.SGD(0.05, constraint="sphere")
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
         >>> eqs.indices.of("Q")
         (j, l)
         """
@@ -409,14 +408,7 @@ def check_parameter(symbol: sp.Symbol, taken: Iterable[str]) -> None:
 
 
 def symmetrised(expr: sp.Expr, first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
-    """Half the sum of an expression and the same with its two indices exchanged.
-
-    Examples
-    --------
-    >>> from dmft.equations.symbols import M, Q, j, l
-    >>> symmetrised(Q[j, l], j, l), symmetrised(M[j, 1], j, l)
-    (Q[j, l], M[j, 1]/2 + M[l, 1]/2)
-    """
+    """Half the sum of an expression and the same with its two indices exchanged."""
     other = expr.xreplace({first: second, second: first})
     found = (q for q in other.atoms(Expectation) if q.is_product)
     other = other.xreplace({q: product_average(q.factors, q.fields, q.law) for q in found})

@@ -67,16 +67,7 @@ def symmetries(
     activation: sp.Expr,
     algorithm: GradientDescent,
 ) -> list[Symmetry]:
-    """Signed permutations of the fields that bind the overlaps.
-
-    Examples
-    --------
-    >>> from dmft import GradientDescent
-    >>> a, b = sp.symbols("a b", real=True)
-    >>> found = symmetries(a * b, [a, b], sp.erf(FIELD), GradientDescent(0.1, 1))
-    >>> reach(found, 2).shape
-    (0, 2)
-    """
+    """Signed permutations of the fields that bind the overlaps."""
     parity = student_parity(activation)
     result = []
     for order, flips in _turns(len(fields)):

@@ -20,7 +20,7 @@ from dmft.gaussian.tables.token_orders import (
     student_coefficients,
     target_coefficients,
 )
-from dmft.model import Attention, Encoding, SequenceModel, SequenceNetwork, as_encoding
+from dmft.model import Attention, Encoding, SequenceModel, as_encoding
 from dmft.model.sequence import TokenFunction
 
 Array = NDArray[np.float64]
@@ -183,8 +183,12 @@ def sequence_information_exponent(
         "name": "sequence information exponent", "target": shown, "fields": target.fields,
         "means": tuple(means),
     }  # fmt: skip
-    judge = _tied if model.tied else _untied
-    result = judge(theirs, mine, student, most, facts)
+    orders, threshold = _orders(theirs, mine, most)
+    if model.tied:
+        result = _judged(theirs, mine, orders, threshold, lambda k: overlap(theirs, mine, k), facts)
+    else:
+        gain = _untied(theirs, student, orders, most)
+        result = _judged(theirs, mine, orders, threshold or ZERO_OVERLAP, gain, facts)
     if result.witness is None:
         _refuse_unknown(theirs, mine, student)
     return result
@@ -234,17 +238,6 @@ def _orders(theirs: Coefficients, mine: Coefficients, most: int) -> tuple[range,
     )
     exact = theirs.exact and mine.exact
     return range(1, min(last, known) + 1), None if exact else ZERO_OVERLAP
-
-
-def _tied(
-    theirs: Coefficients,
-    mine: Coefficients,
-    student: TokenFunction,
-    most: int,
-    facts: dict[str, Any],
-) -> SequenceExponent:
-    orders, threshold = _orders(theirs, mine, most)
-    return _judged(theirs, mine, orders, threshold, lambda k: overlap(theirs, mine, k), facts)
 
 
 def _judged(
@@ -305,20 +298,15 @@ def _largest(theirs: Coefficients, mine: Coefficients, k: int) -> tuple[int, ...
 
 
 def _untied(
-    theirs: Coefficients,
-    mine: Coefficients,
-    student: TokenFunction,
-    most: int,
-    facts: dict[str, Any],
-) -> SequenceExponent:
-    """Untied: any direction of the weights may gain."""
-    assert isinstance(student, SequenceNetwork)
-    orders, threshold = _orders(theirs, mine, most)
+    theirs: Coefficients, student: TokenFunction, orders: Sequence[int], most: int
+) -> Callable[[int], sp.Expr]:
+    """What any direction of untied weights may gain, by order."""
     length = student.length
-    everything = student_coefficients(student, [0.0] * length, most, _all_indices(length, most))
+    # One index of every order.
+    one = {(k, *[0] * (length - 1)): sp.S.One for k in range(most + 1)}
+    found = student_coefficients(student, [0.0] * length, most, Coefficients([one], True, most))
     line = {
-        k: float(next(c for n, c in everything.outputs[0].items() if sum(n) == k))
-        * length ** (k / 2)
+        k: float(next(c for n, c in found.outputs[0].items() if sum(n) == k)) * length ** (k / 2)
         for k in range(max(orders, default=0) + 1)
     }
 
@@ -326,13 +314,7 @@ def _untied(
         tensor = line[k] * theirs.tensor(k)[0] / float(sp.factorial(k))
         return sp.Float(largest_gain(tensor), 17)
 
-    return _judged(theirs, mine, orders, threshold or ZERO_OVERLAP, value_of, facts)
-
-
-def _all_indices(length: int, order: int) -> Coefficients:
-    """Stand-in for a target that asks for one index of every order."""
-    found = {(k, *[0] * (length - 1)): sp.S.One for k in range(order + 1)}
-    return Coefficients([found], True, order)
+    return value_of
 
 
 def largest_gain(tensor: Array) -> float:

@@ -22,9 +22,9 @@ from dmft.simulation.sequences.experiment import (
     declare_sequence,
     risk_nodes,
     risk_of,
+    watch_of_alignments,
 )
 from dmft.simulation.sequences.kernels import chain_steps, quantity_at, weight_steps
-from dmft.simulation.sequences.watched import watch_of_alignments
 from dmft.simulation.watched import Watching
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
