@@ -25,8 +25,8 @@ from dmft.equations.values import (
     Values,
     check_concentration,
     declared_parameters,
-    numeric_width,
     seen_by,
+    unrolled_at,
     with_nodes,
 )
 from dmft.errors import BadParameter
@@ -552,21 +552,9 @@ class Equations(Short, ChangesOfDefinitions):
         if self.space.not_unrolled:
             raise BadParameter(self.space.not_unrolled)
         check_outputs(self.model, "equations are unrolled")
-        widths = {
-            "p": numeric_width(width, self.model.student.width, "width"),
-            "k": numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
-        }
-        declared: dict[str, Any] = {
-            "readout": self.model.student.readout or (sp.Integer(1),) * widths["p"],
-            "teacher_readout": self.model.teacher.readout or (sp.Integer(1),) * widths["k"],
-        }
+        trained = self.algorithm.trains_readout
         given = {"readout": readout, "teacher_readout": teacher_readout}
-        if self.algorithm.trains_readout:
-            declared["readout"] = None
-        constants = {
-            name: declared[name] if isinstance(value, str) else value
-            for name, value in given.items()
-        }
+        widths, constants = unrolled_at(self.model, width, teacher_width, given, trained)
         kept: dict[str, ExplicitEquations] = self.__dict__.setdefault("_written_out", {})
         key = f"{widths} {constants} {P}"
         if key in kept:

@@ -31,9 +31,9 @@ from dmft.equations.values import (
     Values,
     by_block,
     declared_parameters,
-    numeric_width,
     resolve,
     seen_by,
+    unrolled_at,
     with_nodes,
 )
 from dmft.equations.views.explicit import ExplicitEquations, unroll
@@ -137,15 +137,9 @@ class PopulationRisk(Short):
                 "which are not written out in scalars: latex() and str(...) take any number"
             )
         check_outputs(self.model, "risks are unrolled")
-        p = numeric_width(width, self.model.student.width, "width")
-        k = numeric_width(teacher_width, self.model.teacher.width, "teacher_width")
-        student, teacher = self.model.student, self.model.teacher
-        if isinstance(readout, str):
-            readout = student.readout or (sp.Integer(1),) * p
-        if isinstance(teacher_readout, str):
-            teacher_readout = teacher.readout or (sp.Integer(1),) * k
-        constants = {"readout": readout, "teacher_readout": teacher_readout, "P": P}
-        result: ExplicitEquations = unroll(self.definitions, {"p": p, "k": k}, constants)
+        given = {"readout": readout, "teacher_readout": teacher_readout}
+        widths, constants = unrolled_at(self.model, width, teacher_width, given)
+        result: ExplicitEquations = unroll(self.definitions, widths, {**constants, "P": P})
         free = result.risk.free_symbols
         return ExplicitRisk(result.risk, {n: s for n, s in result.symbols.items() if s in free})
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -289,6 +289,24 @@ def numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
             "str(...), which hold any width"
         )
     return int(declared)
+
+
+def unrolled_at(
+    model: Model,
+    width: int | None,
+    teacher_width: int | None,
+    readouts: Mapping[str, Any],
+    trained: bool = False,
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Widths of scalar equations; readouts, None for symbols and a text for declared ones."""
+    p = numeric_width(width, model.student.width, "width")
+    k = numeric_width(teacher_width, model.teacher.width, "teacher_width")
+    declared = {
+        "readout": None if trained else model.student.readout or (sp.Integer(1),) * p,
+        "teacher_readout": model.teacher.readout or (sp.Integer(1),) * k,
+    }
+    fixed = {n: declared[n] if isinstance(y, str) else y for n, y in readouts.items()}
+    return {"p": p, "k": k}, fixed
 
 
 def check_number(value: object, name: str) -> float:

@@ -14,8 +14,6 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
 from dmft.record import Short
 
-# Names of the sums of exponents in conditions.
-SUM_TEXT, SUM_LATEX = "kappa + delta", r"\kappa + \delta"
 TITLES = {
     "gradient-flow": "gradient flow",
     "mean-field": "mean field",
@@ -70,16 +68,14 @@ class Region:
     @property
     def condition(self) -> str:
         """Where it holds, as plain text."""
-        text = _between(self.lower, SUM_TEXT, self.upper, "<=", str)
         width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
-        return text + width
+        return _between(self.lower, "kappa + delta", self.upper, "<=", str) + width
 
     @property
     def condition_latex(self) -> str:
         r"""Where it holds."""
-        text = _between(self.lower, SUM_LATEX, self.upper, r"\le", sp.latex)
         width = {True: r",\ \delta > 0", False: r",\ \delta = 0", None: ""}[self.wide]
-        return text + width
+        return _between(self.lower, r"\kappa + \delta", self.upper, r"\le", sp.latex) + width
 
     def holds(self, kappa: sp.Expr, delta: sp.Expr) -> bool:
         """Whether a point of the plane belongs to it.
