@@ -187,14 +187,8 @@ class Expectation(sp.Expr):
     """Average of an integrand under a law, `FIELDS` where none is given.
 
     Arguments are the parts of the integrand and the law. A product of functions of single fields
-    has one part, an `At`, for each of them; any other integrand is one part: an expression in `At`
-    nodes, fields ``h[.]``, ``h_star[.]``, ``lambda[.]``, coefficients and sums over neurons, whose
-    free indices are those of the average.
-
-    Parameters
-    ----------
-    *parts : sympy.Expr
-        Factors of the integrand; a law at the end, or none.
+    has one part, an `At`, for each; any other integrand is one part: an expression in `At` nodes,
+    fields ``h[.]``, ``h_star[.]``, ``lambda[.]``, coefficients and sums over neurons.
     """
 
     is_commutative = True

@@ -25,12 +25,7 @@ Entry = tuple[str, tuple[int, ...]]
 
 
 class PolynomialMoments(Unroller):
-    """Unrolls averages of polynomials in the update and the increments of a step.
-
-    Attributes
-    ----------
-    increments : Increments
-    """
+    """Unrolls averages of polynomials in the update and the increments of a step."""
 
     def __init__(
         self, increments: Increments, widths: Mapping[str, int], constants: Mapping[str, Any]
@@ -98,13 +93,7 @@ class PolynomialMoments(Unroller):
 
 @dataclass(frozen=True)
 class ClosedMoments:
-    """Covariance of the increments and rates at order 1/d, written out.
-
-    Attributes
-    ----------
-    unrolled : PolynomialMoments
-    p, k : int
-    """
+    """Covariance of the increments and rates at order 1/d, written out, at widths p and k."""
 
     unrolled: PolynomialMoments
     p: int

@@ -33,13 +33,7 @@ RANGE, POINTS = 8.0, 2001
 
 @dataclass(frozen=True)
 class ErfMixture:
-    """w_0 + sum_k w_k erf(z / (s_k sqrt 2)).
-
-    Attributes
-    ----------
-    constant : float
-    weights, scales : tuple of float
-    """
+    """w_0 + sum_k w_k erf(z / (s_k sqrt 2))."""
 
     constant: float
     weights: tuple[float, ...]

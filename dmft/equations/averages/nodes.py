@@ -259,13 +259,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
 
 
 class Discretiser:
-    """Collects the definitions that averages need, each value once.
-
-    Attributes
-    ----------
-    definitions : list of Definition
-        So far, in the order in which they are computed.
-    """
+    """Collects the definitions that averages need, in the order in which they are computed."""
 
     def __init__(self, found: Sequence[Expectation]) -> None:
         self.definitions: list[Definition] = []

@@ -44,17 +44,10 @@ CODED = frozenset(
 
 @dataclass(frozen=True)
 class Lowered:
-    """What stands for an average, and what that claims.
+    """How an average is computed, and what that claims.
 
-    Attributes
-    ----------
-    average : Expectation
-    how : "value", "nodes" or "open"
-        A function of covariances, a sum over nodes, or nothing.
-    value : sympy.Expr or None
-        That function.
-    refusal : str
-        Why nothing takes it.
+    `value` is a function of covariances; "nodes" are a sum over nodes; what nothing takes is
+    "open", with the reason in `refusal`.
     """
 
     average: Expectation

@@ -135,12 +135,8 @@ def support(factor: sp.Expr) -> Interval:
 def rare_laws(found: Iterable[Expectation], root: Array, p: int) -> list[Law]:
     """Laws of which nodes are needed as well, of the most frequent events first.
 
-    Parameters
-    ----------
-    found : averages
-    root : (p + k, dim)
-        Fields as combinations of the variables of the nodes, students first.
-    p : int
+    `root` (p + k, dim) has the fields as combinations of the variables of the nodes, students
+    first.
     """
     events: dict[tuple[tuple[int, Interval], ...], None] = {}
     weights: dict[tuple[int, Interval], None] = {}

@@ -48,13 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Branches:
-    """Rows of each interval between kinks, from left to right.
-
-    Attributes
-    ----------
-    kinks : (K,) sympy numbers, ascending
-    intervals : (K + 1,) tuples of `Row`
-    """
+    """Rows of each interval between the ascending kinks, from left to right."""
 
     kinks: tuple[sp.Expr, ...]
     intervals: tuple[tuple[Row, ...], ...]

@@ -20,16 +20,8 @@ Rest = tuple[sp.Expr, sp.Expr, tuple[tuple[sp.Expr, sp.Expr], ...], tuple[sp.Exp
 class Term:
     """Polynomial(z) * exp(-curvature z^2 / 2 + slope z) * prod erf(a z + c) * prod delta(z - t).
 
-    Attributes
-    ----------
-    powers : ((n, coefficient), ...)
-        Polynomial in z by ascending degree.
-    curvature, slope : sympy.Expr
-        Exponent of the Gaussian factor; both 0 when there is none; complex for sin and cos.
-    erfs : ((a, c), ...)
-        Arguments of the error functions; (oo, c) stands for sign(z + c).
-    deltas : (t, ...)
-        Positions of Dirac factors.
+    `powers` are (n, coefficient) by ascending degree; the exponent is complex for sin and cos; an
+    erf (oo, c) denotes sign(z + c).
     """
 
     powers: tuple[tuple[int, sp.Expr], ...]

@@ -69,11 +69,7 @@ Linked = tuple[tuple[int, ...], sp.Expr, Any]
 class Recorder:
     """Hears the rules of one expectation after the other and notes their steps.
 
-    Parameters
-    ----------
-    ledger : Ledger
-    symbol : callable
-        What a label of a field is called in the steps.
+    `symbol` names the fields by their labels.
     """
 
     def __init__(self, ledger: Ledger, symbol: Callable[[Any], sp.Expr] = lambda x: x) -> None:

@@ -42,15 +42,8 @@ DIGITS = 10
 class Symmetries:
     """Reasons for which E[T(y) phi(U h) He_n(V h)] vanishes for all T (or T = y) and phi.
 
-    Attributes
-    ----------
-    flips : list of ((1 or -1, ...), 1 or -1)
-        Flips of the fields under which y is even (1) or odd (-1).
-    signs : set of int
-        Fields of which y sees the sign alone: sizes are independent of signs, so that even
-        Hermite polynomials of order two or more average to zero.
-    every : bool
-        Whether T is any function: then flips that reverse y say nothing.
+    Flips of fields under which y is even or odd, and fields of which y sees the sign alone: sizes
+    are independent of signs. With `every`, T is any function, and flips that reverse y say nothing.
     """
 
     flips: list[tuple[Index, int]]

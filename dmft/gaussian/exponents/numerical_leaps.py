@@ -48,9 +48,7 @@ def numerical_steps(
     """Steps by quadrature: random smooth transformations of y and features of learned directions.
 
     Equation    singular values of E[T_l(y) phi_m(U h) H_k(V h)] unfolded along its first slot;
-                T_l(y) = cos(w_l arctan((y - c)/s) + b_l), or y/std alone; averaged over label
-                noise of variance `noise`
-    Valid for   piecewise smooth targets of up to four fields; zero means below `THRESHOLD`
+                T_l(y) = cos(w_l arctan((y - c)/s) + b_l), or y/std alone, averaged over label noise
     Source      theory/batch_reuse D.4
     """
     engine = _Engine(coefficients, every_transformation, noise)

@@ -37,20 +37,10 @@ def number(value: sp.Expr) -> mpmath.mpf:
 
 @dataclass(frozen=True)
 class Block:
-    """An expression in derived fields with values shift + rows u, u ~ N(0, I).
+    """An expression in symbols `forms` (n,) with values shift + rows u, u ~ N(0, I) of r numbers.
 
-    Attributes
-    ----------
-    expr : sympy.Expr
-        Holds the symbols `forms`, everything else in it is a number.
-    forms : (n,) symbols
-    rows : (n, r) multiprecision numbers
-        Row i makes form i of the r independent normal numbers.
-    shift : (n,) multiprecision numbers
-    weight : mpf
-        Number in front of the expectation.
-    meaning : (n,) expressions
-        The forms in the user's symbols, for messages.
+    Numbers are multiprecision; `weight` is in front of the expectation, `meaning` names the forms
+    in the user's symbols, for messages.
     """
 
     expr: sp.Expr

@@ -36,16 +36,9 @@ class _LogSumExp(sp.Function):
 
 
 class Integrand:
-    """Function of points (r, n) of independent normal numbers.
+    """Function of points (r, n) of independent normal numbers, which counts its evaluations.
 
-    Attributes
-    ----------
-    block : Block
-    dimension : int
-    evaluations : int
-        Points so far.
-    always_precise : bool
-        Whether every value is computed in multiprecision.
+    Every value is computed in multiprecision where `always_precise` is set.
     """
 
     def __init__(

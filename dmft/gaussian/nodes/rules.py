@@ -57,17 +57,8 @@ class Law(NamedTuple):
 class NodeRule:
     """Points z (dim, n) and weights (n,) with sum_q w_q F(z_q) ~ E[F(z)], z ~ N(0, I).
 
-    Attributes
-    ----------
-    normal, weight : (dim, n), (n,) arrays
-    kind : "sobol" or "gauss-hermite"
-    groups : tuple of NodeRule
-        Rules of their own whose answers tell the error: the replicas of "sobol", one coarser rule
-        of "gauss-hermite", or several (`tensor_rule`).
-    label : str
-        The rule in words.
-    noise : bool
-        Whether the last row is the noise of the label, not a field.
+    The answers of `groups` tell the error: replicas of "sobol", coarser rules of "gauss-hermite".
+    With `noise`, the last row is the noise of the label, not a field.
     """
 
     normal: Array
@@ -102,9 +93,8 @@ class NodeRule:
     def with_laws(self, laws: Sequence[Law]) -> NodeRule:
         """The same points for some other normal laws as well, weighted as one mixture.
 
-        With m laws more, the mixture has everywhere at least 1 / (m + 1) of the density of N(0, I):
-        far or narrow events that lie under one of the laws are met, and no average loses more
-        than the points that are added. Weights do not sum up to 1 exactly.
+        Far or narrow events under one of the laws are met, and with m laws more no average loses
+        more than the points that are added: the mixture has 1 / (m + 1) of the density of N(0, I).
         """
         if not laws:
             return self
@@ -148,10 +138,9 @@ class NodeRule:
     def apart(self, seed: int) -> NodeRule:
         """The same rule, its replicas shifted by random vectors, and weighted for N(0, I).
 
-        Sobol points lie one in each of n strata of an axis. Beyond a jump across an axis all
-        replicas may count the same number of points, off by a part of one, and agree on it by no
-        merit. Shifted replicas have it at other parts of a stratum: their spread is the error.
-        The points of the rule itself stay: half of them are above 0.
+        Beyond a jump across an axis all replicas may count the same number of Sobol points, off by
+        a part of one. Shifted replicas differ, so that their spread is the error; the rule itself
+        stays.
         """
         draw = np.random.default_rng([seed, len(self.groups)])
         reach = min(APART / self.groups[0].weight.size, FARTHEST)
@@ -207,17 +196,9 @@ def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
 
 
 def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeRule:
-    """Scrambled Sobol rule: `replicas` independent sets of `nodes` points.
+    """Scrambled Sobol rule: at least 4 independent replicas of `nodes` points, a power of two.
 
-    Parameters
-    ----------
-    dim : int
-    nodes : int
-        Points of one replica, a power of two.
-    replicas : int
-        At least 4: the error is measured by their spread.
-    seed : int
-        Equal seeds give equal rules.
+    The spread of the replicas is the error; equal seeds give equal rules.
     """
     for name, value, low in (("nodes", nodes, 2), ("replicas", replicas, 4), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:

@@ -73,15 +73,7 @@ CELL_LIMIT = 20_000
 
 @dataclass(frozen=True)
 class FactorTable:
-    """Table of one factor.
-
-    Attributes
-    ----------
-    key : str
-        Name in the cache directory, a hash of the factor and of the code that made it.
-    values : (n,) array
-        What `dmft.special.averages` reads.
-    """
+    """Table of one factor: its key in the cache directory, and the vector that code reads."""
 
     key: str
     values: Array

@@ -38,15 +38,8 @@ def series_strips(
 ) -> tuple[Array, float]:
     """Strips of a factor as one vector, and their error relative to sqrt(E F^2); empty if none.
 
-    Parameters
-    ----------
-    values : callable
-        F on the line, up to `REACH` of `largest`.
-    parity : int
-    small, largest : float
-        Deviations below which the Taylor polynomial holds, and up to which there are averages.
-    room : int
-        Most numbers; strips of large deviations are left out where there are more.
+    `values` is F on the line up to `REACH` of `largest`; the Taylor polynomial holds below `small`;
+    strips of large deviations are left out where there are more than `room` numbers.
     """
     end = min(LARGEST, largest)
     edges = [small if small > 0.0 else LOWEST]

@@ -33,13 +33,7 @@ EVALUATION = 2e-14
 
 
 class PlacedAverage(sp.Expr):
-    """An average that a table of its own makes a number at numbers for its symbols.
-
-    Attributes
-    ----------
-    claimed : float
-        Error that the table claims.
-    """
+    """An average evaluated from its own table, with the error that the table claims."""
 
     is_commutative = True
     is_real = True

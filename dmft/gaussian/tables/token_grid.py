@@ -40,14 +40,9 @@ HALVINGS, SETTLED = 8, 1e-13
 
 @dataclass(frozen=True, eq=False)
 class TokenGrid:
-    """Nodes for L fields and the matrices that take values there to orthonormal coefficients.
+    """Nodes (L, n) for L fields and the matrices that take values to orthonormal coefficients.
 
-    Attributes
-    ----------
-    length, order : int
-    nodes : (L, n)
-    transform : (L, order + 1, n)
-        He_k(z) / sqrt(k!) times the weight of the node.
+    `transform` (L, order + 1, n) is He_k(z) / sqrt(k!) times the weight of the node.
     """
 
     length: int

@@ -30,18 +30,7 @@ Line = list[dict[Index, sp.Expr]]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """E[g He_n] of each output, up to an order; `square` is that of all orders up to it.
-
-    Attributes
-    ----------
-    outputs : list of dict
-        Multi-index n to coefficient; one dictionary for each output.
-    exact : bool
-    order : int
-        Orders beyond are not known.
-    complete : bool
-        Whether all orders beyond vanish.
-    """
+    """E[g He_n] of each output by multi-index, up to an order; all beyond vanish if `complete`."""
 
     outputs: Line
     exact: bool

@@ -53,15 +53,8 @@ HEADER = 5
 class TokenTable:
     """sum_r m^powers[r] sum_c coefficients[r, c] T_c(e / radius).
 
-    Attributes
-    ----------
-    powers : (rows,)
-    coefficients : (rows, columns)
-    radius : float
-    bound : float
-        Of the terms left out, at |m| = 1 and any |e| <= radius (theory/sequence A.3).
-    error : float
-        Of the sums over nodes, seen on shifted nodes, and of the Chebyshev terms left out.
+    `bound` is that of the terms left out, at |m| = 1 and any |e| <= radius (theory/sequence A.3);
+    `error` that of the sums over nodes, seen on shifted nodes, and of the Chebyshev terms left out.
     """
 
     powers: Array

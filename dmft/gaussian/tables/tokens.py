@@ -171,15 +171,7 @@ class TokenAverage(PlacedAverage):
 
 @dataclass(frozen=True)
 class TokenLaw:
-    """Law of the fields of a sequence model, and its averages.
-
-    Attributes
-    ----------
-    length : int
-    encoding : Encoding
-    tied : bool
-        Untied students read the mean field alone, each token by its own m_l.
-    """
+    """Law of the fields of a sequence model; untied, they read the mean field alone."""
 
     length: int
     encoding: Encoding
