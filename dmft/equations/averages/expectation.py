@@ -6,7 +6,7 @@ form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -104,6 +104,11 @@ class Covariances(Law):
         return sp.Add(*(c * e * table[frozenset((u, v))] for u, c in parts[0] for v, e in parts[1]))
 
 
+def _argument(place: int, kind: Callable[..., Any]) -> Any:
+    """An attribute that is an argument of a law; 0 or False where it has fewer."""
+    return property(lambda law: kind(law.args[place]) if len(law.args) > place else kind())
+
+
 class OneSample(Law):
     """Law of the random fields of a sample: degree, then 1 or 0 for noise, halves, students.
 
@@ -117,35 +122,16 @@ class OneSample(Law):
 
     of_sample = True
 
-    @property
-    def degree(self) -> sp.Expr:
-        """Total degree, oo or -1."""
-        return self.args[0]
-
-    @property
-    def noisy(self) -> bool:  # type: ignore[override]
-        """Whether the noise of the label is among the Gaussian variables."""
-        return bool(self.args[1])
-
-    @property
-    def halves(self) -> bool:  # type: ignore[override]
-        """Whether averages are taken over both signs of the first coordinate apart."""
-        return len(self.args) > 2 and bool(self.args[2])
-
-    @property
-    def students(self) -> bool:  # type: ignore[override]
-        """Whether functions of the student fields are averaged, times one field at most."""
-        return len(self.args) > 3 and bool(self.args[3])
+    degree = _argument(0, lambda degree: degree)
+    noisy = _argument(1, bool)
+    halves = _argument(2, bool)
+    students = _argument(3, bool)
+    layers = _argument(5, int)
 
     @property
     def samples(self) -> int:  # type: ignore[override]
         """Number of samples."""
         return int(self.args[4]) if len(self.args) > 4 else 1
-
-    @property
-    def layers(self) -> int:  # type: ignore[override]
-        """Degree of what steep functions turn in, `ROUNDED` for kinks, 0 where there are none."""
-        return int(self.args[5]) if len(self.args) > 5 else 0
 
 
 class OverSamples(sp.Expr):

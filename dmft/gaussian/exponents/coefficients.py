@@ -145,6 +145,11 @@ def sign_flips(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Index, 
     return found
 
 
+def reverses(flips: Index, sign: int, n: Index) -> bool:
+    """Whether a flip of the fields, under which g has this sign, reverses g He_n."""
+    return sign * prod(e**m for e, m in zip(flips, n, strict=True)) < 0
+
+
 @dataclass
 class Coefficients:
     """Coefficients of one function by multi-index, computed at first use."""
@@ -169,9 +174,7 @@ class Coefficients:
 
     def vanishes_by_symmetry(self, n: Index) -> bool:
         """Whether a sign flip of the fields reverses the sign of the integrand."""
-        return any(
-            s * prod(e**m for e, m in zip(flips, n, strict=True)) < 0 for flips, s in self.flips
-        )
+        return any(reverses(flips, s, n) for flips, s in self.flips)
 
     def _compute(self, n: Index) -> Coefficient:
         if self.vanishes_by_symmetry(n):

@@ -21,7 +21,7 @@ import sympy as sp
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.exponents.coefficients import Index, indices, sign_flips
+from dmft.gaussian.exponents.coefficients import Index, indices, reverses, sign_flips
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y
 from dmft.gaussian.nodes.grid import Array
 
@@ -63,9 +63,7 @@ class Symmetries:
         if any(n[i] and n[i] % 2 == 0 for i in self.signs if i >= learned):
             return True
         return any(
-            all(e > 0 for e in flips[:learned])
-            and s * (-1) ** sum(m for e, m in zip(flips, n, strict=True) if e < 0) < 0
-            for flips, s in self.flips
+            all(e > 0 for e in flips[:learned]) and reverses(flips, s, n) for flips, s in self.flips
         )
 
 
@@ -234,10 +232,7 @@ class _Prover:
 
     def vanishes(self, n: Index, power: int) -> bool:
         """Whether a flip reverses y^power He_n."""
-        return any(
-            s**power * (-1) ** sum(m for e, m in zip(flips, n, strict=True) if e < 0) < 0
-            for flips, s in self.flips
-        )
+        return any(reverses(flips, s**power, n) for flips, s in self.flips)
 
     def certified(self, power: int, weight: sp.Expr) -> sp.Expr | None:
         """E[y^power weight] as a float that is provably not zero, None where that is open."""

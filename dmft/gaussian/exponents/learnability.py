@@ -223,21 +223,20 @@ class Learnability(Record):
         '\\begin{tabular}{lccc}'
         """
         head = " & ".join(("direction", *self.algorithms)) + r" \\"
-        body = []
-        for row in self.table:
-            name = r",\ ".join(map(sp.latex, row.names))
-            cells = (f"${v.latex()}$" for v in row.verdicts)
-            body.append(" & ".join((f"${name}$", *cells)) + r" \\")
+        body = [" & ".join(f"${cell}$" for cell in row) + r" \\" for row in self._cells()]
         columns = "l" + "c" * len(self.algorithms)
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body]
         return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
+    def _cells(self) -> list[list[str]]:
+        """Rows of the table in LaTeX, without dollars."""
+        names = (r",\ ".join(map(sp.latex, row.names)) for row in self.table)
+        rows = zip(names, self.table, strict=True)
+        return [[name, *(v.latex() for v in row.verdicts)] for name, row in rows]
+
     def _repr_latex_(self) -> str:
         # Notebooks typeset arrays, not tabulars.
-        rows = []
-        for row in self.table:
-            name = r",\ ".join(map(sp.latex, row.names))
-            rows.append(" & ".join((name, *(v.latex() for v in row.verdicts))))
+        rows = list(map(" & ".join, self._cells()))
         head = " & ".join(rf"\text{{{a}}}" for a in ("direction", *self.algorithms))
         columns = "l" + "c" * len(self.algorithms)
         body = r" \\ ".join([head + r" \\ \hline " + rows[0], *rows[1:]])

@@ -7,6 +7,7 @@ not settled are halved. The error of an axis holds the errors of the axes integr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -122,10 +123,7 @@ class Nested:
         self,
         level: int,
         points: Array,
-        row: NDArray[np.intp],
-        low: Array,
-        high: Array,
-        share: Array,
+        *panels: NDArray[Any],
     ) -> tuple[Array, ...]:
         """Integral, error, size and error of the places of each panel, in pieces for memory."""
         inner = 1
@@ -133,10 +131,9 @@ class Nested:
             inner *= 21 * (len(axis.base) + 2 * len(axis.moving))
         step = max(1, CHUNK // (21 * inner))
         parts = [
-            self._piece(level, points, row[i : i + step], low[i : i + step], high[i : i + step],
-                        share[i : i + step])
-            for i in range(0, len(row), step)
-        ]  # fmt: skip
+            self._piece(level, points, *(v[i : i + step] for v in panels))
+            for i in range(0, len(panels[0]), step)
+        ]
         return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
     def _piece(

@@ -263,6 +263,7 @@ def to_normal(points: Array) -> Array:
     return result
 
 
+@lru_cache(maxsize=8)
 def tensor_rule(dim: int, points: int, may_break: bool = False) -> NodeRule:
     """Tensor rule with `points` nodes an axis, and a coarser one for the error.
 
@@ -271,19 +272,19 @@ def tensor_rule(dim: int, points: int, may_break: bool = False) -> NodeRule:
     points and with turned axes: where an integrand has a layer thinner than the nodes are apart,
     the error depends on how they lie about it, and rules that lie alike agree by no merit.
     """
-    if not 2 <= points <= MOST_TRAPEZOIDS:
-        raise BadParameter(f"points of an axis must lie in [2, {MOST_TRAPEZOIDS}], got {points!r}")
-    return _tensor(int(dim), int(points), bool(may_break))
-
-
-@lru_cache(maxsize=8)
-def _tensor(dim: int, points: int, may_break: bool) -> NodeRule:
+    points = _checked_points(points)
     fine, fewer = _product(dim, points), max(1, (3 * points) // 4)
     groups = [_product(dim, fewer)]
     for less, angle in enumerate(TURNED if may_break else (), start=1):
         rule = _product(dim, max(1, fewer - less))
         groups.append(replace(rule, normal=_turned(rule.normal, angle)))
     return NodeRule(fine.normal, fine.weight, fine.kind, fine.label, tuple(groups))
+
+
+def _checked_points(points: int) -> int:
+    if not 2 <= points <= MOST_TRAPEZOIDS:
+        raise BadParameter(f"points of an axis must lie in [2, {MOST_TRAPEZOIDS}], got {points!r}")
+    return int(points)
 
 
 def _turned(points: Array, angle: float) -> Array:
@@ -299,15 +300,10 @@ def _turned(points: Array, angle: float) -> Array:
 MOST_HALF, HALF_SHARE = 48, 0.375
 
 
+@lru_cache(maxsize=8)
 def halved_rule(dim: int, points: int) -> NodeRule:
     """Tensor rule for integrands that are smooth on either side of zero of the first axis."""
-    if not 2 <= points <= MOST_TRAPEZOIDS:
-        raise BadParameter(f"points of an axis must lie in [2, {MOST_TRAPEZOIDS}], got {points!r}")
-    return _halved(int(dim), int(points))
-
-
-@lru_cache(maxsize=8)
-def _halved(dim: int, points: int) -> NodeRule:
+    points = _checked_points(points)
     fine, coarse = (_halved_product(dim, n) for n in (points, max(2, (3 * points) // 4)))
     return replace(fine, groups=(coarse,))
 
