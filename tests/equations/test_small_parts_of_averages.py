@@ -8,8 +8,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as s
-from dmft.equations.averages.closure import cosine_rule, moment
-from dmft.equations.averages.collect import Collector
+from dmft.equations.averages.closure import Collector, cosine_rule, moment
 from dmft.equations.averages.conditioned import conditioned
 from dmft.equations.averages.expectation import (
     At,

@@ -11,10 +11,9 @@ from scipy.special import erf as scipy_erf
 from scipy.special import ndtr
 
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.orthant import FourSigns
+from dmft.gaussian.closed.orthant import FourSigns, SignsMoment
 from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.signs_moment import SignsMoment
 from dmft.gaussian.closed.switch import to_signs
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD as z

@@ -14,8 +14,15 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.closure import RESIDUAL, TWIN, averaged, close, is_polynomial
-from dmft.equations.averages.collect import Collector, can_collect
+from dmft.equations.averages.closure import (
+    RESIDUAL,
+    TWIN,
+    Collector,
+    averaged,
+    can_collect,
+    close,
+    is_polynomial,
+)
 from dmft.equations.averages.expectation import At, product_average
 from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition, define

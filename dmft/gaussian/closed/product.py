@@ -24,7 +24,7 @@ from dmft.gaussian.closed.closed_forms import (
     without_parallel_signs,
 )
 from dmft.gaussian.closed.factor import WAVES, Term, parse_factor
-from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment
+from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment, signs_moment
 from dmft.gaussian.closed.values import FLOAT_DIGITS, collapsed, guarded, in_real_form
 from dmft.gaussian.closed.wick import times, wick_expression
 from dmft.gaussian.law import Cov, Law, Mean
@@ -148,8 +148,6 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole:
                 heard.conditioned(x, position, sp.Mul(*density), law)
     signs = any(a is sp.oo for _, a, _ in erfs)
     if whole and signs and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
-        from dmft.gaussian.closed.signs_moment import signs_moment
-
         piece = signs_moment(law, polynomials, tuple(erfs))
         if piece is not None:
             return times(*prefactors, piece)
