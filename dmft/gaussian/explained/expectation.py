@@ -147,21 +147,16 @@ def _coefficient(
     known = value == 0 or exponent.witness.error == 0
     error = sp.S.Zero if known else sp.Float(exponent.witness.error, 2)
     if 2 * size <= MOST_FIELDS:
-        product = sp.Mul(*(FieldHermite.of(k, y, sp.S.One) for k, y in zip(n, seen, strict=True)))
         eye = sp.eye(size)
         cov = sp.ImmutableDenseMatrix(
             sp.BlockMatrix([[eye, OVERLAP * eye], [OVERLAP * eye, eye]]).as_explicit()
         )
         laws.append(cov)
-        before = Average.of(target * product, [*active, *seen], cov)
+        before = Average.of(target * _product(n, seen), [*active, *seen], cov)
         ledger.add("mehler", before, OVERLAP**order * value, note=_words(n, value), bound=error)
     plain = target * sp.Mul(*(hermite(k, x) for k, x in zip(n, active, strict=True)))
     law = ClosedLaw(active, sp.eye(size))
-    here = Average.of(
-        target * sp.Mul(*(FieldHermite.of(k, x, sp.S.One) for k, x in zip(n, active, strict=True))),
-        active,
-        sp.eye(size),
-    )
+    here = Average.of(target * _product(n, active), active, sp.eye(size))
     ledger.depth += 1
     begin, depth = len(ledger.steps), ledger.depth
     ledger.add("coefficient", here, value, bound=error)
@@ -171,6 +166,11 @@ def _coefficient(
     except NotClosed:
         del ledger.steps[begin + 1 :]
     ledger.depth = depth - 1
+
+
+def _product(n: Index, fields: list[sp.Symbol]) -> sp.Expr:
+    """Hermite polynomials of standard normal fields."""
+    return sp.Mul(*(FieldHermite.of(k, x, sp.S.One) for k, x in zip(n, fields, strict=True)))
 
 
 def _words(n: Index, value: sp.Expr) -> str:

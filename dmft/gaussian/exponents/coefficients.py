@@ -358,9 +358,14 @@ def _rounded(value: Any, error: float, digits: int) -> Coefficient:
     return Coefficient(sp.S.Zero if small else sp.Float(value, digits), False, error)
 
 
+def factorials(n: Index) -> int:
+    """E He_n^2 = n_1! n_2! ..."""
+    return prod(factorial(m) for m in n)
+
+
 def norm(n: Index) -> float:
-    """sqrt(E He_n^2) = sqrt(n_1! n_2! ...)."""
-    return float(np.sqrt(float(prod(factorial(m) for m in n))))
+    """sqrt(E He_n^2)."""
+    return float(np.sqrt(float(factorials(n))))
 
 
 def _hermite_number(n: int, t: mpmath.mpf) -> mpmath.mpf:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import factorial, prod
 from typing import overload
 
 import sympy as sp
@@ -20,6 +19,7 @@ from dmft.gaussian.exponents.coefficients import (
     Index,
     as_expression,
     as_fields,
+    factorials,
     indices,
 )
 from dmft.record import cut
@@ -117,7 +117,7 @@ class HermiteSeries(Sequence[sp.Expr]):
         )
 
     def _weight(self, n: Index) -> sp.Expr:
-        return self.by_index[n].value / sp.Integer(prod(factorial(m) for m in n))
+        return self.by_index[n].value / sp.Integer(factorials(n))
 
     def latex(self) -> str:
         r"""The sum in Hermite polynomials; an approximation sign unless the sum is f itself.

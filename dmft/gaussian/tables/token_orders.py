@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import factorial, prod
+from math import factorial
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.gaussian.exponents.coefficients import Index, indices
+from dmft.gaussian.exponents.coefficients import Index, factorials, indices
 from dmft.gaussian.tables.token_grid import (
     MOST_TOKENS,
     GridFunctions,
@@ -40,7 +40,7 @@ class Coefficients:
     def norm(self, k: int) -> float:
         """Size of the tensors of order k: sqrt(sum_|n|=k c_n^2 / n!)."""
         total = sum(
-            float(c) ** 2 / _factorial(n) for y in self.outputs for n, c in y.items() if sum(n) == k
+            float(c) ** 2 / factorials(n) for y in self.outputs for n, c in y.items() if sum(n) == k
         )
         return float(np.sqrt(total))
 
@@ -58,7 +58,7 @@ class Coefficients:
 def overlap(target: Coefficients, student: Coefficients, k: int) -> sp.Expr:
     """D_k = sum over |n| = k and outputs of c*_n c_n / n!."""
     terms = [
-        c * other[n] / _factorial(n)
+        c * other[n] / factorials(n)
         for y, other in zip(target.outputs, student.outputs, strict=True)
         for n, c in y.items()
         if sum(n) == k and n in other
@@ -106,7 +106,7 @@ def _on_grid(
     (values,) = GridFunctions([function], length)(grid, means)
     table = grid.coefficients(values, order)
     return {
-        n: sp.Float(float(table[n]) * np.sqrt(_factorial(n)), 17)
+        n: sp.Float(float(table[n]) * np.sqrt(factorials(n)), 17)
         for k in range(order + 1)
         for n in indices(length, k)
     }
@@ -149,10 +149,6 @@ def _of_network(
     found = {n: line[sum(n)] / root ** sum(n) for n in wanted.outputs[0] if sum(n) <= order}
     exact = all(c.is_number and not c.has(sp.Float) for c in line)
     return Coefficients([found], exact, order)
-
-
-def _factorial(n: Index) -> int:
-    return prod(factorial(k) for k in n)
 
 
 # Nodes in the field x of the first token, in another field z, and in log t: half width, distance.

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import factorial, prod
+from math import factorial
 from typing import Any
 
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import power_in_hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.exponents.coefficients import Index
+from dmft.gaussian.exponents.coefficients import Index, factorials
 from dmft.gaussian.exponents.hermite_series import hermite_expansion
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.token_grid import MOST_TOKENS
@@ -243,7 +244,7 @@ class TokenLaw:
         m = self.semantic if not self.tied else (SEMANTIC,) * self.length
         for n, c in found.items():
             weight = sp.Mul(*(y**k for y, k in zip(m, n, strict=True)))
-            weight /= sp.Integer(prod(factorial(k) for k in n))
+            weight /= sp.Integer(factorials(n))
             by_order.setdefault(sum(n), []).append(c * weight)
         line = field_series(g, self.mean, max(by_order, default=0))
         if line is None:
@@ -310,12 +311,9 @@ def polynomial_coefficients(f: sp.Expr, fields: tuple[sp.Symbol, ...]) -> dict[I
     for powers, c in sp.Poly(f, *fields).terms():
         terms: dict[Index, sp.Expr] = {(): c}
         for power in powers:
-            # z^p = sum_j p! / (2^j j! (p - 2j)!) He_(p - 2j); c_n is n! times the weight of He_n.
-            line = {
-                power - 2 * j: sp.Integer(factorial(power) // (2**j * factorial(j)))
-                for j in range(power // 2 + 1)
-            }
-            terms = {(*n, k): c * w for n, c in terms.items() for k, w in line.items()}
+            # c_n is n! times the weight of He_n in z^p.
+            line = [(k, int(w) * factorial(k)) for k, _, w in power_in_hermite(power, 0, 1)[::-1]]
+            terms = {(*n, k): c * w for n, c in terms.items() for k, w in line}
         for n, value in terms.items():
             result[n] = result.get(n, sp.S.Zero) + value
     return {n: c for n, c in result.items() if sp.expand(c) != 0}
