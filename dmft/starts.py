@@ -197,12 +197,7 @@ def steps_before(start: object, begin: float) -> float:
 
 
 def check_end(t_max: float, begin: float, unit: str = TIME) -> None:
-    """Refuse a run that ends before the time at which its schedule continues.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse a run that ends before the time at which its schedule continues."""
     if begin > 0.0 and is_number(t_max) and not float(t_max) > begin:
         raise BadParameter(
             f"t_max = {t_max:g} is not beyond {unit} = {begin:g}, where the run begins: t_max is "

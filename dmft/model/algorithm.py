@@ -40,10 +40,6 @@ def refuse(algorithm: object, *where: str) -> None:
     where : str
         "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or "noise"
         (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
-
-    Raises
-    ------
-    BadParameter
     """
     own = getattr(algorithm, "refuses", {})
     for place in where:
@@ -56,12 +52,7 @@ def refuse(algorithm: object, *where: str) -> None:
 
 
 def _check_numbers(algorithm: SGD | GradientFlow) -> None:
-    """Numbers of the optimiser as SymPy, within their bounds, where nothing declared forbids them.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Numbers of the optimiser as SymPy, within their bounds and allowed by the declaration."""
     for name, number in OPTIMISER.items():
         if not (number.declared and hasattr(algorithm, name)):
             continue

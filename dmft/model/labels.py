@@ -95,12 +95,7 @@ def _check(mean: sp.Expr, fields: tuple[sp.Symbol, ...], channel: sp.Expr) -> No
 
 
 def check_classes(model: Model) -> None:
-    """Refuse models of several outputs whose samples have no class 0, ..., outputs - 1.
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch
-    """
+    """Refuse models of several outputs whose samples have no class 0, ..., outputs - 1."""
     count, teacher = model.outputs, model.teacher
     for name in ("label_noise", "label_flip"):
         if not getattr(model, name).is_zero:
@@ -140,12 +135,7 @@ def check_classes(model: Model) -> None:
 
 
 def _check_ties(teacher: Committee) -> None:
-    """Refuse teachers whose largest outputs are equal with a positive probability.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse teachers whose largest outputs are equal with a positive probability."""
     if not teacher.activation.has(sp.Max, sp.Min, sp.Heaviside, sp.sign, sp.Piecewise):
         return
     for point in np.random.default_rng(0).standard_normal((SAMPLES, int(teacher.width))):

@@ -116,12 +116,7 @@ def loss_expr(loss: str | sp.Expr) -> sp.Expr:
 
 
 def check_one_output(loss: str | sp.Expr) -> None:
-    """Refuse a loss of several outputs for a student of one.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse a loss of several outputs for a student of one."""
     if is_of_outputs(loss):
         raise BadParameter(
             f"loss = {loss!r} needs a student with several outputs, "

@@ -193,12 +193,7 @@ class Model(Shown):
 
 
 def as_probability(value: float | sp.Expr, name: str) -> sp.Expr:
-    """Return a probability, a number or an expression, as SymPy.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Return a probability, a number or an expression, as SymPy."""
     result = as_parameter(value, name)
     if result.is_number and float(result) > 1.0:
         raise BadParameter(f"{name} is a probability: it must lie in [0, 1], got {value!r}")
@@ -260,12 +255,7 @@ def _is_spectrum(given: object) -> bool:
 
 
 def check_labels(model: Model, what: str) -> None:
-    """Refuse drawn labels and classes, where something is derived for labels of the teacher.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse drawn labels and classes, where something is derived for labels of the teacher."""
     check_outputs(model, what)
     if model.label_channel is not None:
         raise BadParameter(
@@ -276,12 +266,7 @@ def check_labels(model: Model, what: str) -> None:
 
 
 def check_unflipped(model: Model, what: str) -> None:
-    """Refuse flipped labels, where something is derived for labels of the teacher.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse flipped labels, where something is derived for labels of the teacher."""
     if model.flips:
         raise BadParameter(
             f"{what} for labels that the teacher writes, not for flipped ones, label_flip = "
@@ -291,12 +276,7 @@ def check_unflipped(model: Model, what: str) -> None:
 
 
 def check_outputs(model: Model, what: str) -> None:
-    """Refuse students of several outputs.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse students of several outputs."""
     if not model.reads_sequences and model.outputs > 1:
         raise BadParameter(
             f"{what} for students of one output, this one has {model.outputs}; these have "
@@ -306,12 +286,7 @@ def check_outputs(model: Model, what: str) -> None:
 
 
 def check_readout(model: Model, start: Overlaps) -> None:
-    """Refuse a start whose readout is not that of so many outputs.
-
-    Raises
-    ------
-    ShapeMismatch
-    """
+    """Refuse a start whose readout is not that of so many outputs."""
     if start.readout is None:
         return
     shape = (start.p,) if model.outputs == 1 else (model.outputs, start.p)
@@ -323,12 +298,7 @@ def check_readout(model: Model, start: Overlaps) -> None:
 
 
 def check_isotropic(model: Model, what: str) -> None:
-    """Refuse inputs with a spectrum where something is derived for one eigenvalue alone.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse inputs with a spectrum where something is derived for one eigenvalue alone."""
     if model.spectrum is not None:
         raise BadParameter(
             f"{what} for inputs without a spectrum, the model has {model.inputs}; with it there "
@@ -338,12 +308,7 @@ def check_isotropic(model: Model, what: str) -> None:
 
 
 def check_identity(model: Model, what: str) -> None:
-    """Refuse inputs from clusters where something is derived for x ~ N(0, I_d) alone.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse inputs from clusters where something is derived for x ~ N(0, I_d) alone."""
     check_labels(model, what)
     if model.inputs is not None:
         raise BadParameter(

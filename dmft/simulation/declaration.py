@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -399,31 +399,20 @@ class Filler:
             expr = sp.Piecewise(*cases[:-1], (parts[-1], True))
         else:
             parts, read, what, expr = (network.expr,), fields, "teacher", network.expr
-        return self.function(expr, read, what, parts)
+        found = self.function(expr, read, what)
+        if not all(y.is_polynomial(*fields) for y in parts):
+            return found
+        degrees = (int(sp.Poly(y, *fields).total_degree()) for y in parts)
+        return replace(found, degree=max(0, *degrees))
 
-    def function(
-        self,
-        expr: sp.Expr,
-        fields: Sequence[sp.Symbol],
-        what: str,
-        parts: Sequence[sp.Expr] = (),
-    ) -> Activation:
-        """Compile a function of several fields; a polynomial where its parts are."""
+    def function(self, expr: sp.Expr, fields: Sequence[sp.Symbol], what: str) -> Activation:
+        """Compile a function of several fields; it has no slope, as teachers do not learn."""
         first, *others = fields
         symbols = sorted(expr.free_symbols - set(fields), key=str)
         values = [self.symbol(s, what) for s in symbols]
         value = scalar_function(expr, first, [*others, *symbols])
-        own = [z for z in fields if z != CLUSTER]
-        polynomial = bool(parts) and all(y.is_polynomial(*own) for y in parts)
-        degrees = [int(sp.Poly(y, *own).total_degree()) for y in parts if polynomial]
-        return Activation(
-            value=value,
-            slope=value,  # never used: the teacher does not learn
-            parameters=np.array([*([0.0] * len(others)), *values]),
-            degree=max(0, *degrees) if polynomial else None,
-            expr=expr,
-            fields=len(fields),
-        )
+        parameters = np.array([*([0.0] * len(others)), *values])
+        return Activation(value, value, parameters, None, expr, len(fields))
 
     def rule(
         self, model: Model, algorithm: UpdateField, readout: NDArray[np.float64]

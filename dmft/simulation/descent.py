@@ -223,10 +223,6 @@ def simulate_descent(
     Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
     Scaling     t counts steps; parameters of a step may be expressions in ``sympy.Symbol("t")``
     Source      theory/batch_reuse 0, A.4
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch
     """
     numbers = as_seeds(seeds)
     experiment = _declare(model, algorithm, dim, t_max, start, parameters)

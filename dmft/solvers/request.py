@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import is_array, is_whole, shown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.solvers.events import Event
-from dmft.solvers.problem import Block
+from dmft.solvers.problem import Block, Problem
 
 # Entries that Python looks at faster than NumPy does.
 FEW = 32
@@ -31,6 +31,19 @@ def check_names(names: Sequence[str], given: Mapping[str, Any], what: str) -> Se
         if not math.isfinite(float(given[name])):
             raise BadParameter(f"{what} {name} = {given[name]!r} is not a finite number")
     return names
+
+
+def filled(
+    problem: Problem,
+    widths: Mapping[str, int],
+    parameters: Mapping[str, float] | None,
+    constants: Mapping[str, ArrayLike] | None,
+) -> tuple[dict[str, int], dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Widths, scalars and constant arrays of a problem, checked."""
+    names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
+    given = parameters or {}
+    scalars = {n: float(given[n]) for n in check_names(problem.parameters, given, "parameter")}
+    return names, scalars, check_blocks(problem.constants, constants or {}, names, "constant")
 
 
 def check_blocks(
@@ -78,12 +91,7 @@ MOST_POINTS = 10**8
 
 
 def read_save_at(save_at: int | ArrayLike) -> int | NDArray[np.float64]:
-    """A number of points from 2 on, or times that increase strictly.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """A number of points from 2 on, or times that increase strictly."""
     if is_whole(save_at) and np.ndim(save_at) == 0:
         count = int(save_at)  # type: ignore[arg-type]
         if not 2 <= count <= MOST_POINTS:

@@ -18,7 +18,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, describe_problem
-from dmft.solvers.request import check_blocks, check_events, check_names, save_times
+from dmft.solvers.request import check_blocks, check_events, filled, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.runge_kutta.layout import COSINE
@@ -186,18 +186,9 @@ def check_request(
         A larger entry ends the run as diverged.
     provenance : mapping
         Added to the problem's own (`time_step_times_dim`, for instance).
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch, InvalidCovariance
     """
     chosen, events = _method(problem, method), check_events(events)
-    names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
-    scalars = {
-        name: float((parameters or {})[name])
-        for name in check_names(problem.parameters, parameters or {}, "parameter")
-    }
-    arrays = check_blocks(problem.constants, constants or {}, names, "constant")
+    names, scalars, arrays = filled(problem, widths, parameters, constants)
     blocks = check_blocks(problem.state, state, names, "state")
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
     save = save_times(save_at, t_start, t_max)

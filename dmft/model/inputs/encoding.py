@@ -113,12 +113,7 @@ class Encoding(Brief):
         )
 
     def check(self, e: Array, m: float) -> None:
-        """Refuse (m, e) that no w of length sqrt(d) has: s in the range of G, s^T G^+ s <= 1.
-
-        Raises
-        ------
-        InvalidCovariance
-        """
+        """Refuse (m, e) that no w of length sqrt(d) has: s in the range of G, s^T G^+ s <= 1."""
         gram = np.array(self.gram.tolist(), dtype=float)
         s = np.concatenate([[m], e])
         inverse = np.linalg.pinv(gram, rcond=PSD_TOLERANCE, hermitian=True)

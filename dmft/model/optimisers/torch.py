@@ -160,10 +160,6 @@ def from_torch(
         dim, width and scaled_inputs.
     others : mapping
         Arguments by name, in the place of those given; those that torch does not have are ours.
-
-    Raises
-    ------
-    BadParameter
     """
     code, settings = _code(*written), dict(_settings(given))
     if made not in NAMES:

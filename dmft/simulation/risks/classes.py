@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_loss(model: Model, algorithm: SGD) -> None:
-    """Refuse losses of other networks than committees of this many outputs.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse losses of other networks than committees of this many outputs."""
     if model.outputs == 1:
         check_one_output(algorithm.loss)
     if algorithm.loss == "frobenius":

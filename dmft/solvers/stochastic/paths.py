@@ -15,7 +15,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.problem import Problem, describe_problem
-from dmft.solvers.request import check_blocks, check_events, check_names
+from dmft.solvers.request import check_events, filled
 from dmft.solvers.solution import COUNTED, Values
 from dmft.solvers.solve import LARGEST_NORM
 from dmft.solvers.stochastic import layout as codes
@@ -138,12 +138,7 @@ def solve_paths(
     request.check_counts(paths=paths, seed=seed, substeps=substeps)
     request.check_positive(dt=dt, timeout=timeout, norm_bound=norm_bound)
     request.check_scale(noise_scale)
-    names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
-    scalars = {
-        name: float((parameters or {})[name])
-        for name in check_names(problem.parameters, parameters or {}, "parameter")
-    }
-    arrays = check_blocks(problem.constants, constants or {}, names, "constant")
+    names, scalars, arrays = filled(problem, widths, parameters, constants)
     par = problem.pack_parameters(scalars, arrays)
     watched = _watched(events)
     steps = max(1, math.ceil((t_max - t_start) / dt * (1.0 - 1e-12)))
