@@ -159,19 +159,9 @@ def check_time(value: float, name: str) -> float:
 def begin_of(start: object, unit: str, t_start: float | None, follows: bool = True) -> float:
     """Time at which a run begins: `t_start`, else that of the start where a schedule continues.
 
-    Parameters
-    ----------
-    start : Overlaps, Alignment, sequence of them, or None
-    unit : {"t", "steps / d", "samples / d"}
-        What the time of the run counts.
-    t_start : float or None
-    follows : bool
-        Whether the run follows a schedule in time.
-
-    Raises
-    ------
-    BadParameter
-        For the end of a run that has not counted this unit, and starts of different times.
+    `unit` is what the time counts, "t", "steps / d" or "samples / d"; only runs that follow a
+    schedule in time continue. Refused are a start that has not counted this unit, and starts of
+    different times.
     """
     if t_start is not None:
         return check_time(t_start, "t_start")

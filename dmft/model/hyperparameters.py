@@ -20,68 +20,35 @@ D, P, MEMORY = sp.symbols("d p memory", positive=True)
 
 @dataclass(frozen=True)
 class InOptim:
-    """What a number is called by an optimiser of torch.optim.
+    """What a number is called by an optimiser of torch.optim."""
 
-    Attributes
-    ----------
-    optimiser : str
-        Name of the class.
-    argument : str
-        Its argument, "betas[1]" for an entry of a pair.
-    theta, rows : sympy.Expr
-        torch's number over ours, for code that stores theta = W/sqrt(d) and feeds x, and for code
-        that stores W and feeds x/sqrt(d). `MEMORY`: torch's is 1 - (ours) gamma/(p d).
-    default : float
-        torch's own; an argument with this value is left out.
-    state : bool
-        Whether it is an entry of the optimiser's state, no argument.
-    """
-
-    optimiser: str
-    argument: str
+    optimiser: str  # name of the class
+    argument: str  # "betas[1]" for an entry of a pair
+    # torch's number over ours, for code that stores theta = W/sqrt(d) and feeds x, and for code
+    # that stores W and feeds x/sqrt(d). `MEMORY`: torch's is 1 - (ours) gamma/(p d).
     theta: sp.Expr = sp.S.One
     rows: sp.Expr = sp.S.One
-    default: float = math.nan
-    state: bool = False
+    default: float = math.nan  # torch's own; an argument with this value is left out
+    state: bool = False  # whether it is an entry of the optimiser's state, no argument
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number of an algorithm, declared once.
+    """A number of an algorithm, declared once."""
 
-    Attributes
-    ----------
-    what : str
-        In words.
-    latex : str
-    below : float
-        Its values are from zero on and below this one.
-    refused : mapping of str to str
-        Why it is not used somewhere, and what to do instead; the keys are those of
-        `dmft.model.algorithm.refuse`, and "torch".
-    key : str
-        Kind of the key that declares it in files (`dmft.cli.schema`); none where empty.
-    declared : bool
-        Whether it is a number of the optimiser that `UpdateField` takes.
-    of_optimiser : bool
-        Whether it is one of `OPTIMISER`: no number of gradients themselves.
-    row : str
-        Rows that a neuron keeps beside its weights where it is not zero.
-    additive : bool
-        Whether it is the variance of Gaussian noise that is added to each step.
-    torch : tuple of InOptim, or None
-        None where torch has it in the data or in the model, not in an optimiser.
-    """
-
-    what: str
+    what: str  # in words
     latex: str = ""
-    below: float = math.inf
+    below: float = math.inf  # its values are from zero on and below this one
+    # Why it is not used somewhere, and what to do instead; the keys are those of
+    # `dmft.model.algorithm.refuse`, and "torch".
     refused: Mapping[str, str] = field(default_factory=dict)
+    # Kind of the key that declares it in files (`dmft.cli.schema`); none where empty.
     key: str = ""
-    declared: bool = False
-    of_optimiser: bool = True
-    row: str = ""
-    additive: bool = False
+    declared: bool = False  # whether it is a number of the optimiser that `UpdateField` takes
+    of_optimiser: bool = True  # whether it is one of `OPTIMISER`: no number of gradients themselves
+    row: str = ""  # rows that a neuron keeps beside its weights where it is not zero
+    additive: bool = False  # whether it is the variance of noise that is added to each step
+    # None where torch has it in the data or in the model, not in an optimiser.
     torch: tuple[InOptim, ...] | None = ()
 
 

@@ -23,22 +23,13 @@ MOST_SCHEDULED = 5_000_000
 
 @dataclass(frozen=True)
 class Clock:
-    """Times of all steps: multiples of one step, or those of a schedule.
+    """Times of all steps: multiples of one step, or those of a schedule."""
 
-    Attributes
-    ----------
-    time_step : float
-        Of the first step.
-    times, rates : (steps + 1,) and (steps,) arrays or None
-        Times of step 0, 1, ... and learning rates under a schedule.
-    begin : float
-        Time of step 0.
-    """
-
-    time_step: float
+    time_step: float  # of the first step
+    # Times of step 0, 1, ... (steps + 1,) and learning rates (steps,) under a schedule.
     times: NDArray[np.float64] | None = None
     rates: NDArray[np.float64] | None = None
-    begin: float = 0.0
+    begin: float = 0.0  # time of step 0
 
     def at(self, step: ArrayLike) -> NDArray[np.float64]:
         """Time after so many steps."""

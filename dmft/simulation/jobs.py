@@ -156,29 +156,16 @@ def times_to_save(
 class FollowingMarch(Progress):
     """Progress of one run whose steps take the rate at their time and at its risk.
 
-    Attributes
-    ----------
-    schedule : Schedule
-    unit : float
-        Time of a step over its rate.
-    rates : RatesAhead
-    risk : callable
-        Population risk of the run where it is.
-    every : int
-        Steps after which the risk is measured anew.
-    per_time : float
-        `UNITS` over the time of the whole run.
-    times : list of float
-        Of step 0, 1, ...
+    The population risk of the run is measured anew after `every` steps.
     """
 
     schedule: Schedule
-    unit: float
+    unit: float  # time of a step over its rate
     rates: RatesAhead
     risk: Callable[[], float]
     every: int
-    per_time: float
-    times: list[float] = field(default_factory=lambda: [0.0])
+    per_time: float  # `UNITS` over the time of the whole run
+    times: list[float] = field(default_factory=lambda: [0.0])  # of step 0, 1, ...
     known: NDArray[np.float64] = field(default_factory=lambda: np.full(1, math.nan))
     next_look: int = 0
 

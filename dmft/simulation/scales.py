@@ -26,29 +26,15 @@ KINDS = {"sign": SIGNS, "moment": MOMENTS, "sum": SUMS, "norm": NORM}
 
 @dataclass(frozen=True)
 class Scale:
-    """How steps are scaled.
+    """How steps are scaled."""
 
-    Attributes
-    ----------
-    kind : "sign", "moment", "sum" or "norm"
-    beta : float
-        Of the average of gradients.
-    forgotten, rate : float
-        1 - beta_2 of second moments, or that over the time of a step.
-    eps : float
-    kept : str
-        Name of what is accumulated, empty where nothing is.
-    initial : float or array
-        What is accumulated at the start.
-    """
-
-    kind: str
-    beta: float
-    forgotten: float
-    rate: float
+    kind: str  # "sign", "moment", "sum" or "norm"
+    beta: float  # of the average of gradients
+    forgotten: float  # 1 - beta_2 of second moments
+    rate: float  # that over the time of a step
     eps: float
-    kept: str
-    initial: float | NDArray[np.float64]
+    kept: str  # name of what is accumulated, empty where nothing is
+    initial: float | NDArray[np.float64]  # what is accumulated at the start
 
     def shapes(self, p: int, blocks: int | None) -> dict[str, tuple[int, ...]]:
         """Name and shape of what is accumulated."""

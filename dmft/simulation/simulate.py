@@ -287,12 +287,8 @@ def _unit(experiment: Experiment) -> str:
     """What the time is."""
     if isinstance(experiment.schedule, Tabled):
         return "t = steps / d"
-    return "t = steps * learning_rate / (p d)" + _in_words(pace(experiment.numbers))
-
-
-def _in_words(faster: float) -> str:
-    """What the time of a step is multiplied with."""
-    return "" if faster == 1.0 else f" * {faster:.6g}"
+    faster = pace(experiment.numbers)
+    return "t = steps * learning_rate / (p d)" + ("" if faster == 1.0 else f" * {faster:.6g}")
 
 
 def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,7 +307,7 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
         "readout_rate": experiment.readout_rate,
         **experiment.numbers,
-        "loss": _loss_of(experiment),
+        "loss": "own rule" if experiment.rule else str(experiment.loss),
         "dim": experiment.dim,
         **({} if inputs is None else {"inputs": str(inputs)}),
         **({"update": experiment.update.__name__} if experiment.update else {}),
@@ -320,11 +316,6 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
         **extra,
     }
-
-
-def _loss_of(experiment: Experiment) -> str:
-    """Name or formula of the loss."""
-    return "own rule" if experiment.loss is None else str(experiment.loss)
 
 
 def _risk_error(plan: Plan) -> float:

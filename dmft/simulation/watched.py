@@ -73,20 +73,12 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
 
 @dataclass(frozen=True)
 class Watch:
-    """One event of a simulation, in place of a `FirstPassage`.
-
-    Attributes
-    ----------
-    event : Event
-    value : compiled function, or None for the time
-        Of `RISK_SIGNATURE`; of alignments for sequence models.
-    every : int
-        Tested after every `every`-th step.
-    """
+    """One event of a simulation, in place of a `FirstPassage`."""
 
     event: Event
+    # Compiled quantity of `RISK_SIGNATURE`, of alignments for sequence models; None for the time.
     value: Any
-    every: int = 1
+    every: int = 1  # tested after every `every`-th step
 
     @property
     def stop(self) -> bool:
@@ -107,19 +99,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class Watching:
-    """What runs of one clock are watched for, and how far they go.
-
-    Attributes
-    ----------
-    watch : Watch, FirstPassage or None
-    clock : Clock
-    total : int
-        Steps up to `t_max`.
-    """
+    """What runs of one clock are watched for, and how far they go."""
 
     watch: Watch | FirstPassage | None
     clock: Clock
-    total: int
+    total: int  # steps up to `t_max`
 
     @property
     def stops(self) -> bool:
@@ -156,13 +140,7 @@ class Watching:
 
 
 def one_event(events: Event | Sequence[Event]) -> Event | None:
-    """The event that a simulation watches for; None for none.
-
-    Raises
-    ------
-    BadParameter
-        For several events.
-    """
+    """The event that a simulation watches for; None for none. Several are refused."""
     given = check_events(events)
     if len(given) > 1:
         raise BadParameter(
@@ -174,16 +152,8 @@ def one_event(events: Event | Sequence[Event]) -> Event | None:
 def watch_of(events: Event | Sequence[Event], p: int, k: int, risk: Any) -> Watch | None:
     """What a simulation with p and k units watches for; None for no event.
 
-    Parameters
-    ----------
-    events : Event or sequence of them
-    risk : compiled function
-        The population risk, which a quantity may hold.
-
-    Raises
-    ------
-    BadParameter
-        For several events, and for quantities that no step knows.
+    Quantities may hold the compiled `risk`. Several events are refused, and quantities that no step
+    knows.
     """
     event = one_event(events)
     if event is None or event.quantity == TIME:
@@ -206,18 +176,8 @@ def watched_expression(
 ) -> sp.Expr:
     """The quantity in real symbols named like ``M[0,1]``, which compiled steps know.
 
-    Parameters
-    ----------
-    event : Event
-    shapes : mapping of str to tuple
-        Arrays by name.
-    scalars : sequence of str
-        Numbers beside them, as the risk.
-
-    Raises
-    ------
-    BadParameter
-        For names that are none of these, for the time, and for functions that take no symbols.
+    They know arrays of these shapes and scalars, as the risk. Other names are refused, the time,
+    and functions that take no symbols.
     """
     quantity = event.quantity
     if isinstance(quantity, LargestCosine):
@@ -245,19 +205,8 @@ def watch_of_python(
 ) -> Watch | None:
     """What steps in Python are watched for: a function of (t, state); None for no event.
 
-    Parameters
-    ----------
-    events : Event or sequence of them
-    shapes : mapping of str to tuple
-        Arrays of the state by name.
-    scalars : sequence of str
-        Numbers beside them, which functions of a user's own do not get.
-    constants : mapping of str to arrays
-
-    Raises
-    ------
-    BadParameter
-        For several events, and for names that the state does not have.
+    The state has arrays of these shapes, and scalars that functions of a user's own do not get.
+    Several events are refused, and names that the state does not have.
     """
     event = one_event(events)
     if event is None or event.quantity == TIME:

@@ -21,22 +21,12 @@ Result = TypeVar("Result")
 
 
 class Job:
-    """Progress and interruption, shared between threads.
-
-    Attributes
-    ----------
-    stop : threading.Event
-        Set when all threads are to end.
-    late : bool
-        Whether that is because no time is left.
-    total, done : int
-        Steps that are expected, and that were done.
-    """
+    """Progress and interruption, shared between threads."""
 
     def __init__(self, total: int, timeout: float = math.inf) -> None:
         """Expect `total` steps within `timeout` seconds."""
-        self.stop = threading.Event()
-        self.late = False
+        self.stop = threading.Event()  # set when all threads are to end
+        self.late = False  # whether that is because no time is left
         self.total, self.done = total, 0
         self._outer, self._lock = CANCELLED.get(), threading.Lock()
         self._began = time.monotonic()

@@ -258,19 +258,8 @@ def parallel_statistics(
 ) -> dict[str, Any]:
     """Count the saved states in which fields beyond Cauchy-Schwarz were taken as parallel.
 
-    Parameters
-    ----------
-    problem : Problem
-        Nothing is counted where its `parallel_band` is 0.
-    y : (T, n)
-        Saved states.
-    widths, par
-        As the compiled functions take them.
-
-    Returns
-    -------
-    dict
-        parallel_states, and parallel_excess = max(C_ij^2 / (C_ii C_jj)) - 1 of them, or 0.
+    Returns parallel_states, and parallel_excess = max(C_ij^2 / (C_ii C_jj)) - 1 of these states y
+    (T, n), or 0; nothing where the problem has no `parallel_band`.
     """
     if problem.parallel_band <= 0.0 or problem.covariance is None:
         return {}

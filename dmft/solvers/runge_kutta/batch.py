@@ -34,20 +34,11 @@ FIRST, WORTH_COMPILING = 16, 1.0
 
 @dataclass(frozen=True, eq=False)
 class Varied:
-    """Requests that differ in their scalars: numbers of all, and each request when it is asked for.
-
-    Attributes
-    ----------
-    first : Request
-    par : (n, parameters)
-        Packed parameters of each.
-    make : callable(int) -> Request
-        One of them, with its record.
-    """
+    """Requests that differ in their scalars: numbers of all, each request on demand."""
 
     first: Request
-    par: Array
-    make: Callable[[int], Request]
+    par: Array  # packed parameters of each
+    make: Callable[[int], Request]  # one of them, with its record
 
     def __len__(self) -> int:
         return len(self.par)

@@ -40,15 +40,8 @@ class Saved(NamedTuple):
 class Group:
     """Compiled state of n runs.
 
-    Parameters
-    ----------
-    setup : Setup
-        What they share; of its `par`, `start` and `trace` only the sizes count.
-    par : (n, parameters)
-    start : (n, size)
-    trace : (n,)
-    threshold : (n, E)
-        Of the events.
+    They share `setup`, of whose `par`, `start` and `trace` only the sizes count: these have a row
+    for each run, as the thresholds (n, E) of the events.
     """
 
     def __init__(
