@@ -160,9 +160,6 @@ def _passage(x: Array, potential: Array, source: Array) -> Array:
     return remaining
 
 
-Values = Mapping[sp.Symbol, sp.Expr]
-
-
 @checked
 @dataclass(frozen=True)
 class Threshold:
