@@ -2,6 +2,7 @@ r"""Mean and spread of escape times over random starts and over the noise of the
 
 Near the start the overlaps are d^(-1/2) times random numbers, and the samples add noise of the
 same size: d<M^2>/dt = 2 lambda <M^2> + D/d, with D the variance of psi_j h*_r times gamma/(p n_b).
+An escape ends at a threshold of the risk or of an overlap, as a value of u.
 """
 
 from __future__ import annotations
