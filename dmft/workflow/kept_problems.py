@@ -27,7 +27,7 @@ from dmft.workflow.kept_runs import FUNCTIONS, file_of, functions_of, keep_code,
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
     from dmft.solvers.problem import Problem
-    from dmft.workflow.solving.one_pass import RunOptions
+    from dmft.workflow.solve import Options
 
 # With more runs than this a process is better off with Numba.
 MOST_RUNS = 16
@@ -45,7 +45,7 @@ def is_linked(problem: Problem) -> bool:
     return isinstance(problem.rhs, Native)
 
 
-def kept_problem(equations: Equations, options: RunOptions) -> Problem | None:
+def kept_problem(equations: Equations, options: Options) -> Problem | None:
     """Compiled problem for one plain run; None where Numba is to be asked."""
     plain = options.method in (None, *TABLEAUX) and not options.events
     if not plain or "numba" in sys.modules or equations.noise or equations.averages:
