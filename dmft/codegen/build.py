@@ -22,7 +22,6 @@ from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.equations.two_time.written.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.two_time.problem import VolterraProblem
@@ -39,13 +38,13 @@ DIVIDER = "\n\n# A module of its own.\n"
 @overload
 def build(equations: Equations) -> Problem: ...
 @overload
-def build(equations: DescentEquations | DescentFlow) -> DescentProblem: ...
+def build(equations: DescentEquations) -> DescentProblem: ...
 @overload
 def build(equations: TwoTime) -> VolterraProblem: ...
 @checked
 @in_turn
 def build(
-    equations: Equations | DescentEquations | DescentFlow | TwoTime,
+    equations: Equations | DescentEquations | TwoTime,
 ) -> Problem | DescentProblem | VolterraProblem:
     """Compile equations of motion; widths and parameters stay run-time values.
 
@@ -54,7 +53,7 @@ def build(
 
     Parameters
     ----------
-    equations : Equations, DescentEquations, DescentFlow or TwoTime
+    equations : Equations, DescentEquations or TwoTime
 
     Returns
     -------
@@ -168,7 +167,7 @@ def _modules(source: str) -> tuple[Any, ...]:
 
 
 def build_two_time(
-    equations: DescentEquations | DescentFlow | TwoTime,
+    equations: DescentEquations | TwoTime,
 ) -> DescentProblem | VolterraProblem:
     """Compile equations in two times; of a flow, the descent that steps through it."""
     given = cast(Any, equations)
@@ -179,7 +178,7 @@ def build_two_time(
         return build_volterra(normal_form(given))
     from dmft.codegen.two_time.descent import build_descent
 
-    return build_descent(given.equations if given.family == "flow" else given)
+    return build_descent(given.equations)
 
 
 def parallel_band(source: str) -> float:

@@ -20,7 +20,6 @@ from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.model import GradientDescent, Scaling, SequenceModel
 
 
@@ -44,7 +43,7 @@ def derive(
 @overload
 def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
 @overload
-def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentFlow: ...
+def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentEquations: ...
 @checked
 @in_turn
 def derive(
@@ -54,7 +53,7 @@ def derive(
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations | DescentEquations | DescentFlow:
+) -> Equations | DescentEquations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -108,7 +107,7 @@ def derive(
         With the mean-field scaling the dimension in which the residuals of random rows meet
         (their cosines are averaged over; without it they are orthogonal).
     scaling : str or Scaling, optional
-        For descent on repeated data "gradient-flow", the limit of small steps (`DescentFlow`).
+        For descent on repeated data "gradient-flow", the limit of small steps.
         Else which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
         "gradient-flow" drops the quadratic term, "mean-field" does so for wide students, whose
         state is M (p, k) and Q_perp (p,), "noise-dominated" keeps the quadratic term alone, in
@@ -121,7 +120,7 @@ def derive(
 
     Returns
     -------
-    Equations, DescentEquations or DescentFlow
+    Equations or DescentEquations
         By the algorithm: of one pass, of `GradientDescent`, of gradient flow on repeated data. All
         print, are changed by `with_term`, `without`, `replace`, and are solved by `dmft.solve`.
 
@@ -233,7 +232,7 @@ def sequence_equations(model: SequenceModel, algorithm: Any) -> Equations:
 
 def two_time_equations(
     model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
-) -> DescentEquations | DescentFlow:
+) -> DescentEquations:
     """Equations of descent on repeated data, of finite steps or of their limit."""
     check_isotropic(model, "repeated data are derived")
     check_unflipped(model, "repeated data are derived")
@@ -243,8 +242,7 @@ def two_time_equations(
             f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
             "scales out, or take dmft.SGD"
         )
-    from dmft.equations.two_time.descent import derive_descent
-    from dmft.equations.two_time.descent_flow import derive_flow
+    from dmft.equations.two_time.descent import derive_descent, derive_flow
 
     if others == (None, "gradient-flow", None):
         return derive_flow(model, algorithm)

@@ -61,7 +61,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
 
 def _explained(obj: Any, of: Any) -> Explanation:
     """By what the object says of itself."""
-    if isinstance(obj, DescentEquations):
+    if isinstance(obj, DescentEquations) and not obj.is_flow:
         obj = short_times(obj)
     note = getattr(obj, "_explain", None) or getattr(obj, "explain", None)
     if note is None or isinstance(obj, type):

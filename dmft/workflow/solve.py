@@ -22,7 +22,6 @@ from dmft.starts import Alignment, Overlaps
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.equations.two_time.written.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.descent.run import DescentRun
@@ -38,7 +37,7 @@ RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 
 @overload
 def solve(
-    system: DescentEquations | DescentFlow | DescentProblem,
+    system: DescentEquations | DescentProblem,
     start: Overlaps,
     t_max: float,
     **options: Any,
@@ -61,7 +60,7 @@ def solve(
     start="lists of starts are for equations of kind 'sde'",
 )
 def solve(
-    system: Equations | DescentEquations | DescentFlow | TwoTime | Problem
+    system: Equations | DescentEquations | TwoTime | Problem
     | DescentProblem | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
@@ -87,7 +86,7 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, DescentEquations, DescentFlow or TwoTime
+    system : Equations, DescentEquations or TwoTime
         Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
@@ -291,8 +290,7 @@ def as_expressions(system: Any, parameters: Mapping[str, Any]) -> Mapping[str, A
 def solver_of(system: Any) -> Solver:
     """The solver of a system, or the refusal of what is none."""
     origin = equations_of(system)
-    kind = getattr(origin, "family", None)
-    kind = kind if kind in SOLVERS else getattr(origin, "kind", None)
+    kind = getattr(origin, "stepper", getattr(origin, "kind", None))
     if kind not in SOLVERS:
         raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
     return _solver(SOLVERS[kind])

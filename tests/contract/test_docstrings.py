@@ -26,7 +26,6 @@ RETURNED = {
     "dmft.equations.risk": ["PopulationRisk"],
     "dmft.equations.sequence.risk": ["SequenceRisk"],
     "dmft.equations.two_time.descent": ["DescentEquations"],
-    "dmft.equations.two_time.descent_flow": ["DescentFlow"],
     "dmft.equations.two_time.short_times": ["ShortTimes"],
     "dmft.equations.views.explicit": ["ExplicitEquations"],
     "dmft.equations.views.explicit_risk": ["ExplicitRisk"],

@@ -137,11 +137,14 @@ OF_SAMPLES = [(d.name, term) for d in PRINTED.sample for term, _ in d.terms]
 
 def with_terms(equations, name, change):
     """The equations with the terms of one definition changed: name and expression to expression."""
-    return equations._each(
-        lambda d: (
+    sample, process = (
+        tuple(
             replace(d, terms=tuple((n, change(n, e)) for n, e in d.terms)) if d.name == name else d
+            for d in group
         )
+        for group in (equations.sample, equations.process)
     )
+    return replace(equations, sample=sample, process=process)
 
 
 def run_of(equations, **options):
@@ -375,10 +378,7 @@ def test_what_is_built_is_solved():
 
 def test_a_flow_prints_what_its_descents_run():
     flow = dmft.derive(PAIR, dmft.GradientDescent(1, 2, ridge=0.1), scaling="gradient-flow")
-    wrong = replace(
-        flow,
-        equations=with_terms(flow.equations, "M_at", lambda n, e: -e if n == "learning" else e),
-    )
+    wrong = with_terms(flow, "M_at", lambda n, e: -e if n == "learning" else e)
     assert wrong.terms["M"]["learning"] == -flow.terms["M"]["learning"]
     steps = (f.evaluate(PAIR_START, 2, step=0.1)["M"][1] for f in (flow, wrong))
     right, left = (m - PAIR_START.M + 0.1 * 0.1 * PAIR_START.M for m in steps)

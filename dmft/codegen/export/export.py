@@ -10,7 +10,6 @@ from dmft.checks import checked
 from dmft.codegen.export.system import System
 from dmft.equations.equations import Equations
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.two_time.descent_flow import DescentFlow
 from dmft.errors import BadParameter
 
 # File of this folder and function for each kind, by how a name ends; the first end counts.
@@ -24,9 +23,7 @@ KINDS = {
 
 
 @checked
-def export(
-    equations: Equations | DescentEquations | DescentFlow, path: str | Path, **parameters: float
-) -> Path:
+def export(equations: Equations | DescentEquations, path: str | Path, **parameters: float) -> Path:
     """Write equations of motion as a file that stands alone, in the language of its suffix.
 
     The lowered equations that `build` compiles are printed, and the special functions that they

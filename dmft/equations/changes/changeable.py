@@ -93,6 +93,11 @@ class Changeable(ABC):
         """Put other values in place of parameters."""
 
     @property
+    def _stored_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Terms that can be changed, by block."""
+        return self.terms
+
+    @property
     def _own_names(self) -> frozenset[str]:
         """Names of terms that stand elsewhere than in a block."""
         return frozenset()
@@ -220,10 +225,10 @@ class Changeable(ABC):
         self._check_block(block)
         if not (isinstance(name, str) and name.isidentifier()):
             raise BadParameter(f"the name of a term is one word, got {shown(name)}")
-        if name in self.terms[block] or name in OWN_TERMS | self._own_names:
+        if name in self._stored_terms[block] or name in OWN_TERMS | self._own_names:
             raise BadParameter(
                 f"the equations have a term {name!r} already; {block} has "
-                f"{list(self.terms[block])}: choose another name, or use replace"
+                f"{list(self._stored_terms[block])}: choose another name, or use replace"
             )
         return self._with_changed(block, name, expr)
 
@@ -276,10 +281,10 @@ class Changeable(ABC):
                 raise BadParameter("replace takes a mapping alone, or a block, a name and a term")
             return self._substituted(target)
         self._check_block(target)
-        if name not in self.terms[target]:
+        if name not in self._stored_terms[target]:
             raise BadParameter(
-                f"{target} has no term {shown(name)}; it has {list(self.terms[target])}: see "
-                "with_term for a new one"
+                f"{target} has no term {shown(name)}; it has "
+                f"{list(self._stored_terms[target])}: see with_term for a new one"
             )
         if expr is None:
             raise BadParameter(f"replace({target!r}, {name!r}, ...) needs the new expression")
@@ -355,10 +360,9 @@ class Changeable(ABC):
         self._check_block(block)
         found = self
         for name in names:
-            if name not in found.terms[block]:
-                raise BadParameter(
-                    f"no term of {block} is called {name!r}; there are {list(found.terms[block])}"
-                )
+            there = list(found._stored_terms[block])
+            if name not in there:
+                raise BadParameter(f"no term of {block} is called {name!r}; there are {there}")
             found = found._with_changed(block, name, None)
         return found
 
@@ -430,6 +434,6 @@ class Changeable(ABC):
         return self.changes.lines if self.is_changed else []
 
     def _check_block(self, block: object) -> None:
-        blocks = list(self.terms)
+        blocks = list(self._stored_terms)
         if block not in blocks:
             raise BadParameter(f"no block is called {shown(block)}; these equations move {blocks}")

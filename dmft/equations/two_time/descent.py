@@ -10,22 +10,27 @@ needs kernels of earlier times only (theory/batch_reuse A.1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, define
-from dmft.equations.two_time.changes import ChangesInTwoTimes
+from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
+from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     BLOCKS,
+    EVERY_ARRAY,
+    FREE,
+    PARAMETERS,
     SYMBOLS_LATEX,
     TIME_LATEX,
     TWO_TIMES,
@@ -35,14 +40,18 @@ from dmft.equations.two_time.descent_process import (
     g,
     label,
     loss,
+    m,
     output,
     process_definitions,
     pull,
+    q,
     s,
     t,
     u,
     zeta,
 )
+from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
+from dmft.equations.two_time.over_time import with_step
 from dmft.equations.two_time.slopes import curvature
 from dmft.equations.update.law import target
 from dmft.equations.views.latex import EquationPrinter, align, definition_latex
@@ -53,6 +62,9 @@ from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.record import Short
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.written.problem import TwoTime
 
 
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
@@ -110,9 +122,35 @@ def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
     return sp.Piecewise(*cases[:-1], (labels[-1], True))
 
 
+RUNNING = (t, s, u, x.j, x.l, m, x.r, q)
+OF_A_SAMPLE = (output, label, loss, zeta, chosen)
+STEP_UNIT = "t = steps; n = alpha d samples, used again"
+FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
+# Length in time of the steps by which a flow is evaluated.
+STEP = 0.01
+
+
+@dataclass(frozen=True, repr=False)
+class TimesAndNeurons(Indices):
+    """Running indices of two-time equations by name, and those of each block."""
+
+    @property
+    def names(self) -> dict[str, sp.Symbol]:
+        """Times t, s, u from 0; students j, l, m from 1 to p; teachers r, q from 1 to k."""
+        return {y.name: y for y in RUNNING}
+
+    def __repr__(self) -> str:
+        return "t, s, u = 0, 1, ... (times); j, l, m = 1..p (students); r, q = 1..k (teachers)"
+
+
 @dataclass(frozen=True, repr=False)
 class DescentEquations(Short, ChangesInTwoTimes):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
+
+    Those of gradient flow are the limit of small steps: they hold the same sample and process,
+    whose terms are changed as those of a descent; `terms`, `definitions` and `latex` show the
+    rates. Descent with a finite step is the Euler scheme of the flow, with an error that has a
+    clean expansion in the step (theory/batch_reuse B.3).
 
     Attributes
     ----------
@@ -123,32 +161,68 @@ class DescentEquations(Short, ChangesInTwoTimes):
     process : tuple of Definition
         The field of a sample, the averages over samples (C_l, R_l, g_star, mean_pull), and the
         recursions of M, R_theta, C_theta, Q and of the readout: compiled as they stand.
+    stepper : "descent" or "flow"
+        Unit steps, or their limit.
 
     Examples
     --------
     >>> import sympy as sp, dmft
     >>> relu = dmft.Committee(sp.Max(sp.Symbol("z", real=True), 0), width=1)
-    >>> eqs = dmft.derive(dmft.Model(relu, relu), dmft.GradientDescent(0.3, samples_per_dim=3))
+    >>> model = dmft.Model(relu, relu)
+    >>> eqs = dmft.derive(model, dmft.GradientDescent(0.3, samples_per_dim=3))
     >>> eqs.kind, sorted(eqs.terms["R_theta"])
     ('two-time', ['decay', 'kick', 'memory'])
+    >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+    >>> flow = dmft.derive(model, descent, scaling="gradient-flow")
+    >>> sorted(flow.terms["M"]), sorted(flow.replace({"ridge": 0}).terms["M"])
+    (['decay', 'learning'], ['learning'])
     """
 
     family: ClassVar[str] = "descent"
+    scaling = "repeated data"
 
     model: Model
     algorithm: GradientDescent
     sample: tuple[Definition, ...]
     process: tuple[Definition, ...]
+    stepper: str = "descent"
     kind: str = field(default="two-time", init=False)
-    time_unit: str = field(default="t = steps; n = alpha d samples, used again", init=False)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether these are rates, the limit of small steps."""
+        return self.stepper == "flow"
+
+    @property
+    def time_unit(self) -> str:
+        """What t counts."""
+        return FLOW_UNIT if self.is_flow else STEP_UNIT
 
     def _in_words(self) -> str:
         return f"{self.kind}; {self.time_unit}; {self.algorithm!r}"
 
-    @property
+    @cached_property
     def definitions(self) -> tuple[Definition, ...]:
-        """Everything, samples first."""
+        """Everything, samples first; of a flow the field of a sample and the rates.
+
+        On the sphere what keeps the lengths comes before the rates of a flow: `multiplier`, half
+        the rate at which the squared length of a free row would grow.
+        """
+        return flow_definitions(self.by_base) if self.is_flow else self._stored
+
+    @property
+    def by_base(self) -> dict[sp.IndexedBase, Definition]:
+        """Definitions of the process by their arrays."""
+        return {d.target.base: d for d in self.process}
+
+    @property
+    def _stored(self) -> tuple[Definition, ...]:
         return (*self.sample, *self.process)
+
+    @cached_property
+    def equations(self) -> DescentEquations:
+        """Descent with finite steps: what is run."""
+        return replace(self, stepper="descent") if self.is_flow else self
 
     @cached_property
     def samples_as_derived(self) -> bool:
@@ -160,14 +234,9 @@ class DescentEquations(Short, ChangesInTwoTimes):
         """H_jl = dg_j/dh_l of a sample, from its definitions."""
         return curvature(self.sample)
 
-    @property
-    def as_derived(self) -> DescentEquations:
-        """The equations before any change."""
-        return derive_descent(self.model, self.algorithm)
-
     @cached_property
-    def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters by name, with their declared values."""
+    def declared(self) -> dict[str, sp.Expr]:
+        """Scalar parameters of the descent by name, with their declared values."""
         algorithm = self.algorithm
         share = sp.Float(algorithm.batch_fraction)
         declared = {
@@ -186,7 +255,13 @@ class DescentEquations(Short, ChangesInTwoTimes):
             raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
         found = {**declared, **{y.name: y for y in symbols}}
         # Symbols of terms that a user has added.
-        return found | {y: sp.Symbol(y) for y in scalars_of(self.definitions) if y not in found}
+        return found | {y: sp.Symbol(y) for y in scalars_of(self._stored) if y not in found}
+
+    @property
+    def parameters(self) -> dict[str, sp.Expr]:
+        """Scalar parameters by name, with their declared values; a flow has no learning rate."""
+        hidden = "learning_rate" if self.is_flow else ""
+        return {name: value for name, value in self.declared.items() if name != hidden}
 
     @cached_property
     def process_parameters(self) -> tuple[str, ...]:
@@ -206,17 +281,132 @@ class DescentEquations(Short, ChangesInTwoTimes):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content."""
-        parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
+        parts = [f"{d.target}={sp.srepr(e)}" for d in self._stored for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if self.model.clusters is not None:
             parts.append(str(self.model.clusters))
-        return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
+        digest = hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
+        return f"flow-{digest}" if self.is_flow else digest
+
+    # Terms and their changes --------------------------------------------------------------------
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Named terms of each definition of the process, then of a sample; of a flow of its rates.
+
+        A flow is changed by the terms of its descents: `equations.terms`.
+        """
+        if self.is_flow:
+            return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in self.definitions}
+        return self._stored_terms
+
+    @property
+    def _stored_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        every = (*self.process, *self.sample)
+        return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in every}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Model and algorithm."""
+        return {"model": str(self.model), "algorithm": str(self.algorithm)}
+
+    @property
+    def approximation(self) -> str:
+        """How averages are computed."""
+        return "averages over samples of the effective process"
+
+    @property
+    def as_derived(self) -> DescentEquations:
+        """The equations before any change."""
+        return replace(derive_descent(self.model, self.algorithm), stepper=self.stepper)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether terms were added, dropped or replaced since the equations were derived."""
+        return self._stored != self.as_derived._stored
+
+    @property
+    def _arrays(self) -> tuple[str, ...]:
+        """Names of what has entries."""
+        left_out = () if self.algorithm.on_sphere else FREE
+        return tuple(name for name in EVERY_ARRAY if name not in left_out)
+
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """What a term may be written in, by name: arrays, parameters, scalars of a sample.
+
+        "h" and "a" are the fields and the readouts that a sample computes with, "h_at" and
+        "readout" those over time.
+        """
+        arrays = {name: sp.IndexedBase(name) for name in self._arrays}
+        short = {BLOCKS[name]: arrays[name] for name in ("M_at", "Q_at", "readout_at")}
+        scalars = {name: PARAMETERS.get(name, sp.Symbol(name)) for name in self.declared}
+        scalars |= {y.name: y for y in (*self.model.parameters, *OF_A_SAMPLE)}
+        return {**arrays, **short, "a": x.a, **scalars, "p": x.p, "k": x.k}
+
+    @property
+    def indices(self) -> TimesAndNeurons:
+        """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
+        blocks = {}
+        for d in self._stored:
+            free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
+            blocks[BLOCKS.get(d.name, d.name)] = tuple(y for y in RUNNING if y in free)
+        return TimesAndNeurons(blocks)
+
+    def _substituted(self, values: Mapping[Any, object]) -> Self:
+        table, swap = self.symbols, {}
+        for key, given in values.items():
+            name = getattr(key, "name", key)
+            if name not in self.declared:
+                known = sorted(self.declared)
+                raise BadParameter(f"{shown(key)} is no parameter; parameters are {known}")
+            swap[table[name]] = self._checked("a parameter", given)
+        every = self._stored_terms.items()
+        return self._rebuilt({b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every})
+
+    def _rebuilt(self, named: Named) -> Self:
+        sample, process = (
+            tuple(replace(d, terms=tuple(named[BLOCKS.get(d.name, d.name)].items())) for d in y)
+            for y in (self.sample, self.process)
+        )
+        found = replace(self, sample=sample, process=process)
+        if self.is_flow:
+            _ = found.definitions  # refuses steps that have no limit
+        return found
+
+    def _checked(self, block: str, given: object) -> sp.Expr:
+        expr, known = as_expression(f"a term of {block}", given), self.symbols
+        labels = {y.label for y in expr.atoms(sp.IndexedBase)}
+        scalars = {n: y for n, y in known.items() if isinstance(y, sp.Symbol)}
+        scalars |= self.indices.names
+        free = {y for y in expr.free_symbols if isinstance(y, sp.Symbol)} - labels
+        expr = expr.xreplace({y: scalars[y.name] for y in free if y.name in scalars})
+        for entry in expr.atoms(sp.Indexed):
+            if base_name(entry) not in self._arrays:
+                raise BadParameter(
+                    f"{entry} in a term of {block} is no array of these equations: "
+                    f"{', '.join(self._arrays)}"
+                )
+        target = self.indices.blocks.get(block, ())
+        foreign = sorted((expr.free_symbols & {*RUNNING}) - {*target}, key=str)
+        if foreign:
+            raise BadParameter(
+                f"the index {foreign[0]} is free in {expr}: a term of {block} has "
+                f"{', '.join(map(str, target)) or 'none'}; sum over it"
+            )
+        for y in sorted(free, key=str):
+            if y.name not in scalars and y.name not in users_of(self.declared):
+                check_parameter(y, known)
+        return expr
+
+    # Numbers and print --------------------------------------------------------------------------
 
     def evaluate(
         self,
         start: Overlaps,
         steps: int = 1,
         *,
+        step: float | None = None,
         points: NDArray[np.float64] | None = None,
         times: NDArray[np.float64] | None = None,
         **parameters: Any,
@@ -230,6 +420,9 @@ class DescentEquations(Short, ChangesInTwoTimes):
         ----------
         start : Overlaps
         steps : int
+            Of a flow those of Euler's method.
+        step : float, optional
+            Of a flow: length of each step in time, 0.01 by default.
         points : (k + p steps + 1, S) array, optional
             Standard normals of the samples: of h*, of the driving process, of the label noise. By
             default 4096 pseudorandom ones.
@@ -258,16 +451,65 @@ class DescentEquations(Short, ChangesInTwoTimes):
         """
         from dmft.equations.two_time.process_reference import evaluate_process
 
-        return evaluate_process(self, start, steps, points, times, parameters)
+        if self.is_flow:
+            parameters = with_step(parameters, STEP if step is None else step)
+        elif step is not None:
+            parameters["step"] = step
+        return evaluate_process(self.equations, start, steps, points, times, parameters)
+
+    def closed(self, start: Overlaps, **parameters: Any) -> TwoTime:
+        r"""A flow without samples, where students and targets are affine.
+
+        Equation    rates of M, C and R as they stand, with N = E[g h*], D = E[g g] and K, the
+                    response of g, from integral equations of the Gaussian process of the fields
+        Shapes      functions of one or two times for each entry: "C_12(t, s)"; "C(t, s)" of one
+                    unit on one. Correlations of later times first: C_12(t, s) with t >= s
+        Scaling     the time of the flow; C is the overlap outside of the teacher,
+                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu is what keeps lengths
+        Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
+        Source      theory/batch_reuse A.1, B.3
+
+        Parameters
+        ----------
+        start : Overlaps
+        **parameters
+            Values, or expressions in the time t; symbols without one are given to `dmft.solve`.
+
+        Returns
+        -------
+        TwoTime
+            `dmft.solve` takes it without a start: ``dmft.solve(problem, None, t_max)``.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line, 0.3), descent, scaling="gradient-flow")
+        >>> problem = flow.closed(dmft.Overlaps([[1.0]], [[0.2]]))
+        >>> run = dmft.solve(problem, None, 1.0)
+        >>> bool(abs(run.M[-1] - 0.7574181) < 1e-5)
+        True
+        """
+        from dmft.equations.two_time.gaussian_flow import gaussian_flow
+
+        return gaussian_flow(self, start, parameters)
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""
-        names = model_names(self.model, r"\sigma", r"\sigma_*")
-        return str(TwoTimePrinter(names).doprint(expr))
+        return str(self._printer.doprint(expr))
+
+    @property
+    def _printer(self) -> TwoTimePrinter:
+        return TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
 
     def block_latex(self, block: str) -> str:
         """A block with its indices."""
-        target = next(d.target for d in self.definitions if BLOCKS.get(d.name, d.name) == block)
+        target = next(d.target for d in self._stored if BLOCKS.get(d.name, d.name) == block)
         return self.latex_of(target)
 
     def latex(self) -> str:
@@ -285,16 +527,25 @@ class DescentEquations(Short, ChangesInTwoTimes):
         >>> r"\mathcal{N}" in eqs.latex()
         True
         """
-        printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        closing = [d for d in self.process if d.expr.has(Expectation)]
-        rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
-        averages = [
-            *(line for d in closing for line in _lines(d, printer)),
-            r"r &\sim \mathcal{N}(0, C^{r}), \quad " + _law_of_teachers(self.model),
-            *_batches_latex(self.algorithm),
-        ]
+        averages = [y for d in self.process if d.expr.has(Expectation) for y in self._lines(d)]
+        if self.is_flow:
+            rates = [line for d in self.definitions for line in self._lines(d, d.role == "rate")]
+            kick = kick_of(self.by_base)
+            first = rf"R^{{\theta}}_{{j l}}(s^+, s) &= {self.latex_of(kick)}"
+            averages = [first, *averages, *self._lines(equal_response_of(self.by_base))]
+        else:
+            recursions = [d for d in self.process if not d.expr.has(Expectation)]
+            rates = [line for d in recursions for line in self._lines(d)]
+            law = r"r &\sim \mathcal{N}(0, C^{r}), \quad " + _law_of_teachers(self.model)
+            averages += [law, *_batches_latex(self.algorithm)]
         parts = (align(rates), align(averages), self.latex_of_sample())
         return "\n".join([f"% {self.time_unit}", *parts])
+
+    def _lines(self, definition: Definition, rate: bool = False) -> list[str]:
+        """Lines of one definition, an equation or a rate in the first time."""
+        shown = Definition(definition.target, definition.terms, "intermediate")
+        first, *more = definition_latex(shown, self._printer)
+        return [rf"\partial_t {first}" if rate else first, *more]
 
     def latex_of_sample(self) -> str:
         r"""LaTeX of what a sample computes, and of the activation with its derivatives.
@@ -311,8 +562,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
         >>> r"\sigma" in eqs.latex_of_sample()
         True
         """
-        printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        sample = [line for d in (*self.sample, self.slopes) for line in _lines(d, printer)]
+        sample = [line for d in (*self.sample, self.slopes) for line in self._lines(d)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.
@@ -326,8 +576,11 @@ class DescentEquations(Short, ChangesInTwoTimes):
         return self.latex().split("\n", 1)[1]
 
     def __str__(self) -> str:
-        lines = [f"Equations of gradient descent (two-time); {self.time_unit}"]
-        lines += [f"  {d.target} = {d.expr}" for d in self.definitions]
+        what = "gradient flow on repeated data" if self.is_flow else "gradient descent (two-time)"
+        lines = [f"Equations of {what}; {self.time_unit}"]
+        for d in self.definitions:
+            left = f"d {d.target}/dt" if self.is_flow and d.role == "rate" else f"{d.target}"
+            lines.append(f"  {left} = {d.expr}")
         return "\n".join([*lines, "  " + functions_text(self.model)])
 
 
@@ -361,20 +614,18 @@ class TwoTimePrinter(EquationPrinter):
             return f"{TIME_LATEX[base]}_{{{' '.join(indices[2:])}}}({', '.join(indices[:2])})"
         if base in TIME_LATEX:
             return f"{TIME_LATEX[base]}^{{{indices[0]}}}_{{{' '.join(indices[1:])}}}"
-        special = {"P_inverse": r"P^{-1}_{%s}", "g_star": r"g^{\star %s}_{%s}",
-                   "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}",
-                   "readout_pull": r"(\ell' \sigma)_{%s}"}  # fmt: skip
-        if base == "P_inverse" or base == "readout_pull":
-            return special[base] % " ".join(indices)
+        special = {"g_star": r"g^{\star %s}_{%s}",
+                   "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}"}  # fmt: skip
+        if base == "P_inverse":
+            return f"P^{{-1}}_{{{' '.join(indices)}}}"
+        if base == "readout_pull":
+            return rf"(\ell' \sigma)_{{{' '.join(indices)}}}"
+        if base in ("R_l_equal", "multiplier"):  # of a flow: one time
+            name = r"R^{\ell}" if base == "R_l_equal" else r"\nu"
+            return f"{name}_{{{' '.join(indices[1:])}}}({indices[0]})"
         if base in special:
             return special[base] % (indices[0], " ".join(indices[1:]))
         return super()._print_Indexed(expr)
-
-
-def _lines(definition: Definition, printer: EquationPrinter) -> list[str]:
-    """Lines of one definition, an equation and no rate."""
-    shown = Definition(definition.target, definition.terms, "intermediate")
-    return definition_latex(shown, printer)
 
 
 def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:
@@ -384,3 +635,31 @@ def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations
     )
     _ = equations.parameters  # refuses clashing symbols
     return equations
+
+
+def derive_flow(model: Model, algorithm: GradientDescent) -> DescentEquations:
+    """Limit of the equations of descent as the learning rate goes to zero.
+
+    Raises
+    ------
+    BadParameter
+        For batches, momentum, noise and trained readouts, with the reason.
+    """
+    reasons = {
+        "batch": ("parts of the samples average out", algorithm.batch is not None),
+        "momentum": ("momentum only divides time by 1 - momentum", algorithm.momentum != 0),
+        "temperature": (
+            "noise is added in finite steps: derive the descent, with a small one",
+            algorithm.temperature != 0,
+        ),
+        "readout_rate": (
+            "readouts and weights move at unrelated rates", algorithm.readout_rate != 0
+        ),
+    }  # fmt: skip
+    for name, (reason, given) in reasons.items():
+        if given:
+            raise BadParameter(
+                f'{name} = {getattr(algorithm, name)!r} with scaling="gradient-flow": as the '
+                f"learning rate goes to zero, {reason}; leave it out"
+            )
+    return replace(derive_descent(model, algorithm), stepper="flow")

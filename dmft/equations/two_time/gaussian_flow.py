@@ -28,6 +28,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
+from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.short_terms import expanded
 from dmft.equations.two_time.written.problem import TwoTime
@@ -36,7 +37,7 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 
 if TYPE_CHECKING:
-    from dmft.equations.two_time.descent_flow import DescentFlow
+    from dmft.equations.two_time.descent import DescentEquations
 
 t, s, u = sp.symbols("t s u")
 TIMES = {eq.t: t, eq.s: s}
@@ -64,8 +65,12 @@ class Rows:
         return len(self.P)
 
 
-def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str, Any]) -> TwoTime:
-    """`DescentFlow.closed`; a start of one unit may hold symbols."""
+def gaussian_flow(
+    flow: DescentEquations, start: Overlaps | Rows, values: Mapping[str, Any]
+) -> TwoTime:
+    """`DescentEquations.closed`; a start of one unit may hold symbols."""
+    if not flow.is_flow:
+        raise BadParameter('closed takes a flow: derive with scaling="gradient-flow"')
     if flow.model.inputs is not None:
         raise BadParameter("the fields of a mixture are not Gaussian: dmft.solve samples them")
     if isinstance(start, Overlaps):
@@ -77,9 +82,9 @@ def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str
     return _Closed(flow, start, _numbers(flow, values)).problem()
 
 
-def _numbers(flow: DescentFlow, values: Mapping[str, Any]) -> dict[str, sp.Expr]:
+def _numbers(flow: DescentEquations, values: Mapping[str, Any]) -> dict[str, sp.Expr]:
     """Parameters by name: as given, or as declared."""
-    declared = {n: y for n, y in flow.equations.parameters.items() if n != "learning_rate"}
+    declared = flow.parameters
     unknown = sorted(set(values) - set(declared))
     if unknown:
         raise BadParameter(f"unknown parameter {unknown[0]!r}; parameters are {sorted(declared)}")
@@ -100,7 +105,7 @@ def _numbers(flow: DescentFlow, values: Mapping[str, Any]) -> dict[str, sp.Expr]
 class _Closed:
     """Equations of all neurons, one by one."""
 
-    flow: DescentFlow
+    flow: DescentEquations
     start: Overlaps | Rows
     numbers: dict[str, sp.Expr]
 
@@ -120,7 +125,8 @@ class _Closed:
             values[self.function("N", j, r)(t)] = self.with_teacher(j, r, t)
         for j in range(p) if "multiplier" in named else ():
             values[self.function("nu", j)(t)] = self.rate(named["multiplier"], {x.j: j + 1})
-        kick = np.array([[self.plain(self.flow.kick, {x.j: j + 1, x.l: m + 1}) for m in range(p)]
+        at_once = kick_of(self.flow.by_base)
+        kick = np.array([[self.plain(at_once, {x.j: j + 1, x.l: m + 1}) for m in range(p)]
                          for j in range(p)])  # fmt: skip
         for j, m in np.ndindex(p, p):
             at = {x.j: j + 1, x.l: m + 1}
@@ -198,7 +204,7 @@ class _Closed:
         def entry(name: str, places: tuple[int, ...]) -> sp.Expr:
             return sp.sympify({**fields, **readouts}[name][places[0] - 1], strict=True)
 
-        for d in self.flow.equations.sample:
+        for d in self.flow.sample:
             at = {x.j: j + 1} if isinstance(d.target, sp.Indexed) else {}
             expr = expanded(d.expr, at, self.widths, entry).xreplace(known)
             if d.name == "g":
@@ -268,9 +274,9 @@ class _Closed:
     @cached_property
     def averages(self) -> dict[str, Definition]:
         """Definitions of the averages over samples, and of the response at equal times."""
-        found = {base_name(d.target): d for d in self.flow.equations.process
+        found = {base_name(d.target): d for d in self.flow.process
                  if d.expr.has(Expectation)}  # fmt: skip
-        return found | {"R_l_equal": self.flow.equal_response}
+        return found | {"R_l_equal": equal_response_of(self.flow.by_base)}
 
     def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> dict[str, sp.Expr]:
         """Terms of the rate of one entry; numbers for the neurons, functions for the arrays."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmft.equations.two_time.descent_process import alpha, fraction
 from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model.descent import at_each_step
+from dmft.model.descent import TIME, at_each_step
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
@@ -65,7 +65,7 @@ def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int)
     schedules = schedules_of(equations, given)
     table = {name: at_each_step(name, expr, steps) for name, expr in schedules.items()}
     numbers = {**given, **{name: float(y[0]) for name, y in table.items()}}
-    declared = equations.parameters
+    declared = equations.declared
     scalars, symbols = resolve_scalars(declared, declared, numbers)
     refuse_unread(equations, {name: scalars[name] for name in _UNREAD if name in given})
     return OverTime(scalars, symbols, table, schedules)
@@ -119,3 +119,17 @@ def schedules_of(equations: DescentEquations, given: Mapping[str, Any]) -> dict[
             )
         found[name] = value
     return found
+
+
+def with_step(values: Mapping[str, Any], step: float) -> dict[str, Any]:
+    """Run-time values of the descent that steps through the flow; schedules at its time."""
+    if "learning_rate" in values:
+        raise BadParameter("gradient flow has no learning_rate: its time is learning_rate * steps")
+    return {name: _at_steps(y, step) for name, y in values.items()} | {"learning_rate": step}
+
+
+def _at_steps(value: Any, step: float) -> Any:
+    """An expression in the time t of a flow as one in the number of steps."""
+    if not isinstance(value, sp.Expr):
+        return value
+    return value.xreplace({y: step * y for y in value.free_symbols if y.name == TIME})

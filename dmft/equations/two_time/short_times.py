@@ -208,6 +208,8 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     >>> round(float(run.M[1, 0, 0]), 9)  # eta alpha / pi
     0.286478898
     """
+    if equations.is_flow:
+        raise BadParameter("short_times takes the first steps of a descent: a flow has no steps")
     if equations.model.inputs is not None:
         raise BadParameter(
             "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"

@@ -18,7 +18,6 @@ from dmft.analysis.escape import EscapeWarning
 from dmft.equations.equations import Equations
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.two_time.descent_flow import DescentFlow
 from dmft.errors import BadParameter
 from dmft.model import Alignment, SequenceModel, as_count
 from dmft.names import FIXED_POINTS, VERSION, Status
@@ -34,7 +33,7 @@ from dmft.workflow.solving.descent import descent_task
 from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
 
 System = (
-    Equations | DescentEquations | DescentFlow | SequenceModel | SequenceRisk
+    Equations | DescentEquations | SequenceModel | SequenceRisk
     | Problem
 )  # fmt: skip
 FINE = (Status.OK, Status.EVENT)
@@ -105,9 +104,9 @@ class EquationMeasure:
             values.pop("points", None)
             risk_of(self.equations)(e=0.0, m=0.0, **values)
         elif isinstance(self.equations, DescentEquations):
-            assert self.t_max is not None
-            steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
-            descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
+            if not self.equations.is_flow:
+                steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
+                descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
         elif self.what != DESCENT:
             run_inputs(self.equations, self.start, values)
 
@@ -245,7 +244,7 @@ def words_for(system: Any) -> str:
     if isinstance(system, Equations):
         flow = {"overlaps": FLOW, "sequence": SEQUENCE}[system.family]
         return flow if system.noise is None else FLUCTUATING
-    if isinstance(system, DescentEquations | DescentFlow):
+    if isinstance(system, DescentEquations):
         return DESCENT
     if isinstance(system, SequenceModel | SequenceRisk):
         return LANDSCAPE

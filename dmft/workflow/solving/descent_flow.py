@@ -12,7 +12,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.two_time.descent_flow import DescentFlow, with_step
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.over_time import with_step
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import Overlaps, as_count
@@ -59,7 +60,7 @@ class FlowOptions(DescentOptions):
 
 
 def solve_flow(
-    flow: DescentFlow,
+    flow: DescentEquations,
     start: Overlaps,
     t_max: float,
     options: FlowOptions,
@@ -79,7 +80,7 @@ def solve_flow(
 
     Parameters
     ----------
-    flow : DescentFlow
+    flow : DescentEquations
     start : Overlaps
     t_max : float
     options : FlowOptions
@@ -159,7 +160,7 @@ def solve_flow(
     return replace(judged(result), status=Status.OK)
 
 
-def response_method(flow: DescentFlow) -> str | None:
+def response_method(flow: DescentEquations) -> str | None:
     """Pathwise where gradients have no kinks or jumps, exact cubature aside; else measured."""
     sigma = flow.model.student.activation
     return None if sigma.has(*SWITCHES) or is_affine(flow.equations) else "pathwise"
@@ -196,7 +197,7 @@ def _at_points(run: DescentRun, points: int, stride: int, step: float) -> Mappin
     return result
 
 
-def _names(flow: DescentFlow) -> dict[str, Any]:
+def _names(flow: DescentEquations) -> dict[str, Any]:
     return {
         "equations": flow.fingerprint, "version": VERSION, "kind": "two-time",
         "time_unit": flow.time_unit, "flow": True,
@@ -204,7 +205,7 @@ def _names(flow: DescentFlow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stopped(flow: DescentFlow, run: DescentRun, step: float) -> DescentRun:
+def _stopped(flow: DescentEquations, run: DescentRun, step: float) -> DescentRun:
     """What one descent reached before it ended; no extrapolation."""
     hint = "; take more points" if run.status in _TOO_LONG else ""
     return DescentRun(

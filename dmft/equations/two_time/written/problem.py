@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
-from dmft.checks import checked
+from dmft.checks import checked, shown
+from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
-from dmft.equations.two_time.written.changes import ChangesOfProblem
+from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
 from dmft.equations.two_time.written.declaration import (
     Key,
     Terms,
@@ -25,12 +27,33 @@ from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.record import Shown
 
-_TOTAL = r"\frac{\mathrm{d}}{\mathrm{d} %s}"
+
+@dataclass(frozen=True, repr=False)
+class Times(Indices):
+    """Times of a problem by name, and those of each block.
+
+    Attributes
+    ----------
+    times : tuple of sympy.Symbol
+        Both times of the equations, and one that integrals run over.
+    """
+
+    times: tuple[sp.Symbol, ...] = ()
+
+    @property
+    def names(self) -> dict[str, sp.Symbol]:
+        """The times by name."""
+        return {y.name: y for y in self.times}
+
+    def __repr__(self) -> str:
+        t, s, u = self.times
+        rows = (f"{block}({', '.join(map(str, own))})" for block, own in self.blocks.items())
+        return f"0 <= {s} <= {t} (times); {u} (under integrals)\n" + ", ".join(rows)
 
 
 @checked
 @dataclass(frozen=True, init=False, eq=False)
-class TwoTime(Shown, ChangesOfProblem):
+class TwoTime(Shown, ChangesInTwoTimes):
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
@@ -70,7 +93,8 @@ class TwoTime(Shown, ChangesOfProblem):
     ----------
     named : mapping from function to its terms by name
         All equations; an expression is one term, "rate" or "value". `terms` has them by block:
-        "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t).
+        "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t). What moves a function that has a
+        total rate on the diagonal is a term of both of its blocks.
     parameters : tuple of sympy.Symbol
         All other symbols: given to `dmft.solve` by name.
 
@@ -95,6 +119,9 @@ class TwoTime(Shown, ChangesOfProblem):
     """
 
     family: ClassVar[str] = "two-time"
+    stepper: ClassVar[str] = "two-time"
+    scaling = "two times"
+    algorithm = ""
 
     rates: Mapping[Key, sp.Expr]
     values: Mapping[Key, sp.Expr]
@@ -167,6 +194,127 @@ class TwoTime(Shown, ChangesOfProblem):
         ]
         text = "|".join([*rows, *(str(f) for f in self.causal)])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    # Terms and their changes --------------------------------------------------------------------
+
+    @property
+    def _keys(self) -> dict[str, Key]:
+        """Functions of times by the names of their blocks."""
+        return {block_name(key): key for key in self.named}
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Named terms of each equation: "C" of C(t, s), "C_diagonal" of C(t, t), "mu" of mu(t)."""
+        return {block_name(key): dict(terms) for key, terms in self.named.items()}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Which equations are rates, which functions are causal, and the start."""
+        return {
+            "rates": ", ".join(map(str, self.rates)),
+            "causal": ", ".join(map(str, self.causal)),
+            "start": ", ".join(f"{key} = {expr}" for key, expr in self.start.items()),
+        }
+
+    @property
+    def model(self) -> str:  # type: ignore[override]
+        """What it is called."""
+        return self.name
+
+    @property
+    def approximation(self) -> str:
+        """How averages are computed, in words."""
+        return "as the equations stand"
+
+    @property
+    def as_derived(self) -> TwoTime:
+        """The problem before any change."""
+        return self.derived or self
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether terms were added, dropped or replaced since the problem was written."""
+        return self.derived is not None
+
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """What a term may be written in, by name: functions of times, and parameters."""
+        functions = {str(f): f for f in (*self.pairs, *self.signals)}
+        return {**functions, **{y.name: y for y in self.parameters}}
+
+    @property
+    def indices(self) -> Times:
+        """Times by name (those of the equations, and one for integrals), and of each block."""
+        t, s = self.times
+        inner = next(sp.Symbol(n) for n in ("u", "v", "w") if n not in (t.name, s.name))
+        blocks = {name: tuple(dict.fromkeys(key.args)) for name, key in self._keys.items()}
+        return Times(blocks, (t, s, inner))
+
+    def _substituted(self, values: Mapping[Any, object]) -> Self:
+        """Expressions may hold the time t: what varies under an integral over u is a signal."""
+        named, t = {y.name: y for y in self.parameters}, self.times[0]
+        swap = {}
+        for key, given in values.items():
+            name = getattr(key, "name", key)
+            if name not in named:
+                raise BadParameter(f"{shown(name)} is no parameter; parameters are {sorted(named)}")
+            expr = as_expression(f"the parameter {name}", given)
+            # A time of the same name is that of the equations, whatever its assumptions.
+            swap[named[name]] = expr.xreplace({y: t for y in expr.free_symbols if y.name == t.name})
+        every = self.terms.items()
+        changed = {b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every}
+        zero = {t: sp.S.Zero}
+        return self._rebuilt(changed, {k: e.xreplace(swap).xreplace(zero)
+                                       for k, e in self.start.items()})  # fmt: skip
+
+    def _rebuilt(self, named: Named, start: Mapping[Key, sp.Expr] | None = None) -> Self:
+        """The same problem with other terms; what its solver could not take is refused now."""
+        from dmft.equations.two_time.written.normal_form import normal_form
+
+        every = {key: named[block] for block, key in self._keys.items()}
+        rates, values = (
+            {key: terms for key, terms in every.items() if key in group}
+            for group in (self.rates, self.values)
+        )
+        begun = self.start if start is None else start
+        found = type(self)(rates, values, begun, self.causal, self.name, self.source)
+        normal_form(found)
+        before = self.derived or self
+        same = found.named == before.named and found.start == before.start
+        object.__setattr__(found, "derived", None if same else before)
+        return found
+
+    def _checked(self, block: str, given: object) -> sp.Expr:
+        """A user's expression in the functions and symbols of the equations."""
+        known = self.symbols
+        expr = as_expression(f"a term of {block}", given)
+        scalars = {y.name: y for y in (*self.times, *self.parameters)}
+        inner = {y.name for i in expr.atoms(sp.Integral) for y in i.variables}
+        swap: dict[sp.Basic, sp.Basic] = {
+            y: scalars[y.name]
+            for y in expr.free_symbols
+            if y.name in scalars and y.name not in inner
+        }
+        counts = {str(f): n for n, group in ((2, self.pairs), (1, self.signals)) for f in group}
+        for f in expr.atoms(AppliedUndef):
+            if counts.get(str(f.func)) != len(f.args):
+                names = ", ".join([*(f"{y}(t, s)" for y in self.pairs),
+                                   *(f"{y}(t)" for y in self.signals)])  # fmt: skip
+                raise BadParameter(
+                    f"{f} in a term of {block} has no equation: the problem moves {names}"
+                )
+            swap[f] = known[str(f.func)](*(y.xreplace(swap) for y in f.args))
+        expr = expr.xreplace(swap)
+        target = self.indices.of(block)
+        foreign = sorted((expr.free_symbols & {*self.times}) - {*target}, key=str)
+        if foreign:
+            raise BadParameter(
+                f"the time {foreign[0]} is free in {expr}: a term of {block} has "
+                f"{', '.join(map(str, target))}; integrate over it"
+            )
+        return expr
+
+    # Numbers and print --------------------------------------------------------------------------
 
     def evaluate(
         self,
