@@ -14,8 +14,9 @@ from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
-from dmft.equations.two_time.descent import DescentEquations, scalars_of
+from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import chosen, cluster, label, loss, output, zeta
+from dmft.equations.two_time.descent_sample import scalars_of
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD

@@ -10,7 +10,7 @@ needs kernels of earlier times only (theory/batch_reuse A.1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from dmft.checks import shown
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
-from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
@@ -31,95 +31,32 @@ from dmft.equations.two_time.descent_process import (
     EVERY_ARRAY,
     FREE,
     PARAMETERS,
-    SYMBOLS_LATEX,
-    TIME_LATEX,
-    TWO_TIMES,
     chosen,
-    cluster,
-    fraction,
-    g,
     label,
     loss,
     m,
     output,
     process_definitions,
-    pull,
     q,
     s,
     t,
     u,
     zeta,
 )
+from dmft.equations.two_time.descent_sample import curvature, sample_definitions, scalars_of
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
-from dmft.equations.two_time.slopes import curvature
-from dmft.equations.update.law import target
-from dmft.equations.views.latex import EquationPrinter, align, definition_latex
+from dmft.equations.two_time.printer import TwoTimePrinter, batches_latex, law_of_teachers
+from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
+from dmft.model import FIELD, Model, Overlaps
 from dmft.model.descent import GradientDescent
-from dmft.model.loss import LABEL, PREDICTION
 from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.written.problem import TwoTime
-
-
-def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
-    """What one sample computes from its fields: output, label, loss, gradient, readout gradient."""
-    sigma, p = model.student.activation, x.p
-    slope = sp.diff(algorithm.loss_expr, PREDICTION).xreplace({PREDICTION: output, LABEL: label})
-    value = algorithm.loss_expr.xreplace({PREDICTION: output, LABEL: label})
-    # Parts of the samples move the weights; the loss is that of all.
-    share = chosen / fraction if algorithm.batch in BATCH_LAWS else sp.S.One
-    f = sp.Sum(x.a[x.l] * At(sigma, x.h[x.l]), (x.l, 1, p)) / p
-    first = derivative(sigma)
-    if first.has(sp.DiracDelta):
-        raise BadParameter(
-            f"student activation {sigma} jumps: its derivative {first} is not a function, and no "
-            "gradient descent can follow it"
-        )
-    result = [
-        define(output, {"output": f}, "intermediate"),
-        define(label, {"target": _named_target(model), "noise": sp.sqrt(x.Delta) * zeta},
-               "intermediate"),
-        define(loss, {"loss": value}, "observable"),
-        define(g[x.j], {"gradient": share * slope * x.a[x.j] * At(first, x.h[x.j]) / p}, "rate"),
-    ]  # fmt: skip
-    if model.label_noise == 0:
-        result[1] = result[1].without("noise")
-    if algorithm.readout_rate != 0:
-        result.append(define(pull[x.j], {"pull": share * slope * At(sigma, x.h[x.j])}, "rate"))
-    return tuple(result)
-
-
-def scalars_of(definitions: Sequence[Definition]) -> tuple[str, ...]:
-    """Names of the parameters that definitions read."""
-    known = {x.p, x.k, x.j, x.l, x.r, t, s, u, zeta, cluster, output, label, loss, chosen, FIELD}
-    found: set[sp.Symbol] = set()
-    for d in definitions:
-        arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
-        found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
-    return tuple(sorted(y.name for y in found))
-
-
-def _named_target(model: Model) -> sp.Expr:
-    teacher = model.teacher
-    if isinstance(teacher, GaussianMixture):
-        return _label_of_cluster(teacher)
-    if isinstance(teacher, Committee):
-        body = x.a_star[x.r] * At(teacher.activation, x.h_star[x.r])
-        return sp.Sum(body, (x.r, 1, x.k)) / x.k
-    return target(model)
-
-
-def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
-    fields = {z: x.h_star[r] for r, z in enumerate(mixture.fields, start=1)}
-    labels = [y.xreplace(fields) for y in mixture.labels or ()]
-    cases = [(y, sp.Eq(cluster, number)) for number, y in enumerate(labels)]
-    return sp.Piecewise(*cases[:-1], (labels[-1], True))
 
 
 RUNNING = (t, s, u, x.j, x.l, m, x.r, q)
@@ -536,8 +473,8 @@ class DescentEquations(Short, ChangesInTwoTimes):
         else:
             recursions = [d for d in self.process if not d.expr.has(Expectation)]
             rates = [line for d in recursions for line in self._lines(d)]
-            law = r"r &\sim \mathcal{N}(0, C^{r}), \quad " + _law_of_teachers(self.model)
-            averages += [law, *_batches_latex(self.algorithm)]
+            law = r"r &\sim \mathcal{N}(0, C^{r}), \quad " + law_of_teachers(self.model)
+            averages += [law, *batches_latex(self.algorithm)]
         parts = (align(rates), align(averages), self.latex_of_sample())
         return "\n".join([f"% {self.time_unit}", *parts])
 
@@ -582,50 +519,6 @@ class DescentEquations(Short, ChangesInTwoTimes):
             left = f"d {d.target}/dt" if self.is_flow and d.role == "rate" else f"{d.target}"
             lines.append(f"  {left} = {d.expr}")
         return "\n".join([*lines, "  " + functions_text(self.model)])
-
-
-def _batches_latex(algorithm: GradientDescent) -> list[str]:
-    """Law of how often a batch holds a sample."""
-    return [BATCH_LAWS[algorithm.batch]] if algorithm.batch in BATCH_LAWS else []
-
-
-def _law_of_teachers(model: Model) -> str:
-    """LaTeX of the law of h*."""
-    if model.clusters is None:
-        return r"h^* \sim \mathcal{N}(0, P)"
-    means = sp.latex(sp.Matrix(model.clusters.means.T))
-    weights = ", ".join(f"{y:g}" for y in model.clusters.weights)
-    return (
-        rf"h^* \mid c \sim \mathcal{{N}}(P \mu_c, P), \quad \mu = {means}, "
-        rf"\quad \Pr(c) = ({weights})"
-    )
-
-
-class TwoTimePrinter(EquationPrinter):
-    """Times as superscripts of vectors, as arguments of kernels."""
-
-    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
-        return SYMBOLS_LATEX.get(expr) or super()._print_Symbol(expr, style)
-
-    def _print_Indexed(self, expr: sp.Indexed) -> str:
-        base = str(expr.base.label)
-        indices = [self._print(y) for y in expr.indices]
-        if base in TWO_TIMES:
-            return f"{TIME_LATEX[base]}_{{{' '.join(indices[2:])}}}({', '.join(indices[:2])})"
-        if base in TIME_LATEX:
-            return f"{TIME_LATEX[base]}^{{{indices[0]}}}_{{{' '.join(indices[1:])}}}"
-        special = {"g_star": r"g^{\star %s}_{%s}",
-                   "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}"}  # fmt: skip
-        if base == "P_inverse":
-            return f"P^{{-1}}_{{{' '.join(indices)}}}"
-        if base == "readout_pull":
-            return rf"(\ell' \sigma)_{{{' '.join(indices)}}}"
-        if base in ("R_l_equal", "multiplier"):  # of a flow: one time
-            name = r"R^{\ell}" if base == "R_l_equal" else r"\nu"
-            return f"{name}_{{{' '.join(indices[1:])}}}({indices[0]})"
-        if base in special:
-            return special[base] % (indices[0], " ".join(indices[1:]))
-        return super()._print_Indexed(expr)
 
 
 def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, base_name, define
-from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
     C_theta,
     R_theta,
@@ -19,6 +19,9 @@ from dmft.equations.two_time.descent_process import (
     t,
     u,
 )
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.descent import DescentEquations
 
 TIMES = (t, s, u)
 

@@ -14,7 +14,7 @@ import sympy as sp
 
 from dmft.checks import checked_or
 from dmft.equations.definitions import Definition
-from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter
+from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
     C_free,
     C_theta,
@@ -28,6 +28,7 @@ from dmft.equations.two_time.descent_process import (
     field_at,
     readout,
 )
+from dmft.equations.two_time.printer import TwoTimePrinter
 from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import model_names
