@@ -131,7 +131,7 @@ PUBLIC = {
     "Status": "dmft.names",
     "Sweep": "dmft.analysis.sweeps.sweep",
     "Trajectory": "dmft.solvers.trajectory",
-    "TwoTime": "dmft.equations.two_time.written.problem",
+    "TwoTime": "dmft.equations.two_time.problem",
     "TwoTimeRun": "dmft.solvers.two_time.run",
     "certify": "dmft.workflow.certify",
     "certify_hermite": "dmft.workflow.certify",

@@ -22,7 +22,7 @@ from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.written.problem import TwoTime
+    from dmft.equations.two_time.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.two_time.problem import VolterraProblem
 
@@ -173,10 +173,10 @@ def build_two_time(
     given = cast(Any, equations)
     if given.family == "two-time":
         from dmft.codegen.two_time.volterra import build_volterra
-        from dmft.equations.two_time.written.normal_form import normal_form
+        from dmft.equations.two_time.normal_form import normal_form
 
         return build_volterra(normal_form(given))
-    from dmft.codegen.two_time.descent import build_descent
+    from dmft.codegen.two_time.process import build_descent
 
     return build_descent(given.equations)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.equations.two_time.written.problem import TwoTime
+from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.tables.tabled import tabled_expectation
 from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average

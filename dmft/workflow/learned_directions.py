@@ -13,8 +13,7 @@ from dmft.checks import checked_or
 from dmft.equations.derive import derive
 from dmft.equations.restrict.reach import Symmetry, closing, reach, symmetries
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.two_time.short_integrals import ShortIntegrals
-from dmft.equations.two_time.short_numbers import Number, rational
+from dmft.equations.two_time.short_integrals import Number, ShortIntegrals, rational
 from dmft.equations.two_time.short_second import SecondStep
 from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter

@@ -22,7 +22,7 @@ from dmft.starts import Alignment, Overlaps
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.written.problem import TwoTime
+    from dmft.equations.two_time.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.descent.run import DescentRun
     from dmft.solvers.problem import Problem

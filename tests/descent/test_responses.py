@@ -21,6 +21,7 @@ from dmft.solvers.descent import response
 from dmft.solvers.descent.errors import judged, unknown
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
+from dmft.workflow.solving.descent import scatter
 
 z = sp.Symbol("z", real=True)
 ACTIVATIONS = {
@@ -262,6 +263,12 @@ def record(error, **arrays):
     errors = {name: np.full(np.shape(a), error) for name, a in arrays.items()}
     values = {name: np.asarray(a, dtype=float) for name, a in arrays.items()}
     return DescentRun(np.arange(2.0), Values(values), Values(errors), Status.OK, "8 x 16")
+
+
+def test_errors_of_few_scrambles_are_widened_by_students_t():
+    for count, wanted in ((1, 9.88), (4, 1.3), (32, 1.03)):
+        error = float(scatter(np.array([-1.0, 1.0] * count))) * np.sqrt(2 * count)
+        assert round(error, 2) == wanted
 
 
 def test_what_counts_as_not_known():

@@ -11,7 +11,7 @@ from scipy.special import iv, ive
 
 import dmft
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.equations.two_time.written.normal_form import normal_form
+from dmft.equations.two_time.normal_form import normal_form
 from dmft.solvers.two_time.march import Control, march, start
 
 REFERENCE = json.loads(

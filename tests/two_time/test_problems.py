@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.solvers.two_time.rows import interpolate
+from dmft.solvers.two_time.rows import integrals, interpolate
 
 t, s, u = sp.symbols("t s u")
 C, R, K, mu, m = sp.symbols("C R K mu m", cls=sp.Function)
@@ -35,6 +35,12 @@ def test_ornstein_uhlenbeck_process():
     assert run.at("R", 1.0, 2.0) == 0.0
     times, chi = run.integral("R", 3.0)
     np.testing.assert_allclose(chi, (1 - np.exp(-2 * (3.0 - times))) / 2, atol=1e-6)
+
+
+def test_rows_are_exact_for_polynomials_of_their_order():
+    s = np.linspace(0.0, 1.0, 9)
+    np.testing.assert_allclose(interpolate(s, s**4, np.array([0.3])), 0.0081, atol=1e-12)
+    np.testing.assert_allclose(integrals(s, s**3), (1 - s**4) / 4, atol=1e-12)
 
 
 def test_kernel_of_second_kind_and_signal_with_memory():

@@ -17,6 +17,7 @@ from dmft.codegen.fuse import Loop, Scope, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import AXIS
 from dmft.codegen.nodes import Index, Node
+from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
 from dmft.codegen.two_time.times import OF_A_STEP, TimeGraph, TimeLowering
 from dmft.emit import load_module
 from dmft.equations import symbols as x
@@ -33,7 +34,7 @@ from dmft.equations.two_time.descent_process import (
 )
 from dmft.errors import BadParameter
 from dmft.names import VERSION
-from dmft.solvers.descent.process import Arrays, Process
+from dmft.solvers.descent.process import Arrays, DescentProblem, Process
 
 # What each step fills, and in which arrays the field of a sample has its coefficients.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -111,6 +112,21 @@ def build_process(equations: DescentEquations) -> Process:
     }
     source = "".join([header, *texts.values()])
     return Process(**steps, parameters=equations.process_parameters, source=source)
+
+
+def build_descent(equations: DescentEquations) -> DescentProblem:
+    """Compile the functions of a descent, or load them from the cache."""
+    process, module = build_process(equations), build_sample(equations)
+    return DescentProblem(
+        labels=module.labels,
+        sample=module.sample,
+        process=process,
+        parameters=tuple(equations.parameters),
+        scalars=tuple(parameter_order(equations)),
+        source=f"{sample_source(equations)}\n\n{process.source}",
+        time_unit=equations.time_unit,
+        origin=equations,
+    )
 
 
 def _first_kernel(equations: DescentEquations) -> Definition:

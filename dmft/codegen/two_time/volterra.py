@@ -12,7 +12,7 @@ from dmft.codegen.functions import pointwise
 from dmft.codegen.fuse import Loop, loop_over, render
 from dmft.codegen.nodes import Index
 from dmft.emit import load_module
-from dmft.equations.two_time.written.normal_form import NormalForm
+from dmft.equations.two_time.normal_form import NormalForm
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.names import VERSION
@@ -87,16 +87,7 @@ def local(t, times, par, now, past, X, S, J, low, high, out):
 
 
 def volterra_source(form: NormalForm) -> str:
-    """Text of the module of a problem: first, late, early, signals, local.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> from dmft.codegen.two_time.volterra import volterra_source
-    >>> from dmft.equations.two_time.written.normal_form import normal_form
-    >>> "def local(" in volterra_source(normal_form(dmft.literature.spherical_p_spin(3)))
-    True
-    """
+    """Text of the module of a problem: first, late, early, signals, local."""
     writer = _Writer(form)
     comment = "\n".join(line.strip() for line in form.problem.latex().splitlines())
     text = TEMPLATE.format(version=VERSION, comment=comment.replace("\\", "\\\\"))

@@ -31,8 +31,11 @@ from dmft.equations.two_time.descent_process import (
     EVERY_ARRAY,
     FREE,
     PARAMETERS,
+    TwoTimePrinter,
+    batches_latex,
     chosen,
     label,
+    law_of_teachers,
     loss,
     m,
     output,
@@ -46,7 +49,6 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.descent_sample import curvature, sample_definitions, scalars_of
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
-from dmft.equations.two_time.printer import TwoTimePrinter, batches_latex, law_of_teachers
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
@@ -56,7 +58,7 @@ from dmft.model.descent import GradientDescent
 from dmft.record import Short
 
 if TYPE_CHECKING:
-    from dmft.equations.two_time.written.problem import TwoTime
+    from dmft.equations.two_time.problem import TwoTime
 
 
 RUNNING = (t, s, u, x.j, x.l, m, x.r, q)

@@ -30,8 +30,8 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
+from dmft.equations.two_time.problem import TwoTime
 from dmft.equations.two_time.short_terms import expanded
-from dmft.equations.two_time.written.problem import TwoTime
 from dmft.equations.values import check_bounds, check_lengths, check_widths
 from dmft.errors import BadParameter
 from dmft.model import Overlaps

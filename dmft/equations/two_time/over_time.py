@@ -11,8 +11,9 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.two_time.descent_process import alpha, fraction
-from dmft.equations.values import resolve_scalars
+from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
+from dmft.model import Overlaps
 from dmft.model.descent import TIME, at_each_step
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ class OverTime:
     def described(self) -> dict[str, str]:
         """Schedules for a provenance."""
         return {f"{name}_schedule": str(y) for name, y in self.schedules.items()}
+
+
+def begun(
+    equations: DescentEquations, start: Overlaps, given: Mapping[str, Any], steps: int
+) -> tuple[OverTime, dict[str, Array]]:
+    """Numbers of a run of so many steps, and its readouts, from a start that fits the equations."""
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
+    check_widths(equations.model, start)
+    if equations.algorithm.on_sphere:
+        check_lengths(start)
+    numbers = over_time(equations, given, steps)
+    return numbers, readout_arrays(equations.model, start, numbers.symbols)
 
 
 def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int) -> OverTime:

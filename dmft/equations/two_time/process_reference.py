@@ -32,8 +32,7 @@ from dmft.equations.two_time.descent_process import (
     t,
     zeta,
 )
-from dmft.equations.two_time.over_time import OverTime, over_time
-from dmft.equations.values import check_lengths, check_widths, readout_arrays
+from dmft.equations.two_time.over_time import OverTime, begun
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
 
@@ -57,11 +56,7 @@ def evaluate_process(
     parameters: Mapping[str, Any],
 ) -> dict[str, Array]:
     """Arrays of `DescentEquations.evaluate`."""
-    check_widths(equations.model, start)
-    if equations.algorithm.on_sphere:
-        check_lengths(start)
-    given = over_time(equations, parameters, as_count(steps, "steps"))
-    readouts = readout_arrays(equations.model, start, given.symbols)
+    given, readouts = begun(equations, start, parameters, as_count(steps, "steps"))
     reference = _Reference(equations, start, steps, given, readouts)
     reference.draw(points)
     reference.draw_batches(times)

@@ -7,7 +7,9 @@ average over w is a closed form for most students, and one integral over (h*, r^
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +28,11 @@ from dmft.equations.two_time.descent_process import (
     output,
     zeta,
 )
-from dmft.equations.two_time.over_time import over_time
-from dmft.equations.two_time.short_numbers import DIGITS, Number, average, combined, rational
+from dmft.equations.two_time.over_time import begun
 from dmft.equations.two_time.short_terms import at_times, expanded
-from dmft.equations.values import check_lengths, check_widths, readout_arrays
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.nodes.quadrature import AccuracyWarning, quadrature
 from dmft.model import Overlaps
 
 if TYPE_CHECKING:
@@ -41,6 +42,51 @@ Array = NDArray[np.float64]
 Key = tuple[str, tuple[int, ...]]
 # A smallest eigenvalue of C_theta(0, 0), relative to its trace, below which Stein has no inverse.
 SINGULAR = 1e-12
+
+
+# Digits of numbers that enter an integrand.
+DIGITS = 20
+# Denominators beyond this make integers that no double holds.
+SHORT = 10**6
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, exact where it is a rational SymPy number, and its error."""
+
+    value: sp.Expr
+    error: float
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+def rational(value: float) -> sp.Expr:
+    """The decimal number that a float is written as, where that is short; else the float."""
+    exact = sp.Rational(repr(float(value)))
+    return exact if exact.q <= SHORT else sp.Float(float(value), DIGITS)
+
+
+def average(law: Gaussian, integrand: sp.Expr, rtol: float) -> Number:
+    """E[integrand] in closed form, else by quadrature."""
+    try:
+        value = law.expect(integrand)
+    except NotClosed:
+        # One integral of many terms is cheaper than many integrals.
+        with warnings.catch_warnings():
+            # What is known less well than asked for says so in its error.
+            warnings.simplefilter("ignore", AccuracyWarning)
+            number = quadrature(integrand, law.fields, law.cov, law.mean, {}, rtol, by_terms=False)
+        return Number(sp.Float(float(number), DIGITS), number.error)
+    # Closed forms are known to more digits than a float holds.
+    return Number(value if value.is_Rational else sp.N(value, DIGITS), 0.0)
+
+
+def combined(row: Iterable[tuple[Number, sp.Expr]]) -> Number:
+    """Sum of numbers times exact coefficients."""
+    terms = list(row)
+    value = sp.Add(*(n.value * c for n, c in terms))
+    return Number(value, float(sum(n.error * abs(float(c)) for n, c in terms)))
 
 
 def masks(batch: str | None, fraction: float) -> list[tuple[float, float, float]]:
@@ -69,22 +115,16 @@ class ShortIntegrals:
     def __init__(
         self, short: ShortTimes, start: Overlaps, rtol: float, parameters: Mapping[str, Any]
     ) -> None:
-        if not isinstance(start, Overlaps):
-            raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
         equations = short.equations
         self.short, self.equations, self.rtol, self.start = short, equations, rtol, start
-        check_widths(equations.model, start)
-        if equations.algorithm.on_sphere:
-            check_lengths(start)
+        given, arrays = begun(equations, start, parameters, 1)
         self.p, self.k = start.p, start.k
-        given = over_time(equations, parameters, 1)
         if given.varying:
             raise BadParameter(
                 f"short_times takes numbers, got {parameters[next(iter(given.varying))]}: solve "
                 "takes schedules"
             )
         self.scalars = given.scalars
-        arrays = readout_arrays(equations.model, start, given.symbols)
         self.teacher_readout = arrays["teacher_readout"]
         self.widths = {x.p: self.p, x.k: self.k}
         names = {y: rational(v) for y, v in self._free_scalars()}

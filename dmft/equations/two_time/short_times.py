@@ -25,10 +25,10 @@ from dmft.equations.two_time.descent_process import (
     Q_free,
     R_free,
     R_theta,
+    TwoTimePrinter,
     field_at,
     readout,
 )
-from dmft.equations.two_time.printer import TwoTimePrinter
 from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import model_names
@@ -169,7 +169,7 @@ class ShortTimes(Short):
         >>> run.M[:, 0, 0].round(10).tolist(), bool(run.error.M.max() < 1e-12)
         ([0.1, -0.08, 143.205838336], True)
         """
-        from dmft.equations.two_time.short_run import first_steps
+        from dmft.equations.two_time.short_second import first_steps
 
         return first_steps(self, start, steps, rtol, parameters)
 

@@ -31,15 +31,6 @@ def unknown(run: DescentRun, name: str) -> NDArray[np.bool_]:
     """Entries of a block whose error passes the signal, or that are not finite.
 
     Errors that nothing is known of (nan, from one scramble) accuse nobody.
-
-    Examples
-    --------
-    >>> from dmft.solvers.solution import Values
-    >>> arrays = Values({"resp": np.array([58.0, 0.01, 2.0])})
-    >>> error = Values({"resp": np.array([70.0, 0.03, 0.1])})
-    >>> run = DescentRun(np.arange(3.0), arrays, error, Status.OK, "")
-    >>> unknown(run, "resp").tolist()
-    [True, False, False]
     """
     values, error = run.arrays[name], run.error[name]
     least = max(SMALL * _unit(run, name), ROUNDING)

@@ -11,15 +11,7 @@ STENCIL = 6
 
 
 def interpolate(s: Array, values: Array, at: Array) -> Array:
-    """Values of a row at other times within it, by polynomials through six neighbours.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> s = np.linspace(0.0, 1.0, 9)
-    >>> interpolate(s, s**4, np.array([0.3])).round(12).tolist()
-    [0.0081]
-    """
+    """Values of a row at other times within it, by polynomials through six neighbours."""
     count = min(STENCIL, s.size)
     first = np.clip(np.searchsorted(s, at) - count // 2, 0, s.size - count)
     nodes = s[first[:, None] + np.arange(count)]
@@ -34,15 +26,7 @@ def interpolate(s: Array, values: Array, at: Array) -> Array:
 
 
 def integrals(s: Array, values: Array) -> Array:
-    """Integral of a row from each of its times to its end.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> s = np.linspace(0.0, 1.0, 9)
-    >>> integrals(s, s**3)[[0, -1]].round(12).tolist()
-    [0.25, 0.0]
-    """
+    """Integral of a row from each of its times to its end."""
     x, w = np.polynomial.legendre.leggauss(3)
     half, middle = np.diff(s) / 2.0, (s[1:] + s[:-1]) / 2.0
     points = middle[:, None] + half[:, None] * x

@@ -14,15 +14,14 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from dmft.codegen.two_time.descent import build_descent
+from dmft.codegen.two_time.process import build_descent
 from dmft.codegen.two_time.sample import build_bend, build_measure, knots_of
 from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.two_time.over_time import OverTime, over_time
+from dmft.equations.two_time.over_time import OverTime, begun
 from dmft.equations.update.lines import writes_signs
 from dmft.equations.update.overlaps import has_signs
-from dmft.equations.values import check_lengths, check_widths, readout_arrays
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
@@ -110,15 +109,6 @@ def solve_descent(
     ------
     BadParameter, ShapeMismatch
         Also when the samples would not fit into `memory`; the message says what would.
-
-    Examples
-    --------
-    >>> import numpy as np, sympy as sp, dmft
-    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-    >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
-    >>> run.M[:, 0, 0].round(12).tolist()  # 1 - <(1 - eta mu)^t> over Marchenko-Pastur
-    [0.0, 0.4, 0.56, 0.656]
     """
     return judged(run_descent(equations_of(system), start, t_max, options, values))
 
@@ -150,14 +140,8 @@ def descent_task(
     """Numbers of a run, and its scalar parameters by name."""
     if method not in METHODS:
         raise BadParameter(f"method of two-time equations must be one of {METHODS}, got {method!r}")
-    if not isinstance(start, Overlaps):
-        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
-    check_widths(equations.model, start)
-    if equations.algorithm.on_sphere:
-        check_lengths(start)
-    given = over_time(equations, values, steps)
+    given, arrays = begun(equations, start, values, steps)
     scalars = given.scalars
-    arrays = readout_arrays(equations.model, start, given.symbols)
     trained = equations.algorithm.readout_rate != 0
     mixture = equations.model.clusters
     if "batch_fraction" in scalars:
@@ -366,11 +350,6 @@ def scatter(found: Array) -> Array:
     """Error of the mean of independent results (count, ...): two of it hold with 95.45 %.
 
     The standard error widened by Student's t: of few results, that alone is too small by chance.
-
-    Examples
-    --------
-    >>> [round(float(scatter(np.array([-1.0, 1.0] * n))) * math.sqrt(2 * n), 2) for n in (1, 4, 32)]
-    [9.88, 1.3, 1.03]
     """
     count = len(found)
     widened = float(stdtrit(count - 1, (1 + TWO_ERRORS) / 2)) / 2

@@ -90,16 +90,6 @@ def solve_flow(
     Raises
     ------
     BadParameter, ShapeMismatch
-
-    Examples
-    --------
-    >>> import numpy as np, sympy as sp, dmft
-    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-    >>> descent = dmft.GradientDescent(1, samples_per_dim=2)
-    >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
-    >>> run = dmft.solve(flow, dmft.Overlaps([[1.0]], [[0.0]]), 0.5, points=4, levels=4)
-    >>> bool(abs(run.M[-1, 0, 0] - 0.54) < 0.01), bool(run.error.M.max() < 1e-3)
-    (True, True)
     """
     if not (isinstance(t_max, int | float | np.number) and 0 < t_max < math.inf):
         raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
@@ -170,11 +160,6 @@ def extrapolation(levels: int, used: int | None = None) -> Array:
     """Weights of the values at h, h/2, h/4, ... that cancel as many powers of h as they can.
 
     `used` leaves out the coarsest: the finest `used` of them.
-
-    Examples
-    --------
-    >>> (3 * extrapolation(3)).round(12).tolist()
-    [1.0, -6.0, 8.0]
     """
     count = levels if used is None else used
     steps = 0.5 ** np.arange(levels - count, levels)

@@ -15,8 +15,8 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.equations.two_time.written.normal_form import normal_form
-from dmft.equations.two_time.written.problem import TwoTime
+from dmft.equations.two_time.normal_form import normal_form
+from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
@@ -119,14 +119,6 @@ def solve_two_time(
     Raises
     ------
     BadParameter
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> glass = dmft.literature.spherical_p_spin(2, sp.Symbol("T"))
-    >>> run = dmft.solve(glass, None, 5.0, T=0)
-    >>> round(float(run.E[-1]), 4)  # -I_2(4 t) / I_1(4 t)
-    -0.926
     """
     if start is not None:
         raise BadParameter("a two-time problem has its own start: pass start=None")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
@@ -14,7 +17,7 @@ from dmft.checks import checked, shown
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
-from dmft.equations.two_time.written.declaration import (
+from dmft.equations.two_time.declaration import (
     Key,
     Terms,
     block_name,
@@ -22,7 +25,6 @@ from dmft.equations.two_time.written.declaration import (
     functions_of,
     named_terms,
 )
-from dmft.equations.two_time.written.values import ValuesAtTimes
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.record import Shown
@@ -269,7 +271,7 @@ class TwoTime(Shown, ChangesInTwoTimes):
 
     def _rebuilt(self, named: Named, start: Mapping[Key, sp.Expr] | None = None) -> Self:
         """The same problem with other terms; what its solver could not take is refused now."""
-        from dmft.equations.two_time.written.normal_form import normal_form
+        from dmft.equations.two_time.normal_form import normal_form
 
         every = {key: named[block] for block, key in self._keys.items()}
         rates, values = (
@@ -414,3 +416,53 @@ class TwoTime(Shown, ChangesInTwoTimes):
         title = self.name or "two-time problem"
         rates = ", ".join(str(key) for key in (*self.rates, *self.values))
         return f"TwoTime({title}: {rates})"
+
+
+@dataclass(frozen=True)
+class ValuesAtTimes:
+    """Values of expressions at numeric times."""
+
+    problem: TwoTime
+    known: Mapping[str, Callable[..., float]]
+    parameters: Mapping[sp.Symbol, sp.Expr]
+    s: sp.Expr
+    nodes: int
+
+    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Value of an expression where the times are `at`."""
+        table: dict[sp.Expr, sp.Expr] = {}
+        for total in expr.atoms(sp.Integral):
+            table[total] = self.integral(total, at)
+        plain = expr.xreplace(table)
+        functions = plain.atoms(sp.core.function.AppliedUndef)
+        plain = plain.xreplace({f: self.function(f, at) for f in functions})
+        return plain.xreplace({**self.parameters, **at})
+
+    def integral(self, total: sp.Integral, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Integral over one time; functions have kinks at s."""
+        (symbol, low, high) = total.limits[0]
+        ends = [y.xreplace(dict(at)) for y in (low, high)]
+        ends[1:1] = [self.s] if ends[0] < self.s < ends[1] else []
+        result = sp.Float(0)
+        for begin, end in pairwise(ends):
+            half = (end - begin) / 2
+            for place, weight in _rule(self.nodes):
+                here = {**at, symbol: begin + half * (1 + place)}
+                result += half * weight * self(total.function, here)
+        return result
+
+    def function(self, applied: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Value of a function at its times: symmetric, or zero before its cause."""
+        times = [float(y.xreplace(dict(at))) for y in applied.args]
+        if len(times) == 2 and times[0] < times[1]:
+            if applied.func in self.problem.causal:
+                return sp.Float(0)
+            times.reverse()
+        return sp.Float(self.known[str(applied.func)](*times))
+
+
+@lru_cache(maxsize=8)
+def _rule(nodes: int) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
+    """Places in [-1, 1] and weights of Gauss and Legendre."""
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    return tuple((sp.Float(x), sp.Float(w)) for x, w in zip(places, weights, strict=True))

@@ -18,7 +18,7 @@ from sympy.core.function import AppliedUndef
 from dmft.errors import BadParameter
 
 if TYPE_CHECKING:
-    from dmft.equations.two_time.written.problem import TwoTime
+    from dmft.equations.two_time.problem import TwoTime
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,6 @@ def normal_form(problem: TwoTime) -> NormalForm:
     BadParameter
         For integrals that are not causal or not sums of products, and for functions without
         equation; the message names the term.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> from dmft.equations.two_time.written.normal_form import normal_form
-    >>> form = normal_form(dmft.literature.spherical_p_spin(3))
-    >>> [str(m.first) for m in form.memories]
-    ['C(t, u)**2', 'C(t, u)*R(t, u)', 'C(t, u)*R(t, u)']
     """
     return _Reducer(problem).form()
 

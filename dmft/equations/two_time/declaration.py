@@ -11,7 +11,7 @@ from sympy.core.function import AppliedUndef
 from dmft.errors import BadParameter
 
 if TYPE_CHECKING:
-    from dmft.equations.two_time.written.problem import TwoTime
+    from dmft.equations.two_time.problem import TwoTime
 
 # A function of times in an equation: C(t, s), C(t, t), mu(t).
 Key = Any

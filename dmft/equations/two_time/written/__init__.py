@@ -1,1 +1,0 @@
-"""Two-time problems written by hand: declaration, named terms, values, normal form."""
