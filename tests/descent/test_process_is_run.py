@@ -17,7 +17,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
 from dmft.solvers.descent.response import measured
-from dmft.solvers.descent.sweep import begin, march, result_of
+from dmft.solvers.descent.sweep import begin, march_on, result_of
 from dmft.solvers.descent.task import Nodes
 from dmft.workflow.solving.descent import descent_task
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
@@ -95,7 +95,7 @@ def test_compiled_steps_equal_the_recursions_by_hand(name):
     for process in (task.process, by_hand):
         here = replace(task, process=process)
         past = np.empty((task.kept, nodes.normal.shape[1]))
-        sweep = march(begin(here), nodes, past)
+        sweep = march_on(begin(here), nodes, past)
         assert sweep.status == "ok"
         arrays = dict(result_of(sweep))
         response = measured(sweep, nodes, past)
@@ -294,7 +294,7 @@ def reference_equals_run(equations, start, steps=3, **given):
     if "batch_fraction" in equations.parameters:
         times = np.random.default_rng(6).integers(3, size=(steps, size)).astype(float)
     nodes = Nodes(points, times, number, scrambled=False)
-    run = result_of(march(begin(task), nodes, np.empty((task.kept, size))))
+    run = result_of(march_on(begin(task), nodes, np.empty((task.kept, size))))
     found = equations.evaluate(start, steps, points=points, times=times, **given)
     assert found.keys() == run.keys()
     for key, mine in run.items():

@@ -12,7 +12,8 @@ from scipy.special import iv, ive
 import dmft
 from dmft.codegen.two_time.volterra import build_volterra
 from dmft.equations.two_time.normal_form import normal_form
-from dmft.solvers.two_time.march import Control, march, start
+from dmft.solvers.two_time.march import march
+from dmft.solvers.two_time.thinned import Control, start
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "two_time.json").read_text(encoding="utf-8")
@@ -94,7 +95,7 @@ def on_uniform_grid(problem, h, t_max):
     count = round(t_max / h)
     times = h * np.arange(count + 3)
     control = Control(t_max, np.array([t_max]), 1e-9, h, h, times)
-    run = march(start(problem, {}, control), control)
+    run = march(start(problem, {}, control))
     return times[1 : count + 1], np.array(run.signals)[1 : count + 1]
 
 

@@ -231,7 +231,7 @@ class Stop(Exception):
 
 
 def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("dmft.solvers.two_time.store.EVERY", 0.0)
+    monkeypatch.setattr("dmft.workflow.solving.two_time.EVERY", 0.0)
     options = {"rate": 1.0, "tol": 1e-6, "save_at": [1.0, 2.0, 4.0]}
     whole = dmft.solve(ORNSTEIN, None, 4.0, **options)
 

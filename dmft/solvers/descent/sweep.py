@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from dmft.names import Status
 from dmft.solvers.descent.process import Arrays
 from dmft.solvers.descent.samples import Samples
 from dmft.solvers.descent.task import DescentTask, Nodes
+from dmft.solvers.two_time.march import Stepper, march
 
 Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
@@ -35,10 +37,15 @@ LEAST = 1e-40
 LARGEST_LENGTH = 1e8
 # What rounding and averages over finite samples may take below zero, relative to squared lengths.
 PIVOT_BAND = 1e-9
+# What a checkpoint keeps of the steps that are done: arrays, and numbers of a sweep.
+KERNELS = (
+    "M_at", "readout_at", "C_theta", "R_theta", "C_l", "R_l", "g_star", "mean_pull", "Q_free",
+)  # fmt: skip
+SCALARS = ("train_loss", "root", "done", "lowest")
 
 
 @dataclass
-class Sweep:
+class Sweep(Stepper):
     """Overlaps and kernels of one set of nodes, filled step by step.
 
     Attributes
@@ -52,6 +59,8 @@ class Sweep:
         Steps that are complete.
     status, message, lowest
         How it ended, and the least pivot of C_r relative to its trace.
+    samples : Samples
+        Over what the next steps average.
     """
 
     task: DescentTask
@@ -62,6 +71,7 @@ class Sweep:
     status: Status = Status.OK
     message: str = ""
     lowest: float = field(default=math.inf)
+    samples: Samples | None = None
 
     @property
     def M(self) -> Array:
@@ -88,6 +98,52 @@ class Sweep:
         process.respond(t, self.task.par[t], arrays)
         if process.answer is not None:
             process.answer(t, self.task.par[t], arrays)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done >= self.task.steps
+
+    def step(self) -> None:
+        """Average over the samples at the next time, and close the equations."""
+        task, samples, t = self.task, self.samples, self.done
+        assert samples is not None
+        self.take(task.process.fields, t)
+        state = (self.readout[t], self.field_weights(t))
+        means, slopes = samples.averages(t, *state), None
+        if task.bend is not None:
+            kept = task.steps * task.p
+            slopes = samples.slopes(t, task.bend, kept, *state, self.arrays)
+        if not np.all(np.isfinite(means)):
+            self.status = Status.NONFINITE
+            self.message = f"averages over the samples are not finite at step {t}"
+            return
+        with np.errstate(all="ignore"):  # what overflows is told by the status
+            _close(self, t, means, slopes)
+        if self.status == Status.OK:  # else what this step led to is no state
+            self.done += 1
+
+    def where(self, status: Status) -> str:
+        """The message of a sweep that was stopped here."""
+        return f"interrupted after {self.done} of {self.task.steps} steps"
+
+    def stored(self) -> dict[str, Any]:
+        """Kernels of the steps that are done; gradients are written already."""
+        arrays = {name: getattr(self.arrays, name) for name in KERNELS}
+        return arrays | {name: getattr(self, name) for name in SCALARS}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what `stored` gave; fields and overlaps follow from it."""
+        for name in KERNELS:
+            getattr(self.arrays, name)[...] = data[name]
+        self.train_loss[...], self.root[...] = data["train_loss"], data["root"]
+        self.done, self.lowest = int(data["done"]), float(data["lowest"])
+        process = self.task.process
+        for t in range(self.done + 1):
+            self.take(process.overlaps, t)
+            self.take(process.drive, t)
+        for t in range(self.done):
+            self.take(process.fields, t)
 
     def field_weights(self, t: int) -> tuple[Array, Array, Array]:
         """What the fields at t take of h* (p, k), of z (p, (t + 1) p) and of gradients (p, t p)."""
@@ -117,14 +173,14 @@ def begin(task: DescentTask) -> Sweep:
     return sweep
 
 
-def march(
+def march_on(
     sweep: Sweep,
     nodes: Nodes,
     past: Array,
     threads: int = 1,
-    after: Callable[[Sweep], bool] | None = None,
+    after: Callable[[Sweep], Status] = lambda sweep: Status.OK,
 ) -> Sweep:
-    """Take the steps that are left.
+    """Take the steps that are left, over samples at these nodes.
 
     Parameters
     ----------
@@ -135,39 +191,12 @@ def march(
         Gradients of the samples; rows of the steps done must hold what those steps wrote.
     threads : int
         The number never changes a result.
-    after : callable(sweep) -> bool, optional
-        Asked after each step; the sweep stops (as "interrupted") where it returns False.
+    after : callable(sweep) -> Status, optional
+        As of `dmft.solvers.two_time.march.march`.
     """
-    task = sweep.task
     with ThreadPoolExecutor(threads) as pool:
-        samples = Samples.of(task, nodes, past, pool, threads)
-        while sweep.status == Status.OK and sweep.done < task.steps:
-            t = sweep.done
-            sweep.take(task.process.fields, t)
-            state = (sweep.readout[t], sweep.field_weights(t))
-            means = samples.averages(t, *state)
-            slopes = None
-            if task.bend is not None:
-                kept = task.steps * task.p
-                slopes = samples.slopes(t, task.bend, kept, *state, sweep.arrays)
-            if not np.all(np.isfinite(means)):
-                sweep.status = Status.NONFINITE
-                sweep.message = f"averages over the samples are not finite at step {t}"
-                break
-            with np.errstate(all="ignore"):  # what overflows is told by the status
-                _close(sweep, t, means, slopes)
-            if sweep.status != Status.OK:
-                break  # what this step led to is no state
-            sweep.done += 1
-            if after is not None and not after(sweep) and sweep.done < task.steps:
-                interrupt(sweep)
-    return sweep
-
-
-def interrupt(sweep: Sweep) -> None:
-    """Stop a sweep where it is."""
-    sweep.status = Status.INTERRUPTED
-    sweep.message = f"interrupted after {sweep.done} of {sweep.task.steps} steps"
+        sweep.samples = Samples.of(sweep.task, nodes, past, pool, threads)
+        return march(sweep, after)
 
 
 def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:

@@ -28,18 +28,17 @@ from dmft.model import Model, Overlaps, as_count
 from dmft.model.descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
+from dmft.solvers.checkpoint import RunFolder
 from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.process import DescentProblem, Process
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.descent.sampled import SAMPLE
-from dmft.solvers.descent.store import Store
 from dmft.solvers.descent.sweep import (
     JITTER,
     Sweep,
     begin,
-    interrupt,
-    march,
+    march_on,
     overlaps,
     result_of,
 )
@@ -47,6 +46,7 @@ from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.march import StepFile, array_in, asked
 from dmft.turns import in_turn
 from dmft.workflow.solve import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
@@ -203,7 +203,7 @@ def _sweep_all(
     measures = _measures_of(equations, task, parameters)
     threads = thread_count(options.threads)
     workers = min(threads, layout.scrambles, layout.at_once(task, options.memory))
-    store = None
+    folder = None
     if options.checkpoint is not None:
         key = {
             "equations": equations.fingerprint, "declared": declared(equations),
@@ -214,28 +214,29 @@ def _sweep_all(
             "start": [a.tolist() for a in (task.Q, task.M, task.P)],
             "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
         }  # fmt: skip
-        store = Store(Path(options.checkpoint), key)
+        folder = RunFolder(Path(options.checkpoint), key).folder
+    shape = (task.kept, layout.samples)
 
     def solve_one(number: int) -> Solved:
-        sweep, past = begin(task), None
-        if store is not None:
-            sweep, past = store.load(number, sweep, (task.kept, layout.samples))
-        if past is None:
-            past = np.empty((task.kept, layout.samples))
+        sweep, past, file = begin(task), None, StepFile(None, every=0.0)
+        if folder is not None:
+            gradients = folder / f"gradients_{number}.npy"
+            file.path = folder / f"kernels_{number}.npz"
+            if gradients.exists():
+                file.restore(sweep)
+            past = array_in(gradients, shape, fresh=sweep.done == 0)
         job.add(sweep.done)
 
-        def after(state: Sweep) -> bool:
+        def after(state: Sweep) -> Status:
             job.add(1)
-            if store is not None:
-                store.save(number, state)
-            return not job.cancelled()
+            file.save(state, at_once=True)
+            return asked(job)
 
         nodes = layout.nodes(options.seed, number)
-        if sweep.done < task.steps and job.cancelled():
-            interrupt(sweep)
-        march(sweep, nodes, past, max(1, threads // workers), after)
-        if sweep.status == Status.INTERRUPTED and job.late:
-            sweep.status = Status.TIMEOUT
+        if not sweep.finished and job.cancelled():
+            sweep.stop(asked(job))
+        past = np.empty(shape) if past is None else past
+        march_on(sweep, nodes, past, max(1, threads // workers), after)
         seen = {name: measure(sweep, nodes) for name, measure in measures.items()}
         return Solved(sweep, seen, measured(sweep, nodes, past, max(1, threads // workers)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -19,17 +18,18 @@ from dmft.equations.two_time.normal_form import normal_form
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
-from dmft.progress import Progress, ProgressOption, is_cancelled
+from dmft.progress import Progress, ProgressOption
 from dmft.solvers.checkpoint import Digest, RunFolder
+from dmft.solvers.jobs import Job
 from dmft.solvers.request import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
-from dmft.solvers.two_time.march import Control, March, march
-from dmft.solvers.two_time.march import start as begin
+from dmft.solvers.two_time.march import StepFile, asked, march
 from dmft.solvers.two_time.problem import VolterraProblem
 from dmft.solvers.two_time.rows import interpolate
 from dmft.solvers.two_time.run import TwoTimeRun
-from dmft.solvers.two_time.store import MarchFile
+from dmft.solvers.two_time.thinned import Control, March
+from dmft.solvers.two_time.thinned import start as begin
 from dmft.turns import in_turn
 from dmft.workflow.solve import Solver, equations_of
 
@@ -41,6 +41,8 @@ ROWS, SPAN = 41, 1000.0
 RATIO, GRID, LESS = 0.3, 0.1, 10.0
 # First step, relative to the time in which the fastest function changes by one.
 FIRST = 0.05
+# Seconds between checkpoints.
+EVERY = 20.0
 
 
 @dataclass(frozen=True)
@@ -140,21 +142,22 @@ def solve_two_time(
     folder = None if options.checkpoint is None else Path(options.checkpoint)
     if folder is not None:
         RunFolder(folder, key)  # refuses the folder of another run
-    began = time.monotonic()
     ratio = RATIO if options.thin else 0.0
     control = Control(
         float(t_max), save_at[save_at > 0.0], options.tol, _first_step(built, values, options),
         options.max_step, None, ratio, GRID * options.tol, options.max_steps,
     )  # fmt: skip
+    files = {n: StepFile(folder and folder / f"{n}.npz", EVERY) for n in ("fine", "coarse")}
+    job = Job(1, math.inf if options.timeout is None else options.timeout)
     with Progress(options.progress, "two-time") as bar:
-        work = _Work(options, bar, began, folder)
-        fine = work.march(built, values, control, "fine", (0.0, 2.0 / 3.0))
-        coarse = None
+        run = begin(built, values, control)
+        fine, coarse = _marched(run, files["fine"], job, bar, (0.0, 2.0 / 3.0)), None
         if options.measure_error and fine.status == Status.OK:
             times = _every_second(np.array(fine.times), float(t_max))
             wider = replace(control, times=times, grid_tol=LESS * control.grid_tol)
-            coarse = work.march(built, values, wider, "coarse", (2.0 / 3.0, 1.0))
-    return _record(problem, built, values, options, save_at, fine, coarse, began)
+            run = begin(built, values, wider)
+            coarse = _marched(run, files["coarse"], job, bar, (2.0 / 3.0, 1.0))
+    return _record(problem, built, values, options, save_at, fine, coarse, job.seconds())
 
 
 def saved_times(save_at: int | ArrayLike | None, t_max: float) -> Array:
@@ -208,43 +211,24 @@ def _first_step(
     return min(options.max_step, FIRST * float(np.cbrt(options.tol)) / fastest)
 
 
-@dataclass
-class _Work:
-    """Marches of one call: their progress, time and files."""
+def _marched(
+    run: March, file: StepFile, job: Job, bar: Progress, part: tuple[float, float]
+) -> March:
+    """March to the end, or until it is stopped; `part` is that of the progress."""
 
-    options: TwoTimeOptions
-    bar: Progress
-    began: float
-    folder: Path | None
+    def after(now: March) -> Status:
+        file.save(now)
+        done = min(1.0, now.state.t / now.control.t_max)
+        bar.update(part[0] + (part[1] - part[0]) * done, f"t = {now.state.t:.4g}")
+        return asked(job)
 
-    def march(
-        self, built: VolterraProblem, values: Mapping[str, float], control: Control, name: str,
-        part: tuple[float, float],
-    ) -> March:  # fmt: skip
-        """March to the end, or until it is stopped."""
-        file = MarchFile(None if self.folder is None else self.folder / f"{name}.npz")
-        run = file.restore(begin(built, values, control))
-        limit = self.options.timeout
-
-        def after(now: March) -> Status:
-            if file.due():
-                file.save(now)
-            done = min(1.0, now.state.t / control.t_max)
-            self.bar.update(part[0] + (part[1] - part[0]) * done, f"t = {now.state.t:.4g}")
-            if limit is not None and time.monotonic() - self.began > limit:
-                now.message = f"out of time at t = {now.state.t:.6g}"
-                return Status.TIMEOUT
-            return Status.INTERRUPTED if is_cancelled() else Status.OK
-
-        try:
-            march(run, control, after)
-            file.save(run)
-        except KeyboardInterrupt:
-            # In the middle of a step: what the last checkpoint holds is whole.
-            run.status = Status.INTERRUPTED
-        if run.status == Status.INTERRUPTED:
-            run.message = f"interrupted at t = {run.times[-1]:.6g}"
-        return run
+    try:
+        march(file.restore(run), after)
+        file.save(run, at_once=True)
+    except KeyboardInterrupt:
+        # In the middle of a step: what the last checkpoint holds is whole.
+        run.stop(Status.INTERRUPTED)
+    return run
 
 
 def _record(
@@ -255,7 +239,7 @@ def _record(
     save_at: Array,
     fine: March,
     coarse: March | None,
-    began: float,
+    seconds: float,
 ) -> TwoTimeRun:
     """Arrays by name; the two steps beyond t_max that made the last rows final are left out."""
     rows = [r for r in fine.rows if r[0] <= save_at[-1] * (1.0 + 1e-12)]
@@ -291,7 +275,7 @@ def _record(
         message="; ".join(note for note in notes if note),
         statistics={
             "steps": fine.taken, "rejected": fine.rejected, "passes": fine.passes,
-            "grid": fine.state.n, "seconds": time.monotonic() - began,
+            "grid": fine.state.n, "seconds": seconds,
         },
         parameters=dict(values),
         provenance={

@@ -1,0 +1,204 @@
+"""Steps of a two-time problem on a thinned grid: chunks of them, saved rows, what is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.names import Status
+from dmft.solvers.two_time import advance as compiled
+from dmft.solvers.two_time.march import Stepper
+from dmft.solvers.two_time.problem import VolterraProblem
+from dmft.solvers.two_time.state import State
+from dmft.solvers.two_time.step import ROWS
+
+Array = NDArray[np.float64]
+# Times that the grid may gain before it is thinned again.
+SWEEP = 24
+# Steps after which values are final: the beginnings of columns are solved with what follows.
+OPEN = 2
+# Numbers of a march that a checkpoint keeps.
+SCALARS = ("dt", "taken", "rejected", "passes", "swept")
+FAILED = {
+    compiled.NOT_FINITE: Status.NONFINITE, compiled.DIVERGED: Status.DIVERGED,
+    compiled.STUCK: Status.TOLERANCE_NOT_MET,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Control:
+    """How to march.
+
+    Attributes
+    ----------
+    t_max : float
+    save_at : (K,) increasing times at which rows are kept, the last is t_max
+    tol : float
+        Error of a step.
+    first_step, max_step : float
+    times : (T,) or None
+        Prescribed times of all steps: the control is off.
+    ratio, grid_tol : float
+        Of the thinning; ratio 0 keeps every time.
+    max_steps : int
+    """
+
+    t_max: float
+    save_at: Array
+    tol: float
+    first_step: float
+    max_step: float
+    times: Array | None = None
+    ratio: float = 0.0
+    grid_tol: float = 0.0
+    max_steps: int = 10_000_000
+
+
+@dataclass
+class March(Stepper):
+    """A march under way: state, step, log and saved rows; all that a checkpoint keeps.
+
+    `times` and `signals` hold every step; `rows` the time, grid and values of each saved row;
+    `waiting` the nodes of rows that are reached but not final. It goes to t_max and two steps
+    beyond, after which the rows up to t_max are final.
+    """
+
+    state: State
+    control: Control
+    dt: float
+    taken: int = 0
+    rejected: int = 0
+    passes: int = 0
+    swept: int = 1
+    status: Status = Status.OK
+    message: str = ""
+    times: list[float] = field(default_factory=lambda: [0.0])
+    signals: list[Array] = field(default_factory=list)
+    rows: list[tuple[float, Array, Array]] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
+
+    @property
+    def room(self) -> float:
+        """Steps that may still be taken where all times are prescribed."""
+        times = self.control.times
+        return math.inf if times is None else times.size - 1 - self.taken
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows are saved, or all prescribed times are done."""
+        return len(self.rows) >= self.control.save_at.size or self.room <= 0
+
+    def step(self) -> None:
+        """Take a chunk of steps, and thin the grid."""
+        control, state = self.control, self.state
+        count = int(min(_chunk(self), control.max_steps - self.taken, self.room))
+        if count <= 0:
+            self.stop(Status.MAX_STEPS)
+            return
+        _advance(self, count)
+        if self.status == Status.OK and control.ratio > 0.0 and state.n >= self.swept + SWEEP:
+            state.thin(control.ratio, control.grid_tol)
+            self.swept = state.n
+
+    def where(self, status: Status) -> str:
+        """The message of a march that was stopped here."""
+        t = self.state.t
+        words = {
+            Status.MAX_STEPS: f"{self.taken} steps taken at t = {t:.6g}",
+            Status.NONFINITE: f"the equations give no finite number after t = {t:.6g}",
+            Status.DIVERGED: f"signals exceed {compiled.LARGEST:.0e} after t = {t:.6g}",
+            Status.TOLERANCE_NOT_MET: f"no step from t = {t:.6g} meets the tolerance",
+            Status.TIMEOUT: f"out of time at t = {t:.6g}",
+        }
+        return words.get(status, f"interrupted at t = {self.times[-1]:.6g}")
+
+    def stored(self) -> dict[str, Any]:
+        """Everything that the march needs to go on."""
+        pairs, rows = len(self.state.problem.pairs), self.rows
+        data: dict[str, Any] = {
+            "n": self.state.n, "times": np.array(self.times), "signals": np.array(self.signals),
+            "waiting": np.array(self.waiting), "row_t": np.array([t for t, _, _ in rows]),
+            "row_edges": np.cumsum([0, *(s.size for _, s, _ in rows)]),
+            "row_s": np.concatenate([np.zeros(0), *(s for _, s, _ in rows)]),
+            "row_values": np.concatenate([np.zeros((pairs, 0)), *(v for _, _, v in rows)], axis=1),
+        }  # fmt: skip
+        data |= {name: np.array(getattr(self, name)) for name in SCALARS}
+        return data | {f"state_{name}": array for name, array in self.state.stored().items()}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what `stored` gave."""
+        arrays = {n.removeprefix("state_"): a for n, a in data.items() if n.startswith("state_")}
+        self.state.restore(int(data["n"]), arrays)
+        for name in SCALARS:
+            setattr(self, name, data[name].item())
+        self.times, self.signals = data["times"].tolist(), list(data["signals"])
+        self.waiting = data["waiting"].tolist()
+        edges = data["row_edges"]
+        self.rows = [
+            (float(t), data["row_s"][a:b].copy(), data["row_values"][:, a:b].copy())
+            for t, a, b in zip(data["row_t"], edges[:-1], edges[1:], strict=True)
+        ]
+
+
+def start(problem: VolterraProblem, values: Mapping[str, float], control: Control) -> March:
+    """March before its first step."""
+    state = State.begin(problem, values)
+    return March(state, control, control.first_step, signals=[state.arrays["Z"][:, 0].copy()])
+
+
+def _chunk(run: March) -> int:
+    """Steps to the next sweep, or until a row that waits is final."""
+    count = max(1, run.swept + SWEEP - run.state.n)
+    if run.waiting:
+        reached = int(np.searchsorted(run.state.arrays["x"][: run.state.n], run.waiting[0]))
+        count = min(count, max(1, reached + OPEN + 1 - run.state.n))
+    return count
+
+
+def _advance(run: March, count: int) -> None:
+    """Take a chunk of steps, log it, keep the rows that it made final."""
+    state, control = run.state, run.control
+    times = np.empty(0) if control.times is None else control.times
+    ahead = len(run.rows) + len(run.waiting)
+    stop = float(control.save_at[ahead]) if ahead < control.save_at.size else math.inf
+    numbers = np.array(
+        [run.dt, control.tol, control.max_step, stop, run.taken, run.rejected, run.passes],
+        dtype=np.float64,
+    )
+    before, ending = state.n, np.zeros(1, dtype=np.int64)
+    state.advance(count, numbers, times, ending)
+    run.dt = float(numbers[compiled.DT])
+    run.taken, run.rejected, run.passes = (int(y) for y in numbers[compiled.TAKEN :])
+    _log(run, before)
+    if state.n > before and state.t >= stop * (1.0 - 1e-14):
+        run.waiting.append(state.t)
+    while run.waiting:
+        node = int(np.searchsorted(state.arrays["x"][: state.n], run.waiting[0]))
+        behind = state.n - 1 - node
+        if behind < OPEN:
+            break
+        _store_row(run, ROWS - 1 - behind, node)
+    if int(ending[0]) in FAILED:
+        run.stop(FAILED[int(ending[0])])
+
+
+def _log(run: March, before: int) -> None:
+    """Times and signals of new nodes; those of the two nodes before them are final now."""
+    Z, x, n = run.state.arrays["Z"], run.state.arrays["x"], run.state.n
+    for back in range(1, min(OPEN, before - 1) + 1):
+        run.signals[-back] = Z[:, before - back].copy()
+    for node in range(before, n):
+        run.times.append(float(x[node]))
+        run.signals.append(Z[:, node].copy())
+
+
+def _store_row(run: March, r: int, node: int) -> None:
+    """Keep row `node` of the grid, which stands in place r of the last rows."""
+    a = run.state.arrays
+    row = a["X"][r, :, : node + 1].copy()
+    run.rows.append((run.waiting.pop(0), a["x"][: node + 1].copy(), row))
