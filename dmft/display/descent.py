@@ -22,7 +22,7 @@ from dmft.display.style import (
 )
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.descent.errors import unknown
+from dmft.solvers.descent.run import unknown
 
 Array = NDArray[np.float64]
 PANELS = 6

@@ -18,8 +18,7 @@ from scipy.stats import norm
 import dmft
 from dmft.names import Status
 from dmft.solvers.descent import response
-from dmft.solvers.descent.errors import judged, unknown
-from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.descent.run import DescentRun, judged, unknown
 from dmft.solvers.solution import Values
 from dmft.workflow.solving.descent import scatter
 

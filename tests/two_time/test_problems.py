@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.solvers.two_time.rows import integrals, interpolate
+from dmft.solvers.two_time.run import integrals, interpolate
 
 t, s, u = sp.symbols("t s u")
 C, R, K, mu, m = sp.symbols("C R K mu m", cls=sp.Function)

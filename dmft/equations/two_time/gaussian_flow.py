@@ -31,7 +31,7 @@ from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.problem import TwoTime
-from dmft.equations.two_time.short_terms import expanded
+from dmft.equations.two_time.short_terms import expanded, over_neurons
 from dmft.equations.values import check_bounds, check_lengths, check_widths
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -287,12 +287,8 @@ class _Closed:
     def plain(self, expr: sp.Expr, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
         """An expression of the flow at these times and neurons."""
         if isinstance(expr, sp.Sum):
-            symbols = [y[0] for y in expr.limits]
-            ranges = [range(1, int(self.widths[y[2]]) + 1) for y in expr.limits]
-            return sp.Add(*(
-                self.plain(expr.function, {**at, **dict(zip(symbols, y, strict=True))})
-                for y in product(*ranges)
-            ))  # fmt: skip
+            every = over_neurons(expr.limits, at, self.widths)
+            return sp.Add(*(self.plain(expr.function, y) for y in every))
         if isinstance(expr, sp.Integral):
             return self.integral(expr, at)
         if isinstance(expr, sp.Indexed):

@@ -8,7 +8,7 @@ average over w is a closed form for most students, and one integral over (h*, r^
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -161,16 +161,18 @@ class ShortIntegrals:
 
     def array(self, base: str, times: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Known entries at these times, as floats."""
-        result = np.zeros(shape)
-        for place in np.ndindex(*shape):
-            result[place] = float(self.numbers[base, (*times, *(i + 1 for i in place))])
-        return result
+        return self._entries(base, times, shape, float)
 
     def errors(self, base: str, times: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Errors of these entries."""
+        return self._entries(base, times, shape, lambda number: number.error)
+
+    def _entries(
+        self, base: str, times: tuple[int, ...], shape: tuple[int, ...], of: Callable[..., float]
+    ) -> Array:
         result = np.zeros(shape)
         for place in np.ndindex(*shape):
-            result[place] = self.numbers[base, (*times, *(i + 1 for i in place))].error
+            result[place] = of(self.numbers[base, (*times, *(i + 1 for i in place))])
         return result
 
     def sample(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
 
+from dmft.equations.two_time.descent_process import SYMMETRIC
 from dmft.equations.two_time.short_integrals import (
     Array,
     Number,
@@ -244,11 +245,7 @@ def _record(
     errors: dict[str, Array] = {}
     for into, of in ((values, found.array), (errors, found.errors)):
         M = np.stack([of("M_at", (t,), (p, k)) for t in range(n)])
-        kernel = np.zeros((n, n, p, p))
-        for t in range(n):
-            for s in range(t + 1):
-                kernel[t, s] = of("C_theta", (t, s), (p, p))
-                kernel[s, t] = kernel[t, s].T
+        kernel = _kernel(of, "C_theta", n, p)
         pull = np.linalg.pinv(start.P)
         if into is values:
             Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, pull, M)
@@ -257,14 +254,7 @@ def _record(
             cross = np.einsum("tjr,slr->tsjl", size, M)
             Q2 = kernel + cross + cross.transpose(1, 0, 3, 2)
         into |= {"M": M, "Q": Q2[np.arange(n), np.arange(n)], "Q2": Q2}
-        for name, base in (("corr", "C_l"), ("resp", "R_l")):
-            full = np.zeros((steps, steps, p, p))
-            for t in range(steps):
-                for s in range(t + 1):
-                    full[t, s] = of(base, (t, s), (p, p))
-                    if name == "corr":
-                        full[s, t] = full[t, s].T
-            into[name] = full
+        into |= {"corr": _kernel(of, "C_l", steps, p), "resp": _kernel(of, "R_l", steps, p)}
         into["readout"] = np.stack([of("readout_at", (t,), (p,)) for t in range(n)])
     values["train_loss"] = np.array([float(y) for y in losses])
     errors["train_loss"] = np.array([y.error for y in losses])
@@ -284,3 +274,14 @@ def _record(
             "fresh": found.fresh, "algorithm": str(equations.algorithm), "approximation": how,
         },
     )  # fmt: skip
+
+
+def _kernel(of: Callable[..., Array], base: str, times: int, p: int) -> Array:
+    """Entries of a kernel at the first times."""
+    full = np.zeros((times, times, p, p))
+    for t in range(times):
+        for s in range(t + 1):
+            full[t, s] = of(base, (t, s), (p, p))
+            if base in SYMMETRIC:
+                full[s, t] = full[t, s].T
+    return full

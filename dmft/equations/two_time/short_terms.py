@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -111,7 +111,10 @@ def expanded(
     """An expression with numbers for its neurons; `entry` gives the entries of arrays."""
     if isinstance(expr, sp.Sum):
         return sp.Add(
-            *(expanded(expr.function, q, widths, entry) for q in _neurons(expr.limits, at, widths))
+            *(
+                expanded(expr.function, q, widths, entry)
+                for q in over_neurons(expr.limits, at, widths)
+            )
         )
     if isinstance(expr, sp.Indexed):
         places = tuple(int(i.xreplace(dict(at))) for i in expr.indices)
@@ -124,9 +127,9 @@ def expanded(
     return expr.func(*(expanded(a, at, widths, entry) for a in expr.args))
 
 
-def _neurons(
-    limits: Sequence[sp.Tuple], at: Mapping[sp.Symbol, int], widths: Mapping[sp.Symbol, int]
-) -> Iterator[dict[sp.Symbol, int]]:
+def over_neurons(
+    limits: Sequence[sp.Tuple], at: Mapping[Any, Any], widths: Mapping[sp.Symbol, int]
+) -> Iterator[dict[Any, Any]]:
     """All values of the indices of a sum."""
     ranges = (range(1, int(high.xreplace(dict(widths))) + 1) for _, _, high in limits)
     for values in product(*ranges):

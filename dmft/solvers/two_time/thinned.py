@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.solvers.two_time import advance as compiled
 from dmft.solvers.two_time.march import Stepper
-from dmft.solvers.two_time.problem import VolterraProblem
-from dmft.solvers.two_time.state import State
+from dmft.solvers.two_time.state import State, VolterraProblem
 from dmft.solvers.two_time.step import ROWS
 
 Array = NDArray[np.float64]

@@ -29,10 +29,9 @@ from dmft.model.descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.solvers.checkpoint import RunFolder
-from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.process import DescentProblem, Process
 from dmft.solvers.descent.response import measured
-from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.descent.run import DescentRun, judged
 from dmft.solvers.descent.sampled import SAMPLE
 from dmft.solvers.descent.sweep import (
     JITTER,

@@ -18,8 +18,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.solvers.descent.errors import judged
-from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.descent.run import DescentRun, judged
 from dmft.solvers.solution import Values
 from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent import run_descent

@@ -25,9 +25,8 @@ from dmft.solvers.request import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
 from dmft.solvers.two_time.march import StepFile, asked, march
-from dmft.solvers.two_time.problem import VolterraProblem
-from dmft.solvers.two_time.rows import interpolate
-from dmft.solvers.two_time.run import TwoTimeRun
+from dmft.solvers.two_time.run import TwoTimeRun, interpolate
+from dmft.solvers.two_time.state import VolterraProblem
 from dmft.solvers.two_time.thinned import Control, March
 from dmft.solvers.two_time.thinned import start as begin
 from dmft.turns import in_turn
