@@ -101,16 +101,7 @@ def masks(batch: str | None, fraction: float) -> list[tuple[float, float, float]
 
 
 class ShortIntegrals:
-    """Integrals of one start: `first` are those over the initial fields, `second` those at t = 1.
-
-    Parameters
-    ----------
-    short : ShortTimes
-    start : Overlaps
-    rtol : float
-    parameters : mapping
-        Run-time values by name.
-    """
+    """Integrals of one start: `first` are those over the initial fields, `second` those at t = 1."""
 
     def __init__(
         self, short: ShortTimes, start: Overlaps, rtol: float, parameters: Mapping[str, Any]

@@ -46,11 +46,6 @@ class SecondStep:
 
     Numbers of the first step that carry an error stay symbols until an integral is taken, so that
     their errors can be carried to it.
-
-    Parameters
-    ----------
-    integrals : ShortIntegrals
-        After `close_first`.
     """
 
     def __init__(self, integrals: ShortIntegrals) -> None:

@@ -16,11 +16,9 @@ from numba import types
 from numpy.typing import NDArray
 
 from dmft.record import Short
-from dmft.solvers.signatures import MATRIX, VECTOR
+from dmft.solvers.signatures import VECTOR
 
 Array = NDArray[np.float64]
-CUBE = types.float64[:, :, ::1]
-KERNEL = types.float64[:, :, :, ::1]
 
 
 class Arrays(NamedTuple):
@@ -88,10 +86,8 @@ class Arrays(NamedTuple):
 
 
 ARRAYS = types.NamedTuple(
-    (CUBE, MATRIX, MATRIX, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, CUBE, MATRIX, CUBE,
-     CUBE, MATRIX, VECTOR, CUBE, CUBE, KERNEL, MATRIX, CUBE, CUBE, MATRIX, CUBE),
-    Arrays,
-)  # fmt: skip
+    [types.Array(types.float64, array.ndim, "C") for array in Arrays.zeros(1, 1, 1)], Arrays
+)
 # (t, par, arrays)
 STEP_SIGNATURE = types.void(types.int64, VECTOR, ARRAYS)
 

@@ -31,19 +31,9 @@ LEAST_SLOPE = 0.01
 def measured(sweep: Sweep, nodes: Nodes, past: Array, threads: int = 1) -> Array | None:
     """R_l (n, n, p, p) of the n steps that were done, by the derivative of paths or of lines.
 
-    Parameters
-    ----------
-    sweep : Sweep
-    nodes : Nodes
-    past : (`DescentTask.kept`, S)
-        Gradients of the samples as `dmft.solvers.descent.sweep.march` left them.
-    threads : int
-        The number never changes a result.
-
-    Returns
-    -------
-    array or None
-        None without slopes (`DescentTask.slopes`), and where lines do not resolve the kinks.
+    `past` holds the gradients of the samples as `dmft.solvers.descent.sweep.march_on` left them;
+    the number of threads never changes a result. None without slopes (`DescentTask.slopes`), and
+    where lines do not resolve the kinks.
     """
     task = sweep.task
     if task.slopes is None or sweep.done == 0:
@@ -146,32 +136,17 @@ def _pass_of_lines(
     sums = np.zeros((parts, big, big))
     direction = direction[:big] / np.linalg.norm(direction[:big])
     to_past = beside.to_past[:steps, :, :steps]
-    kernels = (
+    head = task.sample, task.slopes, steps
+    rest = (
+        count // parts, pieces(task), int(task.trained),
+        samples.normal, samples.star, samples.label, samples.mask,
         np.hstack([sweep.readout[:steps], np.tile(fixed, (steps, 1))]), task.knots, direction,
         beside.to_star[:steps].reshape(big, task.k), _driven(sweep, steps),
-        np.ascontiguousarray(to_past).reshape(big, big),
+        np.ascontiguousarray(to_past).reshape(big, big), sums,
     )  # fmt: skip
-    room = pieces(task)
 
     def work(first: int, last: int) -> bool:
-        return bool(
-            along_lines(
-                task.sample,
-                task.slopes,
-                steps,
-                first,
-                last,
-                count // parts,
-                room,
-                int(task.trained),
-                samples.normal,
-                samples.star,
-                samples.label,
-                samples.mask,
-                *kernels,
-                sums,
-            )
-        )
+        return bool(along_lines(*head, first, last, *rest))
 
     cuts = np.linspace(0, parts, min(samples.threads, parts) + 1).astype(int)
     if not all(samples.pool.map(work, cuts[:-1], cuts[1:])):

@@ -182,17 +182,8 @@ def march_on(
 ) -> Sweep:
     """Take the steps that are left, over samples at these nodes.
 
-    Parameters
-    ----------
-    sweep : Sweep
-        From `begin`, or one that was stopped.
-    nodes : Nodes
-    past : (`DescentTask.kept`, S)
-        Gradients of the samples; rows of the steps done must hold what those steps wrote.
-    threads : int
-        The number never changes a result.
-    after : callable(sweep) -> Status, optional
-        As of `dmft.solvers.two_time.march.march`.
+    Rows of `past` (`DescentTask.kept`, S), the gradients of the samples, must hold what the steps
+    done wrote. The number of threads never changes a result.
     """
     with ThreadPoolExecutor(threads) as pool:
         sweep.samples = Samples.of(sweep.task, nodes, past, pool, threads)

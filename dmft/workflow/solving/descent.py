@@ -91,18 +91,10 @@ def solve_descent(
                 of its block
     Source      theory/batch_reuse A.1, C
 
-    Parameters
-    ----------
-    system : DescentEquations or DescentProblem
-    start : Overlaps
-    t_max : int
-        Number of steps T.
-    options : DescentOptions
-    values : mapping
-        Run-time values: ``learning_rate=``, ``samples_per_dim=``,
-        ``ridge=``, ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols.
-        Those that no sample reads may be expressions in ``sympy.Symbol("t")``, the number of steps
-        before: the step from t to t + 1 takes their value at t.
+    `values` are those at run time: ``learning_rate=``, ``samples_per_dim=``, ``ridge=``,
+    ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols. Those that no
+    sample reads may be expressions in ``sympy.Symbol("t")``, the number of steps before: the step
+    from t to t + 1 takes their value at t.
 
     Raises
     ------

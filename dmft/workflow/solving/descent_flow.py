@@ -77,14 +77,7 @@ def solve_flow(
                 coarsest or the finest step changes, at the worst time
     Source      theory/batch_reuse B.3
 
-    Parameters
-    ----------
-    flow : DescentEquations
-    start : Overlaps
-    t_max : float
-    options : FlowOptions
-    given : mapping
-        Run-time values; expressions in ``sympy.Symbol("t")`` follow the time of the flow.
+    Expressions in ``sympy.Symbol("t")`` among the values `given` follow the time of the flow.
 
     Raises
     ------

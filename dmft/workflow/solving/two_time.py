@@ -107,15 +107,7 @@ def solve_two_time(
     Valid for   kernels that are smooth away from u = s; order four in the step, with control
     Source      [kim_latz_2001]
 
-    Parameters
-    ----------
-    system : TwoTime or VolterraProblem
-    start : None
-        It has its own.
-    t_max : float
-    options : TwoTimeOptions
-    given : mapping
-        The problem's parameters by name: numbers, or expressions in the time t.
+    `given` holds the problem's parameters by name: numbers, or expressions in the time t.
 
     Raises
     ------
