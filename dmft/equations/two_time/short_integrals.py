@@ -101,7 +101,7 @@ def masks(batch: str | None, fraction: float) -> list[tuple[float, float, float]
 
 
 class ShortIntegrals:
-    """Integrals of one start: `first` are those over the initial fields, `second` those at t = 1."""
+    """Integrals of one start; `first` are those over the initial fields."""
 
     def __init__(
         self, short: ShortTimes, start: Overlaps, rtol: float, parameters: Mapping[str, Any]

@@ -120,11 +120,11 @@ def solve_flow(
         errors[name], changes[name] = noise + change, float(change.max(initial=0.0))
     worst = max(changes[n] for n in ("M", "Q", "train_loss"))
     how = f"{levels} steps from {steps[0]:.3g} to {steps[-1]:.3g}, extrapolated; {runs[-1].message}"
-    result = DescentRun(
+    result = replace(
+        runs[-1],
         t=np.linspace(0.0, float(t_max), points + 1),
         arrays=Values(values),
         error=Values(errors),
-        status=Status.OK,
         message=f"{how}; step error {worst:.1e}",
         statistics={
             "seconds": time.monotonic() - began, "steps": steps, "step_error": changes,
@@ -135,7 +135,6 @@ def solve_flow(
             **runs[-1].provenance, **_names(flow), "approximation": how,
             **{f"{name}_schedule": str(y) for name, y in given.items() if isinstance(y, sp.Expr)},
         },
-        constants=runs[-1].constants,
     )  # fmt: skip
     # The claim is that of the worst time for all entries: the message names those below it, and
     # the status stays with the descents.
@@ -185,12 +184,9 @@ def _names(flow: DescentEquations) -> dict[str, Any]:
 def _stopped(flow: DescentEquations, run: DescentRun, step: float) -> DescentRun:
     """What one descent reached before it ended; no extrapolation."""
     hint = "; take more points" if run.status in _TOO_LONG else ""
-    return DescentRun(
-        t=run.t * step, arrays=run.arrays, error=run.error, status=run.status,
-        message=f"with the step {step:.3g}: {run.message}{hint}", statistics=run.statistics,
-        parameters=run.parameters, provenance={**run.provenance, **_names(flow)},
-        constants=run.constants,
-    )  # fmt: skip
+    message = f"with the step {step:.3g}: {run.message}{hint}"
+    provenance = {**run.provenance, **_names(flow)}
+    return replace(run, t=run.t * step, message=message, provenance=provenance)
 
 
 _TOO_LONG: Sequence[Status] = (Status.DIVERGED, Status.LEFT_DOMAIN, Status.NONFINITE)
