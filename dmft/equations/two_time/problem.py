@@ -219,7 +219,7 @@ class TwoTime(Shown, ChangesInTwoTimes):
         }
 
     @property
-    def model(self) -> str:  # type: ignore[override]
+    def model(self) -> str:
         """What it is called."""
         return self.name
 
