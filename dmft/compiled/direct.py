@@ -89,9 +89,7 @@ def code_from_text(text: str, name: str) -> Code:
         RuntimeError,
     ) as error:
         raise Unknown(f"not compiled directly: {error}") from error
-    from dmft.compiled.elf import symbols
-
-    _, needs = symbols(content)
+    _, needs = kept_code.symbols(content)
     return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs))
 
 

@@ -35,12 +35,6 @@ def cache_directory() -> Path:
     folders above it), a private directory under the system's temporary one, with one warning.
     Where none of them can be used, a path at which nothing is found and nothing can be written:
     what is compiled lives in memory.
-
-    Examples
-    --------
-    >>> from dmft.compiled import cache_directory
-    >>> cache_directory().is_dir()
-    True
     """
     wanted = os.environ.get("DMFT_CACHE_DIR") or "~/.cache/dmft"
     try:

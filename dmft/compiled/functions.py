@@ -26,15 +26,6 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
         kept ones are. And `direct`, for functions of generated modules with ``cache=True``: those
         who take its address, and Python, call what `dmft.compiled.direct` makes of its text; Numba
         compiles it when compiled code calls it by name.
-
-    Examples
-    --------
-    >>> from dmft.compiled import njit
-    >>> @njit("float64(float64)", cache=True)
-    ... def half(x):
-    ...     return 0.5 * x
-    >>> half(3.0)
-    1.5
     """
     import numba
 

@@ -1,5 +1,7 @@
 """Functions that `dmft.compiled.instructions` knows: those of `dmft.compiled.vectors`, of NumPy and
 of `math`, and the texts of those of `dmft.special` that it writes where they are called.
+
+`dmft.compiled.vectors` gives the same instructions to Numba.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from dmft.compiled.machine_code import Unknown
 if TYPE_CHECKING:
     from dmft.compiled.instructions import Writer
 
-# As in `dmft.compiled.vectors`, which imports Numba.
-LANES, BLOCK = 8, 4
+# States side by side: two registers of AVX2, one of AVX-512; four are slower everywhere and
+# sixteen no faster than a tenth.
+LANES = 8
+# Neighbours in an array that are computed together where one state stands alone.
+BLOCK = 4
 FLOAT, INT, HALF = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 BYTES = ir.IntType(8).as_pointer()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import types
 
-from dmft.compiled.elf import symbols
+from dmft.compiled.kept_code import symbols
 from dmft.compiled.machine_code import FUNCTION, Code, Unknown
 from dmft.compiled.sealed import SealedCache
 

@@ -44,12 +44,6 @@ def load_module(source: str, stem: str) -> ModuleType:
     module : ModuleType
         Named ``<stem>_<hash>`` and registered in ``sys.modules`` under that name, which Numba
         needs to rebuild functions from its cache.
-
-    Examples
-    --------
-    >>> from dmft.emit import load_module
-    >>> load_module("def half(x):\n    return 0.5 * x\n", "example").half(3.0)
-    1.5
     """
     name = module_name(source, stem)
     with _IMPORTING:
@@ -78,7 +72,9 @@ def module_name(source: str, stem: str) -> str:
 @cache
 def _dependencies() -> tuple[str, ...]:
     package = Path(__file__).parents[1]
-    files = [package / "compiled" / "vectors.py", *sorted((package / "special").glob("*.py"))]
+    inlined = ("vectors", "instructions", "known_functions")
+    files = [package / "compiled" / f"{name}.py" for name in inlined]
+    files += sorted((package / "special").glob("*.py"))
     return (
         VERSION,
         importlib.metadata.version("numba"),

@@ -70,6 +70,7 @@ SOLVERS = Path(solvers.__file__).parent
 LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "primitives")))
 FLOW = (*LOOP, "runge_kutta/tableau")
 BACKWARD = (*FLOW, "runge_kutta/explicit")
+VECTORS = tuple(f"../compiled/{n}" for n in ("vectors", "instructions", "known_functions"))
 PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
 
 
@@ -80,7 +81,7 @@ BUILT_ON = {
     "runge_kutta/backward": BACKWARD,
     "runge_kutta/discrete": LOOP,
     "runge_kutta/batch_loop": FLOW,
-    "runge_kutta/lanes": (*BACKWARD, "runge_kutta/batch_loop", "../compiled/vectors"),
+    "runge_kutta/lanes": (*BACKWARD, "runge_kutta/batch_loop", *VECTORS),
     "stochastic/schemes": PATHS,
 }
 
