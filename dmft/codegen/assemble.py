@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,12 +28,7 @@ from dmft.codegen.chunks import (
     over_nodes,
 )
 from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, DOMAIN_HEADER, WIDE_DOMAIN
-from dmft.codegen.functions import (
-    MOMENT_OF_SIGNS,
-    OPTIONAL_IMPORTS,
-    SIGN_IMPORTS,
-    PointFunctions,
-)
+from dmft.codegen.functions import MOMENT_OF_SIGNS, PointFunctions, imports
 from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
@@ -75,7 +71,7 @@ from dmft.special.arcsine import asin
 from dmft.compiled.vectors import (
     below, block_size, by_lane, diagonal, give_back, padded, part, put, select, take, work_area,
 )  # fmt: skip
-{imports}{signs}
+{imports}
 # Sums in the order that is written, without reference counts, which what is called may have.
 ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False, direct=True)
 OPTIONS = dict(
@@ -158,8 +154,7 @@ def module_text(functions: PointFunctions, parts: list[str], version: str, descr
     header = HEADER.format(
         version=version,
         description=_inside_docstring(description),
-        imports="".join(y for call, y in OPTIONAL_IMPORTS.items() if call in code),
-        signs="".join(y for call, y in SIGN_IMPORTS.items() if call in code),
+        imports=imports(code),
     )
     return header + _tables(code) + "\n" + code
 
@@ -328,6 +323,15 @@ def _write(
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
+    observed = itertools.count()
+
+    def number(d: Definition) -> str:
+        if d.role == "observable":
+            return f"out[{next(observed)}]"
+        if d.role != "rate":
+            return d.name
+        return f"out[{here.entries.index(d.name) if here.entries else f'd{d.name}_at'}]"
+
     joint = {a for d in definitions for a in placed_on_nodes(d.expr)}
     if joint:
         from dmft.codegen.joint import node_loop
@@ -347,12 +351,12 @@ def _write(
         writer.root.lines.append("")
         writer.root.lines += [f"# {line}" for line in comment_text(definition)]
         if definition.factor is None:
-            write_definition(writer, lowering, definition, here)
+            write_definition(writer, lowering, definition, number)
             if definition is last.get(definition.name):
                 _lift_zero_variances(writer, definition.name)
             continue
         outside, writer.root = writer.root, Scope(None, None)
-        write_definition(writer, lowering, definition, here)
+        write_definition(writer, lowering, definition, number)
         header = f"if {lowering.names[definition.factor.name]} > 0.0:"
         outside.lines.append(Loop(header, writer.root.lines))
         writer.root = outside
@@ -388,9 +392,12 @@ def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
 
 
 def write_definition(
-    writer: LoopWriter, lowering: Lowering, definition: Definition, here: Layout
+    writer: LoopWriter,
+    lowering: Lowering,
+    definition: Definition,
+    number: Callable[[Definition], str],
 ) -> None:
-    """Emit the loops that evaluate one definition."""
+    """Emit the loops that evaluate one definition; `number` says where one without indices goes."""
     if isinstance(definition.expr, Whole):
         writer.root.lines.append(definition.expr.call(definition.name))
         return
@@ -398,13 +405,7 @@ def write_definition(
     writer.note_uses(node)
     if not isinstance(definition.target, sp.Indexed):
         text = writer.value(node, writer.root)
-        target = definition.name
-        if definition.role == "rate":
-            target = f"out[{here.entries.index(target) if here.entries else f'd{target}_at'}]"
-        elif definition.role == "observable":
-            target = f"out[{writer.observed}]"
-            writer.observed += 1
-        writer.root.lines.append(f"{target} = {text}")
+        writer.root.lines.append(f"{number(definition)} = {text}")
         return
     places = [place(index) for index in definition.target.indices]
     name = f"d{definition.name}" if definition.role == "rate" else definition.name

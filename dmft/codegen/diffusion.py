@@ -15,7 +15,7 @@ from dmft.codegen.assemble import arrays_function, rates_function
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT, Layout
 from dmft.codegen.sequence_noise import step_functions
-from dmft.emit import emit_expression
+from dmft.emit.expression import shared_lines
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
 from dmft.equations.noise.fluctuations import Noise
@@ -182,16 +182,9 @@ def _assign(
     targets: Mapping[str, sp.Expr], symbols: Mapping[sp.Symbol, str], equals: str, after: str = ""
 ) -> list[str]:
     """Statements that evaluate polynomials with their shared parts named once."""
-    shared, values = sp.cse(
-        [_nested(e) for e in targets.values()], symbols=sp.numbered_symbols("shared_"), order="none"
-    )
-    names = dict(symbols)
-    lines = []
-    for symbol, value in shared:
-        lines.append(f"{symbol} = {emit_expression(value, names)}")
-        names[symbol] = str(symbol)
-    for place, value in zip(targets, values, strict=True):
-        text = emit_expression(value, names)
+    nested = [_nested(e) for e in targets.values()]
+    lines, texts = shared_lines(nested, symbols, "shared_", order="none")
+    for place, text in zip(targets, texts, strict=True):
         lines.append(f"{place} {equals} ({text}){after}" if after else f"{place} {equals} {text}")
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import sympy as sp
 
@@ -56,21 +56,6 @@ class PointFunctions:
         return "\n".join(self.blocks)
 
 
-def pointwise(
-    rows: Sequence[sp.Expr],
-    names: Mapping[sp.Expr, str],
-    calls: Mapping[type, str] | None,
-    stem: str,
-) -> tuple[list[str], list[str]]:
-    """Lines that compute what rows of values share, and the texts of the rows."""
-    shared, rest = sp.cse(rows, symbols=sp.numbered_symbols(f"_{stem}"))
-    known, lines = dict(names), []
-    for n, (symbol, value) in enumerate(shared):
-        lines.append(f"{stem}{n} = {emit_expression(value, known, calls)}")
-        known[symbol] = f"{stem}{n}"
-    return lines, [emit_expression(value, known, calls) for value in rest]
-
-
 def _argument(number: int) -> sp.Symbol:
     return sp.Symbol(f"x{number}", real=True)
 
@@ -83,42 +68,28 @@ def _plain(expr: sp.Expr) -> set[sp.Symbol]:
     return symbols - set(entries.values())
 
 
-# Imports that a module needs only when its code calls the function.
-OPTIONAL_IMPORTS = {
-    "mean_slopes(": "from dmft.special.cholesky import mean_slopes\n",
-    "field_root(": "from dmft.special.cholesky import field_root\n",
-    "packed_covariance(": "from dmft.special.gram import packed_covariance\n",
-    "erf_mixture_square(": "from dmft.special.arcsine import erf_mixture_square\n",
-    "fast_erf(": "from dmft.special.hyperbolic import fast_erf\n",
-    "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
-    "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
-    "branch_field(": "from dmft.special.branches import branch_field\n",
-    "branch_given(": "from dmft.special.branches import branch_given\n",
-    "branch_pair(": "from dmft.special.branches import branch_pair\n",
-    "branch_slope(": "from dmft.special.branch_slopes import branch_slope\n",
-    "branch_slopes(": "from dmft.special.branch_slopes import branch_slopes\n",
-    "covariance_given(": "from dmft.special.branches import covariance_given\n",
-    "field_average(": "from dmft.special.averages import field_average\n",
-    "pair_average(": "from dmft.special.averages import pair_average\n",
-    "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
-    "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
-    "token_value(": "from dmft.special.tokens import token_value\n",
-    "two_signs(": "from dmft.special.bivariate import two_signs\n",
-    "root_ratio(": "from dmft.special.ratio import root_ratio\n",
-    "correlation(": "from dmft.special.ratio import correlation\n",
+# Functions of `dmft.special` that generated code calls, and the file of each.
+SPECIAL = {
+    name: file
+    for file, names in (
+        ("cholesky", "mean_slopes field_root"),
+        ("gram", "packed_covariance"),
+        ("arcsine", "erf_mixture_square"),
+        ("hyperbolic", "fast_erf fast_exp fast_tanh"),
+        ("branches", "branch_field branch_given branch_pair"),
+        ("branch_slopes", "branch_slope branch_slopes"),
+        ("branches", "covariance_given"),
+        ("averages", "field_average pair_average kinked_pair_average"),
+        ("bivariate", "bivariate_normal_cdf"),
+        ("tokens", "token_value"),
+        ("bivariate", "two_signs"),
+        ("ratio", "root_ratio correlation"),
+        ("orthant", "four_signs four_signs_moment four_signs_table inverse_correlation_root"),
+        ("orthant", "half_tangent correlation_angle correlation_root four_signs_of"),
+        ("signs", "split_moment_of_signs"),
+    )
+    for name in names.split()
 }
-SIGN_FUNCTIONS = (
-    "four_signs",
-    "four_signs_moment",
-    "four_signs_table",
-    "inverse_correlation_root",
-    "half_tangent",
-    "correlation_angle",
-    "correlation_root",
-)
-SIGN_IMPORTS = {f"{name}(": f"from dmft.special.orthant import {name}\n" for name in SIGN_FUNCTIONS}
-SIGN_IMPORTS["four_signs_of("] = "from dmft.special.orthant import four_signs_of\n"
-SIGN_IMPORTS["moment_of_signs("] = "from dmft.special.signs import split_moment_of_signs\n"
 
 # Compiled functions of `dmft.special` stay within their file, so this sum stands in the module.
 MOMENT_OF_SIGNS = '''
@@ -130,3 +101,9 @@ def moment_of_signs(signs, powers, entries):
         value += weights[n] * four_signs_of(covariances[n])
     return value
 '''
+
+
+def imports(code: str) -> str:
+    """Lines that import what code calls of `dmft.special`."""
+    called = (name for name in SPECIAL if f"{name}(" in code)
+    return "".join(f"from dmft.special.{SPECIAL[name]} import {name}\n" for name in called)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.functions import FAST, pointwise
+from dmft.codegen.functions import FAST
 from dmft.codegen.fuse import Loop, loop_over
 from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
+from dmft.emit.expression import shared_lines
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import Tokens
 
@@ -44,7 +45,7 @@ def node_loop(
         body.append(f"star_{n} = par[{first} + {1 + n} * {ALL_NODES} + node]")
         body.append(f"free_{n} = par[{first} + {1 + length + n} * {ALL_NODES} + node]")
         body.append(f"h_{n} = {m} * star_{n} + rest * free_{n} + mean_{n}")
-    shared, values = pointwise([y.integrand for y in averages], inside, FAST, "node_")
+    shared, values = shared_lines([y.integrand for y in averages], inside, "node_", FAST)
     body += shared
     for name, value in zip(sums.values(), values, strict=True):
         body.append(f"value = {value}")

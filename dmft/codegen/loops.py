@@ -79,7 +79,7 @@ class LoopWriter:
         self.inside: tuple[str, ...] = ()
         self.root = Scope(None, None)
         self.arrays: dict[str, tuple[str, ...]] = {}
-        self.count = self.observed = 0  # names made, observables written
+        self.count = 0  # names made
         self.parents: dict[str, int] = {}
 
     @property

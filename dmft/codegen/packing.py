@@ -63,15 +63,7 @@ MOVED = "_moved"
 
 
 def flat_index(indices: Sequence[str], lengths: Sequence[str]) -> str:
-    """Position of an entry in a packed array, in C order.
-
-    Examples
-    --------
-    >>> flat_index(["e", "j", "l"], ["p", "k"])
-    '(e * p + j) * k + l'
-    >>> flat_index(["k + n", "node"], ["nodes"])
-    '(k + n) * nodes + node'
-    """
+    """Position of an entry in a packed array, in C order."""
     flat = indices[0]
     for length, index in zip(lengths, indices[1:], strict=False):
         front = flat if flat.isalnum() or flat.isidentifier() else f"({flat})"
@@ -123,16 +115,7 @@ class Layout:
 
 
 def layout(definitions: Sequence[Definition]) -> Layout:
-    """Layout of a system: what its rates move is state, and nodes only where it averages on them.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
-    >>> [block.name for block in layout(eqs.definitions).state]
-    ['Q', 'M']
-    """
+    """Layout of a system: what its rates move is state; nodes only where it averages on them."""
     moving = {d.name for d in definitions if d.role == "rate"}
     used = {name for d in definitions for name in used_bases(d.expr)}
     constants = [b for b in CONSTANTS if b.name not in moving and BLOCKS.get(b.name) not in used]

@@ -9,7 +9,7 @@ import sympy as sp
 from dmft.codegen.assemble import code_names
 from dmft.codegen.functions import FAST
 from dmft.codegen.packing import ALL_NODES, Layout
-from dmft.emit import emit_expression
+from dmft.emit.expression import shared_lines
 from dmft.equations.sequence.fluctuations import SequenceNoise
 
 TEMPLATE = '''
@@ -68,10 +68,8 @@ def _at_a_node(
         lines.append(f"normal_{n} = par[{scalars} + {1 + n} * {ALL_NODES} + node]")
     free = {s for y in values for s in y.free_symbols} - set(names)
     names |= {s: places[s.name] for s in free}
-    shared, results = sp.cse(list(values), symbols=sp.numbered_symbols("_shared"))
-    for n, (symbol, value) in enumerate(shared):
-        lines.append(f"part_{n} = {emit_expression(value, names, FAST)}")
-        names[symbol] = f"part_{n}"
+    shared, results = shared_lines(values, names, "part_", FAST)
+    lines += shared
     for value, use in zip(results, uses, strict=True):
-        lines += [f"value = {emit_expression(value, names, FAST)}", use]
+        lines += [f"value = {value}", use]
     return "\n".join(" " * 8 + line for line in lines)

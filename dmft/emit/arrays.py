@@ -21,14 +21,6 @@ def load_array(key: str) -> NDArray[np.float64]:
     ------
     FileNotFoundError
         Nothing is stored, or what is stored is damaged (each file holds a checksum).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from dmft.emit.arrays import load_array, store_array
-    >>> store_array("example", np.arange(3.0))
-    >>> load_array("example").tolist()
-    [0.0, 1.0, 2.0]
     """
     if key not in _LOADED:
         path = _path(key)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy as sp
 
-from dmft.emit.cache import load_module
 from dmft.errors import BadParameter
 
 # Binding strength of the outermost operator of a text, weakest first.
@@ -49,13 +48,7 @@ LONGEST_SUM = 400
 
 
 def sum_text(parts: Sequence[str]) -> str:
-    """Sum of texts that bind at least as strongly as a product, in groups where there are many.
-
-    Examples
-    --------
-    >>> sum_text(["a", "-b", "c*d"])
-    'a - b + c*d'
-    """
+    """Sum of texts that bind at least as strongly as a product, in groups where there are many."""
     if len(parts) > LONGEST_SUM:
         rows = [parts[n : n + LONGEST_SUM] for n in range(0, len(parts), LONGEST_SUM)]
         return sum_text([f"({sum_text(row)})" for row in rows])
@@ -85,81 +78,29 @@ def emit_expression(
     ------
     BadParameter
         For a node outside the whitelist or a symbol without a name; the message names it.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.emit import emit_expression
-    >>> x = sp.Symbol("x", real=True)
-    >>> emit_expression(sp.erf(x / 2) - x**2 / 3, {x: "x"})
-    '-x*x/3.0 + math.erf(0.5*x)'
     """
     writer = _Writer(names, {**FUNCTIONS, **(functions or {})}, expr)
     return writer.text(sp.sympify(expr, strict=True))
 
 
-def scalar_function(
-    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
-) -> Callable[..., float]:
-    """Compile one expression to a Numba function ``float64(x, par)``, cached on disk.
+def shared_lines(
+    exprs: Sequence[sp.Expr],
+    names: Mapping[Any, str],
+    stem: str = "s",
+    functions: Mapping[type, str] | None = None,
+    **options: Any,
+) -> tuple[list[str], list[str]]:
+    """Lines that compute once what expressions share, and the texts of the expressions.
 
-    Parameters
-    ----------
-    expr : sympy.Expr
-    variable : sympy.Symbol
-        The first argument.
-    parameters : iterable of sympy.Symbol
-        Order of the entries of the second argument, a contiguous float64 vector.
-
-    Returns
-    -------
-    function : Numba dispatcher with the one signature float64(float64, float64[::1])
-
-    Examples
-    --------
-    >>> import numpy as np, sympy as sp
-    >>> from dmft.emit import scalar_function
-    >>> x, a = sp.symbols("x a", real=True)
-    >>> scalar_function(a * x**2, x, [a])(3.0, np.array([2.0]))
-    18.0
+    Shared by hand: the compiler may not merge two calls of erf. Names begin with the stem; the
+    options are those of `sympy.cse`.
     """
-    module: Any = load_module(emit_scalar_function(expr, variable, parameters), "scalar")
-    function: Callable[..., float] = module.evaluate
-    return function
-
-
-def emit_scalar_function(
-    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
-) -> str:
-    """Text of the module behind `scalar_function`."""
-    parameters = tuple(parameters)
-    names = {variable: "x"} | {s: f"par[{i}]" for i, s in enumerate(parameters)}
-    # Subexpressions are shared by hand: the compiler may not merge two calls of erf.
-    expr = sp.sympify(expr, strict=True)
-    shared, (result,) = sp.cse([expr], symbols=sp.numbered_symbols("_shared"))
-    lines = []
-    for i, (symbol, value) in enumerate(shared):
-        text = emit_expression(value, names)
-        names[symbol] = f"s{i}"
-        lines.append(f"    s{i} = {text}")
-    lines.append(f"    return {emit_expression(result, names)}")
-    legend = [f"x = {variable}", *(f"par[{i}] = {s}" for i, s in enumerate(parameters))]
-    body = "\n".join(lines)
-    return f'''"""Written by dmft.emit.expression."""
-
-import math
-
-import numpy as np
-
-from dmft.compiled import njit
-
-
-@njit("float64(float64, float64[::1])", cache=True, nogil=True, error_model="numpy")
-def evaluate(x, par):
-    # {_one_line(expr)}
-    # where {_one_line(", ".join(legend))}
-{body}
-'''
+    shared, results = sp.cse(list(exprs), symbols=sp.numbered_symbols(f"_{stem}"), **options)
+    known, lines = dict(names), []
+    for n, (symbol, value) in enumerate(shared):
+        lines.append(f"{stem}{n} = {emit_expression(value, known, functions)}")
+        known[symbol] = f"{stem}{n}"
+    return lines, [emit_expression(value, known, functions) for value in results]
 
 
 class _Writer:
@@ -333,8 +274,3 @@ def _is_negative(number: sp.Expr) -> bool:
 def _is_small(value: sp.Expr) -> bool:
     """Whether numerator and denominator of a rational are both exact as float64."""
     return bool(max(abs(value.p), value.q) < EXACT_INTEGER)
-
-
-def _one_line(text: object) -> str:
-    """Text for a comment: a symbol's name may hold line breaks."""
-    return " ".join(str(text).split())

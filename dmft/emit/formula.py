@@ -111,13 +111,6 @@ def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
     ------
     ExpressionRefused
         Names the offending piece, its column (from 1) and what is allowed.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.emit.formula import parse_expression
-    >>> parse_expression("He(3, z) + 0.5", {"z": sp.Symbol("z", real=True)})
-    z**3 - 3*z + 1/2
     """
     check_characters(text)
     tree = python_tree(text)

@@ -45,13 +45,6 @@ def quantity_expression(
     ------
     BadParameter
         For names that are none of these, and for numbers.
-
-    Examples
-    --------
-    >>> quantity_expression("M[0, 1]**2", {"M": (1, 2)}, ["t"], {})
-    M[0,1]**2
-    >>> quantity_expression(2 * sp.Symbol("M_12"), {"M": (1, 2)}, ["t"], {})
-    2*M[0,1]
     """
     entries = [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
     known = {name: sp.Symbol(name, real=True) for name in (*scalars, *entries)}

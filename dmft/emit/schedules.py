@@ -33,12 +33,6 @@ def as_expressions(values: Mapping[str, Any], names: Collection[str]) -> dict[st
     Raises
     ------
     BadParameter
-
-    Examples
-    --------
-    >>> given = {"learning_rate": "0.5/(1 + t/10)", "ridge": lambda t: 2 * t, "method": "stein"}
-    >>> as_expressions(given, ("learning_rate", "ridge"))
-    {'learning_rate': 1/(2*(t/10 + 1)), 'ridge': 2*t, 'method': 'stein'}
     """
     return {
         name: as_expression(name, value) if name in names else value

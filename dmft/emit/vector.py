@@ -1,4 +1,4 @@
-"""Several SymPy expressions of one vector of variables as one compiled function."""
+"""SymPy expressions as compiled functions of numbers, cached on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,54 @@ from typing import Any
 import sympy as sp
 
 from dmft.emit.cache import load_module
-from dmft.emit.expression import emit_expression
+from dmft.emit.expression import shared_lines
+
+MODULE = '''"""Written by dmft.emit.vector."""
+
+import math
+
+import numpy as np
+
+from dmft.compiled import njit
+
+
+@njit("{signature}", cache=True, nogil=True, error_model="numpy")
+def evaluate({arguments}):
+    # {legend}
+    {body}
+'''
+
+
+def scalar_function(
+    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
+) -> Callable[..., float]:
+    """Compile one expression to a Numba function ``float64(x, par)``.
+
+    Parameters
+    ----------
+    expr : sympy.Expr
+    variable : sympy.Symbol
+        The first argument.
+    parameters : iterable of sympy.Symbol
+        Order of the entries of the second argument, a contiguous float64 vector.
+
+    Returns
+    -------
+    function : Numba dispatcher with the one signature float64(float64, float64[::1])
+    """
+    module: Any = load_module(emit_scalar_function(expr, variable, parameters), "scalar")
+    function: Callable[..., float] = module.evaluate
+    return function
+
+
+def emit_scalar_function(
+    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
+) -> str:
+    """Text of the module behind `scalar_function`."""
+    names = {variable: "x"} | {s: f"par[{n}]" for n, s in enumerate(parameters)}
+    lines, (result,) = shared_lines([sp.sympify(expr, strict=True)], names)
+    arguments = {"x": "float64", "par": "float64[::1]"}
+    return _module("float64", arguments, names, [*lines, f"return {result}"])
 
 
 def vector_function(
@@ -16,7 +63,7 @@ def vector_function(
     variables: Sequence[sp.Symbol],
     parameters: Iterable[sp.Symbol] = (),
 ) -> Callable[..., None]:
-    """Compile expressions to a Numba function ``void(x, par, out)``, cached on disk.
+    """Compile expressions to a Numba function ``void(x, par, out)``.
 
     Parameters
     ----------
@@ -24,16 +71,6 @@ def vector_function(
         One for each entry of `out`; what they have in common is computed once.
     variables, parameters : sequences of sympy.Symbol
         Order of the entries of `x` and `par`, contiguous float64 vectors.
-
-    Examples
-    --------
-    >>> import numpy as np, sympy as sp
-    >>> from dmft.emit.vector import vector_function
-    >>> x, y, a = sp.symbols("x y a", real=True)
-    >>> f, out = vector_function([a * x * y, x - y], [x, y], [a]), np.empty(2)
-    >>> f(np.array([3.0, 2.0]), np.array([0.5]), out)
-    >>> out.tolist()
-    [3.0, 1.0]
     """
     module: Any = load_module(emit_vector_function(exprs, variables, parameters), "vector")
     function: Callable[..., None] = module.evaluate
@@ -46,31 +83,20 @@ def emit_vector_function(
     parameters: Iterable[sp.Symbol] = (),
 ) -> str:
     """Text of the module behind `vector_function`."""
-    parameters = tuple(parameters)
-    names = {s: f"x[{i}]" for i, s in enumerate(variables)}
-    names |= {s: f"par[{i}]" for i, s in enumerate(parameters)}
-    given = [sp.sympify(e, strict=True) for e in exprs]
-    shared, results = sp.cse(given, symbols=sp.numbered_symbols("_shared"))
-    lines = []
-    for i, (symbol, value) in enumerate(shared):
-        lines.append(f"    s{i} = {emit_expression(value, names)}")
-        names[symbol] = f"s{i}"
-    lines += [f"    out[{i}] = {emit_expression(e, names)}" for i, e in enumerate(results)]
-    legend = [f"{text} = {symbol}" for symbol, text in names.items() if "[" in text]
-    body = "\n".join(lines)
-    return f'''"""Written by dmft.emit.vector."""
-
-import math
-
-import numpy as np
-
-from dmft.compiled import njit
+    names = {s: f"x[{n}]" for n, s in enumerate(variables)}
+    names |= {s: f"par[{n}]" for n, s in enumerate(parameters)}
+    lines, results = shared_lines([sp.sympify(e, strict=True) for e in exprs], names)
+    lines += [f"out[{n}] = {text}" for n, text in enumerate(results)]
+    return _module("void", dict.fromkeys(("x", "par", "out"), "float64[::1]"), names, lines)
 
 
-@njit(
-    "void(float64[::1], float64[::1], float64[::1])", cache=True, nogil=True, error_model="numpy"
-)
-def evaluate(x, par, out):
-    # {" ".join(", ".join(legend).split())}
-{body}
-'''
+def _module(
+    result: str, arguments: dict[str, str], names: dict[sp.Symbol, str], lines: Sequence[str]
+) -> str:
+    """Text of a module; a symbol's name may hold line breaks."""
+    return MODULE.format(
+        signature=f"{result}({', '.join(arguments.values())})",
+        arguments=", ".join(arguments),
+        legend=" ".join(", ".join(f"{text} = {s}" for s, text in names.items()).split()),
+        body="\n    ".join(lines),
+    )

@@ -200,10 +200,7 @@ def body(program: Program, rows: Mapping[str, str]) -> list[str]:
     if casts:
         lines += [f"double *workspace = malloc(sizeof(double) * ({place}));"]
         lines += ["if (workspace == NULL) return 1;", *casts]
-    for n, statement in enumerate(program.body):
-        if n in program.comments:
-            lines += ["", *(f"// {line}" for line in program.comments[n])]
-        lines += printer.statement(statement)
+    lines += program.lines(printer.statement, "//")
     return [*lines, "", *["free(workspace);"] * bool(casts), "return 0;"]
 
 

@@ -175,7 +175,7 @@ def function(
     if moved:
         renamed = [Block(b.name + MOVED, b.axes) for b in system.state]
         body += views(renamed, "displacement", names)
-    body += views([Block(n, a) for n, a in outputs(system, program).items()], out, names)
+    body += views(system.filled(program), out, names)
     for b in system.constants:
         if len(b.axes) > 1:
             body.append(c.view(f"{b.name}_rows", b.axes, b.name, "const double"))
@@ -186,14 +186,6 @@ def function(
             body.append(f"const double {identifier} = parameters[{n}];")
     text = c.body(program, {b.name: f"{b.name}_rows" for b in system.constants if len(b.axes) > 1})
     return [*lines, *(INDENT + line if line else "" for line in [*body, *text]), "}", ""]
-
-
-def outputs(system: System, program: Program) -> dict[str, tuple[str, ...]]:
-    """Arrays that a program fills, in the order of the state."""
-    order = [f"d{b.name}" for b in system.state]
-    if set(order) >= set(program.outputs):
-        return {name: program.outputs[name] for name in order}
-    return program.outputs
 
 
 def views(blocks: Any, vector: str, used: set[str]) -> list[str]:

@@ -152,9 +152,4 @@ def functions(found: Library) -> list[str]:
 def body(program: Program, given: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines that run a program; `given` are the axes of arrays that the function was given."""
     printer = JavaScriptPrinter({**program.arrays, **program.outputs, **given})
-    lines: list[str] = []
-    for n, statement in enumerate(program.body):
-        if n in program.comments:
-            lines += ["", *(f"// {line}" for line in program.comments[n])]
-        lines += printer.statement(statement)
-    return lines
+    return program.lines(printer.statement, "//")

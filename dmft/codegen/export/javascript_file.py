@@ -12,7 +12,7 @@ from dmft.codegen.export import javascript as js
 from dmft.codegen.export.library import HOMES, Library, library, special, unknown
 from dmft.codegen.export.program import Program
 from dmft.codegen.export.syntax import INDENT
-from dmft.codegen.export.system import TOLERANCE, Block, System, header
+from dmft.codegen.export.system import TOLERANCE, System, header
 
 # All but those that work on slices of tables.
 REFUSED = {"field_average", "pair_average", "kinked_pair_average"}
@@ -132,7 +132,7 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     if program.needs_all_fields:
         body.append("const N = p + k;")
     body += views(system.state, "state", program)
-    body += views([Block(n, a) for n, a in outputs(system, program).items()], "out", program)
+    body += views(system.filled(program), "out", program)
     for n, identifier in enumerate(system.names.values()):
         if identifier in program.names:
             body.append(f"const {identifier} = parameters[{n}];")
@@ -154,14 +154,6 @@ def workspace(name: str, widths: list[str], program: Program) -> list[str]:
         "}",
         f"const {{ {', '.join(program.arrays)} }} = {room};",
     ]
-
-
-def outputs(system: System, program: Program) -> dict[str, tuple[str, ...]]:
-    """Arrays that a program fills, in the order of the state."""
-    order = [f"d{b.name}" for b in system.state]
-    if set(order) >= set(program.outputs):
-        return {name: program.outputs[name] for name in order}
-    return program.outputs
 
 
 def views(blocks: Any, vector: str, program: Program) -> list[str]:

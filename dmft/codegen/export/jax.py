@@ -83,12 +83,7 @@ class Vectoriser:
 
     def lines(self) -> list[str]:
         """Lines of the whole program."""
-        found: list[str] = []
-        for n, statement in enumerate(self.program.body):
-            if n in self.program.comments:
-                found += ["", *(f"# {line}" for line in self.program.comments[n])]
-            found += self.statement(statement, [])
-        return found
+        return self.program.lines(lambda statement: self.statement(statement, []), "#")
 
     def statement(self, node: ast.stmt, loops: list[tuple[str, str]]) -> list[str]:
         """Lines of a statement inside loops, each an index and its axis."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dmft.codegen.functions import SPECIAL
 from dmft.emit.arrays import load_array
 from dmft.errors import NotClosed
 
@@ -22,16 +23,13 @@ ANGLES = (
     "four_signs", "four_signs_moment",
 )  # fmt: skip
 AVERAGES = ("field_average", "pair_average", "kinked_pair_average")
-# Where the functions that generated code calls stand.
-HOMES = {
-    **dict.fromkeys(("two_signs", "bivariate_normal_cdf"), "dmft.special.bivariate"),
-    **dict.fromkeys(("root_ratio", "correlation"), "dmft.special.ratio"),
-    **dict.fromkeys(ANGLES, "dmft.special.orthant"),
-    **dict.fromkeys(AVERAGES, "dmft.special.averages"),
-    "asin": "dmft.special.arcsine",
-    "token_value": "dmft.special.tokens",
-    "covariance_given": "dmft.special.branches",
-}
+OTHERS = (
+    "two_signs", "bivariate_normal_cdf", "root_ratio", "correlation", "token_value",
+    "covariance_given",
+)  # fmt: skip
+# Files of the functions that are exported.
+HOMES = {name: f"dmft.special.{SPECIAL[name]}" for name in (*OTHERS, *ANGLES, *AVERAGES)}
+HOMES["asin"] = "dmft.special.arcsine"
 # Those that take numbers and return one, and whose loops depend on none of them.
 PLAIN = tuple(name for name in HOMES if name not in (*AVERAGES, "four_signs", "four_signs_moment"))
 # Modules whose names the functions use as they are.
@@ -57,11 +55,6 @@ def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
         Names in the code; tables are ``TABLE_`` and their key.
     home : mapping
         File of `dmft.special` of each function.
-
-    Examples
-    --------
-    >>> list(library(["correlation_angle"]).functions)
-    ['orthant_angle', 'correlation_root', 'correlation_angle']
     """
     found = Library()
     for name in sorted(calls):

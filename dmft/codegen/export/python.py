@@ -150,11 +150,8 @@ def core(name: str, summary: str, system: System, program: Program) -> list[str]
         lines.append(f"{INDENT}N = p + k")
     for array, axes in program.arrays.items():
         lines.append(f"{INDENT}{array} = np.empty(({', '.join(axes)},))")
-    for n, statement in enumerate(program.body):
-        if n in program.comments:
-            lines += ["", *(f"{INDENT}# {line}" for line in program.comments[n])]
-        lines += [INDENT + line for line in ast.unparse(statement).splitlines()]
-    return [*lines, ""]
+    body = program.lines(lambda statement: ast.unparse(statement).splitlines(), "#")
+    return [*lines, *(INDENT + line if line else "" for line in body), ""]
 
 
 def called(system: System, name: str, program: Program) -> list[str]:

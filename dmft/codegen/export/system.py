@@ -163,6 +163,12 @@ class System:
         """Axes of what both programs are given."""
         return {block.name: block.axes for block in (*self.state, *self.constants)}
 
+    def filled(self, program: Program) -> list[Block]:
+        """Arrays that a program fills, in the order of the state."""
+        order = [f"d{b.name}" for b in self.state]
+        names = order if set(order) >= set(program.outputs) else program.outputs
+        return [Block(name, program.outputs[name]) for name in names]
+
     def calls(self) -> set[str]:
         """Functions and tables that the programs name."""
         tables = {n for n in self.rates.names | self.observables.names if n.startswith(TABLE)}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.codegen.functions import pointwise
 from dmft.codegen.fuse import Loop, loop_over, render
 from dmft.codegen.nodes import Index
 from dmft.emit import load_module
+from dmft.emit.expression import shared_lines
 from dmft.equations.two_time.normal_form import NormalForm
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import table_averages
@@ -201,7 +201,7 @@ class _Writer:
         text = {table[e]: name for e, name in names.items()} | self.par
         plain = [self.without_tables(row.xreplace(table)) for row in rows]
         calls: dict[type, str] = {f: str(f) for f in self.tables.values()}
-        shared, results = pointwise(plain, text, calls, "s")
+        shared, results = shared_lines(plain, text, "s", calls)
         lines: list[str | Loop] = [*shared]
         lines += [f"out[{n}{index}] = {value}" for n, value in enumerate(results)]
         lines = lines or ["pass"]
