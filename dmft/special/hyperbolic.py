@@ -63,13 +63,7 @@ C = (
 # No fastmath here: reassociation would cancel the rounder.
 @njit(error_model="numpy", cache=True, nogil=True)
 def fast_exp(x: float) -> float:
-    """e^x to two units in the last place for -708 <= x <= 709; constant below, inf above, NaN kept.
-
-    Examples
-    --------
-    >>> abs(fast_exp(1.0) - 2.718281828459045) < 1e-15
-    True
-    """
+    """e^x to two units in the last place in [-708, 709]; constant below, inf above, NaN kept."""
     inside = min(max(x, LOWEST), HIGHEST)
     shifted = inside * INVERSE_LOG_2 + ROUNDER
     k = shifted - ROUNDER
@@ -96,26 +90,14 @@ def fast_exp(x: float) -> float:
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def fast_tanh(x: float) -> float:
-    """Hyperbolic tangent, absolute error below 3e-16; NaN kept.
-
-    Examples
-    --------
-    >>> abs(fast_tanh(0.5) - 0.46211715726000973) < 3e-16, fast_tanh(-1000.0)
-    (True, -1.0)
-    """
+    """Hyperbolic tangent, absolute error below 3e-16; NaN kept."""
     e = fast_exp(-2.0 * abs(x))
     return math.copysign((1.0 - e) / (1.0 + e), x)
 
 
 @njit(inline="always", error_model="numpy")
 def fast_erf(x: float) -> float:
-    """Error function, absolute error below 5e-16; NaN kept.
-
-    Examples
-    --------
-    >>> abs(fast_erf(0.5) - 0.5204998778130465) < 5e-16, fast_erf(-30.0)
-    (True, -1.0)
-    """
+    """Error function, absolute error below 5e-16; NaN kept."""
     u = abs(x)
     t = 2.0 / (2.0 + u)
     y = 2.0 * t - 1.0

@@ -59,13 +59,7 @@ SUMMING = {"reassoc", "contract"}
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def correlation_root(first: float, second: float, cross: float) -> float:
-    """Evaluate sqrt(first * second - cross^2); 0 within the band of parallel fields, else NaN.
-
-    Examples
-    --------
-    >>> correlation_root(2.0, 0.5, 0.0), correlation_root(0.1, 0.1, 0.1)
-    (1.0, 0.0)
-    """
+    """Evaluate sqrt(first * second - cross^2); 0 within the band of parallel fields, else NaN."""
     size = math.sqrt(first * second)
     gap = (size - cross) * (size + cross)
     beyond = 0.0 if gap >= -BAND * size * size else math.nan
@@ -91,13 +85,7 @@ def _angle(cross: float, root: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def correlation_angle(first: float, second: float, cross: float) -> float:
-    """Evaluate asin(cross / sqrt(first * second)), accurate near +-1; 0 for vanishing variance.
-
-    Examples
-    --------
-    >>> correlation_angle(0.1, 0.1, -0.1) == -math.pi / 2
-    True
-    """
+    """Evaluate asin(cross / sqrt(first * second)), accurate near +-1; 0 for vanishing variance."""
     return _angle(cross, correlation_root(first, second, cross))
 
 
@@ -106,11 +94,6 @@ def inverse_correlation_root(first: float, second: float, cross: float) -> float
     """Evaluate 1 / sqrt(first * second - cross^2), and 0 for parallel fields.
 
     For factors that vanish faster than the root as fields become parallel.
-
-    Examples
-    --------
-    >>> inverse_correlation_root(2.0, 0.5, 0.0), inverse_correlation_root(0.1, 0.1, 0.1)
-    (1.0, 0.0)
     """
     root = correlation_root(first, second, cross)
     return 0.0 if root * root <= PARALLEL * first * second else 1.0 / root
@@ -118,13 +101,7 @@ def inverse_correlation_root(first: float, second: float, cross: float) -> float
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def half_tangent(first: float, second: float, cross: float) -> float:
-    """Tangent of half the angle between two fields, and 0 for antiparallel ones.
-
-    Examples
-    --------
-    >>> half_tangent(2.0, 0.5, 0.0), half_tangent(0.1, 0.1, 0.1), half_tangent(0.1, 0.1, -0.1)
-    (1.0, 0.0, 0.0)
-    """
+    """Tangent of half the angle between two fields, and 0 for antiparallel ones."""
     beyond = math.sqrt(first * second) + cross
     root = correlation_root(first, second, cross)
     return root / beyond if beyond > 0.0 else root * 0.0
@@ -314,13 +291,7 @@ def _averages(C: Matrix, moments: bool, work: Matrix, out: Matrix) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def four_signs_of(C: Matrix) -> float:
-    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields with covariance C (4, 4).
-
-    Examples
-    --------
-    >>> round(four_signs_of(np.eye(4) + 1.0), 12)
-    0.2
-    """
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields with covariance C (4, 4)."""
     return _averages(C, False, np.empty((4, 4, 4)), C)
 
 
@@ -328,13 +299,7 @@ def four_signs_of(C: Matrix) -> float:
 def pair_of_signs_moment(
     uu: float, vv: float, uv: float, xu: float, xv: float, yu: float, yv: float, xy: float
 ) -> float:
-    """E[x y sign(u) sign(v)] from the covariances.
-
-    Examples
-    --------
-    >>> pair_of_signs_moment(1.0, 1.0, 1.0, 0.5, 0.5, 0.2, 0.2, 0.7)
-    0.7
-    """
+    """E[x y sign(u) sign(v)] from the covariances."""
     # Sums and differences of unit fields: no digits are lost to their angle.
     one, two, near = 1.0 / math.sqrt(uu), 1.0 / math.sqrt(vv), half_tangent(uu, vv, uv)
     value = (xu * one + xv * two) * (yu * one + yv * two) * near

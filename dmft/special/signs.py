@@ -138,11 +138,6 @@ def split_moment_of_signs(signs, powers, entries):  # type: ignore[no-untyped-de
     value : float
     weights : (L,) float64
     covariances : (L, 4, 4) float64
-
-    Examples
-    --------
-    >>> split_moment_of_signs(2, np.array([2]), np.ones(6))[0]  # E[x^2 sign(x) sign(x)]
-    1.0
     """
     n = signs + powers.size
     C = np.empty((n, n))
@@ -170,13 +165,7 @@ def moment_of_signs(signs: int, powers: NDArray[np.int64], entries: NDArray[np.f
 
 
 def moment_of_signs_on_arrays(signs: Any, count: Any, *rest: Any) -> NDArray[np.float64]:
-    """`moment_of_signs` with `count` powers and then the entries, which are arrays that broadcast.
-
-    Examples
-    --------
-    >>> moment_of_signs_on_arrays(1, 1, 1, np.array([1.0, 4.0]), 1.0, 2.0).round(6).tolist()
-    [0.797885, 0.398942]
-    """
+    """`moment_of_signs` with `count` powers, then the entries, which are arrays that broadcast."""
     powers = np.array([int(n) for n in rest[: int(count)]], dtype=np.int64)
     entries = np.broadcast_arrays(*(np.asarray(c, dtype=np.float64) for c in rest[int(count) :]))
     stacked = np.ascontiguousarray(np.stack(entries, axis=-1))

@@ -25,26 +25,12 @@ def random_stream(seed: int, *key: int) -> np.random.Generator:
         Non-negative.
     *key : int
         What the stream is for; also chunk or replica numbers.
-
-    Examples
-    --------
-    >>> from dmft.special.streams import random_stream
-    >>> a, b = random_stream(7, 0), random_stream(7, 1)
-    >>> bool(a.standard_normal() == b.standard_normal())
-    False
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def as_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds meant by a number n (0 .. n-1) or by a sequence of distinct integers.
-
-    Examples
-    --------
-    >>> from dmft.special.streams import as_seeds
-    >>> as_seeds(3), as_seeds([5, 2])
-    ((0, 1, 2), (5, 2))
-    """
+    """Return the seeds meant by a number n (0 .. n-1) or by a sequence of distinct integers."""
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         if not 1 <= seeds <= MOST_SEEDS:
             raise BadParameter(
