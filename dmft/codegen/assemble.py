@@ -39,7 +39,6 @@ from dmft.codegen.packing import (
     NOISE_CONSTANT,
     OPTIONAL_WIDTHS,
     Layout,
-    layout,
 )
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
@@ -131,19 +130,7 @@ def _domain(
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
         return WIDE_DOMAIN.format(start="widths[0] * widths[1]")
     body, _, _ = _body(blocks, parameters, functions, here, ordered=False)
-    return DOMAIN.format(body="\n".join(INDENT + line for line in body))
-
-
-def tangent_source(
-    definitions: Sequence[Definition], parameters: Sequence[str], version: str, description: str
-) -> str:
-    """Text of linearised rates, from definitions of `dmft.equations.noise.derivatives`."""
-    functions, here = PointFunctions(code_names(parameters)), layout(definitions)
-    moved = here.with_displacement()
-    names = ", ".join(b.name for b in moved.moved)
-    summary = f"Linearised rates of the displacement {names} behind the state."
-    parts = [rates_function("tangent", summary, live(definitions), parameters, functions, moved)]
-    return module_text(functions, parts, version, description)
+    return DOMAIN.format(body=f"\n{INDENT}".join(body))
 
 
 def module_text(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:

@@ -20,80 +20,61 @@ from dmft.compiled import njit
 from dmft.special.cholesky import lowest_pivot
 '''
 
-DOMAIN = '''
+TEMPLATE = '''
 
 @njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
 def covariance(y, widths, par):
-    """Covariance Omega of all local fields."""
-{body}
-    return Omega
+    """%s"""
+    %s
 
 
 @njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
 def domain(y, widths, par, shift):
-    """Lowest pivot of Omega + shift; not positive outside the domain."""
-    return lowest_pivot(covariance(y, widths, par), shift)
+    """%s"""
+    %s
 '''
+LOWEST_PIVOT = "return lowest_pivot(covariance(y, widths, par), shift)"
 
+DOMAIN = TEMPLATE % (
+    "Covariance Omega of all local fields.",
+    "{body}\n    return Omega",
+    "Lowest pivot of Omega + shift; not positive outside the domain.",
+    LOWEST_PIVOT,
+)
 # Wide students: Q - M P^+ M^T is diagonal, and what must not be negative are its entries.
-WIDE_DOMAIN = '''
-
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """Covariance Q - M P^+ M^T of the residual fields, a diagonal matrix."""
-    Q_perp_at = {start}
-    return np.diag(y[Q_perp_at : Q_perp_at + widths[0]])
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Smallest squared length of a residual, plus shift; negative outside the domain."""
-    Q_perp_at = {start}
+WIDE_DOMAIN = TEMPLATE % (
+    "Covariance Q - M P^+ M^T of the residual fields, a diagonal matrix.",
+    """Q_perp_at = {start}
+    return np.diag(y[Q_perp_at : Q_perp_at + widths[0]])""",
+    "Smallest squared length of a residual, plus shift; negative outside the domain.",
+    """Q_perp_at = {start}
     lowest = y[Q_perp_at]
     for j in range(widths[0]):
         lowest = min(lowest, y[Q_perp_at + j])
-    return lowest + shift
-'''
-
-
+    return lowest + shift""",
+)
 # A few numbers, of which one Gram matrix is made.
-GRAM_DOMAIN = '''import math
-
-
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """Gram matrix of the student's weights, the target's and the positional vectors."""
-    Omega = np.empty(({size}, {size}))
-{body}
-    return Omega
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Lowest pivot of the Gram matrix + shift; not positive outside the feasible set."""
-    return lowest_pivot(covariance(y, widths, par), shift)
-'''
-
+GRAM_DOMAIN = "import math\n" + TEMPLATE % (
+    "Gram matrix of the student's weights, the target's and the positional vectors.",
+    """Omega = np.empty(({size}, {size}))
+    {body}
+    return Omega""",
+    "Lowest pivot of the Gram matrix + shift; not positive outside the feasible set.",
+    LOWEST_PIVOT,
+)
 # Infinitely wide students: numbers that only grow from zero and above.
-ALIGNED_DOMAIN = '''
-
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """What must not be negative, as a diagonal matrix."""
-    return np.diag(y)
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Smallest entry of the state, plus shift; negative outside the domain."""
-    return y.min() + shift
-'''
+ALIGNED_DOMAIN = TEMPLATE % (
+    "What must not be negative, as a diagonal matrix.",
+    "return np.diag(y)",
+    "Smallest entry of the state, plus shift; negative outside the domain.",
+    "return y.min() + shift",
+)
 
 
 def gram_domain(gram: sp.ImmutableDenseMatrix, places: Mapping[str, str], version: str) -> str:
     """Text of the module for a Gram matrix that is written out; `places` has its numbers."""
     names = {s: places[s.name] for s in gram.free_symbols}
     entries = ((i, j) for i in range(gram.rows) for j in range(gram.cols))
-    rows = [f"    Omega[{i}, {j}] = {emit_expression(gram[i, j], names)}" for i, j in entries]
-    body = GRAM_DOMAIN.format(size=gram.rows, body="\n".join(rows))
+    rows = [f"Omega[{i}, {j}] = {emit_expression(gram[i, j], names)}" for i, j in entries]
+    body = GRAM_DOMAIN.format(size=gram.rows, body="\n    ".join(rows))
     return DOMAIN_HEADER.format(version=version) + body

@@ -11,15 +11,15 @@ from dmft.codegen.assemble import (
     code_names,
     module_text,
     rates_function,
-    tangent_source,
 )
 from dmft.codegen.build import description, layout_of
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.fuse import Loop, Scope
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, loop_index, place
+from dmft.codegen.packing import layout
 from dmft.emit import load_module
-from dmft.equations.definitions import base_name
+from dmft.equations.definitions import base_name, live
 from dmft.equations.equations import Equations
 from dmft.equations.noise.derivatives import COSTATE, DUAL, Adjoint, adjoint, tangent
 from dmft.names import VERSION
@@ -71,12 +71,14 @@ def compiled_tangent(equations: Equations) -> Any:
     NotClosed
         When the equations hold averages on nodes, or closed forms without known derivative.
     """
-    source = tangent_source(
-        tangent(equations.definitions),
-        list(equations.parameters),
-        VERSION,
-        f"linearised: {description(equations)}",
-    )
+    parameters = list(equations.parameters)
+    functions = PointFunctions(code_names(parameters))
+    definitions = tangent(equations.definitions)
+    here = layout(definitions).with_displacement()
+    names = ", ".join(b.name for b in here.moved)
+    summary = f"Linearised rates of the displacement {names} behind the state."
+    text = rates_function("tangent", summary, live(definitions), parameters, functions, here)
+    source = module_text(functions, [text], VERSION, f"linearised: {description(equations)}")
     return load_module(source, "dmft_tangent").tangent
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmft.codegen.assemble import code_names
 from dmft.codegen.export.program import TABLE, Program, walk
+from dmft.codegen.packing import layout
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.equations import Equations
@@ -131,17 +132,14 @@ class System:
                 for name, symbols in self.equations.space.blocks.items()
                 if symbols
             )
-        trained = (Block("readout", ("p",)),) if self.equations.algorithm.trains_readout else ()
-        return (Block("Q", ("p", "p")), Block("M", ("p", "k")), *trained)
+        return tuple(Block(b.name, b.axes) for b in layout(self.equations.on_nodes).state)
 
     @cached_property
     def constants(self) -> tuple[Block, ...]:
         """Arrays that stand still."""
         if self.sequence:
             return ()
-        trained = self.equations.algorithm.trains_readout
-        fixed = () if trained else (Block("readout", ("p",)),)
-        return (Block("P", ("k", "k")), *fixed, Block("teacher_readout", ("k",)))
+        return tuple(Block(b.name, b.axes) for b in layout(self.equations.on_nodes).constants)
 
     @cached_property
     def rates(self) -> Program:
