@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import numpy as np
 import sympy as sp
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.rules import NodeRule
+    from dmft.model import SequenceModel
 
 Kernels = Literal["auto", "all", "none"]
 # Width in points of what a notebook shows.
@@ -440,7 +441,7 @@ class Equations(Short, ChangesOfDefinitions):
             from dmft.equations.averages.joint_average import joint_rule
 
             chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}
-            return joint_rule(self.model.length, **chosen)
+            return joint_rule(cast("SequenceModel", self.model).length, **chosen)
         from dmft.equations.averages.nodes import rule_of_averages
         from dmft.equations.averages.tails import told_by_tails
 
@@ -563,7 +564,9 @@ class Equations(Short, ChangesOfDefinitions):
         if self.noise:
             from dmft.equations.noise.fluctuations import with_fluctuations
 
-            result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
+            result = with_fluctuations(
+                result, cast("Noise", self.noise), widths, {**constants, "P": P}
+            )
         declared_now = {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
         return kept.setdefault(key, result.put(declared_now))
 

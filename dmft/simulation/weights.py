@@ -119,7 +119,8 @@ def weights_runner(
     measure(W_star, W_star, deviations, P, P)
     constants = Constants(P, experiment, rule, watch, generator)
 
-    memory, accumulated = UNSCALED, cast(Observe, dict)
+    memory: tuple[NDArray[np.float64], ...] = UNSCALED
+    accumulated = cast(Observe, dict)
     if experiment.scale is not None:
         from dmft.simulation.scales import scaled_memory
 

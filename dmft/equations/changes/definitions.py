@@ -158,7 +158,8 @@ class ChangesOfDefinitions(Changeable):
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""
-        from dmft.equations.views.latex import EquationPrinter, model_names
+        from dmft.equations.views.latex import EquationPrinter
+        from dmft.equations.views.text import model_names
 
         names = model_names(self._own.model, r"\sigma", r"\sigma_*")
         return str(EquationPrinter(names).doprint(expr))

@@ -111,7 +111,8 @@ class MeanField(StateSpace):
         self, values: Values, definitions: Sequence[Definition], start: Overlaps
     ) -> Values:
         """Values with P^+ and the nodes of the cosine."""
-        arrays = {**values.arrays, "P_inverse": np.linalg.pinv(start.P)}
+        inverse = np.linalg.pinv(start.P).astype(np.float64)
+        arrays = {**values.arrays, "P_inverse": inverse}
         widths, dim = values.widths, values.scalars.get("dim")
         if dim is not None and dim - start.k < 2:
             raise BadParameter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import sympy as sp
 
@@ -28,6 +28,7 @@ from dmft.typeset.fragment import COLUMN, fitted
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
+    from dmft.equations.noise.fluctuations import Noise
     from dmft.equations.risk import PopulationRisk
     from dmft.equations.sequence.risk import SequenceRisk
 
@@ -93,7 +94,7 @@ def equations_latex(equations: Equations, page: Page) -> str:
         shown = [a for a in lowered(definitions) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
         if equations.noise and equations.noise.closed:
-            parts.append(align(equations.noise.closed_latex(printer)))
+            parts.append(align(cast("Noise", equations.noise).closed_latex(printer)))
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width, Names(text))
 

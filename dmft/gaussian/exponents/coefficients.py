@@ -17,8 +17,9 @@ from sympy.core.function import AppliedUndef
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.nodes.grid import PANELS, Array, Nodes, TooManyNodes, gaussian_nodes
+from dmft.gaussian.nodes.grid import PANELS, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.nodes.kinks import break_points
+from dmft.gaussian.nodes.line import Array
 
 Index = tuple[int, ...]
 Function = Callable[[mpmath.mpf], mpmath.mpf]

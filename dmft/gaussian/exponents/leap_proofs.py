@@ -23,7 +23,7 @@ from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Index, indices, reverses, sign_flips
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y
-from dmft.gaussian.nodes.grid import Array
+from dmft.gaussian.nodes.line import Array
 
 # Directions are recognised as roots of fractions of denominator up to this.
 DENOMINATOR = 100

@@ -15,7 +15,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.gaussian.exponents.coefficients import Index, indices
-from dmft.gaussian.nodes.grid import Array
+from dmft.gaussian.nodes.line import Array
 
 # Orders that are tried.
 MAX_ORDER = 10

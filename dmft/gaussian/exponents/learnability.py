@@ -14,7 +14,7 @@ from dmft.gaussian.exponents.coefficients import Index, as_fields
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.gaussian.exponents.leaps import LeapStep, as_combination, canonical
 from dmft.gaussian.exponents.record import Exponent, coefficient_name
-from dmft.gaussian.nodes.grid import Array
+from dmft.gaussian.nodes.line import Array
 from dmft.model import MultiIndex
 from dmft.record import Record
 

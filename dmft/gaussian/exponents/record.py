@@ -11,7 +11,7 @@ import sympy as sp
 
 from dmft.gaussian.exponents.coefficients import Index
 from dmft.gaussian.exponents.leaps import LeapStep, Y, as_combination
-from dmft.gaussian.nodes.grid import Array
+from dmft.gaussian.nodes.line import Array
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

@@ -11,7 +11,8 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.forms import Block
-from dmft.gaussian.nodes.grid import Array, array_function
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.line import Array
 
 # Points at which doubles overflow are evaluated one by one, at most this many in one call.
 MAX_PRECISE = 20_000

@@ -23,9 +23,8 @@ from dmft.gaussian.nodes.curves import (
     pole_curves,
     regular_edges,
 )
-from dmft.gaussian.nodes.grid import Array
 from dmft.gaussian.nodes.integrand import Integrand
-from dmft.gaussian.nodes.line import kronrod
+from dmft.gaussian.nodes.line import Array, kronrod
 
 # Regular edges of each axis between 0 and its end, by dimension, and the longest panel.
 INNER_EDGES: dict[int, tuple[tuple[float, ...], ...]] = {

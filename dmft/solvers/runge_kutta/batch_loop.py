@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "694e5483a1d27c4b"
+BUILT_ON = "a0ddfb351a24ff53"
 
 
 @compiled

@@ -28,7 +28,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.primitives import compiled, copy, interpolate, read_gap, take_sides
 from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "ed5b9c7d00317f90"
+BUILT_ON = "248c766186e46819"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -36,7 +36,7 @@ from dmft.solvers.runge_kutta.primitives import (
 )
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "ed5b9c7d00317f90"
+BUILT_ON = "248c766186e46819"
 
 
 @inlined

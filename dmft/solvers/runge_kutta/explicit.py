@@ -64,7 +64,7 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "694e5483a1d27c4b"
+BUILT_ON = "a0ddfb351a24ff53"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -176,7 +176,7 @@ class Group:
 
 def lanes_for(group: Group) -> layout.Lanes:
     """Empty lanes for the runs of a group."""
-    from dmft.compiled.vectors import LANES
+    from dmft.compiled.known_functions import LANES
 
     (count, size), events = group.batch.y.shape, group.batch.threshold.shape[1]
     state = [np.zeros((size, LANES)) for _ in range(4)]

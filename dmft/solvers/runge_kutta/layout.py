@@ -43,9 +43,12 @@ DOMAIN_BAND = 30.0
 SCAN = 8
 
 # Arrays of records, by the names of their types in `dmft.solvers.signatures.ARRAYS`.
-Vector, Matrix = Annotated[Any, "vector"], Annotated[Any, "matrix"]
-Integers, IntegerMatrix = Annotated[Any, "integers"], Annotated[Any, "integer matrix"]
-Cube, Words = Annotated[Any, "cube"], Annotated[Any, "words"]
+Vector = Annotated[Any, "vector"]
+Matrix = Annotated[Any, "matrix"]
+Cube = Annotated[Any, "cube"]
+Integers = Annotated[Any, "integers"]
+IntegerMatrix = Annotated[Any, "integer matrix"]
+Words = Annotated[Any, "words"]
 
 
 class Task(NamedTuple):

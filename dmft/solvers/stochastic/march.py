@@ -115,7 +115,7 @@ def _advance_function(method: str) -> Callable[..., None]:
     """Compiled loop of a method, loaded by the first run that uses it."""
     from dmft.solvers.stochastic import schemes
 
-    return schemes.advance_euler if method == "euler" else schemes.advance_weak  # type: ignore[no-any-return]
+    return schemes.advance_euler if method == "euler" else schemes.advance_weak
 
 
 def _run_chunk(
