@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 
 @overload
 def derive(
-    model: SequenceModel,
-    algorithm: SGD | GradientFlow,
-    *,
-    dim: int | sp.Expr | None = None,
-    fluctuations: bool = False,
-) -> Equations: ...
-@overload
-def derive(
     model: Model,
     algorithm: SGD | GradientFlow,
     *,
