@@ -191,12 +191,7 @@ def derive(
 def check_drawn(
     model: Model, algorithm: Any, dim: Any, scaling: str | Scaling | None, fluctuations: bool
 ) -> None:
-    """Refuse what is not derived for labels that are drawn about their mean, and for classes.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse what is not derived for labels that are drawn about their mean, and for classes."""
     known = ("high-dimensional", "gradient-flow")
     signs = model.outputs > 1 and getattr(algorithm, "scale", None) == "sign"
     one_pass = isinstance(algorithm, SGD | GradientFlow) and (algorithm.is_plain or signs)

@@ -199,12 +199,7 @@ class TermCheck:
     widths: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
 
     def __call__(self, given: object) -> sp.Expr:
-        """The expression in the symbols of the equations.
-
-        Raises
-        ------
-        BadParameter
-        """
+        """The expression in the symbols of the equations."""
         if not is_expression(given):
             raise BadParameter(
                 f"a term of {self.where} must be a SymPy expression or a finite number, got "

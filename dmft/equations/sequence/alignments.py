@@ -32,12 +32,7 @@ def alignment_symbols(model: SequenceModel) -> dict[str, tuple[sp.Symbol, ...]]:
 
 
 def place(model: SequenceModel, e: ArrayLike, m: ArrayLike) -> dict[sp.Symbol, float]:
-    """Numbers of the alignments, checked against the feasible set of the model.
-
-    Raises
-    ------
-    InvalidCovariance, ShapeMismatch, BadParameter
-    """
+    """Numbers of the alignments, checked against the feasible set of the model."""
     position, semantic = model.alignments(e, m)
     symbols = alignment_symbols(model)
     values = dict(zip(symbols["m"], np.atleast_1d(semantic).tolist(), strict=True))
@@ -81,12 +76,7 @@ class Alignments(StateSpace):
         return self.packed(self.entries(start))
 
     def entries(self, start: Alignment) -> dict[str, Array]:
-        """Each alignment by its own name.
-
-        Raises
-        ------
-        InvalidCovariance, ShapeMismatch, BadParameter
-        """
+        """Each alignment by its own name."""
         if not isinstance(start, Alignment):
             raise BadParameter(
                 "the start of a sequence model is a dmft.Alignment(e=..., m=...), got "
@@ -122,12 +112,7 @@ class Alignments(StateSpace):
 def check_observables(
     definitions: Iterable[Definition], entries: Mapping[str, Array], values: Values
 ) -> None:
-    """Refuse averages on nodes whose integrands are not finite at some of them.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse averages on nodes whose integrands are not finite at some of them."""
     numbers = {**values.scalars, **entries}
     for d in definitions:
         if d.role == "observable" and isinstance(d.expr, Expectation):

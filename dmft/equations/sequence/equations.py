@@ -30,10 +30,6 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equa
                 N = E|J^T (g - g*)|^2, J = E||dg/dh||_F^2; untied G = L on the m_l
     Scaling     t = steps gamma / d (untied gamma / (L d)), d -> infinity at fixed gamma
     Source      theory/sequence C.2, C.4; derivations/sequence_sgd.py
-
-    Raises
-    ------
-    BadParameter, NotClosed
     """
     check_algorithm(algorithm)
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
@@ -148,10 +144,6 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> Equations:
     Valid for   tied students, encodings orthogonal to the target, no label noise; averages over
                 nodes. R = E |D| is what a run calls its risk
     Source      theory/sequence C.2, D.8
-
-    Raises
-    ------
-    BadParameter
     """
     check_algorithm(algorithm)
     slopes = [x.slope_of(s) for s in model.encoding.alignments]

@@ -32,10 +32,6 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
     Equation    dm/dt = (1 - m) [2 E||J||_F^2 - (gamma/n_b) E||J^T J||_F^2] near m = 1, e = 0
     Valid for   squared loss, student and target the same function, no label noise
     Source      theory/sequence C.8
-
-    Raises
-    ------
-    BadParameter
     """
     if not isinstance(algorithm, SGD) or algorithm.loss != "squared":
         raise BadParameter('the perfect solution is that of dmft.SGD with loss="squared"')

@@ -86,10 +86,6 @@ def simulate_sequence(
     Shapes      see `SequenceEnsemble`
     Scaling     t = steps * gamma / d; gamma / (L d) untied
     Valid for   any L; both methods are exact in law (the chain by theory/sequence C.5)
-
-    Raises
-    ------
-    BadParameter, InvalidCovariance
     """
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
