@@ -52,16 +52,11 @@ def coordinates(block: Block) -> tuple[list[sp.Symbol], dict[sp.Basic, sp.Expr]]
     return u, images
 
 
-def switching_curves(block: Block) -> list[sp.Expr]:
-    """Switching functions of the block in the forms."""
-    return switches(block.expr, block.forms)
-
-
 def axis_curves(
     block: Block, u: Sequence[sp.Symbol], images: dict[sp.Basic, sp.Expr]
 ) -> list[list[Curve]]:
     """Curves of each axis: switches and their projections, and steep flanks."""
-    functions = [_in_coordinates(s, images) for s in switching_curves(block)]
+    functions = [_in_coordinates(s, images) for s in switches(block.expr, block.forms)]
     result = [[Curve(f) for f in axis[:MAX_CURVES]] for axis in projections(functions, list(u))]
     steps = [f for f in functions if f.is_polynomial(*u) and sp.Poly(f, *u).total_degree() == 1]
     flanks = [c for f in steps for c in _linear_flanks(f, u, 0)]
@@ -158,16 +153,11 @@ class AxisEdges:
     ) -> None:
         self.regular, self.end = regular, float(regular[-1])
         self.u, self.level = list(u[: level + 1]), level
-        self.curves = [self._compiled(c) for c in curves]
-        x = self.u[-1]
-        fixed = [c for c in curves if c.function.free_symbols == {x}]
-        self.moving = [m for m, c in zip(self.curves, curves, strict=True) if c not in fixed]
-        static = [m for m, c in zip(self.curves, curves, strict=True) if c in fixed]
+        fixed = [c for c in curves if c.function.free_symbols == {self.u[-1]}]
+        self.moving = [_Zeros(c, self.u, self.end) for c in curves if c not in fixed]
+        static = [_Zeros(c, self.u, self.end) for c in fixed]
         points = [float(b) for c in static for b in c.edges(np.zeros((level, 1)))[0]]
         self.base = np.unique([*regular, *[p for p in points if abs(p) < self.end]])
-
-    def _compiled(self, curve: Curve) -> _Zeros:
-        return _Zeros(curve, self.u, self.end)
 
     def __call__(self, points: Array) -> Array:
         """Sorted edges (n, m) at the earlier coordinates (level, n)."""

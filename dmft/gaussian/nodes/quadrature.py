@@ -13,9 +13,9 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.averaged import without_one_form
-from dmft.gaussian.nodes.curves import switching_curves
 from dmft.gaussian.nodes.forms import Block, number, precise, to_forms, values_of
 from dmft.gaussian.nodes.integrand import Integrand
+from dmft.gaussian.nodes.kinks import switches
 from dmft.gaussian.nodes.nested import Nested, box
 from dmft.gaussian.nodes.reduction import MAX_TERMS, reduced, summands, with_explicit_poles
 from dmft.gaussian.nodes.rules import sobol_engine, to_normal
@@ -393,7 +393,7 @@ def _averaged(function: Integrand, noise: float, rtol: float) -> list[_Part]:
 
 def _is_gentle(function: Integrand) -> bool:
     """Whether the function is analytic and turns slowly: no switches, no poles, short rows."""
-    if switching_curves(function.block):
+    if switches(function.block.expr, function.block.forms):
         return False
     steep = np.sqrt((function.rows**2).sum(axis=1)).max()
     return bool(steep <= GENTLE)
