@@ -12,7 +12,6 @@ from dmft.gaussian.closed import (
     polynomial,
     product,
     switch,
-    wave,
     wick,
 )
 from dmft.gaussian.closed import law as closed_law
@@ -175,7 +174,7 @@ MUTANTS = {
     "last fraction": (
         closed_law, "_tidy", lambda f: scaled(f, NINE), GENERAL, x * erf(y), "collect"),
     "waves": (
-        wave, "in_real_form", lambda f: scaled(f, NINE), GENERAL, sp.cos(x) * y**2, "waves"),
+        product, "in_real_form", lambda f: scaled(f, NINE), GENERAL, sp.cos(x) * y**2, "waves"),
 }  # fmt: skip
 
 # Last lines of the proofs of entries.
