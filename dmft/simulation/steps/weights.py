@@ -56,7 +56,12 @@ COMPILED_WITH = {
 PLAIN, SIGNS, MOMENTS, SUMS, NORM = range(5)
 KIND, FIRST_MEMORY, FORGOTTEN, PER_TIME, BESIDE, CORRECTED = range(6)
 # V, average, total and `how` of algorithms that do not scale steps.
-UNSCALED = (np.empty((0, 0)), np.empty((0, 0)), np.zeros(1), np.zeros(6))
+UNSCALED: tuple[NDArray[np.float64], ...] = (
+    np.empty((0, 0)),
+    np.empty((0, 0)),
+    np.zeros(1),
+    np.zeros(6),
+)
 # Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
 REORDER = {"reassoc", "contract"}
 
