@@ -150,9 +150,9 @@ class EscapeFormula(Short):
         >>> [step.rule for step in dmft.escape_formula(model, sgd).explain(depth=0).steps]
         ['uninformative', 'growth', 'growth', 'passage']
         """
-        from dmft.equations.explained.escape import explain_escape
+        from dmft.equations.explained.escape import EscapeExplained
 
-        return explain_escape(self).to_depth(depth)
+        return EscapeExplained(self.law, self.length, self.expr).explained().to_depth(depth)
 
     @property
     def validity(self) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.derive import derive
-from dmft.equations.escape.laws import CURVATURE, DECAY, RATE, SIGNAL, u_0, u_1
+from dmft.equations.escape.laws import CURVATURE, DECAY, RATE, SIGNAL, Law, u_0, u_1
 from dmft.equations.escape.uninformative import mu, q
 from dmft.equations.explained.notation import ESCAPE, chosen
 from dmft.equations.explained.rates import inlined_rate
@@ -21,9 +20,6 @@ from dmft.errors import BadParameter
 from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
 from dmft.explanation.values import number
 from dmft.model import Overlaps
-
-if TYPE_CHECKING:
-    from dmft.equations.escape.formula import EscapeFormula
 
 # Where the rates are read off: an overlap, where they are a polynomial to its end, the same for
 # those that are a series, and the step of a slope.
@@ -35,21 +31,14 @@ LARGEST_WIDTH = 3
 PASSAGES = ((0.04, 0.2, 1.1, 1.3, 1.2, 0.3), (0.02, 0.3, 0.8, 0.9, 0.9, -0.2))
 
 
-def explain_escape(formula: EscapeFormula) -> Explanation:
-    """Rates around M = 0, growth, and the integral.
+class EscapeExplained:
+    """Steps of a formula: rates around M = 0, growth, and the integral.
 
-    Raises
-    ------
-    BadParameter, UnprovenStep
+    `length` is q at the start, `time` the result in the declared parameters.
     """
-    return _Escape(formula).explained()
 
-
-class _Escape:
-    """One formula, the equations that it comes from, and the numbers that it is judged at."""
-
-    def __init__(self, formula: EscapeFormula) -> None:
-        self.formula, self.law = formula, formula.law
+    def __init__(self, law: Law, length: sp.Expr, time: sp.Expr) -> None:
+        self.law, self.length, self.time = law, length, time
         self.facts = self.law.facts
         self.equations = derive(self.facts.model, self.facts.algorithm)
         self.widths = [_narrow(w) for w in self.facts.widths]
@@ -77,8 +66,8 @@ class _Escape:
         else:
             before = self._integral()
             add("passage", before, self.law.time, judge=lambda row: self._passage(row, before))
-        claim = "exact" if self.formula.exact else "to the leading order in the overlap"
-        sides = (time, self.formula.expr)
+        claim = "exact" if self.law.exact else "to the leading order in the overlap"
+        sides = (time, self.time)
         return explanation("Escape time", self.ledger, sides, [], claim=claim, cases=[{}, {}],
                            whole=False, notation=chosen(ESCAPE, self.ledger.steps))  # fmt: skip
 
@@ -169,7 +158,7 @@ class _Escape:
 
         facts = self.facts
         growth, relax = (sp.expand(e) for e in (facts.drift.coeff(mu, 1), facts.length_rate))
-        start = self._number(row, self.formula.length)
+        start = self._number(row, self.length)
         known = {q: sp.Symbol("q_")}
 
         def at(expr: sp.Expr) -> Callable[[float], float]:
