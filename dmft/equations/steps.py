@@ -22,9 +22,9 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
-from dmft.equations.update.moments import expectation, slopes_by_field
+from dmft.equations.update.moments import Case, expectation, slopes_by_field
 from dmft.equations.update.optimiser import own_motion
-from dmft.equations.update.overlaps import Case, Moments
+from dmft.equations.update.overlaps import Moments
 from dmft.equations.update.program import is_linear
 from dmft.equations.update.rates import beside_overlaps
 from dmft.errors import NotClosed

@@ -24,8 +24,9 @@ from dmft.equations.explained.scene import (
     engine_values,
     scenes_of,
 )
+from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import own_motion, step_size
-from dmft.equations.update.overlaps import Case, Moments
+from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD

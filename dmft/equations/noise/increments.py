@@ -27,9 +27,9 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.steps import STEP
-from dmft.equations.update.moments import shared
+from dmft.equations.update.moments import Case, shared
 from dmft.equations.update.optimiser import own_motion, step_size
-from dmft.equations.update.overlaps import Case, Moments
+from dmft.equations.update.overlaps import Moments
 from dmft.equations.update.program import Program, depends_on_length, stretched_program
 from dmft.model import SGD, Model
 

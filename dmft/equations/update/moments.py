@@ -16,15 +16,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, product_average
+from dmft.equations.averages.expectation import (
+    ROUNDED,
+    At,
+    Expectation,
+    OneSample,
+    product_average,
+)
 from dmft.equations.averages.passes import is_open
-from dmft.equations.update.program import students_at, teachers_at
+from dmft.equations.definitions import Definition
+from dmft.equations.update.law import Cluster
+from dmft.equations.update.program import Program, students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import CovarianceGiven
@@ -34,6 +42,61 @@ from dmft.model import FIELD, Committee, Model
 
 # Factors beside the terms: (function of z, field).
 Weights = tuple[tuple[sp.Expr, sp.Expr], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One law of the fields, and the update field of a sample that has it."""
+
+    cluster: Cluster
+    program: Program
+
+    def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
+        """An expression in psi as one in centred fields."""
+        return self.cluster.shifted(self.program.inline(expr, part))
+
+    def named(self, expr: sp.Expr) -> sp.Expr:
+        """An expression in what the program defines, as it is called in this cluster."""
+        return self.cluster.shifted(expr, self.program.table)
+
+    def definitions(self) -> list[Definition]:
+        """What the program defines, as it is called in this cluster."""
+        return self.cluster.named(self.program.definitions)
+
+    def law_of(self, expr: sp.Expr) -> OneSample:
+        """Law of the fields of a sample that an expression is averaged over on nodes."""
+        program = self.program
+        degrees, halves = program.degrees(), sp.S.Zero
+        degree = degrees.of(expr)
+        if degree < 0 and program.label.has(sp.sign):
+            from dmft.equations.update.lines import jumps_at_first_teacher
+
+            smooth = program.degree(expr, of_label=False) >= 0
+            if smooth and jumps_at_first_teacher(self.cluster, program.label):
+                degree, halves = sp.oo, sp.S.One
+        alone = sp.Integer(program.students)
+        noisy = program.noisy or expr.has(x.xi)
+        thin = ROUNDED if program.rounded else degrees.steep
+        layers = (sp.S.One, sp.Integer(thin)) if thin else ()
+        return OneSample(degree, sp.Integer(noisy), halves, alone, *layers)
+
+    def whole(self, expr: sp.Expr) -> sp.Expr:
+        """Average of an expression in what the program defines, over a sample's fields."""
+        return Expectation(self.named(expr), self.law_of(expr))
+
+    def whole_drift(self, update: sp.Expr) -> sp.Expr:
+        """E[update lambda_i] over a sample's fields."""
+        lam = x.lam[x.i]
+        mean = self.cluster.mean_of(lam)
+        along = mean * self.whole(update) if mean != 0 else sp.S.Zero
+        across = Expectation(self.named(update) * lam, self.law_of(update * lam))
+        return along + self.cluster.root * across
+
+    def drift(self, update: sp.Expr) -> sp.Expr:
+        """E[update lambda_i]: along the mean, and along the covariances."""
+        mean = self.cluster.mean_of(x.lam[x.i])
+        along = mean * expectation(update) if mean != 0 else sp.S.Zero
+        return along + self.cluster.root * stein(update)
 
 
 def expectation(expr: sp.Expr) -> sp.Expr:

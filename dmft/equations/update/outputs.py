@@ -11,8 +11,6 @@ fields alone, whose p coordinates come first in the root of Omega.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import sympy as sp
 
 from dmft.equations import symbols as x
@@ -25,9 +23,6 @@ from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Committee, GradientFlow, Model
 from dmft.model.loss import errors_of_outputs, loss_of_outputs, numbered
-
-if TYPE_CHECKING:
-    from dmft.equations.update.overlaps import Moments
 
 
 def targets(model: Model, cluster: Cluster) -> list[sp.Expr]:
@@ -98,18 +93,6 @@ def check_loss(model: Model, algorithm: object) -> None:
                 "not derived for several outputs: leave average= and dmft.Momentum out; a number "
                 "in the place of dmft.Momentum is a larger learning rate"
             )
-
-
-def readout_rates(moments: Moments) -> list[Definition]:
-    """Rates of trained readouts, rho_a E[e_o sigma(h_j)]."""
-    model, pushes, rate = moments.model, [], sp.S.Zero
-    for o in range(model.outputs):
-        along = x.error_of_class(o) * At(model.student.activation, x.h[x.j])
-        push = x.push_of_output(o)[x.j]
-        whole = moments.over(lambda c: c.whole(along))  # noqa: B023
-        pushes.append(define(push, {"update": whole}, "intermediate"))
-        rate += sp.KroneckerDelta(x.o, o + 1) * push
-    return [*pushes, define(x.a[x.o, x.j], {"update": x.rho_a * rate}, "rate")]
 
 
 def loss_value(model: Model, algorithm: SGD | GradientFlow, cluster: Cluster) -> sp.Expr:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import ROUNDED, Expectation, OneSample
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import (
@@ -26,7 +26,7 @@ from dmft.equations.update.law import (
     laws_of,
     mean_definitions,
 )
-from dmft.equations.update.moments import expectation, shared, stein, together
+from dmft.equations.update.moments import Case, expectation, shared, together
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.program import (
     INTERACTION,
@@ -55,61 +55,6 @@ ON_SPHERE = {
 }
 # Where each part of b stands.
 BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One law of the fields, and the update field of a sample that has it."""
-
-    cluster: Cluster
-    program: Program
-
-    def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
-        """An expression in psi as one in centred fields."""
-        return self.cluster.shifted(self.program.inline(expr, part))
-
-    def named(self, expr: sp.Expr) -> sp.Expr:
-        """An expression in what the program defines, as it is called in this cluster."""
-        return self.cluster.shifted(expr, self.program.table)
-
-    def definitions(self) -> list[Definition]:
-        """What the program defines, as it is called in this cluster."""
-        return self.cluster.named(self.program.definitions)
-
-    def law_of(self, expr: sp.Expr) -> OneSample:
-        """Law of the fields of a sample that an expression is averaged over on nodes."""
-        program = self.program
-        degrees, halves = program.degrees(), sp.S.Zero
-        degree = degrees.of(expr)
-        if degree < 0 and program.label.has(sp.sign):
-            from dmft.equations.update.lines import jumps_at_first_teacher
-
-            smooth = program.degree(expr, of_label=False) >= 0
-            if smooth and jumps_at_first_teacher(self.cluster, program.label):
-                degree, halves = sp.oo, sp.S.One
-        alone = sp.Integer(program.students)
-        noisy = program.noisy or expr.has(x.xi)
-        thin = ROUNDED if program.rounded else degrees.steep
-        layers = (sp.S.One, sp.Integer(thin)) if thin else ()
-        return OneSample(degree, sp.Integer(noisy), halves, alone, *layers)
-
-    def whole(self, expr: sp.Expr) -> sp.Expr:
-        """Average of an expression in what the program defines, over a sample's fields."""
-        return Expectation(self.named(expr), self.law_of(expr))
-
-    def whole_drift(self, update: sp.Expr) -> sp.Expr:
-        """E[update lambda_i] over a sample's fields."""
-        lam = x.lam[x.i]
-        mean = self.cluster.mean_of(lam)
-        along = mean * self.whole(update) if mean != 0 else sp.S.Zero
-        across = Expectation(self.named(update) * lam, self.law_of(update * lam))
-        return along + self.cluster.root * across
-
-    def drift(self, update: sp.Expr) -> sp.Expr:
-        """E[update lambda_i]: along the mean, and along the covariances."""
-        mean = self.cluster.mean_of(x.lam[x.i])
-        along = mean * expectation(update) if mean != 0 else sp.S.Zero
-        return along + self.cluster.root * stein(update)
 
 
 @dataclass(frozen=True)
@@ -200,8 +145,10 @@ class Moments:
         if not self.parts:
             if all(c.program.shortened for c in self.cases):
                 return {UPDATE: self.over(_shortened_drift)}
-            if self.program.batch is not None:
-                return {UPDATE: self.program.batch.drift(self)}
+            if self.program.batch:
+                from dmft.equations.update.adaptive.signs import drift_of_batch
+
+                return {UPDATE: drift_of_batch(self.cases, self.program.batch)}
             whole = self.over(
                 lambda c: self.average(c, psi, c.drift, c.whole_drift), self.powers[0]
             )
@@ -242,8 +189,10 @@ class Moments:
     def sampled(self) -> sp.Expr:
         """E[psi_j psi_l |x|^2/d], without the label's noise where that stands apart."""
         square = x.psi[x.j] * x.psi[x.l]
-        if self.program.batch is not None:
-            return self.program.batch.square(self)
+        if self.program.batch:
+            from dmft.equations.update.adaptive.signs import square_of_batch
+
+            return square_of_batch(self.cases, self.program.batch)
         if self.program.second is not None or not self.parts:
             return self.over(lambda c: self._square(c, square), self.powers[1])
 

@@ -40,7 +40,6 @@ from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_
 from dmft.model.rule import at_use
 
 if TYPE_CHECKING:
-    from dmft.equations.update.adaptive.signs import SignsOfBatch
     from dmft.equations.update.lines import Line
 
 PLAIN_LAW = Cluster()
@@ -93,8 +92,8 @@ class Program:
         Closed moments of psi = front_j e chi, of a normal residual e.
     students : bool
         Whether it reads the student fields alone, and so does all that is averaged beside it.
-    batch : SignsOfBatch or None
-        Moments of the signs of the sum of psi over a batch, in the place of those of psi.
+    batch : int
+        Samples of a batch, the signs of whose sum of psi take the place of psi; 0 without one.
     """
 
     definitions: tuple[Definition, ...]
@@ -109,7 +108,7 @@ class Program:
     second: sp.Expr | None = None
     shortened: Shortened | None = None
     students: bool = False
-    batch: SignsOfBatch | None = None
+    batch: int = 0
 
     @cached_property
     def table(self) -> dict[sp.Basic, Definition]:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation, OneSample, free_indices
+from dmft.equations.averages.expectation import At, Expectation, OneSample, free_indices
 from dmft.equations.definitions import Definition, MeanSlope, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.optimiser import (
@@ -156,13 +156,23 @@ def beside_overlaps(moments: Moments, step: sp.Expr = sp.S.One) -> list[Definiti
     """Rates of trained readouts, or what a step of this size adds to them, and the observables."""
     algorithm, result = moments.algorithm, []
     if isinstance(algorithm, SGD) and algorithm.trains_readout and moments.model.outputs > 1:
-        from dmft.equations.update.outputs import readout_rates  # loaded by whoever has them
-
-        result += readout_rates(moments)
+        result += _readouts_of_outputs(moments)
     elif isinstance(algorithm, SGD) and algorithm.trains_readout:
         result.append(define(x.a[x.j], moments.readout(step * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]
+
+
+def _readouts_of_outputs(moments: Moments) -> list[Definition]:
+    """Rates of trained readouts, rho_a E[e_o sigma(h_j)]."""
+    model, pushes, rate = moments.model, [], sp.S.Zero
+    for o in range(model.outputs):
+        along = x.error_of_class(o) * At(model.student.activation, x.h[x.j])
+        push = x.push_of_output(o)[x.j]
+        whole = moments.over(lambda c: c.whole(along))  # noqa: B023
+        pushes.append(define(push, {"update": whole}, "intermediate"))
+        rate += sp.KroneckerDelta(x.o, o + 1) * push
+    return [*pushes, define(x.a[x.o, x.j], {"update": x.rho_a * rate}, "rate")]
 
 
 # Where mean slopes stand, and the number of the cluster whose covariance is its own, or 0.

@@ -20,10 +20,9 @@ counts as often as it may be drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from math import comb, factorial
-from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -31,16 +30,15 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample, OverSamples
 from dmft.equations.definitions import define
 from dmft.equations.update.law import laws_of
+from dmft.equations.update.moments import Case
 from dmft.equations.update.program import Program, Writer, error_of, plain
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import CorrelationAngle
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import FIELD
 
-if TYPE_CHECKING:
-    from dmft.equations.update.overlaps import Case, Moments
-
-    Part = tuple[Case, int, int]
+# Samples that have one law: the first of them, and how many they are.
+Part = tuple[Case, int, int]
 
 
 def signs(writer: Writer) -> Program:
@@ -135,57 +133,46 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
             "sign of a sum over samples from several of them has other averages in every block; "
             "take one sample a step, leave fractions out, or take dmft.simulate"
         )
-    return replace(gradient, students=False, batch=SignsOfBatch(samples))
+    return replace(gradient, students=False, batch=samples)
 
 
-@dataclass(frozen=True)
-class SignsOfBatch:
-    """Moments of the signs of a sum over a batch.
+def drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
+    """E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)]: along the means of fields, and across."""
+    psi, lam, total = x.psi[x.j], x.lam[x.i], sp.S.Zero
+    for weight, parts, law in _ways(cases, samples):
+        inverse = 1 / sp.sqrt(_overlap(parts, x.j, x.j) + x.LEAST_SQUARE)
+        across = sp.S.Zero
+        for case, first, count in parts:
+            own, mean = case.named(psi), case.cluster.mean_of(lam)
+            across += case.cluster.root * OverSamples(own * lam, first, count)
+            if mean != 0:
+                along = OverSamples(own, first, count) * inverse
+                total += weight * mean * Expectation(along, law)
+        total += weight * Expectation(across * inverse, law)
+    return total
 
-    Attributes
-    ----------
-    samples : int
-        Of a batch.
-    """
 
-    samples: int
+def square_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
+    """2/pi E asin(A_jl / sqrt(A_jj A_ll))."""
+    j, l, total = x.j, x.l, sp.S.Zero  # noqa: E741
+    for weight, parts, law in _ways(cases, samples):
+        entries = (_overlap(parts, *pair) for pair in ((j, j), (l, l), (j, l)))
+        total += weight * 2 / sp.pi * Expectation(CorrelationAngle(*entries), law)
+    return total
 
-    def drift(self, moments: Moments) -> sp.Expr:
-        """E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)]: along the means of fields, and across."""
-        psi, lam, total = x.psi[x.j], x.lam[x.i], sp.S.Zero
-        for weight, parts, law in self.ways(moments):
-            inverse = 1 / sp.sqrt(_overlap(parts, x.j, x.j) + x.LEAST_SQUARE)
-            across = sp.S.Zero
-            for case, first, count in parts:
-                own, mean = case.named(psi), case.cluster.mean_of(lam)
-                across += case.cluster.root * OverSamples(own * lam, first, count)
-                if mean != 0:
-                    along = OverSamples(own, first, count) * inverse
-                    total += weight * mean * Expectation(along, law)
-            total += weight * Expectation(across * inverse, law)
-        return total
 
-    def square(self, moments: Moments) -> sp.Expr:
-        """2/pi E asin(A_jl / sqrt(A_jj A_ll))."""
-        j, l, total = x.j, x.l, sp.S.Zero  # noqa: E741
-        for weight, parts, law in self.ways(moments):
-            entries = (_overlap(parts, *pair) for pair in ((j, j), (l, l), (j, l)))
-            total += weight * 2 / sp.pi * Expectation(CorrelationAngle(*entries), law)
-        return total
-
-    def ways(self, moments: Moments) -> Iterator[tuple[sp.Expr, list[Part], OneSample]]:
-        """Probability of each way to share out laws among the samples, its parts and their law."""
-        cases, zero = moments.cases, sp.S.Zero
-        noisy, samples = sp.Integer(moments.program.noisy), sp.Integer(self.samples)
-        law = OneSample(sp.S.NegativeOne, noisy, zero, zero, samples)
-        for chosen in combinations_with_replacement(range(len(cases)), self.samples):
-            weight, parts, first = sp.Integer(factorial(self.samples)), [], 1
-            for number in sorted(set(chosen)):
-                case, count = cases[number], chosen.count(number)
-                weight *= case.cluster.weight**count / sp.Integer(factorial(count))
-                parts.append((case, first, count))
-                first += count
-            yield weight, parts, law
+def _ways(cases: Sequence[Case], samples: int) -> Iterator[tuple[sp.Expr, list[Part], OneSample]]:
+    """Probability of each way to share out laws among the samples, its parts and their law."""
+    noisy, zero = sp.Integer(cases[0].program.noisy), sp.S.Zero
+    law = OneSample(sp.S.NegativeOne, noisy, zero, zero, sp.Integer(samples))
+    for chosen in combinations_with_replacement(range(len(cases)), samples):
+        weight, parts, first = sp.Integer(factorial(samples)), [], 1
+        for number in sorted(set(chosen)):
+            case, count = cases[number], chosen.count(number)
+            weight *= case.cluster.weight**count / sp.Integer(factorial(count))
+            parts.append((case, first, count))
+            first += count
+        yield weight, parts, law
 
 
 def _overlap(parts: Sequence[Part], one: sp.Expr, two: sp.Expr) -> sp.Expr:
