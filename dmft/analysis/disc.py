@@ -90,10 +90,6 @@ def make_disc(risk: Callable[..., Any], gram: ArrayLike | None = None) -> Disc:
     """Return the disc of a risk that is called as ``risk(e=..., m=...)``.
 
     Its attribute `error`, where it has one, is what its values are known to.
-
-    Raises
-    ------
-    BadParameter, InvalidCovariance
     """
     if not callable(risk):
         raise BadParameter(f"a landscape needs a risk called as risk(e=..., m=...), got {risk!r}")

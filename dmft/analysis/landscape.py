@@ -187,7 +187,7 @@ class Landscape(Record):
 def landscape(
     risk: Callable[..., Any], gram: ArrayLike | None = None, *, points: int = POINTS
 ) -> Landscape:
-    r"""Find the minima of a risk over the feasible alignments of a sequence model.
+    """Find the minima of a risk over the feasible alignments of a sequence model.
 
     Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e): these are the stable
                 fixed points of spherical gradient flow
@@ -205,10 +205,6 @@ def landscape(
         Overlaps of (w*/sqrt(d), p); the identity for |p| = 1 orthogonal to the target.
     points : int
         Nodes on the circle.
-
-    Raises
-    ------
-    NoMinimum, BadParameter, InvalidCovariance
 
     Examples
     --------
@@ -254,11 +250,6 @@ def landscape_boundary(
         (`lambda found: found.name`), whose change is.
     low, high : float
     xtol : float
-
-    Raises
-    ------
-    BadParameter
-        When both ends agree.
 
     Examples
     --------

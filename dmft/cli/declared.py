@@ -54,13 +54,7 @@ def network_of(
     table: str, keys: Mapping[str, Any], fields: Mapping[str, sp.Symbol], refuse: Refuse,
     *, reads_sequences: bool = False,
 ) -> Declared:  # fmt: skip
-    """A network or a target, from its checked keys.
-
-    Raises
-    ------
-    ExpressionRefused
-        For keys that are missing, or that belong to another kind.
-    """
+    """A network or a target, from its checked keys."""
     target = "fields" in keys or "expression" in keys
     kind = "target" if target else keys.get("kind", "committee")
     needed = NEEDED[kind]
@@ -98,13 +92,7 @@ SPECTRA = (
 def inputs_of(
     keys: Mapping[str, Any] | None, fields: Mapping[str, sp.Symbol]
 ) -> GaussianMixture | Spectrum | None:
-    """Clusters of the inputs, with labels of their own where the table has them, or a spectrum.
-
-    Raises
-    ------
-    BadParameter
-        Where keys of the one stand beside those of another.
-    """
+    """Clusters of the inputs, with labels of their own where the table has them, or a spectrum."""
     if keys is None:
         return None
     given = dict(keys)

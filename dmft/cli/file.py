@@ -16,13 +16,7 @@ MESSAGE = 1000
 
 
 def load(file: Path) -> dict[str, Any]:
-    """Read the tables of a file.
-
-    Raises
-    ------
-    ExpressionRefused
-        When it cannot be read or is not TOML.
-    """
+    """Read the tables of a file."""
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)

@@ -89,13 +89,7 @@ class Declaration:
             raise type(error)(f"{self.path}, [start]: {error}") from error
 
     def numbers(self, verb: str) -> dict[str, float]:
-        """Numbers that a run takes: letters, and those that [solve] gives again.
-
-        Raises
-        ------
-        BadParameter
-            For schedules: `verb` has constant parameters.
-        """
+        """Numbers that a run takes: letters, and those that [solve] gives again."""
         again = {n: v for n, v in self.options.get("solve", {}).items() if n in SCHEDULED}
         for name, value in again.items():
             if not isinstance(value, float):
@@ -113,14 +107,6 @@ def read_declaration(path: str | Path) -> Declaration:
     ----------
     path : str or Path
         A TOML file with the tables that `dmft --help` lists.
-
-    Raises
-    ------
-    ExpressionRefused
-        Unreadable TOML, an unknown table or key (with the closest known name), a value of the
-        wrong type, or a formula outside the whitelist (with its column).
-    BadParameter, ShapeMismatch, InvalidCovariance
-        Values that the declared model refuses, with the table in which they stand.
     """
     return declaration_of(Path(path), load(Path(path)))
 

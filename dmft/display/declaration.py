@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
+from dmft.explanation.latex import SPECIAL
 from dmft.model import Committee, GradientDescent, GradientFlow, SequenceModel
 from dmft.names import LETTERS
-from dmft.typeset.breaking import Names
-from dmft.typeset.fragment import fitted
+from dmft.typeset.fragment import align, fitted
 
 if TYPE_CHECKING:
     from dmft.model import Model
@@ -39,19 +39,9 @@ WORDS = {
 }
 
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    **{c: rf"\{c}" for c in "#$%&_"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
 def escape(text: str) -> str:
     """Return plain text as LaTeX, with its special characters escaped."""
-    return "".join(_SPECIAL.get(c, c) for c in text)
+    return "".join(SPECIAL.get(c, c) for c in text)
 
 
 def declaration(equations: Any, width: float, notation: Notation) -> str:
@@ -68,7 +58,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
     rule = f"{_rule(algorithm)}{shown}"
-    return fitted(f"{text}\n{rule}", width, Names(text))
+    return fitted(f"{text}\n{rule}", width)
 
 
 def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
@@ -128,7 +118,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
         rf"dimensions; {_indices(algorithm)};"
         rf" ${letter('risk')}$ is the population risk, half the mean squared error without noise."
     )
-    return "\n".join([law + more, _align(rows), meaning])
+    return "\n".join([law + more, align(rows), meaning])
 
 
 def _indices(algorithm: Any) -> str:
@@ -247,7 +237,3 @@ def sources(record: Any) -> list[str]:
     if getattr(algorithm, "constraint", None):
         found.append("ben_arous_2021")
     return found
-
-
-def _align(rows: list[str]) -> str:
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

@@ -288,13 +288,7 @@ def _displayed(text: str) -> str:
 
 
 def _derivations(record: Any) -> list[Any]:
-    """Derivations of a record, of equations one for each block; why, where there is none.
-
-    Raises
-    ------
-    BadParameter
-        Where there is none at all.
-    """
+    """Derivations of a record, of equations one for each block; why, where there is none."""
     if not hasattr(record, "explain"):
         raise BadParameter(
             f"explain=True: {type(record).__name__} has no derivation; pass what dmft.explain "

@@ -637,16 +637,14 @@ class Equations(Short, ChangesOfDefinitions):
         >>> text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 0
         True
         """
-        from dmft.equations.views.latex import Page, align, equations_latex
+        from dmft.equations.views.latex import Page, equations_latex
+        from dmft.typeset.fragment import align, fitted
 
         text = equations_latex(self, Page(width, notation, symbolic, kernels))
         lines = self.space.closure_latex(self.definitions)
         if not lines:
             return text
-        from dmft.typeset.breaking import Names
-        from dmft.typeset.fragment import fitted
-
-        return text + "\n" + fitted(align(lines), width, Names(text))
+        return text + "\n" + fitted(align(lines), width)
 
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.

@@ -62,13 +62,7 @@ class Value:
 def gaussian_average(
     integrand: sp.Expr, fields: Sequence[sp.Expr], cov: Array, mean: Array
 ) -> Value:
-    """E[integrand] of fields with a covariance and a mean, all numbers.
-
-    Raises
-    ------
-    BadParameter
-        For more than four linearly independent fields.
-    """
+    """E[integrand] of fields with a covariance and a mean, all numbers."""
     names = [sp.Symbol(f"x{i}", real=True) for i in range(len(fields))]
     plain = integrand.xreplace(dict(zip(fields, names, strict=True)))
     if plain.has(sp.DiracDelta):

@@ -3,7 +3,7 @@ r"""Explanations as LaTeX for appendices: a paragraph for each rule, statements 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -11,9 +11,8 @@ import sympy as sp
 from dmft.explanation.average import Average
 from dmft.explanation.paragraphs import KEY, Paragraph, cited, paragraphs
 from dmft.explanation.rules import RULES, Rule
-from dmft.typeset.breaking import Names
 from dmft.typeset.formula import width as points
-from dmft.typeset.fragment import COLUMN, check_points, fitted
+from dmft.typeset.fragment import COLUMN, align, check_points, fitted
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation, Printer, Step
@@ -56,9 +55,9 @@ def rules_latex(rules: Mapping[str, int], width: float, cite: bool) -> str:
         head = rf"\paragraph{{Rule {number}. {escaped(rule.title)}{marks}.}}"
         parts.append(f"{head} {escaped(rule.text)}")
         if rule.formula:
-            parts.append(display([_formula(rule)]))
+            parts.append(align([_formula(rule)]))
     text = "\n".join(parts)
-    return fitted(text, width, Names(text))
+    return fitted(text, width)
 
 
 def _formula(rule: Rule) -> str:
@@ -85,7 +84,7 @@ def as_latex(
     parts = [
         rf"\subsection*{{{escaped(explanation.title)}}}",
         rf"\noindent The result, {escaped(told)}, is",
-        display([f"{show(explanation.before)} &{sign} {show(explanation.after)}"]),
+        align([f"{show(explanation.before)} &{sign} {show(explanation.after)}"]),
     ]
     if rules is None:
         parts.append(JUDGED)
@@ -105,7 +104,7 @@ def as_latex(
         named = (explanation.references.get(key, key) for key in keys)
         parts += [rf"\noindent [{n}] {escaped(text)}\\" for n, text in enumerate(named, start=1)]
     text = "\n".join(parts)
-    return fitted(text, width, Names(text))
+    return fitted(text, width)
 
 
 def _marks(paragraph: Paragraph, keys: dict[str, int], cite: bool) -> str:
@@ -120,14 +119,14 @@ def _paragraph(
     head = rf"\paragraph{{{escaped(paragraph.number)}. {escaped(paragraph.title)}{marks}.}}"
     yield f"{head} {escaped(paragraph.words_of(stated))}".strip()
     if stated and paragraph.rule.formula:
-        yield display([_formula(paragraph.rule)])
+        yield align([_formula(paragraph.rule)])
     begin, last = paragraph.steps[0], paragraph.steps[-1]
     rows: list[str] = []
     earlier: Step | None = None
     for step in paragraph.steps:
         if step.where:
             if rows:
-                yield display(rows)
+                yield align(rows)
                 rows = []
             told = ", ".join(f"${step.show(a)} = {step.show(b)}$" for a, b in step.where)
             yield rf"\noindent Here {told}."
@@ -139,7 +138,7 @@ def _paragraph(
         if again and len(right) > LONG_RESULT:
             right = r"\text{what is stated at the beginning.}"
         rows.append(f"{left} &{step.sign} {right}")
-    yield display(rows)
+    yield align(rows)
 
 
 def _notes(paragraph: Paragraph, width: float) -> Iterator[str]:
@@ -153,7 +152,7 @@ def _notes(paragraph: Paragraph, width: float) -> Iterator[str]:
         elif len(drawn) > 1:
             begin = ("the diagrams are", "the diagram is")
             yield r"\noindent Of the average"
-            yield display([f"& {formula}"])
+            yield align([f"& {formula}"])
         pictures = "\\quad\n".join(d.picture(step.show) for d in step.diagrams[: step.MOST_DRAWN])
         more = rf"\quad {step.undrawn}" if step.undrawn else ""
         yield (
@@ -167,11 +166,6 @@ def _notes(paragraph: Paragraph, width: float) -> Iterator[str]:
             yield from _law(name, law, step.show, width)
         if step.bound != 0:
             yield rf"\noindent What is left out is at most ${step.show(step.bound)}$."
-
-
-def display(rows: Sequence[str]) -> str:
-    """An alignment without numbers."""
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
 
 
 def _law(name: str, law: Average, show: Printer, width: float) -> Iterator[str]:
@@ -195,7 +189,7 @@ def _law(name: str, law: Average, show: Printer, width: float) -> Iterator[str]:
         for j in range(i, len(fields))
     ]
     yield rf"\noindent The {'covariances' if centred else 'means and covariances'} are"
-    yield display(rows)
+    yield align(rows)
 
 
 def law_in_words(name: str, law: Average, show: Printer) -> str:

@@ -111,13 +111,7 @@ class Step(Brief):
         return f"{self.title}: {self.tell(self.before)} {sign} {self.tell(self.after)}"
 
     def judged(self, cases: Sequence[Numbers]) -> Step:
-        """The step with both sides computed.
-
-        Raises
-        ------
-        UnprovenStep
-            Where they differ.
-        """
+        """The step with both sides computed."""
         check = np.empty((2, 2))
         for row, at in enumerate(cases):
             one, two, limit = self.judge(row) if self.judge else self._values(at)
@@ -292,12 +286,7 @@ def explanation(
     notation: tuple[Meaning, ...] = (),
     appendix: tuple[str, ...] = (),
 ) -> Explanation:
-    """Judge the steps of a ledger at two random covariances; `whole` judges both ends as well.
-
-    Raises
-    ------
-    UnprovenStep
-    """
+    """Judge the steps of a ledger at two random covariances; `whole` judges both ends as well."""
     if cases is None:
         cases = random_cases(ledger, laws)
     steps = tuple(step.judged(cases) for step in ledger.steps)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from dmft.explanation.average import Average
 from dmft.explanation.latex import law_in_words
 from dmft.explanation.paragraphs import Paragraph, paragraphs
-from dmft.typeset.breaking import Names
-from dmft.typeset.fragment import NOTEBOOK, fitted
+from dmft.typeset.fragment import NOTEBOOK, align, fitted
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation, Step
@@ -141,10 +140,9 @@ def _step_in_html(step: Step) -> str:
 
 def _display(rows: list[str]) -> str:
     """Rows of an alignment, broken to the width of a notebook."""
-    body = " \\\\\n".join(rows)
-    return _text(f"\\begin{{align*}}\n{body}\n\\end{{align*}}")
+    return _text(align(rows))
 
 
 def _text(text: str) -> str:
-    shown = fitted(text, NOTEBOOK, Names(text)).split("\n")
+    shown = fitted(text, NOTEBOOK).split("\n")
     return f"<p>{html.escape(chr(10).join(shown))}</p>"

@@ -99,12 +99,7 @@ def unknowns(*exprs: sp.Basic) -> list[sp.Basic]:
 def draw(
     laws: Sequence[sp.ImmutableDenseMatrix], others: Iterable[sp.Basic], seed: int
 ) -> dict[sp.Basic, float]:
-    """Random numbers for symbols at which these covariances are positive definite.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Random numbers for symbols at which these covariances are positive definite."""
     rng = np.random.default_rng(seed)
     symbols = unknowns(*laws)
     diagonal = {s for law in laws for s in unknowns(*(law[i, i] for i in range(law.rows)))}

@@ -111,13 +111,7 @@ def simulated(
     system: System, start: Overlaps | Alignment, t_max: float, dim: int,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Means and errors of a few runs at finite dimension, as large as the budget of steps allows.
-
-    Raises
-    ------
-    BadParameter
-        For algorithms without steps, and horizons beyond the budget.
-    """
+    """Means and errors of a few runs in a dimension as large as the budget of steps allows."""
     from dmft.simulation.simulate import simulate
 
     if not isinstance(system.algorithm, SGD):
@@ -165,13 +159,7 @@ def diagram(
     system: System, start: Start, t_max: float, off: Sequence[str], parameters: Mapping[str, Any],
     measure: str, axes: Mapping[str, Sequence[float]], options: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """A measure on a grid of two values, x then y; a point that fails has its status.
-
-    Raises
-    ------
-    BadParameter
-        For another measure, and grids that are too large for one question.
-    """
+    """A measure on a grid of two values, x then y; a point that fails has its status."""
     if measure not in MEASURES:
         raise BadParameter(f"no measure is called {measure!r:.60}: there are {list(MEASURES)}")
     (x, xs), (y, ys) = axes.items()

@@ -93,11 +93,6 @@ def parameter_controls(
     """Sliders of the parameters of equations: letters, and numbers by their own names.
 
     `fixed` parameters follow a schedule and have none.
-
-    Raises
-    ------
-    BadParameter
-        For a letter that has no value, and a range of no parameter.
     """
     declared = equations.declared
     resolve_scalars(declared, (), {**values, **dict.fromkeys(ranges, 0.0)})  # refuses unknown names

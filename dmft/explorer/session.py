@@ -153,12 +153,7 @@ class Session:
         return {part: text for part, text in given.items() if text != self.activations[part]}
 
     def values(self, given: Any) -> dict[str, float]:
-        """Values of all controls: the given ones, checked, and the declared ones.
-
-        Raises
-        ------
-        BadParameter
-        """
+        """Values of all controls: the given ones, checked, and the declared ones."""
         if not isinstance(given, Mapping):
             raise BadParameter("values are a table of numbers by name")
         found = {name: control.value for name, control in self.controls.items()}

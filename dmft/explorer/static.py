@@ -53,13 +53,6 @@ def write_static(session: Session, path: str | Path) -> Path:
 
     Curves, the diagram, switches, links and texts work in it; runs at finite dimension and typed
     activations need Python. Starts are those of ten seeds in five dimensions.
-
-    Raises
-    ------
-    NotClosed
-        What `dmft.export` refuses in JavaScript.
-    BadParameter
-        For maps, and a name that does not end in .html.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):

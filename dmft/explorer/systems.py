@@ -63,13 +63,7 @@ class System:
         return equations
 
     def running(self, off: Sequence[str]) -> tuple[Any, dict[str, float]]:
-        """Equations to solve, and the values of their switches.
-
-        Raises
-        ------
-        BadParameter
-            For a term that the equations do not have.
-        """
+        """Equations to solve, and the values of their switches."""
         unknown = [name for name in off if name not in self.terms]
         if unknown:
             raise BadParameter(
@@ -85,13 +79,7 @@ class System:
 
 
 def derived(model: Any, algorithm: Any, dim: int | None) -> Any:
-    """Equations that the page can show.
-
-    Raises
-    ------
-    BadParameter
-        For gradient descent on repeated data, whose equations take seconds to solve.
-    """
+    """Equations that the page can show."""
     if isinstance(algorithm, GradientDescent):
         raise BadParameter(
             "the explorer moves equations of one time (SGD, GradientFlow and other one-pass "
@@ -105,13 +93,7 @@ def derived(model: Any, algorithm: Any, dim: int | None) -> Any:
 
 
 def changed(system: System, values: Mapping[str, float], formulas: Mapping[str, str]) -> System:
-    """The system at another width, another batch, other activations.
-
-    Raises
-    ------
-    ExpressionRefused
-        For a formula that is not on the whitelist.
-    """
+    """The system at another width, another batch, other activations."""
     model, algorithm = system.model, system.algorithm
     for part in ("student", "teacher"):
         if part in formulas:
@@ -127,12 +109,7 @@ def changed(system: System, values: Mapping[str, float], formulas: Mapping[str, 
 
 
 def activation_of(part: str, text: str) -> sp.Expr:
-    """An activation that was typed into the page, read by the whitelist.
-
-    Raises
-    ------
-    ExpressionRefused, BadParameter
-    """
+    """An activation that was typed into the page, read by the whitelist."""
     if not isinstance(text, str) or len(text) > LONGEST_FORMULA:
         raise BadParameter(f"a formula is a text of at most {LONGEST_FORMULA} characters")
     expression = parse_expression(text, {"z": FIELD})
@@ -177,13 +154,7 @@ DIM, SEED = 1000, 0
 
 
 def start_spec(model: Any, algorithm: Any, given: Any) -> dict[str, Any]:
-    """What a start is made of: drawn at random by default, else what was given.
-
-    Raises
-    ------
-    BadParameter
-        For a start of another kind of model.
-    """
+    """What a start is made of: drawn at random by default, else what was given."""
     if hasattr(model, "encoding"):
         return _alignment(model, given)
     blocks = getattr(model, "spectrum", None) is not None

@@ -43,13 +43,7 @@ class Process:
         self.is_ready = self.has_solved = self.is_ended = False
 
     def sent(self, data: bytes) -> Any:
-        """Send bytes and read a line of JSON.
-
-        Raises
-        ------
-        EOFError
-            Where the process has ended.
-        """
+        """Send bytes and read a line of JSON."""
         assert self.running.stdin is not None
         assert self.running.stdout is not None
         try:
@@ -90,13 +84,7 @@ class Typed:
         self.guard = threading.Lock()
 
     def reply(self, key: Key, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a question of which everything but its formulas was checked.
-
-        Raises
-        ------
-        BadParameter
-            Where the derivation was cancelled, took longer than its budget, or has to wait.
-        """
+        """Answer a question of which everything but its formulas was checked."""
         if key in self.refused:
             raise BadParameter(self.refused[key])
         process = self._process(key)

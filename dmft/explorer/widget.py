@@ -102,12 +102,7 @@ def explore(
 
 
 def widget_of(session: Session) -> Any:
-    """The widget of a session.
-
-    Raises
-    ------
-    MissingExtra
-    """
+    """The widget of a session."""
     try:
         import anywidget
         import traitlets

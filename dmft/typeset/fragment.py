@@ -38,12 +38,7 @@ class Row:
 
 
 def check_points(width: float) -> None:
-    """Refuse what is no width of lines; figures have theirs in inches.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse what is no width of lines; figures have theirs in inches."""
     if not isinstance(width, int | float) or not width >= NARROWEST:
         raise BadParameter(
             f"width = {width!r}: a number of points, {NARROWEST:g} or more; {COLUMN:g} is a "
@@ -52,16 +47,22 @@ def check_points(width: float) -> None:
         )
 
 
-def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str:
+def align(rows: Sequence[str]) -> str:
+    """Rows as one alignment; nothing where there are none (TeX refuses an empty one)."""
+    if not rows:
+        return ""
+    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+
+def fitted(text: str, points: float = COLUMN) -> str:
     """The same fragment with lines of at most `points`."""
     check_points(points)
-    given = names or Names(text)
-    given.taken += text
+    names = Names(text)
     parts: list[str] = []
     place = 0
     for match in ALIGN.finditer(text):
         parts.append(text[place : match.start()].strip())
-        parts += _display(match.group(3), points, given, match.group(2))
+        parts += _display(match.group(3), points, names, match.group(2))
         place = match.end()
     parts.append(text[place:].strip())
     return "\n".join(part for part in parts if part)

@@ -23,12 +23,7 @@ ROUNDINGS = 16
 def check_options(
     x: Axis, y: Axis, *, tol: float, grid: Any, step: float, log: Any
 ) -> tuple[tuple[int, int], tuple[str, ...]]:
-    """Refuse axes and accuracies that do not go together; the grid as ints, the log axes as names.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse axes and accuracies that do not go together; return grid and names of log axes."""
     for axis in (x, y):
         to_parameter(axis, ())
     if x[0] == y[0]:

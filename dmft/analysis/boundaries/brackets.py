@@ -29,11 +29,6 @@ def bracketed_roots(
         The function has opposite signs there (or a zero at an end).
     xtol : float
         Width of the last brackets.
-
-    Raises
-    ------
-    BadParameter
-        Where the signs agree or a value is not finite.
     """
     first, second = np.broadcast_arrays(np.asarray(low, dtype=float), np.asarray(high, dtype=float))
     first, second = first.copy(), second.copy()

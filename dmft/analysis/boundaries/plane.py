@@ -153,13 +153,7 @@ class Plane:
     def all_at(
         self, points: Iterable[Point], told: Callable[[int], None] = lambda n: None
     ) -> list[Seen]:
-        """Labels at many points, several at a time; `told` hears how many are there.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C; what was found is known (and stored) all the same.
-        """
+        """Labels at many points, several at a time; `told` hears how many are there."""
         places = [(float(p[0]), float(p[1])) for p in points]
         try:
             flying = {p: self._ask(p) for p in dict.fromkeys(places) if not self._knows(p)}

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from dmft.analysis.sweeps.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
-
-if TYPE_CHECKING:
-    pass
 
 Array = NDArray[np.float64]
 # A change on a grid edge belongs to a curve that passes this near, in units of the curve's step.

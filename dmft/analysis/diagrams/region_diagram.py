@@ -144,10 +144,6 @@ def region_diagram(
     measure : callable(x, y)
     axes : mapping of two names to (nx,) and (ny,) values
         First the horizontal one.
-
-    Raises
-    ------
-    BadParameter
     """
     if len(axes) != 2:
         raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
@@ -180,12 +176,7 @@ def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> 
 
 
 def as_axis(values: ArrayLike, name: str) -> Array:
-    """Axis of a diagram, (n,), checked.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Axis of a diagram, (n,), checked."""
     array = np.atleast_1d(np.array(values, dtype=float))
     if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
         raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")

@@ -23,13 +23,7 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, er
 
 @contextlib.contextmanager
 def hold(folder: Path, part: tuple[int, int]) -> Iterator[None]:
-    """Hold a part of the points of a store; (0, 1) is all of them.
-
-    Raises
-    ------
-    BadParameter
-        When another process computes points of this part, or other parts than these.
-    """
+    """Hold a part of the points of a store; (0, 1) is all of them."""
     try:
         import fcntl
     except ImportError:  # no locks on this system: shards keep two drivers apart all the same

@@ -210,12 +210,7 @@ class Range:
 
 
 def as_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
-    """Ends or values of axes by name, in the forms that diagrams, boundaries and sweeps take.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Ends or values of axes by name, in the forms that diagrams, boundaries and sweeps take."""
     found: dict[str, Range | ArrayLike] = {}
     for axis in given:
         here = axis if isinstance(axis, Mapping) else _named(axis)
@@ -243,12 +238,7 @@ def _named(axis: Any) -> dict[str, Range | ArrayLike]:
 
 
 def two_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
-    """The axes of a plane.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """The axes of a plane."""
     found = as_axes(*(axis for axis in given if axis is not None))
     if len(found) != 2:
         raise BadParameter(f"a plane has two axes, each {FORMS}; got {list(found)}")
@@ -258,14 +248,7 @@ def two_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
 def as_points(
     given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any] | Axis] | Axis | Points,
 ) -> Points:
-    """Axes of a product, or a list of parameters by name.
-
-    Raises
-    ------
-    BadParameter
-        For no points, values that are not finite numbers or too large, and lists with different
-        names.
-    """
+    """Axes of a product, or a list of parameters by name."""
     if isinstance(given, Points):
         return given
     axes = _product(given)

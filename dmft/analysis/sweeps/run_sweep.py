@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,9 +24,6 @@ from dmft.analysis.sweeps.sweep import MISSING, Sweep
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import CANCELLED, Progress, ProgressOption
-
-if TYPE_CHECKING:
-    pass
 
 # Chunks aim at this many seconds: less, and the engine costs more than the points.
 CHUNK_SECONDS = 0.2

@@ -132,11 +132,6 @@ class Store:
         A handle for a part of the points reads only shards that may hold points of this part: a
         thousand tasks that start at once do not all read the whole store. Without `make` the store
         must be there.
-
-        Raises
-        ------
-        BadParameter
-            For a folder that cannot be written, that is no store, or holds another sweep.
         """
         folder = checked_path(path)
         try:
@@ -174,11 +169,6 @@ class Store:
         """Write records to this process's shard; they are on the disk when this returns.
 
         Threads that append at the same time share the waiting for the disk.
-
-        Raises
-        ------
-        BadParameter
-            When there is no room, or the folder became another store. What a store holds stays.
         """
         records = records.copy()
         if messages:
@@ -257,13 +247,7 @@ class Store:
 
     @contextlib.contextmanager
     def driver(self) -> Iterator[None]:
-        """Hold the points of this handle: all, or those of its part.
-
-        Raises
-        ------
-        BadParameter
-            When another process computes these points.
-        """
+        """Hold the points of this handle: all, or those of its part."""
         with hold(self.path, self.part):
             yield
 
@@ -343,13 +327,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """What a store says of itself.
-
-    Raises
-    ------
-    BadParameter
-        When there is no store, or one of another format.
-    """
+    """What a store says of itself."""
     manifest = Path(path) / "manifest.json"
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))

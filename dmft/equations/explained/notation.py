@@ -11,7 +11,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition
 from dmft.equations.update.law import clusters_of, target
-from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import TextPrinter, model_names
 from dmft.explanation.average import Average, FieldHermite
@@ -19,6 +19,7 @@ from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import Step
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.model import FIELD, Committee, Model
+from dmft.typeset.fragment import align
 
 STUDENTS = Meaning(
     ("p", "j", "l", "u", "v"),

@@ -47,12 +47,7 @@ PLACES = {
 
 
 def explain_rate(equations: Equations, block: str, term: str | None = None) -> Explanation:
-    """Update, local fields, Stein's identity, averages, sum; on the sphere the projection.
-
-    Raises
-    ------
-    BadParameter, UnprovenStep
-    """
+    """Update, local fields, Stein's identity, averages, sum; on the sphere the projection."""
     definition = _rate(equations, block)
     names = [name for name, _ in definition.terms]
     if term is not None and term not in names:

@@ -40,12 +40,7 @@ MOST_OPERATIONS = 400
 
 
 def explain_risk(risk: PopulationRisk) -> Explanation:
-    """Definition, local fields, linearity, averages, sum, overlaps.
-
-    Raises
-    ------
-    BadParameter, UnprovenStep
-    """
+    """Definition, local fields, linearity, averages, sum, overlaps."""
     model, expr = risk.model, risk.definitions[-1].expr
     scalars = declared_parameters(model, None)
     account = Account(model, scenes_of(model, scalars, risk.definitions[:-1], on_sphere=False))
@@ -110,12 +105,7 @@ RTOL = 1e-9
 
 
 def explain_first_step(short: ShortTimes) -> Explanation:
-    """Mean gradient over the samples, local fields, Stein's identity, averages, the step.
-
-    Raises
-    ------
-    BadParameter, UnprovenStep
-    """
+    """Mean gradient over the samples, local fields, Stein's identity, averages, the step."""
     equations = short.equations
     _check(equations)
     model = equations.model

@@ -273,11 +273,6 @@ def scenes_of(
 
     Where an update takes several passes, overlaps are small: powers of powers of the fields would
     lie beyond the reach of samples. Overlaps with a spectrum are the totals that the fields see.
-
-    Raises
-    ------
-    BadParameter
-        For clusters with variances by block, and targets of too many fields.
     """
     check_outputs(model, "explanations are written")
     check_blocks(model)
@@ -286,12 +281,7 @@ def scenes_of(
 
 
 def check_blocks(model: Model) -> None:
-    """Refuse clusters with a variance in each block.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Refuse clusters with a variance in each block."""
     if model.spectrum is not None and model.clusters is not None:
         raise BadParameter(
             "explanations are written for clusters with a variance each, without a spectrum; these "
@@ -343,12 +333,7 @@ def _readout(network: object, width: int, rng: np.random.Generator) -> Array:
 
 
 def widths_of(model: Model) -> tuple[int, int]:
-    """Widths at which the steps of a model are judged: its own where they are small.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Widths at which the steps of a model are judged: its own where they are small."""
     teacher = model.teacher.width
     declared = model.student.width
     if not isinstance(model.teacher, Committee):

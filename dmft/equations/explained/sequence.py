@@ -10,7 +10,6 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations.explained.notation import StatementPrinter
-from dmft.equations.views.latex import align
 from dmft.equations.views.tokens import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
@@ -23,6 +22,7 @@ from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.explained.expectation import note_expectation
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel, token_fields
+from dmft.typeset.fragment import align
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.risk import SequenceRisk
@@ -39,12 +39,7 @@ SHORT_OUTPUT = 4
 
 
 def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
-    """Definition, token fields, linearity, moments, sum.
-
-    Raises
-    ------
-    BadParameter, UnprovenStep
-    """
+    """Definition, token fields, linearity, moments, sum."""
     model = risk.model
     _check(model)
     L = model.length

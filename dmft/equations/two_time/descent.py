@@ -49,13 +49,14 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.descent_sample import curvature, sample_definitions, scalars_of
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
-from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.record import Short
+from dmft.typeset.fragment import align
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime

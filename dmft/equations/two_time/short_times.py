@@ -30,10 +30,11 @@ from dmft.equations.two_time.descent_process import (
     readout,
 )
 from dmft.equations.two_time.short_terms import at_times
-from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
 from dmft.record import Short
+from dmft.typeset.fragment import align
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

@@ -9,8 +9,7 @@ import sympy as sp
 
 from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
-from dmft.typeset.breaking import Names
-from dmft.typeset.fragment import fitted
+from dmft.typeset.fragment import align, fitted
 
 if TYPE_CHECKING:
     from dmft.equations.views.explicit import ExplicitEquations
@@ -54,15 +53,15 @@ def explicit_latex(
         names = [printer.doprint(s) for s in symbols]
         heads += [rf"\Sigma_{{{names[i]}\,{names[n]}}}" for i, n in places]
     rows = [f"{h} &= {printer.doprint(e)}" for h, e in zip(heads, exprs, strict=True)]
-    found = [_align(rows)]
+    found = [align(rows)]
     if parts:
         found += [
             "where",
-            _align([f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts]),
+            align([f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts]),
         ]
     found += _meanings(exprs + [e for _, e in parts])
     text = "\n".join(found)
-    return fitted(text, width, Names(text))
+    return fitted(text, width)
 
 
 def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
@@ -97,7 +96,7 @@ def _meanings(exprs: Sequence[sp.Expr]) -> list[str]:
     if any(e.has(FourSigns) for e in exprs):
         rows += signs_rows(True)
     law = "For standard Gaussian $x_1, x_2, \\ldots$ with covariances $C_{ab}$:"
-    found = [law, _align(rows)] if rows else []
+    found = [law, align(rows)] if rows else []
     averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
     return found if not averages else [*found, *_tokens(averages)]
 
@@ -122,7 +121,3 @@ class _ScalarPrinter(KernelPrinter):
         if base in ("Q", "M", "P") and place.isdigit():
             return f"{self.letter(base)}_{{{place}}}"
         return super()._print_Symbol(expr, style)
-
-
-def _align(rows: Sequence[str]) -> str:
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

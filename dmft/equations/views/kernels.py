@@ -16,6 +16,7 @@ from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import TableAverage
+from dmft.typeset.fragment import align
 
 # Closed forms of more operations, in their printed shape, are left out unless asked for.
 KERNEL_OPERATIONS = 360
@@ -87,12 +88,12 @@ class Kernels:
         """Sentences and alignments."""
         found = []
         if self.rows:
-            found += [LAW, _align([*self.rows, *self.meanings()])]
+            found += [LAW, align([*self.rows, *self.meanings()])]
         for reason, heads in self.others.items():
             unique = list(dict.fromkeys(heads))
             if reason != "nodes":
                 unique = [h.replace(" &", "") for h in unique]
-            found += [SENTENCES[reason], _align(["& " + r",\quad ".join(unique)])]
+            found += [SENTENCES[reason], align(["& " + r",\quad ".join(unique)])]
         return found
 
     def meanings(self) -> list[str]:
@@ -161,7 +162,3 @@ def written_out(expr: sp.Expr) -> sp.Expr:
 def _number(symbol: sp.Symbol) -> tuple[str, int]:
     found = re.search(r"\d+", symbol.name)
     return symbol.name.split("_")[0], int(found.group()) if found else 0
-
-
-def _align(lines: list[str]) -> str:
-    return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"

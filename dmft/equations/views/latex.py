@@ -23,8 +23,7 @@ from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK, QUANTITIES
-from dmft.typeset.breaking import Names
-from dmft.typeset.fragment import COLUMN, fitted
+from dmft.typeset.fragment import COLUMN, align, fitted
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from dmft.equations.risk import PopulationRisk
     from dmft.equations.sequence.risk import SequenceRisk
 
-__all__ = ["EquationPrinter", "align", "average_latex", "definition_latex", "equations_latex"]
+__all__ = ["EquationPrinter", "average_latex", "definition_latex", "equations_latex"]
 
 # What declared values look like in a sentence.
 VALUES = {
@@ -96,7 +95,7 @@ def equations_latex(equations: Equations, page: Page) -> str:
         if equations.noise and equations.noise.closed:
             parts.append(align(cast("Noise", equations.noise).closed_latex(printer)))
     text = "\n".join(part for part in parts if part)
-    return fitted(text, page.width, Names(text))
+    return fitted(text, page.width)
 
 
 def risk_latex(risk: PopulationRisk, page: Page) -> str:
@@ -113,7 +112,7 @@ def risk_latex(risk: PopulationRisk, page: Page) -> str:
         *kernels_latex(lowered(definitions), printer, None),
     ]
     text = "\n".join(part for part in parts if part)
-    return fitted(text, page.width, Names(text))
+    return fitted(text, page.width)
 
 
 def sequence_risk_latex(risk: SequenceRisk, page: Page) -> str:
@@ -125,7 +124,7 @@ def sequence_risk_latex(risk: SequenceRisk, page: Page) -> str:
     found = {a.args[:3]: a for a in risk.expr.atoms(TokenAverage)}
     parts = [align([f"{head} &{sign} {printer.doprint(risk.expr)}"])]
     text = "\n".join([*parts, *(token_rows(found, printer) if found else [])])
-    return fitted(text, page.width, Names(text))
+    return fitted(text, page.width)
 
 
 def system_latex(
@@ -325,10 +324,3 @@ def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) ->
         if text not in row:  # G_12 and G_21 of single units are printed alike
             row.append(text)
     return ["& " + r",\quad ".join(row) for row in rows.values()]
-
-
-def align(lines: Sequence[str]) -> str:
-    """Align environment of lines; nothing where there are none (TeX refuses an empty one)."""
-    if not lines:
-        return ""
-    return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"

@@ -27,13 +27,7 @@ Notation = str | Mapping[str, str] | None
 
 
 def letters_of(notation: Notation) -> dict[str, str]:
-    """Letters that differ from ours, by the code names of quantities.
-
-    Raises
-    ------
-    BadParameter
-        For a notation, or a quantity, that is not known.
-    """
+    """Letters that differ from ours, by the code names of quantities."""
     if notation is None:
         return {}
     if isinstance(notation, str):

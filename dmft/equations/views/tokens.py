@@ -10,6 +10,7 @@ import sympy as sp
 from dmft.equations.views.printer import EquationPrinter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD
+from dmft.typeset.fragment import align
 
 # Functions of more operations than this are named.
 INLINE = 6
@@ -104,10 +105,6 @@ def token_rows(
     )
     if mean:
         law += r" $\bar{h} = \sum_l h_l / \sqrt{L}$ over the $L$ tokens;"
-    blocks = [f"{law} $\\mathbb{{E}}$ is over them, by tables:", _align(rows)]
+    blocks = [f"{law} $\\mathbb{{E}}$ is over them, by tables:", align(rows)]
     named = functions.rows()
-    return [*blocks, *(["with the functions", _align(named)] if named else [])]
-
-
-def _align(rows: list[str]) -> str:
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+    return [*blocks, *(["with the functions", align(named)] if named else [])]
