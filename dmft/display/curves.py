@@ -297,11 +297,6 @@ def _provenance(record: Any) -> Any:
     return getattr(record, "provenance", None) or {}
 
 
-def is_schedule(record: Any) -> bool:
-    """Whether a record is the schedule of a control."""
-    return hasattr(record, "control") and hasattr(record, "hamiltonian")
-
-
 def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the control, and the risk and H of its run where they are known; return the axes."""
     if axes is None:

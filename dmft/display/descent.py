@@ -244,11 +244,6 @@ def _empty(panel: Any, words: str) -> None:
 ROWS = 6
 
 
-def is_two_time(record: Any) -> bool:
-    """Whether a record is a solved two-time problem."""
-    return all(hasattr(record, name) for name in ("saved", "signals", "pairs"))
-
-
 def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw signals in the first panel and X(t, t - age) of saved rows in one panel a function."""
     names = list(run.pairs)

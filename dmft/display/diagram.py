@@ -41,11 +41,6 @@ LOG_COLOURS = 30.0
 EVEN = 1e-6
 
 
-def is_diagram(record: Any) -> bool:
-    """Whether a record is a phase diagram."""
-    return all(hasattr(record, name) for name in ("x_name", "y_name", "values", "status"))
-
-
 def plot_diagram(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw a phase diagram into `ax` (or a new figure) and return the axes."""
     if ax is None:

@@ -28,11 +28,6 @@ MARKS = {
 }
 
 
-def is_landscape(record: Any) -> bool:
-    """Whether a record is a landscape over alignments."""
-    return all(hasattr(record, name) for name in ("minima", "around", "disc"))
-
-
 def plot_landscape(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw contours, flow and section into three axes (or a new figure) and return them."""
     if ax is None:

@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 
 from dmft.checks import checked, shown
-from dmft.display.curves import is_ensemble, is_escape, is_schedule, plot_runs, plot_schedule
-from dmft.display.descent import is_descent, is_two_time, plot_descent, plot_two_time
-from dmft.display.diagram import is_diagram, plot_diagram
-from dmft.display.landscape import is_landscape, plot_landscape
-from dmft.display.regimes import is_batches, is_regimes, plot_batches, plot_regimes
-from dmft.display.regions import is_boundary, is_regions, plot_boundary, plot_regions
+from dmft.display.curves import is_ensemble, is_escape, plot_runs, plot_schedule
+from dmft.display.descent import is_descent, plot_descent, plot_two_time
+from dmft.display.diagram import plot_diagram
+from dmft.display.landscape import plot_landscape
+from dmft.display.regimes import plot_batches, plot_regimes
+from dmft.display.regions import plot_boundary, plot_regions
 from dmft.display.style import WIDEST, WIDTHS, Canvas, make_room, pyplot, settle
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path, short
 
 FORMATS = (".png", ".pdf", ".svg")
 ALL_MAPS = frozenset({"cmap", "norm", "levels"})
-# Records that fill a figure by themselves: how they are told, who draws them, and which options of
-# colour maps they take.
-ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any], frozenset[str]], ...] = (
-    (is_diagram, plot_diagram, ALL_MAPS),
-    (is_regimes, plot_regimes, frozenset()),
-    (is_batches, plot_batches, frozenset()),
-    (is_regions, plot_regions, frozenset()),
-    (is_landscape, plot_landscape, ALL_MAPS),
-    (is_boundary, plot_boundary, frozenset()),
-    (is_two_time, plot_two_time, frozenset()),
-    (is_schedule, plot_schedule, frozenset()),
+# Records that fill a figure by themselves: their attributes, what draws them, and the options of
+# colour maps that they take.
+ALONE: tuple[tuple[tuple[str, ...], Callable[..., Any], frozenset[str]], ...] = (
+    (("x_name", "y_name", "values", "status"), plot_diagram, ALL_MAPS),
+    (("regions", "batch_power"), plot_regimes, frozenset()),
+    (("steps", "samples", "optimal_batch", "regions"), plot_batches, frozenset()),
+    (("codes", "labels", "names", "boundaries"), plot_regions, frozenset()),
+    (("minima", "around", "disc"), plot_landscape, ALL_MAPS),
+    (("curves", "triple_points", "labels"), plot_boundary, frozenset()),
+    (("saved", "signals", "pairs"), plot_two_time, frozenset()),
+    (("control", "hamiltonian"), plot_schedule, frozenset()),
 )
 
 
@@ -143,12 +143,12 @@ def plot(
 
 def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, frozenset[str]]:
     """The function that draws records, what it is given, and the options of colours it takes."""
-    diagrams = [r for r in records if any(drawn_alone(r) for drawn_alone, _, _ in ALONE)]
-    if diagrams:
-        if len(records) > 1:
-            raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
-        draw, takes = next(row[1:] for row in ALONE if row[0](diagrams[0]))
-        return draw, diagrams[0], takes
+    for record in records:
+        for names, draw, takes in ALONE:
+            if all(hasattr(record, name) for name in names):
+                if len(records) > 1:
+                    raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
+                return draw, record, takes
     runs = [r for r in records if not is_escape(r)]
     descents = [is_descent(r) for r in records]
     if any(descents) and not all(descents):

@@ -33,11 +33,6 @@ DELTA = (0.0, 1.2)
 LEFT, RIGHT = 1.2, 1.2
 
 
-def is_regimes(record: Any) -> bool:
-    """Whether a record is a plane of exponents."""
-    return hasattr(record, "regions") and hasattr(record, "batch_power")
-
-
 def plot_regimes(plane: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the regions into `ax` (or a new figure) and return the axes."""
     if ax is None:
@@ -125,11 +120,6 @@ def _write(ax: Any, region: Any, x: float, y: float, turn: float) -> None:
 
 # Shown beyond the last boundary.
 MARGIN = 1.0
-
-
-def is_batches(record: Any) -> bool:
-    """Whether a record is the result of `dmft.batch_exponents`."""
-    return all(hasattr(record, name) for name in ("steps", "samples", "optimal_batch", "regions"))
 
 
 def plot_batches(record: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:

@@ -40,11 +40,6 @@ CURVES = (
 )
 
 
-def is_regions(record: Any) -> bool:
-    """Whether a record holds regions of minima."""
-    return all(hasattr(record, name) for name in ("codes", "labels", "names", "boundaries"))
-
-
 def plot_regions(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the regions over two parameters into `ax` (or a new figure) and return the axes."""
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -130,11 +125,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 FAILED = "failed"
 # Area of a marker in square points, of a grid of few points and of one of many.
 AREAS, MANY = (18.0, 4.0), 400
-
-
-def is_boundary(record: Any) -> bool:
-    """Whether a record holds boundary curves."""
-    return all(hasattr(record, name) for name in ("curves", "triple_points", "labels"))
 
 
 def plot_boundary(record: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:

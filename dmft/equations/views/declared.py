@@ -183,8 +183,6 @@ class _Single:
             body = body.xreplace({s: fresh[s] for s in bound if s in fresh})
             old = definition.target.indices
             table[entry] = body.xreplace(dict(zip(old, entry.indices, strict=True)))
-        if not table:
-            return expr
         return self.inlined(expr.xreplace(table)) if table else expr
 
     def blocks(self, expr: sp.Expr) -> sp.Expr:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import sympy as sp
 
-from dmft.equations.averages.expectation import Expectation, OverSamples
+from dmft.equations.averages.expectation import OverSamples
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition, MeanSlope, used_bases
 from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
@@ -87,7 +87,8 @@ def equations_latex(equations: Equations, page: Page) -> str:
     if equations.noise:
         lines += equations.noise.latex(printer, equations.definitions)
     parts.append(align(lines))
-    parts += tokens_latex(definitions, printer)
+    tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
+    parts += token_rows(tokens, printer)
     if page.kernels != "none":
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
         shown = [a for a in lowered(definitions) if a.how != "nodes"]
@@ -123,7 +124,7 @@ def sequence_risk_latex(risk: SequenceRisk, page: Page) -> str:
     head = f"{printer.letter('risk')}({inside})"
     found = {a.args[:3]: a for a in risk.expr.atoms(TokenAverage)}
     parts = [align([f"{head} &{sign} {printer.doprint(risk.expr)}"])]
-    text = "\n".join([*parts, *(token_rows(found, printer) if found else [])])
+    text = "\n".join([*parts, *token_rows(found, printer)])
     return fitted(text, page.width)
 
 
@@ -210,14 +211,6 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
     ]
 
 
-def tokens_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
-    """Averages over tokens that were named, and the functions in them."""
-    found = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
-    if not found:
-        return []
-    return token_rows(found, printer)
-
-
 def definition_latex(
     definition: Definition, printer: EquationPrinter, kind: str = "ode"
 ) -> list[str]:
@@ -228,46 +221,14 @@ def definition_latex(
     lines: list[str] = []
     sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
     for number, (name, expr) in enumerate(definition.terms):
-        first, *more = term_latex(expr, printer)
+        text = printer.doprint(expr)
         if number == 0:
-            first = f"{target} &{sign} {first}"
+            lines.append(f"{target} &{sign} {text}")
         else:
-            first = r"&\quad " + (first if first.startswith("- ") else f"+ {first}")
-        lines += [first, *(r"&\qquad " + text for text in more)]
+            lines.append(r"&\quad " + (text if text.startswith("- ") else f"+ {text}"))
         if len(definition.terms) > 1:
             lines[-1] += rf" && \text{{({name.replace('_', ' ')})}}"
     return lines or [f"{target} &= 0"]
-
-
-def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
-    """One term; a factor that adds several double sums or averages has a line for each."""
-    long = [f for f in sp.Mul.make_args(expr) if f.is_Add and _is_long(f)]
-    return broken(expr, long[0], printer, width=0) if long else [printer.doprint(expr)]
-
-
-def _is_long(add: sp.Expr) -> bool:
-    return sum(len(s.limits) for s in add.atoms(sp.Sum)) > 3 or _wholes(add) > 3
-
-
-def _wholes(expr: sp.Expr) -> int:
-    return sum(not q.is_product for q in expr.atoms(Expectation))
-
-
-def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> list[str]:
-    """Lines of a product of which one factor is the sum `add`, at most `width` characters each."""
-    head = sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not add))
-    lines: list[str] = []
-    for number, term in enumerate(printer.doprint(a) for a in add.args):
-        signed = term if number == 0 or term.startswith("- ") else f"+ {term}"
-        if lines and len(lines[-1]) + len(signed) <= width:
-            lines[-1] += f" {signed}"
-        else:
-            lines.append(signed)
-    if head == 1:
-        return lines
-    lines[0] = rf"{printer.doprint(head)} \Bigl[ {lines[0]}"
-    lines[-1] += r" \Bigr]"
-    return lines
 
 
 def functions_latex(model: Model, printer: EquationPrinter) -> str:
