@@ -15,8 +15,10 @@ from dmft.literature.attention_phases import (
     positional_semantic_regions,
     positional_semantic_risk,
 )
-from dmft.literature.conventions import CONVENTIONS, Convention, convention
 from dmft.literature.models import (
+    CONVENTIONS,
+    Convention,
+    convention,
     hermite_committee,
     phase_retrieval,
     reusing_batches,

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.analysis.diagrams.adaptive import adaptive_diagram, coarse_steps
-from dmft.analysis.diagrams.diagram import compute_diagram
+from dmft.analysis.diagrams.diagram import adaptive_diagram, coarse_steps, compute_diagram
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions

@@ -9,7 +9,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols
-from dmft.equations.explained import inputs, scene
+from dmft.equations.explained import ledger
 from dmft.equations.explained import scene as scene_module
 from dmft.equations.explained.notation import names_of
 from dmft.errors import BadParameter, UnprovenStep
@@ -128,7 +128,7 @@ def test_a_wrong_number_of_the_engine_is_caught(role, monkeypatch):
     from dmft.equations.explained import rates
     from dmft.equations.explained import risk as risks
 
-    true = scene.engine_values
+    true = scene_module.engine_values
 
     def mutant(*args):
         return {name: 0.9 * value for name, value in true(*args).items()}
@@ -195,9 +195,9 @@ def test_the_risk_of_a_spectrum_is_explained():
     assert "WΣW^T/d" in str(proof)
     (scene, _) = scene_module.scenes_of(model, {}, (), on_sphere=False)
     h = scene.field(0)
-    value, error = inputs.Inputs(scene).average(h**2)
+    value, error = ledger.Inputs(scene).average(h**2)
     assert value == pytest.approx(scene.start.Q[0, 0], abs=7 * error)
-    samples = np.concatenate([at for at, _ in inputs.Inputs(scene)._replicas(h, 2)])
+    samples = np.concatenate([at for at, _ in ledger.Inputs(scene)._replicas(h, 2)])
     np.testing.assert_allclose(samples.var(axis=0)[:4], [2.0, 0.5, 2.0, 0.5], rtol=0.05)
 
 
@@ -341,7 +341,7 @@ def test_a_wrong_step_of_these_is_caught(name, monkeypatch):
     """What the engine computes on nodes off by 1e-5, and half of the mean update of a batch."""
     from dmft.equations.explained import rates
 
-    true = scene.engine_values if name != "a large batch" else rates.inner_product
+    true = scene_module.engine_values if name != "a large batch" else rates.inner_product
     place = "engine_values" if name != "a large batch" else "inner_product"
 
     def mutant(*args):
@@ -362,7 +362,7 @@ def test_samples_of_the_definition_are_drawn_apart_from_the_engine():
     first = proof.steps[0]
     gaps = np.abs(first.check[:, 0] - first.check[:, 1])
     assert np.all(gaps > 0)
-    assert str(inputs.REPLICAS * inputs.SAMPLES) in first.note
+    assert str(ledger.REPLICAS * ledger.SAMPLES) in first.note
 
 
 def test_citations_are_entries_of_the_bibliography():

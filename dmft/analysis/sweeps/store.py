@@ -25,16 +25,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.sweeps.lock import PARTS, create, hold, write_all, write_once
 from dmft.analysis.sweeps.records import (
+    PARTS,
     SAID,
     WORDS,
     Key,
     checksums,
+    create,
+    hold,
     read_records,
     record_type,
     texts_of,
+    write_all,
     write_message,
+    write_once,
 )
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path

@@ -11,8 +11,15 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name, used_bases
-from dmft.equations.explained.inputs import average_over_inputs, beside_a_block, inner_product
-from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
+from dmft.equations.explained.ledger import (
+    Account,
+    Part,
+    average_over_inputs,
+    beside_a_block,
+    bounded,
+    closed_values,
+    inner_product,
+)
 from dmft.equations.explained.notation import Increment, OnNodes
 from dmft.equations.explained.scene import (
     Array,

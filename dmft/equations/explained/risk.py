@@ -11,8 +11,13 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import averages
 from dmft.equations.definitions import Definition, define
-from dmft.equations.explained.inputs import average_over_inputs
-from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
+from dmft.equations.explained.ledger import (
+    Account,
+    Part,
+    average_over_inputs,
+    bounded,
+    closed_values,
+)
 from dmft.equations.explained.scene import (
     Scene,
     claim_of,

@@ -10,7 +10,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations.explained.notation import StatementPrinter
-from dmft.equations.views.tokens import token_rows
+from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
 from dmft.explanation.judge import MOST_FIELDS, without_extremes

@@ -102,7 +102,7 @@ def _meanings(exprs: Sequence[sp.Expr]) -> list[str]:
 
 
 def _tokens(averages: Mapping[tuple[sp.Basic, ...], sp.Expr]) -> list[str]:
-    from dmft.equations.views.tokens import token_rows
+    from dmft.equations.views.kernels import token_rows
 
     printer = _ScalarPrinter({})
     for average in sorted(averages.values(), key=sp.default_sort_key):

@@ -14,10 +14,9 @@ from dmft.equations.definitions import Definition, MeanSlope, used_bases
 from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.views.declared import declared_definitions
-from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex
+from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex, token_rows
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names, printed_definitions
-from dmft.equations.views.tokens import token_rows
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.boundaries.axes import check_options
 from dmft.analysis.boundaries.boundary import Boundary
 from dmft.analysis.boundaries.plane import FAILED, Seen
-from dmft.analysis.boundaries.trace import trace_boundary
+from dmft.analysis.boundaries.trace import check_options, trace_boundary
 from dmft.analysis.diagrams.diagram import read_axis
 from dmft.analysis.diagrams.phase_diagram import read_result
 from dmft.analysis.sweeps.named import name_of

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dmft.analysis.diagrams.adaptive import Coarse, Kept
-from dmft.analysis.diagrams.diagram import named_diagram, read_axis
+from dmft.analysis.diagrams.diagram import Coarse, Kept, named_diagram, read_axis
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import Axes, two_axes
