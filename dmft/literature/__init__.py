@@ -10,8 +10,6 @@ Examples
 from dmft.literature.attention_phases import (
     positional_semantic,
     positional_semantic_boundaries,
-    positional_semantic_diagram,
-    positional_semantic_points,
     positional_semantic_regions,
     positional_semantic_risk,
 )
@@ -26,6 +24,8 @@ from dmft.literature.models import (
 )
 from dmft.literature.random_network import NetworkStatics, random_network_statics
 from dmft.literature.two_time import random_network, ridge_flow, spherical_p_spin
+from dmft.literature.two_tokens.curves import positional_semantic_points
+from dmft.literature.two_tokens.regions import positional_semantic_diagram
 
 __all__ = [
     "CONVENTIONS",

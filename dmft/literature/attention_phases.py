@@ -7,18 +7,11 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.literature.two_tokens import (
-    Boundaries,
-    PositionalDiagram,
-    TwoTokenRisk,
-    UnsquaredRisk,
-    region_diagram,
-    special_points,
-    squared_boundaries,
-    unsquared_boundaries,
-)
-from dmft.literature.two_tokens.loss import check_omega
+from dmft.literature.two_tokens.curves import Boundaries, squared_boundaries
+from dmft.literature.two_tokens.loss import TwoTokenRisk, check_omega
+from dmft.literature.two_tokens.regions import positional_semantic_diagram
 from dmft.literature.two_tokens.tables import alpha_of
+from dmft.literature.two_tokens.unsquared import UnsquaredRisk, unsquared_boundaries
 from dmft.model import Attention, Encoding, Model, SequenceModel
 
 
@@ -116,24 +109,7 @@ def positional_semantic_regions(a: ArrayLike, omega: ArrayLike) -> NDArray[np.in
            [0, 6, 7],
            [0, 7, 3]])
     """
-    return region_diagram(a, omega).codes
-
-
-def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
-    r"""Minima of the two-token attention at every (omega, a), with regions and boundaries.
-
-    Shapes      a (na,) and omega (nw,); codes, number and best (nw, na), minima (nw, na, k)
-    Valid for   as `positional_semantic_regions`
-    Source      [arnaboldi_2025]; theory/sequence D.5 to D.8
-
-    Examples
-    --------
-    >>> from dmft.literature import positional_semantic_diagram
-    >>> diagram = positional_semantic_diagram(a=0.755, omega=0.975)
-    >>> diagram.names, diagram.e[0, 0].round(6).tolist()
-    (('semantic over mixed, positional start',), [0.0, 0.678401])
-    """
-    return region_diagram(a, omega)
+    return positional_semantic_diagram(a, omega).codes
 
 
 def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Boundaries:
@@ -160,24 +136,6 @@ def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Bound
     [0.508214237, 0.737606829, 0.841605404]
     """
     return unsquared_boundaries(a) if _unsquared(loss) else squared_boundaries(a)
-
-
-def positional_semantic_points() -> dict[str, tuple[float, float]]:
-    r"""Special points (a, omega) of the phase diagram of the two-token attention.
-
-    tip (below it the semantic minimum alone), positional_end (the positional one is stable at
-    omega = 1), the two tricritical points, coexistence_end, equal_stability (both corners lose
-    stability), quadruple (direction and stability of the positional minimum cross).
-
-    Source      theory/sequence D.7
-
-    Examples
-    --------
-    >>> from dmft.literature import positional_semantic_points
-    >>> [round(x, 8) for x in positional_semantic_points()["tricritical_semantic"]]
-    [0.74229792, 0.98679726]
-    """
-    return special_points()
 
 
 def _unsquared(loss: str) -> bool:

@@ -187,8 +187,21 @@ def squared_boundaries(a: ArrayLike) -> Boundaries:
     )  # fmt: skip
 
 
-def special_points() -> dict[str, tuple[float, float]]:
-    """Return (a, omega) of the points where boundaries end or meet."""
+def positional_semantic_points() -> dict[str, tuple[float, float]]:
+    r"""Special points (a, omega) of the phase diagram of the two-token attention.
+
+    tip (below it the semantic minimum alone), positional_end (the positional one is stable at
+    omega = 1), the two tricritical points, coexistence_end, equal_stability (both corners lose
+    stability), quadruple (direction and stability of the positional minimum cross).
+
+    Source      theory/sequence D.7
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_points
+    >>> [round(x, 8) for x in positional_semantic_points()["tricritical_semantic"]]
+    [0.74229792, 0.98679726]
+    """
     known = curves()
 
     def end(name: str) -> tuple[float, float]:

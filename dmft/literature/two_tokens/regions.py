@@ -97,8 +97,20 @@ class PositionalDiagram:
         return f"PositionalDiagram(a ({self.a.size}) x omega ({self.omega.size}); {self.count()})"
 
 
-def region_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
-    """Minima, global one and starting direction at every (omega, a) of two axes."""
+def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
+    r"""Minima of the two-token attention at every (omega, a), with regions and boundaries.
+
+    Shapes      a (na,) and omega (nw,); codes, number and best (nw, na), minima (nw, na, k)
+    Valid for   as `positional_semantic_regions`
+    Source      [arnaboldi_2025]; theory/sequence D.5 to D.8
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_diagram
+    >>> diagram = positional_semantic_diagram(a=0.755, omega=0.975)
+    >>> diagram.names, diagram.e[0, 0].round(6).tolist()
+    (('semantic over mixed, positional start',), [0.0, 0.678401])
+    """
     a, omega = as_axis(a, "a"), check_omega(as_axis(omega, "omega"))
     alpha = alpha_of(a)
     y = _minima(omega, alpha)
