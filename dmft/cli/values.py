@@ -63,17 +63,7 @@ def _alike(value: Any, choices: Sequence[str]) -> str:
 
 
 class Values:
-    """Turns raw TOML values into Python and SymPy values, or refuses them where they stand.
-
-    Parameters
-    ----------
-    file : Path
-        For messages.
-    symbols : mapping of str to sympy.Symbol
-        Letters that formulas may use.
-    fields : mapping of str to sympy.Symbol
-        Fields of a multi-index target.
-    """
+    """Turns raw TOML values into Python and SymPy values, or refuses them where they stand."""
 
     def __init__(
         self,

@@ -186,23 +186,7 @@ def document(
     keys: Sequence[str] = (),
     bibliography: str = "",
 ) -> str:
-    """Return a LaTeX document (article, amsmath) that shows these records one after another.
-
-    Parameters
-    ----------
-    *records
-        Objects with `.latex()`.
-    title, note : str
-        Plain text, escaped here.
-    width, notation
-        As of `latex`.
-    derivations : sequence of Explanation or str
-        What follows the records, and sentences between.
-    keys : sequence of str
-        Cited entries of the bibliography.
-    bibliography : str
-        Name of the `.bib` file; none where it is empty.
-    """
+    """Return a LaTeX document (article, amsmath) that shows these records one after another."""
     two = width < TWO_COLUMNS
     preamble = PREAMBLE % (",twocolumn" if two else "", 2 * width + 18 if two else width)
     parts = [rf"\section*{{{escape(title)}}}"] if title else []

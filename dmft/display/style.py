@@ -84,13 +84,7 @@ class Canvas:
     def panels(self, count: int, panel: tuple[float, float], columns: int | None = None) -> Any:
         """Return `count` axes of a new figure, in rows of as many as its width holds.
 
-        Parameters
-        ----------
-        count : int
-        panel : (float, float)
-            Width and height of one, in inches, where the figure may be as wide as it likes.
-        columns : int, optional
-            Of such a wide figure; all panels in one row by default.
+        Without a width each has the size `panel` in inches, in `columns` (all in one row).
         """
         columns = columns or count
         size = (columns * panel[0], panel[1])
@@ -208,16 +202,7 @@ Wanted = tuple[Any, Sequence[Any], Sequence[str]]
 
 
 def put_legends(*wanted: Wanted, where: str = "above", **look: Any) -> None:
-    """Put legends outside of their axes, where they can cover no curve.
-
-    Parameters
-    ----------
-    *wanted : tuple
-        Axes, handles, labels.
-    where : "above" or "below"
-    **look
-        Passed on to matplotlib's `legend`.
-    """
+    """Put legends outside of their axes, where they can cover no curve."""
     break_labels(wanted[0][0].figure)
     for ax, handles, labels in wanted:
         if handles:

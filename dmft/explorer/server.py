@@ -191,18 +191,7 @@ def serve(
     session: Session, port: int = 0, *, browser: bool = True,
     ready: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
-    """Serve a session until Ctrl-C.
-
-    Parameters
-    ----------
-    session : Session
-    port : int
-        0 takes any that is free.
-    browser : bool
-        Open the page.
-    ready : callable, optional
-        Told the address.
-    """
+    """Serve a session until Ctrl-C."""
     with Server(session, port) as server:
         if ready is not None:
             ready(server.url)

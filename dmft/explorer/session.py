@@ -37,24 +37,7 @@ SLOW = ("diagram", "simulate")
 
 
 class Session:
-    """A model under an algorithm, explored.
-
-    Parameters
-    ----------
-    model, algorithm : declarations of `dmft`
-    start : Overlaps, Alignment or mapping of dim and seed, optional
-        Random overlaps in 1000 dimensions by default.
-    t_max : float
-    dim : int, optional
-        Input dimension of maps, as for `dmft.derive`.
-    ranges : mapping of str to (low, high), optional
-        Ends of sliders.
-    title : str, optional
-    values : mapping
-        Values of the letters of the declarations.
-    options : mapping, optional
-        Options of `dmft.solve` for all runs: method, tolerances, events.
-    """
+    """A model under an algorithm, explored."""
 
     def __init__(
         self, model: Any, algorithm: Any, *, start: Any = None, t_max: float = 100.0,

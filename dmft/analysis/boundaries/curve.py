@@ -239,15 +239,7 @@ def smallest_step(tol: float, step: float) -> float:
 
 
 def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
-    """Follow the curve through a change in both directions.
-
-    Parameters
-    ----------
-    plane : Plane
-    change : Change
-    tol, step : float
-        Half-width of brackets, largest distance of two points; both in the unit square.
-    """
+    """Follow the curve through a change in both directions."""
     walks: list[_Walk] = []
     for sides in (change.labels, change.labels[::-1]):
         walk = _Walk(plane, sides, [], [], tol, step)

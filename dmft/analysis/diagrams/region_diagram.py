@@ -137,14 +137,7 @@ def region_diagram(
     progress: ProgressOption = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> RegionDiagram:
-    """Find the landscape at every point of two named axes.
-
-    Parameters
-    ----------
-    measure : callable(x, y)
-    axes : mapping of two names to (nx,) and (ny,) values
-        First the horizontal one.
-    """
+    """Find the landscape at every point of two named axes."""
     if len(axes) != 2:
         raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
     (x_name, x), (y_name, y) = ((name, as_axis(values, name)) for name, values in axes.items())

@@ -44,13 +44,8 @@ Weighted = tuple[float, Cluster, sp.Expr]
 class Inputs:
     """Inputs x = mean + sqrt(s) z of one cluster in a few dimensions, and rows of weights.
 
-    Parameters
-    ----------
-    scene : Scene
-    cluster : Cluster
-    reach : float
-        Samples are spread by this much in the span of the weights, and weighted in return: high
-        powers of the fields live far out.
+    Samples are spread by `reach` in the span of the weights, and weighted in return: high powers of
+    the fields live far out.
     """
 
     scene: Scene

@@ -150,12 +150,15 @@ class Scene:
         return Value(number, abs(number))
 
     def _sum(self, expr: sp.Sum, at: Place) -> Value:
+        parts = [self.value(expr.function, q) for q in self._places(expr, at)]
+        return Value(sum(p.value for p in parts), sum(p.size for p in parts))
+
+    def _places(self, expr: sp.Sum, at: Place) -> list[Place]:
+        """Values of the indices in all terms of a sum."""
         places: list[Place] = [at]
         for index, _, high in expr.limits:
-            size = int(high.xreplace({x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}))
-            places = [{**q, index: n} for q in places for n in range(1, size + 1)]
-        parts = [self.value(expr.function, q) for q in places]
-        return Value(sum(p.value for p in parts), sum(p.size for p in parts))
+            places = [{**q, index: n} for q in places for n in range(1, self.place(high, {}) + 1)]
+        return places
 
     def place(self, index: sp.Expr, at: Place) -> int:
         """Number of an index expression such as p + r."""
@@ -236,11 +239,7 @@ class Scene:
     def unrolled(self, expr: sp.Expr, at: Place) -> sp.Expr:
         """An integrand in numbered fields, sums written out, numbers for everything else."""
         if isinstance(expr, sp.Sum):
-            places: list[Place] = [at]
-            for index, _, high in expr.limits:
-                size = int(high.xreplace({x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}))
-                places = [{**q, index: n} for q in places for n in range(1, size + 1)]
-            return sp.Add(*(self.unrolled(expr.function, q) for q in places))
+            return sp.Add(*(self.unrolled(expr.function, q) for q in self._places(expr, at)))
         if isinstance(expr, At):
             inside = {e: self.unrolled(e, at) for e in expr.factor.atoms(sp.Indexed)}
             return expr.factor.xreplace({**inside, FIELD: self.unrolled(expr.field, at)})

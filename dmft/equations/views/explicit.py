@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -277,7 +277,8 @@ class Unroller:
         if isinstance(expr, Expectation):
             return self.average(expr, at)
         if isinstance(expr, sp.Sum):
-            return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
+            points = self.points([index for index, *_ in expr.limits], at)
+            return sp.Add(*(self(expr.function, inner) for inner in points))
         if not expr.args:
             return sp.Integer(at[expr]) if expr in at else self.numbers.get(expr, expr)
         return expr.func(*(self(a, at) for a in expr.args))
@@ -330,12 +331,12 @@ class Unroller:
             else:
                 self.sample[definition.target] = plain
 
-    def ranges(
-        self, expr: sp.Sum, at: Mapping[sp.Symbol, int]
-    ) -> Sequence[Mapping[sp.Symbol, int]]:
-        """Index values of all terms of a sum."""
+    def points(
+        self, indices: Iterable[sp.Symbol], at: Mapping[sp.Symbol, int]
+    ) -> list[dict[sp.Symbol, int]]:
+        """All values of some indices, besides those given."""
         points = [dict(at)]
-        for index, *_ in expr.limits:
+        for index in indices:
             points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
         return points
 
@@ -344,13 +345,8 @@ class Unroller:
         target = definition.target
         if not isinstance(target, sp.Indexed):
             return {(): self(definition.expr, {})}
-        points: list[dict[sp.Symbol, int]] = [{}]
-        for index in definition.indices:  # those that run
-            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
-        values = {}
-        for at in points:
-            values[self.places(target, at)] = self(definition.expr, at)
-        return values
+        points = self.points(definition.indices, {})  # of those that run
+        return {self.places(target, at): self(definition.expr, at) for at in points}
 
 
 def _no_closed_form(average: Expectation) -> BadParameter:

@@ -1,4 +1,4 @@
-"""Averages of equations in LaTeX: closed forms, tables over tokens by name, sentences for others."""
+"""Averages of equations in LaTeX: closed forms, tables by name, sentences for others."""
 
 from __future__ import annotations
 

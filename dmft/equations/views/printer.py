@@ -48,15 +48,7 @@ def letters_of(notation: Notation) -> dict[str, str]:
 
 
 class EquationPrinter(LatexPrinter):
-    """House style: neuron sums, local fields, kernels as averages.
-
-    Parameters
-    ----------
-    names : mapping from expression to str
-        Names of the activations and their derivatives.
-    letters : mapping from str to str
-        Letters of quantities that differ from ours (`letters_of`).
-    """
+    """House style: neuron sums, local fields, kernels as averages."""
 
     def __init__(
         self, names: Mapping[sp.Expr, str], letters: Mapping[str, str] | None = None
