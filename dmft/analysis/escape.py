@@ -248,11 +248,18 @@ def escape_time_of_problem(
     return _by_overlap(given, overlap) if overlap is not None else _from_start(given, fraction)
 
 
+def check_level(fraction: float, overlap: float | None) -> None:
+    """Refuse thresholds of risks and of cosines that no run can cross."""
+    if overlap is not None and not 0.0 < overlap <= 1.0:
+        raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
+    if overlap is None and not 0.0 < fraction < 1.0:
+        raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
+
+
 def check_escape(problem: Problem, fraction: float, reference: str, overlap: float | None) -> None:
     """Refuse what is no measure of an escape of this problem."""
+    check_level(fraction, overlap)
     if overlap is not None:
-        if not 0.0 < overlap <= 1.0:
-            raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
         # A problem that observes its overlap says so itself.
         names = [block.name for block in problem.state]
         if "overlap" not in problem.observables and not {"Q", "M"} <= set(names):
@@ -261,8 +268,6 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
                 "the risk (fraction=)"
             )
         return
-    if not 0.0 < fraction < 1.0:
-        raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
     if reference not in REFERENCES:
         raise BadParameter(f"unknown reference {reference!r}; choose one of {REFERENCES}")
     if "risk" not in problem.observables:

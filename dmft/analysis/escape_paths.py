@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.escape import NO_RISK
+from dmft.analysis.escape import NO_RISK, check_level
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
@@ -201,12 +201,9 @@ def _threshold(
 ) -> tuple[Array, Array]:
     """Level that counts as escaped and the risk of each start."""
     unknown = np.full(len(starts), math.nan)
+    check_level(fraction, overlap)
     if overlap is not None:
-        if not 0.0 < overlap <= 1.0:
-            raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
         return np.full(len(starts), overlap), unknown
-    if not 0.0 < fraction < 1.0:
-        raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
     widths = np.array([options["widths"][name] for name in problem.widths], dtype=np.int64)
     par = problem.pack_parameters(options["parameters"], options["constants"])
     seen = np.empty((len(starts), len(problem.observables)))

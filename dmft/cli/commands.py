@@ -33,8 +33,6 @@ def derived(declared: Declaration) -> Any:
     """Equations of the declaration; with [algorithm] dim the map of one step."""
     from dmft.equations.derive import derive
 
-    if isinstance(declared.algorithm, GradientDescent):
-        return derive(declared.model, declared.algorithm)
     return derive(declared.model, declared.algorithm, dim=declared.dim)
 
 
@@ -79,9 +77,6 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     """Solve the declared equations from the declared start."""
     from dmft.workflow.solve import solve
 
-    if isinstance(declared.algorithm, GradientDescent):
-        return descent.solved(declared, derived(declared), progress_option(arguments))
-    descent.refuse_options(declared)
     return solve(
         derived(declared),
         declared.start(),
@@ -92,8 +87,17 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
 
 def solve_options(declared: Declaration) -> dict[str, Any]:
     """What [solve] and [parameters] say to `dmft.solve`."""
-    keys, save_at = clock(declared.table("solve"))
-    return {**keys, "save_at": save_at, **declared.parameters}
+    return {**run_options(declared), **declared.parameters}
+
+
+def run_options(declared: Declaration, saved: bool = True) -> dict[str, Any]:
+    """What [solve] says to `dmft.solve`, with or without the times at which a run is saved."""
+    table = declared.table("solve")
+    if isinstance(declared.algorithm, GradientDescent):
+        return descent.solver_keys(declared, table)
+    descent.refuse_options(declared, table)
+    keys, save_at = clock(table)
+    return {**keys, "save_at": save_at} if saved else keys
 
 
 def clock(table: Mapping[str, Any]) -> tuple[dict[str, Any], int | np.ndarray | None]:

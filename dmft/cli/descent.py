@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,33 +27,24 @@ def refuse(declared: Declaration, command: str) -> None:
         )
 
 
-def refuse_options(declared: Declaration) -> None:
+def refuse_options(declared: Declaration, table: Mapping[str, Any]) -> None:
     """Refuse keys of [solve] that only a descent knows."""
     for name in OWN:
-        if name in declared.options.get("solve", {}):
+        if name in table:
             raise BadParameter(
                 f'{declared.path}, [solve] {name}: goes with kind = "gradient-descent"'
             )
 
 
-def solved(declared: Declaration, equations: Any, progress: bool | None) -> Any:
-    """Solve the declared descent from the declared start."""
-    from dmft.workflow.solve import solve
-
-    keys = {**solver_keys(declared), **declared.parameters}
-    return solve(equations, declared.start(), progress=progress, **keys)
-
-
-def solver_keys(declared: Declaration) -> dict[str, Any]:
+def solver_keys(declared: Declaration, table: Mapping[str, Any]) -> dict[str, Any]:
     """Checked keys of [solve]."""
-    keys: dict[str, Any] = dict(declared.table("solve"))
-    for name in keys:
+    for name in table:
         if name not in KEYS:
             raise BadParameter(
                 f"{declared.path}, [solve] {name}: gradient-descent has steps, all of them saved; "
                 f"keys are {', '.join(KEYS)}"
             )
-    return keys
+    return dict(table)
 
 
 def simulated(declared: Declaration, keys: dict[str, Any], progress: bool | None) -> Any:

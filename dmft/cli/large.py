@@ -13,22 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from dmft.cli import descent
-from dmft.cli.commands import clock, derived
+from dmft.cli.commands import derived, run_options
 from dmft.cli.report import keep, log, print_json, progress_option, table
 from dmft.cli.toml import Axis, Declaration
 from dmft.errors import BadParameter, MissingExtra
 from dmft.model import GradientDescent
 from dmft.names import Status
 
-ACTIONS = {
-    "run": "compute what the store lacks, on the local cores or a Dask cluster",
-    "status": "how many points the store holds, from any machine that sees it",
-    "resume": "the same as run: what is in the store is never computed again",
-    "collect": "read the store and report, save or draw its results",
-    "work": "compute one part of the points: the task of a job array (--task, --of)",
-    "submit": "print the job script of a SLURM array; --yes submits it",
-}
 TASKS = 100
 
 
@@ -39,7 +30,7 @@ def measured(declared: Declaration, name: str) -> dict[str, Any]:
     spanned = {axis.name for axis in declared.axes[name]}
     keys: dict[str, Any] = {}
     if measure != "growth_rate":
-        keys = horizon(declared)
+        keys = run_options(declared, saved=False)
     if measure == "escape_time":
         keys |= declared.options.get("escape", {})
     if "overlap" in table:
@@ -51,14 +42,6 @@ def measured(declared: Declaration, name: str) -> dict[str, Any]:
         keys["overlap"] = table["overlap"]
     keys |= {n: v for n, v in declared.parameters.items() if n not in spanned}
     return {**keys, "equations": derived(declared), "start": declared.start()}
-
-
-def horizon(declared: Declaration) -> dict[str, Any]:
-    """How long and how a run is solved, without the times at which it is saved."""
-    if isinstance(declared.algorithm, GradientDescent):
-        return descent.solver_keys(declared)
-    descent.refuse_options(declared)
-    return clock(declared.table("solve"))[0]
 
 
 def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -15,6 +15,8 @@ from dmft.display.style import (
     Canvas,
     colour,
     line_style,
+    mark_end,
+    named_once,
     put_legends,
     shade,
     symbol,
@@ -186,20 +188,8 @@ def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str, name: str) 
             zorder=curve["zorder"],
         )
     risk.plot(run.t, run.risk, color=INK, linestyle=style, label=name, zorder=2)
-    status = Status(run.status)
-    if status not in FINE and len(run.t):
-        for panel in (overlaps, risk):
-            panel.axvline(run.t[-1], color=colour(1), linestyle=":", linewidth=1.0)
-        words = str(status).replace("_", " ")
-        risk.annotate(
-            words,
-            (run.t[-1], 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            ha="right",
-            va="top",
-            color=colour(1),
-        )
+    if Status(run.status) not in FINE and len(run.t):
+        mark_end(run, (overlaps, risk), risk)
 
 
 def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int, named: bool) -> None:
@@ -271,13 +261,9 @@ def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
         risk.set_yscale("log")
     wanted = []
     for panel in (overlaps, risk):
-        handles, labels = panel.get_legend_handles_labels()
-        # The first unit stands for its family: its line is the darkest.
-        families = dict(zip(reversed(labels), reversed(handles), strict=True))
-        names = list(dict.fromkeys(labels))
+        handles, names = named_once(panel)
         keys = _keys_of_units(records) if panel is overlaps else []
-        wanted.append((panel, [families[n] for n in names] + keys,
-                       names + [key.get_label() for key in keys]))  # fmt: skip
+        wanted.append((panel, handles + keys, names + [key.get_label() for key in keys]))
     put_legends(*wanted)
 
 

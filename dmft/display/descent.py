@@ -16,6 +16,8 @@ from dmft.display.style import (
     Canvas,
     colour,
     line_style,
+    mark_end,
+    named_once,
     put_legends,
     shade,
     symbol,
@@ -72,7 +74,7 @@ def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
     _finish_curves(panels, records)
     for panel, (name, label, words) in zip(panels[3:], KERNELS, strict=True):
         _map(panel, theories, simulated, name, label, words, canvas.maps)
-    put_legends(*((panel, *_once(panel)) for panel in panels[:3]))
+    put_legends(*((panel, *named_once(panel)) for panel in panels[:3]))
     if title:
         panels[0].figure.suptitle(title)
     return panels.reshape(2, 3)
@@ -99,14 +101,6 @@ def _overlaps(M: Array) -> list[tuple[tuple[int, int], str, str, str]]:
     return rows
 
 
-def _once(panel: Any) -> tuple[list[Any], list[str]]:
-    """Handles and labels of a legend; what shares a name is named once."""
-    handles, labels = panel.get_legend_handles_labels()
-    families = dict(zip(reversed(labels), reversed(handles), strict=True))
-    names = list(dict.fromkeys(labels))
-    return [families[name] for name in names], names
-
-
 def _draw_run(run: Any, panels: Any, number: int) -> None:
     style = line_style(6 * number)
     for (j, r), name, tone, own in _overlaps(run.M):
@@ -125,13 +119,7 @@ def _draw_run(run: Any, panels: Any, number: int) -> None:
         panel.fill_between(t, values - error, values + error, color=FAINT, alpha=0.4, lw=0)
     # Errors above values end no run: kernels are masked where they do not show them.
     if Status(run.status) not in (Status.OK, Status.TOLERANCE_NOT_MET):
-        for panel in panels[:3]:
-            panel.axvline(run.t[-1], color=COLOURS[1], linestyle=":", linewidth=1.0)
-        words = str(run.status).replace("_", " ")
-        panels[1].annotate(
-            words, (run.t[-1], 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right",
-            va="top", color=COLOURS[1],
-        )  # fmt: skip
+        mark_end(run, panels[:3], panels[1])
 
 
 def _draw_ensemble(ensemble: Any, panels: Any, number: int, beside: bool) -> None:

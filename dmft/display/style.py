@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -196,6 +196,24 @@ def lay_out(figure: Any) -> None:
     for ax in root.axes:
         locator = ax.get_axes_locator()
         ax.apply_aspect(locator(ax, None) if locator else None)
+
+
+def mark_end(run: Any, panels: Iterable[Any], named: Any) -> None:
+    """Draw where a run failed, and its status in one of the panels."""
+    for panel in panels:
+        panel.axvline(run.t[-1], color=colour(1), linestyle=":", linewidth=1.0)
+    named.annotate(
+        str(run.status).replace("_", " "), (run.t[-1], 0.98), xycoords=("data", "axes fraction"),
+        rotation=90, ha="right", va="top", color=colour(1),
+    )  # fmt: skip
+
+
+def named_once(panel: Any) -> tuple[list[Any], list[str]]:
+    """Handles and labels of a legend; the first of a family, whose line is the darkest."""
+    handles, labels = panel.get_legend_handles_labels()
+    families = dict(zip(reversed(labels), reversed(handles), strict=True))
+    names = list(dict.fromkeys(labels))
+    return [families[name] for name in names], names
 
 
 Wanted = tuple[Any, Sequence[Any], Sequence[str]]
