@@ -78,8 +78,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow()).explicit()
         >>> flow.jacobian().shape
         (2, 2)
         """
@@ -109,9 +108,8 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
-        >>> flow.subs({"Q_11": 1, "M_11": 0}).risk
+        >>> flow = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow()).explicit()
+        >>> flow.subs({"Q_11": 1, "M_11": 0, "P_11": 1}).risk
         2
         """
         given = pairs_of(values)
@@ -133,10 +131,9 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow()).explicit()
         >>> flow.put({flow.symbols["Q_11"]: 1}).rhs[flow.symbols["M_11"]]
-        -4*M_11**3 + 4*M_11
+        6*M_11*P_11 - 6*M_11
         """
         rhs = {s: e.xreplace(values) for s, e in self.rhs.items()}
         noise = self.covariance
@@ -168,8 +165,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow()).explicit()
         >>> flow.simplify().rhs.keys() == flow.rhs.keys()
         True
         """
@@ -196,8 +192,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Examples
         --------
         >>> import dmft
-        >>> model = dmft.literature.phase_retrieval(1)
-        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow()).explicit()
         >>> "M_{11}" in flow.latex()
         True
         """
