@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -167,8 +167,3 @@ def time_control(t_max: float, is_map: bool) -> Control:
     if is_map:
         low = max(low, 10.0)
     return Control("t_max", "final time", t_max, low, high, "log", r"t_{\max}", "time", is_map)
-
-
-def named(controls: Iterable[Control]) -> dict[str, Control]:
-    """Controls by name."""
-    return {control.name: control for control in controls}

@@ -18,7 +18,6 @@ from dmft.errors import BadParameter, DmftError
 from dmft.explorer import answers
 from dmft.explorer.controls import (
     Control,
-    named,
     network_controls,
     parameter_controls,
     start_controls,
@@ -56,7 +55,8 @@ class Session:
         structure = [c for c in network_controls(model, algorithm) if self._movable(c)]
         self.parameters = parameter_controls(system.equations, values or {}, ranges or {})
         controls = [*self.parameters, *structure, *start_controls(self.spec, self.on_sphere)]
-        self.controls = named([*controls, time_control(float(t_max), self.is_map)])
+        controls.append(time_control(float(t_max), self.is_map))
+        self.controls = {control.name: control for control in controls}
         declared = system.equations.declared
         self.letters = {s.name for value in declared.values() for s in value.free_symbols}
         # The declared width and batch are what the page starts from.

@@ -9,11 +9,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dmft.codegen.export.javascript_file import javascript_text
 from dmft.codegen.export.system import System as Exported
 from dmft.errors import BadParameter
+from dmft.explorer.answers import numbers
 from dmft.explorer.controls import Control
 from dmft.explorer.page import (
     BODY,
@@ -154,7 +153,7 @@ def _starts(session: Session) -> dict[str, Any]:
     if session.spec["blocks"]:
         raise BadParameter("a page without a server holds overlaps without blocks of a Spectrum")
     if session.spec["kind"] == "overlaps":
-        return {"given": _numbers(session.spec["start"])}
+        return {"given": numbers(session.spec["start"])}
     found = {}
     values = session.values({})
     here = (values["dim"], values["seed"])
@@ -169,12 +168,8 @@ def _starts(session: Session) -> dict[str, Any]:
                 at = {"dim": dim, "seed": seed}
                 start = start_of(session.spec, model, at, session.on_sphere)
                 p = int(model.student.width)
-                found[f"{p}/{int(dim)}/{seed}"] = _numbers(start)
+                found[f"{p}/{int(dim)}/{seed}"] = numbers(start)
     return found
-
-
-def _numbers(start: Any) -> dict[str, Any]:
-    return {name: np.asarray(getattr(start, name)).tolist() for name in ("Q", "M", "P")}
 
 
 def _equations(session: Session) -> dict[str, Any]:
