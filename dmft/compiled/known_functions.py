@@ -258,8 +258,7 @@ INLINED = {
         "arcsine": "asin",
         "hyperbolic": "fast_exp fast_tanh fast_erf",
         "orthant": "_angle correlation_angle correlation_root half_tangent"
-        " inverse_correlation_root",
-        "ratio": "correlation root_ratio",
+        " inverse_correlation_root correlation root_ratio",
         "cholesky": "field_root mean_slopes",
     }.items()
     for name in names.split()

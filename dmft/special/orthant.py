@@ -21,6 +21,8 @@ Four = tuple[float, float, float, float]
 BAND = 1e-9
 # Squared sines of angles below this are rounding: the fields are parallel.
 PARALLEL = 1e-14
+# Distance of a kink from a field without variance, relative to the fields, that is rounding.
+SAME = 1e-9
 # Least conditional variance of a unit field. What it adds to a field is independent of the others,
 # so that averages move by about this much; without it a singular covariance has no inverse.
 LEAST_PIVOT = 1e-17
@@ -407,3 +409,25 @@ def _coinciding(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _put(table: NDArray[np.float64], a: int, b: int, c: int, d: int, value: float) -> None:
     table[a, b, c, d] = table[a, b, d, c] = table[b, a, c, d] = table[b, a, d, c] = value
+
+
+# Ratios of the covariances of two fields that are exact where the fields coincide -----------------
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def correlation(first: float, second: float, cross: float) -> float:
+    """Evaluate cross / sqrt(first * second)."""
+    return cross / math.sqrt(first * second)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def root_ratio(y: float, first: float, second: float, cross: float, power: float) -> float:
+    """Evaluate y / sqrt(first * second - cross^2)^power, and 0 for 0/0; `power` is 1 or 2.
+
+    Over a root of zero, y is zero up to the rounding of fields that coincide (`SAME`).
+    """
+    root = correlation_root(first, second, cross)
+    nothing = SAME * math.sqrt(first * second)
+    if power == 1.0:
+        return 0.0 if root == 0.0 and abs(y) <= nothing else y / root
+    return 0.0 if root == 0.0 and abs(y) <= nothing * nothing else y / (root * root)

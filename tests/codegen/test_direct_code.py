@@ -141,9 +141,9 @@ from dmft.special.arcsine import asin
 from dmft.special.cholesky import field_root, mean_slopes
 from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
 from dmft.special.orthant import (
-    correlation_angle, correlation_root, half_tangent, inverse_correlation_root,
+    correlation, correlation_angle, correlation_root, half_tangent, inverse_correlation_root,
+    root_ratio,
 )
-from dmft.special.ratio import correlation, root_ratio
 
 ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False)
 RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"

@@ -173,8 +173,13 @@ def as_float(value: Any, prec: int) -> sp.Float:
 
 def branch_on_arrays(vectors: Sequence[Any], numbers: Sequence[Any]) -> Any:
     """Compiled average at arrays of covariances, by the numbers of vectors and of covariances."""
-    from dmft.special.branch_slopes import branch_slope, branch_slopes
-    from dmft.special.branches import branch_field, branch_given, branch_pair
+    from dmft.special.branches import (
+        branch_field,
+        branch_given,
+        branch_pair,
+        branch_slope,
+        branch_slopes,
+    )
 
     read = [np.array(v, dtype=np.float64) for v in vectors]
     for vector in read:
