@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "7f0839cef3686067"
+BUILT_ON = "8c9d4f2a3e1ba82d"
 
 # With so few runs left they go on one by one: idle lanes cost as much as busy ones.
 FEW = 2
