@@ -33,7 +33,8 @@ def derived(declared: Declaration) -> Any:
     """Equations of the declaration; with [algorithm] dim the map of one step."""
     from dmft.equations.derive import derive
 
-    return derive(declared.model, declared.algorithm, dim=declared.dim)
+    algorithm: Any = declared.algorithm  # of any kind, each of which has an overload
+    return derive(declared.model, algorithm, dim=declared.dim)
 
 
 def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
