@@ -139,3 +139,11 @@ def test_names_and_terms():
 def test_a_product_is_closed_to_odd_students():
     found = symmetries(A * B, [A, B], sp.erf(Z), dmft.GradientDescent(0.1, 1))
     assert reach(found, 2).shape == (0, 2)
+
+
+def test_terms_may_hold_what_an_optimiser_accumulates():
+    equations = dmft.derive(dmft.Model(LINE, LINE), dmft.AdaGradNorm(0.5, initial=1.0))
+    N, M, start = equations.symbols["accumulator"], equations.symbols["M"], ([[1.0]], [[0.25]])
+    changed = equations.with_term("M", "pull", -N * M[equations.indices.of("M")])
+    before, after = (e.evaluate(dmft.Overlaps(*start))["M"] for e in (equations, changed))
+    assert (after - before).item() == pytest.approx(-0.25, rel=1e-12)

@@ -166,3 +166,14 @@ def test_the_error_for_erf_halves_with_the_width():
         gaps.append(np.abs(wide.Q_perp[-1] - outside).mean())
     ratios = np.divide(gaps[:-1], gaps[1:])
     assert np.all((ratios > 1.5) & (ratios < 2.7)), gaps
+
+
+def test_runs_on_the_sphere_end_without_an_array_of_overlaps():
+    square = sp.Symbol("z", real=True) ** 2
+    model = dmft.Model(dmft.Committee(square, 4), dmft.Committee(square, 2))
+    equations = dmft.derive(model, dmft.GradientFlow(constraint="sphere"), scaling="mean-field")
+    start = dmft.random_overlaps(model, 40, seed=1, normalised=True)
+    run = dmft.solve(equations, start, t_max=0.1)
+    assert str(run.status) == "ok"
+    lengths = run["Q_perp"] + np.sum(run["M"] ** 2, axis=2)  # P = I
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-7)
