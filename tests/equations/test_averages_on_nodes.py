@@ -160,7 +160,8 @@ def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
     square = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], one, one)
     omega = np.block([[start.Q, start.M], [start.M.T, start.P]])
     c = np.array([-1 / 3] * 3 + [1 / 2] * 2)
-    np.testing.assert_allclose(square.plain(omega, c, 3), exact, atol=1e-14)
+    value = square.matrix({"Omega": omega, "c": c}, 3)
+    np.testing.assert_allclose(value, exact, atol=1e-14)
     tanh = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
     assert any(isinstance(d.expr, ErfSquare) for d in tanh.on_nodes)
     error = tanh.evaluate_error(start, nodes=512)["Q"]
