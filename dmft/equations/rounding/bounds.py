@@ -399,9 +399,8 @@ class Running:
             return self.slopes(definition.expr)
         else:
             c = first(self.arrays["c"].value)[0]
-            value = np.array(
-                [definition.expr.plain(W, v, p) for W, v in zip(Omega, c, strict=True)]
-            )
+            points = [{"Omega": W, "c": v} for W, v in zip(Omega, c, strict=True)]
+            value = np.array([definition.expr.matrix(at, p) for at in points])
             largest = np.abs(value).max(axis=(1, 2), keepdims=True)
             error = np.broadcast_to(OF_SIGNS * largest, value.shape)
         return Bounded(value[None], error[None], np.abs(value)[None])
