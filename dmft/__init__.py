@@ -107,7 +107,7 @@ PUBLIC = {
     "boundary": "dmft.workflow.diagrams.boundary",
     "build": "dmft.codegen.build",
     "cite": "dmft.display.latex",
-    "DescentEnsemble": "dmft.simulation.descent",
+    "DescentEnsemble": "dmft.simulation.descent_runs",
     "DescentRun": "dmft.solvers.descent.run",
     "Ensemble": "dmft.simulation.ensemble",
     "PathEnsemble": "dmft.solvers.stochastic.ensemble",
@@ -215,7 +215,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _elsewhere(name: str) -> str:
-    return importlib.import_module("dmft.elsewhere").called_here(name, NAMES)
+    return importlib.import_module("dmft.aliases").called_here(name, NAMES)
 
 
 def __dir__() -> list[str]:

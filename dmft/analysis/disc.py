@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance
+from dmft.validation import is_number, shown
 
 Array = NDArray[np.float64]
 # Central differences of order 6 of a function of size one: error 1e-11 in second derivatives.

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
-from dmft.checks import is_number, shown
 from dmft.errors import BadParameter
 from dmft.record import Record
+from dmft.validation import is_number, shown
 
 Array = NDArray[np.float64]
 # Nodes on the circle. Risks of the library are at 1e-12 there.

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
+from dmft.validation import checked_or
 
 Array = NDArray[np.float64]
 

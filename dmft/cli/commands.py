@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.cli import descent
+from dmft.cli import descent_files
 from dmft.cli.file import question
 from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.schema import EXAMPLE
@@ -95,8 +95,8 @@ def run_options(declared: Declaration, saved: bool = True) -> dict[str, Any]:
     """What [solve] says to `dmft.solve`, with or without the times at which a run is saved."""
     table = declared.table("solve")
     if isinstance(declared.algorithm, GradientDescent):
-        return descent.solver_keys(declared, table)
-    descent.refuse_options(declared, table)
+        return descent_files.solver_keys(declared, table)
+    descent_files.refuse_options(declared, table)
     keys, save_at = clock(table)
     return {**keys, "save_at": save_at} if saved else keys
 
@@ -129,7 +129,7 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if isinstance(declared.algorithm, GradientDescent):
         start = declared.start()
         assert isinstance(start, Overlaps)
-        descent.report(run, start.P, arguments.json)
+        descent_files.report(run, start.P, arguments.json)
         keep(arguments, run, run)
         return Status(run.status)
     report_run(run, arguments)
@@ -216,9 +216,9 @@ def descent_command(
     """Run gradient descent on repeated data at finite dimension."""
     if arguments.save:
         raise BadParameter("--save keeps solved descents; runs in R^d are printed with --json")
-    ensemble = descent.simulated(declared, keys, progress_option(arguments))
+    ensemble = descent_files.simulated(declared, keys, progress_option(arguments))
     theory = [solved(declared, arguments)] if arguments.theory else []
-    descent.report_ensemble(ensemble, theory, arguments.json)
+    descent_files.report_ensemble(ensemble, theory, arguments.json)
     keep(arguments, ensemble, *theory, ensemble)
     return Status(ensemble.status)
 
@@ -244,7 +244,7 @@ def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     from dmft.analysis.escape import Censored
     from dmft.workflow.escape import escape_time
 
-    descent.refuse(declared, "escape")
+    descent_files.refuse(declared, "escape")
     run = solved(declared, arguments)
     escape = escape_time(run, **declared.options.get("escape", {}))
     facts = {

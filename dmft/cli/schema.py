@@ -24,7 +24,7 @@ ALGORITHMS = {
         )
     },
     "gradient-flow": ("GradientFlow", "algorithm"),
-    "gradient-descent": ("GradientDescent", "descent"),
+    "gradient-descent": ("GradientDescent", "gradient_descent"),
 }
 # The table of numbers of algorithms, and its module.
 TABLE, TABLE_MODULE = "REGISTRY", "hyperparameters"

@@ -15,6 +15,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.aliases import KEYWORDS
 from dmft.cli.declared import (
     SEQUENCES,
     algorithm_of,
@@ -23,10 +24,9 @@ from dmft.cli.declared import (
     network_of,
     start_of,
 )
+from dmft.cli.entries import Values
 from dmft.cli.file import load, printable
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
-from dmft.cli.values import Values
-from dmft.elsewhere import KEYWORDS
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, Alignment, GradientDescent, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from dmft.checks import checked
 from dmft.codegen.packing import Layout, layout, layout_of_alignments
 from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
@@ -18,7 +17,8 @@ from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations

@@ -23,7 +23,7 @@ from dmft.equations.definitions import base_name, live
 from dmft.equations.equations import Equations
 from dmft.equations.noise.derivatives import COSTATE, DUAL, Adjoint, adjoint, tangent
 from dmft.names import VERSION
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dmft.checks import checked, shown
 from dmft.display.bibliography import bibtex
 from dmft.display.declaration import declaration, escape, sources, validity
 from dmft.errors import BadParameter
@@ -18,6 +17,7 @@ from dmft.explanation.paragraphs import rules_of
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
 from dmft.typeset.fragment import fitted
+from dmft.validation import checked, shown
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation

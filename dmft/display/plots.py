@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dmft.checks import checked, shown
 from dmft.display.curves import is_ensemble, is_escape, plot_runs, plot_schedule
-from dmft.display.descent import is_descent, plot_descent, plot_two_time
+from dmft.display.descent_figures import is_descent, plot_descent, plot_two_time
 from dmft.display.diagram import plot_diagram
 from dmft.display.landscape import plot_landscape
 from dmft.display.regimes import plot_batches, plot_regimes
@@ -18,6 +17,7 @@ from dmft.display.regions import plot_boundary, plot_regions
 from dmft.display.style import WIDEST, WIDTHS, Canvas, make_room, pyplot, settle
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path, short
+from dmft.validation import checked, shown
 
 FORMATS = (".png", ".pdf", ".svg")
 ALL_MAPS = frozenset({"cmap", "norm", "levels"})

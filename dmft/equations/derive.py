@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
@@ -16,7 +15,8 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
 from dmft.model.loss import check_one_output
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations

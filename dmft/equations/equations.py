@@ -18,9 +18,7 @@ from dmft.equations.averages.passes import Lowered, lowered
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
-from dmft.equations.reference import evaluate
-from dmft.equations.states import Grams, StateSpace
-from dmft.equations.values import (
+from dmft.equations.parameter_values import (
     NODE_OPTIONS,
     Values,
     check_concentration,
@@ -29,13 +27,15 @@ from dmft.equations.values import (
     unrolled_at,
     with_nodes,
 )
+from dmft.equations.reference import evaluate
+from dmft.equations.states import Grams, StateSpace
 from dmft.errors import BadParameter
+from dmft.initial_conditions import Alignment, Overlaps
 from dmft.model import SGD, GradientFlow, Model, check_outputs
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 from dmft.record import Short
-from dmft.starts import Alignment, Overlaps
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise

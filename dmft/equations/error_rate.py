@@ -17,12 +17,12 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.averages.nodes import discretise
 from dmft.equations.definitions import Definition, define, live
+from dmft.equations.parameter_values import Values, by_block, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.update.law import clusters_of, mean_definitions
 from dmft.equations.update.optimiser import block_definitions, gram_definitions
 from dmft.equations.update.overlaps import sign_in
 from dmft.equations.update.program import students_at
-from dmft.equations.values import Values, by_block, with_nodes
 from dmft.gaussian.nodes.rules import normal_rule
 from dmft.model import Model
 from dmft.names import BLOCK

@@ -27,7 +27,7 @@ from dmft.equations.definitions import (
     base_name,
     running_symbol,
 )
-from dmft.equations.values import Values
+from dmft.equations.parameter_values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.tables.tabled import TableAverage
 

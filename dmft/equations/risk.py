@@ -11,7 +11,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
 from dmft.equations.averages.expectation import Expectation
@@ -19,14 +18,7 @@ from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import averages, with_values
 from dmft.equations.averages.tails import check_tails, told_by_tails
 from dmft.equations.definitions import Definition, define, live, used_bases
-from dmft.equations.reference import evaluate
-from dmft.equations.restrict.admissible import check_admissible
-from dmft.equations.rounding.bounds import of_one_state
-from dmft.equations.sequence.risk import SequenceRisk
-from dmft.equations.update.law import mean_definitions
-from dmft.equations.update.optimiser import block_definitions, gram_definitions
-from dmft.equations.update.overlaps import risk_expression
-from dmft.equations.values import (
+from dmft.equations.parameter_values import (
     NODE_OPTIONS,
     Values,
     by_block,
@@ -36,6 +28,13 @@ from dmft.equations.values import (
     unrolled_at,
     with_nodes,
 )
+from dmft.equations.reference import evaluate
+from dmft.equations.restrict.admissible import check_admissible
+from dmft.equations.rounding.bounds import of_one_state
+from dmft.equations.sequence.risk import SequenceRisk
+from dmft.equations.update.law import mean_definitions
+from dmft.equations.update.optimiser import block_definitions, gram_definitions
+from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.explicit_risk import ExplicitRisk
 from dmft.equations.views.latex import Page, risk_latex
@@ -48,8 +47,9 @@ from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel, check_outputs
 from dmft.names import BLOCK, Status
 from dmft.record import Short
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 from dmft.typeset.fragment import NOTEBOOK
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

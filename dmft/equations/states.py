@@ -13,13 +13,13 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.parameter_values import Values, by_block, resolve
 from dmft.equations.update.optimiser import motion_of
-from dmft.equations.values import Values, by_block, resolve
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.initial_conditions import Overlaps
 from dmft.model import SGD, Committee, GradientFlow, Model
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK
-from dmft.starts import Overlaps
 
 Array = NDArray[np.float64]
 # Intrinsic dimension below which runs do not follow their equations closely.

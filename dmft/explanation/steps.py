@@ -15,15 +15,15 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import is_whole
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.explanation.average import Average
+from dmft.explanation.both_sides import Numbers, draw, number, unknowns
 from dmft.explanation.diagrams import Diagram
 from dmft.explanation.paragraphs import Meaning, cited
 from dmft.explanation.rules import RULES
-from dmft.explanation.values import Numbers, draw, number, unknowns
 from dmft.record import Brief
 from dmft.typeset.fragment import COLUMN
+from dmft.validation import is_whole
 
 Array = NDArray[np.float64]
 Printer = Callable[[sp.Expr], str]

@@ -9,7 +9,7 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.equations.values import resolve_scalars, run_parameters
+from dmft.equations.parameter_values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter
 from dmft.model.hyperparameters import REGISTRY
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.gaussian.closed.law import ClosedLaw
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

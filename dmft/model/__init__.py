@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dmft.checks import check_covariance, check_shape
+from dmft.initial_conditions import Alignment, Overlaps
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
 from dmft.model.model import (
     MixtureModel,
@@ -18,10 +18,10 @@ from dmft.model.model import (
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.rule import UpdateRule
-from dmft.starts import Alignment, Overlaps
+from dmft.validation import check_covariance, check_shape
 
 if TYPE_CHECKING:
-    from dmft.model.descent import GradientDescent
+    from dmft.model.gradient_descent import GradientDescent
     from dmft.model.inputs.encoding import Encoding, as_encoding
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
@@ -43,7 +43,7 @@ LATER = {
     **dict.fromkeys(
         ("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "optimisers.adaptive"
     ),
-    "GradientDescent": "descent",
+    "GradientDescent": "gradient_descent",
     **dict.fromkeys(("Lookahead", "Repeat", "SharpnessAware"), "repetition"),
     "Encoding": "inputs.encoding",
     "GaussianMixture": "inputs.mixture",

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 import sympy as sp
 
-from dmft.checks import checked, checked_or, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.hyperparameters import OPTIMISER
 from dmft.model.loss import as_loss
 from dmft.model.rule import PLAIN, InTorch, Named, UpdateRule
 from dmft.record import Shown
+from dmft.validation import checked, checked_or, is_whole, shown
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.loss import PREDICTION
 from dmft.model.multi_index import MultiIndex, teacher_fields
 from dmft.model.network import Committee
+from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.model.inputs.mixture import GaussianMixture

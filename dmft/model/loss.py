@@ -6,8 +6,8 @@ import re
 
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.errors import BadParameter
+from dmft.validation import shown
 
 # A general loss is an expression in these two: the output of the student and the label.
 PREDICTION, LABEL = sp.symbols("f y", real=True)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import sympy as sp
 
-from dmft.checks import checked, is_number, refuse_unknown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 from dmft.record import Shown
+from dmft.validation import checked, is_number, refuse_unknown
 
 if TYPE_CHECKING:
+    from dmft.initial_conditions import Overlaps
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
-    from dmft.starts import Overlaps
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.record import Brief
+from dmft.validation import checked_or
 
 FORBIDDEN = (sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan)
 

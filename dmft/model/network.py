@@ -8,9 +8,9 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.record import Shown
+from dmft.validation import checked_or
 
 # Outputs of one network: equations have a name for each.
 MOST_OUTPUTS = 16

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.initial_conditions import Overlaps
 from dmft.model.algorithm import as_count
 from dmft.model.model import Model, check_readout
 from dmft.model.sequence import SequenceModel
-from dmft.starts import Overlaps
+from dmft.validation import checked
 
 # Directions of the teacher below this part of the largest are none.
 ROUNDING = 1e-12

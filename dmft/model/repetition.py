@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.rule import Named, UpdateRule
+from dmft.validation import checked
 
 DISPLACED = "dmft.equations.update.passes:displaced"
 

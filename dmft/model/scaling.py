@@ -7,9 +7,9 @@ from typing import Literal
 
 import sympy as sp
 
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.record import Shown
+from dmft.validation import checked_or
 
 Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
 

@@ -15,7 +15,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count, as_parameter
 from dmft.model.inputs.encoding import Encoding, as_encoding
@@ -23,6 +22,7 @@ from dmft.model.model import Model
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import FIELD, Committee
 from dmft.record import Brief
+from dmft.validation import checked, checked_or
 
 Array = NDArray[np.float64]
 Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 import sympy as sp
 
-from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
+from dmft.validation import checked, shown
 
 # The student's output in a rule, and the derivative of its activation at h.
 OUTPUT, SLOPE = sp.symbols("f slope", real=True)

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
+from dmft.initial_conditions import STEPS
 from dmft.model.schedule import Schedule as Table
-from dmft.starts import STEPS
 
 TIME, RISK = sp.symbols("t risk", real=True)
 # Steps of a schedule, whose rates are all kept.

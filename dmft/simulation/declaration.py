@@ -12,9 +12,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import is_expression, shown
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
+from dmft.initial_conditions import Alignment, begin_of
 from dmft.model import (
     CONSTRAINTS,
     DIM_NAME,
@@ -41,7 +41,7 @@ from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
 from dmft.simulation.risks.arguments import Activation, Compiled, cluster_rows, deviations
 from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
 from dmft.simulation.steps.optimiser import pace
-from dmft.starts import Alignment, begin_of
+from dmft.validation import is_expression, shown
 
 if TYPE_CHECKING:
     from dmft.simulation.scales import Scale
@@ -462,7 +462,7 @@ class Filler:
         """Refuse a value that nothing asked for."""
         unknown = sorted(set(self.values) - self.known)
         if unknown:
-            from dmft.elsewhere import whose
+            from dmft.aliases import whose
 
             known = sorted(self.known)
             raise BadParameter(

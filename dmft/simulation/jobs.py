@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
+from dmft.initial_conditions import TIME, check_end
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import MOST_SCHEDULED, Clock, Schedule
@@ -21,7 +22,6 @@ from dmft.simulation.runner import STATUS
 from dmft.simulation.steps.common import PASSED
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import read_save_at
-from dmft.starts import TIME, check_end
 
 # Saved times when nothing is asked for.
 DEFAULT_POINTS = 101

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.record import Shown
 from dmft.solvers.stochastic.passage_times import PassageTimes
+from dmft.validation import checked
 
 __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 

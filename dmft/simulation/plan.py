@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.initial_conditions import TIME
 from dmft.model import Model, Overlaps, random_overlaps
 from dmft.names import BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock, Schedule
@@ -41,7 +42,6 @@ from dmft.simulation.weights import (
 )
 from dmft.solvers.jobs import Job
 from dmft.special.streams import random_stream
-from dmft.starts import TIME
 
 # Streams of one seed: the start, then the steps of either method.
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked_or
 from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
+from dmft.initial_conditions import steps_before
 from dmft.model import (
     CONSTRAINTS,
     SGD,
@@ -30,7 +30,7 @@ from dmft.names import BLOCKS, VERSION
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Tabled
 from dmft.simulation.declaration import Experiment, declare_experiment
-from dmft.simulation.descent import simulate_descent
+from dmft.simulation.descent_runs import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import UNITS, run_seeds
 from dmft.simulation.passage import FirstPassage
@@ -46,7 +46,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE, COUNTED
 from dmft.special.streams import as_seeds
-from dmft.starts import steps_before
+from dmft.validation import checked_or
 
 # A larger error of the risk's quadrature is said aloud.
 RISK_ERROR_WARNED = 1e-6

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.record import Shown
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta.layout import COSINE, OBSERVABLE, STATE, Events
+from dmft.validation import checked, shown
 
 # Name of the time among quantities.
 TIME = "t"

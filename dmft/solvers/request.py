@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import is_array, is_whole, shown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
+from dmft.validation import is_array, is_whole, shown
 
 # Entries that Python looks at faster than NumPy does.
 FEW = 32

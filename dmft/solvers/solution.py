@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
+from dmft.initial_conditions import SAMPLES, STEPS, TIME, Alignment, Overlaps
 from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, Status
 from dmft.record import Archived, Record, Short
-from dmft.starts import SAMPLES, STEPS, TIME, Alignment, Overlaps
 
 if TYPE_CHECKING:
     import pandas

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import is_number, is_whole, shown
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
@@ -25,6 +24,7 @@ from dmft.solvers.runge_kutta.layout import COSINE
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
+from dmft.validation import is_number, is_whole, shown
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
 COMPILED = (*TABLEAUX, "BDF")

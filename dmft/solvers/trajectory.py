@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Solution, clock_of, outcome_of, start_of
-from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
     from dmft import netcdf

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dmft.checks import shown
 from dmft.errors import BadParameter
+from dmft.validation import shown
 
 # Runs whose results memory holds.
 MOST_SEEDS = 10**6

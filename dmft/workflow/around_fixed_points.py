@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.continuation import follow
-from dmft.checks import checked, checked_or, is_number, shown
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.record import Record
+from dmft.validation import checked, checked_or, is_number, shown
 from dmft.workflow.fixed_points import (
     FixedPoint,
     StationarySystem,

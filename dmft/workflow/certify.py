@@ -7,7 +7,6 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations.risk import PopulationRisk
 from dmft.errors import BadParameter
 from dmft.gaussian.certified.certificate import (
@@ -18,6 +17,7 @@ from dmft.gaussian.certified.certificate import (
 )
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import Model
+from dmft.validation import checked
 
 __all__ = ["Certificate", "certify", "certify_hermite"]
 

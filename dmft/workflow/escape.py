@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
-from dmft.checks import checked
 from dmft.equations.averages.nodes import smooth
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
+from dmft.initial_conditions import check_end
 from dmft.model import Alignment, Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.starts import check_end
+from dmft.validation import checked
 from dmft.workflow.solve import as_expressions
 from dmft.workflow.solving.inputs import problem_of, split_options
 from dmft.workflow.solving.one_pass import check_start, prepared

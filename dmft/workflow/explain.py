@@ -7,12 +7,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from dmft.checks import checked, shown
 from dmft.display.bibliography import ENTRIES
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
+from dmft.validation import checked, shown
 
 FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.brackets import Root, newton
-from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
-from dmft.equations.values import Values
+from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.pointers import entry, loop
+from dmft.validation import checked
 from dmft.workflow.solving.inputs import problem_of
 
 Array = NDArray[np.float64]

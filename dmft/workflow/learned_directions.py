@@ -9,9 +9,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked_or
 from dmft.equations.derive import derive
-from dmft.equations.restrict.reach import Symmetry, closing, reach, symmetries
+from dmft.equations.restrict.unreachable import Symmetry, closing, reach, symmetries
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.short_integrals import Number, ShortIntegrals, rational
 from dmft.equations.two_time.short_second import SecondStep
@@ -29,6 +28,7 @@ from dmft.model import (
     check_unflipped,
 )
 from dmft.record import Record
+from dmft.validation import checked_or
 
 Array = NDArray[np.float64]
 # Overlaps below this, or below SAFETY times the error of their integral, count as zero.

@@ -9,15 +9,15 @@ from dmft.analysis.boundaries.boundary import Boundary
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.diagrams.region_diagram import RegionDiagram
 from dmft.analysis.sweeps.sweep import Sweep
-from dmft.checks import checked
 from dmft.record import Archived
-from dmft.simulation.descent import DescentEnsemble
+from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
 from dmft.simulation.sequences.runs import SequenceEnsemble
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
+from dmft.validation import checked
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,

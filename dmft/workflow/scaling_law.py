@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.equations.equations import Equations
 from dmft.equations.escape.recovery import is_linear_unit
 from dmft.errors import BadParameter
@@ -18,6 +17,7 @@ from dmft.model import SGD, GradientFlow, Overlaps, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.names import Status
 from dmft.record import Record, Short
+from dmft.validation import checked
 
 Array = NDArray[np.float64]
 # A fit looks at this factor in time, in windows of this many times.

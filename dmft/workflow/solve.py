@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
+from dmft.initial_conditions import Alignment, Overlaps
 from dmft.progress import ProgressOption, as_asked
 from dmft.record import worded
 from dmft.solvers.events import Event
 from dmft.solvers.solution import Solution
-from dmft.starts import Alignment, Overlaps
+from dmft.validation import checked_or
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -188,7 +188,7 @@ SOLVERS = {
     "ode": "dmft.workflow.solving.one_pass",
     "map": "dmft.workflow.solving.one_pass",
     "sde": "dmft.workflow.solving.paths",
-    "descent": "dmft.workflow.solving.descent",
+    "descent": "dmft.workflow.solving.descent_runs",
     "flow": "dmft.workflow.solving.descent_flow",
     "two-time": "dmft.workflow.solving.two_time",
 }

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.codegen.build import build
 from dmft.equations.derive import derive
 from dmft.progress import ProgressOption, as_asked
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.model import SGD, GradientDescent, GradientFlow, Model, SequenceModel

@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.elsewhere import KEYWORDS, NAMES
+from dmft.aliases import KEYWORDS, NAMES
 from dmft.errors import BadParameter
 
 Z = sp.Symbol("z", real=True)

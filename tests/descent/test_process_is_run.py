@@ -19,8 +19,8 @@ from dmft.errors import BadParameter
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.sweep import begin, march_on, result_of
 from dmft.solvers.descent.task import Nodes
-from dmft.workflow.solving.descent import descent_task
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
+from dmft.workflow.solving.descent_runs import descent_task
 
 # tests/ is no package (importlib mode): the witness is loaded from its file.
 _SPEC = importlib.util.spec_from_file_location(

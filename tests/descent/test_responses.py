@@ -20,7 +20,7 @@ from dmft.names import Status
 from dmft.solvers.descent import response
 from dmft.solvers.descent.run import DescentRun, judged, unknown
 from dmft.solvers.solution import Values
-from dmft.workflow.solving.descent import scatter
+from dmft.workflow.solving.descent_runs import scatter
 
 z = sp.Symbol("z", real=True)
 ACTIVATIONS = {

@@ -7,7 +7,7 @@ import numpy as np
 import dmft
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.names import Status
-from dmft.simulation.descent import DescentEnsemble
+from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
 

@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from dmft.display.plots import plot
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.simulation.descent import DescentEnsemble
+from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
 

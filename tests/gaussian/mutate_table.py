@@ -41,7 +41,7 @@ MODULES = {
     "gaussian/closed/product.py": VALUES,
     "gaussian/closed/factor.py": VALUES,
     "gaussian/closed/switch.py": VALUES,
-    "gaussian/closed/values.py": VALUES,
+    "gaussian/closed/guard_digits.py": VALUES,
     "gaussian/closed/bivariate.py": NORMAL,
     "special/bivariate.py": NORMAL,
 }

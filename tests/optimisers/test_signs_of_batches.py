@@ -10,7 +10,7 @@ import sympy as sp
 from scipy.special import erf
 
 import dmft
-from dmft.equations.values import with_nodes
+from dmft.equations.parameter_values import with_nodes
 
 z = sp.Symbol("z", real=True)
 # An activation, its values and its slopes.

@@ -10,7 +10,7 @@ import sympy as sp
 from sympy.tensor.indexed import Indexed
 
 import dmft
-from dmft import turns
+from dmft import symbolic_lock as lock
 from dmft.codegen.linearised import compiled_tangent
 
 z, gamma = sp.Symbol("z", real=True), sp.Symbol("gamma", positive=True)
@@ -25,7 +25,10 @@ def out_of_turn(monkeypatch):
     plain = Indexed.assumptions0.fget
 
     def read(symbol):
-        if not turns.TURN._is_owned() and threading.current_thread() is not threading.main_thread():
+        if (
+            not lock.TURN._is_owned()
+            and threading.current_thread() is not threading.main_thread()
+        ):
             found.append(threading.current_thread().name)
         return plain(symbol)
 
@@ -79,7 +82,7 @@ def test_without_turns_threads_read_at_once(out_of_turn, monkeypatch):
         def _is_owned(self):
             return False
 
-    monkeypatch.setattr(turns, "TURN", Nobody())
+    monkeypatch.setattr(lock, "TURN", Nobody())
     fixed_points()
     assert out_of_turn
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dmft.analysis.sweeps.chunk import Chunk, Task, compute_chunk
 from dmft.analysis.sweeps.points import Points
-from dmft.checks import shown
 from dmft.errors import BadParameter
+from dmft.validation import shown
 
 TRAVEL = (
     "the measure cannot be sent to other processes ({error}): define it at the top of a module "

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import as_python
 from dmft.errors import BadParameter
 from dmft.record import Record
+from dmft.validation import as_python
 
 Array = NDArray[np.float64]
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])

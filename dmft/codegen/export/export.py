@@ -6,11 +6,11 @@ import importlib
 import os
 from pathlib import Path
 
-from dmft.checks import checked
 from dmft.codegen.export.system import System
 from dmft.equations.equations import Equations
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.errors import BadParameter
+from dmft.validation import checked
 
 # File of this folder and function for each kind, by how a name ends; the first end counts.
 KINDS = {

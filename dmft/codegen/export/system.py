@@ -17,8 +17,8 @@ from dmft.codegen.packing import layout
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import resolve_scalars, run_parameters
 from dmft.equations.reference import evaluate
-from dmft.equations.values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import DIM_NAME, Alignment, Overlaps
 from dmft.names import VERSION

@@ -36,9 +36,9 @@ from dmft.equations.averages.neighbour import neighbour
 from dmft.equations.averages.passes import averages, needs_nodes, on_nodes
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
+from dmft.equations.parameter_values import NODE_OPTIONS
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.terms import Degrees
-from dmft.equations.values import NODE_OPTIONS
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import in_pieces

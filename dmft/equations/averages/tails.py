@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
+from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
-from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
+from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.equations.changes.difference import Difference

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.changes.changeable import Changeable
 from dmft.equations.changes.user_terms import (
@@ -22,6 +21,7 @@ from dmft.equations.changes.user_terms import (
 )
 from dmft.equations.definitions import Definition, base_name, live
 from dmft.errors import BadParameter
+from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from dmft.checks import is_expression, shown
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import (
@@ -23,10 +22,11 @@ from dmft.equations.definitions import (
     running_symbol,
     used_bases,
 )
-from dmft.equations.values import RESERVED, entry_named
+from dmft.equations.parameter_values import RESERVED, entry_named
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
+from dmft.validation import is_expression, shown
 
 Axes = tuple[sp.Expr, ...]
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import as_count
 from dmft.record import Short
+from dmft.validation import checked
 
 MU = sp.Symbol("mu", nonnegative=True)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.escape.facts import as_committees, read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1
@@ -29,6 +28,7 @@ from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
 from dmft.model.algorithm import as_parameter
 from dmft.record import Short
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

@@ -15,11 +15,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.equations.escape.laws import Law, q_star
 from dmft.equations.escape.uninformative import mu, q
 from dmft.equations.risk import population_risk
 from dmft.errors import BadParameter
+from dmft.validation import checked
 
 Values = Mapping[sp.Symbol, sp.Expr]
 Array = NDArray[np.float64]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.escape.facts import as_committees, check_plain, read_facts
 from dmft.equations.escape.laws import law_of
@@ -32,6 +31,7 @@ from dmft.model import (
     check_unflipped,
 )
 from dmft.model.algorithm import numbers_of
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.model import SequenceModel

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations.risk import population_risk
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Committee, Model, check_unflipped
+from dmft.validation import checked
 
 # Digits of P = sum_e c_e rho_e that are kept: where it is one, kernels close that do not elsewhere.
 DIGITS = 12

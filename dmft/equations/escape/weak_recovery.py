@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.equations.escape.passage import growth_spread
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
 from dmft.record import Short
+from dmft.validation import checked
 
 INSTEAD = (
     "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "

@@ -367,7 +367,7 @@ def bounded(expr: sp.Expr, at: Place) -> dict[sp.Symbol, int]:
 
 def pair_value(scene: Scene, local: Average, entries: dict[sp.Expr, sp.Expr], at: Place) -> float:
     """An average over its own fields alone."""
-    from dmft.explanation.values import number
+    from dmft.explanation.both_sides import number
 
     numbers = {s: scene.value(e, at).value for s, e in entries.items()}
     return number(local, numbers).value

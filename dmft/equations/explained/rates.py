@@ -73,12 +73,11 @@ def _rate(equations: Equations, block: str) -> Definition:
             f"rates beside rows that the optimiser keeps ({', '.join(kept)}) are not explained: "
             "explain those with a number in the place of dmft.Momentum, or the population risk"
         )
-    if f"{BLOCK}{block}" in rates:  # of inputs with a spectrum
-        block = f"{BLOCK}{block}"
+    by_block = f"{BLOCK}{block}"  # of inputs with a spectrum
+    block = by_block if by_block in rates else block
     if block not in rates:
-        raise BadParameter(
-            f"of = {block!r}: a block of these equations is one of {', '.join(rates)}"
-        )
+        known = ", ".join(rates)
+        raise BadParameter(f"of = {block!r}: a block of these equations is one of {known}")
     if block not in PLACES:
         raise BadParameter(
             f"of = {block!r}: rates are explained of {', '.join(PLACES)}; of a sequence model "

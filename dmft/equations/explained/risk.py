@@ -26,11 +26,11 @@ from dmft.equations.explained.scene import (
     scenes_of,
     widths_of,
 )
+from dmft.equations.parameter_values import declared_parameters
 from dmft.equations.two_time.descent_process import alpha, eta, g, ridge, zeta
 from dmft.equations.update.law import Cluster, clusters_of
 from dmft.equations.update.moments import stein
 from dmft.equations.update.overlaps import residual
-from dmft.equations.values import declared_parameters
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.steps import Explanation
 from dmft.model import Model

@@ -22,9 +22,9 @@ from dmft.equations.averages.expectation import FIELDS, At, Expectation
 from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import Lowered, averages, lowered
 from dmft.equations.definitions import Definition, base_name
+from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.update.law import laws_of
-from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
 from dmft.gaussian.nodes.rules import NodeRule

@@ -13,11 +13,11 @@ from dmft.equations.explained.notation import StatementPrinter
 from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
+from dmft.explanation.both_sides import exact
+from dmft.explanation.both_sides import number as judged_number
 from dmft.explanation.judge import MOST_FIELDS, without_extremes
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
-from dmft.explanation.values import exact
-from dmft.explanation.values import number as judged_number
 from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.explained.expectation import note_expectation
 from dmft.gaussian.tables.tokens import TokenAverage

@@ -34,11 +34,11 @@ from dmft.equations.noise.record import (
     covariance_on_nodes,
     declared_dimension,
 )  # fmt: skip
+from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.rules import UNIT
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.values import Values, with_nodes
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text, model_names

@@ -11,8 +11,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.parameter_values import Values
 from dmft.equations.update.optimiser import pace
-from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.model import SGD, Model, SequenceModel, as_count
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dmft.equations.averages.closure import TWIN, cosine_rule
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.parameter_values import Values
 from dmft.equations.states import StateSpace
-from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.model import SGD, Overlaps
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
 from dmft.record import Short
+from dmft.validation import checked
 
 TITLES = {
     "gradient-flow": "gradient flow",

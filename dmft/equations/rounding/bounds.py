@@ -36,10 +36,10 @@ from dmft.equations.definitions import (
     Whole,
     base_name,
 )
+from dmft.equations.parameter_values import Values
 from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import MOVES, OF_FUNCTION, UNIT, Bounded, first
-from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
 from dmft.gaussian.tables.tabled import TableAverage

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition
+from dmft.equations.parameter_values import Values
 from dmft.equations.rounding.bounds import OF_FOUR, rounding
 from dmft.equations.rounding.rules import relative_rounding
-from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.model import MultiIndex
 

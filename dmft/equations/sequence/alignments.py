@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import check_finite
 from dmft.equations.definitions import Definition
+from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.states import StateSpace
-from dmft.equations.values import Values, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenLaw
 from dmft.model import Alignment, SequenceModel

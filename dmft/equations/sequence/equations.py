@@ -11,8 +11,8 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import Tokens, free_fields, star_fields
 from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import declared_parameters
 from dmft.equations.sequence.risk import SequenceRisk
-from dmft.equations.values import declared_parameters
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenLaw
 from dmft.model import SGD, GradientFlow, SequenceModel, token_fields

@@ -32,8 +32,8 @@ from dmft.equations.noise.record import (
     covariance_on_nodes,
     declared_dimension,
 )  # fmt: skip
+from dmft.equations.parameter_values import Values
 from dmft.equations.sequence.moments import SequenceMoments
-from dmft.equations.values import Values
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter

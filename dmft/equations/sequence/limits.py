@@ -8,19 +8,19 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
-from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import resolve_scalars
 from dmft.equations.sequence.alignments import place
 from dmft.equations.sequence.equations import derive_sequence
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.sequence.risk import SequenceRisk, number
-from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.sequence import largest_gain, sequence_information_exponent
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SGD, SequenceModel, SequenceNetwork
 from dmft.model.sequence import TokenFunction
+from dmft.validation import checked
 
 # Orders of m that are looked at for the one that leaves m = 0, and what counts as zero.
 MOST_ORDERS, ZERO_ORDER = 6, 1e-9

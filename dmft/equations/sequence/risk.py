@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import define
+from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.alignments import place
 from dmft.equations.sequence.moments import SequenceMoments
-from dmft.equations.values import Values, resolve_scalars
 from dmft.equations.views.explicit_risk import ExplicitRisk
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage

@@ -8,9 +8,9 @@ from typing import Self
 
 import sympy as sp
 
-from dmft.checks import is_expression, shown
 from dmft.equations.changes.changeable import Changeable
 from dmft.errors import BadParameter
+from dmft.validation import is_expression, shown
 
 Named = Mapping[str, Mapping[str, sp.Expr]]
 

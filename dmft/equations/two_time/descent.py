@@ -19,7 +19,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
@@ -54,9 +53,10 @@ from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
-from dmft.model.descent import GradientDescent
+from dmft.model.gradient_descent import GradientDescent
 from dmft.record import Short
 from dmft.typeset.fragment import align
+from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime

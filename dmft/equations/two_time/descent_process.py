@@ -16,7 +16,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.views.latex import EquationPrinter
 from dmft.model import Model
-from dmft.model.descent import GradientDescent
+from dmft.model.gradient_descent import GradientDescent
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
 ridge, beta, readout_rate, temperature = sp.symbols(

@@ -30,7 +30,7 @@ from dmft.equations.update.program import noiseless_label
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, GaussianMixture, Model
-from dmft.model.descent import GradientDescent
+from dmft.model.gradient_descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
 

@@ -10,11 +10,16 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.parameter_values import (
+    check_lengths,
+    check_widths,
+    readout_arrays,
+    resolve_scalars,
+)
 from dmft.equations.two_time.descent_process import alpha, fraction
-from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
-from dmft.model.descent import TIME, at_each_step
+from dmft.model.gradient_descent import TIME, at_each_step
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations

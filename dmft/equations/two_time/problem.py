@@ -13,7 +13,6 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from dmft.checks import checked, shown
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
@@ -28,6 +27,7 @@ from dmft.equations.two_time.declaration import (
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.record import Shown
+from dmft.validation import checked, shown
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
@@ -35,6 +34,7 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.over_time import OverTime, begun
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
+from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.checks import checked_or
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
@@ -35,6 +34,7 @@ from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
 from dmft.record import Short
 from dmft.typeset.fragment import align
+from dmft.validation import checked_or
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation

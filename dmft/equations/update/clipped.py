@@ -20,7 +20,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import define
-from dmft.equations.update.lines import Line, line_of
+from dmft.equations.update.linear_students import Line, line_of
 from dmft.equations.update.program import (
     Program,
     Shortened,

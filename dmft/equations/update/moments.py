@@ -69,7 +69,7 @@ class Case:
         degrees, halves = program.degrees(), sp.S.Zero
         degree = degrees.of(expr)
         if degree < 0 and program.label.has(sp.sign):
-            from dmft.equations.update.lines import jumps_at_first_teacher
+            from dmft.equations.update.linear_students import jumps_at_first_teacher
 
             smooth = program.degree(expr, of_label=False) >= 0
             if smooth and jumps_at_first_teacher(self.cluster, program.label):

@@ -45,7 +45,7 @@ from dmft.model import SGD, Committee, GradientFlow, Model, MultiIndex
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 if TYPE_CHECKING:
-    from dmft.equations.update.lines import Line
+    from dmft.equations.update.linear_students import Line
 
 UPDATE = "update"
 # What rows of constant length take from the rates of Q and M: Phi is the rate of free rows.
@@ -311,7 +311,7 @@ def closed_error_rate(model: Model) -> tuple[Line, sp.Expr] | None:
 
     None for other students and labels: see `dmft.equations.error_rate`.
     """
-    from dmft.equations.update.lines import line_of, writes_signs  # few models have signs
+    from dmft.equations.update.linear_students import line_of, writes_signs  # few models have signs
 
     if not writes_signs(model):
         return None
@@ -329,7 +329,7 @@ def closed_error_rate(model: Model) -> tuple[Line, sp.Expr] | None:
 
 def sign_in(model: Model, cluster: Cluster) -> sp.Expr:
     """The label in a cluster, as a sign."""
-    from dmft.equations.update.lines import label_of
+    from dmft.equations.update.linear_students import label_of
 
     if cluster.label is not None:
         return cluster.label

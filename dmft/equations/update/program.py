@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
@@ -38,9 +37,10 @@ from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_of_outputs
 from dmft.model.rule import at_use
+from dmft.validation import shown
 
 if TYPE_CHECKING:
-    from dmft.equations.update.lines import Line
+    from dmft.equations.update.linear_students import Line
 
 PLAIN_LAW = Cluster()
 # Parts of the error of a loss whose slope is linear, by what they hold.
@@ -391,7 +391,9 @@ class Writer:
         plain = algorithm.is_plain and not error_is_linear(algorithm)
         own = label if model.outputs == 1 else sp.S.Zero
         if plain and label is None:
-            from dmft.equations.update.lines import label_of  # loaded by losses that need it
+            from dmft.equations.update.linear_students import (
+                label_of,  # loaded by losses that need it
+            )
 
             own = label_of(model)
         self.label = noiseless_label(model) if own is None else own
@@ -423,7 +425,7 @@ class Writer:
         closes = fields == x.h and not self.readout
         line = None
         if closes and not self.parts and not self.cluster.shape:
-            from dmft.equations.update.lines import line_of
+            from dmft.equations.update.linear_students import line_of
 
             line = line_of(self.model, self.label, self.noisy, self.cluster.is_plain)
         slope = sp.S.Zero if line is None else error_of(self.algorithm)

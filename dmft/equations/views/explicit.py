@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from dmft.checks import check_covariance, is_number
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import needs_nodes, value_of
@@ -20,6 +19,7 @@ from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Short
+from dmft.validation import check_covariance, is_number
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation

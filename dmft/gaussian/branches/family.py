@@ -17,15 +17,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
-from dmft.gaussian.branches.factors import (
-    branch_key,
-    branch_vector,
-    branches,
-    canonical,
-    has_branches,
-    primitive,
-)
-from dmft.gaussian.branches.values import (
+from dmft.gaussian.branches.branch_averages import (
     as_float,
     branch_on_arrays,
     field_formula,
@@ -36,6 +28,14 @@ from dmft.gaussian.branches.values import (
     slope_value,
     slopes_size,
     slopes_value,
+)
+from dmft.gaussian.branches.factors import (
+    branch_key,
+    branch_vector,
+    branches,
+    canonical,
+    has_branches,
+    primitive,
 )
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
@@ -118,7 +118,7 @@ class BranchAverage(TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.gaussian.branches.values.branch_on_arrays")
+        name = printer._module_format("dmft.gaussian.branches.branch_averages.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"

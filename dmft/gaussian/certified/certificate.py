@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked, is_array, is_expression, shown
 from dmft.errors import BadParameter, NotClosed, ShapeMismatch
 from dmft.gaussian.certified.balls import (
     Ball,
@@ -36,6 +35,7 @@ from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD, Committee, Model, MultiIndex, check_identity
 from dmft.record import Shown
+from dmft.validation import checked, is_array, is_expression, shown
 
 MAX_DIGITS = 100
 # Fields in one expression; beyond, no reduction ends.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sympy as sp
 from sympy.functions.special.polynomials import hermite_prob
 
-from dmft.checks import checked, shown
 from dmft.errors import BadParameter
+from dmft.validation import checked, shown
 
 # Beyond, the coefficients have thousands of digits, and the polynomial takes seconds.
 LARGEST_DEGREE = 1000

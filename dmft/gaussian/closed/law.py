@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian import LISTENER, refuse
 from dmft.gaussian.branches.average import branch_sums
+from dmft.gaussian.closed.guard_digits import collapsed, guarded, unguarded
 from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import to_signs, without_fixed
-from dmft.gaussian.closed.values import collapsed, guarded, unguarded
 from dmft.model import FIELD, check_covariance
 from dmft.record import cut
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 
 # Kept results; the largest of ordinary use (3355 terms) takes about 3 MB.
 SIZE = 512

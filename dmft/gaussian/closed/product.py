@@ -24,8 +24,8 @@ from dmft.gaussian.closed.closed_forms import (
     without_parallel_signs,
 )
 from dmft.gaussian.closed.factor import WAVES, Term, parse_factor
+from dmft.gaussian.closed.guard_digits import FLOAT_DIGITS, collapsed, guarded, in_real_form
 from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment, signs_moment
-from dmft.gaussian.closed.values import FLOAT_DIGITS, collapsed, guarded, in_real_form
 from dmft.gaussian.closed.wick import times, wick_expression
 from dmft.gaussian.law import Cov, Law, Mean
 from dmft.model import FIELD

@@ -8,10 +8,10 @@ import sympy as sp
 
 from dmft.errors import BadParameter, DmftError, NotClosed
 from dmft.explanation.average import Average, FieldHermite
+from dmft.explanation.both_sides import draw, number, unknowns
 from dmft.explanation.judge import MOST_FIELDS
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
-from dmft.explanation.values import draw, number, unknowns
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.explained.recorder import Recorder, listening

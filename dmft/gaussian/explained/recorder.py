@@ -16,9 +16,9 @@ from dmft.explanation.steps import Ledger
 from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
+from dmft.gaussian.closed.guard_digits import unguarded
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import Polynomials, Successor, state_key
-from dmft.gaussian.closed.values import unguarded
 from dmft.gaussian.explained.proofs import error_factor, prove
 from dmft.gaussian.law import Law
 from dmft.model import FIELD

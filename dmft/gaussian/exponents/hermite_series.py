@@ -10,7 +10,6 @@ from typing import overload
 
 import sympy as sp
 
-from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.exponents.coefficients import (
@@ -23,6 +22,7 @@ from dmft.gaussian.exponents.coefficients import (
     indices,
 )
 from dmft.record import cut
+from dmft.validation import checked, shown
 
 # He_n of higher orders has coefficients beyond 1e300.
 MOST_ORDERS = 200

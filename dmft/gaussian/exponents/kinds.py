@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.exponents.coefficients import (
@@ -31,6 +30,7 @@ from dmft.gaussian.exponents.leaps import (
 )
 from dmft.gaussian.exponents.numerical_leaps import THRESHOLD, numerical_steps
 from dmft.gaussian.exponents.record import Exponent, Witness
+from dmft.validation import checked
 
 # A coefficient known in floating point only counts as zero below this part of sqrt(E y^2).
 ZERO_COEFFICIENT = 1e-10

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.coefficients import Index, as_fields
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
@@ -17,6 +16,7 @@ from dmft.gaussian.exponents.record import Exponent, coefficient_name
 from dmft.gaussian.nodes.line import Array
 from dmft.model import MultiIndex
 from dmft.record import Record
+from dmft.validation import checked, shown
 
 ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
 # Overlaps of unit directions below this are rounding of the numerical engine.

@@ -10,7 +10,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.record import Exponent, Witness
 from dmft.gaussian.tables.token_grid import MOST_TOKENS, RULES
@@ -22,6 +21,7 @@ from dmft.gaussian.tables.token_orders import (
 )
 from dmft.model import Attention, Encoding, SequenceModel, as_encoding
 from dmft.model.sequence import TokenFunction
+from dmft.validation import checked
 
 Array = NDArray[np.float64]
 

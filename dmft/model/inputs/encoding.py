@@ -10,10 +10,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import PSD_TOLERANCE, check_covariance, check_shape, is_array, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.initial_conditions import FEASIBLE_TOLERANCE
 from dmft.record import Brief
-from dmft.starts import FEASIBLE_TOLERANCE
+from dmft.validation import PSD_TOLERANCE, check_covariance, check_shape, is_array, is_number, shown
 
 Array = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.record import Shown
+from dmft.validation import checked_or
 
 # Probabilities that a user rounds may miss one by this much; they are divided by their sum.
 SUM_TOLERANCE = 1e-9

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import check_covariance, check_shape, checked
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.initial_conditions import Overlaps
 from dmft.model.algorithm import as_count
 from dmft.record import Record
-from dmft.starts import Overlaps
+from dmft.validation import check_covariance, check_shape, checked
 
 Array = NDArray[np.float64]
 # Fractions that a user rounds may miss one by this much.

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked, shown
-from dmft.elsewhere import whose
+from dmft.aliases import whose
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD, Momentum, as_parameter
 from dmft.model.rule import Named
 from dmft.record import worded
+from dmft.validation import checked, shown
 
 # What a step is divided by: nothing but the sign is kept, the root of a second moment of each
 # coordinate, or the root of one sum for all.

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import sympy as sp
 
-from dmft.checks import shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD, Momentum, as_count
 from dmft.model.hyperparameters import MEMORY, REGISTRY, D, InOptim, P
 from dmft.model.optimisers.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
+from dmft.validation import shown
 
 Settings = dict[str, Any]
 Made = TypeVar("Made", bound=SGD)

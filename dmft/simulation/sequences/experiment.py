@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from dmft.emit.quantities import entry_name
 from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
+from dmft.initial_conditions import Alignment
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.algorithm import refuse
 from dmft.model.loss import CROSS_ENTROPY
@@ -26,7 +27,6 @@ from dmft.simulation.passage import FirstPassage
 from dmft.simulation.sequences.kernels import mean_loss
 from dmft.simulation.watched import RISK, Watch, one_event, watched_expression
 from dmft.solvers.events import TIME, Event
-from dmft.starts import Alignment
 
 Array = NDArray[np.float64]
 # Points of each of two scrambled Sobol sequences that average the risk.

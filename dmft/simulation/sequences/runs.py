@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
+from dmft.initial_conditions import TIME, Alignment, steps_before
 from dmft.model.sequence import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
@@ -30,7 +31,6 @@ from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
 from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
-from dmft.starts import TIME, Alignment, steps_before
 
 Array = NDArray[np.float64]
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from dmft import netcdf
 from dmft.errors import BadParameter
+from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import Status
 from dmft.solvers.solution import Solution, Values, outcome_of, start_of
 from dmft.solvers.trajectory import constant_variables
-from dmft.starts import Alignment, Overlaps
 
 Array = NDArray[np.float64]
 # An error passes the signal beyond this share of it.

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
+from dmft.validation import checked
 from dmft.workflow.control.problem import Controlled, check_controlled
 
 Array = NDArray[np.float64]

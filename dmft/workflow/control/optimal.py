@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule
 from dmft.names import Status
+from dmft.validation import checked
 from dmft.workflow.control.greedy import best, first_guess, limits, read
 from dmft.workflow.control.problem import Controlled
 

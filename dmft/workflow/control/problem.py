@@ -14,13 +14,13 @@ from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
+from dmft.initial_conditions import SAMPLES, STEPS, begin_of
 from dmft.model import SGD
 from dmft.model.schedule import CONTROLS, Schedule
 from dmft.solvers.controlled import pull_back, run
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
-from dmft.starts import SAMPLES, STEPS, begin_of
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 Array = NDArray[np.float64]

@@ -17,11 +17,11 @@ from dmft.analysis.diagrams.diagram import read_axis
 from dmft.analysis.diagrams.phase_diagram import read_result
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import Axes, Range, two_axes
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
+from dmft.validation import checked_or
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     System,

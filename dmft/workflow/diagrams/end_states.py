@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.brackets import FLAT, newton
 from dmft.equations.equations import Equations
-from dmft.equations.values import seen_by
+from dmft.equations.parameter_values import seen_by
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis import landscape as scan
 from dmft.analysis.diagrams.region_diagram import RegionDiagram, region_diagram
 from dmft.analysis.landscape import POINTS, Landscape
-from dmft.checks import checked
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.risk import population_risk
 from dmft.equations.sequence.risk import SequenceRisk
@@ -22,6 +21,7 @@ from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
 from dmft.progress import ProgressOption
+from dmft.validation import checked
 
 Array = NDArray[np.float64]
 # Averages on arrays of at least this size are kept: the grids of all landscapes of a family.

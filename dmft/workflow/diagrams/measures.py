@@ -28,8 +28,8 @@ from dmft.workflow.diagrams.many import results_of
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import stability
 from dmft.workflow.solve import solve
-from dmft.workflow.solving.descent import SOLVER as DESCENTS
-from dmft.workflow.solving.descent import descent_task
+from dmft.workflow.solving.descent_runs import SOLVER as DESCENTS
+from dmft.workflow.solving.descent_runs import descent_task
 from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
 
 System = (

@@ -10,9 +10,9 @@ from dmft.analysis.diagrams.diagram import Coarse, Kept, named_diagram, read_axi
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import Axes, two_axes
-from dmft.checks import checked_or
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
+from dmft.validation import checked_or
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     System,

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 from dmft.analysis.sweeps.points import Axis, as_points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
-from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
 from dmft.solvers.checkpoint import Digest
+from dmft.validation import checked_or
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     EquationMeasure,

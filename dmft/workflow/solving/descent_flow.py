@@ -21,8 +21,8 @@ from dmft.names import VERSION, Status
 from dmft.solvers.descent.run import DescentRun, judged
 from dmft.solvers.solution import Values
 from dmft.workflow.solve import Solver
-from dmft.workflow.solving.descent import run_descent
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine
+from dmft.workflow.solving.descent_runs import run_descent
 
 Array = NDArray[np.float64]
 TWO_TIMES = ("Q2", "corr", "resp")

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from dmft.codegen.build import build
 from dmft.compiled.machine_code import Native
 from dmft.equations.equations import Equations
-from dmft.equations.update.optimiser import pace
-from dmft.equations.values import (
+from dmft.equations.parameter_values import (
     Values,
     check_bounds,
     check_concentration,
     check_number,
     stand_alone,
 )
+from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched

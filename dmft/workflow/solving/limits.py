@@ -16,7 +16,7 @@ from dmft.model import SGD, Committee, GaussianMixture, Model
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory, with_readout
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 
 
 def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
@@ -146,7 +146,7 @@ def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
 def _always_pulls(model: Model, loss: sp.Expr) -> bool:
     """Whether a linear student of one sign is pulled along the label whatever its output."""
     from dmft.equations.update.law import Cluster
-    from dmft.equations.update.lines import line_of
+    from dmft.equations.update.linear_students import line_of
     from dmft.equations.update.overlaps import sign_in
 
     if isinstance(model.teacher, GaussianMixture):

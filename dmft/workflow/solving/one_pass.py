@@ -10,11 +10,11 @@ import sympy as sp
 
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
+from dmft.initial_conditions import TIME, Overlaps, begin_of, check_end
 from dmft.names import BLOCK, Status
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
-from dmft.starts import TIME, Overlaps, begin_of, check_end
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
 from dmft.workflow.solve import (
     ATOL,
@@ -164,7 +164,7 @@ def _has_errors(model: Model) -> bool:
 
     if not has_signs(model):
         return False
-    from dmft.equations.update.lines import writes_signs
+    from dmft.equations.update.linear_students import writes_signs
 
     return writes_signs(model)
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
 from dmft.equations.noise.fluctuations import Noise
-from dmft.equations.values import NODE_OPTIONS, resolve_scalars
+from dmft.equations.parameter_values import NODE_OPTIONS, resolve_scalars
 from dmft.errors import BadParameter
+from dmft.initial_conditions import TIME, Alignment, Overlaps, begin_of, check_end
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
-from dmft.starts import TIME, Alignment, Overlaps, begin_of, check_end
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule

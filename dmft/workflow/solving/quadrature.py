@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
-from dmft.equations.values import Values
+from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.names import Status

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import Values
 from dmft.equations.rounding.bounds import rounding
 from dmft.equations.rounding.conditioning import WORTH_SAYING, light
 from dmft.equations.rounding.rules import Bounded, relative_rounding
-from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.solvers.trajectory import Trajectory
 

@@ -18,13 +18,13 @@ from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
+from dmft.initial_conditions import begin_of, steps_before
 from dmft.model import SGD
 from dmft.names import Status
 from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import CLOCK, Trajectory
-from dmft.starts import begin_of, steps_before
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, checked_or
 from dmft.compiled import njit
 from dmft.emit.schedules import as_expression
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
+from dmft.initial_conditions import TIME, begin_of, check_end, steps_before
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption
 from dmft.record import Short
@@ -26,7 +26,7 @@ from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solution import ABOVE
 from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
-from dmft.starts import TIME, begin_of, check_end, steps_before
+from dmft.validation import checked, checked_or
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import follows_schedule
 from dmft.workflow.solving.schedule import Schedule, counting, follow, read_schedule

@@ -29,7 +29,7 @@ from dmft.solvers.two_time.run import TwoTimeRun, interpolate
 from dmft.solvers.two_time.state import VolterraProblem
 from dmft.solvers.two_time.thinned import Control, March
 from dmft.solvers.two_time.thinned import start as begin
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 from dmft.workflow.solve import Solver, equations_of
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.model import FIELD
-from dmft.model.descent import GradientDescent
+from dmft.model.gradient_descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
 Array = NDArray[np.float64]

@@ -12,7 +12,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
@@ -29,6 +28,7 @@ from dmft.model import (
 from dmft.model.algorithm import numbers_of
 from dmft.model.hyperparameters import OPTIMISER
 from dmft.names import BLOCK
+from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
@@ -195,7 +195,7 @@ def resolve_scalars(
     free = _free(declared)
     unknown = sorted(set(given) - set(declared) - set(free)) if given else ()
     if unknown:
-        from dmft.elsewhere import whose
+        from dmft.aliases import whose
 
         known = sorted(set(declared) | set(free))
         raise BadParameter(

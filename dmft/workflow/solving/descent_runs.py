@@ -20,12 +20,12 @@ from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.over_time import OverTime, begun
-from dmft.equations.update.lines import writes_signs
+from dmft.equations.update.linear_students import writes_signs
 from dmft.equations.update.overlaps import has_signs
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
-from dmft.model.descent import check_fraction
+from dmft.model.gradient_descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.solvers.checkpoint import RunFolder
@@ -46,7 +46,7 @@ from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.march import StepFile, array_in, asked
-from dmft.turns import in_turn
+from dmft.symbolic_lock import in_turn
 from dmft.workflow.solve import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 

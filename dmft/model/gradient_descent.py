@@ -9,11 +9,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
 from dmft.model.loss import as_loss, loss_expr
 from dmft.record import Shown
+from dmft.validation import checked
 
 Batch = Literal["bernoulli", "reshuffle", "replacement", "fresh"] | None
 # Parameters of a step, which runs take as expressions in the time too.

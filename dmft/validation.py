@@ -103,7 +103,7 @@ def refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> Non
     """
     for keyword in given:
         if keyword not in known:
-            from dmft.elsewhere import whose
+            from dmft.aliases import whose
 
             raise TypeError(f"{name} has no {keyword}= ({', '.join(known)}){whose(keyword, known)}")
 
