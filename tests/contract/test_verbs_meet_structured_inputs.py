@@ -204,7 +204,7 @@ def test_laws_of_powers_are_derived_for_plain_steps_alone() -> None:
         (False, dmft.SGD(1.0), 0.1),
     ):
         model = dmft.Model(line, line, inputs=tail, label_flip=flip)
-        assert _is_derived(dmft.derive(model, algorithm), None, {}) is number
+        assert _is_derived(dmft.derive(model, algorithm), None) is number
 
 
 @pytest.mark.slow

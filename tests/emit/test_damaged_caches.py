@@ -1,7 +1,7 @@
 """Attacks on compiled code on disk: whatever happened to the files, the values are right, the
 program lives, and the next start but one finds everything compiled again.
 
-A start is a fork of a waiting process (initial_conditions.py): hundreds of them take seconds.
+A start is a fork of a waiting process (starts.py): hundreds of them take seconds.
 """
 
 import json
@@ -27,7 +27,7 @@ from dmft.emit import arrays, load_module
 STRANGER = 12345
 # normal_cdf(0) is one half.
 PACKAGE = [("dmft.special.bivariate", "normal_cdf", (0.0,))]
-# By factors in initial_conditions.py; of both modules the function of the package too.
+# By factors in starts.py; of both modules the function of the package too.
 VALUES = {(3,): [6.0, 9.0], (3, 5): [6.0, 9.0, 10.0, 15.0, 0.5]}
 ONE, BOTH = VALUES
 RIGHT, FUNCTIONS = pytest.approx(VALUES[ONE]), len(VALUES[ONE])
@@ -45,7 +45,7 @@ class Starts:
         self.package = home / "lib" / "dmft"
         bare = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(dmft.__file__).parent, self.package, ignore=bare)
-        script = str(Path(__file__).with_name("initial_conditions.py"))
+        script = str(Path(__file__).with_name("starts.py"))
         self.good = {}  # files of all functions, compiled and kept
         self.server = subprocess.Popen(
             [sys.executable, script, str(self.package.parent)],
@@ -308,7 +308,7 @@ def test_compiled_code_beside_the_source_is_kept_elsewhere_if_others_can_write_t
     beside.chmod(0o777)
     try:
         assert compiled.survives(BOTH) == 1
-        assert [path.name for path in compiled.cache.glob("special_*/ratio.*.nbi")]
+        assert [path.name for path in compiled.cache.glob("special_*/bivariate.*.nbi")]
     finally:
         beside.chmod(0o755)
 

@@ -101,7 +101,7 @@ def facts(declared):
     """Start and readouts as numbers, from the declaration."""
     start, model = declared.start(), declared.model
     if isinstance(start, dmft.Alignment):
-        kept = [name for name, symbols in derived(declared).blocks.items() if symbols]
+        kept = [name for name, symbols in derived(declared).space.blocks.items() if symbols]
         return {name: np.atleast_1d(getattr(start, name)) for name in kept}, []
     readouts = []
     for network, width in ((model.student, start.p), (model.teacher, start.k)):

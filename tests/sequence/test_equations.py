@@ -55,7 +55,7 @@ def test_published_rates(two_tokens, sequence_vectors):
         if number > 2:
             continue
         # Compiled code and reference are views of one object.
-        scalars = two_tokens.scalars(at)
+        scalars = two_tokens.values(start, at).scalars
         par = np.array([scalars[name] for name in problem.parameters])
         out = np.empty(2)
         problem.rhs(0.0, np.array([row["e"], row["m"]]), np.array([2, 1]), par, out)

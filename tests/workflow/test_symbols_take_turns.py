@@ -25,10 +25,7 @@ def out_of_turn(monkeypatch):
     plain = Indexed.assumptions0.fget
 
     def read(symbol):
-        if (
-            not lock.TURN._is_owned()
-            and threading.current_thread() is not threading.main_thread()
-        ):
+        if not lock.TURN._is_owned() and threading.current_thread() is not threading.main_thread():
             found.append(threading.current_thread().name)
         return plain(symbol)
 
