@@ -219,7 +219,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
             "repeat": None, "readout_rate": 0, "weight_decay": 0.1, "momentum": 0,
-            "gradient_noise": 0, "average": 0, "clip": None, "normalised": False, "decoupled": False,
+            "gradient_noise": 0, "average": 0, "clip": None, "normalised": False,
+            "decoupled": False,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
