@@ -513,3 +513,24 @@ def test_cubic_losses_of_one_relu_unit_are_finite():
     for name, value in truth.items():
         assert (np.abs(rates[name] - value) < claims[name]).all()
         assert (claims[name] < 1e-3).all()
+
+
+@pytest.mark.parametrize("constraint", ["sphere", "sphere-gradient"])
+def test_linear_students_on_the_sphere_keep_their_length(constraint):
+    """The drift along a row was taken out of one of two readers: dQ/dt = -6.7 at Q = 1."""
+    f, y, h = sp.symbols("f y z", real=True)
+    unit = dmft.Committee(h, 1)
+    gamma, m, rho, a = 0.42, -0.153, 0.323, 0.51
+    model = dmft.Model(dmft.Committee(h, 1, [a]), unit)
+    algorithm = dmft.SGD(gamma, loss=(f - y) ** 2 / 2 + (f - y) ** 4, constraint=constraint)
+    start = dmft.Overlaps([[1.0]], [[m]], [[rho]])
+    rates = dmft.derive(model, algorithm).evaluate(start)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    u, v = np.meshgrid(nodes, nodes)
+    mean = np.outer(weights, weights) / (2 * np.pi)
+    target = m * u + np.sqrt(rho - m * m) * v
+    error = target - a * u
+    psi = a * (error + 4 * error**3)
+    free = 2 * np.sum(mean * psi * u) + gamma * np.sum(mean * psi**2)
+    assert rates["M"].item() == pytest.approx(np.sum(mean * psi * target) - m * free / 2, abs=1e-12)
+    assert rates["Q"].item() == pytest.approx(0.0, abs=1e-12)

@@ -23,6 +23,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition, Together
 from dmft.equations.update.overlaps import ON_SPHERE
+from dmft.equations.update.rates import LINE_COVARIANCES
 
 # What the constraint makes of the free rate Phi of Q.
 CONSTRAINT = (x.Phi[x.j, x.l], *ON_SPHERE.values())
@@ -74,6 +75,8 @@ def _drift(
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
     if d.role != "intermediate" or d.indices != (j, x.i) or on_nodes(d.expr):
         return None
+    if not all(_is_linear(e) for e in d.expr.atoms(sp.Indexed) if x.i in e.indices):
+        return None
     b = d.target.base
     for name, e in moved.items():
         if e == b[j, p + r] and free.get(name) == b[j, l] + b[l, j]:
@@ -81,8 +84,18 @@ def _drift(
     return None
 
 
+def _is_linear(entry: sp.Indexed) -> bool:
+    """Whether an entry is linear in the field lambda_i, and known to be so by `_tangential`."""
+    of_field = x.is_mean(entry.base) or str(entry.base) in LINE_COVARIANCES
+    return entry.base == x.Omega or (of_field and entry.indices == (x.i,))
+
+
 def _tangential(expr: sp.Expr) -> sp.Expr:
-    """E[psi_j lambda_i], linear in Omega_iy and the mean of lambda_i, of the tangential field."""
+    """E[psi_j lambda_i] of the tangential field, in place of lambda_i.
+
+    It is linear in Omega_iy, in the mean of lambda_i, and in its covariances with what a loss sees
+    of linear students.
+    """
     assert not any(q.has(x.i) for q in expr.atoms(Expectation)), expr
     along = x.covariance(x.lam[x.i], x.h[x.j])
     entries = {}
@@ -90,6 +103,6 @@ def _tangential(expr: sp.Expr) -> sp.Expr:
         if e.base == x.Omega and x.i in e.indices:
             other = next(y for y in e.indices if y != x.i)
             entries[e] = Together(e - along * x.covariance(x.h[x.j], x.lam[other]))
-        elif x.is_mean(e.base) and e.indices == (x.i,):
+        elif x.i in e.indices and _is_linear(e):
             entries[e] = Together(e - along * e.base[x.j])
     return expr.xreplace(entries)
