@@ -96,3 +96,22 @@ def test_first_passage_watches_the_risk_of_clusters():
     below = runs.runs.risk <= 0.85 * runs.runs.risk[:, :1]
     assert below.any(axis=1).all()
     np.testing.assert_allclose(runs.first_passage.times, every[below.argmax(axis=1)])
+
+
+def test_risks_of_linear_students_of_steep_polynomial_teachers():
+    """Teachers of a higher degree than the student took too few nodes: .843 for 1.002."""
+    z = sp.Symbol("z", real=True)
+    mixture = dmft.GaussianMixture([[-0.6, 0.5], [0.7, 0.8]], weights=[0.55, 0.45], scales=[1, 1])
+    model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z**2, 2), inputs=mixture)
+    Q, M, P = [[1.839]], [[0.3, 0.1]], [[0.637, 0.054], [0.054, 0.471]]
+    start = dmft.Overlaps(Q, M, P)
+    found = dmft.simulate(model, dmft.SGD(0.5), 60, 0.01, 2, start, save_at=2).mean.risk[0]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    grid = np.stack(np.meshgrid(nodes, nodes, nodes), -1).reshape(-1, 3)
+    mean = np.einsum("i,j,k->ijk", weights, weights, weights).ravel() / (2 * np.pi) ** 1.5
+    cov = np.block([[np.array(Q), np.array(M)], [np.array(M).T, np.array(P)]])
+    true = 0.0
+    for m, weight in zip(mixture.means, (0.55, 0.45), strict=True):
+        h, u, v = (grid @ np.linalg.cholesky(cov).T + cov[:, 1:] @ m).T
+        true += weight * np.sum(mean * ((u**2 + v**2) / 2 - h) ** 2) / 2
+    assert found == pytest.approx(true, rel=1e-12)

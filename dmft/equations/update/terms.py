@@ -418,7 +418,8 @@ class Degrees:
         if inside < 0 or function.has(*SWITCHES):
             return sp.Integer(-1)
         if function.is_polynomial(*fields):
-            return inside * sp.Poly(function, *fields).total_degree()
+            degree = sp.Integer(sp.Poly(function, *fields).total_degree())
+            return inside * degree if degree else degree  # oo times zero is no number
         turning = (_turns(f.args[0], fields, inside) for f in function.atoms(*TURNING))
         self.steep = max(self.steep, *turning, 0)
         return sp.oo

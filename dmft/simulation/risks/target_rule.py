@@ -59,7 +59,9 @@ def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
         return choose_rule(student, target, refinement)
     nodes, weights = np.empty(0), np.empty(0)
     if student.degree is not None and target.degree is not None:
-        nodes, weights = _hermite(student.degree + max(student.degree, target.degree))
+        # Pairs of teachers are on these nodes too; the square of a multi-index target is not.
+        largest = max(student.degree, target.degree)
+        nodes, weights = _hermite(largest + (student.degree if target.fields else largest))
     kinks = find_kinks(student)
     if not target.fields:
         return nodes, weights, kinks, find_kinks(target), np.array([refinement])
