@@ -56,7 +56,7 @@ class StateSpace(ABC):
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of a sample, each with a noise of its own."""
+        """Number of outputs of a sample, each with independent noise."""
         return 1
 
     @property

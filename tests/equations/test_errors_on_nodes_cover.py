@@ -147,3 +147,14 @@ def test_risks_of_heavy_targets_claim_their_tails():
     )
     found = risk(Q=[[1.0]], M=[[0.1, 0.1]], P=np.eye(2))
     assert abs(found - (1 / 0.6 + 1) / 2) < found.error < 1e-3
+
+
+def test_sums_that_are_rounding_do_not_grow():
+    """Sums of a bounded average at the radii of `tails`: the last one grows by rounding alone."""
+    from dmft.equations.averages.tails import _grown
+
+    bounded = np.array([1e-2, 1e-5, 8e-25, 1.8e-20])
+    growing = np.array([1e-2, 1e-5, 1e-7, 1e-6])
+    assert not _grown(bounded[:, None])
+    assert _grown(growing[:, None])
+    assert _grown(np.stack([bounded, growing], axis=1))

@@ -249,7 +249,7 @@ def jump_of(change: Change, axes: Sequence[Callable[[float], float]]) -> Jump:
 
 
 def describe_jumps(jumps: tuple[Jump, ...], ends: int) -> str:
-    """Changes of sign that are no zeros, in words."""
+    """Message about changes of sign that are not zeros."""
     if not jumps:
         return f"{ends} ends of curves lie where the measure jumps" if ends else ""
     first, kinds = jumps[0], sorted({jump.kind for jump in jumps})

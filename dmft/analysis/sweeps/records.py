@@ -1,4 +1,4 @@
-"""Files of a store: records in words of 8 bytes with checksums, durable writes, locks."""
+"""Files of a store: records of 8-byte words with checksums, durable writes, locks."""
 
 from __future__ import annotations
 

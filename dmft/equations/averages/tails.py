@@ -34,7 +34,7 @@ GROWING = (sp.exp, sp.cosh, sp.sinh)
 
 @lru_cache(maxsize=64)
 def may_outgrow(definitions: tuple[Definition, ...], wanted: str = "rate") -> bool:
-    """Whether exponentials without a bound stand in what rates (or observables) read."""
+    """Whether rates (or observables) read exponentials that are not bounded."""
     return any(_may_grow(d.expr) for d in _read(definitions, wanted))
 
 

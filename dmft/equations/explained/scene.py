@@ -409,7 +409,7 @@ def _on(
 
 
 def claim_of(definitions: Sequence[Definition]) -> tuple[float, str]:
-    """Relative error of what stands for the averages, and that in words."""
+    """Relative error of the averages as they are computed, and a sentence about it."""
     found = lowered(definitions)
     if any(a.how == "nodes" for a in found):
         return NODE_CLAIM, "averages on nodes, their error estimated in each run"

@@ -1,4 +1,4 @@
-"""Closures of wide limits: which overlaps stand for those that the state does not hold."""
+"""Closures of wide limits: the overlaps that replace those outside the state."""
 
 from __future__ import annotations
 
