@@ -487,6 +487,28 @@ def test_all_algorithms_read_one_table_of_losses(name):
         dmft.GradientDescent(0.1, 2, loss="logistical")
 
 
+def test_margin_loss_of_a_sign_teacher_with_a_readout_is_finite():
+    """y^2 = 1 holds two signs of one field; truth by quadrature over z and the side of h*."""
+    erf = sp.erf(z / sp.sqrt(2))
+    model = dmft.Model(dmft.Committee(erf, 1, [-1.02]), dmft.Committee(sp.sign(z), 1, [1.0]))
+    start = dmft.Overlaps([[0.98]], [[0.064]], [[0.325]])
+    equations = dmft.derive(model, dmft.SGD(1e-12, loss=(1 - f * y) ** 2 / 2))
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    h, weights = np.sqrt(0.98) * points, weights / np.sqrt(2 * np.pi)
+    # h* given h: its mean, its deviation, P(h* > 0), and E[h* 1(h* > 0)].
+    mean, deviation = 0.064 / 0.98 * h, np.sqrt(0.325 - 0.064**2 / 0.98)
+    above = norm.cdf(mean / deviation)
+    half = mean * above + deviation * norm.pdf(mean / deviation)
+    student = -1.02 * erf_of(h / np.sqrt(2))
+    slope = -1.02 * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+    # psi = (y - f) sigma' for labels +1 and -1.
+    M = weights @ (slope * ((1 - student) * half + (-1 - student) * (mean - half)))
+    Q = 2 * weights @ (slope * h * (2 * above - 1 - student))
+    for name, truth in {"M": M, "Q": Q}.items():
+        assert abs(rates[name].item() - truth) < claims[name].item() + 1e-14 < 1e-6
+
+
 def test_cubic_losses_of_one_relu_unit_are_finite():
     """Its fields coincide with themselves; truth by quadrature of the half line h > 0."""
     u, v = sp.symbols("u v", real=True)

@@ -231,9 +231,9 @@ class CovarianceGiven(Formula):
 
 
 def with_root_ratios(expr: sp.Expr) -> sp.Expr:
-    """Keep what error functions and exponentials hold over the root of a pair in one piece."""
+    """Replace y / root^n of a pair in error functions, exponentials, arcsines by `RootRatio`."""
     return expr.replace(
-        lambda e: isinstance(e, (sp.erf, sp.exp)),
+        lambda e: isinstance(e, (sp.erf, sp.exp, sp.asin)),
         lambda e: e.func(e.args[0].replace(_over_root, _as_ratio)),
     )
 
