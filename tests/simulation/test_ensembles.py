@@ -153,6 +153,15 @@ def test_censored_passages_are_kept_and_means_refused():
     assert known.quantile(0.9) == np.inf
 
 
+def test_risk_of_a_diverging_run_ends():
+    """The rule of a smooth pair of variance C has sqrt(C) nodes a field: none above 1e4."""
+    model = Model(Committee(SQUARE, 1), Committee(sp.sign(z), 1))
+    for variance, is_finite in ((1e3, True), (1e9, False)):
+        start = Overlaps([[variance]], [[0.1]])
+        runs = simulate(model, SGD(1e-9), 100, 1e-9, 1, start, "overlaps", save_at=2)
+        assert np.isfinite(runs.runs.risk).all() == is_finite
+
+
 def test_diverging_seeds_are_counted_and_left_out():
     # Far beyond the stability limit, but over so short a time that some runs survive.
     runs = simulate(PHASE, SGD(1.0), 30, 3.0, 12, Overlaps([[1.0]], [[0.2]]), "overlaps", save_at=4)

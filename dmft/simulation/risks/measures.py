@@ -29,7 +29,7 @@ from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_ro
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "e41e7e3a4973",
+    "dmft.simulation.risks.risk": "395854905e9a",
 }
 
 if TYPE_CHECKING:

@@ -47,6 +47,8 @@ Function = Callable[..., float]
 REACH = 9.5
 # Spacing of the trapezoidal rule: at unit variance, and for larger ones.
 SPACING, SPACING_PER_DEVIATION = 0.25, 0.5
+# Largest variance of a smooth function's field: 5,400 nodes.
+LARGEST = 1e4
 # Longest Gauss-Legendre panel, in standard deviations.
 PANEL = 2.0
 # Panels around a smoothed kink end this many widths of the smoothing away from it.
@@ -60,8 +62,17 @@ KINKED = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def trapezoid_rule(spacing: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights for the mean over one standard normal variable."""
+def smooth_rule(
+    variance: float, refinement: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights for the mean of a smooth function of a field of this variance.
+
+    NaN for a variance above `LARGEST`, as in a run that diverges: the number of nodes grows like
+    the deviation, and pairs of fields take its square.
+    """
+    if not variance <= LARGEST:
+        return np.zeros(1), np.full(1, np.nan)
+    spacing = min(SPACING, SPACING_PER_DEVIATION / math.sqrt(1.0 + 2.0 * variance)) * refinement
     half = math.ceil(REACH / spacing)
     nodes = np.empty(2 * half + 1)
     weights = np.empty(2 * half + 1)
@@ -166,9 +177,7 @@ def pair_mean(  # type: ignore[no-untyped-def]
     if split:
         nodes, weights = panel_rule(outer_breaks(kinks_f, kinks_g, a, b, s), PANEL * rule[4][0])
     elif nodes.size == 0:
-        largest = max(cff, cgg)
-        spacing = min(SPACING, SPACING_PER_DEVIATION / math.sqrt(1.0 + 2.0 * largest))
-        nodes, weights = trapezoid_rule(spacing * rule[4][0])
+        nodes, weights = smooth_rule(max(cff, cgg), rule[4][0])
     inner_nodes, inner_weights = nodes, weights
     total = 0.0
     for i in range(nodes.size):
@@ -319,8 +328,7 @@ def student_rule(q, mean, rule):  # type: ignore[no-untyped-def]
         return rule[0], rule[1]
     if rule[2].size > 0 and q > 0.0:
         return panel_rule((rule[2] - mean) / math.sqrt(q), PANEL * rule[4][0])
-    spacing = min(SPACING, SPACING_PER_DEVIATION / math.sqrt(1.0 + 2.0 * max(q, 0.0)))
-    return trapezoid_rule(spacing * rule[4][0])
+    return smooth_rule(max(q, 0.0), rule[4][0])
 
 
 @njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
