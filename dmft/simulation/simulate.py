@@ -83,7 +83,8 @@ def simulate(
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
                 methods are exact in law, the risk is a quadrature at the saved overlaps, NaN where
-                a field of a smooth activation has a variance above 1e4; inputs x ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
+                a field of a smooth activation has a variance above 1e4; inputs x
+                ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
     Source      theory/one_pass 0, B.2, B.6, D.2; theory/batch_reuse D.1, D.2;
                 theory/structured_inputs (8)
 
