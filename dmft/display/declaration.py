@@ -9,7 +9,7 @@ import sympy as sp
 
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
 from dmft.explanation.latex import SPECIAL
-from dmft.model import Committee, GradientDescent, GradientFlow, SequenceModel
+from dmft.model import GradientDescent, SequenceModel
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
 
@@ -48,8 +48,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     """Networks, data and algorithm of equations, with their declared numbers."""
     model, algorithm = equations.model, equations.algorithm
     printer = EquationPrinter({}, letters_of(notation))
-    sequence = isinstance(model, SequenceModel)
-    text = _sequence(model) if sequence else _committee(model, printer, algorithm)
+    text = _sequence(model) if model.reads_sequences else _committee(model, printer, algorithm)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
     shown = f" Declared: {', '.join(numbers)}." if numbers else ""
     if getattr(equations, "noise", None):
@@ -67,10 +66,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
     h, h_star, sigma = (letter(n) for n in ("h", "h_star", "sigma"))
     x, y, xi, W, W_star = (letter(n) for n in ("x", "y", "noise", "W", "W_star"))
-    same = isinstance(model.teacher, Committee) and (
-        model.teacher.activation == model.student.activation
-    )
-    over = sigma if same else letter("teacher_sigma")
+    over = sigma if model.matched else letter("teacher_sigma")
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
@@ -82,7 +78,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
         rf"{letter('P')} = \frac{{{W_star} {W_star}^\top}}{{{d}}}",
     ]
     noise = rf" + \sqrt{{{letter('label_noise')}}}\,{xi}" if model.label_noise != 0 else ""
-    if isinstance(model.teacher, Committee):
+    if model.teacher.activation is not None:
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
         label = rf"\frac{{1}}{{{k}}} \sum_{{r=1}}^{{{k}}} {readout}\,{over}({field}){noise}"
         rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
@@ -123,7 +119,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
 
 def _indices(algorithm: Any) -> str:
     """What runs over what."""
-    if isinstance(algorithm, GradientDescent):
+    if not algorithm.one_pass:
         return "students are numbered by $j, l, m$, teachers by $r, q$, steps by $t, s, u$"
     return "students are numbered by $j, l, u, v$, teachers by $r, s$, all fields by $i, m, n$"
 
@@ -170,7 +166,7 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
         value = getattr(algorithm, name, None)
         if value is None or (name in UNSAID_AT_ZERO and value == 0):
             continue
-        letter = DESCENT.get(name) if isinstance(algorithm, GradientDescent) else None
+        letter = None if algorithm.one_pass else DESCENT.get(name)
         shown = sp.latex(sp.sympify(value, strict=True))
         found.append(f"{words} ${letter or printer.letter(name)} = {shown}$")
     rho = getattr(getattr(algorithm, "repeat", None), "rho", None)
@@ -181,17 +177,17 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
 
 def _rule(algorithm: Any) -> str:
     """The algorithm in a sentence."""
-    if isinstance(algorithm, GradientFlow):
+    if algorithm.is_flow:
         return "Gradient flow of the population risk."
-    if isinstance(algorithm, GradientDescent):
+    if not algorithm.one_pass:
         return "Gradient descent on a fixed set of samples, each of them used in every step."
-    loss = getattr(algorithm, "loss", "squared")
+    loss = algorithm.loss
     kind = f"the {loss} loss" if isinstance(loss, str) else f"the loss ${sp.latex(loss)}$"
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     words = f"{name} on {kind}, fresh samples in each step"
-    if getattr(algorithm, "constraint", None):
+    if algorithm.on_sphere:
         words += ", weights kept on the sphere"
-    if getattr(algorithm, "repeat", None) is not None:
+    if algorithm.repeat is not None:
         words += "; a sample is used again at weights that it has moved"
     return words + "."
 

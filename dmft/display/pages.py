@@ -14,7 +14,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter, MissingExtra
-from dmft.model import SGD, Committee, GaussianMixture, GradientDescent, GradientFlow, Model
+from dmft.model import SGD, Committee, GradientDescent, GradientFlow, Model
 from dmft.names import QUANTITIES
 from dmft.record import Record, Short, Shown
 from dmft.solvers.solution import Averages, Solution
@@ -66,7 +66,7 @@ def _differs(a: Any, b: Any) -> bool:
 
 def _of_model(model: Model) -> Facts:
     rows: Facts = [("student", _declaration(model.student))]
-    if not isinstance(model.teacher, GaussianMixture):
+    if model.label_clusters is None:
         rows.append(("teacher", _declaration(model.teacher)))
     if model.label_noise != 0:
         rows.append(("label noise", rf"$\Delta = {sp.latex(model.label_noise)}$"))

@@ -155,15 +155,15 @@ def derive(
             return found
         from dmft.equations.sequence.fluctuations import sequence_noise
 
-        fluctuating = sequence_noise(sequences, algorithm, dim)
+        fluctuating = sequence_noise(sequences, found.algorithm, dim)
         return replace(found, kind="sde", dim=fluctuating.dim, noise=fluctuating)
     check_admissible(model)
     if model.draws_labels or model.outputs > 1:
         check_drawn(model, algorithm, dim, scaling, fluctuations)
-    if not isinstance(algorithm, SGD | GradientFlow):
+    if not algorithm.one_pass:
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     name = region_of(algorithm, scaling)
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         check_repeated(model, algorithm, name, dim, fluctuations)
     if fluctuations or dim is not None:
         check_isotropic(model, "fluctuations, and maps in dim dimensions, are derived")
@@ -194,8 +194,8 @@ def check_drawn(
     """Refuse what is not derived for labels that are drawn about their mean, and for classes."""
     known = ("high-dimensional", "gradient-flow")
     signs = model.outputs > 1 and getattr(algorithm, "scale", None) == "sign"
-    one_pass = isinstance(algorithm, SGD | GradientFlow) and (algorithm.is_plain or signs)
-    if not one_pass or dim is not None or fluctuations or scaling not in (None, *known):
+    plain = algorithm.one_pass and (algorithm.is_plain or signs)
+    if not plain or dim is not None or fluctuations or scaling not in (None, *known):
         check_labels(
             model,
             "repeated data, other updates than the gradient of a fresh sample, maps, fluctuations "
@@ -209,10 +209,10 @@ def check_drawn(
 
 def sequence_equations(model: SequenceModel, algorithm: Any) -> Equations:
     """Equations of the alignments, of the squared loss or of the norm itself."""
-    check_one_output(getattr(algorithm, "loss", "squared"))
+    check_one_output(algorithm.loss)
     from dmft.equations.sequence.equations import derive_norm, derive_sequence
 
-    if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+    if algorithm.loss == "frobenius":
         return derive_norm(model, algorithm)
     return derive_sequence(model, algorithm)
 
@@ -247,7 +247,7 @@ def step_equations(
 ) -> Equations:
     """Map of the overlaps under steps of large batches."""
     refuse(algorithm, "map")
-    if not isinstance(algorithm, SGD):
+    if algorithm.is_flow:
         raise BadParameter("a map in finite dimension is that of SGD; gradient flow has no steps")
     if scaling is not None:
         raise BadParameter(f"scaling = {scaling!r} belongs to an ode; with dim= leave it out")

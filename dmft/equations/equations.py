@@ -479,7 +479,7 @@ class Equations(Short, ChangesOfDefinitions):
         """
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
-        if isinstance(self.algorithm, SGD) and (
+        if not self.algorithm.is_flow and (
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
             needed.append("learning_rate")

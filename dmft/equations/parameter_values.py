@@ -95,14 +95,15 @@ def declared_parameters(
     declared["label_noise"] = model.label_noise
     if model.flips:
         declared["label_flip"] = model.label_flip
-    if isinstance(algorithm, SGD):
-        declared["learning_rate"] = algorithm.learning_rate
-        declared["readout_rate"] = algorithm.readout_rate
+    stepped = None if algorithm is None or algorithm.is_flow else algorithm
+    if stepped is not None:
+        declared["learning_rate"] = stepped.learning_rate
+        declared["readout_rate"] = stepped.readout_rate
     declared |= numbers_of(algorithm)
-    if isinstance(algorithm, SGD) and _has_sample(algorithm):
-        declare_sample(model, algorithm.rule, declared)
-    if dim is not None and isinstance(algorithm, SGD):
-        declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
+    if stepped is not None and _has_sample(stepped):
+        declare_sample(model, stepped.rule, declared)
+    if dim is not None and stepped is not None:
+        declared["batch_size"] = sp.sympify(stepped.batch_size, strict=True)
     if dim is not None:
         declared["dim"] = dim
     return declared

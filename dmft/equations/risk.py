@@ -435,8 +435,6 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     >>> risk(Q=[[1.0]], M=[[0.0]], P=[[1.0]])
     2.0
     """
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if isinstance(model, SequenceModel):
         return SequenceRisk(model)
     check_admissible(model)

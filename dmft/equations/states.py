@@ -17,7 +17,7 @@ from dmft.equations.parameter_values import Values, by_block, resolve
 from dmft.equations.update.optimiser import motion_of
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.initial_conditions import Overlaps
-from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK
 
@@ -73,7 +73,7 @@ class StateSpace(ABC):
     def networks(self) -> str:
         """Student and teacher as text."""
         student, teacher = self.model.student, self.model.teacher
-        target = teacher.activation if isinstance(teacher, Committee) else teacher
+        target = teacher if teacher.activation is None else teacher.activation
         return f"student {student.activation}, teacher {target}"
 
     @abstractmethod

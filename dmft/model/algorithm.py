@@ -273,6 +273,8 @@ class SGD(UpdateRule, InTorch):
     """
 
     written_by: ClassVar[Named] = PLAIN
+    one_pass: ClassVar[Literal[True]] = True
+    is_flow: ClassVar[Literal[False]] = False
 
     learning_rate: sp.Expr
     batch_size: int | sp.Expr = 1
@@ -351,6 +353,11 @@ class GradientFlow(UpdateRule):
     """
 
     written_by: ClassVar[Named] = PLAIN
+    one_pass: ClassVar[Literal[True]] = True
+    is_flow: ClassVar[Literal[True]] = True
+    # Its gradient is that of the population risk.
+    loss: ClassVar[str] = "squared"
+    repeat: ClassVar[None] = None
 
     constraint: Literal["sphere"] | None = None
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import sympy as sp
@@ -69,6 +69,10 @@ class GradientDescent(Shown):
     >>> dmft.GradientDescent(0.3, 3, loss=sp.log(1 + sp.exp(-f * y))).loss
     log(1 + exp(-f*y))
     """
+
+    # Whether each sample is used in one step only, and whether steps are infinitely short.
+    one_pass: ClassVar[Literal[False]] = False
+    is_flow: ClassVar[Literal[False]] = False
 
     learning_rate: sp.Expr
     samples_per_dim: sp.Expr

@@ -171,6 +171,11 @@ class Model(Shown):
         return self.inputs if _is_mixture(self.inputs) else None
 
     @property
+    def label_clusters(self) -> GaussianMixture | None:
+        """Clusters that write the labels; None where a teacher does."""
+        return self.teacher if _is_mixture(self.teacher) else None
+
+    @property
     def spectrum(self) -> Spectrum | None:
         """Spectrum of the inputs, of clusters the mean over them; None where they are isotropic."""
         return self.inputs.spectrum if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
@@ -183,8 +188,7 @@ class Model(Shown):
     @property
     def matched(self) -> bool:
         """Whether student and teacher share the activation, so that fields form one basis."""
-        teacher = self.teacher
-        return isinstance(teacher, Committee) and self.student.activation == teacher.activation
+        return bool(self.student.activation == self.teacher.activation)
 
     @property
     def parameters(self) -> set[sp.Symbol]:

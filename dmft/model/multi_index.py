@@ -71,6 +71,31 @@ class MultiIndex(Brief):
         """G and its fields."""
         return ((self.expr, self.fields),)
 
+    def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr]:
+        """The one output, in a tuple, at other teacher fields.
+
+        Parameters
+        ----------
+        fields : sequence of sympy.Expr
+
+        Returns
+        -------
+        tuple of sympy.Expr
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> u, v = sp.symbols("u v", real=True)
+        >>> dmft.MultiIndex(u * v, [u, v]).outputs_at([1 + u, v])
+        (v*(u + 1),)
+        """
+        return (self.expr.xreplace(dict(zip(self.fields, fields, strict=True))),)
+
+    @property
+    def activation(self) -> None:
+        """None: g is no sum over units of a function of one field each."""
+        return None
+
     @property
     def readout(self) -> None:
         """None: g is the whole target, its fields have no readouts."""

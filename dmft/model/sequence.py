@@ -58,6 +58,11 @@ class TokenFunction(Brief):
         return symbols
 
     @property
+    def reduced(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Symbol, ...]]:
+        """Outputs in the fewest Gaussian fields, and these: the token fields, or their mean."""
+        return tuple(self.outputs), self.fields
+
+    @property
     def polynomial(self) -> bool:
         """Whether all outputs are polynomials in the fields."""
         return all(y.is_polynomial(*self.fields) for y in self.outputs)
@@ -184,6 +189,11 @@ class SequenceNetwork(TokenFunction):
         mean = sp.Add(*self.fields) / sp.sqrt(self.length)
         return sp.ImmutableDenseMatrix([[self.activation.xreplace({FIELD: mean})]])
 
+    @property
+    def reduced(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Symbol, ...]]:
+        """The activation of the mean field sum_l h_l / sqrt(L), and its symbol."""
+        return (self.activation,), (FIELD,)
+
     def __str__(self) -> str:
         kind = "tied" if self.tied else "untied"
         return f"{kind} network {self.activation} of length {self.length}"
@@ -251,6 +261,11 @@ class Attention(TokenFunction):
                 for j in range(self.length)
             )
         return sp.ImmutableDenseMatrix([[value]])
+
+    @property
+    def polynomial(self) -> bool:
+        """No: outputs are quotients of exponentials."""
+        return False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter, InvalidCovariance
-from dmft.model import SGD, GradientFlow, Overlaps, random_overlaps
+from dmft.model import Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.pointers import entry, loop
@@ -464,8 +464,6 @@ def check_equations(equations: object) -> None:
             "fixed points and their stability belong to the flow: derive without fluctuations "
             "(dmft.linear_noise gives the fluctuations around a fixed point)"
         )
-    if not isinstance(equations.algorithm, SGD | GradientFlow):
-        raise BadParameter(f"no fixed points for {type(equations.algorithm).__name__}")
 
 
 def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:

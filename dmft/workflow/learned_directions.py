@@ -27,6 +27,7 @@ from dmft.model import (
     check_identity,
     check_unflipped,
 )
+from dmft.model.multi_index import teacher_fields
 from dmft.record import Record
 from dmft.validation import checked_or
 
@@ -279,13 +280,11 @@ def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
     check_identity(model, "learned directions are told")
     check_unflipped(model, "learned directions are told")
     teacher = getattr(model, "teacher", None)
-    if isinstance(teacher, MultiIndex):
-        return teacher.expr, teacher.fields
-    if not isinstance(teacher, Committee) or not teacher.width.is_Integer:
+    if not isinstance(teacher, Committee | MultiIndex) or not teacher.width.is_Integer:
         raise BadParameter(
             f"learned_directions needs a teacher of known width or a MultiIndex, got {teacher!r}"
         )
-    fields = sp.symbols(f"z1:{int(teacher.width) + 1}", real=True)
+    fields = teacher_fields(int(teacher.width))
     return teacher.outputs_at(fields)[0], fields
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmft.equations.equations import Equations
 from dmft.equations.escape.recovery import is_linear_unit
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Overlaps, Spectrum
+from dmft.model import Overlaps, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.names import Status
 from dmft.record import Record, Short
@@ -158,8 +158,7 @@ def _is_derived(equations: Equations, start: Overlaps | None) -> bool:
     model, algorithm, law = equations.model, equations.algorithm, equations.model.spectrum.law  # type: ignore[union-attr]
     if not is_linear_unit(model):
         return False
-    plain = isinstance(algorithm, SGD | GradientFlow) and not numbers_of(algorithm)
-    plain = plain and getattr(algorithm, "loss", "squared") == "squared"
+    plain = algorithm.one_pass and not numbers_of(algorithm) and algorithm.loss == "squared"
     # Scaled and shortened steps, trained readouts and wrong labels have other laws.
     plain = plain and algorithm.is_plain and not hasattr(algorithm, "scale")
     plain = plain and not (algorithm.trains_readout or model.flips or model.draws_labels)
@@ -176,7 +175,7 @@ def _derived(equations: Equations, spectrum: Spectrum, parameters: Any) -> Scali
     values = equations.values(_at_zero(spectrum), dict(parameters)).scalars
     noise = float(values.get("label_noise", equations.model.label_noise))
     norm, step = 0.0, 0.0
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         step = float(values["learning_rate"]) / algorithm.batch_size
         norm = step * float(spectrum.noise.sum()) / 2.0
     if norm >= 1.0:

@@ -315,6 +315,6 @@ def sources(equations: Equations) -> list[str]:
         keys.append("arnaboldi_2024")
     if equations.kind == "map":
         keys.append("arnaboldi_2024")
-    if getattr(equations.algorithm, "repeat", None) is not None:
+    if equations.algorithm.repeat is not None:
         keys.append("arnaboldi_2024_repetita")
     return list(dict.fromkeys(keys))

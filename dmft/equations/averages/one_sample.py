@@ -14,7 +14,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
-from dmft.model import SGD, Model, SequenceModel
+from dmft.model import SGD, Model
 
 # Local fields of the neuron and of the teacher; the noise of the label is `symbols.xi`.
 H, H_STAR = sp.symbols("h h_star", real=True)
@@ -113,7 +113,7 @@ class SampleLaw:
 
 def check_single(model: Model, algorithm: SGD, teachers: int, instead: str) -> None:
     """Refuse what is not one neuron on the sphere that learns one field."""
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         raise BadParameter(f"one neuron and one teacher field, got a sequence model; {instead}")
     wide = model.student.width != 1
     several = teachers != 1 or model.teacher.width != 1

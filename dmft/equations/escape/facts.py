@@ -16,7 +16,6 @@ from dmft.model import (
     Committee,
     GradientFlow,
     Model,
-    MultiIndex,
     as_count,
     check_identity,
     check_unflipped,
@@ -134,11 +133,9 @@ def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
 
 
 def _check_algorithm(algorithm: SGD | GradientFlow) -> None:
-    if not isinstance(algorithm, SGD | GradientFlow):
-        raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
     if algorithm.trains_readout:
         raise BadParameter(f"no escape formula while the readout is trained; {INSTEAD}")
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         if algorithm.repeat is not None:
             raise BadParameter(f"no escape formula with repeat = {algorithm.repeat}; {INSTEAD}")
         if isinstance(algorithm.batch_size, sp.Expr) and not algorithm.batch_size.is_Integer:
@@ -197,7 +194,7 @@ def _check_decoupled(point: Uninformative, widths: tuple[sp.Expr, sp.Expr]) -> N
 
 def _noise(point: Uninformative, algorithm: SGD | GradientFlow, mean: sp.Expr) -> sp.Expr:
     """Variance of psi_j h*_r times gamma/(p n_b): the quadratic term with h*_r^2 in its average."""
-    if not isinstance(algorithm, SGD):
+    if algorithm.is_flow:
         return sp.S.Zero
     weighted = replace(point, order=0, weight=((FIELD**2, TEACHER),), known={})
     square = [weighted.term(name, STUDENT, STUDENT) for name in ("sgd_noise", "label_noise")]
@@ -211,10 +208,9 @@ INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, 
 def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
     """Refuse losses and optimisers for which there is no closed form."""
     refuse(algorithm, "escape")
-    loss = getattr(algorithm, "loss", "squared")
-    if not isinstance(loss, str):
+    if not isinstance(algorithm.loss, str):
         raise BadParameter(
-            f"{what} know the squared and the correlation loss, got loss = {loss}; "
+            f"{what} know the squared and the correlation loss, got loss = {algorithm.loss}; "
             "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
         )
     if not algorithm.is_plain:
@@ -223,19 +219,18 @@ def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
 
 def as_committees(model: Model) -> Model:
     """A teacher that is a function of one field, as a committee of one unit."""
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if model.reads_sequences:
         raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
     check_identity(model, "escape formulas are derived")
     check_unflipped(model, "escape formulas are derived")
     teacher = model.teacher
-    if not isinstance(teacher, MultiIndex):
+    if teacher.activation is not None:
         return model
-    if len(teacher.fields) > 1:
+    ((expr, fields),) = teacher.functions
+    if len(fields) > 1:
         raise BadParameter(
             f"an escape formula needs a committee or one teacher field, the target has "
-            f"{list(teacher.fields)}; {INSTEAD}"
+            f"{list(fields)}; {INSTEAD}"
         )
-    link = teacher.expr.xreplace({teacher.fields[0]: FIELD})
+    link = expr.xreplace({fields[0]: FIELD})
     return replace(model, teacher=Committee(link, 1, field=FIELD))

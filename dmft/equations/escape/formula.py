@@ -158,7 +158,7 @@ class EscapeFormula(Short):
     def validity(self) -> str:
         """What the formula holds for, and where it is not to be relied on."""
         rates = None
-        if isinstance(self.algorithm, SGD):
+        if not self.algorithm.is_flow:
             optimal = None if self.law.optimal is None else self.optimal_learning_rate()
             rates = self.maximal_learning_rate(), optimal, self.perfect_limit
         return validity_text(self.law, self.length, rates)
@@ -378,7 +378,7 @@ class EscapeFormula(Short):
         time = self.time(dim, fraction, **options)
         known = {"overlap", "u", "u0", "reference"}
         values = self._values({n: v for n, v in options.items() if n not in known})
-        if isinstance(self.algorithm, GradientFlow):
+        if self.algorithm.is_flow:
             raise BadParameter("gradient flow has no steps: its time is that of a continuous flow")
         p = self.law.facts.widths[0].subs(values)
         return float(time * p * dim / values[x.gamma])
@@ -463,7 +463,7 @@ class EscapeFormula(Short):
     def _symbols(self) -> dict[sp.Symbol, sp.Expr]:
         """Declared values of gamma and Delta."""
         declared = {x.Delta: self.model.label_noise}
-        if isinstance(self.algorithm, SGD):
+        if not self.algorithm.is_flow:
             declared[x.gamma] = self.algorithm.learning_rate
         return declared
 
@@ -507,7 +507,7 @@ class EscapeFormula(Short):
         overlap: float | None,
         parameters: Mapping[str, Any],
     ) -> sp.Expr:
-        if isinstance(self.algorithm, GradientFlow):
+        if self.algorithm.is_flow:
             raise BadParameter("gradient flow has no learning rate; declare dmft.SGD(...)")
         if rate is None:
             return sp.oo
@@ -653,10 +653,10 @@ def escape_formula(
     start = (
         sp.S.One if start.is_number and float(start) == 1.0 else start
     )  # 1.0 is another in SymPy
-    if isinstance(algorithm, SGD | GradientFlow) and algorithm.on_sphere and start != 1:
+    if algorithm.on_sphere and start != 1:
         raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
     formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)
-    if isinstance(algorithm, SGD) and formula.exponent == 2:
+    if not algorithm.is_flow and formula.exponent == 2:
         limit, rate = formula.maximal_learning_rate(), algorithm.learning_rate
         if limit.is_number and rate.is_number and not rate < (1 - ROUNDING) * limit:
             raise BadParameter(

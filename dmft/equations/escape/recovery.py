@@ -184,8 +184,6 @@ def _sum_over_units(
 
 
 def _check(model: Model, algorithm: SGD) -> None:
-    if not isinstance(algorithm, SGD):
-        raise BadParameter(f"a learning rate belongs to dmft.SGD, got {algorithm!r}")
     if algorithm.constraint is not None:
         raise BadParameter(
             "the linearisation of theory/one_pass G.1 has no constraint, got "
@@ -193,7 +191,7 @@ def _check(model: Model, algorithm: SGD) -> None:
         )
     check_identity(model, "perfect recovery is linearised")
     check_unflipped(model, "perfect recovery is linearised")
-    if not (isinstance(model.teacher, Committee) and model.matched):
+    if not model.matched:
         raise BadParameter("perfect recovery needs student and teacher of one activation")
     if model.student.width != model.teacher.width:
         raise BadParameter(
@@ -262,33 +260,30 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
 
 def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
     """Largest learning rate at which the perfect solution is stable, in exact numbers or floats."""
-    if getattr(model, "clusters", None) is not None:
+    if model.clusters is not None:
         check_identity(model, "perfect recovery is linearised")
-    if isinstance(model, Model):
-        check_unflipped(model, "perfect recovery is linearised")
-    if isinstance(model, Model) and isinstance(algorithm, SGD) and _keeps_more(model, algorithm):
+    check_unflipped(model, "perfect recovery is linearised")
+    if _keeps_more(model, algorithm):
         return sp.simplify(1 / _kernel(model, algorithm)[0])
-    if getattr(model, "spectrum", None) is not None:
+    if model.spectrum is not None:
         return perfect_rate(without_spectrum(model), algorithm, exact) / noise_of_steps(model)
     if model.reads_sequences:
         from dmft.equations.sequence.limits import perfect_learning_rate
 
         return perfect_learning_rate(cast("SequenceModel", model), algorithm)
-    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+    if algorithm.repeat is not None:
         raise BadParameter(
             f"the perfect solution is linearised for one gradient a sample, not with repeat = "
             f"{algorithm.repeat}: solve the equations from near it instead"
         )
-    if isinstance(algorithm, SGD):
-        check_plain(algorithm, "maximal learning rates")
-    on_sphere = isinstance(algorithm, SGD) and algorithm.on_sphere
-    if not (on_sphere and isinstance(model, Model)):
+    check_plain(algorithm, "maximal learning rates")
+    if not algorithm.on_sphere:
         _check_squared(algorithm)
         return recovery(model, algorithm, exact=exact).maximal_learning_rate
     model = as_committees(model)
     free = replace(algorithm, constraint=None)
     student, teacher = model.student, model.teacher
-    assert isinstance(teacher, Committee)
+    assert teacher.activation is not None
     if teacher.width != 1:
         _check_squared(algorithm)
         return recovery(model, free, exact=exact).maximal_learning_rate
@@ -306,7 +301,7 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
 
 def _check_squared(algorithm: SGD | GradientFlow) -> None:
     """Refuse losses under which the perfect solution still moves."""
-    loss = getattr(algorithm, "loss", "squared")
+    loss = algorithm.loss
     if loss != "squared":
         raise BadParameter(
             f"the perfect solution is stationary under the squared loss, not under loss = "
@@ -385,9 +380,14 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
 
 def is_linear_unit(model: Model) -> bool:
     """Whether one linear unit learns another."""
-    units = (model.student, model.teacher)
-    one = all(isinstance(u, Committee) and u.width == 1 and u.readout is None for u in units)
-    return one and all(derivative(u.activation) == 1 for u in units)  # type: ignore[union-attr]
+    units = () if model.reads_sequences else (model.student, model.teacher)
+    return bool(units) and all(
+        u.activation is not None
+        and u.width == 1
+        and u.readout is None
+        and derivative(u.activation) == 1
+        for u in units
+    )
 
 
 def _keeps_more(model: Model, algorithm: SGD) -> bool:
@@ -400,7 +400,7 @@ def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
     """Norm of the kernel of the Volterra equation of a linear unit over the rate, and its bias."""
     spectrum, numbers = model.spectrum, numbers_of(algorithm)
     unknown = set(numbers) - {"weight_decay", "momentum_rate", "momentum_direct"}
-    plain = isinstance(algorithm, SGD) and algorithm.loss == "squared" and algorithm.is_plain
+    plain = algorithm.loss == "squared" and algorithm.is_plain
     free = plain and algorithm.constraint is None and not algorithm.trains_readout
     if unknown or not free or hasattr(algorithm, "scale"):
         raise BadParameter(
@@ -441,7 +441,7 @@ def perfect_limit(
 
     With ``exact=False`` its numbers are floats, which takes milliseconds.
     """
-    if not isinstance(algorithm, SGD) or algorithm.loss != "squared":
+    if algorithm.is_flow or algorithm.loss != "squared":
         return None
     try:
         return perfect_rate(model, algorithm, exact)

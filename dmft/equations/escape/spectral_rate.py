@@ -8,7 +8,7 @@ import sympy as sp
 
 from dmft.equations.risk import population_risk
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import Committee, Model, check_unflipped
+from dmft.model import Model, check_unflipped
 from dmft.validation import checked
 
 # Digits of P = sum_e c_e rho_e that are kept: where it is one, kernels close that do not elsewhere.
@@ -55,7 +55,7 @@ def escape_rate(model: Model) -> sp.Expr:
     4*P_11
     """
     units = (model.student, model.teacher)
-    if not all(isinstance(u, Committee) and u.width == 1 for u in units):
+    if model.reads_sequences or any(u.activation is None or u.width != 1 for u in units):
         raise BadParameter(
             "escape_rate is of one unit that learns one: elsewhere take "
             "dmft.stability(equations, dmft.fixed_points(equations, start)[0]).growth_rate"

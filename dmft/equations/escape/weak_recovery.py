@@ -429,12 +429,8 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     >>> dmft.weak_recovery(model, reuse).exponent, int(dmft.information_exponent(cubic, z))
     (1, 3)
     """
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_identity(model, "weak recovery is told")
     check_unflipped(model, "weak recovery is told")
-    if not isinstance(algorithm, SGD):
-        raise BadParameter(f"algorithm must be dmft.SGD, got {algorithm!r}")
     size = algorithm.batch_size
     if not isinstance(size, int):
         raise BadParameter(

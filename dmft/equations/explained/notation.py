@@ -18,7 +18,7 @@ from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import Step
 from dmft.gaussian.closed.orthant import FourSigns
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Model
 from dmft.typeset.fragment import align
 
 STUDENTS = Meaning(
@@ -286,11 +286,10 @@ def _networks(model: Model) -> Iterator[Meaning]:
     """The student, the target, and their activations."""
     latex, text = EquationPrinter({}), TextPrinter({})
     teacher, z = model.teacher, sp.Symbol("z", real=True)
-    same = isinstance(teacher, Committee) and teacher.activation == model.student.activation
-    star, plain_star = (r"\sigma", "σ") if same else (r"\sigma_*", "σ*")
-    if teacher is model.inputs:
+    star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
+    if model.label_clusters is not None:
         told = plain = "the label of the cluster that the input is from"
-    elif isinstance(teacher, Committee):
+    elif teacher.activation is not None:
         told = rf"$f_* = \frac{{1}}{{k}} \sum_r a^*_r\,{star}(h^*_r)$"
         plain = f"f_* = 1/k Σ_r a*[r] {plain_star}(h*[r])"
     else:
@@ -304,7 +303,7 @@ def _networks(model: Model) -> Iterator[Meaning]:
         f"The student is f = 1/p Σ_j a[j] σ(h[j]), the target {plain}",
     )
     functions = [(r"\sigma", "σ", model.student.activation)]
-    if isinstance(teacher, Committee) and not same:
+    if teacher.activation is not None and not model.matched:
         functions.append((star, plain_star, teacher.activation))
     for name, letter, f in functions:
         own = f.xreplace({FIELD: z})

@@ -36,7 +36,6 @@ from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
-from dmft.model import SGD
 from dmft.model.algorithm import refuse
 from dmft.names import BLOCK, KEPT
 
@@ -104,7 +103,7 @@ def _rate(equations: Equations, block: str) -> Definition:
     if lines:
         random = equations.model.draws_labels or equations.model.flips
         labels = "random labels" if random else "these labels"
-        loss = getattr(equations.algorithm, "loss", "squared")
+        loss = equations.algorithm.loss
         raise BadParameter(
             f"a linear student with the loss {loss} of {labels} shows one "
             f"combination of the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed "
@@ -145,7 +144,7 @@ class _Rate:
         self.moments = Moments(model, algorithm)
         self.algorithm = algorithm
         scalars = dict(equations.declared) | {"label_noise": model.label_noise}
-        if isinstance(algorithm, SGD):
+        if not algorithm.is_flow:
             scalars["learning_rate"] = algorithm.learning_rate
         scenes = scenes_of(model, scalars, equations.definitions, algorithm.on_sphere)
         self.account = Account(model, scenes)
@@ -171,7 +170,7 @@ class _Rate:
         """What an overlap moves by in a step, in the unit of the equations."""
         if self.equations.kind != "map":
             return sp.S.One
-        assert isinstance(self.algorithm, SGD)
+        assert not self.algorithm.is_flow
         return step_size(self.algorithm) / (x.p * x.d)
 
     @property
@@ -273,7 +272,7 @@ class _Rate:
         psi_j, psi_l = (x.psi[s] for s in (x.j, x.l))
         over, step = average_over_inputs, self.step
         if name in SQUARES:
-            assert isinstance(self.algorithm, SGD)
+            assert not self.algorithm.is_flow
             batch = x.n_b if self.equations.kind == "map" else self.algorithm.batch_size
             front = step * step_size(self.algorithm) / (x.p * batch)
             front *= x.noise_factor[x.block] if self.by_block else 1

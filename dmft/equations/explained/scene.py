@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
@@ -29,7 +29,7 @@ from dmft.errors import BadParameter
 from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.gaussian.tables.tabled import TableAverage
-from dmft.model import FIELD, Committee, Model, Overlaps, check_outputs
+from dmft.model import FIELD, Model, Overlaps, check_outputs
 
 Array = NDArray[np.float64]
 Place = Mapping[sp.Symbol, int]
@@ -312,8 +312,8 @@ def _scene(
     start = Overlaps(omega[:p, :p], omega[:p, p:], omega[p:, p:])
     numbers = {name: float(rng.uniform(LOW, HIGH)) for name in scalars}
     readouts = {
-        "readout": _readout(model.student, p, rng),
-        "teacher_readout": _readout(model.teacher, k, rng),
+        "readout": _readout(model.student.readout, p, rng),
+        "teacher_readout": _readout(model.teacher.readout, k, rng),
     }
     spectrum = model.spectrum
     if spectrum is None:
@@ -324,8 +324,7 @@ def _scene(
     return Scene(p, k, start, readouts, numbers, definitions, variances, noise)
 
 
-def _readout(network: object, width: int, rng: np.random.Generator) -> Array:
-    declared = network.readout if isinstance(network, Committee) else None
+def _readout(declared: tuple[Any, ...] | None, width: int, rng: np.random.Generator) -> Array:
     if declared is not None and len(declared) == width and all(a.is_number for a in declared):
         return np.array([float(a) for a in declared])
     return np.ones(width) if declared is None else rng.uniform(0.5, 1.5, size=width)
@@ -335,7 +334,7 @@ def widths_of(model: Model) -> tuple[int, int]:
     """Widths at which the steps of a model are judged: its own where they are small."""
     teacher = model.teacher.width
     declared = model.student.width
-    if not isinstance(model.teacher, Committee):
+    if model.teacher.activation is None:
         k = int(teacher)
         if k >= MOST_FIELDS:
             raise BadParameter(

@@ -315,7 +315,7 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         For gradient flow, which has none; without a dimension; for what is not derived.
     """
     dimension = declared_dimension(algorithm, dim)
-    assert isinstance(algorithm, SGD)
+    assert not algorithm.is_flow
     if algorithm.constraint not in (None, "sphere"):
         raise BadParameter(
             f"fluctuations under constraint={algorithm.constraint!r} are not derived; "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dmft.equations.parameter_values import Values
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
-from dmft.model import SGD, Model, SequenceModel, as_count
+from dmft.model import SGD, GradientFlow, Model, SequenceModel, as_count
 
 Array = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def check_dimension(values: Values, given: Mapping[str, Any]) -> float:
     return dim
 
 
-def declared_dimension(algorithm: object, dim: int | sp.Expr | None) -> sp.Expr:
+def declared_dimension(algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> sp.Expr:
     """The dimension of fluctuations.
 
     Raises
@@ -87,7 +87,7 @@ def declared_dimension(algorithm: object, dim: int | sp.Expr | None) -> sp.Expr:
     BadParameter
         For gradient flow, which has none; without a dimension.
     """
-    if not isinstance(algorithm, SGD):
+    if algorithm.is_flow:
         raise BadParameter(
             "gradient flow has no fluctuations: they are those of the samples; derive with "
             "dmft.SGD(learning_rate=...)"

@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, Model, MultiIndex
+from dmft.model import FIELD, Model
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
@@ -36,13 +36,12 @@ def check_admissible(model: Model) -> None:
         )
     _check(model.student.activation, (FIELD,), "the student's activation")
     teacher = model.teacher
-    if isinstance(teacher, Committee):
+    if teacher.activation is not None:
         _check(teacher.activation, (FIELD,), "the teacher's activation")
-    elif not isinstance(teacher, MultiIndex):
-        for number, label in enumerate(teacher.labels or ()):
-            _check(label, teacher.fields, f"the label of cluster {number}")
-    else:
-        _check(teacher.expr, tuple(teacher.fields), "the target")
+        return
+    clusters = model.label_clusters is not None
+    for number, (expr, fields) in enumerate(teacher.functions):
+        _check(expr, fields, f"the label of cluster {number}" if clusters else "the target")
 
 
 @lru_cache(maxsize=256)

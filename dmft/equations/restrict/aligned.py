@@ -36,7 +36,7 @@ from dmft.equations.escape.uninformative import At_, Label, Uninformative
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.rates import definitions
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
+from dmft.model import FIELD, SGD, GradientFlow, Model
 
 FIRST, SECOND, TEACHER = ("s", 0), ("s", 1), ("t", 0)
 # C, u and gamma/p.
@@ -180,7 +180,7 @@ def aligned_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Def
             'lengths are numbers of their own; use scaling="high-dimensional"'
         )
     teacher = model.teacher
-    if not isinstance(teacher, Committee) or teacher.width != 1 or algorithm.trains_readout:
+    if teacher.activation is None or teacher.width != 1 or algorithm.trains_readout:
         raise BadParameter(
             f"{what} a dmft.Committee of one teacher unit and fixed "
             'readouts; use scaling="high-dimensional"'

@@ -16,7 +16,7 @@ from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.parameter_values import Values
 from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter
-from dmft.model import SGD, Overlaps
+from dmft.model import Overlaps
 
 Array = NDArray[np.float64]
 # gamma/(p n_b) from which a run warns: what the closure leaves out is of this relative order.
@@ -70,7 +70,7 @@ class MeanField(StateSpace):
         )
         text = f"wide closure Q = M P^+ M^T + diag(Q_perp), {finite}: exact as p -> infinity "
         text += "(error of order 1/p)"
-        if isinstance(self.algorithm, SGD):
+        if not self.algorithm.is_flow:
             text += (
                 " and gamma/p -> 0; at finite gamma/p the quadratic term correlates the residuals, "
                 "which is left out, an error of relative order gamma/(p n_b)"
@@ -127,7 +127,7 @@ class MeanField(StateSpace):
 
     def _warn(self, learning_rate: float | None, width: int) -> None:
         """Say where the closure fails."""
-        if learning_rate is None or not isinstance(self.algorithm, SGD):
+        if learning_rate is None or self.algorithm.is_flow:
             return
         rate = learning_rate / width / int(self.algorithm.batch_size)
         if rate > FINITE_RATE:

@@ -10,7 +10,7 @@ import sympy as sp
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
+from dmft.model import SGD, Model, Scaling, check_identity
 from dmft.record import Short
 from dmft.validation import checked
 
@@ -274,14 +274,10 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     >>> sorted(plane["high-dimensional"].equations.terms["Q"])
     ['interaction', 'label_noise', 'learning', 'sgd_noise']
     """
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         raise BadParameter("regimes are those of committees; sequence models have one limit")
     check_identity(model, "regimes are told")
     algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
-    if not isinstance(algorithm, SGD):
-        raise BadParameter(f"regimes are those of dmft.SGD, got {algorithm!r}")
     mu = Scaling(batch_size=batch_size).batch_size
     if mu < 1:
         drift, end = -mu, -(1 + mu) / 2

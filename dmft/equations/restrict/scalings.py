@@ -48,16 +48,15 @@ def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> s
     BadParameter
         For an unknown name, a limit that the algorithm does not have, or a scaling without ode.
     """
-    flow = isinstance(algorithm, GradientFlow)
     if scaling is None:
-        return "gradient-flow" if flow else "high-dimensional"
+        return "gradient-flow" if algorithm.is_flow else "high-dimensional"
     name = scaling if isinstance(scaling, str) else scaling.region
     if name not in TIME_UNITS:
         raise BadParameter(
             f"scaling {scaling!r} is unknown; choose one of {list(TIME_UNITS)} or declare powers "
             "of d with dmft.Scaling(learning_rate=..., width=..., batch_size=...)"
         )
-    if flow and name not in FLOWS:
+    if algorithm.is_flow and name not in FLOWS:
         raise BadParameter(
             f"scaling {name!r} does not fit GradientFlow, which has no steps and no noise; choose "
             f"one of {list(FLOWS)}, or SGD"
@@ -110,7 +109,7 @@ def limit(
 ) -> Equations:
     """Equations of motion of one scaling; `dim` only for the mean field, whose cosines it gives."""
     name = region_of(algorithm, scaling)
-    if isinstance(algorithm, SGD) and not isinstance(algorithm.batch_size, int):
+    if not algorithm.is_flow and not isinstance(algorithm.batch_size, int):
         raise BadParameter(
             f"batch_size = {algorithm.batch_size} grows with the dimension: pass dim=..., which "
             "gives the map of such steps"
@@ -131,7 +130,7 @@ def limit(
 
         found = aligned_definitions(model, algorithm)
     elif name == "noise-dominated":
-        assert isinstance(algorithm, SGD)
+        assert not algorithm.is_flow
         check_isotropic(model, "the noise-dominated scaling is derived")
         found = definitions(model, algorithm, True)
         found = noise_dominated(found, step_size(algorithm) / (x.p * algorithm.batch_size))

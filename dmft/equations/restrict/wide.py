@@ -53,11 +53,11 @@ def wide_definitions(
     target = {name: work.expression(_along(e, x.p + r), x.l) for name, e in b.items()}
     residual = {name: work.expression(_along(e, RESIDUAL), x.l) for name, e in b.items()}
     noise: dict[str, sp.Expr] = {}
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         value = close(moments.label_noise.xreplace({x.l: x.j}))
         noise["label_noise"] = step_size(algorithm) * value / (x.p * algorithm.batch_size)
     rates = _rates(target, residual, noise, algorithm, work)
-    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+    if algorithm.trains_readout:
         terms = moments.readout(x.rho_a)
         terms = {name: work.expression(e, x.l) for name, e in terms.items()}
         rates.append(define(x.a[j], terms, "rate"))
@@ -168,7 +168,7 @@ class _Reduction:
         moments = self.moments(model)
         risk = (moments[2, 0] + moments[0, 2]) / 2 - moments[1, 1]
         seen = [define(x.risk, {"risk": risk}, "observable")]
-        given = getattr(algorithm, "loss", "squared")
+        given = algorithm.loss
         if given == "squared":
             return seen
         moments[0, 2] += x.Delta

@@ -32,20 +32,20 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equa
     Source      theory/sequence C.2, C.4; derivations/sequence_sgd.py
     """
     check_algorithm(algorithm)
-    if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+    if algorithm.loss == "frobenius":
         raise BadParameter('loss = "frobenius" has equations of its own: dmft.derive gives them')
     risk = SequenceRisk(model)
     slopes = {s: x.slope_of(s) for s in risk.alignments}
     check_symbols(model, slopes.values())
     moments = risk.moments
-    squared = not (isinstance(algorithm, SGD) and algorithm.loss == "correlation")
+    squared = algorithm.loss != "correlation"
     loss = risk.expr if squared else -moments.cross
     definitions = [
         define(slope, {"gradient": sp.diff(loss, s)}, "intermediate") for s, slope in slopes.items()
     ]
     along = sp.Add(*(s * slope for s, slope in slopes.items()))
     definitions.append(define(x.pull_along, {"radial": along}, "intermediate"))
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         noise = {"target": moments.target_noise}
         if squared:
             noise |= {"own": moments.own_noise, "cross": -2 * moments.cross_noise}
@@ -64,7 +64,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equa
 
 def noise_terms(algorithm: SGD | GradientFlow, s: sp.Symbol) -> dict[str, sp.Expr]:
     """What the noise of the samples and of the labels takes from an alignment on the sphere."""
-    if not isinstance(algorithm, SGD):
+    if algorithm.is_flow:
         return {}
     weight = x.gamma / (2 * algorithm.batch_size) * s
     noise = {"sgd_noise": -weight * x.update_square}
@@ -96,7 +96,7 @@ def sequence_equations(
         definitions=live(whole),
         model=model,
         algorithm=algorithm,
-        scaling="high-dimensional" if isinstance(algorithm, SGD) else "gradient-flow",
+        scaling="gradient-flow" if algorithm.is_flow else "high-dimensional",
         time_unit=TIME if model.tied else TIME_UNTIED,
     )
 
@@ -117,11 +117,11 @@ def check_symbols(model: SequenceModel, others: Iterable[sp.Symbol] = ()) -> Non
 
 def check_algorithm(algorithm: SGD | GradientFlow) -> None:
     """Refuse what is not defined for sequence models."""
-    if not isinstance(algorithm, SGD | GradientFlow):
+    if not algorithm.one_pass:
         raise BadParameter(
             f"sequence models are learned by dmft.SGD or dmft.GradientFlow, got {algorithm!r}"
         )
-    if isinstance(algorithm, GradientFlow):
+    if algorithm.is_flow:
         return
     if not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(

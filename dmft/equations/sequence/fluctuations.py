@@ -39,7 +39,7 @@ from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule
-from dmft.model import FIELD, SGD, Alignment, SequenceModel, SequenceNetwork
+from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
 
 Array = NDArray[np.float64]
 # The name of what a step adds at order 1/d, as of any term.
@@ -106,10 +106,10 @@ class SequenceNoise(Fluctuations):
     def sample(self) -> tuple[Definition, ...]:
         """Slopes g_l of the loss at one sample, and what they add up to along each direction."""
         h, star, along = self.fields
-        student: list[sp.Expr] = list(self.model.student.outputs)
+        student: Sequence[sp.Expr] = list(self.model.student.outputs)
         mine: Sequence[sp.Symbol] = self.model.student.fields
-        if isinstance(self.model.student, SequenceNetwork) and not self.model.tied:
-            student, mine = [self.model.student.activation], [FIELD]
+        if not self.model.tied:
+            student, mine = self.model.student.reduced
         to_star = dict(zip(self.model.teacher.fields, star, strict=True))
         to_h = dict(zip(mine, h, strict=True))
         labels = [
@@ -359,7 +359,7 @@ def _exact(rows: NDArray[Any]) -> sp.Matrix:
     return sp.Matrix(whole) if whole else sp.zeros(0, 0)
 
 
-def sequence_noise(model: SequenceModel, algorithm: object, dim: Any) -> SequenceNoise:
+def sequence_noise(model: SequenceModel, algorithm: SGD | GradientFlow, dim: Any) -> SequenceNoise:
     """Fluctuations of an algorithm, or a refusal.
 
     Raises
@@ -368,7 +368,7 @@ def sequence_noise(model: SequenceModel, algorithm: object, dim: Any) -> Sequenc
         For gradient flow, which has none; without a dimension.
     """
     dimension = declared_dimension(algorithm, dim)
-    assert isinstance(algorithm, SGD)
+    assert not algorithm.is_flow
     noise = SequenceNoise(model, algorithm, dimension)
     h, star, along = noise.fields
     own = {s.name for s in (*h, *star, *along, *noise.noises, *noise.normals)}

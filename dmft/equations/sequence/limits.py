@@ -33,7 +33,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
     Valid for   squared loss, student and target the same function, no label noise
     Source      theory/sequence C.8
     """
-    if not isinstance(algorithm, SGD) or algorithm.loss != "squared":
+    if algorithm.loss != "squared":
         raise BadParameter('the perfect solution is that of dmft.SGD with loss="squared"')
     if not model.matched:
         raise BadParameter(
@@ -180,8 +180,6 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     >>> [round(gain, 12) for gain in gains]
     [4.0, 2.0, 0.0]
     """
-    if not isinstance(student, SequenceNetwork):
-        raise BadParameter(f"the gain compares tied and untied networks, got {student!r}")
     untied = SequenceNetwork(student.activation, student.length, False)
     found = sequence_information_exponent(target, untied)
     if not found.learned:

@@ -36,10 +36,7 @@ class SequenceMoments:
     @cached_property
     def student(self) -> list[sp.Expr]:
         """Outputs in the token fields, or in z of the mean field of a network."""
-        student = self.model.student
-        if isinstance(student, SequenceNetwork):
-            return [student.activation]
-        return list(student.outputs)
+        return list(self.model.student.reduced[0])
 
     @cached_property
     def gram(self) -> list[list[sp.Expr]]:

@@ -37,7 +37,7 @@ from dmft.model.loss import LABEL, PREDICTION
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
     """What one sample computes from its fields: output, label, loss, gradient, readout gradient."""
     sigma, p = model.student.activation, x.p
-    mixture = model.teacher if isinstance(model.teacher, GaussianMixture) else None
+    mixture = model.label_clusters
     labelled = noiseless_label(model) if mixture is None else _label_of_cluster(mixture)
     slope = sp.diff(algorithm.loss_expr, PREDICTION).xreplace({PREDICTION: output, LABEL: label})
     value = algorithm.loss_expr.xreplace({PREDICTION: output, LABEL: label})

@@ -27,7 +27,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.gaussian.closed.switch import linear_in_signs
-from dmft.model import FIELD, Committee, Model, MultiIndex
+from dmft.model import FIELD, Model
 
 if TYPE_CHECKING:
     from dmft.model import GaussianMixture
@@ -273,9 +273,8 @@ def number_of(value: float) -> sp.Expr:
 def target(model: Model) -> sp.Expr:
     """Noiseless label: a sum over h_star[r], or g of h_star[1], ..., h_star[k]."""
     teacher = model.teacher
-    if isinstance(teacher, Committee):
+    if teacher.activation is not None:
         body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})
         return sp.Sum(body, (x.r, 1, x.k)) / x.k
-    assert isinstance(teacher, MultiIndex), "clusters have labels of their own"
-    fields = {z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)}
-    return linear_in_signs(teacher.expr.xreplace(fields))
+    ((expr, fields),) = teacher.functions
+    return linear_in_signs(expr.xreplace({z: x.h_star[r] for r, z in enumerate(fields, start=1)}))

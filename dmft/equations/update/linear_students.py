@@ -23,7 +23,7 @@ from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.terms import is_random
-from dmft.model import FIELD, Committee, Model, MultiIndex
+from dmft.model import FIELD, Model
 from dmft.model.loss import LABEL, PREDICTION
 
 # A constant that `together` finds is worth more than two equal halves.
@@ -129,7 +129,7 @@ def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -
 def _linear_teacher(model: Model) -> sp.Expr | None:
     """What multiplies h_star[r] in the label of a linear teacher."""
     teacher = model.teacher
-    if not isinstance(teacher, Committee):
+    if teacher.activation is None:
         return None
     slope = slope_of(teacher.activation)
     return None if slope is None else slope * x.a_star[x.r] / x.k
@@ -167,7 +167,7 @@ def sign_of(label: sp.Expr) -> sp.Expr | None:
 def label_of(model: Model) -> sp.Expr | None:
     """The label of a teacher of one unit whose activation is a sign, without a sum; else None."""
     teacher = model.teacher
-    if not isinstance(teacher, Committee) or teacher.width != 1 or teacher.outputs > 1:
+    if teacher.activation is None or teacher.width != 1 or model.outputs > 1:
         return None
     (readout,) = teacher.readout or (sp.S.One,)
     label = readout * At(teacher.activation, x.h_star[1])
@@ -185,9 +185,6 @@ def writes_signs(model: Model) -> bool:
     """Whether all labels are 1 or -1, before flips and noise."""
     if model.draws_labels:
         return True
-    teacher = model.teacher
-    if isinstance(teacher, Committee):
+    if model.teacher.activation is not None:
         return label_of(model) is not None
-    if isinstance(teacher, MultiIndex):
-        return sign_of(teacher.expr) is not None
-    return all(sign_of(y) is not None for y in teacher.labels or ())
+    return all(sign_of(y) is not None for y, _ in model.teacher.functions)

@@ -38,7 +38,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import CovarianceGiven
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Model
 
 # Factors beside the terms: (function of z, field).
 Weights = tuple[tuple[sp.Expr, sp.Expr], ...]
@@ -328,7 +328,7 @@ def parity(factor: sp.Expr) -> int:
 
 def shared(expr: sp.Expr, model: Model) -> sp.Expr:
     """Write g - f as one sum over all fields where both networks share the activation."""
-    if not (isinstance(model.teacher, Committee) and model.matched):
+    if not model.matched:
         return expr
     sigma = model.student.activation
     whole, known = shared_sum(sigma), set((teachers_at(sigma) - students_at(x.h, sigma)).args)

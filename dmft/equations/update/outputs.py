@@ -51,7 +51,7 @@ def gradient_definitions(
 ) -> list[Definition]:
     """Outputs, errors and psi of a sample, in order."""
     names = range(model.outputs)
-    errors = errors_of_outputs(loss_of(algorithm), model.outputs)
+    errors = errors_of_outputs(algorithm.loss, model.outputs)
     seen = [at_sample(model, cluster, e) for e in errors]
     found = output_definitions(model)
     if any(e.has(x.softmax_sum) for e in [*seen, loss_value(model, algorithm, cluster)]):
@@ -60,12 +60,6 @@ def gradient_definitions(
     slope = At(derivative(model.student.activation), x.h[x.j])
     pull = sp.Add(*(x.a[o + 1, x.j] * x.error_of_class(o) for o in names))
     return [*found, define(x.psi[x.j], {"gradient": slope * pull}, "sample")]
-
-
-def loss_of(algorithm: object) -> str | sp.Expr:
-    """The declared loss; flows have the squared one."""
-    found: str | sp.Expr = getattr(algorithm, "loss", "squared")
-    return found
 
 
 def at_sample(model: Model, cluster: Cluster, value: sp.Expr) -> sp.Expr:
@@ -81,23 +75,21 @@ def _softmax_sum(model: Model) -> sp.Expr:
     return sp.Add(*(sp.exp(x.output_of_class(o)) for o in range(model.outputs)))
 
 
-def check_loss(model: Model, algorithm: object) -> None:
-    """Refuse losses of several outputs that are not derived."""
-    if model.outputs > 1:
-        loss_of_outputs(loss_of(algorithm), model.outputs)
-    if model.outputs > 1 and isinstance(algorithm, SGD | GradientFlow):
-        rows = motion_of(algorithm).rows
-        if rows != (WEIGHTS,):
-            raise BadParameter(
-                f"{algorithm!r} keeps rows beside the weights ({', '.join(rows[1:])}), which are "
-                "not derived for several outputs: leave average= and dmft.Momentum out; a number "
-                "in the place of dmft.Momentum is a larger learning rate"
-            )
+def check_loss(model: Model, algorithm: SGD | GradientFlow) -> None:
+    """Refuse losses and rows of students of several outputs that are not derived."""
+    loss_of_outputs(algorithm.loss, model.outputs)
+    rows = motion_of(algorithm).rows
+    if rows != (WEIGHTS,):
+        raise BadParameter(
+            f"{algorithm!r} keeps rows beside the weights ({', '.join(rows[1:])}), which are "
+            "not derived for several outputs: leave average= and dmft.Momentum out; a number "
+            "in the place of dmft.Momentum is a larger learning rate"
+        )
 
 
 def loss_value(model: Model, algorithm: SGD | GradientFlow, cluster: Cluster) -> sp.Expr:
     """The loss of a sample."""
-    return at_sample(model, cluster, loss_of_outputs(loss_of(algorithm), model.outputs))
+    return at_sample(model, cluster, loss_of_outputs(algorithm.loss, model.outputs))
 
 
 def wrong_class(model: Model, cluster: Cluster) -> sp.Expr:
@@ -129,7 +121,7 @@ def of_students(model: Model) -> bool:
 
     Blocks of a spectrum take mean slopes, from a root with the fields of the teacher first.
     """
-    return model.blocks is None and not isinstance(model.teacher, Committee)
+    return model.blocks is None and model.teacher.activation is None
 
 
 def risk_of_classes(model: Model) -> sp.Expr:

@@ -41,7 +41,7 @@ from dmft.equations.update.program import (
     students_at,
 )
 from dmft.errors import NotClosed
-from dmft.model import SGD, Committee, GradientFlow, Model, MultiIndex
+from dmft.model import SGD, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class Moments:
             mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
             of_neuron = mean.xreplace({x.j: x.u})
             found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
-        given = getattr(self.algorithm, "loss", None)
+        given = self.algorithm.loss
         if self.model.outputs > 1:
             from dmft.equations.update.outputs import loss_value
 
@@ -273,7 +273,8 @@ class Moments:
                 return Expectation(c.named(value), c.law_of(value))
 
             return [define(x.loss, {"loss": self.over(cost)}, "observable")]
-        random = self.model.flips or self.model.draws_labels
+        # A flow has no samples, whose labels would be random.
+        random = (self.model.flips or self.model.draws_labels) and not self.algorithm.is_flow
         if given not in (None, "squared") or (given == "squared" and random):
             output = x.output_pass[0]
             if output not in self.program.table:
@@ -347,16 +348,14 @@ def _shortened_drift(case: Case) -> sp.Expr:
 
 def has_signs(model: Model) -> bool:
     """Whether labels may all be signs: a look that loads nothing."""
-    teacher = model.teacher
+    functions = [f for f, _ in model.teacher.functions]
     if model.outputs > 1:
         return False
     if model.draws_labels:
         return True
-    if isinstance(teacher, Committee):
-        return bool(teacher.activation.has(sp.sign, sp.Heaviside, sp.Piecewise))
-    if isinstance(teacher, MultiIndex):
-        return bool(teacher.expr.has(sp.sign, sp.Heaviside, sp.Piecewise))
-    return any(y.is_number or y.has(sp.sign) for y in teacher.labels or ())
+    if model.label_clusters is not None:
+        return any(y.is_number or y.has(sp.sign) for y in functions)
+    return any(f.has(sp.sign, sp.Heaviside, sp.Piecewise) for f in functions)
 
 
 def _closed(value: sp.Expr) -> sp.Expr:

@@ -13,7 +13,6 @@ from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import (
     SGD,
-    Committee,
     GaussianMixture,
     Lookahead,
     Repeat,
@@ -113,6 +112,4 @@ def _label_of(writer: Writer, stars: Sequence[sp.Symbol]) -> sp.Expr:
     if isinstance(teacher, GaussianMixture):
         place = {x.h_star[r]: s for r, s in enumerate(stars, start=1)}
         return writer.label.xreplace(place)
-    if not isinstance(teacher, Committee):
-        return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
     return teacher.outputs_at(stars)[0]

@@ -34,7 +34,7 @@ from dmft.equations.update.law import Cluster, by_target, clusters_of, target
 from dmft.equations.update.terms import Degrees
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
+from dmft.model import FIELD, SGD, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_of_outputs
 from dmft.model.rule import at_use
 from dmft.validation import shown
@@ -199,7 +199,7 @@ def teachers_at(activation: sp.Expr) -> sp.Expr:
 
 def noiseless_label(model: Model) -> sp.Expr:
     """g(h*), activations of a committee kept by name."""
-    if isinstance(model.teacher, Committee):
+    if model.teacher.activation is not None:
         return teachers_at(model.teacher.activation)
     return target(model)
 
@@ -217,7 +217,7 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
     BadParameter
         For the norm ||f - y|| as a loss, which belongs to sequence models.
     """
-    loss = getattr(algorithm, "loss", "squared")
+    loss = algorithm.loss
     check_one_output(loss)
     if loss == "frobenius":
         raise BadParameter(
@@ -229,7 +229,7 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
 
 def error_is_linear(algorithm: SGD | GradientFlow) -> bool:
     """Whether the error is linear in output and label, as of the squared loss."""
-    if is_of_outputs(getattr(algorithm, "loss", "squared")):
+    if is_of_outputs(algorithm.loss):
         return False
     error = error_of(algorithm)
     return bool(error.diff(PREDICTION).is_number and error.diff(LABEL).is_number)

@@ -87,14 +87,14 @@ def definitions(
 
 def _factors(model: Model, algorithm: SGD | GradientFlow, blocks: Blocks, size: sp.Expr) -> Factors:
     """Factors of the drift and of the noise, with the quadratic term of steps of this size."""
-    if isinstance(algorithm, SGD) and hasattr(algorithm, "scale"):
+    if not algorithm.is_flow and hasattr(algorithm, "scale"):
         from dmft.equations.update.adaptive.factors import factors_of  # loaded by whoever has it
 
         return factors_of(model, algorithm, blocks, size)
     moments = Moments(model, algorithm)
     alpha, share = plain_factors(model)
     noise: dict[str, sp.Expr] = {}
-    if isinstance(algorithm, SGD):
+    if not algorithm.is_flow:
         noise = moments.quadratic(share * size / (x.p * algorithm.batch_size))
         noise |= _added(algorithm, blocks, size)
     return Factors(moments, alpha, noise)
@@ -155,9 +155,9 @@ def on_sphere(rates: Sequence[Definition]) -> list[Definition]:
 def beside_overlaps(moments: Moments, step: sp.Expr = sp.S.One) -> list[Definition]:
     """Rates of trained readouts, or what a step of this size adds to them, and the observables."""
     algorithm, result = moments.algorithm, []
-    if isinstance(algorithm, SGD) and algorithm.trains_readout and moments.model.outputs > 1:
+    if algorithm.trains_readout and moments.model.outputs > 1:
         result += _readouts_of_outputs(moments)
-    elif isinstance(algorithm, SGD) and algorithm.trains_readout:
+    elif algorithm.trains_readout:
         result.append(define(x.a[x.j], moments.readout(step * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]

@@ -19,7 +19,7 @@ from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notatio
 from dmft.equations.views.text import model_names, printed_definitions
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
-from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+from dmft.model import FIELD, GaussianMixture, Model
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
@@ -234,10 +234,10 @@ def functions_latex(model: Model, printer: EquationPrinter) -> str:
     """Align line that says what sigma and sigma_* (or g) are."""
     student, teacher = model.student.activation, model.teacher
     lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
-    if isinstance(teacher, MultiIndex):
+    if teacher.activation is None and model.label_clusters is None:
         g = "g" if printer.letter("sigma") != "g" else "G"
         lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
-    elif isinstance(teacher, Committee) and teacher.activation != student:
+    elif teacher.activation not in (None, student):
         lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
     if model.clusters is not None:
         lines += inputs_latex(model.clusters)

@@ -16,7 +16,7 @@ from dmft.equations.averages.expectation import At, Expectation, OverSamples, na
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.derivative import derivative
-from dmft.model import Committee, Model, MultiIndex
+from dmft.model import Model
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -56,7 +56,7 @@ def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.E
     if model.reads_sequences:
         return {}
     student, teacher = model.student.activation, model.teacher
-    other = teacher.activation if isinstance(teacher, Committee) else student
+    other = student if teacher.activation is None else teacher.activation
     names = factor_names(student, other, sigma, star)
     shifted: dict[sp.Expr, str] = {}
     for law in clusters_of(model):
@@ -121,9 +121,9 @@ def functions_text(model: Model) -> str:
     """What sigma and sigma* (or g) are."""
     student, teacher = model.student.activation, model.teacher
     parts = [f"σ(z) = {student}"]
-    if isinstance(teacher, MultiIndex):
+    if teacher.activation is None and model.label_clusters is None:
         parts.append(f"g(h*) = {TextPrinter().doprint(target(model))}")
-    elif isinstance(teacher, Committee) and teacher.activation != student:
+    elif teacher.activation not in (None, student):
         parts.append(f"σ*(z) = {teacher.activation}")
     return ", ".join([*parts, *([] if model.inputs is None else [str(model.inputs)])])
 

@@ -33,7 +33,7 @@ from dmft.gaussian.certified.routes import Reduction
 from dmft.gaussian.certified.signed import RationalLaw
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.model import FIELD, Committee, Model, MultiIndex, check_identity
+from dmft.model import FIELD, Committee, Model, check_identity
 from dmft.record import Shown
 from dmft.validation import checked, is_array, is_expression, shown
 
@@ -332,9 +332,8 @@ def certify_risk(
     if isinstance(model.teacher, Committee):
         units += _units(model.teacher, symbols[p:], model.teacher.readout, 1)
     else:
-        assert isinstance(model.teacher, MultiIndex)
-        renamed = dict(zip(model.teacher.fields, symbols[p:], strict=True))
-        units.append((sp.S.One, model.teacher.expr.xreplace(renamed)))
+        ((expr, fields),) = model.teacher.functions
+        units.append((sp.S.One, expr.xreplace(dict(zip(fields, symbols[p:], strict=True)))))
     terms = []
     for m, n in combinations_with_replacement(range(len(units)), 2):
         weight = units[m][0] * units[n][0] * (sp.Rational(1, 2) if m == n else 1)

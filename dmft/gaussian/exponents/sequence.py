@@ -19,7 +19,7 @@ from dmft.gaussian.tables.token_orders import (
     student_coefficients,
     target_coefficients,
 )
-from dmft.model import Attention, Encoding, SequenceModel, as_encoding
+from dmft.model import Encoding, SequenceModel, as_encoding
 from dmft.model.sequence import TokenFunction
 from dmft.validation import checked
 
@@ -199,7 +199,7 @@ def _most(target: TokenFunction, student: TokenFunction, default: int) -> int:
     degrees = [
         max(sp.Poly(y, *f.fields).total_degree() for y in f.outputs)
         for f in (target, student)
-        if not isinstance(f, Attention) and f.polynomial
+        if f.polynomial
     ]
     known = [RULES[f.length][0] for f in (target, student) if f.length in RULES]
     return max(default, min([*degrees, *known])) if degrees else default

@@ -132,6 +132,11 @@ class GaussianMixture(Shown):
         return tuple((y, self.fields) for y in self.labels or ())
 
     @property
+    def activation(self) -> None:
+        """None: labels are those of the clusters, no sum over units."""
+        return None
+
+    @property
     def readout(self) -> None:
         """None: labels are those of the clusters."""
         return None

@@ -15,7 +15,6 @@ from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.initial_conditions import SAMPLES, STEPS, begin_of
-from dmft.model import SGD
 from dmft.model.schedule import CONTROLS, Schedule
 from dmft.solvers.controlled import pull_back, run
 from dmft.solvers.problem import Block, Problem
@@ -83,7 +82,7 @@ def check_controlled(equations: object, control: str) -> Equations:
         )
     if control not in CONTROLS:
         raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
-    if not isinstance(equations.algorithm, SGD):
+    if equations.algorithm.is_flow:
         raise BadParameter(
             f"{type(equations.algorithm).__name__} has no steps whose rate could follow a "
             "schedule: derive with dmft.SGD(...)"
@@ -277,7 +276,7 @@ def followed(
     if not isinstance(equations, Equations) or equations.kind != "ode":
         raise BadParameter("a dmft.Schedule is followed by equations of kind 'ode'")
     algorithm = equations.algorithm
-    if unit_of(equations) != (1, 1) or not isinstance(algorithm, SGD):
+    if unit_of(equations) != (1, 1) or algorithm.is_flow:
         raise BadParameter(
             "a dmft.Schedule is followed by one-pass SGD in its plain scaling, whose steps are "
             "counted in tau = steps/d"

@@ -24,7 +24,7 @@ from dmft.equations.update.linear_students import writes_signs
 from dmft.equations.update.overlaps import has_signs
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
-from dmft.model import Model, Overlaps, as_count
+from dmft.model import Overlaps, as_count
 from dmft.model.gradient_descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
@@ -303,7 +303,6 @@ def _risk_of(
 @lru_cache(maxsize=32)
 def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | None:
     """Closed form of the risk; None where tables or nodes would take longer than the descent."""
-    assert isinstance(equations.model, Model)
     risk = population_risk(equations.model)
     tabled = [t for t in table_averages(risk.expr) if t.has_tables]
     return None if averages(risk.definitions) or tabled else risk

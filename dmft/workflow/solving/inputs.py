@@ -23,7 +23,7 @@ from dmft.equations.parameter_values import (
 )
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
-from dmft.model import DIM_NAME, SGD
+from dmft.model import DIM_NAME
 from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
@@ -173,7 +173,7 @@ def unit_of(equations: Equations) -> tuple[int, int]:
 def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     """What turns the time of a run into steps and samples."""
     algorithm, scalars = equations.algorithm, values.scalars
-    if not isinstance(algorithm, SGD):
+    if algorithm.is_flow:
         return {}
     if equations.kind == "map":
         return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
@@ -195,7 +195,7 @@ def _loss(equations: Equations, values: Values) -> dict[str, Any]:
 
     Half the label's noise for the squared loss; nothing for a norm, whose mean is called the risk.
     """
-    given = getattr(equations.algorithm, "loss", "squared")
+    given = equations.algorithm.loss
     if given == "frobenius":
         return {ABOVE: 0.0}
     noise = values.scalars.get("label_noise")

@@ -12,7 +12,7 @@ import sympy as sp
 
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import own_motion
-from dmft.model import SGD, Committee, GaussianMixture, Model
+from dmft.model import SGD, Committee, Model
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory, with_readout
@@ -28,7 +28,7 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
     algorithm = equations.algorithm
     reads = "learning_rate" in equations.parameters and equations.scaling == "high-dimensional"
     overlaps = equations.family == "overlaps"
-    if not (reads and overlaps and isinstance(algorithm, SGD)) or equations.is_changed:
+    if not (reads and overlaps) or algorithm.is_flow or equations.is_changed:
         return ""
     if equations.kind == "map" or algorithm.trains_readout or equations.model.inputs is not None:
         return ""
@@ -132,7 +132,7 @@ def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
     hinge loss (theory/structured_inputs (17a)).
     """
     algorithm, model = equations.algorithm, equations.model
-    given = getattr(algorithm, "loss", None)
+    given = algorithm.loss
     if not isinstance(given, sp.Expr) or equations.kind == "map" or equations.is_changed:
         return False
     noisy = any(parameters.get(name, 0.0) > 0.0 for name in ("label_flip", "label_noise"))
@@ -149,7 +149,7 @@ def _always_pulls(model: Model, loss: sp.Expr) -> bool:
     from dmft.equations.update.linear_students import line_of
     from dmft.equations.update.overlaps import sign_in
 
-    if isinstance(model.teacher, GaussianMixture):
+    if model.label_clusters is not None:
         return False
     label = sign_in(model, Cluster())
     line = line_of(model, label, False, False)

@@ -19,7 +19,6 @@ from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.initial_conditions import begin_of, steps_before
-from dmft.model import SGD
 from dmft.names import Status
 from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
@@ -116,7 +115,7 @@ def read_schedule(equations: Any, value: Any) -> Schedule | None:
             f"learning_rate = {value} holds {', '.join(others)}; a schedule is an expression in "
             "sympy.Symbol('t') and sympy.Symbol('risk')"
         )
-    if not isinstance(equations, Equations) or not isinstance(equations.algorithm, SGD):
+    if not isinstance(equations, Equations) or equations.algorithm.is_flow:
         raise BadParameter(
             f"learning_rate = {value} is a schedule; schedules are for equations of one-pass SGD"
         )

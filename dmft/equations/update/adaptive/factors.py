@@ -43,7 +43,7 @@ from dmft.equations.update.overlaps import Factors, Moments, plain_factors
 from dmft.equations.update.program import error_is_linear, is_noisy
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, MultiIndex, Spectrum
+from dmft.model import FIELD, SGD, GradientFlow, Model, Spectrum
 from dmft.model.optimisers.adaptive import LONG
 
 # Of a block: one over its number of coordinates, 0 where that grows with d. Of a coordinate x_i:
@@ -89,9 +89,10 @@ def has_gaussian_error(model: Model, algorithm: SGD) -> bool:
         return False
     teacher = model.teacher
     student = _is_multiple(model.student.activation, FIELD)
-    if isinstance(teacher, Committee):
+    if teacher.activation is not None:
         return student and _is_multiple(teacher.activation, FIELD)
-    return student and isinstance(teacher, MultiIndex) and _is_form(teacher)
+    ((expr, fields),) = teacher.functions
+    return student and _is_form(expr, fields)
 
 
 def has_exact_coordinates(model: Model, algorithm: SGD) -> bool:
@@ -139,11 +140,11 @@ def _is_multiple(activation: sp.Expr, field_: sp.Symbol) -> bool:
     return not (activation / field_).expand().has(field_)
 
 
-def _is_form(teacher: MultiIndex) -> bool:
+def _is_form(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> bool:
     """Whether a target is a linear combination of its fields."""
-    if not teacher.expr.is_polynomial(*teacher.fields):
+    if not expr.is_polynomial(*fields):
         return False
-    return all(sum(powers) == 1 for powers in sp.Poly(teacher.expr, *teacher.fields).monoms())
+    return all(sum(powers) == 1 for powers in sp.Poly(expr, *fields).monoms())
 
 
 def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
