@@ -19,6 +19,7 @@ from dmft.emit.expression import shared_lines
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
 from dmft.equations.noise.fluctuations import Noise
+from dmft.equations.noise.record import Fluctuations
 from dmft.equations.sequence.fluctuations import SequenceNoise
 from dmft.solvers.problem import Block
 
@@ -66,21 +67,20 @@ def drift(t, y, widths, par, out):
 '''
 
 
-def noise_layout(noise: Noise | SequenceNoise, here: Layout) -> Layout:
+def noise_layout(noise: Fluctuations, here: Layout) -> Layout:
     """Layout with the nodes of the covariance, where it needs some."""
     if noise.closed:
         return here
     widths, constants = here.widths, here.constants
     if "nodes" not in widths:
         widths, constants = (*widths, *NODE_WIDTHS), (*constants, *NODE_CONSTANTS)
-    noisy = not isinstance(noise, SequenceNoise) and noise.noisy_nodes
-    if noisy and NOISE_CONSTANT not in constants:
+    if noise.noisy_nodes and NOISE_CONSTANT not in constants:
         constants = (*constants, NOISE_CONSTANT)
     return replace(here, widths=widths, constants=constants)
 
 
 def noise_parts(
-    noise: Noise | SequenceNoise,
+    noise: Fluctuations,
     parameters: Sequence[str],
     functions: PointFunctions,
     here: Layout,
@@ -93,6 +93,7 @@ def noise_parts(
         )  # fmt: skip
         signature = SIGNATURE.format(description=noise.approximation)
         return [signature, step_functions(noise, parameters, here), whole]
+    assert isinstance(noise, Noise)
     places = {name: f"par[{n}]" for n, name in enumerate(parameters)}
     body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
     parts = [SIGNATURE.format(description=noise.approximation)]

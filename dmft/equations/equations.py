@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast, final
 
@@ -13,33 +13,26 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.passes import Lowered, lowered
-from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
-from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import (
     NODE_OPTIONS,
     Values,
     check_concentration,
-    declared_parameters,
     seen_by,
     unrolled_at,
     with_nodes,
 )
 from dmft.equations.reference import evaluate
-from dmft.equations.states import Grams, StateSpace
+from dmft.equations.system import System
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
-from dmft.model import SGD, GradientFlow, Model, check_outputs
-from dmft.model.algorithm import numbers_of
+from dmft.model import check_outputs
 from dmft.names import VERSION
 from dmft.record import Short
 from dmft.symbolic_lock import in_turn
 
 if TYPE_CHECKING:
-    from dmft.equations.noise.fluctuations import Noise
-    from dmft.equations.sequence.fluctuations import SequenceNoise
     from dmft.equations.views.explicit import ExplicitEquations
     from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
@@ -55,7 +48,7 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 
 @final
 @dataclass(frozen=True, repr=False)
-class Equations(Short, ChangesOfDefinitions):
+class Equations(Short, System):
     """Closed equations of motion of overlaps or of alignments, as ordered symbolic definitions.
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`. For
@@ -91,42 +84,11 @@ class Equations(Short, ChangesOfDefinitions):
     True
     """
 
-    kind: str
-    definitions: tuple[Definition, ...]
-    model: Model
-    algorithm: SGD | GradientFlow
-    scaling: str
-    time_unit: str
-    dim: sp.Expr | None = None
-    noise: Noise | SequenceNoise | None = None
-    derived: tuple[Definition, ...] = field(default=(), repr=False)
-    extra: tuple[sp.Symbol, ...] = ()
-
     def _in_words(self) -> str:
         return (
             f"{self.kind} of {', '.join(n for n in self.terms if n != 'risk')}; {self.time_unit}; "
             f"{self.algorithm!r}"
         )
-
-    @property
-    def family(self) -> str:  # type: ignore[override]
-        """What the state holds: "overlaps", or the alignments of a "sequence"."""
-        return "sequence" if self.model.reads_sequences else "overlaps"
-
-    @cached_property
-    def space(self) -> StateSpace:
-        """What a run is a state of: Gram matrices, those of a wide limit, alignments."""
-        if self.model.reads_sequences:
-            from dmft.equations.sequence.alignments import Alignments
-
-            return Alignments(self.model, self.algorithm)
-        if self.scaling in ("mean-field", "wide-high-dimensional"):
-            from dmft.equations.restrict.closures import InfiniteWidth, MeanField
-
-            if self.scaling == "mean-field":
-                return MeanField(self.model, self.algorithm, self.dim is not None)
-            return InfiniteWidth(self.model, self.algorithm)
-        return Grams(self.model, self.algorithm)
 
     @property
     def has_cone(self) -> bool:
@@ -139,40 +101,6 @@ class Equations(Short, ChangesOfDefinitions):
         return not (self.model.reads_sequences or self.averages or self.error)
 
     # What they hold -------------------------------------------------------------------------
-
-    @cached_property
-    def declared(self) -> dict[str, sp.Expr]:
-        """All parameters with their declared values, those of a user's terms as their symbols."""
-        declared = declared_parameters(self.model, self.algorithm, self.dim)
-        return declared | {s.name: s for s in self.extra}
-
-    @cached_property
-    def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters that the equations read, with their declared values."""
-        declared = self.declared
-        used = {n for d in self.definitions for n in used_bases(d.expr)}
-        used |= set(numbers_of(self.algorithm))  # they set the clock, too
-        if "cosine" in used:  # its nodes are those of the dimension
-            used.add("dim")
-        if self.noise:  # the covariance reads them all
-            used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
-        return {name: value for name, value in declared.items() if name in used}
-
-    @cached_property
-    def open_kernels(self) -> tuple[str, ...]:
-        """Messages of the expectations without closed form; empty when the system is closed."""
-        return tuple(a.refusal for a in self.lowered if a.how == "open")
-
-    @cached_property
-    @in_turn
-    def lowered(self) -> tuple[Lowered, ...]:
-        """What stands for each average: a value, nodes, or a refusal."""
-        return lowered(self.definitions)
-
-    @cached_property
-    def averages(self) -> tuple[Expectation, ...]:
-        """Averages that have neither closed form nor table: they are computed on nodes."""
-        return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
@@ -562,11 +490,7 @@ class Equations(Short, ChangesOfDefinitions):
             return kept[key]
         result = unroll(self.definitions, widths, {**constants, "P": P})
         if self.noise:
-            from dmft.equations.noise.fluctuations import with_fluctuations
-
-            result = with_fluctuations(
-                result, cast("Noise", self.noise), widths, {**constants, "P": P}
-            )
+            result = self.noise.unrolled(result, widths, {**constants, "P": P})
         declared_now = {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
         return kept.setdefault(key, result.put(declared_now))
 
@@ -653,7 +577,9 @@ class Equations(Short, ChangesOfDefinitions):
     def __str__(self) -> str:
         from dmft.equations.views.text import equations_text
 
-        text = equations_text(self)
+        more = self.noise.text(self.definitions) if self.noise else []
+        more += [f"  {self.space.networks}"] if self.model.reads_sequences else []
+        text = equations_text(self.model, self.definitions, self.kind, self.time_unit, more)
         closure = self.space.closure_text(self.definitions)
         return f"{text}\n  {closure}" if closure else text
 

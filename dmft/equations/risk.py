@@ -344,7 +344,9 @@ class PopulationRisk(Short):
         """
         from dmft.equations.explained.risk import explain_risk
 
-        return explain_risk(self).to_depth(depth)
+        return explain_risk(
+            self.model, self.definitions, lambda p, k: self.explicit(p, k).expr
+        ).to_depth(depth)
 
     def latex(
         self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
@@ -371,7 +373,7 @@ class PopulationRisk(Short):
         >>> r"\mathcal{R}" in risk.latex()
         True
         """
-        return risk_latex(self, Page(width, notation, symbolic, "all"))
+        return risk_latex(self.model, self.definitions, Page(width, notation, symbolic, "all"))
 
     def _repr_latex_(self) -> str:
         return self.latex(width=NOTEBOOK)

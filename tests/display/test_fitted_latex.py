@@ -206,7 +206,7 @@ def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
     width, algorithm, inputs = KEPT[name]
     model = models.committees(models.ERF, width, models.ERF, 1, inputs=inputs)
     derived = dmft.derive(model, algorithm)
-    for d in printed_definitions(declared_definitions(derived)[0]):
+    for d in printed_definitions(declared_definitions(derived.model, derived.definitions)[0]):
         free = set(free_indices(d.expr)) - set(free_indices(d.target))
         assert not free or (d.expr.has(MeanSlope) and free == {x.n})
     text = derived.latex()

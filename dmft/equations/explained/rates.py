@@ -40,7 +40,7 @@ from dmft.model.algorithm import refuse
 from dmft.names import BLOCK, KEPT
 
 if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
+    from dmft.equations.system import System
 
 # Scalings whose rates are averages of one update field.
 EXPLAINED = ("high-dimensional", "gradient-flow", "large batches")
@@ -52,7 +52,7 @@ PLACES = {
 }  # fmt: skip
 
 
-def explain_rate(equations: Equations, block: str, term: str | None = None) -> Explanation:
+def explain_rate(equations: System, block: str, term: str | None = None) -> Explanation:
     """Update, local fields, Stein's identity, averages, sum; on the sphere the projection."""
     definition = _rate(equations, block)
     names = [name for name, _ in definition.terms]
@@ -61,7 +61,7 @@ def explain_rate(equations: Equations, block: str, term: str | None = None) -> E
     return _Rate(equations, definition).explained(term)
 
 
-def _rate(equations: Equations, block: str) -> Definition:
+def _rate(equations: System, block: str) -> Definition:
     """The rate of a block, of equations that are derived from one update field."""
     refuse(equations.algorithm, "explain")
     check_blocks(equations.model)
@@ -114,7 +114,7 @@ def _rate(equations: Equations, block: str) -> Definition:
     return rates[block]
 
 
-def _check_block(equations: Equations, read: Sequence[Definition]) -> None:
+def _check_block(equations: System, read: Sequence[Definition]) -> None:
     """Refuse rates by block whose averages are no sums of products."""
     if any(d.name.startswith("pull") for d in read):
         raise BadParameter(
@@ -137,7 +137,7 @@ def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Defini
 class _Rate:
     """One rate and what it is written with."""
 
-    def __init__(self, equations: Equations, definition: Definition) -> None:
+    def __init__(self, equations: System, definition: Definition) -> None:
         self.equations, self.definition = equations, definition
         self.block = definition.name
         model, algorithm = equations.model, equations.algorithm
@@ -393,7 +393,7 @@ class _Rate:
         return definitions
 
 
-def inlined_rate(equations: Equations, block: str) -> sp.Expr:
+def inlined_rate(equations: System, block: str) -> sp.Expr:
     """The rate of a block in averages of functions of local fields."""
     table = {base_name(d.target): d for d in equations.definitions if d.role == "intermediate"}
     return _put_in(_rate(equations, block).expr, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,22 +34,25 @@ from dmft.equations.update.moments import stein
 from dmft.equations.update.overlaps import residual
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.steps import Explanation
-from dmft.model import Model
+from dmft.model import Model, Overlaps
 
 if TYPE_CHECKING:
-    from dmft.equations.risk import PopulationRisk
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.short_times import ShortTimes
 
 # Formulas in scalars up to this size are shown.
 MOST_OPERATIONS = 400
 
 
-def explain_risk(risk: PopulationRisk) -> Explanation:
-    """Definition, local fields, linearity, averages, sum, overlaps."""
-    model, expr = risk.model, risk.definitions[-1].expr
+def explain_risk(
+    model: Model, definitions: Sequence[Definition], written: Callable[[int, int], sp.Expr]
+) -> Explanation:
+    """Definition, local fields, linearity, averages, sum, overlaps.
+
+    `written` is the risk in the entries of the overlaps, at numeric widths.
+    """
+    expr = definitions[-1].expr
     scalars = declared_parameters(model, None)
-    account = Account(model, scenes_of(model, scalars, risk.definitions[:-1], on_sphere=False))
+    account = Account(model, scenes_of(model, scalars, definitions[:-1], on_sphere=False))
     f, target = sp.Symbol("f"), sp.Symbol("f_*")
     first = average_over_inputs((target - f) ** 2) / 2
     parts = [_part(model, cluster) for cluster in clusters_of(model)]
@@ -56,19 +60,21 @@ def explain_risk(risk: PopulationRisk) -> Explanation:
     account.add("linearity", whole, expr)
     account.averages(expr, {})
     value = closed_values(expr)
-    error, claim = claim_of(risk.definitions)
+    error, claim = claim_of(definitions)
 
     def engine(scene: Scene) -> float:
-        return float(engine_values(risk.definitions, scene, "observable")["risk"])
+        return float(engine_values(definitions, scene, "observable")["risk"])
 
     def nodes(scene: Scene) -> float:
-        return float(engine_errors(risk.definitions, scene, "observable")["risk"])
+        return float(engine_errors(definitions, scene, "observable")["risk"])
 
     account.add(
         "values", expr, value, claim=10 * error, sides=(None, engine),
-        errors=nodes if averages(risk.definitions) else None,
+        errors=nodes if averages(definitions) else None,
     )  # fmt: skip
-    return account.finish("Population risk", (x.risk, _inserted(account, risk, value)), claim)
+    return account.finish(
+        "Population risk", (x.risk, _inserted(account, expr, value, written)), claim
+    )
 
 
 def _part(model: Model, cluster: Cluster) -> Part:
@@ -77,13 +83,15 @@ def _part(model: Model, cluster: Cluster) -> Part:
     return Part(cluster.weight, cluster, square, Expectation(cluster.shifted(square)))
 
 
-def _inserted(account: Account, risk: PopulationRisk, value: sp.Expr) -> sp.Expr:
+def _inserted(
+    account: Account, expr: sp.Expr, value: sp.Expr, in_entries: Callable[[int, int], sp.Expr]
+) -> sp.Expr:
     """Overlaps in the place of Omega, of networks of one unit."""
-    p, k = widths_of(risk.model)
-    declared = (risk.model.student.width, risk.model.teacher.width)
+    p, k = widths_of(account.model)
+    declared = (account.model.student.width, account.model.teacher.width)
     if declared != (p, k) or value.has(Expectation) or p + k > 2:
         return value
-    written = risk.explicit(p, k).expr
+    written = in_entries(p, k)
     if sp.count_ops(written) > MOST_OPERATIONS:
         return value
 
@@ -91,7 +99,6 @@ def _inserted(account: Account, risk: PopulationRisk, value: sp.Expr) -> sp.Expr
         table = {s: sp.Float(entry(scene, s), 17) for s in written.free_symbols}
         return float(sp.N(written.xreplace(table)))
 
-    expr = risk.definitions[-1].expr
     account.add("insert", value, written, sides=(lambda s: s.value(expr).value, at_overlaps))
     return written
 
@@ -109,9 +116,13 @@ def entry(scene: Scene, symbol: sp.Symbol) -> float:
 RTOL = 1e-9
 
 
-def explain_first_step(short: ShortTimes) -> Explanation:
-    """Mean gradient over the samples, local fields, Stein's identity, averages, the step."""
-    equations = short.equations
+def explain_first_step(
+    equations: DescentEquations, moved: Callable[[Overlaps, Mapping[str, float]], float]
+) -> Explanation:
+    """Mean gradient over the samples, local fields, Stein's identity, averages, the step.
+
+    `moved` is M_11 after one step from a start, at values of the parameters, to `RTOL`.
+    """
     _check(equations)
     model = equations.model
     declared = equations.parameters
@@ -140,7 +151,7 @@ def explain_first_step(short: ShortTimes) -> Explanation:
 
     def engine(scene: Scene) -> float:
         given = {n: scene.scalars[n] for n in open_names if n in equations.read}
-        return float(short.evaluate(scene.start, 1, rtol=RTOL, **given).M[1, 0, 0])
+        return moved(scene.start, given)
 
     account.add("values", before, value, at, claim=10 * error + 10 * RTOL, sides=(None, engine))
     target = sp.Indexed("M^1", x.j, x.r)

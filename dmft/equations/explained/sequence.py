@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
 
 from dmft.equations.explained.notation import StatementPrinter
+from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
@@ -24,9 +24,6 @@ from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel, token_fields
 from dmft.typeset.fragment import align
 
-if TYPE_CHECKING:
-    from dmft.equations.sequence.risk import SequenceRisk
-
 # Alignments (m, share of the radius that e takes) at which steps are judged.
 ALIGNMENTS = ((0.45, -0.5), (-0.35, 0.4))
 PARAMETERS = (0.4, 0.7)
@@ -38,14 +35,14 @@ NAME = sp.Symbol(r"\mathcal{R}")
 SHORT_OUTPUT = 4
 
 
-def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
-    """Definition, token fields, linearity, moments, sum."""
-    model = risk.model
+def explain_sequence_risk(moments: SequenceMoments, risk: sp.Expr, bound: float) -> Explanation:
+    """Definition, token fields, linearity, moments, sum; `bound` is the error of tables."""
+    model = moments.model
     _check(model)
     L = model.length
     fields = sp.symbols(f"h_1:{L + 1}", real=True)
     stars = sp.symbols(f"h^*_1:{L + 1}", real=True)
-    m = risk.moments.law.semantic if not model.tied else risk.moments.law.semantic * L
+    m = moments.law.semantic if not model.tied else moments.law.semantic * L
     cross = sp.diag(*m)
     cov = sp.BlockMatrix([[sp.eye(L), cross], [cross, sp.eye(L)]]).as_explicit()
     mean = [*[sp.S.Zero] * L, *model.encoding.means]
@@ -55,7 +52,7 @@ def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
     def average(integrand: sp.Expr) -> sp.Expr:
         return Average.of(integrand, [*stars, *fields], cov, mean)
 
-    printer, names, tokens = StatementPrinter({}), _names(*outputs), _tokens(risk)
+    printer, names, tokens = StatementPrinter({}), _names(*outputs), _tokens(moments, risk)
     printer.tokens |= {key: n for n, key in enumerate(tokens, start=1)}
 
     def tell(expr: sp.Expr) -> str:
@@ -64,7 +61,7 @@ def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
         return str(plain.xreplace({**found, NAME: sp.Symbol("R")}))
 
     ledger = Ledger(lambda e: str(printer.doprint(e.xreplace(names))), tell)
-    cases = _cases(risk)
+    cases = _cases(moments)
     gap = sp.Add(*((a - b) ** 2 for a, b in pairs))
     whole = average(gap) / 2
     _definition(ledger, model, NAME, whole, (gap, stars, fields), cases)
@@ -75,16 +72,15 @@ def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
     weights = (half, half, -sp.S.One)
     split = sp.Add(*(w * a for w, a in zip(weights, averages, strict=True)))
     ledger.add("linearity", whole, split)
-    moments = risk.moments
     values = [moments.target_square, moments.own_square, moments.cross]
     for part, before, value in zip(parts, averages, values, strict=True):
         _moment(ledger, part, before, value, cases)
     total = sp.Add(*(w * v for w, v in zip(weights, values, strict=True)))
-    ledger.add("values", split, total, judge=lambda row: _judged(split, risk.expr, cases[row]))
-    claim = f"averages by tables, error at most {risk.bound:.0e}" if risk.bound else "exact"
-    rows = token_rows({a.args[:3]: a for a in _averages(risk)}, printer)
+    ledger.add("values", split, total, judge=lambda row: _judged(split, risk, cases[row]))
+    claim = f"averages by tables, error at most {bound:.0e}" if bound else "exact"
+    rows = token_rows({a.args[:3]: a for a in _averages(moments, risk)}, printer)
     return explanation(
-        "Population risk of a sequence model", ledger, (NAME, risk.expr), [],
+        "Population risk of a sequence model", ledger, (NAME, risk), [],
         claim=claim, cases=cases, whole=False, notation=_notation(model, names, tokens),
         appendix=(*_definitions(names, printer), *rows),
     )  # fmt: skip
@@ -113,18 +109,17 @@ def _names(targets: Sequence[sp.Expr], own: Sequence[sp.Expr]) -> dict[sp.Expr, 
     return {a - b: found[a] - found[b] for a, b in pairs if a in found and b in found} | found
 
 
-def _averages(risk: SequenceRisk) -> list[TokenAverage]:
+def _averages(moments: SequenceMoments, risk: sp.Expr) -> list[TokenAverage]:
     """Averages over tokens that the risk holds, in a stable order."""
-    moments = risk.moments
     found: dict[sp.Expr, None] = {}
-    for value in (moments.target_square, moments.own_square, moments.cross, risk.expr):
+    for value in (moments.target_square, moments.own_square, moments.cross, risk):
         found |= dict.fromkeys(sorted(value.atoms(TokenAverage), key=str))
     return list(found)
 
 
-def _tokens(risk: SequenceRisk) -> dict[tuple[sp.Basic, ...], sp.Basic]:
+def _tokens(moments: SequenceMoments, risk: sp.Expr) -> dict[tuple[sp.Basic, ...], sp.Basic]:
     """Functions of text that averages over tokens are called, by what they average."""
-    keys = dict.fromkeys(a.args[:3] for a in _averages(risk))
+    keys = dict.fromkeys(a.args[:3] for a in _averages(moments, risk))
     return {key: sp.Function(f"E_{n}") for n, key in enumerate(keys, start=1)}
 
 
@@ -198,13 +193,13 @@ def _check(model: SequenceModel) -> None:
         raise BadParameter("explanations are judged with positional vectors along one direction")
 
 
-def _cases(risk: SequenceRisk) -> list[dict[sp.Basic, float]]:
+def _cases(moments: SequenceMoments) -> list[dict[sp.Basic, float]]:
     """Alignments inside the feasible set, and numbers of the parameters."""
-    model = risk.model
+    model = moments.model
     radius = math.sqrt(float(model.encoding.gram[1, 1])) if model.encoding.rank else 0.0
     found = []
     for (m, share), value in zip(ALIGNMENTS, PARAMETERS, strict=True):
-        at: dict[sp.Basic, float] = dict.fromkeys(risk.moments.law.semantic, m)
+        at: dict[sp.Basic, float] = dict.fromkeys(moments.law.semantic, m)
         at |= dict.fromkeys(model.encoding.alignments, share * radius)
         at |= dict.fromkeys(sorted(model.parameters, key=str), value)
         found.append(at)

@@ -207,6 +207,27 @@ class Noise(Fluctuations):
                 lines += _polynomial(name, moments.covariance(one, two), printer)
         return lines
 
+    def unrolled(
+        self, explicit: ExplicitEquations, widths: Mapping[str, int], constants: Mapping[str, Any]
+    ) -> ExplicitEquations:
+        """Scalar equations with the drift at order 1/d and Sigma, for polynomials."""
+        if not self.written_out:
+            raise BadParameter(
+                "explicit() writes the covariance of the increments out for polynomial "
+                "activations, losses that are quadratic in f and y, single gradients and "
+                "x ~ N(0, I_d) only; evaluate(...) gives it in numbers"
+            )
+        moments = closed_moments(self.model, self.algorithm, widths, constants)
+        known = {moments.unrolled.state(*entry): entry for entry in moments.entries}
+        rates = {
+            symbol: rate
+            + sp.Add(*(moments.rates[known[symbol]].get(name, 0) for name in self.terms))
+            for symbol, rate in explicit.rhs.items()
+        }
+        entries = [known[symbol] for symbol in rates]
+        Sigma = sp.Matrix([[moments.covariance(u, v) for v in entries] for u in entries])
+        return replace(explicit, rhs=rates, covariance=Sigma)
+
     def text(self, known: Iterable[Definition] = ()) -> list[str]:
         """Lines for a terminal."""
         batch = "" if self.algorithm.batch_size == 1 else f" {self.algorithm.batch_size}"
@@ -280,30 +301,6 @@ class Noise(Fluctuations):
             raise BadParameter(
                 f"dim = {dim:g} cannot hold these weights: their overlaps have rank {rank}"
             )
-
-
-def with_fluctuations(
-    explicit: ExplicitEquations,
-    noise: Noise,
-    widths: Mapping[str, int],
-    constants: Mapping[str, Any],
-) -> ExplicitEquations:
-    """Scalar equations with the drift at order 1/d and the covariance Sigma, for polynomials."""
-    if not noise.written_out:
-        raise BadParameter(
-            "explicit() writes the covariance of the increments out for polynomial activations, "
-            "losses that are quadratic in f and y, single gradients and x ~ N(0, I_d) only; "
-            "evaluate(...) gives it in numbers"
-        )
-    moments = closed_moments(noise.model, noise.algorithm, widths, constants)
-    known = {moments.unrolled.state(*entry): entry for entry in moments.entries}
-    rates = {
-        symbol: rate + sp.Add(*(moments.rates[known[symbol]].get(name, 0) for name in noise.terms))
-        for symbol, rate in explicit.rhs.items()
-    }
-    entries = [known[symbol] for symbol in rates]
-    Sigma = sp.Matrix([[moments.covariance(u, v) for v in entries] for u in entries])
-    return replace(explicit, rhs=rates, covariance=Sigma)
 
 
 def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> Noise:

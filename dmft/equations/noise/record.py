@@ -5,16 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, SequenceModel, as_count
+from dmft.gaussian.nodes.rules import NodeRule
+from dmft.model import SGD, Alignment, GradientFlow, Model, Overlaps, SequenceModel, as_count
+
+if TYPE_CHECKING:
+    from dmft.equations.views.explicit import ExplicitEquations
+    from dmft.equations.views.printer import EquationPrinter
 
 Array = NDArray[np.float64]
 
@@ -41,6 +47,72 @@ class Fluctuations(ABC):
     @abstractmethod
     def known_terms(self) -> tuple[str, ...]:
         """Named terms of the drift at order 1/d that are derived."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether the covariance is compiled in closed form."""
+
+    @property
+    def noisy_nodes(self) -> bool:
+        """Whether the label's noise is a separate variable of the nodes."""
+        return False
+
+    @property
+    @abstractmethod
+    def unread(self) -> set[str]:
+        """Declared parameters that are no run-time values of the covariance."""
+
+    @property
+    @abstractmethod
+    def approximation(self) -> str:
+        """How the covariance is computed, in words."""
+
+    @abstractmethod
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact for p + k = `size` fields."""
+
+    @abstractmethod
+    def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
+
+    @abstractmethod
+    def random_start(self, dim: int, seed: int) -> Overlaps | Alignment:
+        """A start of random rows."""
+
+    @abstractmethod
+    def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
+        """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
+
+    def closed_latex(self, printer: EquationPrinter) -> list[str]:
+        """Align lines of Sigma where it is `closed`."""
+        return []
+
+    @abstractmethod
+    def text(self, known: Sequence[Definition]) -> list[str]:
+        """Lines for a terminal."""
+
+    def unrolled(
+        self, explicit: ExplicitEquations, widths: Mapping[str, int], constants: Mapping[str, Any]
+    ) -> ExplicitEquations:
+        """Scalar equations with the drift at order 1/d and Sigma, where these are written out."""
+        return explicit
+
+    @abstractmethod
+    def add_to(
+        self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
+    ) -> dict[str, Array]:
+        """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
+
+    @abstractmethod
+    def add_rounding(
+        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
+    ) -> dict[str, Array]:
+        """Rounding of rates with that of their part of order 1/d, of Sigma and the covariance."""
+
+    @abstractmethod
+    def check(self, values: Values, start: Any, given: Mapping[str, Any]) -> None:
+        """Refuse a dimension that is no count, or too small for a start."""
 
     @property
     def terms(self) -> tuple[str, ...]:

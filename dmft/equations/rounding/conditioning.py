@@ -26,7 +26,7 @@ from dmft.errors import NotClosed
 from dmft.model import MultiIndex
 
 if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
+    from dmft.equations.system import System
 
 Array = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def _names(expr: sp.Expr) -> set[str]:
     return {type(f).__name__ for f in expr.atoms(sp.Function)}
 
 
-def cancellation_in_words(equations: Equations) -> list[str]:
+def cancellation_in_words(equations: System) -> list[str]:
     """What `Equations.approximation` says of rounding: nothing below 1e-10 of the terms."""
     worst = ordinary_rounding(equations)
     if worst <= WORTH_SAYING:
@@ -78,7 +78,7 @@ def cancellation_in_words(equations: Equations) -> list[str]:
     ]
 
 
-def ordinary_rounding(equations: Equations) -> float:
+def ordinary_rounding(equations: System) -> float:
     """Largest relative rounding of rates and risk at the states of this file; 0 without Q and M."""
     moved = {d.name for d in equations.definitions if d.role == "rate"}
     # Rows and blocks read the same averages, and have states of their own.
@@ -98,7 +98,7 @@ def ordinary_rounding(equations: Equations) -> float:
     return float(max(finite))
 
 
-def _states(equations: Equations) -> tuple[dict[str, Array], Values]:
+def _states(equations: System) -> tuple[dict[str, Array], Values]:
     model, algorithm = equations.model, equations.algorithm
     p, k = (min(int(n), WIDTH) if n.is_Integer else WIDTH for n in _widths(equations))
     if isinstance(model.teacher, MultiIndex):
@@ -117,7 +117,7 @@ def _states(equations: Equations) -> tuple[dict[str, Array], Values]:
     return states, Values({"p": p, "k": k}, numbers, arrays)
 
 
-def _widths(equations: Equations) -> tuple[sp.Expr, sp.Expr]:
+def _widths(equations: System) -> tuple[sp.Expr, sp.Expr]:
     return equations.model.student.width, equations.model.teacher.width
 
 

@@ -280,7 +280,7 @@ class SequenceRisk(Short):
         """
         from dmft.equations.explained.sequence import explain_sequence_risk
 
-        return explain_sequence_risk(self).to_depth(depth)
+        return explain_sequence_risk(self.moments, self.expr, self.bound).to_depth(depth)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """LaTeX of the risk; an approximation sign where tables left terms out.
@@ -306,7 +306,7 @@ class SequenceRisk(Short):
         """
         from dmft.equations.views.latex import Page, sequence_risk_latex
 
-        return sequence_risk_latex(self, Page(width, notation))
+        return sequence_risk_latex(self.alignments, self.expr, Page(width, notation))
 
     def _repr_latex_(self) -> str:
         return self.latex(width=560.0)

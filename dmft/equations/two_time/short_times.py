@@ -7,6 +7,7 @@ here is the general system at these times: sums over time written out, R_theta(1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +86,12 @@ class ShortTimes(Short):
         >>> [step.rule for step in dmft.short_times(eqs).explain(depth=0).steps]
         ['first_step', 'stein_fields', 'values']
         """
-        from dmft.equations.explained.risk import explain_first_step
+        from dmft.equations.explained.risk import RTOL, explain_first_step
 
-        return explain_first_step(self).to_depth(depth)
+        def moved(start: Overlaps, values: Mapping[str, float]) -> float:
+            return float(self.evaluate(start, 1, rtol=RTOL, **values).M[1, 0, 0])
+
+        return explain_first_step(self.equations, moved).to_depth(depth)
 
     def _in_words(self) -> str:
         count = len(self.definitions)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, used_bases
-
-if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
-    from dmft.equations.risk import PopulationRisk
+from dmft.model import Model
 
 # The index of the only student and of the only teacher: they are not printed.
 ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
@@ -29,15 +26,13 @@ OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
 
 
 def declared_definitions(
-    equations: Equations | PopulationRisk,
+    model: Model, given: tuple[Definition, ...], *, trains: bool = False, fluctuates: bool = False
 ) -> tuple[tuple[Definition, ...], list[str]]:
     """Definitions at the declared values, and these values as LaTeX."""
-    definitions = equations.definitions
-    model, algorithm = equations.model, getattr(equations, "algorithm", None)
+    definitions = given
     values: dict[str, sp.Expr] = {}
     notes: list[str] = []
     student, teacher = model.student, model.teacher
-    trains = bool(getattr(algorithm, "trains_readout", False))
     ones = []
     if _has_units(student) and not trains:
         values["readout"] = sp.S.One
@@ -49,7 +44,7 @@ def declared_definitions(
         definitions = _dropped(definitions, {x.Delta: sp.S.Zero})
     used = {name for d in definitions for name in _bases(d.expr)}
     notes += [name for name in ones if name in used]
-    if getattr(model, "label_noise", None) == 0 and _reads(equations.definitions, x.Delta):
+    if getattr(model, "label_noise", None) == 0 and _reads(given, x.Delta):
         notes.append("label_noise")
     orthonormal = getattr(model, "inputs", None) is None and "P" in used
     if orthonormal:
@@ -57,8 +52,10 @@ def declared_definitions(
         notes.append("P")
     definitions = _dropped(definitions, values)
     one_student = getattr(student, "width", None) == 1
-    one_teacher = getattr(teacher, "width", None) == 1 and hasattr(teacher, "activation")
-    if (one_student or one_teacher) and not getattr(equations, "noise", None):
+    one_teacher = (
+        getattr(teacher, "width", None) == 1 and getattr(teacher, "activation", None) is not None
+    )
+    if (one_student or one_teacher) and not fluctuates:
         definitions = _of_single_units(definitions, one_student, one_teacher)
     return _read(definitions), notes
 

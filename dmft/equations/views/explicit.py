@@ -198,7 +198,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         """
         from dmft.equations.views.explicit_latex import explicit_latex
 
-        return explicit_latex(self, width, notation, self.kind)
+        return explicit_latex(self.rhs, self.risk, self.covariance, self.kind, width, notation)
 
     def _in_words(self) -> str:
         return (

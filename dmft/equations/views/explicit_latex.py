@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
 from dmft.typeset.fragment import align, fitted
-
-if TYPE_CHECKING:
-    from dmft.equations.views.explicit import ExplicitEquations
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.
 WHOLE, PART = 160, 6
@@ -33,14 +29,18 @@ def simplified(expr: sp.Expr) -> sp.Expr:
 
 
 def explicit_latex(
-    equations: ExplicitEquations, width: float, notation: Notation, kind: str = "ode"
+    rates: Mapping[sp.Symbol, sp.Expr],
+    risk: sp.Expr,
+    covariance: sp.Matrix | None,
+    kind: str,
+    width: float,
+    notation: Notation,
 ) -> str:
     """LaTeX of scalar equations, its lines broken."""
     letters = letters_of(notation)
     printer = _ScalarPrinter(letters)
-    symbols = list(equations.rhs)
-    exprs = [simplified(e) for e in (*equations.rhs.values(), equations.risk)]
-    covariance = equations.covariance
+    symbols = list(rates)
+    exprs = [simplified(e) for e in (*rates.values(), risk)]
     if covariance is not None:
         size = len(symbols)
         places = [(i, n) for i in range(size) for n in range(i, size)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -25,10 +25,7 @@ from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
 
 if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
-    from dmft.equations.noise.fluctuations import Noise
-    from dmft.equations.risk import PopulationRisk
-    from dmft.equations.sequence.risk import SequenceRisk
+    from dmft.equations.system import System
 
 __all__ = ["EquationPrinter", "average_latex", "definition_latex", "equations_latex"]
 
@@ -67,12 +64,17 @@ class Page:
         return EquationPrinter(names, letters_of(self.notation))
 
 
-def equations_latex(equations: Equations, page: Page) -> str:
+def equations_latex(equations: System, page: Page) -> str:
     """LaTeX of equations, its lines broken for the page."""
     printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
-        definitions, notes = declared_definitions(equations)
+        definitions, notes = declared_definitions(
+            equations.model,
+            definitions,
+            trains=equations.algorithm.trains_readout,
+            fluctuates=bool(equations.noise),
+        )
     definitions = printed_definitions(definitions)
     parts = [
         f"% {equations.time_unit}",
@@ -93,42 +95,42 @@ def equations_latex(equations: Equations, page: Page) -> str:
         shown = [a for a in lowered(definitions) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
         if equations.noise and equations.noise.closed:
-            parts.append(align(cast("Noise", equations.noise).closed_latex(printer)))
+            parts.append(align(equations.noise.closed_latex(printer)))
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
 
 
-def risk_latex(risk: PopulationRisk, page: Page) -> str:
-    """LaTeX of a risk with its kernels."""
-    printer = page.printer(model_names(risk.model, r"\sigma", r"\sigma_*"))
-    definitions, notes = risk.definitions, list[str]()
+def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) -> str:
+    """LaTeX of a population risk with its kernels."""
+    printer = page.printer(model_names(model, r"\sigma", r"\sigma_*"))
+    notes = list[str]()
     if not page.symbolic:
-        definitions, notes = declared_definitions(risk)
+        definitions, notes = declared_definitions(model, definitions)
     parts = [
         align(definition_latex(definitions[-1], printer)),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer),
-        align([functions_latex(risk.model, printer)]),
+        align([functions_latex(model, printer)]),
         *kernels_latex(lowered(definitions), printer, None),
     ]
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
 
 
-def sequence_risk_latex(risk: SequenceRisk, page: Page) -> str:
+def sequence_risk_latex(alignments: Sequence[sp.Symbol], risk: sp.Expr, page: Page) -> str:
     """LaTeX of the risk of a sequence model, its averages over tokens named below."""
     printer = page.printer({})
-    inside = ", ".join(printer.doprint(s) for s in risk.alignments)
-    sign = r"\approx" if risk.expr.has(PlacedAverage) else "="
+    inside = ", ".join(printer.doprint(s) for s in alignments)
+    sign = r"\approx" if risk.has(PlacedAverage) else "="
     head = f"{printer.letter('risk')}({inside})"
-    found = {a.args[:3]: a for a in risk.expr.atoms(TokenAverage)}
-    parts = [align([f"{head} &{sign} {printer.doprint(risk.expr)}"])]
+    found = {a.args[:3]: a for a in risk.atoms(TokenAverage)}
+    parts = [align([f"{head} &{sign} {printer.doprint(risk)}"])]
     text = "\n".join([*parts, *token_rows(found, printer)])
     return fitted(text, page.width)
 
 
 def system_latex(
-    equations: Equations, definitions: Sequence[Definition], printer: EquationPrinter
+    equations: System, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
     """Rows of the rates, of what they are computed from, and of what is observed."""
     roles = ("rate", "intermediate", "sample", "observable")
@@ -146,7 +148,7 @@ def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
 
 
 def meanings_latex(
-    equations: Equations, definitions: Sequence[Definition], printer: EquationPrinter
+    equations: System, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
     """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))

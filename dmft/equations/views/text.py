@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 from sympy.printing.str import StrPrinter
@@ -17,9 +17,6 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.derivative import derivative
 from dmft.model import Model
-
-if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
 
 PRIMES = ("", "'", "''")
 # A random field of a sample, or a mean, in a cluster.
@@ -262,11 +259,13 @@ def _without_constants(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace(averages).xreplace(table)
 
 
-def equations_text(equations: Equations) -> str:
-    """Equations as text, line by line."""
-    names = model_names(equations.model)
-    definitions = printed_definitions(equations.definitions)
-    lines = [f"Equations of motion ({equations.kind}); {equations.time_unit}"]
+def equations_text(
+    model: Model, definitions: Sequence[Definition], kind: str, unit: str, more: Sequence[str]
+) -> str:
+    """Equations as text, line by line; `more` follows the definitions."""
+    names = model_names(model)
+    definitions = printed_definitions(definitions)
+    lines = [f"Equations of motion ({kind}); {unit}"]
     for role, heading in (
         ("rate", ""),
         ("intermediate", "with"),
@@ -277,17 +276,14 @@ def equations_text(equations: Equations) -> str:
         chosen = [d for d in definitions if d.role == role]
         if chosen and heading:
             lines.append(heading)
-        texts = ["  " + text for d in chosen for text in definition_text(d, names, equations.kind)]
+        texts = ["  " + text for d in chosen for text in definition_text(d, names, kind)]
         if role == "block" and texts:
             texts = ["  " + ",  ".join(y.strip() for y in texts)]
         lines += texts
-    if equations.noise:
-        lines += equations.noise.text(equations.definitions)
-    if equations.model.reads_sequences:
-        lines.append(f"  {equations.space.networks}")
-    else:
+    lines += more
+    if not model.reads_sequences:
         law = "⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
-        lines.append(f"  {functions_text(equations.model)}; {law}")
+        lines.append(f"  {functions_text(model)}; {law}")
     if any(d.expr.has(OverSamples) for d in definitions):
         lines.append("  of all samples μ = 1, 2, ... of a batch, which are independent")
     return "\n".join(lines)

@@ -1,14 +1,17 @@
-"""Changes of the terms of equations that are stored as definitions."""
+"""`System`: equations of motion as ordered definitions, and changes of their terms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import Lowered, lowered
 from dmft.equations.changes.changeable import Changeable
 from dmft.equations.changes.user_terms import (
     PARAMETERS,
@@ -19,25 +22,95 @@ from dmft.equations.changes.user_terms import (
     symmetrised,
     users_of,
 )
-from dmft.equations.definitions import Definition, base_name, live
+from dmft.equations.definitions import Definition, base_name, live, used_bases
+from dmft.equations.parameter_values import declared_parameters
+from dmft.equations.states import Grams, StateSpace
 from dmft.errors import BadParameter
+from dmft.model import SGD, GradientFlow, Model
+from dmft.model.algorithm import numbers_of
+from dmft.symbolic_lock import in_turn
 from dmft.validation import shown
 
 if TYPE_CHECKING:
-    from dmft.equations.equations import Equations
+    from dmft.equations.noise.record import Fluctuations
 
 # Set where equations are derived: other things depend on them.
 FIXED_BY_DERIVE = ("dim", "batch_size")
 
 
-class ChangesOfDefinitions(Changeable):
-    """How `Equations` store terms: in the rates, and in the free rates that a constraint reads."""
+@dataclass(frozen=True, repr=False)
+class System(Changeable):
+    """What `Equations` hold: definitions, what they were derived from, and what follows from both.
+
+    Terms are stored in the rates, and in the free rates that a constraint reads.
+    """
+
+    kind: str
+    definitions: tuple[Definition, ...]
+    model: Model
+    algorithm: SGD | GradientFlow
+    scaling: str
+    time_unit: str
+    dim: sp.Expr | None = None
+    noise: Fluctuations | None = None
+    derived: tuple[Definition, ...] = field(default=(), repr=False)
+    extra: tuple[sp.Symbol, ...] = ()
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        """What the state holds: "overlaps", or the alignments of a "sequence"."""
+        return "sequence" if self.model.reads_sequences else "overlaps"
+
+    @cached_property
+    def space(self) -> StateSpace:
+        """What a run is a state of: Gram matrices, those of a wide limit, alignments."""
+        if self.model.reads_sequences:
+            from dmft.equations.sequence.alignments import Alignments
+
+            return Alignments(self.model, self.algorithm)
+        if self.scaling in ("mean-field", "wide-high-dimensional"):
+            from dmft.equations.restrict.closures import InfiniteWidth, MeanField
+
+            if self.scaling == "mean-field":
+                return MeanField(self.model, self.algorithm, self.dim is not None)
+            return InfiniteWidth(self.model, self.algorithm)
+        return Grams(self.model, self.algorithm)
 
     # What they hold --------------------------------------------------------------------------
 
-    @property
-    def _own(self) -> Equations:
-        return cast("Equations", self)
+    @cached_property
+    def declared(self) -> dict[str, sp.Expr]:
+        """All parameters with their declared values, those of a user's terms as their symbols."""
+        declared = declared_parameters(self.model, self.algorithm, self.dim)
+        return declared | {s.name: s for s in self.extra}
+
+    @cached_property
+    def parameters(self) -> dict[str, sp.Expr]:
+        """Scalar parameters that the equations read, with their declared values."""
+        declared = self.declared
+        used = {n for d in self.definitions for n in used_bases(d.expr)}
+        used |= set(numbers_of(self.algorithm))  # they set the clock, too
+        if "cosine" in used:  # its nodes are those of the dimension
+            used.add("dim")
+        if self.noise:  # the covariance reads them all
+            used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
+        return {name: value for name, value in declared.items() if name in used}
+
+    @cached_property
+    def open_kernels(self) -> tuple[str, ...]:
+        """Messages of the expectations without closed form; empty when the system is closed."""
+        return tuple(a.refusal for a in self.lowered if a.how == "open")
+
+    @cached_property
+    @in_turn
+    def lowered(self) -> tuple[Lowered, ...]:
+        """What stands for each average: a value, nodes, or a refusal."""
+        return lowered(self.definitions)
+
+    @cached_property
+    def averages(self) -> tuple[Expectation, ...]:
+        """Averages that have neither closed form nor table: they are computed on nodes."""
+        return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
@@ -45,7 +118,7 @@ class ChangesOfDefinitions(Changeable):
 
         Those of the alignments of a sequence model are columns of their components.
         """
-        single, blocks = self.rate_terms, self._own.space.blocks
+        single, blocks = self.rate_terms, self.space.blocks
         if not blocks:
             return single
         return {b: _columns([single[str(s)] for s in row]) for b, row in blocks.items() if row}
@@ -53,9 +126,9 @@ class ChangesOfDefinitions(Changeable):
     @property
     def rate_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Terms of the definitions of the rates, by their names."""
-        free = {d.name: dict(d.terms) for d in self._own.definitions}
+        free = {d.name: dict(d.terms) for d in self.definitions}
         result = {}
-        for d in self._own.definitions:
+        for d in self.definitions:
             if d.role == "rate":
                 parts = dict(d.terms)
                 whole = parts.pop("free", None)
@@ -67,11 +140,11 @@ class ChangesOfDefinitions(Changeable):
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Rates, what they are computed from, and the risk."""
-        own, terms = self._own.definitions, self.terms
-        homes = {_home(own, d.name) for d in own if d.role == "rate"}
+        terms, defined = self.terms, self.definitions
+        homes = {_home(defined, d.name) for d in defined if d.role == "rate"}
         rest = {
             d.name: dict(d.terms)
-            for d in self._own.definitions
+            for d in defined
             if d.role in ("intermediate", "sample", "observable") and d.name not in homes
         }
         return {**terms, **rest}
@@ -79,35 +152,33 @@ class ChangesOfDefinitions(Changeable):
     @property
     def described(self) -> dict[str, str]:
         """Kind, scaling, declaration, and the terms at order 1/d of an sde."""
-        own = self._own
         return {
-            "kind": own.kind,
-            "scaling": own.scaling,
-            "model": str(own.model),
-            "algorithm": str(own.algorithm),
-            "dim": str(own.dim),
-            "terms at order 1/d": ", ".join(own.noise.terms if own.noise else ()) or "none",
+            "kind": self.kind,
+            "scaling": self.scaling,
+            "model": str(self.model),
+            "algorithm": str(self.algorithm),
+            "dim": str(self.dim),
+            "terms at order 1/d": ", ".join(self.noise.terms if self.noise else ()) or "none",
         }
 
     @property
     def as_derived(self) -> Self:
         """The equations before any change."""
-        own = self._own
         if not self.is_changed:
             return self
-        noise = replace(own.noise, dropped=()) if own.noise else None
-        found = own.derived or own.definitions
-        return cast(Self, replace(own, definitions=found, noise=noise, derived=(), extra=()))
+        noise = replace(self.noise, dropped=()) if self.noise else None
+        found = self.derived or self.definitions
+        return replace(self, definitions=found, noise=noise, derived=(), extra=())
 
     @property
     def is_changed(self) -> bool:
         """Whether terms were added, dropped or replaced since the equations were derived."""
-        return bool(self._own.derived or (self._own.noise and self._own.noise.dropped))
+        return bool(self.derived or (self.noise and self.noise.dropped))
 
     @property
     def dropped(self) -> tuple[str, ...]:
         """Names of the terms that were left out since."""
-        return (*super().dropped, *(self._own.noise.dropped if self._own.noise else ()))
+        return (*super().dropped, *(self.noise.dropped if self.noise else ()))
 
     @property
     def symbols(self) -> dict[str, Any]:
@@ -117,65 +188,62 @@ class ChangesOfDefinitions(Changeable):
         computed from; "a", "gamma", "Delta" ... stand for "readout", "learning_rate",
         "label_noise". `indices` has what runs over their entries.
         """
-        arrays = arrays_of(self._own.definitions)
+        arrays = arrays_of(self.definitions)
         found = named_symbols(self._known.values(), arrays)
         return {**found, "p": x.p, "k": x.k} if arrays else found
 
     @property
     def indices(self) -> Indices:
         """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
-        if self._own.space.blocks:  # the alignments are written out one by one
+        if self.space.blocks:  # the alignments are written out one by one
             return Indices(dict.fromkeys(self.terms, ()))
-        rates = [d for d in self._own.definitions if d.role == "rate"]
+        rates = [d for d in self.definitions if d.role == "rate"]
         return Indices({d.name: d.indices for d in rates})
 
     @property
     def _known(self) -> dict[str, sp.Symbol]:
         """Symbols of the parameters and of what is defined as one number, by name."""
-        known = (d.target for d in self._own.definitions if d.role in ("intermediate", "rate"))
+        known = (d.target for d in self.definitions if d.role in ("intermediate", "rate"))
         return {s.name: s for s in known if isinstance(s, sp.Symbol)} | self._scalars
 
     @property
     def _scalars(self) -> dict[str, sp.Symbol]:
         """Symbols of the parameters by name."""
-        own = self._own
-        known = {s.name: s for s in (*own.model.parameters, *own.extra)}
-        return {name: PARAMETERS.get(name) or known[name] for name in own.declared}
+        known = {s.name: s for s in (*self.model.parameters, *self.extra)}
+        return {name: PARAMETERS.get(name) or known[name] for name in self.declared}
 
     @property
     def _own_names(self) -> frozenset[str]:
         named = {t for terms in self.terms.values() for t in terms}
-        inner = {t for d in self._own.definitions for t, _ in d.terms if d.role != "block"}
-        return frozenset(inner - named) | frozenset(
-            self._own.noise.terms if self._own.noise else ()
-        )
+        inner = {t for d in self.definitions for t, _ in d.terms if d.role != "block"}
+        return frozenset(inner - named) | frozenset(self.noise.terms if self.noise else ())
 
     def text_of(self, expr: Any) -> str:
         """An expression as in `str(equations)`."""
         from dmft.equations.views.text import TextPrinter, model_names
 
-        return str(TextPrinter(model_names(self._own.model)).doprint(expr))
+        return str(TextPrinter(model_names(self.model)).doprint(expr))
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""
-        from dmft.equations.views.latex import EquationPrinter
+        from dmft.equations.views.printer import EquationPrinter
         from dmft.equations.views.text import model_names
 
-        names = model_names(self._own.model, r"\sigma", r"\sigma_*")
+        names = model_names(self.model, r"\sigma", r"\sigma_*")
         return str(EquationPrinter(names).doprint(expr))
 
     def block_latex(self, block: str) -> str:
         """A block with its indices."""
-        if block in self._own.space.blocks:
+        if block in self.space.blocks:
             return block
-        target = next(d.target for d in reversed(self._own.definitions) if d.name == block)
+        target = next(d.target for d in reversed(self.definitions) if d.name == block)
         return self.latex_of(target)
 
     # Changes ---------------------------------------------------------------------------------
 
     def _places(self, block: str, expr: sp.Expr) -> dict[str, sp.Expr]:
         """Definitions that a term of a block adds to, with what it adds; its own comes first."""
-        definitions = self._own.definitions
+        definitions = self.definitions
         found = {_home(definitions, block): expr}
         # On the sphere a term of a wide limit adds to Phi_jj = dQ_jj/dt, which scales the rows.
         if any(d.name == x.growth.name for d in definitions):
@@ -184,7 +252,7 @@ class ChangesOfDefinitions(Changeable):
         return found
 
     def _with_changed(self, block: str, name: str, given: object) -> Self:
-        symbols = self._own.space.blocks.get(block)
+        symbols = self.space.blocks.get(block)
         if symbols is None:
             return self._with_entry(block, name, given)
         found = self
@@ -194,14 +262,14 @@ class ChangesOfDefinitions(Changeable):
 
     def _with_entry(self, block: str, name: str, given: object) -> Self:
         """Set the term of one definition of a rate."""
-        definitions = self._own.definitions
+        definitions = self.definitions
         rate = next(d for d in definitions if d.role == "rate" and d.name == block)
         first = next(iter(self._places(block, sp.S.Zero)))
         # What a constraint adds stands outside of the free rate.
         own = name == "sphere" or (first != block and name in dict(rate.terms))
         first = block if own else first
         new: sp.Expr | None = None
-        extra = self._own.extra
+        extra = self.extra
         if given is not None:
             self._check_free(rate, first)
             check = self._check(block, first)
@@ -233,46 +301,45 @@ class ChangesOfDefinitions(Changeable):
             )
 
     def _check(self, block: str, first: str) -> TermCheck:
-        own, until = self._own, {first, *self._places(block, sp.S.Zero)}
-        definitions, blocks = own.definitions, own.space.blocks
+        until = {first, *self._places(block, sp.S.Zero)}
+        definitions, blocks = self.definitions, self.space.blocks
         rate = next(d for d in definitions if d.role == "rate" and d.name == block)
         before = next(d.name for d in definitions if d.name in until)
         where = block + (f"[{', '.join(map(str, rate.indices))}]" if rate.indices else "")
         axes = {}
         if not blocks:
-            axes = {x.p: own.model.student.width, x.k: own.model.teacher.width}
+            axes = {x.p: self.model.student.width, x.k: self.model.teacher.width}
         taken = frozenset((*blocks, *(d.name for d in definitions)))
-        arrays, users = arrays_of(definitions, before), users_of(own.declared)
+        arrays, users = arrays_of(definitions, before), users_of(self.declared)
         return TermCheck(where, rate.indices, arrays, self._known, taken, users, axes)
 
     def _without(self, names: tuple[str, ...]) -> Self:
-        own = self._own
-        known = {t for d in own.definitions if d.role != "block" for t, _ in d.terms}
+        known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms}
         known -= {"free", "risk"}
-        known |= set(own.noise.terms if own.noise else ())
-        kept: Sequence[Definition] = own.definitions
+        known |= set(self.noise.terms if self.noise else ())
+        kept: Sequence[Definition] = self.definitions
         for name in names:
             if name not in known:
                 raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
             kept = [d if d.role in ("block", "observable") else d.without(name) for d in kept]
-        noise = own.noise.without(*names) if own.noise else None
-        return cast(Self, replace(cast("Equations", self._rebuilt(kept, own.extra)), noise=noise))
+        noise = self.noise.without(*names) if self.noise else None
+        return replace(self._rebuilt(kept, self.extra), noise=noise)
 
     def _substituted(self, values: Mapping[Any, object]) -> Self:
-        own, known = self._own, self._scalars
-        if own.noise:
+        known = self._scalars
+        if self.noise:
             raise BadParameter(
                 "parameters of an sde are replaced where the model and the algorithm are declared: "
                 "the covariance of the increments would keep the old ones"
             )
-        taken = frozenset(d.name for d in own.definitions)
-        check = TermCheck("a parameter", (), {}, known, taken, users_of(own.declared))
-        swap, extra = {}, own.extra
+        taken = frozenset(d.name for d in self.definitions)
+        check = TermCheck("a parameter", (), {}, known, taken, users_of(self.declared))
+        swap, extra = {}, self.extra
         for key, given in values.items():
             name = getattr(key, "name", key)
-            fixed = [s.name for s in own.model.parameters]
-            if name in (*FIXED_BY_DERIVE, *fixed) or name not in own.parameters:
-                free = [n for n in own.parameters if n not in (*FIXED_BY_DERIVE, *fixed)]
+            fixed = [s.name for s in self.model.parameters]
+            if name in (*FIXED_BY_DERIVE, *fixed) or name not in self.parameters:
+                free = [n for n in self.parameters if n not in (*FIXED_BY_DERIVE, *fixed)]
                 raise BadParameter(
                     f"{shown(key)} is no parameter that can be replaced; these are {free}"
                 )
@@ -285,13 +352,13 @@ class ChangesOfDefinitions(Changeable):
                 d.role,
                 None if d.factor in swap else d.factor,
             )
-            for d in own.definitions
+            for d in self.definitions
         ]
         return self._rebuilt(changed, extra)
 
     def _rebuilt(self, changed: Iterable[Definition], extra: tuple[sp.Symbol, ...]) -> Self:
         """The same equations with other definitions: empty ones are zero, unused ones go."""
-        own, kept = self._own, list(changed)
+        kept = list(changed)
         empty = {d.name for d in kept if d.role == "intermediate" and not d.terms}
         kept = [
             replace(d, terms=tuple((t, _zeroed(e, empty)) for t, e in d.terms))
@@ -299,15 +366,14 @@ class ChangesOfDefinitions(Changeable):
             if d.name not in empty or d.role != "intermediate"
         ]
         definitions = live(kept)
-        derived = own.derived or own.definitions
+        derived = self.derived or self.definitions
         used = {s.name for d in definitions for s in d.expr.free_symbols}
-        new = replace(
-            own,
+        return replace(
+            self,
             definitions=definitions,
             derived=() if definitions == derived else derived,
             extra=tuple(s for s in dict.fromkeys(extra) if s.name in used),
         )
-        return cast(Self, new)
 
 
 def _home(definitions: Sequence[Definition], block: str) -> str:
