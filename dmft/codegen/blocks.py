@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from dmft.codegen.fuse import NAME, Loop, Scope, loop_header, product_text
-from dmft.codegen.nodes import FIXED, Index, Node, factors
+from dmft.codegen.fuse import NAME, Loop
+from dmft.codegen.nodes import FIXED
 from dmft.codegen.packing import CHUNK
-
-if TYPE_CHECKING:
-    from dmft.codegen.loops import LoopWriter
 
 HEADER = re.compile(r"for (\w+) in range\((\w+)\):")
 ENTRY = re.compile(r"([A-Za-z_]\w*)\[([^\[\]]*)\]")
@@ -45,64 +40,6 @@ if widths[0] + widths[1] > {MOST_IN_ORDER}:
     return rhs_wide(t, y, widths, par, out)"""
 CALLED = re.compile(r"([A-Za-z_][A-Za-z_0-9.]*)\(")
 SAME_INDEX = re.compile(r"1\.0 if [a-zA-Z0-9 +]* == [a-zA-Z0-9 +]* else 0\.0")
-
-
-def sum_by_entry(writer: LoopWriter, node: Node, scope: Scope) -> str:
-    """Accumulate for all entries of the loop around the sum, which becomes the inner one.
-
-    Each entry is added up in the order of the terms, and neighbours fill vectors.
-    """
-    index, outer = scope.index, scope.parent
-    assert index is not None
-    assert outer is not None
-    writer.sum_rows.add(node.data)
-    name = writer.fresh("s")
-    writer.arrays[name] = (index[1],)
-    entry, header = f"{name}[{index[0]}]", writer.header(index)
-    start = Scope(index, outer, [f"{entry} = 0.0"])
-    outer.block(header, start)
-    terms = Scope(node.data, outer)
-    inner = Scope(index, terms)
-    text = writer.value(node.args[0], inner)
-    inner.lines.append(f"{entry} += {text}")
-    terms.block(header, inner)
-    outer.block(writer.header(node.data), terms)
-    return entry
-
-
-def pair_by_entry(writer: LoopWriter, node: Node, scope: Scope) -> str:
-    """Symmetric double sum, accumulated for all second indices side by side.
-
-    With a body w_a w_b f_ab it is the sum over b of w_b (w_b f_bb + sum_{a > b} 2 w_a f_ab).
-    """
-    first, second = node.data
-    writer.pair_rows.add(first)
-    graph, parts = writer.graph, factors(node.args[0])
-    weight = graph.mul(f for f in parts if first not in f.deps)
-    rest = graph.mul(f for f in parts if first in f.deps)
-    name, total = writer.fresh("s"), writer.fresh("s")
-    writer.arrays[name] = (second[1],)
-    entry = f"{name}[{second[0]}]"
-    # Named as the entries of tables are, to become one loop with theirs.
-    own: Index = (f"e{len(scope.context)}", second[1])
-    diagonal = graph.rename(rest, {first: own, second: own})
-    writer.note_uses(diagonal)
-    start = Scope(own, scope)
-    start.lines.append(f"{name}[{own[0]}] = {writer.value(diagonal, start)}")
-    scope.block(loop_header(own), start)
-    rows = Scope(first, scope)
-    inner = Scope(second, rows)
-    writer.headers[second] = f"for {second[0]} in range({first[0]}):"
-    twice = graph.mul([graph.number(Fraction(2)), rest])
-    writer.note_uses(twice)
-    inner.lines.append(f"{entry} += {writer.value(twice, inner)}")
-    rows.block(writer.headers.pop(second), inner)
-    scope.block(loop_header(first), rows)
-    end = Scope(second, scope)
-    end.lines.append(f"{total} += {product_text([writer.operand(weight, end, 'mul'), entry])}")
-    scope.lines.append(f"{total} = 0.0")
-    scope.block(loop_header(second), end)
-    return total
 
 
 def in_blocks(items: list[str | Loop], arrays: Mapping[str, tuple[str, ...]]) -> list[str | Loop]:

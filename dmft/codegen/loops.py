@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from dmft.codegen.blocks import pair_by_entry, sum_by_entry
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Scope, loop_header, product_text
 from dmft.codegen.lower import filling
@@ -256,8 +255,8 @@ class LoopWriter:
             return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"
         if node.kind == "sum":
             by_entry = self.ordered and len(scope.context) > 1
-            return (sum_by_entry if by_entry else LoopWriter.compute_sum)(self, node, scope)
-        return (pair_by_entry if self.ordered else LoopWriter.compute_pair)(self, node, scope)
+            return (self.sum_by_entry if by_entry else self.compute_sum)(node, scope)
+        return (self.pair_by_entry if self.ordered else self.compute_pair)(node, scope)
 
     def moment_of_signs(self, node: Node, scope: Scope) -> str:
         """Call of `dmft.special.signs`, which takes any number of fields."""
@@ -380,6 +379,62 @@ class LoopWriter:
         outer.lines.append(f"{total} += {_bracket(weight)} * (2.0 * {row} + {diagonal})")
         scope.lines.append(f"{total} = 0.0")
         scope.block(loop_header(first), outer)
+        return total
+
+    def sum_by_entry(self, node: Node, scope: Scope) -> str:
+        """Accumulate for all entries of the loop around the sum, which becomes the inner one.
+
+        Each entry is added up in the order of the terms, and neighbours fill vectors.
+        """
+        index, outer = scope.index, scope.parent
+        assert index is not None
+        assert outer is not None
+        self.sum_rows.add(node.data)
+        name = self.fresh("s")
+        self.arrays[name] = (index[1],)
+        entry, header = f"{name}[{index[0]}]", self.header(index)
+        start = Scope(index, outer, [f"{entry} = 0.0"])
+        outer.block(header, start)
+        terms = Scope(node.data, outer)
+        inner = Scope(index, terms)
+        text = self.value(node.args[0], inner)
+        inner.lines.append(f"{entry} += {text}")
+        terms.block(header, inner)
+        outer.block(self.header(node.data), terms)
+        return entry
+
+    def pair_by_entry(self, node: Node, scope: Scope) -> str:
+        """Symmetric double sum, accumulated for all second indices side by side.
+
+        With a body w_a w_b f_ab it is the sum over b of w_b (w_b f_bb + sum_{a > b} 2 w_a f_ab).
+        """
+        first, second = node.data
+        self.pair_rows.add(first)
+        graph, parts = self.graph, factors(node.args[0])
+        weight = graph.mul(f for f in parts if first not in f.deps)
+        rest = graph.mul(f for f in parts if first in f.deps)
+        name, total = self.fresh("s"), self.fresh("s")
+        self.arrays[name] = (second[1],)
+        entry = f"{name}[{second[0]}]"
+        # Named as the entries of tables are, to become one loop with theirs.
+        own: Index = (f"e{len(scope.context)}", second[1])
+        diagonal = graph.rename(rest, {first: own, second: own})
+        self.note_uses(diagonal)
+        start = Scope(own, scope)
+        start.lines.append(f"{name}[{own[0]}] = {self.value(diagonal, start)}")
+        scope.block(loop_header(own), start)
+        rows = Scope(first, scope)
+        inner = Scope(second, rows)
+        self.headers[second] = f"for {second[0]} in range({first[0]}):"
+        twice = graph.mul([graph.number(Fraction(2)), rest])
+        self.note_uses(twice)
+        inner.lines.append(f"{entry} += {self.value(twice, inner)}")
+        rows.block(self.headers.pop(second), inner)
+        scope.block(loop_header(first), rows)
+        end = Scope(second, scope)
+        end.lines.append(f"{total} += {product_text([self.operand(weight, end, 'mul'), entry])}")
+        scope.lines.append(f"{total} = 0.0")
+        scope.block(loop_header(second), end)
         return total
 
 

@@ -13,11 +13,11 @@ from dmft.compiled.known_functions import (
     CONSTANTS,
     FLOAT,
     FUNCTIONS,
-    HALF,
     INLINED,
     INT,
     LANES,
     Array,
+    Instructions,
     constant,
     inlined,
     is_whole,
@@ -34,21 +34,17 @@ RELATIONS: dict[type, str] = {
 }  # fmt: skip
 
 
-class Writer:
+class Writer(Instructions):
     """Instructions of lines of Python."""
 
     def __init__(
         self, builder: ir.IRBuilder, variables: ir.IRBuilder, flags: tuple[str, ...] = ()
     ) -> None:
-        self.builder = builder
-        # What may be done with the order of sums.
-        self.flags = flags
+        super().__init__(builder, flags)
         # Functions of the module by name: those that are called, and those that are written where
-        # they are called. Then memory that is given back at the end.
+        # they are called.
         self.others: Mapping[str, Any] = {}
         self.near: Mapping[str, ast.FunctionDef] = {}
-        self.owned: list[Any] = []
-        self.depth = 0
         # Where the loops around go on, and whether this is written within another function.
         self.again: list[Any] = []
         self.is_inside = False
@@ -57,7 +53,6 @@ class Writer:
         # Arrays and values by name, and where the value of a variable is.
         self.names: dict[str, Any] = {}
         self.places: dict[str, Any] = {}
-        self.in_lanes = False
 
     def argument(self, value: Any) -> Any:
         """A number, or an array by its parts."""
@@ -281,38 +276,6 @@ class Writer:
     def _IfExp(self, node: ast.IfExp) -> Any:
         return self.select(self.value(node.test), self.value(node.body), self.value(node.orelse))
 
-    def alike(self, *values: Any) -> list[Any]:
-        """Values as floats, or all as vectors where one is a vector."""
-        floats = [self.float_of(value) for value in values]
-        vectors = [f.type for f in floats if isinstance(f.type, ir.VectorType)]
-        return [self.spread(f, vectors[0]) for f in floats] if vectors else floats
-
-    def float_of(self, value: Any) -> Any:
-        """An integer as a float."""
-        return self.builder.sitofp(value, FLOAT) if value.type == INT else value
-
-    def spread(self, value: Any, kind: Any) -> Any:
-        """A number in all places of a vector."""
-        if value.type == kind:
-            return value
-        number = value if isinstance(kind, ir.VectorType) and kind.element == INT else None
-        number = self.float_of(value) if number is None else number
-        if not isinstance(kind, ir.VectorType) or number.type != kind.element:
-            raise Unknown(f"{value.type} where {kind} is wanted")
-        nothing = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(nothing, number, ir.Constant(HALF, 0))
-        order = ir.Constant(ir.VectorType(HALF, kind.count), [0] * kind.count)
-        return self.builder.shuffle_vector(first, nothing, order)
-
-    def select(self, test: Any, yes: Any, no: Any) -> Any:
-        """One of two values, or of each entry one."""
-        if not yes.type == no.type == INT:
-            yes, no = self.alike(yes, no)
-        if isinstance(test.type, ir.VectorType):
-            kind = ir.VectorType(FLOAT, test.type.count)
-            yes, no = self.spread(yes, kind), self.spread(no, kind)
-        return self.builder.select(test, yes, no)
-
     # Entries -------------------------------------------------------------------------------------
 
     def indices(self, node: ast.expr) -> list[Any]:
@@ -322,16 +285,6 @@ class Writer:
         if any(isinstance(one, ir.Constant) and one.constant < 0 for one in places):
             raise Unknown(f"an entry counted from the end: {ast.unparse(node)}")
         return places
-
-    def place(self, array: Array, index: Sequence[Any]) -> Any:
-        """Address of an entry."""
-        if len(index) != len(array.shape):
-            raise Unknown("a part of an array")
-        flat = index[0]
-        for length, one in zip(array.shape[1:], index[1:], strict=True):
-            flat = self.builder.mul(flat, length, flags=("nsw",))
-            flat = self.builder.add(flat, one, flags=("nsw",))
-        return self.builder.gep(array.data, [flat], inbounds=True)
 
     # Functions -----------------------------------------------------------------------------------
 
@@ -386,21 +339,6 @@ class Writer:
         if isinstance(value.type, ir.VectorType):
             kind = ir.VectorType(kind, value.type.count)
         return self.builder.bitcast(value, kind)
-
-    def intrinsic(self, name: str, *values: Any) -> Any:
-        """LLVM's function of this name, on numbers or vectors."""
-        values = tuple(self.alike(*values))
-        kind = values[0].type
-        ending = f"v{kind.count}f64" if isinstance(kind, ir.VectorType) else "f64"
-        shape = ir.FunctionType(kind, [kind] * len(values))
-        return self.builder.call(
-            self.outside(f"llvm.{name}.{ending}", shape), values, fastmath=self.flags
-        )
-
-    def outside(self, name: str, shape: ir.FunctionType) -> Any:
-        """A function that is defined elsewhere."""
-        module = self.builder.module
-        return module.globals.get(name) or ir.Function(module, shape, name)
 
 
 def _is_docstring(line: ast.stmt) -> bool:

@@ -14,14 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 
 from dmft.compiled.machine_code import Unknown
-
-if TYPE_CHECKING:
-    from dmft.compiled.instructions import Writer
 
 # States side by side: two registers of AVX2, one of AVX-512; four are slower everywhere and
 # sixteen no faster than a tenth.
@@ -47,7 +44,77 @@ class Array:
         return self.data.type.pointee
 
 
-def _block(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+class Instructions:
+    """Instructions for numbers, vectors and entries of arrays, which functions are written with."""
+
+    def __init__(self, builder: ir.IRBuilder, flags: tuple[str, ...] = ()) -> None:
+        self.builder = builder
+        # What may be done with the order of sums.
+        self.flags = flags
+        # Memory that is given back at the end.
+        self.owned: list[Any] = []
+        self.depth = 0
+        self.in_lanes = False
+
+    def alike(self, *values: Any) -> list[Any]:
+        """Values as floats, or all as vectors where one is a vector."""
+        floats = [self.float_of(value) for value in values]
+        vectors = [f.type for f in floats if isinstance(f.type, ir.VectorType)]
+        return [self.spread(f, vectors[0]) for f in floats] if vectors else floats
+
+    def float_of(self, value: Any) -> Any:
+        """An integer as a float."""
+        return self.builder.sitofp(value, FLOAT) if value.type == INT else value
+
+    def spread(self, value: Any, kind: Any) -> Any:
+        """A number in all places of a vector."""
+        if value.type == kind:
+            return value
+        number = value if isinstance(kind, ir.VectorType) and kind.element == INT else None
+        number = self.float_of(value) if number is None else number
+        if not isinstance(kind, ir.VectorType) or number.type != kind.element:
+            raise Unknown(f"{value.type} where {kind} is wanted")
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, number, ir.Constant(HALF, 0))
+        order = ir.Constant(ir.VectorType(HALF, kind.count), [0] * kind.count)
+        return self.builder.shuffle_vector(first, nothing, order)
+
+    def select(self, test: Any, yes: Any, no: Any) -> Any:
+        """One of two values, or of each entry one."""
+        if not yes.type == no.type == INT:
+            yes, no = self.alike(yes, no)
+        if isinstance(test.type, ir.VectorType):
+            kind = ir.VectorType(FLOAT, test.type.count)
+            yes, no = self.spread(yes, kind), self.spread(no, kind)
+        return self.builder.select(test, yes, no)
+
+    def place(self, array: Array, index: Sequence[Any]) -> Any:
+        """Address of an entry."""
+        if len(index) != len(array.shape):
+            raise Unknown("a part of an array")
+        flat = index[0]
+        for length, one in zip(array.shape[1:], index[1:], strict=True):
+            flat = self.builder.mul(flat, length, flags=("nsw",))
+            flat = self.builder.add(flat, one, flags=("nsw",))
+        return self.builder.gep(array.data, [flat], inbounds=True)
+
+    def intrinsic(self, name: str, *values: Any) -> Any:
+        """LLVM's function of this name, on numbers or vectors."""
+        values = tuple(self.alike(*values))
+        kind = values[0].type
+        ending = f"v{kind.count}f64" if isinstance(kind, ir.VectorType) else "f64"
+        shape = ir.FunctionType(kind, [kind] * len(values))
+        return self.builder.call(
+            self.outside(f"llvm.{name}.{ending}", shape), values, fastmath=self.flags
+        )
+
+    def outside(self, name: str, shape: ir.FunctionType) -> Any:
+        """A function that is defined elsewhere."""
+        module = self.builder.module
+        return module.globals.get(name) or ir.Function(module, shape, name)
+
+
+def _block(writer: Instructions, array: Array, index: Sequence[Any]) -> Any:
     """Address of a block of entries, or of the entry of all lanes."""
     place = writer.place(array, index)
     if array.entry != FLOAT:
@@ -55,7 +122,7 @@ def _block(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
     return writer.builder.bitcast(place, ir.VectorType(FLOAT, BLOCK).as_pointer())
 
 
-def _by_lane(writer: Writer, array: Array) -> Array:
+def _by_lane(writer: Instructions, array: Array) -> Array:
     if len(array.shape) == 1:
         return array
     writer.in_lanes = True
@@ -63,13 +130,13 @@ def _by_lane(writer: Writer, array: Array) -> Array:
     return Array(writer.builder.bitcast(array.data, kind), array.shape[:-1])
 
 
-def _work_area(writer: Writer, like: Array, count: Any) -> Array:
+def _work_area(writer: Instructions, like: Array, count: Any) -> Array:
     in_lanes = like.entry != FLOAT
     length = writer.builder.mul(count, ir.Constant(INT, 8 * (LANES if in_lanes else 1)))
     return Array(_memory(writer, length, like.entry, zeros=not in_lanes), (count,))
 
 
-def _memory(writer: Writer, length: Any, entry: Any, zeros: bool) -> Any:
+def _memory(writer: Instructions, length: Any, entry: Any, zeros: bool) -> Any:
     """Address of so many bytes, for these entries."""
     builder = writer.builder
     malloc = writer.outside("malloc", ir.FunctionType(BYTES, [INT]))
@@ -83,7 +150,7 @@ def _memory(writer: Writer, length: Any, entry: Any, zeros: bool) -> Any:
     return builder.bitcast(data, entry.as_pointer())
 
 
-def _array(writer: Writer, shape: Any, zeros: bool = False) -> Array:
+def _array(writer: Instructions, shape: Any, zeros: bool = False) -> Array:
     """Write `np.empty` or `np.zeros`; what it gives lives to the end of the function."""
     shape = shape if isinstance(shape, list) else [shape]
     if writer.depth:
@@ -96,27 +163,27 @@ def _array(writer: Writer, shape: Any, zeros: bool = False) -> Array:
     return made
 
 
-def _give_back(writer: Writer, area: Array) -> None:
+def _give_back(writer: Instructions, area: Array) -> None:
     free = writer.outside("free", ir.FunctionType(ir.VoidType(), [BYTES]))
     writer.builder.call(free, [writer.builder.bitcast(area.data, BYTES)])
 
 
-def _part(writer: Writer, area: Array, begin: Any, shape: Sequence[Any]) -> Array:
+def _part(writer: Instructions, area: Array, begin: Any, shape: Sequence[Any]) -> Array:
     return Array(writer.builder.gep(area.data, [begin], inbounds=True), tuple(shape))
 
 
-def _padded(writer: Writer, like: Array, length: Any) -> Any:
+def _padded(writer: Instructions, like: Array, length: Any) -> Any:
     if like.entry != FLOAT:
         return length
     up = writer.builder.add(length, ir.Constant(INT, BLOCK - 1))
     return writer.builder.and_(up, ir.Constant(INT, -BLOCK))
 
 
-def _block_size(writer: Writer, like: Array) -> Any:
+def _block_size(writer: Instructions, like: Array) -> Any:
     return ir.Constant(INT, 1 if like.entry != FLOAT else BLOCK)
 
 
-def _below(writer: Writer, first: Any, end: Any, new: Any, old: Any) -> Any:
+def _below(writer: Instructions, first: Any, end: Any, new: Any, old: Any) -> Any:
     if writer.in_lanes:
         return new
     numbers = ir.VectorType(INT, BLOCK)
@@ -125,16 +192,16 @@ def _below(writer: Writer, first: Any, end: Any, new: Any, old: Any) -> Any:
     return writer.select(inside, new, old)
 
 
-def _take(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+def _take(writer: Instructions, array: Array, index: Sequence[Any]) -> Any:
     return writer.builder.load(_block(writer, array, index), align=8)
 
 
-def _put(writer: Writer, array: Array, index: Sequence[Any], value: Any) -> None:
+def _put(writer: Instructions, array: Array, index: Sequence[Any], value: Any) -> None:
     place = _block(writer, array, index)
     writer.builder.store(writer.spread(value, place.type.pointee), place, align=8)
 
 
-def _diagonal(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+def _diagonal(writer: Instructions, array: Array, index: Sequence[Any]) -> Any:
     if array.entry != FLOAT:
         return _take(writer, array, index)
     builder, value = writer.builder, ir.Constant(ir.VectorType(FLOAT, BLOCK), ir.Undefined)
@@ -148,7 +215,7 @@ def _diagonal(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
 def _extreme(relation: str) -> Callable[..., Any]:
     """Python's `min` and `max` of numbers, as Numba writes them."""
 
-    def written(writer: Writer, first: Any, second: Any) -> Any:
+    def written(writer: Instructions, first: Any, second: Any) -> Any:
         if first.type == second.type == INT:
             test = writer.builder.icmp_signed(relation, second, first)
             return writer.builder.select(test, second, first)
@@ -162,7 +229,7 @@ def _extreme(relation: str) -> Callable[..., Any]:
 def _extreme_or_nan(relation: str) -> Callable[..., Any]:
     """NumPy's `minimum` and `maximum`: NaN where one is NaN."""
 
-    def written(writer: Writer, first: Any, second: Any) -> Any:
+    def written(writer: Instructions, first: Any, second: Any) -> Any:
         builder = writer.builder
         first, second = writer.alike(first, second)
         number = builder.select(builder.fcmp_ordered(relation, first, second), first, second)
@@ -172,7 +239,7 @@ def _extreme_or_nan(relation: str) -> Callable[..., Any]:
     return written
 
 
-def _is_nan(writer: Writer, value: Any) -> Any:
+def _is_nan(writer: Instructions, value: Any) -> Any:
     return writer.builder.fcmp_unordered("uno", value, value)
 
 
@@ -181,18 +248,18 @@ def is_whole(kind: Any) -> bool:
     return (kind.element if isinstance(kind, ir.VectorType) else kind) == INT
 
 
-def _whole(writer: Writer, value: Any) -> Any:
+def _whole(writer: Instructions, value: Any) -> Any:
     if not is_whole(value.type):
         raise Unknown("a float that is made an integer")
     return value
 
 
-def _is_finite(writer: Writer, value: Any) -> Any:
+def _is_finite(writer: Instructions, value: Any) -> Any:
     size = writer.intrinsic("fabs", value)
     return writer.builder.fcmp_ordered("<", size, ir.Constant(size.type, math.inf))
 
 
-def _sign(writer: Writer, value: Any) -> Any:
+def _sign(writer: Instructions, value: Any) -> Any:
     """Write `np.sign`; zeros and NaN stay."""
     (value,) = writer.alike(value)
     one = writer.spread(ir.Constant(FLOAT, 1.0), value.type)
@@ -203,7 +270,7 @@ def _sign(writer: Writer, value: Any) -> Any:
 def _of_a_number(name: str, is_llvms: bool) -> Callable[..., Any]:
     """A function of the C library, of one number, by LLVM's name for it or its own."""
 
-    def written(writer: Writer, value: Any) -> Any:
+    def written(writer: Instructions, value: Any) -> Any:
         number = writer.float_of(value)
         if number.type != FLOAT:
             raise Unknown(f"{name} of a vector")

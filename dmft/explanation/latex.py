@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.explanation.average import Average
-from dmft.explanation.paragraphs import KEY, Paragraph, cited, paragraphs
+from dmft.explanation.paragraphs import KEY, Argument, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES, Rule
 from dmft.typeset.formula import width as points
 from dmft.typeset.fragment import COLUMN, align, check_points, fitted
-
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation, Printer, Step
 
 # Formulas wider than this share of a line do not stand in a sentence.
 INLINE_SHARE = 0.72
@@ -65,7 +61,7 @@ def _formula(rule: Rule) -> str:
 
 
 def as_latex(
-    explanation: Explanation,
+    explanation: Argument,
     width: float = COLUMN,
     cite: bool = False,
     rules: Mapping[str, int] | None = None,
@@ -78,7 +74,7 @@ def as_latex(
     check_points(width)
     sign = "=" if explanation.claim == "exact" else r"\approx"
     show = explanation.show
-    keys = {key: n for n, key in enumerate(cited(explanation), start=1)}
+    keys = {key: n for n, key in enumerate(explanation.citations, start=1)}
     claim = explanation.claim
     told = "exact" if claim == "exact" else f"with {claim}"
     parts = [
@@ -114,7 +110,7 @@ def _marks(paragraph: Paragraph, keys: dict[str, int], cite: bool) -> str:
 
 
 def _paragraph(
-    paragraph: Paragraph, marks: str, explanation: Explanation, stated: bool
+    paragraph: Paragraph, marks: str, explanation: Argument, stated: bool
 ) -> Iterator[str]:
     head = rf"\paragraph{{{escaped(paragraph.number)}. {escaped(paragraph.title)}{marks}.}}"
     yield f"{head} {escaped(paragraph.words_of(stated))}".strip()

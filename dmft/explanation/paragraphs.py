@@ -1,18 +1,35 @@
-"""How an explanation is read: paragraphs of steps, their numbers, what is said once, the names."""
+r"""Steps of an explanation, and how they are read: paragraphs, numbers, what is said once, names.
+
+A step says `before = after`, two expressions in averages (`dmft.explanation.average.Average`) and
+what multiplies them, by a rule of `dmft.explanation.rules`. Both sides are computed at two random
+covariances by `dmft.explanation.judge`; a step whose sides differ raises `UnprovenStep`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.errors import UnprovenStep
+from dmft.explanation.average import Average
+from dmft.explanation.both_sides import Numbers, number
+from dmft.explanation.diagrams import Diagram
 from dmft.explanation.rules import RULES, Rule
+from dmft.record import Brief
 
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation, Step
-
+Array = NDArray[np.float64]
+Printer = Callable[[sp.Expr], str]
+# Both sides, and what they may differ by, at one of the two cases.
+Judged = tuple[float, float, float]
+# Sides may differ by this part of the averages of the absolute values.
+TOLERANCE = 1e-6
 KEY = re.compile(r"\[([a-z_0-9]+)\]")
 
 
@@ -31,6 +48,124 @@ class Meaning:
     names: tuple[str, ...]
     latex: str
     plain: str
+
+
+@dataclass(frozen=True)
+class Step(Brief):
+    """One step: by `rule`, `before` is `after`.
+
+    Attributes
+    ----------
+    rule : str
+        Key of the rule in `dmft.explanation.rules.RULES`.
+    before, after : sympy.Expr
+    depth : int
+        0 for the line of the argument, 1 for what proves a line of it, and so on.
+    source : str
+        Where it is derived.
+    note : str
+        What is particular to this step: diagrams that survive, a claim.
+    bound : sympy.Expr
+        What `after` leaves out at most; 0 where the step is exact.
+    laws : tuple of (name, Average)
+        Laws that this step names.
+    where : tuple of (symbol, expression)
+        What names of this step stand for.
+    diagrams : tuple of Diagram
+        Linked diagrams that survive, where the step sums over them.
+    check : (2, 2) array
+        Rows are two random covariances, columns the values before and after.
+    judge : callable or None
+        Computes both sides and their tolerance at one case, where they are no averages.
+    """
+
+    rule: str
+    before: sp.Expr
+    after: sp.Expr
+    depth: int = 0
+    source: str = ""
+    note: str = ""
+    bound: sp.Expr = sp.S.Zero
+    laws: tuple[tuple[str, Average], ...] = ()
+    where: tuple[tuple[sp.Expr, sp.Expr], ...] = ()
+    diagrams: tuple[Diagram, ...] = ()
+    check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
+    judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
+    show: Printer = field(default=sp.latex, repr=False, compare=False)
+    tell: Printer = field(default=str, repr=False, compare=False)
+    # Diagrams that are drawn one by one.
+    MOST_DRAWN: ClassVar[int] = 12
+
+    @property
+    def title(self) -> str:
+        """Name of the rule in words."""
+        return RULES[self.rule].title
+
+    @property
+    def undrawn(self) -> str:
+        """What is said of the diagrams that are not drawn."""
+        more = len(self.diagrams) - self.MOST_DRAWN
+        return f"and {more} more" if more > 0 else ""
+
+    @property
+    def words(self) -> str:
+        """What the rule says, and what is particular here."""
+        return " ".join(t for t in (RULES[self.rule].text, self.note) if t)
+
+    @property
+    def sign(self) -> str:
+        """Equal, or equal up to a bound."""
+        return "=" if self.bound == 0 else r"\approx"
+
+    @property
+    def latex(self) -> str:
+        """The statement as LaTeX, without delimiters."""
+        return f"{self.show(self.before)} {self.sign} {self.show(self.after)}"
+
+    def __str__(self) -> str:
+        sign = "=" if self.bound == 0 else "≈"
+        return f"{self.title}: {self.tell(self.before)} {sign} {self.tell(self.after)}"
+
+    def judged(self, cases: Sequence[Numbers]) -> Step:
+        """The step with both sides computed."""
+        check = np.empty((2, 2))
+        for row, at in enumerate(cases):
+            one, two, limit = self.judge(row) if self.judge else self._values(at)
+            check[row] = one, two
+            if not abs(one - two) <= limit:
+                raise UnprovenStep(
+                    f"the step {self.title!r} does not hold: {self.before} is {one!r}, "
+                    f"{self.after} is {two!r} (they may differ by {limit:.1e})",
+                    self.rule,
+                )
+        return replace(self, check=check)
+
+    def _values(self, at: Numbers) -> Judged:
+        one, two = number(self.before, at), number(self.after, at)
+        limit = TOLERANCE * max(one.size, two.size, abs(one.value), 1e-12)
+        return one.value, two.value, limit + (number(self.bound, at).value if self.bound else 0.0)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Steps from a definition to the result, as they are read."""
+
+    title: str
+    steps: tuple[Step, ...]
+    before: sp.Expr
+    after: sp.Expr
+    claim: str = "exact"
+    references: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
+    appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    show: Printer = field(default=sp.latex, repr=False, compare=False)
+    tell: Printer = field(default=str, repr=False, compare=False)
+
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the bibliography that the steps cite, in order."""
+        found = (key for step in self.steps for key in KEY.findall(step.source))
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -79,19 +214,13 @@ class Paragraph:
         return " ".join(t for t in (self.rule.text if stated else "", *notes) if t)
 
 
-def cited(explanation: Explanation) -> tuple[str, ...]:
-    """Keys of the bibliography that the steps cite, in order."""
-    found = (key for step in explanation.steps for key in KEY.findall(step.source))
-    return tuple(dict.fromkeys(found))
-
-
-def rules_of(explanations: Iterable[Explanation]) -> dict[str, int]:
+def rules_of(explanations: Iterable[Argument]) -> dict[str, int]:
     """Numbers of the rules that explanations go by, in the order of their first use."""
     found = dict.fromkeys(step.rule for one in explanations for step in one.steps)
     return {rule: number for number, rule in enumerate(found, start=1)}
 
 
-def numbered(explanation: Explanation) -> Iterator[tuple[str, Step]]:
+def numbered(explanation: Argument) -> Iterator[tuple[str, Step]]:
     """Steps with numbers such as 2.1."""
     counts: list[int] = []
     for step in explanation.steps:
@@ -101,7 +230,7 @@ def numbered(explanation: Explanation) -> Iterator[tuple[str, Step]]:
         yield ".".join(map(str, counts)), step
 
 
-def paragraphs(explanation: Explanation) -> Iterator[Paragraph]:
+def paragraphs(explanation: Argument) -> Iterator[Paragraph]:
     """Paragraphs in their order."""
     said: set[str] = set()
     latest: dict[int, Step] = {}

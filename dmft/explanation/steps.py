@@ -1,133 +1,21 @@
-r"""Steps of an explanation: what they say, and the judgement that each of them has passed.
-
-A step says `before = after`, two expressions in averages (`dmft.explanation.average.Average`) and
-what multiplies them, by a rule of `dmft.explanation.rules`. Both sides are computed at two random
-covariances by `dmft.explanation.judge`; a step whose sides differ raises `UnprovenStep`.
-"""
+"""Explanations: their steps as they are noted, judged at two random covariances, and shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, UnprovenStep
-from dmft.explanation.average import Average
-from dmft.explanation.both_sides import Numbers, draw, number, unknowns
-from dmft.explanation.diagrams import Diagram
-from dmft.explanation.paragraphs import Meaning, cited
+from dmft.explanation.both_sides import Numbers, draw, unknowns
+from dmft.explanation.paragraphs import Argument, Meaning, Printer, Step
 from dmft.explanation.rules import RULES
-from dmft.record import Brief
 from dmft.typeset.fragment import COLUMN
 from dmft.validation import is_whole
 
-Array = NDArray[np.float64]
-Printer = Callable[[sp.Expr], str]
-# Both sides, and what they may differ by, at one of the two cases.
-Judged = tuple[float, float, float]
 CASES = (11, 29)
-# Sides may differ by this part of the averages of the absolute values.
-TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class Step(Brief):
-    """One step: by `rule`, `before` is `after`.
-
-    Attributes
-    ----------
-    rule : str
-        Key of the rule in `dmft.explanation.rules.RULES`.
-    before, after : sympy.Expr
-    depth : int
-        0 for the line of the argument, 1 for what proves a line of it, and so on.
-    source : str
-        Where it is derived.
-    note : str
-        What is particular to this step: diagrams that survive, a claim.
-    bound : sympy.Expr
-        What `after` leaves out at most; 0 where the step is exact.
-    laws : tuple of (name, Average)
-        Laws that this step names.
-    where : tuple of (symbol, expression)
-        What names of this step stand for.
-    diagrams : tuple of Diagram
-        Linked diagrams that survive, where the step sums over them.
-    check : (2, 2) array
-        Rows are two random covariances, columns the values before and after.
-    judge : callable or None
-        Computes both sides and their tolerance at one case, where they are no averages.
-    """
-
-    rule: str
-    before: sp.Expr
-    after: sp.Expr
-    depth: int = 0
-    source: str = ""
-    note: str = ""
-    bound: sp.Expr = sp.S.Zero
-    laws: tuple[tuple[str, Average], ...] = ()
-    where: tuple[tuple[sp.Expr, sp.Expr], ...] = ()
-    diagrams: tuple[Diagram, ...] = ()
-    check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
-    judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
-    show: Printer = field(default=sp.latex, repr=False, compare=False)
-    tell: Printer = field(default=str, repr=False, compare=False)
-    # Diagrams that are drawn one by one.
-    MOST_DRAWN: ClassVar[int] = 12
-
-    @property
-    def title(self) -> str:
-        """Name of the rule in words."""
-        return RULES[self.rule].title
-
-    @property
-    def undrawn(self) -> str:
-        """What is said of the diagrams that are not drawn."""
-        more = len(self.diagrams) - self.MOST_DRAWN
-        return f"and {more} more" if more > 0 else ""
-
-    @property
-    def words(self) -> str:
-        """What the rule says, and what is particular here."""
-        return " ".join(t for t in (RULES[self.rule].text, self.note) if t)
-
-    @property
-    def sign(self) -> str:
-        """Equal, or equal up to a bound."""
-        return "=" if self.bound == 0 else r"\approx"
-
-    @property
-    def latex(self) -> str:
-        """The statement as LaTeX, without delimiters."""
-        return f"{self.show(self.before)} {self.sign} {self.show(self.after)}"
-
-    def __str__(self) -> str:
-        sign = "=" if self.bound == 0 else "≈"
-        return f"{self.title}: {self.tell(self.before)} {sign} {self.tell(self.after)}"
-
-    def judged(self, cases: Sequence[Numbers]) -> Step:
-        """The step with both sides computed."""
-        check = np.empty((2, 2))
-        for row, at in enumerate(cases):
-            one, two, limit = self.judge(row) if self.judge else self._values(at)
-            check[row] = one, two
-            if not abs(one - two) <= limit:
-                raise UnprovenStep(
-                    f"the step {self.title!r} does not hold: {self.before} is {one!r}, "
-                    f"{self.after} is {two!r} (they may differ by {limit:.1e})",
-                    self.rule,
-                )
-        return replace(self, check=check)
-
-    def _values(self, at: Numbers) -> Judged:
-        one, two = number(self.before, at), number(self.after, at)
-        limit = TOLERANCE * max(one.size, two.size, abs(one.value), 1e-12)
-        return one.value, two.value, limit + (number(self.bound, at).value if self.bound else 0.0)
 
 
 class Ledger:
@@ -148,7 +36,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Argument):
     """Steps from a definition to the result, each judged; displays in terminal and notebook.
 
     Attributes
@@ -180,22 +68,6 @@ class Explanation:
     >>> proof.steps[0].check.shape
     (2, 2)
     """
-
-    title: str
-    steps: tuple[Step, ...]
-    before: sp.Expr
-    after: sp.Expr
-    claim: str = "exact"
-    references: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
-    appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    show: Printer = field(default=sp.latex, repr=False, compare=False)
-    tell: Printer = field(default=str, repr=False, compare=False)
-
-    @property
-    def citations(self) -> tuple[str, ...]:
-        """Keys of the bibliography that the steps cite."""
-        return cited(self)
 
     def to_depth(self, depth: int | None) -> Explanation:
         """The same with the steps of at most this depth.

@@ -5,21 +5,17 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dmft.explanation.average import Average
 from dmft.explanation.latex import law_in_words
-from dmft.explanation.paragraphs import Paragraph, paragraphs
+from dmft.explanation.paragraphs import Argument, Paragraph, Step, paragraphs
 from dmft.typeset.fragment import NOTEBOOK, align, fitted
-
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation, Step
 
 # Characters of a line in a terminal.
 WIDTH = 96
 
 
-def as_text(explanation: Explanation) -> str:
+def as_text(explanation: Argument) -> str:
     """Plain text: numbered steps, indented by depth."""
     sign = "=" if explanation.claim == "exact" else "≈"
     tell = explanation.tell
@@ -84,7 +80,7 @@ def _laws(step: Step) -> list[str]:
     return lines
 
 
-def as_html(explanation: Explanation) -> str:
+def as_html(explanation: Argument) -> str:
     """Collapsible steps; mathematics is set by MathJax."""
     sign = "=" if explanation.claim == "exact" else r"\approx"
     show = explanation.show

@@ -10,15 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import sympy as sp
 
 from dmft.errors import DmftError
+from dmft.explorer.controls import Control
+from dmft.explorer.systems import System
 from dmft.model import SGD, Attention, Committee, GradientFlow, MultiIndex, SequenceTarget
-
-if TYPE_CHECKING:
-    from dmft.explorer.session import Session
 
 TEXT = """\
 import numpy as np
@@ -39,6 +38,17 @@ print(run.status, run.risk[-1])
 """
 
 
+class Explored(Protocol):
+    """What is written of a session: its declaration and its controls."""
+
+    declared: System
+    is_map: bool
+    letters: set[str]
+    controls: dict[str, Control]
+    activations: dict[str, str]
+    tables: Mapping[str, Any] | None
+
+
 def python_formula(expression: Any) -> str:
     """An expression as Python, names of SymPy behind ``sp.``."""
     text = sp.sstr(sp.sympify(expression, strict=True), full_prec=False)
@@ -48,7 +58,7 @@ def python_formula(expression: Any) -> str:
     return re.sub(r"(?<![\w.])(pi|E|I)(?!\w)", r"sp.\1", text)
 
 
-def python_text(session: Session) -> str | None:
+def python_text(session: Explored) -> str | None:
     """A script that repeats what the page shows; None where the declaration is not written."""
     model, algorithm = session.declared.model, session.declared.algorithm
     written = _model(session, model), _algorithm(session, algorithm)
@@ -76,7 +86,7 @@ def _fields(model: Any) -> list[str]:
     return []
 
 
-def _model(session: Session, model: Any) -> str | None:
+def _model(session: Explored, model: Any) -> str | None:
     parts = [_network(session, part, getattr(model, part)) for part in ("student", "teacher")]
     if None in parts or getattr(model, "inputs", None) is not None:
         return None
@@ -108,7 +118,7 @@ def _encoding(model: Any) -> str | None:
     return None
 
 
-def _network(session: Session, part: str, network: Any) -> str | None:
+def _network(session: Explored, part: str, network: Any) -> str | None:
     if isinstance(network, Committee):
         activation = (
             f"{{{{formula:{part}}}}}"
@@ -137,7 +147,7 @@ def _listed(expression: Any) -> str:
     return ", ".join(sorted(str(s) for s in expression.free_symbols))
 
 
-def _algorithm(session: Session, algorithm: Any) -> str | None:
+def _algorithm(session: Explored, algorithm: Any) -> str | None:
     words = []
     for field in fields(algorithm):
         name, value = field.name, getattr(algorithm, field.name)
@@ -164,7 +174,7 @@ class Place(str):
     __slots__ = ()
 
 
-def toml_text(session: Session) -> str | None:
+def toml_text(session: Explored) -> str | None:
     """A file that says what the page shows; None where a file cannot."""
     tables = session.tables if session.tables is not None else _tables(session)
     if tables is None:
@@ -226,7 +236,7 @@ def value_text(value: Any) -> str:
     return repr(value)
 
 
-def _tables(session: Session) -> dict[str, Any] | None:
+def _tables(session: Explored) -> dict[str, Any] | None:
     """Tables of declarations that were made in Python: committees, targets, SGD, gradient flow."""
     model, algorithm = session.declared.model, session.declared.algorithm
     if hasattr(model, "encoding") or getattr(model, "inputs", None) is not None:

@@ -15,19 +15,23 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dmft.errors import BadParameter
 from dmft.explorer.page import encoded
-
-if TYPE_CHECKING:
-    from dmft.explorer.session import Session
 
 # Seconds of one question; simulations and rows of a diagram have more.
 BUDGET = {"solve": 60.0, "equations": 60.0, "simulate": 600.0, "diagram": 600.0}
 # Processes at a time.
 MOST = 3
 Key = tuple[tuple[str, str], ...]
+
+
+class Answering(Protocol):
+    """A session: what answers questions."""
+
+    def reply(self, question: Any, here: bool = False) -> dict[str, Any]:
+        """Answer a question, in this process where `here`."""
 
 
 class Process:
@@ -56,7 +60,7 @@ class Process:
             raise EOFError("no line")
         return json.loads(line)
 
-    def reply(self, session: Session, question: Mapping[str, Any]) -> dict[str, Any]:
+    def reply(self, session: Answering, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer, computed in this process where the other one cannot read the declaration."""
         with self.lock:
             self.is_ready = self.is_ready or self.sent(pickled(session))
@@ -77,7 +81,7 @@ class Process:
 class Typed:
     """Processes by formulas, at most `MOST`; what took too long is not derived again."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Answering) -> None:
         self.session = session
         self.processes: OrderedDict[Key, Process] = OrderedDict()
         self.refused: dict[Key, str] = {}
@@ -137,7 +141,7 @@ class Typed:
             self.processes.clear()
 
 
-def pickled(session: Session) -> bytes:
+def pickled(session: Answering) -> bytes:
     """A session as bytes; None where its declaration cannot be sent."""
     try:
         return pickle.dumps(session)
@@ -150,7 +154,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints, prints elsewhere
     try:
-        session: Session | None = pickle.load(sys.stdin.buffer)
+        session: Answering | None = pickle.load(sys.stdin.buffer)
     except (AttributeError, ImportError):  # a class of the script that explores
         session = None
     answers.write(b"true\n" if session is not None else b"false\n")

@@ -188,7 +188,8 @@ class Gaussian(ClosedLaw):
         """
         from dmft.gaussian.explained.expectation import explain_expectation
 
-        return explain_expectation(self, self._integrand(expr)).to_depth(depth)
+        found = explain_expectation(self, self._integrand(expr), self.series, self.quad)
+        return found.to_depth(depth)
 
     def _repr_latex_(self) -> str:
         column = sp.latex(sp.Matrix(self.fields))

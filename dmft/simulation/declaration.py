@@ -1,4 +1,4 @@
-"""From a declared model and algorithm to numbers and compiled activations."""
+"""`Experiment`: one-pass SGD in numbers and compiled activations, and what fills them in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -16,7 +16,6 @@ from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, begin_of
 from dmft.model import (
-    CONSTRAINTS,
     DIM_NAME,
     FIELD,
     SGD,
@@ -27,27 +26,49 @@ from dmft.model import (
     Overlaps,
     Spectrum,
     as_count,
-    check_isotropic,
 )
 from dmft.model.algorithm import numbers_of
 from dmft.model.hyperparameters import OPTIMISER
-from dmft.model.loss import LABEL, NAMED, PREDICTION, error_expr, loss_expr
-from dmft.model.overlaps import check_start
+from dmft.model.loss import (
+    CROSS_ENTROPY,
+    LABEL,
+    NAMED,
+    PREDICTION,
+    error_expr,
+    errors_of_outputs,
+    numbered,
+)
 from dmft.model.repetition import Clipping
-from dmft.model.rule import update_of
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
+from dmft.names import ACCUMULATED, BLOCK
 from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
 from dmft.simulation.risks.arguments import Activation, Compiled, cluster_rows, deviations
-from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
 from dmft.simulation.steps.optimiser import pace
 from dmft.validation import is_expression, shown
 
-if TYPE_CHECKING:
-    from dmft.simulation.scales import Scale
-
 # Number of the cluster of a sample, from 0.
 CLUSTER = sp.Symbol("cluster", integer=True)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How steps are scaled."""
+
+    kind: str  # "sign", "moment", "sum" or "norm"
+    beta: float  # of the average of gradients
+    forgotten: float  # 1 - beta_2 of second moments
+    rate: float  # that over the time of a step
+    eps: float
+    kept: str  # name of what is accumulated, empty where nothing is
+    initial: float | NDArray[np.float64]  # what is accumulated at the start
+
+    def shapes(self, p: int, blocks: int | None) -> dict[str, tuple[int, ...]]:
+        """Name and shape of what is accumulated."""
+        shape = tuple(p for _ in ACCUMULATED.get(self.kept, ()))
+        if shape and blocks is not None:
+            return {f"{BLOCK}{self.kept}": (blocks, *shape)}
+        return {self.kept: shape} if self.kept else {}
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,7 @@ class Experiment:
     def pull(self) -> Compiled:
         """-dl/df of the output and the label, or of the number of an output and all of both."""
         if self.parts:
-            return pull_of_outputs(self.loss, len(self.parts))
+            return _pull_of_outputs(self.loss, len(self.parts))
         error = sp.S.One if self.loss is None else error_expr(self.loss)
         return scalar_function(error, PREDICTION, [LABEL])
 
@@ -162,83 +183,24 @@ class Experiment:
         return self.schedule.clock(self.time_of_rate, t_max, self.begin)
 
 
-def declare_experiment(
-    model: Model,
-    algorithm: SGD,
-    dim: int,
-    start: Overlaps | None,
-    values: Mapping[str, float],
-    t_start: float | None = None,
-) -> Experiment:
-    """Fill in every symbol of model and algorithm; refuse what cannot be simulated.
+def without_overflow(expr: sp.Expr, loss: str | sp.Expr, count: int) -> sp.Expr:
+    """The cross-entropy, or its slope, with outputs counted from the largest.
 
-    `values` maps names of symbols to numbers; "learning_rate" and "label_noise" override what is
-    declared.
+    It knows their differences alone, as labels add up to one.
     """
-    if not isinstance(model, Model):
-        raise BadParameter(f"simulate needs a dmft.Model, got {model!r}")
-    if not isinstance(algorithm, SGD):
-        raise BadParameter(
-            f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
-            "with a small learning_rate, or dmft.solve"
-        )
-    check_loss(model, algorithm)
-    dim = as_count(dim, "dim")
-    if algorithm.constraint is not None:
-        check_isotropic(model, "rows on the sphere are simulated")
-    filler = Filler(values, dim)
-    readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
-    rate, schedule, begin = filler.rate(algorithm.learning_rate, start, t_start)
-    noise = filler.scalar(model.label_noise, "label_noise")
-    flip = filler.scalar(model.label_flip, "label_flip")
-    if not 0.0 <= flip <= 1.0:
-        raise BadParameter(f"label_flip = {flip:g} is a probability: it must lie in [0, 1]")
-    for name, value in (("label_noise", noise), ("readout_rate", readout_rate)):
-        if value < 0.0:
-            raise BadParameter(f"{name} = {value:g} must be non-negative")
-    if start is not None:
-        check_start(start, model, algorithm.constraint)
-    a = filler.readout(model.student, "student", None if start is None else start.p)
-    a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
-    if start is not None and start.readout is not None:
-        a = start.readout.copy()
-    own_rule, several = isinstance(algorithm, UpdateField), model.outputs > 1
-    if isinstance(algorithm, UpdateField):
-        student = filler.rule(model, algorithm, a)
-    else:
-        student = filler.activation(model.student, "student")
-    experiment = Experiment(
-        student=student,
-        teacher=filler.teacher(class_teacher(model) if several else model.teacher),
-        readout=a,
-        teacher_readout=a_star,
-        learning_rate=rate,
-        label_noise=noise,
-        batch_size=filler.batch(algorithm.batch_size, dim),
-        constraint=CONSTRAINTS.index(algorithm.constraint),
-        dim=dim,
-        readout_rate=readout_rate,
-        label_flip=flip,
-        draws_labels=model.draws_labels,
-        shortened=filler.shortening(algorithm),
-        numbers=filler.numbers(algorithm),
-        loss=None if own_rule else loss_expr("squared" if several else algorithm.loss),
-        update=None if own_rule or hasattr(algorithm, "scale") else update_of(algorithm.rule),
-        scalars=filler.scalars(algorithm),
-        passes=algorithm.rule.passes,
-        inputs=model.clusters,
-        spectrum=model.spectrum,
-        schedule=schedule,
-        begin=begin,
-    )
-    if several:
-        experiment = with_outputs(experiment, model, algorithm, filler)
-    if hasattr(algorithm, "scale"):
-        from dmft.simulation.scales import with_scaled_steps
+    outputs = numbered("f", count)
+    from_largest = {f: f - sp.Max(*outputs) for f in outputs}
+    return expr.xreplace(from_largest) if loss == CROSS_ENTROPY else expr
 
-        experiment = with_scaled_steps(experiment, algorithm, start, filler)
-    filler.check_all_used()
-    return experiment
+
+def _pull_of_outputs(loss: str | sp.Expr, count: int) -> Compiled:
+    """-dl/df_o of o, outputs and labels."""
+    outputs, labels = numbered("f", count), numbered("y", count)
+    errors = [without_overflow(e, loss, count) for e in errors_of_outputs(loss, count)]
+    number = sp.Dummy("o", real=True)
+    cases = [(error, number < o + sp.S.Half) for o, error in enumerate(errors)]
+    chosen = sp.Piecewise(*cases[:-1], (cases[-1][0], True))
+    return scalar_function(chosen, number, [*outputs, *labels])
 
 
 class Filler:

@@ -5,43 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model import SGD, Overlaps
 from dmft.model.optimisers.adaptive import LONG
-from dmft.names import ACCUMULATED, BLOCK
+from dmft.names import BLOCK
+from dmft.simulation.declaration import Experiment, Filler, Scale
 from dmft.simulation.steps.weights import MOMENTS, NORM, SIGNS, SUMS
 
-if TYPE_CHECKING:
-    from dmft.model import SGD, Overlaps
-    from dmft.simulation.declaration import Experiment, Filler
-
 KINDS = {"sign": SIGNS, "moment": MOMENTS, "sum": SUMS, "norm": NORM}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How steps are scaled."""
-
-    kind: str  # "sign", "moment", "sum" or "norm"
-    beta: float  # of the average of gradients
-    forgotten: float  # 1 - beta_2 of second moments
-    rate: float  # that over the time of a step
-    eps: float
-    kept: str  # name of what is accumulated, empty where nothing is
-    initial: float | NDArray[np.float64]  # what is accumulated at the start
-
-    def shapes(self, p: int, blocks: int | None) -> dict[str, tuple[int, ...]]:
-        """Name and shape of what is accumulated."""
-        shape = tuple(p for _ in ACCUMULATED.get(self.kept, ()))
-        if shape and blocks is not None:
-            return {f"{BLOCK}{self.kept}": (blocks, *shape)}
-        return {self.kept: shape} if self.kept else {}
 
 
 def with_scaled_steps(

@@ -22,20 +22,26 @@ from dmft.model import (
     Model,
     Overlaps,
     SequenceModel,
+    as_count,
     check_isotropic,
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
+from dmft.model.loss import loss_expr
+from dmft.model.overlaps import check_start
+from dmft.model.rule import update_of
+from dmft.model.update import UpdateField
 from dmft.names import BLOCKS, VERSION
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Tabled
-from dmft.simulation.declaration import Experiment, declare_experiment
+from dmft.simulation.declaration import Experiment, Filler
 from dmft.simulation.descent_runs import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import UNITS, run_seeds
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
+from dmft.simulation.risks.classes import check_loss, class_teacher, with_outputs
 from dmft.simulation.risks.measures import loss_above_risk
 from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
@@ -207,6 +213,85 @@ def simulate(
         lambda seed, job: run_seed(plan, seed, job), numbers, counted, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
+
+
+def declare_experiment(
+    model: Model,
+    algorithm: SGD,
+    dim: int,
+    start: Overlaps | None,
+    values: Mapping[str, float],
+    t_start: float | None = None,
+) -> Experiment:
+    """Fill in every symbol of model and algorithm; refuse what cannot be simulated.
+
+    `values` maps names of symbols to numbers; "learning_rate" and "label_noise" override what is
+    declared.
+    """
+    if not isinstance(model, Model):
+        raise BadParameter(f"simulate needs a dmft.Model, got {model!r}")
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(
+            f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
+            "with a small learning_rate, or dmft.solve"
+        )
+    check_loss(model, algorithm)
+    dim = as_count(dim, "dim")
+    if algorithm.constraint is not None:
+        check_isotropic(model, "rows on the sphere are simulated")
+    filler = Filler(values, dim)
+    readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
+    rate, schedule, begin = filler.rate(algorithm.learning_rate, start, t_start)
+    noise = filler.scalar(model.label_noise, "label_noise")
+    flip = filler.scalar(model.label_flip, "label_flip")
+    if not 0.0 <= flip <= 1.0:
+        raise BadParameter(f"label_flip = {flip:g} is a probability: it must lie in [0, 1]")
+    for name, value in (("label_noise", noise), ("readout_rate", readout_rate)):
+        if value < 0.0:
+            raise BadParameter(f"{name} = {value:g} must be non-negative")
+    if start is not None:
+        check_start(start, model, algorithm.constraint)
+    a = filler.readout(model.student, "student", None if start is None else start.p)
+    a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
+    if start is not None and start.readout is not None:
+        a = start.readout.copy()
+    own_rule, several = isinstance(algorithm, UpdateField), model.outputs > 1
+    if isinstance(algorithm, UpdateField):
+        student = filler.rule(model, algorithm, a)
+    else:
+        student = filler.activation(model.student, "student")
+    experiment = Experiment(
+        student=student,
+        teacher=filler.teacher(class_teacher(model) if several else model.teacher),
+        readout=a,
+        teacher_readout=a_star,
+        learning_rate=rate,
+        label_noise=noise,
+        batch_size=filler.batch(algorithm.batch_size, dim),
+        constraint=CONSTRAINTS.index(algorithm.constraint),
+        dim=dim,
+        readout_rate=readout_rate,
+        label_flip=flip,
+        draws_labels=model.draws_labels,
+        shortened=filler.shortening(algorithm),
+        numbers=filler.numbers(algorithm),
+        loss=None if own_rule else loss_expr("squared" if several else algorithm.loss),
+        update=None if own_rule or hasattr(algorithm, "scale") else update_of(algorithm.rule),
+        scalars=filler.scalars(algorithm),
+        passes=algorithm.rule.passes,
+        inputs=model.clusters,
+        spectrum=model.spectrum,
+        schedule=schedule,
+        begin=begin,
+    )
+    if several:
+        experiment = with_outputs(experiment, model, algorithm, filler)
+    if hasattr(algorithm, "scale"):
+        from dmft.simulation.scales import with_scaled_steps
+
+        experiment = with_scaled_steps(experiment, algorithm, start, filler)
+    filler.check_all_used()
+    return experiment
 
 
 def _check_watched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dmft.display.bibliography import ENTRIES
@@ -12,6 +13,8 @@ from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
+from dmft.gaussian.explained.expectation import explain_exponent
+from dmft.gaussian.exponents.record import Exponent
 from dmft.validation import checked, shown
 
 FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
@@ -63,7 +66,9 @@ def _explained(obj: Any, of: Any) -> Explanation:
     """By what the object says of itself."""
     if isinstance(obj, DescentEquations) and not obj.is_flow:
         obj = short_times(obj)
-    note = getattr(obj, "_explain", None) or getattr(obj, "explain", None)
+    note = getattr(obj, "explain", None)
+    if isinstance(obj, Exponent):  # whose own words have no steps
+        note = partial(explain_exponent, obj)
     if note is None or isinstance(obj, type):
         raise BadParameter(
             f"{type(obj).__name__} has no explanation; explain takes a Gaussian (of= the "

@@ -19,7 +19,7 @@ RETURNED = {
     "dmft.analysis.diagrams.region_diagram": ["RegionDiagram"],
     "dmft.analysis.landscape": ["Landscape", "Minimum"],
     "dmft.analysis.sweeps.points": ["Points"],
-    "dmft.equations.changes.difference": ["Difference"],
+    "dmft.equations.changes.changeable": ["Difference"],
     "dmft.equations.changes.user_terms": ["Indices"],
     "dmft.equations.definitions": ["Definition"],
     "dmft.equations.restrict.regimes": ["Region"],

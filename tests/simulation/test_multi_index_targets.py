@@ -8,8 +8,8 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.simulation.declaration import declare_experiment
 from dmft.simulation.risks.target_rule import quadrature_risk, rule_of
+from dmft.simulation.simulate import declare_experiment
 
 Z = sp.Symbol("z", real=True)
 Z1, Z2, Z3 = FIELDS = sp.symbols("z1 z2 z3", real=True)

@@ -10,9 +10,9 @@ import sympy as sp
 
 import dmft
 from dmft.model import SGD, Committee, Model
-from dmft.simulation.declaration import declare_experiment
 from dmft.simulation.risks.risk import choose_rule, find_kinks
 from dmft.simulation.risks.target_rule import quadrature_risk
+from dmft.simulation.simulate import declare_experiment
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "simulation.json").read_text())
 z = sp.Symbol("z", real=True)

@@ -18,7 +18,8 @@ from dmft.equations.explained.rates import inlined_rate
 from dmft.equations.explained.scene import Scene
 from dmft.errors import BadParameter
 from dmft.explanation.both_sides import number
-from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
+from dmft.explanation.paragraphs import TOLERANCE, Judged
+from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.model import Overlaps
 
 # Where the rates are read off: an overlap, where they are a polynomial to its end, the same for

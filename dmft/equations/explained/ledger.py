@@ -22,7 +22,8 @@ from dmft.equations.views.text import TextPrinter, model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
 from dmft.explanation.judge import without_extremes
-from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
+from dmft.explanation.paragraphs import TOLERANCE, Judged
+from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.explained.recorder import Recorder, listening

@@ -15,8 +15,7 @@ from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import TextPrinter, model_names
 from dmft.explanation.average import Average, FieldHermite
-from dmft.explanation.paragraphs import Meaning
-from dmft.explanation.steps import Step
+from dmft.explanation.paragraphs import Meaning, Step
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.model import FIELD, Model
 from dmft.typeset.fragment import align

@@ -16,8 +16,8 @@ from dmft.explanation.average import Average
 from dmft.explanation.both_sides import exact
 from dmft.explanation.both_sides import number as judged_number
 from dmft.explanation.judge import MOST_FIELDS, without_extremes
-from dmft.explanation.paragraphs import Meaning
-from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
+from dmft.explanation.paragraphs import TOLERANCE, Judged, Meaning
+from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.explained.expectation import note_expectation
 from dmft.gaussian.tables.tokens import TokenAverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -18,15 +19,20 @@ from dmft.gaussian.explained.recorder import Recorder, listening
 from dmft.gaussian.exponents.coefficients import Index, indices
 
 if TYPE_CHECKING:
-    from dmft.gaussian.expectation import Gaussian
     from dmft.gaussian.exponents.record import Exponent
+    from dmft.gaussian.nodes.quadrature import Quadrature
+    from dmft.gaussian.nodes.series import GaussianSeries
+
+    # The series of an average to an order, and its value at numbers for symbols.
+    Series = Callable[[sp.Expr, int], GaussianSeries]
+    Quad = Callable[[sp.Expr, Mapping[str, float]], Quadrature]
 
 TITLE = "An average over Gaussian fields"
 # Order of the series of what is not closed.
 ORDER = 8
 
 
-def explain_expectation(law: Gaussian, expr: sp.Expr) -> Explanation:
+def explain_expectation(law: ClosedLaw, expr: sp.Expr, series: Series, quad: Quad) -> Explanation:
     """Steps from E[expr] to its closed form; to a series or a number where there is none."""
     ledger = Ledger()
     begin = len(ledger.steps)
@@ -35,7 +41,7 @@ def explain_expectation(law: Gaussian, expr: sp.Expr) -> Explanation:
     except NotClosed as refusal:
         del ledger.steps[begin:]
         ledger.depth = 0
-        return _not_closed(law, expr, refusal)
+        return _not_closed(law, expr, refusal, series, quad)
     before = Average.of(sp.sympify(expr, strict=True), law.fields, law.cov, law.mean)
     return explanation(TITLE, ledger, (before, value), [law.cov])
 
@@ -55,24 +61,28 @@ def note_expectation(ledger: Ledger, law: ClosedLaw, expr: sp.Expr) -> sp.Expr:
         return law.expect(expr)
 
 
-def _not_closed(law: Gaussian, expr: sp.Expr, refusal: NotClosed) -> Explanation:
+def _not_closed(
+    law: ClosedLaw, expr: sp.Expr, refusal: NotClosed, series: Series, quad: Quad
+) -> Explanation:
     """A series in the correlation with its bound, else numbers with the error they claim."""
     before = Average.of(expr, law.fields, law.cov, law.mean)
     reason = f"There is no closed form: {refusal.reason}." if refusal.reason else ""
     ledger = Ledger()
     try:
-        series = law.series(expr, ORDER)
+        found = series(expr, ORDER)
     except DmftError:
-        return _by_nodes(law, expr, before, reason)
+        return _by_nodes(law, quad, expr, before, reason)
     claim = f"series to order {ORDER}"
-    ledger.add("series", before, series.expr, note=reason, bound=series.bound)
-    return explanation(TITLE, ledger, (before, series.expr), [law.cov], claim=claim)
+    ledger.add("series", before, found.expr, note=reason, bound=found.bound)
+    return explanation(TITLE, ledger, (before, found.expr), [law.cov], claim=claim)
 
 
-def _by_nodes(law: Gaussian, expr: sp.Expr, before: sp.Expr, reason: str) -> Explanation:
+def _by_nodes(
+    law: ClosedLaw, quad: Quad, expr: sp.Expr, before: sp.Expr, reason: str
+) -> Explanation:
     symbols = unknowns(before)
     cases = [draw([law.cov] if unknowns(law.cov) else [], symbols, seed) for seed in CASES]
-    found = [law.quad(expr, {str(s): v for s, v in at.items()}) for at in cases]
+    found = [quad(expr, {str(s): v for s, v in at.items()}) for at in cases]
     errors = [float(q.error) for q in found]
 
     def judge(row: int) -> tuple[float, float, float]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import total_ordering
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 
 from dmft.gaussian.exponents.coefficients import Index
 from dmft.gaussian.exponents.leaps import LeapStep, Y, as_combination
 from dmft.gaussian.nodes.line import Array
-
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation
 
 # Relative error of a coefficient above which it is printed: six digits are shown.
 SHOWN_ERROR = 1e-6
@@ -152,12 +149,6 @@ class Exponent:
             names = ", ".join(str(as_combination(v, self.fields)) for v in step.directions)
             lines.append(f"step {i}: order {step.order} finds {names}")
         return "\n".join(lines)
-
-    def _explain(self) -> Explanation:
-        """Steps, for `dmft.explain`."""
-        from dmft.gaussian.explained.expectation import explain_exponent
-
-        return explain_exponent(self)
 
     def _repr_latex_(self) -> str:
         if self.witness is None:

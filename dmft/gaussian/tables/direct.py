@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -16,9 +16,6 @@ import sympy as sp
 from dmft.gaussian.nodes.line import Array, panels
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.model import FIELD
-
-if TYPE_CHECKING:
-    from dmft.gaussian.tables.tabled import TableAverage
 
 REACH = 10.0
 POINTS = 20
@@ -32,23 +29,23 @@ PARALLEL = 1e-9
 MANY = 32
 
 
-def direct_averages(average: TableAverage, numbers: Sequence[Any]) -> Array:
-    """Values of an average at arrays of numbers, each distinct point once."""
+def direct_averages(factors: Sequence[sp.Expr], numbers: Sequence[Any]) -> Array:
+    """Values of an average of one or two factors at arrays of numbers, each distinct point once."""
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
-    if len(average.factors) == 1 and arrays[0].size > MANY:
-        return _many_means(average.factors[0], *arrays)
+    if len(factors) == 1 and arrays[0].size > MANY:
+        return _many_means(factors[0], *arrays)
     points, places = np.unique(
         np.stack([a.ravel() for a in arrays], axis=1), axis=0, return_inverse=True
     )
-    values = np.array([direct_average(average, point) for point in points.tolist()])
+    values = np.array([direct_average(factors, point) for point in points.tolist()])
     return values[places.ravel()].reshape(arrays[0].shape)
 
 
-def direct_average(average: TableAverage, numbers: Sequence[float]) -> float:
-    """Value of a `FieldTable` or a `PairTable` at numbers."""
-    if len(average.factors) == 1:
-        return direct_field(average.factors[0], *numbers)
-    return direct_pair(*average.factors, *numbers)
+def direct_average(factors: Sequence[sp.Expr], numbers: Sequence[float]) -> float:
+    """Value of a `FieldTable` or a `PairTable` of these factors at numbers."""
+    if len(factors) == 1:
+        return direct_field(factors[0], *numbers)
+    return direct_pair(*factors, *numbers)
 
 
 def direct_field(factor: sp.Expr, mean: float, variance: float) -> float:

@@ -93,7 +93,7 @@ class TableAverage(sp.Expr):
         """Value at arrays of numbers, by the NumPy reference."""
         from dmft.gaussian.tables.direct import direct_averages
 
-        return direct_averages(self, numbers)
+        return direct_averages(self.factors, numbers)
 
     def norm(self, *numbers: Any) -> Any:
         """Sqrt(E F^2 E G^2) at arrays of numbers."""
@@ -116,7 +116,7 @@ class TableAverage(sp.Expr):
             return None
         from dmft.gaussian.tables.direct import direct_average
 
-        return sp.Float(direct_average(self, [float(a) for a in numbers]), 15)
+        return sp.Float(direct_average(self.factors, [float(a) for a in numbers]), 15)
 
     def _sympystr(self, printer: Any) -> str:
         parts = ", ".join(printer.doprint(a) for a in self.args)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.model import SGD, Committee, GaussianMixture, Model, MultiIndex
 from dmft.model.loss import (
-    CROSS_ENTROPY,
     NAMED,
     check_one_output,
-    errors_of_outputs,
     loss_of_outputs,
-    numbered,
 )
 from dmft.model.multi_index import teacher_fields
-
-if TYPE_CHECKING:
-    from dmft.simulation.declaration import Experiment, Filler
-    from dmft.simulation.risks.arguments import Compiled
+from dmft.simulation.declaration import Experiment, Filler
 
 
 def check_loss(model: Model, algorithm: SGD) -> None:
@@ -75,26 +67,6 @@ def with_outputs(
     found = replace(experiment, update=of_outputs, loss=algorithm.loss)
     rows = enumerate(found.readout)
     return replace(found, parts=tuple(_part(found, model, filler, o, row) for o, row in rows))
-
-
-def without_overflow(expr: sp.Expr, loss: str | sp.Expr, count: int) -> sp.Expr:
-    """The cross-entropy, or its slope, with outputs counted from the largest.
-
-    It knows their differences alone, as labels add up to one.
-    """
-    outputs = numbered("f", count)
-    from_largest = {f: f - sp.Max(*outputs) for f in outputs}
-    return expr.xreplace(from_largest) if loss == CROSS_ENTROPY else expr
-
-
-def pull_of_outputs(loss: str | sp.Expr, count: int) -> Compiled:
-    """-dl/df_o of o, outputs and labels."""
-    outputs, labels = numbered("f", count), numbered("y", count)
-    errors = [without_overflow(e, loss, count) for e in errors_of_outputs(loss, count)]
-    number = sp.Dummy("o", real=True)
-    cases = [(error, number < o + sp.S.Half) for o, error in enumerate(errors)]
-    chosen = sp.Piecewise(*cases[:-1], (cases[-1][0], True))
-    return scalar_function(chosen, number, [*outputs, *labels])
 
 
 def _part(

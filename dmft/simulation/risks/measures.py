@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
@@ -23,17 +22,14 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_of_outputs, numbered
+from dmft.simulation.declaration import Experiment, without_overflow
 from dmft.simulation.risks.arguments import Compiled
-from dmft.simulation.risks.classes import without_overflow
 from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_root
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.risks.risk": "395854905e9a",
 }
-
-if TYPE_CHECKING:
-    from dmft.simulation.declaration import Experiment
 
 Array = NDArray[np.float64]
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
