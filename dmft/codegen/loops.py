@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Scope, loop_header, product_text
-from dmft.codegen.lower import filling
+from dmft.codegen.lower import COVARIANCE, MOMENTS, ROWS, filling
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, count_uses, factors
 from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
@@ -56,15 +56,18 @@ class LoopWriter:
         shared: frozenset[str] = frozenset(),
         ordered: bool = False,
         tables: bool = True,
+        plain: bool = False,
     ) -> None:
         """Start a function.
 
         `packed` gives the vector and the row lengths of arrays that live in one of the arguments;
         `shared` is what an earlier pass found worth a table: they are used wherever they fit.
         Sums are added in the `ordered` way, or as the compiler likes. Without `tables` what skips
-        a loop is computed inside of it: less text, which compiles faster.
+        a loop is computed inside of it: less text, which compiles faster. In `plain` code each
+        table is filled outside of all loops, products keep their order, and averages of four signs
+        are calls.
         """
-        self.ordered, self.tables = ordered, tables
+        self.ordered, self.tables, self.plain = ordered, tables, plain
         # Loops over a part of their axis.
         self.headers: dict[Index, str] = {}
         self.graph = graph
@@ -114,7 +117,7 @@ class LoopWriter:
         if node.kind == "scalar":
             return str(node.data)
         context = scope.context
-        if node.kind == "ref":
+        if node.kind == "ref" and not (self.plain and node.data[0] in FOUR_FIELDS):
             array, places = node.data
             return self.read(array, places, context)
         depth = max((context.index(x) + 1 for x in node.deps), default=0)
@@ -179,11 +182,12 @@ class LoopWriter:
 
     def worth_table(self, node: Node, rest: list[Index]) -> bool:
         """Whether a value that skips a loop is worth an array."""
-        return self.tables and node.cost >= TABLE_COST.get(len(rest), 10**9)
+        least = TABLE_COST[2] if self.plain else TABLE_COST.get(len(rest), 10**9)
+        return self.tables and (node.cost >= least or node.kind == "ref")
 
     def table(self, node: Node, scope: Scope, prefix: list[Index], rest: list[Index]) -> str:
         """Reference to a table of the node, computed before the loop that it skips."""
-        if len(node.deps) <= 2 and node.cost >= TABLE_COST[2]:
+        if self.plain or (len(node.deps) <= 2 and node.cost >= TABLE_COST[2]):
             rest, prefix = [x for x in scope.context if x in node.deps], []
         here = scope.ancestor(len(prefix))
         body, names = self.canonical(node, rest, len(prefix))
@@ -242,6 +246,8 @@ class LoopWriter:
             return self.compute_power(node, scope)
         if node.kind == "text":
             return str(node.data)
+        if node.kind == "ref":
+            return self.four_signs(node, scope)
         if node.kind == "together":
             return _bracket(self.value(node.args[0], scope))
         if node.kind == "call" and node.data == "SignsMoment":
@@ -258,6 +264,13 @@ class LoopWriter:
             return (self.sum_by_entry if by_entry else self.compute_sum)(node, scope)
         return (self.pair_by_entry if self.ordered else self.compute_pair)(node, scope)
 
+    def four_signs(self, node: Node, scope: Scope) -> str:
+        """Call for an average of four signs, from the ten covariances."""
+        array, places = node.data
+        pairs = ([places[i], places[j]] for i, j in ROWS)
+        entries = ", ".join(self.read(COVARIANCE, pair, scope.context) for pair in pairs)
+        return f"{'four_signs_moment' if MOMENTS[array] else 'four_signs'}({entries})"
+
     def moment_of_signs(self, node: Node, scope: Scope) -> str:
         """Call of `dmft.special.signs`, which takes any number of fields."""
         signs, count = (int(a.data) for a in node.args[:2])
@@ -269,9 +282,10 @@ class LoopWriter:
     def compute_nary(self, node: Node, scope: Scope) -> str:
         """Sum or product, operands grouped by the loop that they belong to."""
         build = self.graph.add if node.kind == "add" else self.graph.mul
-        groups = self.grouped(node, scope)
-        if len(groups) == 1:  # all operands belong here: write them out
-            parts = [self.operand(a, scope, node.kind) for a in node.args]
+        groups = [] if self.plain else self.grouped(node, scope)
+        if len(groups) < 2:  # all operands belong here: write them out
+            args = sorted(node.args, key=_last) if self.plain else node.args
+            parts = [self.operand(a, scope, node.kind) for a in args]
         else:
             whole = [build(g) for g in groups]
             parts = [self.operand(a, scope, node.kind) for a in whole]
@@ -436,6 +450,16 @@ class LoopWriter:
         scope.lines.append(f"{total} = 0.0")
         scope.block(loop_header(second), end)
         return total
+
+
+def _last(operand: Node) -> int:
+    """Numbers and inverses come after what they multiply.
+
+    Squares and products of equal entries are then rounded alike (as in the reference), and so are
+    covariances and variances of fields that coincide: otherwise angles of pairs lose half of their
+    digits.
+    """
+    return 2 if operand.kind == "number" else int(operand.kind == "pow" and operand.data < 0)
 
 
 def _depth(context: list[Index], deps: frozenset[Index]) -> int:

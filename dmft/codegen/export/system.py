@@ -12,7 +12,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.export.program import TABLE, Program, walk
+from dmft.codegen.export.library import TABLE
+from dmft.codegen.export.program import Program, walk
 from dmft.codegen.packing import layout
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
