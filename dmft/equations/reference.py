@@ -6,17 +6,18 @@ kernel is its closed form evaluated on arrays. Slow and plain on purpose.
 
 from __future__ import annotations
 
+import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
-from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import (
@@ -33,120 +34,6 @@ from dmft.gaussian.tables.tabled import TableAverage
 
 Array = NDArray[np.float64]
 
-# Relative excess of an overlap over Cauchy-Schwarz that counts as parallel fields.
-ROUNDING = 1e-9
-
-
-def _loaded(module: str, name: str, *, alone: bool = False) -> Callable[..., Any]:
-    """A function on arrays whose module is loaded by its first call; `alone` takes numbers only."""
-
-    def call(*arguments: Any) -> Any:
-        function = getattr(import_module(module), name)
-        return (np.vectorize(function) if alone else function)(*arguments)
-
-    return call
-
-
-def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
-    """P(U <= h, V <= k) of standard normal U, V with correlation rho."""
-    from scipy.special import ndtr
-
-    return 0.5 * (ndtr(h) + ndtr(k)) - _owen(h, k, rho)
-
-
-def _two_signs(h: Any, k: Any, rho: Any) -> Any:
-    """E[sign(h - U) sign(k - V)]."""
-    return 1.0 - 4.0 * _owen(h, k, rho)
-
-
-def _owen(h: Any, k: Any, rho: Any) -> Any:
-    """Half the probability that U <= h or V <= k, but not both (Owen 1956)."""
-    from scipy.special import owens_t
-
-    h, k, rho = np.broadcast_arrays(h, k, rho)
-    parallel = (np.abs(rho) > 1.0) & (np.abs(rho) <= 1.0 + ROUNDING)
-    rho = np.where(parallel, np.sign(rho), rho)
-    root = np.sqrt((1.0 - rho) * (1.0 + rho))
-    opposite = (h * k < 0) | ((h * k == 0) & (h + k < 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = [(y - rho * x) / (x * root) for x, y in ((h, k), (k, h))]
-    # Degenerate cases, 0/0 above: at the origin and on the line of perfect correlation.
-    slopes = [
-        np.where(np.isnan(s), np.where((h == 0) & (k == 0), _origin(rho), 0.0), s) for s in slopes
-    ]
-    tails = owens_t(h, slopes[0]) + owens_t(k, slopes[1])
-    return tails + 0.5 * opposite
-
-
-def _correlation_root(first: Any, second: Any, cross: Any) -> Any:
-    """sqrt(first second - cross^2); parallel fields may exceed Cauchy-Schwarz by rounding."""
-    size = np.sqrt(first * second)
-    gap = (size - cross) * (size + cross)
-    return np.sqrt(np.where((gap < 0) & (gap >= -ROUNDING * size**2), 0.0, gap))
-
-
-def _inverse_correlation_root(first: Any, second: Any, cross: Any) -> Any:
-    """1 / sqrt(first second - cross^2), and 0 for parallel fields."""
-    root = np.asarray(_correlation_root(first, second, cross))
-    return np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
-
-
-def _root_ratio(y: Any, first: Any, second: Any, cross: Any, power: Any) -> Any:
-    """Ratio of y to the power of the root; 0 for 0/0, up to rounding."""
-    root = np.asarray(_correlation_root(first, second, cross))
-    nothing = (ROUNDING * np.sqrt(first * second)) ** power
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((np.abs(y) <= nothing) & (root == 0), 0.0, y / root**power)
-
-
-def _correlation_angle(first: Any, second: Any, cross: Any) -> Any:
-    """Angle asin(cross / sqrt(first second)) of two vectors with these overlaps."""
-    return np.arctan2(cross, _correlation_root(first, second, cross))
-
-
-def _origin(rho: Any) -> Any:
-    """Slope at h = k = 0, the limit along h = k."""
-    with np.errstate(divide="ignore"):
-        return np.sqrt((1.0 - rho) / (1.0 + rho))
-
-
-def _heaviside(value: Any, at_zero: Any = 0.5) -> Any:
-    return np.heaviside(value, at_zero)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "asin": np.arcsin,
-    "exp": np.exp,
-    "erf": _loaded("scipy.special", "erf"),
-    "BivariateNormalCDF": _bivariate_normal_cdf,
-    "TwoSigns": _two_signs,
-    "CorrelationRoot": _correlation_root,
-    "CorrelationAngle": _correlation_angle,
-    "InverseCorrelationRoot": _inverse_correlation_root,
-    "Correlation": lambda first, second, cross: cross / np.sqrt(first * second),
-    "RootRatio": _root_ratio,
-    "CovarianceGiven": _loaded("dmft.special.branches", "covariance_given", alone=True),
-    "PairOfSignsMoment": _loaded("dmft.special.orthant", "pair_of_signs_moment", alone=True),
-    "FourSigns": _loaded("dmft.special.orthant", "four_signs", alone=True),
-    "FourSignsMoment": _loaded("dmft.special.orthant", "four_signs_moment", alone=True),
-    "SignsMoment": _loaded("dmft.special.signs", "moment_of_signs_on_arrays"),
-    "tanh": np.tanh,
-    "sinh": np.sinh,
-    "cosh": np.cosh,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tan": np.tan,
-    "atan": np.arctan,
-    "acos": np.arccos,
-    "asinh": np.arcsinh,
-    "log": np.log,
-    "erfc": _loaded("scipy.special", "erfc"),
-    "Abs": np.abs,
-    "sign": np.sign,
-    "Heaviside": _heaviside,
-    "Max": lambda *values: reduce(np.maximum, values),
-    "Min": lambda *values: reduce(np.minimum, values),
-}
 COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     sp.StrictLessThan: np.less,
     sp.LessThan: np.less_equal,
@@ -157,11 +44,49 @@ COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 
-class Interpreter:
-    """Evaluates expressions on arrays with one broadcast axis for each index symbol."""
+# What an average over samples, a sum, a choice ... is read by.
+KINDS: tuple[tuple[Any, str], ...] = (
+    (Expectation, "average"),
+    (Together, "together"),
+    (sp.KroneckerDelta, "same"),
+    (sp.Sum, "sum"),
+    (sp.Add, "add"),
+    (sp.Mul, "multiply"),
+    (TableAverage, "table"),
+    (sp.Piecewise, "piecewise"),
+)
+# What is asked of the same expressions at each evaluation.
+_SEEN = 4096
+
+
+@lru_cache(maxsize=_SEEN)
+def kind_of(expr: sp.Expr) -> str:
+    """Method of a `Reader` that reads an expression."""
+    if isinstance(expr, sp.Symbol):
+        return "symbol"
+    if isinstance(expr, sp.Indexed):
+        return "entry"
+    if expr.is_number:  # looks for symbols in all of it
+        return "number"
+    if is_placed(expr):
+        return "placed"
+    if isinstance(expr, sp.Pow) and expr.exp.is_number:
+        return "power"
+    found = next((name for kind, name in KINDS if isinstance(expr, kind)), None)
+    if found is None and expr.func.__name__ in FUNCTIONS:
+        found = "function"
+    # Any function of the parameters alone.
+    return found or ("unknown" if expr.has(sp.Indexed, Expectation, sp.Sum) else "of_parameters")
+
+
+class Reader:
+    """Reads expressions, with one broadcast axis for each index symbol.
+
+    Numbers, entries of arrays and operations on them are those of `Interpreter`, or values with
+    bounds (`dmft.equations.rounding.bounds`): a method for each kind of node (`kind_of`).
+    """
 
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
-        self.arrays = arrays
         self.scalars = scalars
         known = zip("pk", ("readout", "teacher_readout"), strict=True)
         self.numbers = _numbers({w: arrays[a].shape[-1] for w, a in known if a in arrays}, arrays)
@@ -191,63 +116,42 @@ class Interpreter:
         offset = _integer(rest, self.numbers)
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
-    def same(self, expr: sp.KroneckerDelta) -> NDArray[np.float64]:
+    def __call__(self, expr: sp.Expr) -> Any:
+        """Value of `expr`, broadcast over the axes of the indices that it holds."""
+        if expr not in self.memo:
+            self.memo[expr] = getattr(self, kind_of(expr))(expr)
+        return self.memo[expr]
+
+    def all(self, expressions: Iterable[sp.Expr]) -> list[Any]:
+        """Values of several expressions."""
+        return [self(e) for e in expressions]
+
+    def same(self, expr: sp.KroneckerDelta) -> Any:
         """1 where both indices are the same, else 0."""
         first, second = map(self.values_of, expr.args)
         return (first == second).astype(np.float64)
 
-    def __call__(self, expr: sp.Expr) -> Any:
-        """Value of `expr`, broadcast over the axes of the indices that it holds."""
-        if expr not in self.memo:
-            self.memo[expr] = self.evaluate(expr)
-        return self.memo[expr]
+    def average(self, expr: Expectation) -> Any:
+        """Average, by the function of covariances that it is."""
+        return self(value_of(expr))
 
-    def evaluate(self, expr: sp.Expr) -> Any:
-        """Evaluate one node."""
-        if isinstance(expr, sp.Symbol):
-            return self.number(expr)
-        if isinstance(expr, sp.Indexed):
-            return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
-        if _is_number(expr):
-            return float(expr)
-        if is_placed(expr):
-            return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
-        if isinstance(expr, Expectation):
-            return self(value_of(expr))
-        if isinstance(expr, Together):
-            return self(expr.total)
-        if isinstance(expr, sp.KroneckerDelta):
-            return self.same(expr)
-        if isinstance(expr, sp.Sum):
-            total = self(expr.function)
-            for index, *_ in expr.limits:
-                axis = self.axes.index(index)
-                full = np.broadcast_to(
-                    total,
-                    [
-                        self.size(index) if a == axis else b
-                        for a, b in enumerate(np.shape(total) or [1] * len(self.axes))
-                    ],
-                )
-                total = full.sum(axis=axis, keepdims=True)
-            return total
-        if isinstance(expr, sp.Add):
-            return sum(self(a) for a in expr.args)
-        if isinstance(expr, sp.Mul):
-            return _product([self(a) for a in _factors(expr)])
-        if isinstance(expr, sp.Pow) and expr.exp.is_number:
-            return np.power(self(expr.base), float(expr.exp))
-        if isinstance(expr, TableAverage):
-            return expr.on_arrays(*(self(a) for a in expr.numbers))
-        if expr.func.__name__ in FUNCTIONS:
-            return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
-        if isinstance(expr, sp.Piecewise):
-            return piecewise(expr, self)
-        if not expr.has(sp.Indexed, Expectation, sp.Sum):  # any function of the parameters alone
-            return float(expr.subs({s: self(s) for s in expr.free_symbols}))
-        raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+    def together(self, expr: Together) -> Any:
+        """Sum whose terms cancel."""
+        return self(expr.total)
 
-    def number(self, symbol: sp.Symbol) -> Any:
+
+class Interpreter(Reader):
+    """Evaluates expressions on arrays."""
+
+    def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
+        super().__init__(arrays, scalars)
+        self.arrays = arrays
+
+    def number(self, expr: sp.Expr) -> Any:
+        """Constant."""
+        return float(expr)
+
+    def symbol(self, symbol: sp.Symbol) -> Any:
         """Width, number of the state or of what was defined, or parameter."""
         if symbol in self.numbers:
             return self.numbers[symbol]
@@ -255,6 +159,56 @@ class Interpreter:
         if symbol.name in self.scalars:
             return self.scalars[symbol.name]
         return float(self.arrays[symbol.name])
+
+    def entry(self, expr: sp.Indexed) -> Any:
+        """Entries of an array."""
+        return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
+
+    def placed(self, expr: Any) -> Any:
+        """Average that is a number where it stands."""
+        return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
+
+    def sum(self, expr: sp.Sum) -> Any:
+        """Sum over indices."""
+        total = self(expr.function)
+        for index, *_ in expr.limits:
+            axis = self.axes.index(index)
+            shape = list(np.shape(total) or [1] * len(self.axes))
+            shape[axis] = self.size(index)
+            total = np.broadcast_to(total, shape).sum(axis=axis, keepdims=True)
+        return total
+
+    def add(self, expr: sp.Add) -> Any:
+        """Sum of terms."""
+        return sum(self.all(expr.args))
+
+    def multiply(self, expr: sp.Mul) -> Any:
+        """Product of factors."""
+        return reduce(operator.mul, self.all(_factors(expr)))
+
+    def power(self, expr: sp.Pow) -> Any:
+        """Power with a constant exponent."""
+        return np.power(self(expr.base), float(expr.exp))
+
+    def table(self, expr: TableAverage) -> Any:
+        """Average of a table."""
+        return expr.on_arrays(*self.all(expr.numbers))
+
+    def function(self, expr: sp.Function) -> Any:
+        """One of `FUNCTIONS`."""
+        return FUNCTIONS[expr.func.__name__](*self.all(expr.args))
+
+    def piecewise(self, expr: sp.Piecewise) -> Any:
+        """Choice between expressions."""
+        return piecewise(expr, self)
+
+    def of_parameters(self, expr: sp.Expr) -> Any:
+        """Any other function of the parameters alone."""
+        return float(expr.subs({s: self(s) for s in expr.free_symbols}))
+
+    def unknown(self, expr: sp.Expr) -> NoReturn:
+        """What cannot be read."""
+        raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
@@ -278,16 +232,6 @@ def lift_zero_variances(Omega: Array, fields: NDArray[np.int64]) -> None:
     Omega[fields, fields] = np.where(own == 0.0, LEAST_VARIANCE, own)
 
 
-# What is asked of the same expressions at each evaluation.
-_SEEN = 4096
-
-
-@lru_cache(maxsize=_SEEN)
-def _is_number(expr: sp.Expr) -> bool:
-    """Whether an expression holds no symbols, which SymPy looks for in all of it each time."""
-    return bool(expr.is_number)
-
-
 @lru_cache(maxsize=_SEEN)
 def _split(index: sp.Expr) -> tuple[sp.Symbol | None, sp.Expr]:
     """The running symbol of an index, and what is added to it."""
@@ -308,13 +252,6 @@ def _last(factor: sp.Expr) -> int:
 def _factors(product: sp.Mul) -> tuple[sp.Expr, ...]:
     """Factors in the order in which they are multiplied."""
     return tuple(sorted(product.args, key=_last))
-
-
-def _product(values: list[Any]) -> Any:
-    result = values[0]
-    for value in values[1:]:
-        result = result * value
-    return result
 
 
 def evaluate(

@@ -9,8 +9,8 @@ from scipy.stats import norm
 
 import dmft
 from dmft.codegen.nodes import COST
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.passes import CODED, without_code
-from dmft.equations.reference import FUNCTIONS
 from dmft.errors import NotClosed
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.model import FIELD

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from dmft.equations.reference import FUNCTIONS
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.special.bivariate import bivariate_normal_cdf, two_signs
 

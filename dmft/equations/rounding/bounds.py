@@ -1,15 +1,15 @@
 r"""How much of what the equations give is rounding: a bound beside each value.
 
-The definitions that the reference evaluates become a list of steps, each of which gives its value,
-a bound of its error and the sum of the sizes of its terms (`dmft.equations.rounding.rules`). The
-list is made once for a system and holds for many states at a time.
+The definitions are read as the reference reads them, at many states at a time: each expression
+gives its value, a bound of its error and the sum of the sizes of its terms
+(`dmft.equations.rounding.rules`).
 
 Angles and roots of pairs of fields need more than a bound that travels: next to parallel fields
 they are known to sqrt(eps) only, and yet a closed form holds them such that this cancels. All of
 them come from one product sqrt(C11 C22) that is rounded, so that they are right for a pair whose
-correlation is moved by a few units. The steps therefore carry, on a first axis, the values with
-the correlations of all pairs moved that way at random signs, and what they change of the result,
-with all that cancels, counts as its error.
+correlation is moved by a few units. A first axis therefore holds the value, then those with the
+correlations of all pairs moved that way at random signs. What they change of the result, with all
+that cancels, counts as its error.
 
 The state and the constants (Q, M, P, readouts, parameters) count as exact. Compiled code adds in
 another order and multiplies sums out: a sum therefore counts a unit of all that is added.
@@ -18,16 +18,15 @@ another order and multiplies sums out: a sum therefore counts a unit of all that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation, is_placed
-from dmft.equations.averages.passes import value_of
+from dmft.equations.array_functions import FUNCTIONS
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import (
     Definition,
     FieldRoot,
@@ -37,7 +36,7 @@ from dmft.equations.definitions import (
     base_name,
 )
 from dmft.equations.parameter_values import Values
-from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
+from dmft.equations.reference import Reader, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import MOVES, OF_FUNCTION, UNIT, Bounded, first
 from dmft.errors import NotClosed
@@ -60,109 +59,8 @@ OF_FOUR = ("FourSigns", "FourSignsMoment", "SignsMoment")
 OF_SIGNS = 64 * UNIT
 # Array of what is wanted, one at a time.
 RESULT = "result"
-# Arrays whose sizes are the ranges of the indices.
-SIZED = ("readout", "teacher_readout", "weight", "cosine", "eigenvalue")
 # Arrays whose diagonal entries are variances: a field is parallel to itself, without rounding.
 COVARIANCES = frozenset({"Omega", "Q", "P"})
-
-
-class Step(NamedTuple):
-    """One operation: its kind, the steps it reads, and what else it needs."""
-
-    kind: str
-    reads: tuple[int, ...]
-    data: Any
-
-
-class Tape:
-    """The steps of a system, in order, and after which of them an array is written."""
-
-    def __init__(self, definitions: Sequence[Definition], wanted: str) -> None:
-        """List the steps of all definitions but the rates or observables that are not wanted."""
-        self.steps: list[Step] = []
-        self.known: dict[sp.Expr, int] = {}
-        self.writes: list[tuple[int, Definition]] = []
-        self.places: dict[tuple[tuple[str, tuple[int, ...]], ...], Interpreter] = {}
-        for d in definitions:
-            if d.role in ("rate", "observable") and d.role != wanted:
-                continue
-            whole = isinstance(d.expr, Whole)
-            self.writes.append((-1 if whole else self(d.expr), d))
-
-    @property
-    def paired(self) -> bool:
-        """Whether functions of pairs occur."""
-        return any(step.kind in ("pair", "four") for step in self.steps)
-
-    def __call__(self, expr: sp.Expr) -> int:
-        """Number of the step that gives an expression."""
-        if expr not in self.known:
-            step = self.step(expr)
-            self.steps.append(step)
-            self.known[expr] = len(self.steps) - 1
-        return self.known[expr]
-
-    def step(self, expr: sp.Expr) -> Step:
-        """Step of one node; those it reads come first."""
-        if expr.is_number:
-            value = float(expr)
-            return Step("number", (), rules.number(value, bool(expr == sp.Rational(value))))
-        if isinstance(expr, sp.Symbol):
-            return Step("scalar", (), expr)
-        if isinstance(expr, sp.Indexed | sp.KroneckerDelta):
-            return Step("entry", (), expr)
-        if is_placed(expr):
-            places = sorted(expr.free_symbols, key=str)
-            return Step("placed", self.all(places), (expr, places))
-        if isinstance(expr, Expectation):
-            return Step("atom", (self(value_of(expr)),), None)
-        if isinstance(expr, Together):
-            return Step("atom", (self(expr.total),), None)
-        if isinstance(expr, PairOfSignsMoment):
-            return Step("atom", (self(expr.regular()),), None)
-        if isinstance(expr, sp.Sum):
-            return Step("sum", (self(expr.function),), [index for index, *_ in expr.limits])
-        if isinstance(expr, TableAverage):
-            return Step("table", self.all(expr.numbers), expr)
-        if isinstance(expr, sp.Piecewise):
-            return self.piecewise(expr)
-        name = expr.func.__name__
-        if isinstance(expr, sp.Pow) and expr.exp.is_number:
-            return Step("power", self.all(expr.args[:1]), float(expr.exp))
-        if name in PAIRS:
-            return Step("pair", self.all(expr.args), (name, _sign_of(expr.args[PAIRS[name]])))
-        if name in OF_FOUR:
-            return Step("four", self.all(expr.args), expr)
-        if isinstance(expr, sp.Add | sp.Mul) or name in FUNCTIONS:
-            return Step(name, self.all(expr.args), None)
-        if not expr.has(sp.Indexed, Expectation, sp.Sum):
-            return Step("parameters", (), expr)
-        raise NotClosed(f"{name} in {expr} has no estimate of its rounding")
-
-    def places_of(self, arrays: Mapping[str, Array]) -> Interpreter:
-        """Interpreter that knows the places of indices at these widths; kept for the next run."""
-        sizes = {name: arrays[name].shape for name in SIZED if name in arrays}
-        key = tuple(sizes.items())
-        if key not in self.places:
-            self.places[key] = Interpreter({n: np.empty(size) for n, size in sizes.items()}, {})
-        return self.places[key]
-
-    def all(self, expressions: Sequence[sp.Expr]) -> tuple[int, ...]:
-        """Steps of some expressions."""
-        return tuple(map(self, expressions))
-
-    def piecewise(self, expr: sp.Piecewise) -> Step:
-        """Step of a Piecewise, with those of its pieces and of what its conditions compare."""
-        parts: list[sp.Expr] = []
-
-        def collect(condition: Any) -> None:
-            for a in condition.args:
-                (parts.append if type(condition) in COMPARISONS else collect)(a)
-
-        for piece, condition in expr.args:
-            parts.append(piece)
-            collect(condition)
-        return Step("piecewise", self.all(parts), (expr, parts))
 
 
 def _sign_of(cross: sp.Expr) -> sp.Expr:
@@ -170,113 +68,137 @@ def _sign_of(cross: sp.Expr) -> sp.Expr:
     return cross.as_coeff_Mul()[1]
 
 
-@lru_cache(maxsize=128)
-def tape_of(definitions: tuple[Definition, ...], wanted: str) -> Tape:
-    """Steps of a system, listed once."""
-    return Tape(definitions, wanted)
+class Running(Reader):
+    """Values and bounds at many states."""
 
-
-class Running:
-    """Values and bounds of the steps of a system at many states."""
-
-    def __init__(self, tape: Tape, states: Mapping[str, Array], values: Values) -> None:
+    def __init__(self, states: Mapping[str, Array], values: Values) -> None:
         """Take states whose first axis counts them, and the numbers of a run."""
-        self.tape = tape
+        one = {name: array[0] for name, array in states.items()}
+        super().__init__({**one, **values.arrays}, values.scalars)
         self.values = values
         self.count = next(iter(states.values())).shape[0]
-        one = {name: array[0] for name, array in states.items()}
-        self.places = tape.places_of({**one, **values.arrays})
-        self.versions = 1 + MOVED if tape.paired else 1
-        self.arrays: dict[str, Bounded] = {}
-        for name, array in values.arrays.items():
-            self.arrays[name] = Bounded(array[None, None], 0.0, np.abs(array[None, None]))
-        for name, array in states.items():
-            self.arrays[name] = Bounded(array[None], 0.0, np.abs(array[None]))
-        self.done: list[Bounded] = []
+        # Numbers of the expressions, in the order in which they are known.
+        self.steps: dict[sp.Expr, int] = {}
+        given = {name: array[None] for name, array in values.arrays.items()} | dict(states)
+        self.arrays = {n: Bounded(y[None], 0.0, np.abs(y[None])) for n, y in given.items()}
 
-    def __call__(self) -> dict[str, Bounded]:
-        """Take all steps; what is wanted, by name, with the states on the first axis."""
+    def results(self, definitions: Sequence[Definition], wanted: str) -> dict[str, Bounded]:
+        """What is wanted of the rates and observables, with the states on the first axis."""
         results: dict[str, Bounded] = {}
         with np.errstate(all="ignore"):
-            for last, definition in self.tape.writes:
-                while len(self.done) <= last:
-                    self.done.append(self.take(self.tape.steps[len(self.done)]))
-                self.write(definition, last)
-                if definition.role in ("rate", "observable"):
+            for definition in definitions:
+                found = definition.role in ("rate", "observable")
+                if found and definition.role != wanted:
+                    continue
+                self.write(definition)
+                if found:
                     results[definition.name] = self.result(self.arrays.pop(RESULT))
         return results
 
-    def take(self, step: Step) -> Bounded:
-        """One step."""
-        parts = [self.done[n] for n in step.reads]
-        data = step.data
-        match step.kind:
-            case "number":
-                return data
-            case "scalar":
-                return self.scalar(data)
-            case "parameters":
-                at = {s: float(first(self.scalar(s).value)) for s in data.free_symbols}
-                return rules.number(float(data.subs(at)), False)
-            case "placed":
-                return rules.placed(data[0], data[1], parts, self.count, self.values.arrays)
-            case "entry":
-                return self.entry(data)
-            case "atom":
-                return parts[0]._replace(size=np.abs(first(parts[0].value)))
-            case "sum":
-                for index in data:
-                    axis = 2 + self.places.axes.index(index)
-                    parts = [rules.summed(parts[0], axis, self.places.size(index))]
-                return parts[0]
-            case "Add":
-                return rules.added(parts)
-            case "Mul":
-                return rules.multiplied(parts)
-            case "power":
-                return rules.raised(parts[0], data)
-            case "table":
-                return rules.tabled(data, parts)
-            case "piecewise":
-                known_parts = dict(zip(data[1], parts, strict=True))
-                return rules.piecewise(data[0], known_parts.__getitem__)
-            case "pair":
-                return self.pair(data[0], parts, data[1])
-            case "four":
-                return self.four(data, parts)
-            case name:
-                return rules.applied(name, parts)
+    def __call__(self, expr: sp.Expr) -> Any:
+        """Value and bound of an expression."""
+        found = super().__call__(expr)
+        self.steps.setdefault(expr, len(self.steps))
+        return found
 
-    def scalar(self, symbol: sp.Symbol) -> Bounded:
+    def number(self, expr: sp.Expr) -> Bounded:
+        """Constant."""
+        value = float(expr)
+        return rules.number(value, bool(expr == sp.Rational(value)))
+
+    def symbol(self, symbol: sp.Symbol) -> Bounded:
         """Number of a width or of a parameter, or one that was defined."""
-        known = self.places.numbers.get(symbol, self.values.scalars.get(symbol.name))
+        known = self.numbers.get(symbol, self.scalars.get(symbol.name))
         if known is not None:
             return rules.number(known, True)
-        free = (1,) * len(self.places.axes)
+        if symbol.name not in self.arrays:  # a field of a sample
+            self.unknown(symbol)
+        free = (1,) * len(self.axes)
         parts = self.arrays[symbol.name]
         return Bounded(*(np.reshape(y, np.shape(y)[:2] + free) if np.ndim(y) else y for y in parts))
 
-    def entry(self, expr: sp.Indexed | sp.KroneckerDelta) -> Bounded:
+    def same(self, expr: sp.KroneckerDelta) -> Bounded:
+        """1 where both indices are the same, else 0."""
+        value = super().same(expr)[None, None]
+        return Bounded(value, 0.0, value)
+
+    def entry(self, expr: sp.Indexed) -> Bounded:
         """Entries of an array along the axes of its indices."""
-        if isinstance(expr, sp.KroneckerDelta):
-            value = self.places.same(expr)[None, None]
-            return Bounded(value, 0.0, value)
-        where = (slice(None), slice(None), *map(self.places.values_of, expr.indices))
+        where = (slice(None), slice(None), *map(self.values_of, expr.indices))
         value, error, size = self.arrays[base_name(expr)]
         known = np.ndim(error) and np.any(error)
         return Bounded(value[where], error[where] if known else 0.0, size[where])
+
+    def placed(self, expr: Any) -> Bounded:
+        """Average that is a number where it stands."""
+        places = sorted(expr.free_symbols, key=str)
+        return rules.placed(expr, places, self.all(places), self.count, self.values.arrays)
+
+    def average(self, expr: Expectation) -> Bounded:
+        """Average, of the size of its value."""
+        return _whole(super().average(expr))
+
+    def together(self, expr: Together) -> Bounded:
+        """Sum whose terms cancel, of the size of its value."""
+        return _whole(super().together(expr))
+
+    def sum(self, expr: sp.Sum) -> Bounded:
+        """Sum over indices."""
+        part = self(expr.function)
+        for index, *_ in expr.limits:
+            part = rules.summed(part, 2 + self.axes.index(index), self.size(index))
+        return part
+
+    def add(self, expr: sp.Add) -> Bounded:
+        """Sum of terms."""
+        return rules.added(self.all(expr.args))
+
+    def multiply(self, expr: sp.Mul) -> Bounded:
+        """Product of factors."""
+        return rules.multiplied(self.all(expr.args))
+
+    def power(self, expr: sp.Pow) -> Bounded:
+        """Power with a constant exponent."""
+        return rules.raised(self(expr.base), float(expr.exp))
+
+    def table(self, expr: TableAverage) -> Bounded:
+        """Average of a table."""
+        return rules.tabled(expr, self.all(expr.numbers))
+
+    def piecewise(self, expr: sp.Piecewise) -> Bounded:
+        """Choice between expressions."""
+        return rules.piecewise(expr, self)
+
+    def function(self, expr: sp.Function) -> Bounded:
+        """Function by its name; those of pairs and of four signs have bounds of their own."""
+        name = expr.func.__name__
+        if isinstance(expr, PairOfSignsMoment):
+            return _whole(self(expr.regular()))
+        parts = self.all(expr.args)
+        if name in PAIRS:
+            return self.pair(name, parts, _sign_of(expr.args[PAIRS[name]]))
+        return self.four(expr, parts) if name in OF_FOUR else rules.applied(name, parts)
+
+    def of_parameters(self, expr: sp.Expr) -> Bounded:
+        """Any other function of the parameters alone."""
+        at = {s: float(first(self.symbol(s).value)) for s in expr.free_symbols}
+        return rules.number(float(expr.subs(at)), False)
+
+    def unknown(self, expr: sp.Expr) -> NoReturn:
+        """What has no bound."""
+        raise NotClosed(f"{expr.func.__name__} in {expr} has no estimate of its rounding")
 
     # Pairs ----------------------------------------------------------------------------------
 
     def signs(self, cross: sp.Expr) -> Array:
         """Signs by which the covariance of a pair is moved; 0 for the value itself."""
         if isinstance(cross, sp.Indexed) and len(cross.indices) == 2:
-            i, j = map(self.places.values_of, cross.indices)
+            i, j = map(self.values_of, cross.indices)
             low, high = np.minimum(i, j), np.maximum(i, j)
             apart = (low != high) | (base_name(cross) not in COVARIANCES)
         else:
             # Other pairs are told apart by what is written, not by their place.
-            low = high = np.full([1] * len(self.places.axes), self.tape.known.get(cross, 0))
+            low = high = np.full([1] * len(self.axes), self.steps.get(cross, 0))
             apart = np.ones_like(low, dtype=bool)
         draws = [_random_sign(low, high, n) * apart for n in range(MOVED // 2)]
         return np.stack([0.0 * draws[0], *draws, *(-d for d in draws)])[:, None]
@@ -302,7 +224,7 @@ class Running:
         values = [part.value for part in parts]
         variances = parts[where - 2 : where]
         values[where] = self.moved(parts[where], variances, self.signs(cross))
-        function = rules.half_tangent if name == "HalfTangent" else FUNCTIONS[name]
+        function = FUNCTIONS[name]
         value = np.asarray(function(*values))
         size = np.abs(first(value))
         # What rounds a correlation is in the moved values already.
@@ -350,17 +272,17 @@ class Running:
 
     # Arrays ---------------------------------------------------------------------------------
 
-    def write(self, definition: Definition, last: int) -> None:
+    def write(self, definition: Definition) -> None:
         """Store what a definition gives."""
         name, target = _key(definition), definition.target
-        if last < 0:
+        if isinstance(definition.expr, Whole):
             self.arrays[name] = self.whole(definition)
             return
-        found = self.done[last]
+        found = self(definition.expr)
         if not isinstance(target, sp.Indexed):
             self.arrays[name] = Bounded(*(_scalars(part) for part in found))
             return
-        grids = np.broadcast_arrays(*map(self.places.values_of, target.indices))
+        grids = np.broadcast_arrays(*map(self.values_of, target.indices))
         if name not in self.arrays:
             shape = tuple(int(grid.max()) + 1 for grid in grids)
             if definition.role == "block":  # written piece by piece over all fields
@@ -370,10 +292,14 @@ class Running:
                     for s, n in zip(definition.indices, shape, strict=True)
                 )
             self.arrays[name] = Bounded(
-                np.zeros((self.versions, self.count, *shape)),
+                np.zeros((1, self.count, *shape)),
                 np.zeros((1, self.count, *shape)),
                 np.zeros((1, self.count, *shape)),
             )
+        value, error, size = self.arrays[name]
+        if np.ndim(found.value) and len(found.value) > len(value):  # with those of moved pairs
+            value = np.repeat(value, len(found.value), axis=0)
+        self.arrays[name] = Bounded(value, error, size)
         for out, part in zip(self.arrays[name], found, strict=True):
             shape = (*out.shape[:2], *grids[0].shape)
             out[(slice(None), slice(None), *grids)] = np.broadcast_to(part, shape)
@@ -423,6 +349,11 @@ class Running:
         return Bounded(*(np.broadcast_to(part, shape) for part in parts))
 
 
+def _whole(part: Bounded) -> Bounded:
+    """A value as one term."""
+    return part._replace(size=np.abs(first(part.value)))
+
+
 def _key(definition: Definition) -> str:
     """Name of the array of a definition: rates have the names of the blocks that they move."""
     return definition.name if definition.role not in ("rate", "observable") else RESULT
@@ -441,13 +372,13 @@ def _random_sign(low: Any, high: Any, draw: int) -> Any:
 
 
 def rounding(
-    definitions: tuple[Definition, ...], states: Mapping[str, Array], values: Values, wanted: str
+    definitions: Sequence[Definition], states: Mapping[str, Array], values: Values, wanted: str
 ) -> dict[str, Bounded]:
     """Values, bounds of their rounding and sums of |terms| of rates or observables.
 
     Shapes      states (T, ...), results (T, ...)
     """
-    return Running(tape_of(definitions, wanted), states, values)()
+    return Running(states, values).results(definitions, wanted)
 
 
 def of_one_state(

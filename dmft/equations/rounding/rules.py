@@ -16,8 +16,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.reference import FUNCTIONS, truth
+from dmft.equations.reference import truth
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Error of one operation relative to what it rounds: twice the unit roundoff, as exponents and roots
@@ -234,13 +235,6 @@ def tabled(average: TableAverage, numbers: Sequence[Bounded]) -> Bounded:
 def ratio(error: Any, size: Any) -> Any:
     """Relative error; nothing is a part of anything."""
     return np.where(np.equal(error, 0.0), 0.0, np.divide(error, size))
-
-
-def half_tangent(first: Any, second: Any, cross: Any) -> Any:
-    """Tangent of half the angle of a pair, 0 for antiparallel fields."""
-    root = np.asarray(FUNCTIONS["CorrelationRoot"](first, second, cross))
-    beyond = np.sqrt(first * second) + cross
-    return np.divide(root, beyond, out=0.0 * root, where=beyond > 0.0)
 
 
 def measured(found: Bounded, moved: Any) -> Bounded:

@@ -15,9 +15,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.reference import FUNCTIONS, piecewise
+from dmft.equations.reference import piecewise
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     SYMMETRIC,
