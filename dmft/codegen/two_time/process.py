@@ -13,12 +13,11 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.fuse import Loop, Scope, loop_header, render
-from dmft.codegen.loops import LoopWriter
+from dmft.codegen.fuse import Loop, render
 from dmft.codegen.lower import AXIS
-from dmft.codegen.nodes import Index, Node
+from dmft.codegen.nodes import Index
+from dmft.codegen.two_time.lowering import OF_A_STEP, TimeGraph, TimeLowering, statements
 from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
-from dmft.codegen.two_time.times import OF_A_STEP, TimeGraph, TimeLowering
 from dmft.emit import load_module
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
@@ -159,26 +158,11 @@ def _step(definitions: Iterable[Definition], names: Mapping[str, str]) -> str:
     return "\n".join("    " + line if line else "" for line in [*head, *body])
 
 
-class _Loops(LoopWriter):
-    """Loops whose bounds may be those of others: nothing is taken out of them under other names."""
-
-    def worth_table(self, node: Node, rest: list[Index]) -> bool:
-        """No value gets a table."""
-        return False
-
-    def canonical(
-        self, node: Node, rest: list[Index], depth: int
-    ) -> tuple[Node, tuple[Index, ...]]:
-        """Keep the names."""
-        return node, tuple(rest)
-
-
 class _Writer:
     """Writes one definition."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self.lowering = TimeLowering(TimeGraph(), names)
-        self.loops = _Loops(self.lowering.graph, {})
 
     def recursion(self, d: Definition) -> list[str | Loop]:
         """Loops that fill a definition at its time, for all earlier times and neurons."""
@@ -194,19 +178,14 @@ class _Writer:
             earlier = (s.name, last.replace("1 + 1", "2"))
             self.lowering.running[s] = earlier
             indices = [earlier, *indices]
-        node = self.lowering(d.expr)
-        scopes = self._scopes(indices)
-        self.loops.note_uses(node)
-        text = self.loops.value(node, scopes[-1])
         names = [y.name for y in neurons]
         place = ", ".join([now, names[0], "s", names[1]] if two else [now, *names])
         if name in OF_A_STEP:
             place = place.removeprefix(f"{now}, ")
-        scopes[-1].lines.append(f"{name}[{place}] = {text}")
+        target, after = f"{name}[{place}]", []
         if name in SYMMETRIC:
-            turned = ", ".join(["s", names[1], now, names[0]])
-            scopes[-1].lines.append(f"{name}[{turned}] = {name}[{place}]")
-        return self._closed(scopes)
+            after = [f"{name}[{', '.join(['s', names[1], now, names[0]])}] = {target}"]
+        return statements(self.lowering, [(target, d.expr)], indices, after)
 
     def field(self, d: Definition) -> list[str | Loop]:
         """Loops that fill the coefficients of the field of a sample."""
@@ -253,28 +232,12 @@ class _Writer:
             raise BadParameter(f"the field at t takes {entry}: its driving is that of its own time")
         if entry.base == g_at and time[0] not in lowering.running:
             raise BadParameter(f"the field at t takes {entry}: gradients stand under a sum over s")
-        node = lowering(sp.Sum(rest, *inner) if inner else rest)
-        scopes = self._scopes(indices)
-        self.loops.note_uses(node)
-        text = self.loops.value(node, scopes[-1])
         where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
         index, offset = lowering.neuron(neuron)
         where.append(index[0] or offset)
-        target = f"{COEFFICIENTS[base_name(entry)]}[{', '.join(where)}]"
-        scopes[-1].lines.append(f"{target} += {text}")
-        return self._closed(scopes)
-
-    def _scopes(self, indices: list[Index]) -> list[Scope]:
-        root = self.loops.root = Scope(None, None)
-        scopes = [root]
-        for index in indices:
-            scopes.append(Scope(index, scopes[-1]))
-        return scopes
-
-    def _closed(self, scopes: list[Scope]) -> list[str | Loop]:
-        for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
-            outer.block(loop_header(inner.index), inner)
-        return scopes[0].lines
+        target = f"{COEFFICIENTS[base_name(entry)]}[{', '.join(where)}] +"
+        total = sp.Sum(rest, *inner) if inner else rest
+        return statements(lowering, [(target, total)], indices)
 
 
 def _products(term: sp.Expr) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Tuple, ...]]]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from dmft.codegen.fuse import Loop, loop_over, render
+from dmft.codegen.functions import imports
+from dmft.codegen.fuse import NAME, render
 from dmft.codegen.nodes import Index
+from dmft.codegen.two_time.lowering import AT_ROW, ROW, RowLowering, statements
 from dmft.emit import load_module
-from dmft.emit.expression import shared_lines
 from dmft.equations.two_time.normal_form import NormalForm
 from dmft.gaussian.tables.factor_table import factor_table
-from dmft.gaussian.tables.tabled import table_averages
 from dmft.names import VERSION
 from dmft.solvers.two_time.state import VolterraProblem
 
@@ -50,11 +50,10 @@ def {name}(t, times, par, now, past, X, low, high, out):
     """{meaning}"""
 {body}
 '''
-# Earlier times of a row, cut into parts.
-ROW: Index = ("i", "low, high")
+# Arguments of the five functions.
+X, S, J, NOW, PAST, TIMES = map(sp.IndexedBase, ("X", "S", "J", "now", "past", "times"))
 TABLES_TEXT = """
 from dmft.emit.arrays import load_array
-from dmft.special.averages import field_average, kinked_pair_average, pair_average
 
 """
 AVERAGE_TEXT = '''
@@ -103,8 +102,10 @@ def volterra_source(form: NormalForm) -> str:
     bodies += SIGNALS_TEXT.format(names=names, body=writer.body(signals, writer.single()))
     local = [e for e, _ in form.pairs.values()]
     names = ", ".join(str(f) for f in form.pairs)
-    bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), ROW))
-    return text + writer.averages() + bodies
+    bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), [ROW]))
+    code = writer.averages() + "\n".join(writer.lowering.functions.blocks) + bodies
+    special = ("from dmft.special.arcsine import asin\n" if "asin(" in code else "") + imports(code)
+    return text + special + code
 
 
 def build_volterra(form: NormalForm) -> VolterraProblem:
@@ -150,78 +151,57 @@ def _start(form: NormalForm) -> Callable[[Mapping[str, float]], Any]:
 
 
 class _Writer:
-    """Names of the problem's functions in the code of each of the five functions."""
+    """Entries of the problem's functions in the code of each of the five functions."""
 
     def __init__(self, form: NormalForm) -> None:
         self.form = form
         self.t, self.s = form.problem.times
-        self.pairs = {f: n for n, f in enumerate(form.pairs)}
-        self.index = {
-            (key.func, len(key.args)): n for n, key in enumerate(form.signals)
-        }  # fmt: skip
-        self.par = {y: f"par[{n}]" for n, y in enumerate(form.problem.parameters)}
-        self.tables: dict[tuple[sp.Expr, ...], Any] = {}
+        self.parameters = {y.name: f"par_{n}" for n, y in enumerate(form.problem.parameters)}
+        self.lowering = RowLowering({self.t.name: "t", **self.parameters})
 
     def pair(
         self, name: str, meaning: str, rows: list[sp.Expr], later: sp.Symbol, earlier: sp.Symbol
     ) -> str:
         """Code of a function of row `later`, for all `earlier`."""
-        names = self._row(later, earlier)
-        body = self.body(rows, names, ROW)
+        body = self.body(rows, self._row(later, earlier), [ROW])
         return PAIR_TEXT.format(name=name, meaning=meaning, body=body)
 
-    def _row(self, later: sp.Symbol, earlier: sp.Symbol) -> dict[sp.Expr, str]:
-        names: dict[sp.Expr, str] = {later: "t", earlier: "times[i]"}
-        for f, n in self.pairs.items():
-            names[f(later, earlier)] = f"X[{n}, i]"
-            names[f(earlier, later)] = f"X[{n}, i]"
-        for (f, count), n in self.index.items():
-            names[f(*[later] * count)] = f"now[{n}]"
-            names[f(*[earlier] * count)] = f"past[{n}, i]"
-        return names
+    def _row(self, later: sp.Symbol, earlier: sp.Symbol) -> dict[sp.Expr, sp.Expr]:
+        entries = {later: self.t, earlier: TIMES[AT_ROW]}
+        for n, f in enumerate(self.form.pairs):
+            entries[f(later, earlier)] = entries[f(earlier, later)] = X[n, AT_ROW]
+        return entries | self._signals(later) | self._signals(earlier, past=True)
 
-    def local(self) -> dict[sp.Expr, str]:
-        """Names at (t, s), integrals included."""
-        names = self._row(self.t, self.s)
-        names |= {m.symbol: f"S[{n}, i]" for n, m in enumerate(self.form.memories)}
-        return names | {y: f"J[{n}]" for n, (_, y) in enumerate(self.form.totals)}
+    def _signals(self, time: sp.Symbol, past: bool = False) -> dict[sp.Expr, sp.Expr]:
+        keys = (key.func(*[time] * len(key.args)) for key in self.form.signals)
+        return {y: PAST[n, AT_ROW] if past else NOW[n] for n, y in enumerate(keys)}
 
-    def single(self) -> dict[sp.Expr, str]:
-        """Names at t alone."""
-        names: dict[sp.Expr, str] = {self.t: "t"}
-        names |= {f(*[self.t] * c): f"now[{n}]" for (f, c), n in self.index.items()}
-        return names | {y: f"J[{n}]" for n, (_, y) in enumerate(self.form.totals)}
+    def local(self) -> dict[sp.Expr, sp.Expr]:
+        """Entries at (t, s), integrals included."""
+        memories = {m.symbol: S[n, AT_ROW] for n, m in enumerate(self.form.memories)}
+        return self._row(self.t, self.s) | memories | self.single()
+
+    def single(self) -> dict[sp.Expr, sp.Expr]:
+        """Entries at t alone."""
+        return self._signals(self.t) | {y: J[n] for n, (_, y) in enumerate(self.form.totals)}
 
     def body(
-        self, rows: list[sp.Expr], names: Mapping[sp.Expr, str], over: Index | None = None
+        self, rows: list[sp.Expr], entries: Mapping[sp.Expr, sp.Expr], over: Sequence[Index] = ()
     ) -> str:
         """Lines that fill out[n] with the rows; what they share is computed once."""
-        index = "" if over is None else f", {over[0]}"
-        table = {e: sp.Dummy(f"x{n}", real=True) for n, e in enumerate(names)}
-        text = {table[e]: name for e, name in names.items()} | self.par
-        plain = [self.without_tables(row.xreplace(table)) for row in rows]
-        calls: dict[type, str] = {f: str(f) for f in self.tables.values()}
-        shared, results = shared_lines(plain, text, "s", calls)
-        lines: list[str | Loop] = [*shared]
-        lines += [f"out[{n}{index}] = {value}" for n, value in enumerate(results)]
-        lines = lines or ["pass"]
-        return "\n".join(render(lines if over is None else [loop_over(over, lines)], 1))
-
-    def without_tables(self, row: sp.Expr) -> sp.Expr:
-        """Averages of two fields without closed form as calls of functions of the module."""
-        calls = {}
-        for average in table_averages(row):
-            key = (type(average), *average.factors)
-            named = sp.Function(f"average_{len(self.tables)}", real=True)
-            calls[average] = self.tables.setdefault(key, named)(*average.numbers)
-        return row.xreplace(calls)
+        place = ", i" if over else ""
+        named = [(f"out[{n}{place}]", y.xreplace(dict(entries))) for n, y in enumerate(rows)]
+        lines = render(statements(self.lowering, named, over) if named else ["pass"], 1)
+        used = set(NAME.findall(" ".join(lines)))
+        known = enumerate(self.parameters.values())
+        return "\n".join([*(f"    {y} = par[{n}]" for n, y in known if y in used), *lines])
 
     def averages(self) -> str:
         """Text of those functions."""
-        if not self.tables:
+        if not self.lowering.tables:
             return ""
         keys, text = set(), ""
-        for (kind, *factors), function in self.tables.items():
+        for (kind, *factors), function in self.lowering.tables.items():
             tables = [factor_table(f) for f in factors]
             pair = len(tables) == 2
             call = "pair_average" if pair else "field_average"

@@ -1,14 +1,19 @@
-"""From definitions in two times to the expression graph: entries by time and neuron, causal sums.
+"""From equations in two times to statements: the expression graph, and loops that fill arrays.
 
-What is not causal, and averages that no sample is asked for, are refused here.
+Recursions of a descent have entries by time and neuron, and causal sums; rows of a march on a grid
+have entries at a time of the grid. What is not causal, and averages that no sample is asked for,
+are refused here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
+from dmft.codegen.functions import POINT
+from dmft.codegen.fuse import Loop, Scope, loop_header
+from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import AXIS, Lowering
 from dmft.codegen.nodes import FIXED, SUM_COST, TEXT_COST, Graph, Index, Node
 from dmft.emit import emit_expression
@@ -27,12 +32,77 @@ from dmft.equations.two_time.descent_process import (
     u,
 )
 from dmft.errors import BadParameter
+from dmft.gaussian.tables.tabled import TableAverage
 from dmft.solvers.descent.process import Arrays
 
 TIMES = (t, s, u)
 ONE_TIME = frozenset({"M_at", "readout_at", "g_star", "mean_pull", "Q_free"})
 # Of a step alone, not yet on the sphere: their first time is that after the step and not stored.
 OF_A_STEP = frozenset({"M_free", "R_free", "C_free", "G_free"})
+
+
+# Earlier times of a row of the grid, cut into parts, and the place of one.
+ROW: Index = ("i", "low, high")
+AT_ROW = sp.Symbol("i", integer=True)
+
+
+class LoopsInTime(LoopWriter):
+    """Loops whose bounds may be those of others: nothing is taken out of them under other names."""
+
+    def worth_table(self, node: Node, rest: list[Index]) -> bool:
+        """No value gets a table."""
+        return False
+
+    def canonical(
+        self, node: Node, rest: list[Index], depth: int
+    ) -> tuple[Node, tuple[Index, ...]]:
+        """Keep the names."""
+        return node, tuple(rest)
+
+
+def statements(
+    lowering: Lowering,
+    rows: Sequence[tuple[str, sp.Expr]],
+    indices: Iterable[Index] = (),
+    after: Sequence[str] = (),
+) -> list[str | Loop]:
+    """Loops over the indices around ``target = value``, then `after`; shared parts are named once.
+
+    A target ends in its operator where that is another, as ``"x[i] +"``.
+    """
+    loops = LoopsInTime(lowering.graph, {})
+    scopes = [loops.root]
+    for index in indices:
+        scopes.append(Scope(index, scopes[-1]))
+    nodes = [lowering(expr) for _, expr in rows]
+    for node in nodes:
+        loops.note_uses(node)
+    for (target, _), node in zip(rows, nodes, strict=True):
+        text = loops.value(node, scopes[-1])
+        scopes[-1].lines.append(f"{target}= {text}" if target[-1] == "+" else f"{target} = {text}")
+    scopes[-1].lines += after
+    for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
+        outer.block(loop_header(inner.index), inner)
+    return scopes[0].lines
+
+
+class RowLowering(Lowering):
+    """Entries at one time of the grid; tables of averages are functions of the module, by key."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__(Graph(()), names)
+        self.tables: dict[tuple[sp.Expr, ...], str] = {}
+
+    def lower(self, expr: sp.Expr) -> Node:
+        """Lower one node."""
+        if isinstance(expr, sp.Indexed):
+            places = [(ROW, "") if y == AT_ROW else (FIXED, str(y)) for y in expr.indices]
+            return self.graph.ref(base_name(expr), places)
+        if isinstance(expr, TableAverage):
+            key = (type(expr), *expr.factors)
+            name = self.tables.setdefault(key, f"average_{len(self.tables)}")
+            return self.graph.call(f"{POINT} {name}", *(self(y) for y in expr.numbers))
+        return super().lower(expr)
 
 
 class TimeGraph(Graph):
