@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dmft.solvers.stochastic.ensemble import PathEnsemble
     from dmft.solvers.trajectory import Trajectory
     from dmft.solvers.two_time.run import TwoTimeRun
-    from dmft.solvers.two_time.state import VolterraProblem
+    from dmft.solvers.two_time.thinned import VolterraProblem
 
 # What is asked for by default; solvers that have no such option refuse anything else.
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5

@@ -16,9 +16,9 @@ from dmft.emit import load_module
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
+from dmft.solvers.descent.process import Nodes
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.sweep import begin, march_on, result_of
-from dmft.solvers.descent.task import Nodes
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 from dmft.workflow.solving.descent_runs import descent_task
 

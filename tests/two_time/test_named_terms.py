@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.two_time.declaration import TAKEN_BY_SOLVE
+from dmft.equations.two_time.problem import TAKEN_BY_SOLVE
 from dmft.errors import BadParameter
 from dmft.workflow.solving.two_time import OPTIONS
 

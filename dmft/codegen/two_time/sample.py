@@ -15,8 +15,15 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.two_time.descent_process import chosen, cluster, label, loss, output, zeta
-from dmft.equations.two_time.descent_sample import scalars_of
+from dmft.equations.two_time.descent_process import (
+    chosen,
+    cluster,
+    label,
+    loss,
+    output,
+    scalars_of,
+    zeta,
+)
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD

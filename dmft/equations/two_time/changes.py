@@ -1,35 +1,64 @@
-"""How records of equations in two times store their terms: by block and by name."""
+"""What records of equations in two times share: terms by block, their changes, lines of print."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import sympy as sp
 
 from dmft.equations.changes.changeable import Changeable
+from dmft.equations.definitions import Definition
+from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.validation import is_expression, shown
 
 Named = Mapping[str, Mapping[str, sp.Expr]]
 
 
-class ChangesInTwoTimes(Changeable):
-    """Changes of records that are made again from the terms of all their blocks."""
+class TwoTimeEquations(Changeable):
+    """Base of records of definitions in two times, made again from the terms of all blocks."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> tuple[Definition, ...]:
+        """Definitions whose terms can be changed."""
 
     @abstractmethod
-    def _rebuilt(self, named: Named) -> Self:
-        """The same record with these terms."""
+    def _block_of(self, definition: Definition) -> str:
+        """Name of the block that a definition moves."""
+
+    @abstractmethod
+    def _rebuilt(self, named: Named, swap: Mapping[sp.Basic, sp.Basic]) -> Self:
+        """The same record with these terms; `swap` is what was put into them."""
 
     @abstractmethod
     def _checked(self, block: str, given: object) -> sp.Expr:
         """A user's term of a block, in the symbols of the record."""
 
     @property
+    @abstractmethod
+    def _scalars(self) -> dict[str, sp.Symbol]:
+        """Symbols of the parameters by name."""
+
+    @abstractmethod
+    def _value(self, name: str, given: object) -> sp.Expr:
+        """What a user puts in place of a parameter."""
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Named terms of each block."""
+        return self._stored_terms
+
+    @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Terms of every block."""
         return self._stored_terms
+
+    @property
+    def _stored_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        return {self._block_of(d): dict(d.terms) for d in self.stored}
 
     def _with_changed(self, block: str, name: str, given: object) -> Self:
         terms = dict(self._stored_terms[block])
@@ -37,7 +66,7 @@ class ChangesInTwoTimes(Changeable):
             del terms[name]
         else:
             terms[name] = self._checked(block, given)
-        return self._rebuilt({**self._stored_terms, block: terms})
+        return self._rebuilt({**self._stored_terms, block: terms}, {})
 
     def _without(self, names: tuple[str, ...]) -> Self:
         every = self._stored_terms
@@ -45,9 +74,46 @@ class ChangesInTwoTimes(Changeable):
         for name in names:
             if name not in known:
                 raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
-        return self._rebuilt(
-            {b: {n: e for n, e in terms.items() if n not in names} for b, terms in every.items()}
-        )
+        kept = {b: {n: e for n, e in y.items() if n not in names} for b, y in every.items()}
+        return self._rebuilt(kept, {})
+
+    def _substituted(self, values: Mapping[Any, object]) -> Self:
+        known, swap = self._scalars, {}
+        for key, given in values.items():
+            name = getattr(key, "name", key)
+            if name not in known:
+                raise BadParameter(f"{shown(name)} is no parameter; parameters are {sorted(known)}")
+            swap[known[name]] = self._value(name, given)
+        every = self._stored_terms.items()
+        changed = {b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every}
+        return self._rebuilt(changed, swap)
+
+    def _refuse_free(
+        self, block: str, expr: sp.Expr, running: Iterable[sp.Symbol], words: tuple[str, str]
+    ) -> sp.Expr:
+        """A term of a block, unless it holds indices (`words`: what they are) of other blocks."""
+        target = self.indices.blocks.get(block, ())
+        foreign = sorted((expr.free_symbols & {*running}) - {*target}, key=str)
+        if foreign:
+            raise BadParameter(
+                f"the {words[0]} {foreign[0]} is free in {expr}: a term of {block} has "
+                f"{', '.join(map(str, target)) or 'none'}; {words[1]} over it"
+            )
+        return expr
+
+    @property
+    @abstractmethod
+    def _printer(self) -> EquationPrinter:
+        """What prints LaTeX."""
+
+    def _lines(self, definition: Definition, front: str = "") -> list[str]:
+        """LaTeX of one definition, a line for each term; `front` is its derivative in time."""
+        shown_as = Definition(definition.target, definition.terms, "intermediate")
+        first, *more = definition_latex(shown_as, self._printer)
+        return [f"{front} {first}" if front else first, *more]
+
+    def _repr_latex_(self) -> str:
+        return str(self.latex())
 
 
 def as_expression(what: str, given: object) -> sp.Expr:

@@ -23,7 +23,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
+from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     BLOCKS,
@@ -33,6 +33,7 @@ from dmft.equations.two_time.descent_process import (
     TwoTimePrinter,
     batches_latex,
     chosen,
+    curvature,
     label,
     law_of_teachers,
     loss,
@@ -41,14 +42,14 @@ from dmft.equations.two_time.descent_process import (
     process_definitions,
     q,
     s,
+    sample_definitions,
+    scalars_of,
     t,
     u,
     zeta,
 )
-from dmft.equations.two_time.descent_sample import curvature, sample_definitions, scalars_of
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
-from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
@@ -56,7 +57,6 @@ from dmft.model import FIELD, Model, Overlaps
 from dmft.model.gradient_descent import GradientDescent
 from dmft.record import Short
 from dmft.typeset.fragment import align
-from dmft.validation import shown
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime
@@ -84,7 +84,7 @@ class TimesAndNeurons(Indices):
 
 
 @dataclass(frozen=True, repr=False)
-class DescentEquations(Short, ChangesInTwoTimes):
+class DescentEquations(Short, TwoTimeEquations):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
     Those of gradient flow are the limit of small steps: they hold the same sample and process,
@@ -148,7 +148,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
         On the sphere what keeps the lengths comes before the rates of a flow: `multiplier`, half
         the rate at which the squared length of a free row would grow.
         """
-        return flow_definitions(self.by_base) if self.is_flow else self._stored
+        return flow_definitions(self.by_base) if self.is_flow else (*self.sample, *self.process)
 
     @property
     def by_base(self) -> dict[sp.IndexedBase, Definition]:
@@ -156,8 +156,12 @@ class DescentEquations(Short, ChangesInTwoTimes):
         return {d.target.base: d for d in self.process}
 
     @property
-    def _stored(self) -> tuple[Definition, ...]:
-        return (*self.sample, *self.process)
+    def stored(self) -> tuple[Definition, ...]:
+        """Everything that is run, in the order in which terms are listed."""
+        return (*self.process, *self.sample)
+
+    def _block_of(self, definition: Definition) -> str:
+        return BLOCKS.get(definition.name, definition.name)
 
     @cached_property
     def equations(self) -> DescentEquations:
@@ -195,7 +199,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
             raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
         found = {**declared, **{y.name: y for y in symbols}}
         # Symbols of terms that a user has added.
-        return found | {y: sp.Symbol(y) for y in scalars_of(self._stored) if y not in found}
+        return found | {y: sp.Symbol(y) for y in scalars_of(self.stored) if y not in found}
 
     @property
     def parameters(self) -> dict[str, sp.Expr]:
@@ -221,7 +225,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content."""
-        parts = [f"{d.target}={sp.srepr(e)}" for d in self._stored for _, e in d.terms]
+        parts = [f"{d.target}={sp.srepr(e)}" for d in self.stored for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if self.model.clusters is not None:
             parts.append(str(self.model.clusters))
@@ -236,14 +240,8 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
         A flow is changed by the terms of its descents: `equations.terms`.
         """
-        if self.is_flow:
-            return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in self.definitions}
-        return self._stored_terms
-
-    @property
-    def _stored_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        every = (*self.process, *self.sample)
-        return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in every}
+        shown = self.definitions if self.is_flow else self.stored
+        return {self._block_of(d): dict(d.terms) for d in shown}
 
     @property
     def described(self) -> dict[str, str]:
@@ -263,7 +261,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
     @property
     def is_changed(self) -> bool:
         """Whether terms were added, dropped or replaced since the equations were derived."""
-        return self._stored != self.as_derived._stored
+        return self.stored != self.as_derived.stored
 
     @property
     def _arrays(self) -> tuple[str, ...]:
@@ -288,25 +286,22 @@ class DescentEquations(Short, ChangesInTwoTimes):
     def indices(self) -> TimesAndNeurons:
         """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
         blocks = {}
-        for d in self._stored:
+        for d in (*self.sample, *self.process):
             free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
-            blocks[BLOCKS.get(d.name, d.name)] = tuple(y for y in RUNNING if y in free)
+            blocks[self._block_of(d)] = tuple(y for y in RUNNING if y in free)
         return TimesAndNeurons(blocks)
 
-    def _substituted(self, values: Mapping[Any, object]) -> Self:
-        table, swap = self.symbols, {}
-        for key, given in values.items():
-            name = getattr(key, "name", key)
-            if name not in self.declared:
-                known = sorted(self.declared)
-                raise BadParameter(f"{shown(key)} is no parameter; parameters are {known}")
-            swap[table[name]] = self._checked("a parameter", given)
-        every = self._stored_terms.items()
-        return self._rebuilt({b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every})
+    @property
+    def _scalars(self) -> dict[str, sp.Symbol]:
+        table = self.symbols
+        return {name: table[name] for name in self.declared}
 
-    def _rebuilt(self, named: Named) -> Self:
+    def _value(self, name: str, given: object) -> sp.Expr:
+        return self._checked("a parameter", given)
+
+    def _rebuilt(self, named: Named, swap: Mapping[sp.Basic, sp.Basic]) -> Self:
         sample, process = (
-            tuple(replace(d, terms=tuple(named[BLOCKS.get(d.name, d.name)].items())) for d in y)
+            tuple(replace(d, terms=tuple(named[self._block_of(d)].items())) for d in y)
             for y in (self.sample, self.process)
         )
         found = replace(self, sample=sample, process=process)
@@ -327,13 +322,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
                     f"{entry} in a term of {block} is no array of these equations: "
                     f"{', '.join(self._arrays)}"
                 )
-        target = self.indices.blocks.get(block, ())
-        foreign = sorted((expr.free_symbols & {*RUNNING}) - {*target}, key=str)
-        if foreign:
-            raise BadParameter(
-                f"the index {foreign[0]} is free in {expr}: a term of {block} has "
-                f"{', '.join(map(str, target)) or 'none'}; sum over it"
-            )
+        self._refuse_free(block, expr, RUNNING, ("index", "sum"))
         for y in sorted(free, key=str):
             if y.name not in scalars and y.name not in users_of(self.declared):
                 check_parameter(y, known)
@@ -449,7 +438,7 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
     def block_latex(self, block: str) -> str:
         """A block with its indices."""
-        target = next(d.target for d in self._stored if BLOCKS.get(d.name, d.name) == block)
+        target = next(d.target for d in self.stored if self._block_of(d) == block)
         return self.latex_of(target)
 
     def latex(self) -> str:
@@ -469,7 +458,8 @@ class DescentEquations(Short, ChangesInTwoTimes):
         """
         averages = [y for d in self.process if d.expr.has(Expectation) for y in self._lines(d)]
         if self.is_flow:
-            rates = [line for d in self.definitions for line in self._lines(d, d.role == "rate")]
+            fronts = {"rate": r"\partial_t"}
+            rates = [y for d in self.definitions for y in self._lines(d, fronts.get(d.role, ""))]
             kick = kick_of(self.by_base)
             first = rf"R^{{\theta}}_{{j l}}(s^+, s) &= {self.latex_of(kick)}"
             averages = [first, *averages, *self._lines(equal_response_of(self.by_base))]
@@ -480,12 +470,6 @@ class DescentEquations(Short, ChangesInTwoTimes):
             averages += [law, *batches_latex(self.algorithm)]
         parts = (align(rates), align(averages), self.latex_of_sample())
         return "\n".join([f"% {self.time_unit}", *parts])
-
-    def _lines(self, definition: Definition, rate: bool = False) -> list[str]:
-        """Lines of one definition, an equation or a rate in the first time."""
-        shown = Definition(definition.target, definition.terms, "intermediate")
-        first, *more = definition_latex(shown, self._printer)
-        return [rf"\partial_t {first}" if rate else first, *more]
 
     def latex_of_sample(self) -> str:
         r"""LaTeX of what a sample computes, and of the activation with its derivatives.

@@ -28,10 +28,10 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.parameter_values import check_bounds, check_lengths, check_widths
 from dmft.equations.two_time import descent_process as eq
+from dmft.equations.two_time.descent_process import expanded, over_neurons
 from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.problem import TwoTime
-from dmft.equations.two_time.short_terms import expanded, over_neurons
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.validation import is_expression, shown

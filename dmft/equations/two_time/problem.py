@@ -5,29 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
-from dmft.equations.two_time.changes import ChangesInTwoTimes, Named, as_expression
-from dmft.equations.two_time.declaration import (
-    Key,
-    Terms,
-    block_name,
-    check_problem,
-    functions_of,
-    named_terms,
-)
-from dmft.equations.views.latex import EquationPrinter, definition_latex
+from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
+from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.record import Shown
-from dmft.validation import checked, shown
+from dmft.validation import checked
+
+# A function of times in an equation: C(t, s), C(t, t), mu(t).
+Key = Any
+Terms = dict[str, sp.Expr]
+
+# Arguments of `solve`: no parameter of these names could be given to it.
+TAKEN_BY_SOLVE = frozenset(
+    {"system", "start", "t_max", "tol", "save_at", "max_step", "thin", "measure_error"}
+    | {"checkpoint", "timeout", "max_steps", "method", "progress"}
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +54,7 @@ class Times(Indices):
 
 @checked
 @dataclass(frozen=True, init=False, eq=False)
-class TwoTime(Shown, ChangesInTwoTimes):
+class TwoTime(Shown, TwoTimeEquations):
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
@@ -200,14 +199,15 @@ class TwoTime(Shown, ChangesInTwoTimes):
     # Terms and their changes --------------------------------------------------------------------
 
     @property
-    def _keys(self) -> dict[str, Key]:
-        """Functions of times by the names of their blocks."""
-        return {block_name(key): key for key in self.named}
+    def stored(self) -> tuple[Definition, ...]:
+        """The equations in the order in which they were declared."""
+        return tuple(
+            Definition(key, tuple(terms.items()), "rate" if key in self.rates else "intermediate")
+            for key, terms in self.named.items()
+        )
 
-    @property
-    def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each equation: "C" of C(t, s), "C_diagonal" of C(t, t), "mu" of mu(t)."""
-        return {block_name(key): dict(terms) for key, terms in self.named.items()}
+    def _block_of(self, definition: Definition) -> str:
+        return block_name(definition.target)
 
     @property
     def described(self) -> dict[str, str]:
@@ -249,36 +249,29 @@ class TwoTime(Shown, ChangesInTwoTimes):
         """Times by name (those of the equations, and one for integrals), and of each block."""
         t, s = self.times
         inner = next(sp.Symbol(n) for n in ("u", "v", "w") if n not in (t.name, s.name))
-        blocks = {name: tuple(dict.fromkeys(key.args)) for name, key in self._keys.items()}
+        blocks = {block_name(key): tuple(dict.fromkeys(key.args)) for key in self.named}
         return Times(blocks, (t, s, inner))
 
-    def _substituted(self, values: Mapping[Any, object]) -> Self:
-        """Expressions may hold the time t: what varies under an integral over u is a signal."""
-        named, t = {y.name: y for y in self.parameters}, self.times[0]
-        swap = {}
-        for key, given in values.items():
-            name = getattr(key, "name", key)
-            if name not in named:
-                raise BadParameter(f"{shown(name)} is no parameter; parameters are {sorted(named)}")
-            expr = as_expression(f"the parameter {name}", given)
-            # A time of the same name is that of the equations, whatever its assumptions.
-            swap[named[name]] = expr.xreplace({y: t for y in expr.free_symbols if y.name == t.name})
-        every = self.terms.items()
-        changed = {b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every}
-        zero = {t: sp.S.Zero}
-        return self._rebuilt(changed, {k: e.xreplace(swap).xreplace(zero)
-                                       for k, e in self.start.items()})  # fmt: skip
+    @property
+    def _scalars(self) -> dict[str, sp.Symbol]:
+        return {y.name: y for y in self.parameters}
 
-    def _rebuilt(self, named: Named, start: Mapping[Key, sp.Expr] | None = None) -> Self:
+    def _value(self, name: str, given: object) -> sp.Expr:
+        """Expressions may hold the time t: what varies under an integral over u is a signal."""
+        expr, t = as_expression(f"the parameter {name}", given), self.times[0]
+        # A time of the same name is that of the equations, whatever its assumptions.
+        return expr.xreplace({y: t for y in expr.free_symbols if y.name == t.name})
+
+    def _rebuilt(self, named: Named, swap: Mapping[sp.Basic, sp.Basic]) -> Self:
         """The same problem with other terms; what its solver could not take is refused now."""
         from dmft.equations.two_time.normal_form import normal_form
 
-        every = {key: named[block] for block, key in self._keys.items()}
         rates, values = (
-            {key: terms for key, terms in every.items() if key in group}
+            {key: named[block_name(key)] for key in self.named if key in group}
             for group in (self.rates, self.values)
         )
-        begun = self.start if start is None else start
+        zero = {self.times[0]: sp.S.Zero}
+        begun = {key: expr.xreplace(swap).xreplace(zero) for key, expr in self.start.items()}
         found = type(self)(rates, values, begun, self.causal, self.name, self.source)
         normal_form(found)
         before = self.derived or self
@@ -306,15 +299,7 @@ class TwoTime(Shown, ChangesInTwoTimes):
                     f"{f} in a term of {block} has no equation: the problem moves {names}"
                 )
             swap[f] = known[str(f.func)](*(y.xreplace(swap) for y in f.args))
-        expr = expr.xreplace(swap)
-        target = self.indices.of(block)
-        foreign = sorted((expr.free_symbols & {*self.times}) - {*target}, key=str)
-        if foreign:
-            raise BadParameter(
-                f"the time {foreign[0]} is free in {expr}: a term of {block} has "
-                f"{', '.join(map(str, target))}; integrate over it"
-            )
-        return expr
+        return self._refuse_free(block, expr.xreplace(swap), self.times, ("time", "integrate"))
 
     # Numbers and print --------------------------------------------------------------------------
 
@@ -367,6 +352,8 @@ class TwoTime(Shown, ChangesInTwoTimes):
         missing += [y.name for y in self.parameters if y.name not in parameters]
         if missing:
             raise BadParameter(f"no value for {missing[0]}: give each function and each parameter")
+        from dmft.equations.two_time.process_reference import ValuesAtTimes
+
         given = {y: sp.Float(parameters[y.name]) for y in self.parameters}
         values = ValuesAtTimes(self, known, given, sp.Float(s), nodes)
         now = dict(zip(self.times, (sp.Float(t), sp.Float(s)), strict=True))
@@ -387,24 +374,20 @@ class TwoTime(Shown, ChangesInTwoTimes):
         >>> glass.latex().startswith(r"\begin{align}")
         True
         """
-        t, _ = self.times
-        printer, lines = EquationPrinter({}), []
-        for key, terms in self.named.items():
-            shown = Definition(key, tuple(terms.items()), "intermediate")
-            first, *more = definition_latex(shown, printer)
-            if key in self.rates:
-                total = len(key.args) == 1 or key.args[0] == key.args[1]
-                front = (
-                    rf"\frac{{\mathrm{{d}}}}{{\mathrm{{d}} {t}}}" if total else rf"\partial_{{{t}}}"
-                )
-                first = f"{front} {first}"
-            lines += [first, *more]
+        t, lines = self.times[0], list[str]()
+        for d in self.stored:
+            partial = len(set(d.target.args)) == 2
+            rate = (
+                rf"\partial_{{{t}}}" if partial else rf"\frac{{\mathrm{{d}}}}{{\mathrm{{d}} {t}}}"
+            )
+            lines += self._lines(d, rate if d.role == "rate" else "")
         lines += [f"{sp.latex(key)} &= {sp.latex(expr)}" for key, expr in self.start.items()]
         body = " \\\\\n".join(lines)
         return f"\\begin{{align}}\n{body}\n\\end{{align}}"
 
-    def _repr_latex_(self) -> str:
-        return self.latex()
+    @property
+    def _printer(self) -> EquationPrinter:
+        return EquationPrinter({})
 
     def __str__(self) -> str:
         title = self.name or "two-time problem"
@@ -418,51 +401,92 @@ class TwoTime(Shown, ChangesInTwoTimes):
         return f"TwoTime({title}: {rates})"
 
 
-@dataclass(frozen=True)
-class ValuesAtTimes:
-    """Values of expressions at numeric times."""
-
-    problem: TwoTime
-    known: Mapping[str, Callable[..., float]]
-    parameters: Mapping[sp.Symbol, sp.Expr]
-    s: sp.Expr
-    nodes: int
-
-    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
-        """Value of an expression where the times are `at`."""
-        table: dict[sp.Expr, sp.Expr] = {}
-        for total in expr.atoms(sp.Integral):
-            table[total] = self.integral(total, at)
-        plain = expr.xreplace(table)
-        functions = plain.atoms(sp.core.function.AppliedUndef)
-        plain = plain.xreplace({f: self.function(f, at) for f in functions})
-        return plain.xreplace({**self.parameters, **at})
-
-    def integral(self, total: sp.Integral, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
-        """Integral over one time; functions have kinks at s."""
-        (symbol, low, high) = total.limits[0]
-        ends = [y.xreplace(dict(at)) for y in (low, high)]
-        ends[1:1] = [self.s] if ends[0] < self.s < ends[1] else []
-        result = sp.Float(0)
-        for begin, end in pairwise(ends):
-            half = (end - begin) / 2
-            for place, weight in _rule(self.nodes):
-                here = {**at, symbol: begin + half * (1 + place)}
-                result += half * weight * self(total.function, here)
-        return result
-
-    def function(self, applied: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
-        """Value of a function at its times: symmetric, or zero before its cause."""
-        times = [float(y.xreplace(dict(at))) for y in applied.args]
-        if len(times) == 2 and times[0] < times[1]:
-            if applied.func in self.problem.causal:
-                return sp.Float(0)
-            times.reverse()
-        return sp.Float(self.known[str(applied.func)](*times))
+def block_name(key: Key) -> str:
+    """Name of what an equation moves: C of C(t, s), C_diagonal of C(t, t), mu of mu(t)."""
+    single = len(key.args) == 2 and key.args[0] == key.args[1]
+    return f"{key.func}_diagonal" if single else str(key.func)
 
 
-@lru_cache(maxsize=8)
-def _rule(nodes: int) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
-    """Places in [-1, 1] and weights of Gauss and Legendre."""
-    places, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((sp.Float(x), sp.Float(w)) for x, w in zip(places, weights, strict=True))
+def named_terms(given: Mapping[Any, Any], role: str, name: str) -> dict[Key, Terms]:
+    """Terms of each equation by name; an expression is one term, called `name`."""
+    if not isinstance(given, Mapping):
+        raise BadParameter(f"{role} must be a mapping like {{C(t, s): ...}}, got {given!r}")
+    found = {}
+    for key, whole in given.items():
+        if not isinstance(key, AppliedUndef) or len(key.args) not in (1, 2):
+            raise BadParameter(
+                f"{role} has the key {key!r}: keys are functions of times, C(t, s) or mu(t)"
+            )
+        terms = whole if isinstance(whole, Mapping) else {name: whole}
+        for term in terms:
+            if not (isinstance(term, str) and term.isidentifier()):
+                raise BadParameter(f"{key} has a term called {term!r}: names of terms are one word")
+        found[key] = {term: _expression(key, expr) for term, expr in terms.items()}
+    return found
+
+
+def _expression(key: Key, given: Any) -> sp.Expr:
+    try:
+        return sp.sympify(given, strict=True)
+    except sp.SympifyError as error:
+        raise BadParameter(
+            f"the equation for {key} is {given!r}: write it as a SymPy expression, not as text"
+        ) from error
+
+
+def functions_of(problem: TwoTime, times: int) -> tuple[Any, ...]:
+    """Functions of one or of two times, in the order of their equations."""
+    keys = [k for k in (*problem.values, *problem.rates) if len(k.args) == times]
+    order = [k for k in (*problem.rates, *problem.values) if len(k.args) == times]
+    return tuple(dict.fromkeys(k.func for k in (order if times == 2 else keys)))
+
+
+def check_problem(problem: TwoTime) -> None:
+    """Refuse equations that are missing or given twice; integrals are checked when reduced."""
+    t, s = problem.times
+    names = [str(f) for f in (*problem.pairs, *problem.signals)]
+    names += [f"{f}_diagonal" for f in problem.pairs]
+    for name in names:
+        if not name.isidentifier() or names.count(name) > 1:
+            raise BadParameter(f"the function name {name!r} is no identifier, or used twice")
+    for key in (*problem.rates, *problem.values):
+        if key.args not in ((t, s), (t, t), (t,)):
+            raise BadParameter(
+                f"an equation for {key}: equations are for X({t}, {s}), X({t}, {t}) and m({t})"
+            )
+        if key in problem.rates and key in problem.values:
+            raise BadParameter(f"{key} has both a rate and a value; give one")
+    for f in problem.pairs:
+        _check_pair(problem, f, t, s)
+    for key in problem.start:
+        there = key.func(*[t] * len(key.args))
+        if any(a != 0 for a in key.args) or there not in problem.rates:
+            raise BadParameter(
+                f"start has {key}: only signals and diagonals with a rate start, as m(0) or X(0, 0)"
+            )
+    for f in problem.causal:
+        if f not in problem.pairs:
+            raise BadParameter(f"{f} is declared causal, but has no equation for {f}({t}, {s})")
+    for key in problem.rates:
+        if len(key.args) == 1 or key.args[0] == key.args[1]:
+            zero = key.func(*[sp.S.Zero] * len(key.args))
+            if zero not in problem.start:
+                raise BadParameter(f"{key} has a rate, so start must give {zero}")
+    for y in problem.parameters:
+        if y.name in names:
+            raise BadParameter(f"{y.name!r} is both a parameter and a function; rename one")
+        if y.name in TAKEN_BY_SOLVE:
+            raise BadParameter(
+                f"the parameter {y.name!r} has the name of an argument of dmft.solve; rename it, "
+                f"as {y.name}_0"
+            )
+
+
+def _check_pair(problem: TwoTime, f: Any, t: sp.Symbol, s: sp.Symbol) -> None:
+    """A function of two times has one equation for X(t, s) and one for its diagonal."""
+    known = {*problem.rates, *problem.values}
+    if f(t, s) not in known:
+        raise BadParameter(f"{f} has no equation for {f}({t}, {s})")
+    if f(t, t) not in known:
+        how = "its value just after s" if f in problem.causal else "its value or total rate"
+        raise BadParameter(f"{f} has no equation for {f}({t}, {t}): {how}")

@@ -29,7 +29,7 @@ from dmft.model.gradient_descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.solvers.checkpoint import RunFolder
-from dmft.solvers.descent.process import DescentProblem, Process
+from dmft.solvers.descent.process import DescentProblem, DescentTask, Nodes, Process, fresh_losses
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun, judged
 from dmft.solvers.descent.sampled import SAMPLE
@@ -41,7 +41,6 @@ from dmft.solvers.descent.sweep import (
     overlaps,
     result_of,
 )
-from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values

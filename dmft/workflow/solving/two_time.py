@@ -26,8 +26,7 @@ from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
 from dmft.solvers.two_time.march import StepFile, asked, march
 from dmft.solvers.two_time.run import TwoTimeRun, interpolate
-from dmft.solvers.two_time.state import VolterraProblem
-from dmft.solvers.two_time.thinned import Control, March
+from dmft.solvers.two_time.thinned import Control, March, VolterraProblem
 from dmft.solvers.two_time.thinned import start as begin
 from dmft.symbolic_lock import in_turn
 from dmft.workflow.solve import Solver, equations_of
