@@ -105,26 +105,14 @@ class RowLowering(Lowering):
         return super().lower(expr)
 
 
-class TimeGraph(Graph):
-    """Sums keep the name of their index; those over times depend on what their bounds do."""
-
-    def __init__(self) -> None:
-        super().__init__(())
-        self.bounds: dict[Index, frozenset[Index]] = {}
-
-    def sum(self, index: Index, body: Node) -> Node:
-        """Sum over one index."""
-        deps = (body.deps - {index}) | self.bounds.get(index, frozenset())
-        return self.make("sum", index, (body,), deps, SUM_COST * (body.cost + 1))
-
-
 class TimeLowering(Lowering):
     """Entries by time and neuron; `running` holds the loops that an expression stands in."""
 
-    def __init__(self, graph: TimeGraph, names: Mapping[str, str]) -> None:
-        super().__init__(graph, names)
-        self.times = graph
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__(Graph(()), names)
         self.running: dict[sp.Symbol, Index] = {}
+        # What the bounds of loops over times depend on.
+        self.bounds: dict[Index, frozenset[Index]] = {}
 
     def __call__(self, expr: sp.Expr) -> Node:
         """Graph node of an expression; an index means the loop it stands in, so none is kept."""
@@ -231,8 +219,9 @@ class TimeLowering(Lowering):
         # Times innermost: loops over few neurons cost more than their bodies.
         loops = [self.running[y[0]] for y in neurons] + [self.over(y) for y in times]
         node = self(expr.function)
-        for index in reversed(loops):
-            node = self.graph.sum(index, node)
+        for index in reversed(loops):  # sums keep the name of their index
+            deps = (node.deps - {index}) | self.bounds.get(index, frozenset())
+            node = self.graph.make("sum", index, (node,), deps, SUM_COST * (node.cost + 1))
         self.running = before
         return node
 
@@ -251,7 +240,7 @@ class TimeLowering(Lowering):
         if low.is_Integer and low < 0:
             raise BadParameter(f"a sum over {symbol} begins at {low}: times begin at 0")
         index = (symbol.name, ", ".join(texts))
-        self.times.bounds[index] = frozenset(deps)
+        self.bounds[index] = frozenset(deps)
         self.running[symbol] = index
         return index
 

@@ -16,7 +16,7 @@ from dmft.codegen.assemble import code_names
 from dmft.codegen.fuse import Loop, render
 from dmft.codegen.lower import AXIS
 from dmft.codegen.nodes import Index
-from dmft.codegen.two_time.lowering import OF_A_STEP, TimeGraph, TimeLowering, statements
+from dmft.codegen.two_time.lowering import OF_A_STEP, TimeLowering, statements
 from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
 from dmft.emit import load_module
 from dmft.equations import symbols as x
@@ -148,8 +148,7 @@ def _step(definitions: Iterable[Definition], names: Mapping[str, str]) -> str:
     lines: list[str | Loop] = []
     for d in definitions:
         lines += ["", f"# {' '.join(str(d.target).split())} = {' '.join(str(d.expr).split())}"]
-        writer = _Writer(names)
-        lines += writer.field(d) if d.name == "h_at" else writer.recursion(d)
+        lines += (_field if d.name == "h_at" else _recursion)(TimeLowering(names), d)
     body = render(lines)
     used = "\n".join(line for line in body if not line.startswith("#"))
     head = [f"{name} = y.{name}" for name in Arrays._fields if f"{name}[" in used]
@@ -158,86 +157,81 @@ def _step(definitions: Iterable[Definition], names: Mapping[str, str]) -> str:
     return "\n".join("    " + line if line else "" for line in [*head, *body])
 
 
-class _Writer:
-    """Writes one definition."""
+def _recursion(lowering: TimeLowering, d: Definition) -> list[str | Loop]:
+    """Loops that fill a definition at its time, for all earlier times and neurons."""
+    name, (first, *rest) = d.name, d.target.indices
+    now = str(first)
+    two = name in TWO_TIMES
+    neurons = rest[1:] if two else rest
+    axes = {x.j: "p", x.l: "p", x.r: "k"}
+    indices: list[Index] = [(y.name, axes[y]) for y in neurons]
+    lowering.running = dict(zip(neurons, indices, strict=True))
+    if two:
+        last = f"{now} + 1" if name in SYMMETRIC else "t + 1"
+        earlier = (s.name, last.replace("1 + 1", "2"))
+        lowering.running[s] = earlier
+        indices = [earlier, *indices]
+    names = [y.name for y in neurons]
+    place = ", ".join([now, names[0], "s", names[1]] if two else [now, *names])
+    if name in OF_A_STEP:
+        place = place.removeprefix(f"{now}, ")
+    target, after = f"{name}[{place}]", []
+    if name in SYMMETRIC:
+        after = [f"{name}[{', '.join(['s', names[1], now, names[0]])}] = {target}"]
+    return statements(lowering, [(target, d.expr)], indices, after)
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.lowering = TimeLowering(TimeGraph(), names)
 
-    def recursion(self, d: Definition) -> list[str | Loop]:
-        """Loops that fill a definition at its time, for all earlier times and neurons."""
-        name, (first, *rest) = d.name, d.target.indices
-        now = str(first)
-        two = name in TWO_TIMES
-        neurons = rest[1:] if two else rest
-        axes = {x.j: "p", x.l: "p", x.r: "k"}
-        indices: list[Index] = [(y.name, axes[y]) for y in neurons]
-        self.lowering.running = dict(zip(neurons, indices, strict=True))
-        if two:
-            last = f"{now} + 1" if name in SYMMETRIC else "t + 1"
-            earlier = (s.name, last.replace("1 + 1", "2"))
-            self.lowering.running[s] = earlier
-            indices = [earlier, *indices]
-        names = [y.name for y in neurons]
-        place = ", ".join([now, names[0], "s", names[1]] if two else [now, *names])
-        if name in OF_A_STEP:
-            place = place.removeprefix(f"{now}, ")
-        target, after = f"{name}[{place}]", []
-        if name in SYMMETRIC:
-            after = [f"{name}[{', '.join(['s', names[1], now, names[0]])}] = {target}"]
-        return statements(self.lowering, [(target, d.expr)], indices, after)
+def _field(lowering: TimeLowering, d: Definition) -> list[str | Loop]:
+    """Loops that fill the coefficients of the field of a sample."""
+    lines: list[str | Loop] = [f"{name}[t] = 0.0" for name in COEFFICIENTS.values()]
+    for _, expr in d.terms:
+        if expr == 0:
+            continue
+        for part in sp.Add.make_args(sp.expand(expr)):
+            for factor, body, limits in _products(part):
+                lines += _coefficient(lowering, factor, body, limits)
+    return lines
 
-    def field(self, d: Definition) -> list[str | Loop]:
-        """Loops that fill the coefficients of the field of a sample."""
-        lines: list[str | Loop] = [f"{name}[t] = 0.0" for name in COEFFICIENTS.values()]
-        for _, expr in d.terms:
-            if expr == 0:
-                continue
-            for part in sp.Add.make_args(sp.expand(expr)):
-                for factor, body, limits in _products(part):
-                    lines += self.coefficient(factor, body, limits)
-        return lines
 
-    def coefficient(
-        self, factor: sp.Expr, body: sp.Expr, limits: tuple[sp.Tuple, ...]
-    ) -> list[str | Loop]:
-        """Add what one product of the field has in front of h*, of r or of a gradient."""
-        factors = sp.Mul.make_args(body)
-        carried = [y for y in factors if isinstance(y, sp.Indexed) and base_name(y) in COEFFICIENTS]
-        rest = factor * sp.Mul(*(y for y in factors if y not in carried))
-        if len(carried) != 1 or any(base_name(e) in COEFFICIENTS for e in rest.atoms(sp.Indexed)):
-            raise BadParameter(
-                f"the field of a sample has the term {factor * body}: it must be linear in h*, in "
-                "r and in the gradients of the past"
-            )
-        (entry,) = carried
-        *time, neuron = entry.indices
-        indices: list[Index] = [("j", "p")]
-        lowering = self.lowering
-        lowering.running = {x.j: indices[0]}
-        inner = []
-        for limit in limits:
-            if limit[0] in time:
-                indices.append(lowering.over(limit))
-                if limit[2] != t - 1 and (limit[2] - t + 1).is_negative is not True:
-                    raise BadParameter(
-                        f"the field at t takes gradients up to {limit[2]}: known are those before t"
-                    )
-            elif limit[0] == neuron:
-                lowering.running[neuron] = (neuron.name, AXIS[limit[2]])
-                indices.append(lowering.running[neuron])
-            else:
-                inner.append(limit)
-        if entry.base == driving and time != [t]:
-            raise BadParameter(f"the field at t takes {entry}: its driving is that of its own time")
-        if entry.base == g_at and time[0] not in lowering.running:
-            raise BadParameter(f"the field at t takes {entry}: gradients stand under a sum over s")
-        where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
-        index, offset = lowering.neuron(neuron)
-        where.append(index[0] or offset)
-        target = f"{COEFFICIENTS[base_name(entry)]}[{', '.join(where)}] +"
-        total = sp.Sum(rest, *inner) if inner else rest
-        return statements(lowering, [(target, total)], indices)
+def _coefficient(
+    lowering: TimeLowering, factor: sp.Expr, body: sp.Expr, limits: tuple[sp.Tuple, ...]
+) -> list[str | Loop]:
+    """Add what one product of the field has in front of h*, of r or of a gradient."""
+    factors = sp.Mul.make_args(body)
+    carried = [y for y in factors if isinstance(y, sp.Indexed) and base_name(y) in COEFFICIENTS]
+    rest = factor * sp.Mul(*(y for y in factors if y not in carried))
+    if len(carried) != 1 or any(base_name(e) in COEFFICIENTS for e in rest.atoms(sp.Indexed)):
+        raise BadParameter(
+            f"the field of a sample has the term {factor * body}: it must be linear in h*, in "
+            "r and in the gradients of the past"
+        )
+    (entry,) = carried
+    *time, neuron = entry.indices
+    indices: list[Index] = [("j", "p")]
+    lowering.running = {x.j: indices[0]}
+    inner = []
+    for limit in limits:
+        if limit[0] in time:
+            indices.append(lowering.over(limit))
+            if limit[2] != t - 1 and (limit[2] - t + 1).is_negative is not True:
+                raise BadParameter(
+                    f"the field at t takes gradients up to {limit[2]}: known are those before t"
+                )
+        elif limit[0] == neuron:
+            lowering.running[neuron] = (neuron.name, AXIS[limit[2]])
+            indices.append(lowering.running[neuron])
+        else:
+            inner.append(limit)
+    if entry.base == driving and time != [t]:
+        raise BadParameter(f"the field at t takes {entry}: its driving is that of its own time")
+    if entry.base == g_at and time[0] not in lowering.running:
+        raise BadParameter(f"the field at t takes {entry}: gradients stand under a sum over s")
+    where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
+    index, offset = lowering.neuron(neuron)
+    where.append(index[0] or offset)
+    target = f"{COEFFICIENTS[base_name(entry)]}[{', '.join(where)}] +"
+    total = sp.Sum(rest, *inner) if inner else rest
+    return statements(lowering, [(target, total)], indices)
 
 
 def _products(term: sp.Expr) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Tuple, ...]]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.codegen.functions import imports
 from dmft.codegen.fuse import NAME, render
@@ -114,24 +115,35 @@ def build_volterra(form: NormalForm) -> VolterraProblem:
     module: Any = load_module(source, "dmft_two_time")
     pairs = [str(f) for f in form.pairs]
     signals = [_signal_name(key) for key in form.signals]
-    diagonal = [signals.index(f"{name}_diagonal") for name in pairs]
+    flags = _flags(
+        [rate for _, rate in form.pairs.values()],
+        [rate for _, rate in form.signals.values()],
+        [m.late for m in form.memories],
+        [m.early for m in form.memories],
+        [signals.index(f"{name}_diagonal") for name in pairs],
+    )
     return VolterraProblem(
         functions=(module.first, module.late, module.early, module.local, module.signals),
         pairs=tuple(pairs),
         signals=tuple(signals),
         causal=tuple(str(f) for f in form.problem.causal),
         parameters=tuple(str(y) for y in form.problem.parameters),
-        pair_rate=np.array([rate for _, rate in form.pairs.values()]),
-        signal_rate=np.array([rate for _, rate in form.signals.values()]),
-        late=np.array([m.late for m in form.memories], dtype=bool),
-        early=np.array([m.early for m in form.memories], dtype=bool),
-        diagonal=np.array(diagonal, dtype=np.int64),
+        flags=flags,
+        memories=len(form.memories),
         totals=len(form.totals),
         start=_start(form),
         source=source,
         fingerprint=form.problem.fingerprint,
         origin=form.problem,
     )
+
+
+def _flags(*rows: Sequence[int]) -> NDArray[np.int64]:
+    """Rows of different lengths as one table, in the order of `dmft.solvers.two_time.step`."""
+    table = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return table
 
 
 def _signal_name(key: sp.Expr) -> str:

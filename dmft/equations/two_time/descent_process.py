@@ -7,16 +7,15 @@ Source      theory/batch_reuse A.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.definitions import Definition, define
 from dmft.equations.update.program import noiseless_label
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
@@ -401,37 +400,3 @@ def curvature(sample: tuple[Definition, ...]) -> Definition:
             slopes[d.target] = slope(d.expr)
     (gradient,) = (d for d in sample if d.name == "g")
     return define(H[x.j, x.l], {name: slope(e) for name, e in gradient.terms}, "rate")
-
-
-def expanded(
-    expr: sp.Expr,
-    at: Mapping[sp.Symbol, int],
-    widths: Mapping[sp.Symbol, int],
-    entry: Callable[[str, tuple[int, ...]], sp.Expr],
-) -> sp.Expr:
-    """An expression with numbers for its neurons; `entry` gives the entries of arrays."""
-    if isinstance(expr, sp.Sum):
-        return sp.Add(
-            *(
-                expanded(expr.function, q, widths, entry)
-                for q in over_neurons(expr.limits, at, widths)
-            )
-        )
-    if isinstance(expr, sp.Indexed):
-        places = tuple(int(i.xreplace(dict(at))) for i in expr.indices)
-        return entry(base_name(expr), places)
-    if isinstance(expr, At):
-        field = expanded(expr.field, at, widths, entry)
-        return At(expr.factor, field).expr
-    if not expr.args:
-        return sp.sympify(at.get(expr, widths.get(expr, expr)), strict=True)
-    return expr.func(*(expanded(a, at, widths, entry) for a in expr.args))
-
-
-def over_neurons(
-    limits: Sequence[sp.Tuple], at: Mapping[Any, Any], widths: Mapping[sp.Symbol, int]
-) -> Iterator[dict[Any, Any]]:
-    """All values of the indices of a sum."""
-    ranges = (range(1, int(high.xreplace(dict(widths))) + 1) for _, _, high in limits)
-    for values in product(*ranges):
-        yield {**at, **dict(zip((y[0] for y in limits), values, strict=True))}

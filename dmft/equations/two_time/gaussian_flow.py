@@ -14,7 +14,7 @@ Source      theory/batch_reuse A.1, B.3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -28,10 +28,10 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.parameter_values import check_bounds, check_lengths, check_widths
 from dmft.equations.two_time import descent_process as eq
-from dmft.equations.two_time.descent_process import expanded, over_neurons
 from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.problem import TwoTime
+from dmft.equations.two_time.short_terms import expanded
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.validation import is_expression, shown
@@ -109,10 +109,12 @@ class _Closed:
     start: Overlaps | Rows
     numbers: dict[str, sp.Expr]
 
-    @property
-    def widths(self) -> dict[sp.Symbol, int]:
-        """Of student and teacher."""
-        return {x.p: self.start.p, x.k: self.start.k}
+    @cached_property
+    def known(self) -> dict[sp.Symbol, Any]:
+        """Widths and parameters by symbol."""
+        free = {y for d in (*self.flow.stored, *self.flow.definitions) for y in d.expr.free_symbols}
+        found = {y: self.numbers[y.name] for y in free if y.name in self.numbers}
+        return {**found, x.p: self.start.p, x.k: self.start.k}
 
     def problem(self) -> TwoTime:
         """Rates, values and starts by function."""
@@ -206,9 +208,9 @@ class _Closed:
 
         for d in self.flow.sample:
             at = {x.j: j + 1} if isinstance(d.target, sp.Indexed) else {}
-            expr = expanded(d.expr, at, self.widths, entry).xreplace(known)
+            expr = expanded(d.expr, at, self.known, entry).xreplace(known)
             if d.name == "g":
-                return expr.xreplace({y: self.number(y) for y in expr.free_symbols})
+                return expr
             known[d.target] = expr
         raise AssertionError("a sample has a gradient")
 
@@ -267,10 +269,6 @@ class _Closed:
 
     # Rates of the flow, neuron by neuron.
 
-    def number(self, symbol: sp.Symbol) -> sp.Expr:
-        """What a parameter is; other symbols stay."""
-        return self.numbers.get(symbol.name, symbol)
-
     @cached_property
     def averages(self) -> dict[str, Definition]:
         """Definitions of the averages over samples, and of the response at equal times."""
@@ -284,21 +282,10 @@ class _Closed:
         times = {y: name for y, name in TIMES.items() if y in definition.target.indices}
         return {name: self.plain(expr, {**times, **at}) for name, expr in definition.terms}
 
-    def plain(self, expr: sp.Expr, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
+    def plain(self, expr: sp.Expr, at: Mapping[Any, Any]) -> sp.Expr:
         """An expression of the flow at these times and neurons."""
-        if isinstance(expr, sp.Sum):
-            every = over_neurons(expr.limits, at, self.widths)
-            return sp.Add(*(self.plain(expr.function, y) for y in every))
-        if isinstance(expr, sp.Integral):
-            return self.integral(expr, at)
-        if isinstance(expr, sp.Indexed):
-            return self.entry(expr, at)
-        if isinstance(expr, Expectation):
-            return self.average(expr, at)
-        if isinstance(expr, sp.Symbol):
-            value = at.get(expr, self.widths.get(expr, self.number(expr)))
-            return sp.sympify(value, strict=True)
-        return expr.func(*(self.plain(y, at) for y in expr.args)) if expr.args else expr
+        others = {sp.Integral: self.integral, Expectation: self.average}
+        return expanded(expr, at, self.known, lambda n, y: self.entry(n, y, at), others)
 
     def integral(self, expr: sp.Integral, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
         """An integral over the past, cut at s, where kernels of two neurons change their order."""
@@ -312,9 +299,8 @@ class _Closed:
             for first, last in pairwise(cuts)
         ))  # fmt: skip
 
-    def entry(self, expr: sp.Indexed, at: Mapping[Any, Any]) -> sp.Expr:
+    def entry(self, name: str, places: Sequence[Any], at: Mapping[Any, Any]) -> sp.Expr:
         """A function of times, in the order in which they are known."""
-        name, places = base_name(expr), [self.plain(y, at) for y in expr.indices]
         if name == "P_inverse":
             return sp.sympify(self.inverse[tuple(int(y) - 1 for y in places)], strict=True)
         if name in self.averages:
@@ -322,7 +308,7 @@ class _Closed:
             assert isinstance(d.target, sp.Indexed)
             return self.plain(d.expr, {**at, **dict(zip(d.target.indices, places, strict=True))})
         count = 2 if name in eq.TWO_TIMES else 1
-        times, neurons = places[:count], [int(y) - 1 for y in places[count:]]
+        times, neurons = list(places[:count]), [int(y) - 1 for y in places[count:]]
         return self.ordered(NAMES[name], times, neurons, bool(at.get("early")))
 
     def ordered(self, name: str, times: list[Any], neurons: list[int], early: bool) -> sp.Expr:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from sympy.core.function import AppliedUndef
 
 from dmft.equations import symbols as x
-from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.reference import piecewise
+from dmft.equations.reference import Interpreter
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     SYMMETRIC,
@@ -36,7 +35,7 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.over_time import OverTime, begun
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.model import Overlaps, as_count
 from dmft.validation import checked
 
@@ -70,7 +69,7 @@ def evaluate_process(
     return reference.result()
 
 
-class _Reference:
+class _Reference(Interpreter):
     """State of the interpretation; arrays are indexed as in the symbols, neurons from 0."""
 
     def __init__(
@@ -82,10 +81,9 @@ class _Reference:
         readouts: Mapping[str, Array],
     ) -> None:
         self.equations, self.start, self.given, self.steps = equations, start, given, steps
-        self.scalars = given.scalars
         p, k, big = start.p, start.k, steps + 1
-        self.p, self.k = p, k
-        self.arrays: dict[str, Array] = {n: np.zeros((big, big, p, p)) for n in TWO_TIMES}
+        super().__init__({n: np.zeros((big, big, p, p)) for n in TWO_TIMES}, given.scalars)
+        self.p, self.k, self.numbers = p, k, {x.p: p, x.k: k}
         self.arrays |= {n: np.zeros((big, p)) for n in ("readout_at", "mean_pull")}
         self.arrays |= {n: np.zeros((big, p, k)) for n in ("M_at", "g_star", "M_free")}
         self.arrays |= {n: np.zeros((big, p, p)) for n in ("G_free", "Q_free")}
@@ -215,64 +213,59 @@ class _Reference:
                 self.arrays[d.name][turned] = self.arrays[d.name][place]
 
     def value(self, expr: sp.Expr, at: Mapping[Any, int]) -> Any:
-        """Value of an expression; those of samples are arrays over them."""
-        if expr.is_number:
-            return float(expr)
-        if isinstance(expr, sp.Symbol):
-            if expr in at:
-                return at[expr]
-            widths = {x.p: self.p, x.k: self.k}
-            if expr in widths:
-                return widths[expr]
-            return self.known[expr] if expr in self.known else self.scalars[expr.name]
-        if isinstance(expr, sp.Indexed):
-            return self.entry(expr, at)
+        """Value of an expression at these indices; those of samples are arrays over them."""
+        self.at = at
+        return self(expr)
+
+    def __call__(self, expr: sp.Expr) -> Any:
+        """Value at the present indices, which change: none is kept."""
         if isinstance(expr, sp.Sum):
-            return self.total(expr, at)
+            return self.total(expr)
         if isinstance(expr, Expectation):
             if isinstance(expr.integrand, PathSlope):
                 (_, j), (time, m) = (y.indices for y in expr.integrand.args)
-                j, time, m = (int(self.value(y, at)) for y in (j, time, m))
-                return self.slopes[j - 1, time, m - 1]
-            return np.mean(self.value(expr.integrand, at))
+                return self.slopes[self(j) - 1, self(time), self(m) - 1]
+            return np.mean(self(expr.integrand))
+        if isinstance(expr, sp.Indexed):
+            return self.entry(expr)
         if isinstance(expr, At):
-            return self.value(expr.expr, at)
-        if isinstance(expr, sp.KroneckerDelta):
-            return float(self.value(expr.args[0], at) == self.value(expr.args[1], at))
-        if expr.is_Add:
-            return sum(self.value(y, at) for y in expr.args)
-        if expr.is_Mul:
-            result = 1.0
-            for y in expr.args:
-                result = result * self.value(y, at)
-            return result
+            return self(expr.expr)
         if expr.is_Pow:
-            return np.power(np.float64(1.0) * self.value(expr.base, at), self.value(expr.exp, at))
-        if isinstance(expr, sp.Piecewise):
-            return piecewise(expr, lambda y: self.value(y, at))
-        if expr.func.__name__ in FUNCTIONS:
-            return FUNCTIONS[expr.func.__name__](*(self.value(y, at) for y in expr.args))
-        raise BadParameter(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+            return np.power(np.float64(1.0) * self(expr.base), self(expr.exp))
+        try:
+            return self.evaluate(expr)
+        except NotClosed as error:
+            raise BadParameter(str(error)) from error
 
-    def entry(self, expr: sp.Indexed, at: Mapping[Any, int]) -> Any:
+    def number(self, symbol: sp.Symbol) -> Any:
+        """Index, width, what samples have, or parameter."""
+        for known in (self.at, self.numbers, self.known):
+            if symbol in known:
+                return known[symbol]
+        return self.scalars[symbol.name]
+
+    def same(self, expr: sp.KroneckerDelta) -> Any:
+        """1 where both indices are the same, else 0."""
+        return float(self(expr.args[0]) == self(expr.args[1]))
+
+    def entry(self, expr: sp.Indexed) -> Any:
         """Entry of an array; w^{-1} = w^0."""
         name = base_name(expr)
         count = 2 if name in TWO_TIMES else 1 if name in ONE_TIME else 0
-        places = [int(self.value(y, at)) for y in expr.indices]
+        places = [int(self(y)) for y in expr.indices]
         times = [max(y, 0) for y in places[:count]]
         return self.arrays[name][(*times, *(y - 1 for y in places[count:]))]
 
-    def total(self, expr: sp.Sum, at: Mapping[Any, int]) -> Any:
+    def total(self, expr: sp.Sum) -> Any:
         """Sum, term by term."""
+        before, terms = self.at, []
         symbols = [y[0] for y in expr.limits]
-        ranges = [
-            range(int(self.value(low, at)), int(self.value(high, at)) + 1)
-            for _, low, high in expr.limits
-        ]
-        return sum(
-            self.value(expr.function, {**at, **dict(zip(symbols, values, strict=True))})
-            for values in product(*ranges)
-        )
+        ranges = [range(int(self(low)), int(self(high)) + 1) for _, low, high in expr.limits]
+        for values in product(*ranges):
+            self.at = {**before, **dict(zip(symbols, values, strict=True))}
+            terms.append(self(expr.function))
+        self.at = before
+        return sum(terms)
 
     def result(self) -> dict[str, Array]:
         """Arrays as of a `DescentRun`."""

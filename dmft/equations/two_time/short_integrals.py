@@ -22,7 +22,6 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time.descent_process import (
     FREE,
     chosen,
-    expanded,
     fraction,
     label,
     loss,
@@ -30,7 +29,7 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.over_time import begun
-from dmft.equations.two_time.short_times import at_times
+from dmft.equations.two_time.short_terms import at_times, expanded
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.quadrature import AccuracyWarning, quadrature

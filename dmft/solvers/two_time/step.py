@@ -47,7 +47,7 @@ FLAGS = types.int64[:, ::1]
 
 
 class Work(NamedTuple):
-    """Arrays of a march; shapes in `dmft.solvers.two_time.thinned.State`."""
+    """Arrays of a march; shapes in `dmft.solvers.two_time.thinned.March`."""
 
     x: Array
     q: Array

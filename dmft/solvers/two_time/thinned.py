@@ -17,15 +17,10 @@ from dmft.solvers.two_time import advance as compiled
 from dmft.solvers.two_time.advance import advance, thin
 from dmft.solvers.two_time.march import Stepper
 from dmft.solvers.two_time.step import (
-    DIAGONAL,
-    EARLY,
-    LATE,
     LOCAL,
     PAIR,
     ROWS,
     SIGNALS,
-    X_RATE,
-    Z_RATE,
     Work,
     begin,
 )
@@ -54,12 +49,11 @@ class VolterraProblem(Short):
         The pairs that vanish above the diagonal.
     parameters : tuple of str
         Order of ``par``.
-    pair_rate, signal_rate : bool arrays
-        Whether the functions give a rate, or the value itself.
-    late, early : bool arrays
-        For each memory term, whether u > s and u < s contribute.
-    diagonal : int array
-        The signal that is the diagonal of each pair.
+    flags : int table
+        Rows of `dmft.solvers.two_time.step`: whether X is a rate, whether Z is, whether u > s and
+        u < s contribute to each memory term, which signal is the diagonal of each pair.
+    memories : int
+        Number of memory terms.
     totals : int
         Number of integrals over (0, t) of row functions alone.
     start : callable(parameters) -> (z,) signals at t = 0
@@ -74,11 +68,8 @@ class VolterraProblem(Short):
     signals: tuple[str, ...]
     causal: tuple[str, ...]
     parameters: tuple[str, ...]
-    pair_rate: NDArray[Any]
-    signal_rate: NDArray[Any]
-    late: NDArray[Any]
-    early: NDArray[Any]
-    diagonal: NDArray[Any]
+    flags: NDArray[np.int64]
+    memories: int
     totals: int
     start: Callable[[Mapping[str, float]], NDArray[np.float64]]
     source: str = field(repr=False)
@@ -92,135 +83,13 @@ class VolterraProblem(Short):
             f"{', '.join(self.parameters) or 'none'}"
         )
 
-    @property
-    def flags(self) -> NDArray[np.int64]:
-        """Table that the compiled step reads."""
-        rows = (self.pair_rate, self.signal_rate, self.late, self.early, self.diagonal)
-        table = np.zeros((5, max(1, *(r.size for r in rows))), dtype=np.int64)
-        for number, row in zip((X_RATE, Z_RATE, LATE, EARLY, DIAGONAL), rows, strict=True):
-            table[number, : row.size] = row
-        return table
 
-
-@dataclass
-class State:
-    """Arrays of a march; those with `ROWS` rows hold the last one at the end.
-
-    Attributes
-    ----------
-    problem : VolterraProblem
-    par : parameters in the order of the problem
-    n : complete times
-    arrays : by name
-        x (n,) kept times; q (n,) weights of integrals over (0, t); Z (z, n) signals, FZ their
-        rates; X, FX (ROWS, x, n) functions and rates of the last rows; G (k, n, n) weights of the
-        memory terms; A first factors of the last row; BL, BE (ROWS, k, n) second factors as
-        B(u, s) and B(s, u); S, J integrals; out workspace.
-    """
-
-    problem: VolterraProblem
-    par: Array
-    n: int
-    arrays: dict[str, Array]
-
-    @classmethod
-    def begin(cls, problem: VolterraProblem, values: Mapping[str, float]) -> State:
-        """State at t = 0."""
-        par = np.array([values[name] for name in problem.parameters], dtype=np.float64)
-        pairs, signals = len(problem.pairs), len(problem.signals)
-        k = problem.late.size
-        shapes: dict[str, tuple[int, ...]] = {
-            "x": (ROOM,), "q": (ROOM,), "Z": (signals, ROOM), "FZ": (ROWS, signals),
-            "X": (ROWS, pairs, ROOM), "FX": (ROWS, pairs, ROOM), "G": (k, ROOM, ROOM),
-            "A": (k + problem.totals, ROOM), "BL": (ROWS, k, ROOM), "BE": (ROWS, k, ROOM),
-            "S": (k, ROOM), "J": (problem.totals,), "out": (pairs, ROOM),
-        }  # fmt: skip
-        state = cls(problem, par, 1, {name: np.zeros(shape) for name, shape in shapes.items()})
-        state.arrays["Z"][:, 0] = problem.start(values)
-        begin(*state.functions, par, problem.flags, state.work)
-        return state
-
-    @property
-    def functions(self) -> list[Any]:
-        """Those of the problem as the compiled step takes them: by their addresses."""
-        kinds = (PAIR, PAIR, PAIR, LOCAL, SIGNALS)
-        return [pointer(f, kind) for f, kind in zip(self.problem.functions, kinds, strict=True)]
-
-    @property
-    def work(self) -> Work:
-        """Arrays as the compiled step takes them."""
-        return Work(**self.arrays)
-
-    @property
-    def t(self) -> float:
-        """Time of the last complete row."""
-        return float(self.arrays["x"][self.n - 1])
-
-    def advance(self, count: int, control: Array, times: Array, ending: NDArray[Any]) -> None:
-        """Take up to `count` steps (see `dmft.solvers.two_time.advance.advance`)."""
-        if self.n + count + 1 >= self.arrays["x"].size:
-            self._resize((self.n + count + 2) * 3 // 2)
-        problem = self.problem
-        self.n = advance(
-            *self.functions, self.par, problem.flags, self.work, self.n, count, control, times,
-            ending,
-        )  # fmt: skip
-
-    def thin(self, ratio: float, tol: float) -> None:
-        """Drop the times that the last row does not need."""
-        a, n = self.arrays, self.n
-        rows = np.concatenate([a["A"][:, :n], a["X"][-1, :, :n]])
-        kept = np.ones(n, dtype=np.int64)
-        count = thin(self.work, n, ratio, tol, kept, rows)
-        if count == n:
-            return
-        chosen = kept[:count]
-        for name, axes in TIMES.items():
-            array = a[name]
-            if axes == 1:
-                array[..., :count] = array[..., chosen]
-                array[..., count:n] = 0.0
-            elif axes == 2:
-                array[:, :count, :count] = array[:, chosen[:, None], chosen[None, :]]
-                array[:, count:n, :] = 0.0
-                array[:, :, count:n] = 0.0
-        self.n = count
-
-    def _resize(self, room: int) -> None:
-        for name, axes in TIMES.items():
-            old = self.arrays[name]
-            shape = old.shape[: old.ndim - axes] + (room,) * axes
-            new = np.zeros(shape)
-            new[tuple(slice(size) for size in old.shape)] = old
-            self.arrays[name] = new
-
-    def stored(self) -> dict[str, Array]:
-        """Arrays without their empty room."""
-        n = self.n
-        return {name: self.arrays[name][_within(n, axes)] for name, axes in TIMES.items()}
-
-    def restore(self, n: int, arrays: Mapping[str, Array]) -> None:
-        """Take over what `stored` gave."""
-        self.n = n
-        if n + 2 > self.arrays["x"].size:
-            self._resize(n + ROOM)
-        for name, axes in TIMES.items():
-            self.arrays[name][...] = 0.0
-            self.arrays[name][_within(n, axes)] = arrays[name]
-
-
-def _within(n: int, axes: int) -> Any:
-    """Index of the first n times along the last axes."""
-    return (Ellipsis,) + (slice(n),) * axes
-
-
-Array = NDArray[np.float64]
 # Times that the grid may gain before it is thinned again.
 SWEEP = 24
 # Steps after which values are final: the beginnings of columns are solved with what follows.
 OPEN = 2
 # Numbers of a march that a checkpoint keeps.
-SCALARS = ("dt", "taken", "rejected", "passes", "swept")
+SCALARS = ("n", "dt", "taken", "rejected", "passes", "swept")
 FAILED = {
     compiled.NOT_FINITE: Status.NONFINITE, compiled.DIVERGED: Status.DIVERGED,
     compiled.STUCK: Status.TOLERANCE_NOT_MET,
@@ -258,16 +127,30 @@ class Control:
 
 @dataclass
 class March(Stepper):
-    """A march under way: state, step, log and saved rows; all that a checkpoint keeps.
+    """A march under way: arrays, step, log and saved rows; all that a checkpoint keeps.
 
-    `times` and `signals` hold every step; `rows` the time, grid and values of each saved row;
-    `waiting` the nodes of rows that are reached but not final. It goes to t_max and two steps
-    beyond, after which the rows up to t_max are final.
+    It goes to t_max and two steps beyond, after which the rows up to t_max are final.
+
+    Attributes
+    ----------
+    par : parameters in the order of the problem
+    n : complete times
+    arrays : by name; those with `ROWS` rows hold the last one at the end
+        x (n,) kept times; q (n,) weights of integrals over (0, t); Z (z, n) signals, FZ their
+        rates; X, FX (ROWS, x, n) functions and rates of the last rows; G (k, n, n) weights of the
+        memory terms; A first factors of the last row; BL, BE (ROWS, k, n) second factors as
+        B(u, s) and B(s, u); S, J integrals; out workspace.
+    times, signals : of every step
+    rows : time, grid and values of each saved row
+    waiting : nodes of rows that are reached but not final
     """
 
-    state: State
+    problem: VolterraProblem
+    par: Array
     control: Control
+    arrays: dict[str, Array]
     dt: float
+    n: int = 1
     taken: int = 0
     rejected: int = 0
     passes: int = 0
@@ -278,6 +161,17 @@ class March(Stepper):
     signals: list[Array] = field(default_factory=list)
     rows: list[tuple[float, Array, Array]] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
+
+    @property
+    def functions(self) -> list[Any]:
+        """Those of the problem as the compiled step takes them: by their addresses."""
+        kinds = (PAIR, PAIR, PAIR, LOCAL, SIGNALS)
+        return [pointer(f, kind) for f, kind in zip(self.problem.functions, kinds, strict=True)]
+
+    @property
+    def t(self) -> float:
+        """Time of the last complete row."""
+        return float(self.arrays["x"][self.n - 1])
 
     @property
     def room(self) -> float:
@@ -292,19 +186,47 @@ class March(Stepper):
 
     def step(self) -> None:
         """Take a chunk of steps, and thin the grid."""
-        control, state = self.control, self.state
+        control = self.control
         count = int(min(_chunk(self), control.max_steps - self.taken, self.room))
         if count <= 0:
             self.stop(Status.MAX_STEPS)
             return
         _advance(self, count)
-        if self.status == Status.OK and control.ratio > 0.0 and state.n >= self.swept + SWEEP:
-            state.thin(control.ratio, control.grid_tol)
-            self.swept = state.n
+        if self.status == Status.OK and control.ratio > 0.0 and self.n >= self.swept + SWEEP:
+            self.thin(control.ratio, control.grid_tol)
+            self.swept = self.n
+
+    def thin(self, ratio: float, tol: float) -> None:
+        """Drop the times that the last row does not need."""
+        a, n = self.arrays, self.n
+        rows = np.concatenate([a["A"][:, :n], a["X"][-1, :, :n]])
+        kept = np.ones(n, dtype=np.int64)
+        count = thin(Work(**a), n, ratio, tol, kept, rows)
+        if count == n:
+            return
+        chosen = kept[:count]
+        for name, axes in TIMES.items():
+            array = a[name]
+            if axes == 1:
+                array[..., :count] = array[..., chosen]
+                array[..., count:n] = 0.0
+            elif axes == 2:
+                array[:, :count, :count] = array[:, chosen[:, None], chosen[None, :]]
+                array[:, count:n, :] = 0.0
+                array[:, :, count:n] = 0.0
+        self.n = count
+
+    def resize(self, room: int) -> None:
+        """Make room for so many times."""
+        for name, axes in TIMES.items():
+            old = self.arrays[name]
+            new = np.zeros(old.shape[: old.ndim - axes] + (room,) * axes)
+            new[tuple(slice(size) for size in old.shape)] = old
+            self.arrays[name] = new
 
     def where(self, status: Status) -> str:
         """The message of a march that was stopped here."""
-        t = self.state.t
+        t = self.t
         words = {
             Status.MAX_STEPS: f"{self.taken} steps taken at t = {t:.6g}",
             Status.NONFINITE: f"the equations give no finite number after t = {t:.6g}",
@@ -315,24 +237,28 @@ class March(Stepper):
         return words.get(status, f"interrupted at t = {self.times[-1]:.6g}")
 
     def stored(self) -> dict[str, Any]:
-        """Everything that the march needs to go on."""
-        pairs, rows = len(self.state.problem.pairs), self.rows
+        """Everything that the march needs to go on; arrays without their empty room."""
+        pairs, rows = len(self.problem.pairs), self.rows
         data: dict[str, Any] = {
-            "n": self.state.n, "times": np.array(self.times), "signals": np.array(self.signals),
+            "times": np.array(self.times), "signals": np.array(self.signals),
             "waiting": np.array(self.waiting), "row_t": np.array([t for t, _, _ in rows]),
             "row_edges": np.cumsum([0, *(s.size for _, s, _ in rows)]),
             "row_s": np.concatenate([np.zeros(0), *(s for _, s, _ in rows)]),
             "row_values": np.concatenate([np.zeros((pairs, 0)), *(v for _, _, v in rows)], axis=1),
         }  # fmt: skip
         data |= {name: np.array(getattr(self, name)) for name in SCALARS}
-        return data | {f"state_{name}": array for name, array in self.state.stored().items()}
+        within = {name: _within(self.n, axes) for name, axes in TIMES.items()}
+        return data | {f"state_{name}": self.arrays[name][y] for name, y in within.items()}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what `stored` gave."""
-        arrays = {n.removeprefix("state_"): a for n, a in data.items() if n.startswith("state_")}
-        self.state.restore(int(data["n"]), arrays)
         for name in SCALARS:
             setattr(self, name, data[name].item())
+        if self.n + 2 > self.arrays["x"].size:
+            self.resize(self.n + ROOM)
+        for name, axes in TIMES.items():
+            self.arrays[name][...] = 0.0
+            self.arrays[name][_within(self.n, axes)] = data[f"state_{name}"]
         self.times, self.signals = data["times"].tolist(), list(data["signals"])
         self.waiting = data["waiting"].tolist()
         edges = data["row_edges"]
@@ -344,22 +270,39 @@ class March(Stepper):
 
 def start(problem: VolterraProblem, values: Mapping[str, float], control: Control) -> March:
     """March before its first step."""
-    state = State.begin(problem, values)
-    return March(state, control, control.first_step, signals=[state.arrays["Z"][:, 0].copy()])
+    par = np.array([values[name] for name in problem.parameters], dtype=np.float64)
+    pairs, signals, k = len(problem.pairs), len(problem.signals), problem.memories
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (ROOM,), "q": (ROOM,), "Z": (signals, ROOM), "FZ": (ROWS, signals),
+        "X": (ROWS, pairs, ROOM), "FX": (ROWS, pairs, ROOM), "G": (k, ROOM, ROOM),
+        "A": (k + problem.totals, ROOM), "BL": (ROWS, k, ROOM), "BE": (ROWS, k, ROOM),
+        "S": (k, ROOM), "J": (problem.totals,), "out": (pairs, ROOM),
+    }  # fmt: skip
+    arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
+    arrays["Z"][:, 0] = problem.start(values)
+    run = March(problem, par, control, arrays, control.first_step)
+    begin(*run.functions, par, problem.flags, Work(**arrays))
+    run.signals.append(arrays["Z"][:, 0].copy())
+    return run
+
+
+def _within(n: int, axes: int) -> Any:
+    """Index of the first n times along the last axes."""
+    return (Ellipsis,) + (slice(n),) * axes
 
 
 def _chunk(run: March) -> int:
     """Steps to the next sweep, or until a row that waits is final."""
-    count = max(1, run.swept + SWEEP - run.state.n)
+    count = max(1, run.swept + SWEEP - run.n)
     if run.waiting:
-        reached = int(np.searchsorted(run.state.arrays["x"][: run.state.n], run.waiting[0]))
-        count = min(count, max(1, reached + OPEN + 1 - run.state.n))
+        reached = int(np.searchsorted(run.arrays["x"][: run.n], run.waiting[0]))
+        count = min(count, max(1, reached + OPEN + 1 - run.n))
     return count
 
 
 def _advance(run: March, count: int) -> None:
     """Take a chunk of steps, log it, keep the rows that it made final."""
-    state, control = run.state, run.control
+    control = run.control
     times = np.empty(0) if control.times is None else control.times
     ahead = len(run.rows) + len(run.waiting)
     stop = float(control.save_at[ahead]) if ahead < control.save_at.size else math.inf
@@ -367,16 +310,21 @@ def _advance(run: March, count: int) -> None:
         [run.dt, control.tol, control.max_step, stop, run.taken, run.rejected, run.passes],
         dtype=np.float64,
     )
-    before, ending = state.n, np.zeros(1, dtype=np.int64)
-    state.advance(count, numbers, times, ending)
+    before, ending = run.n, np.zeros(1, dtype=np.int64)
+    if run.n + count + 1 >= run.arrays["x"].size:
+        run.resize((run.n + count + 2) * 3 // 2)
+    run.n = advance(
+        *run.functions, run.par, run.problem.flags, Work(**run.arrays), run.n, count, numbers,
+        times, ending,
+    )  # fmt: skip
     run.dt = float(numbers[compiled.DT])
     run.taken, run.rejected, run.passes = (int(y) for y in numbers[compiled.TAKEN :])
     _log(run, before)
-    if state.n > before and state.t >= stop * (1.0 - 1e-14):
-        run.waiting.append(state.t)
+    if run.n > before and run.t >= stop * (1.0 - 1e-14):
+        run.waiting.append(run.t)
     while run.waiting:
-        node = int(np.searchsorted(state.arrays["x"][: state.n], run.waiting[0]))
-        behind = state.n - 1 - node
+        node = int(np.searchsorted(run.arrays["x"][: run.n], run.waiting[0]))
+        behind = run.n - 1 - node
         if behind < OPEN:
             break
         _store_row(run, ROWS - 1 - behind, node)
@@ -386,7 +334,7 @@ def _advance(run: March, count: int) -> None:
 
 def _log(run: March, before: int) -> None:
     """Times and signals of new nodes; those of the two nodes before them are final now."""
-    Z, x, n = run.state.arrays["Z"], run.state.arrays["x"], run.state.n
+    Z, x, n = run.arrays["Z"], run.arrays["x"], run.n
     for back in range(1, min(OPEN, before - 1) + 1):
         run.signals[-back] = Z[:, before - back].copy()
     for node in range(before, n):
@@ -396,6 +344,6 @@ def _log(run: March, before: int) -> None:
 
 def _store_row(run: March, r: int, node: int) -> None:
     """Keep row `node` of the grid, which stands in place r of the last rows."""
-    a = run.state.arrays
+    a = run.arrays
     row = a["X"][r, :, : node + 1].copy()
     run.rows.append((run.waiting.pop(0), a["x"][: node + 1].copy(), row))

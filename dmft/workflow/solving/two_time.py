@@ -26,6 +26,7 @@ from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
 from dmft.solvers.two_time.march import StepFile, asked, march
 from dmft.solvers.two_time.run import TwoTimeRun, interpolate
+from dmft.solvers.two_time.step import DIAGONAL
 from dmft.solvers.two_time.thinned import Control, March, VolterraProblem
 from dmft.solvers.two_time.thinned import start as begin
 from dmft.symbolic_lock import in_turn
@@ -194,7 +195,7 @@ def _first_step(
     built: VolterraProblem, values: Mapping[str, float], options: TwoTimeOptions
 ) -> float:
     """A first step whose error, of third order, is far below the tolerance."""
-    probe = begin(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).state.arrays
+    probe = begin(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).arrays
     fastest = max(1.0, *(float(np.abs(probe[y]).max(initial=0.0)) for y in ("FX", "FZ")))
     if not math.isfinite(fastest):
         raise BadParameter("the equations give no finite rates at t = 0")
@@ -208,8 +209,8 @@ def _marched(
 
     def after(now: March) -> Status:
         file.save(now)
-        done = min(1.0, now.state.t / now.control.t_max)
-        bar.update(part[0] + (part[1] - part[0]) * done, f"t = {now.state.t:.4g}")
+        done = min(1.0, now.t / now.control.t_max)
+        bar.update(part[0] + (part[1] - part[0]) * done, f"t = {now.t:.4g}")
         return asked(job)
 
     try:
@@ -234,7 +235,7 @@ def _record(
     """Arrays by name; the two steps beyond t_max that made the last rows final are left out."""
     rows = [r for r in fine.rows if r[0] <= save_at[-1] * (1.0 + 1e-12)]
     if save_at[0] == 0.0:
-        first = fine.signals[0][built.diagonal][:, None]
+        first = fine.signals[0][built.flags[DIAGONAL, : len(built.pairs)]][:, None]
         rows.insert(0, (0.0, np.zeros(1), first))
     times = np.array(fine.times)
     count = int(np.searchsorted(times, save_at[-1] * (1.0 + 1e-12), side="right"))
@@ -265,7 +266,7 @@ def _record(
         message="; ".join(note for note in notes if note),
         statistics={
             "steps": fine.taken, "rejected": fine.rejected, "passes": fine.passes,
-            "grid": fine.state.n, "seconds": seconds,
+            "grid": fine.n, "seconds": seconds,
         },
         parameters=dict(values),
         provenance={
