@@ -1,12 +1,15 @@
-"""Pages that are read from elsewhere: derivations, gallery, API, bibliography.
+"""Generate pages from sources: derivations, gallery, API, command line, bibliography.
 
-Written into `docs/generated` by `conf.py` before Sphinx looks for its sources. A file is only
-written where its text changes, so that a second build reads what changed.
+`conf.py` writes them to `docs/generated` before Sphinx collects its sources. A file is written
+only if its text changes, so a second build reads only the changes.
 """
 
 import ast
+import enum
+import functools
 import hashlib
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -18,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dmft
+from dmft.cli.main import COMMANDS
+from dmft.cli.schema import EXAMPLE, SCHEMA
 from dmft.display.bibliography import ENTRIES
 from dmft.names import VERSION
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "_static" / "gallery"
-# What an example wrote and printed, by the digest of its text and of the package.
+# Output of each example, named by the digest of its text and of the package.
 KEPT = ROOT / "docs" / "_build" / "examples"
 # Shown without output unless DMFT_DOCS=all: each takes longer than ten seconds.
 LONG_DERIVATIONS = [
@@ -39,8 +44,25 @@ LONG_EXAMPLES = {
     "real_data", "regions_traced", "repetition", "scaling_regimes", "sequence_length", "staircase",
     "theory_and_simulation", "three_tokens", "wide_network",
 }  # fmt: skip
-# A formula between double dollars, and the mark behind it: within a paragraph Markdown would read
-# them as text, and a line of them that begins with a sign as an item of a list.
+# Methods that users call first, on the page of any class.
+FIRST = (
+    "latex", "explain", "evaluate", "explicit", "without", "with_term", "replace", "subs", "diff",
+    "expect", "quad", "series", "time", "mean_time", "std", "at", "steps", "samples", "save",
+    "load", "to_pandas", "to_xarray", "as_torch", "from_torch",
+)  # fmt: skip
+# Members that other parts of the library use.
+NOT_SHOWN = {
+    "all_terms", "as_derived", "average_rate", "block_latex", "bounds_rounding", "check_units",
+    "counted", "declared", "described", "deviations", "digest", "fields", "flips", "functions",
+    "gradient", "has_cone", "inverse_counts", "is_plain", "judged_later", "kept", "latex_of",
+    "lowered", "matched", "mixture", "model_class", "momentum_direct", "momentum_rate", "on_nodes",
+    "on_sphere", "open_kernels", "outputs_at", "pack", "pack_parameters", "passes", "polynomial",
+    "rate_terms", "relabelled", "restore", "rule", "scalars", "seen", "signature", "simulated_by",
+    "space", "state", "teacher_blocks", "text_of", "trains_readout", "unpack", "values", "watch",
+    "with_fields", "written",
+}  # fmt: skip
+# A formula between double dollars and the punctuation after it. Within a paragraph Markdown reads
+# it as text, and a line that begins with a sign as a list item.
 DISPLAY = re.compile(r"[ \t]*\n?[ \t]*\$\$[ \t]*\n?(.+?)\n?[ \t]*\$\$([.,;:]?)[ \t]*", re.DOTALL)
 
 # "theory/one_pass B.2, F.1" cites sections of docs/theory/one_pass.md, "(6)" an equation.
@@ -77,10 +99,11 @@ def write(folder: Path, extent: str) -> None:
     explorers(folder / "explorer")
     gallery(folder / "gallery", extent)
     api(folder / "api")
+    put(folder / "command_line.md", command_line())
 
 
 def explorers(folder: Path) -> None:
-    """Three explorers without a server, written again where the package changed."""
+    """Write three explorers without a server, again whenever the package changes."""
     mark = folder.parent / "explorer.txt"
     digest = package_digest().hex()
     if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
@@ -91,29 +114,29 @@ def explorers(folder: Path) -> None:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file whose text changed."""
+    """Write a file if its text changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 def derivations(folder: Path) -> None:
-    """Scripts as pages, and their list."""
+    """Write each script as a page, and the list of pages."""
     sources = sorted(ROOT.glob("derivations/*.py"))
     for source in sources:
         put(folder / source.name, source.read_text(encoding="utf-8"))
     listed = "\n".join(source.stem for source in sources)
     put(
         folder / "index.md",
-        "# Derivations\n\nTexts that run, from the definition to the boxed formula. Each checks "
-        "itself by numbers; download one as a notebook, or run it as a script: "
-        "`python derivations/committee_sgd.py FOLDER` leaves its LaTeX in the folder.\n\n"
+        "# Derivations\n\nExecutable derivations, from the definition to the boxed formula, each "
+        "with a numerical check. Run one as a script, and it writes its LaTeX to the folder: "
+        "`python derivations/committee_sgd.py FOLDER`.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n",
     )
 
 
 def notebook(text: str) -> object:
-    """A percent script as a notebook that names its language."""
+    """Return a percent script as a notebook with its language in the metadata."""
     import jupytext
 
     found = jupytext.reads(text, "py:percent")
@@ -130,7 +153,7 @@ def notebook(text: str) -> object:
 
 
 def gallery(folder: Path, extent: str) -> None:
-    """A page for each example, and all pictures on one."""
+    """Write a page for each example, and one page with all pictures."""
     scripts = sorted(ROOT.glob("examples/*.py"))
     with ThreadPoolExecutor(2) as pool:
         outputs = list(pool.map(lambda s: output(s, extent), scripts))
@@ -140,7 +163,7 @@ def gallery(folder: Path, extent: str) -> None:
         title, *rest = (ast.get_docstring(ast.parse(text)) or name).split("\n", 1)
         picture = PICTURES / f"{name}.png"
         image = f"![{title}](/_static/gallery/{name}.png)\n\n" if picture.exists() else ""
-        said = f"It prints\n\n```text\n{printed.strip()}\n```\n" if printed else ""
+        said = f"Output:\n\n```text\n{printed.strip()}\n```\n" if printed else ""
         put(
             folder / f"{name}.md",
             f"# {title.rstrip('.')}\n\n{plain(' '.join(rest))}\n\n{image}"
@@ -152,19 +175,19 @@ def gallery(folder: Path, extent: str) -> None:
     hidden = "\n".join(script.stem for script in scripts)
     put(
         folder / "index.md",
-        "# Gallery\n\nShort scripts of `examples/`, each with the number that a test checks.\n\n"
+        "# Gallery\n\nShort scripts of `examples/`. A test checks the number that each prints.\n\n"
         '```{raw} html\n<div class="gallery">\n' + "\n".join(cards) + "\n</div>\n```\n\n"
         f"```{{toctree}}\n:hidden:\n\n{hidden}\n```\n",
     )
 
 
 def plain(text: str) -> str:
-    """Docstrings as Markdown: stars are stars."""
+    """Return a docstring as Markdown with literal stars."""
     return text.strip().replace("*", r"\*")
 
 
 def output(script: Path, extent: str) -> str:
-    """What a script prints; with "all" its figure goes to `PICTURES`. "" where it was not run."""
+    """Return what a script prints, or "" if it is not run; "all" also keeps its figure."""
     digest = hashlib.sha256(script.read_bytes() + package_digest()).hexdigest()[:24]
     kept = KEPT / f"{script.stem}-{digest}.txt"
     if not kept.exists():
@@ -190,7 +213,7 @@ def output(script: Path, extent: str) -> str:
 
 
 def keep_picture(figure: Path, name: str) -> None:
-    """A thumbnail that is there stays: two runs of Matplotlib differ by bytes, not by content."""
+    """Keep an existing thumbnail: two runs of Matplotlib differ in bytes, not in content."""
     found = figure if figure.is_file() else None
     if found is None and figure.is_dir():
         found = next(iter(sorted(figure.glob("*.png"))), None)
@@ -218,7 +241,33 @@ def package_digest() -> bytes:
 
 
 def api(folder: Path) -> None:
-    """One page a name, in the groups of `help(dmft)`."""
+    """One page per name and one per group of `help(dmft)`."""
+    groups = grouped_names()
+    for title, names in groups.items():
+        rows = "\n".join(f"   {name}" for name in names)
+        put(
+            folder / f"{slug(title)}.md",
+            f"# {title}\n\n```{{eval-rst}}\n.. currentmodule:: dmft\n\n.. autosummary::\n"
+            f"   :toctree: .\n   :nosignatures:\n\n{rows}\n```\n",
+        )
+    tables = "".join(
+        f"\n## [{title}]({slug(title)}.md)\n\n"
+        + ", ".join(f"{{py:obj}}`~dmft.{name}`" for name in names)
+        + "\n"
+        for title, names in groups.items()
+    )
+    listed = "\n".join(slug(title) for title in groups)
+    put(
+        folder / "index.md",
+        f"# API reference\n\nThe public names of dmft {VERSION}, grouped as in `help(dmft)`. "
+        "[Conventions](../../reference/conventions.md) defines time, risk and widths; "
+        "[Command line](../command_line.md) describes the command and its TOML file.\n"
+        f"{tables}\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n",
+    )
+
+
+def grouped_names() -> dict[str, list[str]]:
+    """Public names by their heading in the docstring of the package."""
     groups: dict[str, list[str]] = {}
     title, seen = "", set()
     for line in (dmft.__doc__ or "").splitlines():
@@ -233,20 +282,101 @@ def api(folder: Path) -> None:
     others = [
         n for n in dmft.__all__ if n not in seen and not n.startswith("_") and not is_module(n)
     ]
-    groups.setdefault("More", []).extend(others)
-    if not groups["More"]:
-        del groups["More"]
-    text = (
-        f"# API\n\nThe public names of dmft {VERSION}, in the groups of `help(dmft)`. Conventions "
-        "(time, risk, widths) stand in [Conventions](../../reference/conventions.md).\n"
+    if others:
+        groups["More"] = others
+    return groups
+
+
+def slug(title: str) -> str:
+    """File name of a group of names."""
+    return title.lower().replace(" ", "_")
+
+
+def shown_members() -> dict[str, dict[str, list[str]]]:
+    """Methods and properties on the page of each class, most used first.
+
+    Users call the methods that have an example. `NOT_SHOWN` are used by the library only.
+    """
+    found = {}
+    for name in dmft.__all__:
+        cls = getattr(dmft, name)
+        if not inspect.isclass(cls):
+            continue
+        methods, properties = [], []
+        for member in dir(cls):
+            value = inspect.getattr_static(cls, member)
+            function = getattr(value, "__func__", None) or getattr(value, "fget", None)
+            function = function or getattr(value, "func", value)
+            ours = str(getattr(function, "__module__", "")).startswith("dmft")
+            if member.startswith("_") or member in NOT_SHOWN or not ours:
+                continue
+            if isinstance(value, property | functools.cached_property):
+                properties.append(member)
+            elif callable(function) and "Examples" in (inspect.getdoc(function) or ""):
+                methods.append(member)
+        found[name] = {"methods": sorted(methods, key=rank), "properties": properties}
+        found[name]["values"] = list(cls.__members__) if issubclass(cls, enum.Enum) else []
+    return found
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Position of a method on its page."""
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
+
+
+def command_line() -> str:
+    """The page of the command and its file, from the parser and its table of keys."""
+    text = [
+        "# Command line and TOML file\n\nThe command `dmft` needs no Python. A TOML file declares "
+        "the networks, the algorithm and the run; `dmft example > model.toml` writes one to start "
+        "from:\n\n```toml\n" + EXAMPLE + "```\n\n## Commands\n\n| command | result |\n|---|---|"
+    ]
+    text += [f"| `dmft {name}` | {cell(words)} |" for name, words in COMMANDS.items()]
+    text.append(
+        "\nEvery command takes the file as its argument. `--set NAME=VALUE` changes a letter of "
+        "`[parameters]`, `--plot`, `--save` and `--json` choose the output, and "
+        "`dmft COMMAND --help` lists all options.\n\n| exit code | meaning |\n|---|---|\n"
+        "| 0 | done |\n| 2 | invalid request |\n| 3 | numerical failure: diverged, not finite, "
+        "outside the domain, out of budget |\n| 4 | tolerance not met |\n"
+        "| 130 | interrupted; finished points are kept |\n\nResults are written to standard "
+        "output, everything else to standard error.\n\n## Tables and keys\n\nUnknown tables and "
+        "keys are errors. A letter, as `gamma` above, may replace any number of a declaration; its "
+        "value is in `[parameters]`, and it can be an axis of a diagram. Formulas consist of "
+        "numbers, letters, `+ - * / **`, `pi`, `E` and the functions `erf erfc exp sqrt tanh sin "
+        "cos sinh cosh log sign Abs relu Heaviside` and `He(n, z)`. They are parsed by a "
+        "whitelist and never evaluated as Python."
     )
-    for title, names in groups.items():
-        rows = "\n".join(f"   {name}" for name in names)
-        text += (
-            f"\n## {title}\n\n```{{eval-rst}}\n.. currentmodule:: dmft\n\n.. autosummary::\n"
-            f"   :toctree: .\n   :nosignatures:\n\n{rows}\n```\n"
-        )
-    put(folder / "index.md", text)
+    for name, table in SCHEMA.items():
+        text.append(f"\n### `[{name}]`\n\n{sentence(table.text)}\n")
+        if table.keys:
+            text.append("| key | meaning |\n|---|---|")
+        for key, entry in table.keys.items():
+            notes = [entry.text]
+            notes += (
+                ["one of " + ", ".join(f'"{c}"' for c in entry.choices)] if entry.choices else []
+            )
+            notes += (
+                ["only for kind " + ", ".join(f'"{k}"' for k in entry.only)] if entry.only else []
+            )
+            required = " **(required)**" if entry.required or entry.needed else ""
+            text.append(f"| `{key}` | {cell('; '.join(notes))}{required} |")
+    return "\n".join(text) + "\n"
+
+
+def sentence(text: str) -> str:
+    """Help text as a sentence of a page."""
+    formula = text.split()[1] == "="
+    return escaped_markdown(text if formula else text[0].upper() + text[1:]) + "."
+
+
+def cell(text: str) -> str:
+    """Help text in a cell of a table."""
+    return escaped_markdown(text).replace("|", "\\|")
+
+
+def escaped_markdown(text: str) -> str:
+    """Plain text as Markdown: underscores, stars, brackets and angle brackets are themselves."""
+    return re.sub(r"([_*\[\]<>{}^~$])", r"\\\1", text)
 
 
 def is_module(name: str) -> bool:

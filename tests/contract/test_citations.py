@@ -51,7 +51,7 @@ def is_page(name, path):
     if any(Path(os.path.normpath(home / name)).exists() for home in homes):
         return True
     *_, room, page = ("", "", *Path(name).parts)
-    if "generated/" in name and page == "index.md":
+    if page == "command_line.md" or ("generated/" in name and page == "index.md"):
         return True
     return room in GENERATED and (ROOT / GENERATED[room] / page).with_suffix(".py").exists()
 
