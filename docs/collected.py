@@ -315,7 +315,7 @@ def shown_members() -> dict[str, dict[str, list[str]]]:
             elif callable(function) and "Examples" in (inspect.getdoc(function) or ""):
                 methods.append(member)
         found[name] = {"methods": sorted(methods, key=rank), "properties": properties}
-        found[name]["values"] = list(cls.__members__) if issubclass(cls, enum.Enum) else []
+        found[name]["enum"] = list(cls.__members__) if issubclass(cls, enum.Enum) else []
     return found
 
 
