@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE))
 
 import collected  # noqa: E402
 from docutils import nodes  # noqa: E402
+from numpydoc.xref import DEFAULT_LINKS  # noqa: E402
 
 from dmft.display.bibliography import ENTRIES  # noqa: E402
 from dmft.names import VERSION  # noqa: E402
@@ -93,9 +94,8 @@ numpydoc_show_class_members = False
 # Types in signatures link to the pages of our classes; other words stay plain.
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"
-numpydoc_xref_aliases = {
-    name: f"dmft.{name}" for name in collected.dmft.__all__ if name[:1].isupper()
-}
+numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS}
+numpydoc_xref_aliases |= {n: f"dmft.{n}" for n in collected.dmft.__all__ if n[:1].isupper()}
 autosummary_context = {"shown": collected.shown_members()}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
