@@ -6,27 +6,33 @@ HEAD = """# What works with what
 
 Written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not edit. Each cell
 is derived and evaluated by the library. `tests/matrix/test_matrix.py` compares the rates (and the
-covariance of an sde) with the mean change of one step on weight vectors, drawn and averaged in
-NumPy, and descents on repeated data with two steps of gradient descent in R^400: within five
-standard errors. **{works} of {all} cells work**; the others are refused, each number for one
-sentence at the end.
+covariance of an sde) with the mean change in one step of weight vectors in NumPy, and descents on
+repeated data with two steps of gradient descent in R^400, within five standard errors.
+**{works} of {all} cells work**. The others raise an error; their numbers refer to the list of
+messages at the end.
 
-The last tables are those of `optimisers`, odes of one pass too, with structured inputs: the truth
-is the mean change of one step on weights and inputs in R^500, of all rows that an optimiser keeps
-and of what it accumulates. `spectrum` has two eigenvalues, `clusters x blocks` variances for each
-cluster and block. Huber, logistic and hinge losses there are those of linear students, "flipped
-labels" signs that are wrong with probability 0.15, "two outputs" erf students whose classes are
-those of the clusters, or of a teacher's larger output.
+| kind | equations |
+|---|---|
+| `ode` | one pass, batches of order one |
+| `map` | one pass, batches of order d: `derive(..., dim=)` |
+| `sde` | one pass, `derive(..., dim=, fluctuations=True)` |
+| `two-time` | `GradientDescent` on repeated data |
+| `optimisers` | odes of one pass with optimisers and structured inputs, in the last tables |
 
-Kinds: the `ode` of batches of order one, the `map` of batches of order d (`derive(..., dim=)`) and
-the `sde` (`fluctuations=True`), all in one pass; the `two-time` equations of `GradientDescent`,
-with rows of their own. Inputs: `Gaussian` x ~ N(0, I), `clusters` a `GaussianMixture` of two
-clusters of different variance (`two-time`: of the same one). Losses beside the named ones:
-polynomial (f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge max(0, 1 - f y), Huber with
-the bound 1. Students are erf committees of two units, with hinge and Huber linear ones; labels are
-those of an erf unit, with Huber of a linear one. Labels "on signs" and of the hinge are those of a
-sign unit, in clusters the classes of the clusters themselves. "own rule" is
-psi = -(sigma'(h) + h/2) dl/df as a `dmft.UpdateField`.
+Inputs: `Gaussian` is x ~ N(0, I). `clusters` is a `GaussianMixture` of two clusters with different
+variances (equal ones for `two-time`). `spectrum` has two eigenvalues. `clusters x blocks` has one
+variance for each cluster and block.
+
+Losses: the polynomial is (f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge
+max(0, 1 - f y), and Huber has the bound 1. Students are erf committees of two units, or linear for
+the hinge and Huber losses. Labels are the output of an erf unit, or of a linear one for the Huber
+loss. Labels "on signs" and for the hinge loss are the output of a sign unit, or the classes of the
+clusters. "own rule" is the `dmft.UpdateField` psi = -(sigma'(h) + h/2) dl/df.
+
+For `optimisers` the comparison is with the mean change in one step on weights and inputs in R^500,
+including all rows and accumulators of the optimiser. Huber, logistic and hinge losses have linear
+students. "flipped labels" are signs that are wrong with probability 0.15. "two outputs" are erf
+students; the class is the cluster, or the larger output of a teacher.
 """
 YES = "✓"
 
