@@ -131,15 +131,16 @@ def test_runs_agree_at_two_dimensions(name: str) -> None:
 
 HEAD = """# Theory and simulation at two dimensions
 
-Written by `python tests/agreement/test_structured_inputs.py`; do not edit. The equations are
-compared with {seeds} simulations (`dmft.simulate`, weights) up to t = {end}, from the same overlaps.
+Written by `python tests/agreement/test_structured_inputs.py`; do not edit. It compares
+the equations with {seeds} simulations (`dmft.simulate`, weights) up to t = {end}, from the same
+overlaps.
 
 * dev: largest difference between theory and the mean over seeds, over all overlaps (by block,
   including rows and accumulators of the optimiser) and three times.
 * sd: largest standard deviation of one run.
 * z: largest difference in standard errors of the mean. The mean of a run also differs from the
-  theory by terms of order 1/d, which the standard errors of order 1/sqrt({seeds} d) do not contain. The
-  largest of about 20 to 60 correlated z with {seeds} seeds is 2 to 3.5 for an exact theory.
+  theory by terms of order 1/d, which the standard errors of order 1/sqrt({seeds} d) do not contain.
+  The largest of about 20 to 60 correlated z with {seeds} seeds is 2 to 3.5 for an exact theory.
 
 | | dev, d = {small} | sd | z | dev, d = {large} | sd | z |
 |---|---:|---:|---:|---:|---:|---:|
