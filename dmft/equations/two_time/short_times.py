@@ -7,6 +7,7 @@ here is the general system at these times: sums over time written out, R_theta(1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
