@@ -385,9 +385,11 @@ def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
 
 @njit("float64(float64, float64, float64, float64)", **CALL)
 def covariance_given(second, one, variance, two):  # type: ignore[no-untyped-def]
-    """Cov(x, v | u) = C_xv - C_xu C_uv / C_uu to a few units of itself, zero where v is u."""
+    """Cov(x, v | u) = C_xv - C_xu C_uv / C_uu to a few units of itself, zero where x or v is u."""
     if variance == 0.0:
         return second
+    if one == variance and two == second:
+        return 0.0
     ratio = two / variance
     left = (two - ratio * variance) - _product_error(ratio, variance)
     return (second - one * ratio) - _product_error(one, ratio) - one * (left / variance)

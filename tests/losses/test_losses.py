@@ -509,21 +509,23 @@ def test_margin_loss_of_a_sign_teacher_with_a_readout_is_finite():
         assert abs(rates[name].item() - truth) < claims[name].item() + 1e-14 < 1e-6
 
 
-def test_cubic_losses_of_one_relu_unit_are_finite():
+@pytest.mark.parametrize("variance", [1.0, 0.278])  # .278**2/.278 rounds to more than .278
+def test_cubic_losses_of_one_relu_unit_are_finite(variance):
     """Its fields coincide with themselves; truth by quadrature of the half line h > 0."""
     u, v = sp.symbols("u v", real=True)
     model = dmft.Model(dmft.Committee(sp.Max(0, z), 1), dmft.MultiIndex(u + u * v, [u, v]))
     loss = (f - y) ** 3 / 6 + (f - y) ** 2 / 2
-    start = dmft.Overlaps([[1.0]], [[-0.3, 0.1]], [[1.7, 0.0], [0.0, 0.2]])
+    start = dmft.Overlaps([[variance]], [[-0.15, 0.05]], [[1.7, 0.0], [0.0, 0.2]])
     equations = dmft.derive(model, dmft.SGD(1e-12, loss=loss))
     rates, claims = equations.evaluate(start), equations.evaluate_error(start)
     half, weights = np.polynomial.legendre.leggauss(80)
     h, weights = 6.5 * (half + 1), 6.5 * weights
-    weights = weights * norm.pdf(h)
+    weights, h = weights * norm.pdf(h), np.sqrt(variance) * h
     points, own = np.polynomial.hermite_e.hermegauss(12)
     M, P = start.M[0], start.P
-    root = np.linalg.cholesky(P - np.outer(M, M))
-    pair = np.stack(np.meshgrid(points, points), axis=-1) @ root.T + h[:, None, None, None] * M
+    root = np.linalg.cholesky(P - np.outer(M, M) / variance)
+    pair = np.stack(np.meshgrid(points, points), axis=-1) @ root.T
+    pair = pair + h[:, None, None, None] * M / variance
     label = pair[..., 0] * (1 + pair[..., 1])
     error = h[:, None, None] - label
     psi = -(error**2 / 2 + error)

@@ -25,6 +25,7 @@ from dmft.gaussian.closed.pair import (
     as_correlation,
     finite_for_parallel,
     is_inverse_root,
+    with_conditional_covariances,
     with_root_ratios,
 )
 from dmft.gaussian.closed.product import product_expectation
@@ -38,7 +39,7 @@ Covariance = Callable[[Any, Any], sp.Expr]
 CODED = frozenset(
     {"exp", "erf", "asin", "tanh", "BivariateNormalCDF", "TwoSigns", "Correlation", "RootRatio"}
     | {"CorrelationRoot", "CorrelationAngle", "FourSigns", "FourSignsMoment"}
-    | {"SignsMoment", "PairOfSignsMoment"}
+    | {"CovarianceGiven", "SignsMoment", "PairOfSignsMoment"}
 )
 
 
@@ -93,7 +94,7 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
     value = product_expectation(q.factors, q.fields, cov, whole=True)
     if functions.has(sp.DiracDelta):  # of units whose indices may be equal
-        value = finite_for_parallel(value)
+        value = with_conditional_covariances(finite_for_parallel(value))
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(
         TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))

@@ -254,6 +254,20 @@ def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace(table) if table else expr
 
 
+def with_conditional_covariances(expr: sp.Expr) -> sp.Expr:
+    """Keep entries C_xv - C_xu C_uv / C_uu in one piece: exactly 0 where x or v is u."""
+    return expr.replace(lambda e: e.is_Add and len(e.args) == 2, _as_covariance_given)
+
+
+def _as_covariance_given(rest: sp.Expr) -> sp.Expr:
+    for second, product in (rest.args, rest.args[::-1]):
+        numerator, variance = sp.fraction(-product)
+        pair = [base for base, n in numerator.as_powers_dict().items() for _ in range(int(n))]
+        if len(pair) == 2 and all(e.is_Indexed for e in (second, variance, *pair)):
+            return CovarianceGiven(second, pair[0], variance, pair[1])
+    return rest
+
+
 def as_correlation(rho: sp.Expr) -> sp.Expr:
     """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) in one piece: 1 for fields that coincide."""
     roots = [f for f in sp.Mul.make_args(rho) if f.is_Pow and f.exp == -sp.Rational(1, 2)]
