@@ -69,13 +69,12 @@ def test_polynomials_go_side_by_side_where_they_are_narrow():
             assert np.array_equal(alone, judge)
 
 
-def test_wide_polynomials_add_in_the_order_of_the_compiler():
+def test_wide_polynomials_agree_with_their_text():
     problem, states, parameters, widths = columns(Z**3 - 3 * Z, dmft.SGD(0.1), 4, 2)
     alone, judge = np.empty((2, states.shape[1]))
     problem.rhs(0.0, states[0].copy(), widths, parameters[0].copy(), alone)
     problem.rhs.py_func(0.0, states[0].copy(), widths, parameters[0].copy(), judge)
     np.testing.assert_allclose(alone, judge, rtol=1e-11, atol=1e-12 * np.max(np.abs(judge)))
-    assert alone.tobytes() != judge.tobytes()
 
 
 def test_kernels_by_nodes_and_of_four_signs_take_one_state():

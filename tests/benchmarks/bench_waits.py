@@ -1,0 +1,194 @@
+"""Waits of a user's first hour (`python tests/benchmarks waits`): CPU seconds of a first use and of
+the same call again, each in a new process whose cache holds what one solve of erf has left there.
+
+`python tests/benchmarks/bench_waits.py Lookahead` runs the rows whose name contains the word.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from table import line
+
+ROOT = Path(__file__).parents[2]
+HEAD = """
+import time, warnings
+warnings.simplefilter("ignore")
+began = time.process_time()
+import numpy as np, sympy as sp, dmft
+from dmft import literature
+imported = time.process_time() - began
+z, u, v, h, s, y, f = sp.symbols("z u v h s y f", real=True)
+erf, tanh, relu = sp.erf(z / sp.sqrt(2)), sp.tanh(z), sp.Max(0, z)
+def timed(call, *, rounds=2):
+    for _ in range(rounds):
+        began = time.process_time()
+        call()
+        print(time.process_time() - began, flush=True)
+def committee(student, p, teacher=None, k=None, noise=0.0, **options):
+    teacher = student if teacher is None else teacher
+    return dmft.Model(dmft.Committee(student, p), dmft.Committee(teacher, k or p), noise, **options)
+def solved(model, algorithm, t=2.0, start=None, **options):
+    start = start or dmft.random_overlaps(model, dim=200, seed=0)
+    return lambda: dmft.solve(dmft.derive(model, algorithm), start, t, progress=False, **options)
+def sphere(m=0.1):
+    return dmft.Overlaps([[1.0]], [[m]])
+"""
+CLIP = "psi = sp.Min(1, sp.Max(-1, y - h)) * 1\n"
+ROWS = {
+    "tutorial with tanh: one solve": """
+model = committee(tanh, 4, k=2, noise=1e-3)
+timed(solved(model, dmft.SGD(1.0), 300.0))
+""",
+    "tutorial with tanh: diagram 24 x 16": """
+two = committee(tanh, 2)
+timed(lambda: dmft.phase_diagram("final_risk", ("learning_rate", np.linspace(0.5, 12.0, 24)),
+    ("label_noise", np.linspace(0.0, 0.5, 16)), equations=dmft.derive(two, dmft.SGD(1.0)),
+    start=dmft.random_overlaps(two, dim=1000, seed=1), t_max=200.0), rounds=1)
+""",
+    **{
+        f"clipped rule, p = {p}": f"""
+rule = dmft.UpdateField(sp.Min(1, sp.Max(-1, y - h)), fields=(h, s, y), learning_rate=1)
+timed(solved(committee(erf, {p}), rule, 2.0))
+"""
+        for p in (1, 2)
+    },
+    "log-cosh loss, p = 2, noise": """
+loss = sp.log(sp.cosh(y - f))
+timed(solved(committee(erf, 2, noise=0.1), dmft.SGD(0.5, loss=loss), 2.0))
+""",
+    "tanh x Gauss under Huber": """
+timed(solved(committee(tanh * sp.exp(-z**2 / 2), 1), dmft.SGD(0.5, loss="huber"), 2.0))
+""",
+    "hinge on erf": """
+timed(solved(committee(erf, 2, sp.sign(z), 1), dmft.SGD(0.5, loss="hinge"), 2.0))
+""",
+    "Repeat(2) of tanh": "timed(solved(committee(tanh, 2), dmft.SGD(0.5, repeat=dmft.Repeat(2))))",
+    "Lookahead of tanh": """
+timed(solved(committee(tanh, 2), dmft.SGD(0.5, repeat=dmft.Lookahead(0.1))))
+""",
+    "SharpnessAware of tanh": """
+timed(solved(committee(tanh, 2), dmft.SGD(0.5, repeat=dmft.SharpnessAware(0.1))))
+""",
+    "three clusters, logistic, tanh": """
+mixture = dmft.GaussianMixture([[1.0, 0], [-1.0, 0], [0, 1.0]], labels=[1, -1, 1])
+model = dmft.MixtureModel(dmft.Committee(tanh, 2), mixture)
+timed(solved(model, dmft.SGD(0.5, loss="logistic")))
+""",
+    "SignSGD, batch of 4": "timed(solved(committee(tanh, 1), dmft.SignSGD(0.1, batch_size=4)))",
+    "logistic + momentum, 184 blocks": """
+inputs = dmft.Spectrum.power_law(capacity=1.5, source=0.5, dim=184)
+model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.sign(z), 1), inputs=inputs)
+zero = dmft.Overlaps(0 * inputs.teacher, 0 * inputs.teacher, inputs.teacher)
+rule = dmft.SGD(0.5, loss="logistic", momentum=dmft.Momentum(0.5))
+timed(solved(model, rule, 2.0, zero))
+""",
+    **{
+        f"first descent, {name}": f"""
+timed(solved(committee({name.split()[0]}, 1), dmft.GradientDescent(0.3, samples_per_dim=3{more}), 10))
+"""
+        for name, more in (("erf", ""), ("relu", ""), ("erf with noise", ", temperature=0.1"))
+    },
+    "first two-time problem": """
+problem = literature.spherical_p_spin()
+timed(lambda: dmft.solve(problem, None, 5.0))
+""",
+    "first simulate(overlaps)": """
+model = committee(erf, 2)
+timed(lambda: dmft.simulate(model, dmft.SGD(0.5), 500, 5.0, 4, method="overlaps"))
+""",
+    "optimal_schedule": """
+model = committee(erf, 1)
+equations = dmft.derive(model, dmft.SGD(0.5))
+start = dmft.Overlaps([[1.0]], [[0.1]])
+timed(lambda: dmft.optimal_schedule(equations, start, t_max=10.0))
+""",
+    "ReLU, width 4": "timed(solved(committee(relu, 4), dmft.SGD(0.5), 10.0))",
+    **{
+        f"fluctuations, {name}": f"""
+model = committee({name}, 2)
+start = dmft.random_overlaps(model, dim=500, seed=0)
+timed(lambda: dmft.solve(dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations=True), start, 2.0,
+    paths=50, seed=1, progress=False))
+"""
+        for name in ("erf", "tanh")
+    },
+    "three tokens: solve": """
+model = dmft.Model(dmft.SequenceNetwork(tanh, 3), dmft.SequenceTarget(u + v, [u, v]))
+timed(solved(model, dmft.SGD(0.5), 2.0, dmft.Alignment(0.1, 0.1)))
+""",
+    **{
+        f"student z^{n} on z^2, width 1": f"""
+timed(solved(committee(z**{n}, 1, z**2), dmft.SGD(0.01, constraint="sphere"), 1.0, sphere()))
+"""
+        for n in range(4, 9)
+    },
+    "attention document": """
+import tempfile, pathlib
+a, omega = sp.symbols("a omega", positive=True)
+model = literature.positional_semantic(a, omega)
+path = pathlib.Path(tempfile.mkdtemp()) / "a.tex"
+timed(lambda: dmft.latex(path, dmft.derive(model, dmft.SGD(0.1))))
+""",
+    "learned_directions, four ReLU": """
+model = dmft.Model(dmft.Committee(relu, 4), dmft.MultiIndex(u * v + sp.tanh(u), [u, v]))
+timed(lambda: dmft.learned_directions(model, dmft.SGD(0.1)))
+""",
+    "escape time of a point": """
+model = committee(erf, 2)
+equations = dmft.derive(model, dmft.SGD(0.5))
+start = dmft.random_overlaps(model, dim=1000, seed=0)
+problem = dmft.build(equations)
+timed(lambda: [dmft.escape_time(problem, start=start, t_max=300.0, fraction=0.5,
+    reference="plateau") for _ in range(10)])
+""",
+}
+
+
+def seconds(code, kept, limit=180):
+    """CPU seconds of the calls in a new process with a copy of a cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        shutil.copytree(kept, cache)
+        names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
+        return _run(HEAD + code, {name: str(path) for name, path in names.items()}, limit)
+
+
+def _run(code, names, limit):
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    keys = {"capture_output": True, "text": True, "timeout": limit}
+    try:
+        done = subprocess.run(command, env={**os.environ, **names}, **keys)
+    except subprocess.TimeoutExpired as late:
+        rows = (late.stdout or b"").decode().split()
+        return [*rows, f"over {limit} s"]
+    if done.returncode:
+        return [*done.stdout.split(), done.stderr.strip().splitlines()[-1][:60]]
+    return done.stdout.split()
+
+
+def seeded(cache):
+    """A cache that holds what one solve of erf left."""
+    cache.mkdir()
+    names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
+    code = HEAD + 'timed(solved(committee(erf, 2), dmft.SGD(0.5)))'
+    _run(code, {name: str(path) for name, path in names.items()}, 300)
+    return cache
+
+
+def main(*words):
+    """Print the table."""
+    line("CPU seconds", "first", "again")
+    with tempfile.TemporaryDirectory() as folder:
+        kept = seeded(Path(folder) / "seed")
+        for name, code in ROWS.items():
+            if not words or any(word in name for word in words):
+                shown = [x[:60] if x[:1].isalpha() else f"{float(x):.3g} s" for x in seconds(code, kept)]
+                line(name, *shown)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
