@@ -185,7 +185,7 @@ def test_imports_point_down(path):
 
 
 def test_imports_have_no_cycles():
-    """Lazy ones count too."""
+    """Those inside functions and those for hints alone count too."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
     names = {name.removesuffix(".__init__"): path for name, path in names.items()}
 
@@ -195,11 +195,7 @@ def test_imports_have_no_cycles():
             if module in names:
                 inner = {f"{module}.{name}" for name in taken}
                 found |= (inner & names.keys()) or {module}
-        # What a folder hands on under such a guard, it loads at use.
-        hands_on = path.name == "__init__.py"
-        typing = {module for module, _, _, guarded in imports(path) if guarded and not hands_on}
-        plain = {module for module, _, _, guarded in imports(path) if not guarded}
-        return found - (typing - plain)
+        return found
 
     graph = {name: used_by(path) - {name} for name, path in names.items()}
     while leaves := {name for name, used in graph.items() if not used & set(graph)}:

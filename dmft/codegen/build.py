@@ -173,9 +173,8 @@ def build_two_time(
     given = cast(Any, equations)
     if given.family == "two-time":
         from dmft.codegen.two_time.volterra import build_volterra
-        from dmft.equations.two_time.normal_form import normal_form
 
-        return build_volterra(normal_form(given))
+        return build_volterra(given)
     from dmft.codegen.two_time.process import build_descent
 
     return build_descent(given.equations)

@@ -260,7 +260,7 @@ def learned_directions(
     target, fields = _target(model)
     p, k = _width(model), len(fields)
     start = Overlaps(np.eye(p), np.zeros((p, k)))
-    found = ShortIntegrals(short_times(equations), start, rtol, {})
+    found = ShortIntegrals(equations, short_times(equations).definitions, start, rtol, {})
     bound = symmetries(target, fields, model.student.activation, algorithm)
     open_rows = reach(bound, k)
     open_rows = canonical(open_rows) if len(open_rows) else open_rows

@@ -49,7 +49,7 @@ def equations(student, target, descent, fields=(u,), width=1, **model):
 def test_overlaps_of_two_steps_to_the_digits(name, case):
     descent = dmft.GradientDescent(case["eta"], case["alpha"], ridge=case["lam"])
     short = dmft.short_times(equations(STUDENTS[name], TARGETS[case["target"]], descent))
-    found = ShortIntegrals(short, START, 1e-9, {})
+    found = ShortIntegrals(short.equations, short.definitions, START, 1e-9, {})
     found.close(0, found.first)
     gradient = second_gradients(SecondStep(found), 0)[0]
     decay = 1 - case["eta"] * case["lam"]

@@ -11,7 +11,6 @@ from scipy.special import iv, ive
 
 import dmft
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.equations.two_time.normal_form import normal_form
 from dmft.solvers.two_time.march import march
 from dmft.solvers.two_time.thinned import Control, start
 
@@ -101,7 +100,7 @@ def on_uniform_grid(problem, h, t_max):
 
 def test_convergence_is_of_third_order_at_least():
     """Slope of the largest error over [0.5, 4] between steps 0.1 and 0.0125, against Bessel."""
-    problem = build_volterra(normal_form(TWO))
+    problem = build_volterra(TWO)
     E = problem.signals.index("E")
     gaps = []
     for h in (0.1, 0.05, 0.025, 0.0125):

@@ -14,7 +14,8 @@ from dmft.codegen.fuse import NAME, render
 from dmft.codegen.nodes import Index
 from dmft.codegen.two_time.lowering import AT_ROW, ROW, RowLowering, statements
 from dmft.emit import load_module
-from dmft.equations.two_time.normal_form import NormalForm
+from dmft.equations.two_time.normal_form import NormalForm, normal_form
+from dmft.equations.two_time.problem import TwoTime
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.names import VERSION
 from dmft.solvers.two_time.thinned import VolterraProblem
@@ -86,10 +87,10 @@ def local(t, times, par, now, past, X, S, J, low, high, out):
 '''
 
 
-def volterra_source(form: NormalForm) -> str:
+def volterra_source(problem: TwoTime, form: NormalForm) -> str:
     """Text of the module of a problem: first, late, early, signals, local."""
     writer = _Writer(form)
-    comment = "\n".join(line.strip() for line in form.problem.latex().splitlines())
+    comment = "\n".join(line.strip() for line in problem.latex().splitlines())
     text = TEMPLATE.format(version=VERSION, comment=comment.replace("\\", "\\\\"))
     t, s, u = writer.t, writer.s, form.u
     first = [m.first for m in form.memories] + [e for e, _ in form.totals]
@@ -109,9 +110,10 @@ def volterra_source(form: NormalForm) -> str:
     return text + special + code
 
 
-def build_volterra(form: NormalForm) -> VolterraProblem:
+def build_volterra(problem: TwoTime) -> VolterraProblem:
     """Compile the functions of a problem, or load them from the cache."""
-    source = volterra_source(form)
+    form = normal_form(problem)
+    source = volterra_source(problem, form)
     module: Any = load_module(source, "dmft_two_time")
     pairs = [str(f) for f in form.pairs]
     signals = [_signal_name(key) for key in form.signals]
@@ -126,15 +128,15 @@ def build_volterra(form: NormalForm) -> VolterraProblem:
         functions=(module.first, module.late, module.early, module.local, module.signals),
         pairs=tuple(pairs),
         signals=tuple(signals),
-        causal=tuple(str(f) for f in form.problem.causal),
-        parameters=tuple(str(y) for y in form.problem.parameters),
+        causal=tuple(str(f) for f in problem.causal),
+        parameters=tuple(str(y) for y in problem.parameters),
         flags=flags,
         memories=len(form.memories),
         totals=len(form.totals),
         start=_start(form),
         source=source,
-        fingerprint=form.problem.fingerprint,
-        origin=form.problem,
+        fingerprint=problem.fingerprint,
+        origin=problem,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -25,11 +25,11 @@ from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.descent_process import (
-    BATCH_LAWS,
     BLOCKS,
     EVERY_ARRAY,
     FREE,
     PARAMETERS,
+    Descent,
     TwoTimePrinter,
     batches_latex,
     chosen,
@@ -43,7 +43,6 @@ from dmft.equations.two_time.descent_process import (
     q,
     s,
     sample_definitions,
-    scalars_of,
     t,
     u,
     zeta,
@@ -84,7 +83,7 @@ class TimesAndNeurons(Indices):
 
 
 @dataclass(frozen=True, repr=False)
-class DescentEquations(Short, TwoTimeEquations):
+class DescentEquations(Short, Descent, TwoTimeEquations):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
     Those of gradient flow are the limit of small steps: they hold the same sample and process,
@@ -121,18 +120,6 @@ class DescentEquations(Short, TwoTimeEquations):
     family: ClassVar[str] = "descent"
     scaling = "repeated data"
 
-    model: Model
-    algorithm: GradientDescent
-    sample: tuple[Definition, ...]
-    process: tuple[Definition, ...]
-    stepper: str = "descent"
-    kind: str = field(default="two-time", init=False)
-
-    @property
-    def is_flow(self) -> bool:
-        """Whether these are rates, the limit of small steps."""
-        return self.stepper == "flow"
-
     @property
     def time_unit(self) -> str:
         """What t counts."""
@@ -149,16 +136,6 @@ class DescentEquations(Short, TwoTimeEquations):
         the rate at which the squared length of a free row would grow.
         """
         return flow_definitions(self.by_base) if self.is_flow else (*self.sample, *self.process)
-
-    @property
-    def by_base(self) -> dict[sp.IndexedBase, Definition]:
-        """Definitions of the process by their arrays."""
-        return {d.target.base: d for d in self.process}
-
-    @property
-    def stored(self) -> tuple[Definition, ...]:
-        """Everything that is run, in the order in which terms are listed."""
-        return (*self.process, *self.sample)
 
     def _block_of(self, definition: Definition) -> str:
         return BLOCKS.get(definition.name, definition.name)
@@ -177,50 +154,6 @@ class DescentEquations(Short, TwoTimeEquations):
     def slopes(self) -> Definition:
         """H_jl = dg_j/dh_l of a sample, from its definitions."""
         return curvature(self.sample)
-
-    @cached_property
-    def declared(self) -> dict[str, sp.Expr]:
-        """Scalar parameters of the descent by name, with their declared values."""
-        algorithm = self.algorithm
-        share = sp.Float(algorithm.batch_fraction)
-        declared = {
-            "learning_rate": algorithm.learning_rate,
-            "samples_per_dim": algorithm.samples_per_dim,
-            "ridge": algorithm.ridge,
-            "momentum": algorithm.momentum,
-            **({"temperature": algorithm.temperature} if algorithm.temperature != 0 else {}),
-            **({"batch_fraction": share} if algorithm.batch in BATCH_LAWS else {}),
-            "readout_rate": algorithm.readout_rate,
-            "label_noise": self.model.label_noise,
-        }
-        symbols = sorted(self.model.parameters, key=str)
-        clash = [y.name for y in symbols if y.name in declared]
-        if clash:
-            raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
-        found = {**declared, **{y.name: y for y in symbols}}
-        # Symbols of terms that a user has added.
-        return found | {y: sp.Symbol(y) for y in scalars_of(self.stored) if y not in found}
-
-    @property
-    def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters by name, with their declared values; a flow has no learning rate."""
-        hidden = "learning_rate" if self.is_flow else ""
-        return {name: value for name, value in self.declared.items() if name != hidden}
-
-    @cached_property
-    def process_parameters(self) -> tuple[str, ...]:
-        """Names of the scalars that the process reads."""
-        return scalars_of(self.process)
-
-    @cached_property
-    def read_by_samples(self) -> frozenset[str]:
-        """Names of the scalars that a sample reads."""
-        return frozenset(scalars_of(self.sample))
-
-    @property
-    def read(self) -> frozenset[str]:
-        """Names of the scalars that some definition reads."""
-        return self.read_by_samples.union(self.process_parameters)
 
     @cached_property
     def fingerprint(self) -> str:

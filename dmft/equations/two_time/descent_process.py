@@ -8,7 +8,8 @@ Source      theory/batch_reuse A.1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy as sp
@@ -347,6 +348,77 @@ def scalars_of(definitions: Sequence[Definition]) -> tuple[str, ...]:
         arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
         found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
     return tuple(sorted(y.name for y in found))
+
+
+@dataclass(frozen=True, repr=False)
+class Descent:
+    """What `DescentEquations` hold, and the parameters that follow."""
+
+    model: Model
+    algorithm: GradientDescent
+    sample: tuple[Definition, ...]
+    process: tuple[Definition, ...]
+    stepper: str = "descent"
+    kind: str = field(default="two-time", init=False)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether these are rates, the limit of small steps."""
+        return self.stepper == "flow"
+
+    @property
+    def by_base(self) -> dict[sp.IndexedBase, Definition]:
+        """Definitions of the process by their arrays."""
+        return {d.target.base: d for d in self.process}
+
+    @property
+    def stored(self) -> tuple[Definition, ...]:
+        """Everything that is run, in the order in which terms are listed."""
+        return (*self.process, *self.sample)
+
+    @cached_property
+    def declared(self) -> dict[str, sp.Expr]:
+        """Scalar parameters of the descent by name, with their declared values."""
+        algorithm = self.algorithm
+        share = sp.Float(algorithm.batch_fraction)
+        declared = {
+            "learning_rate": algorithm.learning_rate,
+            "samples_per_dim": algorithm.samples_per_dim,
+            "ridge": algorithm.ridge,
+            "momentum": algorithm.momentum,
+            **({"temperature": algorithm.temperature} if algorithm.temperature != 0 else {}),
+            **({"batch_fraction": share} if algorithm.batch in BATCH_LAWS else {}),
+            "readout_rate": algorithm.readout_rate,
+            "label_noise": self.model.label_noise,
+        }
+        symbols = sorted(self.model.parameters, key=str)
+        clash = [y.name for y in symbols if y.name in declared]
+        if clash:
+            raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
+        found = {**declared, **{y.name: y for y in symbols}}
+        # Symbols of terms that a user has added.
+        return found | {y: sp.Symbol(y) for y in scalars_of(self.stored) if y not in found}
+
+    @property
+    def parameters(self) -> dict[str, sp.Expr]:
+        """Scalar parameters by name, with their declared values; a flow has no learning rate."""
+        hidden = "learning_rate" if self.is_flow else ""
+        return {name: value for name, value in self.declared.items() if name != hidden}
+
+    @cached_property
+    def process_parameters(self) -> tuple[str, ...]:
+        """Names of the scalars that the process reads."""
+        return scalars_of(self.process)
+
+    @cached_property
+    def read_by_samples(self) -> frozenset[str]:
+        """Names of the scalars that a sample reads."""
+        return frozenset(scalars_of(self.sample))
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Names of the scalars that some definition reads."""
+        return self.read_by_samples.union(self.process_parameters)
 
 
 def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:

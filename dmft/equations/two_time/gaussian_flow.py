@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -28,16 +28,14 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.parameter_values import check_bounds, check_lengths, check_widths
 from dmft.equations.two_time import descent_process as eq
-from dmft.equations.two_time.flow_limit import equal_response_of, kick_of
+from dmft.equations.two_time.descent_process import Descent
+from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.problem import TwoTime
 from dmft.equations.two_time.short_terms import expanded
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.validation import is_expression, shown
-
-if TYPE_CHECKING:
-    from dmft.equations.two_time.descent import DescentEquations
 
 t, s, u = sp.symbols("t s u")
 TIMES = {eq.t: t, eq.s: s}
@@ -65,9 +63,7 @@ class Rows:
         return len(self.P)
 
 
-def gaussian_flow(
-    flow: DescentEquations, start: Overlaps | Rows, values: Mapping[str, Any]
-) -> TwoTime:
+def gaussian_flow(flow: Descent, start: Overlaps | Rows, values: Mapping[str, Any]) -> TwoTime:
     """`DescentEquations.closed`; a start of one unit may hold symbols."""
     if not flow.is_flow:
         raise BadParameter('closed takes a flow: derive with scaling="gradient-flow"')
@@ -82,7 +78,7 @@ def gaussian_flow(
     return _Closed(flow, start, _numbers(flow, values)).problem()
 
 
-def _numbers(flow: DescentEquations, values: Mapping[str, Any]) -> dict[str, sp.Expr]:
+def _numbers(flow: Descent, values: Mapping[str, Any]) -> dict[str, sp.Expr]:
     """Parameters by name: as given, or as declared."""
     declared = flow.parameters
     unknown = sorted(set(values) - set(declared))
@@ -97,7 +93,7 @@ def _numbers(flow: DescentEquations, values: Mapping[str, Any]) -> dict[str, sp.
             check_bounds({name: float(value)})
         own = {y: t for y in value.free_symbols if y.name == "t"}
         found[name] = value.xreplace(own)
-    refuse_unread(flow.equations, {name: found[name] for name in values})
+    refuse_unread(flow, {name: found[name] for name in values})
     return found
 
 
@@ -105,14 +101,19 @@ def _numbers(flow: DescentEquations, values: Mapping[str, Any]) -> dict[str, sp.
 class _Closed:
     """Equations of all neurons, one by one."""
 
-    flow: DescentEquations
+    flow: Descent
     start: Overlaps | Rows
     numbers: dict[str, sp.Expr]
 
     @cached_property
+    def limit(self) -> tuple[Definition, ...]:
+        """The field of a sample and the rates."""
+        return flow_definitions(self.flow.by_base)
+
+    @cached_property
     def known(self) -> dict[sp.Symbol, Any]:
         """Widths and parameters by symbol."""
-        free = {y for d in (*self.flow.stored, *self.flow.definitions) for y in d.expr.free_symbols}
+        free = {y for d in (*self.flow.stored, *self.limit) for y in d.expr.free_symbols}
         found = {y: self.numbers[y.name] for y in free if y.name in self.numbers}
         return {**found, x.p: self.start.p, x.k: self.start.k}
 
@@ -121,7 +122,7 @@ class _Closed:
         p, k = self.start.p, self.start.k
         rates: dict[Any, dict[str, sp.Expr]] = {}
         values: dict[Any, sp.Expr | dict[str, sp.Expr]] = {}
-        named = {base_name(d.target): d for d in self.flow.definitions}
+        named = {base_name(d.target): d for d in self.limit}
         for j, r in np.ndindex(p, k):
             rates[self.function("M", j, r)(t)] = self.rate(named["M_at"], {x.j: j + 1, x.r: r + 1})
             values[self.function("N", j, r)(t)] = self.with_teacher(j, r, t)

@@ -6,19 +6,85 @@ of the problem, second factors of the pair (u, s); what depends on neither stand
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import mul
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from dmft.errors import BadParameter
 
-if TYPE_CHECKING:
-    from dmft.equations.two_time.problem import TwoTime
+
+@dataclass(frozen=True, init=False, eq=False)
+class InTimes:
+    """Equations of functions of one and of two times: what `TwoTime` holds.
+
+    Attributes
+    ----------
+    rates, values, start : mapping
+        Expressions by functions of times.
+    causal : tuple
+        Functions that vanish before their time.
+    name, source : str
+    """
+
+    rates: Mapping[Any, sp.Expr]
+    values: Mapping[Any, sp.Expr]
+    start: Mapping[Any, sp.Expr]
+    causal: tuple[Any, ...]
+    name: str
+    source: str
+
+    @property
+    def times(self) -> tuple[sp.Symbol, sp.Symbol]:
+        """The symbols t and s of the equations."""
+        for key in (*self.rates, *self.values):
+            if len(key.args) == 2 and key.args[0] != key.args[1]:
+                return key.args[0], key.args[1]
+        for key in (*self.rates, *self.values):  # signals alone: ordinary differential equations
+            if len(key.args) == 1:
+                return key.args[0], sp.Symbol("s" if str(key.args[0]) != "s" else "s_1")
+        raise BadParameter("a two-time problem needs an equation for a function of times")
+
+    @property
+    def pairs(self) -> tuple[Any, ...]:
+        """Functions of two times, in the order of their equations."""
+        return self._functions(2)
+
+    @property
+    def signals(self) -> tuple[Any, ...]:
+        """Functions of one time, in the order of their equations."""
+        return self._functions(1)
+
+    @property
+    def parameters(self) -> tuple[sp.Symbol, ...]:
+        """Symbols that are neither times nor integrated over, by name."""
+        free: set[sp.Symbol] = set()
+        for group in (self.rates, self.values, self.start):
+            for expr in group.values():
+                free |= expr.free_symbols
+        return tuple(sorted(free - set(self.times), key=str))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the equations."""
+        rows = [
+            f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
+            for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
+            for key, expr in group.items()
+        ]
+        text = "|".join([*rows, *(str(f) for f in self.causal)])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def _functions(self, times: int) -> tuple[Any, ...]:
+        """Functions of one or of two times, in the order of their equations."""
+        keys = [k for k in (*self.values, *self.rates) if len(k.args) == times]
+        order = [k for k in (*self.rates, *self.values) if len(k.args) == times]
+        return tuple(dict.fromkeys(k.func for k in (order if times == 2 else keys)))
 
 
 @dataclass(frozen=True)
@@ -48,7 +114,7 @@ class NormalForm:
 
     Attributes
     ----------
-    problem : TwoTime
+    problem : InTimes
     u : sympy.Symbol
         The time under the integrals.
     memories : tuple of Memory
@@ -60,7 +126,7 @@ class NormalForm:
         The same for m(t) and the diagonals X(t, t), in the order of the state.
     """
 
-    problem: TwoTime
+    problem: InTimes
     u: sp.Symbol
     memories: tuple[Memory, ...]
     totals: tuple[tuple[sp.Expr, sp.Symbol], ...]
@@ -68,7 +134,7 @@ class NormalForm:
     signals: Mapping[Any, tuple[sp.Expr, bool]]
 
 
-def normal_form(problem: TwoTime) -> NormalForm:
+def normal_form(problem: InTimes) -> NormalForm:
     """Separate the integrals of a problem.
 
     Raises
@@ -84,7 +150,7 @@ def normal_form(problem: TwoTime) -> NormalForm:
 class _Reducer:
     """Collects the integrals of all equations; equal ones are computed once."""
 
-    problem: TwoTime
+    problem: InTimes
     memories: dict[tuple[Any, ...], Memory] = field(default_factory=dict)
     totals: dict[sp.Expr, sp.Symbol] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -16,13 +16,10 @@ from dmft.equations.parameter_values import (
     readout_arrays,
     resolve_scalars,
 )
-from dmft.equations.two_time.descent_process import alpha, fraction
+from dmft.equations.two_time.descent_process import Descent, alpha, fraction
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.model.gradient_descent import TIME, at_each_step
-
-if TYPE_CHECKING:
-    from dmft.equations.two_time.descent import DescentEquations
 
 Array = NDArray[np.float64]
 # Parameters that the number of samples fixes once.
@@ -60,7 +57,7 @@ class OverTime:
 
 
 def begun(
-    equations: DescentEquations, start: Overlaps, given: Mapping[str, Any], steps: int
+    equations: Descent, start: Overlaps, given: Mapping[str, Any], steps: int
 ) -> tuple[OverTime, dict[str, Array]]:
     """Numbers of a run of so many steps, and its readouts, from a start that fits the equations."""
     if not isinstance(start, Overlaps):
@@ -72,7 +69,7 @@ def begun(
     return numbers, readout_arrays(equations.model, start, numbers.symbols)
 
 
-def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int) -> OverTime:
+def over_time(equations: Descent, given: Mapping[str, Any], steps: int) -> OverTime:
     """Numbers for all parameters of a run of so many steps.
 
     Raises
@@ -98,7 +95,7 @@ _UNREAD = {
 }
 
 
-def refuse_unread(equations: DescentEquations, given: Mapping[str, Any]) -> None:
+def refuse_unread(equations: Descent, given: Mapping[str, Any]) -> None:
     """Refuse values of a run that no definition reads; a declared one whose term was dropped stays.
 
     Raises
@@ -110,7 +107,7 @@ def refuse_unread(equations: DescentEquations, given: Mapping[str, Any]) -> None
             raise BadParameter(f"{name} = {given[name]}: these equations have {reason}")
 
 
-def schedules_of(equations: DescentEquations, given: Mapping[str, Any]) -> dict[str, sp.Expr]:
+def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.Expr]:
     """Parameters that are given as expressions in the time t, the number of steps before.
 
     Raises

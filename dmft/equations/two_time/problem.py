@@ -2,7 +2,6 @@ r"""Hand-written two-time problems: causal equations of correlations, responses 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -13,6 +12,8 @@ from sympy.core.function import AppliedUndef
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.normal_form import InTimes, normal_form
+from dmft.equations.two_time.process_reference import ValuesAtTimes
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.record import Shown
@@ -54,7 +55,7 @@ class Times(Indices):
 
 @checked
 @dataclass(frozen=True, init=False, eq=False)
-class TwoTime(Shown, TwoTimeEquations):
+class TwoTime(Shown, InTimes, TwoTimeEquations):
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
@@ -124,12 +125,6 @@ class TwoTime(Shown, TwoTimeEquations):
     scaling = "two times"
     algorithm = ""
 
-    rates: Mapping[Key, sp.Expr]
-    values: Mapping[Key, sp.Expr]
-    start: Mapping[Key, sp.Expr]
-    causal: tuple[Any, ...]
-    name: str
-    source: str
     named: Mapping[Key, Terms]
     derived: TwoTime | None
 
@@ -154,47 +149,6 @@ class TwoTime(Shown, TwoTimeEquations):
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "source", source)
         check_problem(self)
-
-    @property
-    def times(self) -> tuple[sp.Symbol, sp.Symbol]:
-        """The symbols t and s of the equations."""
-        for key in (*self.rates, *self.values):
-            if len(key.args) == 2 and key.args[0] != key.args[1]:
-                return key.args[0], key.args[1]
-        for key in (*self.rates, *self.values):  # signals alone: ordinary differential equations
-            if len(key.args) == 1:
-                return key.args[0], sp.Symbol("s" if str(key.args[0]) != "s" else "s_1")
-        raise BadParameter("a two-time problem needs an equation for a function of times")
-
-    @property
-    def pairs(self) -> tuple[Any, ...]:
-        """Functions of two times, in the order of their equations."""
-        return functions_of(self, 2)
-
-    @property
-    def signals(self) -> tuple[Any, ...]:
-        """Functions of one time, in the order of their equations."""
-        return functions_of(self, 1)
-
-    @property
-    def parameters(self) -> tuple[sp.Symbol, ...]:
-        """Symbols that are neither times nor integrated over, by name."""
-        free: set[sp.Symbol] = set()
-        for group in (self.rates, self.values, self.start):
-            for expr in group.values():
-                free |= expr.free_symbols
-        return tuple(sorted(free - set(self.times), key=str))
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the equations."""
-        rows = [
-            f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
-            for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
-            for key, expr in group.items()
-        ]
-        text = "|".join([*rows, *(str(f) for f in self.causal)])
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     # Terms and their changes --------------------------------------------------------------------
 
@@ -264,8 +218,6 @@ class TwoTime(Shown, TwoTimeEquations):
 
     def _rebuilt(self, named: Named, swap: Mapping[sp.Basic, sp.Basic]) -> Self:
         """The same problem with other terms; what its solver could not take is refused now."""
-        from dmft.equations.two_time.normal_form import normal_form
-
         rates, values = (
             {key: named[block_name(key)] for key in self.named if key in group}
             for group in (self.rates, self.values)
@@ -352,10 +304,8 @@ class TwoTime(Shown, TwoTimeEquations):
         missing += [y.name for y in self.parameters if y.name not in parameters]
         if missing:
             raise BadParameter(f"no value for {missing[0]}: give each function and each parameter")
-        from dmft.equations.two_time.process_reference import ValuesAtTimes
-
         given = {y: sp.Float(parameters[y.name]) for y in self.parameters}
-        values = ValuesAtTimes(self, known, given, sp.Float(s), nodes)
+        values = ValuesAtTimes(self.causal, known, given, sp.Float(s), nodes)
         now = dict(zip(self.times, (sp.Float(t), sp.Float(s)), strict=True))
         every = (*self.rates.items(), *self.values.items())
         return {block_name(key): float(values(expr, now)) for key, expr in every}
@@ -432,13 +382,6 @@ def _expression(key: Key, given: Any) -> sp.Expr:
         raise BadParameter(
             f"the equation for {key} is {given!r}: write it as a SymPy expression, not as text"
         ) from error
-
-
-def functions_of(problem: TwoTime, times: int) -> tuple[Any, ...]:
-    """Functions of one or of two times, in the order of their equations."""
-    keys = [k for k in (*problem.values, *problem.rates) if len(k.args) == times]
-    order = [k for k in (*problem.rates, *problem.values) if len(k.args) == times]
-    return tuple(dict.fromkeys(k.func for k in (order if times == 2 else keys)))
 
 
 def check_problem(problem: TwoTime) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -27,6 +27,7 @@ from dmft.equations.two_time.descent_process import (
     TIME_LATEX,
     TWO_TIMES,
     C_theta,
+    Descent,
     PathSlope,
     chosen,
     cluster,
@@ -39,10 +40,6 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.model import Overlaps, as_count
 from dmft.validation import checked
 
-if TYPE_CHECKING:
-    from dmft.equations.two_time.descent import DescentEquations
-    from dmft.equations.two_time.problem import TwoTime
-
 Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.
 ONE_TIME = frozenset({*TIME_LATEX, "g_star", "mean_pull"}) - TWO_TIMES
@@ -52,7 +49,7 @@ JITTER = 1e-12
 
 @checked
 def evaluate_process(
-    equations: DescentEquations,
+    equations: Descent,
     start: Overlaps,
     steps: int,
     points: NDArray[np.float64] | None,
@@ -74,7 +71,7 @@ class _Reference(Interpreter):
 
     def __init__(
         self,
-        equations: DescentEquations,
+        equations: Descent,
         start: Overlaps,
         steps: int,
         given: OverTime,
@@ -282,7 +279,7 @@ class _Reference(Interpreter):
 class ValuesAtTimes:
     """Values of expressions at numeric times."""
 
-    problem: TwoTime
+    causal: tuple[Any, ...]
     known: Mapping[str, Callable[..., float]]
     parameters: Mapping[sp.Symbol, sp.Expr]
     s: sp.Expr
@@ -315,7 +312,7 @@ class ValuesAtTimes:
         """Value of a function at its times: symmetric, or zero before its cause."""
         times = [float(y.xreplace(dict(at))) for y in applied.args]
         if len(times) == 2 and times[0] < times[1]:
-            if applied.func in self.problem.causal:
+            if applied.func in self.causal:
                 return sp.Float(0)
             times.reverse()
         return sp.Float(self.known[str(applied.func)](*times))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
+from dmft.equations.definitions import Definition
+from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
     FREE,
     chosen,
@@ -34,9 +36,6 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.quadrature import AccuracyWarning, quadrature
 from dmft.model import Overlaps
-
-if TYPE_CHECKING:
-    from dmft.equations.two_time.short_times import ShortTimes
 
 Array = NDArray[np.float64]
 Key = tuple[str, tuple[int, ...]]
@@ -104,10 +103,15 @@ class ShortIntegrals:
     """Integrals of one start; `first` are those over the initial fields."""
 
     def __init__(
-        self, short: ShortTimes, start: Overlaps, rtol: float, parameters: Mapping[str, Any]
+        self,
+        equations: DescentEquations,
+        definitions: Sequence[Definition],
+        start: Overlaps,
+        rtol: float,
+        parameters: Mapping[str, Any],
     ) -> None:
-        equations = short.equations
-        self.short, self.equations, self.rtol, self.start = short, equations, rtol, start
+        self.equations, self.definitions = equations, definitions
+        self.rtol, self.start = rtol, start
         given, arrays = begun(equations, start, parameters, 1)
         self.p, self.k = start.p, start.k
         if given.varying:
@@ -249,9 +253,7 @@ class ShortIntegrals:
         held: Mapping[Key, sp.Expr] | None = None,
     ) -> sp.Expr:
         """Field j (from 0) at time t, with what stands for r^t and g^0."""
-        definition = next(
-            d for d in self.short.definitions if d.name == "h_at" and d.target.args[1] == t
-        )
+        definition = next(d for d in self.definitions if d.name == "h_at" and d.target.args[1] == t)
 
         def entry(base: str, places: tuple[int, ...]) -> sp.Expr:
             if base == "h_star":
@@ -316,7 +318,7 @@ class ShortIntegrals:
                     number = combined([(kernel[j][m], share)])
                     self.numbers[base, (t, s, j + 1, m + 1)] = number
         names = {"M_at", "readout_at", "R_theta", "C_theta", "Q_at", *FREE}
-        for d in self.short.definitions:
+        for d in self.definitions:
             if d.name in names and d.target.indices[0] == t + 1:
                 self._define(d)
         if not found["pull"]:

@@ -6,11 +6,13 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from dmft.equations.definitions import Definition
+from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import SYMMETRIC
 from dmft.equations.two_time.short_integrals import (
     Array,
@@ -31,9 +33,6 @@ from dmft.model import Overlaps
 from dmft.names import VERSION, Status
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
-
-if TYPE_CHECKING:
-    from dmft.equations.two_time.short_times import ShortTimes
 
 # Points and displacement that measure how an integral depends on inexact numbers of the first
 # step, and what this measure may miss.
@@ -214,13 +213,18 @@ def second_gradients(step: SecondStep, j: int) -> list[Number]:
 
 
 def first_steps(
-    short: ShortTimes, start: Overlaps, steps: int, rtol: float, parameters: Mapping[str, Any]
+    equations: DescentEquations,
+    definitions: Sequence[Definition],
+    start: Overlaps,
+    steps: int,
+    rtol: float,
+    parameters: Mapping[str, Any],
 ) -> DescentRun:
     """The run of `ShortTimes.evaluate`."""
     if steps not in (1, 2):
         raise BadParameter(f"steps must be 1 or 2 (solve takes more), got {steps!r}")
     began = time.monotonic()
-    found = ShortIntegrals(short, start, rtol, parameters)
+    found = ShortIntegrals(equations, definitions, start, rtol, parameters)
     found.close(0, found.first)
     losses = [found.first["train"]]
     if steps == 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 
@@ -14,15 +14,13 @@ from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, base_name, define
 from dmft.equations.two_time.descent_process import (
     C_theta,
+    Descent,
     R_theta,
     field_at,
     s,
     t,
     u,
 )
-
-if TYPE_CHECKING:
-    from dmft.equations.two_time.descent import DescentEquations
 
 
 def expanded(
@@ -67,9 +65,7 @@ def over_neurons(
 TIMES = (t, s, u)
 
 
-def at_times(
-    definition: Definition, times: Sequence[int], equations: DescentEquations
-) -> Definition:
+def at_times(definition: Definition, times: Sequence[int], equations: Descent) -> Definition:
     """A definition of the process at these times: sums over time become their terms."""
     assert isinstance(definition.target, sp.Indexed)
     shifted, *others = definition.target.indices[: len(times)]
@@ -87,7 +83,7 @@ def at_times(
     return define(definition.target.base[indices], terms, definition.role)
 
 
-def first_response(equations: DescentEquations) -> sp.Expr | None:
+def first_response(equations: Descent) -> sp.Expr | None:
     """R_theta(t + 1, t) of neurons j and l, where it holds no other entry; else None."""
     found = next(d for d in equations.process if d.target.base == R_theta)
     expr = sp.Add(*(_written(e, {t: 0, s: 0}, None) for _, e in found.terms))

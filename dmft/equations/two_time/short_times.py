@@ -177,7 +177,7 @@ class ShortTimes(Short):
         """
         from dmft.equations.two_time.short_second import first_steps
 
-        return first_steps(self, start, steps, rtol, parameters)
+        return first_steps(self.equations, self.definitions, start, steps, rtol, parameters)
 
 
 @checked_or(equations="these are the two-time equations that dmft.GradientDescent has")

@@ -14,7 +14,6 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.equations.two_time.normal_form import normal_form
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
@@ -188,7 +187,7 @@ def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
 @in_turn
 @lru_cache(maxsize=32)
 def _built(fingerprint: str, problem: TwoTime) -> VolterraProblem:
-    return build_volterra(normal_form(problem))
+    return build_volterra(problem)
 
 
 def _first_step(
