@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.analysis.diagrams.diagram import adaptive_diagram, coarse_steps, compute_diagram
+from dmft.analysis.diagrams.diagram import adaptive_diagram, coarse_steps
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions
@@ -96,7 +96,10 @@ def test_failures_are_labels_and_keep_their_horizon():
         return 1.0 + x if y > 20 else np.nan
 
     axes = {"x": np.arange(50.0), "y": np.arange(40.0)}
-    full, found = compute_diagram(measure, axes), compute_diagram(measure, axes, adaptive=True)
+    full, found = (
+        dmft.phase_diagram(measure, axes),
+        dmft.phase_diagram(measure, axes, adaptive=True),
+    )
     np.testing.assert_array_equal(found.status, full.status)
     np.testing.assert_allclose(found.values, full.values, rtol=1e-14)
     assert found.computed.sum() < 0.6 * full.values.size
@@ -120,7 +123,7 @@ def test_failures_leave_ints_their_meaning():
         return (np.nan, "diverged") if x > 50 else (2 if y > 20 else 1, "ok")
 
     axes = grid_of((41, 65))
-    found, full = (compute_diagram(measure, axes, adaptive=a) for a in (True, False))
+    found, full = (dmft.phase_diagram(measure, axes, adaptive=a) for a in (True, False))
     np.testing.assert_array_equal(found.values, full.values)
     np.testing.assert_array_equal(found.status, full.status)
     assert 3 * found.computed.sum() < full.values.size
@@ -176,14 +179,14 @@ def test_files_and_data_sets_tell_what_was_computed(tmp_path):
     assert found.count(computed=True) == {"ok": int(found.computed.sum())}
     assert PhaseDiagram.load(found.save(tmp_path / "d.nc")) == found
     np.testing.assert_array_equal(found.to_xarray()["computed"], found.computed)
-    full = compute_diagram(lambda x, y: x * y - 1, {"x": line, "y": line})
+    full = dmft.phase_diagram(lambda x, y: x * y - 1, {"x": line, "y": line})
     assert full.computed.all()
     assert full != found
 
 
 def test_files_without_the_mask_are_read(tmp_path):
     h5netcdf = pytest.importorskip("h5netcdf")
-    full = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0], "y": [1.0]})
+    full = dmft.phase_diagram(lambda x, y: x * y, {"x": [1.0, 2.0], "y": [1.0]})
     path = full.save(tmp_path / "d.nc")
     with h5netcdf.File(path, "a") as file:
         del file._h5file["computed"], file._h5file.attrs["contents"]  # older ones have neither

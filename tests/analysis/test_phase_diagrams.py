@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.diagrams.diagram import compute_diagram
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.escape import escape_time_of_problem
 from dmft.errors import BadParameter
@@ -29,7 +28,7 @@ def escape(spherical, pair):
 
 
 def test_escape_times_on_a_grid(escape):
-    diagram = compute_diagram(escape, {"learning_rate": RATES, "label_noise": NOISES})
+    diagram = dmft.phase_diagram(escape, {"learning_rate": RATES, "label_noise": NOISES})
     gamma, noise = np.meshgrid(RATES, NOISES)
     rate, u0 = 4 - 2 * gamma * (12 + noise), 1e-4
     limit, u1 = rate / (4 - 24 * gamma), 0.3 + 0.7 * 1e-4
@@ -47,7 +46,7 @@ def test_escape_times_on_a_grid(escape):
 
 def test_the_number_of_threads_changes_nothing(escape):
     axes = {"learning_rate": RATES, "label_noise": NOISES}
-    one, four = (compute_diagram(escape, axes, threads=n) for n in (1, 4))
+    one, four = (dmft.phase_diagram(escape, axes, threads=n) for n in (1, 4))
     assert one == four
 
 
@@ -59,7 +58,7 @@ def test_failed_points_are_data(explosive, pair):
             explosive, {"Q": [[size]], "M": [[0.0]]}, 2.0, **pair, parameters={"speed": speed}
         )
 
-    diagram = compute_diagram(measure, {"speed": [0.1, 1.0], "size": [1.0, -1.0]})
+    diagram = dmft.phase_diagram(measure, {"speed": [0.1, 1.0], "size": [1.0, -1.0]})
     assert diagram.status.tolist() == [["ok", "diverged"], ["nonfinite", "nonfinite"]]
     assert diagram.values[0, 0] == pytest.approx(2.0)
     assert diagram.horizon[0, 1] == pytest.approx(1.0, rel=1e-5)
@@ -72,12 +71,12 @@ def test_mistakes_are_raised_with_their_point():
         return undefined_name  # noqa: F821
 
     with pytest.raises(NameError) as caught:
-        compute_diagram(measure, {"x": [1.0], "y": [2.0]})
+        dmft.phase_diagram(measure, {"x": [1.0], "y": [2.0]})
     assert caught.value.__notes__ == ["at the point {'x': 1.0, 'y': 2.0}"]
 
 
 def test_pairs_and_bad_numbers():
-    diagram = compute_diagram(
+    diagram = dmft.phase_diagram(
         lambda x, y: (x, "max_steps") if x < y else np.inf, {"x": [0.0, 1.0], "y": [0.5]}
     )
     assert diagram.status.tolist() == [["max_steps", "nonfinite"]]
@@ -98,7 +97,7 @@ def test_interrupt_keeps_what_is_done_and_stops_running_solves(free, pair):
             raise KeyboardInterrupt
 
     began = time.monotonic()
-    diagram = compute_diagram(
+    diagram = dmft.phase_diagram(
         measure, {"x": [0.0, 1.0, 2.0, 3.0], "y": [0.0]}, threads=2, progress=press
     )
     assert time.monotonic() - began < 60.0  # the points take hours
@@ -108,7 +107,7 @@ def test_interrupt_keeps_what_is_done_and_stops_running_solves(free, pair):
 
 def test_progress_reports_all_points():
     seen = []
-    compute_diagram(
+    dmft.phase_diagram(
         lambda x, y: x * y, {"x": range(3), "y": range(2)},
         progress=lambda fraction, message: seen.append((fraction, message)),
     )  # fmt: skip
@@ -116,7 +115,7 @@ def test_progress_reports_all_points():
 
 
 def test_files_and_data_sets(escape, tmp_path):
-    diagram = compute_diagram(
+    diagram = dmft.phase_diagram(
         escape, {"learning_rate": RATES, "label_noise": NOISES}, quantity="escape_time",
         provenance={"model": "retrieval"},
     )  # fmt: skip
@@ -134,7 +133,7 @@ def test_files_and_data_sets(escape, tmp_path):
 )
 def test_bad_axes_are_refused(axes):
     with pytest.raises(BadParameter, match=r"ax[ei]s"):
-        compute_diagram(lambda x, y: x, axes)
+        dmft.phase_diagram(lambda x, y: x, axes)
 
 
 def test_records_say_what_they_hold_and_in_which_units(tmp_path):
@@ -164,7 +163,7 @@ def test_names_are_labels_in_the_order_of_the_alphabet(tmp_path):
         return "outer" if x * x + y * y > 9 else "inner"
 
     axes = {"x": np.arange(7.0), "y": np.arange(6.0)}
-    diagram = compute_diagram(measure, axes, quantity="region")
+    diagram = dmft.phase_diagram(measure, axes, quantity="region")
     assert diagram.names == ("inner", "outer")
     wanted = [
         ["diverged" if (x, y) == (2, 0) else "nonfinite" if x == 2 else measure(x, y)
@@ -174,11 +173,11 @@ def test_names_are_labels_in_the_order_of_the_alphabet(tmp_path):
     assert diagram.labels.tolist() == wanted
     # The first name that comes is the second in the alphabet, or not: threads do not matter.
     turned = {"x": axes["x"][::-1], "y": axes["y"]}
-    other = compute_diagram(measure, turned, quantity="region", threads=4)
+    other = dmft.phase_diagram(measure, turned, quantity="region", threads=4)
     np.testing.assert_array_equal(other.labels[:, ::-1], diagram.labels)
     assert PhaseDiagram.load(diagram.save(tmp_path / "d.nc")).labels.tolist() == wanted
     line = np.linspace(-2, 2, 101)
-    disc = compute_diagram(
+    disc = dmft.phase_diagram(
         lambda x, y: "in" if x * x + y * y < 1 else "out", {"x": line, "y": line}, adaptive=True
     )
     np.testing.assert_array_equal(disc.labels == "in", line**2 + line[:, None] ** 2 < 1)
@@ -187,8 +186,8 @@ def test_names_are_labels_in_the_order_of_the_alphabet(tmp_path):
 
 def test_names_beside_numbers_are_refused():
     with pytest.raises(BadParameter, match="the name 'one' at one point and a number at another"):
-        compute_diagram(lambda x, y: "one" if x else 2.0, {"x": [0.0, 1.0], "y": [0.0]})
-    numbers = compute_diagram(lambda x, y: x, {"x": [0.0, 1.0], "y": [0.0]})
+        dmft.phase_diagram(lambda x, y: "one" if x else 2.0, {"x": [0.0, 1.0], "y": [0.0]})
+    numbers = dmft.phase_diagram(lambda x, y: x, {"x": [0.0, 1.0], "y": [0.0]})
     assert numbers.names is None
     with pytest.raises(BadParameter, match="are numbers"):
         _ = numbers.labels

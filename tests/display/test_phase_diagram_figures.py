@@ -6,7 +6,6 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import dmft
-from dmft.analysis.diagrams.diagram import compute_diagram
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.display.diagram import CELLS, cell_edges, is_geometric, rectangles
 from dmft.display.plots import plot
@@ -99,13 +98,13 @@ def test_no_cell_of_an_adaptive_diagram_is_blank(tmp_path):
         return (x + y, "ok") if x > 10 else (np.nan, "not_converged")
 
     axes = {"x": np.arange(1.0, 41.0), "y": np.arange(1.0, 34.0)}
-    whole = compute_diagram(measure, axes, adaptive=True)
+    whole = dmft.phase_diagram(measure, axes, adaptive=True)
 
     def press(fraction, message):
         if fraction > 0.4:
             raise KeyboardInterrupt
 
-    part = compute_diagram(measure, axes, adaptive=True, coarse=8, threads=1, progress=press)
+    part = dmft.phase_diagram(measure, axes, adaptive=True, coarse=8, threads=1, progress=press)
     assert set(np.unique(part.status)) == {"diverged", "interrupted", "not_converged", "ok"}
     for shown in (whole, part):
         drawn = plot(shown)
@@ -149,7 +148,7 @@ def test_labels_have_names_instead_of_a_bar(tmp_path):
     np.testing.assert_array_equal(coloured(axes), shown.values)
     assert legend_words(axes) == ["uninformative", "specialised", "not stationary"]
     assert len(axes.figure.axes) == 1
-    mine = compute_diagram(
+    mine = dmft.phase_diagram(
         lambda x, y: "late" if x > 1 else "early", {"x": [0.0, 1.0, 2.0], "y": [0.0]}
     )
     assert legend_words(plot(mine)) == ["early", "late"]
@@ -214,7 +213,7 @@ def test_a_number_of_a_failed_run_is_not_drawn_as_a_value():
 
 @pytest.mark.parametrize("name", ["status", "converged", "minima", "fixed_point"])
 def test_a_function_with_the_name_of_a_measure_is_drawn_as_its_numbers(name):
-    made = compute_diagram(
+    made = dmft.phase_diagram(
         lambda x, y: x + 0.5 * y, {"x": [0.0, 1.0, 7.0], "y": [1.0, 2.0]}, quantity=name
     )
     axes = plot(made)
@@ -226,16 +225,16 @@ def test_a_function_with_the_name_of_a_measure_is_drawn_as_its_numbers(name):
 def test_axes_in_any_order_are_drawn_in_order():
     """Cells lie between their neighbours: of unsorted values some would cover the others."""
     x, y = [0.0, 1.0, 0.5, 0.25], [0.2, 0.0, 0.1]
-    made = compute_diagram(lambda u, v: u + v if u < 1 else np.nan, {"x": x, "y": y})
+    made = dmft.phase_diagram(lambda u, v: u + v if u < 1 else np.nan, {"x": x, "y": y})
     axes = plot(made)
-    same = plot(compute_diagram(made_by, {"x": sorted(x), "y": sorted(y)}))
+    same = plot(dmft.phase_diagram(made_by, {"x": sorted(x), "y": sorted(y)}))
     assert axes.get_xlim() == same.get_xlim()
     assert axes.get_ylim() == same.get_ylim()
     (one,), (other,) = (
         [c for c in a.collections if c.get_array() is not None] for a in (axes, same)
     )
     np.testing.assert_array_equal(one.get_array(), other.get_array())
-    falling = plot(compute_diagram(made_by, {"x": sorted(x)[::-1], "y": y}))
+    falling = plot(dmft.phase_diagram(made_by, {"x": sorted(x)[::-1], "y": y}))
     assert falling.get_xlim()[0] > falling.get_xlim()[1]
 
 

@@ -82,7 +82,7 @@ def adaptive_diagram(
         Steps of the grid between points of the subgrid, along x and y. By default a power of two
         that makes 16 to 32 blocks of an axis, or blocks of 4 steps.
     quantity, threads, progress, provenance, store
-        As for `compute_diagram`.
+        As for `named_diagram`.
     """
     known = _Known(Named(measure, keeps_all=True), axes, level, quantity, store or Kept())
     steps = coarse_steps(coarse, (known.x.size, known.y.size))
@@ -305,24 +305,6 @@ def _over(sums: Ints, blocks: Ints) -> Ints:
     return found
 
 
-def compute_diagram(
-    measure: Callable[[float, float], Any], axes: Mapping[str, ArrayLike], **options: Any
-) -> PhaseDiagram:
-    """Evaluate `measure(x, y)` on the grid of two named axes.
-
-    Parameters
-    ----------
-    measure : callable(x, y)
-        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts) or
-        a pair (number, status), or a name (`PhaseDiagram.labels`). It runs in several threads at
-        once.
-    axes, **options
-        As for `named_diagram`.
-    """
-    names = list(axes)
-    return named_diagram(lambda **point: measure(*(point[n] for n in names)), axes, **options)
-
-
 def read_axis(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Values of an axis as numbers."""
     try:
@@ -354,8 +336,10 @@ def named_diagram(
     Parameters
     ----------
     measure : callable
-        As for `compute_diagram`; with a method `many`, as for `dmft.analysis.sweeps.chunk.Task`,
-        points are computed together.
+        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts), a
+        pair (number, status) or a name (`PhaseDiagram.labels`). It runs in several threads at once;
+        with a method `many`, as for `dmft.analysis.sweeps.chunk.Task`, points are computed
+        together.
     axes : mapping of two names to (nx,) and (ny,) values
         First the horizontal one.
     adaptive : bool

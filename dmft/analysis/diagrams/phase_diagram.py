@@ -57,8 +57,9 @@ class PhaseDiagram(Archived):
 
     Examples
     --------
-    >>> from dmft.analysis.diagrams.diagram import compute_diagram
-    >>> diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]})
+    >>> import dmft
+    >>> axes = {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]}
+    >>> diagram = dmft.phase_diagram(lambda x, y: x * y, axes)
     >>> diagram
     PhaseDiagram(value over x (3) x y (2); {'ok': 6})
     >>> diagram.values[1].tolist(), diagram.complete
@@ -127,8 +128,9 @@ class PhaseDiagram(Archived):
 
         Examples
         --------
-        >>> from dmft.analysis.diagrams.diagram import compute_diagram
-        >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [0.0, 1.0]})
+        >>> import dmft
+        >>> axes = {"x": [1.0, 2.0], "y": [0.0, 1.0]}
+        >>> diagram = dmft.phase_diagram(lambda x, y: x / y, axes)
         >>> diagram.count()
         {'nonfinite': 2, 'ok': 2}
         """
