@@ -10,7 +10,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -143,7 +143,7 @@ class Reader:
 class Interpreter(Reader):
     """Evaluates expressions on arrays."""
 
-    def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
+    def __init__(self, arrays: dict[str, Array], scalars: Mapping[str, float]) -> None:
         super().__init__(arrays, scalars)
         self.arrays = arrays
 
@@ -206,7 +206,7 @@ class Interpreter(Reader):
         """Any other function of the parameters alone."""
         return float(expr.subs({s: self(s) for s in expr.free_symbols}))
 
-    def unknown(self, expr: sp.Expr) -> NoReturn:
+    def unknown(self, expr: sp.Expr) -> Any:
         """What cannot be read."""
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 

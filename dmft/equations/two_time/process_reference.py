@@ -20,7 +20,7 @@ from sympy.core.function import AppliedUndef
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.reference import Interpreter
+from dmft.equations.reference import Interpreter, kind_of
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     SYMMETRIC,
@@ -36,7 +36,7 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.over_time import OverTime, begun
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
 from dmft.validation import checked
 
@@ -138,7 +138,7 @@ class _Reference(Interpreter):
         self.scalars = self.given.at(time)
         if time == 0:
             self.first_kernel(here["Q_at"])
-        self.define(here["C_r"], time)
+        self.define_at(here["C_r"], time)
         root = self.root(time + 1)
         p, now = self.p, slice(time * self.p, (time + 1) * self.p)
         rows = (time + 1) * p
@@ -151,7 +151,7 @@ class _Reference(Interpreter):
         self.slopes = slopes.reshape(p, time + 1, p)
         for definition in self.equations.process:
             if definition.name not in ("h_at", "C_r"):
-                self.define(definition, time)
+                self.define_at(definition, time)
 
     def first_kernel(self, overlap: Definition) -> None:
         """C_theta at the start: the definition of Q, solved for it."""
@@ -189,7 +189,7 @@ class _Reference(Interpreter):
                 if d.name == "loss":
                     self.train_loss[time] = np.mean(self.known[d.target])
 
-    def define(self, d: Definition, time: int) -> None:
+    def define_at(self, d: Definition, time: int) -> None:
         """Write one definition of the process; Q is known one step later than its averages."""
         assert isinstance(d.target, sp.Indexed)
         first, *rest = d.target.indices
@@ -216,30 +216,37 @@ class _Reference(Interpreter):
 
     def __call__(self, expr: sp.Expr) -> Any:
         """Value at the present indices, which change: none is kept."""
-        if isinstance(expr, sp.Sum):
-            return self.total(expr)
-        if isinstance(expr, Expectation):
-            if isinstance(expr.integrand, PathSlope):
-                (_, j), (time, m) = (y.indices for y in expr.integrand.args)
-                return self.slopes[self(j) - 1, self(time), self(m) - 1]
-            return np.mean(self(expr.integrand))
-        if isinstance(expr, sp.Indexed):
-            return self.entry(expr)
-        if isinstance(expr, At):
-            return self(expr.expr)
-        if expr.is_Pow:
-            return np.power(np.float64(1.0) * self(expr.base), self(expr.exp))
-        try:
-            return self.evaluate(expr)
-        except NotClosed as error:
-            raise BadParameter(str(error)) from error
+        return getattr(self, kind_of(expr))(expr)
 
-    def number(self, symbol: sp.Symbol) -> Any:
+    def symbol(self, symbol: sp.Symbol) -> Any:
         """Index, width, what samples have, or parameter."""
         for known in (self.at, self.numbers, self.known):
             if symbol in known:
                 return known[symbol]
         return self.scalars[symbol.name]
+
+    def average(self, expr: Expectation) -> Any:
+        """Mean over the samples, or the slope of a path by what drives it."""
+        if isinstance(expr.integrand, PathSlope):
+            (_, j), (time, m) = (y.indices for y in expr.integrand.args)
+            return self.slopes[int(self(j)) - 1, int(self(time)), int(self(m)) - 1]
+        return np.mean(self(expr.integrand))
+
+    def power(self, expr: sp.Pow) -> Any:
+        """Power, of an integer as well."""
+        return np.power(np.float64(1.0) * self(expr.base), self(expr.exp))
+
+    def of_parameters(self, expr: sp.Expr) -> Any:
+        """Function of the parameters, or of what samples have."""
+        return self.power(expr) if expr.is_Pow else super().of_parameters(expr)
+
+    def unknown(self, expr: sp.Expr) -> Any:
+        """Function of a field by its name."""
+        if isinstance(expr, At):
+            return self(expr.expr)
+        if expr.is_Pow:
+            return self.power(expr)
+        raise BadParameter(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 
     def same(self, expr: sp.KroneckerDelta) -> Any:
         """1 where both indices are the same, else 0."""
@@ -253,7 +260,7 @@ class _Reference(Interpreter):
         times = [max(y, 0) for y in places[:count]]
         return self.arrays[name][(*times, *(y - 1 for y in places[count:]))]
 
-    def total(self, expr: sp.Sum) -> Any:
+    def sum(self, expr: sp.Sum) -> Any:
         """Sum, term by term."""
         before, terms = self.at, []
         symbols = [y[0] for y in expr.limits]
