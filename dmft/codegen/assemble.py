@@ -111,26 +111,16 @@ def domain_text(
     definitions: Sequence[Definition], parameters: Sequence[str], here: Layout, version: str
 ) -> str:
     """Text of the module that tells whether overlaps are those of vectors."""
-    functions = PointFunctions(code_names(parameters))
-    domain = _domain(definitions, parameters, functions, here)
-    return DOMAIN_HEADER.format(version=version) + domain
-
-
-def _domain(
-    definitions: Sequence[Definition],
-    parameters: Sequence[str],
-    functions: PointFunctions,
-    here: Layout,
-) -> str:
-    """Covariance and its lowest pivot."""
+    header = DOMAIN_HEADER.format(version=version)
     blocks = [d for d in definitions if d.role == "block" and d.name in ("Omega", "Gram")]
     if not blocks and here.state[0].name == "variance":
-        return ALIGNED_DOMAIN
+        return header + ALIGNED_DOMAIN
     if not blocks:
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
-        return WIDE_DOMAIN.format(start="widths[0] * widths[1]")
+        return header + WIDE_DOMAIN.format(start="widths[0] * widths[1]")
+    functions = PointFunctions(code_names(parameters))
     body, _, _ = _body(blocks, parameters, functions, here, ordered=False)
-    return DOMAIN.format(body=f"\n{INDENT}".join(body))
+    return header + DOMAIN.format(body=f"\n{INDENT}".join(body))
 
 
 def module_text(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:
@@ -254,21 +244,15 @@ def _body(
     symmetric = x.SYMMETRIC | {d.name for d in definitions if x.is_symmetric(d.name)}
     lowering = Lowering(Graph(symmetric), {**names_in_code, **here.places}, functions)
     tables = pulled is None
-    writer = LoopWriter(lowering.graph, here.packed, ordered=ordered, tables=tables)
-    # A first pass finds the tables, the second shares them.
-    _write(writer, lowering, definitions, here, len(parameters))
-    if pulled:
-        pulled.write(writer, lowering)
-    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing, ordered, tables)
-    defined: dict[str, tuple[str, ...]] = {}
+    shared = frozenset[str]()
+    for _ in range(2):  # the first pass finds the tables, the second shares them
+        writer = LoopWriter(lowering.graph, here.packed, shared, ordered, tables)
+        _write(writer, lowering, definitions, here, len(parameters))
+        if pulled:
+            pulled.write(writer, lowering)
+        shared = writer.worth_sharing
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
-    _write(writer, lowering, definitions, here, len(parameters))
-    if pulled:
-        pulled.write(writer, lowering)
-    for definition in definitions:
-        is_array = isinstance(definition.target, sp.Indexed)
-        if definition.role in ("block", "intermediate") and is_array:
-            defined[definition.name] = array_axes(definition)
+    defined = filled_arrays(definitions)
     duals = pulled.arrays if pulled else {}
     arrays = {**defined, **writer.arrays, **duals}
     loops = fuse(writer.root.lines)
@@ -425,6 +409,12 @@ def write_definition(
         scopes[-1].lines.append(f"{target} {equals} {text}")
     for header, inner, outer in zip(headers[::-1], scopes[:0:-1], scopes[-2::-1], strict=True):
         outer.block(header, inner)
+
+
+def filled_arrays(definitions: Sequence[Definition]) -> dict[str, tuple[str, ...]]:
+    """Axes of the arrays that definitions fill on the way."""
+    between = (d for d in definitions if d.role in ("block", "intermediate"))
+    return {d.name: array_axes(d) for d in between if isinstance(d.target, sp.Indexed)}
 
 
 def array_axes(definition: Definition) -> tuple[str, ...]:

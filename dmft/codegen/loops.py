@@ -14,35 +14,23 @@ from fractions import Fraction
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Scope, loop_header, product_text
 from dmft.codegen.lower import COVARIANCE, MOMENTS, ROWS, filling
-from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, count_uses, factors
+from dmft.codegen.nodes import (
+    FIXED,
+    FOUR_FIELDS,
+    FUNCTIONS,
+    SAME,
+    Graph,
+    Index,
+    Node,
+    count_uses,
+    factors,
+)
 from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
 
 # Least cost of a sub-expression worth a table of rank one or two (measured).
 TABLE_COST = {1: 1, 2: 12}
 HALVED = 400  # least cost of an entry for half of a symmetric table: cheaper ones vectorise
-# Functions of `dmft.special`; others are in `math`.
-CALLS = {
-    "asin": "asin",
-    "BivariateNormalCDF": "bivariate_normal_cdf",
-    "TwoSigns": "two_signs",
-    "CorrelationRoot": "correlation_root",
-    "CorrelationAngle": "correlation_angle",
-    "InverseCorrelationRoot": "inverse_correlation_root",
-    "HalfTangent": "half_tangent",
-    "Correlation": "correlation",
-    "RootRatio": "root_ratio",
-    "FourSigns": "four_signs",
-    "FourSignsMoment": "four_signs_moment",
-    "CovarianceGiven": "covariance_given",
-    "FieldTable": "field_average",
-    "PairTable": "pair_average",
-    "KinkedPairTable": "kinked_pair_average",
-    "TokenAverage": "token_value",
-}
-BRANCHES = ("Field", "Given", "Pair", "Slope", "Slopes")
-CALLS["sign"] = "np.sign"
-CALLS |= {f"Branch{name}": f"branch_{name.lower()}" for name in BRANCHES}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 
@@ -258,7 +246,7 @@ class LoopWriter:
                 return f"{tables[0]}({', '.join(self.value(a, scope) for a in node.args)})"
             arguments = [f"TABLE_{key}" for key in tables]
             arguments += [self.value(a, scope) for a in node.args]
-            return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"
+            return f"{FUNCTIONS[kind][1]}({', '.join(arguments)})"
         if node.kind == "sum":
             by_entry = self.ordered and len(scope.context) > 1
             return (self.sum_by_entry if by_entry else self.compute_sum)(node, scope)

@@ -20,16 +20,38 @@ FIXED: Index = ("", "")
 # Array of a Kronecker delta: its entries are a comparison of its two places.
 SAME = "same"
 
-# Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
-COST = {"asin": 20, "erf": 20, "exp": 20, "tanh": 20, "BivariateNormalCDF": 400}
-COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "InverseCorrelationRoot": 30}
-COST |= {"RootRatio": 30, "CovarianceGiven": 20, "Correlation": 20, "HalfTangent": 30}
-COST |= {"TwoSigns": 400, "FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
-COST |= {"point": 20, "sign": 2}
-COST |= {"BranchField": 400, "BranchGiven": 400, "BranchPair": 10_000, "BranchSlope": 10_000}
-COST |= {"BranchSlopes": 10_000}
-COST |= {"FieldTable": 400, "PairTable": 10_000, "KinkedPairTable": 10_000}
-COST |= {"TokenAverage": 1000}
+# Functions of state and covariances, by name: the cost of a call, and what code calls. Those of the
+# parameters alone are text of `dmft.emit`.
+FUNCTIONS = {
+    "asin": (20, "asin"),
+    "erf": (20, "math.erf"),
+    "exp": (20, "math.exp"),
+    "tanh": (20, "math.tanh"),
+    "sign": (2, "np.sign"),
+    "BivariateNormalCDF": (400, "bivariate_normal_cdf"),
+    "CorrelationRoot": (20, "correlation_root"),
+    "CorrelationAngle": (40, "correlation_angle"),
+    "InverseCorrelationRoot": (30, "inverse_correlation_root"),
+    "RootRatio": (30, "root_ratio"),
+    "CovarianceGiven": (20, "covariance_given"),
+    "Correlation": (20, "correlation"),
+    "HalfTangent": (30, "half_tangent"),
+    "TwoSigns": (400, "two_signs"),
+    "FourSigns": (10_000, "four_signs"),
+    "FourSignsMoment": (10_000, "four_signs_moment"),
+    "BranchField": (400, "branch_field"),
+    "BranchGiven": (400, "branch_given"),
+    "BranchPair": (10_000, "branch_pair"),
+    "BranchSlope": (10_000, "branch_slope"),
+    "BranchSlopes": (10_000, "branch_slopes"),
+    "FieldTable": (400, "field_average"),
+    "PairTable": (10_000, "pair_average"),
+    "KinkedPairTable": (10_000, "kinked_pair_average"),
+    "TokenAverage": (1000, "token_value"),
+}
+COST = {name: cost for name, (cost, _) in FUNCTIONS.items()}
+# Functions of a module of generated code, which other languages do not have.
+COST |= {"SignsMoment": 10_000, "point": 20}
 # Arrays over four fields, symmetric in the first two and in the last two.
 FOUR_FIELDS = frozenset({"four_signs", "four_signs_moments"})
 TEXT_COST = 20

@@ -61,6 +61,15 @@ int main(void)
 #endif
 """
 
+# One entry is displaced; those of Q stay symmetric, each half of the pair.
+UNIT_DISPLACEMENT = """\
+        if (b < p * p) {
+            unit[b] += 0.5;
+            unit[b % p * p + b / p] += 0.5;
+        } else {
+            unit[b] = 1.0;
+        }"""
+
 
 def c_text(system: System) -> str:
     """Text of the file."""
@@ -109,7 +118,8 @@ def jacobian(system: System, program: Program) -> list[str]:
     )  # fmt: skip
     size = " + ".join(" * ".join(b.axes) for b in system.state)
     arguments = ", ".join([*given(system), "double *matrix"])
-    passed = ", ".join(["t", "p", "k", "state", "unit", *passed_constants(system), "column"])
+    constants = [b.name for b in system.constants]
+    passed = ", ".join(["t", "p", "k", "state", "unit", *constants, "parameters", "column"])
     return [
         *lines,
         "/* matrix[a * size + b] = d rates[a] / d state[b]; Q_jl and Q_lj are two entries. */",
@@ -121,7 +131,7 @@ def jacobian(system: System, program: Program) -> list[str]:
         "    double *column = unit + size;",
         "    int failed = 0;",
         "    for (int b = 0; b < size && !failed; b++) {",
-        *unit_displacement(),
+        *UNIT_DISPLACEMENT.splitlines(),
         f"        failed = tangent({passed});",
         "        for (int a = 0; a < size; a++) matrix[a * size + b] = column[a];",
         "        for (int a = 0; a < size; a++) unit[a] = 0.0;",
@@ -133,32 +143,15 @@ def jacobian(system: System, program: Program) -> list[str]:
     ]
 
 
-def unit_displacement() -> list[str]:
-    """Lines that displace one entry; those of Q stay symmetric, each half of the pair."""
-    return [
-        "        if (b < p * p) {",
-        "            unit[b] += 0.5;",
-        "            unit[b % p * p + b / p] += 0.5;",
-        "        } else {",
-        "            unit[b] = 1.0;",
-        "        }",
-    ]
-
-
 # Functions ---------------------------------------------------------------------------------------
 
 
 def given(system: System, moved: bool = False) -> list[str]:
     """Arguments of a function but for the last."""
-    widths = [] if system.sequence else ["int p", "int k"]
+    widths = [f"int {name}" for name in system.widths]
     state = ["const double *state", *(["const double *displacement"] if moved else [])]
     constants = [f"const double *{b.name}" for b in system.constants]
     return ["double t", *widths, *state, *constants, "const double *parameters"]
-
-
-def passed_constants(system: System) -> list[str]:
-    """Names that functions hand on."""
-    return [*(b.name for b in system.constants), "parameters"]
 
 
 def function(

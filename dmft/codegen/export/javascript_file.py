@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.export import javascript as js
-from dmft.codegen.export.library import HOMES, Library, library, special, unknown
+from dmft.codegen.export.library import AVERAGES, HOMES, Library, library, special, unknown
 from dmft.codegen.export.program import Program
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, System, header
 
 # All but those that work on slices of tables.
-REFUSED = {"field_average", "pair_average", "kinked_pair_average"}
+REFUSED = set(AVERAGES)
 HOME = HOMES | dict.fromkeys(("erf", "erfc"), "dmft.codegen.export.error_function")
 
 HEAD = """\
@@ -119,9 +119,8 @@ def functions_of(system: System) -> Library:
 
 def core(system: System, name: str, summary: str, program: Program) -> list[str]:
     """The loops of a program, from packed vectors to a packed vector."""
-    widths = [] if system.sequence else ["p", "k"]
     constants = [b.name for b in system.constants]
-    arguments = ", ".join([*widths, "state", *constants, "parameters", "out"])
+    arguments = ", ".join([*system.widths, "state", *constants, "parameters", "out"])
     layout = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
     lines = [
         *([f"let {name}_room = null;"] if program.arrays else []),
@@ -136,7 +135,7 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     for n, identifier in enumerate(system.names.values()):
         if identifier in program.names:
             body.append(f"const {identifier} = parameters[{n}];")
-    body += workspace(name, widths, program)
+    body += workspace(name, system.widths, program)
     text = js.body(program, {b.name: b.axes for b in (*system.state, *system.constants)})
     return [*lines, *(INDENT + line if line else "" for line in [*body, *text]), "}", ""]
 
@@ -191,7 +190,7 @@ def wrappers(system: System) -> str:
         body.append(f"const state = Float64Array.from([{joined}]);")
         size = "state.length" if rates else str(len(system.observed))
         body.append(f"const out = new Float64Array({size});")
-        passed = [*([] if system.sequence else ["p", "k"]), "state"]
+        passed = [*system.widths, "state"]
         passed += [f"Float64Array.from(packed({c}))" for c in constants]
         body.append(f"{fill}({', '.join([*passed, 'numbers(parameters)', 'out'])});")
         body.append(f"return {{ {', '.join(returned(system, rates))} }};")

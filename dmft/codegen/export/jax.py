@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from dmft.codegen.export.library import Library
 from dmft.codegen.export.program import Program
+from dmft.codegen.export.python import literal
 from dmft.codegen.export.syntax import INDENT
 from dmft.errors import NotClosed
 
@@ -244,10 +242,3 @@ def functions(found: Library) -> list[str]:
         if node.name != "asin":
             lines += Branches().function(node)
     return lines
-
-
-def literal(value: Any) -> str:
-    """A constant."""
-    if isinstance(value, np.ndarray):
-        return f"np.array({value.tolist()!r})"
-    return repr(value)

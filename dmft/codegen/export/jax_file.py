@@ -66,9 +66,8 @@ def jax_text(system: System) -> str:
 
 def core(name: str, summary: str, system: System, program: Program) -> list[str]:
     """A program as a function that returns its outputs."""
-    widths = [] if system.sequence else ["p", "k"]
-    arguments = ", ".join([*widths, *system.arrays, *system.names.values()])
-    static = ", static_argnums=(0, 1)" * bool(widths)
+    arguments = ", ".join([*system.widths, *system.arrays, *system.names.values()])
+    static = ", static_argnums=(0, 1)" * bool(system.widths)
     lines = ["", f"@partial(jax.jit{static})", f"def {name}({arguments}):"]
     lines.append(f'{INDENT}"""{summary}"""')
     if program.needs_all_fields:
@@ -79,8 +78,7 @@ def core(name: str, summary: str, system: System, program: Program) -> list[str]
 
 def called(system: System, name: str, program: Program) -> list[str]:
     """Line that computes the outputs."""
-    widths = [] if system.sequence else ["p", "k"]
-    names = [*widths, *system.arrays, *(["*par"] if system.names else [])]
+    names = [*system.widths, *system.arrays, *(["*par"] if system.names else [])]
     return [f"{', '.join(program.outputs)}, = {name}({', '.join(names)})"]
 
 

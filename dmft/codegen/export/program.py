@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import sympy as sp
-
-from dmft.codegen.assemble import array_axes, write_definition
+from dmft.codegen.assemble import array_axes, filled_arrays, write_definition
 from dmft.codegen.fuse import Loop, fuse, render
-from dmft.codegen.loops import CALLS, LoopWriter
+from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering
-from dmft.codegen.nodes import Graph, Node, count_uses
+from dmft.codegen.nodes import FUNCTIONS, Graph, count_uses
 from dmft.equations import symbols as x
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
 from dmft.equations.views.text import definition_text
@@ -85,19 +82,19 @@ class Walker:
         """Statements of all definitions, in order."""
         for definition in definitions:
             self.refuse(definition)
-        # A first pass finds the tables, the second shares them.
-        writer = LoopWriter(self.lowering.graph, {}, plain=True)
-        self.written(writer, definitions)
-        writer = LoopWriter(self.lowering.graph, {}, writer.worth_sharing, plain=True)
+        shared = frozenset[str]()
+        for _ in range(2):  # the first pass finds the tables, the second shares them
+            writer = LoopWriter(self.lowering.graph, {}, shared, plain=True)
+            written = self.written(writer, definitions)
+            shared = writer.worth_sharing
         statements: list[ast.stmt] = []
         comments: dict[int, tuple[str, ...]] = {}
-        for definition, lines in zip(definitions, self.written(writer, definitions), strict=True):
+        for definition, lines in zip(definitions, written, strict=True):
             comments[len(statements)] = tuple(definition_text(definition))
             statements += ast.parse("\n".join(lines)).body
         filled = {
-            d.name: tuple(axis or "1" for axis in array_axes(d))
-            for d in definitions
-            if d.role in ("block", "intermediate") and isinstance(d.target, sp.Indexed)
+            name: tuple(axis or "1" for axis in axes)
+            for name, axes in filled_arrays(definitions).items()
         }
         return Program(tuple(statements), {**filled, **writer.arrays}, self.outputs, comments)
 
@@ -105,12 +102,12 @@ class Walker:
         """Refuse what no language has, by name."""
         if isinstance(definition.expr, FieldRoot | ErfSquare):
             raise NotClosed(f"{definition.target}: {definition.expr} is not exported")
-        nodes = self.lowering.graph.nodes
-        uses: dict[str, int] = {}
         node = self.lowering(definition.expr)
+        uses = {node.key: 1}
         count_uses(node, uses)
-        for kind in [_called(nodes[key]) for key in (node.key, *uses)]:
-            if kind not in CALLS and not hasattr(math, kind):
+        nodes = (self.lowering.graph.nodes[key] for key in uses)
+        for kind in (n.data.split()[0] for n in nodes if n.kind == "call"):
+            if kind not in FUNCTIONS:
                 raise NotClosed(
                     f"{kind} is not exported to any language: solve the equations with dmft.solve "
                     "and save the run, run.save(path)"
@@ -170,11 +167,6 @@ def walk(
     """
     other = {"rate": "observable", "observable": "rate"}[role]
     return Walker(names, entries).program(live([d for d in definitions if d.role != other]))
-
-
-def _called(node: Node) -> str:
-    """Function that a node calls; the square root where it calls none."""
-    return node.data.split()[0] if node.kind == "call" else "sqrt"
 
 
 def _lift(covariance: str) -> Loop:

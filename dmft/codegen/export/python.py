@@ -85,21 +85,15 @@ def python_text(system: System) -> str:
 
 def python_code(system: System) -> str:
     """Text of the file without its reference values."""
-    found = supported(system)
+    calls = special(system.calls())
+    unknown(calls, HOMES, "Python")
     lines = ['"""' + "\n".join(escaped(header(system))).strip(), '"""', IMPORTS]
-    lines += functions(found)
+    lines += functions(library(calls))
     lines += core("_rates", "Fill the rates.", system, system.rates)
     lines += core("_observe", "Fill the observables.", system, system.observables)
     text = "\n".join(lines).rstrip() + "\n"
     text += NUMBERS.format(parameters=table(system.defaults))
     return text + wrappers(system, "np", called)
-
-
-def supported(system: System) -> Library:
-    """Special functions of a system."""
-    calls = special(system.calls())
-    unknown(calls, HOMES, "Python")
-    return library(calls)
 
 
 def escaped(lines: Sequence[str]) -> list[str]:
@@ -135,8 +129,7 @@ def table(values: dict[str, Any]) -> str:
 
 def arguments(system: System, program: Program) -> list[str]:
     """Arguments of the function of a program."""
-    widths = [] if system.sequence else ["p", "k"]
-    return [*widths, *system.arrays, *system.names.values(), *program.outputs]
+    return [*system.widths, *system.arrays, *system.names.values(), *program.outputs]
 
 
 def core(name: str, summary: str, system: System, program: Program) -> list[str]:
@@ -159,8 +152,7 @@ def called(system: System, name: str, program: Program) -> list[str]:
     lines = []
     for output, axes in program.outputs.items():
         lines.append(f"{output} = np.empty(({', '.join(axes)},))")
-    widths = [] if system.sequence else ["p", "k"]
-    names = [*widths, *system.arrays, *(["*par"] if system.names else []), *program.outputs]
+    names = [*system.widths, *system.arrays, *(["*par"] if system.names else []), *program.outputs]
     return [*lines, f"{name}({', '.join(names)})"]
 
 
@@ -222,9 +214,7 @@ def returned(system: System, program: Program, rates: bool) -> list[str]:
     """Entries of the dictionary that is returned."""
     if not rates:
         return [f'"{name}": {name}[0]' for name in program.outputs]
-    alone = {block.name: block.alone for block in system.state}
-    found = [f'"{b.name}": d{b.name}' + ("[0]" if alone[b.name] else "") for b in system.state]
-    return found
+    return [f'"{b.name}": d{b.name}' + "[0]" * b.alone for b in system.state]
 
 
 def doc(system: System, rates: bool) -> str:

@@ -158,6 +158,11 @@ class System:
         return tuple(self.observables.outputs)
 
     @property
+    def widths(self) -> list[str]:
+        """Widths that functions are given."""
+        return [] if self.sequence else ["p", "k"]
+
+    @property
     def arrays(self) -> dict[str, tuple[str, ...]]:
         """Axes of what both programs are given."""
         return {block.name: block.axes for block in (*self.state, *self.constants)}
