@@ -13,8 +13,8 @@
 # inequality; ball arithmetic (Arb) keeps the errors of everything that is computed.
 #
 # **Assumptions.** $f$ has a proven bound $|f(x)|\le\sum c\,|x|^ne^{b|x|+qx^2}$ with $q$ below the
-# decay of the law; switches of $f$ have polynomial arguments. What is singular or parallel is
-# decided in exact fractions.
+# decay of the law; switches of $f$ have polynomial arguments. Singularity and parallelism are
+# tested in exact fractions.
 #
 # **Steps.** (1) one field; (2) two fields, one averaged given the other; (3) two fields by Hermite
 # coefficients; (4) polynomials, Gaussian factors, signs; (5) products of three and four signs.

@@ -9,10 +9,10 @@
 # # Escape formulas: any activation, any exponent, random starts
 #
 # **Statement.** Students start nearly orthogonal to the teacher, $u = \frac1p\sum_{jr} M_{jr}^2
-# \simeq k/d$. What decides the time to leave is the information exponent $\ell$: the smallest
+# \simeq k/d$. The escape time is determined by the information exponent $\ell$: the smallest
 # power whose coefficients $E[\sigma He_\ell]$ and $E[\sigma^* He_\ell]$ both differ from zero.
 # `phase_retrieval.py` derives the square activation with free lengths; this file derives the
-# rest of what `dmft.escape_formula` says.
+# other results of `dmft.escape_formula`.
 #
 # **Assumptions.** One-pass SGD on the sphere, $Q_{jj} = P_{rr} = 1$, equal unit readouts,
 # $d\to\infty$ in $t = \text{steps}\cdot\gamma/(pd)$; neurons that start to learn one by one.
@@ -160,7 +160,7 @@ assert_equal(kappa, 1, "kappa at the fastest rate")
 # %% [markdown]
 # $u d\,p/(1+\kappa)$ is a chi-squared variable of $n = pk$ degrees. From
 # $E[x^s] = 2^s\Gamma(n/2+s)/\Gamma(n/2)$: $E\log x = \log 2 + \psi(n/2)$,
-# $\mathrm{Var}\log x = \psi'(n/2)$; the time is $-\log u(0)/2\Lambda$ plus what is not random.
+# $\mathrm{Var}\log x = \psi'(n/2)$; the time is $-\log u(0)/2\Lambda$ plus a constant.
 
 # %%
 s, n = sp.symbols("s n", positive=True)

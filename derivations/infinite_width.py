@@ -10,7 +10,7 @@
 #
 # **Statement.** One-pass SGD on the sphere, $\sigma=\sigma^*=h^2$, one teacher unit,
 # $p\to\infty$ at fixed $g=\gamma/p$. The quadratic term correlates the residuals of the students,
-# and $Q = MM^\top + \mathrm{diag}$ of the mean field does not stay. What stays is
+# and $Q = MM^\top + \mathrm{diag}$ of the mean field is not conserved. Conserved is
 # $$Q_{jl} = C\,M_jM_l\quad (j\neq l),\qquad Q_{jj} = 1,$$
 # with one number $C(t)$, $C(0) = 1$; the overlaps themselves follow from two more.
 #

@@ -12,7 +12,7 @@
 # $$\delta w_j = \frac{\gamma}{p\sqrt d}\,\frac1{n_b}\sum_{\nu\le n_b}\psi_j^\nu x^\nu,\qquad
 #   \psi_j = a_j\sigma'(h_j)\,\mathcal E,\quad
 #   \mathcal E = y - f\ \text{(squared loss) or}\ y\ \text{(correlation loss)},$$
-# with $\eta = \gamma/d$ of order one and $n_b = d^\mu$. Where do the overlaps go in one step, and
+# with $\eta = \gamma/d$ of order one and $n_b = d^\mu$. How do the overlaps change in one step, and
 # how many steps $\sim d^\theta$ does weak recovery take at information exponent $\ell$?
 #
 # **Assumptions.** $d\to\infty$; $\eta^2/n_b \to 0$, so that a step moves the overlaps by its mean.

@@ -9,8 +9,8 @@
 # # Large sweeps: what $10^8$ points on $10^3$ nodes cost, from parts measured here
 #
 # **Statement.** A sweep of $N$ points of $\tau$ seconds on $n$ nodes of $c$ cores, $W = nc$
-# workers, takes at best $N\tau/W$ seconds. What is added by the store (durable before it is
-# reported), by the scheduler, by a resumption and by the collection?
+# workers, takes at best $N\tau/W$ seconds. How much time do the store (durable before
+# it is reported), the scheduler, a resumption and the collection add?
 #
 # **Assumptions.** A job array of $n$ tasks, `dmft sweep work --task I --of n`, with $c$ threads
 # each; every chunk of points ends with one `fsync`; a file system that all nodes share.
@@ -19,13 +19,13 @@
 #
 # 1. *Size.* A record is a key (two words), $q$ numbers, a horizon, a status and a checksum, words
 #    of 8 bytes: $8(5+q)N$ bytes, and a line of text for each failure.
-# 2. *Files.* Each process has one shard, a text file beside it if a point failed, and there are
+# 2. *Files.* Each process has one shard, an additional text file if a point failed, and there are
 #    `manifest.json` and `lock`: $n(1+r)+2$ files for $r$ requeues a task; points make no files.
 # 3. *Disk and scheduler.* Chunks last $s = \min(\max(0.2,\, W/200),\, 60)$ seconds
 #    (`dmft/analysis/sweeps/sweep.py`): all workers together end $W/s \le 200$ chunks a second up to
 #    12 000 workers, $W/60$ beyond. Threads of a task whose chunks end together share an `fsync`. An
 #    array asks SLURM for $n$ tasks and nothing else; Dask has one task a chunk.
-# 4. *Kills.* What is in flight is lost: at most a chunk a worker, $s/(N\tau/W)$ of the work.
+# 4. *Kills.* Unfinished chunks are lost: at most one per worker, $s/(N\tau/W)$ of the work.
 # 5. *Resumption.* A task makes the keys of its own $N/n$ points and reads its own shards only.
 # 6. *Collection.* One process reads shard after shard and looks their keys up among those of the
 #    points of that part: 17 bytes a point for the result (number, horizon, status), and the keys of
@@ -138,7 +138,7 @@ assert len(waits) < 160
 
 # %% [markdown]
 # ## What a driver adds to a point of a millisecond
-# A loop of Python stands for the point; the sweep is one task of ten.
+# A Python loop represents the point; the sweep is one task of ten.
 
 
 # %%
@@ -198,9 +198,9 @@ cost(1e8, 10.0, 1000, 48)
 # Before, keys were made one by one, all records were sorted at once, statuses were kept as words,
 # and each task had the places of all points: 2.5 us and some 300 bytes a point to collect (30 GB),
 # 7 GB for each task; the points of a list were sent along with each chunk, and each of 48 000
-# threads waited for a disk of its own five times a second.
+# threads waited for a separate disk five times a second.
 #
-# **What limits.** Dask: one scheduler takes a few hundred tasks a second, thus some $10^4$ workers
+# **Limits.** Dask: one scheduler takes a few hundred tasks a second, thus some $10^4$ workers
 # with chunks of a minute; its driver holds all points. Threads: a run takes about 0.25 ms of the
 # interpreter's lock when it is alone in its loop, so points of 10 ms fill 40 cores of a task, not
 # more: take more tasks of fewer cores. SLURM: `MaxArraySize` (often 1001) bounds $n$.

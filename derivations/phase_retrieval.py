@@ -191,7 +191,7 @@ for width in (1, 2, 3, 4):
     assert all(r.subs(mu, 0) == 0 for n, r in rates.items() if n[0] == "Q" and n[-1] != n[-2])
 
 # %% [markdown]
-# In $s = (1 + 2/p)\,q$ and $\kappa = (p+4)/(p+2)$ the width enters through $\kappa$ alone.
+# In $s = (1 + 2/p)\,q$ and $\kappa = (p+4)/(p+2)$ the width enters only through $\kappa$.
 
 # %%
 kappa = (p + 4) / (p + 2)

@@ -10,7 +10,7 @@
 #
 # **Statement.** The script that accompanies arXiv 2402.03220 solves the self-consistent equations
 # of gradient descent on repeated data by sampling one process per sample. Seven of its lines
-# change the equations. This page switches each of them on alone, in a replica that was written
+# change the equations. This page applies each of them separately, in a replica that was written
 # from the equations and from a description of the defects (theory/batch_reuse A.2, A.6; no line is
 # copied), and compares with our solver and with gradient descent itself in dimension $d$.
 #
@@ -89,8 +89,8 @@ class Case:
 DEFECTS = {
     1: "the path of the noise is redrawn in each step: times are independent",
     2: "the curvature of a ReLU lacks its Dirac part",
-    3: "the response subtracts a matrix of ones in place of the identity",
-    4: "the response is averaged as tau H in place of H tau",
+    3: "the response subtracts a matrix of ones instead of the identity",
+    4: "the response is averaged as tau H instead of H tau",
     5: "the regularisation multiplies the response from the other side",
     6: "the memory of the response stops one step early",
     7: "C(t, s) is symmetrised in its neurons",
@@ -244,7 +244,7 @@ for name, case in (("smooth", smooth), ("kinked", kinked)):
 
 # %% [markdown]
 # **Check.** Without defects the replica, the solver and gradient descent are one thing on the
-# smooth case; each defect alone moves some entry by many standard errors; on the published case
+# smooth case; each single defect moves some entry by many standard errors; on the published case
 # all together give the numbers that were published with the paper, and these are not those of
 # gradient descent.
 

@@ -11,8 +11,8 @@
 # **Statement.** With $\gamma = \gamma_0 d^{-\kappa}$, $p = p_0 d^\delta$, $n_b = n_0 d^\mu$ a step
 # takes the time $\delta t = \gamma/(pd)$ and the overlaps move by
 # $$\dot M = B^*,\qquad \dot Q = B + B^\top + \frac{\gamma}{p\,n_b} S.$$
-# What has the largest power of $d$ stays; there is a differential equation where the step, in the
-# time in which that term is of order one, vanishes.
+# The terms with the largest power of $d$ survive. There is a differential equation if the
+# step vanishes in the time unit in which these terms are of order one.
 #
 # **Assumptions.** $k = O(1)$, $\delta \ge 0$, fresh samples in each step.
 #

@@ -118,7 +118,7 @@ check("D_1 that e opens", odd, lifted.witness.value)
 # $\kappa=\mathbb E\sum_l\partial^2_{h_l}\ell$, which drops out of
 # $-\mathbb E\,u+s\,\mathbb E\sum_l\ell_lh_l$. The projection $ss^\top$ and the noise both
 # come from the length. Untied networks are one neuron in
-# dimension $Ld$ with $\mu_l=m_l/\sqrt L$ in place of $m$, in the time $\text{steps}\,\gamma/(Ld)$.
+# dimension $Ld$ with $\mu_l=m_l/\sqrt L$ instead of $m$, in the time $\text{steps}\,\gamma/(Ld)$.
 #
 # Check: ReLU and the mean of the tokens, where $\mathcal N=1-m$ and
 # $\dot m=(1-m)(1+m-\gamma m)/2$; squares, where all is a polynomial.
@@ -173,7 +173,7 @@ slope = sp.diff(rates, m).subs(m, 1)
 check("slope at perfect recovery", slope.subs(rate, limit), 0.0, 1e-12)
 
 # %% [markdown]
-# ## 5. What the length of a sequence gains
+# ## 5. Gain from the length of a sequence
 #
 # From equal overlaps and at equal $\gamma$ the tied network sees the coefficient of $m^k$ along
 # all tokens, the untied one the best direction of its tensor $C^*_k$, and its time has $L$ times as

@@ -2,7 +2,7 @@
 
 Lines are the equations of d -> infinity: closed forms for a ReLU student on Hermite polynomials,
 averages on nodes for tanh. Points are means of sixteen exact chains of the overlaps. The script
-writes any_activation.png (or the path given), and prints how a run's distance to theory falls.
+writes any_activation.png (or the path given), and prints how the distance of runs to theory falls.
 """
 
 import sys

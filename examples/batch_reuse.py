@@ -1,4 +1,4 @@
-"""Descent on repeated data finds what one pass cannot: theory against simulation.
+"""Gradient descent on repeated data learns what one pass cannot: theory and simulation.
 
 A ReLU neuron learns y = tanh(z1 + He3(z2)) by full-batch gradient descent on n = 3 d samples: the
 two-time equations as lines, runs in d = 500 as points, and the kernels of the gradients as maps.

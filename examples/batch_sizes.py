@@ -1,10 +1,10 @@
 """Two erf units learn two at one learning rate and three batch sizes n_b.
 
-With gamma/(p n_b) = 20 the noise of the gradients outruns what is learned, at 1 both count (the
-equations of Saad and Solla), at 0.05 the population flow is left. Lines are the three limits,
-dashed the equations with all terms, points SGD in R^10000 as chains of its overlaps. Writes
-batch_sizes.png (or the path given) and prints how far the chains are from the limits and, last,
-from all terms (largest distance of the risks, in units of that at the start).
+With gamma/(p n_b) = 20 the noise of the gradients dominates, at 1 noise and signal are comparable
+(the equations of Saad and Solla), and at 0.05 only the population flow remains. Solid lines are the
+three limits, dashed lines the equations with all terms, points SGD in R^10000 as chains of its
+overlaps. Writes batch_sizes.png (or the path given) and prints the largest distance of the chains
+from the limits and, last, from all terms (differences of risks, relative to the risk at the start).
 """
 
 import sys

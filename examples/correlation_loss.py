@@ -1,10 +1,10 @@
 """Steps of one He3 neuron with batches n_b = d^mu: squared loss against correlation loss.
 
 At mu = 1 both take of the order of d steps. At mu = 1.75 the network's own output caps the rate of
-the squared loss, whose steps are d^(1/2); the correlation loss takes d^(1/4). Lines are maps of one
-step from an overlap 3 d^(-1/2) to 1/2, points medians and quartiles of chains in R^d. Run as
-`python examples/correlation_loss.py [figure.png]`; prints the steps, last the mean distance of the
-logarithms of chains and maps.
+the squared loss, which takes d^(1/2) steps; the correlation loss takes d^(1/4). Lines are iterated
+maps from an overlap 3 d^(-1/2) to 1/2, points are medians and quartiles of chains in R^d. Run as
+`python examples/correlation_loss.py [figure.png]`; prints the steps and, last, the mean distance of
+the logarithms of chains and maps.
 """
 
 import sys

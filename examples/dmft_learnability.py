@@ -1,8 +1,8 @@
 """What descent on repeated data learns in 16 steps, over samples per dimension and learning rate.
 
 Student and teacher are one smooth |h|, an even target: the overlap starts at 0.2 and is learned if
-it reaches 1/2. Two-time equations are built once; a point of the plane is one run of them. The
-curve is traced on two sets of nodes, whose distance is its sampling error, and judged by descent in
+it reaches 1/2. The two-time equations are built once and solved at each point of the plane. The
+curve is traced with two sets of nodes, which gives its sampling error, and compared with descent in
 d = 500 on both sides. Run as `python examples/dmft_learnability.py [figure.png]`; the last number
 is the largest gap of overlaps between equations and descent.
 """

@@ -1,8 +1,8 @@
-"""What width gains in escaping, and where wide students collapse at the rate that is fastest there.
+"""Gain from width in escape times, and collapse of wide students at the fastest learning rate.
 
-Left the risk of eight square units at the rate of the fastest weak recovery, which is above the
-stability limit of the perfect solution, and at half of that limit; lines are the equations, points
-the mean of overlap chains at d = 2000. Right the gain from width. Run as
+Left: the risk of eight square units at the rate of the fastest weak recovery, which is above the
+stability limit of the perfect solution, and at half of this limit. Lines are the equations, points
+the mean of overlap chains at d = 2000. Right: the gain from width. Run as
 `python examples/escape_formulas.py [figure.png]`; prints the highest risk over that at the start.
 """
 

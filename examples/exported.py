@@ -1,4 +1,4 @@
-"""Take the equations away: the right-hand side as files that need no `dmft`.
+"""Export the right-hand side to files that do not need `dmft`.
 
 The soft committee of Saad and Solla is written as Python, C and JavaScript. The Python file is
 loaded, solved by SciPy and compared with `dmft.solve`; each file run by itself (`python`, `node`,

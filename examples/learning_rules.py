@@ -3,7 +3,7 @@
 One unit learns the sign of another one from samples that it sees once, at rate 1. The error is the
 probability of a wrong sign, arccos(M / sqrt(Q)) / pi. Points are the same declarations simulated on
 vectors in R^d. Run as `python examples/learning_rules.py [figure.png]`; prints the errors after 20
-samples a dimension, that of the AdaTron last.
+samples per dimension, the AdaTron last.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """Maximal learning rate of erf committees over width and label noise, teacher and student alike.
 
-Noise makes units longer than the teacher's. Up to the maximal rate they are finite and stable;
-beyond, all grow for ever, or (widths 3 to 5, dashed) symmetry breaks and two that cancel do. Prints
-the largest relative gap from derivations/maximal_rates.py; an argument names the figure.
+Noise makes the units longer than the teacher's. Up to the maximal rate they are finite and stable.
+Beyond it all units grow without bound, or (widths 3 to 5, dashed) the symmetry breaks and two units
+that cancel grow. Prints the largest relative gap from derivations/maximal_rates.py; an argument
+names the figure.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Phase diagram of two-token attention: does it learn what tokens mean or where they stand?
+"""Phase diagram of two-token attention: does it learn the meaning or the position of tokens?
 
 Run as `python examples/positional_semantic.py [figure.png]`; prints the regions of the square of
-all (a, omega), and where the mixed minima begin: the tricritical point.
+all (a, omega), and the tricritical point, at which the mixed minima begin.
 """
 
 import sys
@@ -17,7 +17,7 @@ for name, number in diagram.count().items():
     print(f"{number:6d} points: {name}")
 point = dmft.literature.positional_semantic_points()["tricritical_semantic"]
 
-# Where training starts towards the wrong minimum; and where two minima stand on the way.
+# Training that starts towards the wrong minimum, and a landscape with two minima.
 wrong = dmft.literature.positional_semantic_risk(a=1.0, omega=0.7)
 mixed = dmft.literature.positional_semantic_risk(a=0.755, omega=0.975)
 for risk in (wrong, mixed):

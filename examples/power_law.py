@@ -1,8 +1,8 @@
 """One pass over inputs with a power-law spectrum: the risk falls as t^(-2 r).
 
 A linear student learns a linear teacher of source r = 0.4 from inputs with eigenvalues i^-1.5,
-i = 1 .. 10^6, by SGD with steps of the size eta = 0.1, plain and with a heavy ball whose memory
-lasts. The spectrum is 184 blocks: 64 eigenvalues and nodes in log i.
+i = 1 .. 10^6, by SGD with step size eta = 0.1, plain and with heavy-ball momentum of
+long memory. The spectrum is 184 blocks: 64 eigenvalues and nodes in log i.
 Run as `python examples/power_law.py [figure.png]`; prints the local slope of the risk at t = 3e4.
 """
 

@@ -1,4 +1,4 @@
-"""The positional/semantic diagram traced from its region codes alone, against the closed forms.
+"""The positional/semantic diagram traced only from its region codes, and the closed forms.
 
 A coarse grid of codes shows which regions there are; `dmft.boundary` follows their borders and
 finds where three regions meet. The last line is the largest distance of a traced point, in omega,

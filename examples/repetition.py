@@ -1,7 +1,7 @@
 """Learning from repeated samples: exponents and times to weak recovery.
 
-A step that looks ahead on its own sample sees a nonlinear function of the label, and learns from
-the generative exponent of the target on. Samples to weak recovery, formulas against overlap chains.
+A step that looks ahead on the same sample depends on a nonlinear function of the label, so the
+generative exponent of the target decides. Samples to weak recovery: formulas and overlap chains.
 Run as `python examples/repetition.py [figure.png]`; prints samples/d to see He_3 by looking ahead.
 """
 

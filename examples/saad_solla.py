@@ -1,6 +1,6 @@
 """Four erf units learn two by one-pass SGD: a plateau, its escape, and SGD on top of the theory.
 
-Writes saad_solla.png (or the path given) and prints the time at which the plateau is left.
+Writes saad_solla.png (or the path given) and prints the time of escape from the plateau.
 """
 
 import sys
@@ -15,7 +15,7 @@ model = saad_solla(width=4, teacher_width=2, label_noise=1e-3)
 sgd = dmft.SGD(learning_rate=1.0)
 equations = dmft.derive(model, sgd)
 
-# Random weights in R^100 overlap visibly; the theory needs nothing but these overlaps.
+# Random weights in R^100 overlap visibly; the theory needs only these overlaps.
 start = dmft.random_overlaps(model, dim=100, seed=0)
 times = np.concatenate([[0.0], np.geomspace(0.1, 300.0, 120)])
 theory = dmft.solve(equations, start, t_max=300.0, save_at=times)

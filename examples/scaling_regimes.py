@@ -1,4 +1,4 @@
-"""Who decides how fast the risk falls: the spectrum's tail or the noise of the steps.
+"""Exponent of the risk: the tail of the spectrum or the noise of the steps.
 
 A linear student under SGD of capacity alpha and source r: the exponent is -2 r while 2 r is below
 2 - 1/alpha, and -(2 - 1/alpha) beyond (theory/structured_inputs (12)); below alpha = 1 the kernel
@@ -21,7 +21,7 @@ regimes = np.empty(exponents.shape, dtype=object)
 for n, alpha in enumerate(capacities):
     for m, r in enumerate(sources):
         tail = dmft.Spectrum.power_law(alpha, r, dim)
-        # Half of the largest stable rate, whatever the spectrum.
+        # Half of the largest stable rate, for any spectrum.
         equations = dmft.derive(dmft.Model(line, line, inputs=tail), dmft.SGD(1.0 / tail.mean))
         law = dmft.scaling_law(equations)
         exponents[m, n], regimes[m, n] = law.exponent, law.regime

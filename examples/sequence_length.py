@@ -1,4 +1,4 @@
-"""Tied against untied weights: a tied network learns up to L times faster from L tokens.
+"""Tied and untied weights: a tied network learns up to L times faster from L tokens.
 
 Run as `python examples/sequence_length.py [figure.png]`; prints how many times fewer steps a tied
 network needs for the target sqrt(L) z_1 of eight tokens: sqrt(8) at small overlaps and rates.

@@ -1,9 +1,9 @@
-"""The order in which repeated samples show the directions of a target.
+"""The order in which the directions of a target are learned from repeated samples.
 
-Two targets whose directions come in the order that `learnability` states: the solved equations
-(lines) against chains (points), and plain SGD (crosses), which is stuck. Run as
-`python examples/staircase.py [figure.png]`; prints the largest distance between solved and chains
-at the end.
+The directions of two targets are learned in the order that `learnability` predicts: equations
+(lines), chains (points), and plain SGD (crosses), which does not learn them. Run as
+`python examples/staircase.py [figure.png]`; prints the largest distance between equations and
+chains at the end.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Theory against simulation, from overlaps of order one: erf committees and phase retrieval.
+"""Theory and simulation from overlaps of order one: erf committees and phase retrieval.
 
 Lines are the ordinary differential equations of d -> infinity. Points are SGD in R^1000 and
 R^4000 and the exact chain of the overlaps at larger d. The distance of single runs from the
-theory falls like d^(-1/2): the script draws it, writes theory_and_simulation.png (or the path
+theory decreases as d^(-1/2): the script draws it, writes theory_and_simulation.png (or the path
 given) and prints the fitted powers.
 """
 

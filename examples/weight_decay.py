@@ -1,4 +1,4 @@
-"""Weight decay as a user's term: derived equations that go on.
+"""Weight decay as a user-defined term in derived equations.
 
 One linear unit learns another from noisy labels by one-pass SGD. A decay -zeta w of its weights
 adds -zeta M and -2 zeta Q to the rates; zeta is a value of the run. The stationary risk is lowest
