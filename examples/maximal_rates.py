@@ -2,8 +2,7 @@
 
 Noise makes the units longer than the teacher's. Up to the maximal rate they are finite and stable.
 Beyond it all units grow without bound, or (widths 3 to 5, dashed) the symmetry breaks and two units
-that cancel grow. Prints the largest relative gap from derivations/maximal_rates.py; an argument
-names the figure.
+that cancel grow. Prints the largest relative gap from derivations/maximal_rates.py.
 """
 
 import sys
