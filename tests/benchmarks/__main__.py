@@ -17,6 +17,7 @@ NAMES = (
     "two_time",
     "structured",
     "first_runs",
+    "waits",
 )
 
 wanted = sys.argv[1:] or NAMES

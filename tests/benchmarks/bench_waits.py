@@ -37,7 +37,6 @@ def solved(model, algorithm, t=2.0, start=None, **options):
 def sphere(m=0.1):
     return dmft.Overlaps([[1.0]], [[m]])
 """
-CLIP = "psi = sp.Min(1, sp.Max(-1, y - h)) * 1\n"
 ROWS = {
     "tutorial with tanh: one solve": """
 model = committee(tanh, 4, k=2, noise=1e-3)
@@ -88,7 +87,8 @@ timed(solved(model, rule, 2.0, zero))
 """,
     **{
         f"first descent, {name}": f"""
-timed(solved(committee({name.split()[0]}, 1), dmft.GradientDescent(0.3, samples_per_dim=3{more}), 10))
+descent = dmft.GradientDescent(0.3, samples_per_dim=3{more})
+timed(solved(committee({name.split()[0]}, 1), descent, 10))
 """
         for name, more in (("erf", ""), ("relu", ""), ("erf with noise", ", temperature=0.1"))
     },
@@ -170,11 +170,15 @@ def _run(code, names, limit):
     return done.stdout.split()
 
 
+def _shown(text):
+    return text if text[:1].isalpha() else f"{float(text):.3g} s"
+
+
 def seeded(cache):
     """A cache that holds what one solve of erf left."""
     cache.mkdir()
     names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
-    code = HEAD + 'timed(solved(committee(erf, 2), dmft.SGD(0.5)))'
+    code = HEAD + "timed(solved(committee(erf, 2), dmft.SGD(0.5)))"
     _run(code, {name: str(path) for name, path in names.items()}, 300)
     return cache
 
@@ -186,7 +190,9 @@ def main(*words):
         kept = seeded(Path(folder) / "seed")
         for name, code in ROWS.items():
             if not words or any(word in name for word in words):
-                shown = [x[:60] if x[:1].isalpha() else f"{float(x):.3g} s" for x in seconds(code, kept)]
+                shown = [
+                    x[:60] if x[:1].isalpha() else f"{float(x):.3g} s" for x in seconds(code, kept)
+                ]
                 line(name, *shown)
 
 
