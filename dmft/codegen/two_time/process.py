@@ -9,6 +9,7 @@ models (`dmft.solvers.descent.sampled`) applies them to the samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sympy as sp
 
@@ -17,7 +18,7 @@ from dmft.codegen.fuse import Loop, render
 from dmft.codegen.lower import AXIS
 from dmft.codegen.nodes import Index
 from dmft.codegen.two_time.lowering import OF_A_STEP, TimeLowering, statements
-from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
+from dmft.codegen.two_time.sample import parameter_order, sample_source
 from dmft.emit import load_module
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
@@ -115,14 +116,15 @@ def build_process(equations: DescentEquations) -> Process:
 
 def build_descent(equations: DescentEquations) -> DescentProblem:
     """Compile the functions of a descent, or load them from the cache."""
-    process, module = build_process(equations), build_sample(equations)
+    process, source = build_process(equations), sample_source(equations)
+    module: Any = load_module(source, "dmft_sample")
     return DescentProblem(
         labels=module.labels,
         sample=module.sample,
         process=process,
         parameters=tuple(equations.parameters),
         scalars=tuple(parameter_order(equations)),
-        source=f"{sample_source(equations)}\n\n{process.source}",
+        source=f"{source}\n\n{process.source}",
         time_unit=equations.time_unit,
         origin=equations,
     )

@@ -18,6 +18,7 @@ from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
     chosen,
     cluster,
+    curvature,
     label,
     loss,
     output,
@@ -108,7 +109,7 @@ def bend_source(equations: DescentEquations, kinks: bool = False) -> str:
     BadParameter
         Where a kink leaves a Dirac delta, and `kinks` is false.
     """
-    slopes = equations.slopes
+    slopes = curvature(equations.sample)
     if kinks:
         terms = {name: _without_kinks(e) for name, e in slopes.terms}
         slopes = define(slopes.target, terms, slopes.role)
@@ -157,7 +158,7 @@ def knots_of(equations: DescentEquations, values: Mapping[str, float]) -> list[f
     None where they are not: curved pieces, losses that are not quadratic in the prediction, or
     places that are no numbers at the parameters `values`.
     """
-    slopes = equations.slopes.expr
+    slopes = curvature(equations.sample).expr
     jumps = slopes.atoms(sp.DiracDelta)
     if slopes.has(sp.Derivative):
         return None
@@ -181,11 +182,6 @@ def knots_of(equations: DescentEquations, values: Mapping[str, float]) -> list[f
             return None
         knots.add(float(root[0]))
     return sorted(knots)
-
-
-def build_sample(equations: DescentEquations) -> Any:
-    """Compile the functions `labels` and `sample` of a module, or load them from the cache."""
-    return load_module(sample_source(equations), "dmft_sample")
 
 
 def parameter_order(equations: DescentEquations) -> list[str]:

@@ -15,7 +15,7 @@ from dmft.codegen.nodes import Index
 from dmft.codegen.two_time.lowering import AT_ROW, ROW, RowLowering, statements
 from dmft.emit import load_module
 from dmft.equations.two_time.normal_form import NormalForm, normal_form
-from dmft.equations.two_time.problem import TwoTime
+from dmft.equations.two_time.problem import TwoTime, block_name
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.names import VERSION
 from dmft.solvers.two_time.thinned import VolterraProblem
@@ -116,7 +116,7 @@ def build_volterra(problem: TwoTime) -> VolterraProblem:
     source = volterra_source(problem, form)
     module: Any = load_module(source, "dmft_two_time")
     pairs = [str(f) for f in form.pairs]
-    signals = [_signal_name(key) for key in form.signals]
+    signals = [block_name(key) for key in form.signals]
     flags = _flags(
         [rate for _, rate in form.pairs.values()],
         [rate for _, rate in form.signals.values()],
@@ -146,10 +146,6 @@ def _flags(*rows: Sequence[int]) -> NDArray[np.int64]:
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
     return table
-
-
-def _signal_name(key: sp.Expr) -> str:
-    return str(key.func) if len(key.args) == 1 else f"{key.func}_diagonal"
 
 
 def _start(form: NormalForm) -> Callable[[Mapping[str, float]], Any]:

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import sympy as sp
 
 from dmft.equations.changes.changeable import Changeable
+from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.validation import is_expression, shown
 
 Named = Mapping[str, Mapping[str, sp.Expr]]
+
+
+@dataclass(frozen=True, repr=False)
+class IndicesInTime(Indices):
+    """Running indices of equations in two times by name, and those of each block.
+
+    Attributes
+    ----------
+    running : tuple of sympy.Symbol
+        Times, one that integrals run over among them, and neurons.
+    words : str
+        What they are.
+    """
+
+    running: tuple[sp.Symbol, ...] = ()
+    words: str = ""
+
+    @property
+    def names(self) -> dict[str, sp.Symbol]:
+        """The indices by name."""
+        return {y.name: y for y in self.running}
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 class TwoTimeEquations(Changeable):
@@ -45,6 +73,20 @@ class TwoTimeEquations(Changeable):
     @abstractmethod
     def _value(self, name: str, given: object) -> sp.Expr:
         """What a user puts in place of a parameter."""
+
+    @property
+    @abstractmethod
+    def _signature(self) -> str:
+        """Text of what decides the numbers besides the definitions."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the symbolic content."""
+        rows = [
+            f"{d.role}{sp.srepr(d.target)}={sp.srepr(e)}" for d in self.stored for _, e in d.terms
+        ]
+        text = "|".join([*rows, self._signature])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:

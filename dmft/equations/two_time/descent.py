@@ -9,7 +9,6 @@ needs kernels of earlier times only (theory/batch_reuse A.1).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.changes.user_terms import Indices, check_parameter, users_of
+from dmft.equations.changes.user_terms import check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.descent_process import (
     BLOCKS,
     EVERY_ARRAY,
@@ -62,24 +61,12 @@ if TYPE_CHECKING:
 
 
 RUNNING = (t, s, u, x.j, x.l, m, x.r, q)
+INDICES = "t, s, u = 0, 1, ... (times); j, l, m = 1..p (students); r, q = 1..k (teachers)"
 OF_A_SAMPLE = (output, label, loss, zeta, chosen)
 STEP_UNIT = "t = steps; n = alpha d samples, used again"
 FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
 # Length in time of the steps by which a flow is evaluated.
 STEP = 0.01
-
-
-@dataclass(frozen=True, repr=False)
-class TimesAndNeurons(Indices):
-    """Running indices of two-time equations by name, and those of each block."""
-
-    @property
-    def names(self) -> dict[str, sp.Symbol]:
-        """Times t, s, u from 0; students j, l, m from 1 to p; teachers r, q from 1 to k."""
-        return {y.name: y for y in RUNNING}
-
-    def __repr__(self) -> str:
-        return "t, s, u = 0, 1, ... (times); j, l, m = 1..p (students); r, q = 1..k (teachers)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,20 +137,10 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         """Whether samples compute what the model and the algorithm say."""
         return self.sample == sample_definitions(self.model, self.algorithm)
 
-    @cached_property
-    def slopes(self) -> Definition:
-        """H_jl = dg_j/dh_l of a sample, from its definitions."""
-        return curvature(self.sample)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the symbolic content."""
-        parts = [f"{d.target}={sp.srepr(e)}" for d in self.stored for _, e in d.terms]
-        parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
-        if self.model.clusters is not None:
-            parts.append(str(self.model.clusters))
-        digest = hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
-        return f"flow-{digest}" if self.is_flow else digest
+    @property
+    def _signature(self) -> str:
+        algorithm, clusters = self.algorithm, self.model.clusters
+        return f"{self.stepper} {algorithm.batch} {algorithm.batch_fraction} {clusters}"
 
     # Terms and their changes --------------------------------------------------------------------
 
@@ -216,13 +193,13 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return {**arrays, **short, "a": x.a, **scalars, "p": x.p, "k": x.k}
 
     @property
-    def indices(self) -> TimesAndNeurons:
+    def indices(self) -> IndicesInTime:
         """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
         blocks = {}
         for d in (*self.sample, *self.process):
             free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
             blocks[self._block_of(d)] = tuple(y for y in RUNNING if y in free)
-        return TimesAndNeurons(blocks)
+        return IndicesInTime(blocks, RUNNING, INDICES)
 
     @property
     def _scalars(self) -> dict[str, sp.Symbol]:
@@ -419,7 +396,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         >>> r"\sigma" in eqs.latex_of_sample()
         True
         """
-        sample = [line for d in (*self.sample, self.slopes) for line in self._lines(d)]
+        sample = [line for d in (*self.sample, curvature(self.sample)) for line in self._lines(d)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.

@@ -188,16 +188,11 @@ def _continued(term: sp.Expr, divisor: sp.Expr) -> sp.Expr:
     """One product: a coefficient times an entry or a sum."""
     sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]
     rest = sp.Mul(*(f for f in sp.Mul.make_args(term) if f not in sums))
-    whole = _scaled(rest) * sp.Mul(*(_integral(y) for y in sums)) / divisor
+    densities = {e: eta * e for e in rest.atoms(sp.Indexed) if base_name(e) in DENSITIES}
+    whole = rest.xreplace(densities) * sp.Mul(*(_integral(y) for y in sums)) / divisor
     return sp.expand(sp.cancel(sp.expand(whole)) if not whole.has(sp.Integral) else whole).subs(
         eta, 0
     )
-
-
-def _scaled(expr: sp.Expr) -> sp.Expr:
-    """Densities times the step."""
-    entries = {e: eta * e for e in expr.atoms(sp.Indexed) if base_name(e) in DENSITIES}
-    return expr.xreplace(entries)
 
 
 def _integral(total: sp.Sum) -> sp.Expr:

@@ -6,7 +6,6 @@ of the problem, second factors of the pair (u, s); what depends on neither stand
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -68,17 +67,6 @@ class InTimes:
             for expr in group.values():
                 free |= expr.free_symbols
         return tuple(sorted(free - set(self.times), key=str))
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the equations."""
-        rows = [
-            f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
-            for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
-            for key, expr in group.items()
-        ]
-        text = "|".join([*rows, *(str(f) for f in self.causal)])
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _functions(self, times: int) -> tuple[Any, ...]:
         """Functions of one or of two times, in the order of their equations."""
@@ -160,22 +148,16 @@ class _Reducer:
 
     def form(self) -> NormalForm:
         problem, t, s = self.problem, self.t, self.s
-        pairs, signals = {}, {}
-        for f in problem.pairs:
-            key = f(t, s)
-            rate = key in problem.rates
-            pairs[f] = (self._local(key, problem.rates if rate else problem.values), rate)
         keys = [f(t) for f in problem.signals] + [f(t, t) for f in problem.pairs]
-        for key in keys:
-            rate = key in problem.rates
-            signals[key] = (self._local(key, problem.rates if rate else problem.values), rate)
-        u = sp.Symbol("u") if sp.Symbol("u") not in (t, s) else sp.Symbol("u_1")
-        memories = tuple(
-            Memory(m.first.subs(self.u, u), m.second.subs(self.u, u), m.late, m.early, m.symbol)
-            for m in self.memories.values()
-        )
-        totals = tuple((e.subs(self.u, u), y) for e, y in self.totals.items())
-        return NormalForm(problem, u, memories, totals, pairs, signals)
+        pairs = {f: self._moved(f(t, s)) for f in problem.pairs}
+        signals = {key: self._moved(key) for key in keys}
+        memories, totals = tuple(self.memories.values()), tuple(self.totals.items())
+        return NormalForm(problem, self.u, memories, totals, pairs, signals)
+
+    def _moved(self, key: sp.Expr) -> tuple[sp.Expr, bool]:
+        """Local expression of what is moved, and whether it is a rate."""
+        rate = key in self.problem.rates
+        return self._local(key, self.problem.rates if rate else self.problem.values), rate
 
     def _local(self, key: sp.Expr, group: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
         """Right-hand side of an equation with symbols for its integrals."""

@@ -141,11 +141,10 @@ def with_step(values: Mapping[str, Any], step: float) -> dict[str, Any]:
     """Run-time values of the descent that steps through the flow; schedules at its time."""
     if "learning_rate" in values:
         raise BadParameter("gradient flow has no learning_rate: its time is learning_rate * steps")
-    return {name: _at_steps(y, step) for name, y in values.items()} | {"learning_rate": step}
-
-
-def _at_steps(value: Any, step: float) -> Any:
-    """An expression in the time t of a flow as one in the number of steps."""
-    if not isinstance(value, sp.Expr):
-        return value
-    return value.xreplace({y: step * y for y in value.free_symbols if y.name == TIME})
+    # Expressions in the time t of a flow become those in the number of steps.
+    at_steps = {
+        name: value.xreplace({y: step * y for y in value.free_symbols if y.name == TIME})
+        for name, value in values.items()
+        if isinstance(value, sp.Expr)
+    }
+    return {**values, **at_steps, "learning_rate": step}

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Self
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
-from dmft.equations.two_time.changes import Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.normal_form import InTimes, normal_form
 from dmft.equations.two_time.process_reference import ValuesAtTimes
 from dmft.equations.views.latex import EquationPrinter
@@ -28,29 +27,6 @@ TAKEN_BY_SOLVE = frozenset(
     {"system", "start", "t_max", "tol", "save_at", "max_step", "thin", "measure_error"}
     | {"checkpoint", "timeout", "max_steps", "method", "progress"}
 )
-
-
-@dataclass(frozen=True, repr=False)
-class Times(Indices):
-    """Times of a problem by name, and those of each block.
-
-    Attributes
-    ----------
-    times : tuple of sympy.Symbol
-        Both times of the equations, and one that integrals run over.
-    """
-
-    times: tuple[sp.Symbol, ...] = ()
-
-    @property
-    def names(self) -> dict[str, sp.Symbol]:
-        """The times by name."""
-        return {y.name: y for y in self.times}
-
-    def __repr__(self) -> str:
-        t, s, u = self.times
-        rows = (f"{block}({', '.join(map(str, own))})" for block, own in self.blocks.items())
-        return f"0 <= {s} <= {t} (times); {u} (under integrals)\n" + ", ".join(rows)
 
 
 @checked
@@ -150,6 +126,10 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         object.__setattr__(self, "source", source)
         check_problem(self)
 
+    @property
+    def _signature(self) -> str:
+        return f"{self.causal} {sp.srepr(tuple(self.start.items()))}"
+
     # Terms and their changes --------------------------------------------------------------------
 
     @property
@@ -199,12 +179,14 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         return {**functions, **{y.name: y for y in self.parameters}}
 
     @property
-    def indices(self) -> Times:
+    def indices(self) -> IndicesInTime:
         """Times by name (those of the equations, and one for integrals), and of each block."""
         t, s = self.times
         inner = next(sp.Symbol(n) for n in ("u", "v", "w") if n not in (t.name, s.name))
         blocks = {block_name(key): tuple(dict.fromkeys(key.args)) for key in self.named}
-        return Times(blocks, (t, s, inner))
+        rows = (f"{block}({', '.join(map(str, own))})" for block, own in blocks.items())
+        words = f"0 <= {s} <= {t} (times); {inner} (under integrals)\n" + ", ".join(rows)
+        return IndicesInTime(blocks, (t, s, inner), words)
 
     @property
     def _scalars(self) -> dict[str, sp.Symbol]:

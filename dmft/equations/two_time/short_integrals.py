@@ -122,8 +122,10 @@ class ShortIntegrals:
         self.scalars = given.scalars
         self.teacher_readout = arrays["teacher_readout"]
         self.widths = {x.p: self.p, x.k: self.k}
-        names = {y: rational(v) for y, v in self._free_scalars()}
-        self.names: dict[sp.Basic, sp.Basic] = dict(names)
+        free = {y for d in equations.definitions for y in d.expr.free_symbols}
+        self.names: dict[sp.Basic, sp.Basic] = {
+            y: rational(self.scalars[y.name]) for y in free if y.name in self.scalars
+        }
         self.masks = masks(equations.algorithm.batch, self.scalars.get("batch_fraction", 1.0))
         self.h = sp.symbols(f"h1:{self.p + 1}", real=True, cls=sp.Dummy)
         self.r = sp.symbols(f"r1:{self.p + 1}", real=True, cls=sp.Dummy)
@@ -143,11 +145,6 @@ class ShortIntegrals:
                 "the start has student weights inside the span of the teacher: Q - M P^+ M^T is "
                 "singular, and the response to it is not an average; move M or Q a little"
             )
-
-    def _free_scalars(self) -> list[tuple[sp.Symbol, float]]:
-        """Symbols of the equations with their numbers."""
-        free = {y for d in self.equations.definitions for y in d.expr.free_symbols}
-        return [(y, self.scalars[y.name]) for y in free if y.name in self.scalars]
 
     def _fill(self, base: str, values: Array, times: tuple[int, ...]) -> None:
         for place, value in np.ndenumerate(values):

@@ -3,6 +3,7 @@ r"""Averages at t = 1 of a descent: the part of r^1 that is new is averaged in c
 from __future__ import annotations
 
 import itertools
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -107,9 +108,9 @@ class SecondStep:
 
     def integral(self, integrand: sp.Expr, factor: sp.Expr = sp.S.One, power: int = 1) -> Number:
         """E[(s^1)^power integrand(h^1, y) factor(h*, r^0)], summed over the masks."""
-        masks = sorted(self.of.masks, key=_first)
+        first = operator.itemgetter(1)
         parts: list[tuple[Number, sp.Expr]] = []
-        for s0, group in itertools.groupby(masks, key=_first):
+        for s0, group in itertools.groupby(sorted(self.of.masks, key=first), key=first):
             chance = sum(c * s1**power for c, _, s1 in group)
             if chance:
                 parts.append((self._given(integrand, factor, s0), rational(chance)))
@@ -168,10 +169,6 @@ class SecondStep:
         slopes = [np.mean(np.abs(at(i) - here)) / DISPLACED for i in range(len(open_numbers))]
         errors = [self.open[y].error for y in open_numbers]
         return MARGIN * float(np.dot(slopes, errors))
-
-
-def _first(mask: tuple[float, float, float]) -> float:
-    return mask[1]
 
 
 def second_averages(integrals: ShortIntegrals) -> dict[str, Any]:

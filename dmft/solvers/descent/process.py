@@ -163,9 +163,6 @@ class DescentProblem(Short):
         return f"descent: parameters {', '.join(self.parameters)}"
 
 
-Array = NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class DescentTask:
     """Numbers of one descent.

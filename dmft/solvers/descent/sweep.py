@@ -127,7 +127,6 @@ class Samples:
         return np.asarray(sums.sum(axis=0) / self.star.shape[1])
 
 
-Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
 # changes nothing, and linear students at long times are singular without it.
 JITTER = 1e-12
@@ -184,11 +183,6 @@ class Sweep(Stepper):
     def readout(self) -> Array:
         """Readouts (T + 1, p)."""
         return self.arrays.readout_at
-
-    @property
-    def C_r(self) -> Array:
-        """Covariance of the driving process, over (time, neuron)."""
-        return as_matrix(self.arrays.C_r)
 
     def take(self, step: Callable[..., None], t: int) -> None:
         """Do one compiled step at time t."""
@@ -253,12 +247,6 @@ class Sweep(Stepper):
         rows = self.root[t * p : (t + 1) * p, : (t + 1) * p]
         to_past = arrays.to_past[t, :, :t].reshape(p, t * p)
         return arrays.to_star[t], arrays.to_driving[t] @ rows, np.ascontiguousarray(to_past)
-
-
-def as_matrix(kernel: Array) -> Array:
-    """A kernel (times, p, times, p) as a matrix over (time, neuron); the same memory."""
-    n, p, _, _ = kernel.shape
-    return kernel.reshape(n * p, n * p)
 
 
 def begin(task: DescentTask) -> Sweep:
@@ -340,7 +328,7 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     task, p = sweep.task, sweep.task.p
     new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
     sweep.take(task.process.drive, t)
-    C_r = sweep.C_r
+    C_r = sweep.arrays.C_r.reshape(sweep.root.shape)  # over (time, neuron)
     own = C_r[new, new]
     row: Array = np.zeros((p, t * p))
     if t > 0:

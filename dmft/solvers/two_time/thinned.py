@@ -327,7 +327,8 @@ def _advance(run: March, count: int) -> None:
         behind = run.n - 1 - node
         if behind < OPEN:
             break
-        _store_row(run, ROWS - 1 - behind, node)
+        row = run.arrays["X"][ROWS - 1 - behind, :, : node + 1].copy()
+        run.rows.append((run.waiting.pop(0), run.arrays["x"][: node + 1].copy(), row))
     if int(ending[0]) in FAILED:
         run.stop(FAILED[int(ending[0])])
 
@@ -340,10 +341,3 @@ def _log(run: March, before: int) -> None:
     for node in range(before, n):
         run.times.append(float(x[node]))
         run.signals.append(Z[:, node].copy())
-
-
-def _store_row(run: March, r: int, node: int) -> None:
-    """Keep row `node` of the grid, which stands in place r of the last rows."""
-    a = run.arrays
-    row = a["X"][r, :, : node + 1].copy()
-    run.rows.append((run.waiting.pop(0), a["x"][: node + 1].copy(), row))
