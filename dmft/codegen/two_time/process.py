@@ -116,7 +116,7 @@ def build_process(equations: DescentEquations) -> Process:
 
 def build_descent(equations: DescentEquations) -> DescentProblem:
     """Compile the functions of a descent, or load them from the cache."""
-    process, source = build_process(equations), sample_source(equations)
+    process, source = build_process(equations), sample_source(equations, equations.sample)
     module: Any = load_module(source, "dmft_sample")
     return DescentProblem(
         labels=module.labels,

@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.codegen.functions import FAST
+from dmft.codegen.functions import FAST, imports
 from dmft.codegen.fuse import Loop, loop_over, render
 from dmft.codegen.nodes import Index
 from dmft.emit import emit_expression, load_module
@@ -63,11 +63,10 @@ def sample(h, h_star, label, times, par, g, out):
     k = {k}
 {body}
 '''
-IMPORTS = "from dmft.special.hyperbolic import {names}\n"
 
 
-def sample_source(equations: DescentEquations) -> str:
-    """Text of the module whose ``sample`` turns fields and labels into gradients.
+def sample_source(equations: DescentEquations, definitions: tuple[Definition, ...]) -> str:
+    """Text of the module whose ``sample`` turns fields and labels into gradients, or into slopes.
 
     ``labels(p, h_star (k, n), zeta (n,), par, label (n,))`` fills label, once for all steps.
     ``sample(h (p, n), h_star, label, times, par, g (p, n), out)`` fills g with the gradients and
@@ -75,21 +74,14 @@ def sample_source(equations: DescentEquations) -> str:
     h_star only the shape is used; times (n,) says how often the batch holds each sample, where it
     is a part. Where inputs come in clusters, one more row of h_star is their number.
     """
-    return _source(equations, equations.sample)
-
-
-def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) -> str:
-    """Text of the module of some definitions of the sample."""
     writer = _Writer(equations)
     before = [y for d in definitions if d.name == "label" for y in writer.definition(d)]
     lines = [y for d in definitions if d.name != "label" for y in writer.definition(d)]
     first, body = (_body(writer.values, y) for y in (before, lines))
-    used = sorted({name for name in FAST.values() if f"{name}(" in first + body})
-    imports = IMPORTS.format(names=", ".join(used)) if used else ""
-    k = "h_star.shape[0]"
+    special, k = imports(first + body), "h_star.shape[0]"
     if equations.model.inputs is not None:
         k += " - 1\n    clusters = h_star[k]"
-    return TEMPLATE.format(version=VERSION, imports=imports, k=k, labels=first, body=body)
+    return TEMPLATE.format(version=VERSION, imports=special, k=k, labels=first, body=body)
 
 
 def _body(values: list[str], lines: list[str | Loop]) -> str:
@@ -99,10 +91,10 @@ def _body(values: list[str], lines: list[str | Loop]) -> str:
     return "\n".join(render([*used, *lines], 1))
 
 
-def bend_source(equations: DescentEquations, kinks: bool = False) -> str:
-    """Text of the module whose ``sample`` writes the slopes dg_j/dh_l of the gradients.
+def build_bend(equations: DescentEquations, kinks: bool = False) -> Any:
+    """Compile the slopes dg_j/dh_l of the gradients, or load them from the cache.
 
-    Rows p j + l of ``g``. With `kinks`, what they add to the slopes (Dirac deltas) is left out.
+    They are rows p j + l of ``g``. With `kinks`, what those add (Dirac deltas) is left out.
 
     Raises
     ------
@@ -120,7 +112,7 @@ def bend_source(equations: DescentEquations, kinks: bool = False) -> str:
             'sample has no derivative: method="pathwise" takes smooth activations, "stein" any'
         )
     before = tuple(d for d in equations.sample if isinstance(d.target, sp.Symbol))
-    return _source(equations, (*before, slopes))
+    return load_module(sample_source(equations, (*before, slopes)), "dmft_bend").sample
 
 
 def _without_kinks(expr: sp.Expr) -> sp.Expr:
@@ -144,12 +136,7 @@ def build_measure(equations: DescentEquations, value: sp.Expr) -> Any:
     measured = tuple(
         define(loss, {"measure": seen}, "observable") if d.target == loss else d for d in before
     )
-    return load_module(_source(equations, measured), "dmft_measure").sample
-
-
-def build_bend(equations: DescentEquations, kinks: bool = False) -> Any:
-    """Compile the slopes of the gradients, or load them from the cache."""
-    return load_module(bend_source(equations, kinks), "dmft_bend").sample
+    return load_module(sample_source(equations, measured), "dmft_measure").sample
 
 
 def knots_of(equations: DescentEquations, values: Mapping[str, float]) -> list[float] | None:
