@@ -131,3 +131,25 @@ def test_parameters_may_follow_the_time():
         oven.replace({"speed": time})
     with pytest.raises(BadParameter, match="give k"):
         dmft.solve(oven, None, 1.0, rate=sp.Symbol("k") * time, heat=1.0)
+
+
+def test_any_symbol_names_a_parameter_and_any_function_is_compiled():
+    """Parameters called like the time under the integrals; powers of a symbol, angles."""
+    v, n = sp.symbols("v n")
+
+    def problem(a):
+        return dmft.TwoTime(
+            rates={
+                C(t, s): -a * sp.atan(C(t, s)) + sp.Integral(sp.cos(a * C(t, v)) * R(s, v), (v, 0, s)),
+                R(t, s): -R(t, s),
+                C(t, t): -2 * C(t, t) + a * sp.Integral(C(t, v) ** n * R(t, v), (v, 0, t)),
+            },
+            values={R(t, t): 1}, start={C(0, 0): 1}, causal=[R],
+        )  # fmt: skip
+
+    options = {"tol": 1e-6, "measure_error": False, "save_at": [1.0]}
+    first = dmft.solve(problem(u), None, 1.0, u=0.7, n=2.0, **options)
+    plain = problem(sp.Symbol("kappa")).replace({"n": 2, "kappa": 0.7})
+    second = dmft.solve(plain, None, 1.0, **options)
+    assert first.C_diagonal[-1] == pytest.approx(second.C_diagonal[-1], rel=1e-10)
+    assert first.at("C", 1.0, 0.4) == pytest.approx(second.at("C", 1.0, 0.4), rel=1e-10)
