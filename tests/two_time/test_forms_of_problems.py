@@ -138,9 +138,10 @@ def test_any_symbol_names_a_parameter_and_any_function_is_compiled():
     v, n = sp.symbols("v n")
 
     def problem(a):
+        heard = sp.cos(a * C(t, v))
         return dmft.TwoTime(
             rates={
-                C(t, s): -a * sp.atan(C(t, s)) + sp.Integral(sp.cos(a * C(t, v)) * R(s, v), (v, 0, s)),
+                C(t, s): -a * sp.atan(C(t, s)) + sp.Integral(heard * R(s, v), (v, 0, s)),
                 R(t, s): -R(t, s),
                 C(t, t): -2 * C(t, t) + a * sp.Integral(C(t, v) ** n * R(t, v), (v, 0, t)),
             },
