@@ -154,8 +154,12 @@ class TwoTimeEquations(Changeable):
         first, *more = definition_latex(shown_as, self._printer)
         return [f"{front} {first}" if front else first, *more]
 
+    @abstractmethod
+    def latex(self) -> str:
+        """LaTeX of the equations."""
+
     def _repr_latex_(self) -> str:
-        return str(self.latex())
+        return self.latex()
 
 
 def as_expression(what: str, given: object) -> sp.Expr:
