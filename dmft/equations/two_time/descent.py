@@ -24,13 +24,13 @@ from dmft.equations.changes.user_terms import check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.descent_process import (
+    BATCH_LAWS,
     BLOCKS,
     EVERY_ARRAY,
     FREE,
     PARAMETERS,
     Descent,
     TwoTimePrinter,
-    batches_latex,
     chosen,
     curvature,
     label,
@@ -377,7 +377,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
             recursions = [d for d in self.process if not d.expr.has(Expectation)]
             rates = [line for d in recursions for line in self._lines(d)]
             law = r"r &\sim \mathcal{N}(0, C^{r}), \quad " + law_of_teachers(self.model)
-            averages += [law, *batches_latex(self.algorithm)]
+            batches = (y for name, y in BATCH_LAWS.items() if name == self.algorithm.batch)
+            averages += [law, *batches]
         parts = (align(rates), align(averages), self.latex_of_sample())
         return "\n".join([f"% {self.time_unit}", *parts])
 

@@ -76,8 +76,6 @@ SYMBOLS_LATEX = {
     zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
     chosen: r"\chi", fraction: "b", temperature: "T",
 }  # fmt: skip
-
-
 # How often the batch of a step holds a sample, where not once.
 BATCH_LAWS = {
     "bernoulli": r"\chi^{t} &\in \{0, 1\} \text{ independent}, \quad \Pr(\chi^{t} = 1) = b",
@@ -264,11 +262,6 @@ def _averages(algorithm: GradientDescent, once: sp.Expr) -> dict[sp.Indexed, dic
     if algorithm.readout_rate != 0:
         rows[pulled[t, j]] = {"gradients": Expectation(pull_at[t, j])}
     return rows
-
-
-def batches_latex(algorithm: GradientDescent) -> list[str]:
-    """Law of how often a batch holds a sample."""
-    return [BATCH_LAWS[algorithm.batch]] if algorithm.batch in BATCH_LAWS else []
 
 
 def law_of_teachers(model: Model) -> str:
