@@ -9,7 +9,6 @@ models (`dmft.solvers.descent.sampled`) applies them to the samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import sympy as sp
 
@@ -18,7 +17,7 @@ from dmft.codegen.fuse import Loop, render
 from dmft.codegen.lower import AXIS
 from dmft.codegen.nodes import Index
 from dmft.codegen.two_time.lowering import OF_A_STEP, TimeLowering, statements
-from dmft.codegen.two_time.sample import parameter_order, sample_source
+from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
 from dmft.emit import load_module
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
@@ -117,7 +116,7 @@ def build_process(equations: DescentEquations) -> Process:
 def build_descent(equations: DescentEquations) -> DescentProblem:
     """Compile the functions of a descent, or load them from the cache."""
     process, source = build_process(equations), sample_source(equations, equations.sample)
-    module: Any = load_module(source, "dmft_sample")
+    module = build_sample(source)
     return DescentProblem(
         labels=module.labels,
         sample=module.sample,

@@ -171,6 +171,11 @@ def knots_of(equations: DescentEquations, values: Mapping[str, float]) -> list[f
     return sorted(knots)
 
 
+def build_sample(source: str) -> Any:
+    """Compile the functions `labels` and `sample` of a text, or load them from the cache."""
+    return load_module(source, "dmft_sample")
+
+
 def parameter_order(equations: DescentEquations) -> list[str]:
     """Names of the scalars behind the readouts in ``par``: label noise, then those of samples."""
     return ["label_noise", *(y for y in scalars_of(equations.sample) if y != "label_noise")]
