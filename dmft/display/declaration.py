@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from dmft.equations.views.latex import assigned, subject_of
+from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
+from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
+from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
@@ -35,7 +39,7 @@ WORDS = {
     "infinity": r"\infty",
     "->": r"\to",
     "n_b": "n_b",
-    **{letter: letter for letter in "tpkdnLT"},
+    **{letter: letter for letter in "tpkdnLTKMN"},
 }
 
 
@@ -44,12 +48,22 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(c, c) for c in text)
 
 
+def summed(equations: Any, notation: Notation) -> bool:
+    """Whether outputs are printed as sums, in the units of a paper."""
+    return notation == SAAD_SOLLA and outputs_are_sums(subject_of(equations, notation))
+
+
 def declaration(equations: Any, width: float, notation: Notation) -> str:
     """Networks, data and algorithm of equations, with their declared numbers."""
     model, algorithm = equations.model, equations.algorithm
     printer = EquationPrinter({}, letters_of(notation))
-    text = _sequence(model) if model.reads_sequences else _committee(model, printer, algorithm)
+    sums = summed(equations, notation)
+    sequence = model.reads_sequences
+    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
+    if sums:
+        declared = summed_numbers(subject_of(equations, notation), printer.letter)
+        numbers = [f"${y}$" for y in declared]
     shown = f" Declared: {', '.join(numbers)}." if numbers else ""
     if getattr(equations, "noise", None):
         shown += " $B_t$ is a standard Brownian motion."
@@ -60,7 +74,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     return fitted(f"{text}\n{rule}", width)
 
 
-def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
+def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: bool) -> str:
     """Networks of a committee, its labels and overlaps."""
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
@@ -70,8 +84,10 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
+    mean = "" if sums else rf"\frac{{1}}{{{p}}}"
+    unit = f"{sigma}({h}_j)" if sums else rf"{a}_j\,{sigma}({h}_j)"
     rows = [
-        rf"f &= \frac{{1}}{{{p}}} \sum_{{j=1}}^{{{p}}} {a}_j\,{sigma}({h}_j),\quad "
+        rf"f &= {mean} \sum_{{j=1}}^{{{p}}} {unit},\quad "
         rf"{h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
         rf"{letter('Q')} &= \frac{{{W} {W}^\top}}{{{d}}},\quad "
         rf"{letter('M')} = \frac{{{W} {W_star}^\top}}{{{d}}},\quad "
@@ -80,7 +96,11 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
     noise = rf" + \sqrt{{{letter('label_noise')}}}\,{xi}" if model.label_noise != 0 else ""
     if model.teacher.activation is not None:
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
-        label = rf"\frac{{1}}{{{k}}} \sum_{{r=1}}^{{{k}}} {readout}\,{over}({field}){noise}"
+        front, unit = rf"\frac{{1}}{{{k}}}", rf"{readout}\,{over}({field})"
+        if sums:
+            equal = model.student.width == model.teacher.width
+            front, unit = "" if equal else rf"\frac{{{p}}}{{{k}}}", f"{over}({field})"
+        label = rf"{front} \sum_{{r=1}}^{{{k}}} {unit}{noise}"
         rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
     elif model.clusters is None:
         g = "g" if sigma != "g" else "G"
@@ -152,11 +172,8 @@ def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
             shown = ", ".join(sp.latex(v) for v in values)
             found.append(rf"{printer.letter(readout)} = ({shown})")
     noise = getattr(model, "label_noise", 0)
-    return (
-        [*found, f"{printer.letter('label_noise')} = {sp.latex(sp.nsimplify(noise))}"]
-        if (noise != 0)
-        else found
-    )
+    shown = sp.latex(sp.nsimplify(noise))
+    return [*found, assigned(printer.letter("label_noise"), shown)] if noise != 0 else found
 
 
 def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
@@ -168,7 +185,7 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
             continue
         letter = None if algorithm.one_pass else DESCENT.get(name)
         shown = sp.latex(sp.sympify(value, strict=True))
-        found.append(f"{words} ${letter or printer.letter(name)} = {shown}$")
+        found.append(f"{words} ${assigned(letter or printer.letter(name), shown)}$")
     rho = getattr(getattr(algorithm, "repeat", None), "rho", None)
     if rho is not None:
         found.append(rf"displacement $\rho = {sp.latex(sp.sympify(rho, strict=True))}$")
@@ -192,11 +209,15 @@ def _rule(algorithm: Any) -> str:
     return words + "."
 
 
-def validity(equations: Any) -> str:
+def validity(equations: Any, notation: Notation = None) -> str:
     """Clock, limit and approximation."""
-    clock, _, rest = str(equations.time_unit).partition(";")
+    unit = CLOCK if summed(equations, notation) else equations.time_unit
+    clock, _, rest = str(unit).partition(";")
     words = f"Time: {_mathematical(clock)}"
     words += f"; {_mathematical(rest)}" if rest else ""
+    definitions = getattr(equations, "definitions", ())
+    if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
+        return f"{words}. Averages: by tables, with an error below ${TABLE_ERROR}$."
     approximation = getattr(equations, "approximation", "")
     claim = f" Averages: {escape(approximation)}." if approximation else ""
     return f"{words}.{claim}"

@@ -226,7 +226,7 @@ def _sections(
         r"\subsection*{Equations}",
         text,
         r"\subsection*{Scaling and validity}",
-        validity(record),
+        validity(record, notation),
     ]
 
 

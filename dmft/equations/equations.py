@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dmft.model import SequenceModel
 
 Kernels = Literal["auto", "all", "none"]
+Form = Literal["closed", "structured"]
 # Width in points of what a notebook shows.
 NOTEBOOK = 560.0
 # What the steps and samples of a map are counted with.
@@ -534,6 +535,7 @@ class Equations(Short, System):
         width: float = 246.0,
         notation: Notation = None,
         symbolic: bool = False,
+        form: Form | None = None,
     ) -> str:
         r"""LaTeX of the equations: `align*` environments with sentences between them.
 
@@ -547,6 +549,10 @@ class Equations(Short, System):
             Letters, as ``{"M": "R", "learning_rate": r"\eta"}``; factors and clock stay ours.
         symbolic : bool
             Keep unit readouts, P = I, no noise and the indices of single units as symbols.
+        form : "closed", "structured" or None
+            Without averages: closed in the overlaps, simplified, at the values of a constraint
+            (Q = 1 on the sphere); or sums of Gaussian averages, for all widths. By default the
+            first for single units, and for polynomials on the sphere, where it is short.
 
         Returns
         -------
@@ -564,7 +570,7 @@ class Equations(Short, System):
         from dmft.equations.views.latex import Page, equations_latex
         from dmft.typeset.fragment import align, fitted
 
-        text = equations_latex(self, Page(width, notation, symbolic, kernels))
+        text = equations_latex(self, Page(width, notation, symbolic, kernels, form))
         lines = self.space.closure_latex(self.definitions)
         if not lines:
             return text

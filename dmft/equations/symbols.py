@@ -66,6 +66,8 @@ growth, cosine, cosine_weight = map(sp.IndexedBase, ("growth", "cosine", "cosine
 # Inputs with a spectrum: eigenvalues, noise factors, unweighted overlaps and fields by block.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
 Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
+# What equations hold of a spectrum.
+OF_INPUTS = frozenset({"eigenvalue", "noise_factor"})
 # Variances of clusters by block, and the fractions of the coordinates that these hold.
 cluster_scale, block_fraction = map(sp.IndexedBase, ("cluster_scale", "block_fraction"))
 # Scaled steps: parts of E[psi_j psi_l], what a step is multiplied by, the sum of squared gradients.

@@ -20,6 +20,7 @@ from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import MeanSlope
 from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.latex import subject_of
 from dmft.equations.views.print_forms import Polynomials, for_print, unnamed
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
@@ -151,7 +152,7 @@ def test_kernels_are_those_of_papers():
 def test_relu_is_printed_by_angles():
     """In kernels of two and three fields; those of four are printed in the slow documents."""
     text = dmft.derive(MODELS["relu"][0], dmft.GradientFlow()).latex()
-    assert r"\frac{\pi - \theta_{12}}{2 \pi}" in text or r"\left[\pi - \theta_{12}\right]" in text
+    assert r"\left(\pi - \theta_{12}" in text
     assert r"\theta_{12} &= \arccos" in text
 
 
@@ -206,7 +207,7 @@ def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
     width, algorithm, inputs = KEPT[name]
     model = models.committees(models.ERF, width, models.ERF, 1, inputs=inputs)
     derived = dmft.derive(model, algorithm)
-    for d in printed_definitions(declared_definitions(derived.model, derived.definitions)[0]):
+    for d in printed_definitions(declared_definitions(subject_of(derived))[0]):
         free = set(free_indices(d.expr)) - set(free_indices(d.target))
         assert not free or (d.expr.has(MeanSlope) and free == {x.n})
     text = derived.latex()

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["papers_lines", "explain"])
+@pytest.mark.parametrize("page", ["explain"])
 def test_pages_print_what_they_say(page):
     """Examples of a page run one after the other; what follows one is what it prints."""
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))

@@ -154,6 +154,7 @@ def test_printed_closed_forms_are_elementary():
     equations = dmft.derive(dmft.Model(relu, relu), dmft.GradientFlow())
     text = equations.latex()
     assert "operatorname{Correlation" not in text
-    assert r"\theta_{12} &= \arccos" in text
+    assert r"\theta &= \arccos" in text
+    assert r"\theta_{12} &= \arccos" in equations.latex(form="structured")
     assert not equations.explicit().risk.has(sp.Function("CorrelationAngle"))
     assert "Correlation" not in str(equations.explicit().risk)

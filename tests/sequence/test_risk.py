@@ -146,7 +146,9 @@ def test_orders_of_a_table(two_token_risk, sequence_vectors):
         assert found == pytest.approx(4 * 0.75 * known[name], abs=1e-13)
     with pytest.raises(BadParameter, match="order"):
         _ = two_token_risk.series
-    assert r"\approx" in two_token_risk.latex()
+    text = two_token_risk.latex()
+    assert r"\mathbb{E}" in text
+    assert "computed from tables" in text
 
 
 def test_refusals(two_token_risk):

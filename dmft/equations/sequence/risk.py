@@ -306,7 +306,7 @@ class SequenceRisk(Short):
         """
         from dmft.equations.views.latex import Page, sequence_risk_latex
 
-        return sequence_risk_latex(self.alignments, self.expr, Page(width, notation))
+        return sequence_risk_latex(self.model, self.expr, Page(width, notation))
 
     def _repr_latex_(self) -> str:
         return self.latex(width=560.0)

@@ -14,7 +14,8 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, used_bases
-from dmft.model import Model
+from dmft.equations.views.networks import by_network, with_gradients
+from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
 
 # The index of the only student and of the only teacher: they are not printed.
 ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
@@ -26,10 +27,11 @@ OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
 
 
 def declared_definitions(
-    model: Model, given: tuple[Definition, ...], *, trains: bool = False, fluctuates: bool = False
+    subject: Subject, unit_teachers: bool = True
 ) -> tuple[tuple[Definition, ...], list[str]]:
-    """Definitions at the declared values, and these values as LaTeX."""
-    definitions = given
+    """Definitions at the declared values, and the names of these; P = I where `unit_teachers`."""
+    definitions, model = subject.definitions, subject.model
+    trains = subject.algorithm is not None and subject.algorithm.trains_readout
     values: dict[str, sp.Expr] = {}
     notes: list[str] = []
     student, teacher = model.student, model.teacher
@@ -44,18 +46,22 @@ def declared_definitions(
         definitions = _dropped(definitions, {x.Delta: sp.S.Zero})
     used = {name for d in definitions for name in _bases(d.expr)}
     notes += [name for name in ones if name in used]
-    if getattr(model, "label_noise", None) == 0 and _reads(given, x.Delta):
+    if getattr(model, "label_noise", None) == 0 and _reads(subject.definitions, x.Delta):
         notes.append("label_noise")
     orthonormal = getattr(model, "inputs", None) is None and "P" in used
-    if orthonormal:
+    if orthonormal and unit_teachers:
         values["P"] = sp.S.One  # a Kronecker delta, made below
         notes.append("P")
     definitions = _dropped(definitions, values)
+    if not subject.fluctuates:
+        definitions = by_network(with_gradients(definitions, model))
+    if outputs_are_sums(subject):
+        notes = [name for name in notes if name not in ones]
+        definitions = in_sums(definitions, bool(student.width == teacher.width))
     one_student = getattr(student, "width", None) == 1
-    one_teacher = (
-        getattr(teacher, "width", None) == 1 and getattr(teacher, "activation", None) is not None
-    )
-    if (one_student or one_teacher) and not fluctuates:
+    known = getattr(teacher, "activation", None) is not None or model.clusters is not None
+    one_teacher = getattr(teacher, "width", None) == 1 and known
+    if (one_student or one_teacher) and not subject.fluctuates:
         definitions = _of_single_units(definitions, one_student, one_teacher)
     return _read(definitions), notes
 

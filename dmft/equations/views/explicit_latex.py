@@ -12,6 +12,8 @@ from dmft.typeset.fragment import align, fitted
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.
 WHOLE, PART = 160, 6
+# First letters of overlaps, alignments and of parts with names.
+OVERLAPS = ("Q", "M", "P", "e", "m", "\\tau")
 # Terms of more operations stay as they are.
 LONGEST = 160
 
@@ -46,8 +48,7 @@ def explicit_latex(
         places = [(i, n) for i in range(size) for n in range(i, size)]
         exprs += [simplified(covariance[i, n]) for i, n in places]
     parts, exprs = _shared(exprs)
-    rate = r"\Delta {}" if kind == "map" else r"\dot{{{}}}"
-    heads = [rate.format(printer.doprint(s)) for s in symbols]
+    heads = [rate_of(printer.doprint(s), kind) for s in symbols]
     heads.append(printer.letter("risk"))
     if covariance is not None:
         names = [printer.doprint(s) for s in symbols]
@@ -59,9 +60,15 @@ def explicit_latex(
             "where",
             align([f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts]),
         ]
-    found += _meanings(exprs + [e for _, e in parts])
+    found += special_functions(exprs + [e for _, e in parts])
     text = "\n".join(found)
     return fitted(text, width)
+
+
+def rate_of(entry: str, kind: str) -> str:
+    """The rate of an entry, its dot above the letter alone."""
+    letter, mark, place = entry.partition("_")
+    return rf"\Delta {entry}" if kind == "map" else rf"\dot{{{letter}}}{mark}{place}"
 
 
 def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
@@ -83,7 +90,7 @@ def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], 
     return [(numbers[s], e.xreplace(numbers)) for s, e in kept], [e.xreplace(numbers) for e in left]
 
 
-def _meanings(exprs: Sequence[sp.Expr]) -> list[str]:
+def special_functions(exprs: Sequence[sp.Expr]) -> list[str]:
     """Definitions of special functions."""
     from dmft.equations.views.kernels import BIVARIATE, signs_rows
     from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
@@ -115,6 +122,10 @@ class _ScalarPrinter(KernelPrinter):
 
     def __init__(self, letters: Mapping[str, str]) -> None:
         super().__init__({}, letters)
+
+    def is_parameter(self, symbol: sp.Expr) -> bool:
+        """Whether a symbol is printed before overlaps."""
+        return symbol.is_Symbol and symbol.name.partition("_")[0] not in OVERLAPS
 
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
         base, _, place = expr.name.rpartition("_")

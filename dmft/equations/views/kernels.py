@@ -13,6 +13,7 @@ from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
 from dmft.equations.views.print_forms import Polynomials, for_print
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
+from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import TableAverage
@@ -22,8 +23,6 @@ from dmft.typeset.fragment import align
 
 # Closed forms of more operations, in their printed shape, are left out unless asked for.
 KERNEL_OPERATIONS = 360
-# What a table promises, relative to the root of the product of the second moments.
-TABLE_ERROR = "10^{-10}"
 LAW = (
     r"For centred Gaussian $x_1, x_2, \ldots$ with covariances $C_{ab} = \langle x_a x_b \rangle$:"
 )

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import sympy as sp
 
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import OverSamples
 from dmft.equations.averages.passes import lowered
-from dmft.equations.definitions import Definition, MeanSlope, used_bases
+from dmft.equations.definitions import Definition, MeanSlope, define, used_bases
 from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
 from dmft.equations.update.law import target
+from dmft.equations.views.closed import (
+    LONGEST,
+    ClosedSystem,
+    closed_rows,
+    closed_system,
+    fixed_values,
+)
 from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.explicit_latex import special_functions
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex, token_rows
+from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names, printed_definitions
+from dmft.equations.views.token_outputs import (
+    alignments_of,
+    law_of_tokens,
+    rows_of_averages,
+    token_outputs,
+)
+from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
-from dmft.model import FIELD, GaussianMixture, Model
+from dmft.model import FIELD, GaussianMixture, Model, SequenceModel
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
@@ -52,35 +70,86 @@ class Page:
         Keep readouts, P, the noise and indices of single units as symbols.
     kernels : "auto", "all" or "none"
         Which averages follow in closed form.
+    form : "closed", "structured" or None
+        Without averages, or as sums of averages; None takes the first where it is short.
     """
 
     width: float = COLUMN
     notation: Notation = None
     symbolic: bool = False
     kernels: str = "auto"
+    form: str | None = None
 
     def printer(self, names: Mapping[sp.Expr, str]) -> EquationPrinter:
         """Printer in this notation."""
         return EquationPrinter(names, letters_of(self.notation))
 
 
+def subject_of(equations: System, notation: Notation = None) -> Subject:
+    """What is printed of equations."""
+    return Subject(
+        equations.model,
+        equations.definitions,
+        equations.algorithm,
+        equations.kind,
+        bool(equations.noise),
+        bool(equations.space.closure_latex(equations.definitions)),
+        equations.time_unit,
+        notation,
+    )
+
+
+def closed_form(subject: Subject, page: Page) -> ClosedSystem | None:
+    """The closed form that a page shows; None where it shows averages."""
+    if page.form not in (None, "closed", "structured"):
+        raise BadParameter(f'form = {page.form!r}; there are "closed", "structured" and None')
+    if page.form == "structured" or (page.form is None and page.symbolic):
+        return None
+    system = closed_system(subject)
+    if page.form == "closed" and system is None:
+        raise BadParameter(
+            "these equations have no closed form in the overlaps; form='structured' prints them "
+            "with averages"
+        )
+    return system if page.form or (system and system.operations <= LONGEST) else None
+
+
+def closed_latex(subject: Subject, system: ClosedSystem, page: Page) -> str:
+    """LaTeX of a closed system."""
+    printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
+    functions = functions_latex(subject.model, printer).removeprefix("& ").split(r",\quad ")
+    values = fixed_values(system, printer.letter)
+    told = ", ".join(f"${y}$" for y in functions + values)
+    parts = clock(subject, page, printer)
+    parts += meanings_latex(subject, system.definitions, printer)
+    parts.append(align(closed_rows(system, printer)))
+    parts.append(f"Here {told}" + (", as declared." if values else "."))
+    parts += special_functions([e for _, e, _ in system.rows])
+    return fitted("\n".join(part for part in parts if part), page.width)
+
+
 def equations_latex(equations: System, page: Page) -> str:
     """LaTeX of equations, its lines broken for the page."""
+    if equations.model.reads_sequences and page.form != "closed":
+        text = token_latex(equations, page)
+        if text:
+            return text
+    subject = subject_of(equations, page.notation)
+    system = closed_form(subject, page)
+    if system is not None:
+        return closed_latex(subject, system, page)
     printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
-        definitions, notes = declared_definitions(
-            equations.model,
-            definitions,
-            trains=equations.algorithm.trains_readout,
-            fluctuates=bool(equations.noise),
-        )
+        definitions, notes = declared_definitions(subject)
     definitions = printed_definitions(definitions)
+    if equations.model.reads_sequences:
+        definitions = _in_one_line(definitions)
     parts = [
-        f"% {equations.time_unit}",
+        *clock(subject, page, printer),
+        *meanings_latex(equations, definitions, printer),
         align(system_latex(equations, definitions, printer)),
         *notes_latex(notes, printer),
-        *meanings_latex(equations, definitions, printer),
         *law_latex(definitions, printer),
     ]
     sequences = equations.model.reads_sequences  # their functions are written out
@@ -100,13 +169,64 @@ def equations_latex(equations: System, page: Page) -> str:
     return fitted(text, page.width)
 
 
+def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Definitions of sequence models: what rates are computed from in one term where it is closed.
+
+    The length of m alone is left out: it is no equation.
+    """
+    return tuple(
+        replace(d, terms=(("value", sp.expand(d.expr)),))
+        if d.role == "intermediate" and not d.expr.has(TokenAverage) and d.expr.is_polynomial()
+        else d
+        for d in definitions
+        if d.target != x.overlap
+    )
+
+
+def token_latex(equations: System, page: Page) -> str:
+    """LaTeX of a sequence model by averages of its outputs; empty where it has others."""
+    squared = getattr(equations.algorithm, "loss", "squared") == "squared"
+    printer = page.printer({})
+    model = cast("SequenceModel", equations.model)
+    definitions = equations.definitions
+    if not page.symbolic:
+        definitions, _ = declared_definitions(subject_of(equations))
+    outputs = None if equations.noise else token_outputs(model, definitions, squared)
+    if outputs is None:
+        return ""
+    averaged = {x.update_square, x.jacobian_square, x.risk, x.overlap}
+    averaged |= {x.slope_of(s) for s in alignments_of(model)}
+    plain = _in_one_line([d for d in definitions if d.target not in averaged])
+    rows = system_latex(equations, plain, printer)
+    rows += rows_of_averages(outputs, definitions, printer)
+    parts = [
+        f"% {equations.time_unit}",
+        align(rows),
+        law_of_tokens(model, printer) + " Outputs of student and target are",
+        align(outputs.functions(printer.letters)),
+    ]
+    return fitted("\n".join(parts), page.width)
+
+
+def clock(subject: Subject, page: Page, printer: EquationPrinter) -> list[str]:
+    """The time unit as a comment, and a sentence where units are those of a paper."""
+    if not page.symbolic and outputs_are_sums(subject):
+        return ["% " + CLOCK, sentence(subject, printer.letter)]
+    return [f"% {subject.time_unit}"] if subject.time_unit else []
+
+
 def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) -> str:
-    """LaTeX of a population risk with its kernels."""
+    """LaTeX of a population risk, closed or with its kernels."""
+    subject = Subject(model, definitions, notation=page.notation)
+    system = closed_form(subject, page)
+    if system is not None:
+        return closed_latex(subject, system, page)
     printer = page.printer(model_names(model, r"\sigma", r"\sigma_*"))
     notes = list[str]()
     if not page.symbolic:
-        definitions, notes = declared_definitions(model, definitions)
+        definitions, notes = declared_definitions(subject)
     parts = [
+        *clock(subject, page, printer),
         align(definition_latex(definitions[-1], printer)),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer),
@@ -117,10 +237,17 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     return fitted(text, page.width)
 
 
-def sequence_risk_latex(alignments: Sequence[sp.Symbol], risk: sp.Expr, page: Page) -> str:
+def sequence_risk_latex(model: SequenceModel, risk: sp.Expr, page: Page) -> str:
     """LaTeX of the risk of a sequence model, its averages over tokens named below."""
     printer = page.printer({})
-    inside = ", ".join(printer.doprint(s) for s in alignments)
+    definition = define(x.risk, {"risk": risk}, "observable")
+    outputs = token_outputs(model, [definition], True)
+    if outputs is not None:
+        rows = align(rows_of_averages(outputs, [definition], printer))
+        functions = align(outputs.functions(printer.letters))
+        law = law_of_tokens(model, printer) + " Outputs of student and target are"
+        return fitted("\n".join([rows, law, functions]), page.width)
+    inside = ", ".join(printer.doprint(s) for s in alignments_of(model))
     sign = r"\approx" if risk.has(PlacedAverage) else "="
     head = f"{printer.letter('risk')}({inside})"
     found = {a.args[:3]: a for a in risk.atoms(TokenAverage)}
@@ -148,18 +275,21 @@ def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
 
 
 def meanings_latex(
-    equations: System, definitions: Sequence[Definition], printer: EquationPrinter
+    equations: System | Subject, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
     """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))
     told = [
-        rf"${printer.doprint(symbol)} = {printer.doprint(value)}$ is the {name.replace('_', ' ')}"
+        f"${assigned(printer.doprint(symbol), printer.doprint(value))}$ is the "
+        + name.replace("_", " ")
         for name, value in numbers_of(equations.algorithm).items()
         if (symbol := numbers[name]) in symbols
     ]
     names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
     W, star, d = (printer.letter(n) for n in ("W", "W_star", "dim"))
     for row, letter in ROW_LATEX.items():
+        if any(name.startswith(row) for name in names):
+            told.append(f"${letter}$ is the {row} of the weights")
         others = {f"{row}_M": star, f"{row}_Q": W, row: letter, f"{row}_average": r"\bar{w}"}
         told += [
             rf"${QUANTITIES[name].latex} = {letter} {other}^\top / {d}$"
@@ -167,14 +297,21 @@ def meanings_latex(
             if name in names
         ]
     spectrum = getattr(equations.model, "spectrum", None)
-    if spectrum is not None and "eigenvalue" in {
-        n for e in definitions for n in used_bases(e.expr)
-    }:
+    read = {n for e in definitions for n in used_bases(e.expr)}
+    if spectrum is not None and "eigenvalue" in read:
         told.append(
-            rf"block $e = 1, \ldots, {spectrum.blocks}$ has the eigenvalue $c_e$, the fraction "
-            r"$\phi_e$ of the coordinates and the noise factor $\nu_e$"
+            rf"block $e = 1, \ldots, B = {spectrum.blocks}$ has the eigenvalue $c_e$ and the "
+            rf"fraction $\phi_e$ of the coordinates"
         )
+        if "noise_factor" in read:
+            plain = bool(np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions))
+            told.append(r"$\nu_e = c_e \phi_e$" if plain else r"$\nu_e$ is its noise factor")
     return [f"Here {', '.join(told)}."] if told else []
+
+
+def assigned(letter: str, value: str) -> str:
+    """A letter and its value; the letter alone where that is its value."""
+    return letter if value == letter else f"{letter} = {value}"
 
 
 def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:

@@ -10,7 +10,7 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.views.declared import ONLY
 from dmft.equations.views.print_forms import OneMore
@@ -23,6 +23,9 @@ from dmft.names import LETTERS, NOTATIONS
 
 # A random field of a sample, or a mean, in a cluster.
 CLUSTER_LATEX = "{}^{{[{}]}}"
+PARAMETERS = frozenset({x.gamma, x.Delta, x.flip, x.rho_a, *x.numbers.values()})
+# What makes a sum too high for a numerator.
+PARTS = (sp.Function, sp.Sum, Expectation)
 Notation = str | Mapping[str, str] | None
 
 
@@ -128,6 +131,9 @@ class EquationPrinter(LatexPrinter):
     def _print_Mul(self, expr: sp.Mul) -> str:
         rest, averages = split_averages(expr)
         if not averages:
+            plain = self.plain_product(expr)
+            if plain:
+                return plain
             text = str(super()._print_Mul(expr))
             return re.sub(r"(?<=\})\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
         inside = [
@@ -135,10 +141,55 @@ class EquationPrinter(LatexPrinter):
         ]
         if rest in (1, -1):
             return ("- " if rest == -1 else "") + " ".join(inside)
-        text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        text = self.plain_product(rest)
+        if not text:
+            text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
         if rest.is_Add:
             text = rf"\left({text}\right)"
         return " ".join([text, *inside])
+
+    def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
+        # Sums over teachers come first, as in the square of y - f; no sign at the beginning.
+        terms = sorted(self._as_ordered_terms(expr, order=order), key=_sums_over_students)
+        place = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
+        first, *others = map(self._print, [terms[place], *terms[:place], *terms[place + 1 :]])
+        return " ".join([first, *(y if y.startswith("-") else f"+ {y}" for y in others)])
+
+    def plain_product(self, expr: sp.Expr) -> str:
+        """A product of numbers, symbols and entries, parameters first; empty for others."""
+        number, rest = expr.as_coeff_Mul()
+        pairs = [f.as_base_exp() for f in rest.as_ordered_factors()]
+        simple = number.is_Rational and all(
+            isinstance(b, sp.Symbol | sp.Indexed) and e.is_Integer for b, e in pairs
+        )
+        if not simple or not rest.is_Mul:
+            return ""
+        above = sorted((y for y in pairs if y[1] > 0), key=lambda y: self.first(y[0]))
+        one = [str(abs(number.p))] if abs(number.p) != 1 else []
+        one += [self._print(sp.Pow(*y)) for y in above]
+        two = [str(number.q)] if number.q != 1 else []
+        two += [self._print(sp.Pow(b, -e)) for b, e in pairs if e < 0]
+        text = " ".join(one) or "1"
+        text = rf"\frac{{{text}}}{{{' '.join(two)}}}" if two else text
+        return f"- {text}" if number < 0 else text
+
+    def is_parameter(self, symbol: sp.Expr) -> bool:
+        """Whether a factor is printed before others."""
+        return symbol in PARAMETERS
+
+    def first(self, factor: sp.Expr) -> tuple[int, ...]:
+        """Place of a factor of a product: numbers, parameters, sums of them, the rest."""
+        if factor == sp.E:
+            return (5,)
+        if factor.is_number or str(factor) == r"\pi":
+            return (0,)
+        if self.is_parameter(factor):
+            return (1, factor != x.gamma)
+        if isinstance(factor, sp.Indexed) and base_name(factor) in x.OF_INPUTS:
+            return (1, 2)
+        if factor.free_symbols and all(map(self.is_parameter, factor.free_symbols)):
+            return (1, 3)
+        return (4,) if factor.is_Add else (2,)
 
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
@@ -202,35 +253,47 @@ class KernelPrinter(EquationPrinter):
         if behind and not two and top == 1 and [base.is_Add for base, _ in above] == [True]:
             text = rf"\left({text}\right)"
         inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
+        if len(behind) == 1 and two and not one and _is_flat(behind[0]):
+            text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
         sign = "- " if number < 0 else ""
         return sign + " ".join(y for y in (text, *inside) if y)
 
     def stands_behind(self, factor: sp.Expr) -> bool:
         """Whether a factor comes after the coefficients."""
-        return isinstance(factor, sp.Function | sp.Add) and factor.has(sp.Function)
+        if factor.is_Add:
+            return factor.has(sp.Function) or any(
+                sp.fraction(y)[1].free_symbols for y in factor.args
+            )
+        return isinstance(factor, sp.Function)
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Named parts first, and no sign at the beginning where a term has none.
-        terms = sorted(self._as_ordered_terms(expr, order=order), key=_is_behind)
+        terms = self.in_order(self._as_ordered_terms(expr, order=order))
         first = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
         terms.insert(0, terms.pop(first))
         texts = [self._print(y) for y in terms]
         signed = [y if y.startswith("-") else f"+ {y}" for y in texts[1:]]
         return " ".join([texts[0], *signed])
 
+    def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Terms of a sum in the order in which they are printed."""
+        return sorted(terms, key=_is_behind)
+
     def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
         """Product of powers, the square roots under one sign."""
         roots = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
         whole = [(b, e) for b, e in pairs if (b, e) not in roots]
         whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
-        whole.sort(key=lambda y: not y[0].is_number)
+        whole.sort(key=lambda y: self.first(y[0]))
         alone = number == 1 and not roots and len(whole) == 1
         parts = [str(number)] if number != 1 else []
-        parts += [self.power(b, e, alone) for b, e in whole if e != 0]
+        parts += [self.power(b, e, alone) for b, e in whole if e != 0 and b != sp.E]
         if roots:
             roots.sort(key=lambda y: not y[0].is_number)
             inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
-            parts.append(rf"\sqrt{{{inside}}}")
+            place = int(number != 1) if all(b.is_number for b, _ in roots) else len(parts)
+            parts.insert(place, rf"\sqrt{{{inside}}}")
+        parts += [self.power(b, e, True) for b, e in whole if b == sp.E]
         return " ".join(parts)
 
     def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:
@@ -245,6 +308,18 @@ class KernelPrinter(EquationPrinter):
         elif power != 1 and not (base.is_Symbol or base.is_number):
             return self._print(sp.Pow(base, power, evaluate=False))
         return text if power == 1 else f"{text}^{{{self._print(power)}}}"
+
+
+def _sums_over_students(term: sp.Expr) -> int:
+    """Number of indices of students that a term sums over."""
+    limits = [limit for y in term.atoms(sp.Sum) for limit in y.limits]
+    return sum(1 for index, *_ in limits if x.AXES.get(index) == x.p)
+
+
+def _is_flat(total: sp.Expr) -> bool:
+    """Whether a sum fits a numerator: no fractions and no functions."""
+    whole = all(sp.fraction(y)[1].is_Integer for y in sp.Add.make_args(total))
+    return total.is_Add and whole and not total.has(*PARTS)
 
 
 def _is_behind(term: sp.Expr) -> bool:

@@ -1,0 +1,381 @@
+"""Equations without averages: closed in the overlaps, at the declared values, simplified.
+
+For print alone. Fields that coincide at the declared widths are one field before an average is
+taken; on the sphere Q_jj = 1. What has no closed form, or none that is short, is left to the
+structured form (`dmft.equations.views.networks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import FIELDS, At, Expectation
+from dmft.equations.definitions import Definition, Role, base_name
+from dmft.equations.views.collected import PI, SUPPLEMENT, collected, rank, with_angle
+from dmft.equations.views.declared import ONLY, declared_definitions
+from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
+from dmft.equations.views.text import printed_definitions
+from dmft.equations.views.unit_sums import over_neurons
+from dmft.errors import DmftError
+from dmft.gaussian.closed.polynomial import polynomial_expectation
+from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.tables.tabled import TableAverage
+from dmft.names import BLOCK
+
+# Closed systems of more operations are printed in averages, unless they are asked for.
+LONGEST = 420
+
+
+@dataclass(frozen=True)
+class ClosedSystem:
+    """Scalar equations, or equations of polynomial units for all widths, without averages.
+
+    Attributes
+    ----------
+    rows : tuple of (target, expression, role)
+    values : mapping
+        Overlaps that the constraint fixes, and their values.
+    totals : mapping
+        Overlaps that are sums over the blocks of a spectrum, and these sums.
+    angle : sympy.Expr or None
+        Cosine of the angle between student and teacher, where the rows hold that angle.
+    notes : tuple of str
+        Declared values that were put in (`declared_definitions`).
+    scalar : bool
+        Whether the rows hold no sums over neurons.
+    """
+
+    rows: tuple[tuple[sp.Expr, sp.Expr, Role], ...]
+    values: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
+    totals: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
+    angle: sp.Expr | None = None
+    notes: tuple[str, ...] = ()
+    scalar: bool = False
+
+    @property
+    def operations(self) -> int:
+        """Length of the system."""
+        return int(sum(sp.count_ops(expr) for _, expr, _ in self.rows))
+
+    def __getitem__(self, name: str) -> sp.Expr:
+        """Right-hand side, by the name of its left-hand side, in symbols such as M."""
+        expr = next(e for target, e, _ in self.rows if base_name(target) == name)
+        at = {} if self.angle is None else {SUPPLEMENT: sp.pi - sp.acos(self.angle)}
+        plain = {s: s.plain for s in expr.free_symbols if isinstance(s, Entry)}
+        return expr.xreplace({PI: sp.pi, **at}).xreplace(plain)
+
+    @property
+    def definitions(self) -> list[Definition]:
+        """The rows as definitions, in entries of arrays."""
+        found = []
+        for target, expr, role in self.rows:
+            entries = {s: s.entry for s in expr.free_symbols if isinstance(s, Entry)}
+            found.append(Definition(target, (("closed", expr.xreplace(entries)),), role))
+        return found
+
+
+def closed_system(subject: Subject) -> ClosedSystem | None:
+    """The closed form of equations or of a risk; None where there is none."""
+    model = subject.model
+    if subject.kind != "ode" or subject.fluctuates or subject.reduced or model.reads_sequences:
+        return None
+    sphere = bool(getattr(subject.algorithm, "constraint", None))
+    one_teacher = getattr(model.teacher, "width", None) == 1
+    definitions, notes = declared_definitions(subject, sphere or not one_teacher)
+    try:
+        return _Closing(printed_definitions(definitions), sphere).system(notes)
+    except _NotClosed:
+        return None
+
+
+class _NotClosed(Exception):
+    """Some average has no closed form that is printed."""
+
+
+class _Closing:
+    """Puts closed forms for the averages of definitions."""
+
+    def __init__(self, definitions: Sequence[Definition], sphere: bool) -> None:
+        self.definitions, self.sphere = definitions, sphere
+        read = [d for d in definitions if d.role not in ("block", "sample")]
+        if any(d.role == "sample" for d in definitions):
+            raise _NotClosed
+        self.read = read
+        entries = {e for d in read for y in (d.expr, d.target) for e in y.atoms(sp.Indexed)}
+        indices = {i for e in entries for i in e.indices}
+        self.scalar = all(i in (*ONLY, x.block) or i.is_number for i in indices)
+        self.blocks = {base_name(d.target) for d in definitions if d.role == "block"}
+        if any(name.startswith("Omega_") for name in self.blocks):  # clusters with covariances
+            raise _NotClosed
+        self.by_block = "Gram" in self.blocks
+        self.orthonormal = any(
+            d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in definitions
+        )
+        self.values: dict[Expectation, sp.Expr] = {}
+
+    def system(self, notes: Sequence[str]) -> ClosedSystem:
+        """The system, simplified."""
+        exprs = {d.target: self.closed(d.expr) for d in self.read}
+        roles = {d.target: d.role for d in self.read}
+        if self.scalar:
+            exprs = _inlined(exprs, roles)
+        fixed: dict[sp.Expr, sp.Expr] = {}
+        if self.sphere:
+            exprs, fixed = self.on_sphere(exprs, roles)
+        if not self.scalar:
+            if not all(e.is_polynomial() or e.has(sp.Sum) for e in exprs.values()):
+                raise _NotClosed
+            exprs = {
+                t: over_neurons(e) if e.has(sp.Sum) else sp.collect(e, t, sp.factor)
+                for t, e in exprs.items()
+            }
+            rows = [(t, e, roles[t]) for t, e in exprs.items()]
+            return ClosedSystem(tuple(rows), fixed, notes=tuple(notes))
+        exprs, symbols = _as_symbols(exprs)
+        plain, angle = with_angle(list(exprs.values()))
+        rows = [
+            (target, collected(e), roles[target]) for target, e in zip(exprs, plain, strict=True)
+        ]
+        totals = self.totals(symbols) if self.by_block else {}
+        return ClosedSystem(tuple(rows), fixed, totals, angle, tuple(notes), True)
+
+    # Averages ---------------------------------------------------------------------------------
+
+    def closed(self, expr: sp.Expr) -> sp.Expr:
+        """An expression with closed forms for its averages."""
+        for average in expr.atoms(Expectation):
+            if average not in self.values:
+                self.values[average] = self.average(average)
+        return self.placed(expr.xreplace(self.values)).doit(deep=False)
+
+    def average(self, average: Expectation) -> sp.Expr:
+        """Closed form of one average over the distinct fields that it reads."""
+        if average.law != FIELDS or average.integrand.has(sp.Sum, sp.DiracDelta):
+            raise _NotClosed
+        integrand = average.integrand.replace(lambda e: isinstance(e, At), lambda e: e.expr)
+        fields = [e for e in integrand.atoms(sp.Indexed) if x.is_field(e.base)]
+        fields.sort(key=sp.default_sort_key)
+        if any(y.base == x.lam for y in fields):
+            raise _NotClosed
+        others = {e: sp.Dummy(real=True) for e in integrand.atoms(sp.Indexed) if e not in fields}
+        dummies = [sp.Dummy(f"y{n}", real=True) for n in range(len(fields))]
+        plain = integrand.xreplace(dict(zip(fields, dummies, strict=True)) | others)
+        entries: dict[sp.Expr, sp.Symbol] = {}
+        size = len(fields)
+        law = sp.zeros(size, size)
+        for i in range(size):
+            for n in range(i, size):
+                value = self.placed(x.covariance(fields[i], fields[n]))
+                law[i, n] = law[n, i] = entries.setdefault(value, _named(value, i == n))
+        back = {symbol: value for value, symbol in entries.items()}
+        back |= {symbol: self.placed(value) for value, symbol in others.items()}
+        return self.expected(plain, dummies, sp.ImmutableDenseMatrix(law)).xreplace(back)
+
+    def expected(
+        self, plain: sp.Expr, fields: Sequence[sp.Symbol], law: sp.ImmutableDenseMatrix
+    ) -> sp.Expr:
+        """E[plain] in the entries of `law`."""
+        if plain.is_polynomial(*fields):
+            value = polynomial_expectation(plain, fields, law, [sp.S.Zero] * len(fields))
+            if value is not None:
+                return sp.expand(value)
+        if not self.scalar:
+            raise _NotClosed
+        try:
+            value = Gaussian(list(fields), law).expect(plain)
+        except DmftError as error:
+            raise _NotClosed from error
+        if value.has(TableAverage, sp.Integral, sp.nan, sp.zoo):
+            raise _NotClosed
+        return value
+
+    def placed(self, expr: sp.Expr) -> sp.Expr:
+        """Entries of Omega, and means, as the overlaps that they are."""
+        table = {e: self.entry(e) for e in expr.atoms(sp.Indexed)}
+        return expr.xreplace({e: value for e, value in table.items() if e != value})
+
+    def entry(self, entry: sp.Indexed) -> sp.Expr:
+        name = base_name(entry)
+        if name == "Omega":
+            return self.overlap(*entry.indices)
+        if x.is_mean(entry.base):
+            definition = next(d for d in self.definitions if d.name == name)
+            (index,) = definition.target.indices
+            at = entry.indices[0]
+            at = sp.S.One if at == ONLY[0] else at
+            return self.placed(definition.expr.xreplace({index: at}))
+        return entry
+
+    def overlap(self, first: sp.Expr, second: sp.Expr) -> sp.Expr:
+        """Entry of Omega at two positions."""
+        (one, kind), (two, other) = sorted(map(_unit, (first, second)), key=lambda y: y[1])
+        if kind != other:
+            return x.M[one, two]
+        if kind == "student":
+            return x.Q[one, two]
+        if not self.orthonormal or self.by_block:
+            return x.P[one, two]
+        return sp.S.One if one == two else sp.KroneckerDelta(one, two)
+
+    # Constraint and blocks --------------------------------------------------------------------
+
+    def on_sphere(
+        self, exprs: dict[sp.Expr, sp.Expr], roles: Mapping[sp.Expr, Role]
+    ) -> tuple[dict[sp.Expr, sp.Expr], dict[sp.Expr, sp.Expr]]:
+        """Equations at Q_jj = 1, where the rate of Q_jj vanishes there."""
+
+        def at_one(expr: sp.Expr) -> sp.Expr:
+            diagonal = {
+                e: sp.S.One
+                for e in expr.atoms(sp.Indexed)
+                if e.base == x.Q and len(set(e.indices)) == 1
+            }
+            return expr.xreplace(diagonal)
+
+        put = {t: at_one(e) for t, e in exprs.items()}
+        kept = dict(put)
+        for target in [t for t in put if base_name(t) == "Q" and roles[t] == "rate"]:
+            indices = target.indices
+            own = put[target].xreplace({indices[1]: indices[0]})
+            if sp.expand(at_one(own)) != 0:
+                return exprs, {}
+            if indices[0] == indices[1]:
+                del kept[target]
+        return kept, {x.Q[x.j, x.j]: sp.S.One}
+
+    def totals(self, symbols: Mapping[sp.Expr, sp.Symbol]) -> dict[sp.Expr, sp.Expr]:
+        """Sums over blocks that the averages read."""
+        found = {}
+        read = {base_name(e): e for e in symbols}
+        for entry in (read[name] for name in "QMP" if name in read):
+            within = sp.IndexedBase(BLOCK + base_name(entry))[(x.block, *entry.indices)]
+            found[entry] = sp.Sum(x.eigenvalue[x.block] * within, (x.block, 1, x.blocks))
+        return found
+
+
+def _named(value: sp.Expr, variance: bool) -> sp.Expr:
+    """A covariance as a symbol; numbers as they are."""
+    if value.is_number:
+        return value
+    return sp.Dummy("c", positive=True) if variance else sp.Dummy("c", real=True)
+
+
+def _unit(position: sp.Expr) -> tuple[sp.Expr, str]:
+    """Number of a unit at a position of all fields, and its network."""
+    if position == ONLY[0] or position == 1:
+        return ONLY[0], "student"
+    if position.has(x.p):
+        return position - x.p, "teacher"
+    if position.is_number or position.has(*ONLY):  # teachers of one student
+        number = position - 1
+        return (ONLY[1] if number == 1 else number), "teacher"
+    return position, "student"
+
+
+def _inlined(
+    exprs: Mapping[sp.Expr, sp.Expr], roles: Mapping[sp.Expr, Role]
+) -> dict[sp.Expr, sp.Expr]:
+    """Rates and observables with the intermediates in them."""
+    inner = {t: e for t, e in exprs.items() if roles[t] == "intermediate"}
+    for target in inner:
+        inner[target] = _put(inner[target], {t: e for t, e in inner.items() if t != target})
+    return {t: _put(e, inner) for t, e in exprs.items() if roles[t] != "intermediate"}
+
+
+def _put(expr: sp.Expr, inner: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
+    for _ in inner:
+        expr = expr.xreplace(dict(inner))
+    return expr
+
+
+def _as_symbols(
+    exprs: Mapping[sp.Expr, sp.Expr],
+) -> tuple[dict[sp.Expr, sp.Expr], dict[sp.Expr, sp.Symbol]]:
+    """Entries as symbols, variances positive; what is simplified holds no indices."""
+    entries = {e for expr in exprs.values() for e in expr.atoms(sp.Indexed)}
+    table: dict[sp.Expr, sp.Symbol] = {}
+    for entry in sorted(entries, key=sp.default_sort_key):
+        table[entry] = Entry(entry)
+    return {t: e.xreplace(table) for t, e in exprs.items()}, table
+
+
+class Entry(sp.Symbol):
+    """An entry of an array as a symbol, which is printed as the entry."""
+
+    entry: sp.Indexed
+    plain: sp.Symbol
+
+    def __new__(cls, entry: sp.Indexed) -> Entry:
+        """Name it by the entry; variances are positive."""
+        base, units = base_name(entry), entry.indices[-2:]
+        variance = base.removeprefix(BLOCK) in ("Q", "P") and units[0] == units[-1]
+        assumed = {"positive": True} if variance else {"real": True}
+        indices = [str(i) for i in entry.indices if i not in ONLY]
+        name = f"{base}_{'_'.join(indices)}" if indices else base
+        found: Entry = super().__new__(cls, name, **assumed)
+        found.entry, found.plain = entry, sp.Symbol(name, **assumed)
+        return found
+
+
+# LaTeX ------------------------------------------------------------------------------------------
+
+
+class ClosedPrinter(KernelPrinter):
+    """Products as numbers, parameters, overlaps, sums; sums from their lowest term up."""
+
+    def is_parameter(self, symbol: sp.Expr) -> bool:
+        """Whether a symbol is printed before overlaps."""
+        return symbol.is_Symbol and not isinstance(symbol, Entry) and symbol not in (PI, SUPPLEMENT)
+
+    def stands_behind(self, factor: sp.Expr) -> bool:
+        """Functions, and sums that are no polynomials or hold products with sums."""
+        if factor.is_Add:
+            return not factor.is_polynomial() or any(
+                f.is_Add for y in factor.args for f in sp.Mul.make_args(y)
+            )
+        return isinstance(factor, sp.Function) and not isinstance(factor, sp.exp)
+
+    def first(self, factor: sp.Expr) -> tuple[int, ...]:
+        """Place of a factor of a product; an entry is at that of its array."""
+        return super().first(factor.entry if isinstance(factor, Entry) else factor)
+
+    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        if isinstance(expr, Entry):
+            return str(self._print(expr.entry))
+        if expr == SUPPLEMENT:
+            return r"\left(\pi - \theta\right)"
+        return super()._print_Symbol(expr, style)
+
+    def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Terms of a sum in the order in which they are printed."""
+        return sorted(terms, key=rank)
+
+
+def closed_rows(system: ClosedSystem, printer: EquationPrinter) -> list[str]:
+    """Rows of the rates, of what they are computed from, and of what is observed."""
+    closed = ClosedPrinter(printer.names, printer.letters)
+    roles = ("rate", "intermediate", "observable")
+    rows = []
+    for target, expr, role in sorted(system.rows, key=lambda row: roles.index(row[2])):
+        head = closed.doprint(target)
+        head = rf"\frac{{d {head}}}{{dt}}" if role == "rate" else head
+        rows.append(f"{head} &= {closed.doprint(expr)}")
+    if system.angle is not None:
+        rows.append(rf"\theta &= {closed.doprint(sp.acos(system.angle))}")
+    rows += [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in system.totals.items()]
+    return rows
+
+
+def fixed_values(system: ClosedSystem, letter: Callable[[str], str]) -> list[str]:
+    """Declared values and constraints that were put in, as formulas."""
+    found = [rf"{letter('label_noise')} = 0"] if "label_noise" in system.notes else []
+    Q, P = letter("Q"), letter("P")
+    if system.values and system.scalar:
+        return [*found, f"{Q} = {P} = 1" if "P" in system.notes else f"{Q} = 1"]
+    found += [f"{Q}_{{jj}} = 1"] if system.values else []
+    return found + ([rf"{P}_{{rs}} = \delta_{{rs}}"] if "P" in system.notes else [])

@@ -1,0 +1,372 @@
+"""Closed right-hand sides as papers print them: collected in parameters, factored.
+
+A side is a sum of products c(parameters) b_1 b_2 ..., whose factors b are powers of overlaps,
+polynomials with their lowest term positive, roots and functions. Products with equal factors are
+one, with the sum of their coefficients; what several have in common is put in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.views.print_forms import MOST, MOST_TERMS
+
+# pi as a symbol, so that it is a factor as others are; pi less the angle of two fields.
+PI = sp.Symbol(r"\pi", positive=True)
+SUPPLEMENT = sp.Symbol(r"\pi - \theta", positive=True)
+Factors = dict[sp.Expr, sp.Expr]
+Key = tuple[tuple[sp.Expr, sp.Expr], ...]
+# A coefficient in parameters and numbers, and what it multiplies.
+Item = tuple[sp.Expr, Factors]
+# Letters in the order in which monomials begin.
+FIRST = "PQ"
+
+
+def collected(expr: sp.Expr) -> sp.Expr:
+    """The same, collected and factored; what is long stays as it is."""
+    if sp.count_ops(expr) > MOST:
+        return expr
+    kernels: dict[Key, list[sp.Expr]] = {}
+    for term in _terms(expr):
+        rational, kernel = _separated(term)
+        kernels.setdefault(_key(kernel), []).append(rational)
+    items: list[Item] = []
+    for kernel, parts in kernels.items():
+        above, below = sp.fraction(sp.cancel(sp.together(sp.Add(*parts))))
+        number, others = _factor_list(below)
+        rest = _times(dict(kernel), {b: -e for b, e in others.items()})
+        items += [(c / number, _times(f, rest)) for c, f in _polynomial_items(above)]
+    items = [(c, {compact(b): e for b, e in f.items()}) for c, f in items]
+    return _assembled(items)
+
+
+def is_parameter(symbol: sp.Basic) -> bool:
+    """Whether a symbol is a number of the model or of the algorithm, not an overlap."""
+    plain = isinstance(symbol, sp.Symbol) and not hasattr(symbol, "entry")
+    return plain and symbol not in (PI, SUPPLEMENT)
+
+
+def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]:
+    """Arcsines of one correlation by the angle of the two fields, where that is shorter."""
+    cosines = {_normal(y.args[0]) for e in exprs for y in e.atoms(sp.asin)}
+    if len(cosines) != 1:
+        return list(exprs), None
+    (cosine,) = cosines
+    above, below = sp.fraction(sp.cancel(cosine**2))
+    if not (above.is_Pow and all(f.is_Symbol for f in sp.Mul.make_args(below))):
+        return list(exprs), None
+    changed = [e.replace(sp.asin, lambda _: SUPPLEMENT - sp.pi / 2) for e in exprs]
+    before, after = (sum(sp.count_ops(sp.expand(e)) for e in y) for y in (exprs, changed))
+    return (changed, cosine) if after < before else (list(exprs), None)
+
+
+def _terms(expr: sp.Expr) -> list[sp.Expr]:
+    """Terms of a sum, its products with sums multiplied out."""
+    if expr.is_Add:
+        return [y for a in expr.args for y in _terms(a)]
+    sums = [f for f in sp.Mul.make_args(expr) if f.is_Add]
+    if expr.is_Mul and sums:
+        rest = sp.Mul(*(f for f in expr.args if f is not sums[0]))
+        return [y for a in sums[0].args for y in _terms(rest * a)]
+    if expr.is_Pow and expr.base.is_Add and expr.exp.is_Integer and 0 < expr.exp < 5:
+        expanded = sp.expand(expr)
+        return [expanded] if expanded == expr else _terms(expanded)
+    return [expr]
+
+
+def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
+    """The rational part of a product, and its roots and functions."""
+    rational, kernel, exponent = sp.S.One, Factors(), sp.S.Zero
+    for factor in sp.Mul.make_args(term):
+        base, power = factor.as_base_exp()
+        if isinstance(factor, sp.exp):
+            exponent += factor.exp
+        elif base == sp.pi and power.is_Integer:
+            rational *= PI**power
+        elif factor.is_number and not factor.is_Rational:
+            kernel = _times(kernel, {factor: sp.S.One})
+        elif power.is_Rational and power.q == 2:
+            front, roots = _roots(base, power)
+            rational *= front
+            kernel = _times(kernel, roots)
+        elif isinstance(base, sp.Function):
+            sign, function = base.func(*map(_normal, base.args)).as_coeff_Mul()
+            rational *= sign**power
+            kernel = _times(kernel, {function: power})
+        else:
+            rational *= factor
+    if exponent != 0:
+        kernel = _times(kernel, {sp.exp(_normal(exponent)): sp.S.One})
+    return rational, kernel
+
+
+def _roots(base: sp.Expr, power: sp.Expr) -> tuple[sp.Expr, Factors]:
+    """A half-integer power of a rational function: whole powers, and roots of its factors."""
+    above, below = map(_factor_list, sp.fraction(sp.cancel(sp.together(base))))
+    number = above[0] / below[0]
+    factors = _times(above[1], {b: -e for b, e in below[1].items()})
+    if number < 0:  # of two negative parts
+        odd = next(b for b, e in factors.items() if e % 2)
+        factors = _times({b: e for b, e in factors.items() if b != odd}, {-odd: factors[odd]})
+        number = -number
+    front, roots = number**power, Factors()
+    for one, count in factors.items():
+        whole = int(count * power) if one.is_positive or count % 2 else 0
+        front *= one**whole
+        if count * power != whole:
+            roots[one] = count * power - whole
+    if not front.is_Rational and front.as_coeff_Mul()[0] != front:
+        irrational = number**power
+        if not irrational.is_Rational:
+            front, roots = front / irrational, _times(roots, {irrational: sp.S.One})
+    elif front.is_number and not front.is_Rational:
+        front, roots = sp.S.One, _times(roots, {front: sp.S.One})
+    return front, roots
+
+
+def _normal(expr: sp.Expr) -> sp.Expr:
+    """An argument as one fraction, its roots under one sign."""
+    if expr.is_Add and expr.has(sp.Function):
+        return expr
+    rational, kernel = _separated(sp.together(expr))
+    above, below = sp.fraction(sp.cancel(sp.together(rational.xreplace({PI: sp.pi}))))
+    above, below = sp.expand(above), sp.expand(below)
+    if leading(below).could_extract_minus_sign():
+        above, below = sp.expand(-above), sp.expand(-below)
+    roots = sp.Mul(*(compact(b) ** e for b, e in kernel.items()))
+    number, below = below.primitive()
+    return compact(above) / number / compact(below) * roots
+
+
+def compact(poly: sp.Expr) -> sp.Expr:
+    """A polynomial in the shortest of some forms, as (1 + P)(1 + Q) - M^2."""
+    if not poly.is_Add or not poly.is_polynomial() or len(poly.args) > MOST_TERMS:
+        return poly
+    found = [poly]
+    for symbol in sorted(poly.free_symbols, key=str):
+        found.append(_in_powers(poly, symbol))
+        if symbol.is_positive:
+            shifted = sp.expand(poly.xreplace({symbol: symbol - 1}))
+            found.append(_in_powers(shifted, symbol).xreplace({symbol: 1 + symbol}))
+    return min(found, key=lambda e: (sp.count_ops(e), len(sp.Add.make_args(e)), str(e)))
+
+
+def _in_powers(poly: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
+    """A polynomial in powers of one symbol, their coefficients in factors."""
+    terms = []
+    for power, coefficient in sp.collect(poly, symbol, evaluate=False).items():
+        number, factors = _factor_list(coefficient)
+        terms.append(sp.Mul(number, power, *(b**e for b, e in factors.items())))
+    return sp.Add(*terms)
+
+
+# Products -------------------------------------------------------------------------------------
+
+
+def _key(factors: Mapping[sp.Expr, sp.Expr]) -> Key:
+    """Factors in one order."""
+    return tuple(sorted(factors.items(), key=lambda y: (sp.default_sort_key(y[0]), y[1])))
+
+
+def _times(first: Mapping[sp.Expr, sp.Expr], second: Mapping[sp.Expr, sp.Expr]) -> Factors:
+    found = dict(first)
+    for base, power in second.items():
+        found[base] = found.get(base, sp.S.Zero) + power
+    return {b: e for b, e in found.items() if e != 0}
+
+
+def _factor_list(poly: sp.Expr) -> tuple[sp.Expr, Factors]:
+    """Number and factors of a polynomial, the first term of each factor positive."""
+    if len(sp.Add.make_args(sp.expand(poly))) > MOST_TERMS:
+        return sp.S.One, {poly: sp.S.One}
+    number, factors = sp.factor_list(poly)
+    found: Factors = {}
+    for base, power in factors:
+        if base.is_Add and leading(base).could_extract_minus_sign():
+            base, number = sp.expand(-base), number * (-1) ** power
+        found = _times(found, {base: sp.Integer(power)})
+    return sp.sympify(number, strict=True), _with_squares(found)
+
+
+def _with_squares(factors: Factors) -> Factors:
+    """(1 - M)(1 + M) as 1 - M^2."""
+    for one, power in factors.items():
+        other = next(
+            (
+                b
+                for b, e in factors.items()
+                if b != one
+                and e == power
+                and b.is_Add
+                and one.is_Add
+                and len(sp.expand(b * one).args) == 2
+                and len(b.args) == 2
+            ),
+            None,
+        )
+        if other is not None:
+            rest = {b: e for b, e in factors.items() if b not in (one, other)}
+            whole = sp.expand(one * other)
+            return _with_squares(_times(rest, {whole: power}))
+    return factors
+
+
+def leading(total: sp.Expr) -> sp.Expr:
+    """The term of a sum that is printed first."""
+    return min(sp.Add.make_args(total), key=rank)
+
+
+def rank(term: sp.Expr) -> tuple[object, ...]:
+    """Order of the terms of a sum: few parameters, then low degrees, those of teachers first."""
+    powers = {b: e for b, e in term.as_powers_dict().items() if b.free_symbols and e.is_number}
+    own = [e for b, e in powers.items() if is_parameter(b) and b not in (x.p, x.k)]
+    degree = sum((e for b, e in powers.items() if not is_parameter(b)), sp.S.Zero)
+    sums = sum(len(y.limits) for y in term.atoms(sp.Sum))
+    letters = [
+        -sum((e for b, e in powers.items() if str(b).startswith(y)), sp.S.Zero) for y in FIRST
+    ]
+    return (sum(own, sp.S.Zero), sums, degree, *letters, sp.default_sort_key(term))
+
+
+def _polynomial_items(poly: sp.Expr) -> list[Item]:
+    """A polynomial as a sum of products of its factors, those with equal factors together."""
+    if poly == 0:
+        return []
+    whole_number, common = _factor_list(poly)
+    mixed = {b: e for b, e in common.items() if any(map(is_parameter, b.free_symbols))}
+    front = {b: e for b, e in common.items() if b not in mixed}
+    rest = sp.expand(whole_number * sp.Mul(*(b**e for b, e in mixed.items())))
+    found: dict[Key, sp.Expr] = {}
+    for parameter, part in _by_parameters(rest).items():
+        number, factors = _factor_list(part)
+        key = _key(factors)
+        found[key] = found.get(key, sp.S.Zero) + parameter * number
+    return [(c, _times(front, dict(key))) for key, c in found.items()]
+
+
+def _by_parameters(poly: sp.Expr) -> dict[sp.Expr, sp.Expr]:
+    """Polynomials in the overlaps, by monomials of the parameters."""
+    found: dict[sp.Expr, sp.Expr] = {}
+    for term in sp.Add.make_args(poly):
+        own, rest = sp.S.One, sp.S.One
+        for factor in sp.Mul.make_args(term):
+            base = factor.as_base_exp()[0]
+            if is_parameter(base):
+                own *= factor
+            else:
+                rest *= factor
+        found[own] = found.get(own, sp.S.Zero) + rest
+    return found
+
+
+# Sums -----------------------------------------------------------------------------------------
+
+
+def _assembled(items: Sequence[Item]) -> sp.Expr:
+    """The sum of products, with what they have in common in front."""
+    merged: dict[Key, sp.Expr] = {}
+    for coefficient, factors in items:
+        key = _key(factors)
+        merged[key] = merged.get(key, sp.S.Zero) + coefficient
+    items = _by_functions([(c, dict(key)) for key, c in merged.items() if c != 0])
+    if not items:
+        return sp.S.Zero
+    common = reduce(_shared, (f for _, f in items))
+    if len({c.as_independent(*c.free_symbols, as_Add=False)[1] for c, _ in items}) > 1:
+        common.pop(PI, None)  # in front of brackets that are alike alone
+    rest = [(c, _times(f, {b: -e for b, e in common.items()})) for c, f in items]
+    clusters: dict[sp.Expr, list[Item]] = {}
+    for coefficient, factors in rest:
+        number, parameters = coefficient.as_independent(*coefficient.free_symbols, as_Add=False)
+        clusters.setdefault(parameters, []).append((number, factors))
+    if len(clusters) == 1:
+        ((parameters, some),) = clusters.items()
+        return _product(*_cluster(parameters, some, common))
+    parts = [_cluster(parameters, some, {}) for parameters, some in clusters.items()]
+    number = sp.S.One
+    if common and all(n.is_Integer and not any(q.is_Add for q in y) for n, y, *_ in parts):
+        number = reduce(sp.gcd, (n for n, *_ in parts))
+    terms = [_product(n / number, *rest) for n, *rest in parts]
+    return _product(number, [], common, [_sum(terms)])
+
+
+def _by_functions(items: Sequence[Item]) -> list[Item]:
+    """Products that differ by their functions alone, as one with the sum of these."""
+    groups: dict[tuple[sp.Expr, Key], list[tuple[sp.Expr, sp.Expr]]] = {}
+    for coefficient, factors in items:
+        number, parameters = coefficient.as_independent(*coefficient.free_symbols, as_Add=False)
+        inside = {b: e for b, e in factors.items() if _is_function(b)}
+        rest = _key({b: e for b, e in factors.items() if b not in inside})
+        function = sp.Mul(*(b**e for b, e in inside.items()))
+        groups.setdefault((parameters, rest), []).append((number, function))
+    found: list[Item] = []
+    for (parameters, rest), parts in groups.items():
+        factors = dict(rest)
+        if len(parts) == 1:
+            ((number, function),) = parts
+            found.append((number * parameters, _times(factors, function.as_powers_dict())))
+            continue
+        numbers = [number for number, _ in parts]
+        front = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
+        front = -front if all(c.is_negative for c in numbers) else front
+        total = _sum([number / front * function for number, function in parts])
+        found.append((front * parameters, _times(factors, {total: sp.S.One})))
+    return found
+
+
+def _is_function(base: sp.Expr) -> bool:
+    return isinstance(base, sp.Function) and not isinstance(base, sp.exp)
+
+
+def _sum(terms: Sequence[sp.Expr]) -> sp.Expr:
+    """A sum whose terms are no sums themselves."""
+    flat: list[sp.Expr] = []
+    for term in terms:
+        number, rest = term.as_coeff_Mul()
+        one = rest.is_Add and number in (1, -1)
+        flat += [number * y for y in rest.args] if one else [term]
+    return sp.Add(*flat, evaluate=False)
+
+
+def _cluster(
+    parameters: sp.Expr, items: Sequence[Item], front: Factors
+) -> tuple[sp.Expr, list[sp.Expr], Factors, list[sp.Expr]]:
+    """Number, parameters, common factors and the sum of items with one coefficient."""
+    if len(items) == 1:
+        ((number, factors),) = items
+        return number, [parameters], _times(front, factors), []
+    common = reduce(_shared, (f for _, f in items))
+    numbers = [c for c, _ in items]
+    number = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
+    rest = [(c / number, _times(f, {b: -e for b, e in common.items()})) for c, f in items]
+    if sum(1 for c, _ in rest if c < 0) == len(rest):
+        number, rest = -number, [(-c, f) for c, f in rest]
+    terms = [_product(c, [], f, []) for c, f in rest]
+    return number, [parameters], _times(front, common), [_sum(terms)]
+
+
+def _shared(first: Factors, second: Factors) -> Factors:
+    """Factors that both have."""
+    found: Factors = {}
+    for base in first.keys() & second.keys():
+        one, two = first[base], second[base]
+        if (one > 0) == (two > 0) and (one - two).is_Integer:
+            found[base] = min(one, two) if one > 0 else max(one, two)
+    return dict(sorted(found.items(), key=lambda y: sp.default_sort_key(y[0])))
+
+
+def _product(
+    number: sp.Expr, parameters: Sequence[sp.Expr], factors: Factors, sums: Sequence[sp.Expr]
+) -> sp.Expr:
+    """A product that keeps a number and a sum apart."""
+    parts = [*parameters, *(b**e for b, e in factors.items()), *sums]
+    parts = [y for y in parts if y != 1]
+    if number == 1 and len(parts) == 1:
+        return parts[0]
+    if not any(y.is_Add for y in parts):
+        return sp.Mul(number, *parts)
+    return sp.Mul(*([number] if number != 1 else []), *parts, evaluate=False)

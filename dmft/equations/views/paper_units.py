@@ -1,0 +1,115 @@
+"""Committees in the units of Saad and Solla: outputs are sums of units, time counts samples.
+
+Their student and teacher are K times ours (f = sum_j g(x_j)), their rate is eta = gamma/K^2, their
+time alpha = steps/N, their noise and error have K^2 in front (`dmft.literature.saad_solla`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
+from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model.algorithm import numbers_of
+
+Notation = str | Mapping[str, str] | None
+SAAD_SOLLA = "saad-solla"
+CLOCK = "t = steps / N; K and M of order one as N -> infinity"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is printed: definitions, what they were derived from, and the notation.
+
+    Attributes
+    ----------
+    algorithm : SGD, GradientFlow or None
+        None of a risk.
+    fluctuates : bool
+        Whether there is noise beside the rates.
+    reduced : bool
+        Whether the state is one of a limit or of a symmetric subspace.
+    """
+
+    model: Model
+    definitions: tuple[Definition, ...]
+    algorithm: SGD | GradientFlow | None = None
+    kind: str = "ode"
+    fluctuates: bool = False
+    reduced: bool = False
+    time_unit: str = ""
+    notation: Notation = None
+
+
+def outputs_are_sums(subject: Subject) -> bool:
+    """Whether equations or a risk are printed in these units: those of the paper's own model."""
+    model, algorithm = subject.model, subject.algorithm
+    if subject.notation != SAAD_SOLLA or model.inputs is not None:
+        return False
+    networks = (model.student, model.teacher)
+    if not all(isinstance(n, Committee) and n.readout is None for n in networks):
+        return False
+    if algorithm is None:
+        return True
+    if not isinstance(algorithm, SGD) or not algorithm.is_plain or algorithm.trains_readout:
+        return False
+    squared = algorithm.loss == "squared" and algorithm.constraint is None
+    plain = squared and not numbers_of(algorithm) and subject.kind == "ode"
+    roles = {d.role for d in subject.definitions}
+    return plain and not subject.fluctuates and not subject.reduced and roles <= ROLES
+
+
+ROLES = {"block", "intermediate", "rate", "observable"}
+
+
+def in_sums(definitions: Sequence[Definition], equal: bool) -> tuple[Definition, ...]:
+    """Definitions in these units; `equal` widths are one letter in coefficients."""
+    units = {x.gamma: x.gamma * x.p**2, x.Delta: x.Delta / x.p**2}
+    factors = {"rate": x.gamma * x.p, "observable": x.p**2}
+    found = []
+    for d in definitions:
+        if d.role not in factors:
+            found.append(d)
+            continue
+        terms = tuple((n, _times(factors[d.role], e.xreplace(units), equal)) for n, e in d.terms)
+        found.append(replace(d, terms=terms))
+    return tuple(found)
+
+
+def _times(factor: sp.Expr, expr: sp.Expr, equal: bool) -> sp.Expr:
+    """A product with the factor in front of each sum, what it has of widths cancelled."""
+    sums = {s: sp.Dummy() for s in expr.atoms(sp.Sum)}
+    total = sp.expand(factor * expr.xreplace(sums))
+    total = total.xreplace({x.k: x.p}) if equal else total
+    return total.xreplace({y: s for s, y in sums.items()})
+
+
+def sentence(subject: Subject, letter: Callable[[str], str]) -> str:
+    """What the units are, for the reader of a fragment."""
+    K, d, eta = letter("p"), letter("dim"), letter("learning_rate")
+    parts = ["Outputs are sums over units"]
+    if subject.algorithm is not None:
+        parts.append(rf"$t = \text{{steps}}/{d}$")
+        parts.append(rf"${eta} = \gamma/{K}^2$ is the learning rate")
+        if subject.model.label_noise != 0:
+            noise = letter("label_noise")
+            parts.append(rf"${noise} = {K}^2 \Delta$ the variance of the label noise")
+    return ", ".join(parts) + "."
+
+
+def summed_numbers(subject: Subject, letter: Callable[[str], str]) -> list[str]:
+    """Declared numbers in these units."""
+    model, algorithm = subject.model, subject.algorithm
+    assert isinstance(algorithm, SGD)
+    K = model.student.width
+    found = [f"{letter(n)} = {w}" for n, w in (("p", K), ("k", model.teacher.width)) if w.is_number]
+    rate = algorithm.learning_rate / K**2
+    found.append(rf"{letter('learning_rate')} = \gamma/{letter('p')}^2 = {sp.latex(rate)}")
+    if model.label_noise != 0:
+        noise = sp.latex(K**2 * sp.nsimplify(model.label_noise))
+        found.append(f"{letter('label_noise')} = {noise}")
+    return found

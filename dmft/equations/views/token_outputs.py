@@ -1,0 +1,280 @@
+r"""Equations of sequence models as averages of outputs, each function of the tokens named once.
+
+With outputs f_i(h) of the student, y_i(h*) of the target and errors e_i = f_i - y_i, the loss is
+1/2 E sum_i e_i^2, the noise of the samples E sum_l (sum_i e_i df_i/dh_l)^2, that of the labels
+E sum_il (df_i/dh_l)^2 (theory/sequence C.2). Two outputs with a constant sum, as in a row of a
+softmax of two tokens, are one with the weight two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
+from dmft.equations.sequence.moments import SequenceMoments
+from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.views.printer import EquationPrinter
+from dmft.gaussian.tables.tokens import TokenAverage, TokenLaw
+from dmft.model import FIELD, Attention, SequenceModel, SequenceNetwork, token_fields
+
+# Outputs are written out one by one up to this number, and as sums over an index beyond it.
+WRITTEN_OUT = 2
+ZERO = r"\langle h_l \rangle = 0"
+# What tables promise, relative to the root of the second moments.
+TABLE_ERROR = "10^{-10}"
+MEAN = sp.Symbol(r"\bar{h}", real=True)
+# Points at which the sum of two outputs is compared with a constant.
+POINTS = (sp.Rational(1, 3), sp.Rational(-7, 5), sp.Rational(11, 8), sp.Rational(2, 9))
+DIGITS = 30
+MOST_TOKENS = 32
+
+
+class FunctionPrinter(ClosedPrinter):
+    """Functions of tokens, the parameters of the networks first."""
+
+    parameters: Collection[sp.Symbol] = ()
+
+    def is_parameter(self, symbol: sp.Expr) -> bool:
+        """Whether a symbol is one of the networks."""
+        return symbol in self.parameters
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output: subscript, the functions of student and target, how many are like it."""
+
+    index: str
+    student: sp.Expr
+    target: sp.Expr
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """Outputs of a sequence model and what its equations are averages of."""
+
+    model: SequenceModel
+    squared: bool = True
+
+    @cached_property
+    def outputs(self) -> tuple[Output, ...]:
+        """Outputs, those that another one determines left out."""
+        student, target = SequenceMoments(self.model).student, list(self.model.teacher.outputs)
+        rows, columns = self.model.student.shape
+        found = []
+        for n, (f, y) in enumerate(zip(student, target, strict=True)):
+            place = f"{n // columns + 1}{n % columns + 1}" if rows > 1 else f"{n + 1}"
+            found.append(Output("" if len(student) == 1 else place, f, y))
+        if not self.squared:
+            return tuple(found)
+        kept: list[Output] = []
+        for one in found:
+            like = next((k for k, other in enumerate(kept) if _complements(one, other)), None)
+            if like is None:
+                kept.append(one)
+            else:  # the entry on the diagonal names the pair
+                first = kept[like]
+                name = one if len(set(one.index)) < len(set(first.index)) else first
+                kept[like] = Output(name.index, name.student, name.target, first.weight + 1)
+        return tuple(kept)
+
+    @property
+    def letter(self) -> str:
+        """What outputs of the student are called."""
+        whole = isinstance(self.model.student, Attention) and len(self.outputs) > 1
+        return "A" if whole else "f"
+
+    def name(self, letter: str, index: str, fields: str) -> str:
+        """An output at fields."""
+        return f"{letter}_{{{index}}}({fields})" if index else f"{letter}({fields})"
+
+    # Averages ---------------------------------------------------------------------------------
+
+    def error(self, one: Output) -> str:
+        """F - y of an output; minus y where the loss is the correlation."""
+        y = self.name("y", one.index, "h^*")
+        return f"{self.name(self.letter, one.index, 'h')} - {y}" if self.squared else f"- {y}"
+
+    def averages(self) -> dict[sp.Symbol, str]:
+        """The loss and the noise of its gradient, as one average each."""
+        summed = self.by_index
+        errors = [self.error(one) for one in summed]
+        weights = [one.weight for one in summed]
+        number = weights[0] if len(set(weights)) == 1 else 0
+        factors = ["" if number else f"{w} " * (w != 1) for w in weights]
+        over = rf"\sum_{{{self.running}}} " * bool(self.running)
+        names = [self.name(self.letter, one.index, "h") for one in summed]
+        if self.squared:
+            half = sp.Rational(number or 1, 2)
+            inside = [rf"{f}\left[{e}\right]^{{2}}" for f, e in zip(factors, errors, strict=True)]
+            loss = _front(half) + _average(over + " + ".join(inside))
+        else:
+            pairs = zip(names, (self.name("y", o.index, "h^*") for o in summed), strict=True)
+            loss = "- " + _average(over + " + ".join(rf"{f}\,{y}" for f, y in pairs))
+        slopes = [rf"\partial_{{h_l}} {name}" for name in names]
+        pulls = [
+            rf"{f}\left[{e}\right] {s}" if self.squared else rf"{f}{e.removeprefix('- ')}\,{s}"
+            for f, e, s in zip(factors, errors, slopes, strict=True)
+        ]
+        number = number or 1
+        length = rf"\sum_{{l=1}}^{{{self.model.length}}}"
+        pull = rf"{length} \left( {over}{' + '.join(pulls)} \right)^{{2}}"
+        squares = " + ".join(
+            rf"{f}\left( {s} \right)^{{2}}" for f, s in zip(factors, slopes, strict=True)
+        )
+        squares = squares if len(summed) == 1 else rf"\left[ {squares} \right]"
+        return {
+            x.loss: loss,
+            x.update_square: _front(sp.Integer(number**2)) + _average(pull),
+            x.jacobian_square: _front(sp.Integer(number)) + _average(f"{length} {over}{squares}"),
+        }
+
+    @property
+    def running(self) -> str:
+        """Indices of a sum over outputs, empty where these are written out."""
+        if len(self.outputs) <= WRITTEN_OUT:
+            return ""
+        return "a,b" if len(self.outputs[0].index) > 1 else "i"
+
+    @property
+    def by_index(self) -> tuple[Output, ...]:
+        """Outputs as they are printed in averages."""
+        if not self.running:
+            return self.outputs
+        return (Output(self.running.replace(",", " "), sp.S.Zero, sp.S.Zero),)
+
+    # Functions --------------------------------------------------------------------------------
+
+    def functions(self, letters: Mapping[str, str]) -> list[str]:
+        """What the outputs are, as rows of an alignment."""
+        rows: list[str] = []
+        printer = FunctionPrinter({}, letters)
+        printer.parameters = self.model.parameters
+        known = {}
+        student = self.model.student
+        if isinstance(student, Attention):
+            known = self.softmax(rows)
+        if not (isinstance(student, Attention) and student.outputs == student.matrix):
+            for one in self.outputs:
+                shown = printer.doprint(_at(one.student, known, "h"))
+                rows.append(f"{self.name(self.letter, one.index, 'h')} &= {shown}")
+        targets = [printer.doprint(_at(one.target, known, "h^*")) for one in self.outputs]
+        for one, shown in zip(self.outputs, targets, strict=True):
+            rows.append(f"{self.name('y', one.index, 'h^*')} &= {shown}")
+        return rows
+
+    def softmax(self, rows: list[str]) -> dict[sp.Expr, str]:
+        """Entries of the attention matrix by name; their definition as a row."""
+        student, length = self.model.student, self.model.length
+        assert isinstance(student, Attention)
+        matrix = student.matrix
+        below = rf"\sum_{{c=1}}^{{{length}}} e^{{h_a h_c}}"
+        row = rf"A_{{a b}}(h) &= \frac{{e^{{h_a h_b}}}}{{{below}}}"
+        rows.append(row)
+        places = [(i, j) for i in range(length) for j in range(length)]
+        names = {matrix[i, j]: f"A_{{{i + 1}{j + 1}}}" for i, j in places}
+        if length == 2:  # rows sum to one
+            names |= {matrix[i, 1 - i]: f"1 - A_{{{i + 1}{i + 1}}}" for i in (0, 1)}
+        return names
+
+
+def _front(number: sp.Expr) -> str:
+    return "" if number == 1 else sp.latex(number) + " "
+
+
+def _average(text: str) -> str:
+    return rf"\mathbb{{E}}\left[ {text} \right]"
+
+
+def _at(expr: sp.Expr, known: dict[sp.Expr, str], fields: str) -> sp.Expr:
+    """A function of tokens at the fields of the student or of the target, its parts by name."""
+    named = {}
+    for part, name in known.items():
+        _, sign, plain = name.rpartition("1 - ")
+        symbol = sp.Symbol(f"{plain}({fields})", real=True)
+        named[part] = 1 - symbol if sign else symbol
+    table: dict[sp.Expr, sp.Expr] = {FIELD: MEAN}
+    for n, field in enumerate(token_fields(MOST_TOKENS), start=1):
+        table[field] = sp.Symbol(f"{fields}_{{{n}}}", real=True)
+    return expr.xreplace(named).xreplace(table)
+
+
+def _complements(one: Output, other: Output) -> bool:
+    """Whether two outputs have one constant sum, of the student and of the target alike."""
+    sums = (one.student + other.student, one.target + other.target)
+    symbols = sorted({s for e in sums for s in e.free_symbols}, key=str)
+    values = []
+    for shift in range(3):
+        at = {s: POINTS[(n + shift * _is_field(s)) % len(POINTS)] for n, s in enumerate(symbols)}
+        values += [sp.N(e.xreplace(at), DIGITS) for e in sums]
+    return all(abs(v - values[0]) < sp.Float(10) ** (5 - DIGITS) for v in values)
+
+
+def _is_field(symbol: sp.Symbol) -> bool:
+    return symbol == FIELD or symbol in token_fields(MOST_TOKENS)
+
+
+# Systems --------------------------------------------------------------------------------------
+
+
+def token_outputs(
+    model: SequenceModel, definitions: Sequence[Definition], squared: bool
+) -> TokenOutputs | None:
+    """Outputs of equations whose averages over tokens are those of the model; None for others."""
+    if not any(d.expr.has(TokenAverage) for d in definitions):
+        return None
+    moments = SequenceMoments(model)
+    noise = moments.target_noise
+    noise += moments.own_noise - 2 * moments.cross_noise if squared else 0
+    loss = -moments.cross
+    half = sp.Rational(1, 2)
+    risk = half * moments.target_square + half * moments.own_square - moments.cross
+    loss = risk if squared else loss
+    known = {x.update_square: noise, x.jacobian_square: moments.jacobian_square, x.risk: risk}
+    known |= {x.slope_of(s): sp.diff(loss, s) for s in alignments_of(model)}
+    for d in definitions:
+        if d.expr.has(TokenAverage) and sp.expand(d.expr - known.get(d.target, 0)) != 0:
+            return None
+    return TokenOutputs(model, squared)
+
+
+def alignments_of(model: SequenceModel) -> tuple[sp.Symbol, ...]:
+    """Symbols of the state."""
+    return (*TokenLaw.of(model).semantic, *model.encoding.alignments)
+
+
+def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:
+    """A sentence about the fields of the tokens."""
+    overlap = "m" if len(TokenLaw.of(model).semantic) == 1 else "m_l"
+    means = [printer.doprint(y) for y in model.encoding.means]
+    shown = ", ".join(rf"\langle h_{{{n}}} \rangle = {y}" for n, y in enumerate(means, start=1))
+    mean = r" $\bar{h} = \sum_l h_l / \sqrt{L}$ over the $L$ tokens."
+    return (
+        r"Averages $\mathbb{E}$ are over token fields that are Gaussian of variance one and "
+        rf"independent between tokens, with $\langle h_l h^*_l \rangle = {overlap}$, "
+        rf"$\langle h^*_l \rangle = 0$ and ${shown if any(y != '0' for y in means) else ZERO}$; "
+        rf"they are computed from tables, with an error below ${TABLE_ERROR}$."
+    ) + (mean if isinstance(model.student, SequenceNetwork) else "")
+
+
+def rows_of_averages(
+    outputs: TokenOutputs, definitions: Sequence[Definition], printer: EquationPrinter
+) -> list[str]:
+    """Rows of the averages that equations read, and of the functions in them."""
+    found = outputs.averages()
+    read = {d.target for d in definitions}
+    heads = {x.loss: printer.letter("loss")}
+    if outputs.squared:
+        heads = {x.loss: printer.letter("risk") + (f" = {heads[x.loss]}" if len(read) > 1 else "")}
+    rows = [f"{heads[x.loss]} &= {found[x.loss]}"]
+    rows += [
+        f"{printer.doprint(s)} &= {found[s]}"
+        for s in (x.update_square, x.jacobian_square)
+        if s in read
+    ]
+    return rows

@@ -1,0 +1,338 @@
+"""Equations as papers print them: closed forms against lines of papers, and against rates."""
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.views.closed import closed_system
+from dmft.equations.views.collected import collected
+from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.latex import subject_of
+from dmft.equations.views.token_outputs import token_outputs
+from dmft.errors import BadParameter
+
+z = sp.Symbol("z", real=True)
+gamma = sp.Symbol("gamma", positive=True)
+Delta = sp.Symbol("Delta", nonnegative=True)
+ERF, RELU, HE3 = sp.erf(z / sp.sqrt(2)), sp.Max(0, z), z**3 - 3 * z
+SPHERE = dmft.SGD(gamma, constraint="sphere")
+# What the equations call their symbols.
+q, rho = sp.symbols("Q P", positive=True)
+m = sp.Symbol("M", real=True)
+g, noise = sp.Symbol("learning_rate", positive=True), sp.Symbol("label_noise", nonnegative=True)
+
+
+def one(activation, teacher=None, **more):
+    return dmft.Model(
+        dmft.Committee(activation, 1), dmft.Committee(teacher or activation, 1), **more
+    )
+
+
+def is_zero(expr):
+    """Of polynomials symbolically, of others at three points to 40 digits."""
+    if expr.is_polynomial():
+        return sp.expand(expr) == 0
+    free = sorted(expr.free_symbols, key=str)
+    for shift in range(3):
+        at = {s: sp.Rational(2 * n + shift + 3, 3 * n + 11) for n, s in enumerate(free)}
+        if abs(sp.N(expr.xreplace(at), 40, maxn=400)) > sp.Float(10) ** -35:
+            return False
+    return True
+
+
+# Lines of papers ------------------------------------------------------------------------------
+
+
+def test_phase_retrieval_on_the_sphere():
+    """[arnaboldi_2023_mediocrity]: one line, no average, no multiplier."""
+    equations = dmft.derive(dmft.literature.phase_retrieval(1, label_noise=Delta), SPHERE)
+    closed = closed_system(subject_of(equations))
+    assert is_zero(closed["M"] - m * ((4 - 24 * g) * (1 - m**2) - 2 * g * noise))
+    assert is_zero(closed["risk"] - 2 * (1 - m**2))
+    text = equations.latex()
+    assert len(text) < 900
+    assert r"\langle" not in text
+    assert r"\Phi" not in text
+    line = r"M \left[\left(4 - 24 \gamma\right) \left(1 - M^{2}\right) - 2 \gamma \Delta\right]"
+    assert line in text
+    assert r"\mathcal{R} &= 2 \left(1 - M^{2}\right)" in text
+    assert "$Q = P = 1$" in text
+
+
+def erf_rates():
+    """One unit of Biehl and Schwarze, with any lengths (theory/one_pass A.2)."""
+    wide, mixed = sp.sqrt(1 + 2 * q), sp.sqrt((1 + q) * (1 + rho) - m**2)
+    dM = 2 / sp.pi * ((rho * (1 + q) - m**2) / mixed - m / wide) / (1 + q)
+    dQ = 4 / sp.pi * (m / mixed - q / wide) / (1 + q)
+    both = (1 + 2 * q) * (1 + rho) - 2 * m**2
+    square = sp.asin(q / (1 + 3 * q)) + sp.asin((rho * (1 + 2 * q) - 2 * m**2) / both)
+    square -= 2 * sp.asin(m / sp.sqrt((1 + 3 * q) * both))
+    return dM, dQ, 4 * g / sp.pi**2 / wide * square
+
+
+def test_one_erf_unit():
+    dM, dQ, square = erf_rates()
+    for algorithm, more in ((dmft.SGD(gamma), square), (dmft.GradientFlow(), 0)):
+        equations = dmft.derive(one(ERF), algorithm)
+        closed = closed_system(subject_of(equations))
+        assert is_zero(closed["M"] - dM)
+        assert is_zero(closed["Q"] - dQ - more)
+        arcs = (sp.asin(y) for y in (q / (1 + q), rho / (1 + rho)))
+        cross = sp.asin(m / sp.sqrt((1 + q) * (1 + rho)))
+        assert is_zero(closed["risk"] - (sp.Add(*arcs) - 2 * cross) / sp.pi)
+        text = equations.latex(width=455)
+        assert r"\arcsin" in text
+        assert not any(y in text for y in ("C_{", r"\Lambda", r"\langle", "S_{", "A_{"))
+
+
+def test_one_relu_unit():
+    """By the angle of student and teacher (theory/one_pass A.3)."""
+    angle, root = sp.acos(m / sp.sqrt(q * rho)), sp.sqrt(q * rho - m**2)
+    dM = (rho * (sp.pi - angle) + m * root / q) / (2 * sp.pi) - m / 2
+    dQ = (m * (sp.pi - angle) + root) / sp.pi - q
+    square = rho * (sp.pi - angle) + m * root / q + sp.pi * q
+    square -= 2 * (m * (sp.pi - angle) + root)
+    for algorithm, more in ((dmft.SGD(gamma), g * square / (2 * sp.pi)), (dmft.GradientFlow(), 0)):
+        equations = dmft.derive(one(RELU), algorithm)
+        closed = closed_system(subject_of(equations))
+        assert is_zero(closed["M"] - dM)
+        assert is_zero(closed["Q"] - dQ - more)
+        text = equations.latex()
+        assert r"\arccos" in text
+        assert r"\sqrt{P Q - M^{2}}" in text
+        assert not any(y in text for y in ("C_{", r"\Lambda", r"\langle", "S_{", "A_{"))
+
+
+def test_third_hermite_on_the_sphere():
+    equations = dmft.derive(
+        dmft.literature.hermite_committee(3, 1),
+        dmft.SGD(gamma, loss="correlation", constraint="sphere"),
+    )
+    closed = closed_system(subject_of(equations))
+    want = 18 * m**2 * (1 - m**2) - 54 * g * m * (1 + 12 * m**2 + 18 * m**4)
+    assert is_zero(closed["M"] - want)
+    assert is_zero(closed["loss"] - (1 - 6 * m**3) + (1 - 6 * m**3).subs(m, 0) - 1)
+    lines = equations.latex().split("\n")
+    assert sum("&" in line for line in lines) == 3  # dM/dt, the risk and the loss
+
+
+# Rates ----------------------------------------------------------------------------------------
+
+MODELS = {
+    "square": (one(z**2, label_noise=0.3), dmft.SGD(0.2)),
+    "square on the sphere": (one(z**2, label_noise=0.3), dmft.SGD(0.2, constraint="sphere")),
+    "erf": (one(ERF, label_noise=0.1), dmft.SGD(0.4)),
+    "relu": (one(RELU), dmft.SGD(0.4)),
+    "erf of relu": (one(ERF, RELU), dmft.GradientFlow()),
+    "relu of relu squared": (one(RELU, z**2), dmft.GradientFlow()),
+    "decay": (one(ERF), dmft.SGD(0.4, weight_decay=0.2)),
+    "readout": (one(ERF), dmft.SGD(0.4, readout_rate=1.5)),
+    "momentum": (one(z**2), dmft.SGD(0.2, momentum=dmft.Momentum(0.7))),
+    "correlation": (one(HE3), dmft.SGD(0.1, loss="correlation", constraint="sphere")),
+    "langevin": (one(z**2), dmft.SGD(0.1, gradient_noise=0.5, constraint="sphere")),
+    "clusters": (
+        dmft.Model(dmft.Committee(ERF, 1), dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1])),
+        dmft.SGD(0.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_closed_rates_are_those_of_the_equations(name):
+    model, algorithm = MODELS[name]
+    equations = dmft.derive(model, algorithm)
+    closed = closed_system(subject_of(equations))
+    length, P = (1.0, 1.0) if getattr(algorithm, "constraint", None) else (1.3, 0.9)
+    start = dmft.Overlaps([[length]], [[0.4]], [[P]])
+    if "readout" in name:
+        start = dmft.Overlaps([[length]], [[0.4]], [[P]], readout=[0.8])
+    found = equations.evaluate(start)
+    numbers = {"Q": length, "M": 0.4, "P": P, "readout": 0.8, **equations.values(start, {}).scalars}
+    for d in (d for d in closed.definitions if d.role == "rate"):
+        expr = closed[d.name]
+        at = {s: sp.Float(numbers.get(s.name, 0)) for s in expr.free_symbols}
+        assert abs(float(sp.N(expr.xreplace(at))) - found[d.name].item()) < 1e-12, d.name
+
+
+@pytest.mark.parametrize(("p", "k"), [(1, 1), (2, 1), (3, 2)])
+def test_sums_over_units_are_those_of_the_equations(p, k):
+    """Polynomials on the sphere for all widths: sums of products of overlaps."""
+    model = dmft.literature.phase_retrieval(p)
+    model = dmft.Model(model.student, dmft.Committee(z**2 + z, k), label_noise=0.2)
+    equations = dmft.derive(model, dmft.SGD(0.3, constraint="sphere"))
+    closed = closed_system(subject_of(equations))
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(p, p + k + 1))
+    rows /= np.linalg.norm(rows, axis=1)[:, None]
+    start = dmft.Overlaps(rows @ rows.T, rows[:, :k], np.eye(k))
+    found = equations.evaluate(start)
+    values = equations.values(start, {}).scalars
+    units = {x.p: p, x.k: k}
+
+    def number(expr, at):
+        """Value of an expression with indices at numbers."""
+        if isinstance(expr, sp.Sum):
+            (index, _, high), *more = expr.limits
+            body = sp.Sum(expr.function, *more) if more else expr.function
+            last = int(high.xreplace(units))
+            return sum(number(body, at | {index: n}) for n in range(1, last + 1))
+        if isinstance(expr, sp.Indexed):
+            place = tuple(int(i.xreplace(at)) - 1 if i in at else 0 for i in expr.indices)
+            name = str(expr.base)
+            if name == "Phi":
+                indices = {i: n + 1 for i, n in zip(phi.target.indices, place, strict=True)}
+                return number(phi.expr, indices)
+            return {"Q": start.Q, "M": start.M, "P": start.P}[name][place]
+        if isinstance(expr, sp.KroneckerDelta):
+            return float(at[expr.args[0]] == at[expr.args[1]])
+        if expr.is_Symbol:
+            return float(values[expr.name] if expr.name in values else units[expr])
+        if expr.is_number:
+            return float(expr)
+        parts = [number(a, at) for a in expr.args]
+        return {sp.Add: sum, sp.Mul: np.prod, sp.Pow: lambda y: y[0] ** y[1]}[expr.func](parts)
+
+    phi = next((d for d in closed.definitions if d.name == "Phi"), None)
+    for d in (d for d in closed.definitions if d.role == "rate"):
+        for place, want in np.ndenumerate(found[d.name]):
+            at = {i: n + 1 for i, n in zip(d.target.indices, place, strict=True)}
+            assert abs(number(d.expr, at) - want) < 1e-12
+
+
+# Saad and Solla ------------------------------------------------------------------------------
+
+
+def paper_lines():
+    """I_3 and I_4 and the sums of Phys. Rev. E 52, 4225, from the test of their page."""
+    path = Path(__file__).with_name("test_papers_lines.py")
+    spec = importlib.util.spec_from_file_location("papers_lines", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("K", "M"), [(1, 1), (2, 2), (3, 3)])
+def test_saad_solla_term_by_term(K, M):
+    """Each printed average is an I_3 or I_4 of the paper, each printed sum one of its sums."""
+    paper = paper_lines()
+    eta, start = 0.3, paper.state(K, M)
+    start = dmft.Overlaps(start.Q, start.M, np.eye(M))
+    model = dmft.literature.saad_solla(sp.Symbol("K"), sp.Symbol("K"))
+    equations = dmft.derive(model, dmft.SGD(gamma))
+    C = np.block([[start.Q, start.M], [start.M.T, start.P]])
+    definitions, _ = declared_definitions(subject_of(equations, "saad-solla"))
+    sizes = {x.p: K, x.k: M, x.gamma: eta, x.Delta: 0}
+    R, Q = paper.saad_solla(start, eta)
+
+    def number(expr, at):
+        if isinstance(expr, sp.Sum):
+            (index, _, high), *more = expr.limits
+            body = sp.Sum(expr.function, *more) if more else expr.function
+            return sum(number(body, at | {index: n}) for n in range(1, sizes[high] + 1))
+        if isinstance(expr, Expectation):
+            shift = [0 if f.base == x.h else K for f in expr.fields]
+            place = [at[f.indices[0]] - 1 + k for f, k in zip(expr.fields, shift, strict=True)]
+            return {3: paper.I3, 4: paper.I4}[len(place)](C, *place)
+        if not expr.args:
+            return float(expr.xreplace(sizes))
+        parts = [number(a, at) for a in expr.args]
+        return {sp.Add: sum, sp.Mul: np.prod, sp.Pow: lambda y: y[0] ** y[1]}[expr.func](parts)
+
+    for d, want in ((d, {"M": R, "Q": Q}[d.name]) for d in definitions if d.role == "rate"):
+        plain = {name: e.xreplace({x.Delta: 0}) for name, e in d.terms if name != "label_noise"}
+        for place in np.ndindex(want.shape):
+            at = {i: n + 1 for i, n in zip(d.target.indices, place, strict=True)}
+            assert abs(number(sp.Add(*plain.values()), at) - want[place]) < 1e-12
+    text = equations.latex(notation="saad-solla")
+    assert [text.count(y) for y in (r"b_{", r"\Omega_{", r"\tilde", r"\frac{\eta")] == [0] * 4
+
+
+# Forms ----------------------------------------------------------------------------------------
+
+
+def test_forms_by_name():
+    unit = dmft.derive(one(ERF), dmft.SGD(0.1))
+    pair = dmft.derive(dmft.literature.saad_solla(2), dmft.SGD(0.1))
+    open_ = dmft.derive(one(sp.tanh(z)), dmft.SGD(0.1))
+    assert r"\langle" not in unit.latex()
+    assert unit.latex() == unit.latex(form="closed")
+    assert r"\langle" in unit.latex(form="structured")
+    for equations in (pair, open_):
+        assert equations.latex() == equations.latex(form="structured")
+        assert r"\langle" in equations.latex()
+    with pytest.raises(BadParameter, match="form='structured' prints them"):
+        open_.latex(form="closed")
+    with pytest.raises(BadParameter, match="there are"):
+        unit.latex(form="short")
+
+
+def test_what_is_collected_is_the_same():
+    a, b = sp.symbols("a b", positive=True)
+    for expr in (
+        (a + b) ** 2 * gamma - b / (1 + a),
+        sp.sqrt(a * b - b**2) / b + sp.asin(b / sp.sqrt(a)) * gamma / sp.pi,
+        sp.exp(-a) * sp.exp(a * b) / sp.sqrt(2 * a) - 3,
+        gamma * (4 * sp.asin(a) - 8 * sp.asin(b)) / sp.sqrt(1 + a) + Delta,
+    ):
+        at = {a: sp.Rational(1, 2), b: sp.Rational(1, 3), gamma: 2, Delta: 5}
+        pi = {s: sp.pi for s in collected(expr).free_symbols if s.name == r"\pi"}
+        gap = (collected(expr).xreplace(pi) - expr).xreplace(at)
+        assert abs(sp.N(gap, 40)) < sp.Float(10) ** -35
+
+
+# Sequences ------------------------------------------------------------------------------------
+
+
+def test_attention_of_two_tokens_is_one_page():
+    """One average for the loss, one for the noise; entries of the softmax are named once."""
+    a, omega = sp.symbols("a omega", positive=True)
+    model = dmft.literature.positional_semantic(a, omega)
+    text = dmft.derive(model, dmft.SGD(0.5)).latex()
+    assert text.count(r"\mathbb{E} \Bigl[") + text.count(r"\mathbb{E}\left[") == 2
+    assert len(text.split("\n")) < 32
+    assert not re.search(r"\d\.\d|F_\{|\\mathcal\{E\}_", text)
+    assert r"A_{a b}(h) &= \frac{e^{h_a h_b}}{\sum_{c=1}^{2} e^{h_a h_c}}" in text
+    assert "A_{12}" not in text
+    assert "A_{21}" not in text
+    assert r"\frac{\omega}{1 + e^{- 2 a^{2}}} + \left(1 - \omega\right) A_{11}(h^*)" in text
+    assert "overlap" not in text
+
+
+def test_printed_averages_over_tokens_are_those_of_the_equations():
+    """The loss and the noise by the trapezoidal rule against the risk and the rates."""
+    model = dmft.literature.positional_semantic(sp.Rational(1, 2), sp.Rational(2, 5))
+    equations = dmft.derive(model, dmft.SGD(0.8))
+    flow = dmft.derive(model, dmft.GradientFlow())
+    outputs = token_outputs(model, equations.definitions, True)
+    assert [(one.index, one.weight) for one in outputs.outputs] == [("11", 2), ("22", 2)]
+    e, m = 0.3, 0.4
+    start = dmft.Alignment(e=e, m=m)
+    axis = np.arange(-6.0, 6.01, 0.4)
+    grid = np.meshgrid(*[axis] * 4, indexing="ij")
+    weight = np.exp(-sum(y**2 for y in grid) / 2)
+    weight /= weight.sum()
+    star = grid[:2]
+    root = math.sqrt(1 - m**2)
+    field = [m * s + root * y + c * e for s, y, c in zip(star, grid[2:], (1, -1), strict=True)]
+    z1, z2 = model.student.fields
+    errors, slopes = [], []
+    for one in outputs.outputs:
+        f, y = (sp.lambdify((z1, z2), g, "numpy") for g in (one.student, one.target))
+        errors.append(one.weight * (f(*field) - y(*star)))
+        slopes.append([sp.lambdify((z1, z2), sp.diff(one.student, z), "numpy") for z in (z1, z2)])
+    loss = sum((weight * err**2).sum() / 4 for err in errors)
+    assert abs(loss - dmft.population_risk(model)(e=e, m=m)) < 1e-6
+    noise = 0.0
+    for n in (0, 1):
+        pull = sum(err * slope[n](*field) for err, slope in zip(errors, slopes, strict=True))
+        noise += (weight * pull**2).sum()
+    gap = equations.evaluate(start)["m"] - flow.evaluate(start)["m"]
+    assert abs(float(gap) + 0.8 / 2 * m * noise) < 1e-6
