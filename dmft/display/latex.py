@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -192,6 +193,7 @@ def document(
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
+    derivations = _proved_once(derivations)
     explained = [y for y in (*records, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
@@ -211,6 +213,25 @@ def document(
         parts += [r"\bibliographystyle{plain}", rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
+
+
+def _proved_once(derivations: Sequence[Any]) -> list[Any]:
+    """Derivations of the blocks of one system, without proofs that an earlier one of them has."""
+    seen: set[tuple[Any, ...]] = set()
+    found: list[Any] = []
+    for one in derivations:
+        if not isinstance(one, Explanation):
+            found.append(one)
+            continue
+        keys = [(step.rule, step.before, step.after) for step in one.steps]
+        kept = [
+            step
+            for key, step in zip(keys, one.steps, strict=True)
+            if step.depth == 0 or key not in seen
+        ]
+        seen |= set(keys)
+        found.append(replace(one, steps=tuple(kept)))
+    return found
 
 
 def _sections(

@@ -32,8 +32,8 @@ def collected(expr: sp.Expr) -> sp.Expr:
         return expr
     kernels: dict[Key, list[sp.Expr]] = {}
     for term in _terms(expr):
-        rational, kernel = _separated(term)
-        kernels.setdefault(_key(kernel), []).append(rational)
+        rational, factors = _separated(term)
+        kernels.setdefault(_key(factors), []).append(rational)
     items: list[Item] = []
     for kernel, parts in kernels.items():
         above, below = sp.fraction(sp.cancel(sp.together(sp.Add(*parts))))
@@ -290,7 +290,7 @@ def _assembled(items: Sequence[Item]) -> sp.Expr:
     number = sp.S.One
     if common and all(n.is_Integer and not any(q.is_Add for q in y) for n, y, *_ in parts):
         number = reduce(sp.gcd, (n for n, *_ in parts))
-    terms = [_product(n / number, *rest) for n, *rest in parts]
+    terms = [_product(n / number, own, f, sums) for n, own, f, sums in parts]
     return _product(number, [], common, [_sum(terms)])
 
 
