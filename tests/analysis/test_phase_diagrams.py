@@ -18,10 +18,10 @@ RATES, NOISES = np.linspace(0.02, 0.14, 5), np.array([0.0, 0.5, 4.0])
 
 @pytest.fixture
 def escape(spherical, pair):
-    def measure(gamma, noise):
+    def measure(**parameters):
         return escape_time_of_problem(
             spherical, {"Q": [[1.0]], "M": [[1e-2]]}, 20.0, **pair, fraction=0.3,
-            parameters={"learning_rate": gamma, "label_noise": noise}, rtol=1e-10, atol=1e-13,
+            parameters=parameters, rtol=1e-10, atol=1e-13,
         )  # fmt: skip
 
     return measure
@@ -115,10 +115,8 @@ def test_progress_reports_all_points():
 
 
 def test_files_and_data_sets(escape, tmp_path):
-    diagram = dmft.phase_diagram(
-        escape, {"learning_rate": RATES, "label_noise": NOISES}, quantity="escape_time",
-        provenance={"model": "retrieval"},
-    )  # fmt: skip
+    axes = {"learning_rate": RATES, "label_noise": NOISES}
+    diagram = dmft.phase_diagram(escape, axes, quantity="escape_time")
     assert PhaseDiagram.load(diagram.save(tmp_path / "d.nc")) == diagram
     data = diagram.to_xarray()
     assert data["escape_time"].dims == ("label_noise", "learning_rate")

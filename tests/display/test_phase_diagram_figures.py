@@ -225,7 +225,7 @@ def test_a_function_with_the_name_of_a_measure_is_drawn_as_its_numbers(name):
 def test_axes_in_any_order_are_drawn_in_order():
     """Cells lie between their neighbours: of unsorted values some would cover the others."""
     x, y = [0.0, 1.0, 0.5, 0.25], [0.2, 0.0, 0.1]
-    made = dmft.phase_diagram(lambda u, v: u + v if u < 1 else np.nan, {"x": x, "y": y})
+    made = dmft.phase_diagram(made_by, {"x": x, "y": y})
     axes = plot(made)
     same = plot(dmft.phase_diagram(made_by, {"x": sorted(x), "y": sorted(y)}))
     assert axes.get_xlim() == same.get_xlim()
@@ -238,8 +238,8 @@ def test_axes_in_any_order_are_drawn_in_order():
     assert falling.get_xlim()[0] > falling.get_xlim()[1]
 
 
-def made_by(u, v):
-    return u + v if u < 1 else np.nan
+def made_by(x, y):
+    return x + y if x < 1 else np.nan
 
 
 def test_many_labels_of_a_boundary_have_a_colour_each():
