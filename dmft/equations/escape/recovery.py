@@ -191,7 +191,7 @@ def _check(model: Model, algorithm: SGD) -> None:
         )
     check_identity(model, "perfect recovery is linearised")
     check_unflipped(model, "perfect recovery is linearised")
-    if not model.matched:
+    if model.reads_sequences or not model.matched:
         raise BadParameter("perfect recovery needs student and teacher of one activation")
     if model.student.width != model.teacher.width:
         raise BadParameter(
