@@ -59,7 +59,7 @@ NAMES: dict[str, str] = {
         ("cosine_annealing exponential_decay",
          'dmft.solve(..., learning_rate="0.5/(1 + t)"): an expression of t and risk'),
         ("to_csv", "run.to_pandas().to_csv(path)"),
-        ("resume checkpoint", "run.final is a start; dmft.sweep(..., store=...) goes on"),
+        ("resume checkpoint", "run.final is a start; dmft.sweep(..., store=...) resumes"),
         ("example examples tutorial help",
          "help(dmft), help(dmft.solve); files: the command `dmft example`"),
         ("gaussian_mixture_model gmm clusters", "dmft.GaussianMixture(means, labels, weights)"),

@@ -215,7 +215,7 @@ def _is_sealed(path: Path) -> bool:
             return False
         file.seek(0)
         if _digest(file, size) != tail[len(SEAL) :]:
-            raise damaged(path, "its bytes are not those that were written (their digest differs)")
+            raise damaged(path, "its bytes changed after it was written (the digest differs)")
     return True
 
 
@@ -269,7 +269,7 @@ def _restored(
     """Make the record, of which nothing that was written may be missing."""
     record = json.loads(texts["record"])
     if not isinstance(record, dict):
-        raise damaged(path, "what it says of its record is no mapping")
+        raise damaged(path, "the description of its record is not a mapping")
     arrays = dict(_variables(file, path))
     for name, shape in json.loads(texts.get("contents", "{}")).items():
         if name not in arrays:

@@ -121,7 +121,7 @@ def shown(value: Any) -> str:
 def _more(value: Any, words: str) -> str:
     """What is known of common slips."""
     if isinstance(value, np.ma.MaskedArray):
-        return "; a masked one is not read: fill or leave out what is missing"
+        return "; masked arrays are not supported: fill or remove the missing values"
     if isinstance(value, type):
         return f"; this is the class itself: write {value.__name__}(...)"
     if isinstance(value, float) and math.isnan(value):

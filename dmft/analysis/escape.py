@@ -264,8 +264,8 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
         names = [block.name for block in problem.state]
         if "overlap" not in problem.observables and not {"Q", "M"} <= set(names):
             raise BadParameter(
-                f"cosines are those of Q and M, this problem moves {names}: measure its escape by "
-                "the risk (fraction=)"
+                f"cosines are defined by Q and M, and the state of this problem is {names}: "
+                "measure its escape by the risk (fraction=)"
             )
         return
     if reference not in REFERENCES:

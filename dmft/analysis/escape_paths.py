@@ -143,7 +143,7 @@ class EscapeTimes(Record):
         [20000.0, 40000.0, nan]
         """
         if self.time_step_times_dim is None:
-            raise BadParameter("these runs do not know how long a step of their algorithm is")
+            raise BadParameter("these runs do not contain the length of a step in t")
         return self.times * dim / self.time_step_times_dim
 
     def __repr__(self) -> str:

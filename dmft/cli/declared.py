@@ -60,7 +60,9 @@ def network_of(
     needed = NEEDED[kind]
     for name in needed:
         if name not in keys:
-            raise refuse(f"[{table}]", f"the key {name!r} is missing beside {_given(keys)}")
+            raise refuse(
+                f"[{table}]", f"the key {name!r} is missing; it is required with {_given(keys)}"
+            )
     if target:
         for name in keys:
             if name not in needed:
@@ -116,7 +118,7 @@ def _alone(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     wanted = {"eigenvalues": ("fractions",), "capacity": ("source", "dim")}.get(names[0], ())
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise BadParameter(f"{', '.join(missing)} are missing beside {names[0]}")
+        raise BadParameter(f"{', '.join(missing)} are missing; they are required with {names[0]}")
     return given
 
 

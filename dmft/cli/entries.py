@@ -328,7 +328,7 @@ class Values:
         names = [self.name(x, where) for x in value]
         for name in names:
             if names.count(name) > 1:
-                raise self.refusal(where, f"{name!r} stands twice")
+                raise self.refusal(where, f"{name!r} occurs twice")
             if name in self.symbols:
                 raise self.refusal(where, f"{name!r} is already a letter: rename the field")
         return names

@@ -37,7 +37,7 @@ def measured(declared: Declaration, name: str) -> dict[str, Any]:
         if measure != "learned_directions":
             raise BadParameter(
                 f'{declared.path}, [{name}] overlap: goes with measure = "learned_directions"; '
-                "that of an escape time stands in [escape]"
+                "the overlap of an escape time belongs to [escape]"
             )
         keys["overlap"] = table["overlap"]
     keys |= {n: v for n, v in declared.parameters.items() if n not in spanned}

@@ -19,7 +19,7 @@ from dmft.names import VERSION
 OK, CRASHED, USAGE, NUMERICAL, TOLERANCE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 DESCRIPTION = """\
-Mean-field theory of learning: derive, solve and judge the equations of motion of
+Mean-field theory of learning: derive, solve and test the equations of motion of
 two-layer networks, from a declaration file.
 
   dmft example > model.toml            write a declaration to start from
@@ -30,7 +30,7 @@ two-layer networks, from a declaration file.
                                        finite-dimensional runs on top of the theory
   dmft phase model.toml --plot c.pdf   a diagram over two parameters
   dmft boundary model.toml             the curves along which a measure changes
-  dmft sweep run model.toml            any number of parameters, killed and resumed
+  dmft sweep run model.toml            any number of parameters, resumable
   dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
   dmft explore model.toml              a page with sliders in the browser, served on this machine
   dmft warm model.toml                 compile ahead (images, clusters)
@@ -45,9 +45,9 @@ COMMANDS = {
     "boundary": "curves of two parameters along which a measure changes its sign or its label",
     "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "
     "work, submit",
-    "export": "write the right-hand side as a file of its own (.py, .c, .js, _jax.py, .ipynb)",
+    "export": "write the right-hand side as a separate file (.py, .c, .js, _jax.py, .ipynb)",
     "explore": "a page with sliders, curves and a phase diagram, in the browser or as one file",
-    "warm": "compile ahead what the file needs; its next solve then starts at once",
+    "warm": "compile the code of a file ahead of its first solve",
     "example": "print an example declaration file",
 }
 

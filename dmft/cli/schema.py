@@ -156,7 +156,9 @@ _LEVEL = Key("number", "value of the measure on the curve; 0 by default")
 
 SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
-    "teacher": Table("what writes the labels: a network, the same keys; or a target", _TEACHER),
+    "teacher": Table(
+        "the function that generates the labels: a network (same keys) or a target", _TEACHER
+    ),
     "inputs": Table(
         "clusters that inputs come from, about means in the teacher's rows, or the spectrum of "
         "their covariance; else x ~ N(0, I)",
@@ -238,8 +240,8 @@ SCHEMA: dict[str, Table] = {
             ),
             "repeat": Key(
                 "repeat",
-                'what a step does with its sample: {kind = "lookahead", rho}, {kind = '
-                '"sharpness-aware", rho, normalised} or {kind = "passes", times}',
+                'use of a sample in a step: {kind = "lookahead", rho}, '
+                '{kind = "sharpness-aware", rho, normalised} or {kind = "passes", times}',
                 only=("sgd",),
             ),
             **{
@@ -288,8 +290,12 @@ SCHEMA: dict[str, Table] = {
             "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
             "first": Key("positive", "first saved time after 0 when spacing is log"),
             "learning_rate": _RATE,
-            "batch_size": replace(_RATE, text="a schedule of batches, as that of the rate"),
-            "weight_decay": replace(_RATE, text="a schedule of the decay, as that of the rate"),
+            "batch_size": replace(
+                _RATE, text="a schedule of the batch size, like that of the rate"
+            ),
+            "weight_decay": replace(
+                _RATE, text="a schedule of the weight decay, like that of the rate"
+            ),
             "events": _EVENTS,
             "samples": Key("count", "descent: points of a scramble, a power of two"),
             "scrambles": Key("count", "descent: independent sets of points, for the errors"),
@@ -297,12 +303,12 @@ SCHEMA: dict[str, Table] = {
         },
     ),
     "simulate": Table(
-        "finite-dimensional runs that judge the equations",
+        "finite-dimensional simulations",
         {
             "dim": Key("count", "input dimension d", True),
             "seeds": Key("count", "number of independent runs", True),
             "method": Key(
-                "choice", "weights in R^d, or the overlaps alone", False, ("weights", "overlaps")
+                "choice", "weights in R^d, or only the overlaps", False, ("weights", "overlaps")
             ),
             "t_max": Key("positive", "final time, that of [solve] by default"),
             "learning_rate": _RATE,
@@ -314,7 +320,7 @@ SCHEMA: dict[str, Table] = {
         {
             "fraction": Key("fraction", "threshold T: the risk falls to (1-T) of its reference"),
             "reference": Key("choice", "reference risk", False, ("start", "plateau")),
-            "overlap": Key("positive", "threshold on the largest |M_jr|, in place of the risk"),
+            "overlap": Key("positive", "threshold on the largest |M_jr|, instead of the risk"),
         },
     ),
     "phase": Table(
@@ -322,12 +328,14 @@ SCHEMA: dict[str, Table] = {
         {
             "x": Key("axis", "{name, from, to, points, scale = linear or log}", True),
             "y": Key("axis", "likewise", True),
-            "measure": Key("choice", "what is shown at each point", True, choices=MEASURES),
+            "measure": Key("choice", "quantity shown at each point", True, choices=MEASURES),
             "overlap": _LEARNED,
             "adaptive": Key("flag", "solve a coarse grid, and more only where labels differ"),
             "level": replace(_LEVEL, text="adaptive: where the sign of the measure changes; 0"),
             "coarse": Key("count", "adaptive: steps of the grid between points of the coarse one"),
-            "store": Key("text", "folder of evaluations, beside this file: kept over Ctrl-C"),
+            "store": Key(
+                "text", "folder next to this file that keeps evaluations, also after Ctrl-C"
+            ),
         },
     ),
     "boundary": Table(
@@ -335,21 +343,23 @@ SCHEMA: dict[str, Table] = {
         {
             "x": Key("axis", "{name, from, to, points of the coarse grid, scale}", True),
             "y": Key("axis", "likewise", True),
-            "measure": Key("choice", "what changes", True, choices=MEASURES),
+            "measure": Key("choice", "quantity that changes", True, choices=MEASURES),
             "overlap": _LEARNED,
             "level": _LEVEL,
             "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
             "step": Key("fraction", "largest distance of two points, in units of the ranges"),
-            "store": Key("text", "folder of evaluations, beside this file: kept over Ctrl-C"),
+            "store": Key(
+                "text", "folder next to this file that keeps evaluations, also after Ctrl-C"
+            ),
         },
     ),
     "sweep": Table(
         "a measure at all combinations of any number of parameters",
         {
             "axes": Key("axes", "list of {name, from, to, points, scale}", True),
-            "measure": Key("choice", "what is computed", True, choices=MEASURES),
+            "measure": Key("choice", "quantity to compute", True, choices=MEASURES),
             "overlap": _LEARNED,
-            "store": Key("text", "folder of the results, beside this file", True),
+            "store": Key("text", "folder of the results, next to this file", True),
         },
     ),
     "parameters": Table("values of the letters used above, for example gamma = 0.5"),

@@ -170,7 +170,7 @@ class _Reader:
         """Fields of a target, or of labels of clusters; none for a network."""
         raw, text = self.raw.get("teacher", {}), SCHEMA["teacher"].keys["fields"].text
         if "expression" in raw and "fields" not in raw:
-            reason = f"the key 'fields' is missing beside 'expression': {text}"
+            reason = f"the key 'fields' is missing; it is required with 'expression': {text}"
             raise self.values.refusal("[teacher]", reason)
         table = "teacher" if "fields" in raw else "inputs"
         given = self.raw.get(table, {}).get("fields")
@@ -196,7 +196,7 @@ class _Reader:
                 reason = f"unknown table or key; {_closest(name, known)}"
                 raise self.values.refusal(f"[{name}]", reason)
             if not isinstance(value, dict):
-                reason = f"must be a table: write [{name}] on a line of its own"
+                reason = f"must be a table: write [{name}] on a separate line"
                 raise self.values.refusal(f"[{name}]", reason)
         for name in REQUIRED_TABLES:
             if name not in self.raw:

@@ -42,11 +42,11 @@ def cache_directory() -> Path:
         wanted = str(directory)
         reason = refusal(directory)
     except (RuntimeError, OSError):  # of pathlib: no such user, no such working directory
-        reason = "nobody knows where it is (is HOME set? does that user exist?)"
+        reason = "its location is unknown (is HOME set? does that user exist?)"
     if not reason:
         return directory
     fallback = _private_temporary_directory()
-    here = "nothing is kept: what is compiled now will be compiled again at the next start"
+    here = "compiled code is not kept and will be compiled again at the next start"
     instead = here if fallback == NOWHERE else f"using {fallback} instead"
     tell_once(
         f"the cache directory {wanted} is not used: {reason}; {instead} "
@@ -177,8 +177,8 @@ def keep(path: Path, content: bytes) -> bool:
         if path.parent != NOWHERE:  # else told already
             reason = error.strerror or str(error)
             tell_once(
-                f"cannot write in the cache directory {path.parent} ({reason}): "
-                "what is compiled now will be compiled again at the next start",
+                f"cannot write in the cache directory {path.parent} ({reason}): code will be "
+                "compiled again at the next start",
                 about=reason,
             )
         return False

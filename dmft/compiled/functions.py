@@ -49,8 +49,8 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
             from dmft.compiled.sealed import compile_sealed
         except ImportError as error:
             tell_once(
-                f"this version of Numba ({numba.__version__}) keeps machine code in a way that "
-                f"dmft does not know ({error}): functions are compiled at each start"
+                f"this version of Numba ({numba.__version__}) stores machine code in an "
+                f"unknown format ({error}): functions are compiled at each start"
             )
             return numba.njit(*signature, **options)(function)
         return compile_sealed(numba.njit(**options)(function), *signature, direct=direct)

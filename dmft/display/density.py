@@ -75,7 +75,7 @@ def animate_density(run: Any, path: str | Path, *, teacher: int = 0) -> Path:
 def _check(run: Any, teacher: int) -> None:
     if not (hasattr(run, "Q_perp") and hasattr(run, "M")):
         raise BadParameter(
-            'the density is that of a run with scaling="mean-field", whose state is M and Q_perp'
+            'the density requires a run with scaling="mean-field" (state M and Q_perp)'
         )
     if not 0 <= teacher < run.M.shape[2]:
         raise BadParameter(f"teacher = {teacher}: the run has {run.M.shape[2]} teachers")

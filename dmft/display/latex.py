@@ -107,9 +107,8 @@ def latex(
     for one in objects:
         if isinstance(one, Model):
             raise BadParameter(
-                "a model is printed with what is derived from it: pass dmft.derive(model, "
-                "algorithm), whose document begins with the declaration, or "
-                "dmft.population_risk(model)"
+                "a model is printed with its equations or its risk: pass dmft.derive(model, "
+                "algorithm) or dmft.population_risk(model)"
             )
         if not hasattr(one, "latex") and not hasattr(one, "_repr_latex_"):
             raise BadParameter(
@@ -170,8 +169,8 @@ def cite(*objects: Any) -> str:
     for one in rest:
         if not isinstance(one, Explanation) and not hasattr(one, "model"):
             raise BadParameter(
-                f"cite: {shown(one)} knows no papers; pass equations, risks, explanations, or a "
-                "model and its algorithm"
+                f"cite: {shown(one)} has no citations; pass equations, risks, explanations, or "
+                "a model and its algorithm"
             )
     declared = [SimpleNamespace(model=model, algorithm=algorithm)] if model or algorithm else []
     return bibtex(*_citations([*declared, *rest]))
@@ -296,8 +295,8 @@ def _derivations(record: Any) -> list[Any]:
     """Derivations of a record, of equations one for each block; why, where there is none."""
     if not hasattr(record, "explain"):
         raise BadParameter(
-            f"explain=True: {type(record).__name__} has no derivation; pass what dmft.explain "
-            "gives as an object of its own"
+            f"explain=True: {type(record).__name__} has no derivation; pass the result of "
+            "dmft.explain as a separate argument"
         )
     if "block" not in inspect.signature(record.explain).parameters:
         return [record.explain()]
@@ -310,8 +309,8 @@ def _derivations(record: Any) -> list[Any]:
             refused = refusal
     if all(isinstance(one, str) for one in found):
         raise BadParameter(
-            f"explain=True: {refused}; without it the document is written, and what dmft.explain "
-            "gives, as dmft.explain(dmft.population_risk(model)), is an object of its own"
+            f"explain=True: {refused}; leave it out, or pass the result of dmft.explain, for "
+            "example dmft.explain(dmft.population_risk(model)), as a separate argument"
         )
     return found
 

@@ -147,12 +147,15 @@ def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, froze
         for names, draw, takes in ALONE:
             if all(hasattr(record, name) for name in names):
                 if len(records) > 1:
-                    raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
+                    raise BadParameter(
+                        "a phase diagram cannot be combined with other records; pass it to "
+                        "plot separately"
+                    )
                 return draw, record, takes
     runs = [r for r in records if not is_escape(r)]
     descents = [is_descent(r) for r in records]
     if any(descents) and not all(descents):
-        raise BadParameter("descents on repeated data are drawn together, not beside others")
+        raise BadParameter("descents on repeated data cannot be drawn together with other records")
     for record in runs if not any(descents) else ():
         _check_run(record)
     if not runs:

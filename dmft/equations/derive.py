@@ -174,7 +174,7 @@ def derive(
         noise = noise_of(model, algorithm, dim)
         if name != "high-dimensional":
             raise BadParameter(
-                "fluctuations are those of the high-dimensional scaling; leave it out"
+                "fluctuations exist only in the high-dimensional scaling; leave scaling= out"
             )
         equations = limit(model, algorithm, scaling)
         return replace(equations, kind="sde", dim=noise.dim, noise=noise)
@@ -253,8 +253,8 @@ def step_equations(
         raise BadParameter(f"scaling = {scaling!r} belongs to an ode; with dim= leave it out")
     if algorithm.batch_size == 1:
         raise BadParameter(
-            "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
-            "t = steps * gamma / (p d), or ask for fluctuations=True"
+            "batch_size = 1 is not of the order of the dimension: leave dim out for the ode "
+            "in t = steps * gamma / (p d), or pass fluctuations=True"
         )
     from dmft.equations.steps import step_definitions
 

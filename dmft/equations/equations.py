@@ -167,8 +167,8 @@ class Equations(Short, System):
         tabled, parts = self.error, list[str]()
         if tabled == math.inf:
             parts.append(
-                "averages of one and two fields by quadrature in the NumPy reference alone, where "
-                "no table resolves a factor (error not known)"
+                "averages of one and two fields by quadrature, only in the NumPy reference, "
+                "because no table resolves a factor (error not known)"
             )
         elif tabled:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")

@@ -200,7 +200,7 @@ def resolve_scalars(
 
         known = sorted(set(declared) | set(free))
         raise BadParameter(
-            f"unknown parameter {unknown[0]!r}; this model knows {known}{whose(unknown[0], known)}"
+            f"unknown parameter {unknown[0]!r}; this model has {known}{whose(unknown[0], known)}"
         )
     numbers = {name: check_number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
@@ -337,7 +337,7 @@ def check_widths(model: Model, start: Overlaps) -> None:
             )
     if start.blocks != model.blocks:
         wanted = (
-            f"a leading axis of {model.blocks} blocks, those of {model.inputs}"
+            f"a leading axis of {model.blocks} blocks, as in {model.inputs}"
             if model.blocks
             else "no axis of blocks: the inputs of this model have no spectrum"
         )

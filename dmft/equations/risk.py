@@ -133,8 +133,9 @@ class PopulationRisk(Short):
         """
         if _by_block(self.model):
             raise BadParameter(
-                "the risk of clusters with covariances of their own is one of overlaps by block, "
-                "which are not written out in scalars: latex() and str(...) take any number"
+                "the risk of clusters with different covariances depends on overlaps by "
+                "block, which are not written out in scalars: latex() and str(...) support "
+                "any number of blocks"
             )
         check_outputs(self.model, "risks are unrolled")
         given = {"readout": readout, "teacher_readout": teacher_readout}

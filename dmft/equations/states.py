@@ -146,9 +146,9 @@ class Grams(StateSpace):
         if self.is_plain:
             return ""
         return (
-            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
-            "written out in scalars; those of Model(...) without inputs= under SGD are, and "
-            "evaluate and latex take any number of blocks"
+            "equations of inputs with a spectrum, or with additional rows of an optimiser, "
+            "are not written out in scalars; Model(...) without inputs= under SGD is "
+            "supported, and evaluate and latex accept any number of blocks"
         )
 
     @property
@@ -157,9 +157,9 @@ class Grams(StateSpace):
         if self.is_plain:
             return ""
         return (
-            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
-            "exported; those of Model(...) without inputs= under plain SGD are, and runs of "
-            "dmft.solve go out by run.to_pandas() and run.save"
+            "equations of inputs with a spectrum, or with additional rows of an optimiser, "
+            "are not exported; Model(...) without inputs= under plain SGD is supported, and "
+            "run.to_pandas() and run.save export the results of dmft.solve"
         )
 
     def state(self, start: Overlaps) -> dict[str, Array]:

@@ -172,7 +172,7 @@ def slope_definitions(moments: Moments) -> list[Definition]:
             gram[group] = sp.Sum(total, (index, 1, x.AXES[index]))
     result += [define(entry, terms, "intermediate") for entry, terms in slopes.items()]
     result.append(define(x.K_own[j], own, "intermediate"))
-    gram["own"] = x.b[l, j] * x.K_own[j]
+    gram["same_unit"] = x.b[l, j] * x.K_own[j]
     for mean, value in _along_means(moments):
         result.append(mean)
         add(gram, "means", value)
@@ -225,8 +225,8 @@ def _open_slopes(model: Model, law: Cluster, rest: Sequence[sp.Expr]) -> dict[sp
     if second.has(*ON_KINKS) or any(value.has(*ON_KINKS) for value in inside.values()):
         raise NotClosed(
             f"the Gram matrix of the population gradients needs derivatives of {g} and of the "
-            f"student's slope {first} that live on kinks; write the target as a sum of products of "
-            "functions of one field, or simulate"
+            f"student's slope {first} that are singular at kinks; write the target as a sum of "
+            "products of functions of one field, or simulate"
         )
     front, slope = x.a[x.j], law.shifted(At(first, x.h[x.j]))
     bend = law.root * law.shifted(At(second, x.h[x.j]))

@@ -296,8 +296,9 @@ class System(Changeable):
         whole = dict(rate.terms).get("free")
         if whole is not None and first == rate.name:
             raise BadParameter(
-                f"all terms of the free rate of {rate.name} were left out, and with them what the "
-                "constraint acts on; add the term first, then leave out the others"
+                f"all terms of the unconstrained rate of {rate.name} were removed, so the "
+                "constraint has nothing to act on; add the new term before removing the "
+                "others"
             )
 
     def _check(self, block: str, first: str) -> TermCheck:
@@ -422,7 +423,7 @@ def _components(block: str, symbols: Sequence[sp.Symbol], given: object) -> list
     parts = list(given) if many else [given]  # type: ignore[call-overload]
     if len(parts) != len(symbols):
         raise BadParameter(
-            f"a term of {block} has {len(symbols)} components, those of "
-            f"{', '.join(map(str, symbols))}; got {shown(given)}"
+            f"a term of {block} has {len(symbols)} components "
+            f"({', '.join(map(str, symbols))}); got {shown(given)}"
         )
     return parts

@@ -129,7 +129,7 @@ class Session:
     def _formulas(self, given: Any) -> dict[str, str]:
         """Formulas that are not the declared ones."""
         if not isinstance(given, Mapping) or not set(given) <= set(self.activations):
-            raise BadParameter(f"formulas are those of {list(self.activations)}")
+            raise BadParameter(f"formulas must be among {list(self.activations)}")
         for part, text in given.items():
             if not isinstance(text, str):
                 raise BadParameter(f"formula of the {part}: a formula is a text, got {text!r:.60}")

@@ -82,9 +82,9 @@ def derived(model: Any, algorithm: Any, dim: int | None) -> Any:
     """Equations that the page can show."""
     if isinstance(algorithm, GradientDescent):
         raise BadParameter(
-            "the explorer moves equations of one time (SGD, GradientFlow and other one-pass "
-            "rules); those of gradient descent on repeated data are recursions over the whole "
-            "history and take seconds: dmft.solve and dmft.plot show them"
+            "the explorer supports one-pass rules (SGD, GradientFlow and others); gradient "
+            "descent on repeated data takes seconds, because its equations are recursions "
+            "over the whole history: use dmft.solve and dmft.plot"
         )
     equations = derive(model, algorithm, dim=dim)
     if equations.open_kernels:

@@ -108,8 +108,8 @@ def widget_of(session: Session) -> Any:
         import traitlets
     except ImportError as error:
         raise MissingExtra(
-            'dmft.explore shows a widget and needs anywidget: pip install "dmft[explore]"; without '
-            "a notebook the command `dmft explore` needs nothing more"
+            'dmft.explore shows a widget and needs anywidget: pip install "dmft[explore]"; '
+            "the command `dmft explore` needs no extra"
         ) from error
 
     class ExplorerWidget(anywidget.AnyWidget):

@@ -137,8 +137,8 @@ def _shorten(algorithm: SGD) -> None:
         return
     if algorithm.readout_rate != 0:
         raise BadParameter(
-            f"readout_rate = {algorithm.readout_rate} trains readouts, whose gradients would count "
-            "in the length: clip= and normalised= are for fixed readouts"
+            f"readout_rate = {algorithm.readout_rate} trains readouts, and their gradients "
+            "would contribute to the length: clip= and normalised= require fixed readouts"
         )
     object.__setattr__(algorithm, "repeat", made)
 
@@ -150,11 +150,11 @@ def _check_repeat(algorithm: SGD) -> None:
     if not isinstance(repeat, UpdateRule) or isinstance(repeat, SGD | GradientFlow):
         raise BadParameter(f"repeat = {repeat!r} says no update; {REPETITIONS}")
     if own.written_by != PLAIN:
-        raise BadParameter(f"{own.__name__} has an update of its own: leave repeat={repeat!r} out")
+        raise BadParameter(f"{own.__name__} defines its own update: leave repeat={repeat!r} out")
 
 
 REPETITIONS = (
-    "take dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) or a record of your own"
+    "take dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) or a custom record"
 )
 
 

@@ -136,7 +136,7 @@ def at_each_step(name: str, expr: sp.Expr, steps: int) -> NDArray[np.float64]:
     """
     others = sorted({y.name for y in expr.free_symbols} - {TIME})
     if others:
-        hint = "; a descent knows its risk when it has ended" if others == ["risk"] else ""
+        hint = "; the risk of a descent is computed at the end" if others == ["risk"] else ""
         raise BadParameter(
             f"{name} = {expr} holds {', '.join(others)}; a schedule is an expression in "
             f"sympy.Symbol('t'), the number of steps before{hint}"

@@ -76,8 +76,9 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\rho_a",
             refused={
                 "torch": "is the learning rate of another group of parameters, the readouts a: "
-                "give torch.optim.SGD {'params': [a], 'lr': readout_rate * learning_rate / d} "
-                "besides the group of the weights, and leave it out here",
+                "give torch.optim.SGD "
+                "{'params': [a], 'lr': readout_rate * learning_rate / d} in addition to "
+                "the group of the weights, and leave it out here",
             },
             key="scalar",
             of_optimiser=False,
@@ -86,12 +87,13 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
             r"\zeta",
             refused={
-                "sphere": "shortens rows whose length the constraint keeps: leave one of them out",
-                "sequence": "shortens rows, and those of sequence models keep their length",
+                "sphere": "shortens rows, and the constraint keeps their length: leave one of them "
+                "out",
+                "sequence": "shortens rows, and rows of sequence models keep their length",
                 "escape": "is not known to formulas of escape and of largest rates; solve the "
                 "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
-                "torch": "shortens the weights besides the step, which this optimiser of "
-                "torch.optim does not: multiply them by 1 - learning_rate * weight_decay/(p d) "
+                "torch": "is decoupled from the gradient, which this optimiser of torch.optim does "
+                "not support: multiply them by 1 - learning_rate * weight_decay/(p d) "
                 "before each step and leave it out here, or take decoupled=False",
             },
             key="scalar",
@@ -105,7 +107,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             ),
         ),
         "decoupled": Number(
-            "whether the decay is beside the step (SGDW, AdamW), no part of the gradient",
+            "whether the decay is separate from the gradient (SGDW, AdamW)",
             key="flag",
             of_optimiser=False,
             torch=None,
@@ -117,8 +119,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             refused={
                 "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
                 "would remember each other",
-                "map": "makes steps of batches of the order of d remember each other, with no map "
-                'of Q and M alone: take dmft.simulate(..., method="weights"), or leave dim out',
+                "map": "correlates steps of batches of the order of d, so there is no closed map "
+                'of Q and M: use dmft.simulate(..., method="weights"), or leave dim out',
                 "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
                 "chain": "remembers steps, which the chain of overlaps does not: take "
                 'method="weights"',
@@ -132,8 +134,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "variance of Gaussian noise added to each step; 0 by default",
             r"\Delta_g",
             refused={
-                "repeat": "is added once for each gradient, and several gradients of one sample "
-                "would share the sample alone: leave repeat= or the noise out",
+                "repeat": "is added once per gradient, and repeat= computes several gradients of "
+                "one sample: leave repeat= or the noise out",
                 "map": "is not derived for batches of the order of d: leave dim= out",
                 "sequence": "is not derived for sequence models: leave it out",
                 "chain": "moves weights in directions that the chain of overlaps does not hold: "
@@ -184,8 +186,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\kappa_a",
             refused=dict.fromkeys(
                 ("sphere", "repeat", "map", "sequence", "chain", "escape", "noise"),
-                "keeps averages of its own rows, which are derived for the ode of small batches "
-                "with free rows, and simulated by their weights: leave one of them out",
+                "adds averaged rows, which are derived for the ode of small batches without "
+                "constraint, and simulated by weights: leave one of them out",
             ),
             row="average",
             torch=None,
@@ -195,8 +197,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\kappa",
             refused=dict.fromkeys(
                 ("sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "noise"),
-                "keeps velocities of its own rows, which are derived for the ode of small batches "
-                "with free rows and fixed readouts, and simulated by their weights: leave one of "
+                "adds velocities, which are derived for the ode of small batches without "
+                "constraint and with fixed readouts, and simulated by weights: leave one of "
                 "them out, or take momentum=beta, a number",
             ),
             row="velocity",
@@ -209,8 +211,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "alpha_1 of Momentum(rate, direct); 0 by default",
             r"\alpha_1",
             refused={
-                "torch": "moves the weights at once, beside a velocity of (1 - beta) G, which "
-                "torch.optim.SGD does not: leave direct out",
+                "torch": "adds a direct step to a velocity of (1 - beta) G, which torch.optim.SGD "
+                "does not support: leave direct out",
             },
         ),
         "second_moment_rate": Number(
@@ -240,7 +242,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             ),
         ),
         "initial": Number(
-            "what is accumulated at t = 0",
+            "value of the accumulator at t = 0",
             "V_0",
             key="scalar",
             torch=(

@@ -104,7 +104,7 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
         return given.xreplace({s: sp.Symbol(n, real=True) for s, n in found.items()})
     if not set(found.values()) <= {"f", "y"} or "f" not in found.values():
         raise BadParameter(
-            f"loss = {given} must be an expression in the symbols f and y alone"
+            f"loss = {given} must be an expression in the symbols f and y only"
             + (", of several outputs in f1, ... and y1, ..." if kept == KEPT else "")
         )
     return given.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in found.items()})

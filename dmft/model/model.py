@@ -96,8 +96,8 @@ class Model(Shown):
         made = getattr(student, "model_class", cls)
         if made.reads_sequences and inputs is not None:
             raise BadParameter(
-                f"inputs = {inputs!r:.80} are not derived for sequence models, whose tokens have "
-                "positions: leave them out, or give encoding="
+                f"inputs = {inputs!r:.80} are not derived for sequence models: leave them out, "
+                "or give encoding="
             )
         if made.reads_sequences and label_channel is not None:
             raise BadParameter(

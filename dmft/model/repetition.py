@@ -172,8 +172,8 @@ class Repeat(UpdateRule):
 
 
 SEVERAL = (
-    "clipped and normalised batches are derived for linear students of linear teachers under the "
-    'squared loss, whose residuals are normal; simulate others with method="weights", or take '
+    "clipped and normalised batches are derived for linear students of linear teachers under "
+    'the squared loss (normal residuals); simulate others with method="weights", or take '
     "batch_size=1"
 )
 

@@ -107,9 +107,9 @@ class Scaling(Shown):
         if self.noise_power > 0 and self.batch_size < 1:
             bound = -(1 + self.batch_size) / 2
             return (
-                f"{self} has no limiting ode: {where} <= {bound}, so that a step of the quadratic "
-                f"term, of order d^({self.step_power}), does not vanish; lower the learning rate "
-                f"below d^({self.width - bound}), where noise alone acts, or to "
+                f"{self} has no limiting ode: {where} <= {bound}, so that a step of the "
+                f"quadratic term, of order d^({self.step_power}), does not vanish; lower the "
+                f"learning rate below d^({self.width - bound}), where only noise acts, or to "
                 f"d^({self.width + self.batch_size}) or below, where the network learns"
             )
         if self.step_power == 0:

@@ -97,7 +97,7 @@ class UpdateField(SGD):
         unknown = sorted(set(numbers) - set(DECLARED))
         if unknown:
             raise BadParameter(
-                f"UpdateField has no {unknown[0]}; beside fields and rates it takes "
+                f"UpdateField has no {unknown[0]}; in addition to fields and rates it takes "
                 f"{', '.join(DECLARED)}"
             )
         found = _symbols(fields)

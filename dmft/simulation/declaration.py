@@ -384,7 +384,7 @@ class Filler:
         Both read the label, all teacher fields and the output before the parameters.
         """
         if not np.all(readout == 1.0):
-            raise BadParameter(f"rules of one's own are simulated at unit readouts, got {readout}")
+            raise BadParameter(f"custom rules are simulated at unit readouts, got {readout}")
         h, *rest = algorithm.fields
         shared = [rest[-1], *rest[:-1], OUTPUT]
         expr = model.student.activation
@@ -428,6 +428,6 @@ class Filler:
 
             known = sorted(self.known)
             raise BadParameter(
-                f"unknown parameter {unknown[0]!r}; this model knows {known}"
-                f"{whose(unknown[0], known)}"
+                f"unknown parameter {unknown[0]!r}; this model has "
+                f"{known}{whose(unknown[0], known)}"
             )

@@ -35,8 +35,8 @@ def with_scaled_steps(
     spectrum, name = experiment.spectrum, type(algorithm).__name__
     if spectrum is not None and spectrum.scaled:
         raise BadParameter(
-            f"{spectrum} holds the scaling of steps in coordinates that it does not tell: {name} "
-            "is simulated for a Spectrum of independent coordinates; take dmft.solve"
+            f"{spectrum} contains the scaling of steps in unspecified coordinates: {name} is "
+            "simulated for a Spectrum of independent coordinates; take dmft.solve"
         )
     chosen: Any = algorithm
     beta = filler.scalar(getattr(chosen, "momentum", sp.S.Zero), "momentum")

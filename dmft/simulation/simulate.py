@@ -182,9 +182,9 @@ def simulate(
     experiment = declare_experiment(model, algorithm, dim, start, parameters, t_start)
     if method == "overlaps" and experiment.update and experiment.batch_size > 1:
         raise BadParameter(
-            f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
-            "the chain of overlaps does not keep, and other updates of its own are of one sample: "
-            'take method="weights", or batch_size=1'
+            f"repeated batches of {experiment.batch_size} samples depend on each other's "
+            "inputs, which the chain of overlaps does not contain, and other updates use one "
+            'sample: take method="weights", or batch_size=1'
         )
     if experiment.parts and (first_passage or check_events(events)):
         raise BadParameter(
@@ -301,9 +301,9 @@ def _check_watched(
     watches_risk = events or getattr(first_passage, "observable", "") == "risk"
     if watches_risk and None not in (model.clusters, model.blocks):
         raise BadParameter(
-            "single steps know the overlaps in the mean over the clusters, not by cluster and "
-            "block: of clusters with covariances of their own watch FirstPassage('overlap', ...), "
-            "or save often"
+            "single steps provide overlaps averaged over clusters, not by cluster and block: "
+            "for clusters with different covariances watch FirstPassage('overlap', ...), or "
+            "save often"
         )
 
 

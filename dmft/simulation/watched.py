@@ -191,8 +191,9 @@ def watched_expression(
     expr = quantity_expression(quantity, shapes, (TIME, *scalars), LABELS)
     if any(s.name == TIME for s in expr.free_symbols):
         raise BadParameter(
-            f"event {event.name}: a step of simulate knows {', '.join((*shapes, *scalars))}, not "
-            "the time; an event at a time is dmft.Event('t', 5.0)"
+            f"event {event.name}: a step of simulate provides "
+            f"{', '.join((*shapes, *scalars))}, not the time; an event at a time is "
+            "dmft.Event('t', 5.0)"
         )
     return expr
 
@@ -293,9 +294,9 @@ def _followed(event: Event, shapes: Mapping[str, tuple[int, ...]]) -> sp.Expr:
         return sp.sympify(found, strict=True)
     except Exception as error:
         raise BadParameter(
-            f"event on {event.what}: simulate compiles what it watches, and this function takes "
-            f"numbers alone (of NumPy {', '.join(FUNCTIONS)} and abs are followed) "
-            f'({error}); write it as a text, "{entries(shapes)[-1]}**2", or with SymPy'
+            f"event on {event.what}: simulate compiles its events, and this function cannot be "
+            f"traced ({', '.join(FUNCTIONS)} of NumPy and abs are supported) ({error}); write "
+            f'it as a text, "{entries(shapes)[-1]}**2", or with SymPy'
         ) from error
 
 

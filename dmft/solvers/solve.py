@@ -83,8 +83,9 @@ def warn_of_unreachable(setup: Setup) -> None:
         is_same = table.kind[i] == table.kind[j] and places[i] == places[j]
         if is_met and is_same and way * (second.threshold - first.threshold) > 0.0:
             warnings.warn(
-                f"the event {second.name!r} can never be reached: the run ends at {first.name!r}, "
-                "which comes first; give that one terminal=False to go on",
+                f"the event {second.name!r} can never be reached: the run ends at "
+                f"{first.name!r}, which comes first; give {first.name!r} terminal=False to "
+                "continue",
                 stacklevel=3,
             )
 

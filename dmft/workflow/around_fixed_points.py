@@ -246,7 +246,7 @@ class LinearNoise(Record):
         return blocks | ({"readout": readout} if readout.size else {})
 
 
-@checked_or(equations="derive(..., dim=..., fluctuations=True) gives those with fluctuations")
+@checked_or(equations="derive(..., dim=..., fluctuations=True) gives equations with fluctuations")
 def linear_noise(
     equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:

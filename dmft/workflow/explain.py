@@ -85,7 +85,7 @@ def _explained(obj: Any, of: Any) -> Explanation:
         ) from error
     result = note(*given)
     if not isinstance(result, Explanation):
-        raise BadParameter(f"{type(obj).__name__} is explained in words: print(it.explain())")
+        raise BadParameter(f"{type(obj).__name__} has a text explanation: print(it.explain())")
     return result
 
 

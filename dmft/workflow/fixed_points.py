@@ -350,9 +350,7 @@ def default_starts(equations: Equations) -> list[Overlaps]:
     model, sphere = equations.model, equations.algorithm.on_sphere
     widths = model.student.width, model.teacher.width
     if not all(width.is_Integer for width in widths):
-        raise BadParameter(
-            f"the model has the widths {widths}: give starts=, whose overlaps have numbers of rows"
-        )
+        raise BadParameter(f"the model has the widths {widths}: give starts= with numerical widths")
     known = model.spectrum.dim if model.spectrum is not None else None
     dims = [int(known or dim) for dim in (sum(widths), MANY)]
     found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]
@@ -458,7 +456,7 @@ def check_equations(equations: object) -> None:
             f"these equations move {sorted(equations.terms)}: leave "
             f"scaling={equations.scaling!r} out",
         )
-        raise BadParameter(f"fixed points and their modes are those of Q and M; {instead}")
+        raise BadParameter(f"fixed points and their modes are defined for Q and M; {instead}")
     if equations.noise is not None:
         raise BadParameter(
             "fixed points and their stability belong to the flow: derive without fluctuations "

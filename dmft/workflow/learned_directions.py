@@ -277,8 +277,8 @@ def learned_directions(
 
 def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
     """The noiseless label in its fields."""
-    check_identity(model, "learned directions are told")
-    check_unflipped(model, "learned directions are told")
+    check_identity(model, "learned directions are computed")
+    check_unflipped(model, "learned directions are computed")
     teacher = getattr(model, "teacher", None)
     if not isinstance(teacher, Committee | MultiIndex) or not teacher.width.is_Integer:
         raise BadParameter(

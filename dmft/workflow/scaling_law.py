@@ -140,8 +140,9 @@ def scaling_law(
     spectrum = getattr(model, "spectrum", None)
     if getattr(model, "clusters", None) is not None and spectrum is not None:
         raise BadParameter(
-            "scaling_law is of one spectrum: clusters move rows along their means besides, whose "
-            "risk is no power of the time; solve the equations and read run.risk"
+            "scaling_law supports a single spectrum: with clusters, rows also move along the "
+            "means, and the risk is not a power of time; solve the equations and read "
+            "run.risk"
         )
     if not isinstance(equations, Equations) or equations.kind != "ode" or spectrum is None:
         raise BadParameter(

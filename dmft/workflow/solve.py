@@ -245,7 +245,7 @@ class Solver:
         known = self.known
         if not given.keys() <= known:
             unused = [f"{name}=" for name in given if name not in known]
-            raise BadParameter(f"{self.what} know no {', '.join(unused)}{self.instead}")
+            raise BadParameter(f"{self.what} have no option {', '.join(unused)}{self.instead}")
         mine = {name: value for name, value in parameters.items() if name in known}
         values = {name: value for name, value in parameters.items() if name not in known}
         return self.options(**given, **mine), values

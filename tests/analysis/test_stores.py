@@ -166,7 +166,7 @@ store.append(records[10:], {(0, 60): "said"})
         check=True,
     )  # fmt: skip
     assert done.stdout.count("cannot write the store") == 2
-    assert "File too large. What it holds is whole" in done.stdout
+    assert "File too large. Its contents are intact" in done.stdout
     found = opened(tmp_path).read()
     np.testing.assert_array_equal(found.records["low"], np.arange(100))
     assert (found.repeated, found.messages) == (0, {(0, 60): "said"})

@@ -173,7 +173,7 @@ def test_calls_that_were_raw(case):
 
 REASONS = {
     ("simulate", "algorithm"): "gradient flow has no steps: take its ode .* small learning_rate",
-    ("Stage", "equations"): "those of kind 'ode' or 'map' that dmft.derive gives",
+    ("Stage", "equations"): "equations of kind 'ode' or 'map' from dmft.derive",
     ("linear_noise", "equations"): "derive.*fluctuations=True",
     ("solve", "start"): "lists of starts are for equations of kind 'sde'",
     ("Committee", "activation"): r"as sympy.erf\(sympy.Symbol",

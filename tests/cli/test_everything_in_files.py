@@ -292,7 +292,7 @@ def test_events_and_schedules_are_those_of_the_api(tmp_path):
         (('"sgd"', '"SGD"'), r'\[algorithm\] kind: .* got \'SGD\'; did you mean "sgd"'),
         (('"sgd"', '"GradientFlow"'), 'did you mean "gradient-flow"'),
         (('"sgd"', '"gd"'), 'did you mean "gradient-descent"'),
-        (("width = 1\n", ""), r"\[student\]: the key 'width' is missing beside 'activation'"),
+        (("width = 1\n", ""), r"\[student\]: the key 'width' is missing; it is required"),
         (("= 0.1\n", "= 0.1\nrho = 1\n"), "rho: unknown key"),
         (("learning_rate", "lr"), "lr: unknown key; did you mean 'learning_rate'"),
         (("width", "p"), r"\[student\] p: unknown key; did you mean 'width'"),

@@ -134,7 +134,7 @@ ON_NODES = "averages on nodes|without closed form|not linearised"
 # What is refused, by words that are in the sentence.
 REFUSED: dict[tuple[str, str], str] = {
     ("explain", S): SGD_HERE, ("explain", C): WITHOUT, ("explain", O): OF_ONE,
-    ("explain", F): "of a student that is not linear",
+    ("explain", F): "a student that is not linear",
     ("explicit", S): WITHOUT, ("explicit", C): WITHOUT, ("explicit", O): OF_ONE,
     **{(f"export {x}", d): "run.to_pandas" for x in (".py", ".c", ".js", "jax") for d in (S, C)},
     **{(f"export {x}", O): ON_NODES for x in (".py", ".c", ".js", "jax")},
@@ -146,7 +146,7 @@ REFUSED: dict[tuple[str, str], str] = {
        for d in DECLARATIONS},
     ("noise_floor", C): WITHOUT, ("noise_floor", O): OF_ONE, ("noise_floor", F): FLIPPED,
     ("noise_floor", S): "solve the equations|take dmft.SGD",
-    ("scaling_law", C): "one spectrum", ("scaling_law", O): "with a spectrum",
+    ("scaling_law", C): "a single spectrum", ("scaling_law", O): "with a spectrum",
     ("scaling_law", F): "with a spectrum",
     ("stability", O): ON_NODES, ("fixed_points", O): ON_NODES,
     ("map", S): WITHOUT, ("map", C): WITHOUT, ("map", O): OF_ONE, ("map", F): "batch_size",

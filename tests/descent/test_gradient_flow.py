@@ -172,7 +172,7 @@ def test_files_and_refusals(tmp_path):
     assert "take more points" in far.message
     with pytest.raises(BadParameter, match="learning_rate"):
         dmft.solve(flow, start, 1.0, learning_rate=0.1)
-    with pytest.raises(BadParameter, match="know no atol="):
+    with pytest.raises(BadParameter, match="have no option atol="):
         dmft.solve(flow, start, 1.0, atol=1e-3)
     with pytest.raises(BadParameter, match="levels"):
         dmft.solve(flow, start, 1.0, levels=1)

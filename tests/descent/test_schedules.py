@@ -78,7 +78,7 @@ REFUSED = [
     ({"momentum": TIME / 3}, r"must lie in \[0, 1\)"),
     ({"temperature": 1 / (TIME - 2)}, "no finite number|at least 0"),
     ({"learning_rate": 0.1 * OTHER}, "holds x"),
-    ({"learning_rate": 0.1 * sp.Symbol("risk")}, "knows its risk when it has ended"),
+    ({"learning_rate": 0.1 * sp.Symbol("risk")}, "the risk of a descent is computed at the end"),
 ]
 
 
@@ -95,7 +95,7 @@ def test_values_are_checked(equations, given, words):
 
 def test_what_has_one_value_is_refused(equations):
     for name in ("samples_per_dim", "label_noise"):
-        with pytest.raises(BadParameter, match="those that may follow the time are learning_rate"):
+        with pytest.raises(BadParameter, match="may depend on time are learning_rate"):
             dmft.solve(equations, START, 3, **{name: 1 + TIME})
         with pytest.raises(BadParameter, match=name):
             dmft.simulate(PAIR, DESCENT, 50, 3, 2, START, **{name: 1 + TIME})

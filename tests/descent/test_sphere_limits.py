@@ -161,7 +161,7 @@ def test_steps_that_do_not_vanish_have_no_flow(block):
         lambda: BOUND.without("decay", block=block),
         lambda: BOUND.with_term("M_free", "pull", sp.Rational(1, 10)),
     ):
-        with pytest.raises(BadParameter, match="there is no flow of small steps"):
+        with pytest.raises(BadParameter, match="there is no limit of small steps"):
             change()
     M, (t, j, r) = BOUND.symbols["M"], BOUND.indices.of("M_free")
     slower = BOUND.with_term("M_free", "pull", sp.Symbol("learning_rate") * M[t, j, r] / 10)

@@ -288,7 +288,7 @@ def test_refusals():
     with pytest.raises(BadParameter, match=r"kink.*stein"):
         dmft.solve(equations, start, 2, method="pathwise")
     for option in ({"rtol": 1e-3}, {"save_at": 5}, {"max_steps": 7}, {"quadrature_tol": 1e-3}):
-        with pytest.raises(BadParameter, match=f"know no {next(iter(option))}="):
+        with pytest.raises(BadParameter, match=f"have no option {next(iter(option))}="):
             dmft.solve(equations, start, 2, **option)
     for steps in (2.5, np.inf, 0):
         with pytest.raises(BadParameter, match="t_max"):

@@ -104,7 +104,7 @@ def test_equations_whose_rates_are_not_explained_say_how_to_print_them(tmp_path)
     two = dmft.Attention(2)
     model = dmft.Model(two, two, encoding=1)
     equations = dmft.derive(model, dmft.SGD(0.1))
-    with pytest.raises(BadParameter, match=r"explain=True: .*without it the document is written"):
+    with pytest.raises(BadParameter, match=r"explain=True: .*leave it out"):
         dmft.latex(tmp_path / "a.tex", equations, explain=True)
     proof = dmft.explain(dmft.population_risk(model))
     assert dmft.latex(tmp_path / "a.tex", equations, proof).exists()

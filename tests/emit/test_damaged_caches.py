@@ -398,7 +398,7 @@ def no_fallback(monkeypatch):
 
 def test_no_folder_at_all(no_fallback):
     source = "from dmft.compiled import njit\n@njit(cache=True)\ndef f(x):\n    return x + 1.0\n"
-    with pytest.warns(UserWarning, match="nothing is kept"):
+    with pytest.warns(UserWarning, match="compiled code is not kept"):
         module = load_module(source, "homeless")
     assert module.f(1.0) == 2.0
     arrays.store_array("homeless", np.arange(3.0))
@@ -410,7 +410,7 @@ def test_new_models_are_solved_without_a_folder(no_fallback):
     slope = sp.Rational(7919, 10007)  # of no other test: nothing of it is compiled
     line = dmft.Committee(slope * sp.Symbol("z", real=True), width=1)
     equations = dmft.derive(dmft.Model(line, line), dmft.GradientFlow())
-    with pytest.warns(UserWarning, match="nothing is kept") as told:
+    with pytest.warns(UserWarning, match="compiled code is not kept") as told:
         run = dmft.solve(equations, dmft.Overlaps([[0.8]], [[0.2]]), 2.0)
     assert run.M[-1, 0, 0] == pytest.approx(1 - 0.8 * np.exp(-2 * float(slope) ** 2), rel=1e-7)
     assert len(told) == 1
@@ -424,7 +424,7 @@ def test_no_folder_is_made_where_others_could_replace_it(monkeypatch, tmp_path):
     monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "chosen"))
     directory._private_temporary_directory.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="nothing is kept"):
+        with pytest.warns(UserWarning, match="compiled code is not kept"):
             assert cache_directory() == directory.NOWHERE
     finally:
         directory._private_temporary_directory.cache_clear()

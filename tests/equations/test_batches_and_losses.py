@@ -172,5 +172,5 @@ def test_map_of_a_joint_target_by_the_definition():
         found["Q"], step * (b[:, :2] + b[:, :2].T) + step**2 * gram, atol=2e-7
     )
     kinked = dmft.Model(dmft.Committee(sp.Max(0, y), 2), target)
-    with pytest.raises(dmft.errors.NotClosed, match="live on kinks"):
+    with pytest.raises(dmft.errors.NotClosed, match="are singular at kinks"):
         dmft.derive(kinked, dmft.SGD(gamma, batch_size=batch), dim=dim)

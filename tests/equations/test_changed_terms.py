@@ -458,7 +458,7 @@ REFUSED = [
     ("M", "new", "-zeta*M", "must be a SymPy expression"),
     ("M", "new", H[J] * M[J, R], "h.j. is a field of one sample"),
     ("M", "new", OTHER[J], "X.j. is not known where M.j, r. moves; known are"),
-    ("M", "new", J * M[J, R], "the index j stands as a number"),
+    ("M", "new", J * M[J, R], "the index j is used as a number"),
     ("M", "new", M[J, 3], "the index 3 of M.j, 3. is not known to be one of 1..2"),
     ("M", "new", sp.Symbol("Q") * M[J, R], "Q is an array: write its entries, Q.j, l."),
     ("M", "new", sp.log(Q[J, J]), "has no compiled code"),

@@ -294,7 +294,7 @@ def test_what_has_no_fluctuations_is_refused():
     with pytest.raises(dmft.errors.BadParameter, match="too small for displaced samples"):
         displaced.evaluate(dmft.Overlaps([[1.0]], [[0.3]]))
     large = dmft.SGD(0.1, batch_size=100, repeat=dmft.Repeat(2))
-    with pytest.raises(dmft.errors.BadParameter, match="in two times"):
+    with pytest.raises(dmft.errors.BadParameter, match="two-time equations"):
         dmft.derive(model, large, dim=100)
     with pytest.raises(dmft.errors.BadParameter, match="rank 2"):
         dmft.derive(model, sgd, dim=1, fluctuations=True).evaluate(dmft.Overlaps([[1.0]], [[0.3]]))

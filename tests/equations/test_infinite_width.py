@@ -130,7 +130,7 @@ def cases():
             dmft.Model(quartic, dmft.Committee(dmft.hermite(4, z), 1)),
             sphere(0.1),
             NotClosed,
-            "is not M_j|higher|moments|does not stay",
+            "is not M_j|higher|moments|is not conserved",
         ),
         (
             dmft.Model(dmft.Committee(z**2, 2, (1, 2)), dmft.Committee(z**2, 1)),
@@ -165,8 +165,8 @@ def test_refused_starts():
 def test_what_needs_overlaps_is_refused():
     equations = dmft.derive(phase_retrieval(2), sphere(0.1), scaling=WIDE)
     start = typical(2, 100)
-    with pytest.raises(BadParameter, match="cosines are those of Q and M"):
+    with pytest.raises(BadParameter, match="cosines are defined by Q and M"):
         dmft.escape_time(equations, start, 1.0, overlap=0.5)
     for verb in (dmft.fixed_points, dmft.stability):
-        with pytest.raises(BadParameter, match="those of Q and M"):
+        with pytest.raises(BadParameter, match="defined for Q and M"):
             verb(equations, start)

@@ -162,7 +162,9 @@ def test_refusals_say_what_to_do():
     for spectrum in (None, SPECTRUM):  # velocities are rows, whose overlaps move with the others
         heavy = dmft.derive(stretched(2, spectrum), dmft.SGD(0.3, momentum=dmft.Momentum(0.3)))
         for block in ("M", "velocity_Q"):
-            with pytest.raises(BadParameter, match=r"rows that the optimiser keeps .*velocity_M"):
+            with pytest.raises(
+                BadParameter, match=r"additional rows of the optimiser .*velocity_M"
+            ):
                 dmft.explain(heavy, of=block)
     twins = dmft.GaussianMixture([[1.0]], [1], scales=[[0.5, 2.0]], fractions=[0.5, 0.5])
     for loss in ("squared", sp.log(1 + sp.exp(-F * Y))):

@@ -181,7 +181,7 @@ def test_explanations_of_random_labels(random: dict[str, Any]) -> None:
     assert len(told.steps) > 3
     for step in told.steps:
         np.testing.assert_allclose(step.check[:, 0], step.check[:, 1], rtol=2e-2, atol=1e-9)
-    with pytest.raises(BadParameter, match="of random labels shows one combination"):
+    with pytest.raises(BadParameter, match="of random labels depends on one combination"):
         dmft.explain(dmft.derive(model, dmft.SGD(1.0, loss="logistic")))
 
 

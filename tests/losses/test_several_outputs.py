@@ -460,7 +460,9 @@ def test_refusals() -> None:
             model, dmft.SGD(1.0, loss="hinge"), **run
         ),
         "other updates": lambda: dmft.derive(model, dmft.SGD(1.0, loss="cross-entropy", clip=0.1)),
-        "keeps rows": lambda: dmft.derive(model, dmft.SGD(1.0, loss="cross-entropy", average=1.0)),
+        "additional rows": lambda: dmft.derive(
+            model, dmft.SGD(1.0, loss="cross-entropy", average=1.0)
+        ),
         "explanations": lambda: dmft.explain(dmft.population_risk(model)),
         "equations are unrolled": lambda: dmft.derive(model, SOFTMAX).explicit(),
         "risks are unrolled": lambda: dmft.population_risk(model).explicit(),

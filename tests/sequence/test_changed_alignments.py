@@ -46,7 +46,7 @@ def test_a_column_moves_the_alignments_of_untied_students():
     np.testing.assert_allclose(change, rest / 2, rtol=1e-13)
     assert r"- 2 \partial" in equations.latex()  # in terms of the loss, while it is its gradient
     assert r"- 2 \partial" not in half.latex()
-    with pytest.raises(BadParameter, match="has 2 components, those of m1, m2"):
+    with pytest.raises(BadParameter, match=r"has 2 components \(m1, m2\)"):
         equations.with_term("m", "pull", FIELD)
 
 

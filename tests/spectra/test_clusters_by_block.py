@@ -293,7 +293,7 @@ def test_random_starts_and_printed_equations() -> None:
         (lambda: twins(fractions=[0.5, 0.5]), dmft.errors.BadParameter, "give scales"),
         (lambda: twins(scales=SCALES, fractions=[1.0]), ShapeMismatch, r"expected \(2, 1\)"),
         (lambda: twins(scales=SCALES, fractions=[0.5, 0.6]), dmft.errors.BadParameter, "add up"),
-        (lambda: derived(dmft.SGD(0.1, constraint="sphere")), dmft.errors.BadParameter, "blocks"),
+        (lambda: derived(dmft.SGD(0.1, constraint="sphere")), dmft.errors.BadParameter, "spectrum"),
         (
             lambda: dmft.maximal_learning_rate(derived(dmft.SGD(0.1)).model, dmft.SGD(0.1)),
             dmft.errors.BadParameter,
@@ -303,7 +303,7 @@ def test_random_starts_and_printed_equations() -> None:
         (
             lambda: dmft.scaling_law(derived(dmft.SGD(0.1))),
             dmft.errors.BadParameter,
-            "one spectrum",
+            "a single spectrum",
         ),
     ],
 )

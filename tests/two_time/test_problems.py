@@ -117,7 +117,7 @@ def test_claims_cover_at_early_times(problem, tol):
 
 
 REFUSED = {
-    "no equation": ({"rates": {C(t, s): -R(t, s)}, "values": {C(t, t): 1}}, "of its own"),
+    "no equation": ({"rates": {C(t, s): -R(t, s)}, "values": {C(t, t): 1}}, "has no equation"),
     "no diagonal": ({"rates": {C(t, s): -C(t, s)}}, "diagonal|C\\(t, t\\)"),
     "anticausal": (
         {"rates": {C(t, s): sp.Integral(C(t, u), (u, t, sp.oo))}, "values": {C(t, t): 1}},
@@ -182,8 +182,8 @@ def test_what_is_no_causal_problem_is_refused(case):
         ({"rate": 1.0, "speed": 2}, "speed"),
         ({"rate": np.nan}, "finite"),
         ({"rate": 1.0, "tol": 0.0}, "tol"),
-        ({"rate": 1.0, "rtol": 1e-3}, "know no rtol=.*tol="),
-        ({"rate": 1.0, "quadrature_tol": 1e-3}, "know no quadrature_tol="),
+        ({"rate": 1.0, "rtol": 1e-3}, "have no option rtol=.*tol="),
+        ({"rate": 1.0, "quadrature_tol": 1e-3}, "have no option quadrature_tol="),
         ({"rate": 1.0, "method": "rk5"}, "volterra"),
         ({"rate": 1.0, "save_at": [2.0, 1.0]}, "increasing"),
         ({"rate": 1.0, "save_at": []}, "save_at"),

@@ -196,7 +196,7 @@ def test_simulate_refuses_what_no_step_knows():
     given = (MODEL, SGD, 200, 1.0, 2, START)
     for quantity, words in (
         ("t*M[0,0]", "not the time; an event at a time"),
-        (lambda t, state: math.exp(state["M"][0, 0]), "this function takes numbers alone"),
+        (lambda t, state: math.exp(state["M"][0, 0]), "this function cannot be traced"),
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.simulate(*given, events=dmft.Event(quantity, 0.5))

@@ -253,7 +253,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
 @pytest.mark.parametrize(
     ("verb", "change", "reason"),
     [
-        ("boundary", {"leve": 0.1}, r"\(leve=\): it is called with the parameters"),
+        ("boundary", {"leve": 0.1}, r"\(leve=\): it is called only with the parameters"),
         ("sweep", {"wrokers": 2}, r"\(wrokers=\)"),
         ("phase_diagram", {"t_max": 2.0}, r"\(t_max=\)"),
         ("sweep", {"quantities": ("a", "a")}, "none twice and none of the parameters"),

@@ -200,7 +200,7 @@ def test_options_of_other_kinds_are_refused(case):
     for option, value in OPTIONS.items():
         if option in HAVE.get(name, OPTIONS):
             continue
-        with pytest.raises(BadParameter, match=f"know no {option}="):
+        with pytest.raises(BadParameter, match=f"have no option {option}="):
             dmft.solve(eqs, START if name != "two_time" else None, 1, **{option: value})
 
 

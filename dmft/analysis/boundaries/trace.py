@@ -60,8 +60,8 @@ def check_options(
         finest = ROUNDINGS * np.finfo(float).eps * max(largest / width, 1.0)
         if tol < finest:
             raise BadParameter(
-                f"tol = {tol!r} is finer than doubles tell points of the axis {name!r} apart: at "
-                f"least {finest:.1g}"
+                f"tol = {tol!r} is below the resolution of doubles on the axis {name!r}: take "
+                f"at least {finest:.1g}"
             )
     try:
         columns, rows = (operator.index(n) for n in grid)

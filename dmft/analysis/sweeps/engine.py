@@ -105,8 +105,9 @@ class Engine:
         """Take a new executor after the old one broke."""
         if self.renew is None:
             raise BadParameter(
-                "the executor broke (a worker died) and cannot be used again; pass a function that "
-                'makes one, or "processes". What was computed is in the store: run the same again'
+                "the executor broke (a worker died) and cannot be used again; pass a function "
+                'that makes one, or "processes". Finished points are in the store: repeat the '
+                "same call"
             )
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.executor = self.renew()

@@ -297,6 +297,7 @@ def _column(name: str, values: ArrayLike) -> NDArray[Any]:
         raise BadParameter(f"{name} holds a value that is not finite")
     if array.dtype.kind != "f" and max(int(array.max()), -int(array.min())) > LARGEST:
         raise BadParameter(
-            f"{name} holds a whole number beyond 2**53, which points cannot tell apart"
+            f"{name} holds a whole number beyond 2**53, which floating-point numbers cannot "
+            "represent"
         )
     return array if array.dtype.kind == "f" else array.astype(np.int64)

@@ -380,8 +380,8 @@ def _manifest(identity: Mapping[str, Any], quantities: Sequence[str]) -> dict[st
 
 def _unwritable(folder: Path, error: OSError) -> BadParameter:
     return BadParameter(
-        f"cannot write the store {folder}: {error.strerror}. What it holds is whole; the same call "
-        "computes what is missing"
+        f"cannot write the store {folder}: {error.strerror}. Its contents are intact; the same "
+        "call computes the missing points"
     )
 
 

@@ -271,7 +271,7 @@ def refuse(equations: Any) -> None:
         )
     if equations.averages:
         raise NotClosed(
-            "these equations hold averages on nodes, whose number is chosen in each run: "
+            "these equations contain averages on nodes, and each run chooses their number: "
             f"{equations.averages[0]}. Closed forms and tables are exported"
         )
     if equations.space.not_exported:

@@ -166,8 +166,8 @@ class TimeLowering(Lowering):
         if symbol in self.running and shift == 0:
             return self.running[symbol], ""
         raise BadParameter(
-            f"the index {index} is not known when it is needed: entries stand at t or before, at "
-            "s, and at the indices of sums"
+            f"the index {index} is not known when it is needed: entries are allowed at t or "
+            "before, at s, and at the indices of sums"
         )
 
     def entry(self, expr: sp.Indexed) -> Node:
@@ -210,7 +210,7 @@ class TimeLowering(Lowering):
         times = [y for y in expr.limits if y[0] in TIMES]
         neurons = [y for y in expr.limits if y[0] not in TIMES]
         if len(times) > 1 or any(y[0] in self.running for y in expr.limits):
-            raise BadParameter(f"{expr} sums over one time at most, and over indices of its own")
+            raise BadParameter(f"{expr} may sum over at most one time, and over separate indices")
         before = dict(self.running)
         for symbol, low, high in neurons:
             if low != 1 or high not in AXIS:
@@ -264,8 +264,8 @@ class TimeLowering(Lowering):
         if len(parts) == 1 and bases[0] == pull_at and parts[0].indices[0] == t:
             return self.sampled("pulls", parts[0].indices[1])
         raise BadParameter(
-            f"samples are not asked for {expr}: they give <g^t g^s>, <dg^t/dr^s>, <g^t h*> and the "
-            "mean gradients of trained readouts"
+            f"{expr} is not an average over samples; these are <g^t g^s>, <dg^t/dr^s>, <g^t "
+            "h*> and the mean gradients of trained readouts"
         )
 
     def sampled(self, name: str, neuron: sp.Expr, *other: sp.Expr) -> Node:

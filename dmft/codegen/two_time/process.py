@@ -224,9 +224,9 @@ def _coefficient(
         else:
             inner.append(limit)
     if entry.base == driving and time != [t]:
-        raise BadParameter(f"the field at t takes {entry}: its driving is that of its own time")
+        raise BadParameter(f"the field at t takes {entry}: its driving must have the same time")
     if entry.base == g_at and time[0] not in lowering.running:
-        raise BadParameter(f"the field at t takes {entry}: gradients stand under a sum over s")
+        raise BadParameter(f"the field at t takes {entry}: gradients must be inside a sum over s")
     where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
     index, offset = lowering.neuron(neuron)
     where.append(index[0] or offset)

@@ -91,9 +91,9 @@ def check_tails(
     grows = may_outgrow(definitions, wanted)
     if grows and outgrows(on_nodes, state, values, rule, wanted):
         raise BadParameter(
-            "an average over samples is infinite at these overlaps, or next to it: what is "
-            "averaged outgrows the normal density of the fields; take a loss and functions that "
-            "grow more slowly, or shorter weights"
+            "an average over samples is infinite at these overlaps, or next to it: the "
+            "integrand grows faster than the normal density of the fields decays; take a loss "
+            "and functions that grow more slowly, or shorter weights"
         )
 
 

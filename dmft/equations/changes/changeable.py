@@ -278,7 +278,7 @@ class Changeable(ABC):
         """
         if isinstance(target, Mapping):
             if name is not None or expr is not None:
-                raise BadParameter("replace takes a mapping alone, or a block, a name and a term")
+                raise BadParameter("replace takes either a mapping, or a block, a name and a term")
             return self._substituted(target)
         self._check_block(target)
         if name not in self._stored_terms[target]:

@@ -282,8 +282,8 @@ class TermCheck:
     def _check_symbol(self, s: sp.Symbol) -> None:
         if s in x.AXES:
             raise BadParameter(
-                f"the index {s} stands as a number in a term of {self.where}; equations are the "
-                "same for all neurons"
+                f"the index {s} is used as a number in a term of {self.where}; equations must "
+                "be the same for all neurons"
             )
         if s.name in self.arrays:
             axes = self.arrays[s.name]

@@ -184,7 +184,7 @@ def _check_decoupled(point: Uninformative, widths: tuple[sp.Expr, sp.Expr]) -> N
     if widths[1] != 1:
         elsewhere = replace(point, pair=(STUDENT, ("t", 1)), known={})
         if elsewhere.rate("M", STUDENT, TEACHER) != 0:
-            reasons.append("the overlap with one teacher unit moves those with others")
+            reasons.append("the overlap with one teacher unit changes the overlaps with others")
     if reasons:
         raise BadParameter(
             f"M = 0, Q = q I is not where this model starts to learn: {'; '.join(reasons)}; "
@@ -210,17 +210,20 @@ def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
     refuse(algorithm, "escape")
     if not isinstance(algorithm.loss, str):
         raise BadParameter(
-            f"{what} know the squared and the correlation loss, got loss = {algorithm.loss}; "
-            "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
+            f"{what} support the squared and the correlation loss, got loss = "
+            f"{algorithm.loss}; solve the equations: dmft.solve(dmft.derive(model, algorithm), "
+            "...)"
         )
     if not algorithm.is_plain:
-        raise BadParameter(f"{what} know plain SGD and its flow, got {algorithm.rule!r}; {INSTEAD}")
+        raise BadParameter(
+            f"{what} support plain SGD and its flow, got {algorithm.rule!r}; {INSTEAD}"
+        )
 
 
 def as_committees(model: Model) -> Model:
     """A teacher that is a function of one field, as a committee of one unit."""
     if model.reads_sequences:
-        raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
+        raise BadParameter(f"escape formulas support committees, not sequences; {INSTEAD}")
     check_identity(model, "escape formulas are derived")
     check_unflipped(model, "escape formulas are derived")
     teacher = model.teacher

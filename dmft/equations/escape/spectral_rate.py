@@ -66,7 +66,7 @@ def escape_rate(model: Model) -> sp.Expr:
         raise BadParameter("escape_rate takes inputs with a spectrum, or none; these are clusters")
     if spectrum is not None and spectrum.teacher is None:
         raise BadParameter(
-            "the spectrum knows no teacher: dmft.Spectrum(eigenvalues, fractions, teacher=rho)"
+            "the spectrum has no teacher: write dmft.Spectrum(eigenvalues, fractions, teacher=rho)"
         )
     risk = population_risk(replace(model, inputs=None)).explicit()
     Q, M, P = (risk.symbols[name] for name in ("Q_11", "M_11", "P_11"))
@@ -78,8 +78,8 @@ def escape_rate(model: Model) -> sp.Expr:
     drift = sp.diff(value, M).subs(M, 0)
     if sp.simplify(drift) != 0:
         raise BadParameter(
-            "the information exponent is one: M grows from the start at a rate of its own, there "
-            "is no uninformed state to leave"
+            "the information exponent is one: M grows from the start, and there is no "
+            "uninformative state to escape from"
         )
     curved = sp.simplify(-sp.diff(value, M, 2).subs(M, 0))
     if curved == 0:

@@ -22,8 +22,8 @@ from dmft.record import Short
 from dmft.validation import checked
 
 INSTEAD = (
-    "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
-    "overlap=...); dmft.learnability tells the order of several directions"
+    "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, "
+    "t_max, overlap=...); dmft.learnability returns the order of several directions"
 )
 # A coefficient below this fraction of its scale, or below ten times its error, is zero; with an
 # error above this fraction of its scale it is not known.
@@ -159,7 +159,7 @@ class WeakRecovery(Short):
             )
         if self.exponent != 2:
             raise BadParameter(
-                f"learning rates are told at exponent 2, this one is {self.exponent}"
+                f"learning rates are known only at exponent 2, this one is {self.exponent}"
             )
         e = self.coefficients[1].value
         if e.is_number and e < 0:
@@ -231,7 +231,9 @@ class WeakRecovery(Short):
         """
         self._check_numbers(2.0, 0.5, "random")
         if self.exponent != 2:
-            raise BadParameter("at exponent 1 times spread by d^(-1/2) alone: take dmft.simulate")
+            raise BadParameter(
+                "at exponent 1 the spread of the times is of order d^(-1/2): use dmft.simulate"
+            )
         return growth_spread(1, 1, 1.0, 0.0)[1] / (2 * float(self.growth_rate))
 
     def samples_per_dim(self, dim: float, overlap: float, *, start: str = "random") -> float:
@@ -429,12 +431,13 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     >>> dmft.weak_recovery(model, reuse).exponent, int(dmft.information_exponent(cubic, z))
     (1, 3)
     """
-    check_identity(model, "weak recovery is told")
-    check_unflipped(model, "weak recovery is told")
+    check_identity(model, "weak recovery is computed")
+    check_unflipped(model, "weak recovery is computed")
     size = algorithm.batch_size
     if not isinstance(size, int):
         raise BadParameter(
-            f"batch_size = {size} holds {DIM_NAME}: weak recovery is told for batches of fixed size"
+            f"batch_size = {size} holds {DIM_NAME}: weak recovery is computed for batches of "
+            "fixed size"
         )
     fields = getattr(model.teacher, "fields", (None,))
     check_single(model, algorithm, len(fields), INSTEAD)
@@ -460,7 +463,7 @@ def _check_known(found: WeakRecovery) -> None:
             return
         if e.error > UNKNOWN * found._scale(k):
             raise BadParameter(
-                f"e_{k} = {float(e.value):.3g} of this update is known to {e.error:.1g} only, "
-                "which does not tell it from zero: take label_noise = 0, a smooth loss, or solve "
-                "the equations"
+                f"e_{k} = {float(e.value):.3g} of this update has an error of {e.error:.1g} "
+                "and cannot be distinguished from zero: take label_noise = 0, a smooth loss, "
+                "or solve the equations"
             )

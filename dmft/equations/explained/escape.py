@@ -203,7 +203,7 @@ def _narrow(width: sp.Expr) -> int:
         return 2
     if width > LARGEST_WIDTH:
         raise BadParameter(
-            f"a width of {width} has more averages than are judged here; declare it as a symbol, "
-            f"or at most {LARGEST_WIDTH}"
+            f"a width of {width} has more averages than the numerical check covers; declare it "
+            f"as a symbol, or at most {LARGEST_WIDTH}"
         )
     return int(width)

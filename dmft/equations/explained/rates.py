@@ -69,8 +69,8 @@ def _rate(equations: System, block: str) -> Definition:
     kept = [name for name in rates if name.removeprefix(BLOCK) in KEPT]
     if kept:
         raise BadParameter(
-            f"rates beside rows that the optimiser keeps ({', '.join(kept)}) are not explained: "
-            "explain those with a number in the place of dmft.Momentum, or the population risk"
+            f"rates with additional rows of the optimiser ({', '.join(kept)}) are not "
+            "explained: use a number instead of dmft.Momentum, or explain the population risk"
         )
     by_block = f"{BLOCK}{block}"  # of inputs with a spectrum
     block = by_block if by_block in rates else block
@@ -105,11 +105,11 @@ def _rate(equations: System, block: str) -> Definition:
         labels = "random labels" if random else "these labels"
         loss = equations.algorithm.loss
         raise BadParameter(
-            f"a linear student with the loss {loss} of {labels} shows one "
-            f"combination of the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed "
-            "forms and tables of that one field, found by rules that record no steps. The same "
-            "loss and labels are explained of a student that is not linear, and of this one the "
-            "squared loss; what the rates are worth equations.evaluate_error says"
+            f"a linear student with the loss {loss} of {labels} depends on one combination of "
+            f"the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed forms and "
+            "tables of that one field, found by rules that record no steps. Explain a student "
+            "that is not linear, or the squared loss; equations.evaluate_error returns the "
+            "error of the rates"
         )
     return rates[block]
 

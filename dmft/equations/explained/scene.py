@@ -220,7 +220,7 @@ class Scene:
     def average(self, expr: Expectation, at: Place) -> Value:
         """Average over all fields, by quadrature; the fields of a sample are put in."""
         if expr.law != FIELDS and not expr.law.of_sample:
-            raise BadParameter(f"{expr} has a law of its own, which no quadrature here judges")
+            raise BadParameter(f"{expr} has a distribution that the numerical check does not cover")
         return self.integral(self.unrolled(expr.integrand, at))
 
     def integral(self, integrand: sp.Expr) -> Value:
@@ -338,8 +338,8 @@ def widths_of(model: Model) -> tuple[int, int]:
         k = int(teacher)
         if k >= MOST_FIELDS:
             raise BadParameter(
-                f"a target of {k} fields and a student have more than {MOST_FIELDS} fields, which "
-                "no quadrature here judges: explain a target of fewer"
+                f"a target of {k} fields and a student have more than {MOST_FIELDS} fields, "
+                "the most that the numerical check covers: explain a target of fewer fields"
             )
     else:
         k = int(teacher) if teacher.is_Integer and teacher <= 1 else 1

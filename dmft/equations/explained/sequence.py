@@ -186,11 +186,11 @@ def _check(model: SequenceModel) -> None:
     """Refuse what no quadrature here judges."""
     if 2 * model.length > MOST_FIELDS:
         raise BadParameter(
-            f"a sequence of {model.length} tokens has {2 * model.length} fields; explanations are "
-            f"judged in up to {MOST_FIELDS}: explain two tokens"
+            f"a sequence of {model.length} tokens has {2 * model.length} fields; explanations "
+            f"are checked in up to {MOST_FIELDS}: explain two tokens"
         )
     if model.encoding.rank > 1:
-        raise BadParameter("explanations are judged with positional vectors along one direction")
+        raise BadParameter("explanations are checked with positional vectors along one direction")
 
 
 def _cases(moments: SequenceMoments) -> list[dict[sp.Basic, float]]:

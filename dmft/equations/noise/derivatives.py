@@ -128,8 +128,8 @@ def _moving(definitions: Sequence[Definition], state: Collection[str]) -> frozen
     for d in definitions:
         if isinstance(d.expr, Whole) or on_nodes(d.expr):
             raise NotClosed(
-                f"{d.target} holds an average without closed form, whose derivatives are not "
-                "derived: take an activation and a loss with closed averages"
+                f"{d.target} contains an average without closed form, and its derivatives are "
+                "not available: take an activation and a loss with closed averages"
             )
         read = {base_name(e) for e in with_values(d.expr).atoms(sp.Indexed)}
         if d.role in ("block", "intermediate") and read & moving:

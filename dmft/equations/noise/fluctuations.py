@@ -243,7 +243,7 @@ class Noise(Fluctuations):
             if self.increments.displaced:
                 lines.append("at s = |x|²/d the fields of a sample are displaced s times as much")
             parts = ", ".join(name.replace("_", " ") for name in self.terms)
-            lines += [f"F holds what a step adds at order 1/d ({parts}):", *rates]
+            lines += [f"F includes the terms of order 1/d ({parts}):", *rates]
         elif not self.increments.terms:
             what = "inputs from clusters" if self.increments.in_clusters else "repeated steps"
             lines.append(f"F is that of d → ∞: the terms of {what} at order 1/d are left out")
@@ -320,8 +320,8 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         )
     if not isinstance(algorithm.batch_size, int):
         raise BadParameter(
-            f"fluctuations are those of batches of order one, got {algorithm.batch_size}; "
-            "steps of large batches are the map of derive(..., dim=...)"
+            f"fluctuations are derived for batches of order one, got {algorithm.batch_size}; "
+            "derive(..., dim=...) gives the map of large batches"
         )
     if any(s.name == x.xi.name for s in model.parameters):
         raise BadParameter(

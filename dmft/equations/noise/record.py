@@ -161,13 +161,13 @@ def declared_dimension(algorithm: SGD | GradientFlow, dim: int | sp.Expr | None)
     """
     if algorithm.is_flow:
         raise BadParameter(
-            "gradient flow has no fluctuations: they are those of the samples; derive with "
+            "gradient flow has no fluctuations, because it has no sampling noise; derive with "
             "dmft.SGD(learning_rate=...)"
         )
     if dim is None:
         raise BadParameter(
-            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
-            "is given at run time"
+            "fluctuations are of order 1/sqrt(d): pass dim=, a number, or a symbol with a "
+            "value at run time"
         )
     return as_dimension(dim)
 

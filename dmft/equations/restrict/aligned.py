@@ -157,7 +157,7 @@ def reduce_aligned(
     rest = sp.expand(point.limit("Q", FIRST, SECOND) - of_product)
     coupling_rate = sp.expand(sp.cancel(rest / (m * other)))
     if coupling_rate.has(m, other):
-        raise NotClosed(f"Q_jl = C M_j M_l does not stay: what it leaves over is {coupling_rate}")
+        raise NotClosed(f"Q_jl = C M_j M_l is not conserved: the remainder is {coupling_rate}")
     own = any(d.name == x.loss.name for d in definitions)
     loss = point.limit(x.loss.name) if own else None
     return Reduction(alpha, beta, coupling_rate, point.limit("risk"), loss)
@@ -176,8 +176,8 @@ def aligned_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Def
     what = 'scaling = "wide-high-dimensional" is for'
     if not algorithm.on_sphere:
         raise BadParameter(
-            f'{what} students on the sphere (constraint="sphere"): free '
-            'lengths are numbers of their own; use scaling="high-dimensional"'
+            f'{what} students on the sphere (constraint="sphere"): otherwise the lengths are '
+            'additional variables; use scaling="high-dimensional"'
         )
     teacher = model.teacher
     if teacher.activation is None or teacher.width != 1 or algorithm.trains_readout:

@@ -41,7 +41,7 @@ class ClosureWarning(UserWarning):
 
 NOT_EXPORTED = (
     "equations of wide limits are not exported; equations of the overlaps Q, M and of the "
-    "alignments e, m are: export those that they come from"
+    "alignments e, m are: export those from which they were derived"
 )
 
 

@@ -182,8 +182,8 @@ class Regimes(Short):
         """
         if scaling.batch_size != self.batch_power:
             raise BadParameter(
-                f"{scaling} has batches ~ d^({scaling.batch_size}), this plane d^"
-                f"({self.batch_power}); ask for regimes(model, batch_size={scaling.batch_size})"
+                f"{scaling} has batches ~ d^({scaling.batch_size}), this plane "
+                f"d^({self.batch_power}); use regimes(model, batch_size={scaling.batch_size})"
             )
         for region in self.regions:
             if region.holds(scaling.kappa, scaling.width):
@@ -275,8 +275,8 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     ['interaction', 'label_noise', 'learning', 'sgd_noise']
     """
     if model.reads_sequences:
-        raise BadParameter("regimes are those of committees; sequence models have one limit")
-    check_identity(model, "regimes are told")
+        raise BadParameter("regimes are computed for committees; sequence models have one limit")
+    check_identity(model, "regimes are computed")
     algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
     mu = Scaling(batch_size=batch_size).batch_size
     if mu < 1:

@@ -74,8 +74,8 @@ def check_repeated(
     if dim is not None and not fluctuations and algorithm.rule.passes > 1:
         raise BadParameter(
             f"maps of large batches are not derived with {described(algorithm)}: passes over "
-            "one batch of the order of d remember each other, which takes equations in two times. "
-            "Leave dim out for the ode of small batches, ask for fluctuations=True, or take "
+            "one batch of the order of d are correlated and require two-time equations. Leave "
+            "dim out for the ode of small batches, pass fluctuations=True, or use "
             'dmft.simulate(..., method="weights")'
         )
     once = algorithm.rule.passes > 1

@@ -20,7 +20,7 @@ from dmft.model import Alignment, SequenceModel
 
 Array = NDArray[np.float64]
 INSTEAD = {
-    "fixed points": "those of a sequence model are the minima of its risk, dmft.landscape(model)",
+    "fixed points": "for a sequence model use dmft.landscape(model), the minima of its risk",
     "linear noise": "paths of a sequence model spread as dmft.solve(equations, start, t_max, "
     "paths=..., dt=...) says",
 }

@@ -33,7 +33,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equa
     """
     check_algorithm(algorithm)
     if algorithm.loss == "frobenius":
-        raise BadParameter('loss = "frobenius" has equations of its own: dmft.derive gives them')
+        raise BadParameter('loss = "frobenius" has different equations: use dmft.derive')
     risk = SequenceRisk(model)
     slopes = {s: x.slope_of(s) for s in risk.alignments}
     check_symbols(model, slopes.values())
@@ -48,7 +48,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equa
     if not algorithm.is_flow:
         noise = {"target": moments.target_noise}
         if squared:
-            noise |= {"own": moments.own_noise, "cross": -2 * moments.cross_noise}
+            noise |= {"student": moments.own_noise, "cross": -2 * moments.cross_noise}
         definitions += [
             define(x.update_square, noise, "intermediate"),
             define(x.jacobian_square, {"gradient": moments.jacobian_square}, "intermediate"),
@@ -125,7 +125,7 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
         return
     if not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
-            "sequence models have one-pass SGD: no repeat, no update of one's own, no readout_rate"
+            "sequence models support one-pass SGD: no repeat, no custom update, no readout_rate"
         )
     if isinstance(algorithm.batch_size, sp.Expr):
         raise BadParameter(

@@ -98,8 +98,8 @@ def _without_what_stays(
     if sp.Add(*stays.values()) != now:
         raise BadParameter(
             f"{definition.target} is {sp.Add(*stays.values())} after a step of vanishing "
-            f"learning_rate, not {now}: there is no flow of small steps; terms are those of one "
-            "step, a rate has learning_rate in front"
+            f"learning_rate, not {now}: there is no limit of small steps; a term is the change "
+            "in one step, and a rate must be multiplied by learning_rate"
         )
     return {name: expr - stays[name] for name, expr in terms.items()}
 

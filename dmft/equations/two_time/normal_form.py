@@ -189,7 +189,7 @@ class _Reducer:
     def _known(self, f: sp.Expr, key: sp.Expr) -> None:
         group = self.problem.pairs if len(f.args) == 2 else self.problem.signals
         if f.func not in group:
-            raise BadParameter(f"{f} in the equation for {key} has no equation of its own")
+            raise BadParameter(f"{f} in the equation for {key} has no equation")
 
     def _integral(self, integral: sp.Integral, key: sp.Expr, single: bool) -> sp.Expr:
         """Sum of symbols of the terms of an integral, each with what stands in front."""

@@ -130,7 +130,7 @@ def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.E
                 if y not in ONCE and y not in equations.read_by_samples
             )  # fmt: skip
             raise BadParameter(
-                f"{name} = {value} is a schedule; those that may follow the time are "
+                f"{name} = {value} is a schedule; parameters that may depend on time are "
                 f"{', '.join(able)}"
             )
         found[name] = value

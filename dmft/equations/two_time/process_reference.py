@@ -172,7 +172,8 @@ class _Reference(Interpreter):
             return np.asarray(np.linalg.cholesky(square + np.diag(jitter)))
         except np.linalg.LinAlgError as error:
             raise BadParameter(
-                f"the covariance of what drives the samples is not positive at step {times - 1}"
+                "the covariance of the driving noise of the samples is not positive at step "
+                f"{times - 1}"
             ) from error
 
     def sample(self, time: int) -> None:

@@ -55,8 +55,8 @@ def shortened(writer: Writer) -> Program:
     spectrum = writer.model.spectrum
     if spectrum is not None and spectrum.scaled:
         raise BadParameter(
-            "lengths of gradients are those of the inputs themselves, which a spectrum of "
-            "dmft.Spectrum.preconditioned no longer holds: clip= and normalised= take one of "
+            "lengths of gradients depend on the inputs, and dmft.Spectrum.preconditioned does "
+            "not contain their eigenvalues: clip= and normalised= need a Spectrum of "
             "eigenvalues"
         )
     if algorithm.batch_size != 1 and line is None:
@@ -119,8 +119,9 @@ def _of_batch(writer: Writer, line: Line, level: sp.Expr, samples: int) -> Progr
     """
     if samples > MOST_SAMPLES:
         raise BadParameter(
-            f"batch_size = {samples}: shortened batches are written out up to {MOST_SAMPLES} "
-            "samples; beyond, their length hardly varies: take a learning rate of its own"
+            f"batch_size = {samples}: clipped batches are derived for up to {MOST_SAMPLES} "
+            "samples; the length of larger ones is almost constant: use a rescaled learning "
+            "rate instead"
         )
     sigma = writer.slope
     square = sp.Sum((x.a[x.u] * sigma) ** 2, (x.u, 1, x.p))

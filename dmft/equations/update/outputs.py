@@ -81,9 +81,9 @@ def check_loss(model: Model, algorithm: SGD | GradientFlow) -> None:
     rows = motion_of(algorithm).rows
     if rows != (WEIGHTS,):
         raise BadParameter(
-            f"{algorithm!r} keeps rows beside the weights ({', '.join(rows[1:])}), which are "
-            "not derived for several outputs: leave average= and dmft.Momentum out; a number "
-            "in the place of dmft.Momentum is a larger learning rate"
+            f"{algorithm!r} has additional rows ({', '.join(rows[1:])}), which are not derived "
+            "for several outputs: leave average= and dmft.Momentum out; momentum=beta, a "
+            "number, is equivalent to a larger learning rate"
         )
 
 

@@ -73,8 +73,7 @@ def definitions(
     elif algorithm.on_sphere:
         raise BadParameter(
             f"constraint = {algorithm.constraint!r} is not derived for inputs with a spectrum, "
-            "whose overlaps have blocks, nor with rows that an optimiser keeps beside the weights; "
-            "leave it out"
+            "or with additional rows of an optimiser; leave it out"
         )
     else:
         drifts = row_definitions(moments, blocks, motion)

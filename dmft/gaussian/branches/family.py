@@ -327,7 +327,7 @@ def split(factor: sp.Expr) -> Parts:
             else:
                 symbols *= part
         if rest.free_symbols - {FIELD}:
-            raise refuse(factor, "symbols stand in its functions")
+            raise refuse(factor, "its functions contain symbols")
         grouped.setdefault(symbols, []).append(rest)
     parts = [(weight, sp.Add(*terms)) for weight, terms in grouped.items()]
     return [p for p in parts if p[1] != 0], [(w, t) for t, w in spikes]

@@ -288,7 +288,7 @@ def _entry(expr: sp.Expr, given: Mapping[sp.Symbol, sp.Expr]) -> Fraction:
         fraction = exact_fraction(sp.expand(value))
     if fraction is None:
         raise BadParameter(
-            f"the entry {expr} of the law is not rational: a certificate decides what is singular "
+            f"the entry {expr} of the law is not rational: a certificate tests for singularity "
             "in exact fractions; scale the fields so that covariances and means are rational"
         )
     return fraction

@@ -176,7 +176,7 @@ def _same(ball: Ball, root: sp.Expr, other: Ball, known: sp.Expr) -> bool:
         return False
     if root == known or sp.expand(root - known) == 0 or sp.simplify(root - known) == 0:
         return True
-    raise NotClosed(f"the break points {root} and {known} are not told apart with {BITS} bits")
+    raise NotClosed(f"the break points {root} and {known} cannot be distinguished with {BITS} bits")
 
 
 def _between(left: sp.Expr | None, right: sp.Expr | None) -> Fraction:
@@ -258,7 +258,7 @@ def conditional_average(g: sp.Expr, y: sp.Symbol, variance: Fraction) -> Average
         for wave in waves(value, y) if value != 0 else ():
             cut = low is not None or high is not None
             if len(wave.erfs) > (0 if cut else 1):
-                raise NotClosed(f"{value} beside switches has no closed average over one field")
+                raise NotClosed(f"{value} with switches has no closed average over one field")
             averages.append(_average(wave, real_ball(variance), low, high))
 
     def average(mu: Ball) -> Ball:

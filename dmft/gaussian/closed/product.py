@@ -140,7 +140,7 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole:
     for term, x in zip(terms, fields, strict=True):
         for position in term.deltas:
             if law.C(x, x) == 0:
-                raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
+                raise NotClosed(f"a Dirac factor acts on a field of variance 0 at {position}")
             density = [law.density(x, position), sp.Pow(law.deviation(x), -1)]
             prefactors += density
             law = law.condition(x, position)

@@ -104,12 +104,13 @@ def explain_exponent(exponent: Exponent) -> Explanation:
     """Lower orders vanish, the witness does not."""
     if exponent.name != "information exponent" or exponent.witness is None:
         raise BadParameter(
-            f"steps are written for information exponents of targets that are not constant, this "
-            f"is the {exponent.name} {exponent.value}: print(exponent.explain()) says what decides"
+            "steps are written for information exponents of targets that are not constant, "
+            f"this is the {exponent.name} {exponent.value}: print(exponent.explain()) gives "
+            "the reason"
         )
     active = [x for x in exponent.fields if exponent.target.has_free(x)]
     if len(active) > MOST_FIELDS:
-        raise BadParameter(f"explanations are judged in up to {MOST_FIELDS} fields, not {active}")
+        raise BadParameter(f"explanations are checked in up to {MOST_FIELDS} fields, not {active}")
     ledger = Ledger()
     laws: list[sp.ImmutableDenseMatrix] = []
     for order in range(1, int(exponent) + 1):

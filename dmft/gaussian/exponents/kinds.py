@@ -304,8 +304,8 @@ def _vanishes(c: Coefficient, n: Index, coefficients: Coefficients) -> bool:
         return False
     if c.error > limit:
         raise BadParameter(
-            f"the Hermite coefficient {n} of {coefficients.expr} is known to {c.error:.1e} only, "
-            f"{limit:.1e} is needed to tell zero from nonzero"
+            f"the Hermite coefficient {n} of {coefficients.expr} has an error of "
+            f"{c.error:.1e}; deciding whether it is zero needs {limit:.1e}"
         )
     return True
 

@@ -200,8 +200,8 @@ class _Engine:
                 return current, left[:, :rank], error, float(singular[rank:].max(initial=0.0))
             previous = current
         raise BadParameter(
-            f"the quadrature of {self.coefficients.expr} at order {order} is known to {error:.1e} "
-            f"only, {QUADRATURE_ERROR} is needed to tell zero from nonzero"
+            f"the quadrature of {self.coefficients.expr} at order {order} has an error of "
+            f"{error:.1e}; deciding whether it is zero needs {QUADRATURE_ERROR}"
         )
 
     def tensor(self, learned: Array, rest: Array, order: int, level: int) -> Array:

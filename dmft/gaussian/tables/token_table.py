@@ -147,8 +147,8 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
     error = float(np.abs(again - here).max())
     if not error <= LARGEST_ERROR * scale:
         raise BadParameter(
-            f"{_shown(pairs)} turns too fast for the average over {len(pattern)} tokens, whose "
-            f"nodes are {RULES[len(pattern)][2]} apart: its error is {error:.0e}; take less steep "
+            f"{_shown(pairs)} varies too fast for the average over {len(pattern)} tokens, with "
+            f"nodes {RULES[len(pattern)][2]} apart: its error is {error:.0e}; take less steep "
             "functions, polynomials or fewer tokens"
         )
     for count in _degrees(len(pattern)) if moves else (1,):

@@ -205,10 +205,9 @@ def _scales(
         shape = () if given is None else np.shape(given)
         if len(shape) == 2:
             raise BadParameter(
-                f"scales has shape {shape}, a variance for each cluster and block: give "
-                "the fractions=[...] of the coordinates in the blocks; covariances of clusters "
-                "are those of one common eigenbasis, as equations close for no others (overlaps "
-                "with products of the covariances would never end)"
+                f"scales has shape {shape}, a variance for each cluster and block: give the "
+                "fractions=[...] of the coordinates in the blocks; covariances of clusters "
+                "must have a common eigenbasis, because the equations do not close otherwise"
             )
         scales = _numbers(np.ones(clusters) if given is None else given, "scales", 1)
         if scales.shape != (clusters,):
@@ -218,7 +217,7 @@ def _scales(
         return scales, None
     phi = _numbers(fractions, "fractions", 1)
     if given is None:
-        raise BadParameter("fractions are those of blocks: give scales, (clusters, B), too")
+        raise BadParameter("fractions belong to blocks: give scales, (clusters, B), as well")
     scales = _numbers(given, "scales", 2)
     if scales.shape != (clusters, phi.size):
         raise ShapeMismatch(

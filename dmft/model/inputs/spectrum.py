@@ -222,7 +222,7 @@ class Spectrum(Record):
             return self.fractions[:, None, None] * np.eye(k)
         if self.teacher.shape[1] != k:
             raise ShapeMismatch(
-                f"the spectrum knows a teacher of width {self.teacher.shape[1]}, the model has {k}"
+                f"the spectrum has a teacher of width {self.teacher.shape[1]}, the model has {k}"
             )
         return self.teacher
 

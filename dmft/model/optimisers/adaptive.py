@@ -55,8 +55,8 @@ class Adaptive(SGD):
         unknown = sorted(set(others) - set(OTHERS))
         if unknown:
             raise BadParameter(
-                f"{type(self).__name__} has no {unknown[0]}; beside its own numbers it takes "
-                f"{', '.join(OTHERS)}{whose(unknown[0], OTHERS)}"
+                f"{type(self).__name__} has no {unknown[0]}; in addition to its own parameters "
+                f"it takes {', '.join(OTHERS)}{whose(unknown[0], OTHERS)}"
             )
         if not isinstance(others.get("decoupled", False), bool):
             raise BadParameter(f"decoupled must be True or False, got {shown(others['decoupled'])}")
@@ -320,9 +320,9 @@ class RMSProp(Adam):
         super().__init__(learning_rate, second_moment_rate, eps, 0, initial, **others)
         if beta2 is not None and self.weight_decay != 0 and not self.decoupled:
             raise BadParameter(
-                f"weight_decay = {self.weight_decay} in steps with a fixed beta2 is divided by a V "
-                "that fluctuates, whose constant is not known: take decoupled=True, or "
-                "second_moment_rate"
+                f"weight_decay = {self.weight_decay} in steps with a fixed beta2 is divided by "
+                "a fluctuating V, and the resulting constant is not known: take "
+                "decoupled=True, or second_moment_rate"
             )
         if beta2 is not None and self.eps != 0:
             raise BadParameter(
@@ -342,8 +342,8 @@ class RMSProp(Adam):
             )
         if others.get("batch_size", 1) != 1:
             raise BadParameter(
-                f"batch_size = {others['batch_size']} with fixed beta2: its constants are those of "
-                "one sample a step; take second_moment_rate, or leave both out"
+                f"batch_size = {others['batch_size']} with fixed beta2: its constants are "
+                "known for one sample per step; take second_moment_rate, or leave both out"
             )
 
 

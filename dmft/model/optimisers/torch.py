@@ -131,8 +131,8 @@ def _check(algorithm: SGD, known: set[str]) -> None:
     plain = type(algorithm) in NAMES and (algorithm.is_plain or isinstance(algorithm, SignSGD))
     if not plain or algorithm.on_sphere:
         raise BadParameter(
-            f"{algorithm!r} is more than an optimiser: torch.optim has none with passes over one "
-            "sample, rules of one's own or rows on the sphere"
+            f"{algorithm!r} has no counterpart in torch.optim, which has no passes over one "
+            "sample, custom rules or rows on the sphere"
         )
 
 
@@ -215,8 +215,8 @@ def _sgd(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -
     rate, beta, dampening = numbers["learning_rate"], s.get("momentum", 0.0), s.get("dampening", 0)
     if dampening != 0 and dampening != beta:
         raise BadParameter(
-            f"dampening = {dampening} beside momentum = {beta}: a velocity takes up G, or (1 - "
-            "momentum) G with dampening = momentum; nothing between is derived"
+            f"dampening = {dampening} with momentum = {beta} is not derived: a velocity "
+            "accumulates G, or (1 - momentum) G with dampening = momentum"
         )
     if dampening != 0:  # G as it is where beta is fixed; else a memory of order one in t
         numbers["momentum"] = Momentum((1.0 - beta) / code.step(rate))
@@ -225,7 +225,7 @@ def _sgd(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -
 
 def _signs(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:
     if (s["betas[0]"], s["betas[1]"]) != (0.0, 0.0):
-        raise BadParameter(f"betas = {s['betas']}: steps are signs of the gradient at (0, 0) alone")
+        raise BadParameter(f"betas = {s['betas']}: steps are signs of the gradient only at (0, 0)")
     unused = {"momentum", "eps"}
     return made(**{n: y for n, y in numbers.items() if n not in unused}, **own)
 

@@ -118,8 +118,8 @@ def declare_sequence(
     unknown = algorithm.loss in ("correlation", CROSS_ENTROPY)
     if unknown or not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
-            'sequence models have loss="squared" or "frobenius", no repeat, no update of one\'s '
-            "own and no readout"
+            'sequence models have loss="squared" or "frobenius", no repeat, no custom update '
+            "and no readout"
         )
     refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
@@ -127,8 +127,9 @@ def declare_sequence(
     rate, schedule, begin = filler.rate(algorithm.learning_rate, start, t_start)
     if schedule is not None and schedule.reads_risk:
         raise BadParameter(
-            f"learning_rate = {schedule.expr} follows the risk, which simulated steps of sequence "
-            "models do not know: give an expression in sympy.Symbol('t'); dmft.solve follows both"
+            f"learning_rate = {schedule.expr} depends on the risk, which is not available in "
+            "simulated steps of sequence models: give an expression in sympy.Symbol('t'); "
+            "dmft.solve supports both"
         )
     noise = filler.scalar(model.label_noise, "label_noise")
     if noise < 0.0:

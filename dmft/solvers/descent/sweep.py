@@ -345,9 +345,9 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     if not lowest >= -PIVOT_BAND * scale:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (
-            f"the covariance of what drives the samples is not positive at step {t}: eigenvalue "
-            f"{lowest:.3g} of what this time adds (squared lengths {scale:.3g}); take more samples "
-            "or a smaller step"
+            f"the covariance of the driving noise of the samples is not positive at step {t}: "
+            f"this time adds the eigenvalue {lowest:.3g} (squared lengths {scale:.3g}); take "
+            "more samples or a smaller step"
         )
         return
     if scale > 0.0:

@@ -100,8 +100,7 @@ class TwoTimeRun(Solution):
         BadParameter
         """
         raise BadParameter(
-            "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to go on "
-            "from what was done"
+            "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to resume"
         )
 
     def row(self, name: str, t: float) -> tuple[Array, Array]:

@@ -113,8 +113,8 @@ def optimal_schedule(
     linear = interpolation == "linear"
     if free_times and (linear or method == "sweep"):
         raise BadParameter(
-            "free_times are those of constant pieces found by L-BFGS: take "
-            'interpolation="constant", or leave free_times out'
+            'free_times requires constant pieces and L-BFGS: take interpolation="constant", '
+            "or leave free_times out"
         )
     search = Search(system, *limits(system, bounds), float(tol), int(max_iterations))
     first = np.linspace(0.0, float(t_max), min(PIECES, pieces) + 1)
@@ -284,7 +284,7 @@ class Search:
             slope = np.abs((slopes[0] + slopes[1]) * numbers[:-1]) / np.diff(knots)
             inside = (numbers[:-1] > self.low) & (numbers[:-1] < self.high)
             off = float(slope[inside].max(initial=0.0)) / abs(middle)
-            message += f"; that is of the {inside.size} pieces, whose slopes are {off:.1e} of H"
+            message += f"; this concerns {inside.size} pieces, with gradients of {off:.1e} of H"
         status = Status.OK if off <= CONSTANT else Status.NOT_CONVERGED
         between = "linear" if linear else "constant"
         return system.schedule(

@@ -84,12 +84,13 @@ def check_controlled(equations: object, control: str) -> Equations:
         raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
     if equations.algorithm.is_flow:
         raise BadParameter(
-            f"{type(equations.algorithm).__name__} has no steps whose rate could follow a "
+            f"{type(equations.algorithm).__name__} has no steps, so its rate cannot follow a "
             "schedule: derive with dmft.SGD(...)"
         )
     if unit_of(equations) != (1, 1):
         raise BadParameter(
-            f"scaling = {equations.scaling!r} has a time of its own, in which no schedule is found"
+            f"scaling = {equations.scaling!r} uses a different time, and schedules are not "
+            "available in it"
         )
     return equations
 
@@ -131,8 +132,8 @@ class Controlled:
         batch = int(self.equations.algorithm.batch_size)  # type: ignore[union-attr]
         if name == "weight_decay" and name not in names:
             raise BadParameter(
-                "these equations hold no weight_decay: derive them with "
-                "dmft.SGD(..., weight_decay=1.0), whose number the schedule replaces"
+                "these equations have no weight_decay: derive them with dmft.SGD(..., "
+                "weight_decay=1.0); the schedule replaces this value"
             )
         if RATE not in names:
             raise BadParameter(
@@ -278,8 +279,7 @@ def followed(
     algorithm = equations.algorithm
     if unit_of(equations) != (1, 1) or algorithm.is_flow:
         raise BadParameter(
-            "a dmft.Schedule is followed by one-pass SGD in its plain scaling, whose steps are "
-            "counted in tau = steps/d"
+            "a dmft.Schedule requires one-pass SGD in its default scaling, with time tau = steps/d"
         )
     unit = SAMPLES if name == "batch_size" else STEPS
     begin = begin_of(start, unit, t_start)

@@ -217,8 +217,8 @@ def measure_of(
     names = [f"{name}=" for name, value in given.items() if value is not None]
     if names:
         raise BadParameter(
-            f"a measure of your own takes no equations or options ({', '.join(names)}): it is "
-            "called with the parameters of its points alone; close over what else it needs"
+            f"a custom measure takes no equations or options ({', '.join(names)}): it is "
+            "called only with the parameters of its points; bind everything else in a closure"
         )
     return None
 

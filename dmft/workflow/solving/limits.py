@@ -107,9 +107,10 @@ def beyond_tables(run: Trajectory, equations: Equations) -> Trajectory:
     if deviation < NEARLY * widest:
         return run
     message = (
-        f"ended at t = {run.t[-1]:.6g}, where a field has the standard deviation {deviation:.4g}: "
-        f"the averages are tabled up to {widest:g}, and nothing is computed beyond; it is not said "
-        "that the run diverges. dmft.simulate goes on from here (run.final)"
+        f"ended at t = {run.t[-1]:.6g}, where a field has the standard deviation "
+        f"{deviation:.4g}: the averages are tabled up to {widest:g}, and the run stops there; "
+        "this does not mean that it diverges. dmft.simulate can continue from here "
+        "(run.final)"
     )
     return replace(run, status=Status.LEFT_DOMAIN, message=message)
 

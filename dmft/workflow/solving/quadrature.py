@@ -168,8 +168,9 @@ def within_tails(run: Trajectory, equations: Equations, start: Any) -> Trajector
     for value in beyond.values():
         value[known + 1 :] = np.nan
     message = (
-        f"ended after t = {run.t[max(known, 0)]:.6g}: beyond, an average over samples is infinite, "
-        "as what is averaged outgrows the normal density of the fields"
+        f"ended after t = {run.t[max(known, 0)]:.6g}: beyond, an average over samples is "
+        "infinite, because the integrand grows faster than the normal density of the fields "
+        "decays"
     )
     return replace(
         run, status=Status.NONFINITE, message=message,

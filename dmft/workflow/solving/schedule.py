@@ -154,7 +154,7 @@ def counting(problem: Problem) -> Problem:
     names = problem.parameters
     if RATE not in names:
         raise BadParameter(
-            "a stage whose equations read no learning_rate cannot stand beside one whose rate is a "
+            "a stage without learning_rate cannot be combined with a stage that has a "
             "schedule: solve stage by stage from run.final"
         )
     rhs = _scheduled(

@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"
 
 
-@checked_or(equations="a stage takes those of kind 'ode' or 'map' that dmft.derive gives")
+@checked_or(equations="a stage needs equations of kind 'ode' or 'map' from dmft.derive")
 @dataclass(frozen=True, repr=False)
 class Stage(Short):
     """One stage of a protocol: equations, their run-time values, and when the next stage begins.

@@ -155,8 +155,8 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
     own, name = spectrum.scaled, type(algorithm).__name__
     if own and scale == "norm":
         raise BadParameter(
-            f"{name} adds up squares of the gradient itself, of which {spectrum} with the noise of "
-            "its steps does not tell the size: take a Spectrum of the inputs"
+            f"{name} accumulates squares of the gradient, and {spectrum} with noise factors "
+            "does not determine their size: take a Spectrum of the inputs"
         )
     if own and name == "AdaGrad":
         raise BadParameter(
@@ -165,14 +165,15 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
         )
     if own and getattr(algorithm, "eps", 0) != 0:
         raise BadParameter(
-            f"eps = {algorithm.eps}: a covariance that is not diagonal has blocks under "  # type: ignore[union-attr]
-            f"{name} for eps = 0 alone, where all steps of a coordinate scale with its variance; "
-            "leave eps out, or take a Spectrum of independent coordinates"
+            f"eps = {algorithm.eps}: a covariance that is not diagonal has blocks under {name} "
+            "only for eps = 0, where all steps of a coordinate scale with its variance; leave "
+            "eps out, or take a Spectrum of independent coordinates"
         )
     if own and algorithm.weight_decay != 0 and not is_decoupled(algorithm):
         raise BadParameter(
-            f"weight_decay = {algorithm.weight_decay} is divided in the basis of the coordinates, "
-            f"of which {spectrum} with the noise of its steps does not tell: take decoupled=True"
+            f"weight_decay = {algorithm.weight_decay} is divided in the basis of the "
+            f"coordinates, which {spectrum} with noise factors does not determine: take "
+            "decoupled=True"
         )
     if own and getattr(algorithm, "beta2", None) is not None:
         raise BadParameter(
@@ -181,7 +182,7 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
         )
     if model.clusters is not None and scale == "sign" and not model.clusters.scales.all():
         raise BadParameter(
-            f"{model.clusters} has a variance of 0: signs of inputs that do not vary are those of "
+            f"{model.clusters} has a variance of 0: signs of constant inputs are the signs of "
             "their mean; take a small variance, or leave the block out"
         )
     if scale != "norm" and not own and not spectrum.eigenvalues.all():

@@ -122,10 +122,10 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
     if samples > MOST_SAMPLES or ways > MOST_WAYS:
         raise BadParameter(
-            f"batch_size = {samples}: signs of sums over a batch are averages over the fields of "
-            f"all its samples, which are written out up to {MOST_SAMPLES} samples and "
+            f"batch_size = {samples}: signs of sums over a batch are averages over the fields "
+            f"of all its samples, which are written out up to {MOST_SAMPLES} samples and "
             f"{MOST_WAYS} ways to share out clusters and flips among them, here {ways}; take a "
-            "smaller batch, or dmft.simulate, whose steps are these"
+            "smaller batch, or use dmft.simulate"
         )
     if writer.cluster.shape:
         raise BadParameter(
