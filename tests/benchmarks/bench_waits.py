@@ -135,7 +135,7 @@ timed(lambda: dmft.latex(path, dmft.derive(model, dmft.SGD(0.1))))
 """,
     "learned_directions, four ReLU": """
 model = dmft.Model(dmft.Committee(relu, 4), dmft.MultiIndex(u * v + sp.tanh(u), [u, v]))
-timed(lambda: dmft.learned_directions(model, dmft.SGD(0.1)))
+timed(lambda: dmft.learned_directions(model, dmft.GradientDescent(0.3, samples_per_dim=3)))
 """,
     "escape time of a point": """
 model = committee(erf, 2)

@@ -12,7 +12,7 @@ from scipy.special import gamma
 import dmft
 from dmft import AccuracyWarning
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed
-from dmft.gaussian.nodes.grid import gaussian_nodes
+from dmft.gaussian.nodes.grid import evaluator, gaussian_nodes
 
 x, y, w, v = sp.symbols("x y w v", real=True)
 q, m, a = sp.symbols("q m a", real=True)
@@ -100,6 +100,16 @@ def test_kinks_inside_functions():
     stairs = law.quad(sp.floor(x + y) * y)
     assert holds(stairs, sum(np.exp(-(n**2) / 4) / np.sqrt(4 * np.pi) for n in range(-40, 41)))
     assert law.quad(sp.tanh(sp.Mod(x, 1))).status == "ok"
+
+
+def test_steps_of_sums_of_steps_are_evaluated():
+    """As of two steps of gradient descent of ReLU units; NumPy's own functions are the truth."""
+    inner = x + sp.Max(0, y) * sp.Heaviside(y) - sp.Max(0, w) * sp.Heaviside(w)
+    points = np.random.default_rng(0).normal(size=(3, 50))
+    points[:, 0] = 0.0
+    field = points[0] + np.maximum(0, points[1]) - np.maximum(0, points[2])
+    values = evaluator(sp.Heaviside(inner) * sp.Max(0, inner), [x, y, w])(points)
+    np.testing.assert_array_equal(values, np.maximum(0, field))
 
 
 def test_structure_leaves_few_dimensions():

@@ -47,6 +47,9 @@ SINGULAR = 1e-12
 DIGITS = 20
 # Denominators beyond this make integers that no double holds.
 SHORT = 10**6
+KINKS = (sp.Max, sp.Min, sp.Abs, sp.sign, sp.Heaviside)
+# Operations of an integrand from which kinks inside others are not looked at for a closed form.
+LARGE = 150
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def rational(value: float) -> sp.Expr:
 def average(law: Gaussian, integrand: sp.Expr, rtol: float) -> Number:
     """E[integrand] in closed form, else by quadrature."""
     try:
+        if _is_nested(integrand):
+            raise NotClosed("kinks of several units inside those of others")
         value = law.expect(integrand)
     except NotClosed:
         # One integral of many terms is cheaper than many integrals.
@@ -79,6 +84,13 @@ def average(law: Gaussian, integrand: sp.Expr, rtol: float) -> Number:
         return Number(sp.Float(float(number), DIGITS), number.error)
     # Closed forms are known to more digits than a float holds.
     return Number(value if value.is_Rational else sp.N(value, DIGITS), 0.0)
+
+
+def _is_nested(integrand: sp.Expr) -> bool:
+    """Whether kinks are inside others in so many terms that looking for a closed form is a wait."""
+    if integrand.count_ops() < LARGE:
+        return False
+    return any(a.has(*KINKS) for e in integrand.atoms(*KINKS) for a in e.args)
 
 
 def combined(row: Iterable[tuple[Number, sp.Expr]]) -> Number:

@@ -109,7 +109,8 @@ def array_function(
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> Callable[..., Any]:
     """`sympy.lambdify` for arrays, with `functions` that only NumPy knows."""
-    # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
+    # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own. Steps
+    # stay functions: as `Piecewise` inside one another they are conditions that NumPy refuses.
     plain = expr.replace(sp.Max, ARRAY_MAX).replace(sp.Min, ARRAY_MIN)
     modules = [{**EXTREMES, **(functions or {})}, "scipy", "numpy"]
     result: Callable[..., Any] = sp.lambdify(list(fields), plain, modules, cse=True)
@@ -120,13 +121,13 @@ ARRAY_MAX, ARRAY_MIN = sp.Function("largest"), sp.Function("smallest")
 EXTREMES = {
     "largest": lambda *values: reduce(np.maximum, values),
     "smallest": lambda *values: reduce(np.minimum, values),
+    "Heaviside": lambda x, at_zero=0.5: np.heaviside(x, at_zero),
 }
 
 
 def evaluator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Callable[[Array], Array]:
     """Values (n,) of an expression at points (k, n)."""
-    smooth = expr.rewrite(sp.Piecewise) if expr.has(sp.Heaviside) else expr
-    function = array_function(list(fields), smooth)
+    function = array_function(list(fields), expr)
 
     def evaluate(points: Array) -> Array:
         if points.ndim == 2 and points.shape[1] > BLOCK:  # what is computed between takes memory
