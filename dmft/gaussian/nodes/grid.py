@@ -109,8 +109,8 @@ def array_function(
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> Callable[..., Any]:
     """`sympy.lambdify` for arrays, with `functions` that only NumPy knows."""
-    # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own. Steps
-    # stay functions: as `Piecewise` inside one another they are conditions that NumPy refuses.
+    # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
+    # Steps stay functions: as `Piecewise` inside one another they are conditions NumPy refuses.
     plain = expr.replace(sp.Max, ARRAY_MAX).replace(sp.Min, ARRAY_MIN)
     modules = [{**EXTREMES, **(functions or {})}, "scipy", "numpy"]
     result: Callable[..., Any] = sp.lambdify(list(fields), plain, modules, cse=True)
