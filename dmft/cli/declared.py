@@ -146,7 +146,7 @@ def model_of(
     return Model(student, teacher, noise, inputs, flip, channel)
 
 
-def algorithm_of(keys: Mapping[str, Any], refuse: Refuse) -> SGD | GradientFlow | GradientDescent:
+def algorithm_of(keys: Mapping[str, Any]) -> SGD | GradientFlow | GradientDescent:
     """The algorithm, from its checked keys."""
     options = {name: value for name, value in keys.items() if name != "kind"}
     return ALGORITHMS[keys["kind"]](**options)

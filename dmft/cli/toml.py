@@ -161,7 +161,7 @@ class _Reader:
         model = self._build("model", lambda: model_of(student, teacher, said, inputs, refuse))
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
-        algorithm = self._build("algorithm", lambda: algorithm_of(keys, refuse))
+        algorithm = self._build("algorithm", lambda: algorithm_of(keys))
         result = Declaration(self.file, model, algorithm, parameters, options, axes, dim, self.raw)
         self._check_letters(result, set(symbols.values()))
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -87,20 +87,16 @@ def rounded(value: float) -> float:
 
 
 def parameter_controls(
-    equations: Any, values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]],
-    fixed: Collection[str] = (),
-) -> list[Control]:  # fmt: skip
-    """Sliders of the parameters of equations: letters, and numbers by their own names.
-
-    `fixed` parameters follow a schedule and have none.
-    """
+    equations: Any, values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]
+) -> list[Control]:
+    """Sliders of the parameters of equations: letters, and numbers by their own names."""
     declared = equations.declared
     resolve_scalars(declared, (), {**values, **dict.fromkeys(ranges, 0.0)})  # refuses unknown names
     found = run_parameters(equations.model, equations.parameters, values)
     of = {str(v): name for name, v in equations.parameters.items() if v.is_Symbol}
     controls = []
     for name, value in found.items():
-        if name in ("dim", *fixed):
+        if name == "dim":
             continue
         if value is None:
             raise BadParameter(

@@ -14,11 +14,11 @@ from dmft.names import Status
 Array = NDArray[np.float64]
 # Bisection alone needs 52 steps for the last bit; inverse interpolation about eight.
 MAX_STEPS = 100
+# Width of the last brackets.
+WIDTH = 1e-15
 
 
-def bracketed_roots(
-    function: Callable[[Array], Array], low: ArrayLike, high: ArrayLike, *, xtol: float = 1e-15
-) -> Array:
+def bracketed_roots(function: Callable[[Array], Array], low: ArrayLike, high: ArrayLike) -> Array:
     """Return x with function(x) = 0 in every bracket, by Chandrupatla's method.
 
     Parameters
@@ -27,8 +27,6 @@ def bracketed_roots(
         Takes the shape of the brackets and acts on each component by itself.
     low, high : arrays of one shape
         The function has opposite signs there (or a zero at an end).
-    xtol : float
-        Width of the last brackets.
     """
     first, second = np.broadcast_arrays(np.asarray(low, dtype=float), np.asarray(high, dtype=float))
     first, second = first.copy(), second.copy()
@@ -45,7 +43,7 @@ def bracketed_roots(
     fraction = np.full(first.shape, 0.5)
     for _ in range(MAX_STEPS):
         width = np.abs(second - first)
-        if not np.any((f_best != 0) & (width > xtol)):
+        if not np.any((f_best != 0) & (width > WIDTH)):
             break
         x = first + fraction * (second - first)
         f = function(x)
@@ -55,17 +53,17 @@ def bracketed_roots(
         third, f_third = np.where(same, first, second), np.where(same, f_first, f_second)
         second, f_second = np.where(same, second, first), np.where(same, f_second, f_first)
         first, f_first = x, f
-        fraction = _next(first, second, third, f_first, f_second, f_third, xtol)
+        fraction = _next(first, second, third, f_first, f_second, f_third)
     return best
 
 
-def _next(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array, xtol: float) -> Array:
+def _next(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
     """Fraction of the way from a to b: inverse quadratic interpolation where it is safe."""
     with np.errstate(divide="ignore", invalid="ignore"):
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
         t = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-        least = np.minimum(0.5, 0.5 * xtol / np.abs(b - a))
+        least = np.minimum(0.5, 0.5 * WIDTH / np.abs(b - a))
     t = np.where(safe & np.isfinite(t), t, 0.5)
     least = np.where(np.isfinite(least), least, 0.5)
     chosen: Array = np.minimum(np.maximum(t, least), 1 - least)

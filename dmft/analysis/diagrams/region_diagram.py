@@ -135,7 +135,6 @@ def region_diagram(
     axes: Mapping[str, ArrayLike],
     *,
     progress: ProgressOption = None,
-    provenance: Mapping[str, Any] | None = None,
 ) -> RegionDiagram:
     """Find the landscape at every point of two named axes."""
     if len(axes) != 2:
@@ -156,7 +155,7 @@ def region_diagram(
         x_name, y_name, x, y, grid(lambda f: f.code, -1),
         np.array([[names.index(name) for name in row] for row in labels]), names,
         grid(lambda f: f.best.e), grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
-        grid(lambda f: len(f.minima), 0), {"dmft": VERSION, **(provenance or {})},
+        grid(lambda f: len(f.minima), 0), {"dmft": VERSION},
     )  # fmt: skip
 
 
