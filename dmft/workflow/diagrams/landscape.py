@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis import landscape as scan
 from dmft.analysis.diagrams.region_diagram import RegionDiagram, region_diagram
 from dmft.analysis.landscape import POINTS, Landscape
-from dmft.equations.reference import FUNCTIONS
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.risk import population_risk
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.errors import BadParameter
