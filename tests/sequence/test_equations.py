@@ -317,6 +317,8 @@ def test_largest_learning_rates(sequence_vectors):
     other = dmft.Model(dmft.SequenceNetwork(RELU, 2), linear_sum(2))
     with pytest.raises(BadParameter, match="no perfect solution"):
         dmft.maximal_learning_rate(other, dmft.SGD(0.1))
+    with pytest.raises(BadParameter, match="one activation"):
+        dmft.noise_floor(attention, dmft.SGD(0.1))
 
 
 def test_the_largest_learning_rate_is_where_recovery_turns_unstable():
