@@ -163,9 +163,10 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
             f"{name} begins with the same initial in every coordinate, so that its steps do not "
             "scale with their variances: it is derived for a Spectrum of independent coordinates"
         )
-    if own and getattr(algorithm, "eps", 0) != 0:
+    eps = getattr(algorithm, "eps", 0)
+    if own and eps != 0:
         raise BadParameter(
-            f"eps = {algorithm.eps}: a covariance that is not diagonal has blocks under {name} "
+            f"eps = {eps}: a covariance that is not diagonal has blocks under {name} "
             "only for eps = 0, where all steps of a coordinate scale with its variance; leave "
             "eps out, or take a Spectrum of independent coordinates"
         )
