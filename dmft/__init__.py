@@ -17,7 +17,7 @@ Declare
     Models: Model, MixtureModel, SequenceModel; inputs with a covariance: Spectrum, from clusters:
     GaussianMixture.
     Algorithms: SGD with Momentum, SignSGD, Adam, RMSProp, AdaGrad, AdaGradNorm, GradientFlow,
-    GradientDescent, UpdateField (a rule of your own), UpdateRule (a record of your own); samples
+    GradientDescent, UpdateField (a custom rule), UpdateRule (a custom record); samples
     used again: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
     Models of the papers: literature.
 
@@ -48,14 +48,14 @@ Measure
 Show and keep
     explore(model, algorithm): a page with sliders, in a notebook.
     plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
-    latex(path, ...) a document, export(equations, path) code of its own; cite(...) its
-    papers as BibTeX.
+    latex(path, ...) a document, export(equations, path) standalone code; cite(...) the papers as
+    BibTeX.
 
 Warnings: AccuracyWarning, ClosureWarning, EscapeWarning.
 
-Each name has a page with an example: help(dmft.solve). A name of the field that is called otherwise
-here is found by asking for it: dmft.generalization_error. Names load at first use, so that
-`import dmft` is light.
+Each name has a page with an example: help(dmft.solve). Other names of the field raise an error that
+contains the name here: dmft.generalization_error. Names are loaded at first use, so `import dmft`
+is fast.
 """
 
 from __future__ import annotations

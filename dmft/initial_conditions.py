@@ -42,7 +42,7 @@ class Start(Short, Record):
 class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
-    Of a model whose inputs have a `Spectrum` they are the unweighted overlaps of the rows within
+    For inputs with a `Spectrum` these are the unweighted overlaps of the rows within
     each block, with a leading axis of B blocks, B = 1 included: Q (B, p, p), M (B, p, k) and
     P (B, k, k), which is then not left out.
 
@@ -52,13 +52,13 @@ class Overlaps(Start):
     M : (p, k)
     P : (k, k) symmetric; the identity by default
     readout : (p,), or (outputs, p) of several outputs, optional
-        Student readouts a_j, in place of those that the model declares.
+        Student readouts a_j, which replace those of the model.
     memory : mapping of str to array, optional
-        Gram matrices of rows that an optimiser keeps beside the weights, by their names in a run
+        Gram matrices of additional rows of an optimiser, by their names in a run
         (velocity_M, velocity_Q, velocity); zero by default.
     clock : mapping of str to float, optional
         Where schedules in time continue: the time "t", and "steps / d" and "samples / d" for a
-        `dmft.Schedule`. `run.final` has those of the run.
+        `dmft.Schedule`. `run.final` contains them.
 
     Raises
     ------

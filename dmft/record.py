@@ -195,7 +195,7 @@ class Archived(Record, ABC):
         return self._variables()
 
     def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` whose variables say what they are (needs the extra `io`).
+        """Return an `xarray.Dataset` with described variables (needs the extra `io`).
 
         Returns
         -------

@@ -72,7 +72,7 @@ class EscapeTime(Record):
     time_step_times_dim : float or None
         For `steps`; the mean over the run where its rate follows a schedule.
     counts_steps : bool
-        Whether `value` is a number of steps already, as that of a map is.
+        Whether `value` is a number of steps, as for a map.
     status : Status
         "ok": the threshold was reached.
 
@@ -144,7 +144,7 @@ class Censored(Record):
     status : Status
         Why the run ended at `horizon`.
     message : str
-        The same in words.
+        The status as text.
     reference_value, reference_time : float
         Risk that the fraction refers to and when it is measured (nan for an overlap).
 

@@ -76,7 +76,7 @@ class Landscape(Record):
     Attributes
     ----------
     minima : tuple of Minimum
-        In order of the risk; of those that a symmetry relates, the one with e >= 0 and m >= 0.
+        In order of the risk; of minima related by symmetry, the one with e >= 0 and m >= 0.
     even : (bool, bool, bool)
         Whether the risk is even in e, in m, in both at once.
     direction : (float, float) or None
@@ -121,7 +121,7 @@ class Landscape(Record):
 
     @property
     def several(self) -> bool:
-        """Whether a minimum besides the global one (and its images) exists."""
+        """Whether there is another minimum than the global one and its images."""
         return len(self.minima) > 1
 
     @property

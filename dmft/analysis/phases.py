@@ -38,7 +38,7 @@ class Phases(Short, Record):
         First time at which every teacher unit has a student of |cosine| >= `level`; its
         `threshold` is the level.
     units : (k,) array
-        The same for each teacher unit alone, nan where it was not seen.
+        The same for each teacher unit, nan if it did not occur.
     level : float
 
     Examples

@@ -54,7 +54,7 @@ def latex(
     title: str = "",
     note: str = "",
 ) -> Path:
-    r"""Write a standalone LaTeX document about these objects, and its bibliography beside it.
+    r"""Write a standalone LaTeX document about these objects, and its bibliography.
 
     Equations come with their declaration, the equations, definitions, the risk, a statement of
     scaling and validity, and references; other records with their formulas.
@@ -62,7 +62,7 @@ def latex(
     Parameters
     ----------
     path : str or Path
-        The file, which ends in ``.tex``; the ``.bib`` of the same name stands beside it.
+        The file, which ends in ``.tex``; the ``.bib`` file has the same name and folder.
     *objects
         Equations, explicit equations, risks, formulas: anything with `.latex()`.
     width : float
@@ -70,7 +70,7 @@ def latex(
     notation : "saad-solla", "krzakala", mapping or None
         Letters, as of `Equations.latex`.
     explain : bool
-        Append derivations (`dmft.explain`), of equations those of every block. Explanations may
+        Append derivations (`dmft.explain`), for equations of every block. Explanations may
         be passed as objects, too.
     title, note : str
         Plain text, escaped here.
@@ -134,7 +134,7 @@ def latex(
 
 @checked
 def cite(*objects: Any) -> str:
-    """BibTeX of the papers whose equations these are.
+    """BibTeX of the papers cited by these objects.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def cite(*objects: Any) -> str:
     Returns
     -------
     str
-        Entries of a `.bib` file, as `latex` writes it beside a document.
+        Entries of a `.bib` file, as written by `latex` next to a document.
 
     Raises
     ------

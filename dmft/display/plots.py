@@ -60,14 +60,14 @@ def plot(
         are marked. Several theories are named by the parameters in which they differ. Units of
         one network differ in line style and shade. Descents on repeated data take six panels:
         overlaps, training loss and risk with their errors, and maps of two times of C_l, R_l and Q.
-        A phase diagram (or a sweep over two parameters) stands alone: a heat map whose failed and
-        censored cells are hatched and named; so do a `Boundary`, the regions of `dmft.regimes` and
-        `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with its minima, flow,
-        section along the border. Of a boundary the points of its grid are drawn by their labels
-        below the curves, into axes that show something (of the same plane) only the curves.
+        A phase diagram (or a sweep over two parameters) is drawn separately: a heat map whose
+        failed and censored cells are hatched and named; so are a `Boundary`, the regions of
+        `dmft.regimes` and `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with
+        its minima, flow, section along the border. For a `Boundary`, grid points are drawn beneath
+        the curves, into axes that show something (of the same plane) only the curves.
     ax : matplotlib axes, optional
         Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, one for
-        a diagram; a new figure by default. A figure that nobody has laid out (no layout engine, no
+        a diagram; a new figure by default. A figure without layout (no layout engine, no
         `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
@@ -75,7 +75,7 @@ def plot(
     dpi : int
         Dots per inch of a PNG.
     width : float, "column" or "page", optional
-        Width of a new figure in inches: 3.4 for "column", 7 for "page". Panels stand below each
+        Width of a new figure in inches: 3.4 for "column", 7 for "page". Panels are below each
         other where they would be narrower than 2.9 inches.
     cmap : str or Colormap, optional
         Colours of a phase diagram, of a landscape or of the maps of a descent.
@@ -95,7 +95,7 @@ def plot(
     MissingExtra
         Without matplotlib: ``pip install "dmft[plot]"``.
     BadParameter
-        For records that cannot be drawn together, options that do not apply to what is drawn, and
+        For records that cannot be drawn together, options that do not apply, and
         names of files of another kind.
 
     Examples

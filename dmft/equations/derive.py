@@ -94,18 +94,18 @@ def derive(
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
-        step (kind "map"), of any loss and of rules of one's own; `learning_rate`, `dim` and
+        step (kind "map"), of any loss and of custom rules; `learning_rate`, `dim` and
         `batch_size` are run-time values. Repeated samples of such batches would take two times.
         With the mean-field scaling the dimension in which the residuals of random rows meet
         (their cosines are averaged over; without it they are orthogonal).
     scaling : str or Scaling, optional
         For descent on repeated data "gradient-flow", the limit of small steps.
         Else which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
-        "gradient-flow" drops the quadratic term, "mean-field" does so for wide students, whose
-        state is M (p, k) and Q_perp (p,), "noise-dominated" keeps the quadratic term alone, in
-        its own time; "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic
-        students of one teacher unit on the sphere, whose state is three numbers. A `Scaling` of
-        powers of d chooses among these (`dmft.regimes` draws them).
+        "gradient-flow" drops the quadratic term, "mean-field" does so for wide students (state M
+        (p, k) and Q_perp (p,)), "noise-dominated" keeps only the quadratic term, in its own time;
+        "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic students of one
+        teacher unit on the sphere (three state variables). A `Scaling` of powers of d chooses among
+        these (`dmft.regimes` draws them).
 
     fluctuations : bool
         The stochastic equation of batches of order one in `dim` dimensions (kind "sde").

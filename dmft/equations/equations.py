@@ -54,8 +54,8 @@ class Equations(Short, System):
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`. For
     inputs with a spectrum the blocks Q (B, p, p) and M (B, p, k) have the axis of blocks of the
-    start. Rows that an optimiser keeps have blocks of their own, as velocity_M. Of a sequence
-    model the state is a number for each alignment, and the definitions are in these.
+    start. Additional rows of an optimiser have separate blocks, such as velocity_M. The state of a
+    sequence model has one number for each alignment.
 
     Attributes
     ----------
@@ -63,12 +63,12 @@ class Equations(Short, System):
     definitions : tuple of Definition
         Blocks (Omega, c), intermediates, rates of M and Q, the risk.
     model, algorithm
-        What they were derived from.
+        Model and algorithm of the derivation.
     scaling : "high-dimensional" or "gradient-flow"
     time_unit : str
-        What t means.
+        Definition of t.
     dim : sympy.Expr or None
-        Input dimension, where the equations hold it.
+        Input dimension, if the equations depend on it.
     noise : Noise or None
         Fluctuations at order 1/d, of the kind "sde".
     derived : tuple of Definition
@@ -105,7 +105,7 @@ class Equations(Short, System):
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
-        """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
+        """The computed form: averages as sums over nodes, tangential drifts on the sphere."""
         definitions = self.definitions
         if self.model.reads_sequences:  # averages hold their own nodes
             return definitions
@@ -134,7 +134,7 @@ class Equations(Short, System):
 
     @property
     def signature(self) -> str:
-        """Text of what decides the numbers, and the code, besides the definitions.
+        """Text of everything besides the definitions that determines the numbers and the code.
 
         Code reads its parameters by their places, those too that no definition reads.
         """
@@ -144,7 +144,7 @@ class Equations(Short, System):
 
     @property
     def approximation(self) -> str:
-        """How the averages are computed, in words; "exact" where all have closed forms.
+        """How the averages are computed, as text; "exact" if all have closed forms.
 
         Exact up to rounding: where that passes 1e-10 of the size of the terms of a rate or of
         the risk at ordinary overlaps (variances 0.01 to 100,
@@ -210,7 +210,7 @@ class Equations(Short, System):
         infinite, as of exp(z^2), is refused.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
-        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` tells the error.
+        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` returns the error.
 
         Parameters
         ----------
@@ -297,7 +297,7 @@ class Equations(Short, System):
         """Absolute error of what `evaluate` returns and of compiled rates.
 
         A bound of the rounding of closed forms (`dmft.equations.rounding.bounds`; Q, M, P and
-        parameters count as exact), what the tables claim, and the spread (99 %) of averages on
+        parameters count as exact), the error bounds of tables, and the spread (99 %) of averages on
         nodes. Of ordinary rates it is about 1e-14 of the size of their terms, and much more where
         closed forms cancel.
 
@@ -349,7 +349,7 @@ class Equations(Short, System):
         start : Overlaps
             Whose widths p and k count.
         options : mapping
-            ``nodes``, ``replicas`` and ``seed`` of the nodes; what else it holds is left alone.
+            ``nodes``, ``replicas`` and ``seed`` of the nodes; other entries are not changed.
 
         Returns
         -------
@@ -386,7 +386,7 @@ class Equations(Short, System):
         start : Overlaps
             Its P and readouts are constants of the run.
         parameters : mapping
-            Numbers in place of the declared ones.
+            Numbers that replace the declared ones.
 
         Returns
         -------
@@ -450,11 +450,11 @@ class Equations(Short, System):
         Parameters
         ----------
         width, teacher_width : int, optional
-            p and k; those of the model by default.
+            p and k; by default the widths of the model.
         P : (k, k) nested sequence, optional
             Teacher overlaps; symbols by default.
         readout, teacher_readout : sequence, None or "declared"
-            Fixed readouts; symbols when None; by default those of the model (ones).
+            Fixed readouts; symbols when None; by default the readouts of the model (ones).
 
         Returns
         -------

@@ -70,7 +70,7 @@ class PopulationRisk(Short):
     model : Model
         Whose risk it is.
     definitions : tuple of Definition
-        What the risk is computed from, and the risk at the end.
+        Quantities that enter the risk, and the risk at the end.
 
     Examples
     --------
@@ -108,11 +108,11 @@ class PopulationRisk(Short):
         Parameters
         ----------
         width, teacher_width : int, optional
-            p and k; those of the model by default.
+            p and k; by default the widths of the model.
         P : (k, k) nested sequence, optional
             Teacher overlaps; symbols by default.
         readout, teacher_readout : sequence, None or "declared"
-            Fixed readouts; symbols when None; by default those of the model (ones).
+            Fixed readouts; symbols when None; by default the readouts of the model (ones).
 
         Returns
         -------
@@ -160,7 +160,7 @@ class PopulationRisk(Short):
         Raises
         ------
         BadParameter
-            For names that the model does not have; overlaps are those of `explicit`.
+            For names that the model does not have; overlaps have the names of `explicit`.
 
         Examples
         --------
@@ -217,7 +217,7 @@ class PopulationRisk(Short):
     ) -> float:
         """Absolute error of the risk at overlaps, which count as exact.
 
-        A bound of rounding (`dmft.equations.rounding.bounds`), what the tables claim and the error
+        A bound of rounding (`dmft.equations.rounding.bounds`), the bounds of tables and the error
         (99 %) of averages on nodes. Ordinary ones claim about 1e-14 (E f^2 + E f*^2), tables 1e-11.
 
         Parameters
@@ -324,7 +324,7 @@ class PopulationRisk(Short):
         return Quadrature(value, error, status, rule.label, dim, rule.weight.size)
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the definition to the closed form, each judged at two random overlaps.
+        """Steps from the definition to the closed form, each checked at two random overlaps.
 
         Parameters
         ----------

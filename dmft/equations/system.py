@@ -58,12 +58,12 @@ class System(Changeable):
 
     @property
     def family(self) -> str:  # type: ignore[override]
-        """What the state holds: "overlaps", or the alignments of a "sequence"."""
+        """Kind of state: "overlaps", or the alignments of a "sequence"."""
         return "sequence" if self.model.reads_sequences else "overlaps"
 
     @cached_property
     def space(self) -> StateSpace:
-        """What a run is a state of: Gram matrices, those of a wide limit, alignments."""
+        """State space of a run: Gram matrices, their wide limit, or alignments."""
         if self.model.reads_sequences:
             from dmft.equations.sequence.alignments import Alignments
 
@@ -104,7 +104,7 @@ class System(Changeable):
     @cached_property
     @in_turn
     def lowered(self) -> tuple[Lowered, ...]:
-        """What stands for each average: a value, nodes, or a refusal."""
+        """Method of each average: a value, nodes, or an error."""
         return lowered(self.definitions)
 
     @cached_property
@@ -116,7 +116,7 @@ class System(Changeable):
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Rates by block and by named term; intermediates stay as their symbols.
 
-        Those of the alignments of a sequence model are columns of their components.
+        Rates of the alignments of a sequence model are columns of their components.
         """
         single, blocks = self.rate_terms, self.space.blocks
         if not blocks:
@@ -139,7 +139,7 @@ class System(Changeable):
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates, what they are computed from, and the risk."""
+        """Rates, the quantities that they depend on, and the risk."""
         terms, defined = self.terms, self.definitions
         homes = {_home(defined, d.name) for d in defined if d.role == "rate"}
         rest = {
@@ -182,11 +182,11 @@ class System(Changeable):
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """What a term may be written in: arrays and parameters by name, and by letter.
+        """Symbols that a term may contain: arrays and parameters by name and by letter.
 
-        Arrays are those of the state, of the constants (P, readouts) and of what the rates are
-        computed from; "a", "gamma", "Delta" ... stand for "readout", "learning_rate",
-        "label_noise". `indices` has what runs over their entries.
+        Arrays are the state, the constants (P, readouts) and the quantities from which the rates
+        are computed from; "a", "gamma", "Delta" ... denote "readout", "learning_rate",
+        "label_noise". `indices` contains the indices of their entries.
         """
         arrays = arrays_of(self.definitions)
         found = named_symbols(self._known.values(), arrays)
@@ -194,7 +194,7 @@ class System(Changeable):
 
     @property
     def indices(self) -> Indices:
-        """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
+        """Running indices by name (j, l of students, r, s of teachers) and by block."""
         if self.space.blocks:  # the alignments are written out one by one
             return Indices(dict.fromkeys(self.terms, ()))
         rates = [d for d in self.definitions if d.role == "rate"]

@@ -37,21 +37,21 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Explanation(Argument):
-    """Steps from a definition to the result, each judged; displays in terminal and notebook.
+    """Steps from a definition to the result, each checked; displays in terminal and notebook.
 
     Attributes
     ----------
     title : str
     steps : tuple of Step
-        In order; a step of depth n is followed by those of depth n + 1 that prove it.
+        In order; a step of depth n is followed by the steps of depth n + 1 that prove it.
     before, after : sympy.Expr
-        What is explained, and the result.
+        The explained quantity and the result.
     claim : str
         How far the result is exact.
     references : mapping
-        Papers that are cited, by key, in words.
+        Cited papers by key, as text.
     notation : tuple of Meaning
-        What the names in the steps stand for.
+        Meaning of the names in the steps.
     appendix : tuple of str
         Definitions in LaTeX that the notation needs.
     show, tell : callable

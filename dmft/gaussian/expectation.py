@@ -48,14 +48,14 @@ class Gaussian(ClosedLaw):
     """
 
     def series(self, expr: sp.Expr, order: int, edge: bool | None = None) -> GaussianSeries:
-        r"""Series of E[expr] in the correlations, for what has no closed form; with its bound.
+        r"""Series of E[expr] in the correlations with a bound, if there is no closed form.
 
         Equation    E[f(x) g(y)] = sum_n rho^n c_n d_n / n!, c_n and d_n the Hermite coefficients at
                     the variances of x and y; the remainder is bounded by Cauchy-Schwarz. With
                     `edge`, what lies beyond the order is rho^(N+1) and rho^(N+2) times its values
                     at rho = 1 and -1: error and bound go to zero as |rho| -> 1
         Shapes      one expression in; a record with `.expr` and `.bound` out. edge: by default
-                    whichever bound is smaller for numbers, the plain sum for symbols
+                    the smaller bound for numbers, the plain sum for symbols
         Valid for   sums of products of at most two functions of one (derived) field each;
                     truncated at `order`, the error is at most `.bound`
         Source      theory/one_pass A.7
@@ -67,12 +67,12 @@ class Gaussian(ClosedLaw):
         order : int
             Last power of the correlation.
         edge : bool, optional
-            Whether what is known at correlation 1 and -1 is used too.
+            Whether the values at correlation 1 and -1 are used as well.
 
         Returns
         -------
         GaussianSeries
-            ``.expr``, and the ``.bound`` of what was left out.
+            ``.expr``, and the ``.bound`` of the remainder.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Gaussian(ClosedLaw):
         Shapes      values: numbers for the symbols of cov, mean and expr, by symbol or name;
                     one float out, with `.error`, `.status`, `.method`, `.dimension`
         Valid for   any real integrable expr; up to three dimensions (after exact reductions) by
-                    adaptive panels, four too where a factor of one field stands alone, smooth
+                    adaptive panels, also four if a factor of one field is separate; smooth
                     ones by a lattice, others by quasi-Monte Carlo; numerical: an error above rtol
                     is stated in `.error`, `.status` and an `AccuracyWarning`
         Source      theory/one_pass A.3, A.7
@@ -148,17 +148,17 @@ class Gaussian(ClosedLaw):
         return quadrature(integrand, self.fields, self.cov, self.mean, values or {}, rtol)
 
     def explain(self, expr: sp.Expr, depth: int | None = None) -> Explanation:
-        r"""Steps from E[expr] to its closed form, recorded by the calculus and judged.
+        r"""Steps from E[expr] to its closed form, recorded during the computation and checked.
 
         Equation    each step is `before = after`, both computed at two random covariances by a
-                    quadrature that knows nothing of closed forms
+                    quadrature that uses no closed forms
         Valid for   what `expect` takes; else a series in the correlation with its bound, or
                     numbers with the error they claim
 
         Parameters
         ----------
         expr : sympy.Expr
-            What is averaged.
+            The integrand.
         depth : int, optional
             Detail; all steps by default.
 

@@ -164,7 +164,7 @@ class Momentum(Shown):
     r"""Heavy ball with 1 - beta = kappa gamma/(p d): its memory is of order one in t.
 
     With G the step of SGD, v <- beta v + (1 - beta) G and w <- w + alpha_1 G + v. The velocity
-    u = p d v/gamma, with dw/dt = u, is a row of its own: overlaps velocity_M = u w*^T/d,
+    u = p d v/gamma, with dw/dt = u, is an additional row: overlaps velocity_M = u w*^T/d,
     velocity_Q = u w^T/d and velocity = u u^T/d, zero at a start.
 
     Parameters
@@ -225,8 +225,8 @@ class SGD(UpdateRule, InTorch):
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,
         their maps do not.
-    repeat : None, Lookahead, SharpnessAware, Repeat or a record of your own
-        What a step does with its sample beyond one gradient; t counts samples as without. A record
+    repeat : None, Lookahead, SharpnessAware, Repeat or a custom record
+        Use of a sample beyond one gradient; t counts samples as without. A record
         extends `dmft.UpdateRule`, as a new algorithm may extend this class.
     readout_rate : float or sympy.Expr
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
@@ -237,8 +237,8 @@ class SGD(UpdateRule, InTorch):
         the velocity of `Momentum` takes it up: kappa and alpha_1 multiply it as they do the drift.
         Not on readouts, and not on the sphere, where lengths are kept.
     decoupled : bool
-        True: the weights lose gamma zeta/(p d) w besides the step (SGDW), which no velocity
-        remembers. Without momentum this is the same. At fixed beta, whose steps count 1/(1 - beta)
+        True: the weights lose gamma zeta/(p d) w separately from the step (SGDW), without effect on
+        velocities. Without momentum this is the same. At fixed beta, whose steps count 1/(1 - beta)
         times in t, the rates are -(1 - beta) zeta M and -2 (1 - beta) zeta Q; with `Momentum` they
         are -zeta M and -2 zeta Q of the weights, and the rates of velocities hold no decay.
     momentum : float, sympy.Expr or Momentum
@@ -246,11 +246,11 @@ class SGD(UpdateRule, InTorch):
         this is SGD at the rate gamma / (1 - beta), clock, decay and fluctuations included: t =
         steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
         steps remember each other. ``Momentum(rate, direct)`` remembers steps for a time of order
-        one: its velocities are rows of their own.
+        one: its velocities are additional rows.
     gradient_noise : float or sympy.Expr
         Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
         for each neuron (Langevin noise). With label noise and samples it enters dQ_jj/dt, by
-        gamma Delta_g/p whatever the batch; velocities remember it as they do gradients.
+        gamma Delta_g/p for any batch size; velocities accumulate it like gradients.
     clip : float or sympy.Expr, optional
         C > 0: gradients g = psi x/(p sqrt(d)) of all neurons together, the mean one of a batch, are
         shortened to |g| <= C. Fixed readouts only.
@@ -258,7 +258,7 @@ class SGD(UpdateRule, InTorch):
         Gradients have the length one; not with `clip`.
     average : float or sympy.Expr
         kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which begin at w: overlaps
-        average_M, average_Q and average of rows of their own; risk is that of w. 0: none.
+        average_M, average_Q and average, with additional rows; risk is computed from w. 0: none.
 
     Examples
     --------
@@ -305,7 +305,7 @@ class SGD(UpdateRule, InTorch):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used."""
+        """The record that defines psi."""
         return self.repeat or self
 
     @property

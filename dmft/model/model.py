@@ -33,8 +33,8 @@ class Model(Shown):
     Parameters
     ----------
     student : Committee; of a sequence Attention, SequenceNetwork or SequenceTarget
-    teacher : Committee, MultiIndex or GaussianMixture; of a sequence as its students
-        A mixture gives inputs and labels, those of its clusters; its rows take the teacher's place.
+    teacher : Committee, MultiIndex or GaussianMixture; for sequences as the student
+        A mixture defines inputs and labels by its clusters; its rows replace those of a teacher.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
     label_flip : float or sympy.Expr

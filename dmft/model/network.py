@@ -116,7 +116,7 @@ class Committee(Shown):
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """What it is written with, and the fields of each: as every target has them."""
+        """Functions of the target and the fields of each."""
         return ((self.activation, (FIELD,)),)
 
     @property

@@ -75,7 +75,7 @@ class Lookahead(UpdateRule):
 
     @property
     def normalised(self) -> bool:
-        """Whether the displacement has a length of its own: never."""
+        """Whether the displacement is normalised: never."""
         return False
 
 

@@ -72,7 +72,7 @@ class InTorch:
         Parameters
         ----------
         given : torch optimiser or mapping, optional
-            The optimiser, or its arguments; in place of them or beside them `arguments`.
+            The optimiser or its arguments; `arguments` replaces or extends them.
         dim, width : int
             d of the inputs, p of the network.
         scaled_inputs : bool
@@ -106,7 +106,8 @@ class UpdateRule(Shown):
 
     A new algorithm is a frozen dataclass that extends `dmft.SGD` (or this class, to be passed as
     ``SGD(..., repeat=...)``) and names two functions. They are looked up at their use, so that a
-    record stands below what derives and simulates it, and may stand outside of the library.
+    record does not import the code that derives and simulates it, and may be defined outside the
+    library.
 
     Attributes
     ----------
@@ -132,7 +133,7 @@ class UpdateRule(Shown):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used: this one."""
+        """The record that defines psi: this one."""
         return self
 
     @property

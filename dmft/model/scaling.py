@@ -24,9 +24,9 @@ class Scaling(Shown):
     Equation    gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^mu; a step is
                 delta t = gamma/(p d) ~ d^-(1 + kappa + delta), the quadratic term has the weight
                 gamma/(p n_b) ~ d^-(kappa + delta + mu)
-    Scaling     drift alone for kappa + delta + mu > 0 (gradient flow; mean field where delta > 0);
-                both on kappa + delta + mu = 0; the quadratic term alone below, in the time
-                t' = t gamma/(p n_b), as long as its steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
+    Scaling     only the drift for kappa + delta + mu > 0 (gradient flow; mean field where delta >
+                0); both on kappa + delta + mu = 0; only the quadratic term below, in the time t' =
+                t gamma/(p n_b), as long as its steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
     Source      theory/one_pass B.3 [veiga_2022]
 
     Parameters
@@ -90,7 +90,7 @@ class Scaling(Shown):
         Raises
         ------
         BadParameter
-            Where no differential equation is left, saying what is.
+            If no differential equation remains; the message names the remaining dynamics.
         """
         if not self.has_ode:
             raise BadParameter(self.refusal)

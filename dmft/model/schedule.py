@@ -38,12 +38,12 @@ class Schedule(Short, Record):
     Parameters
     ----------
     t : (T,)
-        Times tau, ascending from 0; behind the last one its value is kept.
+        Times tau, ascending from 0; after the last one the value is constant.
     value : (T,)
         gamma, n_b or zeta; positive (a decay may be zero).
     control : "learning_rate", "batch_size" or "weight_decay"
     hamiltonian : (T,), optional
-        H of the times: constant along an optimal schedule, which is what certifies it.
+        H of the times: constant along an optimal schedule, which certifies optimality.
     run : Trajectory, optional
         The run under the schedule, at the same times.
     status, message
@@ -165,7 +165,7 @@ class Schedule(Short, Record):
         ----------
         path : path
         control : str
-            What the values are of.
+            Name of the parameter.
 
         Returns
         -------
@@ -186,7 +186,7 @@ class Schedule(Short, Record):
     def as_torch(self, dim: int) -> str:
         """Text of a `LambdaLR` for PyTorch, at input dimension `dim`.
 
-        For weights theta = W/sqrt(d) that are fed x, whose lr is gamma/d
+        For weights theta = W/sqrt(d) with inputs x and lr = gamma/d
         (theory/structured_inputs 6.8); each step takes the value at its start.
 
         Parameters

@@ -53,7 +53,7 @@ class TokenFunction(Brief):
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols besides the fields, which take values at run time."""
+        """Symbols other than the fields, with values at run time."""
         symbols: set[sp.Symbol] = self.outputs.free_symbols - set(self.fields)
         return symbols
 
@@ -88,7 +88,7 @@ class SequenceTarget(TokenFunction):
     Parameters
     ----------
     expr : sympy.Expr or sympy.Matrix
-        g, or a matrix of them; symbols besides the fields are parameters of the run.
+        g, or a matrix of them; other symbols than the fields are parameters of the run.
     fields : sequence of sympy.Symbol
         The L token fields in order; g may leave some of them out.
 
@@ -139,7 +139,7 @@ class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
 
     Tied, all tokens share one w in R^d; untied, each has its own w_l, and the norm of the whole
-    vector in R^(Ld) is what the sphere fixes.
+    vector in R^(Ld) is fixed by the sphere.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class Attention(TokenFunction):
 
     @cached_property
     def matrix(self) -> sp.ImmutableDenseMatrix:
-        """The attention matrix T (L, L), whatever the reduction."""
+        """The attention matrix T (L, L), for any reduction."""
         z = self.fields
 
         def entry(i: int, j: int) -> sp.Expr:
@@ -352,7 +352,7 @@ def _number(value: Any, name: str) -> sp.Expr:
 class SequenceModel(Model):
     r"""Student of a sequence of L tokens x_l ~ N(0, I_d) with positional vectors p_l.
 
-    Student fields are h_l = w.(x_l + p_l) / sqrt(d), those of the target h*_l = w*.x_l / sqrt(d);
+    Student fields are h_l = w.(x_l + p_l) / sqrt(d), target fields are h*_l = w*.x_l / sqrt(d);
     label noise is added to each output. `dmft.Model` makes this record.
 
     Parameters

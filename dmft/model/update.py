@@ -44,7 +44,7 @@ class UpdateField(SGD):
     Parameters
     ----------
     psi : sympy.Expr
-        What multiplies x/sqrt(d), the same expression for every neuron.
+        Factor of x/sqrt(d), the same expression for every neuron.
     fields : sequence of sympy.Symbol
         (h, h_star, y), with as many teacher fields between h and y as the teacher has; rules that
         a student could follow hold none of them.
@@ -56,7 +56,7 @@ class UpdateField(SGD):
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
         reported along the run by name: ``run.wrong``.
     **numbers
-        What else an optimiser makes of a step, as of `SGD`: `dmft.model.hyperparameters`.
+        Further hyperparameters, like those of `SGD`: `dmft.model.hyperparameters`.
 
     Raises
     ------

@@ -144,7 +144,7 @@ class DescentEnsemble(Ensemble):
         Over the seeds: mean, standard deviation, standard error of the mean.
     seeds : tuple of int
     seed_status : tuple of Status
-        How each run ended; those that failed do not enter the means.
+        How each run ended; failed runs are excluded from the means.
     status, message
         Of all runs together.
     dim : int

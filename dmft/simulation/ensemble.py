@@ -49,7 +49,7 @@ class Ensemble(Averages):
     ends : Values or None
         State in which each run ended, (S, ...), where a first passage or an event ends runs.
     provenance : mapping
-        What was simulated, the clock, the quadrature of the risk with its error, versions.
+        Model and algorithm, the time unit, the quadrature of the risk with its error, versions.
     statistics, parameters : mapping
     constants : mapping of str to arrays
         P (k, k) of given and of random starts.
@@ -223,7 +223,7 @@ class Ensemble(Averages):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
-        """Make the ensemble again of what its file holds."""
+        """Restore the ensemble from the contents of its file."""
         averages, runs = cls._averages_of(record["names"], record["kept"], arrays)
         passage = None
         if "first_passage" in arrays:

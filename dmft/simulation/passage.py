@@ -23,7 +23,7 @@ WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
 @checked
 @dataclass(frozen=True)
 class FirstPassage(Shown):
-    """What a run is watched for, after every step.
+    """A threshold that is checked after every step of a run.
 
     Parameters
     ----------

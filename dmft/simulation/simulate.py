@@ -108,13 +108,13 @@ def simulate(
         Weights are built with exactly these overlaps. Left out: random student rows (on the
         sphere under that constraint), orthonormal teacher rows, drawn anew for each seed.
     method : "weights" or "overlaps"
-        Vectors in R^d, or the exact Markov chain of the overlaps, whose cost is independent of d.
+        Vectors in R^d, or the exact Markov chain of the overlaps, at a cost independent of d.
     save_at : int or (T,) array, optional
         Number of equidistant times, or times, rounded to whole steps; 101 by default.
     first_passage : FirstPassage, optional
         Record when each run first passes a level, tested after every step.
     events : dmft.Event
-        One event as in `dmft.solve`, in place of `first_passage`: on the risk, on a formula of the
+        One event as in `dmft.solve`, instead of `first_passage`: on the risk, on a formula of the
         overlaps (of sequence models of the alignments ``e``, ``m`` and ``overlap``; of descents
         also of ``train_loss`` and ``t``, not of the risk), or on the time, tested after every step
         in each run. A quantity that is beyond its threshold after the first step has crossed it.

@@ -93,9 +93,9 @@ class Event(Shown):
     direction : int
         -1 counts falling crossings only, +1 rising ones only, 0 both.
     terminal : bool
-        Whether the run ends there, as by default; otherwise it is recorded and the run goes on.
+        Whether the run ends there (default); otherwise the event is recorded and the run continues.
     name : str
-        For messages and records; by default what the event says.
+        For messages and records; by default the description of the event.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class Event(Shown):
 
     @property
     def what(self) -> str:
-        """The quantity in words."""
+        """The quantity as text."""
         if isinstance(self.quantity, LargestCosine):
             return "largest cosine"
         if isinstance(self.quantity, str) or hasattr(self.quantity, "free_symbols"):

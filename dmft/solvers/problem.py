@@ -65,13 +65,13 @@ class Problem(Short):
     source : str
         Generated text that the functions come from.
     time_unit : str
-        What one unit of t is, in words.
+        Time unit, as text.
     origin
-        What the problem was built from, opaque here; None for one written by hand.
+        Source of the problem, opaque here; None for a problem written by hand.
     observables : tuple of str
         Names of what `observe` writes.
     provenance : mapping
-        What trajectories of this problem record.
+        Record for trajectories of this problem.
     tail : tuple of float or compiled function of the type of `rhs`
         Numbers that no run records, for a right-hand side that calls others: a function stands
         there by its address. So the caller is compiled once for all functions that it may call.

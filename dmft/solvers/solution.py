@@ -37,7 +37,7 @@ class Values(Short, Record, Mapping[str, Array]):
     Attributes
     ----------
     arrays : mapping of str to ndarray
-        What is held.
+        The values.
 
     Examples
     --------

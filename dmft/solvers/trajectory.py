@@ -72,7 +72,7 @@ class Trajectory(Solution):
     observables : mapping of str to (T,) arrays
     status : Status
     message : str
-        How the run ended, in words.
+        How the run ended, as text.
     events : tuple of EventRecord
         All crossings found, in order of time.
     statistics : mapping
@@ -81,7 +81,7 @@ class Trajectory(Solution):
         Cauchy-Schwarz as those of parallel fields, parallel_states (saved states with such
         overlaps) and parallel_excess (their largest C_ij^2 / (C_ii C_jj) - 1).
     parameters, constants, widths : mapping
-        What the problem was solved with.
+        Options of the solution.
     layout : tuple of Block
         Axes of the state blocks.
     provenance : mapping
@@ -89,7 +89,7 @@ class Trajectory(Solution):
     start : mapping of str to arrays
         The state at `provenance["t_start"]`, saved or not.
     problem : Problem or None
-        What was solved, for measures that integrate again; not kept in files and pickles.
+        The solved problem, for measures that integrate again; not stored in files and pickles.
     error : mapping of str to arrays, or None
         Error of blocks and observables, in their shapes: of averages computed on nodes (99 %), or
         what rounding of closed forms may leave where it passes 1e-10 of the size of their terms.
@@ -153,7 +153,7 @@ class Trajectory(Solution):
     def judged_later(self, judge: Callable[[], Trajectory]) -> Trajectory:
         """The same run with message, provenance and error of another, made once one is read.
 
-        For what costs more than the run itself and is seldom looked at.
+        For expensive results that are rarely needed.
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class Trajectory(Solution):
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
-        """What was reached, as the start of another run, with the time at which it was reached.
+        """Final state with its time, as the start of another run.
 
         A schedule in time continues from there; at a constant rate time begins at 0 again. Blocks
         of their own, without a clock, where equations have others than Q, M or e, m.
@@ -259,7 +259,7 @@ class Trajectory(Solution):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Trajectory:
-        """Make the trajectory again of what its file holds."""
+        """Restore the trajectory from the contents of its file."""
         layout = tuple(block_of(b) for b in record["layout"])
         return cls(
             t=arrays["t"],

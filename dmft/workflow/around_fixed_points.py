@@ -214,7 +214,7 @@ class LinearNoise(Record):
     Attributes
     ----------
     covariance : (n, n) array
-        Covariance of (Q, M) packed in C order, n = p^2 + p k; trained readouts come behind, and
+        Covariance of (Q, M) packed in C order, n = p^2 + p k; trained readouts come last, and
         add p.
     rates : (n',) complex array
         Decay rates of the modes (eigenvalues of the Jacobian), slowest first.
@@ -256,7 +256,7 @@ def linear_noise(
                 Ornstein-Uhlenbeck process with these J and Sigma)
     Shapes      C (n, n) over (Q, M), and trained readouts, packed in C order
     Scaling     leading order in 1/d: fluctuations of relative size d^(-1/2)
-    Valid for   equations of kind "sde"; a fixed point of their flow whose modes all decay
+    Valid for   equations of kind "sde"; a fixed point of their flow at which all modes decay
     Source      theory/one_pass E.1; derivations/fluctuations.py
 
     Parameters

@@ -51,7 +51,7 @@ def certify(
     Parameters
     ----------
     what : sympy.Expr, PopulationRisk or Model
-        What is enclosed.
+        The enclosed quantity.
     law : Gaussian, optional
         Of an expression.
     values : mapping, optional

@@ -22,10 +22,10 @@ FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
 
 @checked
 def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanation:
-    r"""Explain a result: steps from its definition, each judged at two random covariances.
+    r"""Explain a result: steps from its definition, each checked at two random covariances.
 
     Equation    each step says `before = after`; both sides are computed by a quadrature that
-                knows nothing of closed forms. What was recorded is what the engine did
+                uses no closed forms. The recorded steps are those of the computation
     Valid for   `Gaussian` (`of` is the integrand), `population_risk`, `Equations` (`of` is a block
                 such as "M" or "Q", or a block and a term), exponents, escape formulas
 
@@ -33,7 +33,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     ----------
     obj : Gaussian, PopulationRisk, SequenceRisk, Equations, Exponent, EscapeFormula ...
     depth : int, optional
-        Detail: 0 keeps the line of the argument, 1 what proves its lines, and so on.
+        Detail: 0 keeps the main argument, 1 also the proofs of its lines, and so on.
     of : expression, str or tuple, optional
         What of it, where it holds several results.
 
@@ -46,7 +46,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     Raises
     ------
     BadParameter
-        For what has no explanation.
+        For an object without explanation.
     UnprovenStep
         Where the sides of a step differ: a defect of this library, to be reported.
 

@@ -67,7 +67,7 @@ class FixedPoints(tuple[FixedPoint, ...]):
     Attributes
     ----------
     starts : tuple of Overlaps
-        What was tried.
+        The attempts.
     tried : tuple of FixedPoint
         Where Newton's method ended from each of them, with its status.
     """
@@ -251,7 +251,7 @@ def fixed_points(
     Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
     Shapes      as the starts: Q (p, p), M (p, k)
     Valid for   closed equations (averages by tables included); points that are the same are
-                given once, those that did not converge come last with their status
+                given once; searches that did not converge come last with their status
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def fixed_points(
     FixedPoints
         A tuple of `FixedPoint`, each once, with the starts that were tried (`starts`), where each
         of them led (`tried`) and a summary (`message`). Searches that failed come last; of default
-        starts they are in `tried` alone.
+        starts they are only in `tried`.
 
     Raises
     ------

@@ -42,14 +42,14 @@ POWERS = 4
 
 @dataclass(frozen=True, eq=False)
 class LearnedDirection(Record):
-    """What happens to one subspace of the teacher.
+    """Learning of one subspace of the teacher.
 
     Attributes
     ----------
     directions : (n, k)
         Orthonormal rows; `names` are combinations of the fields.
     step : int or None
-        The step after which its overlap is finite; None where it is not within the steps asked for.
+        The step after which its overlap is finite; None if not within the requested steps.
     never : bool
         Whether a symmetry keeps the overlap at zero for any number of steps.
     overlap, error : (p, n)
@@ -115,7 +115,7 @@ class LearnedDirections(Record):
     algorithm : GradientDescent
     steps : int
     table : tuple of LearnedDirection
-        What is learned first comes first.
+        In the order of learning.
 
     Examples
     --------
@@ -161,7 +161,7 @@ class LearnedDirections(Record):
         return f"LearnedDirections({rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The integral or the symmetry behind every row, in words.
+        """The integral or the symmetry that explains every row, as text.
 
         Returns
         -------
@@ -217,8 +217,8 @@ def learned_directions(
     Shapes      one row for each subspace, directions (n, k), overlaps (p, n)
     Scaling     d -> infinity at n = samples_per_dim * d; start M = 0, Q = 1, orthonormal teacher
     Valid for   numbers for all parameters. "never" is proven by a signed permutation of the fields
-                that y cannot tell, for any number of steps; overlaps of step 1 are closed forms
-                where there are any; those of step 2 integrals with a claimed error
+                that the label y cannot distinguish, for any number of steps; overlaps of step 1 are
+                closed forms if they exist; overlaps of step 2 are integrals with an error bound
     Source      theory/batch_reuse B.1, B.2
 
     Parameters

@@ -45,7 +45,7 @@ def load(path: str | Path) -> Archived:
         When there is no such file, or it cannot be read.
     DamagedFile
         A BadParameter: the file was cut off or changed, or was not written by this library. The
-        message says what is missing.
+        message names the missing part.
     MissingExtra
         Without the extra ``io``.
 

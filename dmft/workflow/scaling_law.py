@@ -42,7 +42,7 @@ class ScalingLaw(Short, Record):
     ----------
     exponent, prefactor : float
     regime : str
-        "source" (what is to be learned decides), "sgd-noise" (the noise of the steps does),
+        "source" (dominated by the signal), "sgd-noise" (dominated by the noise of the steps),
         "gradient-flow", "noise-floor" (the risk ends at the prefactor), "fitted", or "plateau" (a
         fit to a risk that does not fall).
     how : "derived" or "fitted"

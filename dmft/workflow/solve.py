@@ -87,7 +87,7 @@ def solve(
     Parameters
     ----------
     system : Equations, DescentEquations or TwoTime
-        Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
+        Or the result of `dmft.build`. A `dmft.TwoTime` has its own start (pass None) and
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps

@@ -40,7 +40,7 @@ def warm(
     """Compile the equations of a model and their solver, as `solve` would do when it needs them.
 
     For images of machines, the nodes of a cluster and notebooks. The code is kept in the cache
-    directory (``DMFT_CACHE_DIR``) and beside the library, for this version on this processor.
+    directory (``DMFT_CACHE_DIR``) and next to the library, for this version on this processor.
     Widths and parameters are run-time values: one call serves all of them.
 
     Parameters

@@ -34,7 +34,7 @@ class BoundaryCurve(Record):
     closed : bool
     ends : tuple of str
         Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
-        "crossing" of two curves between the same labels, "jump" or "pole" where the sign goes on
+        "crossing" of two curves between the same labels, "jump" or "pole" where the sign continues
         to change, but without a zero, or "interrupted" by Ctrl-C.
 
     Examples
@@ -108,7 +108,7 @@ class Boundary(Archived):
         "ok", "tolerance_not_met" where ends of curves were lost or signs change without a zero,
         or "interrupted".
     message : str
-        What was not finished, and which points failed, in words.
+        Unfinished curves and failed points, as text.
     provenance : mapping
     jumps : tuple of Jump
         Where on edges of the grid the sign changes without a zero: no border.
@@ -191,7 +191,7 @@ class Boundary(Archived):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """The boundary of what its file holds."""
+        """Restore the boundary from the contents of its file."""
         curves = tuple(
             BoundaryCurve(
                 arrays[f"x_{n}"], arrays[f"y_{n}"], arrays[f"error_{n}"],

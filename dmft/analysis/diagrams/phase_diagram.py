@@ -49,11 +49,11 @@ class PhaseDiagram(Archived):
     horizon : (ny, nx)
         Time until which a censored or failed point was followed; nan elsewhere.
     messages : mapping of (row, column) to str
-        What failed points say.
+        Messages of failed points.
     provenance : mapping
     computed : (ny, nx) of bool
         Where the measure was evaluated. The other points of an adaptive diagram have the status of
-        the block that they lie in and a value between those of its corners.
+        the block that they lie in and a value interpolated from its corners.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class PhaseDiagram(Archived):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """What the values count, where the measure returned names (or "fixed_point" did)."""
+        """Names of the values, if the measure returns names (as "fixed_point" does)."""
         if "labels" in self.provenance:
             return tuple(self.provenance["labels"])
         known = self.values[np.isfinite(self.values)]
@@ -179,7 +179,7 @@ class PhaseDiagram(Archived):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """The diagram of what its file holds."""
+        """Restore the diagram from the contents of its file."""
         names = np.array(record["statuses"], dtype="<U20")
         # Older files have computed points only.
         more = {"computed": arrays["computed"].astype(bool)} if "computed" in arrays else {}

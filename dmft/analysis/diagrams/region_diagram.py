@@ -100,7 +100,7 @@ class RegionDiagram(Archived):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """The diagram of what its file holds."""
+        """Restore the diagram from the contents of its file."""
         whole = {name: arrays[name].astype(np.int64) for name in ("codes", "labels", "number")}
         return cls(
             record["x_name"], record["y_name"], names=tuple(record["names"]),

@@ -77,7 +77,7 @@ class Points(Record):
         return self.all_at(np.array([number]))[0]
 
     def all_at(self, numbers: NDArray[np.int64]) -> list[dict[str, float | int]]:
-        """Parameters of many points, as `at` gives those of one.
+        """Parameters of many points; `at` returns those of one.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class Points(Record):
         return np.stack([c.astype(np.float64) for c in self._chosen(numbers)], axis=1)
 
     def keys(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """128-bit keys of points: the same for the same names and values, whatever the order.
+        """128-bit keys of points: the same for the same names and values in any order.
 
         Two words, each a chain of mixings (bijections) of the values with constants of its own that
         the names give; whole columns at once.
@@ -161,7 +161,7 @@ class Points(Record):
         return result
 
     def only(self, numbers: NDArray[np.int64]) -> Points:
-        """These points as a list of their own.
+        """These points as a separate list.
 
         Parameters
         ----------

@@ -33,7 +33,7 @@ class Sweep(Archived):
     horizon : array
         Time until which a censored or failed point was followed.
     messages : mapping of int to str
-        What failed points say, by number.
+        Messages of failed points, by number.
     computed : int
         Points computed by this call; the others were in the store.
     torn : int
@@ -61,7 +61,7 @@ class Sweep(Archived):
 
     @property
     def status(self) -> NDArray[np.str_]:
-        """Status of each point in words; interrupted: not computed."""
+        """Status of each point as text; interrupted: not computed."""
         return np.array([str(s) for s in STATUSES])[self.codes]
 
     @property
@@ -178,7 +178,7 @@ class Sweep(Archived):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """The sweep of what its file holds."""
+        """Restore the sweep from the contents of its file."""
         names = tuple(record["names"])
         columns = tuple(arrays[f"parameter_{i}"] for i in range(len(names)))
         known = [str(s) for s in STATUSES]

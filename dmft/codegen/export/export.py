@@ -24,12 +24,12 @@ KINDS = {
 
 @checked
 def export(equations: Equations | DescentEquations, path: str | Path, **parameters: float) -> Path:
-    """Write equations of motion as a file that stands alone, in the language of its suffix.
+    """Write equations of motion as a self-contained file, in the language of its suffix.
 
-    The lowered equations that `build` compiles are printed, and the special functions that they
-    need stand in the file. Its head says what it is of (declaration, version, fingerprint, clock,
-    sources) and how arrays lie. Each file holds values of the NumPy reference at random states;
-    run as a script it compares itself with them and returns 0 or 1.
+    The file contains the lowered equations that `build` compiles and the special functions that
+    they need. Its head states declaration, version, fingerprint, time unit, sources and the layout
+    of arrays. Each file holds values of the NumPy reference at random states; run as a script it
+    compares itself with them and returns 0 or 1.
 
     ============  ==============================================================================
     ``.py``       ``rhs(t, Q, M, P, **parameters) -> dict``, ``observables``, ``check``; NumPy,
@@ -42,7 +42,7 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     ``_jax.py``   JAX in double precision: ``rhs`` to jit and to differentiate, ``jacobian``
     ============  ==============================================================================
 
-    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are those of the arrays. Parameters
+    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are read from the arrays. Parameters
     of a file are what `dmft.solve` takes: the letters of the declarations, and declared numbers by
     name, which are defaults. Readouts are written as numbers.
 
@@ -51,7 +51,7 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     equations : Equations
         Ordinary differential equations and maps with averages in closed form or in tables.
     path : str or Path
-        Where to write; what stands there is replaced.
+        File to write; an existing file is replaced.
     **parameters
         Values of letters, or others of declared parameters: the defaults of the file.
 

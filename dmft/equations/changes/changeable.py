@@ -178,9 +178,9 @@ class Changeable(ABC):
         Scaling     per unit t for an ode; per step for a map
         Valid for   on the sphere the term adds to the rate of free rows, and the constraint acts on
                     the sum (a map divides by the new lengths). To leave the rows in the cone of
-                    overlaps, terms of Q and M must be those of one motion of the rows.
+                    overlaps, terms of Q and M must belong to one motion of the rows.
                     The reduction "wide-high-dimensional" and sequence equations hold rates on the
-                    sphere alone: what is added there is added as it is. Of an sde the term
+                    sphere only: terms are added unchanged. Of an sde the term
                     changes the drift, not the covariance
 
         Parameters
@@ -242,7 +242,7 @@ class Changeable(ABC):
 
         Two forms: ``replace(block, name, expr)`` gives the term `name` of a block the expression
         `expr`, which is read as by `with_term`; ``replace({parameter: value})`` puts numbers or
-        expressions of parameters in place of parameters, in all terms. The unit of time stays
+        expressions of parameters instead of parameters, in all terms. The unit of time stays
         that of the declared learning rate.
 
         Parameters
@@ -262,7 +262,7 @@ class Changeable(ABC):
         ------
         BadParameter
             As `with_term`; for a term or a parameter that the equations do not have; for values
-            of an sde, whose covariance they would not reach.
+            of an sde, because the covariance would not change.
 
         Examples
         --------
@@ -335,7 +335,7 @@ class Changeable(ABC):
         *names : str
             Left out everywhere.
         block : str, optional
-            Leave them out of the rate of this block alone.
+            Leave them out of the rate of this block only.
 
         Returns
         -------
@@ -367,12 +367,13 @@ class Changeable(ABC):
         return found
 
     def diff(self, other: Changeable) -> Difference:
-        """What leads from these equations to `other`: terms added, dropped and changed, by block.
+        """Difference between these equations and `other`: terms added, dropped and changed, by
+        block.
 
         Parameters
         ----------
         other : equations of the same family
-            Those of another algorithm, say, or the same with a term replaced.
+            For example of another algorithm, or the same with a term replaced.
 
         Returns
         -------
@@ -402,7 +403,7 @@ class Changeable(ABC):
 
     @property
     def changes(self) -> Difference:
-        """What was changed since the equations were derived."""
+        """Changes since the equations were derived."""
         return self.as_derived.diff(self)
 
     @property
@@ -414,7 +415,7 @@ class Changeable(ABC):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a result derived from these equations records."""
+        """Record for results that are derived from these equations."""
         return {
             "equations": self.fingerprint,
             "scaling": self.scaling,
@@ -428,7 +429,7 @@ class Changeable(ABC):
 
     @property
     def changed_terms(self) -> list[str]:
-        """What was changed since, in words."""
+        """Changes since the derivation, as text."""
         return self.changes.lines if self.is_changed else []
 
     def _check_block(self, block: object) -> None:
@@ -439,7 +440,7 @@ class Changeable(ABC):
 
 @dataclass(frozen=True, repr=False)
 class Difference:
-    """What leads from one system of equations to another: terms added, dropped and changed.
+    """Difference of two systems of equations: terms added, dropped and changed.
 
     False where nothing differs.
 
@@ -489,12 +490,12 @@ class Difference:
 
     @cached_property
     def added(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of `after` alone, by block and name."""
+        """Terms only in `after`, by block and name."""
         return _by_block((b, n, new) for b, n, old, new in self._compared() if old is None)
 
     @cached_property
     def dropped(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of `before` alone, by block and name."""
+        """Terms only in `before`, by block and name."""
         return _by_block((b, n, old) for b, n, old, new in self._compared() if new is None)
 
     @cached_property
@@ -505,7 +506,7 @@ class Difference:
 
     @cached_property
     def others(self) -> dict[str, tuple[str, str]]:
-        """What else differs, in words before and after: kind, scaling, model, algorithm ..."""
+        """Other differences, as text before and after: kind, scaling, model, algorithm ..."""
         pairs = zip(self.before.described.items(), self.after.described.values(), strict=True)
         return {name: (old, new) for (name, old), new in pairs if old != new}
 

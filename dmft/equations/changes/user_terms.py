@@ -56,7 +56,7 @@ RUNNING = {s: axis for s, axis in x.AXES.items() if axis in WHO and s != x.row}
 
 @dataclass(frozen=True, repr=False)
 class Indices(Mapping[str, sp.Symbol]):
-    """Running indices of equations by name, and those of each block.
+    """Running indices of equations by name and by block.
 
     Attributes
     ----------

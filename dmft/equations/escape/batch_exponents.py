@@ -44,7 +44,7 @@ class BatchExponents(Short):
     one_step : sympy.Integer
         mu from which on one step is enough under the correlation loss: its signal beats the noise.
     regions : tuple of ((mu_low, mu_high), str)
-        What limits the steps, by interval of mu.
+        Limiting factor of the steps, by interval of mu.
 
     Examples
     --------

@@ -132,7 +132,7 @@ class EscapeFormula(Short):
         return self.latex()
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the equations of motion to the time, each judged at two sets of numbers.
+        """Steps from the equations of motion to the time, each checked at two sets of numbers.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class EscapeFormula(Short):
 
     @property
     def validity(self) -> str:
-        """What the formula holds for, and where it is not to be relied on."""
+        """Range of validity of the formula."""
         rates = None
         if not self.algorithm.is_flow:
             optimal = None if self.law.optimal is None else self.optimal_learning_rate()
@@ -262,7 +262,7 @@ class EscapeFormula(Short):
         return sp.factor(value) if value.is_rational_function() else value
 
     def gain_from_width(self) -> sp.Expr:
-        """Steps of one student unit over those of p units, each at its optimal rate; in p.
+        """Ratio of the steps of one student unit and of p units, each at its optimal rate, in p.
 
         Returns
         -------
@@ -413,7 +413,7 @@ class EscapeFormula(Short):
     def std(
         self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
     ) -> float:
-        """Standard deviation of the time whose mean is `mean_time`.
+        """Standard deviation of the time with mean `mean_time`.
 
         Parameters
         ----------

@@ -221,11 +221,11 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     Valid for   matched committees, P = I, unit readouts; p = k, on the sphere also k = 1 with any
                 p. Exact without label noise. Label noise shifts the solution by its own order; for
                 one neuron on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2) the shift is
-                taken whole: what is learned vanishes at Lambda = 0. Sequence models whose target is
-                the student's function, without label noise: 2 n_b E|J|^2 / E|J^T J|^2
-                With a `Spectrum` the same over tr Sigma/d, whatever the spectrum: at the boundary
-                c_e V_e = -gamma nu_e drift^-1 (noise V), whose sum over the blocks is V. Of one
-                linear unit with `Momentum` or a decay where the norm of its kernel is one
+                included: the learned overlap vanishes at Lambda = 0. Sequence models whose target
+                is the student's function, without label noise: 2 n_b E|J|^2 / E|J^T J|^2. With a
+                `Spectrum` the same divided by tr Sigma/d, for any spectrum: at the boundary c_e V_e
+                = -gamma nu_e drift^-1 (noise V), whose sum over the blocks is V. Of one linear unit
+                with `Momentum` or a decay where the norm of its kernel is one
     Source      theory/one_pass F.1, G.1; theory/sequence C.8;
                 theory/structured_inputs 1.4, 4.1, (19); derivations/escape_formulas.py
 

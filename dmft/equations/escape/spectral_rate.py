@@ -22,7 +22,7 @@ def escape_rate(model: Model) -> sp.Expr:
     Equation    dM/dt = Lambda M, Lambda = chi w*^T Sigma^2 w*/d = chi sum_e c_e^2 rho_e; there
                 D^h = -2 dR/dQ = 0 fixes Q, and chi = -d^2R/dM^2, both at M = 0
     Scaling     t of the equations; learning_rate -> 0
-    Valid for   one unit and one teacher whose information exponent is two, squared loss, no noise
+    Valid for   one unit and one teacher with information exponent two, squared loss, no noise
                 of the steps; with it 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h), which
                 `dmft.stability` solves at the point of `dmft.fixed_points`. Q there is that
                 without a spectrum at the rate gamma tr Sigma/d, and so are its limits

@@ -36,7 +36,7 @@ MOST_ORDERS = 20
 
 @dataclass(frozen=True, repr=False)
 class WeakRecovery(Short):
-    r"""What decides when one neuron on the sphere finds its teacher.
+    r"""Samples and time in which one neuron on the sphere learns its teacher.
 
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
                 noise of variance gamma/(n_b d) E[psi^2 h*^2] per unit t
@@ -215,7 +215,7 @@ class WeakRecovery(Short):
         Returns
         -------
         float
-            In units of t, whatever the dimension.
+            In units of t, in any dimension.
 
         Raises
         ------

@@ -28,8 +28,8 @@ TITLES = {
 class Region:
     """One region of the plane: where it is, its equations or why there are none.
 
-    `lower` and `upper` bound kappa + delta; equal bounds are a line. `wide` tells the regions with
-    delta > 0 from those with delta = 0; None is both.
+    `lower` and `upper` bound kappa + delta; equal bounds are a line. `wide` is True for regions
+    with delta > 0 and False for delta = 0; None is both.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Region:
 
     @property
     def title(self) -> str:
-        """Name in words."""
+        """Name as text."""
         return TITLES[self.name]
 
     @property
@@ -192,7 +192,7 @@ class Regimes(Short):
 
     @property
     def powers(self) -> str:
-        """What grows how, in words."""
+        """Powers of d, as text."""
         batch = "" if self.batch_power == 0 else f", n_b = n_0 d^({self.batch_power})"
         return f"gamma = gamma_0 d^(-kappa), p = p_0 d^delta{batch}"
 

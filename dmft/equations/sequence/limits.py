@@ -148,7 +148,7 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     r"""How many times fewer steps a tied network needs than an untied one, from equal overlaps.
 
     Equation    gain_k = L <C*_k, (1/sqrt(L))^k> / max_u <C*_k, u^k>, k the exponent of the untied
-    Shapes      a float in [0, L]; L for targets whose best direction is that of all tokens
+    Shapes      a float in [0, L]; L for targets whose best direction is the sum of all tokens
     Scaling     steps at equal gamma, t = steps gamma / d tied and steps gamma / (L d) untied
     Valid for   the escape from m = 0; token-symmetric targets gain L along the whole trajectory
     Source      theory/sequence C.7; derivations/sequence_sgd.py
@@ -156,7 +156,7 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     Parameters
     ----------
     target : SequenceTarget or Attention
-        What is learned.
+        The target.
     student : SequenceNetwork
         Whose activation both networks have.
 

@@ -70,11 +70,11 @@ class SequenceRisk(Short):
 
     @property
     def alignments(self) -> tuple[sp.Symbol, ...]:
-        """Symbols of the state: those of m, then those of e."""
+        """Symbols of the state: first m, then e."""
         return (*self.moments.law.semantic, *self.model.encoding.alignments)
 
     def explicit(self) -> ExplicitRisk:
-        """The risk as an expression that takes values by name, as that of committees has it.
+        """The risk as an expression that takes values by name, like that of committees.
 
         Returns
         -------
@@ -164,7 +164,7 @@ class SequenceRisk(Short):
         return number(self.expr, self._values(e, m, parameters))
 
     def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
-        """Absolute error of the risk at a point: a bound of rounding and what its tables claim.
+        """Absolute error of the risk at a point: the bounds of rounding and of its tables.
 
         Parameters
         ----------
@@ -259,7 +259,7 @@ class SequenceRisk(Short):
         return {**values, **place(self.model, e, m)}
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the definition to the closed form, each judged at two random alignments.
+        """Steps from the definition to the closed form, each checked at two random alignments.
 
         Parameters
         ----------

@@ -73,20 +73,21 @@ STEP = 0.01
 class DescentEquations(Short, Descent, TwoTimeEquations):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
-    Those of gradient flow are the limit of small steps: they hold the same sample and process,
-    whose terms are changed as those of a descent; `terms`, `definitions` and `latex` show the
+    Equations of gradient flow are the limit of small steps: they have the same sample and process,
+    and their terms are changed like those of a descent; `terms`, `definitions` and `latex` show the
     rates. Descent with a finite step is the Euler scheme of the flow, with an error that has a
     clean expansion in the step (theory/batch_reuse B.3).
 
     Attributes
     ----------
     model, algorithm
-        What they were derived from.
+        Source of the derivation.
     sample : tuple of Definition
-        Output, label, loss and gradients of one sample, in its local fields: compiled as it stands.
+        Output, label, loss and gradients of one sample, in its local fields: compiled without
+        changes.
     process : tuple of Definition
         The field of a sample, the averages over samples (C_l, R_l, g_star, mean_pull), and the
-        recursions of M, R_theta, C_theta, Q and of the readout: compiled as they stand.
+        recursions of M, R_theta, C_theta, Q and of the readout: compiled without changes.
     stepper : "descent" or "flow"
         Unit steps, or their limit.
 
@@ -119,8 +120,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     def definitions(self) -> tuple[Definition, ...]:
         """Everything, samples first; of a flow the field of a sample and the rates.
 
-        On the sphere what keeps the lengths comes before the rates of a flow: `multiplier`, half
-        the rate at which the squared length of a free row would grow.
+        On the sphere the terms that keep the lengths precede the rates of a flow: `multiplier`,
+        half the rate at which the squared length of a free row would grow.
         """
         return flow_definitions(self.by_base) if self.is_flow else (*self.sample, *self.process)
 
@@ -129,12 +130,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @cached_property
     def equations(self) -> DescentEquations:
-        """Descent with finite steps: what is run."""
+        """Descent with finite steps, as it is solved."""
         return replace(self, stepper="descent") if self.is_flow else self
 
     @cached_property
     def samples_as_derived(self) -> bool:
-        """Whether samples compute what the model and the algorithm say."""
+        """Whether the computation of a sample is the one of model and algorithm."""
         return self.sample == sample_definitions(self.model, self.algorithm)
 
     @property
@@ -181,7 +182,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """What a term may be written in, by name: arrays, parameters, scalars of a sample.
+        """Symbols that a term may contain, by name: arrays, parameters, scalars of a sample.
 
         "h" and "a" are the fields and the readouts that a sample computes with, "h_at" and
         "readout" those over time.
@@ -250,7 +251,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         times: NDArray[np.float64] | None = None,
         **parameters: Any,
     ) -> dict[str, NDArray[np.float64]]:
-        """Overlaps and kernels of the first steps, by NumPy from the symbols as they stand.
+        """Overlaps and kernels of the first steps, by NumPy from the symbols.
 
         Shapes      as of a `DescentRun` of these steps; responses by Stein's identity
         Valid for   a reference for small systems, slow and plain
@@ -259,7 +260,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         ----------
         start : Overlaps
         steps : int
-            Of a flow those of Euler's method.
+            For a flow, by Euler's method.
         step : float, optional
             Of a flow: length of each step in time, 0.01 by default.
         points : (k + p steps + 1, S) array, optional
@@ -299,12 +300,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     def closed(self, start: Overlaps, **parameters: Any) -> TwoTime:
         r"""A flow without samples, where students and targets are affine.
 
-        Equation    rates of M, C and R as they stand, with N = E[g h*], D = E[g g] and K, the
+        Equation    rates of M, C and R, with N = E[g h*], D = E[g g] and K, the
                     response of g, from integral equations of the Gaussian process of the fields
         Shapes      functions of one or two times for each entry: "C_12(t, s)"; "C(t, s)" of one
                     unit on one. Correlations of later times first: C_12(t, s) with t >= s
         Scaling     the time of the flow; C is the overlap outside of the teacher,
-                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu is what keeps lengths
+                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu keeps the lengths
         Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
         Source      theory/batch_reuse A.1, B.3
 
@@ -383,7 +384,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return "\n".join([f"% {self.time_unit}", *parts])
 
     def latex_of_sample(self) -> str:
-        r"""LaTeX of what a sample computes, and of the activation with its derivatives.
+        r"""LaTeX of the computation of one sample, and of the activation with its derivatives.
 
         Returns
         -------

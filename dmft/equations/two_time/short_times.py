@@ -68,7 +68,7 @@ class ShortTimes(Short):
     definitions: tuple[Definition, ...]
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the weights and samples to M after the first step, each judged.
+        """Steps from the weights and samples to M after the first step, each checked.
 
         Parameters
         ----------

@@ -91,8 +91,8 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         ----------
         *values
             A mapping, a list of pairs, or a symbol and its value, as SymPy has it. Keys are
-            symbols, or names such as ``"M_11"`` and those of parameters that are still symbols; a
-            symbol that differs from ours in its assumptions alone is taken for it. Values are SymPy
+            symbols, or names such as ``"M_11"`` and names of symbolic parameters; a
+            symbol that differs only in its assumptions is identified. Values are SymPy
             expressions or numbers.
 
         Returns

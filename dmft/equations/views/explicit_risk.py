@@ -15,7 +15,7 @@ from dmft.record import Short
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ExplicitRisk(Short):
-    """Risk at numeric widths. SymPy takes it for its expression, whose methods it has.
+    """Risk at numeric widths. It behaves like its SymPy expression and has the same methods.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class ExplicitRisk(Short):
     def subs(self, *values: Any, **options: Any) -> sp.Expr | ExplicitRisk:
         """The expression with other values: a mapping by name or symbol, pairs, or one of each.
 
-        A symbol that differs from ours in its assumptions alone is taken for it.
+        A symbol that differs only in its assumptions is identified.
 
         Parameters
         ----------
@@ -52,7 +52,7 @@ class ExplicitRisk(Short):
         Returns
         -------
         sympy.Expr or ExplicitRisk
-            A risk while some of its symbols are left, so that names go on to work.
+            A risk as long as symbols remain, so names can still be used.
 
         Raises
         ------

@@ -39,11 +39,11 @@ class HermiteSeries(Sequence[sp.Expr]):
     Attributes
     ----------
     f, fields, order
-        What was expanded, and how far.
+        The expanded function and the order.
     by_index : dict
         Multi-index to `Coefficient` (value, exact, error).
     exact : bool
-        Whether all coefficients are closed forms; those that are not are floats with an error.
+        Whether all coefficients are closed forms; others are floats with an error.
     error : float
         The largest error among the coefficients; 0 when exact.
 
@@ -191,7 +191,7 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     BadParameter
         f is not integrable, or the precision is not reached.
     NotClosed
-        No closed form, and symbols besides the fields forbid a number.
+        No closed form, and no numerical value because of other symbols than the fields.
 
     Examples
     --------

@@ -170,8 +170,8 @@ def generative_exponent(
                 equivalently E[He_n(h) | y] does not vanish identically. Additive Gaussian label
                 noise of variance `label_noise` does not change the exponent (the convolution is
                 injective), only the witness.
-    Shapes      int-valued; with `leap=True` the generative leap exponent, whose `.steps` hold order
-                and directions (n, k) of each step
+    Shapes      int-valued; with `leap=True` the generative leap exponent; its `.steps` contain
+                order and directions (n, k) of each step
     Valid for   symbolic where sign flips exclude the lower orders and a moment of y decides;
                 otherwise piecewise smooth functions of up to four fields, numerically (zero means
                 below 1e-6)

@@ -23,7 +23,8 @@ MAX_ORDER = 10
 
 @dataclass(frozen=True)
 class LeapStep:
-    """One step of learning: its `order` k, the new `directions` (n, k fields), what decides.
+    """One step of learning: its `order` k, the new `directions` (n, k fields), the deciding
+    coefficient.
 
     `index` is the multi-index over the directions not yet learned whose coefficient is largest,
     `strength` its value (of unit-size functions, when numerical) and `error` that of the

@@ -135,12 +135,12 @@ class LearnabilityRow:
 
 @dataclass(frozen=True, eq=False)
 class Learnability(Record):
-    """Table of what is learned when, one row for each subspace of the target.
+    """Table of the samples at which each subspace of the target is learned.
 
     Attributes
     ----------
     target, fields
-        What was asked.
+        The target and its fields.
     table : tuple of LearnabilityRow
         `row[algorithm]` is its `Verdict`: step, order, exponent of the samples, reason.
     exponents : dict
@@ -183,7 +183,7 @@ class Learnability(Record):
         return f"Learnability(y = {self.target}; directions {rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The reason of every entry, in words.
+        """The reason for every entry, as text.
 
         Returns
         -------
@@ -266,7 +266,7 @@ def learnability(
     ----------
     target : sympy.Expr or MultiIndex
     fields : symbols
-        Not needed for a `MultiIndex`, which knows its own.
+        Not needed for a `MultiIndex`, which contains its fields.
     algorithms : sequence of str
         Among "one-pass SGD", "data reuse" and "generic": each sample used once and once only;
         steps that see the same samples again; the best polynomial-time algorithm known.

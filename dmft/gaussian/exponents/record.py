@@ -56,7 +56,7 @@ class Witness:
 @total_ordering
 @dataclass(frozen=True, eq=False)
 class Exponent:
-    """An exponent of a target: an integer (or oo) that knows why.
+    """An exponent of a target: an integer (or oo) with its justification.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Exponent:
     value : sympy.Integer or oo
         oo for constants only: nothing can be learned.
     target, fields
-        What was asked.
+        The function and the fields for which the exponent was requested.
     witness : Witness or None
         The coefficient that decides, None for oo.
     steps : tuple of LeapStep
@@ -119,7 +119,7 @@ class Exponent:
         return [step.directions for step in self.steps]
 
     def explain(self) -> str:
-        """Why the exponent has its value, in words.
+        """Justification of the exponent, as text.
 
         Returns
         -------

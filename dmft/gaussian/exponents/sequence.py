@@ -38,7 +38,7 @@ NEVER = "m = 0 is attractive: a negative D_k of even order is never learned from
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SequenceExponent(Exponent):
-    r"""Exponent of a target for a sequence student, with the sign of what decides.
+    r"""Exponent of a target for a sequence student, with the sign of the deciding coefficient.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class SequenceExponent(Exponent):
         return self.target_tensors[-1]
 
     def explain(self) -> str:
-        """Why the exponent has its value, what it costs, and whether anything is learned."""
+        """Justification of the exponent, its cost in samples, and whether anything is learned."""
         where = f" at e = {list(self.means)}" if any(self.means) else ""
         if self.witness is None:
             return (
@@ -152,7 +152,7 @@ def sequence_information_exponent(
         The exponent is that at full alignment with the positional vectors (e = r for an opposite
         pair of length r); without one it is that at e = 0.
     max_order : int
-        Orders that are looked at where functions have no last one; those of a polynomial all are.
+        Largest order for functions other than polynomials; all orders of polynomials are used.
 
     Returns
     -------

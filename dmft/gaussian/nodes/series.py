@@ -140,7 +140,7 @@ class GaussianSeries:
         Whether the coefficients are closed forms (the sum is truncated all the same, unless the
         bound is zero).
     edge : bool
-        Whether what lies beyond the order is taken from the values at correlation 1 and -1, so
+        Whether the remainder is estimated from the values at correlation 1 and -1, so
         that the bound goes to zero there too.
 
     Examples

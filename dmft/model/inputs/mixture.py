@@ -133,12 +133,12 @@ class GaussianMixture(Shown):
 
     @property
     def activation(self) -> None:
-        """None: labels are those of the clusters, no sum over units."""
+        """None: labels belong to the clusters, there is no sum over units."""
         return None
 
     @property
     def readout(self) -> None:
-        """None: labels are those of the clusters."""
+        """None: labels belong to the clusters."""
         return None
 
     @property

@@ -40,7 +40,7 @@ class Spectrum(Record):
     fractions : (B,)
         phi_e >= 0, adding up to one; 0 for an eigenvalue of multiplicity one as d -> infinity.
     noise : (B,), optional
-        Noise factors nu_e of the steps where they are not those of SGD, c_e phi_e.
+        Noise factors nu_e of the steps, by default c_e phi_e (SGD).
     teacher : (B, k, k), optional
         Overlaps of the teacher by block, where they are known.
     dim : int, optional
@@ -282,8 +282,8 @@ class Spectrum(Record):
         r"""Eigenvalues c_i = i^-alpha, i = 1..dim, with the teacher c_i P_i = i^-(1 + 2 r alpha).
 
         Equation    |Sigma^(1/2 - r) w*| is finite up to the source r; risk ~ t^(-2 r)
-        Scaling     c_i are those of the coordinates of x, not divided by d: learning_rate = eta d
-                    takes steps of the size eta
+        Scaling     c_i are variances of the coordinates of x, not divided by d: learning_rate = eta
+                    d takes steps of the size eta
         Source      theory/structured_inputs 1.2, 1.5
 
         Parameters
@@ -365,7 +365,7 @@ class Spectrum(Record):
     def from_data(cls, X: ArrayLike, y: ArrayLike | None = None, bins: int = 40) -> Self:
         r"""Spectrum of data, and the linear part of the labels as a teacher.
 
-        Eigenvalues are those of the covariance of the rows of X (the mean is taken out), in bins of
+        Eigenvalues of the covariance of the rows of X (after subtracting the mean), in bins of
         equal width in log c; each bin counts its coordinates and has the mean eigenvalue that keeps
         the teacher's variance P = sum_e c_e P_e (without labels the trace). The error of a bin is
         of second order in its width.
@@ -421,8 +421,8 @@ class Spectrum(Record):
         Equation    c_e = eigenvalues of P^(1/2) Sigma P^(1/2) with the projections Pi_e,
                     nu_e = tr(Pi_e P^(-1/2) N P^(-1/2)) / d
         Shapes      all matrices (d, d)
-        Valid for   fields and risk as they are; overlaps are those of P^(-1/2) w, whose length is
-                    not that of w (no sphere)
+        Valid for   unchanged fields and risk; overlaps are computed from P^(-1/2) w, whose length
+                    is not that of w (no sphere)
         Source      theory/structured_inputs (21)
 
         Parameters

@@ -75,7 +75,7 @@ class Adaptive(SGD):
 
     @property
     def kept(self) -> str:
-        """Name of what is accumulated."""
+        """Name of the accumulator."""
         return ""
 
     def check_units(self, readout: Iterable[float]) -> None:
@@ -136,12 +136,12 @@ class SignSGD(Adaptive):
     learning_rate : float or sympy.Expr
         gamma > 0.
     batch_size : int
-        n_b: in closed form for networks whose error is Gaussian (linear ones), else on nodes for
+        n_b: in closed form for networks with a Gaussian error (linear ones), else on nodes for
         the fields of all samples, at most 16.
     **others
         loss, weight_decay and average, as of `SGD`. The decay is decoupled, gamma zeta/(p d) w
-        besides the step: inside a sign it would count where psi x is nearly 0, and dw/dt would
-        grow with log d.
+        separate from the step: inside a sign it would count where psi x is nearly 0, and dw/dt
+        would grow with log d.
 
     Notes
     -----
@@ -210,7 +210,7 @@ class Adam(Adaptive):
         do.
     initial : float or sympy.Expr
         V at t = 0, with `second_moment_rate`; positive where eps = 0. There is no correction of
-        the bias: V is what is declared.
+        the bias: V has the declared value.
     **others
         batch_size, loss and average, as of `SGD`; weight_decay, a part of the gradient as of
         torch.optim.Adam: the weights lose gamma zeta/(p d) r w a step, r = 1/(sqrt(V) + eps), V
@@ -283,9 +283,9 @@ class RMSProp(Adam):
     learning_rate, second_moment_rate, eps, initial
         As of `Adam`.
     beta2 : float, optional
-        Fixed beta_2 < 1, in place of `second_moment_rate`: V then fluctuates with the last
+        Fixed beta_2 < 1, instead of `second_moment_rate`: V then fluctuates with the last
         1/(1 - beta_2) samples, and drift and noise have constants of beta_2 that are known for
-        networks whose error is Gaussian (linear ones), at eps = 0 and one sample a step.
+        networks with a Gaussian error (linear ones), at eps = 0 and one sample per step.
     **others
         batch_size, loss, weight_decay, decoupled and average, as of `Adam`; at a fixed beta2 a
         decay is decoupled.
@@ -352,7 +352,7 @@ class RMSProp(Adam):
 class AdaGrad(Adaptive):
     r"""Steps divided by the root of the sum of squares of every coordinate of the gradient.
 
-    V_je = initial + c_e int S_jj dtau, tau = steps/d, in the place of Adam's second moment: a step
+    V_je = initial + c_e int S_jj dtau, tau = steps/d, instead of Adam's second moment: a step
     is w <- w + gamma/(p sqrt(d)) g/sqrt(V), V_ji = initial + sum g_ji^2/d.
 
     Parameters
@@ -360,7 +360,7 @@ class AdaGrad(Adaptive):
     learning_rate : float or sympy.Expr
         gamma > 0.
     initial : float or sympy.Expr
-        epsilon_0, positive where runs begin: at zero the first steps, whatever their gradients,
+        epsilon_0, positive at the start of a run: at zero the first steps, for any gradient,
         are of the size gamma/(p sqrt(d)) sqrt(d), and no ode follows them.
     **others
         batch_size, loss, weight_decay, decoupled and average, as of `Adam`.

@@ -112,7 +112,7 @@ class DescentRun(Solution):
         return start_of(last, self.constants)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm, whatever the dimension; a flow has none.
+        """Steps of the algorithm, in any dimension; a flow has none.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class DescentRun(Solution):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
-        """Make the run again of what its file holds."""
+        """Restore the run from the contents of its file."""
         return cls(
             t=arrays["t"],
             arrays=Values({name: arrays[name] for name in record["arrays"]}),

@@ -44,7 +44,7 @@ class PathEnsemble(Averages):
     layout : tuple of Block
     statistics, parameters, constants, widths, provenance : mapping
     problem, starts
-        What was solved, and the packed states (1 or paths, n) that it started from; None in a
+        The solved problem, and the packed states (1 or paths, n) that it started from; None in a
         record that was read from a file.
 
     Examples
@@ -127,7 +127,7 @@ class PathEnsemble(Averages):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
-        """Make the ensemble again of what its file holds."""
+        """Restore the ensemble from the contents of its file."""
         averages, paths = cls._averages_of(record["names"], record["kept"], arrays)
         return cls(
             t=arrays["t"],

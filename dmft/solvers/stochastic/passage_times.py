@@ -95,7 +95,7 @@ class PassageTimes(Shown):
         return self._ranked(max(rank, 1))
 
     def quantile_interval(self, fraction: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval that holds the quantile with at least this confidence, whatever the law.
+        """Interval that holds the quantile with at least this confidence, for any distribution.
 
         Its ends are order statistics (their ranks are quantiles of a binomial law); an end beyond
         the sample, or beyond the horizon of a censored run, is infinite (or 0 on the left).

@@ -25,7 +25,7 @@ class TwoTimeRun(Solution):
 
     Signals are arrays over all steps (T,), diagonals among them (``C_diagonal``). A function of
     two times, as an attribute, is its table over the saved times: ``run.C[i, j]`` = C(t_i, t_j),
-    zero for j > i where it is causal. `row` gives what was computed: X(t, .) on its own grid.
+    zero for j > i where it is causal. `row` returns X(t, .) on its own grid.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class TwoTimeRun(Solution):
 
     @property
     def final(self) -> NoReturn:
-        """None: equations with memory go on from all that was, not from one time.
+        """None: equations with memory depend on the whole history, not on one time.
 
         Raises
         ------
@@ -261,7 +261,7 @@ class TwoTimeRun(Solution):
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
-        """Make the run again of what its file holds."""
+        """Restore the run from the contents of its file."""
         return cls(
             t=arrays["t"],
             saved=arrays["saved"],

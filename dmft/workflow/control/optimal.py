@@ -70,13 +70,13 @@ def optimal_schedule(
     pieces : int
         Intervals of the schedule.
     interpolation : "linear" or "constant"
-        What it is in each of them.
+        Its value in each of them.
     free_times : bool
-        Find the times of constant pieces as well, in place of equal pieces: the best schedule
+        Optimise the times of constant pieces as well, instead of equal pieces: the best schedule
         of steps.
     method : "L-BFGS" or "sweep"
         Quasi-Newton steps on log u with the adjoint's gradient, or forward-backward sweeps with
-        damping 0.3 alone.
+        only damping 0.3.
     max_iterations : int
         Of each search.
     tol : float
@@ -87,7 +87,7 @@ def optimal_schedule(
     Returns
     -------
     Schedule
-        `.hamiltonian` is H at its times: that it is constant is what certifies the optimum.
+        `.hamiltonian` is H at its times; a constant H certifies the optimum.
         `.status` is "not_converged" where it varies by more than 1e-4 of itself away from bounds.
         In a constant piece H is constant. Between pieces of equal length it jumps, by the square
         of the length, and the status is that of the gradient; it does not with free times.

@@ -63,8 +63,9 @@ def boundary(
 
     A coarse grid shows which labels there are; each change on it is solved for, and its curve is
     followed in both directions: extrapolated, bracketed across, solved. Curves turn, close, end at
-    the edge of the rectangle or where three labels meet. What the grid does not show is not found.
-    A sign that changes by a jump or a pole is no zero: it is listed in `.jumps`, not drawn.
+    the edge of the rectangle or where three labels meet. Curves that the grid does not resolve are
+    not found. A sign that changes by a jump or a pole is no zero: it is listed in `.jumps`, not
+    drawn.
 
     Parameters
     ----------
@@ -94,9 +95,9 @@ def boundary(
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
     store : path, optional
-        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
-        the same result; other ranges and tolerances use what is there too (other ranges of a
-        "growth_rate" from the same lowest x and y).
+        Folder of all evaluations: after Ctrl-C or a crash the same call resumes from there, with
+        the same result; other ranges and tolerances reuse it (other ranges of a "growth_rate" from
+        the same lowest x and y).
     identity : mapping, optional
         What else a store must agree on, as in `dmft.sweep`.
     threads : int, optional
@@ -107,8 +108,8 @@ def boundary(
     Returns
     -------
     Boundary
-        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C what is
-        found, with the status interrupted. Points at which arithmetic fails have the label
+        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C the part
+        that is found, with the status interrupted. Points at which arithmetic fails have the label
         "failed".
 
     Raises

@@ -40,8 +40,8 @@ def landscape(
 
     Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e): the stable fixed points
                 of spherical gradient flow; start: the fastest growing mode at e = m = 0
-    Valid for   tied students with an encoding along one direction; minima on the border are told
-                apart down to 2 pi / points, inside down to a sixteenth of the radius
+    Valid for   tied students with an encoding along one direction; minima on the border are
+                reported apart down to 2 pi / points, inside down to a sixteenth of the radius
     Source      theory/sequence A.4, D.4
 
     Parameters
@@ -100,10 +100,10 @@ def landscape_boundary(
     parameter : str
         Name of the symbol.
     measure : callable
-        What changes, from a `Landscape`: a number whose zero is wanted
+        Measure of a `Landscape`: a number with a zero on the boundary
         (``lambda found: found.bend(e=0, m=1)``: the semantic corner loses its stability;
         ``lambda found: found.rates[0] - found.rates[1]``: the direction of the start turns), or a
-        bool or a str whose change is (``lambda found: found.best.kind``).
+        bool or str that changes there (``lambda found: found.best.kind``).
     low, high : float
     xtol : float
     **parameters

@@ -63,7 +63,7 @@ def phase_diagram(
         - "learned_directions": number of teacher directions for which this cosine, of some
           student, is at least `overlap` (0.1 by default)
         - "fixed_point": position in ("uninformative", "unspecialised", "partly specialised",
-          "specialised") of the fixed point beside which the run ends, polished by Newton's method
+          "specialised") of the fixed point near which the run ends, refined by Newton's method
           (`dmft.workflow.diagrams.end_states` has the thresholds); a run on its way has the status
           not_converged
 
@@ -85,9 +85,9 @@ def phase_diagram(
         Compute a coarse subgrid, and between its points only where labels differ: the status of a
         point, with its value for measures that return bools, ints or names ("converged"), else
         with whether the value lies above `level`. Other points take the status of the block they
-        lie in and values interpolated between its corners; `PhaseDiagram.computed` tells them
-        apart. A region is reproduced at every point of the grid where it is as wide as a square of
-        `coarse` by `coarse` cells; narrower islands, tips and lanes may be missed.
+        lie in and values interpolated between its corners; `PhaseDiagram.computed` marks them. A
+        region is reproduced at every point of the grid where it is as wide as a square of `coarse`
+        by `coarse` cells; narrower islands, tips and lanes may be missed.
     level : float
         Of measures that return floats, as in `dmft.boundary`; an adaptive diagram only.
     coarse : int or (int, int), optional
@@ -96,8 +96,8 @@ def phase_diagram(
     quantity : str, optional
         Label of the values.
     store : path, optional
-        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
-        the same result; other axes and refinements of this measure use what is there too.
+        Folder of all evaluations: after Ctrl-C or a crash the same call resumes from there, with
+        the same result; other axes and refinements of this measure reuse it.
     identity : mapping, optional
         What else a store must agree on, as in `dmft.sweep`.
     threads : int, optional

@@ -53,7 +53,7 @@ def sweep(
     progress: ProgressOption = None,
     **options: Any,
 ) -> Sweep:
-    r"""Evaluate a measure at many points; with a store, what is done is never done again.
+    r"""Evaluate a measure at many points; with a store, finished points are never recomputed.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def sweep(
         `quantities` to numbers. Under other executors than threads it is sent to other processes.
         Runs of built-in ones go through one compiled loop a chunk; an object with a method
         ``many(points)``, an iterator over its results at a list of mappings (an exception where a
-        point fails), is asked for whole chunks too.
+        point fails), is called with whole chunks.
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`; but "growth_rate" is that of the
         fixed point which Newton's method finds from `start` at each point by itself, so that a
@@ -77,11 +77,11 @@ def sweep(
         Folder of results. Points that it holds are not computed; new ones are on the disk before
         they are counted. Another sweep than the one that made it is refused.
     identity : mapping, optional
-        What else a store must agree on: version of your data, say. Equations with the numbers that
-        they were declared with, start, tolerances and the version of the library are part of it for
-        built-in measures; of a function its name and a digest of its code, of what it and
-        `functools.partial` bind, and of the plain data and functions of its module that it reads:
-        say here what else it depends on, as files.
+        Further data that a store must agree on, for example the version of your data. Equations
+        with the numbers that they were declared with, start, tolerances and the version of the
+        library are part of it for built-in measures; for a function its name and a digest of its
+        code, its bound arguments (also by `functools.partial`), and the plain data and functions of
+        its module that it uses; name other dependencies here, such as files.
     executor : "threads", "processes", an executor, or a function that makes one
         Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
         (extra ``dask``). Threads serve measures that release the interpreter's lock, as all

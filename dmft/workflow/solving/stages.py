@@ -105,7 +105,7 @@ def solve_stages(
 
     Shapes      start and result as in `dmft.solve`
     Scaling     t runs through all stages; all of one kind, all maps or all flows
-    Valid for   equations whose averages are closed; an event of a map belongs to the first step
+    Valid for   equations with closed averages; an event of a map belongs to the first step
                 after which it holds, the next step is the first one of the next stage
     Source      theory/one_pass D.1 (the adaptive loss: correlation first, squared below a risk)
 
@@ -124,7 +124,7 @@ def solve_stages(
     -------
     Trajectory
         The switches are among its events; `provenance["stages"]` has start and parameters of each
-        stage that began. Clocks in samples are those of the last stage.
+        stage that began. Times in samples refer to the last stage.
 
     Raises
     ------
