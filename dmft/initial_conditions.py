@@ -43,8 +43,8 @@ class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     For inputs with a `Spectrum` these are the unweighted overlaps of the rows within
-    each block, with a leading axis of B blocks, B = 1 included: Q (B, p, p), M (B, p, k) and
-    P (B, k, k), which is then not left out.
+    each block, with a leading axis of B >= 1 blocks: Q (B, p, p), M (B, p, k) and P (B, k, k),
+    which is then required.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Overlaps(Start):
         Gram matrices of additional rows of an optimiser, by their names in a run
         (velocity_M, velocity_Q, velocity); zero by default.
     clock : mapping of str to float, optional
-        Where schedules in time continue: the time "t", and "steps / d" and "samples / d" for a
+        Start of schedules in time: the time "t", and "steps / d" and "samples / d" for a
         `dmft.Schedule`. `run.final` contains them.
 
     Raises

@@ -49,16 +49,16 @@ def plot(
 ) -> Any:
     r"""Draw trajectories and simulations together, or a phase diagram, or a plane of regimes.
 
-    Legends stand outside of the axes, so that they cover no curve. Fonts and line widths are those
-    of matplotlib's settings; ``plt.style.use("dmft.paper")`` is a style for printed columns.
+    Legends are outside the axes. Fonts and line widths follow the settings of matplotlib;
+    ``plt.style.use("dmft.paper")`` is a style for printed columns.
 
     Parameters
     ----------
     *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
-        are marked. Several theories are named by the parameters in which they differ. Units of
-        one network differ in line style and shade. Descents on repeated data take six panels:
+        are marked. Several theories are labelled by the parameters in which they differ. Units of
+        one network differ in line style and shade. Descents on repeated data have six panels:
         overlaps, training loss and risk with their errors, and maps of two times of C_l, R_l and Q.
         A phase diagram (or a sweep over two parameters) is drawn separately: a heat map whose
         failed and censored cells are hatched and named; so are a `Boundary`, the regions of
@@ -80,9 +80,9 @@ def plot(
     cmap : str or Colormap, optional
         Colours of a phase diagram, of a landscape or of the maps of a descent.
     norm : matplotlib.colors.Normalize, optional
-        How values become colours, for the same records; ``LogNorm(1e-3, 1)``, say.
+        Normalisation of the colours, for the same records, for example ``LogNorm(1e-3, 1)``.
     levels : int or array_like, optional
-        Contour levels of a landscape; of a phase diagram, values at which lines are drawn over it.
+        Contour levels of a landscape, or contour lines over a phase diagram.
 
     Returns
     -------

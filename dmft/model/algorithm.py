@@ -205,37 +205,37 @@ class SGD(UpdateRule, InTorch):
     psi_j = a_j sigma'(h_j) E; E = y - f for the squared loss and E = y for the correlation loss.
     Time is t = steps * gamma / (p d). A trained readout moves by
     a_j <- a_j + gamma_a/(p n_b) sum_mu E^mu sigma(h_j^mu), gamma_a = readout_rate * gamma / d.
-    Of another loss l(f, y), E = -dl/df.
+    For another loss l(f, y), E = -dl/df.
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         gamma > 0.
     batch_size : int or sympy.Expr
-        n_b >= 1 fresh samples a step; for batches that grow with the dimension an expression in
-        ``d = sympy.Symbol("d")``, as ``d**2`` (`derive` with ``dim=`` gives the map of such steps).
+        n_b >= 1 fresh samples per step. For batches that grow with the dimension, an expression in
+        ``d = sympy.Symbol("d")`` such as ``d**2`` (`derive` with ``dim=`` gives the map of such
+        steps).
     loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
-        1/2 (y - f)^2, or 1 - y f: the update without the network's own output; or any expression
-        in symbols called f (output) and y (label). Of several outputs -log softmax_y(f), y the
-        class of the sample, or an expression in f1, f2, ... and y1, y2, ..., 1 for the class and 0
-        for others; "squared" is sum_o (y_o - f_o)^2/2, "correlation" 1 - sum_o y_o f_o. For
-        outputs of sequence models that are matrices also the norm ||f - y|| itself, not squared.
-        `risk` is 1/2 E(f* - f)^2 always.
+        1/2 (y - f)^2, or 1 - y f (the update without the network output), or any expression in
+        symbols named f (output) and y (label). For several outputs -log softmax_y(f), with the
+        class y of the sample, or an expression in f1, f2, ... and y1, y2, ..., which are 1 for the
+        class and 0 for others; "squared" is sum_o (y_o - f_o)^2/2, "correlation" 1 - sum_o y_o f_o.
+        "frobenius" is the norm ||f - y|| (not squared) for matrix outputs of sequence models.
+        `risk` is always 1/2 E(f* - f)^2.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
-        also takes the part of the step along w_j out before. Their differential equations agree,
-        their maps do not.
+        first removes the component of the step along w_j. Both have the same differential equations
+        and different maps.
     repeat : None, Lookahead, SharpnessAware, Repeat or a custom record
-        Use of a sample beyond one gradient; t counts samples as without. A record
-        extends `dmft.UpdateRule`, as a new algorithm may extend this class.
+        Use of a sample beyond one gradient; t still counts samples. A record extends
+        `dmft.UpdateRule`, as a new algorithm may extend this class.
     readout_rate : float or sympy.Expr
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
-        moves with the error and the fields of each gradient that moves the weights.
+        uses the error and the fields of each gradient of the weights.
     weight_decay : float or sympy.Expr
-        zeta >= 0: -gamma zeta/(p d) w is part of the step, as of torch's ``weight_decay``, which
-        adds -zeta M and -2 zeta Q to the rates. A heavy ball remembers it with the gradient, and
-        the velocity of `Momentum` takes it up: kappa and alpha_1 multiply it as they do the drift.
-        Not on readouts, and not on the sphere, where lengths are kept.
+        zeta >= 0: the step includes -gamma zeta/(p d) w, like ``weight_decay`` in PyTorch, which
+        adds -zeta M and -2 zeta Q to the rates. Heavy-ball momentum and the velocity of `Momentum`
+        include it like the gradient. Not for readouts, and not on the sphere.
     decoupled : bool
         True: the weights lose gamma zeta/(p d) w separately from the step (SGDW), without effect on
         velocities. Without momentum this is the same. At fixed beta, whose steps count 1/(1 - beta)
@@ -243,21 +243,21 @@ class SGD(UpdateRule, InTorch):
         are -zeta M and -2 zeta Q of the weights, and the rates of velocities hold no decay.
     momentum : float, sympy.Expr or Momentum
         0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
-        this is SGD at the rate gamma / (1 - beta), clock, decay and fluctuations included: t =
+        this is SGD at the rate gamma / (1 - beta), including time, decay and fluctuations: t =
         steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
-        steps remember each other. ``Momentum(rate, direct)`` remembers steps for a time of order
-        one: its velocities are additional rows.
+        steps are correlated. ``Momentum(rate, direct)`` has a memory of order one in t: its
+        velocities are additional rows.
     gradient_noise : float or sympy.Expr
         Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
         for each neuron (Langevin noise). With label noise and samples it enters dQ_jj/dt, by
         gamma Delta_g/p for any batch size; velocities accumulate it like gradients.
     clip : float or sympy.Expr, optional
-        C > 0: gradients g = psi x/(p sqrt(d)) of all neurons together, the mean one of a batch, are
+        C > 0: the gradient g = psi x/(p sqrt(d)) of all neurons (the mean over a batch) is
         shortened to |g| <= C. Fixed readouts only.
     normalised : bool
-        Gradients have the length one; not with `clip`.
+        Rescale gradients to length one; not with `clip`.
     average : float or sympy.Expr
-        kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which begin at w: overlaps
+        kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which start at w: overlaps
         average_M, average_Q and average, with additional rows; risk is computed from w. 0: none.
 
     Examples

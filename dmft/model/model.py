@@ -26,30 +26,30 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class Model(Shown):
-    """Student learning the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
+    """Student that learns the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
 
     With a sequence student it is a `SequenceModel`, which also takes ``encoding=``.
 
     Parameters
     ----------
-    student : Committee; of a sequence Attention, SequenceNetwork or SequenceTarget
+    student : Committee; for sequences Attention, SequenceNetwork or SequenceTarget
     teacher : Committee, MultiIndex or GaussianMixture; for sequences as the student
         A mixture defines inputs and labels by its clusters; its rows replace those of a teacher.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
     label_flip : float or sympy.Expr
-        Probability epsilon that a label has the other sign, y = -f*(x) + noise. Averages over
-        samples, the loss among them, are over flips too; `risk` and `error_rate` compare the
-        student with the teacher without flips, as without noise.
+        Probability epsilon of a flipped sign, y = -f*(x) + noise. Averages over samples, including
+        the loss, also average over flips; `risk` and `error_rate` compare the student with the
+        teacher before flips and noise.
     label_channel : sympy.Expr, optional
-        P(y = 1), an expression in a symbol f, the teacher's output: labels +1 and -1 are drawn
-        with it. The teacher of the record is then the mean label E[y | x], of which `risk` is the
-        distance; `error_rate` is P(sign(f) != y).
+        P(y = 1), an expression in the symbol f, the teacher's output; labels are +1 and -1. The
+        mean label E[y | x] becomes the teacher of the model, and `risk` measures the distance to
+        it; `error_rate` is P(sign(f) != y).
     inputs : GaussianMixture or Spectrum, optional
-        Inputs from clusters whose means are combinations of the teacher's k rows w*_r, or with a
-        covariance; labels are the teacher's at these inputs. Without, x ~ N(0, I_d).
+        Inputs from clusters with means in the span of the teacher's k rows w*_r, or with a
+        covariance; the teacher labels these inputs. By default x ~ N(0, I_d).
     encoding : number, sequence or matrix, optional
-        Of a sequence: positional vectors of the tokens, 1 for an opposite pair of length 1.
+        For sequences: positional vectors of the tokens; 1 is an opposite pair of length 1.
 
     Raises
     ------

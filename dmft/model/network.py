@@ -39,13 +39,13 @@ class Committee(Shown):
     Parameters
     ----------
     activation : sympy.Expr
-        sigma, an expression in one symbol. When it holds further symbols (parameters), the
-        field must be named by `field`, or be the symbol called ``z``.
+        sigma, an expression in one symbol. If it contains further symbols (parameters), pass the
+        field as `field` or call it ``z``.
     width : int or sympy.Symbol
         Number of hidden units: p for a student, k for a teacher.
     readout : sequence, optional
-        The a_j, shape (width,), numbers or symbols; ones by default. Of several outputs, classes
-        of ``loss="cross-entropy"``, a row for each: shape (outputs, width).
+        The a_j, shape (width,), numbers or symbols; ones by default. For several outputs (classes
+        of ``loss="cross-entropy"``) shape (outputs, width).
     field : sympy.Symbol, optional
         The symbol of `activation` that is the local field.
 

@@ -28,8 +28,8 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     In the teacher's basis M has iid N(0, 1/d) entries and the rest of Q is Wishart, drawn by its
     Bartlett factor.
 
-    Of inputs with a `Spectrum` the overlaps are those within its blocks, with the teacher that it
-    knows; else with teacher rows that are spread over all coordinates, P_e = phi_e I.
+    For inputs with a `Spectrum` the overlaps are computed within its blocks, for the teacher of the
+    spectrum; without one, teacher rows are spread over all coordinates, P_e = phi_e I.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     Returns
     -------
     Overlaps
-        Q (p, p), M (p, k) and P = I; of a spectrum with its blocks in front.
+        Q (p, p), M (p, k) and P = I; for a spectrum with a leading axis of blocks.
 
     Raises
     ------

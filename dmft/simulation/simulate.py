@@ -87,10 +87,10 @@ def simulate(
                 a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
-    Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
+    Valid for   any activation that can be compiled | any d >= rank of the overlaps; both
                 methods are exact in law, the risk is a quadrature at the saved overlaps, NaN where
                 a field of a smooth activation has a variance above 1e4; inputs x
-                ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
+                ~ N(0, I_d) or from clusters with means in the span of the teacher's rows
     Source      theory/one_pass 0, B.2, B.6, D.2; theory/batch_reuse D.1, D.2;
                 theory/structured_inputs (8)
 
@@ -105,8 +105,8 @@ def simulate(
     seeds : int or sequence of int
         A number n means 0 .. n-1. Each seed has its own random streams.
     start : Overlaps, or Alignment of a sequence model; optional
-        Weights are built with exactly these overlaps. Left out: random student rows (on the
-        sphere under that constraint), orthonormal teacher rows, drawn anew for each seed.
+        Weights are built with exactly these overlaps. By default random student rows (on the sphere
+        under that constraint) and orthonormal teacher rows, drawn for each seed.
     method : "weights" or "overlaps"
         Vectors in R^d, or the exact Markov chain of the overlaps, at a cost independent of d.
     save_at : int or (T,) array, optional
@@ -115,14 +115,14 @@ def simulate(
         Record when each run first passes a level, tested after every step.
     events : dmft.Event
         One event as in `dmft.solve`, instead of `first_passage`: on the risk, on a formula of the
-        overlaps (of sequence models of the alignments ``e``, ``m`` and ``overlap``; of descents
-        also of ``train_loss`` and ``t``, not of the risk), or on the time, tested after every step
-        in each run. A quantity that is beyond its threshold after the first step has crossed it.
-        A risk that is no polynomial costs a quadrature a step.
+        overlaps (for sequence models of ``e``, ``m`` and ``overlap``; for descents also of
+        ``train_loss`` and ``t``, not of the risk), or on the time, tested after every step in each
+        run. A quantity beyond its threshold after the first step counts as crossed. A risk that is
+        not a polynomial needs one quadrature per step.
     keep_runs : bool
         Keep every seed's values in `.runs`.
     threads : int, optional
-        Seeds run side by side; the number never changes a result. All cores by default.
+        Seeds run in parallel; the result does not depend on the number. All cores by default.
     progress : None, bool or callable
     t_start : float, optional
         Time at the start. By default a schedule in time continues at the time of `start`, which
@@ -131,9 +131,9 @@ def simulate(
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
         in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``, a text or a function as
-        ``learning_rate=`` is followed: each step takes its value at the time of its start, and at
-        the risk, which is measured anew every d/200 steps. With the risk each run has steps of its
-        own, whose mean number `steps` gives.
+        ``learning_rate=`` is a schedule: each step uses its value at the start of the step, and the
+        risk is updated every d/200 steps. With the risk, runs have different numbers of steps, and
+        `steps` returns the mean.
 
     Returns
     -------

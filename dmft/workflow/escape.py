@@ -47,8 +47,8 @@ def escape_time(
     r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
-                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (of a sequence model |m| >= c)
-    Scaling     t of the equations; `.steps(dim)` converts where there are steps
+                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
+    Scaling     t of the equations; `.steps(dim)` converts to steps
     Valid for   a threshold crossed within the run; else a `Censored` record with the horizon.
                 The crossing is located on the dense output, never on the saved points, of a run
                 at rtol = 1e-11 and atol = 1e-15; where averages on nodes have kinks, at 1e-6 and
@@ -58,9 +58,9 @@ def escape_time(
     Parameters
     ----------
     run_or_equations : Trajectory, PathEnsemble, Ensemble, Equations or Problem
-        A solved run (or its paths, with the same noise) is followed again to its last time;
+        A solved run (or its paths, with the same noise) is integrated again to its last time;
         equations need `start` and `t_max`, an sde also `paths` and `dt`. A simulation must have
-        been watched: ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
+        been run with ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
     start : Overlaps
         For an sde also a list, or None for a random one for each path.
     t_max : float
@@ -74,13 +74,13 @@ def escape_time(
 
     Returns
     -------
-    EscapeTime or Censored; EscapeTimes (their distribution, each run measured by the risk of its
-    own start) for the paths of an sde and for simulations
+    EscapeTime or Censored; EscapeTimes (their distribution, relative to the risk at the start of
+    each run) for the paths of an sde and for simulations
 
     Warns
     -----
     EscapeWarning
-        When the threshold is met while the run still relaxes, before anything is learned.
+        When the threshold is crossed during the initial relaxation, before anything is learned.
 
     Examples
     --------

@@ -91,49 +91,49 @@ def solve(
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps
-        An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
-        None: drawn anew for each path as `random_overlaps` does, or uniform on the sphere.
+        An `Alignment` for sequence models. For an sde also a list with one start per path, or None:
+        random for each path, as by `random_overlaps`, or uniform on the sphere.
     t_max : float
         Time at the end of the run, not its length.
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"}
-        By default explicit Runge-Kutta of order 5 until stability, not accuracy, holds the steps
-        of a long run, and from then on backward differentiation (`run.message` says since when).
-        By name: explicit of order 5 or 8, backward differentiation, all compiled; SciPy's implicit
-        methods. Maps are iterated and take none of them. For an sde {"euler", "weak2"}:
-        Euler-Maruyama (the default) or a scheme of weak order 2.
+        By default explicit Runge-Kutta of order 5 until stability instead of accuracy limits the
+        steps of a long run, and then backward differentiation (`run.message` reports the time). By
+        name: explicit of order 5 or 8 and backward differentiation (compiled), and SciPy's implicit
+        methods. Maps are iterated without a method. For an sde {"euler", "weak2"}: Euler-Maruyama
+        (the default) or a scheme of weak order 2.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array
-        None saves each accepted step; n saves n equidistant times; an array (`np.geomspace`,
-        say) saves exactly these times.
+        None saves each accepted step; n saves n equidistant times; an array (for example
+        `np.geomspace`) saves exactly these times.
     events : dmft.Event or sequence of them
         Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time,
         located on the dense output. The first one ends the run, unless it has ``terminal=False``.
     progress : None, bool or callable
         By default a bar after two seconds, on a terminal only.
     max_steps, timeout
-        Budget in steps and in seconds of integration, of a run that is cut with the status
-        "max_steps" or "timeout". The clock is looked at before the first step and about every 0.1 s
-        from then on; where averages are computed on nodes, each run has the whole budget.
+        Budget in steps and in seconds of integration. A run that exceeds it ends with the status
+        "max_steps" or "timeout". The time is checked about every 0.1 s. With averages on nodes,
+        each refinement has the full budget.
     quadrature_tol : float
         For averages without closed form (`Equations.averages`): the number of nodes is raised
-        until the measured error of every saved overlap and of the risk is below; `run.error` has
-        it, `run.message` says where the budget of nodes was not enough. Rates with kinks jump
-        when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this. The norm
-        as the loss of a sequence model is a cone where y = f: this is at least 5e-3, rtol 1e-5
-        and atol 1e-7 there.
+        until the measured error of every saved overlap and of the risk is below this value;
+        `run.error` contains it, and `run.message` reports if the budget of nodes is exhausted.
+        Rates with kinks jump when a kink passes a node, so rtol and atol are then at least 0.1 and
+        1e-3 times this value. The norm as loss of a sequence model has a cone at y = f: there this
+        value is at least 5e-3, rtol 1e-5 and atol 1e-7.
     t_start : float, optional
         Time at the start. By default a schedule in time continues at the time of `start`, which
-        ``run.final`` keeps; any other run begins at 0.
+        ``run.final`` contains; any other run starts at 0.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
-        learning rate may follow the time of the equations and the risk, as an expression of
-        ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a
-        function of both that SymPy can follow; `run.steps` then counts the steps.
-        With averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
-        ``seed=``. For an sde the paths: ``paths=`` (their number), ``dt=`` (the step in t),
-        ``seed=``, ``threads=``, ``bridge=`` (crossings within a step), ``keep_paths=``,
-        ``substeps=``, ``increments=`` (see `dmft.solvers.stochastic.paths.solve_paths`).
+        learning rate can depend on time and risk, as an expression in ``sympy.Symbol("t")`` and
+        ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a function of both that accepts
+        SymPy symbols; `run.steps` then counts the steps. With averages on nodes also ``nodes=``
+        (fixes their number in a replica), ``replicas=``, ``seed=``. For an sde the paths:
+        ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``, ``bridge=``
+        (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=`` (see
+        `dmft.solvers.stochastic.paths.solve_paths`).
 
     Returns
     -------
