@@ -112,8 +112,9 @@ def draw(
             break
         if attempt == MOST_DRAWS:
             raise BadParameter(
-                f"no numbers for {', '.join(map(str, symbols))} were found at which the covariance "
-                "is positive definite: an explanation is judged at two such covariances"
+                f"no numbers for {', '.join(map(str, symbols))} were found at which the "
+                "covariance is positive definite: an explanation is checked at two such "
+                "covariances"
             )
     rest = [s for s in others if s not in values]
     return values | {s: _random(s, rng, False) for s in rest}

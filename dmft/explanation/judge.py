@@ -132,8 +132,8 @@ def _integrate(expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Array, mean: Arr
     count, rank = len(forms), root.shape[1]
     if rank > MOST_FIELDS:
         raise BadParameter(
-            f"an average over {rank} independent fields has no quadrature that would judge it; "
-            f"explanations are judged in up to {MOST_FIELDS}"
+            f"an average over {rank} independent fields is not covered by the numerical check; "
+            f"explanations support up to {MOST_FIELDS}"
         )
     kinks, L = root[:count], root[count:]
     offsets = np.array([row @ mean + c for row, c in forms])
@@ -242,8 +242,8 @@ def _zeros(base: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, floa
         return [_linear(base, fields)]
     if len(present) > 1 and not base.is_nonnegative:
         raise BadParameter(
-            f"an average switches where {base} = 0, which is no plane in the fields: no quadrature "
-            "that would judge it follows such a surface"
+            f"an average switches where {base} = 0, which is not a plane in the fields; the "
+            "numerical check does not support such a surface"
         )
     if len(present) > 1 or not polynomial:
         return []

@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
     # Gaussian calculus
     "linearity": Rule(
         "Linearity",
-        "The average of a sum is the sum of the averages; constants stand in front.",
+        "The average of a sum is the sum of the averages; constants are factored out.",
     ),
     "kinks": Rule(
         "Kinks as signs",
@@ -59,8 +59,8 @@ RULES: dict[str, Rule] = {
     ),
     "diagrams": Rule(
         "Orthogonality of linked diagrams",
-        "The average of a product of Hermite polynomials is the sum over all ways to link the legs "
-        "of each field to those of other fields, none to its own.",
+        "The average of a product of Hermite polynomials is the sum over all ways to link the "
+        "legs of each field to legs of other fields.",
         "E[prod He_n_i] = sum prod n_i! prod C_ij^k_ij/k_ij!, n_i = sum_j k_ij",
         r"\mathbb{E}\prod_i \mathrm{He}_{n_i} = \sum_k \prod_i n_i! \prod_{i<j} "
         r"C_{ij}^{k_{ij}}/k_{ij}!,\ n_i = \sum_j k_{ij}",
@@ -68,8 +68,8 @@ RULES: dict[str, Rule] = {
     ),
     "tilt": Rule(
         "Gaussian factor: tilt the law",
-        "A Gaussian factor is a constant times a change of the law, whose covariance loses a "
-        "multiple of the covariances with the field of that factor.",
+        "A Gaussian factor is a constant times a change of the law: the covariance is reduced "
+        "by a multiple of the covariances with the field of that factor.",
         "E[exp(-b q^2/2) F] = E_T[F]/sqrt(1 + b C_qq), T_xy = C_xy - b C_xq C_qy/(1 + b C_qq)",
         r"\mathbb{E}[e^{-bq^2/2}F] = (1+bC_{qq})^{-1/2}\,\mathbb{E}_T[F],\ "
         r"T_{xy} = C_{xy} - bC_{xq}C_{qy}/(1+bC_{qq})",
@@ -105,7 +105,7 @@ RULES: dict[str, Rule] = {
     ),
     "parity": Rule(
         "Symmetry",
-        "What changes its sign when all centred fields change theirs has the mean zero.",
+        "A function that is odd in all centred fields has mean zero.",
     ),
     "smoothing": Rule(
         "Error function of one field",
@@ -181,14 +181,14 @@ RULES: dict[str, Rule] = {
     ),
     "branches": Rule(
         "Exponential branches",
-        "Exponentials beside jumps are integrated branch by branch, in scaled error functions.",
+        "Exponentials with jumps are integrated branch by branch, in scaled error functions.",
         source="theory/one_pass A.6",
     ),
     "collect": Rule("Sum", "The parts are added and simplified."),
     "series": Rule(
         "Series in the correlation",
-        "Not closed: a series in Hermite coefficients of both functions; Cauchy and Schwarz bound "
-        "what is left out.",
+        "Not closed: a series in Hermite coefficients of both functions; the Cauchy-Schwarz "
+        "inequality bounds the remainder.",
         "E[f(x) g(y)] = sum_n rho^n c_n d_n/n!",
         r"\mathbb{E}[f(x) g(y)] = \sum_n \rho^n c_n d_n/n!",
         "theory/one_pass A.7",
@@ -207,7 +207,7 @@ RULES: dict[str, Rule] = {
     ),
     "pair": Rule(
         "Law of the fields of one average",
-        "An average depends on the law of its own fields alone: the block of Omega that is theirs.",
+        "An average depends only on the law of its fields, that is on their block of Omega.",
     ),
     "values": Rule("Insert the averages", "The averages are put into the sum."),
     "insert": Rule(
@@ -226,7 +226,7 @@ RULES: dict[str, Rule] = {
     ),
     "square": Rule(
         "Square of one step",
-        "Two rows move along the same input, whose squared length is d to leading order: products "
+        "Two rows move along the same input, with squared length d to leading order: products "
         "of updates add to the overlaps of students at the order of the learning rate.",
         "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
@@ -234,10 +234,10 @@ RULES: dict[str, Rule] = {
     ),
     "block_drift": Rule(
         "Drift of one step, in a block of the inputs",
-        "A step moves the coordinates of a block along those of the input: the update is averaged "
-        "beside the part of the other field that comes from this block. By Stein's identity it "
-        "differentiates the update, whose fields are correlated with it by the overlaps G of the "
-        "block times its variance c.",
+        "A step moves the coordinates of a block along the coordinates of the input: the "
+        "update is averaged together with the part of the other field that comes from this "
+        "block. By Stein's identity this part differentiates the update; its correlations "
+        "with the fields are the overlaps G of the block times the variance c.",
         "E[psi h_e,i] = c_e sum_y G_iy,e E[dpsi/dy], h_e the part of h from block e",
         r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
         r"\mathbb{E}[\partial_y \psi]",
@@ -254,8 +254,9 @@ RULES: dict[str, Rule] = {
     ),
     "mean_gradient": Rule(
         "Two samples of one step",
-        "Different samples of a batch are independent: what they add to the overlaps of students "
-        "is the inner product of the mean updates, by Stein's identity a sum over fields.",
+        "Different samples of a batch are independent: their contribution to the overlaps of "
+        "students is the inner product of the mean updates, by Stein's identity a sum over "
+        "fields.",
         "dQ_jl = ... + gamma^2 (1 - 1/n_b)/(p d)^2 E[psi_j x].E[psi_l x]",
         r"\Delta Q_{jl} = \ldots + \tfrac{\gamma^2}{(p d)^2} \bigl(1 - \tfrac{1}{n_b}\bigr)\,"
         r"\mathbb{E}[\psi_j x] \cdot \mathbb{E}[\psi_l x]",
@@ -263,27 +264,28 @@ RULES: dict[str, Rule] = {
     ),
     "stein_fields": Rule(
         "Linearity and Stein's identity",
-        "The update is a sum of products of functions of single fields; a field beside it "
+        "The update is a sum of products of functions of single fields; an additional field "
         "differentiates each of them.",
         "E[F lambda_i] = sum_y Omega_iy E[dF/dy]",
         r"\mathbb{E}[F \lambda_i] = \sum_y \Omega_{iy}\,\mathbb{E}[\partial_y F]",
         "theory/one_pass A.1",
     ),
-    "names": Rule("Insert what was named", "The rate in averages of functions of local fields."),
+    "names": Rule("Insert the definitions", "The rate in averages of functions of local fields."),
     "sphere": Rule(
         "Rows of constant length",
         "A row is divided by its length after each step: the rate of the overlap of normalised "
-        "rows, at Q_jj = 1, is that of free rows less half of the growth of the squared lengths.",
-        "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q of free rows",
+        "rows, at Q_jj = 1, is the rate without constraint less half of the growth of the squared "
+        "lengths.",
+        "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q without constraint",
         r"\tfrac{d}{dt} M_{jr}/\sqrt{Q_{jj}} = \dot M_{jr} - M_{jr} \Phi_{jj}/2,\ "
-        r"\Phi \text{ the rate of } Q \text{ of free rows}",
+        r"\Phi \text{ the rate of } Q \text{ without constraint}",
         "theory/one_pass C; [ben_arous_2021]",
     ),
     # Exponents
     "mehler": Rule(
         "Hermite coefficient at an overlap",
-        "Of a field that overlaps with the target's by m, only the coefficient of its own order is "
-        "seen, m to that power: at small overlaps the smallest order decides.",
+        "A field with overlap m with the target contributes its coefficient of order k times "
+        "m to the power k: at small overlaps the smallest order dominates.",
         "E[f(h) He_n(h')] = m^|n| E[f He_n]",
         r"\mathbb{E}[f(h)\,\mathrm{He}_n(h')] = m^{|n|}\,\mathbb{E}[f\,\mathrm{He}_n]",
         "theory/one_pass A.7, H; [ben_arous_2021]",

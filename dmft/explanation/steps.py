@@ -136,7 +136,7 @@ class Explanation(Argument):
         return as_text(self)
 
     def __repr__(self) -> str:
-        return f"<Explanation of {self.title}: {len(self.steps)} steps, each judged twice>"
+        return f"<Explanation of {self.title}: {len(self.steps)} steps, each checked twice>"
 
     def _repr_html_(self) -> str:
         from dmft.explanation.text import as_html

@@ -22,7 +22,7 @@ def as_text(explanation: Argument) -> str:
     lines = [
         explanation.title,
         *_wrapped(f"{tell(explanation.before)} {sign} {tell(explanation.after)}", "  "),
-        f"  {explanation.claim}; each step judged at two random covariances",
+        f"  {explanation.claim}; each step checked at two random covariances",
     ]
     for paragraph in paragraphs(explanation):
         lines += ["", *_paragraph(paragraph)]
@@ -62,7 +62,7 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
     if step.bound != 0:
         yield from _wrapped(f"left out at most: {step.bound}", pad)
     pairs = "; ".join(f"{a:.10g} and {b:.10g}" for a, b in step.check)
-    yield f"{pad}judged: {pairs}"
+    yield f"{pad}checked: {pairs}"
 
 
 def _wrapped(text: str, pad: str) -> list[str]:
@@ -131,7 +131,7 @@ def _step_in_html(step: Step) -> str:
     bound = f"<p>Left out at most: ${html.escape(step.show(step.bound))}$</p>" if step.bound else ""
     pairs = "; ".join(f"{a:.8g} and {b:.8g}" for a, b in step.check)
     rows = [f"{step.show(step.before)} &{step.sign} {step.show(step.after)}"]
-    return f"{told}{_display(rows)}{pictures}{laws}{bound}<small>judged: {pairs}</small>"
+    return f"{told}{_display(rows)}{pictures}{laws}{bound}<small>checked: {pairs}</small>"
 
 
 def _display(rows: list[str]) -> str:

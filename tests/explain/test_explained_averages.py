@@ -158,7 +158,7 @@ def test_renderings_hold_every_step():
         assert step.title in text
         assert step.latex
     assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") > 10
-    assert text.count("judged: ") == page.count("judged: ") == len(proof.steps)
+    assert text.count("checked: ") == page.count("checked: ") == len(proof.steps)
     assert page.count("<details") == page.count("</details>") <= len(proof.steps)
     # What a rule says is said once.
     assert all(text.count(RULES[rule].text[:60]) == 1 for rule in {s.rule for s in proof.steps})

@@ -97,7 +97,7 @@ def test_named_results(name):
         np.testing.assert_allclose(step.check[:, 0], step.check[:, 1], atol=2e-5 * size)
     for text in (str(proof), proof.latex(), proof._repr_html_()):
         assert len(text) > 300
-    assert str(proof).count("judged: ") == len(proof.steps)
+    assert str(proof).count("checked: ") == len(proof.steps)
     assert undefined(proof) == set()
 
 
@@ -176,7 +176,7 @@ def test_refusals_say_what_to_do():
     with pytest.raises(BadParameter, match="its terms are learning"):
         dmft.explain(eqs, of=("M", "sgd_noise"))
     ascent = dmft.SGD(0.3, repeat=dmft.SharpnessAware(0.1))
-    with pytest.raises(BadParameter, match="no plane in the fields"):
+    with pytest.raises(BadParameter, match="not a plane in the fields"):
         dmft.explain(dmft.derive(committees(relu, erf), ascent), of="M")
     with pytest.raises(BadParameter, match="is not linear"):
         dmft.explain(dmft.derive(committees(z, sp.sign(z)), dmft.SGD(0.3, loss="hinge")), of="M")
@@ -239,7 +239,7 @@ def test_rates_by_block_are_explained(case):
     model, algorithm, block, rules = BY_BLOCK[case]
     proof = dmft.explain(dmft.derive(model, algorithm), of=block)
     assert rules | {"values"} <= {step.rule for step in proof.steps}
-    assert "judged" in str(proof)
+    assert "checked" in str(proof)
     assert ("numbers the blocks of the spectrum" in str(proof)) == (block != "readout")
     if block != "readout":
         assert r"\mathsf{h}" in proof.latex()

@@ -261,7 +261,7 @@ class Account:
 
         note = f"The term {of.replace('_', ' ')}. " if of else ""
         note += (
-            f"Judged with {REPLICAS * SAMPLES} inputs in {INPUTS} dimensions and networks of "
+            f"Checked with {REPLICAS * SAMPLES} inputs in {INPUTS} dimensions and networks of "
             f"{self.scenes[0].p} and {self.scenes[0].k} units."
         )
         self.ledger.add(rule, before, after, note=note, judge=judge)

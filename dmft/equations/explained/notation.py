@@ -119,14 +119,14 @@ WHOLE = Meaning(
 )
 PHI = Meaning(
     ("Phi",),
-    r"$\Phi$ is the rate of $Q$ of free rows",
-    "Φ is the rate of Q of free rows",
+    r"$\Phi$ is the rate of $Q$ without constraint",
+    "Φ is the rate of Q without constraint",
 )
 SHARED = Meaning(
     ("tau", "tau_1", "0"),
-    r"$\mathbb{E}_\tau$ is under the law whose covariances between fields are $\tau$ times those at"
-    r" hand, $0 \le \tau \le 1$",
-    "E_tau is under the law whose covariances between fields are tau times those at hand",
+    r"$\mathbb{E}_\tau$ is the average under the law with covariances between fields multiplied by"
+    r" $\tau$, $0 \le \tau \le 1$",
+    "E_tau is the average under the law with covariances between fields multiplied by tau",
 )
 TILTED = Meaning(
     ("T_1", "T_2", "T_3", "T_4"),
@@ -218,9 +218,9 @@ def _of_a_sample(model: Model, definitions: Sequence[Definition]) -> Iterator[Me
         told = "; ".join(f"{text.doprint(d.target)} = {text.doprint(d.expr)}" for d in definitions)
         yield Meaning(
             tuple(d.name for d in definitions),
-            r"$\psi_j$ is computed from what a sample shows; its fields, label, outputs, errors "
-            "and updates are",
-            f"Of a sample, {told}",
+            r"$\psi_j$ is computed from one sample; its fields, label, outputs, errors and updates "
+            "are",
+            f"For one sample, {told}",
         )
 
 

@@ -224,7 +224,7 @@ def _definition(
         truth = judged_number(whole, cases[row])
         return value / 2, truth.value, DEVIATIONS * error / 2 + TOLERANCE * truth.size
 
-    note = f"Judged with {SAMPLES} sequences of tokens in {DIMENSIONS} dimensions."
+    note = f"Checked with {SAMPLES} sequences of tokens in {DIMENSIONS} dimensions."
     ledger.add("token_fields", name, whole, note=note, judge=judge)
 
 

@@ -58,7 +58,7 @@ def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
     return "No diagram survives where " + (
         "the number of legs is odd."
         if sum(degrees) % 2
-        else "the legs of one field are more than those of the others."
+        else "one field has more legs than the others together."
     )
 
 
