@@ -66,14 +66,14 @@ def latex(
     *objects
         Equations, explicit equations, risks, formulas: anything with `.latex()`.
     width : float
-        Points of a line, 200 to 520: 246 sets two columns, more than 260 one.
+        Line width in points, 200 to 520: two columns up to 260 (a column has 246), otherwise one.
     notation : "saad-solla", "krzakala", mapping or None
-        Letters, as of `Equations.latex`.
+        Letters, as in `Equations.latex`.
     explain : bool
-        Append derivations (`dmft.explain`), for equations of every block. Explanations may
-        be passed as objects, too.
+        Append derivations (`dmft.explain`), for equations of every block. Explanations can also be
+        passed as objects.
     title, note : str
-        Plain text, escaped here.
+        Plain text; special characters are escaped.
 
     Returns
     -------

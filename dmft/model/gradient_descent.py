@@ -28,37 +28,38 @@ class GradientDescent(Shown):
     r"""Gradient descent on n = samples_per_dim * d samples that are used again in every step.
 
     One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before),
-    a sum over the samples: divide eta by n where you think of a mean. Time is the number of steps.
+    a sum over the samples; divide eta by n to convert from a mean. Time is the number of steps.
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         eta > 0, of order one as d grows.
     samples_per_dim : float or sympy.Expr
-        alpha = n / d > 0; with `batch="fresh"` that of one step.
+        alpha = n / d > 0; with `batch="fresh"` the number of samples per step.
     ridge : float or sympy.Expr
         lambda >= 0 of the penalty lambda |W|^2 / 2.
     batch : None, "bernoulli", "reshuffle", "replacement" or "fresh"
-        Which samples a step uses: all of them; each with probability `batch_fraction`; the next
-        part of a random order that is drawn anew for each epoch; batch_fraction * n that are drawn
-        with replacement (each of them Poisson(batch_fraction) times); samples that were never seen.
-        Gradients of a part are divided by `batch_fraction`.
+        Samples of a step: all of them (None); each with probability `batch_fraction`; the next part
+        of a random order, new for each epoch; batch_fraction * n samples drawn with replacement
+        (each Poisson(batch_fraction) times); or new samples. Gradients of a part are divided by
+        `batch_fraction`.
     batch_fraction : float
-        In (0, 1]; one over a whole number of batches for "reshuffle".
+        In (0, 1]; the inverse of a whole number for "reshuffle".
     momentum : float or sympy.Expr
-        beta in [0, 1) of the heavy ball; the first step has none.
+        beta in [0, 1) of heavy-ball momentum; the first step has none.
     readout_rate : float or sympy.Expr
         Readouts move by -readout_rate times the gradient of the mean loss, times width:
-        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean over the batch of the step,
-        which the weights take too.
+        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean is over the batch of the step, as
+        for the weights.
     loss : "squared", "correlation", "logistic", "hinge", "huber" or sympy.Expr
-        As of `SGD`: (f - y)^2 / 2, 1 - f y, log(1 + exp(-f y)), or any expression in symbols called
+        As for `SGD`: (f - y)^2 / 2, 1 - f y, log(1 + exp(-f y)), or any expression in symbols named
         f (output) and y (label).
     temperature : float or sympy.Expr
         T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
     constraint : None or "sphere"
-        "sphere" divides each w_j by its length after the whole step, penalty, momentum and noise
-        included: |w_j|^2 = d at all times; `momentum` takes the difference of such rows.
+        "sphere" divides each w_j by its length after the whole step, including penalty, momentum
+        and noise: |w_j|^2 = d at all times. `momentum` multiplies the difference of normalised
+        rows.
 
     Examples
     --------

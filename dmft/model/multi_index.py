@@ -32,10 +32,10 @@ class MultiIndex(Brief):
     Parameters
     ----------
     expr : sympy.Expr
-        g, an expression in the symbols of `fields`; further symbols are parameters that take their
-        value at run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
+        g, an expression in the symbols of `fields`; further symbols are parameters with values at
+        run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
     fields : sympy.Symbol or sequence of sympy.Symbol
-        The k fields in the order of the teacher's rows; g may leave some of them out.
+        The k fields in the order of the teacher's rows; g need not contain all of them.
 
     Raises
     ------

@@ -33,28 +33,28 @@ TAKEN = frozenset(
 class UpdateField(SGD):
     r"""Any one-pass learning rule: w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
 
-    psi is an expression in the symbols of `fields`: the local field h of the neuron, those of the
-    teacher, and the label y, noise included. A symbol named ``f`` is the student's output, one
-    named ``slope`` is sigma'(h): ``slope * (y - f)`` is SGD of the squared loss. The networks of
-    the model give f, y, slope and the risk. Time is t = steps * gamma / (p d).
+    psi is an expression in the symbols of `fields`: the local field h of the neuron, the teacher
+    fields, and the label y with its noise. A symbol named ``f`` is the student's output, one named
+    ``slope`` is sigma'(h): ``slope * (y - f)`` is SGD of the squared loss. The networks of the
+    model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
 
-    Averages are closed forms where psi is a sum of products of functions of single fields, or of
-    signs of them; else they are on nodes, with their error.
+    Averages have closed forms if psi is a sum of products of functions of single fields, or of
+    signs of them; otherwise they are computed on nodes, with an error estimate.
 
     Parameters
     ----------
     psi : sympy.Expr
         Factor of x/sqrt(d), the same expression for every neuron.
     fields : sequence of sympy.Symbol
-        (h, h_star, y), with as many teacher fields between h and y as the teacher has; rules that
-        a student could follow hold none of them.
+        (h, h_star, y), with all teacher fields between h and y; a rule that a student could
+        implement contains none of them.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
-        Shorthands, in order; each may hold the fields and those before it.
+        Abbreviations, in order; each may contain the fields and earlier abbreviations.
     learning_rate, batch_size, constraint, decoupled
         As of `SGD`.
     measures : mapping of str to sympy.Expr
-        Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
-        reported along the run by name: ``run.wrong``.
+        Expressions in the same symbols, averaged over a fresh sample and over neurons, and returned
+        with the run by name: ``run.wrong``.
     **numbers
         Further hyperparameters, like those of `SGD`: `dmft.model.hyperparameters`.
 

@@ -29,15 +29,15 @@ class FirstPassage(Shown):
     ----------
     observable : "risk" or "overlap"
         "risk": the population risk has fallen to `level` or below. "overlap": some |M_jr| has
-        reached `level`. The risk of networks that are not polynomial costs a quadrature a step:
-        give `every`, or watch the overlap.
+        reached `level`. The risk of networks that are not polynomial needs one quadrature per step:
+        set `every`, or use the overlap.
     level : float
     relative : bool
-        For the risk: `level` is a fraction of the run's own risk at t = 0.
+        For the risk: `level` is a fraction of the risk of each run at t = 0.
     stop : bool
         End the run there (its later saved values are NaN), or only record the time.
     every : int
-        Test after every `every`-th step.
+        Test after every n-th step.
 
     Examples
     --------

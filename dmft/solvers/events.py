@@ -79,19 +79,20 @@ class LargestCosine(Shown):
 class Event(Shown):
     """A quantity reaches a threshold, which by default ends the run there (`terminal=True`).
 
-    An event of the same quantity beyond it is then never reached, with a warning: watch for all
-    but the last with ``terminal=False``.
+    Further events of the same quantity are then never reached, and a warning is issued: use
+    ``terminal=False`` for all but the last.
 
     Attributes
     ----------
     quantity : str, LargestCosine, SymPy expression, or callable(t, state) -> float
         An observable ("risk"), the time ("t"), a state entry ("M[0, 1]"), a formula in all these
-        ("M[0,0]/sqrt(Q[0,0])", with numbers counted from 0), or the largest cosine of the overlaps.
+        ("M[0,0]/sqrt(Q[0,0])", with indices from 0), or the largest cosine of the overlaps.
         In SymPy expressions the symbols have these names, or those of `Equations.explicit`
-        ("M_11"). A function gets the state blocks by name and is called a dozen times a step.
+        ("M_11"). A function receives the state blocks by name and is called about twelve times per
+        step.
     threshold : float
     direction : int
-        -1 counts falling crossings only, +1 rising ones only, 0 both.
+        -1 for falling crossings only, +1 for rising ones only, 0 for both.
     terminal : bool
         Whether the run ends there (default); otherwise the event is recorded and the run continues.
     name : str

@@ -76,10 +76,10 @@ class Trajectory(Solution):
     events : tuple of EventRecord
         All crossings found, in order of time.
     statistics : mapping
-        steps, rejected, evaluations, band_steps (steps that ended with the covariance below zero
-        by less than the tolerances explain), seconds; where the code takes overlaps slightly beyond
-        Cauchy-Schwarz as those of parallel fields, parallel_states (saved states with such
-        overlaps) and parallel_excess (their largest C_ij^2 / (C_ii C_jj) - 1).
+        steps, rejected, evaluations, band_steps (steps that ended with a slightly negative
+        covariance, within the tolerances), seconds; if overlaps slightly beyond Cauchy-Schwarz are
+        treated as parallel fields, parallel_states (saved states with such overlaps) and
+        parallel_excess (their largest C_ij^2 / (C_ii C_jj) - 1).
     parameters, constants, widths : mapping
         Options of the solution.
     layout : tuple of Block
@@ -92,9 +92,9 @@ class Trajectory(Solution):
         The solved problem, for measures that integrate again; not stored in files and pickles.
     error : mapping of str to arrays, or None
         Error of blocks and observables, in their shapes: of averages computed on nodes (99 %), or
-        what rounding of closed forms may leave where it passes 1e-10 of the size of their terms.
-        None where the equations are exact to that. Not the error of the integrator, which rtol and
-        atol bound. Rounding is looked at once message, provenance or error are read.
+        of rounding in closed forms if it exceeds 1e-10 of the size of their terms. None if the
+        equations are exact to this level. The error of the integrator is not included; rtol and
+        atol bound it. Rounding is computed when message, provenance or error are read.
 
     Examples
     --------

@@ -250,20 +250,20 @@ def fixed_points(
 
     Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
     Shapes      as the starts: Q (p, p), M (p, k)
-    Valid for   closed equations (averages by tables included); points that are the same are
-                given once; searches that did not converge come last with their status
+    Valid for   closed equations (averages by tables included); equal points are returned once;
+                searches that did not converge come last with their status
 
     Parameters
     ----------
     equations : Equations
     starts : Overlaps or sequence of them, optional
-        A start with a symmetry leads to a point with it: the plateau from equal units. One start
-        finds one point. By default 18 of them: random rows that overlap by order one (in p + k
-        dimensions), random rows that hardly do (in 10^4), and the first ones averaged over the
-        units. What none of them leads to is not found.
+        A symmetric start converges to a symmetric point, for example to the plateau from equal
+        units. Each start finds one point. By default 18 starts: random rows with overlaps of order
+        one (in p + k dimensions), nearly orthogonal random rows (in 10^4), and the first ones
+        averaged over the units. Other fixed points may exist.
     tolerance : float
-        Largest rate at a fixed point, at most 1e-4; in units of the Jacobian at the start where
-        that is above one or below a hundredth.
+        Largest rate at a fixed point, at most 1e-4; in units of the Jacobian at the start if that
+        is above 1 or below 0.01.
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
@@ -271,16 +271,16 @@ def fixed_points(
     Returns
     -------
     FixedPoints
-        A tuple of `FixedPoint`, each once, with the starts that were tried (`starts`), where each
-        of them led (`tried`) and a summary (`message`). Searches that failed come last; of default
-        starts they are only in `tried`.
+        A tuple of different `FixedPoint`, with the starts (`starts`), the result of each start
+        (`tried`) and a summary (`message`). Failed searches come last; for default starts they are
+        only in `tried`.
 
     Raises
     ------
     BadParameter
-        For no start, a tolerance that motions meet, or something that is not `Equations`.
+        For no start, a tolerance that is too large, or something that is not `Equations`.
     NotClosed
-        When the equations hold averages on nodes.
+        If the equations contain averages on nodes.
 
     Examples
     --------

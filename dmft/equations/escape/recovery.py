@@ -232,14 +232,14 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     Parameters
     ----------
     model : Model
-        Of matched student and teacher, or a sequence model.
+        Matched student and teacher, or a sequence model.
     algorithm : SGD
-        Its batch size, constraint and loss count, not its learning rate.
+        Batch size, constraint and loss are used; the learning rate is not.
 
     Returns
     -------
     sympy.Expr
-        gamma; a number where the model has no symbols.
+        gamma; a number if the model has no symbols.
 
     Examples
     --------

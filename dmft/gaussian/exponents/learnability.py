@@ -252,14 +252,14 @@ def learnability(
     r"""Samples after which each direction of a target is learned, by algorithm.
 
     Equation    steps of the leap (one pass) or generative leap (reuse, generic), of orders k_i:
-                a direction found in step s costs the dearest of the steps up to s, where a step
-                of order k costs d, d log d, d^{k-1} samples (one pass; reuse) or d^{max(1, k/2)}
-    Shapes      one row for each subspace that the algorithms treat alike, directions (n, k)
+                the cost of a direction learned in step s is the largest cost of steps up to s,
+                where a step of order k costs d, d log d, d^{k-1} samples (one pass; reuse) or
+                d^{max(1, k/2)}
+    Shapes      one row for each subspace that the algorithms treat equally, directions (n, k)
     Scaling     exponents of the dimension d of the input; the number of fields k is fixed
-    Valid for   square-integrable targets of orthonormal directions (P = I), students whose
-                coefficients of the same order do not vanish and have the right sign; what
-                `leap_exponent` and `generative_exponent` say of their `.proof`; additive Gaussian
-                label noise changes nothing
+    Valid for   square-integrable targets of orthonormal directions (P = I), students with nonzero
+                coefficients of the same order and the right sign; see `.proof` of `leap_exponent` and
+                `generative_exponent`; additive Gaussian label noise has no effect
     Source      theory/batch_reuse B.2, D.3, D.4; theory/one_pass H; derivations/exponents.py
 
     Parameters
@@ -268,8 +268,8 @@ def learnability(
     fields : symbols
         Not needed for a `MultiIndex`, which contains its fields.
     algorithms : sequence of str
-        Among "one-pass SGD", "data reuse" and "generic": each sample used once and once only;
-        steps that see the same samples again; the best polynomial-time algorithm known.
+        Among "one-pass SGD", "data reuse" and "generic": each sample used exactly once; steps that
+        use the same samples again; the best polynomial-time algorithm known.
 
     Returns
     -------

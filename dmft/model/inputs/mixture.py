@@ -27,24 +27,25 @@ class GaussianMixture(Shown):
     are normal, h* = W* x / sqrt(d) with the law N(P means[c], scales[c] P) and h = W x / sqrt(d)
     with N(M means[c], scales[c] Q).
 
-    Clusters may have covariances that differ in more than a number, as long as they commute: with
-    `fractions` of the coordinates in blocks e of a common eigenbasis, inputs have the variance
-    scales[c, e] in block e. Overlaps then have a leading axis of blocks, as of `Spectrum`: fields
-    of cluster c have the covariance sum_e scales[c, e] Q_e and the mean sum_e M_e means[c].
+    Clusters can have different covariances if these commute: with `fractions` of the coordinates in
+    blocks e of a common eigenbasis, inputs have variance scales[c, e] in block e. Overlaps then
+    have a leading axis of blocks, as for `Spectrum`: fields of cluster c have the covariance sum_e
+    scales[c, e] Q_e and the mean sum_e M_e means[c].
 
     Parameters
     ----------
     means : (clusters, k)
-        Coordinates of the means in the rows w*_r, of length one in units of sqrt(d) where P_rr = 1.
+        Coordinates of the means in the rows w*_r, in units of sqrt(d) if P_rr = 1.
     labels : sequence of numbers or sympy.Expr, optional
-        Label of each cluster: a number, or an expression in `fields`. Left out, the teacher of the
-        `Model` writes them.
+        Label of each cluster: a number, or an expression in `fields`. By default the teacher of the
+        `Model` labels the inputs.
     weights : (clusters,), optional
         Probabilities of the clusters; equal by default.
     fields : sequence of sympy.Symbol, optional
-        The k fields h* in the order of the rows, where labels are expressions.
+        The k fields h* in the order of the rows, if labels are expressions.
     scales : (clusters,) or (clusters, B), optional
-        Variance of every input within a cluster; ones by default. With blocks that in each.
+        Variance of every input within a cluster; ones by default. With blocks, the variance in
+        each.
     fractions : (B,), optional
         phi_e >= 0 of the coordinates in each block, adding up to one.
 

@@ -29,9 +29,9 @@ RANK = 1e-12
 class Spectrum(Record):
     r"""Inputs x ~ N(0, Sigma) by blocks of equal eigenvalues of Sigma.
 
-    Block e holds the fraction phi_e of the d coordinates in the eigenbasis, with the variance c_e.
+    Block e contains a fraction phi_e of the d coordinates in the eigenbasis, with variance c_e.
     Overlaps have a leading axis of blocks: the unweighted Gram matrices of the rows restricted to
-    block e, of which the fields see Q = sum_e c_e Q_e, M = sum_e c_e M_e and P = sum_e c_e P_e.
+    block e. Fields depend on Q = sum_e c_e Q_e, M = sum_e c_e M_e and P = sum_e c_e P_e.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ class Spectrum(Record):
     noise : (B,), optional
         Noise factors nu_e of the steps, by default c_e phi_e (SGD).
     teacher : (B, k, k), optional
-        Overlaps of the teacher by block, where they are known.
+        Overlaps of the teacher by block, if they are known.
     dim : int, optional
         d of a finite spectrum.
     scaled : bool
-        Whether eigenvalues and noise hold the scaling of coordinates that steps make already, as
-        those of `preconditioned`.
+        Whether eigenvalues and noise already include the preconditioning of the steps, as for
+        `preconditioned`.
 
     Attributes
     ----------

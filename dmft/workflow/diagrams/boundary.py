@@ -61,30 +61,29 @@ def boundary(
 ) -> Boundary:
     r"""Trace the curves along which a measure changes its sign or its label.
 
-    A coarse grid shows which labels there are; each change on it is solved for, and its curve is
-    followed in both directions: extrapolated, bracketed across, solved. Curves turn, close, end at
-    the edge of the rectangle or where three labels meet. Curves that the grid does not resolve are
-    not found. A sign that changes by a jump or a pole is no zero: it is listed in `.jumps`, not
+    A coarse grid locates the labels. Each change is refined, and its curve is traced in both
+    directions by extrapolation, bracketing and root finding. Curves can turn, close, end at the
+    edge of the rectangle, or end where three labels meet. Curves that the grid does not resolve are
+    not found. A change of sign by a jump or a pole is not a zero: it is listed in `.jumps` and not
     drawn.
 
     Parameters
     ----------
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
-        A float counts by its sign against `level` (secants: about 5 evaluations a point); a str,
-        int, bool or `Status` is a label (halving: about 9). nan, inf and failed runs have the
-        label "failed".
-        "converged" and "status" are labels, "fixed_point", "minima" and "learned_directions" too.
-        "growth_rate" is that of one fixed point: Newton's method finds it from `start` at the
-        lowest x and y, and it is followed from there to each point; where it ends, or meets
-        another one, the label is "failed" and the message names it
+        A float is compared with `level` (secant method: about 5 evaluations per point); a str, int,
+        bool or `Status` is a label (bisection: about 9). nan, inf and failed runs have the label
+        "failed". "converged" and "status" are labels, "fixed_point", "minima" and
+        "learned_directions" too. "growth_rate" belongs to one fixed point: Newton's method finds it
+        from `start` at the lowest x and y, and it is continued to each point. If it ends or meets
+        another one, the label is "failed" and the message gives the reason
         (`dmft.workflow.diagrams.end_states`).
     x, y : (name, lowest, highest), (name, values) or mapping of names to values
-        Ranges of two parameters; a mapping of two names is both. Values say their ends, and if
-        there are more than two the number of points of the coarse grid.
+        Ranges of two parameters; a mapping of two names gives both. Values define the range, and
+        more than two also the number of points of the coarse grid.
     tol : float
         Half-width of the last bracket of each point across the curve, in units of the ranges.
     grid : (nx, ny), optional
-        Points of the coarse grid, 9 a side by default.
+        Points of the coarse grid, 9 per axis by default.
     step : float
         Largest distance of two points of a curve, in units of the ranges.
     log : names
@@ -99,9 +98,9 @@ def boundary(
         the same result; other ranges and tolerances reuse it (other ranges of a "growth_rate" from
         the same lowest x and y).
     identity : mapping, optional
-        What else a store must agree on, as in `dmft.sweep`.
+        Further data that a store must agree on, as in `dmft.sweep`.
     threads : int, optional
-        Of the coarse grid, one a core by default.
+        Threads of the coarse grid, one per core by default.
     progress : bool or callable, optional
         As in `dmft.solve`.
 
@@ -115,8 +114,8 @@ def boundary(
     Raises
     ------
     BadParameter
-        For a name that the equations lack, an empty range, a measure that returns neither, or a
-        store of another measure.
+        For a name that the equations do not have, an empty range, a measure with another return
+        type, or a store of another measure.
 
     Examples
     --------

@@ -51,36 +51,36 @@ def phase_diagram(
     measure : callable or str
         A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
         ...})``, and returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it
-        runs in several threads at once. Built-in ones, of the run of `equations` from `start` to
+        runs in several threads at once. Built-in measures of the run of `equations` from `start` to
         `t_max`:
 
         - "escape_time", as `dmft.escape_time`
         - "final_risk"
-        - "converged": 1 where the run reached `t_max`, 0 where it did not (diverged ...)
+        - "converged": 1 if the run reached `t_max`, otherwise 0 (diverged ...)
         - "status": position in `dmft.Status`
         - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
-          at `t_max`; |m| of a sequence model
-        - "learned_directions": number of teacher directions for which this cosine, of some
-          student, is at least `overlap` (0.1 by default)
+          at `t_max`; |m| for a sequence model
+        - "learned_directions": number of teacher directions for which this cosine is at least
+          `overlap` (0.1 by default) for some student
         - "fixed_point": position in ("uninformative", "unspecialised", "partly specialised",
           "specialised") of the fixed point near which the run ends, refined by Newton's method
-          (`dmft.workflow.diagrams.end_states` has the thresholds); a run on its way has the status
-          not_converged
+          (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
+          status not_converged
 
         and without a run:
 
-        - "growth_rate": of the fixed point that Newton's method finds from `start` at the first
-          values of x and y, followed from there to each point; not_converged where it ends, or
-          meets another one (`dmft.workflow.diagrams.end_states`)
+        - "growth_rate": of a fixed point. Newton's method finds it from `start` at the first values
+          of x and y, and it is continued to each point; not_converged if it ends or meets another
+          one (`dmft.workflow.diagrams.end_states`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
     x, y : (name, values), (name, lowest, highest) or mapping of names to values
-        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Of ends, 33
-        values evenly spaced; a mapping of two names is both axes.
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two ends give
+        33 evenly spaced values; a mapping of two names gives both axes.
     equations, start, t_max
         For the built-in measures; compiled once for all points. Equations of one pass, gradient
         flow, sequence models or descents; for "minima" the sequence model itself.
     fraction, reference, overlap
-        Of "escape_time", as for `dmft.escape_time`; `overlap` also of "learned_directions".
+        For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool
         Compute a coarse subgrid, and between its points only where labels differ: the status of a
         point, with its value for measures that return bools, ints or names ("converged"), else
@@ -89,19 +89,19 @@ def phase_diagram(
         region is reproduced at every point of the grid where it is as wide as a square of `coarse`
         by `coarse` cells; narrower islands, tips and lanes may be missed.
     level : float
-        Of measures that return floats, as in `dmft.boundary`; an adaptive diagram only.
+        For measures that return floats, as in `dmft.boundary`; only for adaptive diagrams.
     coarse : int or (int, int), optional
-        Steps of the grid between points of the coarse one, along x and y; an adaptive diagram
-        only. By default a power of two that makes 16 to 32 blocks of an axis, at least 4.
+        Steps of the grid between points of the coarse one, along x and y; only for adaptive
+        diagrams. By default a power of two, at least 4, that gives 16 to 32 blocks per axis.
     quantity : str, optional
         Label of the values.
     store : path, optional
         Folder of all evaluations: after Ctrl-C or a crash the same call resumes from there, with
         the same result; other axes and refinements of this measure reuse it.
     identity : mapping, optional
-        What else a store must agree on, as in `dmft.sweep`.
+        Further data that a store must agree on, as in `dmft.sweep`.
     threads : int, optional
-        One a core by default; the number never changes a result.
+        One per core by default; results do not depend on the number.
     progress : None, bool or callable
     **options
         Solver options and further parameters, as for `dmft.solve`.
@@ -110,7 +110,7 @@ def phase_diagram(
     -------
     PhaseDiagram
         values (ny, nx), status (ny, nx); a failed or censored point is a status, not an
-        exception. Ctrl-C keeps the points that are done.
+        exception. Ctrl-C keeps the finished points.
 
     Examples
     --------
