@@ -258,8 +258,8 @@ def learnability(
     Shapes      one row for each subspace that the algorithms treat equally, directions (n, k)
     Scaling     exponents of the dimension d of the input; the number of fields k is fixed
     Valid for   square-integrable targets of orthonormal directions (P = I), students with nonzero
-                coefficients of the same order and the right sign; see `.proof` of `leap_exponent` and
-                `generative_exponent`; additive Gaussian label noise has no effect
+                coefficients of the same order and the right sign; see `.proof` of `leap_exponent`
+                and `generative_exponent`; additive Gaussian label noise has no effect
     Source      theory/batch_reuse B.2, D.3, D.4; theory/one_pass H; derivations/exponents.py
 
     Parameters
