@@ -55,7 +55,7 @@ class EscapeWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class EscapeTime(Record):
-    """An escape that happened.
+    """Time of an escape.
 
     Attributes
     ----------
@@ -66,11 +66,11 @@ class EscapeTime(Record):
     reference : str
         "start", "plateau" or "overlap".
     reference_value, reference_time : float
-        Risk that the fraction refers to and when it is measured (nan for an overlap).
+        Reference risk of the fraction and its time (nan for an overlap).
     relaxed : bool
-        True when the run had not reached its plateau yet: nothing is learned at `value`.
+        True if the run had not reached its plateau yet: nothing is learned at `value`.
     time_step_times_dim : float or None
-        For `steps`; the mean over the run where its rate follows a schedule.
+        For `steps`; the mean over the run if the rate follows a schedule.
     counts_steps : bool
         Whether `value` is a number of steps, as for a map.
     status : Status
@@ -146,7 +146,7 @@ class Censored(Record):
     message : str
         The status as text.
     reference_value, reference_time : float
-        Risk that the fraction refers to and when it is measured (nan for an overlap).
+        Reference risk of the fraction and its time (nan for an overlap).
 
     Examples
     --------

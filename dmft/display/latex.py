@@ -149,7 +149,7 @@ def cite(*objects: Any) -> str:
     Raises
     ------
     BadParameter
-        For nothing.
+        Without objects.
 
     Examples
     --------

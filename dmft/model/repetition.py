@@ -36,10 +36,10 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
 @checked
 @dataclass(frozen=True)
 class Lookahead(UpdateRule):
-    r"""Gradients taken where a step on the same sample leads: extragradient.
+    r"""Extragradient: the gradient is evaluated after a step on the same sample.
 
     Equation    psi_j = psi^0_j(h + rho psi^0(h, y) |x|^2/d, y), psi^0_j(h, y) = a_j sigma'(h_j) E
-    Scaling     |x|^2/d -> 1; a step costs one sample, as without
+    Scaling     |x|^2/d -> 1; a step uses one sample
     Source      theory/batch_reuse D.1
 
     Parameters
@@ -82,7 +82,7 @@ class Lookahead(UpdateRule):
 @checked
 @dataclass(frozen=True)
 class SharpnessAware(UpdateRule):
-    r"""Gradients taken where the loss of the same sample is larger: sharpness-aware steps.
+    r"""Sharpness-aware steps: the gradient is evaluated at a larger loss of the same sample.
 
     Equation    psi_j = psi^0_j(h - rho psi^0(h, y) |x|^2/d, y); normalised:
                 h - rho psi^0(h, y)/|psi^0(h, y)| |x|/sqrt(d)
@@ -95,7 +95,7 @@ class SharpnessAware(UpdateRule):
     rho : float or sympy.Expr
         rho_0 > 0; also a run-time value, ``rho=``.
     normalised : bool
-        Divide by the norm of the sample's gradient; where that vanishes nothing is displaced.
+        Divide by the norm of the gradient of the sample; there is no displacement if it vanishes.
 
     Examples
     --------

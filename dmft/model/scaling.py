@@ -32,7 +32,7 @@ class Scaling(Shown):
     Parameters
     ----------
     learning_rate, width, batch_size : int, float, fraction or SymPy number
-        The powers -kappa, delta >= 0 and mu >= 0. Floats are taken as the decimals they print.
+        The powers -kappa, delta >= 0 and mu >= 0. Floats are read as decimals.
 
     Raises
     ------

@@ -30,10 +30,11 @@ def _numbers(value: Any, name: str) -> Array:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Short, Record):
-    r"""Values of a control at times tau = steps/d (samples/d of a batch), and between them.
+    r"""Values of a control as a function of tau = steps/d (samples/d for batches).
 
-    `dmft.solve` and `dmft.simulate` take it as ``learning_rate=``, `solve` also as ``batch_size=``
-    or ``weight_decay=``; their `t_max` is tau then. `dmft.plot` draws it.
+    `dmft.solve` and `dmft.simulate` accept it as ``learning_rate=``, `solve` also as
+    ``batch_size=`` or ``weight_decay=``; their `t_max` is then a value of tau. `dmft.plot` draws
+    it.
 
     Parameters
     ----------
@@ -43,13 +44,13 @@ class Schedule(Short, Record):
         gamma, n_b or zeta; positive (a decay may be zero).
     control : "learning_rate", "batch_size" or "weight_decay"
     hamiltonian : (T,), optional
-        H of the times: constant along an optimal schedule, which certifies optimality.
+        H at these times: constant along an optimal schedule, which certifies optimality.
     run : Trajectory, optional
         The run under the schedule, at the same times.
     status, message
-        How it was found.
+        Result of the search.
     interpolation : "linear" or "constant"
-        Between two times; a constant piece has the value at its start.
+        Interpolation between two times; a constant piece has the value at its start.
 
     Examples
     --------

@@ -83,14 +83,14 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
 class SequenceTarget(TokenFunction):
     r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
 
-    As a student it is g of the fields h_l = w.(x_l + p_l) / sqrt(d), with one w for all tokens.
+    A student is g of the fields h_l = w.(x_l + p_l) / sqrt(d), with one w for all tokens.
 
     Parameters
     ----------
     expr : sympy.Expr or sympy.Matrix
         g, or a matrix of them; other symbols than the fields are parameters of the run.
     fields : sequence of sympy.Symbol
-        The L token fields in order; g may leave some of them out.
+        The L token fields in order; g need not contain all of them.
 
     Raises
     ------
@@ -138,8 +138,8 @@ class SequenceTarget(TokenFunction):
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
 
-    Tied, all tokens share one w in R^d; untied, each has its own w_l, and the norm of the whole
-    vector in R^(Ld) is fixed by the sphere.
+    Tied: all tokens share one w in R^d. Untied: each token has a vector w_l, and the sphere fixes
+    the norm of the whole vector in R^(Ld).
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class SequenceNetwork(TokenFunction):
         L >= 1.
     tied : bool
     field : sympy.Symbol, optional
-        The symbol of `activation` that is the field, where there are several.
+        The symbol of `activation` that is the field, if there are several.
 
     Raises
     ------
@@ -353,7 +353,7 @@ class SequenceModel(Model):
     r"""Student of a sequence of L tokens x_l ~ N(0, I_d) with positional vectors p_l.
 
     Student fields are h_l = w.(x_l + p_l) / sqrt(d), target fields are h*_l = w*.x_l / sqrt(d);
-    label noise is added to each output. `dmft.Model` makes this record.
+    label noise is added to each output. `dmft.Model` returns this record.
 
     Parameters
     ----------

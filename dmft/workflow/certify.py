@@ -34,18 +34,18 @@ def certify(
     P: Any = None,
     readout: Sequence[Any] | None = None,
 ) -> Certificate:
-    r"""Enclose an expectation or a population risk in a ball that provably contains it.
+    r"""Enclose an expectation or a population risk in an interval that provably contains it.
 
     Equation    E[what] over x ~ N(mean, cov) of `law`; or R = E(f* - f)^2 / 2 at overlaps
     Shapes      `what` an expression and `law` its law; or a risk (or a model) with Q (p, p),
                 M (p, k), P (k, k; identity by default), readout (p,)
-    Valid for   rational covariances and means; a float is the binary fraction that it holds (so a
-                singular matrix in floats may be refused: write it in sympy.Rational). Proven steps:
-                one field by Arb's quadrature and a bound of the tails; two fields by the closed
-                average of one given the other, by Hermite coefficients with Parseval's remainder,
-                or by a nested integral (about 10 digits); three and four by Wick, Stein,
-                conditioning, tilting and Price's identity in exact fractions. The closed forms of
-                `Gaussian.expect` are not used
+    Valid for   rational covariances and means; a float is its binary fraction, so a singular matrix
+                of floats may raise an error: use sympy.Rational. Proven steps: one field by Arb's
+                quadrature and a bound of the tails; two fields by the closed average of one given
+                the other, by Hermite coefficients with Parseval's remainder, or by a nested
+                integral (about 10 digits); three and four by Wick, Stein, conditioning, tilting and
+                Price's identity in exact fractions. The closed forms of `Gaussian.expect` are not
+                used
     Source      theory/one_pass A; derivations/certificates.py
 
     Parameters
@@ -53,11 +53,11 @@ def certify(
     what : sympy.Expr, PopulationRisk or Model
         The enclosed quantity.
     law : Gaussian, optional
-        Of an expression.
+        Distribution of the fields of an expression.
     values : mapping, optional
         Exact numbers for symbols.
     digits : int
-        Wanted; more steps are taken until they are reached.
+        Requested digits; more steps are taken until they are reached.
     Q, M, P, readout : array_like, optional
         Overlaps at which a risk is enclosed.
 
@@ -71,7 +71,7 @@ def certify(
     MissingExtra
         python-flint is not installed: pip install "dmft[certify]".
     NotClosed
-        No proven reduction, or no proven bound (the function is not integrable, say).
+        No proven reduction, or no proven bound (for example if the function is not integrable).
     InvalidCovariance, BadParameter, ShapeMismatch
 
     Examples

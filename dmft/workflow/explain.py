@@ -35,7 +35,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     depth : int, optional
         Detail: 0 keeps the main argument, 1 also the proofs of its lines, and so on.
     of : expression, str or tuple, optional
-        What of it, where it holds several results.
+        Part of the object to explain, if it has several results.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     BadParameter
         For an object without explanation.
     UnprovenStep
-        Where the sides of a step differ: a defect of this library, to be reported.
+        If the sides of a step differ, which is a bug of this library; please report it.
 
     Examples
     --------

@@ -42,9 +42,9 @@ class PhaseDiagram(Archived):
     y : (ny,)
     values : (ny, nx)
         nan where the status is a failure or the measure was censored. For measures that return
-        names their places in `names`; `labels` (ny, nx) has the names themselves.
+        names, positions in `names`; `labels` (ny, nx) contains the names.
     status : (ny, nx) of str
-        ok and event: the value counts; not_converged: not reached until `horizon`;
+        ok and event: the value is valid; not_converged: not reached until `horizon`;
         diverged, left_domain ...: how the run failed; interrupted: not computed.
     horizon : (ny, nx)
         Time until which a censored or failed point was followed; nan elsewhere.

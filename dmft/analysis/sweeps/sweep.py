@@ -29,7 +29,7 @@ class Sweep(Archived):
     values : mapping of str to arrays of the shape of the points
         nan where the status is a failure or the measure was censored.
     codes : array of uint8
-        Statuses as places in `STATUSES`; `status` has them as words.
+        Statuses as positions in `STATUSES`; `status` has them as text.
     horizon : array
         Time until which a censored or failed point was followed.
     messages : mapping of int to str
@@ -37,7 +37,7 @@ class Sweep(Archived):
     computed : int
         Points computed by this call; the others were in the store.
     torn : int
-        Damaged records of the store, which were left out and computed again.
+        Number of damaged records of the store, which were computed again.
     provenance : mapping
 
     Examples

@@ -608,22 +608,22 @@ ROUNDING = 1e-12
 def escape_formula(
     model: Model, algorithm: SGD | GradientFlow, *, length: float | sp.Expr = 1
 ) -> EscapeFormula:
-    r"""Derive the time of escape from a random start in closed form.
+    r"""Return the escape time from a random start in closed form.
 
     Equation    dM/dt linearised (information exponent l = 2) or to its leading power (l >= 3,
                 l = 1) around M = 0, Q = q I, integrated from u_0 to u_1
     Shapes      symbolic p, k, gamma, Delta are kept
     Scaling     t = steps * gamma / (p d), rates as gamma
-    Valid for   weak recovery. l = 2: any width, students whose units start to learn one by one
-                (E[sigma'] = 0, as even activations); any such activation on the sphere, quadratic
-                ones with free lengths. l = 1 and l >= 3: one neuron on the sphere, any activation.
-                `.validity` says more
+    Valid for   weak recovery. l = 2: any width, students with units that start to learn
+                independently (E[sigma'] = 0, for example even activations); any such activation on
+                the sphere, quadratic ones with free lengths. l = 1 and l >= 3: one neuron on the
+                sphere, any activation. see `.validity`
     Source      theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
 
     Parameters
     ----------
     model : Model
-        Committees of equal readouts, or a target of one field; teachers orthonormal, P = I.
+        Committees with equal readouts, or a target of one field; orthonormal teachers, P = I.
     algorithm : SGD or GradientFlow
     length : float or sympy.Expr
         q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
@@ -636,8 +636,8 @@ def escape_formula(
     Raises
     ------
     BadParameter
-        For models without such a formula (and what to do instead), and at a learning rate at or
-        over the maximal one.
+        For models without such a formula (the message contains an alternative), and for learning
+        rates at or above the maximal one.
 
     Examples
     --------

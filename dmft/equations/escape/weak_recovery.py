@@ -399,9 +399,10 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
                 `WeakRecovery`
     Scaling     t = steps * gamma / d
     Valid for   one neuron on the sphere, a target of one field; SGD with and without repeated
-                samples. Exact for polynomials (symbols stay symbols), else by quadrature with the
-                error stated. Plain SGD has e_k = E[a sigma' He_{k-1}] E[y He_k]; reuse makes psi a
-                nonlinear function of y, and e_k nonzero from the generative exponent on
+                samples. Exact for polynomials (symbols stay symbols), otherwise by quadrature with
+                an error estimate. Plain SGD has e_k = E[a sigma' He_{k-1}] E[y He_k]; reuse makes
+                psi a nonlinear function of y, and e_k nonzero from the order of the generative
+                exponent
     Source      theory/batch_reuse D.3; [arnaboldi_2024_repetita]; derivations/repeated_samples.py
 
     Parameters

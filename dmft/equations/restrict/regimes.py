@@ -254,7 +254,7 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     ----------
     model : Model
     algorithm : SGD, optional
-        Its loss and constraint; squared loss without constraint by default.
+        Its loss and constraint are used; by default squared loss without constraint.
     batch_size : number
         Power of d of the batch, mu >= 0.
 

@@ -182,11 +182,11 @@ class ShortTimes(Short):
 
 @checked_or(equations="these are the two-time equations that dmft.GradientDescent has")
 def short_times(equations: DescentEquations) -> ShortTimes:
-    r"""Write out the first two steps of descent on repeated data.
+    r"""Return the first two steps of descent on repeated data in closed form.
 
     Equation    h^1 = M^1 P^+ h* + r^1 - eta g^0(h^0, y), the memory of the same label;
                 M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]; on the sphere rows are divided
-                by their lengths after each step, and -eta g^0 by those of the first
+                by their lengths after each step, and -eta g^0 by the lengths after the first
     Shapes      symbolic in the neurons; `evaluate` needs numbers
     Valid for   d -> infinity at n = alpha d; batches (without replacement) and momentum
     Source      theory/batch_reuse A.1, B.1
@@ -194,7 +194,7 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     Parameters
     ----------
     equations : DescentEquations
-        Of `derive` with a `GradientDescent`.
+        From `derive` with a `GradientDescent`.
 
     Returns
     -------

@@ -63,16 +63,16 @@ class Quadrature(float):
     error : float
         Claimed absolute error.
     status : dmft.Status
-        "ok", or "tolerance_not_met" where the error exceeds rtol times the value and what
-        rounding leaves of any sum, 2e-14 E|f|.
+        "ok", or "tolerance_not_met" if the error exceeds rtol times the value and the rounding
+        error of a sum, 2e-14 E|f|.
     method : str
-        How the last dimensions were integrated.
+        Method for the last dimensions.
     dimension : int
-        Dimensions of the largest integral that was left after the exact reductions.
+        Dimension of the largest integral after the exact reductions.
     evaluations : int
-        Points at which the integrand was computed.
+        Number of evaluations of the integrand.
     value : float
-        The number itself.
+        The value.
 
     Examples
     --------

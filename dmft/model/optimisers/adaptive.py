@@ -139,16 +139,15 @@ class SignSGD(Adaptive):
         n_b: in closed form for networks with a Gaussian error (linear ones), else on nodes for
         the fields of all samples, at most 16.
     **others
-        loss, weight_decay and average, as of `SGD`. The decay is decoupled, gamma zeta/(p d) w
-        separate from the step: inside a sign it would count where psi x is nearly 0, and dw/dt
-        would grow with log d.
+        loss, weight_decay and average, as for `SGD`. The decay gamma zeta/(p d) w is decoupled:
+        inside the sign it would dominate where psi x is nearly 0, and dw/dt would grow with log d.
 
     Notes
     -----
     Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
-                `Spectrum.under_signs`: the basis in which signs are taken matters
-                (coordinates that carry a share of the outputs: exact for linear networks, else the
-                relative order of that share is part of `equations.approximation`)
+                `Spectrum.under_signs`: the result depends on the basis
+                (coordinates with a finite share of the outputs: exact for linear networks,
+                otherwise `equations.approximation` contains the order of that share)
     Source      theory/structured_inputs 4.4
 
     Examples
@@ -192,10 +191,10 @@ class Adam(Adaptive):
 
         dV_je/dt = kappa_2 (c_e S_jj - V_je),   1 - beta_2 = kappa_2 gamma/(p d),
 
-    and is c_e S_jj itself where memory is long in steps and short in t (`second_moment_rate` None:
-    1/d << 1 - beta_2 << 1; runs in d dimensions have 1 - beta_2 = 1/(3 sqrt(d))). Drift and noise
-    have the factors c_e r_je and c_e phi_e r_je r_le with r = 1/(sqrt(V) + eps). Time is
-    t = steps * gamma / (p d).
+    and V_je = c_e S_jj if the memory is long in steps and short in t (`second_moment_rate` None:
+    1/d << 1 - beta_2 << 1; simulations use 1 - beta_2 = 1/(3 sqrt(d))). Drift and noise have the
+    factors c_e r_je and c_e phi_e r_je r_le with r = 1/(sqrt(V) + eps). Time is t = steps * gamma /
+    (p d).
 
     Parameters
     ----------
@@ -206,22 +205,22 @@ class Adam(Adaptive):
     eps : float or sympy.Expr
         In units of g = psi x (`as_torch` converts).
     momentum : float or sympy.Expr
-        0 <= beta_1 < 1 at fixed value drops out as d grows: equations do not hold it, simulations
-        do.
+        0 <= beta_1 < 1. A fixed value has no effect as d grows: equations do not contain it,
+        simulations do.
     initial : float or sympy.Expr
-        V at t = 0, with `second_moment_rate`; positive where eps = 0. There is no correction of
-        the bias: V has the declared value.
+        V at t = 0, with `second_moment_rate`; positive if eps = 0. There is no bias correction: V
+        has the declared value.
     **others
-        batch_size, loss and average, as of `SGD`; weight_decay, a part of the gradient as of
-        torch.optim.Adam: the weights lose gamma zeta/(p d) r w a step, r = 1/(sqrt(V) + eps), V
-        does not hold it. With ``decoupled=True`` (AdamW) they lose gamma zeta/(p d) w.
+        batch_size, loss and average, as for `SGD`; weight_decay is part of the gradient, as in
+        torch.optim.Adam: the weights lose gamma zeta/(p d) r w per step, r = 1/(sqrt(V) + eps), and
+        V does not contain it. With ``decoupled=True`` (AdamW) they lose gamma zeta/(p d) w.
 
     Notes
     -----
     Valid for   independent coordinates; eps = 0 also for a fixed covariance in any basis
                 (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); initial is then that of
                 inputs of variance one)
-                (coordinates that carry a share of the outputs: as of `SignSGD`)
+                (coordinates with a finite share of the outputs: as for `SignSGD`)
     Source      theory/structured_inputs 4.5, (22)
 
     Examples

@@ -38,13 +38,13 @@ def greedy_schedule(
     atol: float = 1e-11,
     **parameters: Any,
 ) -> Schedule:
-    r"""Learning rates under which the risk falls fastest at each moment.
+    r"""Learning rates that decrease the risk fastest at each time.
 
     Equation    dR/dtau = (gamma/p) (A + gamma B), A = dR/dX . drift, B = dR/dX . noise;
                 gamma = -A / (2 B), a bound where B <= 0
-    Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d; samples/d of a batch
-    Valid for   the ode of one-pass SGD with closed averages | not optimal in general: a rate that
-                looks ahead is `optimal_schedule`
+    Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d; samples/d for batches
+    Valid for   the ode of one-pass SGD with closed averages | not optimal in general; see
+                `optimal_schedule`
     Source      theory/structured_inputs (24)-(26)
 
     Parameters
@@ -55,13 +55,13 @@ def greedy_schedule(
         tau at the end.
     minimise : "risk"
     control : "learning_rate" or "batch_size"
-        Of a batch n_b = gamma/(the rate of single samples).
+        For batches n_b = gamma/(rate of single samples).
     bounds : (low, high), optional
-        Of the control; by default 1e-6 and 100 times its value at the start.
+        Bounds of the control; by default 1e-6 and 100 times its value at the start.
     points : int
         Equidistant times of the schedule.
     rtol, atol : float
-        Of the run.
+        Tolerances of the run.
     **parameters
         Run-time values: ``label_noise=``.
 

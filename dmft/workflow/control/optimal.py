@@ -45,15 +45,15 @@ def optimal_schedule(
     tol: float = 1e-8,
     **parameters: Any,
 ) -> Schedule:
-    r"""Schedule of a control that makes the risk at tau = t_max least.
+    r"""Schedule of a control that minimises the risk at tau = t_max.
 
     Equation    dX/dtau = u A(X) + u^2 B(X), dLambda/dtau = -(u dA + u^2 dB)^T Lambda with
                 Lambda = dR/dX at the end; u = -Lambda.A / (2 Lambda.B), the bound where
                 Lambda.B <= 0; H = Lambda.(u A + u^2 B) is constant
-    Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d (samples/d of a batch);
+    Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d (samples/d for batches);
                 `.value` is gamma = p u
-    Valid for   the ode of one-pass SGD with closed averages | a local optimum: the best constant
-                rate is where the search begins
+    Valid for   the ode of one-pass SGD with closed averages | a local optimum; the search starts at
+                the best constant rate
     Source      theory/structured_inputs (27)
 
     Parameters
@@ -62,11 +62,11 @@ def optimal_schedule(
     start : Overlaps
     t_max : float
     minimise : "risk"
-        Of the last time.
+        At the last time.
     control : "learning_rate", "batch_size" or "weight_decay"
         A batch of n_b samples costs n_b: tau counts samples, and gamma stays that of the equations.
     bounds : (low, high), optional
-        Of the control; required of a decay, which the risk is linear in.
+        Bounds of the control; required for weight decay, in which the risk is linear.
     pieces : int
         Intervals of the schedule.
     interpolation : "linear" or "constant"
@@ -78,7 +78,7 @@ def optimal_schedule(
         Quasi-Newton steps on log u with the adjoint's gradient, or forward-backward sweeps with
         only damping 0.3.
     max_iterations : int
-        Of each search.
+        Iterations of each search.
     tol : float
         Error of the states of the runs.
     **parameters
@@ -88,9 +88,10 @@ def optimal_schedule(
     -------
     Schedule
         `.hamiltonian` is H at its times; a constant H certifies the optimum.
-        `.status` is "not_converged" where it varies by more than 1e-4 of itself away from bounds.
-        In a constant piece H is constant. Between pieces of equal length it jumps, by the square
-        of the length, and the status is that of the gradient; it does not with free times.
+        `.status` is "not_converged" if it varies by a relative amount of more than 1e-4 away from
+        bounds. H is constant in each constant piece. Between pieces of equal length it jumps by an
+        amount proportional to the square of the length, and the status then refers to the gradient;
+        with free times there is no jump.
 
     Raises
     ------

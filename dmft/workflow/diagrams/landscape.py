@@ -40,8 +40,8 @@ def landscape(
 
     Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e): the stable fixed points
                 of spherical gradient flow; start: the fastest growing mode at e = m = 0
-    Valid for   tied students with an encoding along one direction; minima on the border are
-                reported apart down to 2 pi / points, inside down to a sixteenth of the radius
+    Valid for   tied students with an encoding along one direction; minima are resolved on the
+                border down to 2 pi / points, inside down to a sixteenth of the radius
     Source      theory/sequence A.4, D.4
 
     Parameters

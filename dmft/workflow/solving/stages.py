@@ -101,10 +101,10 @@ def solve_stages(
     t_start: float | None = None,
     **options: Any,
 ) -> Trajectory:
-    r"""Solve equations stage after stage: a protocol that switches at events.
+    r"""Solve equations in stages that switch at events.
 
     Shapes      start and result as in `dmft.solve`
-    Scaling     t runs through all stages; all of one kind, all maps or all flows
+    Scaling     t runs through all stages; stages are either all maps or all flows
     Valid for   equations with closed averages; an event of a map belongs to the first step
                 after which it holds, the next step is the first one of the next stage
     Source      theory/one_pass D.1 (the adaptive loss: correlation first, squared below a risk)
@@ -116,9 +116,9 @@ def solve_stages(
     start : Overlaps
     t_max : float
     save_at, events, progress, t_start, options
-        As for `dmft.solve` (method, rtol, atol, max_steps, timeout); events are watched for in
-        every stage. The state of a switch is always saved. Protocols in which a value may follow
-        the time continue at the time of `start`.
+        As for `dmft.solve` (method, rtol, atol, max_steps, timeout); events apply to every stage.
+        The state at a switch is always saved. Protocols with values that depend on time continue at
+        the time of `start`.
 
     Returns
     -------
