@@ -76,7 +76,7 @@ export class Explorer {
         this.build();
         this.solve = lane((q) => backend.ask(q), (answer, move) => this.showRun(answer, move));
         this.printing = lane((q) => backend.ask(q), (answer) => this.showEquations(answer));
-        if (linked.length) this.say(`The link held what this page does not have: ${linked.join("; ")}.`, "warning");
+        if (linked.length) this.say(`The link contains settings that this page does not have: ${linked.join("; ")}.`, "warning");
         this.structure();
         this.moved();
     }
@@ -435,7 +435,7 @@ export class Explorer {
         const answer = await this.backend.ask(this.question("simulate")).catch((error) => ({ error: String(error) }));
         this.simulateButton.disabled = false;
         if (answer.error) return this.say(answer.error, "error");
-        if (number !== this.moves) return this.say("The sliders moved on: these points were of other values.");
+        if (number !== this.moves) return this.say("The settings changed: these points belong to other values.");
         this.points = answer;
         this.draw();
         this.say(`Points: mean of ${answer.runs} runs in ${answer.dim} dimensions, bars one standard error.`);
@@ -461,7 +461,7 @@ export class Explorer {
         if (!this.grid || this.diagramRun) return;
         const old = this.grid.others !== this.others();
         this.root.querySelector(".diagram").classList.toggle("stale", old);
-        if (old) this.diagramWords.textContent = "The diagram was computed at other values: compute it again.";
+        if (old) this.diagramWords.textContent = "The diagram was computed for other settings; compute it again.";
         else this.diagramWords.textContent = this.grid.words;
     }
 
@@ -545,7 +545,7 @@ export class Explorer {
 
     share() {
         history.replaceState(null, "", `#${fragmentOf(this)}`);
-        this.open("A link to this page as it stands", location.href);
+        this.open("A link to this page with its settings", location.href);
     }
 
     copy(language, words) {

@@ -57,7 +57,7 @@ export function filled(template, page, language) {
 
 function remark({ off }) {
     if (!off.length) return "";
-    return `# Switched off on the page, which a file cannot say (dmft: equations.without): ${off.join(", ")}\n`;
+    return `# Terms switched off on the page; a file cannot contain this (dmft: equations.without): ${off.join(", ")}\n`;
 }
 
 function startText({ description, values, start }, python) {
