@@ -93,7 +93,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
                 "escape": "is not known to formulas of escape and of largest rates; solve the "
                 "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
                 "torch": "is decoupled from the gradient, which this optimiser of torch.optim does "
-                "not support: multiply them by 1 - learning_rate * weight_decay/(p d) "
+                "not support: multiply the weights by 1 - learning_rate * weight_decay/(p d) "
                 "before each step and leave it out here, or take decoupled=False",
             },
             key="scalar",

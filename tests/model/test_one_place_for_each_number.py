@@ -126,7 +126,7 @@ def test_torch_has_every_number_or_refuses_it(kind):
             kind(0.5, readout_rate=0.3).as_torch(100)
         with pytest.raises(BadParameter, match=r"momentum_direct = 0\.5\d* adds a direct step"):
             kind(0.5, momentum=dmft.Momentum(1.0, 0.5)).as_torch(100)
-        with pytest.raises(BadParameter, match=r"weight_decay = 0\.1\d* shortens the weights"):
+        with pytest.raises(BadParameter, match=r"weight_decay = 0\.1\d* is decoupled"):
             kind(0.5, momentum=0.5, weight_decay=0.1, decoupled=True).as_torch(100)
 
 

@@ -54,9 +54,9 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     rates : mapping
         ``{X(t, s): dX(t, s)/dt, m(t): dm/dt, X(t, t): dX(t, t)/dt}``; the last is the total
         derivative along the diagonal. A right-hand side is an expression, or a mapping of named
-        terms, ``{"decay": ..., "memory": ...}``, that `without`, `replace` and `diff` know.
+        terms, ``{"decay": ..., "memory": ...}``, for `without`, `replace` and `diff`.
     values : mapping
-        What is given rather than integrated in time: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
+        Quantities given rather than integrated in time: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
         The right-hand side may hold integrals of the function itself (Volterra, second kind); each
         row is iterated, so that what it takes from its own row must be small beside it.
     start : mapping
@@ -65,7 +65,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         The two-time functions that vanish for s > t (responses); a causal function of two times
         has its value just after s, X(t, t), in `values`.
     name, source : str
-        What it is called, and where it is from.
+        Name and source.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     Raises
     ------
     BadParameter
-        At once, for what is not causal, has no equation, or is not of the form above.
+        If an equation is missing, not causal, or not of the form above.
 
     Examples
     --------
@@ -154,12 +154,12 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
 
     @property
     def model(self) -> str:
-        """What it is called."""
+        """Name."""
         return self.name
 
     @property
     def approximation(self) -> str:
-        """How averages are computed, in words."""
+        """How averages are computed, as text."""
         return "as the equations stand"
 
     @property
@@ -174,13 +174,13 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """What a term may be written in, by name: functions of times, and parameters."""
+        """Symbols that a term may contain, by name: functions of times, and parameters."""
         functions = {str(f): f for f in (*self.pairs, *self.signals)}
         return {**functions, **{y.name: y for y in self.parameters}}
 
     @property
     def indices(self) -> IndicesInTime:
-        """Times by name (those of the equations, and one for integrals), and of each block."""
+        """Times by name (of the equations, and one for integrals) and by block."""
         t, s = self.times
         inner = next(sp.Symbol(n) for n in ("u", "v", "w") if n not in (t.name, s.name))
         blocks = {block_name(key): tuple(dict.fromkeys(key.args)) for key in self.named}
@@ -248,7 +248,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     ) -> dict[str, float]:
         """Right-hand sides at times (t, s), where functions of all earlier times are known.
 
-        Equation    rates or values as the equations stand; integrals by Gauss and Legendre on
+        Equation    rates or values of the equations; integrals by Gauss and Legendre on
                     either side of s
         Shapes      by name: "C" at (t, s), "C_diagonal" at (t, t), signals at t
         Valid for   known functions that are smooth for u < s and for s < u < t

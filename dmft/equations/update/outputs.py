@@ -82,8 +82,8 @@ def check_loss(model: Model, algorithm: SGD | GradientFlow) -> None:
     if rows != (WEIGHTS,):
         raise BadParameter(
             f"{algorithm!r} has additional rows ({', '.join(rows[1:])}), which are not derived "
-            "for several outputs: leave average= and dmft.Momentum out; momentum=beta, a "
-            "number, is equivalent to a larger learning rate"
+            "for several outputs: leave average= and dmft.Momentum out; a number instead of "
+            "dmft.Momentum is equivalent to a larger learning rate"
         )
 
 
