@@ -161,7 +161,7 @@ class Equations(Short, System):
             return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])
         return self.space.approximation("; ".join(parts) or "exact", self.error)
 
-    @property
+    @cached_property
     def _of_averages(self) -> list[str]:
         """How averages over overlaps are computed; nothing where they are exact."""
         tabled, parts = self.error, list[str]()

@@ -77,7 +77,7 @@ def solved():
 
 def test_a_second_process_links_and_finds_the_same(solved):
     record, found = solved
-    assert said(record.parent, runs=20) == (True, False, found)  # of many runs the last ask Numba
+    assert said(record.parent, runs=20) == (True, True, found)
 
 
 @pytest.mark.slow
