@@ -128,4 +128,29 @@ def check_one_output(loss: str | sp.Expr) -> None:
 def error_expr(loss: str | sp.Expr) -> sp.Expr:
     """-dl/df of a loss, in `PREDICTION` and `LABEL`."""
     expr = loss_expr(loss)
-    return ERRORS[expr] if expr in ERRORS else sp.expand(-sp.diff(expr, PREDICTION))
+    return (
+        ERRORS[expr]
+        if expr in ERRORS
+        else sp.expand(_bounded(-expr.diff(PREDICTION)), power_exp=False)
+    )
+
+
+def _bounded(slope: sp.Expr) -> sp.Expr:
+    """The same with tanh(u/2) instead of exp(u), whose overflow leaves inf/inf.
+
+    Unchanged if the exponents are not multiples of one of them, or if a pole would be left.
+    """
+    slope = sp.trigsimp(slope) if slope.has(sp.sinh, sp.cosh) else slope
+    exponents = sorted((e.args[0] for e in slope.atoms(sp.exp)), key=sp.count_ops)
+    ratios = [sp.cancel(u / exponents[0]) for u in exponents]
+    if not exponents or not all(r.is_Integer for r in ratios):
+        return slope
+    tangent = sp.Dummy("T", real=True)
+    ratio = (1 + tangent) / (1 - tangent)
+    found = sp.factor(
+        slope.xreplace({sp.exp(u): ratio**n for u, n in zip(exponents, ratios, strict=True)})
+    )
+    _, below = sp.fraction(found)
+    if found.has(sp.exp) or below.free_symbols:
+        return slope
+    return found.xreplace({tangent: sp.tanh(exponents[0] / 2)})

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal, norm
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.model.loss import NAMED, loss_expr
+from dmft.model.loss import NAMED, error_expr, loss_expr
 
 z, f, y = sp.symbols("z f y", real=True)
 ERF = sp.erf(z / sp.sqrt(2))
@@ -487,12 +487,19 @@ def test_all_algorithms_read_one_table_of_losses(name):
         dmft.GradientDescent(0.1, 2, loss="logistical")
 
 
-def test_margin_loss_of_a_sign_teacher_with_a_readout_is_finite():
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [
+        (sp.erf(z / sp.sqrt(2)), (1 - f * y) ** 2 / 2),
+        (z**2, (f - y) ** 3 / 6 + (f - y) ** 2 / 2),
+    ],
+)
+def test_squares_of_a_sign_teacher_with_a_readout_are_finite(activation, loss):
     """y^2 = 1 holds two signs of one field; truth by quadrature over z and the side of h*."""
-    erf = sp.erf(z / sp.sqrt(2))
-    model = dmft.Model(dmft.Committee(erf, 1, [-1.02]), dmft.Committee(sp.sign(z), 1, [1.0]))
+    readout = -1.02
+    model = dmft.Model(dmft.Committee(activation, 1, [readout]), dmft.Committee(sp.sign(z), 1, [1]))
     start = dmft.Overlaps([[0.98]], [[0.064]], [[0.325]])
-    equations = dmft.derive(model, dmft.SGD(1e-12, loss=(1 - f * y) ** 2 / 2))
+    equations = dmft.derive(model, dmft.SGD(1e-18, loss=loss))
     rates, claims = equations.evaluate(start), equations.evaluate_error(start)
     points, weights = np.polynomial.hermite_e.hermegauss(80)
     h, weights = np.sqrt(0.98) * points, weights / np.sqrt(2 * np.pi)
@@ -500,13 +507,30 @@ def test_margin_loss_of_a_sign_teacher_with_a_readout_is_finite():
     mean, deviation = 0.064 / 0.98 * h, np.sqrt(0.325 - 0.064**2 / 0.98)
     above = norm.cdf(mean / deviation)
     half = mean * above + deviation * norm.pdf(mean / deviation)
-    student = -1.02 * erf_of(h / np.sqrt(2))
-    slope = -1.02 * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
-    # psi = (y - f) sigma' for labels +1 and -1.
-    M = weights @ (slope * ((1 - student) * half + (-1 - student) * (mean - half)))
-    Q = 2 * weights @ (slope * h * (2 * above - 1 - student))
+    unit, slope = (sp.lambdify(z, e, "scipy") for e in (activation, activation.diff(z)))
+    error = sp.lambdify((f, y), -loss.diff(f))
+    plus, minus = (readout * slope(h) * error(readout * unit(h), y) for y in (1.0, -1.0))
+    M = weights @ (plus * half + minus * (mean - half))
+    Q = 2 * weights @ (h * (plus * above + minus * (1 - above)))
     for name, truth in {"M": M, "Q": Q}.items():
-        assert abs(rates[name].item() - truth) < claims[name].item() + 1e-14 < 1e-6
+        assert abs(rates[name].item() - truth) < claims[name].item() + 1e-13 < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("loss", "truth"),
+    [
+        (1 / (1 + sp.exp(f * y)) ** 2, lambda v: 2 * expit(v) * expit(-v) ** 2),
+        (sp.log(1 + sp.exp(-2 * f * y)), lambda v: 2 * expit(-2 * v)),
+        (sp.log(sp.cosh(f - 2 * y)), lambda v: -np.tanh(v - 2)),
+        (sp.exp(-((f - y) ** 2)), lambda v: 2 * (v - 1) * np.exp(-((v - 1) ** 2))),
+    ],
+)
+def test_slopes_of_losses_do_not_overflow(loss, truth):
+    """-dl/df at y = 1, where exp(f) has overflown too."""
+    outputs = np.array([-800.0, -30.0, -1.0, 0.5, 30.0, 800.0])
+    with np.errstate(over="ignore"):
+        slopes = sp.lambdify((f, y), error_expr(loss), "numpy")(outputs, 1.0)
+    np.testing.assert_allclose(slopes, truth(outputs), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("variance", [1.0, 0.278])  # .278**2/.278 rounds to more than .278
@@ -516,7 +540,7 @@ def test_cubic_losses_of_one_relu_unit_are_finite(variance):
     model = dmft.Model(dmft.Committee(sp.Max(0, z), 1), dmft.MultiIndex(u + u * v, [u, v]))
     loss = (f - y) ** 3 / 6 + (f - y) ** 2 / 2
     start = dmft.Overlaps([[variance]], [[-0.15, 0.05]], [[1.7, 0.0], [0.0, 0.2]])
-    equations = dmft.derive(model, dmft.SGD(1e-12, loss=loss))
+    equations = dmft.derive(model, dmft.SGD(1e-18, loss=loss))
     rates, claims = equations.evaluate(start), equations.evaluate_error(start)
     half, weights = np.polynomial.legendre.leggauss(80)
     h, weights = 6.5 * (half + 1), 6.5 * weights

@@ -39,7 +39,7 @@ Covariance = Callable[[Any, Any], sp.Expr]
 CODED = frozenset(
     {"exp", "erf", "asin", "tanh", "BivariateNormalCDF", "TwoSigns", "Correlation", "RootRatio"}
     | {"CorrelationRoot", "CorrelationAngle", "FourSigns", "FourSignsMoment"}
-    | {"CovarianceGiven", "SignsMoment", "PairOfSignsMoment"}
+    | {"CovarianceGiven", "InverseCorrelationRoot", "SignsMoment", "PairOfSignsMoment"}
 )
 
 

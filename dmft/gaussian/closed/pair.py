@@ -231,27 +231,27 @@ class CovarianceGiven(Formula):
 
 
 def with_root_ratios(expr: sp.Expr) -> sp.Expr:
-    """Replace y / root^n of a pair in error functions, exponentials, arcsines by `RootRatio`."""
+    """Keep what error functions and exponentials hold over the root of a pair in one piece."""
     return expr.replace(
-        lambda e: isinstance(e, (sp.erf, sp.exp, sp.asin)),
+        lambda e: isinstance(e, (sp.erf, sp.exp)),
         lambda e: e.func(e.args[0].replace(_over_root, _as_ratio)),
     )
 
 
 def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
-    """Divide by the root of a pair where its square, b - c^2/a, divides the root.
+    """Divide by the root of a pair, and by its square b - c^2/a, only where fields differ.
 
-    Both are 0 for fields that coincide, and what they divide vanishes like their square.
+    For averages of a Dirac delta of one field and jumps of another, which are 0 where these are
+    the same field: sign(0) = 0.
     """
     table: dict[sp.Expr, sp.Expr] = {}
     for root in expr.atoms(CorrelationRoot):
         first, second, cross = root.args
         for one, other in ((first, second), (second, first)):
             left = 1 / (other - cross**2 / one)
-            if expr.has(left):
-                inverse = InverseCorrelationRoot(*root.args)
-                table |= {left: one * inverse**2, 1 / root: inverse}
-    return expr.xreplace(table) if table else expr
+            table[left] = one * InverseCorrelationRoot(*root.args) ** 2
+    finite = expr.xreplace(table)
+    return finite.replace(is_inverse_root, lambda e: InverseCorrelationRoot(*e.base.args) ** -e.exp)
 
 
 def with_conditional_covariances(expr: sp.Expr) -> sp.Expr:
