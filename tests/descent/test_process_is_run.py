@@ -344,7 +344,7 @@ REFUSED = {
     "known are those before t": (
         "h_at", sp.Sum(eq.g_at[eq.s, eq.x.j], (eq.s, 0, eq.t))
     ),
-    "asked": ("g_star", Expectation(eq.g_at[eq.t, eq.x.j] ** 3)),
+    "not an average over samples": ("g_star", Expectation(eq.g_at[eq.t, eq.x.j] ** 3)),
     "no array": ("M_at", sp.IndexedBase("A")[eq.x.j]),
 }  # fmt: skip
 

@@ -200,7 +200,7 @@ def test_cell_edges_enclose_the_grid():
 
 
 def test_a_diagram_is_drawn_alone():
-    with pytest.raises(BadParameter, match="alone"):
+    with pytest.raises(BadParameter, match="pass it to plot separately"):
         plot(diagram([[1.0]]), diagram([[1.0]]))
 
 

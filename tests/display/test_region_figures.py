@@ -71,7 +71,7 @@ def test_curves_lie_where_they_are(tmp_path):
         assert np.interp(0.9, a, omega) == pytest.approx(float(value), abs=1e-5)
     a, omega = lines["mixed appears"].get_data()
     assert 0.742 < a[np.isfinite(omega)].min() < 0.744
-    with pytest.raises(BadParameter, match="alone"):
+    with pytest.raises(BadParameter, match="pass it to plot separately"):
         dmft.plot(diagram, diagram)
 
 

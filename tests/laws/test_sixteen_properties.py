@@ -277,7 +277,8 @@ def test_sampling_agrees(covariance, names, seed):
     root = np.array([[first, 0.0], [slope, rest]])
     samples = root @ np.random.default_rng(seed).standard_normal((2, 20_000))
     values = np.prod([FAMILIES[n][1](s) for n, s in zip(names, samples, strict=True)], axis=0)
-    error = values.std() / np.sqrt(values.size)
+    scale = np.abs(values).max() or 1.0  # squares of values may underflow
+    error = scale * (values / scale).std() / np.sqrt(values.size)
     # Five sigma; 1e-7 of the size where nearly nothing varies.
     slack = 5 * error + 1e-7 * size_of(names, covariance) + 1e-300
     rare = 20 * size_of(names, covariance) / np.sqrt(values.size)  # an event never drawn

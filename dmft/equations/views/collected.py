@@ -181,9 +181,14 @@ def _times(first: Mapping[sp.Expr, sp.Expr], second: Mapping[sp.Expr, sp.Expr]) 
 
 def _factor_list(poly: sp.Expr) -> tuple[sp.Expr, Factors]:
     """Number and factors of a polynomial, the first term of each factor positive."""
+    if poly.is_number:
+        return poly, {}
     if len(sp.Add.make_args(sp.expand(poly))) > MOST_TERMS:
         return sp.S.One, {poly: sp.S.One}
-    number, factors = sp.factor_list(poly)
+    try:
+        number, factors = sp.factor_list(poly)
+    except sp.PolynomialError:  # an inverse of what is no polynomial: one factor
+        return sp.S.One, {poly: sp.S.One}
     found: Factors = {}
     for base, power in factors:
         if base.is_Add and leading(base).could_extract_minus_sign():
