@@ -89,7 +89,7 @@ def test_where_rows_are_not_derived_is_said() -> None:
         lambda: dmft.derive(model, dmft.SGD(0.1, average=1.0), scaling="mean-field"),
         lambda: dmft.simulate(model, dmft.SGD(0.1, average=1.0), 100, 1.0, 1, method="overlaps"),
     ):
-        with pytest.raises(ValueError, match="rows|adds velocities"):
+        with pytest.raises(ValueError, match=r"rows|adds velocities"):
             call()
     with pytest.raises(ValueError, match="positive"):
         dmft.Momentum(0.0)
