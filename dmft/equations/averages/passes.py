@@ -26,6 +26,7 @@ from dmft.gaussian.closed.pair import (
     finite_for_parallel,
     is_inverse_root,
     with_conditional_covariances,
+    with_inverse_roots,
     with_root_ratios,
 )
 from dmft.gaussian.closed.product import product_expectation
@@ -93,12 +94,15 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         # Refused before it is computed, which takes minutes for four fields.
         raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
     value = product_expectation(q.factors, q.fields, cov, whole=True)
-    if functions.has(sp.DiracDelta):  # of units whose indices may be equal
+    jumps = functions.has(sp.DiracDelta)  # of units whose indices may be equal
+    if jumps:
         value = with_conditional_covariances(finite_for_parallel(value))
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(
         TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))
     )
+    if jumps and not value.has(RootRatio):
+        value = with_inverse_roots(value)
     if value.has(RootRatio) and any(is_inverse_root(e) for e in value.atoms(sp.Pow)):
         raise refuse(_product(q), "its closed form is 0/0 where two of its fields coincide")
     missing = ", ".join(without_code(value))

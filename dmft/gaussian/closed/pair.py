@@ -231,27 +231,36 @@ class CovarianceGiven(Formula):
 
 
 def with_root_ratios(expr: sp.Expr) -> sp.Expr:
-    """Keep what error functions and exponentials hold over the root of a pair in one piece."""
+    """Replace y / root^n of a pair in error functions, exponentials, arcsines by `RootRatio`."""
     return expr.replace(
-        lambda e: isinstance(e, (sp.erf, sp.exp)),
+        lambda e: isinstance(e, (sp.erf, sp.exp, sp.asin)),
         lambda e: e.func(e.args[0].replace(_over_root, _as_ratio)),
     )
 
 
 def finite_for_parallel(expr: sp.Expr) -> sp.Expr:
-    """Divide by the root of a pair, and by its square b - c^2/a, only where fields differ.
+    """Divide by the root of a pair where its square, b - c^2/a, divides the root.
 
-    For averages of a Dirac delta of one field and jumps of another, which are 0 where these are
-    the same field: sign(0) = 0.
+    Both are 0 for fields that coincide, and what they divide vanishes like their square.
     """
     table: dict[sp.Expr, sp.Expr] = {}
     for root in expr.atoms(CorrelationRoot):
         first, second, cross = root.args
         for one, other in ((first, second), (second, first)):
             left = 1 / (other - cross**2 / one)
-            table[left] = one * InverseCorrelationRoot(*root.args) ** 2
-    finite = expr.xreplace(table)
-    return finite.replace(is_inverse_root, lambda e: InverseCorrelationRoot(*e.base.args) ** -e.exp)
+            if expr.has(left):
+                inverse = InverseCorrelationRoot(*root.args)
+                table |= {left: one * inverse**2, 1 / root: inverse}
+    return expr.xreplace(table) if table else expr
+
+
+def with_inverse_roots(expr: sp.Expr) -> sp.Expr:
+    """Divide by roots of pairs only where the fields differ.
+
+    For averages of a Dirac delta of one field and the sign of another, whose kinks are both at
+    zero: where these are the same field the average is 0, as sign(0) is.
+    """
+    return expr.replace(is_inverse_root, lambda e: InverseCorrelationRoot(*e.base.args) ** -e.exp)
 
 
 def with_conditional_covariances(expr: sp.Expr) -> sp.Expr:
