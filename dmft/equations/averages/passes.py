@@ -40,7 +40,7 @@ Covariance = Callable[[Any, Any], sp.Expr]
 CODED = frozenset(
     {"exp", "erf", "asin", "tanh", "BivariateNormalCDF", "TwoSigns", "Correlation", "RootRatio"}
     | {"CorrelationRoot", "CorrelationAngle", "FourSigns", "FourSignsMoment"}
-    | {"CovarianceGiven", "InverseCorrelationRoot", "SignsMoment", "PairOfSignsMoment"}
+    | {"CovarianceGiven", "SignsMoment", "PairOfSignsMoment"}
 )
 
 
@@ -94,20 +94,19 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         # Refused before it is computed, which takes minutes for four fields.
         raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
     value = product_expectation(q.factors, q.fields, cov, whole=True)
-    jumps = functions.has(sp.DiracDelta)  # of units whose indices may be equal
-    if jumps:
+    if functions.has(sp.DiracDelta):  # of units whose indices may be equal
         value = with_conditional_covariances(finite_for_parallel(value))
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(
         TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))
     )
-    if jumps and not value.has(RootRatio):
-        value = with_inverse_roots(value)
     if value.has(RootRatio) and any(is_inverse_root(e) for e in value.atoms(sp.Pow)):
         raise refuse(_product(q), "its closed form is 0/0 where two of its fields coincide")
     missing = ", ".join(without_code(value))
     if missing:
         raise refuse(_product(q), f"its closed form holds {missing}, which has no code")
+    if functions.has(sp.DiracDelta) and functions.has(sp.sign) and not value.has(RootRatio):
+        value = with_inverse_roots(value)
     return value
 
 
