@@ -62,6 +62,8 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 # No progress bars, and no widgets: their scripts come from another host.
 os.environ["TQDM_DISABLE"] = "1"
+# With a backend for files (.ci/run sets one) pages would show no figure.
+os.environ.pop("MPLBACKEND", None)
 nb_ipywidgets_js = {}
 nb_execution_excludepatterns = {"all": [], "quick": ["generated/derivations/*.py"]}.get(
     extent, collected.LONG_DERIVATIONS
