@@ -51,7 +51,7 @@ timed(lambda: dmft.phase_diagram("final_risk", ("learning_rate", np.linspace(0.5
     **{
         f"clipped rule, p = {p}": f"""
 rule = dmft.UpdateField(sp.Min(1, sp.Max(-1, y - h)), fields=(h, s, y), learning_rate=1)
-timed(solved(committee(erf, {p}), rule, 2.0))
+timed(solved(committee(erf, {p}, k=1), rule, 2.0))
 """
         for p in (1, 2)
     },
@@ -93,7 +93,7 @@ timed(solved(committee({name.split()[0]}, 1), descent, 10))
         for name, more in (("erf", ""), ("relu", ""), ("erf with noise", ", temperature=0.1"))
     },
     "first two-time problem": """
-problem = literature.spherical_p_spin()
+problem = literature.spherical_p_spin(3)
 timed(lambda: dmft.solve(problem, None, 5.0))
 """,
     "first simulate(overlaps)": """
@@ -117,7 +117,7 @@ timed(lambda: dmft.solve(dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations
         for name in ("erf", "tanh")
     },
     "three tokens: solve": """
-model = dmft.Model(dmft.SequenceNetwork(tanh, 3), dmft.SequenceTarget(u + v, [u, v]))
+model = dmft.Model(dmft.SequenceNetwork(tanh, 3), dmft.SequenceTarget(z + u + v, [z, u, v]))
 timed(solved(model, dmft.SGD(0.5), 2.0, dmft.Alignment(0.1, 0.1)))
 """,
     **{
@@ -136,6 +136,12 @@ timed(lambda: dmft.latex(path, dmft.derive(model, dmft.SGD(0.1))))
     "learned_directions, four ReLU": """
 model = dmft.Model(dmft.Committee(relu, 4), dmft.MultiIndex(u * v + sp.tanh(u), [u, v]))
 timed(lambda: dmft.learned_directions(model, dmft.GradientDescent(0.3, samples_per_dim=3)))
+""",
+    "sixteen small solves": """
+model = committee(erf, 1)
+equations, start = dmft.derive(model, dmft.SGD(0.5)), dmft.Overlaps([[1.0]], [[0.1]])
+dmft.solve(equations, start, 10.0)
+timed(lambda: [dmft.solve(equations, start, 10.0) for _ in range(16)])
 """,
     "escape time of a point": """
 model = committee(erf, 2)
