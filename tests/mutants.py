@@ -3,7 +3,9 @@
 ``python tests/mutants.py [count] [--seed 0] [--jobs 2] [--under dmft/solvers]`` prints for each
 mutant the test that failed, or that it survived, and at the end a diff of each survivor; the exit
 code is 1 if more than 15 in 100 survive. Each mutant is a copy of the tree, in which the tests run
-that can reach the changed file: those that import it, then those of its subject.
+that execute the changed line; the first call measures which they are (``.mutants.coverage``, ten
+minutes, made again with ``--fresh``). Where that is not known (compiled code) the tests run that
+import the changed file, then those of its subject.
 """
 
 # Not mutmut, which leaves decorated functions and classes (njit, dataclass) as they are, nor
@@ -30,15 +32,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import coverage
+
 ROOT = Path(__file__).parents[1]
 MOST_SURVIVORS = 0.15
+MEASURED = ROOT / ".mutants.coverage"
+# More tests than this take longer on a command line than those of the subject.
+MOST_TESTS = 400
 # Seconds; endless loops count as noticed, and are shown.
 TIMEOUT = 1800
 # Text and figures, not numbers.
 LEFT_OUT = {"cli", "display", "explained", "explanation", "explorer", "literature", "typeset"}
 if importlib.util.find_spec("flint") is None:  # its tests are skipped
     LEFT_OUT.add("certified")
-IGNORED = shutil.ignore_patterns(".git", ".venv*", "_build", ".mypy_cache", ".ruff_cache")
+IGNORED = shutil.ignore_patterns(
+    ".git", ".venv*", "_build", ".mypy_cache", ".ruff_cache", ".mutants.*"
+)
 # Rooms of tests of a subject whose folder in the library has another name.
 ROOMS = {
     "adaptive": ("optimisers",), "averages": ("equations", "losses"), "codegen": ("emit",),
@@ -59,11 +68,12 @@ NO_NUMBERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.JoinedSt
 
 
 class Mutant(NamedTuple):
-    """A file of the library and its changed text."""
+    """A file of the library, its changed text, and the lines that changed."""
 
     path: str
     old: str
     new: str
+    lines: range
 
     def diff(self) -> str:
         """Unified diff of the change."""
@@ -136,7 +146,7 @@ def mutants(under: str) -> Iterator[Mutant]:
             high = starts[node.end_lineno - 1] + node.end_col_offset
             for text in changes(node):
                 new = (source[:low] + text.encode() + source[high:]).decode()
-                yield Mutant(str(path), old, new)
+                yield Mutant(str(path), old, new, range(node.lineno, node.end_lineno + 1))
 
 
 def words(path: str) -> set[str]:
@@ -144,8 +154,27 @@ def words(path: str) -> set[str]:
     return {word.rstrip("s") for word in re.findall("[a-z]{3,}", path)}
 
 
-def reaching(path: str) -> list[str]:
-    """Tests that can reach a file: those that import it, then its subject, then its rooms."""
+def measured(fresh: bool) -> coverage.CoverageData:
+    """Tests that execute each line, measured by one run of the fast tests."""
+    data = coverage.CoverageData(str(MEASURED))
+    if fresh or not MEASURED.exists():
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
+        command += ["--cov=dmft", "--cov-context=test", "--cov-report="]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(MEASURED)})
+    data.read()
+    return data
+
+
+def reaching(mutant: Mutant, known: coverage.CoverageData) -> list[str]:
+    """Tests that can notice a mutant: those that execute its lines, where these are known."""
+    contexts = known.contexts_by_lineno(str(ROOT / mutant.path))
+    found = {test for line in mutant.lines for test in contexts.get(line, ())} - {""}
+    named = sorted({test.partition("|")[0] for test in found})
+    return named if 0 < len(named) <= MOST_TESTS else of_subject(mutant.path)
+
+
+def of_subject(path: str) -> list[str]:
+    """Tests of a file: those that import it, then its subject, then its rooms."""
     parts = Path(path).with_suffix("").parts
     package, name = ".".join(parts[:-1]), parts[-1]
     where = re.compile(rf"{re.escape(package)}(\.{name}\b| import [^\n]*\b{name}\b)")
@@ -201,9 +230,9 @@ def fails_anyway(test: str) -> bool:
     return test.startswith("tests/") and bool(first_failure([test]))
 
 
-def noticing(mutant: Mutant) -> str:
+def noticing(mutant: Mutant, known: coverage.CoverageData) -> str:
     """The first test that fails by the change; empty if there is none."""
-    tests, without = reaching(mutant.path), ()
+    tests, without = reaching(mutant, known), ()
     while (test := first_failure(tests, mutant, without)) and fails_anyway(test):
         without += (test,)
     print(f"{mutant.path}: {test or 'SURVIVED'}", flush=True)
@@ -217,13 +246,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--under", default="dmft")
+    parser.add_argument("--fresh", action="store_true")
     given = parser.parse_args()
     every = list(mutants(given.under))
     chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))
     print(f"{len(chosen)} of {len(every)} mutants", flush=True)
+    known = measured(given.fresh)
 
     with ThreadPoolExecutor(given.jobs) as pool:
-        found = list(pool.map(noticing, chosen))
+        found = list(pool.map(functools.partial(noticing, known=known), chosen))
     survivors = [m for m, test in zip(chosen, found, strict=True) if not test]
     for mutant in survivors:
         print(f"\n{mutant.diff()}", end="")
