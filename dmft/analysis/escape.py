@@ -18,26 +18,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing
+from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing, risk_rate
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch
-from dmft.solvers.solve import Request, check_request, solve_problem, solve_request
+from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.solve import Request, check_request, solve_request
 from dmft.solvers.trajectory import CLOCK, Trajectory
 
 REFERENCES = ("start", "plateau")
 # An escape from overlaps of order d^(-1/2) amplifies early errors: these tolerances give its time
-# to 1e-9 (one of 1e-8 in a plain run gives 1e-7).
-ESCAPE_RTOL, ESCAPE_ATOL = 1e-11, 1e-15
+# to 1e-9 (one of 1e-8 in a plain run gives 1e-7). Order 8 takes half the time of order 5.
+TIGHT: Mapping[str, Any] = {"rtol": 1e-10, "atol": 1e-15, "default": "rk8"}
 # A risk below this is rounding: the start is the solution already.
 NO_RISK = 1e-14
 
@@ -198,12 +200,15 @@ def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:
             "a trajectory read from a file has no compiled equations to locate its escape with; "
             "call escape_time with the equations, the start and t_max"
         )
-    options = {name: run.provenance[name] for name in ("method", "t_start")}
+    options = {name: run.provenance[name] for name in ("rtol", "atol", "t_start")}
+    options["default"] = method = run.provenance["method"]
+    if method not in TABLEAUX:
+        options["method"] = method
     # Averages on nodes are known to the tolerance of the run at best, and where integrands have
     # kinks tighter steps would follow the nodes.
-    known = run.provenance.get("quadrature_tol") is None
-    options["rtol"] = min(run.provenance["rtol"], ESCAPE_RTOL if known else 1.0)
-    options["atol"] = min(run.provenance["atol"], ESCAPE_ATOL if known else 1.0)
+    if run.provenance.get("quadrature_tol") is None:
+        tighter = {name: min(options[name], TIGHT[name]) for name in ("rtol", "atol")}
+        options |= {**TIGHT, **tighter}
     options["widths"], options["parameters"] = run.widths, run.parameters
     options["constants"] = {b.name: run.constants[b.name] for b in run.problem.constants}
     options["provenance"] = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
@@ -239,13 +244,12 @@ def escape_time_of_problem(
         When a threshold relative to the start is met before the plateau.
     """
     # Events and plateaus are looked for on every step.
-    options = _without(options, "save_at", "events")
-    options = {"rtol": ESCAPE_RTOL, "atol": ESCAPE_ATOL, **options}
+    options = {n: value for n, value in options.items() if n not in ("save_at", "events")}
     check_escape(problem, fraction, reference, overlap)
-    if overlap is None and reference == "plateau":
-        return _from_plateau(problem, state, t_max, fraction, options)
-    given = check_request(problem, state, t_max, **options)
-    return _by_overlap(given, overlap) if overlap is not None else _from_start(given, fraction)
+    given = check_request(problem, state, t_max, **{**TIGHT, **options})
+    if overlap is not None:
+        return _by_overlap(given, overlap)
+    return (_from_plateau if reference == "plateau" else _from_start)(given, fraction)
 
 
 def check_level(fraction: float, overlap: float | None) -> None:
@@ -275,17 +279,39 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
 
 
 def escape_times_of(
-    requests: Sequence[Request | Exception], fraction: float, overlap: float | None
+    requests: Sequence[Request | Exception],
+    fraction: float,
+    reference: str,
+    overlap: float | None,
 ) -> Iterator[Any]:
-    """Escape times of many runs of one problem, from the risk of their starts or by overlap.
+    """Escape times of many runs of one problem.
 
     Each is that of `escape_time_of_problem`; in the place of a run that cannot be made stands the
     exception. Ends early when the parallel job is cancelled.
     """
+    if overlap is None and reference == "plateau":
+        for given, ended in zip(requests, solve_batch(requests), strict=False):
+            yield _read(ended, lambda run, given=given: _after_plateau(run, given, fraction))
+        return
     watched = [attempt(_watched, given, fraction, overlap) for given in requests]
-    for given, ended in zip(requests, solve_batch(watched), strict=False):
-        is_run = isinstance(ended, Ended)
-        yield attempt(_read_watched, ended, given, fraction, overlap) if is_run else ended
+    found = [
+        _read(ended, lambda run, given=given: _read_watched(run, given, fraction, overlap))
+        for given, ended in zip(requests, solve_batch(watched), strict=False)
+    ]
+    whole = solve_batch([one.given for one in found if isinstance(one, _Early)])
+    for one in found:
+        if not isinstance(one, _Early):
+            yield one
+            continue
+        ended = next(whole, None)
+        if ended is None:
+            return
+        yield _read(ended, one.settled)
+
+
+def _read(ended: Any, function: Callable[[Trajectory], Any]) -> Any:
+    """What a function makes of a run of a batch, or what stands in the place of a run."""
+    return attempt(lambda: function(ended.trajectory())) if isinstance(ended, Ended) else ended
 
 
 def _watched(given: Request | Exception, fraction: float, overlap: float | None) -> Any:
@@ -299,11 +325,10 @@ def _watched(given: Request | Exception, fraction: float, overlap: float | None)
     return given.with_event(_overlap_event(given, overlap))
 
 
-def _read_watched(ended: Ended, given: Any, fraction: float, overlap: float | None) -> Any:
-    run = ended.trajectory()
+def _read_watched(run: Trajectory, given: Any, fraction: float, overlap: float | None) -> Any:
     if overlap is not None:
         return _result(run, overlap, "overlap")
-    return _read_start(run, given, _initial_risk(given), fraction)
+    return _read_start(run, given, fraction)
 
 
 def _by_overlap(given: Request, overlap: float) -> EscapeTime | Censored:
@@ -327,52 +352,68 @@ def _overlap_at_start(given: Request) -> float:
 
 
 def _from_start(given: Request, fraction: float) -> EscapeTime | Censored:
-    risk = _initial_risk(given)
-    run = solve_request(given.with_event(_risk_event(risk, fraction)))
-    return _read_start(run, given, risk, fraction)
+    run = solve_request(given.with_event(_risk_event(_initial_risk(given), fraction)))
+    found = _read_start(run, given, fraction)
+    return found.settled(solve_request(given)) if isinstance(found, _Early) else found
 
 
 def _risk_event(risk: float, fraction: float) -> Event:
     return Event("risk", (1.0 - fraction) * risk, direction=-1)
 
 
-def _read_start(
-    run: Trajectory, given: Request, risk: float, fraction: float
-) -> EscapeTime | Censored:
+@dataclass(frozen=True)
+class _Early:
+    """A threshold that was met while the risk fell about as fast as it ever does until then."""
+
+    result: EscapeTime
+    given: Request
+    fraction: float
+
+    def settled(self, whole: Trajectory) -> EscapeTime:
+        """Its record; warns where the whole run has a plateau that is still ahead."""
+        plateau = find_plateau(whole, origin=self.given.setup.t_start)
+        if plateau is None or not plateau.left or plateau.t <= self.result.value:
+            return self.result
+        text = _relaxation(self.result, plateau, self.fraction)
+        warnings.warn(text, EscapeWarning, stacklevel=5)
+        return replace(self.result, relaxed=True)
+
+
+def _read_start(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored | _Early:
     """Escape time of a run that was watched for its threshold, from the risk of its start."""
-    begun, t_max, threshold = given.setup.t_start, given.setup.t_end, (1.0 - fraction) * risk
-    known = {"reference_value": risk, "reference_time": begun}
-    if run.status != Status.EVENT or not is_relaxing(run) or float(run.t[-1]) >= t_max:
-        return _result(run, threshold, "start", **known)
-    # The risk fell fastest at the very start: is a plateau still ahead?
-    plateau = find_plateau(solve_request(given), origin=begun)
-    if plateau is None or not plateau.left or plateau.t <= float(run.t[-1]):
-        return _result(run, threshold, "start", **known)
-    result = _result(run, threshold, "start", relaxed=True, **known)
-    warnings.warn(_relaxation(result, plateau, fraction), EscapeWarning, stacklevel=5)
-    return result
+    risk = float(run.risk[0])
+    known = {"reference_value": risk, "reference_time": given.setup.t_start}
+    result = _result(run, (1.0 - fraction) * risk, "start", **known)
+    if isinstance(result, Censored) or result.value >= given.setup.t_end:
+        return result
+    return _Early(result, given, fraction) if is_relaxing(risk_rate(run)) else result
 
 
-def _from_plateau(
-    problem: Problem,
-    state: Mapping[str, ArrayLike],
-    t_max: float,
-    fraction: float,
-    options: Mapping[str, Any],
-) -> EscapeTime | Censored:
-    run = solve_problem(problem, state, t_max, **options)
-    begun = float(run.provenance["t_start"])
-    plateau = find_plateau(run, origin=begun)
-    if plateau is None:  # nothing relaxes before the descent
-        plateau = Plateau(begun, float(run.risk[0]), run.start)
-    threshold = (1.0 - fraction) * plateau.risk
+def _from_plateau(given: Request, fraction: float) -> EscapeTime | Censored:
+    return _after_plateau(solve_request(given), given, fraction)
+
+
+def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored:
+    """Escape time from the plateau of a run that was saved at each step."""
+    begun = given.setup.t_start
+    # Without one nothing relaxes before the descent.
+    plateau = find_plateau(run, origin=begun) or Plateau(begun, float(run.risk[0]))
+    event = _risk_event(plateau.risk, fraction)
+    # The run is followed again only through the step in which its risk falls that far.
+    row = _before_fall(run, event.threshold, plateau.row)
+    if row is not None:
+        watched, y = given.with_event(event), {n: block[row] for n, block in run.blocks.items()}
+        setup = replace(watched.setup, t_start=float(run.t[row]), start=run.problem.pack(y))
+        run = solve_request(replace(watched, setup=setup))
     known = {"reference_value": plateau.risk, "reference_time": plateau.t}
-    if plateau.t >= float(run.t[-1]):
-        return _result(run, threshold, "plateau", **known)
-    more = {**_without(options, "t_start"), "t_start": plateau.t}
-    event = Event("risk", threshold, direction=-1)
-    leaving = solve_problem(problem, plateau.state, t_max, events=[event], **more)
-    return _result(leaving, threshold, "plateau", **known)
+    return _result(run, event.threshold, "plateau", **known)
+
+
+def _before_fall(run: Trajectory, threshold: float, first: int) -> int | None:
+    """First row from `first` on after which the risk may reach the threshold in one step."""
+    gap = run.risk[first:] - threshold
+    near = np.minimum(gap[:-1], gap[1:]) <= np.abs(np.diff(gap))
+    return first + int(np.argmax(near)) if np.any(near) else None
 
 
 def _result(run: Trajectory, threshold: float, reference: str, **known: Any) -> Any:
@@ -398,10 +439,6 @@ def _initial_risk(given: Request) -> float:
     if not risk > NO_RISK:
         raise BadParameter(f"the risk at the start is {risk:g}: there is nothing to escape from")
     return risk
-
-
-def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
 
 
 def _relaxation(result: EscapeTime, plateau: Plateau, fraction: float) -> str:

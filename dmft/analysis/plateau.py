@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.solvers.pointers import entry, loop
-from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
 Vector = NDArray[np.float64]
@@ -28,17 +25,23 @@ RISE = 1.2
 RESOLVED_RISK = 1e-10
 # A run that ends flat below this part of its start has learned: it is on no plateau.
 LEARNED = 1e-3
-# Relative displacement along the flow for the derivative of the risk, and points of a refinement.
-DISPLACEMENT, FINE_POINTS = 1e-5, 257
+# Relative displacement along the flow for the derivative of the risk.
+DISPLACEMENT = 1e-5
+# Points on either side of the flattest one that locate the plateau between them, and iterations of
+# Newton's method for it.
+NEIGHBOURS, ITERATIONS = 3, 4
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Time, risk and state at the flattest point; `left` when a steeper descent follows it."""
+    """Time and risk at the flattest point, and the row of the run that is next to it.
+
+    `left` when a steeper descent follows it.
+    """
 
     t: float
     risk: float
-    state: Mapping[str, Any]
+    row: int = 0
     left: bool = True
 
 
@@ -68,18 +71,18 @@ def find_plateau(run: Trajectory, origin: float) -> Plateau | None:
     if index.size < 3:
         return None
     fastest = int(np.argmin(rate[index]))
-    found = _flattest(run, slope, index[: fastest + 1], origin)
-    if found is not None or not is_relaxing(run):
+    found = _flattest(run, rate, slope, index[: fastest + 1])
+    if found is not None or not is_relaxing(rate):
         return found
-    found = _flattest(run, slope, index, origin)
+    found = _flattest(run, rate, slope, index)
     learned = found and not found.left and found.risk < LEARNED * run.risk[0]
     return None if learned else found
 
 
 def _flattest(
-    run: Trajectory, slope: Vector, index: NDArray[np.int64], origin: float
+    run: Trajectory, rate: Vector, slope: Vector, index: NDArray[np.int64]
 ) -> Plateau | None:
-    """Plateau among these points of the run."""
+    """Plateau among these points of the run, or between them."""
     here = slope[index]
     bounds = _between(here)
     if bounds is None:
@@ -89,7 +92,9 @@ def _flattest(
     rise = max(RISE * abs(float(here[flat])), LEAST_RELAXATION)
     beyond = slope[index[flat] :]
     left = bool(np.max(beyond[np.isfinite(beyond)]) > rise)
-    return _refined(run, int(index[flat]), origin, left=left)
+    row = int(index[flat])
+    t = _minimum(run.t, slope, row)
+    return Plateau(t, _cubic(run.t, run.risk, rate, row, t), row, left)
 
 
 def _between(slope: Vector) -> tuple[int, int] | None:
@@ -103,12 +108,8 @@ def _between(slope: Vector) -> tuple[int, int] | None:
     return None
 
 
-def log_slope(run: Trajectory, origin: float) -> Vector:
-    """Return -d log risk / d log (t - origin) at the saved points, along the flow itself."""
-    return _log_slope(run, origin, risk_rate(run))
-
-
 def _log_slope(run: Trajectory, origin: float, rate: Vector) -> Vector:
+    """Return -d log risk / d log (t - origin) at the saved points."""
     with np.errstate(divide="ignore", invalid="ignore"):
         slope: Vector = -(run.t - origin) * rate / run.risk
     return slope
@@ -139,26 +140,37 @@ def risk_rate(run: Trajectory) -> Vector:
     return rate
 
 
-def is_relaxing(run: Trajectory) -> bool:
+def is_relaxing(rate: Vector) -> bool:
     """True when the risk falls from the very start about as fast as it ever does."""
-    rate = -risk_rate(run)
-    return bool(rate[0] > FAST_START * np.max(rate))
+    return bool(-rate[0] > FAST_START * np.max(-rate))
 
 
-def _refined(run: Trajectory, i: int, origin: float, left: bool) -> Plateau:
-    """Solve again around point i on a fine grid and take the flattest of it."""
-    assert run.problem is not None
-    first, last = max(i - 1, 0), min(i + 1, run.t.size - 1)
-    state = {b.name: run.blocks[b.name][first] for b in run.problem.state}
-    fine = solve_problem(
-        run.problem, state, float(run.t[last]), widths=run.widths,
-        constants={b.name: run.constants[b.name] for b in run.problem.constants},
-        parameters=run.parameters, t_start=float(run.t[first]),
-        method=run.provenance["method"], rtol=run.provenance["rtol"], atol=run.provenance["atol"],
-        save_at=np.linspace(run.t[first], run.t[last], FINE_POINTS), progress=False,
-    )  # fmt: skip
-    slope = np.abs(log_slope(fine, origin))
-    slope[fine.t <= origin] = np.inf
-    best = int(np.nanargmin(slope))
-    state = {name: block[best] for name, block in fine.blocks.items()}
-    return Plateau(float(fine.t[best]), float(fine.risk[best]), state, left)
+def _minimum(t: Vector, slope: Vector, i: int) -> float:
+    """Where the polynomial through the squares of an entry, the least, and its neighbours is least.
+
+    Of squares, as the size of a slope that changes its sign has a kink there.
+    """
+    count = min(NEIGHBOURS, i, t.size - 1 - i)
+    near = slice(i - count, i + count + 1)
+    x, squares = t[near] - t[i], slope[near] ** 2
+    if count == 0 or not np.all(np.isfinite(squares)):
+        return float(t[i])
+    first = np.polyder(np.linalg.solve(np.vander(x / x[-1]), squares))
+    second, ahead = np.polyder(first), 0.0
+    for _ in range(ITERATIONS):
+        ahead -= np.polyval(first, ahead) / np.polyval(second, ahead)
+    found = t[i] + ahead * x[-1]
+    return float(found if t[i - 1] < found < t[i + 1] else t[i])
+
+
+def _cubic(t: Vector, value: Vector, rate: Vector, i: int, at: float) -> float:
+    """Interpolate between row i and the next one to `at` by values and their rates."""
+    other = i + 1 if at > t[i] else i - 1
+    if at == t[i]:
+        return float(value[i])
+    h = t[other] - t[i]
+    x = (at - t[i]) / h
+    line = (1 - x) * value[i] + x * value[other]
+    rise = value[other] - value[i]
+    bend = (1 - x) * (h * rate[i] - rise) - x * (h * rate[other] - rise)
+    return float(line + x * (1 - x) * bend)

@@ -140,6 +140,7 @@ def check_request(
     constants: Mapping[str, ArrayLike] | None = None,
     parameters: Mapping[str, float] | None = None,
     method: str | None = None,
+    default: str | None = None,
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
@@ -169,6 +170,9 @@ def check_request(
         "iterate".
         Overlap equations limit the step by stability more than by accuracy, so order 5 is as
         fast at equal error.
+    default : str or None
+        What a flow is solved with where no method is asked for. Like "rk5" it gives way to "BDF"
+        where the run is stiff.
     rtol, atol : float
         Local error per step below atol + rtol |y|, root mean square over the entries. In steps
         in which a saved time or an event lies, the error of the interpolant is below twice that.
@@ -188,7 +192,7 @@ def check_request(
     provenance : mapping
         Added to the problem's own (`time_step_times_dim`, for instance).
     """
-    chosen, events = _method(problem, method), check_events(events)
+    chosen, events = _method(problem, method, default), check_events(events)
     names, scalars, arrays = filled(problem, widths, parameters, constants)
     blocks = check_blocks(problem.state, state, names, "state")
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
@@ -212,7 +216,7 @@ def check_request(
     return Request(setup, names, scalars, arrays, provenance or {})
 
 
-def _method(problem: Problem, method: str | None) -> str:
+def _method(problem: Problem, method: str | None, default: str | None) -> str:
     if problem.kind == "sde":
         raise BadParameter(
             "a problem of kind 'sde' has many paths: dmft.solvers.stochastic.paths.solve_paths "
@@ -226,7 +230,7 @@ def _method(problem: Problem, method: str | None) -> str:
             f"unknown method {method!r} for a problem of kind {problem.kind!r}; choose one of "
             f"{', '.join(known)}"
         )
-    return method or known[0]
+    return method or (default if default in known else known[0])
 
 
 def _check_numbers(

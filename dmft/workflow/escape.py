@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dmft.solvers.stochastic.ensemble import PathEnsemble
 
 # Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
-KINKED = {"rtol": 1e-6, "atol": 1e-8}
+KINKED = {"rtol": 1e-6, "atol": 1e-8, "default": "rk5"}
 
 
 @checked
@@ -51,8 +51,8 @@ def escape_time(
     Scaling     t of the equations; `.steps(dim)` converts to steps
     Valid for   a threshold crossed within the run; else a `Censored` record with the horizon.
                 The crossing is located on the dense output, never on the saved points, of a run
-                at rtol = 1e-11 and atol = 1e-15; where averages on nodes have kinks, at 1e-6 and
-                1e-8 (unless you pass your own)
+                of order 8 at rtol = 1e-10 and atol = 1e-15; where averages on nodes have kinks,
+                of order 5 at 1e-6 and 1e-8 (unless you pass your own)
     Source      theory/one_pass F; the plateau is where |d log risk / d log t| is smallest
 
     Parameters

@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "a0ddfb351a24ff53"
+BUILT_ON = "f52fdbf94407e7a0"
 
 
 @compiled

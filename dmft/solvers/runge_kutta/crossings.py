@@ -1,9 +1,10 @@
 """The search for events on the dense output of a step: compiled apart from the loop.
 
-Each event function is read at `SCAN` points a step; where two neighbours have the same sign, the
-parabola through three of them is asked whether it turns back across zero in between. A crossing is
-then located by bracketed secants. A value of exactly zero counts as having crossed, but the start
-of a run does not.
+Each event function is read at both ends and in the middle of a step. Where one is not farther from
+zero than its range there, all are read at `SCAN` points. Where two neighbours have the same sign,
+the parabola through three of them is asked whether it turns back across zero in between. A crossing
+is then located by bracketed secants. A value of exactly zero counts as having crossed, but the
+start of a run does not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.layout import (
+    ASK,
     EVENT,
     FOUND,
     H_DONE,
@@ -28,7 +30,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.primitives import compiled, copy, interpolate, read_gap, take_sides
 from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "248c766186e46819"
+BUILT_ON = "643cf5d1777e7c48"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15
@@ -146,6 +148,30 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
 
 
 @compiled
+def _ask(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
+    """Set `counts[HITS]` to 1 where an event function may be zero in the step, by three points.
+
+    `work.point` is the middle. A parabola leaves the range of three points by an eighth of it.
+    """
+    count, h = events.kind.size, clock[H_DONE]
+    counts[HITS] = 0
+    if work.seen.size > 0:
+        observe(clock[T_OLD] + 0.5 * h, work.point, task.widths, task.par, work.seen)
+    for e in range(count):
+        work.gap[e, 1] = read_gap(events, work.point, work.seen, e)
+    if work.seen.size > 0:
+        observe(clock[T_OLD] + h, work.trial, task.widths, task.par, work.seen)
+    for e in range(count):
+        left, middle = work.gap[e, 0] * work.sign[e], work.gap[e, 1] * work.sign[e]
+        right = read_gap(events, work.trial, work.seen, e)
+        work.gap[e, SCAN], right = right, right * work.sign[e]
+        least, most = min(left, middle, right), max(left, middle, right)
+        # NaN compares as false.
+        if not (least > most - least and left > 0.0 and middle > 0.0 and right > 0.0):
+            counts[HITS] = 1
+
+
+@compiled
 def _keep(events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Keep the events of an accepted step; a terminal one ends the run at its time."""
     for e in range(events.kind.size):
@@ -168,9 +194,12 @@ def _keep(events, work, y, clock, counts):  # type: ignore[no-untyped-def]
 def watch(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Look for crossings in the step that was tried: `counts[HITS]` of them, in order of time.
 
-    That is SEARCH; SIDES comes before the first step, KEEP when the step is accepted.
+    That is SEARCH; ASK tells whether there can be any. SIDES comes before the first step, KEEP when
+    the step is accepted.
     """
-    if what == SEARCH:
+    if what == ASK:
+        _ask(observe, task, events, work, clock, counts)
+    elif what == SEARCH:
         copy(work.side, work.sign)
         _scan(observe, task, events, work, clock, counts)
     elif what == KEEP:

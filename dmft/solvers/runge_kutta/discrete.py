@@ -36,7 +36,7 @@ from dmft.solvers.runge_kutta.primitives import (
 )
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "248c766186e46819"
+BUILT_ON = "643cf5d1777e7c48"
 
 
 @inlined

@@ -17,6 +17,7 @@ from numba import types
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.layout import (
     AFTER_REJECT,
+    ASK,
     BOUND,
     BY_DOMAIN,
     BY_ERROR,
@@ -64,15 +65,15 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "a0ddfb351a24ff53"
+BUILT_ON = "f52fdbf94407e7a0"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
 FACTOR_NONFINITE, FACTOR_DOMAIN = 0.25, 0.5
-# Order 5 is stable up to h |lambda| = 3.3 on the negative axis; steps that stability holds wander
-# below it, those that accuracy asks for are shorter. After so many more of the former than of the
-# latter, the run is stiff.
-STABLE, HELD_LONG = 2.0, 15
+# Orders 5 and 8 are stable up to h |lambda| = 3.3 and 6.1 on the negative axis; steps that
+# stability holds wander below it, those that accuracy asks for are shorter than this part of the
+# order. After so many more of the former than of the latter, the run is stiff.
+STABLE, HELD_LONG = 0.4, 15
 
 
 @inlined
@@ -223,7 +224,21 @@ def _is_held(tableau, work, n):  # type: ignore[no-untyped-def]
             state += (tableau.a[s, j] - tableau.a[s - 1, j]) * work.k[j, i]
         slopes += (work.k[s, i] - work.k[s - 1, i]) ** 2
         states += state * state
-    return slopes > STABLE * STABLE * states
+    return slopes > (STABLE * tableau.order) ** 2 * states
+
+
+@inlined
+def _is_near(observe, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Whether an event may happen in the step that was tried, by its ends and its middle.
+
+    The middle is that of the cubic through values and slopes at both ends, without other stages.
+    """
+    last = tableau.stages - 1
+    for i in range(y.size):
+        bend = work.k[0, i] - work.k[last, i]
+        work.point[i] = 0.5 * (y[i] + work.trial[i]) + 0.125 * clock[H_DONE] * bend
+    watch(ASK, observe, task, events, work, y, clock, counts)
+    return counts[HITS] > 0
 
 
 @unfolded
@@ -233,20 +248,23 @@ def settle(rhs, observe, domain, watch, tableau, task, events, work, y, clock, c
     t = clock[T]
     watched, i = events.kind.size > 0, counts[NEXT_SAVE]
     read = i < task.save.size and task.save[i] < end
-    if reason == BY_ERROR and error <= 1.0:
-        dense = read or watched
-        reason, error = _look(rhs, domain, tableau, task, work, y, t, h, error, dense, counts)
+    near = False
     if reason == BY_ERROR and error <= 1.0:
         if watched:
             copy(work.old, y)
             clock[T_OLD], clock[H_DONE] = t, h
+            near = _is_near(observe, watch, tableau, task, events, work, y, clock, counts)
+        dense = read or near
+        reason, error = _look(rhs, domain, tableau, task, work, y, t, h, error, dense, counts)
+    if reason == BY_ERROR and error <= 1.0:
+        if near:
             watch(SEARCH, observe, task, events, work, y, clock, counts)
             read = read or counts[HITS] > 0
         if read:  # what is read from the interpolant is as accurate as the step
             error = max(error, _dense_error(rhs, tableau, task, work, y, t, h, counts))
             if not math.isfinite(error):
                 reason = BY_NONFINITE
-            if watched and not (error <= 1.0):
+            if near and not (error <= 1.0):
                 copy(work.sign, work.side)
     if reason != BY_ERROR or not (error <= 1.0):
         _reject(tableau, h, reason, error, clock, counts)

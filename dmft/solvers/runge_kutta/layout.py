@@ -25,8 +25,9 @@ STEPS, REJECTED, EVALS, NEXT_SAVE, SAVED, FOUND, BAND = 0, 1, 2, 3, 4, 5, 6
 REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS = 7, 8, 9, 10, 11, 12
 ORDER, EQUAL, JACOBIAN, HELD, COUNTS_SIZE = 13, 14, 15, 16, 17
 # What the loop asks of the search for events: the sides at the start of a run, the crossings in a
-# step that was tried, to keep those of a step that was accepted.
-SIDES, SEARCH, KEEP = 0, 1, 2
+# step that was tried, to keep those of a step that was accepted, whether there can be any in a step
+# that was tried.
+SIDES, SEARCH, KEEP, ASK = 0, 1, 2, 3
 # What an event watches.
 STATE, OBSERVABLE, COSINE = 0, 1, 2
 

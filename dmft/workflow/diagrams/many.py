@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dmft.analysis.escape import ESCAPE_ATOL, ESCAPE_RTOL, check_escape, escape_times_of
+from dmft.analysis.escape import TIGHT, check_escape, escape_times_of
 from dmft.equations.equations import Equations
 from dmft.names import Status
 from dmft.solvers.problem import Problem
@@ -94,7 +94,8 @@ def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[A
         return
     if of.name == ESCAPE:
         how = of.how
-        yield from escape_times_of(plan.requests(points), how["fraction"], how["overlap"])
+        levels = (how["fraction"], how["reference"], how["overlap"])
+        yield from escape_times_of(plan.requests(points), *levels)
         return
     asked = plan.together(points) or plan.requests(points)
     for point, ended in zip(points, solve_batch(asked), strict=False):
@@ -127,9 +128,7 @@ def _plan(of: Any, example: Point) -> _Plan | None:
     if of.name == ESCAPE:
         how = of.how
         check_escape(of.problem, how["fraction"], how["reference"], how["overlap"])
-        if how["overlap"] is None and how["reference"] != "start":
-            return None
-        options = {"rtol": ESCAPE_RTOL, "atol": ESCAPE_ATOL, **options}
+        options = {**TIGHT, **options}
     else:
         options["save_at"] = 2
     inputs = InputsByPoint(equations, of.start, fixed, example)
