@@ -9,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.display.style import (
-    COLOURS,
     FAINT,
     INK,
     Canvas,
     colour,
+    flatten_noise,
     line_style,
     mark_end,
     named_once,
+    noise_of,
     put_legends,
-    shade,
     symbol,
     time_label,
     wants_log,
 )
+from dmft.display.units import aligned
 from dmft.errors import BadParameter
 from dmft.names import Status
 
@@ -32,10 +33,12 @@ POINTS = 24
 CROWD = 12
 # Units of a wide student that are drawn.
 UNITS = 60
-# Up to this many curves of a run are named one by one; more by families, with a key to the units.
-NAMED = 9
-# Up to this many units are told apart, by line style and shade.
-TOLD_APART = 8
+# Markers of ensembles; hollow, so that lines are seen through them.
+MARKERS = ("o", "s", "^", "D", "v")
+DOTS: dict[str, Any] = {
+    "linestyle": "none", "markersize": 4.0, "markerfacecolor": "white", "markeredgewidth": 1.0,
+    "capsize": 1.5, "elinewidth": 0.8, "zorder": 4,
+}  # fmt: skip
 # Values in the name of a run among others: digits.
 DIGITS = 4
 FINE = (Status.OK, Status.EVENT)
@@ -47,7 +50,7 @@ def is_ensemble(record: Any) -> bool:
 
 
 def is_escape(record: Any) -> bool:
-    """Whether a record is an escape time, seen or censored."""
+    """Whether a record is an escape time, seen or censored, or those of many runs."""
     return hasattr(record, "threshold") and hasattr(record, "reference")
 
 
@@ -61,13 +64,10 @@ def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str |
     escapes = [r for r in records if is_escape(r)]
     records = [r for r in records if not is_escape(r)]
     theories = [r for r in records if not is_ensemble(r)]
-    names = _names_of(theories)
-    for number, record in enumerate(records):
-        if is_ensemble(record):
-            _draw_ensemble(record, overlaps, risk, offset=number, named=not theories)
-        else:
-            place = next(n for n, theory in enumerate(theories) if theory is record)
-            _draw_trajectory(record, overlaps, risk, line_style(6 * place), names[place])
+    for number, (run, name) in enumerate(zip(theories, _names_of(theories), strict=True)):
+        _draw_trajectory(run, overlaps, risk, line_style(number), name)
+    for number, ensemble in enumerate(r for r in records if is_ensemble(r)):
+        _draw_ensemble(ensemble, overlaps, risk, number, theories)
     for escape in escapes:
         _draw_escape(escape, overlaps, risk)
     _finish(records, overlaps, risk)
@@ -76,35 +76,30 @@ def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str |
     return np.ravel(axes)
 
 
-def _entries(values: Any) -> list[dict[str, Any]]:
-    """Return overlaps as curves: values, label of the family, colour; a sample of wide students."""
+def entries_of(values: Any) -> list[dict[str, Any]]:
+    """Return overlaps as curves: values, label, colour, width; a sample of wide students.
+
+    Colours tell teachers apart, and all units that overlap with one teacher share a legend entry.
+    """
     if hasattr(values, "m"):
         return _alignment_entries(getattr(values, "e", np.zeros(len(values.m))), values.m)
     if hasattr(values, "Q_perp"):
         return _wide_entries(values.M, values.Q_perp)
     if hasattr(values, "coupling"):
         return _aligned_entries(values)
-    Q, M = values.Q, values.M
-    p = M.shape[1]
-    curves = _student_teacher(M, range(p))
-    for j in range(p):
-        family, name = ("$Q_{jj}$", f"$Q_{{{j + 1}{j + 1}}}$") if p > 1 else ("$Q$", "$Q$")
-        look = {"label": family, "name": name, **_of_unit(INK, j, p), "zorder": 2}
-        curves.append({"values": Q[:, j, j], "width": 1.2, **look})
-    pairs = [(j, n) for j in range(p) for n in range(j)]
-    for place, (j, n) in enumerate(pairs):
-        look = {"label": "$Q_{jl}$", "name": f"$Q_{{{n + 1}{j + 1}}}$", "zorder": 1}
-        look |= {"color": FAINT, "linestyle": line_style(6 * place)}
-        curves.append({"values": Q[:, j, n], "width": 1.0, **look})
-    told = len(curves) <= NAMED
-    return [{**curve, "label": curve["name"]} if told else curve for curve in curves]
+    Q, p = values.Q, values.M.shape[1]
+    names = ("$Q_{jj}$", "$Q_{jl}$") if p > 1 else ("$Q$", "")
+    curves = _student_teacher(values.M, range(p))
+    curves += [_entry(Q[:, j, j], names[0], INK, 1.2, 2) for j in range(p)]
+    return curves + [
+        _entry(Q[:, j, n], names[1], FAINT, 1.0, 1) for j in range(p) for n in range(j)
+    ]
 
 
-def _of_unit(base: str, j: int, p: int) -> dict[str, Any]:
-    """Line style and shade of unit j of p, where they can be told apart."""
-    if p > TOLD_APART:
-        return {"color": base, "linestyle": "-"}
-    return {"color": shade(base, j, p), "linestyle": line_style(6 * j)}
+def _entry(
+    values: NDArray[np.float64], label: str, tone: str, width: float = 1.6, zorder: int = 3
+) -> dict[str, Any]:
+    return {"values": values, "label": label, "color": tone, "width": width, "zorder": zorder}
 
 
 def _names_of(theories: Sequence[Any]) -> list[str]:
@@ -127,10 +122,9 @@ def _aligned_entries(values: Any) -> list[dict[str, Any]]:
     """The three numbers of an infinitely wide student, M_j^2 = X z^2 / (1 + Y z^2)."""
     names = (("variance", "$X$"), ("saturation", "$Y$"), ("coupling", "$C$"))
     return [
-        {"values": getattr(values, name)[:, 0], "label": label, "color": colour(n), "width": 1.6,
-         "linestyle": line_style(n), "zorder": 3}
+        _entry(getattr(values, name)[:, 0], label, colour(n))
         for n, (name, label) in enumerate(names)
-    ]  # fmt: skip
+    ]
 
 
 def _alignment_entries(e: Any, m: Any) -> list[dict[str, Any]]:
@@ -142,23 +136,15 @@ def _alignment_entries(e: Any, m: Any) -> list[dict[str, Any]]:
             continue
         for n in range(rows.shape[1]):
             label = f"${name}_{{{n + 1}}}$" if rows.shape[1] > 1 else f"${name}$"
-            look = {"label": label, "color": colour(first + 2 * n), "width": 1.6, "zorder": 3}
-            curves.append({"values": rows[:, n], "linestyle": line_style(first), **look})
+            curves.append(_entry(rows[:, n], label, colour(first + 2 * n)))
     return curves
 
 
 def _student_teacher(M: NDArray[np.float64], units: Sequence[int]) -> list[dict[str, Any]]:
     _, p, k = M.shape
-    curves: list[dict[str, Any]] = []
-    for r in range(k):
-        name = rf"$M_{{j{r + 1}}}$" if p > 1 else rf"$M_{{1{r + 1}}}$" if k > 1 else "$M$"
-        for j in units:
-            one = rf"$M_{{{j + 1}{r + 1}}}$" if p > 1 else name
-            look = {"label": name, "name": one, **_of_unit(colour(r), j, p), "zorder": 3}
-            if r >= len(COLOURS):
-                look["linestyle"] = line_style(r)
-            curves.append({"values": M[:, j, r], "width": 1.6, **look})
-    return curves
+    unit = "j" if p > 1 else "1"
+    names = [rf"$M_{{{unit}{r + 1}}}$" if p * k > 1 else "$M$" for r in range(k)]
+    return [_entry(M[:, j, r], names[r], colour(r)) for r in range(k) for j in units]
 
 
 def _wide_entries(M: NDArray[np.float64], Q_perp: NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -167,58 +153,64 @@ def _wide_entries(M: NDArray[np.float64], Q_perp: NDArray[np.float64]) -> list[d
     order = np.argsort(np.abs(M[-1]).max(axis=1), kind="stable")
     units = [int(j) for j in order[np.linspace(0, p - 1, min(p, UNITS)).round().astype(int)]]
     some = f" ({len(units)} of {p})" if len(units) < p else ""
-    look = {"label": rf"$Q^\perp_j${some}", "color": INK, "linestyle": "-", "zorder": 2}
     curves = _student_teacher(M, units)
-    return curves + [{"values": Q_perp[:, j], "width": 1.0, **look} for j in units]
+    return curves + [_entry(Q_perp[:, j], rf"$Q^\perp_j${some}", INK, 1.0, 2) for j in units]
 
 
-def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str, name: str) -> None:
-    curves = _entries(run)
-    sizes = {c["label"]: sum(d["label"] == c["label"] for d in curves) for c in curves}
-    for curve in curves:
-        crowded = sizes[curve["label"]] > CROWD
-        overlaps.plot(
-            run.t,
-            curve["values"],
-            color=curve["color"],
-            linestyle=curve["linestyle"] if style == "-" else style,
-            linewidth=0.6 if crowded else curve["width"],
-            alpha=0.5 if crowded else 1.0,
-            label=curve["label"],
-            zorder=curve["zorder"],
-        )
+def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: Any, name: str) -> None:
+    draw_overlaps(overlaps, run.t, entries_of(run), style)
     risk.plot(run.t, run.risk, color=INK, linestyle=style, label=name, zorder=2)
     if Status(run.status) not in FINE and len(run.t):
         mark_end(run, (overlaps, risk), risk)
 
 
-def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int, named: bool) -> None:
+def draw_overlaps(
+    panel: Any, t: NDArray[np.float64], curves: Sequence[dict[str, Any]], style: Any
+) -> None:
+    """Draw curves in the line style of their run, thin and pale where there are many of a kind."""
+    sizes = {c["label"]: sum(d["label"] == c["label"] for d in curves) for c in curves}
+    for curve in curves:
+        crowded = sizes[curve["label"]] > CROWD
+        panel.plot(
+            t, curve["values"], color=curve["color"], linestyle=style, label=curve["label"],
+            linewidth=0.6 if crowded else curve["width"], alpha=0.5 if crowded else 1.0,
+            zorder=curve["zorder"],
+        )  # fmt: skip
+
+
+def _draw_ensemble(
+    ensemble: Any, overlaps: Any, risk: Any, number: int, theories: Sequence[Any]
+) -> None:
     times = np.asarray(ensemble.t)
-    at = _spread(times, offset)
-    means = _entries(ensemble.mean)
-    errors = _entries(ensemble.stderr)
-    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.0, "capsize": 1.5}
-    dots |= {"elinewidth": 0.8, "zorder": 4}
-    for mean, error in zip(means, errors, strict=True):
+    at = _spread(times, number)
+    means, errors = aligned(ensemble, theories)
+    dots = {"marker": MARKERS[number % len(MARKERS)], **DOTS}
+    for mean, error in zip(entries_of(means), entries_of(errors), strict=True):
         overlaps.errorbar(
             times[at], mean["values"][at], error["values"][at], color=mean["color"],
-            label=mean["label"] if named else None, **dots,
+            label=None if theories else mean["label"], **dots,
         )  # fmt: skip
     risk.errorbar(
-        times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at],
-        color=colour(1 + offset), label=_describe_seeds(ensemble), **dots,
+        times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at], color=INK,
+        label=_describe_seeds(ensemble), **dots,
     )  # fmt: skip
 
 
 def _draw_escape(escape: Any, overlaps: Any, risk: Any) -> None:
-    """Mark the time and the threshold of an escape; one that was not seen has no time."""
+    """Mark the time and the threshold of an escape; one that was not seen has no time.
+
+    Of the escape times of many runs it is the median.
+    """
+    threshold = float(np.median(escape.threshold))
     if escape.reference != "overlap":
-        risk.axhline(escape.threshold, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-    time = getattr(escape, "value", None)
-    if time is not None:
+        risk.axhline(threshold, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
+    many = hasattr(escape, "quantile")
+    time = escape.quantile(0.5) if many else getattr(escape, "value", None)
+    if time is not None and np.isfinite(time):
         for panel in (overlaps, risk):
             panel.axvline(time, color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
-        risk.plot([], [], color=FAINT, linestyle="--", label=f"escape at t = {time:.4g}")
+        words = "median escape" if many else "escape"
+        risk.plot([], [], color=FAINT, linestyle="--", label=f"{words} at t = {time:.4g}")
 
 
 def _describe_seeds(ensemble: Any) -> str:
@@ -256,35 +248,56 @@ def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
             panel.set_xlim(0.0, times.max())
         panel.spines[["top", "right"]].set_visible(False)
     overlaps.set_ylabel("overlaps")
+    flatten_noise(overlaps)
     risk.set_ylabel(f"risk {symbol('risk')}")
-    if np.all(risks > 0) and risks.max() > 20 * risks.min():
-        risk.set_yscale("log")
-    wanted = []
-    for panel in (overlaps, risk):
-        handles, names = named_once(panel)
-        keys = _keys_of_units(records) if panel is overlaps else []
-        wanted.append((panel, handles + keys, names + [key.get_label() for key in keys]))
-    put_legends(*wanted)
+    _scale_risk(risk, risks, min(map(noise_of, records)))
+    put_legends(*((panel, *named_once(panel)) for panel in (overlaps, risk)))
 
 
-def _keys_of_units(records: Sequence[Any]) -> list[Any]:
-    """What a legend of families says of the units of each."""
-    from matplotlib.lines import Line2D
-
-    values = [record.mean if is_ensemble(record) else record for record in records]
-    widths = [each.M.shape[1] for each in values if hasattr(each, "Q") and hasattr(each, "M")]
-    p = max(widths, default=1)
-    if not 1 < p <= TOLD_APART or all(len(_entries(each)) <= NAMED for each in values):
-        return []
-    return [Line2D([], [], **_of_unit(INK, j, p), label=f"$j = {j + 1}$") for j in range(p)]
+def _scale_risk(panel: Any, risks: NDArray[np.float64], noise: float) -> None:
+    """Logarithmic where risks span decades; it ends where solvers leave noise."""
+    top, low = float(np.nanmax(risks)), float(np.nanmin(risks))
+    if top <= noise:
+        panel.set_ylim(-0.05, 1.0)
+    elif low > 0 and top > 20 * low:
+        panel.set_yscale("log")
+        if low < noise:
+            panel.set_ylim(bottom=noise)
+    else:
+        flatten_noise(panel)
 
 
 def _provenance(record: Any) -> Any:
     return getattr(record, "provenance", None) or {}
 
 
+def plot_escape_times(records: Sequence[Any], ax: Any, *, canvas: Canvas, title: str | None) -> Any:
+    """Draw the distribution of escape times; its area is the fraction of runs that escaped."""
+    if ax is None:
+        ax = canvas.panels(1, (5.0, 3.6))
+    for number, record in enumerate(records):
+        times = record.times[np.isfinite(record.times)]
+        late = f", {record.censored} not escaped" if record.censored else ""
+        label, tone = f"{record.times.size} runs{late}", colour(number)
+        if times.size:
+            edges = np.histogram_bin_edges(times, "auto")
+            heights = np.histogram(times, edges)[0] / (record.times.size * np.diff(edges))
+            ax.stairs(heights, edges, fill=True, color=tone, alpha=0.25)
+            ax.stairs(heights, edges, color=tone, label=label)
+        middle = record.quantile(0.5) if record.censored else record.mean
+        if np.isfinite(middle):
+            error = "" if record.censored else rf" $\pm$ {record.stderr:.1g}"
+            words = f"{'median' if record.censored else 'mean'} {middle:.3g}{error}"
+            ax.axvline(middle, color=tone, linestyle="--", linewidth=1.2, label=words)
+    ax.set(xlabel="escape time $t$", ylabel="probability density", title=title or "")
+    ax.set_ylim(bottom=0.0)
+    ax.spines[["top", "right"]].set_visible(False)
+    put_legends((ax, *ax.get_legend_handles_labels()))
+    return ax
+
+
 def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
-    """Draw the control, and the risk and H of its run where they are known; return the axes."""
+    """Draw the control, and the risk of its run where it is known; return the axes."""
     if axes is None:
         axes = canvas.panels(2, (4.5, 3.4))
     if np.size(axes) != 2:
@@ -298,9 +311,6 @@ def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None
     if schedule.run is not None:
         risk.semilogy(schedule.run.t, schedule.run.risk, color=colour(1))
         risk.set(xlabel=r"$\tau$", ylabel=r"risk $\mathcal{R}$")
-    if schedule.hamiltonian is not None:
-        middle = float(np.median(schedule.hamiltonian))
-        risk.set_title(f"H = {middle:.5g}, spread {np.ptp(schedule.hamiltonian):.1e}", fontsize=9)
     if title is not None:
         control.set_title(title)
     return np.ravel(axes)

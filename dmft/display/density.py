@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.display.style import COLOURS, new_figure, pyplot
+from dmft.display.style import COLOURS, blank_figure, pyplot
 from dmft.errors import BadParameter
 
 # Frames a second of an animation.
@@ -33,11 +33,11 @@ def plot_density(
     """
     _check(run, teacher)
     if ax is None:
-        ax = new_figure((1, 1), (5.0, 4.0), shown=path is None)
+        ax = blank_figure((5.0, 4.0), shown=path is None).subplots()
     _points(run, teacher, at, ax)
     _frame(run, teacher, ax)
     if path is not None:
-        ax.figure.savefig(path, dpi=150)
+        ax.figure.savefig(path, dpi=300)
     return ax
 
 
@@ -61,7 +61,7 @@ def animate_density(run: Any, path: str | Path, *, teacher: int = 0) -> Path:
         raise BadParameter(f"cannot write {path}: the name must end in .gif or .mp4")
     if path.suffix == ".mp4" and not FFMpegWriter.isAvailable():
         raise BadParameter(f"cannot write {path}: ffmpeg is not installed; write a .gif")
-    ax = new_figure((1, 1), (5.0, 4.0), shown=False)
+    ax = blank_figure((5.0, 4.0), shown=False).subplots()
     writer = writers[path.suffix](fps=RATE)
     with writer.saving(ax.figure, str(path), dpi=80):
         for n in range(run.t.size):

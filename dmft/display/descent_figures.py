@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.display.curves import DOTS, MARKERS, draw_overlaps, entries_of
 from dmft.display.diagram import cell_edges
 from dmft.display.style import (
-    COLOURS,
     FAINT,
     INK,
     Canvas,
+    blank_figure,
+    broken,
     colour,
+    flatten_noise,
     line_style,
     mark_end,
     named_once,
     put_legends,
-    shade,
     symbol,
 )
+from dmft.display.units import aligned
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.descent.run import unknown
@@ -34,12 +37,14 @@ KERNELS = (
     ("resp", r"$R^\ell_{11}(t, s)$", "response of gradients"),
     ("Q2", r"$Q_{11}(t, s)$", "overlaps of two times"),
 )
-DOTS: dict[str, Any] = {
-    "linestyle": "none", "marker": "o", "markersize": 3.5, "capsize": 2.0, "elinewidth": 0.9,
-    "zorder": 4,
-}  # fmt: skip
-# Beyond this many curves of overlaps a legend names teachers, not units.
-CROWD = 9
+# Panels in each row of a figure of given width and the heights of the rows in inches: of a page,
+# and of a narrower figure.
+PAGE_ROWS = ((3, 1.9), (3, 2.7))
+NARROW_ROWS = ((1, 1.9), (2, 1.7), (3, 2.2))
+# A figure narrower than this has narrow rows.
+PAGE = 5.7
+# Width of a map in inches below which its colour bar is under it.
+SMALL = 2.0
 # Positive kernels that span more than this factor get logarithmic colours.
 WIDE, TICKS = 5.0, 5
 # Entries that are not known: a grey, which no scale of values has.
@@ -54,14 +59,15 @@ def is_descent(record: Any) -> bool:
 
 
 def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
-    """Draw overlaps, training loss and risk in one row, kernels of two times in another.
+    """Draw overlaps M and Q, training loss and risk in one row, kernels of two times in another.
 
     Solved runs are lines with a band of their error, simulated ones points with error bars. Where
     both are given, maps show the first theory below the diagonal and the simulation above it.
     Entries of kernels whose error passes the signal are grey.
     """
+    in_row = axes is None and canvas.width is not None
     if axes is None:
-        axes = canvas.panels(PANELS, (4.2, 3.6), columns=3)
+        axes = _in_rows(canvas) if in_row else canvas.panels(PANELS, (4.2, 3.6), columns=3)
     panels = np.ravel(axes)
     if panels.size != PANELS:
         raise BadParameter(f"a descent takes six axes (2 x 3), got {panels.size}")
@@ -70,14 +76,29 @@ def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
     for number, run in enumerate(theories):
         _draw_run(run, panels, number)
     for number, ensemble in enumerate(simulated):
-        _draw_ensemble(ensemble, panels, number, beside=bool(theories))
+        _draw_ensemble(ensemble, panels, number, theories)
     _finish_curves(panels, records)
-    for panel, (name, label, words) in zip(panels[3:], KERNELS, strict=True):
-        _map(panel, theories, simulated, name, label, words, canvas.maps)
+    words = [
+        _map(panel, theories, simulated, kernel, canvas.maps)
+        for panel, kernel in zip(panels[3:], KERNELS, strict=True)
+    ]
+    _name_maps(panels[3:], words, in_row=in_row)
     put_legends(*((panel, *named_once(panel)) for panel in panels[:3]))
     if title:
         panels[0].figure.suptitle(title)
     return panels.reshape(2, 3)
+
+
+def _in_rows(canvas: Canvas) -> list[Any]:
+    """Six axes of a new figure of given width, in rows that leave no room empty."""
+    width = canvas.width or 0.0
+    rows = PAGE_ROWS if width >= PAGE else NARROW_ROWS
+    heights = [height for _, height in rows]
+    figure = blank_figure((width, sum(heights)), shown=canvas.shown)
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=heights)
+    places = [spot for row, (count, _) in zip(grid, rows, strict=True)
+              for spot in row.subgridspec(1, count)]  # fmt: skip
+    return [figure.add_subplot(spot) for spot in places]
 
 
 def _is_simulated(record: Any) -> bool:
@@ -89,26 +110,12 @@ def _is_flow(record: Any) -> bool:
     return bool(record.provenance.get("flow", False))
 
 
-def _overlaps(M: Array) -> list[tuple[tuple[int, int], str, str, str]]:
-    """Each M_jr with its label, colour and line style."""
-    _, p, k = M.shape
-    rows = []
-    for j in range(p):
-        for r in range(k):
-            name = f"$M_{{{j + 1}{r + 1}}}$" if p * k > 1 else "$M$"
-            name = name if p * k <= CROWD else f"$M_{{j{r + 1}}}$"
-            rows.append(((j, r), name, shade(colour(r), j, p), line_style(6 * j)))
-    return rows
-
-
 def _draw_run(run: Any, panels: Any, number: int) -> None:
-    style = line_style(6 * number)
-    for (j, r), name, tone, own in _overlaps(run.M):
-        values, error = run.M[:, j, r], run.error["M"][:, j, r]
-        look = own if number == 0 else style
-        label = None if number else name
-        panels[0].plot(run.t, values, color=tone, linestyle=look, label=label)
-        panels[0].fill_between(run.t, values - error, values + error, color=tone, alpha=0.3, lw=0)
+    style, curves = line_style(number), entries_of(run)
+    draw_overlaps(panels[0], run.t, curves, style)
+    for curve, error in zip(curves, entries_of(run.error), strict=True):
+        low, high = curve["values"] - error["values"], curve["values"] + error["values"]
+        panels[0].fill_between(run.t, low, high, color=curve["color"], alpha=0.3, lw=0)
     steps = run.t[: run.train_loss.size]
     rows = [(panels[1], steps, "train_loss")]
     if "risk" in run.arrays:
@@ -122,54 +129,53 @@ def _draw_run(run: Any, panels: Any, number: int) -> None:
         mark_end(run, panels[:3], panels[1])
 
 
-def _draw_ensemble(ensemble: Any, panels: Any, number: int, beside: bool) -> None:
-    shift = 0.08 * number
-    for (j, r), name, tone, _ in _overlaps(ensemble.mean["M"]):
+def _draw_ensemble(ensemble: Any, panels: Any, number: int, theories: Sequence[Any]) -> None:
+    t, dots = ensemble.t + 0.08 * number, {"marker": MARKERS[number % len(MARKERS)], **DOTS}
+    means, errors = (entries_of(values) for values in aligned(ensemble, theories))
+    for mean, error in zip(means, errors, strict=True):
         panels[0].errorbar(
-            ensemble.t + shift, ensemble.mean["M"][:, j, r], ensemble.stderr["M"][:, j, r],
-            color=tone, label=None if beside or number else name, **DOTS,
+            t, mean["values"], error["values"], color=mean["color"],
+            label=None if theories else mean["label"], **dots,
         )  # fmt: skip
     label = f"d = {ensemble.dim}, {len(ensemble.seeds)} runs"
     for panel, key in ((panels[1], "train_loss"), (panels[2], "risk")):
         if key in ensemble.mean:
-            values = ensemble.mean[key]
-            panel.errorbar(
-                ensemble.t[: values.size] + shift, values, ensemble.stderr[key],
-                color=COLOURS[(1 + number) % len(COLOURS)], label=label, **DOTS,
-            )  # fmt: skip
+            values, error = ensemble.mean[key], ensemble.stderr[key]
+            panel.errorbar(t[: values.size], values, error, color=INK, label=label, **dots)
 
 
 def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
     last = max(float(np.asarray(r.t)[-1]) for r in records)
     unit = "time" if any(_is_flow(r) for r in records) else "step"
-    words = ("overlaps $M$", r"training loss $\langle \ell \rangle$", r"risk $\mathcal{R}$")
+    words = ("overlaps", r"training loss $\langle \ell \rangle$", r"risk $\mathcal{R}$")
     for panel, label in zip(panels[:3], words, strict=True):
         panel.set(xlabel=f"{unit} $t$", ylabel=label, xlim=(-0.02 * last, 1.02 * last))
         panel.spines[["top", "right"]].set_visible(False)
         panel.xaxis.get_major_locator().set_params(integer=unit == "step")
+        flatten_noise(panel)
     if not panels[2].lines and not panels[2].containers:
-        _empty(panels[2], "no risk: runs in R^d measure none")
+        small = panels[2].bbox.width / panels[2].figure.dpi < SMALL
+        _empty(panels[2], "no risk: runs in R^d measure none", small)
 
 
 def _map(
     panel: Any,
     theories: Sequence[Any],
     simulated: Sequence[Any],
-    name: str,
-    label: str,
-    words: str,
+    kernel: tuple[str, str, str],
     asked: Mapping[str, Any],
-) -> None:
-    """One kernel, component (1, 1)."""
+) -> list[str]:
+    """Draw component (1, 1) of one kernel; return what is to be said of it."""
     from matplotlib.colors import ListedColormap
 
+    name, label, words = kernel
+    small = panel.bbox.width / panel.figure.dpi < SMALL
     theory = theories[0].arrays[name] if theories else None
     truth = simulated[0].mean[name] if simulated and name in simulated[0].mean else None
-    kernel = truth if theory is None else theory
-    if kernel is None:
-        _empty(panel, f"{label}: no simulation measures a response")
-        return
-    values = np.array(kernel[:, :, 0, 0])
+    found = truth if theory is None else theory
+    if found is None:
+        return _empty(panel, f"{label}: no simulation measures a response", small)
+    values = np.array(found[:, :, 0, 0])
     if name == "resp":
         # Causal: what lies above the diagonal is zero by definition; densities end before it.
         below = -1 if theories and _is_flow(theories[0]) else 0
@@ -183,8 +189,7 @@ def _map(
         lost = unknown(theories[0], name)[:, :, 0, 0] & (values == theory[:, :, 0, 0])
     values[lost] = np.nan
     if not np.any(np.isfinite(values)):
-        _empty(panel, f"{label}: errors are above the values")
-        return
+        return _empty(panel, f"{label}: errors are above the values", small)
     edges = cell_edges(np.asarray(first.t[: len(values)]))
     unit = "time" if _is_flow(first) else "step"
     image = panel.pcolormesh(
@@ -195,19 +200,45 @@ def _map(
             edges, edges, np.ma.masked_where(~lost, np.zeros(lost.shape)),
             cmap=ListedColormap([UNKNOWN]), rasterized=True,
         )  # fmt: skip
-        words = f"{words}; grey: not known"
-    bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g", aspect=12)
+    # Below them, bars leave small maps their width.
+    where = {"location": "bottom", "aspect": 14} if small else {"aspect": 12}
+    bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g", **where)
     low, high = image.get_clim()
-    if not asked and low > 0 and high > WIDE * low:
+    if small:
+        bar.set_ticks([low, high])
+        bar.minorticks_off()
+        for text, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+            text.set_horizontalalignment(side)
+    elif not asked and low > 0 and high > WIDE * low:
         # Decades are too few for a range of about one.
         bar.set_ticks([float(f"{y:.2g}") for y in np.geomspace(low, high, TICKS)])
         bar.minorticks_off()
     panel.set(xlabel=f"{unit} $s$", ylabel=f"{unit} $t$", aspect="equal")
-    panel.set_title(words, fontsize="small")
     # As a matrix is written: t downwards, so that the past is below the diagonal.
     panel.invert_yaxis()
     for axis in (panel.xaxis, panel.yaxis):
         axis.get_major_locator().set_params(integer=unit == "step")
+    return [words, "grey: not known"] if np.any(lost) else [words]
+
+
+def _name_maps(panels: Any, words: Sequence[list[str]], *, in_row: bool) -> None:
+    """Titles of maps; where they stand in one row, what all say is said once above it."""
+    if not in_row:
+        for panel, said in zip(panels, words, strict=True):
+            panel.set_title("; ".join(said), fontsize="small")
+        return
+    plain = {words for _, _, words in KERNELS}
+    notes = dict.fromkeys(text for said in words for text in said if text not in plain)
+    # The note is wider than a map; empty lines keep its height free.
+    note = panels[0].text(
+        0.0, 1.03, "\n".join(notes), fontsize="small", transform=panels[0].transAxes
+    )
+    note.set_in_layout(False)
+    for panel in panels:
+        panel.set_title("\n".join(" " for _ in notes), fontsize="small")
+    for panel in panels[1:]:
+        panel.set_ylabel("")
+        panel.tick_params(labelleft=False)
 
 
 def _colours(values: Array) -> dict[str, Any]:
@@ -223,9 +254,13 @@ def _colours(values: Array) -> dict[str, Any]:
     return {"cmap": "viridis", "norm": Normalize(low, high)}
 
 
-def _empty(panel: Any, words: str) -> None:
+def _empty(panel: Any, words: str, small: bool = False) -> list[str]:
     panel.set_axis_off()
-    panel.text(0.5, 0.5, words, ha="center", va="center", color=FAINT, transform=panel.transAxes)
+    panel.text(
+        0.5, 0.5, broken(words, 14) if small else words, ha="center", va="center", color=FAINT,
+        transform=panel.transAxes, fontsize="small" if small else None,
+    )  # fmt: skip
+    return []
 
 
 # Rows that are drawn of each function, from the youngest to the oldest.
@@ -244,8 +279,9 @@ def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> 
     later = run.t > 0
     diagonals = {f"{name}_diagonal" for name in names}
     for number, name in enumerate(n for n in run.signals if n not in diagonals):
-        look = {"color": colour(number), "linestyle": line_style(number)}
-        panels[0].plot(run.t[later], run.signals[name][later], label=symbol(name), **look)
+        panels[0].plot(
+            run.t[later], run.signals[name][later], label=symbol(name), color=colour(number)
+        )
     panels[0].set(xscale="log", xlabel="time $t$", ylabel="signals")
     chosen = run.saved[np.unique(np.linspace(0, run.saved.size - 1, ROWS).round().astype(int))]
     for panel, name in zip(panels[1:], names, strict=True):

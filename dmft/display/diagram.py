@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.display.style import INK, Canvas, described, put_legends
+from dmft.display.style import FLAT, INK, Canvas, described, noise_of, put_legends
 from dmft.names import Status
 
 # Hatch and ground of each way in which a cell has no value. Told apart without colour.
@@ -35,6 +35,8 @@ LABELS: dict[str, tuple[str, ...] | None] = {
     "minima": None,
     "learned_directions": None,
 }
+# Quantities that vanish where everything is learned.
+RISKS = ("risk", "final_risk")
 # Values spanning more than this factor get a logarithmic colour scale.
 LOG_COLOURS = 30.0
 # Spacing equal to this accuracy counts as linear or as geometric.
@@ -152,11 +154,18 @@ def _draw_values(
 
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
+    noise = noise_of(diagram) if diagram.quantity in RISKS else 0.0
+    below = 0 <= low < noise
+    if below:  # smaller risks are what solvers leave of zero
+        low, high = noise, max(high, 10 * noise)
+    if high - low <= FLAT * max(abs(low), abs(high)):
+        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     norm = LogNorm(low, high) if low > 0 and high > LOG_COLOURS * low else Normalize(low, high)
     masked = np.ma.masked_invalid(values)
     look = {"cmap": "viridis", "norm": norm} | {n: v for n, v in asked.items() if n != "levels"}
     image = ax.pcolormesh(*edges, masked, rasterized=True, **look)
-    bar = ax.figure.colorbar(image, ax=ax, label=described(diagram.quantity.replace("_", " ")))
+    words = described(diagram.quantity.replace("_", " "))
+    bar = ax.figure.colorbar(image, ax=ax, label=words, extend="min" if below else "neither")
     if "levels" in asked:
         lines = ax.contour(
             diagram.x, diagram.y, masked, asked["levels"], colors=INK, linewidths=0.8

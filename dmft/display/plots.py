@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dmft.display.curves import is_ensemble, is_escape, plot_runs, plot_schedule
+from dmft.display.curves import (
+    is_ensemble,
+    is_escape,
+    plot_escape_times,
+    plot_runs,
+    plot_schedule,
+)
 from dmft.display.descent_figures import is_descent, plot_descent, plot_two_time
 from dmft.display.diagram import plot_diagram
 from dmft.display.landscape import plot_landscape
@@ -41,7 +47,7 @@ def plot(
     ax: Any = None,
     path: str | Path | None = None,
     title: str | None = None,
-    dpi: int = 150,
+    dpi: int = 300,
     width: float | str | None = None,
     cmap: Any = None,
     norm: Any = None,
@@ -57,9 +63,12 @@ def plot(
     *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
-        are marked. Several theories are labelled by the parameters in which they differ. Units of
-        one network differ in line style and shade. Descents on repeated data have six panels:
-        overlaps, training loss and risk with their errors, and maps of two times of C_l, R_l and Q.
+        are marked. Colours tell teacher neurons apart and line styles runs, which are labelled by
+        the parameters in which they differ. Runs of an ensemble are averaged after their units
+        with equal readouts are permuted to be closest to the theory (or to the first run).
+        `EscapeTimes` of many runs are drawn as a distribution.
+        Descents on repeated data have six panels: overlaps, training loss and risk with their
+        errors, and maps of two times of C_l, R_l and Q.
         A phase diagram (or a sweep over two parameters) is drawn separately: a heat map whose
         failed and censored cells are hatched and named; so are a `Boundary`, the regions of
         `dmft.regimes` and `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with
@@ -67,8 +76,8 @@ def plot(
         the curves, into axes that show something (of the same plane) only the curves.
     ax : matplotlib axes, optional
         Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, one for
-        a diagram; a new figure by default. A figure without layout (no layout engine, no
-        `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
+        a diagram or a distribution; a new figure by default. A figure without layout (no layout
+        engine, no `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional
@@ -153,12 +162,14 @@ def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, froze
                     )
                 return draw, record, takes
     runs = [r for r in records if not is_escape(r)]
-    descents = [is_descent(r) for r in records]
-    if any(descents) and not all(descents):
+    descents = [is_descent(r) for r in runs]
+    if any(descents) and not (all(descents) and len(runs) == len(records)):
         raise BadParameter("descents on repeated data cannot be drawn together with other records")
     for record in runs if not any(descents) else ():
         _check_run(record)
     if not runs:
+        if all(hasattr(record, "quantile") for record in records):
+            return plot_escape_times, records, frozenset()
         raise BadParameter("an escape time is drawn on its run; pass the run too")
     if any(descents):
         return plot_descent, records, frozenset({"cmap", "norm"})

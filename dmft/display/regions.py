@@ -137,10 +137,9 @@ def plot_boundary(record: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     points = [] if over else _draw_points(ax, record)
     lines = []
     for number, curve in enumerate(record.curves):
-        words = " | ".join(str(label) for label in curve.labels)
         lines += ax.plot(
             curve.x, curve.y, color=INK if over else COLOURS[number % len(COLOURS)],
-            linewidth=1.8, label=f"{words}: {curve.x.size} points",
+            linewidth=1.8, label=_between(curve.labels),
             marker="." if curve.x.size == 1 else None,
             path_effects=[withStroke(linewidth=3.5, foreground="white")],
         )  # fmt: skip
@@ -156,6 +155,16 @@ def plot_boundary(record: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     handles = [*points, *lines]
     put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
     return ax
+
+
+# What grid points of a boundary of numbers show, which lies where they vanish.
+SIGNS = {"+": "positive", "-": "negative"}
+
+
+def _between(labels: Any) -> str:
+    """Name of the curve between two labels."""
+    one, other = (str(label) for label in labels)
+    return "zero" if {one, other} == set(SIGNS) else f"between {one} and {other}"
 
 
 def _draw_points(ax: Any, record: Any) -> list[Any]:
@@ -179,7 +188,14 @@ def _draw_points(ax: Any, record: Any) -> list[Any]:
         marker = "x" if failed else MARKERS[number % len(MARKERS)]
         handles.append(
             ax.scatter(
-                x[here], y[here], s=area, marker=marker, label=name, zorder=1, clip_on=False, **look
+                x[here],
+                y[here],
+                s=area,
+                marker=marker,
+                label=SIGNS.get(name, name),
+                zorder=1,
+                clip_on=False,
+                **look,
             )
         )
     return handles

@@ -16,8 +16,10 @@ from dmft.names import QUANTITIES
 
 # Okabe and Ito's palette without yellow (too light for lines): told apart by all eyes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Teachers beyond the palette continue in another line style.
-STYLES = ("-", "--", "-.", ":")
+# Runs of one figure differ in line style only.
+STYLES: tuple[Any, ...] = (
+    "-", "--", "-.", ":", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 1, 2)),
+)  # fmt: skip
 INK, FAINT = "#333333", "#999999"
 # Widths of a figure in inches: one column of a paper, and its page.
 WIDTHS = {"column": 3.4, "page": 7.0}
@@ -27,8 +29,8 @@ WIDEST = 60.0
 NARROWEST, LOWEST = 2.9, 2.0
 # Rows of panels share this height: with their legends they stay within a page of text (24 cm).
 TALLEST = 8.5
-# How much lighter the last unit of a network is drawn than the first.
-LIGHTEST = 0.6
+# How much lighter each further round of the palette is, and the lightest of them.
+LIGHTER, LIGHTEST = 0.35, 0.7
 # Points between axes, or their labels, and the legend outside of them.
 GAP = 3.0
 # A label may be this much longer than its axis before it is broken.
@@ -37,6 +39,9 @@ OVERHANG = 1.1
 STILL = 0.1
 # A positive axis spanning more than this many factors of ten is drawn logarithmic.
 LOG_DECADES = 2.0
+# Values below this, the absolute tolerance of solvers, are noise; so are relative changes below
+# the other.
+NOISE, FLAT = 1e-10, 1e-8
 
 
 def pyplot() -> Any:
@@ -48,19 +53,17 @@ def pyplot() -> Any:
     return plt
 
 
-def new_figure(shape: tuple[int, int], size: tuple[float, float], *, shown: bool) -> Any:
-    """Return axes of a new figure, shape (rows, columns) squeezed.
+def blank_figure(size: tuple[float, float], *, shown: bool) -> Any:
+    """Return a new figure of a size in inches.
 
     A figure that only goes to a file is not registered with pyplot: no window, nothing to close.
     """
     plt = pyplot()
     if shown:
-        figure = plt.figure(figsize=size, layout="constrained")
-    else:
-        from matplotlib.figure import Figure
+        return plt.figure(figsize=size, layout="constrained")
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=size, layout="constrained")
-    return figure.subplots(*shape)
+    return Figure(figsize=size, layout="constrained")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Canvas:
         height = rows * size[1]
         if self.width is not None:
             height = min(height, TALLEST)
-        axes = new_figure((rows, columns), (size[0], height), shown=self.shown)
+        axes = blank_figure((size[0], height), shown=self.shown).subplots(rows, columns)
         if count == 1:
             return axes
         flat = np.ravel(axes)
@@ -106,20 +109,16 @@ class Canvas:
 
 
 def colour(index: int) -> str:
-    """Colour of the teacher neuron (or of the curve) of this number."""
-    return COLOURS[index % len(COLOURS)]
-
-
-def line_style(index: int) -> str:
-    """Line style that goes with `colour`."""
-    return STYLES[(index // len(COLOURS)) % len(STYLES)]
-
-
-def shade(base: str, index: int, count: int) -> str:
-    """Colour of unit `index` of `count` in the colour of its family: later ones are lighter."""
-    part = LIGHTEST * index / max(count - 1, 1)
+    """Colour of the teacher neuron (or of the curve) of this number; lighter after the palette."""
+    base, turn = COLOURS[index % len(COLOURS)], index // len(COLOURS)
+    part = min(LIGHTER * turn, LIGHTEST)
     levels = (int(base[n : n + 2], 16) for n in (1, 3, 5))
     return "#" + "".join(f"{round(v + part * (255 - v)):02X}" for v in levels)
+
+
+def line_style(run: int) -> Any:
+    """Line style of the run of this number."""
+    return STYLES[run % len(STYLES)]
 
 
 def symbol(name: str) -> str:
@@ -208,8 +207,22 @@ def mark_end(run: Any, panels: Iterable[Any], named: Any) -> None:
     )  # fmt: skip
 
 
+def noise_of(record: Any) -> float:
+    """Absolute tolerance at which a record was solved: smaller values are noise."""
+    provenance = getattr(record, "provenance", None) or {}
+    return float(provenance.get("atol") or NOISE)
+
+
+def flatten_noise(panel: Any) -> None:
+    """Widen a linear axis on which curves vary by less than solvers resolve."""
+    low, high = panel.dataLim.intervaly
+    size = max(abs(low), abs(high), 0.1)
+    if np.isfinite(size) and high - low < FLAT * size:
+        panel.set_ylim(0.5 * (low + high) - 0.5 * size, 0.5 * (low + high) + 0.5 * size)
+
+
 def named_once(panel: Any) -> tuple[list[Any], list[str]]:
-    """Handles and labels of a legend; the first of a family, whose line is the darkest."""
+    """Handles and labels of a legend, each label once: the first of its curves."""
     handles, labels = panel.get_legend_handles_labels()
     families = dict(zip(reversed(labels), reversed(handles), strict=True))
     names = list(dict.fromkeys(labels))

@@ -83,7 +83,9 @@ FRICTIONS = {
         (SYMBOLS, "test_writing_out_again_is_at_once"),
     ],
     # Figures
-    "units of a figure look alike": [(PAPER, "test_units_are_told_apart")],
+    "lines of a figure mean several things": [
+        (PAPER, "test_colours_are_teachers_and_line_styles_are_runs")
+    ],
     "runs of a figure look alike": [(PAPER, "test_runs_are_told_apart")],
     "legends on curves, labels cut at column width": [(PAPER, "test_nothing_is_cut_or_covered")],
     "labels cut in axes of the user": [(PAPER, "test_axes_of_the_user_have_room")],

@@ -61,6 +61,9 @@ def test_curves_and_bands_of_a_run(drawn_run):
     for j in range(P):
         for r in range(K):
             assert any(np.array_equal(y, record.M[:, j, r]) for y in drawn)
+    for j in range(P):
+        for n in range(j + 1):
+            assert any(np.array_equal(y, record.Q[:, j, n]) for y in drawn)
     assert np.array_equal(axes[0, 1].get_lines()[0].get_ydata(), record.train_loss)
     assert np.array_equal(axes[0, 2].get_lines()[0].get_ydata(), record.risk)
     band = axes[0, 1].collections[0].get_paths()[0].vertices
@@ -85,7 +88,7 @@ def test_theory_below_and_simulation_above_the_diagonal():
     assert shown[2, 1] == theory.corr[2, 1, 0, 0]
     assert shown[1, 2] == truth.mean["corr"][1, 2, 0, 0]
     bars = [c for panel in axes[0, :2] for c in panel.containers]
-    assert len(bars) == P * K + 1
+    assert len(bars) == P * K + P * (P + 1) // 2 + 1
     assert "d = 50, 3 runs" in axes[0, 1].get_legend().get_texts()[-1].get_text()
 
 
@@ -133,3 +136,25 @@ def test_a_kernel_of_noise_is_not_drawn():
     panel = plot(record)[1, 1]
     assert not panel.axison
     assert "errors are above the values" in panel.texts[0].get_text()
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_no_room_is_left_empty_at_a_given_width(width):
+    """Panels with their labels fill the rows, and rows follow each other closely."""
+    axes = plot(run(), ensemble(), width=width)
+    figure = axes[0, 0].figure
+    figure.draw_without_rendering()
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    # Colour bars belong to the row of their map.
+    levels = np.zeros(int(figure.bbox.height), dtype=bool)
+    for box in boxes:
+        levels[max(int(box.y0), 0) : int(box.y1)] = True
+    empty = np.diff(np.flatnonzero(np.append(levels, True))).max() / figure.dpi
+    assert empty < 0.4
+    for panel in axes[1]:
+        assert panel.bbox.width > (0.2 if width == "column" else 0.18) * figure.bbox.width
+    filled = sum(b.width * b.height for b in boxes) / (figure.bbox.width * figure.bbox.height)
+    assert filled > 0.75
+    note = [t for t in axes[1, 0].texts if "simulation above" in t.get_text()]
+    assert len(note) == 1
+    assert [ax.get_title().strip() for ax in axes[1]] == ["", "", ""]

@@ -9,10 +9,14 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import dmft
+from dmft.analysis.escape_paths import EscapeTimes
 from dmft.display.plots import plot
 from dmft.display.style import symbol, time_label, wants_log
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status
+from dmft.solvers.solution import Values
+from dmft.solvers.stochastic.passage_times import PassageTimes
 
 
 @dataclass
@@ -106,7 +110,7 @@ def test_labels_name_quantities_and_the_time_unit(folder):
     assert risk.get_ylabel() == r"risk $\mathcal{R}$"
     assert overlaps.get_xlabel() == r"time $t = \mathrm{steps}\,\gamma/(pd)$"
     texts = [t.get_text() for t in overlaps.get_legend().get_texts()]
-    assert texts == ["$M_{11}$", "$M_{21}$", "$Q_{11}$", "$Q_{22}$", "$Q_{12}$"]
+    assert texts == ["$M_{j1}$", "$Q_{jj}$", "$Q_{jl}$"]
     assert overlaps.figure.get_suptitle() == "a run"
 
 
@@ -192,3 +196,127 @@ def test_escapes_are_marked_on_their_run(folder):
     assert [t.get_text() for t in risk.get_legend().get_texts()] == ["theory"]
     with pytest.raises(BadParameter, match="on its run"):
         plot(seen)
+
+
+def specialised(seeds=(0, 1, 1, 0), readouts=(1.0, 1.0)):
+    """Runs in which unit `seed` learns the first teacher neuron; noise differs from run to run."""
+    t = np.linspace(0, 4, 9)
+    learned, lost = np.tanh(t), 0.1 * np.exp(-t)
+    M = np.empty((len(seeds), t.size, 2, 2))
+    for n, seed in enumerate(seeds):
+        M[n, :, seed] = np.stack([learned, lost], axis=1) + 1e-3 * n
+        M[n, :, 1 - seed] = np.stack([lost, learned], axis=1) + 1e-3 * n
+    Q = M @ M.swapaxes(2, 3)
+    values = {"M": M, "Q": Q, "readout": np.broadcast_to(readouts, (len(seeds), t.size, 2))}
+    values["risk"] = np.exp(-t) * np.ones((len(seeds), 1))
+    record = SimpleNamespace(
+        t=t, mean=Values({n: y.mean(0) for n, y in values.items()}), runs=Values(values),
+        stderr=Values({n: y.std(0, ddof=1) / 2 for n, y in values.items()}), dim=50,
+        counted=tuple(range(len(seeds))), seed_status=(Status.OK,) * len(seeds), provenance={},
+    )  # fmt: skip
+    run = SimpleNamespace(t=t, M=M[0], Q=Q[0], risk=np.exp(-t), status=Status.OK, provenance={})
+    return run, record
+
+
+def points(panel):
+    return [bar.lines[0].get_ydata() for bar in panel.containers]
+
+
+def test_runs_are_averaged_after_their_equivalent_units_are_permuted():
+    """The plain average of M_11 over runs that learn either neuron ends near 1/2."""
+    run, record = specialised()
+    for records in ((run, record), (record,)):
+        overlaps, risk = plot(*records)
+        M = points(overlaps)[:4]
+        want = [run.M[:, j, r] for r in range(2) for j in range(2)]
+        np.testing.assert_allclose(M, np.add(want, 1.5e-3), atol=1e-12)
+        np.testing.assert_allclose(points(risk)[0], record.mean.risk)
+        # Errors are those of the permuted runs: 0, 1, 2, 3 thousandths.
+        (segments,) = overlaps.containers[0].lines[2]
+        half = 0.5 * np.diff([s[:, 1] for s in segments.get_segments()], axis=1)
+        np.testing.assert_allclose(half, 1e-3 * np.std(range(4), ddof=1) / 2, rtol=1e-9)
+    # Units in another order than the theory's are permuted to it.
+    other = SimpleNamespace(**{**vars(run), "M": run.M[:, ::-1], "Q": run.Q[:, ::-1, ::-1]})
+    M = points(plot(other, record)[0])[:4]
+    np.testing.assert_allclose(M, [other.M[:, j, r] + 1.5e-3 for r in (0, 1) for j in (0, 1)])
+
+
+def test_units_of_different_readouts_are_not_permuted():
+    _, record = specialised(readouts=(1.0, -1.0))
+    M = points(plot(record)[0])[:4]
+    np.testing.assert_array_equal(M, [record.mean.M[:, j, r] for r in (0, 1) for j in (0, 1)])
+
+
+def test_simulated_units_stay_on_the_lines_after_they_specialise():
+    """Seeds of SGD break the symmetry either way; permuted, all follow the theory."""
+    model, sgd = dmft.literature.saad_solla(2, 2), dmft.SGD(1.0)
+    start = dmft.Overlaps(np.eye(2), [[0.012, 0.01], [0.01, 0.012]])
+    run = dmft.solve(dmft.derive(model, sgd), start, 400.0)
+    runs = dmft.simulate(model, sgd, 1000, 400.0, 6, start, "overlaps", save_at=26)
+    ends = runs.runs.M[:, -1]
+    swapped = ends[:, 0, 0] < ends[:, 0, 1]
+    assert 0 < swapped.sum() < 6
+    assert np.all(np.abs(runs.mean.M[-1] - run.M[-1]) > 0.1)
+    M = np.array([y[-1] for y in points(plot(run, runs)[0])[:4]])
+    np.testing.assert_allclose(M, run.M[-1].T.ravel(), atol=0.05)
+
+
+def test_escape_times_of_many_runs_are_a_distribution():
+    times = np.random.default_rng(0).gamma(4.0, 1.0, 400)
+    seen = EscapeTimes(PassageTimes(times, times), np.full(400, 0.9), "start", np.ones(400))
+    ax = plot(seen)
+    heights, edges, _ = ax.patches[0].get_data()
+    assert np.sum(heights * np.diff(edges)) == pytest.approx(1.0)
+    assert ax.lines[0].get_xdata() == [seen.mean] * 2
+    words = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert words == ["400 runs", rf"mean {seen.mean:.3g} $\pm$ {seen.stderr:.1g}"]
+    # A quarter is censored: the area is what escaped, and the median stands for the mean.
+    late = np.quantile(times, 0.75)
+    cut = np.where(times < late, times, np.nan)
+    some = EscapeTimes(
+        PassageTimes(cut, np.fmin(times, late)), np.full(400, 0.9), "start", np.ones(400)
+    )
+    ax = plot(some)
+    heights, edges, _ = ax.patches[0].get_data()
+    assert np.sum(heights * np.diff(edges)) == pytest.approx(0.75)
+    assert ax.get_legend().get_texts()[0].get_text() == "400 runs, 100 not escaped"
+    assert ax.lines[0].get_xdata()[0] == pytest.approx(np.median(times), rel=0.01)
+    # With a run: the median is marked on it.
+    _, risk = plot(Run(np.linspace(0, 4, 5)), some)
+    assert any("median escape" in t.get_text() for t in risk.get_legend().get_texts())
+
+
+def test_noise_of_solvers_is_not_drawn_as_structure():
+    run = Run(np.linspace(0, 9, 10), p=1)
+    noise = 1e-11 * np.random.default_rng(0).standard_normal(10)
+    run.M, run.Q = 0.2 + noise[:, None, None], 0.2 - noise[:, None, None]
+    run.risk = np.maximum(10.0 ** -np.arange(0, 20, 2), 1e-12 + np.abs(noise))
+    overlaps, risk = plot(run)
+    assert np.ptp(overlaps.get_ylim()) > 0.05
+    assert risk.get_ylim()[0] == pytest.approx(1e-10)
+    # What a run at smaller tolerances resolves is drawn.
+    run.provenance = {"atol": 1e-14}
+    assert plot(run)[1].get_ylim()[0] < 1e-11
+    run.provenance, run.risk = {}, np.abs(noise)
+    _, risk = plot(run)
+    assert risk.get_yscale() == "linear"
+    assert np.ptp(risk.get_ylim()) > 0.05
+
+
+def test_files_have_300_dots_per_inch(folder):
+    from matplotlib.image import imread
+
+    axes = plot(Run(np.linspace(0, 4, 5)), path=folder / "a.png", width="column")
+    height, width = imread(folder / "a.png").shape[:2]
+    assert (width, height) == tuple(np.int64(300 * axes[0].figure.get_size_inches()))
+
+
+def test_a_schedule_has_no_title_of_diagnostics():
+    t = np.linspace(0, 1, 5)
+    schedule = SimpleNamespace(
+        t=t, value=1 + t, control="learning_rate", interpolation="linear",
+        run=Run(t), hamiltonian=-0.0032663 + 1e-10 * t,
+    )  # fmt: skip
+    control, risk = plot(schedule)
+    assert control.get_title() == risk.get_title() == ""
+    assert risk.get_ylabel() == r"risk $\mathcal{R}$"

@@ -278,19 +278,20 @@ def styles(axes, names):
     ]
 
 
-def test_units_are_told_apart():
-    axes = dmft.plot(made.run(2, 2))
-    names = [f"$M_{{{j}{r}}}$" for j in (1, 2) for r in (1, 2)]
-    names += ["$Q_{11}$", "$Q_{22}$", "$Q_{12}$"]
-    assert sorted(t.get_text() for t in axes[0].get_legend().get_texts()) == sorted(names)
-    looks = styles(axes[0], names)
-    assert len(set(looks)) == len(names)
-    # Many units: the families by name, with a key to their units.
+def test_colours_are_teachers_and_line_styles_are_runs():
     axes = dmft.plot(made.run(4, 3))
-    words = [t.get_text() for t in axes[0].get_legend().get_texts()]
-    assert words[:5] == ["$M_{j1}$", "$M_{j2}$", "$M_{j3}$", "$Q_{jj}$", "$Q_{jl}$"]
-    assert words[5:] == [f"$j = {j}$" for j in (1, 2, 3, 4)]
-    assert len(set(styles(axes[0], ["$M_{j1}$"]))) == 4
+    names = ["$M_{j1}$", "$M_{j2}$", "$M_{j3}$", "$Q_{jj}$", "$Q_{jl}$"]
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == names
+    looks = [set(styles(axes[0], [name])) for name in names]
+    assert [len(look) for look in looks] == [1] * 5  # all units alike
+    assert len(set.union(*looks)) == 5
+    axes = dmft.plot(*(made.run(2, 2, rate=rate) for rate in (0.1, 0.5)))
+    for ax in axes:
+        drawn = [line for line in ax.lines if len(line.get_xdata())]
+        halves = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+        assert [{line.get_linestyle() for line in half} for half in halves] == [{"-"}, {"--"}]
+        assert [x.get_color() for x in halves[0]] == [x.get_color() for x in halves[1]]
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == names[:2] + names[3:]
     plt.close("all")
 
 
@@ -317,6 +318,9 @@ def test_a_boundary_shades_no_cell():
             label = found.labels[np.argwhere((x == at[0]) & (y == at[1]))[0][0], :]
             assert points.get_label() in [str(each) for each in label]
     assert sum(len(points.get_offsets()) for points in axes.collections) == found.labels.size
+    words = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert "between learns and does not learn" in words
+    assert not [text for text in words if "|" in text or "points" in text]
     # Over a diagram only the curves are drawn.
     under = dmft.plot(made.diagram())
     before = len(under.collections)

@@ -139,7 +139,7 @@ def test_failed_points_of_a_boundary_are_crosses(tmp_path):
     points = {c.get_label(): len(c.get_offsets()) for c in axes.collections}
     assert points["failed"] == failed
     assert sum(points.values()) == found.labels.size
-    assert legend_words(axes)[:3] == ["+", "-", "failed"]
+    assert legend_words(axes)[:4] == ["positive", "negative", "failed", "zero"]
 
 
 def test_labels_have_names_instead_of_a_bar(tmp_path):
@@ -250,3 +250,19 @@ def test_many_labels_of_a_boundary_have_a_colour_each():
     colours = [tuple(points.get_facecolor()[0]) for points in axes.collections]
     assert len(colours) == len(set(colours)) == 8
     assert legend_words(axes)[:8] == [str(n) for n in range(8)]
+
+
+def test_risks_below_the_tolerance_have_one_colour():
+    """Where everything is learned, solvers leave 1e-11 to 1e-14 of noise."""
+    values = np.array([[1e-14, 1e-11, 1e-12], [1e-3, 1e-2, 1e-1]])
+    diagram = PhaseDiagram(
+        "learning_rate", "label_noise", "final_risk", np.arange(1.0, 4.0), np.arange(2.0), values,
+        np.full((2, 3), "ok"), np.full((2, 3), np.nan),
+    )  # fmt: skip
+    mesh = plot(diagram).collections[0]
+    colours = mesh.cmap(mesh.norm(values))
+    assert np.all(colours[0] == colours[0, 0])
+    assert len(np.unique(colours[1], axis=0)) == 3
+    assert mesh.norm.vmin == pytest.approx(1e-10)
+    # Low risk is dark.
+    assert np.all(np.diff(colours[1, :, :3].sum(axis=1)) > 0)
