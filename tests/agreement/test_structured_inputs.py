@@ -129,18 +129,20 @@ def test_runs_agree_at_two_dimensions(name: str) -> None:
     assert 1.2 < small[1] / large[1] < 3.4
 
 
-HEAD = """# Theory and simulation at two dimensions
+HEAD = """# Theory and simulation at d = {small} and d = {large}
 
-Written by `python tests/agreement/test_structured_inputs.py`; do not edit. It compares
-the equations with {seeds} simulations (`dmft.simulate`, weights) up to t = {end}, from the same
-overlaps.
+This page is written by `python tests/agreement/test_structured_inputs.py`; do not edit it. It
+compares solutions of the equations with {seeds} simulations (`dmft.simulate`, `method="weights"`)
+up to t = {end} from the same initial overlaps.
 
-* dev: largest difference between theory and the mean over seeds, over all overlaps (by block,
-  including rows and accumulators of the optimiser) and three times.
-* sd: largest standard deviation of one run.
-* z: largest difference in standard errors of the mean. The mean of a run also differs from the
-  theory by terms of order 1/d, which the standard errors of order 1/sqrt({seeds} d) do not contain.
-  The largest of about 20 to 60 correlated z with {seeds} seeds is 2 to 3.5 for an exact theory.
+* dev: the largest absolute difference between theory and the mean over seeds. The maximum is over
+  three times and all overlaps (by block, including additional rows and accumulators of the
+  optimiser).
+* sd: the largest standard deviation of a single run.
+* z: the largest difference in units of the standard error of the mean. The mean over runs also
+  differs from the theory by terms of order 1/d, which are not included in the standard errors of
+  order 1/sqrt({seeds} d). For an exact theory, the largest of about 20 to 60 correlated values of z
+  with {seeds} seeds is 2 to 3.5.
 
 | | dev, d = {small} | sd | z | dev, d = {large} | sd | z |
 |---|---:|---:|---:|---:|---:|---:|

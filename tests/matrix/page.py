@@ -2,14 +2,14 @@
 
 import re
 
-HEAD = """# What works with what
+HEAD = """# Supported combinations
 
-Written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not edit. Each cell
-is derived and evaluated by the library. `tests/matrix/test_matrix.py` compares the rates (and the
-covariance of an sde) with the mean change in one step of weight vectors in NumPy, and descents on
-repeated data with two steps of gradient descent in R^400, within five standard errors.
-**{works} of {all} cells work**. The others raise an error; their numbers refer to the list of
-messages at the end.
+This page is written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not
+edit it. The library derives and evaluates the equations of each cell. `tests/matrix/test_matrix.py`
+compares the rates (and the covariance of an sde) with the mean change in one step of weight vectors
+in NumPy, and descents on repeated data with two steps of gradient descent in R^400, within five
+standard errors. **{works} of {all} cells are supported**. The others raise an error; the number in
+such a cell refers to the list of messages at the end.
 
 | kind | equations |
 |---|---|
@@ -20,19 +20,21 @@ messages at the end.
 | `optimisers` | odes of one pass with optimisers and structured inputs, in the last tables |
 
 Inputs: `Gaussian` is x ~ N(0, I). `clusters` is a `GaussianMixture` of two clusters with different
-variances (equal ones for `two-time`). `spectrum` has two eigenvalues. `clusters x blocks` has one
-variance for each cluster and block.
+variances (equal variances for `two-time`). `spectrum` has two eigenvalues. `clusters x blocks` has
+a separate variance for each cluster and block.
 
 Losses: the polynomial is (f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge
-max(0, 1 - f y), and Huber has the bound 1. Students are erf committees of two units, or linear for
-the hinge and Huber losses. Labels are the output of an erf unit, or of a linear one for the Huber
-loss. Labels "on signs" and for the hinge loss are the output of a sign unit, or the classes of the
-clusters. "own rule" is the `dmft.UpdateField` psi = -(sigma'(h) + h/2) dl/df.
+max(0, 1 - f y), and the Huber loss has the bound 1. Students are erf committees of two units, or
+linear for the hinge and Huber losses. Labels are the output of an erf unit, or of a linear one for
+the Huber loss. In the columns "on signs" and for the hinge loss, labels are the output of a sign
+unit, or the classes of the clusters. "own rule" is the `dmft.UpdateField`
+psi = -(sigma'(h) + h/2) dl/df.
 
-For `optimisers` the comparison is with the mean change in one step on weights and inputs in R^500,
-including all rows and accumulators of the optimiser. Huber, logistic and hinge losses have linear
-students. "flipped labels" are signs that are wrong with probability 0.15. "two outputs" are erf
-students; the class is the cluster, or the larger output of a teacher.
+For `optimisers` the rates are compared with the mean change in one step of weights and inputs in
+R^500, including the additional rows and the accumulators of the optimiser. The Huber, logistic and
+hinge losses are combined with linear students. "flipped labels" are signs that are wrong with
+probability 0.15. Students with "two outputs" have erf units; the class is the cluster, or the
+larger output of a teacher.
 """
 YES = "✓"
 
@@ -73,14 +75,14 @@ def write(outcomes, cells, optimised):
             shown = [str(numbers.get(outcomes[cell(row, loss)], YES)) for loss in losses]
             lines.append(f"| {row} | " + " | ".join(shown) + " |")
         lines.append("")
-    lines += ["## Refused", ""]
+    lines += ["## Error messages", ""]
     lines += [f"{number}. {why}" for why, number in numbers.items()]
     return "\n".join(lines) + "\n"
 
 
 def read(text, cells, optimised):
     """What a page says of every cell: empty, or why it is refused."""
-    body, refused = text.split("## Refused")
+    body, refused = text.split("## Error messages")
     sentences = dict(re.findall(r"^(\d+)\. (.*)$", refused, flags=re.M))
     found, known = {}, {title: parts for title, *parts in tables(cells, optimised)}
     for part in body.split("\n## ")[1:]:
