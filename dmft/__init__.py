@@ -14,12 +14,12 @@ equations. This library derives them from a declaration, prints, compiles and so
 
 Declare
     Networks and targets: Committee, MultiIndex, Attention, SequenceNetwork, SequenceTarget.
-    Models: Model, MixtureModel, SequenceModel; inputs with a covariance: Spectrum, from clusters:
-    GaussianMixture.
+    Models: Model, MixtureModel, SequenceModel; inputs with a covariance: Spectrum; inputs from
+    clusters: GaussianMixture.
     Algorithms: SGD with Momentum, SignSGD, Adam, RMSProp, AdaGrad, AdaGradNorm, GradientFlow,
-    GradientDescent, UpdateField (a custom rule), UpdateRule (a custom record); samples
-    used again: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
-    Models of the papers: literature.
+    GradientDescent, UpdateField (a custom rule), UpdateRule (a custom record); repeated
+    use of a sample: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
+    Models from papers: literature.
 
 Derive
     population_risk, derive -> Equations, TwoTime, regimes -> Regimes, short_times.
@@ -31,9 +31,9 @@ Derive
     BatchExponents, learned_directions, sequence_length_gain.
 
 Start and solve
-    Overlaps, random_overlaps, Alignment; build -> Problem, warm (compile ahead).
+    Overlaps, random_overlaps, Alignment; build -> Problem, warm (compile in advance).
     solve -> Trajectory, PathEnsemble, DescentRun, TwoTimeRun; solve_stages with Stage; Event and
-    LargestCosine end or mark a run; Status says how one ended.
+    LargestCosine end or mark a run; Status states how a run ended.
     simulate -> Ensemble, DescentEnsemble, with FirstPassage: runs in finite dimension.
 
 Measure
@@ -42,20 +42,20 @@ Measure
     fixed_points -> FixedPoint, fixed_point_branch, stability, linear_noise,
     maximal_learning_rate, initial_learning_rate, noise_floor, escape_rate.
     greedy_schedule, optimal_schedule -> Schedule; scaling_law -> ScalingLaw.
-    Over parameters: phase_diagram -> PhaseDiagram, boundary -> Boundary, sweep -> Sweep, landscape,
-    landscape_boundary, landscape_diagram.
+    As functions of parameters: phase_diagram -> PhaseDiagram, boundary -> Boundary, sweep -> Sweep,
+    landscape, landscape_boundary, landscape_diagram.
 
-Show and keep
+Show and save
     explore(model, algorithm): a page with sliders, in a notebook.
     plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
-    latex(path, ...) a document, export(equations, path) standalone code; cite(...) the papers as
-    BibTeX.
+    latex(path, ...) writes a document, export(equations, path) standalone code; cite(...) returns
+    the papers as BibTeX.
 
 Warnings: AccuracyWarning, ClosureWarning, EscapeWarning.
 
-Each name has a page with an example: help(dmft.solve). Other names of the field raise an error that
-contains the name here: dmft.generalization_error. Names are loaded at first use, so `import dmft`
-is fast.
+Each name has a page with an example: help(dmft.solve). Names that are common elsewhere, such as
+dmft.generalization_error, raise an error that contains the name used here. Names are loaded at
+first use, so `import dmft` is fast.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     For inputs with a `Spectrum` these are the unweighted overlaps of the rows within
-    each block, with a leading axis of B >= 1 blocks: Q (B, p, p), M (B, p, k) and P (B, k, k),
-    which is then required.
+    each block, with a leading axis of B >= 1 blocks: Q (B, p, p), M (B, p, k) and P (B, k, k). P
+    is then required.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class Overlaps(Start):
         Gram matrices of additional rows of an optimiser, by their names in a run
         (velocity_M, velocity_Q, velocity); zero by default.
     clock : mapping of str to float, optional
-        Start of schedules in time: the time "t", and "steps / d" and "samples / d" for a
-        `dmft.Schedule`. `run.final` contains them.
+        Initial time of schedules: the time "t", and "steps / d" and "samples / d" for a
+        `dmft.Schedule`. `run.final` contains these values.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class Overlaps(Start):
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of a spectrum; None where there is no such axis."""
+        """Number of blocks of a spectrum; None without a leading axis."""
         return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property

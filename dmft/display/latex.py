@@ -56,8 +56,8 @@ def latex(
 ) -> Path:
     r"""Write a standalone LaTeX document about these objects, and its bibliography.
 
-    Equations come with their declaration, the equations, definitions, the risk, a statement of
-    scaling and validity, and references; other records with their formulas.
+    For equations the document contains the declaration, the equations, definitions, the risk, a
+    statement of scaling and validity, and references; for other records their formulas.
 
     Parameters
     ----------
@@ -66,9 +66,10 @@ def latex(
     *objects
         Equations, explicit equations, risks, formulas: anything with `.latex()`.
     width : float
-        Line width in points, 200 to 520: two columns up to 260 (a column has 246), otherwise one.
+        Line width in points, 200 to 520. Up to 260 the document has two columns (of 246 points
+        each), otherwise one.
     notation : "saad-solla", "krzakala", mapping or None
-        Letters, as in `Equations.latex`.
+        Notation, as in `Equations.latex`.
     explain : bool
         Append derivations (`dmft.explain`), for equations of every block. Explanations can also be
         passed as objects.

@@ -51,78 +51,82 @@ def derive(
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
                 dM_jr/dt = B*_jr - M_jr Phi_jj / 2, dQ_jl/dt = Phi_jl - Q_jl (Phi_jj + Phi_ll) / 2
                 with Phi = B + B^T + gamma/(p n_b) S
-    Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant
-                with dim= the map of one step, eta = gamma/d:
+    Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant.
+                With `dim` the map of one step, eta = gamma/d:
                 dM = (eta/p) B*, dQ = (eta/p) (B + B^T)
-                + (eta/p)^2 [(d/n_b) S + (1 - 1/n_b) b Omega^+ b^T], then divided by the lengths
-                a trained readout moves by da_j/dt = rho_a E[E sigma(h_j)]
-                with `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
-                of the update field psi(h, h*, xi) of the last gradient
-                (`dmft.equations.update.program`)
-                another loss l(f, y) has psi_j = -a_j sigma'(h_j) dl/df; weight decay adds -zeta M
-                and -2 zeta Q; a `dmft.UpdateField` gives psi itself
-                with `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB, Sigma
-                the covariance of what one sample adds, for every psi of these; F with its terms of
-                order 1/d but for `Repeat`, steps with a memory and clusters: F of d -> oo
+                + (eta/p)^2 [(d/n_b) S + (1 - 1/n_b) b Omega^+ b^T], then divided by the lengths.
+                A trained readout obeys da_j/dt = rho_a E[E sigma(h_j)].
+                With `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
+                with the update field psi(h, h*, xi) of the last gradient
+                (`dmft.equations.update.program`).
+                Another loss l(f, y) has psi_j = -a_j sigma'(h_j) dl/df; weight decay adds -zeta M
+                and -2 zeta Q; a `dmft.UpdateField` defines psi directly.
+                With `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB for
+                each of these psi; Sigma is the covariance of the change due to one sample. F
+                includes terms of order 1/d, except for `Repeat`, steps with memory and clusters
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
-                gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
+                gradient flow omits S; for a map t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
-                sin, cos, Gaussian factors and mixtures; other two-field averages (tanh, sigmoid,
-                softplus, SiLU, your own) by tables to 1e-10 of sqrt(E F^2 E G^2), for fields of
-                variance up to 1024 (NaN beyond: a run ends as nonfinite);
-                each of `equations.lowered` gives the claimed error of one average. With `repeat`
-                by Gauss-Hermite rules that are exact for polynomials, else on nodes.
+                sin, cos, Gaussian factors and mixtures. Other two-field averages (tanh, sigmoid,
+                softplus, SiLU, custom functions) are interpolated from tables to 1e-10 of
+                sqrt(E F^2 E G^2), for fields of variance up to 1024 (NaN beyond; the run then ends
+                with status nonfinite). The entries of `equations.lowered` contain the error bound
+                of each average. With `repeat`, Gauss-Hermite rules are used if they are exact
+                (polynomials), otherwise quadrature nodes.
                 Rounding: polynomials are summed by linked diagrams in the Hermite basis of each
                 variance, and drifts on the sphere are tangential
-                (`dmft.equations.noise.projection`): rates of polynomials of degree up to 8 on the
-                sphere are right to 1e-12 of their own size, m^(n-1) at the information exponent n,
-                for overlaps m down to 1e-8. The map of large batches, the mean field and averages
-                on nodes round at 1e-16 m. Inputs from clusters (`GaussianMixture`): averages are
-                sums over the clusters of functions shifted by the means m_i = sum_r mu_cr
-                Omega_i,p+r and scaled, so that b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S
-                holds the cluster's variance; the means' rows are the teacher's. Closed for
-                polynomials and erf, else on nodes; not for wide limits
+                (`dmft.equations.noise.projection`): for polynomials of degree up to 8 on the sphere
+                the rates have a relative error of 1e-12 for overlaps m down to 1e-8, where they are
+                of order m^(n-1) with the information exponent n. For the map of large batches, the
+                mean field and averages on nodes the rounding error is 1e-16 m.
+                Inputs from clusters (`GaussianMixture`): averages are sums over the clusters of
+                functions shifted by the means m_i = sum_r mu_cr Omega_i,p+r and scaled, so that
+                b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S includes the variance of the
+                cluster; the rows of the means are those of the teacher. Closed for polynomials and
+                erf, otherwise on nodes; not available for wide limits
     Source      theory/one_pass A.0, A.1, B.2, C, D.1, D.2; theory/structured_inputs (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
     Parameters
     ----------
     model : Model
-        A sequence model, always on the sphere, gives equations of its alignments e and m;
-        with `dim` and `fluctuations` their sde.
+        For a sequence model, which is always on the sphere, the equations of its alignments e
+        and m; with `dim` and `fluctuations` their stochastic equation.
     algorithm : SGD, GradientFlow or GradientDescent
-        Descent on repeated data gives `DescentEquations` of kind "two-time".
+        For `GradientDescent` on repeated data the result is `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
-        step (kind "map"), of any loss and of custom rules; `learning_rate`, `dim` and
-        `batch_size` are run-time values. Repeated samples of such batches would take two times.
-        With the mean-field scaling the dimension in which the residuals of random rows meet
-        (their cosines are averaged over; without it they are orthogonal).
+        step (kind "map"), for any loss and custom rules; `learning_rate`, `dim` and
+        `batch_size` are run-time values. Repeated use of such batches is not supported, because it
+        requires two-time equations. With the mean-field scaling, the dimension in which the
+        components of random rows outside the teacher's span are correlated (their cosines are
+        averaged over; without `dim` these components are orthogonal).
     scaling : str or Scaling, optional
-        For descent on repeated data "gradient-flow", the limit of small steps.
-        Else which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
-        "gradient-flow" drops the quadratic term, "mean-field" does so for wide students (state M
-        (p, k) and Q_perp (p,)), "noise-dominated" keeps only the quadratic term, in its own time;
-        "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic students of one
-        teacher unit on the sphere (three state variables). A `Scaling` of powers of d chooses among
-        these (`dmft.regimes` draws them).
+        For gradient descent on repeated data "gradient-flow", the limit of small steps.
+        Otherwise the limit, which determines the terms that survive as d grows. "high-dimensional"
+        (the default for SGD) keeps all terms, "gradient-flow" omits the quadratic term,
+        "mean-field" omits it for wide students (state M (p, k) and Q_perp (p,)), "noise-dominated"
+        keeps only the quadratic term, in a rescaled time; "wide-high-dimensional" is p -> infinity
+        at fixed gamma/p, for quadratic students of one teacher unit on the sphere (three state
+        variables). A `Scaling` of powers of d selects one of these (`dmft.regimes` draws them).
 
     fluctuations : bool
-        The stochastic equation of batches of order one in `dim` dimensions (kind "sde").
+        Whether to derive the stochastic equation for batches of order one in `dim` dimensions
+        (kind "sde").
 
     Returns
     -------
     Equations or DescentEquations
-        By the algorithm: of one pass, of `GradientDescent`, of gradient flow on repeated data. All
-        print, are changed by `with_term`, `without`, `replace`, and are solved by `dmft.solve`.
+        The type depends on the algorithm. All can be printed, changed by `with_term`, `without` and
+        `replace`, and solved by `dmft.solve`.
 
     Raises
     ------
     BadParameter
         For an object that is not an algorithm, an unknown scaling, powers of d that leave no
-        differential equation, or a symbol that clashes with the equations' own.
+        differential equation, or a symbol with the name of one in the equations.
     NotClosed
-        Mean field, when an average has neither closed form nor table.
+        For the mean-field limit, if an average has neither a closed form nor a table.
 
     Examples
     --------

@@ -55,23 +55,23 @@ def explore(
     title: str | None = None,
     **values: float,
 ) -> Any:
-    r"""Explore a model in a notebook: sliders, curves, terms to switch off, a phase diagram.
+    r"""Explore a model in a notebook: sliders, curves, removable terms, a phase diagram.
 
     Parameters
     ----------
     model, algorithm
-        As for `dmft.derive`; algorithms of one pass and gradient flow.
+        As for `dmft.derive`; one-pass algorithms and gradient flow.
     start : Overlaps, Alignment or {"dim": ..., "seed": ...}, optional
         By default random weights in 1000 dimensions. Sequence models need an `Alignment`.
     t_max : float
-        Final time at first.
+        Initial value of the final time.
     dim : int, optional
         Input dimension of the map of one step, as for `dmft.derive`.
     ranges : mapping of str to (low, high), optional
-        Ends of sliders of parameters.
+        Ranges of the sliders of parameters.
     title : str, optional
     **values
-        First values of the letters in the declarations.
+        Initial values of the symbols in the declarations.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def explore(
     MissingExtra
         Without anywidget: the extra ``explore``.
     BadParameter
-        For letters without a value, and equations that take seconds to solve.
+        For symbols without a value, and for equations that take seconds to solve.
 
     Examples
     --------

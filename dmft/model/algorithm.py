@@ -216,49 +216,50 @@ class SGD(UpdateRule, InTorch):
         ``d = sympy.Symbol("d")`` such as ``d**2`` (`derive` with ``dim=`` gives the map of such
         steps).
     loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
-        1/2 (y - f)^2, or 1 - y f (the update without the network output), or any expression in
+        1/2 (y - f)^2, or 1 - y f (the update does not contain the output), or any expression in
         symbols named f (output) and y (label). For several outputs -log softmax_y(f), with the
         class y of the sample, or an expression in f1, f2, ... and y1, y2, ..., which are 1 for the
-        class and 0 for others; "squared" is sum_o (y_o - f_o)^2/2, "correlation" 1 - sum_o y_o f_o.
-        "frobenius" is the norm ||f - y|| (not squared) for matrix outputs of sequence models.
-        `risk` is always 1/2 E(f* - f)^2.
+        class of the sample and 0 for the others; "squared" is sum_o (y_o - f_o)^2/2, "correlation"
+        1 - sum_o y_o f_o. "frobenius" is the norm ||f - y|| (not squared) for matrix outputs of
+        sequence models. `risk` is always 1/2 E(f* - f)^2.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
-        first removes the component of the step along w_j. Both have the same differential equations
-        and different maps.
+        first removes the component of the step along w_j. Both give the same differential
+        equations, but different maps.
     repeat : None, Lookahead, SharpnessAware, Repeat or a custom record
-        Use of a sample beyond one gradient; t still counts samples. A record extends
-        `dmft.UpdateRule`, as a new algorithm may extend this class.
+        How a sample is used more than once; t still counts samples. A custom record extends
+        `dmft.UpdateRule`; a new algorithm may extend this class in the same way.
     readout_rate : float or sympy.Expr
-        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
-        uses the error and the fields of each gradient of the weights.
+        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` the
+        readout uses the error and the fields of each gradient of the weights.
     weight_decay : float or sympy.Expr
         zeta >= 0: the step includes -gamma zeta/(p d) w, like ``weight_decay`` in PyTorch, which
         adds -zeta M and -2 zeta Q to the rates. Heavy-ball momentum and the velocity of `Momentum`
-        include it like the gradient. Not for readouts, and not on the sphere.
+        include the decay like the gradient. Readouts do not decay; not available on the sphere.
     decoupled : bool
-        True: the weights lose gamma zeta/(p d) w separately from the step (SGDW), without effect on
-        velocities. Without momentum this is the same. At fixed beta, whose steps count 1/(1 - beta)
-        times in t, the rates are -(1 - beta) zeta M and -2 (1 - beta) zeta Q; with `Momentum` they
-        are -zeta M and -2 zeta Q of the weights, and the rates of velocities hold no decay.
+        True: the weights decrease by gamma zeta/(p d) w in addition to the step (SGDW), and
+        velocities do not decay. Without momentum both settings agree. At fixed beta, where t
+        advances by a factor 1/(1 - beta) more per step, the decay adds -(1 - beta) zeta M and
+        -2 (1 - beta) zeta Q to the rates; with `Momentum` it adds -zeta M and -2 zeta Q to the
+        rates of the weights, and nothing to those of the velocities.
     momentum : float, sympy.Expr or Momentum
-        0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
-        this is SGD at the rate gamma / (1 - beta), including time, decay and fluctuations: t =
-        steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
-        steps are correlated. ``Momentum(rate, direct)`` has a memory of order one in t: its
-        velocities are additional rows.
+        0 <= beta < 1: a step includes beta times the previous step (heavy ball, also for readouts).
+        As d grows this is SGD at the rate gamma / (1 - beta), including time, decay and
+        fluctuations: t = steps * gamma / ((1 - beta) p d). Not available with `Repeat` or with
+        batches of order d, whose steps are correlated. ``Momentum(rate, direct)`` has a memory of
+        order one in t: its velocities are additional rows.
     gradient_noise : float or sympy.Expr
         Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
-        for each neuron (Langevin noise). With label noise and samples it enters dQ_jj/dt, by
-        gamma Delta_g/p for any batch size; velocities accumulate it like gradients.
+        for each neuron (Langevin noise). It adds gamma Delta_g/p to dQ_jj/dt for any batch size;
+        velocities accumulate it like gradients.
     clip : float or sympy.Expr, optional
         C > 0: the gradient g = psi x/(p sqrt(d)) of all neurons (the mean over a batch) is
-        shortened to |g| <= C. Fixed readouts only.
+        shortened to |g| <= C. Requires fixed readouts.
     normalised : bool
         Rescale gradients to length one; not with `clip`.
     average : float or sympy.Expr
-        kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which start at w: overlaps
-        average_M, average_Q and average, with additional rows; risk is computed from w. 0: none.
+        kappa_a >= 0 of averaged weights w_a, dw_a/dt = kappa_a (w - w_a), which start at w. Their
+        overlaps are average_M, average_Q and average; the risk is computed from w. 0: no average.
 
     Examples
     --------

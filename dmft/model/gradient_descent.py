@@ -25,7 +25,7 @@ BATCHES = (None, "bernoulli", "reshuffle", "replacement", "fresh")
 @checked
 @dataclass(frozen=True)
 class GradientDescent(Shown):
-    r"""Gradient descent on n = samples_per_dim * d samples that are used again in every step.
+    r"""Gradient descent on n = samples_per_dim * d samples that are reused in every step.
 
     One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before),
     a sum over the samples; divide eta by n to convert from a mean. Time is the number of steps.
@@ -40,13 +40,13 @@ class GradientDescent(Shown):
         lambda >= 0 of the penalty lambda |W|^2 / 2.
     batch : None, "bernoulli", "reshuffle", "replacement" or "fresh"
         Samples of a step: all of them (None); each with probability `batch_fraction`; the next part
-        of a random order, new for each epoch; batch_fraction * n samples drawn with replacement
-        (each Poisson(batch_fraction) times); or new samples. Gradients of a part are divided by
-        `batch_fraction`.
+        of a random order, which is redrawn for each epoch; batch_fraction * n samples drawn with
+        replacement (each Poisson(batch_fraction) times); or new samples. Gradients over a batch are
+        divided by `batch_fraction`.
     batch_fraction : float
-        In (0, 1]; the inverse of a whole number for "reshuffle".
+        In (0, 1]; for "reshuffle" the inverse of an integer.
     momentum : float or sympy.Expr
-        beta in [0, 1) of heavy-ball momentum; the first step has none.
+        beta in [0, 1) of heavy-ball momentum; the first step has no momentum.
     readout_rate : float or sympy.Expr
         Readouts move by -readout_rate times the gradient of the mean loss, times width:
         a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean is over the batch of the step, as

@@ -33,23 +33,24 @@ class Model(Shown):
     Parameters
     ----------
     student : Committee; for sequences Attention, SequenceNetwork or SequenceTarget
-    teacher : Committee, MultiIndex or GaussianMixture; for sequences as the student
+    teacher : Committee, MultiIndex or GaussianMixture; for sequences the same types as the student
         A mixture defines inputs and labels by its clusters; its rows replace those of a teacher.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
     label_flip : float or sympy.Expr
         Probability epsilon of a flipped sign, y = -f*(x) + noise. Averages over samples, including
-        the loss, also average over flips; `risk` and `error_rate` compare the student with the
-        teacher before flips and noise.
+        the loss, include the flips; `risk` and `error_rate` compare the student with the
+        teacher's output before flips and noise.
     label_channel : sympy.Expr, optional
         P(y = 1), an expression in the symbol f, the teacher's output; labels are +1 and -1. The
-        mean label E[y | x] becomes the teacher of the model, and `risk` measures the distance to
-        it; `error_rate` is P(sign(f) != y).
+        mean label E[y | x] becomes the teacher of the model, and `risk` is computed with respect
+        to it; `error_rate` is P(sign(f) != y).
     inputs : GaussianMixture or Spectrum, optional
         Inputs from clusters with means in the span of the teacher's k rows w*_r, or with a
         covariance; the teacher labels these inputs. By default x ~ N(0, I_d).
     encoding : number, sequence or matrix, optional
-        For sequences: positional vectors of the tokens; 1 is an opposite pair of length 1.
+        For sequences: positional vectors of the tokens; the number 1 declares two opposite vectors
+        of length 1.
 
     Raises
     ------

@@ -32,8 +32,8 @@ class MultiIndex(Brief):
     Parameters
     ----------
     expr : sympy.Expr
-        g, an expression in the symbols of `fields`; further symbols are parameters with values at
-        run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
+        g, an expression in the symbols of `fields`; further symbols are parameters whose values are
+        set at run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
     fields : sympy.Symbol or sequence of sympy.Symbol
         The k fields in the order of the teacher's rows; g need not contain all of them.
 
@@ -72,7 +72,7 @@ class MultiIndex(Brief):
         return ((self.expr, self.fields),)
 
     def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr]:
-        """The one output, in a tuple, at other teacher fields.
+        """The single output, in a tuple, at other teacher fields.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class MultiIndex(Brief):
 
     @property
     def activation(self) -> None:
-        """None: g is no sum over units of a function of one field each."""
+        """None: g is not a sum over units of functions of one field."""
         return None
 
     @property

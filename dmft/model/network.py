@@ -40,7 +40,7 @@ class Committee(Shown):
     ----------
     activation : sympy.Expr
         sigma, an expression in one symbol. If it contains further symbols (parameters), pass the
-        field as `field` or call it ``z``.
+        symbol of the local field as `field` or call it ``z``.
     width : int or sympy.Symbol
         Number of hidden units: p for a student, k for a teacher.
     readout : sequence, optional

@@ -34,34 +34,34 @@ class UpdateField(SGD):
     r"""Any one-pass learning rule: w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
 
     psi is an expression in the symbols of `fields`: the local field h of the neuron, the teacher
-    fields, and the label y with its noise. A symbol named ``f`` is the student's output, one named
-    ``slope`` is sigma'(h): ``slope * (y - f)`` is SGD of the squared loss. The networks of the
+    fields, and the label y with its noise. A symbol named ``f`` denotes the student's output, and
+    ``slope`` denotes sigma'(h): ``slope * (y - f)`` is SGD on the squared loss. The networks of the
     model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
 
-    Averages have closed forms if psi is a sum of products of functions of single fields, or of
-    signs of them; otherwise they are computed on nodes, with an error estimate.
+    Averages have closed forms if psi is a sum of products of functions of single fields or of
+    their signs; otherwise they are computed by quadrature, with an error estimate.
 
     Parameters
     ----------
     psi : sympy.Expr
         Factor of x/sqrt(d), the same expression for every neuron.
     fields : sequence of sympy.Symbol
-        (h, h_star, y), with all teacher fields between h and y; a rule that a student could
-        implement contains none of them.
+        (h, h_star, y), with all teacher fields between h and y. A rule that can be implemented
+        without access to the teacher does not contain the teacher fields.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Abbreviations, in order; each may contain the fields and earlier abbreviations.
     learning_rate, batch_size, constraint, decoupled
-        As of `SGD`.
+        As for `SGD`.
     measures : mapping of str to sympy.Expr
-        Expressions in the same symbols, averaged over a fresh sample and over neurons, and returned
-        with the run by name: ``run.wrong``.
+        Expressions in the same symbols by name. The run returns their averages over a fresh sample
+        and over neurons as attributes, for example ``run.wrong``.
     **numbers
         Further hyperparameters, like those of `SGD`: `dmft.model.hyperparameters`.
 
     Raises
     ------
     BadParameter
-        For fields that are not distinct symbols, or a rule in other symbols.
+        If fields are not distinct symbols, or if the rule contains other symbols.
 
     Examples
     --------
@@ -123,7 +123,7 @@ class UpdateField(SGD):
         object.__setattr__(self, "loss", None)
 
     def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
-        """The rule or a measure where the slope of the student's activation is this, in `FIELD`.
+        """The rule or a measure, with `slope` inserted for the derivative of the activation.
 
         Parameters
         ----------

@@ -37,15 +37,15 @@ def certify(
     r"""Enclose an expectation or a population risk in an interval that provably contains it.
 
     Equation    E[what] over x ~ N(mean, cov) of `law`; or R = E(f* - f)^2 / 2 at overlaps
-    Shapes      `what` an expression and `law` its law; or a risk (or a model) with Q (p, p),
-                M (p, k), P (k, k; identity by default), readout (p,)
-    Valid for   rational covariances and means; a float is its binary fraction, so a singular matrix
-                of floats may raise an error: use sympy.Rational. Proven steps: one field by Arb's
-                quadrature and a bound of the tails; two fields by the closed average of one given
-                the other, by Hermite coefficients with Parseval's remainder, or by a nested
-                integral (about 10 digits); three and four by Wick, Stein, conditioning, tilting and
-                Price's identity in exact fractions. The closed forms of `Gaussian.expect` are not
-                used
+    Shapes      `what` is an expression and `law` the distribution of its fields; or a risk (or a
+                model) with Q (p, p), M (p, k), P (k, k; identity by default), readout (p,)
+    Valid for   rational covariances and means. A float is read as its binary fraction, so a
+                singular matrix of floats may raise an error: use sympy.Rational. Rigorous methods:
+                averages over one field use Arb's quadrature and a bound on the tails; over two
+                fields the closed-form average over one given the other, Hermite coefficients with
+                Parseval's remainder, or a nested integral (about 10 digits); over three and four
+                fields the theorems of Wick and Stein, conditioning, tilting and Price's identity in
+                exact fractions. The closed forms of `Gaussian.expect` are not used
     Source      theory/one_pass A; derivations/certificates.py
 
     Parameters
@@ -57,7 +57,7 @@ def certify(
     values : mapping, optional
         Exact numbers for symbols.
     digits : int
-        Requested digits; more steps are taken until they are reached.
+        Requested number of digits; the computation is refined until it is reached.
     Q, M, P, readout : array_like, optional
         Overlaps at which a risk is enclosed.
 
@@ -69,9 +69,10 @@ def certify(
     Raises
     ------
     MissingExtra
-        python-flint is not installed: pip install "dmft[certify]".
+        If python-flint is not installed: pip install "dmft[certify]".
     NotClosed
-        No proven reduction, or no proven bound (for example if the function is not integrable).
+        If there is no rigorous reduction or no rigorous bound (for example if the function is not
+        integrable).
     InvalidCovariance, BadParameter, ShapeMismatch
 
     Examples

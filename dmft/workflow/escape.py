@@ -49,26 +49,27 @@ def escape_time(
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
                 first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
     Scaling     t of the equations; `.steps(dim)` converts to steps
-    Valid for   a threshold crossed within the run; else a `Censored` record with the horizon.
-                The crossing is located on the dense output, never on the saved points, of a run
-                of order 8 at rtol = 1e-10 and atol = 1e-15; where averages on nodes have kinks,
-                of order 5 at 1e-6 and 1e-8 (unless you pass your own)
+    Valid for   a threshold that is crossed within the run; otherwise the result is a `Censored`
+                record with the final time. The crossing is located on the dense output, not on the
+                saved points, of a run of order 8 at rtol = 1e-10 and atol = 1e-15; if averages on
+                nodes have kinks, of order 5 at 1e-6 and 1e-8 (unless other tolerances are passed)
     Source      theory/one_pass F; the plateau is where |d log risk / d log t| is smallest
 
     Parameters
     ----------
     run_or_equations : Trajectory, PathEnsemble, Ensemble, Equations or Problem
-        A solved run (or its paths, with the same noise) is integrated again to its last time;
-        equations need `start` and `t_max`, an sde also `paths` and `dt`. A simulation must have
+        A solved run (or its paths, with the same noise) is integrated again to its last time.
+        Equations require `start` and `t_max`, an sde also `paths` and `dt`. A simulation must have
         been run with ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
     start : Overlaps
-        For an sde also a list, or None for a random one for each path.
+        For an sde also a list, or None for a random start of each path.
     t_max : float
         Time at the end; a schedule in time continues at the time of `start`, as in `dmft.solve`.
     fraction : float in (0, 1)
     reference : {"start", "plateau"}
     overlap : float in (0, 1], optional
-        Measure by the largest cosine between a student and a teacher direction.
+        Threshold on the largest cosine between a student and a teacher direction, instead of the
+        risk.
     **options
         Solver options and run-time parameters, as for `dmft.solve`.
 
@@ -80,7 +81,7 @@ def escape_time(
     Warns
     -----
     EscapeWarning
-        When the threshold is crossed during the initial relaxation, before anything is learned.
+        If the threshold is crossed during the initial relaxation, before anything is learned.
 
     Examples
     --------

@@ -24,8 +24,8 @@ FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
 def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanation:
     r"""Explain a result: steps from its definition, each checked at two random covariances.
 
-    Equation    each step says `before = after`; both sides are computed by a quadrature that
-                uses no closed forms. The recorded steps are those of the computation
+    Equation    each step is an equation `before = after`; both sides are evaluated by a quadrature
+                that uses no closed forms. The steps are recorded during the computation
     Valid for   `Gaussian` (`of` is the integrand), `population_risk`, `Equations` (`of` is a block
                 such as "M" or "Q", or a block and a term), exponents, escape formulas
 
@@ -33,7 +33,8 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     ----------
     obj : Gaussian, PopulationRisk, SequenceRisk, Equations, Exponent, EscapeFormula ...
     depth : int, optional
-        Detail: 0 keeps the main argument, 1 also the proofs of its lines, and so on.
+        Level of detail: 0 for the main argument, 1 also for the proofs of its lines, and so on; all
+        levels by default.
     of : expression, str or tuple, optional
         Part of the object to explain, if it has several results.
 
@@ -46,9 +47,9 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     Raises
     ------
     BadParameter
-        For an object without explanation.
+        For an object that has no explanation.
     UnprovenStep
-        If the sides of a step differ, which is a bug of this library; please report it.
+        If the two sides of a step differ, which is a bug of this library; please report it.
 
     Examples
     --------

@@ -257,13 +257,13 @@ def fixed_points(
     ----------
     equations : Equations
     starts : Overlaps or sequence of them, optional
-        A symmetric start converges to a symmetric point, for example to the plateau from equal
-        units. Each start finds one point. By default 18 starts: random rows with overlaps of order
-        one (in p + k dimensions), nearly orthogonal random rows (in 10^4), and the first ones
-        averaged over the units. Other fixed points may exist.
+        A symmetric start converges to a symmetric point, for example from equal units to the
+        plateau. From each start the search converges to at most one point. By default 18 starts:
+        random rows with overlaps of order one (in p + k dimensions), nearly orthogonal random rows
+        (in 10^4), and the first ones averaged over the units. Other fixed points may exist.
     tolerance : float
-        Largest rate at a fixed point, at most 1e-4; in units of the Jacobian at the start if that
-        is above 1 or below 0.01.
+        Largest absolute rate at a fixed point, at most 1e-4; in units of the largest entry of the
+        Jacobian at the start if that entry is above 1 or below 0.01.
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
@@ -271,14 +271,15 @@ def fixed_points(
     Returns
     -------
     FixedPoints
-        A tuple of different `FixedPoint`, with the starts (`starts`), the result of each start
-        (`tried`) and a summary (`message`). Failed searches come last; for default starts they are
-        only in `tried`.
+        A tuple of distinct `FixedPoint` records, with the starts (`starts`), the result of each
+        start (`tried`) and a summary (`message`). Failed searches come last; for default starts
+        they are only in `tried`.
 
     Raises
     ------
     BadParameter
-        For no start, a tolerance that is too large, or something that is not `Equations`.
+        For an empty list of starts, a tolerance that is too large, or an object that is not
+        `Equations`.
     NotClosed
         If the equations contain averages on nodes.
 
@@ -400,14 +401,15 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     Equation    d(Q', M')/dt = J (Q', M'), J derived from the symbols of the equations
     Scaling     eigenvalues per unit t; for a map log(1 + J), per step
     Valid for   closed equations; on the sphere the lengths stay fixed. Modes that lead out of
-                the cone of covariances (Q - M P^-1 M^T of identical students, say) are listed too
+                the cone of covariances (for example of Q - M P^-1 M^T for identical students) are
+                also listed
 
     Parameters
     ----------
     equations : Equations
         Closed ones.
     point : FixedPoint or Overlaps
-        Where they are linearised; a stationary point.
+        The stationary point at which the equations are linearised.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
 

@@ -82,7 +82,7 @@ def solve(
     Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
                 readout (T, p), risk (T,), t (T,)
     Scaling     t = steps * learning_rate / (p d); `run.steps(dim)` converts
-    Valid for   any closed `Equations`; the status says when a run did not reach `t_max`
+    Valid for   any closed `Equations`; the status shows whether the run reached `t_max`
 
     Parameters
     ----------
@@ -91,37 +91,39 @@ def solve(
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps
-        An `Alignment` for sequence models. For an sde also a list with one start per path, or None:
-        random for each path, as by `random_overlaps`, or uniform on the sphere.
+        An `Alignment` for sequence models. For an sde also a list with one start per path, or None
+        for a random start of each path, as by `random_overlaps` or uniform on the sphere.
     t_max : float
         Time at the end of the run, not its length.
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"}
-        By default explicit Runge-Kutta of order 5 until stability instead of accuracy limits the
-        steps of a long run, and then backward differentiation (`run.message` reports the time). By
-        name: explicit of order 5 or 8 and backward differentiation (compiled), and SciPy's implicit
-        methods. Maps are iterated without a method. For an sde {"euler", "weak2"}: Euler-Maruyama
-        (the default) or a scheme of weak order 2.
+        By default explicit Runge-Kutta of order 5; if stability instead of accuracy limits the
+        steps of a long run, the solver switches to backward differentiation (`run.message` reports
+        the time). "rk5" and "rk8" are explicit methods of order 5 and 8, "BDF" is backward
+        differentiation (all compiled), and the others are SciPy's implicit methods. For maps no
+        method is needed. For an sde {"euler", "weak2"}: Euler-Maruyama (the default) or a scheme of
+        weak order 2.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array
         None saves each accepted step; n saves n equidistant times; an array (for example
         `np.geomspace`) saves exactly these times.
     events : dmft.Event or sequence of them
-        Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time,
-        located on the dense output. The first one ends the run, unless it has ``terminal=False``.
+        Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time.
+        Crossings are located on the dense output. The first event ends the run, unless it has
+        ``terminal=False``.
     progress : None, bool or callable
-        By default a bar after two seconds, on a terminal only.
+        By default a progress bar is shown after two seconds, on terminals only.
     max_steps, timeout
-        Budget in steps and in seconds of integration. A run that exceeds it ends with the status
-        "max_steps" or "timeout". The time is checked about every 0.1 s. With averages on nodes,
-        each refinement has the full budget.
+        Limits on the number of steps and on the integration time in seconds. A run that exceeds one
+        ends with the status "max_steps" or "timeout". The time is checked about every 0.1 s. With
+        averages on nodes, the limits apply to each refinement separately.
     quadrature_tol : float
-        For averages without closed form (`Equations.averages`): the number of nodes is raised
-        until the measured error of every saved overlap and of the risk is below this value;
-        `run.error` contains it, and `run.message` reports if the budget of nodes is exhausted.
-        Rates with kinks jump when a kink passes a node, so rtol and atol are then at least 0.1 and
-        1e-3 times this value. The norm as loss of a sequence model has a cone at y = f: there this
-        value is at least 5e-3, rtol 1e-5 and atol 1e-7.
+        For averages without closed form (`Equations.averages`): the number of nodes is increased
+        until the estimated error of every saved overlap and of the risk is below this value.
+        `run.error` contains the estimate, and `run.message` reports if the largest number of nodes
+        is reached. Rates with kinks jump when a kink passes a node, so rtol and atol are then at
+        least 0.1 and 1e-3 times this value. For sequence models with the norm as loss, which has a
+        cone at y = f, this value is at least 5e-3, rtol at least 1e-5 and atol at least 1e-7.
     t_start : float, optional
         Time at the start. By default a schedule in time continues at the time of `start`, which
         ``run.final`` contains; any other run starts at 0.
@@ -130,7 +132,7 @@ def solve(
         learning rate can depend on time and risk, as an expression in ``sympy.Symbol("t")`` and
         ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a function of both that accepts
         SymPy symbols; `run.steps` then counts the steps. With averages on nodes also ``nodes=``
-        (fixes their number in a replica), ``replicas=``, ``seed=``. For an sde the paths:
+        (the fixed number of nodes per replica), ``replicas=``, ``seed=``. For an sde the paths:
         ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``, ``bridge=``
         (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=`` (see
         `dmft.solvers.stochastic.paths.solve_paths`).
@@ -138,11 +140,10 @@ def solve(
     Returns
     -------
     Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
-        (options: `dmft.workflow.solving.descent_nodes.DescentOptions`, of a gradient flow also
-        `dmft.workflow.solving.descent_flow.FlowOptions`); TwoTimeRun for a `dmft.TwoTime`. All are
-        a
-        `dmft.solvers.solution.Solution`: `run.final` is a start again. `run.error` has what
-        averages on nodes leave, or closed forms that lose digits
+        (options: `dmft.workflow.solving.descent_nodes.DescentOptions`, for a gradient flow also
+        `dmft.workflow.solving.descent_flow.FlowOptions`); TwoTimeRun for a `dmft.TwoTime`. Each is
+        a `dmft.solvers.solution.Solution`: `run.final` is a valid start. `run.error` contains the
+        error of averages on nodes and the rounding error of closed forms
         (`dmft.workflow.solving.rounding`).
 
     Raises
@@ -157,7 +158,7 @@ def solve(
     >>> str(run.status), bool(run.risk[-1] < 1e-3)
     ('ok', True)
 
-    A learning rate that falls with the risk:
+    A learning rate that decreases with the risk:
 
     >>> run = dmft.solve(
     ...     eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0, learning_rate=sp.Symbol("risk") / 20

@@ -27,9 +27,9 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     """Write equations of motion as a self-contained file, in the language of its suffix.
 
     The file contains the lowered equations that `build` compiles and the special functions that
-    they need. Its head states declaration, version, fingerprint, time unit, sources and the layout
-    of arrays. Each file holds values of the NumPy reference at random states; run as a script it
-    compares itself with them and returns 0 or 1.
+    they need. Its header states the declaration, version, fingerprint, time unit, sources and
+    layout of arrays. The file also contains values of the NumPy reference at random states; run as
+    a script, it compares its results with them and returns 0 or 1.
 
     ============  ==============================================================================
     ``.py``       ``rhs(t, Q, M, P, **parameters) -> dict``, ``observables``, ``check``; NumPy,
@@ -43,8 +43,8 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     ============  ==============================================================================
 
     Sequence models have ``rhs(t, e, m, **parameters)``. Widths are read from the arrays. Parameters
-    of a file are what `dmft.solve` takes: the letters of the declarations, and declared numbers by
-    name, which are defaults. Readouts are written as numbers.
+    of a file are those of `dmft.solve`: the symbols in the declarations, and declared numbers by
+    name, whose declared values are the defaults. Readouts are written as numbers.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     path : str or Path
         File to write; an existing file is replaced.
     **parameters
-        Values of letters, or others of declared parameters: the defaults of the file.
+        Values of symbols, or other values of declared parameters: the defaults of the file.
 
     Returns
     -------
@@ -62,10 +62,11 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     Raises
     ------
     NotClosed
-        For averages on nodes, fluctuations, equations in two times, and functions that a language
-        has not (averages of four signs and tables of pairs in C and JAX); the message names them.
+        For averages on nodes, fluctuations, two-time equations, and functions that are not
+        available in a language (averages of four signs and tables of pairs in C and JAX); the
+        message names them.
     BadParameter
-        For another suffix, an unknown parameter, and a letter in a readout without a value.
+        For an unknown suffix, an unknown parameter, or a symbol in a readout without a value.
 
     Examples
     --------

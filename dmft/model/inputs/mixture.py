@@ -23,14 +23,14 @@ SUM_TOLERANCE = 1e-9
 class GaussianMixture(Shown):
     r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d) of clusters c.
 
-    The rows w*_r span the means; with P = W* W*^T / d and M = W W*^T / d the fields of cluster c
-    are normal, h* = W* x / sqrt(d) with the law N(P means[c], scales[c] P) and h = W x / sqrt(d)
-    with N(M means[c], scales[c] Q).
+    The rows w*_r span the means. With P = W* W*^T / d and M = W W*^T / d, the fields of cluster c
+    are normal: h* = W* x / sqrt(d) has the law N(P means[c], scales[c] P), and h = W x / sqrt(d)
+    has the law N(M means[c], scales[c] Q).
 
-    Clusters can have different covariances if these commute: with `fractions` of the coordinates in
-    blocks e of a common eigenbasis, inputs have variance scales[c, e] in block e. Overlaps then
-    have a leading axis of blocks, as for `Spectrum`: fields of cluster c have the covariance sum_e
-    scales[c, e] Q_e and the mean sum_e M_e means[c].
+    Clusters can have different covariances if these commute. Block e of the common eigenbasis then
+    contains the fraction fractions[e] of the coordinates, and inputs of cluster c have variance
+    scales[c, e] in this block. Overlaps have a leading axis of blocks, as for `Spectrum`: fields of
+    cluster c have the covariance sum_e scales[c, e] Q_e and the mean sum_e M_e means[c].
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ class GaussianMixture(Shown):
     fields : sequence of sympy.Symbol, optional
         The k fields h* in the order of the rows, if labels are expressions.
     scales : (clusters,) or (clusters, B), optional
-        Variance of every input within a cluster; ones by default. With blocks, the variance in
-        each.
+        Variance of each input coordinate within a cluster; ones by default. With blocks, the
+        variance in each block.
     fractions : (B,), optional
-        phi_e >= 0 of the coordinates in each block, adding up to one.
+        phi_e >= 0, the fraction of the coordinates in each block; they add up to one.
 
     Raises
     ------
@@ -134,7 +134,7 @@ class GaussianMixture(Shown):
 
     @property
     def activation(self) -> None:
-        """None: labels belong to the clusters, there is no sum over units."""
+        """None: labels belong to the clusters, so there is no sum over units."""
         return None
 
     @property

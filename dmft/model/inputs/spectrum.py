@@ -129,9 +129,10 @@ class Spectrum(Record):
 
     @property
     def intrinsic_dim(self) -> float:
-        """Tr Sigma / |Sigma| of a finite spectrum, infinite where d is.
+        """Tr Sigma / |Sigma| of a finite spectrum, infinite if d is infinite.
 
-        Overlaps are off their limit by the inverse of it, and their fluctuations by its root.
+        Overlaps deviate from their limit by terms of the order of its inverse, and fluctuate by
+        the square root of its inverse.
         """
         if self.dim is None:
             return math.inf
@@ -139,15 +140,15 @@ class Spectrum(Record):
 
     @property
     def inverse_counts(self) -> Array:
-        """One over the number of coordinates in each block: 0 where that grows with d, and 1 for
-        an eigenvalue of multiplicity one.
+        """Inverse of the number of coordinates in each block: 0 if this number grows with d, and 1
+        for an eigenvalue of multiplicity one.
         """
         if self.dim is None:
             return np.where(self.fractions == 0.0, 1.0, 0.0)
         return 1.0 / np.maximum(self.fractions * self.dim, 1.0)
 
     def counts(self, dim: int) -> NDArray[np.int64]:
-        """Numbers of coordinates in the blocks of a space of this dimension, which add up to it.
+        """Number of coordinates in each block for the input dimension `dim`.
 
         Parameters
         ----------
@@ -194,8 +195,8 @@ class Spectrum(Record):
         return np.repeat(np.sqrt(self.eigenvalues), self.counts(dim))
 
     def teacher_blocks(self, k: int) -> Array:
-        """Overlaps (B, k, k) of a teacher of this width: the known ones, or those of rows that are
-        spread over all coordinates.
+        """Overlaps (B, k, k) of a teacher of this width: `teacher` if it is known, otherwise those
+        of rows that are spread evenly over all coordinates.
 
         Parameters
         ----------
@@ -209,7 +210,7 @@ class Spectrum(Record):
         Raises
         ------
         ShapeMismatch
-            Where the known teacher has another width.
+            If the known teacher has another width.
 
         Examples
         --------
@@ -227,7 +228,7 @@ class Spectrum(Record):
         return self.teacher
 
     def seen(self, start: Overlaps) -> Overlaps:
-        """Overlaps as the fields see them: sums over the blocks, weighted by their eigenvalues.
+        """Covariances of the fields: sums of the overlaps over blocks, weighted by eigenvalues.
 
         Parameters
         ----------
@@ -281,7 +282,7 @@ class Spectrum(Record):
     def power_law(cls, capacity: float, source: float, dim: int) -> Self:
         r"""Eigenvalues c_i = i^-alpha, i = 1..dim, with the teacher c_i P_i = i^-(1 + 2 r alpha).
 
-        Equation    |Sigma^(1/2 - r) w*| is finite up to the source r; risk ~ t^(-2 r)
+        Equation    |Sigma^(1/2 - r) w*| is finite for r up to the source; risk ~ t^(-2 r)
         Scaling     c_i are variances of the coordinates of x, not divided by d: learning_rate = eta
                     d takes steps of the size eta
         Source      theory/structured_inputs 1.2, 1.5
@@ -293,8 +294,9 @@ class Spectrum(Record):
         source : float
             r; b = 1 + 2 r alpha.
         dim : int
-            d: up to 192 every eigenvalue is a block, else the first 128 are, and the others are
-            represented by at most 64 nodes in log i, with at least one coordinate each.
+            d. Up to d = 192 every eigenvalue is a block. For larger d the first 128 eigenvalues
+            are blocks, and the others are represented by at most 64 nodes in log i, with at least
+            one coordinate each.
 
         Returns
         -------
@@ -322,11 +324,11 @@ class Spectrum(Record):
 
     @classmethod
     def marchenko_pastur(cls, ratio: float, nodes: int = 16) -> Self:
-        r"""Law of the eigenvalues of a sample covariance, by the nodes of its Gauss rule.
+        r"""Marchenko-Pastur law of the eigenvalues of a sample covariance, on Gauss nodes.
 
         Equation    density sqrt((c+ - c)(c - c-)) / (2 pi ratio c), c+- = (1 +- sqrt(ratio))^2, and
-                    the mass 1 - 1/ratio at zero where ratio > 1; the mean is 1
-        Valid for   overlaps that are smooth functions of c: errors fall geometrically with nodes
+                    the mass 1 - 1/ratio at zero if ratio > 1; the mean is 1
+        Valid for   overlaps that are smooth functions of c: errors decay geometrically in `nodes`
         Source      theory/structured_inputs 1.2
 
         Parameters
@@ -366,9 +368,9 @@ class Spectrum(Record):
         r"""Spectrum of data, and the linear part of the labels as a teacher.
 
         Eigenvalues of the covariance of the rows of X (after subtracting the mean), in bins of
-        equal width in log c; each bin counts its coordinates and has the mean eigenvalue that keeps
-        the teacher's variance P = sum_e c_e P_e (without labels the trace). The error of a bin is
-        of second order in its width.
+        equal width in log c; each bin contains a number of coordinates and has the mean eigenvalue
+        that preserves the teacher's variance P = sum_e c_e P_e (without labels, the trace). The
+        error of a bin is of second order in its width.
 
         Parameters
         ----------
@@ -380,7 +382,7 @@ class Spectrum(Record):
         Returns
         -------
         Spectrum
-            With `dim` and, of labels, `teacher` (B, 1, 1).
+            With `dim` and, if labels are given, `teacher` (B, 1, 1).
 
         Raises
         ------
@@ -416,7 +418,7 @@ class Spectrum(Record):
     def preconditioned(
         cls, Sigma: ArrayLike, P: ArrayLike, N: ArrayLike | None = None, bins: int | None = None
     ) -> Self:
-        r"""Spectrum under steps P psi x with a fixed positive matrix P, of any covariance Sigma.
+        r"""Spectrum for steps P psi x with a fixed positive matrix P and any covariance Sigma.
 
         Equation    c_e = eigenvalues of P^(1/2) Sigma P^(1/2) with the projections Pi_e,
                     nu_e = tr(Pi_e P^(-1/2) N P^(-1/2)) / d
@@ -430,7 +432,7 @@ class Spectrum(Record):
         Sigma : (d, d)
         P : (d, d), positive definite
         N : (d, d), optional
-            Covariance of the steps' noise per psi^2; P Sigma P by default, that of P psi x.
+            Covariance of the noise of a step per psi^2; by default P Sigma P, that of P psi x.
         bins : int, optional
             Bins in log c; every eigenvalue is a block by default.
 
@@ -467,11 +469,11 @@ class Spectrum(Record):
 
     @classmethod
     def under_signs(cls, Sigma: ArrayLike, bins: int | None = None) -> Self:
-        r"""Spectrum under the signs of the coordinates of inputs with any covariance Sigma.
+        r"""Spectrum for steps along the signs of the coordinates, with any covariance Sigma.
 
         Equation    `preconditioned` with P = sqrt(2/pi) diag(Sigma)^(-1/2) and
                     N = 2/pi arcsin of the correlations
-        Valid for   `dmft.SignSGD`, and the basis of Sigma, in which signs are taken
+        Valid for   `dmft.SignSGD`; signs are taken in the basis in which Sigma is given
         Source      theory/structured_inputs (21)
 
         Parameters

@@ -61,44 +61,45 @@ def boundary(
 ) -> Boundary:
     r"""Trace the curves along which a measure changes its sign or its label.
 
-    A coarse grid locates the labels. Each change is refined, and its curve is traced in both
-    directions by extrapolation, bracketing and root finding. Curves can turn, close, end at the
-    edge of the rectangle, or end where three labels meet. Curves that the grid does not resolve are
-    not found. A change of sign by a jump or a pole is not a zero: it is listed in `.jumps` and not
-    drawn.
+    The labels are computed on a coarse grid. Each change between neighbouring points is refined,
+    and the curve is traced from there in both directions by extrapolation, bracketing and root
+    finding. Curves can turn, close, end at the edge of the rectangle, or end where three labels
+    meet. Curves that the grid does not resolve are not found. A change of sign at a jump or a pole
+    is not a zero; it is listed in `.jumps` and not drawn.
 
     Parameters
     ----------
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
         A float is compared with `level` (secant method: about 5 evaluations per point); a str, int,
         bool or `Status` is a label (bisection: about 9). nan, inf and failed runs have the label
-        "failed". "converged" and "status" are labels, "fixed_point", "minima" and
-        "learned_directions" too. "growth_rate" belongs to one fixed point: Newton's method finds it
-        from `start` at the lowest x and y, and it is continued to each point. If it ends or meets
-        another one, the label is "failed" and the message gives the reason
+        "failed". "converged", "status", "fixed_point", "minima" and "learned_directions" are
+        labels. "growth_rate" is that of one fixed point: Newton's method finds it
+        from `start` at the lowest x and y, and it is continued to each point. If its branch ends or
+        meets another one, the label is "failed" and the message gives the reason
         (`dmft.workflow.diagrams.end_states`).
     x, y : (name, lowest, highest), (name, values) or mapping of names to values
-        Ranges of two parameters; a mapping of two names gives both. Values define the range, and
-        more than two also the number of points of the coarse grid.
+        Ranges of two parameters; a mapping of two names defines both. If values are given, they
+        define the range and, if there are more than two, also the number of points of the coarse
+        grid.
     tol : float
-        Half-width of the last bracket of each point across the curve, in units of the ranges.
+        Half-width of the final bracket of each point across the curve, in units of the ranges.
     grid : (nx, ny), optional
-        Points of the coarse grid, 9 per axis by default.
+        Number of points of the coarse grid, 9 per axis by default.
     step : float
-        Largest distance of two points of a curve, in units of the ranges.
+        Largest distance between neighbouring points of a curve, in units of the ranges.
     log : names
         Axes with a logarithmic scale.
     level : float
-        Value of signed measures at which the boundary lies; above 0 for "escape_time",
-        "final_risk" and "overlap".
+        Value of measures that return floats at which the boundary lies; for "escape_time",
+        "final_risk" and "overlap" it must be above 0.
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
     store : path, optional
-        Folder of all evaluations: after Ctrl-C or a crash the same call resumes from there, with
-        the same result; other ranges and tolerances reuse it (other ranges of a "growth_rate" from
-        the same lowest x and y).
+        Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
+        from there, with the same result; calls with other ranges and tolerances reuse it (for
+        "growth_rate" only with the same lowest x and y).
     identity : mapping, optional
-        Further data that a store must agree on, as in `dmft.sweep`.
+        Further data that must agree with those of the store, as in `dmft.sweep`.
     threads : int, optional
         Threads of the coarse grid, one per core by default.
     progress : bool or callable, optional
@@ -108,7 +109,7 @@ def boundary(
     -------
     Boundary
         `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C the part
-        that is found, with the status interrupted. Points at which arithmetic fails have the label
+        found so far, with the status interrupted. Points at which arithmetic fails have the label
         "failed".
 
     Raises
@@ -119,8 +120,8 @@ def boundary(
 
     Examples
     --------
-    From which learning rate on a squared unit on the sphere does not leave the uninformative
-    point: gamma = 2/(12 + Delta), theory/one_pass F.1.
+    The learning rate above which a unit with square activation on the sphere does not leave the
+    uninformative point, gamma = 2/(12 + Delta) (theory/one_pass F.1):
 
     >>> import dmft
     >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05, constraint="sphere"))

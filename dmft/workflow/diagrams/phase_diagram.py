@@ -51,55 +51,60 @@ def phase_diagram(
     measure : callable or str
         A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
         ...})``, and returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it
-        runs in several threads at once. Built-in measures of the run of `equations` from `start` to
-        `t_max`:
+        is called from several threads at once. Built-in measures, computed from the run of
+        `equations` from `start` to `t_max`:
 
         - "escape_time", as `dmft.escape_time`
         - "final_risk"
-        - "converged": 1 if the run reached `t_max`, otherwise 0 (diverged ...)
-        - "status": position in `dmft.Status`
+        - "converged": 1 if the run reached `t_max`, otherwise 0 (for example, if it diverged)
+        - "status": index of the status in `dmft.Status`
         - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
           at `t_max`; |m| for a sequence model
         - "learned_directions": number of teacher directions for which this cosine is at least
           `overlap` (0.1 by default) for some student
-        - "fixed_point": position in ("uninformative", "unspecialised", "partly specialised",
+        - "fixed_point": index in ("uninformative", "unspecialised", "partly specialised",
           "specialised") of the fixed point near which the run ends, refined by Newton's method
           (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
           status not_converged
 
-        and without a run:
+        Built-in measures that require no run:
 
-        - "growth_rate": of a fixed point. Newton's method finds it from `start` at the first values
-          of x and y, and it is continued to each point; not_converged if it ends or meets another
-          one (`dmft.workflow.diagrams.end_states`)
+        - "growth_rate": growth rate at a fixed point. Newton's method finds the fixed point from
+          `start` at the first values of x and y, and it is continued to each point; the status is
+          not_converged if the branch ends or meets another one
+          (`dmft.workflow.diagrams.end_states`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
     x, y : (name, values), (name, lowest, highest) or mapping of names to values
-        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two ends give
-        33 evenly spaced values; a mapping of two names gives both axes.
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two limits
+        give 33 evenly spaced values; a mapping of two names defines both axes.
     equations, start, t_max
-        For the built-in measures; compiled once for all points. Equations of one pass, gradient
-        flow, sequence models or descents; for "minima" the sequence model itself.
+        For the built-in measures; the equations are compiled once for all points. Equations of
+        one-pass algorithms, gradient flow, sequence models or gradient descent; for "minima" the
+        sequence model itself.
     fraction, reference, overlap
         For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool
-        Compute a coarse subgrid, and between its points only where labels differ: the status of a
-        point, with its value for measures that return bools, ints or names ("converged"), else
-        with whether the value lies above `level`. Other points take the status of the block they
-        lie in and values interpolated between its corners; `PhaseDiagram.computed` marks them. A
-        region is reproduced at every point of the grid where it is as wide as a square of `coarse`
-        by `coarse` cells; narrower islands, tips and lanes may be missed.
+        Compute a coarse subgrid, and points between its points only where labels differ. The label
+        of a point consists of its status and, for measures that return bools, ints or names
+        ("converged"), of its value, otherwise of whether the value is above `level`. Other points
+        have the status of the block that contains them and values interpolated between its corners;
+        `PhaseDiagram.computed` is False for them. A region that is everywhere as wide as a square
+        of `coarse` by `coarse` cells is reproduced at every point of the grid; narrower islands,
+        tips and lanes may be missed.
     level : float
-        For measures that return floats, as in `dmft.boundary`; only for adaptive diagrams.
+        Threshold for measures that return floats, as in `dmft.boundary`; only for adaptive
+        diagrams.
     coarse : int or (int, int), optional
-        Steps of the grid between points of the coarse one, along x and y; only for adaptive
+        Number of grid steps between points of the coarse grid, along x and y; only for adaptive
         diagrams. By default a power of two, at least 4, that gives 16 to 32 blocks per axis.
     quantity : str, optional
         Label of the values.
     store : path, optional
-        Folder of all evaluations: after Ctrl-C or a crash the same call resumes from there, with
-        the same result; other axes and refinements of this measure reuse it.
+        Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
+        from there, with the same result; calls with other axes and refinements of this measure
+        reuse it.
     identity : mapping, optional
-        Further data that a store must agree on, as in `dmft.sweep`.
+        Further data that must agree with those of the store, as in `dmft.sweep`.
     threads : int, optional
         One per core by default; results do not depend on the number.
     progress : None, bool or callable
@@ -109,8 +114,8 @@ def phase_diagram(
     Returns
     -------
     PhaseDiagram
-        values (ny, nx), status (ny, nx); a failed or censored point is a status, not an
-        exception. Ctrl-C keeps the finished points.
+        values (ny, nx), status (ny, nx). A failed or censored point has a status and raises no
+        exception. After Ctrl-C the finished points are returned.
 
     Examples
     --------
@@ -123,7 +128,7 @@ def phase_diagram(
     >>> diagram.values.shape, diagram.status.tolist()
     ((2, 2), [['ok', 'ok'], ['ok', 'ok']])
 
-    The sign of the growth rate, from one point in four of the grid:
+    The sign of the growth rate, for which a quarter of the grid points are computed:
 
     >>> dmft.phase_diagram(
     ...     "growth_rate", ("learning_rate", np.linspace(0.05, 0.2, 21)),

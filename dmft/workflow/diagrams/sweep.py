@@ -58,52 +58,54 @@ def sweep(
     Parameters
     ----------
     points : mapping of names to values, list of axes, or list of mappings
-        All combinations of the values (the last name runs fastest), or these points. An axis is
-        (name, values) or (name, lowest, highest), which has 33 values evenly spaced.
+        A mapping or a list of axes gives all combinations of the values (the last name varies
+        fastest); a list of mappings gives the points themselves. An axis is (name, values) or
+        (name, lowest, highest), which has 33 values evenly spaced.
     measure : str or callable(**parameters)
         The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
         `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
-        `quantities` to numbers. Under other executors than threads it is sent to other processes.
-        Runs of built-in ones go through one compiled loop a chunk; an object with a method
-        ``many(points)``, an iterator over its results at a list of mappings (an exception where a
-        point fails), is called with whole chunks.
+        `quantities` to numbers. With executors other than threads it is sent to other processes.
+        Built-in measures compute each chunk of points in one compiled loop. An object with a method
+        ``many(points)`` is called with whole chunks, as lists of mappings; the method returns an
+        iterator over the results (an exception if a point fails).
     equations, start, t_max, fraction, reference, overlap, **options
-        For the built-in measures, as in `dmft.phase_diagram`; but "growth_rate" is that of the
-        fixed point which Newton's method finds from `start` at each point by itself, so that a
-        store serves any points.
+        For the built-in measures, as in `dmft.phase_diagram`. The exception is "growth_rate": here
+        Newton's method finds the fixed point from `start` separately at each point, so that a
+        store can be reused for any points.
     quantities : sequence of str, optional
         Names of the numbers that the measure returns; one by default.
     store : path, optional
-        Folder of results. Points that it holds are not computed; new ones are on the disk before
-        they are counted. Another sweep than the one that made it is refused.
+        Folder of results. Points that it contains are not computed again; new ones are written to
+        disk before they are counted. Using the store of a different sweep raises an error.
     identity : mapping, optional
-        Further data that a store must agree on, for example the version of your data. Equations
-        with the numbers that they were declared with, start, tolerances and the version of the
-        library are part of it for built-in measures; for a function its name and a digest of its
-        code, its bound arguments (also by `functools.partial`), and the plain data and functions of
-        its module that it uses; name other dependencies here, such as files.
+        Further data that must agree with those of the store, for example the version of your data.
+        For built-in measures, the store already compares the equations with their declared numbers,
+        the start, the tolerances and the version of the library. For a function it compares the
+        name, a digest of the code, the bound arguments (also by `functools.partial`), and the plain
+        data and functions of its module that it uses. Other dependencies, such as files, must be
+        listed here.
     executor : "threads", "processes", an executor, or a function that makes one
-        Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
-        (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
-        solvers here do.
+        Any object with submit() and futures as in `concurrent.futures`, for example a
+        `dask.distributed.Client` (extra ``dask``). Threads are efficient for measures that release
+        the interpreter's lock, as all solvers of this library do.
     workers : int, optional
-        One a core by default. The number never changes a result.
+        One per core by default. Results do not depend on the number.
     part : (i, n)
-        Compute each n-th point from the i-th on only: n tasks of a cluster share a store. The
-        result has these points alone, as a list. A part that is being computed, and another n than
-        that of running tasks, are refused.
+        Compute only every n-th point, starting from the i-th, so that n tasks of a cluster can
+        share a store. The result contains only these points, as a list. An error is raised if the
+        part is already being computed, or if n differs from that of running tasks.
     progress : None, bool or callable
 
     Returns
     -------
     Sweep
-        Failed and censored points are statuses. After Ctrl-C the points that are done.
+        Failed and censored points have a status. After Ctrl-C the finished points are returned.
 
     Raises
     ------
     BadParameter
-        For a name that the equations lack, a store that cannot be written, holds another sweep, or
-        is in use.
+        For a name that the equations do not contain, or a store that cannot be written, belongs to
+        another sweep, or is in use.
 
     Examples
     --------
