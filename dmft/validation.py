@@ -125,13 +125,13 @@ def _more(value: Any, words: str) -> str:
     if isinstance(value, type):
         return f"; this is the class itself: write {value.__name__}(...)"
     if isinstance(value, float) and math.isnan(value):
-        return "; nan is not: take a finite one"
+        return "; nan is not a number: pass a finite one"
     if "array" in words and isinstance(value, list | tuple) and not is_array(value):
-        return "; are its rows of equal lengths?"
+        return "; do its rows have equal lengths?"
     if "number" in words and _is_too_large(value):
-        return "; no float is that large"
+        return "; it is too large for a float"
     if _is_symbolic(value) and "expression" in words:
-        return f" (numbers in it are finite floats, its powers at most {LARGEST_POWER})"
+        return f" (its numbers must be finite floats, its powers at most {LARGEST_POWER})"
     return ""
 
 
@@ -376,8 +376,8 @@ def _is_symbol(value: Any) -> bool:
 _TESTS: dict[str, tuple[Test, str]] = {
     "NoneType": (lambda value: value is None, "None"),
     "bool": (lambda value: isinstance(value, bool | np.bool_), "True or False"),
-    "str": (lambda value: isinstance(value, str), "a text"),
-    "int": (is_whole, "a whole number"),
+    "str": (lambda value: isinstance(value, str), "a string"),
+    "int": (is_whole, "an integer"),
     "float": (is_number, "a number"),
     "Expr": (is_expression, "a SymPy expression or a finite number"),
     "Rational": (is_expression, "a SymPy expression or a finite number"),
@@ -408,7 +408,7 @@ def check_shape(value: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[
     if array.shape != shape:
         raise ShapeMismatch(f"{name} has shape {array.shape}, expected {shape}")
     if not np.all(np.isfinite(array)):
-        raise InvalidCovariance(f"{name} holds a value that is not finite: {array.tolist()}")
+        raise InvalidCovariance(f"{name} contains a value that is not finite: {array.tolist()}")
     return array
 
 

@@ -392,7 +392,7 @@ def check_lengths(start: Overlaps) -> None:
     lengths = np.diag(start.Q)
     if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
         raise BadParameter(
-            f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
+            f"the sphere constraint requires Q_jj = 1, but the start has {lengths.tolist()}; "
             "use random_overlaps(..., normalised=True) or rescale the rows"
         )
 

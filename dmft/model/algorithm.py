@@ -112,8 +112,8 @@ def as_batch(value: int | sp.Expr) -> int | sp.Expr:
     others = sorted(s.name for s in value.free_symbols if s.name != DIM_NAME)
     if others:
         raise BadParameter(
-            f"batch_size = {value} holds {', '.join(others)}; it is an integer, or an expression "
-            "in the input dimension d = sympy.Symbol('d'), as d**2 or 3*d/2"
+            f"batch_size = {value} contains {', '.join(others)}; it must be an integer, or an "
+            "expression in the input dimension d = sympy.Symbol('d') such as d**2 or 3*d/2"
         )
     return value
 
@@ -148,13 +148,13 @@ def _check_repeat(algorithm: SGD) -> None:
     if repeat is None:
         return
     if not isinstance(repeat, UpdateRule) or isinstance(repeat, SGD | GradientFlow):
-        raise BadParameter(f"repeat = {repeat!r} says no update; {REPETITIONS}")
+        raise BadParameter(f"repeat = {repeat!r} defines no update; {REPETITIONS}")
     if own.written_by != PLAIN:
         raise BadParameter(f"{own.__name__} defines its own update: leave repeat={repeat!r} out")
 
 
 REPETITIONS = (
-    "take dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) or a custom record"
+    "use dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) or a custom record"
 )
 
 
@@ -193,7 +193,7 @@ class Momentum(Shown):
         object.__setattr__(self, "rate", rate)
         object.__setattr__(self, "direct", as_parameter(self.direct, "direct of Momentum"))
         if rate == 0:
-            raise BadParameter("rate of Momentum must be positive: take SGD without momentum")
+            raise BadParameter("rate of Momentum must be positive: use SGD without momentum")
 
 
 @checked_or(repeat=REPETITIONS)

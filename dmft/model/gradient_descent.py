@@ -116,13 +116,13 @@ def check_fraction(value: float, batch: Batch) -> float:
         raise BadParameter(f"batch_fraction must lie in (0, 1], got {value!r}")
     if batch in (None, "fresh") and number != 1.0:
         raise BadParameter(
-            f'batch_fraction = {value!r} needs batch="bernoulli", "reshuffle" or "replacement", '
+            f'batch_fraction = {value!r} requires batch="bernoulli", "reshuffle" or "replacement", '
             f"got {batch!r}"
         )
     if batch == "reshuffle" and abs(1.0 / number - round(1.0 / number)) > 1e-9:
         raise BadParameter(
-            f'batch="reshuffle" cuts an epoch into equal parts: batch_fraction = {value!r} is not '
-            "one over a whole number"
+            'batch="reshuffle" divides an epoch into equal parts: batch_fraction must be the '
+            f"inverse of an integer, got {value!r}"
         )
     return number
 
@@ -137,16 +137,20 @@ def at_each_step(name: str, expr: sp.Expr, steps: int) -> NDArray[np.float64]:
     """
     others = sorted({y.name for y in expr.free_symbols} - {TIME})
     if others:
-        hint = "; the risk of a descent is computed at the end" if others == ["risk"] else ""
+        hint = (
+            "; for gradient descent the risk is computed only after the run"
+            if others == ["risk"]
+            else ""
+        )
         raise BadParameter(
-            f"{name} = {expr} holds {', '.join(others)}; a schedule is an expression in "
-            f"sympy.Symbol('t'), the number of steps before{hint}"
+            f"{name} = {expr} contains {', '.join(others)}; a schedule must be an expression in "
+            f"sympy.Symbol('t'), the number of previous steps{hint}"
         )
     values = np.empty(steps)
     for step in range(steps):
         value = expr.xreplace({y: sp.Integer(step) for y in expr.free_symbols}).evalf()
         if not (value.is_number and value.is_real and value.is_finite):
-            raise BadParameter(f"{name} = {expr} is {value} at t = {step}: no finite number")
+            raise BadParameter(f"{name} = {expr} is {value} at t = {step}: not a finite number")
         values[step] = float(value)
         below = name in OF_A_STEP and values[step] < 0.0
         if below or (name == "momentum" and values[step] >= 1.0):

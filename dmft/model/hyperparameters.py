@@ -52,7 +52,7 @@ class Number:
     torch: tuple[InOptim, ...] | None = ()
 
 
-_AS_LARGER_RATE = "take SGD(learning_rate / (1 - momentum)), which has the same equations"
+_AS_LARGER_RATE = "use SGD(learning_rate / (1 - momentum)), which has the same equations"
 _DECAY = (1 / P, 1 / (P * D), 0.0)
 REGISTRY: Mapping[str, Number] = MappingProxyType(
     {
@@ -69,14 +69,18 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             ),
         ),
         "batch_size": Number(
-            "fresh samples a step; 1 by default", "n_b", key="count", of_optimiser=False, torch=None
+            "fresh samples per step; 1 by default",
+            "n_b",
+            key="count",
+            of_optimiser=False,
+            torch=None,
         ),
         "readout_rate": Number(
-            "how fast the readouts learn; 0 by default",
+            "rate rho_a at which the readouts are trained; 0 by default",
             r"\rho_a",
             refused={
                 "torch": "is the learning rate of another group of parameters, the readouts a: "
-                "give torch.optim.SGD "
+                "pass torch.optim.SGD "
                 "{'params': [a], 'lr': readout_rate * learning_rate / d} in addition to "
                 "the group of the weights, and leave it out here",
             },
@@ -87,14 +91,14 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
             r"\zeta",
             refused={
-                "sphere": "shortens rows, and the constraint keeps their length: leave one of them "
+                "sphere": "shortens rows, but the constraint fixes their length: leave one of them "
                 "out",
-                "sequence": "shortens rows, and rows of sequence models keep their length",
-                "escape": "is not known to formulas of escape and of largest rates; solve the "
-                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
+                "sequence": "shortens rows, but rows of sequence models have a fixed length",
+                "escape": "is not included in formulas for escape and for largest learning rates; "
+                "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)",
                 "torch": "is decoupled from the gradient, which this optimiser of torch.optim does "
                 "not support: multiply the weights by 1 - learning_rate * weight_decay/(p d) "
-                "before each step and leave it out here, or take decoupled=False",
+                "before each step and leave it out here, or use decoupled=False",
             },
             key="scalar",
             declared=True,
@@ -117,14 +121,14 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\beta",
             below=1.0,
             refused={
-                "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
-                "would remember each other",
+                "repeat": "is equivalent to SGD at a larger rate only for fresh samples: passes "
+                "over the same sample would be correlated",
                 "map": "correlates steps of batches of the order of d, so there is no closed map "
                 'of Q and M: use dmft.simulate(..., method="weights"), or leave dim out',
                 "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
-                "chain": "remembers steps, which the chain of overlaps does not: take "
-                'method="weights"',
-                "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
+                "chain": "depends on previous steps, which the chain of overlaps does not store: "
+                'use method="weights"',
+                "escape": f"is not included in formulas for plain SGD: {_AS_LARGER_RATE}",
             },
             key="memory",
             declared=True,
@@ -138,13 +142,14 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
                 "one sample: leave repeat= or the noise out",
                 "map": "is not derived for batches of the order of d: leave dim= out",
                 "sequence": "is not derived for sequence models: leave it out",
-                "chain": "moves weights in directions that the chain of overlaps does not hold: "
-                'take method="weights"',
-                "escape": "is not known to formulas of escape and of largest rates; solve the "
-                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
-                "noise": "has no derived fluctuations and no wide limit: leave it out, or simulate",
-                "explain": "has no step in explanations: leave it out",
-                "torch": "is no argument of an optimiser of torch.optim: add "
+                "chain": "moves weights in directions that the chain of overlaps does not contain: "
+                'use method="weights"',
+                "escape": "is not included in formulas for escape and for largest learning rates; "
+                "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)",
+                "noise": "is not derived for fluctuations and wide limits: leave it out or "
+                "simulate",
+                "explain": "is not supported in explanations: leave it out",
+                "torch": "is not an argument of the optimisers of torch.optim: add "
                 "sqrt(gradient_noise/d)/p times standard normal numbers to the gradient of W, "
                 "and leave it out here",
             },
@@ -173,9 +178,9 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             of_optimiser=False,
         ),
         "normalised": Number(
-            "whether gradients have the length one",
+            "whether gradients are rescaled to length one",
             refused={
-                "torch": "is no optimiser of torch.optim: divide the gradients by their norm "
+                "torch": "is not supported by torch.optim: divide the gradients by their norm "
                 "between backward() and step(), and leave it out",
             },
             key="flag",
@@ -186,8 +191,8 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\kappa_a",
             refused=dict.fromkeys(
                 ("sphere", "repeat", "map", "sequence", "chain", "escape", "noise"),
-                "adds averaged rows, which are derived for the ode of small batches without "
-                "constraint, and simulated by weights: leave one of them out",
+                "adds averaged rows, which are derived only for the ode of small batches without "
+                'constraint, and simulated only with method="weights": leave one of them out',
             ),
             row="average",
             torch=None,
@@ -197,9 +202,9 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\kappa",
             refused=dict.fromkeys(
                 ("sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "noise"),
-                "adds velocities, which are derived for the ode of small batches without "
-                "constraint and with fixed readouts, and simulated by weights: leave one of "
-                "them out, or take momentum=beta, a number",
+                "adds velocities, which are derived only for the ode of small batches without "
+                "constraint and with fixed readouts, and simulated only with "
+                'method="weights": leave one of them out, or use momentum=beta, a number',
             ),
             row="velocity",
             torch=(
@@ -216,7 +221,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             },
         ),
         "second_moment_rate": Number(
-            "kappa_2 of second moments; without, they follow at once",
+            "kappa_2 of second moments; without it they are instantaneous",
             r"\kappa_2",
             key="scalar",
             torch=(
@@ -225,7 +230,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             ),
         ),
         "beta2": Number(
-            "fixed memory of second moments, linear students",
+            "fixed memory of second moments, for linear students",
             r"\beta_2",
             below=1.0,
             key="fraction",
@@ -233,7 +238,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             torch=(InOptim("RMSprop", "alpha"),),
         ),
         "eps": Number(
-            "added to the roots of second moments",
+            "constant added to the square roots of second moments",
             r"\epsilon",
             key="scalar",
             torch=(

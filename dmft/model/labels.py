@@ -32,14 +32,14 @@ def as_channel(given: object) -> sp.Expr:
     """
     if not isinstance(given, sp.Expr) or not given.free_symbols:
         raise BadParameter(
-            "label_channel must be P(y = 1), an expression in the teacher's output f, as "
+            "label_channel must be P(y = 1), an expression in the teacher's output f, for example "
             f'1/(1 + sympy.exp(-2*sympy.Symbol("f", real=True))); got {shown(given)}'
         )
     symbols = sorted(given.free_symbols, key=str)
     named = [s for s in symbols if s.name == PREDICTION.name] or symbols
     if len(named) != 1:
         raise BadParameter(
-            f"label_channel = {given} holds the symbols {symbols}: call the teacher's output f"
+            f"label_channel = {given} contains the symbols {symbols}: call the teacher's output f"
         )
     return given.xreplace({named[0]: PREDICTION})
 
@@ -65,8 +65,8 @@ def with_mean_labels(
         return teacher.relabelled(labels)
     if not teacher.width.is_Integer:
         raise BadParameter(
-            f"label_channel needs a numeric teacher width, got {teacher.width}: the law of a label "
-            "is a function of all teacher fields"
+            f"label_channel requires a numeric teacher width, got {teacher.width}: the law of a "
+            "label is a function of all teacher fields"
         )
     fields = teacher_fields(int(teacher.width))
     written = teacher.expr if isinstance(teacher, MultiIndex) else teacher.outputs_at(fields)[0]
@@ -87,5 +87,5 @@ def _check(mean: sp.Expr, fields: tuple[sp.Symbol, ...], channel: sp.Expr) -> No
     if not -ROUNDING <= low <= high <= 1 + ROUNDING:
         raise BadParameter(
             f"label_channel = {channel} is P(y = 1) and must lie in [0, 1]: at the teacher's "
-            f"outputs it goes from {low:.3g} to {high:.3g}"
+            f"outputs it ranges from {low:.3g} to {high:.3g}"
         )

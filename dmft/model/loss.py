@@ -65,9 +65,9 @@ def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
     found = named.get(loss) if isinstance(loss, str) else loss
     if found is None or not found.free_symbols <= {*outputs, *labels}:
         raise BadParameter(
-            f"loss = {loss!r} is no loss of {count} "
-            f"outputs: write it in f1, ..., f{count} and y1, ..., y{count}, 1 for the class of the "
-            f"sample and 0 for others, or take one of {', '.join(map(repr, named))}"
+            f"loss = {loss!r} is not a loss of {count} outputs: write it in f1, ..., f{count} and "
+            f"y1, ..., y{count}, which are 1 for the class of the sample and 0 for the others, or "
+            f"use one of {', '.join(map(repr, named))}"
         )
     return found
 
@@ -100,12 +100,14 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
     found = {s: s.name for s in given.free_symbols}
     if kept == KEPT and found and all(NUMBERED.fullmatch(n) for n in found.values()):
         if not any(n.startswith("f") for n in found.values()):
-            raise BadParameter(f"loss = {given} holds no output: write it in f1, ... and y1, ...")
+            raise BadParameter(
+                f"loss = {given} contains no output: write it in f1, ... and y1, ..."
+            )
         return given.xreplace({s: sp.Symbol(n, real=True) for s, n in found.items()})
     if not set(found.values()) <= {"f", "y"} or "f" not in found.values():
         raise BadParameter(
             f"loss = {given} must be an expression in the symbols f and y only"
-            + (", of several outputs in f1, ... and y1, ..." if kept == KEPT else "")
+            + (", for several outputs in f1, ... and y1, ..." if kept == KEPT else "")
         )
     return given.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in found.items()})
 
@@ -119,7 +121,7 @@ def check_one_output(loss: str | sp.Expr) -> None:
     """Refuse a loss of several outputs for a student of one."""
     if is_of_outputs(loss):
         raise BadParameter(
-            f"loss = {loss!r} needs a student with several outputs, "
+            f"loss = {loss!r} requires a student with several outputs, "
             "Committee(..., readout=[[...], [...]]) with a row for each class; the cross-entropy "
             'of two classes is loss="logistic" with labels +1 and -1'
         )

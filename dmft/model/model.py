@@ -98,7 +98,7 @@ class Model(Shown):
         if made.reads_sequences and inputs is not None:
             raise BadParameter(
                 f"inputs = {inputs!r:.80} are not derived for sequence models: leave them out, "
-                "or give encoding="
+                "or pass encoding="
             )
         if made.reads_sequences and label_channel is not None:
             raise BadParameter(
@@ -148,9 +148,9 @@ class Model(Shown):
         for name in ("label_noise", "label_flip"):
             if not getattr(self, name).is_zero:
                 raise BadParameter(
-                    f"{name} = {getattr(self, name)} does not go with label_channel, which is the "
-                    "whole law of a label: leave it out, or write it into the channel (flips of "
-                    "probability e: e + (1 - 2*e)*P)"
+                    f"{name} = {getattr(self, name)} cannot be combined with label_channel, which "
+                    "is the full distribution of a label: leave it out, or include it in the "
+                    "channel (for flips with probability e: e + (1 - 2*e)*P)"
                 )
         mean = with_mean_labels(self.teacher, as_channel(self.label_channel))
         if self.inputs is self.teacher:
@@ -217,10 +217,12 @@ def _inputs(
         )
     if not isinstance(teacher, Committee | MultiIndex):
         if given not in (None, teacher):
-            raise BadParameter("the labels' mixture is that of the inputs: leave inputs out")
+            raise BadParameter(
+                "the mixture that defines the labels also defines the inputs: leave inputs out"
+            )
         if teacher.labels is None:
             raise BadParameter(
-                f"{teacher!r} has no labels: give labels=[...], or a teacher that writes them and "
+                f"{teacher!r} has no labels: pass labels=[...], or a teacher that defines them and "
                 "inputs=mixture"
             )
         return teacher
@@ -233,17 +235,17 @@ def _check_clusters(teacher: Committee | MultiIndex, given: GaussianMixture) -> 
     """Refuse clusters whose means are not in the teacher's rows, or that write labels too."""
     if given.labels is not None:
         raise BadParameter(
-            "both the teacher and the clusters write labels: leave out labels= of the mixture, or "
-            "take Model(student, mixture)"
+            "both the teacher and the clusters define labels: leave out labels= of the mixture, or "
+            "use Model(student, mixture)"
         )
     if not teacher.width.is_Integer:
         raise BadParameter(
-            f"inputs from clusters need a numeric teacher width, got {teacher.width}"
+            f"inputs from clusters require a numeric teacher width, got {teacher.width}"
         )
     if teacher.width != given.width:
         raise ShapeMismatch(
-            f"means have {given.width} coordinates, in the teacher's rows, which are "
-            f"{teacher.width}; a dmft.MultiIndex may have rows that its expression leaves out"
+            f"means have {given.width} coordinates, one for each row of the teacher, which has "
+            f"{teacher.width}; a dmft.MultiIndex may have rows that its expression does not contain"
         )
 
 
@@ -253,28 +255,28 @@ def _check_classes(model: Model) -> None:
     for name in ("label_noise", "label_flip"):
         if not getattr(model, name).is_zero:
             raise BadParameter(
-                f"{name} = {getattr(model, name)} belongs to labels that are numbers, classes are "
-                "never wrong here: leave it out"
+                f"{name} = {getattr(model, name)} applies to labels that are numbers; classes "
+                "have no noise: leave it out"
             )
     if model.clusters is not None and model.blocks is not None:
         raise BadParameter(
-            f"several outputs are derived for clusters without blocks of a spectrum, got "
+            f"several outputs are derived only for clusters without blocks of a spectrum, got "
             f"{model.inputs}: leave fractions out"
         )
     if model.label_channel is not None:
         raise BadParameter(
-            "label_channel draws labels +1 and -1, for students of one output: leave it out"
+            "label_channel draws labels +1 and -1 for students of one output: leave it out"
         )
     if isinstance(teacher, MultiIndex):
         raise BadParameter(
-            f"the class of a sample is that of the largest output of a dmft.Committee with "
-            f"{count} rows of readout, or that of its cluster; {teacher!r} has neither"
+            f"the class of a sample must be that of the largest output of a dmft.Committee with "
+            f"{count} rows of readout, or that of its cluster; {teacher!r} defines neither"
         )
     if isinstance(teacher, Committee):
         if teacher.outputs != count:
             raise ShapeMismatch(
-                f"the student has {count} outputs, the teacher {teacher.outputs}: classes are "
-                "those of the teacher's largest output, give both a row of readout for each"
+                f"the student has {count} outputs and the teacher {teacher.outputs}: the class is "
+                "that of the teacher's largest output, so both need a row of readout for each class"
             )
         _check_ties(teacher)
         return
@@ -282,7 +284,7 @@ def _check_classes(model: Model) -> None:
     wrong = [y for y in teacher.labels or () if str(y) not in known]
     if wrong:
         raise BadParameter(
-            f"label {wrong[0]} of a cluster is no class: with {count} outputs labels are the "
+            f"label {wrong[0]} of a cluster is not a class: with {count} outputs labels must be "
             f"integers 0 to {count - 1}"
         )
 
@@ -296,8 +298,8 @@ def _check_ties(teacher: Committee) -> None:
         if all(v.is_number for v in values) and sorted(values)[-1] == sorted(values)[-2]:
             raise BadParameter(
                 f"{teacher!r} has no class where its largest outputs are equal, as at the fields "
-                f"{point.round(2).tolist()}: take an activation without flat parts, or write the "
-                "classes as the numbers of clusters (dmft.GaussianMixture)"
+                f"{point.round(2).tolist()}: use an activation without flat parts, or define the "
+                "classes by clusters (dmft.GaussianMixture)"
             )
 
 
@@ -320,9 +322,9 @@ def check_labels(model: Model, what: str) -> None:
     check_outputs(model, what)
     if model.label_channel is not None:
         raise BadParameter(
-            f"{what} for labels that the teacher writes, not for those drawn by label_channel; "
-            "these have dmft.population_risk, dmft.derive of plain SGD with small batches, "
-            "dmft.solve and dmft.simulate"
+            f"{what} only for labels defined by the teacher, not for labels drawn by "
+            "label_channel; for these use dmft.population_risk, dmft.derive with plain SGD and "
+            "small batches, dmft.solve and dmft.simulate"
         )
 
 
@@ -330,9 +332,9 @@ def check_unflipped(model: Model, what: str) -> None:
     """Refuse flipped labels, where something is derived for labels of the teacher."""
     if model.flips:
         raise BadParameter(
-            f"{what} for labels that the teacher writes, not for flipped ones, label_flip = "
-            f"{model.label_flip}; these have dmft.population_risk, dmft.derive of one pass, "
-            "dmft.solve and dmft.simulate"
+            f"{what} only for labels defined by the teacher, not for flipped ones, label_flip = "
+            f"{model.label_flip}; for these use dmft.population_risk, dmft.derive with one-pass "
+            "algorithms, dmft.solve and dmft.simulate"
         )
 
 
@@ -340,9 +342,9 @@ def check_outputs(model: Model, what: str) -> None:
     """Refuse students of several outputs."""
     if not model.reads_sequences and model.outputs > 1:
         raise BadParameter(
-            f"{what} for students of one output, this one has {model.outputs}; these have "
-            "dmft.population_risk, dmft.derive of plain SGD with small batches, dmft.solve and "
-            "dmft.simulate"
+            f"{what} only for students of one output, but this one has {model.outputs}; for "
+            "several outputs use dmft.population_risk, dmft.derive with plain SGD and small "
+            "batches, dmft.solve and dmft.simulate"
         )
 
 
@@ -362,9 +364,9 @@ def check_isotropic(model: Model, what: str) -> None:
     """Refuse inputs with a spectrum where something is derived for one eigenvalue alone."""
     if model.spectrum is not None:
         raise BadParameter(
-            f"{what} for inputs without a spectrum, the model has {model.inputs}; with it there "
-            "are dmft.population_risk, dmft.derive under SGD with small batches and GradientFlow, "
-            "dmft.solve and dmft.simulate"
+            f"{what} only for inputs without a spectrum, but the model has {model.inputs}; with a "
+            "spectrum use dmft.population_risk, dmft.derive with SGD and small batches or "
+            "GradientFlow, dmft.solve and dmft.simulate"
         )
 
 
@@ -373,8 +375,8 @@ def check_identity(model: Model, what: str) -> None:
     check_labels(model, what)
     if model.inputs is not None:
         raise BadParameter(
-            f"{what} for inputs x ~ N(0, I_d), the model has {model.inputs}; these have "
-            "dmft.population_risk, dmft.derive, dmft.solve and dmft.simulate"
+            f"{what} only for inputs x ~ N(0, I_d), but the model has {model.inputs}; for these "
+            "use dmft.population_risk, dmft.derive, dmft.solve and dmft.simulate"
         )
 
 

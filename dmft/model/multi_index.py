@@ -24,7 +24,7 @@ def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
     return tuple(teacher_field(r) for r in range(1, count + 1))
 
 
-@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
+@checked_or(fields='for example sympy.symbols("z1 z2", real=True)')
 @dataclass(frozen=True)
 class MultiIndex(Brief):
     r"""Target y = g(h*_1, ..., h*_k), with teacher fields h* = W* x / sqrt(d).
@@ -139,8 +139,8 @@ def canonical_target(
         raise BadParameter(f"expr must be a SymPy expression in {list(given)}, got {expr!r}")
     if not (constant or expr.free_symbols & set(given)):
         raise BadParameter(
-            f"target {expr} depends on none of its fields {list(given)}; symbols of one name but "
-            "other assumptions are different symbols"
+            f"target {expr} depends on none of its fields {list(given)}; symbols with the same "
+            "name but different assumptions are different symbols"
         )
     fields = teacher_fields(len(given))
     names = {z.name for z in (*given, *fields)}

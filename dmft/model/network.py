@@ -31,7 +31,7 @@ def as_width(width: int | sp.Expr) -> sp.Expr:
     raise BadParameter(f"width must be a positive integer or a symbol, got {width!r}")
 
 
-@checked_or(activation='in one symbol, as sympy.erf(sympy.Symbol("z", real=True))')
+@checked_or(activation='in one symbol, for example sympy.erf(sympy.Symbol("z", real=True))')
 @dataclass(frozen=True)
 class Committee(Shown):
     r"""Two-layer network f = (1/width) sum_j a_j sigma(h_j) with local fields h = W x / sqrt(d).
@@ -144,7 +144,7 @@ def _canonical_activation(activation: sp.Expr, field: sp.Symbol | None) -> sp.Ex
             field = named[0]
         else:
             raise BadParameter(
-                f"activation {activation} holds the symbols {symbols}; name the local field "
+                f"activation {activation} contains the symbols {symbols}; declare the local field "
                 "with field=..., or call it z"
             )
     elif field not in symbols:
@@ -169,8 +169,8 @@ def _canonical_readout(readout: Any, width: sp.Expr) -> tuple[Any, ...] | None:
     if rows and all(hasattr(row, "__len__") for row in rows):
         if not 2 <= len(rows) <= MOST_OUTPUTS:
             raise ShapeMismatch(
-                f"readout has {len(rows)} rows, one for each output: 2 to {MOST_OUTPUTS}; of one "
-                "output it is the row itself"
+                f"readout has {len(rows)} rows, one for each output: their number must be 2 to "
+                f"{MOST_OUTPUTS}; for one output pass the row itself"
             )
         return tuple(_canonical_row(row, width) for row in rows)
     return _canonical_row(rows, width)
@@ -184,7 +184,7 @@ def _canonical_row(readout: Any, width: sp.Expr) -> tuple[sp.Expr, ...]:
             f"readout must be a sequence of numbers or symbols, got {readout!r}"
         ) from error
     if not width.is_Integer:
-        raise BadParameter("a readout needs a numeric width; leave it out for a symbolic one")
+        raise BadParameter("a readout requires a numeric width; leave it out for a symbolic one")
     if len(values) != int(width):
         raise ShapeMismatch(f"readout has {len(values)} entries, expected width = {width}")
     for a in values:

@@ -70,17 +70,17 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
         raise BadParameter(f"seed must be a non-negative integer, got {seed!r}")
     widths = (model.student.width, model.teacher.width)
     if not all(w.is_Integer for w in widths):
-        raise BadParameter(f"random_overlaps needs numeric widths, the model has {widths}")
+        raise BadParameter(f"random_overlaps requires numeric widths, but the model has {widths}")
     p, k = (int(w) for w in widths)
     if (widest := max(p, k)) > MOST_UNITS:
         raise BadParameter(
             f"width = {widest}: the overlaps of all pairs of units take {8e-9 * widest**2:.3g} GB; "
-            f"take at most {MOST_UNITS} units"
+            f"use at most {MOST_UNITS} units"
         )
     if model.spectrum is not None:
         return _by_block(model, dim, seed, normalised)
     if dim < k:
-        raise BadParameter(f"dim = {dim} cannot hold {k} orthogonal teacher rows")
+        raise BadParameter(f"dim = {dim} is too small for {k} orthogonal teacher rows")
     rng = np.random.default_rng(seed)
     along = rng.standard_normal((p, k))
     rest = _wishart_factor(rng, p, dim - k)
@@ -106,7 +106,9 @@ def _by_block(model: Model, dim: int, seed: int, normalised: bool) -> Overlaps:
     spectrum, p = model.spectrum, int(model.student.width)
     assert spectrum is not None
     if normalised:
-        raise BadParameter("normalised=True belongs to inputs without a spectrum: rows on a sphere")
+        raise BadParameter(
+            "normalised=True (rows on a sphere) is available only for inputs without a spectrum"
+        )
     if spectrum.dim not in (None, dim):
         raise BadParameter(f"dim = {dim}, but the spectrum is that of dim = {spectrum.dim}")
     P = spectrum.teacher_blocks(int(model.teacher.width))
@@ -138,12 +140,14 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
     if start.blocks != model.blocks:
-        raise ShapeMismatch(f"M is {start.M.shape}, expected {model.blocks or 'no'} blocks first")
+        raise ShapeMismatch(
+            f"M has shape {start.M.shape}, expected {model.blocks or 'no'} leading blocks"
+        )
     widths = (model.student.width, model.teacher.width)
     for width, given in zip(widths, (start.p, start.k), strict=True):
         if width.is_Integer and int(width) != given:
             raise ShapeMismatch(
-                f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
+                f"start has widths p, k = {start.p}, {start.k}; the model has {widths}"
             )
     check_readout(model, start)
     if constraint is None:
@@ -152,6 +156,6 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     if float(off.max()) > SPHERE_TOLERANCE:
         j = int(off.argmax())
         raise BadParameter(
-            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
+            f"the sphere constraint requires Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
             "normalise the start, or drop the constraint"
         )

@@ -27,8 +27,8 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
         raise BadParameter(f"rho = 0 displaces nothing: leave repeat={name}(...) out")
     if value.is_negative:
         raise BadParameter(
-            f"rho = {rho!r} must be positive: {name} displaces one way, dmft.{other}({-value}) "
-            "the other"
+            f"rho = {rho!r} must be positive: for the opposite displacement use "
+            f"dmft.{other}({-value})"
         )
     return value
 
@@ -172,8 +172,8 @@ class Repeat(UpdateRule):
 
 
 SEVERAL = (
-    "clipped and normalised batches are derived for linear students of linear teachers under "
-    'the squared loss (normal residuals); simulate others with method="weights", or take '
+    "clipped and normalised batches are derived only for linear students of linear teachers under "
+    'the squared loss (normal residuals); simulate others with method="weights", or use '
     "batch_size=1"
 )
 
@@ -219,14 +219,15 @@ def clipping_of(
         return None
     if clip is not None and normalised:
         raise BadParameter(
-            f"clip = {clip} bounds the length of a gradient and normalised=True makes it one: "
+            f"clip = {clip} bounds the length of a gradient, but normalised=True sets it to one: "
             "leave one of them out"
         )
     made = Clipping(clip)
     if given not in (None, made):
         option = "normalised=True" if clip is None else f"clip = {clip}"
         raise BadParameter(
-            f"{option} shortens the gradient of a step, repeat = {given} has another update: "
+            f"{option} rescales the gradient of a step, but repeat = {given} defines another "
+            "update: "
             "leave one of them out"
         )
     return made

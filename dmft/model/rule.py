@@ -97,7 +97,9 @@ class InTorch:
         0.500000000000000
         """
         if dim is None:
-            raise BadParameter("dim is missing: the number of inputs, which rates are divided by")
+            raise BadParameter(
+                "dim is missing: the input dimension, which determines the scale of the rates"
+            )
         return _dictionary("from_torch")(cls, given, (dim, width, scaled_inputs), arguments)
 
 
@@ -184,7 +186,7 @@ def update_of(rule: UpdateRule) -> Callable[..., None] | None:
     own = type(rule).__name__
     if not rule.simulated_by:
         raise BadParameter(
-            f"{own} names no update of a sample: give it simulated_by = 'module:function', as "
-            "dmft.UpdateRule says, or take dmft.solve"
+            f"{own} defines no update of a sample: set simulated_by = 'module:function' (see "
+            "dmft.UpdateRule), or use dmft.solve"
         )
     return at_use(rule.simulated_by, f"simulated_by of {own}")

@@ -14,9 +14,7 @@ from dmft.validation import checked_or
 Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
 
 
-@checked_or(
-    **dict.fromkeys(("learning_rate", "width", "batch_size"), "the power of d that it grows with")
-)
+@checked_or(**dict.fromkeys(("learning_rate", "width", "batch_size"), "the exponent of d"))
 @dataclass(frozen=True)
 class Scaling(Shown):
     r"""How learning rate, width and batch grow with the dimension: which terms survive.
@@ -59,8 +57,8 @@ class Scaling(Shown):
         for name in ("width", "batch_size"):
             if getattr(self, name) < 0:
                 raise BadParameter(
-                    f"{name} = {getattr(self, name)} is the power of d that it grows with, and a "
-                    "number of units or samples does not shrink: it must be at least 0"
+                    f"{name} = {getattr(self, name)} is the exponent of d and must be at least 0, "
+                    "because the number of units or samples cannot decrease"
                 )
 
     @property
@@ -114,12 +112,12 @@ class Scaling(Shown):
             )
         if self.step_power == 0:
             return (
-                f"{self} has no limiting ode: {where}, and a step moves the overlaps by a finite "
+                f"{self} has no limiting ode: {where}, and a step changes the overlaps by a finite "
                 "amount. Batches of the order of d at this rate are a discrete map: "
                 "derive(model, SGD(..., batch_size=...), dim=...)"
             )
         return (
-            f"{self} has no limit: {where} < -1, a step moves the overlaps by "
+            f"{self} has no limit: {where} < -1, so that a step changes the overlaps by "
             f"d^({self.step_power}); lower the learning rate to d^({self.width + 1}) for the map "
             "of large batches (derive(..., dim=...)), or below for an ode"
         )
@@ -135,9 +133,7 @@ def _as_power(value: object, name: str) -> sp.Rational:
     try:
         exact = sp.Rational(str(value))
     except (TypeError, ValueError) as error:
-        raise BadParameter(
-            f"{name} = {value!r} must be a number: the power of d that it grows with"
-        ) from error
+        raise BadParameter(f"{name} = {value!r} must be a number: the exponent of d") from error
     if not exact.is_finite:
         raise BadParameter(f"{name} = {value!r} must be finite")
     return exact

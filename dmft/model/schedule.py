@@ -73,11 +73,11 @@ class Schedule(Short, Record):
         times, values = _numbers(self.t, "t"), _numbers(self.value, "value")
         if times.ndim != 1 or times.size < 2 or values.shape != times.shape:
             raise ShapeMismatch(
-                f"t has shape {times.shape} and value {values.shape}; a schedule has two times or "
-                "more, and a value at each"
+                f"t has shape {times.shape} and value {values.shape}; a schedule has at least "
+                "two times, and a value at each"
             )
         if not (times[0] == 0.0 and np.all(np.diff(times) > 0.0) and np.isfinite(times[-1])):
-            raise BadParameter("t of a schedule begins at 0 and ascends; it is tau = steps/d")
+            raise BadParameter("t of a schedule must start at 0 and increase; it is tau = steps/d")
         if not (isinstance(self.control, str) and self.control in CONTROLS):
             raise BadParameter(f"control must be one of {list(CONTROLS)}, got {self.control!r}")
         named = isinstance(self.interpolation, str)
@@ -87,7 +87,9 @@ class Schedule(Short, Record):
             )
         low = float(values.min()) if np.all(np.isfinite(values)) else np.nan
         if not (low > 0.0 or (low == 0.0 and self.control == "weight_decay")):
-            raise BadParameter(f"values of a schedule are positive and finite; the least is {low}")
+            raise BadParameter(
+                f"values of a schedule must be positive and finite; the least is {low}"
+            )
         object.__setattr__(self, "t", times)
         object.__setattr__(self, "value", values)
 
@@ -144,8 +146,8 @@ class Schedule(Short, Record):
         where = Path(path)
         if where.suffix not in TABLES:
             raise BadParameter(
-                f"{where.name}: a schedule is written as a table, .csv, .tsv, .txt or .dat; "
-                "schedule.as_torch(dim) is text for PyTorch"
+                f"{where.name}: a schedule is saved as a table, .csv, .tsv, .txt or .dat; "
+                "schedule.as_torch(dim) returns code for PyTorch"
             )
         columns = {"tau": self.t, self.control: self.value}
         if self.hamiltonian is not None:

@@ -78,7 +78,7 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
     return teacher_fields(length)
 
 
-@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
+@checked_or(fields='for example sympy.symbols("z1 z2", real=True)')
 @dataclass(frozen=True)
 class SequenceTarget(TokenFunction):
     r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
@@ -116,8 +116,8 @@ class SequenceTarget(TokenFunction):
         matrix = expr if isinstance(expr, sp.MatrixBase) else sp.Matrix([[expr]])
         if not matrix.free_symbols & set(given):
             raise BadParameter(
-                f"target {expr} depends on none of its fields {list(given)}; symbols of one name "
-                "but other assumptions are different symbols"
+                f"target {expr} depends on none of its fields {list(given)}; symbols with the same "
+                "name but different assumptions are different symbols"
             )
         entries = [canonical_target(y, given, constant=True) for y in matrix]
         outputs = sp.ImmutableDenseMatrix(*matrix.shape, entries)
@@ -133,7 +133,7 @@ class SequenceTarget(TokenFunction):
         return f"g({', '.join(map(str, self.fields))}) = {self.expr}"
 
 
-@checked_or(activation='in one symbol, as sympy.erf(sympy.Symbol("z", real=True))')
+@checked_or(activation='in one symbol, for example sympy.erf(sympy.Symbol("z", real=True))')
 @dataclass(frozen=True)
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
@@ -231,7 +231,9 @@ class Attention(TokenFunction):
     def __init__(self, length: int, reduction: Any = None) -> None:
         size = as_count(length, "length")
         if size < 2:
-            raise BadParameter("attention over one token is the constant 1: length is at least 2")
+            raise BadParameter(
+                "attention over one token is the constant 1: length must be at least 2"
+            )
         object.__setattr__(self, "length", size)
         object.__setattr__(self, "reduction", _canonical_reduction(reduction, size))
 
@@ -330,7 +332,9 @@ def _canonical_reduction(reduction: Any, length: int) -> Reduction:
         ) from error
     for side in pair:
         if len(side) != length:
-            raise ShapeMismatch(f"reduction holds a vector of {len(side)} entries, L = {length}")
+            raise ShapeMismatch(
+                f"reduction contains a vector of {len(side)} entries, but L = {length}"
+            )
     return pair
 
 
@@ -396,7 +400,7 @@ class SequenceModel(Model):
                     f"dmft.Attention or dmft.SequenceNetwork, got {network!r}"
                 )
         if isinstance(self.teacher, SequenceNetwork) and not self.teacher.tied:
-            raise BadParameter("a target has one w* for all tokens: tied=True for the teacher")
+            raise BadParameter("a target has one w* for all tokens: use tied=True for the teacher")
         if self.student.length != self.teacher.length:
             raise ShapeMismatch(
                 f"student and teacher read {self.student.length} and {self.teacher.length} tokens"
@@ -409,7 +413,7 @@ class SequenceModel(Model):
         object.__setattr__(self, "encoding", encoding)
         if not self.tied and encoding.rank:
             raise BadParameter(
-                "untied students have no positional encoding here: leave encoding out"
+                "positional encodings are not supported for untied students: leave encoding out"
             )
 
     @property

@@ -97,7 +97,7 @@ class UpdateField(SGD):
         unknown = sorted(set(numbers) - set(DECLARED))
         if unknown:
             raise BadParameter(
-                f"UpdateField has no {unknown[0]}; in addition to fields and rates it takes "
+                f"UpdateField has no {unknown[0]}; in addition to fields and rates it accepts "
                 f"{', '.join(DECLARED)}"
             )
         found = _symbols(fields)
@@ -153,8 +153,8 @@ class UpdateField(SGD):
 def _free_name(name: str) -> str:
     if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
         raise BadParameter(
-            f"a measure is called {name!r}; take a name for an attribute of a run that is not one "
-            f"of {', '.join(sorted(TAKEN))}"
+            f"a measure is called {name!r}; its name must be a valid name of an attribute, other "
+            f"than {', '.join(sorted(TAKEN))}"
         )
     return name
 
@@ -189,7 +189,7 @@ def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
     unknown = sorted(map(str, rule.free_symbols - known - set(own.values())))
     if unknown:
         raise BadParameter(
-            f"{what} = {rule} holds {', '.join(unknown)}; it is an expression in "
+            f"{what} = {rule} contains {', '.join(unknown)}; it must be an expression in "
             f"{', '.join(sorted(map(str, known)))}, f and slope"
         )
     return rule

@@ -102,7 +102,7 @@ def test_a_width_beyond_memory_is_refused(tmp_path, capsys, command):
     text = f"[student]\n{wide}[teacher]\n{LINE}{ALGORITHM}{start}[simulate]\ndim = 9\nseeds = 1\n"
     file.write_text(text)
     assert main([command, str(file)]) == 2
-    assert "take at most 10000 units" in capsys.readouterr().err
+    assert "use at most 10000 units" in capsys.readouterr().err
 
 
 def test_memory_that_is_short_is_a_sentence(monkeypatch, capsys):

@@ -299,5 +299,5 @@ def test_own_losses_of_outputs_in_files(tmp_path: Path) -> None:
     f1, f2, y1, y2 = sp.symbols("f1 f2 y1 y2", real=True)
     loss = (f1 - y1) ** 2 + (f2 - y2) ** 4
     assert read_declaration(file).algorithm == dmft.SGD(0.5, loss=loss)
-    with pytest.raises(BadParameter, match="is no loss of 2 outputs"):
+    with pytest.raises(BadParameter, match="is not a loss of 2 outputs"):
         dmft.derive(declared(O)[0], dmft.SGD(0.5, loss=loss + sp.Symbol("f3", real=True)))

@@ -81,7 +81,7 @@ def test_declaration_files(tmp_path, capsys):
     assert '"theory"' in capsys.readouterr().out
     path.write_text(path.read_text().replace("[[1.0]]", "[[0.9]]"))
     assert main(["solve", str(path)]) != 0
-    assert "needs Q_jj = 1" in capsys.readouterr().err
+    assert "requires Q_jj = 1" in capsys.readouterr().err
     path.write_text(path.read_text().replace('"sphere"', '"sphere-gradient"'))
     assert main(["solve", str(path)]) != 0
     assert 'must be "sphere" or None' in capsys.readouterr().err
@@ -96,14 +96,14 @@ def test_refusals():
         lambda: equations.evaluate(off),
         lambda: dmft.simulate(PAIR, descent, 50, 2, 2, off),
     ):
-        with pytest.raises(BadParameter, match="needs Q_jj = 1"):
+        with pytest.raises(BadParameter, match="requires Q_jj = 1"):
             call()
     with pytest.raises(BadParameter, match='must be "sphere"'):
         dmft.GradientDescent(0.6, 2, constraint="sphere-gradient")
     flow = dmft.derive(dmft.Model(LINE, LINE), descent, scaling="gradient-flow")
     for limit in (lambda: dmft.short_times(equations).evaluate(off),
                   lambda: flow.closed(dmft.Overlaps([[0.9]], [[0.3]]))):  # fmt: skip
-        with pytest.raises(BadParameter, match="needs Q_jj = 1"):
+        with pytest.raises(BadParameter, match="requires Q_jj = 1"):
             limit()
     with pytest.raises(BadParameter, match="noise is added in finite steps"):
         dmft.derive(PAIR, replace(descent, temperature=0.1), scaling="gradient-flow")

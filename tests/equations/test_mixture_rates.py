@@ -373,9 +373,9 @@ def test_refusals_of_declarations():
     line = network(z, 1)
     with pytest.raises(BadParameter, match="has no labels"):
         dmft.Model(line, SCALED)
-    with pytest.raises(BadParameter, match="both the teacher and the clusters write labels"):
+    with pytest.raises(BadParameter, match="both the teacher and the clusters define labels"):
         dmft.Model(line, line, inputs=TWINS)
-    with pytest.raises(ShapeMismatch, match="2 coordinates, in the teacher's rows, which are 1"):
+    with pytest.raises(ShapeMismatch, match="one for each row of the teacher, which has 1"):
         dmft.Model(line, line, inputs=THREE)
     with pytest.raises(BadParameter, match="numeric teacher width"):
         dmft.Model(line, network(z, sp.Symbol("k")), inputs=SCALED)

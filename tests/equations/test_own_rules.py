@@ -98,7 +98,7 @@ def test_weight_decay_and_the_sphere_hold_for_rules():
 def test_refusals():
     with pytest.raises(BadParameter, match="distinct"):
         dmft.UpdateField(Y, fields=(H, H, Y), learning_rate=1)
-    with pytest.raises(BadParameter, match="holds z"):
+    with pytest.raises(BadParameter, match="contains z"):
         own(Y * Z)
     with pytest.raises(BadParameter, match="2 teacher fields"):
         dmft.derive(SIGN, dmft.UpdateField(Y, fields=(H, STAR, Z, Y), learning_rate=1))

@@ -241,5 +241,5 @@ def test_what_is_not_derived_for_another_psi_is_refused():
         dmft.derive(sequence, Clipped(0.5))
     with pytest.raises(BadParameter, match="leave repeat"):
         Clipped(0.5, repeat=dmft.Repeat(2))
-    with pytest.raises(BadParameter, match="says no update"):
+    with pytest.raises(BadParameter, match="defines no update"):
         dmft.SGD(0.5, repeat=dmft.SGD(0.5))

@@ -356,7 +356,7 @@ def test_readouts_have_rows_in_every_record(tmp_path: Any) -> None:
     start = dmft.random_overlaps(model, 100, 0)
     assert start.readout is not None
     assert start.readout.tolist() == (3.0 * np.eye(3)).tolist()
-    with pytest.raises(BadParameter, match="rows of equal lengths"):
+    with pytest.raises(BadParameter, match="rows have equal lengths"):
         dmft.Overlaps(start.Q, start.M, start.P, [[1.0, 2.0, 3.0], [1.0]])
     equations = dmft.derive(model, algorithm)
     a, (o, j) = sp.IndexedBase("readout"), sp.symbols("o j", integer=True)
@@ -448,15 +448,15 @@ def test_refusals() -> None:
     for words, call in {
         "several outputs": lambda: dmft.derive(dmft.Model(line, line), SOFTMAX),
         "no class where": lambda: dmft.Model(STUDENT, dmft.Committee(sp.Max(z, 0), 3, np.eye(3))),
-        "needs a student": lambda: dmft.simulate(dmft.Model(line, line), SOFTMAX, 50, 0.1, 1),
-        "is no loss of 3 outputs": lambda: dmft.derive(model, dmft.SGD(1.0, loss=f * y)),
+        "requires a student": lambda: dmft.simulate(dmft.Model(line, line), SOFTMAX, 50, 0.1, 1),
+        "is not a loss of 3 outputs": lambda: dmft.derive(model, dmft.SGD(1.0, loss=f * y)),
         "write it in f1, ..., f3": lambda: dmft.derive(model, dmft.SGD(1.0, loss=F[3] ** 2)),
-        "holds no output": lambda: dmft.SGD(1.0, loss=Y[0]),
-        "of several outputs in f1": lambda: dmft.SGD(1.0, loss=F[0] * y),
+        "contains no output": lambda: dmft.SGD(1.0, loss=Y[0]),
+        "for several outputs in f1": lambda: dmft.SGD(1.0, loss=F[0] * y),
         "loss = f1.*several outputs": lambda: dmft.derive(
             dmft.Model(line, line), dmft.SGD(1.0, loss=F[0] ** 2)
         ),
-        "is no loss of 3 outputs: write": lambda: dmft.simulate(
+        "is not a loss of 3 outputs: write": lambda: dmft.simulate(
             model, dmft.SGD(1.0, loss="hinge"), **run
         ),
         "other updates": lambda: dmft.derive(model, dmft.SGD(1.0, loss="cross-entropy", clip=0.1)),
@@ -466,8 +466,8 @@ def test_refusals() -> None:
         "explanations": lambda: dmft.explain(dmft.population_risk(model)),
         "equations are unrolled": lambda: dmft.derive(model, SOFTMAX).explicit(),
         "risks are unrolled": lambda: dmft.population_risk(model).explicit(),
-        "is no class": lambda: dmft.Model(STUDENT, labelled),
-        "never wrong": lambda: dmft.Model(STUDENT, MIXTURE, label_flip=0.1),
+        "is not a class": lambda: dmft.Model(STUDENT, labelled),
+        "classes have no noise": lambda: dmft.Model(STUDENT, MIXTURE, label_flip=0.1),
         "draws labels": lambda: dmft.Model(STUDENT, MIXTURE, label_channel=(1 + f) / 2),
         "largest output": lambda: dmft.Model(STUDENT, dmft.MultiIndex(z, [z])),
         "the teacher 1": lambda: dmft.Model(STUDENT, dmft.Committee(z, 3)),

@@ -144,7 +144,7 @@ def test_starts_outside_the_feasible_set_are_refused():
         (lambda: as_encoding(np.ones((3, 3)) - 2 * np.eye(3), 2), InvalidCovariance, "semi"),
         (lambda: as_encoding(np.eye(4) * 2, 3), BadParameter, "on the sphere"),
         (lambda: as_encoding(None, 2).as_array(0.1), BadParameter, "without an encoding"),
-        (lambda: as_encoding(1, 2).as_array([0.1, 0.1]), ShapeMismatch, "no alignment"),
+        (lambda: as_encoding(1, 2).as_array([0.1, 0.1]), ShapeMismatch, "not an alignment"),
     ],
 )
 def test_refusals(make, error, words):

@@ -290,7 +290,7 @@ def test_random_starts_and_printed_equations() -> None:
     ("call", "error", "words"),
     [
         (lambda: twins(scales=SCALES), dmft.errors.BadParameter, "common eigenbasis"),
-        (lambda: twins(fractions=[0.5, 0.5]), dmft.errors.BadParameter, "give scales"),
+        (lambda: twins(fractions=[0.5, 0.5]), dmft.errors.BadParameter, "pass scales"),
         (lambda: twins(scales=SCALES, fractions=[1.0]), ShapeMismatch, r"expected \(2, 1\)"),
         (lambda: twins(scales=SCALES, fractions=[0.5, 0.6]), dmft.errors.BadParameter, "add up"),
         (lambda: derived(dmft.SGD(0.1, constraint="sphere")), dmft.errors.BadParameter, "spectrum"),

@@ -264,7 +264,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
         (
             "boundary",
             {"level": float("nan")},
-            "level = nan must be a number; nan is not: take a finite one",
+            "level = nan must be a number; nan is not a number: pass a finite one",
         ),
         ("boundary", {"result": None}, "returned None, which is no number"),
         ("sweep", {"result": "1.5"}, "returned '1.5', which is no number"),

@@ -234,7 +234,7 @@ def test_what_has_no_schedule_says_so() -> None:
             "unknown parameter 'weight_decay'",
         ),
         (lambda: dmft.Schedule([0.0, 1.0], [1.0, -1.0]), "positive"),
-        (lambda: dmft.Schedule([1.0, 0.0], [1.0, 1.0]), "ascends"),
+        (lambda: dmft.Schedule([1.0, 0.0], [1.0, 1.0]), "increase"),
         (
             lambda: dmft.simulate(
                 equations.model, dmft.SGD(1.0), 50, 1.0, 1, start,

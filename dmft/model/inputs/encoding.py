@@ -109,7 +109,7 @@ class Encoding(Brief):
             if np.allclose(pattern @ found, given, atol=FEASIBLE_TOLERANCE):
                 return np.asarray(found)
         raise ShapeMismatch(
-            f"e = {given.tolist()} is no alignment with the pattern {pattern.tolist()}"
+            f"e = {given.tolist()} is not an alignment with the pattern {pattern.tolist()}"
         )
 
     def check(self, e: Array, m: float) -> None:
@@ -122,7 +122,7 @@ class Encoding(Brief):
         if np.max(np.abs(outside)) > FEASIBLE_TOLERANCE * max(1.0, float(np.max(np.abs(s)))):
             raise InvalidCovariance(
                 f"(m, e) = {s.tolist()} is not in the range of the Gram matrix {gram.tolist()}: "
-                "positional vectors that depend on each other have alignments that do too"
+                "linearly dependent positional vectors have linearly dependent alignments"
             )
         with np.errstate(over="ignore"):
             square = float(s @ inverse @ s)
@@ -138,7 +138,7 @@ def as_encoding(value: Any, length: int) -> Encoding:
     """Encoding of what `dmft.Model` takes: None, a radius, a pattern (L,), a Gram matrix."""
     if isinstance(value, list | tuple) and not is_array(value):
         raise ShapeMismatch(
-            f"encoding = {shown(value)} is no array: are its rows of equal lengths?"
+            f"encoding = {shown(value)} is not an array: do its rows have equal lengths?"
         )
     if isinstance(value, Encoding):
         encoding = value
@@ -151,20 +151,22 @@ def as_encoding(value: Any, length: int) -> Encoding:
     else:
         encoding = _from_gram(value, length)
     if encoding.length != length:
-        raise ShapeMismatch(f"the encoding has {encoding.length} tokens, the networks {length}")
+        raise ShapeMismatch(
+            f"the encoding has {encoding.length} tokens, the networks have {length}"
+        )
     return encoding
 
 
 def _opposite_pair(radius: Any, length: int) -> Encoding:
     if length != 2:
         raise BadParameter(
-            f"a radius declares the opposite pair p_1 = -p_2 of two tokens, here L = {length}; "
-            "give the pattern (c_1, ..., c_L) of p_l = c_l p, or a Gram matrix"
+            f"a radius declares the opposite pair p_1 = -p_2 of two tokens, but here L = "
+            f"{length}; pass the pattern (c_1, ..., c_L) of p_l = c_l p, or a Gram matrix"
         )
     r = sp.sympify(radius, strict=True) if is_number(radius) else sp.nan
     if not (r.is_number and r.is_positive and r.is_finite):
         raise BadParameter(
-            f"the radius |p| of an encoding is a positive number, got {shown(radius)}"
+            f"the radius |p| of an encoding must be a positive number, got {shown(radius)}"
         )
     return Encoding([1, -1], sp.diag(1, r**2))
 
@@ -175,7 +177,7 @@ def _from_gram(value: Any, length: int) -> Encoding:
     if gram.shape != (length + 1, length + 1):
         raise ShapeMismatch(
             f"encoding has shape {gram.shape}; a Gram matrix of (w*/sqrt(d), p_1, ..., p_L) has "
-            f"{(length + 1, length + 1)}"
+            f"shape {(length + 1, length + 1)}"
         )
     block = gram[1:, 1:]
     first = next((n for n in range(length) if block[n, n] != 0), None)

@@ -19,7 +19,7 @@ from dmft.validation import checked_or
 SUM_TOLERANCE = 1e-9
 
 
-@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
+@checked_or(fields='for example sympy.symbols("z1 z2", real=True)')
 class GaussianMixture(Shown):
     r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d) of clusters c.
 
@@ -187,7 +187,7 @@ def _numbers(given: ArrayLike, name: str, ndim: int) -> NDArray[np.float64]:
 def _weights(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
     weights = _numbers(np.full(clusters, 1.0 / clusters) if given is None else given, "weights", 1)
     if weights.shape != (clusters,):
-        raise ShapeMismatch(f"weights has shape {weights.shape}, expected ({clusters},) as means")
+        raise ShapeMismatch(f"weights has shape {weights.shape}, expected ({clusters},) like means")
     if np.any(weights <= 0.0) or abs(weights.sum() - 1.0) > SUM_TOLERANCE:
         raise BadParameter(
             f"weights must be positive and add up to one, got {weights.tolist()} (sum "
@@ -206,29 +206,31 @@ def _scales(
         shape = () if given is None else np.shape(given)
         if len(shape) == 2:
             raise BadParameter(
-                f"scales has shape {shape}, a variance for each cluster and block: give the "
+                f"scales has shape {shape}, a variance for each cluster and block: pass the "
                 "fractions=[...] of the coordinates in the blocks; covariances of clusters "
                 "must have a common eigenbasis, because the equations do not close otherwise"
             )
         scales = _numbers(np.ones(clusters) if given is None else given, "scales", 1)
         if scales.shape != (clusters,):
-            raise ShapeMismatch(f"scales has shape {scales.shape}, expected ({clusters},) as means")
+            raise ShapeMismatch(
+                f"scales has shape {scales.shape}, expected ({clusters},) like means"
+            )
         if np.any(scales <= 0.0):
             raise BadParameter(f"scales are variances and must be positive, got {scales.tolist()}")
         return scales, None
     phi = _numbers(fractions, "fractions", 1)
     if given is None:
-        raise BadParameter("fractions belong to blocks: give scales, (clusters, B), as well")
+        raise BadParameter("fractions belong to blocks: pass scales of shape (clusters, B) as well")
     scales = _numbers(given, "scales", 2)
     if scales.shape != (clusters, phi.size):
         raise ShapeMismatch(
-            f"scales has shape {scales.shape}, expected ({clusters}, {phi.size}) as means and "
+            f"scales has shape {scales.shape}, expected ({clusters}, {phi.size}) like means and "
             "fractions"
         )
     if np.any(scales < 0.0) or not np.all(scales.any(axis=1)):
         raise BadParameter(
-            "scales are variances, not negative and not zero in all blocks of a cluster, got "
-            f"{scales.tolist()}"
+            "scales are variances: they must not be negative, nor zero in all blocks of a "
+            f"cluster, got {scales.tolist()}"
         )
     return scales, Spectrum(scales.mean(axis=0), phi).fractions
 
@@ -242,7 +244,7 @@ def _labels(
     """Labels in the canonical symbols of the fields."""
     own = distinct_fields(fields) if not (isinstance(fields, tuple) and not fields) else ()
     if own and len(own) != len(canonical):
-        raise BadParameter(f"fields must be {len(canonical)} symbols, one a row, got {fields!r}")
+        raise BadParameter(f"fields must be {len(canonical)} symbols, one per row, got {fields!r}")
     try:
         labels = [sp.sympify(y, strict=True) for y in list(given)]
     except (TypeError, sp.SympifyError) as error:
@@ -254,6 +256,6 @@ def _labels(
         clash = sorted(y.name for y in label.free_symbols if y.name in unnamed)
         if clash:
             raise BadParameter(
-                f"label {label} holds {clash[0]}; name the fields of labels with fields=[...]"
+                f"label {label} contains {clash[0]}; declare the fields of labels with fields=[...]"
             )
     return tuple(canonical_target(y, own, constant=True) for y in labels)

@@ -400,7 +400,7 @@ class Spectrum(Record):
         if inputs.ndim != 2 or inputs.shape[0] < 2:
             raise ShapeMismatch(f"X has shape {inputs.shape}, expected (n, d) with n >= 2")
         if not np.all(np.isfinite(inputs)):
-            raise BadParameter("X holds values that are not finite")
+            raise BadParameter("X contains values that are not finite")
         n, d = inputs.shape
         centred = inputs - inputs.mean(axis=0)
         values, basis = np.linalg.eigh(centred.T @ centred / n)
@@ -496,7 +496,7 @@ class Spectrum(Record):
         size = np.sqrt(np.diag(covariance))
         if not size.all():
             raise BadParameter(
-                f"coordinate {int(size.argmin())} of Sigma has the variance 0: its sign is 0; "
+                f"coordinate {int(size.argmin())} of Sigma has variance 0, so its sign is 0: "
                 "leave it out"
             )
         correlation = np.clip(covariance / np.outer(size, size), -1.0, 1.0)
