@@ -254,7 +254,7 @@ def step_equations(
     if algorithm.is_flow:
         raise BadParameter("a map in finite dimension is that of SGD; gradient flow has no steps")
     if scaling is not None:
-        raise BadParameter(f"scaling = {scaling!r} belongs to an ode; with dim= leave it out")
+        raise BadParameter(f"scaling = {scaling!r} applies only to odes: leave it out with dim=")
     if algorithm.batch_size == 1:
         raise BadParameter(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode "

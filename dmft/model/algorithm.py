@@ -311,7 +311,7 @@ class SGD(UpdateRule, InTorch):
 
     @property
     def average_rate(self) -> sp.Expr:
-        """kappa_a of averaged weights, zero without."""
+        """kappa_a of averaged weights, zero without averaging."""
         return self.average
 
     @property

@@ -138,7 +138,7 @@ class Model(Shown):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the student, one for each class where there are several."""
+        """Number of outputs of the student, one for each class if there are several."""
         return self.student.outputs
 
     def _draw_labels(self) -> None:
@@ -160,7 +160,7 @@ class Model(Shown):
 
     @property
     def draws_labels(self) -> bool:
-        """Whether labels are +1 and -1 drawn about their mean, which is the teacher."""
+        """Whether labels +1 and -1 are drawn at random, with the teacher as their mean."""
         return self.label_channel is not None
 
     @property
@@ -170,22 +170,22 @@ class Model(Shown):
 
     @property
     def clusters(self) -> GaussianMixture | None:
-        """Clusters of the inputs; None where there are none."""
+        """Clusters of the inputs; None for inputs without clusters."""
         return self.inputs if _is_mixture(self.inputs) else None
 
     @property
     def label_clusters(self) -> GaussianMixture | None:
-        """Clusters that write the labels; None where a teacher does."""
+        """Clusters that define the labels; None if a teacher does."""
         return self.teacher if _is_mixture(self.teacher) else None
 
     @property
     def spectrum(self) -> Spectrum | None:
-        """Spectrum of the inputs, of clusters the mean over them; None where they are isotropic."""
+        """Spectrum of the inputs, averaged over clusters; None if the inputs are isotropic."""
         return self.inputs.spectrum if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of overlaps; None where inputs are isotropic within clusters."""
+        """Number of blocks of overlaps; None if inputs are isotropic within clusters."""
         return None if self.spectrum is None else self.spectrum.blocks
 
     @property

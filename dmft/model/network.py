@@ -85,13 +85,13 @@ class Committee(Shown):
 
     @property
     def rows(self) -> tuple[tuple[sp.Expr, ...], ...]:
-        """The readout of each output, with a numeric width."""
+        """The readout of each output; requires a numeric width."""
         if self.outputs > 1:
             return self.readout or ()
         return (self.readout or (sp.S.One,) * int(self.width),)
 
     def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:
-        """Each output at local fields of a numeric width, one for each unit.
+        """Outputs at given local fields, one for each unit; requires a numeric width.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class Committee(Shown):
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """Functions of the target and the fields of each."""
+        """Functions that define the target, each with its fields."""
         return ((self.activation, (FIELD,)),)
 
     @property

@@ -82,12 +82,12 @@ class Lookahead(UpdateRule):
 @checked
 @dataclass(frozen=True)
 class SharpnessAware(UpdateRule):
-    r"""Sharpness-aware steps: the gradient is evaluated at a larger loss of the same sample.
+    r"""Sharpness-aware steps: the gradient is evaluated after a step that increases the loss.
 
     Equation    psi_j = psi^0_j(h - rho psi^0(h, y) |x|^2/d, y); normalised:
                 h - rho psi^0(h, y)/|psi^0(h, y)| |x|/sqrt(d)
     Scaling     |x|^2/d -> 1; in units where rows of W have the length sqrt(d), rho is the
-                displacement of the fields, normalised the radius in the space of the weights
+                displacement of the fields or, if normalised, the radius in the space of weights
     Source      theory/batch_reuse D.1
 
     Parameters
@@ -95,7 +95,8 @@ class SharpnessAware(UpdateRule):
     rho : float or sympy.Expr
         rho_0 > 0; also a run-time value, ``rho=``.
     normalised : bool
-        Divide by the norm of the gradient of the sample; there is no displacement if it vanishes.
+        Divide the displacement by the norm of the gradient of the sample; it is zero if the
+        gradient vanishes.
 
     Examples
     --------
@@ -134,7 +135,7 @@ class SharpnessAware(UpdateRule):
 @checked
 @dataclass(frozen=True)
 class Repeat(UpdateRule):
-    r"""Several whole steps on one batch before the next one is drawn.
+    r"""Several complete steps on the same batch before the next batch is drawn.
 
     Equation    h^(i+1) = h^(i) + gamma/(p n_b) psi^0(h^(i), y) |x|^2/d,
                 psi = sum_{i < times} psi^0(h^(i), y)

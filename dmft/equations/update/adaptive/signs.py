@@ -129,9 +129,9 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
         )
     if writer.cluster.shape:
         raise BadParameter(
-            f"batch_size = {samples}: where variances of clusters differ from block to block, the "
-            "sign of a sum over samples from several of them has other averages in every block; "
-            "take one sample a step, leave fractions out, or take dmft.simulate"
+            f"batch_size = {samples}: if variances of clusters differ from block to block, the "
+            "averages of the sign of a sum over samples differ between blocks and are not derived; "
+            "use one sample per step, leave fractions out, or use dmft.simulate"
         )
     return replace(gradient, students=False, batch=samples)
 
