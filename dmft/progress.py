@@ -30,6 +30,8 @@ SHOW_AFTER_SECONDS = 2.0
 REWRITE_SECONDS = 0.5
 
 CANCELLED: ContextVar[threading.Event | None] = ContextVar("dmft_cancelled", default=None)
+# How many points the parallel job has in all: what is worth compiling depends on that.
+EXPECTED: ContextVar[int] = ContextVar("dmft_expected", default=0)
 # Whether the caller wants to be told nothing, as `progress=False` says.
 SILENT: ContextVar[bool] = ContextVar("dmft_silent", default=False)
 _ANNOUNCED: set[str] = set()

@@ -155,10 +155,15 @@ def _minimum(t: Vector, slope: Vector, i: int) -> float:
     x, squares = t[near] - t[i], slope[near] ** 2
     if count == 0 or not np.all(np.isfinite(squares)):
         return float(t[i])
-    first = np.polyder(np.linalg.solve(np.vander(x / x[-1]), squares))
-    second, ahead = np.polyder(first), 0.0
+    powers = np.linalg.solve(np.vander(x / x[-1]), squares).tolist()
+    ahead = 0.0
     for _ in range(ITERATIONS):
-        ahead -= np.polyval(first, ahead) / np.polyval(second, ahead)
+        value = slope_there = bend = 0.0
+        for power in powers:  # Horner's scheme of the polynomial and its derivatives
+            bend = bend * ahead + 2.0 * slope_there
+            slope_there = slope_there * ahead + value
+            value = value * ahead + power
+        ahead -= slope_there / bend if bend else 0.0
     found = t[i] + ahead * x[-1]
     return float(found if t[i - 1] < found < t[i + 1] else t[i])
 

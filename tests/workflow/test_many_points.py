@@ -56,7 +56,8 @@ def assert_the_same(of, points, monkeypatch, batched=True):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EscapeWarning)
         together = [reading(result) for result in of.many(rows)]
-        assert calls == ([len(rows)] if batched else [])
+        # Escapes during a relaxation are followed in a second batch.
+        assert calls[:1] == ([len(rows)] if batched else [])
         assert together == [reading(of(**row)) for row in rows]
     return {str(status) for _, status, _, _ in together}
 
@@ -103,6 +104,7 @@ def test_options_of_the_solver(options, monkeypatch):
         ({"fraction": 0.01}, dmft.Overlaps([[0.5]], [[0.3]])),
         ({"overlap": 0.5}, SMALL),
         ({"overlap": 0.1}, SMALL),
+        ({"reference": "plateau"}, SMALL),
     ],
 )
 @pytest.mark.parametrize("equations", [SPHERE, FREE])
@@ -153,8 +155,6 @@ def test_what_no_batch_can_do_is_done_one_by_one(monkeypatch):
     for options in ({"timeout": 5.0}, {"learning_rate": sp.Symbol("risk") / 9}):
         of = measure("final_risk", SPHERE, SMALL, 2.0, **options)
         assert many_module._plan(of, {"label_noise": 0.5}) is None
-    of = measure("escape_time", SPHERE, SMALL, 9.0, {**HOW, "reference": "plateau"})
-    assert_the_same(of, points, monkeypatch, batched=False)
     of = measure("growth_rate", SPHERE, dmft.Overlaps([[1.0]], [[0.0]]), None)
     assert_the_same(of, points, monkeypatch, batched=False)
 

@@ -23,7 +23,7 @@ from dmft.analysis.sweeps.records import record_type
 from dmft.analysis.sweeps.store import Store
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.progress import is_cancelled
+from dmft.progress import EXPECTED, is_cancelled
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Task:
         Of that store.
     part : (i, n)
         Of the points.
+    total : int
+        Number of points that are still to be computed in all chunks.
     """
 
     measure: Callable[..., Any]
@@ -53,6 +55,7 @@ class Task:
     store: str | None
     identity: Mapping[str, Any]
     part: tuple[int, int] = (0, 1)
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
     measure are left out.
     """
     began = time.perf_counter()
+    EXPECTED.set(task.total)
     writing, error = _Writing(task, numbers), None
     where = task.points.all_at(numbers)
     for parameters, result in zip(where, _results(task, where), strict=False):

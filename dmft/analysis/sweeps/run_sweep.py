@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ def _drive(
     progress: ProgressOption,
 ) -> None:
     """Compute these points; after Ctrl-C what is done stays on the board."""
+    task = replace(task, total=numbers.size)
     driver = _Driver(task, engine, board, [numbers] if numbers.size else [], numbers.size)
     reused = len(task.points) - numbers.size
     kept = f" ({reused} of {len(task.points)} points from the store)" if reused else ""

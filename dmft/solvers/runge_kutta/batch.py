@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.names import Status
-from dmft.progress import Progress, is_cancelled
+from dmft.progress import EXPECTED, Progress, is_cancelled
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem
 from dmft.solvers.run import Raw, Setup
@@ -27,8 +27,8 @@ Array = NDArray[np.float64]
 
 # Fewer runs than two for each lane go one by one.
 FEWEST = 16
-# Where code for lanes is still to be compiled: runs that tell how long all will take, and seconds
-# of them that compiling is worth.
+# Where code for lanes is still to be compiled: runs that tell how long all will take, with those of
+# other batches of the sweep, and seconds of them that compiling is worth.
 FIRST, WORTH_COMPILING = 16, 1.0
 
 
@@ -141,16 +141,17 @@ def _ended(requests: Requests) -> Iterator[Ended]:
     if is_cancelled():
         return
     rest = requests.tail(head) if isinstance(requests, Varied) else requests[head:]
-    if head == 0 or sum(seconds) / head * len(rest) > WORTH_COMPILING:
+    left = max(len(rest), EXPECTED.get())
+    if head == 0 or sum(seconds) / head * left > WORTH_COMPILING:
         yield from _side_by_side(rest)
     else:
         yield from _one_by_one(rest, seconds)
 
 
 def _fit_lanes(requests: Requests) -> bool:
-    """Whether runs can go side by side: flows by an explicit method, read at their ends only."""
+    """Whether runs can go side by side: flows by an explicit method, read at steps or ends."""
     setup = requests[0].setup
-    at_ends = setup.save is not None and bool(
+    at_steps = setup.save is None or bool(
         np.all((setup.save <= setup.t_start) | (setup.save >= setup.t_end))
     )
     return (
@@ -159,7 +160,7 @@ def _fit_lanes(requests: Requests) -> bool:
         and setup.problem.lanes.takes(setup.widths)
         and setup.problem.kind == "ode"
         and setup.method in TABLEAUX
-        and at_ends
+        and at_steps
         and all(event.terminal for event in setup.events)
     )
 
@@ -185,11 +186,17 @@ def _side_by_side(requests: Requests) -> Iterator[Ended]:
     budget, done = min(group.first_budget(), LARGEST_CHUNK), 0
     group.open_lanes()
     ended: dict[int, Ended] = {}
+    begun: dict[int, Raw] = {}
     while done < len(requests):
         began = time.monotonic()
         runs = group.advance_lanes(budget)
         budget = next_budget(budget, time.monotonic() - began)
-        ended |= zip(runs, _finished(group, runs, requests), strict=True)
+        if group.setup.save is None:
+            for run, *rows in group.rows_by_run():
+                if run not in begun:
+                    begun[run] = group.raw_of(run, requests[run].setup)
+                begun[run].sink.add(*rows)
+        ended |= zip(runs, _finished(group, runs, requests, begun), strict=True)
         while done in ended and not is_cancelled():
             yield ended.pop(done)
             done += 1
@@ -203,7 +210,7 @@ def _one_by_one(requests: Requests, seconds: list[float]) -> Iterator[Ended]:
         return
     group = _group(requests)
     budget, done = min(group.first_budget(), LARGEST_CHUNK), 0
-    under_way: Raw | None = None
+    begun: dict[int, Raw] = {}
     while done < len(requests):
         began = time.monotonic()
         ended = group.advance(budget)
@@ -211,21 +218,21 @@ def _one_by_one(requests: Requests, seconds: list[float]) -> Iterator[Ended]:
         budget = next_budget(budget, seconds[-1])
         if is_cancelled():
             return
-        for run in _finished(group, range(done, ended), requests, under_way):
+        for run in _finished(group, range(done, ended), requests, begun):
             if is_cancelled():
                 return
             yield run
-        under_way = None if ended > done else under_way
         done = ended
         if group.is_under_way:
-            under_way = under_way or group.raw_of(done, requests[done].setup)
-            group.drain(done, under_way)
+            if done not in begun:
+                begun[done] = group.raw_of(done, requests[done].setup)
+            group.drain(done, begun[done])
 
 
 def _finished(
-    group: Group, runs: Sequence[int], requests: Requests, begun: Raw | None = None
+    group: Group, runs: Sequence[int], requests: Requests, begun: dict[int, Raw]
 ) -> Iterator[Ended]:
-    """Runs that have left the compiled loop, the first of them perhaps `begun` in earlier calls.
+    """Runs that have left the compiled loop; rows of earlier calls are in `begun`.
 
     One that became stiff goes on by itself.
     """
@@ -240,14 +247,14 @@ def _finished(
         t, y, par = saved.out_t[last - 1], saved.out_y[last - 1], group.batch.par[runs]
         seen = _Seen(group.setup.problem, group.setup.widths, t, y, par)
 
-    def raw_of(run: int) -> tuple[Request, Raw]:
+    def raw_of(run: int, raw: Raw | None) -> tuple[Request, Raw]:
         given = requests[run]
-        raw = begun if begun is not None and run == runs[0] else group.raw_of(run, given.setup)
+        raw = raw or group.raw_of(run, given.setup)
         group.drain(run, raw, saved)
         return given, raw
 
     for place, (run, outcome) in enumerate(zip(runs, outcomes, strict=True)):
-        make = partial(raw_of, run)
+        make = partial(raw_of, run, begun.pop(run, None))
         if outcome in (layout.STIFF, layout.RUNNING):
             given, raw = make()
             if outcome == layout.STIFF:

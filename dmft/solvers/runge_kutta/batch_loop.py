@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "f52fdbf94407e7a0"
+BUILT_ON = "f1afd7096adb7dfa"
 
 
 @compiled

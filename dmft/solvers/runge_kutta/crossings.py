@@ -30,7 +30,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.primitives import compiled, copy, interpolate, read_gap, take_sides
 from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "643cf5d1777e7c48"
+BUILT_ON = "dcb060e303a28162"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

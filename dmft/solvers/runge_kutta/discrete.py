@@ -36,7 +36,7 @@ from dmft.solvers.runge_kutta.primitives import (
 )
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "643cf5d1777e7c48"
+BUILT_ON = "dcb060e303a28162"
 
 
 @inlined

@@ -65,7 +65,7 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "f52fdbf94407e7a0"
+BUILT_ON = "f1afd7096adb7dfa"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,6 +141,17 @@ class Group:
             work.event_t[:found].copy(), work.event_y[:found].copy(), work.event_id[:found].copy(),
         )  # fmt: skip
 
+    def rows_by_run(self) -> Iterator[tuple[int, Vector, Array, NDArray[np.int64]]]:
+        """Take the rows that the last advance in lanes has saved: those of each run together."""
+        assert self._lanes is not None
+        count = int(self.batch.rows[:, 1].max())
+        self.batch.rows[:] = 0
+        owner = self._lanes.owner[:count]
+        order = np.argsort(owner, kind="stable")
+        runs, first = np.unique(owner[order], return_index=True)
+        for run, rows in zip(runs.tolist(), np.split(order, first[1:]), strict=True):
+            yield run, self.work.out_t[rows], self.work.out_y[rows], self.work.out_step[rows]
+
     def drain(self, run: int, raw: Raw, saved: Saved | None = None) -> None:
         """Move what the last advance saved of a run into its record, and read its end.
 
@@ -194,6 +206,7 @@ def lanes_for(group: Group) -> layout.Lanes:
         failed=np.zeros((1, LANES)),
         end=np.zeros(LANES),
         is_last=np.zeros(LANES, dtype=np.int64),
+        owner=np.zeros(group.work.out_t.size, dtype=np.int64),
         ended=np.zeros(count, dtype=np.int64),
         place=np.zeros(2, dtype=np.int64),
     )

@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "074d2c84c9c7ce69"
+BUILT_ON = "156295e494b5cb01"
 
 # With so few runs left they go on one by one: idle lanes cost as much as busy ones.
 FEW = 2
@@ -193,7 +193,8 @@ def fly_lanes(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Take up to `budget` attempts in all; returns how many runs ended, which `lanes.ended` names.
 
-    The buffers must be empty. Runs are saved at their ends only, and every event ends its run.
+    The buffers must be empty. Runs are saved at their ends only, or at each step in rows that
+    `lanes.owner` assigns to them; every event ends its run.
     """
     lanes_rhs, advance = lanes_rhs_at(lanes_address), advance_at(advance_address)
     rhs, observe = rhs_at(rhs_address), rhs_at(observe_address)
@@ -255,6 +256,8 @@ def fly_lanes(  # type: ignore[no-untyped-def]
                 _put_back(lanes, lane, events, work, y)
             attempts = counts[STEPS] + counts[REJECTED]
             budget -= attempts - before
+            for row in range(saved, counts[SAVED]):
+                lanes.owner[row] = i
             saved, found = counts[SAVED], counts[FOUND]
             batch.rows[i, 1], batch.found[i, 1] = saved, found
             if counts[OUTCOME] != RUNNING or attempts >= batch.max_steps:

@@ -141,6 +141,7 @@ class Lanes(NamedTuple):
     failed: Matrix  # (1, L) NaN where a stage is not finite, else 0
     end: Vector  # (L,) where it ends
     is_last: Integers  # (L,) 1 for the last step of a run
+    owner: Integers  # (rows,) run of each saved row
     ended: Integers  # (n,) runs that ended in the last call
     place: Integers  # (2,) the next run, and how many ended in the last call
 

@@ -28,7 +28,7 @@ from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, evaluate, factor_noise, paths_loop
 from dmft.solvers.stochastic.noise import draw_areas
 
-BUILT_ON = "c5bc1d4ada892bd2"
+BUILT_ON = "5f93370cdef3aaa9"
 
 
 @inlined
