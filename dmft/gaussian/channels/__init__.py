@@ -1,0 +1,1 @@
+"""Output channels P(y | fields) of declared labels, and priors of teacher weights."""

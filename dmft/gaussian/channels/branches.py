@@ -1,0 +1,248 @@
+"""Pieces of a label as numbers: inverses, slopes, and moments of a Gaussian field on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import sympy as sp
+
+from dmft.gaussian.channels.pieces import Piece
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.line import Array
+
+# Table of a monotone piece, and Newton steps from an entry of it.
+TABLE, NEWTON = 256, 60
+LOG_TWO_PI = float(np.log(2 * np.pi))
+# Newton steps end at this relative change; slopes at critical points, where two roots meet.
+CONVERGED, FLATTEST = 1e-14, 1e-100
+# Labels at critical values exceed them by this relative rounding.
+ROUNDING = 4e-15
+# Labels equal an atom's value up to this relative difference.
+ATOM = 1e-10
+
+
+class Parts(NamedTuple):
+    """Parts of the law of u = (z - omega)/sqrt(V) given y: log weight, E[u], E[u^2]."""
+
+    log: Array
+    first: Array
+    second: Array
+
+
+class Moments(NamedTuple):
+    """log Z, E[u | y] and E[u^2 | y]."""
+
+    log_z: Array
+    first: Array
+    second: Array
+
+
+def combined(parts: list[Parts]) -> Moments:
+    """Sum of parts, each with any leading axis, in the log domain."""
+    if len(parts) == 1 and len(parts[0].log) == 1:
+        return Moments(*np.broadcast_arrays(*(a[0] for a in parts[0])))
+    shape = np.broadcast_shapes(*(p.log.shape[1:] for p in parts))
+    log, first, second = (
+        np.concatenate([np.broadcast_to(a, (len(a), *shape)) for a in each])
+        for each in zip(*parts, strict=True)
+    )
+    top = log.max(axis=0)
+    top = np.where(np.isfinite(top), top, 0.0)
+    weight = np.exp(log - top)
+    total = weight.sum(axis=0)
+    with np.errstate(divide="ignore"):
+        log_z = top + np.log(total)
+    total = np.where(total > 0, total, 1.0)
+    return Moments(
+        log_z,
+        np.einsum("i...,i...->...", weight, first) / total,
+        np.einsum("i...,i...->...", weight, second) / total,
+    )
+
+
+def interval(low: Array, high: Array) -> Parts:
+    """Standard normal u on (low, high): log probability and truncated moments."""
+    from scipy.special import log_ndtr
+
+    mirrored = low > 0
+    a, b = np.where(mirrored, -high, low), np.where(mirrored, -low, high)
+    upper = log_ndtr(b)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        log = upper + np.log(-np.expm1(log_ndtr(a) - upper))
+        log = np.where(b > a, log, -np.inf)
+        at_a, at_b = np.exp(_log_density(a) - log), np.exp(_log_density(b) - log)
+        first = at_a - at_b
+        second = (
+            1.0 + np.where(np.isfinite(a), a, 0.0) * at_a - np.where(np.isfinite(b), b, 0.0) * at_b
+        )
+    inside = np.isfinite(log)
+    first, second = np.where(inside, first, 0.0), np.where(inside, second, 0.0)
+    return Parts(log[None], np.where(mirrored, -first, first)[None], second[None])
+
+
+def _log_density(u: Array) -> Array:
+    return np.asarray(-0.5 * (u * u + LOG_TWO_PI))
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One piece with numbers: y = g(z) for low < z < high, with g flat or strictly monotone."""
+
+    piece: Piece
+    field: sp.Symbol
+    reach: float
+
+    @cached_property
+    def low(self) -> float:
+        """Left end, -inf possible."""
+        return float(self.piece.low)
+
+    @cached_property
+    def high(self) -> float:
+        """Right end, inf possible."""
+        return float(self.piece.high)
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Ends within the reach of the field."""
+        return max(self.low, -self.reach), min(self.high, self.reach)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the label is constant here."""
+        return self.piece.is_flat
+
+    @cached_property
+    def coefficients(self) -> tuple[float, ...]:
+        """Coefficients of a polynomial piece, highest power first."""
+        return tuple(float(c) for c in sp.Poly(self.piece.expr, self.field).all_coeffs())
+
+    @cached_property
+    def value(self) -> Callable[[Array], Array]:
+        """The label as a function of arrays."""
+        if self.piece.kind in ("flat", "affine", "quadratic"):
+            coefficients = self.coefficients if not self.is_flat else (float(self.piece.expr),)
+            return lambda z: np.asarray(np.polyval(coefficients, z), dtype=float)
+        return _quiet(array_function([self.field], self.piece.expr))
+
+    @cached_property
+    def derivative(self) -> Callable[[Array], Array]:
+        """Its derivative as a function of arrays."""
+        if self.piece.kind in ("flat", "affine", "quadratic"):
+            slope = np.polyder(np.array(self.coefficients)) if not self.is_flat else [0.0]
+            return lambda z: np.asarray(np.polyval(slope, z), dtype=float)
+        return _quiet(array_function([self.field], sp.diff(self.piece.expr, self.field)))
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """One-sided limits of g at both ends, infinite at infinite ends of polynomials."""
+        found = []
+        for end, sign in ((self.low, -1.0), (self.high, 1.0)):
+            if np.isfinite(end):
+                found.append(float(self.value(np.array(end))))
+            elif self.piece.kind in ("affine", "quadratic"):
+                found.append(sign * np.inf if self.piece.rising else -sign * np.inf)
+            else:
+                found.append(float(self.value(np.array(sign * self.reach))))
+        return found[0], found[1]
+
+    @cached_property
+    def _table(self) -> tuple[Array, Array]:
+        """Increasing values of g and their places, denser at the ends."""
+        t = np.linspace(0.0, 1.0, TABLE)
+        z = self.ends[0] + (self.ends[1] - self.ends[0]) * t * t * (3 - 2 * t)
+        values = self.value(z)
+        return (values, z) if self.piece.rising else (values[::-1], z[::-1])
+
+    def contains(self, y: Array) -> Array:
+        """Where y is a value of the piece, up to the rounding of g."""
+        least, most = sorted(self.limits)
+        return np.asarray((y > least - ROUNDING * abs(least)) & (y < most + ROUNDING * abs(most)))
+
+    def inverse(self, y: Array) -> Array:
+        """The z in the piece with g(z) = y; ends where y is out of range."""
+        if self.piece.kind == "affine":
+            slope, offset = self.coefficients
+            return np.clip((y - offset) / slope, self.low, self.high)
+        if self.piece.kind == "quadratic":
+            c, b, a = self.coefficients
+            centre = -b / (2 * c)
+            away = np.sqrt(np.maximum((y - a + c * centre**2) / c, 0.0))
+            z = centre + away if self.low >= centre - ATOM else centre - away
+            return np.clip(z, self.low, self.high)
+        return self._newton(np.asarray(y, dtype=float))
+
+    def _newton(self, y: Array) -> Array:
+        """Newton steps within brackets that shrink; bisection where a step leaves them."""
+        values, places = self._table
+        at = np.clip(np.searchsorted(values, y), 1, TABLE - 1).ravel()
+        left, right, y, shape = places[at - 1], places[at], y.ravel(), y.shape
+        with np.errstate(all="ignore"):
+            part = np.clip((y - values[at - 1]) / (values[at] - values[at - 1]), 0.0, 1.0)
+        z = left + (right - left) * np.where(np.isfinite(part), part, 0.5)
+        result, todo = z.copy(), np.arange(z.size)
+        for _ in range(NEWTON):
+            gap = self.value(z) - y
+            left, right = np.where(gap <= 0, z, left), np.where(gap >= 0, z, right)
+            with np.errstate(all="ignore"):
+                step = z - gap / self.derivative(z)
+            low, high = np.minimum(left, right), np.maximum(left, right)
+            moved = np.where((step >= low) & (step <= high), step, 0.5 * (left + right))
+            result[todo] = moved
+            moving = np.abs(moved - z) > CONVERGED * (1.0 + np.abs(z))
+            if not moving.any():
+                break
+            z, y, left, right = moved[moving], y[moving], left[moving], right[moving]
+            todo = todo[moving]
+        return result.reshape(shape)
+
+    def root(self, y: Array, omega: Array, variance: Array) -> Parts:
+        """The part of a noiseless label: a point mass at the root."""
+        inside = self.contains(y)
+        z = self.inverse(np.where(inside, y, self._somewhere))
+        u = (z - omega) / np.sqrt(variance)
+        slope = np.log(np.maximum(np.abs(self.derivative(z)), FLATTEST))
+        log = _log_density(u) - 0.5 * np.log(variance) - slope
+        log = np.where(inside, log, -np.inf)
+        return Parts(log[None], u[None], (u * u)[None])
+
+    @cached_property
+    def _somewhere(self) -> float:
+        """A value of the piece."""
+        return float(self.value(np.array(0.5 * (self.ends[0] + self.ends[1]))))
+
+    def atom(self, y: Array, omega: Array, variance: Array) -> Parts:
+        """The part of a noiseless flat piece, where y is its value."""
+        here = np.abs(y - self.limits[0]) <= ATOM * (1.0 + abs(self.limits[0]))
+        found = self.mass(omega, variance)
+        return found._replace(log=np.where(here, found.log[0], -np.inf)[None])
+
+    def mass(self, omega: Array, variance: Array) -> Parts:
+        """The whole piece: log probability and truncated moments."""
+        scale = np.sqrt(variance)
+        return interval((self.low - omega) / scale, (self.high - omega) / scale)
+
+    def noisy(self, y: Array, omega: Array, variance: Array, noise: float) -> Parts:
+        """Flat or affine piece with additive Gaussian noise (static_limits (8))."""
+        slope, offset = (0.0, self.limits[0]) if self.is_flat else self.coefficients
+        total = noise + slope**2 * variance
+        gap = y - offset - slope * omega
+        mean = slope * variance * gap / total  # of z - omega
+        spread = np.sqrt(variance * noise / total)
+        part = interval((self.low - omega - mean) / spread, (self.high - omega - mean) / spread)
+        log = part.log - 0.5 * (gap**2 / total + np.log(total) + LOG_TWO_PI)
+        shift, scale = mean / np.sqrt(variance), spread / np.sqrt(variance)
+        first = shift + scale * part.first
+        return Parts(log, first, shift**2 + 2 * shift * scale * part.first + scale**2 * part.second)
+
+
+def _quiet(function: Callable[..., Array]) -> Callable[[Array], Array]:
+    def evaluate(z: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(np.asarray(function(z), dtype=float), np.shape(z))
+
+    return evaluate

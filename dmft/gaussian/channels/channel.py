@@ -1,0 +1,478 @@
+"""Output channel of a label of one Gaussian field: log Z, its score, and averages over labels.
+
+Equation    Z(y; omega, V) = int dz N(z; omega, V) P(y | z), g = d log Z/d omega
+Valid for   piecewise smooth labels y = g(z) (+ noise, flips), and labels drawn with P(y = 1 | z);
+            closed for flat and affine pieces, also with noise; level sets without noise; Gauss
+            rules otherwise
+Source      theory/static_limits (1), (6)-(8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import sympy as sp
+
+from dmft.gaussian.channels.branches import LOG_TWO_PI, Branch, Moments, Parts, combined
+from dmft.gaussian.channels.pieces import REACH, pieces, stripped
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.line import Array, legendre
+
+# Edges of panels in standard deviations; the mass beyond the last is 2e-19.
+SPREAD = np.array([-9.0, -5.5, -3.0, -1.5, 0.0, 1.5, 3.0, 5.5, 9.0])
+LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
+MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
+# Fields of omega: edges in units of its standard deviation.
+OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
+# Map of [0, 1] to itself that is t^4 at both ends.
+SMOOTHED = np.array([-20.0, 70.0, -84.0, 35.0, 0.0, 0.0, 0.0, 0.0])
+# Nodes of a Gauss rule over z within one piece, in two panels.
+SMOOTH = 32
+# A likelihood is resolved where halves of a panel agree to this.
+RESOLVED, DEEPEST = 1e-12, 12
+# Break points closer than this are one.
+SAME = 1e-10
+# Panels in y in units of the noise.
+NOISE_PANEL = 1.5
+# Pairs of nodes of an average with noise are taken at most this many at a time.
+BLOCK = 1 << 13
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """Law of a label y given one field z.
+
+    Parameters
+    ----------
+    expr : sympy.Expr
+        The label g(z) without noise; with `drawn` the mean of labels +1 and -1.
+    field : sympy.Symbol
+    noise : float
+        Variance of additive Gaussian noise.
+    flip : float
+        Probability of y -> -y before the noise.
+    drawn : bool
+    prior_variance : float
+        Second moment of the field.
+    """
+
+    expr: sp.Expr
+    field: sp.Symbol
+    noise: float = 0.0
+    flip: float = 0.0
+    drawn: bool = False
+    prior_variance: float = 1.0
+
+    @cached_property
+    def inner(self) -> sp.Expr:
+        """The label without strictly monotone outer functions, where y enters by level sets."""
+        if self.noise or self.flip or self.drawn:
+            return self.expr
+        return stripped(self.expr, (self.field,))[0]
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """Flat and strictly monotone pieces."""
+        reach = REACH * float(np.sqrt(self.prior_variance))
+        found = pieces(self.inner, self.field, reach)
+        return tuple(Branch(piece, self.field, reach) for piece in found)
+
+    @cached_property
+    def discrete(self) -> tuple[float, ...] | None:
+        """All values of the label, sorted; None where it is continuous."""
+        if self.drawn:
+            return (-1.0, 1.0)
+        if self.noise or not all(b.is_flat for b in self.branches):
+            return None
+        values = {b.limits[0] for b in self.branches}
+        return tuple(sorted(values | ({-v for v in values} if self.flip else set())))
+
+    @cached_property
+    def label(self) -> Callable[[Array], Array]:
+        """The label before noise and flips, without outer functions, of an array of fields."""
+        function = array_function([self.field], self.inner)
+        return lambda z: np.broadcast_to(np.asarray(function(z), dtype=float), np.shape(z))
+
+    @cached_property
+    def breaks(self) -> Array:
+        """Places where averages over z are split: ends of pieces and preimages of their values."""
+        ends = {b.low for b in self.branches} | {b.high for b in self.branches}
+        points = {e for e in ends if np.isfinite(e)}
+        if not (self.noise or self.drawn):
+            special = [v for b in self.branches for v in b.limits if np.isfinite(v)]
+            special += [-v for v in special] if self.flip else []
+            for branch in (b for b in self.branches if not b.is_flat):
+                inside = np.array([v for v in special if branch.contains(np.array(v))])
+                points |= {float(z) for z in branch.inverse(inside)}
+        reach = self.branches[0].reach
+        found = np.array(sorted(p for p in points if abs(p) < reach - SAME))
+        return found[np.diff(found, prepend=-np.inf) > SAME]
+
+    @cached_property
+    def values(self) -> Array:
+        """Special values of y, where its density may be singular or change its form."""
+        found = {v for b in self.branches for v in b.limits if np.isfinite(v)}
+        return np.array(sorted(found | ({-v for v in found} if self.flip else set())))
+
+    @cached_property
+    def is_singular(self) -> bool:
+        """Whether the density of y is singular at critical values."""
+        curved = [b for b in self.branches if b.piece.kind in ("quadratic", "monotone")]
+        return not (self.noise or self.drawn) and bool(curved) and len(self.branches) > 1
+
+    def moments(self, y: Array, omega: Array, variance: Array) -> Moments:
+        """Log Z and the first two moments of (z - omega)/sqrt(V) given y; arrays broadcast."""
+        y, omega, variance = (np.asarray(a, dtype=float) for a in (y, omega, variance))
+        parts = self._parts(y, omega, variance)
+        if self.flip:
+            kept, turned = np.log1p(-self.flip), np.log(self.flip)
+            parts = [p._replace(log=p.log + kept) for p in parts] + [
+                p._replace(log=p.log + turned) for p in self._parts(-y, omega, variance)
+            ]
+        return combined(parts)
+
+    def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
+        """Logarithm of Z; of a continuous label the density of y."""
+        return self.moments(y, omega, variance).log_z
+
+    def score(self, y: Array, omega: Array, variance: Array) -> Array:
+        """Derivative of log Z by omega."""
+        return np.asarray(self.moments(y, omega, variance).first / np.sqrt(variance))
+
+    def score_slope(self, y: Array, omega: Array, variance: Array) -> Array:
+        """Derivative of the score by omega: (Var[z | y]/V - 1)/V."""
+        _, first, second = self.moments(y, omega, variance)
+        return np.asarray((second - first**2 - 1.0) / variance)
+
+    def _parts(self, y: Array, omega: Array, variance: Array) -> list[Parts]:
+        if self.drawn:
+            return (
+                [self._probit_part(y, omega, variance)]
+                if self.probit
+                else [self._likelihood_part(y, omega, variance)]
+            )
+        if not self.noise:
+            atoms = [b.atom(y, omega, variance) for b in self.branches if b.is_flat]
+            roots = [b.root(y, omega, variance) for b in self.branches if not b.is_flat]
+            for atom in atoms:  # the value of an atom has no density
+                roots = [
+                    r._replace(log=np.where(atom.log > -np.inf, -np.inf, r.log)) for r in roots
+                ]
+            return atoms + roots
+        return [
+            b.noisy(y, omega, variance, self.noise)
+            if b.piece.kind in ("flat", "affine")
+            else self._curved_part(b, y, omega, variance)
+            for b in self.branches
+        ]
+
+    def _curved_part(self, branch: Branch, y: Array, omega: Array, variance: Array) -> Parts:
+        """A curved piece with noise: a Gauss rule where both Gaussian factors are large.
+
+        Where these places are apart, the largest contribution is from between them.
+        """
+        wide = 9.0 * np.sqrt(self.noise)
+        ends = np.stack([branch.inverse(y - wide), branch.inverse(y + wide)])
+        far = 9.0 * np.sqrt(variance)
+        low = np.maximum(ends.min(axis=0), np.clip(omega - far, *branch.ends))
+        high = np.minimum(ends.max(axis=0), np.clip(omega + far, *branch.ends))
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        z, weight = _between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
+        u = (z - omega) / np.sqrt(variance)
+        gap = (y - branch.value(z)) ** 2 / self.noise
+        with np.errstate(divide="ignore"):
+            log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
+        return Parts(log - LOG_TWO_PI, u, u * u)
+
+    @cached_property
+    def probit(self) -> tuple[float, float] | None:
+        """Slope a and offset c of P(y = 1) = Phi(a z + c), where it has this form."""
+        if not (self.drawn and isinstance(self.inner, sp.erf)):
+            return None
+        argument = sp.expand(self.inner.args[0] * sp.sqrt(2))
+        if not argument.is_polynomial(self.field) or sp.degree(argument, self.field) != 1:
+            return None
+        slope, offset = sp.Poly(argument, self.field).all_coeffs()
+        return float(slope), float(offset)
+
+    def _probit_part(self, y: Array, omega: Array, variance: Array) -> Parts:
+        from scipy.special import log_ndtr
+
+        assert self.probit is not None
+        slope, offset = self.probit
+        total = np.sqrt(1.0 + slope**2 * variance)
+        t = y * (slope * omega + offset) / total
+        log = log_ndtr(t)
+        ratio = np.exp(-0.5 * (t * t + LOG_TWO_PI) - log)
+        lean = y * slope * np.sqrt(variance) / total
+        return Parts(log[None], (lean * ratio)[None], (1.0 - lean**2 * t * ratio)[None])
+
+    @cached_property
+    def _chances(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """P(y = -1 | z) and P(y = 1 | z), each without cancellation where SymPy can."""
+        exact = [sp.factor_terms(sp.together((1 + s * self.inner) / 2)) for s in (-1, 1)]
+        low, high = (array_function([self.field], e) for e in exact)
+        return low, high
+
+    def chance(self, y: Array, z: Array) -> Array:
+        """P(y | z) of drawn labels."""
+        with np.errstate(all="ignore"):
+            low, high = (np.asarray(f(z), dtype=float) for f in self._chances)
+        return np.where(y > 0, high, low)
+
+    @cached_property
+    def _resolving(self) -> Array:
+        """Edges between which a Gauss rule resolves the likelihood of drawn labels."""
+        reach = REACH * float(np.sqrt(self.prior_variance))
+        todo = [(a, b, 0) for a, b in _pairs(np.unique([-reach, *self.breaks, 0.0, reach]))]
+        found: list[float] = []
+        while todo:
+            a, b, depth = todo.pop()
+            middle = 0.5 * (a + b)
+            whole, halves = (
+                float(np.sum(w * self.chance(np.array(1.0), z) * np.exp(-z * z / 4)))
+                for z, w in (_between(np.array(e), 12) for e in ([a, b], [a, middle, b]))
+            )
+            if abs(whole - halves) < RESOLVED or depth == DEEPEST:
+                found += [a, b]
+            else:
+                todo += [(a, middle, depth + 1), (middle, b, depth + 1)]
+        return np.unique(found)
+
+    def _likelihood_part(self, y: Array, omega: Array, variance: Array) -> Parts:
+        y, omega = np.broadcast_arrays(y, omega)
+        z, weight = self._window(self._resolving, omega, variance, 12)
+        u = (z - omega) / np.sqrt(variance)
+        with np.errstate(divide="ignore"):
+            log = np.log(weight) + np.log(self.chance(y, z))
+        return Parts(log, u, u * u)
+
+    def _window(
+        self, points: Array, omega: Array, variance: Array, order: int
+    ) -> tuple[Array, Array]:
+        """Nodes z and weights of N(omega, V), leading axis first, split at points."""
+        omega, scale = np.broadcast_arrays(omega, np.sqrt(variance))
+        moving = omega + np.multiply.outer(SPREAD, scale)
+        shape = (len(points),) + (1,) * omega.ndim
+        fixed = np.clip(points.reshape(shape), moving[0], moving[-1])
+        edges = np.sort(np.concatenate([moving, fixed]), axis=0)
+        z, weight = _between(edges, order, self.is_singular)
+        density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
+        return z, weight * density
+
+    def rule(self, mean: Array, variance: Array | float, order: int = 12) -> tuple[Array, Array]:
+        """Labels y and weights, shape (N, S), of the law of y where z ~ N(mean, variance).
+
+        Parameters
+        ----------
+        mean : ndarray (N,)
+        variance : float or ndarray (N,)
+        order : int
+            Nodes of each panel.
+        """
+        mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
+        if self.discrete is not None:
+            y = np.array(self.discrete)[:, None]
+            weight = np.exp(self.log_z(y, mean, variance))
+            return np.broadcast_to(y, weight.shape).T, weight.T
+        y, weight = (self._noisy_rule if self.noise else self._level_rule)(mean, variance, order)
+        return y.T, weight.T
+
+    def _level_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
+        """Draw h from N(mean, variance), set y = g(h): no density of y, no Jacobian."""
+        found = []
+        flat = [b for b in self.branches if b.is_flat]
+        for value in sorted({b.limits[0] for b in flat}):
+            here = [np.exp(b.mass(mean, variance).log[0]) for b in flat if b.limits[0] == value]
+            found.append((np.full((1, len(mean)), value), np.sum(here, axis=0)[None]))
+        z, weight = self._window(self.breaks, mean, variance, order)
+        for branch in (b for b in self.branches if not b.is_flat):
+            inside = (z > branch.low) & (z < branch.high)
+            rows = inside.any(axis=1)
+            y = branch.value(np.where(inside, z, 0.5 * sum(branch.ends))[rows])
+            found.append((y, np.where(inside, weight, 0.0)[rows]))
+        if self.flip:
+            found = [(s * y, p * w) for y, w in found for s, p in self._signs]
+        return np.concatenate([y for y, _ in found]), np.concatenate([w for _, w in found])
+
+    def _noisy_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
+        """Panels in y and their weights times the density of y."""
+        y, weight = _between(self._noisy_edges(mean, variance), order)
+        return y, weight * np.exp(self.log_z(y, mean, variance))
+
+    def _noisy_edges(self, mean: Array, variance: Array) -> Array:
+        """Edges in y: layers of the noise about special values, quantiles of pieces elsewhere."""
+        width, scale = np.sqrt(self.noise), np.sqrt(variance)
+        z = mean + np.multiply.outer(SPREAD, scale)
+        bulk = [b.value(np.clip(z, *b.ends)) for b in self.branches]
+        least, most = np.min(bulk, axis=(0, 1)), np.max(bulk, axis=(0, 1))
+        signs = [sign for sign, _ in self._signs]
+        layers = np.add.outer(self.values, width * MIRRORED).ravel()
+        marks = np.concatenate([
+            *(s * v for v in bulk for s in signs),
+            *(s * v + width * MIRRORED[:, None] for v in (least, most) for s in signs),
+            *(np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))),
+                      s * (least if s > 0 else most) - 9 * width,
+                      s * (most if s > 0 else least) + 9 * width) for s in signs),
+        ])  # fmt: skip
+        return _thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
+
+    def rule_z(
+        self, mean: Array, variance: Array | float, order: int = 12
+    ) -> tuple[Array, Array, Array]:
+        """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V)."""
+        mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
+        points = self._resolving if self.drawn else self.breaks
+        z, weight = self._window(points, mean, variance, order)
+        if self.drawn:
+            cases = [(np.full_like(z, s), weight * self.chance(np.array(s), z)) for s in (1.0, -1)]
+        else:
+            y = self._label_within(z)
+            cases = [(s * y, p * weight) for s, p in self._signs]
+        if self.noise:
+            nodes, heights = np.polynomial.hermite_e.hermegauss(2 * order)
+            heights, nodes = heights / heights.sum(), np.sqrt(self.noise) * nodes
+            cases = [(y + e, h * w) for y, w in cases for e, h in zip(nodes, heights, strict=True)]
+        y = np.concatenate([y for y, _ in cases])
+        weight = np.concatenate([w for _, w in cases])
+        return np.tile(z, (len(cases), 1)).T, y.T, weight.T
+
+    def _label_within(self, z: Array) -> Array:
+        """Label at nodes within pieces, exactly the value of a flat one."""
+        y = np.zeros_like(z)
+        for branch in self.branches:
+            inside = (z >= branch.low) & (z <= branch.high)
+            y = np.where(inside, branch.value(np.where(inside, z, sum(branch.ends) / 2)), y)
+        return y
+
+    def moment(self, function: Callable[[Array, Array], Array], order: int = 24) -> float:
+        """E[f(z, y)] with z from its prior."""
+        z, y, weight = self.rule_z(np.zeros(1), self.prior_variance, order)
+        return float(np.sum(weight * function(z, y)))
+
+    def average(
+        self, function: Callable[[Moments, Array], Array], overlap: float, order: int = 16
+    ) -> float:
+        """E over omega ~ N(0, q) and y of a function of the moments and V = prior variance - q."""
+        if self.noise:
+            return self._noisy_average(function, overlap, order)
+        if self.drawn or self.discrete is not None:
+            single = [((value, 1.0),) for value in self.discrete or ()]
+            return self._values_average(single, function, overlap, order)
+        flat = {b.limits[0] for b in self.branches if b.is_flat}
+        values = [tuple((s * v, p) for s, p in self._signs) for v in sorted(flat)]
+        atoms = self._values_average(values, function, overlap, order)
+        variance = np.array(self.prior_variance - overlap)
+        scale = np.sqrt(variance * overlap / self.prior_variance)
+        h, weight = self.outer(self.prior_variance, float(variance), order)
+        # Roots of g = y belong to h alone: the field omega given h is the inner variable.
+        x, inner = _between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
+        inner = inner * np.exp(-0.5 * (x * x + LOG_TWO_PI)) if overlap else inner
+        total = 0.0
+        for branch in (b for b in self.branches if not b.is_flat):
+            inside = (h > branch.low) & (h < branch.high)
+            here, y = h[inside], branch.value(h[inside])[:, None]
+            omega = (overlap / self.prior_variance) * here[:, None] + scale * x
+            for sign, chance in self._signs:
+                found = function(self.moments(sign * y, omega, variance), variance)
+                total += chance * float(weight[inside] @ found @ inner)
+        return total + atoms
+
+    @property
+    def _signs(self) -> tuple[tuple[float, float], ...]:
+        """Signs of a label and their probabilities."""
+        return ((1.0, 1 - self.flip), (-1.0, self.flip)) if self.flip else ((1.0, 1.0),)
+
+    def _values_average(
+        self,
+        values: Sequence[Sequence[tuple[float, float]]],
+        function: Callable[[Moments, Array], Array],
+        overlap: float,
+        order: int,
+    ) -> float:
+        """Sum over values of positive probability, each with its signs and their probabilities."""
+        if not values:
+            return 0.0
+        variance, total = np.array(self.prior_variance - overlap), 0.0
+        omega, weight = self.outer(overlap, float(variance), order)
+        flat = [b for b in self.branches if b.is_flat]
+        for signed in values:
+            for value, chance in signed:
+                moments = self.moments(np.array(value), omega, variance)
+                log = moments.log_z
+                if self.discrete is None:  # the atom alone, not the density about its negative
+                    here = [b for b in flat if b.limits[0] == signed[0][0]]
+                    log = combined([b.mass(omega, variance) for b in here]).log_z
+                total += chance * float(np.sum(weight * np.exp(log) * function(moments, variance)))
+        return total
+
+    def _noisy_average(
+        self, function: Callable[[Moments, Array], Array], overlap: float, order: int
+    ) -> float:
+        """Panels in y for each omega; those of zero length are left out."""
+        variance = np.array(self.prior_variance - overlap)
+        omega, weight = self.outer(overlap, float(variance), order)
+        edges = self._noisy_edges(omega, np.broadcast_to(variance, omega.shape))
+        y, inner = _between(edges, order)
+        kept = inner > 0
+        omega, y, weight = np.broadcast_to(omega, y.shape)[kept], y[kept], (weight * inner)[kept]
+        total = 0.0
+        for start in range(0, len(y), BLOCK):
+            part = slice(start, start + BLOCK)
+            moments = self.moments(y[part], omega[part], variance)
+            found = np.exp(moments.log_z) * function(moments, variance)
+            total += float(weight[part] @ np.where(moments.log_z > -np.inf, found, 0.0))
+        return total
+
+    def outer(self, spread: float, variance: float, order: int) -> tuple[Array, Array]:
+        """Nodes of N(0, spread), with layers of width sqrt(V) about the break points."""
+        if spread == 0:
+            return np.zeros(1), np.ones(1)
+        scale, layers = np.sqrt(spread), np.sqrt(variance) * MIRRORED
+        edges = np.concatenate([-scale * OUTER, scale * OUTER])
+        edges = np.concatenate([edges, np.add.outer(self.breaks, layers).ravel()])
+        edges = np.unique(np.clip(edges, -9 * scale, 9 * scale))
+        gap = NOISE_PANEL * np.sqrt(variance) if self.noise else 1e-9 * scale
+        edges = np.unique(_thinned(edges, min(gap, scale)))
+        x, weight = _between(edges, order, self.is_singular)
+        return x, weight * np.exp(-0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
+
+    def information(self, overlap: float, order: int = 16) -> float:
+        """m(q) = E[g^2], the right-hand side of state evolution per sample."""
+        return self.average(lambda moments, v: moments.first**2 / v, overlap, order)
+
+    def entropy(self, overlap: float, order: int = 16) -> float:
+        """Psi_out(q) = E[log Z]."""
+        return self.average(lambda moments, _: moments.log_z, overlap, order)
+
+
+def _thinned(edges: Array, gap: float) -> Array:
+    """Sorted edges of each column without those that are closer than a gap to the one before."""
+    kept = edges.copy()
+    for row in range(1, len(kept) - 1):
+        kept[row] = np.where(edges[row] - kept[row - 1] < gap, kept[row - 1], edges[row])
+    return kept
+
+
+def _pairs(edges: Array) -> list[tuple[float, float]]:
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+def _between(edges: Array, order: int, smoothed: bool = False) -> tuple[Array, Array]:
+    """Gauss rule on all panels between edges (E, ...): nodes and weights ((E - 1) order, ...).
+
+    With `smoothed`, square roots at the ends of panels become analytic, and nodes are dense there:
+    a root of little weight dominates next to the critical value where its density is singular.
+    """
+    x, w = legendre(order)
+    t, w = 0.5 * (1 + x), 0.5 * w
+    if smoothed:
+        t, w = np.polyval(SMOOTHED, t), np.polyval(np.polyder(SMOOTHED), t) * w
+    shape = (1, order) + (1,) * (edges.ndim - 1)
+    low, width = edges[:-1, None], np.diff(edges, axis=0)[:, None]
+    nodes = low + width * t.reshape(shape)
+    weights = width * w.reshape(shape)
+    return nodes.reshape(-1, *edges.shape[1:]), weights.reshape(-1, *edges.shape[1:])

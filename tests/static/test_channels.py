@@ -1,0 +1,145 @@
+"""Output channels of one field: shared vectors, and integrals of the definition by SciPy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import quad
+from scipy.special import erf
+
+from dmft.gaussian.channels.channel import Channel
+
+FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
+VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
+z = sp.Symbol("z", real=True)
+NAMED = {
+    "linear": z,
+    "relu": sp.Max(0, z),
+    "abs": sp.Abs(z),
+    "sign": sp.sign(z),
+    "hardtanh": sp.Max(-1, sp.Min(1, z)),
+}
+
+
+def of_kind(*kinds):
+    return [v for v in VECTORS if v["kind"] in kinds]
+
+
+@pytest.mark.parametrize("vector", of_kind("output_channel"), ids=lambda v: v["input"]["label"])
+def test_closed_channels_agree_with_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    channel = Channel(NAMED[given["label"]], z, noise=given["noise"])
+    at = given["y"], given["omega"], given["V"]
+    found = channel.log_z(*at), channel.score(*at), channel.score_slope(*at)
+    names = "log_Zout", "gout", "dgout"
+    np.testing.assert_allclose(found, [wanted[n] for n in names], rtol=vector["rtol"])
+
+
+@pytest.mark.parametrize("vector", of_kind("channel"), ids=lambda v: str(v["input"]))
+def test_averages_agree_with_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    channel = Channel(sp.sympify(given["label"], {"z": z}), z)
+    q, rtol = given["q"], vector["rtol"]
+    assert channel.information(q) == pytest.approx(wanted["E_gout_squared"], rel=rtol)
+    assert channel.entropy(q) == pytest.approx(wanted["Psi_out"], rel=rtol)
+
+
+def normal(x, variance):
+    return np.exp(-x * x / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# A channel, its P(y | z) from the definition, labels, and places where the latter is not smooth.
+DEFINED = {
+    "square with noise": (
+        Channel(z**2, z, noise=0.1), lambda y, x: normal(y - x * x, 0.1), (0.3, 2.0, -0.2), ()),
+    "He3 with noise": (
+        Channel(z**3 - 3 * z, z, noise=0.5),
+        lambda y, x: normal(y - x**3 + 3 * x, 0.5), (0.3, 2.0, -2.5), ()),
+    "probit": (
+        Channel(sp.erf(z), z, drawn=True), lambda y, x: (1 + y * erf(x)) / 2, (1, -1), ()),
+    "logit": (
+        Channel(sp.expand_mul(2 / (1 + sp.exp(-5 * z)) - 1), z, drawn=True),
+        lambda y, x: logistic(5 * y * x), (1, -1), ()),
+    "flips and noise": (
+        Channel(sp.Abs(z) - 1, z, noise=0.3, flip=0.1),
+        lambda y, x: 0.9 * normal(y - abs(x) + 1, 0.3) + 0.1 * normal(y + abs(x) - 1, 0.3),
+        (0.4, -1.2), (0,)),
+    "flipped signs": (
+        Channel(sp.sign(z), z, flip=0.1),
+        lambda y, x: 0.9 * (np.sign(x) == y) + 0.1 * (np.sign(x) == -y), (1, -1), (0,)),
+}  # fmt: skip
+
+
+def moments_of(likelihood, omega, s, places):
+    def integrand(u, n):
+        return likelihood(omega + s * u) * u**n * normal(u, 1.0)
+
+    options = {"points": places, "epsabs": 1e-14, "epsrel": 1e-10, "limit": 400}
+    return [quad(integrand, -10, 10, args=(n,), **options)[0] for n in range(3)]
+
+
+@pytest.mark.parametrize("name", DEFINED)
+def test_channels_are_integrals_of_their_definition(name):
+    channel, likelihood, labels, kinks = DEFINED[name]
+    for y in labels:
+        for omega, v in ((-0.4, 0.7), (1.3, 0.05), (2.5, 0.3)):
+            s = np.sqrt(v)
+            places = [(k - omega) / s for k in kinks if abs(k - omega) < 9 * s] or None
+            moments = moments_of(lambda u, y=y: likelihood(y, u), omega, s, places)
+            mean, square = moments[1] / moments[0], moments[2] / moments[0]
+            wanted = np.log(moments[0]), mean / s, (square - mean**2 - 1) / v
+            at = y, omega, v
+            found = channel.log_z(*at), channel.score(*at), channel.score_slope(*at)
+            np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+AVERAGED = {
+    "atom and branch": Channel(sp.Max(sp.Abs(z), 1), z),
+    "two roots with noise": Channel(sp.Abs(z), z, noise=0.1),
+    "flipped branch": Channel(sp.Max(0, z), z, flip=0.2),
+    "logit": Channel(sp.tanh(3 * z), z, drawn=True),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_slope_of_the_entropy_is_the_information(name):
+    channel = AVERAGED[name]
+    slope = (channel.entropy(0.4004) - channel.entropy(0.3996)) / 0.0008
+    assert 2 * slope == pytest.approx(channel.information(0.4), rel=3e-6)
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_rules_of_labels_have_the_moments_of_their_law(name):
+    channel, means = AVERAGED[name], np.array([0.3, 1.0])
+    y, weight = channel.rule(means, 0.4)
+    z_too, y_too, weight_too = channel.rule_z(means, 0.4, 24)
+    np.testing.assert_allclose(weight.sum(axis=1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose((weight_too * z_too).sum(axis=1), means, rtol=1e-12)
+    one, two = (weight * y**2).sum(axis=1), (weight_too * y_too**2).sum(axis=1)
+    np.testing.assert_allclose(one, two, rtol=1e-10)
+
+
+def test_monotone_functions_of_a_label_change_nothing():
+    cubic = z**3 - 3 * z
+    plain, outer = Channel(cubic, z), Channel(2 * sp.tanh(cubic) - 1, z)
+    assert outer.inner == cubic
+    assert outer.information(0.5) == plain.information(0.5)
+    assert Channel(sp.erf(z), z).inner == z
+    noisy = Channel(sp.tanh(cubic), z, noise=0.1)
+    assert noisy.inner == noisy.expr  # the noise is added outside
+
+
+def test_functions_are_split_at_kinks_and_critical_points():
+    parts = [b.piece for b in Channel(sp.Max(sp.Abs(z), 1), z).branches]
+    assert [(p.low, p.high, p.kind) for p in parts] == [
+        (-sp.oo, -1, "affine"), (-1, 1, "flat"), (1, sp.oo, "affine")]  # fmt: skip
+    channel = Channel(z**4 - 6 * z**2 + 3, z)
+    assert [b.piece.low for b in channel.branches] == [-sp.oo, -sp.sqrt(3), 0, sp.sqrt(3)]
+    # Preimages of the local maximum y = 3 split averages too.
+    np.testing.assert_allclose(channel.breaks[[0, -1]], [-np.sqrt(6), np.sqrt(6)], rtol=1e-14)
