@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
+from dmft.gaussian.channels.panels import LOG_TWO_PI
 from dmft.gaussian.channels.pieces import Piece
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array
 
 # Table of a monotone piece, and Newton steps from an entry of it.
 TABLE, NEWTON = 256, 60
-LOG_TWO_PI = float(np.log(2 * np.pi))
 # Newton steps end at this relative change; slopes at critical points, where two roots meet.
 CONVERGED, FLATTEST = 1e-14, 1e-100
 # Labels at critical values exceed them by this relative rounding.
@@ -194,6 +194,7 @@ class Branch:
             moved = np.where((step >= low) & (step <= high), step, 0.5 * (left + right))
             result[todo] = moved
             moving = np.abs(moved - z) > CONVERGED * (1.0 + np.abs(z))
+            moving &= np.abs(gap) > ROUNDING * (1.0 + np.abs(y))
             if not moving.any():
                 break
             z, y, left, right = moved[moving], y[moving], left[moving], right[moving]

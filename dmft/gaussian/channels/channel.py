@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.channels.branches import LOG_TWO_PI, Branch, Moments, Parts, combined
+from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between, thinned
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped
 from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import Array, legendre
+from dmft.gaussian.nodes.line import Array
 
 # Edges of panels in standard deviations; the mass beyond the last is 2e-19.
 SPREAD = np.array([-9.0, -5.5, -3.0, -1.5, 0.0, 1.5, 3.0, 5.5, 9.0])
@@ -27,12 +29,12 @@ LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
 MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
 # Fields of omega: edges in units of its standard deviation.
 OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
-# Map of [0, 1] to itself that is t^4 at both ends.
-SMOOTHED = np.array([-20.0, 70.0, -84.0, 35.0, 0.0, 0.0, 0.0, 0.0])
 # Nodes of a Gauss rule over z within one piece, in two panels.
 SMOOTH = 32
 # A likelihood is resolved where halves of a panel agree to this.
 RESOLVED, DEEPEST = 1e-12, 12
+# Nodes of panels, more with noise and where the density of labels is singular.
+ORDER, FINE_ORDER = 12, 16
 # Break points closer than this are one.
 SAME = 1e-10
 # Panels in y in units of the noise.
@@ -180,7 +182,7 @@ class Channel:
         low = np.maximum(ends.min(axis=0), np.clip(omega - far, *branch.ends))
         high = np.minimum(ends.max(axis=0), np.clip(omega + far, *branch.ends))
         low, high = np.minimum(low, high), np.maximum(low, high)
-        z, weight = _between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
+        z, weight = between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
         u = (z - omega) / np.sqrt(variance)
         gap = (y - branch.value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
@@ -234,7 +236,7 @@ class Channel:
             middle = 0.5 * (a + b)
             whole, halves = (
                 float(np.sum(w * self.chance(np.array(1.0), z) * np.exp(-z * z / 4)))
-                for z, w in (_between(np.array(e), 12) for e in ([a, b], [a, middle, b]))
+                for z, w in (between(np.array(e), 12) for e in ([a, b], [a, middle, b]))
             )
             if abs(whole - halves) < RESOLVED or depth == DEEPEST:
                 found += [a, b]
@@ -259,7 +261,7 @@ class Channel:
         shape = (len(points),) + (1,) * omega.ndim
         fixed = np.clip(points.reshape(shape), moving[0], moving[-1])
         edges = np.sort(np.concatenate([moving, fixed]), axis=0)
-        z, weight = _between(edges, order, self.is_singular)
+        z, weight = between(edges, order, self.is_singular)
         density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
         return z, weight * density
 
@@ -300,7 +302,7 @@ class Channel:
 
     def _noisy_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
         """Panels in y and their weights times the density of y."""
-        y, weight = _between(self._noisy_edges(mean, variance), order)
+        y, weight = between(self._noisy_edges(mean, variance), order)
         return y, weight * np.exp(self.log_z(y, mean, variance))
 
     def _noisy_edges(self, mean: Array, variance: Array) -> Array:
@@ -318,7 +320,7 @@ class Channel:
                       s * (least if s > 0 else most) - 9 * width,
                       s * (most if s > 0 else least) + 9 * width) for s in signs),
         ])  # fmt: skip
-        return _thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
+        return thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
 
     def rule_z(
         self, mean: Array, variance: Array | float, order: int = 12
@@ -354,22 +356,30 @@ class Channel:
         return float(np.sum(weight * function(z, y)))
 
     def average(
-        self, function: Callable[[Moments, Array], Array], overlap: float, order: int = 16
+        self,
+        function: Callable[[Moments, Array], Array],
+        overlap: float,
+        order: int | None = None,
+        variance: float | None = None,
     ) -> float:
-        """E over omega ~ N(0, q) and y of a function of the moments and V = prior variance - q."""
+        """E over omega ~ N(0, q) and y of a function of the moments and V.
+
+        V is the prior variance minus q; where it is tiny, it is given to all of its digits.
+        """
+        left = np.array(self.prior_variance - overlap if variance is None else variance)
+        order = order or (FINE_ORDER if self.is_singular or self.noise else ORDER)
         if self.noise:
-            return self._noisy_average(function, overlap, order)
+            return self._noisy_average(function, overlap, left, order)
         if self.drawn or self.discrete is not None:
             single = [((value, 1.0),) for value in self.discrete or ()]
-            return self._values_average(single, function, overlap, order)
+            return self._values_average(single, function, overlap, left, order)
         flat = {b.limits[0] for b in self.branches if b.is_flat}
         values = [tuple((s * v, p) for s, p in self._signs) for v in sorted(flat)]
-        atoms = self._values_average(values, function, overlap, order)
-        variance = np.array(self.prior_variance - overlap)
-        scale = np.sqrt(variance * overlap / self.prior_variance)
-        h, weight = self.outer(self.prior_variance, float(variance), order)
+        atoms = self._values_average(values, function, overlap, left, order)
+        scale = np.sqrt(left * overlap / self.prior_variance)
+        h, weight = self.outer(self.prior_variance, float(left), order)
         # Roots of g = y belong to h alone: the field omega given h is the inner variable.
-        x, inner = _between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
+        x, inner = between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
         inner = inner * np.exp(-0.5 * (x * x + LOG_TWO_PI)) if overlap else inner
         total = 0.0
         for branch in (b for b in self.branches if not b.is_flat):
@@ -377,7 +387,7 @@ class Channel:
             here, y = h[inside], branch.value(h[inside])[:, None]
             omega = (overlap / self.prior_variance) * here[:, None] + scale * x
             for sign, chance in self._signs:
-                found = function(self.moments(sign * y, omega, variance), variance)
+                found = function(self.moments(sign * y, omega, left), left)
                 total += chance * float(weight[inside] @ found @ inner)
         return total + atoms
 
@@ -391,12 +401,13 @@ class Channel:
         values: Sequence[Sequence[tuple[float, float]]],
         function: Callable[[Moments, Array], Array],
         overlap: float,
+        variance: Array,
         order: int,
     ) -> float:
         """Sum over values of positive probability, each with its signs and their probabilities."""
         if not values:
             return 0.0
-        variance, total = np.array(self.prior_variance - overlap), 0.0
+        total = 0.0
         omega, weight = self.outer(overlap, float(variance), order)
         flat = [b for b in self.branches if b.is_flat]
         for signed in values:
@@ -410,13 +421,16 @@ class Channel:
         return total
 
     def _noisy_average(
-        self, function: Callable[[Moments, Array], Array], overlap: float, order: int
+        self,
+        function: Callable[[Moments, Array], Array],
+        overlap: float,
+        variance: Array,
+        order: int,
     ) -> float:
         """Panels in y for each omega; those of zero length are left out."""
-        variance = np.array(self.prior_variance - overlap)
         omega, weight = self.outer(overlap, float(variance), order)
         edges = self._noisy_edges(omega, np.broadcast_to(variance, omega.shape))
-        y, inner = _between(edges, order)
+        y, inner = between(edges, order)
         kept = inner > 0
         omega, y, weight = np.broadcast_to(omega, y.shape)[kept], y[kept], (weight * inner)[kept]
         total = 0.0
@@ -428,51 +442,63 @@ class Channel:
         return total
 
     def outer(self, spread: float, variance: float, order: int) -> tuple[Array, Array]:
-        """Nodes of N(0, spread), with layers of width sqrt(V) about the break points."""
+        """Nodes of N(0, spread), with layers of width sqrt(V) about the break points.
+
+        The positive half where the label is even or odd.
+        """
         if spread == 0:
             return np.zeros(1), np.ones(1)
         scale, layers = np.sqrt(spread), np.sqrt(variance) * MIRRORED
         edges = np.concatenate([-scale * OUTER, scale * OUTER])
         edges = np.concatenate([edges, np.add.outer(self.breaks, layers).ravel()])
         edges = np.unique(np.clip(edges, -9 * scale, 9 * scale))
-        gap = NOISE_PANEL * np.sqrt(variance) if self.noise else 1e-9 * scale
-        edges = np.unique(_thinned(edges, min(gap, scale)))
-        x, weight = _between(edges, order, self.is_singular)
-        return x, weight * np.exp(-0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
+        gap = min(NOISE_PANEL * np.sqrt(variance), scale) if self.noise else 1e-9 * scale
+        edges = np.unique(thinned(edges[edges >= 0] if self.is_symmetric else edges, gap))
+        x, weight = between(edges, order, self.is_singular)
+        return x, (1 + self.is_symmetric) * weight * np.exp(
+            -0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI
+        ) / scale
 
-    def information(self, overlap: float, order: int = 16) -> float:
+    def information(
+        self, overlap: float, order: int | None = None, variance: float | None = None
+    ) -> float:
         """m(q) = E[g^2], the right-hand side of state evolution per sample."""
-        return self.average(lambda moments, v: moments.first**2 / v, overlap, order)
+        return self.average(lambda moments, v: moments.first**2 / v, overlap, order, variance)
 
-    def entropy(self, overlap: float, order: int = 16) -> float:
+    def entropy(
+        self, overlap: float, order: int | None = None, variance: float | None = None
+    ) -> float:
         """Psi_out(q) = E[log Z]."""
-        return self.average(lambda moments, _: moments.log_z, overlap, order)
+        return self.average(lambda moments, _: moments.log_z, overlap, order, variance)
 
+    @cached_property
+    def uninformed(self) -> tuple[float, float]:
+        """E[E[z | y]^2] and E[E[He_2(z) | y]^2] of the standardised field (theory (10))."""
+        y, weight = self.rule(np.zeros(1), self.prior_variance, 40)
+        _, first, second = self.moments(y, np.zeros(()), np.array(self.prior_variance))
+        return float(np.sum(weight * first**2)), float(np.sum(weight * (second - 1.0) ** 2))
 
-def _thinned(edges: Array, gap: float) -> Array:
-    """Sorted edges of each column without those that are closer than a gap to the one before."""
-    kept = edges.copy()
-    for row in range(1, len(kept) - 1):
-        kept[row] = np.where(edges[row] - kept[row - 1] < gap, kept[row - 1], edges[row])
-    return kept
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Whether z -> -z maps the label to itself or to its negative."""
+        mirrored = self.inner.xreplace({self.field: -self.field})
+        return mirrored in (self.inner, -self.inner)
+
+    @cached_property
+    def density_share(self) -> float:
+        """Probability of a label without noise that is not on a flat piece."""
+        if self.noise or self.drawn:
+            return 0.0
+        flat = [b.mass(np.zeros(()), np.array(self.prior_variance)) for b in self.branches
+                if b.is_flat]  # fmt: skip
+        return 1.0 - float(sum(np.exp(part.log[0]) for part in flat))
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether P(y | z) jumps at a value of z."""
+        ends = [b.limits for b in self.branches]
+        return any(abs(a[1] - b[0]) > SAME for a, b in pairwise(ends))
 
 
 def _pairs(edges: Array) -> list[tuple[float, float]]:
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-
-
-def _between(edges: Array, order: int, smoothed: bool = False) -> tuple[Array, Array]:
-    """Gauss rule on all panels between edges (E, ...): nodes and weights ((E - 1) order, ...).
-
-    With `smoothed`, square roots at the ends of panels become analytic, and nodes are dense there:
-    a root of little weight dominates next to the critical value where its density is singular.
-    """
-    x, w = legendre(order)
-    t, w = 0.5 * (1 + x), 0.5 * w
-    if smoothed:
-        t, w = np.polyval(SMOOTHED, t), np.polyval(np.polyder(SMOOTHED), t) * w
-    shape = (1, order) + (1,) * (edges.ndim - 1)
-    low, width = edges[:-1, None], np.diff(edges, axis=0)[:, None]
-    nodes = low + width * t.reshape(shape)
-    weights = width * w.reshape(shape)
-    return nodes.reshape(-1, *edges.shape[1:]), weights.reshape(-1, *edges.shape[1:])
