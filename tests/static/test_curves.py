@@ -46,7 +46,7 @@ def test_spinodals_and_equal_areas(label, prior, limit, alpha, q, area):
 def test_monotone_curves_have_no_extremes():
     relu, sign = curve("Max(0,z)"), curve("sign(z)")
     assert relu.extremes == sign.extremes == ()
-    assert relu.limit == 2.0 and sign.limit == np.inf
+    assert (relu.limit, sign.limit) == (2.0, np.inf)
     assert curve("Abs(z)").start == pytest.approx(0.5, rel=1e-12)
 
 
@@ -55,7 +55,7 @@ def test_equal_area_is_where_free_entropies_are_equal():
     found = curve("sign(z)", "rademacher", flip=0.01)
     at = found.equal_area
     assert found.highest.alpha > at > 1.2
-    low = [r for r in found.roots(at) if r.stable][0]
+    low = next(r for r in found.roots(at) if r.stable)
     # The upper state recovers all weights: psi - q A/2 is minus the entropy of the prior.
     flips = 0.01 * np.log(0.01) + 0.99 * np.log(0.99)
     upper = -np.log(2) + at * flips

@@ -90,11 +90,15 @@ def _log_density(u: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One piece with numbers: y = g(z) for low < z < high, with g flat or strictly monotone."""
+    """One piece with numbers: y = g(z) for low < z < high, with g flat or strictly monotone.
+
+    `share` is the probability with which the label is this function.
+    """
 
     piece: Piece
     field: sp.Symbol
     reach: float
+    share: float = 1.0
 
     @cached_property
     def low(self) -> float:
@@ -207,7 +211,7 @@ class Branch:
         z = self.inverse(np.where(inside, y, self._somewhere))
         u = (z - omega) / np.sqrt(variance)
         slope = np.log(np.maximum(np.abs(self.derivative(z)), FLATTEST))
-        log = _log_density(u) - 0.5 * np.log(variance) - slope
+        log = _log_density(u) - 0.5 * np.log(variance) - slope + np.log(self.share)
         log = np.where(inside, log, -np.inf)
         return Parts(log[None], u[None], (u * u)[None])
 
@@ -225,7 +229,8 @@ class Branch:
     def mass(self, omega: Array, variance: Array) -> Parts:
         """The whole piece: log probability and truncated moments."""
         scale = np.sqrt(variance)
-        return interval((self.low - omega) / scale, (self.high - omega) / scale)
+        found = interval((self.low - omega) / scale, (self.high - omega) / scale)
+        return found._replace(log=found.log + np.log(self.share))
 
     def noisy(self, y: Array, omega: Array, variance: Array, noise: float) -> Parts:
         """Flat or affine piece with additive Gaussian noise (static_limits (8))."""
@@ -235,7 +240,7 @@ class Branch:
         mean = slope * variance * gap / total  # of z - omega
         spread = np.sqrt(variance * noise / total)
         part = interval((self.low - omega - mean) / spread, (self.high - omega - mean) / spread)
-        log = part.log - 0.5 * (gap**2 / total + np.log(total) + LOG_TWO_PI)
+        log = part.log - 0.5 * (gap**2 / total + np.log(total) + LOG_TWO_PI) + np.log(self.share)
         shift, scale = mean / np.sqrt(variance), spread / np.sqrt(variance)
         first = shift + scale * part.first
         return Parts(log, first, shift**2 + 2 * shift * scale * part.first + scale**2 * part.second)

@@ -9,7 +9,7 @@ Source      theory/static_limits (1), (6)-(8)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -33,7 +33,7 @@ OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
 SMOOTH = 32
 # A likelihood is resolved where halves of a panel agree to this.
 RESOLVED, DEEPEST = 1e-12, 12
-# Nodes of panels, more with noise and where the density of labels is singular.
+# Nodes of panels, more where the density of labels is singular.
 ORDER, FINE_ORDER = 12, 16
 # Break points closer than this are one.
 SAME = 1e-10
@@ -59,6 +59,8 @@ class Channel:
     drawn : bool
     prior_variance : float
         Second moment of the field.
+    mixture : tuple of (float, sympy.Expr)
+        Probabilities and labels, in place of g and flips: y is one of several functions at random.
     """
 
     expr: sp.Expr
@@ -67,30 +69,67 @@ class Channel:
     flip: float = 0.0
     drawn: bool = False
     prior_variance: float = 1.0
+    mixture: tuple[tuple[float, sp.Expr], ...] = ()
 
     @cached_property
+    def cases(self) -> tuple[tuple[float, sp.Expr], ...]:
+        """Probabilities and functions; one without strictly monotone outer functions.
+
+        Without noise, y enters by level sets only.
+        """
+        if self.mixture:
+            return self.mixture
+        if self.flip:
+            return ((1.0 - self.flip, self.expr), (self.flip, -self.expr))
+        if self.noise or self.drawn:
+            return ((1.0, self.expr),)
+        return ((1.0, stripped(self.expr, (self.field,))[0]),)
+
+    @property
     def inner(self) -> sp.Expr:
-        """The label without strictly monotone outer functions, where y enters by level sets."""
-        if self.noise or self.flip or self.drawn:
-            return self.expr
-        return stripped(self.expr, (self.field,))[0]
+        """The first of the functions."""
+        return self.cases[0][1]
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
-        """Flat and strictly monotone pieces."""
+        """Flat and strictly monotone pieces of all functions."""
         reach = REACH * float(np.sqrt(self.prior_variance))
-        found = pieces(self.inner, self.field, reach)
-        return tuple(Branch(piece, self.field, reach) for piece in found)
+        return tuple(
+            Branch(piece, self.field, reach, share)
+            for share, expr in self.cases
+            for piece in pieces(expr, self.field, reach)
+        )
+
+    @cached_property
+    def branches_of(self) -> list[list[Branch]]:
+        """Pieces of each function, from left to right."""
+        found: list[list[Branch]] = []
+        for branch in self.branches:
+            if branch.low == -np.inf:
+                found.append([])
+            found[-1].append(branch)
+        return found
+
+    @cached_property
+    def curved(self) -> tuple[Branch, ...]:
+        """Pieces that are not flat."""
+        return tuple(b for b in self.branches if not b.is_flat)
+
+    @cached_property
+    def atoms(self) -> dict[float, list[Branch]]:
+        """Flat pieces by their values."""
+        found: dict[float, list[Branch]] = {}
+        for branch in sorted(self.branches, key=lambda b: b.limits[0]):
+            if branch.is_flat:
+                found.setdefault(branch.limits[0], []).append(branch)
+        return found
 
     @cached_property
     def discrete(self) -> tuple[float, ...] | None:
         """All values of the label, sorted; None where it is continuous."""
         if self.drawn:
             return (-1.0, 1.0)
-        if self.noise or not all(b.is_flat for b in self.branches):
-            return None
-        values = {b.limits[0] for b in self.branches}
-        return tuple(sorted(values | ({-v for v in values} if self.flip else set())))
+        return None if self.noise or self.curved else tuple(self.atoms)
 
     @cached_property
     def label(self) -> Callable[[Array], Array]:
@@ -104,10 +143,8 @@ class Channel:
         ends = {b.low for b in self.branches} | {b.high for b in self.branches}
         points = {e for e in ends if np.isfinite(e)}
         if not (self.noise or self.drawn):
-            special = [v for b in self.branches for v in b.limits if np.isfinite(v)]
-            special += [-v for v in special] if self.flip else []
-            for branch in (b for b in self.branches if not b.is_flat):
-                inside = np.array([v for v in special if branch.contains(np.array(v))])
+            for branch in self.curved:
+                inside = np.array([v for v in self.values if branch.contains(np.array(v))])
                 points |= {float(z) for z in branch.inverse(inside)}
         reach = self.branches[0].reach
         found = np.array(sorted(p for p in points if abs(p) < reach - SAME))
@@ -116,25 +153,19 @@ class Channel:
     @cached_property
     def values(self) -> Array:
         """Special values of y, where its density may be singular or change its form."""
-        found = {v for b in self.branches for v in b.limits if np.isfinite(v)}
-        return np.array(sorted(found | ({-v for v in found} if self.flip else set())))
+        return np.array(sorted({v for b in self.branches for v in b.limits if np.isfinite(v)}))
 
     @cached_property
     def is_singular(self) -> bool:
         """Whether the density of y is singular at critical values."""
-        curved = [b for b in self.branches if b.piece.kind in ("quadratic", "monotone")]
-        return not (self.noise or self.drawn) and bool(curved) and len(self.branches) > 1
+        if self.noise or self.drawn or len(self.branches) == 1:
+            return False
+        return any(b.piece.kind != "affine" for b in self.curved)
 
     def moments(self, y: Array, omega: Array, variance: Array) -> Moments:
         """Log Z and the first two moments of (z - omega)/sqrt(V) given y; arrays broadcast."""
         y, omega, variance = (np.asarray(a, dtype=float) for a in (y, omega, variance))
-        parts = self._parts(y, omega, variance)
-        if self.flip:
-            kept, turned = np.log1p(-self.flip), np.log(self.flip)
-            parts = [p._replace(log=p.log + kept) for p in parts] + [
-                p._replace(log=p.log + turned) for p in self._parts(-y, omega, variance)
-            ]
-        return combined(parts)
+        return combined(self._parts(y, omega, variance))
 
     def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
         """Logarithm of Z; of a continuous label the density of y."""
@@ -157,8 +188,8 @@ class Channel:
                 else [self._likelihood_part(y, omega, variance)]
             )
         if not self.noise:
-            atoms = [b.atom(y, omega, variance) for b in self.branches if b.is_flat]
-            roots = [b.root(y, omega, variance) for b in self.branches if not b.is_flat]
+            atoms = [b.atom(y, omega, variance) for flat in self.atoms.values() for b in flat]
+            roots = [b.root(y, omega, variance) for b in self.curved]
             for atom in atoms:  # the value of an atom has no density
                 roots = [
                     r._replace(log=np.where(atom.log > -np.inf, -np.inf, r.log)) for r in roots
@@ -187,7 +218,7 @@ class Channel:
         gap = (y - branch.value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
             log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
-        return Parts(log - LOG_TWO_PI, u, u * u)
+        return Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)
 
     @cached_property
     def probit(self) -> tuple[float, float] | None:
@@ -286,18 +317,15 @@ class Channel:
     def _level_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
         """Draw h from N(mean, variance), set y = g(h): no density of y, no Jacobian."""
         found = []
-        flat = [b for b in self.branches if b.is_flat]
-        for value in sorted({b.limits[0] for b in flat}):
-            here = [np.exp(b.mass(mean, variance).log[0]) for b in flat if b.limits[0] == value]
+        for value, flat in self.atoms.items():
+            here = [np.exp(b.mass(mean, variance).log[0]) for b in flat]
             found.append((np.full((1, len(mean)), value), np.sum(here, axis=0)[None]))
         z, weight = self._window(self.breaks, mean, variance, order)
-        for branch in (b for b in self.branches if not b.is_flat):
+        for branch in self.curved:
             inside = (z > branch.low) & (z < branch.high)
             rows = inside.any(axis=1)
             y = branch.value(np.where(inside, z, 0.5 * sum(branch.ends))[rows])
-            found.append((y, np.where(inside, weight, 0.0)[rows]))
-        if self.flip:
-            found = [(s * y, p * w) for y, w in found for s, p in self._signs]
+            found.append((y, branch.share * np.where(inside, weight, 0.0)[rows]))
         return np.concatenate([y for y, _ in found]), np.concatenate([w for _, w in found])
 
     def _noisy_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
@@ -311,14 +339,12 @@ class Channel:
         z = mean + np.multiply.outer(SPREAD, scale)
         bulk = [b.value(np.clip(z, *b.ends)) for b in self.branches]
         least, most = np.min(bulk, axis=(0, 1)), np.max(bulk, axis=(0, 1))
-        signs = [sign for sign, _ in self._signs]
         layers = np.add.outer(self.values, width * MIRRORED).ravel()
+        ends = least - 9 * width, most + 9 * width
         marks = np.concatenate([
-            *(s * v for v in bulk for s in signs),
-            *(s * v + width * MIRRORED[:, None] for v in (least, most) for s in signs),
-            *(np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))),
-                      s * (least if s > 0 else most) - 9 * width,
-                      s * (most if s > 0 else least) + 9 * width) for s in signs),
+            *bulk,
+            *(v + width * MIRRORED[:, None] for v in (least, most)),
+            np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))), *ends),
         ])  # fmt: skip
         return thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
 
@@ -332,8 +358,8 @@ class Channel:
         if self.drawn:
             cases = [(np.full_like(z, s), weight * self.chance(np.array(s), z)) for s in (1.0, -1)]
         else:
-            y = self._label_within(z)
-            cases = [(s * y, p * weight) for s, p in self._signs]
+            cases = [(self._label_within(z, n), p * weight)
+                     for n, (p, _) in enumerate(self.cases)]  # fmt: skip
         if self.noise:
             nodes, heights = np.polynomial.hermite_e.hermegauss(2 * order)
             heights, nodes = heights / heights.sum(), np.sqrt(self.noise) * nodes
@@ -342,10 +368,10 @@ class Channel:
         weight = np.concatenate([w for _, w in cases])
         return np.tile(z, (len(cases), 1)).T, y.T, weight.T
 
-    def _label_within(self, z: Array) -> Array:
+    def _label_within(self, z: Array, case: int) -> Array:
         """Label at nodes within pieces, exactly the value of a flat one."""
         y = np.zeros_like(z)
-        for branch in self.branches:
+        for branch in self.branches_of[case]:
             inside = (z >= branch.low) & (z <= branch.high)
             y = np.where(inside, branch.value(np.where(inside, z, sum(branch.ends) / 2)), y)
         return y
@@ -367,57 +393,39 @@ class Channel:
         V is the prior variance minus q; where it is tiny, it is given to all of its digits.
         """
         left = np.array(self.prior_variance - overlap if variance is None else variance)
-        order = order or (FINE_ORDER if self.is_singular or self.noise else ORDER)
+        order = order or (FINE_ORDER if self.is_singular else ORDER)
         if self.noise:
             return self._noisy_average(function, overlap, left, order)
-        if self.drawn or self.discrete is not None:
-            single = [((value, 1.0),) for value in self.discrete or ()]
-            return self._values_average(single, function, overlap, left, order)
-        flat = {b.limits[0] for b in self.branches if b.is_flat}
-        values = [tuple((s * v, p) for s, p in self._signs) for v in sorted(flat)]
-        atoms = self._values_average(values, function, overlap, left, order)
+        atoms = self._atoms_average(function, overlap, left, order)
+        if self.drawn or not self.curved:
+            return atoms
         scale = np.sqrt(left * overlap / self.prior_variance)
         h, weight = self.outer(self.prior_variance, float(left), order)
         # Roots of g = y belong to h alone: the field omega given h is the inner variable.
         x, inner = between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
         inner = inner * np.exp(-0.5 * (x * x + LOG_TWO_PI)) if overlap else inner
         total = 0.0
-        for branch in (b for b in self.branches if not b.is_flat):
+        for branch in self.curved:
             inside = (h > branch.low) & (h < branch.high)
-            here, y = h[inside], branch.value(h[inside])[:, None]
-            omega = (overlap / self.prior_variance) * here[:, None] + scale * x
-            for sign, chance in self._signs:
-                found = function(self.moments(sign * y, omega, left), left)
-                total += chance * float(weight[inside] @ found @ inner)
+            here = h[inside][:, None]
+            omega = (overlap / self.prior_variance) * here + scale * x
+            found = function(self.moments(branch.value(here), omega, left), left)
+            total += branch.share * float(weight[inside] @ found @ inner)
         return total + atoms
 
-    @property
-    def _signs(self) -> tuple[tuple[float, float], ...]:
-        """Signs of a label and their probabilities."""
-        return ((1.0, 1 - self.flip), (-1.0, self.flip)) if self.flip else ((1.0, 1.0),)
-
-    def _values_average(
+    def _atoms_average(
         self,
-        values: Sequence[Sequence[tuple[float, float]]],
         function: Callable[[Moments, Array], Array],
         overlap: float,
         variance: Array,
         order: int,
     ) -> float:
-        """Sum over values of positive probability, each with its signs and their probabilities."""
-        if not values:
-            return 0.0
-        total = 0.0
+        """Sum over values of positive probability."""
         omega, weight = self.outer(overlap, float(variance), order)
-        flat = [b for b in self.branches if b.is_flat]
-        for signed in values:
-            for value, chance in signed:
-                moments = self.moments(np.array(value), omega, variance)
-                log = moments.log_z
-                if self.discrete is None:  # the atom alone, not the density about its negative
-                    here = [b for b in flat if b.limits[0] == signed[0][0]]
-                    log = combined([b.mass(omega, variance) for b in here]).log_z
-                total += chance * float(np.sum(weight * np.exp(log) * function(moments, variance)))
+        total = 0.0
+        for value in self.discrete or self.atoms:
+            moments = self.moments(np.array(value), omega, variance)
+            total += float(np.sum(weight * np.exp(moments.log_z) * function(moments, variance)))
         return total
 
     def _noisy_average(
@@ -481,23 +489,26 @@ class Channel:
     @cached_property
     def is_symmetric(self) -> bool:
         """Whether z -> -z maps the label to itself or to its negative."""
-        mirrored = self.inner.xreplace({self.field: -self.field})
-        return mirrored in (self.inner, -self.inner)
+        mirrored = {(p, e.xreplace({self.field: -self.field})) for p, e in self.cases}
+        return mirrored in ({*self.cases}, {(p, -e) for p, e in self.cases})
 
     @cached_property
     def density_share(self) -> float:
         """Probability of a label without noise that is not on a flat piece."""
         if self.noise or self.drawn:
             return 0.0
-        flat = [b.mass(np.zeros(()), np.array(self.prior_variance)) for b in self.branches
-                if b.is_flat]  # fmt: skip
-        return 1.0 - float(sum(np.exp(part.log[0]) for part in flat))
+        at = np.zeros(()), np.array(self.prior_variance)
+        flat = [b.mass(*at).log[0] for values in self.atoms.values() for b in values]
+        return 1.0 - float(np.sum(np.exp(flat)))
 
     @cached_property
     def jumps(self) -> bool:
         """Whether P(y | z) jumps at a value of z."""
-        ends = [b.limits for b in self.branches]
-        return any(abs(a[1] - b[0]) > SAME for a, b in pairwise(ends))
+        return any(
+            abs(a.limits[1] - b.limits[0]) > SAME
+            for branches in self.branches_of
+            for a, b in pairwise(branches)
+        )
 
 
 def _pairs(edges: Array) -> list[tuple[float, float]]:
