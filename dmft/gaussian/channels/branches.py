@@ -198,7 +198,7 @@ class Branch:
             moved = np.where((step >= low) & (step <= high), step, 0.5 * (left + right))
             result[todo] = moved
             moving = np.abs(moved - z) > CONVERGED * (1.0 + np.abs(z))
-            moving &= np.abs(gap) > ROUNDING * (1.0 + np.abs(y))
+            moving &= np.abs(gap) > ROUNDING * np.abs(y)
             if not moving.any():
                 break
             z, y, left, right = moved[moving], y[moving], left[moving], right[moving]

@@ -34,7 +34,7 @@ SMOOTH = 32
 # A likelihood is resolved where halves of a panel agree to this.
 RESOLVED, DEEPEST = 1e-12, 12
 # Nodes of panels, more where the density of labels is singular.
-ORDER, FINE_ORDER = 12, 16
+ORDER, FINE_ORDER, NOISY_ORDER = 12, 20, 10
 # Break points closer than this are one.
 SAME = 1e-10
 # Panels in y in units of the noise.
@@ -393,7 +393,7 @@ class Channel:
         V is the prior variance minus q; where it is tiny, it is given to all of its digits.
         """
         left = np.array(self.prior_variance - overlap if variance is None else variance)
-        order = order or (FINE_ORDER if self.is_singular else ORDER)
+        order = order or (FINE_ORDER if self.is_singular else NOISY_ORDER if self.noise else ORDER)
         if self.noise:
             return self._noisy_average(function, overlap, left, order)
         atoms = self._atoms_average(function, overlap, left, order)
@@ -482,9 +482,19 @@ class Channel:
     @cached_property
     def uninformed(self) -> tuple[float, float]:
         """E[E[z | y]^2] and E[E[He_2(z) | y]^2] of the standardised field (theory (10))."""
-        y, weight = self.rule(np.zeros(1), self.prior_variance, 40)
+        return self.uninformed_at(40)
+
+    def uninformed_at(self, order: int) -> tuple[float, float]:
+        """The same with a number of nodes in each panel."""
+        y, weight = self.rule(np.zeros(1), self.prior_variance, order)
         _, first, second = self.moments(y, np.zeros(()), np.array(self.prior_variance))
-        return float(np.sum(weight * first**2)), float(np.sum(weight * (second - 1.0) ** 2))
+        mean = 0.0 if self.is_even else float(np.sum(weight * first**2))
+        return mean, float(np.sum(weight * (second - 1.0) ** 2))
+
+    @cached_property
+    def is_even(self) -> bool:
+        """Whether the label does not tell z from -z."""
+        return {(p, e.xreplace({self.field: -self.field})) for p, e in self.cases} == {*self.cases}
 
     @cached_property
     def is_symmetric(self) -> bool:

@@ -24,12 +24,16 @@ from dmft.gaussian.nodes.line import Array, chebyshev, panels
 LOWEST, LEAST = 1e-7, 1e-10
 # Chebyshev nodes, of which each set holds the one before, and the accuracy of logarithms.
 COUNTS, RESOLVED = (9, 27, 81, 243), 2e-8
+# More nodes than the third set are of use only where fewer leave more than this.
+ACCEPTED = 1e-6
 # Overlaps, in units of the second moment, that tell the power of m for small ones.
 PROBES = (1e-3, 2e-3)
 # Averages of conditional moments below this are zero.
-ZERO = 1e-12
+ZERO = 1e-11
 # Grid on which extremes are bracketed; changes of alpha below this are no extremes.
-GRID, FLAT = 801, 1e-7
+GRID, FLAT = 241, 1e-7
+# Equal areas are sought up to this alpha.
+LARGEST = 1e6
 # Panels of an integral over the curve.
 AREA_PANELS, AREA_ORDER = 12, 12
 
@@ -98,7 +102,7 @@ class Curve:
             values = np.array([known[t] for t in np.round(np.cos(angles), 15)])
             fitted = chebyshev(count)[1] @ values
             tail = float(np.abs(fitted[-(count // 5) :]).max())
-            if tail < RESOLVED:
+            if tail < (RESOLVED if count < COUNTS[2] else ACCEPTED):
                 break
         return fitted, tail
 
@@ -156,9 +160,28 @@ class Curve:
 
     @cached_property
     def highest(self) -> Extreme | None:
-        """The largest local maximum: above it no start ends below the last branch."""
+        """The largest local maximum: above it no start ends below the last branch.
+
+        It is q = 0 where alpha(q) falls from there.
+        """
         maxima = [e for e in self.extremes if e.is_maximum]
+        if self.falls_from_zero:
+            maxima.append(Extreme(self.start, 0.0, self.ends[0], True))
         return max(maxima, key=lambda e: e.alpha) if maxima else None
+
+    @cached_property
+    def falls_from_zero(self) -> bool:
+        """Whether the first branch is unstable: a jump from q = 0."""
+        if self.start in (0.0, np.inf):
+            return self.start > 0
+        if self.extremes:
+            return not self.extremes[0].is_maximum
+        return bool(self.log_alpha(self.ends[0]) > self.log_alpha(self.ends[1]) + FLAT)
+
+    @property
+    def supremum(self) -> float:
+        """The sup of alpha(q): above it all starts lead to exact recovery."""
+        return max(self.start, self.limit, self.highest.alpha if self.highest else 0.0)
 
     def roots(self, alpha: float) -> list[Root]:
         """Fixed points at alpha with 0 < q below the end of the curve, in order."""
@@ -217,18 +240,14 @@ class Curve:
         if not after and self.channel.density_share > ZERO:
             return self.limit
         before = [e.alpha for e in self.extremes if e.overlap < top.overlap and not e.is_maximum]
-        lowest = max([after[0].alpha if after else self.limit, *before, self._lowest_start])
+        lowest = max([after[0].alpha if after else self.limit, *before])
 
         def gain(alpha: float) -> float:
             low, high = self._around(alpha, top, bool(after))
             return self.area(alpha, low, high)
 
-        ends = lowest * (1 + 1e-6) + 1e-6, top.alpha * (1 - 1e-6)
+        ends = lowest * (1 + 1e-6) + 1e-6, min(top.alpha * (1 - 1e-6), LARGEST)
         return float(brentq(gain, *ends, xtol=1e-11)) if gain(ends[0]) < 0 else float(lowest)
-
-    @property
-    def _lowest_start(self) -> float:
-        return float(np.exp(self.log_alpha(self.ends[0])))
 
     def _around(self, alpha: float, top: Extreme, ends_inside: bool) -> tuple[float, float]:
         """Logarithms of precisions of the stable states next to a maximum."""
@@ -238,11 +257,15 @@ class Curve:
             return float(self.log_alpha(x)) - np.log(alpha)
 
         before = [e.log_precision for e in self.extremes if e.overlap < top.overlap]
-        low = brentq(off, before[-1] if before else self.ends[0], top.log_precision, xtol=1e-13)
+        low = self.ends[0]
+        if top.overlap > 0 and (before or off(low) < 0):
+            low = brentq(off, before[-1] if before else low, top.log_precision, xtol=1e-13)
         if not ends_inside:
             return float(low), self.ends[1]
         minimum, *beyond = (e.log_precision for e in self.extremes if e.overlap > top.overlap)
         end = beyond[0] if beyond else self.ends[1]
+        if off(end) < 0:  # the upper state is beyond the next maximum, or recovers exactly
+            return float(low), self.ends[1]
         return float(low), float(brentq(off, minimum, end, xtol=1e-13))
 
 

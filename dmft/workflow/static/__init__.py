@@ -1,0 +1,1 @@
+"""Static limits: Bayes-optimal estimation, empirical risk minimisation, message passing."""

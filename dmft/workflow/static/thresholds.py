@@ -1,0 +1,295 @@
+"""`thresholds` and `recovery_phase`: how many samples recovery needs, for AMP and at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.curve import ZERO, Curve
+from dmft.gaussian.channels.declared import label_of
+from dmft.gaussian.channels.priors import as_prior
+from dmft.model import Model
+from dmft.record import Record
+from dmft.validation import checked
+from dmft.workflow.static.bayes import curve_of, samples_of
+from dmft.workflow.static.numbers import CLOSED, QUADRATURE, Encoded, Threshold
+
+Array = NDArray[np.float64]
+# Points of the curve that a record keeps.
+POINTS = 401
+# Accuracy of equal areas, whose integral ends at a remaining variance of 1e-10.
+AREA_ERROR = 1e-8
+IMPOSSIBLE, HARD, EASY = "impossible", "hard", "easy"
+
+
+@dataclass(frozen=True, eq=False)
+class StaircaseStep(Record):
+    """Directions that are learned together.
+
+    Attributes
+    ----------
+    samples_per_dim : Threshold
+        Samples from which they are learned.
+    directions : (n, k)
+        Orthonormal rows.
+    reason : str
+    """
+
+    samples_per_dim: Threshold
+    directions: Array
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds(Encoded):
+    r"""Samples over dimension at which states of recovery appear.
+
+    Attributes
+    ----------
+    trivial : (n, k)
+        Orthonormal rows that span the directions learned with any number of samples of order d.
+    weak_recovery : Threshold
+        From here on AMP is better than a guess; inf where no multiple of d suffices.
+    directions : (n, k)
+        Directions that are learned first, at `weak_recovery`.
+    staircase : tuple of StaircaseStep
+        All steps that follow, each given those before.
+    algorithmic : Threshold or None
+        From here on AMP reaches the last branch: the largest local maximum of alpha(q), or exact
+        recovery where alpha(q) rises. None for several fields.
+    information_theoretic : Threshold or None
+        From here on the last branch has the largest free entropy.
+    perfect : Threshold or None
+        Above it all starts lead to exact recovery; inf where the error only decreases.
+    order : "first", "second" or None
+        Whether the overlap jumps.
+    spinodals : tuple of (float, float)
+        Local extremes of alpha(q): alpha and q.
+    samples, overlap : (P,)
+        The curve alpha(q) of all fixed points, for one field.
+    prior, label, message
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> found = dmft.thresholds(dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Abs(z), 1)))
+    >>> found.weak_recovery, found.order
+    (1/2 = 0.5, 'first')
+    >>> round(found.algorithmic, 5), found.information_theoretic
+    (1.12847, 1)
+    """
+
+    KIND = "dmft thresholds"
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("point",), "overlap": ("point",)}
+    PARTS: ClassVar[tuple[type, ...]] = (StaircaseStep,)
+
+    trivial: Array
+    weak_recovery: Threshold
+    directions: Array
+    staircase: tuple[StaircaseStep, ...]
+    algorithmic: Threshold | None
+    information_theoretic: Threshold | None
+    perfect: Threshold | None
+    order: str | None
+    spinodals: tuple[tuple[float, float], ...]
+    samples: Array
+    overlap: Array
+    prior: str
+    label: str
+    message: str = ""
+
+
+@checked
+def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
+    r"""Weak recovery, staircase, algorithmic, information-theoretic and perfect recovery.
+
+    Equation    weak: 1/E_y[E[He_2(h)|y]^2], or 1/lambda_max(q -> E[G q G]), G = E[zz^T - I|y];
+                0 where E[h|y] does not vanish; the others from alpha(q) = F^-1(q)/m(q)
+    Scaling     n = alpha d
+    Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
+                field and for steps of one direction
+    Source      theory/static_limits (9)-(12), 3.4
+
+    Parameters
+    ----------
+    model : Model
+    prior : "gaussian", "rademacher" or GaussBernoulli(density)
+
+    Returns
+    -------
+    Thresholds
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
+    >>> found = dmft.thresholds(model, prior="rademacher")
+    >>> round(found.algorithmic, 5), round(found.information_theoretic, 5)
+    (1.49263, 1.24468)
+    """
+    label, law = label_of(model, "thresholds"), as_prior(prior)
+    curve = curve_of(label, law)
+    weak = weak_recovery_of(curve.channel)
+    one, none = np.eye(1), np.zeros((0, 1))
+    top = curve.highest
+    error = curve.error
+    x = np.linspace(*curve.ends, POINTS)
+    reason = "E[h | y] does not vanish" if weak == 0 else "E[h^2 - 1 | y] does not vanish"
+    learned = weak < np.inf
+    return Thresholds(
+        trivial=one if weak == 0 else none,
+        weak_recovery=weak,
+        directions=one if learned else none,
+        staircase=(StaircaseStep(weak, one, reason),) if learned else (),
+        algorithmic=_limit(curve) if top is None else _jump(curve, weak, top.alpha, top.overlap),
+        information_theoretic=_limit(curve) if top is None else _equal(curve, error),
+        perfect=_perfect(curve, weak),
+        order="second" if top is None else "first",
+        spinodals=tuple((e.alpha, float(e.overlap)) for e in curve.extremes),
+        samples=np.exp(curve.log_alpha(x)),
+        overlap=np.asarray(law.estimate(np.exp(x)).overlap),
+        prior=str(prior),
+        label=str(label.expr),
+    )
+
+
+def weak_recovery_of(channel: Channel) -> Threshold:
+    """Threshold (10), in closed form where the label has finitely many values or two roots."""
+    first, second = channel.uninformed
+    if first > ZERO:
+        return Threshold(0.0, 0.0, QUADRATURE)
+    formula = _closed_weak(channel)
+    if formula is not None:
+        return Threshold(1.0 / second, 0.0, CLOSED, str(formula))
+    if second <= ZERO:
+        return Threshold(np.inf, 0.0, QUADRATURE)
+    coarse = channel.uninformed_at(24)[1]
+    return Threshold(1.0 / second, abs(1 / coarse - 1 / second) + 1e-14, QUADRATURE)
+
+
+def _closed_weak(channel: Channel) -> sp.Expr | None:
+    """Formula of (10), or None."""
+    if channel.noise or channel.drawn or len(channel.cases) > 1 or channel.prior_variance != 1:
+        return None
+    if channel.curved:
+        one_size = channel.is_symmetric and len(channel.branches) == 2 and not channel.atoms
+        return sp.Rational(1, 2) if one_size else None
+
+    def density(end: sp.Expr) -> sp.Expr:
+        return end * sp.exp(-(end**2) / 2) / sp.sqrt(2 * sp.pi) if end.is_finite else sp.S.Zero
+
+    def below(end: sp.Expr) -> sp.Expr:
+        if end.is_infinite:
+            return sp.S.One if end > 0 else sp.S.Zero
+        return (1 + sp.erf(end / sp.sqrt(2))) / 2
+
+    total = sp.S.Zero
+    for flat in channel.atoms.values():
+        ends = [(b.piece.low, b.piece.high) for b in flat]
+        mass = sum(below(b) - below(a) for a, b in ends)
+        total += sum(density(a) - density(b) for a, b in ends) ** 2 / mass
+    return 1 / total if total != 0 else None
+
+
+def _limit(curve: Curve) -> Threshold:
+    """The end of a curve that rises."""
+    return Threshold(curve.limit, 0.0, CLOSED)
+
+
+def _jump(curve: Curve, weak: Threshold, alpha: float, overlap: float) -> Threshold:
+    return weak if overlap == 0 else Threshold(alpha, curve.error * alpha, QUADRATURE)
+
+
+def _equal(curve: Curve, error: float) -> Threshold:
+    at = curve.equal_area
+    if at == curve.limit:
+        return Threshold(at, 0.0, CLOSED)
+    return Threshold(at, max(error, AREA_ERROR) * at, QUADRATURE)
+
+
+def _perfect(curve: Curve, weak: Threshold) -> Threshold:
+    if curve.limit == np.inf or curve.highest is None:
+        return _limit(curve)
+    if curve.supremum == curve.limit:
+        return _limit(curve)
+    return _jump(curve, weak, curve.highest.alpha, float(curve.highest.overlap))
+
+
+class RecoveryPhase(str):
+    """The label of a phase: "impossible", "hard" or "easy", with what AMP reaches.
+
+    Attributes
+    ----------
+    message : str
+    """
+
+    message: str
+
+    def __new__(cls, phase: str, message: str) -> RecoveryPhase:
+        """Keep the message with the label."""
+        made = super().__new__(cls, phase)
+        made.message = message
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.message
+
+
+@checked
+def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian") -> RecoveryPhase:
+    """Whether recovery is impossible, hard or easy at a number of samples.
+
+    Impossible: below the information-theoretic threshold of a first-order transition, or below
+    weak recovery where the overlap grows from zero. Hard: above it, but below the algorithmic
+    threshold. Easy: above both. Below a first-order transition AMP may reach a partial overlap,
+    which the message tells.
+
+    Equation    alpha_IT < alpha < alpha_alg is hard
+    Source      theory/static_limits 3.5
+
+    Parameters
+    ----------
+    model : Model
+    samples_per_dim : float
+    prior
+        As in `dmft.thresholds`.
+
+    Returns
+    -------
+    RecoveryPhase
+        A str with `.message`.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Abs(z), 1))
+    >>> [str(dmft.recovery_phase(model, a)) for a in (0.3, 1.05, 1.2)]
+    ['impossible', 'hard', 'easy']
+    """
+    alpha = samples_of(samples_per_dim)
+    curve = curve_of(label_of(model, "recovery_phase"), as_prior(prior))
+    if curve.highest is None:
+        phase = EASY if alpha > curve.start else IMPOSSIBLE
+        return RecoveryPhase(phase, f"the overlap grows continuously from {curve.start:.6g} on")
+    needed, reached = curve.equal_area, curve.highest.alpha
+    phase = EASY if alpha > reached else HARD if alpha > needed else IMPOSSIBLE
+    message = f"the last state wins from {needed:.6g} on, AMP reaches it from {reached:.6g} on"
+    if phase != EASY and alpha > curve.start:
+        message += f"; AMP reaches a partial overlap from {curve.start:.6g} on"
+    return RecoveryPhase(phase, message)
