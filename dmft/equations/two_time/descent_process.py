@@ -442,7 +442,7 @@ def curvature(sample: tuple[Definition, ...]) -> Definition:
         plain = plain.xreplace(names)
         back = {dummy: y for y, dummy in names.items()}
         return sp.Add(
-            *(sp.diff(plain, dummy).xreplace(back) * inner(y) for y, dummy in names.items())
+            *(_met(sp.diff(plain, dummy)).xreplace(back) * inner(y) for y, dummy in names.items())
         )
 
     def inner(y: sp.Expr) -> sp.Expr:
@@ -465,3 +465,27 @@ def curvature(sample: tuple[Definition, ...]) -> Definition:
             slopes[d.target] = slope(d.expr)
     (gradient,) = (d for d in sample if d.name == "g")
     return define(H[x.j, x.l], {name: slope(e) for name, e in gradient.terms}, "rate")
+
+
+def _met(expr: sp.Expr) -> sp.Expr:
+    """An expression without Dirac deltas at places where another branch of a Piecewise holds."""
+
+    def vanishes(delta: sp.Expr, earlier: list[sp.Basic]) -> bool:
+        """Whether an earlier branch holds where the argument of a delta is zero."""
+        lines = (delta.args[0].as_poly(s) for s in delta.args[0].free_symbols)
+        line = next((p for p in lines if p is not None and p.degree() == 1), None)
+        if line is None:
+            return False
+        slope, offset = line.all_coeffs()
+        return any(c.xreplace({line.gen: -offset / slope}) == sp.true for c in earlier)
+
+    def plain(*cases: sp.Basic) -> sp.Expr:
+        earlier: list[sp.Basic] = []
+        kept = []
+        for value, condition in cases:
+            zero = {d: sp.S.Zero for d in value.atoms(sp.DiracDelta) if vanishes(d, earlier)}
+            kept.append((value.xreplace(zero), condition))
+            earlier.append(condition)
+        return sp.Piecewise(*kept)
+
+    return expr.replace(sp.Piecewise, plain) if expr.has(sp.DiracDelta) else expr

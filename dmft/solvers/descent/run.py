@@ -31,6 +31,10 @@ SIGNAL = 0.5
 SMALL = 0.1
 # Errors of rounding, for overlaps of order one.
 ROUNDING = 1e-9
+# Weights that have less of their length left to move have converged.
+CONVERGED = 2e-3
+# Steps from which the rate of convergence is read.
+FEWEST_STEPS = 4
 # Axes of each array; times of overlaps run one further than those of gradients.
 AXES: dict[str, tuple[str, ...]] = {
     "M": ("t", "p", "k"),
@@ -237,3 +241,46 @@ def judged(run: DescentRun) -> DescentRun:
         return run
     message = "; ".join([run.message, *words, "take more samples"])
     return replace(run, status=Status.TOLERANCE_NOT_MET, message=message)
+
+
+def settled(run: DescentRun, steps: int) -> DescentRun:
+    """The same run; where weights have converged, the message says how far they would still move.
+
+    A run that ends early because nothing new enters its driving process any more is then "ok".
+    """
+    left = left_to_move(run)
+    if run.status in (Status.DIVERGED, Status.NONFINITE) or not left < CONVERGED:
+        return run
+    words = f"converged: weights have {left:.1e} of their length left to move"
+    if run.status is not Status.LEFT_DOMAIN:
+        return replace(run, message=f"{run.message}; {words}")
+    message = f"{words} after {run.t.size - 1} of {steps} steps, and rounding hides later steps"
+    return replace(run, status=Status.OK, message=f"{_how(run)}; {message}")
+
+
+def _how(run: DescentRun) -> str:
+    """The first part of the message: the samples of the run."""
+    return run.message.split(";")[0]
+
+
+def left_to_move(run: DescentRun) -> float:
+    """Distance that weights still move, relative to their length, if steps shrink as they have.
+
+    Steps shrink by a constant factor near a minimum; the factor is that of the last half.
+    """
+    count = run.t.size - 1
+    if count < FEWEST_STEPS or "Q2" not in run.arrays:
+        return math.inf
+    lengths = np.trace(run.Q, axis1=1, axis2=2)
+    ahead = np.trace(run.Q2[np.arange(count), np.arange(1, count + 1)], axis1=1, axis2=2)
+    squares = lengths[1:] + lengths[:-1] - 2.0 * ahead
+    # Squares of small steps are differences of numbers of order one: the largest of a few.
+    floor = 4.0 * np.finfo(float).eps * lengths[-1]
+    first, last = (
+        max(float(np.max(y)), floor)
+        for y in (squares[count // 2 - 1 : count // 2 + 1], squares[-2:])
+    )
+    if not 0.0 < lengths[-1] < math.inf or not last < first:
+        return math.inf
+    factor = (last / first) ** (0.5 / (count - 1 - count // 2))
+    return math.sqrt(last / lengths[-1]) * factor / (1.0 - factor)

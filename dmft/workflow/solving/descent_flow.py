@@ -18,7 +18,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.solvers.descent.run import DescentRun, judged
+from dmft.solvers.descent.run import DescentRun, judged, settled
 from dmft.solvers.solution import Values
 from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine
@@ -138,7 +138,7 @@ def solve_flow(
     )  # fmt: skip
     # The claim is that of the worst time for all entries: the message names those below it, and
     # the status stays with the descents.
-    return replace(judged(result), status=Status.OK)
+    return settled(replace(judged(result), status=Status.OK), points)
 
 
 def response_method(flow: DescentEquations) -> str | None:

@@ -31,7 +31,7 @@ from dmft.names import VERSION, Status
 from dmft.solvers.checkpoint import RunFolder
 from dmft.solvers.descent.process import DescentProblem, DescentTask, Nodes, Process, fresh_losses
 from dmft.solvers.descent.response import measured
-from dmft.solvers.descent.run import DescentRun, judged
+from dmft.solvers.descent.run import DescentRun, judged, settled
 from dmft.solvers.descent.sampled import SAMPLE
 from dmft.solvers.descent.sweep import (
     JITTER,
@@ -100,7 +100,7 @@ def solve_descent(
     BadParameter, ShapeMismatch
         Also when the samples would not fit into `memory`; the message says what would.
     """
-    return judged(run_descent(equations_of(system), start, t_max, options, values))
+    return settled(judged(run_descent(equations_of(system), start, t_max, options, values)), t_max)
 
 
 def run_descent(
@@ -110,12 +110,39 @@ def run_descent(
     options: DescentOptions,
     values: Mapping[str, Any],
 ) -> DescentRun:
-    """As `solve_descent`, errors unjudged: "ok" means that all steps were done."""
+    """As `solve_descent`, errors unjudged: "ok" means that all steps were done.
+
+    As weights converge, nothing new enters the driving process, by which Stein's identity divides:
+    its response grows until rounding leaves no covariance. The response along paths has no such
+    division, so smooth gradients whose run ended there are solved again with it.
+    """
     steps = as_count(t_max, "t_max, the number of steps,")
     task, parameters = descent_task(equations, start, steps, values, options.method)
+    run = _run(equations, task, options, parameters)
+    is_smooth = task.slopes is not None and task.knots.size == 0
+    if run.status is not Status.LEFT_DOMAIN or not is_smooth:
+        return run
+    spent = run.statistics["seconds"]
+    left = None if options.timeout is None else max(0.0, options.timeout - spent)
+    paths = replace(options, method="pathwise", timeout=left)
+    try:
+        again = _run(equations, replace(task, bend=task.slopes, slopes=None), paths, parameters)
+    except BadParameter:  # paths do not fit into the memory
+        return run
+    seconds = spent + again.statistics["seconds"]
+    return replace(again, statistics={**again.statistics, "seconds": seconds})
+
+
+def _run(
+    equations: DescentEquations,
+    task: DescentTask,
+    options: DescentOptions,
+    parameters: dict[str, float],
+) -> DescentRun:
+    """Solve all scrambles by one method."""
     layout = Layout.of(equations, task, options)
     limit = math.inf if options.timeout is None else options.timeout
-    job = Job(layout.scrambles * steps, limit)
+    job = Job(layout.scrambles * task.steps, limit)
     solved = _sweep_all(task, layout, options, parameters, equations, job)
     return _assemble(equations, solved, layout, options, parameters, job.seconds())
 
