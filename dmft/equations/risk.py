@@ -43,7 +43,7 @@ from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.quadrature import Quadrature
-from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
+from dmft.gaussian.nodes.rules import LATTICE_POINTS, MOST_TRAPEZOIDS, NodeRule, most_in_lattice
 from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel, check_outputs
 from dmft.names import BLOCK, Status
 from dmft.record import Short
@@ -55,8 +55,11 @@ if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
-# and multiplies by this.
-GROWTH = {"sobol": (4096, 2**16, 4), "gauss-hermite": (96, MOST_TRAPEZOIDS, 2)}
+# and multiplies by this. Those of lattices depend on the dimension.
+GROWTH: dict[str, tuple[int, int, float]] = {
+    "sobol": (4096, 2**16, 4),
+    "gauss-hermite": (96, MOST_TRAPEZOIDS, 2),
+}
 # Error that it aims at, absolute for risks of order one and relative for larger ones.
 QUADRATURE_TOL = 1e-5
 
@@ -315,8 +318,9 @@ class PopulationRisk(Short):
             value = on(rule)
             error = float(rule.error(np.asarray(value), groups))
             met = error <= QUADRATURE_TOL * max(1.0, abs(value))
-            first, most, factor = GROWTH[rule.kind]
-            more = factor * (count or first)
+            lattice = (LATTICE_POINTS.get(dim, 0), most_in_lattice(dim), 1.5)
+            first, most, factor = GROWTH.get(rule.kind, lattice)
+            more = int(factor * (count or first))
             if met or "nodes" in options or more > most:
                 break
             count = more

@@ -21,10 +21,10 @@ from dmft.equations.update.adaptive.signs import sign_of
 from dmft.equations.update.clipped import moments_of_length
 from dmft.equations.update.law import Cluster, _without_pieces, clusters_of, laws_of, number_of
 from dmft.equations.update.linear_students import Line, is_sign, slope_of
-from dmft.equations.update.moments import factored, normal_moment, parity, together
+from dmft.equations.update.moments import factored, normal_moment, together
 from dmft.equations.update.outputs import targets
 from dmft.equations.update.program import over_labels, over_noise
-from dmft.equations.update.terms import in_products, target_terms, terms_of
+from dmft.equations.update.terms import in_products, parity, target_terms, terms_of
 from dmft.model import FIELD as Z
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.workflow.diagrams.end_states import followed_point, kind_of

@@ -7,7 +7,7 @@ from scipy.special import erf, expit
 
 from dmft.equations.averages.neighbour import erf_mixture
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import normal_rule, tensor_rule
+from dmft.gaussian.nodes.rules import lattice_rule, most_in_lattice, normal_rule, tensor_rule
 from dmft.model import FIELD as z
 from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
 
@@ -93,6 +93,25 @@ def test_rules_repeat_and_refuse():
             normal_rule(**{"dim": 3, "nodes": 64, **wrong})
     with pytest.raises(BadParameter):
         tensor_rule(2, 1)
+
+
+@pytest.mark.parametrize(("dim", "points"), [(3, 14), (4, 12), (5, 10), (6, 9)])
+def test_lattices_claim_what_they_miss_and_miss_little(dim, points):
+    integrand, law = LAWS["erf"]
+    for seed in range(20):
+        root = np.random.default_rng(seed).standard_normal((2, dim)) / dim**0.5
+        whole, half = (lattice_rule(dim, points, even) for even in (False, True))
+        values = [r.weight @ integrand(root @ r.normal) for r in (whole, half)]
+        claims = [
+            r.error(v, [g.weight @ integrand(root @ g.normal) for g in r.groups])
+            for r, v in zip((whole, half), values, strict=True)
+        ]
+        assert values[1] == pytest.approx(values[0], abs=1e-13)
+        assert abs(values[0] - law(root)) <= claims[0] + 1e-13 < 5e-3
+        assert claims[1] == pytest.approx(claims[0], abs=1e-13)
+    assert lattice_rule(dim, 200).weight.size < 2**20 < lattice_rule(dim, 200).weight.size * 2
+    assert half.weight.size == whole.weight.size // 2 + 1
+    assert most_in_lattice(dim) >= points
 
 
 @pytest.mark.parametrize(

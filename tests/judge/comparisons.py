@@ -32,8 +32,12 @@ SIGMAS, CLAIMS, ROUNDING = 5.0, 3.0, 1e-7
 # Numbers beyond this size with an error of this part of it are those of heavy tails.
 LARGE, SCATTER = 2.0, 0.1
 # Nodes on which compiled and evaluated rates are compared, and those of observables.
-FEW = {"sobol": {"nodes": 16, "replicas": 4}, "gauss-hermite": {"nodes": 7}}
-MORE = {"sobol": {"nodes": 128}, "gauss-hermite": {"nodes": 9}}
+FEW = {
+    "sobol": {"nodes": 16, "replicas": 4},
+    "gauss-hermite": {"nodes": 7},
+    "lattice": {"nodes": 5},
+}
+MORE = {"sobol": {"nodes": 128}, "gauss-hermite": {"nodes": 9}, "lattice": {"nodes": 8}}
 # Runs: input dimension, time, runs of the library and of NumPy.
 DIM, TIME, RUNS, WALKS = 60, 0.6, 48, 192
 TIME_OF_POLYNOMIALS = 0.15

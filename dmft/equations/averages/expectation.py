@@ -61,6 +61,8 @@ class Law(sp.Basic):
     noisy = False
     halves = False
     students = False
+    # Whether the integrand is known to be the same where all Gaussian variables change their sign.
+    even = False
     # Samples whose fields are averaged over together.
     samples = 1
     # Degree of what steep functions turn in, `ROUNDED` where the label's noise rounds kinks off.
@@ -117,7 +119,7 @@ class OneSample(Law):
     of the teacher, which integrands are linear in at most, their means given those of the student.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
     `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
-    of what they turn in (`dmft.equations.update.terms`).
+    of what they turn in; a seventh that the integrand is even (`dmft.equations.update.terms`).
     """
 
     of_sample = True
@@ -127,6 +129,7 @@ class OneSample(Law):
     halves = _argument(2, bool)
     students = _argument(3, bool)
     layers = _argument(5, int)
+    even = _argument(6, bool)
 
     @property
     def samples(self) -> int:  # type: ignore[override]

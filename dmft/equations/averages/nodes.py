@@ -38,16 +38,19 @@ from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
 from dmft.equations.parameter_values import NODE_OPTIONS
 from dmft.equations.update.optimiser import block_definitions
-from dmft.equations.update.terms import Degrees
+from dmft.equations.update.terms import Degrees, Parities
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import in_pieces
 from dmft.gaussian.nodes.rules import (
+    LATTICE_POINTS,
     TENSOR_DIMENSIONS,
     NodeRule,
     exact_dimensions,
     exact_rule,
     halved_rule,
+    lattice_rule,
+    most_in_lattice,
     normal_rule,
     tensor_rule,
 )
@@ -56,10 +59,9 @@ from dmft.model import Overlaps
 
 # Points of a replica, and Gauss-Hermite points an axis, where nothing is said.
 SOBOL_NODES, HERMITE_POINTS = 4096, 96
-# Smooth fields of a sample take tensor rules in one dimension more than other averages: their
-# integrands reach far, and Sobol points converge slowly there.
-SAMPLE_DIMENSIONS = 3
-# Degree from which on steep functions have layers that tensor rules of three dimensions pass over.
+# Lattices begin at this dimension, in which steep functions take no rule of smooth ones.
+LEAST_LATTICE, MOST_DIMENSIONS = min(LATTICE_POINTS), max(LATTICE_POINTS)
+# Degree from which on steep functions have layers that rules of three dimensions pass over.
 STEEP = 3
 # Deviations of label noise from which on a tensor rule resolves kinks that the noise rounds off, by
 # dimension, where residuals have slopes of order one; and the points of an axis that this takes.
@@ -120,12 +122,14 @@ def rule_of_averages(
         noisy = any(a.law.noisy for a in found)
         return node_rule(samples * (p + k + noisy), False, options)
     if not any(a.law.of_sample for a in found):
-        # Shifted functions have no tables: what is smooth takes one dimension more.
-        shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
-        most = SAMPLE_DIMENSIONS if shifted else TENSOR_DIMENSIONS
+        # Of small differences to a closed neighbour few Sobol points are enough.
+        near = any(neighbour(a) is not None for a in found)
+        most = TENSOR_DIMENSIONS if near else MOST_DIMENSIONS
         steep = steepness(found)
-        is_smooth = smooth(found) and (dim < SAMPLE_DIMENSIONS or steep < STEEP)
-        rule = node_rule(dim, is_smooth, options, most, kinked_students(found) or steep > 0)
+        is_smooth = smooth(found) and (dim < LEAST_LATTICE or steep < STEEP)
+        even = all(Parities({}).of(a.integrand) == 1 for a in found)
+        breaks = kinked_students(found) or steep > 0
+        rule = node_rule(dim, is_smooth, options, most, breaks, even=even)
         if rule.kind == "sobol":
             if has_jumps(found):
                 rule = rule.apart(options.get("seed") or 0)
@@ -134,21 +138,22 @@ def rule_of_averages(
     noisy = any(a.law.noisy for a in found)
     degrees = [a.law.degree for a in found]
     if all(a.law.students for a in found):
-        return node_rule(p, smooth(found), options, SAMPLE_DIMENSIONS).padded(p + k)
+        return node_rule(p, smooth(found), options).padded(p + k)
     dim += noisy
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
         largest = int(max(degrees))
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
     halves, steep = any(a.law.halves for a in found), steepness(found)
-    is_smooth = smooth(found) and (dim < SAMPLE_DIMENSIONS or steep < STEEP)
-    rounded = dim in THINNEST and any(a.law.layers == ROUNDED for a in found)
+    is_smooth = smooth(found) and (dim < LEAST_LATTICE or steep < STEEP)
+    rounded = any(a.law.layers == ROUNDED for a in found)
     if is_smooth and rounded and not halves:
         noise = sp.sympify(options.get("label_noise", 0.0), strict=True)
-        is_smooth = bool(noise.is_number and noise >= THINNEST[dim] ** 2)
+        is_smooth = bool(noise.is_number and noise >= THINNEST.get(dim, THINNEST[3]) ** 2)
         if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
             options = {**options, "nodes": MORE_POINTS[dim]}
-    rule = node_rule(dim, is_smooth, options, SAMPLE_DIMENSIONS, steep > 0, halves)
+    even = all(a.law.even for a in found)
+    rule = node_rule(dim, is_smooth, options, MOST_DIMENSIONS, steep > 0, halves, even)
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
     return rule.with_noise(noisy)
@@ -158,18 +163,20 @@ def node_rule(
     dim: int,
     is_smooth: bool,
     options: Mapping[str, Any],
-    most: int = TENSOR_DIMENSIONS,
+    most: int = MOST_DIMENSIONS,
     may_break: bool = False,
     halves: bool = False,
+    even: bool = False,
 ) -> NodeRule:
-    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`.
+    """Nodes in `dim` dimensions; of smooth integrands where these have `most` dimensions at most.
 
     `may_break` says that a smooth integrand has thin layers at some states, `halves` that it is
-    smooth for either sign of the first coordinate.
+    smooth for either sign of the first coordinate, `even` that it does not change with the sign of
+    all of them.
     """
-    points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
+    points = LATTICE_POINTS.get(dim, HERMITE_POINTS)
     points = points if is_smooth and dim <= most else 0
-    return _rule(dim, points, SOBOL_NODES, options, may_break, halves)
+    return _rule(dim, points, SOBOL_NODES, options, may_break, halves, even)
 
 
 def noise_rule(size: int, smooth: bool, options: Mapping[str, Any]) -> NodeRule:
@@ -185,12 +192,21 @@ def _rule(
     options: Mapping[str, Any],
     may_break: bool = False,
     halves: bool = False,
+    even: bool = False,
 ) -> NodeRule:
-    """Tensor rule with this many points an axis, if any; Sobol nodes where options are of those."""
+    """Rule with this many points an axis, if any; Sobol nodes where options are of those.
+
+    They are, too, where they ask for more points than a lattice has on a diameter.
+    """
     chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
+    count = chosen.get("nodes", points)
     if points and not {"replicas", "seed"} & set(chosen):
-        count = chosen.get("nodes", points)
-        return halved_rule(dim, count) if halves else tensor_rule(dim, count, may_break)
+        if halves and dim <= LEAST_LATTICE:
+            return halved_rule(dim, count)
+        if dim < LEAST_LATTICE:
+            return tensor_rule(dim, count, may_break)
+        if not halves and count <= most_in_lattice(dim):
+            return lattice_rule(dim, count, even)
     return normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import sympy as sp
 
@@ -33,7 +32,14 @@ from dmft.equations.averages.passes import is_open
 from dmft.equations.definitions import Definition
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.program import Program, students_at, teachers_at
-from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
+from dmft.equations.update.terms import (
+    Parities,
+    Term,
+    is_of_target,
+    is_random,
+    parity,
+    terms_of,
+)
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import CovarianceGiven
 from dmft.gaussian.closed.switch import may_hold_branches
@@ -77,8 +83,9 @@ class Case:
         alone = sp.Integer(program.students)
         noisy = program.noisy or expr.has(x.xi)
         thin = ROUNDED if program.rounded else degrees.steep
-        layers = (sp.S.One, sp.Integer(thin)) if thin else ()
-        return OneSample(degree, sp.Integer(noisy), halves, alone, *layers)
+        even = self.cluster.is_centred and Parities(program.table).of(expr) == 1
+        rest = (sp.S.One, sp.Integer(thin), sp.Integer(even)) if thin or even else ()
+        return OneSample(degree, sp.Integer(noisy), halves, alone, *rest)
 
     def whole(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression in what the program defines, over a sample's fields."""
@@ -314,16 +321,6 @@ def normal_moment(polynomial: sp.Expr) -> sp.Expr:
         return polynomial
     terms = sp.Poly(polynomial, FIELD).terms()
     return sp.Add(*(c * sp.factorial2(n - 1) for (n,), c in terms if n % 2 == 0))
-
-
-@lru_cache(maxsize=256)
-def parity(factor: sp.Expr) -> int:
-    """1 for an even function of z, -1 for an odd one, 0 for neither."""
-    mirrored = factor.xreplace({FIELD: -FIELD})
-    for sign in (1, -1):
-        if sp.expand(mirrored - sign * factor) == 0:
-            return sign
-    return 0
 
 
 def shared(expr: sp.Expr, model: Model) -> sp.Expr:

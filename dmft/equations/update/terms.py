@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 import sympy as sp
@@ -433,3 +434,55 @@ def _turns(argument: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr) -> 
         return 2 if inside > 1 else 0
     degree = int(inside * sp.Poly(argument, *fields).total_degree())
     return degree if degree > 1 else 0
+
+
+@lru_cache(maxsize=256)
+def parity(factor: sp.Expr) -> int:
+    """1 for an even function of z, -1 for an odd one, 0 for neither."""
+    return _mirrored(factor, (FIELD,))
+
+
+def _mirrored(expr: sp.Expr, odd: Iterable[sp.Expr]) -> int:
+    """Parity of an expression where these change their sign."""
+    mirrored = expr.xreplace({a: -a for a in odd})
+    for sign in (1, -1):
+        if sp.expand(mirrored - sign * expr) == 0:
+            return sign
+    return 0
+
+
+class Parities:
+    """How expressions in the fields and the noise of one sample change with the sign of all."""
+
+    def __init__(self, table: Mapping[sp.Basic, Definition]) -> None:
+        self.table = table
+        self.known: dict[sp.Basic, int] = {x.xi: -1, x.coordinate: -1}
+        self.known |= dict.fromkeys(x.LINES, 0)
+
+    def of(self, e: sp.Expr) -> int:
+        """1 for even expressions, -1 for odd ones, 0 where it is not known."""
+        if isinstance(e, sp.Indexed | sp.Symbol):
+            return self.of_symbol(getattr(e, "base", e))
+        if isinstance(e, At):
+            inside = self.of(e.field)
+            return parity(e.factor) if inside == -1 else inside
+        if isinstance(e, sp.Sum):
+            return self.of(e.function)
+        if e.is_Add:
+            parts = {self.of(a) for a in e.args}
+            return parts.pop() if len(parts) == 1 else 0
+        if e.is_Mul:
+            return math.prod(self.of(a) for a in e.args)
+        atoms = sorted(e.atoms(sp.Indexed, sp.Symbol), key=str)
+        inside = {a: self.of(a) for a in atoms}
+        if 0 in inside.values():
+            return 0
+        return _mirrored(e, [a for a, sign in inside.items() if sign == -1])
+
+    def of_symbol(self, base: sp.Basic) -> int:
+        """Parity of a field or of what the program defines; constants are even."""
+        if base not in self.known and x.is_field(base):
+            self.known[base] = 0 if x.cluster_of(base)[1] else -1  # that of a cluster has a mean
+        elif base not in self.known:
+            self.known[base] = self.of(self.table[base].expr) if base in self.table else 1
+        return self.known[base]

@@ -20,7 +20,7 @@ from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
+from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule, most_in_lattice
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
 
@@ -31,9 +31,12 @@ Solver = Callable[..., Trajectory]
 CUT = (Status.TIMEOUT, Status.INTERRUPTED)
 # The search for the number of nodes begins here and ends at this many in all.
 FIRST_NODES, MOST_NODES = 512, 2**20
-FIRST_POINTS = 24
-# How the error of a rule falls with its nodes (measured: Sobol N^-1 to N^-1.5), to aim the search.
-SOBOL_RATE = 1.1
+FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES}
+# How the error of Sobol points falls with their number, by dimension (measured; N^-1 beyond), to
+# aim the search.
+SOBOL_RATES = {1: 1.6, 2: 1.5, 3: 1.15}
+# Those of lattices are about this times an exponential of the points of a diameter.
+LARGEST = 0.1
 # The measured error is uncertain itself: aim this much below the tolerance.
 MARGIN = 1.5
 # Saved states at which averages are asked whether they are finite.
@@ -57,13 +60,12 @@ def solve_on_nodes(
     """
     if not 0.0 < tolerance < 1.0:
         raise BadParameter(f"quadrature_tol = {tolerance!r} must lie in (0, 1)")
-    first = {"gauss-hermite": FIRST_POINTS, "sobol": FIRST_NODES}
-    count = fixed or first[rule_of(None).kind]
+    count = fixed or FIRST_POINTS[rule_of(None).kind]
     while True:
         rule = rule_of(count)
         run = with_error(solver(rule), solver, rule)
         worst = relative_error(run)
-        more = count if fixed else next_count(rule, count, worst / tolerance)
+        more = count if fixed else next_count(rule, count, worst, tolerance)
         if worst <= tolerance or more <= count or run.status in CUT:
             return described(run, rule, worst, tolerance)
         count = more
@@ -78,13 +80,17 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
     }
 
 
-def next_count(rule: NodeRule, count: int, excess: float) -> int:
+def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> int:
     """Nodes that should meet the tolerance; not more than the budget allows."""
     if rule.kind == "gauss-hermite":
         return min(2 * count, MOST_TRAPEZOIDS)
-    if not np.isfinite(excess):
-        excess = 64.0
-    wanted = count * max((MARGIN * excess) ** (1.0 / SOBOL_RATE), 2.0)
+    dim = int(np.any(rule.normal, axis=1).sum())
+    if rule.kind == "lattice":
+        ratio = np.log(tolerance / MARGIN / LARGEST) / np.log(worst / LARGEST)
+        wanted = count * min(ratio if worst < LARGEST else 2.0, 2.0)
+        return min(max(count + 2, int(np.ceil(wanted))), most_in_lattice(dim))
+    excess = worst / tolerance if np.isfinite(worst) else 64.0
+    wanted = count * max((MARGIN * excess) ** (1.0 / SOBOL_RATES.get(dim, 1.0)), 2.0)
     budget = MOST_NODES // len(rule.groups)
     return int(min(2 ** int(np.ceil(np.log2(wanted))), budget))
 
@@ -186,6 +192,6 @@ def fixed_beyond_tails(
     start: Any,
 ) -> int | None:
     """Number of nodes of a run that comes to an infinite average, which no number resolves."""
-    count = FIRST_POINTS if rule_of(None).kind == "gauss-hermite" else FIRST_NODES
+    count = FIRST_POINTS[rule_of(None).kind]
     run = within_tails(solver(rule_of(count)), equations, start)
     return count if run.status is Status.NONFINITE else None
