@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE))
 
 import collected  # noqa: E402
 from docutils import nodes  # noqa: E402
+from formulas import typeset  # noqa: E402
 from numpydoc.xref import DEFAULT_LINKS  # noqa: E402
 
 from dmft.display.bibliography import ENTRIES  # noqa: E402
@@ -46,6 +47,7 @@ exclude_patterns = [
     "**/.ipynb_checkpoints",
     "conf.py",
     "collected.py",
+    "formulas.py",
     "explorer_pages.py",
     "generated/explorer",
 ]
@@ -124,6 +126,7 @@ html_sidebars = {"index": [], "tutorial": [], "install": [], "**": ["sidebar-nav
 copyright = "the dmft developers, BSD-3-Clause"
 
 COLUMN = re.compile(r"([A-Z][a-z]+(?: [a-z]+)?) {2,}(\S.*)")
+EQUATION = re.compile(r"((?:Equations?|Scaling) {2,})(\S.*)")
 CITED = re.compile(r"\[(" + "|".join(ENTRIES) + r")(?:, [^]]*)?\]")
 
 
@@ -139,19 +142,14 @@ def plain_text(app, what, name, obj, options, lines):
     Their two columns (Equation, Shapes, Scaling, Source ...) become definition lists.
     """
     code, rows, inside = False, [], False
-    for line in lines:
+    for line in joined(lines):
         bare = line.strip()
         code = bare.startswith((">>>", "...")) or (code and bool(bare))
         if code:
             rows.append(line)
             continue
-        line = "`".join(
-            part if inside_code else escaped(part)
-            for part, inside_code in zip(
-                line.split("`"), itertools.cycle((False, True)), strict=False
-            )
-        )
-        line = CITED.sub(lambda m: f":cite:`{m.group(1)}`", line)
+        equation = EQUATION.match(line)
+        line = equation[1] + typeset(equation[2], prose) if equation else prose(line)
         entry = COLUMN.match(line)
         if entry:
             rows += [*([] if inside else [""]), entry[1], f"    {entry[2]}"]
@@ -164,6 +162,24 @@ def plain_text(app, what, name, obj, options, lines):
             inside = False
             rows.append(line)
     lines[:] = rows
+
+
+def joined(lines):
+    """Lines with each equation on one of them."""
+    rows = []
+    for line in lines:
+        if rows and EQUATION.match(rows[-1]) and line.startswith("      "):
+            rows[-1] += f" {line.strip()}"
+        else:
+            rows.append(line)
+    return rows
+
+
+def prose(line):
+    """Words, with code and citations in them."""
+    parts = zip(line.split("`"), itertools.cycle((False, True)), strict=False)
+    line = "`".join(part if code else escaped(part) for part, code in parts)
+    return CITED.sub(lambda m: f":cite:`{m.group(1)}`", line)
 
 
 def unwrapped(app, doctree, name):

@@ -61,6 +61,8 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     sequence = model.reads_sequences
     text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
+    if not sequence and are_single(model, algorithm):
+        numbers = numbers[2:]  # the widths
     if sums:
         declared = summed_numbers(subject_of(equations, notation), printer.letter)
         numbers = [f"${y}$" for y in declared]
@@ -84,11 +86,12 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
+    single = are_single(model, algorithm)
     mean = "" if sums else rf"\frac{{1}}{{{p}}}"
     unit = f"{sigma}({h}_j)" if sums else rf"{a}_j\,{sigma}({h}_j)"
+    output = f"{sigma}({h})" if single else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
     rows = [
-        rf"f &= {mean} \sum_{{j=1}}^{{{p}}} {unit},\quad "
-        rf"{h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
+        rf"f &= {output},\quad {h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
         rf"{letter('Q')} &= \frac{{{W} {W}^\top}}{{{d}}},\quad "
         rf"{letter('M')} = \frac{{{W} {W_star}^\top}}{{{d}}},\quad "
         rf"{letter('P')} = \frac{{{W_star} {W_star}^\top}}{{{d}}}",
@@ -100,7 +103,8 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
         if sums:
             equal = model.student.width == model.teacher.width
             front, unit = "" if equal else rf"\frac{{{p}}}{{{k}}}", f"{over}({field})"
-        label = rf"{front} \sum_{{r=1}}^{{{k}}} {unit}{noise}"
+        label = f"{over}({h_star})" if single else rf"{front} \sum_{{r=1}}^{{{k}}} {unit}"
+        label += noise
         rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
     elif model.clusters is None:
         g = "g" if sigma != "g" else "G"
@@ -129,12 +133,23 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
         if noise
         else ""
     )
-    meaning = (
-        rf"Weights ${W}$ of the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ "
-        rf"dimensions; {_indices(algorithm)};"
-        rf" ${letter('risk')}$ is the population risk, half the mean squared error without noise."
-    )
+    units = rf"the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ dimensions"
+    if single:
+        units = rf"the student and ${W_star}$ of the teacher in ${d}$ dimensions"
+    meaning = rf"Weights ${W}$ of {units}; {'' if single else f'{_indices(algorithm)}; '}"
+    meaning += rf"${letter('risk')}$ is the population risk, half the mean squared error without "
+    meaning += "noise."
     return "\n".join([law + more, align(rows), meaning])
+
+
+def are_single(model: Any, algorithm: Any) -> bool:
+    """Whether one student of unit readout learns one teacher, in one pass over Gaussian inputs."""
+    networks = (model.student, model.teacher)
+    units = all(getattr(n, "width", 0) == 1 and hasattr(n, "readout") for n in networks)
+    if not (units and model.inputs is None and algorithm.one_pass):
+        return False
+    trained = getattr(algorithm, "trains_readout", False)
+    return not trained and all(network.readout is None for network in networks)
 
 
 def _indices(algorithm: Any) -> str:
@@ -212,6 +227,8 @@ def _rule(algorithm: Any) -> str:
 def validity(equations: Any, notation: Notation = None) -> str:
     """Clock, limit and approximation."""
     unit = CLOCK if summed(equations, notation) else equations.time_unit
+    if not equations.model.reads_sequences and are_single(equations.model, equations.algorithm):
+        unit = unit.replace("(p d)", "d").replace(", p, k", "")
     clock, _, rest = str(unit).partition(";")
     words = f"Time: {_mathematical(clock)}"
     words += f"; {_mathematical(rest)}" if rest else ""

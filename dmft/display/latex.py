@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dmft.display.bibliography import bibtex
 from dmft.display.declaration import declaration, escape, sources, validity
+from dmft.equations.explained.printed import printed_blocks
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
-from dmft.explanation.paragraphs import rules_of
+from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
 from dmft.typeset.fragment import fitted
@@ -33,6 +34,8 @@ PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
 \raggedright
 \hfuzz=0.5pt
 """
+# Where a step says how it was checked.
+NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
 # Lines below this are set in two columns; widths that the layout is made for.
 TWO_COLUMNS, NARROWEST, WIDEST = 260.0, 200.0, 520.0
 
@@ -193,7 +196,7 @@ def document(
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
-    derivations = _proved_once(derivations)
+    derivations = _said_once(derivations)
     explained = [y for y in (*records, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
@@ -215,23 +218,34 @@ def document(
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 
 
-def _proved_once(derivations: Sequence[Any]) -> list[Any]:
-    """Derivations of the blocks of one system, without proofs that an earlier one of them has."""
-    seen: set[tuple[Any, ...]] = set()
+def _said_once(derivations: Sequence[Any]) -> list[Any]:
+    """Derivations of the blocks of one system, without what the document says before.
+
+    Proofs and sentences of earlier ones are left out, and so are letters of the declaration and
+    proofs of laws that a rule states.
+    """
+    seen: set[object] = set()
     found: list[Any] = []
     for one in derivations:
         if not isinstance(one, Explanation):
             found.append(one)
             continue
-        keys = [(step.rule, step.before, step.after) for step in one.steps]
+        steps = without_laws(one.steps, set(LAWS))
+        keys = [_proof(step) for step in steps]
         kept = [
-            step
-            for key, step in zip(keys, one.steps, strict=True)
+            replace(step, note=NUMBERS_OF_CHECK.sub("", step.note)) if found else step
+            for key, step in zip(keys, steps, strict=True)
             if step.depth == 0 or key not in seen
         ]
-        seen |= set(keys)
-        found.append(replace(one, steps=tuple(kept)))
+        told = tuple(m for m in one.notation if not m.declared and m.latex not in seen)
+        seen |= {*keys, *(m.latex for m in told)}
+        found.append(replace(one, steps=tuple(kept), notation=told))
     return found
+
+
+def _proof(step: Step) -> tuple[object, ...]:
+    """What a step says; an average of other fields with the same covariances says the same."""
+    return (step.rule, step.after) if step.rule == "pair" else (step.rule, step.before, step.after)
 
 
 def _sections(
@@ -302,7 +316,7 @@ def _derivations(record: Any) -> list[Any]:
     if "block" not in inspect.signature(record.explain).parameters:
         return [record.explain()]
     found: list[Any] = []
-    for block in record.terms:
+    for block in printed_blocks(record):
         try:
             found.append(record.explain(block))
         except BadParameter as refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -134,7 +135,7 @@ def value(given: Any) -> str:
     if isinstance(given, float | np.floating):
         return f"{given:.8g}"
     if isinstance(given, Record) and not isinstance(given, Short):
-        return type(given).__name__
+        return _in_a_cell(given)
     if isinstance(given, Mapping):
         return ", ".join(f"{escape(str(n))}: {value(y)}" for n, y in list(given.items())[:8])
     if isinstance(given, tuple | list):
@@ -143,6 +144,14 @@ def value(given: Any) -> str:
     text = repr(given) if isinstance(given, Shown) else str(given)
     # A record of the inside that holds arrays: its name.
     return type(given).__name__ if "array(" in text else _short(text)
+
+
+def _in_a_cell(record: Record) -> str:
+    """A record in a record: its number, the time that it was watched, or its name."""
+    number, horizon = (getattr(record, name, None) for name in ("value", "horizon"))
+    if isinstance(number, float):
+        return f"{number:.8g}"
+    return f"not before {horizon:.8g}" if isinstance(horizon, float) else type(record).__name__
 
 
 def _array(array: np.ndarray[Any, Any]) -> str:
@@ -178,9 +187,16 @@ def page(record: Any) -> str | None:
     if drawn is None and hasattr(record, "_repr_latex_"):
         return None
     shown = type(record).__name__
-    formula = f"<div>{record._repr_latex_()}</div>" if hasattr(record, "_repr_latex_") else ""
+    formula = formulas(record._repr_latex_()) if hasattr(record, "_repr_latex_") else ""
     facts = [] if formula else facts_of(record)
     return f"<div><b>{escape(shown)}</b>{drawn or ''}{formula}{table(facts)}</div>"
+
+
+def formulas(text: str) -> str:
+    """LaTeX as a notebook shows it: headings in HTML, no comments."""
+    lines = [line for line in text.split("\n") if not line.startswith("%")]
+    body = re.sub(r"\\paragraph\{(.*)\}", r"<p><b>\1</b></p>", "\n".join(lines))
+    return f"<div>{body}</div>"
 
 
 def table(facts: Facts) -> str:

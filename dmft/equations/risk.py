@@ -37,7 +37,8 @@ from dmft.equations.update.optimiser import block_definitions, gram_definitions
 from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.explicit_risk import ExplicitRisk
-from dmft.equations.views.latex import Page, risk_latex
+from dmft.equations.views.latex import Page, closed_form, risk_latex
+from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import Notation
 from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
@@ -62,6 +63,8 @@ GROWTH: dict[str, tuple[int, int, float]] = {
 }
 # Error that it aims at, absolute for risks of order one and relative for larger ones.
 QUADRATURE_TOL = 1e-5
+# Characters of a line of text.
+LINE = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -384,6 +387,11 @@ class PopulationRisk(Short):
         return self.latex(width=NOTEBOOK)
 
     def __str__(self) -> str:
+        closed = closed_form(Subject(self.model, self.definitions), Page())
+        if closed is not None and closed.scalar:
+            line = f"R = {closed['risk']}"
+            if len(line) <= LINE:
+                return line
         names = model_names(self.model)
         return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
 

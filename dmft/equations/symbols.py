@@ -316,6 +316,12 @@ BASE_LATEX |= {f"mean_slope_{number}": f"D^{{({number})}}" for number in range(1
 BASE_TEXT = {name: text for name, (_, text) in BASES.items()}
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", flip: "ε", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
+# The fields of single units.
+student_field, teacher_field = sp.symbols("h h_star", real=True)
+SYMBOL_LATEX[teacher_field] = "h^*"
+SYMBOL_TEXT[teacher_field] = "h*"
+# The index of the only student and of the only teacher: they are not printed.
+ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
 SYMBOL_TEXT[dilation] = "(λᵀΩ⁺λ - rank Ω)"
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
 SYMBOL_TEXT |= {output_of_class(number): f"f({number + 1})" for number in range(CLASSES)}

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import sympy as sp
 
@@ -49,6 +49,14 @@ class Diagram:
             legs[i] += count
             legs[j] += count
         return tuple(legs[i] for i in range(len(self.fields)))
+
+    @property
+    def kind(self) -> tuple[sp.Expr, tuple[tuple[int, int, int], ...]]:
+        """Weight and edges, the same for diagrams that differ in the names of fields alone."""
+        edges = list(self.edges())
+        orders = permutations(range(len(self.fields)))
+        moved = ([(*sorted((at[i], at[j])), n) for i, j, n in edges] for at in orders)
+        return self.weight, min(tuple(sorted(found)) for found in moved)
 
     def edges(self) -> Iterator[tuple[int, int, int]]:
         """Linked pairs of fields, and their links."""

@@ -3,24 +3,25 @@ r"""Explanations as LaTeX for appendices: a paragraph for each rule, statements 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sympy as sp
 
 from dmft.explanation.average import Average
-from dmft.explanation.paragraphs import KEY, Argument, Paragraph, Printer, Step, paragraphs
+from dmft.explanation.paragraphs import KEY, Argument, Printer, Step, without_laws
 from dmft.explanation.rules import RULES, Rule
 from dmft.typeset.formula import width as points
 from dmft.typeset.fragment import COLUMN, align, check_points, fitted
 
 # Formulas wider than this share of a line do not stand in a sentence.
 INLINE_SHARE = 0.72
-# Results of more characters (of LaTeX) than this are not printed a second time at the end.
-LONG_RESULT = 600
 JUDGED = (
     r"\noindent Both sides of each step below were computed at two random covariances by a "
     "quadrature that uses no closed form; they agree."
 )
+# Rules that begin the proof of another average.
+OPENING = ("pair", "coefficient")
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -39,7 +40,14 @@ def escaped(text: str) -> str:
     """Plain text as LaTeX; names of letters in it as formulas."""
     plain = "".join(SPECIAL.get(c, c) for c in text)
     plain = re.sub(r"\b(\d)e-0*(\d+)\b", r"$\1 \\cdot 10^{-\2}$", plain)
-    return re.sub(r"\b(Omega|tau)\b", r"$\\\1$", plain)
+    plain = re.sub(r"\b([A-Z])\\_([a-z]+)\b|\b(d)\b", _letter, plain)
+    return re.sub(r"\b(Omega|tau|Phi|nu)\b", r"$\\\1$", plain)
+
+
+def _letter(match: re.Match[str]) -> str:
+    """A letter with its indices, or the dimension."""
+    name, indices, alone = match.groups()
+    return f"${alone}$" if alone else f"${name}_{{{indices}}}$"
 
 
 def rules_latex(rules: Mapping[str, int], width: float, cite: bool) -> str:
@@ -69,32 +77,19 @@ def as_latex(
     r"""An appendix; the papers are listed at its end, or cited (`\cite`) by their keys.
 
     Rules that `rules` numbers are cited by their numbers, others are stated where they are used
-    first.
+    first. The line of the argument has a paragraph for each rule, a proof of one of its averages
+    has one paragraph.
     """
     check_points(width)
-    sign = "=" if explanation.claim == "exact" else r"\approx"
-    show = explanation.show
     keys = {key: n for n, key in enumerate(explanation.citations, start=1)}
-    claim = explanation.claim
-    told = "exact" if claim == "exact" else f"with {claim}"
-    parts = [
-        rf"\subsection*{{{escaped(explanation.title)}}}",
-        rf"\noindent The result, {escaped(told)}, is",
-        align([f"{show(explanation.before)} &{sign} {show(explanation.after)}"]),
-    ]
+    parts = [rf"\subsection*{{{escaped(explanation.title)}}}", *_notation(explanation)]
     if rules is None:
         parts.append(JUDGED)
-    if isinstance(explanation.before, Average):
-        parts += _law("", explanation.before, show, width)
-    for paragraph in paragraphs(explanation):
-        rule = (rules or {}).get(paragraph.steps[0].rule)
-        stated = rule is None and paragraph.first
-        marks = _marks(paragraph, keys, cite) if stated else f", Rule {rule}" if rule else ""
-        parts += [*_paragraph(paragraph, marks, explanation, stated), *_notes(paragraph, width)]
-    if explanation.notation:
-        told = ". ".join(meaning.latex for meaning in explanation.notation)
-        told += "" if told.endswith(" are") else "."
-        parts += [rf"\paragraph{{Notation.}} {told}", *explanation.appendix]
+    page = Page(explanation, width, {} if cite else keys, rules)
+    for number, run in page.runs():
+        parts += page.paragraph(number, run)
+    if explanation.claim != "exact":
+        parts.append(rf"\noindent The result holds with {escaped(explanation.claim)}.")
     if keys and not cite:
         parts.append(r"\paragraph{References}")
         named = (explanation.references.get(key, key) for key in keys)
@@ -103,65 +98,190 @@ def as_latex(
     return fitted(text, width)
 
 
-def _marks(paragraph: Paragraph, keys: dict[str, int], cite: bool) -> str:
-    """What the rule is cited for, where it is used first."""
-    found = KEY.findall(paragraph.steps[0].source)
-    return "".join(rf"~\cite{{{key}}}" if cite else f" [{keys[key]}]" for key in found)
+def _notation(explanation: Argument) -> list[str]:
+    """What the names mean, before they are used."""
+    parts = []
+    if explanation.notation:
+        told = ". ".join(meaning.latex for meaning in explanation.notation)
+        told += "" if told.endswith(" are") else "."
+        parts = [rf"\noindent {told}", *explanation.appendix]
+    if isinstance(explanation.before, Average):
+        show = explanation.show
+        parts.append(rf"\noindent {law_in_words('', explanation.before, show)}.")
+    return parts
 
 
-def _paragraph(
-    paragraph: Paragraph, marks: str, explanation: Argument, stated: bool
-) -> Iterator[str]:
-    head = rf"\paragraph{{{escaped(paragraph.number)}. {escaped(paragraph.title)}{marks}.}}"
-    yield f"{head} {escaped(paragraph.words_of(stated))}".strip()
-    if stated and paragraph.rule.formula:
-        yield align([_formula(paragraph.rule)])
-    begin, last = paragraph.steps[0], paragraph.steps[-1]
-    rows: list[str] = []
-    earlier: Step | None = None
-    for step in paragraph.steps:
-        if step.where:
-            if rows:
-                yield align(rows)
-                rows = []
-            told = ", ".join(f"${step.show(a)} = {step.show(b)}$" for a, b in step.where)
+@dataclass
+class Page:
+    """How far an explanation is printed.
+
+    Attributes
+    ----------
+    explanation : Argument
+    width : float
+    keys : mapping
+        Numbers of cited papers; empty where they are cited by keys.
+    rules : mapping or None
+        Numbers of the rules that the document states.
+    said : set of str
+        Rules, sentences, rows and diagrams that are not printed again.
+    """
+
+    explanation: Argument
+    width: float
+    keys: Mapping[str, int]
+    rules: Mapping[str, int] | None
+    said: set[object] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Averages that vanish are left out of sums."""
+        zero = (s.before for s in self.explanation.steps if s.after == 0)
+        self.zeros = {e: sp.S.Zero for e in zero if isinstance(e, Average)}
+
+    def runs(self) -> Iterator[tuple[str, list[Step]]]:
+        """Steps of one paragraph, with its number."""
+        counts, run = [0, 0], list[Step]()
+        for step in without_laws(self.explanation.steps, set()):
+            if run and not self._continues(run, step):
+                yield self._number(counts, run[0]), run
+                run = []
+            run.append(step)
+        if run:
+            yield self._number(counts, run[0]), run
+
+    @staticmethod
+    def _continues(run: Sequence[Step], step: Step) -> bool:
+        """Whether a step belongs to a paragraph."""
+        if run[0].depth:
+            return step.depth > 0 and step.rule not in OPENING
+        chained = run[-1].after == step.before
+        return step.depth == 0 and (step.rule == run[0].rule or chained)
+
+    @staticmethod
+    def _number(counts: list[int], begin: Step) -> str:
+        if begin.depth:
+            counts[1] += 1
+            return f"{counts[0]}.{counts[1]}"
+        counts[:] = [counts[0] + 1, 0]
+        return str(counts[0])
+
+    def paragraph(self, number: str, run: Sequence[Step]) -> Iterator[str]:
+        """Heading, what is said of the rules, statements, and notes."""
+        names = list(dict.fromkeys(step.rule for step in run))
+        rows = list(self.rows(run))
+        if not any(rows):
+            return
+        fresh = [name for name in names if not run[0].depth or name not in self.said]
+        titles = [self._title(name) for name in fresh]
+        if run[0].depth and self.rules is not None:
+            numbers = sorted(self.rules[name] for name in names)
+            titles = ["Rule " + str(numbers[0])] if len(numbers) == 1 else [_rules(numbers)]
+        heading = f"{number}. {'; '.join(titles)}.".replace(". .", ".")
+        yield rf"\paragraph{{{heading}}} {self._words(names, run)}".strip()
+        if self.rules is None:
+            stated = [RULES[n] for n in names if n not in self.said and RULES[n].formula]
+            yield from (align([_formula(rule)]) for rule in stated)
+            self.said.update(names)
+        where = dict.fromkeys(y for step in run for y in step.where)
+        if where:
+            show = self.explanation.show
+            told = ", ".join(f"${show(a)} = {show(b)}$" for a, b in where)
             yield rf"\noindent Here {told}."
-        goes_on = earlier is not None and earlier.after == step.before
-        left = "" if goes_on or (step is begin and paragraph.continues) else step.show(step.before)
-        earlier = step
-        right = step.show(step.after)
-        again = step is last and step.depth == 0 and step.after == explanation.after
-        if again and len(right) > LONG_RESULT:
-            right = r"\text{what is stated at the beginning.}"
-        rows.append(f"{left} &{step.sign} {right}")
-    yield align(rows)
+        for number_of_block, block in enumerate(y for y in rows if y):
+            if number_of_block:
+                yield r"\noindent with"
+            yield align(block)
+        yield from self._notes(run)
+
+    def _title(self, name: str) -> str:
+        """Title of a rule, with its number or its citations."""
+        rule = RULES[name]
+        title = escaped(rule.title)
+        if self.rules is not None:
+            return f"{title}, Rule {self.rules[name]}"
+        if name in self.said:
+            return title
+        found = KEY.findall(rule.source)
+        number = self.keys.get
+        marks = (f" [{number(key)}]" if self.keys else rf"~\cite{{{key}}}" for key in found)
+        return title + "".join(marks)
+
+    def _words(self, names: Sequence[str], run: Sequence[Step]) -> str:
+        """Texts of rules that are stated here, and notes of the steps, each once."""
+        texts = [RULES[n].text for n in names if self.rules is None and n not in self.said]
+        notes = [step.note for step in run if step.note and step.after != 0]
+        fresh = [n for n in dict.fromkeys(notes) if n not in self.said]
+        self.said.update(fresh)
+        return escaped(" ".join(t for t in (*texts, *fresh) if t))
+
+    # Statements -----------------------------------------------------------------------------
+
+    def rows(self, run: Sequence[Step]) -> tuple[list[str], list[str]]:
+        """The chain of equalities of a paragraph, and what is used in it."""
+        chain, used = list[str](), list[str]()
+        begin, tail = run[0].depth, None
+        latest: dict[int, sp.Expr] = {}
+        for step in run:
+            before, after = (e.xreplace(self.zeros) for e in (step.before, step.after))
+            main = step.depth == begin and (begin == 0 or tail in (None, before) or ends(step))
+            if step.after == 0 and not (main and tail is not None):
+                continue
+            if before == after or (main and after == tail) or _is_known(step):
+                continue
+            goes_on = (main and begin and tail is not None) or latest.get(step.depth) == before
+            row = self._row(step, before, after, bool(goes_on))
+            latest = {d: e for d, e in latest.items() if d < step.depth} | {step.depth: after}
+            if main:
+                tail = after
+            elif row in self.said:
+                continue
+            else:
+                self.said.add(row)
+            (chain if main else used).append(row)
+        return chain, used
+
+    def _row(self, step: Step, before: sp.Expr, after: sp.Expr, goes_on: bool) -> str:
+        left, right = "" if goes_on else step.show(before), step.show(after)
+        return f"{left} &{step.sign} {right}"
+
+    # Notes ----------------------------------------------------------------------------------
+
+    def _notes(self, run: Sequence[Step]) -> Iterator[str]:
+        """Diagrams, laws and bounds of the steps."""
+        pictures = list[str]()
+        more = ""
+        for step in run:
+            for diagram in step.diagrams[: step.MOST_DRAWN]:
+                if diagram.kind not in self.said and sum(diagram.degrees) > 2:
+                    self.said.add(diagram.kind)
+                    pictures.append(diagram.picture(step.show))
+            more = step.undrawn or more
+        if pictures:
+            many = "s" if len(pictures) > 1 else ""
+            yield rf"\noindent Diagram{many}, with the number of pairings:\\[4pt]"
+            yield "\\quad\n".join(pictures) + (rf"\quad {more}" if more else "") + "\n"
+        for step in run:
+            for name, law in step.laws:
+                yield from _law(name, law, step.show, self.width)
+            if step.bound != 0:
+                yield rf"\noindent What is left out is at most ${step.show(step.bound)}$."
 
 
-def _notes(paragraph: Paragraph, width: float) -> Iterator[str]:
-    """Diagrams, laws and bounds of the steps."""
-    drawn = [step for step in paragraph.steps if step.diagrams]
-    for step in drawn:
-        formula = step.show(step.before)
-        of, begin = "", ("Diagrams", "The diagram")
-        if len(drawn) > 1 and points(formula) < INLINE_SHARE * width:
-            of = f" of ${formula}$"
-        elif len(drawn) > 1:
-            begin = ("the diagrams are", "the diagram is")
-            yield r"\noindent Of the average"
-            yield align([f"& {formula}"])
-        pictures = "\\quad\n".join(d.picture(step.show) for d in step.diagrams[: step.MOST_DRAWN])
-        more = rf"\quad {step.undrawn}" if step.undrawn else ""
-        yield (
-            rf"\noindent {begin[0]}{of}, each with its number of pairings:\\[4pt]"
-            if (len(step.diagrams) > 1)
-            else rf"\noindent {begin[1]}{of}, with its number of pairings:\quad"
-        )
-        yield f"{pictures}{more}\n"
-    for step in paragraph.steps:
-        for name, law in step.laws:
-            yield from _law(name, law, step.show, width)
-        if step.bound != 0:
-            yield rf"\noindent What is left out is at most ${step.show(step.bound)}$."
+def _is_known(step: Step) -> bool:
+    """Whether a step puts values into sums that are printed, and whose averages are."""
+    rate = isinstance(step.before, sp.Derivative) and not isinstance(step.before.expr, sp.Symbol)
+    return step.rule == "values" and rate and step.after.has(sp.Sum)
+
+
+def ends(step: Step) -> bool:
+    """Whether a step states the closed form of the average that its paragraph began with."""
+    return step.rule == "closed"
+
+
+def _rules(numbers: Sequence[int]) -> str:
+    """Rules by their numbers, in a heading."""
+    *first, last = map(str, numbers)
+    return f"Rules {', '.join(first)} and {last}"
 
 
 def _law(name: str, law: Average, show: Printer, width: float) -> Iterator[str]:

@@ -43,11 +43,14 @@ class Meaning:
         Symbols and bases of arrays, as the expressions name them.
     latex, plain : str
         The sentence, with formulas between dollars, and as plain text.
+    declared : bool
+        Whether the declaration in a document says it.
     """
 
     names: tuple[str, ...]
     latex: str
     plain: str
+    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,24 @@ class Paragraph:
         """What the rule says where it is `stated`, and what is particular here."""
         notes = dict.fromkeys(step.note for step in self.steps)
         return " ".join(t for t in (self.rule.text if stated else "", *notes) if t)
+
+
+# Rules that state a known law; its proof is the same each time.
+LAWS = frozenset({"smoothing", "arcsine", "two_signs"})
+
+
+def without_laws(steps: Iterable[Step], proven: set[str]) -> tuple[Step, ...]:
+    """Steps without proofs of laws that are `proven`, to which those of the steps are added."""
+    kept: list[Step] = []
+    below: int | None = None
+    for step in steps:
+        if below is not None and step.depth > below:
+            continue
+        below = step.depth if step.rule in proven else None
+        if step.rule in LAWS:
+            proven.add(step.rule)
+        kept.append(step)
+    return tuple(kept)
 
 
 def rules_of(explanations: Iterable[Argument]) -> dict[str, int]:

@@ -207,8 +207,9 @@ RULES: dict[str, Rule] = {
     ),
     "pair": Rule(
         "Law of the fields of one average",
-        "An average depends only on the law of its fields, that is on their block of Omega.",
+        "An average depends only on the covariances of the fields that it reads.",
     ),
+    "closed": Rule("Closed form", "The parts of an average are put together."),
     "values": Rule("Insert the averages", "The averages are put into the sum."),
     "insert": Rule(
         "Insert the overlaps", "Covariances and coefficients are written in overlaps and readouts."

@@ -287,6 +287,8 @@ def _may_break(before: Atom, after: Atom) -> bool:
     """Whether a product may go on on the next line between two factors."""
     if before.kind in ("op", "bin", "rel", "open") or before.shape in ("word", "large"):
         return False
+    if before.text.startswith(r"\mathbb{E}") and after.shape == "group":
+        return False
     if after.kind in ("bin", "rel", "close", "punct") or after.shape == "plain":
         return False
     return (

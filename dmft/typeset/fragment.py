@@ -165,15 +165,17 @@ def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -
     """Alignments of rows: those with wide left-hand sides apart from the others."""
     groups: list[tuple[bool, list[Row]]] = []
     for row in rows:
-        wide = _stands_alone(row, points, names)
+        goes_on = not row.left and row.right.startswith(RELATIONS) and groups
+        wide = groups[-1][0] if goes_on else _stands_alone(row, points, names)
         if not groups or groups[-1][0] != wide:
             groups.append((wide, []))
         groups[-1][1].append(row)
     for wide, some in groups:
         edge = 0.0 if wide else max(width(row.left) for row in some)
         lines: list[str] = []
-        for row in some:
-            lines += _lines(row, points - edge - EDGE, names, wide)
+        for number, row in enumerate(some):
+            goes_on = wide and number > 0 and row.right.startswith(RELATIONS)
+            lines += _lines(row, points - edge - EDGE, names, wide, goes_on)
         body = " \\\\\n".join(lines)
         yield f"\\begin{{align{star}}}\n{body}\n\\end{{align{star}}}"
 
@@ -193,8 +195,14 @@ def _stands_alone(row: Row, points: float, names: Names) -> bool:
     return counts[1] < counts[0]
 
 
-def _lines(row: Row, room: float, names: Names, wide: bool) -> list[str]:
-    """Lines of one equation in an alignment, where `room` points are right of its edge."""
+def _lines(row: Row, room: float, names: Names, wide: bool, goes_on: bool = False) -> list[str]:
+    """Lines of one equation in an alignment, where `room` points are right of its edge.
+
+    An equation without a left-hand side that `goes_on` is another value of the one before.
+    """
+    if goes_on and not row.left:
+        right = _fit(row.right, room - INDENT, room - 2 * INDENT, names)
+        return [rf"& \quad {right[0]}", *(rf"& \qquad {y}" for y in right[1:])]
     if wide and row.left:
         whole = f"{row.left} {row.right}"
         if width(whole) + 2 <= room:

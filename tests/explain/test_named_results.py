@@ -151,7 +151,7 @@ def test_wrong_terms_of_equations_are_caught():
     mutant = dataclasses.replace(eqs, definitions=wrong)
     with pytest.raises(UnprovenStep) as caught:
         dmft.explain(mutant, of="M")
-    assert caught.value.rule == "stein_fields"
+    assert caught.value.rule in ("drift", "linearity")
 
 
 def test_refusals_say_what_to_do():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,11 +67,44 @@ def test_notebooks_of_derivations_make_no_folder_of_their_kernel(tmp_path):
             assert 'sys.argv[1:] if "__file__" in globals() else []' in text, path.name
 
 
+def from_docs(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EQUATIONS = {
+    "dM_jr/dt = E[psi_j h*_r], R of `risk`":
+    r":math:`dM_{jr}/dt = \mathbb{E}[\psi _{j} h^*_{r}]`\ , :math:`R`\  of `risk`",
+    "a step of sqrt(Q_jj P_rr) >= c, e^-t -> 0":
+    r"a step of :math:`\sqrt{Q_{jj} P_{rr}} \ge c`\ , :math:`e^{-t} \to 0`\ ",
+    "E[F(u) {h*}^2] (of theory/one_pass A.1)":
+    r":math:`\mathbb{E}[F(u) \{h^*\}^{2}]`\  (of theory/one_pass A.1)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plain", EQUATIONS)
+def test_equations_of_docstrings_are_typeset(plain):
+    assert from_docs("formulas").typeset(plain, str) == EQUATIONS[plain]
+
+
+def test_every_equation_of_a_docstring_has_balanced_formulas():
+    typeset = from_docs("formulas").typeset
+    found = 0
+    for path in sorted((ROOT / "dmft").rglob("*.py")):
+        for entry in re.findall(r"^ *Equation {2,}(\S.*)$", path.read_text("utf-8"), re.M):
+            for formula in re.findall(r":math:`([^`]*)`", typeset(entry, str)):
+                found += 1
+                for one, two in ("{}", "()", "[]"):
+                    assert formula.count(one) == formula.count(two), (path, formula)
+                assert not re.search(r"[_^]{2}|_\{\}|\^\{\}", formula), (path, formula)
+    assert found > 150
+
+
 def test_displays_of_derivations_stand_by_themselves():
     pytest.importorskip("jupytext")
-    spec = importlib.util.spec_from_file_location("collected", ROOT / "docs" / "collected.py")
-    collected = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(collected)
+    collected = from_docs("collected")
     text = "# %% [markdown]\n# A step is\n# $$a = b\n# + c$$, where\n# $x$ is."
     (cell,) = collected.notebook(text).cells
     assert cell.source == "A step is\n\n$$\na = b\n+ c,\n$$\n\nwhere\n$x$ is."

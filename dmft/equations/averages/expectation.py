@@ -6,6 +6,7 @@ form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -237,7 +238,8 @@ class Expectation(sp.Expr):
 
     def _latex(self, printer: Any) -> str:
         if self.is_product:
-            inside = r"\,".join(map(printer._print, self.parts))
+            texts = Counter(map(printer._print, self.parts))
+            inside = r"\,".join(map(_powered, texts, texts.values()))
             return rf"\left\langle {inside} \right\rangle"
         number, factors = split_coefficient(self.law.shown(self.integrand))
         front = "" if number == 1 else printer._print(number)
@@ -254,6 +256,13 @@ class Expectation(sp.Expr):
             texts.append(text if exponent == 1 else f"{text}^{{{printer._print(exponent)}}}")
         inside = sign + r"\,".join(texts)
         return rf"\Bigl\langle {inside} \Bigr\rangle"
+
+
+def _powered(text: str, count: int) -> str:
+    """A printed factor to a power; functions that are no letters are repeated."""
+    if count > 1 and text.endswith(")"):
+        return f"{text}^{{{count}}}"
+    return r"\,".join([text] * count)
 
 
 def split_coefficient(integrand: sp.Expr) -> tuple[sp.Expr, list[sp.Expr]]:

@@ -13,8 +13,8 @@ from dmft.equations import symbols as x
 from dmft.equations.derive import derive
 from dmft.equations.escape.laws import CURVATURE, DECAY, RATE, SIGNAL, Law, u_0, u_1
 from dmft.equations.escape.uninformative import mu, q
+from dmft.equations.explained.inlined import inlined_rate
 from dmft.equations.explained.notation import ESCAPE, chosen
-from dmft.equations.explained.rates import inlined_rate
 from dmft.equations.explained.scene import Scene
 from dmft.errors import BadParameter
 from dmft.explanation.both_sides import number

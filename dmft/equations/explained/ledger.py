@@ -15,18 +15,20 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition
-from dmft.equations.explained.notation import OnNodes, StatementPrinter, notation_of, sample_latex
+from dmft.equations.explained.notation import notation_of, sample_latex
+from dmft.equations.explained.printed import Printed
 from dmft.equations.explained.scene import INPUTS, NOISE, Array, Place, Scene
+from dmft.equations.explained.statements import OnNodes, SinglePrinter, StatementPrinter
 from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import TextPrinter, model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
-from dmft.explanation.judge import without_extremes
+from dmft.explanation.judge import Value, without_extremes
 from dmft.explanation.paragraphs import TOLERANCE, Judged
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.explained.recorder import Recorder, listening
+from dmft.gaussian.explained.recorder import Recorder, constant_out, listening
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Model
 
@@ -131,7 +133,7 @@ def average_over_inputs(integrand: sp.Expr) -> Average:
 
 
 # Computes a side of a step where it is no expression in averages.
-Side = Callable[[Scene], float] | None
+Side = Callable[[Scene], float | Value] | None
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,17 @@ class Account:
     model: Model
     scenes: tuple[Scene, Scene]
     laws: list[sp.ImmutableDenseMatrix] = field(default_factory=list)
+    printed: Printed | None = None
+    seen: set[Average] = field(default_factory=set)
+    known: dict[Any, list[tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Open the ledger in the notation of the equations."""
-        show = StatementPrinter(model_names(self.model, r"\sigma", r"\sigma_*")).doprint
-        self.ledger = Ledger(show, TextPrinter(model_names(self.model)).doprint)
+        names = model_names(self.model, r"\sigma", r"\sigma_*")
+        printer = StatementPrinter(names)
+        if self.printed is not None and self.printed.closed is not None:
+            printer = SinglePrinter(names, self.printed.closed)
+        self.ledger = Ledger(printer.doprint, TextPrinter(model_names(self.model)).doprint)
 
     def add(
         self,
@@ -183,10 +191,7 @@ class Account:
         after: sp.Expr,
         at: Place | None = None,
         *,
-        sides: tuple[Callable[[Scene], float] | None, Callable[[Scene], float] | None] = (
-            None,
-            None,
-        ),
+        sides: tuple[Side, Side] = (None, None),
         claim: float = 0.0,
         errors: Callable[[Scene], float] | None = None,
         **others: Any,
@@ -200,12 +205,11 @@ class Account:
         def judge(row: int) -> Judged:
             scene, numbers, sizes = self.scenes[row], [], [1e-12]
             for expr, own in zip((before, after), sides, strict=True):
-                if own is not None:
-                    numbers.append(own(scene))
-                    continue
-                found = scene.value(expr, place)
-                numbers.append(found.value)
-                sizes.append(found.size)
+                found = scene.value(expr, place) if own is None else own(scene)
+                if isinstance(found, Value):
+                    sizes.append(found.size)
+                    found = found.value
+                numbers.append(found)
             size = max(*sizes, *map(abs, numbers))
             allowed = claim * size if errors is None else min(claim * size, errors(scene))
             return numbers[0], numbers[1], TOLERANCE * size + allowed
@@ -227,20 +231,54 @@ class Account:
         """
         whole = front * sp.Add(*(part.weight * part.average for part in parts))
         place = bounded(whole, at or {})
-
-        def sampled(scene: Scene) -> tuple[float, float]:
-            value = variance = 0.0
-            for part in parts:
-                reach = FAR if part.average.law.of_sample else 1.0
-                inputs = Inputs(scene, part.cluster, reach)
-                mean, error = inputs.average(part.unrolled(scene, place))
-                share = scene.value(part.weight, place).value
-                value, variance = value + share * mean, variance + (share * error) ** 2
-            scale = scene.value(front, place).value
-            return scale * value, abs(scale) * math.sqrt(variance)
-
-        self.by_samples(rule, before, whole, place, sampled, of)
+        found = self.sampled(front, parts, place)
+        self.by_samples(rule, before, whole, place, found, of)
         return whole
+
+    def sampled(
+        self, front: sp.Expr, parts: Sequence[Part], place: Place
+    ) -> list[tuple[float, float]]:
+        """An average over inputs and its standard error in each scene."""
+        key = (front, *((part.weight, part.raw) for part in parts), *place.items())
+        if key not in self.known:
+            self.known[key] = [self._sampled(s, front, parts, place) for s in self.scenes]
+        return self.known[key]
+
+    @staticmethod
+    def _sampled(
+        scene: Scene, front: sp.Expr, parts: Sequence[Part], place: Place
+    ) -> tuple[float, float]:
+        value = variance = 0.0
+        for part in parts:
+            reach = FAR if part.average.law.of_sample else 1.0
+            inputs = Inputs(scene, part.cluster, reach)
+            mean, error = inputs.average(part.unrolled(scene, place))
+            share = scene.value(part.weight, place).value
+            value, variance = value + share * mean, variance + (share * error) ** 2
+        scale = scene.value(front, place).value
+        return scale * value, abs(scale) * math.sqrt(variance)
+
+    def sum_over_inputs(
+        self,
+        head: sp.Expr,
+        after: sp.Expr,
+        whole: sp.Expr,
+        lines: Sequence[tuple[sp.Expr, sp.Expr, Sequence[Part]]],
+        rest: sp.Expr,
+        at: Place,
+    ) -> None:
+        """What a rate is in averages over inputs: `whole` against these and the `rest`."""
+        place = bounded(whole, at)
+        found = [self.sampled(front, parts, place) for _, front, parts in lines]
+
+        def judge(row: int) -> Judged:
+            scene = self.scenes[row]
+            one, two = scene.value(whole, place), scene.value(rest, place).value
+            two += sum(values[row][0] for values in found)
+            error = math.sqrt(sum(values[row][1] ** 2 for values in found))
+            return one.value, two, DEVIATIONS * error + TOLERANCE * one.size
+
+        self.ledger.add("drift", head, after, judge=judge)
 
     def by_samples(
         self,
@@ -248,11 +286,10 @@ class Account:
         before: sp.Expr,
         after: sp.Expr,
         place: Place,
-        sampled: Callable[[Scene], tuple[float, float]],
+        found: Sequence[tuple[float, float]],
         of: str = "",
     ) -> None:
-        """Note a step whose left-hand side is a number with a standard error."""
-        found = [sampled(scene) for scene in self.scenes]
+        """Note a step whose left-hand side is a number with a standard error, in each scene."""
 
         def judge(row: int) -> Judged:
             value, error = found[row]
@@ -268,19 +305,17 @@ class Account:
 
     def averages(self, expr: sp.Expr, at: Place) -> None:
         """Prove the averages of an expression, one of each kind, one level deeper."""
-        seen: set[Average] = set()
         self.ledger.depth += 1
         for q in sorted(expr.atoms(Expectation), key=sp.default_sort_key):
             # Others are on nodes: the line that all values are put into says what they claim.
             if q.is_product:
-                self.average(q, at, seen)
+                self.average(q, at)
         self.ledger.depth -= 1
 
-    def average(self, q: Expectation, at: Place, seen: set[Average]) -> None:
+    def average(self, q: Expectation, at: Place) -> None:
         """The law of its fields, and the steps of the calculus, of a kind not seen before."""
         fields = list(dict.fromkeys(q.fields))
-        names = [sp.Symbol(f"x_{n + 1}", real=True) for n in range(len(fields))]
-        cov = sp.ImmutableDenseMatrix(len(names), len(names), covariance_symbol)
+        names, cov = self._law(fields)
         integrand = sp.Mul(
             *(
                 f.xreplace({FIELD: names[fields.index(y)]})
@@ -291,25 +326,27 @@ class Account:
         shifts = [sp.Symbol(f"mu_{n}", real=True) for n in range(1, len(means) + 1)]
         plain = dict(zip(means, shifts, strict=True))
         local = Average.of(integrand.xreplace(plain), names, cov)
-        if local in seen:
+        if local in self.seen:
             return
-        seen.add(local)
+        self.seen.add(local)
         entries: dict[sp.Expr, sp.Expr] = {y: e for e, y in plain.items()}
         entries |= {
             cov[i, j]: x.covariance(fields[i], fields[j])
             for i in range(len(names))
             for j in range(i + 1)
+            if cov[i, j].is_Symbol
         }
+        where = (*zip(names, fields, strict=True), *zip(shifts, means, strict=True))
         self.add(
-            "pair", q, local, bounded(q, at),
+            "pair", q, constant_out(local), bounded(q, at),
             sides=(None, lambda scene: pair_value(scene, local, entries, bounded(q, at))),
-            where=(*zip(names, fields, strict=True), *zip(shifts, means, strict=True)),
+            where=() if self.printed is not None and self.printed.closed is not None else where,
         )  # fmt: skip
         self.laws.append(cov)
         begin, depth = len(self.ledger.steps), self.ledger.depth
         try:
             with listening(Recorder(self.ledger)):
-                product_expectation(
+                value = product_expectation(
                     [f.xreplace(plain) for f in q.factors],
                     [names[fields.index(y)] for y in q.fields],
                     lambda a, b: cov[names.index(a), names.index(b)],
@@ -318,6 +355,20 @@ class Account:
             del self.ledger.steps[begin:]
             self.ledger.depth = depth
             self._tabled(q, refusal, bounded(q, at))
+            return
+        value, end = elementary(value), self.ledger.steps[-1]
+        if (end.after, end.depth) != (value, depth):
+            self.ledger.add("closed", constant_out(local), value)
+
+    def _law(self, fields: Sequence[sp.Expr]) -> tuple[list[sp.Symbol], sp.ImmutableDenseMatrix]:
+        """Names of the fields of an average, and their covariance."""
+        if self.printed is None or self.printed.closed is None:
+            names = [sp.Symbol(f"x_{n + 1}", real=True) for n in range(len(fields))]
+            return names, sp.ImmutableDenseMatrix(len(names), len(names), covariance_symbol)
+        known, kinds = self.printed.law(), [y.base == x.h_star for y in fields]
+        names = [x.teacher_field if k else x.student_field for k in kinds]
+        entries = [[known["QMP"[int(a) + int(b)]] for b in kinds] for a in kinds]
+        return names, sp.ImmutableDenseMatrix(entries)
 
     def _tabled(self, q: Expectation, refusal: NotClosed, at: Place) -> None:
         """What stands for an average without closed form, and what it claims."""
@@ -338,7 +389,7 @@ class Account:
         of_a_sample: Sequence[Definition] = (),
     ) -> Explanation:
         """Judge all steps; what only a sample defines is told at the end."""
-        notation = notation_of(self.model, self.ledger.steps, of_a_sample)
+        notation = notation_of(self.model, self.ledger.steps, of_a_sample, self.printed)
         appendix = [sample_latex(of_a_sample, self.model)] if of_a_sample else []
         return explanation(
             title, self.ledger, sides, self.laws, claim=claim, whole=False, notation=notation,

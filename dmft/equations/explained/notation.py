@@ -3,18 +3,17 @@ r"""What the names in explanations of networks stand for: sentences, chosen by w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import reduce
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition
+from dmft.equations.explained.printed import Printed
 from dmft.equations.update.law import clusters_of, target
 from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import TextPrinter, model_names
-from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.paragraphs import Meaning, Step
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.model import FIELD, Model
@@ -24,17 +23,20 @@ STUDENTS = Meaning(
     ("p", "j", "l", "u", "v"),
     r"Students are numbered by $j, l, u, v = 1, \ldots, p$",
     "Students are numbered by j, l, u, v = 1..p",
+    declared=True,
 )
 TEACHERS = Meaning(
     ("k", "r", "s"),
     r"Teachers are numbered by $r, s = 1, \ldots, k$",
     "Teachers are numbered by r, s = 1..k",
+    declared=True,
 )
 WEIGHTS = Meaning(
     ("h", "h_star", "x", "W"),
     r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
     r"input $x \sim \mathcal{N}(0, I_d)$",
     "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I)",
+    declared=True,
 )
 CENTRED = Meaning(
     WEIGHTS.names,
@@ -42,12 +44,14 @@ CENTRED = Meaning(
     r"input $x \sim \mathcal{N}(0, I_d)$, to which each cluster adds its means",
     "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I), "
     "to which each cluster adds its means",
+    declared=True,
 )
 STRETCHED = Meaning(
     WEIGHTS.names,
     r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
     r"input $x \sim \mathcal{N}(0, \Sigma)$",
     "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, Σ)",
+    declared=True,
 )
 ALL_FIELDS = Meaning(
     ("lambda", "c", "m", "n"),
@@ -60,6 +64,7 @@ OVERLAPS = Meaning(
     r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
     r" $Q = WW^\top/d$, $M = WW^{*\top}/d$, $P = W^*W^{*\top}/d$",
     "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WW^T/d, M = WW*^T/d, P = W*W*^T/d",
+    declared=True,
 )
 TOTALS = Meaning(
     OVERLAPS.names,
@@ -84,6 +89,11 @@ UPDATE = Meaning(
     ("psi",),
     r"$\psi_j x/\sqrt{d}$ is the direction of a step of the row $w_j$",
     "ψ[j] x/sqrt(d) is the direction of a step of the row w_j",
+)
+SINGLE_UPDATE = Meaning(
+    ("psi",),
+    r"$\psi x/\sqrt{d}$ is the direction of a step of $W$",
+    "ψ x/sqrt(d) is the direction of a step of W",
 )
 PARTS = Meaning(
     ("b_learning", "b_interaction"),
@@ -139,11 +149,12 @@ COPIES = Meaning(
     "u_1, u_2, ... are the arguments of the error functions, with their noise",
 )
 NUMBERS = (
-    Meaning(("learning_rate",), r"$\gamma$ is the learning rate", "γ is the learning rate"),
+    Meaning(("learning_rate",), r"$\gamma$ is the learning rate", "γ is the learning rate", True),
     Meaning(
         ("label_noise", "xi"),
         r"$\Delta$ is the variance of the noise $\sqrt{\Delta}\,\xi$ of labels",
         "Δ is the variance of the noise sqrt(Δ) ξ of labels",
+        True,
     ),
     Meaning(
         ("readout_rate",),
@@ -155,7 +166,7 @@ NUMBERS = (
         r"$d$ is the dimension of the inputs, $n_b$ the number of samples of a step",
         "d is the dimension of the inputs, n_b the number of samples of a step",
     ),
-    Meaning(("t",), r"$t$ is the time of the equations", "t is the time of the equations"),
+    Meaning(("t",), r"$t$ is the time of the equations", "t is the time of the equations", True),
     Meaning(
         ("e",), r"$e = y - f$ is the residual of a sample", "e = y - f is the residual of a sample"
     ),
@@ -169,6 +180,8 @@ NUMBERS = (
 )
 
 
+# Parameters that have a sentence.
+KNOWN = {name for meaning in NUMBERS for name in meaning.names}
 FUNCTIONS = (
     Meaning(("Heaviside",), r"$\theta$ is the step function", "Heaviside is the step function"),
     Meaning(
@@ -225,10 +238,15 @@ def _of_a_sample(model: Model, definitions: Sequence[Definition]) -> Iterator[Me
 
 
 def notation_of(
-    model: Model, steps: Sequence[Step], of_a_sample: Sequence[Definition] = ()
+    model: Model,
+    steps: Sequence[Step],
+    of_a_sample: Sequence[Definition] = (),
+    printed: Printed | None = None,
 ) -> tuple[Meaning, ...]:
     """Sentences about all names that the steps print."""
     used = names_of(steps)
+    if printed is not None and printed.closed is not None:
+        return (*_of_single_units(model, steps, printed), *_parameters(model, used))
     centred = WEIGHTS if model.clusters is None else CENTRED
     overlaps = OVERLAPS
     if model.spectrum is not None:
@@ -238,13 +256,43 @@ def notation_of(
         STUDENTS, TEACHERS, *_networks(model), centred, *_clusters(model), ALL_FIELDS, overlaps,
         IN_BLOCKS, PAIRS, UPDATE, WHOLE, parts, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS,
     )  # fmt: skip
-    found = [*chosen(known, steps)]
-    parameters = sorted(used & {s.name for s in model.parameters})
+    found = (*chosen(known, steps), *_parameters(model, used), AVERAGES)
+    return (*found, *_of_a_sample(model, of_a_sample))
+
+
+def _parameters(model: Model, used: set[str]) -> Iterator[Meaning]:
+    """The declared parameters in statements."""
+    parameters = sorted(used & {s.name for s in model.parameters} - KNOWN)
     if parameters:
         shown = ", ".join(f"${sp.latex(sp.Symbol(y))}$" for y in parameters)
         told = ", ".join(parameters)
-        found.append(Meaning(tuple(parameters), f"{shown}: as declared", f"{told}: as declared"))
-    return (*found, AVERAGES, *_of_a_sample(model, of_a_sample))
+        yield Meaning(tuple(parameters), f"{shown}: as declared", f"{told}: as declared")
+
+
+def _of_single_units(model: Model, steps: Sequence[Step], printed: Printed) -> Iterator[Meaning]:
+    """Names of one student and one teacher."""
+    yield from _functions(model)
+    law = printed.law()
+    lengths = {"Q": "Q = |W|^2/d", "M": r"M = W \cdot W_*/d", "P": "P = |W_*|^2/d"}
+    kept = [lengths[name] for name, e in law.items() if not e.is_number]
+    told = ", ".join(f"${y}$" for y in kept)
+    swap = {r" \cdot ": ".", "_*": "*", "^2": "²"}
+    plain = ", ".join(reduce(lambda y, old: y.replace(old, swap[old]), swap, y) for y in kept)
+    fixed = " = ".join(name for name, e in law.items() if e.is_number)
+    also, also_plain = (f", ${fixed} = 1$", f", {fixed} = 1") if fixed else ("", "")
+    yield Meaning(
+        ("h", "h_star", "Q", "M", "P"),
+        r"$h = W \cdot x/\sqrt{d}$ and $h^* = W_* \cdot x/\sqrt{d}$ are the local fields of an "
+        rf"input $x \sim \mathcal{{N}}(0, I_d)$, with the covariances {told}{also}",
+        "h = W.x/sqrt(d) and h* = W*.x/sqrt(d) are the local fields of an input x ~ N(0, I), "
+        f"with the covariances {plain}{also_plain}",
+        True,
+    )
+    yield from chosen((SINGLE_UPDATE, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS), steps)
+    cosine = printed.closed.angle if printed.closed is not None else None
+    if cosine is not None:
+        yield Meaning((), rf"$\theta = \arccos({sp.latex(cosine)})$", f"θ = acos({cosine})")
+    yield AVERAGES
 
 
 def names_of(steps: Sequence[Step]) -> set[str]:
@@ -257,7 +305,7 @@ def names_of(steps: Sequence[Step]) -> set[str]:
             found |= {str(e.base.label) for e in expr.atoms(sp.Indexed)}
             special = (sp.Heaviside, FourSigns)
             found |= {type(e).__name__ for e in expr.atoms(sp.Function) if isinstance(e, special)}
-    return found - {""}
+    return found - {"", *(index.name for index in x.ONLY)}
 
 
 def _clusters(model: Model) -> Iterator[Meaning]:
@@ -284,7 +332,7 @@ def _clusters(model: Model) -> Iterator[Meaning]:
 def _networks(model: Model) -> Iterator[Meaning]:
     """The student, the target, and their activations."""
     latex, text = EquationPrinter({}), TextPrinter({})
-    teacher, z = model.teacher, sp.Symbol("z", real=True)
+    teacher = model.teacher
     star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
     if model.label_clusters is not None:
         told = plain = "the label of the cluster that the input is from"
@@ -300,7 +348,15 @@ def _networks(model: Model) -> Iterator[Meaning]:
         ("f", "f_*", "readout", "teacher_readout"),
         rf"The student is $f = \frac{{1}}{{p}} \sum_j a_j\,\sigma(h_j)$, the target {told}",
         f"The student is f = 1/p Σ_j a[j] σ(h[j]), the target {plain}",
+        True,
     )
+    yield from _functions(model)
+
+
+def _functions(model: Model) -> Iterator[Meaning]:
+    """Activations."""
+    text, teacher, z = TextPrinter({}), model.teacher, sp.Symbol("z", real=True)
+    star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
     functions = [(r"\sigma", "σ", model.student.activation)]
     if teacher.activation is not None and not model.matched:
         functions.append((star, plain_star, teacher.activation))
@@ -311,41 +367,5 @@ def _networks(model: Model) -> Iterator[Meaning]:
             ("h", "h_star", "lambda"),
             f"${name}(z) = {KernelPrinter({}).doprint(own)}$",
             f"{letter}(z) = {text.doprint(own)}",
+            True,
         )
-
-
-class StatementPrinter(KernelPrinter):
-    """Closed forms printed like kernels; averages, integrals and functions of fields come last."""
-
-    def _print_Derivative(self, expr: sp.Derivative) -> str:
-        return rf"\frac{{d {self._print(expr.expr)}}}{{d{self._print(expr.variables[0])}}}"
-
-    def stands_behind(self, factor: sp.Expr) -> bool:
-        """Whether a factor comes after the coefficients."""
-        return factor.has(At, Average, FieldHermite, sp.Integral) or super().stands_behind(factor)
-
-
-class Marked(sp.Expr):
-    """An expression with a mark, in LaTeX and in text."""
-
-    is_commutative = True
-    is_real = True
-    latex_form = text_form = "{}"
-
-    def _latex(self, printer: Any) -> str:
-        return self.latex_form.format(printer.doprint(self.args[0]))
-
-    def _sympystr(self, printer: Any) -> str:
-        return self.text_form.format(printer.doprint(self.args[0]))
-
-
-class OnNodes(Marked):
-    """The sum over nodes that stands for an average without closed form."""
-
-    latex_form, text_form = r"{}_{{\mathrm{{nodes}}}}", "{}_nodes"
-
-
-class Increment(Marked):
-    """What a step adds to an entry."""
-
-    latex_form, text_form = r"\Delta {}", "Δ{}"

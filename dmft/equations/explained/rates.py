@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.definitions import Definition
+from dmft.equations.explained.inlined import PLACES, in_powers, own_name, put_in, rate_of
 from dmft.equations.explained.ledger import (
     Account,
     Part,
@@ -20,125 +21,51 @@ from dmft.equations.explained.ledger import (
     closed_values,
     inner_product,
 )
-from dmft.equations.explained.notation import Increment, OnNodes
+from dmft.equations.explained.printed import Printed, as_printed
 from dmft.equations.explained.scene import (
     Array,
     Place,
     Scene,
-    check_blocks,
     claim_of,
     engine_errors,
     engine_values,
     scenes_of,
 )
+from dmft.equations.explained.statements import Increment, OnNodes
 from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
-from dmft.model.algorithm import refuse
-from dmft.names import BLOCK, KEPT
+from dmft.names import BLOCK
 
 if TYPE_CHECKING:
     from dmft.equations.system import System
 
-# Scalings whose rates are averages of one update field.
-EXPLAINED = ("high-dimensional", "gradient-flow", "large batches")
 # Step of the difference quotient that judges the rates of rows of constant length.
 DIFFERENCE = 1e-5
-PLACES = {
-    "M": (x.j, x.r), "Q": (x.j, x.l), "readout": (x.j,),
-    "block_M": (x.block, x.j, x.r), "block_Q": (x.block, x.j, x.l),
-}  # fmt: skip
+# What a closed form that is printed may differ from the engine by.
+CLOSED_ERROR = 1e-9
 
 
 def explain_rate(equations: System, block: str, term: str | None = None) -> Explanation:
     """Update, local fields, Stein's identity, averages, sum; on the sphere the projection."""
-    definition = _rate(equations, block)
+    definition = rate_of(equations, block)
     names = [name for name, _ in definition.terms]
     if term is not None and term not in names:
         raise BadParameter(f"{block} has no term {term!r}; its terms are {', '.join(names)}")
-    return _Rate(equations, definition).explained(term)
-
-
-def _rate(equations: System, block: str) -> Definition:
-    """The rate of a block, of equations that are derived from one update field."""
-    refuse(equations.algorithm, "explain")
-    check_blocks(equations.model)
-    rates = {d.name: d for d in equations.definitions if d.role == "rate"}
-    kept = [name for name in rates if name.removeprefix(BLOCK) in KEPT]
-    if kept:
-        raise BadParameter(
-            f"rates with additional rows of the optimiser ({', '.join(kept)}) are not "
-            "explained: use a number instead of dmft.Momentum, or explain the population risk"
-        )
-    by_block = f"{BLOCK}{block}"  # of inputs with a spectrum
-    block = by_block if by_block in rates else block
-    if block not in rates:
-        known = ", ".join(rates)
-        raise BadParameter(f"of = {block!r}: a block of these equations is one of {known}")
-    if block not in PLACES:
-        raise BadParameter(
-            f"of = {block!r}: rates are explained of {', '.join(PLACES)}; of a sequence model "
-            "explain its population risk"
-        )
-    if equations.kind not in ("ode", "sde", "map") or equations.scaling not in EXPLAINED:
-        raise BadParameter(
-            f"rates are explained of one pass (scaling {', '.join(EXPLAINED)}); these are of the "
-            f"kind {equations.kind!r}, {equations.scaling}, of {equations.algorithm}"
-        )
-    if equations.kind == "map" and equations.algorithm.on_sphere:
-        raise BadParameter(
-            "a step of a large batch on the sphere divides by lengths after it, which is no sum of "
-            "averages: explain the map without the constraint"
-        )
-    if equations.derived:
-        raise BadParameter(
-            "terms of these equations were changed by hand: explain the equations as derived"
-        )
-    read = _read_by(rates[block], equations.definitions)
-    if block.startswith(BLOCK):
-        _check_block(equations, read)
-    lines = {s for d in read for s in d.expr.free_symbols & set(x.LINES)}
-    if lines:
-        random = equations.model.draws_labels or equations.model.flips
-        labels = "random labels" if random else "these labels"
-        loss = equations.algorithm.loss
-        raise BadParameter(
-            f"a linear student with the loss {loss} of {labels} depends on one combination of "
-            f"the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed forms and "
-            "tables of that one field, found by rules that record no steps. Explain a student "
-            "that is not linear, or the squared loss; equations.evaluate_error returns the "
-            "error of the rates"
-        )
-    return rates[block]
-
-
-def _check_block(equations: System, read: Sequence[Definition]) -> None:
-    """Refuse rates by block whose averages are no sums of products."""
-    if any(d.name.startswith("pull") for d in read):
-        raise BadParameter(
-            f"rates by block are explained where the update is a sum of products, which that of "
-            f"{equations.algorithm} is not: explain the population risk, the squared loss, or the "
-            "rates of the same model without inputs="
-        )
-
-
-def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Definition]:
-    """A rate and the definitions that it is computed from."""
-    kept, needed = [rate], used_bases(rate.expr)
-    for d in reversed(tuple(definitions)):
-        if d.role != "rate" and d.name in needed:
-            kept.append(d)
-            needed |= used_bases(d.expr)
-    return kept
+    rate = _Rate(equations, definition, as_printed(equations, definition))
+    if term is not None and term not in dict(rate.definition.terms):  # zero at declared values
+        rate = _Rate(equations, definition, Printed.as_derived(equations, definition))
+    return rate.explained(term)
 
 
 class _Rate:
     """One rate and what it is written with."""
 
-    def __init__(self, equations: System, definition: Definition) -> None:
-        self.equations, self.definition = equations, definition
+    def __init__(self, equations: System, derived: Definition, printed: Printed) -> None:
+        self.equations, self.derived, self.printed = equations, derived, printed
+        self.definition = definition = printed.definition
         self.block = definition.name
         model, algorithm = equations.model, equations.algorithm
         self.moments = Moments(model, algorithm)
@@ -146,14 +73,16 @@ class _Rate:
         scalars = dict(equations.declared) | {"label_noise": model.label_noise}
         if not algorithm.is_flow:
             scalars["learning_rate"] = algorithm.learning_rate
-        scenes = scenes_of(model, scalars, equations.definitions, algorithm.on_sphere)
-        self.account = Account(model, scenes)
+        definitions = equations.definitions
+        unit_teachers = printed.unit_teachers
+        scenes = scenes_of(model, scalars, definitions, algorithm.on_sphere, unit_teachers)
+        if printed.subject is not None and model.label_noise == 0:
+            scenes = tuple(s.without("label_noise") for s in scenes)
+        self.account = Account(model, scenes, printed=printed)
         p, k = scenes[0].p, scenes[0].k
         numbers = {x.j: 1, x.l: min(2, p), x.r: k, x.block: len(scenes[0].variances)}
         self.at: Place = {s: numbers[s] for s in PLACES[self.block]}
-        self.table = {
-            base_name(d.target): d for d in equations.definitions if d.role == "intermediate"
-        }
+        self.table = printed.table
 
     @property
     def by_block(self) -> bool:
@@ -187,26 +116,59 @@ class _Rate:
         expr = sp.Add(*named.values())
         if "sphere" in named:
             self._sphere(named["sphere"], expr)
-        free = self._free_names(term)
-        for name, whole in free.items():
-            self._drift(name, whole)
+        for row in self._rows(term):
+            if self.printed.subject is not None and term is None:
+                self._line(row)
+            for names, whole in row.lines(self.printed.subject is not None):
+                self._drift(row, names, whole)
         inlined = self.inline(expr)
-        self.account.add("names", expr, inlined, self.at)
-        self.account.averages(inlined, bounded(inlined, self.at))
-        value = closed_values(inlined)
-        error, claim = claim_of([replace(self.definition, terms=(("all", inlined),))])
-        self.account.add(
-            "values", inlined, value, self.at, claim=10 * error,
-            sides=(None, lambda scene: self._engine(scene, term)),
-            errors=(lambda scene: self._errors(scene, term)) if value.has(OnNodes) else None,
-        )  # fmt: skip
+        if self.printed.subject is None:
+            self.account.add("names", expr, inlined, self.at)
+        self.account.averages(inlined, self.at)
+        claim = self._values(inlined, term)
         title = f"Rate of {self.block}" + ("" if term is None else f", the term {term}")
-        return self.account.finish(title, (self.target, value), claim, self._of_a_sample())
+        sides = (self.target, self.account.ledger.steps[-1].after)
+        return self.account.finish(title, sides, claim, self._of_a_sample())
+
+    def _values(self, inlined: sp.Expr, term: str | None) -> str:
+        """The rate without averages; returns what it claims."""
+        printed, closed = self.printed, self.printed.closed
+        error, claim = claim_of([replace(self.definition, terms=(("all", inlined),))])
+        value = closed_values(inlined)
+
+        def engine(scene: Scene) -> float:
+            return self._entry(engine_values(self._kept(term), scene, "rate"))
+
+        def errors(scene: Scene) -> float:
+            return self._entry(engine_errors(self._kept(term), scene, "rate"))
+
+        before = inlined
+        if printed.subject is not None and term is None:
+            before = self.target
+        if closed is not None and term is None:
+            value = closed[self.block]
+        self.account.add(
+            "values", before, value, self.at, claim=10 * error,
+            sides=(
+                lambda scene: scene.value(inlined, self.at),
+                lambda scene: self._closed_or_engine(scene, value, engine(scene)),
+            ),
+            errors=errors if value.has(OnNodes) else None,
+        )  # fmt: skip
+        return claim
+
+    def _closed_or_engine(self, scene: Scene, value: sp.Expr, engine: float) -> float:
+        """The number of the engine; none where the closed form that is printed has another."""
+        if self.printed.closed is None or value.has(Expectation):
+            return engine
+        own = scene.value(value, self.at)
+        agree = abs(own.value - engine) <= CLOSED_ERROR * max(own.size, 1.0)
+        return engine if agree else float("nan")
 
     def inline(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the intermediate definitions put in, fields called by their names."""
-        found = _put_in(expr, self.table)
-        fields = {e: _own_name(e) for e in found.atoms(sp.Indexed) if e.base == x.lam}
+        found = put_in(expr, self.table)
+        fields = {e: own_name(e) for e in found.atoms(sp.Indexed) if e.base == x.lam}
         return found.xreplace({e: own for e, own in fields.items() if own is not None})
 
     # Definitions ----------------------------------------------------------------------------
@@ -218,7 +180,7 @@ class _Rate:
             program, cluster = case.program, case.cluster
             weight = cluster.weight * cluster.scale**power
             if self.moments.parts:
-                raw = self.in_fields(case, expr, part)
+                raw = self.printed(self.in_fields(case, expr, part))
                 found.append(Part(weight, cluster, raw, Expectation(cluster.shifted(raw))))
                 continue
             average = Expectation(case.named(expr), case.law_of(expr))
@@ -238,55 +200,84 @@ class _Rate:
             return []
         return [d for case in self.moments.cases for d in case.definitions()]
 
-    def _free_names(self, term: str | None) -> dict[str, sp.Expr]:
-        """Terms of the rate of free rows that are explained, as the equations name them."""
-        if self.algorithm.on_sphere:
-            free = self.table.get("Phi")
-            terms = dict(self.definition.terms)
-            if self.block == "Q" and free is not None:
-                terms = dict(free.terms)
-        else:
-            terms = dict(self.definition.terms)
-        wanted = terms if term in (None, "free", "sphere") else {term: terms[term]}
+    def _rows(self, term: str | None) -> Iterator[Row]:
+        """Rates of free rows that are explained, with their terms as the equations name them."""
         skipped = {"sphere", "free", *own_motion(self.algorithm)}
-        return {name: e for name, e in wanted.items() if name not in skipped}
+        terms = dict(self.definition.terms)
+        free = self.table.get("Phi") if self.algorithm.on_sphere else None
+        if free is not None and self.block == "Q":
+            terms = dict(free.terms)
+        wanted = terms if term in (None, "free", "sphere") else {term: terms[term]}
+        head = self.target if free is None or self.block == "M" else free.target
+        yield Row(head, self.block, (x.j, x.l), wanted, skipped)
+        if free is not None and self.block == "M" and term is None and self.printed.subject:
+            own = self.definition.target.indices[0]
+            put = dict.fromkeys(free.target.indices, own)
+            terms = {name: e.xreplace(put) for name, e in free.terms}
+            yield Row(free.target.xreplace(put), "Q", (x.j, x.j), terms, skipped)
 
-    def _drift(self, name: str, whole: sp.Expr) -> None:
-        """One named term: an average over inputs, over local fields, and by Stein's identity."""
+    def _line(self, row: Row) -> None:
+        """What a rate is in averages over inputs."""
+        if "sphere" in row.terms:
+            return  # The first step says it.
+        lines = [y for names, _ in row.lines(True) for y in self._definition_of(row, names)]
+        rest = sp.Add(*(e for name, e in row.terms.items() if name in row.skipped))
+        after = sp.Add(rest, *(before for before, *_ in lines))
+        whole = sp.Add(*row.terms.values())
+        self.account.sum_over_inputs(row.head, after, whole, lines, rest, self.at)
+
+    def _drift(self, row: Row, names: tuple[str, ...], whole: sp.Expr) -> None:
+        """Named terms: an average over inputs, over local fields, and by Stein's identity."""
         inlined = self.inline(whole)
+        name = names[0]
         if name == GRADIENT:
             self._gradient(inlined)
             return
         if self.by_block and name not in SQUARES:
             self._block_drift(name, inlined)
             return
+        told = name if len(names) == 1 else ""
         found = [
-            self.account.from_inputs(before, front, parts, self.at, self.rule_of(name), name)
-            for before, front, parts in self._definition_of(name)
+            self.account.from_inputs(before, front, parts, self.at, self.rule_of(name), told)
+            for before, front, parts in self._definition_of(row, names)
         ]
         rule = "linearity" if name in SQUARES or not self.moments.parts else "stein_fields"
+        if self.printed.subject is not None:
+            rule = "linearity"
         self.account.add(rule, sp.Add(*found), inlined, self.at)
+        self.account.averages(inlined, self.at)
 
-    def _definition_of(self, name: str) -> list[tuple[sp.Expr, sp.Expr, list[Part]]]:
-        """What a term is: averages over inputs, what multiplies them, and what is averaged."""
-        psi_j, psi_l = (x.psi[s] for s in (x.j, x.l))
-        over, step = average_over_inputs, self.step
-        if name in SQUARES:
+    def _definition_of(
+        self, row: Row, names: tuple[str, ...]
+    ) -> list[tuple[sp.Expr, sp.Expr, list[Part]]]:
+        """What terms are: averages over inputs, what multiplies them, and what is averaged."""
+        one, two = row.students
+        psi_j, psi_l, step = x.psi[one], x.psi[two], self.step
+        if names[0] in SQUARES:
             assert not self.algorithm.is_flow
             batch = x.n_b if self.equations.kind == "map" else self.algorithm.batch_size
             front = step * step_size(self.algorithm) / (x.p * batch)
             front *= x.noise_factor[x.block] if self.by_block else 1
-            return [(front * over(psi_j * psi_l), front, self._squares(psi_j * psi_l, name))]
-        part = name if name in self.moments.parts else None
-        if self.block == "readout":
+            name = names[0] if len(names) == 1 else None
+            return [self._over(psi_j * psi_l, front, self._squares(psi_j * psi_l, name))]
+        part = names[0] if len(names) == 1 and names[0] in self.moments.parts else None
+        if row.block == "readout":
             error = sp.Symbol("e") * sp.Function("sigma")(x.h[x.j])
             parts = self.parts(self.moments.program.readout, part)
-            return [(x.rho_a * step * over(error), x.rho_a * step, parts)]
-        if self.block == "M":
-            products = [psi_j * x.h_star[x.r]]
-        else:
-            products = [psi_j * x.h[x.l], psi_l * x.h[x.j]]
-        return [(step * over(y), step, self.parts(y, part)) for y in products]
+            return [self._over(error, x.rho_a * step, parts)]
+        products = [psi_j * x.h_star[x.r]]
+        if row.block != "M":
+            products = [psi_j * x.h[two], psi_l * x.h[one]]
+        if len(set(map(self.printed, products))) < len(products):
+            products, step = products[:1], 2 * step
+        return [self._over(y, step, self.parts(y, part)) for y in products]
+
+    def _over(
+        self, product: sp.Expr, front: sp.Expr, parts: list[Part]
+    ) -> tuple[sp.Expr, sp.Expr, list[Part]]:
+        """An average over inputs with what multiplies it."""
+        product, front = self.printed(product), self.printed(front)
+        return front * average_over_inputs(product), front, parts
 
     def _block_drift(self, name: str, inlined: sp.Expr) -> None:
         """A term of a block: updates beside the parts of fields that come from its inputs."""
@@ -314,18 +305,18 @@ class _Rate:
             return sum(values), sum(errors)
 
         before = sp.Add(*(self.step * average_over_inputs(psi * h) for psi, h, _ in beside))
-        rule = self.rule_of(name)
-        self.account.by_samples(rule, before, inlined, place, sampled, name)
+        found = list(map(sampled, self.account.scenes))
+        self.account.by_samples(self.rule_of(name), before, inlined, place, found, name)
 
-    def _squares(self, square: sp.Expr, name: str) -> list[Part]:
-        """Products of updates, with or without the label's noise."""
+    def _squares(self, square: sp.Expr, name: str | None) -> list[Part]:
+        """Products of updates, with or without the label's noise; whole without a name."""
         found = self.parts(square, power=1)
-        if not self.moments.noise_apart:
+        if name is None or not self.moments.noise_apart:
             return found
         result = []
         for part in found:
             quiet = part.raw.xreplace({x.xi: sp.S.Zero})
-            raw = quiet if name != "label_noise" else _in_powers(part.raw - quiet, x.xi)
+            raw = quiet if name != "label_noise" else in_powers(part.raw - quiet, x.xi)
             result.append(replace(part, raw=raw, average=Expectation(part.cluster.shifted(raw))))
         return result
 
@@ -348,13 +339,18 @@ class _Rate:
             scale = scene.value(front, place).value
             return scale * value, abs(scale) * error
 
-        self.account.by_samples("mean_gradient", before, inlined, place, sampled, GRADIENT)
+        found = list(map(sampled, self.account.scenes))
+        self.account.by_samples("mean_gradient", before, inlined, place, found, GRADIENT)
 
     # The sphere -----------------------------------------------------------------------------
 
     def _sphere(self, term: sp.Expr, expr: sp.Expr) -> None:
         """Rows of constant length: the rate of normalised rows, as a difference quotient."""
-        free = expr - term
+        free, after = expr - term, expr
+        if self.printed.subject is not None and self.block == "M":
+            row = next(self._rows(None))
+            lines = [y for names, _ in row.lines(True) for y in self._definition_of(row, names)]
+            after = term + sp.Add(*(before for before, *_ in lines))
 
         def quotient(scene: Scene) -> float:
             def normalised(t: float) -> float:
@@ -368,15 +364,10 @@ class _Rate:
 
             return (normalised(DIFFERENCE) - normalised(-DIFFERENCE)) / (2 * DIFFERENCE)
 
-        self.account.add("sphere", self.target, expr, self.at, sides=(quotient, None), claim=1e-8)
-
-    def _engine(self, scene: Scene, term: str | None) -> float:
-        """The number that the engine computes."""
-        return self._entry(engine_values(self._kept(term), scene, "rate"))
-
-    def _errors(self, scene: Scene, term: str | None) -> float:
-        """What its nodes claim to be off by."""
-        return self._entry(engine_errors(self._kept(term), scene, "rate"))
+        self.account.add(
+            "sphere", self.target, after, self.at, claim=1e-8,
+            sides=(quotient, lambda scene: scene.value(expr, self.at)),
+        )  # fmt: skip
 
     def _entry(self, blocks: Mapping[str, Array]) -> float:
         where = tuple(self.at[s] - 1 for s in PLACES[self.block])
@@ -386,63 +377,34 @@ class _Rate:
         """The equations, of this rate the term alone."""
         definitions = self.equations.definitions
         if term is not None:
-            kept = self.definition
-            for name, _ in self.definition.terms:
+            kept = self.derived
+            for name, _ in self.derived.terms:
                 kept = kept if name == term else kept.without(name)
-            definitions = tuple(kept if d is self.definition else d for d in definitions)
+            definitions = tuple(kept if d is self.derived else d for d in definitions)
         return definitions
-
-
-def inlined_rate(equations: System, block: str) -> sp.Expr:
-    """The rate of a block in averages of functions of local fields."""
-    table = {base_name(d.target): d for d in equations.definitions if d.role == "intermediate"}
-    return _put_in(_rate(equations, block).expr, table)
-
-
-def _put_in(expr: sp.Expr, table: Mapping[str, Definition]) -> sp.Expr:
-    """An expression with definitions put in."""
-
-    def put_in(e: sp.Expr) -> sp.Expr:
-        if isinstance(e, sp.Indexed) and base_name(e) in table:
-            d = table[base_name(e)]
-            own = dict(zip(d.target.indices, e.indices, strict=True))
-            body = _apart(d.expr, set().union(*(i.free_symbols for i in e.indices)))
-            return put_in(body.xreplace({s: v for s, v in own.items() if s != v}))
-        if not e.args or isinstance(e, sp.Indexed | Expectation):
-            return e
-        if isinstance(e, sp.Sum):
-            return sp.Sum(put_in(e.function), *e.limits)
-        return e.func(*(put_in(a) for a in e.args))
-
-    return put_in(expr)
-
-
-def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
-    """An expression whose sums run over other symbols than those that are put into it."""
-    bound = {limit[0] for total in expr.atoms(sp.Sum) for limit in total.limits}
-    spare = [s for s in (x.u, x.v, x.s) if s not in expr.free_symbols | bound | taken]
-    swap: dict[sp.Basic, sp.Symbol] = {}
-    for s in sorted(bound & taken, key=str):
-        swap[s] = next(y for y in spare if x.AXES[y] == x.AXES[s] and y not in swap.values())
-    return expr.xreplace(swap)
-
-
-def _in_powers(expr: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
-    """A polynomial in a symbol by its powers, sums kept whole."""
-    kept = {e: sp.Dummy() for e in expr.atoms(sp.Sum, At)}
-    plain = sp.expand(expr.xreplace(kept))
-    terms = sp.collect(plain, symbol, evaluate=False)
-    back = {d: e for e, d in kept.items()}
-    return sp.Add(*(power * sp.factor(c).xreplace(back) for power, c in terms.items()))
-
-
-def _own_name(field: sp.Indexed) -> sp.Expr | None:
-    """h_l of lambda_l, h*_r of lambda_{p+r}; None of a field that runs over all."""
-    (index,) = field.indices
-    if x.AXES.get(index) == x.p:
-        return x.h[index]
-    return x.h_star[index - x.p] if x.AXES.get(index - x.p) == x.k else None
 
 
 SQUARES = ("sgd_noise", "label_noise")
 GRADIENT = "population_gradient"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rate of free rows, of `block`, as a sum of named terms; `skipped` ones are not derived."""
+
+    head: sp.Expr
+    block: str
+    students: tuple[sp.Symbol, sp.Symbol]
+    terms: Mapping[str, sp.Expr]
+    skipped: Container[str]
+
+    def lines(self, together: bool) -> Iterator[tuple[tuple[str, ...], sp.Expr]]:
+        """Terms that are derived, those of one average over inputs `together`."""
+        kept = [name for name in self.terms if name not in self.skipped]
+        groups = [(name,) for name in kept]
+        if together:
+            squares = tuple(name for name in kept if name in SQUARES)
+            drift = tuple(name for name in kept if name not in SQUARES)
+            groups = [names for names in (drift, squares) if names]
+        for names in groups:
+            yield names, sp.Add(*(self.terms[name] for name in names))

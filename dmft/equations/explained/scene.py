@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from dmft.equations.averages.passes import Lowered, averages, lowered
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import laws_of
 from dmft.errors import BadParameter
 from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
@@ -39,6 +40,8 @@ NOISE = sp.Symbol("xi_", real=True)
 LOW, HIGH = 0.3, 0.9
 # Inputs of samples are in this dimension, and have this many blocks at most.
 INPUTS, BLOCKS = 12, 3
+# Overlaps of single units, by their symbols.
+OVERLAPS = ("Q", "M", "P")
 # Overlaps of updates of several passes, relative to those of others.
 SMALL = 0.06
 
@@ -70,6 +73,10 @@ class Scene:
     variances: tuple[float, ...] = (1.0,)
     noise: tuple[float, ...] = (1.0,)
     known: dict[object, Value] = field(default_factory=dict, repr=False)
+
+    def without(self, parameter: str) -> Scene:
+        """The same where a parameter is zero."""
+        return replace(self, scalars={**self.scalars, parameter: 0.0}, known={})
 
     @property
     def omega(self) -> Array:
@@ -163,6 +170,7 @@ class Scene:
     def place(self, index: sp.Expr, at: Place) -> int:
         """Number of an index expression such as p + r."""
         widths = {x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}
+        widths |= dict.fromkeys(ONLY, sp.S.One)
         return int(index.xreplace({**widths, **{s: sp.Integer(n) for s, n in at.items()}}))
 
     def _entry(self, expr: sp.Indexed, at: Place) -> Value:
@@ -207,8 +215,9 @@ class Scene:
         for s, width in ((x.p, self.p), (x.k, self.k)):
             if symbol == s:
                 return Value(float(width), float(width))
-        if symbol.name in self.scalars:
-            number = self.scalars[symbol.name]
+        if symbol.name in self.scalars or symbol.name in OVERLAPS:
+            single = getattr(self.start, symbol.name) if symbol.name in OVERLAPS else None
+            number = self.scalars[symbol.name] if single is None else float(single[0, 0])
             return Value(number, abs(number))
         for d in self.definitions:
             if d.target == symbol:
@@ -266,7 +275,11 @@ class Scene:
 
 
 def scenes_of(
-    model: Model, scalars: Mapping[str, sp.Expr], definitions: Sequence[Definition], on_sphere: bool
+    model: Model,
+    scalars: Mapping[str, sp.Expr],
+    definitions: Sequence[Definition],
+    on_sphere: bool,
+    unit_teachers: bool = False,
 ) -> tuple[Scene, Scene]:
     """Two random scenes of a model: small widths, random overlaps, parameters and readouts.
 
@@ -275,7 +288,9 @@ def scenes_of(
     """
     check_outputs(model, "explanations are written")
     check_blocks(model)
-    one, two = (_scene(model, scalars, definitions, on_sphere, seed) for seed in (11, 29))
+    one, two = (
+        _scene(model, scalars, definitions, on_sphere, unit_teachers, seed) for seed in (11, 29)
+    )
     return one, two
 
 
@@ -293,6 +308,7 @@ def _scene(
     scalars: Mapping[str, sp.Expr],
     definitions: Sequence[Definition],
     on_sphere: bool,
+    unit_teachers: bool,
     seed: int,
 ) -> Scene:
     p, k = widths_of(model)
@@ -300,6 +316,10 @@ def _scene(
     while True:
         root = rng.normal(size=(p + k, p + k + 1))
         omega = root @ root.T / (p + k + 1) + 0.25 * np.eye(p + k)
+        if unit_teachers:  # P is the identity
+            whitened = np.eye(p + k)
+            whitened[p:, p:] = np.linalg.inv(np.linalg.cholesky(omega[p:, p:]))
+            omega = whitened @ omega @ whitened.T
         if on_sphere:
             scale = np.ones(p + k)
             scale[:p] = 1 / np.sqrt(np.diag(omega)[:p])

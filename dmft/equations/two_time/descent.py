@@ -151,8 +151,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
         A flow is changed by the terms of its descents: `equations.terms`.
         """
-        shown = self.definitions if self.is_flow else self.stored
-        return {self._block_of(d): dict(d.terms) for d in shown}
+        return {self._block_of(d): dict(d.terms) for d in self._shown}
+
+    @property
+    def _shown(self) -> tuple[Definition, ...]:
+        """Definitions with named terms."""
+        return self.definitions if self.is_flow else self.stored
 
     @property
     def described(self) -> dict[str, str]:
@@ -349,7 +353,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     def block_latex(self, block: str) -> str:
         """A block with its indices."""
-        target = next(d.target for d in self.stored if self._block_of(d) == block)
+        target = next(d.target for d in self._shown if self._block_of(d) == block)
         return self.latex_of(target)
 
     def latex(self) -> str:

@@ -346,6 +346,10 @@ def _shortened_drift(case: Case) -> sp.Expr:
     return shortened.front * shortened.gain * x.line_covariance(line.symbol, x.i)
 
 
+# Functions whose values may be signs.
+STEPS = (sp.sign, sp.Heaviside, sp.Piecewise)
+
+
 def has_signs(model: Model) -> bool:
     """Whether labels may all be signs: a look that loads nothing."""
     functions = [f for f, _ in model.teacher.functions]
@@ -354,8 +358,8 @@ def has_signs(model: Model) -> bool:
     if model.draws_labels:
         return True
     if model.label_clusters is not None:
-        return any(y.is_number or y.has(sp.sign) for y in functions)
-    return any(f.has(sp.sign, sp.Heaviside, sp.Piecewise) for f in functions)
+        return any(y.is_number or y.has(*STEPS) for y in functions)
+    return any(f.has(*STEPS) for f in functions)
 
 
 def _closed(value: sp.Expr) -> sp.Expr:

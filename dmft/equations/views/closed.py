@@ -15,8 +15,9 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation
 from dmft.equations.definitions import Definition, Role, base_name
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import PI, SUPPLEMENT, collected, rank, with_angle
-from dmft.equations.views.declared import ONLY, declared_definitions
+from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import printed_definitions

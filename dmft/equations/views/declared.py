@@ -14,11 +14,10 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.networks import by_network, with_gradients
 from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
 
-# The index of the only student and of the only teacher: they are not printed.
-ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
 OVER_ALL = frozenset({"lambda", "c", "Omega", "Gram", "output_covariance", "residual_covariance"})
@@ -31,39 +30,60 @@ def declared_definitions(
 ) -> tuple[tuple[Definition, ...], list[str]]:
     """Definitions at the declared values, and the names of these; P = I where `unit_teachers`."""
     definitions, model = subject.definitions, subject.model
-    trains = subject.algorithm is not None and subject.algorithm.trains_readout
-    values: dict[str, sp.Expr] = {}
-    notes: list[str] = []
-    student, teacher = model.student, model.teacher
-    ones = []
-    if _has_units(student) and not trains:
-        values["readout"] = sp.S.One
-        ones.append("readout")
-    if _has_units(teacher):
-        values["teacher_readout"] = sp.S.One
-        ones.append("teacher_readout")
-    if getattr(model, "label_noise", None) == 0:
-        definitions = _dropped(definitions, {x.Delta: sp.S.Zero})
-    used = {name for d in definitions for name in _bases(d.expr)}
-    notes += [name for name in ones if name in used]
-    if getattr(model, "label_noise", None) == 0 and _reads(subject.definitions, x.Delta):
-        notes.append("label_noise")
-    orthonormal = getattr(model, "inputs", None) is None and "P" in used
-    if orthonormal and unit_teachers:
-        values["P"] = sp.S.One  # a Kronecker delta, made below
-        notes.append("P")
-    definitions = _dropped(definitions, values)
+    values, notes = _values(subject, unit_teachers)
+    definitions = tuple(_put_into(d, values) for d in definitions)
     if not subject.fluctuates:
         definitions = by_network(with_gradients(definitions, model))
     if outputs_are_sums(subject):
-        notes = [name for name in notes if name not in ones]
-        definitions = in_sums(definitions, bool(student.width == teacher.width))
-    one_student = getattr(student, "width", None) == 1
-    known = getattr(teacher, "activation", None) is not None or model.clusters is not None
-    one_teacher = getattr(teacher, "width", None) == 1 and known
-    if (one_student or one_teacher) and not subject.fluctuates:
-        definitions = _of_single_units(definitions, one_student, one_teacher)
+        notes = [name for name in notes if name not in ("readout", "teacher_readout")]
+        definitions = in_sums(definitions, bool(model.student.width == model.teacher.width))
+    single = unit_widths(subject)
+    if any(single) and not subject.fluctuates:
+        definitions = _of_single_units(definitions, *single)
     return _read(definitions), notes
+
+
+def at_declared(expr: sp.Expr, subject: Subject, unit_teachers: bool = True) -> sp.Expr:
+    """An expression in fields, readouts and overlaps as `declared_definitions` writes it."""
+    plain = _put(expr, _values(subject, unit_teachers)[0])
+    single = unit_widths(subject)
+    return _Single({}, [], *single).collapsed(plain) if any(single) else plain
+
+
+def unit_widths(subject: Subject) -> tuple[bool, bool]:
+    """Whether there is one student, and one teacher."""
+    student, teacher = subject.model.student, subject.model.teacher
+    known = getattr(teacher, "activation", None) is not None or subject.model.clusters is not None
+    one_student = getattr(student, "width", None) == 1
+    return one_student, getattr(teacher, "width", None) == 1 and known
+
+
+def _values(subject: Subject, unit_teachers: bool) -> tuple[dict[Any, sp.Expr], list[str]]:
+    """What is put for symbols and for bases of arrays, and the names that a sentence states."""
+    model = subject.model
+    trains = subject.algorithm is not None and subject.algorithm.trains_readout
+    values: dict[Any, sp.Expr] = {}
+    if _has_units(model.student) and not trains:
+        values["readout"] = sp.S.One
+    if _has_units(model.teacher):
+        values["teacher_readout"] = sp.S.One
+    noiseless = getattr(model, "label_noise", None) == 0
+    used = {
+        name
+        for d in subject.definitions
+        for _, e in d.terms
+        if not noiseless or e.xreplace({x.Delta: sp.S.Zero}) != 0
+        for name in _bases(e)
+    }
+    notes = [name for name in values if name in used]
+    if noiseless:
+        values[x.Delta] = sp.S.Zero
+        if any(x.Delta in d.expr.free_symbols for d in subject.definitions):
+            notes.append("label_noise")
+    if getattr(model, "inputs", None) is None and "P" in used and unit_teachers:
+        values["P"] = sp.S.One  # a Kronecker delta, made below
+        notes.append("P")
+    return values, notes
 
 
 def _read(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -88,32 +108,22 @@ def _bases(expr: sp.Expr) -> set[str]:
     return {base_name(e) for e in expr.atoms(sp.Indexed)}
 
 
-def _reads(definitions: Sequence[Definition], symbol: sp.Symbol) -> bool:
-    return any(symbol in d.expr.free_symbols for d in definitions)
+def _put_into(definition: Definition, values: Mapping[Any, sp.Expr]) -> Definition:
+    """A definition with values put in, without the terms that vanish."""
+    terms = ((name, _put(e, values)) for name, e in definition.terms)
+    return replace(definition, terms=tuple((n, e) for n, e in terms if e != 0))
 
 
-def _dropped(
-    definitions: Sequence[Definition], values: Mapping[Any, sp.Expr]
-) -> tuple[Definition, ...]:
-    """Definitions with symbols and bases replaced, without the terms that vanish."""
-    symbols = {s: v for s, v in values.items() if isinstance(s, sp.Symbol)}
-    bases = {s: v for s, v in values.items() if isinstance(s, str)}
-
-    def put(expr: sp.Expr) -> sp.Expr:
-        table: dict[sp.Expr, sp.Expr] = dict(symbols)
-        for entry in expr.atoms(sp.Indexed):
-            name = base_name(entry)
-            if name == "P" and name in bases:
-                table[entry] = sp.KroneckerDelta(*entry.indices)
-            elif name in bases:
-                table[entry] = bases[name]
-        return expr.xreplace(table) if table else expr
-
-    found = []
-    for d in definitions:
-        terms = tuple((name, put(e)) for name, e in d.terms)
-        found.append(replace(d, terms=tuple((n, e) for n, e in terms if e != 0)))
-    return tuple(found)
+def _put(expr: sp.Expr, values: Mapping[Any, sp.Expr]) -> sp.Expr:
+    """An expression with values for symbols and for bases of arrays."""
+    table: dict[sp.Expr, sp.Expr] = {s: v for s, v in values.items() if isinstance(s, sp.Symbol)}
+    for entry in expr.atoms(sp.Indexed):
+        name = base_name(entry)
+        if name == "P" and name in values:
+            table[entry] = sp.KroneckerDelta(*entry.indices)
+        elif name in values:
+            table[entry] = values[name]
+    return expr.xreplace(table) if table else expr
 
 
 # Single units ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from sympy.printing.latex import LatexPrinter
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import MeanSlope, base_name
-from dmft.equations.views.declared import ONLY
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.print_forms import OneMore
 from dmft.equations.views.text import function_text, printed, split_averages
 from dmft.errors import BadParameter
@@ -144,13 +144,14 @@ class EquationPrinter(LatexPrinter):
         text = self.plain_product(rest)
         if not text:
             text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        text = re.sub(r"^-(?=\d)", "- ", text)
         if rest.is_Add:
             text = rf"\left({text}\right)"
         return " ".join([text, *inside])
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Sums over teachers come first, as in the square of y - f; no sign at the beginning.
-        terms = sorted(self._as_ordered_terms(expr, order=order), key=_sums_over_students)
+        terms = sorted(self._as_ordered_terms(expr, order=order), key=sums_over_students)
         place = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
         first, *others = map(self._print, [terms[place], *terms[:place], *terms[place + 1 :]])
         return " ".join([first, *(y if y.startswith("-") else f"+ {y}" for y in others)])
@@ -310,7 +311,7 @@ class KernelPrinter(EquationPrinter):
         return text if power == 1 else f"{text}^{{{self._print(power)}}}"
 
 
-def _sums_over_students(term: sp.Expr) -> int:
+def sums_over_students(term: sp.Expr) -> int:
     """Number of indices of students that a term sums over."""
     limits = [limit for y in term.atoms(sp.Sum) for limit in y.limits]
     return sum(1 for index, *_ in limits if x.AXES.get(index) == x.p)

@@ -14,6 +14,7 @@ from sympy.printing.str import StrPrinter
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OverSamples, named_first
 from dmft.equations.definitions import Definition, base_name
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.derivative import derivative
 from dmft.model import Model
@@ -152,8 +153,12 @@ class TextPrinter(StrPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
-        inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
-        return f"{printed(base, x.BASE_TEXT, CLUSTER_TEXT)}[{inside}]"
+        shown = [self._print(i).replace(" ", "") for i in expr.indices if i not in ONLY]
+        name = printed(base, x.BASE_TEXT, CLUSTER_TEXT)
+        return f"{name}[{','.join(shown)}]" if shown else name
+
+    def _print_Derivative(self, expr: sp.Derivative) -> str:
+        return f"d{self._print(expr.expr)}/d{self._print(expr.variables[0])}"
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
         return f"δ[{','.join(map(self._print, expr.args))}]"

@@ -62,6 +62,8 @@ def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
     )
 
 
+# Operations of a covariance that is put over one denominator.
+MOST_CANCELLED = 60
 Node = tuple[Law, Polynomials, Erfs]
 Linked = tuple[tuple[int, ...], sp.Expr, Any]
 
@@ -113,8 +115,8 @@ class Recorder:
         integrand = self.plain(integrand)
         if integrand.is_number:
             return integrand
-        cov = [[self.plain(law.C(x, y)) for y in labels] for x in labels]
-        mean = [self.plain(law.m(x)) for x in labels]
+        cov = [[over_one_denominator(self.plain(law.C(x, y))) for y in labels] for x in labels]
+        mean = [over_one_denominator(self.plain(law.m(x))) for x in labels]
         return Average.of(integrand, fields, cov, mean, self.name(law))
 
     def of_state(self, node: Node) -> sp.Expr:
@@ -123,7 +125,7 @@ class Recorder:
 
     def note(self, rule: str, before: sp.Expr, after: sp.Expr, **others: Any) -> None:
         """Note a step, with the laws that it names."""
-        before, after = (_constant_out(e) for e in (before, after))
+        before, after = (constant_out(e) for e in (before, after))
         known = {name for s in self.ledger.steps for name, _ in s.laws}
         fresh = {
             a.law: a
@@ -391,6 +393,14 @@ def listening(recorder: Recorder) -> Iterator[Recorder]:
         LISTENER.reset(token)
 
 
+def over_one_denominator(expr: sp.Expr) -> sp.Expr:
+    """A covariance that rules have made, as one fraction where it is a short rational function."""
+    nested = any(e.is_Pow and e.exp.is_negative for e in expr.atoms(sp.Pow))
+    if not nested or sp.count_ops(expr) > MOST_CANCELLED or not expr.is_rational_function():
+        return expr
+    return sp.cancel(expr)
+
+
 def term_factor(
     term: Term, weight: bool = True, deltas: Sequence[sp.Expr] | None = None
 ) -> sp.Expr:
@@ -420,7 +430,7 @@ def _weighted(coefficient: sp.Expr, average: sp.Expr) -> sp.Expr:
     return sp.Mul(coefficient, average, evaluate=False)
 
 
-def _constant_out(expr: sp.Expr) -> sp.Expr:
+def constant_out(expr: sp.Expr) -> sp.Expr:
     """Constant factors of integrands stand in front of the average."""
 
     def moved(e: Average) -> sp.Expr:
