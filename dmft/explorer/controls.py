@@ -12,6 +12,7 @@ import sympy as sp
 from dmft.equations.parameter_values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter
 from dmft.model.hyperparameters import REGISTRY
+from dmft.names import QUANTITIES
 
 # Decades of a slider on either side of a positive value, as a factor.
 REACH = 30.0
@@ -60,9 +61,11 @@ def number_control(
     name: str, value: float, ends: tuple[float, float] | None = None, of: str | None = None
 ) -> Control:
     """Slider of a parameter of the equations around its declared value; a letter may be one."""
-    words, letter = SAID.get(of or name, (name, ""))
+    known = (of or name) in REGISTRY or (of or name) in QUANTITIES
+    fallback = (of or name).replace("_", " ") if known else f"parameter {name}"
+    words, letter = SAID.get(of or name, (fallback, ""))
     if name not in SAID:
-        letter = sp.latex(sp.Symbol(name))
+        letter = QUANTITIES[name].latex if name in QUANTITIES else sp.latex(sp.Symbol(name))
     non_negative = (of or name) in SAID
     if ends is not None:
         low, high = ends

@@ -24,7 +24,7 @@ from dmft.explorer.controls import (
     time_control,
 )
 from dmft.explorer.systems import System, activations, changed, start_of, start_spec
-from dmft.explorer.texts import python_formula, python_text, toml_text
+from dmft.explorer.texts import python_formula, python_text, symbols_of, title_of, toml_text
 from dmft.explorer.typed import Typed
 from dmft.names import VERSION
 
@@ -50,7 +50,7 @@ class Session:
         self.is_map = system.equations.kind == "map"
         self.on_sphere = bool(algorithm.on_sphere) if hasattr(algorithm, "on_sphere") else False
         self.spec = start_spec(model, algorithm, start)
-        self.title = title or type(model).__name__
+        self.title = title or title_of(model, algorithm)
         self.tables, self.options = tables, dict(options or {})
         structure = [c for c in network_controls(model, algorithm) if self._movable(c)]
         self.parameters = parameter_controls(system.equations, values or {}, ranges or {})
@@ -260,6 +260,7 @@ class Session:
             "formulas": self.activations,
             "terms": self.declared.terms,
             "measures": answers.MEASURES,
+            "symbols": symbols_of(self),
             "start": self.spec["kind"],
             "normalised": bool(self.spec.get("normalised", False)),
             "python": python_text(self),

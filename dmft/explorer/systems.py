@@ -69,8 +69,6 @@ class System:
             raise BadParameter(
                 f"no term is called {unknown[0]!r:.60}: there are {list(self.terms)}"
             )
-        if not off:
-            return self.equations, {}
         return self.switched, {SWITCH + name: float(name not in off) for name in self.terms}
 
     def shown(self, off: Sequence[str]) -> Any:

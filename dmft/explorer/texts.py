@@ -18,6 +18,7 @@ from dmft.errors import DmftError
 from dmft.explorer.controls import Control
 from dmft.explorer.systems import System
 from dmft.model import SGD, Attention, Committee, GradientFlow, MultiIndex, SequenceTarget
+from dmft.names import QUANTITIES
 
 TEXT = """\
 import numpy as np
@@ -47,6 +48,67 @@ class Explored(Protocol):
     controls: dict[str, Control]
     activations: dict[str, str]
     tables: Mapping[str, Any] | None
+
+
+# Letters of every page, and those of the overlaps of committees and of sequence models.
+LETTERS = (("t", "time of the equations"), (r"\mathcal{R}", "population risk"))
+COMMITTEE = ("M", "Q", "P")
+ALIGNMENTS = (("e", "positional alignment w.p/sqrt(d)"), ("m", "semantic alignment w.w*/d"))
+SIZES = (
+    ("p, k", "number of student and of teacher units"),
+    ("h, h^*", "fields of student and teacher, h = w.x/sqrt(d)"),
+    ("d", "input dimension"),
+)
+
+
+def title_of(model: Any, algorithm: Any) -> str:
+    """What learns what, and how."""
+    kinds = {SGD: "SGD", GradientFlow: "gradient flow"}
+    rule = kinds.get(type(algorithm), type(algorithm).__name__)
+    student, teacher = (_network_words(getattr(model, n, None)) for n in ("student", "teacher"))
+    text = f"{student or 'a student'} learning {teacher or 'clusters'} by {rule}"
+    return text[0].upper() + text[1:]
+
+
+def _network_words(network: Any) -> str:
+    """A network in words."""
+    if isinstance(network, Committee):
+        unit = "unit" if network.width == 1 else "units"
+        return f"{network.width} {_activation_words(network.activation)}{unit}"
+    if isinstance(network, MultiIndex):
+        return (
+            f"a function of {network.width} directions"
+            if network.width > 1
+            else "a function of one direction"
+        )
+    if isinstance(network, SequenceTarget):
+        return "a function of tokens"
+    return "" if network is None else "attention" if hasattr(network, "length") else "a target"
+
+
+def _activation_words(expression: sp.Expr) -> str:
+    """Name of an activation, with a blank; empty where it has none."""
+    found = {type(f).__name__ for f in expression.atoms(sp.Function)}
+    if expression.has(sp.Max):
+        return "ReLU "
+    if expression.is_Symbol:
+        return "linear "
+    if expression.is_Pow and expression.exp == 2:
+        return "square "
+    return f"{found.pop()} " if len(found) == 1 else ""
+
+
+def symbols_of(session: Explored) -> list[dict[str, str]]:
+    """Every letter of the page in words: name of its block or control, LaTeX, words."""
+    overlaps = [(n, QUANTITIES[n].latex, QUANTITIES[n].meaning) for n in COMMITTEE]
+    if session.declared.model.reads_sequences:
+        overlaps = [(n, n, words) for n, words in ALIGNMENTS]
+    rows = overlaps + [(letter, letter, words) for letter, words in LETTERS]
+    rows += [(c.name, c.latex, c.words) for c in session.controls.values()
+             if c.latex and c.group == "parameters"]  # fmt: skip
+    if not session.declared.model.reads_sequences:
+        rows += [(letter, letter, words) for letter, words in SIZES]
+    return [{"name": name, "latex": latex, "words": words} for name, latex, words in rows]
 
 
 def python_formula(expression: Any) -> str:

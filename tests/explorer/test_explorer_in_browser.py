@@ -108,9 +108,28 @@ def solved(model, algorithm, here, off=()):
     return dmft.solve(equations, start, values["t_max"], save_at=run["t"], **given)
 
 
+def check_first_diagram(page):
+    """Computed with the page, its colour bar labelled; low risk is dark, and equations fit."""
+    page.wait_for_selector('.dmft-explorer[data-diagram="17"]', timeout=PATIENCE * 1000)
+    label = page.locator(".diagram text.label")
+    assert label.text_content() == "risk at the final time"
+    inside, ticks = label.bounding_box(), page.locator(".diagram text.tick").last.bounding_box()
+    frame = page.locator(".diagram svg.plot").bounding_box()
+    assert ticks["x"] + ticks["width"] <= inside["x"] + 1
+    assert inside["x"] + inside["width"] <= frame["x"] + frame["width"] + 1
+    bar = page.locator(".diagram svg.plot > rect[fill]")
+    first, last = (bar.nth(n).get_attribute("fill") for n in (0, bar.count() - 1))
+    assert sum(map(int, first[4:-1].split(","))) < sum(map(int, last[4:-1].split(",")))
+    box = page.locator(".equations")
+    wide, panel = box.evaluate("e => [e.scrollWidth, e.clientWidth]")
+    assert wide <= panel or box.evaluate("e => getComputedStyle(e).overflowX") == "auto"
+    assert box.locator("dl.symbols dt").count() >= 8
+
+
 def test_a_page_without_a_server_solves_as_python_does(browser, tmp_path):
     path = write_static(Session(SQUARE, SPHERE, t_max=6.0), tmp_path / "page.html")
     with opened(browser, path.as_uri()) as page:
+        check_first_diagram(page)
         moved(page, "learning_rate", 5)
         moved(page, "seed", 2)
         page.locator("input[name=term-label_noise]").uncheck()

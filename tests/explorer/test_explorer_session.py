@@ -15,9 +15,11 @@ from dmft.cli.main import main
 from dmft.cli.toml import declaration_of, read_declaration
 from dmft.explorer.session import Session
 from dmft.explorer.systems import tilted
+from dmft.explorer.texts import title_of
 
 SQUARE = dmft.literature.phase_retrieval(1, 0.1)
 SPHERE = dmft.SGD(0.05, constraint="sphere")
+FIELDS = sp.symbols("z1:3", real=True)
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +238,46 @@ def test_without_anywidget_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
     with pytest.raises(dmft.errors.MissingExtra, match=r"dmft\[explore\]"):
         dmft.explore(SQUARE, SPHERE)
+
+
+@pytest.mark.parametrize(
+    ("model", "algorithm", "title"),
+    [
+        (
+            dmft.literature.saad_solla(3, 2),
+            dmft.SGD(0.5),
+            "3 erf units learning 2 erf units by SGD",
+        ),
+        (SQUARE, dmft.GradientFlow(), "1 square unit learning 1 square unit by gradient flow"),
+        (
+            dmft.Model(SQUARE.student, dmft.MultiIndex(FIELDS[0] * FIELDS[1], FIELDS)),
+            dmft.SignSGD(0.5),
+            "1 square unit learning a function of 2 directions by SignSGD",
+        ),
+    ],
+)
+def test_titles_are_made_of_the_declaration(model, algorithm, title):
+    assert title_of(model, algorithm) == title
+
+
+def test_every_letter_has_words():
+    noise = sp.Symbol("D", real=True)
+    model = dmft.Model(SQUARE.student, SQUARE.teacher, noise)
+    description = Session(model, dmft.SGD(0.1, momentum=0.5), values={"D": 0.1}).description()
+    known = {symbol["name"] for symbol in description["symbols"]}
+    for control in description["controls"]:
+        assert control["words"]
+        assert len(control["words"]) > 3
+        assert control["group"] != "parameters" or control["name"] in known
+    blocks = {block for blocks in description["terms"].values() for block in blocks}
+    assert blocks <= known
+    assert all(symbol["words"] for symbol in description["symbols"])
+
+
+def test_switching_a_term_builds_nothing():
+    """Runs with and without a term share their equations; a switch is a parameter."""
+    system = Session(SQUARE, SPHERE, t_max=1.0).declared
+    whole, on = system.running([])
+    less, off = system.running(["label_noise"])
+    assert whole is less
+    assert {n for n in on if on[n] != off[n]} == {"keep_label_noise"}

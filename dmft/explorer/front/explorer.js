@@ -257,7 +257,7 @@ export class Explorer {
             this.axes.forEach((name) => this.controls[name].place());
             this.moved();
         });
-        this.computeButton = make("button", { type: "button", onclick: () => this.compute() }, "Compute");
+        this.computeButton = make("button", { type: "button", onclick: () => this.compute(GRIDS) }, "Compute");
         this.diagramWords = make("p", { className: "words", role: "status" });
         const axis = (n) => (name) => {
             if (name === this.axes[1 - n]) this.axes[1 - n] = this.axes[n];
@@ -356,6 +356,7 @@ export class Explorer {
             channel.port2.postMessage(null);
         });
         if (newest) this.message(answer);
+        this.started();
     }
 
     message({ status, message, risk, t }) {
@@ -396,6 +397,7 @@ export class Explorer {
             const chip = make("button", {
                 type: "button", className: `chip c${colour % COLOURS}${dash ? " dash" : ""}`,
                 "aria-pressed": String(!this.hidden.has(name)),
+                title: this.description.symbols.find((s) => s.name === letter)?.words ?? "",
             }, make("i"), make("span", {}, letter, ...(index ? [make("sub", {}, index)] : [])));
             chip.dataset.name = name;
             chip.addEventListener("click", () => {
@@ -415,6 +417,13 @@ export class Explorer {
         this.draw();
     }
 
+    // The first diagram is computed with the page, on its coarser grids, after run and equations.
+    started() {
+        if (this.hasStarted || !this.diagram || !this.run || this.root.dataset.printed === undefined) return;
+        this.hasStarted = true;
+        this.compute(GRIDS.slice(0, -1));
+    }
+
     showEquations(answer) {
         if (answer.error) {
             this.equations.replaceChildren(make("p", { className: "refusal" }, answer.error));
@@ -424,7 +433,19 @@ export class Explorer {
         this.text = answer.text;
         this.python = answer.python ?? this.python;
         typeset(this.equations, answer.latex, this.katex);
+        this.equations.append(this.symbols());
         this.root.dataset.printed = this.off.join();
+        this.started();
+    }
+
+    // Every letter of the page in words.
+    symbols() {
+        const rows = this.description.symbols.flatMap(({ latex, words }) => {
+            const letter = make("dt", {});
+            formula(letter, latex, this.katex, false);
+            return [letter, make("dd", {}, words)];
+        });
+        return make("dl", { className: "symbols" }, ...rows);
     }
 
     async simulate() {
@@ -465,7 +486,7 @@ export class Explorer {
         else this.diagramWords.textContent = this.grid.words;
     }
 
-    async compute() {
+    async compute(grids) {
         if (this.diagramRun) {
             this.diagramRun.stopped = true;
             this.diagramRun = null;
@@ -480,7 +501,7 @@ export class Explorer {
         const axes = this.axes.map((n) => this.controls[n]), others = this.others();
         const question = this.question("diagram", { measure: this.measure });
         let before = null;
-        for (const size of GRIDS) {
+        for (const size of grids) {
             const [xs, ys] = axes.map((c) => Array.from({ length: size }, (_, n) => valueAt(c, n / (size - 1))));
             const grid = { xs, ys, values: empty(size), status: empty(size), others };
             const todo = rectangles(size, before, grid);
@@ -505,7 +526,7 @@ export class Explorer {
             }
             before = grid;
             this.grid = grid;
-            this.diagram.set(axes, grid, this.axes.map((n) => this.values[n]));
+            this.diagram.set(axes, grid, this.axes.map((n) => this.values[n]), this.description.measures[question.measure]);
             this.root.dataset.diagram = size;
         }
         this.diagramRun = null;
@@ -574,13 +595,13 @@ export class Explorer {
     }
 }
 
-// A hue for each curve; for each family of curves where there are many. Student overlaps are dashed.
+// A hue for each teacher unit, and for lengths and overlaps of student units, which are dashed.
 function coloured(curves) {
-    const many = curves.length > COLOURS, hues = new Map();
+    const several = curves.some((c) => c.block === "Q" && c.place[0] > 0), hues = new Map();
     return curves.map((c) => {
         let family = c.name;
-        if (many && c.block === "M") family = `M_j${c.place[1] + 1}`;
-        if (many && c.block === "Q") family = c.place[0] === c.place[1] ? "Q_jj" : "Q_jl";
+        if (several && c.block === "M") family = `M_j${c.place[1] + 1}`;
+        if (several && c.block === "Q") family = c.place[0] === c.place[1] ? "Q_jj" : "Q_jl";
         if (!hues.has(family)) hues.set(family, hues.size % COLOURS);
         return { ...c, family, colour: hues.get(family), dash: c.block === "Q" };
     });

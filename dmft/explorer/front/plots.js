@@ -175,10 +175,10 @@ export class Curves {
     }
 }
 
-// Colours of a diagram, from low to high: steps that grow evenly darker or lighter.
+// Colours of a diagram, from low to high, as those of dmft.plot (viridis): low is dark.
 const MAP = [
-    [253, 231, 37], [170, 220, 50], [94, 201, 98], [39, 173, 129], [33, 144, 140], [44, 114, 142],
-    [59, 82, 139], [71, 45, 123], [68, 1, 84],
+    [68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 144, 140], [39, 173, 129],
+    [94, 201, 98], [170, 220, 50], [253, 231, 37],
 ];
 const FAILED = [150, 150, 150];
 
@@ -190,7 +190,7 @@ export function colourAt(u) {
 export class Diagram {
     constructor(holder, moved) {
         this.frame = new Frame(holder, "phase diagram", 380);
-        this.frame.extra = 64;
+        this.frame.extra = 84;
         this.frame.svg.setAttribute("role", "group");
         this.moved = moved;
         this.frame.redraw = () => this.draw();
@@ -277,6 +277,8 @@ export class Diagram {
             parts.push(element("line", { x1: at + 12, x2: at + 16, y1: y, y2: y, class: "axis" }));
             parts.push(tickText(tick, { x: at + 19, y: y + 4, class: "tick" }));
         }
+        const x = at + 68, y = top + height / 2;
+        parts.push(element("text", { x, y, transform: `rotate(-90 ${x} ${y})`, class: "name middle label" }, this.label));
     }
 
     drawCross() {
