@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,11 @@ Array = NDArray[np.float64]
 FEASIBLE_TOLERANCE = 1e-9
 # What runs count: the time of the equations, and the times of schedules by control.
 TIME, STEPS, SAMPLES = "t", "steps / d", "samples / d"
+
+
+# In this many dimensions and more, teacher rows of a squared length below the second number are
+# taken to have length O(1), not O(sqrt(d)).
+SCALED_FROM, UNSCALED = 50, 5.0
 
 
 class Start(Short, Record):
@@ -115,6 +121,57 @@ class Overlaps(Start):
         object.__setattr__(self, "readout", _readout(readout, p))
         check_covariance(self.Omega, "Omega = [[Q, M], [M^T, P]]")
 
+    @classmethod
+    def from_weights(
+        cls, W: ArrayLike, W_star: ArrayLike, readout: ArrayLike | None = None
+    ) -> Overlaps:
+        """Overlaps of weight vectors, for example of a network trained in PyTorch.
+
+        Rows have length |w|^2 = O(d), and fields are h = w.x/sqrt(d).
+
+        Parameters
+        ----------
+        W : (p, d) array or tensor
+            Student weights.
+        W_star : (k, d) array or tensor
+            Teacher weights.
+        readout : (p,), or (outputs, p), optional
+
+        Returns
+        -------
+        Overlaps
+            Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d.
+
+        Raises
+        ------
+        ShapeMismatch
+        BadParameter
+            For teacher rows of length O(1), which belong to fields h = w.x.
+
+        Examples
+        --------
+        >>> import numpy as np, dmft
+        >>> teacher = np.random.default_rng(0).standard_normal((1, 1000))
+        >>> start = dmft.Overlaps.from_weights([[0.5], [0.1]] * teacher, teacher)
+        >>> (start.M / start.P).round(12).tolist()
+        [[0.5], [0.1]]
+        """
+        rows, teacher = _weights(W, "W"), _weights(W_star, "W_star")
+        d = teacher.shape[1]
+        if rows.shape[1] != d:
+            raise ShapeMismatch(
+                f"W has rows of {rows.shape[1]} numbers and W_star of {d}: both are (units, d)"
+            )
+        P = teacher @ teacher.T / d
+        longest = float(np.diag(P).max())
+        if d >= SCALED_FROM and 0.0 < longest < UNSCALED / d:
+            raise BadParameter(
+                f"W_star has rows of length |w|^2 = {longest * d:.3g} in d = {d} dimensions: "
+                "overlaps are w.w/d with |w|^2 of the order of d, for fields h = w.x/sqrt(d); for "
+                "fields h = w.x pass sqrt(d) W and sqrt(d) W_star"
+            )
+        return cls(rows @ rows.T / d, rows @ teacher.T / d, P, readout)
+
     def _in_words(self) -> str:
         arrays = {"Q": self.Q, "M": self.M, "P": self.P, "readout": self.readout}
         text = ", ".join(f"{n}={in_line(a)}" for n, a in arrays.items() if a is not None)
@@ -139,6 +196,19 @@ class Overlaps(Start):
     def Omega(self) -> NDArray[np.float64]:
         """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block."""
         return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
+
+
+def _weights(given: Any, name: str) -> Array:
+    """Rows of weights; a tensor of PyTorch is detached."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().numpy()
+    try:
+        shape = np.shape(given)
+    except ValueError:  # rows of different lengths
+        shape = ()
+    if len(shape) != 2 or not all(shape):
+        raise ShapeMismatch(f"{name} has shape {shape}, expected (units, d)")
+    return check_shape(given, name, shape)
 
 
 def _clock(given: Mapping[str, float] | None) -> dict[str, float] | None:

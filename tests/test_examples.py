@@ -47,6 +47,10 @@ PRINTED: dict[str, tuple[float, float]] = {
     "power_law.py": (-0.8, 0.01),
     # The loss of the images at the end; means of sixteen noisy runs have an error of 1 % each.
     "real_data.py": (1.0, 0.05),
+    # The overlaps of eight runs in d = 300: standard errors of .01, terms of order 1/d.
+    "pytorch_committee.py": (0.0, 0.06),
+    # Times of the equations by linear interpolation; rk8 at rtol 1e-11 gives the same.
+    "sparse_parity.py": (32.3, 0.1),
     # theory/structured_inputs (19) says which points are stable.
     "momentum_stability.py": (0.0, 0.5),
     # The slope of (12) at the last point of the diagram.
@@ -147,6 +151,8 @@ LONG = {
     "repeated_samples.py",
     "certificates.py",
     "real_data.py",
+    "pytorch_committee.py",
+    "sparse_parity.py",
     "scaling_regimes.py",
     "learning_rules.py",
     "exit_times.py",
@@ -190,6 +196,8 @@ def test_scripts_run_and_print_their_number(path, tmp_path, monkeypatch, capfd):
     """The long ones as a reader starts them; the others here, where everything is imported."""
     if path.name == "real_data.py":
         pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra data)")
+    if path.name == "pytorch_committee.py":
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     if is_long(path):
         out = printed_by_process(path, tmp_path)
     else:

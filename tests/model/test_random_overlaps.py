@@ -6,7 +6,7 @@ import sympy as sp
 from scipy.stats import ks_2samp
 
 import dmft
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, DmftError
 
 Z = sp.Symbol("z", real=True)
 DRAWS = 600
@@ -112,3 +112,39 @@ def test_symbolic_widths_are_refused():
     wide = dmft.Model(dmft.Committee(Z**2, sp.Symbol("p")), dmft.Committee(Z**2, 1))
     with pytest.raises(BadParameter, match="numeric widths"):
         dmft.random_overlaps(wide, 10, 0)
+
+
+def test_overlaps_of_weights():
+    rng = np.random.default_rng(0)
+    W, W_star = rng.standard_normal((3, 200)), rng.standard_normal((2, 200))
+    found = dmft.Overlaps.from_weights(W, W_star, readout=[1.0, 2.0, 3.0])
+    rows = np.vstack([W, W_star])
+    np.testing.assert_allclose(found.Omega, np.einsum("id,jd->ij", rows, rows) / 200, atol=1e-15)
+    assert found.readout.tolist() == [1.0, 2.0, 3.0]
+    # Fields h = w.x/sqrt(d) of these weights have this covariance.
+    fields = rng.standard_normal((40_000, 200)) @ rows.T / np.sqrt(200)
+    np.testing.assert_allclose(np.cov(fields.T), found.Omega, atol=0.05)
+
+
+def test_overlaps_of_tensors():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+    layer = torch.nn.Linear(100, 2, bias=False)
+    teacher = torch.randn(1, 100)
+    found = dmft.Overlaps.from_weights(layer.weight, teacher)
+    W, W_star = layer.weight.detach().numpy(), teacher.numpy()
+    np.testing.assert_allclose(found.M, W @ W_star.T / 100, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("W", "W_star", "reason"),
+    [
+        (np.ones((2, 100)), np.ones((1, 99)), "W has rows of 100 numbers and W_star of 99"),
+        (np.ones(100), np.ones((1, 100)), r"W has shape \(100,\), expected \(units, d\)"),
+        ([[1.0], [1.0, 2.0]], np.ones((1, 100)), r"W has shape \(\), expected"),
+        (np.ones((2, 100)), np.ones((1, 100)) / 10, r"\|w\|\^2 = 1 in d = 100.*pass sqrt\(d\) W"),
+        (np.full((2, 100), np.nan), np.ones((1, 100)), "not finite"),
+    ],
+)
+def test_weights_that_are_no_rows_of_a_network(W, W_star, reason):
+    with pytest.raises(DmftError, match=reason):
+        dmft.Overlaps.from_weights(W, W_star)
