@@ -396,6 +396,10 @@ class PopulationRisk(Short):
         return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
 
 
+# Characters of a line.
+LINE = 100
+
+
 def _at(network: Any, values: Mapping[sp.Symbol, sp.Expr]) -> Any:
     """A network or a target with other values of its symbols."""
     if isinstance(network, Committee):
