@@ -328,7 +328,7 @@ def session_of(declared: Declaration) -> Any:
         t_max=solve.get("t_max", T_MAX),
         dim=declared.dim,
         ranges={axis.name: (axis.start, axis.stop) for axis in axes},
-        title=str(declared.raw.get("title", declared.path.stem)),
+        title=str(declared.raw.get("title", "")),
         values={**middles, **declared.numbers("explore")},
         tables=declared.raw,
         options={n: v for n, v in solve.items() if n in ("method", "rtol", "atol", "events")},

@@ -189,7 +189,12 @@ def blocks(language):
 
 
 def test_examples_of_the_docs_run(tmp_path):
-    (tmp_path / "model.toml").write_text(blocks("toml")[0], encoding="utf-8")
+    text = blocks("toml")[0]
+    untitled = "".join(line for line in text.splitlines(True) if not line.startswith("title"))
+    (tmp_path / "untitled.toml").write_text(untitled, encoding="utf-8")
+    untitled = session_of(read_declaration(tmp_path / "untitled.toml"))
+    assert untitled.title == "1 square unit learning 1 square unit by SGD"
+    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
     read = session_of(read_declaration(tmp_path / "model.toml"))
     rate = read.controls["gamma"]
     assert (rate.value, rate.low, rate.high, rate.words) == (0.05, 0.002, 2.0, "learning rate")
