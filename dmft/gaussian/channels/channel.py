@@ -43,6 +43,10 @@ NOISE_PANEL = 1.5
 BLOCK = 1 << 13
 
 
+# A function of the moments given y, of V, y and omega, which broadcast.
+Statistic = Callable[[Moments, Array, Array, Array], Array]
+
+
 @dataclass(frozen=True, eq=False)
 class Channel:
     """Law of a label y given one field z.
@@ -383,12 +387,12 @@ class Channel:
 
     def average(
         self,
-        function: Callable[[Moments, Array], Array],
+        function: Statistic,
         overlap: float,
         order: int | None = None,
         variance: float | None = None,
     ) -> float:
-        """E over omega ~ N(0, q) and y of a function of the moments and V.
+        """E over omega ~ N(0, q) and y of a function of the moments, V, y and omega.
 
         V is the prior variance minus q; where it is tiny, it is given to all of its digits.
         """
@@ -408,14 +412,14 @@ class Channel:
         for branch in self.curved:
             inside = (h > branch.low) & (h < branch.high)
             here = h[inside][:, None]
-            omega = (overlap / self.prior_variance) * here + scale * x
-            found = function(self.moments(branch.value(here), omega, left), left)
+            omega, y = (overlap / self.prior_variance) * here + scale * x, branch.value(here)
+            found = function(self.moments(y, omega, left), left, y, omega)
             total += branch.share * float(weight[inside] @ found @ inner)
         return total + atoms
 
     def _atoms_average(
         self,
-        function: Callable[[Moments, Array], Array],
+        function: Statistic,
         overlap: float,
         variance: Array,
         order: int,
@@ -424,13 +428,15 @@ class Channel:
         omega, weight = self.outer(overlap, float(variance), order)
         total = 0.0
         for value in self.discrete or self.atoms:
-            moments = self.moments(np.array(value), omega, variance)
-            total += float(np.sum(weight * np.exp(moments.log_z) * function(moments, variance)))
+            y = np.array(value)
+            moments = self.moments(y, omega, variance)
+            found = function(moments, variance, y, omega)
+            total += float(np.sum(weight * np.exp(moments.log_z) * found))
         return total
 
     def _noisy_average(
         self,
-        function: Callable[[Moments, Array], Array],
+        function: Statistic,
         overlap: float,
         variance: Array,
         order: int,
@@ -445,7 +451,7 @@ class Channel:
         for start in range(0, len(y), BLOCK):
             part = slice(start, start + BLOCK)
             moments = self.moments(y[part], omega[part], variance)
-            found = np.exp(moments.log_z) * function(moments, variance)
+            found = np.exp(moments.log_z) * function(moments, variance, y[part], omega[part])
             total += float(weight[part] @ np.where(moments.log_z > -np.inf, found, 0.0))
         return total
 
@@ -471,13 +477,13 @@ class Channel:
         self, overlap: float, order: int | None = None, variance: float | None = None
     ) -> float:
         """m(q) = E[g^2], the right-hand side of state evolution per sample."""
-        return self.average(lambda moments, v: moments.first**2 / v, overlap, order, variance)
+        return self.average(lambda moments, v, *_: moments.first**2 / v, overlap, order, variance)
 
     def entropy(
         self, overlap: float, order: int | None = None, variance: float | None = None
     ) -> float:
         """Psi_out(q) = E[log Z]."""
-        return self.average(lambda moments, _: moments.log_z, overlap, order, variance)
+        return self.average(lambda moments, *_: moments.log_z, overlap, order, variance)
 
     @cached_property
     def uninformed(self) -> tuple[float, float]:

@@ -1,0 +1,390 @@
+"""Output channel of a label of two or three fields, and its averages by quasi-Monte Carlo.
+
+Equation    Z(y; omega, V), g = V^-1 (E[z | y] - omega), m(q) = E[g g^T]
+Valid for   discrete labels, labels with a density and mixed ones, flips; noise where the label is
+            piecewise affine in one field
+Source      theory/static_limits (1), (2), 2.4, (11)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import permutations, product
+from typing import NamedTuple
+
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.panels import between
+from dmft.gaussian.channels.pieces import stripped
+from dmft.gaussian.channels.sweeps import (
+    Sums,
+    Sweep,
+    degree_in,
+    interval_sums,
+    noisy_sums,
+    root_sums,
+)
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.kinks import KINKED
+from dmft.gaussian.nodes.line import Array
+from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
+
+MOST_FIELDS = 3
+# Points at which the structure of a label is read, and their seed.
+PROBES, SEED = 4096, 20260
+# Sobol points of an average and independent scrambles among them.
+POINTS, REPLICAS = {True: 4096, False: 16384}, 4
+# Nodes of a batch in memory; masses below this are not divided by.
+BATCH, SMALLEST = 1 << 20, 1e-250
+# Labels equal an atom up to this relative difference.
+ATOM = 1e-9
+
+
+class Average(NamedTuple):
+    """Mean over replicas of E[g g^T] and E[log Z], and their standard errors."""
+
+    information: Array
+    error: Array
+    entropy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Several:
+    """Law of a label y given k = 2 or 3 fields of unit covariance."""
+
+    expr: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    noise: float = 0.0
+    flip: float = 0.0
+    nodes: int = 24
+
+    def __post_init__(self) -> None:
+        if len(self.fields) > MOST_FIELDS:
+            raise BadParameter(
+                f"static limits of several fields are computed up to {MOST_FIELDS}, the label has "
+                f"{len(self.fields)}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Number of fields."""
+        return len(self.fields)
+
+    @cached_property
+    def inner(self) -> sp.Expr:
+        """The label without strictly monotone outer functions, where y enters by level sets."""
+        if self.noise or self.flip:
+            return self.expr
+        return stripped(self.expr, self.fields)[0]
+
+    @cached_property
+    def _probes(self) -> tuple[Array, Array, Array]:
+        """Random fields (k, n), labels (n,), and whether these depend on each field (k, n)."""
+        fields = np.random.default_rng(SEED).normal(scale=1.5, size=(self.width, PROBES))
+        slopes = [array_function(list(self.fields), _slope(self.inner, z)) for z in self.fields]
+        depends = [np.broadcast_to(np.abs(s(*fields)) > ATOM, PROBES) for s in slopes]
+        return fields, self.label(fields), np.array(depends)
+
+    def label(self, fields: Array) -> Array:
+        """Labels (n,) without noise and flips at fields (k, n)."""
+        function = array_function(list(self.fields), self.inner)
+        return np.broadcast_to(np.asarray(function(*fields), dtype=float), fields.shape[1:])
+
+    @cached_property
+    def atoms(self) -> Array:
+        """Values of positive probability, before flips."""
+        _, y, depends = self._probes
+        return np.unique(np.round(y[~depends.any(axis=0)], 12))
+
+    @cached_property
+    def is_discrete(self) -> bool:
+        """Whether the label has no density."""
+        return not self.noise and not self._probes[2].any()
+
+    @property
+    def values(self) -> Array:
+        """All values of a discrete label."""
+        return np.unique([*self.atoms, *(-self.atoms)]) if self.flip else self.atoms
+
+    @cached_property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """Sweeps that together hold every place at which the label has a density."""
+        most = 1 if self.noise else 2
+        degrees = {n: degree_in(self.inner, z) for n, z in enumerate(self.fields)}
+        usable = [n for n, d in degrees.items() if d is not None and d <= most]
+        depends, found = self._probes[2], list[int]()
+        left = depends.any(axis=0)
+        while usable and (not found or left.any()):
+            best = max(usable, key=lambda n: (np.sum(left & depends[n]), n))
+            if found and not np.any(left & depends[best]):
+                break
+            usable.remove(best)
+            found.append(best)
+            left = left & ~depends[best]
+            if self.noise:
+                left = np.zeros_like(left)
+        if not found or left.any():
+            what = "affine" if self.noise else "polynomial of degree two"
+            raise BadParameter(
+                f"{self.expr}{' with noise' * bool(self.noise)} is not piecewise {what} in one of "
+                "its fields, as static limits of several fields need; simulate AMP at finite "
+                "dimension instead, or approximate the label by such pieces"
+            )
+        return tuple(
+            Sweep(self.inner, self.fields, n, tuple(found[:i]), *self._panels)
+            for i, n in enumerate(found)
+        )
+
+    @property
+    def _panels(self) -> tuple[int, bool]:
+        """Nodes of a panel, and whether they are denser at its ends, for singular densities."""
+        return (self.nodes // 2, False) if self.is_discrete else (self.nodes, True)
+
+    def sums(self, y: Array, omega: Array, variance: Array) -> Sums:
+        """Z and its first two moments for labels (B,) at omega (B, k)."""
+        if not self.flip:
+            return self._plain_sums(y, omega, variance)
+        kept, turned = (self._plain_sums(s * y, omega, variance) for s in (1.0, -1.0))
+        return _mixed(kept, turned, self.flip)
+
+    def _plain_sums(self, y: Array, omega: Array, variance: Array) -> Sums:
+        panels = 5 * self.nodes
+        count = max(1, BATCH // panels ** (self.width - 1))
+        parts = [
+            self._batch(y[n : n + count], omega[n : n + count], variance)
+            for n in range(0, len(y), count)
+        ]
+        return Sums(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    def value_sums(self, omega: Array, variance: Array) -> list[Sums]:
+        """Sums for each value of a discrete label at once, without flips of these."""
+        (sweep,) = self.sweeps
+        count = max(1, BATCH // (5 * self._panels[0]) ** (self.width - 1))
+        parts: list[list[Sums]] = [[] for _ in self.atoms]
+        for start in range(0, len(omega), count):
+            fields, weight, mean, scale = sweep.at_nodes(omega[start : start + count], variance)
+            found = sweep.pieces(fields)
+            sums = interval_sums(found, mean, scale)
+            for value, kept in zip(self.atoms, parts, strict=True):
+                here = np.abs(found.coefficients[0] - value) < ATOM * (1 + abs(value))
+                each = [weight * np.where(here, s, 0.0).sum(axis=0) for s in sums]
+                kept.append(_gathered(sweep, fields, each))
+        return [Sums(*(np.concatenate(e) for e in zip(*kept, strict=True))) for kept in parts]
+
+    def _batch(self, y: Array, omega: Array, variance: Array) -> Sums:
+        at = np.array([])
+        at_atom = np.zeros(len(y), dtype=bool)
+        for value in () if self.noise else self.atoms:
+            at_atom |= np.abs(y - value) < ATOM * (1 + abs(value))
+        total: Sums | None = None
+        for number, sweep in enumerate(self.sweeps):
+            fields, weight, mean, scale = sweep.at_nodes(omega, variance)
+            found = sweep.pieces(fields)
+            if self.noise:
+                sums = noisy_sums(found, y, mean, scale, self.noise)
+            else:
+                c0, c1, c2 = found.coefficients
+                flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
+                sums = interval_sums(found, mean, scale) if number == 0 else (at, at, at)
+                sums = tuple(np.where(flat & at_atom, s, 0.0) if number == 0 else 0.0 for s in sums)  # type: ignore[assignment]
+                if not self.is_discrete:
+                    roots = root_sums(found, y, mean, scale)
+                    here = sweep.is_left(fields, found) & ~at_atom
+                    sums = tuple(
+                        s + np.where(here, r, 0.0) for s, r in zip(sums, roots, strict=True)
+                    )  # type: ignore[assignment]
+            part = _gathered(sweep, fields, [weight * s.sum(axis=0) for s in sums])
+            total = (
+                part if total is None else Sums(*(a + b for a, b in zip(total, part, strict=True)))
+            )
+        assert total is not None
+        return total
+
+    def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
+        """Log Z (B,) at omega (B, k) and one V (k, k)."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.sums(y, omega, variance).mass))
+
+    def score(self, y: Array, omega: Array, variance: Array) -> Array:
+        """Gradient g (B, k) of log Z by omega; zero where Z underflows."""
+        mass, first, _ = self.sums(y, omega, variance)
+        return _score(mass, first, omega, variance)
+
+    def average(self, overlap: Array, points: int | None = None, seed: int = 0) -> Average:
+        """m(q) and E[log Z] at an overlap (k, k), with errors from independent scrambles."""
+        points = points or POINTS[self.is_discrete]
+        variance = np.eye(self.width) - overlap
+        values, vectors = np.linalg.eigh(overlap)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        stream = np.random.SeedSequence(seed)
+        extra = 0 if self.is_discrete else self.width + bool(self.noise)
+        tables, logs = [], []
+        for scramble in stream.spawn(REPLICAS):
+            draws = to_normal(scrambled_sobol(self.width + extra, points // REPLICAS, scramble))
+            omega = (root @ draws[: self.width]).T
+            for_y = draws[self.width :]
+            table, log = np.zeros((self.width, self.width)), 0.0
+            for chance, (mass, first, _) in self._cases(omega, variance, for_y):
+                g = _score(mass, first, omega, variance)
+                weight = (mass if chance is None else np.full(len(mass), chance)) / len(mass)
+                table += np.einsum("b,bi,bj->ij", weight, g, g)
+                log += float(weight @ np.log(np.maximum(mass, SMALLEST)))
+            tables.append(table)
+            logs.append(log)
+        error = np.std(tables, axis=0, ddof=1) / np.sqrt(REPLICAS)
+        return Average(np.mean(tables, axis=0), error, float(np.mean(logs)))
+
+    def _cases(
+        self, omega: Array, variance: Array, draws: Array
+    ) -> Iterator[tuple[float | None, Sums]]:
+        """Sums at each value of a discrete label, else at labels drawn about omega.
+
+        With the probability of the case; None where it is Z itself.
+        """
+        if self.is_discrete:
+            plain = dict(zip(self.atoms, self.value_sums(omega, variance), strict=True))
+            nothing = Sums(*(0.0 * a for a in plain[self.atoms[0]]))
+            for value in self.values:
+                kept, turned = (plain.get(s * value, nothing) for s in (1.0, -1.0))
+                yield None, _mixed(kept, turned, self.flip)
+            return
+        z = omega.T + np.linalg.cholesky(variance) @ draws[: self.width]
+        noise = np.sqrt(self.noise) * draws[-1] if self.noise else 0.0
+        for sign, chance in ((1.0, 1 - self.flip), (-1.0, self.flip)):
+            if chance > 0:
+                yield chance, self.sums(sign * self.label(z) + noise, omega, variance)
+
+    @cached_property
+    def symmetries(self) -> tuple[tuple[Array, int], ...]:
+        """Signed permutations of the fields that map the label to itself (1) or its negative."""
+        found = []
+        for order in permutations(range(self.width)):
+            for signs in product((1, -1), repeat=self.width):
+                images = {
+                    z: s * self.fields[n] for z, n, s in zip(self.fields, order, signs, strict=True)
+                }
+                image = sp.expand(self.inner.xreplace(images))
+                kept = [s for s in (1, -1) if image == sp.expand(s * self.inner)]
+                if kept:
+                    matrix = np.zeros((self.width, self.width))
+                    matrix[range(self.width), order] = signs
+                    found.append((matrix, kept[0]))
+        return tuple(found)
+
+    def symmetrised(self, table: Array, keeping: Array) -> Array:
+        """Mean of a matrix over the symmetries that keep another one."""
+        kept = [p for p, _ in self.symmetries if np.allclose(p @ keeping @ p.T, keeping)]
+        return np.asarray(np.mean([p @ table @ p.T for p in kept], axis=0))
+
+    # Without knowledge: omega = 0, V = I -----------------------------------------------------
+
+    @cached_property
+    def uninformed(self) -> tuple[Array, Array]:
+        """E[M M^T] (k, k), M = E[z | y], and E[G x G] (k^2, k^2), G = E[z z^T - I | y]."""
+        return self.uninformed_at(self.nodes)
+
+    def uninformed_at(self, nodes: int) -> tuple[Array, Array]:
+        """The same with a number of nodes on each panel."""
+        channel = replace(self, nodes=nodes)
+        y, weight = channel.label_rule(nodes)
+        k = self.width
+        mass, first, second = channel.sums(y, np.zeros((len(y), k)), np.eye(k))
+        kept = mass > SMALLEST
+        weight = np.where(kept, weight, 0.0)
+        mass = np.where(kept, mass, 1.0)
+        m, g = first / mass[:, None], second / mass[:, None, None] - np.eye(k)
+        # What symmetries of the label make zero is zero to all digits.
+        m = np.mean([m @ p.T for p, sign in self.symmetries if sign > 0], axis=0)
+        g = np.mean([p @ g @ p.T for p, sign in self.symmetries if sign > 0], axis=0)
+        weight = weight * mass
+        return (
+            np.einsum("b,bi,bj->ij", weight, m, m),
+            np.einsum("b,bij,bkl->ikjl", weight, g, g).reshape(k * k, k * k),
+        )
+
+    def label_rule(self, nodes: int) -> tuple[Array, Array]:
+        """Labels and weights dy of sums over y: atoms, and panels between special values."""
+        if self.is_discrete:
+            return self.values, np.ones(len(self.values))
+        y = self._probes[1]
+        spread = np.quantile(y, [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98])
+        ends = self._range
+        noise = 9.0 * np.sqrt(self.noise)
+        scale = float(np.std(y)) + np.sqrt(self.noise)
+        tails = scale * 2.0 ** np.arange(-6, 12)
+        special = self.special
+        edges = [ends[0] - noise, ends[1] + noise, *special, *spread]
+        for value in special:
+            edges += [*(value + tails), *(value - tails)]
+        if self.flip:
+            edges += [-e for e in edges]
+        inside = np.unique(np.clip(edges, min(edges[:2]), max(edges[:2])))
+        inside = inside[np.diff(inside, prepend=-np.inf) > 1e-9 * scale]
+        y, weight = between(inside, nodes, smoothed=not self.noise)
+        if self.noise:
+            return y, weight
+        atoms = self.values
+        return np.concatenate([y, atoms]), np.concatenate([weight, np.ones(len(atoms))])
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """Least and largest label within 6.5 standard deviations of all fields."""
+        axis = np.linspace(-6.5, 6.5, 53)
+        grid = np.stack([a.ravel() for a in np.meshgrid(*[axis] * self.width)])
+        grid = grid[:, np.sum(grid**2, axis=0) <= 6.6**2]
+        y = self.label(grid)
+        return float(min(y.min(), *self.special)), float(max(y.max(), *self.special))
+
+    @cached_property
+    def special(self) -> Array:
+        """Values of the label at which its density may be singular."""
+        zero = np.zeros(self.width)
+        near = 1e-7 * np.array(list(product((1, -1), repeat=self.width)))
+        found = [*self.atoms, *self.label((zero + near).T)]
+        for sweep in self.sweeps:
+            probe = [f[None] for n, f in enumerate(self._probes[0][:, :64]) if n != sweep.last]
+            pieces = sweep.pieces(probe)
+            c0, c1, c2 = pieces.coefficients
+            for end in (pieces.low, pieces.high):
+                z = np.where(np.isfinite(end), end, 0.0)
+                at = np.where(np.isfinite(end), c0 + z * (c1 + z * c2), np.nan).ravel()
+                values, counts = np.unique(np.round(at[np.isfinite(at)], 9), return_counts=True)
+                found += [v for v, n in zip(values, counts, strict=True) if n > 8]
+        return np.unique(np.round(found, 6))
+
+
+def _slope(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    from dmft.gaussian.channels.sweeps import _without_kinks
+
+    return _without_kinks(sp.diff(expr, z)) if expr.has_free(z) or expr.has(*KINKED) else sp.S.Zero
+
+
+def _mixed(kept: Sums, turned: Sums, flip: float) -> Sums:
+    """Sums of a label that is flipped with a probability."""
+    return Sums(*((1 - flip) * a + flip * b for a, b in zip(kept, turned, strict=True)))
+
+
+def _gathered(sweep: Sweep, fields: list[Array], sums: list[Array]) -> Sums:
+    """Sums over nodes, in the order of the fields."""
+    zeroth, one, two = sums
+    k = len(sweep.fields)
+    count = zeroth.shape[1]
+    first, second = np.zeros((count, k)), np.zeros((count, k, k))
+    last = sweep.last
+    first[:, last], second[:, last, last] = one.sum(axis=0), two.sum(axis=0)
+    for n, z in zip(sweep.others, fields, strict=True):
+        first[:, n] = (zeroth * z).sum(axis=0)
+        second[:, n, last] = second[:, last, n] = (one * z).sum(axis=0)
+        for m, x in zip(sweep.others, fields, strict=True):
+            second[:, n, m] = (zeroth * z * x).sum(axis=0)
+    return Sums(zeroth.sum(axis=0), first, second)
+
+
+def _score(mass: Array, first: Array, omega: Array, variance: Array) -> Array:
+    safe = mass > SMALLEST
+    mean = first / np.where(safe, mass, 1.0)[:, None]
+    return np.where(safe[:, None], np.linalg.solve(variance, (mean - omega).T).T, 0.0)

@@ -1,0 +1,296 @@
+"""Labels of several fields: conditioned on all fields but one, as intervals and roots of it.
+
+Valid for   labels that are piecewise polynomial of degree two in one field given the others, and
+            switching functions of degree two in it
+Source      theory/static_limits 2.4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.kinks import KINKED, projections, switches
+from dmft.gaussian.nodes.line import Array
+
+# Edges of panels of a conditioned field, in its standard deviations.
+REACH, MIDDLE = 8.5, 2.5
+# Slopes and differences below this part of the label's size are zero.
+ZERO = 1e-9
+
+
+class Sums(NamedTuple):
+    """Sums over a batch: Z (B,), E[z 1_y] (B, k) and E[z z^T 1_y] (B, k, k)."""
+
+    mass: Array
+    first: Array
+    second: Array
+
+
+class Pieces(NamedTuple):
+    """Intervals of the last field at nodes: ends and coefficients c0 + c1 z + c2 z^2."""
+
+    low: Array
+    high: Array
+    coefficients: tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Sums over one field in closed form, over nodes of the others.
+
+    `before` are fields whose sweeps come first: what depends on them is left to them.
+    """
+
+    expr: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    last: int
+    before: tuple[int, ...] = ()
+    nodes: int = 24
+    smoothed: bool = True
+
+    @cached_property
+    def others(self) -> tuple[int, ...]:
+        """Fields of nodes, in the order of conditioning."""
+        return tuple(n for n in range(len(self.fields)) if n != self.last)
+
+    @property
+    def order(self) -> list[int]:
+        """All fields, the last one last."""
+        return [*self.others, self.last]
+
+    @cached_property
+    def _edges(self) -> list[list[Callable[..., Array]]]:
+        """Break points of each field as functions of the fields before it."""
+        symbols = [self.fields[n] for n in self.order]
+        functions = switches(self.expr, self.fields)
+        slope = sp.factor(_without_kinks(sp.diff(_without_steps(self.expr), symbols[-1])))
+        functions += [f for f in sp.Mul.make_args(slope) if f.has_free(*symbols[:-1])]
+        found = []
+        for level, group in enumerate(projections(functions, symbols)):
+            used = functions if level == len(symbols) - 1 else group
+            solved = [s for f in used for s in solutions(f, symbols[level])]
+            kept = [s for s in dict.fromkeys(solved) if not s.has_free(*symbols[level:])]
+            found.append([_filled(array_function(symbols[:level], s)) for s in kept])
+        return found
+
+    @cached_property
+    def _value(self) -> Callable[..., Array]:
+        return array_function(list(self.fields), self.expr)
+
+    @cached_property
+    def _slopes(self) -> list[Callable[..., Array]]:
+        """Derivatives by the fields of the sweeps before."""
+        return [
+            array_function(list(self.fields), _without_kinks(sp.diff(self.expr, self.fields[n])))
+            for n in self.before
+        ]
+
+    def at_nodes(self, omega: Array, variance: Array) -> tuple[list[Array], Array, Array, float]:
+        """Other fields (N, B) and weights, mean and standard deviation of the last given them."""
+        order = self.order
+        root = np.linalg.cholesky(variance[np.ix_(order, order)])
+        count = len(omega)
+        fields: list[Array] = []
+        innovations: list[Array] = []
+        weight = np.ones((1, count))
+        for level, n in enumerate(self.others):
+            mean = omega[:, n] + sum(
+                (root[level, s] * u for s, u in enumerate(innovations)), np.zeros((1, count))
+            )
+            scale = root[level, level]
+            points = [f(*fields) + 0 * mean for f in self._edges[level]]
+            spread = [mean + scale * t for t in (-REACH, -MIDDLE, MIDDLE, REACH)]
+            edges = np.stack([*spread, *points])
+            edges = np.sort(np.clip(edges, spread[0], spread[-1]), axis=0)
+            z, inner = between(edges, self.nodes, self.smoothed)
+            u = (z - mean) / scale
+            inner = inner * np.exp(-0.5 * (u * u + LOG_TWO_PI)) / scale
+            shape = (-1, count)
+            fields = [np.broadcast_to(f, z.shape).reshape(shape) for f in fields]
+            innovations = [np.broadcast_to(v, z.shape).reshape(shape) for v in innovations]
+            weight = (weight * inner).reshape(shape)
+            fields.append(z.reshape(shape))
+            innovations.append(u.reshape(shape))
+        mean = omega[:, self.last] + sum(
+            (root[-1, s] * u for s, u in enumerate(innovations)), np.zeros((1, count))
+        )
+        return fields, weight, mean, float(root[-1, -1])
+
+    def pieces(self, fields: list[Array]) -> Pieces:
+        """Intervals of the last field and the label on them."""
+        edges = np.stack([f(*fields) + 0 * fields[0] for f in self._edges[-1]] or [fields[0]])
+        edges = np.sort(edges, axis=0) if self._edges[-1] else edges[:0]
+        outside = np.full((1, *fields[0].shape), np.inf)
+        low, high = np.concatenate([-outside, edges]), np.concatenate([edges, outside])
+        start = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 3.0, -1.5))
+        end = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 3.0, 1.5))
+        points = [start + part * (end - start) for part in (0.2, 0.45, 0.8)]
+        with np.errstate(all="ignore"):
+            a, b, c = (self.value_at(fields, p) for p in points)
+            one, two = (b - a) / (points[1] - points[0]), (c - b) / (points[2] - points[1])
+            c2 = (two - one) / (points[2] - points[0])
+            c2 = np.where(np.abs(c2) > ZERO * (1 + np.abs(one)), c2, 0.0)
+            c1 = one - c2 * (points[0] + points[1])
+            size = 1 + np.abs(a)
+            c1 = np.where((np.abs(c1) > ZERO * size) | (c2 != 0), c1, 0.0)
+            c0 = b - points[1] * (c1 + c2 * points[1])
+        wide = high > low
+        return Pieces(low, high, tuple(np.where(wide, x, 0.0) for x in (c0, c1, c2)))  # type: ignore[arg-type]
+
+    def value_at(self, fields: list[Array], last: Array) -> Array:
+        """The label where the last field has a leading axis."""
+        return self._evaluated(self._value, fields, last)
+
+    def _evaluated(self, function: Callable[..., Array], fields: list[Array], last: Array) -> Array:
+        placed: list[Any] = [None] * len(self.fields)
+        for n, f in zip(self.others, fields, strict=True):
+            placed[n] = f[None]
+        placed[self.last] = last
+        return np.broadcast_to(np.asarray(function(*placed), dtype=float), last.shape)
+
+    def is_left(self, fields: list[Array], found: Pieces) -> Array:
+        """Where the label depends on no field of the sweeps before."""
+        left = np.ones(found.low.shape, dtype=bool)
+        middle = np.where(np.isfinite(found.low), found.low + 0.37, found.high - 0.37)
+        both = np.isfinite(found.low) & np.isfinite(found.high)
+        with np.errstate(invalid="ignore"):
+            middle = np.where(both, 0.463 * found.low + 0.537 * found.high, middle)
+        middle = np.where(np.isfinite(middle), middle, 0.137)
+        for slope in self._slopes:
+            left &= np.abs(self._evaluated(slope, fields, middle)) < ZERO
+        return left
+
+
+def interval_sums(found: Pieces, mean: Array, scale: float) -> tuple[Array, Array, Array]:
+    """Probability, E[z] and E[z^2] of the last field on each interval."""
+    from scipy.special import ndtr
+
+    a, b = (found.low - mean) / scale, (found.high - mean) / scale
+    at_a, at_b = (np.exp(-0.5 * (t * t + LOG_TWO_PI)) for t in (a, b))
+    upper = a > 0
+    mass = np.where(upper, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
+    with np.errstate(invalid="ignore"):
+        first = at_a - at_b
+        second = mass + np.where(at_a > 0, a * at_a, 0.0) - np.where(at_b > 0, b * at_b, 0.0)
+    return (
+        mass,
+        mean * mass + scale * first,
+        mean**2 * mass + 2 * mean * scale * first + scale**2 * second,
+    )
+
+
+def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> tuple[Array, Array, Array]:
+    """Density of y at its roots in each interval, times 1, z and z^2."""
+    c0, c1, c2 = found.coefficients
+    total = [np.zeros(found.low.shape) for _ in range(3)]
+    with np.errstate(all="ignore"):
+        discriminant = c1 * c1 - 4 * c2 * (c0 - y)
+        root = np.sqrt(np.maximum(discriminant, 0.0))
+        q = -0.5 * (c1 + np.where(c1 < 0, -1.0, 1.0) * root)
+        candidates = [(c0 - y) / q]
+        if np.any(c2):
+            candidates.append(q / c2)
+        for z in candidates:
+            inside = np.isfinite(z) & (z > found.low) & (z < found.high) & (discriminant > 0)
+            inside &= (c1 != 0) | (c2 != 0)
+            z = np.where(inside, z, 0.0)
+            density = np.exp(-0.5 * (((z - mean) / scale) ** 2 + LOG_TWO_PI)) / scale
+            density = np.where(inside, density / root, 0.0)
+            for power, sums in enumerate(total):
+                sums += density * z**power
+    return total[0], total[1], total[2]
+
+
+def noisy_sums(
+    found: Pieces, y: Array, mean: Array, scale: float, noise: float
+) -> tuple[Array, Array, Array]:
+    """The same with Gaussian noise on affine pieces (theory/static_limits (8))."""
+    c0, c1, _ = found.coefficients
+    total = noise + (c1 * scale) ** 2
+    gap = y - c0 - c1 * mean
+    centre = mean + c1 * scale**2 * gap / total
+    spread = scale * np.sqrt(noise / total)
+    log = -0.5 * (gap**2 / total + np.log(total) + LOG_TWO_PI)
+    return tuple(np.exp(log) * s for s in interval_sums(found, centre, spread))  # type: ignore[return-value, arg-type]
+
+
+def solutions(function: sp.Expr, variable: sp.Symbol) -> list[sp.Expr]:
+    """Zeros in one variable of a switching function, for degrees one and two.
+
+    Raises
+    ------
+    BadParameter
+    """
+    found: list[sp.Expr] = []
+    for factor in sp.Mul.make_args(sp.factor(function)):
+        base = factor.as_base_exp()[0]
+        if not base.has_free(variable):
+            continue
+        if not base.is_polynomial(variable) or sp.degree(base, variable) > 2:
+            raise BadParameter(
+                f"zeros of {base} in {variable} have no formula here: labels of several fields "
+                "must switch at zeros of functions of degree one or two in each field"
+            )
+        c = sp.Poly(base, variable).all_coeffs()
+        if len(c) == 2:
+            found.append(-c[1] / c[0])
+        else:
+            root = sp.sqrt(c[1] ** 2 - 4 * c[0] * c[2])
+            found += [(-c[1] + s * root) / (2 * c[0]) for s in (1, -1)]
+    return found
+
+
+def degree_in(expr: sp.Expr, variable: sp.Symbol) -> int | None:
+    """Highest degree of the pieces in one field; None where they are no polynomials."""
+    smooth = expr
+    while kinked := smooth.atoms(*KINKED):
+        node = min(kinked, key=lambda k: (len(k.atoms(*KINKED)), sp.default_sort_key(k)))
+        smooth = smooth.xreplace({node: _any_branch(node)})
+    if not smooth.is_polynomial(variable):
+        return None
+    return int(sp.degree(smooth, variable)) if smooth.has_free(variable) else 0
+
+
+def _any_branch(node: sp.Expr) -> sp.Expr:
+    """A combination of the branches of a switch with free coefficients."""
+    if isinstance(node, sp.Piecewise):
+        values: Sequence[sp.Expr] = [value for value, _ in node.args]
+    elif isinstance(node, sp.sign | sp.Heaviside):
+        values = [sp.S.One]
+    else:
+        values = node.args
+    return sp.Add(*(sp.Dummy(real=True) * v for v in values))
+
+
+def _without_steps(expr: sp.Expr) -> sp.Expr:
+    """The label with steps replaced by constants, for its slopes between them."""
+    return expr.replace(sp.Heaviside, lambda *_: sp.Dummy(real=True)).replace(
+        sp.sign, lambda *_: sp.Dummy(real=True)
+    )
+
+
+def _without_kinks(derivative: sp.Expr) -> sp.Expr:
+    """A derivative between kinks: no Dirac factors."""
+    smooth = derivative.doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
+    smooth = smooth.replace(sp.Derivative, lambda *_: sp.S.Zero)
+    return smooth.replace(sp.Heaviside, lambda t, *_: (1 + sp.sign(t)) / 2)
+
+
+def _filled(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Break points that do not exist are at infinity."""
+
+    def evaluate(*fields: Array) -> Array:
+        with np.errstate(all="ignore"):
+            found = np.asarray(function(*fields), dtype=float)
+        return np.where(np.isfinite(found), found, np.inf)
+
+    return evaluate
