@@ -34,3 +34,17 @@ def thinned(edges: Array, gap: float) -> Array:
     for row in range(1, len(kept) - 1):
         kept[row] = np.where(edges[row] - kept[row - 1] < gap, kept[row - 1], edges[row])
     return kept
+
+
+def towards_inner(edges: Array, order: int) -> tuple[Array, Array]:
+    """The same for edges of which only the inner ones are singular: nodes are dense there."""
+    if len(edges) == 2:
+        return between(edges, order)
+    x, w = legendre(order)
+    t, w = 0.5 * (1 + x), 0.5 * w
+    shape = (order,) + (1,) * (edges.ndim - 1)
+    near, slope = (t**4).reshape(shape), (4 * t**3 * w).reshape(shape)
+    left, right = edges[1] - edges[0], edges[-1] - edges[-2]
+    z, weight = between(edges[1:-1], order, smoothed=True)
+    nodes = [edges[1] - left * near, z, edges[-2] + right * near]
+    return np.concatenate(nodes), np.concatenate([left * slope, weight, right * slope])

@@ -37,7 +37,7 @@ MOST_FIELDS = 3
 # Points at which the structure of a label is read, and their seed.
 PROBES, SEED = 4096, 20260
 # Sobol points of an average and independent scrambles among them.
-POINTS, REPLICAS = {True: 4096, False: 16384}, 4
+POINTS, REPLICAS = {True: 4096, False: 8192}, 4
 # Nodes of a batch in memory; masses below this are not divided by.
 BATCH, SMALLEST = 1 << 20, 1e-250
 # Labels equal an atom up to this relative difference.

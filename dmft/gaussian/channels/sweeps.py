@@ -16,13 +16,13 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import LOG_TWO_PI, between
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between, towards_inner
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import KINKED, projections, switches
 from dmft.gaussian.nodes.line import Array
 
-# Edges of panels of a conditioned field, in its standard deviations.
-REACH, MIDDLE = 8.5, 2.5
+# Edges of panels of a conditioned field, in its standard deviations; ends where it is singular.
+SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 7.0)
 # Slopes and differences below this part of the label's size are zero.
 ZERO = 1e-9
 
@@ -108,10 +108,10 @@ class Sweep:
             )
             scale = root[level, level]
             points = [f(*fields) + 0 * mean for f in self._edges[level]]
-            spread = [mean + scale * t for t in (-REACH, -MIDDLE, MIDDLE, REACH)]
+            spread = [mean + scale * t for t in (SINGULAR if self.smoothed else SPREAD)]
             edges = np.stack([*spread, *points])
             edges = np.sort(np.clip(edges, spread[0], spread[-1]), axis=0)
-            z, inner = between(edges, self.nodes, self.smoothed)
+            z, inner = (towards_inner if self.smoothed else between)(edges, self.nodes)
             u = (z - mean) / scale
             inner = inner * np.exp(-0.5 * (u * u + LOG_TWO_PI)) / scale
             shape = (-1, count)

@@ -13,11 +13,13 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve, Root
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.priors import Prior, as_prior
+from dmft.gaussian.channels.priors import GAUSSIAN, Prior, as_prior
 from dmft.model import Model
 from dmft.record import Record
 from dmft.validation import checked, is_number, shown
-from dmft.workflow.static.numbers import CLOSED, QUADRATURE, Encoded
+from dmft.workflow.static import several_fields as fields
+from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Encoded
+from dmft.workflow.static.several_fields import several_of
 
 Array = NDArray[np.float64]
 STARTS = ("uninformed", "informed", "all")
@@ -150,6 +152,9 @@ def bayes_optimal(
     if start not in STARTS:
         raise BadParameter(f"start must be one of {', '.join(STARTS)}, got {shown(start)}")
     label, law = label_of(model, "bayes_optimal"), as_prior(prior)
+    if label.width > 1:
+        check_gaussian(law, "bayes_optimal")
+        return _of_several(label, alpha, start)
     curve = curve_of(label, law)
     roots = states(curve, alpha)
     branches = tuple(_branch(curve, alpha, root) for root in roots)
@@ -169,6 +174,51 @@ def bayes_optimal(
         samples_per_dim=alpha,
         start=start,
         prior=str(prior),
+        label=str(label.expr),
+    )
+
+
+def check_gaussian(prior: Prior, what: str) -> None:
+    """Refuse other priors where several fields need the Gaussian one."""
+    if prior != GAUSSIAN:
+        raise BadParameter(
+            f'{what} of labels of several fields is derived for prior="gaussian"; other priors '
+            "are for labels of one field"
+        )
+
+
+def _of_several(label: Label, alpha: float, start: str) -> BayesOptimal:
+    """The same for two and three fields: fixed points from both ends."""
+    channel = several_of(label)
+    found = fields.states(channel, alpha)
+    branches = tuple(
+        FixedPointBranch(
+            s.overlap,
+            s.precision,
+            float(np.mean(1.0 - np.diag(s.overlap))),
+            fields.free_entropy(s, alpha),
+            s.stable,
+        )
+        for s in found
+    )
+    number = {"uninformed": 0, "informed": -1}.get(start)
+    if number is None:
+        number = int(np.argmax([np.nan_to_num(b.free_entropy, nan=np.inf) for b in branches]))
+    branch, state = branches[number], found[number]
+    rate = fields.error_rate_of(channel, state.overlap)
+    return BayesOptimal(
+        q=branch.q,
+        qhat=branch.qhat,
+        mmse=branch.mmse,
+        risk=fields.risk_of(label, state.overlap),
+        error_rate=rate,
+        free_entropy=branch.free_entropy,
+        error=state.error,
+        proof=QMC,
+        branches=branches,
+        samples_per_dim=alpha,
+        start=start,
+        prior="gaussian",
         label=str(label.expr),
     )
 
@@ -324,6 +374,9 @@ def state_evolution(
     """
     alpha = samples_of(samples_per_dim)
     label, law = label_of(model, "state_evolution"), as_prior(prior)
+    if label.width > 1:
+        check_gaussian(law, "state_evolution")
+        return _evolution_of_several(label, alpha, start, steps)
     channel, rho = label.channel(law.second_moment), law.second_moment
     overlaps, left = [_start(start, channel, rho)], [0.0]
     left[0] = rho - overlaps[0]
@@ -350,3 +403,32 @@ def _start(given: Any, channel: Channel, rho: float) -> float:
     raise BadParameter(
         f'start must be "uninformed", "informed" or an overlap in [0, {rho:g}), got {shown(given)}'
     )
+
+
+def _evolution_of_several(label: Label, alpha: float, start: Any, steps: int) -> StateEvolution:
+    """The same for two and three fields."""
+    channel = several_of(label)
+    ends = {"uninformed": fields.NUDGE, "informed": fields.NEAR}
+    first = ends.get(start) if isinstance(start, str) else start
+    q = np.array(first, dtype=float) * (np.eye(label.width) if np.ndim(first) == 0 else 1.0)
+    if first is None or q.shape != (label.width,) * 2 or not _is_overlap(q):
+        raise BadParameter(
+            'start must be "uninformed", "informed", an overlap in [0, 1) or a matrix of shape '
+            f"({label.width}, {label.width}) between 0 and I, got {shown(start)}"
+        )
+    overlaps, converged = [q], False
+    for _ in range(min(steps, fields.MOST_STEPS)):
+        image = fields.step(channel, alpha, overlaps[-1], q)
+        converged = bool(np.abs(image - overlaps[-1]).max() < fields.SETTLED[True])
+        overlaps.append(image)
+        if converged or np.trace(np.eye(len(q)) - image) < fields.EXACT:
+            break
+    found = np.array(overlaps)
+    mmse = 1.0 - np.trace(found, axis1=1, axis2=2) / label.width
+    return StateEvolution(found, mmse, converged, alpha, "gaussian", str(label.expr))
+
+
+def _is_overlap(q: Array) -> bool:
+    """Whether a matrix is symmetric and between 0 and I."""
+    values = np.linalg.eigvalsh(q)
+    return bool(np.allclose(q, q.T) and values[0] >= 0 and values[-1] < 1)

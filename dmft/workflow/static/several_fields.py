@@ -1,0 +1,218 @@
+"""Fixed points of state evolution for labels of two and three fields, by continuation from ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.declared import Label
+from dmft.gaussian.channels.several import Several
+from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
+
+Array = NDArray[np.float64]
+# First overlaps, of no knowledge and next to the teacher.
+NUDGE, NEAR = 1e-2, 1.0 - 1e-3
+# Points while the overlap still moves, by whether the label is discrete; steps; a settled change.
+FEW, MOST_STEPS, SETTLED = {True: 1024, False: 1024}, 400, {True: 1e-5, False: 1e-4}
+# Nodes of panels by the number of fields, for averages and for the operators at q = 0.
+NODES, FINE_NODES = {2: 24, 3: 12}, {2: (40, 60), 3: (16, 20)}
+# Overlaps below this are zero where zero is a fixed point; a smaller remaining variance is exact.
+ZERO, EXACT = 1e-4, 1e-5
+# Anderson's acceleration: past steps that are combined.
+DEPTH = 4
+# Two states whose overlaps differ by less are one; steps of the Jacobian.
+SAME, STEP = 2e-2, 1e-2
+# Points of the risk.
+RISK_POINTS = 1 << 14
+
+
+class State(NamedTuple):
+    """A fixed point: overlap, precision, error of the overlap, entropy Psi_out, stability."""
+
+    overlap: Array
+    precision: Array
+    error: float
+    entropy: float
+    stable: bool
+
+
+@lru_cache(maxsize=16)
+def several_of(label: Label) -> Several:
+    """The channel of a label of several fields.
+
+    Raises
+    ------
+    BadParameter
+        For symbols without values, drawn labels and more than three fields.
+    """
+    label.check_numbers()
+    if label.drawn:
+        raise BadParameter(
+            "static limits of label_channel are derived for teachers of one field; of several, "
+            "label_noise and label_flip are"
+        )
+    nodes = NODES[min(label.width, 3)]
+    return Several(label.expr, label.fields, float(label.noise), float(label.flip), nodes)
+
+
+def posterior_overlap(precision: Array) -> Array:
+    """F(qhat) = qhat (I + qhat)^-1 of the Gaussian prior."""
+    return np.asarray(np.linalg.solve(np.eye(len(precision)) + precision, precision).T)
+
+
+def is_trivial(channel: Several) -> bool:
+    """Whether zero is no fixed point."""
+    return bool(np.trace(channel.uninformed[0]) > 1e-6)
+
+
+def uninformed_start(channel: Several) -> Array:
+    """A small overlap without preferred directions among those that symmetries exchange."""
+    return NUDGE * np.eye(channel.width)
+
+
+def informed_start(channel: Several) -> Array:
+    """An overlap next to the teacher."""
+    return NEAR * np.eye(channel.width)
+
+
+def step(
+    channel: Several, alpha: float, q: Array, start: Array, points: int | None = None
+) -> Array:
+    """One step of state evolution; symmetries of the label that the start has stay."""
+    m = channel.symmetrised(channel.average(q, points).information, start)
+    return posterior_overlap(alpha * m)
+
+
+def fixed_point(channel: Several, alpha: float, start: Array) -> State:
+    """The fixed point that the iteration reaches from a start, with its Jacobian's stability."""
+    few = FEW[channel.is_discrete]
+    zero_is_fixed = not is_trivial(channel)
+    q = _iterated(lambda q: step(channel, alpha, q, start, few), start, 1e-3, zero_is_fixed)
+    if _ends(q, zero_is_fixed):
+        return _end_state(channel, alpha, q)
+    settled = SETTLED[channel.is_discrete]
+    q = _iterated(lambda q: step(channel, alpha, q, start), q, settled, zero_is_fixed)
+    if _ends(q, zero_is_fixed):
+        return _end_state(channel, alpha, q)
+    found = channel.average(q)
+    rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q)
+    left = float(np.linalg.norm(np.eye(len(q)) - q, 2))
+    noise = alpha * float(np.max(found.error)) * left**2
+    error = (noise + settled) / max(1.0 - rate, 0.05)
+    precision = alpha * channel.symmetrised(found.information, start)
+    return State(q, precision, error, found.entropy, rate < 1.0)
+
+
+def _ends(q: Array, zero_is_fixed: bool) -> bool:
+    return (zero_is_fixed and float(np.trace(q)) < ZERO) or float(np.trace(np.eye(len(q)) - q)) < (
+        EXACT * len(q)
+    )
+
+
+def _end_state(channel: Several, alpha: float, q: Array) -> State:
+    """No overlap, or exact recovery."""
+    k = len(q)
+    if np.trace(q) < ZERO:
+        zero = np.zeros((k, k))
+        largest = float(np.linalg.eigvalsh(channel.uninformed[1]).max())
+        return State(zero, zero, 0.0, channel.average(zero).entropy, alpha * largest < 1.0)
+    return State(np.eye(k), np.inf * np.eye(k), 0.0, np.nan, True)
+
+
+def _iterated(
+    advance: Callable[[Array], Array], q: Array, tol: float, zero_is_fixed: bool
+) -> Array:
+    """Plain steps while the overlap grows, Anderson's acceleration where steps shrink."""
+    changes: list[Array] = []
+    images: list[Array] = []
+    last = np.inf
+    for _ in range(MOST_STEPS):
+        image = advance(q)
+        change = image - q
+        size = float(np.abs(change).max())
+        if size < tol * max(float(np.abs(q).max()), NUDGE) or _ends(image, zero_is_fixed):
+            return image
+        if size > last:
+            changes, images = [], []
+        changes, images = [*changes, change][-DEPTH:], [*images, image][-DEPTH:]
+        q, last = _accelerated(changes, images), size
+    return q
+
+
+def _accelerated(changes: list[Array], images: list[Array]) -> Array:
+    """Combination of images with the smallest combined change; the last image where it leaves."""
+    image = images[-1]
+    if len(changes) < 3:
+        return image
+    rows = np.array([(c - changes[-1]).ravel() for c in changes[:-1]])
+    part = np.linalg.lstsq(rows.T, -changes[-1].ravel(), rcond=1e-8)[0]
+    mixed = image + sum(p * (i - image) for p, i in zip(part, images[:-1], strict=True))
+    values = np.linalg.eigvalsh(mixed)
+    moved = float(np.abs(mixed - image).max())
+    inside = values[0] > -1e-12 and values[-1] < 1.0 and np.abs(part).sum() < 20.0
+    return mixed if inside and moved < 0.25 * float(np.abs(image).max()) else image
+
+
+def _largest_rate(advance: Callable[[Array], Array], q: Array) -> float:
+    """Spectral radius of the Jacobian of the map on symmetric matrices."""
+    k = len(q)
+    basis = []
+    for i in range(k):
+        for j in range(i, k):
+            unit = np.zeros((k, k))
+            unit[i, j] = unit[j, i] = 1.0 if i == j else np.sqrt(0.5)
+            basis.append(unit)
+    size = STEP * min(float(np.linalg.eigvalsh(np.eye(k) - q).min()), 0.5)
+    columns = []
+    for unit in basis:
+        ends = [advance(q + s * size * unit) for s in (1.0, -1.0)]
+        change = (ends[0] - ends[1]) / (2 * size)
+        columns.append([float(np.sum(change * other)) for other in basis])
+    return float(np.abs(np.linalg.eigvals(np.array(columns))).max())
+
+
+def states(channel: Several, alpha: float) -> list[State]:
+    """Fixed points from both ends, by overlap; one where they agree."""
+    low = fixed_point(channel, alpha, uninformed_start(channel))
+    high = fixed_point(channel, alpha, informed_start(channel))
+    same = np.abs(low.overlap - high.overlap).max() < SAME
+    return [low] if same else [low, high]
+
+
+def free_entropy(state: State, alpha: float) -> float:
+    """Replica-symmetric free entropy of the Gaussian prior at a fixed point."""
+    q, hat = state.overlap, state.precision
+    if not np.isfinite(hat).all():
+        return np.nan
+    inner = 0.5 * np.trace(hat) - 0.5 * np.linalg.slogdet(np.eye(len(q)) + hat)[1]
+    return float(-0.5 * np.trace(q @ hat) + inner + alpha * state.entropy)
+
+
+def risk_of(label: Label, q: Array) -> float:
+    """E(g - g')^2/4 of two fields that share omega: E Var(g | omega)/2."""
+    k = len(q)
+    values, vectors = np.linalg.eigh(q)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    rest = np.linalg.cholesky(np.eye(k) - q + 1e-15 * np.eye(k))
+    draws = to_normal(scrambled_sobol(3 * k, RISK_POINTS, np.random.SeedSequence(1)))
+    omega = root @ draws[:k]
+    clean = Several(label.expr, label.fields, flip=0.5)  # keeps outer functions
+    one, two = (clean.label(omega + rest @ draws[n * k : (n + 1) * k]) for n in (1, 2))
+    return 0.25 * float(np.mean((one - two) ** 2))
+
+
+def error_rate_of(channel: Several, q: Array) -> float | None:
+    """1 - E max_y P(y | omega) of a label with two values, without flips."""
+    if not channel.is_discrete or len(channel.atoms) != 2:
+        return None
+    draws = to_normal(scrambled_sobol(len(q), 4096, np.random.SeedSequence(2)))
+    values, vectors = np.linalg.eigh(q)
+    omega = (vectors * np.sqrt(np.maximum(values, 0.0))) @ draws
+    variance = np.eye(len(q)) * (1 + 1e-12) - q
+    masses = [s.mass for s in channel.value_sums(omega.T, variance)]
+    return float(np.mean(np.minimum(*masses)))
