@@ -238,6 +238,34 @@ class Several:
         error = np.std(tables, axis=0, ddof=1) / np.sqrt(REPLICAS)
         return Average(np.mean(tables, axis=0), error, float(np.mean(logs)))
 
+    def around(
+        self, learned: Array, overlap: float, points: int | None = None
+    ) -> tuple[Array, Array, float]:
+        """Moments at overlap q with the rows of `learned`: of the others, and m along these.
+
+        E[M M^T] and E[G x G] with M = E[z | y, omega] - omega and G = E[z z^T | y, omega] - I on
+        the complement; m is the mean of E[g g^T] on the learned directions.
+        """
+        k = self.width
+        span = learned.T @ learned
+        rest, variance = np.eye(k) - span, np.eye(k) - overlap * span
+        extra = 0 if self.is_discrete else k + bool(self.noise)
+        points = (points or POINTS[self.is_discrete]) // REPLICAS
+        cube = scrambled_sobol(k + extra, points, np.random.SeedSequence(3))
+        draws = to_normal(cube)
+        omega = (np.sqrt(overlap) * span @ draws[:k]).T
+        first, second, m = np.zeros((k, k)), np.zeros((k * k, k * k)), 0.0
+        for chance, (mass, one, two) in self._cases(omega, variance, draws[k:]):
+            weight = (mass if chance is None else np.full(len(mass), chance)) / len(mass)
+            safe = np.where(mass > SMALLEST, mass, 1.0)
+            g = _score(mass, one, omega, variance)
+            m += float(np.einsum("b,bi,ij,bj->", weight, g, span, g)) / len(learned)
+            mean = (one / safe[:, None] - omega) @ rest
+            spread = rest @ (two / safe[:, None, None] - np.eye(k)) @ rest
+            first += np.einsum("b,bi,bj->ij", weight, mean, mean)
+            second += np.einsum("b,bij,bkl->ikjl", weight, spread, spread).reshape(k * k, k * k)
+        return first, second, m
+
     def _cases(
         self, omega: Array, variance: Array, draws: Array
     ) -> Iterator[tuple[float | None, Sums]]:

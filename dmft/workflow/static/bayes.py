@@ -22,6 +22,8 @@ from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Encoded
 from dmft.workflow.static.several_fields import several_of
 
 Array = NDArray[np.float64]
+# Nodes of panels of the risk.
+RISK_ORDER = 32
 STARTS = ("uninformed", "informed", "all")
 # Overlap, in units of the second moment, from which even labels start.
 NUDGE = 1e-3
@@ -276,7 +278,7 @@ def risk_of(channel: Channel, root: Root) -> float:
         return 0.0
     clean = _clean(channel)
     omega, weight = clean.outer(float(root.overlap), float(root.variance), 12)
-    y, inner = clean.rule(omega, float(root.variance))
+    y, inner = clean.rule(omega, float(root.variance), RISK_ORDER)
     if channel.drawn:
         z, _, inner = channel.rule_z(omega, float(root.variance))
         y = channel.label(z)

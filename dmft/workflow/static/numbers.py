@@ -64,7 +64,7 @@ def _encoded(value: Any) -> Any:
     if isinstance(value, Threshold):
         return {"threshold": list(value.__getnewargs__())}
     if isinstance(value, np.ndarray):
-        return {"array": value.tolist()}
+        return {"array": value.ravel().tolist(), "shape": list(value.shape)}
     if isinstance(value, tuple):
         return {"tuple": [_encoded(v) for v in value]}
     if is_dataclass(value):
@@ -79,7 +79,7 @@ def _decoded(value: Any, parts: tuple[type, ...]) -> Any:
     if "threshold" in value:
         return Threshold(*value["threshold"])
     if "array" in value:
-        return np.array(value["array"], dtype=float)
+        return np.array(value["array"], dtype=float).reshape(value["shape"])
     if "tuple" in value:
         return tuple(_decoded(v, parts) for v in value["tuple"])
     if "part" in value:

@@ -9,15 +9,16 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve
-from dmft.gaussian.channels.declared import label_of
-from dmft.gaussian.channels.priors import as_prior
+from dmft.gaussian.channels.declared import Label, label_of
+from dmft.gaussian.channels.priors import GAUSSIAN, as_prior
 from dmft.model import Model
-from dmft.record import Record
 from dmft.validation import checked
-from dmft.workflow.static.bayes import curve_of, samples_of
+from dmft.workflow.static.bayes import check_gaussian, curve_of, samples_of
 from dmft.workflow.static.numbers import CLOSED, QUADRATURE, Encoded, Threshold
+from dmft.workflow.static.staircase import StaircaseStep, staircase
 
 Array = NDArray[np.float64]
 # Points of the curve that a record keeps.
@@ -25,24 +26,6 @@ POINTS = 401
 # Accuracy of equal areas, whose integral ends at a remaining variance of 1e-10.
 AREA_ERROR = 1e-8
 IMPOSSIBLE, HARD, EASY = "impossible", "hard", "easy"
-
-
-@dataclass(frozen=True, eq=False)
-class StaircaseStep(Record):
-    """Directions that are learned together.
-
-    Attributes
-    ----------
-    samples_per_dim : Threshold
-        Samples from which they are learned.
-    directions : (n, k)
-        Orthonormal rows.
-    reason : str
-    """
-
-    samples_per_dim: Threshold
-    directions: Array
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +122,9 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     (1.49263, 1.24468)
     """
     label, law = label_of(model, "thresholds"), as_prior(prior)
+    if label.width > 1:
+        check_gaussian(law, "thresholds")
+        return _of_several(label)
     curve = curve_of(label, law)
     weak = weak_recovery_of(curve.channel)
     one, none = np.eye(1), np.zeros((0, 1))
@@ -161,6 +147,30 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
         overlap=np.asarray(law.estimate(np.exp(x)).overlap),
         prior=str(prior),
         label=str(label.expr),
+    )
+
+
+def _of_several(label: Label) -> Thresholds:
+    """The same for two and three fields: weak recovery and the staircase."""
+    found = staircase(label)
+    curve, empty = found.curve, np.zeros(0)
+    x = np.linspace(*curve.ends, POINTS) if curve else empty
+    first = "the curve is that of the first step; " if curve else ""
+    return Thresholds(
+        trivial=found.trivial,
+        weak_recovery=found.threshold,
+        directions=found.directions,
+        staircase=found.steps,
+        algorithmic=None,
+        information_theoretic=None,
+        perfect=None,
+        order=None,
+        spinodals=tuple((e.alpha, float(e.overlap)) for e in curve.extremes) if curve else (),
+        samples=np.exp(curve.log_alpha(x)) if curve else empty,
+        overlap=np.asarray(GAUSSIAN.estimate(np.exp(x)).overlap) if curve else empty,
+        prior="gaussian",
+        label=str(label.expr),
+        message=f"{first}{found.message}".rstrip("; "),
     )
 
 
@@ -282,8 +292,13 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     >>> [str(dmft.recovery_phase(model, a)) for a in (0.3, 1.05, 1.2)]
     ['impossible', 'hard', 'easy']
     """
-    alpha = samples_of(samples_per_dim)
-    curve = curve_of(label_of(model, "recovery_phase"), as_prior(prior))
+    alpha, label = samples_of(samples_per_dim), label_of(model, "recovery_phase")
+    if label.width > 1:
+        raise BadParameter(
+            "recovery_phase is derived for labels of one field; of several, dmft.thresholds has "
+            "weak recovery and its steps, dmft.bayes_optimal the states at one samples_per_dim"
+        )
+    curve = curve_of(label, as_prior(prior))
     if curve.highest is None:
         phase = EASY if alpha > curve.start else IMPOSSIBLE
         return RecoveryPhase(phase, f"the overlap grows continuously from {curve.start:.6g} on")

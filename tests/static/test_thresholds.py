@@ -1,0 +1,213 @@
+"""Thresholds, phases and staircases: shared vectors and the tables of theory/static_limits 3."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.curve import Curve
+from dmft.gaussian.channels.priors import GAUSSIAN, GaussBernoulli
+from dmft.gaussian.channels.signed import signed_label
+from dmft.workflow.static.bayes import bayes_optimal, state_evolution
+from dmft.workflow.static.thresholds import Thresholds, recovery_phase, thresholds
+
+FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
+VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
+z = sp.Symbol("z", real=True)
+FIELDS = sp.symbols("z1 z2 z3", real=True)
+Z = {"z": z, **{s.name: s for s in FIELDS}}
+
+
+def model(text, width=1, **options):
+    expr = sp.sympify(text, Z) if isinstance(text, str) else text
+    fields = [z] if width == 1 else FIELDS[:width]
+    return dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(expr, fields), **options)
+
+
+def of_kind(kind):
+    return [v for v in VECTORS if v["kind"] == kind]
+
+
+@pytest.mark.parametrize("vector", of_kind("weak_threshold"), ids=lambda v: str(v["input"]))
+def test_weak_recovery_agrees_with_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    if given["label"] in ("z**4-6*z**2+3", "z**3-3*z") or given.get("noise") == 0.5:
+        from dmft.gaussian.channels.channel import Channel
+        from dmft.workflow.static.thresholds import weak_recovery_of
+
+        channel = Channel(sp.sympify(given["label"], Z), z, given.get("noise", 0.0))
+        found = weak_recovery_of(channel)
+    else:
+        declared = model(given["label"], given["k"], label_noise=given.get("noise", 0))
+        found = thresholds(declared).weak_recovery
+    assert float(found) == pytest.approx(wanted["alpha_weak"], rel=vector["rtol"], abs=1e-12)
+    if "second_moment" in wanted and found > 0:
+        assert 1 / found == pytest.approx(wanted["second_moment"], rel=vector["rtol"])
+
+
+@pytest.mark.parametrize("vector", of_kind("threshold"), ids=lambda v: str(v["input"]))
+def test_thresholds_agree_with_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    if "alpha_23" in wanted:
+        found = thresholds(model(given["label"], 3))
+        first, second = found.staircase
+        values = {
+            "alpha_perfect_z1": first.jump,
+            "q_spinodal": found.spinodals[0][1],
+            "alpha_23": second.samples_per_dim,
+        }
+    else:
+        density = given["prior"].partition("(")[2].partition(")")[0]
+        prior = GaussBernoulli(float(density)) if density else given["prior"]
+        found = thresholds(model(given["label"]), prior)
+        values = {
+            "alpha_weak": found.weak_recovery,
+            "alpha_alg": found.algorithmic,
+            "alpha_it": found.information_theoretic,
+            "q_spinodal": found.spinodals[-1][1] if found.spinodals else None,
+        }
+    for name, value in wanted.items():
+        assert values[name] == pytest.approx(value, rel=vector["rtol"], abs=1e-12), name
+
+
+def test_staircase_stage_agrees_with_the_vector():
+    (vector,) = of_kind("staircase_stage")
+    signs = signed_label(sp.sympify(vector["input"]["label"], Z), FIELDS, 0.0, 0.0)
+    q, wanted = vector["input"]["q11"], vector["output"]
+    m = signs.channel.information(q)
+    largest = np.linalg.eigvalsh(signs.around(q)[1]).max()
+    found = {
+        "m11": m,
+        "E_G23_squared": largest,
+        "alpha_of_q": q / (1 - q) / m,
+        "alpha_23": 1 / largest,
+    }
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=vector["rtol"]), name
+
+
+def test_large_alpha_law_of_signs():
+    (vector,) = of_kind("asymptote")
+    v = 1e-8
+    m = Curve(dmft_channel("sign(z)"), GAUSSIAN).channel.information(1 - v, variance=v)
+    c = m * np.sqrt(v)
+    assert c == pytest.approx(vector["output"]["c"], rel=1e-7)
+    # Corrections to c are of order V; the error is sqrt(V)/pi with V = 1/(alpha c)^2.
+    assert 1 / (np.pi * c) == pytest.approx(vector["output"]["error_times_alpha"], rel=1e-7)
+
+
+def dmft_channel(text):
+    from dmft.gaussian.channels.channel import Channel
+
+    return Channel(sp.sympify(text, Z), z)
+
+
+# The table of theory/static_limits 3.4 beyond the vectors: label, fields, noise, threshold, digits.
+WEAK = [
+    ("z", 1, 0, 0.0), ("Max(0,z)", 1, 0, 0.0), ("z1+z1*z2", 2, 0, 0.0),
+    ("Abs(z)", 1, 0, 0.5), ("sign(Abs(z)-1)", 1, 0, 0.9249580393),
+    ("Max(Abs(z),1)", 1, 0, 0.5139913951), ("Abs(z)", 1, 0.5, 1.0831018),
+    ("z1*z2", 2, 0, 0.5937511), ("sign(z1*z2*z3)", 3, 0, np.inf),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "width", "noise", "value"), WEAK)
+def test_table_of_weak_recovery(text, width, noise, value):
+    found = thresholds(model(text, width, label_noise=noise)).weak_recovery
+    assert float(found) == pytest.approx(value, rel=2e-7, abs=1e-12)
+    assert found.proof in ("closed form", "quadrature")
+
+
+def test_directions_of_the_staircase():
+    committee = thresholds(model("sign(z1)+sign(z2)", 2))
+    np.testing.assert_allclose(committee.trivial, [[np.sqrt(0.5), np.sqrt(0.5)]], atol=1e-9)
+    first, second = committee.staircase
+    assert first.samples_per_dim == 0
+    # Finite-size growth of the antisymmetric mode changes sign at 2.05(2).
+    assert second.samples_per_dim == pytest.approx(2.05, abs=0.02)
+    np.testing.assert_allclose(np.abs(second.directions), np.sqrt(0.5), atol=1e-6)
+    parity = thresholds(model("sign(z1*z2)", 2))
+    assert parity.weak_recovery.formula == "pi**2/4"
+    assert len(parity.directions) == 2
+    flipped = thresholds(model("sign(z1*z2)", 2, label_flip=0.1))
+    assert flipped.weak_recovery == pytest.approx(np.pi**2 / 4 / 0.64)
+
+
+def test_phases_of_phase_retrieval():
+    at = {a: recovery_phase(model("Abs(z)"), a) for a in (0.3, 0.9, 1.05, 1.2)}
+    assert list(at.values()) == ["impossible", "impossible", "hard", "easy"]
+    assert "partial overlap" in at[0.9].message
+    assert recovery_phase(model("sign(z)"), 0.1) == "easy"
+
+
+def test_states_of_phase_retrieval_and_their_files(tmp_path):
+    found = bayes_optimal(model("Abs(z)"), 1.05)
+    assert [b.stable for b in found.branches] == [False, True, False, True]
+    best = bayes_optimal(model("Abs(z)"), 1.05, start="all")
+    assert (best.mmse, best.risk) == (0.0, 0.0)
+    run = state_evolution(model("Abs(z)"), 1.05)
+    assert run.q[-1] == pytest.approx(found.q, abs=1e-6)
+    kept = thresholds(model("Abs(z)"))
+    for record in (found, run, kept):
+        assert type(record).load(record.save(tmp_path / "record.nc")) == record
+    assert isinstance(kept, Thresholds)
+
+
+ERRORS = [v for v in of_kind("fixed_point") if v["input"]["label"] == "sign(z)"]
+
+
+@pytest.mark.parametrize("vector", ERRORS, ids=lambda v: str(v["input"]))
+def test_errors_of_signs_agree_with_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    found = bayes_optimal(model("sign(z)"), given["alpha"], given["prior"])
+    assert found.error_rate == pytest.approx(wanted["bayes_error"], rel=vector["rtol"])
+    assert found.mmse == pytest.approx(wanted["mmse"], rel=vector["rtol"])
+
+
+def test_risk_is_the_hermite_series():
+    """Values of theory/static_limits 1.4; the series in q^n is another computation."""
+    found = bayes_optimal(model("Max(0,z)"), 1.0)
+    assert found.risk == pytest.approx(0.063820, abs=5e-7)
+    square = bayes_optimal(model("z**2"), 0.8)
+    assert square.risk == pytest.approx(0.5 * 2 * (1 - square.q**2), rel=1e-9)
+
+
+@pytest.mark.parametrize("vector", of_kind("fixed_point_k2"), ids=lambda v: v["input"]["label"])
+def test_fixed_points_of_two_fields_agree_with_vectors(vector):
+    from dmft.gaussian.channels.declared import label_of
+    from dmft.workflow.static.several_fields import fixed_point, several_of, uninformed_start
+
+    given = vector["input"]
+    channel = several_of(label_of(model(given["label"], 2), "a test"))
+    found = fixed_point(channel, given["alpha"], uninformed_start(channel))
+    np.testing.assert_allclose(found.overlap, vector["output"]["q"], rtol=vector["rtol"], atol=1e-3)
+    assert found.stable
+
+
+REFUSED = [
+    (dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Symbol("a") * z, [z])), "has no value"),
+    (dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1),
+                inputs=dmft.Spectrum([1, 2], [0.5, 0.5])), "inputs"),
+    (dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, sp.Symbol("k"))), "numeric teacher width"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("declared", "words"), REFUSED)
+def test_other_models_are_refused(declared, words):
+    with pytest.raises(BadParameter, match=words):
+        thresholds(declared)
+
+
+def test_other_arguments_are_refused():
+    with pytest.raises(BadParameter, match="samples_per_dim"):
+        bayes_optimal(model("z"), -1.0)
+    with pytest.raises(BadParameter, match="start must be one of"):
+        bayes_optimal(model("z"), 1.0, start="cold")
+    with pytest.raises(BadParameter, match="several fields"):
+        bayes_optimal(model("z1*z2", 2), 1.0, "rademacher")
+    with pytest.raises(BadParameter, match="piecewise polynomial"):
+        thresholds(model("tanh(z1)+tanh(z2)", 2))
