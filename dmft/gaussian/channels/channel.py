@@ -18,21 +18,16 @@ import numpy as np
 import sympy as sp
 
 from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
-from dmft.gaussian.channels.panels import LOG_TWO_PI, between, thinned
+from dmft.gaussian.channels.likelihood import Likelihood
+from dmft.gaussian.channels.panels import LOG_TWO_PI, MIRRORED, SPREAD, between, thinned, window
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array
 
-# Edges of panels in standard deviations; the mass beyond the last is 2e-19.
-SPREAD = np.array([-9.0, -5.5, -3.0, -1.5, 0.0, 1.5, 3.0, 5.5, 9.0])
-LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
-MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
 # Fields of omega: edges in units of its standard deviation.
 OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
 # Nodes of a Gauss rule over z within one piece, in two panels.
 SMOOTH = 32
-# A likelihood is resolved where halves of a panel agree to this.
-RESOLVED, DEEPEST = 1e-12, 12
 # Nodes of panels, more where the density of labels is singular.
 ORDER, FINE_ORDER, NOISY_ORDER = 12, 20, 10
 # Break points closer than this are one.
@@ -186,11 +181,7 @@ class Channel:
 
     def _parts(self, y: Array, omega: Array, variance: Array) -> list[Parts]:
         if self.drawn:
-            return (
-                [self._probit_part(y, omega, variance)]
-                if self.probit
-                else [self._likelihood_part(y, omega, variance)]
-            )
+            return [self.likelihood.part(y, omega, variance)]
         if not self.noise:
             atoms = [b.atom(y, omega, variance) for flat in self.atoms.values() for b in flat]
             roots = [b.root(y, omega, variance) for b in self.curved]
@@ -225,80 +216,14 @@ class Channel:
         return Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)
 
     @cached_property
-    def probit(self) -> tuple[float, float] | None:
-        """Slope a and offset c of P(y = 1) = Phi(a z + c), where it has this form."""
-        if not (self.drawn and isinstance(self.inner, sp.erf)):
-            return None
-        argument = sp.expand(self.inner.args[0] * sp.sqrt(2))
-        if not argument.is_polynomial(self.field) or sp.degree(argument, self.field) != 1:
-            return None
-        slope, offset = sp.Poly(argument, self.field).all_coeffs()
-        return float(slope), float(offset)
-
-    def _probit_part(self, y: Array, omega: Array, variance: Array) -> Parts:
-        from scipy.special import log_ndtr
-
-        assert self.probit is not None
-        slope, offset = self.probit
-        total = np.sqrt(1.0 + slope**2 * variance)
-        t = y * (slope * omega + offset) / total
-        log = log_ndtr(t)
-        ratio = np.exp(-0.5 * (t * t + LOG_TWO_PI) - log)
-        lean = y * slope * np.sqrt(variance) / total
-        return Parts(log[None], (lean * ratio)[None], (1.0 - lean**2 * t * ratio)[None])
-
-    @cached_property
-    def _chances(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-        """P(y = -1 | z) and P(y = 1 | z), each without cancellation where SymPy can."""
-        exact = [sp.factor_terms(sp.together((1 + s * self.inner) / 2)) for s in (-1, 1)]
-        low, high = (array_function([self.field], e) for e in exact)
-        return low, high
-
-    def chance(self, y: Array, z: Array) -> Array:
+    def likelihood(self) -> Likelihood:
         """P(y | z) of drawn labels."""
-        with np.errstate(all="ignore"):
-            low, high = (np.asarray(f(z), dtype=float) for f in self._chances)
-        return np.where(y > 0, high, low)
-
-    @cached_property
-    def _resolving(self) -> Array:
-        """Edges between which a Gauss rule resolves the likelihood of drawn labels."""
-        reach = REACH * float(np.sqrt(self.prior_variance))
-        todo = [(a, b, 0) for a, b in _pairs(np.unique([-reach, *self.breaks, 0.0, reach]))]
-        found: list[float] = []
-        while todo:
-            a, b, depth = todo.pop()
-            middle = 0.5 * (a + b)
-            whole, halves = (
-                float(np.sum(w * self.chance(np.array(1.0), z) * np.exp(-z * z / 4)))
-                for z, w in (between(np.array(e), 12) for e in ([a, b], [a, middle, b]))
-            )
-            if abs(whole - halves) < RESOLVED or depth == DEEPEST:
-                found += [a, b]
-            else:
-                todo += [(a, middle, depth + 1), (middle, b, depth + 1)]
-        return np.unique(found)
-
-    def _likelihood_part(self, y: Array, omega: Array, variance: Array) -> Parts:
-        y, omega = np.broadcast_arrays(y, omega)
-        z, weight = self._window(self._resolving, omega, variance, 12)
-        u = (z - omega) / np.sqrt(variance)
-        with np.errstate(divide="ignore"):
-            log = np.log(weight) + np.log(self.chance(y, z))
-        return Parts(log, u, u * u)
+        return Likelihood(self.inner, self.field, self.branches[0].reach, tuple(self.breaks))
 
     def _window(
         self, points: Array, omega: Array, variance: Array, order: int
     ) -> tuple[Array, Array]:
-        """Nodes z and weights of N(omega, V), leading axis first, split at points."""
-        omega, scale = np.broadcast_arrays(omega, np.sqrt(variance))
-        moving = omega + np.multiply.outer(SPREAD, scale)
-        shape = (len(points),) + (1,) * omega.ndim
-        fixed = np.clip(points.reshape(shape), moving[0], moving[-1])
-        edges = np.sort(np.concatenate([moving, fixed]), axis=0)
-        z, weight = between(edges, order, self.is_singular)
-        density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
-        return z, weight * density
+        return window(points, omega, variance, order, self.is_singular)
 
     def rule(self, mean: Array, variance: Array | float, order: int = 12) -> tuple[Array, Array]:
         """Labels y and weights, shape (N, S), of the law of y where z ~ N(mean, variance).
@@ -357,10 +282,13 @@ class Channel:
     ) -> tuple[Array, Array, Array]:
         """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V)."""
         mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
-        points = self._resolving if self.drawn else self.breaks
+        points = self.likelihood.resolving if self.drawn else self.breaks
         z, weight = self._window(points, mean, variance, order)
         if self.drawn:
-            cases = [(np.full_like(z, s), weight * self.chance(np.array(s), z)) for s in (1.0, -1)]
+            cases = [
+                (np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
+                for s in (1.0, -1)
+            ]
         else:
             cases = [(self._label_within(z, n), p * weight)
                      for n, (p, _) in enumerate(self.cases)]  # fmt: skip
@@ -525,7 +453,3 @@ class Channel:
             for branches in self.branches_of
             for a, b in pairwise(branches)
         )
-
-
-def _pairs(edges: Array) -> list[tuple[float, float]]:
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

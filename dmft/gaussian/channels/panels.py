@@ -7,6 +7,10 @@ import numpy as np
 from dmft.gaussian.nodes.line import Array, legendre
 
 LOG_TWO_PI = float(np.log(2 * np.pi))
+# Edges of panels in standard deviations; the mass beyond the last is 2e-19.
+SPREAD = np.array([-9.0, -5.5, -3.0, -1.5, 0.0, 1.5, 3.0, 5.5, 9.0])
+LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
+MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
 # Map of [0, 1] to itself that is t^4 at both ends.
 SMOOTHED = np.array([-20.0, 70.0, -84.0, 35.0, 0.0, 0.0, 0.0, 0.0])
 
@@ -48,3 +52,16 @@ def towards_inner(edges: Array, order: int) -> tuple[Array, Array]:
     z, weight = between(edges[1:-1], order, smoothed=True)
     nodes = [edges[1] - left * near, z, edges[-2] + right * near]
     return np.concatenate(nodes), np.concatenate([left * slope, weight, right * slope])
+
+
+def window(
+    points: Array, omega: Array, variance: Array, order: int, smoothed: bool = False
+) -> tuple[Array, Array]:
+    """Nodes z and weights of N(omega, V), leading axis first, split at points."""
+    omega, scale = np.broadcast_arrays(omega, np.sqrt(variance))
+    moving = omega + np.multiply.outer(SPREAD, scale)
+    fixed = np.clip(points.reshape(-1, *(1,) * omega.ndim), moving[0], moving[-1])
+    edges = np.sort(np.concatenate([moving, fixed]), axis=0)
+    z, weight = between(edges, order, smoothed)
+    density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
+    return z, weight * density
