@@ -179,6 +179,9 @@ PUBLIC = {
     "stability": "dmft.workflow.fixed_points",
     "WeakRecovery": "dmft.equations.escape.weak_recovery",
     "weak_recovery": "dmft.equations.escape.weak_recovery",
+    **dict.fromkeys(("ERM", "erm", "optimal_ridge"), "dmft.workflow.static.erm"),
+    "OptimalRidge": "dmft.workflow.static.ridge",
+    **dict.fromkeys(("Separability", "separability"), "dmft.workflow.static.separability"),
     "sweep": "dmft.workflow.diagrams.sweep",
     "warm": "dmft.workflow.warm",
 }

@@ -18,10 +18,13 @@ from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.validation import checked
+from dmft.workflow.static.erm import ERM
+from dmft.workflow.static.ridge import OptimalRidge
+from dmft.workflow.static.separability import Separability
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
-    RegionDiagram, PhaseDiagram, Boundary, Sweep,
+    RegionDiagram, PhaseDiagram, Boundary, Sweep, ERM, OptimalRidge, Separability,
 )  # fmt: skip
 
 

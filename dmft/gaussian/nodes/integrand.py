@@ -51,7 +51,7 @@ class Integrand:
         self.rows = np.array([[float(a) for a in row] for row in block.rows])
         self.shift = np.array([float(a) for a in block.shift])
         self.evaluations = 0
-        self._fast = array_function(list(block.forms), _stable(block.expr), self.functions)
+        self._fast = array_function(list(block.forms), stable(block.expr), self.functions)
         self._precise: Callable[..., Any] | None = None
         self.always_precise = False
 
@@ -144,7 +144,7 @@ class Integrand:
         return float(np.mean(gaps))
 
 
-def _stable(expr: sp.Expr) -> sp.Expr:
+def stable(expr: sp.Expr) -> sp.Expr:
     """Softplus in a form that does not overflow, steps in one that takes arrays."""
 
     def is_softplus(part: sp.Expr) -> bool:

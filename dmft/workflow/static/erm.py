@@ -1,0 +1,405 @@
+"""`erm`: what empirical risk minimisation converges to; `optimal_ridge`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import sympy as sp
+from scipy.optimize import minimize_scalar
+from scipy.special import ndtr
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.declared import Label, label_of
+from dmft.gaussian.nodes.grid import array_function
+from dmft.model import FIELD, Model
+from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
+from dmft.names import Status
+from dmft.validation import checked
+from dmft.workflow.static.proximal import Proximal
+from dmft.workflow.static.record import StaticLimit
+from dmft.workflow.static.replica import LEVELS, Equations, State, clean_nodes
+from dmft.workflow.static.ridge import LabelMoments, OptimalRidge, at_numbers, squared_loss
+from dmft.workflow.static.separability import has_sign_labels, separability_of
+
+# Levels of nodes are refined until numbers agree to this part; rounding of a closed form.
+WANTED, ROUNDING = 1e-9, 1e-14
+# Standard deviations of the output within which a loss must not be too concave.
+REACH = 9.0
+# Ridges among which a numerical optimum is sought, and its accuracy in the logarithm.
+LEAST_RIDGE, LARGEST_RIDGE, RESOLVED = 1e-3, 1e3, 1e-3
+MEASURES = ("test_loss", "risk", "error_rate")
+
+
+@dataclass(frozen=True, eq=False)
+class ERM(StaticLimit):
+    r"""Minimiser of sum_mu l(y_mu, h_mu) + ridge/2 |w|^2 as n = samples_per_dim d -> infinity.
+
+    Attributes
+    ----------
+    M, Q : float
+        Overlaps w w*/d and w w/d; for teachers of several fields (squared loss) M is a tuple.
+    V : float
+        Response of an output to its own sample, the argument of the proximal operator.
+    train_loss, test_loss : float
+        Mean loss of a training sample and of a new one, label noise included.
+    risk : float
+        E(f* - f)^2/2 without flips and noise; of drawn labels f* is the mean label.
+    error_rate : float or None
+        Where labels are signs: how often the sign of the output is not the teacher's; of drawn
+        labels, not the label.
+    stability : float
+        Replicon: below 1 the replica-symmetric equations are stable.
+    error : mapping of str to float
+        Of each of these.
+    proof : "closed form" or "quadrature"
+    status, message
+    loss, label : str
+    samples_per_dim, ridge : float
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
+    >>> found = dmft.erm(model, "squared", samples_per_dim=2, ridge=0.5)
+    >>> round(found.M, 6), round(found.Q, 6), found.proof
+    (0.573857, 0.473596, 'closed form')
+    >>> found.formulas["M"]
+    V*alpha*c_1/(V + 1)
+    """
+
+    M: float | tuple[float, ...]
+    Q: float
+    V: float
+    train_loss: float
+    test_loss: float
+    risk: float
+    error_rate: float | None
+    stability: float
+    error: Mapping[str, float]
+    proof: str
+    status: Status
+    message: str
+    loss: str
+    label: str
+    samples_per_dim: float
+    ridge: float
+    moments: Mapping[str, float] = field(default_factory=dict)
+
+    KIND = "dmft erm"
+
+    @property
+    def cosine(self) -> float:
+        """M/sqrt(Q), the cosine of the angle between student and teacher."""
+        return float(np.linalg.norm(self.M)) / math.sqrt(self.Q)
+
+    @property
+    def formulas(self) -> dict[str, sp.Expr]:
+        """Closed forms of the squared loss in V, alpha, lambda, c_1 = E[y h*], y_2 = E[y^2].
+
+        Empty for other losses. `moments` holds the values of c_1 and y_2.
+        """
+        return squared_loss() if self.proof == "closed form" else {}
+
+
+@checked
+def erm(
+    model: Model,
+    loss: str | sp.Expr = "squared",
+    samples_per_dim: float = 2.0,
+    ridge: float = 0.0,
+) -> ERM:
+    r"""Overlaps, losses and stability of empirical risk minimisation in high dimension.
+
+    Equation    V = 1/(ridge + V^), M = V m^, Q = M^2 + V^2 q^; V^ = -alpha E[df/domega],
+                q^ = alpha E[f^2], m^ = alpha E[f h*] + M V^; f = (prox - omega)/V
+    Scaling     minimum of sum_mu l(y_mu, f_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
+                h = w x/sqrt(d), teacher |w*|^2 = d
+    Valid for   students of one unit; any label of one teacher field, of several under the squared
+                loss; convex losses, others where the proximal operator does not jump; d -> infinity
+    Source      theory/static_limits (13)-(15), (17)
+
+    Parameters
+    ----------
+    model : Model
+        Teacher, noise and flips; a student of width 1, linear as a rule.
+    loss : str or sympy.Expr
+        A name, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
+    samples_per_dim : float
+        alpha = n/d.
+    ridge : float
+
+    Returns
+    -------
+    ERM
+        `.M`, `.Q`, `.V`, `.train_loss`, `.test_loss`, `.risk`, `.error_rate`, `.stability` and
+        their `.error`. Where no solution was found, the status is "not_converged".
+
+    Raises
+    ------
+    BadParameter
+        Also where the minimiser has no finite length, and where the proximal operator jumps: such
+        minima are beyond replica symmetry.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
+    >>> found = dmft.erm(model, "hinge", samples_per_dim=2, ridge=0.1)
+    >>> round(found.M, 4), round(found.Q, 4), round(found.train_loss, 5)
+    (1.5993, 3.6696, 0.02146)
+    """
+    alpha, ridge = _checked_numbers(samples_per_dim, ridge)
+    label = label_of(model, "erm")
+    label.check_numbers()
+    given = as_loss(loss, kept=())
+    output = _output_of(model)
+    if given == NAMED["squared"] and output == PREDICTION:
+        return _closed(label, alpha, ridge)
+    if label.width > 1:
+        raise BadParameter(
+            f"erm with the loss {loss} is derived for labels of one teacher field, {label.expr} "
+            f'has {label.width}: take loss="squared", or solve dmft.GradientDescent'
+        )
+    return _by_quadrature(label, given, output, alpha, ridge)
+
+
+def _checked_numbers(samples_per_dim: float, ridge: float) -> tuple[float, float]:
+    alpha, ridge = float(samples_per_dim), float(ridge)
+    if not 0.0 < alpha < math.inf:
+        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
+    if not 0.0 <= ridge < math.inf:
+        raise BadParameter(f"ridge = {ridge:g} must be non-negative and finite")
+    return alpha, ridge
+
+
+def _output_of(model: Model) -> sp.Expr:
+    """Output of the student in its field, which is called `PREDICTION`."""
+    student = model.student
+    if student.width != 1:
+        raise BadParameter(
+            f"erm is derived for students of one unit, this one has width {student.width}: solve "
+            "dmft.GradientDescent for long times"
+        )
+    if student.parameters:
+        symbol = sorted(student.parameters, key=str)[0]
+        raise BadParameter(f"erm needs numbers: put in the value of {symbol}")
+    return student.outputs_at([FIELD])[0].xreplace({FIELD: PREDICTION})
+
+
+def _closed(label: Label, alpha: float, ridge: float) -> ERM:
+    """The squared loss."""
+    moments = LabelMoments.of(label)
+    c = np.array([float(one) for one in moments.first])
+    first, second = float(np.linalg.norm(c)), float(moments.second)
+    found = at_numbers(alpha, ridge, first, second)
+    length = found.pop("M")
+    M = length * c / first if first > 0.0 else np.zeros(c.size)
+    clean = float(np.dot(M, [float(one) for one in moments.clean_first]))
+    found["risk"] = (float(moments.clean_second) - 2.0 * clean + found["Q"]) / 2.0
+    own = {"M": length, **found}
+    relative = ROUNDING + 4.0 * moments.error
+    rate, rate_error = _rate(label, float(M[0]), found["Q"]) if label.width == 1 else (None, 0.0)
+    message = ""
+    if ridge == 0.0 and alpha <= 1.0:
+        message = "interpolates: the solution of minimum norm, the limit of a vanishing ridge"
+        if alpha == 1.0:
+            message = "at the interpolation peak, where lengths diverge as the ridge vanishes"
+    return ERM(
+        M=float(M[0]) if c.size == 1 else tuple(float(one) for one in M),
+        **found, error_rate=rate,
+        error={name: relative * abs(y) for name, y in own.items() if math.isfinite(y)}
+        | ({} if rate is None else {"error_rate": rate_error}),
+        proof="quadrature" if moments.error else "closed form", status=Status.OK, message=message,
+        loss=str(NAMED["squared"]), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
+        moments={"c_1": first, "y_2": second},
+    )  # fmt: skip
+
+
+def _by_quadrature(
+    label: Label, loss: sp.Expr | str, output: sp.Expr, alpha: float, ridge: float
+) -> ERM:
+    """Any other loss: finer and finer nodes until numbers agree."""
+    written = loss_expr(loss)
+    expr = written if output == PREDICTION else written.xreplace({PREDICTION: output})
+    proximal = Proximal.of(expr)
+    state, last, error = None, dict[str, float](), {}
+    for level in range(len(LEVELS)):
+        equations = Equations(proximal, label, alpha, ridge, level)
+        state = equations.from_scratch() if state is None else equations.solved(state, ridge)
+        if state is None:
+            break
+        now = _measured(equations, state, output)
+        error = {name: abs(y - last.get(name, math.inf)) for name, y in now.items()}
+        last = now
+        if all(e <= WANTED * (1.0 + abs(now[name])) for name, e in error.items()):
+            break
+    if state is None:
+        if ridge == 0.0:
+            _refuse_divergent(label, proximal, loss, alpha)
+        nothing = dict.fromkeys(("M", "Q", "V", "train_loss", "test_loss", "risk", "stability"),
+                                math.nan)  # fmt: skip
+        return _result(nothing, {}, label, loss, alpha, ridge, Status.NOT_CONVERGED,
+                       "no solution of the equations was found")  # fmt: skip
+    _refuse_jump(proximal, equations, state, loss)
+    met = all(e <= 1e-6 * (1.0 + abs(last[name])) for name, e in error.items())
+    status = Status.OK if met else Status.TOLERANCE_NOT_MET
+    return _result(last, error, label, loss, alpha, ridge, status, "")
+
+
+def _result(
+    found: Mapping[str, float],
+    error: Mapping[str, float],
+    label: Label,
+    loss: sp.Expr | str,
+    alpha: float,
+    ridge: float,
+    status: Status,
+    message: str,
+) -> ERM:
+    return ERM(
+        **{"error_rate": None, **found}, error=dict(error), proof="quadrature", status=status,  # type: ignore[arg-type]
+        message=message, loss=str(loss), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
+    )  # fmt: skip
+
+
+def _measured(equations: Equations, state: State, output: sp.Expr) -> dict[str, float]:
+    """What is reported of a solution at the nodes of its equations."""
+    averages = equations.averages(state)
+    found = {
+        "M": state.m, "Q": state.q, "V": state.V, "train_loss": averages["train"],
+        "test_loss": averages["test"],
+        "stability": equations.alpha * state.V**2 * averages["dfdf"],
+    }  # fmt: skip
+    found["risk"] = equations.squared_distance(state, array_function([PREDICTION], output)) / 2
+    if output != PREDICTION:
+        return found
+    rate, _ = _rate(equations.label, state.m, state.q)
+    return found if rate is None else {**found, "error_rate": rate}
+
+
+def _rate(label: Label, m: float, q: float) -> tuple[float | None, float]:
+    """How often a linear student's sign is wrong, and the error of this number."""
+    values = []
+    for points, times in LEVELS[1:3]:
+        nodes = clean_nodes(label, points, times)
+        if not nodes.signs:
+            return None, 0.0
+        toward = nodes.y * m * nodes.u
+        rest = math.sqrt(max(q - m * m, 0.0))
+        wrong = ndtr(-toward / rest) if rest > 0.0 else (toward < 0.0) + 0.5 * (toward == 0.0)
+        values.append(float(np.sum(nodes.weight * wrong)))
+    return values[1], abs(values[1] - values[0])
+
+
+def _refuse_divergent(label: Label, proximal: Proximal, loss: sp.Expr | str, alpha: float) -> None:
+    """Say why there is no minimiser of finite length without a ridge, where that is known."""
+    falls = float(proximal.slope(np.array(REACH), np.array(1.0))) <= 0.0
+    border = separability_of(label).value if falls and has_sign_labels(label) else 0.0
+    if alpha < border:
+        raise BadParameter(
+            f"samples_per_dim = {alpha:g} is below {border:.6g}, so that the labels are linearly "
+            "separable and weights of this loss grow without bound: take ridge > 0 "
+            "(dmft.separability)"
+        )
+    raise BadParameter(
+        f"the loss {loss} has no single minimiser of finite length at samples_per_dim = {alpha:g} "
+        "without a ridge, or none was found: take ridge > 0"
+    )
+
+
+def _refuse_jump(
+    proximal: Proximal, equations: Equations, state: State, loss: sp.Expr | str
+) -> None:
+    """Refuse solutions whose proximal operator is no function."""
+    labels = np.unique(np.quantile(equations.nodes.y, np.linspace(0.0, 1.0, 33)))
+    deepest = proximal.deepest(labels, REACH * math.sqrt(state.q) + 1.0)
+    if state.V * deepest > 1.0:
+        raise BadParameter(
+            f"the loss {loss} is concave where -d2l/df2 = {deepest:.4g}, more than 1/V = "
+            f"{1.0 / state.V:.4g}: its proximal operator jumps, and the minima are beyond this "
+            "replica-symmetric theory; take a larger ridge, or follow dmft.GradientDescent"
+        )
+
+
+@checked
+def optimal_ridge(
+    model: Model,
+    loss: str | sp.Expr = "squared",
+    samples_per_dim: float | None = None,
+    minimise: str = "test_loss",
+) -> OptimalRidge:
+    r"""Ridge of the least test loss: of the squared loss in closed form, at any number of samples.
+
+    Equation    (E[y^2] - c^2)/c^2, c^2 = sum_r E[y h*_r]^2
+    Valid for   squared loss of a linear student: any label, any samples_per_dim; other losses by
+                minimisation over the ridge of what `dmft.erm` gives
+    Source      theory/static_limits 4.2
+
+    Parameters
+    ----------
+    model : Model
+    loss : str or sympy.Expr
+    samples_per_dim : float, optional
+        Needed for other losses than the squared one, and for other measures.
+    minimise : "test_loss", "risk" or "error_rate"
+
+    Returns
+    -------
+    OptimalRidge
+        `.value` (also by `float`), `.expr`, `.error`, `.proof`; infinite where E[y h*] = 0.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> line = dmft.Committee(z, 1)
+    >>> dmft.optimal_ridge(dmft.Model(line, line, label_noise=0.25)).value
+    0.25
+    >>> model = dmft.Model(line, dmft.MultiIndex(sp.sign(z), [z]))
+    >>> float(dmft.optimal_ridge(model))
+    0.5707963267948966
+    """
+    if minimise not in MEASURES:
+        raise BadParameter(f"minimise must be one of {', '.join(MEASURES)}, got {minimise!r}")
+    label = label_of(model, "optimal_ridge")
+    is_squared = as_loss(loss, kept=()) == NAMED["squared"]
+    if is_squared and _output_of(model) == PREDICTION and minimise == "test_loss":
+        moments = LabelMoments.of(label)
+        expr = moments.optimal_ridge
+        value = float(expr)
+        error = 0.0 if not moments.error else 4.0 * moments.error * (1.0 + value) ** 2
+        proof = "quadrature" if moments.error else "closed form"
+        return OptimalRidge(value, error, proof, str(expr))
+    if samples_per_dim is None:
+        raise BadParameter(
+            f"the ridge of the least {minimise} under this loss depends on samples_per_dim: give it"
+        )
+    return _searched(model, loss, samples_per_dim, minimise)
+
+
+def _searched(
+    model: Model, loss: str | sp.Expr, samples_per_dim: float, minimise: str
+) -> OptimalRidge:
+    """The optimum by bounded minimisation over the logarithm of the ridge."""
+
+    def measure(log_ridge: float) -> float:
+        value = getattr(erm(model, loss, samples_per_dim, math.exp(log_ridge)), minimise)
+        if value is None:
+            raise BadParameter("error_rate is defined for labels +1 and -1")
+        return float(value)
+
+    ends = (math.log(LEAST_RIDGE), math.log(LARGEST_RIDGE))
+    found = minimize_scalar(measure, bounds=ends, method="bounded", options={"xatol": RESOLVED})
+    value = math.exp(found.x)
+    # A minimum is flat: values known to e say where it is to the root of e.
+    error = value * max(2.0 * RESOLVED, math.sqrt(WANTED))
+    return OptimalRidge(value, error, "quadrature", str(sp.Float(value, 17)))

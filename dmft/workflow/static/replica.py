@@ -1,0 +1,177 @@
+"""Replica-symmetric equations of empirical risk minimisation with a linear student.
+
+Equation    V = 1/(ridge + V^), m = V m^, q = m^2 + V^2 q^, V^ = -alpha E[df/domega],
+            q^ = alpha E[f^2], m^ = alpha E[f h*] + m V^
+Valid for   d -> infinity; convex losses, others as long as the proximal operator does not jump
+Source      theory/static_limits (13), (14), (17)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from scipy.optimize import root
+
+from dmft.gaussian.channels.declared import Label
+from dmft.gaussian.nodes.line import legendre
+from dmft.workflow.static.label_nodes import EDGES, LabelNodes, halved
+from dmft.workflow.static.proximal import Proximal
+
+Array = NDArray[np.float64]
+# Points of a panel, and halvings of panels, of each level.
+LEVELS = ((8, 0), (12, 0), (16, 1), (24, 2))
+# Fields of one block.
+BLOCK = 2**19
+# Iterations before a root finder takes over, and the residual at which equations are solved.
+WARM_UP, SOLVED = 12, 1e-9
+# Logarithms and overlaps of states stay below.
+FARTHEST = 40.0
+SMALLEST_RIDGE = 1e-4
+# Ridges on the way to a small one are apart by this factor.
+LADDER = 10.0
+
+
+@dataclass(frozen=True)
+class State:
+    """V, m and q - m^2."""
+
+    V: float
+    m: float
+    rest: float
+
+    @property
+    def q(self) -> float:
+        """Squared length of the student."""
+        return self.m**2 + self.rest
+
+    @classmethod
+    def of(cls, x: Array) -> State:
+        """From log V, m and log(q - m^2)."""
+        return cls(float(np.exp(x[0])), float(x[1]), float(np.exp(x[2])))
+
+    @property
+    def x(self) -> Array:
+        """Inverse of `of`."""
+        return np.array([np.log(self.V), self.m, np.log(self.rest)])
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """Averages over samples at the nodes of a level."""
+
+    proximal: Proximal
+    label: Label
+    alpha: float
+    ridge: float
+    level: int
+
+    @cached_property
+    def nodes(self) -> LabelNodes:
+        """Nodes of the label."""
+        return LabelNodes.of(self.label, *LEVELS[self.level])
+
+    def averages(self, state: State) -> dict[str, float]:
+        """E[f^2], E[f u], E[df], E[df^2] and losses before and after the proximal step."""
+        points, times = LEVELS[self.level]
+        step = max(1, BLOCK // ((EDGES.size << times) * points))
+        parts = [
+            self._block(state, slice(low, low + step)) for low in range(0, self.nodes.u.size, step)
+        ]
+        return {name: float(sum(part[name] for part in parts)) for name in parts[0]}
+
+    def _block(self, state: State, here: slice) -> dict[str, float]:
+        nodes = self.nodes
+        u, y, weight = nodes.u[here], nodes.y[here], nodes.weight[here]
+        mean = nodes.share * state.m * u
+        spread = np.sqrt(state.q - (nodes.share * state.m) ** 2)
+        places = [self.proximal.breaks(y, state.V), self.proximal.places(y)]
+        breaks = (np.concatenate(places) - mean) / spread
+        t, share = panel_nodes(breaks, u.size, *LEVELS[self.level])
+        omega, share = mean[:, None] + spread * t, share * weight[:, None]
+        label = np.broadcast_to(y[:, None], omega.shape)
+        p, f, slope = self.proximal(omega, label, state.V)
+        value = self.proximal.value
+        found = {
+            "ff": f * f, "fu": f * u[:, None], "df": slope, "dfdf": slope * slope,
+            "train": value(p, label), "test": value(omega, label),
+        }  # fmt: skip
+        return {name: float(np.sum(share * each)) for name, each in found.items()}
+
+    def squared_distance(self, state: State, output: Callable[[Array], Array]) -> float:
+        """E(f* - output(omega))^2, before noise and flips."""
+        nodes = clean_nodes(self.label, *LEVELS[self.level])
+        none = np.empty((0, nodes.u.size))
+        t, share = panel_nodes(none, nodes.u.size, *LEVELS[self.level])
+        omega = state.m * nodes.u[:, None] + np.sqrt(state.rest) * t
+        gap = nodes.clean[:, None] - output(omega)
+        return float(np.sum(share * gap**2 * nodes.weight[:, None]))
+
+    def step(self, state: State, ridge: float) -> State:
+        """New state from the averages of one."""
+        found = self.averages(state)
+        V = 1.0 / (ridge - self.alpha * found["df"])
+        pull = self.alpha * (found["fu"] - self.nodes.share * state.m * found["df"])
+        return State(V, V * self.nodes.share * pull, V**2 * self.alpha * found["ff"])
+
+    def solved(self, start: State, ridge: float) -> State | None:
+        """Fixed point near a start; None where none was found."""
+
+        def residual(x: Array) -> Array:
+            if not np.all(np.abs(x) < FARTHEST):
+                return np.full(3, np.nan)
+            return np.nan_to_num(self.step(State.of(x), ridge).x - x, nan=FARTHEST)
+
+        with np.errstate(all="ignore"):
+            found = root(residual, start.x, method="hybr", options={"xtol": 1e-13})
+            if not np.all(np.abs(residual(found.x)) < SOLVED):
+                return None
+        return State.of(found.x)
+
+    def warmed(self, start: State, ridge: float) -> State:
+        """A start after some iterations, each half of a step."""
+        x = start.x
+        for _ in range(WARM_UP):
+            with np.errstate(all="ignore"):
+                ahead = self.step(State.of(x), ridge).x
+            if not np.all(np.abs(ahead) < FARTHEST):
+                break
+            x = 0.5 * (x + ahead)
+        return State.of(x)
+
+    def from_scratch(self) -> State | None:
+        """Fixed point from a start far away; for small ridges by continuation, where needed."""
+        start = State(1.0 / (self.ridge + 1.0), 0.3, 0.3)
+        found = self.solved(self.warmed(start, self.ridge), self.ridge)
+        if found is not None or self.ridge >= 1.0:
+            return found
+        state: State | None = start
+        ridges = [max(self.ridge, SMALLEST_RIDGE)]
+        while ridges[-1] < 1.0:
+            ridges.append(ridges[-1] * LADDER)
+        for ridge in [*reversed(ridges), self.ridge]:
+            state = self.solved(self.warmed(state, ridge), ridge)
+            if state is None:
+                return None
+        return state
+
+
+def clean_nodes(label: Label, points: int, times: int) -> LabelNodes:
+    """Nodes of the label before noise and flips; of drawn labels those of both labels."""
+    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points, times)
+
+
+def panel_nodes(breaks: Array, size: int, points: int, times: int) -> tuple[Array, Array]:
+    """Nodes (size, n) of a standard normal variable, and weights, in panels split at breaks."""
+    edges = halved(EDGES, times)
+    inside = np.clip(np.nan_to_num(breaks, nan=edges[-1]), edges[0], edges[-1]).T
+    ends = np.sort(np.concatenate([np.tile(edges, (size, 1)), inside], axis=1), axis=1)
+    x, w = legendre(points)
+    half, centre = 0.5 * np.diff(ends), 0.5 * (ends[:, 1:] + ends[:, :-1])
+    t = centre[..., None] + half[..., None] * x
+    weight = half[..., None] * w * np.exp(-0.5 * t**2) / np.sqrt(2.0 * np.pi)
+    return t.reshape(size, -1), weight.reshape(size, -1)

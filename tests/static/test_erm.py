@@ -1,0 +1,230 @@
+"""Empirical risk minimisation: shared vectors, closed forms, optimisation by SciPy."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.optimize import minimize
+
+import dmft
+
+z, f, y = sp.symbols("z f y", real=True)
+LINE = dmft.Committee(z, 1)
+SIGN = dmft.Model(LINE, dmft.MultiIndex(sp.sign(z), [z]))
+LOGIT = dmft.Model(LINE, dmft.MultiIndex(z, [z]), label_channel=1 / (1 + sp.exp(-2 * f)))
+PROBIT = dmft.Model(LINE, dmft.MultiIndex(z, [z]), label_channel=(1 + sp.erf(sp.sqrt(2) * f)) / 2)
+NOISY = dmft.Model(LINE, LINE, label_noise=1)
+COIN = dmft.Model(LINE, dmft.MultiIndex(sp.sign(z), [z]), label_flip=0.5)
+RELU = dmft.Model(LINE, dmft.MultiIndex(sp.Max(z, 0), [z]), label_noise=0.25)
+FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
+VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
+MODELS = {"sign(h)": SIGN, "logistic, slope 2": LOGIT, "h": NOISY}
+LOSSES = {"square": "squared"}
+
+
+def of_kind(kind):
+    return [v for v in VECTORS if v["kind"] == kind]
+
+
+@pytest.mark.parametrize("vector", of_kind("erm"))
+def test_shared_vectors(vector):
+    given, wanted = vector["input"], vector["output"]
+    loss = LOSSES.get(given["loss"], given["loss"])
+    found = dmft.erm(MODELS[given["label"]], loss, given["alpha"], given["ridge"])
+    names = {"m": "M", "q": "Q", "V": "V", "train": "train_loss", "test_loss": "test_loss",
+             "at": "stability"}  # fmt: skip
+    assert found.status == "ok"
+    for name, value in wanted.items():
+        assert getattr(found, names[name]) == pytest.approx(value, rel=vector["rtol"]), name
+        assert found.error[names[name]] < 1e-7 * abs(value)
+
+
+@pytest.mark.parametrize("vector", of_kind("ridge"))
+def test_shared_vectors_of_ridge(vector):
+    given, wanted = vector["input"], vector["output"]
+    model = SIGN if given["Ey2"] == 1 else dmft.Model(LINE, LINE, label_noise=0.5)
+    found = dmft.erm(model, "squared", given["alpha"], given["ridge"])
+    for name, value in {"V": found.V, "m": found.M, "q": found.Q, "risk": found.test_loss}.items():
+        assert value == pytest.approx(wanted[name], rel=vector["rtol"])
+
+
+@pytest.mark.parametrize("vector", of_kind("separability"))
+def test_shared_vectors_of_separability(vector):
+    models = {"random": COIN, "logistic slope 2": LOGIT, "probit slope 2": PROBIT}
+    found = dmft.separability(models[vector["input"]["label"]])
+    assert found.value == pytest.approx(vector["output"]["alpha_sep"], rel=vector["rtol"])
+    assert found.error < 1e-9
+
+
+def test_half_spaces_are_separable():
+    assert dmft.separability(SIGN).value == math.inf
+    with pytest.raises(dmft.errors.BadParameter, match="labels"):
+        dmft.separability(NOISY)
+
+
+def test_the_squared_loss_meets_the_equations_of_any_loss():
+    """(15) against (13): the same loss written so that it is not known by name."""
+    half = dmft.Committee(z / 2, 1)  # f = h/2: ridge, M and Q rescale
+    model = dmft.Model(half, SIGN.teacher)
+    found = dmft.erm(model, "squared", 1.5, 0.4 / 4)
+    known = dmft.erm(SIGN, "squared", 1.5, 0.4)
+    assert (found.proof, known.proof) == ("quadrature", "closed form")
+    assert pytest.approx(known.M, rel=1e-9) == found.M / 2
+    assert pytest.approx(known.Q, rel=1e-9) == found.Q / 4
+    assert found.risk == pytest.approx(known.risk, rel=1e-9)
+
+
+def test_closed_forms_are_those_of_the_numbers():
+    found = dmft.erm(RELU, "squared", 1.5, 0.1)
+    assert [found.M, found.Q, found.train_loss] == pytest.approx([0.4321, 0.6868, 0.0903], abs=1e-4)
+    values = {"alpha": 1.5, "lambda": 0.1, **found.moments}
+    for name, expr in found.formulas.items():
+        number = expr.subs({s: values[s.name] for s in expr.free_symbols})
+        assert float(number) == pytest.approx(getattr(found, name), rel=1e-12)
+
+
+def test_without_a_ridge():
+    """Limits of (15): least squares, the solution of minimum norm, the peak."""
+    c, alpha = math.sqrt(2 / math.pi), 3.0
+    many, few, peak = (dmft.erm(SIGN, "squared", a) for a in (alpha, 0.5, 1.0))
+    assert pytest.approx([c, c**2 + (1 - c**2) / (alpha - 1)]) == [many.M, many.Q]
+    near = dmft.erm(SIGN, "squared", 0.5, 1e-9)
+    assert pytest.approx([near.M, near.Q, math.inf], rel=1e-7) == [few.M, few.Q, few.V]
+    assert math.inf == peak.Q
+    assert "peak" in peak.message
+    with pytest.raises(dmft.errors.BadParameter, match="separable"):
+        dmft.erm(LOGIT, "logistic", 2.0)
+    with pytest.raises(dmft.errors.BadParameter, match="finite length"):
+        dmft.erm(NOISY, "huber", 0.5)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_the_optimal_ridge_is_where_the_risk_is_least(alpha):
+    best = dmft.optimal_ridge(SIGN)
+    assert best.expr == sp.pi / 2 - 1
+    at, above, below = (
+        dmft.erm(SIGN, "squared", alpha, float(best) * factor).risk for factor in (1, 1.01, 0.99)
+    )
+    assert at < min(above, below)
+    assert dmft.optimal_ridge(dmft.Model(LINE, dmft.MultiIndex(z**2, [z]))).value == math.inf
+
+
+def test_several_fields_under_the_squared_loss():
+    """Only E[y h*] enters: z1 + z1 z2 is z1 with unit noise."""
+    u, v = sp.symbols("u v", real=True)
+    several = dmft.Model(LINE, dmft.MultiIndex(u + u * v, [u, v]))
+    found, alone = (dmft.erm(m, "squared", 2.0, 0.3) for m in (several, NOISY))
+    assert pytest.approx((alone.M, 0.0)) == found.M
+    assert pytest.approx(alone.Q) == found.Q
+    with pytest.raises(dmft.errors.BadParameter, match="2"):
+        dmft.erm(several, "huber", 2.0, 0.3)
+
+
+def test_non_convex_losses():
+    """Square loss of an erf student (theory/static_limits 4.4), and a prox that jumps."""
+    student = dmft.Committee(sp.erf(z / sp.sqrt(2)), 1)
+    model = dmft.Model(student, SIGN.teacher)
+    found = dmft.erm(model, "squared", 3.0, 0.3)
+    numbers = [found.M, found.Q, found.train_loss, found.stability]
+    assert numbers == pytest.approx([1.0415, 1.3141, 0.1026, 0.23], abs=5e-3)
+    with pytest.raises(dmft.errors.BadParameter, match="jumps"):
+        dmft.erm(model, "squared", 3.0, 0.1)
+
+
+def test_files_and_refusals(tmp_path):
+    found = dmft.erm(SIGN, "hinge", 2.0, 0.1)
+    assert dmft.load(found.save(tmp_path / "erm.nc")) == found
+    assert [found.M, found.Q, found.train_loss] == pytest.approx(
+        [1.5993, 3.6696, 0.02146], abs=1e-4
+    )
+    border = dmft.separability(SIGN)
+    assert dmft.load(border.save(tmp_path / "border.nc")) == border
+    best = dmft.optimal_ridge(SIGN)
+    assert dmft.load(best.save(tmp_path / "best.nc")) == best
+    for wrong in ({"samples_per_dim": -1.0}, {"ridge": -1.0}, {"loss": "unknown"}):
+        with pytest.raises(dmft.errors.BadParameter, match=next(iter(wrong))):
+            dmft.erm(SIGN, **{"loss": "hinge", "samples_per_dim": 1.0, "ridge": 1.0} | wrong)
+    wide = dmft.Model(dmft.Committee(z, 2), SIGN.teacher)
+    with pytest.raises(dmft.errors.BadParameter, match="width 2"):
+        dmft.erm(wide, "hinge", 1.0, 1.0)
+
+
+# Losses in NumPy, independent of the library: value and slope by the prediction.
+PLAIN = {
+    "squared": (lambda h, t: (h - t) ** 2 / 2, lambda h, t: h - t),
+    "logistic": (
+        lambda h, t: np.logaddexp(0.0, -h * t),
+        lambda h, t: -t / (1.0 + np.exp(np.clip(h * t, -700, 700))),
+    ),
+    "hinge": (lambda h, t: np.maximum(0.0, 1.0 - h * t), None),
+    "huber": (
+        lambda h, t: np.where(abs(h - t) < 1, (h - t) ** 2 / 2, abs(h - t) - 0.5),
+        lambda h, t: np.clip(h - t, -1, 1),
+    ),
+}  # fmt: skip
+
+
+def labels(name, h, rng):
+    if name == "sign":
+        return np.sign(h)
+    if name == "logit":
+        return np.where(rng.random(h.size) < 1 / (1 + np.exp(-2 * h)), 1.0, -1.0)
+    if name == "relu":
+        return np.maximum(h, 0.0) + 0.5 * rng.standard_normal(h.size)
+    return h + rng.standard_normal(h.size)
+
+
+def minimised(loss, label, alpha, ridge, dim, seed):
+    """M, Q and mean loss of the minimiser of one data set, by L-BFGS or by the dual (hinge)."""
+    rng = np.random.default_rng(seed)
+    star = rng.standard_normal(dim)
+    star *= math.sqrt(dim) / np.linalg.norm(star)
+    X = rng.standard_normal((int(alpha * dim), dim)) / math.sqrt(dim)
+    t = labels(label, X @ star, rng)
+    value, slope = PLAIN[loss]
+    if slope is None:
+        K = (X * t[:, None]) @ (X * t[:, None]).T / ridge
+        found = minimize(
+            lambda a: (a @ K @ a / 2 - a.sum(), K @ a - 1.0), np.full(t.size, 0.5), jac=True,
+            method="L-BFGS-B", bounds=[(0.0, 1.0)] * t.size,
+            options={"maxiter": 5000, "ftol": 1e-13},
+        )  # fmt: skip
+        w = X.T @ (found.x * t) / ridge
+    else:
+        found = minimize(
+            lambda w: (
+                value(X @ w, t).sum() + ridge / 2 * w @ w, X.T @ slope(X @ w, t) + ridge * w
+            ),
+            np.zeros(dim), jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13},
+        )  # fmt: skip
+        w = found.x
+    return w @ star / dim, w @ w / dim, value(X @ w, t).mean()
+
+
+CASES = [
+    ("squared", "sign", SIGN, 2.0, 0.5), ("logistic", "sign", SIGN, 2.0, 0.1),
+    ("hinge", "sign", SIGN, 2.0, 0.1), ("logistic", "logit", LOGIT, 3.0, 0.1),
+    ("huber", "linear", NOISY, 2.0, 0.2), ("huber", "relu", RELU, 1.5, 0.1),
+]  # fmt: skip
+
+
+def agrees(case, dim, seeds):
+    loss, label, model, alpha, ridge = case
+    runs = np.array([minimised(loss, label, alpha, ridge, dim, s) for s in range(seeds)])
+    found = dmft.erm(model, loss, alpha, ridge)
+    theory = np.array([found.M, found.Q, found.train_loss])
+    error = runs.std(axis=0, ddof=1) / math.sqrt(seeds)
+    return np.abs(runs.mean(axis=0) - theory) / (error + 1.5 * np.abs(theory) / dim)
+
+
+def test_optimisation_at_small_dimension():
+    assert np.all(agrees(CASES[1], 150, 24) < 3.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}/{c[1]}" for c in CASES])
+def test_optimisation(case):
+    assert np.all(agrees(case, 800, 8) < 3.5)
