@@ -182,6 +182,9 @@ PUBLIC = {
     **dict.fromkeys(("ERM", "erm", "optimal_ridge"), "dmft.workflow.static.erm"),
     "OptimalRidge": "dmft.workflow.static.ridge",
     **dict.fromkeys(("Separability", "separability"), "dmft.workflow.static.separability"),
+    **dict.fromkeys(("Spectral", "spectral"), "dmft.workflow.static.spectral"),
+    "MessagePassing": "dmft.workflow.static.message_passing",
+    "approximate_message_passing": "dmft.workflow.static.message_passing",
     "sweep": "dmft.workflow.diagrams.sweep",
     "warm": "dmft.workflow.warm",
 }

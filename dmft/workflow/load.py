@@ -19,12 +19,15 @@ from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.validation import checked
 from dmft.workflow.static.erm import ERM
+from dmft.workflow.static.message_passing import MessagePassing
 from dmft.workflow.static.ridge import OptimalRidge
 from dmft.workflow.static.separability import Separability
+from dmft.workflow.static.spectral import Spectral
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
-    RegionDiagram, PhaseDiagram, Boundary, Sweep, ERM, OptimalRidge, Separability,
+    RegionDiagram, PhaseDiagram, Boundary, Sweep, ERM, OptimalRidge, Separability, Spectral,
+    MessagePassing,
 )  # fmt: skip
 
 

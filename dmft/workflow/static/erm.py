@@ -233,6 +233,7 @@ def _by_quadrature(
         state = equations.from_scratch() if state is None else equations.solved(state, ridge)
         if state is None:
             break
+        _refuse_jump(proximal, equations, state, loss)
         now = _measured(equations, state, output)
         error = {name: abs(y - last.get(name, math.inf)) for name, y in now.items()}
         last = now
@@ -245,7 +246,6 @@ def _by_quadrature(
                                 math.nan)  # fmt: skip
         return _result(nothing, {}, label, loss, alpha, ridge, Status.NOT_CONVERGED,
                        "no solution of the equations was found")  # fmt: skip
-    _refuse_jump(proximal, equations, state, loss)
     met = all(e <= 1e-6 * (1.0 + abs(last[name])) for name, e in error.items())
     status = Status.OK if met else Status.TOLERANCE_NOT_MET
     return _result(last, error, label, loss, alpha, ridge, status, "")

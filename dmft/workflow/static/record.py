@@ -21,7 +21,9 @@ class StaticLimit(Archived):
     AXES: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def _record(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.AXES}  # type: ignore[arg-type]
+        kept = (f.name for f in fields(self) if f.name not in self.AXES)  # type: ignore[arg-type]
+        found = {name: getattr(self, name) for name in kept}
+        return {n: str(y) if isinstance(y, Status) else y for n, y in found.items()}
 
     def _variables(self) -> list[netcdf.Variable]:
         return [(name, axes, np.asarray(getattr(self, name))) for name, axes in self.AXES.items()]

@@ -1,0 +1,276 @@
+"""`approximate_message_passing`: runs at finite dimension with the channels of the theory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.declared import Label, label_of
+from dmft.gaussian.channels.priors import Prior, as_prior
+from dmft.gaussian.channels.several import Several
+from dmft.model import Model, as_count
+from dmft.names import Status
+from dmft.simulation.message_passing import (
+    MessagePassingRun,
+    near,
+    normalised,
+    pass_messages,
+    pass_several,
+)
+from dmft.special.streams import as_seeds
+from dmft.validation import checked, is_number, shown
+from dmft.workflow.static.record import StaticLimit
+from dmft.workflow.static.spectral import optimal_preprocessing, spectral
+
+Array = NDArray[np.float64]
+STEPS = 50
+# Overlap of a spectral start where the theory gives less, relative to the second moment.
+LEAST_OVERLAP = 0.01
+# E[h | y]^2 on average below which a label tells nothing at first.
+UNINFORMED = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class MessagePassing(StaticLimit):
+    """Runs of approximate message passing in finite dimension.
+
+    Attributes
+    ----------
+    q : (seeds, T + 1) or (seeds, T + 1, k, k)
+        Overlap of the estimate with the teacher after each step.
+    length : as q
+        Squared length of the estimate; equal to q on average, if the theory holds.
+    found : (seeds,)
+        Whether the teacher was found: the posterior variance vanished, and a discrete teacher was
+        rounded to its values and reproduces it.
+    status, message
+    samples_per_dim, dim, prior, label, start
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
+    >>> runs = dmft.approximate_message_passing(model, 2.0, dim=200, seeds=4, steps=10)
+    >>> runs.q.shape, bool(abs(runs.mean[-1] - 0.728) < 0.1)
+    ((4, 11), True)
+    """
+
+    q: Array
+    length: Array
+    found: NDArray[np.bool_]
+    status: Status
+    message: str
+    samples_per_dim: float
+    dim: int
+    prior: str
+    label: str
+    start: str
+
+    KIND = "dmft message passing"
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "q": ("seed", "t"), "length": ("seed", "t"), "found": ("seed",)
+    }  # fmt: skip
+
+    def _variables(self) -> list[Any]:
+        axes = ("seed", "t", "k", "k_2")[: self.q.ndim]
+        return [
+            ("q", axes, self.q),
+            ("length", axes, self.length),
+            ("found", ("seed",), self.found),
+        ]
+
+    @property
+    def mean(self) -> Array:
+        """Overlap after each step, averaged over the seeds."""
+        return np.asarray(self.q.mean(axis=0))
+
+    @property
+    def stderr(self) -> Array:
+        """Standard error of `mean`; nan for one seed."""
+        if len(self.q) == 1:
+            return np.full(self.q.shape[1:], np.nan)
+        return np.asarray(self.q.std(axis=0, ddof=1) / np.sqrt(len(self.q)))
+
+
+@checked
+def approximate_message_passing(
+    model: Model,
+    samples_per_dim: float,
+    dim: int,
+    seeds: int | Sequence[int],
+    *,
+    prior: Any = "gaussian",
+    start: Any = None,
+    steps: int = STEPS,
+) -> MessagePassing:
+    r"""Run approximate message passing on data sets in finite dimension.
+
+    Equation    omega = X w - V g_prev, g = g_out(y, omega, V), A = -sum dg/d, B = X^T g + A w,
+                w = E[w | B, A], V = mean Var[w | B, A]; for k fields A = g^T g/d
+    Shapes      q (seeds, T + 1), for k fields (seeds, T + 1, k, k)
+    Scaling     n = samples_per_dim d samples; teachers of squared length d times the second moment
+                of the prior; their overlap q follows `dmft.state_evolution` up to d^(-1/2)
+    Valid for   labels of up to three fields (Gaussian prior for several)
+    Source      theory/static_limits 5, (18)
+
+    Parameters
+    ----------
+    model : Model
+    samples_per_dim : float
+    dim : int
+        d.
+    seeds : int or sequence of int
+        A number n means 0 .. n-1.
+    prior : "gaussian", "rademacher" or GaussBernoulli(density)
+    start : None, "spectral" or float
+        Overlap with the teacher at the start. By default 0 where labels have a first moment given
+        the field; else, as 0 is a fixed point, the spectral estimate (one field), whose sign is
+        chosen so that the last overlap is positive.
+    steps : int
+        At most so many; runs end where the teacher is found, and keep their last overlap.
+
+    Returns
+    -------
+    MessagePassing
+        `.q`, `.mean`, `.stderr`, `.length`, `.found`.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Abs(z), [z]))
+    >>> runs = dmft.approximate_message_passing(model, 2.0, dim=200, seeds=2, start=0.3)
+    >>> runs.found.tolist()
+    [True, True]
+    """
+    alpha, dim, steps = float(samples_per_dim), as_count(dim, "dim"), as_count(steps, "steps")
+    if not 0.0 < alpha < np.inf:
+        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
+    label, law = label_of(model, "approximate_message_passing"), as_prior(prior)
+    label.check_numbers()
+    if label.width > 1 and law != as_prior("gaussian"):
+        raise BadParameter(
+            f"message passing for labels of {label.width} fields takes Gaussian teachers, got "
+            f"prior = {shown(prior)}"
+        )
+    if dim < label.width:
+        raise BadParameter(f"dim = {dim} is below the {label.width} fields of the label")
+    one = partial(_one_field, label.channel(law.second_moment), law, model) if (
+        label.width == 1) else partial(_several_fields, label)  # fmt: skip
+    numbers = as_seeds(seeds)
+    runs = [one(alpha, dim, start, steps, np.random.default_rng([seed, 18])) for seed in numbers]
+    q, length = (_filled([getattr(run, name) for run in runs]) for name in ("overlap", "length"))
+    finite = np.isfinite(q).all()
+    return MessagePassing(
+        q, length, np.array([run.found for run in runs]),
+        Status.OK if finite else Status.NONFINITE,
+        "" if finite else "some overlaps are not finite",
+        alpha, dim, str(prior), str(label.expr), str(start),
+    )  # fmt: skip
+
+
+def _filled(rows: list[Array]) -> Array:
+    """Rows of several lengths, the last value repeated."""
+    longest = max(map(len, rows))
+    return np.array(
+        [np.concatenate([r, np.repeat(r[-1:], longest - len(r), axis=0)]) for r in rows]
+    )
+
+
+def _inputs(alpha: float, dim: int, rng: np.random.Generator) -> Array:
+    return rng.standard_normal((max(1, round(alpha * dim)), dim)) / np.sqrt(dim)
+
+
+def _one_field(
+    channel: Channel, law: Prior, model: Model, alpha: float, dim: int, start: Any, steps: int,
+    rng: np.random.Generator,
+) -> MessagePassingRun:  # fmt: skip
+    """A run for a label of one field."""
+    rho = law.second_moment
+    teacher = normalised(law.sample(rng, dim), rho)
+    X = _inputs(alpha, dim, rng)
+    y = _labels(channel, X @ teacher, rng)
+    w, V, turned = np.zeros(dim), rho, False
+    informed = float(np.mean(channel.moments(y, np.zeros_like(y), np.array(rho)).first ** 2))
+    if start == "spectral" or (start is None and informed < UNINFORMED):
+        overlap = max(spectral(model, alpha).cosine_squared, LEAST_OVERLAP) * rho
+        w, V, turned = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng), rho - overlap, True
+    elif start is not None:
+        overlap = _overlap(start, rho)
+        w, V = near(teacher, overlap, rho, rng), rho - overlap
+
+    def score(y: Array, omega: Array, variance: float) -> tuple[Array, Array]:
+        _, first, second = channel.moments(y, omega, np.array(variance))
+        return first / np.sqrt(variance), (second - first**2 - 1.0) / variance
+
+    run = pass_messages(X, y, teacher, w, V, score, law.denoise, steps)
+    sign = -1.0 if turned and run.overlap[-1] < 0.0 else 1.0
+    found = run.found
+    if found and not any(law.variances):  # rounded to the values of a discrete teacher
+        values = np.array(law.means)
+        nearest = values[np.argmin(np.abs(np.subtract.outer(sign * run.estimate, values)), axis=1)]
+        found = bool(np.allclose(nearest, teacher))
+    return MessagePassingRun(sign * run.overlap, run.length, run.variance, found, run.estimate)
+
+
+def _labels(channel: Channel, fields: Array, rng: np.random.Generator) -> Array:
+    """Labels at the teacher's fields, drawn, flipped and with noise where the model says so."""
+    if channel.drawn:
+        up = channel.chance(np.ones_like(fields), fields)
+        return np.where(rng.random(fields.size) < up, 1.0, -1.0)
+    y = np.array(channel.label(fields))
+    if channel.flip:
+        y *= np.where(rng.random(y.size) < channel.flip, -1.0, 1.0)
+    return y + np.sqrt(channel.noise) * rng.standard_normal(y.size) if channel.noise else y
+
+
+def _overlap(start: Any, rho: float) -> float:
+    if not (is_number(start) and 0.0 <= float(start) < rho):
+        raise BadParameter(
+            f'start must be None, "spectral" or an overlap in [0, {rho:g}), got {shown(start)}'
+        )
+    return float(start)
+
+
+def _top_vector(channel: Channel, X: Array, y: Array, rng: np.random.Generator) -> Array:
+    """Top eigenvector of sum_mu T(y_mu) x_mu x_mu^T with the optimal preprocessing."""
+    T, dim = optimal_preprocessing(channel, y), X.shape[1]
+    matrix = LinearOperator((dim, dim), matvec=lambda v: X.T @ (T * (X @ v)), dtype=np.float64)
+    _, vectors = eigsh(matrix, k=1, which="LA", v0=rng.standard_normal(dim), tol=1e-6)
+    return np.asarray(vectors[:, 0])
+
+
+def _several_fields(
+    label: Label, alpha: float, dim: int, start: Any, steps: int, rng: np.random.Generator
+) -> MessagePassingRun:
+    """A run for a label of two or three fields, Gaussian prior."""
+    k = label.width
+    if label.drawn:
+        raise BadParameter(
+            "message passing for drawn labels is derived for one teacher field; take labels of "
+            "one field, or label_flip"
+        )
+    channel = Several(label.expr, label.fields, float(label.noise), float(label.flip))
+    teacher = normalised(rng.standard_normal((dim, k)), 1.0)
+    X = _inputs(alpha, dim, rng)
+    y = channel.label((X @ teacher).T)
+    if channel.flip:
+        y = y * np.where(rng.random(y.size) < channel.flip, -1.0, 1.0)
+    if channel.noise:
+        y = y + np.sqrt(channel.noise) * rng.standard_normal(y.size)
+    overlap = 0.0 if start is None else _overlap(start, 1.0)
+    W = near(teacher, overlap, 1.0, rng)
+    return pass_several(X, y, teacher, W, (1.0 - overlap) * np.eye(k), channel.score, steps)

@@ -1,0 +1,232 @@
+"""`spectral`: overlap of the top eigenvector of preprocessed labels with the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.declared import label_of
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.kinks import break_points
+from dmft.gaussian.nodes.line import panels
+from dmft.model import Model
+from dmft.model.loss import LABEL
+from dmft.validation import checked, shown
+from dmft.workflow.static.label_nodes import EDGES
+from dmft.workflow.static.record import StaticLimit
+
+Array = NDArray[np.float64]
+# The optimal preprocessing is unbounded where E[h^2 | y] vanishes: eigenvectors do not feel more.
+FLOOR = -1e3
+# Nodes of panels; two rules give the error. Averages below this vanish.
+ORDERS, ZERO = (16, 24), 1e-12
+# Eigenvalues are sought between these multiples above the largest value of the preprocessing.
+CLOSE, FAR = 1e-9, 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Spectral(StaticLimit):
+    r"""Top eigenvector of sum_mu T(y_mu) x_mu x_mu^T/n as d -> infinity.
+
+    Attributes
+    ----------
+    cosine_squared : float
+        Squared cosine of its angle with the teacher.
+    threshold : float
+        Samples per dimension above which it is positive; infinite where it never is.
+    error : float
+        Of cosine_squared.
+    samples_per_dim, preprocessing, label
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Abs(z), [z]))
+    >>> found = dmft.spectral(model, samples_per_dim=2)
+    >>> round(found.cosine_squared, 4), round(found.threshold, 6)
+    (0.6389, 0.5)
+    """
+
+    cosine_squared: float
+    threshold: float
+    error: float
+    samples_per_dim: float
+    preprocessing: str
+    label: str
+
+    KIND = "dmft spectral"
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The preprocessing T, E[h^2 | y] and weights at nodes of the label."""
+
+    T: Array
+    second: Array
+    weight: Array
+
+    def mean(self, values: Array) -> float:
+        """Average over labels."""
+        return float(self.weight @ values)
+
+    def signal(self, level: float) -> float:
+        """E[T (h^2 - 1)/(level - T)], which falls."""
+        return self.mean(self.T * (self.second - 1.0) / (level - self.T))
+
+    def spread(self, level: float) -> float:
+        """E[T^2/(level - T)^2], which falls."""
+        return self.mean((self.T / (level - self.T)) ** 2)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Levels just above the largest value, and far away."""
+        top = max(float(self.T.max()), 0.0)
+        scale = max(top, float(np.abs(self.T).max()) * 1e-6)
+        return top + CLOSE * scale, top + FAR * scale
+
+    def root(self, function: Callable[[float], float]) -> float:
+        """Where a falling function of the level crosses zero, or the end that it is nearest to."""
+        low, high = self.ends
+        if function(low) <= 0.0 or function(high) >= 0.0:
+            return low if function(low) <= 0.0 else high
+        shift = low * (1.0 - CLOSE)
+        ends = (math.log(low - shift), math.log(high - shift))
+        return shift + math.exp(brentq(lambda x: function(shift + math.exp(x)), *ends, xtol=1e-13))
+
+    def cosine_squared(self, alpha: float) -> float:
+        """The overlap by theory/static_limits (19)."""
+        least = self.root(lambda level: self.spread(level) - 1.0 / alpha)
+        if self.signal(least) <= 1.0 / alpha:
+            return 0.0
+        level = self.root(lambda x: self.signal(x) - 1.0 / alpha)
+        rise = 1.0 / alpha - self.spread(level)
+        fall = -self.mean(self.T**2 * self.second / (level - self.T) ** 2)
+        return rise / (rise - fall)
+
+    def threshold(self) -> float:
+        """Where both sides of the condition meet at the edge of the bulk."""
+        low, high = self.ends
+
+        def gap(level: float) -> float:
+            return self.spread(level) - self.signal(level)
+
+        levels = low + np.geomspace(CLOSE * high / FAR, high - low, 400)
+        gaps = np.array([gap(level) for level in levels])
+        crossings = np.flatnonzero((gaps[:-1] > 0.0) & (gaps[1:] <= 0.0))
+        if not crossings.size:
+            return math.inf if gaps[0] > 0.0 else 1.0 / self.spread(low)
+        n = int(crossings[-1])
+        return 1.0 / self.spread(brentq(gap, levels[n], levels[n + 1], xtol=1e-14))
+
+
+def optimal_preprocessing(channel: Channel, y: Array) -> Array:
+    """1 - 1/E[h^2 | y], not below `FLOOR`."""
+    second = channel.moments(y, np.zeros_like(y), np.array(channel.prior_variance)).second
+    with np.errstate(divide="ignore"):
+        return np.maximum(1.0 - 1.0 / second, FLOOR)
+
+
+@checked
+def spectral(
+    model: Model, samples_per_dim: float, preprocessing: str | sp.Expr = "optimal"
+) -> Spectral:
+    r"""Overlap of the spectral estimate with the teacher, and the samples that it needs.
+
+    Equation    phi(s) = s E[T h^2/(s - T)], psi(s) = s (1/alpha + E[T/(s - T)]): above the minimum
+                of psi, phi(s) = psi(s) and cos^2 = psi'/(psi' - phi'), else 0
+    Valid for   labels of one teacher field with E[h | y] = 0; d -> infinity. The optimal
+                preprocessing is T = 1 - 1/E[h^2 | y], and its threshold that of weak recovery
+    Source      theory/static_limits (19), (10)
+
+    Parameters
+    ----------
+    model : Model
+    samples_per_dim : float
+    preprocessing : "optimal" or sympy.Expr
+        T, an expression in the symbol y.
+
+    Returns
+    -------
+    Spectral
+        `.cosine_squared`, `.threshold`, `.error`.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z, y = sp.symbols("z y", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Abs(z), [z]))
+    >>> found = dmft.spectral(model, 2.0, preprocessing=sp.Min(y**2, 4))
+    >>> round(found.cosine_squared, 4)
+    0.2685
+    """
+    alpha = float(samples_per_dim)
+    if not 0.0 < alpha < math.inf:
+        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
+    label = label_of(model, "spectral")
+    channel = label.channel()
+    if not isinstance(preprocessing, str):
+        preprocessing = _in_label(preprocessing)
+        if not (label.noise or label.flip or label.drawn):  # the label itself, by its values
+            channel = replace(channel, mixture=((1.0, label.expr),))
+    elif preprocessing != "optimal":
+        raise BadParameter(
+            f'preprocessing must be "optimal" or an expression in y, got {shown(preprocessing)}'
+        )
+    fine, coarse = (_values(channel, preprocessing, order) for order in ORDERS[::-1])
+    found, other = (v.cosine_squared(alpha) for v in (fine, coarse))
+    informed = fine.mean((fine.second - 1.0) ** 2)
+    if preprocessing == "optimal":
+        threshold = 1.0 / informed if informed > ZERO else math.inf
+        found, other = (y if alpha > threshold else 0.0 for y in (found, other))
+    else:
+        threshold = fine.threshold()
+    error = abs(found - other) + 1e-12
+    return Spectral(found, threshold, error, alpha, str(preprocessing), str(label.expr))
+
+
+def _in_label(preprocessing: sp.Expr) -> sp.Expr:
+    """The expression in `LABEL`."""
+    names = {s: s.name for s in preprocessing.free_symbols}
+    if set(names.values()) != {"y"}:
+        raise BadParameter(f"preprocessing = {preprocessing} must be an expression in y alone")
+    return preprocessing.xreplace(dict.fromkeys(names, LABEL))
+
+
+def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Values:
+    """Nodes of the law of the label."""
+    if channel.noise or channel.flip or channel.drawn:
+        y, weight = (a[0] for a in channel.rule(np.zeros(1), channel.prior_variance, order))
+    else:  # split where the preprocessing has kinks, too
+        edges = [*EDGES, *channel.breaks]
+        if not isinstance(preprocessing, str):
+            seen = preprocessing.xreplace({LABEL: channel.expr})
+            edges += [float(z) for z in break_points(seen, channel.field, EDGES[-1])]
+        z, weight = panels(np.unique(edges), order)
+        y, weight = channel.label(z), weight * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
+    y, weight = y[weight > 0.0], weight[weight > 0.0]
+    moments = channel.moments(y, np.zeros_like(y), np.array(channel.prior_variance))
+    if float(weight @ moments.first**2) > ZERO:
+        raise BadParameter(
+            f"spectral estimates are computed where E[h* | y] = 0; {channel.expr} has a first "
+            "moment, and is learned at any number of samples (dmft.thresholds)"
+        )
+    if preprocessing == "optimal":
+        T = optimal_preprocessing(channel, y)
+    else:
+        T = np.broadcast_to(np.asarray(array_function([LABEL], preprocessing)(y), float), y.shape)
+    if not np.all(np.isfinite(T)):
+        raise BadParameter(f"preprocessing = {preprocessing} is not finite at all labels")
+    return Values(T, moments.second, weight / weight.sum())

@@ -1,0 +1,80 @@
+"""Spectral estimates: shared vectors, thresholds, and eigenvectors of matrices."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+z, y = sp.symbols("z y", real=True)
+FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
+VECTORS = [v for v in json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
+           if v["kind"] == "spectral"]  # fmt: skip
+HALF = sp.Rational(1, 2)
+LABELS = {"Abs(z)": sp.Abs(z), "sign(Abs(z)-1/2)": sp.sign(sp.Abs(z) - HALF)}
+
+
+def model(expr, **noise):
+    return dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(expr, [z]), **noise)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_shared_vectors(vector):
+    given, wanted = vector["input"], vector["output"]["cosine_squared"]
+    found = dmft.spectral(model(LABELS[given["label"]]), given["alpha"])
+    # Vectors have four digits.
+    assert found.cosine_squared == pytest.approx(wanted, rel=vector["rtol"], abs=5e-5)
+    assert found.error < 1e-7
+
+
+def test_thresholds_are_those_of_weak_recovery():
+    assert dmft.spectral(model(sp.Abs(z)), 1.0).threshold == pytest.approx(0.5, abs=1e-12)
+    assert dmft.spectral(model(sp.Abs(z)), 0.495).cosine_squared == 0.0
+    assert dmft.spectral(model(sp.Abs(z)), 0.51).cosine_squared == pytest.approx(0.004, abs=1e-4)
+    noisy = dmft.spectral(model(sp.Abs(z), label_noise=0.5), 2.0)
+    assert noisy.threshold == pytest.approx(1.0831018, rel=1e-6)
+    hidden = dmft.spectral(model(z**2 * sp.exp(-(z**2))), 2.0)
+    assert (hidden.threshold, hidden.cosine_squared) == (math.inf, 0.0)
+
+
+def test_given_preprocessing():
+    """Theory/static_limits 6: min(y^2, 4) at 1 and 2 samples per dimension."""
+    found = [dmft.spectral(model(sp.Abs(z)), a, sp.Min(y**2, 4)) for a in (1.0, 2.0)]
+    assert [r.cosine_squared for r in found] == pytest.approx([0.0724, 0.2685], abs=1e-4)
+    border = found[0].threshold
+    below, above = (
+        dmft.spectral(model(sp.Abs(z)), border * f, sp.Min(y**2, 4)) for f in (0.99, 1.01)
+    )
+    assert below.cosine_squared == 0.0 < above.cosine_squared < 0.01
+    best = dmft.spectral(model(sp.Abs(z)), 2.0, 1 - 1 / sp.Max(y**2, sp.Rational(1, 1000)))
+    known = dmft.spectral(model(sp.Abs(z)), 2.0).cosine_squared
+    assert best.cosine_squared == pytest.approx(known, rel=1e-3)
+
+
+def test_refusals_and_files(tmp_path):
+    with pytest.raises(dmft.errors.BadParameter, match="first moment"):
+        dmft.spectral(model(sp.sign(z)), 1.0)
+    with pytest.raises(dmft.errors.BadParameter, match="in y alone"):
+        dmft.spectral(model(sp.Abs(z)), 1.0, z**2)
+    with pytest.raises(dmft.errors.BadParameter, match="samples_per_dim"):
+        dmft.spectral(model(sp.Abs(z)), -1.0)
+    found = dmft.spectral(model(sp.Abs(z)), 1.0)
+    assert dmft.load(found.save(tmp_path / "spectral.nc")) == found
+
+
+def test_eigenvectors_of_matrices():
+    """NumPy's eigh of D at d = 300; the threshold and the overlap at 2 samples per dimension."""
+    dim, found = 300, []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((2 * dim, dim))
+        values = np.minimum(X[:, 0] ** 2, 4.0)
+        vector = np.linalg.eigh((X.T * values) @ X)[1][:, -1]
+        found.append(vector[0] ** 2)
+    theory = dmft.spectral(model(sp.Abs(z)), 2.0, sp.Min(y**2, 4)).cosine_squared
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - theory) < 3 * error + 10 / dim
