@@ -45,6 +45,10 @@ Measure
     As functions of parameters: phase_diagram -> PhaseDiagram, boundary -> Boundary, sweep -> Sweep,
     landscape, landscape_boundary, landscape_diagram.
 
+Static limits
+    erm -> ERM, optimal_ridge -> OptimalRidge, separability -> Separability, spectral -> Spectral,
+    approximate_message_passing -> MessagePassing, sample_complexity -> SampleComplexity.
+
 Show and save
     explore(model, algorithm): a page with sliders, in a notebook.
     plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
@@ -185,6 +189,8 @@ PUBLIC = {
     **dict.fromkeys(("Spectral", "spectral"), "dmft.workflow.static.spectral"),
     "MessagePassing": "dmft.workflow.static.message_passing",
     "approximate_message_passing": "dmft.workflow.static.message_passing",
+    "SampleComplexity": "dmft.workflow.static.sample_complexity",
+    "sample_complexity": "dmft.workflow.static.sample_complexity",
     "sweep": "dmft.workflow.diagrams.sweep",
     "warm": "dmft.workflow.warm",
 }

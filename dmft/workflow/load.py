@@ -21,13 +21,14 @@ from dmft.validation import checked
 from dmft.workflow.static.erm import ERM
 from dmft.workflow.static.message_passing import MessagePassing
 from dmft.workflow.static.ridge import OptimalRidge
+from dmft.workflow.static.sample_complexity import SampleComplexity
 from dmft.workflow.static.separability import Separability
 from dmft.workflow.static.spectral import Spectral
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
     RegionDiagram, PhaseDiagram, Boundary, Sweep, ERM, OptimalRidge, Separability, Spectral,
-    MessagePassing,
+    MessagePassing, SampleComplexity,
 )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_the_squared_loss_meets_the_equations_of_any_loss():
 def test_closed_forms_are_those_of_the_numbers():
     found = dmft.erm(RELU, "squared", 1.5, 0.1)
     assert [found.M, found.Q, found.train_loss] == pytest.approx([0.4321, 0.6868, 0.0903], abs=1e-4)
-    values = {"alpha": 1.5, "lambda": 0.1, **found.moments}
+    values = {"alpha": 1.5, "lambda": 0.1, "V": found.V, **found.moments}
     for name, expr in found.formulas.items():
         number = expr.subs({s: values[s.name] for s in expr.free_symbols})
         assert float(number) == pytest.approx(getattr(found, name), rel=1e-12)

@@ -87,7 +87,7 @@ def test_exact_recovery_ends_a_run(prior):
     label = sp.sign(z) if prior == "rademacher" else z
     found = dmft.approximate_message_passing(model(label), alpha, 300, 2, prior=prior)
     rho = 1.0 if prior == "rademacher" else 0.2
-    assert found.found.all()
+    assert all(found.found)
     assert found.mean[-1] == pytest.approx(rho, rel=1e-3)
 
 

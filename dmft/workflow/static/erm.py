@@ -98,7 +98,7 @@ class ERM(StaticLimit):
 
     @property
     def formulas(self) -> dict[str, sp.Expr]:
-        """Closed forms of the squared loss in V, alpha, lambda, c_1 = E[y h*], y_2 = E[y^2].
+        """Closed forms of the squared loss in alpha, lambda, c_1 = E[y h*], y_2 = E[y^2] and V.
 
         Empty for other losses. `moments` holds the values of c_1 and y_2.
         """
@@ -366,7 +366,7 @@ def optimal_ridge(
     0.25
     >>> model = dmft.Model(line, dmft.MultiIndex(sp.sign(z), [z]))
     >>> float(dmft.optimal_ridge(model))
-    0.5707963267948966
+    0.5707963267948967
     """
     if minimise not in MEASURES:
         raise BadParameter(f"minimise must be one of {', '.join(MEASURES)}, got {minimise!r}")

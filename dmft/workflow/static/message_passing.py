@@ -48,7 +48,7 @@ class MessagePassing(StaticLimit):
         Overlap of the estimate with the teacher after each step.
     length : as q
         Squared length of the estimate; equal to q on average, if the theory holds.
-    found : (seeds,)
+    found : tuple of bool
         Whether the teacher was found: the posterior variance vanished, and a discrete teacher was
         rounded to its values and reproduces it.
     status, message
@@ -66,7 +66,7 @@ class MessagePassing(StaticLimit):
 
     q: Array
     length: Array
-    found: NDArray[np.bool_]
+    found: tuple[bool, ...]
     status: Status
     message: str
     samples_per_dim: float
@@ -76,17 +76,11 @@ class MessagePassing(StaticLimit):
     start: str
 
     KIND = "dmft message passing"
-    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "q": ("seed", "t"), "length": ("seed", "t"), "found": ("seed",)
-    }  # fmt: skip
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {"q": ("seed", "t"), "length": ("seed", "t")}
 
     def _variables(self) -> list[Any]:
         axes = ("seed", "t", "k", "k_2")[: self.q.ndim]
-        return [
-            ("q", axes, self.q),
-            ("length", axes, self.length),
-            ("found", ("seed",), self.found),
-        ]
+        return [(name, axes, getattr(self, name)) for name in self.AXES]
 
     @property
     def mean(self) -> Array:
@@ -153,8 +147,8 @@ def approximate_message_passing(
     >>> z = sp.Symbol("z", real=True)
     >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Abs(z), [z]))
     >>> runs = dmft.approximate_message_passing(model, 2.0, dim=200, seeds=2, start=0.3)
-    >>> runs.found.tolist()
-    [True, True]
+    >>> runs.found
+    (True, True)
     """
     alpha, dim, steps = float(samples_per_dim), as_count(dim, "dim"), as_count(steps, "steps")
     if not 0.0 < alpha < np.inf:
@@ -175,7 +169,7 @@ def approximate_message_passing(
     q, length = (_filled([getattr(run, name) for run in runs]) for name in ("overlap", "length"))
     finite = np.isfinite(q).all()
     return MessagePassing(
-        q, length, np.array([run.found for run in runs]),
+        q, length, tuple(bool(run.found) for run in runs),
         Status.OK if finite else Status.NONFINITE,
         "" if finite else "some overlaps are not finite",
         alpha, dim, str(prior), str(label.expr), str(start),

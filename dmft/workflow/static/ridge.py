@@ -13,7 +13,7 @@ from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.expectation import Gaussian
 from dmft.workflow.static.record import StaticLimit
 
-ALPHA, RIDGE, FIRST, SECOND = sp.symbols("alpha lambda c_1 y_2", positive=True)
+ALPHA, RIDGE, FIRST, SECOND, V = sp.symbols("alpha lambda c_1 y_2 V", positive=True)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LabelMoments:
 
 
 def squared_loss() -> dict[str, sp.Expr]:
-    r"""V, M, Q and what follows from them in closed form.
+    r"""V in closed form; M, Q and what follows from them in V.
 
     Equation    lambda V^2 + (lambda + alpha - 1) V - 1 = 0, m = alpha c_1 V/(1 + V),
                 q = (m^2 + a (E[y^2] - 2 c_1 m))/(1 - a), a = alpha V^2/(1 + V)^2
@@ -72,14 +72,13 @@ def squared_loss() -> dict[str, sp.Expr]:
     Source      theory/static_limits (15)
     """
     b = RIDGE + ALPHA - 1
-    V = (sp.sqrt(b**2 + 4 * RIDGE) - b) / (2 * RIDGE)
     a = ALPHA * V**2 / (1 + V) ** 2
     m = ALPHA * FIRST * V / (1 + V)
     q = (m**2 + a * (SECOND - 2 * FIRST * m)) / (1 - a)
     residual = SECOND - 2 * FIRST * m + q
     return {
-        "V": V, "M": m, "Q": q, "stability": a, "test_loss": residual / 2,
-        "train_loss": residual / (2 * (1 + V) ** 2),
+        "V": (sp.sqrt(b**2 + 4 * RIDGE) - b) / (2 * RIDGE), "M": m, "Q": q, "stability": a,
+        "test_loss": residual / 2, "train_loss": residual / (2 * (1 + V) ** 2),
     }  # fmt: skip
 
 
@@ -96,13 +95,13 @@ def at_numbers(alpha: float, ridge: float, first: float, second: float) -> dict[
                 "test_loss": (spread + q) / 2.0, "train_loss": 0.0}  # fmt: skip
     b = ridge + alpha - 1.0
     root = math.sqrt(b * b + 4.0 * ridge)
-    V = 2.0 / (root + b) if b > 0.0 else (root - b) / (2.0 * ridge)
-    share = V / (1.0 + V)
+    response = 2.0 / (root + b) if b > 0.0 else (root - b) / (2.0 * ridge)
+    share = response / (1.0 + response)
     a, m = alpha * share**2, alpha * first * share
     q = (m**2 + a * (second - 2.0 * first * m)) / (1.0 - a)
     residual = second - 2.0 * first * m + q
-    return {"V": V, "M": m, "Q": q, "stability": a, "test_loss": residual / 2.0,
-            "train_loss": residual / (2.0 * (1.0 + V) ** 2)}  # fmt: skip
+    return {"V": response, "M": m, "Q": q, "stability": a, "test_loss": residual / 2.0,
+            "train_loss": residual / (2.0 * (1.0 + response) ** 2)}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,7 +170,7 @@ def spectral(
     >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.Abs(z), [z]))
     >>> found = dmft.spectral(model, 2.0, preprocessing=sp.Min(y**2, 4))
     >>> round(found.cosine_squared, 4)
-    0.2685
+    0.2684
     """
     alpha = float(samples_per_dim)
     if not 0.0 < alpha < math.inf:
