@@ -7,7 +7,7 @@ Source      the modified formulas (NDF) of Shampine and Reichelt, SIAM J. Sci. C
 Same records and endings as the explicit loop of `explicit.py`. The Jacobian is made of differences
 of the right-hand side, and kept until Newton's method no longer converges with it. Rows of
 `work.k`: backward differences, a copy of them, vectors of Newton's method, the factorised matrix
-I - c J, the Jacobian J.
+I - c J, the Jacobian J. Matrices are stored by columns, so that inner loops are over neighbours.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dmft.solvers.runge_kutta.layout import (
     H_DONE,
     JACOBIAN,
     KEEP,
+    NEXT_SAVE,
     OPTIONS,
     ORDER,
     OUTCOME,
@@ -86,9 +87,8 @@ FAILED = -1
 
 
 @compiled
-def _respace(work, order, ratio):  # type: ignore[no-untyped-def]
+def _respace(k, order, ratio):  # type: ignore[no-untyped-def]
     """Differences of the same polynomial at `ratio` times their spacing."""
-    k = work.k
     for i in range(k.shape[1]):
         k[COPY, i] = 0.0
         for m in range(1, order + 1):
@@ -138,53 +138,53 @@ def _differentiate(rhs, task, work, t, y, counts):  # type: ignore[no-untyped-de
         if not fine:
             return False
         for i in range(n):
-            k[MATRIX_ROWS + n + i, j] = (k[MOVE, i] - k[SLOPE, i]) / step
+            k[MATRIX_ROWS + n + j, i] = (k[MOVE, i] - k[SLOPE, i]) / step
     return True
 
 
 @compiled
-def _factorise(work, n, c):  # type: ignore[no-untyped-def]
+def _factorise(k, n, c):  # type: ignore[no-untyped-def]
     """I - c J in lower and upper triangles, rows exchanged; False when it is singular."""
-    k = work.k
-    for i in range(n):
-        for j in range(n):
-            k[MATRIX_ROWS + i, j] = (1.0 if i == j else 0.0) - c * k[MATRIX_ROWS + n + i, j]
     for j in range(n):
+        for i in range(n):
+            k[MATRIX_ROWS + j, i] = -c * k[MATRIX_ROWS + n + j, i]
+        k[MATRIX_ROWS + j, j] += 1.0
+    for j in range(n):
+        column = k[MATRIX_ROWS + j]
         best = j
         for i in range(j + 1, n):
-            if abs(k[MATRIX_ROWS + i, j]) > abs(k[MATRIX_ROWS + best, j]):
+            if abs(column[i]) > abs(column[best]):
                 best = i
         k[PIVOT, j] = best
-        if not abs(k[MATRIX_ROWS + best, j]) > 0.0:
+        if not abs(column[best]) > 0.0:
             return False
         if best != j:
             for m in range(n):
-                a, b = k[MATRIX_ROWS + j, m], k[MATRIX_ROWS + best, m]
-                k[MATRIX_ROWS + j, m], k[MATRIX_ROWS + best, m] = b, a
+                a, b = k[MATRIX_ROWS + m, j], k[MATRIX_ROWS + m, best]
+                k[MATRIX_ROWS + m, j], k[MATRIX_ROWS + m, best] = b, a
         for i in range(j + 1, n):
-            factor = k[MATRIX_ROWS + i, j] / k[MATRIX_ROWS + j, j]
-            k[MATRIX_ROWS + i, j] = factor
-            if factor != 0.0:
-                for m in range(j + 1, n):
-                    k[MATRIX_ROWS + i, m] -= factor * k[MATRIX_ROWS + j, m]
+            column[i] /= column[j]
+        for m in range(j + 1, n):
+            other = k[MATRIX_ROWS + m]
+            for i in range(j + 1, n):
+                other[i] -= other[j] * column[i]
     return True
 
 
 @compiled
-def _solve(work, n, x):  # type: ignore[no-untyped-def]
+def _solve(k, n, x):  # type: ignore[no-untyped-def]
     """Solve with the factorised matrix, in place."""
-    k = work.k
     for j in range(n):
         other = int(k[PIVOT, j])
         if other != j:
             x[j], x[other] = x[other], x[j]
-    for i in range(n):
-        for j in range(i):
-            x[i] -= k[MATRIX_ROWS + i, j] * x[j]
-    for i in range(n - 1, -1, -1):
-        for j in range(i + 1, n):
-            x[i] -= k[MATRIX_ROWS + i, j] * x[j]
-        x[i] /= k[MATRIX_ROWS + i, i]
+    for j in range(n):
+        for i in range(j + 1, n):
+            x[i] -= k[MATRIX_ROWS + j, i] * x[j]
+    for j in range(n - 1, -1, -1):
+        x[j] /= k[MATRIX_ROWS + j, j]
+        for i in range(j):
+            x[i] -= k[MATRIX_ROWS + j, i] * x[j]
 
 
 @compiled
@@ -201,7 +201,7 @@ def _iterate(rhs, task, work, t, c, counts):  # type: ignore[no-untyped-def]
             return FAILED
         for i in range(n):
             k[MOVE, i] = c * k[SLOPE, i] - k[KNOWN, i] - k[CHANGE, i]
-        _solve(work, n, k[MOVE])
+        _solve(k, n, k[MOVE])
         size = in_tolerances(k[MOVE], k[GUESS], task)
         rate = size / before if iteration > 1 and before > 0.0 else 0.0
         left = MOST_ITERATIONS - iteration
@@ -225,11 +225,11 @@ def _try(rhs, domain, task, work, y, t, h, clock, counts):  # type: ignore[no-un
     """One attempt; returns (reason, error, safety), acceptable when BY_ERROR and error <= 1."""
     k, n, order = work.k, y.size, counts[ORDER]
     for i in range(n):
-        guess, known = y[i], 0.0
-        for j in range(1, order + 1):
-            guess += k[j, i]
-            known += SUMS[j] * k[j, i]
-        k[GUESS, i], k[KNOWN, i] = guess, known / LEADING[order]
+        k[GUESS, i], k[KNOWN, i] = y[i], 0.0
+    for j in range(1, order + 1):
+        for i in range(n):
+            k[GUESS, i] += k[j, i]
+            k[KNOWN, i] += SUMS[j] / LEADING[order] * k[j, i]
     c = h / LEADING[order]
     counts[REASON] = BY_ERROR
     taken = FAILED
@@ -240,7 +240,7 @@ def _try(rhs, domain, task, work, y, t, h, clock, counts):  # type: ignore[no-un
             counts[JACOBIAN], clock[C_BUILT] = FRESH, 0.0
         solvable = True
         if c != clock[C_BUILT]:
-            solvable = _factorise(work, n, c)
+            solvable = _factorise(k, n, c)
             clock[C_BUILT] = c if solvable else 0.0
         if solvable:
             taken = _iterate(rhs, task, work, t + h, c, counts)
@@ -289,23 +289,28 @@ def _choose(task, work, error, safety, clock, counts):  # type: ignore[no-untype
 
 
 @inlined
-def _accept(tableau, task, work, y, t, h, clock, counts):  # type: ignore[no-untyped-def]
-    """Move to the new state, its differences and the interpolant; returns the largest entry."""
+def _accept(tableau, task, work, y, t, h, read, clock, counts):  # type: ignore[no-untyped-def]
+    """Move to the new state, its differences and, where it is read, the interpolant.
+
+    Returns the largest entry.
+    """
     k, order = work.k, counts[ORDER]
     largest = 0.0
     for i in range(y.size):
         k[order + 2, i] = k[CHANGE, i] - k[order + 1, i]
         k[order + 1, i] = k[CHANGE, i]
-        for j in range(order, 0, -1):
-            k[j, i] += k[j + 1, i]
-        for d in range(HIGHEST):
-            value = 0.0
-            for j in range(1, order + 1):
-                value += tableau.dense[d, j - 1] * k[j, i]
-            work.dense[d, i] = value / h
         work.old[i] = y[i]
         y[i] = work.trial[i]
         largest = max(largest, abs(y[i]))
+    for j in range(order, 0, -1):
+        for i in range(y.size):
+            k[j, i] += k[j + 1, i]
+    for d in range(HIGHEST if read else 0):
+        for i in range(y.size):
+            work.dense[d, i] = 0.0
+        for j in range(1, order + 1):
+            for i in range(y.size):
+                work.dense[d, i] += tableau.dense[d, j - 1] / h * k[j, i]
     clock[T_OLD], clock[H_DONE] = t, h
     counts[AFTER_REJECT] = 0
     counts[PENDING] = 1
@@ -328,14 +333,16 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
             work.k[1, i] = h * work.k[0, i]
             work.k[2, i] = 0.0
     elif h != clock[H_BUILT]:
-        _respace(work, counts[ORDER], h / clock[H_BUILT])
+        _respace(work.k, counts[ORDER], h / clock[H_BUILT])
         counts[EQUAL] = 0
     clock[H_BUILT] = h
     reason, error, safety = _try(rhs, domain, task, work, y, t, h, clock, counts)
     if reason != BY_ERROR or not (error <= 1.0):
         _reject(h, reason, error, safety, clock, counts)
         return
-    largest = _accept(tableau, task, work, y, t, h, clock, counts)
+    i = counts[NEXT_SAVE]
+    read = events.kind.size > 0 or (i < task.save.size and task.save[i] < end)
+    largest = _accept(tableau, task, work, y, t, h, read, clock, counts)
     clock[T], clock[H] = end, h
     if counts[EQUAL] > counts[ORDER]:
         _choose(task, work, error, safety, clock, counts)
