@@ -93,6 +93,7 @@ PUBLIC = {
     "FixedPoint": "dmft.workflow.fixed_points",
     "FirstPassage": "dmft.simulation.passage",
     "Gaussian": "dmft.gaussian.expectation",
+    "GaussianInput": "dmft.model.couplings.random_network",
     "GaussianMixture": "dmft.model",
     "GradientDescent": "dmft.model",
     "GradientFlow": "dmft.model",
@@ -117,9 +118,12 @@ PUBLIC = {
     "PathEnsemble": "dmft.solvers.stochastic.ensemble",
     "PhaseDiagram": "dmft.analysis.diagrams.phase_diagram",
     "Phases": "dmft.analysis.phases",
+    "NetworkEnsemble": "dmft.simulation.networks",
+    "NetworkRun": "dmft.solvers.network.run",
     "Problem": "dmft.solvers.problem",
     "ClosureWarning": "dmft.equations.restrict.closures",
     "Quadrature": "dmft.gaussian.nodes.quadrature",
+    "RandomNetwork": "dmft.model.couplings.random_network",
     "Regimes": "dmft.equations.restrict.regimes",
     "Repeat": "dmft.model",
     "Scaling": "dmft.model",
@@ -192,11 +196,12 @@ PUBLIC = {
     "SampleComplexity": "dmft.workflow.static.sample_complexity",
     "sample_complexity": "dmft.workflow.static.sample_complexity",
     "sweep": "dmft.workflow.diagrams.sweep",
+    "t": "dmft.model.couplings.random_network",
     "warm": "dmft.workflow.warm",
 }
 
 # Public folders, by attribute.
-FOLDERS = ("literature",)
+FOLDERS = ("laws", "literature")
 
 NAMES = sorted([*PUBLIC, *FOLDERS, "__version__"])
 

@@ -14,12 +14,14 @@ from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
+from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import check_one_output
 from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.network import NetworkEquations
     from dmft.model import GradientDescent, Scaling, SequenceModel
 
 
@@ -36,16 +38,18 @@ def derive(
 def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
 @overload
 def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentEquations: ...
+@overload
+def derive(model: RandomNetwork) -> NetworkEquations: ...
 @checked
 @in_turn
 def derive(
-    model: Model,
-    algorithm: SGD | GradientFlow | GradientDescent,
+    model: Model | RandomNetwork,
+    algorithm: SGD | GradientFlow | GradientDescent | None = None,
     *,
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations | DescentEquations:
+) -> Equations | DescentEquations | NetworkEquations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -94,6 +98,7 @@ def derive(
         and m; with `dim` and `fluctuations` their stochastic equation.
     algorithm : SGD, GradientFlow or GradientDescent
         For `GradientDescent` on repeated data the result is `DescentEquations` of kind "two-time".
+        A `RandomNetwork` has no algorithm; the result is `NetworkEquations`.
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
         step (kind "map"), for any loss and custom rules; `learning_rate`, `dim` and
@@ -145,6 +150,14 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
+    if isinstance(model, RandomNetwork):
+        if algorithm is not None or any(y is not None for y in (dim, scaling)) or fluctuations:
+            raise BadParameter("a random network has no algorithm: call dmft.derive(network)")
+        from dmft.equations.two_time.network import derive_network
+
+        return derive_network(model)
+    if algorithm is None:
+        raise BadParameter("derive needs an algorithm: dmft.SGD, dmft.GradientFlow or another")
     if model.reads_sequences:
         refuse(algorithm, "sequence")
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):

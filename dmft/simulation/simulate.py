@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
 from dmft.initial_conditions import steps_before
+from dmft.laws import Law
 from dmft.model import (
     CONSTRAINTS,
     SGD,
@@ -27,6 +28,7 @@ from dmft.model import (
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
+from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import loss_expr
 from dmft.model.overlaps import check_start
 from dmft.model.rule import update_of
@@ -38,6 +40,7 @@ from dmft.simulation.declaration import Experiment, Filler
 from dmft.simulation.descent_runs import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import UNITS, run_seeds
+from dmft.simulation.networks import simulate_network
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
@@ -63,12 +66,12 @@ RISK_ERROR_WARNED = 1e-6
     "with a small learning_rate"
 )
 def simulate(
-    model: Model,
-    algorithm: SGD | GradientDescent,
-    dim: int,
-    t_max: float,
-    seeds: int | Sequence[int],
-    start: Overlaps | Alignment | None = None,
+    model: Model | RandomNetwork,
+    algorithm: SGD | GradientDescent | None = None,
+    dim: int = 0,
+    t_max: float = 0.0,
+    seeds: int | Sequence[int] = 1,
+    start: Overlaps | Alignment | Law | float | Sequence[Law | float] | None = None,
     method: Method = "weights",
     *,
     save_at: int | ArrayLike | None = None,
@@ -140,7 +143,8 @@ def simulate(
 
     Returns
     -------
-    Ensemble; DescentEnsemble for gradient descent, SequenceEnsemble for sequence models
+    Ensemble; DescentEnsemble for gradient descent, SequenceEnsemble for sequence models,
+        NetworkEnsemble for a `RandomNetwork` (then ``dt=``, ``lyapunov=``, ``jacobian=``)
 
     Raises
     ------
@@ -156,6 +160,20 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    if isinstance(model, RandomNetwork):
+        if algorithm is not None or first_passage or events or t_start or method != "weights":
+            raise BadParameter(
+                "random networks have no algorithm, events or methods: simulate(network, dim=, "
+                "t_max=, seeds=, start=, dt=)"
+            )
+        return simulate_network(
+            model, dim, t_max, seeds, start, save_at=save_at, threads=threads, progress=progress,
+            **parameters,
+        )  # fmt: skip
+    if algorithm is None:
+        raise BadParameter("simulate needs an algorithm: dmft.SGD or dmft.GradientDescent")
+    if not isinstance(start, Overlaps | Alignment | None):
+        raise BadParameter(f"models start from dmft.Overlaps or dmft.Alignment, got {start!r}")
     own_names = {name for name in parameters if hasattr(algorithm, name)}
     parameters = as_expressions(parameters, own_names)
     refuse_both(first_passage, events)

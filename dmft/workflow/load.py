@@ -12,8 +12,10 @@ from dmft.analysis.sweeps.sweep import Sweep
 from dmft.record import Archived
 from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
+from dmft.simulation.networks import NetworkEnsemble
 from dmft.simulation.sequences.runs import SequenceEnsemble
 from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.network.run import NetworkRun
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
@@ -27,8 +29,8 @@ from dmft.workflow.static.spectral import Spectral
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
-    RegionDiagram, PhaseDiagram, Boundary, Sweep, ERM, OptimalRidge, Separability, Spectral,
-    MessagePassing, SampleComplexity,
+    NetworkRun, NetworkEnsemble, RegionDiagram, PhaseDiagram, Boundary, Sweep,
+    ERM, OptimalRidge, Separability, Spectral, MessagePassing, SampleComplexity,
 )  # fmt: skip
 
 

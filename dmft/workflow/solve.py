@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
+from dmft.laws import Law
 from dmft.progress import ProgressOption, as_asked
 from dmft.record import worded
 from dmft.solvers.events import Event
@@ -22,9 +23,11 @@ from dmft.validation import checked_or
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
     from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.network import NetworkEquations
     from dmft.equations.two_time.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.descent.run import DescentRun
+    from dmft.solvers.network.run import NetworkRun
     from dmft.solvers.problem import Problem
     from dmft.solvers.stochastic.ensemble import PathEnsemble
     from dmft.solvers.trajectory import Trajectory
@@ -48,6 +51,13 @@ def solve(
 ) -> TwoTimeRun: ...
 @overload
 def solve(
+    system: NetworkEquations,
+    start: Law | float | Sequence[Law | float],
+    t_max: float,
+    **options: Any,
+) -> NetworkRun: ...
+@overload
+def solve(
     system: Equations | Problem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
@@ -60,9 +70,9 @@ def solve(
     start="lists of starts are for equations of kind 'sde'",
 )
 def solve(
-    system: Equations | DescentEquations | TwoTime | Problem
+    system: Equations | DescentEquations | TwoTime | NetworkEquations | Problem
     | DescentProblem | VolterraProblem,
-    start: Overlaps | Alignment | Sequence[Overlaps] | None,
+    start: Overlaps | Alignment | Law | float | Sequence[Overlaps | Law | float] | None,
     t_max: float,
     *,
     method: str | None = None,
@@ -89,7 +99,9 @@ def solve(
     system : Equations, DescentEquations or TwoTime
         Or the result of `dmft.build`. A `dmft.TwoTime` has its own start (pass None) and
         options: `tol=`, `thin=`, `checkpoint=` and more
-        (`dmft.workflow.solving.two_time.TwoTimeOptions`).
+        (`dmft.workflow.solving.two_time.TwoTimeOptions`). Those of a `RandomNetwork` start from a
+        number or a law of `dmft.laws` and have ``dt=``, ``paths=``, ``sweeps=`` and more
+        (`dmft.workflow.solving.network.NetworkOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list with one start per path, or None
         for a random start of each path, as by `random_overlaps` or uniform on the sphere.
@@ -192,6 +204,7 @@ SOLVERS = {
     "descent": "dmft.workflow.solving.descent_runs",
     "flow": "dmft.workflow.solving.descent_flow",
     "two-time": "dmft.workflow.solving.two_time",
+    "network": "dmft.workflow.solving.network",
 }
 
 

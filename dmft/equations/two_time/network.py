@@ -1,0 +1,339 @@
+r"""The effective process of a site of a random network, and the averages that close it.
+
+Equation    h(t) = u(t) + mu M(t) + m kappa(t) + eta(t) + gamma sigma^2 int_0^t R(t, s) phi(x(s)) ds,
+            E eta(t) eta(s) = sigma^2 C(t, s), M = E phi, C = E phi phi,
+            R(t, s) = E d phi(x(t)) / d h(s)
+Source      [sompolinsky_1988], [eissfeller_opper_1992]; derivations/random_network.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.changes.user_terms import Indices
+from dmft.equations.definitions import Definition, define
+from dmft.equations.two_time.changes import (
+    IndicesInTime,
+    Named,
+    TwoTimeEquations,
+    as_expression,
+)
+from dmft.equations.two_time.descent_process import PathSlope
+from dmft.equations.views.latex import EquationPrinter
+from dmft.errors import BadParameter
+from dmft.model.couplings.random_network import C, GaussianInput, R, RandomNetwork, S, T
+from dmft.record import Short
+
+# White noise of unit strength, and the field's Gaussian part.
+WHITE, COUPLED, COVARIANCE = "xi", "eta", "Sigma"
+# Symbol that stands for the multiplier's value at a time.
+NU = sp.Function("nu", real=True)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Functions of time of one population, and what stands for its output."""
+
+    state: Any
+    field: Any
+    eta: Any
+    sigma: Any
+    mean: Any
+    corr: Any
+    resp: Any
+    white: Any
+    output: sp.Expr
+
+
+@dataclass(frozen=True, repr=False)
+class NetworkEquations(Short, TwoTimeEquations):
+    """Equations of one site of a random network and of the averages over its process.
+
+    Terms can be dropped, added and replaced (`without`, `with_term`, `replace`); the blocks are
+    the state, its field, the covariance ``Sigma`` of the field's Gaussian part, and the averages
+    ``M``, ``C`` and ``R``. Names end in the number of the population where there are several.
+
+    Attributes
+    ----------
+    model : RandomNetwork
+    definitions : tuple of Definition
+    derived : tuple of Definition
+        The definitions before any change.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5, symmetry=0.5)
+    >>> eqs = dmft.derive(network)
+    >>> sorted(eqs.terms["h"]), eqs.without("memory").is_changed
+    (['couplings', 'memory'], True)
+    """
+
+    family: ClassVar[str] = "network"
+    stepper: ClassVar[str] = "network"
+    kind: ClassVar[str] = "two-time"
+    scaling = "random couplings, N to infinity"
+    algorithm = ""
+    approximation = "averages over one site's process"
+
+    model: RandomNetwork
+    definitions: tuple[Definition, ...]
+    derived: tuple[Definition, ...] = ()
+
+    def _in_words(self) -> str:
+        return f"{self.model.kind}; " + ", ".join(str(d.target) for d in self.definitions)
+
+    @property
+    def _signature(self) -> str:
+        return repr(self.model._in_full())
+
+    @property
+    def stored(self) -> tuple[Definition, ...]:
+        """All definitions."""
+        return self.definitions
+
+    def _block_of(self, definition: Definition) -> str:
+        return str(definition.target.func)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """The network."""
+        return {"network": str(self.model)}
+
+    @property
+    def as_derived(self) -> Self:
+        """The equations before any change."""
+        return replace(self, definitions=self.derived or self.definitions, derived=())
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether terms were added, dropped or replaced."""
+        return bool(self.derived) and self.derived != self.definitions
+
+    @property
+    def parameters(self) -> tuple[sp.Symbol, ...]:
+        """Symbols that `dmft.solve` is given values for."""
+        site = {*self.model.site_symbols, T, S}
+        held = set().union(*(e.free_symbols for d in self.definitions for _, e in d.terms))
+        return tuple(sorted(held - site, key=str))
+
+    @property
+    def _scalars(self) -> dict[str, sp.Symbol]:
+        return {y.name: y for y in self.parameters}
+
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """Functions of time and parameters by name."""
+        found = {str(f.func): f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}
+        found |= {self._block_of(d): d.target.func for d in self.definitions}
+        return {**found, **self._scalars, **{y.name: y for y in self.model.site_symbols}}
+
+    @property
+    def indices(self) -> Indices:
+        """Times t and s."""
+        blocks = {self._block_of(d): tuple(d.target.args) for d in self.definitions}
+        rows = ", ".join(str(d.target) for d in self.definitions)
+        return IndicesInTime(blocks, (T, S), f"0 <= s <= t (times)\n{rows}")
+
+    def _value(self, name: str, given: object) -> sp.Expr:
+        return as_expression(f"the parameter {name}", given)
+
+    def _checked(self, block: str, given: object) -> sp.Expr:
+        expr = as_expression(f"a term of {block}", given)
+        known = self.symbols
+        swap: dict[sp.Basic, sp.Basic] = {
+            y: {"t": T, "s": S}[y.name] for y in expr.free_symbols if y.name in ("t", "s")
+        }
+        for f in expr.atoms(AppliedUndef):
+            if str(f.func) not in known:
+                raise BadParameter(
+                    f"{f} in a term of {block} has no equation; there are {sorted(known)}"
+                )
+            swap[f] = known[str(f.func)](*(y.xreplace(swap) for y in f.args))
+        return self._refuse_free(block, expr.xreplace(swap), (T, S), ("time", "integrate"))
+
+    def _rebuilt(self, named: Named, swap: Mapping[sp.Basic, sp.Basic]) -> Self:
+        changed = tuple(
+            replace(d, terms=tuple(named[self._block_of(d)].items())) for d in self.definitions
+        )
+        return replace(self, definitions=changed, derived=self.derived or self.definitions)
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def functions(self, population: int) -> Functions:
+        """Functions of one population."""
+        return functions_of(self.model, population)
+
+    def block(self, function: Any) -> sp.Expr:
+        """Right-hand side of the definition of a function; zero where all terms were dropped."""
+        return next(d.expr for d in self.definitions if d.target.func == function)
+
+    def latex(self) -> str:
+        r"""Equations as a LaTeX `align` environment, a line for each named term.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, h = sp.symbols("x h", real=True)
+        >>> text = dmft.derive(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x))).latex()
+        >>> r"\gamma" in text, text.startswith(r"\begin{align}")
+        (False, True)
+        """
+        lines = []
+        for d in self.definitions:
+            rate = r"\frac{\mathrm{d}}{\mathrm{d} t}" if d.role == "rate" else ""
+            if rate and self.model.kind == "map":
+                shifted = replace(d, target=d.target.xreplace({T: T + 1}))
+                lines += self._lines(shifted)
+                continue
+            lines += self._lines(d, rate)
+        if self.model.multiplier is not None:
+            f = self.functions(0)
+            _, held, value = self.model.multiplier
+            inside = held.xreplace({self.model.state: f.state(T)})
+            lines.append(f"{self._printer.doprint(Expectation(inside))} &= {sp.latex(value)}")
+        body = " \\\\\n".join(lines)
+        return f"\\begin{{align}}\n{body}\n\\end{{align}}"
+
+    @property
+    def _printer(self) -> EquationPrinter:
+        return NetworkPrinter({})
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{'d/dt ' if d.role == 'rate' else ''}{d.target} = {d.expr}" for d in self.definitions
+        )
+
+
+class NetworkPrinter(EquationPrinter):
+    """Functions of time by their names, averages in angle brackets."""
+
+    def _print_Expectation(self, expr: Expectation) -> str:
+        return rf"\left\langle {self._print(expr.integrand)} \right\rangle"
+
+
+def functions_of(network: RandomNetwork, population: int) -> Functions:
+    """Functions of time of one population."""
+    end = f"_{population + 1}" if network.populations > 1 else ""
+
+    def named(name: str) -> Any:
+        return sp.Function(f"{name}{end}", real=True)
+
+    state = named(network.state.name)
+    output = network.output[population].xreplace({network.state: state(T)})
+    return Functions(
+        state, named(network.field.name), named(COUPLED), named(COVARIANCE), named("M"),
+        named("C") if end else C, named("R") if end else R, named(WHITE), output,
+    )  # fmt: skip
+
+
+def derive_network(network: RandomNetwork) -> NetworkEquations:
+    """Equations (1)-(3) of a random network for the declared case."""
+    found: list[Definition] = []
+    for a in range(network.populations):
+        found += _site(network, a)
+    found += _loadings(network)
+    return NetworkEquations(network, tuple(found))
+
+
+def _site(network: RandomNetwork, a: int) -> list[Definition]:
+    """State, field, covariance and averages of one population."""
+    f = functions_of(network, a)
+    every = [functions_of(network, b) for b in range(network.populations)]
+    swap = {network.state: f.state(T), network.field: f.field(T)}
+    if network.multiplier is not None:
+        swap[network.multiplier[0]] = NU(T)
+    noise = sp.sqrt(2 * network.noise[a])
+    output, earlier = f.output, f.output.xreplace({T: S})
+    return [
+        define(
+            f.state(T),
+            {"rate": network.rate[a].xreplace(swap),
+             "noise": noise.xreplace(swap) * f.white(T)},
+            "rate",
+        ),
+        define(f.field(T), _field(network, a, f, every, earlier), "sample"),
+        define(f.sigma(T, S), _covariance(network, a, every), "intermediate"),
+        define(f.mean(T), {"average": Expectation(output)}, "intermediate"),
+        define(f.corr(T, S), {"average": Expectation(output * earlier)}, "intermediate"),
+        define(
+            f.resp(T, S),
+            {"average": Expectation(PathSlope(output, f.field(S)))},
+            "intermediate",
+        ),
+    ]  # fmt: skip
+
+
+def _field(
+    network: RandomNetwork, a: int, f: Functions, every: list[Functions], earlier: sp.Expr
+) -> dict[str, sp.Expr]:
+    given = network.input[a]
+    mean = sp.Add(*(
+        share * network.mean[a][b] * every[b].mean(T)
+        for b, share in enumerate(_shares(network))
+    ))  # fmt: skip
+    low_rank = sp.Add(*(m * _loading(r)(T) for r, (m, _) in enumerate(network.low_rank)))
+    memory = sp.S.Zero
+    if network.has_memory:
+        kernel = network.memory
+        if kernel is None:
+            kernel = sp.Add(*(
+                share * network.symmetry[a][b] * network.std[a][b] * network.std[b][a]
+                * every[b].resp(T, S)
+                for b, share in enumerate(_shares(network))
+            ))  # fmt: skip
+        memory = sp.Integral(kernel * earlier, (S, 0, T))
+        if network.kind == "map":
+            memory = sp.Sum(kernel * earlier, (S, 0, T - 1))
+    return {
+        "input": sp.S.Zero if isinstance(given, GaussianInput) else given,
+        "mean": mean,
+        "low_rank": low_rank,
+        "couplings": f.eta(T),
+        "memory": memory,
+    }
+
+
+def _covariance(network: RandomNetwork, a: int, every: list[Functions]) -> dict[str, sp.Expr]:
+    given = network.input[a]
+    coupled = network.covariance
+    if coupled is None:
+        coupled = sp.Add(*(
+            share * network.std[a][b] ** 2 * every[b].corr(T, S)
+            for b, share in enumerate(_shares(network))
+        ))  # fmt: skip
+    if network.redrawn:
+        coupled = coupled * sp.KroneckerDelta(T, S)
+    own = given.covariance if isinstance(given, GaussianInput) else sp.S.Zero
+    return {"couplings": coupled, "input": own}
+
+
+def _loadings(network: RandomNetwork) -> list[Definition]:
+    """Overlaps of the outputs with the low-rank part."""
+    found = []
+    for r, (_, n) in enumerate(network.low_rank):
+        total = sp.Add(*(
+            share * Expectation(n * functions_of(network, b).output)
+            for b, share in enumerate(_shares(network))
+        ))  # fmt: skip
+        found.append(define(_loading(r)(T), {"average": total}, "intermediate"))
+    return found
+
+
+def _loading(number: int) -> Any:
+    return sp.Function(f"kappa_{number + 1}", real=True)
+
+
+def _shares(network: RandomNetwork) -> tuple[sp.Expr, ...]:
+    return tuple(sp.nsimplify(y) if y != 1 else sp.S.One for y in network.shares)

@@ -1,0 +1,1 @@
+"""Random networks of coupled sites."""

@@ -1,0 +1,521 @@
+"""Random networks of N units: couplings drawn and integrated, the check of the limit N to infinity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike, NDArray
+
+from dmft import netcdf
+from dmft.errors import BadParameter
+from dmft.laws import Law, Normal
+from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.names import VERSION, Status
+from dmft.progress import ProgressOption
+from dmft.simulation.ensemble import averaged
+from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.request import read_save_at
+from dmft.solvers.solution import Averages, Values, outcome_of
+from dmft.special.streams import as_seeds
+from dmft.validation import is_number, shown
+
+Array = NDArray[np.float64]
+# Saved times by default; states beyond this have diverged; steps between renormalisations.
+POINTS, LARGEST, RENORMALISED = 21, 1e12, 10
+# Steps of the secant iteration for a multiplier.
+SECANTS = 50
+AXES: dict[str, tuple[str, ...]] = {
+    "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NetworkEnsemble(Averages):
+    """Simulated networks: averages over units, their means and errors over seeds.
+
+    With P populations each array has a last axis of P.
+
+    Attributes
+    ----------
+    t : (T,)
+        Saved times.
+    mean, std, stderr : Values
+        `mean` (T,), `corr` (T, T), `output_mean` and `output_corr`, as of a `NetworkRun`.
+    seeds, seed_status, status, message, dim
+        As of an `Ensemble`.
+    runs : Values
+        Every seed's values, seed first.
+    lyapunov_exponents : (S,) array or None
+        Of each network over the second half of its run, where asked for.
+    eigenvalues : (S, N) complex array or None
+        Of the Jacobian of the rates at the end, where asked for.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5)
+    >>> found = dmft.simulate(network, dim=200, t_max=2.0, seeds=2, start=dmft.laws.Normal())
+    >>> found.mean.corr.shape
+    (21, 21)
+    """
+
+    t: Array
+    mean: Values
+    std: Values
+    stderr: Values
+    seeds: tuple[int, ...]
+    seed_status: tuple[Status, ...]
+    status: Status
+    message: str
+    dim: int
+    runs: Values
+    lyapunov_exponents: Array | None = None
+    eigenvalues: NDArray[np.complex128] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+
+    KIND = "dmft simulated network"
+    SINGLE, OVER = "run", "seed"
+    KEPT_BY = "it keeps them"
+    COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
+
+    @property
+    def _singles(self) -> Values:
+        return self.runs
+
+    @property
+    def _ended(self) -> tuple[Status, ...]:
+        return self.seed_status
+
+    @property
+    def _state(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def final(self) -> list[Any]:
+        """None: the states of the units are not kept.
+
+        Raises
+        ------
+        BadParameter
+        """
+        raise BadParameter("states of units are not kept: simulate to a larger t_max")
+
+    def _axes(self, name: str) -> tuple[str, ...]:
+        extra = self.mean[name].ndim - len(AXES[name])
+        return (*AXES[name], *(("population",) if extra else ()))
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "names": list(self.mean), "dim": self.dim, "seeds": list(self.seeds),
+            "seed_status": [str(y) for y in self.seed_status],
+            "measured": [self.lyapunov_exponents is not None, self.eigenvalues is not None],
+        }  # fmt: skip
+
+    def _variables(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t), *self._averages()]
+        if self.lyapunov_exponents is not None:
+            rows.append(("lyapunov_exponents", ("seed",), self.lyapunov_exponents))
+        if self.eigenvalues is not None:
+            rows += [(f"eigenvalues_{part}", ("seed", "unit"), getattr(self.eigenvalues, part))
+                     for part in ("real", "imag")]  # fmt: skip
+        return rows
+
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkEnsemble:
+        """Restore the ensemble from the contents of its file."""
+        averages, runs = cls._averages_of(record["names"], True, arrays)
+        exponents, spectrum = record["measured"]
+        assert runs is not None
+        return cls(
+            t=arrays["t"], **averages, seeds=tuple(record["seeds"]),
+            seed_status=tuple(Status(y) for y in record["seed_status"]), dim=record["dim"],
+            runs=runs, **outcome_of(record),
+            lyapunov_exponents=arrays["lyapunov_exponents"] if exponents else None,
+            eigenvalues=arrays["eigenvalues_real"] + 1j * arrays["eigenvalues_imag"]
+            if spectrum else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Units:
+    """A network of N units: its functions of arrays, by population."""
+
+    network: RandomNetwork
+    values: Mapping[sp.Symbol, float]
+    dim: int
+    dt: float
+
+    def number(self, expr: sp.Expr) -> float:
+        """An expression in parameters as a number."""
+        return float(expr.xreplace({y: sp.Float(v) for y, v in self.values.items()}))
+
+    def function(self, expr: sp.Expr, *first: sp.Symbol) -> Callable[..., Any]:
+        """Function of arrays of the given symbols, then of the site parameters."""
+        at = expr.xreplace({y: sp.Float(v) for y, v in self.values.items()})
+        return sp.lambdify([*first, *self.network.site_symbols], at, ["scipy", "numpy"], cse=True)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Units of each population."""
+        edges = np.rint(np.cumsum([0.0, *self.network.shares]) * self.dim).astype(int)
+        return [int(y) for y in np.diff(edges)]
+
+
+def simulate_network(
+    network: RandomNetwork,
+    dim: int,
+    t_max: float,
+    seeds: int | Sequence[int],
+    start: Any,
+    *,
+    dt: float | None = None,
+    save_at: int | ArrayLike | None = None,
+    lyapunov: bool = False,
+    jacobian: bool = False,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **parameters: float,
+) -> NetworkEnsemble:
+    """Draw couplings, integrate N units, and average over units; one network for each seed."""
+    if network.covariance is not None:
+        raise BadParameter(
+            "covariance= and memory= say what couplings do in the limit, not how to draw them: "
+            "simulate a network that is declared by mean, std and symmetry"
+        )
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 2 * network.populations:
+        raise BadParameter(f"dim = {dim!r} must be a whole number of units, at least 2 each")
+    step = 1.0 if network.kind == "map" else (0.1 if dt is None else float(dt))
+    if network.kind == "map" and dt not in (None, 1, 1.0):
+        raise BadParameter("a map has steps of one: leave dt= out")
+    if not step > 0.0 or not (is_number(t_max) and t_max > 0.0):
+        raise BadParameter(f"dt = {dt!r} and t_max = {t_max!r} must be positive")
+    units = Units(network, _values(network, parameters), dim, step)
+    saved = _saved_steps(save_at, float(t_max), step)
+    numbers = as_seeds(seeds)
+    laws = _starts(network, start)
+    job = Job(len(numbers) * int(saved[-1]))
+    tasks = [partial(_run, units, laws, seed, saved, lyapunov, jacobian, job) for seed in numbers]
+    found = run_tasks(tasks, job, thread_count(threads), progress, "simulate")
+    return _assembled(units, numbers, saved * step, found, job)
+
+
+def _values(network: RandomNetwork, given: Mapping[str, float]) -> dict[sp.Symbol, float]:
+    known = {y.name: y for y in network.scalars}
+    unknown, missing = set(given) - set(known), set(known) - set(given)
+    if unknown or missing:
+        name = sorted(unknown or missing)[0]
+        raise BadParameter(
+            f"{'unknown parameter' if unknown else 'no value for'} {name}; the network has "
+            f"{sorted(known)}"
+        )
+    return {known[name]: float(value) for name, value in given.items()}
+
+
+def _starts(network: RandomNetwork, start: Any) -> list[Law]:
+    many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
+    if len(many) != network.populations or not all(isinstance(y, Law) or is_number(y) for y in many):
+        raise BadParameter(
+            f"the start of a network is a number or a law (dmft.laws), or one for each of its "
+            f"{network.populations} populations; got {shown(start)}"
+        )
+    return [y if isinstance(y, Law) else Normal(float(y), 0.0) for y in many]
+
+
+def _saved_steps(save_at: Any, t_max: float, dt: float) -> NDArray[np.int64]:
+    last = max(1, round(t_max / dt))
+    given = read_save_at(POINTS if save_at is None else save_at)
+    times = np.linspace(0.0, t_max, given) if isinstance(given, int) else np.asarray(given)
+    if times[0] < 0.0 or times[-1] > t_max * (1.0 + 1e-12):
+        raise BadParameter(f"save_at must lie between 0 and t_max = {t_max:g}")
+    return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
+
+
+class Couplings:
+    """One draw of the random matrix, with its mean and low-rank part."""
+
+    def __init__(self, units: Units, generator: np.random.Generator, sites: list[Array]) -> None:
+        self.units, self.generator, self.sites = units, generator, sites
+        network, sizes = units.network, units.sizes
+        edges = np.cumsum([0, *sizes])
+        self.parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.means = np.array([[units.number(y) for y in row] for row in network.mean])
+        self.std = np.array([[units.number(y) for y in row] for row in network.std])
+        self.gamma = np.array([[units.number(y) for y in row] for row in network.symmetry])
+        self.low_rank = [
+            [np.concatenate([np.broadcast_to(units.function(y)(*s), (n,))
+                             for s, n in zip(sites, sizes, strict=True)]) for y in pair]
+            for pair in network.low_rank
+        ]  # fmt: skip
+        self.matrix = self._drawn()
+
+    def _drawn(self) -> Array:
+        """Matrix of variance std^2/N whose entries ij and ji have the correlation `symmetry`."""
+        size = sum(self.units.sizes)
+        normal = self.generator.standard_normal((size, size))
+        matrix = np.empty((size, size))
+        for a, rows in enumerate(self.parts):
+            for b, columns in enumerate(self.parts):
+                g = self.gamma[a, b]
+                own = math.sqrt((1.0 + math.sqrt(max(1.0 - g * g, 0.0))) / 2.0)
+                z = own * normal[rows, columns] + g / (2.0 * own) * normal[columns, rows].T
+                matrix[rows, columns] = z * (self.std[a, b] / math.sqrt(size))
+        return matrix
+
+    def redraw(self) -> None:
+        """A new matrix, where each step has its own."""
+        if self.units.network.redrawn:
+            self.matrix = self._drawn()
+
+    def __call__(self, outputs: Array) -> Array:
+        """Couplings times outputs (N,) or (N, n)."""
+        field = self.matrix @ outputs
+        size = outputs.shape[0]
+        for a, rows in enumerate(self.parts):
+            for b, columns in enumerate(self.parts):
+                if self.means[a, b]:
+                    field[rows] += self.means[a, b] / size * outputs[columns].sum(axis=0)
+        for m, n in self.low_rank:
+            field += np.multiply.outer(m, n @ outputs / size)
+        return field
+
+    def dense(self) -> Array:
+        """The whole matrix."""
+        return self(np.eye(self.matrix.shape[0]))
+
+
+class Network:
+    """One network under way."""
+
+    def __init__(self, units: Units, laws: Sequence[Law], generator: np.random.Generator,
+                 steps: int) -> None:  # fmt: skip
+        self.units, self.generator = units, generator
+        network = units.network
+        x, h = network.state, network.field
+        self.nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
+        sizes = units.sizes
+        self.sites = [
+            np.concatenate([np.atleast_2d(law.sample(generator, n)) for _, law in network.parameters])
+            if network.parameters else np.empty((0, n)) for n in sizes
+        ]  # fmt: skip
+        self.x = np.concatenate([law.sample(generator, n) for law, n in
+                                 zip(laws, sizes, strict=True)])  # fmt: skip
+        self.couplings = Couplings(units, generator, self.sites)
+        self.output = [units.function(y, x) for y in network.output]
+        self.slope = [units.function(sp.diff(y, x), x) for y in network.output]
+        rates = [_split(network, y) for y in network.rate]
+        self.rate = [units.function(y, x, h, T, self.nu) for y in rates]
+        self.by_state = [units.function(sp.diff(y, x), x, h, T, self.nu) for y in rates]
+        self.by_field = [units.function(sp.diff(y, h), x, h, T, self.nu) for y in rates]
+        self.inflow = [units.function(y.subs(x, 0), T) if network.positive else None
+                       for y in network.rate]  # fmt: skip
+        self.noise = [None if y == 0 else units.function(sp.sqrt(2 * y), x, T)
+                      for y in network.noise]  # fmt: skip
+        self.inputs = [self._input(a, steps) for a in range(network.populations)]
+        self.held = None
+        if network.multiplier:
+            self.held = units.function(network.multiplier[1], x), units.number(network.multiplier[2])
+        self.last = 0.0
+
+    def _input(self, a: int, steps: int) -> Callable[[int], Any]:
+        given, dt = self.units.network.input[a], self.units.dt
+        if not isinstance(given, GaussianInput):
+            call = self.units.function(given, T)
+            return lambda k: call(k * dt, *self.sites[a])
+        times = np.arange(steps) * dt
+        expr = given.covariance.xreplace({y: sp.Float(v) for y, v in self.units.values.items()})
+        call = sp.lambdify([T, S], expr, ["scipy", "numpy"])
+        matrix = np.broadcast_to(call(times[:, None], times[None, :]), (steps, steps))
+        values, vectors = np.linalg.eigh(matrix)
+        kept = values > 1e-12 * values.max()
+        root = vectors[:, kept] * np.sqrt(values[kept])
+        drawn = root @ self.generator.standard_normal((root.shape[1], self.units.sizes[a]))
+        return lambda k: drawn[k]
+
+    def over(self, functions: Sequence[Any], x: Array, *rest: Any) -> Array:
+        """Function of each population at the states of its units."""
+        out = np.empty_like(x)
+        for a, rows in enumerate(self.couplings.parts):
+            arguments = [y[rows] if isinstance(y, np.ndarray) else y for y in rest]
+            out[rows] = functions[a](x[rows], *arguments, *self.sites[a])
+        return out
+
+    def phi(self) -> Array:
+        """Outputs of all units."""
+        return self.over(self.output, self.x)
+
+    def field(self, k: int) -> Array:
+        """Field of all units at step k."""
+        h = self.couplings(self.phi())
+        for a, rows in enumerate(self.couplings.parts):
+            h[rows] += self.inputs[a](k)
+        return h
+
+    def step(self, k: int) -> None:
+        """Take step k."""
+        self.couplings.redraw()
+        h = self.field(k)
+        white = self.generator.standard_normal(self.x.size) if any(self.noise) else None
+        if self.held is not None:
+            self.last = self._multiplier(h, k, white)
+        self.x = self.moved(self.x, h, k, self.last, white)
+
+    def moved(self, x: Array, h: Array, k: int, nu: float, white: Array | None) -> Array:
+        """States after step k."""
+        network, dt = self.units.network, self.units.dt
+        rate = self.over(self.rate, x, h, k * dt, nu)
+        if network.kind == "map":
+            return rate
+        if network.positive:
+            new = x * np.exp(dt * rate)
+            for a, rows in enumerate(self.couplings.parts):
+                new[rows] += dt * self.inflow[a](k * dt, *self.sites[a])  # type: ignore[misc]
+            return new
+        new = x + dt * rate
+        for a, rows in enumerate(self.couplings.parts):
+            if self.noise[a] is not None and white is not None:
+                strength = self.noise[a](x[rows], k * dt, *self.sites[a])  # type: ignore[misc]
+                new[rows] += math.sqrt(dt) * strength * white[rows]
+        return new
+
+    def _multiplier(self, h: Array, k: int, white: Array | None) -> float:
+        assert self.held is not None
+        function, value = self.held
+
+        def gap(nu: float) -> float:
+            return float(np.mean(function(self.moved(self.x, h, k, nu, white), *self.sites[0]))) - value
+
+        low, high = self.last, self.last + 0.1
+        f_low, f_high = gap(low), gap(high)
+        for _ in range(SECANTS):
+            if abs(f_high) < 1e-12 * max(1.0, abs(value)) or f_high == f_low:
+                break
+            low, high, f_low = high, high - f_high * (high - low) / (f_high - f_low), f_high
+            f_high = gap(high)
+        return high
+
+    def tangent(self, y: Array, k: int) -> Array:
+        """A perturbation after step k; called before the step."""
+        h, t = self.field(k), k * self.units.dt
+        dh = self.couplings(self.over(self.slope, self.x) * y)
+        by_state = self.over(self.by_state, self.x, h, t, self.last)
+        by_field = self.over(self.by_field, self.x, h, t, self.last)
+        network, dt = self.units.network, self.units.dt
+        change = by_state * y + by_field * dh
+        if network.kind == "map":
+            return change
+        if network.positive:
+            rate = self.over(self.rate, self.x, h, t, self.last)
+            return np.asarray(np.exp(dt * rate) * (y + self.x * dt * change))
+        return np.asarray(y + dt * change)
+
+    def spectrum(self, k: int) -> NDArray[np.complex128]:
+        """Eigenvalues of the Jacobian of the rates at the present states."""
+        h, t = self.field(k), k * self.units.dt
+        by_state = self.over(self.by_state, self.x, h, t, self.last)
+        by_field = self.over(self.by_field, self.x, h, t, self.last)
+        if self.units.network.positive:
+            rate = self.over(self.rate, self.x, h, t, self.last)
+            by_state, by_field = rate + self.x * by_state, self.x * by_field
+        slope = self.over(self.slope, self.x)
+        matrix = by_field[:, None] * self.couplings.dense() * slope
+        return np.asarray(np.linalg.eigvals(matrix + np.diag(by_state)))
+
+
+def _split(network: RandomNetwork, rate: sp.Expr) -> sp.Expr:
+    """Growth rate of positive states; the rate itself of others."""
+    if not network.positive:
+        return rate
+    return sp.expand((rate - rate.subs(network.state, 0)) / network.state)
+
+
+@dataclass
+class Found:
+    """What one network gave."""
+
+    values: dict[str, Array]
+    status: Status
+    exponent: float
+    spectrum: NDArray[np.complex128] | None
+
+
+def _run(
+    units: Units, laws: Sequence[Law], seed: int, saved: NDArray[np.int64], lyapunov: bool,
+    jacobian: bool, job: Job,
+) -> Found:  # fmt: skip
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    steps = int(saved[-1])
+    with np.errstate(all="ignore"):
+        network = Network(units, laws, generator, max(steps, 1))
+        states, outputs = [], []
+        y = generator.standard_normal(network.x.size) if lyapunov else None
+        growth, half, status = 0.0, steps // 2, Status.OK
+        for k in range(steps + 1):
+            if k in saved:
+                states.append(network.x.copy())
+                outputs.append(network.phi())
+            if k == steps or job.cancelled():
+                status = status if k == steps else Status.INTERRUPTED
+                break
+            if y is not None:
+                y = network.tangent(y, k)
+                if k % RENORMALISED == 0 or k + 1 in (half, steps):
+                    size = float(np.linalg.norm(y))
+                    y = y / size
+                    growth += math.log(size) if k >= half else 0.0
+            network.step(k)
+            job.add(1)
+            largest = float(np.abs(network.x).max())
+            if not largest < LARGEST:
+                status = Status.DIVERGED if math.isfinite(largest) else Status.NONFINITE
+                break
+        ended = status is Status.OK
+        spectrum = network.spectrum(steps) if jacobian and ended else None
+    exponent = growth / ((steps - half) * units.dt) if lyapunov and ended else math.nan
+    return Found(_averages(network, states, outputs, saved.size), status, exponent, spectrum)
+
+
+def _averages(
+    network: Network, states: list[Array], outputs: list[Array], count: int
+) -> dict[str, Array]:
+    """Averages over the units of each population at the saved times; NaN where it had ended."""
+    several = network.units.network.fractions is not None
+    found: dict[str, list[Array]] = {name: [] for name in AXES}
+    for rows in network.couplings.parts:
+        for front, kept in (("", states), ("output_", outputs)):
+            table = np.full((count, rows.stop - rows.start), np.nan)
+            for i, row in enumerate(kept):
+                table[i] = row[rows]
+            found[f"{front}mean"].append(table.mean(axis=1))
+            found[f"{front}corr"].append(table @ table.T / table.shape[1])
+    return {n: np.stack(y, axis=-1) if several else y[0] for n, y in found.items()}
+
+
+def _assembled(
+    units: Units, seeds: tuple[int, ...], t: Array, found: list[Found], job: Job
+) -> NetworkEnsemble:
+    arrays = {name: np.stack([one.values[name] for one in found]) for name in AXES}
+    exponents = np.array([one.exponent for one in found])
+    spectra = [one.spectrum for one in found if one.spectrum is not None]
+    return NetworkEnsemble(
+        t=t,
+        **averaged(arrays, seeds, tuple(one.status for one in found)),
+        dim=units.dim,
+        lyapunov_exponents=None if np.isnan(exponents).all() else exponents,
+        eigenvalues=np.stack(spectra) if len(spectra) == len(found) else None,
+        provenance={
+            "network": str(units.network), "dt": units.dt, "version": VERSION,
+            "time_unit": "steps" if units.network.kind == "map" else "t of the sites",
+        },
+        statistics={"seconds": job.seconds()},
+        parameters={y.name: v for y, v in units.values.items()},
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+r"""Random networks whose sites are Gaussian: a closed recursion of means and covariances.
+
+x_{k+1} = a x_k + b h_k + c + white noise with constants a, b, c: x is Gaussian as long as the
+output is linear or nothing of it comes back (no memory). With D(k, l) = Cov(x_k, eta_l)
+
+D(k+1, l) = a D(k, l) + b (K(k, l) + memory),  Cov(x_{k+1}, x_l) = a Cov(x_k, x_l) + b (D(l, k) +
+memory), K the covariance of eta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.names import Status
+from dmft.solvers.network.sweep import LARGEST, SiteProblem
+from dmft.solvers.two_time.march import Stepper
+
+Array = NDArray[np.float64]
+# Points of the line and Hermite coefficients of an output at one time.
+POINTS, ORDERS, END = 2001, 320, 14.0
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """One population of Gaussian sites.
+
+    Attributes
+    ----------
+    by_state, by_field, constant : callable(t) -> float
+        a, b and c of a step from t.
+    noise : callable(t) -> float
+        Variance of the white noise of a step.
+    output_slope : float or None
+        Slope of a linear output; None otherwise.
+    pair : callable(v, w, c) -> E phi(x) phi(y), or None
+        Closed form for centred fields of variances v, w and covariance c.
+    """
+
+    by_state: Callable[[float], float]
+    by_field: Callable[[float], float]
+    constant: Callable[[float], float]
+    noise: Callable[[float], float]
+    output_slope: float | None
+    pair: Callable[..., Any] | None
+
+
+class HermiteLine:
+    """Hermite coefficients of a function of m + sqrt(v) z, z standard normal."""
+
+    def __init__(self) -> None:
+        self.z = np.linspace(-END, END, POINTS)
+        weight = np.exp(-(self.z**2) / 2.0) / np.sqrt(2.0 * np.pi) * (self.z[1] - self.z[0])
+        rows = np.empty((ORDERS, POINTS))
+        rows[0], rows[1] = 1.0, self.z
+        for n in range(1, ORDERS - 1):
+            rows[n + 1] = (self.z * rows[n] - np.sqrt(n) * rows[n - 1]) / np.sqrt(n + 1.0)
+        self.rows, self.weight = rows * weight, weight
+
+    def __call__(self, function: Callable[[Array], Array], m: float, v: float) -> Array:
+        """Coefficients E f He_n / sqrt(n!), then what is left of E f^2."""
+        values = np.broadcast_to(function(m + np.sqrt(max(v, 0.0)) * self.z), self.z.shape)
+        found = self.rows @ values
+        rest = float(self.weight @ values**2) - float(found @ found)
+        return np.append(found, np.sqrt(max(rest, 0.0)))
+
+
+class Closed(Stepper):
+    """The recursion under way; arrays as those of a `Sweep`."""
+
+    def __init__(
+        self,
+        problem: SiteProblem,
+        sites: Sequence[LinearSite],
+        steps: int,
+        start: Sequence[tuple[float, float]],
+    ) -> None:
+        self.problem, self.sites, self.steps = problem, sites, steps
+        self.status, self.message, self.done = Status.OK, "", 0
+        size, count = steps + 1, problem.populations
+        self.corr, self.resp, self.state_corr, self.cov, self.eta, self.D, self.G = (
+            np.zeros((count, size, size)) for _ in range(7)
+        )
+        self.weights = np.zeros((count, size, size))
+        self.mean, self.state_mean = np.zeros((count, size)), np.zeros((count, size))
+        self.multiplier = np.zeros(size)
+        self.lost = 0.0
+        self.series = [np.zeros((size, ORDERS + 1)) for _ in range(count)]
+        self.line = HermiteLine() if any(self._by_series(a) for a in range(count)) else None
+        for a, (mean, variance) in enumerate(start):
+            self.state_mean[a, 0], self.cov[a, 0, 0] = mean, variance
+        for a in range(count):
+            self._outputs(a)
+
+    def _by_series(self, a: int) -> bool:
+        return self.sites[a].output_slope is None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done >= self.steps
+
+    def where(self, status: Status) -> str:
+        """Time at which the recursion ended."""
+        return f"{status} at t = {self.done * self.problem.dt:g}"
+
+    def stored(self) -> dict[str, Any]:
+        """Nothing: the recursion is repeated."""
+        return {"done": self.done}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Start again."""
+
+    def _outputs(self, a: int) -> None:
+        """Averages of the outputs at the present step with all earlier ones."""
+        k, site = self.done, self.sites[a]
+        m, c = self.state_mean[a], self.cov[a]
+        c[: k + 1, k] = c[k, : k + 1]
+        self.state_corr[a, k, : k + 1] = c[k, : k + 1] + m[k] * m[: k + 1]
+        self.state_corr[a, : k + 1, k] = self.state_corr[a, k, : k + 1]
+        empty = np.empty((0, 1))
+
+        def phi(x: Array) -> Any:
+            return self.problem.output[a](x, empty)[0]
+
+        slope = 0.0
+        if site.output_slope is not None:
+            slope = site.output_slope
+            outputs = np.array([float(phi(np.float64(y))) for y in m[: k + 1]])
+            row = slope**2 * c[k, : k + 1] + outputs[k] * outputs
+            self.mean[a, k] = outputs[k]
+        else:
+            assert self.line is not None
+            own = self.line(phi, m[k], c[k, k])
+            self.series[a][k] = own
+            self.mean[a, k] = own[0]
+            slope = own[1] / np.sqrt(c[k, k]) if c[k, k] > 0.0 else float(
+                self.problem.output[a](np.float64(m[k]), empty)[1]
+            )  # fmt: skip
+            row = self._row(a, k)
+        self.corr[a, k, : k + 1] = self.corr[a, : k + 1, k] = row
+        if k:
+            self.resp[a, k, :k] = slope * self.G[a, k, :k]
+
+    def _row(self, a: int, k: int) -> Array:
+        """E phi(x_k) phi(x_l), l = 0..k, by a closed form or the series in the correlation."""
+        c, pair = self.cov[a], self.sites[a].pair
+        variances = np.diagonal(c)[: k + 1]
+        if pair is not None and not self.state_mean[a, : k + 1].any():
+            return np.asarray(pair(variances[k], variances, c[k, : k + 1]), dtype=np.float64)
+        scale = np.sqrt(np.maximum(variances[k] * variances, 1e-300))
+        rho = np.clip(c[k, : k + 1] / scale, -1.0, 1.0)
+        table = self.series[a][: k + 1] * self.series[a][k]
+        total = table[:, -1].copy()
+        self.lost = max(self.lost, float(total[k]))
+        for n in range(ORDERS - 1, -1, -1):
+            total = total * rho + table[:, n]
+        return total
+
+    def step(self) -> None:
+        """Take one step of all populations."""
+        k, p = self.done, self.problem
+        for a in range(p.populations):
+            self._move(a)
+        self.done += 1
+        for a in range(p.populations):
+            self._outputs(a)
+        largest = float(np.abs(self.state_corr[:, k + 1, k + 1]).max())
+        if not largest < LARGEST**2:
+            self.stop(Status.DIVERGED if np.isfinite(largest) else Status.NONFINITE)
+
+    def _move(self, a: int) -> None:
+        """Means and covariances of a population after the present step."""
+        k, p, site = self.done, self.problem, self.sites[a]
+        t, s = k * p.dt, np.arange(k + 1) * p.dt
+        alpha, beta = site.by_state(t), site.by_field(t)
+        K, D, c, G, w = self.eta[a], self.D[a], self.cov[a], self.G[a], self.weights[a]
+        row = p.coupled[a] ** 2 * np.asarray(p.covariance[a](self.corr[:, k, : k + 1], t, s))
+        K[k, : k + 1] = K[: k + 1, k] = row
+        kernel, slope = p.kernel[a], site.output_slope or 0.0
+        field = float(p.field[a](t, self.mean[:, k], (), np.empty((0, 1))))
+        if kernel is not None and k:
+            w[k, :k] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], t, s[:k])
+            field += float(w[k, :k] @ self.mean[a, :k])
+        back = slope * w
+        # Covariances with the latest eta, from the start on; then those of the next state.
+        D[0, k] = 0.0
+        for j in range(k):
+            old = site.by_state(j * p.dt), site.by_field(j * p.dt)
+            D[j + 1, k] = old[0] * D[j, k] + old[1] * (K[j, k] + back[j, :j] @ D[:j, k])
+        D[k + 1, : k + 1] = alpha * D[k, : k + 1] + beta * (
+            K[k, : k + 1] + back[k, :k] @ D[:k, : k + 1]
+        )
+        c[k + 1, : k + 1] = alpha * c[k, : k + 1] + beta * (
+            D[: k + 1, k] + back[k, :k] @ c[:k, : k + 1]
+        )
+        c[: k + 1, k + 1] = c[k + 1, : k + 1]
+        c[k + 1, k + 1] = alpha * c[k, k + 1] + site.noise(t) + beta * (
+            D[k + 1, k] + back[k, :k] @ c[:k, k + 1]
+        )
+        G[k + 1, :k] = alpha * G[k, :k] + beta * (back[k, :k] @ G[:k, :k])
+        G[k + 1, k] = beta
+        self.state_mean[a, k + 1] = alpha * self.state_mean[a, k] + beta * field + site.constant(t)

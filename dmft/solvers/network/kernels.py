@@ -1,0 +1,161 @@
+"""Compiled sums over the history of sampled paths.
+
+Arrays are (time, path). Paths go through in blocks that stay in the cache, and each sum has a fixed
+order, so that results do not depend on threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.compiled import njit
+
+Array = NDArray[np.float64]
+Short = NDArray[np.float32]
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+# Paths in a block, and partial sums of a sum over paths.
+BLOCK, LANES = 512, 8
+# Smallest squared pivot of a factor, relative to the variance: below it the field has white noise.
+FLOOR = 1e-8
+
+
+@njit(**OPTIONS)
+def product(x: Array, y: Array) -> float:
+    """Sum of x_i y_i in a fixed order."""
+    part = np.zeros(LANES)
+    whole = x.size - x.size % LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            part[j] += x[i + j] * y[i + j]
+    total = 0.0
+    for j in range(LANES):
+        total += part[j]
+    for i in range(whole, x.size):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(**OPTIONS)
+def correlate(rows: Array, k: int, out: Array) -> None:
+    """Write means of rows[k] rows[l] over paths, l = 0..k."""
+    for l in range(k + 1):  # noqa: E741
+        out[l] = product(rows[k], rows[l]) / rows.shape[1]
+
+
+@njit(**OPTIONS)
+def add_rows(rows: Array, weight: Array, count: int, out: Array) -> None:
+    """Add the sum of weight[l] rows[l], l < count, to `out`, (paths,)."""
+    for low in range(0, out.size, BLOCK):
+        high = min(low + BLOCK, out.size)
+        for l in range(count):  # noqa: E741
+            w = weight[l]
+            for s in range(low, high):
+                out[s] += w * rows[l, s]
+
+
+@njit(**OPTIONS)
+def factor_row(root: Array, covariance: Array, k: int) -> None:
+    """Write row k of a lower triangular factor; `covariance` has the entries (k, 0..k)."""
+    rest = covariance[k]
+    for l in range(k):  # noqa: E741
+        value = covariance[l]
+        for i in range(l):
+            value -= root[l, i] * root[k, i]
+        value = value / root[l, l] if root[l, l] > 0.0 else 0.0
+        root[k, l] = value
+        rest -= value * value
+    root[k, k] = np.sqrt(max(rest, FLOOR * covariance[k], 0.0))
+
+
+@njit(**OPTIONS)
+def orthonormalise(rows: Array) -> None:
+    """Make rows orthonormal in the sample, mean of squares 1; what depends on others becomes 0.
+
+    Rows are random and far from dependent, but for the first few, so one pass is exact.
+    """
+    count, size = rows.shape
+    gram = np.zeros((count, count))
+    for i in range(count):
+        for j in range(i + 1):
+            gram[i, j] = product(rows[i], rows[j]) / size
+    for i in range(count):
+        own = gram[i, i]
+        for j in range(i):
+            for l in range(j):  # noqa: E741
+                gram[i, j] -= gram[i, l] * gram[j, l]
+            gram[i, j] = gram[i, j] / gram[j, j] if gram[j, j] > 0.0 else 0.0
+            gram[i, i] -= gram[i, j] * gram[i, j]
+        gram[i, i] = np.sqrt(gram[i, i]) if gram[i, i] > 1e-12 * own else 0.0
+    for low in range(0, size, BLOCK):
+        high = min(low + BLOCK, size)
+        for i in range(count):
+            for j in range(i):
+                w = gram[i, j]
+                for s in range(low, high):
+                    rows[i, s] -= w * rows[j, s]
+            scale = 1.0 / gram[i, i] if gram[i, i] > 0.0 else 0.0
+            for s in range(low, high):
+                rows[i, s] *= scale
+
+
+@njit(**OPTIONS)
+def respond(
+    kicks: Short, past: Short, slots: NDArray[np.int64], begun: NDArray[np.int64],
+    weight: Array, k: int, by_state: Array, by_field: Array, slope: Array, new: int, out: Array,
+) -> None:  # fmt: skip
+    """Move the derivatives of all paths by the fields at earlier steps through step k.
+
+    Parameters
+    ----------
+    kicks : (blocks, slots, BLOCK)
+        d x_k / d h_m of the columns in use; moved to k + 1.
+    past : (blocks, slots, steps, BLOCK)
+        phi'(x_l) d x_l / d h_m; l = k + 1 is written. Not read where there is no memory.
+    slots, begun : (columns,)
+        Slot of each column in use, and its step m.
+    weight : (k,)
+        Of the outputs in the field of step k; empty without memory.
+    k : int
+    by_state, by_field : (paths,)
+        Derivatives of the step.
+    slope : (paths,)
+        phi' at step k + 1.
+    new : int
+        Slot of the column of step k.
+    out : (columns + 1,)
+        Means of phi'(x_{k+1}) d x_{k+1} / d h_m; the last is that of m = k.
+    """
+    total = by_state.size
+    out[:] = 0.0
+    back = np.zeros(BLOCK, np.float32)
+    for block in range(kicks.shape[0]):
+        low = block * BLOCK
+        size = min(BLOCK, total - low)
+        for c in range(slots.size + 1):
+            slot = slots[c] if c < slots.size else new
+            kick = kicks[block, slot]
+            if c == slots.size:
+                for s in range(size):
+                    kick[s] = by_field[low + s]
+            else:
+                back[:] = 0.0
+                if weight.size > 0:
+                    for l in range(begun[c] + 1, k):  # noqa: E741
+                        w = np.float32(weight[l])
+                        row = past[block, slot, l]
+                        for s in range(size):
+                            back[s] += w * row[s]
+                for s in range(size):
+                    kick[s] = by_state[low + s] * kick[s] + by_field[low + s] * back[s]
+            mean = 0.0
+            if weight.size > 0:
+                row = past[block, slot, k + 1]
+                for s in range(size):
+                    row[s] = slope[low + s] * kick[s]
+            part = np.zeros(LANES)
+            for s in range(size):
+                part[s % LANES] += slope[low + s] * kick[s]
+            for j in range(LANES):
+                mean += part[j]
+            out[c] += mean / total

@@ -1,0 +1,112 @@
+"""The record of a random network: means, correlations and responses of its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import netcdf
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.solvers.solution import Solution, Values, outcome_of
+
+Array = NDArray[np.float64]
+# Axes of each array; that of the populations comes last where there are several.
+AXES: dict[str, tuple[str, ...]] = {
+    "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
+    "resp": ("t", "t_2"), "multiplier": ("t",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NetworkRun(Solution):
+    """Solution of the equations of a random network; arrays are attributes and keys.
+
+    With P declared populations each array but `multiplier` has a last axis of P.
+
+    Attributes
+    ----------
+    t : (T,)
+        Times, a step apart.
+    mean, corr : (T,), (T, T)
+        E x(t), and E x(t) x(s), not centred.
+    output_mean, output_corr : (T,), (T, T)
+        The same of the outputs phi(x).
+    resp : (T, T)
+        E d phi(x(t)) / d h(s) in a unit of the time s (a step of a map); zero for s >= t.
+    multiplier : (T,)
+        Of the declared constraint.
+    error : Values
+        Half-widths of 95 % intervals (Student's t over independent sweeps); of a closed recursion
+        the bound of its series; nan from a single sweep. The step `dt` is not in it: networks of
+        the same step are compared.
+    paths : (sweeps, T, kept) array or None
+        States of the first sites of each sweep, as `keep_paths` asks.
+    status, message, statistics, parameters, provenance
+        As for a `Trajectory`.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, std=0.5)
+    >>> run = dmft.solve(dmft.derive(network), dmft.laws.Normal(), 2.0)
+    >>> run.corr.shape, str(run.status), bool(run.error.corr.max() < 1e-9)
+    ((21, 21), 'ok', True)
+    """
+
+    t: Array
+    arrays: Values
+    error: Values
+    status: Status
+    message: str
+    paths: Array | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    KIND = "dmft random network"
+
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return (self.arrays,)
+
+    @property
+    def final(self) -> NoReturn:
+        """None: equations with memory depend on the whole history.
+
+        Raises
+        ------
+        BadParameter
+        """
+        raise BadParameter("sites remember their whole past: solve to a larger t_max")
+
+    def _axes(self, name: str) -> tuple[str, ...]:
+        extra = self.arrays[name].ndim - len(AXES[name])
+        return (*AXES[name], *(("population",) if extra else ()))
+
+    def _content(self) -> dict[str, Any]:
+        return {"arrays": list(self.arrays), "kept": self.paths is not None}
+
+    def _variables(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
+        for name in self.arrays:
+            axes = self._axes(name)
+            rows += [(name, axes, self.arrays[name]), (f"{name}_error", axes, self.error[name])]
+        if self.paths is not None:
+            rows.append(("paths", ("sweep", "t", "path"), self.paths))
+        return rows
+
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkRun:
+        """Restore the run from the contents of its file."""
+        return cls(
+            t=arrays["t"],
+            arrays=Values({name: arrays[name] for name in record["arrays"]}),
+            error=Values({name: arrays[f"{name}_error"] for name in record["arrays"]}),
+            **outcome_of(record),
+            paths=arrays["paths"] if record["kept"] else None,
+        )

@@ -1,0 +1,293 @@
+r"""One causal sweep over sampled paths of the sites of a random network.
+
+At each step the correlations and responses of the outputs are means over the paths; row k of a
+triangular factor of the field's covariance, times innovations that are orthonormal in the sample,
+is the field's Gaussian part. There is no outer iteration.
+
+Source      [eissfeller_opper_1992]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.names import Status
+from dmft.solvers.network.kernels import (
+    BLOCK,
+    add_rows,
+    correlate,
+    factor_row,
+    orthonormalise,
+    respond,
+)
+from dmft.solvers.two_time.march import Stepper
+
+Array = NDArray[np.float64]
+# Columns of the response that are all kept: the latest, and so many older ones.
+LATEST, OLDER = 64, 96
+# States beyond this have diverged.
+LARGEST = 1e12
+# Steps of the secant iteration for a multiplier, and its accuracy.
+SECANTS, ACCURACY = 50, 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class SiteProblem:
+    """Steps of the sites of each population, without symbols.
+
+    Attributes
+    ----------
+    step : list of callable(x, h, xi, t, sites, nu) -> (new, by_state, by_field)
+        Next state and its derivatives, (S,); `xi` is standard normal or None.
+    output : list of callable(x, sites) -> (phi, slope)
+    field : list of callable(t, means, loadings, sites) -> array or number
+        What a field has beside its Gaussian part and its memory.
+    kernel : list of callable(corr, resp, t, s) -> (k,), or None
+        Weights of earlier outputs in the field: `corr` and `resp` are rows (P, k).
+    covariance : list of callable(corr, t, s) -> (k + 1,)
+    loadings : list of callable(outputs, sites) -> float
+        Overlaps with the low-rank part from outputs and site parameters of all populations.
+    noisy : bool
+    coupled : float
+        Factor of the Gaussian part of the field; 0 where it was dropped.
+    held : (callable(x) -> array, float), optional
+        Constraint of the multiplier.
+    dt : float
+    fractions : (P,)
+    """
+
+    step: Sequence[Callable[..., Any]]
+    output: Sequence[Callable[..., Any]]
+    field: Sequence[Callable[..., Any]]
+    kernel: Sequence[Callable[..., Any] | None]
+    covariance: Sequence[Callable[..., Any]]
+    loadings: Sequence[Callable[..., Any]]
+    noisy: Sequence[bool]
+    coupled: Sequence[float]
+    held: tuple[Callable[..., Any], float] | None
+    dt: float
+    names: tuple[str, ...] = ()
+    same_output: bool = False
+
+    @property
+    def populations(self) -> int:
+        """Number of populations."""
+        return len(self.step)
+
+
+@dataclass
+class Columns:
+    """Derivatives of the paths by fields at earlier steps: the columns that are kept.
+
+    All columns of recent steps, and of older ones every `stride`-th.
+    """
+
+    paths: int
+    steps: int
+    remembers: bool
+    stride: int = field(init=False)
+    slots: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
+    free: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        whole = self.steps <= LATEST + OLDER
+        self.stride = 1 if whole else -(-self.steps // OLDER)
+        room = self.steps + 1 if whole else LATEST + OLDER + 2
+        self.free = list(range(room))[::-1]
+        blocks = -(-self.paths // BLOCK)
+        self.kicks = np.zeros((blocks, room, BLOCK), np.float32)
+        length = self.steps + 1 if self.remembers else 1
+        self.past = np.zeros((blocks, room if self.remembers else 1, length, BLOCK), np.float32)
+
+    def move(self, k: int, weight: Array, *derivatives: Array) -> tuple[list[int], Array]:
+        """Move all columns through step k: their steps, and the means of their responses."""
+        self._drop(k)
+        new, out = self.free.pop(), np.empty(len(self.slots) + 1)
+        arrays = (np.array(y, dtype=np.int64) for y in (self.slots, self.begun))
+        respond(self.kicks, self.past, *arrays, weight, k, *derivatives, new, out)
+        self.slots.append(new)
+        self.begun.append(k)
+        return self.begun, out
+
+    def _drop(self, k: int) -> None:
+        """Give up columns that are neither recent nor on the coarse grid."""
+        if self.stride == 1:
+            return
+        for slot, m in list(zip(self.slots, self.begun, strict=True)):
+            if k - m >= LATEST and m % self.stride:
+                self.slots.remove(slot)
+                self.begun.remove(m)
+                self.free.append(slot)
+                if self.remembers:
+                    self.past[:, slot] = 0.0
+
+
+class Sweep(Stepper):
+    """One sweep under way.
+
+    Parameters
+    ----------
+    problem : SiteProblem
+    steps : int
+    paths : int
+        For each population.
+    start : list of (S,) arrays
+    sites : list of (n, S) arrays
+        Site parameters of each population.
+    generator : numpy.random.Generator
+    """
+
+    def __init__(
+        self,
+        problem: SiteProblem,
+        steps: int,
+        paths: int,
+        start: Sequence[Array],
+        sites: Sequence[Array],
+        generator: np.random.Generator,
+    ) -> None:
+        self.problem, self.steps, self.paths, self.sites = problem, steps, paths, sites
+        self.status, self.message, self.done = Status.OK, "", 0
+        size, count = steps + 1, problem.populations
+        self.states = np.zeros((count, size, paths))
+        self.outputs = self.states if problem.same_output else np.zeros_like(self.states)
+        self.corr, self.resp = (np.zeros((count, size, size)) for _ in range(2))
+        self.state_corr = np.zeros((count, size, size))
+        self.mean, self.state_mean = np.zeros((count, size)), np.zeros((count, size))
+        self.multiplier = np.zeros(size)
+        self.roots = np.zeros((count, size, size))
+        self.columns = [Columns(paths, steps, k is not None) for k in problem.kernel]
+        self.innovations, self.white = self._draw(start, generator)
+        for a, x in enumerate(start):
+            self.states[a, 0] = x
+        self.now = [self._outputs(a) for a in range(count)]
+
+    def _draw(
+        self, start: Sequence[Array], generator: np.random.Generator
+    ) -> tuple[list[Array], list[Array | None]]:
+        """Innovations and white noise, orthonormal to the start, the parameters and each other."""
+        fields, noise = [], []
+        for a, x in enumerate(start):
+            fixed = np.vstack([np.ones(self.paths), x, *self.sites[a]])
+            count = self.steps * (1 + self.problem.noisy[a])
+            rows = np.vstack([fixed, generator.standard_normal((count, self.paths))])
+            if self.paths > 2 * len(rows):
+                orthonormalise(rows)
+            drawn = rows[len(fixed) :]
+            fields.append(np.ascontiguousarray(drawn[: self.steps]))
+            noise.append(np.ascontiguousarray(drawn[self.steps :]) if len(drawn) > self.steps
+                         else None)  # fmt: skip
+        return fields, noise
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done >= self.steps
+
+    def where(self, status: Status) -> str:
+        """Time at which the sweep ended."""
+        return f"{status} at t = {self.done * self.problem.dt:g}"
+
+    def stored(self) -> dict[str, Any]:
+        """Nothing: a sweep is repeated from its seed."""
+        return {"done": self.done}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Start again."""
+
+    def _outputs(self, a: int) -> Array:
+        """Write outputs and their averages at the present step; return the slopes."""
+        k = self.done
+        phi, slope = self.problem.output[a](self.states[a, k], self.sites[a])
+        self.outputs[a, k] = phi
+        self.mean[a, k], self.state_mean[a, k] = phi.mean(), self.states[a, k].mean()
+        correlate(self.outputs[a], k, self.corr[a, k])
+        self.corr[a, : k + 1, k] = self.corr[a, k, : k + 1]
+        if self.problem.same_output:
+            self.state_corr[a, k] = self.corr[a, k]
+        else:
+            correlate(self.states[a], k, self.state_corr[a, k])
+        self.state_corr[a, : k + 1, k] = self.state_corr[a, k, : k + 1]
+        return np.ascontiguousarray(np.broadcast_to(slope, (self.paths,)), dtype=np.float64)
+
+    def step(self) -> None:
+        """Take one step of all populations."""
+        k, p = self.done, self.problem
+        loadings = [f(self.outputs[:, k], self.sites) for f in p.loadings]
+        fields, weights = zip(*(self._field(a, loadings) for a in range(p.populations)),
+                              strict=True)  # fmt: skip
+        nu = self._multiplier(fields)
+        found = [self._moved(a, fields[a], nu) for a in range(p.populations)]
+        self.multiplier[k] = nu
+        for a, (new, _, _) in enumerate(found):
+            self.states[a, k + 1] = new
+        self.done += 1
+        largest = float(np.abs(self.states[:, k + 1]).max())
+        if not largest < LARGEST:
+            self.stop(Status.DIVERGED if np.isfinite(largest) else Status.NONFINITE)
+            return
+        for a, (_, by_state, by_field) in enumerate(found):
+            slope = self._outputs(a)
+            columns, values = self.columns[a].move(k, weights[a], by_state, by_field, slope)
+            self.resp[a, k + 1, : k + 1] = between(np.array(columns), values, k + 1)
+
+    def _field(self, a: int, loadings: Sequence[float]) -> tuple[Array, Array]:
+        """Field of each path, and the weights of earlier outputs in it."""
+        k, p = self.done, self.problem
+        s = np.arange(k + 1) * p.dt
+        total = np.zeros(self.paths)
+        total += p.field[a](k * p.dt, self.mean[:, k], loadings, self.sites[a])
+        if p.coupled[a]:
+            row = np.asarray(p.covariance[a](self.corr[:, k, : k + 1], k * p.dt, s))
+            factor_row(self.roots[a], np.broadcast_to(row, (k + 1,)).astype(np.float64), k)
+            add_rows(self.innovations[a], p.coupled[a] * self.roots[a, k], k + 1, total)
+        kernel = p.kernel[a]
+        if kernel is None:
+            return total, np.empty(0)
+        values = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
+        # One empty entry says that there is a memory, at the first step too.
+        weight = np.zeros(max(k, 1))
+        weight[:k] = values
+        add_rows(self.outputs[a], weight, k, total)
+        return total, weight
+
+    def _moved(self, a: int, h: Array, nu: float) -> tuple[Array, Array, Array]:
+        k, noise = self.done, self.white[a]
+        xi = None if noise is None else noise[k]
+        found = self.problem.step[a](
+            self.states[a, k], h, xi, k * self.problem.dt, self.sites[a], nu
+        )
+        new, by_state, by_field = (np.broadcast_to(y, (self.paths,)).astype(float) for y in found)
+        return new, by_state, by_field
+
+    def _multiplier(self, fields: Sequence[Array]) -> float:
+        """Value of nu that keeps the constraint after this step, by the secant method."""
+        if self.problem.held is None:
+            return 0.0
+        function, value = self.problem.held
+
+        def gap(nu: float) -> float:
+            return float(np.mean(function(self._moved(0, fields[0], nu)[0]))) - value
+
+        low = self.multiplier[self.done - 1] if self.done else 0.0
+        high = low + 0.1
+        f_low, f_high = gap(low), gap(high)
+        for _ in range(SECANTS):
+            if abs(f_high) <= ACCURACY * max(1.0, abs(value)) or f_high == f_low:
+                break
+            low, high, f_low = high, high - f_high * (high - low) / (f_high - f_low), f_high
+            f_high = gap(high)
+        return high
+
+
+def between(columns: NDArray[np.int64], values: Array, count: int) -> Array:
+    """Responses at all steps m < count from those of the columns that are kept."""
+    if columns.size == count:
+        return values
+    return np.asarray(np.interp(np.arange(count), columns, values))

@@ -1,0 +1,358 @@
+"""Solve the equations of random networks: closed where sites are Gaussian, else by sweeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from dmft.codegen.two_time.site import build_network, gaussian_sites
+from dmft.equations.two_time.network import NetworkEquations
+from dmft.errors import BadParameter
+from dmft.laws import Law, Normal
+from dmft.model.couplings.random_network import RandomNetwork
+from dmft.names import VERSION, Status
+from dmft.progress import ProgressOption
+from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.network.closed import Closed
+from dmft.solvers.network.run import AXES, NetworkRun
+from dmft.solvers.network.sweep import Sweep
+from dmft.solvers.solution import Values
+from dmft.solvers.two_time.march import Stepper, asked, march
+from dmft.validation import is_number, shown
+from dmft.workflow.solve import Solver
+
+Array = NDArray[np.float64]
+# Share of cases that an interval holds.
+COVERED = 0.95
+# Rounding of a closed recursion, relative to the largest value.
+ROUNDING = 1e-11
+# Gibibytes of histories and derivatives that are held at once.
+MOST_MEMORY = 8.0
+WORST = (Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How the equations of a random network are solved.
+
+    Attributes
+    ----------
+    dt : float
+        Step of the sites: Euler steps of an ode; 1 for a map.
+    method : {"closed", "sweep"}, optional
+        "closed" is a recursion of means and covariances, for Gaussian sites; by default it is
+        taken where it holds.
+    paths : int
+        Sampled paths of each sweep and population.
+    sweeps : int
+        Independent sweeps, whose spread is the error.
+    extrapolate : int
+        Stages of Richardson extrapolation in dt, each with half the step of the last.
+    keep_paths : int
+        States of so many sites of each sweep are returned.
+    seed : int
+    threads : int, optional
+        All cores by default; they do not change the result.
+    timeout : float, optional
+        Seconds.
+    progress : None, bool or callable
+    """
+
+    dt: float | None = None
+    method: str | None = None
+    paths: int = 2000
+    sweeps: int = 4
+    extrapolate: int = 0
+    keep_paths: int = 0
+    seed: int = 0
+    threads: int | None = None
+    timeout: float | None = None
+    progress: ProgressOption = None
+
+    def __post_init__(self) -> None:
+        if self.method not in (None, "closed", "sweep"):
+            raise BadParameter(f'method is "closed" or "sweep", got {self.method!r}')
+        if self.dt is not None and not (is_number(self.dt) and 0.0 < self.dt < math.inf):
+            raise BadParameter(f"dt must be a positive step, got {self.dt!r}")
+        for name, least in (("paths", 2), ("sweeps", 1), ("extrapolate", 0), ("keep_paths", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise BadParameter(
+                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                )
+
+
+OPTIONS = tuple(one.name for one in fields(NetworkOptions))
+
+
+def solve_network(
+    equations: NetworkEquations,
+    start: Any,
+    t_max: float,
+    options: NetworkOptions,
+    given: Mapping[str, Any],
+) -> NetworkRun:
+    r"""Solve the equations of a random network from t = 0 to `t_max`.
+
+    Scaling     t of the sites; a run with the step dt is the limit N -> infinity of networks with
+                the same Euler step
+    Source      [eissfeller_opper_1992]
+
+    Raises
+    ------
+    BadParameter
+    """
+    network = equations.model
+    if network.kind == "map" and options.dt not in (None, 1, 1.0):
+        raise BadParameter("a map has steps of one: leave dt= out")
+    if network.kind == "map" and options.extrapolate:
+        raise BadParameter("a map is exact at its steps: leave extrapolate= out")
+    dt = 1.0 if network.kind == "map" else (0.1 if options.dt is None else float(options.dt))
+    if not (is_number(t_max) and 0.0 < t_max < math.inf):
+        raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
+    steps = max(1, round(float(t_max) / dt))
+    if abs(steps * dt - float(t_max)) > 1e-9 * float(t_max):
+        raise BadParameter(
+            f"t_max = {t_max} is no multiple of dt = {dt}: take {steps * dt:g} or another dt"
+        )
+    values = _values(equations, given)
+    laws = starts(network, start)
+    run = partial(_solved, equations, laws, values, options)
+    found = [run(dt, steps)]
+    for stage in range(1, options.extrapolate + 1):
+        if found[-1].status is Status.OK:
+            found.append(run(dt / 2**stage, steps * 2**stage))
+    if len(found) == 1 or found[-1].status is not Status.OK:
+        return found[-1]
+    return _extrapolated(found)
+
+
+def _solved(
+    equations: NetworkEquations,
+    laws: Sequence[Law],
+    values: Mapping[sp.Symbol, float],
+    options: NetworkOptions,
+    dt: float,
+    steps: int,
+) -> NetworkRun:
+    normal = all(isinstance(law, Normal) for law in laws)
+    gaussian = None if options.method == "sweep" else gaussian_sites(equations, values, dt, normal)
+    if gaussian is None and options.method == "closed":
+        raise BadParameter(
+            'method="closed" needs sites whose step is linear in state and field, without site '
+            "parameters, from a normal start, and without memory unless the output is linear; "
+            "leave method= out"
+        )
+    problem = build_network(equations, values, dt)
+    job = Job(steps * (1 if gaussian else options.sweeps),
+              math.inf if options.timeout is None else options.timeout)  # fmt: skip
+    if gaussian is not None:
+        moments = [(float(law.mean), float(law.variance)) for law in laws]
+        runs: list[Any] = [Closed(problem, gaussian, steps, moments)]
+        _march(runs[0], job)
+    else:
+        _check_memory(equations, options, steps)
+        seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
+
+        def task(seed: np.random.SeedSequence) -> Sweep:
+            generator = np.random.default_rng(seed)
+            begun = [law.sample(generator, options.paths) for law in laws]
+            sites = [sampled(equations.model, generator, options.paths) for _ in laws]
+            sweep = Sweep(problem, steps, options.paths, begun, sites, generator)
+            _march(sweep, job)
+            return sweep
+
+        runs = run_tasks(
+            [partial(task, seed) for seed in seeds], job, thread_count(options.threads),
+            options.progress, "sweeps",
+        )  # fmt: skip
+    return _record(equations, runs, values, options, dt, job)
+
+
+def _march(run: Stepper, job: Job) -> None:
+    def after(_: Any) -> Status:
+        job.add(1)
+        return asked(job)
+
+    march(run, after)
+
+
+def starts(network: RandomNetwork, start: Any) -> list[Law]:
+    """Law of the initial states of each population."""
+    many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
+    if len(many) != network.populations:
+        raise BadParameter(
+            f"{len(many)} starts for {network.populations} populations: give one, or one for each"
+        )
+    found = []
+    for each in many:
+        if is_number(each) and math.isfinite(float(each)):
+            found.append(Normal(float(each), 0.0))
+        elif isinstance(each, Law):
+            found.append(each)
+        else:
+            raise BadParameter(
+                f"the start of a network is a number or a law such as dmft.laws.Normal(), got "
+                f"{shown(each)}"
+            )
+    return found
+
+
+def sampled(network: RandomNetwork, generator: np.random.Generator, size: int) -> Array:
+    """Values of the site parameters, (symbols, size)."""
+    rows = [np.atleast_2d(law.sample(generator, size)) for _, law in network.parameters]
+    return np.concatenate(rows) if rows else np.empty((0, size))
+
+
+def _values(equations: NetworkEquations, given: Mapping[str, Any]) -> dict[sp.Symbol, float]:
+    known = {y.name: y for y in equations.parameters}
+    for name in given:
+        if name not in known:
+            raise BadParameter(
+                f"unknown option or parameter {name!r}; parameters are {sorted(known)}, options "
+                f"{sorted(OPTIONS)}"
+            )
+    missing = [name for name in known if name not in given]
+    if missing:
+        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
+    values = {}
+    for name, symbol in known.items():
+        if not is_number(given[name]) or not math.isfinite(float(given[name])):
+            raise BadParameter(f"{name} must be a finite number, got {shown(given[name])}")
+        values[symbol] = float(given[name])
+    return values
+
+
+def _check_memory(equations: NetworkEquations, options: NetworkOptions, steps: int) -> None:
+    columns = min(steps + 1, 162)
+    held = options.paths * equations.model.populations * (
+        5 * 8 * steps + 4 * columns * (steps if equations.model.has_memory else 1)
+    )
+    size = held * min(options.sweeps, thread_count(options.threads)) / 2**30
+    if size > MOST_MEMORY:
+        raise BadParameter(
+            f"{steps} steps of {options.paths} paths hold {size:.1f} GiB: take fewer paths=, a "
+            "larger dt=, or threads=1"
+        )
+
+
+def _record(
+    equations: NetworkEquations,
+    runs: Sequence[Any],
+    values: Mapping[sp.Symbol, float],
+    options: NetworkOptions,
+    dt: float,
+    job: Job,
+) -> NetworkRun:
+    """Means over the sweeps up to the earliest end, and their errors."""
+    network = equations.model
+    done = min(run.done for run in runs)
+    ended = next((run for run in runs if run.done == done and run.status is not Status.OK), None)
+    size = done + 1 if ended is None else max(done, 1)
+    closed = isinstance(runs[0], Closed)
+    names = {"mean": "state_mean", "corr": "state_corr", "output_mean": "mean",
+             "output_corr": "corr", "resp": "resp"}  # fmt: skip
+    arrays, error = {}, {}
+    for name, attribute in names.items():
+        stack = np.stack([_cut(getattr(run, attribute), size) for run in runs])
+        if name == "resp":
+            stack = stack / dt
+        arrays[name], error[name] = _averaged(stack, network.fractions is not None)
+        if closed:
+            scale = float(np.abs(arrays[name]).max(initial=0.0))
+            error[name] = np.full(arrays[name].shape, ROUNDING * scale + runs[0].lost)
+    if network.multiplier is not None:
+        stack = np.stack([run.multiplier[:size] for run in runs])
+        # The multiplier of the last step is that of a step beyond the run.
+        stack[:, -1] = stack[:, -2] if size > 1 else np.nan
+        arrays["multiplier"], error["multiplier"] = _averaged(stack[:, None], False)
+    paths = None
+    if options.keep_paths and not closed:
+        kept = np.stack([run.states[0, :size, : options.keep_paths] for run in runs])
+        paths = np.ascontiguousarray(kept)
+    status = Status.OK if ended is None else ended.status
+    how = "closed recursion" if closed else f"{len(runs)} sweeps of {options.paths} paths"
+    return NetworkRun(
+        t=np.arange(size) * dt,
+        arrays=Values(arrays),
+        error=Values(error),
+        status=status,
+        message=how if ended is None else f"{how}; {ended.message}",
+        paths=paths,
+        statistics={"steps": done, "seconds": job.seconds(), "sweeps": 0 if closed else len(runs)},
+        parameters={y.name: v for y, v in values.items()},
+        provenance={
+            "problem": equations.fingerprint, "dmft": VERSION, "version": VERSION,
+            "kind": "network", "time_unit": "steps" if network.kind == "map" else "t of the sites",
+            "method": "closed" if closed else "sweep", "dt": dt, "seed": options.seed,
+            "approximation": how, "dropped_terms": list(equations.dropped),
+            "changed_terms": equations.changed_terms,
+        },
+    )  # fmt: skip
+
+
+def _cut(array: Array, size: int) -> Array:
+    return array[:, :size] if array.ndim == 2 else array[:, :size, :size]
+
+
+def _averaged(stack: Array, several: bool) -> tuple[Array, Array]:
+    """Mean over sweeps and its 95 % half-width, populations last or absent."""
+    count = stack.shape[0]
+    mean = stack.mean(axis=0)
+    if count > 1:
+        spread = stack.std(axis=0, ddof=1) / math.sqrt(count)
+        error = float(stdtrit(count - 1, (1.0 + COVERED) / 2.0)) * spread
+    else:
+        error = np.full(mean.shape, np.nan)
+    if several:
+        return np.moveaxis(mean, 0, -1), np.moveaxis(error, 0, -1)
+    return mean[0], error[0]
+
+
+def _extrapolated(runs: Sequence[NetworkRun]) -> NetworkRun:
+    """Richardson's extrapolation of runs with steps dt, dt/2, ..., at the times of the first."""
+    levels = [(_thinned(run.arrays, 2**n), _thinned(run.error, 2**n)) for n, run in enumerate(runs)]
+    order = 1
+    while len(levels) > 1:
+        factor = 2.0**order
+        levels = [
+            (
+                {n: (factor * fine[n] - rough[n]) / (factor - 1.0) for n in fine},
+                {n: (factor * below[n] + above[n]) / (factor - 1.0) for n in below},
+            )
+            for (rough, above), (fine, below) in zip(levels[:-1], levels[1:], strict=True)
+        ]
+        order += 1
+    arrays, error = levels[0]
+    before = _thinned(runs[-1].arrays, 2 ** (len(runs) - 1))
+    dt = runs[0].provenance["dt"]
+    return replace(
+        runs[-1],
+        t=runs[0].t,
+        arrays=Values(arrays),
+        error=Values(error),
+        paths=None,
+        message=f"{runs[-1].message}; extrapolated from dt = {dt:g} to 0, by "
+        f"{max(float(np.abs(arrays[n] - before[n]).max()) for n in arrays):.2g} from dt = "
+        f"{runs[-1].provenance['dt']:g}",
+    )
+
+
+def _thinned(arrays: Mapping[str, Array], stride: int) -> dict[str, Array]:
+    return {
+        name: y[(slice(None, None, stride),) * len(AXES[name])] for name, y in arrays.items()
+    }
+
+
+SOLVER = Solver(
+    "random networks", NetworkOptions, solve_network,
+    ": they take dt=, paths=, sweeps=, extrapolate=, method=, seed=",
+)  # fmt: skip
