@@ -202,9 +202,7 @@ class Discrete(Law):
 
     def __init__(self, probabilities: Mapping[float, float]) -> None:
         if not isinstance(probabilities, Mapping) or not probabilities:
-            raise BadParameter(
-                f"Discrete takes {{value: probability}}, got {shown(probabilities)}"
-            )
+            raise BadParameter(f"Discrete takes {{value: probability}}, got {shown(probabilities)}")
         values = tuple(sorted(float(y) for y in probabilities))
         weights = tuple(float(probabilities[y]) for y in sorted(probabilities))
         for value in (*values, *weights):

@@ -38,6 +38,7 @@ FLOORS = {
     "plain": 0,
     "progress": 0,
     "symbolic_lock": 0,
+    "laws": 0,
     "netcdf": 0,
     "record": 0,
     "validation": 0,

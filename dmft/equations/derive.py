@@ -14,7 +14,6 @@ from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
-from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import check_one_output
 from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.model import GradientDescent, Scaling, SequenceModel
+    from dmft.model.couplings.random_network import RandomNetwork
 
 
 @overload
@@ -150,14 +150,13 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    if isinstance(model, RandomNetwork):
-        if algorithm is not None or any(y is not None for y in (dim, scaling)) or fluctuations:
-            raise BadParameter("a random network has no algorithm: call dmft.derive(network)")
+    if algorithm is None:
         from dmft.equations.two_time.network import derive_network
 
+        if any(y is not None for y in (dim, scaling)) or fluctuations:
+            raise BadParameter("a random network has no options: call dmft.derive(network)")
         return derive_network(model)
-    if algorithm is None:
-        raise BadParameter("derive needs an algorithm: dmft.SGD, dmft.GradientFlow or another")
+    model = cast("Model", model)
     if model.reads_sequences:
         refuse(algorithm, "sequence")
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):

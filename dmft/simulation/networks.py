@@ -1,4 +1,4 @@
-"""Random networks of N units: couplings drawn and integrated, the check of the limit N to infinity."""
+"""Random networks of N units: couplings are drawn and the units integrated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -206,7 +207,7 @@ def simulate_network(
     job = Job(len(numbers) * int(saved[-1]))
     tasks = [partial(_run, units, laws, seed, saved, lyapunov, jacobian, job) for seed in numbers]
     found = run_tasks(tasks, job, thread_count(threads), progress, "simulate")
-    return _assembled(units, numbers, saved * step, found, job)
+    return _assembled(units, numbers, np.asarray(saved * step), found, job)
 
 
 def _values(network: RandomNetwork, given: Mapping[str, float]) -> dict[sp.Symbol, float]:
@@ -223,7 +224,9 @@ def _values(network: RandomNetwork, given: Mapping[str, float]) -> dict[sp.Symbo
 
 def _starts(network: RandomNetwork, start: Any) -> list[Law]:
     many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
-    if len(many) != network.populations or not all(isinstance(y, Law) or is_number(y) for y in many):
+    if len(many) != network.populations or not all(
+        isinstance(y, Law) or is_number(y) for y in many
+    ):
         raise BadParameter(
             f"the start of a network is a number or a law (dmft.laws), or one for each of its "
             f"{network.populations} populations; got {shown(start)}"
@@ -247,7 +250,7 @@ class Couplings:
         self.units, self.generator, self.sites = units, generator, sites
         network, sizes = units.network, units.sizes
         edges = np.cumsum([0, *sizes])
-        self.parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.parts = [slice(a, b) for a, b in pairwise(edges)]
         self.means = np.array([[units.number(y) for y in row] for row in network.mean])
         self.std = np.array([[units.number(y) for y in row] for row in network.std])
         self.gamma = np.array([[units.number(y) for y in row] for row in network.symmetry])
@@ -304,7 +307,7 @@ class Network:
         self.nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
         sizes = units.sizes
         self.sites = [
-            np.concatenate([np.atleast_2d(law.sample(generator, n)) for _, law in network.parameters])
+            np.concatenate([np.atleast_2d(y.sample(generator, n)) for _, y in network.parameters])
             if network.parameters else np.empty((0, n)) for n in sizes
         ]  # fmt: skip
         self.x = np.concatenate([law.sample(generator, n) for law, n in
@@ -323,7 +326,10 @@ class Network:
         self.inputs = [self._input(a, steps) for a in range(network.populations)]
         self.held = None
         if network.multiplier:
-            self.held = units.function(network.multiplier[1], x), units.number(network.multiplier[2])
+            self.held = (
+                units.function(network.multiplier[1], x),
+                units.number(network.multiplier[2]),
+            )
         self.last = 0.0
 
     def _input(self, a: int, steps: int) -> Callable[[int], Any]:
@@ -392,7 +398,10 @@ class Network:
         function, value = self.held
 
         def gap(nu: float) -> float:
-            return float(np.mean(function(self.moved(self.x, h, k, nu, white), *self.sites[0]))) - value
+            return (
+                float(np.mean(function(self.moved(self.x, h, k, nu, white), *self.sites[0])))
+                - value
+            )
 
         low, high = self.last, self.last + 0.1
         f_low, f_high = gap(low), gap(high)

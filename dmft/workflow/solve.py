@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
-from dmft.laws import Law
 from dmft.progress import ProgressOption, as_asked
 from dmft.record import worded
 from dmft.solvers.events import Event
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.equations.two_time.problem import TwoTime
+    from dmft.laws import Law
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.descent.run import DescentRun
     from dmft.solvers.network.run import NetworkRun

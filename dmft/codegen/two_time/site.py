@@ -110,9 +110,7 @@ class Lowered:
         means = sp.symbols(f"M_:{len(self.every)}", real=True)
         loads = sp.symbols(f"kappa_:{len(self.network.low_rank)}", real=True)
         swap: dict[Any, Any] = {g.mean(T): y for g, y in zip(self.every, means, strict=True)}
-        swap |= {
-            sp.Function(f"kappa_{r + 1}", real=True)(T): y for r, y in enumerate(loads)
-        }
+        swap |= {sp.Function(f"kappa_{r + 1}", real=True)(T): y for r, y in enumerate(loads)}
         own = sp.Add(*kept).xreplace(swap)
         if own.atoms(AppliedUndef):
             raise BadParameter(
@@ -230,8 +228,8 @@ def gaussian_sites(
         rest = new - sum(d * y for d, y in zip(by, (X, H, XI), strict=True))
         rows = [array_function([T], sp.expand(y)) for y in (by[0], by[1], rest, by[2] ** 2)]
         found.append(LinearSite(
-            *(_number(call) for call in rows), float(slope) if is_linear else None,
-            None if is_linear else _pair(output),
+            *(_number(call) for call in rows), output_slope=float(slope) if is_linear else None,
+            pair=None if is_linear else _pair(output),
         ))  # fmt: skip
     return found
 

@@ -1,6 +1,7 @@
 r"""The effective process of a site of a random network, and the averages that close it.
 
-Equation    h(t) = u(t) + mu M(t) + m kappa(t) + eta(t) + gamma sigma^2 int_0^t R(t, s) phi(x(s)) ds,
+Equation    h(t) = u(t) + mu M(t) + m kappa(t) + eta(t)
+                   + gamma sigma^2 int_0^t R(t, s) phi(x(s)) ds,
             E eta(t) eta(s) = sigma^2 C(t, s), M = E phi, C = E phi phi,
             R(t, s) = E d phi(x(t)) / d h(s)
 Source      [sompolinsky_1988], [eissfeller_opper_1992]; derivations/random_network.py
@@ -238,8 +239,12 @@ def functions_of(network: RandomNetwork, population: int) -> Functions:
     )  # fmt: skip
 
 
-def derive_network(network: RandomNetwork) -> NetworkEquations:
-    """Equations (1)-(3) of a random network for the declared case."""
+def derive_network(network: Any) -> NetworkEquations:
+    """Equations of a site of a random network, with the terms that the declared case has."""
+    if not isinstance(network, RandomNetwork):
+        raise BadParameter(
+            f"derive needs an algorithm for {network}: dmft.SGD, dmft.GradientFlow or another"
+        )
     found: list[Definition] = []
     for a in range(network.populations):
         found += _site(network, a)

@@ -124,7 +124,7 @@ class Closed(Stepper):
         self.state_corr[a, : k + 1, k] = self.state_corr[a, k, : k + 1]
         empty = np.empty((0, 1))
 
-        def phi(x: Array) -> Any:
+        def phi(x: Any) -> Any:
             return self.problem.output[a](x, empty)[0]
 
         slope = 0.0
@@ -199,8 +199,8 @@ class Closed(Stepper):
             D[: k + 1, k] + back[k, :k] @ c[:k, : k + 1]
         )
         c[: k + 1, k + 1] = c[k + 1, : k + 1]
-        c[k + 1, k + 1] = alpha * c[k, k + 1] + site.noise(t) + beta * (
-            D[k + 1, k] + back[k, :k] @ c[:k, k + 1]
+        c[k + 1, k + 1] = (
+            alpha * c[k, k + 1] + site.noise(t) + beta * (D[k + 1, k] + back[k, :k] @ c[:k, k + 1])
         )
         G[k + 1, :k] = alpha * G[k, :k] + beta * (back[k, :k] @ G[:k, :k])
         G[k + 1, k] = beta

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def starts(network: RandomNetwork, start: Any) -> list[Law]:
         raise BadParameter(
             f"{len(many)} starts for {network.populations} populations: give one, or one for each"
         )
-    found = []
+    found: list[Law] = []
     for each in many:
         if is_number(each) and math.isfinite(float(each)):
             found.append(Normal(float(each), 0.0))
@@ -233,8 +234,10 @@ def _values(equations: NetworkEquations, given: Mapping[str, Any]) -> dict[sp.Sy
 
 def _check_memory(equations: NetworkEquations, options: NetworkOptions, steps: int) -> None:
     columns = min(steps + 1, 162)
-    held = options.paths * equations.model.populations * (
-        5 * 8 * steps + 4 * columns * (steps if equations.model.has_memory else 1)
+    held = (
+        options.paths
+        * equations.model.populations
+        * (5 * 8 * steps + 4 * columns * (steps if equations.model.has_memory else 1))
     )
     size = held * min(options.sweeps, thread_count(options.threads)) / 2**30
     if size > MOST_MEMORY:
@@ -328,7 +331,7 @@ def _extrapolated(runs: Sequence[NetworkRun]) -> NetworkRun:
                 {n: (factor * fine[n] - rough[n]) / (factor - 1.0) for n in fine},
                 {n: (factor * below[n] + above[n]) / (factor - 1.0) for n in below},
             )
-            for (rough, above), (fine, below) in zip(levels[:-1], levels[1:], strict=True)
+            for (rough, above), (fine, below) in pairwise(levels)
         ]
         order += 1
     arrays, error = levels[0]
@@ -347,9 +350,7 @@ def _extrapolated(runs: Sequence[NetworkRun]) -> NetworkRun:
 
 
 def _thinned(arrays: Mapping[str, Array], stride: int) -> dict[str, Array]:
-    return {
-        name: y[(slice(None, None, stride),) * len(AXES[name])] for name, y in arrays.items()
-    }
+    return {name: y[(slice(None, None, stride),) * len(AXES[name])] for name, y in arrays.items()}
 
 
 SOLVER = Solver(
