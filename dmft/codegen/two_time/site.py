@@ -227,10 +227,10 @@ def gaussian_sites(
             return None
         rest = new - sum(d * y for d, y in zip(by, (X, H, XI), strict=True))
         rows = [array_function([T], sp.expand(y)) for y in (by[0], by[1], rest, by[2] ** 2)]
-        found.append(LinearSite(
-            *(_number(call) for call in rows), output_slope=float(slope) if is_linear else None,
-            pair=None if is_linear else _pair(output),
-        ))  # fmt: skip
+        by_state, by_field, constant, noise = (_number(call) for call in rows)
+        pair = None if is_linear else _pair(output)
+        known = float(slope) if is_linear else None
+        found.append(LinearSite(by_state, by_field, constant, noise, known, pair))
     return found
 
 

@@ -1,0 +1,1 @@
+"""Random networks at rest and in stationary states: fixed points, stability, chaos."""

@@ -1,0 +1,495 @@
+r"""Fixed points of random networks and their stability.
+
+Equation    f(x, h) = 0, h = u + mu M + m kappa + sqrt(q) z + gamma sigma^2 chi phi(x),
+            q = sigma^2 E phi^2, M = E phi, kappa = E n phi, chi = E z phi / sqrt(q);
+            stable to single sites where sigma^2 E (d phi / d eta)^2 < 1
+Source      [mezard_1987] (cavity method), [bunin_2017], [mastrogiuseppe_ostojic_2018]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from scipy.optimize import brentq, root
+from scipy.special import ndtr
+
+from dmft.errors import BadParameter
+from dmft.model.couplings.random_network import RandomNetwork
+from dmft.names import Status
+from dmft.record import Record
+from dmft.workflow.networks.sites import FEWER, NODES, Rest, normal_nodes, populated
+
+Array = NDArray[np.float64]
+# Steps of the relaxation of a site towards its rest state, and the accuracy of its rate.
+RELAXATIONS, AT_REST = 200, 1e-13
+# Largest residual of a fixed point, and distance below which two are the same.
+ACCEPTED, SAME = 1e-8, 1e-6
+# Iterations before Newton's method, from each guess.
+WARM_UP = 60
+# Range of Delta in the explicit solution of Lotka-Volterra sites.
+DELTAS = (-12.0, 40.0, 4001)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFixedPoint(Record):
+    """A fixed point of a random network; with P populations arrays have shape (P,).
+
+    Attributes
+    ----------
+    output_mean, output_second_moment : float or (P,) array
+        E phi and E phi^2.
+    state_mean, state_second_moment : float or (P,) array
+    response : float or (P,) array
+        chi = E d phi / d h of the complete site, its own memory included.
+    survival : float or (P,) array
+        Share of sites whose growth rate at zero is positive, immigration left out; 1 where states
+        need not be positive.
+    loadings : (rank,) array
+        Overlaps kappa with the low-rank part.
+    multiplier : float
+        nu, nan where none is declared.
+    replicon : float
+        sigma^2 E (d phi/d eta)^2 (spectral radius of its matrix for populations); stable below 1.
+    spectral_edge : float
+        Right edge of the bulk of the Jacobian's spectrum; nan for populations.
+    outliers : complex array
+        Outliers of the couplings times slopes that the means and the low-rank part make, for
+        leaky sites without symmetry; empty otherwise.
+    bulk_radius : float
+        Radius of the bulk of that matrix, sigma sqrt(E phi'^2).
+    stable : bool
+        Against both.
+    residual : float
+        Largest change of the averages in one more iteration.
+    status : Status
+    """
+
+    output_mean: Any
+    output_second_moment: Any
+    state_mean: Any
+    state_second_moment: Any
+    response: Any
+    survival: Any
+    loadings: Array
+    multiplier: float
+    replicon: float
+    spectral_edge: float
+    outliers: NDArray[np.complex128]
+    bulk_radius: float
+    stable: bool
+    residual: float
+    status: Status
+
+
+@dataclass
+class Sample:
+    """Sites at rest at the nodes of one population."""
+
+    z: Array
+    weight: Array
+    sites: Array
+    x: Array
+    phi: Array
+    field: Array
+
+
+class Search:
+    """Averages of sites at rest as a function of themselves."""
+
+    def __init__(self, network: RandomNetwork) -> None:
+        self.rest = populated(network)
+        self.kinked = network.positive or any(
+            y.has(sp.Abs, sp.Max, sp.Min, sp.Piecewise, sp.sign, sp.Heaviside)
+            for y in (*network.rate, *network.output)
+        )
+        self.held = None
+        if network.multiplier is not None:
+            nu, expr, value = network.multiplier
+            call = sp.lambdify([network.state], expr, ["scipy", "numpy"])
+            self.held = call, float(value)
+
+    @property
+    def size(self) -> int:
+        """Number of unknown averages."""
+        count = self.rest.populations
+        return 3 * count + len(self.rest.loadings) + (self.held is not None)
+
+    def parts(self, unknown: Array) -> tuple[Array, Array, Array, Array, float]:
+        """E phi^2, E phi, chi, kappa and the multiplier."""
+        count = self.rest.populations
+        second, mean, chi = np.split(unknown[: 3 * count], 3)
+        rest = unknown[3 * count :]
+        nu = float(rest[-1]) if self.held else 0.0
+        return second, mean, chi, rest[: len(self.rest.loadings)], nu
+
+    def sample(self, a: int, unknown: Array, start: float = 0.0) -> Sample:
+        """Sites of population a at rest, at nodes of their field and parameters."""
+        rest = self.rest
+        second, mean, chi, kappa, nu = self.parts(unknown)
+        means, std, symmetry = rest.matrices
+        n, (points, of_laws) = rest.shares, rest.laws
+        q = float(n * std[a] ** 2 @ np.maximum(second, 0.0)) + rest.inputs[a][1]
+        back = float(n * symmetry[a] * std[a] * std[:, a] @ chi)
+        constant = float(n * means[a] @ mean)
+        low = sum(
+            (m(*points) * k for (m, _), k in zip(rest.loadings, kappa, strict=True)),
+            np.zeros(of_laws.size),
+        )
+        base = constant + low + rest.inputs[a][0](*points)
+        kink = None
+        if self.kinked:
+            kink = self._kink(a, float(np.mean(base)), np.sqrt(q), nu) if of_laws.size == 1 else 0.0
+        z, w = normal_nodes(kink, NODES if of_laws.size == 1 else FEWER)
+        grid = np.repeat(base, z.size) + np.sqrt(q) * np.tile(z, base.size)
+        sites = np.repeat(points, z.size, axis=1)
+        x = settled(rest, a, grid, back, nu, sites, start)
+        phi = np.broadcast_to(rest.sites[a].output(x, *sites), x.shape)
+        return Sample(np.tile(z, base.size), np.repeat(of_laws, z.size) * np.tile(w, base.size),
+                      sites, x, phi, grid + back * phi)  # fmt: skip
+
+    def _kink(self, a: int, base: float, root_q: float, nu: float) -> float:
+        """Node z at which a site dies out; where its field vanishes for other kinks."""
+        growth = self.rest.sites[a].growth
+        if growth is None or root_q == 0.0:
+            return -base / root_q if root_q > 0.0 else 0.0
+
+        def rate(z: float) -> float:
+            return float(growth(base + root_q * z, nu))
+
+        low, high = -40.0, 40.0
+        return float(brentq(rate, low, high)) if rate(low) * rate(high) < 0.0 else 0.0
+
+    def slopes(self, a: int, unknown: Array, s: Sample) -> Array:
+        """d phi / d eta at each node."""
+        chi = self.parts(unknown)[2]
+        _, std, symmetry = self.rest.matrices
+        back = float(self.rest.shares * symmetry[a] * std[a] * std[:, a] @ chi)
+        own = self.own_slopes(a, unknown, s, 0.0)
+        return np.asarray(own / (1.0 - back * own))
+
+    def own_slopes(self, a: int, unknown: Array, s: Sample, rate: float) -> Array:
+        """phi' f_h / (rate - f_x) at each node; of extinct sites zero."""
+        site, nu = self.rest.sites[a], self.parts(unknown)[4]
+        by_state, by_field = (
+            np.broadcast_to(y(s.x, s.field, nu, *s.sites), s.x.shape)
+            for y in (site.by_state, site.by_field)
+        )
+        slope = np.broadcast_to(site.slope(s.x, *s.sites), s.x.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = slope * by_field / (rate - by_state)
+        return np.where(by_field == 0.0, 0.0, found)
+
+    def __call__(self, unknown: Array, start: float = 0.0) -> Array:
+        """The averages that follow from assumed ones."""
+        count = self.rest.populations
+        new = np.zeros(self.size)
+        kappa = np.zeros(len(self.rest.loadings))
+        for a in range(count):
+            s = self.sample(a, unknown, start)
+            new[a] = s.weight @ s.phi**2
+            new[count + a] = s.weight @ s.phi
+            spread = s.field - s.field.mean()
+            if self.kinked and spread.any():
+                second = self.parts(unknown)[0]
+                std = self.rest.matrices[1]
+                q = float(self.rest.shares * std[a] ** 2 @ second) + self.rest.inputs[a][1]
+                new[2 * count + a] = s.weight @ (s.z * s.phi) / np.sqrt(q) if q > 0.0 else 0.0
+            else:
+                new[2 * count + a] = s.weight @ self.slopes(a, unknown, s)
+            kappa += self.rest.shares[a] * np.array(
+                [s.weight @ (n(*s.sites) * s.phi) for _, n in self.rest.loadings]
+            )
+            if self.held is not None:
+                function, value = self.held
+                new[-1] = unknown[-1] + float(s.weight @ function(s.x)) - value
+        new[3 * count : 3 * count + kappa.size] = kappa
+        return new
+
+
+def settled(
+    rest: Rest, a: int, h: Array, back: float, nu: float, sites: Array, start: float
+) -> Array:
+    """Rest states that the flow of each site reaches from `start`, by implicit steps that grow."""
+    site, step = rest.sites[a], 1.0
+    x = np.full(h.shape, start if start or not rest.network.positive else 1.0)
+    if site.is_linear and not back:
+        none = np.zeros(h.shape)
+        return np.asarray(-site.rate(none, h, nu, *sites) / site.by_state(none, h, nu, *sites))
+    with np.errstate(all="ignore"):
+        for _ in range(RELAXATIONS):
+            phi = np.broadcast_to(site.output(x, *sites), x.shape)
+            field = h + back * phi
+            rate = np.broadcast_to(site.rate(x, field, nu, *sites), x.shape)
+            slope = site.by_state(x, field, nu, *sites) + back * site.by_field(
+                x, field, nu, *sites
+            ) * site.slope(x, *sites)
+            change = rate / (1.0 / step - np.minimum(slope, 0.0))
+            x = x + change
+            if rest.network.positive:
+                x = np.maximum(x, 0.0)
+            if np.abs(change).max() <= AT_REST * max(1.0, float(np.abs(x).max())) and step > 1e3:
+                break
+            step *= 2.0
+    return x
+
+
+def rest_points(network: RandomNetwork, start: float | None = None) -> list[NetworkFixedPoint]:
+    """All fixed points that are found from several guesses of the averages."""
+    explicit = lotka_volterra(network)
+    search = Search(network)
+    if explicit is not None:
+        points = [described(search, guess) for guess in explicit]
+        return [point for point in points if point.status is Status.OK]
+    begin = 0.0 if start is None else float(start)
+    found: list[Array] = []
+    for guess in guesses(search):
+        at = solved(search, guess, begin)
+        if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
+            found.append(at)
+    found.sort(key=lambda y: tuple(np.round(y, 8)))
+    return [described(search, at, start=begin) for at in found]
+
+
+def guesses(search: Search) -> list[Array]:
+    """Averages from which the search starts: at zero, small, large, and with either sign."""
+    count, rank = search.rest.populations, len(search.rest.loadings)
+    found = []
+    for size, signs in itertools.product((0.0, 0.3, 2.0), itertools.product((1, -1), repeat=rank)):
+        for sign in (1, -1):
+            guess = np.zeros(search.size)
+            guess[:count] = size
+            guess[count : 2 * count] = sign * size
+            guess[2 * count : 3 * count] = 0.5
+            guess[3 * count : 3 * count + rank] = size * np.array(signs)
+            found.append(guess)
+    return found
+
+
+def solved(search: Search, guess: Array, start: float) -> Array | None:
+    """A fixed point of the averages near what damped iteration reaches; None without one."""
+    at = guess
+    with np.errstate(all="ignore"):
+        for _ in range(WARM_UP):
+            new = search(at, start)
+            if not np.isfinite(new).all() or np.abs(new).max() > 1e8:
+                return None
+            at = 0.5 * at + 0.5 * new
+        result = root(lambda y: search(y, start) - y, at, method="hybr", tol=1e-13)
+        best = result.x if np.isfinite(result.x).all() else at
+        gap = search(best, start) - best
+    return best if np.abs(gap).max() < ACCEPTED * max(1.0, np.abs(best).max()) else None
+
+
+def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoint:
+    """The record of a fixed point: moments, response, stability."""
+    rest = search.rest
+    count = rest.populations
+    second, mean, chi, kappa, nu = search.parts(at)
+    samples = [search.sample(a, at, start) for a in range(count)]
+    states = np.array([[s.weight @ s.x, s.weight @ s.x**2] for s in samples])
+    survival = np.ones(count)
+    for a, s in enumerate(samples):
+        growth = rest.sites[a].growth
+        if growth is not None:
+            bare = np.broadcast_to(growth(s.field - (s.field - _bare(s, search, a, at)), nu, *s.sites),
+                                   s.x.shape)  # fmt: skip
+            survival[a] = float(s.weight @ (bare > 0.0))
+    slopes = [search.slopes(a, at, s) for a, s in enumerate(samples)]
+    std = rest.matrices[1]
+    matrix = np.array([
+        [rest.shares[b] * std[a, b] ** 2 * (samples[b].weight @ slopes[b] ** 2)
+         for b in range(count)] for a in range(count)
+    ])  # fmt: skip
+    replicon = float(np.abs(np.linalg.eigvals(matrix)).max())
+    outliers, bulk = _outliers(search, at, samples)
+    edge = _edge(search, at, samples[0]) if count == 1 else np.nan
+    residual = float(np.abs(search(at, start) - at).max())
+    one = rest.network.fractions is None
+
+    def shaped(values: Any) -> Any:
+        return float(values[0]) if one else np.array(values)
+
+    return NetworkFixedPoint(
+        output_mean=shaped(mean), output_second_moment=shaped(second),
+        state_mean=shaped(states[:, 0]), state_second_moment=shaped(states[:, 1]),
+        response=shaped(chi), survival=shaped(survival), loadings=kappa,
+        multiplier=nu if search.held else np.nan, replicon=replicon, spectral_edge=edge,
+        outliers=outliers, bulk_radius=bulk,
+        stable=bool(replicon < 1.0 and (not outliers.size or outliers.real.max() < 1.0)),
+        residual=residual,
+        status=Status.OK if residual < ACCEPTED else Status.NOT_CONVERGED,
+    )  # fmt: skip
+
+
+def _bare(s: Sample, search: Search, a: int, at: Array) -> Array:
+    """Field without the site's own memory: what an extinct site sees."""
+    chi = search.parts(at)[2]
+    _, std, symmetry = search.rest.matrices
+    back = float(search.rest.shares * symmetry[a] * std[a] * std[:, a] @ chi)
+    return np.asarray(s.field - back * s.phi)
+
+
+def _outliers(
+    search: Search, at: Array, samples: Sequence[Sample]
+) -> tuple[NDArray[np.complex128], float]:
+    """Outliers (10) of leaky sites without symmetry, and the radius of the bulk."""
+    rest = search.rest
+    mean, std, symmetry = rest.matrices
+    empty = np.empty(0, np.complex128)
+    if rest.populations > 1:
+        return empty, float("nan")
+    s, sigma = samples[0], std[0, 0]
+    slope = np.broadcast_to(rest.sites[0].slope(s.x, *s.sites), s.x.shape)
+    bulk = float(sigma * np.sqrt(s.weight @ slope**2))
+    network = rest.network
+    leaky = sp.expand(network.rate[0] - network.field + network.state) == 0
+    if not leaky or symmetry[0, 0] or network.kind == "map":
+        return empty, bulk
+    modes = [(m(*s.sites), n(*s.sites)) for m, n in rest.loadings]
+    if mean[0, 0]:
+        modes.append((mean[0, 0] * np.ones(s.x.size), np.ones(s.x.size)))
+    if not modes:
+        return empty, bulk
+    q = sigma**2 * at[0] + rest.inputs[0][1]
+    eta = np.sqrt(q) * s.z
+    ones, size = np.ones(s.x.size), len(modes)
+    A = np.zeros((size + 1, size + 1))
+    for i, (_, n) in enumerate(modes):
+        for j, (m, _) in enumerate(modes):
+            A[i, j] = s.weight @ (n * m * slope * ones)
+        A[i, size] = s.weight @ (n * slope * eta) / q if q > 0.0 else 0.0
+    for j, (m, _) in enumerate(modes):
+        A[size, j] = sigma**2 * (s.weight @ (m * s.phi * slope))
+    A[size, size] = sigma**2 * (s.weight @ (s.phi * slope * eta)) / q if q > 0.0 else 0.0
+    return np.linalg.eigvals(A).astype(np.complex128), bulk
+
+
+def _edge(search: Search, at: Array, s: Sample) -> float:
+    """Right edge of the Jacobian's bulk: the largest rate with sigma^2 E g^2 = 1."""
+    _, std, symmetry = search.rest.matrices
+    sigma2 = std[0, 0] ** 2
+    if sigma2 == 0.0:
+        return float("nan")
+
+    def excess(rate: float) -> float:
+        own, R = search.own_slopes(0, at, s, rate), 0.0
+        for _ in range(500):
+            new = float(s.weight @ (own / (1.0 - symmetry[0, 0] * sigma2 * R * own)))
+            if abs(new - R) < 1e-14:
+                break
+            R = 0.5 * (R + new)
+        g = own / (1.0 - symmetry[0, 0] * sigma2 * R * own)
+        return float(sigma2 * (s.weight @ g**2)) - 1.0
+
+    site, nu = search.rest.sites[0], search.parts(at)[4]
+    top = float(np.max(np.broadcast_to(site.by_state(s.x, s.field, nu, *s.sites), s.x.shape)))
+    high = top + 1.0
+    while excess(high) > 0.0:
+        high = top + 2.0 * (high - top)
+        if high - top > 1e8:
+            return float("nan")
+    low = high
+    for _ in range(200):
+        low = top + 0.8 * (low - top)
+        if excess(low) > 0.0:
+            return float(brentq(excess, low, high, xtol=1e-13))
+    return float("nan")
+
+
+# Lotka-Volterra sites: everything is explicit in Delta.
+
+
+def moments(delta: Any) -> tuple[Any, Any, Any]:
+    """w_0, w_1, w_2: moments of max(0, Delta + z)."""
+    density = np.exp(-(delta**2) / 2.0) / np.sqrt(2.0 * np.pi)
+    w0 = ndtr(delta)
+    return w0, delta * w0 + density, (1.0 + delta**2) * w0 + delta * density
+
+
+def lotka_volterra(network: RandomNetwork) -> list[Array] | None:
+    """Averages of x (K - c x + h) sites at all roots; None for other sites."""
+    if not network.positive or network.populations > 1 or network.low_rank or network.parameters:
+        return None
+    x, h = network.state, network.field
+    nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
+    growth = sp.expand(network.rate[0] / x)
+    slopes = [sp.diff(growth, y) for y in (x, h, nu)]
+    plain = network.output[0] == x and network.rate[0].subs(x, 0) == 0
+    if not plain or any(y.free_symbols for y in slopes) or network.input[0].free_symbols:  # type: ignore[union-attr]
+        return None
+    c, unit = -float(slopes[0]), float(slopes[1])
+    if c <= 0.0 or unit != 1.0:
+        return None
+    capacity = float(growth.subs({x: 0, h: 0, nu: 0}) + network.input[0])
+    rest = Rest(network)
+    mu, sigma, gamma = (float(y[0, 0]) for y in rest.matrices)
+    found = []
+    for delta in _deltas(sigma / c, gamma):
+        found.append(_averages(delta, capacity, c, mu, sigma, gamma, network))
+    kept = [y for y in found if y is not None]
+    if not kept:
+        raise BadParameter(_no_rest(mu, sigma, gamma, c))
+    return kept
+
+
+def _deltas(sigma: float, gamma: float) -> list[float]:
+    """All Delta with sigma(Delta) = sigma."""
+
+    def gap(delta: Any) -> Any:
+        w0, _, w2 = moments(delta)
+        return np.sqrt(w2) / (w2 + gamma * w0) - sigma
+
+    grid = np.linspace(*DELTAS)
+    with np.errstate(all="ignore"):
+        values = gap(grid)
+    found = []
+    for i in range(grid.size - 1):
+        pair = values[i : i + 2]
+        if np.isfinite(pair).all() and pair[0] * pair[1] <= 0.0 and abs(pair[0] - pair[1]) < 1e6:
+            found.append(float(brentq(gap, grid[i], grid[i + 1], xtol=1e-14, rtol=1e-15)))
+    return found
+
+
+def _averages(
+    delta: float, capacity: float, c: float, mu: float, sigma: float, gamma: float,
+    network: RandomNetwork,
+) -> Array | None:  # fmt: skip
+    """E x^2, E x, chi (and nu) at one root; None where the mean is not positive."""
+    w0, w1, w2 = moments(delta)
+    v = c - gamma * sigma**2 * w0 / (sigma * np.sqrt(w2)) if sigma else c
+    if sigma:
+        v = sigma * np.sqrt(w2)
+    slope = -mu + delta * v / w1  # capacity over mean
+    if network.multiplier is not None:
+        value = float(network.multiplier[2])
+        mean = value
+        nu_value = -(slope * mean - capacity) / -float(
+            sp.diff(sp.expand(network.rate[0] / network.state), network.multiplier[0])
+        )
+    else:
+        if slope == 0.0 or capacity / slope <= 0.0:
+            return None
+        mean, nu_value = capacity / slope, 0.0
+    second = (mean * v / (sigma * w1)) ** 2 if sigma else mean**2
+    chi = w0 / v
+    unknown = [second, mean, chi]
+    return np.array([*unknown, nu_value] if network.multiplier is not None else unknown)
+
+
+def _no_rest(mu: float, sigma: float, gamma: float, c: float) -> str:
+    deltas = _deltas(sigma / c, gamma)
+    if not deltas:
+        return f"no fixed point at std = {sigma:g}, symmetry = {gamma:g}: the field has no balance"
+    delta = deltas[-1]
+    w1 = moments(delta)[1]
+    limit = delta * sigma * np.sqrt(moments(delta)[2]) / w1
+    return (
+        f"no fixed point: at mean = {mu:g} states grow without bound; at std = {sigma:g} and "
+        f"symmetry = {gamma:g} the mean must be below {limit:g}"
+    )

@@ -1,0 +1,246 @@
+"""The site of a random network as functions of arrays, and nodes for averages at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.two_time.network import NetworkEquations
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.grid import array_function
+from dmft.laws import Discrete, JointNormal, Normal
+from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.validation import is_number, shown
+
+Array = NDArray[np.float64]
+# Nodes of a smooth average over the field, of a parameter's law, and panels around a kink.
+NODES, FEWER, OF_LAWS, PANELS, IN_PANEL, END = 160, 64, 24, 24, 12, 9.0
+# Fields of the declaration that are arguments of a diagram by their names.
+NUMBERS = ("mean", "std", "symmetry", "noise", "input")
+
+
+def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]) -> RandomNetwork:
+    """The network at values of its symbols, and of declared numbers by name.
+
+    Raises
+    ------
+    BadParameter
+        For names that are neither.
+    """
+    network = system.model if isinstance(system, NetworkEquations) else system
+    if isinstance(system, NetworkEquations) and system.is_changed:
+        raise BadParameter(
+            "fixed points and stationary states are those of the declared network: pass the "
+            "network, or solve the changed equations to a long time"
+        )
+    known = {y.name: y for y in network.scalars}
+    swap, fields = {}, {}
+    for name, value in given.items():
+        if not is_number(value):
+            raise BadParameter(f"{name} must be a number, got {shown(value)}")
+        if name in known:
+            swap[known[name]] = sp.Float(float(value))
+        elif name in NUMBERS and network.populations == 1:
+            old = getattr(network, name)
+            new = sp.Float(float(value))
+            fields[name] = ((new,),) if isinstance(old[0], tuple) else (new,)
+        else:
+            raise BadParameter(
+                f"{name} is no symbol of the network, which has {sorted(known)}, and none of "
+                f"{list(NUMBERS)}"
+            )
+    for name, value in fields.items():
+        network = _with_field(network, name, value)
+    return substituted(network, swap) if swap else network
+
+
+def _with_field(network: RandomNetwork, name: str, value: Any) -> RandomNetwork:
+    made = object.__new__(RandomNetwork)
+    for each in network.__dataclass_fields__:
+        object.__setattr__(made, each, getattr(network, each))
+    object.__setattr__(made, name, value)
+    made._check()
+    return made
+
+
+def substituted(network: RandomNetwork, swap: Mapping[sp.Symbol, sp.Expr]) -> RandomNetwork:
+    """The network with numbers for symbols."""
+
+    def at(value: Any) -> Any:
+        if isinstance(value, sp.Expr) and not isinstance(value, sp.Symbol):
+            return value.xreplace(swap)
+        if isinstance(value, sp.Symbol):
+            return swap.get(value, value)
+        if isinstance(value, GaussianInput):
+            return GaussianInput(value.covariance.xreplace(swap))
+        return tuple(map(at, value)) if isinstance(value, tuple) else value
+
+    for name in ("rate", "output", "mean", "std", "symmetry", "noise", "input", "low_rank",
+                 "multiplier", "covariance", "memory"):  # fmt: skip
+        network = _with_field(network, name, at(getattr(network, name)))
+    left = sorted(map(str, network.scalars))
+    if left:
+        raise BadParameter(f"no value for {left[0]}; give {left[0]}=...")
+    return network
+
+
+@dataclass(frozen=True)
+class Site:
+    """Functions of arrays (x, h, *sites) of one population, at numbers for all symbols.
+
+    Attributes
+    ----------
+    rate, by_state, by_field : callable(x, h, nu, *sites)
+        f and its derivatives; of positive sites those of x rho + lambda.
+    output, slope : callable(x, *sites)
+    growth : callable(h, nu, *sites) or None
+        Growth rate at x = 0 of positive sites.
+    is_linear : bool
+        Whether the rate is affine in the state, with a constant slope.
+    """
+
+    rate: Callable[..., Any]
+    by_state: Callable[..., Any]
+    by_field: Callable[..., Any]
+    output: Callable[..., Any]
+    slope: Callable[..., Any]
+    growth: Callable[..., Any] | None
+    is_linear: bool
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A network at rest: numbers, sites, nodes of the site parameters."""
+
+    network: RandomNetwork
+
+    @property
+    def populations(self) -> int:
+        """Number of populations."""
+        return self.network.populations
+
+    @cached_property
+    def matrices(self) -> tuple[Array, Array, Array]:
+        """Mean, standard deviation and symmetry of the couplings, (P, P) each."""
+        mean, std, symmetry = (
+            np.array([[float(y) for y in row] for row in getattr(self.network, name)])
+            for name in ("mean", "std", "symmetry")
+        )
+        return mean, std, symmetry
+
+    @property
+    def shares(self) -> Array:
+        """Fractions of the populations."""
+        return np.array(self.network.shares)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """Functions of each population."""
+        network = self.network
+        x, h = network.state, network.field
+        nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
+        own = network.site_symbols
+        found = []
+        for rate, output in zip(network.rate, network.output, strict=True):
+            if rate.has(T):
+                raise BadParameter(f"the rate {rate} depends on the time: there is no rest state")
+            if network.kind == "map":
+                rate = rate - x
+            calls = [array_function([x, h, nu, *own], y)
+                     for y in (rate, sp.diff(rate, x), sp.diff(rate, h))]  # fmt: skip
+            outputs = [array_function([x, *own], y) for y in (output, sp.diff(output, x))]
+            growth = None
+            if network.positive:
+                inflow = rate.subs(x, 0)
+                at_zero = sp.expand((rate - inflow) / x).subs(x, 0)
+                growth = array_function([h, nu, *own], at_zero)
+            is_linear = not sp.diff(rate, x).has(x, h)
+            found.append(Site(*calls, *outputs, growth=growth, is_linear=is_linear))
+        return found
+
+    @cached_property
+    def inputs(self) -> list[tuple[Callable[..., Any], float]]:
+        """Constant input as a function of the site parameters, and the variance of a random one."""
+        found = []
+        for given in self.network.input:
+            expr = given.covariance if isinstance(given, GaussianInput) else given
+            if expr.has(T, S):
+                raise BadParameter(f"the input {expr} depends on the time: there is no rest state")
+            if isinstance(given, GaussianInput):
+                found.append((lambda *sites: 0.0, float(expr)))
+            else:
+                found.append((array_function(list(self.network.site_symbols), expr), 0.0))
+        return found
+
+    @cached_property
+    def laws(self) -> tuple[Array, Array]:
+        """Nodes (n, N) and weights (N,) of the site parameters."""
+        points, weights = np.empty((0, 1)), np.ones(1)
+        for _, law in self.network.parameters:
+            new, weight = _nodes_of(law)
+            count = weights.size
+            points = np.vstack([
+                np.repeat(points, weight.size, axis=1), np.tile(new, (1, count)),
+            ])  # fmt: skip
+            weights = np.repeat(weights, weight.size) * np.tile(weight, count)
+        return points, weights
+
+    @cached_property
+    def loadings(self) -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
+        """Pairs (m, n) of the low-rank part as functions of the site parameters."""
+        own = list(self.network.site_symbols)
+        return [(array_function(own, m), array_function(own, n)) for m, n in self.network.low_rank]
+
+
+def _nodes_of(law: Any) -> tuple[Array, Array]:
+    if isinstance(law, Discrete):
+        return np.array([law.values]), np.array(law.weights)
+    z, w = np.polynomial.hermite_e.hermegauss(OF_LAWS)
+    w = w / w.sum()
+    if isinstance(law, JointNormal):
+        count = len(law.mean)
+        grid = np.stack([y.ravel() for y in np.meshgrid(*[z] * count, indexing="ij")])
+        weight = np.prod([y.ravel() for y in np.meshgrid(*[w] * count, indexing="ij")], axis=0)
+        values, vectors = np.linalg.eigh(np.array(law.covariance))
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        return np.array(law.mean)[:, None] + root @ grid, weight
+    if isinstance(law, Normal):
+        return (law.mean + np.sqrt(law.variance) * z)[None], w
+    u, weight = np.polynomial.legendre.leggauss(4 * OF_LAWS)
+    return law.quantile((u + 1.0) / 2.0)[None], weight / 2.0
+
+
+def normal_nodes(kink: float | None = None, count: int = NODES) -> tuple[Array, Array]:
+    """Nodes and weights of a standard normal variable; panels on both sides of a kink."""
+    if kink is None:
+        z, w = np.polynomial.hermite_e.hermegauss(count)
+        return z, w / w.sum()
+    x, w = np.polynomial.legendre.leggauss(IN_PANEL)
+    split = min(max(kink, -END), END)
+    edges = np.unique(np.concatenate([
+        np.linspace(-END, split, PANELS + 1), np.linspace(split, END, PANELS + 1),
+    ]))  # fmt: skip
+    half, middle = np.diff(edges) / 2.0, (edges[1:] + edges[:-1]) / 2.0
+    z = (middle[:, None] + half[:, None] * x).ravel()
+    weight = (half[:, None] * w).ravel() * np.exp(-(z**2) / 2.0)
+    return z, weight / weight.sum()
+
+
+def populated(network: RandomNetwork) -> Rest:
+    """A network at rest; refused where couplings are not those of `mean`, `std`, `symmetry`."""
+    if network.covariance is not None:
+        raise BadParameter(
+            "fixed points are derived for couplings declared by mean, std and symmetry; solve "
+            "networks with covariance= and memory= to a long time"
+        )
+    if any(y != 0 for y in network.noise):
+        raise BadParameter(
+            f"sites with noise = {network.noise[0]} do not rest: take dmft.stationary, or noise=0"
+        )
+    return Rest(network)
