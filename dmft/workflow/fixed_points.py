@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ from dmft.record import Record
 from dmft.solvers.pointers import entry, loop
 from dmft.validation import checked
 from dmft.workflow.solving.inputs import problem_of
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.network import NetworkEquations
+    from dmft.model.couplings.random_network import RandomNetwork
+    from dmft.workflow.networks.rest import NetworkFixedPoint
 
 Array = NDArray[np.float64]
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.
@@ -239,13 +244,13 @@ class StationarySystem:
 
 @checked
 def fixed_points(
-    equations: Equations,
-    starts: Overlaps | Sequence[Overlaps] | None = None,
+    equations: Equations | NetworkEquations | RandomNetwork,
+    starts: Overlaps | Sequence[Overlaps] | float | None = None,
     *,
     tolerance: float = 1e-13,
     max_steps: int = 100,
     **parameters: Any,
-) -> FixedPoints:
+) -> FixedPoints | list[NetworkFixedPoint]:
     r"""Stationary points of the equations of motion, by Newton's method from several starts.
 
     Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
@@ -291,6 +296,8 @@ def fixed_points(
     >>> print(f"{point.overlaps.Q[0, 0]:.12f} {point.risk:.12f}")
     0.333333333333 1.333333333333
     """
+    if getattr(equations, "family", "") == "network":
+        return _of_network(equations, starts, parameters)
     check_equations(equations)
     check_tolerance(tolerance)
     given = [starts] if isinstance(starts, Overlaps) else list(starts or ())
@@ -395,7 +402,11 @@ def unit_of_rates(system: StationarySystem, at: Array | None = None) -> float:
 
 
 @checked
-def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: Any) -> Stability:
+def stability(
+    equations: Equations | NetworkEquations | RandomNetwork,
+    point: FixedPoint | Overlaps | float | None = None,
+    **parameters: Any,
+) -> Stability | NetworkFixedPoint:
     r"""Linear modes of the equations of motion around a point.
 
     Equation    d(Q', M')/dt = J (Q', M'), J derived from the symbols of the equations
@@ -426,6 +437,11 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     >>> round(modes.growth_rate, 12), modes.verdict
     (4.0, 'unstable')
     """
+    if getattr(equations, "family", "") == "network":
+        points = _of_network(equations, point, parameters)
+        return max(points, key=lambda found: float(np.max(found.output_second_moment)))
+    if not isinstance(point, FixedPoint | Overlaps):
+        raise BadParameter(f"stability needs a point: a FixedPoint or Overlaps, got {point!r}")
     check_equations(equations)
     system = StationarySystem(equations, point, parameters)
     values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
@@ -437,6 +453,22 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
         Q=np.array([m["Q"] for m in moved]),
         M=np.array([m["M"] for m in moved]),
     )
+
+
+def _of_network(network: Any, start: Any, parameters: Mapping[str, Any]) -> list[NetworkFixedPoint]:
+    """Fixed points of a random network whose sites start from a number."""
+    from dmft.workflow.networks.rest import rest_points
+    from dmft.workflow.networks.sites import at_values
+
+    if start is not None and not isinstance(start, int | float):
+        raise BadParameter(f"sites of a random network start from a number, got {start!r}")
+    found = rest_points(at_values(network, parameters), start)
+    if not found:
+        raise BadParameter(
+            "no fixed point was found from any guess: solve to a long time, and see whether the "
+            "network rests"
+        )
+    return found
 
 
 def exponents(equations: Equations, values: NDArray[Any]) -> NDArray[Any]:

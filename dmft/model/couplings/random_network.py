@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import sympy as sp
 
@@ -111,6 +111,8 @@ class RandomNetwork(Brief):
     >>> network.populations, network.kind
     (1, 'ode')
     """
+
+    family: ClassVar[str] = "network"
 
     rate: tuple[sp.Expr, ...]
     state: sp.Symbol

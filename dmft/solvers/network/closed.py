@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.solvers.network.sweep import LARGEST, SiteProblem
 from dmft.solvers.two_time.march import Stepper
+from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 
 Array = NDArray[np.float64]
-# Points of the line and Hermite coefficients of an output at one time.
-POINTS, ORDERS, END = 2001, 320, 14.0
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,6 @@ class LinearSite:
     pair: Callable[..., Any] | None
 
 
-class HermiteLine:
-    """Hermite coefficients of a function of m + sqrt(v) z, z standard normal."""
-
-    def __init__(self) -> None:
-        self.z = np.linspace(-END, END, POINTS)
-        weight = np.exp(-(self.z**2) / 2.0) / np.sqrt(2.0 * np.pi) * (self.z[1] - self.z[0])
-        rows = np.empty((ORDERS, POINTS))
-        rows[0], rows[1] = 1.0, self.z
-        for n in range(1, ORDERS - 1):
-            rows[n + 1] = (self.z * rows[n] - np.sqrt(n) * rows[n - 1]) / np.sqrt(n + 1.0)
-        self.rows, self.weight = rows * weight, weight
-
-    def __call__(self, function: Callable[[Array], Array], m: float, v: float) -> Array:
-        """Coefficients E f He_n / sqrt(n!), then what is left of E f^2."""
-        values = np.broadcast_to(function(m + np.sqrt(max(v, 0.0)) * self.z), self.z.shape)
-        found = self.rows @ values
-        rest = float(self.weight @ values**2) - float(found @ found)
-        return np.append(found, np.sqrt(max(rest, 0.0)))
-
-
 class Closed(Stepper):
     """The recursion under way; arrays as those of a `Sweep`."""
 
@@ -90,7 +69,7 @@ class Closed(Stepper):
         self.multiplier = np.zeros(size)
         self.lost = 0.0
         self.series = [np.zeros((size, ORDERS + 1)) for _ in range(count)]
-        self.line = HermiteLine() if any(self._by_series(a) for a in range(count)) else None
+        self.line = hermite_line() if any(self._by_series(a) for a in range(count)) else None
         for a, (mean, variance) in enumerate(start):
             self.state_mean[a, 0], self.cov[a, 0, 0] = mean, variance
         for a in range(count):
@@ -155,11 +134,8 @@ class Closed(Stepper):
         scale = np.sqrt(np.maximum(variances[k] * variances, 1e-300))
         rho = np.clip(c[k, : k + 1] / scale, -1.0, 1.0)
         table = self.series[a][: k + 1] * self.series[a][k]
-        total = table[:, -1].copy()
-        self.lost = max(self.lost, float(total[k]))
-        for n in range(ORDERS - 1, -1, -1):
-            total = total * rho + table[:, n]
-        return total
+        self.lost = max(self.lost, float(table[k, -1]))
+        return power_series(table.T, rho)
 
     def step(self) -> None:
         """Take one step of all populations."""

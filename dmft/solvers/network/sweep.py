@@ -161,6 +161,7 @@ class Sweep(Stepper):
         self.state_corr = np.zeros((count, size, size))
         self.mean, self.state_mean = np.zeros((count, size)), np.zeros((count, size))
         self.multiplier = np.zeros(size)
+        self.derivatives = np.empty(0), np.empty(0)
         self.roots = np.zeros((count, size, size))
         self.columns = [Columns(paths, steps, k is not None) for k in problem.kernel]
         self.innovations, self.white = self._draw(start, generator)
@@ -225,6 +226,7 @@ class Sweep(Stepper):
         nu = self._multiplier(fields)
         found = [self._moved(a, fields[a], nu) for a in range(p.populations)]
         self.multiplier[k] = nu
+        self.derivatives = found[0][1], found[0][2]
         for a, (new, _, _) in enumerate(found):
             self.states[a, k + 1] = new
         self.done += 1

@@ -26,6 +26,7 @@ from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     System,
     measure_of,
+    of_networks,
     one_warning,
 )
 from dmft.workflow.diagrams.sweep import describe
@@ -144,6 +145,7 @@ def boundary(
     provenance: dict[str, Any] = {"level": level}
     if not callable(measure):
         _check_level(measure, level, t_max)
+    measure, equations = of_networks(measure, equations)
     system = {"equations": equations, "start": start, "t_max": t_max}
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     corner = {name: low for name, low, _ in (across, up)}

@@ -18,8 +18,10 @@ from dmft.analysis.escape import EscapeWarning
 from dmft.equations.equations import Equations
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.model import Alignment, SequenceModel, as_count
+from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
 from dmft.workflow.diagrams.end_states import cosines, end_state, followed_point
@@ -34,7 +36,7 @@ from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
 
 System = (
     Equations | DescentEquations | SequenceModel | SequenceRisk
-    | Problem
+    | NetworkEquations | RandomNetwork | Problem
 )  # fmt: skip
 FINE = (Status.OK, Status.EVENT)
 STATUSES = tuple(Status)
@@ -221,6 +223,15 @@ def measure_of(
             "called only with the parameters of its points; bind everything else in a closure"
         )
     return None
+
+
+def of_networks(measure: Any, equations: Any) -> tuple[Any, Any]:
+    """The measure and its equations; of a random network a function that needs no equations."""
+    if callable(measure) or getattr(equations, "family", "") != "network":
+        return measure, equations
+    from dmft.workflow.networks.verbs import network_measure
+
+    return network_measure(measure, equations), None
 
 
 @contextlib.contextmanager

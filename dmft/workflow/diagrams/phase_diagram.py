@@ -17,6 +17,7 @@ from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     System,
     measure_of,
+    of_networks,
     one_warning,
 )
 from dmft.workflow.diagrams.sweep import describe
@@ -138,6 +139,7 @@ def phase_diagram(
     """
     axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
+    measure, equations = of_networks(measure, equations)
     system = {"equations": equations, "start": start, "t_max": t_max}
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {name: float(values[0]) for name, values in axes.items()}

@@ -25,6 +25,7 @@ from dmft.workflow.diagrams.measures import (
     EquationMeasure,
     System,
     measure_of,
+    of_networks,
     one_warning,
 )
 from dmft.workflow.solve import declared
@@ -123,6 +124,7 @@ def sweep(
     names: Sequence[str]
     if quantities is not None and not callable(measure):
         raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
+    measure, equations = of_networks(measure, equations)
     system = {"equations": equations, "start": start, "t_max": t_max}
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {} if callable(measure) else where.at(0)

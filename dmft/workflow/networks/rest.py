@@ -110,7 +110,7 @@ class Search:
         )
         self.held = None
         if network.multiplier is not None:
-            nu, expr, value = network.multiplier
+            _, expr, value = network.multiplier
             call = sp.lambdify([network.state], expr, ["scipy", "numpy"])
             self.held = call, float(value)
 
@@ -166,7 +166,7 @@ class Search:
         return float(brentq(rate, low, high)) if rate(low) * rate(high) < 0.0 else 0.0
 
     def slopes(self, a: int, unknown: Array, s: Sample) -> Array:
-        """d phi / d eta at each node."""
+        """Derivative of the output by the Gaussian part of the field at each node."""
         chi = self.parts(unknown)[2]
         _, std, symmetry = self.rest.matrices
         back = float(self.rest.shares * symmetry[a] * std[a] * std[:, a] @ chi)
@@ -174,7 +174,7 @@ class Search:
         return np.asarray(own / (1.0 - back * own))
 
     def own_slopes(self, a: int, unknown: Array, s: Sample, rate: float) -> Array:
-        """phi' f_h / (rate - f_x) at each node; of extinct sites zero."""
+        """Slopes phi' f_h / (rate - f_x) without the memory; of extinct sites zero."""
         site, nu = self.rest.sites[a], self.parts(unknown)[4]
         by_state, by_field = (
             np.broadcast_to(y(s.x, s.field, nu, *s.sites), s.x.shape)
@@ -421,7 +421,8 @@ def lotka_volterra(network: RandomNetwork) -> list[Array] | None:
     growth = sp.expand(network.rate[0] / x)
     slopes = [sp.diff(growth, y) for y in (x, h, nu)]
     plain = network.output[0] == x and network.rate[0].subs(x, 0) == 0
-    if not plain or any(y.free_symbols for y in slopes) or network.input[0].free_symbols:  # type: ignore[union-attr]
+    given = network.input[0]
+    if not plain or any(y.free_symbols for y in (*slopes, given)):  # type: ignore[union-attr]
         return None
     c, unit = -float(slopes[0]), float(slopes[1])
     if c <= 0.0 or unit != 1.0:

@@ -1,0 +1,400 @@
+r"""Stationary states of random networks: correlation, spectrum, largest Lyapunov exponent.
+
+Equation    leaky sites dx = (-x + h) dt + sqrt(2 D) dW, symmetry 0: C'' = C - g^2 C_phi(C; C_0)
+            for tau > 0, C'(0+) = -D; exponent -1 + sqrt(1 - E_0), E_0 the ground state of
+            -d^2/dtau^2 + 1 - g^2 C_phi'(tau); a periodic input: Fourier series on its period;
+            maps: q = g^2 E phi^2 + b^2
+Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.polynomial import chebyshev, legendre
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import CubicHermiteSpline
+from scipy.optimize import brentq
+
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.pair_series import Output
+from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.record import Record
+
+Array = NDArray[np.float64]
+# Nodes of integrals over the correlation, degree of its force, panels of the orbit, grid of states.
+LEVEL, DEGREE, ORBIT, STATES, ROBIN = 48, 60, 2000, 160, 60
+# Decay times of the correlation that the eigenproblem holds: exp(-22) is 3e-10.
+REACH = 22.0
+# Variances between which a stationary one is looked for.
+SMALLEST, LARGEST = 1e-6, 1e12
+# Points of a period, and damped iterations of its Fourier series.
+PERIOD, ITERATIONS = 128, 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Stationary(Record):
+    """Stationary state of a random network.
+
+    Attributes
+    ----------
+    variance : float
+        Of the state, C(0).
+    output_variance : float
+        E phi^2.
+    lyapunov_exponent : float
+        Largest one; nan where it is not derived.
+    decay_rate : float
+        Of the correlation at large lags; of a periodic state 0, nan of a map.
+    lags, values : (n,) arrays
+        Lags at which the correlation was computed; `correlation` interpolates.
+    period : float
+        Of a driven state; inf otherwise.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.erf(sp.sqrt(sp.pi) * x / 2), std=2)
+    >>> state = dmft.stationary(network)
+    >>> round(state.variance, 6), round(state.lyapunov_exponent, 4)
+    (2.06408, 0.1231)
+    """
+
+    variance: float
+    output_variance: float
+    lyapunov_exponent: float
+    decay_rate: float
+    lags: Array = field(repr=False)
+    values: Array = field(repr=False)
+    period: float = math.inf
+    orbit: Any = field(default=None, repr=False, compare=False)
+
+    def correlation(self, tau: ArrayLike) -> Array:
+        """C(tau) = E x(t) x(t + tau).
+
+        Parameters
+        ----------
+        tau : array_like
+            Lags of either sign; of a map whole numbers.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        BadParameter
+            Beyond the lags that are known.
+        """
+        lag = np.abs(np.asarray(tau, dtype=np.float64))
+        if math.isfinite(self.period):
+            lag = np.mod(lag, self.period)
+        if self.orbit is None:
+            return np.interp(lag, self.lags, self.values)
+        if np.any(lag > self.lags[-1]):
+            raise BadParameter(f"lags up to {self.lags[-1]:.4g} are known, got {lag.max():.4g}")
+        return np.asarray(self.orbit(lag))
+
+    def power_spectrum(self, omega: ArrayLike) -> Array:
+        """S(omega), the integral of C(tau) cos(omega tau) over all lags.
+
+        Parameters
+        ----------
+        omega : array_like
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        BadParameter
+            For periodic states, whose spectrum consists of lines.
+        """
+        if math.isfinite(self.period):
+            raise BadParameter("a periodic state has lines at multiples of 2 pi / period")
+        omega = np.asarray(omega, dtype=np.float64)
+        if self.variance == 0.0:
+            return np.zeros(omega.shape)
+        lags = np.linspace(0.0, float(self.lags[-1]), 20_001)
+        cosines = np.cos(np.multiply.outer(omega, lags))
+        return np.asarray(2.0 * np.trapezoid(cosines * self.correlation(lags), lags, axis=-1))
+
+    @property
+    def dimension(self) -> float:
+        """Participation dimension over N is not derived for nonlinear sites.
+
+        Raises
+        ------
+        BadParameter
+        """
+        raise BadParameter(
+            "the participation dimension needs the covariance of pairs of sites, of order "
+            "1/sqrt(N), which single sites do not know: measure it on simulated states"
+        )
+
+
+def stationary_state(network: RandomNetwork) -> Stationary:
+    """Stationary state of the declared network; refused where none is derived."""
+    _check(network)
+    g = float(network.std[0][0])
+    output = Output(network.output[0], network.state)
+    given = network.input[0]
+    if network.kind == "map":
+        return _of_map(output, g, _constant(given))
+    if isinstance(given, GaussianInput):
+        if given.covariance.has(T, S):
+            return _driven(network, output, g, given)
+        raise BadParameter(
+            "a constant random input is not derived for ode stationary states: solve to a long time"
+        )
+    noise = float(network.noise[0])
+    slope = float(output.slope(np.float64(0.0)))
+    if noise == 0.0 and g * abs(slope) <= 1.0:
+        return Stationary(0.0, 0.0, g * abs(slope) - 1.0, 1.0 - g * abs(slope),
+                          np.array([0.0, np.inf]), np.zeros(2))  # fmt: skip
+    return _autonomous(output, g, noise)
+
+
+def _constant(given: Any) -> float:
+    expr = given.covariance if isinstance(given, GaussianInput) else given
+    if expr != 0 and not isinstance(given, GaussianInput):
+        raise BadParameter("declare a random bias as dmft.GaussianInput(variance)")
+    if expr.has(T, S):
+        raise BadParameter(f"the input {expr} of a map must not depend on the step")
+    return float(expr)
+
+
+def _check(network: RandomNetwork) -> None:
+    x, h = network.state, network.field
+    refusal = None
+    if network.populations > 1 or network.parameters or network.low_rank:
+        refusal = "one population without site parameters and low-rank part"
+    elif network.has_memory or network.covariance is not None:
+        refusal = "symmetry = 0 (with memory sites are not Gaussian)"
+    elif network.positive or network.multiplier is not None:
+        refusal = "states without positivity or multiplier"
+    elif network.mean[0][0] != 0:
+        refusal = "couplings of mean zero"
+    elif network.kind == "ode" and sp.expand(network.rate[0] - h + x) != 0:
+        refusal = "the rate -x + h"
+    elif network.kind == "map" and sp.expand(network.rate[0] - h) != 0:
+        refusal = "the next state h"
+    elif network.noise[0].free_symbols:
+        refusal = "noise of constant strength"
+    elif sp.simplify(network.output[0] + network.output[0].subs(x, -x)) != 0:
+        refusal = "odd outputs (others have a mean)"
+    if refusal:
+        raise BadParameter(
+            f"stationary states are derived for {refusal}; solve to a long time instead, and see "
+            "whether the correlation at a lag still changes"
+        )
+
+
+# Without periodic input -------------------------------------------------------------------------
+
+
+def _autonomous(output: Output, g: float, noise: float) -> Stationary:
+    variance = _variance(output, g, noise)
+    x = (chebyshev.chebpts1(DEGREE + 1) + 1.0) / 2.0 * variance
+    domain = [0.0, variance]
+    ratio = chebyshev.Chebyshev.fit(
+        x, 1.0 - g * g * output.pair(x, variance) / x, DEGREE, domain=domain
+    )
+    speed = _speed(ratio, variance, noise)
+    rate = math.sqrt(max(float(ratio(0.0)), 0.0))
+    if rate == 0.0:
+        raise BadParameter("the correlation does not decay: the network is at its transition")
+    reach = REACH / rate
+    tau, y, of_y = _motion(speed, variance, reach)
+    path = CubicHermiteSpline(tau, y, of_y)
+
+    def orbit(lag: Array) -> Array:
+        return np.asarray(variance * np.exp(-(path(lag) ** 2)))
+
+    def potential(lags: Array) -> Array:
+        c = orbit(np.minimum(np.abs(lags), tau[-1]))
+        return np.asarray(1.0 - g * g * output.slopes(c, variance))
+
+    ground = _ground_state(potential, reach, rate**2)
+    lags = np.linspace(0.0, tau[-1], 401)
+    return Stationary(
+        variance, float(output.pair(variance, variance)), math.sqrt(1.0 - ground) - 1.0, rate,
+        lags, orbit(lags), orbit=orbit,
+    )  # fmt: skip
+
+
+def _variance(output: Output, g: float, noise: float) -> float:
+    """Largest C_0 with D^2 / 2 = C_0^2 / 2 - g^2 int_0^C_0 C_phi."""
+
+    def level(log: float) -> float:
+        v = math.exp(log)
+        integral = float(output.integral(v, v))
+        return g * g * integral / v**2 - 0.5 + 0.5 * (noise / v) ** 2
+
+    low, high = math.log(SMALLEST), math.log(4.0 + 4.0 * noise)
+    while level(high) > 0.0:
+        high += 1.0
+        if high > math.log(LARGEST):
+            raise BadParameter(
+                f"at std = {g} the variance grows beyond {LARGEST:.0e}: the output must be bounded "
+                "for a stationary state"
+            )
+    grid = np.linspace(high, low, 200)
+    values = np.array([level(y) for y in grid])
+    crossing = np.flatnonzero(values > 0.0)
+    if not crossing.size:
+        raise BadParameter(f"std = {g} is too close to the transition: C(0) is below {SMALLEST:g}")
+    first = int(crossing[0])
+    return math.exp(brentq(level, grid[first], grid[first - 1], xtol=1e-13, rtol=1e-13))
+
+
+def _speed(ratio: Any, variance: float, noise: float) -> Callable[[Array], Array]:
+    """Function -2 V / C^2 of C, without cancellation at either end."""
+    x, w = legendre.leggauss(LEVEL)
+    unit, weight = (x + 1.0) / 2.0, w / 2.0
+
+    def fast(d: Array) -> Array:
+        low = 2.0 * ((unit[:, None] * ratio(unit[:, None] * d)) * weight[:, None]).sum(axis=0)
+        left = variance - d
+        u = variance - unit[:, None] * left
+        high = -2.0 * (u * ratio(u) * weight[:, None]).sum(axis=0) * left
+        with np.errstate(divide="ignore", invalid="ignore"):
+            late = (noise**2 + high) / d**2
+        return np.asarray(np.where(d < 0.5 * variance, low, late))
+
+    return fast
+
+
+def _motion(fast: Any, variance: float, reach: float) -> tuple[Array, Array, Array]:
+    """Times at values of y and rates dy/dtau, where C = C_0 exp(-y^2).
+
+    dtau/dy = 2 y / sqrt(fast) is finite at y = 0, with noise and without.
+    """
+    x, w = legendre.leggauss(5)
+    y = np.linspace(0.0, math.sqrt(1.5 * REACH) + 1.0, ORBIT + 1)
+    inner = (y[1:] + y[:-1])[:, None] / 2.0 + (y[1] - y[0]) / 2.0 * x
+    slow = (
+        2.0 * inner / np.sqrt(fast((variance * np.exp(-(inner**2))).ravel())).reshape(inner.shape)
+    )
+    tau = np.concatenate([[0.0], np.cumsum(slow @ w * (y[1] - y[0]) / 2.0)])
+    if tau[-1] < reach:
+        raise BadParameter(f"the orbit is slower than its end: {tau[-1]:.4g} < {reach:.4g}")
+    rate = np.empty_like(y)
+    rate[1:] = np.sqrt(fast(variance * np.exp(-(y[1:] ** 2)))) / (2.0 * y[1:])
+    rate[0] = rate[1] if rate[1] < 1e3 else rate[1] * 2.0
+    return tau, y, rate
+
+
+def _ground_state(potential: Any, reach: float, edge: float) -> float:
+    """Lowest even eigenvalue of -d^2/dtau^2 + W, by Chebyshev collocation on the half-line.
+
+    W may have a cusp at zero, where white noise bends the correlation, and is `edge` beyond
+    `reach`, where a bound state falls off as exp(-sqrt(edge - E) tau); unbound ones begin at
+    `edge`.
+    """
+    number = np.arange(STATES + 1)
+    tau = reach * (1.0 - np.cos(np.pi * number / STATES)) / 2.0
+    ends = np.where((number == 0) | (number == STATES), 2.0, 1.0) * (-1.0) ** number
+    apart = tau[:, None] - tau[None, :] + np.eye(STATES + 1)
+    first = ends[:, None] / ends[None, :] / apart
+    first -= np.diag(first.sum(axis=1))
+    inner, outer = slice(1, STATES), [0, STATES]
+    hamiltonian = np.diag(potential(tau)) - first @ first
+    energy = edge
+    for _ in range(ROBIN):
+        # No slope at zero, the slope of the decay at the end.
+        at_ends = first[np.ix_(outer, outer)] + np.diag([0.0, math.sqrt(edge - energy)])
+        held = np.linalg.solve(at_ends, first[outer, inner])
+        matrix = hamiltonian[inner, inner] - hamiltonian[inner][:, outer] @ held
+        found = float(np.linalg.eigvals(matrix).real.min())
+        if found >= edge:
+            return edge
+        if abs(found - energy) < 1e-13:
+            break
+        energy = found
+    return energy
+
+
+# Maps and periodic inputs -----------------------------------------------------------------------
+
+
+def _of_map(output: Output, g: float, bias: float) -> Stationary:
+    """Equal-time variance, the plateau of the correlation, the exponent."""
+
+    def gap(log: float) -> float:
+        v = math.exp(log)
+        return g * g * float(output.pair(v, v)) + bias - v
+
+    grid = np.linspace(math.log(SMALLEST), math.log(1e6), 400)
+    values = np.array([gap(y) for y in grid])
+    signs = np.flatnonzero((values[:-1] > 0.0) & (values[1:] <= 0.0))
+    if not signs.size:
+        if values[0] <= 0.0:
+            slope = g * abs(float(output.slope(np.float64(0.0))))
+            return Stationary(0.0, 0.0, math.log(slope) if slope else -math.inf, math.nan,
+                              np.array([0.0, 1.0]), np.zeros(2))  # fmt: skip
+        raise BadParameter(f"at std = {g} the variance grows without bound")
+    first = int(signs[-1])
+    q = math.exp(brentq(gap, grid[first], grid[first + 1], xtol=1e-15, rtol=1e-15))
+    slope = g * g * float(output.slopes(q, q))
+    c = 0.0
+    if slope <= 1.0:
+        c = q
+    else:
+
+        def plateau(y: float) -> float:
+            return g * g * float(output.pair(y, q)) + bias - y
+
+        inner = np.linspace(0.0, q * (1.0 - 1e-9), 400)
+        found = np.array([plateau(y) for y in inner])
+        first = int(np.flatnonzero(found <= 0.0)[0]) if (found <= 0.0).any() else 0
+        c = (
+            0.0
+            if first == 0
+            else float(brentq(plateau, inner[first - 1], inner[first], xtol=1e-15))
+        )
+    return Stationary(
+        q, float(output.pair(q, q)), 0.5 * math.log(slope), math.nan,
+        np.array([0.0, 1.0, np.inf]), np.array([q, c, c]),
+    )  # fmt: skip
+
+
+def _driven(network: RandomNetwork, output: Output, g: float, given: GaussianInput) -> Stationary:
+    """Periodic state that follows a Gaussian periodic input, by its Fourier series."""
+    lag = sp.Symbol("lag", real=True)
+    expr = sp.simplify(given.covariance.xreplace({T: S + lag}))
+    if expr.has(S):
+        raise BadParameter(f"the input covariance {given.covariance} must depend on t - s alone")
+    frequencies = {sp.Abs(f.args[0] / lag) for f in expr.atoms(sp.cos)}
+    if len(frequencies) != 1 or not next(iter(frequencies)).is_number:
+        raise BadParameter(f"the input {expr} must be periodic: a cosine of omega (t - s)")
+    omega = float(next(iter(frequencies)))
+    period = 2.0 * math.pi / omega
+    tau = np.arange(PERIOD) * period / PERIOD
+    drive = np.fft.rfft(np.broadcast_to(array_function([lag], expr)(tau), tau.shape))
+    damping = 1.0 / (1.0 + (omega * np.arange(drive.size)) ** 2)
+    c = np.fft.irfft(drive * damping, PERIOD)
+    for _ in range(ITERATIONS):
+        new = np.fft.irfft((g * g * np.fft.rfft(output.pair(c, c[0])) + drive) * damping, PERIOD)
+        gap = float(np.abs(new - c).max())
+        c = 0.5 * (c + new)
+        if gap < 1e-14 * float(c[0]):
+            break
+    slopes = np.fft.fft(output.slopes(c, c[0])) / PERIOD
+    size = PERIOD // 2
+    number = np.arange(-size // 2, size // 2 + 1)
+    hop = g * g * slopes[np.mod(number[:, None] - number[None, :], PERIOD)].real
+    top = float(np.linalg.eigvalsh(hop - np.diag((omega * number) ** 2.0)).max())
+    exponent = math.sqrt(top) - 1.0 if top > 0.0 else -1.0
+    return Stationary(
+        float(c[0]), float(output.pair(c[0], c[0])), exponent, 0.0,
+        np.append(tau, period), np.append(c, c[0]), period,
+    )  # fmt: skip

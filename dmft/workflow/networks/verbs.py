@@ -1,0 +1,248 @@
+"""`stationary` and `lyapunov_exponent`, and measures of random networks for diagrams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from dmft.codegen.two_time.site import build_network
+from dmft.equations.two_time.network import NetworkEquations, derive_network
+from dmft.errors import BadParameter
+from dmft.laws import Normal
+from dmft.model.couplings.random_network import RandomNetwork
+from dmft.names import Status
+from dmft.record import Record
+from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.network.chaos import Perturbed
+from dmft.solvers.two_time.march import asked, march
+from dmft.validation import checked
+from dmft.workflow.networks.rest import lotka_volterra, rest_points
+from dmft.workflow.networks.sites import at_values
+from dmft.workflow.networks.stationary import Stationary, stationary_state
+from dmft.workflow.solving.network import COVERED, NetworkOptions, sampled, starts
+
+
+@dataclass(frozen=True)
+class LyapunovExponent(Record):
+    """Largest Lyapunov exponent of a random network.
+
+    Attributes
+    ----------
+    value : float
+    error : float
+        Half-width of the 95 % interval over sweeps; 0 where it is not sampled.
+    method : str
+        "stationary" (Gaussian sites) or "perturbed sweep".
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> found = dmft.lyapunov_exponent(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=2))
+    >>> round(float(found), 4), found.method
+    (0.1125, 'stationary')
+    """
+
+    value: float
+    error: float
+    method: str
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@checked
+def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) -> Stationary:
+    r"""Stationary state of a random network: variance, correlation, spectrum, exponent.
+
+    Equation    C'' = C - g^2 C_phi(C; C_0) for tau > 0, C'(0+) = -noise
+    Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, symmetry 0;
+                white noise; an input with the covariance of a cosine (the state that follows it)
+    Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
+
+    Parameters
+    ----------
+    system : RandomNetwork or NetworkEquations
+    **parameters
+        Values of symbols by name.
+
+    Returns
+    -------
+    Stationary
+
+    Raises
+    ------
+    BadParameter
+        For other networks, which are solved to a long time instead.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h, g = sp.symbols("x h g", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=g)
+    >>> state = dmft.stationary(network, g=1.5)
+    >>> round(state.variance, 6), round(float(state.correlation(4.0)), 5)
+    (0.747686, 0.60269)
+    """
+    return stationary_state(at_values(system, parameters))
+
+
+@checked
+def lyapunov_exponent(
+    system: RandomNetwork | NetworkEquations,
+    start: Any = None,
+    t_max: float = 60.0,
+    **options: Any,
+) -> LyapunovExponent:
+    r"""Largest Lyapunov exponent of a random network.
+
+    Gaussian sites have the closed form of `stationary`. Otherwise a perturbation y of the sites is
+    carried along a sweep, its own field included, and the exponent is the growth of
+    log E y^2 / 2 over the second half of the run.
+
+    Source      [sompolinsky_1988]; dmft/solvers/network/chaos.py
+
+    Parameters
+    ----------
+    system : RandomNetwork or NetworkEquations
+    start : number or law of `dmft.laws`, optional
+        Of a sampled exponent; a standard normal start by default.
+    t_max : float
+        Length of the sampled run.
+    **options
+        Values of symbols, and ``dt=``, ``paths=``, ``sweeps=``, ``seed=``, ``threads=`` as of
+        `dmft.solve`.
+
+    Returns
+    -------
+    LyapunovExponent
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, h = sp.symbols("x h", real=True)
+    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=0.5, symmetry=0.5)
+    >>> found = dmft.lyapunov_exponent(network, dmft.laws.Normal(), 10.0, paths=400, sweeps=2)
+    >>> found.value < 0, found.method
+    (True, 'perturbed sweep')
+    """
+    known = {n: options.pop(n) for n in list(options) if n in NetworkOptions.__dataclass_fields__}
+    network = at_values(system, options)
+    if not known and start is None:
+        try:
+            return LyapunovExponent(stationary_state(network).lyapunov_exponent, 0.0, "stationary")
+        except BadParameter:
+            pass
+    return _sampled(network, start, t_max, NetworkOptions(**known))
+
+
+def _sampled(
+    network: RandomNetwork, start: Any, t_max: float, options: NetworkOptions
+) -> LyapunovExponent:
+    if network.populations > 1 or network.covariance is not None:
+        raise BadParameter(
+            "sampled exponents are for one population with declared mean, std and symmetry"
+        )
+    equations = derive_network(network)
+    dt = 1.0 if network.kind == "map" else (options.dt or 0.1)
+    steps = max(4, round(t_max / dt))
+    problem = build_network(equations, {}, dt)
+    laws = starts(network, Normal() if start is None else start)
+    job = Job(steps * options.sweeps)
+
+    def task(seed: np.random.SeedSequence) -> Perturbed:
+        generator = np.random.default_rng(seed)
+        begun = [law.sample(generator, options.paths) for law in laws]
+        sites = [sampled(network, generator, options.paths) for _ in laws]
+        run = Perturbed(problem, steps, options.paths, begun, sites, generator)
+
+        def after(_: Perturbed) -> Status:
+            job.add(1)
+            return asked(job)
+
+        return march(run, after)
+
+    seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
+    runs = run_tasks([partial(task, seed) for seed in seeds], job, thread_count(options.threads),
+                     options.progress, "sweeps")  # fmt: skip
+    bad = next((run for run in runs if run.status is not Status.OK), None)
+    if bad is not None:
+        raise BadParameter(f"the sites have no stationary motion: {bad.message}")
+    half = steps // 2
+    rates = np.array([(run.growth[-1] - run.growth[half]) / ((steps - half) * dt) for run in runs])
+    error = math.nan
+    if rates.size > 1:
+        t = float(stdtrit(rates.size - 1, (1.0 + COVERED) / 2.0))
+        error = t * float(rates.std(ddof=1)) / math.sqrt(rates.size)
+    return LyapunovExponent(float(rates.mean()), error, "perturbed sweep")
+
+
+# Measures of diagrams --------------------------------------------------------------------------
+
+
+def _chaos(network: RandomNetwork) -> float:
+    return stationary_state(network).lyapunov_exponent
+
+
+def _replicon(network: RandomNetwork) -> float:
+    """Replicon minus one at the fixed point with the largest mean square; nan without one."""
+    try:
+        points = rest_points(network)
+    except BadParameter:
+        return math.nan
+    if not points:
+        return math.nan
+    chosen = max(points, key=lambda point: float(np.max(point.output_second_moment)))
+    return chosen.replicon - 1.0
+
+
+def _divergence(network: RandomNetwork) -> float:
+    """Inverse mean of positive sites: zero where it grows without bound."""
+    try:
+        points = lotka_volterra(network)
+    except BadParameter:
+        return -1.0
+    if points is None:
+        raise BadParameter("the divergence line is derived for rates x (K - c x + h)")
+    return 1.0 / float(points[-1][1])
+
+
+MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
+    "chaos": _chaos, "stability": _replicon, "divergence": _divergence,
+}  # fmt: skip
+
+
+def network_measure(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
+    """A measure of a network as a function of named values.
+
+    "chaos": largest Lyapunov exponent of the stationary state; "stability": replicon minus one of
+    the fixed point; "divergence": inverse mean of positive sites.
+    """
+    names = ("survival", "output_mean", "variance")
+    if name in MEASURES:
+        return lambda **values: MEASURES[name](at_values(system, values))
+    if name == "variance":
+        return lambda **values: stationary_state(at_values(system, values)).variance
+    if name in names:
+        return lambda **values: _of_point(name, at_values(system, values))
+    raise BadParameter(
+        f"{name!r} is no measure of random networks: {[*MEASURES, *names]}, or a function"
+    )
+
+
+def _of_point(name: str, network: RandomNetwork) -> float:
+    try:
+        points = rest_points(network)
+    except BadParameter:
+        return math.nan
+    return float(np.max(getattr(points[-1], name))) if points else math.nan
