@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,12 @@ class Output:
         self.slope = array_function([state], sp.diff(output, state))
         self.line = hermite_line()
         self.known: tuple[float, Array] | None = None
+        self._ratios: dict[float, float] = {}
+
+    @classmethod
+    def of(cls, output: sp.Expr, state: sp.Symbol) -> Output:
+        """The averages of an output, computed once in a process."""
+        return _kept(output, state)
 
     def series(self, variance: float) -> Array:
         """Hermite coefficients at a variance, and what is left."""
@@ -43,8 +51,15 @@ class Output:
             return power_series(rows, rho)
         return power_series(rows / variance, np.asarray(c) / variance)
 
-    def integral(self, c: Any, variance: float) -> Array:
-        """Integral of E phi phi over covariances from 0 to c."""
-        table = self.series(variance) ** 2 / np.arange(1, ORDERS + 2)
-        rho = np.asarray(c) / variance
-        return np.asarray(variance * rho * power_series(table, rho))
+    def integral_ratio(self, log: float) -> float:
+        """Integral of E phi phi over covariances from 0 to v, over v^2, at v = exp(log)."""
+        if log not in self._ratios:
+            v = math.exp(log)
+            table = self.line(self.phi, 0.0, v) ** 2 / np.arange(1, ORDERS + 2)
+            self._ratios[log] = float(table.sum()) / v
+        return self._ratios[log]
+
+
+@lru_cache(maxsize=32)
+def _kept(output: sp.Expr, state: sp.Symbol) -> Output:
+    return Output(output, state)

@@ -19,6 +19,7 @@ import sympy as sp
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicHermiteSpline
+from scipy.linalg import lu_factor, lu_solve
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter
@@ -29,13 +30,15 @@ from dmft.record import Record
 
 Array = NDArray[np.float64]
 # Nodes of integrals over the correlation, degree of its force, panels of the orbit, grid of states.
-LEVEL, DEGREE, ORBIT, STATES, ROBIN = 48, 60, 2000, 160, 60
+LEVEL, DEGREE, ORBIT, STATES, ROBIN = 48, 60, 400, 160, 60
 # Decay times of the correlation that the eigenproblem holds: exp(-22) is 3e-10.
 REACH = 22.0
 # Variances between which a stationary one is looked for.
 SMALLEST, LARGEST = 1e-6, 1e12
 # Points of a period, and damped iterations of its Fourier series.
 PERIOD, ITERATIONS = 128, 20_000
+# Points of a scan for the largest root, and the grid of its upper ends.
+SCANNED, STEP = 80, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +148,7 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     """Stationary state of the declared network; refused where none is derived."""
     _check(network)
     g = float(network.std[0][0])
-    output = Output(network.output[0], network.state)
+    output = Output.of(network.output[0], network.state)
     given = network.input[0]
     if network.kind == "map":
         return _of_map(output, g, _constant(given))
@@ -203,6 +206,8 @@ def _check(network: RandomNetwork) -> None:
 
 def _autonomous(output: Output, g: float, noise: float) -> Stationary:
     variance = _variance(output, g, noise)
+    if variance == 0.0:
+        return Stationary(0.0, 0.0, 0.0, 0.0, np.array([0.0, np.inf]), np.zeros(2))
     x = (chebyshev.chebpts1(DEGREE + 1) + 1.0) / 2.0 * variance
     domain = [0.0, variance]
     ratio = chebyshev.Chebyshev.fit(
@@ -232,26 +237,26 @@ def _autonomous(output: Output, g: float, noise: float) -> Stationary:
 
 
 def _variance(output: Output, g: float, noise: float) -> float:
-    """Largest C_0 with D^2 / 2 = C_0^2 / 2 - g^2 int_0^C_0 C_phi."""
+    """Largest C_0 with D^2 / 2 = C_0^2 / 2 - g^2 int_0^C_0 C_phi; 0 at the transition."""
 
     def level(log: float) -> float:
-        v = math.exp(log)
-        integral = float(output.integral(v, v))
-        return g * g * integral / v**2 - 0.5 + 0.5 * (noise / v) ** 2
+        return g * g * output.integral_ratio(log) - 0.5 + 0.5 * (noise / math.exp(log)) ** 2
 
-    low, high = math.log(SMALLEST), math.log(4.0 + 4.0 * noise)
+    low, high = math.log(SMALLEST), STEP * math.ceil(math.log(4.0 + 4.0 * noise) / STEP)
     while level(high) > 0.0:
-        high += 1.0
+        high += STEP
         if high > math.log(LARGEST):
             raise BadParameter(
                 f"at std = {g} the variance grows beyond {LARGEST:.0e}: the output must be bounded "
                 "for a stationary state"
             )
-    grid = np.linspace(high, low, 200)
-    values = np.array([level(y) for y in grid])
+    # From above, because the largest root is the state; at zero noise zero is one, too.
+    grid = np.linspace(high, low, SCANNED)
+    table = np.array([output.integral_ratio(y) for y in grid])
+    values = g * g * table - 0.5 + 0.5 * (noise / np.exp(grid)) ** 2
     crossing = np.flatnonzero(values > 0.0)
     if not crossing.size:
-        raise BadParameter(f"std = {g} is too close to the transition: C(0) is below {SMALLEST:g}")
+        return 0.0
     first = int(crossing[0])
     return math.exp(brentq(level, grid[first], grid[first - 1], xtol=1e-13, rtol=1e-13))
 
@@ -308,19 +313,35 @@ def _ground_state(potential: Any, reach: float, edge: float) -> float:
     first -= np.diag(first.sum(axis=1))
     inner, outer = slice(1, STATES), [0, STATES]
     hamiltonian = np.diag(potential(tau)) - first @ first
-    energy = edge
-    for _ in range(ROBIN):
+    energy, vector = edge, np.ones(STATES - 1)
+    for turn in range(ROBIN):
         # No slope at zero, the slope of the decay at the end.
         at_ends = first[np.ix_(outer, outer)] + np.diag([0.0, math.sqrt(edge - energy)])
         held = np.linalg.solve(at_ends, first[outer, inner])
         matrix = hamiltonian[inner, inner] - hamiltonian[inner][:, outer] @ held
-        found = float(np.linalg.eigvals(matrix).real.min())
+        if turn == 0:
+            values, vectors = np.linalg.eig(matrix)
+            lowest = int(np.argmin(values.real))
+            found, vector = float(values[lowest].real), vectors[:, lowest].real
+        else:
+            found, vector = _nearest(matrix, energy, vector)
         if found >= edge:
             return edge
         if abs(found - energy) < 1e-13:
             break
         energy = found
     return energy
+
+
+def _nearest(matrix: Array, shift: float, vector: Array) -> tuple[float, Array]:
+    """Eigenvalue nearest to a shift, by inverse iteration."""
+    factors = lu_factor(matrix - shift * np.eye(len(matrix)))
+    value = shift
+    for _ in range(8):
+        new = lu_solve(factors, vector)
+        value = shift + float(vector @ vector) / float(vector @ new)
+        vector = new / np.linalg.norm(new)
+    return value, vector
 
 
 # Maps and periodic inputs -----------------------------------------------------------------------

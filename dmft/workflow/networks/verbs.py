@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from scipy.special import stdtrit
 
 from dmft.codegen.two_time.site import build_network
@@ -22,7 +23,13 @@ from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.network.chaos import Perturbed
 from dmft.solvers.two_time.march import asked, march
 from dmft.validation import checked
-from dmft.workflow.networks.rest import lotka_volterra, rest_points
+from dmft.workflow.networks.rest import (
+    NetworkFixedPoint,
+    Roots,
+    growth_sites,
+    moments,
+    rest_points,
+)
 from dmft.workflow.networks.sites import at_values
 from dmft.workflow.networks.stationary import Stationary, stationary_state
 from dmft.workflow.solving.network import COVERED, NetworkOptions, sampled, starts
@@ -195,54 +202,100 @@ def _chaos(network: RandomNetwork) -> float:
 
 
 def _replicon(network: RandomNetwork) -> float:
-    """Replicon minus one at the fixed point with the largest mean square; nan without one."""
+    return _of_point(network, lambda point: point.replicon - 1.0)
+
+
+def _of_point(network: RandomNetwork, value: Callable[[NetworkFixedPoint], float]) -> float:
+    """A value at the fixed point with the largest mean square; nan without one."""
     try:
         points = rest_points(network)
     except BadParameter:
         return math.nan
     if not points:
         return math.nan
-    chosen = max(points, key=lambda point: float(np.max(point.output_second_moment)))
-    return chosen.replicon - 1.0
+    return value(max(points, key=lambda point: float(np.max(point.output_second_moment))))
 
 
-def _divergence(network: RandomNetwork) -> float:
-    """Inverse mean of positive sites: zero where it grows without bound."""
-    try:
-        points = lotka_volterra(network)
-    except BadParameter:
-        return -1.0
-    if points is None:
-        raise BadParameter("the divergence line is derived for rates x (K - c x + h)")
-    return 1.0 / float(points[-1][1])
+def _refused(network: RandomNetwork) -> float:
+    raise BadParameter("the divergence line is derived for positive rates x (K - c x + h)")
 
 
 MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
-    "chaos": _chaos, "stability": _replicon, "divergence": _divergence,
+    "chaos": lambda network: stationary_state(network).lyapunov_exponent,
+    "variance": lambda network: stationary_state(network).variance,
+    "stability": _replicon,
+    "divergence": _refused,
+    "survival": lambda network: _of_point(network, lambda y: float(np.max(y.survival))),
+    "output_mean": lambda network: _of_point(network, lambda y: float(np.max(y.output_mean))),
 }  # fmt: skip
+# The same of growth sites, explicit in Delta.
+EXPLICIT: Mapping[str, Callable[[Roots, float], float]] = {
+    "stability": lambda roots, delta: float(moments(delta)[0] / moments(delta)[2] - 1.0),
+    "survival": lambda roots, delta: float(moments(delta)[0]),
+    "output_mean": lambda roots, delta: float(_averages(roots, delta)[1]),
+}
+
+
+def _averages(roots: Roots, delta: float) -> Any:
+    found = roots.averages(delta)
+    return np.full(2, np.nan) if found is None else found
+
+
+def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
+    """Replicon minus one of the zero state; None where zero is no fixed point.
+
+    The response solves chi = r / (1 - symmetry std^2 chi r), r = -phi' f_h / f_x.
+    """
+    x, h = network.state, network.field
+    zero = {x: 0, h: 0}
+    if network.populations > 1 or network.positive or network.multiplier is not None:
+        return None
+    rate = network.rate[0] - (x if network.kind == "map" else 0)
+    quiet = rate.subs(zero) == 0 and network.output[0].subs(x, 0) == 0
+    if not quiet or network.parameters or network.covariance is not None:
+        return None
+    if network.input[0] != 0 or network.noise[0] != 0:
+        return None
+    own = (-sp.diff(network.output[0], x) * sp.diff(rate, h) / sp.diff(rate, x)).subs(zero)
+    exprs = [own, network.std[0][0], network.symmetry[0][0]]
+    call = sp.lambdify(list(network.scalars), exprs, ["scipy", "numpy"])
+
+    def measure(**values: float) -> float:
+        unknown = set(values) - {"std", "symmetry", *(y.name for y in network.scalars)}
+        if unknown:
+            return _replicon(at_values(network, values))
+        r, std, symmetry = map(float, call(*(values[y.name] for y in network.scalars)))
+        std, symmetry = values.get("std", std), values.get("symmetry", symmetry)
+        back = symmetry * (std * r) ** 2
+        chi = r * 2.0 / (1.0 + math.sqrt(max(1.0 - 4.0 * back, 0.0)))
+        return (std * chi) ** 2 - 1.0
+
+    return measure
 
 
 def network_measure(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
     """A measure of a network as a function of named values.
 
-    "chaos": largest Lyapunov exponent of the stationary state; "stability": replicon minus one of
-    the fixed point; "divergence": inverse mean of positive sites.
+    "chaos": largest Lyapunov exponent of the stationary state; "variance": its C(0); "stability":
+    replicon minus one of the fixed point (the zero state where it is one); "divergence": inverse
+    mean of positive sites, in units of the capacity; "survival", "output_mean": of the fixed point.
     """
-    names = ("survival", "output_mean", "variance")
-    if name in MEASURES:
+    if name not in MEASURES:
+        raise BadParameter(
+            f"{name!r} is no measure of random networks: {list(MEASURES)}, or a function"
+        )
+    network = system.model if isinstance(system, NetworkEquations) else system
+    sites = growth_sites(network)
+    quiet = _at_zero(network) if name == "stability" and sites is None else None
+    if quiet is not None:
+        return quiet
+    if sites is None or (name not in EXPLICIT and name != "divergence"):
         return lambda **values: MEASURES[name](at_values(system, values))
-    if name == "variance":
-        return lambda **values: stationary_state(at_values(system, values)).variance
-    if name in names:
-        return lambda **values: _of_point(name, at_values(system, values))
-    raise BadParameter(
-        f"{name!r} is no measure of random networks: {[*MEASURES, *names]}, or a function"
-    )
 
+    def explicit(**values: float) -> float:
+        roots = sites.at(values)
+        if name == "divergence":
+            return roots.inverse_mean()
+        return EXPLICIT[name](roots, roots.deltas[-1]) if roots.deltas else math.nan
 
-def _of_point(name: str, network: RandomNetwork) -> float:
-    try:
-        points = rest_points(network)
-    except BadParameter:
-        return math.nan
-    return float(np.max(getattr(points[-1], name))) if points else math.nan
+    return explicit
