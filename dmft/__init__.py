@@ -118,7 +118,7 @@ PUBLIC = {
     "PathEnsemble": "dmft.solvers.stochastic.ensemble",
     "PhaseDiagram": "dmft.analysis.diagrams.phase_diagram",
     "Phases": "dmft.analysis.phases",
-    "NetworkEnsemble": "dmft.simulation.networks",
+    "NetworkEnsemble": "dmft.simulation.network_runs",
     "NetworkRun": "dmft.solvers.network.run",
     "Problem": "dmft.solvers.problem",
     "ClosureWarning": "dmft.equations.restrict.closures",

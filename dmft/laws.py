@@ -1,4 +1,11 @@
-"""Laws of single numbers: initial states, parameters of sites, latents of rules."""
+"""Laws of single numbers: initial states, parameters of sites, latents of rules.
+
+Examples
+--------
+>>> import dmft
+>>> dmft.laws.Uniform(0.0, 2.0).variance
+0.3333333333333333
+"""
 
 from __future__ import annotations
 

@@ -150,11 +150,11 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    if algorithm is None:
+    if algorithm is None or getattr(model, "family", "") == "network":
         from dmft.equations.two_time.network import derive_network
 
-        if any(y is not None for y in (dim, scaling)) or fluctuations:
-            raise BadParameter("a random network has no options: call dmft.derive(network)")
+        if any(y is not None for y in (algorithm, dim, scaling)) or fluctuations:
+            raise BadParameter("a random network has no algorithm: call dmft.derive(network)")
         return derive_network(model)
     model = cast("Model", model)
     if model.reads_sequences:

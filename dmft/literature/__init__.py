@@ -22,7 +22,14 @@ from dmft.literature.models import (
     reusing_batches,
     saad_solla,
 )
-from dmft.literature.random_network import NetworkStatics, random_network_statics
+from dmft.literature.random_network import (
+    SignalPropagation,
+    driven_network,
+    lotka_volterra,
+    low_rank_network,
+    replicator,
+    signal_propagation,
+)
 from dmft.literature.two_time import random_network, ridge_flow, spherical_p_spin
 from dmft.literature.two_tokens.curves import positional_semantic_points
 from dmft.literature.two_tokens.regions import positional_semantic_diagram
@@ -30,9 +37,12 @@ from dmft.literature.two_tokens.regions import positional_semantic_diagram
 __all__ = [
     "CONVENTIONS",
     "Convention",
-    "NetworkStatics",
+    "SignalPropagation",
     "convention",
+    "driven_network",
     "hermite_committee",
+    "lotka_volterra",
+    "low_rank_network",
     "phase_retrieval",
     "positional_semantic",
     "positional_semantic_boundaries",
@@ -41,9 +51,10 @@ __all__ = [
     "positional_semantic_regions",
     "positional_semantic_risk",
     "random_network",
-    "random_network_statics",
+    "replicator",
     "reusing_batches",
     "ridge_flow",
     "saad_solla",
+    "signal_propagation",
     "spherical_p_spin",
 ]

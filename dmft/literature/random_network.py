@@ -1,43 +1,31 @@
-r"""Chaos of random recurrent networks: the stationary solution as a particle in a potential.
-
-Equation    Delta'' = -V'(Delta), V' = -Delta + g^2 C_phi(Delta; Delta_0), V(Delta_0) = V(0) = 0;
-            Lyapunov exponent -1 + sqrt(1 - E_0), E_0 the ground state of -d^2/dtau^2 - V''(Delta)
-Source      [sompolinsky_1988]
-"""
+r"""Random networks and ecologies of papers, and signals at initialisation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.polynomial import chebyshev, legendre
-from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicHermiteSpline
-from scipy.linalg import eigh
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.tables.direct import direct_pair
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.pair_series import Output
+from dmft.laws import JointNormal
 from dmft.model import FIELD, Committee
+from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 
 Array = NDArray[np.float64]
-# Nodes of the integral that fixes Delta_0, of the potential's polynomial, of the eigenproblem.
-LEVEL, DEGREE, STATES = 24, 40, 400
-# Panels of the time along the orbit.
-ORBIT = 2000
-# Half-width of the eigenproblem in decay times of Delta: exp(-22) is 3e-10.
-REACH = 22.0
-# Variances beyond this are those of activations without bound.
-LARGEST = 1e12
-
-
 VARIANCES = sp.symbols("a b", positive=True)
 COVARIANCE = sp.Symbol("c", real=True)
+X, H = sp.symbols("x h", real=True)
+# Layers after which correlations have reached their fixed point, and its accuracy.
+LAYERS, SETTLED = 20_000, 1e-15
 
 
 def pair_average(activation: sp.Expr) -> sp.Expr:
@@ -56,182 +44,277 @@ def pair_average(activation: sp.Expr) -> sp.Expr:
     return result
 
 
-@dataclass(frozen=True)
-class NetworkStatics:
-    """Stationary state of a random network at N -> infinity.
+def lotka_volterra(
+    competition: Any, std: Any, symmetry: Any = 0, immigration: Any = 0, capacity: Any = 1
+) -> RandomNetwork:
+    r"""Lotka-Volterra community of many species with random interactions.
 
-    Attributes
+    Equation    dx_i/dt = x_i (capacity - x_i - sum_j alpha_ij x_j) + immigration
+    Scaling     alpha has mean competition/N and variance std^2/N; the correlation of alpha_ij and
+                alpha_ji is `symmetry`
+    Source      [bunin_2017], [roy_2019]
+
+    Parameters
     ----------
-    gain : float
-    variance : float
-        Delta_0, of a neuron's field; zero where the rest state is stable (no chaos).
-    lyapunov : float
-        Largest Lyapunov exponent.
-    tau : (n,)
-        Lags at which the orbit was computed; `autocorrelation` knows all up to the last.
+    competition, std, symmetry, immigration, capacity : float or sympy.Expr
 
     Examples
     --------
-    >>> import sympy as sp
-    >>> from dmft.literature import random_network_statics
-    >>> quiet = random_network_statics(sp.tanh(sp.Symbol("z", real=True)), 0.5)
-    >>> quiet.variance, quiet.lyapunov
-    (0.0, -0.5)
+    >>> import dmft
+    >>> point, = dmft.fixed_points(dmft.literature.lotka_volterra(4.0, 0.8, 0.5))
+    >>> round(point.output_mean, 5), round(point.survival, 4), point.stable
+    (0.22717, 0.6269, True)
     """
-
-    gain: float
-    variance: float
-    lyapunov: float
-    tau: Array = field(repr=False)
-    delta: Any = field(repr=False)
-
-    def autocorrelation(self, tau: ArrayLike) -> Array:
-        """Delta(tau) at lags up to `self.tau[-1]`, both signs."""
-        lag = np.abs(np.asarray(tau, dtype=np.float64))
-        if self.delta is None:
-            return np.zeros(lag.shape)
-        if np.any(lag > self.tau[-1]):
-            raise BadParameter(f"lags up to {self.tau[-1]:.4g} are known, got {lag.max():.4g}")
-        return np.asarray(self.delta(lag))
+    K, lam, mu = (sp.sympify(y, strict=True) for y in (capacity, immigration, competition))
+    return RandomNetwork(
+        X * (K - X + H) + lam, X, H, mean=-mu, std=std, symmetry=symmetry, positive=True
+    )
 
 
-def random_network_statics(activation: Any, gain: float) -> NetworkStatics:
-    r"""Variance, autocorrelation and Lyapunov exponent of a random recurrent network.
+def replicator(cooperation: Any, std: Any, symmetry: Any = 0) -> RandomNetwork:
+    r"""Replicators with random payoffs (Opper and Diederich).
 
-    Equation    dh/dt = -h + g J phi(h), J_ij ~ N(0, 1/N), N -> infinity
-    Valid for   odd sigmoids phi; g phi'(0) > 1 for chaos, below it the rest state is stable
-    Source      [sompolinsky_1988]
+    Equation    dx_i/dt = x_i (-cooperation x_i + sum_j J_ij x_j - nu(t)), mean of x kept at 1
+    Scaling     J has variance std^2/N; the u of the paper is cooperation/2
+    Source      [opper_diederich_1992]
+
+    Parameters
+    ----------
+    cooperation, std, symmetry : float or sympy.Expr
+
+    Examples
+    --------
+    >>> import dmft
+    >>> point, = dmft.fixed_points(dmft.literature.replicator(1.0, 1.0))
+    >>> round(point.output_second_moment, 4), round(point.multiplier, 4)
+    (2.1776, -0.6945)
+    """
+    u, nu = sp.sympify(cooperation, strict=True), sp.Symbol("nu", real=True)
+    return RandomNetwork(
+        X * (-u * X + H - nu), X, H, std=std, symmetry=symmetry, positive=True,
+        multiplier=(nu, X, 1),
+    )  # fmt: skip
+
+
+def low_rank_network(
+    activation: sp.Expr,
+    gain: Any,
+    mean: tuple[float, float] = (0.0, 0.0),
+    std: tuple[float, float] = (1.0, 1.0),
+    correlation: float = 0.0,
+) -> RandomNetwork:
+    r"""Random network plus a connectivity of rank one (Mastrogiuseppe and Ostojic).
+
+    Equation    dx/dt = -x + (g chi + m n^T / N) phi(x), loadings (m, n) jointly normal
+    Source      [mastrogiuseppe_ostojic_2018]
 
     Parameters
     ----------
     activation : sympy.Expr
         phi, in one symbol.
-    gain : float
-        g.
-
-    Raises
-    ------
-    BadParameter
-        For activations that are not odd, have no slope at zero, or let the variance grow for ever.
+    gain : float or sympy.Expr
+    mean, std : (float, float)
+        Of the loadings m and n.
+    correlation : float
 
     Examples
     --------
-    >>> import sympy as sp
-    >>> from dmft.literature import random_network_statics
-    >>> z = sp.Symbol("z", real=True)
-    >>> state = random_network_statics(sp.erf(sp.sqrt(sp.pi) * z / 2), 2)
-    >>> round(state.variance, 6), round(state.lyapunov, 4)
-    (2.06408, 0.1231)
+    >>> import sympy as sp, dmft
+    >>> x = sp.Symbol("x", real=True)
+    >>> network = dmft.literature.low_rank_network(sp.tanh(x), 0.8, (1.0, 2.0), (0.0, 0.0))
+    >>> [round(float(point.loadings[0]), 4) for point in dmft.fixed_points(network)]
+    [0.0, -1.7504, 1.7504]
     """
-    phi = Committee(activation, 1).activation
-    g = float(gain)
-    if not (math.isfinite(g) and g > 0.0):
-        raise BadParameter(f"gain must be positive, got {gain!r}")
-    if sp.simplify(phi + phi.subs(FIELD, -FIELD)) != 0:
-        raise BadParameter(f"the activation {phi} is not odd: the stationary mean is not zero")
-    slope = sp.diff(phi, FIELD).subs(FIELD, 0)
-    if not slope.is_comparable:
-        raise BadParameter(f"the activation {phi} has no slope at zero")
-    if g * float(slope) <= 1.0:
-        return NetworkStatics(g, 0.0, g * float(slope) - 1.0, np.array([np.inf]), None)
-    return _chaotic(_averages(phi), g)
+    phi = Committee(activation, 1).activation.xreplace({FIELD: X})
+    if std == (0.0, 0.0):
+        return RandomNetwork(-X + H, X, H, output=phi, std=gain, low_rank=[mean])
+    m, n = sp.symbols("m n", real=True)
+    across = correlation * std[0] * std[1]
+    law = JointNormal([[std[0] ** 2, across], [across, std[1] ** 2]], mean)
+    return RandomNetwork(
+        -X + H, X, H, output=phi, std=gain, parameters={(m, n): law}, low_rank=[(m, n)]
+    )
 
 
-def _averages(phi: sp.Expr) -> Callable[[Array, float], Array]:
-    """Function (covariances, variance) -> E phi(x) phi(y): closed form, or by quadrature."""
-    try:
-        closed = pair_average(phi)
-    except NotClosed:
-        return lambda delta, variance: np.array(
-            [direct_pair(phi, phi, variance, d, variance) for d in delta]
+def driven_network(activation: sp.Expr, gain: Any, amplitude: Any, frequency: Any) -> RandomNetwork:
+    r"""Random network with a Gaussian periodic input of random phases.
+
+    Equation    dx/dt = -x + g chi phi(x) + I (a cos omega t + b sin omega t)/sqrt(2), a and b
+                standard normal for each site
+    Source      [rajan_2010]
+
+    Parameters
+    ----------
+    activation : sympy.Expr
+        phi, in one symbol.
+    gain, amplitude, frequency : float or sympy.Expr
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> erf = sp.erf(sp.sqrt(sp.pi) * sp.Symbol("z", real=True) / 2)
+    >>> state = dmft.stationary(dmft.literature.driven_network(erf, 1.5, 1.85, 1))
+    >>> round(state.variance, 5), state.lyapunov_exponent < 0
+    (1.38342, True)
+    """
+    phi = Committee(activation, 1).activation.xreplace({FIELD: X})
+    size, omega = (sp.sympify(y, strict=True) for y in (amplitude, frequency))
+    wave = GaussianInput(size**2 / 2 * sp.cos(omega * (T - S)))
+    return RandomNetwork(-X + H, X, H, output=phi, std=gain, input=wave)
+
+
+@dataclass(frozen=True)
+class SignalPropagation:
+    """Signals of two inputs through the layers of a wide random network.
+
+    Attributes
+    ----------
+    variance : float
+        q*, of the pre-activations in deep layers.
+    correlation : float
+        c*, of two inputs in deep layers; below 1 in the chaotic phase.
+    chi : float
+        sigma_w^2 E phi'^2 at q*: gradients grow with it in each layer.
+    depth_scales : mapping
+        In layers: "variance", "correlation" and "gradient" (negative where gradients vanish).
+    edge_of_chaos : (float, float)
+        Standard deviation of the weights, and q*, where chi = 1 at this bias.
+    """
+
+    variance: float
+    correlation: float
+    chi: float
+    depth_scales: dict[str, float]
+    edge_of_chaos: tuple[float, float]
+
+
+class Layers:
+    """The map of variances and covariances from layer to layer."""
+
+    def __init__(self, activation: sp.Expr) -> None:
+        phi = Committee(activation, 1).activation
+        self.pair = _averaged(phi)
+        self.slopes = _averaged(sp.diff(phi, FIELD))
+        points = (-1.7, 0.3, 2.1)
+        self.is_homogeneous = all(
+            abs(float(phi.subs(FIELD, 2 * y) - 2 * phi.subs(FIELD, y))) < 1e-14 for y in points
         )
-    f = sp.lambdify([*VARIANCES, COVARIANCE], closed, ["scipy", "numpy"])
-    return lambda delta, variance: np.asarray(f(variance, variance, delta), dtype=np.float64)
+
+    def next(self, q: float, c: float, weight: float, bias: float) -> tuple[float, float]:
+        """Variance and correlation in the next layer."""
+        new = weight * self.pair(q, q) + bias
+        return new, (weight * self.pair(q, c * q) + bias) / new
+
+    def variance(self, weight: float, bias: float) -> float:
+        """Largest stable fixed point of the variance."""
+        grid = np.geomspace(1e-9, 1e6, 400)
+        values = np.array([weight * self.pair(q, q) + bias - q for q in grid])
+        signs = np.flatnonzero((values[:-1] > 0.0) & (values[1:] <= 0.0))
+        if not signs.size:
+            if values[-1] > 0.0:
+                raise BadParameter("the variance grows from layer to layer without bound")
+            return 0.0
+        low, high = grid[signs[-1]], grid[signs[-1] + 1]
+        return float(brentq(lambda q: weight * self.pair(q, q) + bias - q, low, high, xtol=1e-15,
+                            rtol=1e-15))  # fmt: skip
 
 
-def _chaotic(average: Callable[[Array, float], Array], g: float) -> NetworkStatics:
-    variance = _variance(average, g)
-    # F = -V' on [0, Delta_0]; odd, so that F / Delta has no pole.
-    x = (chebyshev.chebpts1(DEGREE + 1) + 1.0) / 2.0 * variance
-    values = g * g * average(x, variance)
-    domain = [0.0, variance]
-    ratio = chebyshev.Chebyshev.fit(x, 1.0 - values / x, DEGREE, domain=domain)
-    delta = ratio * chebyshev.Chebyshev([variance / 2.0, variance / 2.0], domain=domain)
-    reach = REACH / math.sqrt(float(ratio(0.0)))
-    tau, y, rate = _motion(_speed(ratio, delta, variance), variance, reach)
-    path = CubicHermiteSpline(tau, y, rate)
-
-    def orbit(lag: Array) -> Array:
-        return np.asarray(variance / np.cosh(path(lag)) ** 2)
-
-    curvature = delta.deriv()
-    ground = _ground_state(lambda tau: curvature(orbit(np.abs(tau))), reach)
-    return NetworkStatics(g, variance, math.sqrt(1.0 - ground) - 1.0, tau, orbit)
+def _averaged(function: sp.Expr) -> Callable[[float, float], float]:
+    """E f(x) f(y) at equal variances q and covariance c."""
+    try:
+        x, y = sp.symbols("x y", real=True)
+        q = sp.Symbol("q", positive=True)
+        law = Gaussian([x, y], cov=[[q, COVARIANCE], [COVARIANCE, q]])
+        closed = law.expect(function.subs(FIELD, x) * function.subs(FIELD, y))
+        call = array_function([q, COVARIANCE], closed)
+        return lambda v, c: float(np.real(call(v, min(c, v))))
+    except NotClosed:
+        table = Output.of(function, FIELD)
+        return lambda v, c: float(table.pair(c, v))
 
 
-def _variance(average: Callable[[Array, float], Array], g: float) -> float:
-    """Delta_0 from V(Delta_0) = V(0)."""
-    x, w = legendre.leggauss(LEVEL)
-    unit, weight = (x + 1.0) / 2.0, w / 2.0
+def signal_propagation(
+    activation: sp.Expr, weight_std: float, bias_std: float = 0.0
+) -> SignalPropagation:
+    r"""Depth scales of wide networks at initialisation.
 
-    def level(log: float) -> float:
-        """Integral of V' / Delta_0^2 over the orbit."""
-        variance = math.exp(log)
-        total = weight @ average(unit * variance, variance)
-        return g * g * float(total) / variance - 0.5
+    Equation    q' = sigma_w^2 E phi(sqrt(q) z)^2 + sigma_b^2, chi = sigma_w^2 E phi'^2;
+                depth scales -1/log of the slopes of the maps of q and c at their fixed points
+    Valid for   width -> infinity, independent layers
+    Source      [poole_2016], [schoenholz_2017]
 
-    low, high = math.log(1e-6), math.log(4.0)
-    while level(high) > 0.0:
-        high += 1.0
-        if high > math.log(LARGEST):
-            raise BadParameter(
-                f"at gain = {g} the variance grows beyond {LARGEST:.0e}: the activation must be "
-                "bounded for a stationary state"
-            )
-    if level(low) <= 0.0:
-        raise BadParameter(f"gain = {g} is too close to the transition: Delta_0 is below 1e-6")
-    return math.exp(brentq(level, low, high, xtol=1e-12, rtol=1e-12))
+    Parameters
+    ----------
+    activation : sympy.Expr
+        phi, in one symbol.
+    weight_std, bias_std : float
+        sigma_w and sigma_b.
 
-
-def _speed(ratio: Any, delta: Any, variance: float) -> Any:
-    """Function -2 V / (Delta^2 (1 - Delta / Delta_0)), finite at both ends, no cancellation."""
-    x, w = legendre.leggauss(LEVEL)
-    unit, weight = (x + 1.0) / 2.0, w / 2.0
-
-    def fast(d: Any) -> Array:
-        d = np.atleast_1d(np.asarray(d, dtype=np.float64))
-        left = variance - d
-        low = 2.0 * (ratio(unit[:, None] * d) * unit[:, None] * weight[:, None]).sum(axis=0)
-        high = (delta(variance - unit[:, None] * left) * weight[:, None]).sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            late = -2.0 * high * variance / d**2
-            return np.where(d < 0.5 * variance, low / (left / variance), late)
-
-    return fast
-
-
-def _motion(fast: Any, variance: float, reach: float) -> tuple[Array, Array, Array]:
-    """Times at values of y and rates dy/dtau, where Delta = Delta_0 / cosh(y)^2.
-
-    The motion of y is smooth at both ends of the orbit: dy/dtau = sqrt(fast) / 2.
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> found = dmft.literature.signal_propagation(sp.tanh(sp.Symbol("z", real=True)), 1.3, 0.3)
+    >>> round(found.variance, 6), round(found.depth_scales["correlation"], 3)
+    (0.607047, 16.108)
     """
-    x, w = legendre.leggauss(5)
-    # At its end y grows at half the decay rate of Delta.
-    y = np.linspace(0.0, 0.5 * REACH + 4.0, ORBIT + 1)
-    inner = (y[1:] + y[:-1])[:, None] / 2.0 + (y[1] - y[0]) / 2.0 * x
-    slow = 2.0 / np.sqrt(fast((variance / np.cosh(inner) ** 2).ravel())).reshape(inner.shape)
-    tau = np.concatenate([[0.0], np.cumsum(slow @ w * (y[1] - y[0]) / 2.0)])
-    if tau[-1] < reach:
-        raise BadParameter(f"the orbit is slower than its end: {tau[-1]:.4g} < {reach:.4g}")
-    return tau, y, 0.5 * np.sqrt(fast(variance / np.cosh(y) ** 2))
+    weight, bias = float(weight_std) ** 2, float(bias_std) ** 2
+    if not (weight > 0.0 and bias >= 0.0):
+        raise BadParameter(f"weight_std = {weight_std} must be positive, bias_std = {bias_std} not "
+                           "negative")  # fmt: skip
+    layers = Layers(activation)
+    q = layers.variance(weight, bias)
+    chi = weight * layers.slopes(q, q) if q else weight * layers.slopes(1e-12, 1e-12)
+    c = _correlation(layers, q, weight, bias, chi)
+    step = 1e-4 * max(q, 1e-6)
+    up, down = (weight * layers.pair(y, y) for y in (q + step, max(q - step, 1e-300)))
+    slope = (up - down) / (2.0 * step) if q > step else chi
+    at_c = weight * layers.slopes(q, c * q) if q else chi
+    return SignalPropagation(
+        q, c, chi,
+        {"variance": _scale(slope), "correlation": _scale(at_c), "gradient": -_scale(chi)},
+        _edge(layers, bias),
+    )  # fmt: skip
 
 
-def _ground_state(potential: Any, reach: float) -> float:
-    """Lowest eigenvalue of -d^2/dtau^2 + W on the line, on a sinc grid (exponential accuracy)."""
-    h = reach / STATES
-    number = np.arange(-STATES, STATES + 1)
-    apart = number[:, None] - number[None, :]
-    with np.errstate(divide="ignore"):
-        kinetic = np.where(apart == 0, np.pi**2 / 3.0, 2.0 * (-1.0) ** apart / apart**2.0) / h**2
-    matrix = kinetic + np.diag(potential(number * h))
-    return float(eigh(matrix, eigvals_only=True, subset_by_index=[0, 0])[0])
+def _correlation(layers: Layers, q: float, weight: float, bias: float, chi: float) -> float:
+    """Stable fixed point of the correlation."""
+    if chi <= 1.0 or q == 0.0:
+        return 1.0
+
+    def gap(c: float) -> float:
+        return layers.next(q, c, weight, bias)[1] - c
+
+    grid = np.linspace(0.0, 1.0 - 1e-9, 400)
+    values = [gap(c) for c in grid]
+    first = next((i for i, y in enumerate(values) if y <= 0.0), None)
+    if first is None:
+        return 1.0
+    return 0.0 if first == 0 else float(brentq(gap, grid[first - 1], grid[first], xtol=1e-15))
+
+
+def _scale(slope: float) -> float:
+    """Depth scale -1/log(slope)."""
+    if slope <= 0.0:
+        return 0.0
+    log = math.log(slope)
+    return math.inf if abs(log) < 1e-9 else -1.0 / log
+
+
+def _edge(layers: Layers, bias: float) -> tuple[float, float]:
+    """Weights and variance where chi = 1 at this bias, explicit in q."""
+
+    def excess(q: float) -> float:
+        return q - layers.pair(q, q) / layers.slopes(q, q) - bias
+
+    if layers.is_homogeneous:
+        weight = 1.0 / layers.slopes(1.0, 1.0)
+        return (math.sqrt(weight) if bias == 0.0 else math.nan), math.nan
+    if bias == 0.0:
+        return math.sqrt(1.0 / layers.slopes(1e-14, 1e-14)), 0.0
+    grid = np.geomspace(1e-8, 1e4, 200)
+    values = np.array([excess(q) for q in grid])
+    signs = np.flatnonzero((values[:-1] <= 0.0) & (values[1:] > 0.0))
+    if not signs.size:
+        return math.nan, math.nan
+    q = float(brentq(excess, grid[signs[0]], grid[signs[0] + 1], xtol=1e-15, rtol=1e-15))
+    return math.sqrt(1.0 / layers.slopes(q, q)), q

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.laws import Law, Normal
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import averaged
+from dmft.simulation.network_runs import AXES, NetworkEnsemble
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import read_save_at
-from dmft.solvers.solution import Averages, Values, outcome_of
 from dmft.special.streams import as_seeds
 from dmft.validation import is_number, shown
 
@@ -31,120 +30,6 @@ Array = NDArray[np.float64]
 POINTS, LARGEST, RENORMALISED = 21, 1e12, 10
 # Steps of the secant iteration for a multiplier.
 SECANTS = 50
-AXES: dict[str, tuple[str, ...]] = {
-    "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class NetworkEnsemble(Averages):
-    """Simulated networks: averages over units, their means and errors over seeds.
-
-    With P populations each array has a last axis of P.
-
-    Attributes
-    ----------
-    t : (T,)
-        Saved times.
-    mean, std, stderr : Values
-        `mean` (T,), `corr` (T, T), `output_mean` and `output_corr`, as of a `NetworkRun`.
-    seeds, seed_status, status, message, dim
-        As of an `Ensemble`.
-    runs : Values
-        Every seed's values, seed first.
-    lyapunov_exponents : (S,) array or None
-        Of each network over the second half of its run, where asked for.
-    eigenvalues : (S, N) complex array or None
-        Of the Jacobian of the rates at the end, where asked for.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> x, h = sp.symbols("x h", real=True)
-    >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5)
-    >>> found = dmft.simulate(network, dim=200, t_max=2.0, seeds=2, start=dmft.laws.Normal())
-    >>> found.mean.corr.shape
-    (21, 21)
-    """
-
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
-    seeds: tuple[int, ...]
-    seed_status: tuple[Status, ...]
-    status: Status
-    message: str
-    dim: int
-    runs: Values
-    lyapunov_exponents: Array | None = None
-    eigenvalues: NDArray[np.complex128] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    constants: Mapping[str, Array] = field(default_factory=dict)
-
-    KIND = "dmft simulated network"
-    SINGLE, OVER = "run", "seed"
-    KEPT_BY = "it keeps them"
-    COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
-
-    @property
-    def _singles(self) -> Values:
-        return self.runs
-
-    @property
-    def _ended(self) -> tuple[Status, ...]:
-        return self.seed_status
-
-    @property
-    def _state(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def final(self) -> list[Any]:
-        """None: the states of the units are not kept.
-
-        Raises
-        ------
-        BadParameter
-        """
-        raise BadParameter("states of units are not kept: simulate to a larger t_max")
-
-    def _axes(self, name: str) -> tuple[str, ...]:
-        extra = self.mean[name].ndim - len(AXES[name])
-        return (*AXES[name], *(("population",) if extra else ()))
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "names": list(self.mean), "dim": self.dim, "seeds": list(self.seeds),
-            "seed_status": [str(y) for y in self.seed_status],
-            "measured": [self.lyapunov_exponents is not None, self.eigenvalues is not None],
-        }  # fmt: skip
-
-    def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t), *self._averages()]
-        if self.lyapunov_exponents is not None:
-            rows.append(("lyapunov_exponents", ("seed",), self.lyapunov_exponents))
-        if self.eigenvalues is not None:
-            rows += [(f"eigenvalues_{part}", ("seed", "unit"), getattr(self.eigenvalues, part))
-                     for part in ("real", "imag")]  # fmt: skip
-        return rows
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkEnsemble:
-        """Restore the ensemble from the contents of its file."""
-        averages, runs = cls._averages_of(record["names"], True, arrays)
-        exponents, spectrum = record["measured"]
-        assert runs is not None
-        return cls(
-            t=arrays["t"], **averages, seeds=tuple(record["seeds"]),
-            seed_status=tuple(Status(y) for y in record["seed_status"]), dim=record["dim"],
-            runs=runs, **outcome_of(record),
-            lyapunov_exponents=arrays["lyapunov_exponents"] if exponents else None,
-            eigenvalues=arrays["eigenvalues_real"] + 1j * arrays["eigenvalues_imag"]
-            if spectrum else None,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,6 +55,15 @@ class Units:
         """Units of each population."""
         edges = np.rint(np.cumsum([0.0, *self.network.shares]) * self.dim).astype(int)
         return [int(y) for y in np.diff(edges)]
+
+
+def refuse_options(given: Any) -> None:
+    """Refuse what only models under an algorithm have."""
+    if given:
+        raise BadParameter(
+            "random networks have no algorithm, events or methods: simulate(network, dim=, t_max=, "
+            "seeds=, start=, dt=)"
+        )
 
 
 def simulate_network(

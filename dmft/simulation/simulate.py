@@ -40,7 +40,7 @@ from dmft.simulation.declaration import Experiment, Filler
 from dmft.simulation.descent_runs import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import UNITS, run_seeds
-from dmft.simulation.networks import simulate_network
+from dmft.simulation.networks import refuse_options, simulate_network
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
@@ -161,21 +161,13 @@ def simulate(
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
     if isinstance(model, RandomNetwork):
-        if algorithm is not None or first_passage or events or t_start or method != "weights":
-            raise BadParameter(
-                "random networks have no algorithm, events or methods: simulate(network, dim=, "
-                "t_max=, seeds=, start=, dt=)"
-            )
+        refuse_options(algorithm or first_passage or events or t_start or method != "weights")
         return simulate_network(
             model, dim, t_max, seeds, start, save_at=save_at, threads=threads, progress=progress,
             **parameters,
         )  # fmt: skip
-    if algorithm is None:
-        raise BadParameter("simulate needs an algorithm: dmft.SGD or dmft.GradientDescent")
-    if not isinstance(start, Overlaps | Alignment | None):
-        raise BadParameter(f"models start from dmft.Overlaps or dmft.Alignment, got {start!r}")
-    own_names = {name for name in parameters if hasattr(algorithm, name)}
-    parameters = as_expressions(parameters, own_names)
+    algorithm, start = _checked(algorithm, start)
+    parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
     refuse_both(first_passage, events)
     if isinstance(model, SequenceModel):
         alignments = simulate_sequence(
@@ -187,11 +179,7 @@ def simulate(
     if isinstance(start, Alignment):
         raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
     if isinstance(algorithm, GradientDescent):
-        if method != "weights" or save_at is not None or first_passage or t_start:
-            raise BadParameter(
-                "gradient descent on repeated data is simulated by its weights from step 0 on, all "
-                "steps saved"
-            )
+        _check_descent(method != "weights" or save_at is not None or first_passage or t_start)
         descents = simulate_descent(
             model, algorithm, dim, cast(int, t_max), seeds, start,
             events=events, threads=threads, progress=progress, **parameters,
@@ -234,6 +222,23 @@ def simulate(
         lambda seed, job: run_seed(plan, seed, job), numbers, counted, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
+
+
+def _check_descent(given: Any) -> None:
+    if given:
+        raise BadParameter(
+            "gradient descent on repeated data is simulated by its weights from step 0 on, all "
+            "steps saved"
+        )
+
+
+def _checked(algorithm: Any, start: Any) -> tuple[Any, Overlaps | Alignment | None]:
+    """Algorithm and start of a model, refused where either is not one."""
+    if algorithm is None:
+        raise BadParameter("simulate needs an algorithm: dmft.SGD or dmft.GradientDescent")
+    if not isinstance(start, Overlaps | Alignment | None):
+        raise BadParameter(f"models start from dmft.Overlaps or dmft.Alignment, got {start!r}")
+    return algorithm, start
 
 
 def declare_experiment(

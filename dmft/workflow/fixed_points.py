@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,6 +242,19 @@ class StationarySystem:
         return float(out[self.problem.observables.index("risk")])
 
 
+@overload
+def fixed_points(
+    equations: NetworkEquations | RandomNetwork, starts: float | None = None, **parameters: Any
+) -> list[NetworkFixedPoint]: ...
+@overload
+def fixed_points(
+    equations: Equations,
+    starts: Overlaps | Sequence[Overlaps] | None = None,
+    *,
+    tolerance: float = 1e-13,
+    max_steps: int = 100,
+    **parameters: Any,
+) -> FixedPoints: ...
 @checked
 def fixed_points(
     equations: Equations | NetworkEquations | RandomNetwork,
@@ -298,6 +311,7 @@ def fixed_points(
     """
     if getattr(equations, "family", "") == "network":
         return _of_network(equations, starts, parameters)
+    equations, starts = cast("Equations", equations), cast("Sequence[Overlaps]", starts)
     check_equations(equations)
     check_tolerance(tolerance)
     given = [starts] if isinstance(starts, Overlaps) else list(starts or ())
@@ -401,6 +415,14 @@ def unit_of_rates(system: StationarySystem, at: Array | None = None) -> float:
     return max(scale, 1.0) * min(scale / SLOW, 1.0)
 
 
+@overload
+def stability(
+    equations: NetworkEquations | RandomNetwork, point: float | None = None, **parameters: Any
+) -> NetworkFixedPoint: ...
+@overload
+def stability(
+    equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
+) -> Stability: ...
 @checked
 def stability(
     equations: Equations | NetworkEquations | RandomNetwork,
@@ -443,6 +465,7 @@ def stability(
     if not isinstance(point, FixedPoint | Overlaps):
         raise BadParameter(f"stability needs a point: a FixedPoint or Overlaps, got {point!r}")
     check_equations(equations)
+    equations = cast("Equations", equations)
     system = StationarySystem(equations, point, parameters)
     values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
     values = exponents(equations, values)

@@ -4,7 +4,7 @@ Equation    h(t) = u(t) + mu M(t) + m kappa(t) + eta(t)
                    + gamma sigma^2 int_0^t R(t, s) phi(x(s)) ds,
             E eta(t) eta(s) = sigma^2 C(t, s), M = E phi, C = E phi phi,
             R(t, s) = E d phi(x(t)) / d h(s)
-Source      [sompolinsky_1988], [eissfeller_opper_1992]; derivations/random_network.py
+Source      [sompolinsky_1988], [eissfeller_opper_1992]
 """
 
 from __future__ import annotations

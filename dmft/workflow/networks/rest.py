@@ -3,27 +3,26 @@ r"""Fixed points of random networks and their stability.
 Equation    f(x, h) = 0, h = u + mu M + m kappa + sqrt(q) z + gamma sigma^2 chi phi(x),
             q = sigma^2 E phi^2, M = E phi, kappa = E n phi, chi = E z phi / sqrt(q);
             stable to single sites where sigma^2 E (d phi / d eta)^2 < 1
-Source      [mezard_1987] (cavity method), [bunin_2017], [mastrogiuseppe_ostojic_2018]
+Source      [bunin_2017], [mastrogiuseppe_ostojic_2018]
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 from scipy.optimize import brentq, root
-from scipy.special import ndtr
 
-from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, T
+from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
+from dmft.workflow.networks.growth import lotka_volterra
 from dmft.workflow.networks.sites import FEWER, NODES, Rest, normal_nodes, populated
 
 Array = NDArray[np.float64]
@@ -33,8 +32,6 @@ RELAXATIONS, AT_REST = 200, 1e-13
 ACCEPTED, SAME = 1e-8, 1e-6
 # Iterations before Newton's method, from each guess.
 WARM_UP = 60
-# Range of Delta in the explicit solution of Lotka-Volterra sites.
-DELTAS = (-12.0, 40.0, 4001)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +66,13 @@ class NetworkFixedPoint(Record):
     residual : float
         Largest change of the averages in one more iteration.
     status : Status
+
+    Examples
+    --------
+    >>> import dmft
+    >>> point, = dmft.fixed_points(dmft.literature.lotka_volterra(1.0, 0.5))
+    >>> round(point.output_mean, 6), round(point.survival, 6), round(point.replicon, 6)
+    (0.502403, 0.958681, 0.23967)
     """
 
     output_mean: Any
@@ -253,7 +257,7 @@ def rest_points(network: RandomNetwork, start: float | None = None) -> list[Netw
         at = solved(search, guess, begin)
         if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
             found.append(at)
-    found.sort(key=lambda y: tuple(np.round(y, 8)))
+    found.sort(key=lambda y: y.round(8).tolist())
     return [described(search, at, start=begin) for at in found]
 
 
@@ -281,10 +285,14 @@ def solved(search: Search, guess: Array, start: float) -> Array | None:
             if not np.isfinite(new).all() or np.abs(new).max() > 1e8:
                 return None
             at = 0.5 * at + 0.5 * new
-        result = root(lambda y: search(y, start) - y, at, method="hybr", tol=1e-13)
+        result: Any = root(partial(_gap, search, start), at, tol=1e-13)
         best = result.x if np.isfinite(result.x).all() else at
         gap = search(best, start) - best
     return best if np.abs(gap).max() < ACCEPTED * max(1.0, np.abs(best).max()) else None
+
+
+def _gap(search: Search, start: float, at: Array) -> Array:
+    return np.asarray(search(at, start) - at)
 
 
 def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoint:
@@ -310,6 +318,7 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
     outliers, bulk = _outliers(search, at, samples)
     edge = _edge(search, at, samples[0]) if count == 1 else np.nan
     residual = float(np.abs(search(at, start) - at).max())
+    scale = max(1.0, float(np.abs(at).max()))
     one = rest.network.fractions is None
 
     def shaped(values: Any) -> Any:
@@ -323,7 +332,7 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
         outliers=outliers, bulk_radius=bulk,
         stable=bool(replicon < 1.0 and (not outliers.size or outliers.real.max() < 1.0)),
         residual=residual,
-        status=Status.OK if residual < ACCEPTED else Status.NOT_CONVERGED,
+        status=Status.OK if residual < ACCEPTED * scale else Status.NOT_CONVERGED,
     )  # fmt: skip
 
 
@@ -400,170 +409,3 @@ def _edge(search: Search, at: Array, s: Sample) -> float:
         if excess(low) > 0.0:
             return float(brentq(excess, low, high, xtol=1e-13))
     return float("nan")
-
-
-# Lotka-Volterra sites: everything is explicit in Delta.
-
-
-@cache
-def _grid() -> tuple[Array, tuple[Array, Array]]:
-    """Values of Delta that are scanned, with w_0 and w_2."""
-    grid = np.linspace(*DELTAS)
-    w0, _, w2 = moments(grid)
-    return grid, (w0, w2)
-
-
-def moments(delta: Any) -> tuple[Any, Any, Any]:
-    """w_0, w_1, w_2: moments of max(0, Delta + z)."""
-    density = np.exp(-(delta**2) / 2.0) / np.sqrt(2.0 * np.pi)
-    w0 = ndtr(delta)
-    return w0, delta * w0 + density, (1.0 + delta**2) * w0 + delta * density
-
-
-@dataclass(frozen=True)
-class GrowthSites:
-    """Positive sites with the rate x (K - c x + h), whose fixed points are explicit in Delta.
-
-    Attributes
-    ----------
-    numbers : tuple of sympy.Expr
-        K, c, and the mean, standard deviation and symmetry of the couplings.
-    scalars : tuple of sympy.Symbol
-    held : sympy.Expr or None
-        Mean that a multiplier keeps, which then replaces K.
-    slope : sympy.Expr
-        Derivative of the growth rate by the multiplier.
-    """
-
-    numbers: tuple[sp.Expr, ...]
-    scalars: tuple[sp.Symbol, ...]
-    held: sp.Expr | None
-    slope: sp.Expr
-
-    @cached_property
-    def _function(self) -> Any:
-        held = sp.S.Zero if self.held is None else self.held
-        return sp.lambdify(list(self.scalars), [*self.numbers, held, self.slope], "math")
-
-    def at(self, values: Mapping[str, float]) -> Roots:
-        """All fixed points at values of the symbols and of mean, std and symmetry by name."""
-        K, c, mean, std, symmetry, held, slope = self._function(
-            *(float(values[y.name]) for y in self.scalars)
-        )
-        mean, std, symmetry = (
-            float(values.get(name, value))
-            for name, value in (("mean", mean), ("std", std), ("symmetry", symmetry))
-        )
-        kept = None if self.held is None else float(held)
-        return Roots(K, c, mean, std, symmetry, kept, float(slope))
-
-
-@dataclass(frozen=True)
-class Roots:
-    """Fixed points of growth sites at numbers."""
-
-    capacity: float
-    crowding: float
-    mean: float
-    std: float
-    symmetry: float
-    held: float | None
-    by_multiplier: float
-
-    @cached_property
-    def deltas(self) -> list[float]:
-        """Roots Delta with a positive mean."""
-        every = _deltas(self.std / self.crowding, self.symmetry)
-        return [delta for delta in every if self.averages(delta) is not None]
-
-    def averages(self, delta: float) -> Array | None:
-        """E x^2, E x, chi (and nu) at one root; None where the mean is not positive."""
-        w0, w1, w2 = moments(delta)
-        v = self.std * np.sqrt(w2)
-        inverse = -self.mean + delta * v / w1  # capacity over mean
-        nu = 0.0
-        if self.held is not None:
-            mean = self.held
-            nu = (inverse * mean - self.capacity) / self.by_multiplier
-        elif inverse == 0.0 or self.capacity / inverse <= 0.0:
-            return None
-        else:
-            mean = self.capacity / inverse
-        unknown = [(mean * v / (self.std * w1)) ** 2, mean, w0 / v]
-        return np.array([*unknown, nu] if self.held is not None else unknown)
-
-    def inverse_mean(self) -> float:
-        """Capacity over the mean at the largest root; negative beyond the divergence."""
-        every = _deltas(self.std / self.crowding, self.symmetry)
-        if not every:
-            return float("nan")
-        _, w1, w2 = moments(every[-1])
-        return float(-self.mean + every[-1] * self.std * np.sqrt(w2) / w1)
-
-
-def growth_sites(network: RandomNetwork) -> GrowthSites | None:
-    """The network as explicit growth sites; None for other sites."""
-    if not network.positive or network.populations > 1 or network.low_rank or network.parameters:
-        return None
-    x, h = network.state, network.field
-    nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
-    growth = sp.expand(network.rate[0] / x)
-    by_state, by_field, by_nu = (sp.diff(growth, y) for y in (x, h, nu))
-    given = network.input[0]
-    alone = {x, h, nu, T}
-    if network.output[0] != x or network.rate[0].subs(x, 0) != 0 or by_field != 1:
-        return None
-    if isinstance(given, GaussianInput) or (by_state.free_symbols | given.free_symbols) & alone:
-        return None
-    if by_nu.free_symbols & alone:
-        return None
-    capacity = growth.subs({x: 0, h: 0, nu: 0}) + given
-    couplings = (network.mean[0][0], network.std[0][0], network.symmetry[0][0])
-    held = None if network.multiplier is None else network.multiplier[2]
-    return GrowthSites((capacity, -by_state, *couplings), network.scalars, held, by_nu)
-
-
-def lotka_volterra(network: RandomNetwork) -> list[Array] | None:
-    """Averages of growth sites at all fixed points; None for other sites."""
-    sites = growth_sites(network)
-    if sites is None or network.scalars:
-        return None
-    roots = sites.at({})
-    if roots.crowding <= 0.0 or roots.std == 0.0:
-        return None
-    if not roots.deltas:
-        raise BadParameter(_no_rest(roots))
-    found = (roots.averages(delta) for delta in roots.deltas)
-    return [y for y in found if y is not None]
-
-
-def _deltas(sigma: float, gamma: float) -> list[float]:
-    """All Delta with sigma(Delta) = sigma."""
-
-    def gap(delta: Any) -> Any:
-        w0, _, w2 = moments(delta)
-        with np.errstate(all="ignore"):
-            return np.sqrt(w2) / (w2 + gamma * w0) - sigma
-
-    grid, (w0, w2) = _grid()
-    with np.errstate(all="ignore"):
-        values = np.sqrt(w2) / (w2 + gamma * w0) - sigma
-    found = []
-    changes = (values[:-1] * values[1:] <= 0.0) & (np.abs(np.diff(values)) < 1e6)
-    for i in np.flatnonzero(changes):
-        if values[i] != 0.0 or i == 0:
-            found.append(float(brentq(gap, grid[i], grid[i + 1], xtol=1e-14, rtol=1e-15)))
-    return found
-
-
-def _no_rest(roots: Roots) -> str:
-    if np.isnan(roots.inverse_mean()):
-        return (
-            f"no fixed point at std = {roots.std:g}, symmetry = {roots.symmetry:g}: no Delta "
-            "balances the field"
-        )
-    limit = roots.inverse_mean() + roots.mean
-    return (
-        f"no fixed point: at mean = {roots.mean:g} states grow without bound; at std = "
-        f"{roots.std:g} and symmetry = {roots.symmetry:g} the mean must be below {limit:g}"
-    )

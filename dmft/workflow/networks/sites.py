@@ -152,7 +152,7 @@ class Rest:
                 raise BadParameter(f"the rate {rate} depends on the time: there is no rest state")
             if network.kind == "map":
                 rate = rate - x
-            calls = [array_function([x, h, nu, *own], y)
+            every = [array_function([x, h, nu, *own], y)
                      for y in (rate, sp.diff(rate, x), sp.diff(rate, h))]  # fmt: skip
             outputs = [array_function([x, *own], y) for y in (output, sp.diff(output, x))]
             growth = None
@@ -161,7 +161,9 @@ class Rest:
                 at_zero = sp.expand((rate - inflow) / x).subs(x, 0)
                 growth = array_function([h, nu, *own], at_zero)
             is_linear = not sp.diff(rate, x).has(x, h)
-            found.append(Site(*calls, *outputs, growth=growth, is_linear=is_linear))
+            found.append(
+                Site(every[0], every[1], every[2], outputs[0], outputs[1], growth, is_linear)
+            )
         return found
 
     @cached_property

@@ -192,6 +192,8 @@ def _check(network: RandomNetwork) -> None:
         refusal = "the next state h"
     elif network.noise[0].free_symbols:
         refusal = "noise of constant strength"
+    elif network.output[0].has(sp.sign, sp.Heaviside):
+        refusal = "outputs without jumps"
     elif sp.simplify(network.output[0] + network.output[0].subs(x, -x)) != 0:
         refusal = "odd outputs (others have a mean)"
     if refusal:

@@ -23,13 +23,8 @@ from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.network.chaos import Perturbed
 from dmft.solvers.two_time.march import asked, march
 from dmft.validation import checked
-from dmft.workflow.networks.rest import (
-    NetworkFixedPoint,
-    Roots,
-    growth_sites,
-    moments,
-    rest_points,
-)
+from dmft.workflow.networks.growth import Roots, growth_sites, moments
+from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
 from dmft.workflow.networks.sites import at_values
 from dmft.workflow.networks.stationary import Stationary, stationary_state
 from dmft.workflow.solving.network import COVERED, NetworkOptions, sampled, starts

@@ -1,0 +1,193 @@
+"""Random networks: what a declaration refuses, what changes do, errors that cover, records."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
+from dmft.solvers.network.kernels import orthonormalise
+
+X, H, THETA = sp.symbols("x h theta", real=True)
+ERF = sp.erf(sp.sqrt(sp.pi) * X / 2)
+
+
+def leaky(**options):
+    return dmft.RandomNetwork(-X + H, X, H, **{"output": ERF, "std": 1.5, **options})
+
+
+REFUSED = {
+    "correlation": ({"symmetry": 1.5}, "from -1 to 1"),
+    "asymmetric pairs": (
+        {"symmetry": [[0, 0.2], [0.3, 0]], "std": [[1, 1], [1, 1]], "fractions": [0.5, 0.5]},
+        "make them equal",
+    ),
+    "fractions": ({"fractions": [0.5, 0.4]}, "add up to 1"),
+    "jump": ({"output": sp.sign(X), "symmetry": 0.5}, "symmetry=0"),
+    "redrawn": ({"redrawn": True}, 'kind="map"'),
+    "negative": ({"std": -1}, "negative"),
+    "one kernel": ({"covariance": sp.Function("C")(*sp.symbols("t s")) ** 2}, "together"),
+    "multiplier": ({"multiplier": (THETA, X, 1)}, "not in the rate"),
+    "law": ({"parameters": {THETA: 3}}, "law of dmft.laws"),
+    "noise and growth": ({"positive": True, "noise": 1}, "log x"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_contradictions_are_refused(name):
+    options, words = REFUSED[name]
+    with pytest.raises(BadParameter, match=words):
+        leaky(**options)
+
+
+def test_bad_calls_are_refused():
+    eqs = dmft.derive(leaky(symmetry=0.5))
+    for call, words in (
+        (lambda: dmft.solve(eqs, None, 1.0), "number or a law"),
+        (lambda: dmft.solve(eqs, Normal(), 1.05), "no multiple"),
+        (lambda: dmft.solve(eqs, Normal(), 1.0, method="closed"), "leave method= out"),
+        (lambda: dmft.solve(eqs, Normal(), 1.0, g=2), "unknown option or parameter"),
+        (lambda: dmft.solve(eqs, Normal(), 1e4, paths=100_000), "GiB"),
+        (lambda: dmft.derive(leaky(), dmft.SGD(0.1)), "no algorithm"),
+        (lambda: dmft.fixed_points(leaky(noise=0.1)), "stationary"),
+        (lambda: dmft.stationary(leaky(symmetry=0.5)), "symmetry = 0"),
+        (lambda: dmft.simulate(leaky(), dim=1, t_max=1.0, seeds=1, start=0.1), "dim = 1"),
+        (lambda: dmft.boundary("divergence", ("std", 1, 2), ("mean", 0, 1), equations=leaky()),
+         "derived for positive"),
+    ):  # fmt: skip
+        with pytest.raises(BadParameter, match=words):
+            call()
+
+
+def test_equations_print_the_terms_of_the_declared_case():
+    plain, full = dmft.derive(leaky()), dmft.derive(leaky(symmetry=0.5, noise=0.1, mean=1))
+    assert set(plain.terms["h"]) == {"couplings"}
+    assert set(full.terms["h"]) == {"mean", "couplings", "memory"}
+    assert set(full.terms["x"]) == {"rate", "noise"}
+    assert r"\int" in full.latex()
+    assert r"\int" not in plain.latex()
+
+
+def test_changed_terms_change_the_run():
+    """Without the memory a symmetric network is an asymmetric one; its sign matters."""
+    eqs = dmft.derive(leaky(symmetry=0.5))
+    options = {"paths": 2000, "sweeps": 2}
+    whole = dmft.solve(eqs, Normal(), 5.0, **options)
+    bare = dmft.solve(eqs.without("memory"), Normal(), 5.0, **options)
+    turned = eqs.replace("h", "memory", -eqs.terms["h"]["memory"])
+    opposite = dmft.solve(turned, Normal(), 5.0, **options)
+    asymmetric = dmft.solve(dmft.derive(leaky()), Normal(), 5.0)
+    assert bare.provenance["method"] == "closed"
+    np.testing.assert_allclose(bare.corr, asymmetric.corr, rtol=1e-12)
+    assert whole.corr[50, 50] > asymmetric.corr[50, 50] + 0.3 > opposite.corr[50, 50] + 0.6
+    driven = dmft.derive(leaky()).with_term("h", "drive", sp.cos(sp.Symbol("t")))
+    wave = dmft.solve(driven, Normal(), 5.0)
+    assert wave.mean[30] != 0.0
+    assert whole.mean[30] == pytest.approx(0.0, abs=0.2)
+
+
+def test_sweeps_are_the_same_for_any_number_of_threads():
+    eqs = dmft.derive(leaky(symmetry=0.5))
+    runs = [dmft.solve(eqs, Normal(), 2.0, paths=300, threads=n) for n in (1, 3)]
+    assert np.array_equal(runs[0].corr, runs[1].corr)
+    assert np.array_equal(runs[0].resp, runs[1].resp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["erf 2", "erf noise", "map", "two populations"])
+def test_errors_cover_the_closed_answer(case):
+    """In 90 of 100 runs at preselected times the 95 % interval holds the closed answer."""
+    start = Normal()
+    if case == "map":
+        bias = dmft.GaussianInput(sp.Float(0.09))
+        model = dmft.RandomNetwork(H, X, H, output=ERF, std=1.8, input=bias, kind="map")
+        t_max, at = 12.0, (10, 8)
+    elif case == "two populations":
+        model = leaky(
+            std=[[1.4, 1.0], [0.8, 1.6]], mean=[[1.2, -0.8], [1.0, -0.5]], fractions=[0.6, 0.4],
+            input=[0.3, 0.1],
+        )  # fmt: skip
+        t_max, at = 5.0, (50, 30, 0)
+    else:
+        model, t_max, at = leaky(std=2, noise=0.5 if "noise" in case else 0), 5.0, (50, 35)
+    eqs = dmft.derive(model)
+    exact = dmft.solve(eqs, start, t_max).corr[at]
+    held = 0
+    for seed in range(100):
+        run = dmft.solve(eqs, start, t_max, method="sweep", paths=500, seed=seed)
+        held += bool(abs(run.corr[at] - exact) <= run.error.corr[at])
+    assert held >= 90
+
+
+def test_sampled_runs_agree_with_closed_ones():
+    eqs = dmft.derive(leaky(std=2))
+    exact = dmft.solve(eqs, Normal(), 4.0)
+    run = dmft.solve(eqs, Normal(), 4.0, method="sweep", paths=2000)
+    assert np.abs(run.corr - exact.corr).max() < 0.15
+    assert np.abs(run.resp - exact.resp).max() < 0.02
+
+
+def test_dropped_columns_of_the_response_are_interpolated():
+    """More steps than columns: the response is that of all columns to the interpolation."""
+    model = leaky(symmetry=0.3, std=0.8)
+    run = dmft.solve(dmft.derive(model), Normal(), 20.0, dt=0.1, paths=600, sweeps=2, seed=2)
+    linear = np.exp(-np.arange(200) * 0.1)
+    assert run.resp.shape == (201, 201)
+    assert np.all(np.abs(run.resp[200, :200][::-1]) < 3.0 * linear + 0.05)
+
+
+def test_divergence_is_a_status_with_its_time():
+    model = dmft.literature.lotka_volterra(-3.0, 0.5)
+    run = dmft.solve(dmft.derive(model), Uniform(0.0, 1.0), 20.0, paths=300, sweeps=2)
+    assert run.status in ("diverged", "nonfinite")
+    assert "t =" in run.message
+    assert run.t[-1] < 20.0
+
+
+def test_simulated_jacobian_and_exponent():
+    """Linear network: a disc of radius std, exponent std - 1 to the fluctuation of one matrix."""
+    model = leaky(output=X, std=0.6)
+    found = dmft.simulate(
+        model, dim=300, t_max=30.0, seeds=2, start=Normal(), lyapunov=True, jacobian=True
+    )
+    assert np.abs(found.eigenvalues + 1).max() == pytest.approx(0.6, abs=0.06)
+    assert found.lyapunov_exponents.mean() == pytest.approx(-0.4, abs=0.06)
+
+
+def test_symmetric_couplings_have_their_correlation():
+    model = leaky(symmetry=0.5, std=1.0)
+    found = dmft.simulate(model, dim=400, t_max=0.1, seeds=1, start=0.0, jacobian=True)
+    slope = 1.0  # of the output at zero
+    edges = found.eigenvalues[0]
+    assert edges.real.max() == pytest.approx(-1 + 1.5 * slope, abs=0.08)
+    assert edges.imag.max() == pytest.approx(0.5 * slope, abs=0.08)
+
+
+def test_records_come_back(tmp_path):
+    run = dmft.solve(
+        dmft.derive(leaky(symmetry=0.5)), Normal(), 1.0, paths=200, sweeps=2, keep_paths=5
+    )
+    many = dmft.simulate(leaky(), dim=50, t_max=1.0, seeds=2, start=Normal(), lyapunov=True)
+    assert run.paths.shape == (2, 11, 5)
+    for record in (run, many):
+        assert dmft.load(record.save(tmp_path / "record.nc")) == record
+
+
+@pytest.mark.parametrize(
+    "law", [Normal(1.0, 2.0), Uniform(-1.0, 3.0), Laplace(0.7), Rademacher(), Bernoulli(0.3),
+            Discrete({-2.0: 0.2, 0.5: 0.8})], ids=repr,
+)  # fmt: skip
+def test_laws_have_their_moments(law):
+    u = (np.arange(200_000) + 0.5) / 200_000
+    values = law.quantile(u)
+    assert values.mean() == pytest.approx(law.mean, abs=1e-4)
+    assert values.var() == pytest.approx(law.variance, rel=1e-3)
+
+
+def test_rows_become_orthonormal():
+    rows = np.random.default_rng(0).standard_normal((6, 200))
+    rows[3] = rows[1]
+    orthonormalise(rows)
+    gram = rows @ rows.T / 200
+    np.testing.assert_allclose(gram, np.diag([1, 1, 1, 0, 1, 1]), atol=1e-12)
