@@ -162,10 +162,8 @@ def simulate(
     """
     if isinstance(model, RandomNetwork):
         refuse_options(algorithm or first_passage or events or t_start or method != "weights")
-        return simulate_network(
-            model, dim, t_max, seeds, start, save_at=save_at, threads=threads, progress=progress,
-            **parameters,
-        )  # fmt: skip
+        common = {"save_at": save_at, "threads": threads, "progress": progress}
+        return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
     refuse_both(first_passage, events)
