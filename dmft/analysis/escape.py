@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -291,11 +292,11 @@ def escape_times_of(
     """
     if overlap is None and reference == "plateau":
         for given, ended in zip(requests, solve_batch(requests), strict=False):
-            yield _read(ended, lambda run, given=given: _after_plateau(run, given, fraction))
+            yield _read(ended, partial(_after_plateau, given=given, fraction=fraction)  # type: ignore[arg-type])
         return
     watched = [attempt(_watched, given, fraction, overlap) for given in requests]
     found = [
-        _read(ended, lambda run, given=given: _read_watched(run, given, fraction, overlap))
+        _read(ended, partial(_read_watched, given=given, fraction=fraction, overlap=overlap))
         for given, ended in zip(requests, solve_batch(watched), strict=False)
     ]
     whole = solve_batch([one.given for one in found if isinstance(one, _Early)])
@@ -403,6 +404,7 @@ def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTi
     row = _before_fall(run, event.threshold, plateau.row)
     if row is not None:
         watched, y = given.with_event(event), {n: block[row] for n, block in run.blocks.items()}
+        assert run.problem is not None
         setup = replace(watched.setup, t_start=float(run.t[row]), start=run.problem.pack(y))
         run = solve_request(replace(watched, setup=setup))
     known = {"reference_value": plateau.risk, "reference_time": plateau.t}

@@ -55,7 +55,7 @@ class Diagram:
         """Weight and edges, the same for diagrams that differ in the names of fields alone."""
         edges = list(self.edges())
         orders = permutations(range(len(self.fields)))
-        moved = ([(*sorted((at[i], at[j])), n) for i, j, n in edges] for at in orders)
+        moved = ([(min(at[i], at[j]), max(at[i], at[j]), n) for i, j, n in edges] for at in orders)
         return self.weight, min(tuple(sorted(found)) for found in moved)
 
     def edges(self) -> Iterator[tuple[int, int, int]]:

@@ -162,7 +162,7 @@ def simulate(
     """
     if isinstance(model, RandomNetwork):
         refuse_options(algorithm or first_passage or events or t_start or method != "weights")
-        common = {"save_at": save_at, "threads": threads, "progress": progress}
+        common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
         return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})

@@ -165,7 +165,7 @@ def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -
     """Alignments of rows: those with wide left-hand sides apart from the others."""
     groups: list[tuple[bool, list[Row]]] = []
     for row in rows:
-        goes_on = not row.left and row.right.startswith(RELATIONS) and groups
+        goes_on = not row.left and row.right.startswith(RELATIONS) and bool(groups)
         wide = groups[-1][0] if goes_on else _stands_alone(row, points, names)
         if not groups or groups[-1][0] != wide:
             groups.append((wide, []))

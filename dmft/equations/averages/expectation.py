@@ -238,8 +238,8 @@ class Expectation(sp.Expr):
 
     def _latex(self, printer: Any) -> str:
         if self.is_product:
-            texts = Counter(map(printer._print, self.parts))
-            inside = r"\,".join(map(_powered, texts, texts.values()))
+            counted = Counter(map(printer._print, self.parts))
+            inside = r"\,".join(map(_powered, counted, counted.values()))
             return rf"\left\langle {inside} \right\rangle"
         number, factors = split_coefficient(self.law.shown(self.integrand))
         front = "" if number == 1 else printer._print(number)

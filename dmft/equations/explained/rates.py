@@ -77,7 +77,7 @@ class _Rate:
         unit_teachers = printed.unit_teachers
         scenes = scenes_of(model, scalars, definitions, algorithm.on_sphere, unit_teachers)
         if printed.subject is not None and model.label_noise == 0:
-            scenes = tuple(s.without("label_noise") for s in scenes)
+            scenes = scenes[0].without("label_noise"), scenes[1].without("label_noise")
         self.account = Account(model, scenes, printed=printed)
         p, k = scenes[0].p, scenes[0].k
         numbers = {x.j: 1, x.l: min(2, p), x.r: k, x.block: len(scenes[0].variances)}
@@ -401,7 +401,7 @@ class Row:
     def lines(self, together: bool) -> Iterator[tuple[tuple[str, ...], sp.Expr]]:
         """Terms that are derived, those of one average over inputs `together`."""
         kept = [name for name in self.terms if name not in self.skipped]
-        groups = [(name,) for name in kept]
+        groups: list[tuple[str, ...]] = [(name,) for name in kept]
         if together:
             squares = tuple(name for name in kept if name in SQUARES)
             drift = tuple(name for name in kept if name not in SQUARES)

@@ -474,10 +474,10 @@ class Parities:
         if e.is_Mul:
             return math.prod(self.of(a) for a in e.args)
         atoms = sorted(e.atoms(sp.Indexed, sp.Symbol), key=str)
-        inside = {a: self.of(a) for a in atoms}
-        if 0 in inside.values():
+        signs = {a: self.of(a) for a in atoms}
+        if 0 in signs.values():
             return 0
-        return _mirrored(e, [a for a, sign in inside.items() if sign == -1])
+        return _mirrored(e, [a for a, sign in signs.items() if sign == -1])
 
     def of_symbol(self, base: sp.Basic) -> int:
         """Parity of a field or of what the program defines; constants are even."""

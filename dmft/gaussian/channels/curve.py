@@ -153,7 +153,7 @@ class Curve:
                 method="bounded",
                 options={"xatol": 1e-12},
             ).x
-            overlap = self.prior.estimate(float(np.exp(at))).overlap
+            overlap = float(self.prior.estimate(float(np.exp(at))).overlap)
             alpha = float(np.exp(self.log_alpha(at)))
             found.append(Extreme(alpha, overlap, float(at), sign > 0))
         return tuple(_without_ripples(found, self.error))
@@ -204,12 +204,13 @@ class Curve:
         moved = exact / slope if abs(slope) > 1e-3 else 0.0
         x -= moved if abs(moved) < 1e-3 else 0.0
         estimate = self.prior.estimate(float(np.exp(x)))
-        return Root(estimate.overlap, estimate.variance, float(np.exp(x)), stable)
+        ends = float(estimate.overlap), float(estimate.variance)
+        return Root(*ends, float(np.exp(x)), stable)
 
     def free_entropy(self, alpha: float, root: Root) -> float:
         """Phi at a fixed point."""
         out = self.channel.entropy(root.overlap, variance=root.variance)
-        inner = self.prior.estimate(root.precision).entropy
+        inner = float(self.prior.estimate(root.precision).entropy)
         return -0.5 * root.overlap * root.precision + inner + alpha * out
 
     def area(self, alpha: float, low: float, high: float) -> float:
@@ -221,7 +222,7 @@ class Curve:
         total = 0.5 * float(weight @ (slope * gain))
         if high == self.ends[1]:  # m is close to V^(-1/2) beyond the end
             last = self.prior.estimate(float(np.exp(high)))
-            total += alpha * float(np.exp(high - self.log_alpha(high))) * last.variance
+            total += alpha * float(np.exp(high - self.log_alpha(high))) * float(last.variance)
         return total
 
     @cached_property

@@ -142,7 +142,7 @@ class Prior(Brief):
         while self.estimate(np.exp(high)).variance > left:
             high += 2.0
         return float(
-            np.exp(brentq(lambda x: self.estimate(np.exp(x)).overlap - overlap, low, high))
+            np.exp(brentq(lambda x: float(self.estimate(np.exp(x)).overlap) - overlap, low, high))
         )
 
     def sample(self, generator: np.random.Generator, size: int | tuple[int, ...]) -> Array:

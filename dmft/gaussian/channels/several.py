@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -116,7 +116,8 @@ class Several:
         most = 1 if self.noise else 2
         degrees = {n: degree_in(self.inner, z) for n, z in enumerate(self.fields)}
         usable = [n for n, d in degrees.items() if d is not None and d <= most]
-        depends, found = self._probes[2], list[int]()
+        depends: Any = self._probes[2]
+        found: list[int] = []
         left = depends.any(axis=0)
         while usable and (not found or left.any()):
             best = max(usable, key=lambda n: (np.sum(left & depends[n]), n))

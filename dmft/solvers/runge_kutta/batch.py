@@ -192,6 +192,7 @@ def _side_by_side(requests: Requests) -> Iterator[Ended]:
         runs = group.advance_lanes(budget)
         budget = next_budget(budget, time.monotonic() - began)
         if group.setup.save is None:
+            rows: Any
             for run, *rows in group.rows_by_run():
                 if run not in begun:
                     begun[run] = group.raw_of(run, requests[run].setup)

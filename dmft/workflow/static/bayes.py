@@ -411,7 +411,7 @@ def _evolution_of_several(label: Label, alpha: float, start: Any, steps: int) ->
     """The same for two and three fields."""
     channel = several_of(label)
     ends = {"uninformed": fields.NUDGE, "informed": fields.NEAR}
-    first = ends.get(start) if isinstance(start, str) else start
+    first: Any = ends.get(start) if isinstance(start, str) else start
     q = np.array(first, dtype=float) * (np.eye(label.width) if np.ndim(first) == 0 else 1.0)
     if first is None or q.shape != (label.width,) * 2 or not _is_overlap(q):
         raise BadParameter(

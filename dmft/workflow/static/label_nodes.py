@@ -64,7 +64,8 @@ class LabelNodes:
         cases = [(clean, weight)]
         if label.drawn:
             cases = [
-                (np.full(u.size, s), weight * channel.chance(np.array(s), u)) for s in (1.0, -1.0)
+                (np.full(u.size, s), weight * channel.likelihood.chance(np.array(s), u))
+                for s in (1.0, -1.0)
             ]
         elif label.flip != 0:
             flip = float(label.flip)
@@ -75,8 +76,8 @@ class LabelNodes:
 
     def _kept(self) -> LabelNodes:
         here = self.weight > SMALLEST
-        arrays = (each[here] for each in (self.u, self.y, self.clean, self.weight))
-        return LabelNodes(*arrays, self.share)
+        u, y, clean, weight = (each[here] for each in (self.u, self.y, self.clean, self.weight))
+        return LabelNodes(u, y, clean, weight, self.share)
 
     def _with_noise(self, noise: float, count: int) -> LabelNodes:
         rule = tensor_rule(1, count)

@@ -223,7 +223,7 @@ def _one_field(
 def _labels(channel: Channel, fields: Array, rng: np.random.Generator) -> Array:
     """Labels at the teacher's fields, drawn, flipped and with noise where the model says so."""
     if channel.drawn:
-        up = channel.chance(np.ones_like(fields), fields)
+        up = channel.likelihood.chance(np.ones_like(fields), fields)
         return np.where(rng.random(fields.size) < up, 1.0, -1.0)
     y = np.array(channel.label(fields))
     if channel.flip:
@@ -243,7 +243,8 @@ def _top_vector(channel: Channel, X: Array, y: Array, rng: np.random.Generator) 
     """Top eigenvector of sum_mu T(y_mu) x_mu x_mu^T with the optimal preprocessing."""
     T, dim = optimal_preprocessing(channel, y), X.shape[1]
     matrix = LinearOperator((dim, dim), matvec=lambda v: X.T @ (T * (X @ v)), dtype=np.float64)
-    _, vectors = eigsh(matrix, k=1, which="LA", v0=rng.standard_normal(dim), tol=1e-6)
+    solve: Any = eigsh
+    _, vectors = solve(matrix, k=1, which="LA", v0=rng.standard_normal(dim), tol=1e-6)
     return np.asarray(vectors[:, 0])
 
 

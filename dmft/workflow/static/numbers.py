@@ -37,7 +37,7 @@ class Threshold(float):
         made.error, made.proof, made.formula = float(error), proof, formula
         return made
 
-    def __getnewargs__(self) -> tuple[float, float, str, str]:
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return float(self), self.error, self.proof, self.formula
 
     def __repr__(self) -> str:

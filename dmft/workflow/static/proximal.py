@@ -67,10 +67,10 @@ class Proximal:
         slope = -error_expr(loss)
         curvature = _without_deltas(sp.diff(slope, PREDICTION))
         third = _without_deltas(sp.diff(curvature, PREDICTION))
-        functions = [_function(e) for e in (loss, slope, curvature)]
+        value, first, second = (_function(e) for e in (loss, slope, curvature))
         places = [_place(root) for root in _roots(loss)]
-        kinks = tuple(k for k in places if _is_kink(k, functions[1], functions[2]))
-        return cls(*functions, kinks, bool(sp.simplify(third) == 0))
+        kinks = tuple(k for k in places if _is_kink(k, first, second))
+        return cls(value, first, second, kinks, bool(sp.simplify(third) == 0))
 
     def places(self, y: Array) -> Array:
         """Kinks of each label (kinks, ...), sorted."""

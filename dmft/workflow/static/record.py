@@ -31,7 +31,9 @@ class StaticLimit(Archived):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
         """Restore the result from the contents of its file."""
-        plain = {n: tuple(y) if isinstance(y, list) else y for n, y in record.items()}
+        plain: dict[str, Any] = {
+            n: tuple(y) if isinstance(y, list) else y for n, y in record.items()
+        }
         if "status" in plain:
             plain["status"] = Status(plain["status"])
         return cls(**plain, **{name: arrays[name] for name in cls.AXES})

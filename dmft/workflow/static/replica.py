@@ -154,7 +154,7 @@ class Equations:
         while ridges[-1] < 1.0:
             ridges.append(ridges[-1] * LADDER)
         for ridge in [*reversed(ridges), self.ridge]:
-            state = self.solved(self.warmed(state, ridge), ridge)
+            state = self.solved(self.warmed(state, ridge), ridge)  # type: ignore[arg-type]
             if state is None:
                 return None
         return state

@@ -131,10 +131,10 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     top = curve.highest
     error = curve.error
     x = np.linspace(*curve.ends, POINTS)
-    reason = "E[h | y] does not vanish" if weak == 0 else "E[h^2 - 1 | y] does not vanish"
+    reason = "E[h | y] does not vanish" if float(weak) == 0.0 else "E[h^2 - 1 | y] does not vanish"
     learned = weak < np.inf
     return Thresholds(
-        trivial=one if weak == 0 else none,
+        trivial=one if float(weak) == 0.0 else none,
         weak_recovery=weak,
         directions=one if learned else none,
         staircase=(StaircaseStep(weak, one, reason),) if learned else (),
@@ -252,7 +252,7 @@ class RecoveryPhase(str):
         made.message = message
         return made
 
-    def __getnewargs__(self) -> tuple[str, str]:
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return str(self), self.message
 
 
