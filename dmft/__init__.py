@@ -46,6 +46,8 @@ Measure
     landscape, landscape_boundary, landscape_diagram.
 
 Static limits
+    output_channel -> OutputChannel, bayes_optimal -> BayesOptimal, state_evolution ->
+    StateEvolution, thresholds -> Thresholds, recovery_phase; GaussBernoulli, a sparse prior.
     erm -> ERM, optimal_ridge -> OptimalRidge, separability -> Separability, spectral -> Spectral,
     approximate_message_passing -> MessagePassing, sample_complexity -> SampleComplexity.
 
@@ -106,6 +108,16 @@ PUBLIC = {
     "Momentum": "dmft.model",
     "MultiIndex": "dmft.model",
     "Overlaps": "dmft.model",
+    "BayesOptimal": "dmft.workflow.static.bayes",
+    "GaussBernoulli": "dmft.gaussian.channels.priors",
+    "OutputChannel": "dmft.equations.static.output_channel",
+    "StateEvolution": "dmft.workflow.static.bayes",
+    "Thresholds": "dmft.workflow.static.thresholds",
+    "bayes_optimal": "dmft.workflow.static.bayes",
+    "output_channel": "dmft.equations.static.output_channel",
+    "recovery_phase": "dmft.workflow.static.thresholds",
+    "state_evolution": "dmft.workflow.static.bayes",
+    "thresholds": "dmft.workflow.static.thresholds",
     "BatchExponents": "dmft.equations.escape.batch_exponents",
     "batch_exponents": "dmft.equations.escape.batch_exponents",
     "Boundary": "dmft.analysis.boundaries.boundary",

@@ -20,17 +20,20 @@ from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.validation import checked
+from dmft.workflow.static.bayes import BayesOptimal, StateEvolution
 from dmft.workflow.static.erm import ERM
 from dmft.workflow.static.message_passing import MessagePassing
 from dmft.workflow.static.ridge import OptimalRidge
 from dmft.workflow.static.sample_complexity import SampleComplexity
 from dmft.workflow.static.separability import Separability
 from dmft.workflow.static.spectral import Spectral
+from dmft.workflow.static.thresholds import Thresholds
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
     NetworkRun, NetworkEnsemble, RegionDiagram, PhaseDiagram, Boundary, Sweep,
-    ERM, OptimalRidge, Separability, Spectral, MessagePassing, SampleComplexity,
+    ERM, OptimalRidge, Separability, Spectral, MessagePassing, SampleComplexity, BayesOptimal,
+    StateEvolution, Thresholds,
 )  # fmt: skip
 
 

@@ -220,6 +220,10 @@ class Channel:
         """P(y | z) of drawn labels."""
         return Likelihood(self.inner, self.field, self.branches[0].reach, tuple(self.breaks))
 
+    def chance(self, y: Array, z: Array) -> Array:
+        """P(y | z) of drawn labels."""
+        return self.likelihood.chance(y, z)
+
     def _window(
         self, points: Array, omega: Array, variance: Array, order: int
     ) -> tuple[Array, Array]:
@@ -285,10 +289,7 @@ class Channel:
         points = self.likelihood.resolving if self.drawn else self.breaks
         z, weight = self._window(points, mean, variance, order)
         if self.drawn:
-            cases = [
-                (np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
-                for s in (1.0, -1)
-            ]
+            cases = [(np.full_like(z, s), weight * self.chance(np.array(s), z)) for s in (1.0, -1)]
         else:
             cases = [(self._label_within(z, n), p * weight)
                      for n, (p, _) in enumerate(self.cases)]  # fmt: skip

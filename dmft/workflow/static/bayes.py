@@ -319,6 +319,14 @@ class StateEvolution(Encoded):
     converged : bool
         Whether the last change is below 1e-10.
     samples_per_dim, prior, label
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), 1)
+    >>> run = dmft.state_evolution(dmft.Model(line, line, label_noise=1), samples_per_dim=2.0)
+    >>> run.q[:2].round(4).tolist(), run.mmse[:2].round(4).tolist()
+    ([0.0, 0.5], [1.0, 0.5])
     """
 
     KIND = "dmft state evolution"
@@ -372,7 +380,7 @@ def state_evolution(
     >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
     >>> run = dmft.state_evolution(model, samples_per_dim=1.0)
     >>> run.converged, run.q[:3].round(4).tolist(), float(run.q[-1].round(6))
-    (True, [0.0, 0.389, 0.4691], 0.486264)
+    (True, [0.0, 0.389, 0.4616], 0.486264)
     """
     alpha = samples_of(samples_per_dim)
     label, law = label_of(model, "state_evolution"), as_prior(prior)

@@ -1,0 +1,1 @@
+"""Static limits as formulas: output channels of declared labels."""

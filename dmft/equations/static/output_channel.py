@@ -1,0 +1,510 @@
+"""`output_channel`: Z_out, its score and slope of a declared label, as formulas and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.explanation.steps import Explanation, Ledger, explanation
+from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.declared import Label, label_of
+from dmft.gaussian.channels.pieces import Piece, pieces, stripped
+from dmft.gaussian.channels.several import Several
+from dmft.gaussian.channels.sweeps import solutions
+from dmft.gaussian.nodes.kinks import switches
+from dmft.model import Model
+from dmft.record import Short
+from dmft.validation import checked
+
+Array = NDArray[np.float64]
+Y, OMEGA = sp.Symbol("y", real=True), sp.Symbol("omega", real=True)
+V = sp.Symbol("V", positive=True)
+# Places at which an explanation compares formulas with integrals: y (as a field), omega, V.
+CASES = ((0.3, -0.4, 0.7), (-1.1, 0.6, 0.5))
+# Longer formulas are not simplified.
+MOST_OPERATIONS = 120
+# Sides agree to this part; width of the test function of labels with a density.
+AGREES, WIDTH = 1e-6, 0.5
+
+
+class BivariateNormalCDF(sp.Function):
+    """Phi_2(a, b; r): P(U < a, W < b) of standard normal variables with correlation r."""
+
+    nargs = 3
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Derivatives by the bounds: the density of one times the distribution of the other."""
+        a, b, r = self.args
+        if argindex == 2:
+            a, b = b, a
+        if argindex == 3:
+            return sp.exp(-(a**2 - 2 * r * a * b + b**2) / (2 * (1 - r**2))) / (
+                2 * sp.pi * sp.sqrt(1 - r**2)
+            )
+        return _density(a) * _cdf((b - r * a) / sp.sqrt(1 - r**2))
+
+    def _latex(self, printer: Any, *_: Any) -> str:
+        a, b, r = (printer._print(x) for x in self.args)
+        return rf"\Phi_2\left({a}, {b}; {r}\right)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputChannel(Short):
+    r"""Law of a label given the teacher's fields, averaged over N(omega, V).
+
+    Attributes
+    ----------
+    label : sympy.Expr
+        g in the fields; `fields` are their symbols.
+    inner, outer : sympy.Expr
+        y = outer(u), u = inner(fields), with a strictly monotone outer function, which changes no
+        estimate; formulas are those of u where `outer` is not u itself.
+    pieces : tuple of Piece
+        Of labels of one field: `low`, `high`, `expr`, `kind` ("flat", "affine" ...).
+    Z, g, slope : sympy.Expr
+        Z_out(y; omega, V), its score d log Z/d omega, and the derivative of the score; for several
+        fields g is a matrix and slope None. An unevaluated integral where there is no closed form.
+    closed : bool
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> noise = sp.Symbol("Delta", positive=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1), label_noise=noise)
+    >>> channel = dmft.output_channel(model)
+    >>> channel.g
+    (-omega + y)/(Delta + V)
+    >>> [p.kind for p in channel.pieces]
+    ['affine']
+    """
+
+    declared: Label
+    label: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    inner: sp.Expr
+    outer: sp.Expr
+    pieces: tuple[Piece, ...]
+    Z: sp.Expr
+    g: sp.Expr | sp.Matrix
+    slope: sp.Expr | None
+    closed: bool
+
+    def _in_words(self) -> str:
+        return f"y = {self.label}; {'closed form' if self.closed else 'integral'}"
+
+    @cached_property
+    def _numbers(self) -> Channel | Several:
+        self.declared.check_numbers()
+        if len(self.fields) == 1:
+            return self.declared.channel()
+        noise, flip = float(self.declared.noise), float(self.declared.flip)
+        return Several(self.label, self.fields, noise, flip, nodes=40)
+
+    def evaluate(self, y: Any, omega: Any, variance: Any) -> dict[str, Array]:
+        """Numbers of log Z, g and, for one field, the slope, in the log domain.
+
+        Parameters
+        ----------
+        y : array_like
+        omega : array_like
+            Of several fields (n, k), with y (n,).
+        variance : array_like
+            Of several fields one matrix (k, k).
+
+        Returns
+        -------
+        dict
+            "log_Z", "g", "slope".
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Abs(z), 1), label_noise=0.1)
+        >>> found = dmft.output_channel(model).evaluate(0.3, -0.4, 0.7)
+        >>> {name: float(value.round(6)) for name, value in found.items()}
+        {'log_Z': -0.462672, 'g': 0.423748, 'slope': -1.064243}
+        """
+        channel = self._numbers
+        if isinstance(channel, Channel):
+            return {
+                "log_Z": channel.log_z(y, omega, variance),
+                "g": channel.score(y, omega, variance),
+                "slope": channel.score_slope(y, omega, variance),
+            }
+        at = np.atleast_1d(y).astype(float), np.atleast_2d(omega), np.asarray(variance, float)
+        return {"log_Z": channel.log_z(*at), "g": channel.score(*at)}
+
+    def latex(self) -> str:
+        r"""Z, g and the slope as lines of LaTeX.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
+        >>> dmft.output_channel(model).latex().count(r"\begin{cases}")
+        3
+        """
+        names = (r"Z_{\mathrm{out}}", r"g_{\mathrm{out}}", r"\partial_\omega g_{\mathrm{out}}")
+        rows = zip(names, (self.Z, self.g, self.slope), strict=True)
+        lines = [rf"{n}(y; \omega, V) &= {sp.latex(e)}" for n, e in rows if e is not None]
+        return " \\\\\n".join(lines)
+
+    def _repr_latex_(self) -> str:
+        return rf"$\begin{{aligned}}{self.latex()}\end{{aligned}}$"
+
+    def explain(self) -> Explanation:
+        """Steps from the definition to the formulas, each compared with integrals of it.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        BadParameter
+            Where there is no closed form, and for several fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Max(0, z), 1))
+        >>> len(dmft.explain(dmft.output_channel(model)).steps)
+        3
+        """
+        if not self.closed or len(self.fields) > 1:
+            raise BadParameter(
+                f"explain compares closed forms of labels of one field with integrals: "
+                f"{self.label} has none here; evaluate(y, omega, V) gives numbers"
+            )
+        ledger = Ledger()
+        z, prior = self.fields[0], sp.Function("P")
+        density = _normal(self.fields[0], OMEGA, V)
+        whole = sp.Integral(density * prior(Y, z), (z, -sp.oo, sp.oo))
+        log = sp.Function("log")(sp.Symbol("Z"))
+        ledger.add("integrate", whole, self.Z, note=_split_note(self), judge=self._check_z)
+        ledger.add("collect", sp.Derivative(log, OMEGA), self.g, judge=self._check("g", 1))
+        ledger.add(
+            "collect", sp.Derivative(log, (OMEGA, 2)), self.slope, judge=self._check("slope", 2)
+        )
+        return explanation(
+            "the output channel", ledger, (whole, self.Z), [], cases=[{}, {}], whole=False
+        )
+
+    def _check(self, name: str, order: int) -> Callable[[int], tuple[float, float, float]]:
+        """Compare a formula with a difference of log Z of the numeric channel, without it."""
+
+        def judge(row: int) -> tuple[float, float, float]:
+            y, omega, v = self._place(row)
+            formula = float(getattr(self, name).subs({Y: y, OMEGA: omega, V: v}).evalf())
+            h = 1e-3 if order == 1 else 1e-2
+            logs = [float(self.evaluate(y, omega + n * h, v)["log_Z"]) for n in (-2, -1, 0, 1, 2)]
+            weights = {1: (1, -8, 0, 8, -1), 2: (-1, 16, -30, 16, -1)}[order]
+            value = sum(w * x for w, x in zip(weights, logs, strict=True)) / (12 * h**order)
+            return value, formula, 1e-5 * (1.0 + abs(formula))
+
+        return judge
+
+    def _place(self, row: int) -> tuple[float, float, float]:
+        """A label that occurs, omega and V."""
+        field, omega, v = CASES[row]
+        if self.declared.drawn:
+            return (1.0, -1.0)[row], omega, v
+        return float(self._numbers.label(np.array(field))), omega, v  # type: ignore[arg-type]
+
+    def _check_z(self, row: int) -> tuple[float, float, float]:
+        """E f(y) for a smooth f, from random fields' quadrature and from the formula of Z."""
+        channel = self._numbers
+        assert isinstance(channel, Channel)
+        y, omega, v = self._place(row)
+        joint = channel.rule_z(np.array([omega]), v, 24)
+        f = lambda t: np.exp(-((t - y) ** 2) / (2 * WIDTH**2))  # noqa: E731
+        wanted = float(np.sum(joint[2] * f(joint[1])))
+        # A value of positive probability is read off at the value itself, a density off the nodes.
+        formula = sp.lambdify([Y, OMEGA, V], self.Z, ["scipy", "numpy"])
+        found = sum(
+            float(formula(a, omega, v)) * float(f(a)) for a in channel.discrete or channel.atoms
+        )
+        if channel.discrete is None:
+            nodes, weight = channel.rule(np.array([omega]), v, 24)
+            log = channel.log_z(nodes, omega, np.array(v))
+            smooth = ~np.isin(nodes[0], list(channel.atoms))
+            ratio = np.array([float(formula(a, omega, v)) for a in nodes[0][smooth]])
+            ratio = ratio / np.exp(log[0][smooth])
+            found += float(np.sum(weight[0][smooth] * f(nodes[0][smooth]) * ratio))
+        return wanted, found, AGREES * (1.0 + abs(wanted))
+
+
+@checked
+def output_channel(model: Model) -> OutputChannel:
+    r"""Output channel of the label that a model's teacher writes, as formulas.
+
+    Equation    Z = int dz N(z; omega, V) P(y | z), g = d log Z/d omega = V^-1 (E[z|y] - omega)
+    Shapes      one field: omega, V scalars; two fields: omega_1, omega_2, V_11, V_12, V_22
+    Valid for   one field: closed for flat and invertible pieces without noise, flat and affine ones
+                with noise, flips, probits; two fields: labels that switch at constants in each
+                field. Other formulas are unevaluated integrals, numbers come from `evaluate`
+    Source      theory/static_limits (1), (6)-(8), 2.3
+
+    Parameters
+    ----------
+    model : Model
+        The student plays no role.
+
+    Returns
+    -------
+    OutputChannel
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.tanh(z**3), 1))
+    >>> channel = dmft.output_channel(model)
+    >>> channel.inner, channel.closed
+    (z1, True)
+    """
+    label = label_of(model, "output_channel")
+    fields, inner, outer = label.fields, label.expr, sp.Symbol("u", real=True)
+    if label.noise == 0 and label.flip == 0 and not label.drawn:
+        inner, outer, _ = stripped(label.expr, fields)
+    if len(fields) == 1:
+        found = () if label.drawn else pieces(inner, fields[0])
+        z_out = _single(label, inner, found)
+        closed = not z_out.has(sp.Integral)
+        g = _log_slope(z_out, OMEGA)
+        slope = _by_pieces(g, lambda e: sp.diff(e, OMEGA)) if closed else sp.Derivative(g, OMEGA)
+        return OutputChannel(
+            label, label.expr, fields, inner, outer, found, z_out, g, slope, closed
+        )
+    z_out, omegas = _several(label, inner)
+    closed = not z_out.has(sp.Integral)
+    g = sp.Matrix([_log_slope(z_out, w) for w in omegas])
+    return OutputChannel(label, label.expr, fields, inner, outer, (), z_out, g, None, closed)
+
+
+def _short(expr: sp.Expr) -> sp.Expr:
+    """Simplified where that is quick."""
+    return sp.simplify(expr) if sp.count_ops(expr) < MOST_OPERATIONS else expr
+
+
+def _log_slope(z_out: sp.Expr, omega: sp.Symbol) -> sp.Expr:
+    """Derivative of log Z by omega."""
+    if z_out.has(sp.Integral):
+        return sp.Derivative(sp.log(z_out), omega)
+    return _by_pieces(z_out, lambda e: sp.diff(sp.log(e), omega))
+
+
+def _density(t: sp.Expr) -> sp.Expr:
+    return sp.exp(-(t**2) / 2) / sp.sqrt(2 * sp.pi)
+
+
+def _cdf(t: sp.Expr) -> sp.Expr:
+    if t.is_infinite:
+        return sp.S.One if t > 0 else sp.S.Zero
+    return (1 + sp.erf(t / sp.sqrt(2))) / 2
+
+
+def _normal(x: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    return sp.exp(-((x - mean) ** 2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+
+
+def _by_pieces(expr: sp.Expr, change: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+    """A function of each piece of a Piecewise; where Z vanishes it stays zero."""
+    if not isinstance(expr, sp.Piecewise):
+        return _short(change(expr)) if expr != 0 else expr
+    rows = [(sp.S.Zero if e == 0 else _short(change(e)), c) for e, c in expr.args]
+    return sp.Piecewise(*rows)
+
+
+def _single(label: Label, inner: sp.Expr, found: tuple[Piece, ...]) -> sp.Expr:
+    """Z of a label of one field."""
+    z = label.fields[0]
+    if label.drawn:
+        return _drawn(inner, z)
+    plain = _noisy(label, found, z) if label.noise != 0 else _noiseless(found, z)
+    if label.flip == 0:
+        return plain
+    return (1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y})
+
+
+def _drawn(mean: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """Z of labels +1 and -1 with a mean: closed for probits."""
+    argument = sp.expand(mean.args[0] * sp.sqrt(2)) if isinstance(mean, sp.erf) else None
+    if argument is not None and argument.is_polynomial(z) and sp.degree(argument, z) == 1:
+        slope = argument.coeff(z, 1)
+        return _cdf(Y * argument.xreplace({z: OMEGA}) / sp.sqrt(1 + slope**2 * V))
+    likelihood = (1 + Y * mean) / 2
+    return sp.Integral(_normal(z, OMEGA, V) * likelihood, (z, -sp.oo, sp.oo))
+
+
+def _mass(piece: Piece, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    """P(low < z < high) of N(mean, variance)."""
+    high, low = ((end - mean) / sp.sqrt(variance) if end.is_finite else end
+                 for end in (piece.high, piece.low))  # fmt: skip
+    return _cdf(high) - _cdf(low)
+
+
+def _noiseless(found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
+    """Atoms where y is the value of flat pieces, roots over slopes elsewhere."""
+    rows = []
+    for value in dict.fromkeys(p.expr for p in found if p.is_flat):
+        mass = sp.Add(*(_mass(p, OMEGA, V) for p in found if p.is_flat and p.expr == value))
+        rows.append((mass, sp.Eq(Y, value)))
+    curved = [p for p in found if not p.is_flat]
+    terms = [_root_term(p, z) for p in curved]
+    if any(term is None for term in terms):
+        return sp.Integral(
+            _normal(z, OMEGA, V) * sp.DiracDelta(Y - curved[0].expr), (z, -sp.oo, sp.oo)
+        )
+    if len(terms) == 1 and not rows and terms[0][1] == sp.true:  # type: ignore[index]
+        return terms[0][0]  # type: ignore[index]
+    # Terms of one range are one sum; ranges that differ keep their conditions.
+    ranges = {condition for _, condition in terms}  # type: ignore[misc]
+    if len(ranges) == 1:
+        total = sp.Add(*(t for t, _ in terms))  # type: ignore[misc]
+        rows.append((total, ranges.pop()))
+    elif terms:
+        total = sp.Add(*(sp.Piecewise((t, c), (0, True)) for t, c in terms))  # type: ignore[misc]
+        rows.append((total, True))
+    return sp.Piecewise(*rows, (0, True))
+
+
+def _root_term(piece: Piece, z: sp.Symbol) -> tuple[sp.Expr, sp.Basic] | None:
+    """N(h; omega, V)/|g'(h)| at the root h in a piece, and the range of y; None without one."""
+    if piece.kind not in ("affine", "quadratic"):
+        return None
+    coefficients = sp.Poly(piece.expr, z).all_coeffs()
+    if piece.kind == "affine":
+        root = (Y - coefficients[1]) / coefficients[0]
+        slope = sp.Abs(coefficients[0])
+    else:
+        c, b, a = coefficients
+        centre = -b / (2 * c)
+        size = sp.sqrt((Y - a + c * centre**2) / c)
+        right = piece.low.is_finite and bool(piece.low >= centre)
+        root, slope = centre + (size if right else -size), 2 * sp.Abs(c) * size
+    ends = [piece.expr.xreplace({z: e}) if e.is_finite else None for e in (piece.low, piece.high)]
+    least, most = ends if piece.rising else ends[::-1]
+    conditions = [sp.Gt(Y, least)] if least is not None else []
+    conditions += [sp.Lt(Y, most)] if most is not None else []
+    return _normal(root, OMEGA, V) / slope, sp.And(*conditions)
+
+
+def _noisy(label: Label, found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
+    """Formula (8) for flat and affine pieces, else an integral over z."""
+    if not all(p.kind in ("flat", "affine") for p in found):
+        return sp.Integral(
+            _normal(z, OMEGA, V) * _normal(Y, label.expr, label.noise), (z, -sp.oo, sp.oo)
+        )
+    total = sp.S.Zero
+    for piece in found:
+        slope = sp.diff(piece.expr, z)
+        offset = piece.expr.xreplace({z: sp.S.Zero})
+        variance = 1 / (1 / V + slope**2 / label.noise)
+        mean = variance * (OMEGA / V + slope * (Y - offset) / label.noise)
+        whole = _normal(Y, offset + slope * OMEGA, label.noise + slope**2 * V)
+        total += whole * _mass(piece, sp.simplify(mean), sp.simplify(variance))
+    return total
+
+
+def _several(label: Label, inner: sp.Expr) -> tuple[sp.Expr, list[sp.Symbol]]:
+    """Z of a label of several fields: boxes of two fields in closed form, else an integral."""
+    k = label.width
+    omegas = [sp.Symbol(f"omega_{n}", real=True) for n in range(1, k + 1)]
+    cells = _boxes(label, inner) if k == 2 and label.noise == 0 and not label.drawn else None
+    if cells is None:
+        z = sp.Matrix(label.fields)
+        cov = sp.MatrixSymbol("V", k, k)
+        gap = z - sp.Matrix(omegas)
+        power = (gap.T * cov.as_explicit().inv() * gap)[0] if k == 2 else sp.Symbol("Q")
+        density = sp.exp(-power / 2) / sp.sqrt((2 * sp.pi) ** k * sp.Determinant(cov))
+        law = _normal(Y, inner, label.noise) if label.noise != 0 else sp.DiracDelta(Y - inner)
+        return sp.Integral(density * law, *((x, -sp.oo, sp.oo) for x in label.fields)), omegas
+    v11, v22 = sp.symbols("V_11 V_22", positive=True)
+    r = sp.Symbol("V_12", real=True) / sp.sqrt(v11 * v22)
+    scales = [sp.sqrt(v11), sp.sqrt(v22)]
+
+    def below(ends: tuple[sp.Expr, sp.Expr]) -> sp.Expr:
+        """P(z_1 < a, z_2 < b)."""
+        t = [
+            (e - w) / s if e.is_finite else e for e, w, s in zip(ends, omegas, scales, strict=True)
+        ]
+        if -sp.oo in t:
+            return sp.S.Zero
+        if sp.oo in t:
+            other = t[1] if t[0] == sp.oo else t[0]
+            return sp.S.One if other == sp.oo else _cdf(other)
+        return BivariateNormalCDF(t[0], t[1], r)
+
+    sums: dict[sp.Expr, sp.Expr] = {}
+    for value, ((a, b), (c, d)) in cells:
+        mass = below((b, d)) - below((a, d)) - below((b, c)) + below((a, c))
+        for sign, chance in ((1, 1 - label.flip), (-1, label.flip)):
+            sums[sign * value] = sums.get(sign * value, sp.S.Zero) + chance * mass
+    rows = [(total, sp.Eq(Y, value)) for value, total in sums.items() if total != 0]
+    return sp.Piecewise(*rows, (0, True)), omegas
+
+
+def _boxes(label: Label, inner: sp.Expr) -> list[Any] | None:
+    """Values and boxes of a label that is constant between lines z_i = const; else None."""
+    lines: list[list[sp.Expr]] = [[], []]
+    for function in switches(inner, label.fields):
+        symbols = function.free_symbols & set(label.fields)
+        if len(symbols) != 1:
+            return None
+        (z,) = symbols
+        lines[label.fields.index(z)] += solutions(function, z)
+    edges = [[-sp.oo, *sorted(set(line), key=float), sp.oo] for line in lines]
+    cells = []
+    for i, j in product(range(len(edges[0]) - 1), range(len(edges[1]) - 1)):
+        box = (edges[0][i], edges[0][i + 1]), (edges[1][j], edges[1][j + 1])
+        inside = {z: _middle(*ends) for z, ends in zip(label.fields, box, strict=True)}
+        value = inner.xreplace(inside)
+        if not value.is_number or inner.has(sp.Abs, sp.Max, sp.Min) or _varies(inner, label):
+            return None
+        cells.append((sp.nsimplify(value), box))
+    return cells
+
+
+def _varies(inner: sp.Expr, label: Label) -> bool:
+    """Whether the label depends on a field between its switches."""
+    smooth = inner.replace(sp.sign, lambda *_: sp.S.One).replace(sp.Heaviside, lambda *_: sp.S.One)
+    return bool(smooth.free_symbols & set(label.fields)) and not smooth.has(sp.Piecewise)
+
+
+def _middle(low: sp.Expr, high: sp.Expr) -> sp.Expr:
+    if low.is_finite and high.is_finite:
+        return (low + high) / 2
+    return (
+        sp.S.Zero
+        if not (low.is_finite or high.is_finite)
+        else low + 1
+        if low.is_finite
+        else high - 1
+    )
+
+
+def _split_note(channel: OutputChannel) -> str:
+    """What the integral is split into."""
+    kinds = ", ".join(f"{p.kind} for {p.low} < z < {p.high}" for p in channel.pieces)
+    return f"Pieces of the label: {kinds}." if kinds else ""

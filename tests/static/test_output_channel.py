@@ -1,0 +1,133 @@
+"""Formulas of output channels: table 2.3 of theory/static_limits, from declarations only."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.stats import multivariate_normal
+
+import dmft
+from dmft.equations.static.output_channel import OMEGA, V, Y, output_channel
+from dmft.errors import BadParameter
+
+z, f = sp.symbols("z f", real=True)
+z1, z2 = FIELDS = sp.symbols("z1 z2", real=True)
+DELTA = sp.Symbol("Delta", positive=True)
+
+
+def channel(expr, fields=(z,), **options):
+    return output_channel(
+        dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(expr, list(fields)), **options)
+    )
+
+
+def phi(t):
+    return sp.exp(-(t**2) / 2) / sp.sqrt(2 * sp.pi)
+
+
+def cdf(t):
+    return (1 + sp.erf(t / sp.sqrt(2))) / 2
+
+
+def density(x, mean, variance):
+    return phi((x - mean) / sp.sqrt(variance)) / sp.sqrt(variance)
+
+
+ROOT = sp.sqrt(V)
+SCALE = sp.sqrt(V + sp.Rational(1, 4))
+PROBIT = {"label_channel": (1 + sp.erf(f * sp.sqrt(2))) / 2}
+# Label, options, y; Z and g as the table prints them.
+TABLE = {
+    "linear": (z, {"label_noise": DELTA}, 0.3, density(0.3, OMEGA, V + DELTA),
+               (0.3 - OMEGA) / (V + DELTA)),
+    "sign": (sp.sign(z), {}, 1, cdf(OMEGA / ROOT), phi(OMEGA / ROOT) / (ROOT * cdf(OMEGA / ROOT))),
+    "probit": (z, PROBIT, 1, cdf(OMEGA / SCALE), phi(OMEGA / SCALE) / (SCALE * cdf(OMEGA / SCALE))),
+    "relu": (sp.Max(0, z), {}, 1.3, density(1.3, OMEGA, V), (1.3 - OMEGA) / V),
+    "relu at zero": (sp.Max(0, z), {}, 0, cdf(-OMEGA / ROOT),
+                     -phi(OMEGA / ROOT) / (ROOT * cdf(-OMEGA / ROOT))),
+    "abs": (sp.Abs(z), {}, 0.7, density(0.7, OMEGA, V) + density(-0.7, OMEGA, V),
+            (0.7 * sp.tanh(0.7 * OMEGA / V) - OMEGA) / V),
+    "square": (z**2, {}, 0.49, (density(0.7, OMEGA, V) + density(-0.7, OMEGA, V)) / 1.4,
+               (0.7 * sp.tanh(0.7 * OMEGA / V) - OMEGA) / V),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_formulas_are_those_of_the_table(name):
+    expr, options, y, z_out, score = TABLE[name]
+    found = channel(expr, **options)
+    at = {OMEGA: -0.4, V: 0.7, DELTA: 0.1}
+    for formula, wanted in (
+        (found.Z, z_out),
+        (found.g, score),
+        (found.slope, sp.diff(score, OMEGA)),
+    ):
+        value = sp.sympify(formula).subs(Y, y).subs(at)
+        assert float(value) == pytest.approx(
+            float(sp.sympify(wanted).subs(Y, y).subs(at)), rel=1e-12
+        )
+    assert found.closed
+
+
+def test_two_signs_are_bivariate_normal_probabilities():
+    found = channel(sp.sign(z1 * z2), FIELDS)
+    mean, cov = np.array([0.3, -0.2]), np.array([[0.5, 0.1], [0.1, 0.6]])
+    flipped = np.diag([1.0, -1.0])
+    wanted = sum(
+        multivariate_normal(s @ mean, s @ cov @ s.T).cdf([0, 0]) for s in (np.eye(2), -np.eye(2))
+    )
+    plus = found.evaluate(1.0, mean, cov)
+    assert float(np.exp(plus["log_Z"][0])) == pytest.approx(wanted, rel=1e-7)
+    minus = found.evaluate(-1.0, mean, cov)
+    assert float(np.exp(minus["log_Z"][0])) == pytest.approx(1 - wanted, rel=1e-7)
+    # The formula, with the special function replaced by SciPy's.
+    names = dict(zip(sp.symbols("omega_1 omega_2", real=True), mean, strict=True))
+    names |= {sp.Symbol("V_11", positive=True): 0.5, sp.Symbol("V_22", positive=True): 0.6,
+              sp.Symbol("V_12", real=True): 0.1}  # fmt: skip
+    formula = found.Z.subs(Y, 1).subs(names)
+    assert float(formula.replace(type_of_cdf(formula), bivariate)) == pytest.approx(
+        wanted, rel=1e-7
+    )
+    score = found.g.subs(Y, 1).subs(names)
+    numbers = [float(e.replace(type_of_cdf(formula), bivariate)) for e in score]
+    np.testing.assert_allclose(numbers, plus["g"][0], rtol=1e-6)
+    assert flipped.shape == (2, 2)
+
+
+def type_of_cdf(formula):
+    return next(type(a) for a in formula.atoms(sp.Function) if len(a.args) == 3)
+
+
+def bivariate(a, b, r):
+    return sp.Float(
+        multivariate_normal([0, 0], [[1, float(r)], [float(r), 1]]).cdf([float(a), float(b)])
+    )
+
+
+def test_outer_functions_are_stripped_and_shown():
+    found = channel(3 * sp.tanh(z**3) + 1)
+    assert (found.inner, found.closed) == (z1, True)
+    assert found.outer == 3 * sp.tanh(sp.Symbol("u", real=True) ** 3) + 1
+
+
+def test_explanations_compare_formulas_with_integrals():
+    for found in (channel(sp.Max(0, z)), channel(sp.sign(z)), channel(sp.Abs(z), label_noise=0.1)):
+        steps = found.explain().steps
+        assert len(steps) == 3
+        for step in steps:
+            np.testing.assert_allclose(step.check[:, 0], step.check[:, 1], rtol=1e-4, atol=1e-6)
+
+
+def test_labels_without_formula_have_integrals_and_numbers():
+    found = channel(z**3 - 3 * z)
+    assert not found.closed
+    assert found.Z.has(sp.Integral)
+    assert "DiracDelta" in str(found.Z)
+    assert np.isfinite(found.evaluate(0.3, 0.1, 0.5)["g"])
+    with pytest.raises(BadParameter, match="closed forms"):
+        found.explain()
+
+
+def test_formulas_are_latex():
+    text = channel(sp.Max(0, z)).latex()
+    assert text.startswith(r"Z_{\mathrm{out}}(y; \omega, V)")
+    assert r"\begin{cases}" in text
