@@ -292,7 +292,8 @@ def escape_times_of(
     """
     if overlap is None and reference == "plateau":
         for given, ended in zip(requests, solve_batch(requests), strict=False):
-            yield _read(ended, partial(_after_plateau, given=given, fraction=fraction)  # type: ignore[arg-type])
+            after = partial(_after_plateau, given=given, fraction=fraction)  # type: ignore[arg-type]
+            yield _read(ended, after)
         return
     watched = [attempt(_watched, given, fraction, overlap) for given in requests]
     found = [
