@@ -33,7 +33,7 @@ NAMES: dict[str, str] = {
         ("gf", "dmft.GradientFlow()"),
         ("leap complexity leap_complexity leap_index", "dmft.leap_exponent(g, fields)"),
         ("ie hermite_rank information_index", "dmft.information_exponent(f, fields)"),
-        ("sample_complexity hardness", "dmft.learnability(target, fields)"),
+        ("hardness", "dmft.learnability(target, fields)"),
         ("hermite_coefficients hermite_coefficient", "dmft.hermite_expansion(f, x, order)"),
         ("hermite_polynomial he hermite_poly", "dmft.hermite(n, x)"),
         ("gaussian_expectation gaussian_average expectation expect average gaussian_integral",

@@ -14,11 +14,11 @@ from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
+from dmft.equations.two_time.curvature import curvature
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
     chosen,
     cluster,
-    curvature,
     label,
     loss,
     output,

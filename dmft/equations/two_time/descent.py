@@ -23,6 +23,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.curvature import curvature
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     BLOCKS,
@@ -32,7 +33,6 @@ from dmft.equations.two_time.descent_process import (
     Descent,
     TwoTimePrinter,
     chosen,
-    curvature,
     label,
     law_of_teachers,
     loss,

@@ -25,7 +25,7 @@ from dmft.workflow.static.ridge import LabelMoments, OptimalRidge, at_numbers, s
 from dmft.workflow.static.separability import has_sign_labels, separability_of
 
 # Levels of nodes are refined until numbers agree to this part; rounding of a closed form.
-WANTED, ROUNDING = 1e-9, 1e-14
+WANTED, ROUNDING = 1e-8, 1e-14
 # Standard deviations of the output within which a loss must not be too concave.
 REACH = 9.0
 # Ridges among which a numerical optimum is sought, and its accuracy in the logarithm.
@@ -58,6 +58,8 @@ class ERM(StaticLimit):
     status, message
     loss, label : str
     samples_per_dim, ridge : float
+    moments : mapping of str to float
+        Of the squared loss: c_1 = |E[y h*]| and y_2 = E[y^2].
 
     Examples
     --------

@@ -24,7 +24,7 @@ from dmft.workflow.static.proximal import Proximal
 
 Array = NDArray[np.float64]
 # Points of a panel, and halvings of panels, of each level.
-LEVELS = ((8, 0), (12, 0), (16, 1), (24, 2))
+LEVELS = ((8, 0), (12, 0), (16, 1))
 # Fields of one block.
 BLOCK = 2**19
 # Iterations before a root finder takes over, and the residual at which equations are solved.
