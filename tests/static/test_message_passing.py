@@ -152,3 +152,14 @@ def test_one_case_at_small_dimension():
 def test_message_passing_follows_state_evolution(case):
     for alpha in case[3]:
         assert distance(case, alpha, 2000, 8, 60) < 3
+
+
+def test_drawn_labels_and_noise_follow_state_evolution():
+    f = sp.Symbol("f", real=True)
+    line = dmft.MultiIndex(z, [z])
+    logit = dmft.Model(dmft.Committee(z, 1), line, label_channel=1 / (1 + sp.exp(-2 * f)))
+    flipped = model(sp.sign(z), label_flip=0.1)
+    for declared in (logit, flipped, model(sp.Max(z, 0), label_noise=0.2)):
+        runs = dmft.approximate_message_passing(declared, 2.0, 300, 8, steps=15)
+        theory = state_evolution(declared, 2.0, steps=15).q[-1]
+        assert abs(runs.mean[-1] - theory) < 4 * runs.stderr[-1] + 1 / 300
