@@ -222,6 +222,8 @@ class Page:
         begin, tail = run[0].depth, None
         latest: dict[int, sp.Expr] = {}
         for step in run:
+            if step.rule == "collect" and ends(run[-1]) and step.after == run[-1].after:
+                continue
             before, after = (e.xreplace(self.zeros) for e in (step.before, step.after))
             main = step.depth == begin and (begin == 0 or tail in (None, before) or ends(step))
             if step.after == 0 and not (main and tail is not None):

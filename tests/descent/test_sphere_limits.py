@@ -166,3 +166,12 @@ def test_steps_that_do_not_vanish_have_no_flow(block):
     M, (t, j, r) = BOUND.symbols["M"], BOUND.indices.of("M_free")
     slower = BOUND.with_term("M_free", "pull", sp.Symbol("learning_rate") * M[t, j, r] / 10)
     assert slower.terms["M"]["pull"] == M[t, j, r] / 10
+
+
+def test_every_block_of_a_flow_has_its_name_in_latex():
+    """The multiplier of the lengths is stored by no run."""
+    flow = dmft.derive(
+        PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
+    )
+    assert "multiplier" in flow.terms
+    assert all(flow.block_latex(block) for block in flow.terms)

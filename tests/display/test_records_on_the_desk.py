@@ -50,6 +50,8 @@ def test_records_show_themselves(name, tmp_path):
     assert html or latex
     if html:
         assert "array([" not in html
+        assert r"\paragraph" not in html
+        assert "\n%" not in html
         assert html.count("<tr>") <= 40
         drawn = {one.__name__ for one in type(record).__mro__} & pages.DRAWN
         assert ("<img" in html) == bool(drawn)
@@ -68,6 +70,18 @@ def test_a_model_is_shown_as_its_declaration():
     assert r"$\Delta = 0.25$" in html
     assert "0.5" in dmft.SGD(0.5)._repr_html_()
     assert "momentum" not in dmft.SGD(0.5)._repr_html_()
+
+
+def test_times_in_a_record_are_numbers():
+    html = dmft.phases(records.run())._repr_html_()
+    assert "EscapeTime" not in html
+    assert "0.672079" in html
+
+
+def test_a_closed_risk_prints_one_line():
+    risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
+    assert str(risk) == "R = -2*M**2 + 3*P**2/2 - P*Q + 3*Q**2/2"
+    assert "⟨" in str(dmft.population_risk(dmft.literature.saad_solla(2)))
 
 
 def test_without_matplotlib_the_facts_remain(monkeypatch):

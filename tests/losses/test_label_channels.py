@@ -209,3 +209,13 @@ def test_refusals() -> None:
     }.items():
         with pytest.raises(BadParameter, match=words):
             call()
+
+
+@pytest.mark.parametrize("step", [sp.sign, sp.Heaviside])
+def test_labels_of_clusters_by_a_step_are_signs(step):
+    from dmft.equations.update.overlaps import has_signs
+
+    u, z = sp.symbols("u z", real=True)
+    label = step(u) if step is sp.sign else 2 * step(u) - 1
+    inputs = dmft.GaussianMixture([[1.0], [-1.0]], labels=[label, label], fields=[u])
+    assert has_signs(dmft.Model(dmft.Committee(z, 1), inputs))

@@ -237,14 +237,19 @@ class _Rate:
             self._block_drift(name, inlined)
             return
         told = name if len(names) == 1 else ""
+        lines = self._definition_of(row, names)
         found = [
             self.account.from_inputs(before, front, parts, self.at, self.rule_of(name), told)
-            for before, front, parts in self._definition_of(row, names)
+            for before, front, parts in lines
         ]
+        total = before = sp.Add(*found)
         rule = "linearity" if name in SQUARES or not self.moments.parts else "stein_fields"
         if self.printed.subject is not None:
             rule = "linearity"
-        self.account.add(rule, sp.Add(*found), inlined, self.at)
+            if len(lines) > 1:  # called by their averages over inputs
+                before = sp.Add(*(over for over, *_ in lines))
+        sides = (lambda scene: scene.value(total, self.at), None)
+        self.account.add(rule, before, inlined, self.at, sides=sides)
         self.account.averages(inlined, self.at)
 
     def _definition_of(
