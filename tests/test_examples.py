@@ -49,6 +49,8 @@ PRINTED: dict[str, tuple[float, float]] = {
     "real_data.py": (1.0, 0.05),
     # The overlaps of eight runs in d = 300: standard errors of .01, terms of order 1/d.
     "pytorch_committee.py": (0.0, 0.06),
+    # The same equations with rk8 at rtol 1e-11.
+    "attention_trajectories.py": (0.54274, 2e-5),
     # Times of the equations by linear interpolation; rk8 at rtol 1e-11 gives the same.
     "sparse_parity.py": (32.3, 0.1),
     # theory/structured_inputs (19) says which points are stable.
@@ -151,6 +153,7 @@ LONG = {
     "repeated_samples.py",
     "certificates.py",
     "real_data.py",
+    "attention_trajectories.py",
     "pytorch_committee.py",
     "sparse_parity.py",
     "scaling_regimes.py",
