@@ -34,6 +34,11 @@ def measures():
     rates = np.linspace(0.02, 0.08, POINTS)
     yield "square on the sphere, final risk", ("final_risk", flow, start, 5.0), rates
     yield "square on the sphere, escape", ("escape_time", flow, start, 5.0, how), rates
+    far = dmft.random_overlaps(committee, dim=1000, seed=0)
+    for reference in ("start", "plateau"):
+        here = {**how, "reference": reference}
+        escape = ("escape_time", equations, far, 300.0, here)
+        yield f"erf committee, p = 2, escape from its {reference}", escape, 5 * rates
     yield "erf committee, p = 2, t = 100", ("final_risk", equations, unlearned, 100.0), 5 * rates
     yield "map of a square, 200 steps", (
         "final_risk", dmft.derive(model, steps, dim=100), start, 200,

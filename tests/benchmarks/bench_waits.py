@@ -143,6 +143,27 @@ equations, start = dmft.derive(model, dmft.SGD(0.5)), dmft.Overlaps([[1.0]], [[0
 dmft.solve(equations, start, 10.0)
 timed(lambda: [dmft.solve(equations, start, 10.0) for _ in range(16)])
 """,
+    "sweep of 20,000 cheap points": """
+square = committee(z**2, 1, noise=0.1)
+grid = {"learning_rate": np.linspace(0.01, 0.08, 200), "label_noise": np.linspace(0.0, 0.5, 100)}
+flow = dmft.derive(square, dmft.SGD(0.05, constraint="sphere"))
+timed(lambda: dmft.sweep(grid, "final_risk", equations=flow, start=sphere(), t_max=20.0, workers=1,
+    progress=False))
+""",
+    **{
+        f"64 x 64 diagram of escapes, {name}": f"""
+model, t_max = {model}
+x, y = ("learning_rate", np.linspace(*{rates}, 64)), ("label_noise", np.linspace(0.0, 0.1, 64))
+start = sphere() if model.student.width == 1 else dmft.random_overlaps(model, dim=1000, seed=0)
+equations = dmft.derive(model, dmft.SGD(0.5{more}))
+timed(lambda: dmft.phase_diagram("escape_time", x, y, equations=equations, start=start,
+    t_max=t_max, progress=False, threads=1))
+"""
+        for name, model, rates, more in (
+            ("square", "committee(z**2, 1), 20.0", (0.01, 0.08), ", constraint='sphere'"),
+            ("erf", "committee(erf, 2), 300.0", (0.1, 1.5), ""),
+        )
+    },
     "escape time of a point": """
 model = committee(erf, 2)
 equations = dmft.derive(model, dmft.SGD(0.5))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmft.names import Status
 from dmft.progress import EXPECTED, Progress, is_cancelled
-from dmft.solvers.pointers import called, entry
+from dmft.solvers.pointers import called, entry, loop
 from dmft.solvers.problem import Problem
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta import layout
@@ -28,8 +28,9 @@ Array = NDArray[np.float64]
 # Fewer runs than two for each lane go one by one.
 FEWEST = 16
 # Where code for lanes is still to be compiled: runs that tell how long all will take, with those of
-# other batches of the sweep, and seconds of them that compiling is worth.
-FIRST, WORTH_COMPILING = 16, 1.0
+# other batches of the sweep, and seconds of them that compiling is worth; where the loop over lanes
+# is to be compiled too, once on a machine, more of them.
+FIRST, WORTH_COMPILING, WORTH_THE_LOOP = 16, 1.0, 15.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +143,17 @@ def _ended(requests: Requests) -> Iterator[Ended]:
         return
     rest = requests.tail(head) if isinstance(requests, Varied) else requests[head:]
     left = max(len(rest), EXPECTED.get())
-    if head == 0 or sum(seconds) / head * left > WORTH_COMPILING:
+    if head == 0 or _is_worth_compiling(sum(seconds) / head * left):
         yield from _side_by_side(rest)
     else:
         yield from _one_by_one(rest, seconds)
+
+
+def _is_worth_compiling(seconds: float) -> bool:
+    """Whether to compile code for lanes, where runs one by one take so long."""
+    if seconds <= WORTH_COMPILING:
+        return False
+    return seconds > WORTH_THE_LOOP or getattr(loop("fly_lanes"), "is_kept", True)
 
 
 def _fit_lanes(requests: Requests) -> bool:
@@ -206,17 +214,17 @@ def _side_by_side(requests: Requests) -> Iterator[Ended]:
 
 
 def _one_by_one(requests: Requests, seconds: list[float]) -> Iterator[Ended]:
-    """Runs one after the other; `seconds` receives how long each call of compiled code took."""
+    """Runs one after the other; `seconds` receives the CPU time of each call of compiled code."""
     if not len(requests):
         return
     group = _group(requests)
     budget, done = min(group.first_budget(), LARGEST_CHUNK), 0
     begun: dict[int, Raw] = {}
     while done < len(requests):
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.thread_time()
         ended = group.advance(budget)
-        seconds.append(time.monotonic() - began)
-        budget = next_budget(budget, seconds[-1])
+        seconds.append(time.thread_time() - spent)
+        budget = next_budget(budget, time.monotonic() - began)
         if is_cancelled():
             return
         for run in _finished(group, range(done, ended), requests, begun):
