@@ -51,6 +51,11 @@ Static limits
     erm -> ERM, optimal_ridge -> OptimalRidge, separability -> Separability, spectral -> Spectral,
     approximate_message_passing -> MessagePassing, sample_complexity -> SampleComplexity.
 
+Random networks
+    RandomNetwork(rate, state, field, ...), GaussianInput, the time t and the laws of dmft.laws;
+    derive, solve -> NetworkRun, simulate -> NetworkEnsemble, fixed_points -> NetworkFixedPoint,
+    stationary -> Stationary, lyapunov_exponent -> LyapunovExponent.
+
 Show and save
     explore(model, algorithm): a page with sliders, in a notebook.
     plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
