@@ -17,6 +17,7 @@ from dmft.display.curves import (
 )
 from dmft.display.descent_figures import is_descent, plot_descent, plot_two_time
 from dmft.display.diagram import plot_diagram
+from dmft.display.fixed_points import plot_thresholds
 from dmft.display.landscape import plot_landscape
 from dmft.display.regimes import plot_batches, plot_regimes
 from dmft.display.regions import plot_boundary, plot_regions
@@ -38,6 +39,7 @@ ALONE: tuple[tuple[tuple[str, ...], Callable[..., Any], frozenset[str]], ...] = 
     (("curves", "triple_points", "labels"), plot_boundary, frozenset()),
     (("saved", "signals", "pairs"), plot_two_time, frozenset()),
     (("control", "hamiltonian"), plot_schedule, frozenset()),
+    (("weak_recovery", "samples", "overlap"), plot_thresholds, frozenset()),
 )
 
 

@@ -153,8 +153,17 @@ def test_states_of_phase_retrieval_and_their_files(tmp_path):
     assert run.q[-1] == pytest.approx(found.q, abs=1e-6)
     kept = thresholds(model("Abs(z)"))
     for record in (found, run, kept):
-        assert type(record).load(record.save(tmp_path / "record.nc")) == record
+        assert dmft.load(record.save(tmp_path / "record.nc")) == record
     assert isinstance(kept, Thresholds)
+    assert len(repr(kept)) <= 200
+
+
+def test_curves_are_drawn(tmp_path):
+    axes = dmft.plot(thresholds(model("Abs(z)")), path=tmp_path / "curve.png")
+    marks = [line.get_xdata()[0] for line in axes.lines[2:]]
+    np.testing.assert_allclose(marks, [0.5, 1.0, 1.1284714], rtol=1e-6)
+    with pytest.raises(BadParameter, match="no curve"):
+        dmft.plot(thresholds(model("sign(z1*z2)", 2)))
 
 
 ERRORS = [v for v in of_kind("fixed_point") if v["input"]["label"] == "sign(z)"]

@@ -62,8 +62,11 @@ class OutputChannel(Short):
 
     Attributes
     ----------
+    declared : Label
+        What the model declares: the label, noise, flips.
     label : sympy.Expr
-        g in the fields; `fields` are their symbols.
+        g in the fields.
+    fields : tuple of sympy.Symbol
     inner, outer : sympy.Expr
         y = outer(u), u = inner(fields), with a strictly monotone outer function, which changes no
         estimate; formulas are those of u where `outer` is not u itself.
@@ -225,7 +228,7 @@ class OutputChannel(Short):
         field, omega, v = CASES[row]
         if self.declared.drawn:
             return (1.0, -1.0)[row], omega, v
-        return float(self._numbers.label(np.array(field))), omega, v  # type: ignore[arg-type]
+        return float(self._numbers.label(np.array(field))), omega, v
 
     def _check_z(self, row: int) -> tuple[float, float, float]:
         """E f(y) for a smooth f, from random fields' quadrature and from the formula of Z."""
@@ -242,7 +245,7 @@ class OutputChannel(Short):
         )
         if channel.discrete is None:
             nodes, weight = channel.rule(np.array([omega]), v, 24)
-            log = channel.log_z(nodes, omega, np.array(v))
+            log = channel.log_z(nodes, np.array(omega), np.array(v))
             smooth = ~np.isin(nodes[0], list(channel.atoms))
             ratio = np.array([float(formula(a, omega, v)) for a in nodes[0][smooth]])
             ratio = ratio / np.exp(log[0][smooth])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import between
@@ -82,12 +83,12 @@ class Several:
         return stripped(self.expr, self.fields)[0]
 
     @cached_property
-    def _probes(self) -> tuple[Array, Array, Array]:
+    def _probes(self) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Random fields (k, n), labels (n,), and whether these depend on each field (k, n)."""
         fields = np.random.default_rng(SEED).normal(scale=1.5, size=(self.width, PROBES))
         slopes = [array_function(list(self.fields), _slope(self.inner, z)) for z in self.fields]
         depends = [np.broadcast_to(np.abs(s(*fields)) > ATOM, PROBES) for s in slopes]
-        return fields, self.label(fields), np.array(depends)
+        return fields, self.label(fields), np.array(depends, dtype=bool)
 
     def label(self, fields: Array) -> Array:
         """Labels (n,) without noise and flips at fields (k, n)."""

@@ -72,7 +72,7 @@ class BayesOptimal(Encoded):
     proof : str
     branches : tuple of FixedPointBranch
         All fixed points, by overlap.
-    samples_per_dim, start, prior, label
+    samples_per_dim, start, prior, label, message
 
     Examples
     --------
@@ -419,9 +419,9 @@ def _evolution_of_several(label: Label, alpha: float, start: Any, steps: int) ->
     """The same for two and three fields."""
     channel = several_of(label)
     ends = {"uninformed": fields.NUDGE, "informed": fields.NEAR}
-    first: Any = ends.get(start) if isinstance(start, str) else start
-    q = np.array(first, dtype=float) * (np.eye(label.width) if np.ndim(first) == 0 else 1.0)
-    if first is None or q.shape != (label.width,) * 2 or not _is_overlap(q):
+    first = np.asarray(ends.get(start, np.nan) if isinstance(start, str) else start, dtype=float)
+    q = first * np.eye(label.width) if first.ndim == 0 else first
+    if q.shape != (label.width,) * 2 or not _is_overlap(q):
         raise BadParameter(
             'start must be "uninformed", "informed", an overlap in [0, 1) or a matrix of shape '
             f"({label.width}, {label.width}) between 0 and I, got {shown(start)}"
@@ -440,5 +440,7 @@ def _evolution_of_several(label: Label, alpha: float, start: Any, steps: int) ->
 
 def _is_overlap(q: Array) -> bool:
     """Whether a matrix is symmetric and between 0 and I."""
+    if not np.isfinite(q).all():
+        return False
     values = np.linalg.eigvalsh(q)
     return bool(np.allclose(q, q.T) and values[0] >= 0 and values[-1] < 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -81,8 +81,8 @@ class Thresholds(Encoded):
     perfect: Threshold | None
     order: str | None
     spinodals: tuple[tuple[float, float], ...]
-    samples: Array
-    overlap: Array
+    samples: Array = field(repr=False)
+    overlap: Array = field(repr=False)
     prior: str
     label: str
     message: str = ""
