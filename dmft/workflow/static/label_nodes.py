@@ -76,7 +76,7 @@ class LabelNodes:
 
     def _kept(self) -> LabelNodes:
         here = self.weight > SMALLEST
-        u, y, clean, weight = (each[here] for each in (self.u, self.y, self.clean, self.weight))
+        u, y, clean, weight = (e[here] for e in (self.u, self.y, self.clean, self.weight))
         return LabelNodes(u, y, clean, weight, self.share)
 
     def _with_noise(self, noise: float, count: int) -> LabelNodes:

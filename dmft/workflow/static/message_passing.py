@@ -242,9 +242,8 @@ def _overlap(start: Any, rho: float) -> float:
 def _top_vector(channel: Channel, X: Array, y: Array, rng: np.random.Generator) -> Array:
     """Top eigenvector of sum_mu T(y_mu) x_mu x_mu^T with the optimal preprocessing."""
     T, dim = optimal_preprocessing(channel, y), X.shape[1]
-    matrix = LinearOperator((dim, dim), matvec=lambda v: X.T @ (T * (X @ v)), dtype=np.float64)
-    solve: Any = eigsh
-    _, vectors = solve(matrix, k=1, which="LA", v0=rng.standard_normal(dim), tol=1e-6)
+    matrix: Any = LinearOperator((dim, dim), matvec=lambda v: X.T @ (T * (X @ v)), dtype=float)
+    _, vectors = eigsh(matrix, k=1, which="LA", v0=rng.standard_normal((dim,)), tol=1e-6)
     return np.asarray(vectors[:, 0])
 
 

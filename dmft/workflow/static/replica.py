@@ -149,14 +149,15 @@ class Equations:
         found = self.solved(self.warmed(start, self.ridge), self.ridge)
         if found is not None or self.ridge >= 1.0:
             return found
-        state: State | None = start
+        state = start
         ridges = [max(self.ridge, SMALLEST_RIDGE)]
         while ridges[-1] < 1.0:
             ridges.append(ridges[-1] * LADDER)
         for ridge in [*reversed(ridges), self.ridge]:
-            state = self.solved(self.warmed(state, ridge), ridge)  # type: ignore[arg-type]
-            if state is None:
+            found = self.solved(self.warmed(state, ridge), ridge)
+            if found is None:
                 return None
+            state = found
         return state
 
 

@@ -75,7 +75,7 @@ class SampleComplexity(Encoded):
 
 
 def _multiple(value: Threshold) -> str:
-    if value == float("inf"):
+    if float(value) == float("inf"):
         return "no multiple of d"
     return (
         f"any multiple of d above {value}" if float(value) == 0.0 else f"n = {float(value):.7g} d"
