@@ -20,7 +20,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -292,12 +291,11 @@ def escape_times_of(
     """
     if overlap is None and reference == "plateau":
         for given, ended in zip(requests, solve_batch(requests), strict=False):
-            after = partial(_after_plateau, given=given, fraction=fraction)  # type: ignore[arg-type]
-            yield _read(ended, after)
+            yield _read(ended, _after_plateau, given, fraction)
         return
     watched = [attempt(_watched, given, fraction, overlap) for given in requests]
     found = [
-        _read(ended, partial(_read_watched, given=given, fraction=fraction, overlap=overlap))
+        _read(ended, _read_watched, given, fraction, overlap)
         for given, ended in zip(requests, solve_batch(watched), strict=False)
     ]
     whole = solve_batch([one.given for one in found if isinstance(one, _Early)])
@@ -311,9 +309,11 @@ def escape_times_of(
         yield _read(ended, one.settled)
 
 
-def _read(ended: Any, function: Callable[[Trajectory], Any]) -> Any:
+def _read(ended: Any, function: Callable[..., Any], *more: Any) -> Any:
     """What a function makes of a run of a batch, or what stands in the place of a run."""
-    return attempt(lambda: function(ended.trajectory())) if isinstance(ended, Ended) else ended
+    if not isinstance(ended, Ended):
+        return ended
+    return attempt(lambda: function(ended.trajectory(), *more))
 
 
 def _watched(given: Request | Exception, fraction: float, overlap: float | None) -> Any:
@@ -397,7 +397,7 @@ def _from_plateau(given: Request, fraction: float) -> EscapeTime | Censored:
 
 def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored:
     """Escape time from the plateau of a run that was saved at each step."""
-    begun = given.setup.t_start
+    begun, problem = given.setup.t_start, given.setup.problem
     # Without one nothing relaxes before the descent.
     plateau = find_plateau(run, origin=begun) or Plateau(begun, float(run.risk[0]))
     event = _risk_event(plateau.risk, fraction)
@@ -405,8 +405,7 @@ def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTi
     row = _before_fall(run, event.threshold, plateau.row)
     if row is not None:
         watched, y = given.with_event(event), {n: block[row] for n, block in run.blocks.items()}
-        assert run.problem is not None
-        setup = replace(watched.setup, t_start=float(run.t[row]), start=run.problem.pack(y))
+        setup = replace(watched.setup, t_start=float(run.t[row]), start=problem.pack(y))
         run = solve_request(replace(watched, setup=setup))
     known = {"reference_value": plateau.risk, "reference_time": plateau.t}
     return _result(run, event.threshold, "plateau", **known)

@@ -200,11 +200,10 @@ def _side_by_side(requests: Requests) -> Iterator[Ended]:
         runs = group.advance_lanes(budget)
         budget = next_budget(budget, time.monotonic() - began)
         if group.setup.save is None:
-            rows: Any
-            for run, *rows in group.rows_by_run():
+            for run, t, y, step in group.rows_by_run():
                 if run not in begun:
                     begun[run] = group.raw_of(run, requests[run].setup)
-                begun[run].sink.add(*rows)
+                begun[run].sink.add(t, y, step)
         ended |= zip(runs, _finished(group, runs, requests, begun), strict=True)
         while done in ended and not is_cancelled():
             yield ended.pop(done)
