@@ -269,12 +269,18 @@ def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
 
 
 def network_measure(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
-    """A measure of a network as a function of named values.
+    """A measure of a network as a function of named values; figures show its name.
 
     "chaos": largest Lyapunov exponent of the stationary state; "variance": its C(0); "stability":
     replicon minus one of the fixed point (the zero state where it is one); "divergence": inverse
     mean of positive sites, in units of the capacity; "survival", "output_mean": of the fixed point.
     """
+    measure = _measured(name, system)
+    measure.__name__ = name
+    return measure
+
+
+def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
     if name not in MEASURES:
         raise BadParameter(
             f"{name!r} is no measure of random networks: {list(MEASURES)}, or a function"
