@@ -9,11 +9,16 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.curve import Curve
-from dmft.gaussian.channels.priors import GAUSSIAN, GaussBernoulli
+from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.priors import GaussBernoulli
 from dmft.gaussian.channels.signed import signed_label
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
-from dmft.workflow.static.thresholds import Thresholds, recovery_phase, thresholds
+from dmft.workflow.static.thresholds import (
+    Thresholds,
+    recovery_phase,
+    thresholds,
+    weak_recovery_of,
+)
 
 FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
@@ -32,24 +37,45 @@ def of_kind(kind):
     return [v for v in VECTORS if v["kind"] == kind]
 
 
+def first_step(expr):
+    """Weak recovery of a label of one field and of signs of others, and the names it learns."""
+    table = signed_label(expr, FIELDS, 0.0, 0.0).uninformed[1]
+    values, vectors = np.linalg.eigh(table)
+    learned = np.diag(vectors[:, -1].reshape(3, 3)) ** 2 > 1e-9
+    return 1 / values[-1], [
+        z.name for z, is_learned in zip(FIELDS, learned, strict=True) if is_learned
+    ]
+
+
 @pytest.mark.parametrize("vector", of_kind("weak_threshold"), ids=lambda v: str(v["input"]))
 def test_weak_recovery_agrees_with_vectors(vector):
     given, wanted = vector["input"], vector["output"]
-    if given["label"] in ("z**4-6*z**2+3", "z**3-3*z") or given.get("noise") == 0.5:
-        from dmft.gaussian.channels.channel import Channel
-        from dmft.workflow.static.thresholds import weak_recovery_of
-
-        channel = Channel(sp.sympify(given["label"], Z), z, given.get("noise", 0.0))
-        found = weak_recovery_of(channel)
+    noise, expr = given.get("noise", 0), sp.sympify(given["label"], Z)
+    if given["k"] == 1:  # without the curve of fixed points that `thresholds` adds
+        found = weak_recovery_of(Channel(expr, z, noise))
+    elif given["k"] == 3 and len(wanted) > 1:
+        found, learned = first_step(expr)
+        assert learned == wanted["learned"]
     else:
-        declared = model(given["label"], given["k"], label_noise=given.get("noise", 0))
-        found = thresholds(declared).weak_recovery
+        found = thresholds(model(given["label"], given["k"], label_noise=noise)).weak_recovery
     assert float(found) == pytest.approx(wanted["alpha_weak"], rel=vector["rtol"], abs=1e-12)
     if "second_moment" in wanted and found > 0:
         assert 1 / found == pytest.approx(wanted["second_moment"], rel=vector["rtol"])
 
 
-@pytest.mark.parametrize("vector", of_kind("threshold"), ids=lambda v: str(v["input"]))
+def with_slow(vectors, labels):
+    """The vectors, those of some labels slow: others fail for the same reasons."""
+    return [
+        pytest.param(v, marks=pytest.mark.slow if v["input"]["label"] in labels else ())
+        for v in vectors
+    ]
+
+
+# The stage of the staircase below and the curve of |z| are the fast cases.
+SLOW = ("z1**2+sign(z1*z2*z3)", "z**3-3*z")
+
+
+@pytest.mark.parametrize("vector", with_slow(of_kind("threshold"), SLOW), ids=str)
 def test_thresholds_agree_with_vectors(vector):
     given, wanted = vector["input"], vector["output"]
     if "alpha_23" in wanted:
@@ -93,17 +119,11 @@ def test_staircase_stage_agrees_with_the_vector():
 def test_large_alpha_law_of_signs():
     (vector,) = of_kind("asymptote")
     v = 1e-8
-    m = Curve(dmft_channel("sign(z)"), GAUSSIAN).channel.information(1 - v, variance=v)
+    m = Channel(sp.sign(z), z).information(1 - v, variance=v)
     c = m * np.sqrt(v)
     assert c == pytest.approx(vector["output"]["c"], rel=1e-7)
     # Corrections to c are of order V; the error is sqrt(V)/pi with V = 1/(alpha c)^2.
     assert 1 / (np.pi * c) == pytest.approx(vector["output"]["error_times_alpha"], rel=1e-7)
-
-
-def dmft_channel(text):
-    from dmft.gaussian.channels.channel import Channel
-
-    return Channel(sp.sympify(text, Z), z)
 
 
 # The table of theory/static_limits 3.4 beyond the vectors: label, fields, noise, threshold, digits.
@@ -185,7 +205,7 @@ def test_risk_is_the_hermite_series():
     assert square.risk == pytest.approx(0.5 * 2 * (1 - square.q**2), rel=1e-7)
 
 
-@pytest.mark.parametrize("vector", of_kind("fixed_point_k2"), ids=lambda v: v["input"]["label"])
+@pytest.mark.parametrize("vector", with_slow(of_kind("fixed_point_k2"), ("z1*z2",)), ids=str)
 def test_fixed_points_of_two_fields_agree_with_vectors(vector):
     from dmft.gaussian.channels.declared import label_of
     from dmft.workflow.static.several_fields import fixed_point, several_of, uninformed_start
