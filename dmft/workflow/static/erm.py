@@ -287,8 +287,8 @@ def _measured(equations: Equations, state: State, output: sp.Expr) -> dict[str, 
 def _rate(label: Label, m: float, q: float) -> tuple[float | None, float]:
     """How often a linear student's sign is wrong, and the error of this number."""
     values = []
-    for points, times in LEVELS[1:3]:
-        nodes = clean_nodes(label, points, times)
+    for points, _ in LEVELS[1:]:
+        nodes = clean_nodes(label, points)
         if not nodes.signs:
             return None, 0.0
         toward = nodes.y * m * nodes.u

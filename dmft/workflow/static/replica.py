@@ -19,7 +19,7 @@ from scipy.optimize import root
 
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.nodes.line import legendre
-from dmft.workflow.static.label_nodes import EDGES, LabelNodes, halved
+from dmft.workflow.static.label_nodes import EDGES, LabelNodes
 from dmft.workflow.static.proximal import Proximal
 
 Array = NDArray[np.float64]
@@ -73,7 +73,7 @@ class Equations:
     @cached_property
     def nodes(self) -> LabelNodes:
         """Nodes of the label."""
-        return LabelNodes.of(self.label, *LEVELS[self.level])
+        return LabelNodes.of(self.label, LEVELS[self.level][0])
 
     def averages(self, state: State) -> dict[str, float]:
         """E[f^2], E[f u], E[df], E[df^2] and losses before and after the proximal step."""
@@ -104,7 +104,7 @@ class Equations:
 
     def squared_distance(self, state: State, output: Callable[[Array], Array]) -> float:
         """E(f* - output(omega))^2, before noise and flips."""
-        nodes = clean_nodes(self.label, *LEVELS[self.level])
+        nodes = clean_nodes(self.label, LEVELS[self.level][0])
         none = np.empty((0, nodes.u.size))
         t, share = panel_nodes(none, nodes.u.size, *LEVELS[self.level])
         omega = state.m * nodes.u[:, None] + np.sqrt(state.rest) * t
@@ -161,14 +161,16 @@ class Equations:
         return state
 
 
-def clean_nodes(label: Label, points: int, times: int) -> LabelNodes:
+def clean_nodes(label: Label, points: int) -> LabelNodes:
     """Nodes of the label before noise and flips; of drawn labels those of both labels."""
-    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points, times)
+    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points)
 
 
 def panel_nodes(breaks: Array, size: int, points: int, times: int) -> tuple[Array, Array]:
     """Nodes (size, n) of a standard normal variable, and weights, in panels split at breaks."""
-    edges = halved(EDGES, times)
+    edges = EDGES
+    for _ in range(times):
+        edges = np.sort(np.concatenate([edges, 0.5 * (edges[1:] + edges[:-1])]))
     inside = np.clip(np.nan_to_num(breaks, nan=edges[-1]), edges[0], edges[-1]).T
     ends = np.sort(np.concatenate([np.tile(edges, (size, 1)), inside], axis=1), axis=1)
     x, w = legendre(points)

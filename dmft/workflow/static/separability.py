@@ -16,8 +16,8 @@ from dmft.validation import checked
 from dmft.workflow.static.label_nodes import LabelNodes
 from dmft.workflow.static.record import StaticLimit
 
-# Points of panels and their halvings; the two last results give the error.
-LEVELS = ((16, 0), (24, 1), (32, 2))
+# Points of panels: the two results give the error.
+POINTS = (24, 36)
 # Labels whose probability of disagreeing with the teacher's half space is less never do.
 NEVER = 1e-15
 # Largest root of the ratio of signal to noise.
@@ -113,8 +113,8 @@ def has_sign_labels(label: Label) -> bool:
 def separability_of(label: Label) -> Separability:
     """The border of labels +1 and -1 of one field."""
     found = []
-    for points, times in LEVELS:
-        nodes = LabelNodes.of(label, points, times)
+    for points in POINTS:
+        nodes = LabelNodes.of(label, points)
         field = nodes.y * nodes.u
         share = float(np.sum(nodes.weight[field < 0.0]))
         if share < NEVER or 1.0 - share < NEVER:
