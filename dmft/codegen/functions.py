@@ -81,6 +81,7 @@ SPECIAL = {
         ("averages", "field_average pair_average kinked_pair_average"),
         ("bivariate", "bivariate_normal_cdf"),
         ("tokens", "token_value"),
+        ("diagrams", "average_of_polynomials"),
         ("bivariate", "two_signs"),
         ("orthant", "root_ratio correlation"),
         ("orthant", "four_signs four_signs_moment four_signs_table inverse_correlation_root"),

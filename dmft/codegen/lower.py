@@ -13,7 +13,7 @@ from dmft.codegen.nodes import COST, FIXED, SAME, Graph, Index, Node, factors, t
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.passes import value_of
+from dmft.equations.averages.passes import in_diagrams, value_of
 from dmft.equations.definitions import Together, base_name, running_symbol
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
@@ -46,6 +46,8 @@ class Lowering:
         self, graph: Graph, names: Mapping[str, str], functions: PointFunctions | None = None
     ) -> None:
         """Start with an empty graph; `names` are those of the parameters in the code."""
+        # Modules of generated code call a loop, which other languages do not have.
+        self.loops_over_diagrams = functions is not None
         self.graph = graph
         self.names = names
         self.memo: dict[sp.Expr, Node] = {}
@@ -72,7 +74,11 @@ class Lowering:
         if isinstance(expr, sp.KroneckerDelta):
             return g.ref(SAME, map(place, expr.args))
         if isinstance(expr, Expectation):
-            return self(value_of(expr))
+            found = in_diagrams(expr) if self.loops_over_diagrams else None
+            if found is None:
+                return self(value_of(expr))
+            key, covariances = found
+            return g.call(f"Diagrams {key}", *(self(c) for c in covariances))
         if isinstance(expr, Together):
             return g.together(self(expr.total))
         if isinstance(expr, sp.Sum):

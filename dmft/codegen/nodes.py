@@ -47,6 +47,7 @@ FUNCTIONS = {
     "FieldTable": (400, "field_average"),
     "PairTable": (10_000, "pair_average"),
     "KinkedPairTable": (10_000, "kinked_pair_average"),
+    "Diagrams": (10_000, "average_of_polynomials"),
     "TokenAverage": (1000, "token_value"),
 }
 COST = {name: cost for name, (cost, _) in FUNCTIONS.items()}

@@ -164,3 +164,20 @@ def test_index_by_fingerprint_skips_generation(committee_model, monkeypatch):
     first = module.stored_source(equations)
     monkeypatch.setattr(module, "generate", lambda _: pytest.fail("generated again"))
     assert module.stored_source(equations) == first
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "p", "k"),
+    [(Z**5, Z**3 - 3 * Z, 2, 1), (Z**8, Z**2, 1, 1)],
+    ids=["fifth", "eighth"],
+)
+def test_long_polynomials_are_summed_diagram_by_diagram(student, teacher, p, k):
+    model = dmft.Model(dmft.Committee(student, p), dmft.Committee(teacher, k), 0.1)
+    equations = dmft.derive(model, dmft.SGD(0.01))
+    start = dmft.random_overlaps(model, dim=30, seed=2)
+    source = dmft.build(equations).source
+    assert "average_of_polynomials(" in source
+    assert source.count("\n") < 1000
+    expected = equations.evaluate(start)
+    for name, value in compiled_rates(equations, start)[0].items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-11)

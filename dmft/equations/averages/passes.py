@@ -7,14 +7,18 @@ them takes is refused by the last one that was asked.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import Any, Literal
 
+import numpy as np
 import sympy as sp
 
+from dmft.emit.arrays import store_array
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
@@ -31,6 +35,7 @@ from dmft.gaussian.closed.pair import (
 )
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches
+from dmft.gaussian.closed.wick import diagram_table
 from dmft.gaussian.tables.tabled import table_averages, tabled_expectation
 from dmft.model import FIELD
 
@@ -108,6 +113,28 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
     if functions.has(sp.DiracDelta) and functions.has(sp.sign) and not value.has(RootRatio):
         value = with_inverse_roots(value)
     return value
+
+
+def in_diagrams(q: Expectation) -> tuple[str, list[sp.Expr]] | None:
+    """Key of the table and covariances of an average that code sums diagram by diagram.
+
+    A closed form all the same: of polynomials, with so many terms that a loop is shorter.
+    """
+    if not q.is_product or not all(f.is_polynomial(FIELD) for f in q.factors):
+        return None
+    merged: dict[sp.Expr, sp.Expr] = {}
+    for factor, y in zip(q.factors, q.fields, strict=True):
+        merged[y] = merged.get(y, sp.S.One) * factor
+    fields = list(merged)
+    polynomials = [sp.Poly(f, FIELD).terms() for f in merged.values()]
+    numbers = diagram_table([sorted((n, c) for (n,), c in terms) for terms in polynomials])
+    if numbers is None:
+        return None
+    table = np.array(numbers)
+    key = hashlib.blake2b(table.tobytes(), digest_size=10).hexdigest()
+    store_array(key, table)
+    pairs = combinations_with_replacement(fields, 2)
+    return key, [q.law.covariance(*pair) for pair in pairs]
 
 
 def value_of(q: Expectation, cov: Covariance | None = None) -> sp.Expr:

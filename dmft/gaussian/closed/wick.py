@@ -22,6 +22,9 @@ Monomials = dict[Index, Any]
 Moments = dict[tuple[int, int], Any]
 Coefficients = tuple[tuple[int, sp.Expr], ...]
 Number = int | Fraction
+# Sums of more diagrams than this are loops in compiled code: their text takes long to compile.
+# Where there are polynomials of high degree there are many such sums, and shorter ones are, too.
+FEW, FEW_OF_HIGH, HIGH = 80, 8, 5
 
 
 def times(*parts: sp.Expr) -> sp.Expr:
@@ -219,6 +222,34 @@ def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
 
     extend(0, 1, 0)
     return tuple(found)
+
+
+def diagram_table(polynomials: Sequence[Powers]) -> list[float] | None:
+    """Numbers that `dmft.special.diagrams` reads, of polynomials in centred fields.
+
+    None where a coefficient is no rational number, or where there are few diagrams, whose sum is
+    then written out.
+    """
+    v = sp.Symbol("v")
+    if not all(c.is_Rational for powers in polynomials for _, c in powers):
+        return None
+    tables = [_derivative_moments(p, sp.S.Zero, v) for p in polynomials]
+    found = [(links, w) for degrees in cartesian(*tables) for links, w in diagrams(degrees)]
+    top = max(n for powers in polynomials for n, _ in powers)
+    if len(found) <= (FEW if top < HIGH else FEW_OF_HIGH):
+        return None
+    numbers: list[Any] = [len(polynomials), top, len(found)]
+    for table in tables:
+        for r in range(top + 1):
+            front, moments = table.get(r, (sp.S.Zero, {}))
+            whole = sp.expand(front * sp.Add(*(_number(y) * v**b for (_, b), y in moments.items())))
+            # Those of Hermite polynomials are powers of v - 1, without differences there.
+            about = [(s, sp.Poly(whole.xreplace({v: v + s}), v)) for s in (0, 1)]
+            centre, poly = min(about, key=lambda one: len(one[1].terms()))
+            numbers += [centre, *(poly.coeff_monomial(v**n) for n in range(top + 1))]
+    for links, weight in found:
+        numbers += [weight, *links]
+    return [float(y) for y in numbers]
 
 
 def _outer(
