@@ -107,6 +107,11 @@ def _formula(plain, escaped):
     before = after = ""
     while core and _depth(core) > 0 and core[0] in OPEN:
         before, core = before + core[0], core[1:].lstrip()
+    while core and core[-1] in OPEN:
+        end = re.search(r"\s*.$", core).start()
+        after, core = core[end:] + after, core[:end]
+    while core and core[0] in CLOSE:
+        before, core = before + core[0], core[1:].lstrip()
     while core and _depth(core) < 0 and core[-1] in CLOSE:
         after, core = core[-1] + after, core[:-1].rstrip()
     if not re.search(r"[A-Za-z0-9]", core) or _depth(core) != 0:
@@ -149,8 +154,8 @@ def _piece(tokens, n):
         last = n + 2 if sign else n + 1
         index = tokens[last]
         front = tokens[n + 1] if sign else ""
-        star = index.endswith("*")
-        stem = index.rstrip("*")
+        stem = index.rstrip("*") or index
+        star = stem != index
         shown = _name(stem).strip() if len(stem) > 3 or stem in GREEK | set(OPERATORS) else stem
         power = r"^\top" if token == "^" and shown == "T" else f"{token}{{{front}{shown}}}"
         return power + ("^*" if star else ""), last + 1

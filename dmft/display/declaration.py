@@ -127,12 +127,10 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
             r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
             r"are those of the rows within a block, not weighted by $c_e$."
         )
-    more = (
-        rf" The noise ${xi}$ of the labels is standard normal, of variance "
-        rf"${letter('label_noise')}$ with its factor."
-        if noise
-        else ""
-    )
+    more = ""
+    if noise:
+        variance = letter("label_noise")
+        more = rf" Labels have the noise $\sqrt{{{variance}}}\,{xi}$ with ${xi}$ standard normal."
     units = rf"the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ dimensions"
     if single:
         units = rf"the student and ${W_star}$ of the teacher in ${d}$ dimensions"

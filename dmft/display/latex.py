@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dmft.display.bibliography import bibtex
 from dmft.display.declaration import declaration, escape, sources, validity
+from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
@@ -237,7 +238,12 @@ def _said_once(derivations: Sequence[Any]) -> list[Any]:
             for key, step in zip(keys, steps, strict=True)
             if step.depth == 0 or key not in seen
         ]
-        told = tuple(m for m in one.notation if not m.declared and m.latex not in seen)
+        printed = names_of(kept)
+        told = tuple(
+            m
+            for m in one.notation
+            if not m.declared and m.latex not in seen and (not m.names or printed & {*m.names})
+        )
         seen |= {*keys, *(m.latex for m in told)}
         found.append(replace(one, steps=tuple(kept), notation=told))
     return found

@@ -93,8 +93,10 @@ def test_every_equation_of_a_docstring_has_balanced_formulas():
     typeset = from_docs("formulas").typeset
     found = 0
     for path in sorted((ROOT / "dmft").rglob("*.py")):
-        for entry in re.findall(r"^ *Equation {2,}(\S.*)$", path.read_text("utf-8"), re.M):
-            for formula in re.findall(r":math:`([^`]*)`", typeset(entry, str)):
+        text = path.read_text("utf-8")
+        for _, entry in re.findall(r"^( *)Equation {2,}(\S.*(?:\n\1 {6}.*\S)*)$", text, re.M):
+            line = " ".join(entry.split())
+            for formula in re.findall(r":math:`([^`]*)`", typeset(line, str)):
                 found += 1
                 for one, two in ("{}", "()", "[]"):
                     assert formula.count(one) == formula.count(two), (path, formula)

@@ -357,17 +357,20 @@ class _Rate:
             lines = [y for names, _ in row.lines(True) for y in self._definition_of(row, names)]
             after = term + sp.Add(*(before for before, *_ in lines))
 
+        rows = (x.j,) if self.block == "M" else (x.j, x.l)
+
         def quotient(scene: Scene) -> float:
             def normalised(t: float) -> float:
                 here = scene.value(sp.Indexed(self.block, *self.definition.target.indices), self.at)
                 moved = here.value + t * scene.value(free, self.at).value
-                indices = (x.j,) if self.block == "M" else (x.j, x.l)
-                for s in indices:
+                for s in rows:
                     growth = scene.value(x.Phi[s, s], self.at).value
                     moved /= (1 + t * growth) ** 0.5
                 return float(moved)
 
-            return (normalised(DIFFERENCE) - normalised(-DIFFERENCE)) / (2 * DIFFERENCE)
+            fastest = max(abs(scene.value(x.Phi[s, s], self.at).value) for s in rows)
+            step = DIFFERENCE / max(1.0, fastest)
+            return (normalised(step) - normalised(-step)) / (2 * step)
 
         self.account.add(
             "sphere", self.target, after, self.at, claim=1e-8,
