@@ -111,7 +111,7 @@ def test_long_times_meet_erm_logistic():
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["squared", "huber"])
 def test_long_times_meet_erm(loss):
-    run = solved(loss, 0.3, 90, samples=2**12)
+    run = solved(loss, 0.3, 60, samples=2**10)
     meets(run, dmft.erm(MODEL, loss, 2.0, 0.5))
 
 
@@ -119,7 +119,7 @@ def test_long_times_meet_erm(loss):
 def test_long_times_of_the_flow_meet_erm():
     descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.5, loss="logistic")
     flow = dmft.derive(MODEL, descent, scaling="gradient-flow")
-    run = dmft.solve(flow, START, 16.0, points=20, samples=2**11)
+    run = dmft.solve(flow, START, 12.0, points=16, samples=2**10)
     assert run.status == "ok"
     assert "converged" in run.message
     static = dmft.erm(MODEL, "logistic", 2.0, 0.5)
