@@ -64,7 +64,6 @@ OVERLAPS = Meaning(
     r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
     r" $Q = WW^\top/d$, $M = WW^{*\top}/d$, $P = W^*W^{*\top}/d$",
     "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WW^T/d, M = WW*^T/d, P = W*W*^T/d",
-    declared=True,
 )
 TOTALS = Meaning(
     OVERLAPS.names,
