@@ -309,11 +309,6 @@ class Channel:
             y = np.where(inside, branch.value(np.where(inside, z, sum(branch.ends) / 2)), y)
         return y
 
-    def moment(self, function: Callable[[Array, Array], Array], order: int = 24) -> float:
-        """E[f(z, y)] with z from its prior."""
-        z, y, weight = self.rule_z(np.zeros(1), self.prior_variance, order)
-        return float(np.sum(weight * function(z, y)))
-
     def average(
         self,
         function: Statistic,

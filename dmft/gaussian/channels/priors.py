@@ -125,26 +125,6 @@ class Prior(Brief):
         averages = (first**2, spread, spread**2, log_z)
         return Estimate(*((weight * each).sum(axis=0).reshape(shape) for each in averages))
 
-    def precision(self, overlap: float) -> float:
-        """The A with F(A) equal to an overlap."""
-        from scipy.optimize import brentq
-
-        left = self.second_moment - overlap
-        if not 0.0 <= overlap < self.second_moment:
-            raise BadParameter(
-                f"overlap must lie in [0, {self.second_moment:g}), got {shown(overlap)}"
-            )
-        if overlap == 0:
-            return 0.0
-        if self.is_gaussian:
-            return overlap / (self.variances[0] * left)
-        low, high = -30.0, 0.0
-        while self.estimate(np.exp(high)).variance > left:
-            high += 2.0
-        return float(
-            np.exp(brentq(lambda x: float(self.estimate(np.exp(x)).overlap) - overlap, low, high))
-        )
-
     def sample(self, generator: np.random.Generator, size: int | tuple[int, ...]) -> Array:
         """Independent weights."""
         which = generator.choice(len(self.weights), p=self.weights, size=size)
