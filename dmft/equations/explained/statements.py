@@ -31,8 +31,11 @@ class StatementPrinter(KernelPrinter):
         return str(super().doprint(_simplified(expr, self.shortened)))
 
     def shortened(self, expr: sp.Expr) -> sp.Expr:
-        """A closed form in covariances as kernels are printed."""
-        return rewritten(expr)
+        """A closed form in covariances as kernels are printed, where it is short.
+
+        Long ones have polynomials whose factors take SymPy minutes.
+        """
+        return expr if sp.count_ops(expr) > MOST_COLLECTED else rewritten(expr)
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum: those of teachers, those of students, noise of labels."""
