@@ -40,6 +40,8 @@ class NetworkEnsemble(Averages):
         Of each network over the second half of its run, where asked for.
     eigenvalues : (S, N) complex array or None
         Of the Jacobian of the rates at the end, where asked for.
+    provenance, statistics, parameters, constants : mapping
+        As of an `Ensemble`.
 
     Examples
     --------

@@ -102,9 +102,65 @@ def two_time():
     return dmft.solve(system, None, 1.0, rate=1.0, tol=1e-4)
 
 
+def labelled():
+    """A model of labels sign(h*), whose static limits are cheap."""
+    line = dmft.Committee(z, width=1)
+    return dmft.Model(line, dmft.MultiIndex(sp.sign(z), z))
+
+
+def network():
+    x, h = sp.symbols("x h", real=True)
+    return dmft.RandomNetwork(-x + h, x, h, std=0.5)
+
+
+def random_network():
+    return dmft.solve(dmft.derive(network()), dmft.laws.Normal(), 1.0)
+
+
+def simulated_network():
+    return dmft.simulate(network(), dim=20, t_max=1.0, seeds=2, start=dmft.laws.Normal())
+
+
+def bayes():
+    return dmft.bayes_optimal(labelled(), 2.0)
+
+
+def evolution():
+    return dmft.state_evolution(labelled(), 2.0)
+
+
+def all_thresholds():
+    return dmft.thresholds(labelled())
+
+
+def minimised():
+    return dmft.erm(labelled(), "squared", 2.0, 0.5)
+
+
+def best_ridge():
+    return dmft.optimal_ridge(labelled())
+
+
+def separable():
+    return dmft.separability(labelled())
+
+
+def spectrum_of_labels():
+    return dmft.spectral(dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(z**2, z)), 2.0)
+
+
+def messages():
+    return dmft.approximate_message_passing(labelled(), 2.0, dim=50, seeds=2)
+
+
+def complexity():
+    return dmft.sample_complexity(labelled())
+
+
 MADE = (
     trajectory, ensemble, ensemble_of_sequences, ensemble_of_descents, paths, descent, diagram,
-    boundary, regions, swept, two_time,
+    boundary, regions, swept, two_time, random_network, simulated_network, bayes, evolution,
+    all_thresholds, minimised, best_ridge, separable, spectrum_of_labels, messages, complexity,
 )  # fmt: skip
 FOREIGN: tuple[str, ...] = (
     "empty",
@@ -167,7 +223,9 @@ def removed(rng, path):
 def changed(rng, path):
     """Another number, shape or text of the record."""
     with h5py.File(path, "r+") as file:
-        which = int(rng.integers(0, 4))
+        # Records of numbers alone have no array that could change.
+        arrays = [n for n in file if file[n].shape and file[n].dtype.kind == "f"]
+        which = int(rng.integers(0, 4 if arrays else 2))
         if which == 0:
             file.attrs["record"] = file.attrs["record"][:-9]
             file.attrs["format"] = 1
@@ -178,8 +236,7 @@ def changed(rng, path):
             del file.attrs["record"], file.attrs["kind"]
             file.attrs["record"], file.attrs["kind"] = json.dumps(record), "dmft trajectory of mine"
         elif which == 2:
-            name = next(n for n in file if file[n].shape and file[n].dtype.kind == "f")
-            file[name][...] = 7.25
+            file[arrays[0]][...] = 7.25
         else:
             name = next(n for n in file if "quantity" in file[n].attrs)
             del file[name]

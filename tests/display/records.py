@@ -72,6 +72,16 @@ def swept(folder):
     return dmft.sweep({"a": [0.0, 1.0], "b": [0.0, 1.0]}, lambda a, b: a + b, store=folder)
 
 
+def labels():
+    return dmft.Model(LINE, dmft.MultiIndex(sp.sign(Z), Z))
+
+
+@functools.cache
+def network():
+    x, h = sp.symbols("x h", real=True)
+    return dmft.RandomNetwork(-x + h, x, h, output=sp.erf(x), std=0.5)
+
+
 # name of the class -> function of a folder for what it writes
 RECORDS = {
     "AdaGrad": lambda _: dmft.AdaGrad(0.5, initial=1),
@@ -135,6 +145,25 @@ RECORDS = {
     "TwoTime": lambda _: dmft.literature.spherical_p_spin(3),
     "TwoTimeRun": lambda _: dmft.solve(dmft.literature.spherical_p_spin(3), None, 1.0),
     "WeakRecovery": lambda _: dmft.weak_recovery(MODEL, SPHERE),
+    "BayesOptimal": lambda _: dmft.bayes_optimal(labels(), 2.0),
+    "OutputChannel": lambda _: dmft.output_channel(labels()),
+    "StateEvolution": lambda _: dmft.state_evolution(labels(), 2.0),
+    "Thresholds": lambda _: dmft.thresholds(labels()),
+    "ERM": lambda _: dmft.erm(labels(), "squared", 2.0, 0.5),
+    "OptimalRidge": lambda _: dmft.optimal_ridge(labels()),
+    "Separability": lambda _: dmft.separability(labels()),
+    "Spectral": lambda _: dmft.spectral(dmft.Model(LINE, dmft.MultiIndex(Z**2, Z)), 2.0),
+    "MessagePassing": lambda _: dmft.approximate_message_passing(labels(), 2.0, dim=50, seeds=2),
+    "SampleComplexity": lambda _: dmft.sample_complexity(labels()),
+    "GaussianInput": lambda _: dmft.GaussianInput(sp.Float(0.5)),
+    "RandomNetwork": lambda _: network(),
+    "NetworkRun": lambda _: dmft.solve(dmft.derive(network()), dmft.laws.Normal(), 1.0),
+    "NetworkEnsemble": lambda _: dmft.simulate(
+        network(), dim=20, t_max=1.0, seeds=2, start=dmft.laws.Normal()
+    ),
+    "NetworkFixedPoint": lambda _: dmft.fixed_points(dmft.literature.lotka_volterra(1, 0.5))[0],
+    "Stationary": lambda _: dmft.stationary(network()),
+    "LyapunovExponent": lambda _: dmft.lyapunov_exponent(network()),
 }
 # What verbs give that has no public class of its own.
 OTHERS = {

@@ -24,7 +24,17 @@ TANH = sp.tanh(FIELD)
 # What else stands in equations: a function at a field, a sum over the samples of a batch, matrices
 # that are computed as one, products and differences of averages, a definition with its rest, slopes
 # along paths; in statements that explanations print, what stands on nodes and what a step adds.
-OTHERS = {"At", "Alignment", "Lengths", "OverSamples", "PathSlope", "Together", "Whole", "Marked"}
+OTHERS = {
+    "At",
+    "Alignment",
+    "Lengths",
+    "OverSamples",
+    "PathSlope",
+    "Together",
+    "Whole",
+    "Marked",
+    "BivariateNormalCDF",
+}
 
 
 def test_no_other_class_of_the_equations_is_an_average():

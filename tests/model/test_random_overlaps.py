@@ -82,7 +82,7 @@ def test_smallest_dimensions():
     np.testing.assert_allclose(start.Q, start.M @ start.M.T, atol=1e-14)
     start = dmft.random_overlaps(model(1, 1), 1, 0, normalised=True)
     assert abs(start.M[0, 0]) == pytest.approx(1)
-    with pytest.raises(BadParameter, match="cannot hold 2 orthogonal teacher rows"):
+    with pytest.raises(BadParameter, match="too small for 2 orthogonal teacher rows"):
         dmft.random_overlaps(model(3, 2), 1, 0)
 
 

@@ -39,7 +39,7 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
         ),
         ({"dim": 0}, "integer >= 1"),
         ({"dim": 1}, "rank 2"),
-        ({"dim": 2.5}, "whole number"),
+        ({"dim": 2.5}, "must be an integer"),
         ({"t_max": 0.0}, "positive and finite"),
         ({"t_max": 1e-4}, "shorter than one step"),
         ({"method": "exact"}, '"weights" or "overlaps"'),

@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.laws import JointNormal, Law
-from dmft.record import Brief
+from dmft.record import Shown
 from dmft.validation import is_expression, shown
 
 # The time of the sites, and the earlier time of functions of two times.
@@ -22,7 +22,7 @@ KINDS = ("ode", "map")
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class GaussianInput(Brief):
+class GaussianInput(Shown):
     """Gaussian input of the sites, independent of the couplings.
 
     Parameters
@@ -54,7 +54,7 @@ class GaussianInput(Brief):
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class RandomNetwork(Brief):
+class RandomNetwork(Shown):
     r"""N sites that are coupled by a dense random matrix, as N -> infinity.
 
     Equation    dx_i = rate(x_i, h_i) dt + sqrt(2 noise) dW_i,

@@ -40,6 +40,8 @@ class NetworkRun(Solution):
         E d phi(x(t)) / d h(s) in a unit of the time s (a step of a map); zero for s >= t.
     multiplier : (T,)
         Of the declared constraint.
+    arrays : Values
+        All of these by name.
     error : Values
         Half-widths of 95 % intervals (Student's t over independent sweeps); of a closed recursion
         the bound of its series; nan from a single sweep. The step `dt` is not in it: networks of

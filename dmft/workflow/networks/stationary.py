@@ -59,6 +59,8 @@ class Stationary(Record):
         Lags at which the correlation was computed; `correlation` interpolates.
     period : float
         Of a driven state; inf otherwise.
+    orbit : callable or None
+        The correlation between the lags.
 
     Examples
     --------
@@ -95,6 +97,14 @@ class Stationary(Record):
         ------
         BadParameter
             Beyond the lags that are known.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> erf = sp.erf(sp.sqrt(sp.pi) * sp.Symbol("z", real=True) / 2)
+        >>> state = dmft.stationary(dmft.literature.driven_network(erf, 1.5, 1.85, 1))
+        >>> bool(abs(state.correlation(state.period) - state.variance) < 1e-12)
+        True
         """
         lag = np.abs(np.asarray(tau, dtype=np.float64))
         if math.isfinite(self.period):
@@ -120,6 +130,15 @@ class Stationary(Record):
         ------
         BadParameter
             For periodic states, whose spectrum consists of lines.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, h = sp.symbols("x h", real=True)
+        >>> network = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=2)
+        >>> slow, fast = dmft.stationary(network).power_spectrum([0.0, 2.0])
+        >>> bool(slow > fast > 0)
+        True
         """
         if math.isfinite(self.period):
             raise BadParameter("a periodic state has lines at multiples of 2 pi / period")
