@@ -104,6 +104,21 @@ def test_driven_networks(vector):
           [e["C_tau_0"], e["C_tau_half_period"], e["lambda_max"]], vector)  # fmt: skip
 
 
+@of("driven_random_phases")
+def test_random_phases_of_fixed_amplitude(vector):
+    """Sites are not Gaussian: averages over the phase of a Gaussian part around a mean wave."""
+    i, e = vector["inputs"], vector["expected"]
+    phase = sp.Symbol("theta", real=True)
+    state = dmft.stationary(
+        leaky(
+            i["phi"], i["g"], input=i["I"] * sp.cos(i["omega"] * dmft.t + phase),
+            parameters={phase: Uniform(0.0, 2.0 * np.pi)},
+        )
+    )  # fmt: skip
+    close([state.variance, *state.correlation([state.period / 4, state.period / 2])],
+          [e["C_tau_0"], e["C_tau_quarter_period"], e["C_tau_half_period"]], vector)  # fmt: skip
+
+
 @of("glv_fixed_point")
 def test_lotka_volterra_at_rest(vector):
     i, e = vector["inputs"], vector["expected"]

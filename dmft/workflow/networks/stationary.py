@@ -25,8 +25,10 @@ from scipy.optimize import brentq
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import Output
+from dmft.laws import Uniform
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 from dmft.record import Record
+from dmft.special.hermite_line import power_series
 
 Array = NDArray[np.float64]
 # Nodes of integrals over the correlation, degree of its force, panels of the orbit, grid of states.
@@ -36,7 +38,7 @@ REACH = 22.0
 # Variances between which a stationary one is looked for.
 SMALLEST, LARGEST = 1e-6, 1e12
 # Points of a period, and damped iterations of its Fourier series.
-PERIOD, ITERATIONS = 128, 20_000
+PERIOD, PHASES, ITERATIONS = 128, 32, 20_000
 # Points of a scan for the largest root, and the grid of its upper ends.
 SCANNED, STEP = 80, 1.0
 
@@ -169,6 +171,8 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     g = float(network.std[0][0])
     output = Output.of(network.output[0], network.state)
     given = network.input[0]
+    if network.parameters:
+        return _phased(network, output, g)
     if network.kind == "map":
         return _of_map(output, g, _constant(given))
     if isinstance(given, GaussianInput):
@@ -197,8 +201,10 @@ def _constant(given: Any) -> float:
 def _check(network: RandomNetwork) -> None:
     x, h = network.state, network.field
     refusal = None
-    if network.populations > 1 or network.parameters or network.low_rank:
-        refusal = "one population without site parameters and low-rank part"
+    if network.populations > 1 or network.low_rank:
+        refusal = "one population without low-rank part"
+    elif network.parameters and _wave(network) is None:
+        refusal = "site parameters that are the uniform phase of an input I cos(omega t + phase)"
     elif network.has_memory or network.covariance is not None:
         refusal = "symmetry = 0 (with memory sites are not Gaussian)"
     elif network.positive or network.multiplier is not None:
@@ -430,13 +436,66 @@ def _driven(network: RandomNetwork, output: Output, g: float, given: GaussianInp
         c = 0.5 * (c + new)
         if gap < 1e-14 * float(c[0]):
             break
-    slopes = np.fft.fft(output.slopes(c, c[0])) / PERIOD
-    size = PERIOD // 2
-    number = np.arange(-size // 2, size // 2 + 1)
-    hop = g * g * slopes[np.mod(number[:, None] - number[None, :], PERIOD)].real
-    top = float(np.linalg.eigvalsh(hop - np.diag((omega * number) ** 2.0)).max())
-    exponent = math.sqrt(top) - 1.0 if top > 0.0 else -1.0
+    exponent = _on_the_circle(g * g * output.slopes(c, c[0]), omega)
     return Stationary(
         float(c[0]), float(output.pair(c[0], c[0])), exponent, 0.0,
         np.append(tau, period), np.append(c, c[0]), period,
+    )  # fmt: skip
+
+
+def _on_the_circle(slopes: Array, omega: float) -> float:
+    """Exponent of a periodic state: top eigenvalue of d^2/dtau^2 + g^2 C_phi' on the circle."""
+    table = np.fft.fft(slopes) / slopes.size
+    size = slopes.size // 2
+    number = np.arange(-size // 2, size // 2 + 1)
+    hop = table[np.mod(number[:, None] - number[None, :], slopes.size)].real
+    top = float(np.linalg.eigvalsh(hop - np.diag((omega * number) ** 2.0)).max())
+    return math.sqrt(top) - 1.0 if top > 0.0 else -1.0
+
+
+def _wave(network: RandomNetwork) -> tuple[float, float] | None:
+    """Amplitude and frequency of an input I cos(omega t + phase) of uniform phases."""
+    if len(network.parameters) != 1 or network.kind == "map":
+        return None
+    (symbols, law), given = network.parameters[0], network.input[0]
+    if not isinstance(law, Uniform) or abs(law.high - law.low - 2.0 * math.pi) > 1e-9:
+        return None
+    if isinstance(given, GaussianInput) or len(given.atoms(sp.cos)) != 1:
+        return None
+    wave = next(iter(given.atoms(sp.cos)))
+    omega, size = sp.diff(wave.args[0], T), given / wave
+    phase = sp.expand(wave.args[0] - omega * T)
+    if not (omega.is_number and size.is_number) or sp.Abs(phase) != sp.Abs(symbols[0]):
+        return None
+    return float(abs(size)), float(abs(omega))
+
+
+def _phased(network: RandomNetwork, output: Output, g: float) -> Stationary:
+    """Periodic state of sites with random phases of fixed amplitude: averages over the phase."""
+    wave = _wave(network)
+    assert wave is not None
+    size, omega = wave
+    line, steps = output.line, np.arange(PHASES)
+    middle = size / math.sqrt(1.0 + omega**2) * np.cos(2.0 * np.pi * steps / PHASES)
+    damping = 1.0 / (1.0 + (omega * np.arange(PHASES // 2 + 1)) ** 2)
+
+    def averages(function: Any, c: Array) -> Array:
+        table = np.stack([line(function, m, c[0])[:-1] for m in middle])
+        rho = c / c[0] if c[0] > 0.0 else np.zeros(PHASES)
+        rows = [np.mean(table * np.roll(table, -k, axis=0), axis=0) for k in steps]
+        return np.array([power_series(row, r) for row, r in zip(rows, rho, strict=True)])
+
+    c = np.ones(PHASES)
+    for _ in range(ITERATIONS):
+        new = np.fft.irfft(g * g * np.fft.rfft(averages(output.phi, c)) * damping, PHASES)
+        gap = float(np.abs(new - c).max())
+        c = 0.5 * (c + new)
+        if gap < 1e-12 * max(1.0, float(c[0])):
+            break
+    exponent = _on_the_circle(g * g * averages(output.slope, c), omega)
+    tau = steps * 2.0 * math.pi / omega / PHASES
+    total = c + size**2 / (1.0 + omega**2) / 2.0 * np.cos(omega * tau)
+    return Stationary(
+        float(total[0]), float(averages(output.phi, c)[0]), exponent, 0.0,
+        np.append(tau, 2.0 * math.pi / omega), np.append(total, total[0]), 2.0 * math.pi / omega,
     )  # fmt: skip

@@ -65,7 +65,8 @@ def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) ->
 
     Equation    C'' = C - g^2 C_phi(C; C_0) for tau > 0, C'(0+) = -noise
     Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, symmetry 0;
-                white noise; an input with the covariance of a cosine (the state that follows it)
+                white noise; an input with the covariance of a cosine, or a cosine of a uniform
+                phase (the state that follows it)
     Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 
     Parameters
