@@ -204,7 +204,7 @@ def first_failure(
             for file in (tree / ".pytest_cache").rglob("table_*"):
                 if "gaussian" in mutant.path:
                     file.unlink()
-            if "njit" in mutant.new:
+            if "njit" in mutant.new or "@inlined" in mutant.new:
                 run([sys.executable, "tests/emit/restamp.py"])
         noted = tree / ".pytest_cache" / "v" / "cache" / "lastfailed"
         noted.unlink(missing_ok=True)

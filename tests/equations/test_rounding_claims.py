@@ -13,12 +13,13 @@ import mpmath as mp
 import numpy as np
 import pytest
 import sympy as sp
+from scipy import special
 from scipy.integrate import quad, solve_ivp
 
 import dmft
 from dmft.equations.rounding.bounds import rounding
 from dmft.equations.rounding.conditioning import ordinary_rounding
-from dmft.equations.rounding.rules import Bounded, raised
+from dmft.equations.rounding.rules import PASSED_ON, Bounded, raised
 from dmft.special.signs import moment_of_signs_on_arrays
 
 z = sp.Symbol("z", real=True)
@@ -178,6 +179,19 @@ def relative(equations, start):
         for part in rounding(equations.on_nodes, states, values, wanted).values()
     ]
     return max(part.error.max() / part.size.max() for part in parts)
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_what_functions_pass_on_covers_both_ends_of_an_interval(name):
+    """Errors as large as the argument: the largest change of the function within them."""
+    function = getattr(special, name, None) or getattr(np, {"asin": "arcsin"}.get(name, name))
+    for x, error in ((0.9, 0.05), (0.7, 0.3), (-0.6, 0.4), (0.2, 0.6), (1.0, 0.8), (-1.5, 2.0)):
+        if name == "asin" and abs(x) > 1.0 - 1e-9:
+            continue
+        inside = np.linspace(x - error, x + error, 2001)
+        inside = np.clip(inside, -1.0, 1.0) if name == "asin" else inside
+        change = np.abs(function(inside) - function(x)).max()
+        assert PASSED_ON[name](x, error, function(x)) >= change * (1.0 - 1e-12)
 
 
 @pytest.mark.parametrize("name", ["erf", "relu", "He2", "He3"])
