@@ -19,8 +19,8 @@ from dmft.explanation.average import Average, FieldHermite
 
 # Overlaps of single units, as symbols.
 OVERLAPPING = {sp.Symbol(name, positive=True) for name in "QP"} | {sp.Symbol("M", real=True)}
-# Operations of a closed form of an average that is collected.
-MOST_COLLECTED = 120
+# Operations, and symbols, of a closed form of an average that is collected.
+MOST_COLLECTED, MOST_SYMBOLS = 120, 3
 
 
 class StatementPrinter(KernelPrinter):
@@ -33,9 +33,10 @@ class StatementPrinter(KernelPrinter):
     def shortened(self, expr: sp.Expr) -> sp.Expr:
         """A closed form in covariances as kernels are printed, where it is short.
 
-        Long ones have polynomials whose factors take SymPy minutes.
+        Polynomials of many covariances have factors that take SymPy minutes in some orders.
         """
-        return expr if sp.count_ops(expr) > MOST_COLLECTED else rewritten(expr)
+        is_long = sp.count_ops(expr) > MOST_COLLECTED or len(expr.free_symbols) > MOST_SYMBOLS
+        return expr if is_long else rewritten(expr)
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum: those of teachers, those of students, noise of labels."""
