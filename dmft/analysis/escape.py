@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing, risk_rate
+from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing, refined, risk_rate
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Record
@@ -37,6 +37,8 @@ from dmft.solvers.solve import Request, check_request, solve_request
 from dmft.solvers.trajectory import CLOCK, Trajectory
 
 REFERENCES = ("start", "plateau")
+# Times at which a run is saved around its plateau.
+PARTS = 33
 # An escape from overlaps of order d^(-1/2) amplifies early errors: these tolerances give its time
 # to 1e-9 (one of 1e-8 in a plain run gives 1e-7). Order 8 takes half the time of order 5.
 TIGHT: Mapping[str, Any] = {"rtol": 1e-10, "atol": 1e-15, "default": "rk8"}
@@ -399,7 +401,11 @@ def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTi
     """Escape time from the plateau of a run that was saved at each step."""
     begun, problem = given.setup.t_start, given.setup.problem
     # Without one nothing relaxes before the descent.
-    plateau = find_plateau(run, origin=begun) or Plateau(begun, float(run.risk[0]))
+    plateau = find_plateau(run, origin=begun)
+    if plateau is None:
+        plateau = Plateau(begun, float(run.risk[0]))
+    elif 0 < plateau.row < run.t.size - 1:
+        plateau = refined(plateau, _part(run, given, plateau.row), begun)
     event = _risk_event(plateau.risk, fraction)
     # The run is followed again only through the step in which its risk falls that far.
     row = _before_fall(run, event.threshold, plateau.row)
@@ -409,6 +415,19 @@ def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTi
         run = solve_request(replace(watched, setup=setup))
     known = {"reference_value": plateau.risk, "reference_time": plateau.t}
     return _result(run, event.threshold, "plateau", **known)
+
+
+def _part(run: Trajectory, given: Request, row: int) -> Trajectory:
+    """The run between the neighbours of a row, saved at many times.
+
+    Steps on a plateau are long: polynomials through their ends locate it to some parts in 10^3.
+    """
+    begin, end = float(run.t[row - 1]), float(run.t[row + 1])
+    y = {name: block[row - 1] for name, block in run.blocks.items()}
+    times = np.linspace(begin, end, PARTS)
+    start = given.setup.problem.pack(y)
+    setup = replace(given.setup, t_start=begin, t_end=end, start=start, save=times)
+    return solve_request(replace(given, setup=setup))
 
 
 def _before_fall(run: Trajectory, threshold: float, first: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,17 @@ def find_plateau(run: Trajectory, origin: float) -> Plateau | None:
     found = _flattest(run, rate, slope, index)
     learned = found and not found.left and found.risk < LEARNED * run.risk[0]
     return None if learned else found
+
+
+def refined(plateau: Plateau, part: Trajectory, origin: float) -> Plateau:
+    """The same plateau located on a finer part of its run."""
+    rate = risk_rate(part)
+    slope = _log_slope(part, origin, rate)
+    if not np.all(np.isfinite(slope)):
+        return plateau
+    row = int(np.argmin(np.abs(slope)))
+    t = _minimum(part.t, slope, row)
+    return replace(plateau, t=t, risk=_cubic(part.t, part.risk, rate, row, t))
 
 
 def _flattest(
