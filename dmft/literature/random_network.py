@@ -24,8 +24,6 @@ Array = NDArray[np.float64]
 VARIANCES = sp.symbols("a b", positive=True)
 COVARIANCE = sp.Symbol("c", real=True)
 X, H = sp.symbols("x h", real=True)
-# Layers after which correlations have reached their fixed point, and its accuracy.
-LAYERS, SETTLED = 20_000, 1e-15
 
 
 def pair_average(activation: sp.Expr) -> sp.Expr:

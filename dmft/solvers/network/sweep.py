@@ -58,7 +58,8 @@ class SiteProblem:
     held : (callable(x) -> array, float), optional
         Constraint of the multiplier.
     dt : float
-    fractions : (P,)
+    same_output : bool
+        Whether sites send their states.
     """
 
     step: Sequence[Callable[..., Any]]
@@ -71,7 +72,6 @@ class SiteProblem:
     coupled: Sequence[float]
     held: tuple[Callable[..., Any], float] | None
     dt: float
-    names: tuple[str, ...] = ()
     same_output: bool = False
 
     @property

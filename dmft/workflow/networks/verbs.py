@@ -193,10 +193,6 @@ def _sampled(
 # Measures of diagrams --------------------------------------------------------------------------
 
 
-def _chaos(network: RandomNetwork) -> float:
-    return stationary_state(network).lyapunov_exponent
-
-
 def _replicon(network: RandomNetwork) -> float:
     return _of_point(network, lambda point: point.replicon - 1.0)
 
