@@ -312,7 +312,7 @@ def escape_times_of(
 
 
 def _read(ended: Any, function: Callable[..., Any], *more: Any) -> Any:
-    """What a function makes of a run of a batch, or what stands in the place of a run."""
+    """Result of a function of one run of a batch, or the exception that replaced the run."""
     if not isinstance(ended, Ended):
         return ended
     return attempt(lambda: function(ended.trajectory(), *more))

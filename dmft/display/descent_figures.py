@@ -222,7 +222,7 @@ def _map(
 
 
 def _name_maps(panels: Any, words: Sequence[list[str]], *, in_row: bool) -> None:
-    """Titles of maps; where they stand in one row, what all say is said once above it."""
+    """Titles of maps; in one row, what they share is written once above it."""
     if not in_row:
         for panel, said in zip(panels, words, strict=True):
             panel.set_title("; ".join(said), fontsize="small")

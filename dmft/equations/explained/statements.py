@@ -117,7 +117,7 @@ class Marked(sp.Expr):
 
 
 class OnNodes(Marked):
-    """The sum over nodes that stands for an average without closed form."""
+    """Sum over nodes that replaces an average without a closed form."""
 
     latex_form, text_form = r"{}_{{\mathrm{{nodes}}}}", "{}_nodes"
 
