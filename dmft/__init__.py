@@ -223,7 +223,7 @@ PUBLIC = {
 }
 
 # Public folders, by attribute.
-FOLDERS = ("laws", "literature")
+FOLDERS = ("laws", "literature", "rules")
 
 NAMES = sorted([*PUBLIC, *FOLDERS, "__version__"])
 

@@ -65,6 +65,8 @@ class Overlaps(Start):
     clock : mapping of str to float, optional
         Initial time of schedules: the time "t", and "steps / d" and "samples / d" for a
         `dmft.Schedule`. `run.final` contains these values.
+    scalars : mapping of str or sympy.Symbol to float, optional
+        Numbers that a rule of vectors learns (`dmft.UpdateField` with ``scalars=``).
 
     Raises
     ------
@@ -86,6 +88,7 @@ class Overlaps(Start):
     readout: NDArray[np.float64] | None = None
     memory: Mapping[str, NDArray[np.float64]] | None = None
     clock: Mapping[str, float] | None = field(default=None, compare=False)
+    scalars: Mapping[str, float] | None = None
 
     def __init__(
         self,
@@ -96,8 +99,10 @@ class Overlaps(Start):
         *,
         memory: Mapping[str, ArrayLike] | None = None,
         clock: Mapping[str, float] | None = None,
+        scalars: Mapping[Any, float] | None = None,
     ) -> None:
         object.__setattr__(self, "clock", _clock(clock))
+        object.__setattr__(self, "scalars", _scalars(scalars))
         rows = {n: check_shape(y, n, np.shape(y)) for n, y in (memory or {}).items()}
         object.__setattr__(self, "memory", rows or None)
         if np.ndim(M) == 3:
@@ -209,6 +214,15 @@ def _weights(given: Any, name: str) -> Array:
     if len(shape) != 2 or not all(shape):
         raise ShapeMismatch(f"{name} has shape {shape}, expected (units, d)")
     return check_shape(given, name, shape)
+
+
+def _scalars(given: Mapping[Any, float] | None) -> dict[str, float] | None:
+    """Learned numbers by the names of their symbols."""
+    found = {}
+    for name, value in (given or {}).items():
+        number = check_shape(value, str(name), ())
+        found[str(name)] = float(number)
+    return found or None
 
 
 def _clock(given: Mapping[str, float] | None) -> dict[str, float] | None:
@@ -335,8 +349,10 @@ class Alignment(Start):
         radius: float = 1.0,
         *,
         clock: Mapping[str, float] | None = None,
+        scalars: Mapping[Any, float] | None = None,
     ) -> None:
         object.__setattr__(self, "clock", _clock(clock))
+        object.__setattr__(self, "scalars", _scalars(scalars))
         position = check_shape(e, "e", np.shape(e))
         semantic = check_shape(m, "m", np.shape(m))
         if position.ndim > 1 or semantic.ndim > 1:

@@ -1,5 +1,8 @@
 """Laws of single numbers: initial states, parameters of sites, latents of rules.
 
+Numbers of a law may be expressions in symbols where it belongs to a learning rule
+(`dmft.rules.Random`).
+
 Examples
 --------
 >>> import dmft
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
@@ -23,6 +27,7 @@ from dmft.record import Brief
 from dmft.validation import checked, shown
 
 Array = NDArray[np.float64]
+Number = float | sp.Expr
 
 
 class Law(Brief):
@@ -30,12 +35,12 @@ class Law(Brief):
 
     @property
     @abstractmethod
-    def mean(self) -> float:
+    def mean(self) -> Number:
         """Mean."""
 
     @property
     @abstractmethod
-    def variance(self) -> float:
+    def variance(self) -> Number:
         """Variance."""
 
     @abstractmethod
@@ -69,7 +74,14 @@ class Law(Brief):
         return self.quantile(np.clip(strata, 1e-16, 1.0 - 1e-16))
 
 
-def _finite(name: str, value: float, positive: bool = False) -> None:
+def _symbolic(value: object) -> bool:
+    """Whether a number is an expression in symbols, as in laws of learning rules."""
+    return bool(getattr(value, "free_symbols", None))
+
+
+def _finite(name: str, value: Number, positive: bool = False) -> None:
+    if _symbolic(value):
+        return
     if not math.isfinite(value) or (positive and value <= 0.0):
         raise BadParameter(
             f"{name} = {shown(value)} must be {'positive and ' if positive else ''}finite"
@@ -94,20 +106,20 @@ class Normal(Law):
     [0.0]
     """
 
-    mean: float = 0.0
-    variance: float = 1.0
+    mean: float | sp.Expr = 0.0
+    variance: float | sp.Expr = 1.0
 
     def __post_init__(self) -> None:
         _finite("mean", self.mean)
         _finite("variance", self.variance)
-        if self.variance < 0.0:
+        if not _symbolic(self.variance) and self.variance < 0.0:
             raise BadParameter(f"variance = {self.variance} must not be negative")
 
     def quantile(self, u: Array) -> Array:
         """Value below which a share u lies."""
         from scipy.special import ndtri
 
-        return np.asarray(self.mean + math.sqrt(self.variance) * ndtri(u))
+        return np.asarray(float(self.mean) + math.sqrt(self.variance) * ndtri(u))
 
 
 @checked
@@ -127,28 +139,28 @@ class Uniform(Law):
     1.0
     """
 
-    low: float
-    high: float
+    low: float | sp.Expr
+    high: float | sp.Expr
 
     def __post_init__(self) -> None:
         _finite("low", self.low)
         _finite("high", self.high)
-        if self.low >= self.high:
+        if not _symbolic(self.high - self.low) and self.low >= self.high:
             raise BadParameter(f"low = {self.low} must be below high = {self.high}")
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Number:
         """Middle of the interval."""
         return (self.low + self.high) / 2.0
 
     @property
-    def variance(self) -> float:
+    def variance(self) -> Number:
         """Squared width over twelve."""
         return (self.high - self.low) ** 2 / 12.0
 
     def quantile(self, u: Array) -> Array:
         """Value below which a share u lies."""
-        return self.low + (self.high - self.low) * u
+        return float(self.low) + float(self.high - self.low) * u
 
 
 @checked
@@ -168,24 +180,24 @@ class Laplace(Law):
     0.5
     """
 
-    scale: float
+    scale: float | sp.Expr
 
     def __post_init__(self) -> None:
         _finite("scale", self.scale, positive=True)
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Number:
         """Zero."""
         return 0.0
 
     @property
-    def variance(self) -> float:
+    def variance(self) -> Number:
         """Twice the squared scale."""
         return 2.0 * self.scale**2
 
     def quantile(self, u: Array) -> Array:
         """Value below which a share u lies."""
-        return np.asarray(-self.scale * np.sign(u - 0.5) * np.log1p(-2.0 * np.abs(u - 0.5)))
+        return np.asarray(-float(self.scale) * np.sign(u - 0.5) * np.log1p(-2.0 * np.abs(u - 0.5)))
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -204,17 +216,21 @@ class Discrete(Law):
     0.5
     """
 
-    values: tuple[float, ...]
-    weights: tuple[float, ...]
+    values: tuple[Number, ...]
+    weights: tuple[Number, ...]
 
-    def __init__(self, probabilities: Mapping[float, float]) -> None:
+    def __init__(self, probabilities: Mapping[Any, Any]) -> None:
         if not isinstance(probabilities, Mapping) or not probabilities:
             raise BadParameter(f"Discrete takes {{value: probability}}, got {shown(probabilities)}")
-        values = tuple(sorted(float(y) for y in probabilities))
-        weights = tuple(float(probabilities[y]) for y in sorted(probabilities))
+        known = [(_number(y), _number(weight)) for y, weight in probabilities.items()]
+        if not any(_symbolic(value) for value, _ in known):
+            known.sort(key=lambda pair: pair[0])
+        values, weights = (tuple(pair[n] for pair in known) for n in (0, 1))
         for value in (*values, *weights):
             _finite("a value or probability", value)
-        if min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-12:
+        if any(map(_symbolic, weights)):
+            pass  # checked where the numbers are known
+        elif min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-12:
             raise BadParameter(
                 f"probabilities {list(weights)} must be at least 0 and add up to 1, "
                 f"they add up to {sum(weights):g}"
@@ -223,19 +239,25 @@ class Discrete(Law):
         object.__setattr__(self, "weights", weights)
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Number:
         """Mean."""
-        return float(np.dot(self.values, self.weights))
+        return sum(y * w for y, w in zip(self.values, self.weights, strict=True))
 
     @property
-    def variance(self) -> float:
+    def variance(self) -> Number:
         """Variance."""
-        return float(np.dot((np.array(self.values) - self.mean) ** 2, self.weights))
+        pairs = zip(self.values, self.weights, strict=True)
+        return sum((y - self.mean) ** 2 * w for y, w in pairs)
 
     def quantile(self, u: Array) -> Array:
         """Value below which a share u lies."""
-        number = np.searchsorted(np.cumsum(self.weights), u)
-        return np.array(self.values)[np.minimum(number, len(self.values) - 1)]
+        number = np.searchsorted(np.cumsum(np.array(self.weights, dtype=np.float64)), u)
+        return np.array(self.values, dtype=np.float64)[np.minimum(number, len(self.values) - 1)]
+
+
+def _number(value: Any) -> Any:
+    """A number as a float; an expression in symbols as it is."""
+    return value if _symbolic(value) else float(value)
 
 
 def Rademacher() -> Discrete:
@@ -251,7 +273,7 @@ def Rademacher() -> Discrete:
 
 
 @checked
-def Bernoulli(p: float) -> Discrete:
+def Bernoulli(p: float | sp.Expr) -> Discrete:
     """1 with probability p, else 0.
 
     Parameters
@@ -265,7 +287,7 @@ def Bernoulli(p: float) -> Discrete:
     >>> dmft.laws.Bernoulli(0.25).mean
     0.25
     """
-    if not 0.0 <= p <= 1.0:
+    if not _symbolic(p) and not 0.0 <= p <= 1.0:
         raise BadParameter(f"p = {p} is a probability and must lie between 0 and 1")
     return Discrete({0.0: 1.0 - p, 1.0: p})
 

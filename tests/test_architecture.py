@@ -39,6 +39,7 @@ FLOORS = {
     "progress": 0,
     "symbolic_lock": 0,
     "laws": 0,
+    "rules": 0,
     "netcdf": 0,
     "record": 0,
     "validation": 0,

@@ -304,14 +304,15 @@ def _write(
         return f"out[{here.entries.index(d.name) if here.entries else f'd{d.name}_at'}]"
 
     joint = {a for d in definitions for a in placed_on_nodes(d.expr)}
-    if joint:
-        from dmft.codegen.joint import node_loop
-
-        loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
-        root.lines += loop
-        lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
     last = {d.name: d for d in definitions if d.holds_variances}  # of each covariance
     for definition in definitions:
+        if joint and placed_on_nodes(definition.expr):  # what they read is defined before
+            from dmft.codegen.joint import node_loop
+
+            loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
+            root.lines += loop
+            lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
+            joint = set()
         if at_nodes(definition):
             if chunk is None:
                 noise = NOISE_CONSTANT in here.constants

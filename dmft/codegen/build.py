@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from dmft.codegen.packing import Layout, layout, layout_of_alignments
+from dmft.codegen.packing import Layout, layout, layout_of_alignments, layout_of_rule
 from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
@@ -21,6 +21,7 @@ from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
 
 if TYPE_CHECKING:
+    from dmft.equations.rules.space import RuleSpace
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
@@ -219,7 +220,9 @@ def generate(equations: Equations) -> str:
     if equations.space.gram is not None:
         from dmft.codegen.domains import gram_domain
 
-        domain = gram_domain(equations.space.gram, here.places, VERSION)
+        first = str(len(parameters))
+        places = {n: place.replace("P_at", first) for n, place in here.places.items()}
+        domain = gram_domain(equations.space.gram, places, VERSION)
     else:
         domain = domain_text(equations.on_nodes, parameters, here, VERSION)
     if equations.noise:
@@ -248,6 +251,9 @@ def description(equations: Equations) -> str:
 def layout_of(equations: Equations) -> Layout:
     """Where the arrays of a system live."""
     blocks, found = equations.space.blocks, equations.on_nodes
+    if equations.family == "rule":
+        space = cast("RuleSpace", equations.space)
+        return layout_of_rule(found, blocks, space.axes, space.fixed_entries)
     here = layout_of_alignments(found, blocks) if blocks else layout(found)
     if equations.noise:
         from dmft.codegen.diffusion import noise_layout

@@ -1,4 +1,4 @@
-"""Loops over nodes for averages of sequence models that have no tables."""
+"""Loops over nodes for averages that hold their own nodes: of sequence models and of rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
 from dmft.emit.expression import shared_lines
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.joint_average import Tokens
 
 
 def node_loop(
@@ -23,33 +22,39 @@ def node_loop(
     Parameters
     ----------
     averages : sequence of Expectation
-        All under the same law.
+        Under laws that are placed.
     known : mapping
         What state and parameters are called.
     first : int
         Number of scalar parameters in front of the nodes.
     """
-    law = averages[0].law
-    assert isinstance(law, Tokens)
-    names = {s: known[s.name] for a in averages for s in a.free_symbols}
-    length, m = law.length, emit_expression(law.overlap, names)
+    names = {s: known.get(s.name, s.name) for a in averages for s in a.free_symbols}
     sums = {average: f"sum_{n}" for n, average in enumerate(averages)}
-    lines: list[str | Loop] = [f"rest = math.sqrt(max(0.0, 1.0 - {m} * {m}))"]
-    lines += [f"mean_{n} = {emit_expression(e, names, FAST)}" for n, e in enumerate(law.means)]
-    lines += [f"{name} = 0.0" for name in sums.values()]
-    inside = dict(names)
+    lines: list[str | Loop] = [f"{name} = 0.0" for name in sums.values()]
     body: list[str | Loop] = []
-    for n in range(length):
-        h, star, free = (law.fields[n + block * length] for block in range(3))
-        inside |= {h: f"h_{n}", star: f"star_{n}", free: f"free_{n}"}
-        body.append(f"star_{n} = par[{first} + {1 + n} * {ALL_NODES} + node]")
-        body.append(f"free_{n} = par[{first} + {1 + length + n} * {ALL_NODES} + node]")
-        body.append(f"h_{n} = {m} * star_{n} + rest * free_{n} + mean_{n}")
-    shared, values = shared_lines([y.integrand for y in averages], inside, "node_", FAST)
-    body += shared
-    for name, value in zip(sums.values(), values, strict=True):
-        body.append(f"value = {value}")
-        # Where student and target agree the direction of the gradient is 0/0 and has no weight.
-        body.append(f"{name} += par[{first} + node] * value if math.isfinite(value) else 0.0")
+    for number, law in enumerate(dict.fromkeys(a.law for a in averages)):
+        program = law.at_nodes(averages)
+        inside = dict(names)
+        for symbol, value in program.outside:
+            inside[symbol] = f"{symbol.name}_{number}"
+            lines.append(f"{inside[symbol]} = {emit_expression(value, inside, FAST)}")
+        for n, symbol in enumerate(program.axes):
+            inside[symbol] = f"axis_{n}"
+            load = f"axis_{n} = par[{first} + {1 + n} * {ALL_NODES} + node]"
+            body += [load] * (load not in body)
+        for m, (symbol, value) in enumerate(program.inside):
+            inside[symbol] = f"field_{number}_{m}"
+            body.append(f"{inside[symbol]} = {emit_expression(value, inside, FAST)}")
+        own = [a for a in averages if a.law == law]
+        integrands = [a.integrand for a in own]
+        stem = f"node_{number}_" if number else "node_"
+        shared, values = shared_lines([*integrands, program.density], inside, stem, FAST)
+        body += shared
+        weight = f"weight_{number}"
+        body.append(f"{weight} = par[{first} + node] * ({values[-1]})")
+        for average, value in zip(own, values, strict=False):
+            body.append(f"value = {value}")
+            # Where student and target agree the direction of the gradient is 0/0 and has no weight.
+            body.append(f"{sums[average]} += {weight} * value if math.isfinite(value) else 0.0")
     lines.append(loop_over(("node", ALL_NODES), body))
     return lines, dict(sums)

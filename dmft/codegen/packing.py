@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
@@ -75,7 +75,8 @@ def flat_index(indices: Sequence[str], lengths: Sequence[str]) -> str:
 class Layout:
     """Widths, state and constants of one system; `moved` is a displacement behind the state.
 
-    `entries` names the numbers of a state whose definitions are written in them one by one.
+    `entries` names the numbers of a state whose definitions are written in them one by one;
+    `others` are more numbers, with where code finds them.
     """
 
     widths: tuple[str, ...]
@@ -83,6 +84,7 @@ class Layout:
     constants: tuple[Block, ...]
     moved: tuple[Block, ...] = ()
     entries: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packed(self) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -101,7 +103,7 @@ class Layout:
         """Where the numbers of the state stand."""
         if not self.entries:
             return {b.name: f"y[{b.name}_at]" for b in self.state if not b.axes}
-        return {name: f"y[{n}]" for n, name in enumerate(self.entries)}
+        return {name: f"y[{n}]" for n, name in enumerate(self.entries)} | dict(self.others)
 
     @property
     def before_nodes(self) -> tuple[Block, ...]:
@@ -134,6 +136,20 @@ def layout(definitions: Sequence[Definition]) -> Layout:
 
 def _with_rows(block: Block) -> Block:
     return replace(block, axes=("outputs", "p")) if block.name == str(x.a) else block
+
+
+def layout_of_rule(
+    definitions: Sequence[Definition],
+    blocks: Mapping[str, Sequence[sp.Symbol]],
+    axes: Mapping[str, tuple[str, ...]],
+    others: Mapping[str, str],
+) -> Layout:
+    """Layout of overlaps and scalars that are numbers, with P of the fixed rows."""
+    state = tuple(Block(name, axes[name], symmetric=name == "Q") for name in blocks)
+    nodes = layout(definitions).widths[2:]
+    constants = (CONSTANTS[0], *(NODE_CONSTANTS if nodes else ()))
+    names = tuple(str(s) for symbols in blocks.values() for s in symbols)
+    return Layout((*WIDTHS, *nodes), state, constants, (), names, others)
 
 
 def layout_of_alignments(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.model import GradientDescent, Scaling, SequenceModel
     from dmft.model.couplings.random_network import RandomNetwork
+    from dmft.model.update import VectorRule
 
 
 @overload
@@ -43,7 +44,7 @@ def derive(model: RandomNetwork) -> NetworkEquations: ...
 @checked
 @in_turn
 def derive(
-    model: Model | RandomNetwork,
+    model: Model | RandomNetwork | VectorRule,
     algorithm: SGD | GradientFlow | GradientDescent | None = None,
     *,
     dim: int | sp.Expr | None = None,
@@ -150,6 +151,12 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
+    if getattr(model, "family", "") == "rule":
+        from dmft.equations.rules.derive import derive_rule
+
+        if any(y is not None for y in (algorithm, dim, scaling)) or fluctuations:
+            raise BadParameter("a rule written with vectors is its own model: dmft.derive(rule)")
+        return derive_rule(cast("VectorRule", model))
     if algorithm is None or getattr(model, "family", "") == "network":
         from dmft.equations.two_time.network import derive_network
 

@@ -99,7 +99,7 @@ class Equations(Short, System):
     @property
     def bounds_rounding(self) -> bool:
         """Whether the rounding of their closed forms is bounded along runs."""
-        return not (self.model.reads_sequences or self.averages or self.error)
+        return not (self.is_written_out or self.averages or self.error)
 
     # What they hold -------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Equations(Short, System):
     def on_nodes(self) -> tuple[Definition, ...]:
         """The computed form: averages as sums over nodes, tangential drifts on the sphere."""
         definitions = self.definitions
-        if self.model.reads_sequences:  # averages hold their own nodes
+        if self.is_written_out:  # averages hold their own nodes
             return definitions
         if self.algorithm.on_sphere:
             from dmft.equations.noise.projection import projected
@@ -150,7 +150,7 @@ class Equations(Short, System):
         the risk at ordinary overlaps (variances 0.01 to 100,
         `dmft.equations.rounding.conditioning`), the words say how far it goes.
         """
-        if self.model.reads_sequences:
+        if self.is_written_out:
             tables = (
                 f"averages by tables, error at most {self.error:.0e}" if self.error else "exact"
             )
@@ -189,7 +189,7 @@ class Equations(Short, System):
 
         The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
         """
-        if self.model.reads_sequences:
+        if self.is_written_out:
             from dmft.gaussian.tables.tabled import PlacedAverage
 
             placed = {a for d in self.definitions for a in d.expr.atoms(PlacedAverage)}
@@ -366,11 +366,9 @@ class Equations(Short, System):
         """
         if self.noise:
             return self.noise.rule(_fields(start), options)
-        if self.model.reads_sequences:
-            from dmft.equations.averages.joint_average import joint_rule
-
+        if self.is_written_out:
             chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}
-            return joint_rule(cast("SequenceModel", self.model).length, **chosen)
+            return self.space.rule(self.averages, chosen)
         from dmft.equations.averages.nodes import rule_of_averages
         from dmft.equations.averages.tails import told_by_tails
 
@@ -477,7 +475,7 @@ class Equations(Short, System):
         """
         from dmft.equations.views.explicit import unroll
 
-        if self.model.reads_sequences:
+        if self.is_written_out:
             return unroll(self.definitions, {"p": 1, "k": 1}, {})
         if self.space.not_unrolled:
             raise BadParameter(self.space.not_unrolled)
@@ -584,7 +582,7 @@ class Equations(Short, System):
         from dmft.equations.views.text import equations_text
 
         more = self.noise.text(self.definitions) if self.noise else []
-        more += [f"  {self.space.networks}"] if self.model.reads_sequences else []
+        more += [f"  {self.space.networks}"] if self.is_written_out else []
         text = equations_text(self.model, self.definitions, self.kind, self.time_unit, more)
         closure = self.space.closure_text(self.definitions)
         return f"{text}\n  {closure}" if closure else text

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -20,6 +20,10 @@ from dmft.initial_conditions import Overlaps
 from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK
+
+if TYPE_CHECKING:
+    from dmft.equations.averages.expectation import Expectation
+    from dmft.gaussian.nodes.rules import NodeRule
 
 Array = NDArray[np.float64]
 # Intrinsic dimension below which runs do not follow their equations closely.
@@ -103,6 +107,10 @@ class StateSpace(ABC):
     ) -> Values:
         """Values with the constants that follow from the start, which is checked."""
         return values
+
+    def rule(self, averages: Sequence[Expectation], options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of averages that are written out."""
+        raise NotImplementedError
 
     def approximation(self, averages: str, error: float) -> str:
         """What equations of this state leave out, and how they compute averages."""

@@ -58,8 +58,13 @@ class System(Changeable):
 
     @property
     def family(self) -> str:  # type: ignore[override]
-        """Kind of state: "overlaps", or the alignments of a "sequence"."""
-        return "sequence" if self.model.reads_sequences else "overlaps"
+        """Kind of state: "overlaps", the alignments of a "sequence", or those of a "rule"."""
+        return self.model.family
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether definitions hold single numbers instead of arrays."""
+        return self.family in ("sequence", "rule")
 
     @cached_property
     def space(self) -> StateSpace:
@@ -68,6 +73,10 @@ class System(Changeable):
             from dmft.equations.sequence.alignments import Alignments
 
             return Alignments(self.model, self.algorithm)
+        if self.family == "rule":
+            from dmft.equations.rules.space import RuleSpace
+
+            return RuleSpace(self.model, self.algorithm)
         if self.scaling in ("mean-field", "wide-high-dimensional"):
             from dmft.equations.restrict.closures import InfiniteWidth, MeanField
 

@@ -79,6 +79,8 @@ class Model(Shown):
 
     # Whether its networks read tokens (`dmft.SequenceModel`).
     reads_sequences: ClassVar[bool] = False
+    # Kind of state of its equations.
+    family: ClassVar[str] = "overlaps"
 
     def __new__(
         cls,

@@ -391,6 +391,7 @@ class SequenceModel(Model):
     encoding: Encoding = None  # type: ignore[assignment]
 
     reads_sequences: ClassVar[bool] = True
+    family: ClassVar[str] = "sequence"
 
     def __post_init__(self) -> None:
         for network, name in ((self.student, "student"), (self.teacher, "teacher")):

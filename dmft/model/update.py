@@ -1,10 +1,11 @@
-"""Declaration of a learning rule of one's own."""
+"""Declaration of a learning rule of one's own: psi of a model, or a whole step in vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import sympy as sp
 
@@ -13,6 +14,7 @@ from dmft.model.algorithm import SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
+from dmft.rules import Field, Gram, Mean, Random, Row, Vector, View, expression, parts_of, parts_of_view
 from dmft.validation import checked, shown
 
 # The student's output in a rule, and the derivative of its activation at h.
@@ -41,10 +43,16 @@ class UpdateField(SGD):
     Averages have closed forms if psi is a sum of products of functions of single fields or of
     their signs; otherwise they are computed by quadrature, with an error estimate.
 
+    A mapping ``{row: step}`` declares the rule by vectors instead (`dmft.rules`): several inputs of
+    one step, latent coordinates, masks, scalars that are learned. It needs no model; its clock is
+    t = steps * learning_rate / d.
+
     Parameters
     ----------
-    psi : sympy.Expr
-        Factor of x/sqrt(d), the same expression for every neuron.
+    psi : sympy.Expr, or mapping of dmft.rules.Row to step
+        Factor of x/sqrt(d), the same expression for every neuron; or the step of each row that
+        moves. With steps, the arguments are `scalars` (mapping of symbols to their rates),
+        `learning_rate`, `batch_size`, `constraint` (None, "sphere", "orthonormal") and `measures`.
     fields : sequence of sympy.Symbol
         (h, h_star, y), with all teacher fields between h and y. A rule that can be implemented
         without access to the teacher does not contain the teacher fields.
@@ -75,6 +83,10 @@ class UpdateField(SGD):
     """
 
     written_by: ClassVar[Named] = "dmft.equations.update.passes:rule"
+
+    def __new__(cls, psi: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """A rule of vectors where the first argument is a mapping of rows to their steps."""
+        return object.__new__(VectorRule if isinstance(psi, Mapping) else cls)
 
     psi: sp.Expr = sp.S.Zero
     fields: tuple[sp.Symbol, ...] = ()
@@ -150,11 +162,11 @@ class UpdateField(SGD):
         return expr.xreplace({SLOPE: slope.xreplace({FIELD: self.fields[0]})})
 
 
-def _free_name(name: str) -> str:
-    if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
+def _free_name(name: str, taken: frozenset[str] = TAKEN) -> str:
+    if not (isinstance(name, str) and name.isidentifier()) or name in taken:
         raise BadParameter(
             f"a measure is called {name!r}; its name must be a valid name of an attribute, other "
-            f"than {', '.join(sorted(TAKEN))}"
+            f"than {', '.join(sorted(taken))}"
         )
     return name
 
@@ -193,3 +205,172 @@ def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
             f"{', '.join(sorted(map(str, known)))}, f and slope"
         )
     return rule
+
+
+# Names that measures of a rule without a model may have; run.error stays the claimed error, and
+# run["error"] is a measure of this name.
+OF_MEASURES = frozenset({"risk", "error", "error_rate", "loss"})
+# Time, in steps of a rule whose coefficients change.
+TIME = sp.Symbol("t", real=True)
+
+
+class VectorRule(UpdateField):
+    r"""A one-pass rule whose step is written with vectors (`dmft.rules`).
+
+    Attributes
+    ----------
+    steps : tuple of (Row, Vector)
+        Rows that move, in the order in which they were given.
+    learned : mapping of sympy.Symbol to sympy.Expr
+        Scalars, with their rates.
+    orthonormal : bool
+        Whether the moving rows are orthonormalised after each step (Gram-Schmidt).
+    """
+
+    # A declaration is its own model.
+    family: ClassVar[str] = "rule"
+    reads_sequences: ClassVar[bool] = False
+    flips: ClassVar[bool] = False
+    draws_labels: ClassVar[bool] = False
+    outputs: ClassVar[int] = 1
+    inputs: ClassVar[None] = None
+    spectrum: ClassVar[None] = None
+    blocks: ClassVar[None] = None
+    clusters: ClassVar[None] = None
+    label_noise: ClassVar[sp.Expr] = sp.S.Zero
+    label_flip: ClassVar[sp.Expr] = sp.S.Zero
+    steps: tuple[tuple[Row, Vector], ...]
+    rates: tuple[tuple[sp.Symbol, sp.Expr], ...]
+    orthonormal: bool
+
+    def __init__(
+        self,
+        steps: Mapping[Row, Vector],
+        *,
+        learning_rate: float | sp.Expr,
+        scalars: Mapping[sp.Symbol, Any] | None = None,
+        batch_size: int | sp.Expr = 1,
+        constraint: Literal["sphere", "orthonormal"] | None = None,
+        measures: Mapping[str, Any] | None = None,
+    ) -> None:
+        if constraint not in (None, "sphere", "orthonormal"):
+            raise BadParameter(
+                f'constraint = {shown(constraint)} must be None, "sphere" or "orthonormal"'
+            )
+        if not steps:
+            raise BadParameter("a rule needs a row that moves, got an empty mapping")
+        rates = tuple((_scalar(s), expression(y, f"d{s}/dt")) for s, y in (scalars or {}).items())
+        measured = {
+            _free_name(name, TAKEN - OF_MEASURES): expression(y, f"measure {name}")
+            for name, y in (measures or {}).items()
+        }
+        for name, value in (
+            ("psi", sp.S.Zero), ("fields", ()), ("definitions", ()), ("loss", "squared"),
+            ("steps", tuple((_moving(row), _step(row, y)) for row, y in steps.items())),
+            ("rates", rates), ("learning_rate", learning_rate), ("batch_size", batch_size),
+            ("constraint", "sphere" if constraint == "sphere" else None),
+            ("orthonormal", constraint == "orthonormal"), ("repeat", None),
+            ("readout_rate", sp.S.Zero), ("measures", tuple(measured.items())), ("clip", None),
+            ("normalised", False), ("decoupled", False),
+            *dict.fromkeys(DECLARED, sp.S.Zero).items(),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+        object.__setattr__(self, "loss", None)
+        moving = set(self.moving)
+        for view in self.views:
+            for row in set(view.replaces) & moving:
+                raise BadParameter(
+                    f"{view} replaces its coordinate along {row}, which moves: the law of the "
+                    "inputs would be defined by what is being learned; take adds="
+                )
+        _ = self.parameters
+
+    @property
+    def learned(self) -> dict[sp.Symbol, sp.Expr]:
+        """Rates of the numbers that are learned."""
+        return dict(self.rates)
+
+    @property
+    def moving(self) -> tuple[Row, ...]:
+        """Rows that move."""
+        return tuple(row for row, _ in self.steps)
+
+    @cached_property
+    def expressions(self) -> tuple[sp.Expr, ...]:
+        """Coefficients of the steps, rates of the scalars, and measures."""
+        coefficients = (c for _, step in self.steps for c in step.terms.values())
+        return (*coefficients, *self.learned.values(), *(y for _, y in self.measures))
+
+    @cached_property
+    def _parts(self) -> tuple[Any, ...]:
+        vectors = (v for _, step in self.steps for v in step.terms)
+        found = [*self.moving, *vectors, *(p for y in self.expressions for p in parts_of(y))]
+        return tuple(dict.fromkeys([*found, *(
+            p for view in found if isinstance(view, View) for p in parts_of_view(view)
+        )]))  # fmt: skip
+
+    @property
+    def fixed(self) -> tuple[Row, ...]:
+        """Rows that do not move, in the order in which they were declared."""
+        rows = {p for p in self._parts if isinstance(p, Row)} - set(self.moving)
+        return tuple(sorted(rows, key=lambda row: row.number))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Inputs of one step, in the order in which they were declared."""
+        found = {p for p in self._parts if isinstance(p, View)}
+        return tuple(sorted(found, key=lambda view: view.number))
+
+    @property
+    def randoms(self) -> tuple[Random, ...]:
+        """Random numbers of one step, in the order in which they were declared."""
+        found = {p for p in self._parts if isinstance(p, Random)}
+        return tuple(sorted(found, key=lambda r: r.number))
+
+    @cached_property
+    def parameters(self) -> frozenset[sp.Symbol]:
+        """Symbols that are neither fields, latents, overlaps, scalars nor the time."""
+        known = [*self.expressions, *(c for v in self.views for c in (*v.latents.values(), v.scale))]
+        known += [c for v in self.views for c in v.cov]
+        for r in self.randoms:
+            held = vars(r.law).values()
+            known += [sp.sympify(y) for part in held for y in (part if isinstance(part, tuple) else (part,))]
+        own = (Field, Gram, Random)
+        found = {s for y in known for s in y.free_symbols if not isinstance(s, own)}
+        return frozenset(found - set(self.learned) - {TIME, sp.Symbol("t")})
+
+    def __repr__(self) -> str:
+        steps = ", ".join(f"{row}: {step!r}" for row, step in self.steps)
+        parts = [f"{{{steps}}}"]
+        parts += [f"scalars={self.learned}"] if self.rates else []
+        parts.append(f"learning_rate={self.learning_rate}")
+        parts += [f"batch_size={self.batch_size}"] if self.batch_size != 1 else []
+        limit = "orthonormal" if self.orthonormal else self.constraint
+        parts += [f"constraint={limit!r}"] if limit else []
+        return f"UpdateField({', '.join(parts)})"
+
+    __str__ = __repr__
+
+
+def _moving(row: object) -> Row:
+    if not isinstance(row, Row):
+        raise BadParameter(f"steps are {{row: step}} with rows of dmft.rules, got {shown(row)}")
+    if row.is_fixed:
+        raise BadParameter(f'{row} was declared fixed and has a step; take Rows("{row}")')
+    return row
+
+
+def _step(row: Row, step: object) -> Vector:
+    if not isinstance(step, Vector):
+        raise BadParameter(
+            f"the step of {row} must be a combination of views and rows, got {shown(step)}"
+        )
+    return step
+
+
+def _scalar(symbol: object) -> sp.Symbol:
+    if not isinstance(symbol, sp.Symbol) or isinstance(symbol, Field | Gram | Random):
+        raise BadParameter(f"scalars are {{symbol: rate}}, got {shown(symbol)}")
+    _free_name(symbol.name)
+    return symbol

@@ -429,7 +429,12 @@ def start_of(
     memory = {n: blocks[n] for n in ACCUMULATED if n in blocks} | kept or None
     if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
         Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
-        return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory, clock=clock)
+        known = {*KEPT, *ACCUMULATED, "Q", "M", "readout"}
+        plain = {n: float(y) for n, y in blocks.items() if np.ndim(y) == 0 and n not in known}
+        return _unchecked(
+            Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory, clock=clock,
+            scalars=plain or None,
+        )  # fmt: skip
     if {"M", "Q_perp"} <= blocks.keys() and "P" in constants:
         # Wide students: overlaps that have these lengths outside the span of the teachers.
         inside = blocks["M"] @ np.linalg.pinv(constants["P"]) @ blocks["M"].T

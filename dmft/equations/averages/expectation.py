@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy as sp
 
@@ -18,6 +18,26 @@ from dmft.model import FIELD
 
 # Layers as thin as the label's noise.
 ROUNDED = 1
+Named = tuple[tuple[sp.Symbol, sp.Expr], ...]
+
+
+class AtNodes(NamedTuple):
+    """How the fields of a law that is placed follow from nodes.
+
+    Attributes
+    ----------
+    axes : tuple of sympy.Symbol
+        Coordinates of a node.
+    outside, inside : tuple of (symbol, expression)
+        What is computed once, and at each node, in order.
+    density : sympy.Expr
+        Multiplies the weight of a node.
+    """
+
+    axes: tuple[sp.Symbol, ...]
+    outside: Named
+    inside: Named
+    density: sp.Expr
 
 
 class At(sp.Expr):
@@ -76,6 +96,10 @@ class Law(sp.Basic):
         self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]
     ) -> float:
         """That number."""
+        raise NotImplementedError
+
+    def at_nodes(self, averages: Sequence[Expectation]) -> AtNodes:
+        """Fields at the nodes that these averages share."""
         raise NotImplementedError
 
     @property

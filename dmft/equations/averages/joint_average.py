@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.expectation import Expectation, Law
+from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule, normal_rule
@@ -43,6 +43,18 @@ class Tokens(Law):
     ) -> float:
         """Number at numbers for the symbols."""
         return value_at(average, at, nodes)
+
+    def at_nodes(self, averages: Sequence[Expectation]) -> AtNodes:
+        """Fields of the student from those of the target and what is orthogonal to it."""
+        n, m, rest = self.length, self.overlap, sp.Symbol("rest", real=True)
+        star, free = star_fields(n), free_fields(n)
+        means = [sp.Symbol(f"mean_{k}", real=True) for k in range(n)]
+        outside = [(rest, sp.sqrt(sp.Max(0, 1 - m**2))), *zip(means, self.means, strict=True)]
+        inside = tuple(
+            (h, m * s + rest * f + mean)
+            for h, s, f, mean in zip(token_fields(n), star, free, means, strict=True)
+        )
+        return AtNodes((*star, *free), tuple(outside), inside, sp.S.One)
 
     @property
     def means(self) -> tuple[sp.Expr, ...]:

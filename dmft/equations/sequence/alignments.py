@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.joint_average import check_finite
+from dmft.equations.averages.joint_average import check_finite, joint_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes.rules import NodeRule
 from dmft.gaussian.tables.tokens import TokenLaw
 from dmft.model import Alignment, SequenceModel
 
@@ -70,6 +72,10 @@ class Alignments(StateSpace):
     def networks(self) -> str:
         """Student and target."""
         return f"student {self.model.student}, target {self.model.teacher}"
+
+    def rule(self, averages: Sequence[Expectation], options: Mapping[str, Any]) -> NodeRule:
+        """Sobol nodes of target and student fields."""
+        return joint_rule(self.model.length, **options)
 
     def state(self, start: Alignment) -> dict[str, Array]:
         """Blocks e and m of a start."""

@@ -51,7 +51,7 @@ def factor_names(
 
 def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
     """Names of the activations of a model; none of sequences, whose functions are written out."""
-    if model.reads_sequences:
+    if model.family != "overlaps":
         return {}
     student, teacher = model.student.activation, model.teacher
     other = student if teacher.activation is None else teacher.activation
@@ -286,7 +286,7 @@ def equations_text(
             texts = ["  " + ",  ".join(y.strip() for y in texts)]
         lines += texts
     lines += more
-    if not model.reads_sequences:
+    if model.family == "overlaps":
         law = "⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
         lines.append(f"  {functions_text(model)}; {law}")
     if any(d.expr.has(OverSamples) for d in definitions):

@@ -158,6 +158,8 @@ def with_error_rate(run: Trajectory, equations: Equations) -> Trajectory:
 
 def _has_errors(model: Model) -> bool:
     """Whether labels are signs or classes."""
+    if model.family == "rule":
+        return False
     if model.outputs > 1:
         return True
     from dmft.equations.update.overlaps import has_signs

@@ -1,0 +1,1 @@
+"""Equations of rules that are written with vectors: averages over one step, rates, state."""

@@ -1,0 +1,158 @@
+"""Averages of a step on nodes: normal coordinates, each split where the integrand has a kink."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.averages.expectation import AtNodes, Expectation, Law
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.line import legendre
+from dmft.gaussian.nodes.rules import NodeRule, normal_rule, tensor_rule
+
+Array = NDArray[np.float64]
+# Coordinates beyond which the normal density is below rounding.
+FARTHEST = 9.0
+# Dimensions of products of rules; beyond, Sobol points, which know no kinks.
+MOST_PRODUCT = 3
+POINTS, SOBOL_POINTS = 24, 1024
+
+
+class StepNodes(Law):
+    """Law of normal coordinates; arguments (coordinates), (places of kinks, nan without one).
+
+    A place may contain the coordinates before it.
+    """
+
+    placed = True
+
+    def number(
+        self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+    ) -> float:
+        """Number at numbers for the symbols."""
+        return value_at(average, at, nodes)
+
+    @property
+    def coordinates(self) -> tuple[sp.Symbol, ...]:
+        """Symbols of the coordinates."""
+        return tuple(self.args[0])
+
+    @property
+    def kinks(self) -> tuple[sp.Expr, ...]:
+        """Places of kinks."""
+        return tuple(self.args[1])
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether the integrand has a kink."""
+        return any(place is not sp.nan for place in self.kinks)
+
+    @property
+    def bound(self) -> frozenset[sp.Symbol]:
+        """The coordinates."""
+        return frozenset(self.coordinates)
+
+    def at_nodes(self, averages: Sequence[Expectation]) -> AtNodes:
+        """Coordinates from nodes s, and their density.
+
+        Where axes are split, the node s of an axis is its part (0 or 1) plus a place within it.
+        """
+        return self.in_parts(shape_of(averages)[1])
+
+    def in_parts(self, split: bool) -> AtNodes:
+        """The same for axes that are split or not."""
+        axes = tuple(map(node_symbol, range(len(self.coordinates))))
+        found: list[tuple[sp.Symbol, sp.Expr]] = []
+        density = sp.S.One
+        for n, (z, place) in enumerate(zip(self.coordinates, self.kinks, strict=True)):
+            s = axes[n]
+            if not split:
+                found.append((z, s))
+                continue
+            cut = sp.Symbol(f"cut_{n}", real=True)
+            here = sp.S.Zero if place is sp.nan else place
+            found.append((cut, sp.Max(-FARTHEST, sp.Min(FARTHEST, here))))
+            low, high = cut + FARTHEST, FARTHEST - cut
+            upper = cut + high * (s - 1)
+            found.append((z, sp.Piecewise((low * s - FARTHEST, s < 1), (upper, True))))
+            width = sp.Piecewise((low, s < 1), (high, True))
+            density *= 2 * width * sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
+        return AtNodes(axes, (), tuple(found), density)
+
+
+def node_symbol(n: int) -> sp.Symbol:
+    """Symbol of a node of axis n."""
+    return sp.Symbol(f"s_{n}", real=True)
+
+
+def value_at(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> float:
+    """Number at numbers for the symbols, on the nodes of `rule_of`."""
+    law = average.law
+    assert isinstance(law, StepNodes)
+    program = law.in_parts(is_split(nodes["normal"]))
+    known: dict[sp.Symbol, Any] = dict(at)
+    known |= {node_symbol(n): nodes["normal"][n] for n in range(len(law.coordinates))}
+    with np.errstate(all="ignore"):
+        for symbol, value in program.inside:
+            known[symbol] = _called(value)(*(known[s] for s in _names(value)))
+        whole = average.integrand * program.density
+        values = _called(whole)(*(known[s] for s in _names(whole)))
+    return float(nodes["weight"] @ np.broadcast_to(values, nodes["weight"].shape))
+
+
+@lru_cache(maxsize=256)
+def _names(expr: sp.Expr) -> tuple[sp.Symbol, ...]:
+    return tuple(sorted(expr.free_symbols, key=str))
+
+
+@lru_cache(maxsize=256)
+def _called(expr: sp.Expr) -> Any:
+    return array_function(_names(expr), expr)
+
+
+def is_split(normal: Array) -> bool:
+    """Whether nodes are places in halves, which lie between 0 and 2."""
+    return bool(normal.size and normal.min() >= 0.0)
+
+
+def rule_of(averages: Sequence[Expectation], options: Mapping[str, Any]) -> NodeRule:
+    """Nodes of the averages of a rule: a product, split where there are kinks, or Sobol points."""
+    dim, split = shape_of(averages)
+    count = options.get("nodes")
+    if dim > MOST_PRODUCT:
+        chosen = {n: options[n] for n in ("replicas", "seed") if options.get(n) is not None}
+        return normal_rule(dim, count or SOBOL_POINTS, **chosen)
+    if split:
+        return split_rule(dim, count or POINTS)
+    return tensor_rule(dim, count or POINTS)
+
+
+def shape_of(averages: Sequence[Expectation]) -> tuple[int, bool]:
+    """Number of axes, and whether they are split."""
+    laws = [a.law for a in averages if isinstance(a.law, StepNodes)]
+    dim = max(len(law.coordinates) for law in laws)
+    return dim, dim <= MOST_PRODUCT and any(law.has_kinks for law in laws)
+
+
+@lru_cache(maxsize=4)
+def split_rule(dim: int, points: int) -> NodeRule:
+    """Product of Gauss-Legendre rules on both parts of each axis, and a coarser one."""
+    fine, coarse = (_split(dim, n) for n in (points, max(2, 3 * points // 4)))
+    return replace(fine, groups=(coarse,))
+
+
+def _split(dim: int, points: int) -> NodeRule:
+    x, w = legendre(max(2, points // 2))
+    axis, weight = np.concatenate([0.5 * (x + 1.0), 0.5 * (x + 3.0)]), np.tile(0.25 * w, 2)
+    normal = np.array(np.meshgrid(*[axis] * dim, indexing="ij")).reshape(dim, -1)
+    whole = np.prod(np.meshgrid(*[weight] * dim, indexing="ij"), axis=0).ravel()
+    label = f"{axis.size} Gauss-Legendre nodes an axis in {dim} dimensions, split at kinks"
+    return NodeRule(np.ascontiguousarray(normal), whole, "gauss-hermite", label)

@@ -1,0 +1,532 @@
+r"""Vectors of a learning rule: write the step, `dmft.derive` has its theory.
+
+Rows are weight vectors of length O(sqrt(d)), views the inputs x of one step,
+
+    x^a = sum_r c^a_r X_r / sqrt(d) + G^a,    E G^a G^b^T = scale_a scale_b cov_ab I,
+
+and ``row @ view`` is the field X . x / sqrt(d), an ordinary real symbol. A step is linear in
+vectors: of coefficients psi of views and Phi of rows it stands for
+
+    w <- w + (g / sqrt(d)) sum_a psi_a x^a + (g / d) sum_l Phi_l X_l.
+
+Examples
+--------
+>>> import sympy as sp, dmft
+>>> from dmft.rules import Rows, View, fixed
+>>> w, B, x = Rows("w"), fixed("B"), View("x")
+>>> hebb = dmft.UpdateField({w: sp.sign(B @ x) * x}, learning_rate=1)
+>>> rates = dmft.derive(hebb).evaluate(dmft.Overlaps([[1.0]], [[0.0]]))
+>>> round(float(rates["M"][0, 0]), 12)
+0.797884560803
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.laws import Discrete, Law
+from dmft.validation import shown
+
+# In the order in which things are declared: a latent may depend on the fields of earlier views.
+_COUNT = itertools.count()
+
+
+def expression(value: object, what: str) -> sp.Expr:
+    """A real, finite expression, or a refusal."""
+    if isinstance(value, Vector):
+        raise BadParameter(f"{what} = {value} is a vector; expected an expression in its fields")
+    try:
+        found = sp.sympify(value, strict=True)
+    except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
+        raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
+    if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
+        raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
+    return found
+
+
+class Vector:
+    """Linear combination of rows and views; what `+`, `-` and multiplication by numbers make.
+
+    Attributes
+    ----------
+    terms : mapping of Row or View to sympy.Expr
+        Coefficients that are not zero.
+    """
+
+    # SymPy leaves products with a vector to the vector.
+    _op_priority = 100.0
+    terms: dict[Vector, sp.Expr]
+
+    def __init__(self, terms: Mapping[Vector, sp.Expr]) -> None:
+        self.terms = {vector: c for vector, c in terms.items() if c != 0}
+
+    def __repr__(self) -> str:
+        return " + ".join(f"({c})*{v!r}" for v, c in self.terms.items()) or "0"
+
+    def __add__(self, other: object) -> Vector:
+        if isinstance(other, int) and other == 0:  # the first of `sum`
+            return self
+        if not isinstance(other, Vector):
+            raise BadParameter(f"{self} + {shown(other)}: a vector and a number cannot be added")
+        found = dict(self.terms)
+        for vector, c in other.terms.items():
+            found[vector] = found.get(vector, sp.S.Zero) + c
+        return Vector(found)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Vector:
+        return self * sp.Integer(-1)
+
+    def __sub__(self, other: Any) -> Vector:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Vector:
+        return -self + other
+
+    def __mul__(self, other: object) -> Vector:
+        if isinstance(other, Vector):
+            raise BadParameter(
+                f"{self} * {other}: a step is linear in its vectors. The field of a row and a view "
+                "is row @ view, the overlap of two rows gram(a, b)"
+            )
+        factor = expression(other, "the coefficient of a vector")
+        return Vector({vector: c * factor for vector, c in self.terms.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Vector:
+        return self * (1 / expression(other, "a divisor"))
+
+    def __pow__(self, other: object) -> Vector:
+        return self * self
+
+    def __matmul__(self, other: object) -> sp.Expr:
+        if not isinstance(other, Vector):
+            raise BadParameter(f"@ takes two vectors, got {shown(other)}")
+        parts = (
+            c * e * _inner(a, b) for a, c in self.terms.items() for b, e in other.terms.items()
+        )
+        return sp.Add(*parts)
+
+    def _sympy_(self) -> sp.Expr:
+        raise BadParameter(
+            f"a function of the vector {self} acts on its coordinates: that needs the law of the "
+            "coordinates, not their overlaps, and does not close; write functions of fields, row @ "
+            "view"
+        )
+
+
+def _inner(a: Vector, b: Vector) -> sp.Expr:
+    """Field of a row and a view, or overlap of two rows."""
+    if isinstance(a, Row) and isinstance(b, Row):
+        return gram(a, b)
+    if isinstance(a, View) and isinstance(b, View):
+        raise BadParameter(
+            f"{a} @ {b}: kernels between views are not fields of rows. At leading order x.x'/d is "
+            "the number cov (write it), and x.x'/sqrt(d) of independent views moves no overlap in "
+            "this time"
+        )
+    row, view = (a, b) if isinstance(b, View) else (b, a)
+    assert isinstance(row, Row)
+    assert isinstance(view, View)
+    return Field(row, view)
+
+
+class Row(Vector):
+    """A vector of length O(sqrt(d)): weights, a teacher, a direction of the inputs, a mean."""
+
+    def __init__(self, name: str, is_fixed: bool) -> None:
+        self.name, self.is_fixed, self.number = name, is_fixed, next(_COUNT)
+        self.terms = {self: sp.S.One}
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __getitem__(self, index: int) -> Row:
+        if index not in (0, -1):
+            raise IndexError(f"{self.name} is one row, got the index {index}")
+        return self
+
+
+class _Symbol(sp.Symbol):
+    """A real symbol that is the same only where its `key` is."""
+
+    key: tuple[Any, ...]
+
+    def __new__(cls, name: str, key: tuple[Any, ...]) -> Any:
+        """A symbol of this name."""
+        made = sp.Symbol.__xnew__(cls, name, real=True)
+        made.key = key
+        return made
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), *(getattr(y, "number", y) for y in self.key))
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (self.name, self.key), {}
+
+
+class Field(_Symbol):
+    """row . view / sqrt(d)."""
+
+    def __new__(cls, row: Any, view: Any) -> Any:
+        """The field of a row and a view."""
+        if isinstance(row, str):  # copied or unpickled
+            return super().__new__(cls, row, view)
+        return super().__new__(cls, f"{row.name}_{view.name}", (row, view))
+
+    @property
+    def row(self) -> Row:
+        """The row."""
+        found: Row = self.key[0]
+        return found
+
+    @property
+    def view(self) -> View:
+        """The view."""
+        found: View = self.key[1]
+        return found
+
+    def _latex(self, printer: Any) -> str:
+        row, view = (printer._print(sp.Symbol(v.name)) for v in self.key)
+        return rf"\lambda^{{{view}}}_{{{row}}}"
+
+
+class Gram(_Symbol):
+    """a . b / d of two rows."""
+
+    def __new__(cls, a: Any, b: Any) -> Any:
+        """The overlap, in the order in which the rows were declared."""
+        if isinstance(a, str):
+            return super().__new__(cls, a, b)
+        first, second = sorted((a, b), key=lambda row: row.number)
+        return super().__new__(cls, f"gram_{first.name}_{second.name}", (first, second))
+
+
+def gram(a: Row, b: Row) -> sp.Expr:
+    """Overlap a . b / d of two rows, an order parameter.
+
+    Parameters
+    ----------
+    a, b : Row
+
+    Returns
+    -------
+    sympy.Symbol
+    """
+    for row in (a, b):
+        if not isinstance(row, Row):
+            raise BadParameter(f"gram takes two rows, got {shown(row)}")
+    found: sp.Expr = Gram(a, b)
+    return found
+
+
+class Rows(tuple[Row, ...]):
+    """Rows that move where `UpdateField` has a step for them; one row alone where n is 1.
+
+    Parameters
+    ----------
+    name : str
+    n : int
+
+    Examples
+    --------
+    >>> from dmft.rules import Rows
+    >>> w = Rows("w", 2)
+    >>> w[0], Rows("v")
+    (w1, v)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str, n: int = 1) -> Any:
+        """The rows, called name1, name2, ... where there are several."""
+        return _rows(cls, name, n, False)
+
+
+def fixed(name: str, n: int = 1) -> Any:
+    """Rows that never move: teachers, directions of the inputs, means.
+
+    Parameters
+    ----------
+    name : str
+    n : int
+
+    Returns
+    -------
+    Row or Rows
+
+    Examples
+    --------
+    >>> from dmft.rules import fixed
+    >>> fixed("B", 2)[1]
+    B2
+    """
+    return _rows(Rows, name, n, True)
+
+
+def _rows(cls: type, name: str, n: object, is_fixed: bool) -> Any:
+    _check_name(name)
+    if isinstance(n, sp.Expr) and not n.is_Integer:
+        raise BadParameter(
+            f"n = {n} must be a number here: rules of rows that are written one by one are not "
+            "derived at a symbolic width, as dmft.Model(...) under dmft.SGD is"
+        )
+    if isinstance(n, bool) or int(n) != n or n < 1:  # type: ignore[call-overload,operator]
+        raise BadParameter(f"n = {shown(n)} must be a positive integer")
+    if n == 1:
+        return Row(name, is_fixed)
+    return tuple.__new__(cls, (Row(f"{name}{i}", is_fixed) for i in range(1, int(n) + 1)))  # type: ignore[call-overload]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadParameter(f"a name must be an identifier, got {shown(name)}")
+
+
+class Random(_Symbol):
+    """A random number of one step: a latent coordinate, a mask, a label's noise, an action.
+
+    Parameters
+    ----------
+    name : str
+    law : dmft.laws.Law
+        Probabilities of a `Discrete` law may be expressions in the fields of earlier views.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> from dmft.rules import Random
+    >>> Random("c", dmft.laws.Rademacher()).law.variance
+    1.0
+    """
+
+    def __new__(cls, name: str, law: Any) -> Any:
+        """Another variable in each call, of any name."""
+        if isinstance(law, tuple):
+            return super().__new__(cls, name, law)
+        _check_name(name.replace("[", "").replace("]", ""))
+        if not isinstance(law, Law):
+            raise BadParameter(f"the law of {name} must be one of dmft.laws, got {shown(law)}")
+        return super().__new__(cls, name, (law, next(_COUNT)))
+
+    @property
+    def law(self) -> Law:
+        """Its law."""
+        found: Law = self.key[0]
+        return found
+
+    @property
+    def number(self) -> int:
+        """Its place in the order of declaration."""
+        return int(self.key[1])
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*sp.Symbol._hashable_content(self), self.key[1])
+
+
+class View(Vector):
+    """One input of a step: latents times rows, and Gaussian noise.
+
+    Parameters
+    ----------
+    name : str
+    adds : mapping of Row to expression
+        Latent coordinates along rows that may move; the noise is full along these.
+    replaces : mapping of Row to expression
+        Coordinates along fixed rows that take the place of the noise there. Coefficients are
+        numbers, `Random` symbols, and fields of earlier views.
+    scale : expression
+        Multiplies the noise.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> from dmft.rules import Random, View, fixed
+    >>> spike = View("x", replaces={fixed("u"): Random("c", dmft.laws.Normal(variance=3.0))})
+    >>> spike.name
+    'x'
+    """
+
+    def __init__(
+        self,
+        name: str,
+        adds: Mapping[Row, Any] | None = None,
+        replaces: Mapping[Row, Any] | None = None,
+        scale: Any = 1,
+    ) -> None:
+        _check_name(name.replace("[", "").replace("]", ""))
+        self.name, self.number = name, next(_COUNT)
+        self.adds, self.replaces = _latents(adds, name), _latents(replaces, name)
+        self.scale = expression(scale, f"the scale of {name}")
+        self.group: tuple[View, ...] = (self,)
+        self.cov = sp.eye(1)
+        self.terms = {self: sp.S.One}
+        both = set(self.adds) & set(self.replaces)
+        if both:
+            raise BadParameter(f"{name}: {both.pop()} is added and replaced; choose one")
+        for row in self.replaces:
+            if not row.is_fixed:
+                raise BadParameter(
+                    f"{name} replaces its coordinate along {row}, which may move: the law of the "
+                    'inputs would depend on what is learned; take adds=, or fixed("'
+                    f'{row}")'
+                )
+        known = [*self.adds.values(), *self.replaces.values(), self.scale]
+        for field in {f for c in known for f in c.atoms(Field)}:
+            assert isinstance(field, Field)
+            if field.view.number >= self.number:
+                raise BadParameter(f"{name}: latents depend on earlier views, got {field}")
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def latents(self) -> dict[Row, sp.Expr]:
+        """Coordinates along rows, added and replaced."""
+        return {**self.adds, **self.replaces}
+
+
+def _latents(given: Mapping[Row, Any] | None, name: str) -> dict[Row, sp.Expr]:
+    if given is not None and not isinstance(given, Mapping):
+        raise BadParameter(f"{name}: adds= and replaces= are {{row: latent}}, got {shown(given)}")
+    for row in given or {}:
+        if not isinstance(row, Row):
+            raise BadParameter(f"{name}: latents are along rows, got {shown(row)}")
+    return {row: expression(c, f"the latent along {row}") for row, c in (given or {}).items()}
+
+
+def views(
+    names: str,
+    cov: Any,
+    adds: Mapping[Row, Any] | None = None,
+    replaces: Mapping[Row, Any] | None = None,
+    scale: Any = 1,
+) -> tuple[View, ...]:
+    """Views of the same latents whose noise is jointly Gaussian.
+
+    Parameters
+    ----------
+    names : str
+        Separated by spaces.
+    cov : (n, n) nested sequence
+        Covariance of the noises, numbers or expressions in parameters.
+    adds, replaces, scale
+        As of `View`.
+
+    Returns
+    -------
+    tuple of View
+
+    Examples
+    --------
+    >>> from dmft.rules import views
+    >>> clean, noisy = views("x n", cov=[[1, 1], [1, 2]])
+    >>> noisy
+    n
+    """
+    every = tuple(View(name, adds, replaces, scale) for name in names.split())
+    matrix = sp.ImmutableDenseMatrix(sp.Matrix(cov))
+    if matrix.shape != (len(every),) * 2 or not matrix.is_symmetric():
+        raise BadParameter(f"cov must be a symmetric ({len(every)}, {len(every)}) matrix")
+    if not matrix.free_symbols and min(map(sp.re, matrix.evalf().eigenvals())) < -1e-12:
+        raise BadParameter(f"cov = {matrix.tolist()} must be positive semidefinite")
+    for view in every:
+        view.group, view.cov = every, matrix
+    return every
+
+
+def copies(view: View, count: int) -> tuple[View, ...]:
+    """Independent copies of a view, with copies of its latents.
+
+    Parameters
+    ----------
+    view : View
+    count : int
+
+    Returns
+    -------
+    tuple of View
+
+    Examples
+    --------
+    >>> from dmft.rules import View, copies
+    >>> copies(View("x"), 2)
+    (x[0], x[1])
+    """
+    if not isinstance(view, View):
+        raise BadParameter(f"copies takes a View, got {shown(view)}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise BadParameter(f"the number of copies must be a positive integer, got {shown(count)}")
+    place = view.group.index(view)
+    deviation = sp.sqrt(view.cov[place, place])
+
+    def copied(n: int) -> View:
+        known = [*view.latents.values(), view.scale]
+        own = {
+            r: Random(f"{r.name}[{n}]", r.law) for c in known for r in sorted(c.atoms(Random), key=str)
+        }
+        adds, replaces = (
+            {row: c.xreplace(own) for row, c in part.items()} for part in (view.adds, view.replaces)
+        )
+        return View(f"{view.name}[{n}]", adds, replaces, view.scale.xreplace(own) * deviation)
+
+    return tuple(copied(n) for n in range(count))
+
+
+class Mean(sp.Expr):
+    """Average over one step, a coefficient that is a number at given overlaps."""
+
+    is_commutative = True
+    is_real = True
+
+    @property
+    def integrand(self) -> sp.Expr:
+        """What is averaged."""
+        return self.args[0]
+
+
+def mean(expr: Any) -> sp.Expr:
+    """Average of an expression over one step, to be used as a coefficient.
+
+    Parameters
+    ----------
+    expr : sympy.Expr
+        In fields, latents and parameters.
+
+    Returns
+    -------
+    sympy.Expr
+    """
+    found: sp.Expr = Mean(expression(expr, "an average"))
+    return found
+
+
+def parts_of(expr: sp.Expr, rows: Sequence[Row] = ()) -> Iterator[Row | View | Random]:
+    """Rows, views and random numbers that an expression depends on, latents included."""
+    for symbol in sorted(expr.atoms(_Symbol), key=lambda s: str(s)):
+        if isinstance(symbol, Random):
+            yield symbol
+            if isinstance(symbol.law, Discrete):
+                for weight in symbol.law.weights:
+                    yield from parts_of(sp.sympify(weight))
+            continue
+        for part in symbol.key:
+            yield part
+            if isinstance(part, View):
+                yield from parts_of_view(part)
+
+
+def parts_of_view(view: View) -> Iterator[Row | View | Random]:
+    """What a view depends on."""
+    yield view
+    for row, c in view.latents.items():
+        yield row
+        yield from parts_of(c)
+    yield from parts_of(view.scale)
