@@ -175,11 +175,12 @@ class _Symbol(sp.Symbol):
 class Field(_Symbol):
     """row . view / sqrt(d)."""
 
-    def __new__(cls, row: Any, view: Any) -> Any:
-        """The field of a row and a view."""
+    def __new__(cls, row: Any, view: Any, block: int | None = None) -> Any:
+        """The field of a row and a view, or its part in one block of coordinates."""
         if isinstance(row, str):  # copied or unpickled
             return super().__new__(cls, row, view)
-        return super().__new__(cls, f"{row.name}_{view.name}", (row, view))
+        own = () if block is None else (block,)
+        return super().__new__(cls, "_".join(map(str, (row.name, view.name, *own))), (row, view, *own))
 
     @property
     def row(self) -> Row:
@@ -193,8 +194,13 @@ class Field(_Symbol):
         found: View = self.key[1]
         return found
 
+    @property
+    def block(self) -> int | None:
+        """Its block of coordinates; None for all of them."""
+        return self.key[2] if len(self.key) > 2 else None
+
     def _latex(self, printer: Any) -> str:
-        row, view = (printer._print(sp.Symbol(v.name)) for v in self.key)
+        row, view = (printer._print(sp.Symbol(v.name)) for v in self.key[:2])
         return rf"\lambda^{{{view}}}_{{{row}}}"
 
 
@@ -342,8 +348,11 @@ class View(Vector):
     replaces : mapping of Row to expression
         Coordinates along fixed rows that take the place of the noise there. Coefficients are
         numbers, `Random` symbols, and fields of earlier views.
-    scale : expression
+    scale : expression, or sequence of them by block
         Multiplies the noise.
+    fractions : sequence of expressions, optional
+        Shares of the coordinates in blocks that have overlaps of their own; starts then have a
+        leading axis of blocks.
 
     Examples
     --------
@@ -360,13 +369,23 @@ class View(Vector):
         adds: Mapping[Row, Any] | None = None,
         replaces: Mapping[Row, Any] | None = None,
         scale: Any = 1,
+        fractions: Sequence[Any] = (1,),
     ) -> None:
         _check_name(name.replace("[", "").replace("]", ""))
         self.name, self.number = name, next(_COUNT)
+        self.fractions = tuple(expression(y, f"a fraction of {name}") for y in fractions)
+        count = len(self.fractions)
+        if sum(self.fractions).is_number and abs(sum(self.fractions) - 1) > 1e-9:
+            raise BadParameter(f"fractions = {list(self.fractions)} of {name} must add up to 1")
         self.adds, self.replaces = _latents(adds, name), _latents(replaces, name)
-        self.scale = expression(scale, f"the scale of {name}")
+        every = list(scale) if isinstance(scale, list | tuple) else [scale] * count
+        if len(every) != count:
+            raise BadParameter(f"{name} has {len(every)} scales for {count} blocks")
+        self.scales = tuple(expression(y, f"the scale of {name}") for y in every)
         self.group: tuple[View, ...] = (self,)
-        self.cov = sp.eye(1)
+        self.covs: tuple[sp.MatrixBase, ...] = (sp.eye(1),) * count
+        if count > 1 and self.replaces:
+            raise BadParameter(f"{name}: coordinates are replaced in inputs of one block; take adds=")
         self.terms = {self: sp.S.One}
         both = set(self.adds) & set(self.replaces)
         if both:
@@ -378,7 +397,7 @@ class View(Vector):
                     'inputs would depend on what is learned; take adds=, or fixed("'
                     f'{row}")'
                 )
-        known = [*self.adds.values(), *self.replaces.values(), self.scale]
+        known = [*self.adds.values(), *self.replaces.values(), *self.scales]
         for field in {f for c in known for f in c.atoms(Field)}:
             assert isinstance(field, Field)
             if field.view.number >= self.number:
@@ -408,6 +427,7 @@ def views(
     adds: Mapping[Row, Any] | None = None,
     replaces: Mapping[Row, Any] | None = None,
     scale: Any = 1,
+    fractions: Sequence[Any] = (1,),
 ) -> tuple[View, ...]:
     """Views of the same latents whose noise is jointly Gaussian.
 
@@ -415,9 +435,9 @@ def views(
     ----------
     names : str
         Separated by spaces.
-    cov : (n, n) nested sequence
+    cov : (n, n) nested sequence, or one for each block
         Covariance of the noises, numbers or expressions in parameters.
-    adds, replaces, scale
+    adds, replaces, scale, fractions
         As of `View`.
 
     Returns
@@ -431,15 +451,23 @@ def views(
     >>> noisy
     n
     """
-    every = tuple(View(name, adds, replaces, scale) for name in names.split())
-    matrix = sp.ImmutableDenseMatrix(sp.Matrix(cov))
-    if matrix.shape != (len(every),) * 2 or not matrix.is_symmetric():
-        raise BadParameter(f"cov must be a symmetric ({len(every)}, {len(every)}) matrix")
+    every = tuple(View(name, adds, replaces, scale, fractions) for name in names.split())
+    given = list(cov) if len(fractions) > 1 else [cov]
+    if len(given) != len(fractions):
+        raise BadParameter(f"cov has {len(given)} matrices for {len(fractions)} blocks")
+    matrices = tuple(_covariance(one, len(every)) for one in given)
+    for view in every:
+        view.group, view.covs = every, matrices
+    return every
+
+
+def _covariance(given: Any, size: int) -> sp.ImmutableDenseMatrix:
+    matrix = sp.ImmutableDenseMatrix(sp.Matrix(given))
+    if matrix.shape != (size, size) or not matrix.is_symmetric():
+        raise BadParameter(f"cov must be a symmetric ({size}, {size}) matrix, got {shown(given)}")
     if not matrix.free_symbols and min(map(sp.re, matrix.evalf().eigenvals())) < -1e-12:
         raise BadParameter(f"cov = {matrix.tolist()} must be positive semidefinite")
-    for view in every:
-        view.group, view.cov = every, matrix
-    return every
+    return matrix
 
 
 def copies(view: View, count: int) -> tuple[View, ...]:
@@ -465,17 +493,18 @@ def copies(view: View, count: int) -> tuple[View, ...]:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadParameter(f"the number of copies must be a positive integer, got {shown(count)}")
     place = view.group.index(view)
-    deviation = sp.sqrt(view.cov[place, place])
+    deviations = [sp.sqrt(matrix[place, place]) for matrix in view.covs]
 
     def copied(n: int) -> View:
-        known = [*view.latents.values(), view.scale]
+        known = [*view.latents.values(), *view.scales]
         own = {
             r: Random(f"{r.name}[{n}]", r.law) for c in known for r in sorted(c.atoms(Random), key=str)
         }
         adds, replaces = (
             {row: c.xreplace(own) for row, c in part.items()} for part in (view.adds, view.replaces)
         )
-        return View(f"{view.name}[{n}]", adds, replaces, view.scale.xreplace(own) * deviation)
+        scales = [s.xreplace(own) * y for s, y in zip(view.scales, deviations, strict=True)]
+        return View(f"{view.name}[{n}]", adds, replaces, scales, view.fractions)
 
     return tuple(copied(n) for n in range(count))
 
@@ -529,4 +558,5 @@ def parts_of_view(view: View) -> Iterator[Row | View | Random]:
     for row, c in view.latents.items():
         yield row
         yield from parts_of(c)
-    yield from parts_of(view.scale)
+    for scale in view.scales:
+        yield from parts_of(scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -221,7 +222,7 @@ def generate(equations: Equations) -> str:
         from dmft.codegen.domains import gram_domain
 
         first = str(len(parameters))
-        places = {n: place.replace("P_at", first) for n, place in here.places.items()}
+        places = {n: re.sub(r"(block_)?P_at", first, place) for n, place in here.places.items()}
         domain = gram_domain(equations.space.gram, places, VERSION)
     else:
         domain = domain_text(equations.on_nodes, parameters, here, VERSION)

@@ -146,10 +146,14 @@ def layout_of_rule(
 ) -> Layout:
     """Layout of overlaps and scalars that are numbers, with P of the fixed rows."""
     state = tuple(Block(name, axes[name], symmetric=name == "Q") for name in blocks)
-    nodes = layout(definitions).widths[2:]
-    constants = (CONSTANTS[0], *(NODE_CONSTANTS if nodes else ()))
+    known = layout(definitions).widths
+    by_block = "blocks" in {axis for block in state for axis in block.axes}
+    own = next(b for b in (*CONSTANTS, *OPTIONAL_CONSTANTS) if b.name == ("block_P" if by_block else "P"))
+    nodes = tuple(width for width in known if width in NODE_WIDTHS)
+    constants = (own, *(NODE_CONSTANTS if nodes else ()))
     names = tuple(str(s) for symbols in blocks.values() for s in symbols)
-    return Layout((*WIDTHS, *nodes), state, constants, (), names, others)
+    widths = (*WIDTHS, *(["blocks"] if by_block else []), *nodes)
+    return Layout(widths, state, constants, (), names, others)
 
 
 def layout_of_alignments(

@@ -284,6 +284,8 @@ class VectorRule(UpdateField):
                     f"{view} replaces its coordinate along {row}, which moves: the law of the "
                     "inputs would be defined by what is being learned; take adds="
                 )
+        if len({view.fractions for view in self.views}) > 1:
+            raise BadParameter("all views of a rule must have the same fractions of blocks")
         _ = self.parameters
 
     @property
@@ -323,6 +325,11 @@ class VectorRule(UpdateField):
         return tuple(sorted(found, key=lambda view: view.number))
 
     @property
+    def fractions(self) -> tuple[sp.Expr, ...]:
+        """Shares of the coordinates in each block."""
+        return self.views[0].fractions if self.views else (sp.S.One,)
+
+    @property
     def randoms(self) -> tuple[Random, ...]:
         """Random numbers of one step, in the order in which they were declared."""
         found = {p for p in self._parts if isinstance(p, Random)}
@@ -331,8 +338,8 @@ class VectorRule(UpdateField):
     @cached_property
     def parameters(self) -> frozenset[sp.Symbol]:
         """Symbols that are neither fields, latents, overlaps, scalars nor the time."""
-        known = [*self.expressions, *(c for v in self.views for c in (*v.latents.values(), v.scale))]
-        known += [c for v in self.views for c in v.cov]
+        known = [*self.expressions, *(c for v in self.views for c in (*v.latents.values(), *v.scales))]
+        known += [c for v in self.views for c in (*v.fractions, *(y for m in v.covs for y in m))]
         for r in self.randoms:
             held = vars(r.law).values()
             known += [sp.sympify(y) for part in held for y in (part if isinstance(part, tuple) else (part,))]

@@ -7,14 +7,16 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
-from dmft.equations.rules.moments import Moments
+from dmft.equations.rules.moments import Moments, entry
 from dmft.errors import BadParameter
 from dmft.model.update import VectorRule
-from dmft.rules import Row, View, gram
+from dmft.rules import Field, Row, View
 
 CLOCK = "t = steps * learning_rate / d"
 Terms = dict[str, sp.Expr]
 HALF = sp.Rational(1, 2)
+# Two rows and a block.
+Place = tuple[Row, Row, int]
 
 
 def derive_rule(rule: VectorRule) -> Equations:
@@ -56,87 +58,92 @@ class Rates:
     def all_terms(self) -> dict[sp.Symbol, Terms]:
         """Terms of Q, M and the scalars, in the order of the state."""
         m, moving, fixed = self.moments, self.rule.moving, self.rule.fixed
-        free = {
-            (a, b): self.free(a, b)
-            for n, a in enumerate(moving)
-            for b in (*moving[n:], *fixed)
-        }
+        blocks = range(len(self.rule.fractions))
+        pairs = [(a, b) for n, a in enumerate(moving) for b in (*moving[n:], *fixed)]
+        free = {(a, b, e): self.free(a, b, e) for e in blocks for a, b in pairs}
         if self.rule.on_sphere or self.rule.orthonormal:
             free = self._constrained(free)
         found: dict[sp.Symbol, Terms] = {}
-        for a in moving:
-            for b in moving:
-                own = (a, b) if (a, b) in free else (b, a)
-                i, l = m.places[a], m.places[b]
-                found[sp.Symbol(f"Q_{i + 1}_{l + 1}", real=True)] = free[own]
-        for a in moving:
-            for b in fixed:
-                found[m.overlap(a, b)] = free[a, b]
+        for e in blocks:
+            own = (e,) if len(blocks) > 1 else ()
+            for a in moving:
+                for b in moving:
+                    pair = (a, b) if (a, b, e) in free else (b, a)
+                    found[entry("Q", *own, m.places[a], m.places[b])] = free[*pair, e]
+        for e in blocks:
+            for a in moving:
+                for b in fixed:
+                    found[m.in_block(a, b, e)] = free[a, b, e]
         for symbol, rate in self.rule.rates:
             found[symbol] = {"rate": m(rate)}
         return found
 
-    def free(self, a: Row, b: Row) -> Terms:
-        """Rate of an overlap without constraint."""
+    def free(self, a: Row, b: Row, block: int) -> Terms:
+        """Rate of an overlap in a block without constraint."""
         both = b in self.rule.moving
-        learning = self.drift(a, b) + (self.drift(b, a) if both else 0)
-        rows = self.pull(a, b) + (self.pull(b, a) if both else 0)
-        noise = self.noise(a, b) if both else sp.S.Zero
+        learning = self.drift(a, b, block) + (self.drift(b, a, block) if both else 0)
+        rows = self.pull(a, b, block) + (self.pull(b, a, block) if both else 0)
+        noise = self.noise(a, b, block) if both else sp.S.Zero
         return {"learning": learning, "rows": rows, "sgd_noise": noise}
 
     def _step(self, row: Row) -> dict[View | Row, sp.Expr]:
         return dict(self.rule.steps)[row].terms  # type: ignore[return-value]
 
-    def drift(self, a: Row, b: Row) -> sp.Expr:
+    def drift(self, a: Row, b: Row, block: int) -> sp.Expr:
         """Sum over views of the averages of psi times the field of b."""
+        own = block if len(self.rule.fractions) > 1 else None
         parts = ((v, c) for v, c in self._step(a).items() if isinstance(v, View))
-        return sp.Add(*(self.moments(c * (b @ v)) for v, c in parts))
+        return sp.Add(*(self.moments(c * Field(b, v, own)) for v, c in parts))
 
-    def pull(self, a: Row, b: Row) -> sp.Expr:
+    def pull(self, a: Row, b: Row, block: int) -> sp.Expr:
         """Sum over rows of the averages of Phi times their overlap with b."""
         m = self.moments
         parts = ((r, c) for r, c in self._step(a).items() if isinstance(r, Row))
-        return sp.Add(*(m(c) * m.in_overlaps(gram(r, b)) for r, c in parts))
+        return sp.Add(*(m(c) * m.in_block(r, b, block) for r, c in parts))
 
-    def noise(self, a: Row, b: Row) -> sp.Expr:
+    def noise(self, a: Row, b: Row, block: int) -> sp.Expr:
         """What squares of the steps add."""
         m, total = self.moments, sp.S.Zero
         for v, c in self._step(a).items():
             for u, e in self._step(b).items():
                 if not (isinstance(v, View) and isinstance(u, View)) or u not in v.group:
                     continue
-                cov = v.cov[v.group.index(v), v.group.index(u)]
+                cov = v.covs[block][v.group.index(v), v.group.index(u)]
                 if cov != 0:
-                    total += cov * m(v.scale * u.scale * c * e)
-        return x.gamma / self.rule.batch_size * total
+                    total += cov * m(v.scales[block] * u.scales[block] * c * e)
+        return x.gamma / self.rule.batch_size * self.rule.fractions[block] * total
 
-    def _constrained(self, free: dict[tuple[Row, Row], Terms]) -> dict[tuple[Row, Row], Terms]:
+    def _constrained(self, free: dict[Place, Terms]) -> dict[Place, Terms]:
         """Rates of rows that are renormalised, or orthonormalised, after each step."""
         m, moving = self.moments, self.rule.moving
+        blocks = range(len(self.rule.fractions))
         own: dict[tuple[Row, Row], sp.Symbol] = {}
         for n, a in enumerate(moving):
             for b in moving[n:] if self.rule.orthonormal else (a,):
                 i, l = m.places[a], m.places[b]
                 symbol = sp.Symbol(f"growth_{i + 1}_{l + 1}", real=True)
                 own[a, b] = own[b, a] = symbol
-                self.growths.append(define(symbol, free[a, b], "intermediate"))
+                terms = {
+                    name: sp.Add(*(free[a, b, e][name] for e in blocks)) for name in free[a, b, 0]
+                }
+                self.growths.append(define(symbol, terms, "intermediate"))
 
-        def added(a: Row, b: Row) -> sp.Expr:
+        def added(a: Row, b: Row, e: int) -> sp.Expr:
             """(L X)_a . b, with L of the rows that move."""
-            total = -HALF * own[a, a] / m.overlap(a, a) * m.overlap(a, b)
+            total = -HALF * own[a, a] / m.overlap(a, a) * m.in_block(a, b, e)
             if self.rule.orthonormal:
                 before = moving[: m.places[a]]
-                total -= sp.Add(*(own[a, c] * m.overlap(c, b) for c in before))
+                total -= sp.Add(*(own[a, c] * m.in_block(c, b, e) for c in before))
             return total
 
-        found = {}
-        for (a, b), terms in free.items():
-            if a is b:
-                found[a, b] = {"sphere": sp.S.Zero}
+        found: dict[Place, Terms] = {}
+        for (a, b, e), terms in free.items():
+            if a is b and len(blocks) == 1:
+                found[a, b, e] = {"sphere": sp.S.Zero}
                 continue
-            both = added(a, b) + (added(b, a) if b in moving else 0)
-            rate = {"free": own[a, b]} if (a, b) in own else dict(terms)
-            found[a, b] = {**rate, "sphere": both}
+            both = added(a, b, e) + (added(b, a, e) if b in moving else 0)
+            free_rate = {"free": own[a, b]} if (a, b) in own and len(blocks) == 1 else dict(terms)
+            found[a, b, e] = {**free_rate, "sphere": both}
         return found
 
 

@@ -71,22 +71,30 @@ class Moments:
         """Place of each row: moving rows, then fixed ones."""
         return {row: n for n, row in enumerate(self.rows)}
 
-    def overlap(self, a: Row, b: Row) -> sp.Symbol:
-        """Symbol of the overlap of two rows."""
+    def overlap(self, a: Row, b: Row) -> sp.Expr:
+        """The overlap of two rows, in all blocks."""
+        return sp.Add(*(self.in_block(a, b, e) for e in range(len(self.rule.fractions))))
+
+    def in_block(self, a: Row, b: Row, block: int) -> sp.Symbol:
+        """Symbol of the overlap of two rows in a block of coordinates."""
         count = len(self.rule.moving)
+        own = (block,) if len(self.rule.fractions) > 1 else ()
         i, l = sorted((self.places[a], self.places[b]))
         if l < count:
-            return entry("Q", i, l)
-        return entry("M", i, l - count) if i < count else entry("P", i - count, l - count)
+            return entry("Q", *own, i, l)
+        if i < count:
+            return entry("M", *own, i, l - count)
+        return entry("P", *own, i - count, l - count)
 
     def in_overlaps(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the symbols of the overlaps, and with averages in it taken."""
         expr = expr.replace(lambda e: isinstance(e, Mean), lambda e: self(e.integrand))
         return expr.xreplace({g: self.overlap(*g.key) for g in expr.atoms(Gram)})
 
-    def along(self, row: Row, view: View) -> dict[Row, sp.Expr]:
+    def along(self, row: Row, view: View, block: int | None = None) -> dict[Row, sp.Expr]:
         """K: what the mean of a field holds of each latent coordinate of its view."""
-        found = {r: self.overlap(row, r) for r in view.adds}
+        own = self.overlap if block is None else lambda a, b: self.in_block(a, b, block)
+        found = {r: own(row, r) for r in view.adds}
         u = list(view.replaces)
         if u:
             inverse = self._inverse(u)
@@ -97,20 +105,20 @@ class Moments:
     def _inverse(self, rows: Sequence[Row]) -> sp.Matrix:
         return sp.Matrix([[self.overlap(a, b) for b in rows] for a in rows]).inv()
 
-    def noise(self, a: View, b: View) -> sp.Expr:
-        """scale_a scale_b cov_ab, the covariance of the noises of two views."""
+    def noise(self, a: View, b: View, block: int) -> sp.Expr:
+        """scale_a scale_b cov_ab, the covariance of the noises of two views in a block."""
         a, b = origin(a), origin(b)
         if b not in a.group:
             return ZERO
-        found: sp.Expr = a.cov[a.group.index(a), a.group.index(b)] * a.scale * b.scale
-        return found
+        cov = a.covs[block][a.group.index(a), a.group.index(b)]
+        return cov * a.scales[block] * b.scales[block]
 
-    def across(self, i: Row, a: View, k: Row, b: View) -> sp.Expr:
-        """Covariance of the Gaussian parts of two fields."""
-        noise = self.noise(a, b)
+    def across(self, i: Row, a: View, k: Row, b: View, block: int) -> sp.Expr:
+        """Covariance of the Gaussian parts of two fields in a block."""
+        noise = self.noise(a, b, block)
         if noise == 0:
             return ZERO
-        found = self.overlap(i, k)
+        found: sp.Expr = self.in_block(i, k, block)
         one, other = list(a.replaces), list(b.replaces)
         for u in (one, other):
             if u:
@@ -158,7 +166,7 @@ class Moments:
             if isinstance(variable, Field):
                 view = variable.view
                 found.add(("noise", self._noise_groups[view]))
-                held = [*view.latents.values(), view.scale]
+                held = [*view.latents.values(), *view.scales]
             elif isinstance(variable, Random):
                 found.add(("random", variable))
                 held = [sp.sympify(p) for p in getattr(variable.law, "weights", ())]
@@ -173,7 +181,8 @@ class Moments:
         """Number of the group of views whose noises are correlated."""
         found: dict[View, int] = {}
         for view in self.rule.views:
-            linked = [v for v in found if self.noise(v, view) != 0]
+            blocks = range(len(view.fractions))
+            linked = [v for v in found if any(self.noise(v, view, e) != 0 for e in blocks)]
             number = min((found[v] for v in linked), default=len(found))
             joined = {found[v] for v in linked}
             found = {v: number if n in joined else n for v, n in found.items()}
@@ -271,12 +280,12 @@ class Moments:
                 view = f.view
                 means = (k * self._latent(c, given) for c, k in self._pairs(f))
                 bare = BareView(view)
-                swap[f] = Field(f.row, bare) + sp.Add(*means)
+                swap[f] = Field(f.row, bare, f.block) + sp.Add(*means)
                 self._noise_groups[bare] = self._noise_groups[view]
         return expr.xreplace(swap)
 
     def _pairs(self, f: Field) -> list[tuple[sp.Expr, sp.Expr]]:
-        along = self.along(f.row, f.view)
+        along = self.along(f.row, f.view, f.block)
         return [(c, along[row]) for row, c in f.view.latents.items()]
 
     def _latent(self, c: sp.Expr, given: Given) -> sp.Expr:
@@ -313,7 +322,8 @@ class Moments:
             assert isinstance(v.law, Normal)
             return {v: ONE}, exact(v.law.mean)
         assert isinstance(v, Field)
-        whole: dict[object, sp.Expr] = {(v.row, v.view): ONE}
+        blocks = range(len(v.view.fractions)) if v.block is None else (v.block,)
+        whole: dict[object, sp.Expr] = {(v.row, v.view, e): ONE for e in blocks}
         middle = ZERO
         for c, k in self._pairs(v):
             parts, mean = self._linear(self._latent(c, given), given)
@@ -324,7 +334,10 @@ class Moments:
 
     def _of_noises(self, a: object, b: object, given: Given) -> sp.Expr:
         if isinstance(a, tuple) and isinstance(b, tuple):
-            return self._latent(self.across(*a, *b), given)
+            (i, first, e), (k, second, other) = a, b
+            if e != other:
+                return ZERO
+            return self._latent(self.across(i, first, k, second, e), given)
         if a == b and isinstance(a, Random):
             return self.in_overlaps(exact(a.law.variance))
         return ZERO

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.rules.moments import entry
+from dmft.equations.rules.moments import Moments, entry
 from dmft.equations.rules.nodes import rule_of
 from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.initial_conditions import Overlaps
 from dmft.model.update import VectorRule
+from dmft.names import BLOCK
 
 Array = NDArray[np.float64]
 
@@ -33,43 +34,55 @@ class RuleSpace(StateSpace):
 
     @property
     def widths(self) -> dict[str, int]:
-        """Numbers of moving and of fixed rows."""
-        return {"p": len(self.model.moving), "k": len(self.model.fixed)}
+        """Numbers of moving rows, of fixed rows, and of blocks where there are several."""
+        found = {"p": len(self.model.moving), "k": len(self.model.fixed)}
+        count = len(self.model.fractions)
+        return found | ({"blocks": count} if count > 1 else {})
 
-    @cached_property
-    def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
-        """Symbols of the entries of Q and M, row by row, and of each scalar."""
-        p, k = self.widths.values()
-        found = {
-            "Q": tuple(entry("Q", i, l) for i in range(p) for l in range(p)),
-            "M": tuple(entry("M", i, r) for i in range(p) for r in range(k)),
-        }
-        return found | {s.name: (s,) for s in self.model.learned}
+    @property
+    def prefix(self) -> str:
+        """What the names of blocks of the state begin with."""
+        return BLOCK if "blocks" in self.widths else ""
 
     @cached_property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Axes of the blocks."""
-        return {"Q": ("p", "p"), "M": ("p", "k")} | {s.name: () for s in self.model.learned}
+        front = ("blocks",) if self.prefix else ()
+        found = {f"{self.prefix}Q": (*front, "p", "p"), f"{self.prefix}M": (*front, "p", "k")}
+        return found | {s.name: () for s in self.model.learned}
+
+    def shape(self, *axes: str) -> tuple[int, ...]:
+        """Lengths of axes."""
+        return tuple(self.widths[axis] for axis in axes)
+
+    @cached_property
+    def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
+        """Symbols of the entries of Q and M in C order, and of each scalar."""
+        found = {s.name: (s,) for s in self.model.learned}
+        for name, axes in self.axes.items():
+            if axes:
+                places = np.ndindex(self.shape(*axes))
+                found[name] = tuple(entry(name[-1], *place) for place in places)
+        return {name: found[name] for name in self.axes}
 
     @cached_property
     def fixed_entries(self) -> dict[str, str]:
         """Where code finds the overlaps of the fixed rows."""
-        k = self.widths["k"]
-        pairs = ((r, s) for r in range(k) for s in range(k))
-        return {str(entry("P", r, s)): f"par[P_at + {k * r + s}]" for r, s in pairs}
+        name = f"{self.prefix}P"
+        places = np.ndindex(self.shape(*(("blocks",) if self.prefix else ()), "k", "k"))
+        return {
+            str(entry("P", *place)): f"par[{name}_at + {n}]" for n, place in enumerate(places)
+        }
 
     @cached_property
     def gram(self) -> sp.ImmutableDenseMatrix:
         """Gram matrix of all rows, which stays positive semidefinite."""
-        p, k = self.widths.values()
+        rows, moments = (*self.model.moving, *self.model.fixed), Moments(self.model)
 
-        def of(i: int, l: int) -> sp.Symbol:
-            i, l = min(i, l), max(i, l)
-            if l < p:
-                return entry("Q", i, l)
-            return entry("M", i, l - p) if i < p else entry("P", i - p, l - p)
+        def of(i: int, l: int) -> sp.Expr:
+            return moments.overlap(rows[i], rows[l])
 
-        return sp.ImmutableDenseMatrix(p + k, p + k, of)
+        return sp.ImmutableDenseMatrix(len(rows), len(rows), of)
 
     @property
     def networks(self) -> str:
@@ -95,7 +108,8 @@ class RuleSpace(StateSpace):
         unknown = sorted(set(given) - set(names))
         if unknown:
             raise BadParameter(f"the start has {unknown[0]}; this rule learns {names or 'no scalar'}")
-        return {"Q": start.Q, "M": start.M} | {n: np.asarray(given[n]) for n in names}
+        front = self.prefix
+        return {f"{front}Q": start.Q, f"{front}M": start.M} | {n: np.asarray(given[n]) for n in names}
 
     def entries(self, start: Overlaps) -> dict[str, Array]:
         """Each number by its symbol, those of P included."""
@@ -110,21 +124,21 @@ class RuleSpace(StateSpace):
     def packed(self, found: Mapping[str, Array]) -> dict[str, Array]:
         """Blocks in their shapes, from numbers by symbol."""
         result = dict(found)
-        sizes = self.widths
         for block, symbols in self.blocks.items():
             rows = [result.pop(str(s), 0.0) for s in symbols]
-            shape = tuple(sizes[axis] for axis in self.axes[block])
-            result[block] = np.array(rows, dtype=np.float64).reshape(shape)
+            value = np.array(rows, dtype=np.float64).reshape(self.shape(*self.axes[block]))
+            result[block.removeprefix(self.prefix)] = value
         return result
 
     def check(self, start: Overlaps) -> None:
         """Refuse a start of other widths."""
-        p, k = self.widths.values()
-        if start.Q.shape != (p, p) or start.M.shape != (p, k):
+        front = ("blocks",) if self.prefix else ()
+        wanted = self.shape(*front, "p", "p"), self.shape(*front, "p", "k")
+        if (start.Q.shape, start.M.shape) != wanted:
             raise ShapeMismatch(
                 f"the start has Q {start.Q.shape} and M {start.M.shape}; this rule has "
-                f"{p} moving rows ({', '.join(map(str, self.model.moving))}) and {k} fixed rows "
-                f"({', '.join(map(str, self.model.fixed)) or 'none'})"
+                f"Q {wanted[0]} of the moving rows {', '.join(map(str, self.model.moving))} and "
+                f"M {wanted[1]} with the fixed rows {', '.join(map(str, self.model.fixed)) or 'none'}"
             )
 
     def values(
@@ -137,4 +151,4 @@ class RuleSpace(StateSpace):
         """Numbers of a run."""
         self.check(start)
         scalars = resolve_scalars(declared, needed, given)[0]
-        return Values(self.widths, scalars, {"P": start.P})
+        return Values(self.widths, scalars, {f"{self.prefix}P": start.P})
