@@ -300,7 +300,8 @@ def _with_totals(run: Trajectory) -> Trajectory:
     """Add sums over the blocks of a spectrum, weighted by its eigenvalues."""
     if BLOCKS["Q"] not in run.blocks or "Q" in run.blocks:
         return run
-    c = run.constants["eigenvalue"]
+    count = run.blocks[BLOCKS["Q"]].shape[1]
+    c = run.constants.get("eigenvalue", np.ones(count))  # rules have plain sums
     parts = {b.name.removeprefix(BLOCK): b for b in run.layout if b.name.startswith(BLOCK)}
     # What optimisers accumulate has no sum over blocks.
     parts = {n: b for n, b in parts.items() if len(b.axes) == 3}

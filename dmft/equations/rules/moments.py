@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import sympy as sp
 
@@ -135,7 +136,7 @@ class Moments:
 
     def __call__(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression over one step."""
-        return self._mean(plain(self.in_overlaps(expr)), ())
+        return self._mean(hidden(plain(self.in_overlaps(expr))), ())
 
     def _mean(self, expr: sp.Expr, given: Given) -> sp.Expr:
         expr = expr.xreplace(dict(given))
@@ -165,7 +166,7 @@ class Moments:
             held: list[sp.Expr] = []
             if isinstance(variable, Field):
                 view = variable.view
-                found.add(("noise", self._noise_groups[view]))
+                found.add(("noise", self._noise_groups[origin(view)]))
                 held = [*view.latents.values(), *view.scales]
             elif isinstance(variable, Random):
                 found.add(("random", variable))
@@ -229,7 +230,7 @@ class Moments:
         opened = self._opened(expr, given)
         if opened != expr:
             return self._mean(opened, given)
-        if expr.is_polynomial(*variables(expr)):
+        if is_polynomial(expr):
             return self._polynomial(expr, given)
         for n, factor in enumerate(factors):
             terms = distributed(factor)
@@ -239,26 +240,29 @@ class Moments:
         return self._product(factors, given)
 
     def _indicators(self, expr: sp.Expr) -> sp.Expr | None:
-        """An expression with functions of signs alone written as sums of products of signs."""
-        for outer in expr.atoms(sp.Function):
-            inner = [s for s in outer.atoms(sp.sign) if s != outer and variables(s)]
-            if not inner:
-                continue
-            names = {s: sp.Dummy(real=True) for s in inner}
-            bare = outer.xreplace(names)
-            if variables(bare):
-                continue
-            if len(inner) > MOST_INDICATORS:
-                raise NotClosed(
-                    f"{outer} depends on {len(inner)} events; at most {MOST_INDICATORS} are enumerated"
-                )
-            total = ZERO
-            for values in product((1, -1), repeat=len(inner)):
-                here = bare.xreplace(dict(zip(names.values(), map(sp.Integer, values), strict=True)))
-                weights = ((1 + v * s) / 2 for v, s in zip(values, inner, strict=True))
-                total += here * sp.Mul(*weights)
-            return expr.xreplace({outer: total})
-        return None
+        """Functions of signs alone, such as a count of right answers, by values of the signs."""
+        names: dict[sp.Expr, sp.Symbol] = {}
+        outer: dict[sp.Expr, sp.Expr] = {}
+        for f in expr.atoms(sp.Function):
+            bare = f.func(*(_named_signs(a, names) for a in f.args))
+            if bare != f and not variables(bare) and not isinstance(bare, sp.Dummy):
+                outer[f] = bare
+        if not outer:
+            return None
+        own = {d for bare in outer.values() for d in bare.free_symbols}
+        signs = {s: d for s, d in names.items() if d in own}
+        if len(signs) > MOST_INDICATORS:
+            raise NotClosed(
+                f"{next(iter(outer))} depends on {len(signs)} events; at most {MOST_INDICATORS} "
+                "are enumerated"
+            )
+        total = ZERO
+        for values in product((1, -1), repeat=len(signs)):
+            here = dict(zip(signs.values(), map(sp.Integer, values), strict=True))
+            weights = ((1 + v * s) / 2 for v, s in zip(values, signs, strict=True))
+            at = {f: bare.xreplace(here) for f, bare in outer.items()}
+            total += expr.xreplace(at) * sp.Mul(*weights)
+        return total
 
     def _next_discrete(self, expr: sp.Expr, given: Given) -> Random | None:
         """The latest discrete random number that an average depends on and that has no value."""
@@ -279,9 +283,8 @@ class Moments:
             if not self._is_normal(f, given):
                 view = f.view
                 means = (k * self._latent(c, given) for c, k in self._pairs(f))
-                bare = BareView(view)
+                bare = BareView.of(view)
                 swap[f] = Field(f.row, bare, f.block) + sp.Add(*means)
-                self._noise_groups[bare] = self._noise_groups[view]
         return expr.xreplace(swap)
 
     def _pairs(self, f: Field) -> list[tuple[sp.Expr, sp.Expr]]:
@@ -449,7 +452,7 @@ class Moments:
         joint, powers, forms = [], [], list[sp.Expr]()
         for factor in factors:
             found = single_form(factor)
-            if factor.is_polynomial(*variables(factor)):
+            if is_polynomial(factor):
                 powers.append(factor)
                 continue
             if found is not None and self._is_affine(found[1], given):
@@ -549,6 +552,7 @@ class StepBuilder:
         known = {
             v: self.values[v] if v in self.values else self.value_of(v) for v in variables(joint)
         }
+        joint = joint.xreplace({f: f.whole for f in joint.atoms(Opaque)})
         whole.append(joint.xreplace(known))
         rests: dict[sp.Symbol, sp.Symbol] = {}
         swap = dict(self.values)
@@ -611,9 +615,44 @@ def over_nodes(
 # Expressions -------------------------------------------------------------------------------------
 
 
+class Opaque(sp.Symbol):
+    """A long function of several fields, which only nodes open."""
+
+    whole: sp.Expr
+
+    def __new__(cls, whole: sp.Expr) -> Any:
+        """A symbol for a function."""
+        made = sp.Symbol.__xnew__(cls, "function", real=True)
+        made.whole = whole
+        return made
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), self.whole)
+
+
+# Operations of a function that stays closed until nodes are put in.
+LONG = 60
+
+
+def hidden(expr: sp.Expr) -> sp.Expr:
+    """An expression with long functions of several fields as symbols."""
+    if not expr.args or isinstance(expr, Opaque):
+        return expr
+    if isinstance(expr, sp.Function) and expr.count_ops() > LONG and not expr.atoms(Random):
+        return Opaque(expr)
+    return expr.func(*map(hidden, expr.args))
+
+
+def is_polynomial(expr: sp.Expr) -> bool:
+    """Whether an expression is a polynomial in its fields and random numbers."""
+    return not expr.atoms(Opaque) and bool(expr.is_polynomial(*variables(expr)))
+
+
 def variables(expr: sp.Expr) -> set[sp.Symbol]:
     """Fields and random numbers in an expression."""
     found: set[sp.Symbol] = expr.atoms(Field, Random)
+    for function in expr.atoms(Opaque):
+        found |= function.whole.atoms(Field, Random)
     return found
 
 
@@ -632,6 +671,12 @@ class BareView(View):
         self.__dict__.update(view.__dict__)
         self.origin = view
         self.number = view.number + 0.5  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, view: View) -> BareView:
+        """The one of a view, which SymPy's cache keeps."""
+        found: BareView = view.__dict__.setdefault("bare", cls(view))
+        return found
 
     @property
     def latents(self) -> dict[Row, sp.Expr]:
@@ -677,6 +722,18 @@ def sign_of(expr: sp.Expr) -> sp.Expr:
     return sp.Mul(*found)
 
 
+def _named_signs(expr: sp.Expr, names: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+    """An expression with products of signs as symbols."""
+    signs = [f for f in sp.Mul.make_args(expr) if isinstance(f, sp.sign) and variables(f)]
+    if signs:
+        whole = sp.Mul(*signs)
+        names.setdefault(whole, sp.Dummy("sign", real=True))
+        return _named_signs(expr / whole, names) * names[whole]
+    if not expr.args or not variables(expr):
+        return expr
+    return expr.func(*(_named_signs(a, names) for a in expr.args))
+
+
 def is_power_of_sign(expr: sp.Expr) -> bool:
     """Whether it is a power of a sign, which is one or the sign almost everywhere."""
     return isinstance(expr.base, sp.sign) and bool(expr.exp.is_Integer and expr.exp > 1)
@@ -703,6 +760,8 @@ def repeated(factor: sp.Expr) -> list[sp.Expr]:
 def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
     """A factor as (function of z, affine form of fields that z stands for)."""
     own = sorted(variables(factor), key=str)
+    if factor.atoms(Opaque):
+        return None
     if len(own) == 1:
         return factor.xreplace({own[0]: FIELD}), own[0]
     sums = [a for a in factor.atoms(sp.Add) if variables(a)]

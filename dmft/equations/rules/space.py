@@ -118,8 +118,7 @@ class RuleSpace(StateSpace):
         for block, value in {**self.state(start)}.items():
             symbols = self.blocks[block]
             found |= {str(s): y for s, y in zip(symbols, np.ravel(value), strict=True)}
-        rows = np.ndindex(start.P.shape)
-        return found | {str(entry("P", r, s)): start.P[r, s] for r, s in rows}
+        return found | {str(entry("P", *place)): y for place, y in np.ndenumerate(start.P)}
 
     def packed(self, found: Mapping[str, Array]) -> dict[str, Array]:
         """Blocks in their shapes, from numbers by symbol."""
