@@ -201,7 +201,7 @@ class Ensemble(Averages):
     def _axes(self, name: str) -> tuple[str, ...]:
         # Alignments have an axis where there are several directions or tokens, readouts one for
         # several outputs.
-        axes, count = self.AXES[name], self.mean[name].ndim
+        axes, count = self.AXES.get(name, ("t",)), self.mean[name].ndim
         return axes[:count] if count <= len(axes) else (axes[0], "output", *axes[1:])
 
     def _variables(self) -> list[netcdf.Variable]:

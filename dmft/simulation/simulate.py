@@ -32,7 +32,7 @@ from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import loss_expr
 from dmft.model.overlaps import check_start
 from dmft.model.rule import update_of
-from dmft.model.update import UpdateField
+from dmft.model.update import UpdateField, VectorRule
 from dmft.names import BLOCKS, VERSION
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Tabled
@@ -50,6 +50,7 @@ from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, ru
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import pace
+from dmft.simulation.steps.vectors import simulate_rule
 from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event
 from dmft.solvers.request import check_events
@@ -66,7 +67,7 @@ RISK_ERROR_WARNED = 1e-6
     "with a small learning_rate"
 )
 def simulate(
-    model: Model | RandomNetwork,
+    model: Model | RandomNetwork | VectorRule,
     algorithm: SGD | GradientDescent | None = None,
     dim: int = 0,
     t_max: float = 0.0,
@@ -164,6 +165,11 @@ def simulate(
         refuse_options(algorithm or first_passage or events or t_start or method != "weights")
         common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
         return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
+    if isinstance(model, VectorRule):
+        refuse_options(algorithm or first_passage or events or t_start)
+        common = {"save_at": save_at, "progress": progress}
+        found = simulate_rule(model, dim, t_max, seeds, start, method, **common, **parameters)
+        return found if keep_runs else replace(found, runs=None)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
     refuse_both(first_passage, events)
