@@ -159,9 +159,22 @@ def _wide_entries(M: NDArray[np.float64], Q_perp: NDArray[np.float64]) -> list[d
 
 def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: Any, name: str) -> None:
     draw_overlaps(overlaps, run.t, entries_of(run), style)
-    risk.plot(run.t, run.risk, color=INK, linestyle=style, label=name, zorder=2)
+    for values, label in _second(run):
+        risk.plot(run.t, values, color=INK, linestyle=style, label=label or name, zorder=2)
     if Status(run.status) not in FINE and len(run.t):
         mark_end(run, (overlaps, risk), risk)
+
+
+def _second(run: Any) -> list[tuple[Any, str]]:
+    """Curves of the second panel with their labels: the risk, or what a rule measures and learns."""
+    if hasattr(run, "risk"):
+        return [(run.risk, "")]
+    seen = {**getattr(run, "observables", {})} or {
+        n: y for n, y in getattr(run, "blocks", {}).items() if np.ndim(y) == 1
+    }
+    found = [(y, n.replace("_", " ")) for n, y in seen.items()]
+    Q = np.asarray(run.Q)
+    return found or [(Q[:, j, j], f"$Q_{{{j + 1}{j + 1}}}$") for j in range(Q.shape[1])]
 
 
 def draw_overlaps(
@@ -190,6 +203,12 @@ def _draw_ensemble(
             times[at], mean["values"][at], error["values"][at], color=mean["color"],
             label=None if theories else mean["label"], **dots,
         )  # fmt: skip
+    if not hasattr(ensemble.mean, "risk"):
+        Q, error = ensemble.mean.Q[at], ensemble.stderr.Q[at]
+        for j in range(Q.shape[1]):
+            risk.errorbar(times[at], Q[:, j, j], error[:, j, j], color=INK,
+                          label=_describe_seeds(ensemble), **dots)  # fmt: skip
+        return
     risk.errorbar(
         times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at], color=INK,
         label=_describe_seeds(ensemble), **dots,
@@ -236,7 +255,9 @@ def _spread(times: NDArray[np.float64], offset: int) -> NDArray[np.int64]:
 
 def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
     times = np.concatenate([np.asarray(r.t) for r in records])
-    risks = np.concatenate([np.asarray(r.mean.risk if is_ensemble(r) else r.risk) for r in records])
+    shown = [r.mean if is_ensemble(r) else r for r in records]
+    whole = all(hasattr(r, "risk") for r in shown)
+    risks = np.concatenate([np.ravel(r.risk if whole else r.Q) for r in shown])
     unit = next((r.provenance["time_unit"] for r in records if "time_unit" in _provenance(r)), "")
     for panel in (overlaps, risk):
         panel.set_xlabel(time_label(unit))
@@ -249,8 +270,9 @@ def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     overlaps.set_ylabel("overlaps")
     flatten_noise(overlaps)
-    risk.set_ylabel(f"risk {symbol('risk')}")
-    _scale_risk(risk, risks, min(map(noise_of, records)))
+    risk.set_ylabel(f"risk {symbol('risk')}" if whole else "measures")
+    if whole:
+        _scale_risk(risk, risks, min(map(noise_of, records)))
     put_legends(*((panel, *named_once(panel)) for panel in (overlaps, risk)))
 
 

@@ -112,6 +112,10 @@ class StateSpace(ABC):
         """Nodes of averages that are written out."""
         raise NotImplementedError
 
+    def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
+        """Equations with parameters that are expressions."""
+        raise NotImplementedError
+
     def approximation(self, averages: str, error: float) -> str:
         """What equations of this state leave out, and how they compute averages."""
         return averages

@@ -62,6 +62,11 @@ class System(Changeable):
         return self.model.family
 
     @property
+    def all_symbols(self) -> set[sp.Symbol]:
+        """Symbols in the definitions."""
+        return {s for d in self.definitions for s in d.expr.free_symbols}
+
+    @property
     def is_written_out(self) -> bool:
         """Whether definitions hold single numbers instead of arrays."""
         return self.family in ("sequence", "rule")

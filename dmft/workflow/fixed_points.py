@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -25,6 +25,7 @@ from dmft.workflow.solving.inputs import problem_of
 if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.model.couplings.random_network import RandomNetwork
+    from dmft.model.update import VectorRule
     from dmft.workflow.networks.rest import NetworkFixedPoint
 
 Array = NDArray[np.float64]
@@ -143,7 +144,8 @@ class StationarySystem:
         self, equations: Equations, point: FixedPoint | Overlaps, parameters: Mapping[str, Any]
     ) -> None:
         start = point.overlaps if isinstance(point, FixedPoint) else point
-        self.linear = compiled_tangent(equations)
+        # Rules have no tangent equations: their rates are differenced.
+        self.linear = None if equations.family == "rule" else compiled_tangent(equations)
         self.equations, self.problem = equations, problem_of(equations)
         self.start = start
         self.place = {name: n for n, name in enumerate(equations.parameters)}
@@ -218,7 +220,9 @@ class StationarySystem:
         return self.flat(out)
 
     def jacobian(self, y: Array) -> Array:
-        """Derivatives of the rates, by the derived tangent equations."""
+        """Derivatives of the rates, by the derived tangent equations where there are any."""
+        if self.linear is None:
+            return differences(self.rates, y)
         units = self._units
         out = np.empty_like(units)
         both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
@@ -236,10 +240,35 @@ class StationarySystem:
         return found
 
     def risk(self, y: Array) -> float:
-        """Population risk."""
+        """Population risk; nan where the equations have none."""
+        if "risk" not in self.problem.observables:
+            return float("nan")
         out = np.empty(len(self.problem.observables))
         self.problem.observe(0.0, self.packed(y), self.widths, self.par, out)
         return float(out[self.problem.observables.index("risk")])
+
+
+# Step of differences, relative to entries above one: the formula has the error step^4.
+STEP = 2e-3
+
+
+def differences(function: Callable[[Array], Array], y: Array) -> Array:
+    """Jacobian by central differences of fourth order with one extrapolation, about 1e-11."""
+    columns = []
+    for n in range(y.size):
+        unit = np.zeros(y.size)
+        unit[n] = STEP * max(1.0, abs(y[n]))
+
+        def slope(part: float, unit: Array = unit, n: int = n) -> Array:
+            found: Array = (function(y + part * unit) - function(y - part * unit)) / (
+                2.0 * part * unit[n]
+            )
+            return found
+
+        fine, middle, coarse = slope(0.25), slope(0.5), slope(1.0)
+        second, first = (4.0 * fine - middle) / 3.0, (4.0 * middle - coarse) / 3.0
+        columns.append((16.0 * second - first) / 15.0)
+    return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
 
 @overload
@@ -370,6 +399,8 @@ def default_starts(equations: Equations) -> list[Overlaps]:
         For symbolic widths.
     """
     model, sphere = equations.model, equations.algorithm.on_sphere
+    if equations.family == "rule":
+        return _starts_of_rule(equations)
     widths = model.student.width, model.teacher.width
     if not all(width.is_Integer for width in widths):
         raise BadParameter(f"the model has the widths {widths}: give starts= with numerical widths")
@@ -377,6 +408,26 @@ def default_starts(equations: Equations) -> list[Overlaps]:
     dims = [int(known or dim) for dim in (sum(widths), MANY)]
     found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]
     return found if widths[0] == 1 else [*found, *map(_of_equal_units, found[:STARTS])]
+
+
+def _starts_of_rule(equations: Equations) -> list[Overlaps]:
+    """Random moving rows beside orthonormal fixed ones; rules with scalars have none."""
+    rule = cast("VectorRule", equations.model)
+    p, k = len(rule.moving), len(rule.fixed)
+    if rule.learned or len(rule.fractions) > 1:
+        raise BadParameter("a rule with scalars, or with blocks, needs starts=")
+    found = []
+    for dim in (p + k, MANY):
+        for n in range(STARTS):
+            rows = np.random.default_rng([n, dim]).standard_normal((p, min(dim, p + k)))
+            scale = 1.0 if dim == p + k else dim**-0.5
+            M = scale * rows[:, :k]
+            Q = M @ M.T + np.diag(np.sum(rows[:, k:] ** 2, axis=1) + 0.1)
+            if equations.algorithm.on_sphere or rule.orthonormal:
+                size = np.sqrt(np.diag(Q))
+                Q, M = Q / np.outer(size, size), M / size[:, None]
+            found.append(Overlaps(Q, M, np.eye(k)))
+    return found
 
 
 def _of_equal_units(start: Overlaps) -> Overlaps:
@@ -532,7 +583,8 @@ def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoin
     state = system.blocks(root.y, start.Q)
     try:
         readout = state.get("readout", start.readout)
-        overlaps = Overlaps(state["Q"], state["M"], start.P, readout)
+        scalars = {n: float(state[n]) for n in start.scalars or ()}
+        overlaps = Overlaps(state["Q"], state["M"], start.P, readout, scalars=scalars)
         risk = system.risk(root.y)
     except InvalidCovariance as error:
         if status == Status.OK:
@@ -546,6 +598,8 @@ def _same(a: FixedPoint, b: FixedPoint) -> bool:
     if a.status != b.status or a.overlaps.Q.shape != b.overlaps.Q.shape:
         return False
     pairs = [(a.overlaps.Q, b.overlaps.Q), (a.overlaps.M, b.overlaps.M)]
+    one, other = (list((y.overlaps.scalars or {}).values()) for y in (a, b))
+    pairs.append((np.array(one), np.array(other)))
     if a.overlaps.readout is not None and b.overlaps.readout is not None:
         pairs.append((a.overlaps.readout, b.overlaps.readout))
     return all(np.allclose(u, v, rtol=1e-7, atol=1e-9) for u, v in pairs)

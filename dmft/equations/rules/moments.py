@@ -63,7 +63,7 @@ class Moments:
         self.definitions: list[Definition] = []
         self._defined: dict[sp.Expr, sp.Symbol] = {}
         self._memo: dict[tuple[sp.Expr, Given], sp.Expr] = {}
-        self._keys: dict[sp.Symbol, frozenset[object]] = {}
+        self._keys: dict[tuple[sp.Symbol, frozenset[sp.Symbol]], frozenset[object]] = {}
 
     # Overlaps ------------------------------------------------------------------------------------
 
@@ -150,32 +150,33 @@ class Moments:
         groups = self._independent(rest, given)
         if constant or len(groups) > 1:
             return sp.Mul(*constant, *(self._mean(sp.Mul(*g), given) for g in groups))
-        reached = self._reached(rest)
+        reached = self._reached(rest, ())
         own = tuple(pair for pair in given if ("random", pair[0]) in reached)
         if (expr, own) not in self._memo:
             self._memo[expr, own] = self._of_one_group(expr, rest, given)
         return self._memo[expr, own]
 
-    def _reached(self, factors: Iterable[sp.Expr]) -> set[object]:
-        return {key for f in factors for v in variables(f) for key in self.keys(v)}
+    def _reached(self, factors: Iterable[sp.Expr], given: Given) -> set[object]:
+        known = frozenset(r for r, _ in given)
+        return {key for f in factors for v in variables(f) for key in self.keys(v, known)}
 
-    def keys(self, variable: sp.Symbol) -> frozenset[object]:
+    def keys(self, variable: sp.Symbol, known: frozenset[sp.Symbol]) -> frozenset[object]:
         """What a variable depends on: groups of correlated views, and random numbers."""
-        if variable not in self._keys:
+        if (variable, known) not in self._keys:
             found: set[object] = set()
             held: list[sp.Expr] = []
             if isinstance(variable, Field):
                 view = variable.view
                 found.add(("noise", self._noise_groups[origin(view)]))
                 held = [*view.latents.values(), *view.scales]
-            elif isinstance(variable, Random):
+            elif isinstance(variable, Random) and variable not in known:
                 found.add(("random", variable))
                 held = [sp.sympify(p) for p in getattr(variable.law, "weights", ())]
             for c in held:
                 for v in variables(c):
-                    found |= self.keys(v)
-            self._keys[variable] = frozenset(found)
-        return self._keys[variable]
+                    found |= self.keys(v, known)
+            self._keys[variable, known] = frozenset(found)
+        return self._keys[variable, known]
 
     @cached_property
     def _noise_groups(self) -> dict[View, int]:
@@ -192,10 +193,9 @@ class Moments:
 
     def _independent(self, factors: Sequence[sp.Expr], given: Given) -> list[list[sp.Expr]]:
         """Factors in groups that depend on nothing in common."""
-        fixed = {("random", r) for r, _ in given}
         groups: list[tuple[set[object], list[sp.Expr]]] = []
         for factor in factors:
-            keys, members = self._reached([factor]) - fixed, [factor]
+            keys, members = self._reached([factor], given), [factor]
             apart = []
             for other, own in groups:
                 if other & keys:
@@ -267,7 +267,7 @@ class Moments:
     def _next_discrete(self, expr: sp.Expr, given: Given) -> Random | None:
         """The latest discrete random number that an average depends on and that has no value."""
         known = {r for r, _ in given}
-        keys = self._reached([expr])
+        keys = self._reached([expr], given)
         found = [
             key[1] for key in keys
             if isinstance(key, tuple) and key[0] == "random" and isinstance(key[1].law, Discrete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.averages.expectation import Expectation
+from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.rules.moments import Moments, entry
 from dmft.equations.rules.nodes import rule_of
 from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.initial_conditions import Overlaps
-from dmft.model.update import VectorRule
+from dmft.model.update import TIME, VectorRule
 from dmft.names import BLOCK
 
 Array = NDArray[np.float64]
@@ -96,6 +98,39 @@ class RuleSpace(StateSpace):
         """Products of rules, split at kinks; Sobol points of many fields."""
         return rule_of(averages, options)
 
+    def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
+        """Equations with parameters that are expressions in t, scalars and measures.
+
+        Raises
+        ------
+        BadParameter
+            For other symbols, and names that are no parameters.
+        """
+        known = {"t": TIME} | {s.name: s for s in self.model.learned}
+        known |= {str(s): s for symbols in self.blocks.values() for s in symbols}
+        measures = {d.name: d.expr for d in equations.definitions if d.role == "observable"}
+        swap: dict[sp.Expr, sp.Expr] = {}
+        for name, value in values.items():
+            own = [s for s in equations.all_symbols if s.name == name or PARAMETERS.get(name) == s]
+            if not own:
+                raise BadParameter(
+                    f"unknown parameter {name!r}; this rule has {sorted(equations.parameters)}"
+                )
+            others = {s.name for s in value.free_symbols} - set(known) - set(measures)
+            if others:
+                raise BadParameter(
+                    f"{name} = {value} contains {sorted(others)[0]}; it may depend on t, on scalars "
+                    f"and on measures {sorted(measures)}"
+                )
+            at = {s: known.get(s.name, measures.get(s.name)) for s in value.free_symbols}
+            swap |= dict.fromkeys(own, value.xreplace(at))
+        changed = [
+            replace(d, terms=tuple((n, e.xreplace(swap)) for n, e in d.terms))
+            for d in equations.definitions
+        ]
+        derived = equations.derived or equations.definitions
+        return replace(equations, definitions=tuple(changed), derived=derived)
+
     def state(self, start: Overlaps) -> dict[str, Array]:
         """Blocks of a start."""
         given = start.scalars or {}
@@ -149,5 +184,5 @@ class RuleSpace(StateSpace):
     ) -> Values:
         """Numbers of a run."""
         self.check(start)
-        scalars = resolve_scalars(declared, needed, given)[0]
+        scalars = {**resolve_scalars(declared, needed, given)[0], "t": start.t}
         return Values(self.widths, scalars, {f"{self.prefix}P": start.P})

@@ -83,7 +83,7 @@ class ClosedSystem:
 def closed_system(subject: Subject) -> ClosedSystem | None:
     """The closed form of equations or of a risk; None where there is none."""
     model = subject.model
-    if subject.kind != "ode" or subject.fluctuates or subject.reduced or model.reads_sequences:
+    if subject.kind != "ode" or subject.fluctuates or subject.reduced or model.family != "overlaps":
         return None
     sphere = bool(getattr(subject.algorithm, "constraint", None))
     one_teacher = getattr(model.teacher, "width", None) == 1

@@ -178,7 +178,8 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     if equations.kind == "map":
         return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
     rate = scalars.get("learning_rate")
-    step = None if rate is None else rate / values.widths["p"]
+    units = 1 if equations.family == "rule" else values.widths["p"]
+    step = None if rate is None else rate / units
     if step is not None:
         step *= pace(scalars)
     if step is not None:

@@ -73,6 +73,8 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
+    if getattr(getattr(system, "origin", None) or system, "family", "") == "rule":
+        system, values = _with_schedules(system, values)
     kept = None
     if isinstance(system, Equations) and not is_followed(values):
         kept = kept_problem(system, options)
@@ -134,6 +136,20 @@ def solve_one_pass(
         fixed = fixed_beyond_tails(run_with, rule_of, equations, start)
     run = finished(solve_on_nodes(run_with, rule_of, fixed, tolerance))
     return with_error_rate(within_tails(run, equations, start) if grows else run, equations)
+
+
+def _with_schedules(
+    system: Equations | Problem, values: Mapping[str, Any]
+) -> tuple[Equations | Problem, dict[str, Any]]:
+    """Equations of a rule with parameters that are functions of the time, scalars or measures."""
+    open_ = {n: y for n, y in values.items() if isinstance(y, sp.Expr) and not y.is_number}
+    if not open_:
+        return system, dict(values)
+    equations = getattr(system, "origin", None) or system
+    assert isinstance(equations, Equations)
+    return equations.space.scheduled(equations, open_), {
+        n: y for n, y in values.items() if n not in open_
+    }
 
 
 def with_error_rate(run: Trajectory, equations: Equations) -> Trajectory:
