@@ -27,7 +27,6 @@ from dmft.record import Brief
 from dmft.validation import checked, shown
 
 Array = NDArray[np.float64]
-Number = float | sp.Expr
 
 
 class Law(Brief):
@@ -35,12 +34,12 @@ class Law(Brief):
 
     @property
     @abstractmethod
-    def mean(self) -> Number:
+    def mean(self) -> float | sp.Expr:
         """Mean."""
 
     @property
     @abstractmethod
-    def variance(self) -> Number:
+    def variance(self) -> float | sp.Expr:
         """Variance."""
 
     @abstractmethod
@@ -79,7 +78,7 @@ def _symbolic(value: object) -> bool:
     return bool(getattr(value, "free_symbols", None))
 
 
-def _finite(name: str, value: Number, positive: bool = False) -> None:
+def _finite(name: str, value: float | sp.Expr, positive: bool = False) -> None:
     if _symbolic(value):
         return
     if not math.isfinite(value) or (positive and value <= 0.0):
@@ -149,12 +148,12 @@ class Uniform(Law):
             raise BadParameter(f"low = {self.low} must be below high = {self.high}")
 
     @property
-    def mean(self) -> Number:
+    def mean(self) -> float | sp.Expr:
         """Middle of the interval."""
         return (self.low + self.high) / 2.0
 
     @property
-    def variance(self) -> Number:
+    def variance(self) -> float | sp.Expr:
         """Squared width over twelve."""
         return (self.high - self.low) ** 2 / 12.0
 
@@ -186,12 +185,12 @@ class Laplace(Law):
         _finite("scale", self.scale, positive=True)
 
     @property
-    def mean(self) -> Number:
+    def mean(self) -> float | sp.Expr:
         """Zero."""
         return 0.0
 
     @property
-    def variance(self) -> Number:
+    def variance(self) -> float | sp.Expr:
         """Twice the squared scale."""
         return 2.0 * self.scale**2
 
@@ -216,8 +215,8 @@ class Discrete(Law):
     0.5
     """
 
-    values: tuple[Number, ...]
-    weights: tuple[Number, ...]
+    values: tuple[float | sp.Expr, ...]
+    weights: tuple[float | sp.Expr, ...]
 
     def __init__(self, probabilities: Mapping[Any, Any]) -> None:
         if not isinstance(probabilities, Mapping) or not probabilities:
@@ -239,12 +238,12 @@ class Discrete(Law):
         object.__setattr__(self, "weights", weights)
 
     @property
-    def mean(self) -> Number:
+    def mean(self) -> float | sp.Expr:
         """Mean."""
         return sum(y * w for y, w in zip(self.values, self.weights, strict=True))
 
     @property
-    def variance(self) -> Number:
+    def variance(self) -> float | sp.Expr:
         """Variance."""
         pairs = zip(self.values, self.weights, strict=True)
         return sum((y - self.mean) ** 2 * w for y, w in pairs)

@@ -180,7 +180,9 @@ class Field(_Symbol):
         if isinstance(row, str):  # copied or unpickled
             return super().__new__(cls, row, view)
         own = () if block is None else (block,)
-        return super().__new__(cls, "_".join(map(str, (row.name, view.name, *own))), (row, view, *own))
+        return super().__new__(
+            cls, "_".join(map(str, (row.name, view.name, *own))), (row, view, *own)
+        )
 
     @property
     def row(self) -> Row:
@@ -385,7 +387,9 @@ class View(Vector):
         self.group: tuple[View, ...] = (self,)
         self.covs: tuple[sp.MatrixBase, ...] = (sp.eye(1),) * count
         if count > 1 and self.replaces:
-            raise BadParameter(f"{name}: coordinates are replaced in inputs of one block; take adds=")
+            raise BadParameter(
+                f"{name}: coordinates are replaced in inputs of one block; take adds="
+            )
         self.terms = {self: sp.S.One}
         both = set(self.adds) & set(self.replaces)
         if both:
@@ -498,7 +502,9 @@ def copies(view: View, count: int) -> tuple[View, ...]:
     def copied(n: int) -> View:
         known = [*view.latents.values(), *view.scales]
         own = {
-            r: Random(f"{r.name}[{n}]", r.law) for c in known for r in sorted(c.atoms(Random), key=str)
+            r: Random(f"{r.name}[{n}]", r.law)
+            for c in known
+            for r in sorted(c.atoms(Random), key=str)
         }
         adds, replaces = (
             {row: c.xreplace(own) for row, c in part.items()} for part in (view.adds, view.replaces)
@@ -544,7 +550,7 @@ def parts_of(expr: sp.Expr, rows: Sequence[Row] = ()) -> Iterator[Row | View | R
             yield symbol
             if isinstance(symbol.law, Discrete):
                 for weight in symbol.law.weights:
-                    yield from parts_of(sp.sympify(weight))
+                    yield from parts_of(sp.sympify(weight, strict=True))
             continue
         for part in symbol.key:
             yield part

@@ -148,7 +148,9 @@ def layout_of_rule(
     state = tuple(Block(name, axes[name], symmetric=name == "Q") for name in blocks)
     known = layout(definitions).widths
     by_block = "blocks" in {axis for block in state for axis in block.axes}
-    own = next(b for b in (*CONSTANTS, *OPTIONAL_CONSTANTS) if b.name == ("block_P" if by_block else "P"))
+    own = next(
+        b for b in (*CONSTANTS, *OPTIONAL_CONSTANTS) if b.name == ("block_P" if by_block else "P")
+    )
     nodes = tuple(width for width in known if width in NODE_WIDTHS)
     constants = (own, *(NODE_CONSTANTS if nodes else ()))
     names = tuple(str(s) for symbols in blocks.values() for s in symbols)

@@ -166,7 +166,7 @@ def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: Any, name: str) 
 
 
 def _second(run: Any) -> list[tuple[Any, str]]:
-    """Curves of the second panel with their labels: the risk, or what a rule measures and learns."""
+    """Curves of the second panel with their labels: risk, or what a rule measures and learns."""
     if hasattr(run, "risk"):
         return [(run.risk, "")]
     seen = {**getattr(run, "observables", {})} or {

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import sympy as sp
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.rules import NodeRule
-    from dmft.model import SequenceModel
 
 Kernels = Literal["auto", "all", "none"]
 Form = Literal["closed", "structured"]
@@ -568,7 +567,12 @@ class Equations(Short, System):
         from dmft.equations.views.latex import Page, equations_latex
         from dmft.typeset.fragment import align, fitted
 
-        text = equations_latex(self, Page(width, notation, symbolic, kernels, form))
+        page = Page(width, notation, symbolic, kernels, form)
+        if self.family == "rule":
+            from dmft.equations.rules.latex import rule_latex
+
+            return rule_latex(self, page)
+        text = equations_latex(self, page)
         lines = self.space.closure_latex(self.definitions)
         if not lines:
             return text

@@ -112,6 +112,10 @@ class StateSpace(ABC):
         """Nodes of averages that are written out."""
         raise NotImplementedError
 
+    def random_starts(self) -> Sequence[Overlaps]:
+        """Starts of searches, where they are not random rows of student and teacher."""
+        return ()
+
     def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
         """Equations with parameters that are expressions."""
         raise NotImplementedError

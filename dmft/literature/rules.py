@@ -252,7 +252,7 @@ def independent_component(
     w, u = Rows("w"), fixed("u")
     x = View("x", replaces={u: Random("c", law)})
     z = sp.Symbol("z", real=True)
-    f = z**3 if nonlinearity is None else sp.sympify(nonlinearity)
+    f = z**3 if nonlinearity is None else sp.sympify(nonlinearity, strict=True)
     psi = f.subs({s: w @ x for s in f.free_symbols if s.name == "z"})
     return UpdateField({w: psi * x}, learning_rate=learning_rate, constraint="sphere")
 
@@ -382,7 +382,9 @@ def continual_learning(
     a, b = ([sp.Symbol(f"{s}{j}", real=True) for j in range(width)] for s in "ab")
     z = Random("z", Bernoulli(replay))
     units = [sigma(row @ x) for row in w]
-    gaps = [sigma(B[t] @ x) - sum(v * u for v, u in zip((a, b)[t], units, strict=True)) for t in (0, 1)]
+    gaps = [
+        sigma(B[t] @ x) - sum(v * u for v, u in zip((a, b)[t], units, strict=True)) for t in (0, 1)
+    ]
     e = [(1 - z) * gaps[0], z * gaps[1]]
     return UpdateField(
         {w[j]: (a[j] * e[0] + b[j] * e[1]) * slope(w[j] @ x) * x for j in range(width)},

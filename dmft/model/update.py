@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import sympy as sp
 
@@ -14,7 +14,17 @@ from dmft.model.algorithm import SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
-from dmft.rules import Field, Gram, Mean, Random, Row, Vector, View, expression, parts_of, parts_of_view
+from dmft.rules import (
+    Field,
+    Gram,
+    Random,
+    Row,
+    Vector,
+    View,
+    expression,
+    parts_of,
+    parts_of_view,
+)
 from dmft.validation import checked, shown
 
 # The student's output in a rule, and the derivative of its activation at h.
@@ -93,6 +103,7 @@ class UpdateField(SGD):
     definitions: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
     measures: tuple[tuple[str, sp.Expr], ...] = ()
 
+    @overload
     def __init__(
         self,
         psi: sp.Expr | float,
@@ -105,6 +116,30 @@ class UpdateField(SGD):
         measures: Mapping[str, sp.Expr] | None = None,
         decoupled: bool = False,
         **numbers: float | sp.Expr,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        psi: Mapping[Row, Vector],
+        *,
+        learning_rate: float | sp.Expr,
+        scalars: Mapping[sp.Symbol, Any] | None = None,
+        batch_size: int | sp.Expr = 1,
+        constraint: Literal["sphere", "orthonormal"] | None = None,
+        measures: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        psi: Any,
+        *,
+        learning_rate: float | sp.Expr,
+        fields: Sequence[sp.Symbol] = (),
+        definitions: Sequence[tuple[sp.Symbol, sp.Expr]] = (),
+        batch_size: int | sp.Expr = 1,
+        constraint: Literal["sphere", "orthonormal"] | None = None,
+        measures: Mapping[str, sp.Expr] | None = None,
+        decoupled: bool = False,
+        **numbers: Any,
     ) -> None:
         unknown = sorted(set(numbers) - set(DECLARED))
         if unknown:
@@ -338,11 +373,18 @@ class VectorRule(UpdateField):
     @cached_property
     def parameters(self) -> frozenset[sp.Symbol]:
         """Symbols that are neither fields, latents, overlaps, scalars nor the time."""
-        known = [*self.expressions, *(c for v in self.views for c in (*v.latents.values(), *v.scales))]
+        known = [
+            *self.expressions,
+            *(c for v in self.views for c in (*v.latents.values(), *v.scales)),
+        ]
         known += [c for v in self.views for c in (*v.fractions, *(y for m in v.covs for y in m))]
         for r in self.randoms:
             held = vars(r.law).values()
-            known += [sp.sympify(y) for part in held for y in (part if isinstance(part, tuple) else (part,))]
+            known += [
+                sp.sympify(y, strict=True)
+                for part in held
+                for y in (part if isinstance(part, tuple) else (part,))
+            ]
         own = (Field, Gram, Random)
         found = {s for y in known for s in y.free_symbols if not isinstance(s, own)}
         return frozenset(found - set(self.learned) - {TIME, sp.Symbol("t")})

@@ -50,7 +50,7 @@ from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, ru
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import pace
-from dmft.simulation.steps.vectors import simulate_rule
+from dmft.simulation.steps.rule_runs import simulate_rule
 from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event
 from dmft.solvers.request import check_events
@@ -166,10 +166,9 @@ def simulate(
         common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
         return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
     if isinstance(model, VectorRule):
-        refuse_options(algorithm or first_passage or events or t_start)
-        common = {"save_at": save_at, "progress": progress}
-        found = simulate_rule(model, dim, t_max, seeds, start, method, **common, **parameters)
-        return found if keep_runs else replace(found, runs=None)
+        _refuse_for_rules(algorithm or first_passage or events or t_start)
+        given: dict[str, Any] = {"save_at": save_at, "progress": progress, "keep_runs": keep_runs}
+        return simulate_rule(model, dim, t_max, seeds, start, method, **given, **parameters)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
     refuse_both(first_passage, events)
@@ -180,8 +179,7 @@ def simulate(
             t_start=t_start, **parameters,
         )  # fmt: skip
         return alignments if keep_runs else replace(alignments, runs=None)
-    if isinstance(start, Alignment):
-        raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
+    start = _of_rows(start)
     if isinstance(algorithm, GradientDescent):
         _check_descent(method != "weights" or save_at is not None or first_passage or t_start)
         descents = simulate_descent(
@@ -189,8 +187,7 @@ def simulate(
             events=events, threads=threads, progress=progress, **parameters,
         )  # fmt: skip
         return descents if keep_runs else replace(descents, runs=None)
-    if method not in ("weights", "overlaps"):
-        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
+    _check_method(method)
     numbers = as_seeds(seeds)
     experiment = declare_experiment(model, algorithm, dim, start, parameters, t_start)
     if method == "overlaps" and experiment.update and experiment.batch_size > 1:
@@ -221,11 +218,28 @@ def simulate(
             "t_max"
         )
     plan = Plan(model, experiment, start, method, clock, grid, total, first_passage, rule, event)
-    counted = UNITS if experiment.follows_risk else total
-    runs = run_seeds(
-        lambda seed, job: run_seed(plan, seed, job), numbers, counted, threads, progress
-    )
+    own = UNITS if experiment.follows_risk else total
+    runs = run_seeds(lambda seed, job: run_seed(plan, seed, job), numbers, own, threads, progress)
     return _assemble(plan, numbers, runs, keep_runs)
+
+
+def _check_method(method: object) -> None:
+    if method not in ("weights", "overlaps"):
+        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
+
+
+def _refuse_for_rules(given: object) -> None:
+    if given:
+        raise BadParameter(
+            "rules of vectors are their own algorithm, and their runs are not watched: "
+            "simulate(rule, dim=, t_max=, seeds=, start=, method=, save_at=)"
+        )
+
+
+def _of_rows(start: Overlaps | Alignment | None) -> Overlaps | None:
+    if isinstance(start, Alignment):
+        raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
+    return start
 
 
 def _check_descent(given: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import Root, newton
+from dmft.analysis.boundaries.brackets import Root, differences, newton
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
@@ -25,7 +25,6 @@ from dmft.workflow.solving.inputs import problem_of
 if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.model.couplings.random_network import RandomNetwork
-    from dmft.model.update import VectorRule
     from dmft.workflow.networks.rest import NetworkFixedPoint
 
 Array = NDArray[np.float64]
@@ -248,29 +247,6 @@ class StationarySystem:
         return float(out[self.problem.observables.index("risk")])
 
 
-# Step of differences, relative to entries above one: the formula has the error step^4.
-STEP = 2e-3
-
-
-def differences(function: Callable[[Array], Array], y: Array) -> Array:
-    """Jacobian by central differences of fourth order with one extrapolation, about 1e-11."""
-    columns = []
-    for n in range(y.size):
-        unit = np.zeros(y.size)
-        unit[n] = STEP * max(1.0, abs(y[n]))
-
-        def slope(part: float, unit: Array = unit, n: int = n) -> Array:
-            found: Array = (function(y + part * unit) - function(y - part * unit)) / (
-                2.0 * part * unit[n]
-            )
-            return found
-
-        fine, middle, coarse = slope(0.25), slope(0.5), slope(1.0)
-        second, first = (4.0 * fine - middle) / 3.0, (4.0 * middle - coarse) / 3.0
-        columns.append((16.0 * second - first) / 15.0)
-    return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
-
-
 @overload
 def fixed_points(
     equations: NetworkEquations | RandomNetwork, starts: float | None = None, **parameters: Any
@@ -400,7 +376,7 @@ def default_starts(equations: Equations) -> list[Overlaps]:
     """
     model, sphere = equations.model, equations.algorithm.on_sphere
     if equations.family == "rule":
-        return _starts_of_rule(equations)
+        return list(equations.space.random_starts())
     widths = model.student.width, model.teacher.width
     if not all(width.is_Integer for width in widths):
         raise BadParameter(f"the model has the widths {widths}: give starts= with numerical widths")
@@ -408,26 +384,6 @@ def default_starts(equations: Equations) -> list[Overlaps]:
     dims = [int(known or dim) for dim in (sum(widths), MANY)]
     found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]
     return found if widths[0] == 1 else [*found, *map(_of_equal_units, found[:STARTS])]
-
-
-def _starts_of_rule(equations: Equations) -> list[Overlaps]:
-    """Random moving rows beside orthonormal fixed ones; rules with scalars have none."""
-    rule = cast("VectorRule", equations.model)
-    p, k = len(rule.moving), len(rule.fixed)
-    if rule.learned or len(rule.fractions) > 1:
-        raise BadParameter("a rule with scalars, or with blocks, needs starts=")
-    found = []
-    for dim in (p + k, MANY):
-        for n in range(STARTS):
-            rows = np.random.default_rng([n, dim]).standard_normal((p, min(dim, p + k)))
-            scale = 1.0 if dim == p + k else dim**-0.5
-            M = scale * rows[:, :k]
-            Q = M @ M.T + np.diag(np.sum(rows[:, k:] ** 2, axis=1) + 0.1)
-            if equations.algorithm.on_sphere or rule.orthonormal:
-                size = np.sqrt(np.diag(Q))
-                Q, M = Q / np.outer(size, size), M / size[:, None]
-            found.append(Overlaps(Q, M, np.eye(k)))
-    return found
 
 
 def _of_equal_units(start: Overlaps) -> Overlaps:

@@ -1,12 +1,9 @@
 """Equations of activations without closed forms: what is compiled against the definition."""
 
-import time
-
 import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
-from scipy.special import erf
 from scipy.special import erf
 
 import dmft
@@ -94,23 +91,6 @@ def test_rates_of_students_z_sin_match_quadrature(name):
     start = dmft.Overlaps(Q=[[0.3]], M=[[0.1]], P=[[1.1]])
     equations = dmft.derive(committee(Z * sp.sin(Z), teacher, 1), dmft.SGD(0.5))
     rates, claims = equations.evaluate(start), equations.evaluate_error(start)
-    exact = rates_by_definition(start, *z_sin, star, rate=0.5)
-    assert claims["Q"].max() < {"z sin": 1e-12, "erf": 1e-2}[name]
-    for block in ("M", "Q"):
-        np.testing.assert_array_less(np.abs(rates[block] - exact[block]), claims[block] + 1e-14)
-
-
-@pytest.mark.parametrize("name", ["z sin", "erf"])
-def test_students_z_sin_are_evaluated_in_seconds(name):
-    """By closed forms for the same teacher, on nodes for erf; expanded, this took minutes."""
-    z_sin = (lambda x: x * np.sin(x)), (lambda x: np.sin(x) + x * np.cos(x))
-    teachers = {"z sin": (Z * sp.sin(Z), z_sin[0]), "erf": (ERF, lambda x: erf(x / np.sqrt(2)))}
-    teacher, star = teachers[name]
-    start = dmft.Overlaps(Q=[[0.3]], M=[[0.1]], P=[[1.1]])
-    before = time.thread_time()
-    equations = dmft.derive(committee(Z * sp.sin(Z), teacher, 1), dmft.SGD(0.5))
-    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
-    assert time.thread_time() - before < 10
     exact = rates_by_definition(start, *z_sin, star, rate=0.5)
     assert claims["Q"].max() < {"z sin": 1e-12, "erf": 1e-2}[name]
     for block in ("M", "Q"):

@@ -64,7 +64,9 @@ def run_of(v, **given):
     theta = [p["b"]] if name == "dae" else i.get("start_theta", [])
     start = known.start_of(rule, i["start_Gram"], theta)
     t = np.array(v["expected"]["t"])
-    run = dmft.solve(dmft.derive(rule), start, float(t[-1]), save_at=t, rtol=1e-10, atol=1e-12, **given)
+    run = dmft.solve(
+        dmft.derive(rule), start, float(t[-1]), save_at=t, rtol=1e-10, atol=1e-12, **given
+    )
     assert str(run.status) == "ok", run.message
     scalars = [run.blocks[s.name] for s in rule.learned]
     return np.concatenate([run.Q, run.M], axis=-1), np.stack(scalars, 1) if scalars else None
@@ -98,7 +100,9 @@ def vector(name):
     return found[0]["expected"]
 
 
-@pytest.mark.parametrize(("kind", "error"), [("hebb", 0.0890139), ("perceptron", 0.09929), ("adatron", 0.0700266)])
+@pytest.mark.parametrize(
+    ("kind", "error"), [("hebb", 0.0890139), ("perceptron", 0.09929), ("adatron", 0.0700266)]
+)
 def test_errors_of_perceptrons(kind, error):
     eqs = dmft.derive(lit.perceptron_rule(kind))
     run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 20.0, rtol=1e-11, atol=1e-13)
@@ -186,7 +190,9 @@ def test_denoising_finds_the_means(s2):
     eqs = dmft.derive(lit.denoising_autoencoder(float(s2), 0.05))
     start = dmft.Overlaps([[0.5]], [[0.2]], [[2.0]], scalars={"b": 1 / (1 + float(s2))})
     run = dmft.solve(eqs, start, 60.0, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose([run.Q[-1, 0, 0], run.M[-1, 0, 0]], [expected["Q"], expected["M"]], atol=1e-6)
+    np.testing.assert_allclose(
+        [run.Q[-1, 0, 0], run.M[-1, 0, 0]], [expected["Q"], expected["M"]], atol=1e-6
+    )
 
 
 def test_floor_of_node_perturbation():

@@ -141,3 +141,26 @@ def _move(jacobian: Array, value: Array) -> Array:
 
 def _size(value: Array) -> float:
     return float(np.abs(value).max(initial=0.0))
+
+
+# Step of differences, relative to entries above one: the formula has the error step^4.
+STEP = 2e-3
+
+
+def differences(function: Callable[[Array], Array], y: Array) -> Array:
+    """Jacobian by central differences of fourth order with one extrapolation, about 1e-11."""
+    columns = []
+    for n in range(y.size):
+        unit = np.zeros(y.size)
+        unit[n] = STEP * max(1.0, abs(y[n]))
+
+        def slope(part: float, unit: Array = unit, n: int = n) -> Array:
+            found: Array = (function(y + part * unit) - function(y - part * unit)) / (
+                2.0 * part * unit[n]
+            )
+            return found
+
+        fine, middle, coarse = slope(0.25), slope(0.5), slope(1.0)
+        second, first = (4.0 * fine - middle) / 3.0, (4.0 * middle - coarse) / 3.0
+        columns.append((16.0 * second - first) / 15.0)
+    return np.stack(columns, axis=1) if columns else np.zeros((0, 0))

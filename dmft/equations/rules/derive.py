@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import sympy as sp
 
 from dmft.equations import symbols as x
@@ -11,6 +13,9 @@ from dmft.equations.rules.moments import Moments, entry
 from dmft.errors import BadParameter
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Row, View
+
+if TYPE_CHECKING:
+    from dmft.model import Model
 
 CLOCK = "t = steps * learning_rate / d"
 Terms = dict[str, sp.Expr]
@@ -39,7 +44,7 @@ def derive_rule(rule: VectorRule) -> Equations:
     return Equations(
         kind="ode",
         definitions=live(whole),
-        model=rule,
+        model=cast("Model", rule),
         algorithm=rule,
         scaling="high-dimensional",
         time_unit=CLOCK,
@@ -120,8 +125,8 @@ class Rates:
         own: dict[tuple[Row, Row], sp.Symbol] = {}
         for n, a in enumerate(moving):
             for b in moving[n:] if self.rule.orthonormal else (a,):
-                i, l = m.places[a], m.places[b]
-                symbol = sp.Symbol(f"growth_{i + 1}_{l + 1}", real=True)
+                i, k = m.places[a], m.places[b]
+                symbol = sp.Symbol(f"growth_{i + 1}_{k + 1}", real=True)
                 own[a, b] = own[b, a] = symbol
                 terms = {
                     name: sp.Add(*(free[a, b, e][name] for e in blocks)) for name in free[a, b, 0]
@@ -151,7 +156,7 @@ def _check_names(rule: VectorRule) -> None:
     """Refuse scalars and parameters that have a name of the equations."""
     from dmft.equations.parameter_values import declared_parameters
 
-    declared_parameters(rule, rule)
+    declared_parameters(cast("Model", rule), rule)
     names = {s.name for s in (*rule.learned, *rule.parameters)}
     for name in names:
         stem, _, number = name.partition("_")

@@ -1,4 +1,4 @@
-r"""LaTeX of rules: the step as it was written, the inputs, and the rates in overlaps of named rows."""
+r"""LaTeX of rules: the step as it was written, the inputs, the rates in overlaps of named rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.rules.moments import Moments
 from dmft.equations.system import System
 from dmft.equations.views.latex import Page, definition_latex
+from dmft.equations.views.printer import EquationPrinter
 from dmft.model.update import VectorRule
-from dmft.rules import Row, View
+from dmft.rules import Row, Vector, View
 from dmft.typeset.fragment import align, fitted
 
 # Operations of a rate that is printed without names for its covariances.
@@ -27,8 +28,8 @@ def rule_latex(equations: System, page: Page) -> str:
     names = row_names(rule)
     shown, parts = printed(equations.definitions, names, rule), [f"% {equations.time_unit}"]
     parts.append("One step changes")
-    parts.append(align(_steps(rule, names, printer)))
-    inputs = _inputs(rule, names, printer)
+    parts.append(align(_steps(rule, printer)))
+    inputs = _inputs(rule, printer)
     if inputs:
         parts += ["where", align(inputs)]
     parts.append("In the limit of large $d$, with $G_{ab} = X_a \\cdot X_b / d$,")
@@ -46,7 +47,10 @@ def row_names(rule: VectorRule) -> dict[sp.Symbol, sp.Symbol]:
         for b in rows:
             for e in blocks:
                 own = "" if len(blocks) == 1 else f"^{{({e + 1})}}"
-                names = " ".join(sp.latex(sp.Symbol(_row(r))) for r in sorted((a, b), key=moments.places.__getitem__))
+                names = " ".join(
+                    sp.latex(sp.Symbol(_row(r)))
+                    for r in sorted((a, b), key=moments.places.__getitem__)
+                )
                 found[moments.in_block(a, b, e)] = sp.Symbol(f"G{own}_{{{names}}}", real=True)
     return found
 
@@ -88,42 +92,43 @@ def _short(expr: sp.Expr) -> sp.Expr:
     return sp.factor_terms(sp.expand(expr) if expr.is_polynomial() else expr)
 
 
-def _vector(step: Mapping[Row | View, sp.Expr], names: Mapping[sp.Symbol, sp.Symbol], printer: object) -> str:
+def _vector(step: Mapping[Vector, sp.Expr], printer: EquationPrinter) -> str:
     """A combination of vectors."""
     parts = []
     for vector, c in step.items():
-        name = _row(vector) if isinstance(vector, Row) else vector.name
+        name = _row(vector) if isinstance(vector, Row) else str(vector)
         root = "" if isinstance(vector, View) else r"/\sqrt{d}"
-        text = printer.doprint(c)  # type: ignore[attr-defined]
+        text = printer.doprint(c)
         if c == 1:
             text = ""
         elif c.is_Add:
             text = rf"\left({text}\right)"
-        parts.append(rf"{text}\, {printer.doprint(sp.Symbol(name))}{root}")  # type: ignore[attr-defined]
+        parts.append(rf"{text}\, {printer.doprint(sp.Symbol(name))}{root}")
     return " + ".join(parts).replace("+ -", "-") or "0"
 
 
-def _steps(rule: VectorRule, names: Mapping[sp.Symbol, sp.Symbol], printer: object) -> list[str]:
-    rate = printer.doprint(sp.Symbol("gamma"))  # type: ignore[attr-defined]
+def _steps(rule: VectorRule, printer: EquationPrinter) -> list[str]:
+    rate = printer.doprint(sp.Symbol("gamma"))
     lines = []
     for row, step in rule.steps:
-        name = printer.doprint(sp.Symbol(_row(row)))  # type: ignore[attr-defined]
-        lines.append(
-            rf"\Delta {name} &= \frac{{{rate}}}{{\sqrt{{d}}}} \left[{_vector(step.terms, names, printer)}\right]"  # type: ignore[arg-type]
-        )
+        name = printer.doprint(sp.Symbol(_row(row)))
+        inside = _vector(step.terms, printer)
+        lines.append(rf"\Delta {name} &= \frac{{{rate}}}{{\sqrt{{d}}}} \left[{inside}\right]")
     for symbol, value in rule.rates:
-        text = printer.doprint(value)  # type: ignore[attr-defined]
-        lines.append(rf"\Delta {printer.doprint(symbol)} &= \frac{{{rate}}}{{d}} \left[{text}\right]")  # type: ignore[attr-defined]
+        text = printer.doprint(value)
+        lines.append(
+            rf"\Delta {printer.doprint(symbol)} &= \frac{{{rate}}}{{d}} \left[{text}\right]"
+        )
     return lines
 
 
-def _inputs(rule: VectorRule, names: Mapping[sp.Symbol, sp.Symbol], printer: object) -> list[str]:
+def _inputs(rule: VectorRule, printer: EquationPrinter) -> list[str]:
     """Views with their latents, and laws of random numbers."""
     lines = []
     for view in rule.views:
-        x = printer.doprint(sp.Symbol(view.name))  # type: ignore[attr-defined]
+        x = printer.doprint(sp.Symbol(view.name))
         parts = [
-            rf"{_coefficient(c, printer)} {printer.doprint(sp.Symbol(_row(row)))}/\sqrt{{d}}"  # type: ignore[attr-defined]
+            rf"{_coefficient(c, printer)} {printer.doprint(sp.Symbol(_row(row)))}/\sqrt{{d}}"
             for row, c in view.latents.items()
         ]
         scale = "" if view.scales == (1,) else _coefficient(view.scales[0], printer)
@@ -132,12 +137,12 @@ def _inputs(rule: VectorRule, names: Mapping[sp.Symbol, sp.Symbol], printer: obj
             noise += r"^{\perp}"
         lines.append(f"{x} &= {' + '.join([*parts, noise])}")
     for r in rule.randoms:
-        lines.append(rf"{printer.doprint(r)} &\sim \text{{{_law(r.law)}}}")  # type: ignore[attr-defined]
+        lines.append(rf"{printer.doprint(r)} &\sim \text{{{_law(r.law)}}}")
     return lines
 
 
-def _coefficient(c: sp.Expr, printer: object) -> str:
-    text = printer.doprint(c)  # type: ignore[attr-defined]
+def _coefficient(c: sp.Expr, printer: EquationPrinter) -> str:
+    text = printer.doprint(c)
     return "" if c == 1 else rf"\left({text}\right)" if c.is_Add else str(text)
 
 

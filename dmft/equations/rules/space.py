@@ -11,9 +11,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import PARAMETERS
+from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.rules.moments import Moments, entry
 from dmft.equations.rules.nodes import rule_of
 from dmft.equations.states import StateSpace
@@ -24,6 +24,8 @@ from dmft.model.update import TIME, VectorRule
 from dmft.names import BLOCK
 
 Array = NDArray[np.float64]
+# Default starts of searches of each kind, and the size of small overlaps.
+STARTS, SMALL = 6, 0.01
 
 
 class RuleSpace(StateSpace):
@@ -32,7 +34,7 @@ class RuleSpace(StateSpace):
     P of the fixed rows stays.
     """
 
-    model: VectorRule
+    model: VectorRule  # type: ignore[assignment]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -72,17 +74,15 @@ class RuleSpace(StateSpace):
         """Where code finds the overlaps of the fixed rows."""
         name = f"{self.prefix}P"
         places = np.ndindex(self.shape(*(("blocks",) if self.prefix else ()), "k", "k"))
-        return {
-            str(entry("P", *place)): f"par[{name}_at + {n}]" for n, place in enumerate(places)
-        }
+        return {str(entry("P", *place)): f"par[{name}_at + {n}]" for n, place in enumerate(places)}
 
     @cached_property
     def gram(self) -> sp.ImmutableDenseMatrix:
         """Gram matrix of all rows, which stays positive semidefinite."""
         rows, moments = (*self.model.moving, *self.model.fixed), Moments(self.model)
 
-        def of(i: int, l: int) -> sp.Expr:
-            return moments.overlap(rows[i], rows[l])
+        def of(i: int, j: int) -> sp.Expr:
+            return moments.overlap(rows[i], rows[j])
 
         return sp.ImmutableDenseMatrix(len(rows), len(rows), of)
 
@@ -97,6 +97,29 @@ class RuleSpace(StateSpace):
     def rule(self, averages: Sequence[Expectation], options: Mapping[str, Any]) -> NodeRule:
         """Products of rules, split at kinks; Sobol points of many fields."""
         return rule_of(averages, options)
+
+    def random_starts(self) -> list[Overlaps]:
+        """Random moving rows beside orthonormal fixed ones, near and far from each other.
+
+        Raises
+        ------
+        BadParameter
+            For rules with scalars or blocks.
+        """
+        rule, (p, k) = self.model, (len(self.model.moving), len(self.model.fixed))
+        if rule.learned or self.prefix:
+            raise BadParameter("a rule with scalars, or with blocks, needs starts=")
+        found = []
+        for size in (1.0, SMALL):
+            for n in range(STARTS):
+                rows = np.random.default_rng([n, int(1 / size)]).standard_normal((p, p + k))
+                M = size * rows[:, :k]
+                Q = M @ M.T + rows[:, k:] @ rows[:, k:].T / p
+                if rule.on_sphere or rule.orthonormal:
+                    length = np.sqrt(np.diag(Q))
+                    Q, M = Q / np.outer(length, length), M / length[:, None]
+                found.append(Overlaps(Q, M, np.eye(k)))
+        return found
 
     def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
         """Equations with parameters that are expressions in t, scalars and measures.
@@ -119,8 +142,8 @@ class RuleSpace(StateSpace):
             others = {s.name for s in value.free_symbols} - set(known) - set(measures)
             if others:
                 raise BadParameter(
-                    f"{name} = {value} contains {sorted(others)[0]}; it may depend on t, on scalars "
-                    f"and on measures {sorted(measures)}"
+                    f"{name} = {value} contains {sorted(others)[0]}; it may depend on t, on "
+                    f"scalars and on measures {sorted(measures)}"
                 )
             at = {s: known.get(s.name, measures.get(s.name)) for s in value.free_symbols}
             swap |= dict.fromkeys(own, value.xreplace(at))
@@ -138,19 +161,24 @@ class RuleSpace(StateSpace):
         missing = sorted(set(names) - set(given))
         if missing:
             raise BadParameter(
-                f"the start has no {missing[0]}; pass Overlaps(..., scalars={{{missing[0]!r}: 0.0}})"
+                f"the start has no {missing[0]}; pass "
+                f"Overlaps(..., scalars={{{missing[0]!r}: 0.0}})"
             )
         unknown = sorted(set(given) - set(names))
         if unknown:
-            raise BadParameter(f"the start has {unknown[0]}; this rule learns {names or 'no scalar'}")
+            raise BadParameter(
+                f"the start has {unknown[0]}; this rule learns {names or 'no scalar'}"
+            )
         front = self.prefix
-        return {f"{front}Q": start.Q, f"{front}M": start.M} | {n: np.asarray(given[n]) for n in names}
+        return {f"{front}Q": start.Q, f"{front}M": start.M} | {
+            n: np.asarray(given[n]) for n in names
+        }
 
     def entries(self, start: Overlaps) -> dict[str, Array]:
         """Each number by its symbol, those of P included."""
         self.check(start)
-        found = {}
-        for block, value in {**self.state(start)}.items():
+        found = dict[str, Any]()
+        for block, value in self.state(start).items():
             symbols = self.blocks[block]
             found |= {str(s): y for s, y in zip(symbols, np.ravel(value), strict=True)}
         return found | {str(entry("P", *place)): y for place, y in np.ndenumerate(start.P)}
@@ -170,9 +198,9 @@ class RuleSpace(StateSpace):
         wanted = self.shape(*front, "p", "p"), self.shape(*front, "p", "k")
         if (start.Q.shape, start.M.shape) != wanted:
             raise ShapeMismatch(
-                f"the start has Q {start.Q.shape} and M {start.M.shape}; this rule has "
-                f"Q {wanted[0]} of the moving rows {', '.join(map(str, self.model.moving))} and "
-                f"M {wanted[1]} with the fixed rows {', '.join(map(str, self.model.fixed)) or 'none'}"
+                f"the start has Q {start.Q.shape} and M {start.M.shape}; this rule has Q "
+                f"{wanted[0]} of the moving rows {list(self.model.moving)} and M {wanted[1]} with "
+                f"the fixed rows {list(self.model.fixed)}"
             )
 
     def values(

@@ -130,10 +130,6 @@ def closed_latex(subject: Subject, system: ClosedSystem, page: Page) -> str:
 
 def equations_latex(equations: System, page: Page) -> str:
     """LaTeX of equations, its lines broken for the page."""
-    if equations.family == "rule":
-        from dmft.equations.rules.latex import rule_latex
-
-        return rule_latex(equations, page)
     if equations.model.reads_sequences and page.form != "closed":
         text = token_latex(equations, page)
         if text:

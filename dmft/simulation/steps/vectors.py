@@ -10,93 +10,20 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
-from dmft.laws import Discrete, Normal
+from dmft.laws import Discrete
 from dmft.model.update import TIME, VectorRule
-from dmft.names import VERSION, Status
-from dmft.progress import ProgressOption
 from dmft.rules import Field, Gram, Mean, Random, Row, View
-from dmft.simulation.ensemble import Ensemble, averaged
-from dmft.solvers.jobs import Job, run_tasks
-from dmft.solvers.request import read_save_at
-from dmft.special.streams import as_seeds
-from dmft.validation import is_whole, shown
 
 Array = NDArray[np.float64]
-# Saved times by default; steps whose random numbers are drawn at once; numbers of one draw.
-POINTS, CHUNK, MOST_DRAWN = 101, 64, 2**22
+# Steps whose random numbers are drawn at once; numbers of one draw.
+CHUNK, MOST_DRAWN = 64, 2**22
 
 
-def simulate_rule(
-    rule: VectorRule,
-    dim: int,
-    t_max: float,
-    seeds: int | Sequence[int],
-    start: Any,
-    method: str = "weights",
-    *,
-    save_at: int | ArrayLike | None = None,
-    progress: ProgressOption = None,
-    **parameters: float,
-) -> Ensemble:
-    """Runs of a rule for several seeds: weights in R^d, or the exact chain of overlaps."""
-    if not isinstance(start, Overlaps):
-        raise BadParameter(f"a rule starts from dmft.Overlaps of its rows, got {shown(start)}")
-    if isinstance(dim, bool) or not is_whole(dim) or dim < 1:
-        raise BadParameter(f"dim = {shown(dim)} must be a positive integer")
-    if method not in ("weights", "overlaps"):
-        raise BadParameter(f'method must be "weights" or "overlaps", got {shown(method)}')
-    step = _Step(rule, int(dim), start, parameters)
-    numbers = as_seeds(seeds)
-    saved = _saved_steps(save_at, float(t_max), step.dt)
-    make = _Weights if method == "weights" else _Chain
-    state = make(step, start, numbers)
-    job = Job(int(saved[-1]))
-    (arrays,) = run_tasks([lambda: _run(state, saved, job)], job, 1, progress, "simulate")
-    finite = [all(np.isfinite(y[s]).all() for y in arrays.values()) for s in range(len(numbers))]
-    status = tuple(Status.OK if one else Status.NONFINITE for one in finite)
-    P = start.P.sum(axis=0) if start.P.ndim == 3 else start.P
-    return Ensemble(
-        t=saved * step.dt, **averaged(arrays, numbers, status), dim=int(dim),
-        provenance={
-            "version": VERSION, "model": repr(rule), "method": method, "time_step_times_dim": step.g,
-            "time_unit": "t = steps * learning_rate / d",
-        },
-        parameters={str(s): y for s, y in step.values.items()}, constants={"P": P},
-    )  # fmt: skip
-
-
-def _saved_steps(save_at: Any, t_max: float, dt: float) -> NDArray[np.int64]:
-    if not t_max > 0.0:
-        raise BadParameter(f"t_max = {t_max!r} must be positive")
-    last = max(1, round(t_max / dt))
-    given = read_save_at(POINTS if save_at is None else save_at)
-    times = np.linspace(0.0, t_max, given) if isinstance(given, int) else np.asarray(given)
-    if times[0] < 0.0 or times[-1] > t_max * (1.0 + 1e-12):
-        raise BadParameter(f"save_at must lie between 0 and t_max = {t_max:g}")
-    return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
-
-
-def _run(state: Any, saved: NDArray[np.int64], job: Job) -> dict[str, Array]:
-    """Values at the saved steps, seed first."""
-    rows: list[dict[str, Array]] = []
-    wanted = set(saved.tolist())
-    with np.errstate(all="ignore"):
-        for n in range(int(saved[-1]) + 1):
-            if n in wanted:
-                rows.append(state.seen())
-            if n < saved[-1]:
-                state.advance()
-                job.add(1)
-            if job.cancelled():
-                raise KeyboardInterrupt
-    return {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
-
-
-class _Step:
+class Step:
     """A rule as functions of arrays, one value for each seed and sample."""
 
     def __init__(
@@ -105,7 +32,7 @@ class _Step:
         self.rule, self.dim = rule, dim
         self.values = _values(rule, dim, given)
         self.g = self.number(rule.learning_rate)
-        self.batch = int(self.number(sp.sympify(rule.batch_size)))
+        self.batch = int(self.number(sp.sympify(rule.batch_size, strict=True)))
         self.dt = self.g / dim
         if any(y.has(Mean) for y in rule.expressions):
             raise BadParameter("steps with averages as coefficients are not simulated: use solve")
@@ -113,7 +40,7 @@ class _Step:
         self.learned = list(rule.learned)
         self.shares = np.array([self.number(y) for y in rule.fractions])
         # Latents and random numbers in the order in which they are drawn.
-        both = [*rule.views, *rule.randoms]
+        both: list[View | Random] = [*rule.views, *rule.randoms]
         self.order: list[View | Random] = sorted(both, key=lambda y: y.number)
         self.fields = [Field(row, view) for view in rule.views for row in self.rows]
         self.grams = [Gram(a, b) for n, a in enumerate(self.rows) for b in self.rows[n:]]
@@ -126,7 +53,7 @@ class _Step:
         self.latents = {v: {r: self.function(c) for r, c in v.latents.items()} for v in rule.views}
         self.scales = {v: [self.function(s) for s in v.scales] for v in rule.views}
         self.weights = {
-            r: [self.function(sp.sympify(p)) for p in r.law.weights]
+            r: [self.function(sp.sympify(p, strict=True)) for p in r.law.weights]
             for r in rule.randoms if isinstance(r.law, Discrete)
         }  # fmt: skip
         self.roots = [self._root(e) for e in range(len(self.shares))]
@@ -136,7 +63,7 @@ class _Step:
 
     def number(self, expr: sp.Expr) -> float:
         """An expression in parameters as a number."""
-        left = sp.sympify(expr).subs(self.values)
+        left = sp.sympify(expr, strict=True).subs(self.values)
         if left.free_symbols:
             missing = ", ".join(f"{s}=..." for s in sorted(map(str, left.free_symbols)))
             raise BadParameter(f"{expr} has no value; pass {missing}")
@@ -155,9 +82,9 @@ class _Step:
             value = float(at)
             return lambda known: value
         dummies = [sp.Dummy(f"v{n}") for n in range(len(own))]
-        call = sp.lambdify(dummies, at.xreplace(dict(zip(own, dummies, strict=True))),
-                           [{"Heaviside": lambda y, half=0.5: np.heaviside(y, half)}, "scipy", "numpy"],
-                           cse=True)  # fmt: skip
+        steps = {"Heaviside": lambda y, half=0.5: np.heaviside(y, half)}
+        renamed = at.xreplace(dict(zip(own, dummies, strict=True)))
+        call = sp.lambdify(dummies, renamed, [steps, "scipy", "numpy"], cse=True)
         return lambda known: call(*(known[s] for s in own))
 
     def _root(self, e: int) -> Array:
@@ -177,13 +104,13 @@ class _Step:
         if isinstance(r.law, Discrete):
             weights = [np.broadcast_to(f(known) if f else 0.0, u.shape) for f in self.weights[r]]
             place = (u[None] > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
-            values = np.array([self.number(sp.sympify(y)) for y in r.law.values])
+            values = np.array([self.number(sp.sympify(y, strict=True)) for y in r.law.values])
             return np.asarray(values[place])
-        own = {n: self.number(sp.sympify(y)) for n, y in vars(r.law).items()}
-        return type(r.law)(**own).quantile(u)  # type: ignore[call-arg]
+        own = {n: self.number(sp.sympify(y, strict=True)) for n, y in vars(r.law).items()}
+        return type(r.law)(**own).quantile(u)
 
     def coefficients(self, known: Mapping[sp.Symbol, Array], shape: tuple[int, ...]) -> Any:
-        """psi (J, T), Phi (J, L) and chi (K,), each with the shape of the samples behind."""
+        """Psi (J, T), Phi (J, L) and chi (K,), each with the shape of the samples behind."""
 
         def of(f: Any) -> Array:
             return np.broadcast_to(0.0 if f is None else f(known), shape)
@@ -194,8 +121,9 @@ class _Step:
 
 
 def _values(rule: VectorRule, dim: int, given: Mapping[str, float]) -> dict[sp.Symbol, float]:
-    symbols = {s for y in (rule.learning_rate, sp.sympify(rule.batch_size)) for s in y.free_symbols}
-    known = {s.name: s for s in rule.parameters | symbols}
+    batch = sp.sympify(rule.batch_size, strict=True)
+    symbols = rule.parameters | rule.learning_rate.free_symbols | batch.free_symbols
+    known = {s.name: s for s in symbols}
     values: dict[sp.Symbol, float] = {}
     for name, value in given.items():
         if name not in known:
@@ -206,10 +134,10 @@ def _values(rule: VectorRule, dim: int, given: Mapping[str, float]) -> dict[sp.S
     return values
 
 
-class _Runs:
+class Runs:
     """Scalars, time and random streams of all seeds."""
 
-    def __init__(self, step: _Step, start: Overlaps, seeds: Sequence[int]) -> None:
+    def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
         self.step, self.count = step, len(seeds)
         self.generators = [np.random.default_rng([seed, step.dim]) for seed in seeds]
         given = start.scalars or {}
@@ -219,6 +147,7 @@ class _Runs:
         first = np.array([given[s.name] for s in step.learned], dtype=np.float64)
         self.theta = np.repeat(first[:, None], self.count, axis=1)
         self.n = 0
+        self.lengths: Array = np.zeros(0)
         p, k = len(step.rule.moving), len(step.rule.fixed)
         by_block = len(step.shares) > 1
         if start.M.shape[-2:] != (p, k) or (start.Q.ndim == 3) != by_block:
@@ -235,8 +164,8 @@ class _Runs:
         found: dict[sp.Symbol, Any] = {TIME: self.n * step.dt}
         pairs = iter(step.grams)
         for i in range(len(step.rows)):
-            for l in range(i, len(step.rows)):
-                found[next(pairs)] = gram[:, i, l][extra]
+            for k in range(i, len(step.rows)):
+                found[next(pairs)] = gram[:, i, k][extra]
         found |= {s: self.theta[n][extra] for n, s in enumerate(step.learned)}
         return found
 
@@ -260,10 +189,10 @@ class _Runs:
         return {s.name: self.theta[n].copy() for n, s in enumerate(self.step.learned)}
 
 
-class _Weights(_Runs):
+class Weights(Runs):
     """Weights in R^d."""
 
-    def __init__(self, step: _Step, start: Overlaps, seeds: Sequence[int]) -> None:
+    def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
         super().__init__(step, start, seeds)
         sizes = np.diff(np.rint(np.cumsum([0.0, *step.shares]) * step.dim).astype(int))
         if min(sizes) < len(step.rows):
@@ -299,7 +228,9 @@ class _Weights(_Runs):
     def _fresh(self) -> None:
         step, shape = self.step, (self.chunk, self.step.batch)
         views, randoms = len(step.rule.views), len(step.rule.randoms)
-        self.z = np.stack([g.standard_normal((*shape, views, step.dim)) for g in self.generators], 1)
+        self.z = np.stack(
+            [g.standard_normal((*shape, views, step.dim)) for g in self.generators], 1
+        )
         self.u = np.stack([g.random((*shape, randoms)) for g in self.generators], 1)
         self.drawn = 0
 
@@ -358,105 +289,3 @@ class _Weights(_Runs):
                 along = sq * dual[:, replaced.index(row)]
             x += c[..., None] * along[:, None, :]
         return x
-
-
-class _Chain(_Runs):
-    """The exact Markov chain of the Gram matrices, at a cost that does not depend on d."""
-
-    def __init__(self, step: _Step, start: Overlaps, seeds: Sequence[int]) -> None:
-        super().__init__(step, start, seeds)
-        if step.batch > 1:
-            raise BadParameter("the chain of overlaps has batches of one sample")
-        self.G = np.repeat(self.gram0[None], self.count, axis=0)
-        p = len(step.rule.moving)
-        self.lengths = np.einsum("sjj->sj", self.G.sum(axis=1))[:, :p]
-        sizes = np.rint(step.shares * step.dim)
-        self.free = sizes - [np.linalg.matrix_rank(y, tol=1e-9) for y in self.gram0]
-        if min(self.free) < len(step.rule.views):
-            raise BadParameter(f"dim = {step.dim} is too small for {len(step.rows)} rows")
-
-    def seen(self) -> dict[str, Array]:
-        """Overlaps and scalars."""
-        total, p = self.G.sum(axis=1), len(self.step.rule.moving)
-        return {"Q": total[:, :p, :p], "M": total[:, :p, p:], **self.scalars_seen()}
-
-    def advance(self) -> None:
-        """One step of all seeds."""
-        step, rule = self.step, self.step.rule
-        views, count, blocks = rule.views, len(step.rows), len(step.shares)
-        normal = np.stack([g.standard_normal((blocks, count, len(views))) for g in self.generators])
-        u = np.stack([g.random(len(rule.randoms)) for g in self.generators], axis=-1)
-        known = self.known(self.G.sum(axis=1), (self.count,))
-        lam = np.zeros((self.count, blocks, count, len(views)))
-        scale = np.zeros((self.count, blocks, len(views)))
-        z = np.einsum("selb,eab->sela", normal, np.array(step.roots))
-        numbers = {r: n for n, r in enumerate(rule.randoms)}
-        places = {v: n for n, v in enumerate(views)}
-        for item in step.order:
-            if isinstance(item, Random):
-                known[item] = step.draw(item, u[numbers[item]], known)
-                continue
-            a = places[item]
-            for e, f in enumerate(step.scales[item]):
-                scale[:, e, a] = 0.0 if f is None else f(known)
-            lam[..., a] = self._fields(item, z[..., a] * scale[:, :, None, a], known)
-            total = lam[..., a].sum(axis=1)
-            known |= {Field(row, item): total[:, n] for n, row in enumerate(step.rows)}
-        psi, Phi, chi = step.coefficients(known, (self.count,))
-        self._move(np.moveaxis(psi, -1, 0), np.moveaxis(Phi, -1, 0), lam, scale)
-        self.theta = self.theta + step.dt * chi
-        self.n += 1
-
-    def _fields(self, view: View, z: Array, known: Any) -> Array:
-        """Fields (S, E, L) of a view, from normal numbers."""
-        step = self.step
-        places = {row: n for n, row in enumerate(step.rows)}
-        A, replaced = self.G, [places[r] for r in view.replaces]
-        if replaced:
-            inner = np.linalg.inv(self.G[..., replaced, :][..., replaced])
-            K = self.G[..., replaced] @ inner
-            A = self.G - K @ self.G[..., replaced, :]
-        values, vectors = np.linalg.eigh(A)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-        found = np.einsum("seij,sej->sei", root, z)
-        for row, f in step.latents[view].items():
-            c = np.broadcast_to(0.0 if f is None else f(known), (self.count,))
-            along = self.G[..., places[row]]
-            if row in view.replaces:
-                along = K[..., replaced.index(places[row])]
-            found = found + c[:, None, None] * along
-        return np.asarray(found)
-
-    def _move(self, psi: Array, Phi: Array, lam: Array, scale: Array) -> None:
-        """The exact increments of the Gram matrices."""
-        step, p = self.step, len(self.step.rule.moving)
-        inverse = np.linalg.pinv(self.G, rcond=1e-10, hermitian=True)
-        inside = np.einsum("sela,selm,semb->seab", lam, inverse, lam) / step.dim
-        across = self._wishart() * scale[..., :, None] * scale[..., None, :] / step.dim
-        D = np.einsum("sja,sela->sejl", psi, lam) + np.einsum("sjm,seml->sejl", Phi, self.G)
-        V = np.einsum("sja,sela,sil->seji", psi, lam, Phi)
-        S = np.einsum("sja,seab,sib->seji", psi, inside + across, psi)
-        S += (V + V.swapaxes(-1, -2) + np.einsum("sjl,selm,sim->seji", Phi, self.G, Phi)) / step.dim
-        G, eta = self.G.copy(), step.g / step.dim
-        G[..., :p, p:] += eta * D[..., p:]
-        G[..., p:, :p] = G[..., :p, p:].swapaxes(-1, -2)
-        G[..., :p, :p] += eta * (D[..., :p] + D[..., :p].swapaxes(-1, -2)) + eta * step.g * S
-        if self.is_constrained:
-            factor = np.broadcast_to(np.eye(G.shape[-1]), (self.count, *G.shape[-2:])).copy()
-            factor[:, :p, :p] = self.constrained(G.sum(axis=1)[:, :p, :p])
-            G = factor[:, None] @ G @ factor[:, None].swapaxes(-1, -2)
-        self.G = G
-
-    def _wishart(self) -> Array:
-        """x_perp . x_perp of the views in each block, before their scales: (S, E, T, T)."""
-        step, count = self.step, len(self.step.rule.views)
-        found = np.zeros((self.count, len(step.shares), count, count))
-        for s, g in enumerate(self.generators):
-            for e, free in enumerate(self.free):
-                lower = np.zeros((count, count))
-                for i in range(count):
-                    lower[i, i] = np.sqrt(g.chisquare(free - i))
-                    lower[i, :i] = g.standard_normal(i)
-                whole = step.roots[e] @ lower
-                found[s, e] = whole @ whole.T
-        return found

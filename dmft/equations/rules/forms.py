@@ -1,0 +1,240 @@
+"""Expressions in fields and random numbers: signs of products, single forms, moments of laws."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import BadParameter, NotClosed
+from dmft.laws import Laplace, Uniform
+from dmft.model import FIELD
+from dmft.rules import Field, Random, Row, View
+
+ZERO, ONE = sp.S.Zero, sp.S.One
+# Largest power of a sum that is multiplied out.
+LARGEST_POWER = 12
+# Signs inside of a function whose values are tried one by one.
+MOST_INDICATORS = 10
+
+
+class Opaque(sp.Symbol):
+    """A long function of several fields, which only nodes open."""
+
+    whole: sp.Expr
+
+    def __new__(cls, whole: sp.Expr) -> Any:
+        """A symbol for a function."""
+        made = sp.Symbol.__xnew__(cls, "function", real=True)
+        made.whole = whole
+        return made
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), self.whole)
+
+
+# Operations of a function that stays closed until nodes are put in.
+LONG = 60
+
+
+def hidden(expr: sp.Expr) -> sp.Expr:
+    """An expression with long functions of several fields as symbols."""
+    if not expr.args or isinstance(expr, Opaque):
+        return expr
+    if isinstance(expr, sp.Function) and expr.count_ops() > LONG and not expr.atoms(Random):
+        return Opaque(expr)
+    return expr.func(*map(hidden, expr.args))
+
+
+def is_polynomial(expr: sp.Expr) -> bool:
+    """Whether an expression is a polynomial in its fields and random numbers."""
+    return not expr.atoms(Opaque) and bool(expr.is_polynomial(*variables(expr)))
+
+
+def variables(expr: sp.Expr) -> set[sp.Symbol]:
+    """Fields and random numbers in an expression."""
+    found: set[sp.Symbol] = expr.atoms(Field, Random)
+    for function in expr.atoms(Opaque):
+        found |= function.whole.atoms(Field, Random)
+    return found
+
+
+def exact(value: object) -> sp.Expr:
+    """A number of a law; whole numbers and halves exactly."""
+    found = sp.sympify(value, strict=True)
+    if found.is_Float and float(found * 4).is_integer():
+        return sp.Rational(int(float(found * 4)), 4)
+    return found
+
+
+class BareView(View):
+    """A view without its latents: the Gaussian part of its fields."""
+
+    def __init__(self, view: View) -> None:
+        self.__dict__.update(view.__dict__)
+        self.origin = view
+        self.number = view.number + 0.5  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, view: View) -> BareView:
+        """The one of a view, which SymPy's cache keeps."""
+        found: BareView = view.__dict__.setdefault("bare", cls(view))
+        return found
+
+    @property
+    def latents(self) -> dict[Row, sp.Expr]:
+        """None."""
+        return {}
+
+
+def origin(view: View) -> View:
+    """The view as it was declared."""
+    return view.origin if isinstance(view, BareView) else view
+
+
+def plain(expr: sp.Expr) -> sp.Expr:
+    """An expression with steps, moduli and extremes as signs of single factors."""
+    if not expr.has(sp.Heaviside, sp.sign, sp.Abs, sp.Max, sp.Min, sp.Piecewise):
+        return expr
+    if expr.has(sp.Piecewise):
+        raise BadParameter(f"{expr}: write steps with Heaviside, sign, Abs or Max, not Piecewise")
+    args = [plain(a) for a in expr.args]
+    if isinstance(expr, sp.Heaviside):
+        return (1 + sign_of(args[0])) / 2
+    if isinstance(expr, sp.sign):
+        return sign_of(args[0])
+    if isinstance(expr, sp.Abs):
+        return args[0] * sign_of(args[0])
+    if isinstance(expr, sp.Max | sp.Min):
+        total, way = args[0], 1 if isinstance(expr, sp.Max) else -1
+        for other in args[1:]:
+            total = (total + other + way * (total - other) * sign_of(total - other)) / 2
+        return total
+    return expr.func(*args) if args else expr
+
+
+def sign_of(expr: sp.Expr) -> sp.Expr:
+    """Sign of a product as a product of signs."""
+    factors = sp.Mul.make_args(sp.factor_terms(expr))
+    found = []
+    for factor in factors:
+        base, power = factor.as_base_exp()
+        if power.is_Integer and power % 2 == 0:
+            continue
+        found.append(sp.sign(base if power.is_Integer else factor))
+    return sp.Mul(*found)
+
+
+def by_signs(expr: sp.Expr) -> sp.Expr | None:
+    """Functions of signs alone, such as a count of right answers, by values of the signs."""
+    names: dict[sp.Expr, sp.Symbol] = {}
+    outer: dict[sp.Expr, sp.Expr] = {}
+    for f in expr.atoms(sp.Function):
+        bare = f.func(*(named_signs(a, names) for a in f.args))
+        if bare != f and not variables(bare) and not isinstance(bare, sp.Dummy):
+            outer[f] = bare
+    if not outer:
+        return None
+    own = {d for bare in outer.values() for d in bare.free_symbols}
+    signs = {s: d for s, d in names.items() if d in own}
+    if len(signs) > MOST_INDICATORS:
+        raise NotClosed(
+            f"{next(iter(outer))} depends on {len(signs)} events; at most {MOST_INDICATORS} "
+            "are enumerated"
+        )
+    total = ZERO
+    for values in product((1, -1), repeat=len(signs)):
+        here = dict(zip(signs.values(), map(sp.Integer, values), strict=True))
+        weights = ((1 + v * s) / 2 for v, s in zip(values, signs, strict=True))
+        at = {f: bare.xreplace(here) for f, bare in outer.items()}
+        total += expr.xreplace(at) * sp.Mul(*weights)
+    return total
+
+
+def named_signs(expr: sp.Expr, names: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+    """An expression with products of signs as symbols."""
+    signs = [f for f in sp.Mul.make_args(expr) if isinstance(f, sp.sign) and variables(f)]
+    if signs:
+        whole = sp.Mul(*signs)
+        names.setdefault(whole, sp.Dummy("sign", real=True))
+        return named_signs(expr / whole, names) * names[whole]
+    if not expr.args or not variables(expr):
+        return expr
+    return expr.func(*(named_signs(a, names) for a in expr.args))
+
+
+def is_power_of_sign(expr: sp.Expr) -> bool:
+    """Whether it is a power of a sign, which is one or the sign almost everywhere."""
+    return isinstance(expr.base, sp.sign) and bool(expr.exp.is_Integer and expr.exp > 1)
+
+
+def distributed(factor: sp.Expr) -> list[sp.Expr]:
+    """Terms of a factor that is a sum, or a power of one; none of others."""
+    if factor.is_Add:
+        return list(factor.args)
+    base, power = factor.as_base_exp()
+    if base.is_Add and power.is_Integer and 1 < power <= LARGEST_POWER:
+        return list(sp.Add.make_args(sp.expand(factor)))
+    return []
+
+
+def repeated(factor: sp.Expr) -> list[sp.Expr]:
+    """A power of a function as a product, so that each is one of the closed table."""
+    base, power = factor.as_base_exp()
+    if power.is_Integer and 1 < power <= 4 and isinstance(base, sp.Function):
+        return [base] * int(power)
+    return [factor]
+
+
+def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
+    """A factor as (function of z, affine form of fields that z stands for)."""
+    own = sorted(variables(factor), key=str)
+    if factor.atoms(Opaque):
+        return None
+    if len(own) == 1:
+        return factor.xreplace({own[0]: FIELD}), own[0]
+    sums = [a for a in factor.atoms(sp.Add) if variables(a)]
+    widest = max(sums, key=lambda a: len(variables(a)), default=None)
+    if widest is None or variables(widest) != set(own):
+        return None
+    slopes = [sp.diff(widest, v) for v in own]
+    if any(variables(s) for s in slopes):
+        return None
+    form = sp.Add(*(v * sp.cancel(s / slopes[0]) for v, s in zip(own, slopes, strict=True)))
+    swapped = factor.xreplace({own[0]: FIELD - (form - own[0])})
+    swapped = swapped.replace(lambda e: e.is_Add, sp.expand)
+    return None if variables(swapped) else (swapped, form)
+
+
+def moment(r: sp.Symbol, n: int) -> sp.Expr:
+    """Moment of a random number that is not normal.
+
+    Raises
+    ------
+    BadParameter
+        For a law whose moments are not known.
+    """
+    law = r.law
+    if n == 0:
+        return ONE
+    if isinstance(law, Laplace):
+        return ZERO if n % 2 else math.factorial(n) * exact(law.scale) ** n
+    if isinstance(law, Uniform):
+        low, high = exact(law.low), exact(law.high)
+        return sp.cancel((high ** (n + 1) - low ** (n + 1)) / ((n + 1) * (high - low)))
+    raise BadParameter(
+        f"moments of {law!r} are not known; take Normal, Uniform, Laplace or Discrete"
+    )
+
+
+def quantile_of_normal(r: Random, z: sp.Symbol) -> sp.Expr:
+    """A random number as a function of a standard normal one."""
+    law = r.law
+    if isinstance(law, Uniform):
+        half = (1 + sp.erf(z / sp.sqrt(2))) / 2
+        return exact(law.low) + (exact(law.high) - exact(law.low)) * half
+    if isinstance(law, Laplace):
+        return -exact(law.scale) * sp.sign(z) * sp.log(sp.erfc(sp.Abs(z) / sp.sqrt(2)))
+    raise BadParameter(f"{law!r} has no nodes; take Normal, Uniform, Laplace or Discrete")

@@ -1,0 +1,118 @@
+"""The exact Markov chain of the Gram matrices of a rule that is written with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.initial_conditions import Overlaps
+from dmft.rules import Field, Random, View
+from dmft.simulation.steps.vectors import Runs, Step
+
+Array = NDArray[np.float64]
+
+
+class Chain(Runs):
+    """The exact Markov chain of the Gram matrices, at a cost that does not depend on d."""
+
+    def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
+        super().__init__(step, start, seeds)
+        if step.batch > 1:
+            raise BadParameter("the chain of overlaps has batches of one sample")
+        self.G = np.repeat(self.gram0[None], self.count, axis=0)
+        p = len(step.rule.moving)
+        self.lengths = np.einsum("sjj->sj", self.G.sum(axis=1))[:, :p]
+        sizes = np.rint(step.shares * step.dim)
+        self.free = sizes - [np.linalg.matrix_rank(y, tol=1e-9) for y in self.gram0]
+        if min(self.free) < len(step.rule.views):
+            raise BadParameter(f"dim = {step.dim} is too small for {len(step.rows)} rows")
+
+    def seen(self) -> dict[str, Array]:
+        """Overlaps and scalars."""
+        total, p = self.G.sum(axis=1), len(self.step.rule.moving)
+        return {"Q": total[:, :p, :p], "M": total[:, :p, p:], **self.scalars_seen()}
+
+    def advance(self) -> None:
+        """One step of all seeds."""
+        step, rule = self.step, self.step.rule
+        views, count, blocks = rule.views, len(step.rows), len(step.shares)
+        normal = np.stack([g.standard_normal((blocks, count, len(views))) for g in self.generators])
+        u = np.stack([g.random(len(rule.randoms)) for g in self.generators], axis=-1)
+        known = self.known(self.G.sum(axis=1), (self.count,))
+        lam = np.zeros((self.count, blocks, count, len(views)))
+        scale = np.zeros((self.count, blocks, len(views)))
+        z = np.einsum("selb,eab->sela", normal, np.array(step.roots))
+        numbers = {r: n for n, r in enumerate(rule.randoms)}
+        places = {v: n for n, v in enumerate(views)}
+        for item in step.order:
+            if isinstance(item, Random):
+                known[item] = step.draw(item, u[numbers[item]], known)
+                continue
+            a = places[item]
+            for e, f in enumerate(step.scales[item]):
+                scale[:, e, a] = 0.0 if f is None else f(known)
+            lam[..., a] = self._fields(item, z[..., a] * scale[:, :, None, a], known)
+            total = lam[..., a].sum(axis=1)
+            known |= {Field(row, item): total[:, n] for n, row in enumerate(step.rows)}
+        psi, Phi, chi = step.coefficients(known, (self.count,))
+        self._move(np.moveaxis(psi, -1, 0), np.moveaxis(Phi, -1, 0), lam, scale)
+        self.theta = self.theta + step.dt * chi
+        self.n += 1
+
+    def _fields(self, view: View, z: Array, known: Any) -> Array:
+        """Fields (S, E, L) of a view, from normal numbers."""
+        step = self.step
+        places = {row: n for n, row in enumerate(step.rows)}
+        A, replaced = self.G, [places[r] for r in view.replaces]
+        if replaced:
+            inner = np.linalg.inv(self.G[..., replaced, :][..., replaced])
+            K = self.G[..., replaced] @ inner
+            A = self.G - K @ self.G[..., replaced, :]
+        values, vectors = np.linalg.eigh(A)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+        found = np.einsum("seij,sej->sei", root, z)
+        for row, f in step.latents[view].items():
+            c = np.broadcast_to(0.0 if f is None else f(known), (self.count,))
+            along = self.G[..., places[row]]
+            if row in view.replaces:
+                along = K[..., replaced.index(places[row])]
+            found = found + c[:, None, None] * along
+        return np.asarray(found)
+
+    def _move(self, psi: Array, Phi: Array, lam: Array, scale: Array) -> None:
+        """The exact increments of the Gram matrices."""
+        step, p = self.step, len(self.step.rule.moving)
+        inverse = np.linalg.pinv(self.G, rcond=1e-10, hermitian=True)
+        inside = np.einsum("sela,selm,semb->seab", lam, inverse, lam) / step.dim
+        across = self._wishart() * scale[..., :, None] * scale[..., None, :] / step.dim
+        D = np.einsum("sja,sela->sejl", psi, lam) + np.einsum("sjm,seml->sejl", Phi, self.G)
+        V = np.einsum("sja,sela,sil->seji", psi, lam, Phi)
+        S = np.einsum("sja,seab,sib->seji", psi, inside + across, psi)
+        S += (V + V.swapaxes(-1, -2) + np.einsum("sjl,selm,sim->seji", Phi, self.G, Phi)) / step.dim
+        G, eta = self.G.copy(), step.g / step.dim
+        G[..., :p, p:] += eta * D[..., p:]
+        G[..., p:, :p] = G[..., :p, p:].swapaxes(-1, -2)
+        G[..., :p, :p] += eta * (D[..., :p] + D[..., :p].swapaxes(-1, -2)) + eta * step.g * S
+        if self.is_constrained:
+            factor = np.broadcast_to(np.eye(G.shape[-1]), (self.count, *G.shape[-2:])).copy()
+            factor[:, :p, :p] = self.constrained(G.sum(axis=1)[:, :p, :p])
+            G = factor[:, None] @ G @ factor[:, None].swapaxes(-1, -2)
+        self.G = G
+
+    def _wishart(self) -> Array:
+        """x_perp . x_perp of the views in each block, before their scales: (S, E, T, T)."""
+        step, count = self.step, len(self.step.rule.views)
+        found = np.zeros((self.count, len(step.shares), count, count))
+        for s, g in enumerate(self.generators):
+            for e, free in enumerate(self.free):
+                lower = np.zeros((count, count))
+                for i in range(count):
+                    lower[i, i] = np.sqrt(g.chisquare(free - i))
+                    lower[i, :i] = g.standard_normal(i)
+                whole = step.roots[e] @ lower
+                found[s, e] = whole @ whole.T
+        return found
