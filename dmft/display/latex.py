@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from dmft.explanation.latex import rules_latex
 from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
-from dmft.typeset.fragment import fitted
+from dmft.typeset.fragment import ALIGN, align, fitted, split_rows
 from dmft.validation import checked, shown
 
 if TYPE_CHECKING:
@@ -201,10 +202,14 @@ def document(
     explained = [y for y in (*records, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
+    displayed: set[str] = set()
     for record in records:
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
-        parts += _sections(record, width, notation, cite, rules)
+        sections = _sections(record, width, notation, cite, rules)
+        if not isinstance(record, Explanation):
+            sections = [_without_displayed(text, displayed) for text in sections]
+        parts += sections
     parts += stated
     if derivations:
         parts.append(r"\section*{Derivation}")
@@ -217,6 +222,19 @@ def document(
         parts += [r"\bibliographystyle{plain}", rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
+
+
+def _without_displayed(text: str, displayed: set[str]) -> str:
+    """Text without equations of one line that the document displays before, which it adds to."""
+
+    def kept(match: re.Match[str]) -> str:
+        rows = split_rows(match.group(3))
+        alone = {a for a, b in pairwise([*rows, ""]) if "&" not in (a[:1], b[:1])}
+        fresh = [row for row in rows if row not in alone & displayed]
+        displayed.update(alone)
+        return match.group() if len(fresh) == len(rows) else align(fresh)
+
+    return ALIGN.sub(kept, text)
 
 
 def _said_once(derivations: Sequence[Any]) -> list[Any]:

@@ -40,7 +40,7 @@ def escaped(text: str) -> str:
     """Plain text as LaTeX; names of letters in it as formulas."""
     plain = "".join(SPECIAL.get(c, c) for c in text)
     plain = re.sub(r"\b(\d)e-0*(\d+)\b", r"$\1 \\cdot 10^{-\2}$", plain)
-    plain = re.sub(r"\b([A-Z])\\_([a-z]+)\b|\b(d)\b", _letter, plain)
+    plain = re.sub(r"\b([A-Zw])\\_([a-z]+)\b|\b(d)\b", _letter, plain)
     return re.sub(r"\b(Omega|tau|Phi|nu)\b", r"$\\\1$", plain)
 
 
@@ -59,13 +59,15 @@ def rules_latex(rules: Mapping[str, int], width: float, cite: bool) -> str:
         head = rf"\paragraph{{Rule {number}. {escaped(rule.title)}{marks}.}}"
         parts.append(f"{head} {escaped(rule.text)}")
         if rule.formula:
-            parts.append(align([_formula(rule)]))
+            parts.append(align(_formulas(rule)))
     text = "\n".join(parts)
     return fitted(text, width)
 
 
-def _formula(rule: Rule) -> str:
-    return f"& {rule.formula}".replace(r",\ ", r",\quad ")
+def _formulas(rule: Rule) -> list[str]:
+    """Rows of an identity; what follows from a step has a row of its own."""
+    rows = rule.formula.replace(r",\ ", r",\quad ").split(r":\ ")
+    return [f"& {row}" for row in rows]
 
 
 def as_latex(
@@ -142,6 +144,8 @@ class Page:
         """Steps of one paragraph, with its number."""
         counts, run = [0, 0], list[Step]()
         for step in without_laws(self.explanation.steps, set()):
+            if run and _only_reorders(step):
+                continue
             if run and not self._continues(run, step):
                 yield self._number(counts, run[0]), run
                 run = []
@@ -180,7 +184,7 @@ class Page:
         yield rf"\paragraph{{{heading}}} {self._words(names, run)}".strip()
         if self.rules is None:
             stated = [RULES[n] for n in names if n not in self.said and RULES[n].formula]
-            yield from (align([_formula(rule)]) for rule in stated)
+            yield from (align(_formulas(rule)) for rule in stated)
             self.said.update(names)
         where = dict.fromkeys(y for step in run for y in step.where)
         if where:
@@ -228,7 +232,7 @@ class Page:
             main = step.depth == begin and (begin == 0 or tail in (None, before) or ends(step))
             if step.after == 0 and not (main and tail is not None):
                 continue
-            if before == after or (main and after == tail) or _is_known(step):
+            if before == after or (main and after == tail) or _is_known(step, run):
                 continue
             goes_on = (main and begin and tail is not None) or latest.get(step.depth) == before
             row = self._row(step, before, after, bool(goes_on))
@@ -269,10 +273,17 @@ class Page:
                 yield rf"\noindent What is left out is at most ${step.show(step.bound)}$."
 
 
-def _is_known(step: Step) -> bool:
-    """Whether a step puts values into sums that are printed, and whose averages are."""
+def _only_reorders(step: Step) -> bool:
+    """Whether both sides of a step have the same factors, in another order."""
+    sizes = r"\\(left|right|[bB]igg?[lr])\b|\\,|[{}\s]"
+    sides = (re.sub(sizes, "", step.show(side)) for side in (step.before, step.after))
+    return step.rule == "linearity" and sorted(next(sides)) == sorted(next(sides))
+
+
+def _is_known(step: Step, run: Sequence[Step]) -> bool:
+    """Whether a step inserts averages into sums, and the sums and the averages are printed."""
     rate = isinstance(step.before, sp.Derivative) and not isinstance(step.before.expr, sp.Symbol)
-    return step.rule == "values" and rate and step.after.has(sp.Sum)
+    return step.rule == "values" and step.after.has(sp.Sum) and (rate or run[0].rule == "names")
 
 
 def ends(step: Step) -> bool:

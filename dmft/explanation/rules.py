@@ -1,6 +1,6 @@
-"""The rules that steps go by: a name, what it says, the identity, where it is derived.
+"""Rules of the steps of explanations: title, statement, identity and source.
 
-Each is judged by a property test of its own (`tests/explain/test_rules.py`).
+Each rule has a property test (`tests/explain/test_rules.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Rule:
     ----------
     title : str
     text : str
-        What it says, in words.
+        The statement in one or two sentences.
     plain, formula : str
         The identity, as text and as LaTeX.
     source : str
-        Where it is derived; keys of the bibliography stand in brackets.
+        Section of the theory pages; keys of the bibliography are in brackets.
     """
 
     title: str
@@ -38,8 +38,8 @@ RULES: dict[str, Rule] = {
     ),
     "kinks": Rule(
         "Kinks as signs",
-        "A function that switches at a zero is written with signs; both are equal off the zeros, "
-        "which have no weight.",
+        "A function with a kink is written with signs. Both agree except at the zeros, which have "
+        "probability zero.",
         "|u| = u sign(u), max(0, u) = (u + u sign(u))/2",
         r"|u| = u\,\mathrm{sign}(u),\ \max(0, u) = (u + u\,\mathrm{sign}(u))/2",
         "theory/one_pass A.3",
@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
     ),
     "hermite": Rule(
         "Hermite polynomials of each field",
-        "Powers are written in Hermite polynomials of each centred field, in its own variance.",
+        "Powers of each centred field are expanded in Hermite polynomials for its variance.",
         "He_n(x; v) = v^(n/2) He_n(x/sqrt(v))",
         r"\mathrm{He}_n(x; v) = v^{n/2}\,\mathrm{He}_n(x/\sqrt{v})",
         "theory/one_pass A.4",
@@ -68,8 +68,8 @@ RULES: dict[str, Rule] = {
     ),
     "tilt": Rule(
         "Gaussian factor: tilt the law",
-        "A Gaussian factor is a constant times a change of the law: the covariance is reduced "
-        "by a multiple of the covariances with the field of that factor.",
+        "Multiplying by a Gaussian factor changes the law and adds a constant factor. The "
+        "covariance is reduced by a product of the covariances with the field q of the factor.",
         "E[exp(-b q^2/2) F] = E_T[F]/sqrt(1 + b C_qq), T_xy = C_xy - b C_xq C_qy/(1 + b C_qq)",
         r"\mathbb{E}[e^{-bq^2/2}F] = (1+bC_{qq})^{-1/2}\,\mathbb{E}_T[F],\ "
         r"T_{xy} = C_{xy} - bC_{xq}C_{qy}/(1+bC_{qq})",
@@ -84,17 +84,17 @@ RULES: dict[str, Rule] = {
     ),
     "stein": Rule(
         "Stein's identity",
-        "A field in front differentiates all others. The derivative of an error function is a "
-        "Gaussian factor, taken out by tilting; that of a sign a Dirac factor, taken out by "
-        "conditioning.",
+        "A field as a factor is replaced by derivatives with respect to all fields. The "
+        "derivative of an error function is a Gaussian factor, which is removed by tilting. The "
+        "derivative of a sign is a Dirac factor, which is removed by conditioning.",
         "E[(x - m) F] = sum_y C_xy E[dF/dy]",
         r"\mathbb{E}[(x - m) F] = \sum_y C_{xy}\,\mathbb{E}[\partial_y F]",
         "theory/one_pass A.1, A.3",
     ),
-    "fixed": Rule("Fields without variance", "A field of variance zero has the value of its mean."),
+    "fixed": Rule("Fields without variance", "A field of variance zero equals its mean."),
     "two_jumps": Rule(
         "Two jumps of one field",
-        "Signs of one field that switch at two places are a sum of single ones.",
+        "The product of two signs of one field is a sum of single signs.",
         "sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t), s < t",
         r"\mathrm{sign}(x-s)\,\mathrm{sign}(x-t) = 1 - \mathrm{sign}(x-s) + "
         r"\mathrm{sign}(x-t),\ s < t",
@@ -109,7 +109,7 @@ RULES: dict[str, Rule] = {
     ),
     "smoothing": Rule(
         "Error function of one field",
-        "The average of an error function is one of the mean, its noise added to the variance.",
+        "The average of an error function of a Gaussian field is an error function of its mean.",
         "E[erf(a x + c)] = erf((a m + c)/sqrt(1 + 2 a^2 C)), E[sign(x)] = erf(m/sqrt(2 C))",
         r"\mathbb{E}\,\mathrm{erf}(ax + c) = \mathrm{erf}\bigl((am+c)/\sqrt{1+2a^2C}\bigr),\ "
         r"\mathbb{E}\,\mathrm{sign}(x) = \mathrm{erf}\bigl(m/\sqrt{2C}\bigr)",
@@ -117,8 +117,8 @@ RULES: dict[str, Rule] = {
     ),
     "noise": Rule(
         "An error function is a sign with noise",
-        "Independent Gaussian noise in a sign makes an error function of it, and adds to the "
-        "variance of its field.",
+        "An error function is the average of a sign over independent Gaussian noise in its "
+        "argument. The noise adds to the variance of the field.",
         "erf(a x + c) = sign(a) E_n[sign(x + c/a + n)], Var n = 1/(2 a^2)",
         r"\mathrm{erf}(ax+c) = \mathrm{sign}(a)\,\mathbb{E}_n\,\mathrm{sign}(x + c/a + n),\ "
         r"\mathrm{Var}\,n = 1/(2a^2)",
@@ -132,8 +132,8 @@ RULES: dict[str, Rule] = {
     ),
     "arcsine": Rule(
         "Arcsine law",
-        "Two centred signs, or error functions with their noise in the variances, average to an "
-        "angle.",
+        "The average of the product of two signs of centred fields is an angle. Error functions "
+        "are signs of fields with larger variances.",
         "E[sign(x) sign(y)] = (2/pi) asin(C_xy/sqrt(C_xx C_yy))",
         r"\mathbb{E}[\mathrm{sign}(x)\,\mathrm{sign}(y)] = \frac{2}{\pi}\arcsin "
         r"\frac{C_{xy}}{\sqrt{C_{xx}C_{yy}}}",
@@ -141,8 +141,8 @@ RULES: dict[str, Rule] = {
     ),
     "two_signs": Rule(
         "Two signs away from zero",
-        "Two signs, or error functions, of fields with means average to the distribution function "
-        "Phi_2 of two normal variables with the correlation rho.",
+        "The average of the product of two signs, or error functions, of fields with means is "
+        "given by the bivariate normal distribution function Phi_2 at the correlation rho.",
         "4 Phi_2(h, k; rho) - erf(h/sqrt 2) - erf(k/sqrt 2) - 1",
         r"4\Phi_2(h, k; \rho) - \mathrm{erf}(h/\sqrt{2}) - \mathrm{erf}(k/\sqrt{2}) - 1,\quad "
         r"\Phi_2(h, k; \rho) = \mathbb{P}(x < h, y < k)",
@@ -150,13 +150,13 @@ RULES: dict[str, Rule] = {
     ),
     "four_signs": Rule(
         "Four signs",
-        "Four centred signs have an average that is not elementary, one integral of angles.",
+        "The average of the product of four signs of centred fields is a one-dimensional integral.",
         source="theory/one_pass A.3, A.5",
     ),
     "price": Rule(
         "Price's theorem, from independent fields",
-        "Covariances between fields grow from nothing to theirs, as tau goes from 0 to 1; what "
-        "that adds is integrated.",
+        "The covariances between fields are scaled by tau from 0 to 1, and the derivative of the "
+        "average with respect to tau is integrated.",
         "d/dtau E_tau[prod f_i] = sum_{i<j} C_ij E_tau[f_i' f_j' prod_{k != i,j} f_k]",
         r"\frac{d}{d\tau}\mathbb{E}_\tau \prod_i f_i = \sum_{i<j} C_{ij}\,"
         r"\mathbb{E}_\tau\Bigl[f_i' f_j' \prod_{k \neq i,j} f_k\Bigr]",
@@ -166,40 +166,51 @@ RULES: dict[str, Rule] = {
         "Independent fields",
         "The average of a product of functions of independent fields factorises.",
     ),
-    "integrate": Rule("The integral", "It is elementary, or defines the function on the right."),
+    "integrate": Rule(
+        "The integral", "The integral is elementary, or it defines the function on the right."
+    ),
     "moment_of_signs": Rule(
         "Moment of signs",
-        "Stein's identity for all fields at once, in one piece where fields may coincide.",
+        "Stein's identity is applied to all fields at once, which also holds if fields coincide.",
         source="theory/one_pass A.3",
     ),
     "waves": Rule(
         "Characteristic function",
-        "sin, cos, sinh and cosh are sums of exponentials, which tilt the law with complex slopes.",
+        "sin, cos, sinh and cosh are sums of exponentials, which shift the mean by complex "
+        "numbers.",
         "E[exp(i s q)] = exp(i s m - s^2 C/2)",
         r"\mathbb{E}\,e^{isq} = e^{ism - s^2C/2}",
         "theory/one_pass A.1",
     ),
     "branches": Rule(
         "Exponential branches",
-        "Exponentials with jumps are integrated branch by branch, in scaled error functions.",
+        "Exponentials with jumps are integrated on each branch, which gives scaled error "
+        "functions.",
         source="theory/one_pass A.6",
     ),
     "collect": Rule("Sum", "The parts are added and simplified."),
     "series": Rule(
         "Series in the correlation",
-        "Not closed: a series in Hermite coefficients of both functions; the Cauchy-Schwarz "
-        "inequality bounds the remainder.",
+        "There is no closed form. The average is a series in the Hermite coefficients of both "
+        "functions, and the Cauchy-Schwarz inequality bounds its remainder.",
         "E[f(x) g(y)] = sum_n rho^n c_n d_n/n!",
         r"\mathbb{E}[f(x) g(y)] = \sum_n \rho^n c_n d_n/n!",
         "theory/one_pass A.7",
     ),
-    "nodes": Rule("Quadrature", "Not closed: a number, with the error that it claims."),
-    "table": Rule("Table", "Not closed: a table of the functions, with the error that it claims."),
+    "nodes": Rule(
+        "Quadrature",
+        "There is no closed form. The average is computed by quadrature, with an error estimate.",
+    ),
+    "table": Rule(
+        "Table",
+        "There is no closed form. The average is interpolated from a table, with an error "
+        "estimate.",
+    ),
     # Networks
     "local_fields": Rule(
         "Only the local fields matter",
-        "Networks see an input through its products with the weights, which are jointly Gaussian; "
-        "their covariance is the matrix of overlaps.",
+        "An input enters a network only through its products with the weights. These local "
+        "fields are jointly Gaussian, and their covariance is the matrix of overlaps.",
         "h = Wx/sqrt(d), h* = W*x/sqrt(d), (h, h*) ~ N(0, Omega), Omega = [[Q, M], [M^T, P]]",
         r"h = Wx/\sqrt{d},\ h^* = W^*x/\sqrt{d},\ (h, h^*) \sim \mathcal{N}(0, \Omega),\ "
         r"\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}",
@@ -207,17 +218,18 @@ RULES: dict[str, Rule] = {
     ),
     "pair": Rule(
         "Law of the fields of one average",
-        "An average depends only on the covariances of the fields that it reads.",
+        "An average depends only on the covariances of the fields that it contains.",
     ),
-    "closed": Rule("Closed form", "The parts of an average are put together."),
-    "values": Rule("Insert the averages", "The averages are put into the sum."),
+    "closed": Rule("Closed form", "The parts of the average are combined."),
+    "values": Rule("Insert the averages", "The averages are inserted into the sum."),
     "insert": Rule(
-        "Insert the overlaps", "Covariances and coefficients are written in overlaps and readouts."
+        "Insert the overlaps",
+        "Covariances and coefficients are expressed by overlaps and readouts.",
     ),
     "drift": Rule(
         "Drift of one step",
-        "A step moves a row along its input; what that does to an overlap is the update times the "
-        "other field, averaged over inputs, which are seen through local fields only.",
+        "A step moves a row w_j along the input. The change of an overlap is the update times the "
+        "other field, averaged over inputs, which enter through local fields only.",
         "w_j <- w_j + gamma/(p n_b) sum psi_j x/sqrt(d): dM_jr/dt = E[psi_j h*_r], "
         "dQ_jl/dt = E[psi_j h_l + psi_l h_j] + ...",
         r"w_j \leftarrow w_j + \tfrac{\gamma}{p n_b} \sum \psi_j x/\sqrt{d}:\ "
@@ -227,18 +239,18 @@ RULES: dict[str, Rule] = {
     ),
     "square": Rule(
         "Square of one step",
-        "Two rows move along the same input, with squared length d to leading order: products "
-        "of updates add to the overlaps of students at the order of the learning rate.",
+        "Two rows move along the same input, whose squared length is d to leading order. The "
+        "product of their updates adds a term of the order of the learning rate to their overlap.",
         "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
         "theory/one_pass B.2; [saad_solla_1995]",
     ),
     "block_drift": Rule(
         "Drift of one step, in a block of the inputs",
-        "A step moves the coordinates of a block along the coordinates of the input: the "
-        "update is averaged together with the part of the other field that comes from this "
-        "block. By Stein's identity this part differentiates the update; its correlations "
-        "with the fields are the overlaps G of the block times the variance c.",
+        "A step moves the coordinates of a block along those of the input. The change of an "
+        "overlap is the average of the update times the part of the other field that comes from "
+        "this block. By Stein's identity this is a sum of derivatives of the update, with the "
+        "overlaps G of the block times the variance c as coefficients.",
         "E[psi h_e,i] = c_e sum_y G_iy,e E[dpsi/dy], h_e the part of h from block e",
         r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
         r"\mathbb{E}[\partial_y \psi]",
@@ -246,7 +258,7 @@ RULES: dict[str, Rule] = {
     ),
     "block_square": Rule(
         "Square of one step, in a block of the inputs",
-        "Two rows move along the same input; the squared length of its part in a block is nu d, "
+        "Two rows move along the same input. The squared length of its part in a block is nu d, "
         "where nu is the variance of the block times its fraction of the coordinates.",
         "dQ_e,jl/dt = ... + gamma/(p n_b) nu_e E[psi_j psi_l]",
         r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
@@ -255,9 +267,9 @@ RULES: dict[str, Rule] = {
     ),
     "mean_gradient": Rule(
         "Two samples of one step",
-        "Different samples of a batch are independent: their contribution to the overlaps of "
-        "students is the inner product of the mean updates, by Stein's identity a sum over "
-        "fields.",
+        "Different samples of a batch are independent. Their contribution to the overlaps of "
+        "students is the inner product of the mean updates, which Stein's identity turns into a "
+        "sum over fields.",
         "dQ_jl = ... + gamma^2 (1 - 1/n_b)/(p d)^2 E[psi_j x].E[psi_l x]",
         r"\Delta Q_{jl} = \ldots + \tfrac{\gamma^2}{(p d)^2} \bigl(1 - \tfrac{1}{n_b}\bigr)\,"
         r"\mathbb{E}[\psi_j x] \cdot \mathbb{E}[\psi_l x]",
@@ -265,18 +277,20 @@ RULES: dict[str, Rule] = {
     ),
     "stein_fields": Rule(
         "Linearity and Stein's identity",
-        "The update is a sum of products of functions of single fields; an additional field "
-        "differentiates each of them.",
+        "The update is a sum of products of functions of single fields. An additional field is "
+        "replaced by derivatives of these functions.",
         "E[F lambda_i] = sum_y Omega_iy E[dF/dy]",
         r"\mathbb{E}[F \lambda_i] = \sum_y \Omega_{iy}\,\mathbb{E}[\partial_y F]",
         "theory/one_pass A.1",
     ),
-    "names": Rule("Insert the definitions", "The rate in averages of functions of local fields."),
+    "names": Rule(
+        "Insert the definitions", "The rate is written in averages of functions of local fields."
+    ),
     "sphere": Rule(
         "Rows of constant length",
-        "A row is divided by its length after each step: the rate of the overlap of normalised "
-        "rows, at Q_jj = 1, is the rate without constraint less half of the growth of the squared "
-        "lengths.",
+        "After each step a row is divided by its length. At Q_jj = 1 the rate of an overlap is "
+        "the rate without constraint minus half of the growth rate of the squared length times "
+        "the overlap.",
         "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q without constraint",
         r"\tfrac{d}{dt} M_{jr}/\sqrt{Q_{jj}} = \dot M_{jr} - M_{jr} \Phi_{jj}/2,\ "
         r"\Phi \text{ the rate of } Q \text{ without constraint}",
@@ -285,20 +299,21 @@ RULES: dict[str, Rule] = {
     # Exponents
     "mehler": Rule(
         "Hermite coefficient at an overlap",
-        "A field with overlap m with the target contributes its coefficient of order k times "
-        "m to the power k: at small overlaps the smallest order dominates.",
+        "A field of overlap m with the target contributes its Hermite coefficient of order k times "
+        "m to the power k. At small overlaps the smallest order dominates.",
         "E[f(h) He_n(h')] = m^|n| E[f He_n]",
         r"\mathbb{E}[f(h)\,\mathrm{He}_n(h')] = m^{|n|}\,\mathbb{E}[f\,\mathrm{He}_n]",
         "theory/one_pass A.7, H; [ben_arous_2021]",
     ),
     "coefficient": Rule(
-        "Hermite coefficient", "The average of the function times a Hermite polynomial."
+        "Hermite coefficient",
+        "The coefficient is the average of the function times a Hermite polynomial.",
     ),
     # Sequences
     "token_fields": Rule(
         "Only the token fields matter",
-        "Networks see a token through its products with the weights; the fields of different "
-        "tokens are independent, the positions shift their means.",
+        "A token enters a network only through its products with the weights. The fields of "
+        "different tokens are independent, and positions shift their means.",
         "(h*_l, h_l) ~ N((0, e_l), [[1, m], [m, 1]])",
         r"(h^*_l, h_l) \sim \mathcal{N}\left((0, e_l), \begin{pmatrix} 1 & m \\ m & 1 "
         r"\end{pmatrix}\right)",
@@ -306,22 +321,22 @@ RULES: dict[str, Rule] = {
     ),
     "moments": Rule(
         "Moments of the outputs",
-        "Each average is a function of the alignments: a polynomial by linked diagrams, a series "
-        "in the alignment for functions of the mean field, else a table.",
+        "Each average is a function of the alignments: a polynomial if linked diagrams apply, a "
+        "series in the alignment for functions of the mean field, and otherwise a table.",
         source="theory/sequence A.5; [arnaboldi_2025]",
     ),
     # Escape
     "uninformative": Rule(
         "Rates at the uninformative point",
-        "Where nothing is learned yet all fields are independent: averages factorise into moments "
-        "of single fields, and one overlap enters by its powers.",
+        "If nothing has been learned, all fields are independent. Averages factorise into "
+        "moments of single fields, and one small overlap enters through its powers.",
         "M = 0 but for one overlap mu, Q = q I, P = I",
         r"M = 0 \text{ but for one overlap } \mu,\ Q = q I,\ P = I",
         "theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]",
     ),
     "lengths": Rule(
         "Lengths at the start",
-        "Free lengths relax while the overlaps are small.",
+        "Rows without a constraint relax to a length while the overlaps are small.",
         source="theory/one_pass F",
     ),
     "growth": Rule(
@@ -331,7 +346,7 @@ RULES: dict[str, Rule] = {
     ),
     "passage": Rule(
         "Time from u_0 to u_1",
-        "The equation of one overlap, or of u = sum M_jr^2/p, is separable; its integral is "
+        "The equation for one overlap, or for u = sum M_jr^2/p, is separable, and its integral is "
         "elementary.",
         "t = int_{u_0}^{u_1} du/(du/dt)",
         r"t = \int_{u_0}^{u_1} du\,/\,\dot u",
@@ -340,8 +355,8 @@ RULES: dict[str, Rule] = {
     # Repeated data
     "first_step": Rule(
         "First step on a batch",
-        "Before the first step weights and samples are independent: the mean of the gradients over "
-        "the samples is an average over the law of the local fields.",
+        "Before the first step weights and samples are independent. The mean gradient over the "
+        "samples is an average over the law of the local fields.",
         "M^1 = (1 - eta ridge) M^0 - eta alpha E[g h*], g the gradient of the loss of a sample",
         r"M^1 = (1 - \eta\lambda) M^0 - \eta\alpha\,\mathbb{E}[g\,h^*],\ g = \partial_h \ell",
         "theory/batch_reuse A.1, B.1; [dandi_2024_reusing]",

@@ -33,8 +33,8 @@ ACCENTS = re.compile("bar|hat|tilde|d?dot|vec|overline|widehat|widetilde|check|m
 ALPHABETS = frozenset({"mathcal", "mathbb", "mathfrak"})
 WORDS = re.compile(r"text|mathrm|operatorname\*?|textrm|textbf|mathbf|mathsf|mathit|boldsymbol")
 SIZED = re.compile(r"([bB]igg?)[lrm]?")
-# Points of a letter, a capital, a digit or narrow sign, a wide sign, a delimiter.
-LETTER, CAPITAL, NARROW, WIDE, DELIMITER = 6.2, 9.9, 5.5, 8.7, 4.3
+# Points of a letter, a capital, M or W, a digit or narrow sign, a wide sign, a delimiter.
+LETTER, CAPITAL, WIDEST, NARROW, WIDE, DELIMITER = 6.2, 9.9, 11.8, 5.5, 8.7, 4.3
 # Points of space that TeX adds on both sides of a kind of atom; none in scripts.
 AROUND: dict[Kind, float] = {"bin": 4.9, "rel": 6.1, "op": 1.9, "punct": 1.9, "inner": 1.5}
 # Kinds after which a sign has no space.
@@ -190,6 +190,7 @@ class _Parser:
         elif name[0].isalpha():
             wide = name[0].isupper() or name in ("m", "w", "psi", "infty", "nabla", "top")
             size = 14.0 if name.endswith("dots") else CAPITAL if wide else LETTER
+            size = WIDEST if name in ("M", "W") else size
         else:
             size = NARROW * len(name)
         return size * self.scale

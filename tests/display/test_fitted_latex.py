@@ -51,6 +51,7 @@ FORMULAS = (
     r"\frac{1}{e^{h^{*}_{1} \left(- h^{*}_{1} + h^{*}_{2}\right)} + 1}",
     r"\left(4 \Phi_{2}\left(\tau_{96} \sqrt{2}, \tau_{96} \sqrt{2}; \tau_{91}\right) -1 \right)",
     r"8 C_{12} C_{34}^{2} + 16 C_{13} C_{24} C_{34} - \operatorname{erf}{\left(\frac{z}{2}\right)}",
+    r"18 M \left[M \left(1 - M^{2}\right) - 3 \gamma \left(1 + 12 M^{2} + 18 M^{4}\right)\right]",
 )
 # Files beside which nothing else is written.
 WARNINGS = re.compile(r"(Reference|Citation) .* undefined|There were undefined")
@@ -459,7 +460,7 @@ COMMANDS = set(
     frac sqrt left right Bigl Bigr biggl biggr Biggl Biggr langle rangle sum quad qquad begin end
     text mathrm operatorname arcsin arccos log exp tanh max min erf mathbb mathcal pmatrix top times
     approx sim dot pi partial infty ldots cdot le ge star bigl bigr bar tilde Pr sign delta nu
-    equiv neq prime mathfrak displaystyle xi to perp parallel hat ell int limits mid tfrac
+    equiv neq prime mathfrak leftarrow displaystyle xi to perp parallel hat ell int limits mid tfrac
     """,
     )
 )

@@ -137,7 +137,9 @@ def _of_single_units(
     grams = [
         (d.target, d.expr)
         for d in definitions
-        if d.role == "block" and isinstance(d.expr, sp.Indexed | sp.KroneckerDelta)
+        if d.role == "block"
+        and isinstance(d.expr, sp.Indexed | sp.KroneckerDelta)
+        and not x.is_mean(d.target.base)
     ]
     table = _Single(inner, grams, student, teacher)
     found = []
