@@ -1,12 +1,13 @@
-"""Curves of fixed points: overlap against samples, stable and unstable, with thresholds."""
+"""Curves of fixed points with thresholds, and reference lines of static limits in other figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dmft.display.style import COLOURS, FAINT, Canvas
+from dmft.display.style import COLOURS, FAINT, INK, Canvas
 from dmft.errors import BadParameter
 
 # Room to the right of the last threshold, and the range where there is none.
@@ -16,6 +17,62 @@ LINES = {
     "information_theoretic": ("information-theoretic", "-."),
     "algorithmic": ("algorithmic", "--"),
 }
+# Attributes of records that are drawn as reference lines: their labels, and a word of the axis.
+REFERENCES = {
+    **{name: (label, "samples") for name, (label, _) in LINES.items()},
+    "message_passing": ("weak recovery", "samples"),
+    "perfect": ("perfect recovery", "samples"),
+    "threshold": ("spectral", "samples"),
+    "M": ("{} $M$", "overlaps"),
+    "Q": ("{} $Q$", "overlaps"),
+    "train_loss": ("{}", "training"),
+    "risk": ("{}", "risk"),
+}
+# Labels of lines across one axis start at this many heights.
+HEIGHTS = 3
+
+
+def draw_references(records: Sequence[Any], axes: Sequence[Any]) -> None:
+    """Draw numbers of static limits as lines across the axes that show their quantity."""
+    found: dict[tuple[str, float], str] = {}
+    for record in records:
+        for attribute, (label, word) in REFERENCES.items():
+            given = getattr(record, attribute, None)
+            for value in [] if given is None else np.ravel(given):
+                name = label.format(getattr(record, "KIND", "").removeprefix("dmft "))
+                found.setdefault((word, round(float(value), 6)), name)
+    drawn = sum(_across(ax, *where, name) for ax in axes for where, name in found.items())
+    if not drawn:
+        raise BadParameter(
+            "lines: no axis of this figure shows a quantity of these records: thresholds need an "
+            "axis samples_per_dim, dmft.erm and dmft.bayes_optimal a figure of runs"
+        )
+
+
+def _across(ax: Any, word: str, value: float, label: str) -> int:
+    """Draw a line at a value of the axis whose label has a word; how many were drawn."""
+    from matplotlib.patheffects import withStroke
+
+    # White around the ink, for the colours of diagrams.
+    ink = {
+        "color": INK,
+        "zorder": 4,
+        "path_effects": [withStroke(linewidth=2.2, foreground="white")],
+    }
+    style = {**ink, "linestyle": "--", "linewidth": 0.9}
+    text = {**ink, "fontsize": "x-small", "textcoords": "offset points", "xytext": (2, 2)}
+    number = len(ax.texts) % HEIGHTS / HEIGHTS
+    low, high = sorted(ax.get_xlim())
+    if word in ax.get_xlabel() and low <= value <= high:
+        ax.axvline(value, label=label, **style)
+        place = {"xycoords": ("data", "axes fraction"), "rotation": 90}
+        ax.annotate(label, (value, number), **place, **text)
+        return 1
+    if word in ax.get_ylabel() and np.isfinite(value):
+        ax.axhline(value, label=label, **style)
+        ax.annotate(label, (number, value), xycoords=("axes fraction", "data"), **text)
+        return 1
+    return 0
 
 
 def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:

@@ -17,7 +17,7 @@ from dmft.display.curves import (
 )
 from dmft.display.descent_figures import is_descent, plot_descent, plot_two_time
 from dmft.display.diagram import plot_diagram
-from dmft.display.fixed_points import plot_thresholds
+from dmft.display.fixed_points import draw_references, plot_thresholds
 from dmft.display.landscape import plot_landscape
 from dmft.display.regimes import plot_batches, plot_regimes
 from dmft.display.regions import plot_boundary, plot_regions
@@ -54,6 +54,7 @@ def plot(
     cmap: Any = None,
     norm: Any = None,
     levels: Any = None,
+    lines: Any = None,
 ) -> Any:
     r"""Draw trajectories and simulations together, or a phase diagram, or a plane of regimes.
 
@@ -94,6 +95,9 @@ def plot(
         Normalisation of the colours, for the same records, for example ``LogNorm(1e-3, 1)``.
     levels : int or array_like, optional
         Contour levels of a landscape, or contour lines over a phase diagram.
+    lines : Thresholds, SampleComplexity, Spectral, ERM, BayesOptimal, or several, optional
+        Static limits drawn as reference lines: thresholds across an axis ``samples_per_dim``,
+        overlaps and losses across figures of runs.
 
     Returns
     -------
@@ -143,6 +147,8 @@ def plot(
     canvas = Canvas(path is None, _inches(width, ax), maps)
     axes = draw(what, ax, canvas=canvas, title=title)
     figure = np.ravel(axes)[0].figure
+    if lines is not None:
+        draw_references(lines if isinstance(lines, (list, tuple)) else [lines], np.ravel(axes))
     settle(figure, own=ax is None)
     if path is not None:
         try:
