@@ -28,6 +28,7 @@ two-layer networks, from a declaration file.
   dmft escape model.toml               when does learning start?
   dmft simulate model.toml --theory --plot b.png
                                        finite-dimensional runs on top of the theory
+  dmft limits model.toml               what can be learned at all, and how many samples it takes
   dmft phase model.toml --plot c.pdf   a diagram over two parameters
   dmft boundary model.toml             the curves along which a measure changes
   dmft sweep run model.toml            any number of parameters, resumable
@@ -41,6 +42,7 @@ COMMANDS = {
     "solve": "integrate the equations from the start to t_max",
     "simulate": "run the algorithm itself at finite dimension, with error bars",
     "escape": "time at which the risk (or an overlap) crosses its threshold",
+    "limits": "static limits of the label: thresholds, Bayes-optimal, empirical risk minimisation",
     "phase": "a diagram over two parameters, in parallel on the local cores",
     "boundary": "curves of two parameters along which a measure changes its sign or its label",
     "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "

@@ -147,6 +147,11 @@ _TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()
 
 # Measures of `dmft.workflow.diagrams.measures`; "minima" is one of sequence models, which no file
 # declares.
+# Verbs of [limits], which take the model and numbers.
+LIMITS = (
+    "thresholds", "bayes_optimal", "state_evolution", "recovery_phase", "sample_complexity", "erm",
+    "optimal_ridge", "separability", "spectral",
+)  # fmt: skip
 MEASURES = (
     "escape_time", "final_risk", "converged", "growth_rate", "status", "fixed_point",
     "learned_directions", "overlap",
@@ -321,6 +326,17 @@ SCHEMA: dict[str, Table] = {
             "fraction": Key("fraction", "threshold T: the risk falls to (1-T) of its reference"),
             "reference": Key("choice", "reference risk", False, ("start", "plateau")),
             "overlap": Key("positive", "threshold on the largest |M_jr|, instead of the risk"),
+        },
+    ),
+    "limits": Table(
+        "static limits of the label: what can be learned at all",
+        {
+            "verb": Key("choice", "what is computed", True, LIMITS),
+            "samples_per_dim": Key("positive", "samples over dimension"),
+            "prior": Key("choice", "of the teacher", False, ("gaussian", "rademacher")),
+            "start": Key("choice", "branch", False, ("uninformed", "informed", "all")),
+            "loss": Key("text", "of erm and optimal_ridge"),
+            "ridge": Key("number", "of erm"),
         },
     ),
     "phase": Table(

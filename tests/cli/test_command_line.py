@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dmft
 from dmft.cli.commands import save_times
 from dmft.cli.main import build_parser, main
 from dmft.cli.report import EXIT_CODES, matrix, table
@@ -389,6 +390,37 @@ def test_export_writes_the_right_hand_side(tmp_path, capsys):
     assert '"gamma": 0.05' in text  # a letter of [parameters], with its value
     assert main(["export", str(file), str(tmp_path / "model.f90")]) == 2
     assert "export writes _jax.py" in capsys.readouterr().err
+
+
+LABEL = """
+[student]
+activation = "z"
+width = 1
+[teacher]
+activation = "Abs(z)"
+width = 1
+[algorithm]
+kind = "sgd"
+learning_rate = 0.1
+[limits]
+"""
+
+
+def test_static_limits_of_files(tmp_path, capsys):
+    file = tmp_path / "model.toml"
+    file.write_text(LABEL + 'verb = "bayes_optimal"\nsamples_per_dim = 1.05\nstart = "all"\n')
+    saved = tmp_path / "limit.nc"
+    assert main(["limits", str(file), "--json", "--save", str(saved)]) == 0
+    assert json.loads(capsys.readouterr().out)["mmse"] == 0.0
+    assert dmft.load(saved).risk == 0.0
+    file.write_text(LABEL + 'verb = "recovery_phase"\nsamples_per_dim = 1.05\n')
+    assert main(["limits", str(file)]) == 0
+    assert "phase: hard" in capsys.readouterr().out
+    for keys, words in (('verb = "erm"\nprior = "gaussian"', "erm takes"),
+                        ('verb = "spectral"', "needs samples_per_dim")):  # fmt: skip
+        file.write_text(LABEL + keys)
+        assert main(["limits", str(file)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_names_of_keys_stand_apart_in_the_help(capsys):
