@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# The score at labels, fields and their variance, and its derivative by the field.
-Score = Callable[[Array, Array, float], tuple[Array, Array]]
-# Posterior mean and variance of weights at fields B and precision A.
-Denoiser = Callable[[Array, float], tuple[Array, Array]]
-# The score of several fields: labels (n,), fields (n, k), covariance (k, k) to (n, k).
-Scores = Callable[[Array, Array, Array], Array]
+# The score (n, k) at labels (n,), fields (n, k) and their covariance (k, k), and the precision of
+# the weights (k, k): minus the sum of its slopes over d, or its squares.
+Score = Callable[[Array, Array, Array], tuple[Array, Array]]
+# Posterior means (d, k) of weights and their mean covariance (k, k) at fields (d, k) and precision.
+Denoiser = Callable[[Array, Array], tuple[Array, Array]]
 # Below this variance, relative to that of the prior, the teacher counts as found: scores of
 # labels without noise grow like 1/V.
 FOUND = 1e-5
@@ -33,10 +32,10 @@ class MessagePassingRun:
 
     Attributes
     ----------
-    overlap, length, variance : (T + 1,) or (T + 1, k, k)
+    overlap, length, variance : (T + 1, k, k)
     found : bool
         Whether the variance of the posterior vanished.
-    estimate : (d,) or (d, k)
+    estimate : (d, k)
     """
 
     overlap: Array
@@ -47,14 +46,13 @@ class MessagePassingRun:
 
 
 def normalised(weights: Array, second_moment: float) -> Array:
-    """Teacher's weights (d,) of the length sqrt(d) that the theory has, or orthonormal (d, k).
+    """Teacher's weights (d, k), orthogonal and of the lengths that the theory has.
 
     The length of random weights fluctuates by d^(-1/2), and overlaps would with it.
     """
-    if weights.ndim == 1:
-        return weights * np.sqrt(second_moment * weights.size / (weights @ weights))
     basis, triangle = np.linalg.qr(weights)
-    return np.asarray(np.sqrt(len(weights)) * basis * np.sign(np.diag(triangle)))
+    length = np.sqrt(second_moment * len(weights))
+    return np.asarray(length * basis * np.sign(np.diag(triangle)))
 
 
 def near(teacher: Array, overlap: float, second_moment: float, rng: np.random.Generator) -> Array:
@@ -69,49 +67,25 @@ def pass_messages(
     y: Array,
     teacher: Array,
     start: Array,
-    variance: float,
+    variance: Array,
     score: Score,
     denoise: Denoiser,
     steps: int,
 ) -> MessagePassingRun:
-    """Run with one teacher field; X (n, d) has entries of variance 1/d."""
-    dim, prior_variance = len(teacher), float(np.mean(teacher**2))
-    w, V, g = start, variance, np.zeros(len(y))
-    seen = [_seen(w, teacher, V)]
-    for _ in range(steps):
-        omega = X @ w - V * g
-        g, slope = score(y, omega, V)
-        # The form of sums of squares has the same mean, but freezes next to exact recovery; where
-        # the slopes of few samples add up to the wrong sign, it has none.
-        precision = -float(np.sum(slope)) / dim
-        precision = precision if precision > 0.0 else float(g @ g) / dim
-        w, spread = denoise(X.T @ g + precision * w, precision)
-        V = float(np.mean(spread))
-        seen.append(_seen(w, teacher, V))
-        if not FOUND * prior_variance < V:
-            break
-    overlap, length, variances = (np.array(each) for each in zip(*seen, strict=True))
-    return MessagePassingRun(overlap, length, variances, FOUND * prior_variance >= V, w)
-
-
-def _seen(w: Array, teacher: Array, V: float) -> tuple[float, float, float]:
-    return float(w @ teacher) / w.size, float(w @ w) / w.size, V
-
-
-def pass_several(
-    X: Array, y: Array, teacher: Array, start: Array, variance: Array, score: Scores, steps: int
-) -> MessagePassingRun:
-    """Run with k teacher fields and a Gaussian prior; teacher and start (d, k)."""
+    """Run with k teacher fields: X (n, d) has entries of variance 1/d, teacher and start (d, k)."""
     dim, k = teacher.shape
+    least = FOUND * float(np.mean(teacher**2))
     W, V, g = start, variance, np.zeros((len(y), k))
     seen = [(W.T @ teacher / dim, W.T @ W / dim, V)]
     for _ in range(steps):
-        g = score(y, X @ W - g @ V.T, V)
-        precision = g.T @ g / dim
-        V = np.linalg.inv(np.eye(k) + precision)
-        W = (X.T @ g + W @ precision.T) @ V
+        g, precision = score(y, X @ W - g @ V.T, V)
+        # The form of sums of squares has the same mean, but freezes next to exact recovery; where
+        # the slopes of few samples add up to the wrong sign, it has none.
+        if k == 1 and not precision[0, 0] > 0.0:
+            precision = g.T @ g / dim
+        W, V = denoise(X.T @ g + W @ precision.T, precision)
         seen.append((W.T @ teacher / dim, W.T @ W / dim, V))
-        if not np.linalg.eigvalsh(V)[0] > FOUND:
+        if not (np.isfinite(V).all() and np.linalg.eigvalsh(V)[0] > least):
             break
     overlap, length, variances = (np.array(each) for each in zip(*seen, strict=True))
-    return MessagePassingRun(overlap, length, variances, bool(np.trace(V) <= k * FOUND), W)
+    return MessagePassingRun(overlap, length, variances, bool(np.trace(V) <= k * least), W)

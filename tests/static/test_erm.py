@@ -112,6 +112,60 @@ def test_the_optimal_ridge_is_where_the_risk_is_least(alpha):
     assert dmft.optimal_ridge(dmft.Model(LINE, dmft.MultiIndex(z**2, [z]))).value == math.inf
 
 
+WIDE = dmft.Spectrum([2.0, 0.5, 0.1], [0.2, 0.5, 0.3])
+
+
+def ridge_regression(label, noise, alpha, ridge, dim, seed):
+    """Overlaps of the fields and training loss of ridge regression on inputs with a spectrum."""
+    rng = np.random.default_rng([seed, 7])
+    sizes = np.round(np.array([0.2, 0.5, 0.3]) * dim).astype(int)
+    c, star = np.repeat([2.0, 0.5, 0.1], sizes), rng.standard_normal(dim)
+    for size, end in zip(sizes, np.cumsum(sizes), strict=True):
+        part = star[end - size : end]
+        part *= math.sqrt(size) / np.linalg.norm(part)
+    X = rng.standard_normal((int(alpha * dim), dim)) * np.sqrt(c / dim)
+    y = label(X @ star) + math.sqrt(noise) * rng.standard_normal(len(X))
+    w = X.T @ np.linalg.solve(X @ X.T + ridge * np.eye(len(X)), y)
+    return [w @ (c * star) / dim, w @ (c * w) / dim, np.mean((X @ w - y) ** 2) / 2]
+
+
+@pytest.mark.parametrize(("alpha", "ridge"), [(2.0, 0.2), (0.5, 0.0)])
+@pytest.mark.parametrize("name", ["sign", "linear"])
+def test_ridge_regression_of_inputs_with_a_spectrum(name, alpha, ridge):
+    expr, label, noise = (sp.sign(z), np.sign, 0.0) if name == "sign" else (z, lambda h: h, 0.3)
+    teacher = dmft.MultiIndex(expr, [z])
+    found = dmft.erm(dmft.Model(LINE, teacher, noise, inputs=WIDE), "squared", alpha, ridge)
+    runs = np.array([ridge_regression(label, noise, alpha, ridge, 200, n) for n in range(24)])
+    theory = np.array([found.M, found.Q, found.train_loss])
+    error = runs.std(axis=0, ddof=1) / math.sqrt(24)
+    assert np.all(np.abs(runs.mean(axis=0) - theory) < 3.5 * error + 3 / 200 * theory + 1e-12)
+
+
+def test_one_eigenvalue_is_a_scale():
+    """Inputs of variance c: the same fields as isotropic ones with weights sqrt(c) w."""
+    teacher, one = dmft.MultiIndex(sp.sign(z), [z]), dmft.Spectrum([4.0], [1.0])
+    found = dmft.erm(dmft.Model(LINE, teacher, inputs=one), "squared", 1.5, 2.0)
+    plain = dmft.erm(SIGN, "squared", 1.5, 0.5)
+    assert pytest.approx([plain.M, plain.Q], rel=1e-13) == [found.M / 2, found.Q]
+    assert [found.V, found.error_rate] == pytest.approx([plain.V, plain.error_rate], rel=1e-12)
+    two = dmft.Spectrum([4.0, 4.0], [0.3, 0.7])
+    split = dmft.erm(dmft.Model(LINE, teacher, inputs=two), "squared", 1.5, 2.0)
+    assert pytest.approx([found.M, found.Q, found.V], rel=1e-12) == [split.M, split.Q, split.V]
+
+
+def test_the_best_ridge_of_a_spectrum_is_found_and_other_losses_are_refused():
+    model = dmft.Model(LINE, LINE, label_noise=0.3, inputs=WIDE)
+    best = dmft.optimal_ridge(model, samples_per_dim=1.0)
+    assert float(best) == pytest.approx(0.3, rel=2e-3)  # prior and noise of a matched teacher
+    with pytest.raises(dmft.errors.BadParameter, match="samples_per_dim"):
+        dmft.optimal_ridge(model)
+    with pytest.raises(dmft.errors.BadParameter, match="inputs"):
+        dmft.erm(model, "huber", 1.0, 0.3)
+    flat = dmft.Spectrum([1.0, 0.0], [0.5, 0.5], teacher=[[[0.0]], [[1.0]]])
+    with pytest.raises(dmft.errors.BadParameter, match="dependent"):
+        dmft.erm(dmft.Model(LINE, LINE, inputs=flat), "squared", 1.0, 0.3)
+
+
 def test_several_fields_under_the_squared_loss():
     """Only E[y h*] enters: z1 + z1 z2 is z1 with unit noise."""
     u, v = sp.symbols("u v", real=True)

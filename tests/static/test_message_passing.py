@@ -19,25 +19,25 @@ def model(expr, **noise):
 
 
 def gaussian(field, precision):
-    return field / (1 + precision), np.full(field.shape, 1 / (1 + precision))
+    return field / (1 + precision), 1 / (1 + precision)
 
 
-def linear_score(noise):
-    def score(y, omega, V):
-        return (y - omega) / (V + noise), np.full(y.shape, -1 / (V + noise))
-
-    return score
+def linear_score(y, omega, V):
+    g = (y[:, None] - omega) / (V + 0.2)
+    return g, len(y) / 300 / (V + 0.2)
 
 
 def sign_score(y, omega, V):
+    y = y[:, None]
     t = y * omega / np.sqrt(V)
     ratio = np.exp(-(t**2) / 2 - log_ndtr(t)) / np.sqrt(2 * np.pi)
-    return y * ratio / np.sqrt(V), -ratio * (t + ratio) / V
+    slopes = -ratio * (t + ratio) / V
+    return y * ratio / np.sqrt(V), -np.sum(slopes, keepdims=True) / 400
 
 
 def data(dim, alpha, seed):
     rng = np.random.default_rng(seed)
-    teacher = normalised(rng.standard_normal(dim), 1.0)
+    teacher = normalised(rng.standard_normal((dim, 1)), 1.0)
     X = rng.standard_normal((int(alpha * dim), dim)) / np.sqrt(dim)
     return rng, teacher, X
 
@@ -45,10 +45,10 @@ def data(dim, alpha, seed):
 def test_the_linear_channel_is_ridge_regression():
     """Its fixed point is the posterior mean, which one linear system gives."""
     rng, teacher, X = data(300, 1.5, 0)
-    y = X @ teacher + np.sqrt(0.2) * rng.standard_normal(len(X))
-    run = pass_messages(X, y, teacher, np.zeros(300), 1.0, linear_score(0.2), gaussian, 60)
+    y = (X @ teacher)[:, 0] + np.sqrt(0.2) * rng.standard_normal(len(X))
+    run = pass_messages(X, y, teacher, np.zeros((300, 1)), np.eye(1), linear_score, gaussian, 60)
     exact = np.linalg.solve(X.T @ X + 0.2 * np.eye(300), X.T @ y)
-    assert np.linalg.norm(run.estimate - exact) < 0.02 * np.linalg.norm(exact)
+    assert np.linalg.norm(run.estimate[:, 0] - exact) < 0.02 * np.linalg.norm(exact)
 
 
 def test_sign_labels_follow_state_evolution_step_by_step():
@@ -56,9 +56,10 @@ def test_sign_labels_follow_state_evolution_step_by_step():
     for seed in range(12):
         _, teacher, X = data(400, 2.0, seed)
         run = pass_messages(
-            X, np.sign(X @ teacher), teacher, np.zeros(400), 1.0, sign_score, gaussian, 8
-        )
-        runs.append(run.overlap)
+            X, np.sign(X @ teacher)[:, 0], teacher, np.zeros((400, 1)), np.eye(1),
+            sign_score, gaussian, 8,
+        )  # fmt: skip
+        runs.append(run.overlap[:, 0, 0])
     theory = state_evolution(model(sp.sign(z)), 2.0, steps=8).q
     error = np.std(runs, axis=0, ddof=1) / np.sqrt(12)
     assert np.all(np.abs(np.mean(runs, axis=0) - theory) < 4 * error + 2 / 400)
@@ -66,7 +67,7 @@ def test_sign_labels_follow_state_evolution_step_by_step():
 
 def test_starts_have_the_overlap_that_was_asked_for():
     rng = np.random.default_rng(0)
-    teacher = normalised(rng.standard_normal(10**5), 0.3)
+    teacher = normalised(rng.standard_normal((10**5, 1)), 0.3)[:, 0]
     assert teacher @ teacher == pytest.approx(0.3e5)
     w = near(teacher, 0.1, 0.3, rng)
     assert [w @ teacher / 1e5, w @ w / 1e5] == pytest.approx([0.1, 0.1], abs=3e-3)

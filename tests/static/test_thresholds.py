@@ -39,7 +39,7 @@ def of_kind(kind):
 
 def first_step(expr):
     """Weak recovery of a label of one field and of signs of others, and the names it learns."""
-    table = signed_label(expr, FIELDS, 0.0, 0.0).uninformed[1]
+    table = signed_label(expr, FIELDS, 0.0, 0.0).around(0.0)[1]
     values, vectors = np.linalg.eigh(table)
     learned = np.diag(vectors[:, -1].reshape(3, 3)) ** 2 > 1e-9
     return 1 / values[-1], [
@@ -105,7 +105,8 @@ def test_staircase_stage_agrees_with_the_vector():
     signs = signed_label(sp.sympify(vector["input"]["label"], Z), FIELDS, 0.0, 0.0)
     q, wanted = vector["input"]["q11"], vector["output"]
     m = signs.channel.information(q)
-    largest = np.linalg.eigvalsh(signs.around(q)[1]).max()
+    others = signs.around(q)[1].reshape(3, 3, 3, 3)[1:, 1:, 1:, 1:]
+    largest = np.linalg.eigvalsh(others.reshape(4, 4)).max()
     found = {
         "m11": m,
         "E_G23_squared": largest,
@@ -186,6 +187,28 @@ def test_curves_are_drawn(tmp_path):
         dmft.plot(thresholds(model("sign(z1*z2)", 2)))
 
 
+def test_lines_are_drawn_into_other_figures():
+    import matplotlib.pyplot as plt
+
+    found = thresholds(model("Abs(z)"))
+    grid = ("samples_per_dim", [0.5, 1.0, 1.5]), ("ridge", [0.1, 0.2])
+    diagram = dmft.phase_diagram(lambda samples_per_dim, ridge: samples_per_dim * ridge, *grid)
+    axes = dmft.plot(diagram, lines=[found, dmft.spectral(model("Abs(z)"), 1.0)])
+    marks = sorted(line.get_xdata()[0] for line in axes.lines)
+    np.testing.assert_allclose(marks, [0.5, 1.0, 1.1284714], rtol=1e-6)
+    line = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1))
+    run = dmft.solve(
+        dmft.derive(line, dmft.SGD(0.1)), dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), 1.0
+    )
+    end = dmft.erm(line, "squared", 2.0, 0.5)
+    overlaps, risk = dmft.plot(run, lines=end)
+    assert overlaps.lines[-2].get_ydata()[0] == pytest.approx(end.M, abs=1e-6)
+    assert risk.lines[-1].get_ydata()[0] == pytest.approx(end.risk, abs=1e-6)
+    with pytest.raises(BadParameter, match="no axis"):
+        dmft.plot(run, lines=found)
+    plt.close("all")
+
+
 ERRORS = [v for v in of_kind("fixed_point") if v["input"]["label"] == "sign(z)"]
 
 
@@ -236,6 +259,8 @@ def test_other_arguments_are_refused():
         bayes_optimal(model("z"), -1.0)
     with pytest.raises(BadParameter, match="start must be one of"):
         bayes_optimal(model("z"), 1.0, start="cold")
+    with pytest.raises(BadParameter, match="derived for labels of one field"):
+        recovery_phase(model("z1*z2", 2), 1.0)
     with pytest.raises(BadParameter, match="several fields"):
         bayes_optimal(model("z1*z2", 2), 1.0, "rademacher")
     with pytest.raises(BadParameter, match="piecewise polynomial"):

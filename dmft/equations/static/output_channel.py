@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.pieces import Piece, pieces, stripped
+from dmft.gaussian.channels.likelihood import probit_of
+from dmft.gaussian.channels.pieces import Piece, inside, pieces, resolved, stripped
 from dmft.gaussian.channels.several import Several
 from dmft.gaussian.channels.sweeps import solutions
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF, normal_cdf
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model import Model
 from dmft.record import Short
@@ -33,27 +35,6 @@ CASES = ((0.3, -0.4, 0.7), (-1.1, 0.6, 0.5))
 MOST_OPERATIONS = 120
 # Sides agree to this part; width of the test function of labels with a density.
 AGREES, WIDTH = 1e-6, 0.5
-
-
-class BivariateNormalCDF(sp.Function):
-    """Phi_2(a, b; r): P(U < a, W < b) of standard normal variables with correlation r."""
-
-    nargs = 3
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        """Derivatives by the bounds: the density of one times the distribution of the other."""
-        a, b, r = self.args
-        if argindex == 2:
-            a, b = b, a
-        if argindex == 3:
-            return sp.exp(-(a**2 - 2 * r * a * b + b**2) / (2 * (1 - r**2))) / (
-                2 * sp.pi * sp.sqrt(1 - r**2)
-            )
-        return _density(a) * _cdf((b - r * a) / sp.sqrt(1 - r**2))
-
-    def _latex(self, printer: Any, *_: Any) -> str:
-        a, b, r = (printer._print(x) for x in self.args)
-        return rf"\Phi_2\left({a}, {b}; {r}\right)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,25 +212,17 @@ class OutputChannel(Short):
         return float(self._numbers.label(np.array(field))), omega, v
 
     def _check_z(self, row: int) -> tuple[float, float, float]:
-        """E f(y) for a smooth f, from random fields' quadrature and from the formula of Z."""
+        """E f(y) for a smooth f, from fields alone and with the density of y by the formula."""
         channel = self._numbers
         assert isinstance(channel, Channel)
-        y, omega, v = self._place(row)
-        joint = channel.rule_z(np.array([omega]), v, 24)
-        f = lambda t: np.exp(-((t - y) ** 2) / (2 * WIDTH**2))  # noqa: E731
-        wanted = float(np.sum(joint[2] * f(joint[1])))
-        # A value of positive probability is read off at the value itself, a density off the nodes.
+        at, omega, v = self._place(row)
+        _, y, weight = (a[0] for a in channel.rule_z(np.array([omega]), v, 16))
         formula = sp.lambdify([Y, OMEGA, V], self.Z, ["scipy", "numpy"])
-        found = sum(
-            float(formula(a, omega, v)) * float(f(a)) for a in channel.discrete or channel.atoms
-        )
-        if channel.discrete is None:
-            nodes, weight = channel.rule(np.array([omega]), v, 24)
-            log = channel.log_z(nodes, np.array(omega), np.array(v))
-            smooth = ~np.isin(nodes[0], list(channel.atoms))
-            ratio = np.array([float(formula(a, omega, v)) for a in nodes[0][smooth]])
-            ratio = ratio / np.exp(log[0][smooth])
-            found += float(np.sum(weight[0][smooth] * f(nodes[0][smooth]) * ratio))
+        values, back = np.unique(y, return_inverse=True)
+        ratio = np.array([float(formula(a, omega, v)) for a in values])
+        ratio = ratio / np.exp(channel.log_z(values, np.array(omega), np.array(v)))
+        weight = weight * np.exp(-((y - at) ** 2) / (2 * WIDTH**2))
+        wanted, found = float(weight.sum()), float(weight @ ratio[back])
         return wanted, found, AGREES * (1.0 + abs(wanted))
 
 
@@ -317,16 +290,6 @@ def _log_slope(z_out: sp.Expr, omega: sp.Symbol) -> sp.Expr:
     return _by_pieces(z_out, lambda e: sp.diff(sp.log(e), omega))
 
 
-def _density(t: sp.Expr) -> sp.Expr:
-    return sp.exp(-(t**2) / 2) / sp.sqrt(2 * sp.pi)
-
-
-def _cdf(t: sp.Expr) -> sp.Expr:
-    if t.is_infinite:
-        return sp.S.One if t > 0 else sp.S.Zero
-    return (1 + sp.erf(t / sp.sqrt(2))) / 2
-
-
 def _normal(x: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     return sp.exp(-((x - mean) ** 2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
 
@@ -352,10 +315,9 @@ def _single(label: Label, inner: sp.Expr, found: tuple[Piece, ...]) -> sp.Expr:
 
 def _drawn(mean: sp.Expr, z: sp.Symbol) -> sp.Expr:
     """Z of labels +1 and -1 with a mean: closed for probits."""
-    argument = sp.expand(mean.args[0] * sp.sqrt(2)) if isinstance(mean, sp.erf) else None
-    if argument is not None and argument.is_polynomial(z) and sp.degree(argument, z) == 1:
-        slope = argument.coeff(z, 1)
-        return _cdf(Y * argument.xreplace({z: OMEGA}) / sp.sqrt(1 + slope**2 * V))
+    if probit := probit_of(mean, z):
+        slope, offset = probit
+        return normal_cdf(Y * (slope * OMEGA + offset) / sp.sqrt(1 + slope**2 * V))
     likelihood = (1 + Y * mean) / 2
     return sp.Integral(_normal(z, OMEGA, V) * likelihood, (z, -sp.oo, sp.oo))
 
@@ -364,7 +326,7 @@ def _mass(piece: Piece, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """P(low < z < high) of N(mean, variance)."""
     high, low = ((end - mean) / sp.sqrt(variance) if end.is_finite else end
                  for end in (piece.high, piece.low))  # fmt: skip
-    return _cdf(high) - _cdf(low)
+    return normal_cdf(high) - normal_cdf(low)
 
 
 def _noiseless(found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
@@ -382,13 +344,12 @@ def _noiseless(found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
     if len(terms) == 1 and not rows and terms[0][1] == sp.true:  # type: ignore[index]
         return terms[0][0]  # type: ignore[index]
     # Terms of one range are one sum; ranges that differ keep their conditions.
-    ranges = {condition for _, condition in terms}  # type: ignore[misc]
+    ranges = dict.fromkeys(condition for _, condition in terms)  # type: ignore[misc]
+    sums = [(sp.Add(*(t for t, c in terms if c == r)), r) for r in ranges]  # type: ignore[misc]
     if len(ranges) == 1:
-        total = sp.Add(*(t for t, _ in terms))  # type: ignore[misc]
-        rows.append((total, ranges.pop()))
-    elif terms:
-        total = sp.Add(*(sp.Piecewise((t, c), (0, True)) for t, c in terms))  # type: ignore[misc]
-        rows.append((total, True))
+        rows += sums
+    elif ranges:
+        rows.append((sp.Add(*(sp.Piecewise(one, (0, True)) for one in sums)), True))
     return sp.Piecewise(*rows, (0, True))
 
 
@@ -447,21 +408,14 @@ def _several(label: Label, inner: sp.Expr) -> tuple[sp.Expr, list[sp.Symbol]]:
     r = sp.Symbol("V_12", real=True) / sp.sqrt(v11 * v22)
     scales = [sp.sqrt(v11), sp.sqrt(v22)]
 
-    def below(ends: tuple[sp.Expr, sp.Expr]) -> sp.Expr:
+    def below(*ends: sp.Expr) -> sp.Expr:
         """P(z_1 < a, z_2 < b)."""
-        t = [
-            (e - w) / s if e.is_finite else e for e, w, s in zip(ends, omegas, scales, strict=True)
-        ]
-        if -sp.oo in t:
-            return sp.S.Zero
-        if sp.oo in t:
-            other = t[1] if t[0] == sp.oo else t[0]
-            return sp.S.One if other == sp.oo else _cdf(other)
-        return BivariateNormalCDF(t[0], t[1], r)
+        scaled = zip(ends, omegas, scales, strict=True)
+        return BivariateNormalCDF(*((e - w) / s if e.is_finite else e for e, w, s in scaled), r)
 
     sums: dict[sp.Expr, sp.Expr] = {}
     for value, ((a, b), (c, d)) in cells:
-        mass = below((b, d)) - below((a, d)) - below((b, c)) + below((a, c))
+        mass = below(b, d) - below(a, d) - below(b, c) + below(a, c)
         for sign, chance in ((1, 1 - label.flip), (-1, label.flip)):
             sums[sign * value] = sums.get(sign * value, sp.S.Zero) + chance * mass
     rows = [(total, sp.Eq(Y, value)) for value, total in sums.items() if total != 0]
@@ -477,34 +431,15 @@ def _boxes(label: Label, inner: sp.Expr) -> list[Any] | None:
             return None
         (z,) = symbols
         lines[label.fields.index(z)] += solutions(function, z)
-    edges = [[-sp.oo, *sorted(set(line), key=float), sp.oo] for line in lines]
+    axes = [list(pairwise([-sp.oo, *sorted(set(line), key=float), sp.oo])) for line in lines]
     cells = []
-    for i, j in product(range(len(edges[0]) - 1), range(len(edges[1]) - 1)):
-        box = (edges[0][i], edges[0][i + 1]), (edges[1][j], edges[1][j + 1])
-        inside = {z: _middle(*ends) for z, ends in zip(label.fields, box, strict=True)}
-        value = inner.xreplace(inside)
-        if not value.is_number or inner.has(sp.Abs, sp.Max, sp.Min) or _varies(inner, label):
+    for box in product(*axes):
+        point = {z: inside(*ends) for z, ends in zip(label.fields, box, strict=True)}
+        value = resolved(inner, point)
+        if not value.is_number:
             return None
         cells.append((sp.nsimplify(value), box))
     return cells
-
-
-def _varies(inner: sp.Expr, label: Label) -> bool:
-    """Whether the label depends on a field between its switches."""
-    smooth = inner.replace(sp.sign, lambda *_: sp.S.One).replace(sp.Heaviside, lambda *_: sp.S.One)
-    return bool(smooth.free_symbols & set(label.fields)) and not smooth.has(sp.Piecewise)
-
-
-def _middle(low: sp.Expr, high: sp.Expr) -> sp.Expr:
-    if low.is_finite and high.is_finite:
-        return (low + high) / 2
-    return (
-        sp.S.Zero
-        if not (low.is_finite or high.is_finite)
-        else low + 1
-        if low.is_finite
-        else high - 1
-    )
 
 
 def _split_note(channel: OutputChannel) -> str:

@@ -131,7 +131,7 @@ class Branch:
         if self.piece.kind in ("flat", "affine", "quadratic"):
             coefficients = self.coefficients if not self.is_flat else (float(self.piece.expr),)
             return lambda z: np.asarray(np.polyval(coefficients, z), dtype=float)
-        return _quiet(array_function([self.field], self.piece.expr))
+        return quiet(array_function([self.field], self.piece.expr))
 
     @cached_property
     def derivative(self) -> Callable[[Array], Array]:
@@ -139,7 +139,7 @@ class Branch:
         if self.piece.kind in ("flat", "affine", "quadratic"):
             slope = np.polyder(np.array(self.coefficients)) if not self.is_flat else [0.0]
             return lambda z: np.asarray(np.polyval(slope, z), dtype=float)
-        return _quiet(array_function([self.field], sp.diff(self.piece.expr, self.field)))
+        return quiet(array_function([self.field], sp.diff(self.piece.expr, self.field)))
 
     @cached_property
     def limits(self) -> tuple[float, float]:
@@ -246,7 +246,9 @@ class Branch:
         return Parts(log, first, shift**2 + 2 * shift * scale * part.first + scale**2 * part.second)
 
 
-def _quiet(function: Callable[..., Array]) -> Callable[[Array], Array]:
+def quiet(function: Callable[..., Array]) -> Callable[[Array], Array]:
+    """A function without warnings, of the shape of its argument."""
+
     def evaluate(z: Array) -> Array:
         with np.errstate(all="ignore"):
             return np.broadcast_to(np.asarray(function(z), dtype=float), np.shape(z))

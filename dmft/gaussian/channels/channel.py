@@ -9,7 +9,7 @@ Source      theory/static_limits (1), (6)-(8)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
+from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined, quiet
 from dmft.gaussian.channels.likelihood import Likelihood
 from dmft.gaussian.channels.panels import LOG_TWO_PI, MIRRORED, SPREAD, between, thinned, window
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped
@@ -60,6 +60,8 @@ class Channel:
         Second moment of the field.
     mixture : tuple of (float, sympy.Expr)
         Probabilities and labels, in place of g and flips: y is one of several functions at random.
+    split : tuple of float
+        Further fields at which averages are split.
     """
 
     expr: sp.Expr
@@ -69,6 +71,7 @@ class Channel:
     drawn: bool = False
     prior_variance: float = 1.0
     mixture: tuple[tuple[float, sp.Expr], ...] = ()
+    split: tuple[float, ...] = ()
 
     @cached_property
     def cases(self) -> tuple[tuple[float, sp.Expr], ...]:
@@ -100,16 +103,6 @@ class Channel:
         )
 
     @cached_property
-    def branches_of(self) -> list[list[Branch]]:
-        """Pieces of each function, from left to right."""
-        found: list[list[Branch]] = []
-        for branch in self.branches:
-            if branch.low == -np.inf:
-                found.append([])
-            found[-1].append(branch)
-        return found
-
-    @cached_property
     def curved(self) -> tuple[Branch, ...]:
         """Pieces that are not flat."""
         return tuple(b for b in self.branches if not b.is_flat)
@@ -131,16 +124,20 @@ class Channel:
         return None if self.noise or self.curved else tuple(self.atoms)
 
     @cached_property
+    def functions(self) -> tuple[Callable[[Array], Array], ...]:
+        """Each of the functions, of an array of fields."""
+        return tuple(quiet(array_function([self.field], expr)) for _, expr in self.cases)
+
+    @property
     def label(self) -> Callable[[Array], Array]:
         """The label before noise and flips, without outer functions, of an array of fields."""
-        function = array_function([self.field], self.inner)
-        return lambda z: np.broadcast_to(np.asarray(function(z), dtype=float), np.shape(z))
+        return self.functions[0]
 
     @cached_property
     def breaks(self) -> Array:
         """Places where averages over z are split: ends of pieces and preimages of their values."""
-        ends = {b.low for b in self.branches} | {b.high for b in self.branches}
-        points = {e for e in ends if np.isfinite(e)}
+        points = {e for b in self.branches for e in (b.low, b.high) if np.isfinite(e)}
+        points |= set(self.split)
         if not (self.noise or self.drawn):
             for branch in self.curved:
                 inside = np.array([v for v in self.values if branch.contains(np.array(v))])
@@ -220,52 +217,6 @@ class Channel:
         """P(y | z) of drawn labels."""
         return Likelihood(self.inner, self.field, self.branches[0].reach, tuple(self.breaks))
 
-    def chance(self, y: Array, z: Array) -> Array:
-        """P(y | z) of drawn labels."""
-        return self.likelihood.chance(y, z)
-
-    def _window(
-        self, points: Array, omega: Array, variance: Array, order: int
-    ) -> tuple[Array, Array]:
-        return window(points, omega, variance, order, self.is_singular)
-
-    def rule(self, mean: Array, variance: Array | float, order: int = 12) -> tuple[Array, Array]:
-        """Labels y and weights, shape (N, S), of the law of y where z ~ N(mean, variance).
-
-        Parameters
-        ----------
-        mean : ndarray (N,)
-        variance : float or ndarray (N,)
-        order : int
-            Nodes of each panel.
-        """
-        mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
-        if self.discrete is not None:
-            y = np.array(self.discrete)[:, None]
-            weight = np.exp(self.log_z(y, mean, variance))
-            return np.broadcast_to(y, weight.shape).T, weight.T
-        y, weight = (self._noisy_rule if self.noise else self._level_rule)(mean, variance, order)
-        return y.T, weight.T
-
-    def _level_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
-        """Draw h from N(mean, variance), set y = g(h): no density of y, no Jacobian."""
-        found = []
-        for value, flat in self.atoms.items():
-            here = [np.exp(b.mass(mean, variance).log[0]) for b in flat]
-            found.append((np.full((1, len(mean)), value), np.sum(here, axis=0)[None]))
-        z, weight = self._window(self.breaks, mean, variance, order)
-        for branch in self.curved:
-            inside = (z > branch.low) & (z < branch.high)
-            rows = inside.any(axis=1)
-            y = branch.value(np.where(inside, z, 0.5 * sum(branch.ends))[rows])
-            found.append((y, branch.share * np.where(inside, weight, 0.0)[rows]))
-        return np.concatenate([y for y, _ in found]), np.concatenate([w for _, w in found])
-
-    def _noisy_rule(self, mean: Array, variance: Array, order: int) -> tuple[Array, Array]:
-        """Panels in y and their weights times the density of y."""
-        y, weight = between(self._noisy_edges(mean, variance), order)
-        return y, weight * np.exp(self.log_z(y, mean, variance))
-
     def _noisy_edges(self, mean: Array, variance: Array) -> Array:
         """Edges in y: layers of the noise about special values, quantiles of pieces elsewhere."""
         width, scale = np.sqrt(self.noise), np.sqrt(variance)
@@ -287,12 +238,13 @@ class Channel:
         """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V)."""
         mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
         points = self.likelihood.resolving if self.drawn else self.breaks
-        z, weight = self._window(points, mean, variance, order)
+        z, weight = window(points, mean, variance, order, self.is_singular)
         if self.drawn:
-            cases = [(np.full_like(z, s), weight * self.chance(np.array(s), z)) for s in (1.0, -1)]
+            cases = [(np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
+                     for s in (1.0, -1.0)]  # fmt: skip
         else:
-            cases = [(self._label_within(z, n), p * weight)
-                     for n, (p, _) in enumerate(self.cases)]  # fmt: skip
+            cases = [(f(z), p * weight)
+                     for f, (p, _) in zip(self.functions, self.cases, strict=True)]  # fmt: skip
         if self.noise:
             nodes, heights = np.polynomial.hermite_e.hermegauss(2 * order)
             heights, nodes = heights / heights.sum(), np.sqrt(self.noise) * nodes
@@ -301,83 +253,61 @@ class Channel:
         weight = np.concatenate([w for _, w in cases])
         return np.tile(z, (len(cases), 1)).T, y.T, weight.T
 
-    def _label_within(self, z: Array, case: int) -> Array:
-        """Label at nodes within pieces, exactly the value of a flat one."""
-        y = np.zeros_like(z)
-        for branch in self.branches_of[case]:
-            inside = (z >= branch.low) & (z <= branch.high)
-            y = np.where(inside, branch.value(np.where(inside, z, sum(branch.ends) / 2)), y)
-        return y
-
     def average(
         self,
         function: Statistic,
         overlap: float,
         order: int | None = None,
         variance: float | None = None,
-    ) -> float:
+    ) -> Array:
         """E over omega ~ N(0, q) and y of a function of the moments, V, y and omega.
 
-        V is the prior variance minus q; where it is tiny, it is given to all of its digits.
+        Leading axes of the function stay. V is the prior variance minus q; where it is tiny, it is
+        given to all of its digits.
         """
         left = np.array(self.prior_variance - overlap if variance is None else variance)
+        total = np.zeros(())
+        for moments, y, omega, weight in self.nodes(overlap, left, order):
+            found = function(moments, left, y, omega)
+            found = np.where(weight > 0, weight * found, 0.0)
+            total = total + found.sum(axis=tuple(range(-weight.ndim, 0)))
+        return total
+
+    def nodes(
+        self, overlap: float, variance: Array, order: int | None = None
+    ) -> Iterator[tuple[Moments, Array, Array, Array]]:
+        """Moments, labels y, omega ~ N(0, q) and weights of their joint law, in blocks."""
         order = order or (FINE_ORDER if self.is_singular else NOISY_ORDER if self.noise else ORDER)
+        omega, weight = self.outer(overlap, float(variance), order)
         if self.noise:
-            return self._noisy_average(function, overlap, left, order)
-        atoms = self._atoms_average(function, overlap, left, order)
+            # Panels in y for each omega; those of zero length are left out.
+            edges = self._noisy_edges(omega, np.broadcast_to(variance, omega.shape))
+            y, inner = between(edges, order)
+            kept = inner > 0
+            omega, y = np.broadcast_to(omega, y.shape)[kept], y[kept]
+            weight = (weight * inner)[kept]
+            for start in range(0, len(y), BLOCK):
+                part = slice(start, start + BLOCK)
+                moments = self.moments(y[part], omega[part], variance)
+                yield moments, y[part], omega[part], weight[part] * np.exp(moments.log_z)
+            return
+        for value in self.discrete or self.atoms:
+            moments = self.moments(np.array(value), omega, variance)
+            yield moments, np.array(value), omega, weight * np.exp(moments.log_z)
         if self.drawn or not self.curved:
-            return atoms
-        scale = np.sqrt(left * overlap / self.prior_variance)
-        h, weight = self.outer(self.prior_variance, float(left), order)
-        # Roots of g = y belong to h alone: the field omega given h is the inner variable.
+            return
+        # Draw h and set y = g(h): no density of y, no Jacobian. Roots of g = y belong to h alone:
+        # the field omega given h is the inner variable.
+        h, weight = self.outer(self.prior_variance, float(variance), order)
         x, inner = between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
         inner = inner * np.exp(-0.5 * (x * x + LOG_TWO_PI)) if overlap else inner
-        total = 0.0
+        scale = np.sqrt(variance * overlap / self.prior_variance)
         for branch in self.curved:
             inside = (h > branch.low) & (h < branch.high)
             here = h[inside][:, None]
             omega, y = (overlap / self.prior_variance) * here + scale * x, branch.value(here)
-            found = function(self.moments(y, omega, left), left, y, omega)
-            total += branch.share * float(weight[inside] @ found @ inner)
-        return total + atoms
-
-    def _atoms_average(
-        self,
-        function: Statistic,
-        overlap: float,
-        variance: Array,
-        order: int,
-    ) -> float:
-        """Sum over values of positive probability."""
-        omega, weight = self.outer(overlap, float(variance), order)
-        total = 0.0
-        for value in self.discrete or self.atoms:
-            y = np.array(value)
-            moments = self.moments(y, omega, variance)
-            found = function(moments, variance, y, omega)
-            total += float(np.sum(weight * np.exp(moments.log_z) * found))
-        return total
-
-    def _noisy_average(
-        self,
-        function: Statistic,
-        overlap: float,
-        variance: Array,
-        order: int,
-    ) -> float:
-        """Panels in y for each omega; those of zero length are left out."""
-        omega, weight = self.outer(overlap, float(variance), order)
-        edges = self._noisy_edges(omega, np.broadcast_to(variance, omega.shape))
-        y, inner = between(edges, order)
-        kept = inner > 0
-        omega, y, weight = np.broadcast_to(omega, y.shape)[kept], y[kept], (weight * inner)[kept]
-        total = 0.0
-        for start in range(0, len(y), BLOCK):
-            part = slice(start, start + BLOCK)
-            moments = self.moments(y[part], omega[part], variance)
-            found = np.exp(moments.log_z) * function(moments, variance, y[part], omega[part])
-            total += float(weight[part] @ np.where(moments.log_z > -np.inf, found, 0.0))
-        return total
+            share = branch.share * weight[inside][:, None] * inner
+            yield self.moments(y, omega, variance), y, omega, share
 
     def outer(self, spread: float, variance: float, order: int) -> tuple[Array, Array]:
         """Nodes of N(0, spread), with layers of width sqrt(V) about the break points.
@@ -397,17 +327,13 @@ class Channel:
             -0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI
         ) / scale
 
-    def information(
-        self, overlap: float, order: int | None = None, variance: float | None = None
-    ) -> float:
+    def information(self, overlap: float, variance: float | None = None) -> float:
         """m(q) = E[g^2], the right-hand side of state evolution per sample."""
-        return self.average(lambda moments, v, *_: moments.first**2 / v, overlap, order, variance)
+        return float(self.average(lambda m, v, *_: m.first**2 / v, overlap, None, variance))
 
-    def entropy(
-        self, overlap: float, order: int | None = None, variance: float | None = None
-    ) -> float:
+    def entropy(self, overlap: float, variance: float | None = None) -> float:
         """Psi_out(q) = E[log Z]."""
-        return self.average(lambda moments, *_: moments.log_z, overlap, order, variance)
+        return float(self.average(lambda m, *_: m.log_z, overlap, None, variance))
 
     @cached_property
     def uninformed(self) -> tuple[float, float]:
@@ -416,21 +342,24 @@ class Channel:
 
     def uninformed_at(self, order: int) -> tuple[float, float]:
         """The same with a number of nodes in each panel."""
-        y, weight = self.rule(np.zeros(1), self.prior_variance, order)
-        _, first, second = self.moments(y, np.zeros(()), np.array(self.prior_variance))
-        mean = 0.0 if self.is_even else float(np.sum(weight * first**2))
-        return mean, float(np.sum(weight * (second - 1.0) ** 2))
+        first, second = self.average(
+            lambda m, *_: np.array([m.first**2, (m.second - 1.0) ** 2]), 0.0, order
+        )
+        return 0.0 if self.is_even else float(first), float(second)
+
+    @cached_property
+    def _mirrored(self) -> set[tuple[float, sp.Expr]]:
+        return {(p, e.xreplace({self.field: -self.field})) for p, e in self.cases}
 
     @cached_property
     def is_even(self) -> bool:
         """Whether the label does not tell z from -z."""
-        return {(p, e.xreplace({self.field: -self.field})) for p, e in self.cases} == {*self.cases}
+        return self._mirrored == {*self.cases}
 
     @cached_property
     def is_symmetric(self) -> bool:
         """Whether z -> -z maps the label to itself or to its negative."""
-        mirrored = {(p, e.xreplace({self.field: -self.field})) for p, e in self.cases}
-        return mirrored in ({*self.cases}, {(p, -e) for p, e in self.cases})
+        return self.is_even or self._mirrored == {(p, -e) for p, e in self.cases}
 
     @cached_property
     def density_share(self) -> float:
@@ -445,7 +374,6 @@ class Channel:
     def jumps(self) -> bool:
         """Whether P(y | z) jumps at a value of z."""
         return any(
-            abs(a.limits[1] - b.limits[0]) > SAME
-            for branches in self.branches_of
-            for a, b in pairwise(branches)
+            a.high == b.low and abs(a.limits[1] - b.limits[0]) > SAME
+            for a, b in pairwise(self.branches)
         )

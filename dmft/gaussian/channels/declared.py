@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
+from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_fields
 from dmft.model.network import Committee
@@ -29,13 +32,7 @@ class Label:
         return len(self.fields)
 
     def channel(self, prior_variance: float = 1.0) -> Channel:
-        """The channel of a label of one field.
-
-        Raises
-        ------
-        BadParameter
-            For several fields, and for symbols without values.
-        """
+        """The channel of a label of one field."""
         if self.width > 1:
             raise BadParameter(
                 f"{self.expr} is a function of {self.width} fields: this needs a label of one"
@@ -43,6 +40,12 @@ class Label:
         self.check_numbers()
         noise, flip = float(self.noise), float(self.flip)
         return Channel(self.expr, self.fields[0], noise, flip, self.drawn, prior_variance)
+
+    def of_mixed_fields(self, mixing: NDArray[np.float64]) -> Label:
+        """The label in normal fields z where its own are mixing @ z."""
+        own = sp.Matrix(mixing) * sp.Matrix(self.fields)
+        images = dict(zip(self.fields, own, strict=True))
+        return replace(self, expr=self.expr.xreplace(images))
 
     def check_numbers(self) -> None:
         """Refuse symbols beside the fields."""
@@ -54,20 +57,15 @@ class Label:
             )
 
 
-def label_of(model: Model, what: str) -> Label:
-    """The label that a model's teacher writes, for inputs x ~ N(0, I_d).
-
-    Raises
-    ------
-    BadParameter
-        For sequence models, other inputs, several outputs and symbolic widths.
-    """
+def label_of(model: Model, what: str, spectrum: bool = False) -> Label:
+    """The label that a model's teacher writes, for inputs x ~ N(0, I_d) or with a spectrum."""
     if not isinstance(model, Model):
         raise BadParameter(f"{what} takes a dmft.Model, got {model!r:.80}")
     if model.reads_sequences:
         raise BadParameter(f"{what} is defined for dmft.Model, not for sequence models")
     teacher = model.teacher
-    if not isinstance(teacher, Committee | MultiIndex) or model.inputs is not None:
+    known = model.inputs is None or (spectrum and isinstance(model.inputs, Spectrum))
+    if not (isinstance(teacher, Committee | MultiIndex) and known):
         raise BadParameter(
             f"{what} is derived for inputs x ~ N(0, I_d), the model has {model.inputs!r:.80}: "
             "leave inputs out; dmft.population_risk, dmft.derive and dmft.simulate take them"

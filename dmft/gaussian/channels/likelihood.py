@@ -31,13 +31,8 @@ class Likelihood:
     @cached_property
     def probit(self) -> tuple[float, float] | None:
         """Slope a and offset c of P(y = 1) = Phi(a z + c), where it has this form."""
-        if not isinstance(self.mean, sp.erf):
-            return None
-        argument = sp.expand(self.mean.args[0] * sp.sqrt(2))
-        if not argument.is_polynomial(self.field) or sp.degree(argument, self.field) != 1:
-            return None
-        slope, offset = sp.Poly(argument, self.field).all_coeffs()
-        return float(slope), float(offset)
+        found = probit_of(self.mean, self.field)
+        return found and (float(found[0]), float(found[1]))
 
     def part(self, y: Array, omega: Array, variance: Array) -> Parts:
         """Moments of u given y and omega, on a leading axis of nodes."""
@@ -92,3 +87,12 @@ class Likelihood:
             else:
                 todo += [(a, middle, depth + 1), (middle, b, depth + 1)]
         return np.unique(found)
+
+
+def probit_of(mean: sp.Expr, field: sp.Symbol) -> tuple[sp.Expr, sp.Expr] | None:
+    """Slope a and offset c of a mean label 2 Phi(a z + c) - 1; None for others."""
+    argument = sp.expand(mean.args[0] * sp.sqrt(2)) if isinstance(mean, sp.erf) else field**2
+    if not argument.is_polynomial(field) or sp.degree(argument, field) != 1:
+        return None
+    slope, offset = sp.Poly(argument, field).all_coeffs()
+    return slope, offset

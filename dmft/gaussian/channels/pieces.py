@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -73,13 +74,7 @@ def _outermost(
 
 
 def pieces(expr: sp.Expr, z: sp.Symbol, reach: float = REACH) -> tuple[Piece, ...]:
-    """Split the line at switches and critical points; flat neighbours of one value are joined.
-
-    Raises
-    ------
-    BadParameter
-        For functions that are undefined on an interval.
-    """
+    """Split the line at switches and critical points; flat neighbours of one value are joined."""
     found: list[Piece] = []
     for low, high, smooth in _smooth_pieces(expr, z, reach):
         derivative = sp.diff(smooth, z)
@@ -112,9 +107,14 @@ def _smooth_pieces(
 
 def resolved(expr: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     """The smooth branch of an expression about a point that is no switch."""
+    return without_kinks(expr, lambda node: _branch(node, point))
+
+
+def without_kinks(expr: sp.Expr, branch: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+    """An expression with a branch in place of each function with kinks, the innermost first."""
     while kinked := expr.atoms(*KINKED):
         node = min(kinked, key=lambda k: (len(k.atoms(*KINKED)), sp.default_sort_key(k)))
-        expr = expr.xreplace({node: _branch(node, point)})
+        expr = expr.xreplace({node: branch(node)})
     return expr
 
 

@@ -28,9 +28,9 @@ from dmft.gaussian.channels.sweeps import (
     interval_sums,
     noisy_sums,
     root_sums,
+    slope,
 )
 from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.kinks import KINKED
 from dmft.gaussian.nodes.line import Array
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
@@ -86,7 +86,7 @@ class Several:
     def _probes(self) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Random fields (k, n), labels (n,), and whether these depend on each field (k, n)."""
         fields = np.random.default_rng(SEED).normal(scale=1.5, size=(self.width, PROBES))
-        slopes = [array_function(list(self.fields), _slope(self.inner, z)) for z in self.fields]
+        slopes = [array_function(list(self.fields), slope(self.inner, z)) for z in self.fields]
         depends = [np.broadcast_to(np.abs(s(*fields)) > ATOM, PROBES) for s in slopes]
         return fields, self.label(fields), np.array(depends, dtype=bool)
 
@@ -173,38 +173,32 @@ class Several:
             sums = interval_sums(found, mean, scale)
             for value, kept in zip(self.atoms, parts, strict=True):
                 here = np.abs(found.coefficients[0] - value) < ATOM * (1 + abs(value))
-                each = [weight * np.where(here, s, 0.0).sum(axis=0) for s in sums]
-                kept.append(_gathered(sweep, fields, each))
+                kept.append(
+                    _gathered(sweep, fields, weight * np.where(here, sums, 0.0).sum(axis=1))
+                )
         return [Sums(*(np.concatenate(e) for e in zip(*kept, strict=True))) for kept in parts]
 
     def _batch(self, y: Array, omega: Array, variance: Array) -> Sums:
-        at = np.array([])
         at_atom = np.zeros(len(y), dtype=bool)
         for value in () if self.noise else self.atoms:
             at_atom |= np.abs(y - value) < ATOM * (1 + abs(value))
-        total: Sums | None = None
+        parts = []
         for number, sweep in enumerate(self.sweeps):
             fields, weight, mean, scale = sweep.at_nodes(omega, variance)
             found = sweep.pieces(fields)
             if self.noise:
                 sums = noisy_sums(found, y, mean, scale, self.noise)
             else:
-                c0, c1, c2 = found.coefficients
-                flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
-                sums = interval_sums(found, mean, scale) if number == 0 else (at, at, at)
-                sums = tuple(np.where(flat & at_atom, s, 0.0) if number == 0 else 0.0 for s in sums)  # type: ignore[assignment]
+                sums = np.zeros((3, *found.low.shape))
+                if number == 0:  # atoms belong to the first sweep
+                    c0, c1, c2 = found.coefficients
+                    flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
+                    sums += np.where(flat & at_atom, interval_sums(found, mean, scale), 0.0)
                 if not self.is_discrete:
-                    roots = root_sums(found, y, mean, scale)
                     here = sweep.is_left(fields, found) & ~at_atom
-                    sums = tuple(
-                        s + np.where(here, r, 0.0) for s, r in zip(sums, roots, strict=True)
-                    )  # type: ignore[assignment]
-            part = _gathered(sweep, fields, [weight * s.sum(axis=0) for s in sums])
-            total = (
-                part if total is None else Sums(*(a + b for a, b in zip(total, part, strict=True)))
-            )
-        assert total is not None
-        return total
+                    sums += np.where(here, root_sums(found, y, mean, scale), 0.0)
+            parts.append(_gathered(sweep, fields, weight * sums.sum(axis=1)))
+        return Sums(*(sum(each) for each in zip(*parts, strict=True)))
 
     def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
         """Log Z (B,) at omega (B, k) and one V (k, k)."""
@@ -222,19 +216,13 @@ class Several:
         variance = np.eye(self.width) - overlap
         values, vectors = np.linalg.eigh(overlap)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        stream = np.random.SeedSequence(seed)
-        extra = 0 if self.is_discrete else self.width + bool(self.noise)
         tables, logs = [], []
-        for scramble in stream.spawn(REPLICAS):
-            draws = to_normal(scrambled_sobol(self.width + extra, points // REPLICAS, scramble))
-            omega = (root @ draws[: self.width]).T
-            for_y = draws[self.width :]
+        for scramble in np.random.SeedSequence(seed).spawn(REPLICAS):
             table, log = np.zeros((self.width, self.width)), 0.0
-            for chance, (mass, first, _) in self._cases(omega, variance, for_y):
-                g = _score(mass, first, omega, variance)
-                weight = (mass if chance is None else np.full(len(mass), chance)) / len(mass)
+            for weight, omega, sums in self._samples(root, variance, points // REPLICAS, scramble):
+                g = _score(sums.mass, sums.first, omega, variance)
                 table += np.einsum("b,bi,bj->ij", weight, g, g)
-                log += float(weight @ np.log(np.maximum(mass, SMALLEST)))
+                log += float(weight @ np.log(np.maximum(sums.mass, SMALLEST)))
             tables.append(table)
             logs.append(log)
         error = np.std(tables, axis=0, ddof=1) / np.sqrt(REPLICAS)
@@ -251,42 +239,44 @@ class Several:
         k = self.width
         span = learned.T @ learned
         rest, variance = np.eye(k) - span, np.eye(k) - overlap * span
-        extra = 0 if self.is_discrete else k + bool(self.noise)
         points = (points or POINTS[self.is_discrete]) // REPLICAS
-        cube = scrambled_sobol(k + extra, points, np.random.SeedSequence(3))
-        draws = to_normal(cube)
-        omega = (np.sqrt(overlap) * span @ draws[:k]).T
         first, second, m = np.zeros((k, k)), np.zeros((k * k, k * k)), 0.0
-        for chance, (mass, one, two) in self._cases(omega, variance, draws[k:]):
-            weight = (mass if chance is None else np.full(len(mass), chance)) / len(mass)
-            safe = np.where(mass > SMALLEST, mass, 1.0)
-            g = _score(mass, one, omega, variance)
+        scramble = np.random.SeedSequence(3)
+        for weight, omega, sums in self._samples(
+            np.sqrt(overlap) * span, variance, points, scramble
+        ):
+            mass = np.where(sums.mass > SMALLEST, sums.mass, 1.0)
+            g = _score(sums.mass, sums.first, omega, variance)
             m += float(np.einsum("b,bi,ij,bj->", weight, g, span, g)) / len(learned)
-            mean = (one / safe[:, None] - omega) @ rest
-            spread = rest @ (two / safe[:, None, None] - np.eye(k)) @ rest
+            mean = (sums.first / mass[:, None] - omega) @ rest
+            spread = rest @ (sums.second / mass[:, None, None] - np.eye(k)) @ rest
             first += np.einsum("b,bi,bj->ij", weight, mean, mean)
-            second += np.einsum("b,bij,bkl->ikjl", weight, spread, spread).reshape(k * k, k * k)
+            second += _tensor(weight, spread)
         return first, second, m
 
-    def _cases(
-        self, omega: Array, variance: Array, draws: Array
-    ) -> Iterator[tuple[float | None, Sums]]:
-        """Sums at each value of a discrete label, else at labels drawn about omega.
-
-        With the probability of the case; None where it is Z itself.
+    def _samples(
+        self, root: Array, variance: Array, points: int, scramble: np.random.SeedSequence
+    ) -> Iterator[tuple[Array, Array, Sums]]:
+        """Weights, omega = root xi and sums: at each value of a discrete label, else at labels
+        drawn about omega.
         """
+        extra = 0 if self.is_discrete else self.width + bool(self.noise)
+        draws = to_normal(scrambled_sobol(self.width + extra, points, scramble))
+        omega = (root @ draws[: self.width]).T
         if self.is_discrete:
             plain = dict(zip(self.atoms, self.value_sums(omega, variance), strict=True))
             nothing = Sums(*(0.0 * a for a in plain[self.atoms[0]]))
             for value in self.values:
                 kept, turned = (plain.get(s * value, nothing) for s in (1.0, -1.0))
-                yield None, _mixed(kept, turned, self.flip)
+                sums = _mixed(kept, turned, self.flip)
+                yield sums.mass / points, omega, sums
             return
-        z = omega.T + np.linalg.cholesky(variance) @ draws[: self.width]
         noise = np.sqrt(self.noise) * draws[-1] if self.noise else 0.0
+        z = omega.T + np.linalg.cholesky(variance) @ draws[self.width : 2 * self.width]
         for sign, chance in ((1.0, 1 - self.flip), (-1.0, self.flip)):
             if chance > 0:
-                yield chance, self.sums(sign * self.label(z) + noise, omega, variance)
+                sums = self.sums(sign * self.label(z) + noise, omega, variance)
+                yield np.full(points, chance / points), omega, sums
 
     @cached_property
     def symmetries(self) -> tuple[tuple[Array, int], ...]:
@@ -331,10 +321,7 @@ class Several:
         m = np.mean([m @ p.T for p, sign in self.symmetries if sign > 0], axis=0)
         g = np.mean([p @ g @ p.T for p, sign in self.symmetries if sign > 0], axis=0)
         weight = weight * mass
-        return (
-            np.einsum("b,bi,bj->ij", weight, m, m),
-            np.einsum("b,bij,bkl->ikjl", weight, g, g).reshape(k * k, k * k),
-        )
+        return (np.einsum("b,bi,bj->ij", weight, m, m), _tensor(weight, g))
 
     def label_rule(self, nodes: int) -> tuple[Array, Array]:
         """Labels and weights dy of sums over y: atoms, and panels between special values."""
@@ -387,18 +374,18 @@ class Several:
         return np.unique(np.round(found, 6))
 
 
-def _slope(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
-    from dmft.gaussian.channels.sweeps import _without_kinks
-
-    return _without_kinks(sp.diff(expr, z)) if expr.has_free(z) or expr.has(*KINKED) else sp.S.Zero
-
-
 def _mixed(kept: Sums, turned: Sums, flip: float) -> Sums:
     """Sums of a label that is flipped with a probability."""
     return Sums(*((1 - flip) * a + flip * b for a, b in zip(kept, turned, strict=True)))
 
 
-def _gathered(sweep: Sweep, fields: list[Array], sums: list[Array]) -> Sums:
+def _tensor(weight: Array, g: Array) -> Array:
+    """E[G x G] (k^2, k^2) of matrices (B, k, k)."""
+    size = g.shape[1] ** 2
+    return np.asarray(np.einsum("b,bij,bkl->ikjl", weight, g, g).reshape(size, size))
+
+
+def _gathered(sweep: Sweep, fields: list[Array], sums: Array) -> Sums:
     """Sums over nodes, in the order of the fields."""
     zeroth, one, two = sums
     k = len(sweep.fields)

@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.channels.branches import Moments
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.nodes.line import Array
 
@@ -66,64 +65,41 @@ class SignedLabel:
         mixture = tuple((p, expr) for expr, p in cases.items())
         return Channel(self.expr, self.fields[self.number], self.noise, mixture=mixture)
 
-    def moments(self, y: Array, omega: Array, variance: Array) -> tuple[Array, list[Moments]]:
-        """Probability of each pattern given y and omega, and moments of the field within it."""
+    def given(self, y: Array, omega: Array, variance: Array) -> tuple[Array, Array]:
+        """E[z | y, omega] (k, ...) and E[z z^T - I | y, omega] (k, k, ...), standardised.
+
+        The field itself is counted from omega, in units of sqrt(V).
+        """
         found = [c.moments(y, omega, variance) for c in self.channels]
         logs = np.array([m.log_z for m in found])
         share = np.exp(logs - np.max(np.where(np.isfinite(logs), logs, -1e300), axis=0))
-        return share / share.sum(axis=0), found
-
-    @cached_property
-    def uninformed(self) -> tuple[Array, Array]:
-        """E[M M^T] and E[G x G] at q = 0, as `Several.uninformed`."""
-        y, weight = self.channel.rule(np.zeros(1), 1.0, NODES)
-        share, found = self.moments(y[0], np.zeros(()), np.ones(()))
-        k, u = len(self.fields), self.number
-        m, g = np.zeros((k, y.shape[1])), np.zeros((k, k, y.shape[1]))
-        for p, pattern, moments in zip(share, self.patterns, found, strict=True):
-            signs = np.zeros(k)
-            signs[self.others] = pattern
-            m[u] += p * moments.first
-            g[u, u] += p * (moments.second - 1.0)
-            for i in self.others:
-                m[i] += p * SIZE * signs[i]
-                g[i, u] += p * SIZE * signs[i] * moments.first
-                g[u, i] = g[i, u]
-                for j in self.others:
-                    g[i, j] += p * SIZE**2 * signs[i] * signs[j] * (i != j)
-        return (
-            np.einsum("b,ib,jb->ij", weight[0], m, m),
-            np.einsum("b,ijb,klb->ikjl", weight[0], g, g).reshape(k * k, k * k),
-        )
+        share = share / share.sum(axis=0)
+        k = len(self.fields)
+        first, second = np.zeros((k, *share.shape[1:])), np.zeros((k, k, *share.shape[1:]))
+        for part, pattern, moments in zip(share, self.patterns, found, strict=True):
+            # Given its sign, each of the other fields has mean +-SIZE and is independent.
+            mean = np.zeros((k, *part.shape))
+            mean[self.others] = SIZE * np.reshape(pattern, (-1,) + (1,) * part.ndim)
+            mean[self.number] = moments.first
+            product = mean[:, None] * mean
+            product[np.arange(k), np.arange(k)] = 0.0
+            product[self.number, self.number] = moments.second - 1.0
+            first, second = first + part * mean, second + part * product
+        return first, second
 
     def around(self, overlap: float, variance: float | None = None) -> tuple[Array, Array]:
-        """E[M M^T] and E[G x G] of the signs' fields, given y and omega_U ~ N(0, q)."""
-        n = len(self.others)
-        signs = np.array(self.patterns, dtype=float)
-        rows = [SIZE * signs[:, i] for i in range(n)]
-        pairs = [SIZE**2 * signs[:, i] * signs[:, j] * (i != j) for i in range(n) for j in range(n)]
-        return (
-            self._products(rows, overlap, variance),
-            self._products(pairs, overlap, variance)
-            .reshape(n, n, n, n)
-            .swapaxes(1, 2)
-            .reshape(n * n, n * n),
-        )
-
-    def _products(self, rows: list[Array], overlap: float, variance: float | None) -> Array:
-        """E[E[a | y] E[b | y]] of functions of the signs."""
-        table = np.zeros((len(rows), len(rows)))
-        for i, a in enumerate(rows):
-            for j, b in enumerate(rows[: i + 1]):
-                if not (a.any() and b.any()):
-                    continue
-
-                def both(_: Moments, v: Array, y: Array, omega: Array, a=a, b=b) -> Array:  # type: ignore[no-untyped-def]
-                    share = self.moments(y, omega, v)[0]
-                    return np.asarray(np.tensordot(a, share, 1) * np.tensordot(b, share, 1))
-
-                table[i, j] = table[j, i] = self.channel.average(both, overlap, None, variance)
-        return table
+        """E[M M^T] (k, k) and E[G x G] (k^2, k^2) of these, omega ~ N(0, q)."""
+        k = len(self.fields)
+        left = np.array(1.0 - overlap if variance is None else variance)
+        table = np.zeros((k + k * k,) * 2)
+        for _, y, omega, weight in self.channel.nodes(overlap, left, None if overlap else NODES):
+            first, second = self.given(y, omega, left)
+            rows = np.concatenate([first.reshape(k, -1), second.reshape(k * k, -1)])
+            weight = weight.ravel()
+            rows = np.where(weight > 0, rows, 0.0)
+            table += (weight * rows) @ rows.T
+        second = table[k:, k:].reshape(k, k, k, k).swapaxes(1, 2).reshape(k * k, k * k)
+        return table[:k, :k], second
 
 
 def signed_label(

@@ -17,6 +17,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between, towards_inner
+from dmft.gaussian.channels.pieces import without_kinks
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import KINKED, projections, switches
 from dmft.gaussian.nodes.line import Array
@@ -72,8 +73,10 @@ class Sweep:
         """Break points of each field as functions of the fields before it."""
         symbols = [self.fields[n] for n in self.order]
         functions = switches(self.expr, self.fields)
-        slope = sp.factor(_without_kinks(sp.diff(_without_steps(self.expr), symbols[-1])))
-        functions += [f for f in sp.Mul.make_args(slope) if f.has_free(*symbols[:-1])]
+        steep = sp.factor(slope(_without_steps(self.expr), symbols[-1]))
+        # Factors with kinks vanish where the label switches.
+        smooth = [f for f in sp.Mul.make_args(steep) if not f.has(*KINKED)]
+        functions += [f for f in smooth if f.has_free(*symbols[:-1])]
         found = []
         for level, group in enumerate(projections(functions, symbols)):
             used = functions if level == len(symbols) - 1 else group
@@ -90,8 +93,7 @@ class Sweep:
     def _slopes(self) -> list[Callable[..., Array]]:
         """Derivatives by the fields of the sweeps before."""
         return [
-            array_function(list(self.fields), _without_kinks(sp.diff(self.expr, self.fields[n])))
-            for n in self.before
+            array_function(list(self.fields), slope(self.expr, self.fields[n])) for n in self.before
         ]
 
     def at_nodes(self, omega: Array, variance: Array) -> tuple[list[Array], Array, Array, float]:
@@ -170,7 +172,7 @@ class Sweep:
         return left
 
 
-def interval_sums(found: Pieces, mean: Array, scale: float) -> tuple[Array, Array, Array]:
+def interval_sums(found: Pieces, mean: Array, scale: float | Array) -> Array:
     """Probability, E[z] and E[z^2] of the last field on each interval."""
     from scipy.special import ndtr
 
@@ -181,17 +183,17 @@ def interval_sums(found: Pieces, mean: Array, scale: float) -> tuple[Array, Arra
     with np.errstate(invalid="ignore"):
         first = at_a - at_b
         second = mass + np.where(at_a > 0, a * at_a, 0.0) - np.where(at_b > 0, b * at_b, 0.0)
-    return (
+    return np.array([
         mass,
         mean * mass + scale * first,
         mean**2 * mass + 2 * mean * scale * first + scale**2 * second,
-    )
+    ])  # fmt: skip
 
 
-def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> tuple[Array, Array, Array]:
+def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> Array:
     """Density of y at its roots in each interval, times 1, z and z^2."""
     c0, c1, c2 = found.coefficients
-    total = [np.zeros(found.low.shape) for _ in range(3)]
+    total = np.zeros((3, *found.low.shape))
     with np.errstate(all="ignore"):
         discriminant = c1 * c1 - 4 * c2 * (c0 - y)
         root = np.sqrt(np.maximum(discriminant, 0.0))
@@ -207,12 +209,10 @@ def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> tuple[Array
             density = np.where(inside, density / root, 0.0)
             for power, sums in enumerate(total):
                 sums += density * z**power
-    return total[0], total[1], total[2]
+    return total
 
 
-def noisy_sums(
-    found: Pieces, y: Array, mean: Array, scale: float, noise: float
-) -> tuple[Array, Array, Array]:
+def noisy_sums(found: Pieces, y: Array, mean: Array, scale: float, noise: float) -> Array:
     """The same with Gaussian noise on affine pieces (theory/static_limits (8))."""
     c0, c1, _ = found.coefficients
     total = noise + (c1 * scale) ** 2
@@ -220,16 +220,11 @@ def noisy_sums(
     centre = mean + c1 * scale**2 * gap / total
     spread = scale * np.sqrt(noise / total)
     log = -0.5 * (gap**2 / total + np.log(total) + LOG_TWO_PI)
-    return tuple(np.exp(log) * s for s in interval_sums(found, centre, spread))  # type: ignore[return-value, arg-type]
+    return np.exp(log) * interval_sums(found, centre, spread)
 
 
 def solutions(function: sp.Expr, variable: sp.Symbol) -> list[sp.Expr]:
-    """Zeros in one variable of a switching function, for degrees one and two.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """Zeros in one variable of a switching function, for degrees one and two."""
     found: list[sp.Expr] = []
     for factor in sp.Mul.make_args(sp.factor(function)):
         base = factor.as_base_exp()[0]
@@ -251,10 +246,7 @@ def solutions(function: sp.Expr, variable: sp.Symbol) -> list[sp.Expr]:
 
 def degree_in(expr: sp.Expr, variable: sp.Symbol) -> int | None:
     """Highest degree of the pieces in one field; None where they are no polynomials."""
-    smooth = expr
-    while kinked := smooth.atoms(*KINKED):
-        node = min(kinked, key=lambda k: (len(k.atoms(*KINKED)), sp.default_sort_key(k)))
-        smooth = smooth.xreplace({node: _any_branch(node)})
+    smooth = without_kinks(expr, _any_branch)
     if not smooth.is_polynomial(variable):
         return None
     return int(sp.degree(smooth, variable)) if smooth.has_free(variable) else 0
@@ -278,9 +270,9 @@ def _without_steps(expr: sp.Expr) -> sp.Expr:
     )
 
 
-def _without_kinks(derivative: sp.Expr) -> sp.Expr:
-    """A derivative between kinks: no Dirac factors."""
-    smooth = derivative.doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
+def slope(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """The derivative between kinks: no Dirac factors."""
+    smooth = sp.diff(expr, z).doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
     smooth = smooth.replace(sp.Derivative, lambda *_: sp.S.Zero)
     return smooth.replace(sp.Heaviside, lambda t, *_: (1 + sp.sign(t)) / 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -13,17 +14,24 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve, Root
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.priors import GAUSSIAN, Prior, as_prior
+from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
 from dmft.record import Record
-from dmft.validation import checked, is_number, shown
+from dmft.validation import checked, is_array, is_number, shown
 from dmft.workflow.static import several_fields as fields
-from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Encoded
+from dmft.workflow.static.numbers import (
+    CLOSED,
+    QMC,
+    QUADRATURE,
+    StaticLimit,
+    check_gaussian,
+    samples_of,
+)
 from dmft.workflow.static.several_fields import several_of
 
 Array = NDArray[np.float64]
 # Nodes of panels of the risk.
-RISK_ORDER = 32
+RISK_ORDER = 16
 STARTS = ("uninformed", "informed", "all")
 # Overlap, in units of the second moment, from which even labels start.
 NUDGE = 1e-3
@@ -55,7 +63,7 @@ class FixedPointBranch(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class BayesOptimal(Encoded):
+class BayesOptimal(StaticLimit):
     r"""Bayes-optimal estimation of a teacher from n = samples_per_dim d labels, d -> infinity.
 
     Attributes
@@ -105,10 +113,7 @@ class BayesOptimal(Encoded):
 
 @checked
 def bayes_optimal(
-    model: Model,
-    samples_per_dim: float,
-    prior: Any = "gaussian",
-    start: str = "uninformed",
+    model: Model, samples_per_dim: float, prior: Any = "gaussian", start: str = "uninformed"
 ) -> BayesOptimal:
     r"""Overlap, errors and free entropy of Bayes-optimal estimation and of AMP.
 
@@ -125,7 +130,7 @@ def bayes_optimal(
         Its teacher, `label_noise`, `label_flip` and `label_channel`; the student plays no role.
     samples_per_dim : float
         Samples over dimension.
-    prior : "gaussian", "rademacher" or GaussBernoulli(density)
+    prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
         Law of the teacher's weights; for several fields "gaussian".
     start : "uninformed", "informed" or "all"
         The branch that AMP reaches from no knowledge of the teacher, the branch next to the
@@ -156,22 +161,15 @@ def bayes_optimal(
     label, law = label_of(model, "bayes_optimal"), as_prior(prior)
     if label.width > 1:
         check_gaussian(law, "bayes_optimal")
-        return _of_several(label, alpha, start)
-    curve = curve_of(label, law)
-    roots = states(curve, alpha)
-    branches = tuple(_branch(curve, alpha, root) for root in roots)
-    number = _selected(branches, start)
-    root, branch = roots[number], branches[number]
-    exact = root.variance == 0 or root.overlap == 0
+    branches, measured = (_of_one if label.width == 1 else _of_several)(label, law, alpha)
+    number = _selected(branches, start, only_stable=label.width == 1)
+    branch = branches[number]
     return BayesOptimal(
         q=branch.q,
         qhat=branch.qhat,
         mmse=branch.mmse,
-        risk=risk_of(curve.channel, root),
-        error_rate=error_rate_of(curve.channel, root),
         free_entropy=branch.free_entropy,
-        error=0.0 if exact else curve.error * branch.q * branch.mmse,
-        proof=CLOSED if exact else QUADRATURE,
+        **measured(number),
         branches=branches,
         samples_per_dim=alpha,
         start=start,
@@ -180,16 +178,29 @@ def bayes_optimal(
     )
 
 
-def check_gaussian(prior: Prior, what: str) -> None:
-    """Refuse other priors where several fields need the Gaussian one."""
-    if prior != GAUSSIAN:
-        raise BadParameter(
-            f'{what} of labels of several fields is derived for prior="gaussian"; other priors '
-            "are for labels of one field"
-        )
+Found = tuple[tuple[FixedPointBranch, ...], Callable[[int], dict[str, Any]]]
 
 
-def _of_several(label: Label, alpha: float, start: str) -> BayesOptimal:
+def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
+    """Fixed points of a label of one field, and what is measured at one of them."""
+    curve = curve_of(label, prior)
+    roots = states(curve, alpha)
+    branches = tuple(_branch(curve, alpha, root) for root in roots)
+
+    def measured(number: int) -> dict[str, Any]:
+        root = roots[number]
+        exact = root.variance == 0 or root.overlap == 0
+        return {
+            "risk": risk_of(curve.channel, root),
+            "error_rate": error_rate_of(curve.channel, root),
+            "error": 0.0 if exact else curve.error * float(root.overlap) * float(root.variance),
+            "proof": CLOSED if exact else QUADRATURE,
+        }
+
+    return branches, measured
+
+
+def _of_several(label: Label, _: Prior, alpha: float) -> Found:
     """The same for two and three fields: fixed points from both ends."""
     channel = several_of(label)
     found = fields.states(channel, alpha)
@@ -203,33 +214,17 @@ def _of_several(label: Label, alpha: float, start: str) -> BayesOptimal:
         )
         for s in found
     )
-    number = {"uninformed": 0, "informed": -1}.get(start)
-    if number is None:
-        number = int(np.argmax([np.nan_to_num(b.free_entropy, nan=np.inf) for b in branches]))
-    branch, state = branches[number], found[number]
-    rate = fields.error_rate_of(channel, state.overlap)
-    return BayesOptimal(
-        q=branch.q,
-        qhat=branch.qhat,
-        mmse=branch.mmse,
-        risk=fields.risk_of(label, state.overlap),
-        error_rate=rate,
-        free_entropy=branch.free_entropy,
-        error=state.error,
-        proof=QMC,
-        branches=branches,
-        samples_per_dim=alpha,
-        start=start,
-        prior="gaussian",
-        label=str(label.expr),
-    )
 
+    def measured(number: int) -> dict[str, Any]:
+        q = found[number].overlap
+        return {
+            "risk": fields.risk_of(label, q),
+            "error_rate": fields.error_rate_of(channel, q),
+            "error": found[number].error,
+            "proof": QMC,
+        }
 
-def samples_of(given: Any) -> float:
-    """Samples over dimension as a positive number."""
-    if not (is_number(given) and 0.0 < float(given) < np.inf):
-        raise BadParameter(f"samples_per_dim must be positive and finite, got {shown(given)}")
-    return float(given)
+    return branches, measured
 
 
 @lru_cache(maxsize=32)
@@ -265,11 +260,11 @@ def _entropy(curve: Curve, alpha: float, root: Root) -> float:
     return -curve.prior.entropy + alpha * labels
 
 
-def _selected(branches: tuple[FixedPointBranch, ...], start: str) -> int:
-    stable = [n for n, b in enumerate(branches) if b.stable]
+def _selected(branches: tuple[FixedPointBranch, ...], start: str, only_stable: bool) -> int:
+    kept = [n for n, b in enumerate(branches) if b.stable or not only_stable]
     if start == "all":
-        return max(stable, key=lambda n: branches[n].free_entropy)
-    return stable[0] if start == "uninformed" else stable[-1]
+        return max(kept, key=lambda n: np.nan_to_num(branches[n].free_entropy, nan=np.inf))
+    return kept[0] if start == "uninformed" else kept[-1]
 
 
 def risk_of(channel: Channel, root: Root) -> float:
@@ -277,11 +272,10 @@ def risk_of(channel: Channel, root: Root) -> float:
     if root.variance == 0:
         return 0.0
     clean = _clean(channel)
-    omega, weight = clean.outer(float(root.overlap), float(root.variance), 12)
-    y, inner = clean.rule(omega, float(root.variance), RISK_ORDER)
-    if channel.drawn:
-        z, _, inner = channel.rule_z(omega, float(root.variance))
-        y = channel.label(z)
+    omega, weight = clean.outer(float(root.overlap), float(root.variance), RISK_ORDER)
+    source = channel if channel.drawn else clean
+    z, _, inner = source.rule_z(omega, float(root.variance), RISK_ORDER)
+    y = clean.label(z)
     mean = np.sum(inner * y, axis=1, keepdims=True)
     return 0.5 * float(weight @ np.sum(inner * (y - mean) ** 2, axis=1))
 
@@ -308,7 +302,7 @@ def _clean(channel: Channel) -> Channel:
 
 
 @dataclass(frozen=True, eq=False)
-class StateEvolution(Encoded):
+class StateEvolution(StaticLimit):
     """Overlap of AMP's estimate after each step, as d -> infinity.
 
     Attributes
@@ -386,56 +380,62 @@ def state_evolution(
     label, law = label_of(model, "state_evolution"), as_prior(prior)
     if label.width > 1:
         check_gaussian(law, "state_evolution")
-        return _evolution_of_several(label, alpha, start, steps)
-    channel, rho = label.channel(law.second_moment), law.second_moment
-    overlaps, left = [_start(start, channel, rho)], [0.0]
-    left[0] = rho - overlaps[0]
-    while len(overlaps) <= steps and left[-1] > SETTLED:
-        m = channel.information(overlaps[-1], variance=left[-1])
-        found = law.estimate(alpha * m)
-        overlaps.append(float(found.overlap))
-        left.append(float(found.variance))
-        if abs(left[-1] - left[-2]) < SETTLED:
+    k, rho = label.width, law.second_moment
+    ends, advance = (_walk_of_one if k == 1 else _walk_of_several)(label, law, alpha)
+    first = _first_overlap(start, ends, k, rho)
+    exact, settled = (SETTLED, SETTLED) if k == 1 else (fields.EXACT / k, fields.SETTLED[True])
+    overlaps, left, converged = [first], [rho - float(np.trace(first)) / k], False
+    for _ in range(min(steps, MOST_STEPS if k == 1 else fields.MOST_STEPS)):
+        if converged := left[-1] <= exact:
             break
-    converged = left[-1] <= SETTLED or abs(left[-1] - left[-2]) < SETTLED
-    q, mmse = np.array(overlaps), np.array(left)
-    return StateEvolution(q, mmse, bool(converged), alpha, str(prior), str(label.expr))
-
-
-def _start(given: Any, channel: Channel, rho: float) -> float:
-    """The first overlap."""
-    if given == "uninformed":
-        return 0.0 if channel.uninformed[0] > ZERO else NUDGE * rho
-    if given == "informed":
-        return (1.0 - NUDGE) * rho
-    if is_number(given) and 0.0 <= float(given) < rho:
-        return float(given)
-    raise BadParameter(
-        f'start must be "uninformed", "informed" or an overlap in [0, {rho:g}), got {shown(given)}'
-    )
-
-
-def _evolution_of_several(label: Label, alpha: float, start: Any, steps: int) -> StateEvolution:
-    """The same for two and three fields."""
-    channel = several_of(label)
-    ends = {"uninformed": fields.NUDGE, "informed": fields.NEAR}
-    first = np.asarray(ends.get(start, np.nan) if isinstance(start, str) else start, dtype=float)
-    q = first * np.eye(label.width) if first.ndim == 0 else first
-    if q.shape != (label.width,) * 2 or not _is_overlap(q):
-        raise BadParameter(
-            'start must be "uninformed", "informed", an overlap in [0, 1) or a matrix of shape '
-            f"({label.width}, {label.width}) between 0 and I, got {shown(start)}"
-        )
-    overlaps, converged = [q], False
-    for _ in range(min(steps, fields.MOST_STEPS)):
-        image = fields.step(channel, alpha, overlaps[-1], q)
-        converged = bool(np.abs(image - overlaps[-1]).max() < fields.SETTLED[True])
-        overlaps.append(image)
-        if converged or np.trace(np.eye(len(q)) - image) < fields.EXACT:
+        q, rest = advance(overlaps[-1], left[-1], first)
+        overlaps.append(q)
+        left.append(float(rest))
+        if converged := bool(np.abs(q - overlaps[-2]).max() < settled):
             break
     found = np.array(overlaps)
-    mmse = 1.0 - np.trace(found, axis1=1, axis2=2) / label.width
-    return StateEvolution(found, mmse, converged, alpha, "gaussian", str(label.expr))
+    found = found[:, 0, 0] if k == 1 else found
+    return StateEvolution(found, np.array(left), converged, alpha, str(prior), str(label.expr))
+
+
+# The ends of the walk and its step, from an overlap (k, k), the remaining variance and the start.
+Walk = tuple[dict[str, float], Callable[[Array, float, Array], tuple[Array, Any]]]
+
+
+def _walk_of_one(label: Label, law: Prior, alpha: float) -> Walk:
+    channel, rho = label.channel(law.second_moment), law.second_moment
+    low = 0.0 if channel.uninformed[0] > ZERO else NUDGE * rho
+
+    def advance(q: Array, left: float, _: Array) -> tuple[Array, Any]:
+        found = law.estimate(alpha * channel.information(float(q[0, 0]), variance=left))
+        return found.overlap * np.eye(1), found.variance
+
+    return {"uninformed": low, "informed": (1.0 - NUDGE) * rho}, advance
+
+
+def _walk_of_several(label: Label, _: Prior, alpha: float) -> Walk:
+    channel = several_of(label)
+
+    def advance(q: Array, _: float, first: Array) -> tuple[Array, Any]:
+        image = fields.step(channel, alpha, q, first)
+        return image, 1.0 - np.trace(image) / len(q)
+
+    return {"uninformed": fields.NUDGE, "informed": fields.NEAR}, advance
+
+
+def _first_overlap(start: Any, ends: dict[str, float], k: int, rho: float) -> Array:
+    """The start as a matrix."""
+    given = ends.get(start) if isinstance(start, str) else start
+    if is_number(given) or (k > 1 and is_array(given)):
+        first = np.asarray(given, dtype=float)
+        q = first * np.eye(k) if first.ndim == 0 else first
+        if q.shape == (k, k) and _is_overlap(q / rho):
+            return q
+    matrix = f" or a matrix of shape ({k}, {k}) between 0 and I" if k > 1 else ""
+    raise BadParameter(
+        f'start must be "uninformed", "informed", an overlap in [0, {rho:g}){matrix}, got '
+        f"{shown(start)}"
+    )
 
 
 def _is_overlap(q: Array) -> bool:

@@ -15,13 +15,14 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.nodes.grid import array_function
 from dmft.model import FIELD, Model
+from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
 from dmft.names import Status
 from dmft.validation import checked
+from dmft.workflow.static.numbers import StaticLimit, samples_of
 from dmft.workflow.static.proximal import Proximal
-from dmft.workflow.static.record import StaticLimit
 from dmft.workflow.static.replica import LEVELS, Equations, State, clean_nodes
-from dmft.workflow.static.ridge import LabelMoments, OptimalRidge, at_numbers, squared_loss
+from dmft.workflow.static.ridge import Blocks, LabelMoments, OptimalRidge, squared_loss
 from dmft.workflow.static.separability import has_sign_labels, separability_of
 
 # Levels of nodes are refined until numbers agree to this part; rounding of a closed form.
@@ -109,10 +110,7 @@ class ERM(StaticLimit):
 
 @checked
 def erm(
-    model: Model,
-    loss: str | sp.Expr = "squared",
-    samples_per_dim: float = 2.0,
-    ridge: float = 0.0,
+    model: Model, loss: str | sp.Expr = "squared", samples_per_dim: float = 2.0, ridge: float = 0.0
 ) -> ERM:
     r"""Overlaps, losses and stability of empirical risk minimisation in high dimension.
 
@@ -155,28 +153,22 @@ def erm(
     >>> round(found.M, 4), round(found.Q, 4), round(found.train_loss, 5)
     (1.5993, 3.6696, 0.02146)
     """
-    alpha, ridge = _checked_numbers(samples_per_dim, ridge)
-    label = label_of(model, "erm")
-    label.check_numbers()
-    given = as_loss(loss, kept=())
-    output = _output_of(model)
+    alpha = samples_of(samples_per_dim)
+    if not 0.0 <= ridge < math.inf:
+        raise BadParameter(f"ridge = {ridge:g} must be non-negative and finite")
+    given, output = as_loss(loss, kept=()), _output_of(model)
     if given == NAMED["squared"] and output == PREDICTION:
-        return _closed(label, alpha, ridge)
+        label = label_of(model, "erm", spectrum=True)
+        label.check_numbers()
+        return _closed(label, model.inputs, alpha, ridge)  # type: ignore[arg-type]
+    label = label_of(model, f"erm with the loss {loss}")
+    label.check_numbers()
     if label.width > 1:
         raise BadParameter(
             f"erm with the loss {loss} is derived for labels of one teacher field, {label.expr} "
             f'has {label.width}: take loss="squared", or solve dmft.GradientDescent'
         )
     return _by_quadrature(label, given, output, alpha, ridge)
-
-
-def _checked_numbers(samples_per_dim: float, ridge: float) -> tuple[float, float]:
-    alpha, ridge = float(samples_per_dim), float(ridge)
-    if not 0.0 < alpha < math.inf:
-        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
-    if not 0.0 <= ridge < math.inf:
-        raise BadParameter(f"ridge = {ridge:g} must be non-negative and finite")
-    return alpha, ridge
 
 
 def _output_of(model: Model) -> sp.Expr:
@@ -193,32 +185,34 @@ def _output_of(model: Model) -> sp.Expr:
     return student.outputs_at([FIELD])[0].xreplace({FIELD: PREDICTION})
 
 
-def _closed(label: Label, alpha: float, ridge: float) -> ERM:
+def _closed(label: Label, inputs: Spectrum | None, alpha: float, ridge: float) -> ERM:
     """The squared loss."""
+    blocks = Blocks.of(inputs, label.width)
+    label = label if inputs is None else label.of_mixed_fields(blocks.root)
     moments = LabelMoments.of(label)
     c = np.array([float(one) for one in moments.first])
-    first, second = float(np.linalg.norm(c)), float(moments.second)
-    found = at_numbers(alpha, ridge, first, second)
-    length = found.pop("M")
-    M = length * c / first if first > 0.0 else np.zeros(c.size)
+    second = float(moments.second)
+    M, found = blocks.at_numbers(alpha, ridge, c, second)
     clean = float(np.dot(M, [float(one) for one in moments.clean_first]))
     found["risk"] = (float(moments.clean_second) - 2.0 * clean + found["Q"]) / 2.0
-    own = {"M": length, **found}
+    own = {"M": float(np.linalg.norm(M)), **found}
     relative = ROUNDING + 4.0 * moments.error
+    error = {name: relative * abs(y) for name, y in own.items() if math.isfinite(y)}
     rate, rate_error = _rate(label, float(M[0]), found["Q"]) if label.width == 1 else (None, 0.0)
+    if rate is not None:
+        error["error_rate"] = rate_error
     message = ""
-    if ridge == 0.0 and alpha <= 1.0:
+    if found["V"] == math.inf:
         message = "interpolates: the solution of minimum norm, the limit of a vanishing ridge"
-        if alpha == 1.0:
+        if found["Q"] == math.inf:
             message = "at the interpolation peak, where lengths diverge as the ridge vanishes"
+    M = blocks.root @ M
     return ERM(
         M=float(M[0]) if c.size == 1 else tuple(float(one) for one in M),
-        **found, error_rate=rate,
-        error={name: relative * abs(y) for name, y in own.items() if math.isfinite(y)}
-        | ({} if rate is None else {"error_rate": rate_error}),
+        **found, error_rate=rate, error=error,
         proof="quadrature" if moments.error else "closed form", status=Status.OK, message=message,
         loss=str(NAMED["squared"]), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
-        moments={"c_1": first, "y_2": second},
+        moments={"c_1": float(np.linalg.norm(c)), "y_2": second},
     )  # fmt: skip
 
 
@@ -241,30 +235,17 @@ def _by_quadrature(
         last = now
         if all(e <= WANTED * (1.0 + abs(now[name])) for name, e in error.items()):
             break
+    status, message = Status.OK, ""
     if state is None:
         if ridge == 0.0:
             _refuse_divergent(label, proximal, loss, alpha)
-        nothing = dict.fromkeys(("M", "Q", "V", "train_loss", "test_loss", "risk", "stability"),
-                                math.nan)  # fmt: skip
-        return _result(nothing, {}, label, loss, alpha, ridge, Status.NOT_CONVERGED,
-                       "no solution of the equations was found")  # fmt: skip
-    met = all(e <= 1e-6 * (1.0 + abs(last[name])) for name, e in error.items())
-    status = Status.OK if met else Status.TOLERANCE_NOT_MET
-    return _result(last, error, label, loss, alpha, ridge, status, "")
-
-
-def _result(
-    found: Mapping[str, float],
-    error: Mapping[str, float],
-    label: Label,
-    loss: sp.Expr | str,
-    alpha: float,
-    ridge: float,
-    status: Status,
-    message: str,
-) -> ERM:
+        names = ("M", "Q", "V", "train_loss", "test_loss", "risk", "stability")
+        last, error = dict.fromkeys(names, math.nan), {}
+        status, message = Status.NOT_CONVERGED, "no solution of the equations was found"
+    elif not all(e <= 1e-6 * (1.0 + abs(last[name])) for name, e in error.items()):
+        status = Status.TOLERANCE_NOT_MET
     return ERM(
-        **{"error_rate": None, **found}, error=dict(error), proof="quadrature", status=status,  # type: ignore[arg-type]
+        **{"error_rate": None, **last}, error=error, proof="quadrature", status=status,  # type: ignore[arg-type]
         message=message, loss=str(loss), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
     )  # fmt: skip
 
@@ -372,9 +353,10 @@ def optimal_ridge(
     """
     if minimise not in MEASURES:
         raise BadParameter(f"minimise must be one of {', '.join(MEASURES)}, got {minimise!r}")
-    label = label_of(model, "optimal_ridge")
+    label = label_of(model, "optimal_ridge", spectrum=True)
     is_squared = as_loss(loss, kept=()) == NAMED["squared"]
-    if is_squared and _output_of(model) == PREDICTION and minimise == "test_loss":
+    is_same = is_squared and model.inputs is None and minimise == "test_loss"
+    if is_same and _output_of(model) == PREDICTION:
         moments = LabelMoments.of(label)
         expr = moments.optimal_ridge
         value = float(expr)
@@ -383,15 +365,8 @@ def optimal_ridge(
         return OptimalRidge(value, error, proof, str(expr))
     if samples_per_dim is None:
         raise BadParameter(
-            f"the ridge of the least {minimise} under this loss depends on samples_per_dim: give it"
+            f"the ridge of the least {minimise} depends on samples_per_dim here: give it"
         )
-    return _searched(model, loss, samples_per_dim, minimise)
-
-
-def _searched(
-    model: Model, loss: str | sp.Expr, samples_per_dim: float, minimise: str
-) -> OptimalRidge:
-    """The optimum by bounded minimisation over the logarithm of the ridge."""
 
     def measure(log_ridge: float) -> float:
         value = getattr(erm(model, loss, samples_per_dim, math.exp(log_ridge)), minimise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,25 +13,22 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
-from dmft.gaussian.channels.declared import Label, label_of
+from dmft.gaussian.channels.declared import label_of
 from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.gaussian.channels.several import Several
 from dmft.model import Model, as_count
 from dmft.names import Status
-from dmft.simulation.message_passing import (
-    MessagePassingRun,
-    near,
-    normalised,
-    pass_messages,
-    pass_several,
-)
+from dmft.simulation.message_passing import MessagePassingRun, near, normalised, pass_messages
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, is_number, shown
-from dmft.workflow.static.record import StaticLimit
+from dmft.workflow.static.numbers import StaticLimit, check_gaussian, samples_of
+from dmft.workflow.static.several_fields import several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 
 Array = NDArray[np.float64]
 STEPS = 50
+# Numbers of the inputs of a run, 16 GB.
+MOST_INPUTS = 2**31
 # Overlap of a spectral start where the theory gives less, relative to the second moment.
 LEAST_OVERLAP = 0.01
 # E[h | y]^2 on average below which a label tells nothing at first.
@@ -76,11 +73,9 @@ class MessagePassing(StaticLimit):
     start: str
 
     KIND = "dmft message passing"
-    AXES: ClassVar[dict[str, tuple[str, ...]]] = {"q": ("seed", "t"), "length": ("seed", "t")}
-
-    def _variables(self) -> list[Any]:
-        axes = ("seed", "t", "k", "k_2")[: self.q.ndim]
-        return [(name, axes, getattr(self, name)) for name in self.AXES]
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("q", "length"), ("seed", "t", "k", "k_2")
+    )
 
     @property
     def mean(self) -> Array:
@@ -150,23 +145,27 @@ def approximate_message_passing(
     >>> runs.found
     (True, True)
     """
-    alpha, dim, steps = float(samples_per_dim), as_count(dim, "dim"), as_count(steps, "steps")
-    if not 0.0 < alpha < np.inf:
-        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
+    alpha = samples_of(samples_per_dim)
+    dim, steps = as_count(dim, "dim"), as_count(steps, "steps")
     label, law = label_of(model, "approximate_message_passing"), as_prior(prior)
     label.check_numbers()
-    if label.width > 1 and law != as_prior("gaussian"):
-        raise BadParameter(
-            f"message passing for labels of {label.width} fields takes Gaussian teachers, got "
-            f"prior = {shown(prior)}"
-        )
+    if label.width > 1:
+        check_gaussian(law, "message passing")
     if dim < label.width:
         raise BadParameter(f"dim = {dim} is below the {label.width} fields of the label")
-    one = partial(_one_field, label.channel(law.second_moment), law, model) if (
-        label.width == 1) else partial(_several_fields, label)  # fmt: skip
-    numbers = as_seeds(seeds)
-    runs = [one(alpha, dim, start, steps, np.random.default_rng([seed, 18])) for seed in numbers]
+    if alpha * dim**2 > MOST_INPUTS:
+        raise BadParameter(
+            f"samples_per_dim = {alpha:g} at dim = {dim} are {alpha * dim:.3g} samples, whose "
+            f"inputs do not fit into memory: take a smaller dim"
+        )
+    channel = label.channel(law.second_moment) if label.width == 1 else several_of(label)
+    runs = [
+        _run(channel, law, model, alpha, dim, start, steps, np.random.default_rng([seed, 18]))
+        for seed in as_seeds(seeds)
+    ]
     q, length = (_filled([getattr(run, name) for run in runs]) for name in ("overlap", "length"))
+    if label.width == 1:
+        q, length = q[..., 0, 0], length[..., 0, 0]
     finite = np.isfinite(q).all()
     return MessagePassing(
         q, length, tuple(bool(run.found) for run in runs),
@@ -184,51 +183,72 @@ def _filled(rows: list[Array]) -> Array:
     )
 
 
-def _inputs(alpha: float, dim: int, rng: np.random.Generator) -> Array:
-    return rng.standard_normal((max(1, round(alpha * dim)), dim)) / np.sqrt(dim)
-
-
-def _one_field(
-    channel: Channel, law: Prior, model: Model, alpha: float, dim: int, start: Any, steps: int,
-    rng: np.random.Generator,
+def _run(
+    channel: Channel | Several, law: Prior, model: Model, alpha: float, dim: int, start: Any,
+    steps: int, rng: np.random.Generator,
 ) -> MessagePassingRun:  # fmt: skip
-    """A run for a label of one field."""
-    rho = law.second_moment
-    teacher = normalised(law.sample(rng, dim), rho)
-    X = _inputs(alpha, dim, rng)
+    """A run on one data set; for several fields the prior is Gaussian."""
+    rho, one = law.second_moment, isinstance(channel, Channel)
+    weights = law.sample(rng, (dim, 1)) if one else rng.standard_normal((dim, channel.width))
+    teacher = normalised(weights, rho)
+    X = rng.standard_normal((max(1, round(alpha * dim)), dim)) / np.sqrt(dim)
     y = _labels(channel, X @ teacher, rng)
-    w, V, turned = np.zeros(dim), rho, False
-    informed = float(np.mean(channel.moments(y, np.zeros_like(y), np.array(rho)).first ** 2))
-    if start == "spectral" or (start is None and informed < UNINFORMED):
+    turned = one and (start == "spectral" or (start is None and not _informs(channel, y)))
+    if turned:
         overlap = max(spectral(model, alpha).cosine_squared, LEAST_OVERLAP) * rho
-        w, V, turned = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng), rho - overlap, True
-    elif start is not None:
-        overlap = _overlap(start, rho)
-        w, V = near(teacher, overlap, rho, rng), rho - overlap
-
-    def score(y: Array, omega: Array, variance: float) -> tuple[Array, Array]:
-        _, first, second = channel.moments(y, omega, np.array(variance))
-        return first / np.sqrt(variance), (second - first**2 - 1.0) / variance
-
-    run = pass_messages(X, y, teacher, w, V, score, law.denoise, steps)
-    sign = -1.0 if turned and run.overlap[-1] < 0.0 else 1.0
+        W = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng)[:, None]
+    else:
+        overlap = 0.0 if start is None else _overlap(start, rho)
+        W = near(teacher, overlap, rho, rng)
+    V = (rho - overlap) * np.eye(teacher.shape[1])
+    score, denoise = partial(_score, channel, dim), partial(_denoise, law)
+    run = pass_messages(X, y, teacher, W, V, score, denoise, steps)
+    sign = -1.0 if turned and run.overlap[-1, 0, 0] < 0.0 else 1.0
     found = run.found
     if found and not any(law.variances):  # rounded to the values of a discrete teacher
         values = np.array(law.means)
-        nearest = values[np.argmin(np.abs(np.subtract.outer(sign * run.estimate, values)), axis=1)]
+        nearest = values[np.argmin(np.abs(np.subtract.outer(sign * run.estimate, values)), axis=-1)]
         found = bool(np.allclose(nearest, teacher))
-    return MessagePassingRun(sign * run.overlap, run.length, run.variance, found, run.estimate)
+    return replace(run, overlap=sign * run.overlap, found=found)
 
 
-def _labels(channel: Channel, fields: Array, rng: np.random.Generator) -> Array:
+def _labels(channel: Channel | Several, fields: Array, rng: np.random.Generator) -> Array:
     """Labels at the teacher's fields, drawn, flipped and with noise where the model says so."""
-    if channel.drawn:
-        up = channel.likelihood.chance(np.ones_like(fields), fields)
-        return np.where(rng.random(fields.size) < up, 1.0, -1.0)
-    y = np.array(channel.label(fields))
+    if isinstance(channel, Channel) and channel.drawn:
+        up = channel.likelihood.chance(np.ones(len(fields)), fields[:, 0])
+        return np.where(rng.random(len(fields)) < up, 1.0, -1.0)
+    y = np.array(channel.label(fields[:, 0] if isinstance(channel, Channel) else fields.T))
     if channel.flip:
         y *= np.where(rng.random(y.size) < channel.flip, -1.0, 1.0)
     return y + np.sqrt(channel.noise) * rng.standard_normal(y.size) if channel.noise else y
+
+
+def _informs(channel: Channel, y: Array) -> bool:
+    """Whether E[h | y] differs from zero at some label."""
+    moments = channel.moments(y, np.zeros_like(y), np.array(channel.prior_variance))
+    return float(np.mean(moments.first**2)) >= UNINFORMED
+
+
+def _score(
+    channel: Channel | Several, dim: int, y: Array, omega: Array, variance: Array
+) -> tuple[Array, Array]:
+    """Score of the labels and precision of the weights."""
+    if not isinstance(channel, Channel):
+        g = channel.score(y, omega, variance)
+        return g, g.T @ g / dim
+    v = variance[0]
+    _, first, second = channel.moments(y, omega[:, 0], v)
+    slopes = (second - first**2 - 1.0) / v
+    return (first / np.sqrt(v))[:, None], np.array([[-float(np.sum(slopes)) / dim]])
+
+
+def _denoise(law: Prior, field: Array, precision: Array) -> tuple[Array, Array]:
+    """Posterior means of the weights and their mean covariance."""
+    if len(precision) > 1:
+        covariance = np.linalg.inv(np.eye(len(precision)) + precision)
+        return field @ covariance, covariance
+    mean, spread = law.denoise(field, precision[0])
+    return mean, np.array([[float(np.mean(spread))]])
 
 
 def _overlap(start: Any, rho: float) -> float:
@@ -245,26 +265,3 @@ def _top_vector(channel: Channel, X: Array, y: Array, rng: np.random.Generator) 
     matrix: Any = LinearOperator((dim, dim), matvec=lambda v: X.T @ (T * (X @ v)), dtype=float)
     _, vectors = eigsh(matrix, k=1, which="LA", v0=rng.standard_normal((dim,)), tol=1e-6)
     return np.asarray(vectors[:, 0])
-
-
-def _several_fields(
-    label: Label, alpha: float, dim: int, start: Any, steps: int, rng: np.random.Generator
-) -> MessagePassingRun:
-    """A run for a label of two or three fields, Gaussian prior."""
-    k = label.width
-    if label.drawn:
-        raise BadParameter(
-            "message passing for drawn labels is derived for one teacher field; take labels of "
-            "one field, or label_flip"
-        )
-    channel = Several(label.expr, label.fields, float(label.noise), float(label.flip))
-    teacher = normalised(rng.standard_normal((dim, k)), 1.0)
-    X = _inputs(alpha, dim, rng)
-    y = channel.label((X @ teacher).T)
-    if channel.flip:
-        y = y * np.where(rng.random(y.size) < channel.flip, -1.0, 1.0)
-    if channel.noise:
-        y = y + np.sqrt(channel.noise) * rng.standard_normal(y.size)
-    overlap = 0.0 if start is None else _overlap(start, 1.0)
-    W = near(teacher, overlap, 1.0, rng)
-    return pass_several(X, y, teacher, W, (1.0 - overlap) * np.eye(k), channel.score, steps)

@@ -8,7 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dmft import netcdf
-from dmft.workflow.static.record import StaticLimit
+from dmft.errors import BadParameter
+from dmft.gaussian.channels.priors import GAUSSIAN, Prior
+from dmft.names import Status
+from dmft.record import Archived
+from dmft.validation import is_number, shown
 
 CLOSED, QUADRATURE, QMC = "closed form", "quadrature", "QMC"
 
@@ -46,23 +50,37 @@ class Threshold(float):
         return f"{float(self):.8g}" + (f" +- {self.error:.1g}" if self.error else "")
 
 
-class Encoded(StaticLimit):
-    """Base of results with thresholds, small arrays and records of parts (`PARTS`)."""
+class StaticLimit(Archived):
+    """Base of frozen dataclasses of numbers, texts, thresholds, arrays and records of parts.
 
+    `AXES` names the axes of the fields that are arrays of the file, `PARTS` the classes of parts.
+    """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {}
     PARTS: ClassVar[tuple[type, ...]] = ()
 
     def _record(self) -> dict[str, Any]:
-        return {name: _encoded(value) for name, value in super()._record().items()}
+        kept = (f.name for f in fields(self) if f.name not in self.AXES)  # type: ignore[arg-type]
+        return {name: _encoded(getattr(self, name)) for name in kept}
+
+    def _variables(self) -> list[netcdf.Variable]:
+        held = {name: np.asarray(getattr(self, name)) for name in self.AXES}
+        return [(name, self.AXES[name][: value.ndim], value) for name, value in held.items()]
 
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
         """Restore the result from the contents of its file."""
-        return super().restore({n: _decoded(v, cls.PARTS) for n, v in record.items()}, arrays)
+        plain = {name: _decoded(value, cls.PARTS) for name, value in record.items()}
+        if "status" in plain:  # files keep it as text
+            plain["status"] = Status(plain["status"])
+        return cls(**plain, **{name: arrays[name] for name in cls.AXES})
 
 
 def _encoded(value: Any) -> Any:
     if isinstance(value, Threshold):
         return {"threshold": list(value.__getnewargs__())}
+    if isinstance(value, Status):
+        return str(value)
     if isinstance(value, np.ndarray):
         return {"array": value.ravel().tolist(), "shape": list(value.shape)}
     if isinstance(value, tuple):
@@ -86,3 +104,19 @@ def _decoded(value: Any, parts: tuple[type, ...]) -> Any:
         made = next(p for p in parts if p.__name__ == value["part"])
         return made(**{n: _decoded(v, parts) for n, v in value["fields"].items()})
     return value
+
+
+def samples_of(given: Any) -> float:
+    """Samples over dimension as a positive number."""
+    if not (is_number(given) and 0.0 < float(given) < np.inf):
+        raise BadParameter(f"samples_per_dim must be positive and finite, got {shown(given)}")
+    return float(given)
+
+
+def check_gaussian(prior: Prior, what: str) -> None:
+    """Refuse other priors where several fields need the Gaussian one."""
+    if prior != GAUSSIAN:
+        raise BadParameter(
+            f'{what} of labels of several fields is derived for prior="gaussian"; other priors '
+            "are for labels of one field"
+        )

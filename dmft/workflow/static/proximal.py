@@ -54,13 +54,7 @@ class Proximal:
 
     @classmethod
     def of(cls, loss: sp.Expr) -> Proximal:
-        """The operator of a loss in `PREDICTION` and `LABEL`.
-
-        Raises
-        ------
-        BadParameter
-            For kinks that are no roots of polynomials, and for other symbols.
-        """
+        """The operator of a loss in `PREDICTION` and `LABEL`."""
         others = sorted(loss.free_symbols - {PREDICTION, LABEL}, key=str)
         if others:
             raise BadParameter(f"loss {loss} holds the symbol {others[0]}: put in its value")
@@ -197,13 +191,7 @@ def _without_deltas(expr: sp.Expr) -> sp.Expr:
 
 
 def _roots(loss: sp.Expr) -> list[sp.Expr]:
-    """Predictions, expressions in the label, at which a branch of the loss may end.
-
-    Raises
-    ------
-    BadParameter
-        For branches that are no polynomials of the prediction.
-    """
+    """Predictions, expressions in the label, at which a branch of the loss may end."""
     found: list[sp.Expr] = []
     for switch in switches(loss, (PREDICTION,)):
         if switch.is_positive or switch.is_negative:

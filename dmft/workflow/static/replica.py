@@ -17,12 +17,17 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.optimize import root
 
+from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label
-from dmft.gaussian.nodes.line import legendre
-from dmft.workflow.static.label_nodes import EDGES, LabelNodes
+from dmft.gaussian.channels.panels import between
+from dmft.gaussian.nodes.grid import array_function
 from dmft.workflow.static.proximal import Proximal
 
 Array = NDArray[np.float64]
+# Edges of panels of a standard normal variable; 2e-19 of it lies beyond the last.
+EDGES = np.array([-9.0, -5.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 5.0, 9.0])
+# Weights of nodes of a label below are left out.
+SMALLEST = 1e-18
 # Points of a panel, and halvings of panels, of each level.
 LEVELS = ((8, 0), (12, 0), (16, 1))
 # Fields of one block.
@@ -34,6 +39,49 @@ FARTHEST = 40.0
 SMALLEST_RIDGE = 1e-4
 # Ridges on the way to a small one are apart by this factor.
 LADDER = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class LabelNodes:
+    """Nodes of a standard normal field u, of the label, and their weights (n,).
+
+    `share` is the correlation of u with the teacher's field, which is u where it is 1; `clean` is
+    the label before noise and flips at the teacher's field.
+    """
+
+    u: Array
+    y: Array
+    clean: Array
+    weight: Array
+    share: float
+
+    @classmethod
+    def of(cls, label: Label, points: int) -> LabelNodes:
+        """Gauss panels between the kinks of a label, so many points in each."""
+        (z,), noise, channel = label.fields, float(label.noise), label.channel()
+        is_affine = label.expr.is_polynomial(z) and sp.degree(label.expr, z) == 1
+        is_gaussian = noise > 0.0 and label.flip == 0 and is_affine
+        if is_gaussian or not (noise or label.flip or label.drawn):
+            channel = Channel(label.expr, z, mixture=((1.0, label.expr),))  # the label's values
+        u, y, weight = (each[0] for each in channel.rule_z(np.zeros(1), 1.0, points))
+        kept = weight > SMALLEST
+        u, y, weight = u[kept], y[kept], weight[kept] / weight.sum()
+        clean = np.array(np.broadcast_to(array_function([z], label.expr)(u), u.shape), dtype=float)
+        if not is_gaussian:
+            return cls(u, y, clean, weight, 1.0)
+        slope, offset = (float(label.expr.coeff(z, n)) for n in (1, 0))
+        length = np.copysign(np.hypot(slope, np.sqrt(noise)), slope)
+        return cls(u, offset + length * u, clean, weight, slope / length)
+
+    @property
+    def signs(self) -> bool:
+        """Whether all labels are +1 or -1."""
+        return bool(np.all(np.abs(self.y) == 1.0))
+
+
+def clean_nodes(label: Label, points: int) -> LabelNodes:
+    """Nodes of the label before noise and flips; of drawn labels those of both labels."""
+    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points)
 
 
 @dataclass(frozen=True)
@@ -161,20 +209,12 @@ class Equations:
         return state
 
 
-def clean_nodes(label: Label, points: int) -> LabelNodes:
-    """Nodes of the label before noise and flips; of drawn labels those of both labels."""
-    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points)
-
-
 def panel_nodes(breaks: Array, size: int, points: int, times: int) -> tuple[Array, Array]:
     """Nodes (size, n) of a standard normal variable, and weights, in panels split at breaks."""
     edges = EDGES
     for _ in range(times):
         edges = np.sort(np.concatenate([edges, 0.5 * (edges[1:] + edges[:-1])]))
-    inside = np.clip(np.nan_to_num(breaks, nan=edges[-1]), edges[0], edges[-1]).T
-    ends = np.sort(np.concatenate([np.tile(edges, (size, 1)), inside], axis=1), axis=1)
-    x, w = legendre(points)
-    half, centre = 0.5 * np.diff(ends), 0.5 * (ends[:, 1:] + ends[:, :-1])
-    t = centre[..., None] + half[..., None] * x
-    weight = half[..., None] * w * np.exp(-0.5 * t**2) / np.sqrt(2.0 * np.pi)
-    return t.reshape(size, -1), weight.reshape(size, -1)
+    inside = np.clip(np.nan_to_num(breaks, nan=edges[-1]), edges[0], edges[-1])
+    ends = np.sort(np.concatenate([np.tile(edges[:, None], size), inside]), axis=0)
+    t, weight = between(ends, points)
+    return t.T, (weight * np.exp(-0.5 * t**2) / np.sqrt(2.0 * np.pi)).T

@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from dmft.emit.formula import parse_expression
-from dmft.errors import NotClosed
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.expectation import Gaussian
-from dmft.workflow.static.record import StaticLimit
+from dmft.model.inputs.spectrum import Spectrum
+from dmft.workflow.static.numbers import StaticLimit
 
+Array = NDArray[np.float64]
+# Logarithms of kappa are sought within this.
+FARTHEST = 700.0
 ALPHA, RIDGE, FIRST, SECOND, V = sp.symbols("alpha lambda c_1 y_2 V", positive=True)
 
 
@@ -82,26 +89,71 @@ def squared_loss() -> dict[str, sp.Expr]:
     }  # fmt: skip
 
 
-def at_numbers(alpha: float, ridge: float, first: float, second: float) -> dict[str, float]:
-    """The closed form in numbers; without a ridge its limit, of minimum norm where alpha < 1.
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Eigenvalues of the inputs' covariance, their shares, and T_e of the whitened teacher.
 
-    `first` is the length of E[y h*].
+    The teacher's fields are P^(1/2) z with normal z; `root` is P^(1/2).
     """
-    if ridge == 0.0 and alpha <= 1.0:
-        m, a = alpha * first, alpha
-        spread = second - 2.0 * first * m
-        q = math.inf if alpha == 1.0 else (m**2 + a * spread) / (1.0 - a)
-        return {"V": math.inf, "M": m, "Q": q, "stability": a,
-                "test_loss": (spread + q) / 2.0, "train_loss": 0.0}  # fmt: skip
-    b = ridge + alpha - 1.0
-    root = math.sqrt(b * b + 4.0 * ridge)
-    response = 2.0 / (root + b) if b > 0.0 else (root - b) / (2.0 * ridge)
-    share = response / (1.0 + response)
-    a, m = alpha * share**2, alpha * first * share
-    q = (m**2 + a * (second - 2.0 * first * m)) / (1.0 - a)
-    residual = second - 2.0 * first * m + q
-    return {"V": response, "M": m, "Q": q, "stability": a, "test_loss": residual / 2.0,
-            "train_loss": residual / (2.0 * (1.0 + response) ** 2)}  # fmt: skip
+
+    eigenvalues: Array
+    fractions: Array
+    teacher: Array
+    root: Array
+
+    @classmethod
+    def of(cls, spectrum: Spectrum | None, width: int) -> Blocks:
+        """Blocks of a spectrum; one of isotropic inputs."""
+        if spectrum is None:
+            return cls(np.ones(1), np.ones(1), np.eye(width)[None], np.eye(width))
+        teacher = spectrum.teacher_blocks(width)
+        values, vectors = np.linalg.eigh(np.einsum("e,eij->ij", spectrum.eigenvalues, teacher))
+        if not values[0] > 0.0:
+            raise BadParameter("the teacher's fields are linearly dependent on these inputs")
+        root, inverse = ((vectors * values**p) @ vectors.T for p in (0.5, -0.5))
+        return cls(spectrum.eigenvalues, spectrum.fractions, inverse @ teacher @ inverse, root)
+
+    def scale(self, alpha: float, ridge: float) -> float:
+        """Root kappa of kappa (alpha - df(kappa)) = ridge, df = sum_e phi_e c_e/(kappa + c_e)."""
+        if len(self.eigenvalues) == 1:
+            (c,) = self.eigenvalues
+            b = alpha * c - c - ridge
+            root = math.sqrt(b * b + 4.0 * alpha * ridge * c)
+            return float(2.0 * ridge * c / (root + b) if b > 0.0 else (root - b) / (2.0 * alpha))
+        if ridge == 0.0 and alpha >= self.fractions[self.eigenvalues > 0.0].sum():
+            return 0.0
+
+        def gap(log: float) -> float:
+            kappa = math.exp(log)
+            shrink = self.eigenvalues / (kappa + self.eigenvalues)
+            return float(alpha - self.fractions @ shrink - ridge / kappa)
+
+        return math.exp(brentq(gap, -FARTHEST, FARTHEST, xtol=1e-14))
+
+    def at_numbers(
+        self, alpha: float, ridge: float, first: Array, second: float
+    ) -> tuple[Array, dict[str, float]]:
+        """M of the whitened fields and the other numbers, from E[y z] and E[y^2].
+
+        Equation    V = df/V^, V^ = ridge/kappa, M = sum_e c_e s_e T_e E[y z], s_e = c_e/(kappa +
+                    c_e), Q (1 - a) = sum_e c_e s_e^2 E[y z] T_e E[y z] + a (E[y^2] - 2 M E[y z]),
+                    a = sum_e phi_e s_e^2/alpha
+        Source      theory/static_limits (15)
+        """
+        c, kappa = self.eigenvalues, self.scale(alpha, ridge)
+        shrink = np.divide(c, kappa + c, out=np.zeros_like(c), where=c > 0.0)
+        freedom = float(self.fractions @ shrink)
+        pull = ridge / kappa if kappa > 0.0 else alpha - freedom
+        M = np.einsum("e,eij,j->i", c * shrink, self.teacher, first)
+        a = float(self.fractions @ shrink**2) / alpha
+        signal = float(np.einsum("e,i,eij,j->", c * shrink**2, first, self.teacher, first))
+        rest = second - 2.0 * float(M @ first)
+        Q = (signal + a * rest) / (1.0 - a) if a < 1.0 else math.inf
+        test = (rest + Q) / 2.0
+        return M, {
+            "Q": Q, "V": freedom / pull if pull > 0.0 else math.inf, "stability": a,
+            "test_loss": test, "train_loss": test * (pull / alpha) ** 2 if pull > 0.0 else 0.0,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ from dmft.gaussian.channels.declared import label_of
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
 from dmft.validation import checked
-from dmft.workflow.static.numbers import Encoded, Threshold
+from dmft.workflow.static.numbers import StaticLimit, Threshold
 from dmft.workflow.static.thresholds import thresholds
 
 
 @dataclass(frozen=True, eq=False)
-class SampleComplexity(Encoded):
+class SampleComplexity(StaticLimit):
     """Samples that algorithms need to learn a label.
 
     Attributes

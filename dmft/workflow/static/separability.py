@@ -13,8 +13,8 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.model import Model
 from dmft.validation import checked
-from dmft.workflow.static.label_nodes import LabelNodes
-from dmft.workflow.static.record import StaticLimit
+from dmft.workflow.static.numbers import StaticLimit
+from dmft.workflow.static.replica import LabelNodes
 
 # Points of panels: the two results give the error.
 POINTS = (24, 36)

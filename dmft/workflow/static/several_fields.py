@@ -43,13 +43,7 @@ class State(NamedTuple):
 
 @lru_cache(maxsize=16)
 def several_of(label: Label) -> Several:
-    """The channel of a label of several fields.
-
-    Raises
-    ------
-    BadParameter
-        For symbols without values, drawn labels and more than three fields.
-    """
+    """The channel of a label of several fields."""
     label.check_numbers()
     if label.drawn:
         raise BadParameter(

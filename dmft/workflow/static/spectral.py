@@ -16,16 +16,16 @@ from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import break_points
-from dmft.gaussian.nodes.line import panels
 from dmft.model import Model
 from dmft.model.loss import LABEL
 from dmft.validation import checked, shown
-from dmft.workflow.static.label_nodes import EDGES
-from dmft.workflow.static.record import StaticLimit
+from dmft.workflow.static.numbers import StaticLimit, samples_of
 
 Array = NDArray[np.float64]
 # The optimal preprocessing is unbounded where E[h^2 | y] vanishes: eigenvectors do not feel more.
 FLOOR = -1e3
+# Kinks of the preprocessing are sought within these standard deviations.
+FARTHEST = 9.0
 # Nodes of panels; two rules give the error. Averages below this vanish.
 ORDERS, ZERO = (16, 24), 1e-12
 # Eigenvalues are sought between these multiples above the largest value of the preprocessing.
@@ -172,9 +172,7 @@ def spectral(
     >>> round(found.cosine_squared, 4)
     0.2684
     """
-    alpha = float(samples_per_dim)
-    if not 0.0 < alpha < math.inf:
-        raise BadParameter(f"samples_per_dim = {alpha:g} must be positive and finite")
+    alpha = samples_of(samples_per_dim)
     label = label_of(model, "spectral")
     channel = label.channel()
     if not isinstance(preprocessing, str):
@@ -207,18 +205,16 @@ def _in_label(preprocessing: sp.Expr) -> sp.Expr:
 
 def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Values:
     """Nodes of the law of the label."""
-    if channel.noise or channel.flip or channel.drawn:
-        y, weight = (a[0] for a in channel.rule(np.zeros(1), channel.prior_variance, order))
-    else:  # split where the preprocessing has kinks, too
-        edges = [*EDGES, *channel.breaks]
-        if not isinstance(preprocessing, str):
-            seen = preprocessing.xreplace({LABEL: channel.expr})
-            edges += [float(z) for z in break_points(seen, channel.field, EDGES[-1])]
-        z, weight = panels(np.unique(edges), order)
-        y, weight = channel.label(z), weight * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
-    y, weight = y[weight > 0.0], weight[weight > 0.0]
-    moments = channel.moments(y, np.zeros_like(y), np.array(channel.prior_variance))
-    if float(weight @ moments.first**2) > ZERO:
+    if not (isinstance(preprocessing, str) or channel.noise or channel.drawn):
+        seen = preprocessing.xreplace({LABEL: channel.inner})  # split where it has kinks, too
+        kinks = break_points(seen, channel.field, FARTHEST)
+        channel = replace(channel, split=tuple(float(z) for z in kinks))
+    parts = [
+        [np.broadcast_to(each, weight.shape).ravel() for each in (y, weight, *moments)]
+        for moments, y, _, weight in channel.nodes(0.0, np.array(channel.prior_variance), order)
+    ]
+    y, weight, _, first, second = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if float(weight @ first**2) > ZERO:
         raise BadParameter(
             f"spectral estimates are computed where E[h* | y] = 0; {channel.expr} has a first "
             "moment, and is learned at any number of samples (dmft.thresholds)"
@@ -229,4 +225,4 @@ def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Value
         T = np.broadcast_to(np.asarray(array_function([LABEL], preprocessing)(y), float), y.shape)
     if not np.all(np.isfinite(T)):
         raise BadParameter(f"preprocessing = {preprocessing} is not finite at all labels")
-    return Values(T, moments.second, weight / weight.sum())
+    return Values(T, second, weight / weight.sum())

@@ -73,7 +73,7 @@ def staircase(label: Label) -> Weak:
     if closed is not None:
         first, second, formula, error, proof = *closed, 0.0, CLOSED
     elif signs is not None:
-        (first, second), formula, error, proof = signs.uninformed, "", 1e-10, QUADRATURE
+        (first, second), formula, error, proof = signs.around(0.0), "", 1e-10, QUADRATURE
     else:
         coarse, fine = (channel.uninformed_at(n) for n in FINE_NODES[channel.width])
         first, second = fine
@@ -168,16 +168,16 @@ def _signed_steps(
     jump = None if top is None else Threshold(top.alpha, curve.error * top.alpha, QUADRATURE)
     start = StaircaseStep(first.samples_per_dim, first.directions, first.reason, jump)
 
+    rows = np.eye(len(signs.fields))[signs.others]
+
     def line(overlap: float, variance: float) -> float:
-        largest = np.linalg.eigvalsh(signs.around(overlap, variance)[1]).max()
-        return 1.0 / max(float(largest), 1e-300)
+        return 1.0 / _largest(signs.around(overlap, variance)[1], rows)[0]
 
     def unstable(alpha: float) -> bool:
         stable = [r for r in curve.roots(alpha) if r.stable]
         return alpha > line(float(stable[0].overlap), float(stable[0].variance))
 
     low, high = float(first.samples_per_dim) * (1 + 1e-9), min(curve.supremum, LARGEST)
-    rows = np.eye(len(signs.fields))[signs.others]
     reason = "E[zz^T - I | y, learned] does not vanish"
     if not unstable(high * (1 - 1e-9)):
         if curve.supremum == np.inf:

@@ -13,11 +13,19 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.priors import GAUSSIAN, as_prior
+from dmft.gaussian.channels.priors import as_prior
+from dmft.gaussian.closed.bivariate import normal_cdf
 from dmft.model import Model
 from dmft.validation import checked
-from dmft.workflow.static.bayes import check_gaussian, curve_of, samples_of
-from dmft.workflow.static.numbers import CLOSED, QUADRATURE, Encoded, Threshold
+from dmft.workflow.static.bayes import curve_of
+from dmft.workflow.static.numbers import (
+    CLOSED,
+    QUADRATURE,
+    StaticLimit,
+    Threshold,
+    check_gaussian,
+    samples_of,
+)
 from dmft.workflow.static.staircase import StaircaseStep, staircase
 
 Array = NDArray[np.float64]
@@ -29,7 +37,7 @@ IMPOSSIBLE, HARD, EASY = "impossible", "hard", "easy"
 
 
 @dataclass(frozen=True, eq=False)
-class Thresholds(Encoded):
+class Thresholds(StaticLimit):
     r"""Samples over dimension at which states of recovery appear.
 
     Attributes
@@ -127,24 +135,20 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
         return _of_several(label)
     curve = curve_of(label, law)
     weak = weak_recovery_of(curve.channel)
-    one, none = np.eye(1), np.zeros((0, 1))
-    top = curve.highest
-    error = curve.error
-    x = np.linspace(*curve.ends, POINTS)
-    reason = "E[h | y] does not vanish" if float(weak) == 0.0 else "E[h^2 - 1 | y] does not vanish"
+    one, none, top = np.eye(1), np.zeros((0, 1)), curve.highest
+    what = "h" if float(weak) == 0.0 else "h^2 - 1"
+    step = StaircaseStep(weak, one, f"E[{what} | y] does not vanish")
     learned = weak < np.inf
     return Thresholds(
         trivial=one if float(weak) == 0.0 else none,
         weak_recovery=weak,
         directions=one if learned else none,
-        staircase=(StaircaseStep(weak, one, reason),) if learned else (),
-        algorithmic=_limit(curve) if top is None else _jump(curve, weak, top.alpha, top.overlap),
-        information_theoretic=_limit(curve) if top is None else _equal(curve, error),
+        staircase=(step,) if learned else (),
+        algorithmic=_jump(curve, weak),
+        information_theoretic=_equal(curve),
         perfect=_perfect(curve, weak),
         order="second" if top is None else "first",
-        spinodals=tuple((e.alpha, float(e.overlap)) for e in curve.extremes),
-        samples=np.exp(curve.log_alpha(x)),
-        overlap=np.asarray(law.estimate(np.exp(x)).overlap),
+        **_drawn(curve),
         prior=str(prior),
         label=str(label.expr),
     )
@@ -153,9 +157,7 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
 def _of_several(label: Label) -> Thresholds:
     """The same for two and three fields: weak recovery and the staircase."""
     found = staircase(label)
-    curve, empty = found.curve, np.zeros(0)
-    x = np.linspace(*curve.ends, POINTS) if curve else empty
-    first = "the curve is that of the first step; " if curve else ""
+    first = "the curve is that of the first step; " if found.curve else ""
     return Thresholds(
         trivial=found.trivial,
         weak_recovery=found.threshold,
@@ -165,13 +167,23 @@ def _of_several(label: Label) -> Thresholds:
         information_theoretic=None,
         perfect=None,
         order=None,
-        spinodals=tuple((e.alpha, float(e.overlap)) for e in curve.extremes) if curve else (),
-        samples=np.exp(curve.log_alpha(x)) if curve else empty,
-        overlap=np.asarray(GAUSSIAN.estimate(np.exp(x)).overlap) if curve else empty,
+        **_drawn(found.curve),
         prior="gaussian",
         label=str(label.expr),
         message=f"{first}{found.message}".rstrip("; "),
     )
+
+
+def _drawn(curve: Curve | None) -> dict[str, Any]:
+    """What a record keeps of the curve of one field."""
+    if curve is None:
+        return {"spinodals": (), "samples": np.zeros(0), "overlap": np.zeros(0)}
+    x = np.linspace(*curve.ends, POINTS)
+    return {
+        "spinodals": tuple((e.alpha, float(e.overlap)) for e in curve.extremes),
+        "samples": np.exp(curve.log_alpha(x)),
+        "overlap": np.asarray(curve.prior.estimate(np.exp(x)).overlap),
+    }
 
 
 def weak_recovery_of(channel: Channel) -> Threshold:
@@ -199,41 +211,33 @@ def _closed_weak(channel: Channel) -> sp.Expr | None:
     def density(end: sp.Expr) -> sp.Expr:
         return end * sp.exp(-(end**2) / 2) / sp.sqrt(2 * sp.pi) if end.is_finite else sp.S.Zero
 
-    def below(end: sp.Expr) -> sp.Expr:
-        if end.is_infinite:
-            return sp.S.One if end > 0 else sp.S.Zero
-        return (1 + sp.erf(end / sp.sqrt(2))) / 2
-
     total = sp.S.Zero
     for flat in channel.atoms.values():
         ends = [(b.piece.low, b.piece.high) for b in flat]
-        mass = sum(below(b) - below(a) for a, b in ends)
+        mass = sum(normal_cdf(b) - normal_cdf(a) for a, b in ends)
         total += sum(density(a) - density(b) for a, b in ends) ** 2 / mass
     return 1 / total if total != 0 else None
 
 
-def _limit(curve: Curve) -> Threshold:
-    """The end of a curve that rises."""
-    return Threshold(curve.limit, 0.0, CLOSED)
+def _jump(curve: Curve, weak: Threshold) -> Threshold:
+    """The largest local maximum, or the end of a curve that rises."""
+    top = curve.highest
+    if top is None:
+        return Threshold(curve.limit, 0.0, CLOSED)
+    return Threshold(top.alpha, curve.error * top.alpha, QUADRATURE) if top.overlap else weak
 
 
-def _jump(curve: Curve, weak: Threshold, alpha: float, overlap: float) -> Threshold:
-    return weak if overlap == 0 else Threshold(alpha, curve.error * alpha, QUADRATURE)
-
-
-def _equal(curve: Curve, error: float) -> Threshold:
-    at = curve.equal_area
+def _equal(curve: Curve) -> Threshold:
+    at = curve.limit if curve.highest is None else curve.equal_area
     if at == curve.limit:
         return Threshold(at, 0.0, CLOSED)
-    return Threshold(at, max(error, AREA_ERROR) * at, QUADRATURE)
+    return Threshold(at, max(curve.error, AREA_ERROR) * at, QUADRATURE)
 
 
 def _perfect(curve: Curve, weak: Threshold) -> Threshold:
-    if curve.limit == np.inf or curve.highest is None:
-        return _limit(curve)
-    if curve.supremum == curve.limit:
-        return _limit(curve)
-    return _jump(curve, weak, curve.highest.alpha, float(curve.highest.overlap))
+    if curve.limit == np.inf or curve.supremum == curve.limit:
+        return Threshold(curve.limit, 0.0, CLOSED)
+    return _jump(curve, weak)
 
 
 class RecoveryPhase(str):
