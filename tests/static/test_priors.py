@@ -52,6 +52,18 @@ def test_slopes_of_estimates(name, a):
         assert (up.overlap - down.overlap) / (2 * step) == pytest.approx(found.slope, rel=1e-5)
 
 
+def test_laws_are_priors():
+    laws = dmft.laws
+    assert as_prior(laws.Rademacher()) == as_prior("rademacher")
+    assert as_prior(laws.Normal()) == as_prior("gaussian")
+    three = as_prior(laws.Discrete({-2.0: 0.25, 0.0: 0.5, 2.0: 0.25}))
+    assert three == PRIORS["three values"]
+    for law, words in ((laws.Uniform(-1, 1), "prior must be"), (laws.Bernoulli(0.3), "mean zero"),
+                       (laws.Normal(variance=0.0), "positive variance")):  # fmt: skip
+        with pytest.raises(dmft.errors.BadParameter, match=words):
+            as_prior(law)
+
+
 def test_other_priors_are_refused():
     with pytest.raises(dmft.errors.BadParameter, match="prior must be"):
         as_prior("laplace")

@@ -19,8 +19,9 @@ import numpy as np
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between
 from dmft.gaussian.nodes.line import Array
+from dmft.laws import Discrete, Normal
 from dmft.record import Brief
-from dmft.validation import shown
+from dmft.validation import checked, shown
 
 # Edges of panels about a component, in its standard deviations, and about a transition.
 SPREAD = np.array([-9.0, -6.0, -3.5, -1.5, 0.0, 1.5, 3.5, 6.0, 9.0])
@@ -136,6 +137,7 @@ GAUSSIAN = Prior((1.0,), (0.0,), (1.0,))
 RADEMACHER = Prior((0.5, 0.5), (-1.0, 1.0), (0.0, 0.0))
 
 
+@checked
 def GaussBernoulli(density: float, variance: float = 1.0) -> Prior:
     """Sparse prior: weights are zero but for a share that is Gaussian.
 
@@ -175,17 +177,18 @@ NAMED: Mapping[str, Prior] = {"gaussian": GAUSSIAN, "rademacher": RADEMACHER}
 
 
 def as_prior(given: object) -> Prior:
-    """A prior by its name, or the law of one weight.
-
-    Raises
-    ------
-    BadParameter
-    """
+    """A prior by its name, a prior, or a law that is normal or of finitely many values."""
     if isinstance(given, Prior):
         return given
     if isinstance(given, str) and given in NAMED:
         return NAMED[given]
+    if isinstance(given, Normal) and given.variance > 0.0:
+        return Prior((1.0,), (given.mean,), (given.variance,))
+    if isinstance(given, Discrete) and given.variance > 0.0:
+        kept = [(p, y) for p, y in zip(given.weights, given.values, strict=True) if p > 0.0]
+        weights, means = zip(*kept, strict=True)
+        return Prior(weights, means, (0.0,) * len(means))
     raise BadParameter(
-        'prior must be "gaussian", "rademacher" or dmft.GaussBernoulli(density), got '
-        f"{shown(given)}"
+        'prior must be "gaussian", "rademacher", dmft.GaussBernoulli(density), dmft.laws.Normal or '
+        f"dmft.laws.Discrete of positive variance, got {shown(given)}"
     )
