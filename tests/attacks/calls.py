@@ -314,7 +314,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "phases": {"run": p["run"], "fraction": 0.5, "reference": "start", "level": 0.9},
         "plot": {
             "records": p["run"], "ax": None, "path": None, "title": None, "dpi": 20,
-            "width": None, "cmap": None, "norm": None, "levels": None,
+            "width": None, "cmap": None, "norm": None, "levels": None, "lines": None,
         },
         "population_risk": {"model": p["model"]},
         "random_overlaps": {"model": p["model"], "dim": 20, "seed": 1, "normalised": False},
@@ -349,6 +349,31 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "workers": 1, "part": (0, 1), "progress": None,
         },
         "weak_recovery": {"model": p["model"], "algorithm": p["sgd"], "order": 2},
+    } | _static_limits()  # fmt: skip
+
+
+def _static_limits():
+    line = dmft.Committee(z, width=1)
+    signs = dmft.Model(line, dmft.MultiIndex(sp.sign(z), [z]))
+    size = dmft.Model(line, dmft.MultiIndex(sp.Abs(z), [z]))
+    samples = {"model": signs, "samples_per_dim": 1.5}
+    return {
+        "GaussBernoulli": {"density": 0.3, "variance": 1.0},
+        "approximate_message_passing": {
+            **samples, "dim": 20, "seeds": 1, "prior": "gaussian", "start": None, "steps": 3,
+        },
+        "bayes_optimal": {**samples, "prior": "gaussian", "start": "uninformed"},
+        "erm": {**samples, "loss": "squared", "ridge": 0.5},
+        "optimal_ridge": {
+            **samples, "loss": "squared", "samples_per_dim": None, "minimise": "test_loss",
+        },
+        "output_channel": {"model": signs},
+        "recovery_phase": {**samples, "prior": "gaussian"},
+        "sample_complexity": {"model": signs, "prior": "gaussian"},
+        "separability": {"model": signs},
+        "spectral": {"model": size, "samples_per_dim": 2.0, "preprocessing": "optimal"},
+        "state_evolution": {**samples, "start": "uninformed", "prior": "gaussian", "steps": 5},
+        "thresholds": {"model": signs, "prior": "gaussian"},
     }  # fmt: skip
 
 
