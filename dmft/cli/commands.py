@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from dmft.compiled import cache_directory
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, GradientDescent, Overlaps
 from dmft.names import Status
-from dmft.record import in_line
 
 
 def write_latex(declared: Declaration, path: str) -> None:
@@ -284,32 +281,6 @@ def threshold_text(escape: Any) -> str:
         f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
         f"of the {escape.reference} at t = {escape.reference_time:.7g}"
     )
-
-
-def limits_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
-    """Compute the static limits that [limits] names, of the declared label."""
-    import dmft
-
-    keys = dict(declared.table("limits"))
-    verb = keys.pop("verb")
-    function = getattr(dmft, verb)
-    taken = dict(list(inspect.signature(function).parameters.items())[1:])
-    for name in keys:
-        if name not in taken:
-            raise BadParameter(f"{declared.path}, [limits]: {verb} takes {', '.join(taken)}")
-    for name, one in taken.items():
-        if one.default is one.empty and name not in keys:
-            raise BadParameter(f"{declared.path}, [limits]: {verb} needs {name}")
-    found = function(declared.model, **keys)
-    facts = {f.name: getattr(found, f.name) for f in fields(found)} if is_dataclass(found) else {
-        "phase": str(found), "message": found.message}  # fmt: skip
-    if arguments.json:
-        print_json(facts)
-    else:
-        for name, value in facts.items():
-            print(f"{name}: {in_line(value) if isinstance(value, np.ndarray) else value}")
-    keep(arguments, found, found)
-    return Status(facts.get("status", "ok"))
 
 
 # Final time of files that do not say one.

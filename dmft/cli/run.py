@@ -12,7 +12,6 @@ from dmft.cli.commands import (
     example,
     explore_command,
     export_command,
-    limits_command,
     simulate_command,
     solve_command,
     warm_command,
@@ -41,7 +40,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         "solve": solve_command,
         "simulate": simulate_command,
         "escape": escape_command,
-        "limits": limits_command,
+        "limits": _limits,
         "phase": phase_command,
         "boundary": boundary_command,
         "sweep": sweep_command,
@@ -49,6 +48,12 @@ def run_command(arguments: argparse.Namespace) -> int:
     with as_asked(progress_option(arguments)):
         status = commands[arguments.command](declared, arguments)
     return exit_code(status)
+
+
+def _limits(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    from dmft.cli.limits import limits_command  # its verbs load what other commands do not need
+
+    return limits_command(declared, arguments)
 
 
 def override(declared: Declaration, settings: list[str]) -> Declaration:

@@ -145,13 +145,20 @@ _TARGET = {
 }
 _TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()} | _TARGET
 
+_VERBS = (
+    "thresholds", "bayes_optimal", "state_evolution", "recovery_phase", "sample_complexity",
+    "separability", "spectral", "erm", "optimal_ridge",
+)  # fmt: skip
+_LIMITS = {
+    "verb": Key("choice", "what is computed", True, _VERBS),
+    "samples_per_dim": Key("positive", "samples over dimension"),
+    "prior": Key("choice", "of the teacher", False, ("gaussian", "rademacher")),
+    "start": Key("choice", "branch", False, ("uninformed", "informed", "all")),
+    "loss": Key("text", "of erm and optimal_ridge"),
+    "ridge": Key("number", "of erm"),
+}
 # Measures of `dmft.workflow.diagrams.measures`; "minima" is one of sequence models, which no file
 # declares.
-# Verbs of [limits], which take the model and numbers.
-LIMITS = (
-    "thresholds", "bayes_optimal", "state_evolution", "recovery_phase", "sample_complexity", "erm",
-    "optimal_ridge", "separability", "spectral",
-)  # fmt: skip
 MEASURES = (
     "escape_time", "final_risk", "converged", "growth_rate", "status", "fixed_point",
     "learned_directions", "overlap",
@@ -295,12 +302,8 @@ SCHEMA: dict[str, Table] = {
             "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
             "first": Key("positive", "first saved time after 0 when spacing is log"),
             "learning_rate": _RATE,
-            "batch_size": replace(
-                _RATE, text="a schedule of the batch size, like that of the rate"
-            ),
-            "weight_decay": replace(
-                _RATE, text="a schedule of the weight decay, like that of the rate"
-            ),
+            "batch_size": replace(_RATE, text="a schedule of the batch size, like the rate"),
+            "weight_decay": replace(_RATE, text="a schedule of the decay, like the rate"),
             "events": _EVENTS,
             "samples": Key("count", "descent: points of a scramble, a power of two"),
             "scrambles": Key("count", "descent: independent sets of points, for the errors"),
@@ -328,17 +331,7 @@ SCHEMA: dict[str, Table] = {
             "overlap": Key("positive", "threshold on the largest |M_jr|, instead of the risk"),
         },
     ),
-    "limits": Table(
-        "static limits of the label: what can be learned at all",
-        {
-            "verb": Key("choice", "what is computed", True, LIMITS),
-            "samples_per_dim": Key("positive", "samples over dimension"),
-            "prior": Key("choice", "of the teacher", False, ("gaussian", "rademacher")),
-            "start": Key("choice", "branch", False, ("uninformed", "informed", "all")),
-            "loss": Key("text", "of erm and optimal_ridge"),
-            "ridge": Key("number", "of erm"),
-        },
-    ),
+    "limits": Table("static limits of the label: what can be learned at all", _LIMITS),
     "phase": Table(
         "a diagram over two parameters",
         {
