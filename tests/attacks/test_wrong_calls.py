@@ -26,7 +26,9 @@ SEED = 14
 # Of its processors, so that a busy machine accuses nobody; of the clock where nothing happens.
 SECONDS, WAITED = 10, 60
 # Steps that somebody asked for, one after the other, until somebody interrupts them.
-PATIENT = {("simulate", "dim"), ("simulate", "t_max")}
+PATIENT = {
+    ("simulate", "dim"), ("simulate", "t_max"), ("approximate_message_passing", "steps"),
+}  # fmt: skip
 HERE = str(Path(dmft.__file__).parent)
 _spec = importlib.util.spec_from_file_location("calls", Path(__file__).with_name("calls.py"))
 calls = importlib.util.module_from_spec(_spec)
