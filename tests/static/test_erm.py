@@ -148,6 +148,7 @@ def test_one_eigenvalue_is_a_scale():
     plain = dmft.erm(SIGN, "squared", 1.5, 0.5)
     assert pytest.approx([plain.M, plain.Q], rel=1e-13) == [found.M / 2, found.Q]
     assert [found.V, found.error_rate] == pytest.approx([plain.V, plain.error_rate], rel=1e-12)
+    assert (found.label, found.formulas) == (plain.label, {})
     two = dmft.Spectrum([4.0, 4.0], [0.3, 0.7])
     split = dmft.erm(dmft.Model(LINE, teacher, inputs=two), "squared", 1.5, 2.0)
     assert pytest.approx([found.M, found.Q, found.V], rel=1e-12) == [split.M, split.Q, split.V]
@@ -164,6 +165,9 @@ def test_the_best_ridge_of_a_spectrum_is_found_and_other_losses_are_refused():
     flat = dmft.Spectrum([1.0, 0.0], [0.5, 0.5], teacher=[[[0.0]], [[1.0]]])
     with pytest.raises(dmft.errors.BadParameter, match="dependent"):
         dmft.erm(dmft.Model(LINE, LINE, inputs=flat), "squared", 1.0, 0.3)
+    steps = dmft.Spectrum([1.0, 2.0], [0.5, 0.5], scaled=True)
+    with pytest.raises(dmft.errors.BadParameter, match="preconditioned"):
+        dmft.erm(dmft.Model(LINE, LINE, inputs=steps), "squared", 1.0, 0.3)
 
 
 def test_several_fields_under_the_squared_loss():

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.channels.panels import LOG_TWO_PI
+from dmft.gaussian.channels.panels import LOG_TWO_PI, quiet
 from dmft.gaussian.channels.pieces import Piece
-from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array
 
 # Table of a monotone piece, and Newton steps from an entry of it.
@@ -128,18 +127,12 @@ class Branch:
     @cached_property
     def value(self) -> Callable[[Array], Array]:
         """The label as a function of arrays."""
-        if self.piece.kind in ("flat", "affine", "quadratic"):
-            coefficients = self.coefficients if not self.is_flat else (float(self.piece.expr),)
-            return lambda z: np.asarray(np.polyval(coefficients, z), dtype=float)
-        return quiet(array_function([self.field], self.piece.expr))
+        return quiet([self.field], self.piece.expr)
 
     @cached_property
     def derivative(self) -> Callable[[Array], Array]:
         """Its derivative as a function of arrays."""
-        if self.piece.kind in ("flat", "affine", "quadratic"):
-            slope = np.polyder(np.array(self.coefficients)) if not self.is_flat else [0.0]
-            return lambda z: np.asarray(np.polyval(slope, z), dtype=float)
-        return quiet(array_function([self.field], sp.diff(self.piece.expr, self.field)))
+        return quiet([self.field], sp.diff(self.piece.expr, self.field))
 
     @cached_property
     def limits(self) -> tuple[float, float]:
@@ -244,13 +237,3 @@ class Branch:
         shift, scale = mean / np.sqrt(variance), spread / np.sqrt(variance)
         first = shift + scale * part.first
         return Parts(log, first, shift**2 + 2 * shift * scale * part.first + scale**2 * part.second)
-
-
-def quiet(function: Callable[..., Array]) -> Callable[[Array], Array]:
-    """A function without warnings, of the shape of its argument."""
-
-    def evaluate(z: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return np.broadcast_to(np.asarray(function(z), dtype=float), np.shape(z))
-
-    return evaluate

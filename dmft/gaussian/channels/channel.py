@@ -13,15 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined, quiet
+from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
 from dmft.gaussian.channels.likelihood import Likelihood
-from dmft.gaussian.channels.panels import LOG_TWO_PI, MIRRORED, SPREAD, between, thinned, window
+from dmft.gaussian.channels.panels import (
+    LOG_TWO_PI,
+    MIRRORED,
+    SPREAD,
+    between,
+    quiet,
+    thinned,
+    window,
+)
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped
-from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array
 
 # Fields of omega: edges in units of its standard deviation.
@@ -72,6 +80,7 @@ class Channel:
     prior_variance: float = 1.0
     mixture: tuple[tuple[float, sp.Expr], ...] = ()
     split: tuple[float, ...] = ()
+    width: ClassVar[int] = 1
 
     @cached_property
     def cases(self) -> tuple[tuple[float, sp.Expr], ...]:
@@ -126,7 +135,7 @@ class Channel:
     @cached_property
     def functions(self) -> tuple[Callable[[Array], Array], ...]:
         """Each of the functions, of an array of fields."""
-        return tuple(quiet(array_function([self.field], expr)) for _, expr in self.cases)
+        return tuple(quiet([self.field], expr) for _, expr in self.cases)
 
     @property
     def label(self) -> Callable[[Array], Array]:

@@ -185,15 +185,20 @@ class Curve:
 
     def roots(self, alpha: float) -> list[Root]:
         """Fixed points at alpha with 0 < q below the end of the curve, in order."""
+        wanted = np.log(alpha)
+        return [self._polished(x, wanted, stable) for x, stable in self._crossings(wanted)]
+
+    def _crossings(self, wanted: float) -> list[tuple[float, bool]]:
+        """Logarithms of precisions at which log alpha is `wanted`, and whether it rises there."""
         from scipy.optimize import brentq
 
         edges = [self.ends[0], *(e.log_precision for e in self.extremes), self.ends[1]]
-        wanted, found = np.log(alpha), []
+        found = []
         for low, high in pairwise(edges):
             at_low, at_high = (float(self.log_alpha(x)) - wanted for x in (low, high))
             if at_low * at_high < 0:
                 x = brentq(lambda p: float(self.log_alpha(p)) - wanted, low, high, xtol=1e-13)
-                found.append(self._polished(x, wanted, at_high > 0))
+                found.append((float(x), at_high > 0))
         return found
 
     def _polished(self, x: float, wanted: float, stable: bool) -> Root:
@@ -244,30 +249,14 @@ class Curve:
         lowest = max([after[0].alpha if after else self.limit, *before])
 
         def gain(alpha: float) -> float:
-            low, high = self._around(alpha, top, bool(after))
+            states = [x for x, stable in self._crossings(np.log(alpha)) if stable]
+            below = [x for x in states if x < top.log_precision]
+            above = [x for x in states if x > top.log_precision]
+            low, high = [self.ends[0], *below][-1], [*above, self.ends[1]][0]
             return self.area(alpha, low, high)
 
         ends = lowest * (1 + 1e-6) + 1e-6, min(top.alpha * (1 - 1e-6), LARGEST)
         return float(brentq(gain, *ends, xtol=1e-11)) if gain(ends[0]) < 0 else float(lowest)
-
-    def _around(self, alpha: float, top: Extreme, ends_inside: bool) -> tuple[float, float]:
-        """Logarithms of precisions of the stable states next to a maximum."""
-        from scipy.optimize import brentq
-
-        def off(x: float) -> float:
-            return float(self.log_alpha(x)) - np.log(alpha)
-
-        before = [e.log_precision for e in self.extremes if e.overlap < top.overlap]
-        low = self.ends[0]
-        if top.overlap > 0 and (before or off(low) < 0):
-            low = brentq(off, before[-1] if before else low, top.log_precision, xtol=1e-13)
-        if not ends_inside:
-            return float(low), self.ends[1]
-        minimum, *beyond = (e.log_precision for e in self.extremes if e.overlap > top.overlap)
-        end = beyond[0] if beyond else self.ends[1]
-        if off(end) < 0:  # the upper state is beyond the next maximum, or recovers exactly
-            return float(low), self.ends[1]
-        return float(low), float(brentq(off, minimum, end, xtol=1e-13))
 
 
 def _without_ripples(found: list[Extreme], error: float) -> list[Extreme]:

@@ -11,8 +11,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.gaussian.channels.branches import Parts
-from dmft.gaussian.channels.panels import LOG_TWO_PI, between, window
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, window
 from dmft.gaussian.nodes.line import Array
 
 # A likelihood is resolved where halves of a panel agree to this; nodes of a panel.
@@ -60,13 +59,12 @@ class Likelihood:
     def _chances(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
         """P(y = -1 | z) and P(y = 1 | z), each without cancellation where SymPy can."""
         exact = [sp.factor_terms(sp.together((1 + s * self.mean) / 2)) for s in (-1, 1)]
-        low, high = (array_function([self.field], e) for e in exact)
+        low, high = (quiet([self.field], e) for e in exact)
         return low, high
 
     def chance(self, y: Array, z: Array) -> Array:
         """P(y | z)."""
-        with np.errstate(all="ignore"):
-            low, high = (np.asarray(f(z), dtype=float) for f in self._chances)
+        low, high = (function(z) for function in self._chances)
         return np.where(y > 0, high, low)
 
     @cached_property

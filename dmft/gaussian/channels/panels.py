@@ -1,9 +1,13 @@
-"""Gauss rules on panels between edges that move with other variables."""
+"""Gauss rules on panels between edges that move with other variables; functions of arrays."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import sympy as sp
+
+from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array, legendre
 
 LOG_TWO_PI = float(np.log(2 * np.pi))
@@ -13,6 +17,18 @@ LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
 MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
 # Map of [0, 1] to itself that is t^4 at both ends.
 SMOOTHED = np.array([-20.0, 70.0, -84.0, 35.0, 0.0, 0.0, 0.0, 0.0])
+
+
+def quiet(fields: Sequence[sp.Symbol], expr: sp.Expr) -> Callable[..., Array]:
+    """An expression as a function of arrays, without warnings, of the shape of its arguments."""
+    function = array_function(list(fields), expr)
+
+    def evaluate(*at: Array) -> Array:
+        with np.errstate(all="ignore"):
+            found = np.asarray(function(*at), dtype=float)
+        return np.broadcast_to(found, np.broadcast_shapes(*map(np.shape, at)))
+
+    return evaluate
 
 
 def between(edges: Array, order: int, smoothed: bool = False) -> tuple[Array, Array]:

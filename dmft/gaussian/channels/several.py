@@ -19,7 +19,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import between
+from dmft.gaussian.channels.panels import between, quiet
 from dmft.gaussian.channels.pieces import stripped
 from dmft.gaussian.channels.sweeps import (
     Sums,
@@ -30,7 +30,6 @@ from dmft.gaussian.channels.sweeps import (
     root_sums,
     slope,
 )
-from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import Array
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
@@ -86,14 +85,12 @@ class Several:
     def _probes(self) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Random fields (k, n), labels (n,), and whether these depend on each field (k, n)."""
         fields = np.random.default_rng(SEED).normal(scale=1.5, size=(self.width, PROBES))
-        slopes = [array_function(list(self.fields), slope(self.inner, z)) for z in self.fields]
-        depends = [np.broadcast_to(np.abs(s(*fields)) > ATOM, PROBES) for s in slopes]
-        return fields, self.label(fields), np.array(depends, dtype=bool)
+        slopes = [quiet(self.fields, slope(self.inner, z)) for z in self.fields]
+        return fields, self.label(fields), np.array([np.abs(s(*fields)) > ATOM for s in slopes])
 
     def label(self, fields: Array) -> Array:
         """Labels (n,) without noise and flips at fields (k, n)."""
-        function = array_function(list(self.fields), self.inner)
-        return np.broadcast_to(np.asarray(function(*fields), dtype=float), fields.shape[1:])
+        return quiet(self.fields, self.inner)(*fields)
 
     @cached_property
     def atoms(self) -> Array:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import LOG_TWO_PI, between, towards_inner
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_inner
 from dmft.gaussian.channels.pieces import without_kinks
-from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import KINKED, projections, switches
 from dmft.gaussian.nodes.line import Array
 
@@ -69,9 +68,13 @@ class Sweep:
         return [*self.others, self.last]
 
     @cached_property
+    def _symbols(self) -> list[sp.Symbol]:
+        return [self.fields[n] for n in self.order]
+
+    @cached_property
     def _edges(self) -> list[list[Callable[..., Array]]]:
         """Break points of each field as functions of the fields before it."""
-        symbols = [self.fields[n] for n in self.order]
+        symbols = self._symbols
         functions = switches(self.expr, self.fields)
         steep = sp.factor(slope(_without_steps(self.expr), symbols[-1]))
         # Factors with kinks vanish where the label switches.
@@ -82,19 +85,17 @@ class Sweep:
             used = functions if level == len(symbols) - 1 else group
             solved = [s for f in used for s in solutions(f, symbols[level])]
             kept = [s for s in dict.fromkeys(solved) if not s.has_free(*symbols[level:])]
-            found.append([_filled(array_function(symbols[:level], s)) for s in kept])
+            found.append([_filled(symbols[:level], s) for s in kept])
         return found
 
     @cached_property
     def _value(self) -> Callable[..., Array]:
-        return array_function(list(self.fields), self.expr)
+        return quiet(self._symbols, self.expr)
 
     @cached_property
     def _slopes(self) -> list[Callable[..., Array]]:
         """Derivatives by the fields of the sweeps before."""
-        return [
-            array_function(list(self.fields), slope(self.expr, self.fields[n])) for n in self.before
-        ]
+        return [quiet(self._symbols, slope(self.expr, self.fields[n])) for n in self.before]
 
     def at_nodes(self, omega: Array, variance: Array) -> tuple[list[Array], Array, Array, float]:
         """Other fields (N, B) and weights, mean and standard deviation of the last given them."""
@@ -137,7 +138,7 @@ class Sweep:
         end = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 3.0, 1.5))
         points = [start + part * (end - start) for part in (0.2, 0.45, 0.8)]
         with np.errstate(all="ignore"):
-            a, b, c = (self.value_at(fields, p) for p in points)
+            a, b, c = (self._value(*fields, p) for p in points)
             one, two = (b - a) / (points[1] - points[0]), (c - b) / (points[2] - points[1])
             c2 = (two - one) / (points[2] - points[0])
             c2 = np.where(np.abs(c2) > ZERO * (1 + np.abs(one)), c2, 0.0)
@@ -148,17 +149,6 @@ class Sweep:
         wide = high > low
         return Pieces(low, high, tuple(np.where(wide, x, 0.0) for x in (c0, c1, c2)))  # type: ignore[arg-type]
 
-    def value_at(self, fields: list[Array], last: Array) -> Array:
-        """The label where the last field has a leading axis."""
-        return self._evaluated(self._value, fields, last)
-
-    def _evaluated(self, function: Callable[..., Array], fields: list[Array], last: Array) -> Array:
-        placed: list[Any] = [None] * len(self.fields)
-        for n, f in zip(self.others, fields, strict=True):
-            placed[n] = f[None]
-        placed[self.last] = last
-        return np.broadcast_to(np.asarray(function(*placed), dtype=float), last.shape)
-
     def is_left(self, fields: list[Array], found: Pieces) -> Array:
         """Where the label depends on no field of the sweeps before."""
         left = np.ones(found.low.shape, dtype=bool)
@@ -168,7 +158,7 @@ class Sweep:
             middle = np.where(both, 0.463 * found.low + 0.537 * found.high, middle)
         middle = np.where(np.isfinite(middle), middle, 0.137)
         for slope in self._slopes:
-            left &= np.abs(self._evaluated(slope, fields, middle)) < ZERO
+            left &= np.abs(slope(*fields, middle)) < ZERO
         return left
 
 
@@ -277,12 +267,12 @@ def slope(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
     return smooth.replace(sp.Heaviside, lambda t, *_: (1 + sp.sign(t)) / 2)
 
 
-def _filled(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Break points that do not exist are at infinity."""
+def _filled(fields: list[sp.Symbol], expr: sp.Expr) -> Callable[..., Array]:
+    """A break point as a function of other fields; infinite where it does not exist."""
+    function = quiet(fields, expr)
 
-    def evaluate(*fields: Array) -> Array:
-        with np.errstate(all="ignore"):
-            found = np.asarray(function(*fields), dtype=float)
+    def evaluate(*at: Array) -> Array:
+        found = function(*at)
         return np.where(np.isfinite(found), found, np.inf)
 
     return evaluate

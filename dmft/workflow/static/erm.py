@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.channels.panels import quiet
 from dmft.model import FIELD, Model
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
@@ -60,7 +60,7 @@ class ERM(StaticLimit):
     loss, label : str
     samples_per_dim, ridge : float
     moments : mapping of str to float
-        Of the squared loss: c_1 = |E[y h*]| and y_2 = E[y^2].
+        Of the squared loss and isotropic inputs: c_1 = |E[y h*]| and y_2 = E[y^2].
 
     Examples
     --------
@@ -103,9 +103,9 @@ class ERM(StaticLimit):
     def formulas(self) -> dict[str, sp.Expr]:
         """Closed forms of the squared loss in alpha, lambda, c_1 = E[y h*], y_2 = E[y^2] and V.
 
-        Empty for other losses. `moments` holds the values of c_1 and y_2.
+        Empty for other losses and inputs. `moments` holds the values of c_1 and y_2.
         """
-        return squared_loss() if self.proof == "closed form" else {}
+        return squared_loss() if self.moments and self.proof == "closed form" else {}
 
 
 @checked
@@ -118,9 +118,11 @@ def erm(
                 q^ = alpha E[f^2], m^ = alpha E[f h*] + M V^; f = (prox - omega)/V
     Scaling     minimum of sum_mu l(y_mu, f_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
                 h = w x/sqrt(d), teacher |w*|^2 = d
-    Valid for   students of one unit; any label of one teacher field, of several under the squared
-                loss; convex losses, others where the proximal operator does not jump; d -> infinity
-    Source      theory/static_limits (13)-(15), (17)
+    Valid for   students of one unit; any label of one teacher field; convex losses, others where
+                the proximal operator does not jump; d -> infinity. Under the squared loss also
+                labels of several fields, and inputs with a `Spectrum`, where M and Q are the
+                covariances of the fields, sum_e c_e M_e and sum_e c_e Q_e
+    Source      theory/static_limits (13)-(15), 4.2, (17)
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ def _output_of(model: Model) -> sp.Expr:
 
 def _closed(label: Label, inputs: Spectrum | None, alpha: float, ridge: float) -> ERM:
     """The squared loss."""
-    blocks = Blocks.of(inputs, label.width)
+    blocks, declared = Blocks.of(inputs, label.width), str(label.expr)
     label = label if inputs is None else label.of_mixed_fields(blocks.root)
     moments = LabelMoments.of(label)
     c = np.array([float(one) for one in moments.first])
@@ -211,8 +213,8 @@ def _closed(label: Label, inputs: Spectrum | None, alpha: float, ridge: float) -
         M=float(M[0]) if c.size == 1 else tuple(float(one) for one in M),
         **found, error_rate=rate, error=error,
         proof="quadrature" if moments.error else "closed form", status=Status.OK, message=message,
-        loss=str(NAMED["squared"]), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
-        moments={"c_1": float(np.linalg.norm(c)), "y_2": second},
+        loss=str(NAMED["squared"]), label=declared, samples_per_dim=alpha, ridge=ridge,
+        moments={"c_1": float(np.linalg.norm(c)), "y_2": second} if inputs is None else {},
     )  # fmt: skip
 
 
@@ -258,7 +260,7 @@ def _measured(equations: Equations, state: State, output: sp.Expr) -> dict[str, 
         "test_loss": averages["test"],
         "stability": equations.alpha * state.V**2 * averages["dfdf"],
     }  # fmt: skip
-    found["risk"] = equations.squared_distance(state, array_function([PREDICTION], output)) / 2
+    found["risk"] = equations.squared_distance(state, quiet([PREDICTION], output)) / 2
     if output != PREDICTION:
         return found
     rate, _ = _rate(equations.label, state.m, state.q)
@@ -319,8 +321,8 @@ def optimal_ridge(
     r"""Ridge of the least test loss: of the squared loss in closed form, at any number of samples.
 
     Equation    (E[y^2] - c^2)/c^2, c^2 = sum_r E[y h*_r]^2
-    Valid for   squared loss of a linear student: any label, any samples_per_dim; other losses by
-                minimisation over the ridge of what `dmft.erm` gives
+    Valid for   squared loss of a linear student: any label, any samples_per_dim; other losses, and
+                inputs with a `Spectrum`, by minimisation over the ridge of what `dmft.erm` gives
     Source      theory/static_limits 4.2
 
     Parameters

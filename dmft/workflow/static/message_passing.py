@@ -188,19 +188,21 @@ def _run(
     steps: int, rng: np.random.Generator,
 ) -> MessagePassingRun:  # fmt: skip
     """A run on one data set; for several fields the prior is Gaussian."""
-    rho, one = law.second_moment, isinstance(channel, Channel)
-    weights = law.sample(rng, (dim, 1)) if one else rng.standard_normal((dim, channel.width))
+    rho, k = law.second_moment, channel.width
+    weights = law.sample(rng, (dim, 1)) if k == 1 else rng.standard_normal((dim, k))
     teacher = normalised(weights, rho)
     X = rng.standard_normal((max(1, round(alpha * dim)), dim)) / np.sqrt(dim)
     y = _labels(channel, X @ teacher, rng)
-    turned = one and (start == "spectral" or (start is None and not _informs(channel, y)))
-    if turned:
+    turned = False
+    if isinstance(channel, Channel):
+        turned = start == "spectral" or (start is None and not _informs(channel, y))
+    if turned and isinstance(channel, Channel):
         overlap = max(spectral(model, alpha).cosine_squared, LEAST_OVERLAP) * rho
         W = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng)[:, None]
     else:
         overlap = 0.0 if start is None else _overlap(start, rho)
         W = near(teacher, overlap, rho, rng)
-    V = (rho - overlap) * np.eye(teacher.shape[1])
+    V = (rho - overlap) * np.eye(k)
     score, denoise = partial(_score, channel, dim), partial(_denoise, law)
     run = pass_messages(X, y, teacher, W, V, score, denoise, steps)
     sign = -1.0 if turned and run.overlap[-1, 0, 0] < 0.0 else 1.0
@@ -245,10 +247,10 @@ def _score(
 def _denoise(law: Prior, field: Array, precision: Array) -> tuple[Array, Array]:
     """Posterior means of the weights and their mean covariance."""
     if len(precision) > 1:
-        covariance = np.linalg.inv(np.eye(len(precision)) + precision)
-        return field @ covariance, covariance
+        covariance = np.asarray(np.linalg.inv(np.eye(len(precision)) + precision))
+        return np.asarray(field @ covariance), covariance
     mean, spread = law.denoise(field, precision[0])
-    return mean, np.array([[float(np.mean(spread))]])
+    return mean, np.full((1, 1), np.mean(spread))
 
 
 def _overlap(start: Any, rho: float) -> float:

@@ -16,7 +16,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.channels.panels import quiet
 from dmft.gaussian.nodes.integrand import stable
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model.loss import LABEL, PREDICTION, error_expr
@@ -61,8 +61,10 @@ class Proximal:
         slope = -error_expr(loss)
         curvature = _without_deltas(sp.diff(slope, PREDICTION))
         third = _without_deltas(sp.diff(curvature, PREDICTION))
-        value, first, second = (_function(e) for e in (loss, slope, curvature))
-        places = [_place(root) for root in _roots(loss)]
+        value, first, second = (
+            quiet([PREDICTION, LABEL], stable(e)) for e in (loss, slope, curvature)
+        )
+        places = [quiet([LABEL], root) for root in _roots(loss)]
         kinks = tuple(k for k in places if _is_kink(k, first, second))
         return cls(value, first, second, kinks, bool(sp.simplify(third) == 0))
 
@@ -175,17 +177,6 @@ class Proximal:
             return float(np.nanmax(-self.curvature(grid[:, None], y[None, :]), initial=0.0))
 
 
-def _function(expr: sp.Expr) -> Function:
-    function = array_function([PREDICTION, LABEL], stable(expr))
-
-    def evaluate(f: Array, y: Array) -> Array:
-        with np.errstate(all="ignore"):
-            found = np.asarray(function(f, y), dtype=np.float64)
-        return np.broadcast_to(found, np.broadcast_shapes(np.shape(f), np.shape(y)))
-
-    return evaluate
-
-
 def _without_deltas(expr: sp.Expr) -> sp.Expr:
     return expr.replace(sp.DiracDelta, lambda *_: sp.S.Zero)
 
@@ -204,17 +195,6 @@ def _roots(loss: sp.Expr) -> list[sp.Expr]:
             )
         found += sp.roots(polynomial, multiple=True)
     return list(dict.fromkeys(found))
-
-
-def _place(root: sp.Expr) -> Callable[[Array], Array]:
-    function = array_function([LABEL], root)
-
-    def place(y: Array) -> Array:
-        with np.errstate(all="ignore"):
-            found = np.asarray(function(np.asarray(y, dtype=np.float64)), dtype=np.float64)
-        return np.broadcast_to(found, np.shape(y))
-
-    return place
 
 
 def _is_kink(kink: Callable[[Array], Array], slope: Function, curvature: Function) -> bool:

@@ -19,8 +19,7 @@ from scipy.optimize import root
 
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label
-from dmft.gaussian.channels.panels import between
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.channels.panels import between, quiet
 from dmft.workflow.static.proximal import Proximal
 
 Array = NDArray[np.float64]
@@ -66,7 +65,7 @@ class LabelNodes:
         u, y, weight = (each[0] for each in channel.rule_z(np.zeros(1), 1.0, points))
         kept = weight > SMALLEST
         u, y, weight = u[kept], y[kept], weight[kept] / weight.sum()
-        clean = np.array(np.broadcast_to(array_function([z], label.expr)(u), u.shape), dtype=float)
+        clean = quiet([z], label.expr)(u)
         if not is_gaussian:
             return cls(u, y, clean, weight, 1.0)
         slope, offset = (float(label.expr.coeff(z, n)) for n in (1, 0))

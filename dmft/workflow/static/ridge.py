@@ -106,6 +106,11 @@ class Blocks:
         """Blocks of a spectrum; one of isotropic inputs."""
         if spectrum is None:
             return cls(np.ones(1), np.ones(1), np.eye(width)[None], np.eye(width))
+        if spectrum.scaled:
+            raise BadParameter(
+                "the spectrum is that of preconditioned steps (scaled=True), which have the same "
+                "minimum: give the spectrum of the inputs"
+            )
         teacher = spectrum.teacher_blocks(width)
         values, vectors = np.linalg.eigh(np.einsum("e,eij->ij", spectrum.eigenvalues, teacher))
         if not values[0] > 0.0:
@@ -138,7 +143,7 @@ class Blocks:
         Equation    V = df/V^, V^ = ridge/kappa, M = sum_e c_e s_e T_e E[y z], s_e = c_e/(kappa +
                     c_e), Q (1 - a) = sum_e c_e s_e^2 E[y z] T_e E[y z] + a (E[y^2] - 2 M E[y z]),
                     a = sum_e phi_e s_e^2/alpha
-        Source      theory/static_limits (15)
+        Source      theory/static_limits 4.2
         """
         c, kappa = self.eigenvalues, self.scale(alpha, ridge)
         shrink = np.divide(c, kappa + c, out=np.zeros_like(c), where=c > 0.0)

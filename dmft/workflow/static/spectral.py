@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.channels.panels import quiet
 from dmft.gaussian.nodes.kinks import break_points
 from dmft.model import Model
 from dmft.model.loss import LABEL
@@ -222,7 +222,7 @@ def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Value
     if preprocessing == "optimal":
         T = optimal_preprocessing(channel, y)
     else:
-        T = np.broadcast_to(np.asarray(array_function([LABEL], preprocessing)(y), float), y.shape)
+        T = quiet([LABEL], preprocessing)(y)
     if not np.all(np.isfinite(T)):
         raise BadParameter(f"preprocessing = {preprocessing} is not finite at all labels")
     return Values(T, second, weight / weight.sum())
