@@ -14,8 +14,16 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.laws import Law, Normal
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.laws import Law
+from dmft.model.couplings.random_network import (
+    GaussianInput,
+    RandomNetwork,
+    S,
+    T,
+    starts_of,
+    step_of,
+    valued,
+)
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import averaged
@@ -23,11 +31,13 @@ from dmft.simulation.network_runs import AXES, NetworkEnsemble
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import read_save_at
 from dmft.special.streams import as_seeds
-from dmft.validation import is_number, shown
+from dmft.validation import checked, shown
 
 Array = NDArray[np.float64]
 # Saved times by default; states beyond this have diverged; steps between renormalisations.
 POINTS, LARGEST, RENORMALISED = 21, 1e12, 10
+# Units whose couplings still fit into memory.
+MOST_UNITS = 2**15
 # Steps of the secant iteration for a multiplier.
 SECANTS = 50
 
@@ -66,6 +76,7 @@ def refuse_options(given: Any) -> None:
         )
 
 
+@checked
 def simulate_network(
     network: RandomNetwork,
     dim: int,
@@ -87,45 +98,20 @@ def simulate_network(
             "covariance= and memory= say what couplings do in the limit, not how to draw them: "
             "simulate a network that is declared by mean, std and symmetry"
         )
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 2 * network.populations:
-        raise BadParameter(f"dim = {dim!r} must be a whole number of units, at least 2 each")
-    step = 1.0 if network.kind == "map" else (0.1 if dt is None else float(dt))
-    if network.kind == "map" and dt not in (None, 1, 1.0):
-        raise BadParameter("a map has steps of one: leave dt= out")
-    if not step > 0.0 or not (is_number(t_max) and t_max > 0.0):
-        raise BadParameter(f"dt = {dt!r} and t_max = {t_max!r} must be positive")
-    units = Units(network, _values(network, parameters), dim, step)
+    if not 2 * network.populations <= dim <= MOST_UNITS:
+        raise BadParameter(
+            f"dim = {shown(dim)} must be at least 2 units of each population, and at most "
+            f"{MOST_UNITS}, whose couplings are a matrix of 8 GiB"
+        )
+    step, _ = step_of(network, t_max, dt)
+    units = Units(network, valued(network.scalars, parameters), dim, step)
     saved = _saved_steps(save_at, float(t_max), step)
     numbers = as_seeds(seeds)
-    laws = _starts(network, start)
+    laws = starts_of(network, start)
     job = Job(len(numbers) * int(saved[-1]))
     tasks = [partial(_run, units, laws, seed, saved, lyapunov, jacobian, job) for seed in numbers]
     found = run_tasks(tasks, job, thread_count(threads), progress, "simulate")
     return _assembled(units, numbers, np.asarray(saved * step), found, job)
-
-
-def _values(network: RandomNetwork, given: Mapping[str, float]) -> dict[sp.Symbol, float]:
-    known = {y.name: y for y in network.scalars}
-    unknown, missing = set(given) - set(known), set(known) - set(given)
-    if unknown or missing:
-        name = sorted(unknown or missing)[0]
-        raise BadParameter(
-            f"{'unknown parameter' if unknown else 'no value for'} {name}; the network has "
-            f"{sorted(known)}"
-        )
-    return {known[name]: float(value) for name, value in given.items()}
-
-
-def _starts(network: RandomNetwork, start: Any) -> list[Law]:
-    many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
-    if len(many) != network.populations or not all(
-        isinstance(y, Law) or is_number(y) for y in many
-    ):
-        raise BadParameter(
-            f"the start of a network is a number or a law (dmft.laws), or one for each of its "
-            f"{network.populations} populations; got {shown(start)}"
-        )
-    return [y if isinstance(y, Law) else Normal(float(y), 0.0) for y in many]
 
 
 def _saved_steps(save_at: Any, t_max: float, dt: float) -> NDArray[np.int64]:

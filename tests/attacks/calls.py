@@ -384,3 +384,44 @@ def _two_time():
         "rates": {C(t, s): -C(t, s), C(t, t): -2 * C(t, t)}, "values": None,
         "start": {C(0, 0): 1}, "causal": (), "name": "", "source": "",
     }  # fmt: skip
+
+
+@cache
+def network_calls():
+    """Those of random networks; verbs that take other systems too have a second name here."""
+    x, h, a = sp.symbols("x h a", real=True)
+    times = sp.symbols("t s", real=True)
+    declared = {
+        "rate": -x + h, "state": x, "field": h, "output": sp.tanh(x), "mean": 0.1, "std": 1.2,
+        "symmetry": 0.3, "noise": 0.1, "input": 0.1, "parameters": {a: dmft.laws.Normal()},
+        "fractions": None, "low_rank": [(a, a)], "multiplier": None, "positive": False,
+        "kind": "ode", "redrawn": False, "covariance": None, "memory": None,
+    }  # fmt: skip
+    plain = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5)
+    memory = dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=0.8, symmetry=0.5)
+    grid = {"x": ("std", [0.5, 0.9]), "y": ("symmetry", [0.0, 0.2])}
+    few = {"dt": 0.25, "paths": 40, "sweeps": 2, "seed": 1, "threads": 1}
+    return {
+        "GaussianInput": {"covariance": sp.cos(times[0] - times[1])},
+        "RandomNetwork": declared,
+        "lyapunov_exponent": {"system": memory, "start": 1.0, "t_max": 2.0, **few},
+        "stationary": {"system": plain, "std": 1.2, "noise": 0.1},
+        "derive (network)": {"model": plain},
+        "solve (network)": {
+            "system": dmft.derive(memory), "start": 1.0, "t_max": 1.0, **few, "method": None,
+            "extrapolate": 1, "keep_paths": 2, "timeout": None, "progress": None,
+        },
+        "simulate (network)": {
+            "model": memory, "dim": 10, "t_max": 1.0, "seeds": 2, "start": 1.0, "dt": 0.25,
+            "save_at": 3, "lyapunov": True, "jacobian": True, "threads": 1,
+        },
+        "fixed_points (network)": {"equations": memory, "starts": 1.0, "std": 0.5},
+        "boundary (network)": {
+            "measure": "stability", "x": ("std", 0.5, 1.5), "y": ("symmetry", 0.0, 1.0),
+            "grid": (3, 3), "equations": memory,
+        },
+        "phase_diagram (network)": {"measure": "stability", **grid, "equations": memory},
+        "sweep (network)": {
+            "points": {"std": [0.5, 0.9]}, "measure": "stability", "equations": memory,
+        },
+    }  # fmt: skip

@@ -26,9 +26,8 @@ SEED = 14
 # Of its processors, so that a busy machine accuses nobody; of the clock where nothing happens.
 SECONDS, WAITED = 10, 60
 # Steps that somebody asked for, one after the other, until somebody interrupts them.
-PATIENT = {
-    ("simulate", "dim"), ("simulate", "t_max"), ("approximate_message_passing", "steps"),
-}  # fmt: skip
+PATIENT = {(f, y) for f in ("simulate", "simulate (network)") for y in ("dim", "t_max")}
+PATIENT |= {("approximate_message_passing", "steps")}
 HERE = str(Path(dmft.__file__).parent)
 _spec = importlib.util.spec_from_file_location("calls", Path(__file__).with_name("calls.py"))
 calls = importlib.util.module_from_spec(_spec)
@@ -47,13 +46,11 @@ RECORDS = {
     "NetworkFixedPoint", "NetworkRun", "OptimalRidge", "OutputChannel", "SampleComplexity",
     "Separability", "Spectral", "StateEvolution", "Stationary", "Thresholds",
 }  # fmt: skip
-# Wrong calls of random networks are those of tests/networks.
-ELSEWHERE = {"GaussianInput", "RandomNetwork", "lyapunov_exponent", "stationary"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One wrong call."""
+    """One wrong call; the function's name may go on with a system, as in "solve (network)"."""
 
     function: str
     argument: str
@@ -69,11 +66,11 @@ def _late(*_):
 
 def judge(case: Case) -> str:
     """What a wrong call did: "result", "refused", or what is wrong with it."""
-    given = dict(calls.good_calls()[case.function])
+    given = dict({**calls.good_calls(), **calls.network_calls()}[case.function])
     given[case.argument] = calls.WRONG[case.value]
     if case.value == "other record":
         given[case.argument] = calls.parts()["sgd"]
-    function = getattr(dmft, case.function)
+    function = getattr(dmft, case.function.split()[0])
     positional = [given.pop("records")] if "records" in given else []
     before = {kind: signal.signal(kind, _late) for kind in (signal.SIGALRM, signal.SIGPROF)}
     signal.alarm(WAITED)
@@ -106,9 +103,9 @@ def judge(case: Case) -> str:
             signal.signal(kind, handler)
 
 
-def drawn(rng: np.random.Generator, count: int) -> list[Case]:
+def drawn(rng: np.random.Generator, count: int, given: dict | None = None) -> list[Case]:
     """Cases of all functions and arguments alike: one draw of a value for each in turn."""
-    names, given = list(calls.WRONG), calls.good_calls()
+    names, given = list(calls.WRONG), given or calls.good_calls()
     # An enumeration of the standard library looks its values up by itself.
     rows = [(f, argument) for f in given if f != "Status" for argument in given[f]]
     found: dict[Case, None] = {}
@@ -125,11 +122,12 @@ def survivors(chosen: list[Case]) -> list[str]:
 
 
 def test_every_public_function_is_called_with_every_argument():
-    called = calls.good_calls()
+    called = {**calls.good_calls(), **calls.network_calls()}
     public = {n for n in dmft.__all__ if callable(getattr(dmft, n)) and not n.endswith("Warning")}
     # What `latex` and `cite` take has no name; `explore` makes a page with attacks of its own.
-    assert public - RECORDS - ELSEWHERE - {"latex", "cite", "explore"} == set(called)
-    for name in set(called) - {"Status", "Model"}:
+    named = {name for name in called if " " not in name}
+    assert public - RECORDS - {"latex", "cite", "explore"} == named
+    for name in named - {"Status", "Model"}:
         parameters = inspect.signature(getattr(dmft, name)).parameters.values()
         known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         assert known <= set(called[name]), name
@@ -157,7 +155,18 @@ def test_wrong_calls(tmp_path, monkeypatch):
     assert survivors(chosen[:120]) == []
 
 
+def test_wrong_calls_of_random_networks():
+    for name, call in calls.network_calls().items():
+        getattr(dmft, name.split()[0])(**call)
+    assert survivors(drawn(np.random.default_rng(SEED), 200, calls.network_calls())) == []
+
+
 FOUND = [
+    Case("stationary", "noise", "1e308"),
+    Case("RandomNetwork", "fractions", "empty array"),
+    Case("lyapunov_exponent", "t_max", "10**9"),
+    Case("solve (network)", "extrapolate", "10**9"),
+    Case("simulate (network)", "dt", "inf"),
     Case("learnability", "algorithms", "array of rank 0"),
     Case("certify", "readout", "array of rank 0"),
     Case("TwoTime", "causal", "array of rank 0"),

@@ -44,7 +44,7 @@ def test_contradictions_are_refused(name):
 def test_bad_calls_are_refused():
     eqs = dmft.derive(leaky(symmetry=0.5))
     for call, words in (
-        (lambda: dmft.solve(eqs, None, 1.0), "number or a law"),
+        (lambda: dmft.solve(eqs, None, 1.0), "is a number .* or a law"),
         (lambda: dmft.solve(eqs, Normal(), 1.05), "no multiple"),
         (lambda: dmft.solve(eqs, Normal(), 1.0, method="closed"), "leave method= out"),
         (lambda: dmft.solve(eqs, Normal(), 1.0, g=2), "unknown option or parameter"),

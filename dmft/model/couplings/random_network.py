@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,16 +10,17 @@ from typing import Any, ClassVar, Literal
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.laws import JointNormal, Law
+from dmft.laws import JointNormal, Law, Normal
 from dmft.record import Shown
-from dmft.validation import is_expression, shown
+from dmft.validation import checked, is_expression, is_number, shown
 
 # The time of the sites, and the earlier time of functions of two times.
 t, s = T, S = sp.symbols("t s", real=True)
 # Correlation and response of the outputs, in `covariance` and `memory`.
 C, R = sp.Function("C", real=True), sp.Function("R", real=True)
 Matrix = tuple[tuple[sp.Expr, ...], ...]
-KINDS = ("ode", "map")
+# Largest start: states beyond have diverged. Most steps of a run.
+LARGEST_START, MOST_STEPS = 1e12, 10**9
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -53,6 +55,7 @@ class GaussianInput(Shown):
         object.__setattr__(self, "covariance", expr)
 
 
+@checked
 @dataclass(frozen=True, init=False, repr=False)
 class RandomNetwork(Shown):
     r"""N sites that are coupled by a dense random matrix, as N -> infinity.
@@ -150,22 +153,14 @@ class RandomNetwork(Shown):
         low_rank: Sequence[tuple[Any, Any]] = (),
         multiplier: tuple[sp.Symbol, Any, Any] | None = None,
         positive: bool = False,
-        kind: str = "ode",
+        kind: Literal["ode", "map"] = "ode",
         redrawn: bool = False,
         covariance: Any = None,
         memory: Any = None,
     ) -> None:
-        for name, symbol in (("state", state), ("field", field)):
-            if not isinstance(symbol, sp.Symbol):
-                raise BadParameter(f"{name} must be a SymPy symbol, got {shown(symbol)}")
         if state == field:
             raise BadParameter(f"state and field are both {state}: take two symbols")
-        shares = None if fractions is None else tuple(float(y) for y in fractions)
-        if shares is not None and (min(shares) <= 0.0 or abs(sum(shares) - 1.0) > 1e-9):
-            raise BadParameter(
-                f"fractions {list(shares)} must be positive and add up to 1, "
-                f"they add up to {sum(shares):g}"
-            )
+        shares = None if fractions is None else _shares(fractions)
         size = 1 if shares is None else len(shares)
         held = {
             "state": state, "field": field, "fractions": shares,
@@ -175,7 +170,7 @@ class RandomNetwork(Shown):
             "parameters": _laws(parameters or {}),
             "low_rank": _pairs(low_rank),
             "multiplier": _multiplier(multiplier),
-            "positive": bool(positive), "kind": kind, "redrawn": bool(redrawn),
+            "positive": positive, "kind": kind, "redrawn": redrawn,
             "covariance": None if covariance is None
             else of_kernels(_expression("covariance", covariance)),
             "memory": None if memory is None else of_kernels(_expression("memory", memory)),
@@ -230,8 +225,6 @@ class RandomNetwork(Shown):
         return any(y != 0 for row in self.symmetry for y in row)
 
     def _check(self) -> None:
-        if self.kind not in KINDS:
-            raise BadParameter(f'kind = {shown(self.kind)} must be "ode" or "map"')
         for row in range(self.populations):
             for column in range(self.populations):
                 self._check_pair(row, column)
@@ -257,6 +250,8 @@ class RandomNetwork(Shown):
                 raise BadParameter(f"rate{where} = {rate} does not contain the state {self.state}")
             if output.has(self.field):
                 raise BadParameter(f"output{where} = {output} contains the field: it is phi(x)")
+            if noise.is_negative:
+                raise BadParameter(f"noise{where} = {noise} must not be negative")
             if self.has_memory:
                 _refuse_jumps(output, rate, where)
             if self.positive:
@@ -288,6 +283,61 @@ class RandomNetwork(Shown):
             )
 
 
+def valued(
+    symbols: Sequence[sp.Symbol], given: Mapping[str, Any], options: Sequence[str] = ()
+) -> dict[sp.Symbol, float]:
+    """Values of the symbols of a network by name; names of options are for the refusal."""
+    known = {y.name: y for y in symbols}
+    for name, value in given.items():
+        if name not in known:
+            raise BadParameter(
+                f"unknown option or parameter {name!r}; parameters are {sorted(known)}"
+                + (f", options {sorted(options)}" if options else "")
+            )
+        if not is_number(value) or not math.isfinite(float(value)):
+            raise BadParameter(f"{name} must be a finite number, got {shown(value)}")
+    missing = [name for name in known if name not in given]
+    if missing:
+        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
+    return {symbol: float(given[name]) for name, symbol in known.items()}
+
+
+def step_of(network: RandomNetwork, t_max: Any, dt: Any) -> tuple[float, int]:
+    """The step of a run to `t_max`, 0.1 of an ode by default, and their number."""
+    if network.kind == "map" and dt not in (None, 1, 1.0):
+        raise BadParameter("a map has steps of one: leave dt= out")
+    if dt is None:
+        dt = 1.0 if network.kind == "map" else 0.1
+    for name, value in (("t_max", t_max), ("dt", dt)):
+        if not (is_number(value) and 0.0 < value < math.inf):
+            raise BadParameter(f"{name} = {shown(value)} must be positive and finite")
+    dt, t_max = float(dt), float(t_max)
+    if not 0.5 <= t_max / dt <= MOST_STEPS:
+        raise BadParameter(
+            f"t_max = {t_max:g} is {t_max / dt:.3g} steps of dt = {dt:g}: there must be from "
+            f"one to {MOST_STEPS:.0e}"
+        )
+    return dt, max(1, round(t_max / dt))
+
+
+def starts_of(network: RandomNetwork, start: Any) -> list[Law]:
+    """Law of the initial states of each population."""
+    many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
+    if len(many) != network.populations:
+        raise BadParameter(
+            f"{len(many)} starts for {network.populations} populations: give one, or one for each"
+        )
+    laws = [Normal(float(y), 0.0) if is_number(y) and abs(y) < LARGEST_START else y
+            for y in many]  # fmt: skip
+    wrong = [y for y in laws if not isinstance(y, Law)]
+    if wrong:
+        raise BadParameter(
+            f"the start of a network is a number below {LARGEST_START:.0e} or a law such as "
+            f"dmft.laws.Normal(), got {shown(wrong[0])}"
+        )
+    return laws
+
+
 def in_times(expr: sp.Expr) -> sp.Expr:
     """Symbols named t and s as those of the library, whatever their assumptions."""
     swap = {y: {"t": T, "s": S}[y.name] for y in expr.free_symbols if y.name in ("t", "s")}
@@ -307,9 +357,20 @@ def of_kernels(expr: sp.Expr) -> sp.Expr:
 
 
 def _expression(name: str, given: Any) -> sp.Expr:
-    if not (is_expression(given) or isinstance(given, sp.Expr)):
-        raise BadParameter(f"{name} = {shown(given)} must be a SymPy expression or a number")
+    if not is_expression(given) or getattr(given, "is_extended_real", None) is False:
+        raise BadParameter(f"{name} = {shown(given)} must be a real SymPy expression or a number")
     return sp.sympify(given, strict=True)
+
+
+def _shares(fractions: Sequence[Any]) -> tuple[float, ...]:
+    given = list(fractions)
+    shares = tuple(float(y) for y in given if is_number(y))
+    if not shares or len(shares) < len(given) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise BadParameter(
+            f"fractions {shown(given)} must be positive and add up to 1, "
+            f"they add up to {sum(shares):g}"
+        )
+    return shares
 
 
 def _each(name: str, given: Any, size: int) -> tuple[sp.Expr, ...]:

@@ -42,8 +42,8 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
     known = {y.name: y for y in network.scalars}
     swap, fields = {}, {}
     for name, value in given.items():
-        if not is_number(value):
-            raise BadParameter(f"{name} must be a number, got {shown(value)}")
+        if not is_number(value) or not np.isfinite(float(value)):
+            raise BadParameter(f"{name} must be a finite number, got {shown(value)}")
         if name in known:
             swap[known[name]] = sp.Float(float(value))
         elif name in NUMBERS and network.populations == 1:

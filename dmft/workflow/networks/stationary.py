@@ -269,13 +269,13 @@ def _variance(output: Output, g: float, noise: float) -> float:
     def level(log: float) -> float:
         return g * g * output.integral_ratio(log) - 0.5 + 0.5 * (noise / math.exp(log)) ** 2
 
-    low, high = math.log(SMALLEST), STEP * math.ceil(math.log(4.0 + 4.0 * noise) / STEP)
-    while level(high) > 0.0:
+    low, high = math.log(SMALLEST), STEP * math.ceil((math.log(4.0) + math.log1p(noise)) / STEP)
+    while high > math.log(LARGEST) or level(high) > 0.0:
         high += STEP
         if high > math.log(LARGEST):
             raise BadParameter(
-                f"at std = {g} the variance grows beyond {LARGEST:.0e}: the output must be bounded "
-                "for a stationary state"
+                f"at std = {g} and noise = {noise} the variance grows beyond {LARGEST:.0e}: the "
+                "output must be bounded for a stationary state"
             )
     # From above, because the largest root is the state; at zero noise zero is one, too.
     grid = np.linspace(high, low, SCANNED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,17 @@ from dmft.codegen.two_time.site import build_network
 from dmft.equations.two_time.network import NetworkEquations, derive_network
 from dmft.errors import BadParameter
 from dmft.laws import Normal
-from dmft.model.couplings.random_network import RandomNetwork
+from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_of
 from dmft.names import Status
 from dmft.record import Record
-from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.jobs import Job
 from dmft.solvers.network.chaos import Perturbed
-from dmft.solvers.two_time.march import asked, march
 from dmft.validation import checked
 from dmft.workflow.networks.growth import Roots, growth_sites, moments
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
 from dmft.workflow.networks.sites import at_values
 from dmft.workflow.networks.stationary import Stationary, stationary_state
-from dmft.workflow.solving.network import COVERED, NetworkOptions, sampled, starts
+from dmft.workflow.solving.network import COVERED, NetworkOptions, run_sweeps
 
 
 @dataclass(frozen=True)
@@ -157,27 +155,12 @@ def _sampled(
             "sampled exponents are for one population with declared mean, std and symmetry"
         )
     equations = derive_network(network)
-    dt = 1.0 if network.kind == "map" else (options.dt or 0.1)
-    steps = max(4, round(t_max / dt))
+    dt, steps = step_of(network, t_max, options.dt)
+    steps = max(4, steps)
     problem = build_network(equations, {}, dt)
-    laws = starts(network, Normal() if start is None else start)
+    laws = starts_of(network, Normal() if start is None else start)
     job = Job(steps * options.sweeps)
-
-    def task(seed: np.random.SeedSequence) -> Perturbed:
-        generator = np.random.default_rng(seed)
-        begun = [law.sample(generator, options.paths) for law in laws]
-        sites = [sampled(network, generator, options.paths) for _ in laws]
-        run = Perturbed(problem, steps, options.paths, begun, sites, generator)
-
-        def after(_: Perturbed) -> Status:
-            job.add(1)
-            return asked(job)
-
-        return march(run, after)
-
-    seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
-    runs = run_tasks([partial(task, seed) for seed in seeds], job, thread_count(options.threads),
-                     options.progress, "sweeps")  # fmt: skip
+    runs = run_sweeps(Perturbed, network, problem, laws, steps, options, job)
     bad = next((run for run in runs if run.status is not Status.OK), None)
     if bad is not None:
         raise BadParameter(f"the sites have no stationary motion: {bad.message}")

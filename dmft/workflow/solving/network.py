@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
@@ -18,16 +18,16 @@ from dmft.codegen.two_time.site import build_network, gaussian_sites
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.laws import Law, Normal
-from dmft.model.couplings.random_network import RandomNetwork
+from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_of, valued
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.network.closed import Closed
 from dmft.solvers.network.run import AXES, NetworkRun
-from dmft.solvers.network.sweep import Sweep
+from dmft.solvers.network.sweep import SiteProblem, Sweep
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.march import Stepper, asked, march
-from dmft.validation import is_number, shown
+from dmft.validation import checked, shown
 from dmft.workflow.solve import Solver
 
 Array = NDArray[np.float64]
@@ -37,9 +37,12 @@ COVERED = 0.95
 ROUNDING = 1e-11
 # Gibibytes of histories and derivatives that are held at once.
 MOST_MEMORY = 8.0
-WORST = (Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED)
+# Options that are whole numbers, and their ends.
+LIMITS = (("paths", 2, 10**9), ("sweeps", 1, 10**6), ("extrapolate", 0, 6),
+          ("keep_paths", 0, 10**9), ("seed", 0, 2**128))  # fmt: skip
 
 
+@checked
 @dataclass(frozen=True)
 class NetworkOptions:
     """How the equations of a random network are solved.
@@ -68,7 +71,7 @@ class NetworkOptions:
     """
 
     dt: float | None = None
-    method: str | None = None
+    method: Literal["closed", "sweep"] | None = None
     paths: int = 2000
     sweeps: int = 4
     extrapolate: int = 0
@@ -79,15 +82,11 @@ class NetworkOptions:
     progress: ProgressOption = None
 
     def __post_init__(self) -> None:
-        if self.method not in (None, "closed", "sweep"):
-            raise BadParameter(f'method is "closed" or "sweep", got {self.method!r}')
-        if self.dt is not None and not (is_number(self.dt) and 0.0 < self.dt < math.inf):
-            raise BadParameter(f"dt must be a positive step, got {self.dt!r}")
-        for name, least in (("paths", 2), ("sweeps", 1), ("extrapolate", 0), ("keep_paths", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        for name, least, most in LIMITS:
+            if not least <= getattr(self, name) <= most:
                 raise BadParameter(
-                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                    f"{name} = {shown(getattr(self, name))} must be at least {least} and at most "
+                    f"{most}"
                 )
 
 
@@ -112,20 +111,15 @@ def solve_network(
     BadParameter
     """
     network = equations.model
-    if network.kind == "map" and options.dt not in (None, 1, 1.0):
-        raise BadParameter("a map has steps of one: leave dt= out")
     if network.kind == "map" and options.extrapolate:
         raise BadParameter("a map is exact at its steps: leave extrapolate= out")
-    dt = 1.0 if network.kind == "map" else (0.1 if options.dt is None else float(options.dt))
-    if not (is_number(t_max) and 0.0 < t_max < math.inf):
-        raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
-    steps = max(1, round(float(t_max) / dt))
+    dt, steps = step_of(network, t_max, options.dt)
     if abs(steps * dt - float(t_max)) > 1e-9 * float(t_max):
         raise BadParameter(
             f"t_max = {t_max} is no multiple of dt = {dt}: take {steps * dt:g} or another dt"
         )
-    values = _values(equations, given)
-    laws = starts(network, start)
+    values = valued(equations.parameters, given, OPTIONS)
+    laws = starts_of(network, start)
     run = partial(_solved, equations, laws, values, options)
     found = [run(dt, steps)]
     for stage in range(1, options.extrapolate + 1):
@@ -144,6 +138,7 @@ def _solved(
     dt: float,
     steps: int,
 ) -> NetworkRun:
+    network = equations.model
     normal = all(isinstance(law, Normal) for law in laws)
     gaussian = None if options.method == "sweep" else gaussian_sites(equations, values, dt, normal)
     if gaussian is None and options.method == "closed":
@@ -157,24 +152,11 @@ def _solved(
               math.inf if options.timeout is None else options.timeout)  # fmt: skip
     if gaussian is not None:
         moments = [(float(law.mean), float(law.variance)) for law in laws]
+        _check_memory(8 * network.populations * (steps + 1) ** 2, "a larger dt=, or a shorter time")
         runs: list[Any] = [Closed(problem, gaussian, steps, moments)]
         _march(runs[0], job)
     else:
-        _check_memory(equations, options, steps)
-        seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
-
-        def task(seed: np.random.SeedSequence) -> Sweep:
-            generator = np.random.default_rng(seed)
-            begun = [law.sample(generator, options.paths) for law in laws]
-            sites = [sampled(equations.model, generator, options.paths) for _ in laws]
-            sweep = Sweep(problem, steps, options.paths, begun, sites, generator)
-            _march(sweep, job)
-            return sweep
-
-        runs = run_tasks(
-            [partial(task, seed) for seed in seeds], job, thread_count(options.threads),
-            options.progress, "sweeps",
-        )  # fmt: skip
+        runs = run_sweeps(Sweep, network, problem, laws, steps, options, job)
     return _record(equations, runs, values, options, dt, job)
 
 
@@ -186,65 +168,45 @@ def _march(run: Stepper, job: Job) -> None:
     march(run, after)
 
 
-def starts(network: RandomNetwork, start: Any) -> list[Law]:
-    """Law of the initial states of each population."""
-    many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
-    if len(many) != network.populations:
-        raise BadParameter(
-            f"{len(many)} starts for {network.populations} populations: give one, or one for each"
-        )
-    found: list[Law] = []
-    for each in many:
-        if is_number(each) and math.isfinite(float(each)):
-            found.append(Normal(float(each), 0.0))
-        elif isinstance(each, Law):
-            found.append(each)
-        else:
-            raise BadParameter(
-                f"the start of a network is a number or a law such as dmft.laws.Normal(), got "
-                f"{shown(each)}"
-            )
-    return found
-
-
 def sampled(network: RandomNetwork, generator: np.random.Generator, size: int) -> Array:
     """Values of the site parameters, (symbols, size)."""
     rows = [np.atleast_2d(law.sample(generator, size)) for _, law in network.parameters]
     return np.concatenate(rows) if rows else np.empty((0, size))
 
 
-def _values(equations: NetworkEquations, given: Mapping[str, Any]) -> dict[sp.Symbol, float]:
-    known = {y.name: y for y in equations.parameters}
-    for name in given:
-        if name not in known:
-            raise BadParameter(
-                f"unknown option or parameter {name!r}; parameters are {sorted(known)}, options "
-                f"{sorted(OPTIONS)}"
-            )
-    missing = [name for name in known if name not in given]
-    if missing:
-        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
-    values = {}
-    for name, symbol in known.items():
-        if not is_number(given[name]) or not math.isfinite(float(given[name])):
-            raise BadParameter(f"{name} must be a finite number, got {shown(given[name])}")
-        values[symbol] = float(given[name])
-    return values
-
-
-def _check_memory(equations: NetworkEquations, options: NetworkOptions, steps: int) -> None:
+def run_sweeps(
+    kind: type[Sweep],
+    network: RandomNetwork,
+    problem: SiteProblem,
+    laws: Sequence[Law],
+    steps: int,
+    options: NetworkOptions,
+    job: Job,
+) -> list[Any]:
+    """Independent sweeps, each of them to its end."""
+    paths, threads = options.paths, thread_count(options.threads)
     columns = min(steps + 1, 162)
-    held = (
-        options.paths
-        * equations.model.populations
-        * (5 * 8 * steps + 4 * columns * (steps if equations.model.has_memory else 1))
-    )
-    size = held * min(options.sweeps, thread_count(options.threads)) / 2**30
+    of_path = 5 * steps + columns * (steps if network.has_memory else 1) // 2
+    held = network.populations * (paths * of_path + 6 * (steps + 1) ** 2)
+    _check_memory(held * min(options.sweeps, threads),
+                  "fewer paths=, a larger dt=, or threads=1")  # fmt: skip
+
+    def task(seed: np.random.SeedSequence) -> Sweep:
+        generator = np.random.default_rng(seed)
+        begun = [law.sample(generator, paths) for law in laws]
+        sites = [sampled(network, generator, paths) for _ in laws]
+        sweep = kind(problem, steps, paths, begun, sites, generator)
+        _march(sweep, job)
+        return sweep
+
+    seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
+    return run_tasks([partial(task, y) for y in seeds], job, threads, options.progress, "sweeps")
+
+
+def _check_memory(numbers: int, instead: str) -> None:
+    size = 8 * numbers / 2**30
     if size > MOST_MEMORY:
-        raise BadParameter(
-            f"{steps} steps of {options.paths} paths hold {size:.1f} GiB: take fewer paths=, a "
-            "larger dt=, or threads=1"
-        )
+        raise BadParameter(f"the histories of this run hold {size:.3g} GiB: take {instead}")
 
 
 def _record(
