@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from dmft.gaussian.nodes.grid import array_function
-from dmft.special.hermite_line import ORDERS, hermite_line, power_series
+from dmft.special.hermite_line import ORDERS, hermite_line
 
 Array = NDArray[np.float64]
+# Chebyshev points of a panel, and variances between which there are panels.
+PANEL, SMALLEST, LARGEST = 22, 1e-10, 1e13
 
 
 class Output:
@@ -23,8 +26,8 @@ class Output:
         self.phi = array_function([state], output)
         self.slope = array_function([state], sp.diff(output, state))
         self.line = hermite_line()
-        self.known: tuple[float, Array] | None = None
-        self._ratios: dict[float, float] = {}
+        self._panels: dict[tuple[str, int], tuple[Array, Array]] = {}
+        self._ratios: dict[int, list[float]] = {}
 
     @classmethod
     def of(cls, output: sp.Expr, state: sp.Symbol) -> Output:
@@ -33,31 +36,72 @@ class Output:
 
     def series(self, variance: float) -> Array:
         """Hermite coefficients at a variance, and what is left."""
-        if self.known is None or self.known[0] != variance:
-            self.known = variance, self.line(self.phi, 0.0, variance)
-        return self.known[1]
+        return self._interpolated("phi", variance)
 
     def pair(self, c: Any, variance: float) -> Array:
         """E phi(x) phi(y) at covariances c."""
-        return power_series(self.series(variance) ** 2, np.asarray(c) / variance)
+        return _summed(self.series(variance) ** 2, np.asarray(c) / variance)
 
     def slopes(self, c: Any, variance: float) -> Array:
         """E phi'(x) phi'(y) at covariances c."""
         table = self.series(variance)[:-1] ** 2
         rows = np.arange(1, ORDERS) * table[1:]
-        found = self.line(self.slope, 0.0, variance)
+        found = self._interpolated("slope", variance)
         if np.isfinite(found).all():
-            rows, rho = found**2, np.asarray(c) / variance
-            return power_series(rows, rho)
-        return power_series(rows / variance, np.asarray(c) / variance)
+            rows = found**2 * variance
+        return _summed(rows / variance, np.asarray(c) / variance)
 
     def integral_ratio(self, log: float) -> float:
         """Integral of E phi phi over covariances from 0 to v, over v^2, at v = exp(log)."""
-        if log not in self._ratios:
-            v = math.exp(log)
-            table = self.line(self.phi, 0.0, v) ** 2 / np.arange(1, ORDERS + 2)
-            self._ratios[log] = float(table.sum()) / v
-        return self._ratios[log]
+        start = math.floor(log)
+        if start not in self._ratios:
+            table = self._panel("phi", start)[0] ** 2 @ (1.0 / np.arange(1, ORDERS + 2))
+            values = table / np.exp(_logs(start))
+            self._ratios[start] = (_FIT @ values).tolist()
+        x, one, two = 2.0 * (log - start) - 1.0, 0.0, 0.0
+        for coefficient in self._ratios[start][:0:-1]:
+            one, two = coefficient + 2.0 * x * one - two, one
+        return float(self._ratios[start][0] + x * one - two)
+
+    def _interpolated(self, name: str, variance: float) -> Array:
+        """Hermite coefficients of phi or its slope, interpolated in log v.
+
+        On panels of length one; the coefficients are analytic beyond the panel.
+        """
+        if not SMALLEST < variance < LARGEST:
+            return self.line(getattr(self, name), 0.0, variance)
+        log = math.log(variance)
+        start = math.floor(log)
+        row = chebyshev.chebvander(2.0 * (log - start) - 1.0, PANEL - 1)
+        return np.asarray(row @ self._panel(name, start)[1]).ravel()
+
+    def _panel(self, name: str, start: int) -> tuple[Array, Array]:
+        """Hermite coefficients at the points of a panel, and their Chebyshev coefficients."""
+        if (name, start) not in self._panels:
+            function = getattr(self, name)
+            values = np.stack([self.line(function, 0.0, v) for v in np.exp(_logs(start))])
+            self._panels[name, start] = values, _FIT @ values
+        return self._panels[name, start]
+
+
+def _logs(start: int) -> Array:
+    return np.asarray((chebyshev.chebpts1(PANEL) + 1.0) / 2.0 + start)
+
+
+# From values at Chebyshev points to coefficients.
+_FIT = np.linalg.inv(chebyshev.chebvander(chebyshev.chebpts1(PANEL), PANEL - 1))
+
+
+def _summed(table: Array, rho: Array) -> Array:
+    """A power series; terms below rounding, and every other one of odd functions, are left out."""
+    kept = np.flatnonzero(np.abs(table) > 1e-20 * np.abs(table).max())
+    if not kept.size:
+        return np.zeros(rho.shape)
+    start, step = int(kept[0]), 2 if np.all(kept % 2 == kept[0] % 2) else 1
+    used = table[start : kept[-1] + 1 : step]
+    powers = np.empty((used.size, *rho.shape))
+    powers[0], powers[1:] = rho**start, rho**step
+    return np.asarray(np.tensordot(used, np.multiply.accumulate(powers, axis=0), 1))
 
 
 @lru_cache(maxsize=32)

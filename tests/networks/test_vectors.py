@@ -53,9 +53,10 @@ def test_exponents(vector):
     close(state.lyapunov_exponent, wanted, vector)
 
 
-def test_a_weakly_bound_state():
+@pytest.mark.parametrize(("g", "noise"), [(0.8, 0.5), (0.7, 0.3)])
+def test_a_weakly_bound_state(g, noise):
     """Second differences in boxes of rising length approach the value from below."""
-    state = dmft.stationary(leaky("erf_unit", 0.8, noise=0.5))
+    state = dmft.stationary(leaky("erf_unit", g, noise=noise))
     k, v, step = sp.pi / 2, state.variance, 0.02
     found = []
     for length in (60.0, 240.0):
@@ -64,7 +65,7 @@ def test_a_weakly_bound_state():
         a = float(k) * c / (1 + float(k) * v)
         slopes = 1 / np.sqrt((1 + float(k) * v) ** 2 - (float(k) * c) ** 2)
         assert np.all(a < 1)
-        W = 1 - 0.64 * slopes
+        W = 1 - g**2 * slopes
         from scipy.linalg import eigh_tridiagonal
 
         diagonal = 2 / step**2 + W

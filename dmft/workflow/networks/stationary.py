@@ -10,8 +10,8 @@ Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ import sympy as sp
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicHermiteSpline
-from scipy.linalg import lu_factor, lu_solve
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter
@@ -29,10 +28,11 @@ from dmft.laws import Uniform
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 from dmft.record import Record
 from dmft.special.hermite_line import power_series
+from dmft.workflow.networks.ground_state import ground_state
 
 Array = NDArray[np.float64]
-# Nodes of integrals over the correlation, degree of its force, panels of the orbit, grid of states.
-LEVEL, DEGREE, ORBIT, STATES, ROBIN = 48, 60, 400, 160, 60
+# Nodes of integrals over the correlation, degree of its force, panels of the orbit.
+LEVEL, DEGREE, ORBIT = 48, 60, 400
 # Decay times of the correlation that the eigenproblem holds: exp(-22) is 3e-10.
 REACH = 22.0
 # Variances between which a stationary one is looked for.
@@ -235,27 +235,24 @@ def _autonomous(output: Output, g: float, noise: float) -> Stationary:
     variance = _variance(output, g, noise)
     if variance == 0.0:
         return Stationary(0.0, 0.0, 0.0, 0.0, np.array([0.0, np.inf]), np.zeros(2))
-    x = (chebyshev.chebpts1(DEGREE + 1) + 1.0) / 2.0 * variance
-    domain = [0.0, variance]
-    ratio = chebyshev.Chebyshev.fit(
-        x, 1.0 - g * g * output.pair(x, variance) / x, DEGREE, domain=domain
-    )
-    speed = _speed(ratio, variance, noise)
-    rate = math.sqrt(max(float(ratio(0.0)), 0.0))
+    orbits = _orbits()
+    c = orbits.nodes * variance
+    ratio = 1.0 - g * g * output.pair(c, variance) / c
+    rate = math.sqrt(max(float(orbits.at_zero @ ratio), 0.0))
     if rate == 0.0:
         raise BadParameter("the correlation does not decay: the network is at its transition")
     reach = REACH / rate
-    tau, y, of_y = _motion(speed, variance, reach)
-    path = CubicHermiteSpline(tau, y, of_y)
+    tau, rates = orbits.motion(ratio, noise / variance, reach)
+    path = CubicHermiteSpline(tau, orbits.y**2, rates)
 
     def orbit(lag: Array) -> Array:
-        return np.asarray(variance * np.exp(-(path(lag) ** 2)))
+        return np.asarray(variance * np.exp(-path(lag)))
 
     def potential(lags: Array) -> Array:
         c = orbit(np.minimum(np.abs(lags), tau[-1]))
         return np.asarray(1.0 - g * g * output.slopes(c, variance))
 
-    ground = _ground_state(potential, reach, rate**2)
+    ground = ground_state(potential, reach, rate**2)
     lags = np.linspace(0.0, tau[-1], 401)
     return Stationary(
         variance, float(output.pair(variance, variance)), math.sqrt(1.0 - ground) - 1.0, rate,
@@ -279,7 +276,7 @@ def _variance(output: Output, g: float, noise: float) -> float:
             )
     # From above, because the largest root is the state; at zero noise zero is one, too.
     grid = np.linspace(high, low, SCANNED)
-    table = np.array([output.integral_ratio(y) for y in grid])
+    table = _scanned(output, high, low)
     values = g * g * table - 0.5 + 0.5 * (noise / np.exp(grid)) ** 2
     crossing = np.flatnonzero(values > 0.0)
     if not crossing.size:
@@ -288,87 +285,70 @@ def _variance(output: Output, g: float, noise: float) -> float:
     return math.exp(brentq(level, grid[first], grid[first - 1], xtol=1e-13, rtol=1e-13))
 
 
-def _speed(ratio: Any, variance: float, noise: float) -> Callable[[Array], Array]:
-    """Function -2 V / C^2 of C, without cancellation at either end."""
-    x, w = legendre.leggauss(LEVEL)
-    unit, weight = (x + 1.0) / 2.0, w / 2.0
-
-    def fast(d: Array) -> Array:
-        low = 2.0 * ((unit[:, None] * ratio(unit[:, None] * d)) * weight[:, None]).sum(axis=0)
-        left = variance - d
-        u = variance - unit[:, None] * left
-        high = -2.0 * (u * ratio(u) * weight[:, None]).sum(axis=0) * left
-        with np.errstate(divide="ignore", invalid="ignore"):
-            late = (noise**2 + high) / d**2
-        return np.asarray(np.where(d < 0.5 * variance, low, late))
-
-    return fast
+@lru_cache(maxsize=256)
+def _scanned(output: Output, high: float, low: float) -> Array:
+    return np.array([output.integral_ratio(y) for y in np.linspace(high, low, SCANNED)])
 
 
-def _motion(fast: Any, variance: float, reach: float) -> tuple[Array, Array, Array]:
-    """Times at values of y and rates dy/dtau, where C = C_0 exp(-y^2).
+@dataclass(frozen=True)
+class Orbits:
+    """Linear maps from 1 - g^2 C_phi / C at Chebyshev points of C / C_0 to the motion of C.
 
-    dtau/dy = 2 y / sqrt(fast) is finite at y = 0, with noise and without.
+    Attributes
+    ----------
+    nodes : (DEGREE + 1,)
+        C / C_0.
+    at_zero : (DEGREE + 1,)
+        Row that gives the value at C = 0.
+    y : (ORBIT + 1,)
+        Grid of y, where C = C_0 exp(-y^2).
+    inner, weight : (ORBIT, 5), (5,)
+        Gauss points of y in each interval, and their weights.
+    rows, late : (points, DEGREE + 1), (points,)
+        -2 V / C^2 at the inner points, then at y[1:], is rows @ ratio + (D / C_0)^2 late.
     """
-    x, w = legendre.leggauss(5)
+
+    nodes: Array
+    at_zero: Array
+    y: Array
+    inner: Array
+    weight: Array
+    rows: Array
+    late: Array
+
+    def motion(self, ratio: Array, noise: float, reach: float) -> tuple[Array, Array]:
+        """Times at values of y, and rates of y^2, which is smooth in time with noise too."""
+        inner = self.inner
+        fast = np.sqrt(self.rows @ ratio + noise**2 * self.late)
+        slow = 2.0 * inner / fast[: inner.size].reshape(inner.shape)
+        tau = np.concatenate([[0.0], np.cumsum(slow @ self.weight)])
+        if tau[-1] < reach:
+            raise BadParameter(f"the orbit is slower than its end: {tau[-1]:.4g} < {reach:.4g}")
+        return tau, np.concatenate([[noise], fast[inner.size :]])
+
+
+@cache
+def _orbits() -> Orbits:
+    """The maps, without cancellation at either end: -2 V is integrated from the nearer one."""
+    nodes = (chebyshev.chebpts1(DEGREE + 1) + 1.0) / 2.0
+
+    def values(c: Array) -> Array:
+        return np.asarray(chebyshev.chebvander(2.0 * c - 1.0, DEGREE))
+
     y = np.linspace(0.0, math.sqrt(1.5 * REACH) + 1.0, ORBIT + 1)
+    x, w = legendre.leggauss(5)
     inner = (y[1:] + y[:-1])[:, None] / 2.0 + (y[1] - y[0]) / 2.0 * x
-    slow = (
-        2.0 * inner / np.sqrt(fast((variance * np.exp(-(inner**2))).ravel())).reshape(inner.shape)
-    )
-    tau = np.concatenate([[0.0], np.cumsum(slow @ w * (y[1] - y[0]) / 2.0)])
-    if tau[-1] < reach:
-        raise BadParameter(f"the orbit is slower than its end: {tau[-1]:.4g} < {reach:.4g}")
-    rate = np.empty_like(y)
-    rate[1:] = np.sqrt(fast(variance * np.exp(-(y[1:] ** 2)))) / (2.0 * y[1:])
-    rate[0] = rate[1] if rate[1] < 1e3 else rate[1] * 2.0
-    return tau, y, rate
-
-
-def _ground_state(potential: Any, reach: float, edge: float) -> float:
-    """Lowest even eigenvalue of -d^2/dtau^2 + W, by Chebyshev collocation on the half-line.
-
-    W may have a cusp at zero, where white noise bends the correlation, and is `edge` beyond
-    `reach`, where a bound state falls off as exp(-sqrt(edge - E) tau); unbound ones begin at
-    `edge`.
-    """
-    number = np.arange(STATES + 1)
-    tau = reach * (1.0 - np.cos(np.pi * number / STATES)) / 2.0
-    ends = np.where((number == 0) | (number == STATES), 2.0, 1.0) * (-1.0) ** number
-    apart = tau[:, None] - tau[None, :] + np.eye(STATES + 1)
-    first = ends[:, None] / ends[None, :] / apart
-    first -= np.diag(first.sum(axis=1))
-    inner, outer = slice(1, STATES), [0, STATES]
-    hamiltonian = np.diag(potential(tau)) - first @ first
-    energy, vector = edge, np.ones(STATES - 1)
-    for turn in range(ROBIN):
-        # No slope at zero, the slope of the decay at the end.
-        at_ends = first[np.ix_(outer, outer)] + np.diag([0.0, math.sqrt(edge - energy)])
-        held = np.linalg.solve(at_ends, first[outer, inner])
-        matrix = hamiltonian[inner, inner] - hamiltonian[inner][:, outer] @ held
-        if turn == 0:
-            values, vectors = np.linalg.eig(matrix)
-            lowest = int(np.argmin(values.real))
-            found, vector = float(values[lowest].real), vectors[:, lowest].real
-        else:
-            found, vector = _nearest(matrix, energy, vector)
-        if found >= edge:
-            return edge
-        if abs(found - energy) < 1e-13:
-            break
-        energy = found
-    return energy
-
-
-def _nearest(matrix: Array, shift: float, vector: Array) -> tuple[float, Array]:
-    """Eigenvalue nearest to a shift, by inverse iteration."""
-    factors = lu_factor(matrix - shift * np.eye(len(matrix)))
-    value = shift
-    for _ in range(8):
-        new = lu_solve(factors, vector)
-        value = shift + float(vector @ vector) / float(vector @ new)
-        vector = new / np.linalg.norm(new)
-    return value, vector
+    d = np.exp(-(np.concatenate([inner.ravel(), y[1:]]) ** 2))
+    is_late = d >= 0.5
+    rows = np.zeros((d.size, DEGREE + 1))
+    for point, share in zip(*legendre.leggauss(LEVEL), strict=True):
+        unit, part = (point + 1.0) / 2.0, share / 2.0
+        u = np.where(is_late, 1.0 - unit * (1.0 - d), unit * d)
+        factor = np.where(is_late, -2.0 * u * (1.0 - d) / d**2, 2.0 * unit)
+        rows += (part * factor)[:, None] * values(u)
+    inverse = np.linalg.inv(values(nodes))
+    return Orbits(nodes, values(np.zeros(1))[0] @ inverse, y, inner, w * (y[1] - y[0]) / 2.0,
+                  rows @ inverse, np.where(is_late, d**-2.0, 0.0))  # fmt: skip
 
 
 # Maps and periodic inputs -----------------------------------------------------------------------
