@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 RELAXATIONS, AT_REST = 200, 1e-13
 # Largest residual of a fixed point, and distance below which two are the same.
 ACCEPTED, SAME = 1e-8, 1e-6
+# Distance from a known fixed point within which the iteration is not followed up.
+NEAR = 1e-4
 # Iterations before Newton's method, from each guess.
 WARM_UP = 60
 
@@ -254,7 +256,10 @@ def rest_points(network: RandomNetwork, start: float | None = None) -> list[Netw
     begin = 0.0 if start is None else float(start)
     found: list[Array] = []
     for guess in guesses(search):
-        at = solved(search, guess, begin)
+        near = relaxed(search, guess, begin)
+        if near is None or any(np.abs(near - other).max() < NEAR for other in found):
+            continue
+        at = solved(search, near, begin)
         if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
             found.append(at)
     found.sort(key=lambda y: y.round(8).tolist())
@@ -264,7 +269,7 @@ def rest_points(network: RandomNetwork, start: float | None = None) -> list[Netw
 def guesses(search: Search) -> list[Array]:
     """Averages from which the search starts: at zero, small, large, and with either sign."""
     count, rank = search.rest.populations, len(search.rest.loadings)
-    found = []
+    found: list[Array] = []
     for size, signs in itertools.product((0.0, 0.3, 2.0), itertools.product((1, -1), repeat=rank)):
         for sign in (1, -1):
             guess = np.zeros(search.size)
@@ -272,19 +277,27 @@ def guesses(search: Search) -> list[Array]:
             guess[count : 2 * count] = sign * size
             guess[2 * count : 3 * count] = 0.5
             guess[3 * count : 3 * count + rank] = size * np.array(signs)
-            found.append(guess)
+            if not any(np.array_equal(guess, other) for other in found):
+                found.append(guess)
     return found
 
 
-def solved(search: Search, guess: Array, start: float) -> Array | None:
-    """A fixed point of the averages near what damped iteration reaches; None without one."""
-    at = guess
+def relaxed(search: Search, at: Array, start: float) -> Array | None:
+    """What damped iteration from a guess reaches; None where it diverges."""
     with np.errstate(all="ignore"):
         for _ in range(WARM_UP):
             new = search(at, start)
             if not np.isfinite(new).all() or np.abs(new).max() > 1e8:
                 return None
+            if np.abs(new - at).max() < NEAR * max(1.0, np.abs(at).max()) / 10.0:
+                break
             at = 0.5 * at + 0.5 * new
+    return at
+
+
+def solved(search: Search, at: Array, start: float) -> Array | None:
+    """The fixed point of the averages near what damped iteration reached; None without one."""
+    with np.errstate(all="ignore"):
         result: Any = root(partial(_gap, search, start), at, tol=1e-13)
         best = result.x if np.isfinite(result.x).all() else at
         gap = search(best, start) - best

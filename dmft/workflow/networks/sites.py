@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
@@ -55,16 +56,15 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
                 f"{name} is no symbol of the network, which has {sorted(known)}, and none of "
                 f"{list(NUMBERS)}"
             )
-    for name, value in fields.items():
-        network = _with_field(network, name, value)
+    if fields:
+        network = _with_fields(network, fields)
     return substituted(network, swap) if swap else network
 
 
-def _with_field(network: RandomNetwork, name: str, value: Any) -> RandomNetwork:
+def _with_fields(network: RandomNetwork, fields: Mapping[str, Any]) -> RandomNetwork:
     made = object.__new__(RandomNetwork)
     for each in network.__dataclass_fields__:
-        object.__setattr__(made, each, getattr(network, each))
-    object.__setattr__(made, name, value)
+        object.__setattr__(made, each, fields.get(each, getattr(network, each)))
     made._check()
     return made
 
@@ -81,9 +81,9 @@ def substituted(network: RandomNetwork, swap: Mapping[sp.Symbol, sp.Expr]) -> Ra
             return GaussianInput(value.covariance.xreplace(swap))
         return tuple(map(at, value)) if isinstance(value, tuple) else value
 
-    for name in ("rate", "output", "mean", "std", "symmetry", "noise", "input", "low_rank",
-                 "multiplier", "covariance", "memory"):  # fmt: skip
-        network = _with_field(network, name, at(getattr(network, name)))
+    names = ("rate", "output", "mean", "std", "symmetry", "noise", "input", "low_rank",
+             "multiplier", "covariance", "memory")  # fmt: skip
+    network = _with_fields(network, {name: at(getattr(network, name)) for name in names})
     left = sorted(map(str, network.scalars))
     if left:
         raise BadParameter(f"no value for {left[0]}; give {left[0]}=...")
@@ -183,6 +183,9 @@ class Rest:
     @cached_property
     def laws(self) -> tuple[Array, Array]:
         """Nodes (n, N) and weights (N,) of the site parameters."""
+        given = _given_left(self.network)
+        if given is not None:
+            return given
         points, weights = np.empty((0, 1)), np.ones(1)
         for _, law in self.network.parameters:
             new, weight = _nodes_of(law)
@@ -200,29 +203,66 @@ class Rest:
         return [(array_function(own, m), array_function(own, n)) for m, n in self.network.low_rank]
 
 
+def _given_left(network: RandomNetwork) -> tuple[Array, Array] | None:
+    """Nodes of normal loadings (m, n) along the m, with the means of the n given them.
+
+    Exact where sites know their loadings by the low-rank part alone, which is linear in each n.
+    """
+    own = list(network.site_symbols)
+    pairs = [y for pair in network.low_rank for y in pair]
+    others = (*network.rate, *network.output, *network.input)
+    if not all(isinstance(law, Normal | JointNormal) for _, law in network.parameters) or any(
+        getattr(y, "covariance", y).has(*own) for y in others if own
+    ):
+        return None
+    slopes = [[sp.diff(y, symbol) for symbol in own] for y in pairs]
+    if not own or not pairs or any(y.free_symbols for row in slopes for y in row):
+        return None
+    A = np.array(slopes[::2], dtype=np.float64)
+    laws = [law for _, law in network.parameters]
+    parts = (law.covariance if isinstance(law, JointNormal) else law.variance for law in laws)
+    cov = block_diag(*map(np.atleast_2d, parts))
+    mean = np.concatenate([np.atleast_1d(law.mean) for law in laws])
+    values, vectors = np.linalg.eigh(A @ cov @ A.T)
+    kept = values > 1e-14 * max(values.max(), 1e-300)
+    z, weight = _grid(int(kept.sum()))
+    return mean[:, None] + cov @ A.T @ (vectors[:, kept] / np.sqrt(values[kept])) @ z, weight
+
+
+def _grid(count: int) -> tuple[Array, Array]:
+    """Nodes (count, N) and weights of independent standard normal variables."""
+    z, w = _hermite(OF_LAWS)
+    nodes, parts = (
+        [y.ravel() for y in np.meshgrid(*[one] * count, indexing="ij")] for one in (z, w)
+    )
+    return np.array(nodes).reshape(count, -1), np.prod(np.array(parts), axis=0, initial=1.0)
+
+
 def _nodes_of(law: Any) -> tuple[Array, Array]:
     if isinstance(law, Discrete):
         return np.array([law.values]), np.array(law.weights)
-    z, w = np.polynomial.hermite_e.hermegauss(OF_LAWS)
-    w = w / w.sum()
     if isinstance(law, JointNormal):
-        count = len(law.mean)
-        grid = np.stack([y.ravel() for y in np.meshgrid(*[z] * count, indexing="ij")])
-        weight = np.prod([y.ravel() for y in np.meshgrid(*[w] * count, indexing="ij")], axis=0)
+        grid, weight = _grid(len(law.mean))
         values, vectors = np.linalg.eigh(np.array(law.covariance))
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         return np.array(law.mean)[:, None] + root @ grid, weight
     if isinstance(law, Normal):
-        return (law.mean + np.sqrt(law.variance) * z)[None], w
+        z, weight = _grid(1)
+        return law.mean + np.sqrt(law.variance) * z, weight
     u, weight = np.polynomial.legendre.leggauss(4 * OF_LAWS)
     return law.quantile((u + 1.0) / 2.0)[None], weight / 2.0
+
+
+@cache
+def _hermite(count: int) -> tuple[Array, Array]:
+    z, w = np.polynomial.hermite_e.hermegauss(count)
+    return z, w / w.sum()
 
 
 def normal_nodes(kink: float | None = None, count: int = NODES) -> tuple[Array, Array]:
     """Nodes and weights of a standard normal variable; panels on both sides of a kink."""
     if kink is None:
-        z, w = np.polynomial.hermite_e.hermegauss(count)
-        return z, w / w.sum()
+        return _hermite(count)
     x, w = np.polynomial.legendre.leggauss(IN_PANEL)
     split = min(max(kink, -END), END)
     edges = np.unique(np.concatenate([
