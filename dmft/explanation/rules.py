@@ -361,4 +361,20 @@ RULES: dict[str, Rule] = {
         r"M^1 = (1 - \eta\lambda) M^0 - \eta\alpha\,\mathbb{E}[g\,h^*],\ g = \partial_h \ell",
         "theory/batch_reuse A.1, B.1; [dandi_2024_reusing]",
     ),
+    # Random networks
+    "linear_response": Rule(
+        "One site more",
+        "Site 0 changes the fields of the others by its small couplings; they respond linearly.",
+        "y_j = z_j + sum_k int r_jk J_k0 y_0 ds",
+        r"y_j = z_j + \sum_k \int r_{jk} J_{k0}\, y_0\, ds",
+        "[eissfeller_opper_1992]",
+    ),
+    "new_couplings": Rule(
+        "Average over new couplings",
+        "The couplings of site 0 are independent of the network without it, whose averages over "
+        "sites are averages over the process of one site.",
+        "N Var J_0j = sigma^2, N Cov(J_0j, J_j0) = gamma sigma^2",
+        r"N\,\mathrm{Var}\,J_{0j} = \sigma^2,\ N\,\mathrm{Cov}(J_{0j}, J_{j0}) = \gamma\sigma^2",
+        "[sompolinsky_1988]",
+    ),
 }

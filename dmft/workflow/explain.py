@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 
 from dmft.display.bibliography import ENTRIES
+from dmft.equations.explained.network import explain_network
 from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.network import NetworkEquations
 from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
@@ -27,7 +29,8 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     Equation    each step is an equation `before = after`; both sides are evaluated by a quadrature
                 that uses no closed forms. The steps are recorded during the computation
     Valid for   `Gaussian` (`of` is the integrand), `population_risk`, `Equations` (`of` is a block
-                such as "M" or "Q", or a block and a term), exponents, escape formulas
+                such as "M" or "Q", or a block and a term), equations of a `RandomNetwork` (`of` is
+                the number of a population), exponents, escape formulas
 
     Parameters
     ----------
@@ -68,6 +71,8 @@ def _explained(obj: Any, of: Any) -> Explanation:
     if isinstance(obj, DescentEquations) and not obj.is_flow:
         obj = short_times(obj)
     note = getattr(obj, "explain", None)
+    if isinstance(obj, NetworkEquations):
+        note = partial(explain_network, obj)
     if isinstance(obj, Exponent):  # whose own words have no steps
         note = partial(explain_exponent, obj)
     if note is None or isinstance(obj, type):

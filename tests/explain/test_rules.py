@@ -394,6 +394,24 @@ def first_step():
     close(float(moved @ W[1] / d), text)
 
 
+def linear_response():
+    """Sites x <- tanh(J x) with site 0 at 0 and at a small value, after two steps."""
+    J = np.random.default_rng(4).standard_normal((5, 5)) / 2
+    moved = lambda x0: np.tanh(J[1:, 1:] @ np.tanh(J[1:, 0] * x0))  # noqa: E731
+    response = J[1:, 1:] @ J[1:, 0]
+    np.testing.assert_allclose(moved(1e-5) - moved(0.0), response * 1e-5, rtol=1e-8)
+
+
+def new_couplings():
+    """Sums of (J_0j y_j)^2 and J_0j J_j0 r_jj over pairs of normal couplings of correlation .4."""
+    rng, size, sigma, gamma = np.random.default_rng(5), 200_000, 1.3, 0.4
+    z = rng.standard_normal((2, size))
+    pair = sigma * z[0], sigma * (gamma * z[0] + math.sqrt(1 - gamma**2) * z[1])
+    y = np.cos(np.arange(size))
+    assert abs(np.mean((pair[0] * y) ** 2) - sigma**2 * np.mean(y**2)) < 0.02
+    assert abs(np.mean(pair[0] * pair[1] * y**2) - gamma * sigma**2 * np.mean(y**2)) < 0.02
+
+
 PROPERTIES = {
     "linearity": linearity, "kinks": kinks, "combination": combination, "hermite": hermite,
     "diagrams": diagrams, "tilt": tilt, "condition": condition, "stein": stein, "fixed": fixed,
@@ -410,6 +428,7 @@ PROPERTIES = {
     "mehler": mehler, "coefficient": coefficient, "token_fields": token_fields,
     "moments": moments, "uninformative": uninformative, "lengths": lengths, "growth": growth,
     "passage": passage, "first_step": first_step,
+    "linear_response": linear_response, "new_couplings": new_couplings,
 }  # fmt: skip
 
 

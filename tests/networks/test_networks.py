@@ -1,11 +1,13 @@
 """Random networks: what a declaration refuses, what changes do, errors that cover, records."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy as sp
 
 import dmft
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, UnprovenStep
 from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
 from dmft.solvers.network.kernels import orthonormalise
 
@@ -67,6 +69,22 @@ def test_equations_print_the_terms_of_the_declared_case():
     assert set(full.terms["x"]) == {"rate", "noise"}
     assert r"\int" in full.latex()
     assert r"\int" not in plain.latex()
+
+
+def test_the_cavity_argument_is_that_of_the_record():
+    eqs = dmft.derive(leaky(symmetry=0.5, mean=0.3))
+    proof = dmft.explain(eqs)
+    assert proof.after == sum(eqs.terms["h"].values())
+    assert proof.steps[2].after == eqs.terms["h"]["memory"]
+    assert [step.rule for step in proof.steps].count("new_couplings") == 3
+    two = {"std": [[1.4, 1.0], [0.8, 1.6]], "symmetry": [[0, 0.3], [0.3, 0]]}
+    many = dmft.derive(leaky(fractions=[0.6, 0.4], **two))
+    assert dmft.explain(many, of=1).steps[2].after == many.terms["h_2"]["memory"]
+    wrong = replace(eqs, definitions=eqs.replace("h", "memory", -eqs.terms["h"]["memory"]).stored)
+    with pytest.raises(UnprovenStep):
+        dmft.explain(wrong)
+    with pytest.raises(BadParameter, match="as_derived"):
+        dmft.explain(eqs.without("memory"))
 
 
 def test_changed_terms_change_the_run():

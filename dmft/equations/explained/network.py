@@ -1,0 +1,141 @@
+"""The cavity argument: the sum over couplings of a random network becomes the field of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.two_time.network import NetworkEquations
+from dmft.errors import BadParameter
+from dmft.explanation.paragraphs import Judged, Meaning
+from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
+from dmft.model.couplings.random_network import GaussianInput, S, T
+from dmft.validation import shown
+
+J, PHI, ALONE, CHI = (sp.IndexedBase(y) for y in "Jyzr")
+j, k, N = sp.symbols("j k N", integer=True, positive=True)
+
+NOTATION = tuple(
+    Meaning(tuple(names), text.format(*(f"${y}$" for y in names)), text.format(*names))
+    for names, text in (
+        ("J", "{} are the couplings; site 0 is added to the others"),
+        ("yz", "{} are the outputs of the sites at a time, {} those without site 0"),
+        ("r", "{} is the response of the output of the first site to the field of the second"),
+    )
+)
+
+
+def explain_network(equations: NetworkEquations, population: int = 0) -> Explanation:
+    """Add a site to the network, then average over its own couplings.
+
+    Raises
+    ------
+    BadParameter
+        Of changed equations, and of couplings that are declared by `covariance` and `memory`.
+    """
+    network = equations.model
+    if equations.is_changed or network.covariance is not None:
+        raise BadParameter(
+            "the cavity argument holds for declared mean, std and symmetry: explain as_derived; "
+            "covariance= and memory= state its result"
+        )
+    if population not in range(network.populations):
+        raise BadParameter(
+            f"of = {shown(population)} must be the number of a population below "
+            f"{network.populations}"
+        )
+    f, checks = equations.functions(population), Checks(equations, population)
+    terms = {name: equations.terms[str(f.field)].get(name, sp.S.Zero)
+             for name in ("mean", "low_rank", "couplings", "memory")}  # fmt: skip
+    total, last = (sp.Sum, T - 1) if network.kind == "map" else (sp.Integral, T)
+    back = total(CHI[j, k, T, S] * PHI[0, S], (S, 0, last))
+    whole, alone = (sp.Sum(J[0, j] * y[j, T], (j, 1, N)) for y in (PHI, ALONE))
+    own = sp.Sum(J[0, j] * J[k, 0] * back, (j, 1, N), (k, 1, N))
+    ledger = Ledger(show=equations._printer.doprint)
+    if not network.redrawn:
+        ledger.add("linear_response", whole, alone + own, judge=with_one_site_more)
+    for before, after, note, judge in (
+        (alone, terms["mean"] + terms["low_rank"] + terms["couplings"],
+         "Means of the couplings and their low-rank part give means of outputs.", checks.mean),
+        (own, terms["memory"], "Of all pairs J[0, j], J[k, 0] only j = k is correlated.",
+         checks.memory),
+        (Expectation(f.eta(T) * f.eta(S)), equations.block(f.sigma),
+         "A sum of many independent terms is Gaussian.", checks.covariance),
+    ):  # fmt: skip
+        ledger.add("new_couplings", before, after, note=note, judge=judge)
+    return explanation(
+        f"field of a site, {f.field(T)}", ledger, (whole, sp.Add(*terms.values())), [],
+        claim="exact as N grows", cases=[{}, {}], whole=False, notation=NOTATION,
+    )  # fmt: skip
+
+
+def with_one_site_more(case: int) -> Judged:
+    """Sum over couplings of a linear map of six sites, and its parts without site 0."""
+    rng, steps = np.random.default_rng(CASES[case]), 4
+    couplings, x = rng.standard_normal((6, 6)) / 3.0, rng.standard_normal(6)
+    rest, row, alone, back = couplings[1:, 1:], couplings[0, 1:], x[1:], np.zeros(5)
+    for _ in range(steps):
+        back = rest @ back + couplings[1:, 0] * x[0]
+        x, alone = couplings @ x, rest @ alone
+    return float(row @ x[1:]), float(row @ (alone + back)), 1e-10
+
+
+class Checks:
+    """Terms of the record at random numbers, against averages over pairs of couplings."""
+
+    def __init__(self, equations: NetworkEquations, population: int) -> None:
+        self.equations, self.a, self.network = equations, population, equations.model
+        self.every = [equations.functions(b) for b in range(self.network.populations)]
+
+    def mean(self, case: int) -> Judged:
+        """Sum over populations of mean couplings times mean outputs, and the low-rank part."""
+        low = sum(m * sp.Function(f"kappa_{r + 1}", real=True)(T)
+                  for r, (m, _) in enumerate(self.network.low_rank))  # fmt: skip
+        means = self.network.mean[self.a]
+        before = low + self._over(lambda b, n: n * means[b] * self.every[b].mean(T))
+        after = self._term("mean") + self._term("low_rank")
+        return self._values(case, before, after)
+
+    def memory(self, case: int) -> Judged:
+        """N E J_0j J_j0 times the response and the own output, at one earlier time."""
+        own = self.every[self.a].output.xreplace({T: S})
+        before = self._over(lambda b, n: n * self._pair(b)[1] * self.every[b].resp(T, S) * own)
+        term = self._term("memory")
+        inside = {y: y.function for y in term.atoms(sp.Integral, sp.Sum)}
+        return self._values(case, before, term.xreplace(inside))
+
+    def covariance(self, case: int) -> Judged:
+        """N E J_0j^2 times the correlation of outputs, and the covariance of an input."""
+        given = self.network.input[self.a]
+        own = given.covariance if isinstance(given, GaussianInput) else sp.S.Zero
+        before = own + self._over(lambda b, n: n * self._pair(b)[0] * self.every[b].corr(T, S))
+        after = self.equations.block(self.every[self.a].sigma)
+        if self.network.redrawn:
+            before, after = (y.xreplace({T: S}) for y in (before, after))
+        return self._values(case, before, after)
+
+    def _over(self, term: Callable[[int, float], sp.Expr]) -> sp.Expr:
+        return sp.Add(*(term(b, n) for b, n in enumerate(self.network.shares)))
+
+    def _term(self, name: str) -> sp.Expr:
+        return self.equations.terms[str(self.every[self.a].field)].get(name, sp.S.Zero)
+
+    def _pair(self, b: int) -> tuple[sp.Expr, sp.Expr]:
+        """N E J_0j^2 and N E J_0j J_j0 without means, over pairs of equally likely signs."""
+        net, a = self.network, self.a
+        gamma, draws = net.symmetry[a][b], [(u, v) for u in (-1, 1) for v in (-1, 1)]
+        pairs = [(net.std[a][b] * u, net.std[b][a] * (gamma * u + sp.sqrt(1 - gamma**2) * v))
+                 for u, v in draws]  # fmt: skip
+        return sum(y * y for y, _ in pairs) / 4, sp.expand(sum(y * z for y, z in pairs)) / 4
+
+    def _values(self, case: int, *sides: sp.Expr) -> Judged:
+        """Both sides at random numbers for their functions and symbols."""
+        rng = np.random.default_rng(CASES[case])
+        atoms = set().union(*(y.atoms(AppliedUndef) | y.free_symbols for y in sides))
+        at = {y: sp.Float(rng.uniform(0.2, 0.9)) for y in sorted(atoms, key=str)}
+        one, two = (float(y.xreplace(at)) for y in sides)
+        return one, two, 1e-10
