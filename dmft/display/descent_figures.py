@@ -296,3 +296,53 @@ def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> 
         panels[0].figure.suptitle(title)
     put_legends(*((panel, *panel.get_legend_handles_labels()) for panel in panels))
     return panels
+
+
+def is_network(record: Any) -> bool:
+    """Whether a record is a solved or a simulated random network."""
+    shown = record.mean if hasattr(record, "stderr") else getattr(record, "arrays", None)
+    return isinstance(shown, Mapping) and {"mean", "output_corr"} <= set(shown)
+
+
+def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
+    """Draw the mean, the variance and C(T, s), and the states at T of paths that were kept.
+
+    Solved runs are lines with a band of their error, simulated ones points with error bars.
+    Populations differ in colour, records in line style.
+    """
+    count = 4 if any(getattr(r, "paths", None) is not None for r in records) else 3
+    panels = np.ravel(canvas.panels(count, (3.6, 3.2)) if axes is None else axes)
+    if panels.size != count:
+        raise BadParameter(f"these networks take {count} axes, got {panels.size}")
+    for number, record in enumerate(records):
+        is_simulated = hasattr(record, "stderr")
+        values, errors = (
+            [np.moveaxis(y[name], -1, 0) if y["mean"].ndim > 1 else y[name][None]
+             for name in ("mean", "corr")]
+            for y in ((record.mean, record.stderr) if is_simulated
+                      else (record.arrays, record.error))
+        )  # fmt: skip
+        label = f"N = {record.dim}" if is_simulated else "theory"
+        for a, (mean, corr, d_mean, d_corr) in enumerate(zip(*values, *errors, strict=True)):
+            variance = np.diagonal(corr) - mean**2
+            d_variance = np.diagonal(d_corr) + 2.0 * np.abs(mean) * d_mean
+            last = int(np.flatnonzero(np.isfinite(mean))[-1])
+            rows = ((mean, d_mean), (variance, d_variance), (corr[last], d_corr[last]))
+            name = label if len(values[0]) == 1 else f"{label}, population {a + 1}"
+            for panel, (y, error) in zip(panels, rows, strict=False):
+                if is_simulated:
+                    panel.errorbar(record.t, y, error, color=colour(a), label=name, **DOTS,
+                                   marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+                    continue
+                panel.plot(record.t, y, color=colour(a), linestyle=line_style(number), label=name)
+                panel.fill_between(record.t, y - error, y + error, color=colour(a), alpha=0.3, lw=0)
+        if getattr(record, "paths", None) is not None:
+            panels[3].hist(record.paths[:, -1].ravel(), bins="auto", density=True, color=FAINT)
+    words = ("mean $E\\,x(t)$", "variance of $x(t)$", "$C(T, s)$", "density of $x(T)$")
+    for panel, label, name in zip(panels, words, ("t", "t", "s", "x"), strict=False):
+        panel.set(xlabel=f"${name}$" if name == "x" else f"time ${name}$", ylabel=label)
+        panel.spines[["top", "right"]].set_visible(False)
+    put_legends((panels[0], *named_once(panels[0])))
+    if title:
+        panels[0].figure.suptitle(title)
+    return panels

@@ -174,7 +174,7 @@ DRAWN = frozenset(
     {
         "Trajectory", "Ensemble", "PathEnsemble", "SequenceEnsemble", "DescentRun",
         "DescentEnsemble", "TwoTimeRun", "PhaseDiagram", "RegionDiagram", "Boundary", "Sweep",
-        "Regimes", "Landscape", "BatchExponents", "EscapeTimes",
+        "Regimes", "Landscape", "BatchExponents", "EscapeTimes", "NetworkRun", "NetworkEnsemble",
     }
 )  # fmt: skip
 DOTS_PER_INCH, PIXELS = 100, 560

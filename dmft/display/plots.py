@@ -15,7 +15,13 @@ from dmft.display.curves import (
     plot_runs,
     plot_schedule,
 )
-from dmft.display.descent_figures import is_descent, plot_descent, plot_two_time
+from dmft.display.descent_figures import (
+    is_descent,
+    is_network,
+    plot_descent,
+    plot_network,
+    plot_two_time,
+)
 from dmft.display.diagram import plot_diagram
 from dmft.display.fixed_points import draw_references, plot_thresholds
 from dmft.display.landscape import plot_landscape
@@ -71,14 +77,16 @@ def plot(
         with equal readouts are permuted to be closest to the theory (or to the first run).
         `EscapeTimes` of many runs are drawn as a distribution.
         Descents on repeated data have six panels: overlaps, training loss and risk with their
-        errors, and maps of two times of C_l, R_l and Q.
+        errors, and maps of two times of C_l, R_l and Q. Random networks have three: mean, variance
+        and the correlation with the last time; a fourth shows the states of paths that were kept.
         A phase diagram (or a sweep over two parameters) is drawn separately: a heat map whose
         failed and censored cells are hatched and named; so are a `Boundary`, the regions of
         `dmft.regimes` and `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with
         its minima, flow, section along the border. For a `Boundary`, grid points are drawn beneath
         the curves, into axes that show something (of the same plane) only the curves.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, one for
+        Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, three or
+        four for networks, one for
         a diagram or a distribution; a new figure by default. A figure without layout (no layout
         engine, no `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
     path : str or Path, optional
@@ -169,6 +177,8 @@ def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, froze
                         "plot separately"
                     )
                 return draw, record, takes
+    if all(map(is_network, records)):
+        return plot_network, records, frozenset()
     runs = [r for r in records if not is_escape(r)]
     descents = [is_descent(r) for r in runs]
     if any(descents) and not (all(descents) and len(runs) == len(records)):

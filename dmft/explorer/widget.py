@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dmft.errors import MissingExtra
+from dmft.errors import BadParameter, MissingExtra
 from dmft.explorer.page import MODULES, faces, inline, script, style
 from dmft.explorer.session import Session
 from dmft.record import plain
@@ -46,7 +46,7 @@ export default {
 
 def explore(
     model: Any,
-    algorithm: Any,
+    algorithm: Any = None,
     *,
     start: Any = None,
     t_max: float = 100.0,
@@ -94,6 +94,11 @@ def explore(
     >>> page.session.description()["terms"]["sgd_noise"]  # doctest: +SKIP
     ['Q']
     """
+    if algorithm is None:
+        raise BadParameter(
+            "explore takes a model and its algorithm; random networks and static limits have no "
+            "page: dmft.plot draws their runs"
+        )
     session = Session(
         model, algorithm, start=start, t_max=t_max, dim=dim, ranges=ranges, title=title,
         values=values,

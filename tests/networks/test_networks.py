@@ -182,6 +182,20 @@ def test_symmetric_couplings_have_their_correlation():
     assert edges.imag.max() == pytest.approx(0.5 * slope, abs=0.08)
 
 
+def test_figures_of_networks_and_what_has_none(tmp_path):
+    eqs = dmft.derive(leaky(symmetry=0.5))
+    run = dmft.solve(eqs, Normal(), 1.0, paths=200, sweeps=2, keep_paths=5)
+    many = dmft.simulate(leaky(), dim=20, t_max=1.0, seeds=2, start=Normal())
+    assert len(dmft.plot(run, many, path=tmp_path / "run.png", dpi=40)) == 4
+    assert len(dmft.plot(many, path=tmp_path / "many.png", dpi=40)) == 3
+    two = dmft.derive(leaky(fractions=[0.5, 0.5], std=[[1, 1], [1, 1]]))
+    assert len(dmft.plot(dmft.solve(two, Normal(), 1.0), path=tmp_path / "two.png", dpi=40)) == 3
+    with pytest.raises(BadParameter, match=r"random networks .* are not exported"):
+        dmft.export(eqs, tmp_path / "a.py")
+    with pytest.raises(BadParameter, match=r"explore takes .* random networks"):
+        dmft.explore(leaky())
+
+
 def test_records_come_back(tmp_path):
     run = dmft.solve(
         dmft.derive(leaky(symmetry=0.5)), Normal(), 1.0, paths=200, sweeps=2, keep_paths=5

@@ -10,7 +10,7 @@ from dmft.codegen.export.system import System
 from dmft.equations.equations import Equations
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.errors import BadParameter
-from dmft.validation import checked
+from dmft.validation import checked_or
 
 # File of this folder and function for each kind, by how a name ends; the first end counts.
 KINDS = {
@@ -22,7 +22,7 @@ KINDS = {
 }
 
 
-@checked
+@checked_or(equations="random networks and other equations in two times are not exported")
 def export(equations: Equations | DescentEquations, path: str | Path, **parameters: float) -> Path:
     """Write equations of motion as a self-contained file, in the language of its suffix.
 
