@@ -120,6 +120,14 @@ class Normal(Law):
 
         return np.asarray(float(self.mean) + math.sqrt(self.variance) * ndtri(u))
 
+    def sample(self, generator: np.random.Generator, size: int) -> Array:
+        """Draw values whose mean and variance are those of the law."""
+        draws = super().sample(generator, size)
+        if size < 2 or self.variance == 0.0:
+            return draws
+        draws -= draws.mean()
+        return np.asarray(self.mean + draws * math.sqrt(self.variance / np.mean(draws**2)))
+
 
 @checked
 @dataclass(frozen=True, repr=False)
