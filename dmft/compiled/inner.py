@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NoReturn
 
-from llvmlite.binding import Linkage, parse_bitcode
+from llvmlite.binding import Linkage, create_new_function_pass_manager, parse_bitcode
 from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import CPUDispatcher
 
-# Names of the entries for Python and C.
-ENTRIES = ("cpython.", "cfunc.")
+# Beginnings of the names of the entries for Python and C.
+ENTRIES = ("_ZN7cpython", "cpython.", "cfunc.")
+# Objects of Python that functions use, of those that have no machine code yet.
+_ENVIRONMENTS: dict[str, Any] = {}
 
 
 class Inner(CPUDispatcher):
@@ -43,13 +46,45 @@ class _Library(JITCodeLibrary):
 
     Names that are local to an object file (`Linkage.internal`) are not enough: the linker of the
     process looks up the names of all files in one table.
+
+    A function that Python does not call is therefore neither optimised nor made machine code of
+    before it is asked for: Numba does both for each function, and both again within each caller.
     """
 
     # Of a function that was loaded: its bitcode.
     _packed = b""
 
+    def get_pointer_to_function(self, name: str) -> int:
+        """Address of a function; 0 if there is none, and its caller is to make the code."""
+        is_here = self._finalized or any(f.name == name for f in _defined(self._final_module))
+        return int(super().get_pointer_to_function(name)) if is_here else 0
+
+    def add_linking_library(self, library: Any) -> None:
+        """Take in what another library has."""
+        if isinstance(library, _Library) and not library._finalized:
+            self._linking_libraries.append(library)
+        else:
+            super().add_linking_library(library)
+
+    def finalize(self) -> None:
+        """Make machine code of all that was taken in; its objects of Python have waited for it."""
+        super().finalize()
+        defined = [n for n in _ENVIRONMENTS if self._codegen._engine.is_symbol_defined(n)]
+        for name in defined:
+            self._codegen.set_env(name, _ENVIRONMENTS.pop(name))
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Take values out of memory; the rest is done once, when all is together."""
+        ll_module.data_layout = self._codegen._data_layout
+        passes, builder = create_new_function_pass_manager(), self._codegen._pass_builder()
+        passes.add_sroa_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_refprune_pass()
+        for function in _defined(ll_module):
+            passes.run(function, builder)
+
     def _optimize_final_module(self) -> None:
-        functions = [f for f in self._final_module.functions if not f.is_declaration]
+        functions = _defined(self._final_module)
         if any(f.name.startswith(ENTRIES) for f in functions):
             for function in functions:
                 if function.linkage == Linkage.linkonce_odr:
@@ -69,16 +104,40 @@ class _Library(JITCodeLibrary):
         return library
 
     def _get_module_for_linking(self) -> Any:
-        return parse_bitcode(self._packed) if self._packed else super()._get_module_for_linking()
+        if self._packed:
+            return parse_bitcode(self._packed)
+        return super()._get_module_for_linking() if self._finalized else self._gathered
+
+    @cached_property
+    def _gathered(self) -> Any:
+        """The function and all that it calls, for its callers."""
+        module = self._final_module.clone()
+        for library in dict.fromkeys(self._linking_libraries):
+            module.link_in(library._get_module_for_linking(), preserve=True)
+        for function in _defined(module):
+            if function.linkage == Linkage.external:
+                function.linkage = Linkage.linkonce_odr
+        return module
+
+
+def _defined(module: Any) -> list[Any]:
+    return [function for function in module.functions if not function.is_declaration]
 
 
 @contextlib.contextmanager
 def self_contained(function: Any) -> Iterator[None]:
     """While it lasts (under Numba's lock), what is compiled has its own copy of what it calls."""
     codegen = function.targetctx.codegen()
-    before = codegen._library_class
-    codegen._library_class = _Library
+    before, give = codegen._library_class, codegen.set_env
+
+    def set_env(name: str, environment: Any) -> None:
+        if codegen._engine.is_symbol_defined(name):
+            give(name, environment)
+        else:
+            _ENVIRONMENTS[name] = environment
+
+    codegen._library_class, codegen.set_env = _Library, set_env
     try:
         yield
     finally:
-        codegen._library_class = before
+        codegen._library_class, codegen.set_env = before, give

@@ -46,7 +46,7 @@ from dmft.progress import announce
 
 DIGEST_SIZE = 32
 # How functions are compiled (`dmft.compiled.inner`): what was compiled otherwise is not loaded.
-SHARING = "private"
+SHARING = "once"
 # What is said when functions of these modules are compiled; others take less than a second.
 WAITING = {
     "dmft.solvers.": "compiling the solver (usually 5 to 15 s, once on this machine)",
@@ -82,6 +82,8 @@ class Deferred(CPUDispatcher):
                 with _alone(self._cache), register_dispatcher(self), self_contained(self):
                     for one in self._wanted:
                         self.compile(one)
+                    for made in self.overloads.values():  # whether it is kept or not
+                        made.library._ensure_finalized()
                 self.disable_compile()
                 self._wanted = ()
             finally:

@@ -200,6 +200,39 @@ def test_kept_functions_share_no_machine_code(fresh_cache):
         assert not [n for n in named if not n.startswith((".const", "_ZN08NumbaEnv"))]
 
 
+NESTED = textwrap.dedent(
+    '''
+    """A test module: a kept function that calls another one, and one for compiled code only."""
+    from dmft.compiled import njit
+
+    @njit(inner=True)
+    def half(x):
+        if x < 0.0:
+            raise ValueError(x, "is below zero")
+        return 0.5 * x
+
+    @njit("float64(float64)", cache=True)
+    def quarter(x):
+        return half(half(x))
+
+    @njit("float64(float64)", cache=True)
+    def rest(x):
+        return x - quarter(x) - half(max(x, -1.0))
+    '''
+)
+
+
+def test_functions_that_python_does_not_call_have_no_machine_code(fresh_cache):
+    module = load_module(NESTED, "nested")
+    assert module.rest(8.0) == 2.0  # compiles `quarter` on the way
+    with pytest.raises(ValueError, match=r"-3\.0, 'is below zero'"):
+        module.rest(-3.0)
+    assert module.quarter(8.0) == 2.0
+    for name, has_code in (("half", False), ("quarter", True), ("rest", True)):
+        (made,) = getattr(module, name).overloads.values()
+        assert made.library._finalized == has_code
+
+
 TWO_TIMES = textwrap.dedent(
     """
     import sympy as sp, dmft
