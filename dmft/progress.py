@@ -5,8 +5,8 @@ A bar appears when the work has lasted for two seconds, or at once and to stay w
 `progress=False`. A callable is told at once and everywhere. `CANCELLED` lets an
 interrupted parallel job ask the runs in its threads to stop: threads receive no Ctrl-C themselves.
 
-What is waited for once (code that is compiled) is announced when it begins, on a terminal and in
-a notebook, and nowhere else.
+Work of which no fraction is known (equations that are derived, code that is compiled) is a `stage`:
+from two seconds on, a terminal and a notebook say what it is and how long the wait has lasted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ CANCELLED: ContextVar[threading.Event | None] = ContextVar("dmft_cancelled", def
 EXPECTED: ContextVar[int] = ContextVar("dmft_expected", default=0)
 # Whether the caller wants to be told nothing, as `progress=False` says.
 SILENT: ContextVar[bool] = ContextVar("dmft_silent", default=False)
-_ANNOUNCED: set[str] = set()
 
 
 def is_cancelled() -> bool:
@@ -43,14 +42,67 @@ def is_cancelled() -> bool:
     return flag is not None and flag.is_set()
 
 
-def announce(message: str) -> None:
-    """Say what begins now and takes seconds: to people, and once in a process.
+@contextlib.contextmanager
+def stage(message: str) -> Iterator[None]:
+    """While it lasts, people see what is being done; of stages within others, the innermost.
 
-    Parallel jobs say nothing: they have a bar of their own.
+    Parallel jobs show nothing: they have a bar of their own.
     """
-    if is_watched() and not SILENT.get() and CANCELLED.get() is None and message not in _ANNOUNCED:
-        _ANNOUNCED.add(message)
-        print(f"dmft: {message}", file=sys.stderr, flush=True)
+    if SILENT.get() or CANCELLED.get() is not None or not is_watched():
+        yield
+        return
+    _SHOWN.begin(message)
+    try:
+        yield
+    finally:
+        _SHOWN.end(message)
+
+
+class _Stages:
+    """What is being done, and the line that says so."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[str] = []
+        self._screen: Any = None
+        self._since: float | None = None
+        self._width = 0
+
+    def begin(self, message: str) -> None:
+        with self._lock:
+            self._running.append(message)
+            self._screen = sys.stderr
+            if self._since is None:
+                self._since = time.monotonic()
+                threading.Thread(target=self._watch, args=(self._since,), daemon=True).start()
+
+    def end(self, message: str) -> None:
+        with self._lock:
+            self._running.remove(message)
+            if not self._running:
+                self._write("")
+
+    def _watch(self, since: float) -> None:
+        """Rewrite the line; stages that follow each other closely are one wait."""
+        while True:
+            time.sleep(REWRITE_SECONDS)
+            with self._lock:
+                if not self._running:
+                    self._since = None
+                    return
+                waited = time.monotonic() - since
+                if waited >= SHOW_AFTER_SECONDS:
+                    self._write(f"dmft: {self._running[-1]} ({waited:.0f} s)")
+
+    def _write(self, text: str) -> None:
+        if text or self._width:
+            end = "" if text else "\r"
+            self._screen.write(f"\r{text:<{self._width}}{end}")
+            self._screen.flush()
+            self._width = max(self._width, len(text)) if text else 0
+
+
+_SHOWN = _Stages()
 
 
 def in_notebook() -> bool:
@@ -70,7 +122,7 @@ def is_watched() -> bool:
 
 @contextlib.contextmanager
 def as_asked(option: ProgressOption) -> Iterator[None]:
-    """Announce nothing while the caller wants silence."""
+    """Show no stages while the caller wants silence."""
     token = SILENT.set(SILENT.get() or option is False)
     try:
         yield

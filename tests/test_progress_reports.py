@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -114,21 +115,37 @@ def test_notebooks_have_bars_and_logs_in_which_kernels_are_loaded_have_none(
     assert "solve" in log.getvalue()
 
 
-def test_what_is_compiled_is_announced_once_to_people(terminal, monkeypatch, notebook):
-    monkeypatch.setattr(module, "_ANNOUNCED", set())
+def test_people_see_the_innermost_stage_and_how_long_they_wait(terminal, monkeypatch):
+    monkeypatch.setattr(module, "SHOW_AFTER_SECONDS", 0.02)
+    monkeypatch.setattr(module, "REWRITE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_SHOWN", module._Stages())
+
+    def stages():
+        with module.stage("deriving"), module.stage("compiling"):
+            time.sleep(0.1)
+
     log = io.StringIO()
     with contextlib.redirect_stderr(log):
-        module.announce("compiling")
+        stages()
     assert log.getvalue() == ""
     with contextlib.redirect_stderr(terminal):
         with module.as_asked(False):
-            module.announce("compiling")
+            stages()
         assert terminal.getvalue() == ""
-        for _ in range(2):
-            module.announce("compiling")
-    assert terminal.getvalue() == "dmft: compiling\n"
-    monkeypatch.setitem(sys.modules, "ipykernel", module)
-    monkeypatch.setitem(sys.modules, "IPython", notebook)
-    with contextlib.redirect_stderr(log):
-        module.announce("another")
-    assert log.getvalue() == "dmft: another\n"
+        stages()
+    assert "dmft: compiling (0 s)" in terminal.getvalue()
+    assert terminal.getvalue().endswith(" \r")  # the line is gone
+
+
+def test_stages_of_threads_end_in_any_order(terminal, monkeypatch):
+    monkeypatch.setattr(module, "SHOW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(module, "REWRITE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_SHOWN", module._Stages())
+    with contextlib.redirect_stderr(terminal):
+        first, second = module.stage("deriving"), module.stage("compiling")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        time.sleep(0.1)
+        second.__exit__(None, None, None)
+    assert "dmft: compiling (0 s)" in terminal.getvalue()

@@ -17,6 +17,7 @@ from dmft.emit import load_module
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.names import VERSION
+from dmft.progress import stage
 from dmft.solvers.problem import Problem
 from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
@@ -45,6 +46,7 @@ def build(equations: DescentEquations) -> DescentProblem: ...
 def build(equations: TwoTime) -> VolterraProblem: ...
 @checked
 @in_turn
+@stage("building the problem: averages and tables")
 def build(
     equations: Equations | DescentEquations | TwoTime,
 ) -> Problem | DescentProblem | VolterraProblem:

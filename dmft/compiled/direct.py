@@ -26,6 +26,7 @@ from dmft.compiled.directory import cache_directory
 from dmft.compiled.instructions import Writer
 from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INLINED, INT, fastmath
 from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
+from dmft.progress import stage
 
 # Lines of LLVM's text above which a module has few of its passes.
 LONG = 2000
@@ -50,7 +51,8 @@ def native(text: str, name: str) -> Native:
         if file not in _NATIVE:
             code = kept_code.read(file)
             if code is None:
-                code = code_from_text(text, name)
+                with stage("compiling these equations"):
+                    code = code_from_text(text, name)
                 kept_code.keep(file, code)
             _NATIVE.update(link({file: code}))
         return _NATIVE[file]

@@ -14,16 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from dmft.progress import announce
+from dmft.progress import stage
 
 # Stands for "no folder": below a file, nothing can be written, and nothing is ever found.
 NOWHERE = Path(os.devnull, "dmft")
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # Links on one way, as Linux counts them.
 MOST_LINKS = 40
-# Seconds of waiting for another process until a terminal, a warning says so, and until the wait
-# ends: two processes may both compile, which costs time only.
-ANNOUNCED, WARNED, LONGEST_WAIT = 2.0, 20.0, 300.0
+# Seconds of waiting for another process until a warning says so, and until the wait ends: two
+# processes may both compile, which costs time only.
+WARNED, LONGEST_WAIT = 20.0, 300.0
 _TOLD: set[str] = set()
 
 
@@ -236,7 +236,9 @@ def process_lock(path: Path) -> Iterator[None]:
         # A full disk, a file system without locks: they cost a second compilation only.
         with contextlib.suppress(OSError):
             file = held.enter_context(path.open("a"))
-            if _wait_for(file):
+            with stage("waiting for another process that compiles the same code"):
+                is_ours = _wait_for(file)
+            if is_ours:
                 # Not by closing alone: a child that was forked meanwhile holds the file open.
                 held.callback(fcntl.flock, file, fcntl.LOCK_UN)
         yield
@@ -252,8 +254,6 @@ def _wait_for(file: IO[str]) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         waited = time.monotonic() - began
-        if waited > ANNOUNCED:
-            announce("waiting for another process that compiles the same code")
         if waited > WARNED:
             tell_once(
                 f"another process holds {file.name} and compiles the same code (or is stopped): "

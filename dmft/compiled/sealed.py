@@ -42,16 +42,17 @@ from dmft.compiled.directory import (
 from dmft.compiled.inner import self_contained
 from dmft.compiled.machine_code import Native, Unknown
 from dmft.names import VERSION
-from dmft.progress import announce
+from dmft.progress import stage
 
 DIGEST_SIZE = 32
 # How functions are compiled (`dmft.compiled.inner`): what was compiled otherwise is not loaded.
 SHARING = "once"
-# What is said when functions of these modules are compiled; others take less than a second.
+# What people read while functions of these modules are compiled, or loaded.
 WAITING = {
-    "dmft.solvers.": "compiling the solver (usually 5 to 15 s, once on this machine)",
-    "dmft.simulation.": "compiling the simulation (usually 5 to 15 s, once on this machine)",
-    "dmft_": "compiling these equations (usually 2 to 10 s; they are kept for the next start)",
+    "dmft.solvers.": "compiling the solver, once on this machine",
+    "dmft.simulation.": "compiling the simulation, once on this machine",
+    "dmft_": "compiling these equations",
+    "": "compiling functions of the library, once on this machine",
 }
 
 
@@ -78,8 +79,13 @@ class Deferred(CPUDispatcher):
                 return
             self._settling = True
             try:
-                # It may call itself.
-                with _alone(self._cache), register_dispatcher(self), self_contained(self):
+                module = self.py_func.__module__
+                said = next(text for start, text in WAITING.items() if module.startswith(start))
+                with contextlib.ExitStack() as around:
+                    around.enter_context(stage(said))
+                    around.enter_context(_alone(self._cache))
+                    around.enter_context(register_dispatcher(self))  # it may call itself
+                    around.enter_context(self_contained(self))
                     for one in self._wanted:
                         self.compile(one)
                     for made in self.overloads.values():  # whether it is kept or not
@@ -248,10 +254,6 @@ class SealedCache(FunctionCache):
             stored = self._cache_file.load(key)
             if stored is not None:
                 return self._impl.rebuild(target_context, stored)
-        module = self._py_func.__module__
-        for beginning, message in WAITING.items():
-            if module.startswith(beginning):
-                announce(message)
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -15,6 +15,7 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
 from dmft.model.loss import check_one_output
+from dmft.progress import stage
 from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
 
@@ -43,6 +44,7 @@ def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> Descent
 def derive(model: RandomNetwork) -> NetworkEquations: ...
 @checked
 @in_turn
+@stage("deriving the equations")
 def derive(
     model: Model | RandomNetwork | VectorRule,
     algorithm: SGD | GradientFlow | GradientDescent | None = None,
