@@ -156,7 +156,9 @@ def plot(
     axes = draw(what, ax, canvas=canvas, title=title)
     figure = np.ravel(axes)[0].figure
     if lines is not None:
-        draw_references(lines if isinstance(lines, (list, tuple)) else [lines], np.ravel(axes))
+        draw_references(
+            lines if isinstance(lines, (list, tuple)) else [lines], list(np.ravel(axes))
+        )
     settle(figure, own=ax is None)
     if path is not None:
         try:
