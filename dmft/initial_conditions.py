@@ -349,10 +349,8 @@ class Alignment(Start):
         radius: float = 1.0,
         *,
         clock: Mapping[str, float] | None = None,
-        scalars: Mapping[Any, float] | None = None,
     ) -> None:
         object.__setattr__(self, "clock", _clock(clock))
-        object.__setattr__(self, "scalars", _scalars(scalars))
         position = check_shape(e, "e", np.shape(e))
         semantic = check_shape(m, "m", np.shape(m))
         if position.ndim > 1 or semantic.ndim > 1:

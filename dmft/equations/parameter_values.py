@@ -47,6 +47,9 @@ RESERVED = frozenset(
 )
 
 
+# Names of widths, indices and averages of networks.
+OF_NETWORKS = frozenset({"p", "k", "S", *(index.name for index in x.AXES)})
+
 # Arrays whose entries `Equations.explicit`, events and print call Q_11, M_12, a_1.
 ENTRY = re.compile(
     r"(?:block_)?(Q|M|P|velocity(?:_[QM])?|readout|teacher_readout|a|a_star)_?"
@@ -82,8 +85,10 @@ def declared_parameters(
     """
     if dim is not None and any(s.name == DIM_NAME for s in model.parameters):
         raise BadParameter("the symbol d is the input dimension here; rename that of the model")
+    # Rules have neither widths nor indices.
+    own = RESERVED - OF_NETWORKS if model.family == "rule" else RESERVED
     for symbol in model.parameters:
-        if symbol.name in RESERVED:
+        if symbol.name in own:
             raise BadParameter(
                 f"the symbol {symbol} is reserved by the equations; rename it, as {symbol}_0"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, cast, overload
 
 import sympy as sp
 
@@ -94,10 +94,6 @@ class UpdateField(SGD):
 
     written_by: ClassVar[Named] = "dmft.equations.update.passes:rule"
 
-    def __new__(cls, psi: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """A rule of vectors where the first argument is a mapping of rows to their steps."""
-        return object.__new__(VectorRule if isinstance(psi, Mapping) else cls)
-
     psi: sp.Expr = sp.S.Zero
     fields: tuple[sp.Symbol, ...] = ()
     definitions: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
@@ -141,6 +137,18 @@ class UpdateField(SGD):
         decoupled: bool = False,
         **numbers: Any,
     ) -> None:
+        if isinstance(psi, Mapping):
+            own = {"learning_rate": learning_rate, "batch_size": batch_size, **numbers}
+            if fields or definitions or decoupled or set(numbers) - {"scalars"}:
+                raise BadParameter(
+                    "a rule of vectors takes scalars=, learning_rate=, batch_size=, constraint= and "
+                    "measures= beside its steps; write decay and momentum into the steps"
+                )
+            object.__setattr__(self, "__class__", VectorRule)
+            VectorRule.__init__(
+                cast("VectorRule", self), psi, constraint=constraint, measures=measures, **own
+            )
+            return
         unknown = sorted(set(numbers) - set(DECLARED))
         if unknown:
             raise BadParameter(

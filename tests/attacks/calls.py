@@ -213,7 +213,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "MultiIndex": {"expr": z * u, "fields": (z, u)},
         "Overlaps": {
             "Q": [[1.0]], "M": [[0.1]], "P": [[1.0]], "readout": [1.0], "memory": None,
-            "clock": {"t": 1.0},
+            "clock": {"t": 1.0}, "scalars": {"b": 0.5},
         },
         "Repeat": {"times": 2},
         "SGD": {
@@ -423,5 +423,28 @@ def network_calls():
         "phase_diagram (network)": {"measure": "stability", **grid, "equations": memory},
         "sweep (network)": {
             "points": {"std": [0.5, 0.9]}, "measure": "stability", "equations": memory,
+        },
+    }  # fmt: skip
+
+
+def rule_calls():
+    """Those of rules that are written with vectors."""
+    from dmft.rules import Rows, View, fixed
+
+    w, B, x, b = Rows("w"), fixed("B"), View("x"), sp.Symbol("b", real=True)
+    h, k = w @ x, B @ x
+    rule = dmft.UpdateField(
+        {w: (k - b * h) * x}, scalars={b: (k - b * h) * h}, learning_rate=0.1,
+        measures={"risk": (k - b * h) ** 2 / 2},
+    )  # fmt: skip
+    start = dmft.Overlaps([[1.0]], [[0.1]], scalars={"b": 0.5})
+    return {
+        "UpdateField (vectors)": {
+            "psi": {w: (k - b * h) * x}, "learning_rate": 0.1, "batch_size": 1,
+            "constraint": None, "measures": {"size": h**2}, "scalars": {b: k * h},
+        },
+        "simulate (rule)": {
+            "model": rule, "dim": 20, "t_max": 0.2, "seeds": 2, "start": start,
+            "method": "weights", "save_at": 3,
         },
     }  # fmt: skip

@@ -66,7 +66,9 @@ def _late(*_):
 
 def judge(case: Case) -> str:
     """What a wrong call did: "result", "refused", or what is wrong with it."""
-    given = dict({**calls.good_calls(), **calls.network_calls()}[case.function])
+    given = dict(
+        {**calls.good_calls(), **calls.network_calls(), **calls.rule_calls()}[case.function]
+    )
     given[case.argument] = calls.WRONG[case.value]
     if case.value == "other record":
         given[case.argument] = calls.parts()["sgd"]
@@ -122,7 +124,7 @@ def survivors(chosen: list[Case]) -> list[str]:
 
 
 def test_every_public_function_is_called_with_every_argument():
-    called = {**calls.good_calls(), **calls.network_calls()}
+    called = {**calls.good_calls(), **calls.network_calls(), **calls.rule_calls()}
     public = {n for n in dmft.__all__ if callable(getattr(dmft, n)) and not n.endswith("Warning")}
     # What `latex` and `cite` take has no name; `explore` makes a page with attacks of its own.
     named = {name for name in called if " " not in name}

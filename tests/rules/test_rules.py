@@ -1,0 +1,381 @@
+"""Rules written with vectors: refusals, witnesses, one step by Monte Carlo, simulations."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy import stats
+
+import dmft
+from dmft import laws
+from dmft.errors import BadParameter
+from dmft.literature import rules as lit
+from dmft.rules import Random, Rows, View, copies, fixed, gram, mean, views
+
+SPEC = importlib.util.spec_from_file_location("vectors", Path(__file__).parent / "vectors.py")
+known = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(known)
+z = sp.Symbol("z", real=True)
+
+
+def sigma(y):
+    return sp.erf(y / sp.sqrt(2))
+
+
+# What is refused ------------------------------------------------------------------------------
+
+
+def nonlinear():
+    w, x = Rows("w"), View("x")
+    return w * x
+
+
+def of_coordinates():
+    return sp.sign(Rows("w") + View("x"))
+
+
+def kernel():
+    x, y = views("x y", cov=[[1, 0], [0, 1]])
+    return x @ y
+
+
+def replaced_and_moving():
+    return View("x", replaces={Rows("w"): Random("c", laws.Normal())})
+
+
+def extensive():
+    return Rows("w", sp.Symbol("n"))
+
+
+def a_number():
+    return dmft.UpdateField({Rows("w"): 3}, learning_rate=1)
+
+
+def fixed_moves():
+    return dmft.UpdateField({fixed("B"): View("x")}, learning_rate=1)
+
+
+def not_positive():
+    return views("x y", cov=[[1, 2], [2, 1]])
+
+
+def sum_with_number():
+    return View("x") + 1
+
+
+def unlawful():
+    return Random("c", 3.0)
+
+
+def other_numbers():
+    return dmft.UpdateField({Rows("w"): View("x")}, learning_rate=1, weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ("declare", "words"),
+    [
+        (nonlinear, "linear in its vectors"),
+        (of_coordinates, "law of the coordinates"),
+        (kernel, "kernels between views"),
+        (replaced_and_moving, "may move"),
+        (extensive, "must be a number here"),
+        (a_number, "combination of views and rows"),
+        (fixed_moves, "declared fixed"),
+        (not_positive, "positive semidefinite"),
+        (sum_with_number, "cannot be added"),
+        (unlawful, "must be one of dmft.laws"),
+        (other_numbers, "write decay and momentum into the steps"),
+    ],
+)
+def test_refusals(declare, words):
+    with pytest.raises(BadParameter, match=words):
+        declare()
+
+
+def test_latents_use_earlier_views():
+    w, x = Rows("w"), View("x")
+    View("y", adds={w: w @ x})
+    late = View("late")
+    late.number += 1000
+    with pytest.raises(BadParameter, match="earlier views"):
+        View("z", adds={w: w @ late})
+
+
+def test_starts_and_parameters_are_checked():
+    eqs = dmft.derive(lit.contrastive_divergence())
+    with pytest.raises(BadParameter, match="the start has no b"):
+        eqs.evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
+    with pytest.raises(dmft.errors.ShapeMismatch, match="moving rows"):
+        eqs.evaluate(dmft.Overlaps(np.eye(2), np.zeros((2, 1)), scalars={"b": 0.0}))
+    with pytest.raises(BadParameter, match="its own model"):
+        dmft.derive(lit.perceptron_rule(), dmft.SGD(0.1))
+    p = sp.Symbol("p", real=True)
+    free = dmft.derive(lit.dropout(keep=p))
+    with pytest.raises(BadParameter, match="pass p="):
+        free.evaluate(dmft.Overlaps(np.eye(2), np.zeros((2, 1))))
+
+
+# Witnesses ------------------------------------------------------------------------------------
+
+
+def random_step(generator, x, rows, extra=0):
+    """A polynomial times error functions of the fields of a view, as the step of a row."""
+    h = [row @ x for row in rows]
+    a, b, c = generator.normal(size=3)
+    return (a * h[0] + b * sigma(h[-1]) * h[0] + c * h[-1] ** 2 + extra) * x
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_witnesses(seed):
+    """A Gaussian latent is a spike of the covariance; discrete latents and masks are averages."""
+    generator = np.random.default_rng(seed)
+    omega, g = generator.uniform(0.2, 2.0), generator.uniform(0.1, 1.0)
+    a = generator.normal(size=(2, 2))
+    Omega = a @ a.T + 0.3 * np.eye(2)
+    Omega /= np.sqrt(np.outer([1.0, Omega[1, 1]], [1.0, Omega[1, 1]]))
+    start = dmft.Overlaps(Omega[:1, :1], Omega[:1, 1:], Omega[1:, 1:])
+    w, u = Rows("w"), fixed("u")
+
+    def rates(x, more=0):
+        state = np.random.default_rng(seed + 100)
+        rule = dmft.UpdateField({w: random_step(state, x, (w, u), more)}, learning_rate=g)
+        return dmft.derive(rule).evaluate(start)
+
+    # Along u, noise of variance 1 and a latent of variance omega, or a latent of both.
+    added = rates(View("x", adds={u: Random("c", laws.Normal(variance=omega))}))
+    replaced = rates(View("x", replaces={u: Random("c", laws.Normal(variance=1 + omega))}))
+    for block in "QM":
+        np.testing.assert_allclose(added[block], replaced[block], rtol=1e-10, atol=1e-12)
+    plain = rates(View("x"))
+    unit = rates(View("x", replaces={u: Random("c", laws.Normal())}))
+    for block in "QM":
+        np.testing.assert_allclose(plain[block], unit[block], rtol=1e-10, atol=1e-12)
+    # A mixture is the average over its clusters.
+    p = generator.uniform(0.2, 0.8)
+    s = Random("s", laws.Discrete({1.0: p, -0.5: 1 - p}))
+    mixture = rates(View("x", adds={u: s}))
+    clusters = [rates(View("x", adds={u: c})) for c in (1.0, -0.5)]
+    for block in "QM":
+        average = p * clusters[0][block] + (1 - p) * clusters[1][block]
+        np.testing.assert_allclose(mixture[block], average, rtol=1e-10, atol=1e-12)
+    # A mask that multiplies a step multiplies drift by its mean and noise by its second moment.
+    m = Random("m", laws.Bernoulli(p))
+    x = View("x")
+    step = random_step(np.random.default_rng(seed + 100), x, (w, u))
+    masked = dmft.derive(dmft.UpdateField({w: m * step}, learning_rate=g)).evaluate(start)
+    for block in "QM":
+        np.testing.assert_allclose(masked[block], p * plain[block], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_under_sgd_is_a_rule(seed):
+    """Two-layer networks: the same rates at g = gamma/p, with the noise of labels."""
+    generator = np.random.default_rng(seed)
+    p, k, gamma, noise = 2, 2, 0.7, 0.3
+    a = generator.normal(size=(p + k, p + k))
+    Omega = a @ a.T / 4 + 0.2 * np.eye(p + k)
+    start = dmft.Overlaps(Omega[:p, :p], Omega[:p, p:], Omega[p:, p:])
+    erf = sigma(z)
+    model = dmft.Model(dmft.Committee(erf, p), dmft.Committee(erf, k), label_noise=noise)
+    w, B, x = Rows("w", p), fixed("B", k), View("x")
+    xi = Random("xi", laws.Normal(variance=noise))
+    # f = (1/p) sum_j sigma(h_j) and y = (1/k) sum_r sigma(k_r).
+    e = sum(sigma(B[r] @ x) for r in range(k)) / k - sum(sigma(w[j] @ x) for j in range(p)) / p + xi
+    steps = {w[j]: sp.diff(sigma(w[j] @ x), w[j] @ x) * e * x for j in range(p)}
+    rule = dmft.derive(dmft.UpdateField(steps, learning_rate=gamma / p)).evaluate(start)
+    sgd = dmft.derive(model, dmft.SGD(gamma)).evaluate(start)
+    for block in "QM":
+        np.testing.assert_allclose(rule[block], sgd[block], rtol=1e-10, atol=1e-13)
+
+
+# One step by Monte Carlo of its definition -----------------------------------------------------
+
+
+def monte_carlo(step, latents, Omega, cov, g, n, generator):
+    """Rates of one moving row beside one fixed row, by samples of the fields of two views."""
+    root = np.linalg.cholesky(Omega)
+    noise = np.linalg.cholesky(cov)
+    lam = np.einsum("ij,njb,ab->nia", root, generator.standard_normal((n, 2, 2)), noise)
+    lam += Omega[:, 1][None, :, None] * latents[:, None, :]
+    psi, Phi = step(lam, latents)
+    drift = np.einsum("na,nia->ni", psi, lam) + Phi[:, None] * Omega[0]
+    square = np.einsum("na,ab,nb->n", psi, cov, psi)
+    rows = np.stack([2 * drift[:, 0] + g * square, drift[:, 1]], axis=1)
+    return rows.mean(0), rows.std(0) / np.sqrt(n)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(s, marks=pytest.mark.slow) for s in range(8, 200))]
+)
+def test_one_step_of_random_rules(seed):
+    """Two correlated views, a shared discrete latent, a mask, and a row that pulls."""
+    generator = np.random.default_rng([seed, 5])
+    a = generator.normal(size=(2, 2))
+    Omega = a @ a.T / 2 + 0.3 * np.eye(2)
+    tau, p, g = generator.uniform(-0.7, 0.7), generator.uniform(0.2, 0.8), 0.6
+    cov = np.array([[1.0, tau], [tau, 1.3]])
+    A = generator.normal(size=6).round(3)
+    w, u = Rows("w"), fixed("u")
+    c, m = Random("c", laws.Rademacher()), Random("m", laws.Bernoulli(p))
+    x, y = views("x y", cov=cov.tolist(), adds={u: 0.7 * c})
+    h, k, j = w @ x, u @ x, w @ y
+    kind = seed % 4
+    first = [A[0] * sigma(h) + A[1] * k, A[0] * sp.sign(k) * h, A[0] * sp.tanh(h + j), h * j][kind]
+    second = [A[2] * h * m, A[2] * sp.Heaviside(h) * m, A[3] * m * k, sigma(j) * k][kind]
+    rule = dmft.UpdateField({w: first * x + second * y - A[4] * h * j * w}, learning_rate=g)
+    eqs = dmft.derive(rule)
+    start = dmft.Overlaps(Omega[:1, :1], Omega[:1, 1:], Omega[1:, 1:])
+    found = eqs.evaluate(start, **({"nodes": 64} if eqs.averages else {}))
+    n = 400_000
+    latents = 0.7 * generator.choice([-1.0, 1.0], n)[:, None] * np.ones(2)
+    mask = generator.random(n) < p
+    from scipy.special import erf
+
+    def step(lam, _):
+        H, K, J = lam[:, 0, 0], lam[:, 1, 0], lam[:, 0, 1]
+        s = lambda v: erf(v / np.sqrt(2))  # noqa: E731
+        one = [A[0] * s(H) + A[1] * K, A[0] * np.sign(K) * H, A[0] * np.tanh(H + J), H * J][kind]
+        two = [A[2] * H * mask, A[2] * (H > 0) * mask, A[3] * mask * K, s(J) * K][kind]
+        return np.stack([one, two], axis=1), -A[4] * H * J
+
+    mean_, error = monte_carlo(step, latents, Omega, cov, g, n, generator)
+    z_ = (np.array([found["Q"][0, 0], found["M"][0, 0]]) - mean_) / error
+    assert np.all(abs(z_) < 4.5), z_
+
+
+# Simulations ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+def test_simulations_follow_the_equations(method):
+    rule = lit.adversarial_network(laws.Rademacher(), 1.0, 0.8, 0.4, 0.3, 0.2)
+    start = dmft.Overlaps([[0.3, 0.02], [0.02, 0.5]], [[0.1], [0.15]])
+    run = dmft.solve(dmft.derive(rule), start, 1.0, save_at=3)
+    runs = dmft.simulate(rule, dim=400, t_max=1.0, seeds=24, start=start, method=method, save_at=3)
+    for name in "QM":
+        allowed = 4 * runs.stderr[name] + 5 / 400
+        assert np.all(abs(runs.mean[name] - run[name]) < allowed), name
+
+
+def test_the_chain_has_the_law_of_weights():
+    """Kolmogorov-Smirnov over entries after single steps in R^12, two views and a latent."""
+    w, u = Rows("w"), fixed("u")
+    c = Random("c", laws.Laplace(0.7))
+    x, y = views("x y", cov=[[1, 0.5], [0.5, 1.2]], replaces={u: c})
+    rule = dmft.UpdateField(
+        {w: (w @ y) * x + sp.tanh(w @ x) * y - 0.3 * (w @ x) * w}, learning_rate=2.0
+    )
+    start = dmft.Overlaps([[0.8]], [[0.4]])
+    ends = [
+        dmft.simulate(
+            rule, dim=12, t_max=3 * 2.0 / 12, seeds=1500, start=start, method=m, save_at=2
+        )
+        for m in ("weights", "overlaps")
+    ]
+    for name in "QM":
+        one, other = (np.ravel(e.runs[name][:, -1]) for e in ends)
+        assert stats.ks_2samp(one, other).pvalue > 1e-3, name
+
+
+def test_simulations_are_reproducible():
+    rule, start = lit.perceptron_rule(), dmft.Overlaps([[1.0]], [[0.1]])
+    runs = [
+        dmft.simulate(rule, dim=30, t_max=1.0, seeds=seeds, start=start, save_at=3).runs.Q
+        for seeds in (3, [0, 1, 2], [2])
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    np.testing.assert_array_equal(runs[0][2:], runs[2])
+
+
+# Verbs ----------------------------------------------------------------------------------------
+
+
+def test_fixed_points_and_modes_of_oja():
+    """Q = 1 + g/2, M^2 = 1 - g/(2 omega); the empty state grows at omega - g/2."""
+    omega, g = 2.0, 0.5
+    eqs = dmft.derive(lit.principal_components([omega], "oja", sp.Symbol("g", positive=True)))
+    found = dmft.fixed_points(eqs, g=g)
+    values = sorted({round(abs(point.overlaps.M[0, 0]), 9) for point in found})
+    assert values[-1] == pytest.approx((1 - g / (2 * omega)) ** 0.5, abs=1e-8)
+    modes = dmft.stability(eqs, dmft.Overlaps([[1 + g / 2]], [[0.0]]), g=g)
+    assert modes.growth_rate == pytest.approx(omega - g / 2, abs=1e-8)
+
+
+def test_parameters_follow_time_and_measures():
+    replay = sp.Symbol("replay", real=True)
+    eqs = dmft.derive(lit.continual_learning(replay))
+    heads = {"a0": 0.2, "a1": -0.1, "b0": 0.15, "b1": 0.25}
+    start = dmft.Overlaps(
+        [[0.2, 0.01], [0.01, 0.15]], [[0.05, 0.02], [-0.03, 0.04]], [[1, 0.5], [0.5, 1]],
+        scalars=heads,
+    )  # fmt: skip
+    constant = dmft.solve(eqs, start, 4.0, save_at=3, replay=0.25)
+    also = dmft.solve(eqs, start, 4.0, save_at=3, replay=0.25 + 0 * dmft.t)
+    np.testing.assert_allclose(constant.M, also.M)
+    moving = dmft.solve(eqs, start, 4.0, save_at=3, replay=dmft.t / 8)
+    assert not np.allclose(constant.M, moving.M)
+    measured = dmft.solve(eqs, start, 4.0, save_at=3, replay=sp.Symbol("first_risk"))
+    assert str(measured.status) == "ok"
+    with pytest.raises(BadParameter, match="may depend on t"):
+        dmft.solve(eqs, start, 4.0, replay=sp.Symbol("nothing") + 1)
+
+
+def test_runs_are_saved_drawn_and_continued(tmp_path):
+    eqs = dmft.derive(lit.contrastive_divergence())
+    start = dmft.Overlaps([[0.3]], [[0.1]], [[1.5]], scalars={"b": 0.2})
+    run = dmft.solve(eqs, start, 2.0, save_at=5, nodes=24)
+    run.save(tmp_path / "run.nc")
+    again = dmft.load(tmp_path / "run.nc")
+    np.testing.assert_array_equal(again.b, run.b)
+    assert run.final.scalars == {"b": run.b[-1]}
+    assert run.steps(dim=100)[-1] == pytest.approx(2.0 * 100 / 0.3)
+    dmft.plot(run, path=tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def test_equations_print_the_step_and_the_rows():
+    text = dmft.derive(lit.principal_components([2, 1], "sanger")).latex()
+    assert r"\Delta w_{1}" in text
+    assert r"\frac{d G_{w_{1} w_{1}}}{dt}" in text
+    assert "C_" not in text.split("In the limit")[1].split("G_")[0]
+    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 2
+
+
+def test_orthonormal_rows_stay_so():
+    """Subspace rule with Gram-Schmidt after each step, against the algorithm."""
+    w, u = Rows("w", 2), fixed("u", 2)
+    x = View(
+        "x", replaces={u[r]: Random(f"c{r}", laws.Normal(variance=v)) for r, v in ((0, 3), (1, 2))}
+    )
+    rule = dmft.UpdateField(
+        {row: (row @ x) * x for row in w}, learning_rate=0.2, constraint="orthonormal"
+    )
+    start = dmft.Overlaps(np.eye(2), [[0.4, 0.1], [-0.1, 0.3]])
+    run = dmft.solve(dmft.derive(rule), start, 2.0, save_at=3)
+    np.testing.assert_allclose(run.Q[-1], np.eye(2), atol=1e-7)
+    runs = dmft.simulate(rule, dim=300, t_max=2.0, seeds=16, start=start, save_at=3)
+    assert np.all(abs(runs.mean.M - run.M) < 4 * runs.stderr.M + 5 / 300)
+
+
+def test_averages_as_coefficients():
+    """A baseline that is the mean itself: the noise alone changes."""
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    h, k = w @ x, B @ x
+    rule = dmft.UpdateField({w: (h * k - mean(h * k)) * x}, learning_rate=0.5)
+    start = dmft.Overlaps([[1.2]], [[0.4]])
+    found = dmft.derive(rule).evaluate(start)
+    M, Q = 0.4, 1.2
+    # E[(hk - M) h] = 0, E[(hk - M)^2] = Q + M^2.
+    assert found["M"][0, 0] == pytest.approx(0.0, abs=1e-14)
+    assert found["Q"][0, 0] == pytest.approx(0.5 * (Q + M**2), abs=1e-13)
+
+
+def test_copies_are_independent():
+    w, u = Rows("w"), fixed("u")
+    x = copies(View("x", adds={u: Random("c", laws.Rademacher())}), 2)
+    rule = dmft.UpdateField({w: (w @ x[0]) * (w @ x[1]) * x[0] - gram(w, w) * w}, learning_rate=1)
+    found = dmft.derive(rule).evaluate(dmft.Overlaps([[1.3]], [[0.6]]))
+    # E[h_1 h_2 k_1] = E[h_1 k_1] E[h_2] = 0, and so the drift is that of the row alone.
+    assert found["M"][0, 0] == pytest.approx(-1.3 * 0.6, abs=1e-13)
