@@ -141,8 +141,8 @@ class UpdateField(SGD):
             own = {"learning_rate": learning_rate, "batch_size": batch_size, **numbers}
             if fields or definitions or decoupled or set(numbers) - {"scalars"}:
                 raise BadParameter(
-                    "a rule of vectors takes scalars=, learning_rate=, batch_size=, constraint= and "
-                    "measures= beside its steps; write decay and momentum into the steps"
+                    "a rule of vectors takes scalars=, learning_rate=, batch_size=, constraint= "
+                    "and measures= beside its steps; write decay and momentum into the steps"
                 )
             object.__setattr__(self, "__class__", VectorRule)
             VectorRule.__init__(

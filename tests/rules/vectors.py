@@ -1,4 +1,4 @@
-"""The rules of `../shared/theory/update_rules_vectors.json`, declared from their words."""
+"""The rules of the shared vectors, declared from their words."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,12 @@ from dmft import laws
 from dmft.literature import rules as lit
 from dmft.rules import Rows, fixed, views
 
-FILE = Path(__file__).parents[2].parent / "shared" / "theory" / "update_rules_vectors.json"
+FILE = Path(__file__).parents[1] / "vectors" / "update_rules_vectors.json"
 
 
 def vectors():
-    """Vectors of the file; none where the project stands alone."""
-    for place in (FILE, Path("/work/shared/theory/update_rules_vectors.json")):
-        if place.exists():
-            return json.loads(place.read_text())["vectors"]
-    return []
+    """Vectors of the file."""
+    return json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
 
 
 LAWS = {"rademacher": laws.Rademacher(), "laplace": laws.Laplace(0.5**0.5),

@@ -31,7 +31,7 @@ def derive_rule(rule: VectorRule) -> Equations:
                 + (g/n_b) sum_ab cov_ab <scale_a scale_b psi_ja psi_ib> if i moves,
                 dtheta/dt = <chi>
     Scaling     t = steps g / d, d -> infinity at fixed g
-    Source      docs/theory/update_rules
+    Source      theory/update_rules (4)
     """
     rates = Rates(rule)
     definitions: list[Definition] = []

@@ -1,7 +1,7 @@
 r"""Averages over one step of a rule: fields of its rows in its views, latents, masks, noise.
 
-Given the latents, fields are Gaussian. With K = Omega_.U along rows that a view adds and K =
-Omega_.U Omega_UU^-1 along rows that it replaces,
+Given the latents, fields are Gaussian (theory/update_rules 0, 3). With K = Omega_.U along rows
+that a view adds and K = Omega_.U Omega_UU^-1 along rows that it replaces,
 
     E lambda^a = K c^a,    Cov(lambda^a_i, lambda^b_l) = scale_a scale_b cov_ab A_il,
 

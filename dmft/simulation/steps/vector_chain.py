@@ -1,4 +1,4 @@
-"""The exact Markov chain of the Gram matrices of a rule that is written with vectors."""
+"""The exact Markov chain of the Gram matrices of a rule (theory/update_rules 2)."""
 
 from __future__ import annotations
 
