@@ -225,6 +225,10 @@ def _by_quadrature(
     written = loss_expr(loss)
     expr = written if output == PREDICTION else written.xreplace({PREDICTION: output})
     proximal = Proximal.of(expr)
+    if ridge == 0.0:
+        _refuse_separable(label, proximal, alpha)
+        if alpha <= 1.0:  # some weights fit all samples: V V^ = 1 has no solution
+            raise _divergent(loss, alpha)
     state, last, error = None, dict[str, float](), {}
     for level in range(len(LEVELS)):
         equations = Equations(proximal, label, alpha, ridge, level)
@@ -240,7 +244,7 @@ def _by_quadrature(
     status, message = Status.OK, ""
     if state is None:
         if ridge == 0.0:
-            _refuse_divergent(label, proximal, loss, alpha)
+            raise _divergent(loss, alpha)
         names = ("M", "Q", "V", "train_loss", "test_loss", "risk", "stability")
         last, error = dict.fromkeys(names, math.nan), {}
         status, message = Status.NOT_CONVERGED, "no solution of the equations was found"
@@ -281,8 +285,8 @@ def _rate(label: Label, m: float, q: float) -> tuple[float | None, float]:
     return values[1], abs(values[1] - values[0])
 
 
-def _refuse_divergent(label: Label, proximal: Proximal, loss: sp.Expr | str, alpha: float) -> None:
-    """Say why there is no minimiser of finite length without a ridge, where that is known."""
+def _refuse_separable(label: Label, proximal: Proximal, alpha: float) -> None:
+    """Refuse losses that fall for ever on labels that a half space separates."""
     falls = float(proximal.slope(np.array(REACH), np.array(1.0))) <= 0.0
     border = separability_of(label).value if falls and has_sign_labels(label) else 0.0
     if alpha < border:
@@ -291,7 +295,10 @@ def _refuse_divergent(label: Label, proximal: Proximal, loss: sp.Expr | str, alp
             "separable and weights of this loss grow without bound: take ridge > 0 "
             "(dmft.separability)"
         )
-    raise BadParameter(
+
+
+def _divergent(loss: sp.Expr | str, alpha: float) -> BadParameter:
+    return BadParameter(
         f"the loss {loss} has no single minimiser of finite length at samples_per_dim = {alpha:g} "
         "without a ridge, or none was found: take ridge > 0"
     )
