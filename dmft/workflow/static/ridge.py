@@ -121,10 +121,10 @@ class Blocks:
     def scale(self, alpha: float, ridge: float) -> float:
         """Root kappa of kappa (alpha - df(kappa)) = ridge, df = sum_e phi_e c_e/(kappa + c_e)."""
         if len(self.eigenvalues) == 1:
-            (c,) = self.eigenvalues
+            c = float(self.eigenvalues[0])
             b = alpha * c - c - ridge
-            root = math.sqrt(b * b + 4.0 * alpha * ridge * c)
-            return float(2.0 * ridge * c / (root + b) if b > 0.0 else (root - b) / (2.0 * alpha))
+            root = math.hypot(b, 2.0 * math.sqrt(alpha * c) * math.sqrt(ridge))
+            return 2.0 * ridge * c / (root + b) if b > 0.0 else 0.5 * (root / alpha - b / alpha)
         if ridge == 0.0 and alpha >= self.fractions[self.eigenvalues > 0.0].sum():
             return 0.0
 
