@@ -64,16 +64,6 @@ def is_trivial(channel: Several) -> bool:
     return bool(np.trace(channel.uninformed[0]) > 1e-6)
 
 
-def uninformed_start(channel: Several) -> Array:
-    """A small overlap without preferred directions among those that symmetries exchange."""
-    return NUDGE * np.eye(channel.width)
-
-
-def informed_start(channel: Several) -> Array:
-    """An overlap next to the teacher."""
-    return NEAR * np.eye(channel.width)
-
-
 def step(
     channel: Several, alpha: float, q: Array, start: Array, points: int | None = None
 ) -> Array:
@@ -172,8 +162,7 @@ def _largest_rate(advance: Callable[[Array], Array], q: Array) -> float:
 
 def states(channel: Several, alpha: float) -> list[State]:
     """Fixed points from both ends, by overlap; one where they agree."""
-    low = fixed_point(channel, alpha, uninformed_start(channel))
-    high = fixed_point(channel, alpha, informed_start(channel))
+    low, high = (fixed_point(channel, alpha, q * np.eye(channel.width)) for q in (NUDGE, NEAR))
     same = np.abs(low.overlap - high.overlap).max() < SAME
     return [low] if same else [low, high]
 
