@@ -41,9 +41,9 @@ LONG_DERIVATIONS = [
 LONG_EXAMPLES = {
     "any_activation", "attention_trajectories", "batch_sizes", "correlation_loss",
     "dmft_learnability", "escape_contours", "escape_formulas", "exclusive_or", "exit_times",
-    "learning_rules", "maximal_rates", "p_spin", "pytorch_committee", "real_data", "regions_traced",
-    "repetition", "scaling_regimes", "sequence_length", "sparse_parity", "staircase",
-    "theory_and_simulation", "three_tokens", "wide_network",
+    "learning_rules", "low_rank_bifurcation", "maximal_rates", "p_spin", "pytorch_committee",
+    "real_data", "regions_traced", "repetition", "scaling_regimes", "sequence_length",
+    "sparse_parity", "staircase", "theory_and_simulation", "three_tokens", "wide_network",
 }  # fmt: skip
 # Methods that users call first, on the page of any class.
 FIRST = (

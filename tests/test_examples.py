@@ -84,6 +84,13 @@ PRINTED: dict[str, tuple[float, float]] = {
     "weight_decay.py": (0.3284271, 2e-6),
     # Integrals of 1/(dm/dt) of the closed equations, theory/sequence C.4.
     "sequence_length.py": (2.8118659, 2e-6),
+    # Table of theory/single_site_processes, by other quadratures; the same for the noise.
+    "network_chaos.py": (0.1124581, 1e-6),
+    "noise_suppresses_chaos.py": (0.618760, 2e-6),
+    # sqrt(2)/(1 + symmetry).
+    "species_survival.py": (1.4142136, 1e-6),
+    # E m n phi'(0) = 1; linear in the square of kappa up to the square of the distance.
+    "low_rank_bifurcation.py": (1.0, 2e-3),
 }
 
 

@@ -155,6 +155,13 @@ def test_dropped_columns_of_the_response_are_interpolated():
     assert np.all(np.abs(run.resp[200, :200][::-1]) < 3.0 * linear + 0.05)
 
 
+def test_weak_interactions_have_a_fixed_point():
+    """Delta is 1 / std there: beyond the fine grid of the search."""
+    (point,) = dmft.fixed_points(dmft.literature.lotka_volterra(1.0, 1e-3))
+    assert point.output_mean == pytest.approx(0.5, abs=1e-5)
+    assert point.survival == 1.0
+
+
 def test_divergence_is_a_status_with_its_time():
     model = dmft.literature.lotka_volterra(-3.0, 0.5)
     run = dmft.solve(dmft.derive(model), Uniform(0.0, 1.0), 20.0, paths=300, sweeps=2)

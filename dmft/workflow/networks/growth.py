@@ -24,12 +24,15 @@ from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, T
 Array = NDArray[np.float64]
 # Range and number of the values of Delta that are scanned.
 DELTAS = (-12.0, 40.0, 4001)
+# Values beyond, where std is 1 / Delta.
+FARTHEST, FAR = 1e6, 400
 
 
 @cache
 def _grid() -> tuple[Array, tuple[Array, Array]]:
     """Values of Delta that are scanned, with w_0 and w_2."""
-    grid = np.linspace(*DELTAS)
+    far = np.geomspace(DELTAS[1], FARTHEST, FAR)[1:]
+    grid = np.concatenate([np.linspace(*DELTAS), far])
     w0, _, w2 = moments(grid)
     return grid, (w0, w2)
 

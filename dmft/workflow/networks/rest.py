@@ -378,7 +378,7 @@ def _outliers(
         modes.append((mean[0, 0] * np.ones(s.x.size), np.ones(s.x.size)))
     if not modes:
         return empty, bulk
-    q = sigma**2 * at[0] + rest.inputs[0][1]
+    q = max(sigma**2 * at[0] + rest.inputs[0][1], 0.0)
     eta = np.sqrt(q) * s.z
     ones, size = np.ones(s.x.size), len(modes)
     A = np.zeros((size + 1, size + 1))
