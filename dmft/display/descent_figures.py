@@ -31,6 +31,8 @@ from dmft.solvers.descent.run import unknown
 
 Array = NDArray[np.float64]
 PANELS = 6
+# Kinds of records of random networks.
+NETWORKS = ("dmft random network", "dmft simulated network")
 # Kernels of two times, by the name of their array.
 KERNELS = (
     ("corr", r"$C^\ell_{11}(t, s)$", "gradients"),
@@ -300,8 +302,7 @@ def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> 
 
 def is_network(record: Any) -> bool:
     """Whether a record is a solved or a simulated random network."""
-    shown = record.mean if hasattr(record, "stderr") else getattr(record, "arrays", None)
-    return isinstance(shown, Mapping) and {"mean", "output_corr"} <= set(shown)
+    return getattr(record, "KIND", None) in NETWORKS
 
 
 def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
