@@ -17,6 +17,7 @@ from dmft.progress import EXPECTED
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta import batch
+from dmft.solvers.runge_kutta.group import Group
 from dmft.solvers.signatures import LANES_RHS_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import check_request, solve_problem
 
@@ -165,3 +166,10 @@ def test_blocks_of_lanes_run_in_threads():
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(map(len, pool.map(part, (0, 30)))) == 60
+
+
+def test_an_advance_that_saves_no_row_yields_no_run():
+    """Escape times save only the start: a diagram of them ended with an error of zip."""
+    lanes, rows = SimpleNamespace(owner=np.zeros(4, dtype=np.int64)), np.zeros((3, 2), dtype=int)
+    idle = SimpleNamespace(_lanes=lanes, batch=SimpleNamespace(rows=rows), work=None)
+    assert list(Group.rows_by_run(idle)) == []

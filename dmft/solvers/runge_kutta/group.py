@@ -146,6 +146,8 @@ class Group:
         assert self._lanes is not None
         count = int(self.batch.rows[:, 1].max())
         self.batch.rows[:] = 0
+        if not count:  # np.split would return one empty part
+            return
         owner = self._lanes.owner[:count]
         order = np.argsort(owner, kind="stable")
         runs, first = np.unique(owner[order], return_index=True)
