@@ -176,7 +176,7 @@ def variable_attributes(name: str, time_unit: str) -> dict[str, str]:
 
 
 class Status(StrEnum):
-    """How a computation ended: one vocabulary for solvers, simulations and measures.
+    """How a computation ended; shared by solvers, simulations and measures.
 
     Examples
     --------

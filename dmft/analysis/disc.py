@@ -102,8 +102,8 @@ def make_disc(risk: Callable[..., Any], gram: ArrayLike | None = None) -> Disc:
     height = matrix[1, 1] - matrix[0, 1] ** 2
     if matrix[0, 1] != matrix[1, 0] or not height > 0.0:
         raise InvalidCovariance(
-            f"gram = {matrix.tolist()} must be symmetric and positive definite: with p along the "
-            "target e and m are one alignment"
+            f"gram = {matrix.tolist()} must be symmetric and positive definite: if p is parallel "
+            "to the target, e and m are the same alignment"
         )
     basis = np.array([[1.0, 0.0], [matrix[0, 1], np.sqrt(height)]])
     error = float(getattr(risk, "error", 0.0))
@@ -118,7 +118,9 @@ def _takes_arrays(risk: Callable[..., Any], basis: Array) -> bool:
     s = u @ basis.T
     alone = [risk(e=float(e), m=float(m)) for m, e in s]
     if not all(is_number(np.asarray(value)) for value in alone):
-        raise BadParameter(f"the risk returned {shown(alone[0])} at one alignment: no number")
+        raise BadParameter(
+            f"the risk returned {shown(alone[0])} at one alignment, which is not a number"
+        )
     single = np.array(alone, dtype=float)
     try:
         several = np.asarray(risk(e=s[:, 1], m=s[:, 0]), dtype=float)

@@ -72,7 +72,7 @@ class EscapeTime(Record):
     reference_value, reference_time : float
         Reference risk of the fraction and its time (nan for an overlap).
     relaxed : bool
-        True if the run had not reached its plateau yet: nothing is learned at `value`.
+        Whether the run had not reached its plateau: nothing has been learned at `value`.
     time_step_times_dim : float or None
         For `steps`; the mean over the run if the rate follows a schedule.
     counts_steps : bool
@@ -133,7 +133,7 @@ class EscapeTime(Record):
 
 @dataclass(frozen=True, eq=False)
 class Censored(Record):
-    """An escape that was not seen: later than `horizon`, or never.
+    """A run that did not escape until `horizon`.
 
     `status` says why the run ended there: ok (the end of the requested time), or a failure.
 
@@ -171,7 +171,7 @@ dmft.Censored) or use a larger t_max
 
     @property
     def value(self) -> float:
-        """Refuse: a time that was not seen has no value."""
+        """Raises an error: the time of an escape that did not occur is unknown."""
         raise AttributeError(
             f"no escape until t = {self.horizon:g} ({self.message}); test isinstance(result, "
             "dmft.Censored) or use a larger t_max"
@@ -199,8 +199,8 @@ def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:
     """Problem of a run and the options that integrate it again, more tightly."""
     if run.problem is None:
         raise BadParameter(
-            "a trajectory read from a file has no compiled equations to locate its escape with; "
-            "call escape_time with the equations, the start and t_max"
+            "a trajectory read from a file has no compiled equations, which are needed to "
+            "locate its escape; call escape_time with the equations, the start and t_max"
         )
     options = {name: run.provenance[name] for name in ("rtol", "atol", "t_start")}
     options["default"] = method = run.provenance["method"]
@@ -277,7 +277,9 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
     if reference not in REFERENCES:
         raise BadParameter(f"unknown reference {reference!r}; choose one of {REFERENCES}")
     if "risk" not in problem.observables:
-        raise BadParameter(f"this problem observes {problem.observables}, not the risk")
+        raise BadParameter(
+            f"the risk is not among the observables of this problem, {problem.observables}"
+        )
 
 
 def escape_times_of(
@@ -465,7 +467,6 @@ def _initial_risk(given: Request) -> float:
 def _relaxation(result: EscapeTime, plateau: Plateau, fraction: float) -> str:
     return (
         f"the risk falls by the fraction {fraction:g} of its start at t = {result.value:.4g}, "
-        f"while it still relaxes towards its plateau (risk {plateau.risk:.4g} near "
-        f"t = {plateau.t:.4g}): "
-        'nothing is learned there; use reference="plateau" or overlap='
+        f"while it still relaxes towards its plateau (risk {plateau.risk:.4g} near t = "
+        f'{plateau.t:.4g}) and before anything is learned; use reference="plateau" or overlap='
     )

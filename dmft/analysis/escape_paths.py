@@ -143,7 +143,7 @@ class EscapeTimes(Record):
         [20000.0, 40000.0, nan]
         """
         if self.time_step_times_dim is None:
-            raise BadParameter("these runs do not contain the length of a step in t")
+            raise BadParameter("these runs do not contain the time step in units of t")
         return self.times * dim / self.time_step_times_dim
 
     def __repr__(self) -> str:
@@ -268,14 +268,14 @@ def escape_of_runs(
     if passage is None or watched is None:
         how = "not watched" if passage is None else "watched for an event, not for an escape"
         raise BadParameter(
-            f"these runs were {how}, and are not read off saved times: simulate with "
-            f"first_passage={wanted}"
+            f"these runs were {how}, and saved times are too coarse to find the escape: simulate "
+            f"with first_passage={wanted}"
         )
     level = overlap if overlap is not None else 1.0 - fraction
     kind = "overlap" if overlap is not None else "risk"
     same = watched["observable"] == kind and watched["relative"] == (kind == "risk")
     if not same or abs(watched["level"] - level) > LEVEL_ROUNDING:
-        raise BadParameter(f"these runs were watched for {watched}, not for {wanted}")
+        raise BadParameter(f"these runs recorded the escape for {watched}, not for {wanted}")
     size = passage.times.size
     if overlap is not None:
         return EscapeTimes(

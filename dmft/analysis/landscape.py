@@ -223,8 +223,8 @@ def landscape(
     minima = sorted(_distinct(found, even), key=lambda x: x.risk)
     if not minima:
         raise NoMinimum(
-            "the risk has no strict minimum over the feasible alignments: is it constant along a "
-            "line, as where the target does not depend on its tokens?"
+            "the risk has no strict minimum over the feasible alignments: it may be constant "
+            "along a line, for example if the target does not depend on its tokens"
         )
     direction, rates = _start(disc)
     return Landscape(tuple(minima), even, direction, rates, around, disc)

@@ -88,7 +88,7 @@ def phases(
     Returns
     -------
     Phases
-        Times of escape and alignment (`Censored` where they were not seen), and the alignment time
+        Times of escape and alignment (`Censored` if they did not occur), and the alignment time
         of each teacher unit.
 
     Raises

@@ -114,7 +114,7 @@ def save_times(
     """Return the saved times: 0, then evenly or geometrically up to t_max."""
     if spacing == "linear":
         if first is not None:
-            raise BadParameter('[solve] first goes with spacing = "log"')
+            raise BadParameter('[solve] first requires spacing = "log"')
         return points
     count = 200 if points is None else points
     low = t_max * 1e-4 if first is None else first
@@ -185,7 +185,7 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
     timing, save_at = clock(declared.options.get("solve", {"t_max": keys.get("t_max")}))
     t_max = keys.pop("t_max", timing["t_max"])
     if t_max is None:
-        raise ExpressionRefused(f"{declared.path}: [simulate] or [solve] must say t_max")
+        raise ExpressionRefused(f"{declared.path}: [simulate] or [solve] must contain t_max")
     if isinstance(save_at, np.ndarray) and t_max < save_at[-1]:
         save_at = save_at[save_at <= t_max]
     ensemble = simulate(
@@ -215,7 +215,7 @@ def descent_command(
 ) -> Status:
     """Run gradient descent on repeated data at finite dimension."""
     if arguments.save:
-        raise BadParameter("--save keeps solved descents; runs in R^d are printed with --json")
+        raise BadParameter("--save is for solved descents; use --json to print runs in R^d")
     ensemble = descent_files.simulated(declared, keys, progress_option(arguments))
     theory = [solved(declared, arguments)] if arguments.theory else []
     descent_files.report_ensemble(ensemble, theory, arguments.json)

@@ -114,7 +114,7 @@ def _alone(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Keys that are all among these, and all of these but those that have a default."""
     others = [name for name in given if name not in names]
     if others:
-        raise BadParameter(f"{', '.join(others)} do not go with {names[0]}")
+        raise BadParameter(f"{', '.join(others)} cannot be combined with {names[0]}")
     wanted = {"eigenvalues": ("fractions",), "capacity": ("source", "dim")}.get(names[0], ())
     missing = [name for name in wanted if name not in given]
     if missing:
@@ -129,7 +129,7 @@ def model_of(
     noise, flip = keys.get("label_noise", 0), keys.get("label_flip", 0)
     channel = keys.get("label_channel")
     if "encoding" in keys and isinstance(student, Committee):
-        raise refuse("[model] encoding", 'goes with [student] kind = "sequence" or "attention"')
+        raise refuse("[model] encoding", ('requires [student] kind = "sequence" or "attention"'))
     if not isinstance(student, Committee):
         sequences: Any = Model
         given = {"inputs": inputs, "label_flip": flip, "label_channel": channel}  # are refused
@@ -139,7 +139,7 @@ def model_of(
         made: Model = sequences(student, teacher, noise, **others)
         return made
     if teacher is not None and getattr(inputs, "labels", None) is not None:
-        reason = "the teacher writes labels, too: leave out this key, or the table [teacher]"
+        reason = "the teacher also defines labels: leave out this key, or the table [teacher]"
         raise refuse("[inputs] labels", reason)
     if teacher is None:
         return Model(student, inputs, noise, label_flip=flip, label_channel=channel)

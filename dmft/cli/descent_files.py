@@ -32,7 +32,7 @@ def refuse_options(declared: Declaration, table: Mapping[str, Any]) -> None:
     for name in OWN:
         if name in table:
             raise BadParameter(
-                f'{declared.path}, [solve] {name}: goes with kind = "gradient-descent"'
+                f'{declared.path}, [solve] {name}: requires kind = "gradient-descent"'
             )
 
 
@@ -41,8 +41,8 @@ def solver_keys(declared: Declaration, table: Mapping[str, Any]) -> dict[str, An
     for name in table:
         if name not in KEYS:
             raise BadParameter(
-                f"{declared.path}, [solve] {name}: gradient-descent has steps, all of them saved; "
-                f"keys are {', '.join(KEYS)}"
+                f"{declared.path}, [solve] {name}: gradient-descent saves all steps; the keys "
+                f"are {', '.join(KEYS)}"
             )
     return dict(table)
 
@@ -53,7 +53,7 @@ def simulated(declared: Declaration, keys: dict[str, Any], progress: bool | None
 
     keys.setdefault("t_max", declared.options.get("solve", {}).get("t_max"))
     if keys["t_max"] is None:
-        raise BadParameter(f"{declared.path}: [simulate] or [solve] must say t_max")
+        raise BadParameter(f"{declared.path}: [simulate] or [solve] must contain t_max")
     start = declared.start() if "start" in declared.options else None
     algorithm = declared.algorithm
     assert isinstance(algorithm, GradientDescent)

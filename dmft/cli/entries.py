@@ -112,7 +112,9 @@ class Values:
         known = [field.name for field in fields(Momentum)]
         for name in value:
             if name not in known:
-                raise self.refusal(where, f"the table has {', '.join(known)}, not {name}")
+                raise self.refusal(
+                    where, (f"the keys of this table are {', '.join(known)}, not {name}")
+                )
         if "rate" not in value:
             raise self.refusal(where, "the table needs rate")
         read = {name: self.scalar(given, f"{where} {name}") for name, given in value.items()}
@@ -135,7 +137,7 @@ class Values:
         known = {field.name: field for field in fields(declared)}
         for name, given in keys.items():
             if name not in known:
-                reason = f"the kind {kind} has {', '.join(known)}, not {name}"
+                reason = f"the keys of the kind {kind} are {', '.join(known)}, not {name}"
                 raise self.refusal(where, reason)
             plain = isinstance(given, bool | int) and name != "rho"
             read[name] = given if plain else self.scalar(given, f"{where} {name}")

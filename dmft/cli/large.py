@@ -36,7 +36,7 @@ def measured(declared: Declaration, name: str) -> dict[str, Any]:
     if "overlap" in table:
         if measure != "learned_directions":
             raise BadParameter(
-                f'{declared.path}, [{name}] overlap: goes with measure = "learned_directions"; '
+                f'{declared.path}, [{name}] overlap: requires measure = "learned_directions"; '
                 "the overlap of an escape time belongs to [escape]"
             )
         keys["overlap"] = table["overlap"]
@@ -165,7 +165,7 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     for option in ("plot", "save"):
         if getattr(arguments, option) and not keeps:
             raise BadParameter(
-                f"--{option} goes with sweep run, resume and collect: those have values"
+                f"--{option} requires sweep run, resume or collect, which have values"
             )
     if arguments.plot and len(axes) != 2:
         raise BadParameter(f"--plot draws sweeps over two parameters, this one has {list(axes)}")

@@ -23,14 +23,14 @@ Mean-field theory of learning: derive, solve and test the equations of motion of
 two-layer networks, from a declaration file.
 
   dmft example > model.toml            write a declaration to start from
-  dmft derive model.toml               read the equations of motion
-  dmft solve model.toml --plot a.png   integrate them and look
+  dmft derive model.toml               print the equations of motion
+  dmft solve model.toml --plot a.png   integrate them and plot the result
   dmft escape model.toml               when does learning start?
   dmft simulate model.toml --theory --plot b.png
-                                       finite-dimensional runs on top of the theory
-  dmft limits model.toml               what can be learned at all, and how many samples it takes
+                                       finite-dimensional runs, plotted over the theory
+  dmft limits model.toml               what can be learned, and how many samples it takes
   dmft phase model.toml --plot c.pdf   a diagram over two parameters
-  dmft boundary model.toml             the curves along which a measure changes
+  dmft boundary model.toml             curves along which a measure changes sign or label
   dmft sweep run model.toml            any number of parameters, resumable
   dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
   dmft explore model.toml              a page with sliders in the browser, served on this machine
@@ -56,17 +56,17 @@ COMMANDS = {
 
 def _epilog() -> str:
     return f"""\
-declaration file (TOML; unknown tables and keys are refused):
+declaration file (TOML; unknown tables and keys raise an error):
 {describe()}
 
 formulas: + - * / **, numbers, pi, E, erf erfc exp sqrt tanh sin cos sinh cosh log sign Abs relu
   Heaviside, He(n, z) = hermite(n, z) (probabilists'), z (the local field), letters of [parameters].
-  They are read by a whitelist, never evaluated as Python.
+  They are parsed, never evaluated as Python.
 
 time: t = steps * learning_rate / (p d); risk: E(f* - f)^2 / 2 without label noise.
 
-exit codes: 0 done; 2 the request is wrong; 3 a numerical failure (diverged, not finite, left
-  the domain, out of budget); 4 tolerance not met; 130 interrupted (what was computed is kept).
+exit codes: 0 done; 2 invalid request; 3 a numerical failure (diverged, not finite, left
+  the domain, out of budget); 4 tolerance not met; 130 interrupted (finished results are kept).
   Results go to standard output, everything else to standard error.
 
 an example file (also: dmft example):
@@ -155,7 +155,7 @@ def _add_explorer_arguments(command: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
     return int(text)
 
 

@@ -94,8 +94,8 @@ class Declaration:
         for name, value in again.items():
             if not isinstance(value, float):
                 raise BadParameter(
-                    f"{self.path}, [solve] {name}: dmft {verb} has constant parameters, not "
-                    "schedules; leave it out, or take dmft solve"
+                    f"{self.path}, [solve] {name}: dmft {verb} accepts constant parameters, not "
+                    "schedules; leave it out, or use dmft solve"
                 )
         return {**self.parameters, **again}
 
@@ -275,7 +275,7 @@ class _Reader:
             only = known[name].only
             if only and kind not in only:
                 wanted = " or ".join(f'"{k}"' for k in only)
-                reason = f'goes with kind = {wanted}, not with kind = "{kind}"'
+                reason = f'requires kind = {wanted}, not kind = "{kind}"'
                 raise self.values.refusal(f"[{table}] {name}", reason)
         for name, key in known.items():
             if key.needed and kind in key.only and name not in keys:

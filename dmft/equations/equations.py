@@ -145,9 +145,9 @@ class Equations(Short, System):
     def approximation(self) -> str:
         """How the averages are computed, as text; "exact" if all have closed forms.
 
-        Exact up to rounding: where that passes 1e-10 of the size of the terms of a rate or of
+        Exact up to rounding: if rounding exceeds 1e-10 of the size of the terms of a rate or of
         the risk at ordinary overlaps (variances 0.01 to 100,
-        `dmft.equations.rounding.conditioning`), the words say how far it goes.
+        `dmft.equations.rounding.conditioning`), the text contains its size.
         """
         if self.is_written_out:
             tables = (
@@ -209,7 +209,7 @@ class Equations(Short, System):
         infinite, as of exp(z^2), is refused.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
-        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` returns the error.
+        nodes (`dmft.gaussian.nodes.rules`); `evaluate_error` returns the error.
 
         Parameters
         ----------

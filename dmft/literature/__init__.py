@@ -1,4 +1,4 @@
-"""Floor 5: named models of the literature, ready to use; BibTeX in `dmft.display.bibliography`.
+"""Named models of the literature, ready to use; BibTeX is in `dmft.display.bibliography`.
 
 Examples
 --------

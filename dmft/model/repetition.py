@@ -118,7 +118,7 @@ class SharpnessAware(UpdateRule):
 
     @property
     def simulated_by(self) -> Named:  # type: ignore[override]
-        """By which length is displaced."""
+        """Function of one displaced step, by the length of the displacement."""
         return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
 
     @property

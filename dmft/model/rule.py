@@ -104,7 +104,7 @@ class InTorch:
 
 
 class UpdateRule(Shown):
-    r"""Base of records that say psi: algorithms of one pass, and values of `repeat`.
+    r"""Base of records that define psi: one-pass algorithms and values of `repeat`.
 
     A new algorithm is a frozen dataclass that extends `dmft.SGD` (or this class, to be passed as
     ``SGD(..., repeat=...)``) and names two functions. They are looked up at their use, so that a
@@ -118,7 +118,7 @@ class UpdateRule(Shown):
         returns its `Program`.
     simulated_by : str or function
         The update of one sample from its definition, for `dmft.simulate`: a function of plain
-        loops that Numba compiles, with the arguments of
+        loops, compiled by Numba, with the arguments of
         `dmft.simulation.steps.sample.ARGUMENTS`. Empty: there is none, or it is plain SGD's.
 
     Examples
@@ -150,7 +150,7 @@ class UpdateRule(Shown):
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """Numbers of psi by name; in psi they are symbols, so that runs may give other values."""
+        """Parameters of psi by name; psi contains them as symbols, and runs can replace them."""
         return {}
 
 

@@ -100,7 +100,7 @@ class Scaling(Shown):
 
     @property
     def refusal(self) -> str:
-        """Why there is no differential equation, and the way out."""
+        """Why there is no differential equation, and an alternative."""
         where = f"kappa + delta = {self.kappa + self.width}"
         if self.noise_power > 0 and self.batch_size < 1:
             bound = -(1 + self.batch_size) / 2

@@ -120,7 +120,7 @@ class Schedule(Short, Record):
         return np.asarray(np.interp(times, self.t, self.value))
 
     def save(self, path: str | Path) -> Path:
-        """Write a table, one row a time: tau, the value, and H and the risk where they are known.
+        """Write a table with one row per time: tau, the value, and H and the risk if known.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class Schedule(Short, Record):
         Raises
         ------
         BadParameter
-            For a suffix that is no table's.
+            For another suffix.
 
         Examples
         --------

@@ -150,9 +150,9 @@ class DescentEnsemble(Ensemble):
     dim : int
         Input dimension d.
     runs : Values or None
-        Single runs, (S, ...), where they were kept.
+        Single runs, (S, ...), if they were kept.
     first_passage : PassageTimes or None
-        Where runs were watched.
+        If runs had a `first_passage` or events.
     ends : Values or None
         State in which each run ended, where an event ends runs.
     statistics, parameters, provenance

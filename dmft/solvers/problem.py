@@ -58,12 +58,12 @@ class Problem(Short):
     diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
         per unit time, both halves of it (see `dmft.solvers.stochastic.paths.solve_paths`)
     parallel_band : float
-        Squared overlaps that exceed Cauchy-Schwarz by at most this (relative) count as those of
-        parallel fields, and the functions are NaN beyond; 0 where they clamp nothing.
+        Squared overlaps that exceed the Cauchy-Schwarz bound by at most this (relative) count as
+        parallel fields; beyond it the functions are NaN. 0: nothing is clamped.
     lanes : LanesCode or None
-        The right-hand side of several states side by side, where its code takes them.
+        The right-hand side for several states side by side, if its code supports them.
     source : str
-        Generated text that the functions come from.
+        Generated source of the functions.
     time_unit : str
         Time unit, as text.
     origin
@@ -73,8 +73,8 @@ class Problem(Short):
     provenance : mapping
         Record for trajectories of this problem.
     tail : tuple of float or compiled function of the type of `rhs`
-        Numbers that no run records, for a right-hand side that calls others: a function stands
-        there by its address. So the caller is compiled once for all functions that it may call.
+        Numbers that runs do not record, for a right-hand side that calls other functions, given by
+        their addresses. The caller is thus compiled once for all functions that it can call.
 
     Examples
     --------
@@ -276,8 +276,8 @@ def parallel_message(statistics: dict[str, Any], states: int) -> str:
         return ""
     count = statistics["parallel_states"]
     return (
-        f"; {count} of {states} saved states have squared overlaps beyond Cauchy-Schwarz by up to "
-        f"{excess:.1e} (relative): fields taken as parallel"
+        f"; in {count} of {states} saved states the overlaps violate the Cauchy-Schwarz "
+        f"inequality by up to {excess:.1e} (relative), and the fields are treated as parallel"
     )
 
 

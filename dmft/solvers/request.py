@@ -63,7 +63,9 @@ def check_blocks(
         if array.shape != shape:
             raise ShapeMismatch(f"{block.name} has shape {array.shape}, expected {shape}")
         if not all_finite(array):
-            raise BadParameter(f"{block.name} holds a value that is not finite: {array.tolist()}")
+            raise BadParameter(
+                f"{block.name} contains a value that is not finite: {array.tolist()}"
+            )
         arrays[block.name] = array
     return arrays
 
@@ -96,8 +98,8 @@ def read_save_at(save_at: int | ArrayLike) -> int | NDArray[np.float64]:
         count = int(save_at)  # type: ignore[arg-type]
         if not 2 <= count <= MOST_POINTS:
             raise BadParameter(
-                f"save_at = {shown(save_at)} points: at least 2, the start and the end, and at "
-                f"most {MOST_POINTS:.0e}, which is what memory holds"
+                f"save_at = {shown(save_at)} points: it must be at least 2 (the start and the "
+                f"end) and at most {MOST_POINTS:.0e} (memory)"
             )
         return count
     if is_array(save_at) and not np.iscomplexobj(save_at):

@@ -343,7 +343,7 @@ class Averages(Solution):
         """
         singles = self._singles
         if singles is None:
-            raise BadParameter(f"single {self.SINGLE}s were not kept: {self.KEPT_BY}")
+            raise BadParameter(f"single {self.SINGLE}s were not saved: {self.KEPT_BY}")
         counted = [i for i, status in enumerate(self._ended) if status in COUNTED]
         reached = [self._reached(i, singles) for i in counted]
         return [start_of(blocks, self.constants, clock_of(self, t)) for blocks, t in reached]
@@ -355,8 +355,8 @@ class Averages(Solution):
             return blocks, None
         if self._ends is None:
             raise BadParameter(
-                f"{self.SINGLE} {i} was ended by an event between saved times, where its state was "
-                "not kept: take Event(..., terminal=False), or end all at a saved time"
+                f"{self.SINGLE} {i} was ended by an event between saved times, and its state "
+                "there was not saved: use Event(..., terminal=False), or end all at a saved time"
             )
         return {n: self._ends[n][i] for n in blocks}, float(self._end_times[i])
 

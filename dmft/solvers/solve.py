@@ -252,9 +252,13 @@ def _check_numbers(
     if not SMALLEST_RTOL <= rtol < 1.0:
         raise BadParameter(f"rtol = {rtol!r} must lie in [{SMALLEST_RTOL:.2g}, 1)")
     if not 0.0 < atol < math.inf:
-        raise BadParameter(f"atol = {atol!r} must be positive: it is what zero is compared with")
+        raise BadParameter(
+            f"atol = {atol!r} must be positive: it is the tolerance for entries near zero"
+        )
     if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
-        raise BadParameter(f"t_max = {t_max!r} must be finite and beyond t_start = {t_start!r}")
+        raise BadParameter(
+            f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
+        )
     if not is_whole(max_steps) or not 1 <= max_steps < MOST_STEPS:
         raise BadParameter(
             f"max_steps = {shown(max_steps)} must be a whole number, at least 1 and below 2**62"
@@ -277,7 +281,7 @@ def _whole_steps(
             raise BadParameter(f"{name} = {t!r}: the time of a map is a whole number of steps")
     for name, step in (("first_step", first_step), ("max_step", max_step)):
         if step is not None:
-            raise BadParameter(f"{name} = {step!r}: the steps of a map have no length to choose")
+            raise BadParameter(f"{name} = {step!r}: the steps of a map have length one")
     return None if save is None else np.unique(np.rint(save))
 
 

@@ -37,7 +37,7 @@ class Stage:
         the problem's parameters. Arrays under the names of constant blocks stand for these in
         this stage.
     until : Event or None
-        The next stage begins where this happens; None: the stage lasts to the end.
+        The next stage begins when this event occurs; None: the stage lasts to the end.
     """
 
     problem: Problem
@@ -128,7 +128,9 @@ def _check(stages: Sequence[Stage]) -> None:
                     f"{getattr(problem, what)} instead of {getattr(first, what)}"
                 )
         if stage.until is None and number + 1 < len(stages):
-            raise BadParameter(f"stage {number} has no until=, so that stage {number + 1} is idle")
+            raise BadParameter(
+                f"stage {number} has no until=, so stage {number + 1} is never reached"
+            )
 
 
 def _compared(problem: Problem, what: str) -> Any:
@@ -154,8 +156,8 @@ def _refuse_passed(
         return  # `check_request` says what is missing
     if until.direction * (value - until.threshold) > 0:
         raise BadParameter(
-            f"stage {number} begins at t = {t:g} beyond its end: {until.quantity} is {value:.6g} "
-            f"already, and {until.name!r} would not happen. Move the threshold or leave out the "
+            f"stage {number} begins at t = {t:g} after its end: {until.quantity} is {value:.6g} "
+            f"already, and {until.name!r} would not occur. Move the threshold or leave out the "
             "stage"
         )
 
@@ -188,7 +190,9 @@ def _times(save_at: int | ArrayLike | None, t_start: float, t_max: float) -> Arr
     if not isinstance(times, int):
         return times
     if not t_start < t_max < np.inf:
-        raise BadParameter(f"t_max = {t_max!r} must be finite and beyond the start {t_start!r}")
+        raise BadParameter(
+            f"t_max = {t_max!r} must be finite and greater than the start {t_start!r}"
+        )
     return np.linspace(t_start, t_max, times)
 
 

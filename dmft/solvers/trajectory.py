@@ -126,7 +126,7 @@ class Trajectory(Solution):
     KIND = "dmft trajectory"
 
     def with_fields(self, **changes: Any) -> Trajectory:
-        """The same run, some fields changed, as `replace` does at four times the cost.
+        """The same run with some fields changed (four times faster than `replace`).
 
         Parameters
         ----------
@@ -220,8 +220,8 @@ class Trajectory(Solution):
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
         """Final state with its time, as the start of another run.
 
-        A schedule in time continues from there; at a constant rate time begins at 0 again. Blocks
-        of their own, without a clock, where equations have others than Q, M or e, m.
+        A schedule in time continues from there; at a constant rate time begins at 0 again.
+        Equations with other blocks than Q, M or e, m return these blocks, without a clock.
         """
         return start_of(self.last_state, self.constants, clock_of(self))
 

@@ -98,13 +98,13 @@ def fixed_point_branch(
     parameter : str
         Name of a run-time parameter, ``"learning_rate"`` for instance.
     values : (float, float)
-        Where `point` is stationary, and where to stop.
+        The value at which `point` is stationary, and the value at which to stop.
     step : float
         Largest step of arclength, the range of the parameter counted as 1.
     tolerance : float
         Largest rate at a point of the branch.
     max_points : int
-        Where to give up.
+        Maximal number of points.
     **parameters
         Values of the other parameters.
 
@@ -131,7 +131,8 @@ def fixed_point_branch(
     check_equations(equations)
     if parameter not in equations.parameters:
         raise BadParameter(
-            f"the equations have no parameter {parameter!r}; they read {list(equations.parameters)}"
+            f"the equations have no parameter {parameter!r}; their parameters are "
+            f"{list(equations.parameters)}"
         )
     values = _ends(values)
     step = _positive("step", step)
@@ -294,7 +295,7 @@ def linear_noise(
         )
     if "linear noise" in equations.space.instead:
         instead = equations.space.instead["linear noise"]
-        raise BadParameter(f"linear_noise is of overlaps Q and M; {instead}")
+        raise BadParameter(f"linear_noise is defined for the overlaps Q and M; {instead}")
     flow = replace(equations, kind="ode", noise=None, dim=None)
     own = {name: value for name, value in parameters.items() if name in flow.parameters}
     system = StationarySystem(flow, point, own)

@@ -96,7 +96,7 @@ def escape_time(
     if isinstance(run, Trajectory) or of_paths or simulated:
         if start is not None or t_max is not None or options:
             raise BadParameter(
-                "a solved run brings its own start, horizon and options; pass the equations to "
+                "a solved run has its own start, horizon and options; pass the equations to "
                 "change them"
             )
         if isinstance(run, Trajectory):
@@ -137,8 +137,8 @@ def check_reference(reference: str) -> None:
     """Refuse the plateau, which is found on a smooth run."""
     if reference != "start":
         raise BadParameter(
-            f"reference = {reference!r}: the escapes of noisy runs are measured from their start, "
-            "or by overlap="
+            f"reference = {reference!r}: the escape of noisy runs is measured relative to their "
+            "start, or by overlap="
         )
 
 
@@ -159,7 +159,7 @@ def _of_equations(
     solver, given = split_options(options)
     refused = sorted({"events", "save_at", "rtol", "atol", "max_steps"} & set(solver))
     if refused:
-        raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
+        raise BadParameter(f"{', '.join(refused)} do not apply to the escape of paths")
     own, values = SOLVER.read(solver, given)
     problem, at_start, begin = at_schedule(problem, start, own, values)
     check_end(t_max, begin)
@@ -176,7 +176,7 @@ def _of_simulation(
 
     if "risk" not in run.mean:
         raise BadParameter(
-            "runs of descents note no escape, all their steps are saved: watch them by events=, as "
+            "runs of descents record no escape times: pass events=, for example "
             'dmft.simulate(..., events=dmft.Event("M[0,0]", 0.5, 1)), and read .first_passage'
         )
     values = run.runs if run.runs is not None else None

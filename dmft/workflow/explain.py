@@ -86,8 +86,9 @@ def _explained(obj: Any, of: Any) -> Explanation:
         inspect.signature(note).bind(*given)
     except TypeError as error:
         raise BadParameter(
-            f"of = {shown(of)} does not say what of this {type(obj).__name__} to explain: the "
-            'integrand of a Gaussian, a block of equations ("M"), or a block and a term'
+            f"of = {shown(of)} does not specify what to explain of this {type(obj).__name__}: "
+            'pass the integrand of a Gaussian, a block of equations ("M"), or a block and a '
+            "term"
         ) from error
     result = note(*given)
     if not isinstance(result, Explanation):

@@ -362,7 +362,7 @@ def check_tolerance(tolerance: float) -> None:
     if not 0.0 < tolerance <= LARGEST_TOLERANCE:
         raise BadParameter(
             f"tolerance = {tolerance!r} must lie in (0, {LARGEST_TOLERANCE:g}]: overlaps with "
-            "larger rates are moving; where Newton's method fails, take other starts"
+            "larger rates are not stationary; if Newton's method fails, take other starts"
         )
 
 
@@ -495,8 +495,8 @@ def _of_network(network: Any, start: Any, parameters: Mapping[str, Any]) -> list
     found = rest_points(at_values(network, parameters), start)
     if not found:
         raise BadParameter(
-            "no fixed point was found from any guess: solve to a long time, and see whether the "
-            "network rests"
+            "no fixed point was found from any guess: solve to a long time to check whether the "
+            "network comes to rest"
         )
     return found
 

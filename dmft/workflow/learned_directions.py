@@ -254,7 +254,7 @@ def learned_directions(
     """
     if steps not in (1, 2):
         raise BadParameter(
-            f"steps must be 1 or 2 (closed integrals), got {steps!r}: dmft.solve takes more"
+            f"steps must be 1 or 2 (closed integrals), got {steps!r}: use dmft.solve for more"
         )
     equations = derive(model, algorithm)
     assert isinstance(equations, DescentEquations)

@@ -281,7 +281,7 @@ def _fitted(
             start = _at_zero(spectrum, p, k)
         else:
             raise BadParameter(
-                "a student at zero does not move: give a start, as "
+                "a student at zero does not move: pass a start, for example "
                 "dmft.scaling_law(equations, dmft.random_overlaps(model, dim, seed=0))"
             )
     if window is None:

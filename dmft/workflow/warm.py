@@ -37,9 +37,9 @@ def warm(
     fluctuations: bool = False,
     progress: ProgressOption = None,
 ) -> int:
-    """Compile the equations of a model and their solver, as `solve` would do when it needs them.
+    """Compile the equations of a model and their solver in advance of `solve`.
 
-    For images of machines, the nodes of a cluster and notebooks. The code is kept in the cache
+    For container images, cluster nodes and notebooks. The code is kept in the cache
     directory (``DMFT_CACHE_DIR``) and next to the library, for this version on this processor.
     Widths and parameters are run-time values: one call serves all of them.
 

@@ -208,7 +208,7 @@ def test_a_store_of_a_boundary(tmp_path):
     assert finer.stored > 25
     with pytest.raises(BadParameter, match="another sweep"):
         dmft.boundary(measure, *BOX, **how, identity={"data": 2})
-    with pytest.raises(BadParameter, match="holds a boundary, here is a sweep"):
+    with pytest.raises(BadParameter, match="contains a boundary, but this call has a sweep"):
         dmft.sweep({"u": [0.0], "v": [0.0]}, measure, store=how["store"])
 
 
@@ -406,8 +406,8 @@ def test_progress_of_a_long_curve():
         ({"x": ("v", 0.0, 1.0)}, "both axes are 'v'"),
         ({"log": ("w",)}, "'w' is neither of the axes"),
         ({"log": "rate"}, "'rate' is neither of the axes"),
-        ({"grid": 9}, r"grid = 9: two whole numbers"),
-        ({"grid": (9.0, 9.0)}, "two whole numbers"),
+        ({"grid": 9}, r"grid = 9 must be two integers"),
+        ({"grid": (9.0, 9.0)}, "two integers"),
         ({"tol": 1e-18}, "below the resolution of doubles on the axis 'u'"),
         ({"x": ("u", 1e6, 1e6 + 1), "tol": 1e-12}, "below the resolution of doubles"),
         ({"tol": "1e-6"}, "tol = '1e-6'"),

@@ -112,7 +112,7 @@ def test_the_sampling_grid_has_no_say(spherical, pair):
 def test_relaxation_before_learning_warns(free, pair):
     # the risk falls from 2 to 4/3 while m stays at 1e-6
     truth = Free(1e-6, 10.0)
-    with pytest.warns(EscapeWarning, match="nothing is learned there"):
+    with pytest.warns(EscapeWarning, match="before anything is learned"):
         found = escape_time_of_problem(free, at(1e-6), 10.0, **pair, fraction=0.1, **TIGHT)
     assert found.relaxed
     assert found.value == pytest.approx(truth.crossing(1.8, 0.0, 0.5), rel=1e-8)

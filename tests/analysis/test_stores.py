@@ -252,14 +252,14 @@ def test_a_folder_that_was_removed(tmp_path):
     handle = opened(tmp_path)
     handle.append(records_of(handle, [1.0]), {})
     shutil.rmtree(tmp_path / "s")
-    with pytest.raises(BadParameter, match="is no store"):
+    with pytest.raises(BadParameter, match="is not a store"):
         handle.append(records_of(handle, [1.0]), {})
     opened(tmp_path)
     handle.append(records_of(handle, [1.0, 2.0]), {})
     assert opened(tmp_path).read().records.size == 2
     shutil.rmtree(tmp_path / "s")
     Store.open(tmp_path / "s", {"measure": "other"}, ("value",))
-    with pytest.raises(BadParameter, match="holds another sweep"):
+    with pytest.raises(BadParameter, match="contains another sweep"):
         handle.append(records_of(handle, [1.0]), {})
 
 
@@ -296,16 +296,16 @@ def test_stores_of_other_formats_and_what_cannot_be_kept(tmp_path):
     found = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**found, "format": 1}))
     for reader in (opened, lambda folder: open_store(folder / "s")):
-        with pytest.raises(BadParameter, match="has the format 1, this version of dmft reads"):
+        with pytest.raises(BadParameter, match="has the format 1, but this version of dmft reads"):
             reader(tmp_path)
     manifest.write_text(json.dumps({**found, "format": 2}))  # of which records say less
     assert run_sweep(GRID, product, store=tmp_path / "s", identity=IDENTITY).complete
     for text in ("[]", "{}", "{"):
         manifest.write_text(text)
-        with pytest.raises(BadParameter, match="is no store"):
+        with pytest.raises(BadParameter, match="is not a store"):
             open_store(tmp_path / "s")
     for value in ({1, 2}, float("nan")):
-        with pytest.raises(BadParameter, match="cannot be kept in a store"):
+        with pytest.raises(BadParameter, match="cannot be stored"):
             run_sweep(GRID, product, store=tmp_path / "n", identity={"data": value})
 
 
@@ -409,7 +409,7 @@ def test_what_a_store_remembers_of_a_function(tmp_path):
     points = {"a": [1.0, 2.0]}
     run_sweep(points, functools.partial(product, b=2), store=tmp_path / "s")
     assert run_sweep(points, functools.partial(product, b=2), store=tmp_path / "s").computed == 0
-    with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
+    with pytest.raises(BadParameter, match="contains another sweep: its measure is"):
         run_sweep(points, functools.partial(product, b=3), store=tmp_path / "s")
 
 
@@ -444,7 +444,7 @@ def test_functions_without_a_name_and_what_partial_binds_are_told_apart(tmp_path
     assert name_of(around(1.0)) == name_of(around(1.0))
     points = {"a": [1.0, 2.0]}
     run_sweep(points, lambdas[0], store=tmp_path / "s")
-    with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
+    with pytest.raises(BadParameter, match="contains another sweep: its measure is"):
         run_sweep(points, lambdas[1], store=tmp_path / "s")
 
 
@@ -479,7 +479,7 @@ def test_workers_outlive_sweeps(tmp_path):
             assert opened(tmp_path).read().records.size == 21
             shutil.rmtree(tmp_path / "s")
     task = Task(product, as_points(GRID), ("value",), str(tmp_path / "s"), IDENTITY)
-    with pytest.raises(BadParameter, match="all workers must see the same folder"):
+    with pytest.raises(BadParameter, match="all workers must use the same folder"):
         compute_chunk(task, np.arange(2))
 
 

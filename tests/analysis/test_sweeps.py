@@ -111,18 +111,18 @@ def test_damaged_records_are_seen_and_computed_again(tmp_path, damage):
 
 def test_stores_that_are_refused(tmp_path):
     run_sweep(GRID, product, store=tmp_path / "s", identity={"model": "one"})
-    with pytest.raises(BadParameter, match="holds another sweep: its model is 'one', here 'two'"):
+    with pytest.raises(BadParameter, match="another sweep: its model is 'one', here 'two'"):
         run_sweep(GRID, product, store=tmp_path / "s", identity={"model": "two"})
     with pytest.raises(BadParameter, match="another sweep: its quantities"):
         run_sweep(GRID, product, store=tmp_path / "s", identity={"model": "one"}, quantities=("x",))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
-    with pytest.raises(BadParameter, match="no store"):
+    with pytest.raises(BadParameter, match="not a store"):
         run_sweep(GRID, product, store=tmp_path / "other")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadParameter, match="cannot write the store"):
         run_sweep(GRID, product, store=tmp_path / "file" / "s")
-    with pytest.raises(BadParameter, match="is no store"):
+    with pytest.raises(BadParameter, match="is not a store"):
         open_store(tmp_path / "other")
 
 
@@ -149,7 +149,7 @@ def test_a_point_that_ends_its_worker_is_recorded(tmp_path):
     points = {"a": np.arange(8.0)}
     sweep = run_sweep(points, deadly, store=tmp_path / "s", executor="processes", workers=1)
     assert sweep.status.tolist() == ["ok"] * 3 + ["not_converged"] + ["ok"] * 4
-    assert sweep.messages == {3: "ended its worker 3 times"}
+    assert sweep.messages == {3: "crashed its worker 3 times"}
     with ProcessPoolExecutor(1) as pool, pytest.raises(BadParameter, match="cannot be used again"):
         run_sweep(points, deadly, executor=pool)
 
@@ -195,7 +195,7 @@ def test_verb_with_a_built_in_measure(tmp_path):
     np.testing.assert_array_equal(sweep.values["escape_time"].T, diagram.values)
     again = dmft.sweep(points, "escape_time", store=tmp_path / "s", **how)
     assert again.computed == 0
-    with pytest.raises(BadParameter, match="holds another sweep: its t_max is"):
+    with pytest.raises(BadParameter, match="contains another sweep: its t_max is"):
         dmft.sweep(points, "escape_time", store=tmp_path / "s", **{**how, "t_max": 40.0})
     with pytest.raises(BadParameter, match="unknown parameter 'width'"):
         dmft.sweep({"width": [1, 2]}, "escape_time", **how)

@@ -93,7 +93,7 @@ CHANGES = [
 def test_a_changed_function_is_not_served_from_the_old_store(tmp_path, before, after):
     run_sweep(POINTS, module(before), store=tmp_path / "s")
     assert run_sweep(POINTS, module(before), store=tmp_path / "s").computed == 0
-    with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
+    with pytest.raises(BadParameter, match="contains another sweep: its measure is"):
         run_sweep(POINTS, module(after), store=tmp_path / "s")
 
 
@@ -192,7 +192,7 @@ def test_foreign_shard_names_are_refused_in_words(tmp_path, name):
         lambda: run_sweep(POINTS, abs_of, store=tmp_path / "s"),
         lambda: collect(POINTS, open_store(tmp_path / "s")),
     ):
-        with pytest.raises(BadParameter, match="is no shard of this store"):
+        with pytest.raises(BadParameter, match="is not a shard of this store"):
             read()
 
 
@@ -216,7 +216,7 @@ def test_bad_manifests_are_refused_in_words(tmp_path, bad):
     whole = json.loads(manifest.read_text())
     text = bad if isinstance(bad, str) else json.dumps({**whole, **bad})
     manifest.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BadParameter, match=r"store|holds"):
+    with pytest.raises(BadParameter, match=r"store|contains"):
         run_sweep(POINTS, abs_of, store=tmp_path / "s")
     if not (isinstance(bad, dict) and bad.get("identity")):
         with pytest.raises(BadParameter, match="store"):
@@ -324,9 +324,9 @@ def test_diagrams_go_on_from_their_store(tmp_path, measure, adaptive):
         np.testing.assert_array_equal(getattr(first, name), getattr(plain, name))
     assert first.names == plain.names
     assert first.messages == plain.messages
-    with pytest.raises(BadParameter, match="holds a phase diagram, here is a sweep"):
+    with pytest.raises(BadParameter, match="contains a phase diagram, but this call has a sweep"):
         dmft.sweep({"x": [1.0], "y": [1.0]}, measure, store=tmp_path / "s")
-    with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
+    with pytest.raises(BadParameter, match="contains another sweep: its measure is"):
         dmft.phase_diagram(lambda x, y: x, X, Y, **keys)
 
 
@@ -341,7 +341,7 @@ def test_a_diagram_of_equations_goes_on_from_its_store(tmp_path):
     first = dmft.phase_diagram("fixed_point", *axes, **keys)
     assert first.labels.tolist()[1] == ["specialised", "uninformative"]
     assert dmft.phase_diagram("fixed_point", *axes, **keys) == first
-    with pytest.raises(BadParameter, match="holds another sweep"):
+    with pytest.raises(BadParameter, match="contains another sweep"):
         dmft.phase_diagram("fixed_point", *axes, **{**keys, "t_max": 400.0})
 
 
@@ -361,5 +361,5 @@ def test_collect_and_status_check_the_model(tmp_path, capsys):
     file.write_text(text.format(m=0.2))
     for action in ("status", "collect"):
         assert main(["sweep", action, str(file)]) != 0
-        assert "holds another sweep: its start is" in capsys.readouterr().err
+        assert "contains another sweep: its start is" in capsys.readouterr().err
     assert Status.OK == "ok"

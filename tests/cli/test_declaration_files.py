@@ -164,7 +164,7 @@ REFUSALS = [
         "misplaced",
         _with("learning_rate = 1"),
         "[algorithm] learning_rate",
-        'goes with kind = "sgd"',
+        'requires kind = "sgd"',
     ),
     ("width-float", _with("", "width = 1\n[t", "width = 1.5\n[t"), "width", "whole number"),
     ("width-bool", _with("", "width = 1\n[t", "width = true\n[t"), "width", "whole number"),

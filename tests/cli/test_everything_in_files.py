@@ -240,7 +240,7 @@ def test_a_memory_that_lasts_is_a_table(tmp_path):
     assert found == dmft.SGD(0.1, momentum=dmft.Momentum(1.5, 0.2))
     for line, words in (
         ("{direct = 1.0}", "the table needs rate"),
-        ("{beta = 1.0}", "the table has rate, direct, not beta"),
+        ("{beta = 1.0}", "the keys of this table are rate, direct, not beta"),
         ("{rate = -1.0}", r"\[algorithm\] momentum: "),
     ):
         with pytest.raises(ExpressionRefused, match=words):

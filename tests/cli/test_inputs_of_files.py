@@ -55,7 +55,7 @@ def test_clusters_may_have_blocks(tmp_path):
 def test_mistakes_are_refused_with_their_table(tmp_path):
     with pytest.raises(ExpressionRefused, match=r"\[inputs\] weights: must be a row of numbers"):
         read(tmp_path, TEXT.replace("[0.25, 0.75]", "0.5"))
-    with pytest.raises(ExpressionRefused, match=r"\[inputs\] labels: the teacher writes labels"):
+    with pytest.raises(ExpressionRefused, match=r"\[inputs\] labels: the teacher also defines"):
         read(tmp_path, TEXT.replace("weights", "labels"))
     with pytest.raises(ShapeMismatch, match=r"\[inputs\]: weights has shape \(1,\)"):
         read(tmp_path, TEXT.replace("[0.25, 0.75]", "[1.0]"))
@@ -92,7 +92,7 @@ def test_mistakes_are_refused_with_their_table(tmp_path):
 def test_spectra_are_those_of_the_file(tmp_path, keys, wanted):
     clusters = TEXT[TEXT.index("means") : TEXT.index("[algorithm]")]
     assert read(tmp_path, TEXT.replace(clusters, keys + "\n\n")).model.inputs == wanted
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(ValueError, match="cannot be combined with"):
         read(tmp_path, TEXT.replace("means =", f"{keys}\nmeans ="))
 
 

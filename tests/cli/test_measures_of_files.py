@@ -139,7 +139,7 @@ def test_learned_directions_of_descents(run):
     [
         (SPHERE + table("phase", "minima"), 'must be one of "escape_time"'),
         (SPHERE + table("phase", "final_risk", more="overlap = 0.5"),
-         '[phase] overlap: goes with measure = "learned_directions"'),
+         '[phase] overlap: requires measure = "learned_directions"'),
         (SPHERE + table("phase", "final_risk", more="level = 0.5"), "adaptive=True"),
         (SPHERE + table("phase", "final_risk", more="adaptive = 1"), "must be true or false"),
         (SPHERE + table("phase", "overlap", more="adaptive = true\ncoarse = 0"), "[phase] coarse"),

@@ -308,7 +308,7 @@ def test_records_are_plain():
     for bad in ({"a": object()}, {"a": {1, 2}}):
         with pytest.raises(TypeError):
             records.packed(bad, {})
-    with pytest.raises(TypeError, match="not kept"):
+    with pytest.raises(TypeError, match="not saved"):
         records.packed({}, {"x": np.array([object()])})
 
 
@@ -349,7 +349,7 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
         out, error = process.communicate(timeout=120)
     finally:
         process.kill()
-    # What was interrupted is not kept in its place.
+    # What was interrupted is not saved in its place.
     left = record.read_bytes()
     record.unlink()
     assert left == whole

@@ -70,7 +70,7 @@ def test_a_boundary_with_a_store_is_drawn_and_computed_once(declaration, capsys,
 def test_sweep_is_run_watched_and_collected(declaration, capsys, tmp_path):
     file = declaration()
     assert main(["sweep", "status", file]) == 2
-    assert "is no store" in capsys.readouterr().err
+    assert "is not a store" in capsys.readouterr().err
     assert main(["sweep", "work", file, "--task", "1", "--of", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["computed"] == 2
     assert main(["sweep", "status", file]) == 0
@@ -95,7 +95,7 @@ def test_outputs_of_a_sweep_are_written_or_refused(declaration, capsys, tmp_path
     file, saved, drawn = declaration(), tmp_path / "s.nc", tmp_path / "s.png"
     outputs = ["--save", str(saved), "--plot", str(drawn)]
     assert main(["sweep", "work", file, "--of", "2", *outputs]) == 2
-    assert "goes with sweep run, resume and collect" in capsys.readouterr().err
+    assert "requires sweep run, resume or collect" in capsys.readouterr().err
     assert main(["sweep", "run", file, *outputs]) == 0
     assert saved.exists()
     assert drawn.exists()
@@ -109,7 +109,7 @@ def test_another_sweep_is_refused(declaration, capsys):
     assert main(["sweep", "work", file, "--of", "6"]) == 0
     file = declaration(m=0.2)
     assert main(["sweep", "run", file]) == 2
-    assert "holds another sweep: its start is" in capsys.readouterr().err
+    assert "contains another sweep: its start is" in capsys.readouterr().err
 
 
 def test_job_script(declaration, capsys):

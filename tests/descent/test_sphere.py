@@ -115,7 +115,7 @@ def test_a_row_without_length_is_a_status():
     equations = dmft.derive(flat, dmft.GradientDescent(1, 2, ridge=1, constraint="sphere"))
     run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 3)
     assert run.status == "left_domain"
-    assert "which no division puts on the sphere" in run.message
+    assert "which cannot be normalised" in run.message
     assert run.t.size == 1
     with pytest.raises(BadParameter, match="a row has no length after its step"):
         dmft.short_times(equations).evaluate(dmft.Overlaps([[1.0]], [[0.1]]))

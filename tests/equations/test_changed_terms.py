@@ -436,7 +436,7 @@ def test_a_new_parameter_is_an_axis_of_sweeps_and_branches():
 def test_a_perfect_solution_is_not_spoken_of_once_terms_changed():
     sgd = dmft.derive(two(ERF, 0), dmft.SGD(30.0))
     start = dmft.Overlaps(0.2 * np.eye(2), 0.1 * np.eye(2))
-    assert "maximal one" in dmft.solve(sgd, start, 0.01).message
+    assert "maximal learning rate" in dmft.solve(sgd, start, 0.01).message
     assert "maximal" not in dmft.solve(with_decay(sgd), start, 0.01, zeta=0.1).message
 
 

@@ -244,8 +244,8 @@ def test_latex_names_what_was_declared():
 @pytest.mark.parametrize(
     ("model", "algorithm", "reason"),
     [
-        (phase_retrieval(1), sphere(1 / 6), "at or over the maximal one, 0.166667"),
-        (phase_retrieval(2), dmft.SGD(0.42), "at or over the maximal one"),
+        (phase_retrieval(1), sphere(1 / 6), "not below the maximal learning rate 0.166667"),
+        (phase_retrieval(2), dmft.SGD(0.42), "not below the maximal learning rate"),
         (dmft.literature.saad_solla(2), dmft.SGD(0.1), "not where this model starts to learn"),
         (hermite_model(3), dmft.GradientFlow(), "on the sphere"),
         (phase_retrieval(1), sphere(0.1, readout_rate=1), "readout"),
@@ -266,7 +266,7 @@ def test_refusals(model, algorithm, reason):
 
 def test_thresholds_are_refused_where_they_mean_nothing():
     formula = dmft.escape_formula(phase_retrieval(1, label_noise=1), sphere(0.05))
-    with pytest.raises(BadParameter, match="at or over the maximal one"):
+    with pytest.raises(BadParameter, match="not below the maximal learning rate"):
         formula.time(1000, learning_rate=0.2)
     with pytest.raises(BadParameter, match="settles at"):
         formula.time(1000, u=0.99)
@@ -276,7 +276,7 @@ def test_thresholds_are_refused_where_they_mean_nothing():
     with pytest.raises(BadParameter, match="lengths relax"):
         free.time(1e4, fraction=0.1)
     assert free.time(1e4, fraction=0.1, reference="plateau") > 0
-    with pytest.raises(BadParameter, match="at or over the maximal one"):
+    with pytest.raises(BadParameter, match="not below the maximal learning rate"):
         dmft.escape_formula(hermite_model(3), sphere(0.01)).time(1e4)
 
 

@@ -323,7 +323,7 @@ def test_other_runs_that_leave_their_tables_say_so(start) -> None:
     equations = dmft.derive(model, dmft.SGD(1.0, loss="logistic"))
     run = dmft.solve(equations, dmft.Overlaps(start, [[0.2]]), 1e6, save_at=[0.0, 1e6])
     assert str(run.status) == "left_domain"
-    assert "tabled up to 32" in run.message
+    assert "tabulated up to 32" in run.message
     assert "running away" not in run.message
     assert np.isfinite(run.Q).all()
     assert run.Q[-1, 0, 0] > 31.9**2

@@ -47,7 +47,7 @@ def test_bad_calls_are_refused():
     eqs = dmft.derive(leaky(symmetry=0.5))
     for call, words in (
         (lambda: dmft.solve(eqs, None, 1.0), "is a number .* or a law"),
-        (lambda: dmft.solve(eqs, Normal(), 1.05), "no multiple"),
+        (lambda: dmft.solve(eqs, Normal(), 1.05), "not a multiple"),
         (lambda: dmft.solve(eqs, Normal(), 1.0, method="closed"), "leave method= out"),
         (lambda: dmft.solve(eqs, Normal(), 1.0, g=2), "unknown option or parameter"),
         (lambda: dmft.solve(eqs, Normal(), 1e4, paths=100_000), "GiB"),

@@ -102,7 +102,7 @@ def test_passages_batches_and_symbols():
     np.testing.assert_array_equal(escape.times, runs.first_passage.times)
     # A step takes gamma/d = 0.5/1000.
     np.testing.assert_allclose(escape.steps(1000), escape.times * 2000)
-    with pytest.raises(BadParameter, match="these runs were watched for"):
+    with pytest.raises(BadParameter, match="these runs recorded the escape for"):
         dmft.escape_time(runs)
     again = dmft.simulate(
         model, dmft.SGD(gamma, batch_size=4), 1000, 5.0, 8, dmft.Alignment(m=0.1), "overlaps",

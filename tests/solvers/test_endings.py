@@ -137,7 +137,7 @@ def test_interrupt_keeps_what_was_saved(oscillator, method):
 
     run = solve(oscillator, 1e9, method=method, progress=press, max_steps=10**9)
     assert run.status == "interrupted"
-    assert "everything until then is kept" in run.message
+    assert "results up to this time are kept" in run.message
     assert len(run) > 1
     assert np.all(np.diff(run.t) > 0)
     np.testing.assert_allclose(run.y[-1], oscillator.exact(run.t[-1]), atol=1e-2)

@@ -195,7 +195,7 @@ def test_a_million_steps_of_a_cheap_map():
     [
         ({"t_max": 10.5}, "whole number of steps"),
         ({"t_start": 0.5}, "whole number of steps"),
-        ({"first_step": 1.0}, "no length to choose"),
+        ({"first_step": 1.0}, "have length one"),
         ({"method": "rk5"}, "unknown method 'rk5' for a problem of kind 'map'; choose one of iter"),
     ],
 )

@@ -199,5 +199,5 @@ def test_where_there_is_no_law() -> None:
         dmft.scaling_law(equations_of(1.5, 1.6, 3.0))
     square = dmft.Committee(z**2, 1)
     law = dmft.Spectrum.power_law(1.5, 0.4, 1000)
-    with pytest.raises(ValueError, match="give a start"):
+    with pytest.raises(ValueError, match="pass a start"):
         dmft.scaling_law(dmft.derive(dmft.Model(square, square, inputs=law), dmft.SGD(1.0)))

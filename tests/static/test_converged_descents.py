@@ -30,7 +30,7 @@ def test_smooth_gradients_are_solved_along_paths_where_stein_divides_by_nothing(
     assert (stein.status, stein.t[-1] < 40) == ("left_domain", True)
     run = solved("logistic", 0.5, 40, samples=2**10)
     assert (run.status, run.t[-1]) == ("ok", 40.0)
-    assert "converged: weights have" in run.message
+    assert "converged: the estimated remaining change of the weights is" in run.message
     assert "pathwise" in run.provenance["method"]
     assert left_to_move(run) < 1e-5
     alone = solved("logistic", 0.5, 40, samples=2**10, method="pathwise")
@@ -50,7 +50,7 @@ def test_converged_runs_that_end_early_are_ok():
     early = replace(full, status=Status.LEFT_DOMAIN, message="8 samples; not positive at step 31")
     run = settled(early, 60)
     assert run.status == "ok"
-    assert run.message.startswith("8 samples; converged: weights have")
+    assert run.message.startswith("8 samples; converged: the estimated remaining change")
     assert "after 30 of 60 steps" in run.message
     gone = replace(early, status=Status.DIVERGED)
     assert settled(gone, 60) is gone

@@ -135,7 +135,7 @@ def test_words_and_latex(two_steps):
 
 def test_refusals():
     model = dmft.Model(dmft.Committee(ERF, 1), dmft.MultiIndex(a, [a]))
-    with pytest.raises(BadParameter, match="solve takes more"):
+    with pytest.raises(BadParameter, match=r"use dmft\.solve for more"):
         dmft.learned_directions(model, DESCENT, steps=5)
     with pytest.raises(BadParameter, match="learnability"):
         dmft.learned_directions(model, dmft.SGD(0.1))

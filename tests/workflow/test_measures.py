@@ -233,12 +233,12 @@ def refused(name, equations, start=SMALL, t_max=2, match="", **options):
 
 
 def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descent):
-    refused("growth_rate", descent, match=r'not of a descent .*: for descents take "final_risk"')
+    refused("growth_rate", descent, match=r'not for a descent .*: for descents take "final_risk"')
     refused("fixed_point", descent, match='take "learned_directions"')
     refused("escape_time", descent, match='take "overlap" with level=')
     refused("minima", spherical, match="pass the model itself")
     model = dmft.literature.positional_semantic(0.8, 0.5)
-    refused("overlap", model, match="not of a sequence model: derive the equations")
+    refused("overlap", model, match="not for a sequence model: derive the equations")
     refused("learned_directions", dmft.derive(model, dmft.SGD(0.1)), match='take "overlap"')
     noisy = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05), fluctuations=True, dim=100)
     refused("final_risk", noisy, match="equations with fluctuations: .* without fluctuations")
@@ -256,9 +256,9 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
         ("boundary", {"leve": 0.1}, r"\(leve=\): it is called only with the parameters"),
         ("sweep", {"wrokers": 2}, r"\(wrokers=\)"),
         ("phase_diagram", {"t_max": 2.0}, r"\(t_max=\)"),
-        ("sweep", {"quantities": ("a", "a")}, "none twice and none of the parameters"),
-        ("sweep", {"quantities": ("status",)}, "all sweeps have a status"),
-        ("sweep", {"quantities": ("a",)}, "none of the parameters"),
+        ("sweep", {"quantities": ("a", "a")}, "without duplicates and different from"),
+        ("sweep", {"quantities": ("status",)}, "the names status and horizon are reserved"),
+        ("sweep", {"quantities": ("a",)}, "different from the parameters"),
         ("sweep", {"workers": -1}, "workers or threads = -1: a whole number"),
         ("boundary", {"threads": 0}, "threads = 0: a whole number"),
         (
@@ -266,11 +266,11 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
             {"level": float("nan")},
             "level = nan must be a number; nan is not a number: pass a finite one",
         ),
-        ("boundary", {"result": None}, "returned None, which is no number"),
-        ("sweep", {"result": "1.5"}, "returned '1.5', which is no number"),
-        ("phase_diagram", {"result": 1j}, "which is no number"),
-        ("phase_diagram", {"result": (1.0, "fine")}, "a pair is .number, status., a status one of"),
-        ("sweep", {"result": (1.0, 2.0)}, "a pair is .number, status., a status one of"),
+        ("boundary", {"result": None}, "returned None, which is not a number"),
+        ("sweep", {"result": "1.5"}, "returned '1.5', which is not a number"),
+        ("phase_diagram", {"result": 1j}, "which is not a number"),
+        ("phase_diagram", {"result": (1.0, "fine")}, "a pair must be .number, status., with"),
+        ("sweep", {"result": (1.0, 2.0)}, "a pair must be .number, status., with"),
     ],
 )
 def test_slips_in_measures_of_ones_own(verb, change, reason):
@@ -331,8 +331,8 @@ def test_slips_in_axes_levels_and_parameters(spherical):
     refused("lowest < highest", dmft.boundary, "growth_rate", (x[0], [0.1]), y)
     refused("both axes are", dmft.boundary, "growth_rate", x, x)
     for name in ("escape_time", "final_risk", "overlap"):
-        refused("is never negative; say with level=", dmft.boundary, name, x, y, t_max=5.0)
-    refused("not before t_max", dmft.boundary, "escape_time", x, y, t_max=5.0, level=6.0)
+        refused("so level= must be positive", dmft.boundary, name, x, y, t_max=5.0)
+    refused("must be below t_max", dmft.boundary, "escape_time", x, y, t_max=5.0, level=6.0)
     refused("points have values of it too", dmft.boundary, "growth_rate", x, y, learning_rate=0.1)
     refused(
         "has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities=["a"]

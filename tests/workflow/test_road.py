@@ -144,7 +144,7 @@ def test_erf_committee_warns_that_nothing_is_learned_yet(committee_model):
     model = committee_model("erf", "erf", 4, 2, noise=1e-3)
     equations = dmft.derive(model, dmft.SGD(0.5))
     start = dmft.random_overlaps(model, 1000, seed=0)
-    with pytest.warns(dmft.EscapeWarning, match="nothing is learned"):
+    with pytest.warns(dmft.EscapeWarning, match="before anything is learned"):
         early = dmft.escape_time(equations, start, 1000.0, fraction=0.01)
     assert early.relaxed
     assert early.value < 0.1

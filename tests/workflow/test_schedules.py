@@ -79,7 +79,7 @@ def test_scheduled_run_is_saved_and_read(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(BadParameter, match=r"holds tau; a schedule is an expression"):
+    with pytest.raises(BadParameter, match=r"contains tau; a schedule must be an expression"):
         dmft.solve(FLOW, START, 1.0, learning_rate=sp.exp(-TIME / sp.Symbol("tau")))
     with pytest.raises(BadParameter, match=r"is -1 at the start"):
         dmft.solve(FLOW, START, 1.0, learning_rate=TIME - 1)
@@ -101,13 +101,13 @@ def test_run_over_the_maximal_learning_rate_says_so():
         below = dmft.solve(equations, near, 40.0, learning_rate=0.16)
         above = dmft.solve(equations, near, 40.0, learning_rate=0.18)
         assert "maximal" not in below.message
-        assert "at or over the maximal one, 0.166667 (dmft.maximal_learning_rate)" in above.message
+        assert "not below the maximal learning rate 0.166667" in above.message
         assert below.risk[-1] < below.risk[0]
         assert above.risk[-1] > above.risk[0]
     # F.1: with label noise 2/(12 + Delta) on the sphere; one formula serves every Delta.
     for noise in (0.5, 1.0, 2.5):
         said = dmft.solve(equations, near, 1.0, learning_rate=0.3, label_noise=noise).message
-        assert f"the maximal one, {2 / (12 + noise):.6g} (" in said
+        assert f"the maximal learning rate {2 / (12 + noise):.6g} (" in said
     wide = dmft.derive(dmft.Model(square, dmft.Committee(square.activation, 2)), dmft.SGD(0.1))
     start = dmft.Overlaps([[1.0]], [[0.5, 0.5]], np.eye(2))
     assert "maximal" not in dmft.solve(wide, start, 0.1, learning_rate=5.0).message

@@ -222,7 +222,7 @@ def test_what_has_no_schedule_says_so() -> None:
     flow = dmft.derive(equations.model, dmft.GradientFlow())
     plain = dmft.Overlaps(np.eye(2), np.zeros((2, 2)))
     calls = [
-        (lambda: dmft.optimal_schedule(equations, start, 5.0, control="clip"), "not among the"),
+        (lambda: dmft.optimal_schedule(equations, start, 5.0, control="clip"), "not supported"),
         (lambda: dmft.optimal_schedule(equations, start, 5.0, control="width"), "one of"),
         (lambda: dmft.optimal_schedule(equations, start, 5.0, minimise="loss"), "population risk"),
         (lambda: dmft.optimal_schedule(equations, start, -1.0), "t_max"),

@@ -99,7 +99,7 @@ class Boundary(Archived):
     triple_points : (m, 2)
         Where three labels meet, as x and y.
     tol : float
-        Asked half-width of brackets, in units of the ranges.
+        Requested half-width of brackets, in units of the ranges.
     solves : mapping of str to int
         Evaluations of the measure: "grid" and "curves".
     stored : int
@@ -111,7 +111,7 @@ class Boundary(Archived):
         Unfinished curves and failed points, as text.
     provenance : mapping
     jumps : tuple of Jump
-        Where on edges of the grid the sign changes without a zero: no border.
+        Edges of the grid on which the sign changes without a zero; not part of the boundary.
 
     Examples
     --------
@@ -254,8 +254,8 @@ def describe_jumps(jumps: tuple[Jump, ...], ends: int) -> str:
         return f"{ends} ends of curves lie where the measure jumps" if ends else ""
     first, kinds = jumps[0], sorted({jump.kind for jump in jumps})
     return (
-        f"on {len(jumps)} edges of the grid the sign changes by a {' or a '.join(kinds)}, without "
-        f"a zero, first at ({first.x:.7g}, {first.y:.7g}) from {first.before:.3g} to "
-        f"{first.behind:.3g}: not drawn as a border; return a label (a str or bool) where such a "
-        "change is one"
+        f"on {len(jumps)} edges of the grid the sign changes by a {' or a '.join(kinds)}, "
+        f"without a zero, first at ({first.x:.7g}, {first.y:.7g}) from {first.before:.3g} to "
+        f"{first.behind:.3g}; these are not part of the boundary. To include them, return a "
+        "label (a str or bool)"
     )

@@ -51,8 +51,8 @@ def check_options(
         fits = False
     if not fits:
         raise BadParameter(
-            f"tol = {tol!r} and step = {step!r}: 0 < {LEAST_STEP} tol <= step <= 1/4 is needed, so "
-            "that points show the direction of their curve"
+            f"tol = {tol!r} and step = {step!r}: 0 < {LEAST_STEP} tol <= step <= 1/4 is "
+            "required, so that points resolve the direction of the curve"
         )
     for name, low, high in (x, y):
         width = math.log(high / low) if name in names and low > 0 else high - low
@@ -66,9 +66,9 @@ def check_options(
     try:
         columns, rows = (operator.index(n) for n in grid)
     except (TypeError, ValueError) as error:
-        raise BadParameter(f"grid = {grid!r}: two whole numbers of points, (nx, ny)") from error
+        raise BadParameter(f"grid = {grid!r} must be two integers (nx, ny)") from error
     if min(columns, rows) < 2:
-        raise BadParameter(f"grid = {grid!r} needs at least two points a side")
+        raise BadParameter(f"grid = {grid!r} needs at least two points per side")
     if columns * rows > MOST_POINTS:
         raise BadParameter(f"grid = {grid!r:.80} has more than {MOST_POINTS:,} points to evaluate")
     return (columns, rows), names
@@ -195,8 +195,9 @@ def _check_kinds(plane: Plane) -> None:
     whole = [s.label for s in seen if isinstance(s.label, int)]
     if whole and any(math.isfinite(s.value) for s in seen):
         raise BadParameter(
-            f"the measure returned {whole[0]!r} at one point and a float at another: whole numbers "
-            "are labels, floats count by their sign; return float(...) everywhere, or labels"
+            f"the measure returned {whole[0]!r} at one point and a float at another: integers "
+            "are labels, and floats define the boundary by their sign; return float(...) "
+            "everywhere, or labels"
         )
 
 
@@ -241,8 +242,8 @@ def _all_curves(
     if lost:
         x, y = plane.to_parameters(lost[0])
         lines = (
-            f"{len(lost)} ends of curves were lost, the first at ({x:.7g}, {y:.7g}): they end or "
-            "turn back there, or come closer to each other than the steps; take a smaller step"
+            f"{len(lost)} curves could not be continued, the first at ({x:.7g}, {y:.7g}): they "
+            "end or turn back there, or another curve is closer than a step; take a smaller step"
         )
         return found, broken, Status.TOLERANCE_NOT_MET, lines
     return found, broken, Status.OK, ""

@@ -116,8 +116,8 @@ def coarse_steps(coarse: Coarse, sizes: tuple[int, int]) -> tuple[int, int]:
     whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in given]
     if len(given) != 2 or not all(whole):
         raise BadParameter(
-            f"coarse = {coarse!r}: steps of the grid between points of the coarse one, a positive "
-            "int or one for each axis"
+            f"coarse = {coarse!r} must be a positive int, or one for each axis: the number of "
+            "grid steps between points of the coarse grid"
         )
     return int(given[0]), int(given[1])
 
@@ -367,7 +367,7 @@ def named_diagram(
             progress=progress, provenance=provenance, store=store,
         )  # fmt: skip
     if level != 0.0 or coarse is not None:
-        raise BadParameter("level= and coarse= say what adaptive=True refines: pass it too")
+        raise BadParameter("level= and coarse= require adaptive=True")
     kept = store or Kept()
     swept = run_sweep(
         grid, Named(measure, keeps_all=kept.folder is not None), workers=threads,

@@ -87,7 +87,7 @@ class PhaseDiagram(Archived):
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result (no interruption)."""
+        """Whether every point has a result (no interruption)."""
         return not bool(np.any(self.status == Status.INTERRUPTED))
 
     @property
@@ -105,8 +105,8 @@ class PhaseDiagram(Archived):
         """Names at the points, (ny, nx); the status where there is none."""
         if self.names is None:
             raise BadParameter(
-                f"the values of {self.quantity} are numbers: names come from measures that return "
-                'them, and from "fixed_point"'
+                f'the values of {self.quantity} are numbers; only "fixed_point" and measures '
+                "that return names have names"
             )
         found = self.status.astype(object)
         known = np.isfinite(self.values)
@@ -236,8 +236,8 @@ def _read_pair(pair: tuple[Any, ...]) -> Point:
     """A number with its status; ok is no status of a number that is not finite."""
     if len(pair) != 2 or pair[1] not in STATUSES:
         raise BadParameter(
-            f"the measure returned {pair!r:.80}: a pair is (number, status), a status one of "
-            f"{', '.join(STATUSES)}"
+            f"the measure returned {pair!r:.80}: a pair must be (number, status), with a status "
+            f"out of {', '.join(STATUSES)}"
         )
     value, status = read_number(pair[0]), Status(pair[1])
     good = status not in (Status.OK, Status.EVENT) or math.isfinite(value)
@@ -249,10 +249,12 @@ def read_number(value: Any) -> float:
     try:
         if not isinstance(value, str | bytes):
             return float(value)
-        reason = "a sweep holds numbers (phase_diagram and boundary take names, without a status)"
+        reason = (
+            "a sweep stores numbers (phase_diagram and boundary accept names, without a status)"
+        )
     except (TypeError, ValueError) as error:
         reason = str(error)
     raise BadParameter(
-        f"the measure returned {value!r:.80}, which is no number: {reason}; return a number, a "
-        "Trajectory, an EscapeTime, a Censored or a pair (number, status)"
+        f"the measure returned {value!r:.80}, which is not a number: {reason}; return a number, "
+        "a Trajectory, an EscapeTime, a Censored or a pair (number, status)"
     )

@@ -164,7 +164,7 @@ def read(task: Task, result: Any) -> tuple[list[float], Status, float, str]:
     if isinstance(result, Mapping):
         if set(result) != set(task.quantities):
             raise BadParameter(
-                f"the measure returned {sorted(result)}, the sweep declares the quantities "
+                f"the measure returned {sorted(result)}, but the sweep declares the quantities "
                 f"{sorted(task.quantities)}: pass quantities="
             )
         values = [read_number(result[name]) for name in task.quantities]
@@ -172,8 +172,8 @@ def read(task: Task, result: Any) -> tuple[list[float], Status, float, str]:
         return values, Status.OK if fine else Status.NONFINITE, np.nan, ""
     if len(task.quantities) > 1:
         raise BadParameter(
-            f"the measure returned {type(result).__name__}, the sweep declares several quantities "
-            f"{list(task.quantities)}: return a mapping"
+            f"the measure returned {type(result).__name__}, but the sweep declares several "
+            f"quantities {list(task.quantities)}: return a mapping"
         )
     point = read_result(result)
     return [point.value], point.status, point.horizon, point.message

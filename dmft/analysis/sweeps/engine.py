@@ -119,7 +119,7 @@ def how_many(count: int | None, name: str) -> int:
         return os.cpu_count() or 1
     whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
     if not whole or count < 1:
-        raise BadParameter(f"{name} = {count!r}: a whole number >= 1, or None for one a core")
+        raise BadParameter(f"{name} = {count!r} must be an integer >= 1, or None for one per core")
     return int(count)
 
 

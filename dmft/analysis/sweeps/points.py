@@ -284,7 +284,7 @@ def _product(given: Any) -> Mapping[str, Any] | None:
 
 def _column(name: str, values: ArrayLike) -> NDArray[Any]:
     if not isinstance(name, str) or not name.isidentifier():
-        raise BadParameter(f"a parameter is named by an identifier, got {name!r}")
+        raise BadParameter(f"the name of a parameter must be an identifier, got {name!r}")
     try:
         array = np.array(values)
         if array.dtype == object:  # SymPy's numbers
@@ -294,10 +294,10 @@ def _column(name: str, values: ArrayLike) -> NDArray[Any]:
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
         raise BadParameter(f"{name} must have a non-empty list of numbers, got {values!r:.80}")
     if not np.all(np.isfinite(array)):
-        raise BadParameter(f"{name} holds a value that is not finite")
+        raise BadParameter(f"{name} contains a value that is not finite")
     if array.dtype.kind != "f" and max(int(array.max()), -int(array.min())) > LARGEST:
         raise BadParameter(
-            f"{name} holds a whole number beyond 2**53, which floating-point numbers cannot "
+            f"{name} contains an integer beyond 2**53, which floating-point numbers cannot "
             "represent"
         )
     return array if array.dtype.kind == "f" else array.astype(np.int64)

@@ -144,7 +144,7 @@ def hold(folder: Path, part: tuple[int, int]) -> Iterator[None]:
                     stacklevel=3,
                 )
         if reason:
-            raise BadParameter(f"{reason} on {folder}: wait for it, or give another store")
+            raise BadParameter(f"{reason} on {folder}: wait until it ends, or choose another store")
         yield
 
 

@@ -40,7 +40,7 @@ SMALLEST_SHARE = 8
 # A point that ended its worker this often is not tried again.
 ATTEMPTS = 3
 WAKE_SECONDS = 0.2
-KILLED = f"ended its worker {ATTEMPTS} times"
+KILLED = f"crashed its worker {ATTEMPTS} times"
 
 
 def run_sweep(
@@ -98,8 +98,8 @@ def check_quantities(quantities: Sequence[str], parameters: Sequence[str]) -> tu
     taken = [n for n in names if names.count(n) > 1 or n in parameters]
     if taken or not names:
         raise BadParameter(
-            f"quantities = {names!r}: at least one name, none twice and none of the parameters "
-            f"{tuple(parameters)!r}"
+            f"quantities = {names!r} must be at least one name, without duplicates and different "
+            f"from the parameters {tuple(parameters)!r}"
         )
     return names
 
@@ -111,7 +111,7 @@ def _part(points: Points, part: tuple[int, int]) -> Points:
     except (TypeError, ValueError):
         index = count = 0
     if not (count >= 1 and 0 <= index < count):
-        raise BadParameter(f"part = {part!r}: (i, n) with 0 <= i < n")
+        raise BadParameter(f"part = {part!r} must be (i, n) with 0 <= i < n")
     return points if count == 1 else points.only(np.arange(index, len(points), count))
 
 

@@ -144,22 +144,22 @@ class Store:
             )
         except (TypeError, ValueError) as error:
             raise BadParameter(
-                f"identity = {dict(identity)!r:.200} cannot be kept in a store ({error}): use "
-                "finite numbers, strings, lists and mappings of these"
+                f"identity = {dict(identity)!r:.200} cannot be stored ({error}): use finite "
+                "numbers, strings, lists and mappings of these"
             ) from error
         manifest = folder / "manifest.json"
         if not make and not manifest.is_file():
             raise BadParameter(
-                f"the store {folder} is not there on {socket.gethostname()}: all workers must see "
-                "the same folder, on a file system that they share"
+                f"the store {folder} does not exist on {socket.gethostname()}: all workers must "
+                "use the same folder on a shared file system"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not manifest.exists():
                 if any(y.name != "lock" for y in folder.iterdir() if not y.name.startswith(".")):
                     raise BadParameter(
-                        f"{folder} is not empty and no store: it has no manifest.json; give "
-                        "another folder"
+                        f"{folder} is not empty and is not a store (it has no manifest.json); "
+                        "choose another folder"
                     )
                 write_once(manifest, wanted)
         except OSError as error:
@@ -246,7 +246,7 @@ class Store:
             said = "it cannot be read"
         if said:
             raise BadParameter(
-                f"{path} is no shard of this store ({said}): move it out of the folder"
+                f"{path} is not a shard of this store ({said}): move it out of the folder"
             )
 
     @contextlib.contextmanager
@@ -336,13 +336,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadParameter(f"{path} is no store: {manifest} cannot be read ({error})") from error
+        raise BadParameter(f"{path} is not a store: {manifest} cannot be read ({error})") from error
     if not _is_manifest(found):
-        raise BadParameter(f"{path} is no store: {manifest} has not the entries of one")
+        raise BadParameter(f"{path} is not a store: {manifest} lacks required entries")
     if found["format"] not in READ:
         raise BadParameter(
-            f"the store {path} has the format {found['format']}, this version of dmft reads and "
-            f"writes {FORMAT}: use the version that made it, or give another folder"
+            f"the store {path} has the format {found['format']}, but this version of dmft reads "
+            f"and writes {FORMAT}: use the version that wrote it, or choose another folder"
         )
     return found
 
@@ -400,6 +400,8 @@ def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
         return
     theirs, ours = _kind(others), _kind(pairs)
     if theirs != ours:
-        raise BadParameter(f"{folder} holds {theirs}, here is {ours}: give another folder")
+        raise BadParameter(
+            f"{folder} contains {theirs}, but this call has {ours}: choose another folder"
+        )
     said = mismatch(others, pairs, found.get("words", {}), wanted.get("words", {}))
-    raise BadParameter(f"{folder} holds another sweep: {said}; give another folder")
+    raise BadParameter(f"{folder} contains another sweep: {said}; choose another folder")

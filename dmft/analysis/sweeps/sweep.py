@@ -100,7 +100,7 @@ class Sweep(Archived):
         return f"Sweep({', '.join(self.values)} over {axes}; {self.count()}{kept})"
 
     def diagram(self, quantity: str | None = None) -> PhaseDiagram:
-        """The sweep as a phase diagram, where it is a product of two parameters.
+        """The sweep as a phase diagram, if it is a product of two parameters.
 
         Parameters
         ----------

@@ -42,7 +42,7 @@ class BatchExponents(Short):
     optimal_batch : sympy.Rational
         Largest mu at which the samples are still as few as with small batches.
     one_step : sympy.Integer
-        mu from which on one step is enough under the correlation loss: its signal beats the noise.
+        mu above which one step suffices under the correlation loss: its signal exceeds the noise.
     regions : tuple of ((mu_low, mu_high), str)
         Limiting factor of the steps, by interval of mu.
 

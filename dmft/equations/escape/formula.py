@@ -168,15 +168,15 @@ class EscapeFormula(Short):
     def maximal_learning_rate(
         self, dim: float | None = None, *, overlap: float | None = None, **parameters: Any
     ) -> sp.Expr:
-        """Largest gamma that escapes: in u_0 for l >= 3 unless `dim` is given, in u_1 for l = 1.
+        """Largest gamma that escapes; contains u_0 for l >= 3 without `dim`, and u_1 for l = 1.
 
-        From the declared length of the start. It is not the stability limit of the perfect
+        It holds for the declared length of the start. It is not the stability limit of the perfect
         solution, `dmft.maximal_learning_rate`.
 
         Parameters
         ----------
         dim : float, optional
-            Input dimension d, which puts in k/d for u_0.
+            Input dimension d; sets u_0 = k/d.
         overlap : float, optional
             Cosine at which the run ends, for l = 1.
         **parameters
@@ -185,7 +185,7 @@ class EscapeFormula(Short):
         Returns
         -------
         sympy.Expr
-            A number where nothing is left symbolic.
+            A number if no symbol remains.
 
         Examples
         --------
@@ -215,7 +215,7 @@ class EscapeFormula(Short):
         Returns
         -------
         sympy.Expr
-            A number where nothing is left symbolic.
+            A number if no symbol remains.
 
         Examples
         --------
@@ -318,7 +318,7 @@ class EscapeFormula(Short):
             Or: u has risen to this (infinity: for l >= 3 the end of the leading power). A start
             other than k/d.
         reference : "start" or "plateau"
-            Of the fraction; they differ where free lengths relax first.
+            Reference of the fraction. The two differ if unconstrained lengths relax first.
         **parameters
             ``learning_rate=``, ``label_noise=``, or values of symbols by name.
 
@@ -329,8 +329,8 @@ class EscapeFormula(Short):
         Raises
         ------
         BadParameter
-            At a learning rate at or over the maximal one, and for thresholds that are met before
-            anything is learned, or never.
+            If the learning rate is not below the maximal one, and for thresholds that are reached
+            before anything is learned, or never.
 
         Examples
         --------
@@ -585,7 +585,7 @@ class EscapeFormula(Short):
     def _refuse_rate(self, values: Mapping[sp.Symbol, sp.Expr], limit: sp.Expr | None) -> None:
         assert limit is not None
         raise BadParameter(
-            f"learning_rate = {float(values[x.gamma]):.6g} is at or over the maximal one, "
+            f"learning_rate = {float(values[x.gamma]):.6g} is not below the maximal learning rate "
             f"{float(limit.subs(values)):.6g}: nothing is learned from a random start; see "
             ".maximal_learning_rate() and .optimal_learning_rate()"
         )
@@ -660,7 +660,7 @@ def escape_formula(
         limit, rate = formula.maximal_learning_rate(), algorithm.learning_rate
         if limit.is_number and rate.is_number and not rate < (1 - ROUNDING) * limit:
             raise BadParameter(
-                f"learning_rate = {float(rate):.6g} is at or over the maximal one, "
+                f"learning_rate = {float(rate):.6g} is not below the maximal learning rate "
                 f"{float(limit):.6g}: nothing is learned from a random start; the fastest is "
                 f"{float(formula.optimal_learning_rate()):.6g}"
             )

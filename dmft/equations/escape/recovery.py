@@ -333,7 +333,7 @@ def noise_of_steps(model: Model) -> sp.Expr:
 
 @checked
 def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
-    r"""Stationary population risk that label noise leaves at a constant learning rate.
+    r"""Stationary population risk due to label noise at a constant learning rate.
 
     Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b), of
                 `Momentum` with its own K; with a decay the bias of the ridge too.

@@ -96,7 +96,7 @@ class WeakRecovery(Short):
 
     @property
     def samples(self) -> str:
-        """Samples in the dimension d, as text; "never" where the overlap decays."""
+        """Scaling of the samples with d, as text; "never" if the overlap decays."""
         k = self.exponent
         if k == sp.oo:
             return f"more than d^{len(self.coefficients) - 1}"
@@ -112,7 +112,7 @@ class WeakRecovery(Short):
         return self.coefficients[1].value - rate * self.square.value
 
     def maximal_learning_rate(self) -> sp.Expr:
-        """Gamma at which the overlap stops to grow from zero (exponent 2).
+        """Gamma above which the overlap does not grow from zero (exponent 2).
 
         Returns
         -------
@@ -178,8 +178,8 @@ class WeakRecovery(Short):
         ----------
         dim : float
         overlap : float in (0, 1)
-            The linear growth of exponent 2 must hold up to it (0.3 or less) from noise far below
-            it: where sqrt(s^2/(2 Lambda d)) is half of it, chains pass a fifth earlier.
+            For exponent 2 growth must be linear up to this overlap (0.3 or less), and the noise
+            much smaller: if sqrt(s^2/(2 Lambda d)) is half of it, chains pass a fifth earlier.
         start : "random" or "orthogonal"
             m_0 ~ N(0, 1/d), or m_0 = 0.
 
@@ -190,7 +190,7 @@ class WeakRecovery(Short):
         Raises
         ------
         BadParameter
-            For exponents from 3 on, overlaps that shrink, and thresholds that are never met.
+            For exponents of 3 or more, overlaps that shrink, and thresholds that are never reached.
 
         Examples
         --------

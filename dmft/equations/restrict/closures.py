@@ -29,7 +29,7 @@ ROUNDING = 1e-9
 
 
 class ClosureWarning(UserWarning):
-    """A wide reduction is used where what it leaves out is not small.
+    """A reduction for wide networks is used where the neglected terms are not small.
 
     Examples
     --------

@@ -88,7 +88,7 @@ def initial_learning_rate(
     Raises
     ------
     BadParameter
-        Where nothing is learned: no order up to six, or a negative one of even order.
+        If nothing is learned: no order up to six, or a negative coefficient of even order.
 
     Examples
     --------

@@ -44,18 +44,18 @@ class OutputChannel(Short):
     Attributes
     ----------
     declared : Label
-        What the model declares: the label, noise, flips.
+        The declared label, noise and flips.
     label : sympy.Expr
         g in the fields.
     fields : tuple of sympy.Symbol
     inner, outer : sympy.Expr
-        y = outer(u), u = inner(fields), with a strictly monotone outer function, which changes no
-        estimate; formulas are those of u where `outer` is not u itself.
+        y = outer(u), u = inner(fields), with a strictly monotone outer function, which does not
+        change the estimates. If `outer` is not the identity, the formulas are those of u.
     pieces : tuple of Piece
         Of labels of one field: `low`, `high`, `expr`, `kind` ("flat", "affine" ...).
     Z, g, slope : sympy.Expr
         Z_out(y; omega, V), its score d log Z/d omega, and the derivative of the score; for several
-        fields g is a matrix and slope None. An unevaluated integral where there is no closed form.
+        fields g is a matrix and slope None. An unevaluated integral if there is no closed form.
     closed : bool
 
     Examples
@@ -228,7 +228,7 @@ class OutputChannel(Short):
 
 @checked
 def output_channel(model: Model) -> OutputChannel:
-    r"""Output channel of the label that a model's teacher writes, as formulas.
+    r"""Output channel of the label that a model's teacher defines, as formulas.
 
     Equation    Z = int dz N(z; omega, V) P(y | z), g = d log Z/d omega = V^-1 (E[z|y] - omega)
     Shapes      one field: omega, V scalars; two fields: omega_1, omega_2, V_11, V_12, V_22
@@ -240,7 +240,7 @@ def output_channel(model: Model) -> OutputChannel:
     Parameters
     ----------
     model : Model
-        The student plays no role.
+        Only the teacher and the label noise are used.
 
     Returns
     -------

@@ -32,7 +32,7 @@ TAKEN_BY_SOLVE = frozenset(
 @checked
 @dataclass(frozen=True, init=False, eq=False)
 class TwoTime(Shown, InTimes, TwoTimeEquations):
-    r"""A causal problem in two times t >= s, written as SymPy equations.
+    r"""A causal system of equations in two times t >= s, written in SymPy.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
     correlations of two components, X_ab(s, t) is X_ba(t, s). Signals alone are a system of ordinary
@@ -56,9 +56,9 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         derivative along the diagonal. A right-hand side is an expression, or a mapping of named
         terms, ``{"decay": ..., "memory": ...}``, for `without`, `replace` and `diff`.
     values : mapping
-        Quantities given rather than integrated in time: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
-        The right-hand side may hold integrals of the function itself (Volterra, second kind); each
-        row is iterated, so that what it takes from its own row must be small beside it.
+        Quantities given by a formula, not by a rate: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
+        The right-hand side may contain integrals of the function itself (Volterra, second kind).
+        Each row is iterated, so the contribution of a row to itself must be small.
     start : mapping
         ``{m(0): m0, X(0, 0): x0}`` for the signals and diagonals that have rates.
     causal : sequence of SymPy functions

@@ -56,9 +56,9 @@ class Certificate(Shown):
     ball : flint.arb
         The same at the working precision.
     digits : int
-        Significant decimal digits that the ball fixes; for a ball around zero, decimals.
+        Significant decimal digits that the ball determines; for a ball around zero, decimal places.
     seconds : float
-        Time that it took.
+        Computing time.
     steps : tuple of str
         The reductions used; each is proven in derivations/certificates.py.
 
@@ -103,9 +103,9 @@ class Certificate(Shown):
         Parameters
         ----------
         value : sympy.Expr, float or Fraction
-            A float is the binary fraction that it holds.
+            A float means its exact binary value.
         slack : float
-            By how much the interval is widened.
+            Width added on both sides.
 
         Returns
         -------
@@ -164,7 +164,7 @@ def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certi
     n : int
         Order of the coefficient.
     digits : int
-        Wanted.
+        Requested number of digits.
 
     Returns
     -------

@@ -164,7 +164,7 @@ def generative_exponent(
     leap: bool = False,
     label_noise: sp.Expr | float = 0,
 ) -> Exponent:
-    r"""Smallest order at which some function of the label sees the fields: data reuse, any loss.
+    r"""Smallest order at which a function of the label correlates with the fields.
 
     Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h) + noise;
                 equivalently E[He_n(h) | y] does not vanish identically. Additive Gaussian label
@@ -184,7 +184,7 @@ def generative_exponent(
     fields : sympy.Symbol or sequence of them
         Its fields, standard normal.
     leap : bool
-        Learn direction after direction.
+        Learn one direction after another.
     label_noise : number
         Variance of Gaussian noise of the labels.
 

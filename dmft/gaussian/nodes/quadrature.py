@@ -44,7 +44,7 @@ LATTICE_BUDGET = 6_000_000
 
 
 class AccuracyWarning(UserWarning):
-    """A number is known, with the error that it states, but not to the accuracy asked for.
+    """A number has an error estimate, but it does not reach the requested accuracy.
 
     Examples
     --------

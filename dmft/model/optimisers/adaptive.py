@@ -191,7 +191,7 @@ class Adam(Adaptive):
 
         dV_je/dt = kappa_2 (c_e S_jj - V_je),   1 - beta_2 = kappa_2 gamma/(p d),
 
-    and V_je = c_e S_jj if the memory is long in steps and short in t (`second_moment_rate` None:
+    and V_je = c_e S_jj if the memory is long in steps but short in t (`second_moment_rate` None:
     1/d << 1 - beta_2 << 1; simulations use 1 - beta_2 = 1/(3 sqrt(d))). Drift and noise have the
     factors c_e r_je and c_e phi_e r_je r_le with r = 1/(sqrt(V) + eps). Time is t = steps * gamma /
     (p d).
@@ -359,8 +359,8 @@ class AdaGrad(Adaptive):
     learning_rate : float or sympy.Expr
         gamma > 0.
     initial : float or sympy.Expr
-        epsilon_0, positive at the start of a run: at zero the first steps, for any gradient,
-        are of the size gamma/(p sqrt(d)) sqrt(d), and no ode follows them.
+        epsilon_0, positive at the start of a run. At zero the first steps have the length gamma/p
+        for any gradient, and no ode describes them.
     **others
         batch_size, loss, weight_decay, decoupled and average, as of `Adam`.
 

@@ -70,11 +70,11 @@ class DescentRun(Solution):
     risk : (T + 1,)
         Population risk E(f* - f)^2 / 2 of any loss, without the label noise.
     error_rate : (T + 1,)
-        Where labels are signs: how often the sign of the output is wrong, without their noise.
+        For sign labels: probability that the sign of the output is wrong, without label noise.
     error : Values
         Error of each of these from the spread of the scrambles, widened by Student's t for their
-        number: the truth is within two errors with 95 %. Entries of a run deviate together. Zero
-        where exact, nan from one scramble.
+        number: the exact value is within two errors with probability 95 %. Entries of a run are
+        correlated. Zero for exact results, nan for a single scramble.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
     constants : mapping of str to arrays
@@ -251,7 +251,9 @@ def settled(run: DescentRun, steps: int) -> DescentRun:
     left = left_to_move(run)
     if run.status in (Status.DIVERGED, Status.NONFINITE) or not left < CONVERGED:
         return run
-    words = f"converged: weights have {left:.1e} of their length left to move"
+    words = (
+        f"converged: the estimated remaining change of the weights is {left:.1e} of their length"
+    )
     if run.status is not Status.LEFT_DOMAIN:
         return replace(run, message=f"{run.message}; {words}")
     message = f"{words} after {run.t.size - 1} of {steps} steps, and rounding hides later steps"

@@ -303,8 +303,8 @@ def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:
         if not np.all(lengths > 0.0):
             sweep.status = Status.LEFT_DOMAIN
             sweep.message = (
-                f"step {t} leads to rows of squared lengths {lengths.tolist()}, which no division "
-                "puts on the sphere"
+                f"step {t} leads to rows of squared lengths {lengths.tolist()}, which cannot be "
+                "normalised"
             )
             return
         sweep.take(process.answer, t)
@@ -345,9 +345,9 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     if not lowest >= -PIVOT_BAND * scale:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (
-            f"the covariance of the driving noise of the samples is not positive at step {t}: "
-            f"this time adds the eigenvalue {lowest:.3g} (squared lengths {scale:.3g}); take "
-            "more samples or a smaller step"
+            f"the covariance of the noise of the samples is not positive at step {t}: its new "
+            f"eigenvalue is {lowest:.3g} (squared lengths {scale:.3g}); take more samples or a "
+            "smaller step"
         )
         return
     if scale > 0.0:

@@ -44,8 +44,8 @@ class NetworkRun(Solution):
         All of these by name.
     error : Values
         Half-widths of 95 % intervals (Student's t over independent sweeps); of a closed recursion
-        the bound of its series; nan from a single sweep. The step `dt` is not in it: networks of
-        the same step are compared.
+        the bound of its series; nan from a single sweep. The error of the step `dt` is not
+        included: compare with networks of the same step.
     paths : (sweeps, T, kept) array or None
         States of the first sites of each sweep, as `keep_paths` asks.
     status, message, statistics, parameters, provenance
@@ -84,7 +84,7 @@ class NetworkRun(Solution):
         ------
         BadParameter
         """
-        raise BadParameter("sites remember their whole past: solve to a larger t_max")
+        raise BadParameter("a run with memory cannot be continued: solve again to a larger t_max")
 
     def _axes(self, name: str) -> tuple[str, ...]:
         extra = self.arrays[name].ndim - len(AXES[name])

@@ -43,7 +43,7 @@ def describe(setup: Setup, raw: Raw) -> tuple[Status, str]:
     if raw.outcome == BOUND or _grew(setup, raw, pole):
         return Status.DIVERGED, _diverged(raw, pole)
     if raw.reason == BY_DOMAIN or (raw.reason == BY_NONFINITE and _is_outside(setup, raw.trial)):
-        where = f"at t = {raw.t:.10g}, however small the step"
+        where = f"at t = {raw.t:.10g}, at the smallest step"
         return Status.LEFT_DOMAIN, _left(setup, raw, where)
     if raw.reason == BY_NONFINITE:
         name = component_name(setup, raw.component)
@@ -81,11 +81,11 @@ def component_name(setup: Setup, i: int) -> str:
 
 
 def _stopped(setup: Setup, raw: Raw) -> str:
-    where = f"at t = {raw.t:.10g} of {setup.t_end:.10g}; everything until then is kept"
+    where = f"at t = {raw.t:.10g} of {setup.t_end:.10g}; the results up to this time are kept"
     if raw.stopped is Status.MAX_STEPS:
-        return f"max_steps = {setup.max_steps} attempts used up {where}"
+        return f"max_steps = {setup.max_steps} attempts reached {where}"
     if raw.stopped is Status.TIMEOUT:
-        return f"timeout = {setup.timeout:g} s used up {where}"
+        return f"timeout = {setup.timeout:g} s reached {where}"
     return f"interrupted {where}"
 
 

@@ -90,7 +90,7 @@ class PassageTimes(Shown):
         (2.0, inf)
         """
         if not 0.0 <= fraction <= 1.0:
-            raise BadParameter(f"a quantile belongs to a fraction in [0, 1], not {fraction!r}")
+            raise BadParameter(f"a quantile requires a fraction in [0, 1], got {fraction!r}")
         rank = math.ceil(fraction * self.times.size * (1.0 - 1e-15))
         return self._ranked(max(rank, 1))
 

@@ -171,7 +171,7 @@ def solve_paths(
 def _watched(events: Event | Sequence[Event]) -> tuple[Event, ...]:
     found = check_events(events)
     if len({event.name for event in found}) < len(found):
-        raise BadParameter("two events have the same name: one would hide the other's passages")
+        raise BadParameter("two events have the same name: names must differ")
     return found
 
 

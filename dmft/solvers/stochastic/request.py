@@ -39,7 +39,9 @@ def check_request(problem: Problem, method: str, t_start: float, t_max: float) -
     if method not in SCHEMES:
         raise BadParameter(f"unknown method {method!r}; choose one of {', '.join(SCHEMES)}")
     if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
-        raise BadParameter(f"t_max = {t_max!r} must be finite and beyond t_start = {t_start!r}")
+        raise BadParameter(
+            f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
+        )
 
 
 def check_positive(**numbers: float | None) -> None:
@@ -76,8 +78,8 @@ def choose_increments(method: str, asked: str | None, events: bool, substeps: in
         chosen = "three_point" if method == "weak2" and not events else "normal"
     if chosen == "three_point" and substeps > 1:
         raise BadParameter(
-            f"substeps = {substeps} add up normal increments: three-point variables have no finer "
-            'path; pass increments="normal"'
+            f"substeps = {substeps} requires normal increments, because three-point variables "
+            'have no finer path; pass increments="normal"'
         )
     return chosen
 
@@ -102,7 +104,7 @@ def start_rows(
     for block in problem.state:
         values = arrays[block.name] if block.name in many else checked[block.name][None]
         if not np.all(np.isfinite(values)):
-            raise BadParameter(f"{block.name} holds a start that is not finite")
+            raise BadParameter(f"{block.name} contains a start that is not finite")
         rows.append(np.broadcast_to(values.reshape(len(values), -1), (paths, block.size(widths))))
     return np.ascontiguousarray(np.concatenate(rows, axis=1))
 

@@ -37,10 +37,10 @@ class TwoTimeRun(Solution):
     offsets, s, pairs
         Rows one after another: row i has the times s[offsets[i]:offsets[i + 1]].
     error : Values
-        Claimed errors: (T,) for signals, (K,) for functions (the largest over s): the difference
-        from a run with steps twice as long on a grid thinned at ten times the tolerance, the
-        largest of [t/2, t], and a tenth of `tol`; mostly ten times the true error. NaN where that
-        run was not made.
+        Estimated errors: (T,) for signals, (K,) for functions (the largest over s). The estimate is
+        the largest difference in [t/2, t] from a run with steps twice as long on a grid thinned at
+        ten times the tolerance, plus a tenth of `tol`; it is mostly ten times the true error. NaN
+        without such a run.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
     causal : tuple of str

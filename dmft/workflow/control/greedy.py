@@ -86,7 +86,7 @@ def greedy_schedule(
     system = read(equations, start, t_max, minimise, control, parameters)
     if control == "weight_decay":
         raise BadParameter(
-            "the risk is linear in a decay: greedily it would jump between its bounds; take "
+            "the risk is linear in a decay, so the greedy value jumps between its bounds; use "
             "dmft.optimal_schedule"
         )
     low, high = limits(system, bounds)
@@ -123,9 +123,7 @@ def read(
     """The controlled system of a call, or its refusal."""
     equations = check_controlled(equations, control)
     if minimise != "risk":
-        raise BadParameter(
-            f"minimise = {minimise!r}: schedules minimise the population risk, 'risk'"
-        )
+        raise BadParameter(f"minimise = {minimise!r} must be 'risk', the population risk")
     if not (np.isfinite(t_max) and t_max > 0.0):
         raise BadParameter(f"t_max must be positive and finite, got {t_max!r}; it is tau = steps/d")
     return Controlled(equations, start, control, parameters)
@@ -137,7 +135,8 @@ def limits(system: Controlled, bounds: tuple[float, float] | None) -> tuple[floa
     if bounds is None:
         if c.name == "weight_decay":
             raise BadParameter(
-                "a decay is found between bounds: bounds=(0, 1), say; the risk is linear in it"
+                "a decay requires bounds, for example bounds=(0, 1), because the risk is linear "
+                "in it"
             )
         if c.name == "batch_size":  # batches of one sample and more
             return c.total * c.batch * LOWEST, c.total * c.batch
@@ -147,7 +146,7 @@ def limits(system: Controlled, bounds: tuple[float, float] | None) -> tuple[floa
     least = 1.0 if c.name == "batch_size" else 0.0
     if not (least <= low < high < np.inf) or (low == 0.0 and c.name != "weight_decay"):
         raise BadParameter(
-            f"bounds = {bounds!r} of {c.name} must ascend and be finite, from {least:g} on"
+            f"bounds = {bounds!r} of {c.name} must be finite and ascending, and at least {least:g}"
         )
     if c.name == "batch_size":
         low, high = c.read(np.array([high, low])).tolist()

@@ -78,7 +78,7 @@ def check_controlled(equations: object, control: str) -> Equations:
         )
     if control in ("clip", "momentum"):
         raise BadParameter(
-            f"control = {control!r} is not among the controls yet; they are {list(CONTROLS)}"
+            f"control = {control!r} is not supported; the controls are {list(CONTROLS)}"
         )
     if control not in CONTROLS:
         raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
@@ -137,8 +137,8 @@ class Controlled:
             )
         if RATE not in names:
             raise BadParameter(
-                "these equations read no learning_rate: without a noise of the steps the largest "
-                "one is the best"
+                "these equations contain no learning_rate: without noise of the steps the "
+                "largest rate is optimal"
             )
         if name == "weight_decay":
             rate = self.inputs["parameters"][RATE]
@@ -257,10 +257,12 @@ def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
     if not found:
         return None
     if len(found) > 1:
-        raise BadParameter(f"{', '.join(found)} are schedules; one number follows one at a time")
+        raise BadParameter(
+            f"{', '.join(found)} are schedules; only one parameter can follow a schedule"
+        )
     name, schedule = next(iter(found.items()))
     if name != schedule.control:
-        raise BadParameter(f"{name} is given a schedule of {schedule.control}")
+        raise BadParameter(f"{name} was given a schedule of {schedule.control}")
     return schedule
 
 
@@ -275,7 +277,7 @@ def followed(
     problem = problem_of(system)
     equations, name = problem.origin, schedule.control
     if not isinstance(equations, Equations) or equations.kind != "ode":
-        raise BadParameter("a dmft.Schedule is followed by equations of kind 'ode'")
+        raise BadParameter("a dmft.Schedule requires equations of kind 'ode'")
     algorithm = equations.algorithm
     if unit_of(equations) != (1, 1) or algorithm.is_flow:
         raise BadParameter(
@@ -293,7 +295,9 @@ def followed(
     numbers, position = schedule.value, names.index(RATE) if RATE in names else -1
     if name == "weight_decay":
         if name not in names:
-            raise BadParameter("these equations hold no weight_decay that could follow a schedule")
+            raise BadParameter(
+                "these equations contain no weight_decay that could follow a schedule"
+            )
         over *= scalars[RATE]
         position = names.index(name)
     if name == "batch_size":

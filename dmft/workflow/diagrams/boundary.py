@@ -190,11 +190,11 @@ def _check_level(measure: str, level: float, t_max: float | None) -> None:
     """Refuse levels that such a measure cannot cross."""
     if measure in POSITIVE and level <= 0.0:
         raise BadParameter(
-            f'level = {level!r}: the measure "{measure}" is never negative; say with level= > 0 '
-            'where the boundary lies (where runs fail: "status" or "converged")'
+            f'level = {level!r}: the measure "{measure}" is never negative, so level= must be '
+            'positive (for the boundary of runs that fail use "status" or "converged")'
         )
     if measure == "escape_time" and t_max is not None and level >= t_max:
-        raise BadParameter(f"level = {level!r} is not before t_max = {t_max!r}, where runs end")
+        raise BadParameter(f"level = {level!r} must be below t_max = {t_max!r}, where runs end")
 
 
 def _why(result: Any, level: float) -> str:

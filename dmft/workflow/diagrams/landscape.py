@@ -117,7 +117,7 @@ def landscape_boundary(
     Raises
     ------
     BadParameter
-        When both ends agree.
+        If the measure has the same value at both ends.
 
     Examples
     --------
@@ -204,7 +204,7 @@ def _values(risk: SequenceRisk) -> _Values:
 
 def _refuse_gram(gram: ArrayLike | None) -> None:
     if gram is not None:
-        raise BadParameter("the model's encoding gives gram: leave it out")
+        raise BadParameter("gram follows from the model's encoding: leave it out")
 
 
 class _Values:
@@ -214,7 +214,7 @@ class _Values:
         model = risk.model
         if not model.tied or model.encoding.rank != 1:
             raise BadParameter(
-                "a landscape is over one e and one m: take a tied student and an encoding along "
+                "a landscape requires one e and one m: use a tied student and an encoding along "
                 f"one direction (encoding=1, or a pattern); here tied={model.tied}, "
                 f"{model.encoding.rank} directions"
             )

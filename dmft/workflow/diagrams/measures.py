@@ -80,7 +80,7 @@ class EquationMeasure:
             raise BadParameter(f'the measure "{self.name}" needs {words} (no {absent[0]}= given)')
         if self.what not in kind.takes:
             raise BadParameter(
-                f'the measure "{self.name}" is one of {" or ".join(kind.takes)}, not of '
+                f'the measure "{self.name}" is defined for {" or ".join(kind.takes)}, not for '
                 f"{self.what}: {kind.way_out}"
             )
         reach = self.how.get("overlap")
@@ -98,7 +98,7 @@ class EquationMeasure:
         twice = sorted(set(parameters) & set(self.options))
         if twice:
             raise BadParameter(
-                f"{twice[0]} = {self.options[twice[0]]!r} is given, and points have values of it "
+                f"{twice[0]} = {self.options[twice[0]]!r} is given, but points have values of it "
                 "too: leave one of them out"
             )
         values = {**given, **parameters}

@@ -132,7 +132,7 @@ def sweep(
     if callable(measure):
         names = ("value",) if quantities is None else quantities
         if {"status", "horizon"} & set(names):
-            raise BadParameter(f"quantities = {names!r}: all sweeps have a status and a horizon")
+            raise BadParameter(f"quantities = {names!r}: the names status and horizon are reserved")
         function = measure
     else:
         assert chosen is not None

@@ -48,8 +48,8 @@ class NetworkFixedPoint(Record):
     response : float or (P,) array
         chi = E d phi / d h of the complete site, its own memory included.
     survival : float or (P,) array
-        Share of sites whose growth rate at zero is positive, immigration left out; 1 where states
-        need not be positive.
+        Share of sites whose growth rate at zero is positive, without immigration; 1 if states need
+        not be positive.
     loadings : (rank,) array
         Overlaps kappa with the low-rank part.
     multiplier : float
@@ -59,7 +59,7 @@ class NetworkFixedPoint(Record):
     spectral_edge : float
         Right edge of the bulk of the Jacobian's spectrum; nan for populations.
     outliers : complex array
-        Outliers of the couplings times slopes that the means and the low-rank part make, for
+        Outliers of the couplings times slopes due to the means and the low-rank part, for
         leaky sites without symmetry; empty otherwise.
     bulk_radius : float
         Radius of the bulk of that matrix, sigma sqrt(E phi'^2).

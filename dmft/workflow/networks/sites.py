@@ -53,7 +53,7 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
             fields[name] = ((new,),) if isinstance(old[0], tuple) else (new,)
         else:
             raise BadParameter(
-                f"{name} is no symbol of the network, which has {sorted(known)}, and none of "
+                f"{name} is neither a symbol of the network, {sorted(known)}, nor one of "
                 f"{list(NUMBERS)}"
             )
     if fields:
@@ -283,6 +283,7 @@ def populated(network: RandomNetwork) -> Rest:
         )
     if any(y != 0 for y in network.noise):
         raise BadParameter(
-            f"sites with noise = {network.noise[0]} do not rest: take dmft.stationary, or noise=0"
+            f"sites with noise = {network.noise[0]} have no fixed point: use dmft.stationary, or "
+            "noise=0"
         )
     return Rest(network)

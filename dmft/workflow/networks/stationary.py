@@ -54,9 +54,9 @@ class Stationary(Record):
     output_variance : float
         E phi^2.
     lyapunov_exponent : float
-        Largest one; nan where it is not derived.
+        The largest one; nan if it is not derived.
     decay_rate : float
-        Of the correlation at large lags; of a periodic state 0, nan of a map.
+        Rate at which the correlation decays at large lags; 0 for periodic states, nan for maps.
     lags, values : (n,) arrays
         Lags at which the correlation was computed; `correlation` interpolates.
     period : float
@@ -143,7 +143,7 @@ class Stationary(Record):
         True
         """
         if math.isfinite(self.period):
-            raise BadParameter("a periodic state has lines at multiples of 2 pi / period")
+            raise BadParameter("a periodic state has spectral lines at multiples of 2 pi / period")
         omega = np.asarray(omega, dtype=np.float64)
         if self.variance == 0.0:
             return np.zeros(omega.shape)
@@ -161,7 +161,8 @@ class Stationary(Record):
         """
         raise BadParameter(
             "the participation dimension needs the covariance of pairs of sites, of order "
-            "1/sqrt(N), which single sites do not know: measure it on simulated states"
+            "1/sqrt(N), which the theory of a single site does not contain: measure it on "
+            "simulated states"
         )
 
 
@@ -223,8 +224,8 @@ def _check(network: RandomNetwork) -> None:
         refusal = "odd outputs (others have a mean)"
     if refusal:
         raise BadParameter(
-            f"stationary states are derived for {refusal}; solve to a long time instead, and see "
-            "whether the correlation at a lag still changes"
+            f"stationary states are derived for {refusal}; otherwise solve to a long time and "
+            "check whether the correlation at a lag still changes"
         )
 
 

@@ -263,7 +263,8 @@ def network_measure(name: str, system: RandomNetwork | NetworkEquations) -> Call
 def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
     if name not in MEASURES:
         raise BadParameter(
-            f"{name!r} is no measure of random networks: {list(MEASURES)}, or a function"
+            f"{name!r} is not a measure of random networks; choose one of {list(MEASURES)}, or a "
+            "function"
         )
     network = system.model if isinstance(system, NetworkEquations) else system
     sites = growth_sites(network)

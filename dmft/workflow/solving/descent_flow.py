@@ -54,7 +54,8 @@ class FlowOptions(DescentOptions):
             raise BadParameter(f"levels must lie in [2, {MOST_LEVELS}] (step sizes), got {levels}")
         if self.checkpoint is not None:
             raise BadParameter(
-                "a flow is several descents: a checkpoint folder belongs to one; solve those"
+                "a flow consists of several descents, and a checkpoint folder belongs to one: "
+                "solve them one by one"
             )
 
 

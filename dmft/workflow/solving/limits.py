@@ -44,14 +44,14 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
     if limit is None or rate < limit:
         return ""
     return (
-        f"; learning_rate = {rate:.6g} is at or over the maximal one, {limit:.6g} "
+        f"; learning_rate = {rate:.6g} is not below the maximal learning rate {limit:.6g} "
         "(dmft.maximal_learning_rate): the perfect solution is not stable"
     )
 
 
 RUNS_AWAY = (
-    "; running away: labels are the signs of the teacher, never flipped, so that no weights are "
-    "best. Lengths grow as t^(1/3) for ever and the error rate falls as t^(-1/3)"
+    "; running away: for noiseless sign labels no weights are optimal. Lengths grow as t^(1/3) "
+    "without bound, and the error rate falls as t^(-1/3)"
 )
 
 # A run ends this part of a table's largest deviation before it, or later.
@@ -79,8 +79,9 @@ def with_runaway(run: Trajectory, equations: Equations) -> Trajectory:
     message += f", lengths as t^{power:.3f} over the last half of the time"
     if run.status in (Status.DIVERGED, Status.NONFINITE) and power < SLOW_GROWTH:
         message = (
-            f"ended at t = {run.t[-1]:.6g}, where the output has the largest standard deviation "
-            f"of the tables of its averages; it does not diverge{message[len(run.message) :]}"
+            f"ended at t = {run.t[-1]:.6g}, where the output reaches the largest standard "
+            "deviation of the tables of its averages; it does not "
+            f"diverge{message[len(run.message) :]}"
         )
         return replace(run, status=Status.EVENT, message=message)
     return replace(run, message=message)
@@ -107,10 +108,9 @@ def beyond_tables(run: Trajectory, equations: Equations) -> Trajectory:
     if deviation < NEARLY * widest:
         return run
     message = (
-        f"ended at t = {run.t[-1]:.6g}, where a field has the standard deviation "
-        f"{deviation:.4g}: the averages are tabled up to {widest:g}, and the run stops there; "
-        "this does not mean that it diverges. dmft.simulate can continue from here "
-        "(run.final)"
+        f"ended at t = {run.t[-1]:.6g}, where a field reaches the standard deviation "
+        f"{deviation:.4g}: the averages are tabulated up to {widest:g}, and the run stops there; "
+        "it need not diverge. dmft.simulate can continue from here (run.final)"
     )
     return replace(run, status=Status.LEFT_DOMAIN, message=message)
 

@@ -116,7 +116,7 @@ def solve_network(
     dt, steps = step_of(network, t_max, options.dt)
     if abs(steps * dt - float(t_max)) > 1e-9 * float(t_max):
         raise BadParameter(
-            f"t_max = {t_max} is no multiple of dt = {dt}: take {steps * dt:g} or another dt"
+            f"t_max = {t_max} is not a multiple of dt = {dt}: take {steps * dt:g} or another dt"
         )
     values = valued(equations.parameters, given, OPTIONS)
     laws = starts_of(network, start)

@@ -161,8 +161,8 @@ def escape_times_of_ensemble(
     """Follow the paths of an ensemble again, with the same noise, and note their escapes."""
     if run.problem is None or run.starts is None:
         raise BadParameter(
-            "an ensemble read from a file has no compiled equations to follow again; call "
-            "escape_time with the equations, the start, t_max, paths and dt"
+            "an ensemble read from a file has no compiled equations; call escape_time with the "
+            "equations, the start, t_max, paths and dt"
         )
     names = ("method", "dt", "noise_scale", "substeps", "seed", "t_start")
     clock = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}

@@ -63,7 +63,7 @@ class Schedule:
         if not (math.isfinite(value) and value > 0.0):
             raise BadParameter(
                 f"learning_rate = {self.expr} is {value:g} at the start (t = {t:g}, risk = "
-                f"{risk[0]:.6g}); a schedule is positive"
+                f"{risk[0]:.6g}); a schedule must be positive"
             )
         return value
 
@@ -112,8 +112,8 @@ def read_schedule(equations: Any, value: Any) -> Schedule | None:
     others = sorted(s.name for s in value.free_symbols if s.name not in KNOWN)
     if others:
         raise BadParameter(
-            f"learning_rate = {value} holds {', '.join(others)}; a schedule is an expression in "
-            "sympy.Symbol('t') and sympy.Symbol('risk')"
+            f"learning_rate = {value} contains {', '.join(others)}; a schedule must be an "
+            "expression in sympy.Symbol('t') and sympy.Symbol('risk')"
         )
     if not isinstance(equations, Equations) or equations.algorithm.is_flow:
         raise BadParameter(

@@ -87,7 +87,9 @@ class TwoTimeOptions:
             if not (isinstance(value, (int, float)) and value > 0.0):
                 raise BadParameter(f"{name} must be positive, got {value!r}")
         if not 1e-12 <= self.tol <= 0.01:
-            raise BadParameter(f"tol = {self.tol!r} is the error of a step: from 1e-12 to 0.01")
+            raise BadParameter(
+                f"tol = {self.tol!r}, the error of a step, must lie in [1e-12, 0.01]"
+            )
 
 
 OPTIONS = tuple(one.name for one in fields(TwoTimeOptions))

@@ -73,8 +73,8 @@ class BayesOptimal(StaticLimit):
     risk : float
         E(g - E[g | x, data])^2/2 of a new sample, g without noise and flips.
     error_rate : float or None
-        Smallest probability to mistake a label that has two values, without noise and flips; of a
-        drawn label, the label itself.
+        Smallest probability to mispredict a label with two values, without noise and flips; for
+        drawn labels, the label itself.
     error : float
         Error of q.
     proof : str
@@ -127,14 +127,14 @@ def bayes_optimal(
     Parameters
     ----------
     model : Model
-        Its teacher, `label_noise`, `label_flip` and `label_channel`; the student plays no role.
+        Its teacher, `label_noise`, `label_flip` and `label_channel` are used; the student is not.
     samples_per_dim : float
         Samples over dimension.
     prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
         Law of the teacher's weights; for several fields "gaussian".
     start : "uninformed", "informed" or "all"
-        The branch that AMP reaches from no knowledge of the teacher, the branch next to the
-        teacher, or the one of largest free entropy, which is the Bayes optimum.
+        The branch that AMP reaches without prior information, the branch closest to the teacher, or
+        the branch of largest free entropy, which is the Bayes optimum.
 
     Returns
     -------
@@ -352,12 +352,12 @@ def state_evolution(
     model : Model
     samples_per_dim : float
     start : "uninformed", "informed" or float
-        An overlap. Uninformed is zero, or 1e-3 of the second moment where zero is a fixed point;
-        informed is 1 - 1e-3 of it.
+        The initial overlap. Uninformed: zero, or 1e-3 of the second moment if zero is a fixed
+        point. Informed: 1 - 1e-3 of the second moment.
     prior
         As in `dmft.bayes_optimal`.
     steps : int
-        At most so many; the iteration ends earlier where it has converged.
+        Maximal number; the iteration ends when it has converged.
 
     Returns
     -------

@@ -43,14 +43,14 @@ class ERM(StaticLimit):
     M, Q : float
         Overlaps w w*/d and w w/d; for teachers of several fields (squared loss) M is a tuple.
     V : float
-        Response of an output to its own sample, the argument of the proximal operator.
+        Response of an output to its sample, the parameter of the proximal operator.
     train_loss, test_loss : float
         Mean loss of a training sample and of a new one, label noise included.
     risk : float
         E(f* - f)^2/2 without flips and noise; of drawn labels f* is the mean label.
     error_rate : float or None
-        Where labels are signs: how often the sign of the output is not the teacher's; of drawn
-        labels, not the label.
+        For sign labels: probability that the sign of the output differs from the teacher's; for
+        drawn labels, from the label.
     stability : float
         Replicon: below 1 the replica-symmetric equations are stable.
     error : mapping of str to float
@@ -143,7 +143,7 @@ def erm(
     Raises
     ------
     BadParameter
-        Also where the minimiser has no finite length, and where the proximal operator jumps: such
+        Also if the minimiser has no finite length, or if the proximal operator jumps: such
         minima are beyond replica symmetry.
 
     Examples
@@ -183,7 +183,7 @@ def _output_of(model: Model) -> sp.Expr:
         )
     if student.parameters:
         symbol = sorted(student.parameters, key=str)[0]
-        raise BadParameter(f"erm needs numbers: put in the value of {symbol}")
+        raise BadParameter(f"erm requires numbers: substitute a value for {symbol}")
     return student.outputs_at([FIELD])[0].xreplace({FIELD: PREDICTION})
 
 
@@ -325,11 +325,11 @@ def optimal_ridge(
     samples_per_dim: float | None = None,
     minimise: str = "test_loss",
 ) -> OptimalRidge:
-    r"""Ridge of the least test loss: of the squared loss in closed form, at any number of samples.
+    r"""Ridge with the smallest test loss; in closed form for the squared loss, at any alpha.
 
     Equation    (E[y^2] - c^2)/c^2, c^2 = sum_r E[y h*_r]^2
     Valid for   squared loss of a linear student: any label, any samples_per_dim; other losses, and
-                inputs with a `Spectrum`, by minimisation over the ridge of what `dmft.erm` gives
+                inputs with a `Spectrum`, by minimising the result of `dmft.erm` over the ridge
     Source      theory/static_limits 4.2
 
     Parameters
@@ -337,7 +337,7 @@ def optimal_ridge(
     model : Model
     loss : str or sympy.Expr
     samples_per_dim : float, optional
-        Needed for other losses than the squared one, and for other measures.
+        Required for other losses than the squared one, and for other measures.
     minimise : "test_loss", "risk" or "error_rate"
 
     Returns
@@ -374,7 +374,7 @@ def optimal_ridge(
         return OptimalRidge(value, error, proof, str(expr))
     if samples_per_dim is None:
         raise BadParameter(
-            f"the ridge of the least {minimise} depends on samples_per_dim here: give it"
+            f"the ridge that minimises {minimise} depends on samples_per_dim here: pass it"
         )
 
     def measure(log_ridge: float) -> float:

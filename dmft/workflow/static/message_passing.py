@@ -46,8 +46,8 @@ class MessagePassing(StaticLimit):
     length : as q
         Squared length of the estimate; equal to q on average, if the theory holds.
     found : tuple of bool
-        Whether the teacher was found: the posterior variance vanished, and a discrete teacher was
-        rounded to its values and reproduces it.
+        Whether the teacher was recovered: the posterior variance vanished, and for a discrete prior
+        the rounded estimate equals the teacher.
     status, message
     samples_per_dim, dim, prior, label, start
 
@@ -118,14 +118,14 @@ def approximate_message_passing(
     dim : int
         d.
     seeds : int or sequence of int
-        A number n means 0 .. n-1.
+        A number n means the seeds 0 to n - 1.
     prior : "gaussian", "rademacher" or GaussBernoulli(density)
     start : None, "spectral" or float
-        Overlap with the teacher at the start. By default 0 where labels have a first moment given
-        the field; else, as 0 is a fixed point, the spectral estimate (one field), whose sign is
-        chosen so that the last overlap is positive.
+        Overlap with the teacher at the start. By default 0 if E[h | y] does not vanish. Otherwise 0
+        is a fixed point, and the start is the spectral estimate (one field), with the sign for
+        which the last overlap is positive.
     steps : int
-        At most so many; runs end where the teacher is found, and keep their last overlap.
+        Maximal number; runs end when the teacher is recovered, and keep their last overlap.
 
     Returns
     -------

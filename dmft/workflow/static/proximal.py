@@ -57,7 +57,7 @@ class Proximal:
         """The operator of a loss in `PREDICTION` and `LABEL`."""
         others = sorted(loss.free_symbols - {PREDICTION, LABEL}, key=str)
         if others:
-            raise BadParameter(f"loss {loss} holds the symbol {others[0]}: put in its value")
+            raise BadParameter(f"loss {loss} contains the symbol {others[0]}: substitute a value")
         slope = -error_expr(loss)
         curvature = _without_deltas(sp.diff(slope, PREDICTION))
         third = _without_deltas(sp.diff(curvature, PREDICTION))
@@ -190,7 +190,7 @@ def _roots(loss: sp.Expr) -> list[sp.Expr]:
         polynomial = switch.as_poly(PREDICTION)
         if polynomial is None or not 1 <= polynomial.degree() <= MOST_ROOTS:
             raise BadParameter(
-                f"loss {loss} has kinks where {switch} = 0, which is no linear or quadratic "
+                f"loss {loss} has kinks where {switch} = 0, which is not a linear or quadratic "
                 "polynomial of f: write the loss with such branches"
             )
         found += sp.roots(polynomial, multiple=True)

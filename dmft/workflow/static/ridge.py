@@ -163,17 +163,17 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class OptimalRidge(StaticLimit):
-    """Ridge of the least test loss, a number by `float`.
+    """Ridge with the smallest test loss; `float` returns its value.
 
     Attributes
     ----------
     value : float
-        Infinite where the label has no linear part: the best linear student is zero.
+        Infinite if the label has no linear part: the best linear student is zero.
     error : float
         0 for closed forms.
     proof : "closed form" or "quadrature"
     formula : str
-        The value as SymPy writes it; `expr` reads it.
+        The value as text of SymPy, which `expr` parses.
 
     Examples
     --------

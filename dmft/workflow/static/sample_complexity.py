@@ -22,9 +22,9 @@ class SampleComplexity(StaticLimit):
     one_pass, reuse : str
         Scaling with d of one-pass SGD and of gradient descent on repeated data.
     leap_exponent, generative_exponent : float
-        Which give these scalings; infinite where there is none.
+        Exponents that give these scalings; infinite if there is none.
     message_passing : Threshold
-        alpha_c of weak recovery by message passing, n = alpha_c d; infinite where no multiple of d
+        alpha_c of weak recovery by message passing, n = alpha_c d; infinite if no multiple of d
         suffices.
     algorithmic, information_theoretic, perfect : Threshold or None
         As in `dmft.thresholds`.
@@ -54,7 +54,7 @@ class SampleComplexity(StaticLimit):
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """Algorithms and what each needs, as text."""
+        """Algorithms and the samples that they need, as text."""
         found = [
             ("one-pass SGD", self.one_pass),
             ("gradient descent on repeated data", self.reuse),

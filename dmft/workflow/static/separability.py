@@ -31,11 +31,11 @@ class Separability(StaticLimit):
     Attributes
     ----------
     value : float
-        Infinite where the labels are a half space without noise.
+        Infinite for noiseless labels of a half space.
     error : float
     proof : "closed form" or "quadrature"
     ratio : float
-        Part of the separating direction along the teacher's, relative to the rest, at the border.
+        Component of the separating direction along the teacher over the rest, at the threshold.
 
     Examples
     --------

@@ -47,8 +47,8 @@ def several_of(label: Label) -> Several:
     label.check_numbers()
     if label.drawn:
         raise BadParameter(
-            "static limits of label_channel are derived for teachers of one field; of several, "
-            "label_noise and label_flip are"
+            "static limits of label_channel are derived for teachers of one field; for several "
+            "fields use label_noise or label_flip"
         )
     nodes = NODES[min(label.width, 3)]
     return Several(label.expr, label.fields, float(label.noise), float(label.flip), nodes)

@@ -41,7 +41,7 @@ class Spectral(StaticLimit):
     cosine_squared : float
         Squared cosine of its angle with the teacher.
     threshold : float
-        Samples per dimension above which it is positive; infinite where it never is.
+        Samples per dimension above which it is positive; infinite if it never is.
     error : float
         Of cosine_squared.
     samples_per_dim, preprocessing, label

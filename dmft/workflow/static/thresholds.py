@@ -45,18 +45,18 @@ class Thresholds(StaticLimit):
     trivial : (n, k)
         Orthonormal rows that span the directions learned with any number of samples of order d.
     weak_recovery : Threshold
-        From here on AMP is better than a guess; inf where no multiple of d suffices.
+        Above it AMP is better than a random guess; inf if no multiple of d suffices.
     directions : (n, k)
         Directions that are learned first, at `weak_recovery`.
     staircase : tuple of StaircaseStep
-        All steps that follow, each given those before.
+        All steps in order, each given the earlier ones.
     algorithmic : Threshold or None
-        From here on AMP reaches the last branch: the largest local maximum of alpha(q), or exact
-        recovery where alpha(q) rises. None for several fields.
+        Above it AMP reaches the last branch: the largest local maximum of alpha(q), or exact
+        recovery if alpha(q) increases. None for several fields.
     information_theoretic : Threshold or None
-        From here on the last branch has the largest free entropy.
+        Above it the last branch has the largest free entropy.
     perfect : Threshold or None
-        Above it all starts lead to exact recovery; inf where the error only decreases.
+        Above it all starts lead to exact recovery; inf if the error only tends to zero.
     order : "first", "second" or None
         Whether the overlap jumps.
     spinodals : tuple of (float, float)
@@ -101,7 +101,7 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     r"""Weak recovery, staircase, algorithmic, information-theoretic and perfect recovery.
 
     Equation    weak: 1/E_y[E[He_2(h)|y]^2], or 1/lambda_max(q -> E[G q G]), G = E[zz^T - I|y];
-                0 where E[h|y] does not vanish; the others from alpha(q) = F^-1(q)/m(q)
+                0 if E[h|y] does not vanish; the others from alpha(q) = F^-1(q)/m(q)
     Scaling     n = alpha d
     Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
                 field and for steps of one direction
@@ -265,9 +265,9 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     """Whether recovery is impossible, hard or easy at a number of samples.
 
     Impossible: below the information-theoretic threshold of a first-order transition, or below
-    weak recovery where the overlap grows from zero. Hard: above it, but below the algorithmic
+    weak recovery if the overlap grows from zero. Hard: above it, but below the algorithmic
     threshold. Easy: above both. Below a first-order transition AMP may reach a partial overlap,
-    which the message tells.
+    which `message` states.
 
     Equation    alpha_IT < alpha < alpha_alg is hard
     Source      theory/static_limits 3.5
@@ -299,16 +299,20 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     alpha, label = samples_of(samples_per_dim), label_of(model, "recovery_phase")
     if label.width > 1:
         raise BadParameter(
-            "recovery_phase is derived for labels of one field; of several, dmft.thresholds has "
-            "weak recovery and its steps, dmft.bayes_optimal the states at one samples_per_dim"
+            "recovery_phase is derived for labels of one field; for several fields "
+            "dmft.thresholds returns weak recovery and its steps, and dmft.bayes_optimal the "
+            "states at one samples_per_dim"
         )
     curve = curve_of(label, as_prior(prior))
     if curve.highest is None:
         phase = EASY if alpha > curve.start else IMPOSSIBLE
-        return RecoveryPhase(phase, f"the overlap grows continuously from {curve.start:.6g} on")
+        return RecoveryPhase(phase, f"the overlap grows continuously above {curve.start:.6g}")
     needed, reached = curve.equal_area, curve.highest.alpha
     phase = EASY if alpha > reached else HARD if alpha > needed else IMPOSSIBLE
-    message = f"the last state wins from {needed:.6g} on, AMP reaches it from {reached:.6g} on"
+    message = (
+        f"the information-theoretic threshold is {needed:.6g}, the algorithmic threshold "
+        f"{reached:.6g}"
+    )
     if phase != EASY and alpha > curve.start:
-        message += f"; AMP reaches a partial overlap from {curve.start:.6g} on"
+        message += f"; AMP reaches a partial overlap above {curve.start:.6g}"
     return RecoveryPhase(phase, message)
