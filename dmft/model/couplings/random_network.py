@@ -305,7 +305,7 @@ def valued(
 def step_of(network: RandomNetwork, t_max: Any, dt: Any) -> tuple[float, int]:
     """The step of a run to `t_max`, 0.1 of an ode by default, and their number."""
     if network.kind == "map" and dt not in (None, 1, 1.0):
-        raise BadParameter("a map has steps of one: leave dt= out")
+        raise BadParameter("the steps of a map have length one: leave dt= out")
     if dt is None:
         dt = 1.0 if network.kind == "map" else 0.1
     for name, value in (("t_max", t_max), ("dt", dt)):
