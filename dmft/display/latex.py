@@ -21,7 +21,7 @@ from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
 from dmft.typeset.fragment import ALIGN, align, fitted, split_rows
-from dmft.validation import checked, shown
+from dmft.validation import checked, checked_or, shown
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
@@ -49,7 +49,7 @@ class HasLatex(Protocol):
         """LaTeX text, in its own display environments."""
 
 
-@checked
+@checked_or(path='the name of the file comes first, as in dmft.latex("note.tex", equations)')
 def latex(
     path: str | Path,
     *objects: Any,

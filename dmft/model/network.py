@@ -31,7 +31,9 @@ def as_width(width: int | sp.Expr) -> sp.Expr:
     raise BadParameter(f"width must be a positive integer or a symbol, got {width!r}")
 
 
-@checked_or(activation='in one symbol, for example sympy.erf(sympy.Symbol("z", real=True))')
+@checked_or(
+    activation='it is a function of one symbol, for example sympy.erf(sympy.Symbol("z", real=True))'
+)
 @dataclass(frozen=True)
 class Committee(Shown):
     r"""Two-layer network f = (1/width) sum_j a_j sigma(h_j) with local fields h = W x / sqrt(d).

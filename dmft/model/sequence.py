@@ -133,7 +133,9 @@ class SequenceTarget(TokenFunction):
         return f"g({', '.join(map(str, self.fields))}) = {self.expr}"
 
 
-@checked_or(activation='in one symbol, for example sympy.erf(sympy.Symbol("z", real=True))')
+@checked_or(
+    activation='it is a function of one symbol, for example sympy.erf(sympy.Symbol("z", real=True))'
+)
 @dataclass(frozen=True)
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.

@@ -390,10 +390,10 @@ def unroll(
     """Scalar equations at numeric widths; `constants` may fix P and the readouts."""
     if widths["p"] + widths["k"] > MAX_FIELDS:
         raise BadParameter(
-            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}: take "
-            f"smaller widths, explicit({MAX_FIELDS - 2}, 2) say; latex() and print(...) hold all "
-            "widths at once in indexed form, evaluate(start), dmft.solve and a call of the risk "
-            "take larger ones as numbers"
+            f"explicit() writes out at most p + k = {MAX_FIELDS} units, got {dict(widths)}: use "
+            f"smaller widths, for example explicit({MAX_FIELDS - 2}, 2). latex() and print(...) "
+            "show the equations at any width; evaluate(start), dmft.solve and a call of the risk "
+            "return numbers at any width"
         )
     # Matrices of SymPy's have entries by two indices.
     constants = {n: v.tolist() if isinstance(v, sp.MatrixBase) else v for n, v in constants.items()}
