@@ -259,8 +259,8 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
         ("sweep", {"quantities": ("a", "a")}, "without duplicates and different from"),
         ("sweep", {"quantities": ("status",)}, "the names status and horizon are reserved"),
         ("sweep", {"quantities": ("a",)}, "different from the parameters"),
-        ("sweep", {"workers": -1}, "workers or threads = -1: a whole number"),
-        ("boundary", {"threads": 0}, "threads = 0: a whole number"),
+        ("sweep", {"workers": -1}, "workers or threads = -1 must be an integer"),
+        ("boundary", {"threads": 0}, "threads = 0 must be an integer"),
         (
             "boundary",
             {"level": float("nan")},
