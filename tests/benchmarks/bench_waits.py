@@ -1,7 +1,8 @@
 """Waits of a user's first hour (`python tests/benchmarks waits`): CPU seconds of a first use and of
 the same call again, each in a new process whose cache holds what one solve of erf has left there.
 
-`python tests/benchmarks/bench_waits.py Lookahead` runs the rows whose name contains the word.
+`python tests/benchmarks/bench_waits.py Lookahead` runs the rows whose name contains the word, and
+`... kinds` the first use of each algorithm, loss, input law and verb.
 """
 
 import os
@@ -174,6 +175,71 @@ timed(lambda: [dmft.escape_time(problem, start=start, t_max=300.0, fraction=0.5,
 """,
 }
 
+# First use of each kind: algorithms, losses, activations, laws of inputs and verbs.
+ALGORITHMS = {
+    "SGD": "dmft.SGD(0.5)",
+    "gradient flow": "dmft.GradientFlow()",
+    "momentum": "dmft.SGD(0.5, momentum=dmft.Momentum(0.5))",
+    "on the sphere": "dmft.SGD(0.5, constraint='sphere')",
+    "weight decay": "dmft.SGD(0.5, weight_decay=0.1)",
+    "Repeat(2)": "dmft.SGD(0.5, repeat=dmft.Repeat(2))",
+    "Lookahead": "dmft.SGD(0.5, repeat=dmft.Lookahead(0.1))",
+    "SharpnessAware": "dmft.SGD(0.5, repeat=dmft.SharpnessAware(0.1))",
+    "SignSGD": "dmft.SignSGD(0.1)",
+}
+SMALLEST = """
+model = committee({activation}, 1)
+start = dmft.random_overlaps(model, dim=200, seed=0, normalised=True)
+timed(solved(model, {algorithm}, start=start))
+"""
+VERB = """
+model = committee(erf, 1)
+equations, start = dmft.derive(model, dmft.SGD(0.5)), dmft.Overlaps([[1.0]], [[0.1]])
+timed(lambda: {call})
+"""
+KINDS = {
+    **{
+        f"{name}, {activation}": SMALLEST.format(activation=activation, algorithm=algorithm)
+        for name, algorithm in ALGORITHMS.items()
+        for activation in ("erf", "tanh")
+    },
+    **{
+        f"loss {loss}, erf": SMALLEST.format(
+            activation="erf", algorithm=f"dmft.SGD(0.5, loss='{loss}')"
+        )
+        for loss in ("huber", "hinge", "logistic", "absolute")
+    },
+    **{
+        f"activation {name}": SMALLEST.format(activation=name, algorithm="dmft.SGD(0.5)")
+        for name in ("relu", "z**3 - 3 * z", "sp.sign(z)", "sp.sin(z)")
+    },
+    "BDF, erf": "timed(solved(committee(erf, 2), dmft.SGD(0.5), method='BDF'))",
+    **{
+        name: VERB.format(call=call)
+        for name, call in {
+            "fixed points": "dmft.fixed_points(equations)",
+            "diagram": """dmft.phase_diagram("final_risk", ("learning_rate", [0.5, 1.0, 2.0]),
+    ("label_noise", [0.0, 0.1, 0.2]), equations=equations, start=start, t_max=5.0)""",
+            "simulated SGD": "dmft.simulate(model, dmft.SGD(0.5), 200, 2.0, 2)",
+        }.items()
+    },
+    **{
+        name: ROWS[name]
+        for name in (
+            "three clusters, logistic, tanh",
+            "logistic + momentum, 184 blocks",
+            "first descent, erf",
+            "first descent, relu",
+            "first two-time problem",
+            "first simulate(overlaps)",
+            "optimal_schedule",
+            "fluctuations, erf",
+            "three tokens: solve",
+            "escape time of a point",
+        )
+    },
+}
+
 
 def seconds(code, kept, limit=180):
     """CPU seconds of the calls in a new process with a copy of a cache."""
@@ -212,10 +278,11 @@ def seeded(cache):
 
 def main(*words):
     """Print the table."""
+    rows, words = (KINDS, words[1:]) if words[:1] == ("kinds",) else (ROWS, words)
     line("CPU seconds", "first", "again")
     with tempfile.TemporaryDirectory() as folder:
         kept = seeded(Path(folder) / "seed")
-        for name, code in ROWS.items():
+        for name, code in rows.items():
             if not words or any(word in name for word in words):
                 shown = [
                     x[:60] if x[:1].isalpha() else f"{float(x):.3g} s" for x in seconds(code, kept)
