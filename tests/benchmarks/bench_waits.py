@@ -119,7 +119,7 @@ timed(lambda: dmft.solve(dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations
     },
     "three tokens: solve": """
 model = dmft.Model(dmft.SequenceNetwork(tanh, 3), dmft.SequenceTarget(z + u + v, [z, u, v]))
-timed(solved(model, dmft.SGD(0.5), 2.0, dmft.Alignment(0.1, 0.1)))
+timed(solved(model, dmft.SGD(0.5), 2.0, dmft.Alignment(m=0.1)))
 """,
     **{
         f"student z^{n} on z^2, width 1": f"""
@@ -207,11 +207,11 @@ KINDS = {
         f"loss {loss}, erf": SMALLEST.format(
             activation="erf", algorithm=f"dmft.SGD(0.5, loss='{loss}')"
         )
-        for loss in ("huber", "hinge", "logistic", "absolute")
+        for loss in ("huber", "hinge", "logistic", "correlation")
     },
     **{
         f"activation {name}": SMALLEST.format(activation=name, algorithm="dmft.SGD(0.5)")
-        for name in ("relu", "z**3 - 3 * z", "sp.sign(z)", "sp.sin(z)")
+        for name in ("relu", "z**3 - 3 * z", "z * (1 + erf) / 2", "sp.sin(z)")
     },
     "BDF, erf": "timed(solved(committee(erf, 2), dmft.SGD(0.5), method='BDF'))",
     **{
