@@ -75,6 +75,9 @@ class _Library(JITCodeLibrary):
 
     def _optimize_functions(self, ll_module: Any) -> None:
         """Take values out of memory; the rest is done once, when all is together."""
+        if not hasattr(self._codegen, "_pass_builder"):  # Numba before 0.62
+            super()._optimize_functions(ll_module)
+            return
         ll_module.data_layout = self._codegen._data_layout
         passes, builder = create_new_function_pass_manager(), self._codegen._pass_builder()
         passes.add_sroa_pass()
