@@ -113,7 +113,7 @@ timed(lambda: dmft.optimal_schedule(equations, start, t_max=10.0))
 model = committee({name}, 2)
 start = dmft.random_overlaps(model, dim=500, seed=0)
 timed(lambda: dmft.solve(dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations=True), start, 2.0,
-    paths=50, seed=1, progress=False))
+    paths=50, dt=0.01, seed=1, progress=False))
 """
         for name in ("erf", "tanh")
     },
