@@ -382,6 +382,6 @@ def escaped_markdown(text: str) -> str:
 
 def is_module(name: str) -> bool:
     """Whether a public name is a module, or the symbol of time."""
-    if name in {"laws", "t"}:
+    if name in {"laws", "rules", "t"}:
         return True
     return name in {"literature", "explore"} and hasattr(getattr(dmft, name), "__path__")

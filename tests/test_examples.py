@@ -43,6 +43,12 @@ PRINTED: dict[str, tuple[float, float]] = {
     "repetition.py": (23.73, 1.2),
     # The same equations, solved by SciPy to a relative error of 1e-9 a step.
     "exported.py": (0.0, 1e-6),
+    # Runge-Kutta of the rates in closed form, theory/update_rules 5.
+    "rewards.py": (73.430, 0.01),
+    # theory/update_rules 5: ((omega - g/2) / (omega (1 + g/2)))^(1/2).
+    "components.py": (0.620174, 1e-5),
+    # Runge-Kutta of rates that were written by hand.
+    "alignment_and_forgetting.py": (0.062955, 1e-5),
     # theory/structured_inputs (12): -2 r; what is left at t = 3e4 is below 1 %.
     "power_law.py": (-0.8, 0.01),
     # The loss of the images at the end; means of sixteen noisy runs have an error of 1 % each.

@@ -95,7 +95,8 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
             raise BadParameter(f"{name} must be real and finite, got {value!r}")
         if positive and float(result) == 0:
             raise BadParameter(f"{name} must be positive, got {value!r}")
-    return result
+    # SymPy tells 0.0 from 0: what asks whether there is noise would see some.
+    return sp.S.Zero if result.is_zero else result
 
 
 def as_count(value: int, name: str) -> int:

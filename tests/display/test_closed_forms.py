@@ -122,7 +122,7 @@ def test_third_hermite_on_the_sphere():
     assert is_zero(closed["M"] - want)
     assert is_zero(closed["loss"] - (1 - 6 * m**3) + (1 - 6 * m**3).subs(m, 0) - 1)
     lines = equations.latex().split("\n")
-    assert sum("&" in line for line in lines) == 3  # dM/dt, the risk and the loss
+    assert sum("&=" in line for line in lines) == 3  # dM/dt, the risk and the loss
 
 
 # Rates ----------------------------------------------------------------------------------------

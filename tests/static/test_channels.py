@@ -9,6 +9,7 @@ import sympy as sp
 from scipy.integrate import quad
 from scipy.special import erf
 
+import dmft
 from dmft.gaussian.channels.channel import Channel
 
 FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
@@ -143,3 +144,33 @@ def test_functions_are_split_at_kinks_and_critical_points():
     assert [b.piece.low for b in channel.branches] == [-sp.oo, -sp.sqrt(3), 0, sp.sqrt(3)]
     # Preimages of the local maximum y = 3 split averages too.
     np.testing.assert_allclose(channel.breaks[[0, -1]], [-np.sqrt(6), np.sqrt(6)], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("expr", "noise", "values"),
+    [
+        (z**2 + z, 0.0, (0.4, 2.0)),
+        (3 * z**2 - 2 * z + sp.Rational(1, 2), 0.0, (0.4, 2.0)),
+        (sp.Max(0, 2 * z - sp.Rational(3, 10)), 0.3, (0.4, -0.2)),
+        (sp.Abs(3 * z + sp.Rational(1, 2)), 0.2, (0.7, 0.0)),
+    ],
+)
+def test_printed_channels_are_densities(expr, noise, values):
+    """Z(y) is the slope of P(label < y), by sums over a fine grid of the normal field."""
+    line = dmft.Committee(z, 1)
+    found = dmft.output_channel(dmft.Model(line, dmft.MultiIndex(expr, (z,)), label_noise=noise))
+    omega, V, step = 0.3, 0.7, 1e-3
+    grid = omega + np.sqrt(V) * np.linspace(-9, 9, 2_000_001)
+    weight = np.exp(-((grid - omega) ** 2) / (2 * V))
+    weight /= weight.sum()
+    label = np.broadcast_to(sp.lambdify(z, expr, "numpy")(grid), grid.shape)
+    symbols = {s.name: s for s in found.Z.free_symbols}
+    at = {symbols["omega"]: omega, symbols["V"]: V}
+    for y in values:
+        if noise:
+            density = np.exp(-((y - label) ** 2) / (2 * noise)) / np.sqrt(2 * np.pi * noise)
+            truth, tolerance = weight @ density, 1e-9
+        else:
+            below = [weight[label < end].sum() for end in (y - step, y + step)]
+            truth, tolerance = (below[1] - below[0]) / (2 * step), 2e-3
+        assert float(found.Z.subs({**at, symbols["y"]: y})) == pytest.approx(truth, rel=tolerance)

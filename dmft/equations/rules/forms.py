@@ -176,7 +176,11 @@ def distributed(factor: sp.Expr) -> list[sp.Expr]:
         return list(factor.args)
     base, power = factor.as_base_exp()
     if base.is_Add and power.is_Integer and 1 < power <= LARGEST_POWER:
-        return list(sp.Add.make_args(sp.expand(factor)))
+        # The terms themselves stay as they are: products over views would have very many.
+        names = {term: sp.Dummy() for term in base.args}
+        back = {name: term for term, name in names.items()}
+        whole = sp.expand(sp.Add(*names.values()) ** power)
+        return [term.xreplace(back) for term in sp.Add.make_args(whole)]
     return []
 
 
