@@ -142,7 +142,7 @@ class UpdateField(SGD):
             if fields or definitions or decoupled or set(numbers) - {"scalars"}:
                 raise BadParameter(
                     "a rule of vectors takes scalars=, learning_rate=, batch_size=, constraint= "
-                    "and measures= beside its steps; write decay and momentum into the steps"
+                    "and measures= beside its steps; write everything else into the steps"
                 )
             object.__setattr__(self, "__class__", VectorRule)
             VectorRule.__init__(

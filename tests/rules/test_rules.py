@@ -86,7 +86,7 @@ def other_numbers():
         (not_positive, "positive semidefinite"),
         (sum_with_number, "cannot be added"),
         (unlawful, "must be one of dmft.laws"),
-        (other_numbers, "write decay and momentum into the steps"),
+        (other_numbers, "write everything else into the steps"),
     ],
 )
 def test_refusals(declare, words):

@@ -159,7 +159,7 @@ def test_printed_channels_are_densities(expr, noise, values):
     """Z(y) is the slope of P(label < y), by sums over a fine grid of the normal field."""
     line = dmft.Committee(z, 1)
     found = dmft.output_channel(dmft.Model(line, dmft.MultiIndex(expr, (z,)), label_noise=noise))
-    omega, V, step = 0.3, 0.7, 1e-3
+    omega, V, step = 0.3, 0.7, 2e-2
     grid = omega + np.sqrt(V) * np.linspace(-9, 9, 2_000_001)
     weight = np.exp(-((grid - omega) ** 2) / (2 * V))
     weight /= weight.sum()
