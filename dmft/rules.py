@@ -23,6 +23,7 @@ Examples
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from dmft.validation import shown
 
 # In the order in which things are declared: a latent may depend on the fields of earlier views.
 _COUNT = itertools.count()
+# Rows and views that were unpickled are not those of this process with the same numbers.
+_PROCESS = secrets.token_hex(8)
 
 
 def expression(value: object, what: str) -> sp.Expr:
@@ -60,10 +63,14 @@ class Vector:
 
     # SymPy leaves products with a vector to the vector.
     _op_priority = 100.0
-    terms: dict[Vector, sp.Expr]
 
     def __init__(self, terms: Mapping[Vector, sp.Expr]) -> None:
-        self.terms = {vector: c for vector, c in terms.items() if c != 0}
+        self._terms = {vector: c for vector, c in terms.items() if c != 0}
+
+    @property
+    def terms(self) -> dict[Vector, sp.Expr]:
+        """Coefficients that are not zero."""
+        return self._terms
 
     def __repr__(self) -> str:
         return " + ".join(f"({c})*{v!r}" for v, c in self.terms.items()) or "0"
@@ -138,12 +145,41 @@ def _inner(a: Vector, b: Vector) -> sp.Expr:
     return Field(row, view)
 
 
-class Row(Vector):
+class Declared(Vector):
+    """A row or a view: copies of it are the same vector.
+
+    Attributes
+    ----------
+    number : float
+        Place in the order of declaration.
+    """
+
+    number: float
+    process: str
+
+    @property
+    def terms(self) -> dict[Vector, sp.Expr]:
+        """Itself, once."""
+        return {self: sp.S.One}
+
+    @property
+    def mark(self) -> tuple[str, float]:
+        """What tells it from all others."""
+        return self.process, self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Declared) and self.mark == other.mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)
+
+
+class Row(Declared):
     """A vector of length O(sqrt(d)): weights, a teacher, a direction of the inputs, a mean."""
 
     def __init__(self, name: str, is_fixed: bool) -> None:
-        self.name, self.is_fixed, self.number = name, is_fixed, next(_COUNT)
-        self.terms = {self: sp.S.One}
+        self.name, self.is_fixed = name, is_fixed
+        self.number, self.process = next(_COUNT), _PROCESS
 
     def __repr__(self) -> str:
         return self.name
@@ -166,7 +202,7 @@ class _Symbol(sp.Symbol):
         return made
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        return (*super()._hashable_content(), *(getattr(y, "number", y) for y in self.key))
+        return (*super()._hashable_content(), *(getattr(y, "mark", y) for y in self.key))
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (self.name, self.key), {}
@@ -322,7 +358,7 @@ class Random(_Symbol):
         _check_name(name.replace("[", "").replace("]", ""))
         if not isinstance(law, Law):
             raise BadParameter(f"the law of {name} must be one of dmft.laws, got {shown(law)}")
-        return super().__new__(cls, name, (law, next(_COUNT)))
+        return super().__new__(cls, name, (law, next(_COUNT), _PROCESS))
 
     @property
     def law(self) -> Law:
@@ -336,10 +372,10 @@ class Random(_Symbol):
         return int(self.key[1])
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        return (*sp.Symbol._hashable_content(self), self.key[1])
+        return (*sp.Symbol._hashable_content(self), *self.key[1:])
 
 
-class View(Vector):
+class View(Declared):
     """One input of a step: latents times rows, and Gaussian noise.
 
     Parameters
@@ -374,7 +410,7 @@ class View(Vector):
         fractions: Sequence[Any] = (1,),
     ) -> None:
         _check_name(name.replace("[", "").replace("]", ""))
-        self.name, self.number = name, next(_COUNT)
+        self.name, self.number, self.process = name, next(_COUNT), _PROCESS
         self.fractions = tuple(expression(y, f"a fraction of {name}") for y in fractions)
         count = len(self.fractions)
         if sum(self.fractions).is_number and abs(sum(self.fractions) - 1) > 1e-9:
@@ -390,7 +426,6 @@ class View(Vector):
             raise BadParameter(
                 f"{name}: coordinates are replaced in inputs of one block; take adds="
             )
-        self.terms = {self: sp.S.One}
         both = set(self.adds) & set(self.replaces)
         if both:
             raise BadParameter(f"{name}: {both.pop()} is added and replaced; choose one")

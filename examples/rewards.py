@@ -48,7 +48,7 @@ if len(sys.argv) > 1:
     left, right = Figure(figsize=(7.0, 3.0), layout="constrained").subplots(1, 2)
     for decisions, run in runs.items():
         left.plot(run.t, cosine(run), label=f"T = {decisions}")
-    left.set(xlabel="t", ylabel=r"cosine of $w$ and teacher", xscale="symlog")
+    left.set(xlabel="t", ylabel=r"cosine of $w$ and teacher", xscale="log", xlim=(0.1, 150))
     for first, found in ends.items():
         right.plot(penalties, found, "o-", label=f"from {first}")
     right.set(xlabel="penalty", ylabel="cosine at the end, T = 8")

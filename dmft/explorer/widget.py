@@ -96,8 +96,8 @@ def explore(
     """
     if algorithm is None:
         raise BadParameter(
-            "explore takes a model and its algorithm; random networks and static limits have no "
-            "page: dmft.plot draws their runs"
+            "explore takes a model and its algorithm; random networks, rules of vectors and static "
+            "limits have no page: dmft.plot draws their runs"
         )
     session = Session(
         model, algorithm, start=start, t_max=t_max, dim=dim, ranges=ranges, title=title,

@@ -1,6 +1,8 @@
 """Rules written with vectors: refusals, witnesses, one step by Monte Carlo, simulations."""
 
+import copy
 import importlib.util
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -379,3 +381,32 @@ def test_copies_are_independent():
     found = dmft.derive(rule).evaluate(dmft.Overlaps([[1.3]], [[0.6]]))
     # E[h_1 h_2 k_1] = E[h_1 k_1] E[h_2] = 0, and so the drift is that of the row alone.
     assert found["M"][0, 0] == pytest.approx(-1.3 * 0.6, abs=1e-13)
+
+
+def test_rules_are_copied_and_pickled():
+    rule = lit.independent_component(laws.Laplace(0.5**0.5))
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+    wanted = dmft.derive(rule).evaluate(start)["M"]
+    for other in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+        np.testing.assert_array_equal(dmft.derive(other).evaluate(start)["M"], wanted)
+    own = rule.moving[0]
+    assert copy.copy(own) == own != Rows("w")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda eqs, start, path: dmft.export(eqs, path / "rates.c"),
+        lambda eqs, start, path: dmft.explain(eqs),
+        lambda eqs, start, path: dmft.explore(eqs),
+        lambda eqs, start, path: dmft.optimal_schedule(eqs, start, 2.0),
+        lambda eqs, start, path: dmft.greedy_schedule(eqs, start, 2.0),
+        lambda eqs, start, path: dmft.scaling_law(eqs),
+        lambda eqs, start, path: dmft.derive(eqs.model, fluctuations=True, dim=100),
+    ],
+    ids=["export", "explain", "explore", "optimal", "greedy", "scaling", "fluctuations"],
+)
+def test_what_rules_do_not_have_is_refused(verb, tmp_path):
+    eqs = dmft.derive(lit.perceptron_rule())
+    with pytest.raises((BadParameter, dmft.errors.NotClosed)):
+        verb(eqs, dmft.Overlaps([[1.0]], [[0.1]]), tmp_path)

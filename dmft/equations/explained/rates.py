@@ -50,6 +50,11 @@ CLOSED_ERROR = 1e-9
 
 def explain_rate(equations: System, block: str, term: str | None = None) -> Explanation:
     """Update, local fields, Stein's identity, averages, sum; on the sphere the projection."""
+    if equations.family == "rule":
+        raise BadParameter(
+            "rates of rules of vectors are not explained; latex() prints the step, the inputs and "
+            "the rates, and theory/update_rules derives them"
+        )
     definition = rate_of(equations, block)
     names = [name for name, _ in definition.terms]
     if term is not None and term not in names:

@@ -75,7 +75,7 @@ class BareView(View):
     def __init__(self, view: View) -> None:
         self.__dict__.update(view.__dict__)
         self.origin = view
-        self.number = view.number + 0.5  # type: ignore[assignment]
+        self.number = view.number + 0.5
 
     @classmethod
     def of(cls, view: View) -> BareView:

@@ -36,6 +36,11 @@ class RuleSpace(StateSpace):
 
     model: VectorRule  # type: ignore[assignment]
 
+    not_exported = (
+        "equations of rules of vectors are not exported; run.save, run.to_xarray and "
+        "run.to_pandas export the results of dmft.solve, and latex() prints them"
+    )
+
     @property
     def widths(self) -> dict[str, int]:
         """Numbers of moving rows, of fixed rows, and of blocks where there are several."""

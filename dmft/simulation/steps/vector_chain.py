@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
 from dmft.rules import Field, Random, View
-from dmft.simulation.steps.vectors import Runs, Step
+from dmft.simulation.steps.vectors import CHUNK, Runs, Step
 
 Array = NDArray[np.float64]
 
@@ -30,6 +30,30 @@ class Chain(Runs):
         self.free = sizes - [np.linalg.matrix_rank(y, tol=1e-9) for y in self.gram0]
         if min(self.free) < len(step.rule.views):
             raise BadParameter(f"dim = {step.dim} is too small for {len(step.rows)} rows")
+        self.drawn = CHUNK
+
+    def _fresh(self) -> None:
+        """Random numbers of the next steps, from the stream of each seed."""
+        rule, blocks = self.step.rule, len(self.step.shares)
+        rows, views = len(self.step.rows), len(rule.views)
+        degrees = self.free[:, None] - np.arange(views)
+        one = (CHUNK, blocks)
+        parts = [
+            (
+                g.standard_normal((*one, rows, views)),
+                g.random((CHUNK, len(rule.randoms))),
+                g.standard_normal((*one, views, views)),
+                np.sqrt(g.chisquare(np.broadcast_to(degrees, (*one, views)))),
+            )
+            for g in self.generators
+        ]
+        self.normal, self.u, lower, root = (np.stack(y, axis=1) for y in zip(*parts, strict=True))
+        # Bartlett's factor of a Wishart matrix.
+        lower = np.tril(lower, -1)
+        lower[..., range(views), range(views)] = root
+        whole = np.array(self.step.roots) @ lower
+        self.wishart = whole @ whole.swapaxes(-1, -2)
+        self.drawn = 0
 
     def seen(self) -> dict[str, Array]:
         """Overlaps and scalars."""
@@ -40,8 +64,10 @@ class Chain(Runs):
         """One step of all seeds."""
         step, rule = self.step, self.step.rule
         views, count, blocks = rule.views, len(step.rows), len(step.shares)
-        normal = np.stack([g.standard_normal((blocks, count, len(views))) for g in self.generators])
-        u = np.stack([g.random(len(rule.randoms)) for g in self.generators], axis=-1)
+        if self.drawn == CHUNK:
+            self._fresh()
+        normal, u = self.normal[self.drawn], self.u[self.drawn].T
+        self.drawn += 1
         known = self.known(self.G.sum(axis=1), (self.count,))
         lam = np.zeros((self.count, blocks, count, len(views)))
         scale = np.zeros((self.count, blocks, len(views)))
@@ -88,7 +114,7 @@ class Chain(Runs):
         step, p = self.step, len(self.step.rule.moving)
         inverse = np.linalg.pinv(self.G, rcond=1e-10, hermitian=True)
         inside = np.einsum("sela,selm,semb->seab", lam, inverse, lam) / step.dim
-        across = self._wishart() * scale[..., :, None] * scale[..., None, :] / step.dim
+        across = self.wishart[self.drawn - 1] * scale[..., :, None] * scale[..., None, :] / step.dim
         D = np.einsum("sja,sela->sejl", psi, lam) + np.einsum("sjm,seml->sejl", Phi, self.G)
         V = np.einsum("sja,sela,sil->seji", psi, lam, Phi)
         S = np.einsum("sja,seab,sib->seji", psi, inside + across, psi)
@@ -102,17 +128,3 @@ class Chain(Runs):
             factor[:, :p, :p] = self.constrained(G.sum(axis=1)[:, :p, :p])
             G = factor[:, None] @ G @ factor[:, None].swapaxes(-1, -2)
         self.G = G
-
-    def _wishart(self) -> Array:
-        """x_perp . x_perp of the views in each block, before their scales: (S, E, T, T)."""
-        step, count = self.step, len(self.step.rule.views)
-        found = np.zeros((self.count, len(step.shares), count, count))
-        for s, g in enumerate(self.generators):
-            for e, free in enumerate(self.free):
-                lower = np.zeros((count, count))
-                for i in range(count):
-                    lower[i, i] = np.sqrt(g.chisquare(free - i))
-                    lower[i, :i] = g.standard_normal(i)
-                whole = step.roots[e] @ lower
-                found[s, e] = whole @ whole.T
-        return found

@@ -82,6 +82,11 @@ def check_controlled(equations: object, control: str) -> Equations:
         )
     if control not in CONTROLS:
         raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
+    if equations.family == "rule":
+        raise BadParameter(
+            "schedules of rules of vectors are not optimised: pass a parameter as an expression in "
+            "dmft.t to dmft.solve"
+        )
     if equations.algorithm.is_flow:
         raise BadParameter(
             f"{type(equations.algorithm).__name__} has no steps, so its rate cannot follow a "
