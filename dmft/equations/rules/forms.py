@@ -123,7 +123,10 @@ def sign_of(expr: sp.Expr) -> sp.Expr:
         base, power = factor.as_base_exp()
         if power.is_Integer and power % 2 == 0:
             continue
-        found.append(sp.sign(base if power.is_Integer else factor))
+        whole = base if power.is_Integer else factor
+        # Of a difference and its negative one has the sign, so that exclusive events cancel.
+        flipped = whole.could_extract_minus_sign()
+        found.append(-sp.sign(-whole) if flipped else sp.sign(whole))
     return sp.Mul(*found)
 
 

@@ -415,10 +415,14 @@ class Moments:
         def pair(a: sp.Expr, b: sp.Expr) -> sp.Expr:
             return cov[frozenset((a, b))]
 
-        if not any(means.values()):
-            value = closed_form(Expectation(*(At(f, y) for f, y in parts)), pair)
+        if any(means.values()):
+            try:
+                value = product_expectation(functions, forms, pair, lambda y: means[y], whole=True)
+            except NotClosed:  # two kinks that are away from zero
+                shifted = [At(f.xreplace({FIELD: FIELD + means[y]}), y) for f, y in parts]
+                value = closed_form(Expectation(*shifted), pair)
         else:
-            value = product_expectation(functions, forms, pair, lambda y: means[y], whole=True)
+            value = closed_form(Expectation(*(At(f, y) for f, y in parts)), pair)
         missing = {type(f).__name__ for f in value.atoms(sp.Function)} - CODED - {"Abs"}
         if missing or value.has(sp.DiracDelta, sp.I):
             raise NotClosed(f"its closed form holds {sorted(missing)}")

@@ -17,8 +17,8 @@ from dmft.gaussian.nodes.line import legendre
 from dmft.gaussian.nodes.rules import NodeRule, normal_rule, tensor_rule
 
 Array = NDArray[np.float64]
-# Coordinates beyond which the normal density is below rounding.
-FARTHEST = 9.0
+# Coordinates beyond which the normal density is below 3e-13.
+FARTHEST = 7.5
 # Dimensions of products of rules; beyond, Sobol points, which know no kinks.
 MOST_PRODUCT = 3
 POINTS, SOBOL_POINTS = 24, 1024
