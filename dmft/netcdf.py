@@ -247,7 +247,9 @@ def _check_kind(path: Path, texts: Mapping[str, Any], kinds: Sequence[str]) -> N
     """Refuse kinds and formats that are not read."""
     kind, form = texts.get("kind", ""), texts.get("format")
     if kind not in kinds and len(kinds) == 1 and str(kind).startswith("dmft "):
-        raise BadParameter(f"{short(path)} is a {kind[5:50]}, not a {kinds[0][5:]}: use dmft.load")
+        own = kind[5:50]
+        article = "an" if own[:1] in "aeiou" else "a"
+        raise BadParameter(f"{short(path)} is {article} {own}, not a {kinds[0][5:]}: use dmft.load")
     if kind not in kinds:
         what = f"its kind is {kind!r:.80}" if kind else "it does not say of what kind it is"
         raise damaged(path, f"{what}; this reads {', '.join(kinds)}")

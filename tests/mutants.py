@@ -53,7 +53,8 @@ ROOMS = {
     "adaptive": ("optimisers",), "averages": ("equations", "losses"), "codegen": ("emit",),
     "compiled": ("emit", "special"), "equations": ("losses", "laws", "spectra"),
     "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations"),
-    "rounding": ("equations",), "simulation": ("agreement",), "solving": ("solvers",),
+    "rounding": ("equations",), "simulation": ("agreement", "losses"), "solving": ("solvers",),
+    "special": ("judge", "emit", "equations"), "static": ("static",),
     "two_time": ("descent",), "update": ("equations", "losses", "optimisers", "judge"),
 }  # fmt: skip
 SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {

@@ -13,6 +13,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.solvers.trajectory import Trajectory
 from dmft.errors import BadParameter, DamagedFile
 from dmft.workflow.load import KINDS
 
@@ -380,3 +381,14 @@ def test_names_of_files(name, saved, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     long = "z" * 252 + ".nc"  # the longest that there is
     assert dmft.load(run.save(long)) == run
+
+
+def test_a_file_of_another_kind_names_both(tmp_path):
+    line = dmft.Committee(sp.Symbol("z", real=True), 1)
+    start = dmft.Overlaps([[1.0]], [[0.1]])
+    runs = dmft.simulate(
+        dmft.Model(line, line), dmft.SGD(0.5), dim=20, t_max=0.2, seeds=2, start=start, save_at=2
+    )
+    runs.save(tmp_path / "runs.nc")
+    with pytest.raises(BadParameter, match="is an ensemble, not a trajectory: use dmft"):
+        Trajectory.load(tmp_path / "runs.nc")
