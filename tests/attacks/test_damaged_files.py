@@ -13,8 +13,8 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.solvers.trajectory import Trajectory
 from dmft.errors import BadParameter, DamagedFile
+from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.load import KINDS
 
 h5py = pytest.importorskip("h5py")
