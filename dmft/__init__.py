@@ -51,6 +51,10 @@ Static limits
     erm -> ERM, optimal_ridge -> OptimalRidge, separability -> Separability, spectral -> Spectral,
     approximate_message_passing -> MessagePassing, sample_complexity -> SampleComplexity.
 
+Rules written with vectors
+    UpdateField({row: step}, ...) of the vectors of dmft.rules (Rows, fixed, View, views, copies,
+    Random, gram, mean); derive(rule), solve, simulate, fixed_points.
+
 Random networks
     RandomNetwork(rate, state, field, ...), GaussianInput, the time t and the laws of dmft.laws;
     derive, solve -> NetworkRun, simulate -> NetworkEnsemble, fixed_points -> NetworkFixedPoint,

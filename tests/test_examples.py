@@ -90,7 +90,7 @@ PRINTED: dict[str, tuple[float, float]] = {
     "weight_decay.py": (0.3284271, 2e-6),
     # Integrals of 1/(dm/dt) of the closed equations, theory/sequence C.4.
     "sequence_length.py": (2.8118659, 2e-6),
-    # Table of theory/single_site_processes, by other quadratures; the same for the noise.
+    # By other quadratures; the same for the noise.
     "network_chaos.py": (0.1124581, 1e-6),
     "noise_suppresses_chaos.py": (0.618760, 2e-6),
     # sqrt(2)/(1 + symmetry).

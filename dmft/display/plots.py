@@ -136,7 +136,8 @@ def plot(
     if path is not None and checked_path(path).suffix.lower() not in FORMATS:
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
     axes = np.ravel(np.asarray(ax, dtype=object))
-    if ax is not None and not all(hasattr(each, "get_figure") for each in axes):
+    drawn = axes.size and all(hasattr(each, "get_figure") for each in axes)
+    if ax is not None and not drawn:
         raise BadParameter(f"ax = {shown(ax)}: axes of matplotlib, two of them for runs")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")

@@ -309,7 +309,7 @@ def dropout(
     Examples
     --------
     >>> import dmft
-    >>> dmft.literature.dropout(keep=0.8).randoms
+    >>> dmft.literature.dropout(keep=0.8, noise=0.1).randoms
     (m0, m1, xi)
     """
     w, B, x = _several("w", len(readout)), _several("B", len(teacher), True), View("x")

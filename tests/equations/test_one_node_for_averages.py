@@ -33,7 +33,6 @@ OTHERS = {
     "Together",
     "Whole",
     "Marked",
-    "BivariateNormalCDF",
 }
 
 

@@ -92,7 +92,7 @@ def test_parameters_of_a_risk_and_of_equations_by_name():
 
 
 def test_the_limit_of_explicit_says_what_to_do():
-    with pytest.raises(BadParameter, match=r"explicit\(3, 2\) say; latex\(\) and print"):
+    with pytest.raises(BadParameter, match=r"for example explicit\(3, 2\)"):
         EQS.explicit(4, 2)
     with pytest.raises(BadParameter, match="evaluate"):
         RISK.explicit(4, 2)

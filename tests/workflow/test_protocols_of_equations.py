@@ -97,7 +97,7 @@ def test_refusals():
         dmft.solve_stages(stages, START, 9)
     for late in (dmft.Event("risk", 1.0, -1), dmft.Event("M[0, 0]", 0.01, 1)):
         stages = [dmft.Stage(SQUARED, until=late), dmft.Stage(SQUARED)]
-        with pytest.raises(BadParameter, match="begins at t = 0 beyond its end"):
+        with pytest.raises(BadParameter, match="begins at t = 0 after its end"):
             dmft.solve_stages(stages, START, 9)
     with pytest.raises(BadParameter, match="at least one"):
         dmft.solve_stages([], START, 9)
