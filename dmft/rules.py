@@ -358,6 +358,13 @@ class Random(_Symbol):
         _check_name(name.replace("[", "").replace("]", ""))
         if not isinstance(law, Law):
             raise BadParameter(f"the law of {name} must be one of dmft.laws, got {shown(law)}")
+        held = law.values if isinstance(law, Discrete) else tuple(vars(law).values())
+        for number in held:
+            if sp.sympify(number, strict=True).atoms(_Symbol):
+                raise BadParameter(
+                    f"{number} in the law of {name} depends on fields: only the probabilities of a "
+                    "Discrete law may; write other latents as expressions in fields"
+                )
         return super().__new__(cls, name, (law, next(_COUNT), _PROCESS))
 
     @property
@@ -578,7 +585,7 @@ def mean(expr: Any) -> sp.Expr:
     return found
 
 
-def parts_of(expr: sp.Expr, rows: Sequence[Row] = ()) -> Iterator[Row | View | Random]:
+def parts_of(expr: sp.Expr) -> Iterator[Row | View | Random]:
     """Rows, views and random numbers that an expression depends on, latents included."""
     for symbol in sorted(expr.atoms(_Symbol), key=lambda s: str(s)):
         if isinstance(symbol, Random):

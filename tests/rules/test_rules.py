@@ -71,6 +71,11 @@ def unlawful():
     return Random("c", 3.0)
 
 
+def law_of_fields():
+    w, x = Rows("w"), View("x")
+    return Random("a", laws.Normal(mean=w @ x))
+
+
 def other_numbers():
     return dmft.UpdateField({Rows("w"): View("x")}, learning_rate=1, weight_decay=0.1)
 
@@ -88,6 +93,7 @@ def other_numbers():
         (not_positive, "positive semidefinite"),
         (sum_with_number, "cannot be added"),
         (unlawful, "must be one of dmft.laws"),
+        (law_of_fields, "depends on fields"),
         (other_numbers, "write everything else into the steps"),
     ],
 )
