@@ -309,7 +309,10 @@ def _write(
         if joint and placed_on_nodes(definition.expr):  # what they read is defined before
             from dmft.codegen.joint import node_loop
 
-            loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
+            # Nodes are behind the scalars and the constants.
+            sizes = (" * ".join(block.axes) for block in here.before_nodes)
+            first = " + ".join([str(scalars), *sizes])
+            loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, first)
             root.lines += loop
             lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
             joint = set()

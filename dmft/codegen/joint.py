@@ -15,7 +15,7 @@ from dmft.equations.averages.expectation import Expectation
 
 
 def node_loop(
-    averages: Sequence[Expectation], known: Mapping[str, str], first: int
+    averages: Sequence[Expectation], known: Mapping[str, str], first: str
 ) -> tuple[list[str | Loop], dict[sp.Expr, str]]:
     """Lines that sum the integrands over the nodes, and the variable of each average.
 
@@ -25,8 +25,8 @@ def node_loop(
         Under laws that are placed.
     known : mapping
         What state and parameters are called.
-    first : int
-        Number of scalar parameters in front of the nodes.
+    first : str
+        Numbers of parameters in front of the nodes.
     """
     names = {s: known.get(s.name, s.name) for a in averages for s in a.free_symbols}
     sums = {average: f"sum_{n}" for n, average in enumerate(averages)}

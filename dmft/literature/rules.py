@@ -600,7 +600,7 @@ def contrastive_divergence(separation: Any = 1, learning_rate: Any = 0.3) -> Upd
 
 
 def equilibrium_propagation(
-    nudge: Any = 0.3, sweeps: int = 40, learning_rate: Any = 0.5
+    nudge: Any = 0.3, sweeps: int = 20, learning_rate: Any = 0.5
 ) -> UpdateField:
     r"""Equilibrium propagation of one hidden unit s with feedback v from an output o.
 

@@ -416,3 +416,20 @@ def test_what_rules_do_not_have_is_refused(verb, tmp_path):
     eqs = dmft.derive(lit.perceptron_rule())
     with pytest.raises((BadParameter, dmft.errors.NotClosed)):
         verb(eqs, dmft.Overlaps([[1.0]], [[0.1]]), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "kinks"])
+def test_compiled_averages_on_nodes_are_those_of_the_reference(kind):
+    """First step of a run: constants are before the nodes, and integrands are not odd."""
+    if kind == "tanh":
+        rule = lit.contrastive_divergence(1.1)
+        start = dmft.Overlaps([[0.3]], [[0.1]], [[1.5]], scalars={"b": 0.7})
+    else:
+        rule = lit.reinforce()
+        start = dmft.Overlaps([[0.8]], [[0.3]], [[0.5]], scalars={"b": 0.6})
+    eqs = dmft.derive(rule)
+    step = 1e-6
+    run = dmft.solve(eqs, start, step, nodes=48, save_at=2, rtol=1e-12, atol=1e-15)
+    for name, rate in eqs.evaluate(start, nodes=48).items():
+        found = (run.blocks[name][-1] - run.blocks[name][0]) / step
+        np.testing.assert_allclose(found, rate, rtol=1e-5, atol=1e-8)

@@ -32,8 +32,6 @@ def named(v):
     for end in ("_d500", "_d1000", "_d2000", "_0", "_2"):
         name = name.removesuffix(end)
     p = dict(v["inputs"].get("params", {})) if isinstance(v["inputs"].get("params"), dict) else {}
-    if name.startswith("ica") and v["kind"] != "rate" and "tanh" in v["inputs"]["rule"]:
-        p["tanh"] = p["law"] == "laplace"
     return name, p, v["inputs"].get("g", p.get("g"))
 
 
