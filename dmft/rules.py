@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -583,28 +583,3 @@ def mean(expr: Any) -> sp.Expr:
     """
     found: sp.Expr = Mean(expression(expr, "an average"))
     return found
-
-
-def parts_of(expr: sp.Expr) -> Iterator[Row | View | Random]:
-    """Rows, views and random numbers that an expression depends on, latents included."""
-    for symbol in sorted(expr.atoms(_Symbol), key=lambda s: str(s)):
-        if isinstance(symbol, Random):
-            yield symbol
-            if isinstance(symbol.law, Discrete):
-                for weight in symbol.law.weights:
-                    yield from parts_of(sp.sympify(weight, strict=True))
-            continue
-        for part in symbol.key:
-            yield part
-            if isinstance(part, View):
-                yield from parts_of_view(part)
-
-
-def parts_of_view(view: View) -> Iterator[Row | View | Random]:
-    """What a view depends on."""
-    yield view
-    for row, c in view.latents.items():
-        yield row
-        yield from parts_of(c)
-    for scale in view.scales:
-        yield from parts_of(scale)

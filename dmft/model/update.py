@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast, overload
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast, overload
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.laws import Discrete
 from dmft.model.algorithm import SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
@@ -22,8 +23,6 @@ from dmft.rules import (
     Vector,
     View,
     expression,
-    parts_of,
-    parts_of_view,
 )
 from dmft.validation import checked, shown
 
@@ -350,9 +349,9 @@ class VectorRule(UpdateField):
     @cached_property
     def _parts(self) -> tuple[Any, ...]:
         vectors = (v for _, step in self.steps for v in step.terms)
-        found = [*self.moving, *vectors, *(p for y in self.expressions for p in parts_of(y))]
+        found = [*self.moving, *vectors, *(p for y in self.expressions for p in _parts_of(y))]
         return tuple(dict.fromkeys([*found, *(
-            p for view in found if isinstance(view, View) for p in parts_of_view(view)
+            p for view in found if isinstance(view, View) for p in _parts_of_view(view)
         )]))  # fmt: skip
 
     @property
@@ -431,3 +430,28 @@ def _scalar(symbol: object) -> sp.Symbol:
         raise BadParameter(f"scalars are {{symbol: rate}}, got {shown(symbol)}")
     _free_name(symbol.name)
     return symbol
+
+
+def _parts_of(expr: sp.Expr) -> Iterator[Row | View | Random]:
+    """Rows, views and random numbers that an expression depends on, latents included."""
+    for symbol in sorted(expr.atoms(Field, Gram, Random), key=lambda s: str(s)):
+        if isinstance(symbol, Random):
+            yield symbol
+            if isinstance(symbol.law, Discrete):
+                for weight in symbol.law.weights:
+                    yield from _parts_of(sp.sympify(weight, strict=True))
+            continue
+        for part in symbol.key:
+            yield part
+            if isinstance(part, View):
+                yield from _parts_of_view(part)
+
+
+def _parts_of_view(view: View) -> Iterator[Row | View | Random]:
+    """What a view depends on."""
+    yield view
+    for row, c in view.latents.items():
+        yield row
+        yield from _parts_of(c)
+    for scale in view.scales:
+        yield from _parts_of(scale)
