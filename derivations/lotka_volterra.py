@@ -66,8 +66,8 @@ assert sp.simplify(width - (1 - gamma * root**2 * w0 / width)) == 0
 # %% [markdown]
 # ## Step 3: stability
 #
-# A weak white noise in the field moves survivors by $dx/dh = 1/v$ and returns with the variance
-# $\sigma^2w_0/v^2 = w_0/w_2$ of its own: stable while $w_0 < w_2$. Since
+# A weak white noise in the field moves survivors by $dx/dh = 1/v$, and the couplings multiply its
+# variance by $\sigma^2w_0/v^2 = w_0/w_2$: the point is stable while $w_0 < w_2$. Since
 # $w_2 - w_0 = \Delta w_1$, this is $\Delta > 0$, and at $\Delta = 0$, where $w_0 = w_2 = 1/2$,
 # half of the species survive.
 

@@ -232,12 +232,7 @@ def _pairs(definitions: Iterable[object]) -> list[tuple[sp.Symbol, object]]:
 
 
 def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
-    try:
-        found = sp.sympify(value, strict=True)
-    except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
-        raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
-    if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
-        raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
+    found = expression(value, what)
     own = {s.name: s for s in (OUTPUT, SLOPE)}
     rule = found.xreplace({s: own[s.name] for s in found.free_symbols - known if s.name in own})
     unknown = sorted(map(str, rule.free_symbols - known - set(own.values())))

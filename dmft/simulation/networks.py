@@ -29,7 +29,7 @@ from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import averaged
 from dmft.simulation.network_runs import AXES, NetworkEnsemble
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.request import read_save_at
+from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, shown
 
@@ -105,22 +105,13 @@ def simulate_network(
         )
     step, _ = step_of(network, t_max, dt)
     units = Units(network, valued(network.scalars, parameters), dim, step)
-    saved = _saved_steps(save_at, float(t_max), step)
+    saved = saved_steps(POINTS if save_at is None else save_at, float(t_max), step)
     numbers = as_seeds(seeds)
     laws = starts_of(network, start)
     job = Job(len(numbers) * int(saved[-1]))
     tasks = [partial(_run, units, laws, seed, saved, lyapunov, jacobian, job) for seed in numbers]
     found = run_tasks(tasks, job, thread_count(threads), progress, "simulate")
     return _assembled(units, numbers, np.asarray(saved * step), found, job)
-
-
-def _saved_steps(save_at: Any, t_max: float, dt: float) -> NDArray[np.int64]:
-    last = max(1, round(t_max / dt))
-    given = read_save_at(POINTS if save_at is None else save_at)
-    times = np.linspace(0.0, t_max, given) if isinstance(given, int) else np.asarray(given)
-    if times[0] < 0.0 or times[-1] > t_max * (1.0 + 1e-12):
-        raise BadParameter(f"save_at must lie between 0 and t_max = {t_max:g}")
-    return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
 
 
 class Couplings:

@@ -433,3 +433,31 @@ def test_compiled_averages_on_nodes_are_those_of_the_reference(kind):
     for name, rate in eqs.evaluate(start, nodes=48).items():
         found = (run.blocks[name][-1] - run.blocks[name][0]) / step
         np.testing.assert_allclose(found, rate, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("nodes", [12, 24, 48])
+@pytest.mark.parametrize("kind", ["smooth", "kinks"])
+def test_claims_of_nodes_cover(kind, nodes):
+    """At ten states of lengths from 0.2 to 5; nearly all entries, none off by more than twice."""
+    eqs = dmft.derive(lit.contrastive_divergence(1.1) if kind == "smooth" else lit.reinforce())
+    ratios = []
+    for n, Q in enumerate(np.geomspace(0.2, 5.0, 10)):
+        M = 0.6 * np.sqrt(1.5 * Q) * (-1) ** n
+        start = dmft.Overlaps([[Q]], [[M]], [[1.5]], scalars={"b": 0.6})
+        truth, found = (eqs.evaluate(start, nodes=count) for count in (400, nodes))
+        claim = eqs.evaluate_error(start, nodes=nodes)
+        ratios += [
+            abs(rate - truth[name]).max() / (claim[name].max() + 1e-12)
+            for name, rate in found.items()
+        ]
+    assert np.mean(np.array(ratios) <= 1.0) >= 0.95
+    assert max(ratios) <= 2.0, max(ratios)
+
+
+def test_rules_without_fixed_rows():
+    """Weights that decay along themselves: dQ/dt = -2 Q^2 + 2 Q + g Q."""
+    w, x = Rows("w"), View("x")
+    h = w @ x
+    eqs = dmft.derive(dmft.UpdateField({w: h * x - h**2 * w}, learning_rate=0.5))
+    found = eqs.evaluate(dmft.Overlaps([[1.3]], np.zeros((1, 0)), np.zeros((0, 0))))
+    assert found["Q"][0, 0] == pytest.approx(2 * 1.3 - 2 * 1.3**2 + 0.5 * 1.3, rel=1e-13)

@@ -196,7 +196,7 @@ def repeated(factor: sp.Expr) -> list[sp.Expr]:
 
 
 def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
-    """A factor as (function of z, affine form of fields that z stands for)."""
+    """A factor as a function of z, with the affine form of the fields that replaces z."""
     own = sorted(variables(factor), key=str)
     if factor.atoms(Opaque):
         return None

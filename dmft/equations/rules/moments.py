@@ -338,7 +338,7 @@ class Moments:
         return self.named(total)
 
     def named(self, value: sp.Expr, stem: str = "C") -> sp.Expr:
-        """A symbol that is defined as a value; numbers and symbols stand for themselves."""
+        """Symbol of an intermediate with this value; numbers and symbols are returned unchanged."""
         value = sp.expand(value) if len(value.args) < 40 else value
         if value.is_Atom:
             return value

@@ -18,7 +18,7 @@ from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.steps.vector_chain import Chain
 from dmft.simulation.steps.vectors import Step, Weights
 from dmft.solvers.jobs import Job, run_tasks
-from dmft.solvers.request import read_save_at
+from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import is_whole, shown
 
@@ -49,7 +49,9 @@ def simulate_rule(
         raise BadParameter(f'method must be "weights" or "overlaps", got {shown(method)}')
     step = Step(rule, int(dim), start, parameters)
     numbers = as_seeds(seeds)
-    saved = _saved_steps(save_at, float(t_max), step.dt)
+    if not t_max > 0.0:
+        raise BadParameter(f"t_max = {t_max!r} must be positive")
+    saved = saved_steps(POINTS if save_at is None else save_at, float(t_max), step.dt)
     make = Weights if method == "weights" else Chain
     state = make(step, start, numbers)
     job = Job(int(saved[-1]))
@@ -67,17 +69,6 @@ def simulate_rule(
         parameters={str(s): y for s, y in step.values.items()}, constants={"P": P},
     )  # fmt: skip
     return found if keep_runs else replace(found, runs=None)
-
-
-def _saved_steps(save_at: Any, t_max: float, dt: float) -> NDArray[np.int64]:
-    if not t_max > 0.0:
-        raise BadParameter(f"t_max = {t_max!r} must be positive")
-    last = max(1, round(t_max / dt))
-    given = read_save_at(POINTS if save_at is None else save_at)
-    times = np.linspace(0.0, t_max, given) if isinstance(given, int) else np.asarray(given)
-    if times[0] < 0.0 or times[-1] > t_max * (1.0 + 1e-12):
-        raise BadParameter(f"save_at must lie between 0 and t_max = {t_max:g}")
-    return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
 
 
 def _run(state: Any, saved: NDArray[np.int64], job: Job) -> dict[str, Array]:
