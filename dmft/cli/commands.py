@@ -19,6 +19,7 @@ from dmft.compiled import cache_directory
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, GradientDescent, Overlaps
 from dmft.names import Status
+from dmft.progress import ProgressOption
 
 
 def write_latex(declared: Declaration, path: str) -> None:
@@ -154,6 +155,13 @@ def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status
             remember(declared, arguments.overrides, run)
     log(f"ready: {count} compiled functions in {cache_directory()}")
     return status
+
+
+def warm_library(progress: ProgressOption) -> None:
+    """Compile the functions of the library."""
+    from dmft.workflow.warm import warm
+
+    log(f"ready: {warm(progress=progress)} functions of the library")
 
 
 def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:

@@ -34,7 +34,7 @@ two-layer networks, from a declaration file.
   dmft sweep run model.toml            any number of parameters, resumable
   dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
   dmft explore model.toml              a page with sliders in the browser, served on this machine
-  dmft warm model.toml                 compile ahead (images, clusters)
+  dmft warm [model.toml]               compile ahead (images, clusters)
 """
 
 COMMANDS = {
@@ -49,7 +49,7 @@ COMMANDS = {
     "work, submit",
     "export": "write the right-hand side as a separate file (.py, .c, .js, _jax.py, .ipynb)",
     "explore": "a page with sliders, curves and a phase diagram, in the browser or as one file",
-    "warm": "compile the code of a file ahead of its first solve",
+    "warm": "compile the code of a file, or of the library, ahead of its first use",
     "example": "print an example declaration file",
 }
 
@@ -108,6 +108,9 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         _add_sweep_arguments(command)
     if name == "explore":
         words = "declaration file; the example (dmft example) by default"
+        command.add_argument("file", metavar="FILE.toml", nargs="?", help=words)
+    elif name == "warm":
+        words = "declaration file; without one, the functions of the library are compiled"
         command.add_argument("file", metavar="FILE.toml", nargs="?", help=words)
     else:
         words = "declaration file (see dmft --help)"

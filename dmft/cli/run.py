@@ -15,6 +15,7 @@ from dmft.cli.commands import (
     simulate_command,
     solve_command,
     warm_command,
+    warm_library,
     write_latex,
 )  # fmt: skip
 from dmft.cli.large import boundary_command, phase_command, sweep_command
@@ -28,6 +29,11 @@ from dmft.progress import as_asked
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run one command on its declaration and return the exit code."""
+    if arguments.command == "warm" and arguments.file is None:
+        if arguments.overrides:
+            raise BadParameter("--set changes letters of a file: dmft warm FILE.toml --set ...")
+        warm_library(progress_option(arguments))
+        return exit_code(Status.OK)
     read = example() if arguments.file is None else read_declaration(arguments.file)
     declared = override(read, arguments.overrides)
     if getattr(arguments, "latex", None):

@@ -47,6 +47,7 @@ OPTIONAL_CONSTANTS = (
     Block("inverse_count", ("blocks",)),
     Block("cluster_scale", ("clusters", "blocks")),
     Block("block_fraction", ("blocks",)),
+    Block("mixture", ("terms",)),
 )
 # Nodes of averages.
 NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
@@ -58,7 +59,7 @@ ALL_NODES = "all_nodes"
 # Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
 CHUNK = 256
 WIDTHS = ("p", "k")
-OPTIONAL_WIDTHS = ("cosines", "blocks", "clusters", "outputs")
+OPTIONAL_WIDTHS = ("cosines", "blocks", "clusters", "outputs", "terms")
 MOVED = "_moved"
 
 

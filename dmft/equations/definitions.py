@@ -16,7 +16,6 @@ from dmft.equations.symbols import IN_CLUSTER
 
 Array = NDArray[np.float64]
 # Weights and scales of a mixture of error functions.
-Rows = tuple[tuple[float, ...], tuple[float, ...]]
 Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 
 # A field of variance zero (a unit of length zero) is one of this variance: what is computed is the
@@ -277,27 +276,21 @@ class ErfSquare(Whole):
     """
 
     def __new__(cls, *args: sp.Basic) -> ErfSquare:
-        """Keep Omega, c, and the rows of the students' and of the teachers' mixture."""
+        """Keep Omega, c and the array of the mixtures (`dmft.gaussian.nodes.rules.Mixture`)."""
         return sp.Expr.__new__(cls, *args)
-
-    @property
-    def rows(self) -> tuple[Rows, Rows]:
-        """(weights, scales) of students and of teachers, the constant first (its scale is 1)."""
-        numbers = [tuple(tuple(float(v) for v in row) for row in part) for part in self.args[2:]]
-        return numbers[0], numbers[1]  # type: ignore[return-value]
 
     def _sympystr(self, printer: object) -> str:
         return "quadratic term of error functions near the activations, in closed form"
 
     def call(self, name: str) -> str:
         """Call of `dmft.special.arcsine.erf_mixture_square`."""
-        rows = ", ".join(f"np.array({rows!r})" for rows in self.rows)
-        return f"erf_mixture_square(Omega, c, {rows}, p, {name})"
+        mixture = "par[mixture_at : mixture_at + terms]"
+        return f"erf_mixture_square(Omega, c, {mixture}, p, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
         """Value for all pairs of students: conditioning on both slopes at once."""
         covariance, c = arrays["Omega"], arrays["c"]
-        students, teachers = self.rows
+        students, teachers = arrays["mixture"].reshape(2, 2, -1)
         size = len(c)
         slopes = len(students[0]) - 1
         fields, weights, scales, constant = [], [], [], 0.0

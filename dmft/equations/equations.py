@@ -364,7 +364,10 @@ class Equations(Short, System):
         'NodeRule'
         """
         if self.noise:
-            return self.noise.rule(_fields(start), options)
+            from dmft.equations.averages.neighbour import mixtures_of
+
+            shared, near = self.noise.rule(_fields(start), options), mixtures_of(self.averages)
+            return shared.with_mixture(near[0]) if near else shared
         if self.is_written_out:
             chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}
             return self.space.rule(self.averages, chosen)

@@ -40,7 +40,7 @@ RESERVED = frozenset(
     | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
-    | {"S", "S_near", "S_closed"}
+    | {"S", "S_near", "S_closed", "mixture", "terms"}
     | {"paths", "dt", "threads", "bridge", "increments", "substeps", "keep_paths"}
     | {"nodes", "replicas", "seed", "quadrature_tol"}
     | {index.name for index in x.AXES}  # would read like an index in print
@@ -427,7 +427,7 @@ NODE_OPTIONS = ("nodes", "replicas", "seed")
 def with_nodes(values: Values, rule: NodeRule) -> Values:
     """Values with the arrays of a rule."""
     arrays = rule.arrays
-    sizes = {"N": len(arrays["normal"]), "nodes": rule.weight.size}
+    sizes = {"N": len(arrays["normal"]), **rule.widths}
     return replace(values, widths={**values.widths, **sizes}, arrays={**values.arrays, **arrays})
 
 

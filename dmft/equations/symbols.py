@@ -57,6 +57,8 @@ normal, weight, root = (sp.IndexedBase(y) for y in ("normal", "weight", "root"))
 lam_at = sp.IndexedBase("lambda_at")
 # Quadratic term on nodes, that of its closed-form neighbour on the same nodes and in closed form.
 S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
+# Weights and scales of the sums of error functions of which S_closed is the closed form.
+mixture = sp.IndexedBase("mixture")
 # Wide networks: Q = M P^+ M^T + the part of the residuals, whose lengths alone are kept.
 Q_perp, P_inverse = sp.IndexedBase("Q_perp"), sp.IndexedBase("P_inverse")
 abs_perp, root_perp = sp.IndexedBase("abs_perp"), sp.IndexedBase("root_perp")

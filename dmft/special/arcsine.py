@@ -61,28 +61,32 @@ def tilt(matrix: Array, field: int, scale: float, out: Array) -> float:
 
 
 @njit(error_model="numpy", cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def square_of_erfs(
-    covariance: Array, field: NDArray[np.int64], weight: Array, scale: Array, work: Array
-) -> float:
-    """E[(sum_e weight_e erf(lambda_field_e / (scale_e sqrt 2)))^2]."""
-    count = field.size
-    for e in range(count):
-        own = covariance[field[e], field[e]]
-        work[e] = 1.0 / math.sqrt(scale[e] * scale[e] + own)
+def square_of_erfs(covariance: Array, weight: Array, scale: Array, work: Array) -> float:
+    """E[(sum_me weight_me erf(lambda_m / (scale_me sqrt 2)))^2]; `work` has two rows of (m, e)."""
+    size, terms = weight.shape
+    length, row = work[0], work[1]
+    all_weights = weight.ravel()
     total = 0.0
-    for e in range(count):
-        m = field[e]
-        row = 0.0
-        for f in range(e):
-            row += weight[f] * asin(covariance[m, field[f]] * work[e] * work[f])
-        own = weight[e] * asin(covariance[m, m] * work[e] * work[e])
-        total += weight[e] * (2.0 * row + own)
+    for m in range(size):
+        first, own = m * terms, covariance[m, m]
+        for e in range(terms):
+            length[first + e] = 1.0 / math.sqrt(scale[m, e] * scale[m, e] + own)
+        for n in range(m + 1):
+            for f in range(n * terms, (n + 1) * terms):
+                row[f] = covariance[m, n] * length[f]
+        for e in range(terms):
+            here = length[first + e]
+            part = 0.0
+            for f in range(first + e):
+                part += all_weights[f] * asin(here * row[f])
+            alone = weight[m, e] * asin(here * row[first + e])
+            total += weight[m, e] * (2.0 * part + alone)
     return 2.0 / math.pi * total
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def erf_mixture_square(
-    covariance: Array, coefficient: Array, students: Array, teachers: Array, p: int, out: Array
+    covariance: Array, coefficient: Array, mixture: Array, p: int, out: Array
 ) -> None:
     """Write E[s(h_j) s(h_l) (b + sum_m c_m sigma_m)^2] for all students j, l.
 
@@ -90,37 +94,38 @@ def erf_mixture_square(
     ----------
     covariance, coefficient : (n, n), (n,)
         Of all fields, students first; coefficient c_m.
-    students, teachers : (2, K + 1) and (2, K* + 1)
-        Weights (row 0) and scales (row 1) of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)); the
-        first column is the constant w_0.
+    mixture : (4 (K + 1),)
+        Weights and scales of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)) of the students,
+        then of the teachers; the first of each is that of the constant w_0.
     p : int
     out : (p, p), written
     """
-    size = covariance.shape[0]
-    inner, outer = students.shape[1] - 1, teachers.shape[1] - 1
-    count = p * inner + (size - p) * outer
-    field, weight = np.empty(count, dtype=np.int64), np.empty(count)
-    scale, work = np.empty(count), np.empty(count)
-    constant, e = 0.0, 0
+    size, width = covariance.shape[0], mixture.size // 4
+    students = mixture[: 2 * width].reshape((2, width))
+    teachers = mixture[2 * width :].reshape((2, width))
+    terms = width - 1
+    weight, scale = np.empty((size, terms)), np.empty((size, terms))
+    work = np.empty((2, size * terms))
+    constant = 0.0
     for m in range(size):
-        terms = students if m < p else teachers
-        constant += coefficient[m] * terms[0, 0]
-        for k in range(1, terms.shape[1]):
-            field[e], weight[e] = m, coefficient[m] * terms[0, k]
-            scale[e] = terms[1, k]
-            e += 1
+        rows = students if m < p else teachers
+        constant += coefficient[m] * rows[0, 0]
+        for k in range(terms):
+            weight[m, k] = coefficient[m] * rows[0, k + 1]
+            scale[m, k] = rows[1, k + 1]
     once, twice = np.empty((size, size)), np.empty((size, size))
     for j in range(p):
         for i in range(j + 1):
             out[j, i] = 0.0
-        for k in range(1, inner + 1):
+        for k in range(1, width):
             first = students[0, k] * PREFACTOR / students[1, k]
             first *= tilt(covariance, j, students[1, k], once)
             for i in range(j + 1):
-                for n in range(1, inner + 1):
+                for n in range(1, k + 1 if i == j else width):
                     both = first * students[0, n] * PREFACTOR / students[1, n]
                     both *= tilt(once, i, students[1, n], twice)
-                    square = square_of_erfs(twice, field, weight, scale, work)
+                    both *= 2.0 if i == j and n < k else 1.0
+                    square = square_of_erfs(twice, weight, scale, work)
                     out[j, i] += both * (constant * constant + square)
         for i in range(j):
             out[i, j] = out[j, i]

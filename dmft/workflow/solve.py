@@ -132,6 +132,8 @@ def solve(
     quadrature_tol : float
         For averages without closed form (`Equations.averages`): the number of nodes is increased
         until the estimated error of every saved overlap and of the risk is below this value.
+        Quadratic terms of tanh and similar sigmoids need no nodes: sums of error functions
+        replace the activations there, and ``nodes=`` (4 to 9) is their number of terms.
         `run.error` contains the estimate, and `run.message` reports if the largest number of nodes
         is reached. Rates with kinks jump when a kink passes a node, so rtol and atol are then at
         least 0.1 and 1e-3 times this value. For sequence models with the norm as loss, which has a

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -11,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.codegen.build import build
+from dmft.compiled.sealed import Deferred
 from dmft.equations.derive import derive
-from dmft.progress import ProgressOption, as_asked
+from dmft.errors import BadParameter
+from dmft.progress import Progress, ProgressOption, as_asked
 from dmft.validation import checked
 
 if TYPE_CHECKING:
@@ -25,12 +31,14 @@ ROOMS = {
     "sde": ("stochastic", "runge_kutta"),
     "two-time": ("descent", "two_time"),
 }
+# Folders whose functions Python calls whatever the model is.
+LIBRARY = ("dmft.special", "dmft.solvers", "dmft.simulation", "dmft.workflow")
 
 
 @checked
 def warm(
-    model: Model | SequenceModel,
-    algorithm: SGD | GradientFlow | GradientDescent,
+    model: Model | SequenceModel | None = None,
+    algorithm: SGD | GradientFlow | GradientDescent | None = None,
     *,
     dim: int | sp.Expr | None = None,
     scaling: str | None = None,
@@ -41,13 +49,15 @@ def warm(
 
     For container images, cluster nodes and notebooks. The code is kept in the cache
     directory (``DMFT_CACHE_DIR``) and next to the library, for this version on this processor.
-    Widths and parameters are run-time values: one call serves all of them.
+    Widths and parameters are run-time values: one call serves all of them. Without a model,
+    all functions of the library itself are compiled, by a process for each core (about two minutes
+    of machine time, once): the loops of all solvers, simulations and controls.
 
     Parameters
     ----------
     model, algorithm, dim, scaling, fluctuations
-        As for `dmft.derive`.
-    progress : None or bool
+        As for `dmft.derive`; or none of them.
+    progress : None, bool or callable
         False: nothing is announced.
 
     Returns
@@ -67,6 +77,13 @@ def warm(
     """
     given = {"dim": dim, "scaling": scaling, "fluctuations": fluctuations}
     options: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if model is None and algorithm is None and not options:
+        return _library_ready(progress)
+    if model is None or algorithm is None:
+        raise BadParameter(
+            "warm takes a model with an algorithm, or nothing at all for the functions of the "
+            f"library; got model = {model}, algorithm = {algorithm}"
+        )
     with as_asked(progress):
         equations: Any = derive(model, algorithm, **options)
         problem: Any = build(equations)
@@ -74,6 +91,49 @@ def warm(
         for room in ROOMS.get(equations.kind, ()):
             functions += _compiled_in(f"dmft.solvers.{room}")
         return len({id(function) for function in functions if _settled(function)})
+
+
+def _library_ready(progress: ProgressOption) -> int:
+    """Compile, or load, all in processes that start at different places of the list."""
+    functions = library()
+    count = os.cpu_count() or 1
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    text = "import sys; from dmft.workflow.warm import compile_from as run; run(float(sys.argv[1]))"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", text, str(n / count)], env=here)
+        for n in range(count)
+    ]
+    try:
+        with Progress(progress, "compiling the library") as bar:
+            while any(worker.poll() is None for worker in workers):
+                ready = sum(f.is_kept for f in functions)
+                bar.update(ready / len(functions), f"{ready} of {len(functions)} functions")
+                time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.kill()
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError("a process that compiles has failed; its message is above")
+    return sum(f.is_kept for f in functions)
+
+
+def compile_from(part: float) -> None:
+    """Compile the functions of the library, or load them, from a part of the list on."""
+    functions = library()
+    first = int(part * len(functions))
+    for function in functions[first:] + functions[:first]:
+        function.settle()
+
+
+def library() -> list[Any]:
+    """Compiled functions of the library that Python calls, each once."""
+    found = {}
+    for package in LIBRARY:
+        for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            for one in vars(import_module(module.name)).values():
+                if isinstance(one, Deferred):
+                    found[f"{one.py_func.__module__}.{one.py_func.__qualname__}"] = one
+    return [found[name] for name in sorted(found)]
 
 
 def _parts(record: Any) -> Iterator[Any]:

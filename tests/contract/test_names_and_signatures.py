@@ -45,7 +45,7 @@ SIGNATURES = {
     "population_risk": {"model": REQUIRED},
     "derive": {"model": REQUIRED, "algorithm": None},
     "build": {"equations": REQUIRED},
-    "warm": {"model": REQUIRED, "algorithm": REQUIRED},
+    "warm": {"model": None, "algorithm": None},
     "solve": {},
     "TwoTime": {"rates": REQUIRED, "values": None, "start": None, "causal": ...},
     "Stage": {"equations": REQUIRED, "parameters": ..., "until": None},

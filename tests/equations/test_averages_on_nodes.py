@@ -8,8 +8,9 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
+from dmft.equations.averages.conditioned import sums_inside
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.averages.nodes import discretise, sums_inside
+from dmft.equations.averages.nodes import discretise
 from dmft.equations.definitions import Definition, ErfSquare
 from dmft.equations.update.moments import shared
 from dmft.equations.update.overlaps import residual
@@ -48,6 +49,12 @@ def compiled_rates(equations, start, **options):
     return problem.unpack(out, values.widths)
 
 
+def without_neighbours(monkeypatch):
+    """Leave quadratic terms of sigmoids to the nodes alone."""
+    monkeypatch.setattr("dmft.equations.averages.nodes.neighbours", lambda found: {})
+    monkeypatch.setattr("dmft.equations.averages.nodes.mixtures_of", lambda found: ())
+
+
 def committee(activation, p=3, k=2, teacher=None, noise=0.1):
     student = dmft.Committee(activation, p)
     return dmft.Model(student, dmft.Committee(teacher or activation, k), noise)
@@ -57,7 +64,7 @@ def committee(activation, p=3, k=2, teacher=None, noise=0.1):
 @pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
 @pytest.mark.parametrize("teacher", [None, z**2], ids=["matched", "square"])
 def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeypatch):
-    monkeypatch.setattr("dmft.equations.averages.nodes.neighbour", lambda average: None)
+    without_neighbours(monkeypatch)
     model = committee(activation, p=2, k=1, teacher=teacher)
     closed = dmft.derive(model, dmft.SGD(0.7))
     assert not closed.averages
@@ -156,19 +163,87 @@ def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
     closed = dmft.derive(model, dmft.SGD(3.0))
     start = dmft.random_overlaps(model, dim=9, seed=2)
     exact = closed.evaluate(start)["Q"] - closed.without("sgd_noise").evaluate(start)["Q"]
-    one = sp.Tuple(sp.Tuple(0, 1), sp.Tuple(1, 1))
-    square = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], one, one)
+    square = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], x.mixture)
+    one = np.array([0.0, 1.0, 1.0, 1.0] * 2)
     omega = np.block([[start.Q, start.M], [start.M.T, start.P]])
     c = np.array([-1 / 3] * 3 + [1 / 2] * 2)
-    value = square.matrix({"Omega": omega, "c": c}, 3)
+    value = square.matrix({"Omega": omega, "c": c, "mixture": one}, 3)
     np.testing.assert_allclose(value, exact, atol=1e-14)
     tanh = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
     assert any(isinstance(d.expr, ErfSquare) for d in tanh.on_nodes)
     error = tanh.evaluate_error(start, nodes=512)["Q"]
-    monkeypatch.setattr("dmft.equations.averages.nodes.neighbour", lambda average: None)
+    without_neighbours(monkeypatch)
     plain = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
     rough = plain.evaluate_error(start, nodes=512)["Q"]
     assert np.max(error) < np.max(rough) / 20
+
+
+def by_quadrature(model, start, points=120):
+    """dQ/dt of two students and one teacher, by Gauss-Hermite quadrature of its definition."""
+    axis, weight = np.polynomial.hermite_e.hermegauss(points)
+    weight = weight / weight.sum()
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")).reshape(3, -1)
+    weights = np.einsum("i,j,k->ijk", weight, weight, weight).ravel()
+    h = np.linalg.cholesky(start.Omega) @ grid
+    student, slope = (
+        sp.lambdify(z, f, "numpy")
+        for f in (model.student.activation, sp.diff(model.student.activation, z))
+    )
+    teacher = sp.lambdify(z, model.teacher.activation, "numpy")
+    error = teacher(h[2]) - (student(h[0]) + student(h[1])) / 2
+    psi = slope(h[:2])
+    drift = np.einsum("q,q,jq,lq->jl", weights, error, psi, h[:2])
+    noise = np.einsum("q,q,jq,lq->jl", weights, error**2 + float(model.label_noise), psi, psi)
+    return drift + drift.T, noise
+
+
+@pytest.mark.usefixtures("generated_code")
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [(sp.tanh(z), 1 / (1 + sp.exp(-2 * z))), (2 * sp.atan(sp.tanh(z / 2)), None)],
+)
+def test_sums_of_error_functions_take_the_place_of_nodes(student, teacher):
+    """Within their claim of the definition, and to 1e-9 with the longest sums."""
+    model = committee(student, p=2, k=1, teacher=teacher)
+    rate = 0.7
+    equations = dmft.derive(model, dmft.SGD(rate))
+    start = dmft.Overlaps([[1.2, 0.3], [0.3, 0.8]], [[0.4], [-0.2]], [[1.0]])
+    drift, noise = by_quadrature(model, start)
+    exact = drift + rate * noise / 2
+    for terms in (5, 7, None):
+        value = equations.evaluate(start, nodes=terms)["Q"]
+        claim = equations.evaluate_error(start, nodes=terms)["Q"]
+        assert np.all(np.abs(value - exact) <= claim + 1e-9)
+        assert np.max(claim) < {5: 1e-4, 7: 3e-6, None: 1e-7}[terms]
+        np.testing.assert_allclose(
+            compiled_rates(equations, start, nodes=terms)["Q"], value, atol=1e-13
+        )
+    run = dmft.solve(equations, start, t_max=2.0, progress=False)
+    assert "error functions" in run.provenance["quadrature_rule"]
+    assert run.provenance["quadrature_tol_met"]
+    with pytest.raises(BadParameter, match="4 to 9 terms"):
+        equations.evaluate(start, nodes=2)
+
+
+def test_claims_of_sums_of_error_functions_cover():
+    equations = dmft.derive(committee(sp.tanh(z), p=3, k=2), dmft.SGD(2.0))
+    for seed in range(20):
+        start = dmft.random_overlaps(equations.model, dim=6, seed=seed)
+        best = equations.evaluate(start)["Q"]
+        for terms in (5, 6):
+            error = np.abs(equations.evaluate(start, nodes=terms)["Q"] - best)
+            assert np.all(error <= equations.evaluate_error(start, nodes=terms)["Q"] + 1e-12)
+
+
+def test_a_tolerance_beyond_the_longest_sum_takes_nodes():
+    from dmft.workflow.solving.quadrature import next_count
+
+    equations = dmft.derive(committee(sp.tanh(z), p=2, k=1), dmft.SGD(0.5))
+    start = dmft.Overlaps(np.eye(2), [[0.1], [0.2]], [[1.0]])
+    rules = [equations.rule(start, {"nodes": count}) for count in (5, 9)]
+    assert next_count(rules[0], 5, 1e-4, 1e-5) == 7
+    assert next_count(rules[0], 5, 1e-4, 1e-12) == 9
+    assert equations.rule(start, {"nodes": next_count(rules[1], 9, 1e-9, 1e-12)}).kind == "sobol"
 
 
 @pytest.mark.usefixtures("generated_code")

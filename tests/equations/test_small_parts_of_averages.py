@@ -9,7 +9,7 @@ import sympy as sp
 import dmft
 from dmft.equations import symbols as s
 from dmft.equations.averages.closure import Collector, cosine_rule, moment
-from dmft.equations.averages.conditioned import conditioned
+from dmft.equations.averages.conditioned import conditioned, sums_inside
 from dmft.equations.averages.expectation import (
     At,
     Covariances,
@@ -20,7 +20,6 @@ from dmft.equations.averages.expectation import (
     split_coefficient,
 )
 from dmft.equations.averages.joint_average import Tokens, joint_rule, star_fields, value_at
-from dmft.equations.averages.nodes import sums_inside
 from dmft.equations.averages.one_sample import H_STAR, H, one_update
 from dmft.equations.averages.passes import without_code
 from dmft.equations.averages.rare import intervals, law_of

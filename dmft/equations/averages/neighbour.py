@@ -5,13 +5,17 @@ normal ones, and the quadratic term of such a sum is closed. With hats for that 
 
     E[s_j s_l r^2] = E[\hat s_j \hat s_l \hat r^2] + E[s_j s_l r^2 - \hat s_j \hat s_l \hat r^2],
 
-the first exactly, the second on nodes: an identity whatever the fit, and far less noise.
+the first exactly, the second on nodes: an identity whatever the fit, and far less noise. Where the
+sums converge geometrically (each term more divides the error of tanh by seven), a few terms more
+make the second so small that no nodes are needed: the error is read off sums with fewer terms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -19,16 +23,20 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import ErfSquare
 from dmft.equations.update.moments import of_committees
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD
 
-TERMS = 3
+Array = NDArray[np.float64]
+# Terms of a neighbour of what is on nodes, and of the longest sum.
+TERMS, MOST_TERMS = 3, 9
 # Worse fits do not pay for the second evaluation at the nodes.
 WORST_FIT = 3e-2
-# The fit runs over this many widths of the sigmoid; erf and tanh are flat beyond.
-RANGE, POINTS = 8.0, 2001
+# Longest sums with a larger error do not converge: slow tails have no sum of error functions.
+CONVERGED = 1e-6
+# Points of the fit, in widths of the sigmoid, and those at which its error is measured.
+POINTS = 16.0 * np.linspace(0.0, 1.0, 400)[1:] ** 1.5
+NEAR, FAR = np.linspace(0.0, 8.0, 2001), np.linspace(0.0, 40.0, 8001)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class ErfMixture:
     constant: float
     weights: tuple[float, ...]
     scales: tuple[float, ...]
+
+    @property
+    def rows(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Weights and scales, the constant first; its scale is 1."""
+        return (self.constant, *self.weights), (1.0, *self.scales)
 
     @property
     def expr(self) -> sp.Expr:
@@ -50,25 +63,44 @@ class ErfMixture:
 
 
 @lru_cache(maxsize=64)
-def erf_mixture(activation: sp.Expr) -> ErfMixture | None:
-    """Sum of error functions near an activation; None where it is no sigmoid."""
+def erf_mixtures(activation: sp.Expr) -> tuple[ErfMixture, ...]:
+    """Sums of `TERMS` error functions and more near an activation; none where it is no sigmoid.
+
+    Only the first where longer sums do not converge.
+    """
     if activation.free_symbols != {FIELD}:
-        return None
+        return ()
     value = sp.lambdify(FIELD, activation, "scipy")
     with np.errstate(all="ignore"):
         ends = np.array([value(-40.0), value(0.0), value(40.0)], dtype=np.float64)
         slope = _slope_at_zero(activation) if np.isfinite(ends).all() else 0.0
     height = 0.5 * (ends[2] - ends[0])
     if not (np.isfinite(slope) and height * slope > 0):
-        return None
+        return ()
     width = height / slope
-    grid = np.linspace(0.0, RANGE * width, POINTS)
-    with np.errstate(all="ignore"):
-        right, left = (np.asarray(value(s * grid), dtype=np.float64) for s in (1.0, -1.0))
-    even = 0.5 * (right + left)
-    if not np.all(np.abs(even - ends[1]) < 1e-12 * abs(height)):
-        return None
-    return _fit(grid, 0.5 * (right - left), width, float(ends[1]), abs(height))
+
+    def sides(points: Array) -> tuple[Array, Array]:
+        with np.errstate(all="ignore"):
+            right, left = (np.asarray(value(s * width * points)) / height for s in (1.0, -1.0))
+        return 0.5 * (right - left), 0.5 * (right + left) - ends[1] / height
+
+    if not np.all(np.abs(sides(NEAR)[1]) < 1e-12):
+        return ()
+    found: list[ErfMixture] = []
+    logs, gap = np.log(np.geomspace(0.5, 1.5, TERMS)), np.inf
+    for terms in range(TERMS, MOST_TERMS + 1):
+        weights, logs = _fit(POINTS, sides(POINTS)[0], _with_one_more(logs, terms))
+        last, gap = gap, _gap(NEAR if terms == TERMS else FAR, sides, weights, logs)
+        if not gap < (WORST_FIT if terms == TERMS else last):
+            return tuple(found[:1])
+        scales = width * np.exp(logs)
+        found.append(ErfMixture(float(ends[1]), tuple(height * weights), tuple(scales)))
+    return tuple(found) if gap < CONVERGED else tuple(found[:1])
+
+
+def erf_mixture(activation: sp.Expr) -> ErfMixture | None:
+    """Sum of `TERMS` error functions near an activation; None where it is no sigmoid."""
+    return next(iter(erf_mixtures(activation)), None)
 
 
 def _slope_at_zero(activation: sp.Expr) -> float:
@@ -77,35 +109,93 @@ def _slope_at_zero(activation: sp.Expr) -> float:
     return float(slope) if slope.is_comparable else float("nan")
 
 
-def _fit(
-    grid: NDArray[np.float64],
-    odd: NDArray[np.float64],
-    width: float,
-    constant: float,
-    height: float,
-) -> ErfMixture | None:
-    from scipy.optimize import least_squares
+def _with_one_more(logs: Array, terms: int) -> Array:
+    """Logarithms of the scales of a shorter sum, drawn apart for one term more."""
+    if len(logs) == terms:
+        return logs
+    places = np.linspace(-0.5, len(logs) - 0.5, terms)
+    result: Array = np.interp(places, np.arange(len(logs)), np.sort(logs))
+    result[[0, -1]] += (-0.08, 0.08)
+    return result
+
+
+def _basis(points: Array, logs: Array) -> Array:
     from scipy.special import erf
 
-    def weights(logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        basis = erf(grid[:, None] / (np.exp(logs) * np.sqrt(2.0)))
-        found, *_ = np.linalg.lstsq(basis, odd, rcond=None)
-        return found, basis @ found - odd
-
-    start = np.log(width * np.geomspace(0.5, 1.5, TERMS))
-
-    def gaps(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-        return weights(logs)[1]
-
-    logs = least_squares(gaps, start, xtol=1e-12, ftol=1e-12).x
-    found, gap = weights(logs)
-    if not np.max(np.abs(gap)) < WORST_FIT * height:
-        return None
-    return ErfMixture(constant, tuple(map(float, found)), tuple(map(float, np.exp(logs))))
+    result: Array = erf(points[:, None] / (np.exp(logs) * np.sqrt(2.0)))
+    return result
 
 
-def neighbour(average: Expectation) -> tuple[Expectation, ErfSquare] | None:
-    """Expectation of erf mixtures near the activations of a quadratic term, on nodes and closed."""
+def _fit(points: Array, odd: Array, logs: Array) -> tuple[Array, Array]:
+    """Weights and logarithms of scales; the weights are eliminated (variable projection)."""
+    from scipy.optimize import least_squares
+
+    def solved(logs: Array) -> tuple[Array, Array, Array]:
+        basis = _basis(points, logs)
+        q, r = np.linalg.qr(basis)
+        weights = np.linalg.solve(r, q.T @ odd)
+        return weights, q, basis @ weights - odd
+
+    def gaps(logs: Array) -> Array:
+        return solved(logs)[2]
+
+    def slopes(logs: Array) -> Array:
+        weights, q, _ = solved(logs)
+        at = points[:, None] / np.exp(logs)
+        slope = -np.sqrt(2.0 / np.pi) * at * np.exp(-0.5 * at**2) * weights
+        result: Array = slope - q @ (q.T @ slope)
+        return result
+
+    found = least_squares(
+        gaps, logs, jac=slopes, xtol=1e-13, ftol=1e-13, gtol=1e-15, max_nfev=400
+    ).x
+    return solved(found)[0], found
+
+
+def _gap(
+    points: Array, sides: Callable[[Array], tuple[Array, Array]], weights: Array, logs: Array
+) -> float:
+    """Largest error of a sum at some points."""
+    return float(np.max(np.abs(_basis(points, logs) @ weights - sides(points)[0])))
+
+
+def mixtures_of(found: Sequence[Expectation]) -> tuple[Array, ...]:
+    """Arrays of longer and longer sums of students and of teachers, as `ErfSquare` reads them.
+
+    None where no average has a neighbour; one, for what is on nodes, where an average has none,
+    where averages differ in their activations or where the sums do not converge.
+    """
+    pairs = [pair for average in found if (pair := activations_of(average)) is not None]
+    if not pairs:
+        return ()
+    students, teachers = (erf_mixtures(activation) for activation in pairs[0])
+    every = [np.array([*f.rows, *g.rows]).ravel() for f, g in zip(students, teachers, strict=False)]
+    same = len(pairs) == len(found) and len(set(pairs)) == 1
+    return tuple(every) if same else tuple(every[:1])
+
+
+def takes_terms(mixtures: Sequence[Array], options: Mapping[str, Any]) -> bool:
+    """Whether there are longer sums, and options that do not ask for Sobol points."""
+    count = options.get("nodes")
+    few = count is None or count < TERMS + len(mixtures)
+    chosen = [name for name in ("replicas", "seed") if options.get(name) is not None]
+    return len(mixtures) > 1 and few and not chosen
+
+
+def neighbours(found: Sequence[Expectation]) -> dict[Expectation, Expectation]:
+    """Quadratic terms of one pair of sigmoids, and those of erf mixtures near them, on nodes."""
+    pairs = {average: pair for average in found if (pair := activations_of(average)) is not None}
+    pair = next(iter(pairs.values()), None)
+    if pair is None:
+        return {}
+    f, g = (erf_mixtures(activation)[0].expr for activation in pair)
+    slope = sp.diff(f, *f.free_symbols)
+    near = Expectation(At(slope, x.h[x.j]) * At(slope, x.h[x.l]) * of_committees(f, g) ** 2)
+    return {average: near for average, other in pairs.items() if other == pair}
+
+
+def activations_of(average: Expectation) -> tuple[sp.Expr, sp.Expr] | None:
+    """Sigmoids of student and teacher whose quadratic term an average is."""
     factors = sp.Mul.make_args(average.integrand)
     squares = [f.base for f in factors if f.is_Pow and f.exp == 2 and f.has(At)]
     slopes = _slopes(factors)
@@ -119,14 +209,7 @@ def neighbour(average: Expectation) -> tuple[Expectation, ErfSquare] | None:
         return None
     if derivative(student) != slopes:
         return None
-    f, g = erf_mixture(student), erf_mixture(teacher)
-    if f is None or g is None:
-        return None
-    slope = sp.diff(f.expr, *f.expr.free_symbols)
-    integrand = At(slope, x.h[x.j]) * At(slope, x.h[x.l])
-    integrand *= of_committees(f.expr, g.expr) ** 2
-    closed = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], _rows(f), _rows(g))
-    return Expectation(integrand), closed
+    return (student, teacher) if erf_mixtures(student) and erf_mixtures(teacher) else None
 
 
 def _slopes(factors: tuple[sp.Expr, ...]) -> sp.Expr | None:
@@ -135,10 +218,3 @@ def _slopes(factors: tuple[sp.Expr, ...]) -> sp.Expr | None:
     if len(factors) != 3 or {f.field for f in named} != {x.h[x.j], x.h[x.l]}:
         return None
     return named[0].factor if named[0].factor == named[1].factor else None
-
-
-def _rows(mixture: ErfMixture) -> sp.Tuple:
-    weights = (mixture.constant, *mixture.weights)
-    return sp.Tuple(
-        sp.Tuple(*map(sp.Float, weights)), sp.Tuple(*map(sp.Float, (1.0, *mixture.scales)))
-    )

@@ -24,6 +24,7 @@ from dmft.equations.averages.conditioned import (
     conditioned,
     over_teachers,
     plain_weight,
+    sums_inside,
 )
 from dmft.equations.averages.expectation import (
     ROUNDED,
@@ -32,10 +33,17 @@ from dmft.equations.averages.expectation import (
     OverSamples,
     free_indices,
 )
-from dmft.equations.averages.neighbour import neighbour
-from dmft.equations.averages.passes import averages, needs_nodes, on_nodes
+from dmft.equations.averages.neighbour import TERMS, mixtures_of, neighbours, takes_terms
+from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws
-from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
+from dmft.equations.definitions import (
+    Definition,
+    ErfSquare,
+    FieldRoot,
+    base_name,
+    define,
+    used_bases,
+)
 from dmft.equations.parameter_values import NODE_OPTIONS
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.terms import Degrees, Parities
@@ -50,6 +58,7 @@ from dmft.gaussian.nodes.rules import (
     exact_rule,
     halved_rule,
     lattice_rule,
+    mixture_rule,
     most_in_lattice,
     normal_rule,
     tensor_rule,
@@ -122,8 +131,10 @@ def rule_of_averages(
         noisy = any(a.law.noisy for a in found)
         return node_rule(samples * (p + k + noisy), False, options)
     if not any(a.law.of_sample for a in found):
+        near = mixtures_of(found)
+        if dim > TENSOR_DIMENSIONS and takes_terms(near, options):
+            return mixture_rule(p + k, near, TERMS, options.get("nodes"))
         # Of small differences to a closed neighbour few Sobol points are enough.
-        near = any(neighbour(a) is not None for a in found)
         most = TENSOR_DIMENSIONS if near else MOST_DIMENSIONS
         steep = steepness(found)
         is_smooth = smooth(found) and (dim < LEAST_LATTICE or steep < STEEP)
@@ -134,7 +145,7 @@ def rule_of_averages(
             if has_jumps(found):
                 rule = rule.apart(options.get("seed") or 0)
             rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
-        return rule.padded(p + k)
+        return rule.padded(p + k).with_mixture(near[0]) if near else rule.padded(p + k)
     noisy = any(a.law.noisy for a in found)
     degrees = [a.law.degree for a in found]
     if all(a.law.students for a in found):
@@ -219,29 +230,6 @@ def root_of(start: Overlaps) -> NDArray[np.float64]:
     return root
 
 
-def sums_inside(expr: sp.Expr) -> sp.Expr:
-    """Take sums over neurons into the averages that they add: one pass over the nodes, not many."""
-    if isinstance(expr, Expectation) or not on_nodes(expr):
-        return expr
-    if not isinstance(expr, sp.Sum):
-        return expr.func(*(sums_inside(e) for e in expr.args))
-    factors = sp.Mul.make_args(sums_inside(expr.function))
-    inside = [f for f in factors if isinstance(f, Expectation) and _is_whole(f)]
-    if len(inside) != 1 or len(expr.limits) != 1:
-        return expr
-    index = expr.limits[0][0]
-    bound: list[sp.Expr] = []
-    free: list[sp.Expr] = []
-    for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
-        (bound if index in free_indices(f) else free).append(f)
-    return Expectation(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
-
-
-def _is_whole(average: Expectation) -> bool:
-    """Whether all fields of an average are on nodes."""
-    return needs_nodes(average) and conditioned(average) is None
-
-
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """Replace all averages by sums over nodes; a system without averages stays as it is."""
     if not averages(definitions):
@@ -254,16 +242,18 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     given = {a: c for a in every if (c := conditioned(a)) is not None}
     found = [a for a in every if a not in given]
     head = [d for d in definitions if d.role == "block"]
-    near = {average: pair for average in found if (pair := neighbour(average)) is not None}
+    near = neighbours(found)
     if near and all(d.name != "c" for d in head):
         head += [d for d in block_definitions() if d.name == "c"]
-    work = Discretiser([*found, *(average for average, _ in near.values())])
+    work = Discretiser([*found, *near.values()])
     for d in definitions:
         if d.role == "sample":
             work.sample(d)
     values = {average: work.average(average) for average in found}
-    for average, (other, closed) in near.items():
+    if near:
+        closed = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], x.mixture)
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
+    for average, other in near.items():
         values[average] += x.S_closed[x.j, x.l] - work.average(other)
     values |= {a: work.conditioned(c) for a, c in given.items()}
     tail = [

@@ -40,7 +40,7 @@ def may_outgrow(definitions: tuple[Definition, ...], wanted: str = "rate") -> bo
 
 def told_by_tails(rule: NodeRule, definitions: tuple[Definition, ...], wanted: str) -> NodeRule:
     """A rule with one more to tell its error by, which goes on where a tensor rule ends."""
-    if rule.kind == "sobol" or not may_outgrow(definitions, wanted):
+    if rule.kind in ("sobol", "mixture") or not may_outgrow(definitions, wanted):
         return rule
     return replace(rule, groups=(*rule.groups, rule.with_tails()))
 
@@ -105,6 +105,8 @@ def outgrows(
     wanted: str = "rate",
 ) -> bool:
     """Whether an average that rates (or observables) read is infinite at a state."""
+    if rule.kind == "mixture":  # sigmoids and their slopes are bounded
+        return False
     sums = _sums(on_nodes, wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what overflows is what is looked for

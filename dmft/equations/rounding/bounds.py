@@ -325,7 +325,10 @@ class Running(Reader):
             return self.slopes(definition.expr)
         else:
             c = first(self.arrays["c"].value)[0]
-            points = [{"Omega": W, "c": v} for W, v in zip(Omega, c, strict=True)]
+            mixture = first(self.arrays["mixture"].value)[0, 0]
+            points = [
+                {"Omega": W, "c": v, "mixture": mixture} for W, v in zip(Omega, c, strict=True)
+            ]
             value = np.array([definition.expr.matrix(at, p) for at in points])
             largest = np.abs(value).max(axis=(1, 2), keepdims=True)
             error = np.broadcast_to(OF_SIGNS * largest, value.shape)

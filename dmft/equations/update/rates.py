@@ -197,7 +197,7 @@ class Drifts:
         laws: Sequence[Cluster],
     ) -> None:
         # Loaded for rows beside the weights and blocks alone: plain rates start without it.
-        from dmft.equations.averages.nodes import sums_inside
+        from dmft.equations.averages.conditioned import sums_inside
 
         self.definitions: list[Definition] = []
         self.blocks, self.laws = blocks, laws

@@ -1,9 +1,11 @@
 """Nodes and weights of standard normal averages in a few dimensions, with what measures the error.
 
-Three rules. Smooth integrands of at most `TENSOR_DIMENSIONS` variables take a tensor Gauss-Hermite
+Four rules. Smooth integrands of at most `TENSOR_DIMENSIONS` variables take a tensor Gauss-Hermite
 rule, those of at most six a body-centred lattice in a ball; their error is read
-off coarser ones. Everything else takes scrambled Sobol points mapped by the inverse normal
-distribution function, in independent replicas: their spread is the error.
+off coarser ones. Where all averages are nearly those of sums of error functions
+(`dmft.equations.averages.neighbour`) a rule is such a sum, without weights. Everything else
+takes scrambled Sobol points mapped by the inverse normal distribution function, in independent
+replicas: their spread is the error.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.line import Array, gauss_rule, legendre
 
 Words = NDArray[np.uint32]
-Kind = Literal["sobol", "gauss-hermite", "lattice"]
+Kind = Literal["sobol", "gauss-hermite", "lattice", "mixture"]
 
 TENSOR_DIMENSIONS = 2
 # From here on the trapezoidal rule takes the place of Gauss-Hermite: the same exponential
@@ -41,6 +43,8 @@ COARSE_FACTOR = 1.0
 # deviations, beyond which nodes are put about events of their own, that is a stratum of an axis.
 # Never over more than the second: shifted points have unequal weights.
 APART, FARTHEST = 64.0, 0.25
+# The error of a sum of error functions falls at least so with each term.
+PER_TERM = 4.0
 # Directions of a ring, about; rings beyond a rule, and how far they are apart.
 DIRECTIONS, RINGS, RING = 1024, 48, 0.25
 # Angles by which further coarser rules are turned, where integrands may break.
@@ -59,7 +63,8 @@ class NodeRule:
     """Points z (dim, n) and weights (n,) with sum_q w_q F(z_q) ~ E[F(z)], z ~ N(0, I).
 
     The answers of `groups` tell the error: replicas of "sobol", coarser rules of other kinds.
-    With `noise`, the last row is the noise of the label, not a field.
+    With `noise`, the last row is the noise of the label, not a field. `mixture` holds weights and
+    scales of sums of error functions, of students and of teachers (2, 2, terms + 1), flat.
     """
 
     normal: Array
@@ -68,14 +73,28 @@ class NodeRule:
     label: str
     groups: tuple[NodeRule, ...] = ()
     noise: bool = False
+    mixture: Array | None = None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Lengths of these arrays."""
+        terms = {} if self.mixture is None else {"terms": self.mixture.size}
+        return {"nodes": self.weight.size, **terms}
 
     @property
     def arrays(self) -> dict[str, Array]:
         """Arrays that averages at the nodes read."""
-        if not self.noise:
-            return {"weight": self.weight, "normal": self.normal}
-        fields, noise = self.normal[:-1], self.normal[-1]
-        return {"weight": self.weight, "normal": fields, "noise_at": noise}
+        found = {"weight": self.weight, "normal": self.normal}
+        if self.mixture is not None:
+            found["mixture"] = self.mixture
+        if self.noise:
+            found |= {"normal": self.normal[:-1], "noise_at": self.normal[-1]}
+        return found
+
+    def with_mixture(self, mixture: Array) -> NodeRule:
+        """The same rule for differences to sums of error functions."""
+        groups = tuple(group.with_mixture(mixture) for group in self.groups)
+        return replace(self, mixture=mixture, groups=groups)
 
     def with_noise(self, noise: bool = True) -> NodeRule:
         """The same rule, its last row the noise of the label."""
@@ -185,8 +204,13 @@ def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
 
     Sobol: the standard error of the mean of the replicas times Student's 99 % quantile. Replicas
     are not quite normal: over random laws and integrands 97 to 100 % of the claims held.
-    Gauss-Hermite and lattices: the distance to the coarser rules, the largest.
+    Gauss-Hermite and lattices: the distance to the coarser rules, the largest. Error functions:
+    the distance to the sum with a term less, and to that with two less over `PER_TERM`, as either
+    may cross zero.
     """
+    if kind == "mixture":
+        gaps = (np.abs(g - value) / PER_TERM**n for n, g in enumerate(groups))
+        return np.max(np.stack(list(gaps)), axis=0)
     if kind != "sobol":
         return COARSE_FACTOR * np.abs(np.stack(groups) - value).max(axis=0)
     count = len(groups)
@@ -194,6 +218,30 @@ def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
     quantile = STUDENT_99[count - 2] if count - 2 < len(STUDENT_99) else STUDENT_99_MANY
     result: Array = quantile * deviation
     return result
+
+
+def mixture_rule(
+    fields: int, mixtures: Sequence[Array], first: int, terms: int | None = None
+) -> NodeRule:
+    """Sums of error functions instead of points; the longest where `terms` is None.
+
+    The first of `mixtures` has `first` terms, each of the others one more.
+    """
+    longest = first + len(mixtures) - 1
+    count = longest if terms is None else int(terms)
+    if not first < count <= longest:
+        raise BadParameter(
+            f"nodes = {terms!r}: sums of error functions have {first + 1} to {longest} terms; "
+            "for Sobol points take a power of two from 16"
+        )
+    empty = NodeRule(np.zeros((fields, 1)), np.zeros(1), "mixture", "")  # a point of no weight
+
+    def of(terms: int) -> NodeRule:
+        label = f"sums of {terms} error functions in place of the activations"
+        return replace(empty, mixture=mixtures[terms - first], label=label)
+
+    fewer = tuple(of(n) for n in (count - 1, count - 2) if n >= first)
+    return replace(of(count), groups=fewer)
 
 
 def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeRule:

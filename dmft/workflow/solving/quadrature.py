@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.equations.averages.neighbour import MOST_TERMS
 from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule, most_in_lattice
+from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, PER_TERM, NodeRule, most_in_lattice
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
 
@@ -31,7 +32,7 @@ Solver = Callable[..., Trajectory]
 CUT = (Status.TIMEOUT, Status.INTERRUPTED)
 # The search for the number of nodes begins here and ends at this many in all.
 FIRST_NODES, MOST_NODES = 512, 2**20
-FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES}
+FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES, "mixture": 5}
 # How the error of Sobol points falls with their number, by dimension (measured; N^-1 beyond), to
 # aim the search.
 SOBOL_RATES = {1: 1.6, 2: 1.5, 3: 1.15}
@@ -75,7 +76,7 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
     """Inputs of a run with the nodes of another rule."""
     return {
         **inputs,
-        "widths": {**inputs["widths"], "nodes": rule.weight.size},
+        "widths": {**inputs["widths"], **rule.widths},
         "constants": {**inputs["constants"], **rule.arrays},
     }
 
@@ -84,6 +85,9 @@ def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> in
     """Nodes that should meet the tolerance; not more than the budget allows."""
     if rule.kind == "gauss-hermite":
         return min(2 * count, MOST_TRAPEZOIDS)
+    if rule.kind == "mixture":  # beyond the longest sum, nodes
+        more = count + max(1, int(np.ceil(np.log(worst / tolerance) / np.log(PER_TERM))))
+        return more if more <= MOST_TERMS else MOST_TERMS if count < MOST_TERMS else FIRST_NODES
     dim = int(np.any(rule.normal, axis=1).sum())
     if rule.kind == "lattice":
         ratio = np.log(tolerance / MARGIN / LARGEST) / np.log(worst / LARGEST)
