@@ -295,8 +295,17 @@ def _assembled(items: Sequence[Item]) -> sp.Expr:
     number = sp.S.One
     if common and all(n.is_Integer and not any(q.is_Add for q in y) for n, y, *_ in parts):
         number = reduce(sp.gcd, (n for n, *_ in parts))
-    terms = [_product(n / number, own, f, sums) for n, own, f, sums in parts]
+    terms = [_opened(_product(n / number, own, f, sums)) for n, own, f, sums in parts]
     return _product(number, [], common, [_sum(terms)])
+
+
+def _opened(term: sp.Expr) -> sp.Expr:
+    """M (1 - M^2), a term of a sum, as M - M^3."""
+    if len(term.free_symbols) != 1 or not term.is_polynomial():
+        return term
+    opened = sp.expand(term)
+    ones = all(abs(y.as_coeff_Mul()[0]) == 1 for y in sp.Add.make_args(opened))
+    return opened if ones and sp.count_ops(opened) < sp.count_ops(term) else term
 
 
 def _by_functions(items: Sequence[Item]) -> list[Item]:
