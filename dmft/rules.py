@@ -238,7 +238,7 @@ class Field(_Symbol):
         return self.key[2] if len(self.key) > 2 else None
 
     def _latex(self, printer: Any) -> str:
-        row, view = (printer._print(sp.Symbol(v.name)) for v in self.key[:2])
+        row, view = printer._print(sp.Symbol(self.row.name)), self.view.letter(printer)
         return rf"\lambda^{{{view}}}_{{{row}}}"
 
 
@@ -251,6 +251,9 @@ class Gram(_Symbol):
             return super().__new__(cls, a, b)
         first, second = sorted((a, b), key=lambda row: row.number)
         return super().__new__(cls, f"gram_{first.name}_{second.name}", (first, second))
+
+    def _latex(self, printer: Any) -> str:
+        return f"G_{{{' '.join(printer.doprint(sp.Symbol(row.name)) for row in self.key)}}}"
 
 
 def gram(a: Row, b: Row) -> sp.Expr:
@@ -451,6 +454,10 @@ class View(Declared):
 
     def __repr__(self) -> str:
         return self.name
+
+    def letter(self, printer: Any) -> str:
+        """LaTeX of its name; copies are numbered."""
+        return str(printer.doprint(sp.Symbol(self.name.replace("[", "_").replace("]", ""))))
 
     @property
     def latents(self) -> dict[Row, sp.Expr]:

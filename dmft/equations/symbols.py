@@ -95,6 +95,8 @@ error_pass, output_pass = (
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 # Added to squared lengths, and not printed: a gradient of zero stays zero.
 LEAST_SQUARE = sp.Float(2.0**-400)
+# Added to the least variance of a field given others, and not printed.
+LEAST_VARIANCE = sp.Float(1e-280)
 # |x|^2/d of the sample, 1 as d -> infinity.
 stretch = sp.Symbol("stretch", positive=True)
 # Its squared length within the span of all weights less its mean: |z|^2 - rank, lambda = root z.

@@ -1,13 +1,21 @@
-r"""Nodes that steps are written in: E[F] under a named Gaussian law, Hermite polynomials."""
+r"""Nodes that steps are written in, E[F] under a named Gaussian law and Hermite polynomials, and
+how their numbers and functions are printed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy as sp
+from mpmath.libmp import prec_to_dps
 from sympy.functions.special.polynomials import hermite_prob
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
 
+# Significant digits of decimals in statements.
+DIGITS = 6
 # Share of the covariances between fields, from 0 to 1; its assumptions make it no user's symbol.
 SHARE = sp.Symbol("tau", positive=True, transcendental=True)
 
@@ -128,3 +136,50 @@ class FieldHermite(sp.Expr):
 def written_out(expr: sp.Expr) -> sp.Expr:
     """An expression with its Hermite polynomials as powers."""
     return expr.replace(lambda e: isinstance(e, FieldHermite), lambda e: e.written_out())
+
+
+class ShortDecimals:
+    """Decimals with six digits, in LaTeX and in text."""
+
+    def _print_Float(self, expr: sp.Float) -> str:
+        digits = min(DIGITS, prec_to_dps(expr._prec))
+        return str(super()._print_Float(sp.Float(expr, digits)))  # type: ignore[misc]
+
+
+class LatexStatements(ShortDecimals, LatexPrinter):
+    """LaTeX of a statement."""
+
+
+class PlainStatements(ShortDecimals, StrPrinter):
+    """A statement as text, without names of Python."""
+
+    _default_settings: ClassVar[dict[str, Any]] = StrPrinter._default_settings | {
+        "full_prec": False
+    }
+
+    def _print_Max(self, expr: sp.Max | sp.Min) -> str:
+        return f"{type(expr).__name__.lower()}({self.stringify(expr.args, ', ')})"
+
+    _print_Min = _print_Max
+
+    def _print_Abs(self, expr: sp.Abs) -> str:
+        return f"|{self._print(expr.args[0])}|"
+
+    def _print_DiracDelta(self, expr: sp.DiracDelta) -> str:
+        primes = "'" * int(expr.args[1]) if len(expr.args) > 1 else ""
+        return f"delta{primes}({self._print(expr.args[0])})"
+
+    def _print_Integral(self, expr: sp.Integral) -> str:
+        signs = "".join(
+            f"∫_{self._print(a)}^{self._print(b)} d{self._print(s)} " for s, a, b in expr.limits
+        )
+        inside = self._print(expr.function)
+        return f"({signs}[{inside}])" if expr.function.is_Add else f"({signs}{inside})"
+
+    def _print_Function(self, expr: Any) -> str:
+        if not hasattr(expr, "formula"):
+            return str(super()._print_Function(expr))
+        return str(self.parenthesize(expr.formula(), PRECEDENCE["Pow"], strict=True))
+
+
+statement_text, statement_latex = PlainStatements().doprint, LatexStatements().doprint

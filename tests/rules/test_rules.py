@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from scipy import stats
 
 import dmft
 from dmft import laws
+from dmft.equations.rules.latex import printed, row_names
+from dmft.equations.views.collected import PI
+from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.literature import rules as lit
 from dmft.rules import Random, Rows, View, copies, fixed, gram, mean, views
@@ -349,6 +353,31 @@ def test_equations_print_the_step_and_the_rows():
     assert r"\frac{d G_{w_{1} w_{1}}}{dt}" in text
     assert "C_" not in text.split("In the limit")[1].split("G_")[0]
     assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 2
+
+
+@pytest.mark.parametrize("name", ["perceptron", "contrastive", "independent_component"])
+def test_printed_rates_are_the_rates_without_names_of_python(name):
+    rule = {
+        "perceptron": lambda: lit.perceptron_rule("adatron"),
+        "contrastive": lambda: lit.contrastive(0.3, 1.2),
+        "independent_component": lambda: lit.independent_component(laws.Laplace(0.5**0.5)),
+    }[name]()
+    eqs = dmft.derive(rule)
+    text = eqs.latex()
+    assert not re.search(r"Correlation[A-Z]|e-280", text + str(eqs))
+    assert not re.search(r"growth|gram|\(values|x\[|10\^\{-(18|280)\}|\d\.\d{7}", text)
+    names, start = row_names(eqs.model), dmft.Overlaps([[1.0]], [[0.4]], [[1.0]])
+    shown = printed(printed_definitions(eqs.definitions), names, eqs.model)
+    numbers = {"Q_1_1": 1, "M_1_1": sp.Rational(2, 5), "P_1_1": 1}
+    at = {str(names[s]): numbers[s.name] for s in names}
+    (cross,) = (str(names[s]) for s in names if s.name == "M_1_1")
+    (rate,) = (d.expr for d in shown if str(d.target) == cross)
+    inner = {str(d.target): d.expr for d in shown if d.role == "intermediate"}
+    for table in (inner, at):
+        rate = rate.subs({s: table[str(s)] for s in rate.free_symbols if str(s) in table})
+    number = rate.subs(dict.fromkeys(rate.free_symbols - {PI}, eqs.algorithm.learning_rate))
+    number = float(number.subs(PI, sp.pi))
+    assert number == pytest.approx(eqs.evaluate(start)["M"][0, 0], rel=1e-12)
 
 
 def test_orthonormal_rows_stay_so():

@@ -10,13 +10,14 @@ import sympy as sp
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.rules.forms import ONE, ZERO, Opaque, moment, quantile_of_normal, variables
 from dmft.equations.rules.nodes import StepNodes
+from dmft.equations.symbols import LEAST_VARIANCE
 from dmft.laws import Laplace, Normal
 from dmft.model import FIELD
 from dmft.rules import Random
 
 Given = tuple[tuple[sp.Symbol, sp.Expr], ...]
 # Variance of a field given others at least, as a share of its variance: parallel fields.
-SMALLEST_SHARE, SMALLEST = sp.Float(1e-18), sp.Float(1e-280)
+SMALLEST_SHARE = sp.Float(1e-18)
 
 
 class Gaussians(Protocol):
@@ -59,7 +60,7 @@ class StepBuilder:
         row = self.row_of(form)
         variance = m.covariance(form, form, self.given)
         own = variance - sp.Add(*(a**2 for a in row))
-        least = SMALLEST_SHARE * variance + SMALLEST
+        least = SMALLEST_SHARE * variance + LEAST_VARIANCE
         row.append(m.named(sp.sqrt(sp.Max(own, least)), "L"))
         place = None
         if kink is not None:

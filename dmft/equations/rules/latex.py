@@ -2,7 +2,9 @@ r"""LaTeX of rules: the step as it was written, the inputs, the rates in overlap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import sympy as sp
 
@@ -10,33 +12,99 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules.moments import Moments
 from dmft.equations.system import System
+from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.views.collected import collected
 from dmft.equations.views.latex import Page, definition_latex
-from dmft.equations.views.printer import EquationPrinter
+from dmft.equations.views.print_forms import MOST
+from dmft.equations.views.printer import EquationPrinter, letters_of
+from dmft.equations.views.text import printed_definitions
+from dmft.explanation.average import ShortDecimals
+from dmft.laws import Discrete, Law, Normal
 from dmft.model.update import VectorRule
-from dmft.rules import Row, Vector, View
+from dmft.rules import Field, Row, Vector, View
 from dmft.typeset.fragment import align, fitted
 
 # Operations of a rate that is printed without names for its covariances.
 LONGEST = 250
+# Decimals closer than this to a fraction with a denominator up to LARGEST are that fraction.
+EXACT, LARGEST = 1e-12, 64
+# Overlaps of a row with itself.
+SQUARE = re.compile(r"G.*_\{(.+) \1\}")
+
+
+class Overlap(sp.Symbol):
+    """An overlap of two named rows, which is no parameter."""
+
+    @property
+    def entry(self) -> Overlap:
+        """Itself: it is printed by its name."""
+        return self
+
+
+class RulePrinter(ShortDecimals, ClosedPrinter):
+    """Closed forms in overlaps of named rows; names of several letters upright."""
+
+    def is_parameter(self, symbol: sp.Expr) -> bool:
+        """Whether a symbol is printed before overlaps."""
+        return super().is_parameter(symbol) and not isinstance(symbol, Overlap | Field)
+
+    def _print_Heaviside(self, expr: sp.Heaviside, exp: str | None = None) -> str:
+        text = rf"\operatorname{{\theta}}\left({self._print(expr.args[0])}\right)"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
+    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        text = str(super()._print_Symbol(expr, style))
+        return re.sub(r"(?<![A-Za-z\\])[A-Za-z]{3,}", r"\\mathrm{\g<0>}", text)
 
 
 def rule_latex(equations: System, page: Page) -> str:
     """Step, inputs, rates and measures."""
     rule = equations.model
     assert isinstance(rule, VectorRule)
-    printer = page.printer({})
+    printer = RulePrinter({}, letters_of(page.notation))
     names = row_names(rule)
-    shown, parts = printed(equations.definitions, names, rule), [f"% {equations.time_unit}"]
-    parts.append("One step changes")
-    parts.append(align(_steps(rule, printer)))
-    inputs = _inputs(rule, printer)
-    if inputs:
-        parts += ["where", align(inputs)]
-    parts.append("In the limit of large $d$, with $G_{ab} = X_a \\cdot X_b / d$,")
+    shown = printed(printed_definitions(equations.definitions), names, rule)
+    parts = [f"% {equations.time_unit}", "One step changes", align(_steps(rule, printer))]
+    parts += ["The inputs are", align(_inputs(rule, printer)), _meanings(rule, printer)]
+    parts.append(rf"In the limit of large $d$, {_overlaps(rule)}")
     parts.append(align([line for d in shown for line in definition_latex(d, printer)]))
     if any(d.expr.has(Expectation) for d in shown):
-        parts.append(r"$\langle \cdot \rangle$ is over independent normal $n_1, n_2, \ldots$")
+        parts.append(
+            r"Averages $\langle \cdot \rangle$ are over independent standard normal "
+            r"$n_1, n_2, \ldots$."
+        )
+    if any(str(d.target).startswith(r"\Phi") for d in shown):
+        parts.append(r"$\Phi$ is the rate of $G$ without constraint.")
     return fitted("\n".join(part for part in parts if part), page.width)
+
+
+def _meanings(rule: VectorRule, printer: EquationPrinter) -> str:
+    """Fields, noises and the step function."""
+    exprs = [c for _, step in rule.steps for c in step.terms.values()]
+    exprs += [value for _, value in rule.rates]
+    read = {f for e in exprs for f in e.atoms(Field)}
+    parts = []
+    if read:
+        field = min(read, key=str)
+        row, view = printer.doprint(sp.Symbol(_row(field.row))), field.view.letter(printer)
+        parts.append(rf"Fields are ${printer.doprint(field)} = {row} \cdot {view} / \sqrt{{d}}$.")
+    if any(e.has(sp.Heaviside) for e in exprs):
+        parts.append(r"$\theta$ is the step function.")
+    replaced = sorted({sp.latex(sp.Symbol(_row(r))) for v in rule.views for r in v.replaces})
+    if replaced:
+        parts.append(rf"$\xi^\perp$ is $\xi$ without its components along ${', '.join(replaced)}$.")
+    return " ".join(parts)
+
+
+def _overlaps(rule: VectorRule) -> str:
+    """What G is."""
+    if len(rule.fractions) == 1:
+        return r"with $G_{ab} = a \cdot b / d$ of rows $a$ and $b$,"
+    shares = ", ".join(sp.latex(f) for f in rule.fractions)
+    return (
+        rf"with $G^{{(e)}}_{{ab}}$ the part of $a \cdot b / d$ that comes from block $e$ of the "
+        rf"coordinates (shares ${shares}$),"
+    )
 
 
 def row_names(rule: VectorRule) -> dict[sp.Symbol, sp.Symbol]:
@@ -51,7 +119,7 @@ def row_names(rule: VectorRule) -> dict[sp.Symbol, sp.Symbol]:
                     sp.latex(sp.Symbol(_row(r)))
                     for r in sorted((a, b), key=moments.places.__getitem__)
                 )
-                found[moments.in_block(a, b, e)] = sp.Symbol(f"G{own}_{{{names}}}", real=True)
+                found[moments.in_block(a, b, e)] = Overlap(f"G{own}_{{{names}}}", real=True)
     return found
 
 
@@ -67,43 +135,68 @@ def printed(
     """Rates and measures, with covariances put in where these are short, and what is left."""
     inside: dict[sp.Expr, sp.Expr] = {}
     kept: list[Definition] = []
+    is_short = all(d.expr.count_ops() <= LONGEST or _is_algebraic(d.expr) for d in definitions)
     for d in definitions:
-        value = d.expr.xreplace(inside)
-        if d.role == "intermediate" and len(d.terms) == 1 and value.count_ops() <= LONGEST // 10:
-            inside[d.target] = value
-        else:
-            kept.append(d)
+        if is_short and d.role == "intermediate" and len(d.terms) == 1:
+            value = d.expr.xreplace(inside)
+            if value.count_ops() <= LONGEST // 10:
+                inside[d.target] = value
+                continue
+        kept.append(d)
     found: list[Definition] = []
     order = {"rate": 0, "observable": 1, "intermediate": 2}
     upper = set(names)
+    table = {**names, **_growths(definitions, rule)}
     for d in sorted(kept, key=lambda d: order.get(d.role, 3)):
         if d.role == "rate" and d.name.startswith(("Q_", "M_")) and d.target not in upper:
             continue  # the same entry below the diagonal
-        terms = {n: _short(e.xreplace(inside)).xreplace(dict(names)) for n, e in d.terms}
-        target = names.get(d.target, d.target)
-        found.append(define(target, terms, d.role))
+        terms = {n: _short(e.xreplace(inside).xreplace(table)) for n, e in d.terms}
+        found.append(define(table.get(d.target, d.target), terms, d.role))
+    return found
+
+
+def _growths(definitions: Sequence[Definition], rule: VectorRule) -> dict[sp.Expr, sp.Expr]:
+    """Names of rates without constraint, by their rows."""
+    names = [sp.latex(sp.Symbol(_row(r))) for r in Moments(rule).rows]
+    found: dict[sp.Expr, sp.Expr] = {}
+    for d in (d for d in definitions if d.name.startswith("growth_")):
+        own = " ".join(names[int(n) - 1] for n in d.name.split("_")[1:])
+        found[d.target] = Overlap(rf"\Phi_{{{own}}}", real=True)
     return found
 
 
 def _short(expr: sp.Expr) -> sp.Expr:
-    """An expression with common factors in front, where that is quick."""
-    if expr.has(Expectation) or expr.count_ops() > LONGEST:
+    """An expression collected and factored, where that is quick."""
+    near = {f: sp.Rational(f).limit_denominator(LARGEST) for f in expr.atoms(sp.Float)}
+    exact = (f for f, n in near.items() if f == n or (n != 0 and abs(f - n) < EXACT))
+    expr = expr.xreplace({f: near[f] for f in exact})
+    is_long = expr.count_ops() > LONGEST and not _is_algebraic(expr)
+    if is_long or expr.has(Expectation, sp.Piecewise):
         return expr
-    return sp.factor_terms(sp.expand(expr) if expr.is_polynomial() else expr)
+    expr = expr.replace(lambda e: hasattr(e, "formula"), lambda e: e.formula())
+    squares = (s for s in expr.atoms(Overlap) if SQUARE.fullmatch(s.name))
+    expr = expr.xreplace({s: Overlap(s.name, positive=True) for s in squares})
+    return min(collected(expr), sp.factor_terms(expr), key=sp.count_ops)
+
+
+def _is_algebraic(expr: sp.Expr) -> bool:
+    """Whether an expression of any length is collected: one without functions."""
+    return not expr.has(sp.Function, Expectation) and expr.count_ops() <= MOST
 
 
 def _vector(step: Mapping[Vector, sp.Expr], printer: EquationPrinter) -> str:
     """A combination of vectors."""
     parts = []
     for vector, c in step.items():
-        name = _row(vector) if isinstance(vector, Row) else str(vector)
-        root = "" if isinstance(vector, View) else r"/\sqrt{d}"
+        view = isinstance(vector, View)
+        name = vector.letter(printer) if view else printer.doprint(sp.Symbol(_row(vector)))
+        root = "" if view else r"/\sqrt{d}"
         text = printer.doprint(c)
         if c == 1:
             text = ""
         elif c.is_Add:
             text = rf"\left({text}\right)"
-        parts.append(rf"{text}\, {printer.doprint(sp.Symbol(name))}{root}")
+        parts.append(rf"{text}\, {name}{root}")
     return " + ".join(parts).replace("+ -", "-") or "0"
 
 
@@ -123,22 +216,36 @@ def _steps(rule: VectorRule, printer: EquationPrinter) -> list[str]:
 
 
 def _inputs(rule: VectorRule, printer: EquationPrinter) -> list[str]:
-    """Views with their latents, and laws of random numbers."""
-    lines = []
+    """Views with their latents, and laws of noises and random numbers."""
+    lines, noises = [], []
     for view in rule.views:
-        x = printer.doprint(sp.Symbol(view.name))
+        x = view.letter(printer)
         parts = [
             rf"{_coefficient(c, printer)} {printer.doprint(sp.Symbol(_row(row)))}/\sqrt{{d}}"
             for row, c in view.latents.items()
         ]
-        scale = "" if view.scales == (1,) else _coefficient(view.scales[0], printer)
-        noise = rf"{scale} G_{{{x}}}"
-        if view.replaces:
-            noise += r"^{\perp}"
-        lines.append(f"{x} &= {' + '.join([*parts, noise])}")
+        if not parts and set(view.scales) == {1} and len(view.group) == 1:
+            lines.append(rf"{x} &\sim \mathcal{{N}}(0, I_d)")
+            continue
+        noise = rf"\xi_{{{x}}}" + (r"^{\perp}" if view.replaces else "")
+        lines.append(f"{x} &= {' + '.join([*parts, f'{_scale(view, printer)} {noise}'])}")
+        if view.group not in noises:
+            noises.append(view.group)
+    for group in noises:
+        names = ", ".join(rf"\xi_{{{v.letter(printer)}}}" for v in group)
+        covs = r",\ ".join(printer.doprint(y) for y in group[0].covs)
+        law = "I_d" if len(group) == 1 else rf"{covs} \otimes I"
+        lines.append(rf"{names} &\sim \mathcal{{N}}(0, {law})")
     for r in rule.randoms:
-        lines.append(rf"{printer.doprint(r)} &\sim \text{{{_law(r.law)}}}")
+        lines += _law(printer.doprint(r), r.law, printer)
     return lines
+
+
+def _scale(view: View, printer: EquationPrinter) -> str:
+    """What multiplies the noise, in each block."""
+    if len(set(view.scales)) == 1:
+        return _coefficient(view.scales[0], printer)
+    return rf"\operatorname{{diag}}({', '.join(map(printer.doprint, view.scales))})"
 
 
 def _coefficient(c: sp.Expr, printer: EquationPrinter) -> str:
@@ -146,9 +253,18 @@ def _coefficient(c: sp.Expr, printer: EquationPrinter) -> str:
     return "" if c == 1 else rf"\left({text}\right)" if c.is_Add else str(text)
 
 
-def _law(law: object) -> str:
-    """A law in a text of LaTeX."""
-    text = repr(law)
-    for old, new in (("{", r"\{"), ("}", r"\}"), ("_", r"\_"), ("**", "^"), ("^", r"\^{}")):
-        text = text.replace(old, new)
-    return text
+def _law(name: str, law: Law, printer: EquationPrinter) -> list[str]:
+    """A law: its probabilities, or its name and parameters."""
+    values = [getattr(law, f.name) for f in fields(law)]  # type: ignore[arg-type]
+    if isinstance(law, Discrete):
+        return [
+            rf"\mathrm{{P}}({name} = {_number(value, printer)}) &= {_number(weight, printer)}"
+            for value, weight in zip(*values, strict=True)
+        ]
+    told = ", ".join(_number(y, printer) for y in values)
+    kind = r"\mathcal{N}" if isinstance(law, Normal) else rf"\mathrm{{{type(law).__name__}}}"
+    return [rf"{name} &\sim {kind}({told})"]
+
+
+def _number(value: object, printer: EquationPrinter) -> str:
+    return str(printer.doprint(_short(sp.sympify(value, strict=True))))

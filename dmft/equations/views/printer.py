@@ -251,8 +251,6 @@ class KernelPrinter(EquationPrinter):
         if behind and not two and len(above) == 1 and above[0][0].is_Add and above[0][1] == 1:
             one = rf"\left({one}\right)" if top == 1 else one
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
-        if behind and not two and top == 1 and [base.is_Add for base, _ in above] == [True]:
-            text = rf"\left({text}\right)"
         inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
         if len(behind) == 1 and two and not one and _is_flat(behind[0]):
             text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
@@ -290,7 +288,7 @@ class KernelPrinter(EquationPrinter):
         parts = [str(number)] if number != 1 else []
         parts += [self.power(b, e, alone) for b, e in whole if e != 0 and b != sp.E]
         if roots:
-            roots.sort(key=lambda y: not y[0].is_number)
+            roots.sort(key=lambda y: (not y[0].is_number, not y[0].is_Integer))
             inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
             place = int(number != 1) if all(b.is_number for b, _ in roots) else len(parts)
             parts.insert(place, rf"\sqrt{{{inside}}}")

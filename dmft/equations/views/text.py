@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import sympy as sp
+from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
@@ -16,6 +17,7 @@ from dmft.equations.averages.expectation import At, Expectation, OverSamples, na
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster, clusters_of, target
+from dmft.gaussian.closed.pair import Formula
 from dmft.gaussian.derivative import derivative
 from dmft.model import Model
 
@@ -174,7 +176,11 @@ class TextPrinter(StrPrinter):
         return " ".join([f"({text})" if rest.is_Add else text, *inside])
 
     def _print_Sum(self, expr: sp.Sum) -> str:
-        symbols = ",".join(str(limit[0]) for limit in expr.limits)
+        ranges = (
+            f"{s}" if first == 1 else f"{s}={self._print(first)}..{self._print(last)}"
+            for s, first, last in expr.limits
+        )
+        symbols = ",".join(ranges).replace(" ", "")
         body = self._print(expr.function)
         return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
 
@@ -186,8 +192,10 @@ class TextPrinter(StrPrinter):
         first, last = expr.numbers[0], expr.numbers[-1]
         return f"Σ_μ={first}..{last} ({self._print(expr.body)})_μ"
 
-    def _print_CorrelationAngle(self, expr: Any) -> str:
-        return str(self._print(expr.formula()))
+    def _print_Function(self, expr: Any) -> str:
+        if not isinstance(expr, Formula):
+            return str(super()._print_Function(expr))
+        return str(self.parenthesize(expr.formula(), PRECEDENCE["Pow"], strict=True))
 
     def _print_Expectation(self, expr: Expectation) -> str:
         if expr.is_product:
@@ -254,6 +262,9 @@ def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, 
 def _without_constants(expr: sp.Expr) -> sp.Expr:
     table = {a: a.factor for a in expr.atoms(At) if a.factor.is_number}
     table[x.LEAST_SQUARE] = sp.S.Zero
+    for guard in expr.atoms(sp.Max):
+        if guard.has(x.LEAST_VARIANCE):
+            table[guard] = sp.Max(*(a for a in guard.args if not a.has(x.LEAST_VARIANCE)))
     averages = {}
     for average in expr.atoms(Expectation):
         parts = [part.xreplace(table) for part in average.parts]
