@@ -16,6 +16,11 @@ class NotClosed(DmftError, ValueError):
     expression: object = None
     reason: str = ""
 
+    @property
+    def because(self) -> str:
+        """The reason as a sentence."""
+        return f"{self.reason[:1].upper()}{self.reason[1:]}." if self.reason else ""
+
 
 class InvalidCovariance(DmftError, ValueError):
     """A covariance is not symmetric, not finite or not positive semi-definite."""

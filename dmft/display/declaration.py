@@ -11,7 +11,7 @@ from dmft.equations.views.latex import assigned, subject_of
 from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
 from dmft.equations.views.token_outputs import TABLE_ERROR
-from dmft.explanation.latex import SPECIAL
+from dmft.explanation.latex import SPECIAL, escaped
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
 from dmft.names import LETTERS
@@ -234,7 +234,7 @@ def validity(equations: Any, notation: Notation = None) -> str:
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
         return f"{words}. Averages: by tables, with an error below ${TABLE_ERROR}$."
     approximation = getattr(equations, "approximation", "")
-    claim = f" Averages: {escape(approximation)}." if approximation else ""
+    claim = f" Averages: {escaped(approximation)}." if approximation else ""
     return f"{words}.{claim}"
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sympy.core.relational import Relational
 
 from dmft.errors import BadParameter
+from dmft.explanation.average import statement_text
 
 Array = NDArray[np.float64]
 
@@ -47,6 +48,8 @@ RULES = {
     4: Rule(7.5, 2, 10, 0.5, 1e-16),
 }
 MOST_FIELDS = max(RULES)
+# Numbers below this guard divisions by zero.
+GUARD = 1e-100
 # Variance that is rounding, relative to that of the field.
 FIXED = 1e-11
 
@@ -241,8 +244,10 @@ def _zeros(base: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, floa
     if polynomial and sp.Poly(base, *fields).total_degree() == 1:
         return [_linear(base, fields)]
     if len(present) > 1 and not base.is_nonnegative:
+        guards = {f: sp.S.Zero for f in base.atoms(sp.Float) if abs(f) < GUARD}
+        surface = statement_text(base.xreplace(guards))
         raise BadParameter(
-            f"an average switches where {base} = 0, which is not a plane in the fields; the "
+            f"an average switches where {surface} = 0, which is not a plane in the fields; the "
             "numerical check does not support such a surface"
         )
     if len(present) > 1 or not polynomial:

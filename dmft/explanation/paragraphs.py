@@ -18,7 +18,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import UnprovenStep
-from dmft.explanation.average import Average
+from dmft.explanation.average import Average, statement_latex, statement_text
 from dmft.explanation.both_sides import Numbers, number
 from dmft.explanation.diagrams import Diagram
 from dmft.explanation.rules import RULES, Rule
@@ -94,8 +94,8 @@ class Step(Brief):
     diagrams: tuple[Diagram, ...] = ()
     check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
     judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
-    show: Printer = field(default=sp.latex, repr=False, compare=False)
-    tell: Printer = field(default=str, repr=False, compare=False)
+    show: Printer = field(default_factory=lambda: statement_latex, repr=False, compare=False)
+    tell: Printer = field(default_factory=lambda: statement_text, repr=False, compare=False)
     # Diagrams that are drawn one by one.
     MOST_DRAWN: ClassVar[int] = 12
 
@@ -161,8 +161,8 @@ class Argument:
     references: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
     appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    show: Printer = field(default=sp.latex, repr=False, compare=False)
-    tell: Printer = field(default=str, repr=False, compare=False)
+    show: Printer = field(default_factory=lambda: statement_latex, repr=False, compare=False)
+    tell: Printer = field(default_factory=lambda: statement_text, repr=False, compare=False)
 
     @property
     def citations(self) -> tuple[str, ...]:

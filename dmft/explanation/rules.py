@@ -191,7 +191,7 @@ RULES: dict[str, Rule] = {
     "collect": Rule("Sum", "The parts are added and simplified."),
     "series": Rule(
         "Series in the correlation",
-        "There is no closed form. The average is a series in the Hermite coefficients of both "
+        "Without a closed form, the average is a series in the Hermite coefficients of both "
         "functions, and the Cauchy-Schwarz inequality bounds its remainder.",
         "E[f(x) g(y)] = sum_n rho^n c_n d_n/n!",
         r"\mathbb{E}[f(x) g(y)] = \sum_n \rho^n c_n d_n/n!",
@@ -199,12 +199,11 @@ RULES: dict[str, Rule] = {
     ),
     "nodes": Rule(
         "Quadrature",
-        "There is no closed form. The average is computed by quadrature, with an error estimate.",
+        "Without a closed form, the average is computed by quadrature, with an error estimate.",
     ),
     "table": Rule(
         "Table",
-        "There is no closed form. The average is interpolated from a table, with an error "
-        "estimate.",
+        "Without a closed form, the average is interpolated from a table, with an error estimate.",
     ),
     # Networks
     "local_fields": Rule(

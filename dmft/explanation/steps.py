@@ -9,6 +9,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter, UnprovenStep
+from dmft.explanation.average import statement_latex, statement_text
 from dmft.explanation.both_sides import Numbers, draw, unknowns
 from dmft.explanation.paragraphs import Argument, Meaning, Printer, Step
 from dmft.explanation.rules import RULES
@@ -21,7 +22,7 @@ CASES = (11, 29)
 class Ledger:
     """Steps as they are noted, before they are judged."""
 
-    def __init__(self, show: Printer = sp.latex, tell: Printer = str) -> None:
+    def __init__(self, show: Printer = statement_latex, tell: Printer = statement_text) -> None:
         self.steps: list[Step] = []
         self.depth = 0
         self.show, self.tell = show, tell

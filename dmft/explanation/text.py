@@ -13,6 +13,8 @@ from dmft.typeset.fragment import NOTEBOOK, align, fitted
 
 # Characters of a line in a terminal.
 WIDTH = 96
+# Averages below this are rounding errors of zero.
+ROUNDING = 1e-15
 
 
 def as_text(explanation: Argument) -> str:
@@ -60,9 +62,14 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
         yield f"{pad}  {step.undrawn}"
     yield from (f"{pad}{text}" for text in _laws(step))
     if step.bound != 0:
-        yield from _wrapped(f"left out at most: {step.bound}", pad)
-    pairs = "; ".join(f"{a:.10g} and {b:.10g}" for a, b in step.check)
-    yield f"{pad}checked: {pairs}"
+        yield from _wrapped(f"left out at most: {step.tell(step.bound)}", pad)
+    yield f"{pad}checked: {_checked(step, 10)}"
+
+
+def _checked(step: Step, digits: int) -> str:
+    """Both sides at the two covariances; what rounding leaves of zero is zero."""
+    rows = ([f"{0.0 if abs(y) < ROUNDING else y:.{digits}g}" for y in row] for row in step.check)
+    return "; ".join(" and ".join(row) for row in rows)
 
 
 def _wrapped(text: str, pad: str) -> list[str]:
@@ -73,9 +80,10 @@ def _wrapped(text: str, pad: str) -> list[str]:
 def _laws(step: Step) -> list[str]:
     lines = []
     for name, law in step.laws:
-        fields = ", ".join(map(str, law.fields))
-        mean = "" if all(m == 0 for m in law.mean) else f", mean ({', '.join(map(str, law.mean))})"
-        rows = "; ".join(", ".join(str(e) for e in row) for row in law.cov.tolist())
+        tell = step.tell
+        fields = ", ".join(map(tell, law.fields))
+        mean = "" if all(m == 0 for m in law.mean) else f", mean ({', '.join(map(tell, law.mean))})"
+        rows = "; ".join(", ".join(map(tell, row)) for row in law.cov.tolist())
         lines.append(f"under {name}, ({fields}) has the covariance [{rows}]{mean}")
     return lines
 
@@ -129,9 +137,9 @@ def _step_in_html(step: Step) -> str:
     more = f"&emsp;{step.undrawn}" if step.undrawn else ""
     pictures = f"<p>{drawn}{more}</p>" if drawn else ""
     bound = f"<p>Left out at most: ${html.escape(step.show(step.bound))}$</p>" if step.bound else ""
-    pairs = "; ".join(f"{a:.8g} and {b:.8g}" for a, b in step.check)
     rows = [f"{step.show(step.before)} &{step.sign} {step.show(step.after)}"]
-    return f"{told}{_display(rows)}{pictures}{laws}{bound}<small>checked: {pairs}</small>"
+    checked = f"<small>checked: {_checked(step, 8)}</small>"
+    return f"{told}{_display(rows)}{pictures}{laws}{bound}{checked}"
 
 
 def _display(rows: list[str]) -> str:

@@ -18,9 +18,15 @@ from dmft.equations.definitions import Definition
 from dmft.equations.explained.notation import notation_of, sample_latex
 from dmft.equations.explained.printed import Printed
 from dmft.equations.explained.scene import INPUTS, NOISE, Array, Place, Scene
-from dmft.equations.explained.statements import OnNodes, SinglePrinter, StatementPrinter
+from dmft.equations.explained.statements import (
+    FromTable,
+    OnNodes,
+    SinglePrinter,
+    StatementPrinter,
+    StatementText,
+)
 from dmft.equations.update.law import Cluster
-from dmft.equations.views.text import TextPrinter, model_names
+from dmft.equations.views.text import model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
 from dmft.explanation.judge import Value, without_extremes
@@ -182,7 +188,7 @@ class Account:
         printer = StatementPrinter(names)
         if self.printed is not None and self.printed.closed is not None:
             printer = SinglePrinter(names, self.printed.closed)
-        self.ledger = Ledger(printer.doprint, TextPrinter(model_names(self.model)).doprint)
+        self.ledger = Ledger(printer.doprint, StatementText(model_names(self.model)).doprint)
 
     def add(
         self,
@@ -375,11 +381,13 @@ class Account:
         lowered = lower(q)
         value = lowered.value
         claim = lowered.error if value is not None and value.has(TableAverage) else 0.0
-        reason = f"There is no closed form: {refusal.reason}." if refusal.reason else ""
         if value is None:
             return
-        text = f"{reason} Relative error of the tables at most {claim:.0e}.".strip()
-        self.add("table", q, value, at, claim=10 * claim, note=text, bound=sp.Float(claim, 2))
+        text = f"{refusal.because} Relative error of the tables at most {claim:.0e}.".strip()
+        self.add(
+            "table", q, FromTable(q), at, claim=10 * claim, note=text, bound=sp.Float(claim, 2),
+            sides=(None, lambda scene: scene.value(value, at)),
+        )  # fmt: skip
 
     def finish(
         self,
@@ -426,6 +434,12 @@ def pair_value(scene: Scene, local: Average, entries: dict[sp.Expr, sp.Expr], at
 
 
 def closed_values(expr: sp.Expr) -> sp.Expr:
-    """An expression with its averages in closed form, those without one on nodes."""
-    found = {q: lower(q).value for q in expr.atoms(Expectation)}
-    return expr.xreplace({q: OnNodes(q) if v is None else elementary(v) for q, v in found.items()})
+    """An expression with its averages in closed form, those without one by their names."""
+
+    def shown(q: Expectation) -> sp.Expr:
+        value = lower(q).value
+        if value is None:
+            return OnNodes(q)
+        return FromTable(q) if value.has(TableAverage) else elementary(value)
+
+    return expr.xreplace({q: shown(q) for q in expr.atoms(Expectation)})

@@ -10,10 +10,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.explained.printed import Printed
+from dmft.equations.explained.statements import Marked, StatementText
 from dmft.equations.update.law import clusters_of, target
 from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
-from dmft.equations.views.text import TextPrinter, model_names
+from dmft.equations.views.text import model_names
 from dmft.explanation.paragraphs import Meaning, Step
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.model import FIELD, Model
@@ -188,6 +189,13 @@ FUNCTIONS = (
         r"$S_4(C_{11}, C_{12}, \ldots, C_{44})$ is the average of four signs of centred fields",
         "FourSigns is the average of four signs of centred fields",
     ),
+    Meaning(
+        ("FromTable", "OnNodes"),
+        "Averages marked table or nodes have no closed form: they are interpolated or computed by "
+        "quadrature",
+        "Averages marked table or nodes have no closed form: they are interpolated or computed by "
+        "quadrature",
+    ),
 )
 # Of escape formulas.
 ESCAPE = (
@@ -226,7 +234,7 @@ def _of_a_sample(model: Model, definitions: Sequence[Definition]) -> Iterator[Me
         words = "times the first update displaces the fields"
         yield Meaning(("rho",), rf"$\rho$ {words}", f"ρ {words}")
     if definitions:
-        text = TextPrinter(model_names(model))
+        text = StatementText(model_names(model))
         told = "; ".join(f"{text.doprint(d.target)} = {text.doprint(d.expr)}" for d in definitions)
         yield Meaning(
             tuple(d.name for d in definitions),
@@ -302,14 +310,13 @@ def names_of(steps: Sequence[Step]) -> set[str]:
         for expr in sides:
             found |= {s.name for s in expr.atoms(sp.Symbol) if s != FIELD}
             found |= {str(e.base.label) for e in expr.atoms(sp.Indexed)}
-            special = (sp.Heaviside, FourSigns)
-            found |= {type(e).__name__ for e in expr.atoms(sp.Function) if isinstance(e, special)}
+            found |= {type(e).__name__ for e in expr.atoms(sp.Heaviside, FourSigns, Marked)}
     return found - {"", *(index.name for index in x.ONLY)}
 
 
 def _clusters(model: Model) -> Iterator[Meaning]:
     """Means, weights and labels of the clusters."""
-    latex, text = EquationPrinter({}), TextPrinter({})
+    latex, text = EquationPrinter({}), StatementText({})
     for cluster in clusters_of(model) if model.clusters is not None else ():
         told, plain = [], []
         for d in cluster.definitions():
@@ -330,7 +337,7 @@ def _clusters(model: Model) -> Iterator[Meaning]:
 
 def _networks(model: Model) -> Iterator[Meaning]:
     """The student, the target, and their activations."""
-    latex, text = EquationPrinter({}), TextPrinter({})
+    latex, text = EquationPrinter({}), StatementText({})
     teacher = model.teacher
     star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
     if model.label_clusters is not None:
@@ -354,7 +361,7 @@ def _networks(model: Model) -> Iterator[Meaning]:
 
 def _functions(model: Model) -> Iterator[Meaning]:
     """Activations."""
-    text, teacher, z = TextPrinter({}), model.teacher, sp.Symbol("z", real=True)
+    text, teacher, z = StatementText({}), model.teacher, sp.Symbol("z", real=True)
     star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
     functions = [(r"\sigma", "σ", model.student.activation)]
     if teacher.activation is not None and not model.matched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,18 @@ from dmft.equations.views.closed import ClosedPrinter, ClosedSystem, Entry
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, sums_over_students
-from dmft.explanation.average import Average, FieldHermite
+from dmft.equations.views.text import TextPrinter
+from dmft.explanation.average import Average, FieldHermite, PlainStatements, ShortDecimals
 
 # Overlaps of single units, as symbols.
 OVERLAPPING = {sp.Symbol(name, positive=True) for name in "QP"} | {sp.Symbol("M", real=True)}
+# A field, h or h*, before another factor.
+STAR = re.compile(r"\bh(\*?)\*(?=[^\W\d])")
 # Operations, and symbols, of a closed form of an average that is collected.
 MOST_COLLECTED, MOST_SYMBOLS = 120, 3
 
 
-class StatementPrinter(KernelPrinter):
+class StatementPrinter(ShortDecimals, KernelPrinter):
     """Closed forms printed like kernels; averages, integrals and functions of fields come last."""
 
     def doprint(self, expr: sp.Expr) -> str:
@@ -58,6 +62,13 @@ class StatementPrinter(KernelPrinter):
     def stands_behind(self, factor: sp.Expr) -> bool:
         """Whether a factor comes after the coefficients."""
         return factor.has(At, Average, FieldHermite, sp.Integral) or super().stands_behind(factor)
+
+
+class StatementText(PlainStatements, TextPrinter):
+    """Statements as text; the fields h and h* are apart from other factors."""
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        return STAR.sub(r"h\1 ", super()._print_Mul(expr))
 
 
 def _simplified(expr: sp.Expr, shortened: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
@@ -120,6 +131,12 @@ class OnNodes(Marked):
     """Sum over nodes that replaces an average without a closed form."""
 
     latex_form, text_form = r"{}_{{\mathrm{{nodes}}}}", "{}_nodes"
+
+
+class FromTable(Marked):
+    """Value of an average that is interpolated from a table."""
+
+    latex_form, text_form = r"{}_{{\mathrm{{table}}}}", "{}_table"
 
 
 class Increment(Marked):

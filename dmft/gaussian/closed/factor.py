@@ -104,7 +104,7 @@ class _Parts:
             self.coefficients.append(1 / sp.Abs(a))
             self.deltas.append(-c / a)
         else:
-            raise refuse(base, "the function is not in the table")
+            raise refuse(base, "the function belongs to no closed family")
 
 
 def _parse_product(summand: sp.Expr) -> tuple[sp.Expr, int, Rest]:

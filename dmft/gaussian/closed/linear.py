@@ -46,7 +46,7 @@ def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
         if isinstance(expr, sp.erfc):
             return 1 - sp.erf(expr.args[0])
         if not isinstance(expr, (*LINEAR, sp.exp)):
-            raise refuse(expr, "the function is not in the table")
+            raise refuse(expr, "the function belongs to no closed family")
         return expr
 
     return expanded_terms(summand, fields, kept)

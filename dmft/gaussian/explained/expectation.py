@@ -66,7 +66,7 @@ def _not_closed(
 ) -> Explanation:
     """A series in the correlation with its bound, else numbers with the error they claim."""
     before = Average.of(expr, law.fields, law.cov, law.mean)
-    reason = f"There is no closed form: {refusal.reason}." if refusal.reason else ""
+    reason = refusal.because
     ledger = Ledger()
     try:
         found = series(expr, ORDER)

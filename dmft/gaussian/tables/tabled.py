@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
+from sympy.printing.precedence import PRECEDENCE
 
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
@@ -175,8 +176,9 @@ class PairTable(TableAverage):
     def _latex(self, printer: Any) -> str:
         f, g = self.factors
         u, v = sp.symbols("u v")
-        inside = (
-            rf"{printer._print(f.xreplace({FIELD: u}))}\,{printer._print(g.xreplace({FIELD: v}))}"
+        inside = r"\,".join(
+            printer.parenthesize(e.xreplace({FIELD: s}), PRECEDENCE["Mul"])
+            for e, s in ((f, u), (g, v))
         )
         uu, uv, vv = (printer._print(a) for a in self.numbers)
         return rf"\left\langle {inside} \right\rangle_{{{uu},\, {uv},\, {vv}}}"
