@@ -225,7 +225,8 @@ def _rule(algorithm: Any) -> str:
 def validity(equations: Any, notation: Notation = None) -> str:
     """Clock, limit and approximation."""
     unit = CLOCK if summed(equations, notation) else equations.time_unit
-    if not equations.model.reads_sequences and are_single(equations.model, equations.algorithm):
+    single = equations.model.family == "overlaps"
+    if single and are_single(equations.model, equations.algorithm):
         unit = unit.replace("(p d)", "d").replace(", p, k", "")
     clock, _, rest = str(unit).partition(";")
     words = f"Time: {_mathematical(clock)}"

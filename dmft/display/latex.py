@@ -279,14 +279,11 @@ def _sections(
     text = fragment(record, width, notation, cite, rules)
     if not hasattr(record, "time_unit"):
         return [text]
-    return [
-        r"\subsection*{Declaration}",
-        declaration(record, width, notation),
-        r"\subsection*{Equations}",
-        text,
-        r"\subsection*{Scaling and validity}",
-        validity(record, notation),
-    ]
+    declared = []
+    if getattr(record, "family", "") != "rule":  # which is printed with its equations
+        declared = [r"\subsection*{Declaration}", declaration(record, width, notation)]
+    claim = [r"\subsection*{Scaling and validity}", validity(record, notation)]
+    return [*declared, r"\subsection*{Equations}", text, *claim]
 
 
 def fragment(

@@ -356,7 +356,7 @@ def test_equations_print_the_step_and_the_rows():
 
 
 @pytest.mark.parametrize("name", ["perceptron", "contrastive", "independent_component"])
-def test_printed_rates_are_the_rates_without_names_of_python(name):
+def test_printed_rates_are_the_rates_without_names_of_python(name, tmp_path):
     rule = {
         "perceptron": lambda: lit.perceptron_rule("adatron"),
         "contrastive": lambda: lit.contrastive(0.3, 1.2),
@@ -364,6 +364,7 @@ def test_printed_rates_are_the_rates_without_names_of_python(name):
     }[name]()
     eqs = dmft.derive(rule)
     text = eqs.latex()
+    assert text.split("\n", 1)[1][:200] in dmft.latex(tmp_path / "a.tex", eqs).read_text()
     assert not re.search(r"Correlation[A-Z]|e-280", text + str(eqs))
     assert not re.search(r"growth|gram|\(values|x\[|10\^\{-(18|280)\}|\d\.\d{7}", text)
     names, start = row_names(eqs.model), dmft.Overlaps([[1.0]], [[0.4]], [[1.0]])
