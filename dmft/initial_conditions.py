@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.record import Record, Short, in_line
 from dmft.validation import check_covariance, check_shape, checked, is_number, shown
 
-Array = NDArray[np.float64]
 # e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
 FEASIBLE_TOLERANCE = 1e-9
 # What runs count: the time of the equations, and the times of schedules by control.
@@ -82,11 +82,11 @@ class Overlaps(Start):
     2
     """
 
-    Q: NDArray[np.float64]
-    M: NDArray[np.float64]
-    P: NDArray[np.float64]
-    readout: NDArray[np.float64] | None = None
-    memory: Mapping[str, NDArray[np.float64]] | None = None
+    Q: Array
+    M: Array
+    P: Array
+    readout: Array | None = None
+    memory: Mapping[str, Array] | None = None
     clock: Mapping[str, float] | None = field(default=None, compare=False)
     scalars: Mapping[str, float] | None = None
 
@@ -198,7 +198,7 @@ class Overlaps(Start):
         return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property
-    def Omega(self) -> NDArray[np.float64]:
+    def Omega(self) -> Array:
         """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block."""
         return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
 

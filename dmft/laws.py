@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Brief
 from dmft.validation import checked, shown
-
-Array = NDArray[np.float64]
 
 
 class Law(Brief):

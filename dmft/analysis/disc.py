@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.validation import is_number, shown
 
-Array = NDArray[np.float64]
 # Central differences of order 6 of a function of size one: error 1e-11 in second derivatives.
 STEP = 0.02
 # A risk with errors eps takes the step at which they weigh as much as the eighth derivative,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.analysis.escape import NO_RISK, check_level
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
@@ -24,7 +24,6 @@ from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.stochastic.passage_times import PassageTimes
 from dmft.solvers.stochastic.paths import solve_paths
 
-Array = NDArray[np.float64]
 ESCAPE = "escape"
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.validation import is_number, shown
 
-Array = NDArray[np.float64]
 # Nodes on the circle. Risks of the library are at 1e-12 there.
 POINTS = 512
 # Polar grid on which minima inside are looked for.

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
 from dmft.validation import checked_or
-
-Array = NDArray[np.float64]
 
 # A crossing is looked for on the accepted steps and then twice on as many points in between: what
 # is left to the straight line is 1e-5 of a step.

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.display.curves import DOTS, MARKERS, draw_overlaps, entries_of
 from dmft.display.diagram import cell_edges
 from dmft.display.style import (
@@ -29,7 +29,6 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.descent.run import unknown
 
-Array = NDArray[np.float64]
 PANELS = 6
 # Kinds of records of random networks.
 NETWORKS = ("dmft random network", "dmft simulated network")

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.display.style import COLOURS, FAINT, INK, Canvas, put_legends
 from dmft.errors import BadParameter
 
-Array = NDArray[np.float64]
 # Polar grid of the pictures, and the square grid of the flow.
 RADII, ANGLES, SQUARE = 60, 180, 81
 LEVELS = 24

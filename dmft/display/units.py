@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.solvers.solution import COUNTED, Values
-
-Array = NDArray[np.float64]
 
 
 def aligned(ensemble: Any, theories: Sequence[Any]) -> tuple[Any, Any]:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.symbols import IN_CLUSTER
 
-Array = NDArray[np.float64]
 # Weights and scales of a mixture of error functions.
 Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 

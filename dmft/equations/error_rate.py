@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.averages.nodes import discretise
@@ -27,7 +27,6 @@ from dmft.gaussian.nodes.rules import normal_rule
 from dmft.model import Model
 from dmft.names import BLOCK
 
-Array = NDArray[np.float64]
 # Points of a replica of the nodes.
 POINTS = 4096
 

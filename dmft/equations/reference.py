@@ -16,6 +16,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation, is_placed
@@ -31,8 +32,6 @@ from dmft.equations.definitions import (
 from dmft.equations.parameter_values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.tables.tabled import TableAverage
-
-Array = NDArray[np.float64]
 
 COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     sp.StrictLessThan: np.less,

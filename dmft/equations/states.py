@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.parameter_values import Values, by_block, resolve
 from dmft.equations.update.optimiser import motion_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dmft.equations.averages.expectation import Expectation
     from dmft.gaussian.nodes.rules import NodeRule
 
-Array = NDArray[np.float64]
 # Intrinsic dimension below which runs do not follow their equations closely.
 CONCENTRATED = 50.0
 # Numbers of the blocks that multiply squares of the update field.

@@ -8,13 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.explanation.average import SHARE, Average, written_out
 from dmft.explanation.judge import Value, gaussian_average
 
-Array = NDArray[np.float64]
 Numbers = Mapping[sp.Basic, float]
 # Gauss-Legendre nodes of an integral in a step.
 INTEGRAL_NODES = 16

@@ -18,13 +18,11 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from sympy.core.relational import Relational
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.explanation.average import statement_text
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import UnprovenStep
 from dmft.explanation.average import Average, statement_latex, statement_text
 from dmft.explanation.both_sides import Numbers, number
@@ -24,7 +24,6 @@ from dmft.explanation.diagrams import Diagram
 from dmft.explanation.rules import RULES, Rule
 from dmft.record import Brief
 
-Array = NDArray[np.float64]
 Printer = Callable[[sp.Expr], str]
 # Both sides, and what they may differ by, at one of the two cases.
 Judged = tuple[float, float, float]

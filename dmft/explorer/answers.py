@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.explorer.systems import System
 from dmft.model import SGD, Alignment, Overlaps
@@ -16,7 +16,6 @@ from dmft.workflow.diagrams.phase_diagram import phase_diagram
 from dmft.workflow.escape import escape_time
 from dmft.workflow.solve import solve
 
-Array = NDArray[np.float64]
 # Times of a curve; the first of them is this part of the last.
 TIMES, FIRST = 160, 1e-5
 # A move that takes longer is given up, with its status.

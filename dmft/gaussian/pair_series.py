@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
 from dmft.special.hermite_line import ORDERS, hermite_line
 
-Array = NDArray[np.float64]
 # Chebyshev points of a panel, and variances between which there are panels.
 PANEL, SMALLEST, LARGEST = 22, 1e-10, 1e13
 

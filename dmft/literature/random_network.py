@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter, NotClosed
@@ -20,7 +19,6 @@ from dmft.laws import JointNormal
 from dmft.model import FIELD, Committee
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 
-Array = NDArray[np.float64]
 VARIANCES = sp.symbols("a b", positive=True)
 COVARIANCE = sp.Symbol("c", real=True)
 X, H = sp.symbols("x h", real=True)

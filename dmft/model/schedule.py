@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.names import Status
 from dmft.record import Record, Short
 
-Array = NDArray[np.float64]
 CONTROLS = ("learning_rate", "batch_size", "weight_decay")
 TABLES = (".csv", ".tsv", ".txt", ".dat")
 # Numbers of a table that a reader finds again to the last bit.

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count, as_parameter
 from dmft.model.inputs.encoding import Encoding, as_encoding
@@ -24,7 +25,6 @@ from dmft.model.network import FIELD, Committee
 from dmft.record import Brief
 from dmft.validation import checked, checked_or
 
-Array = NDArray[np.float64]
 Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]
 Reduction = Literal["trace"] | Vectors | None
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import sympy as sp
 from numba import types
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
@@ -42,7 +42,6 @@ from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
 from dmft.special.streams import as_seeds, random_stream
 
-Array = NDArray[np.float64]
 START_STREAM, SAMPLE_STREAM = 0, 3
 ROWS = types.float64[:, ::1]
 

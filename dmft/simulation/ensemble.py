@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.names import ACCUMULATED, BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock
 from dmft.simulation.passage import PassageTimes
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.trajectory import constant_variables
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

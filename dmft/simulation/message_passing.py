@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from dmft.arrays import Array
+
 # The score (n, k) at labels (n,), fields (n, k) and their covariance (k, k), and the precision of
 # the weights (k, k): minus the sum of its slopes over d, or its squares.
 Score = Callable[[Array, Array, Array], tuple[Array, Array]]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.solution import Averages, Values, outcome_of
 
-Array = NDArray[np.float64]
 AXES: dict[str, tuple[str, ...]] = {
     "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
 }  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.laws import Law
 from dmft.model.couplings.random_network import (
@@ -33,7 +34,6 @@ from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, shown
 
-Array = NDArray[np.float64]
 # Saved times by default; states beyond this have diverged; steps between renormalisations.
 POINTS, LARGEST, RENORMALISED = 21, 1e12, 10
 # Units whose couplings still fit into memory.

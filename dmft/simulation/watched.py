@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.emit.quantities import entry_name, quantity_expression
 from dmft.emit.vector import vector_function
@@ -23,7 +23,6 @@ from dmft.simulation.risks.risk import RISK_SIGNATURE
 from dmft.solvers.events import TIME, Event, LargestCosine, number_of
 from dmft.solvers.request import check_events
 
-Array = NDArray[np.float64]
 ARRAYS = ("Q", "M", "P", "readout")
 # Names of the arrays' entries in `Equations.explicit`.
 LABELS = {"readout": "a"}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, MissingExtra
 from dmft.initial_conditions import SAMPLES, STEPS, TIME, Alignment, Overlaps
 from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, Status
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from dmft import netcdf
 
-Array = NDArray[np.float64]
 MAPPINGS = ("statistics", "parameters", "provenance")
 # Single runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.events import Event
@@ -18,7 +19,6 @@ from dmft.solvers.request import check_events, read_save_at
 from dmft.solvers.solve import check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
 
-Array = NDArray[np.float64]
 # Parameters, or a function of the time and the state blocks at which the stage begins.
 Parameters = Mapping[str, Any] | Callable[[float, Mapping[str, Array]], Mapping[str, Any]]
 # Widths, scalars and constant arrays.

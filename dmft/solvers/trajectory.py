@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
@@ -18,7 +18,6 @@ from dmft.solvers.solution import Solution, clock_of, outcome_of, start_of
 if TYPE_CHECKING:
     from dmft import netcdf
 
-Array = NDArray[np.float64]
 # The fixed readout, as trained ones are.
 READOUT = Block("readout", ("p",))
 # What a run may make when it is first read (`Trajectory.judged_later`).

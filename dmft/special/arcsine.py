@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.compiled.vectors import fma, select
-
-Array = NDArray[np.float64]
 
 HALF_PI = 0.5 * math.pi
 # Slope of erf(z / sqrt 2) at zero.

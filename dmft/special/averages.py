@@ -14,19 +14,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.special.correlation_series import chebyshev_polynomials, series_average
 from dmft.special.hyperbolic import fast_exp
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.special.correlation_series": "a27947f5e601",
+    "dmft.special.correlation_series": "74ba0bf6789c",
     "dmft.special.hyperbolic": "be4af5a4f773",
 }
-
-Array = NDArray[np.float64]
 
 # Coefficients of a polynomial in one variable, and Gauss nodes of a panel.
 ORDER = 16

@@ -13,11 +13,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
-
-Array = NDArray[np.float64]
 
 # Most coefficients of one parity; they are taken in groups.
 TERMS, GROUP = 96, 8

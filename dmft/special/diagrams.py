@@ -11,11 +11,9 @@ weight and the links.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
-
-Array = NDArray[np.float64]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 
-Array = NDArray[np.float64]
 # Sums over nodes may be reordered, so that they vectorise.
 OPTIONS = {
     "cache": True,

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from dmft.arrays import Array
+
 # Points of the line, coefficients, and its end.
 POINTS, ORDERS, END = 2001, 320, 14.0
 

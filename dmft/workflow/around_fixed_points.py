@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.continuation import follow
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -24,8 +25,6 @@ from dmft.workflow.fixed_points import (
     exponents,
     unit_of_rates,
 )
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.brackets import Root, differences, newton
+from dmft.arrays import Array
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dmft.model.couplings.random_network import RandomNetwork
     from dmft.workflow.networks.rest import NetworkFixedPoint
 
-Array = NDArray[np.float64]
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.
 ZERO_MODE = 1e-8
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.derive import derive
 from dmft.equations.restrict.unreachable import Symmetry, closing, reach, symmetries
 from dmft.equations.two_time.descent import DescentEquations
@@ -31,7 +31,6 @@ from dmft.model.multi_index import teacher_fields
 from dmft.record import Record
 from dmft.validation import checked_or
 
-Array = NDArray[np.float64]
 # Overlaps below this, or below SAFETY times the error of their integral, count as zero.
 THRESHOLD, SAFETY = 1e-8, 10.0
 # Integrals of one or two fields reach this.

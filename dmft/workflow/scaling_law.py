@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.equations.escape.recovery import is_linear_unit
 from dmft.errors import BadParameter
@@ -19,7 +20,6 @@ from dmft.names import Status
 from dmft.record import Record, Short
 from dmft.validation import checked
 
-Array = NDArray[np.float64]
 # A fit looks at this factor in time, in windows of this many times.
 SPAN, TIMES = 100.0, 41
 # Times at which a finite power law is one: below this part of 1/c_d, with d eigenvalues.

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.analysis.boundaries.plane import Label
 from dmft.analysis.boundaries.segment import Change
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.record import Archived, Record
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 
-Array = NDArray[np.float64]
 # Bisection alone needs 52 steps for the last bit; inverse interpolation about eight.
 MAX_STEPS = 100
 # Width of the last brackets.

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 
-Array = NDArray[np.float64]
 CORRECTOR_STEPS = 8
 # The step grows after easy corrections and halves after failed ones.
 EASY = 3

@@ -7,12 +7,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.plane import Label, Plane
 from dmft.analysis.boundaries.segment import Change, find_change, in_square
+from dmft.arrays import Array
 
-Array = NDArray[np.float64]
 # Points of which the next one is extrapolated, and by a polynomial of which order: brackets leave
 # noise, which more points than needed average.
 MEMORY, ORDER = 5, 3

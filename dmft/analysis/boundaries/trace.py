@@ -18,6 +18,7 @@ from dmft.analysis.boundaries.curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.boundaries.plane import Label, Plane, PlaneStore
 from dmft.analysis.boundaries.segment import JUMP, POLE, Change, find_change
 from dmft.analysis.sweeps.store import Store
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
@@ -90,7 +91,6 @@ def to_parameter(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
     return lambda u: high if u == 1.0 else low * (high / low) ** u
 
 
-Array = NDArray[np.float64]
 # A change on a grid edge belongs to a curve that passes this near, in units of the curve's step.
 ON_CURVE = 0.25
 AT_NODE = 0.1

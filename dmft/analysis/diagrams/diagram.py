@@ -17,11 +17,11 @@ from dmft.analysis.sweeps.named import Named, mixed_labels, without_labels
 from dmft.analysis.sweeps.points import Points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import Progress, ProgressOption
 
-Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Coarse = int | tuple[int, int] | None
 
@@ -305,7 +305,7 @@ def _over(sums: Ints, blocks: Ints) -> Ints:
     return found
 
 
-def read_axis(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def read_axis(name: str, values: ArrayLike) -> Array:
     """Values of an axis as numbers."""
     try:
         read = np.array(values, dtype=np.float64)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from dmft import netcdf
 from dmft.analysis.escape import Censored, EscapeTime
+from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.names import FIXED_POINTS, Status
 from dmft.record import Archived
 from dmft.solvers.trajectory import Trajectory
-
-Array = NDArray[np.float64]
 
 # Statuses in a fixed order: files and colours hold their position here.
 STATUSES = tuple(Status)

@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft import netcdf
 from dmft.analysis.landscape import Landscape, NoMinimum
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import Progress, ProgressOption
 from dmft.record import Archived
 
-Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 NONE = "no strict minimum"
 GRIDS = ("codes", "labels", "e", "m", "risk", "number")

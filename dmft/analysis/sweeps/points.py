@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.validation import as_python
 
-Array = NDArray[np.float64]
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 # Points whose keys are made at once: what is between fits into a cache.
 BLOCK = 1 << 14

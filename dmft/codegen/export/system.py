@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.codegen.assemble import code_names
 from dmft.codegen.export.library import TABLE
 from dmft.codegen.export.program import Program, walk
@@ -24,7 +24,6 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.model import DIM_NAME, Alignment, Overlaps
 from dmft.names import VERSION
 
-Array = NDArray[np.float64]
 # Random states whose rates a file keeps.
 STATES = 3
 # Widths of those states where the model leaves them open.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from sympy.core.function import AppliedUndef
 
+from dmft.arrays import Array
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time.network import NU, Functions, NetworkEquations
 from dmft.errors import BadParameter, NotClosed
@@ -19,7 +19,6 @@ from dmft.model.couplings.random_network import S, T
 from dmft.solvers.network.closed import LinearSite
 from dmft.solvers.network.sweep import SiteProblem
 
-Array = NDArray[np.float64]
 X, H, XI, NOW = sp.symbols("x_ h_ xi_ nu_", real=True)
 
 

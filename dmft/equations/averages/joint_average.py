@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule, normal_rule
 from dmft.model import token_fields
-
-Array = NDArray[np.float64]
 
 # Points of a replica where nothing is said.
 NODES = 4096

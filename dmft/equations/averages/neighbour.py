@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.update.moments import of_committees
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD
 
-Array = NDArray[np.float64]
 # Terms of a neighbour of what is on nodes, and of the longest sum.
 TERMS, MOST_TERMS = 3, 9
 # Worse fits do not pay for the second evaluation at the nodes.

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.gaussian.closed.switch import SWITCHES
@@ -30,7 +30,6 @@ from dmft.gaussian.nodes.rules import Law
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.model import FIELD
 
-Array = NDArray[np.float64]
 Interval = tuple[float, float]
 Event = Sequence[tuple[int, Interval]]
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.parameter_values import Values, with_nodes
@@ -23,7 +23,6 @@ from dmft.equations.reference import evaluate
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 
-Array = NDArray[np.float64]
 # Distances from the origin. What falls like the density is 1e-22 of itself at the last one, so
 # that polynomials in use fall from the last but one on, and doubles hold most integrands.
 RADII = (3.0, 4.5, 6.75, 10.0)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.escape.laws import Law, q_star
 from dmft.equations.escape.uninformative import mu, q
 from dmft.equations.risk import population_risk
@@ -22,7 +22,6 @@ from dmft.errors import BadParameter
 from dmft.validation import checked
 
 Values = Mapping[sp.Symbol, sp.Expr]
-Array = NDArray[np.float64]
 
 # Points of the quadrature of a first passage, and the starts it is averaged over.
 PASSAGE_POINTS, START_POINTS = 20_001, 2_001

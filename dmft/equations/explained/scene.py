@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation
 from dmft.equations.averages.nodes import discretise, rule_of_averages
@@ -32,7 +32,6 @@ from dmft.gaussian.nodes.rules import NodeRule
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Model, Overlaps, check_outputs
 
-Array = NDArray[np.float64]
 Place = Mapping[sp.Symbol, int]
 # Fields by position, and the label's noise, in integrands.
 NOISE = sp.Symbol("xi_", real=True)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import Entry, closed_moments
 from dmft.equations.averages.nodes import MOST_EXACT, noise_rule
@@ -46,8 +46,6 @@ from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, random_overlaps
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values
 from dmft.equations.update.optimiser import pace
@@ -21,8 +21,6 @@ from dmft.model import SGD, Alignment, GradientFlow, Model, Overlaps, SequenceMo
 if TYPE_CHECKING:
     from dmft.equations.views.explicit import ExplicitEquations
     from dmft.equations.views.printer import EquationPrinter
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

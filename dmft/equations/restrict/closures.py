@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.averages.closure import TWIN, cosine_rule
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, used_bases
@@ -18,7 +18,6 @@ from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 
-Array = NDArray[np.float64]
 # gamma/(p n_b) from which a run warns: what the closure leaves out is of this relative order.
 FINITE_RATE = 0.05
 # Mean of Q_jl^2 over pairs from which students count as aligned with each other at the start;

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.model import FIELD
 from dmft.model.gradient_descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
-Array = NDArray[np.float64]
 # All permutations of the fields with all flips up to here; flips and exchanges of two beyond.
 ALL_TURNS = 3
 # Points at which a symmetry is tried before SymPy proves it.

@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
@@ -42,8 +42,6 @@ from dmft.equations.rounding.rules import MOVES, OF_FUNCTION, UNIT, Bounded, fir
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
 from dmft.gaussian.tables.tabled import TableAverage
-
-Array = NDArray[np.float64]
 
 # Relative rounding of the product of the lengths of two fields, with room for another order of
 # operations in compiled code.

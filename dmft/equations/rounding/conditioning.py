@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition
@@ -27,8 +27,6 @@ from dmft.model import MultiIndex
 
 if TYPE_CHECKING:
     from dmft.equations.system import System
-
-Array = NDArray[np.float64]
 
 # Rounding relative to the sum of |terms| from which a claim says so.
 WORTH_SAYING = 1e-10

@@ -16,6 +16,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.reference import truth
@@ -38,9 +39,6 @@ SPAN = {"sin": 2.0, "cos": 2.0, "tanh": 2.0, "atan": np.pi}
 # Where an overflow leaves no bound: states moved by this much, how much more than what that changes
 # is claimed, and what else relative to the largest entry.
 MOVES, OF_MOVED, WITHOUT_BOUND = (1.0 - 16 * UNIT, 1.0 + 16 * UNIT), 10.0, 1e-10
-
-
-Array = NDArray[np.float64]
 
 
 class Bounded(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import check_finite, joint_rule
 from dmft.equations.definitions import Definition
@@ -20,7 +21,6 @@ from dmft.gaussian.nodes.rules import NodeRule
 from dmft.gaussian.tables.tokens import TokenLaw
 from dmft.model import Alignment, SequenceModel
 
-Array = NDArray[np.float64]
 INSTEAD = {
     "fixed points": "for a sequence model use dmft.landscape(model), the minima of its risk",
     "linear noise": "paths of a sequence model spread as dmft.solve(equations, start, t_max, "

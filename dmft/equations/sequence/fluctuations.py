@@ -23,6 +23,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition, define
@@ -41,7 +42,6 @@ from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
 
-Array = NDArray[np.float64]
 # The name of what a step adds at order 1/d, as of any term.
 TERM = "finite_dimension"
 # Variances of directions below this are rounding.

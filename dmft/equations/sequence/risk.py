@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.definitions import define
 from dmft.equations.parameter_values import Values, resolve_scalars
@@ -26,8 +27,6 @@ from dmft.record import Short
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.channels.channel import Channel
@@ -26,7 +26,6 @@ from dmft.model import Model
 from dmft.record import Short
 from dmft.validation import checked
 
-Array = NDArray[np.float64]
 Y, OMEGA = sp.Symbol("y", real=True), sp.Symbol("omega", real=True)
 V = sp.Symbol("V", positive=True)
 # Places at which an explanation compares formulas with integrals: y (as a field), omega, V.

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.parameter_values import (
     check_lengths,
     check_widths,
@@ -21,7 +20,6 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.model.gradient_descent import TIME, at_each_step
 
-Array = NDArray[np.float64]
 # Parameters that the number of samples fixes once.
 ONCE = frozenset({alpha.name, fraction.name})
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from sympy.core.function import AppliedUndef
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
@@ -40,7 +40,6 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
 from dmft.validation import checked
 
-Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.
 ONE_TIME = frozenset({*TIME_LATEX, "g_star", "mean_pull"}) - TWO_TIMES
 # Relative to the trace of C_r, on the diagonal of what has a Cholesky root.
@@ -52,8 +51,8 @@ def evaluate_process(
     equations: Descent,
     start: Overlaps,
     steps: int,
-    points: NDArray[np.float64] | None,
-    times: NDArray[np.float64] | None,
+    points: Array | None,
+    times: Array | None,
     parameters: Mapping[str, Any],
 ) -> dict[str, Array]:
     """Arrays of `DescentEquations.evaluate`."""

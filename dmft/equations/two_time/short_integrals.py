@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
@@ -37,7 +37,6 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.quadrature import AccuracyWarning, quadrature
 from dmft.model import Overlaps
 
-Array = NDArray[np.float64]
 Key = tuple[str, tuple[int, ...]]
 # A smallest eigenvalue of C_theta(0, 0), relative to its trace, below which Stein has no inverse.
 SINGULAR = 1e-12

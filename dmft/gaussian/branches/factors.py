@@ -17,14 +17,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.emit.arrays import store_array
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.factor import Term, parse_factor
 from dmft.model import FIELD
-
-Array = NDArray[np.float64]
 
 # Coefficients of the Taylor polynomials at 0, and points and digits of Cauchy's integrals.
 ORDER, CIRCLE, DIGITS = 28, 96, 90

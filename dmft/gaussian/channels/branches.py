@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.panels import LOG_TWO_PI, quiet
 from dmft.gaussian.channels.pieces import Piece
-from dmft.gaussian.nodes.line import Array
 
 # Table of a monotone piece, and Newton steps from an entry of it.
 TABLE, NEWTON = 256, 60

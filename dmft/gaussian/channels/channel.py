@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
 from dmft.gaussian.channels.likelihood import Likelihood
 from dmft.gaussian.channels.panels import (
@@ -30,7 +31,6 @@ from dmft.gaussian.channels.panels import (
     window,
 )
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped
-from dmft.gaussian.nodes.line import Array
 
 # Fields of omega: edges in units of its standard deviation.
 OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])

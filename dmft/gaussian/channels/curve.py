@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.priors import Prior
-from dmft.gaussian.nodes.line import Array, chebyshev, panels
+from dmft.gaussian.nodes.line import chebyshev, panels
 
 # Ends of the curve: precision times second moment, and share of the variance that remains.
 LOWEST, LEAST = 1e-7, 1e-10

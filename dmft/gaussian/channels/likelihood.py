@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.branches import Parts
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, window
-from dmft.gaussian.nodes.line import Array
 
 # A likelihood is resolved where halves of a panel agree to this; nodes of a panel.
 RESOLVED, DEEPEST, ORDER = 1e-12, 12, 12

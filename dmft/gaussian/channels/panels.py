@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import Array, legendre
+from dmft.gaussian.nodes.line import legendre
 
 LOG_TWO_PI = float(np.log(2 * np.pi))
 # Edges of panels in standard deviations; the mass beyond the last is 2e-19.

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between
-from dmft.gaussian.nodes.line import Array
 from dmft.laws import Discrete, Normal
 from dmft.record import Brief
 from dmft.validation import checked, shown

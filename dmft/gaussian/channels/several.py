@@ -18,6 +18,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import between, quiet
 from dmft.gaussian.channels.pieces import stripped
@@ -30,7 +31,6 @@ from dmft.gaussian.channels.sweeps import (
     root_sums,
     slope,
 )
-from dmft.gaussian.nodes.line import Array
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
 MOST_FIELDS = 3

@@ -14,8 +14,8 @@ from itertools import product
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.channel import Channel
-from dmft.gaussian.nodes.line import Array
 
 # E|z| of a normal variable.
 SIZE = float(np.sqrt(2 / np.pi))

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_inner
 from dmft.gaussian.channels.pieces import without_kinks
 from dmft.gaussian.nodes.kinks import KINKED, projections, switches
-from dmft.gaussian.nodes.line import Array
 
 # Edges of panels of a conditioned field, in its standard deviations; ends where it is singular.
 SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 7.0)

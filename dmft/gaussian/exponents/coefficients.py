@@ -14,12 +14,12 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.nodes.grid import PANELS, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.nodes.kinks import break_points
-from dmft.gaussian.nodes.line import Array
 
 Index = tuple[int, ...]
 Function = Callable[[mpmath.mpf], mpmath.mpf]

@@ -18,12 +18,12 @@ from itertools import product
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Index, indices, reverses, sign_flips
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y
-from dmft.gaussian.nodes.line import Array
 
 # Directions are recognised as roots of fractions of denominator up to this.
 DENOMINATOR = 100

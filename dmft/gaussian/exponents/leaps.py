@@ -14,8 +14,8 @@ from math import perm
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.exponents.coefficients import Index, indices
-from dmft.gaussian.nodes.line import Array
 
 # Orders that are tried.
 MAX_ORDER = 10

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.coefficients import Index, as_fields
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.gaussian.exponents.leaps import LeapStep, as_combination, canonical
 from dmft.gaussian.exponents.record import Exponent, coefficient_name
-from dmft.gaussian.nodes.line import Array
 from dmft.model import MultiIndex
 from dmft.record import Record
 from dmft.validation import checked, shown

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.coefficients import Coefficients, Index, hermite_values, indices, norm
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y, canonical
 from dmft.gaussian.nodes.grid import PANELS, TooManyNodes, evaluator
-from dmft.gaussian.nodes.line import Array
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline

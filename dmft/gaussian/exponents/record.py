@@ -9,9 +9,9 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.exponents.coefficients import Index
 from dmft.gaussian.exponents.leaps import LeapStep, Y, as_combination
-from dmft.gaussian.nodes.line import Array
 
 # Relative error of a coefficient above which it is printed: six digits are shown.
 SHOWN_ERROR = 1e-6

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.record import Exponent, Witness
 from dmft.gaussian.tables.token_grid import MOST_TOKENS, RULES
@@ -22,8 +22,6 @@ from dmft.gaussian.tables.token_orders import (
 from dmft.model import Encoding, SequenceModel, as_encoding
 from dmft.model.sequence import TokenFunction
 from dmft.validation import checked
-
-Array = NDArray[np.float64]
 
 # Orders that are looked at where a function has no last one.
 MAX_ORDER = 6

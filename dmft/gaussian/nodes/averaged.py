@@ -13,9 +13,10 @@ import mpmath
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.forms import Block, factor
 from dmft.gaussian.nodes.integrand import Integrand
-from dmft.gaussian.nodes.line import Array, chebyshev
+from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.nodes.nested import Nested
 
 # Lengths of the pieces that are tried, degree, and the error accepted relative to the largest.

@@ -13,10 +13,10 @@ import mpmath
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.forms import DIGITS, Block
 from dmft.gaussian.nodes.grid import evaluator, real_roots
 from dmft.gaussian.nodes.kinks import projections, switches, zeros
-from dmft.gaussian.nodes.line import Array
 
 # Functions that have their own corners: `switches` finds those.
 SWITCHING = (sp.sign, sp.Abs, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.kinks import projections, switches, zeros
-from dmft.gaussian.nodes.line import Array, gauss_rule, legendre
+from dmft.gaussian.nodes.line import gauss_rule, legendre
 
 # Positive panel edges and nodes per panel of each level, by the number of fields. The last edge
 # cuts a tail of 1e-16 or less; levels grow as far as memory allows.

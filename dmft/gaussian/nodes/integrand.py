@@ -9,10 +9,10 @@ import mpmath
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.forms import Block
 from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import Array
 
 # Points at which doubles overflow are evaluated one by one, at most this many in one call.
 MAX_PRECISE = 20_000

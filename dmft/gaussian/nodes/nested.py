@@ -14,6 +14,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.curves import (
     AxisEdges,
@@ -24,7 +25,7 @@ from dmft.gaussian.nodes.curves import (
     regular_edges,
 )
 from dmft.gaussian.nodes.integrand import Integrand
-from dmft.gaussian.nodes.line import Array, kronrod
+from dmft.gaussian.nodes.line import kronrod
 
 # Regular edges of each axis between 0 and its end, by dimension, and the longest panel.
 INNER_EDGES: dict[int, tuple[tuple[float, ...], ...]] = {

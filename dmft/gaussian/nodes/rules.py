@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.line import Array, gauss_rule, legendre
+from dmft.gaussian.nodes.line import gauss_rule, legendre
 
 Words = NDArray[np.uint32]
 Kind = Literal["sobol", "gauss-hermite", "lattice", "mixture"]

@@ -7,8 +7,8 @@ from itertools import product
 
 import numpy as np
 
+from dmft.arrays import Array
 from dmft.gaussian.nodes.integrand import Integrand
-from dmft.gaussian.nodes.line import Array
 from dmft.gaussian.nodes.rules import sobol_engine, to_normal
 
 # Steps of the lattice, and its radius: beyond it the weights are below 1e-18.

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.gaussian.nodes.line import Array, panels
+from dmft.arrays import Array
+from dmft.gaussian.nodes.line import panels
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.model import FIELD
 

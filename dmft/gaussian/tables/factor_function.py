@@ -7,14 +7,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.gaussian import refuse
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.nodes.kinks import switches, zeros
 from dmft.model import FIELD
-
-Array = NDArray[np.float64]
 
 ORDER = 16
 DIGITS = 34

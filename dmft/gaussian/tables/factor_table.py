@@ -21,9 +21,10 @@ import mpmath
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.emit.arrays import load_array, store_array
 from dmft.gaussian import refuse
-from dmft.gaussian.nodes.line import Array, chebyshev
+from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.gaussian.tables.series_strips import series_strips
 from dmft.model import FIELD

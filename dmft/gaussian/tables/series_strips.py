@@ -13,7 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from dmft.gaussian.nodes.line import Array, chebyshev, hermite_rows, panels
+from dmft.arrays import Array
+from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
 from dmft.special.correlation_series import GROUP, LEFT_OUT, ORDER, TERMS
 
 # Beyond this deviation few correlations are small enough for a series.

@@ -15,10 +15,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.kinks import KINKED, break_points
-from dmft.gaussian.nodes.line import Array, hermite_rows, panels
+from dmft.gaussian.nodes.line import hermite_rows, panels
 from dmft.model import FIELD, token_fields
 
 # By number of tokens: highest order of the coefficients, half width of the nodes, their distance.

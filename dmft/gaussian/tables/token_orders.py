@@ -10,8 +10,8 @@ from math import factorial
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.coefficients import Index, factorials, indices
 from dmft.gaussian.tables.token_grid import (
@@ -24,7 +24,6 @@ from dmft.gaussian.tables.tokens import field_series, polynomial_coefficients
 from dmft.model import Attention, SequenceNetwork
 from dmft.model.sequence import TokenFunction
 
-Array = NDArray[np.float64]
 Line = list[dict[Index, sp.Expr]]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.emit.arrays import load_array, store_array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.line import chebyshev
@@ -30,7 +31,6 @@ from dmft.gaussian.tables.token_grid import (
 from dmft.model import FIELD
 from dmft.names import VERSION
 
-Array = NDArray[np.float64]
 Pair = tuple[sp.Expr, sp.Expr]
 
 # Numbers of Chebyshev nodes in e that are tried (each costs seconds for four tokens, whose nodes

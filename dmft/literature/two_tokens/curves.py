@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
+from dmft.arrays import Array
 from dmft.literature.two_tokens.tables import a_of, alpha_of, circle, tables
 
-Array = NDArray[np.float64]
 # e = 1/2: where a minimum counts as positional in the codes of the regions.
 MIDDLE = 0.25
 # Gauss-Legendre nodes of a mean over [0, y]; the integrand is as smooth as on the whole circle.

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.literature.two_tokens.tables import alpha_of, tables
 
-Array = NDArray[np.float64]
 # Rounding of e^2 + m^2 on the circle.
 ROUNDING = 1e-12
 # Points treated at once: the powers of m^2 take 1.6 kB each.

@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.diagrams.region_diagram import as_axis
+from dmft.arrays import Array
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
 from dmft.literature.two_tokens.loss import check_omega
 from dmft.literature.two_tokens.tables import alpha_of, circle, tables
 from dmft.names import VERSION
 
-Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 # Where the extrema of alpha_c are looked for; it has at most two, of the size of the interval.
 SEARCH = 257

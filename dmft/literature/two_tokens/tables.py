@@ -17,11 +17,10 @@ from functools import cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
-
-Array = NDArray[np.float64]
 
 # Largest order of the Hermite series: at the slowest point, e = 0 and m = 1, what is left out is
 # below 1e-16 of C, 3e-14 of its first and 3e-11 of its second derivative.

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.literature.two_tokens.curves import Boundaries
 from dmft.literature.two_tokens.loss import check_disc, check_omega
 from dmft.literature.two_tokens.tables import alpha_of
 
-Array = NDArray[np.float64]
 # Midpoint sums over four fields. The distance has a cone where both rows agree, so that they
 # converge algebraically: values to 1e-6, roots in omega to 2e-5.
 STEP, REACH = 0.125, 7.6

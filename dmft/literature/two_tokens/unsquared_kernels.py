@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 
-Array = NDArray[np.float64]
 # Pairs of points of this relative weight are left out: beyond radius 7.5 in R^4 (below 1e-7), and
 # for single values beyond 6 (below 1e-5).
 LEAST, LEAST_OF_VALUES = 7e-13, 1.5e-8

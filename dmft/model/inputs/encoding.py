@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.initial_conditions import FEASIBLE_TOLERANCE
 from dmft.record import Brief
 from dmft.validation import PSD_TOLERANCE, check_covariance, check_shape, is_array, is_number, shown
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

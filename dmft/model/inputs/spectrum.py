@@ -9,13 +9,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.initial_conditions import Overlaps
 from dmft.model.algorithm import as_count
 from dmft.record import Record
 from dmft.validation import check_covariance, check_shape, checked
 
-Array = NDArray[np.float64]
 # Fractions that a user rounds may miss one by this much.
 SUM_TOLERANCE = 1e-9
 # Power laws: eigenvalues that are blocks of their own, and the most nodes in log i of the others.

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.model import GaussianMixture, Spectrum
-
-Array = NDArray[np.float64]
 
 
 def cluster_rows(inputs: GaussianMixture | None, k: int, laws: Array | None) -> Array:
@@ -56,7 +54,7 @@ class Activation:
 
     value: Compiled
     slope: Compiled
-    parameters: NDArray[np.float64]
+    parameters: Array
     # Degree in the field (of several: total), or None when the activation is not a polynomial.
     degree: int | None
     expr: sp.Expr

@@ -17,8 +17,8 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 from numba import types
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_of_outputs, numbered
@@ -31,7 +31,6 @@ COMPILED_WITH = {
     "dmft.simulation.risks.risk": "395854905e9a",
 }
 
-Array = NDArray[np.float64]
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
 POINTS = 4096
 

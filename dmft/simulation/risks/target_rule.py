@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risks.clustered_risk import clustered_risk_at
 from dmft.simulation.risks.measures import normal_nodes
@@ -22,8 +22,6 @@ from dmft.simulation.risks.risk import (
     target_risk_at,
     target_square,
 )
-
-Array = NDArray[np.float64]
 
 # Analytic targets of up to two fields: trapezoidal rule, whose error falls like exp(-const/h).
 TRAPEZOID_FIELDS = 2
@@ -124,9 +122,9 @@ def _mirrored(count: int, k: int) -> Array:
 
 def quadrature_risk(
     experiment: Experiment,
-    Q: NDArray[np.float64],
-    M: NDArray[np.float64],
-    P: NDArray[np.float64],
+    Q: Array,
+    M: Array,
+    P: Array,
     rule: Rule,
 ) -> float:
     """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k).
@@ -150,5 +148,5 @@ def quadrature_risk(
     )  # fmt: skip
 
 
-def _contiguous(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _contiguous(matrix: Array) -> Array:
     return np.ascontiguousarray(matrix, dtype=np.float64)

@@ -13,6 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from dmft.arrays import Array
 from dmft.emit.quantities import entry_name
 from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
@@ -28,7 +29,6 @@ from dmft.simulation.sequences.kernels import mean_loss
 from dmft.simulation.watched import RISK, Watch, one_event, watched_expression
 from dmft.solvers.events import TIME, Event
 
-Array = NDArray[np.float64]
 # Points of each of two scrambled Sobol sequences that average the risk.
 RISK_POINTS = 4096
 OVERLAP = "overlap"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import TIME, Alignment, steps_before
 from dmft.model.sequence import SequenceModel
@@ -32,7 +33,6 @@ from dmft.solvers.jobs import Job
 from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 
-Array = NDArray[np.float64]
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
 from dmft.model.update import VectorRule
@@ -22,7 +23,6 @@ from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import is_whole, shown
 
-Array = NDArray[np.float64]
 # Saved times by default.
 POINTS = 101
 

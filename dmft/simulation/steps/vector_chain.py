@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
 from dmft.rules import Field, Random, View
 from dmft.simulation.steps.vectors import CHUNK, Runs, Step
-
-Array = NDArray[np.float64]
 
 
 class Chain(Runs):

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
 from dmft.laws import Discrete
 from dmft.model.update import TIME, VectorRule
 from dmft.rules import Field, Gram, Mean, Random, Row, View
 
-Array = NDArray[np.float64]
 # Steps whose random numbers are drawn at once; numbers of one draw.
 CHUNK, MOST_DRAWN = 64, 2**22
 

@@ -16,11 +16,10 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.record import Short
 from dmft.solvers.descent.sampled import PARTNERS, mean_losses
 from dmft.solvers.signatures import VECTOR
-
-Array = NDArray[np.float64]
 
 
 class Arrays(NamedTuple):

@@ -21,8 +21,8 @@ from dataclasses import replace
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.solvers.descent.process import Arrays, DescentTask, Nodes
 from dmft.solvers.descent.sampled import SAMPLE, SUMS
@@ -215,7 +215,6 @@ def along_lines(sample, bend, steps, first, last, each, room, trained, normal, s
     return True
 
 
-Array = NDArray[np.float64]
 # Samples are summed in this many parts, whatever the number of threads.
 PARTS = 16
 # Passes over the lines end when the response changes by less, relative to its largest entry.

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import Status
 from dmft.solvers.solution import Solution, Values, outcome_of, start_of
 from dmft.solvers.trajectory import constant_variables
 
-Array = NDArray[np.float64]
 # An error passes the signal beyond this share of it.
 SIGNAL = 0.5
 # Share of the unit of its block up to which an error is small whatever the value.

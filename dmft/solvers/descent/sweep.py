@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtrs
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.solvers.descent.process import Arrays, DescentTask, Nodes, labels_of, teacher_fields
 from dmft.solvers.descent.sampled import BLOCK, PARTNERS, advance, respond
 from dmft.solvers.two_time.march import Stepper, march
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

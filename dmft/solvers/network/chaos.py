@@ -10,12 +10,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.solvers.network.kernels import add_rows, correlate, factor_row
 from dmft.solvers.network.sweep import SiteProblem, Sweep
 
-Array = NDArray[np.float64]
 # Size of a perturbation at which all of its past is scaled down.
 TOO_LARGE = 1e60
 

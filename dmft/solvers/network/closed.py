@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.solvers.network.sweep import LARGEST, SiteProblem
 from dmft.solvers.two_time.march import Stepper
 from dmft.special.hermite_line import ORDERS, hermite_line, power_series
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 
-Array = NDArray[np.float64]
 Short = NDArray[np.float32]
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 # Paths in a block, and partial sums of a sum over paths.

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.solution import Solution, Values, outcome_of
 
-Array = NDArray[np.float64]
 # Axes of each array; that of the populations comes last where there are several.
 AXES: dict[str, tuple[str, ...]] = {
     "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),

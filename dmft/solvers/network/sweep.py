@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.solvers.network.kernels import (
     BLOCK,
@@ -27,7 +28,6 @@ from dmft.solvers.network.kernels import (
 )
 from dmft.solvers.two_time.march import Stepper
 
-Array = NDArray[np.float64]
 # Columns of the response that are all kept: the latest, and so many older ones.
 LATEST, OLDER = 64, 96
 # States beyond this have diverged.

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.progress import EXPECTED, Progress, is_cancelled
 from dmft.solvers.pointers import called, entry, loop
@@ -22,8 +22,6 @@ from dmft.solvers.runge_kutta.march import LARGEST_CHUNK, go_on, next_budget
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory
-
-Array = NDArray[np.float64]
 
 # Fewer runs than two for each lane go one by one.
 FEWEST = 16

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.solvers.pointers import called, entry, loop
 from dmft.solvers.run import Raw, Setup, Sink, Vector
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau, backward_tableau
-
-Array = NDArray[np.float64]
 
 # Python is entered about this often, for progress, time limits and Ctrl-C.
 CHUNK_SECONDS = 0.1

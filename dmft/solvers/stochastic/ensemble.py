@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.stochastic.passage_times import PassageTimes
 from dmft.solvers.trajectory import block_of, constant_variables, dimensions, plain_block
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
@@ -23,8 +24,6 @@ from dmft.solvers.runge_kutta.layout import Events
 from dmft.solvers.signatures import DOMAIN, RHS
 from dmft.solvers.stochastic import layout as codes
 from dmft.solvers.stochastic.layout import COVARIANCE, Plan, Scratch, Walk
-
-Array = NDArray[np.float64]
 
 STATUS = {
     codes.WALKING: Status.INTERRUPTED,

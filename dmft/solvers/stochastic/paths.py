@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import ProgressOption
@@ -33,7 +34,6 @@ from dmft.solvers.stochastic.march import (
 from dmft.solvers.stochastic.noise import path_key
 from dmft.solvers.stochastic.passage_times import PassageTimes
 
-Array = NDArray[np.float64]
 # From the worst: the first of these that some path has is the status of the run.
 SEVERITY = (
     Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,

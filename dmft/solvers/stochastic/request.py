@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_blocks, read_save_at
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
-
-Array = NDArray[np.float64]
 
 SCHEMES = ("euler", "weak2")
 INCREMENTS = ("normal", "three_point")

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.solution import Solution, Values, outcome_of
 
-Array = NDArray[np.float64]
 # Points of the local polynomials, as in the thinning.
 STENCIL = 6
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
@@ -27,7 +27,6 @@ COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
 }
 
-Array = NDArray[np.float64]
 CUBE = types.float64[:, :, ::1]
 # first, late, early: (t, times, par, now (z,), past (z, n), X (x, n), low, high, out (k, n))
 PAIR_SIGNATURE = types.void(

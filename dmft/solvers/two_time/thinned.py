@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.names import Status
 from dmft.record import Short
 from dmft.solvers.pointers import pointer
@@ -25,7 +26,6 @@ from dmft.solvers.two_time.step import (
     begin,
 )
 
-Array = NDArray[np.float64]
 # The number of its axes (from the last) that are times, for each array of the state.
 TIMES = {
     "x": 1, "q": 1, "Z": 1, "FZ": 0, "X": 1, "FX": 1, "G": 2, "A": 1, "BL": 1, "BE": 1, "S": 1,
@@ -71,7 +71,7 @@ class VolterraProblem(Short):
     flags: NDArray[np.int64]
     memories: int
     totals: int
-    start: Callable[[Mapping[str, float]], NDArray[np.float64]]
+    start: Callable[[Mapping[str, float]], Array]
     source: str = field(repr=False)
     fingerprint: str = ""
     origin: Any = field(default=None, repr=False)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
@@ -17,7 +16,6 @@ from dmft.solvers.solve import solve_problem
 from dmft.validation import checked
 from dmft.workflow.control.problem import Controlled, check_controlled
 
-Array = NDArray[np.float64]
 # Times of a schedule, between which it is linear.
 POINTS = 1001
 # Bounds by default, in units of the greedy rate at the start.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule
@@ -16,7 +16,6 @@ from dmft.validation import checked
 from dmft.workflow.control.greedy import best, first_guess, limits, read
 from dmft.workflow.control.problem import Controlled
 
-Array = NDArray[np.float64]
 # Pieces of the first search, and intervals of the schedule, between whose ends it is linear.
 PIECES, INTERVALS = 30, 120
 # Constant rates that are tried first, in units of the greedy one at the start.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.codegen.linearised import compiled_adjoint
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
@@ -22,7 +22,6 @@ from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
-Array = NDArray[np.float64]
 RATE = "learning_rate"
 # Doublings of steps until they are fine enough.
 DOUBLINGS = 14

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.brackets import FLAT, newton
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import seen_by
 from dmft.model import Overlaps
@@ -33,7 +33,6 @@ from dmft.workflow.fixed_points import (
     unit_of_rates,
 )
 
-Array = NDArray[np.float64]
 # Shares of teacher directions below this are none: a fixed point has none to rounding.
 NOTHING = 1e-3
 # A student belongs to a direction of which it has this many times as large a share as of any other.

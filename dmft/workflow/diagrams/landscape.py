@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dmft.analysis import landscape as scan
 from dmft.analysis.diagrams.region_diagram import RegionDiagram, region_diagram
 from dmft.analysis.landscape import POINTS, Landscape
+from dmft.arrays import Array
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.risk import population_risk
 from dmft.equations.sequence.risk import SequenceRisk
@@ -23,7 +24,6 @@ from dmft.model import SequenceModel
 from dmft.progress import ProgressOption
 from dmft.validation import checked
 
-Array = NDArray[np.float64]
 # Averages on arrays of at least this size are kept: the grids of all landscapes of a family.
 KEPT_SIZE, KEPT = 64, 8
 

@@ -8,11 +8,11 @@ from functools import cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.linalg.lapack import dgetrf, dgetrs
 
-Array = NDArray[np.float64]
+from dmft.arrays import Array
+
 # Intervals of the grid, and how much denser its points are at zero.
 STATES, DENSE = 112, 8.0
 # Intervals of second differences that start the search.

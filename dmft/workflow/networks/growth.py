@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, T
 
-Array = NDArray[np.float64]
 # Range and number of the values of Delta that are scanned.
 DELTAS = (-12.0, 40.0, 4001)
 # Values beyond, where std is 1 / Delta.

@@ -19,13 +19,13 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.optimize import brentq, root
 
+from dmft.arrays import Array
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
 from dmft.workflow.networks.growth import lotka_volterra
 from dmft.workflow.networks.sites import FEWER, NODES, Rest, normal_nodes, populated
 
-Array = NDArray[np.float64]
 # Steps of the relaxation of a site towards its rest state, and the accuracy of its rate.
 RELAXATIONS, AT_REST = 200, 1e-13
 # Largest residual of a fixed point, and distance below which two are the same.

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
+from dmft.arrays import Array
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
@@ -19,7 +19,6 @@ from dmft.laws import Discrete, JointNormal, Normal
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 from dmft.validation import is_number, shown
 
-Array = NDArray[np.float64]
 # Nodes of a smooth average over the field, of a parameter's law, and panels around a kink.
 NODES, FEWER, OF_LAWS, PANELS, IN_PANEL, END = 160, 64, 24, 24, 12, 9.0
 # Fields of the declaration that are arguments of a diagram by their names.

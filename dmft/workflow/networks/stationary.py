@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.polynomial import chebyshev, legendre
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import brentq
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import Output
@@ -30,7 +31,6 @@ from dmft.record import Record
 from dmft.special.hermite_line import power_series
 from dmft.workflow.networks.ground_state import ground_state
 
-Array = NDArray[np.float64]
 # Nodes of integrals over the correlation, degree of its force, panels of the orbit.
 LEVEL, DEGREE, ORBIT = 48, 60, 400
 # Decay times of the correlation that the eigenproblem holds: exp(-22) is 3e-10.

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.over_time import with_step
 from dmft.errors import BadParameter
@@ -24,7 +24,6 @@ from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine
 from dmft.workflow.solving.descent_runs import run_descent
 
-Array = NDArray[np.float64]
 TWO_TIMES = ("Q2", "corr", "resp")
 MOST_LEVELS = 6
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import pdtr
 
+from dmft.arrays import Array
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import BATCH_LAWS
 from dmft.errors import BadParameter
@@ -21,7 +21,6 @@ from dmft.solvers.descent.response import pieces, sample_count
 from dmft.solvers.descent.sampled import BLOCK, PARTNERS
 from dmft.special.quantile import sobol_rows
 
-Array = NDArray[np.float64]
 GIB = 2**30
 # Matrices over (time, neuron) of a scramble: eight of its sweep, seven in results and means.
 MATRICES = 15

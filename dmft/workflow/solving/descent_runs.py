@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from dmft.arrays import Array
 from dmft.codegen.two_time.process import build_descent
 from dmft.codegen.two_time.sample import build_bend, build_measure, knots_of
 from dmft.equations.averages.passes import averages
@@ -49,7 +49,6 @@ from dmft.symbolic_lock import in_turn
 from dmft.workflow.solve import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
-Array = NDArray[np.float64]
 # From the worst: the first of these that some scramble has is the status of the run.
 SEVERITY = (
     Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from dmft.arrays import Array
 from dmft.codegen.two_time.site import build_network, gaussian_sites
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
@@ -30,7 +30,6 @@ from dmft.solvers.two_time.march import Stepper, asked, march
 from dmft.validation import checked, shown
 from dmft.workflow.solve import Solver
 
-Array = NDArray[np.float64]
 # Share of cases that an interval holds.
 COVERED = 0.95
 # Rounding of a closed recursion, relative to the largest value.

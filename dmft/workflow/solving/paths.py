@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.equations.noise.fluctuations import Noise
 from dmft.equations.parameter_values import NODE_OPTIONS, resolve_scalars
@@ -24,8 +24,6 @@ from dmft.solvers.stochastic.request import check_counts
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
-
-Array = NDArray[np.float64]
 
 # Word of the seed's spawn key that keeps random starts apart from the noise of the paths.
 STARTS_STREAM = 8

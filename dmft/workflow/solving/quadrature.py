@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.averages.neighbour import MOST_TERMS
 from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
@@ -25,7 +25,6 @@ from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, PER_TERM, NodeRule, most_
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
 
-Array = NDArray[np.float64]
 Solver = Callable[..., Trajectory]
 
 # After such a run, one on more nodes would only be cut earlier.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.equations.rounding.bounds import rounding
@@ -27,8 +28,6 @@ from dmft.equations.rounding.conditioning import WORTH_SAYING, light
 from dmft.equations.rounding.rules import Bounded, relative_rounding
 from dmft.errors import NotClosed
 from dmft.solvers.trajectory import Trajectory
-
-Array = NDArray[np.float64]
 
 # States of a run at which rounding is looked at, and those of a run where it matters.
 LOOKED_AT, FOLLOWED = 8, 64

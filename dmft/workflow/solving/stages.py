@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.emit.schedules import as_expression
 from dmft.equations.equations import Equations
@@ -34,7 +35,6 @@ from dmft.workflow.solving.schedule import Schedule, counting, follow, read_sche
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched
 
-Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from dmft.arrays import Array
 from dmft.codegen.two_time.volterra import build_volterra
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
@@ -31,7 +32,6 @@ from dmft.solvers.two_time.thinned import start as begin
 from dmft.symbolic_lock import in_turn
 from dmft.workflow.solve import Solver, equations_of
 
-Array = NDArray[np.float64]
 # Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
 ROWS, SPAN = 41, 1000.0
 # Largest gap of the thinned grid, relative to the distance from both ends; what dropped times may

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.emit.quantities import entry_name, quantity_expression
@@ -26,7 +25,6 @@ from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.solution import Values
 
-Array = NDArray[np.float64]
 Run = TypeVar("Run", bound=Any)
 # Where a symbol of an expression is read.
 CLOCK, STATE, PARAMETER, OBSERVED = range(4)

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve, Root
@@ -29,7 +29,6 @@ from dmft.workflow.static.numbers import (
 )
 from dmft.workflow.static.several_fields import several_of
 
-Array = NDArray[np.float64]
 # Nodes of panels of the risk.
 RISK_ORDER = 16
 STARTS = ("uninformed", "informed", "all")

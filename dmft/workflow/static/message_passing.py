@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of
@@ -25,7 +25,6 @@ from dmft.workflow.static.numbers import StaticLimit, check_gaussian, samples_of
 from dmft.workflow.static.several_fields import several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 
-Array = NDArray[np.float64]
 STEPS = 50
 # Numbers of the inputs of a run, 16 GB.
 MOST_INPUTS = 2**31

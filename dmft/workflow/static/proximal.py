@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import quiet
 from dmft.gaussian.nodes.integrand import stable
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 
-Array = NDArray[np.float64]
 Function = Callable[[Array, Array], Array]
 # One-sided slopes are taken this far from a kink, relative to its size.
 ASIDE = 1e-11

@@ -14,15 +14,14 @@ from functools import cached_property
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.optimize import root
 
+from dmft.arrays import Array
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.channels.panels import between, quiet
 from dmft.workflow.static.proximal import Proximal
 
-Array = NDArray[np.float64]
 # Edges of panels of a standard normal variable; 2e-19 of it lies beyond the last.
 EDGES = np.array([-9.0, -5.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 5.0, 9.0])
 # Weights of nodes of a label below are left out.

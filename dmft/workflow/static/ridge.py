@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from dmft.arrays import Array
 from dmft.emit.formula import parse_expression
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.channels.declared import Label
@@ -17,7 +17,6 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.workflow.static.numbers import StaticLimit
 
-Array = NDArray[np.float64]
 # Logarithms of kappa are sought within this.
 FARTHEST = 700.0
 ALPHA, RIDGE, FIRST, SECOND, V = sp.symbols("alpha lambda c_1 y_2 V", positive=True)

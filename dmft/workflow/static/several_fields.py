@@ -7,14 +7,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.channels.several import Several
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
-Array = NDArray[np.float64]
 # First overlaps, of no knowledge and next to the teacher.
 NUDGE, NEAR = 1e-2, 1.0 - 1e-3
 # Points while the overlap still moves, by whether the label is discrete; steps; a settled change.

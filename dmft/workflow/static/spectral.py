@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of
@@ -21,7 +21,6 @@ from dmft.model.loss import LABEL
 from dmft.validation import checked, shown
 from dmft.workflow.static.numbers import StaticLimit, samples_of
 
-Array = NDArray[np.float64]
 # The optimal preprocessing is unbounded where E[h^2 | y] vanishes: eigenvectors do not feel more.
 FLOOR = -1e3
 # Kinks of the preprocessing are sought within these standard deviations.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import NotClosed
 from dmft.gaussian.channels.curve import Curve
 from dmft.gaussian.channels.declared import Label
@@ -21,7 +21,6 @@ from dmft.record import Record
 from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
 from dmft.workflow.static.several_fields import FINE_NODES, several_of
 
-Array = NDArray[np.float64]
 # Eigenvalues below this part of the largest, or of one, are zero.
 ZERO = 1e-6
 # Remaining variance next to exact recovery, and the largest alpha at which steps are sought.

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve
@@ -28,7 +28,6 @@ from dmft.workflow.static.numbers import (
 )
 from dmft.workflow.static.staircase import StaircaseStep, staircase
 
-Array = NDArray[np.float64]
 # Points of the curve that a record keeps.
 POINTS = 401
 # Accuracy of equal areas, whose integral ends at a remaining variance of 1e-10.

@@ -18,10 +18,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import kve
 
-Array = NDArray[np.float64]
+from dmft.arrays import Array
+
 # Below, l(t) = 1 - t + 9/2 t^2 ...: factors of the product from there on are one integral.
 SMALL = 1e-6
 # The integrals are sums over log t, which converge exponentially in the step, up to where the
