@@ -84,12 +84,8 @@ def write(
 ) -> Path:
     """Write one record; an existing file is replaced only by a complete one.
 
-    `names` are the quantities that variables hold where these have other names.
-
-    Raises
-    ------
-    BadParameter
-        When the file cannot be written there: no such folder, no room, a name that is too long.
+    `names` are the quantities that variables hold where these have other names. `BadParameter`
+    tells why the file cannot be written there: no such folder, no room, a name that is too long.
     """
     target = checked_path(path)
     partial = target.with_name(f".{uuid.uuid4().hex[:12]}.partial")
@@ -139,19 +135,9 @@ def load(
 ) -> Record:
     """Read a record of one of these kinds: the guard of all files that come from outside.
 
-    Parameters
-    ----------
-    path : str or Path
-    restore : mapping of kinds to callable(record, arrays)
-        What makes a record of the JSON text and the named arrays of a file of this kind.
-
-    Raises
-    ------
-    BadParameter
-        When there is no such file, it cannot be read, or holds a record of another kind or of a
-        later version.
-    DamagedFile
-        For a file that `write` did not write, or that was changed since.
+    `restore` maps a kind to what makes a record of the JSON text and the named arrays of its file.
+    Raises `BadParameter` for no such file, another kind or a later version, and `DamagedFile` for
+    one that `write` did not write, or that was changed since.
     """
     target = checked_path(path)
     try:

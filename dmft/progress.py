@@ -133,12 +133,8 @@ def as_asked(option: ProgressOption) -> Iterator[None]:
 class Progress:
     """Reports the fraction of a piece of work that is done; use as a context manager.
 
-    Parameters
-    ----------
-    option : None (a bar after two seconds), True (a bar at once), False (silent), or callable
-        A callable gets (fraction, message). Bars are drawn on terminals and in notebooks.
-    label : str
-        What is being done, shown in front of the bar.
+    `option` is None (a bar after two seconds), True (a bar at once), False (silent), or a callable
+    of (fraction, message). Bars are drawn on terminals and in notebooks, after the `label`.
     """
 
     def __init__(self, option: ProgressOption, label: str) -> None:

@@ -41,10 +41,8 @@ LARGEST_WHOLE = 2**53
 def checked(target: Target) -> Target:
     """Check the arguments of a function, or of a class's constructor, against their hints.
 
-    Raises
-    ------
-    BadParameter
-        From the decorated function: with the argument, its value and what it must be.
+    Raises `BadParameter` from the decorated function: with the argument, its value and what it must
+    be.
     """
     return checked_or()(target)
 

@@ -229,21 +229,9 @@ def escape_time_of_problem(
 ) -> EscapeTime | Censored:
     """Escape time of a problem from a start; `Censored` when the horizon or a failure is hit.
 
-    Parameters
-    ----------
-    problem, state, t_max
-        As for `solve_problem`; the observables must include "risk".
-    fraction : float in (0, 1)
-    reference : {"start", "plateau"}
-    overlap : float in (0, 1] or None
-        Measure by the largest cosine instead of the risk.
-    **options
-        Passed on to `solve_problem`: widths, constants, parameters, method, tolerances ...
-
-    Warns
-    -----
-    EscapeWarning
-        When a threshold relative to the start is met before the plateau.
+    The observables include "risk"; `overlap` measures by the largest cosine instead. `options` go
+    to `solve_problem`. An `EscapeWarning` tells that a threshold relative to the start is met
+    before the plateau.
     """
     # Events and plateaus are looked for on every step.
     options = {n: value for n, value in options.items() if n not in ("save_at", "events")}

@@ -189,29 +189,11 @@ def landscape(
 ) -> Landscape:
     """Find the minima of a risk over the feasible alignments of a sequence model.
 
-    Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e): these are the stable
-                fixed points of spherical gradient flow
-    Shapes      one alignment e and one m
+    Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e), with `gram` G (2, 2) of
+                (w*/sqrt(d), p): these are the stable fixed points of spherical gradient flow
     Valid for   smooth risks; minima on the circle are told apart down to 2 pi / points, inside down
-                to a sixteenth of the radius
+                to a sixteenth of the radius. An attribute `error` of the risk widens differences
     Source      theory/sequence A.4, D.4
-
-    Parameters
-    ----------
-    risk : callable
-        Called as ``risk(e=..., m=...)``; with arrays where it takes them. Differences are wider
-        where its attribute `error` says that values are known to that only.
-    gram : (2, 2), optional
-        Overlaps of (w*/sqrt(d), p); the identity for |p| = 1 orthogonal to the target.
-    points : int
-        Nodes on the circle.
-
-    Examples
-    --------
-    >>> from dmft.literature import positional_semantic_risk
-    >>> found = landscape(positional_semantic_risk(a=1.0, omega=0.7))
-    >>> found.name, found.code
-    ('semantic over positional, positional start', 6)
     """
     if points < 8:
         raise BadParameter(f"points = {points} are too few for a circle: take at least 8")
@@ -239,24 +221,9 @@ def landscape_boundary(
     gram: ArrayLike | None = None,
     xtol: float = 1e-10,
 ) -> float:
-    """Value of a parameter at which the landscape of a family of risks changes.
+    """Value of a parameter at which a measure of the landscape of a family of risks changes.
 
-    Parameters
-    ----------
-    family : callable
-        Gives the risk at each value of the parameter.
-    measure : callable
-        What changes, from a `Landscape`: a number whose zero is wanted, or a bool or a str
-        (`lambda found: found.name`), whose change is.
-    low, high : float
-    xtol : float
-
-    Examples
-    --------
-    >>> from dmft.literature import positional_semantic_risk
-    >>> family = lambda omega: positional_semantic_risk(1.0, omega)
-    >>> round(landscape_boundary(family, lambda x: x.bend(e=0, m=1), 0.5, 1.0), 9)
-    0.841605404
+    The measure returns a number whose zero is wanted, or a bool or a str whose change is.
     """
     from scipy.optimize import brentq
 

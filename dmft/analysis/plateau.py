@@ -48,21 +48,13 @@ class Plateau:
 def find_plateau(run: Trajectory, origin: float) -> Plateau | None:
     """Return the plateau after the first relaxation of `run`, or None when it does not relax.
 
-    Parameters
-    ----------
-    run : Trajectory
-        Saved at each accepted step.
-    origin : float
-        Time that log t counts from.
-
-    Notes
-    -----
-    With s = -d log risk / d log t: the relaxation is the first maximum of |s| that falls by half
-    afterwards (of |s|: noise may lengthen students and raise the risk at first); the descent is the
-    largest s after that fall; the plateau is the smallest |s| between them. A curve that still
-    flattens at its end has its plateau there. They are looked for before the fastest fall of the
-    risk, and where that is not later than the relaxation, as in a run that falls fast from its
-    start on, beyond. Other runs begin on their plateau, and None is returned.
+    `run` is saved at each accepted step; log t counts from `origin`. With s = -d log risk / d log
+    t: the relaxation is the first maximum of |s| that falls by half afterwards (of |s|: noise may
+    lengthen students and raise the risk at first); the descent is the largest s after that fall;
+    the plateau is the smallest |s| between them. A curve that still flattens at its end has its
+    plateau there. They are looked for before the fastest fall of the risk, and where that is not
+    later than the relaxation, as in a run that falls fast from its start on, beyond. Other runs
+    begin on their plateau.
     """
     rate = risk_rate(run)
     slope = _log_slope(run, origin, rate)

@@ -19,14 +19,8 @@ def node_loop(
 ) -> tuple[list[str | Loop], dict[sp.Expr, str]]:
     """Lines that sum the integrands over the nodes, and the variable of each average.
 
-    Parameters
-    ----------
-    averages : sequence of Expectation
-        Under laws that are placed.
-    known : mapping
-        What state and parameters are called.
-    first : str
-        Numbers of parameters in front of the nodes.
+    The averages have laws that are placed; `known` gives names of state and parameters, `first` the
+    numbers of parameters in front of the nodes.
     """
     names = {s: known.get(s.name, s.name) for a in averages for s in a.free_symbols}
     sums = {average: f"sum_{n}" for n, average in enumerate(averages)}

@@ -63,13 +63,8 @@ class PulledBack:
 def compiled_tangent(equations: Equations) -> Any:
     """Compiled ``tangent(t, y, widths, par, out)`` of the equations.
 
-    y holds the state (Q, M), then its displacement (Q', M'), packed; out receives the rates of
-    the displacement. widths and par are those of the `Problem` that `dmft.build` makes.
-
-    Raises
-    ------
-    NotClosed
-        When the equations hold averages on nodes, or closed forms without known derivative.
+    y holds the state (Q, M), then its displacement (Q', M'), packed; out receives the rates of the
+    displacement. Raises `NotClosed` for averages on nodes or closed forms without derivative.
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))
@@ -87,14 +82,8 @@ def compiled_tangent(equations: Equations) -> Any:
 def compiled_adjoint(equations: Equations) -> tuple[Any, Any]:
     """Compiled product of a costate with the Jacobian of the rates, and gradient of the risk.
 
-    Both are ``(t, y, widths, par, out)``. y holds the state, then a costate, packed; `out`
-    receives, behind the place of the state, the product of the costate and the Jacobian, and the
-    derivatives of the risk, which no costate enters.
-
-    Raises
-    ------
-    NotClosed
-        When the equations hold averages on nodes, or closed forms without known derivative.
+    Both are ``(t, y, widths, par, out)``. y holds the state, then a costate, packed; `out` receives
+    after the state's entries the product or the derivatives of the risk, which no costate enters.
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))

@@ -70,14 +70,8 @@ def blank_figure(size: tuple[float, float], *, shown: bool) -> Any:
 class Canvas:
     """Where a figure goes, how wide it is, and the colours of its maps.
 
-    Parameters
-    ----------
-    shown : bool
-        Whether pyplot shows it; otherwise it only goes to a file.
-    width : float, optional
-        Inches; by default each figure has its own.
-    maps : mapping
-        Those of ``cmap``, ``norm``, ``levels`` that the caller gave.
+    `shown` by pyplot or only written to a file; `width` in inches, by default each figure's own;
+    `maps` are those of ``cmap``, ``norm``, ``levels`` that the caller gave.
     """
 
     shown: bool = True

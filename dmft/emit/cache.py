@@ -26,24 +26,13 @@ _IMPORTING = threading.RLock()
 
 
 def load_module(source: str, stem: str) -> ModuleType:
-    r"""Import `source` as a module that lives in a file of the cache directory.
+    """Import `source` as a module ``<stem>_<hash>`` that lives in a file of the cache directory.
 
-    What is executed is always `source` itself; a file of the same name that holds something else
-    is replaced. Safe with several threads and processes: the first one compiles, the others wait.
-
-    Parameters
-    ----------
-    source : str
-        Python text written by one of our generators. What it compiles and caches takes `njit` from
-        `dmft.compiled`: Numba's own would trust any file that it finds.
-    stem : str
-        Readable beginning of the module's name, an identifier.
-
-    Returns
-    -------
-    module : ModuleType
-        Named ``<stem>_<hash>`` and registered in ``sys.modules`` under that name, which Numba
-        needs to rebuild functions from its cache.
+    What is executed is always `source` itself, Python text of one of our generators; a file of the
+    same name that holds something else is replaced. Safe with several threads and processes: the
+    first one compiles, the others wait. What it compiles and caches takes `njit` from
+    `dmft.compiled`: Numba's own would trust any file that it finds. The module is registered in
+    ``sys.modules``, which Numba needs to rebuild functions from its cache.
     """
     name = module_name(source, stem)
     with _IMPORTING:

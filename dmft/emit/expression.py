@@ -61,23 +61,11 @@ def emit_expression(
     names: Mapping[sp.Symbol, str],
     functions: Mapping[type, str] | None = None,
 ) -> str:
-    """Write a scalar expression as text that Numba compiles.
+    """Write a scalar expression as text that Numba compiles, with the modules ``math`` and ``np``.
 
-    The text uses the modules ``math`` and ``np`` (NumPy). NaN goes through everything, Max and Min
-    included.
-
-    Parameters
-    ----------
-    expr : sympy.Expr
-    names : mapping from symbol to text
-        What each free symbol is called: a variable, or an entry like ``par[0]``.
-    functions : mapping from SymPy function class to text, optional
-        Overrides or extends `FUNCTIONS` (a vectorisable arcsine, for instance).
-
-    Raises
-    ------
-    BadParameter
-        For a node outside the whitelist or a symbol without a name; the message names it.
+    Symbols become the text in `names`: a variable, or an entry like ``par[0]``. `functions` extends
+    or overrides `FUNCTIONS`. NaN goes through everything, Max and Min included. Raises
+    `BadParameter` for a node outside the whitelist or a symbol without a name.
     """
     writer = _Writer(names, {**FUNCTIONS, **(functions or {})}, expr)
     return writer.text(sp.sympify(expr, strict=True))

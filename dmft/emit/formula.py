@@ -96,21 +96,12 @@ def _listed(names: list[str]) -> str:
 
 
 def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
-    r"""Read a formula such as ``erf(z/sqrt(2))`` in these symbols, or refuse it with its column.
+    """Read a formula such as ``erf(z/sqrt(2))`` in these symbols, or refuse it with its column.
 
-    Parameters
-    ----------
-    text : str
-        Numbers, + - * / ** and brackets, pi, E, the functions `FUNCTION_NAMES` and the names of
-        `symbols`. Decimal numbers become exact fractions; He(n, x) = hermite(n, x) is the
-        probabilists' polynomial.
-    symbols : mapping of str to sympy.Symbol
-        Names such as ``"M[0,1]"`` are entries of an array.
-
-    Raises
-    ------
-    ExpressionRefused
-        Names the offending piece, its column (from 1) and what is allowed.
+    It may have numbers, + - * / ** and brackets, pi, E, the functions `FUNCTION_NAMES` and the
+    names of `symbols`, such as ``"M[0,1]"``. Decimal numbers become exact fractions; He(n, x) =
+    hermite(n, x) is the probabilists' polynomial. `ExpressionRefused` names the piece and what is
+    allowed.
     """
     check_characters(text)
     tree = python_tree(text)

@@ -29,22 +29,10 @@ def quantity_expression(
 ) -> sp.Expr:
     """The quantity in real symbols named like ``M[0,1]``, ``risk`` and ``t``.
 
-    Parameters
-    ----------
-    quantity : str or sympy.Expr
-        A text or an expression in symbols of these names, in entries of `sympy.IndexedBase`
-        (counted from 0), or in the symbols of `Equations.explicit` (counted from 1: ``M_12``).
-    shapes : mapping of str to tuple
-        Arrays by name.
-    scalars : iterable of str
-        Other names.
-    labels : mapping of str to str
-        How `Equations.explicit` calls arrays, where not by their names.
-
-    Raises
-    ------
-    BadParameter
-        For names that are none of these, and for numbers.
+    It is a text or an expression in symbols of these names, in entries of `sympy.IndexedBase`
+    (counted from 0), or in the symbols of `Equations.explicit` (counted from 1: ``M_12``), where
+    `labels` are the names of arrays that differ. Raises `BadParameter` for other names, and for
+    numbers.
     """
     entries = [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
     known = {name: sp.Symbol(name, real=True) for name in (*scalars, *entries)}

@@ -18,21 +18,8 @@ KNOWN = {s.name: s for s in (TIME, RISK)}
 def as_expressions(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Texts and functions of the time among run-time values, as expressions of t and risk.
 
-    Parameters
-    ----------
-    values : mapping
-        By name. A function takes the time, or the time and the risk; it is called once, with
-        symbols.
-    names : collection of str
-        Of the values that may follow the time; others stay as they are.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    BadParameter
+    A function takes the time, or the time and the risk; it is called once, with symbols. Values
+    whose names are not in `names` do not follow the time and stay as they are.
     """
     return {
         name: as_expression(name, value) if name in names else value

@@ -29,20 +29,7 @@ def evaluate({arguments}):
 def scalar_function(
     expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
 ) -> Callable[..., float]:
-    """Compile one expression to a Numba function ``float64(x, par)``.
-
-    Parameters
-    ----------
-    expr : sympy.Expr
-    variable : sympy.Symbol
-        The first argument.
-    parameters : iterable of sympy.Symbol
-        Order of the entries of the second argument, a contiguous float64 vector.
-
-    Returns
-    -------
-    function : Numba dispatcher with the one signature float64(float64, float64[::1])
-    """
+    """Compile one expression to a Numba function ``float64(x, par)``, `par` a contiguous vector."""
     module: Any = load_module(emit_scalar_function(expr, variable, parameters), "scalar")
     function: Callable[..., float] = module.evaluate
     return function
@@ -63,14 +50,9 @@ def vector_function(
     variables: Sequence[sp.Symbol],
     parameters: Iterable[sp.Symbol] = (),
 ) -> Callable[..., None]:
-    """Compile expressions to a Numba function ``void(x, par, out)``.
+    """Compile expressions to a Numba function ``void(x, par, out)``, of contiguous vectors.
 
-    Parameters
-    ----------
-    exprs : sequence of sympy.Expr
-        One for each entry of `out`; what they have in common is computed once.
-    variables, parameters : sequences of sympy.Symbol
-        Order of the entries of `x` and `par`, contiguous float64 vectors.
+    There is one expression for each entry of `out`; what they share is computed once.
     """
     module: Any = load_module(emit_vector_function(exprs, variables, parameters), "vector")
     function: Callable[..., None] = module.evaluate

@@ -143,21 +143,9 @@ def run_parameters(
 ) -> dict[str, float | None]:
     """Names and values of what a run takes: letters, and declared numbers by their own names.
 
-    Exports and the explorer read this table, so that they take what `dmft.solve` takes. A
-    parameter that is declared as an expression in letters is not in it: it follows from them.
-
-    Parameters
-    ----------
-    model : Model
-    parameters : mapping
-        Parameters of the equations with their declared values.
-    given : mapping
-        Numbers by name.
-
-    Returns
-    -------
-    dict
-        A number for each name; None where nothing gives one.
+    Exports and the explorer read this table, so that they take what `dmft.solve` takes; None where
+    neither the declared `parameters` nor `given` has a number. A parameter that is declared as an
+    expression in letters is not in it: it follows from them.
     """
     found: dict[str, float | None] = {}
     for name, value in parameters.items():
@@ -193,10 +181,8 @@ def resolve_scalars(
 ) -> tuple[dict[str, float], dict[sp.Symbol, float]]:
     """Numbers for every needed parameter, and for every symbol that was given.
 
-    Raises
-    ------
-    BadParameter
-        For a name that nothing uses, a missing value or a value that is not a finite number.
+    Raises `BadParameter` for a name that nothing uses, a missing value or a value that is not a
+    finite number.
     """
     free = _free(declared)
     unknown = sorted(set(given) - set(declared) - set(free)) if given else ()

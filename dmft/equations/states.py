@@ -35,18 +35,9 @@ OF_NOISE = frozenset({"noise_factor", "block_fraction", "inverse_count"})
 class StateSpace(ABC):
     """What equations of one kind read of a start; the defaults are those of overlaps.
 
-    Attributes
-    ----------
-    model : Model
-    algorithm : SGD or GradientFlow
-    start_type : type
-        What runs start from.
-    instead : mapping of str to str
-        What there is in place of a measure that these equations do not have.
-    not_unrolled : str
-        Why there are no scalar equations; empty where there are.
-    not_exported : str
-        Why they are not exported; empty where they are.
+    `instead` tells what there is in place of a measure that these equations do not have;
+    `not_unrolled` and `not_exported` why there are no scalar equations or exports, and are empty
+    where there are.
     """
 
     model: Model
@@ -223,10 +214,7 @@ class Grams(StateSpace):
     ) -> dict[str, Array]:
         """What the optimiser has accumulated at a start, under its name in the state.
 
-        Raises
-        ------
-        BadParameter
-            Where it is zero and steps are divided by it.
+        Raises `BadParameter` where it is zero and steps are divided by it.
         """
         kept = self.kept
         if not kept:

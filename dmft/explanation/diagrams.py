@@ -28,13 +28,8 @@ SIDE, APART, AWAY, LABEL = 34.0, 14.0, 7.0, 13.0
 class Diagram:
     """One way to link the legs of fields, and how often it occurs.
 
-    Attributes
-    ----------
-    fields : tuple of expressions
-    links : tuple of int
-        Numbers of links of the pairs (1, 2), (1, 3) ... (2, 3) ... of fields.
-    weight : sympy.Expr
-        Pairings of legs that give it.
+    `links` are numbers of links of the pairs (1, 2), (1, 3) ... (2, 3) ... of fields, `weight` the
+    pairings of legs that give it.
     """
 
     fields: tuple[sp.Expr, ...]

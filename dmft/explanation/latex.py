@@ -117,16 +117,8 @@ def _notation(explanation: Argument) -> list[str]:
 class Page:
     """How far an explanation is printed.
 
-    Attributes
-    ----------
-    explanation : Argument
-    width : float
-    keys : mapping
-        Numbers of cited papers; empty where they are cited by keys.
-    rules : mapping or None
-        Numbers of the rules that the document states.
-    said : set of str
-        Rules, sentences, rows and diagrams that are not printed again.
+    `keys` are numbers of cited papers (empty: cited by keys), `rules` those of the rules that the
+    document states; `said` holds rules, sentences, rows and diagrams that are not printed again.
     """
 
     explanation: Argument

@@ -34,16 +34,10 @@ KEY = re.compile(r"\[([a-z_0-9]+)\]")
 
 @dataclass(frozen=True)
 class Meaning:
-    """What names that an explanation prints stand for, in a sentence without its stop.
+    """What names that an explanation prints mean, in a sentence without its stop.
 
-    Attributes
-    ----------
-    names : tuple of str
-        Symbols and bases of arrays, as the expressions name them.
-    latex, plain : str
-        The sentence, with formulas between dollars, and as plain text.
-    declared : bool
-        Whether the declaration in a document says it.
+    `latex` has formulas between dollars; `declared` tells whether the declaration in a document
+    says it.
     """
 
     names: tuple[str, ...]
@@ -54,31 +48,13 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Step(Brief):
-    """One step: by `rule`, `before` is `after`.
+    """One step: by `rule`, a key of `dmft.explanation.rules.RULES`, `before` is `after`.
 
-    Attributes
-    ----------
-    rule : str
-        Key of the rule in `dmft.explanation.rules.RULES`.
-    before, after : sympy.Expr
-    depth : int
-        0 for the line of the argument, 1 for what proves a line of it, and so on.
-    source : str
-        Where it is derived.
-    note : str
-        What is particular to this step: diagrams that survive, a claim.
-    bound : sympy.Expr
-        What `after` leaves out at most; 0 where the step is exact.
-    laws : tuple of (name, Average)
-        Laws that this step names.
-    where : tuple of (symbol, expression)
-        What names of this step stand for.
-    diagrams : tuple of Diagram
-        Linked diagrams that survive, where the step sums over them.
-    check : (2, 2) array
-        Rows are two random covariances, columns the values before and after.
-    judge : callable or None
-        Computes both sides and their tolerance at one case, where they are no averages.
+    `depth` is 0 for the line of the argument, 1 for what proves a line of it, and so on; `source`
+    is where it is derived, `note` what is particular to this step (diagrams that survive, a claim),
+    `bound` what `after` leaves out at most. `laws` and `where` are laws and abbreviations that it
+    names; `check` (2, 2) has the values before and after at two random covariances, which `judge`
+    computes with their tolerance where the sides are no averages.
     """
 
     rule: str
@@ -172,17 +148,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Steps by one rule that follow each other.
+    """Steps by one rule that follow each other, with a number such as 2.1 or 2.1-2.3.
 
-    Attributes
-    ----------
-    number : str
-        Such as 2.1, or 2.1-2.3.
-    steps : tuple of Step
-    first : bool
-        Whether the rule has not been used before: what it says is said once.
-    continues : bool
-        Whether the first step begins with the result of the step before it at the same depth.
+    `first` tells that the rule has not been used before: what it says is said once; `continues`
+    that the first step begins with the result of the step before it at the same depth.
     """
 
     number: str

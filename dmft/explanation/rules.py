@@ -10,17 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule.
+    """A rule: title, statement in one or two sentences, and the identity as text and as LaTeX.
 
-    Attributes
-    ----------
-    title : str
-    text : str
-        The statement in one or two sentences.
-    plain, formula : str
-        The identity, as text and as LaTeX.
-    source : str
-        Section of the theory pages; keys of the bibliography are in brackets.
+    `source` is a section of the theory pages; keys of the bibliography are in brackets.
     """
 
     title: str

@@ -25,10 +25,7 @@ PLACES, ROUNDING = 200, 1e-9
 def as_channel(given: object) -> sp.Expr:
     """P(y = 1) as an expression in `PREDICTION`, the output of the teacher.
 
-    Raises
-    ------
-    BadParameter
-        For what is no expression in the symbol f, or in one symbol.
+    Raises `BadParameter` for what is no expression in the symbol f, or in one symbol.
     """
     if not isinstance(given, sp.Expr) or not given.free_symbols:
         raise BadParameter(
@@ -49,10 +46,7 @@ def with_mean_labels(
 ) -> MultiIndex | GaussianMixture:
     """The teacher whose labels are E[y | x] = 2 P(y = 1) - 1.
 
-    Raises
-    ------
-    BadParameter
-        For teachers of a symbolic width, and for what is no probability.
+    Raises `BadParameter` for teachers of a symbolic width, and for what is no probability.
     """
 
     def mean(output: sp.Expr) -> sp.Expr:

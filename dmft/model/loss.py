@@ -49,10 +49,7 @@ def is_of_outputs(loss: object) -> bool:
 def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
     """A loss of several outputs in f1, f2, ... and y1, y2, ...
 
-    Raises
-    ------
-    BadParameter
-        For losses of one output.
+    Raises `BadParameter` for losses of one output.
     """
     outputs, labels = numbered("f", count), numbered("y", count)
     pairs = list(zip(outputs, labels, strict=True))
@@ -81,10 +78,7 @@ def errors_of_outputs(loss: str | sp.Expr, count: int) -> list[sp.Expr]:
 def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
     """Return a name that is kept, or a loss in the two canonical symbols.
 
-    Raises
-    ------
-    BadParameter
-        For other names, and for expressions in other symbols than f and y.
+    Raises `BadParameter` for other names, and for expressions in other symbols than f and y.
     """
     if isinstance(given, str) and given in kept:
         return given

@@ -209,10 +209,7 @@ def clipping_of(
 ) -> Clipping | None:
     """The rule of these options of `SGD`; `given` is what stands for `repeat` already.
 
-    Raises
-    ------
-    BadParameter
-        For both options at once, or with another use of a sample.
+    Raises `BadParameter` for both options at once, or with another use of a sample.
     """
     if not isinstance(normalised, bool):
         raise BadParameter(f"normalised must be True or False, got {normalised!r}")

@@ -157,10 +157,7 @@ class UpdateRule(Shown):
 def at_use(named: Named, what: str) -> Callable[..., Any]:
     """The function that a record names.
 
-    Raises
-    ------
-    BadParameter
-        Where there is none of this name.
+    Raises `BadParameter` where there is none of this name.
     """
     if not isinstance(named, str):
         # A function of the class, which would take the record for its first argument.
@@ -176,10 +173,7 @@ def at_use(named: Named, what: str) -> Callable[..., Any]:
 def update_of(rule: UpdateRule) -> Callable[..., None] | None:
     """The update of one sample that a record names; None where it is one gradient.
 
-    Raises
-    ------
-    BadParameter
-        Where a record says psi and no update.
+    Raises `BadParameter` where a record says psi and no update.
     """
     if rule.is_plain or rule.shortens:
         return None

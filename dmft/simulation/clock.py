@@ -65,10 +65,7 @@ class Schedule:
     def at(self, t: float, risk: float = math.nan) -> float:
         """Rate at one time, and at a risk where it follows that.
 
-        Raises
-        ------
-        BadParameter
-            Where it is not positive.
+        Raises `BadParameter` where it is not positive.
         """
         return self._checked(self.rate(t, np.array([risk])), t)
 

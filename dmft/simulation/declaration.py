@@ -233,10 +233,7 @@ class Filler:
     def schedule(self) -> Schedule | Tabled | None:
         """What stands for the learning rate where that is an expression in time or risk, a table.
 
-        Raises
-        ------
-        BadParameter
-            For tables of another control.
+        Raises `BadParameter` for tables of another control.
         """
         given = self.values.get("learning_rate")
         for name, value in self.values.items():
@@ -262,10 +259,7 @@ class Filler:
     ) -> tuple[float, Schedule | Tabled | None, float]:
         """The learning rate, that of the first step of a schedule, and the time of this step.
 
-        Raises
-        ------
-        BadParameter
-            Where it is not positive.
+        Raises `BadParameter` where it is not positive.
         """
         schedule = self.schedule()
         if schedule is not None:  # where it follows the risk, each run tells its first rate

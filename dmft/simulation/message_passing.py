@@ -28,14 +28,9 @@ FOUND = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class MessagePassingRun:
-    """Overlaps with the teacher and lengths after each step, and how the run ended.
+    """Overlaps with the teacher and lengths (T + 1, k, k) after each step, and how the run ended.
 
-    Attributes
-    ----------
-    overlap, length, variance : (T + 1, k, k)
-    found : bool
-        Whether the variance of the posterior vanished.
-    estimate : (d, k)
+    `found` tells whether the variance of the posterior vanished; `estimate` is (d, k).
     """
 
     overlap: Array

@@ -27,10 +27,7 @@ def with_scaled_steps(
 ) -> Experiment:
     """The experiment with the numbers of an optimiser's steps.
 
-    Raises
-    ------
-    BadParameter
-        For spectra whose coordinates are not those of the steps.
+    Raises `BadParameter` for spectra whose coordinates are not those of the steps.
     """
     spectrum, name = experiment.spectrum, type(algorithm).__name__
     if spectrum is not None and spectrum.scaled:

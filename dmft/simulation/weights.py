@@ -45,10 +45,7 @@ def weights_by_block(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights W (p, d), W* (k, d) with these overlaps within each block of coordinates.
 
-    Raises
-    ------
-    BadParameter
-        Where a block has fewer coordinates than its overlaps have directions.
+    Raises `BadParameter` where a block has fewer coordinates than its overlaps have directions.
     """
     parts = []
     for e, (gram, size) in enumerate(zip(start.Omega, counts, strict=True)):

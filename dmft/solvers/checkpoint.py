@@ -105,18 +105,9 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
 
 
 class RunFolder:
-    """A folder that belongs to one run: its declaration is checked, never overwritten.
+    """A folder that belongs to the run of a key: its declaration is checked, never overwritten.
 
-    Parameters
-    ----------
-    folder : Path
-    key : mapping
-        What determines the run.
-
-    Raises
-    ------
-    BadParameter
-        When the folder holds another run.
+    Raises `BadParameter` when the folder holds another run.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:

@@ -159,10 +159,7 @@ def is_plain(event: Event, problem: Problem) -> bool:
 def number_of(value: Any, function: Any) -> float:
     """The number that a user's function returned.
 
-    Raises
-    ------
-    BadParameter
-        Where it is none.
+    Raises `BadParameter` where it is none.
     """
     array = np.asarray(float(value) if getattr(value, "is_Number", False) else value)
     if array.size != 1 or array.dtype.kind not in "biuf":

@@ -47,23 +47,9 @@ def solve_problem(
 ) -> Trajectory:
     """Integrate from `t_start` to `t_max`; a numerical failure is a status, not an exception.
 
-    A problem of kind "map" is iterated, y <- y + rhs(t, y), at t = t_start, t_start + 1, ...:
-    times are whole numbers of steps, an event belongs to the first step at which it holds, and
-    tolerances serve only as the band around the domain.
-
-    Parameters
-    ----------
-    problem, state, t_max, **options
-        As `check_request` takes them.
-
-    Returns
-    -------
-    Trajectory
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch, InvalidCovariance
-        For what is wrong before the first step.
+    Arguments are those of `check_request`. A problem of kind "map" is iterated, y <- y + rhs(t, y),
+    at t = t_start, t_start + 1, ...: times are whole numbers of steps, an event belongs to the
+    first step at which it holds, and tolerances serve only as the band around the domain.
     """
     given = check_request(problem, state, t_max, **options)
     warn_of_unreachable(given.setup)

@@ -27,17 +27,11 @@ Inputs = tuple[Mapping[str, int], Mapping[str, float], Mapping[str, ArrayLike]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a protocol.
+    """One stage of a protocol, which lasts until an event, or to the end (None).
 
-    Attributes
-    ----------
-    problem : Problem
-    parameters : mapping, or callable(t, state) -> mapping
-        A callable is asked when the stage begins: a rate that decays from then on takes t as one of
-        the problem's parameters. Arrays under the names of constant blocks stand for these in
-        this stage.
-    until : Event or None
-        The next stage begins when this event occurs; None: the stage lasts to the end.
+    Parameters that are a callable of (t, state) are computed when the stage begins: a rate that
+    decays from then on takes t as one of the problem's parameters. Arrays under the names of
+    constant blocks replace these in this stage.
     """
 
     problem: Problem
@@ -59,24 +53,11 @@ def solve_stages(
 ) -> Trajectory:
     """Solve stage after stage; the switches are among the events of the trajectory.
 
-    Parameters
-    ----------
-    stages : sequence of Stage
-        All of one layout (state, constants, observables) and of one kind, flows or maps.
-    state, t_max, widths, constants, save_at, events, t_start, options
-        As for `check_request`; the events are watched for in every stage.
-
-    Returns
-    -------
-    Trajectory
-        `provenance["stages"]` holds the start, the parameters and the problem of each stage that
-        began. The state of a switch is always saved. There is no `problem`: no single one gives
-        the whole run.
-
-    Raises
-    ------
-    BadParameter
-        Also when a stage that is not the last has no `until`, or begins beyond it.
+    All stages have one layout (state, constants, observables) and one kind, flows or maps; other
+    arguments are those of `check_request`, and events are watched for in every stage.
+    `provenance["stages"]` holds the start, the parameters and the problem of each stage that began;
+    there is no `problem`: no single one gives the whole run. Raises `BadParameter` also when a
+    stage that is not the last has no `until`, or begins beyond it.
     """
     _check(stages)
     watched = check_events(events)

@@ -86,17 +86,11 @@ def square_of_erfs(covariance: Array, weight: Array, scale: Array, work: Array) 
 def erf_mixture_square(
     covariance: Array, coefficient: Array, mixture: Array, p: int, out: Array
 ) -> None:
-    """Write E[s(h_j) s(h_l) (b + sum_m c_m sigma_m)^2] for all students j, l.
+    """Write E[s(h_j) s(h_l) (b + sum_m c_m sigma_m)^2] for all students j, l to `out` (p, p).
 
-    Parameters
-    ----------
-    covariance, coefficient : (n, n), (n,)
-        Of all fields, students first; coefficient c_m.
-    mixture : (4 (K + 1),)
-        Weights and scales of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)) of the students,
-        then of the teachers; the first of each is that of the constant w_0.
-    p : int
-    out : (p, p), written
+    `covariance` (n, n) and c_m (n,) are those of all fields, students first. `mixture`
+    (4 (K + 1),) has weights and scales of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)) of the
+    students, then of the teachers; the first of each is that of the constant w_0.
     """
     size, width = covariance.shape[0], mixture.size // 4
     students = mixture[: 2 * width].reshape((2, width))

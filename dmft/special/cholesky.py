@@ -43,17 +43,10 @@ def lowest_pivot(matrix: NDArray[np.float64], shift: float) -> float:
 def field_root(matrix: NDArray[np.float64], first: int, root: NDArray[np.float64]) -> None:
     """Write a root R of the covariance of h and h*, R R^T = matrix, the teacher fields first.
 
-    Rows are the fields in the order of `matrix`; column c belongs to teacher c below k, then to
-    student c - k, and R is lower triangular in that order: h* depends on the first k columns only.
-    A pivot within `PIVOT_BAND` of zero gives a column of zeros (a field that the others determine);
-    one below gives NaN.
-
-    Parameters
-    ----------
-    matrix : (n, n) covariance, students before teachers
-    first : int
-        Position of the first teacher field, p.
-    root : (n, n), written
+    Rows are the fields in the order of `matrix`, students before teachers, of which the first is at
+    `first` = p; column c belongs to teacher c below k, then to student c - k, and R is lower
+    triangular in that order: h* depends on the first k columns only. A pivot within `PIVOT_BAND` of
+    zero gives a column of zeros (a field that the others determine); one below gives NaN.
     """
     size = matrix.shape[0]
     teachers = size - first
@@ -87,18 +80,10 @@ def mean_slopes(
     first: int,
     slopes: NDArray[np.float64],
 ) -> None:
-    """Write the slopes D with D root = pull, for a root of `field_root`.
+    """Write the slopes D (m, n) with D root = pull, for a root of `field_root`.
 
     With pull_jn = E[psi_j z_n] and lambda = root z, D is E[psi lambda^T] Omega^+ in what it
     multiplies: a field that the others determine has the slope zero, and theirs hold its own.
-
-    Parameters
-    ----------
-    pull : (m, n)
-    root : (n, n)
-    first : int
-        Position of the first teacher field, p.
-    slopes : (m, n), written
     """
     size = root.shape[0]
     teachers = size - first

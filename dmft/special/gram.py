@@ -29,17 +29,10 @@ def inner(x: Array, y: Array) -> float:
 def packed_covariance(rows: Array, weight: Array, p: int, out: Array) -> None:
     """Write the covariance of a symmetric (p, p) and a (p, k) block of variables.
 
-    A Gram matrix, positive semidefinite whatever the nodes; rows of the upper triangle of the
-    symmetric block are not read, and all others are overwritten.
-
-    Parameters
-    ----------
-    rows : (parts, p p + p k, nodes)
-        Orthogonal parts of the variables in C order, whose products add up; the first has a mean.
-    weight : (nodes,)
-        Weights, which add up to 1.
-    p : int
-    out : (p p + p k, p p + p k), written
+    A Gram matrix, positive semidefinite whatever the nodes, whose `weight` adds up to 1. `rows`
+    (parts, p p + p k, nodes) are orthogonal parts of the variables in C order, whose products add
+    up; the first has a mean. Those of the upper triangle of the symmetric block are not read, all
+    others are overwritten.
     """
     parts, size, nodes = rows.shape
     root = np.sqrt(weight)

@@ -121,23 +121,10 @@ def _moment(C, live, powers, weight, whole, leaves):  # type: ignore[no-untyped-
 def split_moment_of_signs(signs, powers, entries):  # type: ignore[no-untyped-def]
     """E[prod_m x_m^{powers_m} prod_a sign(u_a)] of centred fields (u, x), as value and leaves.
 
-    The moment is the value plus the sum of weights times the averages of four signs with these
-    covariances, which `dmft.special.orthant.four_signs_of` gives: a compiled function of one file
-    calls none of another.
-
-    Parameters
-    ----------
-    signs : int
-        Number of fields u, which come first.
-    powers : (m,) int64
-    entries : (n (n + 1) / 2,) float64
-        Upper triangle of the covariance of (u, x), row by row, n = signs + m.
-
-    Returns
-    -------
-    value : float
-    weights : (L,) float64
-    covariances : (L, 4, 4) float64
+    The moment is the value plus the sum of weights (L,) times the averages of four signs with the
+    covariances (L, 4, 4), which `dmft.special.orthant.four_signs_of` gives: a compiled function of
+    one file calls none of another. There are `signs` fields u, and `entries` is the upper triangle
+    of the covariance of (u, x), row by row.
     """
     n = signs + powers.size
     C = np.empty((n, n))

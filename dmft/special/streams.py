@@ -14,17 +14,9 @@ MOST_SEEDS = 10**6
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
-    """Generator of the stream `key` of this seed.
+    """Generator of the stream `key` of this seed, independent of all other streams.
 
-    Streams of different seeds or keys are independent (`numpy.random.SeedSequence`). The result
-    works inside compiled code, where a normal variate costs about 3 ns.
-
-    Parameters
-    ----------
-    seed : int
-        Non-negative.
-    *key : int
-        What the stream is for; also chunk or replica numbers.
+    The result works inside compiled code, where a normal variate costs about 3 ns.
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 

@@ -47,27 +47,12 @@ SMALLER = {1.0: 0.78, 0.78: 0.7, 0.7: 0.7}
 class Atom:
     """One piece of a formula that stays on one line, or a group that may be opened.
 
-    Attributes
-    ----------
-    text : str
-        LaTeX of the whole.
-    kind : str
-        TeX's class, which decides the space around it.
-    width : float
-        Estimate in points, the space around it included.
-    height : int
-        0 of a letter, 1 with a fraction or a large operator, 2 and more of nested ones.
-    body : tuple of Atom
-        Contents between delimiters, empty where it is no group.
-    ends : (str, str)
-        The delimiters of a group.
-    scripts : str
-        Primes, subscript and superscript.
-    shape : str
-        "frac", "sqrt", "group", "plain" (parentheses), "word" (a named function), "large" (a
-        sum), or "".
-    parts : tuple of str
-        Numerator and denominator, or what is under the root and its order.
+    `text` is the LaTeX of the whole, `kind` TeX's class, which decides the space around it, `width`
+    an estimate in points with that space, `height` 0 of a letter, 1 with a fraction or a large
+    operator, 2 and more of nested ones. Of a group, `body` is between the delimiters `ends`;
+    `scripts` are primes, subscript and superscript. `shape` is "frac", "sqrt", "group", "plain"
+    (parentheses), "word" (a named function), "large" (a sum), or "", and `parts` numerator and
+    denominator, or what is under the root and its order.
     """
 
     text: str

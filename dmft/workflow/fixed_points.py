@@ -369,10 +369,7 @@ def check_tolerance(tolerance: float) -> None:
 def default_starts(equations: Equations) -> list[Overlaps]:
     """Random overlaps of order one, random ones that are small, and ones of equal units.
 
-    Raises
-    ------
-    BadParameter
-        For symbolic widths.
+    Raises `BadParameter` for symbolic widths.
     """
     model, sphere = equations.model, equations.algorithm.on_sphere
     if equations.family == "rule":

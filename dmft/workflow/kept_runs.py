@@ -50,10 +50,8 @@ DIGEST_SIZE = 16
 def key_of(question: Any) -> str:
     """Name of the record of a question, plain values that determine a run.
 
-    Raises
-    ------
-    TypeError, OSError, ImportError
-        When it has none: values that are not plain, a library whose state cannot be told.
+    Raises `TypeError` or `OSError` or `ImportError` when it has none: values that are not plain, a
+    library whose state cannot be told.
     """
     return file_of("run", question)
 

@@ -226,16 +226,9 @@ class Options:
 class Solver:
     """How one kind of equations is solved.
 
-    Attributes
-    ----------
-    what : str
-        The kind in words, for refusals.
-    options : type
-        Dataclass of the options, which checks them; all have defaults.
-    run : callable(system, start, t_max, options, values) -> Solution
-        `values` are the run-time values by name.
-    instead : str
-        What there is in place of the options of others, for refusals.
+    `what` is the kind in words, and `instead` what there is in place of the options of others, for
+    refusals; `options` is a dataclass that checks them, all with defaults; `run` takes (system,
+    start, t_max, options, values), the run-time values by name.
     """
 
     what: str
@@ -253,10 +246,7 @@ class Solver:
     ) -> tuple[Any, dict[str, Any]]:
         """Options of the call, and the run-time values among its keywords.
 
-        Raises
-        ------
-        BadParameter
-            For options that this kind does not have.
+        Raises `BadParameter` for options that this kind does not have.
         """
         known = self.known
         if not given.keys() <= known:

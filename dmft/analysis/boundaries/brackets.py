@@ -21,12 +21,7 @@ WIDTH = 1e-15
 def bracketed_roots(function: Callable[[Array], Array], low: ArrayLike, high: ArrayLike) -> Array:
     """Return x with function(x) = 0 in every bracket, by Chandrupatla's method.
 
-    Parameters
-    ----------
-    function : callable
-        Takes the shape of the brackets and acts on each component by itself.
-    low, high : arrays of one shape
-        The function has opposite signs there (or a zero at an end).
+    `function` acts on each component by itself and has opposite signs (or a zero) at both ends.
     """
     first, second = np.broadcast_arrays(np.asarray(low, dtype=float), np.asarray(high, dtype=float))
     first, second = first.copy(), second.copy()
@@ -94,14 +89,8 @@ def newton(
 ) -> Root:
     """Newton's method with steps of least norm and halving, so that flat directions do no harm.
 
-    A start with a symmetry of the system keeps it.
-
-    Parameters
-    ----------
-    function, jacobian
-        F(y) of shape (m,) and dF/dy of shape (m, n) at y (n,).
-    tolerance
-        Largest component of F at a root.
+    F (m,) and dF/dy (m, n) are functions of y (n,); the largest component of F at a root is below
+    `tolerance`. A start with a symmetry of the system keeps it.
     """
     y, value = start, function(start)
     size = _size(value)

@@ -39,17 +39,8 @@ def follow(
 ) -> Branch:
     """Follow the root `start` from parameter[0] until it passes parameter[1], or turns back.
 
-    Parameters
-    ----------
-    function, jacobian
-        F(y, s) of shape (m,), dF/dy of shape (m, m).
-    step
-        First and largest arclength of a step, as a fraction of the range of the parameter.
-
-    Returns
-    -------
-    Branch
-        `folds` are the values of the parameter where the branch turns.
+    `step` is the first and largest arclength of a step, as a fraction of the range of the
+    parameter.
     """
     first, last = parameter
     span = last - first

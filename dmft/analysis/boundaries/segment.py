@@ -26,22 +26,11 @@ JUMP, POLE = "jump", "pole"
 
 @dataclass(frozen=True)
 class Change:
-    """Where the label changes along a segment.
+    """Where the label changes along a segment: the middle of the last bracket.
 
-    Attributes
-    ----------
-    point : (2,) array
-        Middle of the last bracket.
-    half_width : float
-        Of the last bracket, along the segment.
-    labels : tuple
-        Before and behind.
-    slope : float
-        d value / d length there; nan for labels.
-    kind : str
-        "jump" or "pole" where the sign changes without a zero; else empty.
-    values : tuple of float
-        Where there is none: on both sides of the jump.
+    `half_width` is that of the bracket; `labels` are those before and after; `slope` is d value / d
+    length, nan for labels. Where the sign changes without a zero, `kind` is "jump", with the
+    `values` on both sides, or "pole".
     """
 
     point: Point

@@ -62,27 +62,17 @@ def adaptive_diagram(
 ) -> PhaseDiagram:
     """Evaluate a measure on a coarse subgrid, and between its points only where labels differ.
 
-    The label of a point is its status with its value, where the measure returns bools or ints
-    only (names have become ints), and else with whether the value lies above `level`. A block of
-    the grid all whose computed points, those on its border included, have one label is left: its
-    other points take that status and values interpolated between its corners, linear in the numbers
-    of the grid lines. Any other block is split, until nothing changes.
+    The label of a point is its status with its value, where the measure returns bools or ints only
+    (names have become ints), and else with whether the value lies above `level`. A block of the
+    grid all whose computed points, those on its border included, have one label is left: its other
+    points take that status and values interpolated linearly between its corners. Any other block is
+    split, until nothing changes.
 
-    A region that is a union of squares of `coarse` by `coarse` cells of the grid is reproduced at
-    every point: such a square holds a corner of each block that it meets. Narrower parts (islands,
-    tips, lanes) are seen only where a computed point falls into them.
-
-    Parameters
-    ----------
-    measure : callable(**{x_name: x, y_name: y})
-    axes : mapping of two names to (nx,) and (ny,) values
-        First the horizontal one.
-    level : float
-    coarse : int or (int, int), optional
-        Steps of the grid between points of the subgrid, along x and y. By default a power of two
-        that makes 16 to 32 blocks of an axis, or blocks of 4 steps.
-    quantity, threads, progress, provenance, store
-        As for `named_diagram`.
+    A region that is a union of squares of `coarse` by `coarse` cells is reproduced at every point:
+    such a square holds a corner of each block that it meets. Narrower parts (islands, tips, lanes)
+    are seen only where a computed point falls into them. By default `coarse` is a power of two that
+    makes 16 to 32 blocks of an axis, or blocks of 4 steps. Other arguments are those of
+    `named_diagram`.
     """
     known = _Known(Named(measure, keeps_all=True), axes, level, quantity, store or Kept())
     steps = coarse_steps(coarse, (known.x.size, known.y.size))
@@ -333,30 +323,12 @@ def named_diagram(
 ) -> PhaseDiagram:
     """Evaluate ``measure(**{x_name: x, y_name: y})`` on the grid of two named axes.
 
-    Parameters
-    ----------
-    measure : callable
-        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts), a
-        pair (number, status) or a name (`PhaseDiagram.labels`). It runs in several threads at once;
-        with a method `many`, as for `dmft.analysis.sweeps.chunk.Task`, points are computed
-        together.
-    axes : mapping of two names to (nx,) and (ny,) values
-        First the horizontal one.
-    adaptive : bool
-        Compute a coarse subgrid, and between its points only where labels differ; `level` and
-        `coarse` say how (`dmft.analysis.diagrams.adaptive.adaptive_diagram`).
-    quantity : str
-        What the values are, for labels.
-    threads : int or None
-        By default one a core.
-    progress : None, bool or callable
-    store : Kept, optional
-        Folder of the points, so that none is computed twice.
-
-    Returns
-    -------
-    PhaseDiagram
-        After Ctrl-C the points that are done; the others have status interrupted.
+    The horizontal axis comes first. The measure returns a number, an `EscapeTime`, a `Censored`, a
+    `Trajectory` (its last risk counts), a pair (number, status) or a name (`PhaseDiagram.labels`).
+    It runs in several threads at once; with a method `many`, as for
+    `dmft.analysis.sweeps.chunk.Task`, points are computed together. `adaptive`, `level` and
+    `coarse` are those of `adaptive_diagram`, and `store` keeps the points. After Ctrl-C the diagram
+    has the points that are done; the others have status interrupted.
     """
     if len(axes) != 2:
         raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")

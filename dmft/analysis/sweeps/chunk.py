@@ -30,23 +30,11 @@ from dmft.progress import EXPECTED, is_cancelled
 class Task:
     """What is computed at every point; small enough to be sent along with each chunk.
 
-    Attributes
-    ----------
-    measure : callable(**parameters)
-        It may have a method ``many(points)``: an iterator over its results at these mappings of
-        parameters, in their order, an exception in the place of a point that raises it. Chunks are
-        then computed by it. It ends early only where the parallel job is cancelled
-        (`dmft.progress.is_cancelled`).
-    points : Points
-    quantities : tuple of str
-    store : str or None
-        Folder of an open store.
-    identity : mapping
-        Of that store.
-    part : (i, n)
-        Of the points.
-    total : int
-        Number of points that are still to be computed in all chunks.
+    The measure may have a method ``many(points)``: an iterator over its results at these mappings
+    of parameters, in their order, an exception in the place of a point that raises it. Chunks are
+    then computed by it. It ends early only where the parallel job is cancelled
+    (`dmft.progress.is_cancelled`). `store` is the folder of an open store of this `identity`,
+    `part` (i, n) of the points is computed, of which `total` remain in all chunks.
     """
 
     measure: Callable[..., Any]

@@ -54,15 +54,9 @@ class Index:
 
 @dataclass
 class Lookup:
-    """What was found of some points, and what was left out.
+    """What was found of some points (`have`, messages by position), and what was left out.
 
-    Attributes
-    ----------
-    have : (n,) array of bool
-    messages : mapping of int to str
-        By place among the points.
-    torn, repeated : int
-        Damaged records or lines; records of points that were found already.
+    `torn` counts damaged records or lines, `repeated` records of points that were found already.
     """
 
     have: NDArray[np.bool_]

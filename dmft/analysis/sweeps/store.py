@@ -52,18 +52,9 @@ SHARD = re.compile(r"shard-(\d+)of(\d+)-.*\.bin")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store holds.
+    """What a store holds: the first whole record of each key, sorted by key, and messages by key.
 
-    Attributes
-    ----------
-    records : structured array
-        The first whole record of each key, sorted by key.
-    messages : mapping of (high, low) to str
-    torn : int
-        Records or lines that were cut off or damaged, and left out.
-    repeated : int
-        Records of keys that were there already.
-    shards : int
+    `torn` counts records or lines that are cut off or damaged, `repeated` records of known keys.
     """
 
     records: NDArray[Any]
@@ -89,19 +80,7 @@ class _Shard:
 
 @dataclass(eq=False)
 class Store:
-    """A folder of results; `Store.open` makes or checks it.
-
-    Examples
-    --------
-    >>> import tempfile, numpy as np
-    >>> from dmft.analysis.sweeps.store import Store
-    >>> store = Store.open(tempfile.mkdtemp(), {"measure": "square"}, ("value",))
-    >>> record = np.zeros(1, dtype=store.kind)
-    >>> record["values"] = 4.0
-    >>> store.append(record, {})
-    >>> store.read().records["values"].tolist()
-    [[4.0]]
-    """
+    """A folder of results; `Store.open` makes or checks it."""
 
     path: Path
     identity: Mapping[str, Any]

@@ -47,15 +47,7 @@ class Library:
 
 
 def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
-    """Collect what some functions need.
-
-    Parameters
-    ----------
-    calls : iterable of str
-        Names in the code; tables are ``TABLE_`` and their key.
-    home : mapping
-        File of `dmft.special` of each function.
-    """
+    """Collect what functions need: their names in the code, tables are ``TABLE_`` and their key."""
     found = Library()
     for name in sorted(calls):
         if name.startswith(TABLE):

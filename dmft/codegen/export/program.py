@@ -21,16 +21,9 @@ from dmft.errors import NotClosed
 class Program:
     """Statements that compute the arrays `outputs` from arrays, widths and numbers.
 
-    Attributes
-    ----------
-    body : tuple of ast.stmt
-        Loops over ``range(p)``, ``range(k)``, ``range(N)`` (N = p + k), assignments to entries.
-    arrays : dict from name to axes
-        Arrays that it fills on its way.
-    outputs : dict from name to axes
-        Arrays that it fills for its caller.
-    comments : dict
-        Equation that the statement of a number stands for, as lines of text.
+    The body has loops over ``range(p)``, ``range(k)``, ``range(N)`` (N = p + k) and assignments to
+    entries. `arrays` (intermediate ones) and `outputs` give axes by name, `comments` the equation
+    of the statement of a number, as lines of text.
     """
 
     body: tuple[ast.stmt, ...]
@@ -154,16 +147,10 @@ def walk(
     entries: Mapping[str, str],
     role: str,
 ) -> Program:
-    """Program of the rates or of the observables of a system.
+    """Program of the definitions of one role, "rate" or "observable".
 
-    Parameters
-    ----------
-    definitions : sequence of Definition
-    names : mapping
-        Identifiers of the parameters.
-    entries : mapping
-        Where numbers of the state stand whose definitions are written in them one by one.
-    role : "rate" or "observable"
+    `names` are identifiers of the parameters, `entries` tells where numbers of the state are whose
+    definitions are written in them one by one.
     """
     other = {"rate": "observable", "observable": "rate"}[role]
     return Walker(names, entries).program(live([d for d in definitions if d.role != other]))

@@ -73,16 +73,11 @@ def {name}(t, par, y):
 
 
 def _steps(equations: DescentEquations) -> dict[str, str]:
-    """Text of the function of each step: see `dmft.solvers.descent.process.Process` for what it
-    does.
+    """Text of the function of each step of `dmft.solvers.descent.process.Process`.
 
-    It depends on the process alone, so that models share it.
-
-    Raises
-    ------
-    BadParameter
-        For terms that are not causal, for averages that no sample is asked for, and for fields that
-        are not linear in what drives them; the message names the term.
+    It depends on the process alone, so that models share it. Raises `BadParameter` for terms that
+    are not causal, averages that no sample is asked for, and fields that are not linear in what
+    drives them.
     """
     names = code_names(equations.process_parameters)
     text = {"begin": STEP.format(name="begin", body=_step([_first_kernel(equations)], names))}

@@ -94,12 +94,8 @@ def _body(values: list[str], lines: list[str | Loop]) -> str:
 def build_bend(equations: DescentEquations, kinks: bool = False) -> Any:
     """Compile the slopes dg_j/dh_l of the gradients, or load them from the cache.
 
-    They are rows p j + l of ``g``. With `kinks`, what those add (Dirac deltas) is left out.
-
-    Raises
-    ------
-    BadParameter
-        Where a kink leaves a Dirac delta, and `kinks` is false.
+    They are rows p j + l of ``g``. With `kinks`, what those add is left out; else `BadParameter`
+    refuses their Dirac deltas.
     """
     slopes = curvature(equations.sample)
     if kinks:

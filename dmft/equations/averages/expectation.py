@@ -22,16 +22,10 @@ Named = tuple[tuple[sp.Symbol, sp.Expr], ...]
 
 
 class AtNodes(NamedTuple):
-    """How the fields of a law that is placed follow from nodes.
+    """How the fields of a law that is placed follow from nodes, whose coordinates are `axes`.
 
-    Attributes
-    ----------
-    axes : tuple of sympy.Symbol
-        Coordinates of a node.
-    outside, inside : tuple of (symbol, expression)
-        What is computed once, and at each node, in order.
-    density : sympy.Expr
-        Multiplies the weight of a node.
+    `outside` and `inside` are computed once and at each node, in order; `density` multiplies the
+    weight of a node.
     """
 
     axes: tuple[sp.Symbol, ...]

@@ -172,22 +172,11 @@ def users_of(declared: Mapping[str, sp.Expr]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class TermCheck:
-    """What a term may be written in, at one place of a system.
+    """What a term may be written in, at one place of a system (`where`, in words).
 
-    Attributes
-    ----------
-    where : str
-        The block, in words.
-    target : tuple of sympy.Symbol
-        Indices of the block.
-    arrays : mapping from name to axes
-    scalars : mapping from name to sympy.Symbol
-        Parameters that are known.
-    taken : set of str
-        Other names of the system, which a new parameter may not have.
-    users : set of str
-        Names of symbols that the user declared parameters with.
-    widths : mapping from axis to its declared width
+    `target` are the indices of the block, `arrays` axes by name, `scalars` known parameters,
+    `taken` other names of the system, `users` names of symbols that parameters are declared with,
+    `widths` declared ones by axis.
     """
 
     where: str
@@ -220,10 +209,7 @@ class TermCheck:
     def new_parameters(self, expr: sp.Expr) -> tuple[sp.Symbol, ...]:
         """Symbols that become run-time parameters.
 
-        Raises
-        ------
-        BadParameter
-            For names that are reserved or already mean something here.
+        Raises `BadParameter` for names that are reserved or already mean something here.
         """
         found = sorted((s for s in _scalars(expr) if s.name not in self.scalars), key=str)
         for s in found:

@@ -30,22 +30,12 @@ LARGEST_DEGREE = 12
 
 @dataclass(frozen=True)
 class Facts:
-    r"""Rates of one overlap mu and of the length q while all other overlaps vanish.
+    """Rates of one overlap mu and of the length q while all other overlaps vanish.
 
-    Attributes
-    ----------
-    model, algorithm
-        With a one-field `MultiIndex` teacher written as a committee.
-    drift : sympy.Expr
-        dM_jr/dt, a polynomial in mu = M_jr.
-    ends : bool
-        Whether `drift` and `risk` are exact for one neuron, not the beginning of a series.
-    length_rate : sympy.Expr
-        dq/dt at mu = 0; 0 on the sphere.
-    risk : sympy.Expr
-        Population risk as a polynomial in the overlap mu of one pair.
-    noise : sympy.Expr
-        d times the growth of the variance of M_jr per unit t by the noise of the samples, mu = 0.
+    `drift` dM_jr/dt and `risk` are polynomials in mu = M_jr; `ends` tells whether they are exact
+    for one neuron, not the beginning of a series. `length_rate` is dq/dt at mu = 0 (0 on the
+    sphere), `noise` d times the growth of the variance of M_jr per unit t by the noise of the
+    samples at mu = 0. The teacher of `model`, of one field, is written as a committee.
     """
 
     model: Model
@@ -92,10 +82,7 @@ class Facts:
 def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
     """Derive the equations and evaluate them around M = 0, Q = q I, P = I.
 
-    Raises
-    ------
-    BadParameter
-        Where that point is none of the equations, or the readouts differ.
+    Raises `BadParameter` where that point is none of the equations, or the readouts differ.
     """
     model = as_committees(model)
     _check_algorithm(algorithm)

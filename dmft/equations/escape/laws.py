@@ -33,27 +33,13 @@ TRIED = 5
 
 @dataclass(frozen=True)
 class Law:
-    r"""Time from u_0 to u_1, and what follows from it.
+    """Time from u_0 to u_1, and what follows from it.
 
-    Attributes
-    ----------
-    facts : Facts
-    kind : "logistic", "linear", "transient", "power" or "drift"
-    exponent : int
-        Information exponent l.
-    time : sympy.Expr
-        t in u_0, u_1 and the abbreviations of `where`.
-    where : tuple of (symbol, sympy.Expr)
-        Abbreviations in gamma, Delta and the widths.
-    growth : sympy.Expr
-        Lambda, the rate of M on the plateau; 0 unless l = 2.
-    limit : sympy.Expr
-        Largest u that is reached: u_infinity; infinity where the law has none.
-    maximal, optimal : sympy.Expr or None
-        Learning rates gamma, in u_0 and u_1 unless l = 2; None for gradient flow, and where there
-        is no closed form.
-    direction : 1 or -1
-        Sign of the overlap that is learned.
+    `exponent` is the information exponent l, `time` t in u_0, u_1 and the abbreviations `where` in
+    gamma, Delta and the widths; `growth` Lambda, the rate of M on the plateau (0 unless l = 2);
+    `limit` the largest u that is reached, u_infinity. The learning rates `maximal` and `optimal`
+    are in u_0 and u_1 unless l = 2, None for gradient flow and where there is no closed form;
+    `direction` is the sign of the overlap that is learned.
     """
 
     facts: Facts

@@ -42,21 +42,12 @@ SIMPLE = 120
 
 @dataclass(frozen=True)
 class Recovery:
-    r"""Symmetric linear dynamics of V = alpha I + beta (1 1^T - I) at perfect recovery.
+    """Symmetric linear dynamics of V = alpha I + beta (1 1^T - I) at perfect recovery.
 
-    Equation    d(alpha, beta)/dt = (drift + gamma noise)(alpha, beta) + gamma source
+    Equation    d(alpha, beta)/dt = (drift + gamma noise)(alpha, beta) + gamma source, all sympy
+                matrices; risk = risk_row (alpha, beta)
     Scaling     t = steps * gamma / (p d); alpha, beta of the order of the risk
     Source      theory/one_pass G.1
-
-    Attributes
-    ----------
-    drift, noise : (2, 2) sympy.Matrix
-        Gradient-flow part, and the part that gamma multiplies.
-    source : (2, 1) sympy.Matrix
-        Label noise: gamma times this.
-    risk_row : (1, 2) sympy.Matrix
-        The population risk is this row times (alpha, beta).
-    width : sympy.Expr
     """
 
     drift: sp.Matrix
@@ -94,10 +85,7 @@ class Recovery:
     def noise_floor(self, learning_rate: float | sp.Expr, label_noise: float | sp.Expr) -> sp.Expr:
         """Stationary population risk at small label noise: linear in it.
 
-        Raises
-        ------
-        BadParameter
-            At a learning rate that is not below the maximal one.
+        Raises `BadParameter` at a learning rate that is not below the maximal one.
         """
         rate, noise = (sp.sympify(v, strict=True) for v in (learning_rate, label_noise))
         limit = self.maximal_learning_rate
@@ -113,22 +101,14 @@ class Recovery:
 
 
 def recovery(model: Model, algorithm: SGD, *, exact: bool = True) -> Recovery:
-    r"""Linearise one-pass SGD at the perfect solution of a matched committee.
+    """Linearise one-pass SGD at the perfect solution of a matched committee.
 
     Equation    dV/dt = -(G V + V G)/K + gamma/(K^3 n_b) sum_mn E[s'_j s'_l s'_m s'_n] V_mn
                 + gamma/(K n_b) Delta G,  G_jl = E[s'_j s'_l]
     Shapes      K = p = k units, P = I, unit readouts; K may be a symbol
-    Scaling     t = steps * gamma / (p d)
     Valid for   activations whose moments E[sigma'(z)^n], n <= 4, have a closed form; in floats,
                 at once, with ``exact=False``
     Source      theory/one_pass G.1
-
-    Raises
-    ------
-    BadParameter
-        For an unmatched model, a constraint, or readouts other than one.
-    NotClosed
-        When a moment of sigma' has no closed form.
     """
     _check(model, algorithm)
     K, batch = model.student.width, algorithm.batch_size

@@ -43,21 +43,9 @@ mu = sp.Symbol("mu", real=True)
 class Uninformative:
     """Values of indexed expressions at M = 0, Q = q I, P = I, but for one overlap `mu`.
 
-    Attributes
-    ----------
-    definitions : tuple of Definition
-        Of the equations: intermediates are looked up there.
-    widths : (p, k)
-    length : sympy.Expr
-        q; 1 on the sphere.
-    pair : (label, label)
-        The two fields of covariance mu.
-    order : int
-        Powers of mu that are kept.
-    readouts : (a, a*)
-        Equal for all units of a network.
-    weight : tuple of (factor, label)
-        Multiplied into every average.
+    `definitions` are looked up for intermediates; `length` is q (1 on the sphere), `pair` the two
+    fields of covariance mu, `order` the largest power of mu that is kept; `readouts` (a, a*) are
+    equal for all units, and `weight` (factor, label) is multiplied into every average.
     """
 
     definitions: Sequence[Definition]

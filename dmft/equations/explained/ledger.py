@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition
 from dmft.equations.explained.notation import notation_of, sample_latex
 from dmft.equations.explained.printed import Printed
-from dmft.equations.explained.scene import INPUTS, NOISE, Array, Place, Scene
+from dmft.equations.explained.scene import INPUTS, NOISE, Place, Scene
 from dmft.equations.explained.statements import (
     FromTable,
     OnNodes,
@@ -144,18 +145,10 @@ Side = Callable[[Scene], float | Value] | None
 
 @dataclass(frozen=True)
 class Part:
-    """What is averaged over the inputs of one cluster.
+    """What is averaged over the inputs of one cluster: `raw` in the fields of its inputs.
 
-    Attributes
-    ----------
-    weight : sympy.Expr
-    cluster : Cluster
-    raw : sympy.Expr
-        In the fields of its inputs, and in what is defined of a sample.
-    average : Expectation
-        The same in centred fields.
-    definitions : sequence of Definition
-        Of a sample, in the fields of its inputs.
+    `average` is the same in centred fields; `definitions` are those of a sample, in the fields of
+    its inputs.
     """
 
     weight: sp.Expr

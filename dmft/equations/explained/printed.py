@@ -22,17 +22,8 @@ if TYPE_CHECKING:
 class Printed:
     """A rate and what it reads, with declared values put in where `subject` is given.
 
-    Attributes
-    ----------
-    definition : Definition
-        The rate.
-    definitions : tuple of Definition
-    subject : Subject or None
-        What the values are of; None of equations as derived.
-    unit_teachers : bool
-        Whether P is the identity.
-    closed : ClosedSystem or None
-        Equations of single units without averages.
+    `unit_teachers` tells whether P is the identity; `closed` are equations of single units without
+    averages.
     """
 
     definition: Definition

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
@@ -23,7 +24,6 @@ from dmft.equations.explained.ledger import (
 )
 from dmft.equations.explained.printed import Printed, as_printed
 from dmft.equations.explained.scene import (
-    Array,
     Place,
     Scene,
     claim_of,

@@ -49,18 +49,8 @@ SMALL = 0.06
 class Scene:
     """Widths, overlaps and parameters at which both sides of a step are computed.
 
-    Attributes
-    ----------
-    p, k : int
-    start : Overlaps
-    scalars : mapping
-        Numbers of parameters by name.
-    definitions : sequence of Definition
-        What expressions read by name.
-    variances : tuple of float
-        Of the coordinates of an input, in turn; overlaps are the totals that the fields see.
-    noise : tuple of float
-        Share of each of these blocks in the squared length of an input.
+    `variances` are those of the coordinates of an input, in turn; overlaps are the totals that the
+    fields see. `noise` is the share of each of these blocks in the squared length of an input.
     """
 
     p: int

@@ -61,15 +61,9 @@ class Pullback:
 
 @dataclass(frozen=True)
 class Adjoint:
-    """How a costate is pulled back: what is computed first, and what is added up then.
+    """How a costate is pulled back: what the slopes read is computed first (`forward`).
 
-    Attributes
-    ----------
-    forward : tuple of Definition
-        What the slopes read.
-    pullbacks : tuple of Pullback
-    between : tuple of Definition
-        Of the arrays whose cotangents are added up on the way.
+    `between` defines the arrays whose cotangents are added up on the way.
     """
 
     forward: tuple[Definition, ...]
@@ -78,17 +72,12 @@ class Adjoint:
 
 
 def adjoint(definitions: Sequence[Definition], observable: str = "") -> Adjoint:
-    r"""Product of a costate with the Jacobian of the rates, or the gradient of an observable.
+    """Product of a costate with the Jacobian of the rates, or the gradient of an observable.
 
     Equation    out_Y[b] = sum_X sum_a y_X[a] (dF_X[a] / dY[b]), X and Y blocks of the state
     Shapes      costate and result as the state; both are called ``Q_costate``, ...
-    Valid for   closed forms and tables with known derivatives | any widths and number of blocks.
-                Entries count as independent numbers, (j, l) and (l, j) of Q too
-
-    Raises
-    ------
-    NotClosed
-        For averages on nodes, and closed forms whose derivative is not known.
+    Valid for   closed forms and tables with known derivatives, else `NotClosed`. Entries count as
+                independent numbers, (j, l) and (l, j) of Q too
     """
     definitions = projected(definitions)
     state = {d.name for d in definitions if d.role == "rate"}
@@ -192,10 +181,7 @@ def partial_derivatives(
 ) -> tuple[tuple[sp.Indexed, sp.Expr], ...]:
     """Derivatives by entries, which are those of different numbers whatever their indices are.
 
-    Raises
-    ------
-    NotClosed
-        Where one is not known.
+    Raises `NotClosed` where one is not known.
     """
     names = {e: sp.Dummy(positive=True) for e in expr.atoms(sp.Indexed)}
     back = {name: e for e, name in names.items()}
@@ -241,15 +227,11 @@ def moved(name: str) -> sp.IndexedBase:
 
 
 def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    r"""Definitions of the rates of a displacement (Q', M') around a state (Q, M).
+    """Definitions of the rates of a displacement (Q', M') around a state (Q, M).
 
     Equation    dX'/dt = sum_Y (dF_X/dY) Y' over the entries Y of Q and M
-    Shapes      as those of the definitions; displaced arrays are called ``Q_moved``, ...
-
-    Raises
-    ------
-    NotClosed
-        For averages on nodes, and closed forms whose derivative is not known.
+    Valid for   closed forms and tables with known derivatives, else `NotClosed`. Displaced
+                arrays are called ``Q_moved``, ...
     """
     definitions = projected(definitions)
     result: list[Definition] = []
@@ -309,18 +291,10 @@ def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
 def jacobian(
     equations: Equations, point: Overlaps, directions: NDArray[np.float64], **parameters: float
 ) -> NDArray[np.float64]:
-    """Rates of change of displacements of the state, by the NumPy reference.
+    """Rates of change of displacements of the state, by the NumPy reference, in their shape.
 
-    Parameters
-    ----------
-    directions : (n, p p + p k) array
-        Displacements of (Q, M), each in C order; those of Q symmetric. A trained readout stands
-        behind: (n, p p + p k + p).
-
-    Returns
-    -------
-    array of the shape of `directions`
-        Row a is the Jacobian applied to direction a.
+    `directions` (n, p p + p k) are displacements of (Q, M), each in C order; those of Q are
+    symmetric, and a trained readout follows: (n, p p + p k + p).
     """
     values = equations.values(point, dict(parameters))
     definitions = tangent(equations.definitions)

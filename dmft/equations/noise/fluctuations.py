@@ -304,10 +304,8 @@ class Noise(Fluctuations):
 def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> Noise:
     """Fluctuations of an algorithm, or a refusal.
 
-    Raises
-    ------
-    BadParameter
-        For gradient flow, which has none; without a dimension; for what is not derived.
+    Raises `BadParameter` for gradient flow, which has none; without a dimension; for what is not
+    derived.
     """
     dimension = declared_dimension(algorithm, dim)
     assert not algorithm.is_flow

@@ -25,15 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fluctuations(ABC):
-    """Fluctuations of a model under an algorithm in `dim` dimensions.
+    """Fluctuations of a model under an algorithm in `dim` dimensions, a number or a symbol.
 
-    Attributes
-    ----------
-    model, algorithm
-    dim : sympy.Expr
-        d, a number or a symbol.
-    dropped : tuple of str
-        Terms of the drift at order 1/d that are left out.
+    `dropped` names the terms of the drift at order 1/d that are left out.
     """
 
     model: Model | SequenceModel
@@ -152,10 +146,7 @@ def check_dimension(values: Values, given: Mapping[str, Any]) -> float:
 def declared_dimension(algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> sp.Expr:
     """The dimension of fluctuations.
 
-    Raises
-    ------
-    BadParameter
-        For gradient flow, which has none; without a dimension.
+    Raises `BadParameter` for gradient flow, which has none; without a dimension.
     """
     if algorithm.is_flow:
         raise BadParameter(

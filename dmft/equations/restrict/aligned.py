@@ -117,17 +117,9 @@ def averaged(expr: sp.Expr, students: set[Label]) -> sp.Expr:
 
 @dataclass(frozen=True)
 class Reduction:
-    r"""Rates of the closure in C, u and g = gamma/p.
+    """Rates of the closure in C, u and g = gamma/p: dM_j/dt = M_j (alpha - beta M_j^2).
 
-    Attributes
-    ----------
-    alpha, beta : sympy.Expr
-        dM_j/dt = M_j (alpha - beta M_j^2).
-    coupling_rate : sympy.Expr
-        dC/dt.
-    risk : sympy.Expr
-    loss : sympy.Expr or None
-        Where it is not the risk and a constant.
+    `coupling_rate` is dC/dt; `loss` is given where it is not the risk and a constant.
     """
 
     alpha: sp.Expr
@@ -142,10 +134,8 @@ def reduce_aligned(
 ) -> Reduction:
     """Read the closure off the definitions of the full equations on the sphere.
 
-    Raises
-    ------
-    NotClosed
-        Where the rate of Q_jl is not that of C M_j M_l, or the rate of M_j is of higher order.
+    Raises `NotClosed` where the rate of Q_jl is not that of C M_j M_l, or the rate of M_j is of
+    higher order.
     """
     point = Aligned(definitions, (x.p, sp.S.One), readouts=readouts)
     m, other = overlap_of(FIRST), overlap_of(SECOND)
@@ -166,12 +156,8 @@ def reduce_aligned(
 def aligned_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
     """Infinitely wide limit at finite gamma/p of quadratic students of one teacher unit.
 
-    Raises
-    ------
-    BadParameter
-        Without the sphere, with several teachers, unequal or trained readouts.
-    NotClosed
-        Where Q_jl = C M_j M_l does not stay: activations that are not quadratic.
+    Raises `BadParameter` without the sphere, with several teachers, unequal or trained readouts,
+    and `NotClosed` where Q_jl = C M_j M_l does not stay: activations that are not quadratic.
     """
     what = 'scaling = "wide-high-dimensional" is for'
     if not algorithm.on_sphere:

@@ -40,10 +40,8 @@ def wide_definitions(
 ) -> list[Definition]:
     """All definitions; `finite` averages over the cosines of the residuals.
 
-    Raises
-    ------
-    NotClosed
-        When an average of the drift or of the risk has neither closed form nor table.
+    Raises `NotClosed` when an average of the drift or of the risk has neither closed form nor
+    table.
     """
     work = _Reduction(finite)
     j, r = x.j, x.r

@@ -135,12 +135,11 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
 
 
 def derive_norm(model: SequenceModel, algorithm: SGD) -> Equations:
-    r"""Equations of the alignments under the loss ||g(h) - g*(h*)||_F.
+    """Equations of the alignments under the loss ||g(h) - g*(h*)||_F.
 
     Equation    with D = g - g*, p_l = sum_i D_i dg_i/dh_l / |D|, rest = sqrt(1 - m^2):
                 rest dR/dm = E sum_l p_l (rest h*_l - m eta_l), dR/de_a = E sum_l pattern_la p_l,
                 N = E |p|^2, and ds/dt = -(G - s s^T) grad R - gamma/(2 n_b) N s
-    Scaling     t = steps gamma / d
     Valid for   tied students, encodings orthogonal to the target, no label noise; averages over
                 nodes. R = E |D| is what a run calls its risk
     Source      theory/sequence C.2, D.8

@@ -362,10 +362,7 @@ def _exact(rows: NDArray[Any]) -> sp.Matrix:
 def sequence_noise(model: SequenceModel, algorithm: SGD | GradientFlow, dim: Any) -> SequenceNoise:
     """Fluctuations of an algorithm, or a refusal.
 
-    Raises
-    ------
-    BadParameter
-        For gradient flow, which has none; without a dimension.
+    Raises `BadParameter` for gradient flow, which has none; without a dimension.
     """
     dimension = declared_dimension(algorithm, dim)
     assert not algorithm.is_flow

@@ -155,10 +155,7 @@ class SequenceRisk(Short):
     def __call__(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
         """Risk at alignments: e () or (L,), m () tied or (L,) untied.
 
-        Raises
-        ------
-        InvalidCovariance
-            Outside the feasible set.
+        Raises `InvalidCovariance` outside the feasible set.
         """
         return number(self.expr, self._values(e, m, parameters))
 

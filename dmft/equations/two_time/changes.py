@@ -25,12 +25,7 @@ Named = Mapping[str, Mapping[str, sp.Expr]]
 class IndicesInTime(Indices):
     """Running indices of equations in two times by name, and those of each block.
 
-    Attributes
-    ----------
-    running : tuple of sympy.Symbol
-        Times, one that integrals run over among them, and neurons.
-    words : str
-        What they are.
+    `running` are times, one that integrals run over among them, and neurons; `words` what they are.
     """
 
     running: tuple[sp.Symbol, ...] = ()

@@ -437,10 +437,7 @@ def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations
 def derive_flow(model: Model, algorithm: GradientDescent) -> DescentEquations:
     """Limit of the equations of descent as the learning rate goes to zero.
 
-    Raises
-    ------
-    BadParameter
-        For batches, momentum, noise and trained readouts, with the reason.
+    Raises `BadParameter` for batches, momentum, noise and trained readouts, with the reason.
     """
     reasons = {
         "batch": ("parts of the samples average out", algorithm.batch is not None),

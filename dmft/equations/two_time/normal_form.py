@@ -22,13 +22,8 @@ from dmft.errors import BadParameter
 class InTimes:
     """Equations of functions of one and of two times: what `TwoTime` holds.
 
-    Attributes
-    ----------
-    rates, values, start : mapping
-        Expressions by functions of times.
-    causal : tuple
-        Functions that vanish before their time.
-    name, source : str
+    `rates`, `values` and `start` are expressions by functions of times; `causal` ones vanish before
+    their time.
     """
 
     rates: Mapping[Any, sp.Expr]
@@ -77,16 +72,10 @@ class InTimes:
 
 @dataclass(frozen=True)
 class Memory:
-    """One term: integral over u of first(t, u) * second(u, s).
+    """One term: integral over u of first(t, u) * second(u, s), in the problem's functions.
 
-    Attributes
-    ----------
-    first, second : sympy.Expr
-        In the problem's functions of (t, u) and of (u, s).
-    late, early : bool
-        Whether u runs over s < u < t, and over 0 < u < s.
-    symbol : sympy.Symbol
-        Its value in the local expressions.
+    With `late` u runs over s < u < t, with `early` over 0 < u < s; `symbol` is its value in the
+    local expressions.
     """
 
     first: sp.Expr
@@ -98,20 +87,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class NormalForm:
-    """A two-time problem without integrals.
+    """A two-time problem without integrals; `u` is the time under them.
 
-    Attributes
-    ----------
-    problem : InTimes
-    u : sympy.Symbol
-        The time under the integrals.
-    memories : tuple of Memory
-    totals : tuple of (sympy.Expr, sympy.Symbol)
-        Integrals over 0 < u < t of functions of (t, u) alone.
-    pairs : mapping from function to (sympy.Expr, bool)
-        Local expression of X(t, s), and whether it is a rate.
-    signals : mapping from applied function to (sympy.Expr, bool)
-        The same for m(t) and the diagonals X(t, t), in the order of the state.
+    `totals` are integrals over 0 < u < t of functions of (t, u) alone, with their symbols. `pairs`
+    give the local expression of each X(t, s), and whether it is a rate; `signals` the same of m(t)
+    and the diagonals X(t, t), in the order of the state.
     """
 
     problem: InTimes
@@ -125,11 +105,8 @@ class NormalForm:
 def normal_form(problem: InTimes) -> NormalForm:
     """Separate the integrals of a problem.
 
-    Raises
-    ------
-    BadParameter
-        For integrals that are not causal or not sums of products, and for functions without
-        equation; the message names the term.
+    Raises `BadParameter` for integrals that are not causal or not sums of products, and for
+    functions without equation; the message names the term.
     """
     return _Reducer(problem).form()
 

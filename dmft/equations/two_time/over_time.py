@@ -26,17 +26,9 @@ ONCE = frozenset({alpha.name, fraction.name})
 
 @dataclass(frozen=True)
 class OverTime:
-    """Scalars of a run.
+    """Scalars of a run at the first step, by name and by the model's own symbols.
 
-    Attributes
-    ----------
-    scalars : dict of str to float
-        At the first step.
-    symbols : dict of symbols to float
-        The same of the model's own symbols.
-    varying : dict of str to (steps,) arrays
-        Values at each step of those that follow the time.
-    schedules : dict of str to sympy.Expr
+    `varying` are the values at each step (steps,) of those that follow their `schedules`.
     """
 
     scalars: dict[str, float]
@@ -70,11 +62,8 @@ def begun(
 def over_time(equations: Descent, given: Mapping[str, Any], steps: int) -> OverTime:
     """Numbers for all parameters of a run of so many steps.
 
-    Raises
-    ------
-    BadParameter
-        For names that nothing uses, for parameters that no definition of these equations reads, for
-        missing values and for schedules that leave their bounds.
+    Raises `BadParameter` for names that nothing uses, for parameters that no definition of these
+    equations reads, for missing values and for schedules that leave their bounds.
     """
     schedules = schedules_of(equations, given)
     table = {name: at_each_step(name, expr, steps) for name, expr in schedules.items()}
@@ -96,9 +85,7 @@ _UNREAD = {
 def refuse_unread(equations: Descent, given: Mapping[str, Any]) -> None:
     """Refuse values of a run that no definition reads; a declared one whose term was dropped stays.
 
-    Raises
-    ------
-    BadParameter
+    Raises `BadParameter`.
     """
     for name, reason in _UNREAD.items():
         if given.get(name, 0) != 0 and name not in equations.read:
@@ -108,10 +95,7 @@ def refuse_unread(equations: Descent, given: Mapping[str, Any]) -> None:
 def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.Expr]:
     """Parameters that are given as expressions in the time t, the number of steps before.
 
-    Raises
-    ------
-    BadParameter
-        For functions, and for what has one value in a run.
+    Raises `BadParameter` for functions, and for what has one value in a run.
     """
     found: dict[str, sp.Expr] = {}
     for name, value in given.items():

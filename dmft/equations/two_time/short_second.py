@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import SYMMETRIC
 from dmft.equations.two_time.short_integrals import (
-    Array,
     Number,
     ShortIntegrals,
     average,

@@ -40,10 +40,7 @@ ROOT = sp.sqrt(2)
 def shortened(writer: Writer) -> Program:
     """One gradient at the fields of the sample, shortened.
 
-    Raises
-    ------
-    BadParameter
-        For batches that are not derived.
+    Raises `BadParameter` for batches that are not derived.
     """
     rule, algorithm = cast("Clipping", writer.rule), cast("SGD", writer.algorithm)
     squared = error_is_linear(algorithm) and algorithm.loss == "squared"
@@ -112,10 +109,7 @@ def _without_noise(writer: Writer, level: sp.Expr) -> Program:
 def _of_batch(writer: Writer, line: Line, level: sp.Expr, samples: int) -> Program:
     """The moments of a batch of linear networks, in closed form.
 
-    Raises
-    ------
-    BadParameter
-        For batches beyond `MOST_SAMPLES`.
+    Raises `BadParameter` for batches beyond `MOST_SAMPLES`.
     """
     if samples > MOST_SAMPLES:
         raise BadParameter(

@@ -65,22 +65,10 @@ def _without_pieces(factor: sp.Expr) -> sp.Expr:
 class Cluster:
     """One Gaussian law of the fields, and what it is weighted with.
 
-    Attributes
-    ----------
-    number : int
-        From 1; 0 where it is the only law and centred, N(0, Omega).
-    weight, scale : sympy.Expr
-        w_c and s_c.
-    mean : tuple of sympy.Expr
-        mu_c, in the rows of the teacher.
-    label : sympy.Expr or None
-        In h_star[1], ..., h_star[k]; None where the teacher writes it.
-    sign : int
-        -1 for samples whose label is flipped.
-    shape : int
-        Number of the cluster whose covariance Omega_in_c its fields have; 0 for s_c Omega.
-    square : sympy.Expr
-        |x|^2/d.
+    `number` counts from 1; 0 is the only law, centred: N(0, Omega). `weight` w_c, `scale` s_c,
+    `mean` mu_c in the rows of the teacher; `label` in h_star[1], ..., h_star[k], None where the
+    teacher writes it, with `sign` -1 for samples whose label is flipped. `shape` is the number of
+    the cluster whose covariance Omega_in_c its fields have, 0 for s_c Omega; `square` is |x|^2/d.
     """
 
     number: int = 0

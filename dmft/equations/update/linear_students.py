@@ -34,16 +34,9 @@ HALF = sp.Rational(1, 2)
 class Line:
     """What a loss sees of a sample: one Gaussian combination, and a sign where the label is one.
 
-    Attributes
-    ----------
-    symbol : sympy.Symbol
-        `dmft.equations.symbols.output` or `residual`.
-    label : sympy.Expr or None
-        The sign, in products of functions of single fields; of labels that are drawn the mean.
-    weights : (sympy.Expr, sympy.Expr)
-        What multiplies h_u and h_star_r; the second is zero for the output.
-    noise : sympy.Expr
-        Variance of what is added to the combination.
+    `symbol` is `dmft.equations.symbols.output` or `residual`; `label` the sign, in products of
+    functions of single fields (of labels that are drawn the mean); `weights` multiply h_u and
+    h_star_r, the second is zero for the output; `noise` is the variance of what is added.
     """
 
     symbol: sp.Symbol
@@ -103,14 +96,8 @@ def constant_or(expr: sp.Expr) -> sp.Expr:
 def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -> Line | None:
     """What losses of a model see of a sample; None where it is more than one combination.
 
-    Parameters
-    ----------
-    label : sympy.Expr
-        Without noise, in the fields.
-    noisy : bool
-        Whether noise is added to it.
-    residuals : bool
-        Whether the label is the teacher's, about mean zero: neither flipped nor in clusters.
+    `label` is without noise, in the fields, and `noisy` where noise is added to it; `residuals`
+    tells that it is the teacher's, about mean zero: neither flipped nor in clusters.
     """
     slope = slope_of(model.student.activation)
     if slope is None:

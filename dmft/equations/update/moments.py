@@ -109,10 +109,8 @@ class Case:
 def expectation(expr: sp.Expr) -> sp.Expr:
     """E[expr]: a constant in front, the closed averages, and one average of what stays open.
 
-    Raises
-    ------
-    NotClosed
-        For functions of sums over neurons other than polynomials, and sums beyond the symbols.
+    Raises `NotClosed` for functions of sums over neurons other than polynomials, and sums beyond
+    the symbols.
     """
     front, weights, rest = factored(expr)
     named = [At(f, y) for f, y in weights]
@@ -259,14 +257,9 @@ def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None
 
 
 def slopes_on_nodes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None:
-    """`slopes` of functions that hold the means of their fields, as averages on nodes.
+    """`slopes` of functions that hold the means of their fields, as averages on nodes, else None.
 
-    None for other terms.
-
-    Raises
-    ------
-    NotClosed
-        Where a slope lives on a kink, which nodes never meet.
+    Raises `NotClosed` where a slope lives on a kink, which nodes never meet.
     """
     factors = [*weights, *((f, y) for y, f in term.factors)]
     if term.joint != 1 or not any(f.has(sp.Indexed) for f, _ in factors):

@@ -96,16 +96,8 @@ class Blocks:
 class Motion:
     """Linear motion of the rows that a neuron keeps: dZ_a = sum_b A_ab Z_b dt + g_a (drive).
 
-    Attributes
-    ----------
-    rows : tuple of str
-        Names of the rows, the weights first, whose name is empty.
-    linear : mapping of str to sympy.Matrix
-        A by named term.
-    drive : tuple of sympy.Expr
-        g.
-    inside : frozenset of str
-        Terms of A that are part of the gradient, which scaled steps divide.
+    `rows` are names, the weights first, whose name is empty; `linear` is A by named term, `drive`
+    is g; `inside` names terms of A that are part of the gradient, which scaled steps divide.
     """
 
     rows: tuple[str, ...]

@@ -61,14 +61,8 @@ BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
 class Moments:
     """Moments of the update field of a model under an algorithm, by named part.
 
-    Averages are over the law of the inputs: a sum over its clusters.
-
-    Attributes
-    ----------
-    model : Model
-    algorithm : SGD or GradientFlow
-    averaged : bool
-        Whether psi may be its mean over the label's noise, as moments allow.
+    Averages are over the law of the inputs: a sum over its clusters. With `averaged`, psi may be
+    its mean over the label's noise, as moments allow.
     """
 
     model: Model
@@ -386,20 +380,11 @@ def _of_line(case: Case, loss: sp.Expr) -> Callable[[sp.Expr], sp.Expr]:
 
 @dataclass(frozen=True)
 class Factors:
-    """Factors of drift and noise of an optimiser.
+    """Factors of drift and noise of an optimiser, and the `moments` of the psi that they multiply.
 
-    Attributes
-    ----------
-    moments : Moments
-        Of the psi that they multiply.
-    drift : sympy.Expr
-        alpha at neuron j.
-    noise : mapping of str to sympy.Expr
-        gamma/(p n_b) nu S by named term, at neurons j and l.
-    definitions, rates : list of Definition
-        Intermediates, and rates of accumulators.
-    inside : sympy.Expr
-        What the gradient of neuron j is multiplied with, its decay included.
+    `drift` is alpha at neuron j, `noise` gamma/(p n_b) nu S by named term, at neurons j and l; then
+    intermediates, rates of accumulators, and `inside`, what the gradient of neuron j is multiplied
+    with, its decay included.
     """
 
     moments: Moments

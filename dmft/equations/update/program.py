@@ -67,32 +67,30 @@ class Program:
 
     Attributes
     ----------
-    definitions : tuple of Definition
+    definitions
         Of the role "sample".
-    label : sympy.Expr
-        Without noise.
-    error : sympy.Expr
-        Symbol of the error that multiplies the last gradient.
-    parts : mapping
+    label, error
+        The label without noise; symbol of the error that multiplies the last gradient.
+    parts
         The last error by what it holds, where it is linear in output and label; else empty.
-    readout : sympy.Expr
+    readout
         What a trained readout moves along at the neuron j: the last error times the activation
         there, summed over whole steps.
-    closes : bool
+    closes
         Whether averages may have closed forms: gradients at the fields of the sample itself, or a
         rule that is a sum of products.
-    measures : mapping
+    measures
         What a rule measures at the neuron j.
-    line : Line or None
+    line
         What a loss sees of a linear student; with it `slope`, -dl/df in `PREDICTION` and `LABEL`.
-    second : sympy.Expr or None
-        What psi_j psi_l is, where psi is a mean over the label's noise already or the product is
-        not the simplest form.
-    shortened : Shortened or None
+    second
+        psi_j psi_l, where psi is a mean over the label's noise already or the product is not the
+        simplest form.
+    shortened
         Closed moments of psi = front_j e chi, of a normal residual e.
-    students : bool
+    students
         Whether it reads the student fields alone, and so does all that is averaged beside it.
-    batch : int
+    batch
         Samples of a batch, the signs of whose sum of psi take the place of psi; 0 without one.
     """
 
@@ -162,10 +160,7 @@ class Program:
     def seen(self, expr: sp.Expr) -> sp.Expr:
         """A function of f and y as the line of a linear student has it.
 
-        Raises
-        ------
-        NotClosed
-            Where it is a function of more.
+        Raises `NotClosed` where it is a function of more.
         """
         found = None if self.line is None else self.line.form(expr)
         if found is None:
@@ -212,10 +207,7 @@ def is_noisy(model: Model) -> bool:
 def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
     """-dl/df in the symbols of output and label.
 
-    Raises
-    ------
-    BadParameter
-        For the norm ||f - y|| as a loss, which belongs to sequence models.
+    Raises `BadParameter` for the norm ||f - y|| as a loss, which belongs to sequence models.
     """
     loss = algorithm.loss
     check_one_output(loss)
@@ -267,12 +259,8 @@ def program_of(
 
     The label is the teacher's, or that of the cluster, times -1 where it is flipped; `square` is
     |x|^2/d there. With `averaged`, psi may be its mean over the label's noise, with `second` the
-    mean of psi_j psi_l.
-
-    Raises
-    ------
-    BadParameter
-        For gradients of an activation that jumps at displaced fields, or too many passes.
+    mean of psi_j psi_l. Raises `BadParameter` for gradients of an activation that jumps at
+    displaced fields, or too many passes.
     """
     rule = algorithm.rule
     write = at_use(rule.written_by, f"psi of {type(rule).__name__}")
@@ -355,21 +343,11 @@ def over_noise(expr: sp.Expr) -> sp.Expr | None:
 
 
 class Writer:
-    """Writes the definitions of a program one after the other.
+    """Writes the definitions of a program one after the other, of the psi of the record `rule`.
 
-    Attributes
-    ----------
-    model, algorithm
-    rule : UpdateRule
-        The record whose psi is written.
-    square : sympy.Expr
-        |x|^2/d.
-    label : sympy.Expr
-        Without noise; with it, it is defined as `dmft.equations.symbols.label`.
-    sigma, slope : sympy.Expr
-        The student's activation and its derivative.
-    averaged : bool
-        Whether psi may be a mean over the label's noise.
+    `square` is |x|^2/d; `label` is without noise, with which it is defined as
+    `dmft.equations.symbols.label`; `sigma` and `slope` are the student's activation and its
+    derivative; with `averaged`, psi may be a mean over the label's noise.
     """
 
     def __init__(
@@ -442,15 +420,8 @@ class Writer:
     ) -> Program:
         """The program of another psi, the last definition.
 
-        Parameters
-        ----------
-        readout : sympy.Expr
-            What a trained readout moves along at neuron j.
-        closes : bool
-            Whether psi is a sum of products of functions of single fields.
-        measures : mapping
-        second : sympy.Expr, optional
-            psi_j psi_l, a product of functions of single fields.
+        A trained readout moves along `readout` at neuron j; with `closes` psi is a sum of products
+        of functions of single fields; `second` is psi_j psi_l, such a product.
         """
         done = tuple(self.done)
         return Program(done, self.label, x.label, {}, readout, closes, measures, second=second)

@@ -56,12 +56,9 @@ def definitions(
 ) -> list[Definition]:
     """All definitions of the overlap dynamics, blocks first and rates last.
 
-    `step` is the rate of the steps in the quadratic term; that of the algorithm by default.
-
-    Raises
-    ------
-    BadParameter
-        For rows of constant length where the fields do not see lengths, or with rows of memory.
+    `step` is the rate of the steps in the quadratic term; that of the algorithm by default. Raises
+    `BadParameter` for rows of constant length where fields do not see lengths, or with rows of
+    memory.
     """
     motion, blocks = motion_of(algorithm), Blocks(model.spectrum is not None)
     size = step or step_size(algorithm)
@@ -210,10 +207,7 @@ class Drifts:
     def slope(self, average: Expectation) -> Slopes:
         """Mean slopes of an average that stands whole, and the cluster whose covariance it has.
 
-        Raises
-        ------
-        NotClosed
-            Where the average is one for each pair of neurons.
+        Raises `NotClosed` where the average is one for each pair of neurons.
         """
         if free_indices(average) != (x.i, x.j):
             raise NotClosed(f"{average} has no closed form, which blocks of a spectrum need")

@@ -31,18 +31,10 @@ SUM_INDICES = {x.p: (x.u, x.v), x.k: (x.r, x.s), x.p + x.k: (x.m, x.n)}
 
 @dataclass(frozen=True)
 class Term:
-    """Sum over `limits` of coefficient * prod factor(field) * joint.
+    """Sum over `limits` (index, 1, width) of coefficient * prod factor(field) * joint.
 
-    Attributes
-    ----------
-    coefficient : sympy.Expr
-        Free of the fields.
-    factors : ((field, factor), ...)
-        Fields, each once and sorted; factors in `FIELD`.
-    joint : sympy.Expr
-        In h_star; 1 where everything is in the factors.
-    limits : tuple of (index, 1, width)
-        Sums over neurons.
+    The coefficient is free of the fields; `factors` are (field, factor in `FIELD`), each field once
+    and sorted; `joint` is in h_star, 1 where everything is in the factors.
     """
 
     coefficient: sp.Expr
@@ -79,10 +71,7 @@ class Term:
     def apart(self, taken: set[sp.Symbol]) -> Term:
         """The same term with other symbols for the sums whose symbols are taken.
 
-        Raises
-        ------
-        NotClosed
-            Where there are more sums over one axis than symbols.
+        Raises `NotClosed` where there are more sums over one axis than symbols.
         """
         taken, swap = set(taken), {}
         for index, _, width in self.limits:
@@ -101,10 +90,7 @@ class Term:
 def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
     """Terms of a random variable: activations at fields, sums over neurons, targets, noise.
 
-    Raises
-    ------
-    NotClosed
-        For functions of sums over neurons other than polynomials.
+    Raises `NotClosed` for functions of sums over neurons other than polynomials.
     """
     if not is_random(expr):
         return (Term(expr),)
@@ -176,10 +162,7 @@ def in_products(
 ) -> sp.Expr:
     """A rule as a sum of products: functions at fields, powers of other random variables.
 
-    Raises
-    ------
-    NotClosed
-        Where it is no such sum.
+    Raises `NotClosed` where it is no such sum.
     """
     total = []
     for term in _split(expr, (*fields, *others)):

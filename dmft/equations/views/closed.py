@@ -36,19 +36,10 @@ LONGEST = 420
 class ClosedSystem:
     """Scalar equations, or equations of polynomial units for all widths, without averages.
 
-    Attributes
-    ----------
-    rows : tuple of (target, expression, role)
-    values : mapping
-        Overlaps that the constraint fixes, and their values.
-    totals : mapping
-        Overlaps that are sums over the blocks of a spectrum, and these sums.
-    angle : sympy.Expr or None
-        Cosine of the angle between student and teacher, where the rows hold that angle.
-    notes : tuple of str
-        Declared values that were put in (`declared_definitions`).
-    scalar : bool
-        Whether the rows hold no sums over neurons.
+    `rows` are (target, expression, role); `values` of overlaps that the constraint fixes; `totals`
+    sums over the blocks of a spectrum; `angle` the cosine of the angle between student and teacher,
+    where the rows hold it; `notes` declared values that were put in (`declared_definitions`);
+    `scalar` tells whether the rows hold no sums over neurons.
     """
 
     rows: tuple[tuple[sp.Expr, sp.Expr, Role], ...]

@@ -58,20 +58,12 @@ VALUES = {
 
 @dataclass(frozen=True)
 class Page:
-    """How equations are printed.
+    """How equations are printed: points in a line, and letters in place of ours (`letters_of`).
 
-    Attributes
-    ----------
-    width : float
-        Points that a line may have.
-    notation : str, mapping or None
-        Letters (`letters_of`).
-    symbolic : bool
-        Keep readouts, P, the noise and indices of single units as symbols.
-    kernels : "auto", "all" or "none"
-        Which averages follow in closed form.
-    form : "closed", "structured" or None
-        Without averages, or as sums of averages; None takes the first where it is short.
+    `symbolic` keeps readouts, P, the noise and indices of single units as symbols; `kernels`
+    ("auto", "all" or "none") tells which averages follow in closed form; `form` is "closed"
+    (without averages), "structured" (sums of averages) or None, which takes the first where it is
+    short.
     """
 
     width: float = COLUMN

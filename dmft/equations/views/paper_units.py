@@ -25,14 +25,8 @@ CLOCK = "t = steps / N; K and M of order one as N -> infinity"
 class Subject:
     """What is printed: definitions, what they were derived from, and the notation.
 
-    Attributes
-    ----------
-    algorithm : SGD, GradientFlow or None
-        None of a risk.
-    fluctuates : bool
-        Whether there is noise beside the rates.
-    reduced : bool
-        Whether the state is one of a limit or of a symmetric subspace.
+    `fluctuates` tells whether there is noise beside the rates, `reduced` whether the state is one
+    of a limit or of a symmetric subspace.
     """
 
     model: Model

@@ -40,8 +40,7 @@ def branch_expectation(
     Equation    E[F(u) G(v)] = E_u[F(u) H_G(C_uv u / C_uu, sigma)], H_G(m, sigma) = E G(m + sigma z)
                 branch by branch through erfcx; a Dirac factor conditions the law
     Valid for   polynomials, exponentials of linear functions, kinks and jumps, of one field times
-                error functions and Gaussian factors; polynomials alone of further fields; all
-                variances, singular ones included; exact
+                error functions and Gaussian factors; polynomials alone of further fields; exact
     Source      theory/one_pass A.6
     """
     merged: Factors = {}

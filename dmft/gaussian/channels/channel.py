@@ -52,24 +52,12 @@ Statistic = Callable[[Moments, Array, Array, Array], Array]
 
 @dataclass(frozen=True, eq=False)
 class Channel:
-    """Law of a label y given one field z.
+    """Law of a label y given one field z: g(z), with Gaussian noise of variance `noise`.
 
-    Parameters
-    ----------
-    expr : sympy.Expr
-        The label g(z) without noise; with `drawn` the mean of labels +1 and -1.
-    field : sympy.Symbol
-    noise : float
-        Variance of additive Gaussian noise.
-    flip : float
-        Probability of y -> -y before the noise.
-    drawn : bool
-    prior_variance : float
-        Second moment of the field.
-    mixture : tuple of (float, sympy.Expr)
-        Probabilities and labels, in place of g and flips: y is one of several functions at random.
-    split : tuple of float
-        Further fields at which averages are split.
+    Before the noise y -> -y has probability `flip`. With `drawn`, `expr` is the mean of labels +1
+    and -1; with a `mixture` of (probability, label), y is one of several functions at random.
+    Averages are also split at `split`, further fields. `prior_variance` is the second moment of the
+    field.
     """
 
     expr: sp.Expr

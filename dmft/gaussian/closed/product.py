@@ -54,17 +54,12 @@ def product_expectation(
                 E[erf(x/sqrt 2) erf(y/sqrt 2)] = (2/pi) asin(C_xy/sqrt((1+C_xx)(1+C_yy)))
     Valid for   polynomials, erf, sign, |.|, ReLU, Dirac, sin, cos, sinh, cosh of linear arguments,
                 Gaussian factors, their products and sums with at most two signs or error
-                functions left (any odd number for zero means); exact, singular covariances
-                included
+                functions left (any odd number for zero means); singular covariances included
     Source      theory/one_pass A.1-A.6; derivations/erf_integrals.py
 
-    Parameters
-    ----------
-    whole : bool
-        Keep moments of signs in one piece (`SignsMoment`) where their elementary form is 0/0 for
-        fields that coincide: for code in which they do.
-    digits : int or None
-        Of a value of floats; None leaves it as it is, for sums that cancel.
+    With `whole`, moments of signs stay in one piece (`SignsMoment`) where their elementary form is
+    0/0 for fields that coincide: for code in which they do. `digits` are those of a value of
+    floats; None leaves it as it is, for sums that cancel.
     """
     if len(factors) != len(fields):
         raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")

@@ -167,7 +167,6 @@ def trace_coefficients(length: int) -> tuple[float, ...]:
                 c_{2e_j} = E_x int e^-t phi_0^{L-2} phi_2,
                 c_{e_1+e_j} = E_x x int e^-t phi_0^{L-2} phi_1,
                 c_{e_i+e_j} = E_x int e^-t phi_0^{L-3} phi_1^2 (zero for L = 2)
-    Valid for   L >= 2; sums over nodes, converged to 1e-13
     Source      theory/sequence A.6
     """
     x, weight, log_t = _nodes()

@@ -45,14 +45,9 @@ SHIFT = (math.sqrt(2) * math.cos(math.pi / 8), -math.sqrt(2) * math.sin(math.pi 
 class Tables:
     """Chebyshev coefficients in y = e^2 on [0, 1], and Hermite coefficients at e = 0.
 
-    Attributes
-    ----------
-    square : (NODES,)
-        Of V.
-    series : (NODES, ORDER / 2 + 1)
-        Of C_0, C_2, C_4 ...
-    hermite : (ORDER / 2 + 1, ORDER / 2 + 1)
-        E[s He_2i(u) He_2j(v)] / sqrt((2i)! (2j)!) at e = 0, in the turned coordinates.
+    `square` (NODES,) of V, `series` (NODES, ORDER / 2 + 1) of C_0, C_2, C_4 ..., `hermite` (ORDER /
+    2 + 1, ORDER / 2 + 1) E[s He_2i(u) He_2j(v)] / sqrt((2i)! (2j)!) at e = 0, in the turned
+    coordinates.
     """
 
     square: Array

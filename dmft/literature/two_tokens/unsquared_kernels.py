@@ -20,16 +20,9 @@ FAST = {"reassoc", "contract"}
 def weighted_distances(outer: Array, inner: Array, keep: float, fixed: float) -> Array:
     """Means of d = |s(h) - keep s(h*) - fixed| over independent h and h*, with weights.
 
-    Parameters
-    ----------
-    outer : (5, n)
-        z_1, z_2, s_1(h), s_2(h) and the Gaussian weight of each point z, heaviest first.
-    inner : (5, k)
-        The same of h*.
-
-    Returns
-    -------
-    (4,) : E d, E d ((z.h*)^2 - |z|^2 - |h*|^2 + 2), E d (z_1 - z_2), E d ((z_1 - z_2)^2 - 2)
+    `outer` (5, n) has z_1, z_2, s_1(h), s_2(h) and the Gaussian weight of each point z, heaviest
+    first; `inner` (5, k) the same of h*. Returns E d, E d ((z.h*)^2 - |z|^2 - |h*|^2 + 2), E d (z_1
+    - z_2) and E d ((z_1 - z_2)^2 - 2).
     """
     n, k = outer.shape[1], inner.shape[1]
     rows = np.zeros((n, 4))

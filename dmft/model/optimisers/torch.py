@@ -71,10 +71,7 @@ def _entries(made: type[SGD], decoupled: bool) -> Iterator[tuple[str, InOptim]]:
 def as_torch(algorithm: SGD, dim: int, width: int, scaled_inputs: bool) -> Settings:
     """Arguments of the optimiser of `torch.optim` that takes the same steps.
 
-    Raises
-    ------
-    BadParameter
-        For what torch.optim has no optimiser for, and numbers that are symbols.
+    Raises `BadParameter` for what torch.optim has no optimiser for, and numbers that are symbols.
     """
     code = _code(dim, width, scaled_inputs)
     if isinstance(algorithm, AdaGradNorm):
@@ -149,17 +146,10 @@ def _of(value: Any, name: str) -> float:
 def from_torch(
     made: type[Made], given: Any, written: tuple[int, int, bool], others: Mapping[str, Any]
 ) -> Made:
-    """The algorithm that takes the steps of an optimiser of `torch.optim`.
+    """The algorithm of class `made` that takes the steps of an optimiser of `torch.optim`.
 
-    Parameters
-    ----------
-    made : class of the algorithm
-    given : mapping, torch optimiser or None
-        Arguments of the optimiser, or itself.
-    written : tuple
-        dim, width and scaled_inputs.
-    others : mapping
-        Arguments by name, in the place of those given; those that torch does not have are ours.
+    `given` are arguments of the optimiser, or itself, `written` dim, width and scaled_inputs;
+    `others` are arguments in place of those given; those that torch does not have are ours.
     """
     code, settings = _code(*written), dict(_settings(given))
     if made not in NAMES:

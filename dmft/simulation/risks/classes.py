@@ -51,10 +51,7 @@ def with_outputs(
 ) -> Experiment:
     """The experiment with updates of several outputs, and its outputs one by one.
 
-    Raises
-    ------
-    BadParameter
-        For losses of one output, and other updates.
+    Raises `BadParameter` for losses of one output, and other updates.
     """
     if not (algorithm.is_plain or hasattr(algorithm, "scale")):
         raise BadParameter(

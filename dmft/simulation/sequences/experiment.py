@@ -225,12 +225,7 @@ def watch_of_alignments(
     """What runs are watched for, a function of all alignments and the risk; whether it reads that.
 
     The names are those of `dmft.solve`: ``e`` and ``m`` (``m[0]`` untied), ``overlap`` for the
-    largest |m|, ``risk``.
-
-    Raises
-    ------
-    BadParameter
-        For several events, and for quantities that no step knows.
+    largest |m|, ``risk``. `BadParameter` refuses several events, and quantities that no step knows.
     """
     event, every = one_event(events), 1
     if first_passage is not None:

@@ -25,23 +25,14 @@ from dmft.solvers.signatures import VECTOR
 class Arrays(NamedTuple):
     """Everything that the steps read and write; T steps, p students, k rows of the teacher.
 
-    Attributes
-    ----------
-    M_at, readout_at : (T + 1, p, k), (T + 1, p)
-    P_inverse : (k, k)
-    C_theta, R_theta, Q_at, C_r : (T + 1, p, T + 1, p)
-    C_l, R_l : (T, p, T, p)
-    g_star, mean_pull : (T, p, k), (T, p)
-    gradient_pairs, slopes : (p, T, p)
-        Averages over the samples at the time of the step: <g_j g_l^s>, <dg_j / dr_l^s>.
-    gradient_stars, pulls : (p, k), (p,)
-        The same of g_j h*_r and of the gradients of the readouts.
-    to_star, to_driving, to_past : (T, p, k), (T, p, p), (T, p, T, p)
-        What the field at a time takes of h*, of r at that time and of earlier gradients.
-    M_free, R_free, C_free, G_free : (p, k), (p, T + 1, p), (p, T + 1, p), (p, p)
-        Of the step that is taken, before its rows are put back on the sphere.
-    Q_free : (T + 1, p, p)
-        Overlaps then; zero where rows are free.
+    M_at (T + 1, p, k), readout_at (T + 1, p), P_inverse (k, k); C_theta, R_theta, Q_at, C_r (T + 1,
+    p, T + 1, p); C_l, R_l (T, p, T, p); g_star (T, p, k), mean_pull (T, p). Averages over the
+    samples at the time of the step: gradient_pairs <g_j g_l^s> and slopes <dg_j / dr_l^s> (p, T,
+    p), gradient_stars <g_j h*_r> (p, k), pulls (p,) of the gradients of the readouts. What the
+    field at a time takes of h*, of r at that time and of earlier gradients: to_star (T, p, k),
+    to_driving (T, p, p), to_past (T, p, T, p). Of the step that is taken, before its rows are put
+    back on the sphere: M_free (p, k), R_free and C_free (p, T + 1, p), G_free (p, p), and the
+    overlaps Q_free (T + 1, p, p), zero where rows are free.
     """
 
     M_at: Array
@@ -131,21 +122,10 @@ class Process:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DescentProblem(Short):
-    """A descent without symbols: what `dmft.build` makes of its equations.
+    """A descent without symbols: what `dmft.build` makes of its equations, its `origin`.
 
-    Attributes
-    ----------
-    labels, sample : compiled functions of the signatures in `dmft.solvers.descent.sampled`
-    process : Process
-    parameters : tuple of str
-        Run-time values by name.
-    scalars : tuple of str
-        Those that a sample takes, in their order.
-    source : str
-        Text of all compiled functions.
-    time_unit : str
-    origin
-        The equations.
+    `labels` and `sample` have the signatures in `dmft.solvers.descent.sampled`; `scalars` are those
+    of the `parameters` that a sample takes, in their order.
     """
 
     labels: Any
@@ -252,15 +232,10 @@ class DescentTask:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Points of the samples.
+    """Points of the samples: normal (k + p T, S), or one row more where labels are noisy.
 
-    Attributes
-    ----------
-    normal : (k + p T, S), or one row more where labels are noisy
-    mask : (T, S) or (0, 0)
-    cluster : (S,) or (0,)
-    scrambled : bool
-        Whether coordinates are independent of each other (cubature nodes are not).
+    `mask` is (T, S) or (0, 0), `cluster` (S,) or (0,). With `scrambled`, coordinates are
+    independent of each other (cubature nodes are not).
     """
 
     normal: Array

@@ -29,13 +29,9 @@ from dmft.solvers.two_time.march import Stepper, march
 class Samples:
     """Samples with their points, and what they have done so far.
 
-    Attributes
-    ----------
-    normal, star, label, mask : (T p, S), (k, S), (S,), (T, S) or (0, 0)
-        Normals of the driving process, teacher's fields, labels, weights in each step.
-    past : (`DescentTask.kept`, S)
-    partners : int
-        Latest innovations that each history meets.
+    `normal` (T p, S) of the driving process, `star` (k, S) and `label` (S,) of the teacher, `mask`
+    (T, S) or (0, 0) weights in each step, `past` (`DescentTask.kept`, S); each history meets the
+    latest innovations of `partners`.
     """
 
     task: DescentTask
@@ -145,21 +141,10 @@ SCALARS = ("train_loss", "root", "done", "lowest")
 
 @dataclass
 class Sweep(Stepper):
-    """Overlaps and kernels of one set of nodes, filled step by step.
+    """Overlaps and kernels of one set of nodes, filled step by step; `done` steps are complete.
 
-    Attributes
-    ----------
-    arrays : Arrays
-        What the compiled steps read and write.
-    train_loss : (T,)
-    root : (T + 1) p square
-        L, over (time, neuron).
-    done : int
-        Steps that are complete.
-    status, message, lowest
-        How it ended, and the least pivot of C_r relative to its trace.
-    samples : Samples
-        Over what the next steps average.
+    `root` is L (T + 1) p square over (time, neuron), `lowest` the least pivot of C_r relative to
+    its trace; the next steps average over `samples`.
     """
 
     task: DescentTask

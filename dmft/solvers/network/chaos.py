@@ -20,15 +20,10 @@ TOO_LARGE = 1e60
 
 
 class Perturbed(Sweep):
-    """A sweep over sites and perturbations of one population.
+    """A sweep over sites and perturbations of one population; `growth` is log(E y^2) / 2.
 
     Outputs and perturbations of outputs alternate as rows of one process, so that one triangular
     factor holds the covariances within and between both fields.
-
-    Attributes
-    ----------
-    growth : (steps + 1,)
-        Half of log E y^2.
     """
 
     def __init__(

@@ -24,18 +24,10 @@ from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 
 @dataclass(frozen=True)
 class LinearSite:
-    """One population of Gaussian sites.
+    """One population of Gaussian sites: a, b, c and the white noise of a step from t.
 
-    Attributes
-    ----------
-    by_state, by_field, constant : callable(t) -> float
-        a, b and c of a step from t.
-    noise : callable(t) -> float
-        Variance of the white noise of a step.
-    output_slope : float or None
-        Slope of a linear output; None otherwise.
-    pair : callable(v, w, c) -> E phi(x) phi(y), or None
-        Closed form for centred fields of variances v, w and covariance c.
+    `output_slope` is that of a linear output, else None; `pair` (v, w, c) -> E phi(x) phi(y) is the
+    closed form for centred fields of these variances and covariance, or None.
     """
 
     by_state: Callable[[float], float]

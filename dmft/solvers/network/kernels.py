@@ -106,25 +106,12 @@ def respond(
 ) -> None:  # fmt: skip
     """Move the derivatives of all paths by the fields at earlier steps through step k.
 
-    Parameters
-    ----------
-    kicks : (blocks, slots, BLOCK)
-        d x_k / d h_m of the columns in use; moved to k + 1.
-    past : (blocks, slots, steps, BLOCK)
-        phi'(x_l) d x_l / d h_m; l = k + 1 is written. Not read where there is no memory.
-    slots, begun : (columns,)
-        Slot of each column in use, and its step m.
-    weight : (k,)
-        Of the outputs in the field of step k; empty without memory.
-    k : int
-    by_state, by_field : (paths,)
-        Derivatives of the step.
-    slope : (paths,)
-        phi' at step k + 1.
-    new : int
-        Slot of the column of step k.
-    out : (columns + 1,)
-        Means of phi'(x_{k+1}) d x_{k+1} / d h_m; the last is that of m = k.
+    `kicks` (blocks, slots, BLOCK) are d x_k / d h_m of the columns in use, moved to k + 1; `past`
+    (blocks, slots, steps, BLOCK) phi'(x_l) d x_l / d h_m, of which l = k + 1 is written, not read
+    where there is no memory. `slots` and `begun` (columns,) are the slot of each column and its
+    step m; `new` is that of step k. `weight` (k,) of the outputs in the field is empty without
+    memory. `by_state`, `by_field` (paths,) are derivatives of the step, `slope` is phi' at k + 1.
+    `out` (columns + 1,) becomes the means of phi'(x_{k+1}) d x_{k+1} / d h_m, m = k last.
     """
     total = by_state.size
     out[:] = 0.0

@@ -129,19 +129,7 @@ class Columns:
 
 
 class Sweep(Stepper):
-    """One sweep under way.
-
-    Parameters
-    ----------
-    problem : SiteProblem
-    steps : int
-    paths : int
-        For each population.
-    start : list of (S,) arrays
-    sites : list of (n, S) arrays
-        Site parameters of each population.
-    generator : numpy.random.Generator
-    """
+    """One sweep under way; `paths` are those of each population, `sites` its parameters (n, S)."""
 
     def __init__(
         self,

@@ -85,15 +85,7 @@ def asked(job: Job) -> Status:
 
 
 class StepFile:
-    """Checkpoint of one march.
-
-    Parameters
-    ----------
-    path : Path or None
-        None keeps nothing.
-    every : float
-        Seconds between checkpoints.
-    """
+    """Checkpoint of one march, written every so many seconds; without a path nothing is kept."""
 
     def __init__(self, path: Path | None, every: float) -> None:
         self.path, self.every = path, every

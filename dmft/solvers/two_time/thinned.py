@@ -37,30 +37,14 @@ ROOM = 256
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VolterraProblem(Short):
-    """A causal two-time problem without symbols.
+    """A causal two-time problem without symbols, made of the equations `origin`.
 
-    Attributes
-    ----------
-    functions : tuple
-        Compiled first, late, early, local, signals; signatures in `dmft.solvers.two_time.step`.
-    pairs, signals : tuple of str
-        Functions of two times; of one time, diagonals included.
-    causal : tuple of str
-        The pairs that vanish above the diagonal.
-    parameters : tuple of str
-        Order of ``par``.
-    flags : int table
-        Rows of `dmft.solvers.two_time.step`: whether X is a rate, whether Z is, whether u > s and
-        u < s contribute to each memory term, which signal is the diagonal of each pair.
-    memories : int
-        Number of memory terms.
-    totals : int
-        Number of integrals over (0, t) of row functions alone.
-    start : callable(parameters) -> (z,) signals at t = 0
-    source : str
-        Text of the compiled functions.
-    origin
-        The equations.
+    `functions` are compiled first, late, early, local, signals; signatures in
+    `dmft.solvers.two_time.step`. `pairs` are functions of two times, `causal` those that vanish
+    above the diagonal, `signals` those of one time, diagonals included. Rows of `flags`: whether X
+    is a rate, whether Z is, whether u > s and u < s contribute to each of the `memories` terms,
+    which signal is the diagonal of each pair. `totals` counts integrals over (0, t) of row
+    functions alone; `start` gives the signals (z,) at t = 0.
     """
 
     functions: tuple[Any, ...]
@@ -98,20 +82,10 @@ FAILED = {
 
 @dataclass(frozen=True)
 class Control:
-    """How to march.
+    """How to march to t_max, keeping rows at increasing times, with the error `tol` of a step.
 
-    Attributes
-    ----------
-    t_max : float
-    save_at : (K,) increasing times at which rows are kept, the last is t_max
-    tol : float
-        Error of a step.
-    first_step, max_step : float
-    times : (T,) or None
-        Prescribed times of all steps: the control is off.
-    ratio, grid_tol : float
-        Of the thinning; ratio 0 keeps every time.
-    max_steps : int
+    Prescribed `times` of all steps switch the control off. `ratio` and `grid_tol` are those of the
+    thinning; ratio 0 keeps every time.
     """
 
     t_max: float

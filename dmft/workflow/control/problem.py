@@ -30,20 +30,11 @@ ROWS = 11
 
 @dataclass(frozen=True)
 class Control:
-    """One number that follows the time, and what it makes of the time.
+    """One number that follows the time, at this position among the parameters.
 
     Of a batch the rate gamma/n_b takes its place: samples at a rate gamma in batches of n_b move
-    the overlaps, in samples/d, as steps of one sample at the rate gamma/n_b do.
-
-    Attributes
-    ----------
-    name : str
-    position : int
-        Of what moves, among the parameters.
-    scale : float
-        dX/dtau = scale (number) dX/dt, or scale dX/dt where the control is no rate.
-    total : float
-        gamma of a controlled batch: n_b is `total` over the rate that takes its place.
+    the overlaps, in samples/d, as steps of one sample at the rate gamma/n_b do; n_b is then `total`
+    over that rate. dX/dtau = scale (number) dX/dt, or scale dX/dt where the control is no rate.
     """
 
     name: str
@@ -252,10 +243,7 @@ EXACT = {"rtol": 1e-13, "atol": 1e-16}
 def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
     """The schedule among run-time values; None where there is none.
 
-    Raises
-    ------
-    BadParameter
-        For more than one, and one under the name of another control.
+    Raises `BadParameter` for more than one, and one under the name of another control.
     """
     found = {name: value for name, value in values.items() if isinstance(value, Schedule)}
     if not found:

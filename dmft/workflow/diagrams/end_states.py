@@ -49,14 +49,9 @@ STILL = 1e-6
 
 @dataclass(frozen=True)
 class EndState:
-    """What a run has come to: overlaps, and whether they are those of a fixed point.
+    """What a run has come to: overlaps of the fixed point where there is one, else of its end.
 
-    Attributes
-    ----------
-    overlaps : Overlaps
-        Of the fixed point where there is one, else of the end of the run.
-    status : Status
-        "ok"; "not_converged" where the run is on its way; or how it failed.
+    The status is "ok", "not_converged" where the run is on its way, or how it failed.
     """
 
     overlaps: Overlaps
@@ -69,11 +64,10 @@ class EndState:
 
 
 def kind_of(overlaps: Overlaps) -> str:
-    r"""Name of a fixed point, from the shares that students have of teacher directions.
+    """Name of a fixed point, from the shares that students have of teacher directions.
 
     Equation    w_j = sum_r (M P^+)_jr w*_r + rest; share |(M P^+)_jr| sqrt(P_rr / Q_jj): the
                 cosine |M_jr| / sqrt(Q_jj P_rr) where teacher directions are orthogonal
-    Shapes      Q (p, p), M (p, k), P (k, k)
     Valid for   "uninformative": all shares below 1e-3. A student belongs to a direction of which
                 it has such a share, and twice as much as of any other: "specialised" where each
                 direction has a student; "unspecialised" where none has, or where several students
@@ -156,20 +150,9 @@ def followed_point(
 ) -> FixedPoint:
     """The fixed point to which `start` leads at the reference, followed to other parameters.
 
-    Parameters
-    ----------
-    equations, tolerance, max_steps
-        As for `dmft.fixed_points`.
-    start : Overlaps
-        Newton's method begins here, at the reference; it need not be stationary.
-    reference, parameters : mapping
-        Run-time values by name, the same names in both.
-
-    Returns
-    -------
-    FixedPoint
-        Where the branch ends on the way: the point at the reference, with the status
-        not_converged and a message that names the branch.
+    Newton's method begins at `start`, which need not be stationary. Where the branch ends on the
+    way: the point at the reference, with the status not_converged and a message that names the
+    branch.
     """
     check_equations(equations)
     system = StationarySystem(equations, start, reference)

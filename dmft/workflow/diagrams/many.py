@@ -76,16 +76,9 @@ class _Plan:
 def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[Any]:
     """Results of an `EquationMeasure` at many points in their order.
 
-    An exception that a point raises stands in its place. The iterator ends early when the parallel
+    `function` is what the measure calls at each point, with its run from `measure.run`. An
+    exception that a point raises is yielded in its place. The iterator ends early when the parallel
     job is cancelled.
-
-    Parameters
-    ----------
-    of : EquationMeasure
-    function : callable(measure, parameters)
-        What it calls at each point; it has its run from `measure.run`.
-    points : sequence of mappings
-        Parameters by name, the same names at all points.
     """
     plan = attempt(_plan, of, points[0]) if len(points) > 1 else None
     if not isinstance(plan, _Plan):  # what is wrong with the first point is said at that point

@@ -202,12 +202,8 @@ def measure_of(
     """The built-in measure of a call, checked at one point; None for a function.
 
     `system` has equations, start and t_max, `how` what tells an escape. With `follows` the fixed
-    point of "growth_rate" is the one found at that point.
-
-    Raises
-    ------
-    BadParameter
-        Also for a function with keywords that it would not see: a typing error, most likely.
+    point of "growth_rate" is the one found at that point. Raises `BadParameter` also for a function
+    with keywords that it would not see: a typing error, most likely.
     """
     if not callable(measure):
         found = EquationMeasure(

@@ -47,15 +47,9 @@ def moments(delta: Any) -> tuple[Any, Any, Any]:
 class GrowthSites:
     """Positive sites with the rate x (K - c x + h), whose fixed points are explicit in Delta.
 
-    Attributes
-    ----------
-    numbers : tuple of sympy.Expr
-        K, c, and the mean, standard deviation and symmetry of the couplings.
-    scalars : tuple of sympy.Symbol
-    held : sympy.Expr or None
-        Mean that a multiplier keeps, which then replaces K.
-    slope : sympy.Expr
-        Derivative of the growth rate by the multiplier.
+    `numbers` are K, c, and the mean, standard deviation and symmetry of the couplings; `held` is
+    the mean that a multiplier keeps, which then replaces K, and `slope` the derivative of the
+    growth rate by the multiplier.
     """
 
     numbers: tuple[sp.Expr, ...]

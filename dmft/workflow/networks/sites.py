@@ -28,10 +28,7 @@ NUMBERS = ("mean", "std", "symmetry", "noise", "input")
 def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]) -> RandomNetwork:
     """The network at values of its symbols, and of declared numbers by name.
 
-    Raises
-    ------
-    BadParameter
-        For names that are neither.
+    Raises `BadParameter` for names that are neither.
     """
     network = system.model if isinstance(system, NetworkEquations) else system
     if isinstance(system, NetworkEquations) and system.is_changed:
@@ -93,15 +90,9 @@ def substituted(network: RandomNetwork, swap: Mapping[sp.Symbol, sp.Expr]) -> Ra
 class Site:
     """Functions of arrays (x, h, *sites) of one population, at numbers for all symbols.
 
-    Attributes
-    ----------
-    rate, by_state, by_field : callable(x, h, nu, *sites)
-        f and its derivatives; of positive sites those of x rho + lambda.
-    output, slope : callable(x, *sites)
-    growth : callable(h, nu, *sites) or None
-        Growth rate at x = 0 of positive sites.
-    is_linear : bool
-        Whether the rate is affine in the state, with a constant slope.
+    `rate`, `by_state` and `by_field` (x, h, nu, *sites) are f and its derivatives, of positive
+    sites those of x rho + lambda, with `growth` (h, nu, *sites), the rate at x = 0. `is_linear`
+    tells whether the rate is affine in the state, with a constant slope.
     """
 
     rate: Callable[..., Any]

@@ -295,18 +295,9 @@ def _scanned(output: Output, high: float, low: float) -> Array:
 class Orbits:
     """Linear maps from 1 - g^2 C_phi / C at Chebyshev points of C / C_0 to the motion of C.
 
-    Attributes
-    ----------
-    nodes : (DEGREE + 1,)
-        C / C_0.
-    at_zero : (DEGREE + 1,)
-        Row that gives the value at C = 0.
-    y : (ORBIT + 1,)
-        Grid of y, where C = C_0 exp(-y^2).
-    inner, weight : (ORBIT, 5), (5,)
-        Gauss points of y in each interval, and their weights.
-    rows, late : (points, DEGREE + 1), (points,)
-        -2 V / C^2 at the inner points, then at y[1:], is rows @ ratio + (D / C_0)^2 late.
+    `nodes` (DEGREE + 1,) are C / C_0, `at_zero` the row that gives the value at C = 0, `y` (ORBIT +
+    1,) the grid where C = C_0 exp(-y^2), with Gauss points `inner` (ORBIT, 5) in each interval. -2
+    V / C^2 at the inner points, then at y[1:], is rows @ ratio + (D / C_0)^2 late.
     """
 
     nodes: Array

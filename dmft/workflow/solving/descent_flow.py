@@ -65,23 +65,18 @@ def solve_flow(
     options: FlowOptions,
     given: Mapping[str, Any],
 ) -> DescentRun:
-    r"""Solve gradient flow on repeated data up to time `t_max` = learning_rate * steps.
+    """Solve gradient flow on repeated data up to time `t_max` = learning_rate * steps.
 
     Equation    descent with the step h is the Euler scheme, error c_1 h + c_2 h^2 + ...: solved
                 with t_max / points, half of it, ... and extrapolated (Richardson) to h = 0
-    Shapes      as of a `DescentRun` at points + 1 equal times, all arrays at the same ones; `resp`
-                is the density R_l(t, s) of s < t, `drag` (points + 1, p, p) the response at equal
-                times, alpha E[H^t]
+    Shapes      as of a `DescentRun` at points + 1 equal times; `resp` is the density R_l(t, s) of
+                s < t, `drag` (points + 1, p, p) the response at equal times, alpha E[H^t]
     Valid for   d -> infinity; smooth and kinked activations. The error claimed of each entry is
                 that of the samples, amplified by the extrapolation, and what leaving out the
                 coarsest or the finest step changes, at the worst time
     Source      theory/batch_reuse B.3
 
     Expressions in ``sympy.Symbol("t")`` among the values `given` follow the time of the flow.
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch
     """
     if not (isinstance(t_max, int | float | np.number) and 0 < t_max < math.inf):
         raise BadParameter(f"t_max must be a positive time, got {t_max!r}")

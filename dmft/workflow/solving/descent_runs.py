@@ -80,24 +80,16 @@ def solve_descent(
     options: DescentOptions,
     values: Mapping[str, Any],
 ) -> DescentRun:
-    r"""Solve the self-consistent equations of gradient descent for `t_max` steps.
+    """Solve the self-consistent equations of gradient descent for `t_max` steps.
 
     Shapes      start Q (p, p), M (p, k), P (k, k); see `DescentRun` for the result
-    Scaling     t counts steps; n = samples_per_dim * d samples, learning rate of order one
     Valid for   d -> infinity; kinked activations included. "tolerance_not_met" where the claimed
                 error of some entry passes half of its value and a tenth of the largest known entry
                 of its block
     Source      theory/batch_reuse A.1, C
 
-    `values` are those at run time: ``learning_rate=``, ``samples_per_dim=``, ``ridge=``,
-    ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols. Those that no
-    sample reads may be expressions in ``sympy.Symbol("t")``, the number of steps before: the step
-    from t to t + 1 takes their value at t.
-
-    Raises
-    ------
-    BadParameter, ShapeMismatch
-        Also when the samples would not fit into `memory`; the message says what would.
+    `values` are those at run time. Those that no sample reads may be expressions in
+    ``sympy.Symbol("t")``: the step from t to t + 1 takes their value at t.
     """
     return settled(judged(run_descent(equations_of(system), start, t_max, options, values)), t_max)
 

@@ -99,15 +99,10 @@ def solve_network(
     options: NetworkOptions,
     given: Mapping[str, Any],
 ) -> NetworkRun:
-    r"""Solve the equations of a random network from t = 0 to `t_max`.
+    """Solve the equations of a random network from t = 0 to `t_max` in the time of the sites.
 
-    Scaling     t of the sites; a run with the step dt is the limit N -> infinity of networks with
-                the same Euler step
-    Source      [eissfeller_opper_1992]
-
-    Raises
-    ------
-    BadParameter
+    A run with the step dt is the limit N -> infinity of networks with the same Euler step
+    ([eissfeller_opper_1992]).
     """
     network = equations.model
     if network.kind == "map" and options.extrapolate:

@@ -54,10 +54,7 @@ class PathOptions(Options):
     def given(self, starts: object) -> dict[str, Any]:
         """Options by name; one path for each start of a list.
 
-        Raises
-        ------
-        BadParameter
-            When the number of paths or the step is missing.
+        Raises `BadParameter` when the number of paths or the step is missing.
         """
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found = {name: value for name, value in found.items() if value is not None}

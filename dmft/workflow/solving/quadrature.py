@@ -48,15 +48,10 @@ def solve_on_nodes(
 ) -> Trajectory:
     """Solve with enough nodes that the error of every overlap and of the risk meets a tolerance.
 
-    Parameters
-    ----------
-    solver : function
-        ``solver(rule, **changes)`` runs with the nodes of a rule and changed solver options.
-    rule_of : function from a number of nodes (None: the default) to a rule
-    fixed : int or None
-        The number of nodes where the user chose it.
-    tolerance : float
-        Absolute, of overlaps of order one; relative where they are larger.
+    ``solver(rule, **changes)`` runs with the nodes of a rule and changed options of the solver;
+    `rule_of` makes a rule of a number of nodes (None: the default), which is `fixed` where the user
+    chose it. The tolerance is absolute, of overlaps of order one, and relative where they are
+    larger.
     """
     if not 0.0 < tolerance < 1.0:
         raise BadParameter(f"quadrature_tol = {tolerance!r} must lie in (0, 1)")

@@ -102,10 +102,8 @@ def scheduled_inputs(
 def read_schedule(equations: Any, value: Any) -> Schedule | None:
     """The schedule that a value of the learning rate stands for; None for a number.
 
-    Raises
-    ------
-    BadParameter
-        For symbols other than t and risk, and for equations that no learning rate moves.
+    Raises `BadParameter` for symbols other than t and risk, and for equations that no learning rate
+    moves.
     """
     if not isinstance(value, sp.Expr) or value.is_number:
         return None

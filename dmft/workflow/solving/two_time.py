@@ -102,17 +102,11 @@ def solve_two_time(
     options: TwoTimeOptions,
     given: Mapping[str, Any],
 ) -> TwoTimeRun:
-    r"""Solve a two-time problem from t = 0 to `t_max`, forward in time.
+    """Solve a two-time problem from t = 0 to `t_max`, forward in time, parameters `given` by name.
 
     Scaling     the problem's own times; work grows as t (log t)^2 with thinning, t^3 without
     Valid for   kernels that are smooth away from u = s; order four in the step, with control
     Source      [kim_latz_2001]
-
-    `given` holds the problem's parameters by name: numbers, or expressions in the time t.
-
-    Raises
-    ------
-    BadParameter
     """
     if start is not None:
         raise BadParameter("a two-time problem has its own start: pass start=None")

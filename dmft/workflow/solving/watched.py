@@ -37,18 +37,10 @@ CONSTANTS = ("P", "readout", "teacher_readout")
 
 @dataclass(frozen=True)
 class Watched:
-    """A problem that observes what its events watch.
+    """A problem that observes what its events watch; `plain` is the problem before.
 
-    Attributes
-    ----------
-    plain : Problem
-        The problem before.
-    events : tuple of Event
-        On observables and entries alone.
-    hidden : tuple of str
-        The observables that were added.
-    raised : list of exceptions
-        What the user's functions have raised in the run.
+    Events are on observables and entries alone, of which those in `hidden` were added; `raised` is
+    what the user's functions have raised in the run.
     """
 
     plain: Problem
@@ -91,19 +83,9 @@ class Watched:
 def watched(
     problem: Problem, inputs: Mapping[str, Any], events: Event | Sequence[Event]
 ) -> Watched:
-    """Make every event one that the integrators take.
+    """Make every event one that the integrators take, with widths and constants from `run_inputs`.
 
-    Parameters
-    ----------
-    problem : Problem
-    inputs : mapping
-        Widths and constants of the run, as `run_inputs` gives them.
-    events : sequence of Event
-
-    Raises
-    ------
-    BadParameter
-        Where an expression holds what the run has not.
+    Raises `BadParameter` where an expression holds what the run has not.
     """
     given, widths = check_events(events), inputs["widths"]
     others = [event for event in given if not is_plain(event, problem)]

@@ -33,16 +33,11 @@ MOST_ROOTS = 2
 
 @dataclass(frozen=True, eq=False)
 class Proximal:
-    """A loss as functions of arrays, with the places of its kinks.
+    """A loss as functions of arrays of prediction and label, with the places of its kinks.
 
-    Attributes
-    ----------
-    value, slope, curvature : functions of prediction and label
-        l, dl/df and d2l/df2; without what kinks add.
-    kinks : tuple of functions of the label
-        Infinite where a label has none.
-    is_straight : bool
-        Whether the loss is quadratic between kinks, so that the operator is closed.
+    `curvature` is without what kinks add, which are at functions of the label, infinite where a
+    label has none. With `is_straight` the loss is quadratic between them, so that the operator is
+    closed.
     """
 
     value: Function

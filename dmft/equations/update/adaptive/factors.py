@@ -59,10 +59,7 @@ LEAST_SHARE = sp.Float(1e-9)
 def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> Factors:
     """Factors of an optimiser whose steps are scaled; `step` is its rate in the quadratic term.
 
-    Raises
-    ------
-    BadParameter
-        For spectra and networks for which they are not known.
+    Raises `BadParameter` for spectra and networks for which they are not known.
     """
     scale = algorithm.scale  # type: ignore[attr-defined]
     check_spectrum(model, algorithm)

@@ -44,10 +44,7 @@ Part = tuple[Case, int, int]
 def signs(writer: Writer) -> Program:
     """Signs of the gradient at the fields of the sample.
 
-    Raises
-    ------
-    BadParameter
-        For an activation that jumps.
+    Raises `BadParameter` for an activation that jumps.
     """
     writer.check_differentiable()
     algorithm = writer.algorithm
@@ -112,11 +109,8 @@ MOST_SAMPLES, MOST_WAYS = 16, 64
 def batch_of(writer: Writer, gradient: Program) -> Program:
     """The gradient at the fields of a sample, whose signs are those of a sum over a batch.
 
-    Raises
-    ------
-    BadParameter
-        For batches that are too large to be written out, and inputs whose variance differs between
-        clusters from block to block.
+    Raises `BadParameter` for batches that are too large to be written out, and inputs whose
+    variance differs between clusters from block to block.
     """
     samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
