@@ -131,13 +131,7 @@ def _takes_arrays(risk: Callable[..., Any], basis: Array) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Around:
-    """Fourier series of the risk around the circle, u = (cos, sin) of the angle.
-
-    Attributes
-    ----------
-    coefficients : (n,) complex
-        Of exp(i k angle), k >= 0.
-    """
+    """Fourier series of the risk around the circle, u = (cos, sin), of exp(i k angle), k >= 0."""
 
     coefficients: NDArray[np.complex128]
 

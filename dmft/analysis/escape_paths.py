@@ -21,7 +21,7 @@ from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.pointers import entry
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
-from dmft.solvers.stochastic.passage_times import PassageTimes
+from dmft.solvers.stochastic.ensemble import PassageTimes
 from dmft.solvers.stochastic.paths import solve_paths
 
 ESCAPE = "escape"
@@ -47,7 +47,7 @@ class EscapeTimes(Record):
     Examples
     --------
     >>> import numpy as np
-    >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+    >>> from dmft.solvers.stochastic.ensemble import PassageTimes
     >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
     >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
     >>> escape.censored, escape.quantile(0.5), float(escape.steps(dim=1000)[0])
@@ -106,7 +106,7 @@ class EscapeTimes(Record):
         Examples
         --------
         >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> from dmft.solvers.stochastic.ensemble import PassageTimes
         >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
         >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
         >>> escape.quantile(0.5), escape.quantile(0.9)
@@ -135,7 +135,7 @@ class EscapeTimes(Record):
         Examples
         --------
         >>> import numpy as np
-        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> from dmft.solvers.stochastic.ensemble import PassageTimes
         >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
         >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
         >>> escape.steps(dim=1000).tolist()
@@ -162,14 +162,7 @@ def escape_of_paths(
     overlap: float | None,
     options: Mapping[str, Any],
 ) -> EscapeTimes:
-    """Escape times of paths of an sde.
-
-    Parameters
-    ----------
-    starts : (S, n) packed states, one for each path or one for all
-    options
-        Of `solve_paths`: paths, dt, widths, constants, parameters, noise_scale, seed ...
-    """
+    """Escape times of paths of an sde, from packed states (S, n) for each path or (1, n)."""
     given = {"bridge": True, **options, "save_at": 2, "keep_paths": False}
     given["increments"] = "normal"
     threshold, risk = _threshold(problem, starts, fraction, overlap, given)
@@ -251,14 +244,7 @@ def escape_of_runs(
     overlap: float | None,
     unit: float | None,
 ) -> EscapeTimes:
-    """Escape times of simulated runs that were watched for this escape.
-
-    Parameters
-    ----------
-    watched : mapping or None
-        What the simulation looked for: observable, level, relative.
-    start_risk : (S,) risk of each run at t = 0
-    """
+    """Escape times of simulated runs that were watched for this escape."""
     wanted = (
         f'dmft.FirstPassage("overlap", {overlap:g})'
         if overlap is not None

@@ -17,10 +17,9 @@ from dmft.names import Status
 from dmft.record import in_line
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
 from dmft.workflow.static.erm import erm, optimal_ridge
-from dmft.workflow.static.sample_complexity import sample_complexity
 from dmft.workflow.static.separability import separability
 from dmft.workflow.static.spectral import spectral
-from dmft.workflow.static.thresholds import recovery_phase, thresholds
+from dmft.workflow.static.thresholds import recovery_phase, sample_complexity, thresholds
 
 VERBS: dict[str, Callable[..., Any]] = {
     "thresholds": thresholds, "bayes_optimal": bayes_optimal, "state_evolution": state_evolution,

@@ -307,7 +307,7 @@ def _write(
     last = {d.name: d for d in definitions if d.holds_variances}  # of each covariance
     for definition in definitions:
         if joint and placed_on_nodes(definition.expr):  # what they read is defined before
-            from dmft.codegen.joint import node_loop
+            from dmft.codegen.functions import node_loop
 
             # Nodes are behind the scalars and the constants.
             sizes = (" * ".join(block.axes) for block in here.before_nodes)

@@ -17,10 +17,7 @@ _LOADED: dict[str, NDArray[np.float64]] = {}
 def load_array(key: str) -> NDArray[np.float64]:
     """Vector stored under `key`; generated modules read their tables with it.
 
-    Raises
-    ------
-    FileNotFoundError
-        Nothing is stored, or what is stored is damaged (each file holds a checksum).
+    Raises `FileNotFoundError` where nothing is stored, or what is stored is damaged.
     """
     if key not in _LOADED:
         path = _path(key)

@@ -76,13 +76,7 @@ def _on_nodes(model: Model, samples: list[Definition], total: sp.Expr) -> tuple[
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Error rates along a run, on nodes.
-
-    Attributes
-    ----------
-    model : Model
-        Whose labels are signs.
-    """
+    """Error rates along a run of a model whose labels are signs, on nodes."""
 
     model: Model
 

@@ -25,13 +25,7 @@ X, H = sp.symbols("x h", real=True)
 
 
 def pair_average(activation: sp.Expr) -> sp.Expr:
-    """C_phi = E phi(x) phi(y) as an expression in `VARIANCES` and `COVARIANCE`.
-
-    Raises
-    ------
-    NotClosed
-        When it has no closed form.
-    """
+    """C_phi = E phi(x) phi(y) in `VARIANCES` and `COVARIANCE`, or `NotClosed`."""
     x, y = sp.symbols("x y", real=True)
     a, b = VARIANCES
     phi = Committee(activation, 1).activation

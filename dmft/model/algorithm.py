@@ -35,11 +35,8 @@ def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
 def refuse(algorithm: object, *where: str) -> None:
     """Refuse numbers of the optimiser that are not used there.
 
-    Parameters
-    ----------
-    where : str
-        "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or "noise"
-        (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
+    `where` is "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or
+    "noise" (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
     """
     own = getattr(algorithm, "refuses", {})
     for place in where:

@@ -14,23 +14,22 @@ from dmft.model import Model, Overlaps, random_overlaps
 from dmft.names import BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.ensemble import SeedRun
+from dmft.simulation.ensemble import FirstPassage, SeedRun, watch_nothing
 from dmft.simulation.jobs import (
     ANEW,
     UNITS,
     FollowingMarch,
     March,
     RatesAhead,
+    Runner,
     check_time,
     save_steps,
     times_to_save,
 )
-from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.measures import measured, measures_at
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import quadrature_risk
-from dmft.simulation.runner import Runner
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.optimiser import kept_rows
 from dmft.simulation.watched import Watch, Watching, levels, risen

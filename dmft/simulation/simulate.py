@@ -38,10 +38,9 @@ from dmft.progress import ProgressOption
 from dmft.simulation.clock import Tabled
 from dmft.simulation.declaration import Experiment, Filler
 from dmft.simulation.descent_runs import simulate_descent
-from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
+from dmft.simulation.ensemble import Ensemble, FirstPassage, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import UNITS, run_seeds
 from dmft.simulation.networks import refuse_options, simulate_network
-from dmft.simulation.passage import FirstPassage
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.classes import check_loss, class_teacher, with_outputs

@@ -17,8 +17,8 @@ from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.clock import Clock
+from dmft.simulation.ensemble import WATCH_RISK, FirstPassage
 from dmft.simulation.jobs import March
-from dmft.simulation.passage import WATCH_RISK, FirstPassage
 from dmft.simulation.risks.risk import RISK_SIGNATURE
 from dmft.solvers.events import TIME, Event, LargestCosine, number_of
 from dmft.solvers.request import check_events

@@ -13,8 +13,8 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment
+from dmft.simulation.jobs import Constants, Observe, Runner
 from dmft.simulation.risks.risk import Rule
-from dmft.simulation.runner import Constants, Observe, Runner
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import kept_rows
 from dmft.simulation.steps.sample import gradient

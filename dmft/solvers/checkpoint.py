@@ -23,13 +23,7 @@ DIGEST = re.compile(r"(?:.* )?[0-9a-f]{16,}")
 
 
 class Digest(str):
-    """A digest that remembers, for refusals, the values that went into it.
-
-    Attributes
-    ----------
-    words : mapping
-        Texts, numbers, lists and mappings of them by name.
-    """
+    """A digest that remembers, for refusals, the values that went into it, plain ones by name."""
 
     words: Mapping[str, Any]
 

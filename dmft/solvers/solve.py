@@ -20,8 +20,8 @@ from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_blocks, check_events, filled, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
+from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.runge_kutta.layout import COSINE
-from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
 from dmft.validation import is_number, is_whole, shown

@@ -88,9 +88,9 @@ def erf_mixture_square(
 ) -> None:
     """Write E[s(h_j) s(h_l) (b + sum_m c_m sigma_m)^2] for all students j, l to `out` (p, p).
 
-    `covariance` (n, n) and c_m (n,) are those of all fields, students first. `mixture`
-    (4 (K + 1),) has weights and scales of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)) of the
-    students, then of the teachers; the first of each is that of the constant w_0.
+    `covariance` (n, n) and c_m (n,) are those of all fields, students first. `mixture` (4 (K + 1),)
+    has weights and scales of sigma = w_0 + sum_k w_k erf(z / (scale_k sqrt 2)) of the students,
+    then of the teachers; the first of each is that of w_0.
     """
     size, width = covariance.shape[0], mixture.size // 4
     students = mixture[: 2 * width].reshape((2, width))

@@ -29,7 +29,7 @@ from dmft.solvers.events import encode_events
 from dmft.solvers.pointers import loop, loop_name
 from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.run import Setup
-from dmft.solvers.runge_kutta.march import march
+from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory, block_of, plain_block, with_readout
 

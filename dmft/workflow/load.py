@@ -24,10 +24,9 @@ from dmft.workflow.static.bayes import BayesOptimal, StateEvolution
 from dmft.workflow.static.erm import ERM
 from dmft.workflow.static.message_passing import MessagePassing
 from dmft.workflow.static.ridge import OptimalRidge
-from dmft.workflow.static.sample_complexity import SampleComplexity
 from dmft.workflow.static.separability import Separability
 from dmft.workflow.static.spectral import Spectral
-from dmft.workflow.static.thresholds import Thresholds
+from dmft.workflow.static.thresholds import SampleComplexity, Thresholds
 
 KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,

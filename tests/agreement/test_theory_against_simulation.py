@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.simulation.passage import FirstPassage
+from dmft.simulation.ensemble import FirstPassage
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "simulation.json").read_text())
 z = sp.Symbol("z", real=True)

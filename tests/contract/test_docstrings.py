@@ -36,7 +36,7 @@ RETURNED = {
     "dmft.gaussian.exponents.sequence": ["SequenceExponent"],
     "dmft.gaussian.nodes.series": ["GaussianSeries"],
     "dmft.solvers.solution": ["Values"],
-    "dmft.solvers.stochastic.passage_times": ["PassageTimes"],
+    "dmft.solvers.stochastic.ensemble": ["PassageTimes"],
     "dmft.solvers.trajectory": ["EventRecord"],
     "dmft.workflow.around_fixed_points": ["FixedPointBranch", "LinearNoise"],
     "dmft.workflow.fixed_points": ["Stability"],

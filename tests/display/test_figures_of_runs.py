@@ -16,7 +16,7 @@ from dmft.display.style import symbol, time_label, wants_log
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status
 from dmft.solvers.solution import Values
-from dmft.solvers.stochastic.passage_times import PassageTimes
+from dmft.solvers.stochastic.ensemble import PassageTimes
 
 
 @dataclass

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 import dmft
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.simulation.passage import FirstPassage
+from dmft.simulation.ensemble import FirstPassage
 
 z = sp.Symbol("z", real=True)
 z1, z2, z3 = sp.symbols("z1:4", real=True)

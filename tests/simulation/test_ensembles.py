@@ -10,8 +10,7 @@ import sympy as sp
 from dmft.model import SGD, Committee, Model, Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.progress import CANCELLED
-from dmft.simulation.ensemble import Ensemble
-from dmft.simulation.passage import FirstPassage, PassageTimes
+from dmft.simulation.ensemble import Ensemble, FirstPassage, PassageTimes
 from dmft.simulation.simulate import simulate
 
 z = sp.Symbol("z", real=True)

@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.simulation.passage import FirstPassage
+from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.watched import watched_expression
 
 z = sp.Symbol("z", real=True)

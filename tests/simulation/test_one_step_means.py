@@ -8,9 +8,9 @@ import pytest
 import sympy as sp
 
 from dmft.model import SGD, Committee, Model, Overlaps
-from dmft.simulation.passage import watch_nothing
+from dmft.simulation.ensemble import watch_nothing
+from dmft.simulation.jobs import Constants
 from dmft.simulation.risks.risk import choose_rule
-from dmft.simulation.runner import Constants
 from dmft.simulation.simulate import declare_experiment
 from dmft.simulation.steps.chain import advance_overlaps, chain_runner
 from dmft.simulation.steps.common import factor

@@ -76,7 +76,7 @@ def test_decay_follows_the_rate():
 
 def test_first_passages_and_files_know_the_clock(tmp_path):
     pytest.importorskip("h5netcdf")
-    passage = dmft.simulation.passage.FirstPassage("overlap", 0.05, stop=False)
+    passage = dmft.simulation.ensemble.FirstPassage("overlap", 0.05, stop=False)
     runs = dmft.simulate(
         LINE, white(), DIM, T, 8, START, save_at=4, learning_rate=RATE, first_passage=passage
     )

@@ -7,8 +7,8 @@ import sympy as sp
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps
 from dmft.simulation.clock import Clock
+from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.jobs import save_steps
-from dmft.simulation.passage import FirstPassage
 from dmft.simulation.simulate import simulate
 from dmft.special.streams import as_seeds, random_stream
 

@@ -131,7 +131,7 @@ def test_small_buffers_and_budgets_change_nothing(oscillator, turns_nan, monkeyp
     alone = asked(oscillator, 300.0, OMEGAS, events=events)[1]
     monkeypatch.setattr("dmft.solvers.runge_kutta.group.SAVE_ROWS", 64)
     monkeypatch.setattr("dmft.solvers.runge_kutta.batch.LARGEST_CHUNK", 7)
-    monkeypatch.setattr("dmft.solvers.runge_kutta.march.LARGEST_CHUNK", 7)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.group.LARGEST_CHUNK", 7)
     requests = ask(oscillator, 300.0, OMEGAS, events=events)
     assert_the_same(requests, alone)
     assert len(alone[2].events) > 100

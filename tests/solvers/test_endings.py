@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.solvers.runge_kutta import march as march_module
+from dmft.solvers.runge_kutta import group as march_module
 from dmft.solvers.runge_kutta.group import Group
 from dmft.solvers.solve import METHODS, solve_problem
 

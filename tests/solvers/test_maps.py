@@ -11,7 +11,7 @@ from dmft.compiled import njit
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.runge_kutta import march as march_module
+from dmft.solvers.runge_kutta import group as march_module
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.codegen.linearised import compiled_adjoint
-from dmft.workflow.control.greedy import greedy_schedule
+from dmft.workflow.control.optimal import greedy_schedule
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 z = sp.Symbol("z", real=True)

@@ -13,7 +13,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.escape.facts import as_committees, read_facts
-from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1
+from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1, validity_text
 from dmft.equations.escape.passage import (
     Threshold,
     diffusion_passage,
@@ -22,7 +22,6 @@ from dmft.equations.escape.passage import (
     transient_noise,
 )
 from dmft.equations.escape.recovery import perfect_limit
-from dmft.equations.escape.validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model

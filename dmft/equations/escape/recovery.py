@@ -248,7 +248,7 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
     if model.spectrum is not None:
         return perfect_rate(without_spectrum(model), algorithm, exact) / noise_of_steps(model)
     if model.reads_sequences:
-        from dmft.equations.sequence.limits import perfect_learning_rate
+        from dmft.equations.sequence.equations import perfect_learning_rate
 
         return perfect_learning_rate(cast("SequenceModel", model), algorithm)
     if algorithm.repeat is not None:

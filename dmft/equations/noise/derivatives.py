@@ -46,14 +46,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Pullback:
-    """For all values of the indices, each entry's cotangent grows by its slope times the weight.
-
-    Attributes
-    ----------
-    indices : tuple of sympy.Symbol
-    parts : tuple of (sympy.Indexed, sympy.Expr)
-        Entry of a cotangent, and what is added to it.
-    """
+    """For all values of the indices, each entry's cotangent grows by its slope times the weight."""
 
     indices: tuple[sp.Symbol, ...]
     parts: tuple[tuple[sp.Indexed, sp.Expr], ...]

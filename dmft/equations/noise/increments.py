@@ -87,11 +87,7 @@ class Lengths(sp.Expr):
 class Increments:
     """What one step of an algorithm adds to Q, M and trained readouts, in symbols.
 
-    Attributes
-    ----------
-    model : Model
-    algorithm : SGD
-        Batches of a fixed size; each sample of a batch is displaced along its own gradient.
+    Batches have a fixed size; each sample of a batch is displaced along its own gradient.
     """
 
     model: Model

@@ -65,13 +65,7 @@ def orthonormal(weights: Sequence[sp.Expr]) -> list[list[sp.Expr]]:
 
 
 class IncrementsAtNodes:
-    """Definitions of the increments over the nodes of the fields.
-
-    Attributes
-    ----------
-    parts : int
-        Parts of each increment.
-    """
+    """Definitions of the increments over the nodes of the fields; each has so many `parts`."""
 
     def __init__(self, increments: Increments) -> None:
         self.increments = increments

@@ -24,10 +24,7 @@ STEPS = (sp.floor, sp.ceiling, sp.frac)
 def check_admissible(model: Model) -> None:
     """Refuse a model whose functions are complex, have poles, or outgrow the normal density.
 
-    Raises
-    ------
-    BadParameter
-        Naming the function and where it fails. Functions with free parameters are not judged.
+    Functions with free parameters are not checked.
     """
     if model.reads_sequences:
         raise BadParameter(

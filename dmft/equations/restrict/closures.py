@@ -48,10 +48,7 @@ NOT_EXPORTED = (
 class MeanField(StateSpace):
     """Q = M P^+ M^T + diag(Q_perp): the state is M (p, k) and Q_perp (p,).
 
-    Attributes
-    ----------
-    finite : bool
-        Whether residuals meet at the random cosines of a finite dimension.
+    With `finite`, residuals meet at the random cosines of a finite dimension.
     """
 
     finite: bool

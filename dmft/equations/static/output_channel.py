@@ -14,9 +14,9 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation, Ledger, explanation
+from dmft.gaussian.channels.branches import probit_of
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.likelihood import probit_of
 from dmft.gaussian.channels.pieces import Piece, inside, pieces, resolved, stripped
 from dmft.gaussian.channels.several import Several
 from dmft.gaussian.channels.sweeps import solutions

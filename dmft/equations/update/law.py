@@ -119,11 +119,7 @@ class Cluster:
     def shifted(self, expr: sp.Expr, own: Iterable[sp.Basic] = ()) -> sp.Expr:
         """An expression in the fields of this cluster, in centred ones.
 
-        Parameters
-        ----------
-        expr : sympy.Expr
-        own : iterable of symbols and bases
-            Random fields defined beside it, which have a name of their own in each cluster.
+        `own` are random fields defined beside it, which have another name in each cluster.
         """
         if self.number == 0:
             return expr

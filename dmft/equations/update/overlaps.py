@@ -357,13 +357,7 @@ def has_signs(model: Model) -> bool:
 
 
 def _closed(value: sp.Expr) -> sp.Expr:
-    """A value whose averages of what a loss sees have closed forms or tables.
-
-    Raises
-    ------
-    NotClosed
-        Nodes have the fields themselves.
-    """
+    """A value whose averages of what a loss sees are not on nodes: these have the fields."""
     for q in value.atoms(Expectation):
         how = lower(q).how
         if how == "open" or (how != "value" and q.has(*x.LINES)):

@@ -179,11 +179,8 @@ LINE_COVARIANCES = frozenset(f"{name}_covariance" for name in x.LINES.values())
 class Drifts:
     """Drifts E[psi_j lambda_i] with another Gram matrix in the place of the covariance.
 
-    Attributes
-    ----------
-    definitions : list of Definition
-        Mean slopes of what has no closed averages, from averages along the directions z of the
-        weights, lambda = root z.
+    `definitions` are mean slopes of what has no closed averages, from averages along the directions
+    z of the weights, lambda = root z.
     """
 
     def __init__(

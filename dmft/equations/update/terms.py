@@ -352,11 +352,8 @@ TURNING = (sp.exp, sp.tanh, sp.log, sp.erf, sp.sin, sp.cos)
 class Degrees:
     """Total degrees of expressions in the fields and the noise of one sample.
 
-    Attributes
-    ----------
-    steep : int
-        Largest degree above one, or 0, of what a function seen so far turns in within a distance
-        of one: in the fields these are layers that are thinner the farther out they lie.
+    `steep` is the largest degree above one, or 0, of what a function seen so far turns in within a
+    distance of one: in the fields these are layers that are thinner the farther out they lie.
     """
 
     def __init__(self, table: Mapping[sp.Basic, Definition]) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
-from dmft.gaussian.channels.branches import Branch, Moments, Parts, combined
-from dmft.gaussian.channels.likelihood import Likelihood
+from dmft.gaussian.channels.branches import Branch, Likelihood, Moments, Parts, combined
 from dmft.gaussian.channels.panels import (
     LOG_TWO_PI,
     MIRRORED,

@@ -57,10 +57,7 @@ def correlated_distance(
 ) -> float:
     """Mean of |s(h) - keep s(h*) - fixed| for h = m h* + sqrt(1 - m^2) z + (e, -e).
 
-    Parameters
-    ----------
-    points, inner : (5, n), (5, k)
-        Of z and of h*, as in `weighted_distances`.
+    `points` (5, n) and `inner` (5, k) are those of z and of h*, as in `weighted_distances`.
     """
     n, k = points.shape[1], inner.shape[1]
     rows = np.zeros(k)

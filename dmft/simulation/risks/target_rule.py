@@ -47,10 +47,7 @@ def risk_function(experiment: Experiment) -> Function:
 def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
     """Rule for the risk of this experiment; a smaller `refinement` takes more nodes.
 
-    Parameters
-    ----------
-    P : (k, k)
-        Overlaps of the teacher, constant in a run.
+    The overlaps P of the teacher are constant in a run.
     """
     student, target = experiment.student, experiment.teacher
     if not target.fields and experiment.inputs is None:

@@ -24,7 +24,7 @@ from dmft.model.loss import CROSS_ENTROPY
 from dmft.model.sequence import SequenceModel, SequenceNetwork
 from dmft.simulation.clock import Clock, Schedule, Tabled
 from dmft.simulation.declaration import Filler
-from dmft.simulation.passage import FirstPassage
+from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.sequences.kernels import mean_loss
 from dmft.simulation.watched import RISK, Watch, one_event, watched_expression
 from dmft.solvers.events import TIME, Event

@@ -16,9 +16,8 @@ from dmft.initial_conditions import TIME, Alignment, steps_before
 from dmft.model.sequence import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.ensemble import Ensemble, averaged, passages
+from dmft.simulation.ensemble import Ensemble, FirstPassage, averaged, passages, watch_nothing
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
-from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.sequences.experiment import (
     SequenceExperiment,
     declare_sequence,

@@ -12,9 +12,9 @@ from dmft.compiled import njit
 from dmft.compiled.copying import copy_into
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
+from dmft.simulation.ensemble import WATCH_NOTHING, WATCH_OVERLAP
+from dmft.simulation.jobs import Constants, Runner
 from dmft.simulation.risks.risk import MATRIX, VECTOR, Rule
-from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.common import (
     COMMON,
     FLIPPED,
@@ -52,7 +52,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "be9da09f0581",
+    "dmft.simulation.steps.common": "b33383c04a6d",
     "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 

@@ -28,7 +28,7 @@ from numba import typeof, types
 from numpy.typing import NDArray
 
 from dmft.compiled import njit
-from dmft.simulation.passage import WATCH_OVERLAP
+from dmft.simulation.ensemble import WATCH_OVERLAP
 from dmft.simulation.risks.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
 from dmft.simulation.steps.optimiser import FIRST
 

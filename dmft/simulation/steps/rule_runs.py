@@ -1,4 +1,7 @@
-"""Simulated runs of a rule that is written with vectors, in R^d or by its exact chain."""
+"""Simulated runs of a rule that is written with vectors, in R^d or by its exact Markov chain.
+
+The chain is that of the Gram matrices (theory/update_rules 2).
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,128 @@ from dmft.initial_conditions import Overlaps
 from dmft.model.update import VectorRule
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.rules import Field, Random, View
 from dmft.simulation.ensemble import Ensemble, averaged
-from dmft.simulation.steps.vector_chain import Chain
-from dmft.simulation.steps.vectors import Step, Weights
+from dmft.simulation.steps.vectors import CHUNK, Runs, Step, Weights
 from dmft.solvers.jobs import Job, run_tasks
 from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import is_whole, shown
+
+
+class Chain(Runs):
+    """The exact Markov chain of the Gram matrices, at a cost that does not depend on d."""
+
+    def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
+        super().__init__(step, start, seeds)
+        if step.batch > 1:
+            raise BadParameter("the chain of overlaps has batches of one sample")
+        self.G = np.repeat(self.gram0[None], self.count, axis=0)
+        p = len(step.rule.moving)
+        self.lengths = np.einsum("sjj->sj", self.G.sum(axis=1))[:, :p]
+        sizes = np.rint(step.shares * step.dim)
+        self.free = sizes - [np.linalg.matrix_rank(y, tol=1e-9) for y in self.gram0]
+        if min(self.free) < len(step.rule.views):
+            raise BadParameter(f"dim = {step.dim} is too small for {len(step.rows)} rows")
+        self.drawn = CHUNK
+
+    def _fresh(self) -> None:
+        """Random numbers of the next steps, from the stream of each seed."""
+        rule, blocks = self.step.rule, len(self.step.shares)
+        rows, views = len(self.step.rows), len(rule.views)
+        degrees = self.free[:, None] - np.arange(views)
+        one = (CHUNK, blocks)
+        parts = [
+            (
+                g.standard_normal((*one, rows, views)),
+                g.random((CHUNK, len(rule.randoms))),
+                g.standard_normal((*one, views, views)),
+                np.sqrt(g.chisquare(np.broadcast_to(degrees, (*one, views)))),
+            )
+            for g in self.generators
+        ]
+        self.normal, self.u, lower, root = (np.stack(y, axis=1) for y in zip(*parts, strict=True))
+        # Bartlett's factor of a Wishart matrix.
+        lower = np.tril(lower, -1)
+        lower[..., range(views), range(views)] = root
+        whole = np.array(self.step.roots) @ lower
+        self.wishart = whole @ whole.swapaxes(-1, -2)
+        self.drawn = 0
+
+    def seen(self) -> dict[str, Array]:
+        """Overlaps and scalars."""
+        total, p = self.G.sum(axis=1), len(self.step.rule.moving)
+        return {"Q": total[:, :p, :p], "M": total[:, :p, p:], **self.scalars_seen()}
+
+    def advance(self) -> None:
+        """One step of all seeds."""
+        step, rule = self.step, self.step.rule
+        views, count, blocks = rule.views, len(step.rows), len(step.shares)
+        if self.drawn == CHUNK:
+            self._fresh()
+        normal, u = self.normal[self.drawn], self.u[self.drawn].T
+        self.drawn += 1
+        known = self.known(self.G.sum(axis=1), (self.count,))
+        lam = np.zeros((self.count, blocks, count, len(views)))
+        scale = np.zeros((self.count, blocks, len(views)))
+        z = np.einsum("selb,eab->sela", normal, np.array(step.roots))
+        numbers = {r: n for n, r in enumerate(rule.randoms)}
+        places = {v: n for n, v in enumerate(views)}
+        for item in step.order:
+            if isinstance(item, Random):
+                known[item] = step.draw(item, u[numbers[item]], known)
+                continue
+            a = places[item]
+            for e, f in enumerate(step.scales[item]):
+                scale[:, e, a] = 0.0 if f is None else f(known)
+            lam[..., a] = self._fields(item, z[..., a] * scale[:, :, None, a], known)
+            total = lam[..., a].sum(axis=1)
+            known |= {Field(row, item): total[:, n] for n, row in enumerate(step.rows)}
+        psi, Phi, chi = step.coefficients(known, (self.count,))
+        self._move(np.moveaxis(psi, -1, 0), np.moveaxis(Phi, -1, 0), lam, scale)
+        self.theta = self.theta + step.dt * chi
+        self.n += 1
+
+    def _fields(self, view: View, z: Array, known: Any) -> Array:
+        """Fields (S, E, L) of a view, from normal numbers."""
+        step = self.step
+        places = {row: n for n, row in enumerate(step.rows)}
+        A, replaced = self.G, [places[r] for r in view.replaces]
+        if replaced:
+            inner = np.linalg.inv(self.G[..., replaced, :][..., replaced])
+            K = self.G[..., replaced] @ inner
+            A = self.G - K @ self.G[..., replaced, :]
+        values, vectors = np.linalg.eigh(A)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+        found = np.einsum("seij,sej->sei", root, z)
+        for row, f in step.latents[view].items():
+            c = np.broadcast_to(0.0 if f is None else f(known), (self.count,))
+            along = self.G[..., places[row]]
+            if row in view.replaces:
+                along = K[..., replaced.index(places[row])]
+            found = found + c[:, None, None] * along
+        return np.asarray(found)
+
+    def _move(self, psi: Array, Phi: Array, lam: Array, scale: Array) -> None:
+        """The exact increments of the Gram matrices."""
+        step, p = self.step, len(self.step.rule.moving)
+        inverse = np.linalg.pinv(self.G, rcond=1e-10, hermitian=True)
+        inside = np.einsum("sela,selm,semb->seab", lam, inverse, lam) / step.dim
+        across = self.wishart[self.drawn - 1] * scale[..., :, None] * scale[..., None, :] / step.dim
+        D = np.einsum("sja,sela->sejl", psi, lam) + np.einsum("sjm,seml->sejl", Phi, self.G)
+        V = np.einsum("sja,sela,sil->seji", psi, lam, Phi)
+        S = np.einsum("sja,seab,sib->seji", psi, inside + across, psi)
+        S += (V + V.swapaxes(-1, -2) + np.einsum("sjl,selm,sim->seji", Phi, self.G, Phi)) / step.dim
+        G, eta = self.G.copy(), step.g / step.dim
+        G[..., :p, p:] += eta * D[..., p:]
+        G[..., p:, :p] = G[..., :p, p:].swapaxes(-1, -2)
+        G[..., :p, :p] += eta * (D[..., :p] + D[..., :p].swapaxes(-1, -2)) + eta * step.g * S
+        if self.is_constrained:
+            factor = np.broadcast_to(np.eye(G.shape[-1]), (self.count, *G.shape[-2:])).copy()
+            factor[:, :p, :p] = self.constrained(G.sum(axis=1)[:, :p, :p])
+            G = factor[:, None] @ G @ factor[:, None].swapaxes(-1, -2)
+        self.G = G
+
 
 # Saved times by default.
 POINTS = 101

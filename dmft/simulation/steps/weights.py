@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.compiled.copying import copy_into
-from dmft.simulation.passage import WATCH_NOTHING
+from dmft.simulation.ensemble import WATCH_NOTHING
 from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
@@ -46,7 +46,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "be9da09f0581",
+    "dmft.simulation.steps.common": "b33383c04a6d",
     "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 

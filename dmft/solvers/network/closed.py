@@ -9,7 +9,7 @@ memory), K the covariance of eta.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.network.sweep import LARGEST, SiteProblem
-from dmft.solvers.two_time.march import Stepper
+from dmft.solvers.network.sweep import LARGEST, Repeated, SiteProblem
 from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 
 
@@ -38,7 +37,7 @@ class LinearSite:
     pair: Callable[..., Any] | None
 
 
-class Closed(Stepper):
+class Closed(Repeated):
     """The recursion under way; arrays as those of a `Sweep`."""
 
     def __init__(
@@ -67,22 +66,6 @@ class Closed(Stepper):
 
     def _by_series(self, a: int) -> bool:
         return self.sites[a].output_slope is None
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.done >= self.steps
-
-    def where(self, status: Status) -> str:
-        """Time at which the recursion ended."""
-        return f"{status} at t = {self.done * self.problem.dt:g}"
-
-    def stored(self) -> dict[str, Any]:
-        """Nothing: the recursion is repeated."""
-        return {"done": self.done}
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Start again."""
 
     def _outputs(self, a: int) -> None:
         """Averages of the outputs at the present step with all earlier ones."""

@@ -9,6 +9,7 @@ Source      [eissfeller_opper_1992]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +129,31 @@ class Columns:
                     self.past[:, slot] = 0.0
 
 
-class Sweep(Stepper):
+class Repeated(Stepper):
+    """A march that keeps no checkpoint: it is repeated from its seed."""
+
+    problem: SiteProblem
+    steps: int
+    done: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done >= self.steps
+
+    def where(self, status: Status) -> str:
+        """Time at which the sweep ended."""
+        return f"{status} at t = {self.done * self.problem.dt:g}"
+
+    def stored(self) -> dict[str, Any]:
+        """Nothing: a sweep is repeated from its seed."""
+        return {"done": self.done}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Start again."""
+
+
+class Sweep(Repeated):
     """One sweep under way; `paths` are those of each population, `sites` its parameters (n, S)."""
 
     def __init__(
@@ -173,22 +198,6 @@ class Sweep(Stepper):
             noise.append(np.ascontiguousarray(drawn[self.steps :]) if len(drawn) > self.steps
                          else None)  # fmt: skip
         return fields, noise
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.done >= self.steps
-
-    def where(self, status: Status) -> str:
-        """Time at which the sweep ended."""
-        return f"{status} at t = {self.done * self.problem.dt:g}"
-
-    def stored(self) -> dict[str, Any]:
-        """Nothing: a sweep is repeated from its seed."""
-        return {"done": self.done}
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Start again."""
 
     def _outputs(self, a: int) -> Array:
         """Write outputs and their averages at the present step; return the slopes."""
@@ -281,3 +290,65 @@ def between(columns: NDArray[np.int64], values: Array, count: int) -> Array:
     if columns.size == count:
         return values
     return np.asarray(np.interp(np.arange(count), columns, values))
+
+
+# Size of a perturbation at which all of its past is scaled down.
+TOO_LARGE = 1e60
+
+
+class Perturbed(Sweep):
+    """A sweep over sites and perturbations of one population; `growth` is log(E y^2) / 2.
+
+    Outputs and perturbations of outputs alternate as rows of one process, so that one triangular
+    factor holds the covariances within and between both fields.
+    """
+
+    def __init__(
+        self, problem: SiteProblem, steps: int, paths: int, start: Sequence[Array],
+        sites: Sequence[Array], generator: np.random.Generator,
+    ) -> None:  # fmt: skip
+        size = 2 * (steps + 1)
+        self.rows = np.zeros((size, paths))
+        self.joint, self.table = np.zeros((size, size)), np.zeros(size)
+        self.fresh = generator.standard_normal((size, paths))
+        self.y = generator.standard_normal(paths)
+        self.y /= math.sqrt(float(np.mean(self.y**2)))
+        self.scale, self.growth = 0.0, np.zeros(steps + 1)
+        super().__init__(problem, steps, paths, start, sites, generator)
+
+    def step(self) -> None:
+        """Take one step of the sites and of the perturbations."""
+        k, p, y = self.done, self.problem, self.y
+        slope = np.broadcast_to(p.output[0](self.states[0, k], self.sites[0])[1], y.shape)
+        self.rows[2 * k], self.rows[2 * k + 1] = self.outputs[0, k], slope * y
+        self.fresh[2 * k] = self.innovations[0][k]
+        strength = p.coupled[0] * math.sqrt(self._strength(k))
+        zeta = np.zeros(self.paths)
+        for row in (2 * k, 2 * k + 1):
+            correlate(self.rows, row, self.table)
+            factor_row(self.joint, self.table, row)
+        add_rows(self.fresh, strength * self.joint[2 * k + 1], 2 * k + 2, zeta)
+        kernel = p.kernel[0]
+        if kernel is not None and k:
+            s = np.arange(k) * p.dt
+            weight = np.zeros(2 * k)
+            weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s)
+            add_rows(self.rows, weight, 2 * k, zeta)
+        super().step()
+        by_state, by_field = self.derivatives
+        self.y = by_state * y + by_field * zeta
+        size = float(np.mean(self.y**2))
+        self.growth[k + 1] = self.scale + 0.5 * math.log(size) if size > 0.0 else -math.inf
+        if size > TOO_LARGE or 0.0 < size < 1.0 / TOO_LARGE:
+            factor = 1.0 / math.sqrt(size)
+            self.scale -= math.log(factor)
+            self.y *= factor
+            self.rows[1::2] *= factor
+            self.joint[1::2] *= factor
+
+    def _strength(self, k: int) -> float:
+        """Variance of the couplings: covariance of the field per that of the outputs."""
+        ones = np.ones((1, 1))
+        return float(
+            np.ravel(self.problem.covariance[0](ones, k * self.problem.dt, np.zeros(1)))[0]
+        )

@@ -17,8 +17,7 @@ from dmft.solvers.pointers import called, entry, loop
 from dmft.solvers.problem import Problem
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta import layout
-from dmft.solvers.runge_kutta.group import Group
-from dmft.solvers.runge_kutta.march import LARGEST_CHUNK, go_on, next_budget
+from dmft.solvers.runge_kutta.group import LARGEST_CHUNK, Group, go_on, next_budget
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory

@@ -21,7 +21,7 @@ from dmft.solvers.solution import COUNTED, Values
 from dmft.solvers.solve import LARGEST_NORM
 from dmft.solvers.stochastic import layout as codes
 from dmft.solvers.stochastic import request
-from dmft.solvers.stochastic.ensemble import PathEnsemble
+from dmft.solvers.stochastic.ensemble import PassageTimes, PathEnsemble
 from dmft.solvers.stochastic.layout import Plan
 from dmft.solvers.stochastic.march import (
     STATUS,
@@ -32,7 +32,6 @@ from dmft.solvers.stochastic.march import (
     merge_moments,
 )
 from dmft.solvers.stochastic.noise import path_key
-from dmft.solvers.stochastic.passage_times import PassageTimes
 
 # From the worst: the first of these that some path has is the status of the run.
 SEVERITY = (

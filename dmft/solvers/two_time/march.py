@@ -23,13 +23,7 @@ from dmft.solvers.jobs import Job
 
 
 class Stepper(ABC):
-    """A march under way.
-
-    Attributes
-    ----------
-    status, message
-        "ok" while it goes on; how it ended.
-    """
+    """A march under way; the status is "ok" until the message tells how it ended."""
 
     status: Status
     message: str

@@ -19,7 +19,7 @@ from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_o
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.jobs import Job
-from dmft.solvers.network.chaos import Perturbed
+from dmft.solvers.network.sweep import Perturbed
 from dmft.validation import checked
 from dmft.workflow.networks.growth import Roots, growth_sites, moments
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
@@ -107,7 +107,7 @@ def lyapunov_exponent(
     carried along a sweep, its own field included, and the exponent is the growth of
     log E y^2 / 2 over the second half of the run.
 
-    Source      [sompolinsky_1988]; dmft/solvers/network/chaos.py
+    Source      [sompolinsky_1988]; dmft/solvers/network/sweep.py
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from scipy import stats
 
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event
-from dmft.solvers.stochastic.passage_times import PassageTimes
+from dmft.solvers.stochastic.ensemble import PassageTimes
 
 # y = 1 - t + 0.9 B reaches zero at an inverse Gaussian time: mean 1, shape 1/0.81.
 SHAPE = 1 / 0.81
