@@ -94,6 +94,8 @@ bibtex_default_style = "plain"
 autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# "On this page" lists methods by their own names, which fit its width.
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 # Types in signatures link to the pages of our classes; other words stay plain.
 numpydoc_xref_param_type = True
