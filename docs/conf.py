@@ -129,6 +129,7 @@ copyright = "the dmft developers, BSD-3-Clause"
 
 COLUMN = re.compile(r"([A-Z][a-z]+(?: [a-z]+)?) {2,}(\S.*)")
 EQUATION = re.compile(r"((?:Equations?|Scaling) {2,})(\S.*)")
+CODE = re.compile(r"(``.+?``|`[^`]*(?:`|$))")
 CITED = re.compile(r"\[(" + "|".join(ENTRIES) + r")(?:, [^]]*)?\]")
 
 
@@ -179,8 +180,8 @@ def joined(lines):
 
 def prose(line):
     """Words, with code and citations in them."""
-    parts = zip(line.split("`"), itertools.cycle((False, True)), strict=False)
-    line = "`".join(part if code else escaped(part) for part, code in parts)
+    parts = enumerate(CODE.split(line))
+    line = "".join(part if number % 2 else escaped(part) for number, part in parts)
     return CITED.sub(lambda m: f":cite:`{m.group(1)}`", line)
 
 

@@ -50,10 +50,10 @@ def phase_diagram(
     Parameters
     ----------
     measure : callable or str
-        A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
-        ...})``, and returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it
-        is called from several threads at once. Built-in measures, computed from the run of
-        `equations` from `start` to `t_max`:
+        A callable takes the two parameters by name, ``measure(learning_rate=..., width=...)``, and
+        returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it is called from
+        several threads at once. Built-in measures, computed from the run of `equations` from
+        `start` to `t_max`:
 
         - "escape_time", as `dmft.escape_time`
         - "final_risk"
