@@ -46,9 +46,9 @@ def assert_equal(left, right, message):
 
 
 # %% [markdown]
-# # Part I: one neuron
+# ## Part I: one neuron
 #
-# ## Step 1: the equations of motion
+# ### Step 1: the equations of motion
 #
 # For polynomial activations every average is a Wick sum, so the indexed equations unroll to
 # polynomials in $m = M_{11}$, $q = Q_{11}$ and $\rho = P_{11}$.
@@ -66,7 +66,7 @@ cubic = 15 * q**3 - 6 * rho * q**2 + 3 * rho**2 * q - 24 * m**2 * q + 12 * rho *
 assert_equal(noise, 4 * (Delta * q + cubic), "quadratic part of dq/dt")
 
 # %% [markdown]
-# ## Step 2: on the sphere
+# ### Step 2: on the sphere
 #
 # The constraint subtracts the radial part, $\dot m = F_m - \frac12 m F_q$ at $q = 1$. With
 # $\rho = 1$ one cubic equation is left, $\dot m = m\,[\Lambda - A m^2]$: $\Lambda$ is the rate at
@@ -85,7 +85,7 @@ assert_equal(A, 4 - 24 * gamma, "A")
 assert_equal(Lambda, 4 - 2 * gamma * (12 + Delta), "Lambda")
 
 # %% [markdown]
-# ## Step 3: the time to a threshold
+# ### Step 3: the time to a threshold
 #
 # $u = m^2$ obeys $\dot u = 2u(\Lambda - Au)$. Partial fractions of $dt = du/\dot u$ give
 # logarithms. The run escapes when the risk has fallen by the fraction $T$ of its start; the risk on
@@ -108,7 +108,7 @@ assert_equal(risk_on_sphere, 2 * (1 - u), "risk on the sphere")
 assert_equal(threshold[0], T + (1 - T) * u0, "threshold")
 
 # %% [markdown]
-# ## Step 4: the largest and the fastest learning rate
+# ### Step 4: the largest and the fastest learning rate
 #
 # The overlap grows while $\Lambda > 0$. A run takes $N = (d/\gamma)\, t_{\rm ext}$ samples; to
 # leading logarithm $N \propto 1/(\gamma\Lambda)$.
@@ -123,9 +123,9 @@ assert_equal(gamma_opt, gamma_max / 2, "fastest rate")
 assert_equal(samples_opt, (12 + Delta) / 4, "samples at the fastest rate")
 
 # %% [markdown]
-# # Part II: free weights, any width
+# ## Part II: free weights, any width
 #
-# ## Step 5: the lengths at the start
+# ### Step 5: the lengths at the start
 #
 # At $M = 0$, $Q = qI$ the reflection $h_j \to -h_j$ keeps $Q$ diagonal, and by exchange of neurons
 # one length $q$ remains. The sums over the other neurons are counted: $j$ itself, $p - 1$ others
@@ -201,7 +201,7 @@ assert_equal(sdot, 4 * s * bracket, "equation of s")
 assert_equal(Mdot.subs(q, s / (1 + 2 / p)), 2 * (3 - s) * mu, "growth of M")
 
 # %% [markdown]
-# ## Step 6: the plateau and the escape rate
+# ### Step 6: the plateau and the escape rate
 #
 # The two roots of the bracket: $s_* = s_-$ is stable, the length diverges from above $s_+$.
 
@@ -216,7 +216,7 @@ for root in (s_star, s_plus):
 assert sp.limit(s_star.subs({kap: 2, Delta: 0}), g, 0) == 1  # gradient flow: s = 1
 
 # %% [markdown]
-# ## Step 7: the transient
+# ### Step 7: the transient
 #
 # $\frac{d}{dt}\log u = 4(3 - s)$ and $\dot s = 4\tilde g\kappa\, s(s - s_+)(s - s_*)$. Split
 # $3 - s = (3 - s_*) - (s - s_*)$: the first part is the rate on the plateau, the second one is
@@ -236,7 +236,7 @@ assert_equal(sp.expand_log(change + transient, force=True), 0, "log u lost in th
 t_free = (sp.log(u1 / u0) + transient) / (4 * (3 - root_star))
 
 # %% [markdown]
-# ## Step 8: the largest and the fastest learning rate
+# ### Step 8: the largest and the fastest learning rate
 #
 # The overlap grows when the plateau exists, $D \ge 0$, and lies at $s_* < 3$. With
 # $\bar\kappa = \kappa - 1$ and $E_\kappa = \kappa(3 + \Delta) - 1$ the roots meet at
