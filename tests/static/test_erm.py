@@ -286,3 +286,28 @@ def test_optimisation_at_small_dimension():
 @pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}/{c[1]}" for c in CASES])
 def test_optimisation(case):
     assert np.all(agrees(case, 800, 8) < 3.5)
+
+
+@pytest.mark.parametrize(
+    "loss", [sp.Max(0, 1 - y * f), sp.Abs(y - f), sp.log(1 + sp.exp(-y * f)), (y - f) ** 2 / 2,
+             sp.Max(0, 1 - y * f) ** 2, sp.Max(0.3 * (y - f), -0.7 * (y - f)) + (y - f) ** 4],
+    ids=["hinge", "absolute", "logistic", "square", "squared hinge", "tilted quartic"],
+)  # fmt: skip
+def test_proximal_operators_are_minima_and_their_slopes_are_differences(loss):
+    """p minimises l(p) + (p - omega)^2 / (2 V) on a grid; its slope in omega is a difference."""
+    from dmft.model.loss import LABEL, PREDICTION
+    from dmft.workflow.static.proximal import Proximal
+
+    operator = Proximal.of(loss.subs({f: PREDICTION, y: LABEL}))
+    omega = np.linspace(-3.137, 3.219, 43)
+    labels = np.where(np.arange(43) % 2, 1.0, -1.0)
+    grid = np.linspace(-6, 6, 240_001)
+    for V in (0.4, 1.3):
+        p, force, slope = operator(omega, labels, V)
+        np.testing.assert_allclose(force, (p - omega) / V, atol=1e-9)
+        for n in range(0, 43, 3):
+            value = operator.value(grid, np.full(grid.size, labels[n]))
+            best = grid[np.argmin(value + (grid - omega[n]) ** 2 / (2 * V))]
+            assert p[n] == pytest.approx(best, abs=1e-4)
+        up, down = (operator(omega + s, labels, V)[1] for s in (1e-6, -1e-6))
+        np.testing.assert_allclose(slope, (up - down) / 2e-6, atol=2e-4)

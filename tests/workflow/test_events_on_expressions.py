@@ -300,3 +300,12 @@ def test_stages_may_wait_for_events_beyond_their_ends(recwarn):
 
 def test_the_first_line_of_event_says_that_it_ends_a_run():
     assert "ends the run" in dmft.Event.__doc__.splitlines()[0]
+
+
+def test_what_stays_at_the_level_does_not_cross_it():
+    """M of an even activation stays exactly zero; what leaves zero crosses it when it returns."""
+    still = dmft.Overlaps([[1.0]], [[0.0]])
+    run = dmft.solve(FLOW, still, 5.0, events=dmft.Event("M[0, 0]", 0.0, terminal=False))
+    assert run.status == "ok"
+    assert run.M[-1, 0, 0] == 0.0
+    assert run.events == ()

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.codegen.linearised import compiled_adjoint
-from dmft.workflow.control.optimal import greedy_schedule
+from dmft.workflow.control.optimal import Search, greedy_schedule, read
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 z = sp.Symbol("z", real=True)
@@ -293,3 +293,35 @@ def test_stored_run_of_an_optimal_schedule_is_exact():
     risk = (3 * Q**2 - 2 * (Q + 2 * M**2) + 3) / 2
     assert risk < 1e-6
     assert found.run.risk[-1] == pytest.approx(risk, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant", "free times"])
+def test_gradients_of_the_searches_are_differences(kind: str, monkeypatch: Any) -> None:
+    """The slope that the search is given, by numbers and by lengths of pieces."""
+    equations, start = example_1()
+    system = read(equations, start, 3.0, "risk", "learning_rate", {})
+    search = Search(system, 0.05, 2.0, 1e-10, 1)
+    rng, seen = np.random.default_rng(4), []
+
+    def descended(value: Any, first: np.ndarray, reach: Any) -> np.ndarray:
+        at = first + 0.3 * rng.standard_normal(first.size)
+        risk, slope = value(at)
+        for n in range(at.size):
+            step = 1e-5 * np.eye(at.size)[n]
+            gap = (value(at + step)[0] - value(at - step)[0]) / 2e-5
+            assert gap == pytest.approx(slope[n], rel=1e-4, abs=1e-7)
+        seen.append(risk)
+        return first
+
+    monkeypatch.setattr(search, "descended", descended)
+    knots, numbers = np.array([0.0, 0.5, 1.7, 3.0]), np.array([0.5, 0.8, 0.3])
+    if kind == "free times":
+        moved, kept = search.moved(knots, numbers)
+        np.testing.assert_allclose(moved, knots, atol=1e-12)
+        np.testing.assert_allclose(kept, numbers, rtol=1e-12)
+    elif kind == "constant":
+        np.testing.assert_allclose(search.minimised(knots, numbers, linear=False), numbers)
+    else:
+        search.minimised(knots, np.array([0.5, 0.8, 0.3, 0.4]), linear=True)
+    assert len(seen) == (3 if kind == "free times" else 2)
+    assert np.all(np.isfinite(seen))
