@@ -2,7 +2,8 @@
 the same call again, each in a new process whose cache holds what one solve of erf has left there.
 
 `python tests/benchmarks/bench_waits.py Lookahead` runs the rows whose name contains the word, and
-`... kinds` the first use of each algorithm, loss, input law and verb.
+`... kinds` the first use of each algorithm, loss, input law and verb; `... kinds warm` the same
+where `dmft warm` has compiled the library.
 """
 
 import os
@@ -267,21 +268,24 @@ def _shown(text):
     return text if text[:1].isalpha() else f"{float(text):.3g} s"
 
 
-def seeded(cache):
-    """A cache that holds what one solve of erf left."""
+def seeded(cache, warm):
+    """A cache that holds what one solve of erf left, or all functions of the library."""
     cache.mkdir()
     names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
-    code = HEAD + "timed(solved(committee(erf, 2), dmft.SGD(0.5)))"
-    _run(code, {name: str(path) for name, path in names.items()}, 300)
+    code = (
+        "timed(dmft.warm, rounds=1)" if warm else "timed(solved(committee(erf, 2), dmft.SGD(0.5)))"
+    )
+    _run(f"{HEAD}timed({call}, rounds=1)", {name: str(path) for name, path in names.items()}, 900)
     return cache
 
 
 def main(*words):
     """Print the table."""
     rows, words = (KINDS, words[1:]) if words[:1] == ("kinds",) else (ROWS, words)
+    warm, words = words[:1] == ("warm",), words[words[:1] == ("warm",) :]
     line("CPU seconds", "first", "again")
     with tempfile.TemporaryDirectory() as folder:
-        kept = seeded(Path(folder) / "seed")
+        kept = seeded(Path(folder) / "seed", warm)
         for name, code in rows.items():
             if not words or any(word in name for word in words):
                 shown = [
