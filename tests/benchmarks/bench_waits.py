@@ -272,9 +272,7 @@ def seeded(cache, warm):
     """A cache that holds what one solve of erf left, or all functions of the library."""
     cache.mkdir()
     names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
-    code = (
-        "timed(dmft.warm, rounds=1)" if warm else "timed(solved(committee(erf, 2), dmft.SGD(0.5)))"
-    )
+    call = "dmft.warm" if warm else "solved(committee(erf, 2), dmft.SGD(0.5))"
     _run(f"{HEAD}timed({call}, rounds=1)", {name: str(path) for name, path in names.items()}, 900)
     return cache
 
