@@ -205,6 +205,11 @@ def first_failure(
             for file in (tree / ".pytest_cache").rglob("table_*"):
                 if "gaussian" in mutant.path:
                     file.unlink()
+            # Machine code does not know the compiler that made it.
+            if mutant.path.startswith(("dmft/compiled/", "dmft/emit/")):
+                kept = (*tree.rglob("*.nb[ic]"), *(tree / ".pytest_cache").rglob("code_*"))
+                for file in kept:
+                    file.unlink()
             if "njit" in mutant.new or "@inlined" in mutant.new:
                 run([sys.executable, "tests/emit/restamp.py"])
         noted = tree / ".pytest_cache" / "v" / "cache" / "lastfailed"
