@@ -10,7 +10,10 @@ from scipy.integrate import quad
 from scipy.special import erf
 
 import dmft
+from dmft.gaussian.channels.branches import Branch
 from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.pieces import pieces
+from dmft.gaussian.channels.sweeps import Pieces, interval_sums
 
 FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
@@ -174,3 +177,31 @@ def test_printed_channels_are_densities(expr, noise, values):
             below = [weight[label < end].sum() for end in (y - step, y + step)]
             truth, tolerance = (below[1] - below[0]) / (2 * step), 2e-3
         assert float(found.Z.subs({**at, symbols["y"]: y})) == pytest.approx(truth, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    "label", ["3*z**2 - z + 1", "-2*z**2 + 4*z", "z**3 - 3*z", "Max(2*z, -z)", "exp(-z**2)"]
+)
+def test_inverses_of_pieces(label):
+    z = sp.Symbol("z", real=True)
+    expr = sp.sympify(label, {"z": z})
+    value = sp.lambdify(z, expr, ["numpy", {"Max": np.maximum}])
+    found = [Branch(piece, z, 8.0) for piece in pieces(expr, z)]
+    assert len(found) >= 2
+    for branch in found:
+        low, high = (np.clip(end, -3.0, 3.0) for end in branch.ends)
+        places = np.linspace(low, high, 23)[1:-1]
+        np.testing.assert_allclose(branch.inverse(value(places)), places, atol=1e-9)
+
+
+def test_sums_over_intervals_are_integrals():
+    low, high = np.array([-np.inf, -0.4, 1.3]), np.array([-0.4, 1.3, np.inf])
+    zero = np.zeros(3)
+    found = interval_sums(Pieces(low, high, (zero, zero, zero)), np.full(3, 0.3), 0.7)
+    for n, (a, b) in enumerate(zip(low, high, strict=True)):
+        for power in range(3):
+            wanted = quad(
+                lambda t, power=power: t**power * np.exp(-((t - 0.3) ** 2) / 0.98)
+                / np.sqrt(0.98 * np.pi), a, b, epsabs=1e-12,
+            )[0]  # fmt: skip
+            assert found[power][n] == pytest.approx(wanted, abs=1e-10)
