@@ -65,7 +65,7 @@ def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
 
 def export_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Write the right-hand side as a file that stands alone."""
-    from dmft.codegen.export.export import export
+    from dmft.codegen.export.system import export
 
     path = Path(arguments.out)
     if not path.absolute().parent.is_dir():

@@ -46,7 +46,7 @@ def measured(declared: Declaration, name: str) -> dict[str, Any]:
 
 def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Compute a diagram; failed points are part of it."""
-    from dmft.workflow.diagrams.phase_diagram import phase_diagram
+    from dmft.workflow.diagrams.sweep import phase_diagram
 
     options = dict(declared.table("phase"))
     x, y = declared.axes["phase"]

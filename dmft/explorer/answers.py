@@ -12,7 +12,7 @@ from dmft.errors import BadParameter
 from dmft.explorer.systems import System
 from dmft.model import SGD, Alignment, Overlaps
 from dmft.names import Status
-from dmft.workflow.diagrams.phase_diagram import phase_diagram
+from dmft.workflow.diagrams.sweep import phase_diagram
 from dmft.workflow.escape import escape_time
 from dmft.workflow.solve import solve
 

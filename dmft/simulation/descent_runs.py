@@ -175,27 +175,7 @@ class DescentEnsemble(Ensemble):
     STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout")
 
     def samples(self, dim: int | None = None) -> Array:
-        """Number of samples that the algorithm has seen: the same in every step.
-
-        Parameters
-        ----------
-        dim : int, optional
-            Input dimension d; that of the runs by default.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-        >>> start = dmft.Overlaps([[1.0]], [[0.0]])
-        >>> runs = dmft.simulate(dmft.Model(line, line), descent, 100, 3, 4, start)
-        >>> runs.samples().tolist()
-        [0.0, 200.0, 200.0, 200.0]
-        """
+        """Number of samples that the algorithm has seen: the same in every step."""
         size = self.dim if dim is None else dim
         used = float(self.parameters["samples_per_dim"]) * size
         return used * (self.t if self.provenance["fresh"] else np.minimum(self.t, 1.0))

@@ -213,50 +213,14 @@ class Ensemble(Averages):
         return np.empty(0) if self.first_passage is None else self.first_passage.horizon
 
     def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None).
-
-        Parameters
-        ----------
-        dim : int, optional
-            Input dimension d; that of the runs by default.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
-        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
-        >>> runs.steps().tolist(), runs.steps(200).tolist()
-        ([0.0, 1000.0, 2000.0], [0.0, 2000.0, 4000.0])
-        """
+        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
         counted = self.provenance.get("steps_at_saved_times")
         if counted is not None:
             return np.array(counted) * (1.0 if dim is None else dim / self.dim)
         return super().steps(self.dim if dim is None else dim)
 
     def samples(self, dim: int | None = None) -> Array:
-        """Number of samples seen at each saved time.
-
-        Parameters
-        ----------
-        dim : int, optional
-            Input dimension d; that of the runs by default.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
-        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
-        >>> runs.samples().tolist()
-        [0.0, 1000.0, 2000.0]
-        """
+        """Number of samples at each saved time, at input dimension `dim` (by default the run's)."""
         return super().samples(self.dim if dim is None else dim)
 
     def _shown(self) -> str:

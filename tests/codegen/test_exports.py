@@ -438,7 +438,7 @@ def test_export_loads_at_use():
     code = "import sys, dmft; print(any('export' in name for name in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "False"
-    assert importlib.util.find_spec("dmft.codegen.export.export") is not None
+    assert importlib.util.find_spec("dmft.codegen.export.system") is not None
 
 
 def test_letters_are_parameters_of_the_file(tmp_path, monkeypatch):

@@ -116,58 +116,13 @@ class DescentRun(Solution):
         return start_of(last, self.constants)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm, in any dimension; a flow has none.
-
-        Parameters
-        ----------
-        dim : int
-            Input dimension d, which does not matter here.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Raises
-        ------
-        BadParameter
-            For a flow, which has no steps.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
-        >>> run.steps(100).tolist()
-        [0.0, 1.0, 2.0, 3.0]
-        """
+        """Steps of the algorithm, in any dimension; `BadParameter` for a flow."""
         if self.provenance.get("flow"):
             raise BadParameter("gradient flow has no steps: its time is learning_rate * steps")
         return self.t.copy()
 
     def samples(self, dim: int) -> Array:
-        """Samples that the algorithm has seen at input dimension `dim`: the same in every step.
-
-        Parameters
-        ----------
-        dim : int
-            Input dimension d.
-
-        Returns
-        -------
-        (T,) ndarray
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
-        >>> run.samples(100).tolist()
-        [0.0, 200.0, 200.0, 200.0]
-        """
+        """Samples that the algorithm has seen at input dimension `dim`: the same in every step."""
         used = float(self.parameters["samples_per_dim"]) * dim
         fresh = bool(self.provenance.get("fresh", False))
         return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))

@@ -1,4 +1,8 @@
-"""`sweep`: a measure at any number of points, on any engine, with a store that survives."""
+"""`sweep` and `phase_diagram`: a measure at many points, or over a grid of two parameters.
+
+A sweep runs on any engine, with a store that survives; a diagram has one compiled build for all
+points.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.sweeps.points import Axis, as_points
+from dmft.analysis.diagrams.diagram import Coarse, Kept, named_diagram, read_axis
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.points import Axes, Axis, as_points, two_axes
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
 from dmft.errors import BadParameter
@@ -181,3 +188,146 @@ def describe(measure: EquationMeasure) -> dict[str, Any]:
         "t_max": measure.t_max,
         "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
     }
+
+
+@checked_or(measure=BUILT_IN)
+def phase_diagram(
+    measure: str | Callable[..., Any],
+    x: Axes,
+    y: Axes | None = None,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    adaptive: bool = False,
+    level: float = 0.0,
+    coarse: Coarse = None,
+    quantity: str | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> PhaseDiagram:
+    r"""Evaluate a measure on a grid of two parameters, in parallel on the local cores.
+
+    Parameters
+    ----------
+    measure : callable or str
+        A callable takes the two parameters by name, ``measure(learning_rate=..., width=...)``, and
+        returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it is called from
+        several threads at once. Built-in measures, computed from the run of `equations` from
+        `start` to `t_max`:
+
+        - "escape_time", as `dmft.escape_time`
+        - "final_risk"
+        - "converged": 1 if the run reached `t_max`, otherwise 0 (for example, if it diverged)
+        - "status": index of the status in `dmft.Status`
+        - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
+          at `t_max`; |m| for a sequence model
+        - "learned_directions": number of teacher directions for which this cosine is at least
+          `overlap` (0.1 by default) for some student
+        - "fixed_point": index in ("uninformative", "unspecialised", "partly specialised",
+          "specialised") of the fixed point near which the run ends, refined by Newton's method
+          (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
+          status not_converged
+
+        Built-in measures that require no run:
+
+        - "growth_rate": growth rate at a fixed point. Newton's method finds the fixed point from
+          `start` at the first values of x and y, and it is continued to each point; the status is
+          not_converged if the branch ends or meets another one
+          (`dmft.workflow.diagrams.end_states`)
+        - "minima": number of minima of `dmft.landscape` for a sequence model
+    x, y : (name, values), (name, lowest, highest) or mapping of names to values
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two limits
+        give 33 evenly spaced values; a mapping of two names defines both axes.
+    equations, start, t_max
+        For the built-in measures; the equations are compiled once for all points. Equations of
+        one-pass algorithms, gradient flow, sequence models or gradient descent; for "minima" the
+        sequence model itself.
+    fraction, reference, overlap
+        For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
+    adaptive : bool
+        Compute a coarse subgrid, and points between its points only where labels differ. The label
+        of a point consists of its status and, for measures that return bools, ints or names
+        ("converged"), of its value, otherwise of whether the value is above `level`. Other points
+        have the status of the block that contains them and values interpolated between its corners;
+        `PhaseDiagram.computed` is False for them. A region that is everywhere as wide as a square
+        of `coarse` by `coarse` cells is reproduced at every point of the grid; narrower islands,
+        tips and lanes may be missed.
+    level : float
+        Threshold for measures that return floats, as in `dmft.boundary`; only for adaptive
+        diagrams.
+    coarse : int or (int, int), optional
+        Number of grid steps between points of the coarse grid, along x and y; only for adaptive
+        diagrams. By default a power of two, at least 4, that gives 16 to 32 blocks per axis.
+    quantity : str, optional
+        Label of the values.
+    store : path, optional
+        Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
+        from there, with the same result; calls with other axes and refinements of this measure
+        reuse it.
+    identity : mapping, optional
+        Further data that must agree with those of the store, as in `dmft.sweep`.
+    threads : int, optional
+        One per core by default; results do not depend on the number.
+    progress : None, bool or callable
+    **options
+        Solver options and further parameters, as for `dmft.solve`.
+
+    Returns
+    -------
+    PhaseDiagram
+        values (ny, nx), status (ny, nx). A failed or censored point has a status and raises no
+        exception. After Ctrl-C the finished points are returned.
+
+    Examples
+    --------
+    >>> import numpy as np, dmft
+    >>> model = dmft.literature.phase_retrieval(1, label_noise=0.1)
+    >>> eqs = dmft.derive(model, dmft.SGD(0.05, constraint="sphere"))
+    >>> diagram = dmft.phase_diagram(
+    ...     "escape_time", ("learning_rate", [0.05, 0.1]), ("label_noise", [0.0, 1.0]),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=50.0)
+    >>> diagram.values.shape, diagram.status.tolist()
+    ((2, 2), [['ok', 'ok'], ['ok', 'ok']])
+
+    The sign of the growth rate, for which a quarter of the grid points are computed:
+
+    >>> dmft.phase_diagram(
+    ...     "growth_rate", ("learning_rate", np.linspace(0.05, 0.2, 21)),
+    ...     ("label_noise", np.linspace(0.0, 4.0, 21)), adaptive=True,
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]])).count(computed=True)
+    {'ok': 114}
+    """
+    axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
+    refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
+    measure, equations = of_networks(measure, equations)
+    system = {"equations": equations, "start": start, "t_max": t_max}
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    first = {name: float(values[0]) for name, values in axes.items()}
+    # A wrong name or a bad start is refused here, not at every point.
+    of = measure_of(measure, system, how, options, first, follows=True)
+    if callable(measure):
+        label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
+        known = {"measure": name_of(measure), **(identity or {})}
+        return named_diagram(
+            measure, axes, quantity=label, threads=threads, progress=progress,
+            store=Kept(store, known), **refined,
+        )  # fmt: skip
+    assert of is not None
+    with one_warning():
+        return named_diagram(
+            of,
+            axes,
+            quantity=quantity or measure,
+            threads=threads,
+            progress=progress,
+            **refined,
+            provenance=of.provenance,
+            store=Kept(store, {} if store is None else {**describe(of), **(identity or {})}),
+        )
