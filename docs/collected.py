@@ -162,13 +162,14 @@ def gallery(folder: Path, extent: str) -> None:
     for script, printed in zip(scripts, outputs, strict=True):
         name, text = script.stem, script.read_text(encoding="utf-8")
         title, *rest = (ast.get_docstring(ast.parse(text)) or name).split("\n", 1)
+        code = text.split('"""', 2)[-1].lstrip()  # the page begins with the docstring
         picture = PICTURES / f"{name}.png"
         image = f"![{title}](/_static/gallery/{name}.png)\n\n" if picture.exists() else ""
         said = f"Output:\n\n```text\n{printed.strip()}\n```\n" if printed else ""
         put(
             folder / f"{name}.md",
             f"# {title.rstrip('.')}\n\n{plain(' '.join(rest))}\n\n{image}"
-            f"```python\n{text}```\n\n{said}",
+            f"```python\n{code}```\n\n{said}",
         )
         shown = f'<img src="../../_static/gallery/{name}.png" alt="">' if image else ""
         words = title.replace("`", "")
