@@ -570,10 +570,25 @@ class Mean(sp.Expr):
     is_commutative = True
     is_real = True
 
+    @classmethod
+    def of(cls, expr: sp.Expr, given: Sequence[tuple[sp.Symbol, sp.Expr]] = ()) -> Mean:
+        """The average given values of random numbers."""
+        found: Mean = cls(expr, sp.Tuple(*(sp.Tuple(*pair) for pair in given)))
+        return found
+
     @property
     def integrand(self) -> sp.Expr:
         """What is averaged."""
         return self.args[0]
+
+    def _latex(self, printer: Any) -> str:
+        known = ", ".join(f"{printer._print(r)} = {printer._print(v)}" for r, v in self.args[1])
+        inside = printer._print(self.integrand)
+        return rf"\left\langle {inside} \right\rangle" + (f"_{{{known}}}" if known else "")
+
+    def _sympystr(self, printer: Any) -> str:
+        known = ", ".join(f"{r} = {v}" for r, v in self.args[1])
+        return f"E[{printer._print(self.integrand)}{' | ' if known else ''}{known}]"
 
 
 def mean(expr: Any) -> sp.Expr:
@@ -588,5 +603,4 @@ def mean(expr: Any) -> sp.Expr:
     -------
     sympy.Expr
     """
-    found: sp.Expr = Mean(expression(expr, "an average"))
-    return found
+    return Mean.of(expression(expr, "an average"))

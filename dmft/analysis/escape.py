@@ -7,7 +7,9 @@ Definitions. With a fraction T, the escape time is the first t with risk <= (1 -
   the slope |d log risk / d log t| is smallest between the first relaxation and the descent; a run
   whose risk does not fall fast at once (a tenth of its fastest fall) starts on its plateau.
 
-With `overlap=c` it is instead the first t at which the largest |M_jr| / sqrt(Q_jj P_rr) reaches c.
+With `overlap=c` it is instead the first t at which the largest |M_jr| / sqrt(Q_jj P_rr) reaches c,
+and with `threshold=c` the first t at which the risk crosses c. Another observable takes the place
+of the risk by its name.
 
 A threshold relative to the start is often met while the run still relaxes towards its plateau,
 before anything is learned (erf, p = 4, k = 2: one per cent at t = 0.02, while the plateau is left
@@ -68,7 +70,7 @@ class EscapeTime(Record):
     threshold : float
         Risk (or largest cosine) that counts as escaped.
     reference : str
-        "start", "plateau" or "overlap".
+        "start", "plateau", "overlap" or "threshold".
     reference_value, reference_time : float
         Reference risk of the fraction and its time (nan for an overlap).
     relaxed : bool
@@ -144,7 +146,7 @@ class Censored(Record):
     threshold : float
         Risk (or largest cosine) that would have counted as escaped.
     reference : str
-        "start", "plateau" or "overlap".
+        "start", "plateau", "overlap" or "threshold".
     status : Status
         Why the run ended at `horizon`.
     message : str
@@ -183,6 +185,8 @@ def escape_time_of(
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
+    observable: str = "risk",
+    threshold: float | None = None,
 ) -> EscapeTime | Censored:
     """Escape time of a solved run: it is integrated again, more tightly, up to its last time.
 
@@ -191,7 +195,7 @@ def escape_time_of(
     problem, options = run_again(run)
     return escape_time_of_problem(
         problem, run.start, float(run.t[-1]), fraction=fraction, reference=reference,
-        overlap=overlap, **options,
+        overlap=overlap, observable=observable, threshold=threshold, **options,
     )  # fmt: skip
 
 
@@ -225,21 +229,36 @@ def escape_time_of_problem(
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
+    observable: str = "risk",
+    threshold: float | None = None,
     **options: Any,
 ) -> EscapeTime | Censored:
     """Escape time of a problem from a start; `Censored` when the horizon or a failure is hit.
 
-    The observables include "risk"; `overlap` measures by the largest cosine instead. `options` go
+    The observables include `observable`, which is called the risk here; `threshold` is a value
+    that it crosses, and `overlap` measures by the largest cosine instead. `options` go
     to `solve_problem`. An `EscapeWarning` tells that a threshold relative to the start is met
     before the plateau.
     """
     # Events and plateaus are looked for on every step.
     options = {n: value for n, value in options.items() if n not in ("save_at", "events")}
+    if observable != "risk":
+        problem = watching(problem, observable)
     check_escape(problem, fraction, reference, overlap)
     given = check_request(problem, state, t_max, **{**TIGHT, **options})
     if overlap is not None:
         return _by_overlap(given, overlap)
+    if threshold is not None:
+        return _result(solve_request(given.with_event(Event("risk", threshold))), threshold,
+                       "threshold")  # fmt: skip
     return (_from_plateau if reference == "plateau" else _from_start)(given, fraction)
+
+
+def watching(problem: Problem, observable: str) -> Problem:
+    """The problem with one of its observables in the place of the risk."""
+    check_observable(problem, observable)
+    swap = {observable: "risk", "risk": observable}
+    return replace(problem, observables=tuple(swap.get(n, n) for n in problem.observables))
 
 
 def check_level(fraction: float, overlap: float | None) -> None:
@@ -264,9 +283,15 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
         return
     if reference not in REFERENCES:
         raise BadParameter(f"unknown reference {reference!r}; choose one of {REFERENCES}")
-    if "risk" not in problem.observables:
+    check_observable(problem, "risk")
+
+
+def check_observable(problem: Problem, name: str) -> None:
+    """Refuse what a problem does not observe."""
+    if name not in problem.observables:
         raise BadParameter(
-            f"the risk is not among the observables of this problem, {problem.observables}"
+            f"the {name} is not among the observables of this problem, {problem.observables}: "
+            "name one of them by observable=, or measure by overlap="
         )
 
 

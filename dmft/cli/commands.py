@@ -34,6 +34,8 @@ def derived(declared: Declaration) -> Any:
     """Equations of the declaration; with [algorithm] dim the map of one step."""
     from dmft.equations.derive import derive
 
+    if declared.is_rule:
+        return derive(declared.model)
     algorithm: Any = declared.algorithm  # of any kind, each of which has an overload
     return derive(declared.model, algorithm, dim=declared.dim)
 
@@ -146,6 +148,7 @@ def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status
     """
     from dmft.workflow.warm import warm
 
+    declared.refuse_rule("warm")
     count = warm(declared.model, declared.algorithm, dim=declared.dim)
     status = Status.OK
     if {"solve", "start"} <= set(declared.options):
@@ -198,7 +201,7 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
         save_at = save_at[save_at <= t_max]
     ensemble = simulate(
         declared.model,
-        algorithm,
+        None if declared.is_rule else algorithm,
         t_max=t_max,
         start=declared.start() if "start" in declared.options else None,
         save_at=save_at,
@@ -210,9 +213,17 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
         print_json(ensemble_json(ensemble, theory))
     else:
         print(f"status: {ensemble.status} ({ensemble.message})")
-        columns = {"t": ensemble.t, "risk": ensemble.mean.risk, "+-": ensemble.stderr.risk}
+        name = "risk" if "risk" in ensemble.names else ensemble.names[0]
+
+        def column(values: Any) -> Any:
+            """The risk, or the first overlap of a rule."""
+            return np.reshape(values[name], (len(values[name]), -1))[:, 0]
+
+        shown = [name if name == "risk" else f"{name}_11", "+-"]
+        columns = {"t": ensemble.t}
+        columns |= dict(zip(shown, map(column, (ensemble.mean, ensemble.stderr)), strict=True))
         for run in theory:
-            columns["theory"] = np.interp(ensemble.t, run.t, run.risk, right=np.nan)
+            columns["theory"] = np.interp(ensemble.t, run.t, column(run), right=np.nan)
         print(table(columns))
     keep(arguments, ensemble, *theory, ensemble)
     return Status(ensemble.status)
@@ -285,6 +296,8 @@ def threshold_text(escape: Any) -> str:
     """Return what counted as an escape."""
     if escape.reference == "overlap":
         return f"threshold: largest cosine {escape.threshold:.7g}"
+    if escape.reference == "threshold":
+        return f"threshold: {escape.threshold:.7g}"
     return (
         f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
         f"of the {escape.reference} at t = {escape.reference_time:.7g}"
@@ -326,6 +339,7 @@ def session_of(declared: Declaration) -> Any:
     """What the page shows of a declaration: axes of its diagrams are ends of sliders."""
     from dmft.explorer.session import Session
 
+    declared.refuse_rule("explore")
     solve = declared.options.get("solve", {})
     axes = [axis for table in declared.axes.values() for axis in table]
     middles = {axis.name: middle(axis) for axis in axes if axis.name not in BUILT_IN}

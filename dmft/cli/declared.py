@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy as sp
 
+from dmft.cli.entries import Values
 from dmft.errors import BadParameter, ExpressionRefused
+from dmft.literature import rules
 from dmft.model import (
     FIELD,
     SGD,
@@ -30,6 +33,7 @@ from dmft.model import (
     Spectrum,
     random_overlaps,
 )
+from dmft.model.update import VectorRule
 
 # Algorithms by their `kind`.
 ALGORITHMS: Mapping[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
@@ -81,6 +85,34 @@ def network_of(
 
 def _given(keys: Mapping[str, Any]) -> str:
     return ", ".join(map(repr, keys)) or "nothing"
+
+
+def rule_of(keys: Mapping[str, Any], values: Values) -> VectorRule:
+    """A rule of `dmft.literature`, from the keys of its table."""
+    given = dict(keys)
+    name = str(given.pop("name", ""))
+    make = getattr(rules, name, None)
+    known = [n for n, f in vars(rules).items() if getattr(f, "__annotations__", {}).get("return")
+             == "UpdateField"]  # fmt: skip
+    if name not in known:
+        raise values.refusal("[rule] name", f"must be one of {', '.join(known)}, got {name!r}")
+    assert make is not None
+    parameters = inspect.signature(make).parameters
+    for n in given:
+        if n not in parameters:
+            raise values.refusal(f"[rule] {n}", f"{name} takes {', '.join(parameters)}")
+    for n, parameter in parameters.items():
+        if parameter.default is parameter.empty and n not in given:
+            raise values.refusal("[rule]", f"the key {n!r} of {name} is missing")
+    read = {
+        n: values.argument(value, f"[rule] {n}", "str" in str(parameters[n].annotation))
+        for n, value in given.items()
+    }
+    rule: VectorRule = make(**read)
+    for s in rule.learned:
+        if s.name in values.symbols:
+            raise values.refusal(f"[parameters] {s.name}", f"{name} learns a scalar of this name")
+    return rule
 
 
 # The keys of each kind of spectrum, and what makes it of them.
@@ -158,4 +190,6 @@ def start_of(model: Model, keys: Mapping[str, Any]) -> Overlaps | Alignment:
     kind = given.pop("kind")
     if kind == "alignment":
         return Alignment(**given)
+    if kind == "random" and isinstance(model, VectorRule):
+        raise BadParameter('a rule starts from its overlaps: kind = "overlaps" with Q, M and P')
     return Overlaps(**given) if kind == "overlaps" else random_overlaps(model, **given)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft import laws
 from dmft.cli.file import printable
 from dmft.cli.schema import EVENT, Key
 from dmft.emit.formula import check_name, parse_expression
@@ -103,7 +104,32 @@ class Values:
             "flag": lambda v, w: self.typed(v, w, bool, "true or false"),
             "text": lambda v, w: self.typed(v, w, str, "text in quotes"),
             "name": self.name,
+            "values": self.named_numbers,
         }
+
+    def named_numbers(self, value: Any, where: str) -> dict[str, float]:
+        """Return numbers by name."""
+        if not isinstance(value, dict):
+            raise self.refusal(where, f"must be a table like {{b = 0.5}}, got {shown(value)}")
+        return {name: self.number(x, f"{where} {name}") for name, x in value.items()}
+
+    def argument(self, value: Any, where: str, is_text: bool) -> Any:
+        """Return an argument of a rule: text, a flag, a law, numbers, or formulas in letters."""
+        if isinstance(value, dict):
+            given = dict(value)
+            kind = getattr(laws, str(given.pop("kind", "")).capitalize(), None)
+            if kind is None or not issubclass(kind, laws.Law):
+                reason = 'must be a law like {kind = "laplace", scale = 0.7}, got'
+                raise self.refusal(where, f"{reason} {shown(value)}")
+            read = {n: self.argument(y, f"{where} {n}", False) for n, y in given.items()}
+            return kind(**read)
+        if isinstance(value, list):
+            return [self.argument(y, where, is_text) for y in value]
+        if isinstance(value, bool) or (is_text and isinstance(value, str)):
+            return value
+        found = self.scalar(value, where)
+        whole = isinstance(value, int) and isinstance(found, float)
+        return int(found) if whole else found
 
     def memory(self, value: Any, where: str) -> float | sp.Expr | Momentum:
         """Return beta of the heavy ball, or a memory that lasts, {rate = ..., direct = ...}."""

@@ -75,7 +75,7 @@ def report_run(run: Any, arguments: argparse.Namespace) -> None:
                 "status": run.status,
                 "message": run.message,
                 "t": run.t,
-                "risk": run.risk,
+                **run.observables,
                 **{n: run[n] for n in ("Q", "M", "P", "e", "m") if n in (*run, *run.constants)},
                 "parameters": run.parameters,
                 "statistics": run.statistics,
@@ -86,12 +86,20 @@ def report_run(run: Any, arguments: argparse.Namespace) -> None:
         print(f"status: {run.status} ({run.message})")
         is_sequence = "m" in run.names
         seen = _alignments(run) if is_sequence else largest_overlaps(run.Q, run.M, run.P)
-        print(table({"t": run.t, "risk": run.risk, **seen}))
+        print(table({"t": run.t, **_columns(run), **seen}))
         if len(run) and not is_sequence:
             print(f"at t = {run.t[-1]:.6g}:")
             print(matrix("Q", run.Q[-1]))
             print(matrix("M", run.M[-1]))
     keep(arguments, run, run)
+
+
+def _columns(run: Any) -> dict[str, Any]:
+    """The risk; of a rule its scalars and measures."""
+    if getattr(run.problem.origin, "family", "") != "rule":
+        return {"risk": run.risk}
+    scalars = {n: y for n, y in run.blocks.items() if y.ndim == 1}
+    return {**scalars, **run.observables}
 
 
 def _alignments(run: Any) -> dict[str, Any]:

@@ -164,9 +164,18 @@ MEASURES = (
     "learned_directions", "overlap",
 )  # fmt: skip
 _LEARNED = Key("fraction", "of learned_directions: cosine that counts as learned; 0.1 by default")
+_STORE = Key("text", "folder next to this file that keeps evaluations, also after Ctrl-C")
+_DESCENT, _OVERLAPS = ("gradient-descent",), ("overlaps",)
 _LEVEL = Key("number", "value of the measure on the curve; 0 by default")
 
 SCHEMA: dict[str, Table] = {
+    "rule": Table(
+        "a learning rule of a paper, in place of student, teacher, inputs, model and algorithm",
+        {
+            "name": Key("text", "function of dmft.literature, for example perceptron_rule", True),
+            "...": Key("text", "its arguments: numbers, formulas in letters, text, lists, or laws"),
+        },
+    ),
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
     "teacher": Table(
         "the function that generates the labels: a network (same keys) or a target", _TEACHER
@@ -217,21 +226,17 @@ SCHEMA: dict[str, Table] = {
                 True,
                 ("sgd", *SCALED, "gradient-flow", "gradient-descent"),
             ),
-            "samples_per_dim": Key(
-                "scalar", "alpha = n / d samples", only=("gradient-descent",), needed=True
-            ),
-            "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=("gradient-descent",)),
+            "samples_per_dim": Key("scalar", "alpha = n / d samples", only=_DESCENT, needed=True),
+            "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=_DESCENT),
             "batch": Key(
                 "choice",
                 "part of the samples that a step uses; all by default",
                 False,
                 ("bernoulli", "reshuffle", "replacement", "fresh"),
-                only=("gradient-descent",),
+                only=_DESCENT,
             ),
-            "batch_fraction": Key("fraction", "its size", only=("gradient-descent",)),
-            "temperature": Key(
-                "scalar", "T of Langevin noise, added to each step", only=("gradient-descent",)
-            ),
+            "batch_fraction": Key("fraction", "its size", only=_DESCENT),
+            "temperature": Key("scalar", "T of Langevin noise, added to each step", only=_DESCENT),
             "dim": Key(
                 "count",
                 "input dimension d: batches of its order, and the map of one step, t = steps",
@@ -274,21 +279,16 @@ SCHEMA: dict[str, Table] = {
             "e": Key("numbers", "positional alignment, one or L", only=("alignment",)),
             "m": Key("numbers", "semantic alignment, one or L", only=("alignment",)),
             "radius": Key("positive", "length of the pair of positions", only=("alignment",)),
-            "readout": Key("vector", "student readouts, p", only=("overlaps",)),
+            "readout": Key("vector", "student readouts, p", only=_OVERLAPS),
             "dim": Key(
                 "count", "input dimension d of the random weights", only=("random",), needed=True
             ),
             "seed": Key("seed", "whole number", only=("random",), needed=True),
             "normalised": Key("flag", "put the student rows on the sphere", only=("random",)),
-            "Q": Key(
-                "matrix", "student-student overlaps, p rows of p", only=("overlaps",), needed=True
-            ),
-            "M": Key(
-                "matrix", "student-teacher overlaps, p rows of k", only=("overlaps",), needed=True
-            ),
-            "P": Key(
-                "matrix", "teacher-teacher overlaps; the identity by default", only=("overlaps",)
-            ),
+            "Q": Key("matrix", "overlaps of students, p rows of p", only=_OVERLAPS, needed=True),
+            "scalars": Key("values", "of a rule: {b = 0.5}, by name", only=_OVERLAPS),
+            "M": Key("matrix", "with teachers, p rows of k", only=_OVERLAPS, needed=True),
+            "P": Key("matrix", "overlaps of teachers; the identity by default", only=_OVERLAPS),
         },
     ),
     "solve": Table(
@@ -329,6 +329,8 @@ SCHEMA: dict[str, Table] = {
             "fraction": Key("fraction", "threshold T: the risk falls to (1-T) of its reference"),
             "reference": Key("choice", "reference risk", False, ("start", "plateau")),
             "overlap": Key("positive", "threshold on the largest |M_jr|, instead of the risk"),
+            "observable": Key("text", "measure of a rule, instead of the risk"),
+            "threshold": Key("number", "value that it crosses, instead of a fraction"),
         },
     ),
     "limits": Table("static limits of the label: what can be learned at all", _LIMITS),
@@ -342,9 +344,7 @@ SCHEMA: dict[str, Table] = {
             "adaptive": Key("flag", "solve a coarse grid, and more only where labels differ"),
             "level": replace(_LEVEL, text="adaptive: where the sign of the measure changes; 0"),
             "coarse": Key("count", "adaptive: steps of the grid between points of the coarse one"),
-            "store": Key(
-                "text", "folder next to this file that keeps evaluations, also after Ctrl-C"
-            ),
+            "store": _STORE,
         },
     ),
     "boundary": Table(
@@ -357,9 +357,7 @@ SCHEMA: dict[str, Table] = {
             "level": _LEVEL,
             "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
             "step": Key("fraction", "largest distance of two points, in units of the ranges"),
-            "store": Key(
-                "text", "folder next to this file that keeps evaluations, also after Ctrl-C"
-            ),
+            "store": _STORE,
         },
     ),
     "sweep": Table(

@@ -22,6 +22,7 @@ from dmft.cli.declared import (
     inputs_of,
     model_of,
     network_of,
+    rule_of,
     start_of,
 )
 from dmft.cli.entries import Values
@@ -33,6 +34,8 @@ from dmft.model.algorithm import numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
+# Tables that a rule stands in the place of.
+OF_MODELS = ("student", "teacher", "inputs", "model", "algorithm", "limits")
 # Keys of [solve] that are parameters of the equations, constant or schedules.
 SCHEDULED = ("learning_rate", "batch_size", "weight_decay")
 
@@ -73,6 +76,18 @@ class Declaration:
     """Input dimension of the map of one step, where [algorithm] says it."""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The file as TOML reads it."""
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether the file declares a rule, which is its own model and algorithm."""
+        return "rule" in self.raw
+
+    def refuse_rule(self, verb: str) -> None:
+        """Refuse a command that rules do not have."""
+        if self.is_rule:
+            raise BadParameter(
+                f"{self.path}: dmft {verb} takes a model and its algorithm, not the table [rule]"
+            )
 
     def table(self, name: str) -> Mapping[str, Any]:
         """Return the checked keys of one table, or refuse when a command needs it in vain."""
@@ -141,7 +156,16 @@ class _Reader:
         symbols = {name: sp.Symbol(name, real=True) for name in letters}
         self.values = Values(self.file, symbols)
         self.values = Values(self.file, symbols, self._fields())
-        options = {n: self._keys(n) for n in self.raw if n not in ("parameters", "title")}
+        others = ("parameters", "title", "rule")
+        options = {n: self._keys(n) for n in self.raw if n not in others}
+        if "rule" in self.raw:
+            made = self._build("rule", lambda: rule_of(self.raw["rule"], self.values))
+            rule: Any = made  # a declaration is its own model
+            result = Declaration(
+                self.file, rule, rule, parameters, options, axes, None, self.raw
+            )  # fmt: skip
+            self._check_letters(result, set(symbols.values()))
+            return result
         refuse, fields = self.values.refusal, self.values.fields
         reads = options["student"].get("kind") in SEQUENCES
 
@@ -198,8 +222,12 @@ class _Reader:
             if not isinstance(value, dict):
                 reason = f"must be a table: write [{name}] on a separate line"
                 raise self.values.refusal(f"[{name}]", reason)
-        for name in REQUIRED_TABLES:
-            if name not in self.raw:
+        rule = "rule" in self.raw
+        for name in OF_MODELS:
+            if rule and name in self.raw:
+                reason = "a rule is its own model and algorithm: leave out this table or [rule]"
+                raise self.values.refusal(f"[{name}]", reason)
+            if not rule and name in REQUIRED_TABLES and name not in self.raw:
                 raise ExpressionRefused(f"{self.file}: the table [{name}] is missing")
 
     def _check_letters(self, read: Declaration, declared: set[sp.Symbol]) -> None:

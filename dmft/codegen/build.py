@@ -256,8 +256,9 @@ def layout_of(equations: Equations) -> Layout:
     blocks, found = equations.space.blocks, equations.on_nodes
     if equations.family == "rule":
         space = cast("RuleSpace", equations.space)
-        return layout_of_rule(found, blocks, space.axes, space.fixed_entries)
-    here = layout_of_alignments(found, blocks) if blocks else layout(found)
+        here = layout_of_rule(found, blocks, space.axes, space.fixed_entries)
+    else:
+        here = layout_of_alignments(found, blocks) if blocks else layout(found)
     if equations.noise:
         from dmft.codegen.diffusion import noise_layout
 

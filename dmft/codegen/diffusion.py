@@ -6,6 +6,7 @@ Otherwise the increments at nodes, whose covariance `dmft.special.gram` takes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,8 +19,7 @@ from dmft.emit.expression import shared_lines
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
 from dmft.equations.noise.fluctuations import Noise
-from dmft.equations.noise.record import Fluctuations
-from dmft.equations.sequence.fluctuations import SequenceNoise
+from dmft.equations.noise.record import Fluctuations, WrittenNoise
 from dmft.solvers.problem import Block
 
 INDENT = "    "
@@ -85,10 +85,11 @@ def noise_parts(
     here: Layout,
 ) -> list[str]:
     """Functions `diffusion` and `drift` behind those of the equations."""
-    if isinstance(noise, SequenceNoise):
+    if isinstance(noise, WrittenNoise):
         whole = ON_NODES.format(
             state=", ".join(here.entries), nodes=here.widths.index("nodes"),
-            weight=len(parameters), parts="1", size=len(here.entries), square="0",
+            weight=len(parameters) + noise.before_nodes, parts="1", square="0",
+            size=len(here.entries),
         )  # fmt: skip
         signature = SIGNATURE.format(description=noise.approximation)
         return [signature, step_functions(noise, parameters, here), whole]
@@ -217,13 +218,15 @@ def corrections(t, y, widths, par, out):
 '''
 
 
-def step_functions(noise: SequenceNoise, parameters: Sequence[str], here: Layout) -> str:
+def step_functions(noise: WrittenNoise, parameters: Sequence[str], here: Layout) -> str:
     """Functions `increments` and `corrections`."""
     names = {name: f"par[{n}]" for n, name in enumerate(code_names(parameters))}
-    places = {**names, **here.places}
-    first, second = noise.at_nodes
+    first = str(len(parameters))  # P of a rule stands behind the parameters
+    others = {n: re.sub(r"(block_)?P_at", first, place) for n, place in here.places.items()}
+    places = {**names, **others}
+    increments, second = noise.at_nodes
     targets = [here.entries.index(str(s)) for s in noise.alignments]
-    scalars = len(parameters)
+    scalars = len(parameters) + noise.before_nodes
     weight = f"par[{scalars} + node]"
     kept = " if not math.isnan(value) else 0.0" if noise.has_cone else ""
     steps = [f"rows[0, {n}, node] = value{kept}" for n in targets]
@@ -232,13 +235,13 @@ def step_functions(noise: SequenceNoise, parameters: Sequence[str], here: Layout
         nodes=here.widths.index("nodes"),
         rate=places["learning_rate"],
         dim=places["dim"],
-        steps=_at_a_node(noise, first, steps, places, scalars),
+        steps=_at_a_node(noise, increments, steps, places, scalars),
         excess=_at_a_node(noise, second, excess, places, scalars) if second else " " * 8 + "pass",
     )
 
 
 def _at_a_node(
-    noise: SequenceNoise,
+    noise: WrittenNoise,
     values: Sequence[sp.Expr],
     uses: Sequence[str],
     places: dict[str, str],

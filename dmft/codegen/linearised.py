@@ -21,7 +21,14 @@ from dmft.codegen.packing import layout
 from dmft.emit import load_module
 from dmft.equations.definitions import base_name, live
 from dmft.equations.equations import Equations
-from dmft.equations.noise.derivatives import COSTATE, DUAL, Adjoint, adjoint, tangent
+from dmft.equations.noise.derivatives import (
+    COSTATE,
+    DUAL,
+    Adjoint,
+    adjoint,
+    tangent,
+    tangent_of_numbers,
+)
 from dmft.names import VERSION
 from dmft.symbolic_lock import in_turn
 
@@ -68,8 +75,13 @@ def compiled_tangent(equations: Equations) -> Any:
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))
-    definitions = tangent(equations.definitions)
-    here = layout(definitions).with_displacement()
+    if equations.family == "rule":
+        state = [s for symbols in equations.space.blocks.values() for s in symbols]
+        definitions = tangent_of_numbers(equations.definitions, state)
+        here = layout_of(equations).with_displacement()
+    else:
+        definitions = tangent(equations.definitions)
+        here = layout(definitions).with_displacement()
     names = ", ".join(b.name for b in here.moved)
     summary = f"Linearised rates of the displacement {names} behind the state."
     text = rates_function("tangent", summary, live(definitions), parameters, functions, here)

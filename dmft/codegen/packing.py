@@ -104,7 +104,8 @@ class Layout:
         """Where the numbers of the state stand."""
         if not self.entries:
             return {b.name: f"y[{b.name}_at]" for b in self.state if not b.axes}
-        return {name: f"y[{n}]" for n, name in enumerate(self.entries)} | dict(self.others)
+        names = [*self.entries, *(f"{n}{MOVED}" for n in self.entries if self.moved)]
+        return {name: f"y[{n}]" for n, name in enumerate(names)} | dict(self.others)
 
     @property
     def before_nodes(self) -> tuple[Block, ...]:

@@ -156,9 +156,9 @@ def derive(
     if getattr(model, "family", "") == "rule":
         from dmft.equations.rules.derive import derive_rule
 
-        if any(y is not None for y in (algorithm, dim, scaling)) or fluctuations:
+        if algorithm is not None or scaling is not None or (dim is not None and not fluctuations):
             raise BadParameter("a rule written with vectors is its own model: dmft.derive(rule)")
-        return derive_rule(cast("VectorRule", model))
+        return derive_rule(cast("VectorRule", model), fluctuations, dim)
     if algorithm is None or getattr(model, "family", "") == "network":
         from dmft.equations.two_time.network import derive_network
 

@@ -362,7 +362,12 @@ def resolve(
 
 def seen_by(model: Model, start: Overlaps) -> Overlaps:
     """Overlaps as the fields see them, of clusters in the mean over them."""
-    return start if model.spectrum is None else model.spectrum.seen(start)
+    if model.spectrum is not None:
+        return model.spectrum.seen(start)
+    if start.blocks is None:
+        return start
+    Q, M, P = (gram.sum(axis=0) for gram in (start.Q, start.M, start.P))
+    return Overlaps(Q, M, P, scalars=start.scalars)
 
 
 def by_block(model: Model, values: Values, own: Mapping[str, NDArray[np.float64]]) -> Values:

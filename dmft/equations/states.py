@@ -37,7 +37,8 @@ class StateSpace(ABC):
 
     `instead` tells what there is in place of a measure that these equations do not have;
     `not_unrolled` and `not_exported` why there are no scalar equations or exports, and are empty
-    where there are.
+    where there are; `sources` and `conventions` are keys of `dmft.cite` and sentences on letters
+    and factors in exported files.
     """
 
     model: Model
@@ -47,6 +48,12 @@ class StateSpace(ABC):
     instead: ClassVar[Mapping[str, str]] = {}
     not_unrolled: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
+    sources: ClassVar[tuple[str, ...]] = ()
+    conventions: ClassVar[tuple[str, ...]] = (
+        "x ~ N(0, I_d); h = W x / sqrt(d), h* = W* x / sqrt(d); Q = W W^T / d,",
+        "M = W W*^T / d, P = W* W*^T / d; student (1/p) sum_j a_j sigma(h_j);",
+        "risk = E(f* - f)^2 / 2, without label noise.",
+    )
 
     @property
     def outputs(self) -> int:
@@ -57,6 +64,44 @@ class StateSpace(ABC):
     def blocks(self) -> Mapping[str, tuple[sp.Symbol, ...]]:
         """Symbols of the entries of blocks that are not arrays."""
         return {}
+
+    @property
+    def still(self) -> Mapping[str, tuple[sp.Symbol, ...]]:
+        """Symbols of the entries of constants that are not arrays."""
+        return {}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the blocks and constants whose entries are symbols."""
+        return {}
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Each of these symbols as an entry of its array."""
+        return {
+            str(symbol): f"{name}{list(place)}"
+            for name, symbols in {**self.blocks, **self.still}.items()
+            for symbol, place in zip(symbols, np.ndindex(self.shapes[name] or (1,)), strict=True)
+        }
+
+    def random_start(self, rng: np.random.Generator) -> Any:
+        """A start to compare code at; None where it is one of student and teacher."""
+        return None
+
+    @property
+    def announced(self) -> dict[str, Any]:
+        """What an exported file says of the declaration."""
+        model = self.model
+        inputs = {"Inputs": model.inputs} if getattr(model, "inputs", None) else {}
+        networks = {"Student": model.student, "Target": model.teacher}
+        return {
+            **networks, **inputs, "Label noise": model.label_noise, "Algorithm": self.algorithm
+        }  # fmt: skip
+
+    @property
+    def held(self) -> int:
+        """Diagonals of Q that a constraint keeps, from the main one on."""
+        return int(self.algorithm.on_sphere)
 
     @property
     def gram(self) -> sp.ImmutableDenseMatrix | None:

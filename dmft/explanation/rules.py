@@ -287,6 +287,42 @@ RULES: dict[str, Rule] = {
         r"\Phi \text{ the rate of } Q \text{ without constraint}",
         "theory/one_pass C; [ben_arous_2021]",
     ),
+    # Rules written with vectors
+    "one_step": Rule(
+        "One step of a rule",
+        "A step moves a row by views of the inputs with the coefficients psi and by rows with the "
+        "coefficients Phi. Overlaps change by averages of psi times the field of the other row, by "
+        "rows that pull, and by the products of two steps along correlated noise.",
+        "dG_ji/dt = sum_a <psi_ja lambda^a_i> + sum_l <Phi_jl> G_li + (j <-> i) + (g/n_b) "
+        "sum_ab cov_ab <psi_ja psi_ib>, d theta/dt = <chi>",
+        r"\dot G_{ji} = \sum_a \langle\psi_{ja}\lambda^a_i\rangle + \sum_l \langle\Phi_{jl}"
+        r"\rangle G_{li} + (j \leftrightarrow i) + \tfrac{g}{n_b} \sum_{ab} C_{ab}"
+        r"\langle\psi_{ja}\psi_{ib}\rangle,\ \dot\theta = \langle\chi\rangle",
+        "theory/update_rules (4)",
+    ),
+    "latents": Rule(
+        "Sum over a latent",
+        "An average over a discrete random number is a sum over its values, weighted by their "
+        "probabilities.",
+        source="theory/update_rules 3",
+    ),
+    "latent_means": Rule(
+        "Latents shift the means of fields",
+        "A field is its Gaussian part plus the latents of its view times overlaps with the "
+        "directions of the latents.",
+        "lambda_i = sum_r K_ir c_r + Gaussian, K = Omega (adds), Omega_iU Omega_UU^-1 (replaces)",
+        r"\lambda_i = \sum_r K_{ir} c_r + \text{Gaussian},\ K = \Omega_{\cdot U} \text{ (adds)}, "
+        r"\Omega_{\cdot U}\Omega_{UU}^{-1} \text{ (replaces)}",
+        "theory/update_rules (2)",
+    ),
+    "wick": Rule(
+        "Wick's theorem",
+        "The average of a product of Gaussian variables is the sum over all ways to pair them, or "
+        "to replace single ones by their means.",
+        "E[x y z] = m_x E[y z] + C_xy m_z + C_xz m_y",
+        r"\mathbb{E}[x y z] = m_x \mathbb{E}[y z] + C_{xy} m_z + C_{xz} m_y",
+        "theory/one_pass A.4",
+    ),
     # Exponents
     "mehler": Rule(
         "Hermite coefficient at an overlap",

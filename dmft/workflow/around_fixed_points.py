@@ -19,12 +19,12 @@ from dmft.record import Record
 from dmft.validation import checked, checked_or, is_number, shown
 from dmft.workflow.fixed_points import (
     FixedPoint,
-    StationarySystem,
     check_equations,
     check_tolerance,
     exponents,
     unit_of_rates,
 )
+from dmft.workflow.stationary_system import StationarySystem
 
 
 @dataclass(frozen=True, eq=False)

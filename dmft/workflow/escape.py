@@ -42,12 +42,16 @@ def escape_time(
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
+    observable: str = "risk",
+    threshold: float | None = None,
     **options: Any,
 ) -> Any:
     r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
-                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
+                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c);
+                with `observable` that quantity instead of the risk, and with `threshold=c` the
+                first t at which it crosses c in either direction
     Scaling     t of the equations; `.steps(dim)` converts to steps
     Valid for   a threshold that is crossed within the run; otherwise the result is a `Censored`
                 record with the final time. The crossing is located on the dense output, not on the
@@ -70,6 +74,10 @@ def escape_time(
     overlap : float in (0, 1], optional
         Threshold on the largest cosine between a student and a teacher direction, instead of the
         risk.
+    observable : str
+        What is watched instead of the risk: a measure of a rule (`dmft.UpdateField`).
+    threshold : float, optional
+        Value of the observable that counts as escaped, instead of `fraction`.
     **options
         Solver options and run-time parameters, as for `dmft.solve`.
 
@@ -100,8 +108,9 @@ def escape_time(
                 "change them"
             )
         if isinstance(run, Trajectory):
-            return escape_time_of(run, fraction, reference, overlap)
+            return escape_time_of(run, fraction, reference, overlap, observable, threshold)
         check_reference(reference)
+        _check_watched(observable, threshold)
         if of_paths:
             from dmft.workflow.solving.paths import escape_times_of_ensemble
 
@@ -110,6 +119,7 @@ def escape_time(
     problem, options = problem_of(run), dict(as_expressions(run, options))
     if problem.kind == "sde" and problem.origin is not None:
         check_reference(reference)
+        _check_watched(observable, threshold)
         return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
@@ -128,9 +138,20 @@ def escape_time(
         fraction=fraction,
         reference=reference,
         overlap=overlap,
+        observable=observable,
+        threshold=threshold,
         **inputs,
         **solver,
     )
+
+
+def _check_watched(observable: str, threshold: float | None) -> None:
+    """Refuse what is not watched of noisy runs."""
+    if observable != "risk" or threshold is not None:
+        raise BadParameter(
+            "noisy runs are watched for their risk or overlap; pass events= to dmft.solve for "
+            "other thresholds"
+        )
 
 
 def check_reference(reference: str) -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import Root, differences, newton
+from dmft.analysis.boundaries.brackets import Root, newton
 from dmft.arrays import Array
-from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
-from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.record import Record
-from dmft.solvers.pointers import entry, loop
 from dmft.validation import checked
-from dmft.workflow.solving.inputs import problem_of
+from dmft.workflow.stationary_system import StationarySystem, plain_name
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
@@ -48,6 +44,8 @@ class FixedPoint(Record):
     status : Status
         "ok", "not_converged", "nonfinite", or "left_domain" where the root is no covariance.
     message : str
+    measures : mapping of str to float
+        Observables there: the measures of a rule, the risk of a model.
 
     Examples
     --------
@@ -64,6 +62,7 @@ class FixedPoint(Record):
     steps: int
     status: Status
     message: str
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class FixedPoints(tuple[FixedPoint, ...]):
@@ -100,6 +99,8 @@ class Stability(Record):
         Per unit t of the equations, largest real part first.
     Q, M : (n, p, p) and (n, p, k) complex arrays
         Displacement of the overlaps in each mode; with a `Spectrum` (n, B, p, p) and (n, B, p, k).
+    scalars : mapping of str to (n,) complex array
+        Displacement of the scalars of a rule.
 
     Examples
     --------
@@ -113,6 +114,7 @@ class Stability(Record):
     eigenvalues: NDArray[np.complex128]
     Q: NDArray[np.complex128]
     M: NDArray[np.complex128]
+    scalars: Mapping[str, NDArray[np.complex128]] = field(default_factory=dict)
 
     @property
     def growth_rate(self) -> float:
@@ -126,125 +128,6 @@ class Stability(Record):
         if self.growth_rate > band:
             return "unstable"
         return "stable" if self.growth_rate < -band else "marginal"
-
-
-# Blocks that are symmetric, by their names without what tells of a spectrum.
-SYMMETRIC, OF_SPECTRUM = ("Q", "velocity"), "block_"
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix(OF_SPECTRUM)
-
-
-class StationarySystem:
-    """Compiled rates and Jacobian of equations in free coordinates around a start."""
-
-    def __init__(
-        self, equations: Equations, point: FixedPoint | Overlaps, parameters: Mapping[str, Any]
-    ) -> None:
-        start = point.overlaps if isinstance(point, FixedPoint) else point
-        # Rules have no tangent equations: their rates are differenced.
-        self.linear = None if equations.family == "rule" else compiled_tangent(equations)
-        self.equations, self.problem = equations, problem_of(equations)
-        self.start = start
-        self.place = {name: n for n, name in enumerate(equations.parameters)}
-        values = equations.values(start, dict(parameters))
-        self.par = self.packed_parameters(values)
-        self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
-        self.p, self.k = start.p, start.k
-        self.sizes = values.widths
-        sphere = equations.algorithm.on_sphere
-        self.rows, self.columns = np.tril_indices(self.p, -1 if sphere else 0)
-        self.free = self.flat(self.problem.pack(equations.state(start, values)))
-
-    def packed_parameters(self, values: Values) -> Array:
-        """Scalars and constant arrays as the compiled functions read them."""
-        scalars = {name: values.scalars[name] for name in self.equations.parameters}
-        return self.problem.pack_parameters(scalars, values.arrays)
-
-    def flat(self, packed: Array) -> Array:
-        """Free coordinates of packed states or of their rates: one half of symmetric blocks."""
-        free: Array = packed[..., self._places]
-        return free
-
-    @cached_property
-    def _places(self) -> NDArray[np.int64]:
-        """Where the free coordinates stand in a packed state."""
-        size = sum(block.size(self.sizes) for block in self.problem.state)
-        blocks = self.problem.unpack(np.arange(float(size)), self.sizes)
-        lower = (..., self.rows, self.columns)
-        parts = [b[lower] if _plain(name) in SYMMETRIC else b for name, b in blocks.items()]
-        return np.concatenate([part.ravel() for part in parts]).astype(np.int64)
-
-    @cached_property
-    def _units(self) -> Array:
-        """Displacement along each free coordinate, packed."""
-        return np.array([self.pack(self.blocks(unit)) for unit in np.eye(self._places.size)])
-
-    def blocks(self, y: NDArray[Any], base: Array | None = None) -> dict[str, NDArray[Any]]:
-        """Blocks at free coordinates: Q, M, ..., with an axis in front where there is a spectrum.
-
-        What of Q is not free comes from `base` (zero if None).
-        """
-        found, at = {}, 0
-        for block in self.problem.state:
-            name, shape = _plain(block.name), block.shape(self.sizes)
-            if name not in SYMMETRIC:
-                size = int(np.prod(shape))
-                found[name] = y[at : at + size].reshape(shape)
-            else:
-                half = (*shape[:-2], self.rows.size)
-                size = int(np.prod(half))
-                fixed = base is not None and name == "Q"
-                Q = np.array(base if fixed else np.zeros(shape), dtype=y.dtype)
-                Q[..., self.rows, self.columns] = y[at : at + size].reshape(half)
-                Q[..., self.columns, self.rows] = Q[..., self.rows, self.columns]
-                found[name] = Q
-            at += size
-        return found
-
-    def pack(self, blocks: Mapping[str, Array]) -> Array:
-        """State or displacement of `blocks`, packed."""
-        return self.problem.pack({b.name: blocks[_plain(b.name)] for b in self.problem.state})
-
-    def packed(self, y: Array) -> Array:
-        """State at free coordinates, lengths on a sphere as at the start."""
-        return self.pack(self.blocks(y, self.start.Q))
-
-    def rates(self, y: Array) -> Array:
-        """Rates of the free coordinates."""
-        state = self.packed(y)
-        out = np.empty_like(state)
-        self.problem.rhs(0.0, state, self.widths, self.par, out)
-        return self.flat(out)
-
-    def jacobian(self, y: Array) -> Array:
-        """Derivatives of the rates, by the derived tangent equations where there are any."""
-        if self.linear is None:
-            return differences(self.rates, y)
-        units = self._units
-        out = np.empty_like(units)
-        both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
-        times, linear = np.zeros(len(units)), entry(self.linear, "RHS")
-        loop("evaluate_rows")(linear, times, both, self.widths, self.par, out)
-        return self.flat(out).T
-
-    def finite_jacobian(self, y: Array) -> Array:
-        """`jacobian`, refused where the rates leave the floats."""
-        found = self.jacobian(y)
-        if not np.all(np.isfinite(found)):
-            raise BadParameter(
-                "the rates there are not finite: take smaller parameters or overlaps"
-            )
-        return found
-
-    def risk(self, y: Array) -> float:
-        """Population risk; nan where the equations have none."""
-        if "risk" not in self.problem.observables:
-            return float("nan")
-        out = np.empty(len(self.problem.observables))
-        self.problem.observe(0.0, self.packed(y), self.widths, self.par, out)
-        return float(out[self.problem.observables.index("risk")])
 
 
 @overload
@@ -479,6 +362,7 @@ def stability(
         eigenvalues=values[order].astype(complex),
         Q=np.array([m["Q"] for m in moved]),
         M=np.array([m["M"] for m in moved]),
+        scalars={name: np.array([m[name] for m in moved]) for name in system.start.scalars or ()},
     )
 
 
@@ -511,7 +395,7 @@ def check_equations(equations: object) -> None:
     """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
-    if not {"Q", "M"} <= {_plain(name) for name in equations.terms}:
+    if not {"Q", "M"} <= {plain_name(name) for name in equations.terms}:
         instead = equations.space.instead.get(
             "fixed points",
             f"these equations move {sorted(equations.terms)}: leave "
@@ -538,13 +422,14 @@ def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoin
         readout = state.get("readout", start.readout)
         scalars = {n: float(state[n]) for n in start.scalars or ()}
         overlaps = Overlaps(state["Q"], state["M"], start.P, readout, scalars=scalars)
-        risk = system.risk(root.y)
+        measures = system.observed(root.y)
     except InvalidCovariance as error:
         if status == Status.OK:
             status = Status.LEFT_DOMAIN
         message += f"; no covariance: {error}"
-        overlaps, risk = start, float("nan")
-    return FixedPoint(overlaps, risk, root.residual, root.steps, status, message)
+        overlaps, measures = start, {}
+    risk = measures.get("risk", float("nan"))
+    return FixedPoint(overlaps, risk, root.residual, root.steps, status, message, measures)
 
 
 def _same(a: FixedPoint, b: FixedPoint) -> bool:

@@ -412,6 +412,55 @@ def new_couplings():
     assert abs(np.mean(pair[0] * pair[1] * y**2) - gamma * sigma**2 * np.mean(y**2)) < 0.02
 
 
+def one_step():
+    """One row, two views of correlated noise, a step along itself, at d = 400: mean changes."""
+    rng, d, g, n = np.random.default_rng(6), 400, 0.8, 4000
+    w, u = rng.standard_normal((2, d))
+    a, b = rng.standard_normal((2, n, d))
+    x, y = a, 0.5 * a + math.sqrt(0.75) * b
+    h, k = x @ w / math.sqrt(d), y @ w / math.sqrt(d)
+    first, second, Phi = np.tanh(h), h * k / 2, -(k**2)
+    moved = w + g / math.sqrt(d) * (first[:, None] * x + second[:, None] * y)
+    moved = moved + g / d * Phi[:, None] * w
+    M = first * (x @ u) / math.sqrt(d) + second * (y @ u) / math.sqrt(d) + Phi * (w @ u) / d
+    near = lambda one, two: abs(np.mean(one - two)) < 5 * np.std(one - two) / n**0.5 + 5 / d  # noqa: E731
+    assert near((moved - w) @ u / g, M)
+    Q = w @ w / d
+    square = g * (first**2 + second**2 + first * second)
+    drift = 2 * (first * h + second * k + Phi * Q)
+    assert near((np.sum(moved**2, axis=1) - w @ w) / g, drift + square)
+
+
+def latents():
+    p, c = np.array([0.2, 0.5, 0.3]), np.array([-1.0, 0.5, 2.0])
+    x = np.random.default_rng(7).standard_normal(400_000)
+    drawn = np.random.default_rng(8).choice(c, p=p, size=x.size)
+    assert abs(np.tanh(x + drawn).mean() - p @ [np.tanh(x + y).mean() for y in c]) < 0.01
+
+
+def latent_means():
+    """Inputs whose coordinates along two directions are replaced, and to which one is added."""
+    rng, d = np.random.default_rng(9), 7
+    w, u, v, m = rng.standard_normal((4, d))
+    U, c = np.array([u, v]), np.array([0.7, -1.3])
+    noise = rng.standard_normal((5, d))
+    across = noise - noise @ U.T @ np.linalg.inv(U @ U.T) @ U
+    x = across + math.sqrt(d) * c @ np.linalg.inv(U @ U.T) @ U
+    np.testing.assert_allclose(x @ U.T / math.sqrt(d), np.tile(c, (5, 1)))
+    K = (w @ U.T / d) @ np.linalg.inv(U @ U.T / d)
+    fields = across @ w / math.sqrt(d) + K @ c
+    np.testing.assert_allclose(x @ w / math.sqrt(d), fields)
+    added = (0.4 * m / math.sqrt(d) + noise) @ w / math.sqrt(d)
+    np.testing.assert_allclose(added, 0.4 * (w @ m) / d + noise @ w / math.sqrt(d))
+
+
+def wick():
+    m = (0.3, -0.7)
+    third = mean(lambda x, y: x * x * y, centre=m)
+    pair = mean(lambda x, y: x * y, centre=m)
+    close(third, m[0] * pair + C[0, 0] * m[1] + C[0, 1] * m[0])
+
+
 PROPERTIES = {
     "linearity": linearity, "kinks": kinks, "combination": combination, "hermite": hermite,
     "diagrams": diagrams, "tilt": tilt, "condition": condition, "stein": stein, "fixed": fixed,
@@ -429,6 +478,7 @@ PROPERTIES = {
     "moments": moments, "uninformative": uninformative, "lengths": lengths, "growth": growth,
     "passage": passage, "first_step": first_step,
     "linear_response": linear_response, "new_couplings": new_couplings,
+    "one_step": one_step, "latents": latents, "latent_means": latent_means, "wick": wick,
 }  # fmt: skip
 
 

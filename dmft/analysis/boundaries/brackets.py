@@ -132,16 +132,16 @@ def _size(value: Array) -> float:
     return float(np.abs(value).max(initial=0.0))
 
 
-# Step of differences, relative to entries above one: the formula has the error step^4.
+# Step of differences, relative to the sizes of entries: the formula has the error step^4.
 STEP = 2e-3
 
 
-def differences(function: Callable[[Array], Array], y: Array) -> Array:
+def differences(function: Callable[[Array], Array], y: Array, scale: Array) -> Array:
     """Jacobian by central differences of fourth order with one extrapolation, about 1e-11."""
     columns = []
     for n in range(y.size):
         unit = np.zeros(y.size)
-        unit[n] = STEP * max(1.0, abs(y[n]))
+        unit[n] = STEP * scale[n]
 
         def slope(part: float, unit: Array = unit, n: int = n) -> Array:
             found: Array = (function(y + part * unit) - function(y - part * unit)) / (

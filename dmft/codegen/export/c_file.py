@@ -100,7 +100,7 @@ def c_text(system: System) -> str:
 
 def tangent_program(system: System) -> Program | None:
     """Linearised rates from the symbolic Jacobian; None where it is not closed."""
-    if system.sequence:
+    if system.written_out:
         return None
     try:
         definitions = tangent(system.equations.definitions)
@@ -227,14 +227,14 @@ def test(system: System) -> str:
             "values": np.array(list(case.observables.values())),
         }
         for name, values in arrays.items():
-            row = ", ".join(map(c.number, values))
+            row = ", ".join(map(c.number, values)) or "0.0"
             cases.append(f"static const double case_{n}_{name}[] = {{{row}}};")
         widths = [str(w) for w in case.widths.values()]
         names = ["state", *(b.name for b in system.constants), "parameters"]
         passed = ", ".join(["0.0", *widths, *(f"case_{n}_{name}" for name in names)])
         start = 0
         size = len(arrays["rates"])
-        calls += [f"    double rates_{n}[{size}], values_{n}[{len(arrays['values'])}];"]
+        calls += [f"    double rates_{n}[{size}], values_{n}[{len(arrays['values']) or 1}];"]
         calls += [f"    failed |= rhs({passed}, rates_{n});"]
         calls += [f"    failed |= observables({passed}, values_{n});"]
         for b in system.state:

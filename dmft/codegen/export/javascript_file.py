@@ -11,6 +11,7 @@ import numpy as np
 from dmft.codegen.export import javascript as js
 from dmft.codegen.export.library import AVERAGES, HOMES, Library, library, special, unknown
 from dmft.codegen.export.program import Program
+from dmft.codegen.export.python import READOUTS
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, System, header
 
@@ -172,9 +173,9 @@ def wrappers(system: System) -> str:
     state = [b.name for b in system.state]
     constants = [b.name for b in system.constants]
     order = [*state, *constants]
-    if not system.sequence:  # as in the Python file
+    if not system.written_out:  # as in the Python file
         order = ["Q", "M", "P", "readout", "teacher_readout"]
-    defaults = [f"{n} = null" if n.endswith("readout") else n for n in order]
+    defaults = [f"{n} = null" if n in READOUTS else n for n in order]
     arguments = ", ".join([*defaults, "parameters = {}"])
     lines = []
     for name, fill in (("rhs", "rates"), ("observables", "observe")):
@@ -183,9 +184,9 @@ def wrappers(system: System) -> str:
         lines += ["", f"// {what} as an object; arrays are nested, parameters by name."]
         lines.append(f"export function {name}({'t, ' if rates else ''}{arguments}) {{")
         body = []
-        if not system.sequence:
+        if not system.written_out:
             body.append("const p = M.length, k = M[0].length;")
-        body += [readout(system, b) for b in order if b.endswith("readout")]
+        body += [readout(system, b) for b in order if b in READOUTS]
         joined = ", ".join(f"...packed({b})" for b in state)
         body.append(f"const state = Float64Array.from([{joined}]);")
         size = "state.length" if rates else str(len(system.observed))
@@ -223,7 +224,8 @@ def cases(system: System) -> str:
     rows = []
     for case in system.cases:
         order = ["Q", "M", "P", "readout", "teacher_readout"]
-        names = [b.name for b in system.state] if system.sequence else order
+        own = [b.name for b in (*system.state, *system.constants)]
+        names = own if system.written_out else order
         rows.append(
             {
                 "state": {n: np.asarray(case.arrays[n]).tolist() for n in names},

@@ -73,13 +73,15 @@ def core(name: str, summary: str, system: System, program: Program) -> list[str]
     if program.needs_all_fields:
         lines.append(f"{INDENT}N = p + k")
     lines += [INDENT + line if line else "" for line in jax.Vectoriser(program).lines()]
-    return [*lines, f"{INDENT}return {', '.join(program.outputs)},", ""]
+    found = f"{', '.join(program.outputs)}," if program.outputs else "()"
+    return [*lines, f"{INDENT}return {found}", ""]
 
 
 def called(system: System, name: str, program: Program) -> list[str]:
     """Line that computes the outputs."""
     names = [*system.widths, *system.arrays, *(["*par"] if system.names else [])]
-    return [f"{', '.join(program.outputs)}, = {name}({', '.join(names)})"]
+    front = f"{', '.join(program.outputs)}, = " if program.outputs else ""
+    return [f"{front}{name}({', '.join(names)})"]
 
 
 def jacobian(system: System) -> str:

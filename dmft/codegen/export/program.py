@@ -65,10 +65,15 @@ class Program:
 class Walker:
     """Walks the definitions of one system."""
 
-    def __init__(self, names: Mapping[str, str], entries: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        entries: Mapping[str, str],
+        axes: Mapping[str, tuple[str, ...]],
+    ) -> None:
         """`names` are those of parameters; `entries` says where numbers of the state stand."""
         self.lowering = Lowering(Graph(x.SYMMETRIC), {**names, **entries})
-        self.entries = entries
+        self.entries, self.axes = entries, axes
         self.outputs: dict[str, tuple[str, ...]] = {}
 
     def program(self, definitions: Sequence[Definition]) -> Program:
@@ -126,8 +131,7 @@ class Walker:
             self.outputs[name] = ("1",)
         elif definition.role == "rate" and name in self.entries:
             block = self.entries[name].partition("[")[0]
-            size = sum(y.startswith(f"{block}[") for y in self.entries.values())
-            self.outputs[f"d{block}"] = (str(size),)
+            self.outputs[f"d{block}"] = self.axes[block]
         elif definition.role == "rate":
             self.outputs[f"d{name}"] = tuple(axis or "1" for axis in array_axes(definition))
 
@@ -145,6 +149,7 @@ def walk(
     definitions: Sequence[Definition],
     names: Mapping[str, str],
     entries: Mapping[str, str],
+    axes: Mapping[str, tuple[str, ...]],
     role: str,
 ) -> Program:
     """Program of the definitions of one role, "rate" or "observable".
@@ -153,7 +158,7 @@ def walk(
     definitions are written in them one by one.
     """
     other = {"rate": "observable", "observable": "rate"}[role]
-    return Walker(names, entries).program(live([d for d in definitions if d.role != other]))
+    return Walker(names, entries, axes).program(live([d for d in definitions if d.role != other]))
 
 
 def _lift(covariance: str) -> Loop:

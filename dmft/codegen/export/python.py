@@ -33,6 +33,7 @@ COMPILED = dict(error_model="numpy")
 FAST = dict(error_model="numpy", fastmath={"reassoc", "contract"})
 '''
 
+READOUTS = ("readout", "teacher_readout")
 # What Python and JAX files share: parameters, and the comparison with stored values.
 NUMBERS = '''
 
@@ -169,8 +170,8 @@ def wrappers(system: System, module: str, fill: Any) -> str:
 
 def signature(system: System, time: bool) -> str:
     """Arguments of `rhs`: the state, what stands still, parameters by name."""
-    if system.sequence:
-        names = [b.name for b in system.state]
+    if system.written_out:
+        names = [b.name for b in (*system.state, *system.constants)]
     else:
         names = ["Q", "M", "P", "readout=None", "teacher_readout=None"]
     parameters = ["**parameters"] if system.names else []
@@ -183,16 +184,16 @@ def function(system: System, module: str, name: str, program: Program, fill: Any
     lines = ["", "", f"def {name}({signature(system, rates)}):", f"{INDENT}{doc(system, rates)}"]
     body = []
     for block in (*system.state, *system.constants):
-        if block.name.endswith("readout"):
+        if block.name in READOUTS:
             body.append(declared_readout(system, block, module))
             continue
         read = f"{module}.asarray({block.name}, dtype=float)"
         if module == "np":
             read = f"np.ascontiguousarray({block.name}, dtype=float)"
-        if system.sequence:
+        if system.written_out:
             read = f"{module}.atleast_1d({read})"
         body.append(f"{block.name} = {read}")
-    if not system.sequence:
+    if not system.written_out:
         place = body.index(next(b for b in body if "readout" in b))
         body.insert(place, "p, k = M.shape")
         body = sorted(body, key=lambda line: "readout" in line)
@@ -222,7 +223,7 @@ def doc(system: System, rates: bool) -> str:
     """Docstring of a function."""
     state = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
     still = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.constants)
-    what = "Rates of change" if rates else ", ".join(system.observed).capitalize()
+    what = "Rates of change" if rates else (", ".join(system.observed) or "nothing").capitalize()
     text = f"{what} at the state {state}" + (f", with {still}" if still else "")
     return f'"""{text}; parameters by name."""'
 
@@ -267,8 +268,8 @@ def slope(t, y):
 
 
 {solution}
-risk = [observables(**unpack(y), **constants, **parameters)["risk"] for y in states]
-risk[-1]"""
+{values} = [{shown} for y in states]
+{values}[-1]"""
 
 FLOW = """\
 run = solve_ivp(slope, (0.0, {t_max}), pack(start), rtol=1e-8, atol=1e-10, method="LSODA")
@@ -281,21 +282,24 @@ for step in times[:-1]:  # a map: rhs is the increment of one step
 
 PLOT = """\
 figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
-axes.plot(times, risk)
-axes.set(xlabel="{label}", ylabel="risk", yscale="log")
+axes.plot(times, {values})
+axes.set(xlabel="{label}", ylabel="{name}"{scale})
 plt.show()"""
 
 
 def notebook_text(system: System) -> str:
     """Text of the file, format 4.5."""
     label = "steps" if system.equations.kind == "map" else "t"
+    name = plotted(system)
+    values = {"name": name, "values": "risk" if name == "risk" else "values"}
+    scale = ', yscale="log"' if name == "risk" else ""
     cells = [
         ("markdown", "# Equations of motion\n\n```text\n" + "\n".join(header(system)) + "\n```"),
         ("markdown", equations_latex(system)),
         ("code", python_code(system)),
         ("code", comparison(system)),
         ("code", solution(system)),
-        ("code", PLOT.format(label=label)),
+        ("code", PLOT.format(label=label, scale=scale, **values)),
     ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = {
@@ -305,6 +309,11 @@ def notebook_text(system: System) -> str:
         "nbformat_minor": 5,
     }
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def plotted(system: System) -> str:
+    """The first observable, or the first block of a rule without one."""
+    return (system.observed or (system.state[0].name,))[0]
 
 
 def cell(number: int, kind: str, text: str) -> dict[str, Any]:
@@ -337,8 +346,12 @@ def solution(system: System) -> str:
     lines = [f"{name} = np.array({np.asarray(v).tolist()})" for name, v in start.items()]
     lines.append(f"start = dict({', '.join(f'{n}={n}' for n in start)})")
     constants = [f"{b.name}=np.array({case.arrays[b.name].tolist()})" for b in system.constants]
-    steps = system.equations.kind == "map"
+    steps, name = system.equations.kind == "map", plotted(system)
+    shown = f'observables(**unpack(y), **constants, **parameters)["{name}"]'
+    if not system.observed:
+        shown = f'np.ravel(unpack(y)["{name}"])[0]'
     return SOLVE.format(
         start="\n".join(lines), constants=", ".join(constants), parameters=case.parameters,
+        shown=shown, values="risk" if name == "risk" else "values",
         solution=STEPS.format(steps=500) if steps else FLOW.format(t_max=10.0),
     )  # fmt: skip

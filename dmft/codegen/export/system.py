@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,12 @@ from dmft.equations.parameter_values import resolve_scalars, run_parameters
 from dmft.equations.reference import evaluate
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import DIM_NAME, Alignment, Overlaps
+from dmft.model import DIM_NAME, Overlaps
 from dmft.names import VERSION
 from dmft.validation import checked_or
 
+# Names in files that those of scalars and measures of a rule would hide.
+TAKEN = frozenset({"np", "jnp", "jax", "math", "par", "numbers", "parameters", "out", "state"})
 # Random states whose rates a file keeps.
 STATES = 3
 # Widths of those states where the model leaves them open.
@@ -70,12 +73,19 @@ class System:
         self.equations: Equations = equations
         self.given = dict(given or {})
         resolve_scalars(equations.declared, (), self.given)  # refuses unknown names
-        self.sequence = bool(equations.space.blocks)
+        # Numbers of the state are written one by one, and widths are those of the declaration.
+        self.written_out = equations.is_written_out
+        own = [*equations.space.blocks, *(d.name for d in equations.definitions
+                                          if d.role == "observable")]  # fmt: skip
+        for name in own:
+            if name in TAKEN or keyword.iskeyword(name):
+                raise BadParameter(f"the name {name} is one of exported files; rename it")
 
     @cached_property
     def fixed(self) -> dict[str, sp.Expr]:
         """Letters of readouts, which a file holds as numbers."""
-        networks = (self.equations.model.student, self.equations.model.teacher)
+        model = self.equations.model
+        networks = () if self.written_out else (model.student, model.teacher)
         values = [v for n in networks for v in getattr(n, "readout", None) or ()]
         letters = sorted({s.name for v in values for s in v.free_symbols})
         for name in letters:
@@ -117,33 +127,37 @@ class System:
             Definition(sp.Symbol(name), (("value", value),), "intermediate")
             for name, value in self.formulas.items()
         ]
-        return walk([*first, *definitions], self._identifiers, self.entries, role)
+        return walk(
+            [*first, *definitions], self._identifiers, self.entries,
+            {b.name: b.axes for b in self.state if self.written_out}, role,
+        )  # fmt: skip
 
     @cached_property
     def entries(self) -> dict[str, str]:
         """Where the numbers of a state stand that is written in them one by one."""
-        return {
-            str(symbol): f"{block}[{n}]"
-            for block, symbols in self.equations.space.blocks.items()
-            for n, symbol in enumerate(symbols)
-        }
+        if not self.written_out:
+            return {}
+        return self.equations.space.places
 
     @cached_property
     def state(self) -> tuple[Block, ...]:
         """Arrays of the state, in packed order."""
-        if self.sequence:
-            return tuple(
-                Block(name, (str(len(symbols)),), len(symbols) == 1)
-                for name, symbols in self.equations.space.blocks.items()
-                if symbols
-            )
+        if self.written_out:
+            return self._blocks(self.equations.space.blocks)
         return tuple(Block(b.name, b.axes) for b in layout(self.equations.on_nodes).state)
+
+    def _blocks(self, names: Iterable[str]) -> tuple[Block, ...]:
+        shapes = {name: self.equations.space.shapes[name] for name in names}
+        return tuple(
+            Block(name, tuple(map(str, shape)) or ("1",), not shape)
+            for name, shape in shapes.items() if 0 not in shape
+        )  # fmt: skip
 
     @cached_property
     def constants(self) -> tuple[Block, ...]:
         """Arrays that stand still."""
-        if self.sequence:
-            return ()
+        if self.written_out:
+            return self._blocks(self.equations.space.still)
         return tuple(Block(b.name, b.axes) for b in layout(self.equations.on_nodes).constants)
 
     @cached_property
@@ -164,7 +178,7 @@ class System:
     @property
     def widths(self) -> list[str]:
         """Widths that functions are given."""
-        return [] if self.sequence else ["p", "k"]
+        return [] if self.written_out else ["p", "k"]
 
     @property
     def arrays(self) -> dict[str, tuple[str, ...]]:
@@ -174,7 +188,7 @@ class System:
     def filled(self, program: Program) -> list[Block]:
         """Arrays that a program fills, in the order of the state."""
         order = [f"d{b.name}" for b in self.state]
-        names = order if set(order) >= set(program.outputs) else program.outputs
+        names = [n for n in order if n in program.outputs] or list(program.outputs)
         return [Block(name, program.outputs[name]) for name in names]
 
     def calls(self) -> set[str]:
@@ -211,17 +225,18 @@ class System:
             for name, value in self.defaults.items()
         }
         given = parameters | {name: float(value) for name, value in self.fixed.items()}
-        start: Any = self.alignment(rng) if self.sequence else self.overlaps(rng)
+        start: Any = equations.space.random_start(rng) or self.overlaps(rng)
         rates = equations.evaluate(start, **given)
         values = equations.values(start, given)
         state = equations.space.entries(start)
+        front = getattr(equations.space, "prefix", "")
         seen = evaluate(equations.on_nodes, state, values, "observable")
         begun = equations.state(start, values)
         arrays = {b.name: np.asarray(begun[b.name]) for b in self.state if b.name in begun}
         arrays |= {b.name: values.arrays[b.name] for b in self.constants}
-        widths = {} if self.sequence else {"p": start.p, "k": start.k}
+        widths = {} if self.written_out else {"p": start.p, "k": start.k}
         numbers = {name: float(value) for name, value in seen.items()}
-        chosen = {name: rates[name] for name in (b.name for b in self.state)}
+        chosen = {b.name: rates[b.name.removeprefix(front)] for b in self.state}
         return Case(widths, arrays, parameters, chosen, numbers)
 
     def overlaps(self, rng: np.random.Generator) -> Overlaps:
@@ -243,15 +258,6 @@ class System:
         if self.equations.algorithm.on_sphere:
             np.fill_diagonal(Q, 1.0)
         return Overlaps(Q, students @ teachers.T, teachers @ teachers.T, readout=readout)
-
-    def alignment(self, rng: np.random.Generator) -> Alignment:
-        """Alignments inside the feasible set."""
-        blocks = self.equations.space.blocks
-        sizes = {name: len(symbols) for name, symbols in blocks.items()}
-        scale = 0.5 / max(1, sum(sizes.values())) ** 0.5
-        parts = {name: scale * rng.uniform(0.2, 1.0, size) for name, size in sizes.items()}
-        e = parts["e"] if sizes["e"] > 1 else float(parts["e"][0]) if sizes["e"] else 0.0
-        return Alignment(e, parts["m"] if sizes["m"] > 1 else float(parts["m"][0]))
 
 
 def refuse(equations: Any) -> None:
@@ -285,23 +291,17 @@ def refuse(equations: Any) -> None:
 def header(system: System) -> list[str]:
     """Lines that say what a file is of."""
     equations = system.equations
-    model, algorithm = equations.model, equations.algorithm
+    said = equations.space.conventions
     lines = [
         f"Right-hand side of equations of motion ({equations.kind}), written by dmft {VERSION}.",
         "",
         f"Fingerprint:  {equations.fingerprint}",
-        f"Student:      {model.student}",
-        f"Target:       {model.teacher}",
-        *([f"Inputs:       {model.inputs}"] if getattr(model, "inputs", None) else []),
-        f"Label noise:  {model.label_noise}",
-        f"Algorithm:    {algorithm}",
+        *(f"{name + ':':<13} {value}" for name, value in equations.space.announced.items()),
         f"Clock:        {equations.time_unit}",
         f"Averages:     {equations.approximation}",
         f"Sources:      {', '.join(sources(equations))}",
         "",
-        "Conventions:  x ~ N(0, I_d); h = W x / sqrt(d), h* = W* x / sqrt(d); Q = W W^T / d,",
-        "              M = W W*^T / d, P = W* W*^T / d; student (1/p) sum_j a_j sigma(h_j);",
-        "              risk = E(f* - f)^2 / 2, without label noise.",
+        *(f"{'' if n else 'Conventions:':<13} {line}" for n, line in enumerate(said)),
     ]
     if equations.kind == "map":
         lines.append("              A map: the rates are the increments of one step.")
@@ -317,9 +317,9 @@ def header(system: System) -> list[str]:
 
 def sources(equations: Equations) -> list[str]:
     """Keys of `dmft.cite` for the papers that the equations are in."""
-    keys = []
-    if equations.space.blocks:
-        return ["arnaboldi_2025"]
+    keys = list[str]()
+    if equations.is_written_out:
+        return list(equations.space.sources)
     keys += ["saad_solla_1995", "goldt_2019"]
     if equations.algorithm.on_sphere:
         keys.append("arnaboldi_2024")

@@ -32,6 +32,7 @@ from dmft.equations.explained.scene import (
     scenes_of,
 )
 from dmft.equations.explained.statements import Increment, OnNodes
+from dmft.equations.rules.explained import explain_rule
 from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments
@@ -51,10 +52,7 @@ CLOSED_ERROR = 1e-9
 def explain_rate(equations: System, block: str, term: str | None = None) -> Explanation:
     """Update, local fields, Stein's identity, averages, sum; on the sphere the projection."""
     if equations.family == "rule":
-        raise BadParameter(
-            "rates of rules of vectors are not explained; latex() prints the step, the inputs and "
-            "the rates, and theory/update_rules derives them"
-        )
+        return explain_rule(equations, block, term)
     definition = rate_of(equations, block)
     names = [name for name, _ in definition.terms]
     if term is not None and term not in names:

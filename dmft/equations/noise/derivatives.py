@@ -14,7 +14,7 @@ the cotangent of every entry that the function reads. Widths and blocks stay run
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,8 +22,16 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import on_nodes, with_values
-from dmft.equations.definitions import Definition, Together, Whole, base_name, used_bases
+from dmft.equations.definitions import (
+    Definition,
+    Together,
+    Whole,
+    base_name,
+    define,
+    used_bases,
+)
 from dmft.equations.equations import Equations
 from dmft.equations.noise.projection import projected
 from dmft.equations.reference import evaluate
@@ -279,6 +287,43 @@ def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
             "equations.without(...), or solve the equations from near the point"
         )
     return _of_parallel_fields(derivative.xreplace({EPSILON: sp.S.Zero}))
+
+
+def tangent_of_numbers(
+    definitions: Sequence[Definition], state: Iterable[sp.Symbol]
+) -> tuple[Definition, ...]:
+    r"""The same for a state whose entries are symbols; displacements are ``Q_1_1_moved``, ...
+
+    Raises
+    ------
+    NotClosed
+        As `tangent`.
+    """
+    moving, result = set(state), list[Definition]()
+    for d in definitions:
+        if d.role == "observable":
+            continue
+        terms = {}
+        for name, expr in d.terms:
+            if expr.has(Expectation):
+                raise NotClosed(f"{d.target} holds an average on nodes, which is not linearised")
+            parts = [(s, sp.diff(expr, s)) for s in sorted(expr.free_symbols & moving, key=str)]
+            if any(slope.has(sp.Derivative, sp.Subs, sp.DiracDelta) for _, slope in parts):
+                raise NotClosed(f"the derivative of {expr} is not known in closed form")
+            terms[name] = sp.Add(*(slope * moved_symbol(s) for s, slope in parts))
+        if d.role == "rate":
+            result.append(define(d.target, terms, "rate"))
+            continue
+        result.append(d)
+        if any(terms.values()):
+            moving.add(d.target)
+            result.append(define(moved_symbol(d.target), terms, d.role))
+    return tuple(result)
+
+
+def moved_symbol(symbol: sp.Symbol) -> sp.Symbol:
+    """Displacement of a number."""
+    return sp.Symbol(f"{symbol}_moved", real=True)
 
 
 def jacobian(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Alignment, GradientFlow, Model, Overlaps, SequenceModel, as_count
 
@@ -131,6 +133,76 @@ class Fluctuations(ABC):
         weights = values.widths["p"] * values.scalars["dim"]
         rate = values.scalars["learning_rate"] * pace(values.scalars)
         return float(rate / (weights * self.algorithm.batch_size))
+
+
+@dataclass(frozen=True)
+class WrittenNoise(Fluctuations):
+    """Fluctuations of a state whose numbers are written one by one: increments at nodes."""
+
+    closed = False
+    approximation = "covariance of the increments on nodes, its error estimated at given overlaps"
+    # Whether increments are 0/0 at some nodes, which are left out.
+    has_cone = False
+    # Numbers of constants in front of the nodes.
+    before_nodes = 0
+
+    @property
+    @abstractmethod
+    def alignments(self) -> tuple[sp.Symbol, ...]:
+        """Numbers of the state, in packed order."""
+
+    @property
+    @abstractmethod
+    def normals(self) -> tuple[sp.Symbol, ...]:
+        """Independent normal variables of a sample."""
+
+    @property
+    @abstractmethod
+    def at_nodes(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
+        """Increments and next order, in the normal variables, the state and parameters."""
+
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact: none are looked for."""
+        return False
+
+    @cached_property
+    def functions(self) -> tuple[Any, Any]:
+        """Increments and next order as functions of arrays."""
+        known = sorted(
+            {s for part in self.at_nodes for y in part for s in y.free_symbols}
+            - set(self.normals), key=str,
+        )  # fmt: skip
+        whole = sp.Tuple(
+            *(y.rewrite(sp.Heaviside, sp.Piecewise) for part in self.at_nodes for y in part)
+        )
+        return known, array_function([*self.normals, *known], whole)
+
+    def add_to(
+        self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
+    ) -> dict[str, Array]:
+        """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
+        known, function = self.functions
+        numbers = {**values.scalars, **{name: float(y) for name, y in state.items()}}
+        normals = rule.normal[: len(self.normals)]
+        with np.errstate(all="ignore"):
+            found = function(*normals, *(numbers[s.name] for s in known))
+        rows = np.array([np.broadcast_to(y, rule.weight.shape) for y in found])
+        if self.has_cone:
+            rows = np.where(np.isnan(rows), 0.0, rows)
+        count = len(self.alignments)
+        Sigma = covariance_on_nodes([rows[:count]], rule.weight)
+        whole = dict(rates)
+        unit = self.scale(values) * self.algorithm.batch_size
+        for s, mean in zip(self.alignments, rows[count:] @ rule.weight, strict=False):
+            whole[str(s)] = whole[str(s)] + unit * mean
+        return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
+
+    def add_rounding(
+        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
+    ) -> dict[str, Array]:
+        """Rounding of the rates; that of averages on nodes is far below their spread."""
+        zero = np.zeros((len(self.alignments),) * 2)
+        return {**errors, "Sigma": zero, "covariance": zero}
 
 
 def check_dimension(values: Values, given: Mapping[str, Any]) -> float:

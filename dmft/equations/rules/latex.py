@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
-from dmft.equations.rules.moments import Moments
+from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected
@@ -68,6 +68,8 @@ def rule_latex(equations: System, page: Page) -> str:
     parts += ["The inputs are", align(_inputs(rule, printer)), _meanings(rule, printer)]
     parts.append(rf"In the limit of large $d$, {_overlaps(rule)}")
     parts.append(align([line for d in shown for line in definition_latex(d, printer)]))
+    if equations.noise:
+        parts.append(align(equations.noise.latex(printer, ())))
     if any(d.expr.has(Expectation) for d in shown):
         parts.append(
             r"Averages $\langle \cdot \rangle$ are over independent standard normal "
@@ -109,7 +111,7 @@ def _overlaps(rule: VectorRule) -> str:
 
 def row_names(rule: VectorRule) -> dict[sp.Symbol, sp.Symbol]:
     """Symbols of the overlaps with the names of their rows."""
-    moments, found = Moments(rule), {}
+    moments, found = RowOverlaps(rule), {}
     rows, blocks = moments.rows, range(len(rule.fractions))
     for a in rows:
         for b in rows:
@@ -157,7 +159,7 @@ def printed(
 
 def _growths(definitions: Sequence[Definition], rule: VectorRule) -> dict[sp.Expr, sp.Expr]:
     """Names of rates without constraint, by their rows."""
-    names = [sp.latex(sp.Symbol(_row(r))) for r in Moments(rule).rows]
+    names = [sp.latex(sp.Symbol(_row(r))) for r in RowOverlaps(rule).rows]
     found: dict[sp.Expr, sp.Expr] = {}
     for d in (d for d in definitions if d.name.startswith("growth_")):
         own = " ".join(names[int(n) - 1] for n in d.name.split("_")[1:])

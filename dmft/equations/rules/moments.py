@@ -22,6 +22,7 @@ from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import CODED, closed_form
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules.coordinates import Given, StepBuilder
+from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import (
     ONE,
     ZERO,
@@ -44,15 +45,10 @@ from dmft.gaussian.closed.product import product_expectation
 from dmft.laws import Discrete, Normal
 from dmft.model import FIELD
 from dmft.model.update import VectorRule
-from dmft.rules import Field, Gram, Mean, Random, Row, View
+from dmft.rules import Field, Gram, Mean, Random, View
 
 
-def entry(block: str, *places: int) -> sp.Symbol:
-    """Symbol of an entry of Q, M or P, counted from one."""
-    return sp.Symbol("_".join([block, *(str(n + 1) for n in places)]), real=True)
-
-
-class Moments:
+class Moments(RowOverlaps):
     """Averages of one rule as expressions in its overlaps, scalars and parameters.
 
     Attributes
@@ -63,79 +59,16 @@ class Moments:
     """
 
     def __init__(self, rule: VectorRule) -> None:
-        self.rule = rule
-        self.rows: tuple[Row, ...] = (*rule.moving, *rule.fixed)
+        super().__init__(rule)
         self.definitions: list[Definition] = []
         self._defined: dict[sp.Expr, sp.Symbol] = {}
         self._memo: dict[tuple[sp.Expr, Given], sp.Expr] = {}
         self._keys: dict[tuple[sp.Symbol, frozenset[sp.Symbol]], frozenset[object]] = {}
 
-    # Overlaps ------------------------------------------------------------------------------------
-
-    @cached_property
-    def places(self) -> dict[Row, int]:
-        """Place of each row: moving rows, then fixed ones."""
-        return {row: n for n, row in enumerate(self.rows)}
-
-    def overlap(self, a: Row, b: Row) -> sp.Expr:
-        """The overlap of two rows, in all blocks."""
-        return sp.Add(*(self.in_block(a, b, e) for e in range(len(self.rule.fractions))))
-
-    def in_block(self, a: Row, b: Row, block: int) -> sp.Symbol:
-        """Symbol of the overlap of two rows in a block of coordinates."""
-        count = len(self.rule.moving)
-        own = (block,) if len(self.rule.fractions) > 1 else ()
-        i, j = sorted((self.places[a], self.places[b]))
-        if j < count:
-            return entry("Q", *own, i, j)
-        if i < count:
-            return entry("M", *own, i, j - count)
-        return entry("P", *own, i - count, j - count)
-
     def in_overlaps(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the symbols of the overlaps, and with averages in it taken."""
         expr = expr.replace(lambda e: isinstance(e, Mean), lambda e: self(e.integrand))
         return expr.xreplace({g: self.overlap(*g.key) for g in expr.atoms(Gram)})
-
-    def along(self, row: Row, view: View, block: int | None = None) -> dict[Row, sp.Expr]:
-        """K: what the mean of a field holds of each latent coordinate of its view."""
-        own = self.overlap if block is None else lambda a, b: self.in_block(a, b, block)
-        found = {r: own(row, r) for r in view.adds}
-        u = list(view.replaces)
-        if u:
-            inverse = self._inverse(u)
-            own = sp.Matrix([[self.overlap(row, r) for r in u]]) * inverse
-            found |= dict(zip(u, own, strict=True))
-        return found
-
-    def _inverse(self, rows: Sequence[Row]) -> sp.Matrix:
-        return sp.Matrix([[self.overlap(a, b) for b in rows] for a in rows]).inv()
-
-    def noise(self, a: View, b: View, block: int) -> sp.Expr:
-        """scale_a scale_b cov_ab, the covariance of the noises of two views in a block."""
-        a, b = origin(a), origin(b)
-        if b not in a.group:
-            return ZERO
-        cov = a.covs[block][a.group.index(a), a.group.index(b)]
-        return cov * a.scales[block] * b.scales[block]
-
-    def across(self, i: Row, a: View, k: Row, b: View, block: int) -> sp.Expr:
-        """Covariance of the Gaussian parts of two fields in a block."""
-        noise = self.noise(a, b, block)
-        if noise == 0:
-            return ZERO
-        found: sp.Expr = self.in_block(i, k, block)
-        one, other = list(a.replaces), list(b.replaces)
-        for u in (one, other):
-            if u:
-                left = sp.Matrix([[self.overlap(i, r) for r in u]]) * self._inverse(u)
-                found -= (left * sp.Matrix([self.overlap(k, r) for r in u]))[0]
-        if one and other:
-            left = sp.Matrix([[self.overlap(i, r) for r in one]]) * self._inverse(one)
-            middle = sp.Matrix([[self.overlap(r, s) for s in other] for r in one])
-            right = self._inverse(other) * sp.Matrix([self.overlap(k, s) for s in other])
-            found += (left * middle * right)[0]
-        return sp.cancel(found) * noise if one or other else found * noise
 
     # Averages ------------------------------------------------------------------------------------
 
@@ -153,6 +86,9 @@ class Moments:
         for factor in sp.Mul.make_args(expr):
             (rest if variables(factor) else constant).append(factor)
         groups = self._independent(rest, given)
+        if len(groups) > 1:
+            own = sp.Mul(*(Mean.of(sp.Mul(*g), given) for g in groups))
+            self.note("independent", sp.Mul(*rest), given, own)
         if constant or len(groups) > 1:
             return sp.Mul(*constant, *(self._mean(sp.Mul(*g), given) for g in groups))
         reached = self._reached(rest, ())
@@ -210,39 +146,60 @@ class Moments:
             groups = [*apart, (keys, members)]
         return [members for _, members in groups]
 
+    def note(self, rule: str, expr: sp.Expr, given: Given, after: sp.Expr) -> None:
+        """Hear of a step: the average of an expression is `after` by a rule."""
+
     def _of_one_group(self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given) -> sp.Expr:
         """Average of a product whose factors depend on each other."""
+        found = self._parts(expr, factors, given)
+        if found is not None:
+            rule, parts = found
+            self.note(rule, expr, given, sp.Add(*(Mean.of(e, own) for e, own in parts)))
+            return sp.Add(*(self._mean(e, own) for e, own in parts))
+        rule = "wick"
+        if is_polynomial(expr):
+            value = self._polynomial(expr, given)
+        else:
+            rule, value = self._product(factors, given)
+        self.note(rule, expr, given, value)
+        return value
+
+    def _parts(
+        self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given
+    ) -> tuple[str, list[tuple[sp.Expr, Given]]] | None:
+        """Simpler averages that add up to this one, with the rule; None where there are none."""
         ones = {s: s.base if s.exp % 2 else ONE for s in expr.atoms(sp.Pow) if is_power_of_sign(s)}
         if ones:
-            return self._mean(expr.xreplace(ones), given)
+            return "kinks", [(expr.xreplace(ones), given)]
         spread = by_signs(expr)
         if spread is not None:
-            return self._mean(spread, given)
+            return "kinks", [(spread, given)]
         # A sum over several independent groups is taken apart first: each part is simpler.
-        for n, factor in enumerate(factors):
-            terms = distributed(factor)
-            if terms and len(self._independent(terms, given)) > 1:
-                others = sp.Mul(*factors[:n], *factors[n + 1 :])
-                return sp.Add(*(self._mean(t * others, given) for t in terms))
+        sums = self._sums(factors)
+        for terms, others in sums:
+            if len(self._independent(terms, given)) > 1:
+                return "linearity", [(t * others, given) for t in terms]
         r = self._next_discrete(expr, given)
         if r is not None:
             assert isinstance(r.law, Discrete)
             parts = []
             for value, weight in zip(r.law.values, r.law.weights, strict=True):
                 weight = plain(self.in_overlaps(exact(weight)))
-                parts.append(self._mean(weight * expr, (*given, (r, exact(value)))))
-            return sp.Add(*parts)
+                parts.append((weight * expr, (*given, (r, exact(value)))))
+            return "latents", parts
         opened = self._opened(expr, given)
         if opened != expr:
-            return self._mean(opened, given)
-        if is_polynomial(expr):
-            return self._polynomial(expr, given)
-        for n, factor in enumerate(factors):
-            terms = distributed(factor)
-            if terms:
-                others = sp.Mul(*factors[:n], *factors[n + 1 :])
-                return sp.Add(*(self._mean(t * others, given) for t in terms))
-        return self._product(factors, given)
+            return "latent_means", [(opened, given)]
+        if not sums or is_polynomial(expr):
+            return None
+        terms, others = sums[0]
+        return "linearity", [(t * others, given) for t in terms]
+
+    @staticmethod
+    def _sums(factors: Sequence[sp.Expr]) -> list[tuple[list[sp.Expr], sp.Expr]]:
+        """Terms of each factor that is a sum, and the product of the other factors."""
+        found = ((distributed(f), n) for n, f in enumerate(factors))
+        return [(terms, sp.Mul(*factors[:n], *factors[n + 1 :])) for terms, n in found if terms]
 
     def _next_discrete(self, expr: sp.Expr, given: Given) -> Random | None:
         """The latest discrete random number that an average depends on and that has no value."""
@@ -386,16 +343,16 @@ class Moments:
 
     # Products of functions -----------------------------------------------------------------------
 
-    def _product(self, factors: Sequence[sp.Expr], given: Given) -> sp.Expr:
-        """Average of a product of functions: in closed form, else on nodes."""
+    def _product(self, factors: Sequence[sp.Expr], given: Given) -> tuple[str, sp.Expr]:
+        """Average of a product of functions: in closed form, else on nodes; with its rule."""
         parts = [self._of_single_field(f, given) for part in factors for f in repeated(part)]
         if all(part is not None for part in parts):
             known = [part for part in parts if part is not None]
             try:
-                return self._closed(known, given)
+                return "closed", self._closed(known, given)
             except NotClosed:
                 pass
-        return self._on_nodes(factors, given)
+        return "nodes", self._on_nodes(factors, given)
 
     def _of_single_field(self, factor: sp.Expr, given: Given) -> tuple[sp.Expr, sp.Expr] | None:
         """A factor as (function of z, affine form); None where there is no such form."""

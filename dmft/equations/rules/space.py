@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.parameter_values import Values, resolve_scalars
-from dmft.equations.rules.moments import Moments, entry
+from dmft.equations.rules.covariances import RowOverlaps, entry
 from dmft.equations.rules.nodes import rule_of
 from dmft.equations.states import StateSpace
 from dmft.errors import BadParameter, ShapeMismatch
@@ -36,10 +36,11 @@ class RuleSpace(StateSpace):
 
     model: VectorRule  # type: ignore[assignment]
 
-    not_exported = (
-        "equations of rules of vectors are not exported; run.save, run.to_xarray and "
-        "run.to_pandas export the results of dmft.solve, and latex() prints them"
+    conventions = (
+        "fields row.x / sqrt(d); overlaps a.b / d: Q of the moving rows, M of moving and",
+        "fixed rows, P of the fixed rows; scalars by name.",
     )
+    sources = ("docs/theory/update_rules (4)",)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -70,21 +71,53 @@ class RuleSpace(StateSpace):
         found = {s.name: (s,) for s in self.model.learned}
         for name, axes in self.axes.items():
             if axes:
-                places = np.ndindex(self.shape(*axes))
+                places = np.ndindex(self.shapes[name])
                 found[name] = tuple(entry(name[-1], *place) for place in places)
         return {name: found[name] for name in self.axes}
 
     @cached_property
+    def still(self) -> dict[str, tuple[sp.Symbol, ...]]:
+        """Symbols of the overlaps of the fixed rows."""
+        name = f"{self.prefix}P"
+        return {name: tuple(entry("P", *place) for place in np.ndindex(self.shapes[name]))}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Lengths of the axes of all overlaps and scalars."""
+        front = ("blocks",) if self.prefix else ()
+        axes = {**self.axes, f"{self.prefix}P": (*front, "k", "k")}
+        return {name: self.shape(*own) for name, own in axes.items()}
+
+    @cached_property
     def fixed_entries(self) -> dict[str, str]:
         """Where code finds the overlaps of the fixed rows."""
-        name = f"{self.prefix}P"
-        places = np.ndindex(self.shape(*(("blocks",) if self.prefix else ()), "k", "k"))
-        return {str(entry("P", *place)): f"par[{name}_at + {n}]" for n, place in enumerate(places)}
+        ((name, symbols),) = self.still.items()
+        return {str(s): f"par[{name}_at + {n}]" for n, s in enumerate(symbols)}
+
+    @property
+    def announced(self) -> dict[str, Any]:
+        """What an exported file says of the declaration."""
+        rule = self.model
+        return {
+            "Rows": self.networks,
+            **{f"Step of {row}": step for row, step in rule.steps},
+            **{f"Rate of {s}": rate for s, rate in rule.rates},
+            "Inputs": ", ".join(
+                f"{view} {view.latents}" if view.latents else str(view) for view in rule.views
+            ),
+        }
+
+    @property
+    def held(self) -> int:
+        """Diagonals of Q that a constraint keeps: lengths, or all overlaps of orthonormal rows."""
+        if self.prefix:  # only their sums over blocks are kept
+            return 0
+        return len(self.model.moving) if self.model.orthonormal else int(self.model.on_sphere)
 
     @cached_property
     def gram(self) -> sp.ImmutableDenseMatrix:
         """Gram matrix of all rows, which stays positive semidefinite."""
-        rows, moments = (*self.model.moving, *self.model.fixed), Moments(self.model)
+        rows, moments = (*self.model.moving, *self.model.fixed), RowOverlaps(self.model)
 
         def of(i: int, j: int) -> sp.Expr:
             return moments.overlap(rows[i], rows[j])
@@ -111,20 +144,32 @@ class RuleSpace(StateSpace):
         BadParameter
             For rules with scalars or blocks.
         """
-        rule, (p, k) = self.model, (len(self.model.moving), len(self.model.fixed))
-        if rule.learned or self.prefix:
+        if self.model.learned or self.prefix:
             raise BadParameter("a rule with scalars, or with blocks, needs starts=")
-        found = []
-        for size in (1.0, SMALL):
-            for n in range(STARTS):
-                rows = np.random.default_rng([n, int(1 / size)]).standard_normal((p, p + k))
-                M = size * rows[:, :k]
-                Q = M @ M.T + rows[:, k:] @ rows[:, k:].T / p
-                if rule.on_sphere or rule.orthonormal:
-                    length = np.sqrt(np.diag(Q))
-                    Q, M = Q / np.outer(length, length), M / length[:, None]
-                found.append(Overlaps(Q, M, np.eye(k)))
-        return found
+        generators = [
+            (size, np.random.default_rng([n, int(1 / size)]))
+            for size in (1.0, SMALL) for n in range(STARTS)
+        ]  # fmt: skip
+        return [self.random_start(rng, size) for size, rng in generators]
+
+    def random_start(self, rng: np.random.Generator, size: float = 1.0) -> Overlaps:
+        """Random moving rows, with overlaps of a size with orthonormal fixed ones, and scalars."""
+        rule, (p, k) = self.model, (len(self.model.moving), len(self.model.fixed))
+        blocks = range(len(rule.fractions))
+        rows = [rng.standard_normal((p, p + k)) for _ in blocks]
+        M = np.array([size * y[:, :k] for y in rows])
+        Q = M @ M.swapaxes(-1, -2) + np.array([y[:, k:] @ y[:, k:].T / p for y in rows])
+        root = np.eye(p)
+        if rule.orthonormal:
+            root = np.linalg.cholesky(Q.sum(axis=0))
+        elif rule.on_sphere:
+            root = np.diag(np.sqrt(np.diag(Q.sum(axis=0))))
+        inverse = np.linalg.inv(root)
+        Q, M, P = inverse @ Q @ inverse.T, inverse @ M, np.array([np.eye(k) for _ in blocks])
+        scalars = {s.name: float(rng.uniform(0.2, 0.8)) for s in rule.learned}
+        if not self.prefix:
+            Q, M, P = Q[0], M[0], P[0]
+        return Overlaps(Q, M, P, scalars=scalars or None)
 
     def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
         """Equations with parameters that are expressions in t, scalars and measures.
@@ -193,7 +238,7 @@ class RuleSpace(StateSpace):
         result = dict(found)
         for block, symbols in self.blocks.items():
             rows = [result.pop(str(s), 0.0) for s in symbols]
-            value = np.array(rows, dtype=np.float64).reshape(self.shape(*self.axes[block]))
+            value = np.array(rows, dtype=np.float64).reshape(self.shapes[block])
             result[block.removeprefix(self.prefix)] = value
         return result
 

@@ -48,6 +48,7 @@ class Alignments(StateSpace):
 
     start_type = Alignment
     instead = INSTEAD
+    sources = ("arnaboldi_2025",)
 
     @property
     def outputs(self) -> int:
@@ -58,6 +59,21 @@ class Alignments(StateSpace):
     def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
         """Symbols of the components of e and m."""
         return alignment_symbols(self.model)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A single alignment is a number."""
+        return {n: () if len(s) == 1 else (len(s),) for n, s in self.blocks.items()}
+
+    def random_start(self, rng: np.random.Generator) -> Alignment:
+        """Alignments inside the feasible set."""
+        scale = 0.5 / max(1, sum(map(len, self.blocks.values()))) ** 0.5
+        parts = {
+            name: scale * rng.uniform(0.2, 1.0, len(symbols))
+            for name, symbols in self.blocks.items()
+        }
+        e, m = (y if y.size > 1 else float(y.sum()) for y in (parts["e"], parts["m"]))
+        return Alignment(e, m)
 
     @cached_property
     def gram(self) -> sp.ImmutableDenseMatrix:

@@ -28,9 +28,8 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition, define
 from dmft.equations.noise.record import (
-    Fluctuations,
+    WrittenNoise,
     check_dimension,
-    covariance_on_nodes,
     declared_dimension,
 )  # fmt: skip
 from dmft.equations.parameter_values import Values
@@ -38,7 +37,6 @@ from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
 
@@ -52,13 +50,10 @@ LENGTH_IS = "K + {count} q is the squared length of G in the span of w and what 
 
 
 @dataclass(frozen=True)
-class SequenceNoise(Fluctuations):
+class SequenceNoise(WrittenNoise):
     """Fluctuations of the alignments of a sequence model."""
 
     model: SequenceModel
-
-    closed = False
-    approximation = "covariance of the increments on nodes, its error estimated at given overlaps"
 
     # Symbols --------------------------------------------------------------------------------
 
@@ -229,54 +224,9 @@ class SequenceNoise(Fluctuations):
         """Declared parameters that are no run-time values of the covariance."""
         return {"batch_size", "readout_rate"}
 
-    def exact(self, size: int) -> bool:
-        """Whether there are nodes that are exact: none are looked for."""
-        return False
-
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the increments; `options` may hold nodes, replicas, seed."""
         return noise_rule(max(len(self.normals), 2 * self.model.length), False, options)
-
-    # Numbers --------------------------------------------------------------------------------
-
-    @cached_property
-    def functions(self) -> tuple[Any, Any]:
-        """Increments and next order as functions of arrays."""
-        known = sorted(
-            {s for part in self.at_nodes for y in part for s in y.free_symbols}
-            - set(self.normals), key=str,
-        )  # fmt: skip
-        whole = sp.Tuple(
-            *(y.rewrite(sp.Heaviside, sp.Piecewise) for part in self.at_nodes for y in part)
-        )
-        return known, array_function([*self.normals, *known], whole)
-
-    def add_to(
-        self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
-    ) -> dict[str, Array]:
-        """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
-        known, function = self.functions
-        numbers = {**values.scalars, **{name: float(y) for name, y in state.items()}}
-        normals = rule.normal[: len(self.normals)]
-        with np.errstate(all="ignore"):
-            found = function(*normals, *(numbers[s.name] for s in known))
-        rows = np.array([np.broadcast_to(y, rule.weight.shape) for y in found])
-        if self.has_cone:
-            rows = np.where(np.isnan(rows), 0.0, rows)
-        count = len(self.alignments)
-        Sigma = covariance_on_nodes([rows[:count]], rule.weight)
-        whole = dict(rates)
-        unit = self.scale(values) * self.algorithm.batch_size
-        for s, mean in zip(self.alignments, rows[count:] @ rule.weight, strict=False):
-            whole[str(s)] = whole[str(s)] + unit * mean
-        return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
-
-    def add_rounding(
-        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
-    ) -> dict[str, Array]:
-        """Rounding of the rates; that of averages on nodes is far below their spread."""
-        zero = np.zeros((len(self.alignments),) * 2)
-        return {**errors, "Sigma": zero, "covariance": zero}
 
     def check(self, values: Values, start: Any, given: Mapping[str, Any]) -> None:
         """Refuse a dimension that is no count, or too small for the directions."""

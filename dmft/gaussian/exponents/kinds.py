@@ -30,7 +30,7 @@ from dmft.gaussian.exponents.leaps import (
 )
 from dmft.gaussian.exponents.numerical_leaps import THRESHOLD, numerical_steps
 from dmft.gaussian.exponents.record import Exponent, Witness
-from dmft.validation import checked
+from dmft.validation import checked, checked_or
 
 # A coefficient known in floating point only counts as zero below this part of sqrt(E y^2).
 ZERO_COEFFICIENT = 1e-10
@@ -40,7 +40,7 @@ SYMBOLIC, CERTIFIED, NUMERICAL = "symbolic", "certified", "numerical"
 SAFETY = 10.0
 
 
-@checked
+@checked_or(f="of a rule of vectors it is one plus the power of a small overlap in its rate")
 def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
     r"""Smallest order of a nonzero Hermite coefficient: how hard a target is for one-pass SGD.
 

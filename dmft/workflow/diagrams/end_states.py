@@ -26,12 +26,12 @@ from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.fixed_points import (
     FixedPoint,
-    StationarySystem,
     check_equations,
     fixed_points,
     point_of,
     unit_of_rates,
 )
+from dmft.workflow.stationary_system import StationarySystem
 
 # Shares of teacher directions below this are none: a fixed point has none to rounding.
 NOTHING = 1e-3

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.analysis.diagrams.phase_diagram import Point
 from dmft.analysis.escape import EscapeWarning
 from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import seen_by
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.network import NetworkEquations
@@ -43,6 +45,8 @@ STATUSES = tuple(Status)
 # Cosine from which a teacher direction counts as learned: far above the errors of averages on
 # nodes, below what one step of descent finds.
 LEARNED = 0.1
+# Of escape times, what is watched and where it counts as escaped.
+WATCHED = ("observable", "threshold")
 # What systems are, in the words of refusals.
 FLOW = "equations of one pass or of gradient flow"
 SEQUENCE = "equations of a sequence model"
@@ -71,9 +75,13 @@ class EquationMeasure:
     followed_from: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in MEASURES:
-            raise BadParameter(f"unknown measure {self.name!r}; {BUILT_IN}")
-        kind = MEASURES[self.name]
+        own = observed_by(self.equations)
+        if self.name not in (*MEASURES, *own):
+            raise BadParameter(
+                f"unknown measure {self.name!r}; {BUILT_IN}"
+                + (f", or one of {', '.join(own)}" if own else "")
+            )
+        kind = self.kind
         absent = [n for n in ("equations", *kind.needs) if getattr(self, n) is None]
         if absent:
             words = ", ".join(f"{n}=" for n in ("equations", *kind.needs))
@@ -83,9 +91,19 @@ class EquationMeasure:
                 f'the measure "{self.name}" is defined for {" or ".join(kind.takes)}, not for '
                 f"{self.what}: {kind.way_out}"
             )
+        if self.name == "final_risk" and _is_rule(self.equations) and "risk" not in own:
+            raise BadParameter(
+                "this rule has no measure called risk; "
+                + (f"name one of {', '.join(own)} instead" if own else "declare measures={...}")
+            )
         reach = self.how.get("overlap")
         if reach is not None and not 0.0 < reach <= 1.0:
             raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
+
+    @property
+    def kind(self) -> Built:
+        """How it is computed: of a name of the equations, as their observable at the end."""
+        return MEASURES.get(self.name, OBSERVED)
 
     @property
     def what(self) -> str:
@@ -152,14 +170,14 @@ class EquationMeasure:
 
     def __call__(self, **parameters: float) -> Any:
         """Value at these parameters."""
-        return MEASURES[self.name].function(self, {**self.options, **parameters})
+        return self.kind.function(self, {**self.options, **parameters})
 
     def many(self, points: Sequence[Mapping[str, float]]) -> Iterator[Any]:
         """Values at many parameters, from one compiled batch of runs where they are closed forms.
 
         In the place of a point that raises an exception stands the exception.
         """
-        return results_of(self, MEASURES[self.name].function, points)
+        return results_of(self, self.kind.function, points)
 
     def label(self, result: Any) -> Any:
         """What a boundary compares: names and bools instead of the numbers of a sweep."""
@@ -206,6 +224,8 @@ def measure_of(
     with keywords that it would not see: a typing error, most likely.
     """
     if not callable(measure):
+        watched = {n: options[n] for n in WATCHED if n in options and measure == "escape_time"}
+        how, options = {**how, **watched}, {n: y for n, y in options.items() if n not in watched}
         found = EquationMeasure(
             measure, **system, how=how, options=options, followed_from=at if follows else None
         )
@@ -249,7 +269,7 @@ def words_for(system: Any) -> str:
     if isinstance(system, Problem) and system.origin is not None:
         system = system.origin
     if isinstance(system, Equations):
-        flow = {"overlaps": FLOW, "sequence": SEQUENCE}[system.family]
+        flow = SEQUENCE if system.family == "sequence" else FLOW
         return flow if system.noise is None else FLUCTUATING
     if isinstance(system, DescentEquations):
         return DESCENT
@@ -268,6 +288,21 @@ def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
     if of.what != DESCENT:
         return run
     return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
+
+
+def _observed(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run = of.run(here)
+    return (float(run[of.name][-1]) if run.status in FINE else np.nan), run.status
+
+
+def observed_by(system: Any) -> tuple[str, ...]:
+    """Names of the measures that a rule declares; none of other systems."""
+    system = system.origin if isinstance(system, Problem) else system
+    return tuple(n for n, _ in system.algorithm.measures) if _is_rule(system) else ()
+
+
+def _is_rule(system: Any) -> bool:
+    return isinstance(system, Equations) and system.family == "rule"
 
 
 def _converged(of: EquationMeasure, here: dict[str, Any]) -> bool:
@@ -310,7 +345,7 @@ def _learned_directions(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run, least = of.run(here), of.how.get("overlap") or LEARNED
     if run.status not in FINE:
         return float("nan"), run.status
-    found = cosines(run.Q[-1], run.M[-1], of.start.P)
+    found = cosines(run.Q[-1], run.M[-1], teachers_of(of))
     return int(np.sum(found.max(axis=0) >= least)), run.status
 
 
@@ -320,7 +355,14 @@ def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
         return float("nan"), run.status
     if of.what == SEQUENCE:
         return float(run.overlap[-1]), run.status
-    return float(cosines(run.Q[-1], run.M[-1], of.start.P).max()), run.status
+    return float(cosines(run.Q[-1], run.M[-1], teachers_of(of)).max()), run.status
+
+
+def teachers_of(of: EquationMeasure) -> NDArray[np.float64]:
+    """Overlaps of the teachers, in all blocks of the inputs."""
+    system = of.equations.origin if isinstance(of.equations, Problem) else of.equations
+    found: NDArray[np.float64] = seen_by(system.model, of.start).P
+    return found
 
 
 def equations_of(of: EquationMeasure) -> Equations:
@@ -342,6 +384,7 @@ class Built:
 
 _RUNS = (FLOW, SEQUENCE, DESCENT)
 _NO_RUN = "derive the equations of a sequence model, without fluctuations"
+OBSERVED = Built(_observed, (FLOW,), _NO_RUN)
 MEASURES: Mapping[str, Built] = {
     "escape_time": Built(
         _escape_time, (FLOW, SEQUENCE),

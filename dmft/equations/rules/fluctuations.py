@@ -1,0 +1,281 @@
+r"""Fluctuations of rules at large d: what one step adds to the overlaps and scalars.
+
+    dy = F dt + sqrt(g/(d n_b)) Sigma^(1/2) dB,    Sigma = Cov[v]
+
+v is what one sample adds to the overlaps and scalars in units of g/d, with the psi and Phi of the
+sample and not their means (theory/update_rules (18)). F is that of d -> infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.nodes import noise_rule
+from dmft.equations.definitions import Definition
+from dmft.equations.noise.record import (
+    WrittenNoise,
+    check_dimension,
+    declared_dimension,
+)
+from dmft.equations.parameter_values import Values
+from dmft.equations.rules.covariances import RowOverlaps, entry
+from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal
+from dmft.equations.views.printer import EquationPrinter
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.rules import NodeRule
+from dmft.laws import Discrete, Normal
+from dmft.model.update import VectorRule
+from dmft.rules import Field, Gram, Mean, Random, Row, View
+
+# Variances below this are those of parallel rows.
+LEAST = sp.Float(1e-24)
+Place = tuple[Row, Row, int]
+
+
+@dataclass(frozen=True)
+class RuleNoise(WrittenNoise):
+    """Fluctuations of the overlaps and scalars of a rule."""
+
+    model: VectorRule  # type: ignore[assignment]
+
+    known_terms = ()
+    unread = frozenset({"batch_size", "readout_rate"})
+
+    @cached_property
+    def overlaps(self) -> RowOverlaps:
+        """Symbols of the overlaps."""
+        return RowOverlaps(self.model)
+
+    @cached_property
+    def alignments(self) -> tuple[sp.Symbol, ...]:
+        """Entries of Q and M and the scalars, in the order of the packed state."""
+        p, k = len(self.model.moving), len(self.model.fixed)
+        blocks = len(self.model.fractions)
+        front = [(e,) for e in range(blocks)] if blocks > 1 else [()]
+        found = [
+            entry(name, *own, i, j)
+            for name, width in (("Q", p), ("M", k))
+            for own in front
+            for i in range(p)
+            for j in range(width)
+        ]
+        return (*found, *self.model.learned)
+
+    @property
+    def before_nodes(self) -> int:
+        """Numbers of P, which stand in front of the nodes."""
+        return len(self.model.fractions) * len(self.model.fixed) ** 2
+
+    @cached_property
+    def normals(self) -> tuple[sp.Symbol, ...]:
+        """Independent normal variables: rows in views, by block; then random numbers."""
+        fields = len(self.overlaps.rows) * len(self.model.views) * len(self.model.fractions)
+        return sp.symbols(f"n_0:{fields + len(self.model.randoms)}", real=True)
+
+    def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of the increments; `options` may hold nodes, replicas, seed."""
+        return noise_rule(len(self.normals), False, options)
+
+    # One sample -------------------------------------------------------------------------------
+
+    @cached_property
+    def sample(self) -> dict[sp.Symbol, sp.Expr]:
+        """Fields and random numbers in the normal variables."""
+        return self.sample_given({})
+
+    def sample_given(self, given: Mapping[sp.Symbol, sp.Expr]) -> dict[sp.Symbol, sp.Expr]:
+        """The same at values of random numbers, also for fields without their latents."""
+        known: dict[sp.Symbol, sp.Expr] = {}
+        rows, views = self.overlaps.rows, self.model.views
+        shape = (len(self.model.fractions), len(views), len(rows))
+        count = int(np.prod(shape))
+        n = np.array(self.normals[:count], dtype=object).reshape(shape)
+        order: list[View | Random] = [*views, *self.model.randoms]
+        for item in sorted(order, key=lambda y: y.number):
+            if isinstance(item, Random):
+                own = self.normals[count + self.model.randoms.index(item)]
+                known[item] = given[item] if item in given else self._random(item, own, known)
+                continue
+            for i, row in enumerate(rows):
+                parts = [self._field(item, i, e, n[e], known) for e in range(shape[0])]
+                for kind, own in ((item, [a + b for a, b in parts]),
+                                  (BareView.of(item), [b for _, b in parts])):  # fmt: skip
+                    known |= {Field(row, kind, e): y for e, y in enumerate(own)}
+                    known[Field(row, kind)] = sp.Add(*own)
+        return known
+
+    def put_in(self, expr: sp.Expr, known: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """An expression of the declaration in the normal variables and the overlaps."""
+        grams = {g: self.overlaps.overlap(*g.key) for g in expr.atoms(Gram)}
+        return plain(expr.xreplace(grams)).xreplace(dict(known))
+
+    def _field(
+        self, view: View, i: int, e: int, n: Any, known: Mapping[sp.Symbol, sp.Expr]
+    ) -> tuple[sp.Expr, sp.Expr]:
+        """Latents times overlaps, and noise that is correlated with that of other views."""
+        root, rows = _cholesky(view.covs[e]), self._rows_across(view, e)
+        place = view.group.index(view)
+        noise = sp.Add(*(
+            root[place, b] * rows[i, c] * n[self.model.views.index(other), c]
+            for b, other in enumerate(view.group) if other in self.model.views
+            for c in range(i + 1)
+        ))  # fmt: skip
+        own = e if len(self.model.fractions) > 1 else None
+        along = self.overlaps.along(self.overlaps.rows[i], view, own)
+        latent = sp.Add(*(self.put_in(c, known) * along[r] for r, c in view.latents.items()))
+        return latent, self.put_in(view.scales[e], known) * noise
+
+    def _rows_across(self, view: View, e: int) -> sp.Matrix:
+        """Cholesky factor of the overlaps of all rows, without what a view replaces."""
+        overlaps = self.overlaps
+        rows, u = overlaps.rows, list(view.replaces)
+        A = sp.Matrix(len(rows), len(rows), lambda i, k: overlaps.in_block(rows[i], rows[k], e))
+        if u:
+            K = sp.Matrix([[overlaps.along(row, view)[r] for r in u] for row in rows])
+            A -= K * sp.Matrix([[overlaps.overlap(r, row) for row in rows] for r in u])
+        return _cholesky(A)
+
+    def _random(self, r: Random, normal: sp.Symbol, known: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """A random number as a function of a normal one."""
+        if isinstance(r.law, Normal):
+            return exact(r.law.mean) + sp.sqrt(exact(r.law.variance)) * normal
+        if not isinstance(r.law, Discrete):
+            return quantile_of_normal(r, normal)
+        u, total = (1 + sp.erf(normal / sp.sqrt(2))) / 2, sp.S.Zero
+        values = [exact(y) for y in r.law.values]
+        found = values[0]
+        for weight, low, high in zip(r.law.weights, values, values[1:], strict=False):
+            total += self.put_in(exact(weight), known)
+            found += (high - low) * (1 + sp.sign(u - total)) / 2
+        return found
+
+    # What it adds -----------------------------------------------------------------------------
+
+    @cached_property
+    def at_nodes(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
+        """Increments of the state; nothing at the next order."""
+        rule, m, known = self.model, self.overlaps, self.sample
+        moving, blocks = rule.moving, range(len(rule.fractions))
+        pairs = [(a, b) for n, a in enumerate(moving) for b in (*moving[n:], *rule.fixed)]
+        free = {(a, b, e): self._increment(a, b, e) for a, b in pairs for e in blocks}
+        found = {m.in_block(*place): value for place, value in free.items()}
+        if rule.on_sphere or rule.orthonormal:
+            found = {m.in_block(*place): self._constrained(place, free) for place in free}
+        for (a, b, e), symbol in ((place, m.in_block(*place)) for place in free):
+            if b in moving:
+                own = (e,) if len(blocks) > 1 else ()
+                found[entry("Q", *own, m.places[b], m.places[a])] = found[symbol]
+        found |= {s: self.put_in(rate, known) for s, rate in rule.rates}
+        return tuple(found[s] for s in self.alignments), ()
+
+    def _increment(self, a: Row, b: Row, e: int) -> sp.Expr:
+        """What a sample adds to an overlap in a block, without constraint."""
+        rule, m, known = self.model, self.overlaps, self.sample
+        steps = {row: dict(step.terms) for row, step in rule.steps}
+        total = sp.S.Zero
+        for row, other in ((a, b), (b, a)) if b in rule.moving else ((a, b),):
+            for v, c in steps[row].items():
+                moved = (
+                    known[Field(other, v, e)] if isinstance(v, View) else m.in_block(v, other, e)
+                )
+                total += self.put_in(c, known) * moved
+        if b in rule.moving:
+            squares = sp.Add(*(
+                v.covs[e][v.group.index(v), v.group.index(u)]
+                * self.put_in(v.scales[e] * u.scales[e] * c * y, known)
+                for v, c in steps[a].items() for u, y in steps[b].items()
+                if isinstance(v, View) and isinstance(u, View) and u in v.group
+            ))  # fmt: skip
+            total += x.gamma / rule.batch_size * rule.fractions[e] * squares
+        return total
+
+    def _constrained(self, place: Place, free: Mapping[Place, sp.Expr]) -> sp.Expr:
+        """What is left of an increment when rows are put right."""
+        rule, m = self.model, self.overlaps
+        blocks, moving = range(len(rule.fractions)), rule.moving
+
+        def whole(a: Row, b: Row) -> sp.Expr:
+            pair = (a, b) if (a, b, 0) in free else (b, a)
+            return sp.Add(*(free[*pair, e] for e in blocks))
+
+        a, b, e = place
+        if a is b and len(blocks) == 1:
+            return sp.S.Zero
+        if rule.orthonormal and b in moving and len(blocks) == 1:
+            return sp.S.Zero
+        found = free[place] + m.put_right(a, b, e, whole)
+        return found + (m.put_right(b, a, e, whole) if b in moving else 0)
+
+    # As of other fluctuations -----------------------------------------------------------------
+
+    def scale(self, values: Values) -> float:
+        """Covariance per unit time over Sigma, g/(d n_b)."""
+        return float(
+            values.scalars["learning_rate"] / (values.scalars["dim"] * self.algorithm.batch_size)
+        )
+
+    def check(self, values: Values, start: Any, given: Mapping[str, Any]) -> None:
+        """Refuse a dimension that is no count, or too small for the rows."""
+        dim, rows = check_dimension(values, given), len(self.overlaps.rows)
+        if dim < rows:
+            raise BadParameter(f"dim = {dim:g} cannot hold {rows} rows")
+
+    def random_start(self, dim: int, seed: int) -> Any:
+        """Rules have no random start."""
+        raise BadParameter("paths of a rule need start=: overlaps of its rows")
+
+    def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
+        """Align lines: the stochastic equation and what a sample adds."""
+        batch = "" if self.algorithm.batch_size == 1 else r"\, n_b"
+        return [
+            rf"dy &= F\,dt + \sqrt{{\frac{{\gamma}}{{d{batch}}}}}\;\Sigma^{{1/2}}\,dB_t,"
+            r"\quad \Sigma = \mathrm{Cov}[v]",
+            r"v_{ji} &= \sum_a \psi_{ja} \lambda^a_i + (\Phi G)_{ji} + [j \leftrightarrow i] + "
+            r"\gamma \sum_{ab} C_{ab} \psi_{ja} \psi_{ib}",
+        ]
+
+    def text(self, known: Sequence[Definition]) -> list[str]:
+        """Lines for a terminal."""
+        batch = "" if self.algorithm.batch_size == 1 else " n_b"
+        return [
+            f"  dy = F dt + sqrt(γ/(d{batch})) Σ^(1/2) dB,  Σ = Cov[v]  (Ito); v is what a sample "
+            "adds to the overlaps and scalars, in units of γ/d",
+            "  F is that of d → ∞: its terms at order 1/d are left out",
+            f"  {self.approximation}",
+        ]
+
+
+def _cholesky(matrix: Any) -> sp.Matrix:
+    """Lower factor of a symbolic matrix; dependent rows keep a tiny variance."""
+    size = matrix.rows
+    found = sp.zeros(size, size)
+    for i in range(size):
+        for j in range(i + 1):
+            rest = matrix[i, j] - sp.Add(*(found[i, c] * found[j, c] for c in range(j)))
+            if i != j:
+                found[i, j] = sp.S.Zero if rest == 0 else rest / found[j, j]
+            elif rest.is_number:
+                found[i, i] = sp.sqrt(rest) if rest > LEAST else sp.sqrt(LEAST)
+            else:
+                found[i, i] = sp.sqrt(sp.Max(rest, LEAST))
+    return found
+
+
+def rule_noise(rule: VectorRule, dim: Any) -> RuleNoise:
+    """Fluctuations of a rule, or a refusal.
+
+    Raises
+    ------
+    BadParameter
+        Without a dimension; for averages as coefficients.
+    """
+    if any(y.has(Mean) for y in rule.expressions):
+        raise BadParameter("fluctuations of rules with averages as coefficients are not derived")
+    return RuleNoise(rule, rule, declared_dimension(rule, dim))

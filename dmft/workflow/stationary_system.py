@@ -1,0 +1,162 @@
+"""Rates of equations in free coordinates, and their Jacobian: what Newton's method solves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.boundaries.brackets import differences
+from dmft.arrays import Array
+from dmft.codegen.linearised import compiled_tangent
+from dmft.equations.equations import Equations
+from dmft.equations.parameter_values import Values
+from dmft.errors import BadParameter, NotClosed
+from dmft.model import Overlaps
+from dmft.solvers.pointers import entry, loop
+from dmft.workflow.solving.inputs import problem_of
+
+# Blocks that are symmetric, by their names without what tells of a spectrum.
+SYMMETRIC, OF_SPECTRUM = ("Q", "velocity"), "block_"
+
+
+def plain_name(name: str) -> str:
+    """A block without what tells of a spectrum."""
+    return name.removeprefix(OF_SPECTRUM)
+
+
+class StationarySystem:
+    """Compiled rates and Jacobian of equations in free coordinates around a start."""
+
+    def __init__(self, equations: Equations, point: Any, parameters: Mapping[str, Any]) -> None:
+        """`point` is `Overlaps`, or a record that has them as `overlaps`."""
+        start: Overlaps = getattr(point, "overlaps", point)
+        self.linear = _tangent(equations)
+        self.equations, self.problem = equations, problem_of(equations)
+        self.start = start
+        self.place = {name: n for n, name in enumerate(equations.parameters)}
+        values = equations.values(start, dict(parameters))
+        self.par = self.packed_parameters(values)
+        self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
+        self.p, self.k = start.p, start.k
+        self.sizes = values.widths
+        self.rows, self.columns = np.tril_indices(self.p, -equations.space.held)
+        self.free = self.flat(self.problem.pack(equations.state(start, values)))
+
+    def packed_parameters(self, values: Values) -> Array:
+        """Scalars and constant arrays as the compiled functions read them."""
+        scalars = {name: values.scalars[name] for name in self.equations.parameters}
+        return self.problem.pack_parameters(scalars, values.arrays)
+
+    def flat(self, packed: Array) -> Array:
+        """Free coordinates of packed states or of their rates: one half of symmetric blocks."""
+        free: Array = packed[..., self._places]
+        return free
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Where the free coordinates stand in a packed state."""
+        size = sum(block.size(self.sizes) for block in self.problem.state)
+        blocks = self.problem.unpack(np.arange(float(size)), self.sizes)
+        lower = (..., self.rows, self.columns)
+        parts = [b[lower] if plain_name(name) in SYMMETRIC else b for name, b in blocks.items()]
+        return np.concatenate([part.ravel() for part in parts]).astype(np.int64)
+
+    @cached_property
+    def _units(self) -> Array:
+        """Displacement along each free coordinate, packed."""
+        return np.array([self.pack(self.blocks(unit)) for unit in np.eye(self._places.size)])
+
+    def blocks(self, y: NDArray[Any], base: Array | None = None) -> dict[str, NDArray[Any]]:
+        """Blocks at free coordinates: Q, M, ..., with an axis in front where there is a spectrum.
+
+        What of Q is not free comes from `base` (zero if None).
+        """
+        found, at = {}, 0
+        for block in self.problem.state:
+            name, shape = plain_name(block.name), block.shape(self.sizes)
+            if name not in SYMMETRIC:
+                size = int(np.prod(shape))
+                found[name] = y[at : at + size].reshape(shape)
+            else:
+                half = (*shape[:-2], self.rows.size)
+                size = int(np.prod(half))
+                fixed = base is not None and name == "Q"
+                Q = np.array(base if fixed else np.zeros(shape), dtype=y.dtype)
+                Q[..., self.rows, self.columns] = y[at : at + size].reshape(half)
+                Q[..., self.columns, self.rows] = Q[..., self.rows, self.columns]
+                found[name] = Q
+            at += size
+        return found
+
+    def pack(self, blocks: Mapping[str, Array]) -> Array:
+        """State or displacement of `blocks`, packed."""
+        return self.problem.pack({b.name: blocks[plain_name(b.name)] for b in self.problem.state})
+
+    def packed(self, y: Array) -> Array:
+        """State at free coordinates, lengths on a sphere as at the start."""
+        return self.pack(self.blocks(y, self.start.Q))
+
+    def rates(self, y: Array) -> Array:
+        """Rates of the free coordinates."""
+        state = self.packed(y)
+        out = np.empty_like(state)
+        self.problem.rhs(0.0, state, self.widths, self.par, out)
+        return self.flat(out)
+
+    def jacobian(self, y: Array) -> Array:
+        """Derivatives of the rates, by the derived tangent equations where there are any."""
+        if self.linear is None:
+            return differences(self.rates, y, self.scale(y))
+        units = self._units
+        out = np.empty_like(units)
+        both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
+        times, linear = np.zeros(len(units)), entry(self.linear, "RHS")
+        loop("evaluate_rows")(linear, times, both, self.widths, self.par, out)
+        return self.flat(out).T
+
+    def scale(self, y: Array) -> Array:
+        """Sizes of the free coordinates: products of the lengths of their rows; scalars from 1."""
+        blocks = self.blocks(y, self.start.Q)
+        own, other = (
+            np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
+            for gram in (blocks["Q"], self.start.P)
+        )  # fmt: skip
+        sizes = {name: np.maximum(1.0, np.abs(value)) for name, value in blocks.items()}
+        sizes["Q"] = own[..., :, None] * own[..., None, :]
+        sizes["M"] = own[..., :, None] * other[..., None, :]
+        found = self.flat(self.pack(sizes))
+        return np.where(found > 0.0, found, 1.0)
+
+    def finite_jacobian(self, y: Array) -> Array:
+        """`jacobian`, refused where the rates leave the floats."""
+        found = self.jacobian(y)
+        if not np.all(np.isfinite(found)):
+            raise BadParameter(
+                "the rates there are not finite: take smaller parameters or overlaps"
+            )
+        return found
+
+    def observed(self, y: Array) -> dict[str, float]:
+        """Observables by name."""
+        out = np.empty(len(self.problem.observables))
+        if out.size:
+            self.problem.observe(0.0, self.packed(y), self.widths, self.par, out)
+        return dict(zip(self.problem.observables, out.tolist(), strict=True))
+
+    def risk(self, y: Array) -> float:
+        """Population risk; nan where the equations have none."""
+        return self.observed(y).get("risk", float("nan"))
+
+
+def _tangent(equations: Equations) -> Any:
+    """Compiled tangent equations; none of rules with averages on nodes."""
+    try:
+        return compiled_tangent(equations)
+    except NotClosed:
+        if equations.family == "rule":
+            return None
+        raise

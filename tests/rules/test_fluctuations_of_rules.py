@@ -1,0 +1,136 @@
+"""Fluctuations (18) of rules: one step of the chain, models under SGD, paths, fixed points."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft import laws
+from dmft.errors import BadParameter
+from dmft.literature import rules as lit
+from dmft.rules import Random, Rows, View, fixed, mean, views
+
+z = sp.Symbol("z", real=True)
+FAR, SEEDS = 10**6, 20_000
+
+
+def sigma(y):
+    return sp.erf(y / sp.sqrt(2))
+
+
+def subspace():
+    w, u = Rows("w", 2), fixed("u", 2)
+    spikes = {u[r]: Random(f"c{r}", laws.Normal(variance=v)) for r, v in ((0, 3), (1, 2))}
+    x = View("x", replaces=spikes)
+    steps = {row: (row @ x) * x for row in w}
+    return dmft.UpdateField(steps, learning_rate=0.4, constraint="orthonormal")
+
+
+def two_views():
+    w, u = Rows("w"), fixed("u")
+    c, m = Random("c", laws.Rademacher()), Random("m", laws.Bernoulli(0.4))
+    x, y = views("x y", cov=[[1, 0.5], [0.5, 1.3]], adds={u: 0.7 * c})
+    step = sp.tanh(w @ x) * x + m * (u @ x) * y - 0.3 * (w @ y) ** 2 * w
+    return dmft.UpdateField({w: step}, learning_rate=0.8)
+
+
+CASES = {
+    "adatron": (lambda: lit.perceptron_rule("adatron"),
+                dmft.Overlaps([[1.0]], [[0.3]], [[1.2]])),
+    "generated": (lambda: lit.contrastive_divergence(1.1),
+                  dmft.Overlaps([[0.3]], [[0.1]], [[1.5]], scalars={"b": 0.2})),
+    "sphere": (lambda: lit.independent_component(laws.Laplace(0.5**0.5), None, 0.05),
+               dmft.Overlaps([[1.0]], [[0.6]])),
+    "orthonormal": (subspace, dmft.Overlaps(np.eye(2), [[0.4, 0.1], [-0.1, 0.3]])),
+    "views": (two_views, dmft.Overlaps([[0.8]], [[0.3]], [[1.1]])),
+    "blocks": (lambda: lit.curriculum(1.0, 0.5),
+               dmft.Overlaps([[[0.5]], [[0.7]]], [[[0.2]], [[0.1]]], [[[0.5]], [[0.5]]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_covariance_of_one_step(name):
+    """The exact chain at d = 10^6: increments in units of g/d over 20 000 seeds."""
+    make, start = CASES[name]
+    rule = make()
+    eqs = dmft.derive(rule, dim=FAR, fluctuations=True)
+    found, g = eqs.evaluate(start, nodes=2**14), float(rule.learning_rate)
+    unit = g / FAR
+    runs = dmft.simulate(
+        rule, dim=FAR, t_max=unit, seeds=SEEDS, start=start, method="overlaps", save_at=2
+    ).runs
+    names = ["Q", "M", *(s.name for s in rule.learned)]
+    moved = [(runs[n][:, -1] - runs[n][:, 0]).reshape(SEEDS, -1) / unit for n in names]
+    v = np.concatenate(moved, axis=1)
+    S = found["Sigma"]
+    if start.blocks:  # runs hold totals
+        add = np.kron(np.eye(2), np.ones((1, 2)))
+        S = add @ S @ add.T
+    wanted = np.cov(v.T)
+    centred = v - v.mean(axis=0)
+    error = np.std(centred[:, :, None] * centred[:, None, :], axis=0) / SEEDS**0.5
+    assert np.all(abs(wanted - S) < 4.5 * error + 6e-3 * abs(S).max() + 1e-12)
+    np.testing.assert_allclose(found["covariance"], unit * found["Sigma"], rtol=1e-12)
+
+
+def test_a_model_under_sgd_has_the_same_fluctuations():
+    model = dmft.Model(
+        dmft.Committee(sigma(z), 2), dmft.Committee(sigma(z), 1), label_noise=0.3
+    )  # fmt: skip
+    start = dmft.Overlaps([[0.8, 0.2], [0.2, 0.5]], [[0.3], [0.1]], [[1.1]])
+    w, B, x = Rows("w", 2), fixed("B"), View("x")
+    xi = Random("xi", laws.Normal(variance=0.3))
+    e = sigma(B @ x) - sum(sigma(row @ x) for row in w) / 2 + xi
+    steps = {row: sp.diff(sigma(row @ x), row @ x) * e * x for row in w}
+    rule = dmft.UpdateField(steps, learning_rate=0.35)
+    ours = dmft.derive(rule, dim=400, fluctuations=True).evaluate(start, nodes=2**15)
+    sgd = dmft.derive(model, dmft.SGD(0.7), dim=400, fluctuations=True)
+    wanted = sgd.evaluate(start, nodes=2**15)
+    np.testing.assert_allclose(ours["Sigma"], wanted["Sigma"], atol=6e-4)
+    np.testing.assert_allclose(ours["covariance"], wanted["covariance"], atol=1e-6)
+
+
+@pytest.mark.compiled
+def test_paths_have_the_covariance_of_the_reference():
+    """Compiled Sigma at one state; a short run from a start, whose variance grows with it."""
+    rule, start = two_views(), CASES["views"][1]
+    eqs = dmft.derive(rule, dim=2000, fluctuations=True)
+    nodes = 2**10
+    t, paths = 0.02, 4000
+    run = dmft.solve(eqs, start, t, paths=paths, dt=t / 4, save_at=2, seed=3, nodes=nodes)
+    found = eqs.evaluate(start, nodes=nodes)["covariance"]
+    wanted = t * np.array([found[0, 0], found[1, 1]])
+    variance = np.array([run.std.Q[-1, 0, 0], run.std.M[-1, 0, 0]]) ** 2
+    np.testing.assert_allclose(variance, wanted, rtol=0.15)
+    drift = dmft.solve(dmft.derive(rule), start, t, save_at=2, nodes=48)
+    assert abs(run.mean.M[-1, 0, 0] - drift.M[-1, 0, 0]) < 5 * (wanted[1] / paths) ** 0.5 + 1e-5
+
+
+def test_stationary_fluctuations_of_temporal_differences():
+    """M is an Ornstein-Uhlenbeck process of rate 1 - gamma tau."""
+    rule = lit.temporal_difference(0.5, 0.6, 0.3, 0.2)
+    (point,) = dmft.fixed_points(dmft.derive(rule), dmft.Overlaps([[2.0]], [[1.4]]))
+    eqs = dmft.derive(rule, dim=500, fluctuations=True)
+    noise = dmft.linear_noise(eqs, point)
+    found = eqs.evaluate(point.overlaps)["covariance"]
+    M = list(map(str, eqs.noise.alignments)).index("M_1_1")
+    assert noise.covariance[M, M] == pytest.approx(found[M, M] / (2 * (1 - 0.3)), rel=1e-6)
+    np.testing.assert_allclose(sorted(noise.rates.real)[-1], -(1 - 0.3), rtol=1e-8)
+
+
+def test_fluctuations_are_printed_and_refused():
+    rule = lit.perceptron_rule()
+    eqs = dmft.derive(rule, dim=100, fluctuations=True)
+    assert "Cov[v]" in str(eqs)
+    assert r"\mathrm{Cov}[v]" in eqs.latex()
+    with pytest.raises(BadParameter, match="pass dim="):
+        dmft.derive(rule, fluctuations=True)
+    with pytest.raises(BadParameter, match="its own model"):
+        dmft.derive(rule, dim=100)
+    with pytest.raises(BadParameter, match="paths of a rule need start="):
+        dmft.solve(eqs, None, 1.0, paths=2, dt=0.1)
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    h, k = w @ x, B @ x
+    averaged = dmft.UpdateField({w: (h * k - mean(h * k)) * x}, learning_rate=0.5)
+    with pytest.raises(BadParameter, match="averages as coefficients"):
+        dmft.derive(averaged, dim=100, fluctuations=True)
