@@ -565,7 +565,10 @@ def copies(view: View, count: int) -> tuple[View, ...]:
 
 
 class Mean(sp.Expr):
-    """Average over one step, a coefficient that is a number at given overlaps."""
+    """Average over one step, a coefficient that is a number at given overlaps.
+
+    Its arguments are what is averaged, and values of random numbers.
+    """
 
     is_commutative = True
     is_real = True
@@ -576,19 +579,14 @@ class Mean(sp.Expr):
         found: Mean = cls(expr, sp.Tuple(*(sp.Tuple(*pair) for pair in given)))
         return found
 
-    @property
-    def integrand(self) -> sp.Expr:
-        """What is averaged."""
-        return self.args[0]
-
     def _latex(self, printer: Any) -> str:
         known = ", ".join(f"{printer._print(r)} = {printer._print(v)}" for r, v in self.args[1])
-        inside = printer._print(self.integrand)
+        inside = printer._print(self.args[0])
         return rf"\left\langle {inside} \right\rangle" + (f"_{{{known}}}" if known else "")
 
     def _sympystr(self, printer: Any) -> str:
         known = ", ".join(f"{r} = {v}" for r, v in self.args[1])
-        return f"E[{printer._print(self.integrand)}{' | ' if known else ''}{known}]"
+        return f"E[{printer._print(self.args[0])}{' | ' if known else ''}{known}]"
 
 
 def mean(expr: Any) -> sp.Expr:

@@ -158,7 +158,7 @@ class _Steps:
         raise BadParameter(f"{self.target} is explained as the entry above the diagonal")
 
     def _closed(self, average: Mean) -> sp.Expr:
-        return self.moments(average.integrand)
+        return self.moments(average.args[0])
 
     def judge(self, before: sp.Expr, after: sp.Expr) -> Any:
         """Both sides on the same samples."""
@@ -272,7 +272,7 @@ class Samples:
     def mean(self, average: Mean) -> tuple[float, float]:
         """An average and its standard error."""
         if average not in self.known:
-            expr = average.integrand.xreplace({f: f.whole for f in average.atoms(Opaque)})
+            expr = average.args[0].xreplace({f: f.whole for f in average.atoms(Opaque)})
             given = tuple((r, y) for r, y in average.args[1])
             values = np.broadcast_to(self._at_samples(expr, given), (SAMPLES,))
             error = float(values.std() / np.sqrt(SAMPLES))

@@ -67,7 +67,7 @@ class Moments(RowOverlaps):
 
     def in_overlaps(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the symbols of the overlaps, and with averages in it taken."""
-        expr = expr.replace(lambda e: isinstance(e, Mean), lambda e: self(e.integrand))
+        expr = expr.replace(lambda e: isinstance(e, Mean), lambda e: self(e.args[0]))
         return expr.xreplace({g: self.overlap(*g.key) for g in expr.atoms(Gram)})
 
     # Averages ------------------------------------------------------------------------------------
