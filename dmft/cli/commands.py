@@ -34,10 +34,9 @@ def derived(declared: Declaration) -> Any:
     """Equations of the declaration; with [algorithm] dim the map of one step."""
     from dmft.equations.derive import derive
 
-    if declared.is_rule:
-        return derive(declared.model)
+    model: Any = declared.model
     algorithm: Any = declared.algorithm  # of any kind, each of which has an overload
-    return derive(declared.model, algorithm, dim=declared.dim)
+    return derive(model) if declared.is_rule else derive(model, algorithm, dim=declared.dim)
 
 
 def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -128,7 +128,7 @@ def _formulas(session: Session) -> dict[str, str]:
 
 def _stored(session: Session, exported: Exported) -> dict[str, Any]:
     """Numbers that the page cannot compute: starts, readouts, printed equations."""
-    trained = not exported.sequence and session.declared.equations.algorithm.trains_readout
+    trained = not exported.written_out and session.declared.equations.algorithm.trains_readout
     if trained:
         raise BadParameter(
             "a page without a server holds the readouts fixed; these learn: dmft explore serves it"
@@ -141,7 +141,7 @@ def _stored(session: Session, exported: Exported) -> dict[str, Any]:
         "equations": _equations(session),
         "trained": trained,
     }
-    if exported.sequence:
+    if exported.written_out:
         return facts | {
             "sizes": {n: len(s) for n, s in session.declared.equations.space.blocks.items()}
         }

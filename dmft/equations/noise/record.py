@@ -141,10 +141,16 @@ class WrittenNoise(Fluctuations):
 
     closed = False
     approximation = "covariance of the increments on nodes, its error estimated at given overlaps"
-    # Whether increments are 0/0 at some nodes, which are left out.
-    has_cone = False
-    # Numbers of constants in front of the nodes.
-    before_nodes = 0
+
+    @property
+    def has_cone(self) -> bool:
+        """Whether increments are 0/0 at some nodes, which are left out."""
+        return False
+
+    @property
+    def before_nodes(self) -> int:
+        """Numbers of constants in front of the nodes."""
+        return 0
 
     @property
     @abstractmethod

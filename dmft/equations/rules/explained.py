@@ -10,10 +10,11 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
+from dmft.equations.rules.coordinates import Given
 from dmft.equations.rules.fluctuations import RuleNoise
 from dmft.equations.rules.forms import Opaque, hidden, plain
 from dmft.equations.rules.latex import row_names
-from dmft.equations.rules.moments import Given, Moments
+from dmft.equations.rules.moments import Moments
 from dmft.equations.rules.nodes import rule_of, value_at
 from dmft.equations.rules.rates import Rates
 from dmft.equations.symbols import gamma

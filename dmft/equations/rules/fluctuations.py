@@ -46,7 +46,7 @@ class RuleNoise(WrittenNoise):
     model: VectorRule  # type: ignore[assignment]
 
     known_terms = ()
-    unread = frozenset({"batch_size", "readout_rate"})
+    unread = {"batch_size", "readout_rate"}  # noqa: RUF012
 
     @cached_property
     def overlaps(self) -> RowOverlaps:
@@ -182,9 +182,7 @@ class RuleNoise(WrittenNoise):
         total = sp.S.Zero
         for row, other in ((a, b), (b, a)) if b in rule.moving else ((a, b),):
             for v, c in steps[row].items():
-                moved = (
-                    known[Field(other, v, e)] if isinstance(v, View) else m.in_block(v, other, e)
-                )
+                moved = m.in_block(v, other, e) if isinstance(v, Row) else known[Field(other, v, e)]
                 total += self.put_in(c, known) * moved
         if b in rule.moving:
             squares = sp.Add(*(
