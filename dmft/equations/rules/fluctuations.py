@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -27,6 +27,7 @@ from dmft.equations.noise.record import (
 from dmft.equations.parameter_values import Values
 from dmft.equations.rules.covariances import RowOverlaps, entry
 from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal
+from dmft.equations.rules.space import RuleSpace
 from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
@@ -56,17 +57,8 @@ class RuleNoise(WrittenNoise):
     @cached_property
     def alignments(self) -> tuple[sp.Symbol, ...]:
         """Entries of Q and M and the scalars, in the order of the packed state."""
-        p, k = len(self.model.moving), len(self.model.fixed)
-        blocks = len(self.model.fractions)
-        front = [(e,) for e in range(blocks)] if blocks > 1 else [()]
-        found = [
-            entry(name, *own, i, j)
-            for name, width in (("Q", p), ("M", k))
-            for own in front
-            for i in range(p)
-            for j in range(width)
-        ]
-        return (*found, *self.model.learned)
+        blocks = RuleSpace(cast(Any, self.model), self.model).blocks
+        return tuple(s for symbols in blocks.values() for s in symbols)
 
     @property
     def before_nodes(self) -> int:
