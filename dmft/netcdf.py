@@ -85,7 +85,7 @@ def write(
     """Write one record; an existing file is replaced only by a complete one.
 
     `names` are the quantities that variables hold where these have other names. `BadParameter`
-    tells why the file cannot be written there: no such folder, no room, a name that is too long.
+    names the reason why the file cannot be written: no such folder, no room, too long a name.
     """
     target = checked_path(path)
     partial = target.with_name(f".{uuid.uuid4().hex[:12]}.partial")

@@ -237,7 +237,7 @@ def escape_time_of_problem(
 
     The observables include `observable`, which is called the risk here; `threshold` is a value
     that it crosses, and `overlap` measures by the largest cosine instead. `options` go
-    to `solve_problem`. An `EscapeWarning` tells that a threshold relative to the start is met
+    to `solve_problem`. An `EscapeWarning` is given if a threshold relative to the start is met
     before the plateau.
     """
     # Events and plateaus are looked for on every step.

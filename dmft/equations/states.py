@@ -35,7 +35,7 @@ OF_NOISE = frozenset({"noise_factor", "block_fraction", "inverse_count"})
 class StateSpace(ABC):
     """What equations of one kind read of a start; the defaults are those of overlaps.
 
-    `instead` tells what there is in place of a measure that these equations do not have;
+    `instead` names what there is in place of a measure that these equations do not have;
     `not_unrolled` and `not_exported` why there are no scalar equations or exports, and are empty
     where there are; `sources` and `conventions` are keys of `dmft.cite` and sentences on letters
     and factors in exported files.

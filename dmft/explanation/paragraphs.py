@@ -36,7 +36,7 @@ KEY = re.compile(r"\[([a-z_0-9]+)\]")
 class Meaning:
     """What names that an explanation prints mean, in a sentence without its stop.
 
-    `latex` has formulas between dollars; `declared` tells whether the declaration in a document
+    `latex` has formulas between dollars; `declared` is true if the declaration in a document
     says it.
     """
 
@@ -150,7 +150,7 @@ class Argument:
 class Paragraph:
     """Steps by one rule that follow each other, with a number such as 2.1 or 2.1-2.3.
 
-    `first` tells that the rule has not been used before: what it says is said once; `continues`
+    `first` is true if the rule has not been used before (its text is printed once); `continues`
     that the first step begins with the result of the step before it at the same depth.
     """
 

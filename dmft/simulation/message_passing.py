@@ -30,7 +30,7 @@ FOUND = 1e-5
 class MessagePassingRun:
     """Overlaps with the teacher and lengths (T + 1, k, k) after each step, and how the run ended.
 
-    `found` tells whether the variance of the posterior vanished; `estimate` is (d, k).
+    `found` is true if the variance of the posterior vanished; `estimate` is (d, k).
     """
 
     overlap: Array

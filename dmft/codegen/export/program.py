@@ -154,8 +154,8 @@ def walk(
 ) -> Program:
     """Program of the definitions of one role, "rate" or "observable".
 
-    `names` are identifiers of the parameters, `entries` tells where numbers of the state are whose
-    definitions are written in them one by one.
+    `names` are identifiers of the parameters; `entries` has the places of those numbers of the
+    state whose definitions are written one by one.
     """
     other = {"rate": "observable", "observable": "rate"}[role]
     return Walker(names, entries, axes).program(live([d for d in definitions if d.role != other]))

@@ -32,7 +32,7 @@ LARGEST_DEGREE = 12
 class Facts:
     """Rates of one overlap mu and of the length q while all other overlaps vanish.
 
-    `drift` dM_jr/dt and `risk` are polynomials in mu = M_jr; `ends` tells whether they are exact
+    `drift` dM_jr/dt and `risk` are polynomials in mu = M_jr; `ends` is true if they are exact
     for one neuron, not the beginning of a series. `length_rate` is dq/dt at mu = 0 (0 on the
     sphere), `noise` d times the growth of the variance of M_jr per unit t by the noise of the
     samples at mu = 0. The teacher of `model`, of one field, is written as a committee.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Printed:
     """A rate and what it reads, with declared values put in where `subject` is given.
 
-    `unit_teachers` tells whether P is the identity; `closed` are equations of single units without
+    `unit_teachers` is true if P is the identity; `closed` are equations of single units without
     averages.
     """
 

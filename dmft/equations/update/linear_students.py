@@ -97,7 +97,7 @@ def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -
     """What losses of a model see of a sample; None where it is more than one combination.
 
     `label` is without noise, in the fields, and `noisy` where noise is added to it; `residuals`
-    tells that it is the teacher's, about mean zero: neither flipped nor in clusters.
+    is true if it is the teacher's, about mean zero: neither flipped nor in clusters.
     """
     slope = slope_of(model.student.activation)
     if slope is None:

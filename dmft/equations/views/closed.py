@@ -39,7 +39,7 @@ class ClosedSystem:
     `rows` are (target, expression, role); `values` of overlaps that the constraint fixes; `totals`
     sums over the blocks of a spectrum; `angle` the cosine of the angle between student and teacher,
     where the rows hold it; `notes` declared values that were put in (`declared_definitions`);
-    `scalar` tells whether the rows hold no sums over neurons.
+    `scalar` is true if the rows hold no sums over neurons.
     """
 
     rows: tuple[tuple[sp.Expr, sp.Expr, Role], ...]

@@ -61,7 +61,7 @@ class Page:
     """How equations are printed: points in a line, and letters in place of ours (`letters_of`).
 
     `symbolic` keeps readouts, P, the noise and indices of single units as symbols; `kernels`
-    ("auto", "all" or "none") tells which averages follow in closed form; `form` is "closed"
+    ("auto", "all" or "none") selects averages that follow in closed form; `form` is "closed"
     (without averages), "structured" (sums of averages) or None, which takes the first where it is
     short.
     """

@@ -25,7 +25,7 @@ CLOCK = "t = steps / N; K and M of order one as N -> infinity"
 class Subject:
     """What is printed: definitions, what they were derived from, and the notation.
 
-    `fluctuates` tells whether there is noise beside the rates, `reduced` whether the state is one
+    `fluctuates` is true if there is noise beside the rates, `reduced` if the state is one
     of a limit or of a symmetric subspace.
     """
 

@@ -23,7 +23,7 @@ from dmft.solvers.jobs import Job
 
 
 class Stepper(ABC):
-    """A march under way; the status is "ok" until the message tells how it ended."""
+    """A march under way; at the end the message describes the status."""
 
     status: Status
     message: str

@@ -92,7 +92,7 @@ class Site:
 
     `rate`, `by_state` and `by_field` (x, h, nu, *sites) are f and its derivatives, of positive
     sites those of x rho + lambda, with `growth` (h, nu, *sites), the rate at x = 0. `is_linear`
-    tells whether the rate is affine in the state, with a constant slope.
+    is true if the rate is affine in the state, with a constant slope.
     """
 
     rate: Callable[..., Any]
