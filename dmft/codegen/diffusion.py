@@ -1,7 +1,8 @@
 """Code of the fluctuations: covariance of the increments, and the drift with its O(1/d) terms.
 
-Two forms. For one student and one teacher with polynomial activations: the polynomials themselves.
-Otherwise the increments at nodes, whose covariance `dmft.special.gram` takes.
+Those of sequence models are at nodes. Of overlaps there are two forms: for one student and one
+teacher with polynomial activations the polynomials themselves, otherwise the increments at nodes,
+whose covariance `dmft.special.gram` takes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
 from dmft.literature.two_tokens.curves import Boundaries, squared_boundaries
-from dmft.literature.two_tokens.loss import TwoTokenRisk, check_omega
 from dmft.literature.two_tokens.regions import positional_semantic_diagram
-from dmft.literature.two_tokens.tables import alpha_of
+from dmft.literature.two_tokens.tables import TwoTokenRisk, alpha_of, check_omega
 from dmft.literature.two_tokens.unsquared import UnsquaredRisk, unsquared_boundaries
 from dmft.model import Attention, Encoding, Model, SequenceModel
 

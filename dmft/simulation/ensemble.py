@@ -1,4 +1,4 @@
-"""The record of many finite-dimensional runs: means, errors, every run, how each ended."""
+"""The record of many finite-dimensional runs: means, errors, every run, first passages."""
 
 from __future__ import annotations
 

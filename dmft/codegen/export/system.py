@@ -1,4 +1,4 @@
-"""What an export holds of a system: programs, arrays, parameters, reference values, a header."""
+"""`export`, and what a file holds of a system: programs, arrays, parameters, a header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equations of motion of the alignments of a sequence model, and the derivation of their rates."""
+"""Equations of motion of the alignments of a sequence model: rates, learning rates, gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of a label as numbers: inverses, slopes, and moments of a Gaussian field on each."""
+"""Pieces of a label as numbers: inverses, slopes, moments of a Gaussian field; drawn labels."""
 
 from __future__ import annotations
 

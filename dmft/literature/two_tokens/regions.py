@@ -20,8 +20,7 @@ from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.diagrams.region_diagram import as_axis
 from dmft.arrays import Array
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
-from dmft.literature.two_tokens.loss import check_omega
-from dmft.literature.two_tokens.tables import alpha_of, circle, tables
+from dmft.literature.two_tokens.tables import alpha_of, check_omega, circle, tables
 from dmft.names import VERSION
 
 Codes = NDArray[np.int64]

@@ -19,8 +19,7 @@ from numpy.typing import ArrayLike
 
 from dmft.arrays import Array
 from dmft.literature.two_tokens.curves import Boundaries
-from dmft.literature.two_tokens.loss import check_disc, check_omega
-from dmft.literature.two_tokens.tables import alpha_of
+from dmft.literature.two_tokens.tables import alpha_of, check_disc, check_omega
 
 # Midpoint sums over four fields. The distance has a cone where both rows agree, so that they
 # converge algebraically: values to 1e-6, roots in omega to 2e-5.

@@ -299,6 +299,8 @@ TOO_LARGE = 1e60
 class Perturbed(Sweep):
     """A sweep over sites and perturbations of one population; `growth` is log(E y^2) / 2.
 
+    The couplings act on psi = phi'(x) y of a perturbation y. (x, y) is a process whose fields have
+    the covariances of the outputs phi and psi, and the same memory; the exponent is that of E y^2.
     Outputs and perturbations of outputs alternate as rows of one process, so that one triangular
     factor holds the covariances within and between both fields.
     """
