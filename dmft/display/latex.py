@@ -198,7 +198,7 @@ def document(
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
-    derivations = _said_once(derivations)
+    records, derivations = _defined_once(records), _defined_once(_said_once(derivations))
     explained = [y for y in (*records, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
@@ -235,6 +235,19 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
         return match.group() if len(fresh) == len(rows) else align(fresh)
 
     return ALIGN.sub(kept, text)
+
+
+def _defined_once(records: Sequence[Any]) -> list[Any]:
+    """Explanations of one system with what is computed of a sample in the first alone."""
+    seen: set[tuple[str, ...]] = set()
+    found: list[Any] = []
+    for one in records:
+        if isinstance(one, Explanation) and one.appendix in seen:
+            told = tuple(m for m in one.notation if not m.latex.endswith(" are"))
+            one = replace(one, appendix=(), notation=told)
+        seen |= {y for y in [getattr(one, "appendix", ())] if y}
+        found.append(one)
+    return found
 
 
 def _said_once(derivations: Sequence[Any]) -> list[Any]:
