@@ -190,9 +190,11 @@ def _vector(step: Mapping[Vector, sp.Expr], printer: EquationPrinter) -> str:
     """A combination of vectors."""
     parts = []
     for vector, c in step.items():
-        view = isinstance(vector, View)
-        name = vector.letter(printer) if view else printer.doprint(sp.Symbol(_row(vector)))
-        root = "" if view else r"/\sqrt{d}"
+        if isinstance(vector, View):
+            name, root = vector.letter(printer), ""
+        else:
+            assert isinstance(vector, Row)
+            name, root = printer.doprint(sp.Symbol(_row(vector))), r"/\sqrt{d}"
         text = printer.doprint(c)
         if c == 1:
             text = ""
