@@ -198,12 +198,12 @@ def document(
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
-    shown, derivations = _defined_once(records), _defined_once(_said_once(derivations))
-    explained = [y for y in (*shown, *derivations) if isinstance(y, Explanation)]
+    kept, derivations = _defined_once(records), _defined_once(_said_once(derivations))
+    explained = [y for y in (*kept, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
     displayed: set[str] = set()
-    for record in shown:
+    for record in kept:
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
         sections = _sections(record, width, notation, cite, rules)
