@@ -182,4 +182,5 @@ class PlainStatements(ShortDecimals, StrPrinter):
         return str(self.parenthesize(expr.formula(), PRECEDENCE["Pow"], strict=True))
 
 
-statement_text, statement_latex = PlainStatements().doprint, LatexStatements().doprint
+statement_text = PlainStatements().doprint
+statement_latex = LatexStatements({"inv_trig_style": "full"}).doprint
