@@ -13,7 +13,7 @@ OPERATORS = {
     "asin": r"\arcsin", "acos": r"\arccos", "arctan": r"\arctan", "exp": r"\exp", "log": r"\log",
     "cos": r"\cos", "sin": r"\sin", "tanh": r"\tanh", "min": r"\min", "max": r"\max",
 }  # fmt: skip
-NAMED = {"erf", "erfc", "erfcx", "tr", "softmax", "sigmoid", "std", "Var", "Cov", "He"}
+NAMED = {"prox", "erf", "erfc", "erfcx", "tr", "softmax", "sigmoid", "std", "Var", "Cov", "He"}
 # Words that are letters next to a sign.
 QUANTITIES = {
     "ridge", "fraction", "risk", "ratio", "drift", "noise", "momentum", "temperature", "rest",
@@ -128,6 +128,7 @@ def _depth(text):
 def latex(text):
     """Plain mathematics as LaTeX."""
     text = re.sub(r"sqrt\s+(\w)", r"sqrt(\1)", text)
+    text = re.sub(r"\b([A-Za-z])\^(?=[\s,;)\]]|$)", r"\\hat{\1}", text)
     tokens = [y for y in TOKEN.findall(text) if y]
     found, n = [], 0
     while n < len(tokens):

@@ -24,6 +24,9 @@ WIDTHS = (1280, 400)
 PATIENCE, HIGHEST = 180_000, 3000
 
 
+# The promise of MathJax at startup is fulfilled before its formulas are there.
+TYPESET = "[...document.querySelectorAll('.math')].every(e => e.querySelector('mjx-container'))"
+
 # Elements without an end, those whose text is shown as it is written, and classes of formulas.
 ALONE = {"br", "img", "meta", "link", "input", "hr", "source", "wbr"}
 WRITTEN = {"script", "style", "code", "pre", "textarea", "title"}
@@ -132,7 +135,7 @@ def in_browser(paths: Iterable[Path], chromium: str, pictures: Path | None = Non
             tab.set_viewport_size({"width": WIDTHS[0], "height": 900})
             tab.set_default_timeout(PATIENCE)
             tab.goto(path.resolve().as_uri())
-            tab.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
+            tab.wait_for_function(TYPESET)
             merrors = tab.evaluate(
                 "document.querySelectorAll('[data-mml-node=merror], mjx-merror').length"
             )
