@@ -3,7 +3,7 @@ r"""Fluctuations of rules at large d: what one step adds to the overlaps and sca
     dy = F dt + sqrt(g/(d n_b)) Sigma^(1/2) dB,    Sigma = Cov[v]
 
 v is what one sample adds to the overlaps and scalars in units of g/d, with the psi and Phi of the
-sample and not their means (theory/update_rules (18)). F is that of d -> infinity.
+sample and not their means (theory/update_rules (6)). F is that of d -> infinity.
 """
 
 from __future__ import annotations
