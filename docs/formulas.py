@@ -41,7 +41,11 @@ def typeset(text, escaped):
     parts = []
     for kind, run in groupby(zip(kinds, tokens, strict=True), key=lambda y: y[0]):
         plain = "".join(token for _, token in run)
-        parts += _formula(plain, escaped) if kind == "math" else [escaped(plain)]
+        piece = _formula(plain, escaped) if kind == "math" else [escaped(plain)]
+        # A role begins after a space, or after an escaped one.
+        if len(piece) > 1 and not piece[0] + piece[1] and re.search(r"\w$", "".join(parts)):
+            parts.append("\\ ")
+        parts += piece
     return "".join(parts)
 
 
@@ -204,9 +208,10 @@ def _name(token):
     if stem[0] == "d" and stem[1:] in GREEK:
         return rf"d\{stem[1:]} "
     name, _, index = stem.partition("_")
-    if name in GREEK and len(index) <= 2:
-        return rf"\{name}_{{{index}}}{star}"
+    if name in GREEK and index.isalnum():
+        shown = index if len(index) <= 2 else rf"\mathrm{{{index}}}"
+        return rf"\{name}_{{{shown}}}{star}"
     if len(name) == 1 and index and "_" not in index and len(index) <= 4:
         return f"{name}{star}_{{{index}}}"
     inside = stem.replace("_", r"\_")
-    return rf"\mathrm{{{inside}}}{star}"
+    return rf"\mathrm{{{inside}}}{star}" + (r"\," if "_" in stem else "")

@@ -79,6 +79,9 @@ EQUATIONS = {
     r":math:`dM_{jr}/dt = \mathbb{E}[\psi _{j} h^*_{r}]`\ , :math:`R`\  of `risk`",
     "a step of sqrt(Q_jj P_rr) >= c, e^-t -> 0":
     r"a step of :math:`\sqrt{Q_{jj} P_{rr}} \ge c`\ , :math:`e^{-t} \to 0`\ ",
+    "dx_i = rate(x_i) dt with V^": (
+        r":math:`dx_{i} =`\  rate\ :math:`(x_{i}) dt`\  with :math:`\hat{V}`\ "
+    ),
     "E[F(u) {h*}^2] (of theory/one_pass A.1)":
     r":math:`\mathbb{E}[F(u) \{h^*\}^{2}]`\  (of theory/one_pass A.1)",
 }  # fmt: skip

@@ -100,7 +100,7 @@ class Thresholds(StaticLimit):
 def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     r"""Weak recovery, staircase, algorithmic, information-theoretic and perfect recovery.
 
-    Equation    weak: 1/E_y[E[He_2(h)|y]^2], or 1/lambda_max(q -> E[G q G]), G = E[zz^T - I|y];
+    Equation    weak: 1/E_y[E[He_2(h)|y]^2], or 1/lambda_max(q -> E[G q G]), G = E[z z^T - I|y];
                 0 if E[h|y] does not vanish; the others from alpha(q) = F^-1(q)/m(q)
     Scaling     n = alpha d
     Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
