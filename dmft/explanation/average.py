@@ -162,6 +162,9 @@ class PlainStatements(ShortDecimals, StrPrinter):
 
     _print_Min = _print_Max
 
+    def _print_Derivative(self, expr: sp.Derivative) -> str:
+        return f"d{self._print(expr.expr)}/d{self._print(expr.variables[0])}"
+
     def _print_Abs(self, expr: sp.Abs) -> str:
         return f"|{self._print(expr.args[0])}|"
 
