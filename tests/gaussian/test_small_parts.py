@@ -270,3 +270,11 @@ def test_averages_of_attention():
     average = TokenAverage.of([(s, s)], (1, -1), 1, x, y)
     assert average.value({x: 0, y: 0}) == pytest.approx(0.417893, abs=1e-6)
     assert average.diff(y).orders == (0, 1)
+
+
+def test_branches_grow_to_the_side_of_their_exponentials():
+    """exp(2 z) on the left falls there, exp(3 z) on the right grows; and the mirror image."""
+    step = sp.Heaviside(z, 0)
+    factor = sp.exp(2 * z) * (1 - step) + sp.exp(3 * z) * step
+    assert branches(factor).growths == (0.0, 3.0)
+    assert branches(factor.subs(z, -z)).growths == (3.0, 0.0)

@@ -103,3 +103,12 @@ def test_refusals():
         dmft.solve_stages([], START, 9)
     with pytest.raises(BadParameter, match=r"Stage: equations = .* must be a dmft\.Equations"):
         dmft.Stage(MODEL)
+
+
+def test_a_single_stage_switches_nowhere():
+    alone = dmft.solve_stages([dmft.Stage(SQUARED)], START, 3)
+    two = dmft.solve_stages(
+        [dmft.Stage(SQUARED, until=dmft.Event("t", 1.0)), dmft.Stage(SQUARED)], START, 3
+    )
+    assert "switch" not in alone.message
+    assert "switch" in two.message
