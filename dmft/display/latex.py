@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -225,16 +225,21 @@ def document(
 
 
 def _without_displayed(text: str, displayed: set[str]) -> str:
-    """Text without equations of one line that the document displays before, which it adds to."""
+    """Text without equations that the document displays before, to which it adds its own."""
 
     def kept(match: re.Match[str]) -> str:
-        rows = split_rows(match.group(3))
-        alone = {a for a, b in pairwise([*rows, ""]) if "&" not in (a[:1], b[:1])}
-        fresh = [row for row in rows if row not in alone & displayed]
-        displayed.update(alone)
-        return match.group() if len(fresh) == len(rows) else align(fresh)
+        equations: list[list[str]] = []
+        for row in split_rows(match.group(3)):
+            if row.startswith("&") and equations:
+                equations[-1].append(row)
+            else:
+                equations.append([row])
+        fresh = [rows for rows in equations if "".join(rows) not in displayed]
+        displayed.update(map("".join, equations))
+        return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
-    return ALIGN.sub(kept, text)
+    # A sentence in front of what has gone goes, too.
+    return re.sub(r"^[^\n]*:\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
 
 
 def _defined_once(records: Sequence[Any]) -> list[Any]:

@@ -17,8 +17,8 @@ from dmft.typeset.fragment import COLUMN, align, check_points, fitted
 # Formulas wider than this share of a line do not stand in a sentence.
 INLINE_SHARE = 0.72
 JUDGED = (
-    r"\noindent Both sides of each step below were computed at two random covariances by a "
-    "quadrature that uses no closed form; they agree."
+    r"\noindent Both sides of each step below were computed at two random covariances, by a "
+    "quadrature or on samples, without closed forms; they agree."
 )
 # Rules that begin the proof of another average.
 OPENING = ("pair", "coefficient")

@@ -27,7 +27,8 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     r"""Explain a result: steps from its definition, each checked at two random covariances.
 
     Equation    each step is an equation `before = after`; both sides are evaluated by a quadrature
-                that uses no closed forms. The steps are recorded during the computation
+                that uses no closed forms, for rules of vectors on samples of the fields. The steps
+                are recorded during the computation
     Valid for   `Gaussian` (`of` is the integrand), `population_risk`, `Equations` (`of` is a block
                 such as "M" or "Q", or a block and a term), equations of a `RandomNetwork` (`of` is
                 the number of a population), exponents, escape formulas

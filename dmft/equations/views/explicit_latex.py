@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
+from dmft.equations import symbols as x
 from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
 from dmft.typeset.fragment import align, fitted
@@ -105,7 +106,12 @@ def special_functions(exprs: Sequence[sp.Expr]) -> list[str]:
     law = "For standard Gaussian $x_1, x_2, \\ldots$ with covariances $C_{ab}$:"
     found = [law, align(rows)] if rows else []
     averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
-    return found if not averages else [*found, *_tokens(averages)]
+    if not averages:
+        return found
+    # A run-time value also where the declared noise is zero, of which a document does not speak.
+    noisy = any(e.has(x.Delta) for e in exprs)
+    noise = [r"$\Delta$ is the variance of the label noise."] if noisy else []
+    return [*found, *noise, *_tokens(averages)]
 
 
 def _tokens(averages: Mapping[tuple[sp.Basic, ...], sp.Expr]) -> list[str]:
