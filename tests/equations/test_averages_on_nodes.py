@@ -225,6 +225,21 @@ def test_sums_of_error_functions_take_the_place_of_nodes(student, teacher):
         equations.evaluate(start, nodes=2)
 
 
+def test_lattices_know_which_integrands_are_even():
+    """Half of the nodes are enough for tanh - tanh, not where a sign of all fields matters."""
+    start = dmft.Overlaps([[1.2, 0.3], [0.3, 0.8]], [[0.4], [-0.2]], [[1.0]])
+    softplus = committee(sp.log(1 + sp.exp(z)), p=2, k=1)
+    equations = dmft.derive(softplus, dmft.SGD(0.7))
+    assert equations.rule(start, {}).kind == "lattice"
+    drift, noise = by_quadrature(softplus, start)
+    claim = equations.evaluate_error(start)["Q"]
+    assert np.all(np.abs(equations.evaluate(start)["Q"] - drift - 0.35 * noise) <= claim + 1e-9)
+    even = committee(sp.tanh(z), p=2, k=1, teacher=sp.tanh(z) ** 3)
+    half = dmft.derive(even, dmft.SGD(0.7))
+    sizes = [e.rule(start, {"nodes": 12}).weight.size for e in (half, equations)]
+    assert 2 * sizes[0] - 1 == sizes[1]
+
+
 def test_claims_of_sums_of_error_functions_cover():
     equations = dmft.derive(committee(sp.tanh(z), p=3, k=2), dmft.SGD(2.0))
     for seed in range(20):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 import dmft
 from dmft.equations.static.output_channel import OMEGA, V, Y, output_channel
@@ -108,6 +108,26 @@ def test_labels_without_formula_have_integrals_and_numbers():
     assert np.isfinite(found.evaluate(0.3, 0.1, 0.5)["g"])
     with pytest.raises(BadParameter, match="closed forms"):
         found.explain()
+
+
+def test_the_integral_of_two_fields_is_the_density_of_the_label():
+    """The printed integrand against the normal densities of fields and noise."""
+    u, v = sp.symbols("u v", real=True)
+    model = dmft.Model(
+        dmft.Committee(z, 1), dmft.MultiIndex(u * v, [u, v]), label_noise=sp.Rational(3, 10)
+    )
+    found = dmft.output_channel(model).Z
+    one, two = (limit[0] for limit in found.limits)
+    numbers = {"y": 0.4, "omega_1": 0.2, "omega_2": -0.3}
+    cov = np.array([[1.1, 0.4], [0.4, 0.7]])
+    V = next(iter(found.atoms(sp.MatrixSymbol)))
+    integrand = found.function.xreplace({s: numbers[s.name] for s in found.free_symbols
+                                         if s.name in numbers})  # fmt: skip
+    integrand = integrand.subs(V, sp.Matrix(cov)).doit()
+    for at in ((0.3, -0.8), (-1.2, 0.5)):
+        value = float(integrand.subs({one: at[0], two: at[1]}).doit())
+        fields = multivariate_normal([0.2, -0.3], cov).pdf(at)
+        assert value == pytest.approx(fields * norm(at[0] * at[1], np.sqrt(0.3)).pdf(0.4), rel=1e-9)
 
 
 def test_formulas_are_latex():

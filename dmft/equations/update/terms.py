@@ -453,6 +453,9 @@ class Parities:
             return parts.pop() if len(parts) == 1 else 0
         if e.is_Mul:
             return math.prod(self.of(a) for a in e.args)
+        if e.is_Pow and e.exp.is_Integer:
+            sign = self.of(e.base)
+            return sign if e.exp.is_odd else sign**2
         atoms = sorted(e.atoms(sp.Indexed, sp.Symbol), key=str)
         signs = {a: self.of(a) for a in atoms}
         if 0 in signs.values():
