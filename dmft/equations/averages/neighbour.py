@@ -31,6 +31,8 @@ from dmft.model import FIELD
 TERMS, MOST_TERMS = 3, 9
 # Worse fits do not pay for the second evaluation at the nodes.
 WORST_FIT = 3e-2
+# Sums with a smaller error are exact: those of more terms have weights of zero.
+EXACT = 1e-13
 # Longest sums with a larger error do not converge: slow tails have no sum of error functions.
 CONVERGED = 1e-6
 # Points of the fit, in widths of the sigmoid, and those at which its error is measured.
@@ -50,6 +52,11 @@ class ErfMixture:
     def rows(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Weights and scales, the constant first; its scale is 1."""
         return (self.constant, *self.weights), (1.0, *self.scales)
+
+    def with_zeros(self, count: int) -> ErfMixture:
+        """The same sum with more terms, of weight zero."""
+        zeros, ones = (0.0,) * count, (1.0,) * count
+        return ErfMixture(self.constant, self.weights + zeros, self.scales + ones)
 
     @property
     def expr(self) -> sp.Expr:
@@ -94,12 +101,9 @@ def erf_mixtures(activation: sp.Expr) -> tuple[ErfMixture, ...]:
             return tuple(found[:1])
         scales = width * np.exp(logs)
         found.append(ErfMixture(float(ends[1]), tuple(height * weights), tuple(scales)))
+        if gap < EXACT:
+            return tuple(found[-1].with_zeros(n) for n in range(MOST_TERMS - TERMS + 1))
     return tuple(found) if gap < CONVERGED else tuple(found[:1])
-
-
-def erf_mixture(activation: sp.Expr) -> ErfMixture | None:
-    """Sum of `TERMS` error functions near an activation; None where it is no sigmoid."""
-    return next(iter(erf_mixtures(activation)), None)
 
 
 def _slope_at_zero(activation: sp.Expr) -> float:
