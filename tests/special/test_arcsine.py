@@ -28,14 +28,15 @@ def test_inverse_sine_beyond_one_is_nan():
 def test_squares_of_error_functions():
     """E (sum_e w_e erf(h_e / (s_e sqrt 2)))^2 of two correlated fields, by cubature."""
     cov = np.array([[3.0, 1.9], [1.9, 1.7]])
-    weight, scale = np.array([0.8, -1.3]), np.array([0.4, 1.2])
+    # Two terms of each field.
+    weight, scale = np.array([[0.8, -0.3], [-1.3, 0.5]]), np.array([[0.4, 0.9], [1.2, 2.0]])
     root = np.linalg.cholesky(cov)
 
     def density(y, x):
         h = root @ (x, y)
-        f = weight @ erf(h / (scale * math.sqrt(2)))
+        f = np.sum(weight * erf(h[:, None] / (scale * math.sqrt(2))))
         return f**2 * math.exp(-(x * x + y * y) / 2) / (2 * math.pi)
 
     truth, _ = scipy.integrate.dblquad(density, -9, 9, -9, 9, epsabs=1e-10)
-    found = square_of_erfs(cov, np.array([0, 1]), weight, scale, np.empty(2))
+    found = square_of_erfs(cov, weight, scale, np.empty((2, 4)))
     assert found == pytest.approx(truth, abs=1e-8)

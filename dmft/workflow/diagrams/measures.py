@@ -269,7 +269,7 @@ def words_for(system: Any) -> str:
     if isinstance(system, Problem) and system.origin is not None:
         system = system.origin
     if isinstance(system, Equations):
-        flow = SEQUENCE if system.family == "sequence" else FLOW
+        flow = SEQUENCE if system.model.reads_sequences else FLOW
         return flow if system.noise is None else FLUCTUATING
     if isinstance(system, DescentEquations):
         return DESCENT
