@@ -31,6 +31,9 @@ ROOMS = {
     "sde": ("stochastic", "runge_kutta"),
     "two-time": ("descent", "two_time"),
 }
+# Networks whose generated code calls tables, and signs.
+FIELD = sp.Symbol("z", real=True)
+COMMON = (sp.tanh(FIELD), sp.Max(0, FIELD))
 # Folders whose functions Python calls whatever the model is.
 LIBRARY = ("dmft.special", "dmft.solvers", "dmft.simulation", "dmft.workflow")
 
@@ -51,7 +54,8 @@ def warm(
     directory (``DMFT_CACHE_DIR``) and next to the library, for this version on this processor.
     Widths and parameters are run-time values: one call serves all of them. Without a model,
     all functions of the library itself are compiled, by a process for each core (about two minutes
-    of machine time, once): the loops of all solvers, simulations and controls.
+    of machine time, once): the loops of all solvers, simulations and controls, and with them the
+    equations of tanh and ReLU networks.
 
     Parameters
     ----------
@@ -98,9 +102,9 @@ def _library_ready(progress: ProgressOption) -> int:
     functions = library()
     count = os.cpu_count() or 1
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    text = "import sys; from dmft.workflow.warm import compile_from as run; run(float(sys.argv[1]))"
+    text = "import sys; from dmft.workflow.warm import compile_part; compile_part(*sys.argv[1:])"
     workers = [
-        subprocess.Popen([sys.executable, "-c", text, str(n / count)], env=here)
+        subprocess.Popen([sys.executable, "-c", text, str(n), str(count)], env=here)
         for n in range(count)
     ]
     try:
@@ -117,12 +121,19 @@ def _library_ready(progress: ProgressOption) -> int:
     return sum(f.is_kept for f in functions)
 
 
-def compile_from(part: float) -> None:
-    """Compile the functions of the library, or load them, from a part of the list on."""
-    functions = library()
-    first = int(part * len(functions))
+def compile_part(number: str, count: str) -> None:
+    """Compile the functions of the library, or load them; each of `count` begins elsewhere.
+
+    What only generated code calls is compiled with the equations of common networks.
+    """
+    from dmft.model import SGD, Committee, Model
+
+    functions, n, steps = library(), int(number), int(count)
+    first = n * len(functions) // steps
     for function in functions[first:] + functions[:first]:
         function.settle()
+    for activation in COMMON[n::steps]:
+        warm(Model(Committee(activation, 2), Committee(activation, 2)), SGD(1.0), progress=False)
 
 
 def library() -> list[Any]:

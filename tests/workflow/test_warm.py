@@ -45,10 +45,11 @@ def test_without_a_model_the_functions_of_the_library_are_compiled(monkeypatch):
     names = {f"{f.py_func.__module__}.{f.py_func.__name__}" for f in module.library()}
     for room in ("explicit.advance", "lanes.fly_lanes", "stochastic.schemes.advance_weak"):
         assert any(name.endswith(room) for name in names)
-    for part, first in ((0.0, 0), (0.5, 2)):
+    monkeypatch.setattr(module, "COMMON", ())
+    for part, first in (("0", 0), ("1", 2)):
         here = [SimpleNamespace(settle=partial(seen.append, n)) for n in range(4)]
         monkeypatch.setattr(module, "library", partial(list, here))
-        module.compile_from(part)
+        module.compile_part(part, "2")
         assert (sorted(seen), seen[0]) == ([0, 1, 2, 3], first)
         seen.clear()
 
