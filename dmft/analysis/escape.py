@@ -255,7 +255,7 @@ def escape_time_of_problem(
 
 
 def watching(problem: Problem, observable: str) -> Problem:
-    """The problem with one of its observables in the place of the risk."""
+    """The problem with one of its observables instead of the risk."""
     check_observable(problem, observable)
     swap = {observable: "risk", "risk": observable}
     return replace(problem, observables=tuple(swap.get(n, n) for n in problem.observables))

@@ -34,7 +34,7 @@ from dmft.model.algorithm import numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
-# Tables that a rule stands in the place of.
+# Tables that a rule replaces.
 OF_MODELS = ("student", "teacher", "inputs", "model", "algorithm", "limits")
 # Keys of [solve] that are parameters of the equations, constant or schedules.
 SCHEDULED = ("learning_rate", "batch_size", "weight_decay")

@@ -31,7 +31,7 @@ class Task:
     """What is computed at every point; small enough to be sent along with each chunk.
 
     The measure may have a method ``many(points)``: an iterator over its results at these mappings
-    of parameters, in their order, an exception in the place of a point that raises it. Chunks are
+    of parameters, in their order, an exception for each point that raises one. Chunks are
     then computed by it. It ends early only where the parallel job is cancelled
     (`dmft.progress.is_cancelled`). `store` is the folder of an open store of this `identity`,
     `part` (i, n) of the points is computed, of which `total` remain in all chunks.
