@@ -13,7 +13,7 @@ from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.explanation.paragraphs import Judged, Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
-from dmft.model.couplings.random_network import GaussianInput, S, T
+from dmft.model.couplings.random_network import S, T
 from dmft.validation import shown
 
 J, PHI, ALONE, CHI = (sp.IndexedBase(y) for y in "Jyzr")
@@ -108,8 +108,7 @@ class Checks:
 
     def covariance(self, case: int) -> Judged:
         """N E J_0j^2 times the correlation of outputs, and the covariance of an input."""
-        given = self.network.input[self.a]
-        own = given.covariance if isinstance(given, GaussianInput) else sp.S.Zero
+        own = self.network.input_covariance[self.a]
         before = own + self._over(lambda b, n: n * self._pair(b)[0] * self.every[b].corr(T, S))
         after = self.equations.block(self.every[self.a].sigma)
         if self.network.redrawn:

@@ -28,7 +28,7 @@ from dmft.equations.two_time.changes import (
 from dmft.equations.two_time.descent_process import PathSlope
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import C, GaussianInput, R, RandomNetwork, S, T
+from dmft.model.couplings.random_network import C, R, RandomNetwork, S, T
 from dmft.record import Short
 
 # White noise of unit strength, and the field's Gaussian part.
@@ -283,7 +283,6 @@ def _site(network: RandomNetwork, a: int) -> list[Definition]:
 def _field(
     network: RandomNetwork, a: int, f: Functions, every: list[Functions], earlier: sp.Expr
 ) -> dict[str, sp.Expr]:
-    given = network.input[a]
     mean = sp.Add(*(
         share * network.mean[a][b] * every[b].mean(T)
         for b, share in enumerate(_shares(network))
@@ -302,7 +301,7 @@ def _field(
         if network.kind == "map":
             memory = sp.Sum(kernel * earlier, (S, 0, T - 1))
     return {
-        "input": sp.S.Zero if isinstance(given, GaussianInput) else given,
+        "input": network.drive[a],
         "mean": mean,
         "low_rank": low_rank,
         "couplings": f.eta(T),
@@ -311,7 +310,6 @@ def _field(
 
 
 def _covariance(network: RandomNetwork, a: int, every: list[Functions]) -> dict[str, sp.Expr]:
-    given = network.input[a]
     coupled = network.covariance
     if coupled is None:
         coupled = sp.Add(*(
@@ -320,8 +318,7 @@ def _covariance(network: RandomNetwork, a: int, every: list[Functions]) -> dict[
         ))  # fmt: skip
     if network.redrawn:
         coupled = coupled * sp.KroneckerDelta(T, S)
-    own = given.covariance if isinstance(given, GaussianInput) else sp.S.Zero
-    return {"couplings": coupled, "input": own}
+    return {"couplings": coupled, "input": network.input_covariance[a]}
 
 
 def _loadings(network: RandomNetwork) -> list[Definition]:

@@ -197,6 +197,18 @@ class RandomNetwork(Shown):
         return tuple(symbol for symbols, _ in self.parameters for symbol in symbols)
 
     @property
+    def drive(self) -> tuple[sp.Expr, ...]:
+        """Input of each population that is the same in every draw; 0 where it is random."""
+        return tuple(sp.S.Zero if isinstance(u, GaussianInput) else u for u in self.input)
+
+    @property
+    def input_covariance(self) -> tuple[sp.Expr, ...]:
+        """Covariance of each population's random input; 0 where it is not random."""
+        return tuple(
+            u.covariance if isinstance(u, GaussianInput) else sp.S.Zero for u in self.input
+        )
+
+    @property
     def scalars(self) -> tuple[sp.Symbol, ...]:
         """Symbols without value: arguments of `dmft.solve`, sorted by name."""
         known = {self.state, self.field, T, S, *self.site_symbols}
@@ -207,7 +219,7 @@ class RandomNetwork(Shown):
     @property
     def _free(self) -> set[sp.Symbol]:
         matrices = (y for m in (self.mean, self.std, self.symmetry) for row in m for y in row)
-        inputs = (u.covariance if isinstance(u, GaussianInput) else u for u in self.input)
+        inputs = (*self.drive, *self.input_covariance)
         low_rank = (y for pair in self.low_rank for y in pair)
         kernels = (y for y in (self.covariance, self.memory) if y is not None)
         held = () if self.multiplier is None else self.multiplier[1:]

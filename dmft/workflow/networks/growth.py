@@ -19,7 +19,7 @@ from scipy.special import ndtr
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, T
+from dmft.model.couplings.random_network import RandomNetwork, T
 
 # Range and number of the values of Delta that are scanned.
 DELTAS = (-12.0, 40.0, 4001)
@@ -126,11 +126,13 @@ def growth_sites(network: RandomNetwork) -> GrowthSites | None:
     nu = network.multiplier[0] if network.multiplier else sp.Dummy("nu")
     growth = sp.expand(network.rate[0] / x)
     by_state, by_field, by_nu = (sp.diff(growth, y) for y in (x, h, nu))
-    given = network.input[0]
+    given = network.drive[0]
     alone = {x, h, nu, T}
     if network.output[0] != x or network.rate[0].subs(x, 0) != 0 or by_field != 1:
         return None
-    if isinstance(given, GaussianInput) or (by_state.free_symbols | given.free_symbols) & alone:
+    if network.input_covariance[0] != 0:
+        return None
+    if (by_state.free_symbols | given.free_symbols) & alone:
         return None
     if by_nu.free_symbols & alone:
         return None

@@ -160,14 +160,13 @@ class Rest:
     def inputs(self) -> list[tuple[Callable[..., Any], float]]:
         """Constant input as a function of the site parameters, and the variance of a random one."""
         found = []
-        for given in self.network.input:
-            expr = given.covariance if isinstance(given, GaussianInput) else given
-            if expr.has(T, S):
-                raise BadParameter(f"the input {expr} depends on the time: there is no rest state")
-            if isinstance(given, GaussianInput):
-                found.append((lambda *sites: 0.0, float(expr)))
-            else:
-                found.append((array_function(list(self.network.site_symbols), expr), 0.0))
+        symbols = list(self.network.site_symbols)
+        for drive, variance in zip(self.network.drive, self.network.input_covariance, strict=True):
+            if (drive + variance).has(T, S):
+                raise BadParameter(
+                    f"the input {drive + variance} depends on the time: there is no rest state"
+                )
+            found.append((array_function(symbols, drive), float(variance)))
         return found
 
     @cached_property
@@ -200,9 +199,9 @@ def _given_left(network: RandomNetwork) -> tuple[Array, Array] | None:
     """
     own = list(network.site_symbols)
     pairs = [y for pair in network.low_rank for y in pair]
-    others = (*network.rate, *network.output, *network.input)
+    others = (*network.rate, *network.output, *network.drive, *network.input_covariance)
     if not all(isinstance(law, Normal | JointNormal) for _, law in network.parameters) or any(
-        getattr(y, "covariance", y).has(*own) for y in others if own
+        y.has(*own) for y in others if own
     ):
         return None
     slopes = [[sp.diff(y, symbol) for symbol in own] for y in pairs]

@@ -26,7 +26,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import Output
 from dmft.laws import Uniform
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.model.couplings.random_network import RandomNetwork, S, T
 from dmft.record import Record
 from dmft.special.hermite_line import power_series
 from dmft.workflow.networks.ground_state import ground_state
@@ -171,14 +171,14 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     _check(network)
     g = float(network.std[0][0])
     output = Output.of(network.output[0], network.state)
-    given = network.input[0]
+    random = network.input_covariance[0]
     if network.parameters:
         return _phased(network, output, g)
     if network.kind == "map":
-        return _of_map(output, g, _constant(given))
-    if isinstance(given, GaussianInput):
-        if given.covariance.has(T, S):
-            return _driven(network, output, g, given)
+        return _of_map(output, g, _constant(network))
+    if random != 0:
+        if random.has(T, S):
+            return _driven(network, output, g)
         raise BadParameter(
             "a constant random input is not derived for ode stationary states: solve to a long time"
         )
@@ -190,13 +190,13 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     return _autonomous(output, g, noise)
 
 
-def _constant(given: Any) -> float:
-    expr = given.covariance if isinstance(given, GaussianInput) else given
-    if expr != 0 and not isinstance(given, GaussianInput):
+def _constant(network: RandomNetwork) -> float:
+    variance = network.input_covariance[0]
+    if network.drive[0] != 0:
         raise BadParameter("declare a random bias as dmft.GaussianInput(variance)")
-    if expr.has(T, S):
-        raise BadParameter(f"the input {expr} of a map must not depend on the step")
-    return float(expr)
+    if variance.has(T, S):
+        raise BadParameter(f"the input {variance} of a map must not depend on the step")
+    return float(variance)
 
 
 def _check(network: RandomNetwork) -> None:
@@ -387,12 +387,13 @@ def _of_map(output: Output, g: float, bias: float) -> Stationary:
     )  # fmt: skip
 
 
-def _driven(network: RandomNetwork, output: Output, g: float, given: GaussianInput) -> Stationary:
+def _driven(network: RandomNetwork, output: Output, g: float) -> Stationary:
     """Periodic state that follows a Gaussian periodic input, by its Fourier series."""
     lag = sp.Symbol("lag", real=True)
-    expr = sp.simplify(given.covariance.xreplace({T: S + lag}))
+    given = network.input_covariance[0]
+    expr = sp.simplify(given.xreplace({T: S + lag}))
     if expr.has(S):
-        raise BadParameter(f"the input covariance {given.covariance} must depend on t - s alone")
+        raise BadParameter(f"the input covariance {given} must depend on t - s alone")
     frequencies = {sp.Abs(f.args[0] / lag) for f in expr.atoms(sp.cos)}
     if len(frequencies) != 1 or not next(iter(frequencies)).is_number:
         raise BadParameter(f"the input {expr} must be periodic: a cosine of omega (t - s)")
@@ -429,10 +430,10 @@ def _wave(network: RandomNetwork) -> tuple[float, float] | None:
     """Amplitude and frequency of an input I cos(omega t + phase) of uniform phases."""
     if len(network.parameters) != 1 or network.kind == "map":
         return None
-    (symbols, law), given = network.parameters[0], network.input[0]
+    (symbols, law), given = network.parameters[0], network.drive[0]
     if not isinstance(law, Uniform) or abs(law.high - law.low - 2.0 * math.pi) > 1e-9:
         return None
-    if isinstance(given, GaussianInput) or len(given.atoms(sp.cos)) != 1:
+    if len(given.atoms(sp.cos)) != 1:
         return None
     wave = next(iter(given.atoms(sp.cos)))
     omega, size = sp.diff(wave.args[0], T), given / wave
