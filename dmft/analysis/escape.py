@@ -249,8 +249,9 @@ def escape_time_of_problem(
     if overlap is not None:
         return _by_overlap(given, overlap)
     if threshold is not None:
-        return _result(solve_request(given.with_event(Event("risk", threshold))), threshold,
-                       "threshold")  # fmt: skip
+        return _result(
+            solve_request(given.with_event(Event("risk", threshold))), threshold, "threshold"
+        )
     return (_from_plateau if reference == "plateau" else _from_start)(given, fraction)
 
 

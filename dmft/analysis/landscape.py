@@ -336,9 +336,11 @@ def _minimum(disc: Disc, u: Array, border: bool, curvature: float, pressure: flo
     if border:
         u = u / np.hypot(*u)
     kind = {
-        (True, False): "semantic", (False, True): "positional",
-        (True, True): "mixed", (False, False): "uninformative",
-    }[semantic, positional]  # fmt: skip
+        (True, False): "semantic",
+        (False, True): "positional",
+        (True, True): "mixed",
+        (False, False): "uninformative",
+    }[semantic, positional]
     e, m = disc.alignments(u)
     return Minimum(float(e), float(m), float(disc.values(u)), kind, border, curvature, pressure)
 

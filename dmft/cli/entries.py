@@ -31,8 +31,10 @@ LOSSES = tuple(NAMED)
 LOSS_WORDS = {"f": "output", "y": "label"}
 # Values of `repeat` by their `kind`.
 REPETITIONS: Mapping[str, Any] = {
-    "lookahead": Lookahead, "sharpness-aware": SharpnessAware, "passes": Repeat,
-}  # fmt: skip
+    "lookahead": Lookahead,
+    "sharpness-aware": SharpnessAware,
+    "passes": Repeat,
+}
 # Other words for choices.
 WRITTEN = {
     "gd": "gradientdescent", "flow": "gradientflow", "ode": "gradientflow", "onlinesgd": "sgd",
@@ -156,9 +158,10 @@ class Values:
         if kind not in REPETITIONS:
             kinds = ", ".join(f'"{k}"' for k in REPETITIONS)
             raise self.refusal(
-                where, f"must be a table {{kind = ..., ...}} with a kind of {kinds}, got "
-                f"{shown(value)}{_alike(kind, tuple(REPETITIONS))}"
-            )  # fmt: skip
+                where,
+                f"must be a table {{kind = ..., ...}} with a kind of {kinds}, got "
+                f"{shown(value)}{_alike(kind, tuple(REPETITIONS))}",
+            )
         declared, read = REPETITIONS[kind], {}
         known = {field.name: field for field in fields(declared)}
         for name, given in keys.items():

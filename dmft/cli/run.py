@@ -17,7 +17,7 @@ from dmft.cli.commands import (
     warm_command,
     warm_library,
     write_latex,
-)  # fmt: skip
+)
 from dmft.cli.large import boundary_command, phase_command, sweep_command
 from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration

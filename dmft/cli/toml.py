@@ -161,9 +161,7 @@ class _Reader:
         if "rule" in self.raw:
             made = self._build("rule", lambda: rule_of(self.raw["rule"], self.values))
             rule: Any = made  # a declaration is its own model
-            result = Declaration(
-                self.file, rule, rule, parameters, options, axes, None, self.raw
-            )  # fmt: skip
+            result = Declaration(self.file, rule, rule, parameters, options, axes, None, self.raw)
             self._check_letters(result, set(symbols.values()))
             return result
         refuse, fields = self.values.refusal, self.values.fields

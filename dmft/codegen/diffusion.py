@@ -158,9 +158,11 @@ def _closed(noise: Noise, places: Mapping[str, str]) -> str:
         "readout_1": f"par[{scalars + 1}]", "teacher_readout_1": f"par[{scalars + 2}]",
     }  # fmt: skip
     sphere = noise.algorithm.constraint is not None
-    pairs = {"out[1, 1]": (m, m)} if sphere else {
-        "out[0, 0]": (q, q), "out[1, 0]": (q, m), "out[1, 1]": (m, m)
-    }  # fmt: skip
+    pairs = (
+        {"out[1, 1]": (m, m)}
+        if sphere
+        else {"out[0, 0]": (q, q), "out[1, 0]": (q, m), "out[1, 1]": (m, m)}
+    )
     targets = {place: moments.covariance(*pair) for place, pair in pairs.items()}
     rates = moments.rates  # divided by the dimension in the code
     added = {

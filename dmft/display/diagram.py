@@ -194,11 +194,12 @@ def _draw_labels(
     words = quantity.replace("_", " ")
     return [
         Patch(
-            facecolor=colours(norm(n)), edgecolor=HATCH_INK,
+            facecolor=colours(norm(n)),
+            edgecolor=HATCH_INK,
             label=f"{words}: {n:g}" if names is None else names[int(n)],
         )
         for n in numbers
-    ]  # fmt: skip
+    ]
 
 
 def _draw_statuses(

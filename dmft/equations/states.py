@@ -94,9 +94,7 @@ class StateSpace(ABC):
         model = self.model
         inputs = {"Inputs": model.inputs} if getattr(model, "inputs", None) else {}
         networks = {"Student": model.student, "Target": model.teacher}
-        return {
-            **networks, **inputs, "Label noise": model.label_noise, "Algorithm": self.algorithm
-        }  # fmt: skip
+        return {**networks, **inputs, "Label noise": model.label_noise, "Algorithm": self.algorithm}
 
     @property
     def held(self) -> int:

@@ -150,13 +150,15 @@ def start_controls(spec: Mapping[str, Any], on_sphere: bool) -> list[Control]:
     if not spec["blocks"]:
         if not on_sphere:
             found.append(
-                Control("size", "size of the start", 1.0, 0.01, 10, "log", "|w|", "start",
-                        axis=True)
-            )  # fmt: skip
+                Control(
+                    "size", "size of the start", 1.0, 0.01, 10, "log", "|w|", "start", axis=True
+                )
+            )
         found.append(
-            Control("overlap", "overlap at the start", 0.0, 0.0, 0.99, "cubic", "c", "start",
-                    axis=True)
-        )  # fmt: skip
+            Control(
+                "overlap", "overlap at the start", 0.0, 0.0, 0.99, "cubic", "c", "start", axis=True
+            )
+        )
     return found
 
 

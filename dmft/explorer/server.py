@@ -100,9 +100,11 @@ def files(session: Session) -> dict[str, tuple[str, bytes]]:
     description = session.description()
     start = START.format(description=inline(description))
     page = html(
-        session.title, "", '<link rel="stylesheet" href="style.css">',
+        session.title,
+        "",
+        '<link rel="stylesheet" href="style.css">',
         '<script type="module" src="page.js"></script>',
-    )  # fmt: skip
+    )
     found = {
         "": ("text/html; charset=utf-8", page.encode()),
         "page.js": ("text/javascript; charset=utf-8", (script(*MODULES) + start).encode()),

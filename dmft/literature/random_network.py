@@ -205,8 +205,9 @@ class Layers:
                 raise BadParameter("the variance grows from layer to layer without bound")
             return 0.0
         low, high = grid[signs[-1]], grid[signs[-1] + 1]
-        return float(brentq(lambda q: weight * self.pair(q, q) + bias - q, low, high, xtol=1e-15,
-                            rtol=1e-15))  # fmt: skip
+        return float(
+            brentq(lambda q: weight * self.pair(q, q) + bias - q, low, high, xtol=1e-15, rtol=1e-15)
+        )
 
 
 def _averaged(function: sp.Expr) -> Callable[[float, float], float]:
@@ -249,8 +250,9 @@ def signal_propagation(
     """
     weight, bias = float(weight_std) ** 2, float(bias_std) ** 2
     if not (weight > 0.0 and bias >= 0.0):
-        raise BadParameter(f"weight_std = {weight_std} must be positive, bias_std = {bias_std} not "
-                           "negative")  # fmt: skip
+        raise BadParameter(
+            f"weight_std = {weight_std} must be positive, bias_std = {bias_std} not negative"
+        )
     layers = Layers(activation)
     q = layers.variance(weight, bias)
     chi = weight * layers.slopes(q, q) if q else weight * layers.slopes(1e-12, 1e-12)
@@ -260,10 +262,12 @@ def signal_propagation(
     slope = (up - down) / (2.0 * step) if q > step else chi
     at_c = weight * layers.slopes(q, c * q) if q else chi
     return SignalPropagation(
-        q, c, chi,
+        q,
+        c,
+        chi,
         {"variance": _scale(slope), "correlation": _scale(at_c), "gradient": -_scale(chi)},
         _edge(layers, bias),
-    )  # fmt: skip
+    )
 
 
 def _correlation(layers: Layers, q: float, weight: float, bias: float, chi: float) -> float:

@@ -323,9 +323,11 @@ def dropout(
 
 
 def feedback_alignment(
-    feedback: Sequence[Any] = (1, 1), noise: Any = 0, teacher: Sequence[Any] = (1, 1),
+    feedback: Sequence[Any] = (1, 1),
+    noise: Any = 0,
+    teacher: Sequence[Any] = (1, 1),
     learning_rate: Any = 0.5,
-) -> UpdateField:  # fmt: skip
+) -> UpdateField:
     r"""Erf units that are trained through fixed feedback weights F, with learned readouts v.
 
     Equation    psi_j = F_j e sigma'(h_j), dv_j/dt = <e sigma(h_j)>, e = y - sum_j v_j sigma(h_j)

@@ -119,7 +119,8 @@ def random_network(
             C(t, s): {"leak": -C(t, s), "drive": sp.Integral(drive * R(s, u), (u, 0, s))},
             R(t, s): {"leak": -R(t, s)},
             C(t, t): {
-                "leak": -2 * C(t, t), "drive": 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
+                "leak": -2 * C(t, t),
+                "drive": 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
             },
         },
         values={R(t, t): {"kick": 1}},
@@ -127,7 +128,7 @@ def random_network(
         causal=[R],
         name="random recurrent network",
         source="sompolinsky_1988",
-    )  # fmt: skip
+    )
 
 
 def ridge_flow(

@@ -170,8 +170,9 @@ class Couplings:
 class Network:
     """One network under way."""
 
-    def __init__(self, units: Units, laws: Sequence[Law], generator: np.random.Generator,
-                 steps: int) -> None:  # fmt: skip
+    def __init__(
+        self, units: Units, laws: Sequence[Law], generator: np.random.Generator, steps: int
+    ) -> None:
         self.units, self.generator = units, generator
         network = units.network
         x, h = network.state, network.field
@@ -181,8 +182,9 @@ class Network:
             np.concatenate([np.atleast_2d(y.sample(generator, n)) for _, y in network.parameters])
             if network.parameters else np.empty((0, n)) for n in sizes
         ]  # fmt: skip
-        self.x = np.concatenate([law.sample(generator, n) for law, n in
-                                 zip(laws, sizes, strict=True)])  # fmt: skip
+        self.x = np.concatenate(
+            [law.sample(generator, n) for law, n in zip(laws, sizes, strict=True)]
+        )
         self.couplings = Couplings(units, generator, self.sites)
         self.output = [units.function(y, x) for y in network.output]
         self.slope = [units.function(sp.diff(y, x), x) for y in network.output]
@@ -190,10 +192,12 @@ class Network:
         self.rate = [units.function(y, x, h, T, self.nu) for y in rates]
         self.by_state = [units.function(sp.diff(y, x), x, h, T, self.nu) for y in rates]
         self.by_field = [units.function(sp.diff(y, h), x, h, T, self.nu) for y in rates]
-        self.inflow = [units.function(y.subs(x, 0), T) if network.positive else None
-                       for y in network.rate]  # fmt: skip
-        self.noise = [None if y == 0 else units.function(sp.sqrt(2 * y), x, T)
-                      for y in network.noise]  # fmt: skip
+        self.inflow = [
+            units.function(y.subs(x, 0), T) if network.positive else None for y in network.rate
+        ]
+        self.noise = [
+            None if y == 0 else units.function(sp.sqrt(2 * y), x, T) for y in network.noise
+        ]
         self.inputs = [self._input(a, steps) for a in range(network.populations)]
         self.held = None
         if network.multiplier:

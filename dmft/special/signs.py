@@ -115,9 +115,10 @@ def _moment(C, live, powers, weight, whole, leaves):  # type: ignore[no-untyped-
     return total
 
 
-@njit(types.Tuple((types.float64, VECTOR, types.float64[:, :, ::1]))(
-    types.int64, INTEGERS, VECTOR
-), **CALL)  # fmt: skip
+@njit(
+    types.Tuple((types.float64, VECTOR, types.float64[:, :, ::1]))(types.int64, INTEGERS, VECTOR),
+    **CALL,
+)
 def split_moment_of_signs(signs, powers, entries):  # type: ignore[no-untyped-def]
     """E[prod_m x_m^{powers_m} prod_a sign(u_a)] of centred fields (u, x), as value and leaves.
 

@@ -152,8 +152,9 @@ class LearnedDirections(Record):
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}",
-                          *lines])  # fmt: skip
+        return "\n".join(
+            [f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}", *lines]
+        )
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{row.name} {row.when}" for row in self.table)

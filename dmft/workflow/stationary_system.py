@@ -122,9 +122,8 @@ class StationarySystem:
         """Sizes of the free coordinates: products of the lengths of their rows; scalars from 1."""
         blocks = self.blocks(y, self.start.Q)
         own, other = (
-            np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
-            for gram in (blocks["Q"], self.start.P)
-        )  # fmt: skip
+            np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1)) for gram in (blocks["Q"], self.start.P)
+        )
         sizes = {name: np.maximum(1.0, np.abs(value)) for name, value in blocks.items()}
         sizes["Q"] = own[..., :, None] * own[..., None, :]
         sizes["M"] = own[..., :, None] * other[..., None, :]

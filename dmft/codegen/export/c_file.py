@@ -207,9 +207,11 @@ def defaults(system: System) -> list[str]:
     """Declared values of the parameters."""
     values = ["NAN" if v is None else repr(v) for v in system.defaults.values()] or ["0.0"]
     return [
-        "", "/* Declared values of the parameters; NAN where a run has to give one. */",
-        f"const double PARAMETERS[] = {{{', '.join(values)}}};", "",
-    ]  # fmt: skip
+        "",
+        "/* Declared values of the parameters; NAN where a run has to give one. */",
+        f"const double PARAMETERS[] = {{{', '.join(values)}}};",
+        "",
+    ]
 
 
 # Comparison --------------------------------------------------------------------------------------
@@ -244,9 +246,11 @@ def test(system: System) -> str:
         for place in range(len(arrays["values"])):
             calls.append(compared(f"values_{n} + {place}", f"case_{n}_values + {place}", 1))
     return TEST.format(
-        cases="\n".join(cases), calls="\n".join(calls), count=len(system.cases),
+        cases="\n".join(cases),
+        calls="\n".join(calls),
+        count=len(system.cases),
         tolerance=TOLERANCE,
-    )  # fmt: skip
+    )
 
 
 def compared(found: str, wanted: str, size: int) -> str:

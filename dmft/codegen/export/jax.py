@@ -55,9 +55,11 @@ class Choices(ast.NodeTransformer):
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         """Numbers of the module `math`."""
-        return node if ast.unparse(node) not in NUMBERS else ast.parse(
-            ast.unparse(node).replace("math.", "jnp."), mode="eval"
-        ).body  # fmt: skip
+        return (
+            node
+            if ast.unparse(node) not in NUMBERS
+            else ast.parse(ast.unparse(node).replace("math.", "jnp."), mode="eval").body
+        )
 
 
 def _call(name: str, arguments: list[ast.expr]) -> ast.expr:

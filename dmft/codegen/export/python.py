@@ -235,9 +235,11 @@ def checks(system: System) -> str:
         state = {n: v.tolist() for n, v in case.arrays.items()}
         rates = {n: np.asarray(v).tolist() for n, v in case.rates.items()}
         entries = [
-            f'"state": {state}', f'"given": {case.parameters}',
-            f'"rates": {rates}', f'"observables": {case.observables}',
-        ]  # fmt: skip
+            f'"state": {state}',
+            f'"given": {case.parameters}',
+            f'"rates": {rates}',
+            f'"observables": {case.observables}',
+        ]
         rows.append("    {" + ",\n     ".join(entries) + "},")
     observed = '**case["state"], **case["given"]'
     return CHECK.format(cases="\n".join(rows), tolerance=TOLERANCE, observed_of=observed)
@@ -319,9 +321,11 @@ def plotted(system: System) -> str:
 def cell(number: int, kind: str, text: str) -> dict[str, Any]:
     """One cell."""
     found: dict[str, Any] = {
-        "cell_type": kind, "id": f"cell-{number}", "metadata": {},
+        "cell_type": kind,
+        "id": f"cell-{number}",
+        "metadata": {},
         "source": text.splitlines(keepends=True),
-    }  # fmt: skip
+    }
     if kind == "code":
         found |= {"execution_count": None, "outputs": []}
     return found

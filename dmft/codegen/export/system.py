@@ -75,8 +75,10 @@ class System:
         resolve_scalars(equations.declared, (), self.given)  # refuses unknown names
         # Numbers of the state are written one by one, and widths are those of the declaration.
         self.written_out = equations.is_written_out
-        own = [*equations.space.blocks, *(d.name for d in equations.definitions
-                                          if d.role == "observable")]  # fmt: skip
+        own = [
+            *equations.space.blocks,
+            *(d.name for d in equations.definitions if d.role == "observable"),
+        ]
         for name in own:
             if name in TAKEN or keyword.iskeyword(name):
                 raise BadParameter(f"the name {name} is one of exported files; rename it")
@@ -150,8 +152,9 @@ class System:
         shapes = {name: self.equations.space.shapes[name] for name in names}
         return tuple(
             Block(name, tuple(map(str, shape)) or ("1",), not shape)
-            for name, shape in shapes.items() if 0 not in shape
-        )  # fmt: skip
+            for name, shape in shapes.items()
+            if 0 not in shape
+        )
 
     @cached_property
     def constants(self) -> tuple[Block, ...]:

@@ -401,7 +401,7 @@ def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
     bias = sp.Add(*(e * r * zeta**2 / (e + zeta) ** 2 for e, r in zip(c, rho, strict=True)))
     norm = sp.Add(
         *(n * y * e / (e + zeta) for e, n, y in zip(c, nu, share, strict=True) if e > 0)
-    ) / (2 * algorithm.batch_size)  # fmt: skip
+    ) / (2 * algorithm.batch_size)
     return norm, bias
 
 

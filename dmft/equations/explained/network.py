@@ -47,8 +47,10 @@ def explain_network(equations: NetworkEquations, population: int = 0) -> Explana
             f"{network.populations}"
         )
     f, checks = equations.functions(population), Checks(equations, population)
-    terms = {name: equations.terms[str(f.field)].get(name, sp.S.Zero)
-             for name in ("mean", "low_rank", "couplings", "memory")}  # fmt: skip
+    terms = {
+        name: equations.terms[str(f.field)].get(name, sp.S.Zero)
+        for name in ("mean", "low_rank", "couplings", "memory")
+    }
     total, last = (sp.Sum, T - 1) if network.kind == "map" else (sp.Integral, T)
     back = total(CHI[j, k, T, S] * PHI[0, S], (S, 0, last))
     whole, alone = (sp.Sum(J[0, j] * y[j, T], (j, 1, N)) for y in (PHI, ALONE))
@@ -91,8 +93,10 @@ class Checks:
 
     def mean(self, case: int) -> Judged:
         """Sum over populations of mean couplings times mean outputs, and the low-rank part."""
-        low = sum(m * sp.Function(f"kappa_{r + 1}", real=True)(T)
-                  for r, (m, _) in enumerate(self.network.low_rank))  # fmt: skip
+        low = sum(
+            m * sp.Function(f"kappa_{r + 1}", real=True)(T)
+            for r, (m, _) in enumerate(self.network.low_rank)
+        )
         means = self.network.mean[self.a]
         before = low + self._over(lambda b, n: n * means[b] * self.every[b].mean(T))
         after = self._term("mean") + self._term("low_rank")
@@ -125,8 +129,10 @@ class Checks:
         """N E J_0j^2 and N E J_0j J_j0 without means, over pairs of equally likely signs."""
         net, a = self.network, self.a
         gamma, draws = net.symmetry[a][b], [(u, v) for u in (-1, 1) for v in (-1, 1)]
-        pairs = [(net.std[a][b] * u, net.std[b][a] * (gamma * u + sp.sqrt(1 - gamma**2) * v))
-                 for u, v in draws]  # fmt: skip
+        pairs = [
+            (net.std[a][b] * u, net.std[b][a] * (gamma * u + sp.sqrt(1 - gamma**2) * v))
+            for u, v in draws
+        ]
         return sum(y * y for y, _ in pairs) / 4, sp.expand(sum(y * z for y, z in pairs)) / 4
 
     def _values(self, case: int, *sides: sp.Expr) -> Judged:

@@ -33,7 +33,7 @@ from dmft.equations.noise.record import (
     check_dimension,
     covariance_on_nodes,
     declared_dimension,
-)  # fmt: skip
+)
 from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state

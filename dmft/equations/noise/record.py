@@ -175,9 +175,9 @@ class WrittenNoise(Fluctuations):
     def functions(self) -> tuple[Any, Any]:
         """Increments and next order as functions of arrays."""
         known = sorted(
-            {s for part in self.at_nodes for y in part for s in y.free_symbols}
-            - set(self.normals), key=str,
-        )  # fmt: skip
+            {s for part in self.at_nodes for y in part for s in y.free_symbols} - set(self.normals),
+            key=str,
+        )
         whole = sp.Tuple(
             *(y.rewrite(sp.Heaviside, sp.Piecewise) for part in self.at_nodes for y in part)
         )

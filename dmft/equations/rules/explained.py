@@ -66,8 +66,10 @@ def explain_rule(equations: System, block: str = "M", term: str | None = None) -
 def _target(equations: System, block: str) -> str:
     """Name of the number that is explained."""
     known = [d.name for d in equations.definitions if d.role in ("rate", "observable")]
-    chosen = next((n for n in known if n == block or (n.rpartition("_")[0] and
-                   n.startswith(f"{block}_"))), None)  # fmt: skip
+    chosen = next(
+        (n for n in known if n == block or (n.rpartition("_")[0] and n.startswith(f"{block}_"))),
+        None,
+    )
     if chosen is None:
         raise BadParameter(f"these equations have no {block!r}; there are {', '.join(known)}")
     return chosen
@@ -187,9 +189,9 @@ class _Steps:
                 G[e, i, j] = G[e, j, i] = G[e, i, j] + way * scene.number(value)[0]
             Q = G.sum(axis=0)[:p, :p]
             L = np.eye(len(scene.gram[0]))
-            put_right = np.linalg.cholesky(Q) if self.rule.orthonormal else np.diag(
-                np.sqrt(np.diag(Q))
-            )  # fmt: skip
+            put_right = (
+                np.linalg.cholesky(Q) if self.rule.orthonormal else np.diag(np.sqrt(np.diag(Q)))
+            )
             L[:p, :p] = np.linalg.inv(put_right)
             ends.append(L @ G @ L.T)
         place = next(k for k in free if str(moments.in_block(*k)) == self.target)

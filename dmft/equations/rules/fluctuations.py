@@ -97,8 +97,10 @@ class RuleNoise(WrittenNoise):
                 continue
             for i, row in enumerate(rows):
                 parts = [self._field(item, i, e, n[e], known) for e in range(shape[0])]
-                for kind, own in ((item, [a + b for a, b in parts]),
-                                  (BareView.of(item), [b for _, b in parts])):  # fmt: skip
+                for kind, own in (
+                    (item, [a + b for a, b in parts]),
+                    (BareView.of(item), [b for _, b in parts]),
+                ):
                     known |= {Field(row, kind, e): y for e, y in enumerate(own)}
                     known[Field(row, kind)] = sp.Add(*own)
         return known

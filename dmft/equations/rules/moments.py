@@ -206,9 +206,10 @@ class Moments(RowOverlaps):
         known = {r for r, _ in given}
         keys = self._reached([expr], given)
         found = [
-            key[1] for key in keys
+            key[1]
+            for key in keys
             if isinstance(key, tuple) and key[0] == "random" and isinstance(key[1].law, Discrete)
-        ]  # fmt: skip
+        ]
         return max((r for r in found if r not in known), key=lambda r: r.number, default=None)
 
     # Gaussian variables --------------------------------------------------------------------------

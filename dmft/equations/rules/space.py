@@ -148,8 +148,9 @@ class RuleSpace(StateSpace):
             raise BadParameter("a rule with scalars, or with blocks, needs starts=")
         generators = [
             (size, np.random.default_rng([n, int(1 / size)]))
-            for size in (1.0, SMALL) for n in range(STARTS)
-        ]  # fmt: skip
+            for size in (1.0, SMALL)
+            for n in range(STARTS)
+        ]
         return [self.random_start(rng, size) for size, rng in generators]
 
     def random_start(self, rng: np.random.Generator, size: float = 1.0) -> Overlaps:

@@ -31,7 +31,7 @@ from dmft.equations.noise.record import (
     WrittenNoise,
     check_dimension,
     declared_dimension,
-)  # fmt: skip
+)
 from dmft.equations.parameter_values import Values
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.latex import EquationPrinter, definition_latex
@@ -121,12 +121,14 @@ class SequenceNoise(WrittenNoise):
         found = [
             define(
                 g,
-                {"slope": sp.Add(*(y * _slope(f, z) for y, f in zip(gaps, outputs, strict=True)))
-                 / size},
+                {
+                    "slope": sp.Add(*(y * _slope(f, z) for y, f in zip(gaps, outputs, strict=True)))
+                    / size
+                },
                 "sample",
             )
             for g, z in zip(slopes, h, strict=True)
-        ]  # fmt: skip
+        ]
         found.append(
             define(
                 RADIAL, {"r": sp.Add(*(g * z for g, z in zip(slopes, h, strict=True)))}, "sample"

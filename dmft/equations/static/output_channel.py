@@ -323,8 +323,10 @@ def _drawn(mean: sp.Expr, z: sp.Symbol) -> sp.Expr:
 
 def _mass(piece: Piece, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """P(low < z < high) of N(mean, variance)."""
-    high, low = ((end - mean) / sp.sqrt(variance) if end.is_finite else end
-                 for end in (piece.high, piece.low))  # fmt: skip
+    high, low = (
+        (end - mean) / sp.sqrt(variance) if end.is_finite else end
+        for end in (piece.high, piece.low)
+    )
     return normal_cdf(high) - normal_cdf(low)
 
 

@@ -447,9 +447,10 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentEquations:
             algorithm.temperature != 0,
         ),
         "readout_rate": (
-            "readouts and weights move at unrelated rates", algorithm.readout_rate != 0
+            "readouts and weights move at unrelated rates",
+            algorithm.readout_rate != 0,
         ),
-    }  # fmt: skip
+    }
     for name, (reason, given) in reasons.items():
         if given:
             raise BadParameter(

@@ -81,7 +81,7 @@ BATCH_LAWS = {
     "bernoulli": r"\chi^{t} &\in \{0, 1\} \text{ independent}, \quad \Pr(\chi^{t} = 1) = b",
     "reshuffle": r"\chi^{t} &= 1 \text{ once in each epoch of } 1/b \text{ steps, at a random one}",
     "replacement": r"\chi^{t} &\sim \mathrm{Poisson}(b) \text{ independent}",
-}  # fmt: skip
+}
 
 
 class PathSlope(sp.Expr):
@@ -116,7 +116,7 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
         ),
         "weights": driving[t, j],
         "memory": own,
-    }  # fmt: skip
+    }
     if algorithm.batch == "fresh":  # a sample is seen once: its gradients have no past
         del field_terms["memory"]
     # Samples that are seen once are independent of each other, and so is what drives them.
@@ -130,11 +130,9 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
             "weights": C_theta[t, s, j, l],
             "teacher": _in_the_span(M[t, j, x.r], M[s, l, q]),
         },
-    }  # fmt: skip
+    }
     if algorithm.readout_rate != 0:
-        rows[readout[t + 1, j]] = {
-            "decay": readout[t, j], "learning": -readout_rate * pulled[t, j]
-        }  # fmt: skip
+        rows[readout[t + 1, j]] = {"decay": readout[t, j], "learning": -readout_rate * pulled[t, j]}
     return tuple(define(target, terms, "rate") for target, terms in rows.items())
 
 
@@ -197,7 +195,7 @@ def _free(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
             last=s - 1,
             heat=sp.KroneckerDelta(s, t + 1),
         ),
-    }  # fmt: skip
+    }
 
 
 def _learned(algorithm: GradientDescent) -> dict[str, sp.Expr]:
@@ -246,7 +244,7 @@ def _on_sphere(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr
             "earlier": (1 - equal) * scale(j) * C_free[now, s, j, l],
             "equal": equal * scale(j) * scale(l) * G_free[now, j, l],
         },
-    }  # fmt: skip
+    }
 
 
 def _averages(algorithm: GradientDescent, once: sp.Expr) -> dict[sp.Indexed, dict[str, sp.Expr]]:
@@ -289,8 +287,10 @@ class TwoTimePrinter(EquationPrinter):
             return f"{TIME_LATEX[base]}_{{{' '.join(indices[2:])}}}({', '.join(indices[:2])})"
         if base in TIME_LATEX:
             return f"{TIME_LATEX[base]}^{{{indices[0]}}}_{{{' '.join(indices[1:])}}}"
-        special = {"g_star": r"g^{\star %s}_{%s}",
-                   "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}"}  # fmt: skip
+        special = {
+            "g_star": r"g^{\star %s}_{%s}",
+            "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}",
+        }
         if base == "P_inverse":
             return f"P^{{-1}}_{{{' '.join(indices)}}}"
         if base == "readout_pull":
@@ -321,11 +321,10 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
         )
     result = [
         define(output, {"output": f}, "intermediate"),
-        define(label, {"target": labelled, "noise": sp.sqrt(x.Delta) * zeta},
-               "intermediate"),
+        define(label, {"target": labelled, "noise": sp.sqrt(x.Delta) * zeta}, "intermediate"),
         define(loss, {"loss": value}, "observable"),
         define(g[x.j], {"gradient": share * slope * x.a[x.j] * At(first, x.h[x.j]) / p}, "rate"),
-    ]  # fmt: skip
+    ]
     if model.label_noise == 0:
         result[1] = result[1].without("noise")
     if algorithm.readout_rate != 0:

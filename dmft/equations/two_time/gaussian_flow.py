@@ -129,8 +129,9 @@ class _Closed:
         for j in range(p) if "multiplier" in named else ():
             values[self.function("nu", j)(t)] = self.rate(named["multiplier"], {x.j: j + 1})
         at_once = kick_of(self.flow.by_base)
-        kick = np.array([[self.plain(at_once, {x.j: j + 1, x.l: m + 1}) for m in range(p)]
-                         for j in range(p)])  # fmt: skip
+        kick = np.array(
+            [[self.plain(at_once, {x.j: j + 1, x.l: m + 1}) for m in range(p)] for j in range(p)]
+        )
         for j, m in np.ndindex(p, p):
             at = {x.j: j + 1, x.l: m + 1}
             C, R = (self.function(name, j, m) for name in "CR")
@@ -273,8 +274,7 @@ class _Closed:
     @cached_property
     def averages(self) -> dict[str, Definition]:
         """Definitions of the averages over samples, and of the response at equal times."""
-        found = {base_name(d.target): d for d in self.flow.process
-                 if d.expr.has(Expectation)}  # fmt: skip
+        found = {base_name(d.target): d for d in self.flow.process if d.expr.has(Expectation)}
         return found | {"R_l_equal": equal_response_of(self.flow.by_base)}
 
     def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> dict[str, sp.Expr]:

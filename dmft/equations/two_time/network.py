@@ -264,8 +264,7 @@ def _site(network: RandomNetwork, a: int) -> list[Definition]:
     return [
         define(
             f.state(T),
-            {"rate": network.rate[a].xreplace(swap),
-             "noise": noise.xreplace(swap) * f.white(T)},
+            {"rate": network.rate[a].xreplace(swap), "noise": noise.xreplace(swap) * f.white(T)},
             "rate",
         ),
         define(f.field(T), _field(network, a, f, every, earlier), "sample"),
@@ -277,16 +276,15 @@ def _site(network: RandomNetwork, a: int) -> list[Definition]:
             {"average": Expectation(PathSlope(output, f.field(S)))},
             "intermediate",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _field(
     network: RandomNetwork, a: int, f: Functions, every: list[Functions], earlier: sp.Expr
 ) -> dict[str, sp.Expr]:
-    mean = sp.Add(*(
-        share * network.mean[a][b] * every[b].mean(T)
-        for b, share in enumerate(_shares(network))
-    ))  # fmt: skip
+    mean = sp.Add(
+        *(share * network.mean[a][b] * every[b].mean(T) for b, share in enumerate(_shares(network)))
+    )
     low_rank = sp.Add(*(m * _loading(r)(T) for r, (m, _) in enumerate(network.low_rank)))
     memory = sp.S.Zero
     if network.has_memory:
@@ -312,10 +310,12 @@ def _field(
 def _covariance(network: RandomNetwork, a: int, every: list[Functions]) -> dict[str, sp.Expr]:
     coupled = network.covariance
     if coupled is None:
-        coupled = sp.Add(*(
-            share * network.std[a][b] ** 2 * every[b].corr(T, S)
-            for b, share in enumerate(_shares(network))
-        ))  # fmt: skip
+        coupled = sp.Add(
+            *(
+                share * network.std[a][b] ** 2 * every[b].corr(T, S)
+                for b, share in enumerate(_shares(network))
+            )
+        )
     if network.redrawn:
         coupled = coupled * sp.KroneckerDelta(T, S)
     return {"couplings": coupled, "input": network.input_covariance[a]}
@@ -325,10 +325,12 @@ def _loadings(network: RandomNetwork) -> list[Definition]:
     """Overlaps of the outputs with the low-rank part."""
     found = []
     for r, (_, n) in enumerate(network.low_rank):
-        total = sp.Add(*(
-            share * Expectation(n * functions_of(network, b).output)
-            for b, share in enumerate(_shares(network))
-        ))  # fmt: skip
+        total = sp.Add(
+            *(
+                share * Expectation(n * functions_of(network, b).output)
+                for b, share in enumerate(_shares(network))
+            )
+        )
         found.append(define(_loading(r)(T), {"average": total}, "intermediate"))
     return found
 

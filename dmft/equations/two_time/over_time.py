@@ -108,9 +108,10 @@ def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.E
             continue
         if name in ONCE or name in equations.read_by_samples or name not in equations.parameters:
             able = sorted(
-                y for y in equations.process_parameters
+                y
+                for y in equations.process_parameters
                 if y not in ONCE and y not in equations.read_by_samples
-            )  # fmt: skip
+            )
             raise BadParameter(
                 f"{name} = {value} is a schedule; parameters that may depend on time are "
                 f"{', '.join(able)}"

@@ -227,8 +227,9 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         counts = {str(f): n for n, group in ((2, self.pairs), (1, self.signals)) for f in group}
         for f in expr.atoms(AppliedUndef):
             if counts.get(str(f.func)) != len(f.args):
-                names = ", ".join([*(f"{y}(t, s)" for y in self.pairs),
-                                   *(f"{y}(t)" for y in self.signals)])  # fmt: skip
+                names = ", ".join(
+                    [*(f"{y}(t, s)" for y in self.pairs), *(f"{y}(t)" for y in self.signals)]
+                )
                 raise BadParameter(
                     f"{f} in a term of {block} has no equation: the problem moves {names}"
                 )

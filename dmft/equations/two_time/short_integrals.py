@@ -236,9 +236,9 @@ class ShortIntegrals:
             "pull": [of(e.xreplace(sample_label)) for e in sample["pull"]],
         }
         gram = [[of(g[j] * g[m]) for m in range(j + 1)] for j in range(p)]
-        result["corr"] = [[
-            [combined([(gram[max(j, m)][min(j, m)], second)]) for m in range(p)] for j in range(p)
-        ]]  # fmt: skip
+        result["corr"] = [
+            [[combined([(gram[max(j, m)][min(j, m)], second)]) for m in range(p)] for j in range(p)]
+        ]
         own = [[of(g[j] * (h - teacher[h])) for h in self.h] for j in range(p)]
         result["resp"] = [times_inverse(own, self.matrix("C_theta", (0, 0)))]
         return result
@@ -283,9 +283,10 @@ class ShortIntegrals:
             used: dict[Key, sp.Symbol] = {}
 
             def entry(
-                base: str, places: tuple[int, ...],
+                base: str,
+                places: tuple[int, ...],
                 used: dict[Key, sp.Symbol] = used,
-            ) -> sp.Expr:  # fmt: skip
+            ) -> sp.Expr:
                 return used.setdefault((base, places), sp.Dummy("e"))
 
             expr = expanded(d.expr, at, self.widths, entry).xreplace(self.names)

@@ -71,8 +71,10 @@ class SecondStep:
         S = (S + S.T) / 2
         self.C00, self.C10, self.S_value = C00, C10, S
         self.B = sp.Matrix(p, p, lambda a, b: self._held(Number(B[a, b], error_B[a, b])))
-        rows = [[self._held(Number(S[a, b], E11[a, b]), a == b) if b <= a else None
-                 for b in range(p)] for a in range(p)]  # fmt: skip
+        rows = [
+            [self._held(Number(S[a, b], E11[a, b]), a == b) if b <= a else None for b in range(p)]
+            for a in range(p)
+        ]
         self.S = sp.Matrix(p, p, lambda a, b: rows[max(a, b)][min(a, b)])
         self.sample = integrals.sample(1, integrals.h, self.mean_entries)
         self.mu = sp.symbols(f"mu1:{p + 1}", real=True, cls=sp.Dummy)
@@ -186,14 +188,16 @@ def second_averages(integrals: ShortIntegrals) -> dict[str, Any]:
         # E[g^1 r^0] = R(1, 0) C(0, 0) + R(1, 1) C(1, 0)
         with_old = [
             [
-                combined([
-                    (step.integral(g[j], integrals.r[m]), sp.S.One),
-                    *((now[j][n], -step.C10[n, m]) for n in range(p)),
-                ])
+                combined(
+                    [
+                        (step.integral(g[j], integrals.r[m]), sp.S.One),
+                        *((now[j][n], -step.C10[n, m]) for n in range(p)),
+                    ]
+                )
                 for m in range(p)
             ]
             for j in range(p)
-        ]  # fmt: skip
+        ]
         before = times_inverse(with_old, step.C00)
     return {
         "star": star,

@@ -221,11 +221,13 @@ class Channel:
         least, most = np.min(bulk, axis=(0, 1)), np.max(bulk, axis=(0, 1))
         layers = np.add.outer(self.values, width * MIRRORED).ravel()
         ends = least - 9 * width, most + 9 * width
-        marks = np.concatenate([
-            *bulk,
-            *(v + width * MIRRORED[:, None] for v in (least, most)),
-            np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))), *ends),
-        ])  # fmt: skip
+        marks = np.concatenate(
+            [
+                *bulk,
+                *(v + width * MIRRORED[:, None] for v in (least, most)),
+                np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))), *ends),
+            ]
+        )
         return thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
 
     def rule_z(
@@ -236,11 +238,14 @@ class Channel:
         points = self.likelihood.resolving if self.drawn else self.breaks
         z, weight = window(points, mean, variance, order, self.is_singular)
         if self.drawn:
-            cases = [(np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
-                     for s in (1.0, -1.0)]  # fmt: skip
+            cases = [
+                (np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
+                for s in (1.0, -1.0)
+            ]
         else:
-            cases = [(f(z), p * weight)
-                     for f, (p, _) in zip(self.functions, self.cases, strict=True)]  # fmt: skip
+            cases = [
+                (f(z), p * weight) for f, (p, _) in zip(self.functions, self.cases, strict=True)
+            ]
         if self.noise:
             nodes, heights = np.polynomial.hermite_e.hermegauss(2 * order)
             heights, nodes = heights / heights.sum(), np.sqrt(self.noise) * nodes

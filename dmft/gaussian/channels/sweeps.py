@@ -173,11 +173,13 @@ def interval_sums(found: Pieces, mean: Array, scale: float | Array) -> Array:
     with np.errstate(invalid="ignore"):
         first = at_a - at_b
         second = mass + np.where(at_a > 0, a * at_a, 0.0) - np.where(at_b > 0, b * at_b, 0.0)
-    return np.array([
-        mass,
-        mean * mass + scale * first,
-        mean**2 * mass + 2 * mean * scale * first + scale**2 * second,
-    ])  # fmt: skip
+    return np.array(
+        [
+            mass,
+            mean * mass + scale * first,
+            mean**2 * mass + 2 * mean * scale * first + scale**2 * second,
+        ]
+    )
 
 
 def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> Array:

@@ -168,8 +168,10 @@ class Learnability(Record):
     def __str__(self) -> str:
         rows = [("direction", *self.algorithms)]
         for row in self.table:
-            cells = (v.samples if v.step is None else f"{v.samples} (step {v.step})"
-                     for v in row.verdicts)  # fmt: skip
+            cells = (
+                v.samples if v.step is None else f"{v.samples} (step {v.step})"
+                for v in row.verdicts
+            )
             rows.append((row.name, *cells))
         widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
         lines = [

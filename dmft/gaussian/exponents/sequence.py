@@ -178,9 +178,11 @@ def sequence_information_exponent(
     mine = student_coefficients(student, means, most, theirs)
     shown = target.outputs[0] if target.shape == (1, 1) else target.outputs
     facts = {
-        "name": "sequence information exponent", "target": shown, "fields": target.fields,
+        "name": "sequence information exponent",
+        "target": shown,
+        "fields": target.fields,
         "means": tuple(means),
-    }  # fmt: skip
+    }
     orders, threshold = _orders(theirs, mine, most)
     if model.tied:
         result = _judged(theirs, mine, orders, threshold, lambda k: overlap(theirs, mine, k), facts)

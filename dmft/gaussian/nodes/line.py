@@ -67,8 +67,9 @@ def kronrod() -> tuple[Array, Array, Array]:
     # The Stieltjes polynomial is orthogonal to P_10 times everything of lower degree.
     odd = np.arange(1, size + 1, 2)
     weighted = (w * table[:, size])[:, None]
-    matrix = np.array([[np.sum(weighted[:, 0] * table[:, k] * table[:, j]) for j in odd]
-                       for k in odd])  # fmt: skip
+    matrix = np.array(
+        [[np.sum(weighted[:, 0] * table[:, k] * table[:, j]) for j in odd] for k in odd]
+    )
     right = -np.array([np.sum(weighted[:, 0] * table[:, k] * table[:, size + 1]) for k in odd])
     coefficients = np.zeros(size + 2)
     coefficients[odd], coefficients[size + 1] = np.linalg.solve(matrix, right), 1.0

@@ -76,10 +76,13 @@ def _tilted(block: Block) -> Block:
     n, r = len(block.forms), block.dimension
     exponent = sp.Poly(sp.expand(sp.Add(*[f.exp for f in chosen])), *block.forms)
     values = {block.forms[i]: sp.Float(m, DIGITS) for i, m in enumerate(block.shift)}
-    slopes = [number(sp.N(exponent.diff(x).as_expr().xreplace(values), DIGITS))
-              for x in block.forms]  # fmt: skip
-    curvature = [[number(sp.N(sp.diff(exponent.as_expr(), x, y), DIGITS)) for y in block.forms]
-                 for x in block.forms]  # fmt: skip
+    slopes = [
+        number(sp.N(exponent.diff(x).as_expr().xreplace(values), DIGITS)) for x in block.forms
+    ]
+    curvature = [
+        [number(sp.N(sp.diff(exponent.as_expr(), x, y), DIGITS)) for y in block.forms]
+        for x in block.forms
+    ]
     rows = mpmath.matrix([list(row) for row in block.rows]) if r else mpmath.matrix(n, 0)
     precision = mpmath.eye(r) - rows.T * mpmath.matrix(curvature) * rows
     try:

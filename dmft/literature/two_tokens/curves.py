@@ -45,9 +45,7 @@ class Curve:
 
     def meets(self, other: Curve) -> float:
         """Return alpha where two curves cross."""
-        return float(
-            (self.A * other.B - other.A * self.B) / (other.A * self.C - self.A * other.C)
-        )  # fmt: skip
+        return float((self.A * other.B - other.A * self.B) / (other.A * self.C - self.A * other.C))
 
 
 @cache
@@ -63,9 +61,10 @@ def curves() -> dict[str, Curve]:
 
     def stationary(y: float, scale: float) -> Curve:
         return Curve(
-            scale * float(k.A(y, 1)), -scale * 2.0 * float(k.C(y, 1)),
+            scale * float(k.A(y, 1)),
+            -scale * 2.0 * float(k.C(y, 1)),
             scale * 2.0 * float(k.M(y, 1)),
-        )  # fmt: skip
+        )
 
     m0, m1 = float(t.M(zero)), float(t.M(one))
     v0, v1 = float(t.V(zero)), float(t.V(one))

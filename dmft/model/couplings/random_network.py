@@ -339,8 +339,7 @@ def starts_of(network: RandomNetwork, start: Any) -> list[Law]:
         raise BadParameter(
             f"{len(many)} starts for {network.populations} populations: give one, or one for each"
         )
-    laws = [Normal(float(y), 0.0) if is_number(y) and abs(y) < LARGEST_START else y
-            for y in many]  # fmt: skip
+    laws = [Normal(float(y), 0.0) if is_number(y) and abs(y) < LARGEST_START else y for y in many]
     wrong = [y for y in laws if not isinstance(y, Law)]
     if wrong:
         raise BadParameter(

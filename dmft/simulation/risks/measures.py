@@ -28,7 +28,7 @@ from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_ro
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "395854905e9a",
+    "dmft.simulation.risks.risk": "a79356eb1cb2",
 }
 
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
@@ -45,7 +45,7 @@ POINTS = 4096
 )
 def measures_in_cluster(  # type: ignore[no-untyped-def]
     covariance, mean, nodes, rows, a_star, how, sigma, sigma_star, cost, par, par_star
-):  # fmt: skip
+):
     """Loss, error rate and the largest distance of labels from 1 and -1.
 
     Fields are those of the teacher, then of the student: a label that jumps in its first field does

@@ -165,7 +165,7 @@ def conditional_deviation(variance: float, explained: float) -> float:
 @njit(nogil=True, cache=True, error_model="numpy")
 def pair_mean(  # type: ignore[no-untyped-def]
     star_f, star_g, cff, cfg, cgg, mean_f, mean_g, sigma, sigma_star, par, par_star, rule
-):  # fmt: skip
+):
     """E[f(mean_f + u) g(mean_g + v)] for zero-mean (u, v); sigma_star where flagged, else sigma."""
     kinks_f = (rule[3] if star_f else rule[2]) - mean_f
     kinks_g = (rule[3] if star_g else rule[2]) - mean_g

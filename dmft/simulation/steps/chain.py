@@ -52,7 +52,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "b33383c04a6d",
+    "dmft.simulation.steps.common": "a3ed654f4eb1",
     "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 
@@ -212,9 +212,7 @@ def advance_general_overlaps(  # type: ignore[no-untyped-def]
         write_fields(par_star, h_star, fields, cluster)
         write_noisy_label(h_star, a_star, noise, sign, sigma_star, par_star, label)
         for _ in range(passes):
-            update(
-                h, h_star, square / dim, numbers, a, sigma, slope, pull, par, label, psi, push
-            )  # fmt: skip
+            update(h, h_star, square / dim, numbers, a, sigma, slope, pull, par, label, psi, push)
             move_readout(a, scale * rates[now, TRAINED], push)
             for j in range(p):
                 for r in range(k):

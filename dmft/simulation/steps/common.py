@@ -209,7 +209,7 @@ def shorten_step(cross, own, gram, level, unit):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def has_passed(  # type: ignore[no-untyped-def]
     Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
-):  # fmt: skip
+):
     """Whether these overlaps are past the watched level."""
     if watch[0] == WATCH_OVERLAP:
         return np.abs(M).max() >= watch[1]
@@ -242,7 +242,7 @@ def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-u
 @njit(cache=True, **UNCOUNTED, inner=True)
 def draw_fields(  # type: ignore[no-untyped-def]
     generator, root, B, L, rank, z, h, h_star, clusters, cluster
-):  # fmt: skip
+):
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2.
 
     The means of clusters lie in the span of the teacher's rows, the first coordinates.

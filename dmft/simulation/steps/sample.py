@@ -49,7 +49,7 @@ def gradient_at(g, a, sigma, slope, pull, par, label, psi, push):  # type: ignor
 
 def gradient(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """One gradient at the fields of the sample."""
     if label.size > 1:  # a rule of a user's own, whose slope also reads the output
         f = 0.0
@@ -62,7 +62,7 @@ def gradient(  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def gradient_beyond(  # type: ignore[no-untyped-def]
     h, scale, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """A gradient at h + scale psi(h), psi that at h."""
     moved = np.zeros(h.size)
     gradient_at(h, a, sigma, slope, pull, par, label, psi, moved)
@@ -73,21 +73,21 @@ def gradient_beyond(  # type: ignore[no-untyped-def]
 
 def ahead(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """At h + rho psi(h) |x|^2/d, the fields of weights W + rho psi x^T/sqrt(d)."""
     gradient_beyond(h, numbers[0] * stretch, a, sigma, slope, pull, par, label, psi, push)
 
 
 def back(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """At h - rho psi(h) |x|^2/d."""
     gradient_beyond(h, -numbers[0] * stretch, a, sigma, slope, pull, par, label, psi, push)
 
 
 def at_radius(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """At h - rho psi(h)/|psi(h)| |x|/sqrt(d), the radius rho in the space of the weights."""
     unused = np.zeros(h.size)
     gradient_at(h, a, sigma, slope, pull, par, label, psi, unused)
@@ -100,7 +100,7 @@ def at_radius(  # type: ignore[no-untyped-def]
 
 def of_outputs(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
-):  # fmt: skip
+):
     """Gradient of a loss of several outputs; a has a row for each, pull reads [outputs, labels]."""
     p = h.size
     count = a.size // p

@@ -44,17 +44,20 @@ class Step:
         self.fields = [Field(row, view) for view in rule.views for row in self.rows]
         self.grams = [Gram(a, b) for n, a in enumerate(self.rows) for b in self.rows[n:]]
         self.names = [*self.fields, *rule.randoms, *self.grams, *self.learned, TIME]
-        self.psi = [[self.function(self._coefficient(row, v)) for v in rule.views]
-                    for row in rule.moving]  # fmt: skip
-        self.Phi = [[self.function(self._coefficient(row, r)) for r in self.rows]
-                    for row in rule.moving]  # fmt: skip
+        self.psi = [
+            [self.function(self._coefficient(row, v)) for v in rule.views] for row in rule.moving
+        ]
+        self.Phi = [
+            [self.function(self._coefficient(row, r)) for r in self.rows] for row in rule.moving
+        ]
         self.chi = [self.function(y) for y in rule.learned.values()]
         self.latents = {v: {r: self.function(c) for r, c in v.latents.items()} for v in rule.views}
         self.scales = {v: [self.function(s) for s in v.scales] for v in rule.views}
         self.weights = {
             r: [self.function(sp.sympify(p, strict=True)) for p in r.law.weights]
-            for r in rule.randoms if isinstance(r.law, Discrete)
-        }  # fmt: skip
+            for r in rule.randoms
+            if isinstance(r.law, Discrete)
+        }
         self.roots = [self._root(e) for e in range(len(self.shares))]
 
     def _coefficient(self, row: Row, vector: Row | View) -> sp.Expr:

@@ -46,7 +46,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "b33383c04a6d",
+    "dmft.simulation.steps.common": "a3ed654f4eb1",
     "dmft.simulation.steps.optimiser": "bb785111930b",
 }
 
@@ -272,7 +272,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
                 write_noisy_label(h_star, a_star, noise[n], sign[n], sigma_star, par_star, label)
                 update(
                     h, h_star, dot(x, x) / d, numbers, a, sigma, slope, pull, par, label, psi, push
-                )  # fmt: skip
+                )
                 for j in range(p):
                     add_multiple(G[j], times * psi[j] / over, x)
             if rates[now, SHORTENED] != 0.0:

@@ -91,7 +91,7 @@ def _split(now, p, g0, gx, G, h0, hx, D, old, new, which, move):  # type: ignore
 
 
 @njit(inner=True, **OPTIONS)
-def _close(g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]  # fmt: skip
+def _close(g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]
     """Gradients of one piece from those in its middle, and what it adds to the response."""
     seen = now + p
     for j in range(p):

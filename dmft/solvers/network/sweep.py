@@ -195,8 +195,9 @@ class Sweep(Repeated):
                 orthonormalise(rows)
             drawn = rows[len(fixed) :]
             fields.append(np.ascontiguousarray(drawn[: self.steps]))
-            noise.append(np.ascontiguousarray(drawn[self.steps :]) if len(drawn) > self.steps
-                         else None)  # fmt: skip
+            noise.append(
+                np.ascontiguousarray(drawn[self.steps :]) if len(drawn) > self.steps else None
+            )
         return fields, noise
 
     def _outputs(self, a: int) -> Array:
@@ -218,8 +219,9 @@ class Sweep(Repeated):
         """Take one step of all populations."""
         k, p = self.done, self.problem
         loadings = [f(self.outputs[:, k], self.sites) for f in p.loadings]
-        fields, weights = zip(*(self._field(a, loadings) for a in range(p.populations)),
-                              strict=True)  # fmt: skip
+        fields, weights = zip(
+            *(self._field(a, loadings) for a in range(p.populations)), strict=True
+        )
         nu = self._multiplier(fields)
         found = [self._moved(a, fields[a], nu) for a in range(p.populations)]
         self.multiplier[k] = nu

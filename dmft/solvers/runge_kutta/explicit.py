@@ -291,9 +291,7 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         return
     reason, error = _try(rhs, tableau, task, work, y, clock[T], h, counts)
     attempt = (h, end, last, reason, error)
-    settle(
-        rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, attempt
-    )  # fmt: skip
+    settle(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, attempt)
 
 
 _attempts = attempts(_step, 2 * SCAN)
@@ -326,8 +324,9 @@ def evaluate_rows(address, t, y, widths, par, out):  # type: ignore[no-untyped-d
 
 @njit(
     types.void(types.int64, VECTOR, MATRIX, INTEGERS, MATRIX, MATRIX),
-    cache=True, **OPTIONS,
-)  # fmt: skip
+    cache=True,
+    **OPTIONS,
+)
 def observe_ends(address, t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Apply a function of signature RHS to each row of `y` (n, size) with its row of `par`."""
     function = rhs_at(address)

@@ -123,10 +123,11 @@ def _run_chunk(
     problem, plan = setup.problem, setup.plan
     walk, scratch = _allocate(setup, first, count)
     functions = (
-        pointer(problem.rhs, RHS), pointer(problem.diffusion, COVARIANCE),
+        pointer(problem.rhs, RHS),
+        pointer(problem.diffusion, COVARIANCE),
         pointer(problem.observe or explicit.nothing, RHS),
         pointer(problem.domain or explicit.everywhere, DOMAIN),
-    )  # fmt: skip
+    )
     until, piece = 0, max(1, FIRST_SLICE // count)
     while until < plan.steps and np.any(walk.code == codes.WALKING) and not job.cancelled():
         began = time.perf_counter()

@@ -31,7 +31,7 @@ from dmft.solvers.two_time.step import (
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.solvers.two_time.step": "846280a821ec",
+    "dmft.solvers.two_time.step": "798cf6294ad3",
 }
 
 # A step is redone when its error exceeds the tolerance by this.
@@ -87,7 +87,7 @@ ADVANCE_SIGNATURE = types.int64(
 @njit(ADVANCE_SIGNATURE, cache=True, nogil=True, error_model="numpy")
 def advance(  # type: ignore[no-untyped-def]
     first, late, early, local, signals, par, flags, work, n, count, control, times, ending
-):  # fmt: skip
+):
     """Take up to `count` steps from n complete nodes; returns the number of nodes.
 
     Stops at the time `control[STOP]`. `times`, where not empty, prescribes the time after each
@@ -190,9 +190,7 @@ def _smooth(row, b, nodes, w, tol, floor):  # type: ignore[no-untyped-def]
     return abs(value - row[b]) <= tol * size
 
 
-THIN_SIGNATURE = types.int64(
-    WORK, types.int64, types.float64, types.float64, INTEGERS, MATRIX
-)  # fmt: skip
+THIN_SIGNATURE = types.int64(WORK, types.int64, types.float64, types.float64, INTEGERS, MATRIX)
 
 
 @njit(THIN_SIGNATURE, cache=True, nogil=True, error_model="numpy")

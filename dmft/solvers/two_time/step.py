@@ -176,7 +176,7 @@ def _integrals(flags, work, N, i, low):  # type: ignore[no-untyped-def]
 @njit(inner=True, **OPTIONS)
 def _evaluate(  # type: ignore[no-untyped-def]
     first, late, early, local, signals, par, flags, work, N, i, low
-):  # fmt: skip
+):
     """Rates and values at row i, columns low..i; returns the change of what is algebraic."""
     x, Z, FZ, X, FX, A = work.x, work.Z, work.FZ, work.X, work.FX, work.A
     BL, BE, S, J, out = work.BL, work.BE, work.S, work.J, work.out
@@ -317,7 +317,7 @@ def _correct(flags, work, N, errors):  # type: ignore[no-untyped-def]
 @njit(inner=True, **OPTIONS)
 def step(  # type: ignore[no-untyped-def]
     first, late, early, local, signals, par, flags, work, n, t_new, tol, passes, report
-):  # fmt: skip
+):
     """Compute row n at t_new from n complete nodes; rows are shifted already.
 
     report = (error of the step, relative where values exceed one; last change of the iteration;
@@ -340,10 +340,8 @@ def step(  # type: ignore[no-untyped-def]
             low = 0 if i == M else max(0, N - 2)
             change = max(
                 change,
-                _evaluate(
-                    first, late, early, local, signals, par, flags, work, N, i, low
-                ),
-            )  # fmt: skip
+                _evaluate(first, late, early, local, signals, par, flags, work, N, i, low),
+            )
         errors[0] = 0.0
         change = max(change, _correct(flags, work, N, errors))
         report[1], report[2] = change, taken + 1

@@ -75,9 +75,10 @@ OPEN = 2
 # Numbers of a march that a checkpoint keeps.
 SCALARS = ("n", "dt", "taken", "rejected", "passes", "swept")
 FAILED = {
-    compiled.NOT_FINITE: Status.NONFINITE, compiled.DIVERGED: Status.DIVERGED,
+    compiled.NOT_FINITE: Status.NONFINITE,
+    compiled.DIVERGED: Status.DIVERGED,
     compiled.STUCK: Status.TOLERANCE_NOT_MET,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
     "divergence": _refused,
     "survival": lambda network: _of_point(network, lambda y: float(np.max(y.survival))),
     "output_mean": lambda network: _of_point(network, lambda y: float(np.max(y.output_mean))),
-}  # fmt: skip
+}
 # The same of growth sites, explicit in Delta.
 EXPLICIT: Mapping[str, Callable[[Roots, float], float]] = {
     "stability": lambda roots, delta: float(moments(delta)[0] / moments(delta)[2] - 1.0),

@@ -108,9 +108,9 @@ class Layout:
             )
         parts = round(1.0 / task.fraction)
         epochs = -(-task.steps // parts)
-        uniforms = {
-            "bernoulli": task.steps, "replacement": task.steps, "reshuffle": epochs
-        }.get(algorithm.batch or "", 0)  # fmt: skip
+        uniforms = {"bernoulli": task.steps, "replacement": task.steps, "reshuffle": epochs}.get(
+            algorithm.batch or "", 0
+        )
         model = equations.model
         weights = () if model.clusters is None else tuple(model.clusters.weights)
         uniforms += bool(weights)

@@ -182,8 +182,7 @@ def run_sweeps(
     columns = min(steps + 1, 162)
     of_path = 5 * steps + columns * (steps if network.has_memory else 1) // 2
     held = network.populations * (paths * of_path + 6 * (steps + 1) ** 2)
-    _check_memory(held * min(options.sweeps, threads),
-                  "fewer paths=, a larger dt=, or threads=1")  # fmt: skip
+    _check_memory(held * min(options.sweeps, threads), "fewer paths=, a larger dt=, or threads=1")
 
     def task(seed: np.random.SeedSequence) -> Sweep:
         generator = np.random.default_rng(seed)

@@ -236,8 +236,9 @@ def _record(
     count = int(np.searchsorted(times, save_at[-1] * (1.0 + 1e-12), side="right"))
     signals = np.array(fine.signals)[:count]
     steps = np.array([s.size for _, s, _ in rows], dtype=np.int64)
-    flat = [np.concatenate([np.zeros(0), *(v[a] for _, _, v in rows)])
-            for a in range(len(built.pairs))]  # fmt: skip
+    flat = [
+        np.concatenate([np.zeros(0), *(v[a] for _, _, v in rows)]) for a in range(len(built.pairs))
+    ]
     complete = coarse is not None and coarse.status == Status.OK
     error = (
         _errors(built, fine, coarse, rows, count, options.tol)
