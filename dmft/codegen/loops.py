@@ -155,7 +155,7 @@ class LoopWriter:
             places = sorted(places[:2], key=depth) + sorted(places[2:], key=depth)
             if array not in self.root.known:
                 self.root.known[array] = array
-                self.root.lines.append(filling(array))
+                self.root.lines += filling(array)
         return self.entry(array, places)
 
     def entry(self, array: str, places: Iterable[tuple[Index, str]]) -> str:

@@ -199,7 +199,7 @@ def _expand(graph: Graph, inside: list[Node], bound: set[Index]) -> list[Node] |
 # is evaluated once for each (`dmft.special.orthant`).
 
 # Whether the array holds moments: an argument of the function that fills it.
-MOMENTS = {"four_signs": False, "four_signs_moments": True}
+MOMENTS = {"four_signs": 0, "four_signs_moments": 1}
 ARRAYS = {"FourSigns": "four_signs", "FourSignsMoment": "four_signs_moments"}
 COVARIANCE = "Omega"
 # The arrays begin with two indices of students, whose axis this is.
@@ -230,6 +230,7 @@ def _is_student(place: Place) -> bool:
     return axis == STUDENTS and not offset
 
 
-def filling(array: str) -> str:
-    """Statement that fills one of the arrays."""
-    return f"{array} = four_signs_table({COVARIANCE}, {STUDENTS}, {MOMENTS[array]})"
+def filling(array: str) -> list[str]:
+    """Statements that make and fill one of the arrays."""
+    call = f"four_signs_table({COVARIANCE}, {STUDENTS}, {MOMENTS[array]}, {array})"
+    return [f"{array} = np.empty(({STUDENTS}, {STUDENTS}, N, N))", call]

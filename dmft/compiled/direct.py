@@ -25,6 +25,7 @@ from dmft.compiled import kept_code
 from dmft.compiled.directory import cache_directory
 from dmft.compiled.instructions import Writer
 from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INLINED, INT, fastmath
+from dmft.compiled.library import Library
 from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
 from dmft.progress import stage
 
@@ -81,7 +82,9 @@ def code_from_text(text: str, name: str) -> Code:
     try:
         digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
         symbol = f"dmft_{digest}_{name}"  # all that a process links has names of its own
-        module, arguments = _module(ast.parse(text), name, symbol)
+        tree = ast.parse(text)
+        library = Library.of(tree)
+        module, arguments = _module(tree, name, symbol, library)
         content = _optimised(str(module))
     except (
         LookupError,
@@ -94,7 +97,8 @@ def code_from_text(text: str, name: str) -> Code:
     ) as error:
         raise Unknown(f"not compiled directly: {error}") from error
     _, needs = kept_code.symbols(content)
-    return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs))
+    called = {name: code for name, code in library.called.items() if name in needs}
+    return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs), called)
 
 
 def _optimised(text: str) -> bytes:
@@ -128,7 +132,9 @@ def _optimised(text: str) -> bytes:
     return bytes(machine.emit_object(module))
 
 
-def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[str, ...]]:
+def _module(
+    tree: ast.Module, name: str, symbol: str, library: Library
+) -> tuple[ir.Module, tuple[str, ...]]:
     """The function, as compiled code calls it, and its entry for `machine_code`."""
     texts, orders = _strings(tree), _orders(tree)
     functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
@@ -147,7 +153,7 @@ def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[
             other.linkage = "internal"
         own = ir.Function(module, ir.FunctionType(ir.VoidType(), [k for _, k in kinds]), symbol)
         own.attributes.add("nounwind")
-        _write(own, function, others, near, flags)
+        _write(own, function, others, near, flags, library)
         return own, tuple(leaf for leaf, _ in kinds)
 
     own, arguments = written(name, symbol)
@@ -251,11 +257,12 @@ def _write(
     others: Mapping[str, Any],
     near: Mapping[str, ast.FunctionDef],
     flags: tuple[str, ...],
+    library: Library,
 ) -> None:
     """Write the instructions of a function."""
     first, body = own.append_basic_block("variables"), own.append_basic_block("body")
     writer = Writer(ir.IRBuilder(body), ir.IRBuilder(first), flags)
-    writer.others, writer.near = others, near
+    writer.others, writer.near, writer.library = others, near, library
     for argument, value in zip(function.args.args, own.args, strict=True):
         writer.names[argument.arg] = writer.argument(value)
     writer.lines(function.body)
@@ -271,7 +278,9 @@ def _version() -> str:
 
     digest = hashlib.blake2b(digest_size=16)
     here = Path(__file__).parent
-    files = [here / f"{name}.py" for name in ("direct", "instructions", "known_functions")]
+    files = [
+        here / f"{name}.py" for name in ("direct", "instructions", "known_functions", "library")
+    ]
     for path in (*files, *(here.parent / file for file in sorted({*INLINED.values()}))):
         digest.update(path.read_bytes())
     for part in (llvmlite.__version__, llvm.get_process_triple(), llvm.get_host_cpu_name()):

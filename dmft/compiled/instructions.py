@@ -22,6 +22,7 @@ from dmft.compiled.known_functions import (
     inlined,
     is_whole,
 )
+from dmft.compiled.library import Library
 from dmft.compiled.machine_code import Unknown
 
 OPERATORS: dict[type, str] = {
@@ -45,6 +46,7 @@ class Writer(Instructions):
         # they are called.
         self.others: Mapping[str, Any] = {}
         self.near: Mapping[str, ast.FunctionDef] = {}
+        self.library = Library()
         # Where the loops around go on, and whether this is written within another function.
         self.again: list[Any] = []
         self.is_inside = False
@@ -188,6 +190,8 @@ class Writer(Instructions):
     def _Name(self, node: ast.Name) -> Any:
         if node.id in self.places:
             return self.builder.load(self.places[node.id])
+        if node.id not in self.names and node.id in self.library.tables:
+            self.names[node.id] = self.library.table(self, node.id)
         return self.names[node.id]
 
     def _Tuple(self, node: ast.Tuple) -> list[Any]:
@@ -211,12 +215,22 @@ class Writer(Instructions):
         array = self.value(node.value)
         if isinstance(array, list):  # lengths, or numbers of the module
             return array[self.value(node.slice).constant]
+        if isinstance(node.slice, ast.Slice):
+            return self.slice(array, node.slice)
         index = self.indices(node.slice)
         if len(index) == 1 < len(array.shape):  # a row
             for length in array.shape[1:]:
                 index = [self.builder.mul(index[0], length, flags=("nsw",))]
             return Array(self.builder.gep(array.data, index, inbounds=True), array.shape[1:])
         return self.builder.load(self.place(array, index), align=8)
+
+    def slice(self, array: Any, part: ast.Slice) -> Array:
+        """Neighbouring entries of an array of numbers with one axis."""
+        if len(array.shape) != 1 or part.lower is None or part.upper is None or part.step:
+            raise Unknown(f"the part {ast.unparse(part)}")
+        begin, end = self.value(part.lower), self.value(part.upper)
+        place = self.builder.gep(array.data, [begin], inbounds=True)
+        return Array(place, (self.builder.sub(end, begin, flags=("nsw",)),))
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Any:
         value = self.value(node.operand)
@@ -301,6 +315,8 @@ class Writer(Instructions):
             given = [v.given if isinstance(v, Array) else v for v in values]
             self.builder.call(self.others[name], given)
             return None
+        if name in self.library.modules and name not in FUNCTIONS:
+            return self.library.call(self, name, values)
         return FUNCTIONS[name](self, *values)
 
     def inline(self, name: str, values: Sequence[Any]) -> Any:
@@ -309,6 +325,7 @@ class Writer(Instructions):
         function, constants, flags = (near, {}, None) if near else inlined(name)
         inner = Writer(self.builder, self.variables, self.flags if flags is None else flags)
         inner.in_lanes, inner.near, inner.is_inside = self.in_lanes, self.near, True
+        inner.library = self.library
         inner.depth = 1  # it makes no arrays
         inner.names = {key: constant(number) for key, number in constants.items()}
         for argument, value in zip(function.args.args, values, strict=True):

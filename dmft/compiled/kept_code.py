@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,15 @@ ELF, SYMBOL_TABLE, ENTRY_SIZE, ELSEWHERE = b"\x7fELF\x02\x01", 2, 24, 0
 
 def parts(code: Code) -> tuple[dict[str, Any], records.Arrays]:
     """Values and arrays of the record of a function."""
-    values = asdict(code)
+    values, arrays = _parts(code)
+    for number, (name, function) in enumerate(code.library.items()):
+        values["library"][name], inner = _parts(function)
+        arrays[f"library_{number}"] = inner["content"]
+    return values, arrays
+
+
+def _parts(code: Code) -> tuple[dict[str, Any], records.Arrays]:
+    values = asdict(code) | {"library": {}}
     arrays = {"content": np.frombuffer(values.pop("content"), dtype=np.uint8)}
     return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}, arrays
 
@@ -28,8 +37,16 @@ def read(file: str) -> Code | None:
     if found is None:
         return None
     values, arrays = found
+    library = {
+        name: _whole(inner, arrays[f"library_{number}"], {})
+        for number, (name, inner) in enumerate(values["library"].items())
+    }
+    return _whole(values, arrays["content"], library)
+
+
+def _whole(values: Mapping[str, Any], content: Any, library: Mapping[str, Code]) -> Code:
     fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-    return Code(arrays["content"].tobytes(), **fields)
+    return Code(content.tobytes(), **fields | {"library": library})
 
 
 def keep(file: str, code: Code) -> bool:

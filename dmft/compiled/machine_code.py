@@ -16,7 +16,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class Code:
         Likewise, or "" for none.
     needs : tuple of str
         Symbols that the process must have.
+    library : dict
+        Compiled functions that the code calls, by the symbol that it calls each by.
     """
 
     content: bytes
@@ -67,6 +69,7 @@ class Code:
     arguments: tuple[str, ...]
     result: str
     needs: tuple[str, ...]
+    library: Mapping[str, Code] = field(default_factory=dict)
 
 
 class Native:
@@ -196,6 +199,10 @@ def link(codes: Mapping[str, Code]) -> dict[str, Native]:
 
         engine = _engine()  # from now on LLVM also finds the symbols of the process
         _give_helpers(llvm.add_symbol)
+        for code in codes.values():
+            called = {n: c for n, c in code.library.items() if not _has(llvm, n)}
+            for name, function in link(called).items() if called else ():
+                llvm.add_symbol(name, function.address)
         missing = {n for code in codes.values() for n in code.needs if not _has(llvm, n)}
         if missing:
             raise Unknown(f"no {', '.join(sorted(missing)[:3])}")

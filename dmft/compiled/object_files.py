@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from numba import types
 
 from dmft.compiled.kept_code import symbols
 from dmft.compiled.machine_code import FUNCTION, Code, Unknown
-from dmft.compiled.sealed import SealedCache
 
 SCALARS = {types.float64: "f8", types.int64: "i8"}
 
 
-def code_of(function: Any) -> Code:
-    """The kept code of a compiled function with one signature.
+def library_code(module: str, name: str, arguments: Sequence[str]) -> Code:
+    """The code of a function of the library for numbers and arrays of these types (`LEAVES`)."""
+    function = getattr(importlib.import_module(module), name)
+    kinds = tuple(_type(leaf) for leaf in arguments)
+    code = code_of(function, function.get_call_template(kinds, {}) and kinds)
+    if not code.c_entry:
+        raise Unknown(f"{name} is called by Numba's code alone")
+    return code
+
+
+def _type(leaf: str) -> Any:
+    kind = next(kind for kind, start in SCALARS.items() if leaf.startswith(start))
+    return types.Array(kind, int(leaf[3:-1]), "C") if leaf.endswith("]") else kind
+
+
+def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
+    """The kept code of a compiled function, for these types or its only ones.
 
     Raises
     ------
     Unknown
         When it is not kept, or cannot be called without Numba.
     """
-    cache = getattr(function, "_cache", None)
-    results = list(getattr(function, "overloads", {}).values())
-    if not isinstance(cache, SealedCache) or len(results) != 1:
+    kept = getattr(getattr(function, "_cache", None), "kept_object", None)
+    overloads = getattr(function, "overloads", {})
+    results = [r for key, r in overloads.items() if arguments in (None, key)]
+    if kept is None or len(results) != 1:
         raise Unknown("not kept")
     result = results[0]
     described = result.fndesc
-    content = _kept(cache, result.library.codegen)
+    content = kept(result.library.codegen, arguments)
     defined, needs = symbols(content)
     if described.llvm_func_name not in defined:
         raise Unknown("the object file lacks its function")
@@ -40,20 +57,6 @@ def code_of(function: Any) -> Code:
         result="" if described.restype == types.none else _leaf(described.restype),
         needs=tuple(needs),
     )
-
-
-def _kept(cache: SealedCache, codegen: Any) -> bytes:
-    """Object file among what Numba keeps of the function."""
-    _, *code = cache._index_key(None, codegen)
-    keys = [key for key in cache._cache_file._index() if list(key[1:]) == code]
-    stored: Any = cache._cache_file.load(keys[0]) if len(keys) == 1 else None
-    try:
-        _, kind, (content, _) = stored[0]
-    except (TypeError, ValueError) as error:
-        raise Unknown("kept in another way") from error
-    if kind != "object":
-        raise Unknown(f"kept as {kind}")
-    return bytes(content)
 
 
 def _leaves(kind: Any) -> list[str]:

@@ -266,6 +266,29 @@ class SealedCache(FunctionCache):
         except Exception as error:
             tell_once(f"the machine code of {self._name} is not kept: {error}")
 
+    def kept_object(self, codegen: Any, arguments: tuple[Any, ...] | None) -> bytes:
+        """Object file of the function for these types of arguments, or its only one.
+
+        Raises
+        ------
+        Unknown
+            When it is not kept as an object file.
+        """
+        _, *code = self._index_key(None, codegen)
+        keys = [
+            key
+            for key in self._cache_file._index()
+            if list(key[1:]) == code and arguments in (None, key[0])
+        ]
+        stored: Any = self._cache_file.load(keys[0]) if len(keys) == 1 else None
+        try:
+            _, kind, (content, _) = stored[0]
+        except (TypeError, ValueError) as error:
+            raise Unknown("kept in another way") from error
+        if kind != "object":
+            raise Unknown(f"kept as {kind}")
+        return bytes(content)
+
 
 class _Results(CompileResultCacheImpl):
     """Numba's translation of what it compiled into what can be pickled."""

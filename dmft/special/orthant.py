@@ -258,7 +258,7 @@ def _slope(s: float, edge: float, lines: tuple[Four, ...]) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _averages(C: Matrix, moments: bool, work: Matrix, out: Matrix) -> float:
+def _averages(C: Matrix, moments: int, work: Matrix, out: Matrix) -> float:
     """E[sign(x1) sign(x2) sign(x3) sign(x4)]; `work` (4, 4, 4) receives R, G, P, E.
 
     With `moments`, fill out[x, y] = E[x y sign(x1) sign(x2) sign(x3) sign(x4)] for the six pairs
@@ -294,7 +294,7 @@ def _averages(C: Matrix, moments: bool, work: Matrix, out: Matrix) -> float:
 @njit(cache=True, nogil=True, error_model="numpy")
 def four_signs_of(C: Matrix) -> float:
     """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields with covariance C (4, 4)."""
-    return _averages(C, False, np.empty((4, 4, 4)), C)
+    return _averages(C, 0, np.empty((4, 4, 4)), C)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -316,7 +316,7 @@ def four_signs_moment(
 ) -> float:  # fmt: skip
     """E[|x3| |x4| sign(x1) sign(x2)], the core of E[sigma' sigma' sigma sigma] of ReLU networks."""
     C, out = _symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), np.empty((4, 4))
-    _averages(C, True, np.empty((4, 4, 4)), out)
+    _averages(C, 1, np.empty((4, 4, 4)), out)
     return out[2, 3]
 
 
@@ -344,14 +344,13 @@ def four_signs(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
-    """E[sign(x_a) sign(x_b) sign(x_c) sign(x_d)] for a, b < p and any c, d, as (p, p, N, N).
+def four_signs_table(C: Matrix, p: int, moments: int, table: NDArray[np.float64]) -> None:
+    """Write E[sign(x_a) sign(x_b) sign(x_c) sign(x_d)] for a, b < p and any c, d to (p, p, N, N).
 
     With `moments`, E[sign(x_a) sign(x_b) |x_c| |x_d|]. Each set of four fields is integrated once,
     where theory/one_pass A.0 needs it for six pairs.
     """
     N = C.shape[0]
-    table = np.empty((p, p, N, N))
     angle, near, far = np.empty((N, N)), np.empty((N, N)), np.empty((N, N))
     for a in range(N):
         for b in range(a + 1):
@@ -375,12 +374,11 @@ def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
                         if four[j] < p:
                             value = values[k, l] if moments else average
                             _put(table, four[i], four[j], four[k], four[l], value)
-    return table
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _coinciding(
-    C: Matrix, angle: Matrix, near: Matrix, far: Matrix, moments: bool, table: NDArray[np.float64]
+    C: Matrix, angle: Matrix, near: Matrix, far: Matrix, moments: int, table: NDArray[np.float64]
 ) -> None:
     """Fill the entries where two indices coincide: two signs are left."""
     p, N = table.shape[0], C.shape[0]

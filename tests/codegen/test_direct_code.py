@@ -22,10 +22,13 @@ from dmft.codegen.two_time import sample, volterra
 from dmft.compiled import direct
 from dmft.compiled.machine_code import Unknown
 from dmft.emit import load_module
+from dmft.emit.arrays import load_array
+from dmft.gaussian.tables.factor_table import factor_table
 from dmft.solvers import signatures
 from dmft.solvers.descent import sampled
 from dmft.solvers.two_time import step
 from dmft.special import hyperbolic
+from dmft.special.averages import field_average
 from dmft.workflow.solving.inputs import run_inputs
 
 pytestmark = pytest.mark.compiled
@@ -292,10 +295,55 @@ def test_addresses_are_called_with_what_the_text_takes(text, name, wanted):
     assert (arguments, result) == (wanted.args, wanted.return_type)
 
 
-def test_functions_of_other_files_are_left_to_numba():
+CALLS = """
+from dmft.special.arcsine import erf_mixture_square
+from dmft.special.averages import field_average
+from dmft.special.orthant import four_signs
+from dmft.emit.arrays import load_array
+
+TABLE_a = load_array("KEY")
+RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
+
+@njit(RHS, cache=True, nogil=True, error_model="numpy", _nrt=True)
+def rhs(t, y, widths, par, out):
+    c, square = np.empty((3, 3)), np.empty((2, 2))
+    for i in range(3):
+        for j in range(3):
+            c[i, j] = y[3 * i + j]
+    erf_mixture_square(c, y[9:12], y[12:20], 2, square)
+    for i in range(2):
+        for j in range(2):
+            out[2 * i + j] = square[i, j]
+    s = c[0, 0] + y[20]
+    out[4] = four_signs(
+        s, c[0, 1], c[0, 2], y[21], c[1, 1], c[1, 2], y[22], c[2, 2], y[23], 1.0 + widths[0])
+    out[5] = field_average(TABLE_a, y[20], s)
+"""
+
+
+def test_functions_and_tables_of_the_library_are_those_of_numba():
+    """Arrays, parts of them, numbers and a table are passed on as Numba passes them."""
+    key = factor_table(sp.tanh(Z)).key
+    table = load_array(key)
+    rows = np.random.default_rng(3).normal(size=(20, 3, 5))
+    weights = [[0.0, 1.1, 1.0, 0.8, 0.2, 0.7, 1.0, 0.9, 0.3, 0.1, -0.2, 0.1]] * len(rows)
+    covariances = (rows @ rows.transpose(0, 2, 1)).reshape(len(rows), 9)
+    states = np.hstack([covariances, rows[:, :, 0], weights])
+    head = NUMBERS[: NUMBERS.index("ORDERED")]
+    wanted, found = both(head + CALLS.replace("KEY", key), states, (2, 5), 6)
+    assert np.all(wanted != 0.0)
+    # Numba writes them where they are called, and may sum in another order.
+    assert found == pytest.approx(wanted, rel=1e-13, abs=1e-14)
+    np.testing.assert_array_equal(
+        found[:, 5], [field_average(table, y[20], y[0] + y[20]) for y in states]
+    )
+
+
+def test_functions_of_arrays_of_several_states_are_left_to_numba():
     _, (text, _) = derived(dmft.SGD(0.5), sp.tanh(Z))
+    direct.code_from_text(text, "rhs")
     with pytest.raises(Unknown):
-        direct.code_from_text(text, "rhs")
+        direct.code_from_text(text.replace(ONE_STATE, SEVERAL_STATES), "rhs")
 
 
 def test_damaged_code_is_compiled_again():

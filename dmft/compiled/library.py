@@ -1,0 +1,131 @@
+"""Functions of the library that code compiled from text calls, and the tables that it reads.
+
+Numba compiles such a function once for the types of its arguments, for all generated modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from dmft.compiled.known_functions import BYTES, FLOAT, INT, Array, Instructions
+from dmft.compiled.machine_code import Code, Unknown
+
+# Where generated modules import functions from, and what reads their tables.
+PREFIX, READER = "dmft.special.", "load_array"
+
+
+@dataclass
+class Library:
+    """What a generated module imports."""
+
+    # Modules of functions, and keys of tables, by name.
+    modules: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
+    # Functions that are called, by symbol.
+    called: dict[str, Code] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tree: ast.Module) -> Library:
+        """What the lines of a module import and load."""
+        found = cls()
+        for line in tree.body:
+            match line:
+                case ast.ImportFrom(module=str(module), names=names):
+                    found.modules |= {one.name: module for one in names}
+                case ast.Assign(
+                    targets=[ast.Name(id=name)],
+                    value=ast.Call(func=ast.Name(id="load_array"), args=[ast.Constant(value=key)]),
+                ):
+                    found.tables[name] = key
+        return found
+
+    @cached_property
+    def _reader(self) -> Any:
+        return getattr(importlib.import_module(self.modules[READER]), READER)
+
+    def table(self, writer: Instructions, name: str) -> Array:
+        """The numbers of a table, in the module that is written."""
+        values = self._reader(self.tables[name])
+        kind = ir.ArrayType(FLOAT, values.size)
+        module = writer.builder.module
+        held = module.globals.get(name)
+        if held is None:
+            held = ir.GlobalVariable(module, kind, name)
+            held.linkage, held.global_constant = "internal", True
+            held.initializer = ir.Constant(kind, values.ravel().tolist())
+        shape = tuple(ir.Constant(INT, n) for n in values.shape)
+        return Array(held.bitcast(FLOAT.as_pointer()), shape)
+
+    def call(self, writer: Instructions, name: str, values: Sequence[Any]) -> Any:
+        """Call a function with numbers and arrays; with vectors, for each lane."""
+        if not self.modules[name].startswith(PREFIX):
+            raise Unknown(name)
+        lanes = {v.type.count for v in values if not isinstance(v, Array) and _is_vector(v)}
+        if any(isinstance(v, Array) and v.entry != FLOAT for v in values):
+            raise Unknown(f"{name} of arrays of several states")
+        leaves = tuple(
+            f"f8[{len(v.shape)}]" if isinstance(v, Array) else "i8" if v.type == INT else "f8"
+            for v in values
+        )
+        symbol, result = self._symbol(name, leaves)
+        given = [_passed(writer, v) if isinstance(v, Array) else v for v in values]
+        builder = writer.builder
+        kinds = [v.type.element if _is_vector(v) else v.type for v in given]
+        function = writer.outside(symbol, ir.FunctionType(result, kinds))
+        if not lanes:
+            made = builder.call(function, given)
+            return made if result == FLOAT else None
+        if result != FLOAT:
+            raise Unknown(f"{name} of several states")
+        (count,) = lanes
+        whole = ir.Constant(ir.VectorType(FLOAT, count), ir.Undefined)
+        for lane in (ir.Constant(ir.IntType(32), n) for n in range(count)):
+            one = [builder.extract_element(v, lane) if _is_vector(v) else v for v in given]
+            whole = builder.insert_element(whole, builder.call(function, one), lane)
+        return whole
+
+    def _symbol(self, name: str, leaves: tuple[str, ...]) -> tuple[str, Any]:
+        """Symbol of a function for these arguments, and the type of its result."""
+        from dmft.compiled.object_files import library_code
+
+        code = library_code(self.modules[name], name, leaves)
+        digest = hashlib.blake2b(code.content, digest_size=12).hexdigest()
+        symbol = f"dmft_library_{digest}_{name}"
+        self.called[symbol] = code
+        if code.result not in ("", "f8"):
+            raise Unknown(f"{name} returns {code.result}")
+        return symbol, FLOAT if code.result else BYTES
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value.type, ir.VectorType)
+
+
+def _passed(writer: Instructions, array: Array) -> Any:
+    """The array as compiled code passes it: owner, parent, size, item size, data and lengths."""
+    if array.given is not None:
+        return array.given
+    builder, axes = writer.builder, len(array.shape)
+    lengths = ir.ArrayType(INT, axes)
+    kind = ir.LiteralStructType([BYTES, BYTES, INT, INT, FLOAT.as_pointer(), lengths, lengths])
+    strides, step = [], ir.Constant(INT, np.dtype(np.float64).itemsize)
+    for length in reversed(array.shape):
+        strides.insert(0, step)
+        step = builder.mul(step, length, flags=("nsw",))
+    size = builder.sdiv(step, ir.Constant(INT, 8))
+    whole = ir.Constant(kind, None)
+    for place, value in ((2, size), (3, ir.Constant(INT, 8)), (4, array.data)):
+        whole = builder.insert_value(whole, value, place)
+    for n in range(axes):
+        whole = builder.insert_value(whole, array.shape[n], (5, n))
+        whole = builder.insert_value(whole, strides[n], (6, n))
+    return whole
