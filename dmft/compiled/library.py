@@ -55,13 +55,15 @@ class Library:
     def table(self, writer: Instructions, name: str) -> Array:
         """The numbers of a table, in the module that is written."""
         values = self._reader(self.tables[name])
-        kind = ir.ArrayType(FLOAT, values.size)
+        kind = ir.ArrayType(ir.IntType(8), values.nbytes)
         module = writer.builder.module
         held = module.globals.get(name)
         if held is None:
             held = ir.GlobalVariable(module, kind, name)
             held.linkage, held.global_constant = "internal", True
-            held.initializer = ir.Constant(kind, values.ravel().tolist())
+            held.align = values.itemsize
+            # As bytes: LLVM's words for so many floats take half a second.
+            held.initializer = ir.Constant(kind, bytearray(values.tobytes()))
         shape = tuple(ir.Constant(INT, n) for n in values.shape)
         return Array(held.bitcast(FLOAT.as_pointer()), shape)
 

@@ -31,9 +31,9 @@ ROOMS = {
     "sde": ("stochastic", "runge_kutta"),
     "two-time": ("descent", "two_time"),
 }
-# Networks whose generated code calls tables, and signs.
+# Activations of networks whose generated code calls functions of tables, and of signs.
 FIELD = sp.Symbol("z", real=True)
-COMMON = (sp.tanh(FIELD), sp.Max(0, FIELD))
+COMMON = (sp.tanh(FIELD), sp.Max(0, FIELD), FIELD * (1 + sp.erf(FIELD / sp.sqrt(2))) / 2)
 # Folders whose functions Python calls whatever the model is.
 LIBRARY = ("dmft.special", "dmft.solvers", "dmft.simulation", "dmft.workflow")
 
@@ -55,7 +55,7 @@ def warm(
     Widths and parameters are run-time values: one call serves all of them. Without a model,
     all functions of the library itself are compiled, by a process for each core (about two minutes
     of machine time, once): the loops of all solvers, simulations and controls, and with them the
-    equations of tanh and ReLU networks.
+    equations of tanh, ReLU and GELU networks.
 
     Parameters
     ----------
