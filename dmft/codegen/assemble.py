@@ -199,7 +199,7 @@ def arrays_function(
     """Text of a function that fills arrays at all nodes, `views` of its last argument."""
     lines = [f"{array} = {view}" for array, view in views.items()]
     body, outputs, _ = _body(definitions, parameters, functions, here, lines, ordered=False)
-    head = f"\n@njit(**OPTIONS)\ndef {name}(y, widths, par, rows):"
+    head = f"\n@njit(INCREMENTS, **OPTIONS)\ndef {name}(y, widths, par, rows):"
     doc = [f'"""{summary}', "", f"rows: {outputs}", '"""']
     return "\n".join([head, *(INDENT + line if line else "" for line in [*doc, *body]), ""])
 

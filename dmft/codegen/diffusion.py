@@ -27,6 +27,7 @@ INDENT = "    "
 SIGNATURE = """
 # Fluctuations: {description}.
 DIFFUSION = "void(float64, float64[::1], int64[::1], float64[::1], float64[:, ::1])"
+INCREMENTS = "void(float64[::1], int64[::1], float64[::1], float64[::1])"
 """
 # Label noise gives an increment parts of its own, which are not computed where there is none.
 ON_NODES = '''
@@ -37,15 +38,15 @@ def diffusion(t, y, widths, par, out):
     nodes = widths[{nodes}]
     weight = par[{weight} : {weight} + nodes]
     parts = {parts}
-    rows = np.empty((parts, {size}, nodes))
+    rows = np.empty((parts * ({size}) * nodes,))
     increments(y, widths, par, rows)
-    packed_covariance(rows, weight, {square}, out)
+    packed_covariance(part(rows, 0, (parts, {size}, nodes)), weight, {square}, out)
 
 
 @njit(RHS, cache=True, nogil=True, error_model="numpy", direct=True)
 def drift(t, y, widths, par, out):
     """Rates of change, those at order 1/d included."""
-    added = np.empty(out.size)
+    added = np.empty((out.size,))
     rhs(t, y, widths, par, out)
     corrections(t, y, widths, par, added)
     for i in range(out.size):
@@ -99,7 +100,7 @@ def noise_parts(
     body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
     parts = [SIGNATURE.format(description=noise.approximation)]
     if not noise.closed:
-        views = _views(noise, here.state)
+        views = _views(noise, here, places)
         summary = "Parts of the increments of Q and M at all nodes."
         parts.append(
             arrays_function(
@@ -115,33 +116,44 @@ def noise_parts(
     return [*parts, body]
 
 
-def _views(noise: Noise, state: Sequence[Block]) -> dict[str, str]:
+def _views(noise: Noise, here: Layout, places: Mapping[str, str]) -> dict[str, str]:
     """Where the parts of the increments of each block stand; anywhere where not computed."""
-    views = {}
+    views = {"parts": _count_of_parts(noise, places)}
+    size = _sizes(here.state)
     for names in noise.nodes.names:
-        start = ""
-        for name, block in zip(names, state, strict=True):
-            end = " + ".join([*([start] if start else []), " * ".join(block.axes)])
-            rows = f"{start} : {end}".strip() if block is not state[-1] else f"{start} :".strip()
+        start = "0"
+        for name, block in zip(names, here.state, strict=True):
             shape = ", ".join((*block.axes, "all_nodes"))
-            part = name.rpartition("_")[2]
-            views[name] = f"rows[{part} % rows.shape[0], {rows}].reshape(({shape}))"
-            start = end
+            number = name.rpartition("_")[2]
+            begin = f"(min({number}, parts - 1) * ({size}) + {start}) * all_nodes"
+            views[name] = f"part(rows, {begin}, ({shape}))"
+            start = f"{start} + {' * '.join(block.axes)}"
     return views
+
+
+def _count_of_parts(noise: Noise, places: Mapping[str, str]) -> str:
+    most, cases = noise.nodes.parts, len(noise.nodes.cases)
+    return (
+        f"{most} if {places['label_noise']} > 0.0 else {cases}"
+        if noise.increments.noise_apart
+        else str(most)
+    )
+
+
+def _sizes(state: Sequence[Block]) -> str:
+    return " + ".join(" * ".join(block.axes) for block in state)
 
 
 def _on_nodes(
     noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
 ) -> str:
     before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
-    apart, most = noise.increments.noise_apart, noise.nodes.parts
-    cases = len(noise.nodes.cases)
     return ON_NODES.format(
         state=f"({', '.join(block.name for block in here.state)})",
         nodes=here.widths.index("nodes"),
         weight=" + ".join(before),
-        parts=f"{most} if {places['label_noise']} > 0.0 else {cases}" if apart else str(most),
-        size=" + ".join(" * ".join(block.axes) for block in here.state),
+        parts=_count_of_parts(noise, places),
+        size=_sizes(here.state),
         square="p",
     )
 
@@ -201,11 +213,12 @@ def _nested(expr: sp.Expr) -> sp.Expr:
 
 
 TEMPLATE = '''
-@njit(**OPTIONS)
+@njit(INCREMENTS, **OPTIONS)
 def increments(y, widths, par, rows):
     """Increments of the alignments at all nodes; the slope 0/0 of a norm has no weight."""
     all_nodes = widths[{nodes}]
-    rows[:] = 0.0
+    for i in range(rows.size):
+        rows[i] = 0.0
     for node in range(all_nodes):
 {steps}
 
@@ -215,7 +228,8 @@ def corrections(t, y, widths, par, out):
     """What a step adds to the rates at order 1/d."""
     all_nodes = widths[{nodes}]
     unit = {rate} / (widths[0] * {dim})
-    out[:] = 0.0
+    for i in range(out.size):
+        out[i] = 0.0
     for node in range(all_nodes):
 {excess}
 '''
@@ -232,7 +246,7 @@ def step_functions(noise: WrittenNoise, parameters: Sequence[str], here: Layout)
     scalars = len(parameters) + noise.before_nodes
     weight = f"par[{scalars} + node]"
     kept = " if not math.isnan(value) else 0.0" if noise.has_cone else ""
-    steps = [f"rows[0, {n}, node] = value{kept}" for n in targets]
+    steps = [f"rows[{n} * all_nodes + node] = value{kept}" for n in targets]
     excess = [f"out[{n}] += unit * {weight} * (value{kept})" for n in targets]
     return TEMPLATE.format(
         nodes=here.widths.index("nodes"),

@@ -31,6 +31,8 @@ from dmft.progress import stage
 
 # Lines of LLVM's text above which a module has few of its passes.
 LONG = 2000
+# In the text of functions that sum over nodes, whose loops need all passes however long they are.
+NODES = "all_nodes"
 # Array of floats or integers with one axis or two, as Numba passes it: owner, parent, size, size of
 # an item, data, lengths, strides.
 LEAVES = {"float64": ("f8", FLOAT), "int64": ("i8", INT)}
@@ -85,7 +87,7 @@ def code_from_text(text: str, name: str) -> Code:
         tree = ast.parse(text)
         library = Library.of(tree)
         module, arguments = _module(tree, name, symbol, library)
-        content = _optimised(str(module))
+        content = _optimised(str(module), over_nodes=NODES in text)
     except (
         LookupError,
         AssertionError,
@@ -101,16 +103,17 @@ def code_from_text(text: str, name: str) -> Code:
     return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs), called)
 
 
-def _optimised(text: str) -> bytes:
+def _optimised(text: str, over_nodes: bool) -> bytes:
     """Object file of a module, for this processor.
 
-    Short modules are compiled at the level of Numba: loops over samples need its vectorisation. Of
-    long ones the generator has shared and hoisted what there is; LLVM's level 3 takes ten times as
-    long for code that is no faster (z^4 at widths 4 and 2: 7.1 s for 12.2 us, .7 s for 11.7 us).
+    Short modules, and those with loops over nodes, are compiled at the level of Numba, as loops
+    over samples need its vectorisation. Of other long ones the generator has shared and hoisted
+    what there is; LLVM's level 3 takes ten times as long for code that is no faster (z^4 at widths
+    4 and 2: 7.1 s for 12.2 us, .7 s for 11.7 us).
     """
     import llvmlite.binding as llvm
 
-    is_long = text.count("\n") > LONG
+    is_long = text.count("\n") > LONG and not over_nodes
     machine = target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),

@@ -312,7 +312,7 @@ class Writer(Instructions):
         if name in INLINED or name in self.near:
             return self.inline(name, values)
         if name in self.others:
-            given = [v.given if isinstance(v, Array) else v for v in values]
+            given = [self.passed(v) if isinstance(v, Array) else v for v in values]
             self.builder.call(self.others[name], given)
             return None
         if name in self.library.modules and name not in FUNCTIONS:

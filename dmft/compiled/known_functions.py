@@ -98,6 +98,24 @@ class Instructions:
             flat = self.builder.add(flat, one, flags=("nsw",))
         return self.builder.gep(array.data, [flat], inbounds=True)
 
+    def passed(self, array: Array) -> Any:
+        """An array of numbers as compiled code passes it."""
+        if array.given is not None:
+            return array.given
+        if array.entry != FLOAT:
+            raise Unknown("an array of several states that is passed on")
+        builder, lengths = self.builder, ir.ArrayType(INT, len(array.shape))
+        parts = [BYTES, BYTES, INT, INT, FLOAT.as_pointer(), lengths, lengths]
+        whole, step = ir.Constant(ir.LiteralStructType(parts), None), ir.Constant(INT, 8)
+        for n, length in reversed([*enumerate(array.shape)]):
+            whole = builder.insert_value(whole, length, (5, n))
+            whole = builder.insert_value(whole, step, (6, n))
+            step = builder.mul(step, length, flags=("nsw",))
+        size = builder.sdiv(step, ir.Constant(INT, 8))
+        for place, value in ((2, size), (3, ir.Constant(INT, 8)), (4, array.data)):
+            whole = builder.insert_value(whole, value, place)
+        return whole
+
     def intrinsic(self, name: str, *values: Any) -> Any:
         """LLVM's function of this name, on numbers or vectors."""
         values = tuple(self.alike(*values))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from dmft.compiled.known_functions import BYTES, FLOAT, INT, Array, Instructions
@@ -72,14 +71,12 @@ class Library:
         if not self.modules[name].startswith(PREFIX):
             raise Unknown(name)
         lanes = {v.type.count for v in values if not isinstance(v, Array) and _is_vector(v)}
-        if any(isinstance(v, Array) and v.entry != FLOAT for v in values):
-            raise Unknown(f"{name} of arrays of several states")
         leaves = tuple(
             f"f8[{len(v.shape)}]" if isinstance(v, Array) else "i8" if v.type == INT else "f8"
             for v in values
         )
         symbol, result = self._symbol(name, leaves)
-        given = [_passed(writer, v) if isinstance(v, Array) else v for v in values]
+        given = [writer.passed(v) if isinstance(v, Array) else v for v in values]
         builder = writer.builder
         kinds = [v.type.element if _is_vector(v) else v.type for v in given]
         function = writer.outside(symbol, ir.FunctionType(result, kinds))
@@ -110,24 +107,3 @@ class Library:
 
 def _is_vector(value: Any) -> bool:
     return isinstance(value.type, ir.VectorType)
-
-
-def _passed(writer: Instructions, array: Array) -> Any:
-    """The array as compiled code passes it: owner, parent, size, item size, data and lengths."""
-    if array.given is not None:
-        return array.given
-    builder, axes = writer.builder, len(array.shape)
-    lengths = ir.ArrayType(INT, axes)
-    kind = ir.LiteralStructType([BYTES, BYTES, INT, INT, FLOAT.as_pointer(), lengths, lengths])
-    strides, step = [], ir.Constant(INT, np.dtype(np.float64).itemsize)
-    for length in reversed(array.shape):
-        strides.insert(0, step)
-        step = builder.mul(step, length, flags=("nsw",))
-    size = builder.sdiv(step, ir.Constant(INT, 8))
-    whole = ir.Constant(kind, None)
-    for place, value in ((2, size), (3, ir.Constant(INT, 8)), (4, array.data)):
-        whole = builder.insert_value(whole, value, place)
-    for n in range(axes):
-        whole = builder.insert_value(whole, array.shape[n], (5, n))
-        whole = builder.insert_value(whole, strides[n], (6, n))
-    return whole

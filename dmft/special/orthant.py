@@ -315,23 +315,20 @@ def four_signs_moment(
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> float:  # fmt: skip
     """E[|x3| |x4| sign(x1) sign(x2)], the core of E[sigma' sigma' sigma sigma] of ReLU networks."""
-    C, out = _symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), np.empty((4, 4))
-    _averages(C, 1, np.empty((4, 4, 4)), out)
-    return out[2, 3]
+    room = np.empty((6, 4, 4))
+    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), room[0])
+    _averages(room[0], 1, room[2:], room[1])
+    return room[1, 2, 3]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _symmetric(
-    c11: float, c12: float, c13: float, c14: float, c22: float,
-    c23: float, c24: float, c33: float, c34: float, c44: float,
-) -> NDArray[np.float64]:  # fmt: skip
-    C, upper = np.empty((4, 4)), (c11, c12, c13, c14, c22, c23, c24, c33, c34, c44)
+def _fill(upper: tuple[float, ...], C: Matrix) -> None:
+    """Write a symmetric matrix (4, 4) from its upper triangle."""
     n = 0
     for i in range(4):
         for j in range(i, 4):
             C[i, j] = C[j, i] = upper[n]
             n += 1
-    return C
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -340,7 +337,9 @@ def four_signs(
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> float:  # fmt: skip
     """E[sign(x1) sign(x2) sign(x3) sign(x4)] from the ten covariances."""
-    return four_signs_of(_symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44))
+    room = np.empty((5, 4, 4))
+    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), room[0])
+    return _averages(room[0], 0, room[1:], room[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -38,7 +38,9 @@ from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.rules import UNIT
+from dmft.equations.update.law import by_target
 from dmft.equations.update.optimiser import step_size
+from dmft.equations.update.terms import Parities
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text, model_names
@@ -117,6 +119,14 @@ class Noise(Fluctuations):
         """Whether the update has neither kinks nor jumps."""
         return bool(self.degree >= 0)
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether increments do not change with the sign of all fields of a sample."""
+        programs = [case.program for case in self.increments.moments.cases]
+        return not self.algorithm.trains_readout and all(
+            Parities(by_target(program.definitions)).of(x.psi[x.j]) == -1 for program in programs
+        )
+
     @property
     def approximation(self) -> str:
         """How the covariance is computed, in words."""
@@ -142,7 +152,7 @@ class Noise(Fluctuations):
         if self.exact(size):
             rule = exact_rule(dimensions, 2 * int(self.degree))
         else:
-            rule = noise_rule(dimensions, self.smooth, options)
+            rule = noise_rule(dimensions, self.smooth, options, self.even)
         return rule.with_noise(self.noisy_nodes)
 
     def random_start(self, dim: int, seed: int) -> Overlaps:
