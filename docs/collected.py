@@ -55,7 +55,7 @@ FIRST = (
 NOT_SHOWN = {
     "all_terms", "as_derived", "average_rate", "block_latex", "bounds_rounding", "check_units",
     "counted", "declared", "described", "deviations", "digest", "fields", "flips", "functions",
-    "gradient", "has_cone", "inverse_counts", "is_plain", "judged_later", "kept", "latex_of",
+    "gradient", "has_cone", "inverse_counts", "is_plain", "kept", "latex_of",
     "lowered", "matched", "mixture", "model_class", "momentum_direct", "momentum_rate", "on_nodes",
     "on_sphere", "open_kernels", "outputs_at", "pack", "pack_parameters", "passes", "polynomial",
     "rate_terms", "relabelled", "restore", "rule", "scalars", "seen", "signature", "simulated_by",

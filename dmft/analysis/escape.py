@@ -137,8 +137,6 @@ class EscapeTime(Record):
 class Censored(Record):
     """A run that did not escape until `horizon`.
 
-    `status` says why the run ended there: ok (the end of the requested time), or a failure.
-
     Attributes
     ----------
     horizon : float
@@ -148,7 +146,7 @@ class Censored(Record):
     reference : str
         "start", "plateau", "overlap" or "threshold".
     status : Status
-        Why the run ended at `horizon`.
+        Why the run ended at `horizon`: ok (the requested time), or a failure.
     message : str
         The status as text.
     reference_value, reference_time : float

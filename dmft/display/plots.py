@@ -62,7 +62,7 @@ def plot(
     levels: Any = None,
     lines: Any = None,
 ) -> Any:
-    r"""Draw trajectories and simulations together, or a phase diagram, or a plane of regimes.
+    r"""Draw runs and simulations together, or a phase diagram, a boundary or another record.
 
     Legends are outside the axes. Fonts and line widths follow the settings of matplotlib;
     ``plt.style.use("dmft.paper")`` is a style for printed columns.
@@ -70,25 +70,12 @@ def plot(
     Parameters
     ----------
     *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
-        Trajectories are drawn as lines and ensembles as points with error bars (the standard
-        error of the mean), overlaps in one panel and risk in the other; escape times of these runs
-        are marked. Colours tell teacher neurons apart and line styles runs, which are labelled by
-        the parameters in which they differ. Runs of an ensemble are averaged after their units
-        with equal readouts are permuted to be closest to the theory (or to the first run).
-        `EscapeTimes` of many runs are drawn as a distribution.
-        Descents on repeated data have six panels: overlaps, training loss and risk with their
-        errors, and maps of two times of C_l, R_l and Q. Random networks have three: mean, variance
-        and the correlation with the last time; a fourth shows the states of paths that were kept.
-        A phase diagram (or a sweep over two parameters) is drawn separately: a heat map whose
-        failed and censored cells are hatched and named; so are a `Boundary`, the regions of
-        `dmft.regimes` and `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with
-        its minima, flow, section along the border. For a `Boundary`, grid points are drawn beneath
-        the curves, into axes that show something (of the same plane) only the curves.
+        What to draw (see Notes). Runs, simulations and their escape times share one figure; each
+        of the other records has a separate one.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, three or
-        four for networks, one for
-        a diagram or a distribution; a new figure by default. A figure without layout (no layout
-        engine, no `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
+        Axes to draw into, as many as Notes list; a new figure by default. A figure without layout
+        (no layout engine, no `subplots_adjust`) gets matplotlib's constrained layout, so that no
+        label is cut.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional
@@ -110,8 +97,8 @@ def plot(
     Returns
     -------
     axes
-        The two axes of runs as an array (2,), (2, 3) of descents, or the axes of a diagram;
-        `axes[0].figure` is the figure.
+        An array of the axes that Notes list, or the axes of a single panel; `axes[0].figure` is
+        the figure.
 
     Raises
     ------
@@ -120,6 +107,24 @@ def plot(
     BadParameter
         For records that cannot be drawn together, options that do not apply, and
         names of files of another kind.
+
+    Notes
+    -----
+    - Runs, two axes (overlaps, risk): trajectories are lines, ensembles are points with the
+      standard error of the mean, escape times are marked. Colours distinguish teacher neurons and
+      line styles runs, which are labelled by the parameters in which they differ. Units with equal
+      readouts are permuted to be closest to the theory (or to the first run) before averaging.
+    - Descents on repeated data, axes (2, 3): overlaps, training loss and risk with their errors,
+      and maps of two times of C_l, R_l and Q.
+    - Random networks, three axes: mean, variance and the correlation with the last time; a fourth
+      shows the states of paths that were kept.
+    - `EscapeTimes` of many runs: their distribution.
+    - Phase diagrams and sweeps over two parameters: a heat map whose failed and censored cells are
+      hatched and named.
+    - A `Boundary`: curves, with grid points beneath them; only the curves in axes that already
+      show something of the same plane.
+    - A `Landscape`, three axes: contours with minima, flow, and the section along the border.
+    - Also the regions of `dmft.regimes` and `dmft.landscape_diagram`, and a `Schedule`.
 
     Examples
     --------

@@ -53,80 +53,60 @@ def derive(
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
 ) -> Equations | DescentEquations | NetworkEquations:
-    r"""Derive the equations of motion of M and Q at symbolic widths p and k.
+    r"""Derive the equations of motion of the order parameters.
+
+    The result holds at symbolic widths p and k. It can be printed, changed by `with_term`,
+    `without` and `replace`, compiled by `dmft.build`, and solved by `dmft.solve`.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
                 dM_jr/dt = B*_jr - M_jr Phi_jj / 2, dQ_jl/dt = Phi_jl - Q_jl (Phi_jj + Phi_ll) / 2
                 with Phi = B + B^T + gamma/(p n_b) S
-    Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant.
-                With `dim` the map of one step, eta = gamma/d:
-                dM = (eta/p) B*, dQ = (eta/p) (B + B^T)
-                + (eta/p)^2 [(d/n_b) S + (1 - 1/n_b) b Omega^+ b^T], then divided by the lengths.
-                A trained readout obeys da_j/dt = rho_a E[E sigma(h_j)].
-                With `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
-                with the update field psi(h, h*, xi) of the last gradient
-                (`dmft.equations.update.program`).
-                Another loss l(f, y) has psi_j = -a_j sigma'(h_j) dl/df; weight decay adds -zeta M
-                and -2 zeta Q; a `dmft.UpdateField` defines psi directly.
-                With `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB for
-                each of these psi; Sigma is the covariance of the change due to one sample. F
-                includes terms of order 1/d, except for `Repeat`, steps with memory and clusters
+    Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
-                gradient flow omits S; for a map t counts steps, n_b of the order of d or larger
-    Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
-                sin, cos, Gaussian factors and mixtures. Other two-field averages (tanh, sigmoid,
-                softplus, SiLU, custom functions) are interpolated from tables to 1e-10 of
-                sqrt(E F^2 E G^2), for fields of variance up to 1024 (NaN beyond; the run then ends
-                with status nonfinite). The entries of `equations.lowered` contain the error bound
-                of each average. With `repeat`, Gauss-Hermite rules are used if they are exact
-                (polynomials), otherwise quadrature nodes.
-                Rounding: polynomials are summed by linked diagrams in the Hermite basis of each
-                variance, and drifts on the sphere are tangential
-                (`dmft.equations.noise.projection`): for polynomials of degree up to 8 on the sphere
-                the rates have a relative error of 1e-12 for overlaps m down to 1e-8, where they are
-                of order m^(n-1) with the information exponent n. For the map of large batches, the
-                mean field and averages on nodes the rounding error is 1e-16 m.
-                Inputs from clusters (`GaussianMixture`): averages are sums over the clusters of
-                functions shifted by the means m_i = sum_r mu_cr Omega_i,p+r and scaled, so that
-                b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S includes the variance of the
-                cluster; the rows of the means are those of the teacher. Closed for polynomials and
-                erf, otherwise on nodes; not available for wide limits
+                for a map t counts steps, n_b of the order of d or larger
+    Valid for   any activation without free parameters; Notes describe the accuracy
     Source      theory/one_pass A.0, A.1, B.2, C, D.1, D.2; theory/structured_inputs (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
     Parameters
     ----------
-    model : Model
-        For a sequence model, which is always on the sphere, the equations of its alignments e
-        and m; with `dim` and `fluctuations` their stochastic equation.
-    algorithm : SGD, GradientFlow or GradientDescent
-        For `GradientDescent` on repeated data the result is `DescentEquations` of kind "two-time".
-        A `RandomNetwork` has no algorithm; the result is `NetworkEquations`.
+    model : Model, RandomNetwork or UpdateField
+        Student, teacher and inputs. For a sequence model, which is always on the sphere, the
+        variables are its alignments e and m. A rule of vectors needs no algorithm.
+    algorithm : SGD, GradientFlow, GradientDescent or UpdateField, optional
+        A `RandomNetwork` has none.
     dim : int or sympy.Symbol, optional
-        Input dimension d, for batches of the order of d: the equations are then the map of one
-        step (kind "map"), for any loss and custom rules; `learning_rate`, `dim` and
-        `batch_size` are run-time values. Repeated use of such batches is not supported, because it
-        requires two-time equations. With the mean-field scaling, the dimension in which the
-        components of random rows outside the teacher's span are correlated (their cosines are
-        averaged over; without `dim` these components are orthogonal).
-    scaling : str or Scaling, optional
-        For gradient descent on repeated data "gradient-flow", the limit of small steps.
-        Otherwise the limit, which determines the terms that survive as d grows. "high-dimensional"
-        (the default for SGD) keeps all terms, "gradient-flow" omits the quadratic term,
-        "mean-field" omits it for wide students (state M (p, k) and Q_perp (p,)), "noise-dominated"
-        keeps only the quadratic term, in a rescaled time; "wide-high-dimensional" is p -> infinity
-        at fixed gamma/p, for quadratic students of one teacher unit on the sphere (three state
-        variables). A `Scaling` of powers of d selects one of these (`dmft.regimes` draws them).
+        Input dimension d.
 
+        - For batches of the order of d: the result is the map of one step, for any loss and custom
+          rules, with `learning_rate`, `dim` and `batch_size` as run-time values. Repeated use of
+          such batches is not supported, because it requires two-time equations.
+        - With the mean-field scaling: components of random rows outside the teacher's span are
+          correlated as in this dimension (their cosines are averaged over). By default they are
+          orthogonal.
+    scaling : str or Scaling, optional
+        The limit, which determines the terms that survive as d grows:
+
+        - "high-dimensional" (the default for SGD) keeps all terms;
+        - "gradient-flow" omits the quadratic term S; for `GradientDescent` on repeated data it is
+          the limit of small steps;
+        - "mean-field" omits S for wide students, with the state M (p, k) and Q_perp (p,);
+        - "noise-dominated" keeps only S, in a rescaled time;
+        - "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic students of one
+          teacher unit on the sphere (three state variables).
+
+        A `Scaling` of powers of d selects one of these (`dmft.regimes` draws them).
     fluctuations : bool
-        Whether to derive the stochastic equation for batches of order one in `dim` dimensions
-        (kind "sde").
+        Derive the stochastic equation for batches of order one in `dim` dimensions.
 
     Returns
     -------
-    Equations or DescentEquations
-        The type depends on the algorithm. All can be printed, changed by `with_term`, `without` and
-        `replace`, and solved by `dmft.solve`.
+    Equations
+        For one pass: `kind` is "ode", "map" (with `dim`) or "sde" (with `fluctuations`).
+    DescentEquations
+        For `GradientDescent` on repeated data (kind "two-time").
+    NetworkEquations
+        For a `RandomNetwork`.
 
     Raises
     ------
@@ -135,6 +115,23 @@ def derive(
         differential equation, or a symbol with the name of one in the equations.
     NotClosed
         For the mean-field limit, if an average has neither a closed form nor a table.
+
+    See Also
+    --------
+    solve : Integrate the equations.
+    population_risk : The risk as a function of the same order parameters.
+    explain : Every step of the derivation, with numerical checks.
+
+    Notes
+    -----
+    - Losses, weight decay and clusters of inputs: theory/structured_inputs 2, 3 and 4.
+      Readouts: theory/one_pass B.2. Several uses of a sample: theory/batch_reuse D.1.
+    - Averages over clusters are closed for polynomials and erf; they are not available for wide
+      limits.
+    - Averages have closed forms, tables or quadrature nodes, with the errors that
+      theory/one_pass A.8 states. `equations.lowered` contains the error bound of each.
+    - With `fluctuations` the drift includes terms of order 1/d, except for `Repeat`, steps with
+      memory and clusters (theory/one_pass E.1).
 
     Examples
     --------
@@ -149,9 +146,6 @@ def derive(
     >>> noise = dmft.derive(dmft.Model(erf, erf), dmft.SGD(0.5), scaling="noise-dominated")
     >>> noise.terms["M"], sorted(noise.terms["Q"])
     ({}, ['label_noise', 'sgd_noise'])
-    >>> own = dmft.Committee(sp.tanh(z) * sp.exp(-(z**2)), width=2)
-    >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
-    ()
     """
     if getattr(model, "family", "") == "rule":
         from dmft.equations.rules.derive import derive_rule

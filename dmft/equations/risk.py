@@ -419,20 +419,11 @@ def population_risk(model: Model) -> PopulationRisk: ...
 def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
 
-    Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]
+    Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]; for clusters of
+                inputs the weighted sum of their risks
     Shapes      Q (p, p); M (p, k); P (k, k); returns a float when called
-    Scaling     no power of d or width hidden: f is the mean over hidden units
-    Valid for   any activation; exact where `Gaussian.expect` is closed, by tables to 1e-10 of
-                sqrt(E F^2 E G^2) elsewhere (fields of variance up to 1024), on nodes with their
-                error for multi-index targets that are no sums of products. Of
-                a sequence model a `SequenceRisk`, called as risk(e=..., m=...). Rounding is
-                absolute, of order 1e-15 (E f^2 + E f*^2) where nothing cancels within the closed
-                forms; risk.error(Q=..., M=..., P=...) bounds it. Next to the perfect solution
-                digits are lost, and a risk may be negative by so much. A unit of length zero
-                (Q_jj = 0, P_rr = 0) is the limit of short ones, independent of the others: at a
-                jump, the mean of squares over its two sides, not the square at zero
-                Over clusters of inputs the sum of their risks, functions shifted by the means, at
-                the covariance of each
+    Scaling     f is the mean over hidden units; R contains no power of d or of a width
+    Valid for   any activation, with the accuracy stated in theory/one_pass A.8
     Source      theory/one_pass A.0, theory/sequence A, theory/structured_inputs 2
 
     Parameters
@@ -442,9 +433,19 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
 
     Returns
     -------
-    PopulationRisk or SequenceRisk
-        ``risk(Q=..., M=..., P=..., **parameters)`` is a float, ``.expr`` the expression,
-        ``.explicit()`` that of single entries, ``.latex()`` its LaTeX.
+    PopulationRisk
+        Call ``risk(Q=..., M=..., P=..., **parameters)`` for a float and ``risk.error(...)`` for a
+        bound of its rounding error. ``.expr`` is the expression, ``.explicit()`` the one in single
+        entries, ``.latex()`` its LaTeX.
+    SequenceRisk
+        The same for a sequence model, called as ``risk(e=..., m=...)``.
+
+    Notes
+    -----
+    - The rounding error is absolute, so the risk next to the perfect solution loses digits and can
+      be slightly negative.
+    - A unit of length zero (Q_jj = 0, P_rr = 0) is the limit of short units that are independent of
+      the others: at a jump, the mean of the squares on both sides, not the square at zero.
 
     Examples
     --------

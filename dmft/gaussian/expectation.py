@@ -51,11 +51,7 @@ class Gaussian(ClosedLaw):
         r"""Series of E[expr] in the correlations with a bound, if there is no closed form.
 
         Equation    E[f(x) g(y)] = sum_n rho^n c_n d_n / n!, c_n and d_n the Hermite coefficients at
-                    the variances of x and y; the remainder is bounded by Cauchy-Schwarz. With
-                    `edge`, what lies beyond the order is rho^(N+1) and rho^(N+2) times its values
-                    at rho = 1 and -1: error and bound go to zero as |rho| -> 1
-        Shapes      one expression in; a record with `.expr` and `.bound` out. edge: by default
-                    the smaller bound for numbers, the plain sum for symbols
+                    the variances of x and y; the remainder is bounded by Cauchy-Schwarz
         Valid for   sums of products of at most two functions of one (derived) field each;
                     truncated at `order`, the error is at most `.bound`
         Source      theory/one_pass A.7
@@ -67,7 +63,9 @@ class Gaussian(ClosedLaw):
         order : int
             Last power of the correlation.
         edge : bool, optional
-            Whether the values at correlation 1 and -1 are used as well.
+            Replace the orders above `order` by rho^(order + 1) and rho^(order + 2) times their
+            values at rho = 1 and -1, so that error and bound go to zero as |rho| -> 1. By
+            default the smaller bound for numbers, the plain sum for symbols.
 
         Returns
         -------
@@ -99,15 +97,12 @@ class Gaussian(ClosedLaw):
     def quad(
         self, expr: sp.Expr, values: Mapping[Any, Any] | None = None, rtol: float = 1e-10
     ) -> Quadrature:
-        r"""E[expr] as a number with an honest error, by quadrature split where expr has kinks.
+        r"""E[expr] as a number with an error estimate, by quadrature split where expr has kinks.
 
         Equation    E[f(x)] = integral of f(m + A u) phi(u) du, A A^T = cov of least rank
-        Shapes      values: numbers for the symbols of cov, mean and expr, by symbol or name;
-                    one float out, with `.error`, `.status`, `.method`, `.dimension`
-        Valid for   any real integrable expr; up to three dimensions (after exact reductions) by
-                    adaptive panels, also four if a factor of one field is separate; smooth
-                    ones by a lattice, others by quasi-Monte Carlo; numerical: an error above rtol
-                    is stated in `.error`, `.status` and an `AccuracyWarning`
+        Valid for   any real integrable expr. After exact reductions: adaptive panels in up to three
+                    dimensions (four if a factor of one field is separate), otherwise a lattice for
+                    smooth functions and quasi-Monte Carlo for others
         Source      theory/one_pass A.3, A.7
 
         Parameters
@@ -115,9 +110,10 @@ class Gaussian(ClosedLaw):
         expr : sympy.Expr
             A real function of the fields.
         values : mapping, optional
-            Numbers for symbols, by symbol or name.
+            Numbers for the symbols of cov, mean and expr, by symbol or name.
         rtol : float
-            Wanted error relative to the value.
+            Requested error relative to the value. A larger error is reported in `.error`, in
+            `.status` and by an `AccuracyWarning`.
 
         Returns
         -------

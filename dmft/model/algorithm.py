@@ -200,10 +200,8 @@ class SGD(UpdateRule, InTorch):
     r"""One-pass stochastic gradient descent.
 
     One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
-    psi_j = a_j sigma'(h_j) E; E = y - f for the squared loss and E = y for the correlation loss.
-    Time is t = steps * gamma / (p d). A trained readout moves by
-    a_j <- a_j + gamma_a/(p n_b) sum_mu E^mu sigma(h_j^mu), gamma_a = readout_rate * gamma / d.
-    For another loss l(f, y), E = -dl/df.
+    psi_j = a_j sigma'(h_j) E; E = -dl/df for the loss l(f, y), which is y - f for the squared loss
+    and y for the correlation loss. Time is t = steps * gamma / (p d).
 
     Parameters
     ----------
@@ -214,12 +212,13 @@ class SGD(UpdateRule, InTorch):
         ``d = sympy.Symbol("d")`` such as ``d**2`` (`derive` with ``dim=`` gives the map of such
         steps).
     loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
-        1/2 (y - f)^2, or 1 - y f (the update does not contain the output), or any expression in
-        symbols named f (output) and y (label). For several outputs -log softmax_y(f), with the
-        class y of the sample, or an expression in f1, f2, ... and y1, y2, ..., which are 1 for the
-        class of the sample and 0 for the others; "squared" is sum_o (y_o - f_o)^2/2, "correlation"
-        1 - sum_o y_o f_o. "frobenius" is the norm ||f - y|| (not squared) for matrix outputs of
-        sequence models. `risk` is always 1/2 E(f* - f)^2.
+        1/2 (y - f)^2, 1 - y f (the update does not contain the output), -log softmax_y(f) for
+        several outputs, the norm ||f - y|| (not squared) for matrix outputs of sequence models, or
+        any expression in symbols named f (output) and y (label).
+
+        For several outputs y_o is 1 for the class of the sample and 0 for the others: an expression
+        contains f1, f2, ... and y1, y2, ...; "squared" is sum_o (y_o - f_o)^2/2, "correlation"
+        1 - sum_o y_o f_o. `risk` is 1/2 E(f* - f)^2 for every loss.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         first removes the component of the step along w_j. Both give the same differential
@@ -228,7 +227,8 @@ class SGD(UpdateRule, InTorch):
         How a sample is used more than once; t still counts samples. A custom record extends
         `dmft.UpdateRule`; a new algorithm may extend this class in the same way.
     readout_rate : float or sympy.Expr
-        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` the
+        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)], by steps a_j <- a_j + gamma_a/(p n_b) sum_mu
+        E^mu sigma(h_j^mu), gamma_a = rho_a gamma / d. 0 keeps the readout fixed. With `repeat` the
         readout uses the error and the fields of each gradient of the weights.
     weight_decay : float or sympy.Expr
         zeta >= 0: the step includes -gamma zeta/(p d) w, like ``weight_decay`` in PyTorch, which

@@ -21,10 +21,10 @@ class Scaling(Shown):
 
     Equation    gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^mu; a step is
                 delta t = gamma/(p d) ~ d^-(1 + kappa + delta), the quadratic term has the weight
-                gamma/(p n_b) ~ d^-(kappa + delta + mu)
-    Scaling     only the drift for kappa + delta + mu > 0 (gradient flow; mean field where delta >
-                0); both on kappa + delta + mu = 0; only the quadratic term below, in the time t' =
-                t gamma/(p n_b), as long as its steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
+                gamma/(p n_b) ~ d^-s with s = kappa + delta + mu
+    Scaling     s > 0: only the drift (gradient flow; mean field where delta > 0). s = 0: both.
+                s < 0: only the quadratic term, in the time t' = t gamma/(p n_b), as long as its
+                steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
     Source      theory/one_pass B.3 [veiga_2022]
 
     Parameters

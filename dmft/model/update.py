@@ -34,7 +34,7 @@ TAKEN = frozenset(
     | {"blocks", "observables", "with_fields"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
     | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
-    | {"names", "last_state", "judged_later", "KIND", "COORDINATES"}
+    | {"names", "last_state", "KIND", "COORDINATES"}
     | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
 

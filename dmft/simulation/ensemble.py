@@ -105,16 +105,18 @@ class Ensemble(Averages):
     t : (T,)
         Saved times, each a whole number of steps.
     mean, std, stderr : Values
-        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds, loss (T,)
-        where it is not the risk and a constant, error_rate (T,) of labels that are signs or classes
-        (of the population, on nodes at the overlaps of each run), with block_Q (T, B, p, p),
-        block_M (T, B, p, k) of inputs with a spectrum: mean, standard deviation (n - 1), standard
-        error of the mean. NaN from the time on at which a counted run was stopped by its first
-        passage.
+        Mean, standard deviation (n - 1) and standard error of the mean over the counted seeds, NaN
+        after a counted run was stopped by its first passage:
+
+        - Q (T, p, p), M (T, p, k), readout (T, p), risk (T,);
+        - loss (T,), if it is not the risk and a constant;
+        - error_rate (T,), for labels that are signs or classes (of the population, on nodes at the
+          overlaps of each run);
+        - block_Q (T, B, p, p), block_M (T, B, p, k), for inputs with a spectrum.
     seeds : tuple of int
     seed_status : tuple of Status
-        How each run ended. Runs that are not "ok" or "event" are left out of means, and
-        `message` says how many.
+        How each run ended. Runs that are not "ok" or "event" are excluded from means, and
+        `message` contains their number.
     status : Status
         The worst of them.
     message : str

@@ -85,21 +85,19 @@ def simulate(
 ) -> Any:
     r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
 
-    Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E,
-                with `repeat` evaluated at the displaced fields or several times on the same batch,
+    Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E;
                 a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
-    Valid for   any activation that can be compiled; any d >= rank of the overlaps. Both methods
-                are exact in law. The risk is computed by quadrature at the saved overlaps, and NaN
-                if a field of a smooth activation has a variance above 1e4. Inputs are
-                x ~ N(0, I_d) or from clusters with means in the span of the teacher's rows
+    Valid for   any activation that can be compiled; any d >= rank of the overlaps; both methods
+                are exact in law. Inputs are x ~ N(0, I_d) or from clusters with means in the span
+                of the teacher's rows
     Source      theory/one_pass 0, B.2, B.6, D.2; theory/batch_reuse D.1, D.2;
                 theory/structured_inputs (8)
 
     Parameters
     ----------
-    model : Model
+    model : Model, RandomNetwork or UpdateField
     algorithm : SGD, or GradientDescent on repeated data (method "weights"; t_max counts steps)
     dim : int
         Input dimension d.
@@ -109,8 +107,7 @@ def simulate(
         An integer n means the seeds 0, ..., n - 1. Each seed has separate random streams.
     start : Overlaps, or Alignment of a sequence model; optional
         Weights are constructed with exactly these overlaps. By default student rows are random (on
-        the sphere under that constraint) and teacher rows orthonormal; both are drawn for each
-        seed.
+        the sphere under that constraint) and teacher rows orthonormal, drawn for each seed.
     method : "weights" or "overlaps"
         Simulate weight vectors in R^d, or the exact Markov chain of the overlaps, whose cost does
         not depend on d.
@@ -119,36 +116,42 @@ def simulate(
     first_passage : FirstPassage, optional
         Record when each run first passes a level, tested after every step.
     events : dmft.Event
-        One event as in `dmft.solve`, instead of `first_passage`: on the risk, on a formula of the
-        overlaps (for sequence models of ``e``, ``m`` and ``overlap``; for descents also of
-        ``train_loss`` and ``t``, not of the risk), or on the time, tested after every step in each
-        run. A quantity that is beyond its threshold after the first step counts as crossed. For a
-        risk that is not a polynomial, this requires one quadrature per step.
+        One event as in `dmft.solve`, instead of `first_passage`, tested after every step in each
+        run. It may be on the time, the risk or a formula of the overlaps; for sequence models of
+        ``e``, ``m`` and ``overlap``; for descents also of ``train_loss`` and ``t``, not of the
+        risk. A quantity beyond its threshold after the first step counts as crossed. A risk that
+        is not a polynomial requires one quadrature per step.
     keep_runs : bool
         Keep the values for every seed in `.runs`.
     threads : int, optional
         Seeds run in parallel; the result does not depend on the number of threads. All cores by
         default.
-    progress : None, bool or callable
-    t_start : float, optional
-        Time at the start. By default a schedule in time continues at the time of `start`, which
-        ``run.final`` contains; any other run starts at 0.
+    progress, t_start
+        As in `dmft.solve`.
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` replace the declared values. In a declared rate or batch size the symbol d
-        is replaced by `dim`. An expression in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``, a
-        text or a function as ``learning_rate=`` is a schedule: each step uses its value at the
-        start of the step, and the risk is updated every d/200 steps. If the schedule depends on the
-        risk, runs have different numbers of steps, and `steps` returns the mean.
+        is replaced by `dim`. ``learning_rate=`` may be a schedule as in `dmft.solve`: each step
+        uses its value at the start of the step, and the risk is updated every d/200 steps.
 
     Returns
     -------
-    Ensemble; DescentEnsemble for gradient descent, SequenceEnsemble for sequence models,
-        NetworkEnsemble for a `RandomNetwork` (then ``dt=``, ``lyapunov=``, ``jacobian=``)
+    Ensemble
+        For gradient descent a `DescentEnsemble`, for sequence models a `SequenceEnsemble`.
+    NetworkEnsemble
+        For a `RandomNetwork`, with the options ``dt=``, ``lyapunov=``, ``jacobian=``.
 
     Raises
     ------
     BadParameter, ShapeMismatch
+
+    Notes
+    -----
+    - The risk is computed by quadrature at the saved overlaps. It is NaN if a field of a smooth
+      activation has a variance above 1e4.
+    - With `repeat`, psi_j is evaluated at the displaced fields or several times on the same batch.
+    - If a schedule depends on the risk, runs have different numbers of steps, and `steps` returns
+      the mean.
 
     Examples
     --------

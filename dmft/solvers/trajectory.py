@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # The fixed readout, as trained ones are.
 READOUT = Block("readout", ("p",))
-# What a run may make when it is first read (`Trajectory.judged_later`).
-JUDGED = ("message", "provenance", "error")
-LATER = ("_judge", "_provenance")
+# Fields that may be computed when they are first read (`completed_later`).
+DEFERRED = ("message", "provenance", "error")
+LATER = ("_complete", "_provenance")
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
 
@@ -149,48 +149,17 @@ class Trajectory(Solution):
         other.__dict__.update(self.__dict__, **changes)
         return other
 
-    def judged_later(self, judge: Callable[[], Trajectory]) -> Trajectory:
-        """The same run with message, provenance and error of another, made once one is read.
-
-        For expensive results that are rarely needed.
-
-        Parameters
-        ----------
-        judge : callable() -> Trajectory
-            Called once, when one of the three is read.
-
-        Returns
-        -------
-        Trajectory
-
-        Examples
-        --------
-        >>> run = Trajectory(
-        ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
-        ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
-        ...     provenance={"time_step_times_dim": 0.1},
-        ... )
-        >>> later = run.judged_later(lambda: replace(run, message="looked at"))
-        >>> later.message
-        'looked at'
-        """
-        later = self.with_fields()
-        for name in JUDGED:
-            del later.__dict__[name]
-        later.__dict__.update(_judge=judge, _provenance=self.provenance)
-        return later
-
     def __getattr__(self, name: str) -> Any:
-        judge = self.__dict__.get("_judge") if name in JUDGED else None
-        if judge is None:
+        complete = self.__dict__.get("_complete") if name in DEFERRED else None
+        if complete is None:
             return super().__getattr__(name)
-        if name not in self.__dict__:  # else another thread has made it
-            judged = judge()
-            self.__dict__.update({n: getattr(judged, n) for n in JUDGED})
+        if name not in self.__dict__:  # otherwise another thread has computed it
+            completed = complete()
+            self.__dict__.update({n: getattr(completed, n) for n in DEFERRED})
         return self.__dict__[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        self.message  # noqa: B018 - judged before it is written
+        self.message  # noqa: B018 - computed before it is written
         kept = {name: value for name, value in self.__dict__.items() if name not in LATER}
         # Compiled functions would be compiled again by whoever unpickles the record.
         return {**kept, "problem": None}
@@ -279,6 +248,15 @@ class Trajectory(Solution):
             start={name: arrays[f"start_{name}"] for name in record["start"]},
             error={n: arrays[f"error_{n}"] for n in record["error"]} if record["error"] else None,
         )
+
+
+def completed_later(run: Trajectory, complete: Callable[[], Trajectory]) -> Trajectory:
+    """The run, whose message, provenance and error `complete` computes when one is first read."""
+    later = run.with_fields()
+    for name in DEFERRED:
+        del later.__dict__[name]
+    later.__dict__.update(_complete=complete, _provenance=run.provenance)
+    return later
 
 
 def with_readout(run: Trajectory) -> Trajectory:

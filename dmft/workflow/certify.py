@@ -40,12 +40,7 @@ def certify(
     Shapes      `what` is an expression and `law` the distribution of its fields; or a risk (or a
                 model) with Q (p, p), M (p, k), P (k, k; identity by default), readout (p,)
     Valid for   rational covariances and means. A float is read as its binary fraction, so a
-                singular matrix of floats may raise an error: use sympy.Rational. Rigorous methods:
-                averages over one field use Arb's quadrature and a bound on the tails; over two
-                fields the closed-form average over one given the other, Hermite coefficients with
-                Parseval's remainder, or a nested integral (about 10 digits); over three and four
-                fields the theorems of Wick and Stein, conditioning, tilting and Price's identity in
-                exact fractions. The closed forms of `Gaussian.expect` are not used
+                singular matrix of floats may raise an error: use sympy.Rational
     Source      theory/one_pass A; derivations/certificates.py
 
     Parameters
@@ -74,6 +69,16 @@ def certify(
         If there is no rigorous reduction or no rigorous bound (for example if the function is not
         integrable).
     InvalidCovariance, BadParameter, ShapeMismatch
+
+    Notes
+    -----
+    Each method is rigorous and independent of the closed forms of `Gaussian.expect`:
+
+    - one field: Arb's quadrature and a bound on the tails;
+    - two fields: the closed-form average over one given the other, Hermite coefficients with
+      Parseval's remainder, or a nested integral (about 10 digits);
+    - three and four fields: the theorems of Wick and Stein, conditioning, tilting and Price's
+      identity in exact fractions.
 
     Examples
     --------

@@ -49,14 +49,10 @@ def escape_time(
     r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
-                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c);
-                with `observable` that quantity instead of the risk, and with `threshold=c` the
-                first t at which it crosses c in either direction
+                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
     Scaling     t of the equations; `.steps(dim)` converts to steps
     Valid for   a threshold that is crossed within the run; otherwise the result is a `Censored`
-                record with the final time. The crossing is located on the dense output, not on the
-                saved points, of a run of order 8 at rtol = 1e-10 and atol = 1e-15; if averages on
-                nodes have kinks, of order 5 at 1e-6 and 1e-8 (unless other tolerances are passed)
+                record with the final time
     Source      theory/one_pass F; the plateau is where |d log risk / d log t| is smallest
 
     Parameters
@@ -75,21 +71,29 @@ def escape_time(
         Threshold on the largest cosine between a student and a teacher direction, instead of the
         risk.
     observable : str
-        What is watched instead of the risk: a measure of a rule (`dmft.UpdateField`).
+        Quantity used instead of the risk: a measure of a rule (`dmft.UpdateField`).
     threshold : float, optional
-        Value of the observable that counts as escaped, instead of `fraction`.
+        Value that the observable crosses, in either direction, instead of `fraction`.
     **options
         Solver options and run-time parameters, as for `dmft.solve`.
 
     Returns
     -------
-    EscapeTime or Censored; EscapeTimes (their distribution, relative to the risk at the start of
-    each run) for the paths of an sde and for simulations
+    EscapeTime or Censored
+    EscapeTimes
+        For the paths of an sde and for simulations: the distribution, relative to the risk at the
+        start of each run.
 
     Warns
     -----
     EscapeWarning
         If the threshold is crossed during the initial relaxation, before anything is learned.
+
+    Notes
+    -----
+    The crossing is located on the dense output of a run of order 8 at rtol = 1e-10 and
+    atol = 1e-15. If averages on nodes have kinks, the run is of order 5 at 1e-6 and 1e-8. Passed
+    tolerances replace these.
 
     Examples
     --------

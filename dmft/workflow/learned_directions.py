@@ -212,14 +212,10 @@ def learned_directions(
     r"""Which teacher directions gain a finite overlap in the first steps on n = alpha d samples.
 
     Equation    M^1 v = -eta alpha E[g^0 v.h*];  M^2 v = -eta alpha E[g^1 v.h*] where M^1 v = 0,
-                g^1 at h^1 = M^1 h* + r^1 - eta g^0(h^0, y). The same label enters twice, so v is
-                learned if E[v.h* | y, M^1 h*] does not vanish, for generic students and rates
+                g^1 at h^1 = M^1 h* + r^1 - eta g^0(h^0, y)
     Shapes      one row for each subspace, directions (n, k), overlaps (p, n)
     Scaling     d -> infinity at n = samples_per_dim * d; start M = 0, Q = 1, orthonormal teacher
-    Valid for   numerical values of all parameters. "never" holds for any number of steps and is
-                proved by a signed permutation of the fields that leaves the label y unchanged.
-                Overlaps after step 1 are closed forms if these exist; overlaps after step 2 are
-                integrals with an error bound
+    Valid for   numerical values of all parameters
     Source      theory/batch_reuse B.1, B.2
 
     Parameters
@@ -239,6 +235,14 @@ def learned_directions(
     Raises
     ------
     BadParameter
+
+    Notes
+    -----
+    - The same label enters twice: v is learned if E[v.h* | y, M^1 h*] != 0 (generically).
+    - "never" holds for any number of steps and is proved by a signed permutation of the fields that
+      leaves the label y unchanged.
+    - Overlaps after step 1 are closed forms if these exist; overlaps after step 2 are integrals
+      with an error bound.
 
     Examples
     --------

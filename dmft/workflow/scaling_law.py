@@ -91,10 +91,8 @@ def scaling_law(
                 R = C_F t^(-(b-1)/alpha)/(1 - K) where (b-1)/alpha < 2 - 1/alpha, else
                 C_K t^-(2-1/alpha) int R_GF/(1 - K)^2, K = gamma tr Sigma/(2 d n_b)
     Scaling     t of the equations, steps * gamma/(p d)
-    Valid for   derived for alpha > 1, r > 0, a start at zero, no label noise: the leading term as
-                t -> infinity and d -> infinity, compared with the exact risk at d, which gives
-                `.window` and `.error`; fitted to a run of anything else with a `Spectrum`, which
-                `.how` says
+    Valid for   derived for alpha > 1, r > 0, a start at zero and no label noise, as t and d ->
+                infinity; fitted to a run for any other model with a `Spectrum`
     Source      theory/structured_inputs (11), (12)
 
     Parameters
@@ -111,9 +109,10 @@ def scaling_law(
     Returns
     -------
     ScalingLaw
-        `.exponent`, `.prefactor`, `.regime`, and `.how`: derived or fitted. Derived laws have the
-        longest window in which they are within 10 % of the exact risk; where there is none of a
-        factor of 10, the last such factor before the spectrum ends, with the error there.
+        `.exponent`, `.prefactor`, `.regime`, and `.how`, which is "derived" or "fitted". `.window`
+        and `.error` of a derived law compare it with the exact risk at d: the longest window in
+        which they agree within 10 %, or, if none spans a factor of 10, the last such factor before
+        the spectrum ends.
 
     Warns
     -----

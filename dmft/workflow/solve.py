@@ -96,24 +96,19 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, DescentEquations or TwoTime
-        Or the result of `dmft.build`. A `dmft.TwoTime` has its own start (pass None) and
-        options: `tol=`, `thin=`, `checkpoint=` and more
-        (`dmft.workflow.solving.two_time.TwoTimeOptions`). Those of a `RandomNetwork` start from a
-        number or a law of `dmft.laws` and have ``dt=``, ``paths=``, ``sweeps=`` and more
-        (`dmft.workflow.solving.network.NetworkOptions`).
+    system : Equations, DescentEquations, NetworkEquations, TwoTime, or the result of `dmft.build`
+        A `TwoTime` has its own start (pass None).
     start : Overlaps
-        An `Alignment` for sequence models. For an sde also a list with one start per path, or None
-        for a random start of each path, as by `random_overlaps` or uniform on the sphere.
+        An `Alignment` for sequence models; a number or a law of `dmft.laws` for a `RandomNetwork`.
+        For an sde also a list with one start per path, or None for a random start of each path, as
+        by `random_overlaps` or uniform on the sphere.
     t_max : float
         Time at the end of the run, not its length.
-    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"}
-        By default explicit Runge-Kutta of order 5; if stability instead of accuracy limits the
-        steps of a long run, the solver switches to backward differentiation (`run.message` reports
-        the time). "rk5" and "rk8" are explicit methods of order 5 and 8, "BDF" is backward
-        differentiation (all compiled), and the others are SciPy's implicit methods. For maps no
-        method is needed. For an sde {"euler", "weak2"}: Euler-Maruyama (the default) or a scheme of
-        weak order 2.
+    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an sde, {"euler", "weak2"}
+        Explicit Runge-Kutta of order 5 and 8, backward differentiation (all compiled), or SciPy's
+        implicit methods. By default order 5; if stability instead of accuracy limits the steps of a
+        long run, the solver switches to backward differentiation (`run.message` reports the time).
+        Euler-Maruyama (the default for an sde) or a scheme of weak order 2. Maps have no method.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array
@@ -126,18 +121,12 @@ def solve(
     progress : None, bool or callable
         By default a progress bar is shown after two seconds, on terminals only.
     max_steps, timeout
-        Limits on the number of steps and on the integration time in seconds. A run that exceeds one
-        ends with the status "max_steps" or "timeout". The time is checked about every 0.1 s. With
-        averages on nodes, the limits apply to each refinement separately.
+        Limits on the number of steps and on the integration time in seconds, checked about every
+        0.1 s. A run that exceeds one ends with the status "max_steps" or "timeout". With averages
+        on nodes, the limits apply to each refinement separately.
     quadrature_tol : float
-        For averages without closed form (`Equations.averages`): the number of nodes is increased
-        until the estimated error of every saved overlap and of the risk is below this value.
-        Quadratic terms of tanh and similar sigmoids need no nodes: sums of error functions
-        replace the activations there, and ``nodes=`` (4 to 9) is their number of terms.
-        `run.error` contains the estimate, and `run.message` reports if the largest number of nodes
-        is reached. Rates with kinks jump when a kink passes a node, so rtol and atol are then at
-        least 0.1 and 1e-3 times this value. For sequence models with the norm as loss, which has a
-        cone at y = f, this value is at least 5e-3, rtol at least 1e-5 and atol at least 1e-7.
+        For averages on nodes (`Equations.averages`): the number of nodes is increased until the
+        estimated error of every saved overlap and of the risk is below this value (see Notes).
     t_start : float, optional
         Time at the start. By default a schedule in time continues at the time of `start`, which
         ``run.final`` contains; any other run starts at 0.
@@ -145,24 +134,41 @@ def solve(
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate can depend on time and risk, as an expression in ``sympy.Symbol("t")`` and
         ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a function of both that accepts
-        SymPy symbols; `run.steps` then counts the steps. With averages on nodes also ``nodes=``
-        (the fixed number of nodes per replica), ``replicas=``, ``seed=``. For an sde the paths:
-        ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``, ``bridge=``
-        (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=`` (see
-        `dmft.solvers.stochastic.paths.solve_paths`).
+        SymPy symbols; `run.steps` then counts the steps. Notes list further options.
 
     Returns
     -------
-    Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
-        (options: `dmft.workflow.solving.descent_nodes.DescentOptions`, for a gradient flow also
-        `dmft.workflow.solving.descent_flow.FlowOptions`); TwoTimeRun for a `dmft.TwoTime`. Each is
-        a `dmft.solvers.solution.Solution`: `run.final` is a valid start. `run.error` contains the
-        error of averages on nodes and the rounding error of closed forms
-        (`dmft.workflow.solving.rounding`).
+    Trajectory
+        `run.final` is a valid start. `run.error` contains the error of averages on nodes and the
+        rounding error of closed forms.
+    PathEnsemble, DescentRun, NetworkRun or TwoTimeRun
+        For an sde, a descent on repeated data, a `RandomNetwork` and a `TwoTime`.
 
     Raises
     ------
     BadParameter, ShapeMismatch, InvalidCovariance, NotClosed
+
+    Notes
+    -----
+    Options of some kinds of equations:
+
+    - an sde: ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``,
+      ``bridge=`` (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=``
+      (`dmft.solvers.stochastic.paths.solve_paths`);
+    - averages on nodes: ``nodes=`` (a fixed number per replica), ``replicas=``, ``seed=``;
+    - `TwoTime`: ``tol=``, ``thin=``, ``checkpoint=`` and more
+      (`dmft.workflow.solving.two_time.TwoTimeOptions`);
+    - `RandomNetwork`: ``dt=``, ``paths=``, ``sweeps=`` and more
+      (`dmft.workflow.solving.network.NetworkOptions`);
+    - `GradientDescent`: `dmft.workflow.solving.descent_nodes.DescentOptions`, and for a gradient
+      flow `dmft.workflow.solving.descent_flow.FlowOptions`.
+
+    Quadratic terms of tanh and similar sigmoids need no nodes: sums of error functions replace
+    the activations there, and ``nodes=`` (4 to 9) is their number of terms. `run.message` reports
+    if the largest number of nodes is reached. Rates with kinks jump when a kink passes a node, so
+    rtol and atol are then at least 0.1 and 1e-3 times `quadrature_tol`. For sequence models with
+    the norm as loss, which has a cone at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and
+    atol 1e-7.
 
     Examples
     --------

@@ -173,15 +173,7 @@ class Changeable(ABC):
     def with_term(self, block: str, name: str, expr: Any) -> Self:
         r"""Equations with one more term in the rate of a block.
 
-        Shapes      a term of Q depends on j, l and is symmetrised, (e_jl + e_lj)/2; of M on j, r;
-                    of an alignment of a sequence it is a number, or a column of its components
         Scaling     per unit t for an ode; per step for a map
-        Valid for   on the sphere the term adds to the rate of free rows, and the constraint acts on
-                    the sum (a map divides by the new lengths). To leave the rows in the cone of
-                    overlaps, terms of Q and M must belong to one motion of the rows.
-                    The reduction "wide-high-dimensional" and sequence equations hold rates on the
-                    sphere only: terms are added unchanged. Of an sde the term
-                    changes the drift, not the covariance
 
         Parameters
         ----------
@@ -190,19 +182,29 @@ class Changeable(ABC):
         name : str
             Of the term, one word.
         expr : sympy.Expr or number
-            In the entries of `symbols` at `indices`. Other symbols become run-time parameters of
-            `evaluate`, `solve` and all that follows.
+            In the entries of `symbols` at `indices`: j, l for Q, where it is symmetrised to
+            (e_jl + e_lj)/2, and j, r for M. For an alignment of a sequence a number, or a
+            column of its components. Other symbols become run-time parameters.
 
         Returns
         -------
         Equations
-            New ones; these stay as they are.
+            New ones; the original equations do not change.
 
         Raises
         ------
         BadParameter
             For an unknown block, a name that is taken, or an expression that the equations cannot
             hold: fields of a sample, foreign arrays or indices, functions without compiled code.
+
+        Notes
+        -----
+        - Terms of Q and M must describe one motion of the rows; otherwise the overlaps may leave
+          the cone of positive matrices.
+        - On the sphere the term adds to the rate of free rows, and the constraint acts on the
+          sum (a map divides by the new lengths). The limit "wide-high-dimensional" and sequence
+          equations contain only rates on the sphere, to which terms are added unchanged.
+        - In an sde the term changes the drift, not the covariance.
 
         Examples
         --------

@@ -613,10 +613,10 @@ def escape_formula(
                 l = 1) around M = 0, Q = q I, integrated from u_0 to u_1
     Shapes      symbolic p, k, gamma, Delta are kept
     Scaling     t = steps * gamma / (p d), rates as gamma
-    Valid for   weak recovery. l = 2: any width, students with units that start to learn
-                independently (E[sigma'] = 0, for example even activations); any such activation on
-                the sphere, quadratic ones with free lengths. l = 1 and l >= 3: one neuron on the
-                sphere, any activation. see `.validity`
+    Valid for   weak recovery; `.validity` of the result states its conditions.
+                l = 2: any width, students whose units start to learn independently (E[sigma'] = 0,
+                for example even activations), with free lengths only quadratic ones.
+                l = 1 and l >= 3: one neuron on the sphere, any activation
     Source      theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
 
     Parameters

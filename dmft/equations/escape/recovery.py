@@ -194,18 +194,10 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     r"""Largest learning rate gamma at which the perfect solution is stable under one-pass SGD.
 
     Equation    V = E[(h* - h)(h* - h)^T] obeys a closed linear equation while it is small; gamma is
-                where its leading eigenvalue vanishes. On the sphere the constraint moves V by
-                products of V only, so the boundary is the same; p students of one teacher unit
-                become equal, and their boundary is p times that of one
+                where its leading eigenvalue vanishes
     Scaling     gamma of `SGD(learning_rate)`; gamma / p multiplies the gradient
     Valid for   matched committees, P = I, unit readouts; p = k, on the sphere also k = 1 with any
-                p. Exact without label noise. Label noise shifts the solution by its own order; for
-                one neuron on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2) the shift is
-                included: the learned overlap vanishes at Lambda = 0. Sequence models whose target
-                is the student's function, without label noise: 2 n_b E|J|^2 / E|J^T J|^2. With a
-                `Spectrum` the same divided by tr Sigma/d, for any spectrum: at the boundary c_e V_e
-                = -gamma nu_e drift^-1 (noise V), whose sum over the blocks is V. Of one linear unit
-                with `Momentum` or a decay where the norm of its kernel is one
+                p. Exact without label noise; Notes describe the other cases
     Source      theory/one_pass F.1, G.1; theory/sequence C.8;
                 theory/structured_inputs 1.4, 4.1, (19); derivations/escape_formulas.py
 
@@ -220,6 +212,17 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     -------
     sympy.Expr
         gamma; a number if the model has no symbols.
+
+    Notes
+    -----
+    - On the sphere the constraint moves V by products of V only, so the boundary is the same. The p
+      students of one teacher unit become equal, and their boundary is p times that of one.
+    - Label noise shifts the solution by its own order. The shift is included for one neuron on the
+      sphere whose overlap obeys dm/dt = m (Lambda - A m^2), where Lambda = 0 is the boundary.
+    - Sequence models whose target is the student's function, without label noise:
+      2 n_b E|J|^2 / E|J^T J|^2.
+    - With a `Spectrum` the result is divided by tr Sigma/d, for any spectrum.
+    - One linear unit with `Momentum` or a decay: gamma where the norm of its kernel is one.
 
     Examples
     --------

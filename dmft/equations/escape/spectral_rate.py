@@ -23,9 +23,7 @@ def escape_rate(model: Model) -> sp.Expr:
                 D^h = -2 dR/dQ = 0 fixes Q, and chi = -d^2R/dM^2, both at M = 0
     Scaling     t of the equations; learning_rate -> 0
     Valid for   one unit and one teacher with information exponent two, squared loss, no noise
-                of the steps; with it 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h), which
-                `dmft.stability` solves at the point of `dmft.fixed_points`. Q there is that
-                without a spectrum at the rate gamma tr Sigma/d, and so are its limits
+                of the steps (with it, use `dmft.stability` at a point of `dmft.fixed_points`)
     Source      theory/structured_inputs (13)
 
     Parameters
@@ -42,6 +40,11 @@ def escape_rate(model: Model) -> sp.Expr:
     BadParameter
     NotClosed
         Where the length at the uninformed state has no closed form.
+
+    Notes
+    -----
+    With the noise of the steps, 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h). Q there and its
+    limits are those without a spectrum at the rate gamma tr Sigma/d.
 
     Examples
     --------

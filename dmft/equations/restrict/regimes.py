@@ -28,9 +28,6 @@ TITLES = {
 class Region:
     """One region of the plane: where it is, its equations or why there are none.
 
-    `lower` and `upper` bound kappa + delta; equal bounds are a line. `wide` is True for regions
-    with delta > 0 and False for delta = 0; None is both.
-
     Attributes
     ----------
     name : str

@@ -167,9 +167,7 @@ def generative_exponent(
     r"""Smallest order at which a function of the label correlates with the fields.
 
     Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h) + noise;
-                equivalently E[He_n(h) | y] does not vanish identically. Additive Gaussian label
-                noise of variance `label_noise` does not change the exponent (the convolution is
-                injective), only the witness.
+                equivalently E[He_n(h) | y] does not vanish identically
     Shapes      int-valued; with `leap=True` the generative leap exponent; its `.steps` contain
                 order and directions (n, k) of each step
     Valid for   symbolic where sign flips exclude the lower orders and a moment of y decides;
@@ -186,7 +184,8 @@ def generative_exponent(
     leap : bool
         Learn one direction after another.
     label_noise : number
-        Variance of Gaussian noise of the labels.
+        Variance of Gaussian noise of the labels. It changes only the witness, not the exponent,
+        because the convolution is injective.
 
     Returns
     -------

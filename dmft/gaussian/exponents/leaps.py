@@ -23,15 +23,7 @@ MAX_ORDER = 10
 
 @dataclass(frozen=True)
 class LeapStep:
-    """One step of learning: its `order` k, the new `directions` (n, k fields), the deciding
-    coefficient.
-
-    `index` is the multi-index over the directions not yet learned whose coefficient is largest,
-    `strength` its value (of unit-size functions, when numerical) and `error` that of the
-    quadrature, `transformation` the T(y) of that coefficient (y itself for plain leaps).
-    `basis` (m, k fields) are the directions that indices count, `coefficients` the nonzero entries
-    of the tensor, each as (index, largest value over phi and T, T). `feature` is the phi of the
-    value where it is known in closed form.
+    """One step of learning: its order, its new directions and the deciding coefficient.
 
     Attributes
     ----------
@@ -40,11 +32,11 @@ class LeapStep:
     directions : (n, k) ndarray
         New directions, orthonormal rows.
     index : tuple of int
-        Multi-index of the coefficient that decides.
+        Multi-index, over the directions not yet learned, of the largest coefficient.
     strength : sympy.Expr
-        Its value.
+        Its value (of functions of unit norm, if it is numerical).
     transformation : sympy.Expr
-        T(y) of that coefficient.
+        T(y) of that coefficient; y itself for plain leaps.
     error : float
         Of the quadrature; 0 where it is exact.
     largest_zero : float
@@ -52,9 +44,9 @@ class LeapStep:
     basis : (m, k) ndarray
         Directions that indices count.
     coefficients : tuple
-        (index, value, transformation) of the entries that are not zero.
+        Nonzero entries of the tensor: (index, largest value over phi and T, T).
     feature : sympy.Expr or None
-        phi of the value, where it is known.
+        phi of the value, where it is known in closed form.
 
     Examples
     --------

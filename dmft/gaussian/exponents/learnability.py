@@ -253,15 +253,14 @@ def learnability(
 ) -> Learnability:
     r"""Samples after which each direction of a target is learned, by algorithm.
 
-    Equation    steps of the leap (one pass) or generative leap (reuse, generic), of orders k_i:
-                the cost of a direction learned in step s is the largest cost of steps up to s,
-                where a step of order k costs d, d log d, d^{k-1} samples (one pass; reuse) or
-                d^{max(1, k/2)}
+    Equation    the cost of a direction is the largest cost of the steps up to the one that learns
+                it. A step of order k costs d, d log d, d^{k-1} samples for k = 1, 2, 3 and more in
+                the leap (one pass) and the generative leap (reuse), and d^{max(1, k/2)} (generic)
     Shapes      one row for each subspace that the algorithms treat equally, directions (n, k)
     Scaling     exponents of the dimension d of the input; the number of fields k is fixed
-    Valid for   square-integrable targets of orthonormal directions (P = I), students with nonzero
-                coefficients of the same order and the right sign; see `.proof` of `leap_exponent`
-                and `generative_exponent`; additive Gaussian label noise has no effect
+    Valid for   square-integrable targets of orthonormal directions (P = I), and students with
+                nonzero coefficients of the same order and the right sign. Additive Gaussian label
+                noise has no effect
     Source      theory/batch_reuse B.2, D.3, D.4; theory/one_pass H; derivations/exponents.py
 
     Parameters
@@ -270,13 +269,14 @@ def learnability(
     fields : symbols
         Not needed for a `MultiIndex`, which contains its fields.
     algorithms : sequence of str
-        Among "one-pass SGD", "data reuse" and "generic": each sample used exactly once; steps that
-        use the same samples again; the best polynomial-time algorithm known.
+        Among "one-pass SGD" (each sample used exactly once), "data reuse" (steps that use the same
+        samples again) and "generic" (the best polynomial-time algorithm known).
 
     Returns
     -------
     Learnability
-        A table: ``table[row][algorithm]`` is a verdict; prints and displays itself.
+        A table: ``table[row][algorithm]`` is a verdict; prints and displays itself. The exponents
+        are those of `leap_exponent` and `generative_exponent`, whose `.proof` states the method.
 
     Raises
     ------

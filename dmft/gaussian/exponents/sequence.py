@@ -137,8 +137,8 @@ def sequence_information_exponent(
 
     Equation    R = const(e) - sum_k m^k D_k(e), D_k = sum_{|n|=k} <c*_n, c_n(e)> / n!;
                 the exponent is min {k >= 1 : D_k != 0}. Untied: min {k : c_k(sigma) C*_k != 0}
-    Shapes      int-valued result, oo where no order is seen
-    Valid for   polynomials and networks of the mean field at any length; other functions up to
+    Shapes      int-valued result, oo if every order that was computed vanishes
+    Valid for   polynomials and networks of the mean field at any length; other functions of up to
                 four tokens; the trace of attention without encoding at any length, to order two.
                 Exact for polynomials; otherwise zero means below 1e-8 of the norms of the tensors
     Source      theory/sequence B; derivations/sequence_sgd.py

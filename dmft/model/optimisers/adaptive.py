@@ -124,12 +124,8 @@ def _rate(value: float | sp.Expr | None, name: str) -> sp.Expr | None:
 class SignSGD(Adaptive):
     r"""Steps along the sign of every coordinate of the gradient.
 
-    One step is w <- w + gamma/(p sqrt(d)) sign(g), g_ji = sum_mu psi_j^mu x_i^mu / n_b. With one
-    sample sign(g_ji) = sign(psi_j) sign(x_i): psi is replaced by its sign, the drift of block e has
-    the factor sqrt(2 c_e/pi) and the noise phi_e. With more, given psi the g_ji are normal with the
-    covariances A_jl = sum_mu psi_j^mu psi_l^mu: sum_mu psi_j^mu lambda^mu/sqrt(A_jj) replaces
-    sign(psi_j) lambda, and 2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces sign(psi_j) sign(psi_l). Time
-    is t = steps * gamma / (p d).
+    One step is w <- w + gamma/(p sqrt(d)) sign(g), g_ji = sum_mu psi_j^mu x_i^mu / n_b. Time is
+    t = steps * gamma / (p d).
 
     Parameters
     ----------
@@ -144,6 +140,12 @@ class SignSGD(Adaptive):
 
     Notes
     -----
+    - With one sample sign(g_ji) = sign(psi_j) sign(x_i): psi is replaced by its sign, the drift of
+      block e has the factor sqrt(2 c_e/pi) and the noise phi_e.
+    - With more samples, given psi, the g_ji are normal with the covariances A_jl = sum_mu psi_j^mu
+      psi_l^mu: sum_mu psi_j^mu lambda^mu/sqrt(A_jj) replaces sign(psi_j) lambda, and
+      2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces sign(psi_j) sign(psi_l).
+
     Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
                 `Spectrum.under_signs`: the result depends on the basis
                 (coordinates with a finite share of the outputs: exact for linear networks,

@@ -63,21 +63,22 @@ def boundary(
     r"""Trace the curves along which a measure changes its sign or its label.
 
     The labels are computed on a coarse grid. Each change between neighbouring points is refined,
-    and the curve is traced from there in both directions by extrapolation, bracketing and root
-    finding. Curves can turn, close, end at the edge of the rectangle, or end where three labels
-    meet. Curves that the grid does not resolve are not found. A change of sign at a jump or a pole
-    is not a zero; it is listed in `.jumps` and not drawn.
+    and the curve is traced from there in both directions. Curves can turn, close, end at the edge
+    of the rectangle, or end where three labels meet. Curves that the grid does not resolve are not
+    found. A change of sign at a jump or a pole is not a zero; it is listed in `.jumps` and not
+    drawn.
 
     Parameters
     ----------
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
         A float is compared with `level` (secant method: about 5 evaluations per point); a str, int,
-        bool or `Status` is a label (bisection: about 9). nan, inf and failed runs have the label
-        "failed". "converged", "status", "fixed_point", "minima" and "learned_directions" are
-        labels. "growth_rate" is that of one fixed point: Newton's method finds it
-        from `start` at the lowest x and y, and it is continued to each point. If its branch ends or
-        meets another one, the label is "failed" and the message gives the reason
-        (`dmft.workflow.diagrams.end_states`).
+        bool or `Status` is a label (bisection: about 9), as are the built-in measures "converged",
+        "status", "fixed_point", "minima" and "learned_directions". nan, inf and failed runs have
+        the label "failed".
+
+        "growth_rate" is that of one fixed point, which is found from `start` at the lowest x and y
+        and continued to each point. If its branch ends or meets another one, the label is "failed"
+        and the message gives the reason (`dmft.workflow.diagrams.end_states`).
     x, y : (name, lowest, highest), (name, values) or mapping of names to values
         Ranges of two parameters; a mapping of two names defines both. If values are given, they
         define the range and, if there are more than two, also the number of points of the coarse
@@ -95,23 +96,15 @@ def boundary(
         "final_risk" and "overlap" it must be above 0.
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
-    store : path, optional
-        Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
-        from there, with the same result; calls with other ranges and tolerances reuse it (for
-        "growth_rate" only with the same lowest x and y).
-    identity : mapping, optional
-        Further data that must agree with those of the store, as in `dmft.sweep`.
-    threads : int, optional
-        Threads of the coarse grid, one per core by default.
-    progress : bool or callable, optional
-        As in `dmft.solve`.
+    store, identity, threads, progress
+        As in `dmft.phase_diagram`. Calls with other ranges and tolerances reuse a store, for
+        "growth_rate" only with the same lowest x and y. Threads compute the coarse grid.
 
     Returns
     -------
     Boundary
-        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C the part
-        found so far, with the status interrupted. Points at which arithmetic fails have the label
-        "failed".
+        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C the curves
+        found so far, with the status interrupted.
 
     Raises
     ------

@@ -70,28 +70,23 @@ def sweep(
         fastest); a list of mappings gives the points themselves. An axis is (name, values) or
         (name, lowest, highest), which has 33 values evenly spaced.
     measure : str or callable(**parameters)
-        The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
+        A built-in measure of `dmft.phase_diagram`, or a function that returns a number, a
         `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
         `quantities` to numbers. With executors other than threads it is sent to other processes.
-        Built-in measures compute each chunk of points in one compiled loop. An object with a method
-        ``many(points)`` is called with whole chunks, as lists of mappings; the method returns an
-        iterator over the results (an exception if a point fails).
+        An object with a method ``many(points)`` is called with chunks, as lists of mappings; it
+        returns an iterator over the results (an exception if a point fails).
     equations, start, t_max, fraction, reference, overlap, **options
-        For the built-in measures, as in `dmft.phase_diagram`. The exception is "growth_rate": here
-        Newton's method finds the fixed point from `start` separately at each point, so that a
-        store can be reused for any points.
+        For the built-in measures, as in `dmft.phase_diagram`. For "growth_rate" Newton's method
+        finds the fixed point from `start` separately at each point, so that a store can be reused
+        for any points.
     quantities : sequence of str, optional
         Names of the numbers that the measure returns; one by default.
     store : path, optional
         Folder of results. Points that it contains are not computed again; new ones are written to
         disk before they are counted. Using the store of a different sweep raises an error.
     identity : mapping, optional
-        Further data that must agree with those of the store, for example the version of your data.
-        For built-in measures, the store already compares the equations with their declared numbers,
-        the start, the tolerances and the version of the library. For a function it compares the
-        name, a digest of the code, the bound arguments (also by `functools.partial`), and the plain
-        data and functions of its module that it uses. Other dependencies, such as files, must be
-        listed here.
+        Further data that must agree with those of the store, for example the version of your data
+        (see Notes).
     executor : "threads", "processes", an executor, or a function that makes one
         Any object with submit() and futures as in `concurrent.futures`, for example a
         `dask.distributed.Client` (extra ``dask``). Threads are efficient for measures that release
@@ -114,6 +109,13 @@ def sweep(
     BadParameter
         For a name that the equations do not contain, or a store that cannot be written, belongs to
         another sweep, or is in use.
+
+    Notes
+    -----
+    A store compares, for built-in measures, the equations with their declared numbers, the start,
+    the tolerances and the version of the library. For a function it compares the name, a digest of
+    the code, the bound arguments (also by `functools.partial`), and the plain data and functions of
+    its module that it uses. List other dependencies, such as files, in `identity`.
 
     Examples
     --------
@@ -252,13 +254,8 @@ def phase_diagram(
     fraction, reference, overlap
         For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool
-        Compute a coarse subgrid, and points between its points only where labels differ. The label
-        of a point consists of its status and, for measures that return bools, ints or names
-        ("converged"), of its value, otherwise of whether the value is above `level`. Other points
-        have the status of the block that contains them and values interpolated between its corners;
-        `PhaseDiagram.computed` is False for them. A region that is everywhere as wide as a square
-        of `coarse` by `coarse` cells is reproduced at every point of the grid; narrower islands,
-        tips and lanes may be missed.
+        Compute a coarse subgrid, and points between its points only where labels differ (see
+        Notes). `PhaseDiagram.computed` is False for the other points.
     level : float
         Threshold for measures that return floats, as in `dmft.boundary`; only for adaptive
         diagrams.
@@ -271,11 +268,10 @@ def phase_diagram(
         Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
         from there, with the same result; calls with other axes and refinements of this measure
         reuse it.
-    identity : mapping, optional
-        Further data that must agree with those of the store, as in `dmft.sweep`.
     threads : int, optional
         One per core by default; results do not depend on the number.
-    progress : None, bool or callable
+    identity, progress
+        As in `dmft.sweep`.
     **options
         Solver options and further parameters, as for `dmft.solve`.
 
@@ -284,6 +280,14 @@ def phase_diagram(
     PhaseDiagram
         values (ny, nx), status (ny, nx). A failed or censored point has a status and raises no
         exception. After Ctrl-C the finished points are returned.
+
+    Notes
+    -----
+    In an adaptive diagram the label of a point consists of its status and of its value for measures
+    that return bools, ints or names, otherwise of whether the value is above `level`. Points that
+    are not computed have the status of their block and values interpolated between its corners. A
+    region that is everywhere as wide as a square of `coarse` by `coarse` cells is reproduced at
+    every point of the grid; narrower islands, tips and lanes may be missed.
 
     Examples
     --------

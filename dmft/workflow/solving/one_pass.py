@@ -14,7 +14,7 @@ from dmft.initial_conditions import TIME, Overlaps, begin_of, check_end
 from dmft.names import BLOCK, Status
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
-from dmft.solvers.trajectory import Trajectory, with_readout
+from dmft.solvers.trajectory import Trajectory, completed_later, with_readout
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
 from dmft.workflow.solve import (
     ATOL,
@@ -270,13 +270,13 @@ def check_start(equations: Equations | None, start: object) -> None:
 
 
 def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
-    """A run of closed forms with what the equations say of it beyond what the integrator knows.
+    """Add what follows from the equations to a run of closed forms.
 
-    Its rounding is looked at when its message or error is read.
+    The rounding error is computed when the message or the error is read.
     """
     inputs = {name: getattr(run, name) for name in ("constants", "widths", "parameters")}
 
-    def judged() -> Trajectory:
+    def completed() -> Trajectory:
         from dmft.workflow.solving.rounding import with_rounding
 
         return described(with_rounding(run, equations, rtol), equations, inputs)
@@ -285,11 +285,11 @@ def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
         from dmft.workflow.solving.limits import beyond_tables, runs_away
 
         if runs_away(equations, run.parameters):
-            return judged()
+            return completed()
         ended = beyond_tables(run, equations)
         if ended is not run:
             return with_readout(ended)
-    return with_readout(run).judged_later(judged)
+    return completed_later(with_readout(run), completed)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:

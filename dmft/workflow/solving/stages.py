@@ -49,10 +49,11 @@ class Stage(Short):
         Of kind "ode" or "map".
     parameters : mapping, or callable(t, state) -> mapping
         Run-time values as keywords of `dmft.solve`. A callable is called when the stage begins,
-        with the time and the state blocks Q (p, p), M (p, k). ``learning_rate`` may depend on the
-        time since the start of the run and on the risk, as in `dmft.solve`: an expression in t and
-        risk, a text or, if `parameters` is a mapping, a function that SymPy can evaluate. In a map
-        it may be any function of the time t, the number of steps.
+        with the time and the state blocks Q (p, p), M (p, k).
+
+        ``learning_rate`` may be a schedule as in `dmft.solve`, in the time since the start of the
+        run; a function only if `parameters` is a mapping. In a map it may be any function of the
+        time t, the number of steps.
     until : Event or None
         The next stage begins when this event occurs; None: the stage lasts to the end.
 

@@ -118,16 +118,17 @@ def erm(
                 q^ = alpha E[f^2], m^ = alpha E[f h*] + M V^; f = (prox - omega)/V
     Scaling     minimum of sum_mu l(y_mu, f_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
                 h = w x/sqrt(d), teacher |w*|^2 = d
-    Valid for   students of one unit; any label of one teacher field; convex losses, others where
-                the proximal operator does not jump; d -> infinity. Under the squared loss also
-                labels of several fields, and inputs with a `Spectrum`, where M and Q are the
-                covariances of the fields, sum_e c_e M_e and sum_e c_e Q_e
+    Valid for   d -> infinity; students of one unit; convex losses, and others where the proximal
+                operator does not jump; any label of one teacher field, under the squared loss also
+                labels of several
     Source      theory/static_limits (13)-(15), 4.2, (17)
 
     Parameters
     ----------
     model : Model
-        Teacher, noise and flips; a student of width 1, linear as a rule.
+        Teacher, noise and flips; a student of width 1, usually linear. Inputs with a `Spectrum`
+        require the squared loss; M and Q are then the covariances of the fields, sum_e c_e M_e and
+        sum_e c_e Q_e.
     loss : str or sympy.Expr
         A name, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
     samples_per_dim : float
