@@ -258,8 +258,8 @@ def begin_of(start: object, unit: str, t_start: float | None, follows: bool = Tr
     if times or math.isnan(begin):
         reached = " and ".join(sorted({f"{n} = {y:g}" for c in clocks for n, y in c.items()}))
         raise BadParameter(
-            f"the start was reached at {reached}, which is no single {unit} for a schedule to "
-            "continue from: pass t_start= (0 begins the schedule anew)"
+            f"the start was reached at {reached}, which is not a single {unit} for a schedule to "
+            "continue from: pass t_start= (0 starts the schedule again)"
         )
     return begin
 
@@ -275,7 +275,7 @@ def check_end(t_max: float, begin: float, unit: str = TIME) -> None:
     if begin > 0.0 and is_number(t_max) and not float(t_max) > begin:
         raise BadParameter(
             f"t_max = {t_max:g} is not beyond {unit} = {begin:g}, where the run begins: t_max is "
-            "the time at which it ends, not its length; t_start=0 begins a schedule anew"
+            "the time at which it ends, not its length; t_start=0 starts a schedule again"
         )
 
 
@@ -360,7 +360,7 @@ class Alignment(Start):
         if not (np.isfinite(float(radius)) and radius > 0):
             raise BadParameter(f"radius must be positive, got {radius!r}")
         if not (position.size and semantic.size):
-            raise ShapeMismatch("e and m must hold a number, got an empty array")
+            raise ShapeMismatch("e and m must contain a number, got an empty array")
         radius = float(radius)
         with np.errstate(over="ignore"):
             square = float(np.mean(np.square(semantic)))

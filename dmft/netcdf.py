@@ -162,7 +162,7 @@ def load(
 def checked_path(path: str | os.PathLike[str]) -> Path:
     """A path that was given by the user; its name is looked at by the system only later."""
     if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-        raise BadParameter(f"path = {path!r:.100} is no name of a file: give a text or a Path")
+        raise BadParameter(f"path = {path!r:.100} is not a name of a file: pass a text or a Path")
     return Path(path)
 
 
@@ -281,7 +281,7 @@ def _variables(file: Any, path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
         if bytes(data.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension but not a"):
             continue
         if data.dtype.kind not in "fiub" or data.external or data.is_virtual:
-            raise damaged(path, f"its variable {name!r} is no array of numbers")
+            raise damaged(path, f"its variable {name!r} is not an array of numbers")
         if math.prod(data.shape) * data.dtype.itemsize > most:
             raise damaged(path, f"its {name!r}, {data.shape}, cannot be in so small a file")
         yield name, np.array(data[...])

@@ -251,8 +251,8 @@ class Archived(Record, ABC):
         suffix = netcdf.checked_path(path).suffix.lower()
         if suffix not in SUFFIXES:
             raise BadParameter(
-                f"save writes netCDF, not {suffix}: end the name in .nc; tables go out by "
-                f"to_pandas().to_csv(...), arrays by to_xarray()"
+                f"save writes netCDF, not {suffix}: use a name that ends in .nc; for tables use "
+                f"to_pandas().to_csv(...), for arrays to_xarray()"
             )
 
         variables = self._variables()

@@ -136,8 +136,8 @@ def _inner(a: Vector, b: Vector) -> sp.Expr:
     if isinstance(a, View) and isinstance(b, View):
         raise BadParameter(
             f"{a} @ {b}: kernels between views are not fields of rows. At leading order x.x'/d is "
-            "the number cov (write it), and x.x'/sqrt(d) of independent views moves no overlap in "
-            "this time"
+            "the number cov (write it), and x.x'/sqrt(d) of independent views does not change "
+            "any overlap on this time scale"
         )
     row, view = (a, b) if isinstance(b, View) else (b, a)
     assert isinstance(row, Row)
@@ -434,7 +434,7 @@ class View(Declared):
         self.covs: tuple[sp.MatrixBase, ...] = (sp.eye(1),) * count
         if count > 1 and self.replaces:
             raise BadParameter(
-                f"{name}: coordinates are replaced in inputs of one block; take adds="
+                f"{name}: coordinates are replaced in inputs of one block; use adds="
             )
         both = set(self.adds) & set(self.replaces)
         if both:
@@ -443,7 +443,7 @@ class View(Declared):
             if not row.is_fixed:
                 raise BadParameter(
                     f"{name} replaces its coordinate along {row}, which may move: the law of the "
-                    'inputs would depend on what is learned; take adds=, or fixed("'
+                    'inputs would depend on what is learned; use adds=, or fixed("'
                     f'{row}")'
                 )
         known = [*self.adds.values(), *self.replaces.values(), *self.scales]

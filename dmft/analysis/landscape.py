@@ -196,7 +196,7 @@ def landscape(
     Source      theory/sequence A.4, D.4
     """
     if points < 8:
-        raise BadParameter(f"points = {points} are too few for a circle: take at least 8")
+        raise BadParameter(f"points = {points} are too few for a circle: use at least 8")
     disc = make_disc(risk, gram)
     even = _symmetries(disc)
     disc = replace(disc, even=(even[1], even[0]))

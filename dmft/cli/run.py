@@ -31,7 +31,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Run one command on its declaration and return the exit code."""
     if arguments.command == "warm" and arguments.file is None:
         if arguments.overrides:
-            raise BadParameter("--set changes letters of a file: dmft warm FILE.toml --set ...")
+            raise BadParameter("--set changes parameters of a file: dmft warm FILE.toml --set ...")
         warm_library(progress_option(arguments))
         return exit_code(Status.OK)
     read = example() if arguments.file is None else read_declaration(arguments.file)
@@ -69,7 +69,7 @@ def override(declared: Declaration, settings: list[str]) -> Declaration:
         name, equals, text = setting.partition("=")
         if not equals or name not in values:
             raise BadParameter(
-                f"--set {setting}: write NAME=VALUE with a letter of [parameters]: {sorted(values)}"
+                f"--set {setting}: write NAME=VALUE with a name from [parameters]: {sorted(values)}"
             )
         values[name] = float(parse_expression(text, {}))
     return replace(declared, parameters=values)

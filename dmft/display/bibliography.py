@@ -21,5 +21,5 @@ def bibtex(*keys: str) -> str:
     """Return the BibTeX entries of these keys; of all when none is given."""
     unknown = [key for key in keys if key not in ENTRIES]
     if unknown:
-        raise BadParameter(f"no entry {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+        raise BadParameter(f"no entry {unknown[0]!r}; available: {', '.join(ENTRIES)}")
     return "\n\n".join(ENTRIES[key] for key in keys or ENTRIES)

@@ -105,8 +105,8 @@ def latex(
         raise BadParameter(f"the document's name must end in .tex, got {str(path)!r}")
     if not NARROWEST <= width <= WIDEST:
         raise BadParameter(
-            f"width = {width} points; lines of {NARROWEST:g} (a column) to {WIDEST:g} (a page); "
-            "inches are widths of figures, of dmft.plot"
+            f"width = {width} must be between {NARROWEST:g} (a column) and {WIDEST:g} points (a "
+            "page); widths in inches are for dmft.plot"
         )
     if not objects:
         raise BadParameter("there is nothing to print: pass equations, a risk, a formula")
@@ -118,8 +118,8 @@ def latex(
             )
         if not hasattr(one, "latex") and not hasattr(one, "_repr_latex_"):
             raise BadParameter(
-                f"{type(one).__name__} has no LaTeX: {one!r:.80}; equations, risks, formulas, "
-                "averages, exponents and explanations have"
+                f"{type(one).__name__} has no LaTeX: {one!r:.80}; only equations, risks, "
+                "formulas, averages, exponents and explanations have it"
             )
     derivations = [d for one in objects for d in _derivations(one)] if explain else []
     keys = _citations([*objects, *derivations])

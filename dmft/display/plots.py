@@ -207,12 +207,15 @@ def _inches(width: float | str | None, ax: Any) -> float | None:
     if width is None:
         return None
     if ax is not None:
-        raise BadParameter(f"width = {shown(width)} is that of a new figure; with ax, set its own")
+        raise BadParameter(
+            f"width = {shown(width)} applies only to new figures: with ax, set the width of its "
+            "figure"
+        )
     inches = WIDTHS.get(width) if isinstance(width, str) else float(width)
     if inches is None or not 1.0 <= inches <= WIDEST:
         raise BadParameter(
-            f"width = {shown(width)}: a width in inches, 'column' ({WIDTHS['column']}) or "
-            f"'page' ({WIDTHS['page']:g}); 72.27 points, in which LaTeX has its widths, are one"
+            f"width = {shown(width)} must be a width in inches, 'column' ({WIDTHS['column']}) or "
+            f"'page' ({WIDTHS['page']:g}); an inch is 72.27 points of LaTeX"
         )
     return inches
 

@@ -46,13 +46,13 @@ def quantity_expression(
             expr = parse_expression(_SPACES.sub(" ", quantity), {**known, **counted})
         except ExpressionRefused as error:
             # The parser lists entries where there are arrays.
-            there = "" if entries and any(shapes.values()) else f"; there are {', '.join(known)}"
+            there = "" if entries and any(shapes.values()) else f"; available: {', '.join(known)}"
             raise BadParameter(f"event on {quantity!r}: {error}{there}") from None
     else:
         expr = sp.sympify(quantity, strict=True)
     expr = _renamed(expr, shapes, known, labels)
     if not expr.free_symbols:
-        raise BadParameter(f"event on {quantity}: this is a number, it crosses nothing")
+        raise BadParameter(f"event on {quantity}: a number does not cross a threshold")
     return expr
 
 
@@ -85,7 +85,7 @@ def _renamed(
     unknown = sorted(given[s] for s, name in taken.items() if name not in known)
     if unknown:
         raise BadParameter(
-            f"event on {expr}: no {', '.join(unknown)} here; there are "
+            f"event on {expr}: no {', '.join(unknown)} here; available: "
             f"{', '.join(list(known)[:LISTED])}"
         )
     return expr.xreplace({s: known[name] for s, name in taken.items()})

@@ -45,11 +45,11 @@ def _followed(name: str, function: Callable[..., Any]) -> sp.Expr:
         found = sp.sympify(function(*(TIME, RISK)[: _count(function)]), strict=True)
     except Exception as error:
         raise BadParameter(
-            f"{name} is a function that takes no symbols ({error}): write it with SymPy, as "
+            f"{name} is a function that does not accept symbols ({error}): write it with SymPy, as "
             'lambda t: sp.exp(-t) or sp.Piecewise((1, t < 5), (0.1, True)), or as a text, "exp(-t)"'
         ) from error
     if not isinstance(found, sp.Expr):
-        raise BadParameter(f"{name} is a function that gives {found!r:.80}, not a number")
+        raise BadParameter(f"{name} is a function that returns {found!r:.80}, not a number")
     return found
 
 

@@ -246,7 +246,7 @@ def two_time_equations(
     if mixture is not None and not mixture.isotropic:
         raise BadParameter(
             f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
-            "scales out, or take dmft.SGD"
+            "scales out, or use dmft.SGD"
         )
     from dmft.equations.two_time.descent import derive_descent, derive_flow
 

@@ -90,7 +90,8 @@ def declared_parameters(
     for symbol in model.parameters:
         if symbol.name in own:
             raise BadParameter(
-                f"the symbol {symbol} is reserved by the equations; rename it, as {symbol}_0"
+                f"the symbol {symbol} is reserved by the equations; rename it, for example to "
+                f"{symbol}_0"
             )
         if symbol.name[0] in "QMP" and (entry := entry_named(symbol.name)):
             raise BadParameter(f"the symbol {symbol} reads like the overlap {entry}; rename it")
@@ -127,8 +128,8 @@ def declare_sample(model: Model, rule: UpdateRule, declared: dict[str, sp.Expr])
     for symbol in model.parameters:
         if symbol.name in names:
             raise BadParameter(
-                f"the symbol {symbol} is one of the fields of a sample here; rename it, as "
-                f"{symbol}_m"
+                f"the symbol {symbol} is one of the fields of a sample here; rename it, for "
+                f"example to {symbol}_m"
             )
     taken = sorted(set(rule.scalars) & (RESERVED | set(declared)))
     if taken:
@@ -278,7 +279,7 @@ def numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
     if not declared.is_Integer:
         raise BadParameter(
             f"the model has a symbolic width {declared}; pass {name}=..., or print latex() and "
-            "str(...), which hold any width"
+            "str(...), which support any width"
         )
     return int(declared)
 
@@ -435,7 +436,7 @@ def check_concentration(scalars: Mapping[str, float], width: int) -> None:
         raise BadParameter(
             f"batch_size = {scalars['batch_size']:g} is too small for the map at learning_rate/"
             f"(p dim) = {step:.3g}: sampling moves the overlaps by sqrt({spread:.3g}), they do not "
-            f"concentrate. Take batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
+            f"concentrate. Use batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
             'learning_rate, or dmft.simulate(method="overlaps"), which is exact'
         )
 

@@ -182,7 +182,7 @@ class PopulationRisk(Short):
             name = getattr(key, "name", str(key))
             if name not in known:
                 raise BadParameter(
-                    f"{key} is no parameter of this model, which has {sorted(known)}; overlaps "
+                    f"{key} is not a parameter of this model, which has {sorted(known)}; overlaps "
                     "are put in by calling the risk, or in explicit().subs(...)"
                 )
             swap[known[name]] = sp.sympify(value, strict=True)

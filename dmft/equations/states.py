@@ -226,7 +226,7 @@ class Grams(StateSpace):
         unknown = sorted(set(kept) - set(found))
         if unknown:
             raise BadParameter(
-                f"the start keeps {', '.join(unknown)}; these equations have the rows "
+                f"the start contains {', '.join(unknown)}; these equations have the rows "
                 f"{', '.join(self.rows) or 'of the weights alone'}"
             )
         for name, value in kept.items():
@@ -273,8 +273,8 @@ class Grams(StateSpace):
         if not value.all() and "eps" not in numbers_of(self.algorithm):
             raise BadParameter(
                 f"initial = {initial:g}: steps of {type(self.algorithm).__name__} are divided by "
-                f"the root of {kept}, and where it begins at 0 the first of them are larger "
-                "by sqrt(d) than all others, which no ode follows; take initial > 0"
+                f"the root of {kept}. If it starts at 0, the first steps are larger than the "
+                "others by a factor sqrt(d), which an ode does not describe; use initial > 0"
                 + (", or eps > 0" if hasattr(self.algorithm, "eps") else "")
             )
         return {rate.name: value}

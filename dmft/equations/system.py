@@ -335,7 +335,7 @@ class System(Changeable):
         kept: Sequence[Definition] = self.definitions
         for name in names:
             if name not in known:
-                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
+                raise BadParameter(f"no term is called {name!r}; available: {sorted(known)}")
             kept = [d if d.role in ("block", "observable") else d.without(name) for d in kept]
         noise = self.noise.without(*names) if self.noise else None
         return replace(self._rebuilt(kept, self.extra), noise=noise)
@@ -356,7 +356,7 @@ class System(Changeable):
             if name in (*FIXED_BY_DERIVE, *fixed) or name not in self.parameters:
                 free = [n for n in self.parameters if n not in (*FIXED_BY_DERIVE, *fixed)]
                 raise BadParameter(
-                    f"{shown(key)} is no parameter that can be replaced; these are {free}"
+                    f"{shown(key)} is not a parameter that can be replaced; these are {free}"
                 )
             swap[known[name]] = check(given)
             extra = (*extra, *check.new_parameters(swap[known[name]]))

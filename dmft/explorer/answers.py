@@ -160,7 +160,7 @@ def diagram(
 ) -> dict[str, Any]:  # fmt: skip
     """A measure on a grid of two values, x then y; a point that fails has its status."""
     if measure not in MEASURES:
-        raise BadParameter(f"no measure is called {measure!r:.60}: there are {list(MEASURES)}")
+        raise BadParameter(f"no measure is called {measure!r:.60}; available: {list(MEASURES)}")
     (x, xs), (y, ys) = axes.items()
     if len(xs) * len(ys) > MOST_POINTS:
         raise BadParameter(f"{len(xs)} x {len(ys)} points: at most {MOST_POINTS} in one question")

@@ -103,8 +103,8 @@ def parameter_controls(
             continue
         if value is None:
             raise BadParameter(
-                f"{name} has no value to start from: give it, as {name}=1.0 or in the table "
-                "[parameters] of a file"
+                f"{name} has no value to start from: pass {name}=1.0, for example, or use the "
+                "table [parameters] of a file"
             )
         controls.append(number_control(name, value, ranges.get(name), of.get(name)))
     return controls

@@ -64,13 +64,13 @@ def static_text(session: Session) -> str:
     """Text of the file."""
     if session.is_map:
         raise BadParameter(
-            "a page without a server integrates flows; this is a map of whole steps: "
-            "dmft explore serves it"
+            "a page without a server supports flows, not maps of whole steps: use the server, "
+            "dmft explore"
         )
     if "events" in session.options:
         raise BadParameter(
-            "a page without a server does not look for events: leave out [solve] events, or let "
-            "dmft explore serve it"
+            "a page without a server does not support events: leave out [solve] events, or use the "
+            "server, dmft explore"
         )
     exported = Exported(session.declared.switched, session.running(session.values({})))
     description = session.description()
@@ -131,7 +131,8 @@ def _stored(session: Session, exported: Exported) -> dict[str, Any]:
     trained = not exported.written_out and session.declared.equations.algorithm.trains_readout
     if trained:
         raise BadParameter(
-            "a page without a server holds the readouts fixed; these learn: dmft explore serves it"
+            "a page without a server does not support trained readouts: use the server, dmft "
+            "explore"
         )
     spec, model = session.spec, session.declared.model
     facts: dict[str, Any] = {
@@ -151,7 +152,7 @@ def _stored(session: Session, exported: Exported) -> dict[str, Any]:
 
 def _starts(session: Session) -> dict[str, Any]:
     if session.spec["blocks"]:
-        raise BadParameter("a page without a server holds overlaps without blocks of a Spectrum")
+        raise BadParameter("a page without a server does not support the blocks of a Spectrum")
     if session.spec["kind"] == "overlaps":
         return {"given": numbers(session.spec["start"])}
     found = {}

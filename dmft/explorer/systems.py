@@ -67,7 +67,7 @@ class System:
         unknown = [name for name in off if name not in self.terms]
         if unknown:
             raise BadParameter(
-                f"no term is called {unknown[0]!r:.60}: there are {list(self.terms)}"
+                f"no term is called {unknown[0]!r:.60}; available: {list(self.terms)}"
             )
         return self.switched, {SWITCH + name: float(name not in off) for name in self.terms}
 
@@ -169,7 +169,7 @@ def start_spec(model: Any, algorithm: Any, given: Any) -> dict[str, Any]:
 
 def _alignment(model: Any, given: Any) -> dict[str, Any]:
     if given is None:
-        raise BadParameter("a sequence model starts from dmft.Alignment(e, m): give start=")
+        raise BadParameter("a sequence model starts from dmft.Alignment(e, m): pass start=")
     if not isinstance(given, Alignment):
         raise BadParameter(f"start of a sequence model is a dmft.Alignment, got {given!r:.80}")
     parts = {name: np.atleast_1d(getattr(given, name)).tolist() for name in ("e", "m")}

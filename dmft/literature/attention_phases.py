@@ -139,5 +139,5 @@ def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Bound
 
 def _unsquared(loss: str) -> bool:
     if loss not in ("squared", "frobenius"):
-        raise BadParameter(f"loss = {loss!r} is not known here: take 'squared' or 'frobenius'")
+        raise BadParameter(f"loss = {loss!r} is not known here: use 'squared' or 'frobenius'")
     return loss == "frobenius"

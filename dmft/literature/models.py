@@ -236,5 +236,5 @@ def convention(source: str) -> Convention:
       time = (p_0 / gamma_0) t
     """
     if source not in CONVENTIONS:
-        raise BadParameter(f"no convention of {source!r}; there are {sorted(CONVENTIONS)}")
+        raise BadParameter(f"no convention of {source!r}; available: {sorted(CONVENTIONS)}")
     return CONVENTIONS[source]

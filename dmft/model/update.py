@@ -141,7 +141,7 @@ class UpdateField(SGD):
             if fields or definitions or decoupled or set(numbers) - {"scalars"}:
                 raise BadParameter(
                     "a rule of vectors takes scalars=, learning_rate=, batch_size=, constraint= "
-                    "and measures= beside its steps; write everything else into the steps"
+                    "and measures= in addition to its steps; write everything else into the steps"
                 )
             object.__setattr__(self, "__class__", VectorRule)
             VectorRule.__init__(
@@ -319,7 +319,7 @@ class VectorRule(UpdateField):
             for row in set(view.replaces) & moving:
                 raise BadParameter(
                     f"{view} replaces its coordinate along {row}, which moves: the law of the "
-                    "inputs would be defined by what is being learned; take adds="
+                    "inputs would be defined by what is being learned; use adds="
                 )
         if len({view.fractions for view in self.views}) > 1:
             raise BadParameter("all views of a rule must have the same fractions of blocks")
@@ -408,7 +408,7 @@ def _moving(row: object) -> Row:
     if not isinstance(row, Row):
         raise BadParameter(f"steps are {{row: step}} with rows of dmft.rules, got {shown(row)}")
     if row.is_fixed:
-        raise BadParameter(f'{row} was declared fixed and has a step; take Rows("{row}")')
+        raise BadParameter(f'{row} was declared fixed and has a step; use Rows("{row}")')
     return row
 
 

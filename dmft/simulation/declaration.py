@@ -215,7 +215,7 @@ class Filler:
         """Value of a parameter, which may be given under its own name."""
         expr = self.values.get(name, expr)
         if not is_expression(expr):
-            raise BadParameter(f"{name} is {shown(expr)}: not finite, or no number")
+            raise BadParameter(f"{name} must be a finite number, got {shown(expr)}")
         return self.number(sp.sympify(expr, strict=True), name)
 
     def numbers(self, algorithm: SGD) -> dict[str, float]:
@@ -239,8 +239,8 @@ class Filler:
         for name, value in self.values.items():
             if isinstance(value, Table) and not name == value.control == "learning_rate":
                 raise BadParameter(
-                    f"{name} is given a schedule of {value.control}: simulate follows schedules of "
-                    "the learning rate"
+                    f"{name} is given a schedule of {value.control}: simulate supports only "
+                    "schedules of the learning rate"
                 )
         if isinstance(given, Table):
             return Tabled(given, self.dim)
@@ -319,7 +319,7 @@ class Filler:
         if symbol.name == DIM_NAME and what in ("learning_rate", "batch_size"):
             return float(self.dim)
         if symbol.name not in self.values:
-            raise BadParameter(f"{what} holds the symbol {symbol}; give its value: {symbol}=...")
+            raise BadParameter(f"{what} contains the symbol {symbol}; pass its value: {symbol}=...")
         value = self.values[symbol.name]
         try:
             return float(value)
@@ -332,7 +332,7 @@ class Filler:
         """Readouts of a network whose width may be left to the start (`given`)."""
         if given is None and not network.width.is_Integer:
             raise BadParameter(
-                f"the {what} has symbolic width {network.width}; give a number, or a start"
+                f"the {what} has symbolic width {network.width}; pass a number, or a start"
             )
         if network.readout is None or (what == "teacher" and network.outputs > 1):
             return np.ones(int(network.width) if given is None else given)

@@ -270,7 +270,9 @@ def _declare(
     )  # fmt: skip
     filler.check_all_used()
     if experiment.samples < 1:
-        raise BadParameter(f"samples_per_dim * dim = {experiment.samples} samples: none to learn")
+        raise BadParameter(
+            f"samples_per_dim * dim = {experiment.samples} samples: there are no data"
+        )
     return experiment
 
 

@@ -158,7 +158,9 @@ def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> N
     check_time(t_max)
     time_step, begin = clock.time_step, clock.begin
     if (t_max - begin) / time_step > MOST_STEPS:
-        raise BadParameter(f"t_max = {t_max:g} is {t_max / time_step:.3g} steps: no run ends")
+        raise BadParameter(
+            f"t_max = {t_max:g} is {t_max / time_step:.3g} steps, too many for any run"
+        )
     if clock.nearest(t_max) < 1:
         raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
     if save_at is None:
@@ -169,7 +171,7 @@ def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> N
     else:
         if times[0] < begin or not times[-1] <= t_max * (1 + 1e-12):
             raise BadParameter(
-                f"save_at must be rising times between {begin:g} and t_max = {t_max:g}, got "
+                f"save_at must be increasing times between {begin:g} and t_max = {t_max:g}, got "
                 f"{save_at!r}"
             )
     return np.unique(clock.nearest(times))

@@ -95,7 +95,7 @@ def simulate_network(
     """Draw couplings, integrate N units, and average over units; one network for each seed."""
     if network.covariance is not None:
         raise BadParameter(
-            "covariance= and memory= say what couplings do in the limit, not how to draw them: "
+            "covariance= and memory= define the limit of the couplings, not their distribution: "
             "simulate a network that is declared by mean, std and symmetry"
         )
     if not 2 * network.populations <= dim <= MOST_UNITS:

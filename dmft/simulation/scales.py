@@ -33,7 +33,7 @@ def with_scaled_steps(
     if spectrum is not None and spectrum.scaled:
         raise BadParameter(
             f"{spectrum} contains the scaling of steps in unspecified coordinates: {name} is "
-            "simulated for a Spectrum of independent coordinates; take dmft.solve"
+            "simulated for a Spectrum of independent coordinates; use dmft.solve"
         )
     chosen: Any = algorithm
     beta = filler.scalar(getattr(chosen, "momentum", sp.S.Zero), "momentum")

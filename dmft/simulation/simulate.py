@@ -196,12 +196,12 @@ def simulate(
         raise BadParameter(
             f"repeated batches of {experiment.batch_size} samples depend on each other's "
             "inputs, which the chain of overlaps does not contain, and other updates use one "
-            'sample: take method="weights", or batch_size=1'
+            'sample: use method="weights", or batch_size=1'
         )
     if experiment.parts and (first_passage or check_events(events)):
         raise BadParameter(
-            f"runs with {model.outputs} outputs are not watched: leave first_passage= and events= "
-            "out and read the saved overlaps"
+            f"runs with {model.outputs} outputs do not support first_passage= and events=: use the "
+            "saved overlaps"
         )
     if method == "overlaps":
         refuse(algorithm, "chain")
@@ -216,7 +216,7 @@ def simulate(
     event = watch_of(events, experiment.p, experiment.k, risk_function(experiment))
     if event is not None and event.end is not None and clock is None:
         raise BadParameter(
-            "events of the time are not watched where the learning rate follows the risk: give "
+            "events on the time are not supported if the learning rate depends on the risk: pass "
             "t_max"
         )
     plan = Plan(model, experiment, start, method, clock, grid, total, first_passage, rule, event)
@@ -233,7 +233,7 @@ def _check_method(method: object) -> None:
 def _refuse_for_rules(given: object) -> None:
     if given:
         raise BadParameter(
-            "rules of vectors are their own algorithm, and their runs are not watched: "
+            "rules of vectors have no algorithm=, first_passage= or events=: "
             "simulate(rule, dim=, t_max=, seeds=, start=, method=, save_at=)"
         )
 
@@ -247,8 +247,8 @@ def _of_rows(start: Overlaps | Alignment | None) -> Overlaps | None:
 def _check_descent(given: Any) -> None:
     if given:
         raise BadParameter(
-            "gradient descent on repeated data is simulated by its weights from step 0 on, all "
-            "steps saved"
+            "gradient descent on repeated data is simulated with weights, from step 0 on, and all "
+            "steps are saved"
         )
 
 
@@ -278,7 +278,7 @@ def declare_experiment(
         raise BadParameter(f"simulate needs a dmft.Model, got {model!r}")
     if not isinstance(algorithm, SGD):
         raise BadParameter(
-            f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
+            f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: use SGD "
             "with a small learning_rate, or dmft.solve"
         )
     check_loss(model, algorithm)
@@ -348,7 +348,7 @@ def _check_watched(
     if watches_risk and None not in (model.clusters, model.blocks):
         raise BadParameter(
             "single steps provide overlaps averaged over clusters, not by cluster and block: "
-            "for clusters with different covariances watch FirstPassage('overlap', ...), or "
+            "for clusters with different covariances use FirstPassage('overlap', ...), or "
             "save often"
         )
 

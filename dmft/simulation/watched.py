@@ -143,7 +143,7 @@ def one_event(events: Event | Sequence[Event]) -> Event | None:
     given = check_events(events)
     if len(given) > 1:
         raise BadParameter(
-            f"simulate watches for one event, got {len(given)}: {', '.join(e.name for e in given)}"
+            f"simulate supports one event, got {len(given)}: {', '.join(e.name for e in given)}"
         )
     return given[0] if given else None
 
@@ -348,4 +348,4 @@ def levels(watch: Watch, side: float) -> Array:
 def refuse_both(first_passage: FirstPassage | None, events: Event | Sequence[Event]) -> None:
     """Refuse two things to watch for."""
     if check_events(events) and first_passage is not None:
-        raise BadParameter("give events= or first_passage=, not both: a run is watched for one")
+        raise BadParameter("pass events= or first_passage=, not both")

@@ -183,7 +183,7 @@ class _Encoder:
             return self._cosine(quantity)
         if not isinstance(quantity, str):
             raise BadParameter(
-                f"no event on {shown(quantity)} here: expressions and functions are watched by "
+                f"no event on {shown(quantity)} here: expressions and functions are supported by "
                 "dmft.solve, solve_stages and simulate"
             )
         if quantity in self.problem.observables:
@@ -195,7 +195,7 @@ class _Encoder:
             raise BadParameter(
                 f"no event on {quantity!r}: choose an observable of {self.problem.observables} or "
                 f"an entry of a state block of {[b.name for b in self.problem.state]}, as 'Q[0, 0]'"
-                "; runs of dmft.solve also take formulas of these and the time 't'"
+                "; runs of dmft.solve also accept formulas of these and the time 't'"
             )
         block, offset = found
         shape = block.shape(self.widths)

@@ -50,14 +50,14 @@ class Values(Short, Record, Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.arrays:
-            raise KeyError(f"no {name!r} here; there are {sorted(self.arrays)}")
+            raise KeyError(f"no {name!r} here; available: {sorted(self.arrays)}")
         return self.arrays[name]
 
     def __getattr__(self, name: str) -> Array:
         if not name.startswith("_") and "arrays" in self.__dict__:
             if name in self.arrays:
                 return self.arrays[name]
-            raise AttributeError(f"no {name!r} here; there are {sorted(self.arrays)}")
+            raise AttributeError(f"no {name!r} here; available: {sorted(self.arrays)}")
         raise AttributeError(name)
 
     def __iter__(self) -> Iterator[str]:

@@ -205,11 +205,11 @@ def check_request(
 def _method(problem: Problem, method: str | None, default: str | None) -> str:
     if problem.kind == "sde":
         raise BadParameter(
-            "a problem of kind 'sde' has many paths: dmft.solvers.stochastic.paths.solve_paths "
-            "solves it"
+            "a problem of kind 'sde' is solved over paths, by "
+            "dmft.solvers.stochastic.paths.solve_paths"
         )
     if problem.kind not in KINDS:
-        raise BadParameter(f"unknown kind of problem {problem.kind!r}; there are {list(KINDS)}")
+        raise BadParameter(f"unknown kind of problem {problem.kind!r}; available: {list(KINDS)}")
     known = KINDS[problem.kind]
     if method is not None and method not in known:
         raise BadParameter(

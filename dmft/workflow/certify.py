@@ -91,11 +91,11 @@ def certify(
     """
     if isinstance(what, PopulationRisk | Model):
         if law is not None or Q is None or M is None:
-            raise BadParameter("the certificate of a risk takes Q=..., M=... (and P, readout)")
+            raise BadParameter("the certificate of a risk requires Q=..., M=... (and P, readout)")
         model = what.model if isinstance(what, PopulationRisk) else what
         return certify_risk(model, Q, M, P, readout, values, digits)
     if any(v is not None for v in (Q, M, P, readout)):
         raise BadParameter(f"Q, M, P and readout belong to a risk, got the expression {what}")
     if law is None:
-        raise BadParameter("the certificate of an expectation takes the law of its fields")
+        raise BadParameter("the certificate of an expectation requires the law of its fields")
     return certify_expectation(what, law, values, digits)

@@ -153,8 +153,8 @@ def _check_watched(observable: str, threshold: float | None) -> None:
     """Refuse what is not watched of noisy runs."""
     if observable != "risk" or threshold is not None:
         raise BadParameter(
-            "noisy runs are watched for their risk or overlap; pass events= to dmft.solve for "
-            "other thresholds"
+            "the escape of noisy runs is defined by the risk or an overlap; for other thresholds "
+            "pass events= to dmft.solve"
         )
 
 
@@ -163,7 +163,7 @@ def check_reference(reference: str) -> None:
     if reference != "start":
         raise BadParameter(
             f"reference = {reference!r}: the escape of noisy runs is measured relative to their "
-            "start, or by overlap="
+            "start, or by an overlap (overlap=)"
         )
 
 

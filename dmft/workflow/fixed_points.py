@@ -245,7 +245,7 @@ def check_tolerance(tolerance: float) -> None:
     if not 0.0 < tolerance <= LARGEST_TOLERANCE:
         raise BadParameter(
             f"tolerance = {tolerance!r} must lie in (0, {LARGEST_TOLERANCE:g}]: overlaps with "
-            "larger rates are not stationary; if Newton's method fails, take other starts"
+            "larger rates are not stationary; if Newton's method fails, use other starts"
         )
 
 
@@ -259,7 +259,7 @@ def default_starts(equations: Equations) -> list[Overlaps]:
         return list(equations.space.random_starts())
     widths = model.student.width, model.teacher.width
     if not all(width.is_Integer for width in widths):
-        raise BadParameter(f"the model has the widths {widths}: give starts= with numerical widths")
+        raise BadParameter(f"the model has the widths {widths}: pass starts= with numerical widths")
     known = model.spectrum.dim if model.spectrum is not None else None
     dims = [int(known or dim) for dim in (sum(widths), MANY)]
     found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]

@@ -134,9 +134,7 @@ class StationarySystem:
         """`jacobian`, refused where the rates leave the floats."""
         found = self.jacobian(y)
         if not np.all(np.isfinite(found)):
-            raise BadParameter(
-                "the rates there are not finite: take smaller parameters or overlaps"
-            )
+            raise BadParameter("the rates there are not finite: use smaller parameters or overlaps")
         return found
 
     def observed(self, y: Array) -> dict[str, float]:

@@ -93,7 +93,7 @@ def test_displacements_are_finite_numbers(kind, bad):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: dmft.Alignment([], 0.1), "must hold a number"),
+        (lambda: dmft.Alignment([], 0.1), "must contain a number"),
         (lambda: dmft.Alignment(0.1, True), "m = True"),
         (lambda: dmft.SGD(True), "learning_rate = True"),
         (lambda: dmft.SGD(10**400), "learning_rate = 1000"),

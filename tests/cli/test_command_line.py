@@ -205,7 +205,7 @@ REFUSED = [
     (["solve", "{model}", "--plot", "/no/such/folder/a.png"], "no folder /no/such/folder"),
     (["solve", "{model}", "--save", "a.txt"], "must end in .nc"),
     (["derive", "{model}", "--latex", "a"], "must end in .tex"),
-    (["solve", "{model}", "--set", "beta=1"], "a letter of [parameters]"),
+    (["solve", "{model}", "--set", "beta=1"], "a name from [parameters]"),
     (["solve", "{model}", "--set", "gamma"], "NAME=VALUE"),
     (["solve", "{model}", "--set", "gamma=__import__('os')"], "unknown function"),
     (["solve", "{model}", "--set", "gamma=-1"], "learning_rate must be"),

@@ -139,8 +139,8 @@ REFUSED: dict[tuple[str, str], str] = {
     **{(f"export {x}", d): "run.to_pandas" for x in (".py", ".c", ".js", "jax") for d in (S, C)},
     **{(f"export {x}", O): ON_NODES for x in (".py", ".c", ".js", "jax")},
     **{(f"export {x}", F): "not exported to" for x in (".c", ".js", "jax")},
-    ("escape_rate", S): "teacher=rho", ("escape_rate", C): "take dmft.stability",
-    ("escape_rate", O): "take dmft.stability", ("escape_rate", F): FLIPPED,
+    ("escape_rate", S): "teacher=rho", ("escape_rate", C): "use dmft.stability",
+    ("escape_rate", O): "use dmft.stability", ("escape_rate", F): FLIPPED,
     **{(verb, d): f"{WITHOUT}|{SGD_HERE}|{OF_ONE}|solve the equations|takes any loss|{FLIPPED}"
        for verb in ("escape_formula", "maximal_learning_rate", "weak_recovery", "regimes")
        for d in DECLARATIONS},

@@ -345,7 +345,7 @@ REFUSED = {
         "h_at", sp.Sum(eq.g_at[eq.s, eq.x.j], (eq.s, 0, eq.t))
     ),
     "not an average over samples": ("g_star", Expectation(eq.g_at[eq.t, eq.x.j] ** 3)),
-    "no array": ("M_at", sp.IndexedBase("A")[eq.x.j]),
+    "not an array": ("M_at", sp.IndexedBase("A")[eq.x.j]),
 }  # fmt: skip
 
 

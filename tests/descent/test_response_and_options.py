@@ -238,7 +238,7 @@ def test_batches_and_noise_are_checked():
     loaded = dmft.derive(FOUR, dmft.GradientDescent(0.3, alpha))
     with pytest.raises(BadParameter, match="samples_per_dim must be at least 0"):
         dmft.solve(loaded, start, 2, samples=2**9, alpha=-1.0)
-    with pytest.raises(BadParameter, match="Langevin noise are solved"):
+    with pytest.raises(BadParameter, match=r"Langevin noise use dmft\.solve"):
         dmft.short_times(equations)
     with pytest.raises(BadParameter, match="noise is added in finite steps"):
         dmft.derive(FOUR, dmft.GradientDescent(1, 3, temperature=0.1), scaling="gradient-flow")

@@ -99,7 +99,7 @@ def test_what_has_one_value_is_refused(equations):
             dmft.solve(equations, START, 3, **{name: 1 + TIME})
         with pytest.raises(BadParameter, match=name):
             dmft.simulate(PAIR, DESCENT, 50, 3, 2, START, **{name: 1 + TIME})
-    with pytest.raises(BadParameter, match="is a function that takes no symbols"):
+    with pytest.raises(BadParameter, match="is a function that does not accept symbols"):
         dmft.solve(equations, START, 3, learning_rate=lambda t: 0.1 if t < 2 else 0.05)
     short = dmft.short_times(dmft.derive(PAIR, dmft.GradientDescent(0.6, 1.5)))
     with pytest.raises(BadParameter, match="short_times takes numbers"):

@@ -52,7 +52,7 @@ def test_it_is_printed_and_its_terms_are_those_of_the_step():
     assert "M_free" not in free.symbols
     j = free.indices.of("M")[0]
     foreign = equations.symbols["Q_free"][1, j, j]
-    with pytest.raises(BadParameter, match="is no array of these equations"):
+    with pytest.raises(BadParameter, match="is not an array of these equations"):
         free.with_term("M", "own", foreign)
 
 

@@ -271,7 +271,7 @@ def test_forms_by_name():
         assert r"\langle" in equations.latex()
     with pytest.raises(BadParameter, match="form='structured' prints them"):
         open_.latex(form="closed")
-    with pytest.raises(BadParameter, match="there are"):
+    with pytest.raises(BadParameter, match="must be"):
         unit.latex(form="short")
 
 

@@ -394,7 +394,7 @@ def test_widths_of_figures_are_no_widths_of_lines(tmp_path):
         for printed in records:
             with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
                 printed.latex(width=width)
-        with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
+        with pytest.raises(BadParameter, match=r"are for dmft.plot|must be a number"):
             dmft.latex(tmp_path / "a.tex", equations, width=width)
 
 

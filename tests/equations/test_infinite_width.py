@@ -124,7 +124,7 @@ def cases():
             dmft.Model(erf, dmft.Committee(sp.erf(z), 1)),
             sphere(0.1),
             NotClosed,
-            "no polynomial",
+            "not a polynomial",
         ),
         (
             dmft.Model(quartic, dmft.Committee(dmft.hermite(4, z), 1)),

@@ -54,7 +54,12 @@ def test_no_other_class_of_the_equations_is_an_average():
         ([FIELD**2 - 1, FIELD**2 - 1], [h[j], h[l]], "value", ""),
         ([TANH, TANH], [h[j], h[l]], "value", ""),
         ([TANH, TANH, TANH], [h[j], h[l], lam[m]], "nodes", "tanh"),
-        ([sp.tanh(sp.Symbol("b") * FIELD), TANH], [h[j], h[l]], "open", "give b a number"),
+        (
+            [sp.tanh(sp.Symbol("b") * FIELD), TANH],
+            [h[j], h[l]],
+            "open",
+            "substitute a number for b",
+        ),
         ([sp.DiracDelta(FIELD), TANH, TANH], [h[j], h[l], lam[m]], "open", "tanh"),
     ],
 )

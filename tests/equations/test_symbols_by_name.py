@@ -77,7 +77,7 @@ def test_parameters_of_a_risk_and_of_equations_by_name():
         risk([[1.0]], [[0.5]], a=2), rel=1e-14
     )
     assert risk.subs({A: sp.Symbol("b")})([[1.0]], [[0.5]], b=2) == risk([[1.0]], [[0.5]], a=2)
-    with pytest.raises(BadParameter, match=r"M_11 is no parameter .* explicit\(\)\.subs"):
+    with pytest.raises(BadParameter, match=r"M_11 is not a parameter .* explicit\(\)\.subs"):
         risk.subs({"M_11": 0.5})
     half = EQS.subs({"learning_rate": 0.25})
     start = dmft.Overlaps(np.eye(2), np.full((2, 2), 0.1))
@@ -87,7 +87,7 @@ def test_parameters_of_a_risk_and_of_equations_by_name():
     for key in ("M_11", sp.Symbol("M_11"), "Q[0, 1]", "M"):
         with pytest.raises(BadParameter, match=r"arrays of any width; explicit\(\)\.subs"):
             EQS.subs({key: 0.5})
-    with pytest.raises(BadParameter, match="no parameter that can be replaced"):
+    with pytest.raises(BadParameter, match="not a parameter that can be replaced"):
         EQS.subs({"speed": 0.5})
 
 

@@ -262,7 +262,7 @@ def test_derivatives_in_the_covariances_are_those_of_the_average():
     [
         (sp.exp(z**2 / 4), "square integrable"),
         (1 / z, "square integrable"),
-        (sp.tanh(sp.Symbol("beta") * z), "give beta a number"),
+        (sp.tanh(sp.Symbol("beta") * z), "substitute a number for beta"),
         (sp.tanh(z) * sp.sqrt(z), "not real"),
     ],
 )

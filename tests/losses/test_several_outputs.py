@@ -473,7 +473,7 @@ def test_refusals() -> None:
         "the teacher 1": lambda: dmft.Model(STUDENT, dmft.Committee(z, 3)),
         "the student has 1": lambda: dmft.Model(line, STUDENT),
         "rows": lambda: dmft.Committee(z, 2, [[1, 2]]),
-        "are not watched": lambda: dmft.simulate(
+        "do not support first_passage=": lambda: dmft.simulate(
             model, SOFTMAX, **run, events=dmft.Event("M[0,0]", 0.5)
         ),
         "simulated under plain SGD": lambda: dmft.simulate(

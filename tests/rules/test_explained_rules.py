@@ -66,7 +66,7 @@ def test_a_wrong_covariance_is_found(monkeypatch):
 
 def test_refusals_of_explanations():
     eqs = dmft.derive(lit.perceptron_rule())
-    with pytest.raises(BadParameter, match="no 'risk'; there are Q_1_1, M_1_1, error"):
+    with pytest.raises(BadParameter, match="no 'risk'; available: Q_1_1, M_1_1, error"):
         eqs.explain("risk")
     with pytest.raises(BadParameter, match="no term 'label_noise'"):
         eqs.explain("Q", "label_noise")

@@ -271,10 +271,10 @@ def test_single_runs_are_left_out_when_asked():
         (
             lambda **o: sequences("tied", "overlaps", **o),
             "M[0,0]",
-            "there are t, risk, overlap, e, m",
+            "available: t, risk, overlap, e, m",
         ),
         (untied, "e", "unknown name 'e'"),
-        (tied, sp.Symbol("N"), "no N here; there are t"),
+        (tied, sp.Symbol("N"), "no N here; available: t"),
         (tied, "t*m", "not the time"),
         (tied, dmft.LargestCosine(), "e, m, no Largest"),
         (tied, lambda t, s: s["x"], "cannot be traced"),

@@ -26,7 +26,7 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
     [
         ({"algorithm": GradientFlow()}, "dmft.SGD or a dmft.GradientDescent"),
         ({"algorithm": SGD(0.1, constraint="sphere")}, r"Q\[0,0\] = .*0.8"),
-        ({"algorithm": SGD(s)}, "give its value: s="),
+        ({"algorithm": SGD(s)}, "pass its value: s="),
         ({"algorithm": SGD(s), "s": -1.0}, "must be positive"),
         ({"unknown": 1.0}, "unknown parameter 'unknown'"),
         ({"label_noise": -1.0}, "non-negative"),

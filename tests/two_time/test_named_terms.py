@@ -159,13 +159,13 @@ def test_other_refusals():
         GLASS.without("energy", block="C")
     with pytest.raises(BadParameter, match="has no term 'leak'"):
         GLASS.replace("C", "leak", 1)
-    with pytest.raises(BadParameter, match="'T' is no parameter"):
+    with pytest.raises(BadParameter, match="'T' is not a parameter"):
         GLASS.replace({"T": 1})
     with pytest.raises(BadParameter, match="same family"):
         GLASS.diff(C)
     with pytest.raises(BadParameter, match="two words"):
         dmft.TwoTime(rates={E(t): {"two words": 1}}, start={E(0): 0})
     own = sp.Function("C_diagonal")
-    with pytest.raises(BadParameter, match="no identifier, or used twice"):
+    with pytest.raises(BadParameter, match="not an identifier or is used twice"):
         dmft.TwoTime({C(t, s): 0, own(t): 0}, {C(t, t): 1}, {own(0): 0})
     assert {*OPTIONS} <= TAKEN_BY_SOLVE

@@ -162,9 +162,9 @@ def test_simulated_first_passages_are_those_of_events(event):
         ("M[3,0]*2", r"there is no M\[3,0\]; entries are M\[0,0\]"),
         ("W[0,0]", r"unknown array 'W' \(known: t, .*M\[0,0\]"),
         ("ReLU(risk)", "did you mean 'relu'"),
-        ("2*3", "this is a number"),
+        ("2*3", "a number does not cross"),
         ("__import__('os')", "unknown function"),
-        (sp.Symbol("N"), "no N here; there are t"),
+        (sp.Symbol("N"), "no N here; available: t"),
     ],
 )
 def test_refusals_say_what_there_is(quantity, words):

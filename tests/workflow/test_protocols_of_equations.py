@@ -84,7 +84,7 @@ def test_stages_of_flows_are_the_two_runs_one_after_the_other():
 def test_refusals():
     flow = dmft.derive(MODEL, dmft.SGD(1.0))
     fading = {"learning_rate": lambda t: np.exp(-t)}
-    with pytest.raises(BadParameter, match="is a function that takes no symbols"):
+    with pytest.raises(BadParameter, match="is a function that does not accept symbols"):
         dmft.solve_stages([dmft.Stage(flow, fading)], START, 1.0)
     with pytest.raises(BadParameter, match="only the learning_rate of a map"):
         dmft.solve_stages([dmft.Stage(flow, lambda t, state: fading)], START, 1.0)

@@ -61,7 +61,7 @@ def check_options(
         finest = ROUNDINGS * np.finfo(float).eps * max(largest / width, 1.0)
         if tol < finest:
             raise BadParameter(
-                f"tol = {tol!r} is below the resolution of doubles on the axis {name!r}: take "
+                f"tol = {tol!r} is below the resolution of doubles on the axis {name!r}: use "
                 f"at least {finest:.1g}"
             )
     try:

@@ -93,7 +93,7 @@ class System:
         for name in letters:
             if name not in self.given:
                 raise BadParameter(
-                    f"readout {values} has no numbers, which a file needs: give {name}=..., a run "
+                    f"readout {values} has no numbers, which a file needs: pass {name}=..., a run "
                     "may give other readouts"
                 )
         return {name: sp.Float(self.given[name]) for name in letters}

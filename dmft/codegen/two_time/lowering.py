@@ -174,7 +174,9 @@ class TimeLowering(Lowering):
         """Entry of an array, stored by (time, neuron) twice."""
         name = base_name(expr)
         if name not in Arrays._fields:
-            raise BadParameter(f"{expr} is no array of the process: known are {Arrays._fields}")
+            raise BadParameter(
+                f"{expr} is not an array of the process; available: {Arrays._fields}"
+            )
         if name in OF_A_STEP:
             return self.graph.ref(name, self.of_a_step(expr))
         if name in ONE_TIME:
@@ -196,9 +198,7 @@ class TimeLowering(Lowering):
         """Places of an entry of what a step leads to: neuron, then an earlier time and neuron."""
         name, (time, *rest) = base_name(expr), expr.indices
         if time != t + 1:
-            raise BadParameter(
-                f"{expr} is of another step: of {name} that from t to t + 1 is known"
-            )
+            raise BadParameter(f"{expr} belongs to another step: only {name} at t + 1 is available")
         if name not in TWO_TIMES:
             return [self.neuron(y) for y in rest]
         earlier, *neurons = rest

@@ -96,7 +96,7 @@ def build_process(equations: DescentEquations) -> Process:
     unknown = [d for d in equations.process if d.name not in FILLED]
     if unknown:
         raise BadParameter(
-            f"the process defines {unknown[0].target}, which no step fills; known are "
+            f"the process defines {unknown[0].target}, which no step computes; available: "
             f"{', '.join(sorted(FILLED))}"
         )
     header, texts = TEMPLATE.format(version=VERSION), _steps(equations)
@@ -133,7 +133,8 @@ def _first_kernel(equations: DescentEquations) -> Definition:
     rest = sp.expand(expr - share * kernel)
     if share == 0 or rest.has(C_theta) or share.has(C_theta):
         raise BadParameter(
-            f"Q = {overlap.expr} gives no C_theta at the start: it must hold a multiple of {kernel}"
+            f"Q = {overlap.expr} gives no C_theta at the start: it must contain a multiple of "
+            f"{kernel}"
         )
     terms = {"overlaps": overlap.target / share, "rest": -rest / share}
     return Definition(kernel, tuple(terms.items()), "rate")

@@ -76,8 +76,8 @@ class Lowered:
         foreign = expr.atoms(AppliedUndef)
         if foreign:
             raise BadParameter(
-                f"the rate of {f.state} holds {next(iter(foreign))}: a site sees its own state and "
-                "field; averages belong into its field"
+                f"the rate of {f.state} contains {next(iter(foreign))}: a site depends only on its "
+                "own state and field; averages belong to its field"
             )
         if self.network.kind == "map":
             return expr
@@ -113,8 +113,8 @@ class Lowered:
         own = sp.Add(*kept).xreplace(swap)
         if own.atoms(AppliedUndef):
             raise BadParameter(
-                f"the field of a site holds {next(iter(own.atoms(AppliedUndef)))}, which is no "
-                "average, input, Gaussian part or memory"
+                f"the field of a site contains {next(iter(own.atoms(AppliedUndef)))}, which is not "
+                "an average, input, Gaussian part or memory"
             )
         call = array_function([T, *means, *loads, *self.sites], own)
         return lambda t, m, kappa, sites: _quiet(call, t, *m, *kappa, *sites)
@@ -159,7 +159,7 @@ class Lowered:
         if inside.atoms(AppliedUndef):
             raise BadParameter(
                 f"{next(iter(inside.atoms(AppliedUndef)))} in {expr}: covariances and memories "
-                "hold C(t, s) and R(t, s)"
+                "contain only C(t, s) and R(t, s)"
             )
         call = array_function([T, S, *corr, *resp], inside)
 

@@ -351,8 +351,8 @@ class Discretiser:
         """Sum over the nodes that stands for an average."""
         if average.has(sp.DiracDelta):
             raise NotClosed(
-                f"{average} holds a Dirac delta (the derivative of a jump), which has no value at "
-                "a node; use an activation without jumps for the student"
+                f"{average} contains a Dirac delta (the derivative of a jump), which has no value "
+                "at a node; use an activation without jumps for the student"
             )
         at_nodes = self.at_nodes(average.integrand)
         free = free_indices(average)

@@ -88,8 +88,8 @@ class SampleLaw:
         missing = sorted(map(str, expr.free_symbols - set(self.fields)))
         if missing:
             raise BadParameter(
-                f"averages of this update field have no closed form: give {', '.join(missing)} a "
-                "number"
+                "averages of this update field have no closed form: substitute numbers for "
+                f"{', '.join(missing)}"
             )
         if degree is not None and exact_dimensions(degree + 2) >= len(self.fields):
             return self._on(exact_rule(len(self.fields), degree), expr)

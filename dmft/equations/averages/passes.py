@@ -97,7 +97,7 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
     sines = functions.atoms(sp.sin, sp.cos)
     if any(f.has(sp.Indexed) for f in sines) or (sines and functions.has(sp.sinh, sp.cosh)):
         # Refused before it is computed, which takes minutes for four fields.
-        raise refuse(_product(q), "its closed form holds sin and cos, which have no code")
+        raise refuse(_product(q), "its closed form contains sin and cos, which have no code")
     value = product_expectation(q.factors, q.fields, cov, whole=True)
     if functions.has(sp.DiracDelta):  # of units whose indices may be equal
         value = with_conditional_covariances(finite_for_parallel(value))
@@ -109,7 +109,7 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         raise refuse(_product(q), "its closed form is 0/0 where two of its fields coincide")
     missing = ", ".join(without_code(value))
     if missing:
-        raise refuse(_product(q), f"its closed form holds {missing}, which has no code")
+        raise refuse(_product(q), f"its closed form contains {missing}, which has no code")
     if functions.has(sp.DiracDelta) and functions.has(sp.sign) and not value.has(RootRatio):
         value = with_inverse_roots(value)
     return value

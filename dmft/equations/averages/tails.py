@@ -91,7 +91,7 @@ def check_tails(
     if grows and outgrows(on_nodes, state, values, rule, wanted):
         raise BadParameter(
             "an average over samples is infinite at these overlaps, or next to it: the "
-            "integrand grows faster than the normal density of the fields decays; take a loss "
+            "integrand grows faster than the normal density of the fields decays; use a loss "
             "and functions that grow more slowly, or shorter weights"
         )
 

@@ -323,7 +323,7 @@ class Changeable(ABC):
         overlaps = [str(key) for key in values if _ENTRY.fullmatch(str(key))]
         if overlaps:
             raise BadParameter(
-                f"{', '.join(overlaps)}: these equations hold arrays of any width; "
+                f"{', '.join(overlaps)}: these equations contain arrays of any width; "
                 f"explicit().subs({{{overlaps[0]!r}: ...}}) puts values in their entries, "
                 "evaluate(start) at all of them"
             )
@@ -364,7 +364,7 @@ class Changeable(ABC):
         for name in names:
             there = list(found._stored_terms[block])
             if name not in there:
-                raise BadParameter(f"no term of {block} is called {name!r}; there are {there}")
+                raise BadParameter(f"no term of {block} is called {name!r}; available: {there}")
             found = found._with_changed(block, name, None)
         return found
 

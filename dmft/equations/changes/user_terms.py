@@ -101,7 +101,7 @@ class Indices(Mapping[str, sp.Symbol]):
         (j, l)
         """
         if block not in self.blocks:
-            raise BadParameter(f"no block is called {shown(block)}; there are {list(self.blocks)}")
+            raise BadParameter(f"no block is called {shown(block)}; available: {list(self.blocks)}")
         return self.blocks[block]
 
     @property
@@ -287,7 +287,7 @@ class TermCheck:
                 others = [s for s in RUNNING if RUNNING[s] == x.AXES[index] and s != index]
                 raise BadParameter(
                     f"the sum over {index} in a term of {self.where} hides an index of the same "
-                    f"name; sum over another one, as {others[-1]}"
+                    f"name; sum over another one, for example {others[-1]}"
                 )
         self._check(expr.function)
 
@@ -326,7 +326,7 @@ class TermCheck:
         runs = [s.name for s in RUNNING if RUNNING[s] == axis and s not in x.powers]
         hint = f"one of {', '.join(runs)}" if runs else "one of equations.indices"
         over = f" of {WHO[axis]}" if axis in WHO else ""
-        raise BadParameter(f"the index {index} of {e} is no index{over}: take {hint}")
+        raise BadParameter(f"the index {index} of {e} is not an index{over}: use {hint}")
 
     def _check_average(self, expr: sp.Expr) -> None:
         """Averages come from the terms of equations: their parameters must be known."""
@@ -335,7 +335,7 @@ class TermCheck:
         others = found - labels - {FIELD, x.p, x.k, *x.AXES, *x.OF_A_SAMPLE}
         foreign = sorted(s.name for s in others if s.name not in self.scalars)
         if foreign:
-            raise BadParameter(f"{expr} is an average of another model: it holds {foreign[0]}")
+            raise BadParameter(f"{expr} is an average of another model: it contains {foreign[0]}")
 
 
 def _is_plain(expr: sp.Expr) -> bool:
@@ -371,19 +371,23 @@ def check_parameter(symbol: sp.Symbol, taken: Iterable[str]) -> None:
     name = symbol.name
     if name in LETTERS:
         raise BadParameter(
-            f"the symbol {name} reads like {LETTERS[name]} in print: take "
-            f'equations.symbols["{name}"] where the equations have it, or rename yours, as {name}_0'
+            f"the symbol {name} reads like {LETTERS[name]} in print: use "
+            f'equations.symbols["{name}"] where the equations have it, or rename yours, for '
+            f"example to {name}_0"
         )
     if entry := entry_named(name):
         array = entry.partition("[")[0]
         raise BadParameter(
             f"the symbol {name} reads like the entry {entry}: write an entry of "
-            f'equations.symbols["{array}"] at equations.indices, or rename yours, as {array}_0'
+            f'equations.symbols["{array}"] at equations.indices, or rename yours, for example to '
+            f"{array}_0"
         )
     if name == "t":
         raise BadParameter("the rates do not depend on t; parameters of a run are numbers")
     if name in RESERVED or name in FIELDS or name in set(taken):
-        raise BadParameter(f"the symbol {name} is reserved here; rename it, as {name}_0")
+        raise BadParameter(
+            f"the symbol {name} is reserved here; rename it, for example to {name}_0"
+        )
     if not name.isprintable() or not name:
         raise BadParameter(f"the symbol {name!r} has no printable name; rename it")
 

@@ -73,8 +73,9 @@ class Facts:
         if not powers:
             seen = "at all" if self.ends and self.single else "up to the order looked at"
             raise BadParameter(
-                f"the drift of the overlap vanishes {seen}: no coefficient E[sigma He_l] of the "
-                "student meets one of the teacher, and nothing is learned from a random start"
+                f"the drift of the overlap vanishes {seen}: student and teacher have no "
+                "nonzero coefficients E[sigma He_l] of the same order, and nothing is learned from "
+                "a random start"
             )
         return min(powers) + 1
 
@@ -116,7 +117,7 @@ def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
             noise=_noise(point, algorithm, drift.subs(mu, 0)),
         )
     except NotClosed as error:
-        raise BadParameter(f"{error}; at lengths that change {INSTEAD}") from error
+        raise BadParameter(f"{error}; for free lengths {INSTEAD}") from error
 
 
 def _check_algorithm(algorithm: SGD | GradientFlow) -> None:

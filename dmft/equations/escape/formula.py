@@ -490,11 +490,11 @@ class EscapeFormula(Short):
         known |= {s.name for e in (*self._symbols().values(), *used) for s in e.free_symbols}
         unknown = sorted(set(parameters) - known)
         if unknown:
-            raise BadParameter(f"no parameter is called {unknown}; there are {sorted(known)}")
+            raise BadParameter(f"no parameter is called {unknown}; available: {sorted(known)}")
         missing = sorted({s.name for v in values.values() for s in v.free_symbols})
         if missing:
             given = ", ".join(f"{name}=..." for name in missing)
-            raise BadParameter(f"the formula holds the symbols {missing}; pass {given}")
+            raise BadParameter(f"the formula contains the symbols {missing}; pass {given}")
         if x.gamma in values and not values[x.gamma] > 0:
             raise BadParameter(f"learning_rate must be positive, got {values[x.gamma]}")
         return values
@@ -555,7 +555,7 @@ class EscapeFormula(Short):
         """Refuse a rate at or over the maximal one, and thresholds that are never met."""
         if not end > start:
             raise BadParameter(
-                f"the threshold u = {end:.6g} is met at the start, u_0 = {start:.6g}: give a "
+                f"the threshold u = {end:.6g} is met at the start, u_0 = {start:.6g}: pass a "
                 "larger threshold or a larger dim"
             )
         if self.law.maximal is not None:

@@ -95,8 +95,8 @@ def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple
     potential = _cumulative(2 / noise * drift(x), x)
     if float(np.max(np.maximum.accumulate(potential) - potential)) > LARGEST_LOG:
         raise BadParameter(
-            "the noise takes longer than floats can count to carry this start over the barrier: "
-            "lower the learning rate, see .maximal_learning_rate(dim)"
+            "the time in which noise carries this start over the barrier exceeds the largest "
+            "float: lower the learning rate, see .maximal_learning_rate(dim)"
         )
     first = _passage(x, potential, np.full(x.size, 2 / noise))
     second = _passage(x, potential, 4 / noise * first)

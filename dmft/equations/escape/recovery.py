@@ -256,7 +256,7 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
         return perfect_learning_rate(cast("SequenceModel", model), algorithm)
     if algorithm.repeat is not None:
         raise BadParameter(
-            f"the perfect solution is linearised for one gradient a sample, not with repeat = "
+            f"the perfect solution is linearised for one gradient per sample, not with repeat = "
             f"{algorithm.repeat}: solve the equations from near it instead"
         )
     check_plain(algorithm, "maximal learning rates")

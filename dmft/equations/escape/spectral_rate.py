@@ -60,7 +60,7 @@ def escape_rate(model: Model) -> sp.Expr:
     units = (model.student, model.teacher)
     if model.reads_sequences or any(u.activation is None or u.width != 1 for u in units):
         raise BadParameter(
-            "escape_rate is of one unit that learns one: elsewhere take "
+            "escape_rate is defined for one unit and one teacher unit: otherwise use "
             "dmft.stability(equations, dmft.fixed_points(equations, start)[0]).growth_rate"
         )
     check_unflipped(model, "escape rates are known")
@@ -103,7 +103,7 @@ def _length(risk: sp.Expr, Q: sp.Symbol, P: sp.Symbol) -> sp.Expr:
     found = [r for r in roots if r.subs(P, p).is_positive and not r.has(Q)]
     if len(found) != 1:
         raise NotClosed(
-            f"the length of the uninformed student has {len(found)} closed forms: take "
+            f"the length of the uninformed student has {len(found)} closed forms: use "
             "dmft.fixed_points and dmft.stability"
         )
     return found[0]

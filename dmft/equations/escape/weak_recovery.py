@@ -279,8 +279,8 @@ class WeakRecovery(Short):
             raise BadParameter(f"a time needs numbers: declare {', '.join(free)} with a value")
         if self.exponent > 2:
             raise BadParameter(
-                f"at exponent {self.exponent} the noise of the samples decides over a run of "
-                f"{self.samples} samples, for which there is no formula here; {INSTEAD}"
+                f"at exponent {self.exponent} the noise of the samples determines a run of "
+                f"{self.samples} samples, and no formula is available; {INSTEAD}"
             )
         if self.exponent == 2 and not self.growth_rate > 0:
             why = f"Lambda = {float(self.growth_rate):.6g} is not positive"
@@ -437,7 +437,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     size = algorithm.batch_size
     if not isinstance(size, int):
         raise BadParameter(
-            f"batch_size = {size} holds {DIM_NAME}: weak recovery is computed for batches of "
+            f"batch_size = {size} contains {DIM_NAME}: weak recovery is computed for batches of "
             "fixed size"
         )
     fields = getattr(model.teacher, "fields", (None,))
@@ -465,6 +465,6 @@ def _check_known(found: WeakRecovery) -> None:
         if e.error > UNKNOWN * found._scale(k):
             raise BadParameter(
                 f"e_{k} = {float(e.value):.3g} of this update has an error of {e.error:.1g} "
-                "and cannot be distinguished from zero: take label_noise = 0, a smooth loss, "
+                "and cannot be distinguished from zero: use label_noise = 0, a smooth loss, "
                 "or solve the equations"
             )

@@ -42,21 +42,21 @@ def rate_of(equations: System, block: str) -> Definition:
     block = by_block if by_block in rates else block
     if block not in rates:
         known = ", ".join(rates)
-        raise BadParameter(f"of = {block!r}: a block of these equations is one of {known}")
+        raise BadParameter(f"of = {block!r} must be a block of these equations: {known}")
     if block not in PLACES:
         raise BadParameter(
-            f"of = {block!r}: rates are explained of {', '.join(PLACES)}; of a sequence model "
-            "explain its population risk"
+            f"of = {block!r}: rates are explained for {', '.join(PLACES)}; for a sequence model "
+            "explain the population risk"
         )
     if equations.kind not in ("ode", "sde", "map") or equations.scaling not in EXPLAINED:
         raise BadParameter(
-            f"rates are explained of one pass (scaling {', '.join(EXPLAINED)}); these are of the "
+            f"rates are explained for one pass (scaling {', '.join(EXPLAINED)}); these are of the "
             f"kind {equations.kind!r}, {equations.scaling}, of {equations.algorithm}"
         )
     if equations.kind == "map" and equations.algorithm.on_sphere:
         raise BadParameter(
-            "a step of a large batch on the sphere divides by lengths after it, which is no sum of "
-            "averages: explain the map without the constraint"
+            "a step of a large batch on the sphere ends with a division by lengths, which is not a "
+            "sum of averages: explain the map without the constraint"
         )
     if equations.derived:
         raise BadParameter(
@@ -84,8 +84,8 @@ def _check_block(equations: System, read: Sequence[Definition]) -> None:
     """Refuse rates by block whose averages are no sums of products."""
     if any(d.name.startswith("pull") for d in read):
         raise BadParameter(
-            f"rates by block are explained where the update is a sum of products, which that of "
-            f"{equations.algorithm} is not: explain the population risk, the squared loss, or the "
+            f"rates by block are explained only for updates that are sums of products, unlike that "
+            f"of {equations.algorithm}: explain the population risk, the squared loss, or the "
             "rates of the same model without inputs="
         )
 

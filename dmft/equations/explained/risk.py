@@ -139,7 +139,7 @@ def explain_first_step(
     try:
         expr = stein(gradient).xreplace({x.i: x.p + x.r})
     except NotClosed as refusal:
-        raise BadParameter(f"the first gradient is no sum of products: {refusal}") from refusal
+        raise BadParameter(f"the first gradient is not a sum of products: {refusal}") from refusal
     account.add("stein_fields", whole, expr, at)
     account.averages(expr, bounded(expr, at))
     before = (1 - eta * ridge) * x.M[x.j, x.r] - eta * alpha * expr
@@ -167,10 +167,12 @@ def _check(equations: DescentEquations) -> None:
     model = equations.model
     declared = (model.student.width, model.teacher.width)
     if not equations.samples_as_derived or equations.algorithm.batch is not None:
-        raise BadParameter("the first step is explained of full batches, of equations as derived")
+        raise BadParameter(
+            "the first step is explained for full batches and for equations as derived"
+        )
     if model.inputs is None and declared != widths_of(model):
         raise BadParameter(
-            f"the first step is explained of one or two students and one teacher unit, got "
+            f"the first step is explained for one or two students and one teacher unit, got "
             f"{declared[0]} and {declared[1]}"
         )
 

@@ -119,12 +119,12 @@ def _moving(definitions: Sequence[Definition], state: Collection[str]) -> frozen
         if isinstance(d.expr, Whole) or on_nodes(d.expr):
             raise NotClosed(
                 f"{d.target} contains an average without closed form, and its derivatives are "
-                "not available: take an activation and a loss with closed averages"
+                "not available: use an activation and a loss with closed averages"
             )
         read = {base_name(e) for e in with_values(d.expr).atoms(sp.Indexed)}
         if d.role in ("block", "intermediate") and read & moving:
             if not isinstance(d.target, sp.Indexed):
-                raise NotClosed(f"{d.target} is a number that moves: its adjoint is not derived")
+                raise NotClosed(f"{d.target} is a scalar variable: its adjoint is not derived")
             moving.add(d.name)
     return frozenset(moving)
 
@@ -251,7 +251,7 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
             )
         if on_nodes(d.expr):
             raise NotClosed(
-                f"{d.target} holds an average without closed form; the equations cannot be "
+                f"{d.target} contains an average without closed form; the equations cannot be "
                 "linearised in closed form. Drop the term with equations.without(...)"
             )
         terms = tuple((name, _moved_expression(e, resting)) for name, e in d.terms)
@@ -306,7 +306,7 @@ def tangent_of_numbers(
         terms = {}
         for name, expr in d.terms:
             if expr.has(Expectation):
-                raise NotClosed(f"{d.target} holds an average on nodes, which is not linearised")
+                raise NotClosed(f"{d.target} contains an average on nodes, which is not linearised")
             parts = [(s, sp.diff(expr, s)) for s in sorted(expr.free_symbols & moving, key=str)]
             if any(slope.has(sp.Derivative, sp.Subs, sp.DiracDelta) for _, slope in parts):
                 raise NotClosed(f"the derivative of {expr} is not known in closed form")

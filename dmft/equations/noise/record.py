@@ -214,7 +214,9 @@ class WrittenNoise(Fluctuations):
 def check_dimension(values: Values, given: Mapping[str, Any]) -> float:
     """The dimension of a run; refuse one that is no count, and batches that were not derived."""
     if "batch_size" in given:
-        raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
+        raise BadParameter(
+            "batch_size is fixed in the equations of fluctuations; derive the equations again"
+        )
     dim = float(values.scalars["dim"])
     if not dim.is_integer():
         raise BadParameter(f"dim must be an integer, got {values.scalars['dim']!r}")

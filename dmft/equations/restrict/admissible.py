@@ -48,7 +48,7 @@ def _check(expr: sp.Expr, fields: tuple[sp.Symbol, ...], what: str) -> None:
     if expr.has(*STEPS):
         step = next(iter(expr.atoms(*STEPS)))
         raise BadParameter(
-            f"{what} {expr} holds {step}, which jumps without end; write its jumps as Heaviside"
+            f"{what} {expr} contains {step}, which jumps without end; write its jumps as Heaviside"
         )
     rng = np.random.default_rng(0)
     points = rng.standard_normal((POINTS, len(fields)))

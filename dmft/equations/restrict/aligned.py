@@ -80,7 +80,7 @@ class Aligned(Uninformative):
 
         closed = sp.expand(value_of(expr, cov))
         if not closed.is_polynomial():
-            raise NotClosed(f"{expr} is no polynomial in the overlaps")
+            raise NotClosed(f"{expr} is not a polynomial in the overlaps")
         return closed
 
     def labels(self, index: sp.Symbol, taken: Sequence[Label]) -> list[tuple[sp.Expr, Label]]:
@@ -94,7 +94,7 @@ class Aligned(Uninformative):
             raise NotClosed(f"the rate of {name} grows with the width")
         kept = sp.expand(value.coeff(x.p, 0))
         if any(symbol.name.startswith(MOMENT) for symbol in kept.free_symbols):
-            raise NotClosed(f"the rate of {name} reads moments of the overlaps beyond <M^2>")
+            raise NotClosed(f"the rate of {name} depends on moments of the overlaps beyond <M^2>")
         return kept
 
 

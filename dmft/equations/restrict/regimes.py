@@ -151,7 +151,7 @@ class Regimes(Short):
         for region in self.regions:
             if region.name == name:
                 return region
-        raise KeyError(f"no region {name!r}; there are {[r.name for r in self.regions]}")
+        raise KeyError(f"no region {name!r}; available: {[r.name for r in self.regions]}")
 
     def at(self, scaling: Scaling) -> Region:
         """Region of declared powers of d.

@@ -71,7 +71,7 @@ def _target(equations: System, block: str) -> str:
         None,
     )
     if chosen is None:
-        raise BadParameter(f"these equations have no {block!r}; there are {', '.join(known)}")
+        raise BadParameter(f"these equations have no {block!r}; available: {', '.join(known)}")
     return chosen
 
 
@@ -124,7 +124,7 @@ class _Steps:
         """All steps."""
         whole, terms = self._in_averages(), {}
         if term is not None and term not in whole:
-            raise BadParameter(f"{self.target} has no term {term!r}; there are {', '.join(whole)}")
+            raise BadParameter(f"{self.target} has no term {term!r}; available: {', '.join(whole)}")
         terms = {n: e for n, e in whole.items() if term in (None, n)}
         before, first = sp.Symbol(self.target, real=True), sp.Add(*terms.values())
         is_rate = self.target not in dict(self.rule.measures)

@@ -232,7 +232,7 @@ def moment(r: sp.Symbol, n: int) -> sp.Expr:
         low, high = exact(law.low), exact(law.high)
         return sp.cancel((high ** (n + 1) - low ** (n + 1)) / ((n + 1) * (high - low)))
     raise BadParameter(
-        f"moments of {law!r} are not known; take Normal, Uniform, Laplace or Discrete"
+        f"moments of {law!r} are not known; use Normal, Uniform, Laplace or Discrete"
     )
 
 
@@ -244,4 +244,4 @@ def quantile_of_normal(r: Random, z: sp.Symbol) -> sp.Expr:
         return exact(law.low) + (exact(law.high) - exact(law.low)) * half
     if isinstance(law, Laplace):
         return -exact(law.scale) * sp.sign(z) * sp.log(sp.erfc(sp.Abs(z) / sp.sqrt(2)))
-    raise BadParameter(f"{law!r} has no nodes; take Normal, Uniform, Laplace or Discrete")
+    raise BadParameter(f"{law!r} has no nodes; use Normal, Uniform, Laplace or Discrete")

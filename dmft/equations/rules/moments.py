@@ -383,7 +383,7 @@ class Moments(RowOverlaps):
             value = closed_form(Expectation(*(At(f, y) for f, y in parts)), pair)
         missing = {type(f).__name__ for f in value.atoms(sp.Function)} - CODED - {"Abs"}
         if missing or value.has(sp.DiracDelta, sp.I):
-            raise NotClosed(f"its closed form holds {sorted(missing)}")
+            raise NotClosed(f"its closed form contains {sorted(missing)}")
         return value
 
     def _on_nodes(self, factors: Sequence[sp.Expr], given: Given) -> sp.Expr:

@@ -127,7 +127,7 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
     """Refuse what is not defined for sequence models."""
     if not algorithm.one_pass:
         raise BadParameter(
-            f"sequence models are learned by dmft.SGD or dmft.GradientFlow, got {algorithm!r}"
+            f"sequence models support dmft.SGD or dmft.GradientFlow, got {algorithm!r}"
         )
     if algorithm.is_flow:
         return
@@ -156,7 +156,7 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> Equations:
     slopes = [x.slope_of(s) for s in model.encoding.alignments]
     check_symbols(model, [x.across, *slopes])
     if not model.tied:
-        raise BadParameter('loss = "frobenius" is derived for tied students')
+        raise BadParameter('loss = "frobenius" is derived only for tied students')
     if not model.encoding.orthogonal:
         raise BadParameter(
             'loss = "frobenius" takes positional vectors orthogonal to the target, here their '

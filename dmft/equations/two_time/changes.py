@@ -110,7 +110,7 @@ class TwoTimeEquations(Changeable):
         known = {n for terms in every.values() for n in terms}
         for name in names:
             if name not in known:
-                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
+                raise BadParameter(f"no term is called {name!r}; available: {sorted(known)}")
         kept = {b: {n: e for n, e in y.items() if n not in names} for b, y in every.items()}
         return self._rebuilt(kept, {})
 
@@ -119,7 +119,9 @@ class TwoTimeEquations(Changeable):
         for key, given in values.items():
             name = getattr(key, "name", key)
             if name not in known:
-                raise BadParameter(f"{shown(name)} is no parameter; parameters are {sorted(known)}")
+                raise BadParameter(
+                    f"{shown(name)} is not a parameter; parameters are {sorted(known)}"
+                )
             swap[known[name]] = self._value(name, given)
         every = self._stored_terms.items()
         changed = {b: {n: e.xreplace(swap) for n, e in y.items()} for b, y in every}

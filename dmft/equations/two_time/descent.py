@@ -234,7 +234,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         for entry in expr.atoms(sp.Indexed):
             if base_name(entry) not in self._arrays:
                 raise BadParameter(
-                    f"{entry} in a term of {block} is no array of these equations: "
+                    f"{entry} in a term of {block} is not an array of these equations: "
                     f"{', '.join(self._arrays)}"
                 )
         self._refuse_free(block, expr, RUNNING, ("index", "sum"))

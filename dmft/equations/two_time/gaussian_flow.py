@@ -183,7 +183,7 @@ class _Closed:
             if any(y.has(*fields) for y in linear):
                 raise BadParameter(
                     f"the gradient {expr} of a sample is not affine in its fields, so that they "
-                    "are no Gaussian process: dmft.solve samples them"
+                    "are not a Gaussian process: dmft.solve samples them"
                 )
             rows.append([*linear, rest])
         table = np.array(rows, dtype=object)

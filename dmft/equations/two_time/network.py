@@ -155,7 +155,7 @@ class NetworkEquations(Short, TwoTimeEquations):
         for f in expr.atoms(AppliedUndef):
             if str(f.func) not in known:
                 raise BadParameter(
-                    f"{f} in a term of {block} has no equation; there are {sorted(known)}"
+                    f"{f} in a term of {block} has no equation; available: {sorted(known)}"
                 )
             swap[f] = known[str(f.func)](*(y.xreplace(swap) for y in f.args))
         return self._refuse_free(block, expr.xreplace(swap), (T, S), ("time", "integrate"))

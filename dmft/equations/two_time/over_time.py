@@ -101,7 +101,7 @@ def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.E
     for name, value in given.items():
         if callable(value) and not isinstance(value, sp.Basic):
             raise BadParameter(
-                f"{name} is a function; give an expression in sympy.Symbol('t'), the number of "
+                f"{name} is a function; pass an expression in sympy.Symbol('t'), the number of "
                 "steps before, as 0.5 / (1 + t / 10)"
             )
         if not isinstance(value, sp.Expr) or value.is_number:

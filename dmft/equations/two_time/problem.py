@@ -286,7 +286,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         missing = [str(f) for f in (*self.pairs, *self.signals) if str(f) not in known]
         missing += [y.name for y in self.parameters if y.name not in parameters]
         if missing:
-            raise BadParameter(f"no value for {missing[0]}: give each function and each parameter")
+            raise BadParameter(f"no value for {missing[0]}: pass each function and each parameter")
         given = {y: sp.Float(parameters[y.name]) for y in self.parameters}
         values = ValuesAtTimes(self.causal, known, given, sp.Float(s), nodes)
         now = dict(zip(self.times, (sp.Float(t), sp.Float(s)), strict=True))
@@ -374,14 +374,14 @@ def check_problem(problem: TwoTime) -> None:
     names += [f"{f}_diagonal" for f in problem.pairs]
     for name in names:
         if not name.isidentifier() or names.count(name) > 1:
-            raise BadParameter(f"the function name {name!r} is no identifier, or used twice")
+            raise BadParameter(f"the function name {name!r} is not an identifier or is used twice")
     for key in (*problem.rates, *problem.values):
         if key.args not in ((t, s), (t, t), (t,)):
             raise BadParameter(
                 f"an equation for {key}: equations are for X({t}, {s}), X({t}, {t}) and m({t})"
             )
         if key in problem.rates and key in problem.values:
-            raise BadParameter(f"{key} has both a rate and a value; give one")
+            raise BadParameter(f"{key} has both a rate and a value; pass only one")
     for f in problem.pairs:
         _check_pair(problem, f, t, s)
     for key in problem.start:

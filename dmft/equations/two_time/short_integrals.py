@@ -300,7 +300,7 @@ class ShortIntegrals:
             if value.has(sp.zoo, sp.nan) or not value.is_real:
                 raise BadParameter(
                     f"{d.target} is {value}: a row has no length after its step, and no division "
-                    "puts it on the sphere; take another learning_rate or ridge"
+                    "puts it on the sphere; use another learning_rate or ridge"
                 )
             value = value if value.is_Rational else sp.N(value, DIGITS)  # lengths are roots
             self.numbers[d.name, (*times, *(n + 1 for n in place))] = Number(value, error)
@@ -342,8 +342,8 @@ class ShortIntegrals:
         share = sp.Add(*(expr.coeff(y) for y in averages))
         if len(averages) > 1 or expr != sp.Add(*(share * y for y in averages)):
             raise BadParameter(
-                f"{definition.target} = {definition.expr}: the first steps take multiples of one "
-                "average; solve takes any"
+                f"{definition.target} = {definition.expr}: the first steps support multiples of "
+                "one average; dmft.solve supports any"
             )
         return share.xreplace(self.names)
 

@@ -216,16 +216,17 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     0.286478898
     """
     if equations.is_flow:
-        raise BadParameter("short_times takes the first steps of a descent: a flow has no steps")
+        raise BadParameter("short_times computes the first steps of a descent: a flow has no steps")
     if equations.model.inputs is not None:
         raise BadParameter(
-            "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"
+            "short_times integrates over one Gaussian law; inputs are a mixture here: use "
+            "dmft.solve"
         )
     algorithm = equations.algorithm
     if algorithm.batch == "replacement" or algorithm.temperature != 0:
         raise BadParameter(
-            "short_times integrates over the samples and over batches that hold a sample once or "
-            "not; batches with replacement and Langevin noise are solved: use solve"
+            "short_times integrates over samples that a batch contains once or not at all; for "
+            "batches with replacement and Langevin noise use dmft.solve"
         )
     process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
     wanted: list[tuple[sp.IndexedBase, tuple[int, ...]]] = [(field_at, (0,))]

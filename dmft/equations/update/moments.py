@@ -270,7 +270,7 @@ def slopes_on_nodes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr
         if changed[n][0].has(sp.DiracDelta, sp.Derivative, sp.Subs):
             raise NotClosed(
                 f"the Gram matrix of the population gradients needs the slope of {factor} on its "
-                "kink, over inputs from clusters; take an activation without kinks, or simulate"
+                "kink, over inputs from clusters; use an activation without kinks, or simulate"
             )
         result.append((field, Expectation(sp.Mul(*(At(f, y) for f, y in changed)))))
     return result

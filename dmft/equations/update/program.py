@@ -164,7 +164,7 @@ class Program:
         """
         found = None if self.line is None else self.line.form(expr)
         if found is None:
-            raise NotClosed(f"{expr} is no function of one Gaussian combination of the fields")
+            raise NotClosed(f"{expr} is not a function of one Gaussian combination of the fields")
         return found
 
     def degree(self, expr: sp.Expr, of_label: bool = True) -> sp.Expr:
@@ -456,7 +456,7 @@ class Writer:
         if self.slope.has(sp.DiracDelta):
             raise BadParameter(
                 f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "
-                "no function; take an activation without jumps"
+                "not a function; use an activation without jumps"
             )
 
     def gradient(self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase) -> sp.Expr:

@@ -117,7 +117,7 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
     result: tuple[Term, ...] = (Term(sp.S.One),)
     for base, power in factors:
         if base == expr or not (power.is_Integer and power > 0):
-            raise NotClosed(f"{expr} is no polynomial in sums over neurons")
+            raise NotClosed(f"{expr} is not a polynomial in sums over neurons")
         for _ in range(int(power)):
             result = multiplied(result, terms_of(base))
     return result
@@ -167,13 +167,13 @@ def in_products(
     total = []
     for term in _split(expr, (*fields, *others)):
         if term.joint != 1:
-            raise NotClosed(f"{term.joint} is no product of functions of single fields")
+            raise NotClosed(f"{term.joint} is not a product of functions of single fields")
         parts = [term.coefficient]
         for field, factor in term.factors:
             if field in others and factor.is_polynomial(FIELD):
                 parts.append(factor.xreplace({FIELD: others[field]}))
             elif field.free_symbols & set(others):
-                raise NotClosed(f"{factor} of {field} is no polynomial")
+                raise NotClosed(f"{factor} of {field} is not a polynomial")
             else:
                 parts.append(At(factor, field.xreplace(dict(fields))))
         total.append(sp.Mul(*parts))

@@ -251,7 +251,7 @@ class Unroller:
         if base == str(x.coordinate.label):
             raise BadParameter(
                 "explicit() writes maps out for losses that are quadratic in f and y; latex() and "
-                "evaluate(...) take this one"
+                "evaluate(...) support this one"
             )
         if base in x.SYMMETRIC:
             indices = tuple(sorted(indices))

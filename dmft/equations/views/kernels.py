@@ -144,7 +144,7 @@ def _closed(average: Expectation) -> sp.Expr:
         return sp.Symbol(name, positive=True) if low == high else sp.Symbol(name, real=True)
 
     if not average.is_product:
-        raise NotClosed(f"{average} is no product of functions of single fields")
+        raise NotClosed(f"{average} is not a product of functions of single fields")
     places = (At(f, sp.Integer(n)) for n, f in enumerate(average.factors))
     closed = elementary(value_of(Expectation(*places), cov))
     try:

@@ -94,7 +94,7 @@ def subject_of(equations: System, notation: Notation = None) -> Subject:
 def closed_form(subject: Subject, page: Page) -> ClosedSystem | None:
     """The closed form that a page shows; None where it shows averages."""
     if page.form not in (None, "closed", "structured"):
-        raise BadParameter(f'form = {page.form!r}; there are "closed", "structured" and None')
+        raise BadParameter(f'form = {page.form!r} must be "closed", "structured" or None')
     if page.form == "structured" or (page.form is None and page.symbolic):
         return None
     system = closed_system(subject)

@@ -36,7 +36,7 @@ def letters_of(notation: Notation) -> dict[str, str]:
     if isinstance(notation, str):
         if notation not in NOTATIONS:
             raise BadParameter(
-                f"notation = {notation!r} is not known; there are {sorted(NOTATIONS)}, or a dict "
+                f"notation = {notation!r} is not known; available: {sorted(NOTATIONS)}, or a dict "
                 'such as {"M": "R", "learning_rate": r"\\eta"}'
             )
         return dict(NOTATIONS[notation])

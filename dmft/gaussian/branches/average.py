@@ -91,7 +91,7 @@ def _without_polynomial(merged: Factors, cov: Cov) -> sp.Expr:
     """E[x q(x) F] = sum_y C_xy E[d_y (q F)] for a polynomial p_0 + x q(x) of one of the fields."""
     x = next((x for x, f in merged.items() if f.is_polynomial(FIELD)), None)
     if x is None:
-        raise refuse(sp.Mul(*merged.values()), "it holds more than two fields")
+        raise refuse(sp.Mul(*merged.values()), "it contains more than two fields")
     others = {y: f for y, f in merged.items() if y != x}
     *rest, constant = sp.Poly(merged[x], FIELD).all_coeffs()
     quotient = sp.Poly.from_list(rest or [0], FIELD).as_expr()

@@ -337,7 +337,7 @@ def parts_of(factor: sp.Expr) -> Parts:
     """Parts of a factor that has an average here."""
     parts = split(factor)
     if not all(f == 1 or branches(f) is not None for _, f in parts[0]):
-        raise refuse(factor, "it is no polynomial times exponentials and error functions")
+        raise refuse(factor, "it is not a polynomial times exponentials and error functions")
     return parts
 
 

@@ -60,7 +60,7 @@ def constant(expr: sp.Expr) -> Ball:
     """Complex ball of an expression without free symbols, at the working precision."""
     if expr.free_symbols:
         extra = sorted(map(str, expr.free_symbols))
-        raise BadParameter(f"{expr} holds {extra}, which have no value: pass values={{...}}")
+        raise BadParameter(f"{expr} contains {extra}, which have no value: pass values={{...}}")
     return enclosure(expr, ())((), False)
 
 

@@ -225,7 +225,7 @@ def _value(
         named = integrand.xreplace({x: sp.Symbol(x.name) for x in symbols})
         raise NotClosed(
             f"no bound proves that {named} is integrable under this law: it grows faster than "
-            "the normal density decays, or holds a function of unknown growth"
+            "the normal density decays, or contains a function of unknown growth"
         ) from None
 
 
@@ -281,7 +281,7 @@ def _entry(expr: sp.Expr, given: Mapping[sp.Symbol, sp.Expr]) -> Fraction:
     value = _exact(sp.sympify(expr, strict=True).xreplace(dict(given)))
     if value.free_symbols:
         raise BadParameter(
-            f"the entry {expr} of the law holds symbols without a value: pass values={{...}}"
+            f"the entry {expr} of the law contains symbols without a value: pass values={{...}}"
         )
     fraction = exact_fraction(value)
     if fraction is None:

@@ -114,7 +114,7 @@ def _panel(integrand: Factor, low: Ball, high: Ball, end: int, goal: Ball) -> Ba
         eval_limit=EVALUATIONS,
     )  # fmt: skip
     if not value.is_finite():
-        raise NotClosed("the integral has no finite enclosure: a pole, or a function too wild")
+        raise NotClosed("the integral has no finite enclosure: it may have a pole or vary too fast")
     return (value * width).real
 
 

@@ -101,7 +101,7 @@ class ClosedLaw:
         shift = _expressions([0] * n if mean is None else mean, "mean", (n,))
         for value in (*entries.flat, *shift.flat):
             if value.free_symbols & set(symbols):
-                raise BadParameter(f"{value} holds one of the fields {symbols}")
+                raise BadParameter(f"{value} contains one of the fields {symbols}")
         object.__setattr__(self, "fields", symbols)
         object.__setattr__(self, "cov", _checked(entries))
         object.__setattr__(self, "mean", tuple(shift))

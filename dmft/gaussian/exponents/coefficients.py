@@ -99,7 +99,7 @@ def as_expression(f: sp.Expr | float, fields: Sequence[sp.Symbol]) -> sp.Expr:
     if not isinstance(expr, sp.Expr):
         raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}")
     if expr.atoms(AppliedUndef):
-        raise BadParameter(f"f = {f!r} holds a function that is not defined: write its formula")
+        raise BadParameter(f"f = {f!r} contains a function that is not defined: write its formula")
     if expr.has(sp.I, sp.nan, sp.oo, -sp.oo, sp.zoo):
         raise BadParameter(f"f = {f!r} is not a finite real function of {tuple(fields)}")
     return expr

@@ -74,7 +74,8 @@ class HermiteSeries(Sequence[sp.Expr]):
         if isinstance(n, tuple):
             if n not in self.by_index:
                 raise IndexError(
-                    f"{n} is no multi-index of {len(self.fields)} fields up to order {self.order}"
+                    f"{n} is not a multi-index of {len(self.fields)} fields up to order "
+                    f"{self.order}"
                 )
             return self.by_index[n].value
         if not -len(self) <= n < len(self):

@@ -258,7 +258,9 @@ def _declared(
     expr = as_expression(f, symbols)
     extra = sorted(map(str, expr.free_symbols - set(symbols)))
     if extra:
-        raise BadParameter(f"{expr} holds {', '.join(extra)}, not among the fields {symbols}")
+        raise BadParameter(
+            f"{expr} contains {', '.join(extra)}, which are not among the fields {symbols}"
+        )
     if expr.is_polynomial(*symbols):
         expr = sp.expand(expr)
     return expr, symbols, tuple(x for x in symbols if expr.has_free(x))

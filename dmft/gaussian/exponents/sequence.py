@@ -212,7 +212,7 @@ def _refuse_unknown(theirs: Coefficients, mine: Coefficients, student: TokenFunc
         if one.complete and not other.complete and any(one.norm(k) for k in beyond):
             raise BadParameter(
                 f"no order up to {other.order} decides, and higher ones, which the target has, are "
-                f"not known for {student}: take up to {MOST_TOKENS} tokens"
+                f"not known for {student}: use up to {MOST_TOKENS} tokens"
             )
 
 

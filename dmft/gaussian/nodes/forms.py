@@ -179,7 +179,7 @@ def values_of(
         missing = sorted(str(s) for s in symbols if s.name not in values)
         if missing:
             raise BadParameter(
-                f"{expr} holds {', '.join(missing)}: no field of this law and without a value; "
+                f"{expr} contains {', '.join(missing)}: no field of this law and without a value; "
                 f"pass values={{'{missing[0]}': ...}}"
             )
         result.append(expr.xreplace({s: values[s.name] for s in symbols}))

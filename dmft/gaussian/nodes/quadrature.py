@@ -170,7 +170,8 @@ def quadrature(
     integrand, n = with_explicit_poles(numbers[0]), len(fields)
     if integrand.has(sp.DiracDelta):
         raise BadParameter(
-            f"{expr} holds a Dirac factor, which no quadrature sees: use expect, or condition"
+            f"{expr} contains a Dirac factor, which quadrature cannot evaluate: use expect, or "
+            "condition"
         )
     check_covariance(np.array(numbers[1 : 1 + n * n], dtype=np.float64).reshape(n, n), "cov")
     with precise():
@@ -189,13 +190,13 @@ def _named(values: Mapping[Any, Any], fields: Sequence[sp.Symbol]) -> dict[str, 
     for key, value in values.items():
         name = key.name if isinstance(key, sp.Symbol) else key
         if not isinstance(name, str) or name in names:
-            raise BadParameter(f"values are for symbols that are no fields, got {key!r}")
+            raise BadParameter(f"values are for symbols other than the fields, got {key!r}")
         try:
             entry = sp.sympify(value, strict=True)
         except sp.SympifyError as error:
-            raise BadParameter(f"the value of {name} is no number: {value!r}") from error
+            raise BadParameter(f"the value of {name} is not a number: {value!r}") from error
         if not (isinstance(entry, sp.Expr) and entry.is_number and entry.is_extended_real):
-            raise BadParameter(f"the value of {name} is no real number: {value!r}")
+            raise BadParameter(f"the value of {name} is not a real number: {value!r}")
         if not entry.is_finite:
             raise BadParameter(f"the value of {name} is not finite: {value!r}")
         result[name] = entry

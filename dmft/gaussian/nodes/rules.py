@@ -233,7 +233,7 @@ def mixture_rule(
     if not first < count <= longest:
         raise BadParameter(
             f"nodes = {terms!r}: sums of error functions have {first + 1} to {longest} terms; "
-            "for Sobol points take a power of two from 16"
+            "for Sobol points use a power of two from 16"
         )
     empty = NodeRule(np.zeros((fields, 1)), np.zeros(1), "mixture", "")  # a point of no weight
 
@@ -256,7 +256,7 @@ def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeR
     if nodes & (nodes - 1):
         raise BadParameter(
             f"nodes = {nodes} must be a power of two (Sobol points are balanced only then); "
-            f"take {1 << (int(nodes).bit_length())}"
+            f"use {1 << (int(nodes).bit_length())}"
         )
     return _sobol(int(dim), int(nodes), int(replicas), int(seed))
 

@@ -31,7 +31,7 @@ class FactorFunction:
         extra = factor.free_symbols - {FIELD}
         if extra:
             names = ", ".join(sorted(map(str, extra)))
-            raise refuse(factor, f"a table needs numbers: give {names} a number")
+            raise refuse(factor, f"a table needs numbers: substitute a number for {names}")
         self.factor = factor
         smooth = factor.rewrite(sp.Piecewise) if factor.has(sp.Heaviside) else factor
         self._f = sp.lambdify(FIELD, smooth, "mpmath")

@@ -199,11 +199,13 @@ def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], c
         merged[label] = merged.get(label, sp.S.One) * factor
     whole = sp.Mul(*(f.xreplace({FIELD: sp.Symbol(str(x))}) for x, f in merged.items()))
     if len(merged) > 2:
-        raise refuse(whole, "tables hold averages of one and two fields")
+        raise refuse(whole, "tables contain averages of one and two fields")
     for factor in merged.values():
         extra = sorted(map(str, factor.free_symbols - {FIELD}))
         if extra:
-            raise refuse(whole, f"a table needs numbers: give {', '.join(extra)} a number")
+            raise refuse(
+                whole, f"a table needs numbers: substitute a number for {', '.join(extra)}"
+            )
     parts = [(x, *without_dirac(f)) for x, f in merged.items()]
     if len(parts) == 1:
         ((x, regular, spikes),) = parts

@@ -90,8 +90,8 @@ def token_grid(length: int, shifted: bool = False) -> TokenGrid:
     """Grid of L fields; `shifted` gives another one, to see the error."""
     if length not in RULES:
         raise BadParameter(
-            f"a function of {length} token fields that is no polynomial is averaged for up to "
-            f"{MOST_TOKENS} tokens: take a polynomial, a network of the mean field, or fewer tokens"
+            f"a function of {length} token fields that is not a polynomial is averaged for up to "
+            f"{MOST_TOKENS} tokens: use a polynomial, a network of the mean field, or fewer tokens"
         )
     order, half, step = RULES[length]
     count = int(np.ceil(half / step))
@@ -116,7 +116,7 @@ class GridFunctions:
             rest = f.free_symbols - set(fields)
             if rest:
                 raise BadParameter(
-                    f"{f} holds {sorted(map(str, rest))} inside a function without closed form; "
+                    f"{f} contains {sorted(map(str, rest))} inside a function without closed form; "
                     "parameters may multiply such functions, not enter them"
                 )
             if f.has(*KINKED):
@@ -158,7 +158,7 @@ def field_coefficients(function: sp.Expr, mean: float, order: int) -> Array:
             return found
         last = found
     raise BadParameter(
-        f"{function} turns too fast, or is singular, for its Hermite coefficients at mean {mean:g}"
+        f"{function} varies too fast, or is singular, for its Hermite coefficients at mean {mean:g}"
     )
 
 

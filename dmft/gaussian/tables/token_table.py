@@ -148,7 +148,7 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
     if not error <= LARGEST_ERROR * scale:
         raise BadParameter(
             f"{_shown(pairs)} varies too fast for the average over {len(pattern)} tokens, with "
-            f"nodes {RULES[len(pattern)][2]} apart: its error is {error:.0e}; take less steep "
+            f"nodes {RULES[len(pattern)][2]} apart: its error is {error:.0e}; use less steep "
             "functions, polynomials or fewer tokens"
         )
     for count in _degrees(len(pattern)) if moves else (1,):
@@ -161,7 +161,7 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
             break
     else:
         raise BadParameter(
-            f"{count} Chebyshev nodes do not resolve the average up to |e| = {radius:g}: take "
+            f"{count} Chebyshev nodes do not resolve the average up to |e| = {radius:g}: use "
             "shorter positional vectors"
         )
     rows = np.flatnonzero(np.abs(body).max(axis=0) > KEPT_ROW * largest)

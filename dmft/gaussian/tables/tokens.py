@@ -226,7 +226,7 @@ class TokenLaw:
         if not g.is_polynomial(*fields):
             return None
         if not self.tied:
-            raise NotClosed(f"{g} is no function of the mean field of an untied network")
+            raise NotClosed(f"{g} is not a function of the mean field of an untied network")
         stars = sp.symbols(f"h^*_1:{self.length + 1}", real=True)
         cov = sp.BlockMatrix(
             [
@@ -262,13 +262,13 @@ class TokenLaw:
             shown = next(iter(pairs))
             raise BadParameter(
                 f"a general g is averaged for up to {MOST_TOKENS} tokens, here L = {self.length}: "
-                f"E[({str(shown[0])[:60]}) ({str(shown[1])[:60]})] is no polynomial; take a "
+                f"E[({str(shown[0])[:60]}) ({str(shown[1])[:60]})] is not a polynomial; use a "
                 "polynomial target and student, or a network of the mean field"
             )
         if self.encoding.rank > 1:
             raise BadParameter(
-                "functions that are no polynomials take positional vectors along one direction: "
-                "a radius or a pattern (c_1, ..., c_L) of p_l = c_l p"
+                "functions that are not polynomials support positional vectors along one "
+                "direction: a radius or a pattern (c_1, ..., c_L) of p_l = c_l p"
             )
         sums: dict[sp.Expr, sp.Expr] = {}
         for (f, g), w in pairs.items():

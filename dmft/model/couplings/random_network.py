@@ -159,7 +159,7 @@ class RandomNetwork(Shown):
         memory: Any = None,
     ) -> None:
         if state == field:
-            raise BadParameter(f"state and field are both {state}: take two symbols")
+            raise BadParameter(f"state and field are both {state}: use two symbols")
         shares = None if fractions is None else _shares(fractions)
         size = 1 if shares is None else len(shares)
         held = {
@@ -248,7 +248,7 @@ class RandomNetwork(Shown):
             raise BadParameter("redrawn couplings have no memory and no covariance of two times")
         if (self.covariance is None) != (self.memory is None):
             raise BadParameter(
-                "give covariance= and memory= together: one without the other is another model"
+                "pass covariance= and memory= together: one without the other is another model"
             )
         if self.covariance is not None and self.populations > 1:
             raise BadParameter("covariance= and memory= are for one population")
@@ -310,7 +310,7 @@ def valued(
             raise BadParameter(f"{name} must be a finite number, got {shown(value)}")
     missing = [name for name in known if name not in given]
     if missing:
-        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
+        raise BadParameter(f"no value for {missing[0]}; pass {missing[0]}=...")
     return {symbol: float(given[name]) for name, symbol in known.items()}
 
 
@@ -337,7 +337,7 @@ def starts_of(network: RandomNetwork, start: Any) -> list[Law]:
     many = list(start) if isinstance(start, list | tuple) else [start] * network.populations
     if len(many) != network.populations:
         raise BadParameter(
-            f"{len(many)} starts for {network.populations} populations: give one, or one for each"
+            f"{len(many)} starts for {network.populations} populations: pass one, or one for each"
         )
     laws = [Normal(float(y), 0.0) if is_number(y) and abs(y) < LARGEST_START else y for y in many]
     wrong = [y for y in laws if not isinstance(y, Law)]
@@ -390,7 +390,7 @@ def _each(name: str, given: Any, size: int) -> tuple[sp.Expr, ...]:
     if len(many) != size:
         raise BadParameter(
             f"{name} has {len(many)} entries and the network {size} "
-            f"population{'s' if size > 1 else ''}: give fractions= and one entry for each"
+            f"population{'s' if size > 1 else ''}: pass fractions= and one entry for each"
         )
     return tuple(in_times(_expression(name, y)) for y in many)
 
@@ -423,7 +423,7 @@ def _laws(given: Mapping[Any, Any]) -> tuple[tuple[tuple[sp.Symbol, ...], Any], 
         wanted = JointNormal if isinstance(key, tuple) else Law
         if not isinstance(law, wanted):
             raise BadParameter(
-                f"the parameter {key} has {shown(law)}: give a law of dmft.laws"
+                f"the parameter {key} has {shown(law)}: pass a law of dmft.laws"
                 + (" (JointNormal for several symbols)" if isinstance(key, tuple) else "")
             )
         if isinstance(law, JointNormal) and len(law.mean) != len(symbols):
@@ -456,5 +456,5 @@ def _refuse_jumps(output: sp.Expr, rate: sp.Expr, where: str) -> None:
         if jump is not None:
             raise BadParameter(
                 f"{name}{where} has the jump {jump}, and symmetric couplings need its response: "
-                "take symmetry=0, or a steep smooth function such as erf"
+                "use symmetry=0, or a steep smooth function such as erf"
             )

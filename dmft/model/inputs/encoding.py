@@ -200,7 +200,7 @@ def _matrix(value: Any, name: str) -> sp.Matrix:
     except (TypeError, ValueError, sp.SympifyError) as error:
         raise BadParameter(f"{name} must be an array of numbers, got {value!r}") from error
     if not all(y.is_number and y.is_real and y.is_finite for y in matrix):
-        raise BadParameter(f"{name} must hold finite real numbers, got {value!r}")
+        raise BadParameter(f"{name} must contain finite real numbers, got {value!r}")
     return matrix
 
 

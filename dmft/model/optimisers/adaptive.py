@@ -105,7 +105,7 @@ class Adaptive(SGD):
                 raise BadParameter(
                     f"readout {number} of the student is 0: the gradient of a dead unit is 0, and "
                     f"steps of {type(self).__name__} divide it by its size; leave the unit out"
-                    + (", or take eps > 0" if hasattr(self, "eps") else "")
+                    + (", or use eps > 0" if hasattr(self, "eps") else "")
                 )
 
     def __repr__(self) -> str:
@@ -252,7 +252,7 @@ class Adam(Adaptive):
         if isinstance(momentum, Momentum):
             raise BadParameter(
                 f"momentum = {momentum}: Adam's first moment is derived at fixed beta_1, where it "
-                "drops out; take a number below 1, or dmft.SGD(momentum=dmft.Momentum(...))"
+                "drops out; use a number below 1, or dmft.SGD(momentum=dmft.Momentum(...))"
             )
         self._declare(
             learning_rate,
@@ -264,7 +264,7 @@ class Adam(Adaptive):
         )
         if second_moment_rate is None and self.initial != 0:
             raise BadParameter(
-                f"initial = {initial} is forgotten at once without second_moment_rate: give both, "
+                f"initial = {initial} is forgotten at once without second_moment_rate: pass both, "
                 "or leave initial out"
             )
 
@@ -322,13 +322,13 @@ class RMSProp(Adam):
         if beta2 is not None and self.weight_decay != 0 and not self.decoupled:
             raise BadParameter(
                 f"weight_decay = {self.weight_decay} in steps with a fixed beta2 is divided by "
-                "a fluctuating V, and the resulting constant is not known: take "
+                "a fluctuating V, and the resulting constant is not known: use "
                 "decoupled=True, or second_moment_rate"
             )
         if beta2 is not None and self.eps != 0:
             raise BadParameter(
                 f"eps = {eps} with a fixed beta2: its constants are known for eps = 0; leave it "
-                "out, or take second_moment_rate"
+                "out, or use second_moment_rate"
             )
 
     def _check_fixed(self, rate: Any, others: Mapping[str, Any]) -> None:
@@ -339,12 +339,12 @@ class RMSProp(Adam):
         if rate is not None:
             raise BadParameter(
                 f"beta2 = {beta2} and second_moment_rate = {rate} both say how long V remembers: "
-                "give one of them"
+                "pass one of them"
             )
         if others.get("batch_size", 1) != 1:
             raise BadParameter(
                 f"batch_size = {others['batch_size']} with fixed beta2: its constants are "
-                "known for one sample per step; take second_moment_rate, or leave both out"
+                "known for one sample per step; use second_moment_rate, or leave both out"
             )
 
 

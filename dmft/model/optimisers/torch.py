@@ -77,7 +77,7 @@ def as_torch(algorithm: SGD, dim: int, width: int, scaled_inputs: bool) -> Setti
     if isinstance(algorithm, AdaGradNorm):
         rate = _of(algorithm.learning_rate, "learning_rate") / (1 if scaled_inputs else dim)
         raise BadParameter(
-            "torch.optim has no optimiser with one sum for all coordinates: take torch.optim.SGD("
+            "torch.optim has no optimiser with one sum for all coordinates: use torch.optim.SGD("
             f"lr = {rate:g}) and divide each step by sqrt(N), N <- N + |G|^2/d before it, |G|^2 "
             "that of the gradient by W"
         )
@@ -153,13 +153,13 @@ def from_torch(
     """
     code, settings = _code(*written), dict(_settings(given))
     if made not in NAMES:
-        raise BadParameter(f"torch.optim has no optimiser that takes the steps of {made.__name__}")
+        raise BadParameter(f"torch.optim has no optimiser with the steps of {made.__name__}")
     names = {entry.argument.partition("[")[0] for _, entry in _entries(made, False)}
     names |= {"betas"} if made is SignSGD else set()
     own = {name: value for name, value in others.items() if name not in names}
     settings |= {name: value for name, value in others.items() if name in names}
     if "lr" not in settings:
-        raise BadParameter("lr is missing: that of the torch optimiser")
+        raise BadParameter("lr is missing: pass the learning rate of the torch optimiser")
     apart = bool(settings.pop("decoupled_weight_decay", False))
     apart = apart or type(given).__name__ == "AdamW" or made is SignSGD
     apart = own.setdefault("decoupled", apart) and made is not SGD
@@ -180,7 +180,7 @@ def _refuse_unknown(made: type[SGD], settings: Mapping[str, Any], names: set[str
         if name not in names | SAME_STEPS and value and not tiny:
             raise BadParameter(
                 f"{name} = {shown(value)} of torch.optim.{NAMES[made]} is not derived: leave it "
-                "out, or take another optimiser"
+                "out, or use another optimiser"
             )
 
 
@@ -192,7 +192,7 @@ def _settings(given: Any) -> Mapping[str, Any]:
         if len(groups) != 1:
             raise BadParameter(
                 f"the torch optimiser has {len(groups)} groups of parameters: pass the settings of "
-                "the one that holds the weights, optimiser.param_groups[n]"
+                "the one that contains the weights, optimiser.param_groups[n]"
             )
         found: Mapping[str, Any] = {n: v for n, v in groups[0].items() if n != "params"}
         return found
@@ -234,9 +234,10 @@ def _moments(made: Any, s: Settings, code: Code, numbers: Settings, own: Setting
         if "initial" not in own:
             raise BadParameter(
                 f"beta_2 = {beta}: 1/(1 - beta_2) = {1 / (1 - beta):.3g} steps are {1 / kappa:.3g} "
-                "in t, a memory that counts; pass initial, V at the start in our units, and let "
-                "the torch optimiser begin there: state['exp_avg_sq'] = V/p^2 (V/(p^2 d) where "
-                "inputs are divided by sqrt(d)), state['step'] large, so that it corrects nothing"
+                "in t, which is not short: pass initial, V at the start in our units, and set the "
+                "state of the torch optimiser to it: state['exp_avg_sq'] = V/p^2 (V/(p^2 d) if "
+                "inputs are divided by sqrt(d)), and a large state['step'], so that its bias "
+                "correction is negligible"
             )
         own["second_moment_rate"] = kappa
     (entry,) = (e for name, e in _entries(made, False) if name == "eps")

@@ -56,7 +56,7 @@ def with_outputs(
     if not (algorithm.is_plain or hasattr(algorithm, "scale")):
         raise BadParameter(
             "students of several outputs are simulated under plain SGD, Adam, RMSProp, AdaGrad, "
-            f"AdaGradNorm and SignSGD, got {algorithm!r}: take one of them"
+            f"AdaGradNorm and SignSGD, got {algorithm!r}: use one of them"
         )
     from dmft.simulation.steps.sample import of_outputs
 

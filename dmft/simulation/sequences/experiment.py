@@ -128,7 +128,7 @@ def declare_sequence(
     if schedule is not None and schedule.reads_risk:
         raise BadParameter(
             f"learning_rate = {schedule.expr} depends on the risk, which is not available in "
-            "simulated steps of sequence models: give an expression in sympy.Symbol('t'); "
+            "simulated steps of sequence models: pass an expression in sympy.Symbol('t'); "
             "dmft.solve supports both"
         )
     noise = filler.scalar(model.label_noise, "label_noise")
@@ -231,8 +231,8 @@ def watch_of_alignments(
     if first_passage is not None:
         if first_passage.observable != OVERLAP:
             raise BadParameter(
-                'first_passage= of sequence models is an "overlap", the largest |m|; the risk is '
-                f'watched by events=dmft.Event("risk", {first_passage.level:g}, -1)'
+                'first_passage= of sequence models is an "overlap", the largest |m|; for the risk '
+                f'pass events=dmft.Event("risk", {first_passage.level:g}, -1)'
             )
         event = Event(OVERLAP, first_passage.level, 1, first_passage.stop)
         every = first_passage.every

@@ -220,7 +220,7 @@ class TwoTimeRun(Solution):
 
     def _row_number(self, name: str, t: float) -> int:
         if name not in self.pairs:
-            raise BadParameter(f"no function {name!r} of two times; there are {list(self.pairs)}")
+            raise BadParameter(f"no function {name!r} of two times; available: {list(self.pairs)}")
         if not self.saved.size:
             raise BadParameter("no row was saved")
         number = int(np.argmin(np.abs(self.saved - t)))

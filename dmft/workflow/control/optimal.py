@@ -295,7 +295,7 @@ def optimal_schedule(
     linear = interpolation == "linear"
     if free_times and (linear or method == "sweep"):
         raise BadParameter(
-            'free_times requires constant pieces and L-BFGS: take interpolation="constant", '
+            'free_times requires constant pieces and L-BFGS: use interpolation="constant", '
             "or leave free_times out"
         )
     search = Search(system, *limits(system, bounds), float(tol), int(max_iterations))
@@ -332,7 +332,7 @@ class Search:
         found = [self.risk(knots, np.full(knots.size, v)) for v in tried]
         if not np.any(np.isfinite(found)):
             raise BadParameter(
-                "no constant rate gives a finite risk at t_max: take bounds= with smaller rates"
+                "no constant rate gives a finite risk at t_max: use bounds= with smaller rates"
             )
         return float(tried[int(np.nanargmin(np.where(np.isfinite(found), found, np.nan)))])
 

@@ -82,7 +82,7 @@ def substituted(network: RandomNetwork, swap: Mapping[sp.Symbol, sp.Expr]) -> Ra
     network = _with_fields(network, {name: at(getattr(network, name)) for name in names})
     left = sorted(map(str, network.scalars))
     if left:
-        raise BadParameter(f"no value for {left[0]}; give {left[0]}=...")
+        raise BadParameter(f"no value for {left[0]}; pass {left[0]}=...")
     return network
 
 

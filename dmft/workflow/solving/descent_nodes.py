@@ -98,13 +98,13 @@ class Layout:
         if kind == "cubature" and not (exact and algorithm.batch is None):
             raise BadParameter(
                 'nodes="cubature" is exact for affine activations and targets with the squared '
-                'loss and the whole sample only; take "sobol"'
+                'loss and the whole sample only; use "sobol"'
             )
         samples = as_count(options.samples, "samples")
         if kind == "sobol" and samples & (samples - 1):
             raise BadParameter(
                 f"samples = {samples} must be a power of two (Sobol points are balanced only "
-                f"then); take {1 << samples.bit_length()}"
+                f"then); use {1 << samples.bit_length()}"
             )
         parts = round(1.0 / task.fraction)
         epochs = -(-task.steps // parts)

@@ -110,7 +110,7 @@ def solve_network(
     dt, steps = step_of(network, t_max, options.dt)
     if abs(steps * dt - float(t_max)) > 1e-9 * float(t_max):
         raise BadParameter(
-            f"t_max = {t_max} is not a multiple of dt = {dt}: take {steps * dt:g} or another dt"
+            f"t_max = {t_max} is not a multiple of dt = {dt}: use {steps * dt:g} or another dt"
         )
     values = valued(equations.parameters, given, OPTIONS)
     laws = starts_of(network, start)
@@ -199,7 +199,7 @@ def run_sweeps(
 def _check_memory(numbers: int, instead: str) -> None:
     size = 8 * numbers / 2**30
     if size > MOST_MEMORY:
-        raise BadParameter(f"the histories of this run hold {size:.3g} GiB: take {instead}")
+        raise BadParameter(f"the histories of this run require {size:.3g} GiB: use {instead}")
 
 
 def _record(

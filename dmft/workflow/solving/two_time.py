@@ -172,7 +172,7 @@ def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
         )
     missing = [n for n in names if n not in given]
     if missing:
-        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
+        raise BadParameter(f"no value for {missing[0]}; pass {missing[0]}=...")
     values = {n: float(given[n]) for n in names}
     for name, value in values.items():
         if not math.isfinite(value):

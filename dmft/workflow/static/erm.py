@@ -169,7 +169,7 @@ def erm(
     if label.width > 1:
         raise BadParameter(
             f"erm with the loss {loss} is derived for labels of one teacher field, {label.expr} "
-            f'has {label.width}: take loss="squared", or solve dmft.GradientDescent'
+            f'has {label.width}: use loss="squared", or solve dmft.GradientDescent'
         )
     return _by_quadrature(label, given, output, alpha, ridge)
 
@@ -293,7 +293,7 @@ def _refuse_separable(label: Label, proximal: Proximal, alpha: float) -> None:
     if alpha < border:
         raise BadParameter(
             f"samples_per_dim = {alpha:g} is below {border:.6g}, so that the labels are linearly "
-            "separable and weights of this loss grow without bound: take ridge > 0 "
+            "separable and weights of this loss grow without bound: use ridge > 0 "
             "(dmft.separability)"
         )
 
@@ -315,7 +315,7 @@ def _refuse_jump(
         raise BadParameter(
             f"the loss {loss} is concave where -d2l/df2 = {deepest:.4g}, more than 1/V = "
             f"{1.0 / state.V:.4g}: its proximal operator jumps, and the minima are beyond this "
-            "replica-symmetric theory; take a larger ridge, or follow dmft.GradientDescent"
+            "replica-symmetric theory; use a larger ridge, or follow dmft.GradientDescent"
         )
 
 

@@ -155,7 +155,7 @@ def approximate_message_passing(
     if alpha * dim**2 > MOST_INPUTS:
         raise BadParameter(
             f"samples_per_dim = {alpha:g} at dim = {dim} are {alpha * dim:.3g} samples, whose "
-            f"inputs do not fit into memory: take a smaller dim"
+            f"inputs do not fit into memory: use a smaller dim"
         )
     channel = label.channel(law.second_moment) if label.width == 1 else several_of(label)
     runs = [

@@ -108,7 +108,7 @@ class Blocks:
         if spectrum.scaled:
             raise BadParameter(
                 "the spectrum is that of preconditioned steps (scaled=True), which have the same "
-                "minimum: give the spectrum of the inputs"
+                "minimum: pass the spectrum of the inputs"
             )
         teacher = spectrum.teacher_blocks(width)
         values, vectors = np.linalg.eigh(np.einsum("e,eij->ij", spectrum.eigenvalues, teacher))

@@ -75,7 +75,7 @@ def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> F
         raise BadParameter(
             f"beta2 = {beta2}: constants of a fixed memory are known where the error is Gaussian "
             "(linear student and teacher, inputs without clusters, a loss that is quadratic in f "
-            "and y); take second_moment_rate, or dmft.simulate"
+            "and y); use second_moment_rate, or dmft.simulate"
         )
     return _signs(model, algorithm, blocks, step / x.p)
 
@@ -153,7 +153,7 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
     if own and scale == "norm":
         raise BadParameter(
             f"{name} accumulates squares of the gradient, and {spectrum} with noise factors "
-            "does not determine their size: take a Spectrum of the inputs"
+            "does not determine their size: use a Spectrum of the inputs"
         )
     if own and name == "AdaGrad":
         raise BadParameter(
@@ -165,23 +165,23 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
         raise BadParameter(
             f"eps = {eps}: a covariance that is not diagonal has blocks under {name} "
             "only for eps = 0, where all steps of a coordinate scale with its variance; leave "
-            "eps out, or take a Spectrum of independent coordinates"
+            "eps out, or use a Spectrum of independent coordinates"
         )
     if own and algorithm.weight_decay != 0 and not is_decoupled(algorithm):
         raise BadParameter(
             f"weight_decay = {algorithm.weight_decay} is divided in the basis of the "
-            f"coordinates, which {spectrum} with noise factors does not determine: take "
+            f"coordinates, which {spectrum} with noise factors does not determine: use "
             "decoupled=True"
         )
     if own and getattr(algorithm, "beta2", None) is not None:
         raise BadParameter(
             f"beta2 = {algorithm.beta2}: the noise of steps with a fixed memory is known for "  # type: ignore[union-attr]
-            "independent coordinates; take second_moment_rate or leave both out"
+            "independent coordinates; use second_moment_rate or leave both out"
         )
     if model.clusters is not None and scale == "sign" and not model.clusters.scales.all():
         raise BadParameter(
             f"{model.clusters} has a variance of 0: signs of constant inputs are the signs of "
-            "their mean; take a small variance, or leave the block out"
+            "their mean; use a small variance, or leave the block out"
         )
     if scale != "norm" and not own and not spectrum.eigenvalues.all():
         (block,) = (int(e) for e in spectrum.eigenvalues.argsort(kind="stable")[:1])

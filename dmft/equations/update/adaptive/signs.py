@@ -84,7 +84,7 @@ def sign_of(slope: sp.Expr) -> sp.Expr:
     if not slope.has_free(FIELD):
         if slope.is_number:
             return sp.sign(slope)
-        raise BadParameter(f"the sign of the slope {slope} depends on a parameter: give its value")
+        raise BadParameter(f"the sign of the slope {slope} depends on a parameter: pass its value")
     if slope.is_Mul:
         return sp.Mul(*(sign_of(factor) for factor in slope.args))
     if isinstance(slope, sp.Heaviside):
@@ -118,7 +118,7 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
         raise BadParameter(
             f"batch_size = {samples}: signs of sums over a batch are averages over the fields "
             f"of all its samples, which are written out up to {MOST_SAMPLES} samples and "
-            f"{MOST_WAYS} ways to share out clusters and flips among them, here {ways}; take a "
+            f"{MOST_WAYS} ways to distribute clusters and flips among them, here {ways}; use a "
             "smaller batch, or use dmft.simulate"
         )
     if writer.cluster.shape:
