@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), USAGE)
     except MemoryError as error:
         reason = str(error) or "more than this machine has"
-        words = "not enough memory: take a smaller width, dim, number of seeds or of points"
+        words = "not enough memory: use a smaller width, dim, number of seeds or of points"
         return _fail(f"{words} ({reason})", USAGE)
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)

@@ -189,7 +189,7 @@ class _Reader:
             self.refuse(
                 node,
                 f"degree {mixed:g} in pieces that may not be real (log or root of what may be "
-                f"negative), at most {MAX_COMPLEX_DEGREE}: take Abs(...) inside them",
+                f"negative), at most {MAX_COMPLEX_DEGREE}: use Abs(...) inside them",
             )
         if degree > MAX_DEGREE:
             self.refuse(node, f"degree {degree:g} is above {MAX_DEGREE}")

@@ -103,7 +103,7 @@ class Typed:
         code, seconds = process.running.wait(), BUDGET[question["kind"]]
         reason = f"no answer within {seconds:g} s" if code == 1 else f"its process ended ({code})"
         words = (
-            f"{' and '.join(text for _, text in key)}: {reason}, too long for the explorer; take "
+            f"{' and '.join(text for _, text in key)}: {reason}, too long for the explorer; use "
             "a simpler formula, or dmft.derive and dmft.solve in Python"
         )
         if not process.has_solved:

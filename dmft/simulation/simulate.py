@@ -62,7 +62,7 @@ RISK_ERROR_WARNED = 1e-6
 
 
 @checked_or(
-    algorithm="gradient flow has no steps: take its ode (dmft.derive, dmft.solve), or dmft.SGD "
+    algorithm="gradient flow has no steps: use its ode (dmft.derive, dmft.solve), or dmft.SGD "
     "with a small learning_rate"
 )
 def simulate(

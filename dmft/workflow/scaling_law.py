@@ -305,7 +305,7 @@ def _fitted(
         words += "; capacity <= 1: the kernel fills up at t ~ d^alpha only, slopes settle slowly"
     regime = "fitted"
     if late > -FLAT:
-        regime, words = "plateau", f"{words}; the risk does not fall here: take an earlier window"
+        regime, words = "plateau", f"{words}; the risk does not fall here: use an earlier window"
         warnings.warn(f"scaling_law: {words}", stacklevel=4)
     elif error > STEADY * -late:
         words += "; the slope still changes: no power of the time in this window"

@@ -190,7 +190,7 @@ def test_calls_that_were_raw(case):
 
 
 REASONS = {
-    ("simulate", "algorithm"): "gradient flow has no steps: take its ode .* small learning_rate",
+    ("simulate", "algorithm"): "gradient flow has no steps: use its ode .* small learning_rate",
     ("Stage", "equations"): "equations of kind 'ode' or 'map' from dmft.derive",
     ("linear_noise", "equations"): "derive.*fluctuations=True",
     ("solve", "start"): "lists of starts are for equations of kind 'sde'",

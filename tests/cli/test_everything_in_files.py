@@ -111,7 +111,7 @@ def test_memory_that_is_short_is_a_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr("dmft.cli.main._run", short)
     assert main(["derive", "model.toml"]) == 2
-    assert "not enough memory: take a smaller width" in capsys.readouterr().err
+    assert "not enough memory: use a smaller width" in capsys.readouterr().err
 
 
 def test_letters_of_a_flow_are_used(tmp_path):

@@ -143,7 +143,7 @@ def test_learned_directions_of_descents(run):
         (SPHERE + table("phase", "final_risk", more="level = 0.5"), "adaptive=True"),
         (SPHERE + table("phase", "final_risk", more="adaptive = 1"), "must be true or false"),
         (SPHERE + table("phase", "overlap", more="adaptive = true\ncoarse = 0"), "[phase] coarse"),
-        (LINEAR + table("phase", "growth_rate", ETA, ALPHA), 'take "final_risk" or "overlap"'),
+        (LINEAR + table("phase", "growth_rate", ETA, ALPHA), 'use "final_risk" or "overlap"'),
         (LINEAR + table("phase", "escape_time", ETA, ALPHA), '"learned_directions"'),
         (LINEAR + "rtol = 1e-9\n" + table("phase", "overlap", ETA, ALPHA), "[solve] rtol"),
         (SPHERE + "samples = 64\n" + table("phase", "overlap"), "[solve] samples"),

@@ -53,7 +53,7 @@ def test_flipped_labels_are_refused(call) -> None:
         (ERF, dmft.SGD(0.3, weight_decay=0.1), "weight_decay = 0.1"),
         (ERF, dmft.SGD(0.3, momentum=0.5), "momentum = 0.5"),
         (ERF, dmft.SGD(0.3, loss="correlation"), "under the squared loss"),
-        (ERF, dmft.Adam(0.3), "(take|use) dmft.SGD"),
+        (ERF, dmft.Adam(0.3), "use dmft.SGD"),
     ],
 )
 def test_floors_of_other_steps_are_refused(unit, algorithm, why: str) -> None:

@@ -128,7 +128,7 @@ SLOW: dict[str, Verb] = {
 }  # fmt: skip
 WITHOUT = "without inputs=|without a spectrum|isotropic inputs|inputs x ~ N"
 OF_ONE = "students of one output"
-SGD_HERE = "take dmft.SGD here"
+SGD_HERE = "use dmft.SGD here"
 FLIPPED = "label_flip = "
 ON_NODES = "averages on nodes|without closed form|not linearised"
 # What is refused, by words that are in the sentence.
@@ -145,7 +145,7 @@ REFUSED: dict[tuple[str, str], str] = {
        for verb in ("escape_formula", "maximal_learning_rate", "weak_recovery", "regimes")
        for d in DECLARATIONS},
     ("noise_floor", C): WITHOUT, ("noise_floor", O): OF_ONE, ("noise_floor", F): FLIPPED,
-    ("noise_floor", S): "solve the equations|take dmft.SGD",
+    ("noise_floor", S): "solve the equations|use dmft.SGD",
     ("scaling_law", C): "a single spectrum", ("scaling_law", O): "with a spectrum",
     ("scaling_law", F): "with a spectrum",
     ("stability", O): ON_NODES, ("fixed_points", O): ON_NODES,

@@ -169,7 +169,7 @@ def test_files_and_refusals(tmp_path):
     assert run.samples(10).tolist() == [0.0, 20.0, 20.0, 20.0]
     far = dmft.solve(flow, start, 40.0, points=2, levels=2)
     assert far.status == "diverged"
-    assert "take more points" in far.message
+    assert "use more points" in far.message
     with pytest.raises(BadParameter, match="learning_rate"):
         dmft.solve(flow, start, 1.0, learning_rate=0.1)
     with pytest.raises(BadParameter, match="have no option atol="):

@@ -30,7 +30,7 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
         ({"algorithm": SGD(s), "s": -1.0}, "must be positive"),
         ({"unknown": 1.0}, "unknown parameter 'unknown'"),
         ({"label_noise": -1.0}, "non-negative"),
-        ({"learning_rate": float("nan")}, "not finite"),
+        ({"learning_rate": float("nan")}, "must be a finite number"),
         ({"model": Model(Committee(sp.sign(z), 1), Committee(z, 1))}, "jumps"),
         ({"model": Model(Committee(sp.gamma(z), 1), Committee(z, 1))}, "gamma"),
         (

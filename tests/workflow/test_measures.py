@@ -233,13 +233,13 @@ def refused(name, equations, start=SMALL, t_max=2, match="", **options):
 
 
 def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descent):
-    refused("growth_rate", descent, match=r'not for a descent .*: for descents take "final_risk"')
-    refused("fixed_point", descent, match='take "learned_directions"')
-    refused("escape_time", descent, match='take "overlap" with level=')
+    refused("growth_rate", descent, match=r'not for a descent .*: for descents use "final_risk"')
+    refused("fixed_point", descent, match='use "learned_directions"')
+    refused("escape_time", descent, match='use "overlap" with level=')
     refused("minima", spherical, match="pass the model itself")
     model = dmft.literature.positional_semantic(0.8, 0.5)
     refused("overlap", model, match="not for a sequence model: derive the equations")
-    refused("learned_directions", dmft.derive(model, dmft.SGD(0.1)), match='take "overlap"')
+    refused("learned_directions", dmft.derive(model, dmft.SGD(0.1)), match='use "overlap"')
     noisy = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05), fluctuations=True, dim=100)
     refused("final_risk", noisy, match="equations with fluctuations: .* without fluctuations")
     refused("final_risk", 3, match=r"equations = 3 must be a dmft\.Equations")

@@ -243,7 +243,7 @@ def _all_curves(
         x, y = plane.to_parameters(lost[0])
         lines = (
             f"{len(lost)} curves could not be continued, the first at ({x:.7g}, {y:.7g}): they "
-            "end or turn back there, or another curve is closer than a step; take a smaller step"
+            "end or turn back there, or another curve is closer than a step; use a smaller step"
         )
         return found, broken, Status.TOLERANCE_NOT_MET, lines
     return found, broken, Status.OK, ""

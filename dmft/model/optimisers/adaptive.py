@@ -26,7 +26,7 @@ OTHERS = ("batch_size", "loss", "weight_decay", "decoupled", "average")
 # of V change steps by 2.5 (1 - beta_2), its memory by about 1/(d (1 - beta_2)).
 LONG = 3.0
 NOT_DERIVED = (
-    "is derived for the ode of small batches with free rows, and simulated by its weights: take "
+    "is derived for the ode of small batches with free rows, and simulated by its weights: use "
     "dmft.SGD here"
 )
 

@@ -194,7 +194,7 @@ def judged(run: DescentRun) -> DescentRun:
             )
     if not words:
         return run
-    message = "; ".join([run.message, *words, "take more samples"])
+    message = "; ".join([run.message, *words, "use more samples"])
     return replace(run, status=Status.TOLERANCE_NOT_MET, message=message)
 
 

@@ -322,14 +322,14 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     scale = float(max(np.trace(own), np.trace(sweep.arrays.Q_at[t, :, t])))
     if not np.trace(own) <= LARGEST_LENGTH * p:
         sweep.status = Status.DIVERGED
-        sweep.message = f"the descent diverges at step {t}; take a smaller learning_rate"
+        sweep.message = f"the descent diverges at step {t}; use a smaller learning_rate"
         return
     lowest = float(np.linalg.eigvalsh(left)[0])
     if not lowest >= -PIVOT_BAND * scale:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (
             f"the covariance of the noise of the samples is not positive at step {t}: its new "
-            f"eigenvalue is {lowest:.3g} (squared lengths {scale:.3g}); take more samples or a "
+            f"eigenvalue is {lowest:.3g} (squared lengths {scale:.3g}); use more samples or a "
             "smaller step"
         )
         return

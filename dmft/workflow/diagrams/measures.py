@@ -388,26 +388,26 @@ OBSERVED = Built(_observed, (FLOW,), _NO_RUN)
 MEASURES: Mapping[str, Built] = {
     "escape_time": Built(
         _escape_time, (FLOW, SEQUENCE),
-        'for descents take "overlap" with level=, or "learned_directions"',
+        'for descents use "overlap" with level=, or "learned_directions"',
     ),
     "final_risk": Built(_final_risk, _RUNS, _NO_RUN),
     "converged": Built(_converged, _RUNS, _NO_RUN),
     "status": Built(_status, _RUNS, _NO_RUN),
     "growth_rate": Built(
         _growth_rate, (FLOW,),
-        'for descents take "final_risk" or "overlap", for sequence models "minima"', ("start",),
+        'for descents use "final_risk" or "overlap", for sequence models "minima"', ("start",),
     ),
     "fixed_point": Built(
         _fixed_point, (FLOW,),
-        'for descents take "learned_directions", for sequence models "minima" or "overlap"',
+        'for descents use "learned_directions", for sequence models "minima" or "overlap"',
     ),
     "minima": Built(
         _minima, (LANDSCAPE,),
-        "pass the model itself (or its population_risk) as equations=; for other networks take "
+        "pass the model itself (or its population_risk) as equations=; for other networks use "
         '"fixed_point"', (),
     ),
     "learned_directions": Built(
-        _learned_directions, (FLOW, DESCENT), 'for sequence models take "overlap"'
+        _learned_directions, (FLOW, DESCENT), 'for sequence models use "overlap"'
     ),
     "overlap": Built(_overlap, _RUNS, _NO_RUN),
 }  # fmt: skip

@@ -178,7 +178,7 @@ def _names(flow: DescentEquations) -> dict[str, Any]:
 
 def _stopped(flow: DescentEquations, run: DescentRun, step: float) -> DescentRun:
     """What one descent reached before it ended; no extrapolation."""
-    hint = "; take more points" if run.status in _TOO_LONG else ""
+    hint = "; use more points" if run.status in _TOO_LONG else ""
     message = f"with the step {step:.3g}: {run.message}{hint}"
     provenance = {**run.provenance, **_names(flow)}
     return replace(run, t=run.t * step, message=message, provenance=provenance)

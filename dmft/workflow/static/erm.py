@@ -301,7 +301,7 @@ def _refuse_separable(label: Label, proximal: Proximal, alpha: float) -> None:
 def _divergent(loss: sp.Expr | str, alpha: float) -> BadParameter:
     return BadParameter(
         f"the loss {loss} has no single minimiser of finite length at samples_per_dim = {alpha:g} "
-        "without a ridge, or none was found: take ridge > 0"
+        "without a ridge, or none was found: use ridge > 0"
     )
 
 
