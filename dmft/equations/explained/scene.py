@@ -287,8 +287,8 @@ def check_blocks(model: Model) -> None:
     """Refuse clusters with a variance in each block."""
     if model.spectrum is not None and model.clusters is not None:
         raise BadParameter(
-            "explanations are available for clusters with one variance each; these have one for "
-            "each block of a spectrum: explain the same model with scales of shape (C,)"
+            "explanations are available for clusters with one variance each, without a spectrum; "
+            "these have one for each block: explain the same model with scales of shape (C,)"
         )
 
 
