@@ -200,7 +200,7 @@ class Archived(Record, ABC):
         Returns
         -------
         xarray.Dataset
-            Arrays with named dimensions and coordinates; attributes hold the provenance.
+            Arrays with named dimensions and coordinates; attributes contain the provenance.
 
         Examples
         --------

@@ -113,7 +113,7 @@ class EscapeTime(Record):
         Returns
         -------
         float
-            Of one-pass SGD t p d / gamma; of a map the time itself.
+            t p d / gamma for one-pass SGD; the time itself for a map.
 
         Raises
         ------

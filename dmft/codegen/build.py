@@ -62,8 +62,8 @@ def build(
     Returns
     -------
     Problem, or DescentProblem and VolterraProblem for equations in two times
-        `.source` holds the generated text, `.rhs` the compiled right-hand side of one time;
-        `dmft.solve` takes each of them.
+        `.source` contains the generated text, `.rhs` the compiled right-hand side of one time;
+        `dmft.solve` accepts each of them.
 
     Raises
     ------

@@ -203,21 +203,21 @@ class Equations(Short, System):
         """Rates at given overlaps, by the plain NumPy reference.
 
         A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
-        and column zero: its field is on either side of zero with probability 1/2, so that the slope
-        at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
-        finite in double precision is reported by an `AccuracyWarning`; an average on nodes that is
-        infinite, as of exp(z^2), is refused.
+        and column zero. Its field has either sign with probability 1/2, so the slope at a kink is
+        the mean of both slopes (1/2 for ReLU), and its square the mean of both squares.
 
-        Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
-        nodes (`dmft.gaussian.nodes.rules`); `evaluate_error` returns the error.
+        Numbers that are not finite in double precision cause an `AccuracyWarning`. An infinite
+        average on nodes, for example of exp(z^2), raises an error. `evaluate_error` returns the
+        error of averages on nodes.
 
         Parameters
         ----------
         start : Overlaps
-            Q (p, p), M (p, k), P (k, k) and readouts where the rates are wanted.
+            Q (p, p), M (p, k), P (k, k) and readouts at which the rates are computed.
         **parameters
             Run-time values: ``learning_rate=``, ``label_noise=``, symbols by name; by default the
-            declared ones.
+            declared ones. ``nodes=``, ``replicas=`` and ``seed=`` choose the nodes of averages
+            without closed form (`dmft.gaussian.nodes.rules`).
 
         Returns
         -------
@@ -341,7 +341,7 @@ class Equations(Short, System):
         return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ...
+        """Nodes of the averages at the widths of a start; `options` may contain nodes, seed ...
 
         Parameters
         ----------

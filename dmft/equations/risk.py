@@ -359,14 +359,14 @@ class PopulationRisk(Short):
     def latex(
         self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
     ) -> str:
-        r"""LaTeX of the risk, its coefficients and its kernels; options as of `Equations.latex`.
+        r"""LaTeX of the risk, its coefficients and its kernels; options as for `Equations.latex`.
 
         Parameters
         ----------
         width : float
             Points that a line may have.
         notation : "saad-solla", "krzakala", mapping or None
-            Letters; as of `Equations.latex`.
+            Letters, as for `Equations.latex`.
         symbolic : bool
             Keep unit readouts, P = I and the indices of single units as symbols.
 

@@ -68,7 +68,7 @@ class System(Changeable):
 
     @property
     def is_written_out(self) -> bool:
-        """Whether definitions hold single numbers instead of arrays."""
+        """Whether definitions contain single numbers instead of arrays."""
         return self.family in ("sequence", "rule")
 
     @cached_property

@@ -148,8 +148,8 @@ class Gaussian(ClosedLaw):
 
         Equation    each step is `before = after`, both computed at two random covariances by a
                     quadrature that uses no closed forms
-        Valid for   what `expect` takes; else a series in the correlation with its bound, or
-                    numbers with the error they claim
+        Valid for   expressions that `expect` supports; otherwise a series in the correlation with
+                    its bound, or numbers with an error estimate
 
         Parameters
         ----------
@@ -166,7 +166,7 @@ class Gaussian(ClosedLaw):
         ------
         BadParameter
         UnprovenStep
-            Where the two sides of a step differ: the engine is wrong.
+            If the two sides of a step differ, which indicates a bug.
 
         Examples
         --------

@@ -123,7 +123,7 @@ class Stability(Record):
 
     @property
     def verdict(self) -> str:
-        """One of "stable", "unstable" and "marginal": a zero mode on top, by a symmetry, say."""
+        """One of "stable", "unstable" and "marginal" (a zero mode, for example by symmetry)."""
         band = ZERO_MODE * float(np.abs(self.eigenvalues).max())
         if self.growth_rate > band:
             return "unstable"

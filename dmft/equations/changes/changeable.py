@@ -189,7 +189,7 @@ class Changeable(ABC):
         Returns
         -------
         Equations
-            New ones; the original equations do not change.
+            New equations; the original ones do not change.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class Changeable(ABC):
         Returns
         -------
         Equations
-            New ones; these stay as they are.
+            New equations; the original ones do not change.
 
         Raises
         ------
@@ -303,7 +303,7 @@ class Changeable(ABC):
         Returns
         -------
         Equations
-            New ones, which no longer have these parameters.
+            New equations, without these parameters.
 
         Raises
         ------
@@ -342,7 +342,7 @@ class Changeable(ABC):
         Returns
         -------
         Equations
-            New ones; these stay as they are.
+            New equations; the original ones do not change.
 
         Raises
         ------

@@ -147,7 +147,7 @@ class Noise(Fluctuations):
         return size + self.noisy_nodes <= exact_dimensions(2 * int(self.degree), MOST_EXACT)
 
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
+        """Nodes for p + k = `size` fields; `options` may contain nodes, replicas, seed."""
         dimensions = size + self.noisy_nodes
         if self.exact(size):
             rule = exact_rule(dimensions, 2 * int(self.degree))

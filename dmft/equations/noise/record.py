@@ -68,7 +68,7 @@ class Fluctuations(ABC):
 
     @abstractmethod
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
+        """Nodes for p + k = `size` fields; `options` may contain nodes, replicas, seed."""
 
     @abstractmethod
     def random_start(self, dim: int, seed: int) -> Overlaps | Alignment:

@@ -26,7 +26,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Region:
-    """One region of the plane: where it is, its equations or why there are none.
+    """One region of the plane: its place and its equations, or the reason why none exist.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Region:
     equations : Equations or None
         Of the limit.
     reason : str
-        Why there are none.
+        Reason why none exist.
 
     Examples
     --------

@@ -72,7 +72,7 @@ class RuleNoise(WrittenNoise):
         return sp.symbols(f"n_0:{fields + len(self.model.randoms)}", real=True)
 
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the increments; `options` may hold nodes, replicas, seed."""
+        """Nodes of the increments; `options` may contain nodes, replicas, seed."""
         return noise_rule(len(self.normals), False, options)
 
     # One sample -------------------------------------------------------------------------------

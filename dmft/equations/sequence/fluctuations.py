@@ -227,7 +227,7 @@ class SequenceNoise(WrittenNoise):
         return {"batch_size", "readout_rate"}
 
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the increments; `options` may hold nodes, replicas, seed."""
+        """Nodes of the increments; `options` may contain nodes, replicas, seed."""
         return noise_rule(max(len(self.normals), 2 * self.model.length), False, options)
 
     def check(self, values: Values, start: Any, given: Mapping[str, Any]) -> None:

@@ -286,7 +286,7 @@ class SequenceRisk(Short):
         width : float
             Points that a line may have.
         notation : "saad-solla", "krzakala", mapping or None
-            Letters; as of `Equations.latex`.
+            Letters, as for `Equations.latex`.
 
         Returns
         -------

@@ -118,7 +118,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @cached_property
     def definitions(self) -> tuple[Definition, ...]:
-        """Everything, samples first; of a flow the field of a sample and the rates.
+        """All definitions, samples first; for a flow the field of a sample and the rates.
 
         On the sphere the terms that keep the lengths precede the rates of a flow: `multiplier`,
         half the rate at which the squared length of a free row would grow.
@@ -257,7 +257,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     ) -> dict[str, NDArray[np.float64]]:
         """Overlaps and kernels of the first steps, by NumPy from the symbols.
 
-        Shapes      as of a `DescentRun` of these steps; responses by Stein's identity
+        Shapes      as for a `DescentRun` of these steps; responses by Stein's identity
         Valid for   a reference for small systems, slow and plain
 
         Parameters
@@ -271,7 +271,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
             Standard normals of the samples: of h*, of the driving process, of the label noise. By
             default 4096 pseudorandom ones.
         times : (steps, S) array, optional
-            How often the batch of each step holds each sample; drawn by default.
+            How often the batch of each step contains each sample; drawn by default.
         **parameters
             Run-time values, as for `dmft.solve`.
 

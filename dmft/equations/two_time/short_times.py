@@ -139,7 +139,7 @@ class ShortTimes(Short):
         r"""Overlaps, kernels and losses of the first steps, with the claimed error of each.
 
         Equation    closed forms where `Gaussian.expect` has them, else `Gaussian.quad`
-        Shapes      as of a `DescentRun` with T = steps
+        Shapes      as for a `DescentRun` with T = steps
         Valid for   any student and target that `quad` integrates: k + 2p fields, k + p where the
                     last step's noise is averaged in closed form; errors of the first step are
                     carried to the second

@@ -98,7 +98,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Returns
         -------
         ExplicitEquations
-            New ones.
+            New equations.
 
         Raises
         ------
@@ -121,12 +121,12 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Parameters
         ----------
         values : mapping
-            Expressions by symbol, which must be ours: `subs` also takes names.
+            Expressions by symbol of these equations; `subs` also accepts names.
 
         Returns
         -------
         ExplicitEquations
-            New ones.
+            New equations.
 
         Examples
         --------
@@ -160,7 +160,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Returns
         -------
         ExplicitEquations
-            New ones.
+            New equations.
 
         Examples
         --------
@@ -183,7 +183,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         width : float
             Points that a line may have.
         notation : "saad-solla", "krzakala", mapping or None
-            Letters; as of `Equations.latex`.
+            Letters, as for `Equations.latex`.
 
         Returns
         -------

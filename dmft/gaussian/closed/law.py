@@ -110,7 +110,7 @@ class ClosedLaw:
     def expect(self, expr: sp.Expr) -> sp.Expr:
         r"""Closed form of E[expr]; symbols that are not fields are coefficients.
 
-        Equation    E over x ~ N(mean, cov); erf and exp may hold linear combinations of fields
+        Equation    E over x ~ N(mean, cov); erf and exp may contain linear combinations of fields
         Shapes      one expression in, one expression out
         Valid for   the families of `product_expectation`; exact. With symbols in cov, where the
                     average exists: E exp(x^2) = 1/sqrt(1 - 2 q) needs q < 1/2

@@ -116,7 +116,7 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
 
     Equation    from U = {}: k = min {k : E[g phi(U h) H_k(V h)] != 0 for a function phi}, V
                 orthogonal to U; add the span of that tensor to U; repeat; the leap is the largest k
-    Shapes      int-valued; `.steps` holds order and directions (n, k) of each step
+    Shapes      int-valued; `.steps` contain order and directions (n, k) of each step
     Valid for   polynomials with rational coefficients exactly, in any number of fields; other
                 functions of up to four fields numerically (zero means below 1e-6)
     Source      theory/batch_reuse D.4; derivations/exponents.py

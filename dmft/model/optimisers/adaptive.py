@@ -282,13 +282,13 @@ class RMSProp(Adam):
     Parameters
     ----------
     learning_rate, second_moment_rate, eps, initial
-        As of `Adam`.
+        As for `Adam`.
     beta2 : float, optional
         Fixed beta_2 < 1, instead of `second_moment_rate`: V then fluctuates with the last
         1/(1 - beta_2) samples, and drift and noise have constants of beta_2 that are known for
         networks with a Gaussian error (linear ones), at eps = 0 and one sample per step.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as of `Adam`; at a fixed beta2 a
+        batch_size, loss, weight_decay, decoupled and average, as for `Adam`; at a fixed beta2 a
         decay is decoupled.
 
     Notes
@@ -364,7 +364,7 @@ class AdaGrad(Adaptive):
         epsilon_0, positive at the start of a run. At zero the first steps have the length gamma/p
         for any gradient, and no ode describes them.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as of `Adam`.
+        batch_size, loss, weight_decay, decoupled and average, as for `Adam`.
 
     Notes
     -----
@@ -409,7 +409,7 @@ class AdaGradNorm(Adaptive):
     initial : float or sympy.Expr
         b_0^2 > 0.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as of `Adam`, r = 1/sqrt(N).
+        batch_size, loss, weight_decay, decoupled and average, as for `Adam`, r = 1/sqrt(N).
 
     Notes
     -----

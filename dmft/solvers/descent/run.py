@@ -63,7 +63,7 @@ class DescentRun(Solution):
         Q2[t, s] = W^t W^s / d.
     corr, resp : (T, T, p, p)
         C_l[t, s] = alpha E[g^t g^s], R_l[t, s] = alpha E[dg^t / dr^s] (zero for s > t). Where the
-        response is measured (see `provenance["method"]`), the recursions hold up to its error.
+        response is measured (`provenance["method"]`), the recursions are satisfied up to its error.
     readout : (T + 1, p)
     train_loss : (T,)
         Mean loss over the samples, label noise included.

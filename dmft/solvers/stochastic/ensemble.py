@@ -103,7 +103,7 @@ class PassageTimes(Shown):
         return self._ranked(max(rank, 1))
 
     def quantile_interval(self, fraction: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval that holds the quantile with at least this confidence, for any distribution.
+        """Interval that contains the quantile with at least this confidence, for any distribution.
 
         Its ends are order statistics (their ranks are quantiles of a binomial law); an end beyond
         the sample, or beyond the horizon of a censored run, is infinite (or 0 on the left).
@@ -113,7 +113,7 @@ class PassageTimes(Shown):
         fraction : float in (0, 1)
             0.5 is the median.
         confidence : float in (0, 1)
-            With which the interval holds it, at least.
+            Smallest probability that the interval contains it.
 
         Returns
         -------
@@ -169,7 +169,7 @@ class PathEnsemble(Averages):
         was ended by an event.
     path_status : tuple of Status
         How each path ended. Paths that are not "ok" or "event" are left out of the means, and
-        `message` says how many and why.
+        `message` contains their number and the reason.
     status : Status
         The worst of them.
     message : str

@@ -117,7 +117,7 @@ def lyapunov_exponent(
     t_max : float
         Length of the sampled run.
     **options
-        Values of symbols, and ``dt=``, ``paths=``, ``sweeps=``, ``seed=``, ``threads=`` as of
+        Values of symbols, and ``dt=``, ``paths=``, ``sweeps=``, ``seed=``, ``threads=`` as for
         `dmft.solve`.
 
     Returns

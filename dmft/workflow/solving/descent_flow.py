@@ -69,7 +69,7 @@ def solve_flow(
 
     Equation    descent with the step h is the Euler scheme, error c_1 h + c_2 h^2 + ...: solved
                 with t_max / points, half of it, ... and extrapolated (Richardson) to h = 0
-    Shapes      as of a `DescentRun` at points + 1 equal times; `resp` is the density R_l(t, s) of
+    Shapes      as for a `DescentRun` at points + 1 equal times; `resp` is the density R_l(t, s) of
                 s < t, `drag` (points + 1, p, p) the response at equal times, alpha E[H^t]
     Valid for   d -> infinity; smooth and kinked activations. The error claimed of each entry is
                 that of the samples, amplified by the extrapolation, and what leaving out the

@@ -107,7 +107,7 @@ def solve_stages(
     Shapes      start and result as in `dmft.solve`
     Scaling     t runs through all stages; stages are either all maps or all flows
     Valid for   equations with closed averages; an event of a map belongs to the first step
-                after which it holds, the next step is the first one of the next stage
+                after which its condition is met; the next stage starts with the next step
     Source      theory/one_pass D.1 (the adaptive loss: correlation first, squared below a risk)
 
     Parameters

@@ -103,7 +103,7 @@ class ERM(StaticLimit):
     def formulas(self) -> dict[str, sp.Expr]:
         """Closed forms of the squared loss in alpha, lambda, c_1 = E[y h*], y_2 = E[y^2] and V.
 
-        Empty for other losses and inputs. `moments` holds the values of c_1 and y_2.
+        Empty for other losses and inputs. `moments` contains the values of c_1 and y_2.
         """
         return squared_loss() if self.moments and self.proof == "closed form" else {}
 
