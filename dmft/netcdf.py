@@ -176,7 +176,7 @@ def damaged(path: Path, reason: str) -> DamagedFile:
     """The error of all files that are not as this library writes them."""
     return DamagedFile(
         f"{short(path)} is a damaged or foreign file: {reason:.300}. Save the record again, or "
-        "take a copy that is whole"
+        "use an intact copy"
     )
 
 

@@ -251,10 +251,10 @@ def escape_of_runs(
         else f'dmft.FirstPassage("risk", {1.0 - fraction:g}, relative=True)'
     )
     if passage is None or watched is None:
-        how = "not watched" if passage is None else "watched for an event, not for an escape"
+        how = "without first_passage=" if passage is None else "with events="
         raise BadParameter(
-            f"these runs were {how}, and saved times are too coarse to find the escape: simulate "
-            f"with first_passage={wanted}"
+            f"these runs were simulated {how}, and saved times are too coarse to find the escape: "
+            f"simulate with first_passage={wanted}"
         )
     level = overlap if overlap is not None else 1.0 - fraction
     kind = "overlap" if overlap is not None else "risk"

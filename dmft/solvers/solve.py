@@ -70,7 +70,7 @@ def warn_of_unreachable(setup: Setup) -> None:
         if is_met and is_same and way * (second.threshold - first.threshold) > 0.0:
             warnings.warn(
                 f"the event {second.name!r} can never be reached: the run ends at "
-                f"{first.name!r}, which comes first; give {first.name!r} terminal=False to "
+                f"{first.name!r}, which comes first; set terminal=False for {first.name!r} to "
                 "continue",
                 stacklevel=3,
             )

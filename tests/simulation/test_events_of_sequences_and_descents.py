@@ -241,7 +241,7 @@ def test_ended_runs_are_kept_whole_and_go_on_from_where_they_ended(tmp_path):
     ):
         np.testing.assert_array_equal(row[int(step)], end.M)
     for runs in (chain, sequence):
-        with pytest.raises(BadParameter, match="watched for an event, not for an escape"):
+        with pytest.raises(BadParameter, match="simulated with events="):
             dmft.escape_time(runs)
     with pytest.raises(BadParameter, match="runs of descents record no escape"):
         dmft.escape_time(descents)

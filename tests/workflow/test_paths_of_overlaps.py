@@ -147,7 +147,7 @@ def test_refusals(retrieval):
     with pytest.raises(BadParameter, match="reference"):
         dmft.escape_time(eqs, start, 1.0, reference="plateau", paths=3, dt=0.1, d=100)
     runs = dmft.simulate(model, sgd, 50, 0.1, 2, start, "overlaps")
-    with pytest.raises(BadParameter, match="not watched"):
+    with pytest.raises(BadParameter, match="without first_passage="):
         dmft.escape_time(runs, fraction=0.1)
     with pytest.raises(BadParameter, match="with fluctuations"):
         dmft.linear_noise(dmft.derive(model, sgd), start)

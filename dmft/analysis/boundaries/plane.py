@@ -174,7 +174,7 @@ class Plane:
             return ""
         place, seen = next(((p, s) for p, s in failed if s.message), failed[0])
         x, y = self.to_parameters(np.array(place))
-        return f'{len(failed)} points are no numbers (label "{FAILED}")' + (
+        return f'{len(failed)} points are not numbers (label "{FAILED}")' + (
             f", at ({x:g}, {y:g}): {seen.message}" if seen.message else ""
         )
 

@@ -23,7 +23,7 @@ from dmft.validation import shown
 
 TRAVEL = (
     "the measure cannot be sent to other processes ({error}): define it at the top of a module "
-    'that these can import, or take executor="threads"'
+    'that these can import, or use executor="threads"'
 )
 
 

@@ -347,8 +347,8 @@ class Unroller:
 def _no_closed_form(average: Expectation) -> BadParameter:
     return BadParameter(
         f"explicit() needs closed forms, and the average {average} has none. The equations "
-        "themselves have it on nodes: latex(), evaluate(...), dmft.build and dmft.solve "
-        "take them as they are; or leave out its term (`.without`)"
+        "themselves compute it on nodes: use latex(), evaluate(...), dmft.build and dmft.solve, "
+        "or leave out its term (`.without`)"
     )
 
 

@@ -309,7 +309,7 @@ def _risk_of(
         except InvalidCovariance as error:  # equations whose terms were changed may lead there
             sweep.status, sweep.message = (
                 Status.LEFT_DOMAIN,
-                f"overlaps are no Gram matrix: {error}",
+                f"overlaps are not a Gram matrix: {error}",
             )
             return np.full(len(rows), np.nan)
 
