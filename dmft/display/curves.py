@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,16 @@ def is_escape(record: Any) -> bool:
     return hasattr(record, "threshold") and hasattr(record, "reference")
 
 
+def on_one_clock(records: Sequence[Any]) -> list[Any]:
+    """Records with one time axis: simulations are drawn in steps if a theory is a map."""
+    units = [_provenance(r).get("time_unit") for r in records]
+    in_steps = any(unit == "steps" for unit in units)
+    return [
+        replace(r, t=r.steps()) if in_steps and unit != "steps" and hasattr(r, "seeds") else r
+        for r, unit in zip(records, units, strict=True)
+    ]
+
+
 def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
     if axes is None:
@@ -62,7 +73,7 @@ def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str |
         raise BadParameter(f"ax: runs take two axes, overlaps and risk; got {np.size(axes)}")
     overlaps, risk = np.ravel(axes)
     escapes = [r for r in records if is_escape(r)]
-    records = [r for r in records if not is_escape(r)]
+    records = on_one_clock([r for r in records if not is_escape(r)])
     theories = [r for r in records if not is_ensemble(r)]
     for number, (run, name) in enumerate(zip(theories, _names_of(theories), strict=True)):
         _draw_trajectory(run, overlaps, risk, line_style(number), name)

@@ -144,7 +144,7 @@ def time_label(unit: str) -> str:
     """Return the label of a time axis from the words of a record's time unit."""
     text = unit.split(";")[0].split(",")[0].strip()
     if not text.startswith("t ="):
-        return "time $t$"
+        return "step $t$" if text == "steps" else "time $t$"
     text = text.removeprefix("t =").strip()
     text = text.replace("learning_rate", "gamma").replace("gamma", r"\gamma")
     text = text.replace("steps", r"\mathrm{steps}").replace(" * ", r"\,").replace(" / ", "/")

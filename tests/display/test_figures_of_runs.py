@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sympy as sp
 
 pytest.importorskip("matplotlib")
 
@@ -112,6 +113,17 @@ def test_labels_name_quantities_and_the_time_unit(folder):
     texts = [t.get_text() for t in overlaps.get_legend().get_texts()]
     assert texts == ["$M_{j1}$", "$Q_{jj}$", "$Q_{jl}$"]
     assert overlaps.figure.get_suptitle() == "a run"
+
+
+def test_simulations_are_drawn_in_steps_next_to_a_map():
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    model, sgd = dmft.Model(square, square), dmft.SGD(1.0, batch_size=100, constraint="sphere")
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+    run = dmft.solve(dmft.derive(model, sgd, dim=100), start, 10)
+    chains = dmft.simulate(model, sgd, 100, 0.1, 2, start, "overlaps", save_at=3)
+    overlaps, _ = plot(run, chains)
+    assert overlaps.get_xlabel() == "step $t$"
+    np.testing.assert_allclose(overlaps.containers[0].lines[0].get_xdata(), [0, 5, 10])
 
 
 def test_tick_labels_are_values_without_an_offset(folder):
