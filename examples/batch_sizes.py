@@ -1,4 +1,4 @@
-"""Two erf units learn two at one learning rate and three batch sizes n_b.
+"""Two erf units learn from two others at one learning rate and three batch sizes n_b.
 
 With gamma/(p n_b) = 20 the noise of the gradients dominates, at 1 noise and signal are comparable
 (the equations of Saad and Solla), and at 0.05 only the population flow remains. Solid lines are the

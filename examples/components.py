@@ -1,7 +1,7 @@
 """Sanger's rule and a denoising autoencoder, written as steps.
 
 Sanger's rule loses component k at a rate of 2 omega_k (Biehl and Schloesser 1998). A denoising
-autoencoder of one unit finds the means of two clusters, the better the smaller its rate.
+autoencoder of one unit finds the means of two clusters, more accurately at smaller rates.
 Run as `python examples/components.py [figure.png]`; prints the second cosine at g = 0.6.
 """
 

@@ -1,4 +1,4 @@
-"""A low-rank part of the couplings makes a random network choose a state: its bifurcation.
+"""Bifurcation of a random network whose couplings have a low-rank part.
 
 Couplings g chi + m n^T / N with normal loadings of covariance E m n; kappa = E n tanh(x) of all
 fixed points, thin where unstable. Run as `python examples/low_rank_bifurcation.py [figure.png]`;

@@ -1,8 +1,10 @@
 """Learning from repeated samples: exponents and times to weak recovery.
 
 A step that looks ahead on the same sample depends on a nonlinear function of the label, so the
-generative exponent of the target decides. Samples to weak recovery: formulas and overlap chains.
-Run as `python examples/repetition.py [figure.png]`; prints samples/d to see He_3 by looking ahead.
+generative exponent of the target determines the number of samples to weak recovery. The figure
+shows it by formulas and by chains of the overlaps.
+Run as `python examples/repetition.py [figure.png]`; prints the samples/d that lookahead
+needs to learn He_3.
 """
 
 import sys
