@@ -17,8 +17,9 @@ from dmft.errors import BadParameter
 from dmft.initial_conditions import SAMPLES, STEPS, begin_of
 from dmft.model.schedule import CONTROLS, Schedule
 from dmft.solvers.controlled import pull_back, run
+from dmft.solvers.pointers import pointer
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
+from dmft.solvers.signatures import RHS, RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
@@ -113,7 +114,8 @@ class Controlled:
         )
         self.par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
         self.y = self.problem.pack(self.inputs["state"])
-        self.adjoint, self.gradient_of_risk = compiled_adjoint(equations)
+        adjoint, self.gradient_of_risk = compiled_adjoint(equations)
+        self.rhs, self.adjoint = pointer(self.problem.rhs, RHS), pointer(adjoint, RHS)
 
     def _numbers(self, control: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Run-time values with a number where the control stands."""
@@ -151,7 +153,7 @@ class Controlled:
         states[0] = self.y
         c = self.control
         run(
-            self.problem.rhs, knots, left, right, counts, self.widths, self.par.copy(), c.position,
+            self.rhs, knots, left, right, counts, self.widths, self.par.copy(), c.position,
             c.scale, c.is_rate, states, np.empty((ROWS, self.y.size)),
         )  # fmt: skip
         return states
@@ -181,7 +183,7 @@ class Controlled:
         costates[-1] = self.slopes(states[-1])
         c = self.control
         pull_back(
-            self.problem.rhs, self.adjoint, knots, left, right, counts, self.widths,
+            self.rhs, self.adjoint, knots, left, right, counts, self.widths,
             self.par.copy(), c.position, c.scale, c.is_rate, states,
             np.empty((ROWS, n)), costates, *slopes,
         )  # fmt: skip
