@@ -15,7 +15,10 @@ import sympy as sp
 from scipy.special import erfcx as scipy_erfcx
 
 import dmft
+from dmft.gaussian.branches.branch_averages import field_formula
+from dmft.gaussian.branches.factors import branches
 from dmft.gaussian.closed.bivariate import erfcx
+from dmft.model import FIELD
 from dmft.special.branches import erfcx as compiled_erfcx
 
 x, y = sp.symbols("x y", real=True)
@@ -315,3 +318,14 @@ def test_erfcx_has_all_digits():
     assert sp.lambdify(t, erfcx(t), "mpmath")(2.0) == pytest.approx(scipy_erfcx(2.0), rel=1e-14)
     assert sp.latex(erfcx(t) ** 2) == r"\operatorname{erfcx}^{2}\left(t\right)"
     assert sp.simplify(erfcx(t).diff(t) - 2 * t * erfcx(t)) == -2 / sp.sqrt(sp.pi)
+
+
+def test_half_lines_may_begin_anywhere():
+    """Averages at a mean, of branches that meet away from it, against quadrature."""
+    factor = sp.Piecewise((x**2 * sp.exp(2 * x), x < 0.7), (sp.exp(-x / 2) - x, x < 1.9), (x, True))
+    mean, variance = 0.4, 1.3
+    found = field_formula(branches(factor.xreplace({x: FIELD})), sp.Float(mean), sp.Float(variance))
+    f = sp.lambdify(x, factor, "mpmath")
+    ends = [-12, 0.7, 1.9, 14]
+    wanted = mpmath.quad(lambda u: f(u) * mpmath.npdf(u, mean, mpmath.sqrt(variance)), ends)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-12)

@@ -162,6 +162,15 @@ def test_weak_interactions_have_a_fixed_point():
     assert point.survival == 1.0
 
 
+def test_runs_without_sampling_end_before_the_first_state_that_is_too_large():
+    x, h = sp.symbols("x h", real=True)
+    network = dmft.RandomNetwork(x / 2 + h, x, h, std=2.0)
+    run = dmft.solve(dmft.derive(network), dmft.laws.Normal(), 100.0, dt=0.1)
+    size = np.abs(np.diagonal(run.corr))
+    assert run.status == "diverged"
+    assert size[-1] < 1e24 < size[-1] ** 2 / size[-2]
+
+
 def test_divergence_is_a_status_with_its_time():
     model = dmft.literature.lotka_volterra(-3.0, 0.5)
     run = dmft.solve(dmft.derive(model), Uniform(0.0, 1.0), 20.0, paths=300, sweeps=2)

@@ -141,12 +141,18 @@ class SequenceNoise(WrittenNoise):
             found.append(define(_step(s), {"u": sp.Add(*parts)}, "sample"))
         return tuple(found)
 
+    @property
+    def push(self) -> sp.Expr:
+        """What a sample takes off the length of w, in units of gamma/d."""
+        return RADIAL - x.gamma * SQUARE / (2 * self.algorithm.batch_size)
+
     @cached_property
     def increments(self) -> tuple[Definition, ...]:
         """What a sample adds to each alignment, in units of gamma/d."""
-        push = RADIAL - x.gamma * SQUARE / (2 * self.algorithm.batch_size)
         return tuple(
-            define(sp.Symbol(f"delta_{s}", real=True), {"delta": s * push - _step(s)}, "sample")
+            define(
+                sp.Symbol(f"delta_{s}", real=True), {"delta": s * self.push - _step(s)}, "sample"
+            )
             for s in self.alignments
         )
 
@@ -155,8 +161,7 @@ class SequenceNoise(WrittenNoise):
         """The next order of a step of one sample, times (gamma/d)^2; `LENGTH` is |G|^2 there."""
         if not self.terms:
             return ()
-        push = RADIAL - x.gamma * SQUARE / 2
-        half = sp.Rational(1, 2)
+        push, half = self.push, sp.Rational(1, 2)
         return tuple(
             define(
                 sp.Symbol(f"epsilon_{s}", real=True),
