@@ -39,7 +39,7 @@ def read(file: str) -> Code | None:
     values, arrays = found
     library = {
         name: _whole(inner, arrays[f"library_{number}"], {})
-        for number, (name, inner) in enumerate(values["library"].items())
+        for number, (name, inner) in enumerate(values.get("library", {}).items())
     }
     return _whole(values, arrays["content"], library)
 
