@@ -322,3 +322,10 @@ def test_symbols_of_an_average_are_those_of_the_covariances():
     value = float(average.subs({a: 1.0, b: 0.5, c: 2.0}))
     exact = direct_pair(sp.tanh(z), z**3, 1.0, 0.5, 2.0)
     assert value == pytest.approx(exact, rel=1e-14)
+
+
+def test_dirac_parts_weigh_by_the_slope_of_their_argument():
+    factor = z**2 * sp.DiracDelta(3 * z - sp.Rational(3, 2)) + z * sp.DiracDelta(2 - z / 2) + z
+    regular, spikes = tabled.without_dirac(factor)
+    assert regular == z
+    assert sorted(spikes) == [(sp.Rational(1, 2), sp.Rational(1, 12)), (4, 8)]

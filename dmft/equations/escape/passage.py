@@ -69,8 +69,7 @@ def transient_noise(law: Law, values: Values, length: float) -> float:
     run = solve_ivp(
         flow, (0.0, horizon), [length, 0.0, 0.0], rtol=RTOL, atol=1e-14, method="DOP853"
     )
-    rest = float(noise.subs(q, settled)) / (2 * growth) * math.exp(-run.y[1, -1])
-    return float(run.y[2, -1]) + rest
+    return float(run.y[2, -1])
 
 
 def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple[float, float]:
