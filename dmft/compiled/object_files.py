@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from numba import types
+from numba.core.errors import NumbaError
 
 from dmft.compiled.kept_code import symbols
 from dmft.compiled.machine_code import FUNCTION, Code, Unknown
@@ -15,10 +16,20 @@ SCALARS = {types.float64: "f8", types.int64: "i8"}
 
 
 def library_code(module: str, name: str, arguments: Sequence[str]) -> Code:
-    """The code of a function of the library for numbers and arrays of these types (`LEAVES`)."""
+    """The code of a function of the library for arguments as `Code.arguments` names them.
+
+    Raises
+    ------
+    Unknown
+        As `code_of`, and where Numba does not compile it for these types.
+    """
     function = getattr(importlib.import_module(module), name)
     kinds = tuple(_type(leaf) for leaf in arguments)
-    code = code_of(function, function.get_call_template(kinds, {}) and kinds)
+    try:
+        function.get_call_template(kinds, {})  # compiles what is not compiled yet
+    except NumbaError as error:
+        raise Unknown(f"{name} of {', '.join(arguments)}") from error
+    code = code_of(function, kinds)
     if not code.c_entry:
         raise Unknown(f"{name} is called by Numba's code alone")
     return code
