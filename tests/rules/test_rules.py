@@ -181,27 +181,6 @@ def test_witnesses(seed):
         np.testing.assert_allclose(masked[block], p * plain[block], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_model_under_sgd_is_a_rule(seed):
-    """Two-layer networks: the same rates at g = gamma/p, with the noise of labels."""
-    generator = np.random.default_rng(seed)
-    p, k, gamma, noise = 2, 2, 0.7, 0.3
-    a = generator.normal(size=(p + k, p + k))
-    Omega = a @ a.T / 4 + 0.2 * np.eye(p + k)
-    start = dmft.Overlaps(Omega[:p, :p], Omega[:p, p:], Omega[p:, p:])
-    erf = sigma(z)
-    model = dmft.Model(dmft.Committee(erf, p), dmft.Committee(erf, k), label_noise=noise)
-    w, B, x = Rows("w", p), fixed("B", k), View("x")
-    xi = Random("xi", laws.Normal(variance=noise))
-    # f = (1/p) sum_j sigma(h_j) and y = (1/k) sum_r sigma(k_r).
-    e = sum(sigma(B[r] @ x) for r in range(k)) / k - sum(sigma(w[j] @ x) for j in range(p)) / p + xi
-    steps = {w[j]: sp.diff(sigma(w[j] @ x), w[j] @ x) * e * x for j in range(p)}
-    rule = dmft.derive(dmft.UpdateField(steps, learning_rate=gamma / p)).evaluate(start)
-    sgd = dmft.derive(model, dmft.SGD(gamma)).evaluate(start)
-    for block in "QM":
-        np.testing.assert_allclose(rule[block], sgd[block], rtol=1e-10, atol=1e-13)
-
-
 # One step by Monte Carlo of its definition -----------------------------------------------------
 
 
