@@ -305,7 +305,7 @@ def test_averages_print_and_refuse():
     assert r"\sigma'(h_{j})\,\sigma'(h_{l})" in equations.latex()
     assert "error estimated" in equations.approximation
     assert 0 < equations.error < 1e-9
-    with pytest.raises(BadParameter, match=r"average .* none.* on nodes: .* dmft\.solve take them"):
+    with pytest.raises(BadParameter, match=r"average .* none.* on nodes: .* dmft\.solve"):
         equations.explicit(1, 1)
     start = dmft.random_overlaps(equations.model, dim=9, seed=1)
     for wrong in ({"nodes": 100}, {"nodes": 64, "replicas": 1}, {"seed": -1}):

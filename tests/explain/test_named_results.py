@@ -171,7 +171,7 @@ def test_refusals_say_what_to_do():
         split = dmft.derive(dmft.Model(dmft.Committee(erf, 1), twins), dmft.SGD(0.3, loss=loss))
         with pytest.raises(BadParameter, match=r"with scales of shape \(C,\)"):
             dmft.explain(split, of="block_M")
-    with pytest.raises(BadParameter, match="one of M, Q"):
+    with pytest.raises(BadParameter, match="these equations: M, Q"):
         dmft.explain(eqs, of="Omega")
     with pytest.raises(BadParameter, match="its terms are learning"):
         dmft.explain(eqs, of=("M", "sgd_noise"))
