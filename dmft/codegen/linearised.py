@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+
+import sympy as sp
 
 from dmft.codegen.assemble import (
     array_axes,
@@ -19,13 +21,15 @@ from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, loop_index, place
 from dmft.codegen.packing import layout
 from dmft.emit import load_module
-from dmft.equations.definitions import base_name, live
+from dmft.equations.definitions import base_name, define, live
 from dmft.equations.equations import Equations
 from dmft.equations.noise.derivatives import (
     COSTATE,
     DUAL,
     Adjoint,
     adjoint,
+    adjoint_of_numbers,
+    moved_symbol,
     tangent,
     tangent_of_numbers,
 )
@@ -67,23 +71,33 @@ class PulledBack:
 
 @in_turn
 @lru_cache(maxsize=64)
-def compiled_tangent(equations: Equations) -> Any:
+def compiled_tangent(equations: Equations, by: str = "") -> Any:
     """Compiled ``tangent(t, y, widths, par, out)`` of the equations.
 
     y holds the state (Q, M), then its displacement (Q', M'), packed; out receives the rates of the
-    displacement. Raises `NotClosed` for averages on nodes or closed forms without derivative.
+    displacement. With the name of a parameter y is a state, and out receives the derivatives of its
+    rates by the parameter. Raises `NotClosed` for averages on nodes or closed forms without
+    derivative.
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))
+    here = layout_of(equations)
     if equations.family == "rule":
         state = [s for symbols in equations.space.blocks.values() for s in symbols]
-        definitions = tangent_of_numbers(equations.definitions, state)
-        here = layout_of(equations).with_displacement()
+        chosen = [s for s in equations.all_symbols if s.name == by] if by else state
+        definitions = tangent_of_numbers(equations.definitions, chosen)
+        unit = {moved_symbol(s): sp.S.One for s in chosen if by}
+        definitions = tuple(
+            define(d.target, {n: e.xreplace(unit) for n, e in d.terms}, d.role) for d in definitions
+        )
     else:
-        definitions = tangent(equations.definitions)
-        here = layout(definitions).with_displacement()
-    names = ", ".join(b.name for b in here.moved)
-    summary = f"Linearised rates of the displacement {names} behind the state."
+        definitions = tangent(equations.definitions, by)
+    summary = f"Derivatives of the rates by {by}."
+    if not by:
+        here = here if equations.family == "rule" else layout(definitions)
+        here = here.with_displacement()
+        names = ", ".join(b.name for b in here.moved)
+        summary = f"Linearised rates of the displacement {names} behind the state."
     text = rates_function("tangent", summary, live(definitions), parameters, functions, here)
     source = module_text(functions, [text], VERSION, f"linearised: {description(equations)}")
     return load_module(source, "dmft_tangent").tangent
@@ -91,23 +105,31 @@ def compiled_tangent(equations: Equations) -> Any:
 
 @in_turn
 @lru_cache(maxsize=64)
-def compiled_adjoint(equations: Equations) -> tuple[Any, Any]:
-    """Compiled product of a costate with the Jacobian of the rates, and gradient of the risk.
+def compiled_adjoint(equations: Equations, observable: str = "risk") -> tuple[Any, Any]:
+    """Compiled product of a costate with the Jacobian of the rates, and gradient of an observable.
 
     Both are ``(t, y, widths, par, out)``. y holds the state, then a costate, packed; `out` receives
-    after the state's entries the product or the derivatives of the risk, which no costate enters.
+    after the state's entries the product or the derivatives of the observable, which no costate
+    enters.
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))
     here = layout_of(equations).with_displacement(COSTATE)
+    if here.entries:  # the state and its costate are numbers behind each other
+        entries = (*here.entries, *(n + COSTATE for n in here.entries))
+        here = replace(here, state=(*here.state, *here.moved), moved=(), entries=entries)
     texts = []
-    for name, observable in (("adjoint", ""), ("gradient", "risk")):
-        found = adjoint(equations.definitions, observable)
-        summary = f"Of the costate behind the state: the {name} of {observable or 'the rates'}."
+    for name, own in (("adjoint", ""), ("gradient", observable)):
+        summary = f"Of the costate behind the state: the {name} of {own or 'the rates'}."
+        pulled = None
+        if here.entries:
+            state = [s for symbols in equations.space.blocks.values() for s in symbols]
+            definitions = live(adjoint_of_numbers(equations.definitions, state, own))
+        else:
+            found = adjoint(equations.definitions, own)
+            definitions, pulled = found.forward, PulledBack(found)
         texts.append(
-            rates_function(
-                name, summary, found.forward, parameters, functions, here, PulledBack(found)
-            )
+            rates_function(name, summary, definitions, parameters, functions, here, pulled)
         )
     source = module_text(functions, texts, VERSION, f"adjoint: {description(equations)}")
     module = load_module(source, "dmft_adjoint")

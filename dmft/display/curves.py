@@ -330,7 +330,7 @@ def plot_escape_times(records: Sequence[Any], ax: Any, *, canvas: Canvas, title:
 
 
 def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
-    """Draw the control, and the risk of its run where it is known; return the axes."""
+    """Draw the control, and the observable that it minimises along its run; return the axes."""
     if axes is None:
         axes = canvas.panels(2, (4.5, 3.4))
     if np.size(axes) != 2:
@@ -339,11 +339,12 @@ def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None
     step = "steps-post" if schedule.interpolation == "constant" else "default"
     control.plot(schedule.t, schedule.value, color=colour(0), drawstyle=step)
     control.set(xlabel=r"$\tau$", ylabel=symbol(schedule.control))
-    if np.max(schedule.value) > 30.0 * max(np.min(schedule.value), 1e-300):
+    if np.min(schedule.value) > 0.0 and np.ptp(schedule.value) > 29.0 * np.min(schedule.value):
         control.set_yscale("log")
     if schedule.run is not None:
-        risk.semilogy(schedule.run.t, schedule.run.risk, color=colour(1))
-        risk.set(xlabel=r"$\tau$", ylabel=r"risk $\mathcal{R}$")
+        name = schedule.minimises
+        risk.semilogy(schedule.run.t, schedule.run[name], color=colour(1))
+        risk.set(xlabel=r"$\tau$", ylabel=r"risk $\mathcal{R}$" if name == "risk" else name)
     if title is not None:
         control.set_title(title)
     return np.ravel(axes)

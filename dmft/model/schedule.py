@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from dmft.errors import BadParameter, ShapeMismatch
 from dmft.names import Status
 from dmft.record import Record, Short
 
-CONTROLS = ("learning_rate", "batch_size", "weight_decay")
+# Controls that set the clock.
+RATES = ("learning_rate", "batch_size")
 TABLES = (".csv", ".tsv", ".txt", ".dat")
 # Numbers of a table that a reader finds again to the last bit.
 DIGITS = "%.17g"
@@ -28,21 +30,28 @@ def _numbers(value: Any, name: str) -> Array:
         raise ShapeMismatch(f"{name} is not an array of numbers: {error}") from error
 
 
+def is_allowed(control: str, value: float) -> bool:
+    """Whether a control may have this finite value; False for NaN."""
+    if control in RATES:
+        return value > 0.0
+    return value >= 0.0 if control == "weight_decay" else not math.isnan(value)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Short, Record):
     r"""Values of a control as a function of tau = steps/d (samples/d for batches).
 
     `dmft.solve` and `dmft.simulate` accept it as ``learning_rate=``, `solve` also as
-    ``batch_size=`` or ``weight_decay=``; their `t_max` is then a value of tau. `dmft.plot` draws
-    it.
+    ``batch_size=`` or as any other parameter; their `t_max` is then a value of tau. `dmft.plot`
+    draws it.
 
     Parameters
     ----------
     t : (T,)
         Times tau, ascending from 0; after the last one the value is constant.
     value : (T,)
-        gamma, n_b or zeta; positive (a decay may be zero).
-    control : "learning_rate", "batch_size" or "weight_decay"
+        Positive for the learning rate and the batch size, not negative for ``weight_decay``.
+    control : "learning_rate", "batch_size" or another parameter by its name
     hamiltonian : (T,), optional
         H at these times: constant along an optimal schedule, which certifies optimality.
     run : Trajectory, optional
@@ -51,6 +60,8 @@ class Schedule(Short, Record):
         Result of the search.
     interpolation : "linear" or "constant"
         Interpolation between two times; a constant piece has the value at its start.
+    minimises : str
+        Observable of the run that the schedule was found for.
 
     Examples
     --------
@@ -68,6 +79,7 @@ class Schedule(Short, Record):
     status: Status = Status.OK
     message: str = ""
     interpolation: str = "linear"
+    minimises: str = "risk"
 
     def __post_init__(self) -> None:
         times, values = _numbers(self.t, "t"), _numbers(self.value, "value")
@@ -78,15 +90,15 @@ class Schedule(Short, Record):
             )
         if not (times[0] == 0.0 and np.all(np.diff(times) > 0.0) and np.isfinite(times[-1])):
             raise BadParameter("t of a schedule must start at 0 and increase; it is tau = steps/d")
-        if not (isinstance(self.control, str) and self.control in CONTROLS):
-            raise BadParameter(f"control must be one of {list(CONTROLS)}, got {self.control!r}")
+        if not (isinstance(self.control, str) and self.control):
+            raise BadParameter(f"control must be the name of a parameter, got {self.control!r}")
         named = isinstance(self.interpolation, str)
         if not (named and self.interpolation in ("linear", "constant")):
             raise BadParameter(
                 f'interpolation must be "linear" or "constant", got {self.interpolation!r}'
             )
         low = float(values.min()) if np.all(np.isfinite(values)) else np.nan
-        if not (low > 0.0 or (low == 0.0 and self.control == "weight_decay")):
+        if not is_allowed(self.control, low):
             raise BadParameter(
                 f"values of a schedule must be positive and finite; the least is {low}"
             )
@@ -120,7 +132,7 @@ class Schedule(Short, Record):
         return np.asarray(np.interp(times, self.t, self.value))
 
     def save(self, path: str | Path) -> Path:
-        """Write a table with one row per time: tau, the value, and H and the risk if known.
+        """Write a table with a row for each time: tau, the value, H and what is minimised.
 
         Parameters
         ----------
@@ -153,7 +165,7 @@ class Schedule(Short, Record):
         if self.hamiltonian is not None:
             columns["hamiltonian"] = self.hamiltonian
         if self.run is not None and self.run.t.shape == self.t.shape:
-            columns["risk"] = self.run.risk
+            columns[self.minimises] = self.run[self.minimises]
         between = "," if where.suffix == ".csv" else "\t"
         head = between.join(columns)
         rows = np.column_stack(list(columns.values()))
@@ -228,7 +240,7 @@ class Schedule(Short, Record):
         text = f"{self.control} from {self.value[0]:.4g} to {self.value[-1]:.4g} ({low:.4g} to "
         text += f"{high:.4g}), tau = 0 to {self.t[-1]:g}"
         if self.run is not None:
-            text += f", risk {self.run.risk[-1]:.6g}"
+            text += f", {self.minimises} {self.run[self.minimises][-1]:.6g}"
         return text
 
 

@@ -25,9 +25,10 @@ _RUN = types.void(
     RHS, VECTOR, VECTOR, VECTOR, INTEGERS, INTEGERS, VECTOR, types.int64, types.float64,
     types.boolean, MATRIX, MATRIX,
 )  # fmt: skip
-# ... and adjoint before the knots, behind the work costates, gradients left, right and by lengths
+# ... and before the knots the adjoint and the derivatives of the rates by the control; behind the
+# work costates, gradients left, right and by lengths
 _BACK = types.void(
-    RHS, RHS, VECTOR, VECTOR, VECTOR, INTEGERS, INTEGERS, VECTOR, types.int64, types.float64,
+    RHS, RHS, RHS, VECTOR, VECTOR, VECTOR, INTEGERS, INTEGERS, VECTOR, types.int64, types.float64,
     types.boolean, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, VECTOR,
 )  # fmt: skip
 
@@ -62,8 +63,8 @@ def run(rhs, knots, left, right, counts, widths, par, position, scale, is_rate, 
 
 @njit(_BACK, **OPTIONS)
 def pull_back(  # type: ignore[no-untyped-def]
-    rhs, adjoint, knots, left, right, counts, widths, par, position, scale, is_rate, states, work,
-    costates, on_left, on_right, on_length,
+    rhs, adjoint, by_control, knots, left, right, counts, widths, par, position, scale, is_rate,
+    states, work, costates, on_left, on_right, on_length,
 ):  # fmt: skip
     """Fill `costates` at the knots from its last row on, and the gradients of the intervals.
 
@@ -71,7 +72,7 @@ def pull_back(  # type: ignore[no-untyped-def]
     interval.
 
     Rows of `work`: rates and states of the stages, a state with a costate, what comes back, the
-    costates of the stages, rates at another control, the costate of the step.
+    costates of the stages, derivatives of rates by the control, the costate of the step.
     """
     n = states.shape[1]
     row = states.shape[0] - 1
@@ -104,19 +105,17 @@ def pull_back(  # type: ignore[no-untyped-def]
                         value += h * AT[stage + 1] * work[8, m]
                     both[n + m] = value
                     both[m] = work[4 + stage, m]
-                other = 0.0 if g != 0.0 else 1.0
-                par[position] = other
-                rhs(0.0, work[4 + stage], widths, par, work[10])
+                par[position] = g
+                by_control(0.0, work[4 + stage], widths, par, work[10])
                 slope = 0.0
                 for m in range(n):
                     on_length[i] += both[n + m] * factor * work[stage, m] / (h * counts[i])
-                    by_control = scale * (work[stage, m] - work[10, m]) / (g - other)
+                    moved = factor * work[10, m]
                     if is_rate:
-                        by_control = scale * work[stage, m] + g * by_control
-                    slope += both[n + m] * by_control
+                        moved += scale * work[stage, m]
+                    slope += both[n + m] * moved
                 on_left[i] += slope * (1.0 - x)
                 on_right[i] += slope * x
-                par[position] = g
                 adjoint(0.0, both, widths, par, back)
                 for m in range(n):
                     work[8, m] = factor * back[n + m]

@@ -412,11 +412,9 @@ def test_rules_are_copied_and_pickled():
     "verb",
     [
         lambda eqs, start, path: dmft.explore(eqs),
-        lambda eqs, start, path: dmft.optimal_schedule(eqs, start, 2.0),
-        lambda eqs, start, path: dmft.greedy_schedule(eqs, start, 2.0),
         lambda eqs, start, path: dmft.scaling_law(eqs),
     ],
-    ids=["explore", "optimal", "greedy", "scaling"],
+    ids=["explore", "scaling"],
 )
 def test_what_rules_do_not_have_is_refused(verb, tmp_path):
     eqs = dmft.derive(lit.perceptron_rule())

@@ -227,10 +227,11 @@ def moved(name: str) -> sp.IndexedBase:
     return sp.IndexedBase(f"{name}_moved")
 
 
-def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+def tangent(definitions: Sequence[Definition], by: str = "") -> tuple[Definition, ...]:
     """Definitions of the rates of a displacement (Q', M') around a state (Q, M).
 
-    Equation    dX'/dt = sum_Y (dF_X/dY) Y' over the entries Y of Q and M
+    Equation    dX'/dt = sum_Y (dF_X/dY) Y' over the entries Y of Q and M, or dF_X/dg of the
+                parameter g whose name is `by`
     Valid for   closed forms and tables with known derivatives, else `NotClosed`. Displaced
                 arrays are called ``Q_moved``, ...
     """
@@ -240,6 +241,9 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     resting = {name for d in definitions for name in used_bases(d.expr)}
     resting -= {d.name for d in definitions}
     moving: set[str] = {"Omega"}
+    if by:
+        moving = following(definitions, by)
+        resting |= {d.name for d in definitions} - moving
     for d in definitions:
         if d.role == "observable":
             continue
@@ -254,7 +258,7 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
                 f"{d.target} contains an average without closed form; the equations cannot be "
                 "linearised in closed form. Drop the term with equations.without(...)"
             )
-        terms = tuple((name, _moved_expression(e, resting)) for name, e in d.terms)
+        terms = tuple((name, _moved_expression(e, resting, by)) for name, e in d.terms)
         terms = tuple((name, e) for name, e in terms if e != 0)
         if d.role == "block" and terms:
             moving.add(d.name)
@@ -262,10 +266,19 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
             resting.add(d.name)
         if d.role != "rate":
             result.append(d)
-        if d.name not in resting:
+        if d.role == "rate" or d.name not in resting:
             zero = (("rest", sp.S.Zero),)
             result.append(_displaced(d, terms or zero))
     return tuple(result)
+
+
+def following(definitions: Sequence[Definition], parameter: str) -> set[str]:
+    """Names of what is defined, other than the state, that depends on a parameter."""
+    found = {parameter}
+    for d in definitions:
+        if d.role != "rate" and used_bases(with_values(d.expr)) & found:
+            found.add(d.name)
+    return found
 
 
 def _displaced(d: Definition, terms: tuple[tuple[str, sp.Expr], ...]) -> Definition:
@@ -275,12 +288,13 @@ def _displaced(d: Definition, terms: tuple[tuple[str, sp.Expr], ...]) -> Definit
     return Definition(moved(d.name)[d.target.indices], terms, d.role)
 
 
-def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
-    """Derivative along the displacement of all arrays that move."""
+def _moved_expression(expr: sp.Expr, resting: Container[str], by: str = "") -> sp.Expr:
+    """Derivative along the displacement of all arrays that move, or by a parameter."""
     closed = with_values(expr)
     entries = {e for e in closed.atoms(sp.Indexed) if base_name(e) not in resting}
-    shifted = closed.xreplace({e: e + EPSILON * moved(base_name(e))[e.indices] for e in entries})
-    derivative = sp.diff(shifted, EPSILON)
+    shifts = {e: e + EPSILON * moved(base_name(e))[e.indices] for e in entries}
+    shifts |= {s: s + EPSILON for s in closed.free_symbols if by and s.name == by}
+    derivative = sp.diff(closed.xreplace(shifts), EPSILON)
     if derivative.has(sp.Derivative, sp.Subs):
         raise NotClosed(
             f"the derivative of {expr} is not known in closed form; drop the term with "
@@ -303,14 +317,10 @@ def tangent_of_numbers(
     for d in definitions:
         if d.role == "observable":
             continue
-        terms = {}
-        for name, expr in d.terms:
-            if expr.has(Expectation):
-                raise NotClosed(f"{d.target} contains an average on nodes, which is not linearised")
-            parts = [(s, sp.diff(expr, s)) for s in sorted(expr.free_symbols & moving, key=str)]
-            if any(slope.has(sp.Derivative, sp.Subs, sp.DiracDelta) for _, slope in parts):
-                raise NotClosed(f"the derivative of {expr} is not known in closed form")
-            terms[name] = sp.Add(*(slope * moved_symbol(s) for s, slope in parts))
+        terms = {
+            name: sp.Add(*(slope * moved_symbol(s) for s, slope in _slopes(d, expr, moving)))
+            for name, expr in d.terms
+        }
         if d.role == "rate":
             result.append(define(d.target, terms, "rate"))
             continue
@@ -321,9 +331,56 @@ def tangent_of_numbers(
     return tuple(result)
 
 
-def moved_symbol(symbol: sp.Symbol) -> sp.Symbol:
-    """Displacement of a number."""
-    return sp.Symbol(f"{symbol}_moved", real=True)
+def adjoint_of_numbers(
+    definitions: Sequence[Definition], state: Sequence[sp.Symbol], observable: str = ""
+) -> tuple[Definition, ...]:
+    """`adjoint` of a state whose entries are symbols, as definitions of ``Q_1_1_costate``, ...
+
+    Raises
+    ------
+    NotClosed
+        As `adjoint`.
+    """
+    forward = [d for d in definitions if d.role in ("block", "intermediate")]
+    role = "observable" if observable else "rate"
+    ends = [d for d in definitions if d.role == role and observable in ("", d.name)]
+    moving = {*state, *(d.target for d in forward)}
+    cotangents: dict[sp.Symbol, list[sp.Expr]] = {}
+    result: list[Definition] = []
+
+    def pull(d: Definition, weight: sp.Expr) -> None:
+        for s, slope in _slopes(d, d.expr, moving):
+            cotangents.setdefault(s, []).append(weight * slope)
+
+    for d in ends:
+        pull(d, sp.S.One if observable else moved_symbol(d.target, COSTATE))
+    for d in reversed(forward):
+        if d.target in cotangents:
+            dual = moved_symbol(d.target, DUAL)
+            result.append(define(dual, {"dual": sp.Add(*cotangents[d.target])}, "intermediate"))
+            pull(d, dual)
+    for s in state:
+        terms = {"costate": sp.Add(*cotangents.get(s, ()))}
+        result.append(define(moved_symbol(s, COSTATE), terms, "rate"))
+    return (*forward, *result)
+
+
+def _slopes(
+    d: Definition, expr: sp.Expr, moving: Collection[sp.Symbol]
+) -> Iterator[tuple[sp.Symbol, sp.Expr]]:
+    """Derivatives of a part of a definition by the numbers that move."""
+    if expr.has(Expectation):
+        raise NotClosed(f"{d.target} holds an average on nodes, which is not linearised")
+    for s in sorted(expr.free_symbols & set(moving), key=str):
+        slope = sp.diff(expr, s)
+        if slope.has(sp.Derivative, sp.Subs, sp.DiracDelta):
+            raise NotClosed(f"the derivative of {expr} is not known in closed form")
+        yield s, slope
+
+
+def moved_symbol(symbol: sp.Symbol, suffix: str = "_moved") -> sp.Symbol:
+    """Displacement of a number, or its cotangent."""
+    return sp.Symbol(f"{symbol}{suffix}", real=True)
 
 
 def jacobian(

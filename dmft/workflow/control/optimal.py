@@ -10,8 +10,9 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
+from dmft.equations.noise.derivatives import following
 from dmft.errors import BadParameter
-from dmft.model.schedule import Schedule
+from dmft.model.schedule import RATES, Schedule, is_allowed
 from dmft.names import Status
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
@@ -53,7 +54,8 @@ def greedy_schedule(
     start : Overlaps
     t_max : float
         tau at the end.
-    minimise : "risk"
+    minimise : str
+        "risk", or a measure of a rule of vectors.
     control : "learning_rate" or "batch_size"
         For batches n_b = gamma/(rate of single samples).
     bounds : (low, high), optional
@@ -84,10 +86,10 @@ def greedy_schedule(
     (0.126133, 0.036085)
     """
     system = read(equations, start, t_max, minimise, control, parameters)
-    if control == "weight_decay":
+    if not system.control.is_rate:
         raise BadParameter(
-            "the risk is linear in a decay, so the greedy value jumps between its bounds; use "
-            "dmft.optimal_schedule"
+            f"greedy schedules are found for a learning rate or a batch size: the risk is linear "
+            f"in a decay, and any function of {control} elsewhere; use dmft.optimal_schedule"
         )
     low, high = limits(system, bounds)
     c = system.control
@@ -122,21 +124,27 @@ def read(
 ) -> Controlled:
     """The controlled system of a call, or its refusal."""
     equations = check_controlled(equations, control)
-    if minimise != "risk":
-        raise BadParameter(f"minimise = {minimise!r} must be 'risk', the population risk")
+    known = [d.name for d in equations.definitions if d.role == "observable"]
+    if minimise not in known:
+        raise BadParameter(
+            f"minimise = {minimise!r} must be 'risk', the population risk, or a measure of the "
+            f"rule; these equations have {known}"
+        )
+    if minimise in following(equations.definitions, control):
+        raise BadParameter(f"{minimise} depends on {control} itself: minimise another measure")
     if not (np.isfinite(t_max) and t_max > 0.0):
         raise BadParameter(f"t_max must be positive and finite, got {t_max!r}; it is tau = steps/d")
-    return Controlled(equations, start, control, parameters)
+    return Controlled(equations, start, control, parameters, minimise)
 
 
 def limits(system: Controlled, bounds: tuple[float, float] | None) -> tuple[float, float]:
     """Bounds of the number that moves."""
     c = system.control
     if bounds is None:
-        if c.name == "weight_decay":
+        if not c.is_rate:
             raise BadParameter(
-                "a decay requires bounds, for example bounds=(0, 1), because the risk is linear "
-                "in it"
+                f"{c.name} requires bounds, for example bounds=(0, 1): its best value may be "
+                "unbounded, because the risk is linear in a decay"
             )
         if c.name == "batch_size":  # batches of one sample and more
             return c.total * c.batch * LOWEST, c.total * c.batch
@@ -144,10 +152,10 @@ def limits(system: Controlled, bounds: tuple[float, float] | None) -> tuple[floa
         return LOWEST * guess, HIGHEST * guess
     low, high = (float(y) for y in bounds)
     least = 1.0 if c.name == "batch_size" else 0.0
-    if not (least <= low < high < np.inf) or (low == 0.0 and c.name != "weight_decay"):
-        raise BadParameter(
-            f"bounds = {bounds!r} of {c.name} must be finite and ascending, and at least {least:g}"
-        )
+    ascend = -np.inf < low < high < np.inf
+    if not (ascend and is_allowed(c.name, low) and (low >= least or not c.is_rate)):
+        more = f", and at least {least:g}" if c.is_rate or c.name == "weight_decay" else ""
+        raise BadParameter(f"bounds = {bounds!r} of {c.name} must be finite and ascending{more}")
     if c.name == "batch_size":
         low, high = c.read(np.array([high, low])).tolist()
     return low, high
@@ -242,12 +250,13 @@ def optimal_schedule(
     equations : Equations
     start : Overlaps
     t_max : float
-    minimise : "risk"
-        At the last time.
-    control : "learning_rate", "batch_size" or "weight_decay"
-        A batch of n_b samples costs n_b: tau counts samples, and gamma stays that of the equations.
+    minimise : str
+        Its value at the last time: "risk", or a positive measure of a rule of vectors.
+    control : str
+        "learning_rate", "batch_size", "weight_decay" or another parameter of the equations. A
+        batch of n_b samples costs n_b: tau counts samples, and gamma stays that of the equations.
     bounds : (low, high), optional
-        Bounds of the control; required for weight decay, in which the risk is linear.
+        Bounds of the control; required for all but rates and batches.
     pieces : int
         Intervals of the schedule.
     interpolation : "linear" or "constant"
@@ -289,6 +298,8 @@ def optimal_schedule(
     """
     if method not in ("L-BFGS", "sweep"):
         raise BadParameter(f'method must be "L-BFGS" or "sweep", got {method!r}')
+    if method == "sweep" and control not in RATES:
+        raise BadParameter(f'method="sweep" is for rates and batches: take "L-BFGS" for {control}')
     if interpolation not in ("linear", "constant"):
         raise BadParameter(f'interpolation must be "linear" or "constant", got {interpolation!r}')
     system = read(equations, start, t_max, minimise, control, parameters)
@@ -326,15 +337,22 @@ class Search:
 
     def best_constant(self, knots: Array) -> float:
         """The constant with the least risk at the end."""
-        if not self.system.control.is_rate:
-            return (self.low + self.high) / 2
-        tried = np.clip(first_guess(self.system) * TRIED, self.low, self.high)
+        if self.system.control.is_rate:
+            tried = np.clip(first_guess(self.system) * TRIED, self.low, self.high)
+        else:
+            tried = np.linspace(self.low, self.high, TRIED.size)
         found = [self.risk(knots, np.full(knots.size, v)) for v in tried]
         if not np.any(np.isfinite(found)):
             raise BadParameter(
-                "no constant rate gives a finite risk at t_max: use bounds= with smaller rates"
+                "no constant value gives a finite risk at t_max: use bounds= with smaller values"
             )
-        return float(tried[int(np.nanargmin(np.where(np.isfinite(found), found, np.nan)))])
+        best = int(np.nanargmin(np.where(np.isfinite(found), found, np.nan)))
+        if found[best] <= 0.0:
+            raise BadParameter(
+                f"{self.system.minimise} = {found[best]:.4g} must be positive, because its "
+                "logarithm is minimised: take a measure such as 1 - reward"
+            )
+        return float(tried[best])
 
     def risk(self, knots: Array, numbers: Array) -> float:
         """Risk at the end, of numbers at the knots."""
@@ -453,12 +471,13 @@ class Search:
         H = np.array([system.hamiltonian(*triple) for triple in triples])
         inner = H[1:-1]
         middle, spread = float(np.median(inner)), float(np.ptp(inner))
-        helps = sum(system.parts(y, z)[1] <= 0.0 for y, z in zip(states, costates, strict=True))
+        pairs = list(zip(states, costates, strict=True)) if system.control.is_rate else []
+        helps = sum(system.parts(y, z)[1] <= 0.0 for y, z in pairs)
         message = (
             f"H = {middle:.6g} varies by {spread:.1e}; {self.evaluations} gradients, "
             f"{int(counts.sum())} steps"
         )
-        if helps and system.control.is_rate:
+        if helps:
             message += f"; at {helps} times noise helps and the rate is at its bound"
         off = spread / abs(middle)
         if not linear and off > CONSTANT:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
 from dmft.arrays import Array
-from dmft.codegen.linearised import compiled_adjoint
+from dmft.codegen.linearised import compiled_adjoint, compiled_tangent
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.initial_conditions import SAMPLES, STEPS, begin_of
-from dmft.model.schedule import CONTROLS, Schedule
+from dmft.model.schedule import RATES, Schedule
+from dmft.model.update import TIME
 from dmft.solvers.controlled import pull_back, run
 from dmft.solvers.pointers import pointer
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS, RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
+from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of, units_of
 
 RATE = "learning_rate"
+# The time of a run depends on it, too.
+SETS_CLOCK = ("momentum",)
 # Doublings of steps until they are fine enough.
 DOUBLINGS = 14
 ROWS = 11
@@ -47,7 +52,7 @@ class Control:
     @property
     def is_rate(self) -> bool:
         """Whether the time runs with it."""
-        return self.name != "weight_decay"
+        return self.name in RATES
 
     def shown(self, number: Array) -> Array:
         """What a user calls it: n_b for the rate in its place."""
@@ -67,17 +72,6 @@ def check_controlled(equations: object, control: str) -> Equations:
             f"schedules are found for the ode of one-pass SGD, dmft.derive(model, dmft.SGD(...)), "
             f"got {kind!r}"
         )
-    if control in ("clip", "momentum"):
-        raise BadParameter(
-            f"control = {control!r} is not supported; the controls are {list(CONTROLS)}"
-        )
-    if control not in CONTROLS:
-        raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
-    if equations.family == "rule":
-        raise BadParameter(
-            "schedules of rules of vectors are not optimised: pass a parameter as an expression in "
-            "dmft.t to dmft.solve"
-        )
     if equations.algorithm.is_flow:
         raise BadParameter(
             f"{type(equations.algorithm).__name__} has no steps, so its rate cannot follow a "
@@ -87,6 +81,21 @@ def check_controlled(equations: object, control: str) -> Equations:
         raise BadParameter(
             f"scaling = {equations.scaling!r} uses a different time, and schedules are not "
             "available in it"
+        )
+    known = [*RATES, "weight_decay", *equations.parameters]
+    known = [name for name in dict.fromkeys(known) if name not in SETS_CLOCK]
+    if control not in known:
+        raise BadParameter(f"control = {control!r} is not supported; it must be one of {known}")
+    values = {n: y for n, y in equations.declared.items() if n != control}
+    for network in ("student", "teacher"):
+        rows = np.ravel(getattr(getattr(equations.model, network, None), "readout", None) or ())
+        values |= {f"readout {n} of the {network}": sp.sympify(y) for n, y in enumerate(rows, 1)}
+    for name, value in values.items():
+        if control in map(str, value.free_symbols):
+            raise BadParameter(f"{name} = {value} would follow {control}: only one may move")
+    if any(TIME in d.expr.free_symbols for d in equations.definitions):
+        raise BadParameter(
+            "the rates depend on the time t: schedules are found for rates that do not"
         )
     return equations
 
@@ -101,9 +110,14 @@ class Controlled:
     """
 
     def __init__(
-        self, equations: Equations, start: Any, control: str, parameters: Mapping[str, Any]
+        self,
+        equations: Equations,
+        start: Any,
+        control: str,
+        parameters: Mapping[str, Any],
+        minimise: str = "risk",
     ) -> None:
-        self.equations, self.start = equations, start
+        self.equations, self.start, self.minimise = equations, start, minimise
         self.parameters = {n: v for n, v in parameters.items() if n != control}
         self.problem = problem_of(equations)
         names = self.problem.parameters
@@ -114,18 +128,24 @@ class Controlled:
         )
         self.par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
         self.y = self.problem.pack(self.inputs["state"])
-        adjoint, self.gradient_of_risk = compiled_adjoint(equations)
+        adjoint, self.gradient_of_risk = compiled_adjoint(equations, minimise)
         self.rhs, self.adjoint = pointer(self.problem.rhs, RHS), pointer(adjoint, RHS)
+
+    @cached_property
+    def by_control(self) -> Any:
+        """Compiled derivatives of the rates by the number that moves."""
+        name = self.problem.parameters[self.control.position]
+        return pointer(compiled_tangent(self.equations, name), RHS)
 
     def _numbers(self, control: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Run-time values with a number where the control stands."""
         if control == "batch_size":
             return {n: v for n, v in parameters.items() if n != control}
-        return {**parameters, control: 1.0 if control == RATE else 0.0}
+        return {**parameters, control: 0.0 if control == "weight_decay" else 1.0}
 
     def _control(self, name: str, names: tuple[str, ...]) -> Control:
-        scalars, p = self.inputs["parameters"], self.inputs["widths"]["p"]
-        over = pace(scalars) / p
+        scalars = self.inputs["parameters"]
+        over = pace(scalars) / units_of(self.equations, self.inputs["widths"])
         batch = int(self.equations.algorithm.batch_size)  # type: ignore[union-attr]
         if name == "weight_decay" and name not in names:
             raise BadParameter(
@@ -137,13 +157,12 @@ class Controlled:
                 "these equations contain no learning_rate: without noise of the steps the "
                 "largest rate is optimal"
             )
-        if name == "weight_decay":
-            rate = self.inputs["parameters"][RATE]
-            return Control(name, names.index(name), rate * over)
+        if name == RATE:
+            return Control(name, names.index(RATE), over, 1.0, batch)
+        rate = scalars[RATE]
         if name == "batch_size":
-            rate = self.inputs["parameters"][RATE]
             return Control(name, names.index(RATE), over / batch, rate, batch)
-        return Control(name, names.index(RATE), over, 1.0, batch)
+        return Control(name, names.index(name), rate * over)
 
     # Runs -----------------------------------------------------------------------------------
 
@@ -159,10 +178,10 @@ class Controlled:
         return states
 
     def risk(self, state: Array) -> float:
-        """Population risk of a state."""
+        """What is minimised, at a state."""
         out = np.empty(len(self.problem.observables))
         self.problem.observe(0.0, state, self.widths, self.par, out)
-        return float(out[self.problem.observables.index("risk")])
+        return float(out[self.problem.observables.index(self.minimise)])
 
     def slopes(self, state: Array) -> Array:
         """Derivatives of the risk by the state."""
@@ -183,8 +202,8 @@ class Controlled:
         costates[-1] = self.slopes(states[-1])
         c = self.control
         pull_back(
-            self.rhs, self.adjoint, knots, left, right, counts, self.widths,
-            self.par.copy(), c.position, c.scale, c.is_rate, states,
+            self.rhs, self.adjoint, self.by_control, knots, left, right, counts,
+            self.widths, self.par.copy(), c.position, c.scale, c.is_rate, states,
             np.empty((ROWS, n)), costates, *slopes,
         )  # fmt: skip
         at = np.concatenate([[0], np.cumsum(counts)])
@@ -212,27 +231,29 @@ class Controlled:
 
     # Hamiltonian ------------------------------------------------------------------------------
 
+    def along(self, state: Array, costate: Array, number: float) -> float:
+        """The costate along the rates at a value of the control."""
+        par, out = self.par.copy(), np.empty_like(state)
+        par[self.control.position] = number
+        self.problem.rhs(0.0, state, self.widths, par, out)
+        return float(costate @ out)
+
     def parts(self, state: Array, costate: Array) -> tuple[float, float]:
-        """The costate along the rates without the control, and along what the control adds."""
-        par, found = self.par.copy(), []
-        for number in (0.0, 1.0):
-            par[self.control.position] = number
-            out = np.empty_like(state)
-            self.problem.rhs(0.0, state, self.widths, par, out)
-            found.append(float(costate @ out))
-        return found[0], found[1] - found[0]
+        """The costate along the rates at rate zero, and along what is linear in the rate."""
+        first = self.along(state, costate, 0.0)
+        return first, self.along(state, costate, 1.0) - first
 
     def hamiltonian(self, state: Array, costate: Array, number: float) -> float:
         """H = costate . dX/dtau at a value of the control."""
-        first, second = self.parts(state, costate)
-        c = self.control
-        return c.scale * (number if c.is_rate else 1.0) * (first + number * second)
+        factor = number if self.control.is_rate else 1.0
+        return self.control.scale * factor * self.along(state, costate, number)
 
     def schedule(self, knots: Array, numbers: Array, hamiltonian: Array, **record: Any) -> Schedule:
         """Record of a control with the run that follows it."""
         found = Schedule(
-            knots, self.control.shown(numbers), self.control.name, hamiltonian, **record
-        )
+            knots, self.control.shown(numbers), self.control.name, hamiltonian,
+            minimises=self.minimise, **record,
+        )  # fmt: skip
         return replace(found, run=run_of(self.equations, self.start, found, self.parameters))
 
 
@@ -285,13 +306,11 @@ def followed(
     inputs = run_inputs(system, start, given)
     scalars, names = inputs["parameters"], problem.parameters
     batch = int(algorithm.batch_size)
-    over = pace(inputs["parameters"]) / inputs["widths"]["p"]
+    over = pace(inputs["parameters"]) / units_of(equations, inputs["widths"])
     numbers, position = schedule.value, names.index(RATE) if RATE in names else -1
-    if name == "weight_decay":
-        if name not in names:
-            raise BadParameter(
-                "these equations contain no weight_decay that could follow a schedule"
-            )
+    if name not in RATES:
+        if name not in names or name in SETS_CLOCK:
+            raise BadParameter(f"these equations contain no {name} that could follow a schedule")
         over *= scalars[RATE]
         position = names.index(name)
     if name == "batch_size":
@@ -310,7 +329,7 @@ def followed(
             problem.rhs,
             position,
             float(over),
-            name == "weight_decay",
+            name not in RATES,
             schedule.interpolation == "constant",
         ),
         constants=(*problem.constants, *table),

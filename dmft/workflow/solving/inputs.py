@@ -170,6 +170,11 @@ def unit_of(equations: Equations) -> tuple[int, int]:
     return 2, int(equations.algorithm.batch_size)  # type: ignore[union-attr]
 
 
+def units_of(equations: Equations, widths: Mapping[str, int]) -> int:
+    """What the learning rate is divided by in a step: p, or 1 for rules of vectors."""
+    return 1 if equations.family == "rule" else widths["p"]
+
+
 def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     """What turns the time of a run into steps and samples."""
     algorithm, scalars = equations.algorithm, values.scalars
@@ -178,8 +183,7 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     if equations.kind == "map":
         return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
     rate = scalars.get("learning_rate")
-    units = 1 if equations.family == "rule" else values.widths["p"]
-    step = None if rate is None else rate / units
+    step = None if rate is None else rate / units_of(equations, values.widths)
     if step is not None:
         step *= pace(scalars)
     if step is not None:
