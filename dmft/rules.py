@@ -47,6 +47,11 @@ def expression(value: object, what: str) -> sp.Expr:
         found = sp.sympify(value, strict=True)
     except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
         raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
+    if isinstance(found, sp.MatrixBase | sp.MatrixExpr):
+        raise BadParameter(
+            f"{what} is a matrix: covariances of views and clusters are numbers in blocks of "
+            "coordinates (fractions=); matrices that do not commute do not close"
+        )
     if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
         raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
     return found

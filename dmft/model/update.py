@@ -11,7 +11,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.laws import Discrete
-from dmft.model.algorithm import SGD
+from dmft.model.algorithm import DIM_NAME, SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
@@ -247,6 +247,8 @@ def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
 # Names that measures of a rule without a model may have; run.error stays the claimed error, and
 # run["error"] is a measure of this name.
 OF_MEASURES = frozenset({"risk", "error", "error_rate", "loss"})
+# Distances to a pole, and the growth between them that is one: a pole of order 1/2 grows by 32.
+NEAR, MOST_GROWTH = sp.Float(1e-6), 20.0
 # Time, in steps of a rule whose coefficients change.
 TIME = sp.Symbol("t", real=True)
 
@@ -322,8 +324,23 @@ class VectorRule(UpdateField):
                     "inputs would be defined by what is being learned; use adds="
                 )
         if len({view.fractions for view in self.views}) > 1:
-            raise BadParameter("all views of a rule must have the same fractions of blocks")
-        _ = self.parameters
+            raise BadParameter(
+                "all views of a rule must have the same fractions of blocks: covariances that do "
+                "not commute do not close"
+            )
+        if isinstance(self.batch_size, sp.Expr):
+            raise BadParameter(
+                f"batch_size = {self.batch_size} must be an integer: batches of order d and "
+                "samples that are used again are not derived for rules of vectors"
+            )
+        if any(s.name == DIM_NAME for s in self.parameters):
+            raise BadParameter(
+                f"the symbol {DIM_NAME} is the input dimension: latents of length sqrt(d), and "
+                "scalars that move by O(1) in one step, do not close; rename it if it is a "
+                "parameter"
+            )
+        for expr in self.expressions:
+            _check_poles(expr)
 
     @property
     def learned(self) -> dict[sp.Symbol, sp.Expr]:
@@ -402,6 +419,27 @@ class VectorRule(UpdateField):
         return f"UpdateField({', '.join(parts)})"
 
     __str__ = __repr__
+
+
+def _check_poles(expr: sp.Expr) -> None:
+    """Refuse what grows without bound where a denominator that is linear in a field vanishes."""
+    for power in expr.atoms(sp.Pow):
+        fields = sorted(power.base.atoms(Field), key=str) if power.exp.is_negative else []
+        for field in fields:
+            if not (power.base.is_polynomial(field) and sp.degree(power.base, field) == 1):
+                continue
+            root = sp.solve(power.base, field)[0]
+            others = sorted((expr.free_symbols | root.free_symbols) - {field}, key=str)
+            numbers = {s: sp.Float(0.61 + 0.17 * n) for n, s in enumerate(others)}
+            near, far = (
+                abs(expr.xreplace({field: root + step}).xreplace(numbers)).evalf()
+                for step in (NEAR, 1000 * NEAR)
+            )
+            if near.is_Float and far.is_Float and near > MOST_GROWTH * far:
+                raise BadParameter(
+                    f"{expr} has a pole at {power.base} = 0: the square of the step has no finite "
+                    "mean; clip it"
+                )
 
 
 def _moving(row: object) -> Row:

@@ -84,9 +84,65 @@ def other_numbers():
     return dmft.UpdateField({Rows("w"): View("x")}, learning_rate=1, weight_decay=0.1)
 
 
+def perturbed_weights():
+    return (Rows("w") + 0.1 * View("n")) @ View("x")
+
+
+def other_blocks():
+    w, x, y = Rows("w"), View("x", fractions=[0.5, 0.5]), View("y", fractions=[0.3, 0.7])
+    return dmft.UpdateField({w: (w @ x) * y}, learning_rate=1)
+
+
+def matrix_of_covariances():
+    return View("x", scale=sp.Matrix([[2, 1], [1, 2]]))
+
+
+def large_batch():
+    return dmft.UpdateField({Rows("w"): View("x")}, learning_rate=1, batch_size=sp.Symbol("d"))
+
+
+def fast_scalar():
+    w, x, b = Rows("w"), View("x"), sp.Symbol("b", real=True)
+    return dmft.UpdateField({w: x}, scalars={b: sp.Symbol("d") * (w @ x - b)}, learning_rate=1)
+
+
+def long_latent():
+    w, u = Rows("w"), fixed("u")
+    x = View("x", adds={u: sp.sqrt(sp.Symbol("d")) * Random("c", laws.Rademacher())})
+    return dmft.UpdateField({w: (w @ x) * x}, learning_rate=1)
+
+
+def pole():
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    return dmft.UpdateField({w: (B @ x) / (w @ x - sp.Symbol("a")) * x}, learning_rate=1)
+
+
+def zero_row_on_a_sphere():
+    rule = lit.independent_component(laws.Rademacher())
+    return dmft.solve(dmft.derive(rule), dmft.Overlaps([[0.0]], [[0.0]]), 1.0)
+
+
+def parallel_rows():
+    w, x = Rows("w", 2), View("x")
+    rule = dmft.UpdateField(
+        {row: (row @ x) * x for row in w}, learning_rate=1, constraint="orthonormal"
+    )
+    start = dmft.Overlaps(np.ones((2, 2)), np.zeros((2, 0)), np.zeros((0, 0)))
+    return dmft.derive(rule).evaluate(start)
+
+
 @pytest.mark.parametrize(
     ("declare", "words"),
     [
+        (perturbed_weights, "kernels between views"),
+        (other_blocks, "do not commute"),
+        (matrix_of_covariances, "do not commute"),
+        (large_batch, "batches of order d"),
+        (fast_scalar, r"by O\(1\) in one step"),
+        (long_latent, r"latents of length sqrt\(d\)"),
+        (pole, "no finite mean"),
+        (zero_row_on_a_sphere, "length zero"),
+        (parallel_rows, "start with Q = 1"),
         (nonlinear, "linear in its vectors"),
         (of_coordinates, "law of the coordinates"),
         (kernel, "kernels between views"),
@@ -104,6 +160,25 @@ def other_numbers():
 def test_refusals(declare, words):
     with pytest.raises(BadParameter, match=words):
         declare()
+
+
+def test_removable_poles_are_none():
+    """Quotients that stay bounded, and denominators without zeros."""
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    h, k = w @ x, B @ x
+    for step in (sp.tanh(h) / h, k / (1 + h**2), h / sp.Abs(h), k / sp.Symbol("a")):
+        dmft.UpdateField({w: step * x}, learning_rate=1)
+
+
+def test_steps_of_infinite_variance_are_reported():
+    """E exp(2 h^2/5) is finite up to Q = 5/4."""
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    rule = dmft.derive(
+        dmft.UpdateField({w: sp.exp((w @ x) ** 2 / 5) * (B @ x) * x}, learning_rate=1)
+    )
+    assert np.isfinite(rule.evaluate(dmft.Overlaps([[1.0]], [[0.2]]))["Q"])
+    with pytest.warns(dmft.AccuracyWarning, match="not finite"):
+        assert np.isnan(rule.evaluate(dmft.Overlaps([[2.0]], [[0.2]]))["Q"])
 
 
 def test_latents_use_earlier_views():

@@ -24,6 +24,8 @@ from dmft.model.update import TIME, VectorRule
 from dmft.names import BLOCK
 
 Array = NDArray[np.float64]
+# Largest distance of Q from 1 in a start of orthonormal rows: ends of runs are starts.
+ORTHONORMAL = 1e-4
 # Default starts of searches of each kind, and the size of small overlaps.
 STARTS, SMALL = 6, 0.01
 
@@ -252,6 +254,17 @@ class RuleSpace(StateSpace):
                 f"the start has Q {start.Q.shape} and M {start.M.shape}; this rule has Q "
                 f"{wanted[0]} of the moving rows {list(self.model.moving)} and M {wanted[1]} with "
                 f"the fixed rows {list(self.model.fixed)}"
+            )
+        Q = start.Q.sum(axis=0) if self.prefix else start.Q
+        if self.model.on_sphere and not np.all(np.diag(Q) > 0.0):
+            row = self.model.moving[int(np.argmin(np.diag(Q)))]
+            raise BadParameter(
+                f"{row} has length zero at the start: rows on a sphere are divided by their length"
+            )
+        if self.model.orthonormal and not np.allclose(Q, np.eye(len(Q)), rtol=0, atol=ORTHONORMAL):
+            raise BadParameter(
+                f"orthonormal rows need a start with Q = 1, got {Q.tolist()}: parallel rows have "
+                "no orthonormal ones"
             )
 
     def values(
