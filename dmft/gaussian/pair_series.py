@@ -27,6 +27,7 @@ class Output:
         self.line = hermite_line()
         self._panels: dict[tuple[str, int], tuple[Array, Array]] = {}
         self._ratios: dict[int, list[float]] = {}
+        self._last: tuple[float, Array] = (math.nan, np.empty(0))
 
     @classmethod
     def of(cls, output: sp.Expr, state: sp.Symbol) -> Output:
@@ -34,8 +35,12 @@ class Output:
         return _kept(output, state)
 
     def series(self, variance: float) -> Array:
-        """Hermite coefficients at a variance, and what is left."""
-        return self._interpolated("phi", variance)
+        """Hermite coefficients at a variance, and what is left; the last ones are kept."""
+        known, found = self._last
+        if known != variance:
+            found = self._interpolated("phi", variance)
+            self._last = variance, found
+        return found
 
     def pair(self, c: Any, variance: float) -> Array:
         """E phi(x) phi(y) at covariances c."""
@@ -43,12 +48,10 @@ class Output:
 
     def slopes(self, c: Any, variance: float) -> Array:
         """E phi'(x) phi'(y) at covariances c."""
-        table = self.series(variance)[:-1] ** 2
-        rows = np.arange(1, ORDERS) * table[1:]
-        found = self._interpolated("slope", variance)
-        if np.isfinite(found).all():
-            rows = found**2 * variance
-        return _summed(rows / variance, np.asarray(c) / variance)
+        rows = self._interpolated("slope", variance) ** 2
+        if not np.isfinite(rows).all():
+            rows = np.arange(1, ORDERS) * self.series(variance)[1:-1] ** 2 / variance
+        return _summed(rows, np.asarray(c) / variance)
 
     def integral_ratio(self, log: float) -> float:
         """Integral of E phi phi over covariances from 0 to v, over v^2, at v = exp(log)."""
@@ -71,8 +74,8 @@ class Output:
             return self.line(getattr(self, name), 0.0, variance)
         log = math.log(variance)
         start = math.floor(log)
-        row = chebyshev.chebvander(2.0 * (log - start) - 1.0, PANEL - 1)
-        return np.asarray(row @ self._panel(name, start)[1]).ravel()
+        row = np.cos(math.acos(2.0 * (log - start) - 1.0) * np.arange(PANEL))
+        return np.asarray(row @ self._panel(name, start)[1])
 
     def _panel(self, name: str, start: int) -> tuple[Array, Array]:
         """Hermite coefficients at the points of a panel, and their Chebyshev coefficients."""

@@ -8,7 +8,6 @@ Source      [bunin_2017], [mastrogiuseppe_ostojic_2018]
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +16,25 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.optimize import brentq, root
 
 from dmft.arrays import Array
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
+from dmft.workflow.networks import gaussian_rest
+from dmft.workflow.networks.gaussian_rest import gaussian_sites, guesses
 from dmft.workflow.networks.growth import lotka_volterra
-from dmft.workflow.networks.sites import FEWER, NODES, Rest, normal_nodes, populated
+from dmft.workflow.networks.sites import (
+    FEWER,
+    NODES,
+    Rest,
+    equal_steps,
+    has_kinks,
+    normal_nodes,
+    populated,
+)
 
 # Steps of the relaxation of a site towards its rest state, and the accuracy of its rate.
 RELAXATIONS, AT_REST = 200, 1e-13
@@ -96,7 +106,10 @@ class NetworkFixedPoint(Record):
 
 @dataclass
 class Sample:
-    """Sites at rest at the nodes of one population."""
+    """Sites at rest at the nodes of one population.
+
+    `left` is the covariance of site parameters and z given a node, where it is not zero.
+    """
 
     z: Array
     weight: Array
@@ -104,6 +117,7 @@ class Sample:
     x: Array
     phi: Array
     field: Array
+    left: Array | None = None
 
 
 class Search:
@@ -111,10 +125,7 @@ class Search:
 
     def __init__(self, network: RandomNetwork) -> None:
         self.rest = populated(network)
-        self.kinked = network.positive or any(
-            y.has(sp.Abs, sp.Max, sp.Min, sp.Piecewise, sp.sign, sp.Heaviside)
-            for y in (*network.rate, *network.output)
-        )
+        self.kinked, self.gaussian = has_kinks(network), gaussian_sites(network)
         self.held = None
         if network.multiplier is not None:
             _, expr, value = network.multiplier
@@ -140,10 +151,13 @@ class Search:
         rest = self.rest
         second, mean, chi, kappa, nu = self.parts(unknown)
         means, std, symmetry = rest.matrices
-        n, (points, of_laws) = rest.shares, rest.laws
+        n = rest.shares
         q = float(n * std[a] ** 2 @ np.maximum(second, 0.0)) + rest.inputs[a][1]
         back = float(n * symmetry[a] * std[a] * std[:, a] @ chi)
         constant = float(n * means[a] @ mean)
+        if self.gaussian is not None:
+            return self._gaussian_sample(q, constant, kappa)
+        points, of_laws = rest.laws
         low = sum(
             (m(*points) * k for (m, _), k in zip(rest.loadings, kappa, strict=True)),
             np.zeros(of_laws.size),
@@ -159,6 +173,23 @@ class Search:
         phi = np.broadcast_to(rest.sites[a].output(x, *sites), x.shape)
         return Sample(np.tile(z, base.size), np.repeat(of_laws, z.size) * np.tile(w, base.size),
                       sites, x, phi, grid + back * phi)  # fmt: skip
+
+    def _gaussian_sample(self, q: float, constant: float, kappa: Array) -> Sample:
+        """Gaussian sites at nodes of their field, with the means of all else given it."""
+        rest, loadings = self.rest, self.rest.normal
+        assert loadings is not None
+        m = loadings.array(0).T @ kappa
+        along = loadings.cov @ m
+        spread = np.sqrt(q + m @ along)
+        z, weight = equal_steps(gaussian_rest.NODES)
+        middle = np.array(loadings.middle[::2], dtype=np.float64) @ kappa
+        h = constant + float(rest.inputs[0][0](*loadings.mean)) + middle + spread * z
+        given = np.append(along, np.sqrt(q)) / (spread or 1.0)
+        sites = loadings.mean[:, None] + np.outer(given[:-1], z)
+        x = settled(rest, 0, h, 0.0, 0.0, sites, 0.0)
+        phi = np.broadcast_to(rest.sites[0].output(x, *sites), x.shape)
+        left = block_diag(loadings.cov, np.eye(1)) - np.outer(given, given)
+        return Sample(given[-1] * z, weight, sites, x, phi, h, left)
 
     def _kink(self, a: int, base: float, root_q: float, nu: float) -> float:
         """Node z at which a site dies out; where its field vanishes for other kinks."""
@@ -254,31 +285,31 @@ def rest_points(network: RandomNetwork, start: float | None = None) -> list[Netw
         points = [described(search, guess) for guess in explicit]
         return [point for point in points if point.status is Status.OK]
     begin = 0.0 if start is None else float(start)
+    if search.gaussian is not None:
+        found = [_with_response(search, at) for at in search.gaussian.unknowns()]
+    else:
+        found = _searched(search, begin)
+    found.sort(key=lambda y: y.round(8).tolist())
+    return [described(search, at, start=begin) for at in found]
+
+
+def _with_response(search: Search, at: Array) -> Array:
+    """The unknown of Gaussian sites with their response, which plays no role for them."""
+    at = np.insert(at, 2, 0.0)
+    at[2] = search(at)[2]
+    return at
+
+
+def _searched(search: Search, begin: float) -> list[Array]:
     found: list[Array] = []
-    for guess in guesses(search):
+    rest, held = search.rest, search.held is not None
+    for guess in guesses(len(rest.loadings), rest.populations, int(held)):
         near = relaxed(search, guess, begin)
         if near is None or any(np.abs(near - other).max() < NEAR for other in found):
             continue
         at = solved(search, near, begin)
         if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
             found.append(at)
-    found.sort(key=lambda y: y.round(8).tolist())
-    return [described(search, at, start=begin) for at in found]
-
-
-def guesses(search: Search) -> list[Array]:
-    """Averages from which the search starts: at zero, small, large, and with either sign."""
-    count, rank = search.rest.populations, len(search.rest.loadings)
-    found: list[Array] = []
-    for size, signs in itertools.product((0.0, 0.3, 2.0), itertools.product((1, -1), repeat=rank)):
-        for sign in (1, -1):
-            guess = np.zeros(search.size)
-            guess[:count] = size
-            guess[count : 2 * count] = sign * size
-            guess[2 * count : 3 * count] = 0.5
-            guess[3 * count : 3 * count + rank] = size * np.array(signs)
-            if not any(np.array_equal(guess, other) for other in found):
-                found.append(guess)
     return found
 
 
@@ -380,12 +411,18 @@ def _outliers(
         return empty, bulk
     q = max(sigma**2 * at[0] + rest.inputs[0][1], 0.0)
     eta = np.sqrt(q) * s.z
-    ones, size = np.ones(s.x.size), len(modes)
+    ones, size, rank = np.ones(s.x.size), len(modes), len(rest.loadings)
+    left = np.zeros((size, size + 1))
+    if s.left is not None and search.rest.normal is not None:
+        m, n = (search.rest.normal.array(i) for i in (0, 1))
+        left[:rank, :rank] = n @ s.left[:-1, :-1] @ m.T
+        left[:rank, size] = n @ s.left[:-1, -1]
     A = np.zeros((size + 1, size + 1))
     for i, (_, n) in enumerate(modes):
         for j, (m, _) in enumerate(modes):
-            A[i, j] = s.weight @ (n * m * slope * ones)
-        A[i, size] = s.weight @ (n * slope * eta) / q if q > 0.0 else 0.0
+            A[i, j] = s.weight @ (n * m * slope * ones) + left[i, j] * (s.weight @ slope)
+        across = s.weight @ (n * slope * s.z) + left[i, size] * (s.weight @ slope)
+        A[i, size] = across / np.sqrt(q) if q > 0.0 else 0.0
     for j, (m, _) in enumerate(modes):
         A[size, j] = sigma**2 * (s.weight @ (m * s.phi * slope))
     A[size, size] = sigma**2 * (s.weight @ (s.phi * slope * eta)) / q if q > 0.0 else 0.0

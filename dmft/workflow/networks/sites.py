@@ -25,17 +25,24 @@ NODES, FEWER, OF_LAWS, PANELS, IN_PANEL, END = 160, 64, 24, 24, 12, 9.0
 NUMBERS = ("mean", "std", "symmetry", "noise", "input")
 
 
+def declared(system: RandomNetwork | NetworkEquations) -> RandomNetwork:
+    """The network of a system; refused where its equations were changed."""
+    if isinstance(system, RandomNetwork):
+        return system
+    if system.is_changed:
+        raise BadParameter(
+            "fixed points and stationary states are those of the declared network: pass the "
+            "network, or solve the changed equations to a long time"
+        )
+    return system.model
+
+
 def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]) -> RandomNetwork:
     """The network at values of its symbols, and of declared numbers by name.
 
     Raises `BadParameter` for names that are neither.
     """
-    network = system.model if isinstance(system, NetworkEquations) else system
-    if isinstance(system, NetworkEquations) and system.is_changed:
-        raise BadParameter(
-            "fixed points and stationary states are those of the declared network: pass the "
-            "network, or solve the changed equations to a long time"
-        )
+    network = declared(system)
     known = {y.name: y for y in network.scalars}
     swap, fields = {}, {}
     for name, value in given.items():
@@ -170,9 +177,14 @@ class Rest:
         return found
 
     @cached_property
+    def normal(self) -> NormalLoadings | None:
+        """The site parameters where these are normal loadings."""
+        return NormalLoadings.of(self.network)
+
+    @cached_property
     def laws(self) -> tuple[Array, Array]:
         """Nodes (n, N) and weights (N,) of the site parameters."""
-        given = _given_left(self.network)
+        given = _given_left(self.normal)
         if given is not None:
             return given
         points, weights = np.empty((0, 1)), np.ones(1)
@@ -192,30 +204,69 @@ class Rest:
         return [(array_function(own, m), array_function(own, n)) for m, n in self.network.low_rank]
 
 
-def _given_left(network: RandomNetwork) -> tuple[Array, Array] | None:
+@dataclass(frozen=True)
+class NormalLoadings:
+    """Normal loadings (m, n) that sites know by the low-rank part alone, which is affine in them.
+
+    Means (S,) and covariances (S, S) of the site parameters; means (2 R,) and slopes (2 R, S) of
+    m_1, n_1, m_2, ... by these.
+    """
+
+    mean: Array
+    cov: Array
+    middle: tuple[sp.Expr, ...]
+    slopes: sp.Matrix
+
+    @classmethod
+    def of(cls, network: RandomNetwork) -> NormalLoadings | None:
+        """Loadings of a network, without any where it has none; None for other laws."""
+        own, laws = list(network.site_symbols), [law for _, law in network.parameters]
+        pairs = [y for pair in network.low_rank for y in pair]
+        others = (*network.rate, *network.output, *network.drive, *network.input_covariance)
+        normal = all(isinstance(law, Normal | JointNormal) for law in laws)
+        if not normal or any(y.free_symbols & set(own) for y in others):
+            return None
+        slopes = sp.Matrix(len(pairs), len(own), lambda i, j: sp.diff(pairs[i], own[j]))
+        if slopes.free_symbols & set(own):
+            return None
+        parts = [law.covariance if isinstance(law, JointNormal) else law.variance for law in laws]
+        cov = block_diag(*map(np.atleast_2d, parts)) if parts else np.zeros((0, 0))
+        mean = np.array([y for law in laws for y in np.atleast_1d(law.mean)], dtype=np.float64)
+        middle = tuple(y.xreplace(dict(zip(own, map(sp.Float, mean), strict=True))) for y in pairs)
+        return cls(mean, cov, middle, slopes)
+
+    @property
+    def numbers(self) -> list[sp.Expr]:
+        """Means of all m, of all n, and their covariances (m, m) and (n, m), row by row."""
+        m, n = self.slopes[::2, :], self.slopes[1::2, :]
+        cov = sp.Matrix(*self.cov.shape, self.cov.ravel().tolist())
+        return [*self.middle[::2], *self.middle[1::2], *(m * cov * m.T), *(n * cov * m.T)]
+
+    def array(self, first: int) -> Array:
+        """Slopes (R, S) of all m (first = 0) or all n (1), where these are numbers."""
+        size = len(self.middle) // 2
+        return np.array(self.slopes[first::2, :], dtype=np.float64).reshape(size, len(self.mean))
+
+
+def _given_left(loadings: NormalLoadings | None) -> tuple[Array, Array] | None:
     """Nodes of normal loadings (m, n) along the m, with the means of the n given them.
 
-    Exact where sites know their loadings by the low-rank part alone, which is linear in each n.
+    Exact because the low-rank part is linear in each n.
     """
-    own = list(network.site_symbols)
-    pairs = [y for pair in network.low_rank for y in pair]
-    others = (*network.rate, *network.output, *network.drive, *network.input_covariance)
-    if not all(isinstance(law, Normal | JointNormal) for _, law in network.parameters) or any(
-        y.has(*own) for y in others if own
-    ):
+    if loadings is None or not loadings.middle or not len(loadings.mean):
         return None
-    slopes = [[sp.diff(y, symbol) for symbol in own] for y in pairs]
-    if not own or not pairs or any(y.free_symbols for row in slopes for y in row):
-        return None
-    A = np.array(slopes[::2], dtype=np.float64)
-    laws = [law for _, law in network.parameters]
-    parts = (law.covariance if isinstance(law, JointNormal) else law.variance for law in laws)
-    cov = block_diag(*map(np.atleast_2d, parts))
-    mean = np.concatenate([np.atleast_1d(law.mean) for law in laws])
+    A, cov = loadings.array(0), loadings.cov
     values, vectors = np.linalg.eigh(A @ cov @ A.T)
     kept = values > 1e-14 * max(values.max(), 1e-300)
     z, weight = _grid(int(kept.sum()))
-    return mean[:, None] + cov @ A.T @ (vectors[:, kept] / np.sqrt(values[kept])) @ z, weight
+    along = cov @ A.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return loadings.mean[:, None] + along @ z, weight
+
+
+def has_kinks(network: RandomNetwork) -> bool:
+    """Whether averages at rest need panels on both sides of a kink."""
+    kinks = (sp.Abs, sp.Max, sp.Min, sp.Piecewise, sp.sign, sp.Heaviside)
+    return network.positive or any(y.has(*kinks) for y in (*network.rate, *network.output))
 
 
 def _grid(count: int) -> tuple[Array, Array]:
@@ -245,6 +296,18 @@ def _nodes_of(law: Any) -> tuple[Array, Array]:
 @cache
 def _hermite(count: int) -> tuple[Array, Array]:
     z, w = np.polynomial.hermite_e.hermegauss(count)
+    return z, w / w.sum()
+
+
+@cache
+def equal_steps(count: int) -> tuple[Array, Array]:
+    """The trapezoidal rule of a standard normal variable.
+
+    Poles of the output next to the axis matter less than for Gauss nodes: at a standard deviation
+    of 3 of tanh, 64 of these err by 4 %, 121 steps by 1e-11.
+    """
+    z = np.linspace(-END, END, count)
+    w = np.exp(-(z**2) / 2.0)
     return z, w / w.sum()
 
 

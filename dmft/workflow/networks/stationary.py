@@ -10,8 +10,9 @@ Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,11 @@ def stationary_state(network: RandomNetwork) -> Stationary:
         raise BadParameter(
             "a constant random input is not derived for ode stationary states: solve to a long time"
         )
-    noise = float(network.noise[0])
+    return _leaky(output, g, float(network.noise[0]))
+
+
+def _leaky(output: Output, g: float, noise: float) -> Stationary:
+    """Leaky sites without input."""
     slope = float(output.slope(np.float64(0.0)))
     if noise == 0.0 and g * abs(slope) <= 1.0:
         return Stationary(0.0, 0.0, g * abs(slope) - 1.0, 1.0 - g * abs(slope),
@@ -190,10 +195,44 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     return _autonomous(output, g, noise)
 
 
+@dataclass(frozen=True)
+class LeakySites:
+    """Leaky sites without input, whose std and noise are functions of the symbols."""
+
+    network: RandomNetwork
+
+    @cached_property
+    def _function(self) -> Any:
+        numbers = [self.network.std[0][0], self.network.noise[0]]
+        return sp.lambdify(list(self.network.scalars), numbers, "math")
+
+    def at(self, values: Mapping[str, float]) -> Stationary | None:
+        """The state at values of the symbols, and of std and noise by name; None for others."""
+        network = self.network
+        names = {y.name for y in network.scalars}
+        if not names <= set(values) <= names | {"std", "noise"}:
+            return None
+        std, noise = map(float, self._function(*(values[y.name] for y in network.scalars)))
+        std, noise = values.get("std", std), values.get("noise", noise)
+        if not (0.0 <= std < math.inf and 0.0 <= noise < math.inf):
+            return None
+        return _leaky(Output.of(network.output[0], network.state), std, noise)
+
+
+def leaky_sites(network: RandomNetwork) -> LeakySites | None:
+    """The network as leaky sites; None for others."""
+    try:
+        _check(network)
+    except BadParameter:
+        return None
+    random, odd = network.input_covariance[0] != 0, network.output[0].free_symbols
+    if network.kind == "map" or network.parameters or random or odd & set(network.scalars):
+        return None
+    return LeakySites(network)
+
+
 def _constant(network: RandomNetwork) -> float:
     variance = network.input_covariance[0]
-    if network.drive[0] != 0:
-        raise BadParameter("declare a random bias as dmft.GaussianInput(variance)")
     if variance.has(T, S):
         raise BadParameter(f"the input {variance} of a map must not depend on the step")
     return float(variance)
@@ -216,7 +255,13 @@ def _check(network: RandomNetwork) -> None:
         refusal = "the rate -x + h"
     elif network.kind == "map" and sp.expand(network.rate[0] - h) != 0:
         refusal = "the next state h"
-    elif network.noise[0].free_symbols:
+    elif network.drive[0] != 0 and not network.parameters:
+        refusal = (
+            "an input that is zero, a dmft.GaussianInput or a cosine of a uniform random phase"
+        )
+    elif network.noise[0] != 0 and (network.input[0] != 0 or network.kind == "map"):
+        refusal = "white noise of an ode without input, or an input without noise"
+    elif network.noise[0].free_symbols - set(network.scalars):
         refusal = "noise of constant strength"
     elif network.output[0].has(sp.sign, sp.Heaviside):
         refusal = "outputs without jumps"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,16 @@ from dmft.record import Record
 from dmft.solvers.jobs import Job
 from dmft.solvers.network.sweep import Perturbed
 from dmft.validation import checked
+from dmft.workflow.networks.gaussian_rest import GaussianSites, gaussian_sites
 from dmft.workflow.networks.growth import Roots, growth_sites, moments
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
-from dmft.workflow.networks.sites import at_values
-from dmft.workflow.networks.stationary import Stationary, stationary_state
+from dmft.workflow.networks.sites import at_values, declared
+from dmft.workflow.networks.stationary import (
+    LeakySites,
+    Stationary,
+    leaky_sites,
+    stationary_state,
+)
 from dmft.workflow.solving.network import COVERED, NetworkOptions, run_sweeps
 
 
@@ -188,7 +194,13 @@ def _of_point(network: RandomNetwork, value: Callable[[NetworkFixedPoint], float
         return math.nan
     if not points:
         return math.nan
-    return value(max(points, key=lambda point: float(np.max(point.output_second_moment))))
+    return value(max(points, key=_rank))
+
+
+def _rank(point: NetworkFixedPoint) -> tuple[float, float]:
+    """By the mean square; of states that differ by a sign, the one of positive mean is last."""
+    square = float(np.max(point.output_second_moment))
+    return round(square, 9), float(np.max(point.output_mean))
 
 
 def _refused(network: RandomNetwork) -> float:
@@ -209,6 +221,43 @@ EXPLICIT: Mapping[str, Callable[[Roots, float], float]] = {
     "survival": lambda roots, delta: float(moments(delta)[0]),
     "output_mean": lambda roots, delta: float(_averages(roots, delta)[1]),
 }
+
+
+# Of Gaussian sites, from E phi and the replicon.
+OF_GAUSSIAN: Mapping[str, Callable[[float, float], float]] = {
+    "stability": lambda mean, replicon: replicon - 1.0,
+    "survival": lambda mean, replicon: 1.0 if mean == mean else math.nan,
+    "output_mean": lambda mean, replicon: mean,
+}
+
+
+def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
+    """A measure of Gaussian sites, with `many` for all points of a diagram."""
+
+    def many(points: Sequence[Mapping[str, float]]) -> Iterator[float]:
+        if not all(map(sites.reads, points)):
+            yield from (MEASURES[name](at_values(sites.network, point)) for point in points)
+            return
+        for found in sites.at(points):
+            yield OF_GAUSSIAN[name](float(found[1]), float(found[-1]))
+
+    def measure(**values: float) -> float:
+        return next(many([values]))
+
+    measure.many = many  # type: ignore[attr-defined]
+    return measure
+
+
+def _of_leaky(name: str, sites: LeakySites) -> Callable[..., float]:
+    """A measure of stationary leaky sites whose functions are compiled once."""
+
+    def measure(**values: float) -> float:
+        state = sites.at(values)
+        if state is None:
+            return MEASURES[name](at_values(sites.network, values))
+        return state.variance if name == "variance" else state.lyapunov_exponent
+
+    return measure
 
 
 def _averages(roots: Roots, delta: float) -> Any:
@@ -266,11 +315,17 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
             f"{name!r} is not a measure of random networks; choose one of {list(MEASURES)}, or a "
             "function"
         )
-    network = system.model if isinstance(system, NetworkEquations) else system
+    network = declared(system)
     sites = growth_sites(network)
     quiet = _at_zero(network) if name == "stability" and sites is None else None
     if quiet is not None:
         return quiet
+    gaussian = gaussian_sites(network) if name in OF_GAUSSIAN and sites is None else None
+    if gaussian is not None:
+        return _of_gaussian(name, gaussian)
+    leaky = leaky_sites(network) if name in ("chaos", "variance") else None
+    if leaky is not None:
+        return _of_leaky(name, leaky)
     if sites is None or (name not in EXPLICIT and name != "divergence"):
         return lambda **values: MEASURES[name](at_values(system, values))
 

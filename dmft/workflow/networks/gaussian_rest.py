@@ -1,0 +1,234 @@
+r"""Fixed points of random networks whose sites are Gaussian at rest, at many parameters at once.
+
+Equation    x = -(c + b h)/a ~ N(mu, v), h = u + mean M + sum_r m_r kappa_r + sqrt(q) z;
+            kappa_r = E n_r E phi + cov(n_r, x) E phi'
+Source      [mastrogiuseppe_ostojic_2018]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.arrays import Array
+from dmft.gaussian.nodes.grid import array_function
+from dmft.model.couplings.random_network import RandomNetwork, S, T
+from dmft.workflow.networks.sites import NormalLoadings, equal_steps, has_kinks
+
+# Nodes of averages, and of those that only lead near a fixed point.
+NODES, FEWER = 241, 121
+# Numbers of the networks that rows belong to.
+Rows = NDArray[np.intp]
+# Damped iterations before Newton's method, and the relative change at which they end.
+WARM_UP, WARM = 60, 1e-5
+# Largest average of an iteration that converges; accepted residual; two points closer are one.
+LARGEST, ACCEPTED, SAME = 1e8, 1e-8, 1e-6
+# Steps of Newton's method, of its differences, and the residual at which it ends.
+NEWTON, STEP, SETTLED = 20, 1e-7, 1e-14
+# Networks that are iterated together.
+TOGETHER = 64
+# Numbers that diagrams pass by the names of the declaration.
+BY_NAME = ("std", "mean", "input")
+
+
+class Averages(NamedTuple):
+    """What the iteration returns, and E (dx/dh phi')^2, the replicon without std^2."""
+
+    new: Array
+    slope_squared: Array
+
+
+@dataclass(frozen=True)
+class GaussianSites:
+    """One population with a rate c + a x + b h, symmetry 0 and at most normal loadings.
+
+    `numbers` are c, a, b, std, mean, the input and its variance, then the means of m and n and
+    the covariances (m, m) and (n, m). Unknown are E phi^2, E phi and kappa_r, (2 + rank,).
+    """
+
+    network: RandomNetwork
+    numbers: tuple[sp.Expr, ...]
+
+    @property
+    def rank(self) -> int:
+        """Number of pairs of loadings."""
+        return len(self.network.low_rank)
+
+    @cached_property
+    def _function(self) -> Any:
+        return sp.lambdify(list(self.network.scalars), list(self.numbers), "math")
+
+    @cached_property
+    def _output(self) -> Any:
+        x, phi = self.network.state, self.network.output[0]
+        return array_function([x, *self.network.scalars], sp.Tuple(phi, sp.diff(phi, x)))
+
+    def reads(self, values: Mapping[str, float]) -> bool:
+        """Whether the values are all that is missing, and nothing else."""
+        names = {y.name for y in self.network.scalars}
+        return names <= set(values) <= names | set(BY_NAME)
+
+    def at(self, points: Sequence[Mapping[str, float]]) -> list[Array]:
+        """States of largest E phi^2, then E phi, at each point: the unknown, then the replicon.
+
+        nan where there is none.
+        """
+        found: list[Array] = []
+        for start in range(0, len(points), TOGETHER):
+            at = _Numbers(self, points[start : start + TOGETHER])
+            states, replicons = at.states()
+            for state, replicon in zip(states, replicons, strict=True):
+                kept = np.lexsort((state[:, 1], state[:, 0].round(9)))
+                kept = kept[np.isfinite(state[kept, 0])]
+                best = kept[-1] if kept.size else 0
+                found.append(np.append(state[best], replicon[best]))
+        return found
+
+    def unknowns(self) -> list[Array]:
+        """All states of a network without symbols, each once."""
+        found: list[Array] = []
+        for state in _Numbers(self, [{}]).states()[0][0]:
+            if np.isfinite(state).all() and all(np.abs(state - y).max() > SAME for y in found):
+                found.append(state)
+        return found
+
+
+class _Numbers:
+    """Averages of Gaussian sites at numbers: arrays (P, ...) over P networks."""
+
+    def __init__(self, sites: GaussianSites, points: Sequence[Mapping[str, float]]) -> None:
+        names = [y.name for y in sites.network.scalars]
+        self.sites = sites
+        scalars = np.array([[float(point[n]) for n in names] for point in points])
+        rows = np.array([sites._function(*row) for row in scalars], dtype=np.float64)
+        for name, column in zip(BY_NAME, (3, 4, 5), strict=True):
+            rows[:, column] = [
+                point.get(name, old) for point, old in zip(points, rows[:, column], strict=True)
+            ]
+        size = sites.rank
+        self.columns = [*rows[:, :7].T, *np.split(rows[:, 7:], [size, 2 * size], axis=1)]
+        self.scalars, self.has_mean = scalars, bool(rows[:, 4].any())
+
+    def averages(self, at: Array, which: Rows, nodes: int = NODES) -> Averages:
+        """One iteration of the unknowns at (B, 2 + R) of the networks `which` (B,)."""
+        c, a, b, std, mean, drive, variance, m, n, across = (y[which] for y in self.columns)
+        kappa, size, slope = at[:, 2:], self.sites.rank, -b / a
+        C = across.reshape(len(at), 2, size, size)
+        own, other = (np.einsum("brs,bs->br", C[:, i], kappa) for i in (0, 1))
+        field = drive + mean * at[:, 1] + np.sum(m * kappa, axis=1)
+        spread = variance + std**2 * at[:, 0] + np.sum(own * kappa, axis=1)
+        z, w = equal_steps(nodes)
+        root = slope * np.sqrt(np.maximum(spread, 0.0))
+        x = (slope * field - c / a)[:, None] + root[:, None] * z
+        parts = self.sites._output(x, *(y[:, None] for y in self.scalars[which].T))
+        phi, by_x = (np.broadcast_to(y, x.shape) for y in parts)
+        first, turned = phi @ w, (slope * (by_x @ w))[:, None]
+        new = np.column_stack([phi**2 @ w, first, n * first[:, None] + turned * other])
+        return Averages(new, slope**2 * (by_x**2 @ w))
+
+    def states(self) -> tuple[Array, Array]:
+        """States (P, G, 2 + R) from each of G guesses, nan where none is reached, and replicons."""
+        start = guesses(self.sites.rank, 1, 0)
+        start = np.delete(start, 2, axis=1)  # no memory: the response plays no role
+        if not self.has_mean:
+            start[:, 1] = 0.0
+            start = np.unique(start, axis=0)
+        count = len(self.columns[0])
+        which = np.repeat(np.arange(count), len(start))
+        at = np.tile(start, (count, 1))
+        with np.errstate(all="ignore"):
+            self._relax(at, which)
+            self._polish(at, which)
+            new, squared = self.averages(at, which)
+            left = np.abs(new - at).max(axis=1)
+            at[~(left < ACCEPTED * np.maximum(1.0, np.abs(at).max(axis=1)))] = np.nan
+        replicon = self.columns[3][which] ** 2 * squared
+        return at.reshape(count, len(start), -1), replicon.reshape(count, -1)
+
+    def _relax(self, at: Array, which: Rows) -> None:
+        """Damped iteration of all rows, in place; nan where it diverges."""
+        rows = np.arange(len(at))
+        for _ in range(WARM_UP):
+            old, new = at[rows], self.averages(at[rows], which[rows], FEWER).new
+            size = np.maximum(1.0, np.abs(old).max(axis=1))
+            moves = ~(np.abs(new - old).max(axis=1) < WARM * size)
+            at[rows] = np.where(moves[:, None], 0.5 * (old + new), old)
+            at[rows[~(np.abs(new).max(axis=1) < LARGEST)]] = np.nan
+            rows = rows[moves & np.isfinite(at[rows]).all(axis=1)]
+            if not rows.size:
+                return
+
+    def _polish(self, at: Array, which: Rows) -> None:
+        """Newton's method with differences, in place, while it reduces the residual."""
+        rows, best = np.flatnonzero(np.isfinite(at).all(axis=1)), np.full(len(at), np.inf)
+        trial = at.copy()
+        for _ in range(NEWTON):
+            gap = self.averages(trial[rows], which[rows]).new - trial[rows]
+            left = np.abs(gap).max(axis=1)
+            better = left < best[rows]
+            rows, gap, left = rows[better], gap[better], left[better]
+            at[rows], best[rows] = trial[rows], left
+            moves = left > SETTLED * np.maximum(1.0, np.abs(at[rows]).max(axis=1))
+            rows, gap = rows[moves], gap[moves]
+            if not rows.size:
+                return
+            trial[rows] -= _solved(self._slopes(at[rows], which[rows], gap), gap)
+
+    def _slopes(self, at: Array, which: Rows, gap: Array) -> Array:
+        """Jacobian (B, size, size) of new - at."""
+        columns = []
+        for i in range(at.shape[1]):
+            step = STEP * np.maximum(1.0, np.abs(at[:, i]))
+            moved = at.copy()
+            moved[:, i] += step
+            ahead = self.averages(moved, which).new - moved
+            columns.append((ahead - gap) / step[:, None])
+        return np.stack(columns, axis=2)
+
+
+def _solved(matrices: Array, right: Array) -> Array:
+    """Solutions (B, n); least squares where a matrix is singular."""
+    try:
+        return np.asarray(np.linalg.solve(matrices, right[..., None])[..., 0])
+    except np.linalg.LinAlgError:
+        return np.asarray((np.linalg.pinv(matrices) @ right[..., None])[..., 0])
+
+
+def gaussian_sites(network: RandomNetwork) -> GaussianSites | None:
+    """The network as Gaussian sites; None for others."""
+    x, h = network.state, network.field
+    if network.populations > 1 or network.positive or network.multiplier is not None:
+        return None
+    if network.symmetry[0][0] != 0 or network.covariance is not None or network.noise[0] != 0:
+        return None
+    loadings = NormalLoadings.of(network)
+    if loadings is None or has_kinks(network):
+        return None
+    rate = network.rate[0] - (x if network.kind == "map" else 0)
+    a, b, c = sp.diff(rate, x), sp.diff(rate, h), rate.subs({x: 0, h: 0})
+    drive, variance = network.drive[0], network.input_covariance[0]
+    out = {x, h, T, S, *network.site_symbols}
+    if (set().union(*(y.free_symbols for y in (a, b, c, drive, variance))) & out) or a == 0:
+        return None
+    numbers = (c, a, b, network.std[0][0], network.mean[0][0], drive, variance, *loadings.numbers)
+    return GaussianSites(network, numbers)
+
+
+def guesses(rank: int, populations: int, others: int) -> Array:
+    """Averages from which searches start: at zero, small, large, and with either sign.
+
+    Rows of E phi^2, E phi and chi of each population, the kappa, and zeros for others.
+    """
+    found = []
+    for size, signs in itertools.product((0.0, 0.3, 2.0), itertools.product((1, -1), repeat=rank)):
+        for sign in (1, -1):
+            each = np.repeat([size, sign * size, 0.5], populations)
+            found.append([*each, *(size * y for y in signs), *[0.0] * others])
+    return np.array(list(dict.fromkeys(map(tuple, found))))
