@@ -65,10 +65,15 @@ def towards_inner(edges: Array, order: int) -> tuple[Array, Array]:
     t, w = 0.5 * (1 + x), 0.5 * w
     shape = (order,) + (1,) * (edges.ndim - 1)
     near, slope = (t**4).reshape(shape), (4 * t**3 * w).reshape(shape)
-    left, right = edges[1] - edges[0], edges[-1] - edges[-2]
     z, weight = between(edges[1:-1], order, smoothed=True)
-    nodes = [edges[1] - left * near, z, edges[-2] + right * near]
-    return np.concatenate(nodes), np.concatenate([left * slope, weight, right * slope])
+    nodes, weights = [z], [weight]
+    for inner, outer, last in ((1, 0, -1), (-2, -1, 0)):
+        width = edges[outer] - edges[inner]
+        # Where all inner edges were clipped to the other end, nothing is singular.
+        plain = edges[inner] == edges[last]
+        nodes.append(edges[inner] + width * np.where(plain, t.reshape(shape), near))
+        weights.append(np.abs(width) * np.where(plain, w.reshape(shape), slope))
+    return np.concatenate(nodes), np.concatenate(weights)
 
 
 def window(

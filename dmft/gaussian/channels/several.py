@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations, product
 from typing import Any, NamedTuple
 
@@ -35,11 +35,15 @@ from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
 MOST_FIELDS = 3
 # Points at which the structure of a label is read, and their seed.
-PROBES, SEED = 4096, 20260
+PROBES, PROBE_SCALE, SEED = 4096, 1.5, 20260
+# Steps for the shape of a covariance.
+TYLER = 100
 # Sobol points of an average and independent scrambles among them.
 POINTS, REPLICAS = {True: 4096, False: 8192}, 4
 # Nodes of a batch in memory; masses below this are not divided by.
 BATCH, SMALLEST = 1 << 20, 1e-250
+# Variance below which sweeps share places.
+NARROW = 0.999
 # Labels equal an atom up to this relative difference.
 ATOM = 1e-9
 
@@ -84,7 +88,7 @@ class Several:
     @cached_property
     def _probes(self) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Random fields (k, n), labels (n,), and whether these depend on each field (k, n)."""
-        fields = np.random.default_rng(SEED).normal(scale=1.5, size=(self.width, PROBES))
+        fields = np.random.default_rng(SEED).normal(scale=PROBE_SCALE, size=(self.width, PROBES))
         slopes = [quiet(self.fields, slope(self.inner, z)) for z in self.fields]
         return fields, self.label(fields), np.array([np.abs(s(*fields)) > ATOM for s in slopes])
 
@@ -138,6 +142,27 @@ class Several:
             for i, n in enumerate(found)
         )
 
+    @cached_property
+    def sharing(self) -> tuple[Sweep, ...]:
+        """Sweeps that share the places at which a label without noise has a density.
+
+        For small variances, at which sums of one sweep run across ridges.
+        """
+        if self.noise or self.is_discrete:
+            return self.sweeps
+        depends: Any = self._probes[2]
+        found = []
+        for n, z in enumerate(self.fields):
+            degree = degree_in(self.inner, z)
+            if degree is not None and 0 < degree <= 2 and depends[n].any():
+                found.append(Sweep(self.inner, self.fields, n, (), *self._panels))
+        kept = [sweep for sweep in found if sweep.is_solved]
+        fields = tuple(sweep.last for sweep in kept)
+        covered = np.any(depends[list(fields)], axis=0) if fields else np.zeros(1, dtype=bool)
+        if not np.array_equal(covered, depends.any(axis=0)):
+            return self.sweeps
+        return tuple(replace(sweep, shared=fields) for sweep in kept)
+
     @property
     def _panels(self) -> tuple[int, bool]:
         """Nodes of a panel, and whether they are denser at its ends, for singular densities."""
@@ -180,7 +205,8 @@ class Several:
         for value in () if self.noise else self.atoms:
             at_atom |= np.abs(y - value) < ATOM * (1 + abs(value))
         parts = []
-        for number, sweep in enumerate(self.sweeps):
+        is_narrow = float(np.linalg.eigvalsh(variance)[0]) < NARROW
+        for number, sweep in enumerate(self.sharing if is_narrow else self.sweeps):
             fields, weight, mean, scale = sweep.at_nodes(omega, variance)
             found = sweep.pieces(fields)
             if self.noise:
@@ -193,7 +219,8 @@ class Several:
                     sums += np.where(flat & at_atom, interval_sums(found, mean, scale), 0.0)
                 if not self.is_discrete:
                     here = sweep.is_left(fields, found) & ~at_atom
-                    sums += np.where(here, root_sums(found, y, mean, scale), 0.0)
+                    share = partial(sweep.share, fields) if sweep.shared else None
+                    sums += np.where(here, root_sums(found, y, mean, scale, share), 0.0)
             parts.append(_gathered(sweep, fields, weight * sums.sum(axis=1)))
         return Sums(*(sum(each) for each in zip(*parts, strict=True)))
 
@@ -319,6 +346,27 @@ class Several:
         g = np.mean([p @ g @ p.T for p, sign in self.symmetries if sign > 0], axis=0)
         weight = weight * mass
         return (np.einsum("b,bi,bj->ij", weight, m, m), _tensor(weight, g))
+
+    @cached_property
+    def identifies(self) -> bool:
+        """Whether k noiseless labels of random inputs fix all k fields.
+
+        The remaining covariance S of exact recovery solves S^-1 = k E[n n^T / n^T S n], n along the
+        label's gradient; no solution exists where gradients concentrate on fewer directions.
+        """
+        if self.noise or self.is_discrete:
+            return False
+        fields = self._probes[0] / PROBE_SCALE
+        n = np.array([quiet(self.fields, slope(self.inner, z))(*fields) for z in self.fields])
+        n = n[:, np.abs(n).max(axis=0) > ATOM]
+        n = n / np.linalg.norm(n, axis=0)
+        covariance = np.eye(self.width)
+        for _ in range(TYLER):
+            share = np.sum(n * np.linalg.solve(covariance, n), axis=0)
+            covariance = (n / share) @ n.T
+            covariance *= self.width / np.trace(covariance)
+            covariance += 1e-6 * np.eye(self.width)
+        return bool(np.linalg.eigvalsh(covariance)[0] > 1e-3)
 
     def label_rule(self, nodes: int) -> tuple[Array, Array]:
         """Labels and weights dy of sums over y: atoms, and panels between special values."""

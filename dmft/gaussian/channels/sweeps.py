@@ -25,6 +25,8 @@ from dmft.gaussian.nodes.kinks import KINKED, projections, switches
 SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 7.0)
 # Slopes and differences below this part of the label's size are zero.
 ZERO = 1e-9
+# Squares of slopes below this are zero.
+SMALLEST = 1e-300
 
 
 class Sums(NamedTuple):
@@ -47,7 +49,10 @@ class Pieces(NamedTuple):
 class Sweep:
     """Sums over one field in closed form, over nodes of the others.
 
-    `before` are fields whose sweeps come first: what depends on them is left to them.
+    `before` are fields whose sweeps come first: what depends on them is left to them. With
+    `shared`, sweeps of these fields share each place by the squares of their slopes instead. Then
+    no sum runs across a ridge, which is narrower than the nodes where the last field hardly
+    changes the label.
     """
 
     expr: sp.Expr
@@ -56,6 +61,7 @@ class Sweep:
     before: tuple[int, ...] = ()
     nodes: int = 24
     smoothed: bool = True
+    shared: tuple[int, ...] = ()
 
     @cached_property
     def others(self) -> tuple[int, ...]:
@@ -88,6 +94,14 @@ class Sweep:
             found.append([_filled(symbols[:level], s) for s in kept])
         return found
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether the break points have formulas."""
+        try:
+            return bool(self._edges)
+        except BadParameter:
+            return False
+
     @cached_property
     def _value(self) -> Callable[..., Array]:
         return quiet(self._symbols, self.expr)
@@ -96,6 +110,17 @@ class Sweep:
     def _slopes(self) -> list[Callable[..., Array]]:
         """Derivatives by the fields of the sweeps before."""
         return [quiet(self._symbols, slope(self.expr, self.fields[n])) for n in self.before]
+
+    @cached_property
+    def _shared_slopes(self) -> list[Callable[..., Array]]:
+        """Derivatives by the fields that share places, the last one first."""
+        own = sorted(self.shared, key=lambda n: n != self.last)
+        return [quiet(self._symbols, slope(self.expr, self.fields[n])) for n in own]
+
+    def share(self, fields: list[Array], z: Array) -> Array:
+        """The part of a place that this sweep sums."""
+        squares = [slope(*fields, z) ** 2 for slope in self._shared_slopes]
+        return np.asarray(squares[0] / np.maximum(sum(squares), SMALLEST))
 
     def at_nodes(self, omega: Array, variance: Array) -> tuple[list[Array], Array, Array, float]:
         """Other fields (N, B) and weights, mean and standard deviation of the last given them."""
@@ -182,8 +207,14 @@ def interval_sums(found: Pieces, mean: Array, scale: float | Array) -> Array:
     )
 
 
-def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> Array:
-    """Density of y at its roots in each interval, times 1, z and z^2."""
+def root_sums(
+    found: Pieces,
+    y: Array,
+    mean: Array,
+    scale: float,
+    share: Callable[[Array], Array] | None = None,
+) -> Array:
+    """Density of y at its roots in each interval, times 1, z and z^2, and a share at the root."""
     c0, c1, c2 = found.coefficients
     total = np.zeros((3, *found.low.shape))
     with np.errstate(all="ignore"):
@@ -199,6 +230,8 @@ def root_sums(found: Pieces, y: Array, mean: Array, scale: float) -> Array:
             z = np.where(inside, z, 0.0)
             density = np.exp(-0.5 * (((z - mean) / scale) ** 2 + LOG_TWO_PI)) / scale
             density = np.where(inside, density / root, 0.0)
+            if share is not None:
+                density = density * share(z)
             for power, sums in enumerate(total):
                 sums += density * z**power
     return total

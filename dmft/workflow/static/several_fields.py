@@ -22,6 +22,8 @@ FEW, MOST_STEPS, SETTLED = {True: 1024, False: 1024}, 400, {True: 1e-5, False: 1
 NODES, FINE_NODES = {2: 24, 3: 12}, {2: (40, 60), 3: (16, 20)}
 # Overlaps below this are zero where zero is a fixed point; a smaller remaining variance is exact.
 ZERO, EXACT = 1e-4, 1e-5
+# Changes are relative to this many remaining variances where the overlap is larger.
+WHOLE = 10.0
 # Anderson's acceleration: past steps that are combined.
 DEPTH = 4
 # Two states whose overlaps differ by less are one; steps of the Jacobian.
@@ -98,13 +100,17 @@ def _ends(q: Array, zero_is_fixed: bool) -> bool:
 
 
 def _end_state(channel: Several, alpha: float, q: Array) -> State:
-    """No overlap, or exact recovery."""
+    """No overlap, exact recovery, or an overlap so close to one that nodes resolve no more."""
     k = len(q)
     if np.trace(q) < ZERO:
         zero = np.zeros((k, k))
         largest = float(np.linalg.eigvalsh(channel.uninformed[1]).max())
         return State(zero, zero, 0.0, channel.average(zero).entropy, alpha * largest < 1.0)
-    return State(np.eye(k), np.inf * np.eye(k), 0.0, np.nan, True)
+    if channel.is_discrete or channel.noise:
+        found = channel.average(q)
+        hat, left = alpha * channel.symmetrised(found.information, q), np.trace(np.eye(k) - q)
+        return State(q, hat, float(left), found.entropy, True)
+    return State(np.eye(k), np.diag(np.full(k, np.inf)), 0.0, np.inf, True)
 
 
 def _iterated(
@@ -117,8 +123,10 @@ def _iterated(
     for _ in range(MOST_STEPS):
         image = advance(q)
         change = image - q
-        size = float(np.abs(change).max())
-        if size < tol * max(float(np.abs(q).max()), NUDGE) or _ends(image, zero_is_fixed):
+        size, left = float(np.abs(change).max()), float(np.trace(np.eye(len(q)) - q))
+        # Next to exact recovery the remaining variance is what converges, or grows.
+        scale = min(max(float(np.abs(q).max()), NUDGE), WHOLE * left)
+        if size < tol * scale or _ends(image, zero_is_fixed):
             return image
         if size > last:
             changes, images = [], []
@@ -169,8 +177,8 @@ def states(channel: Several, alpha: float) -> list[State]:
 def free_entropy(state: State, alpha: float) -> float:
     """Replica-symmetric free entropy of the Gaussian prior at a fixed point."""
     q, hat = state.overlap, state.precision
-    if not np.isfinite(hat).all():
-        return np.nan
+    if state.entropy == np.inf:  # exact recovery from a label with a density
+        return np.inf
     inner = 0.5 * np.trace(hat) - 0.5 * np.linalg.slogdet(np.eye(len(q)) + hat)[1]
     return float(-0.5 * np.trace(q @ hat) + inner + alpha * state.entropy)
 

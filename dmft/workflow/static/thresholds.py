@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.priors import as_prior
+from dmft.gaussian.channels.several import Several
 from dmft.gaussian.closed.bivariate import normal_cdf
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
@@ -27,6 +28,7 @@ from dmft.workflow.static.numbers import (
     check_gaussian,
     samples_of,
 )
+from dmft.workflow.static.several_fields import FINE_NODES, several_of
 from dmft.workflow.static.staircase import StaircaseStep, staircase
 
 # Points of the curve that a record keeps.
@@ -54,7 +56,8 @@ class Thresholds(StaticLimit):
         Above it AMP reaches the last branch: the largest local maximum of alpha(q), or exact
         recovery if alpha(q) increases. None for several fields.
     information_theoretic : Threshold or None
-        Above it the last branch has the largest free entropy.
+        Above it the last branch has the largest free entropy. For several fields k/p, the share p
+        of labels that are no atoms; None for discrete and noisy labels.
     perfect : Threshold or None
         Above it all starts lead to exact recovery; inf if the error only tends to zero.
     order : "first", "second" or None
@@ -164,7 +167,7 @@ def _of_several(label: Label) -> Thresholds:
         directions=found.directions,
         staircase=found.steps,
         algorithmic=None,
-        information_theoretic=None,
+        information_theoretic=_dimensions(several_of(label)),
         perfect=None,
         order=None,
         **_drawn(found.curve),
@@ -172,6 +175,26 @@ def _of_several(label: Label) -> Thresholds:
         label=str(label.expr),
         message=f"{first}{found.message}".rstrip("; "),
     )
+
+
+def _dimensions(channel: Several) -> Threshold | None:
+    """Exact recovery of k fields from labels with a density: one unknown for each label.
+
+    Next to it the free entropy is (alpha p - k)/2 log(1/V), p the probability of labels that are
+    no atoms, so that it is the largest for alpha > k/p and minus infinity below.
+    """
+    if not channel.identifies:
+        return None
+    if not len(channel.atoms):
+        return Threshold(channel.width, 0.0, CLOSED)
+    coarse, fine = (
+        replace(channel, nodes=n).sums(
+            channel.values, np.zeros((len(channel.values), channel.width)), np.eye(channel.width)
+        ).mass.sum()
+        for n in FINE_NODES[channel.width]
+    )  # fmt: skip
+    at = channel.width / (1.0 - fine)
+    return Threshold(at, abs(at - channel.width / (1.0 - coarse)) + 1e-14, QUADRATURE)
 
 
 def _drawn(curve: Curve | None) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Exact recovery of two fields: as many labels as unknowns, in the channel and in states."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.gaussian.channels.several import Several
+from dmft.workflow.static.thresholds import thresholds
+
+z = sp.Symbol("z", real=True)
+FIELDS = z1, z2 = sp.symbols("z1 z2", real=True)
+
+
+def model(label, **options):
+    return dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(label, FIELDS), **options)
+
+
+@pytest.mark.parametrize("label", [z1 * z2, z1 + z1 * z2, sp.Max(0, z1 * z2)], ids=str)
+def test_each_label_measures_one_direction(label):
+    """tr V m = P(label is no atom) as V -> 0, whatever the direction of the gradient."""
+    share = 0.5 if label.has(sp.Max) else 1.0
+    for variance in (1e-3, 1e-5):
+        found = Several(label, FIELDS).average((1 - variance) * np.eye(2))
+        assert variance * np.trace(found.information) == pytest.approx(
+            share, rel=0.05 * (2 - share)
+        )
+
+
+def test_information_of_a_product_agrees_with_sums_over_one_field():
+    """E[g g^T] of z1 z2 at V = .1 by sums over z1 on a fine grid, on random labels."""
+    variance, count = 0.1, 4000
+    rng = np.random.default_rng(1)
+    omega = rng.normal(size=(count, 2)) * np.sqrt(1 - variance)
+    y = np.prod(omega + rng.normal(size=(count, 2)) * np.sqrt(variance), axis=1)
+    log = np.linspace(-14.0, 2.2, 3001)
+    x = np.concatenate([np.exp(log), -np.exp(log)])
+    total = []
+    for label, at in zip(y, omega, strict=True):
+        # N(z1) N(y/z1) dz1/|z1|, and dz1/|z1| is the step of log |z1|
+        gap = (x - at[0]) ** 2 + (label / x - at[1]) ** 2
+        mass = np.exp(-gap / 2 / variance)
+        g = (np.array([mass @ x, mass @ (label / x)]) / mass.sum() - at) / variance
+        total.append(g**2)
+    mean, error = np.mean(total, axis=0), np.std(total, axis=0) / np.sqrt(count)
+    found = Several(z1 * z2, FIELDS).average((1 - variance) * np.eye(2))
+    assert (np.abs(np.diag(found.information) - mean) < 4 * error).all()
+    assert found.information[0, 0] == pytest.approx(found.information[1, 1], rel=0.02)
+
+
+def test_products_are_recovered_from_two_labels_per_dimension():
+    found = thresholds(model(z1 * z2)).information_theoretic
+    assert (float(found), found.proof) == (2.0, "closed form")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        below, above = (dmft.bayes_optimal(model(z1 * z2), a, start="all") for a in (1.5, 2.3))
+    assert below.mmse > 0.3
+    assert (above.mmse, above.error, above.free_entropy) == (0.0, 0.0, np.inf)
+    np.testing.assert_array_equal(above.qhat, np.diag([np.inf, np.inf]))
+
+
+def test_other_labels_have_no_such_threshold():
+    assert thresholds(model(sp.sign(z1 * z2))).information_theoretic is None
+    assert thresholds(model(z1 + z1 * z2, label_noise=0.1)).information_theoretic is None
+    flat = thresholds(model(sp.Max(0, z1 * z2))).information_theoretic
+    assert flat == pytest.approx(4.0, abs=1e-6)
+
+
+def test_gradients_along_one_direction_identify_no_other():
+    assert not Several((z1 + z2) ** 2, FIELDS).identifies
+    assert not Several(z1 * sp.sign(z2), FIELDS).identifies
+    assert Several(sp.Max(z1, z2), FIELDS).identifies
