@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
 from dmft.model.couplings.random_network import RandomNetwork, S, T
-from dmft.workflow.networks.sites import NormalLoadings, equal_steps, has_kinks
+from dmft.workflow.networks.sites import FEWER, NODES, NormalLoadings, equal_steps, has_kinks
 
-# Nodes of averages, and of those that only lead near a fixed point.
-NODES, FEWER = 241, 121
 # Numbers of the networks that rows belong to.
 Rows = NDArray[np.intp]
 # Damped iterations before Newton's method, and the relative change at which they end.

@@ -23,14 +23,12 @@ from dmft.arrays import Array
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
-from dmft.workflow.networks import gaussian_rest
 from dmft.workflow.networks.gaussian_rest import gaussian_sites, guesses
 from dmft.workflow.networks.growth import lotka_volterra
 from dmft.workflow.networks.sites import (
     FEWER,
     NODES,
     Rest,
-    equal_steps,
     has_kinks,
     normal_nodes,
     populated,
@@ -181,7 +179,7 @@ class Search:
         m = loadings.array(0).T @ kappa
         along = loadings.cov @ m
         spread = np.sqrt(q + m @ along)
-        z, weight = equal_steps(gaussian_rest.NODES)
+        z, weight = normal_nodes()
         middle = np.array(loadings.middle[::2], dtype=np.float64) @ kappa
         h = constant + float(rest.inputs[0][0](*loadings.mean)) + middle + spread * z
         given = np.append(along, np.sqrt(q)) / (spread or 1.0)

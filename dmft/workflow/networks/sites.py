@@ -19,8 +19,9 @@ from dmft.laws import Discrete, JointNormal, Normal
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
 from dmft.validation import is_number, shown
 
-# Nodes of a smooth average over the field, of a parameter's law, and panels around a kink.
-NODES, FEWER, OF_LAWS, PANELS, IN_PANEL, END = 160, 64, 24, 24, 12, 9.0
+# Nodes of a smooth average over the field, fewer at each node of a law and on the way to a fixed
+# point, those of a parameter's law, and panels around a kink.
+NODES, FEWER, OF_LAWS, PANELS, IN_PANEL, END = 481, 121, 24, 24, 12, 9.0
 # Fields of the declaration that are arguments of a diagram by their names.
 NUMBERS = ("mean", "std", "symmetry", "noise", "input")
 
@@ -314,7 +315,7 @@ def equal_steps(count: int) -> tuple[Array, Array]:
 def normal_nodes(kink: float | None = None, count: int = NODES) -> tuple[Array, Array]:
     """Nodes and weights of a standard normal variable; panels on both sides of a kink."""
     if kink is None:
-        return _hermite(count)
+        return equal_steps(count)
     x, w = np.polynomial.legendre.leggauss(IN_PANEL)
     split = min(max(kink, -END), END)
     edges = np.unique(np.concatenate([
