@@ -92,3 +92,13 @@ def test_stationary_states_of_other_inputs_are_refused(given, words):
     rate = H if "kind" in given else -X + H
     with pytest.raises(BadParameter, match=words):
         dmft.stationary(dmft.RandomNetwork(rate, X, H, output=TANH, std=2, **given))
+
+
+def test_growth_diagrams_read_the_input_and_refuse_unknown_names():
+    community = dmft.literature.lotka_volterra(4.0, 0.8, symmetry=0.5)
+    measure = network_measure("output_mean", community)
+    # the input adds to the capacity 1, in which the mean is linear
+    assert measure(input=0.5) == pytest.approx(1.5 * measure(std=0.8))
+    for wrong in ({"competition": 1.0}, {"std": -0.5}):
+        with pytest.raises(BadParameter):
+            measure(**wrong)

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
 from dmft.model.couplings.random_network import RandomNetwork, S, T
-from dmft.workflow.networks.sites import FEWER, NODES, NormalLoadings, equal_steps, has_kinks
+from dmft.workflow.networks.sites import (
+    FEWER,
+    NODES,
+    NormalLoadings,
+    Numbers,
+    equal_steps,
+    has_kinks,
+)
 
 # Numbers of the networks that rows belong to.
 Rows = NDArray[np.intp]
@@ -32,8 +39,6 @@ LARGEST, ACCEPTED, SAME = 1e8, 1e-8, 1e-6
 NEWTON, STEP, SETTLED = 20, 1e-7, 1e-14
 # Networks that are iterated together.
 TOGETHER = 64
-# Numbers that diagrams pass by the names of the declaration.
-BY_NAME = ("std", "mean", "input")
 
 
 class Averages(NamedTuple):
@@ -47,12 +52,12 @@ class Averages(NamedTuple):
 class GaussianSites:
     """One population with a rate c + a x + b h, symmetry 0 and at most normal loadings.
 
-    `numbers` are c, a, b, std, mean, the input and its variance, then the means of m and n and
+    `numbers` are std, mean, the input and its variance, c, a, b, then the means of m and n and
     the covariances (m, m) and (n, m). Unknown are E phi^2, E phi and kappa_r, (2 + rank,).
     """
 
     network: RandomNetwork
-    numbers: tuple[sp.Expr, ...]
+    numbers: Numbers
 
     @property
     def rank(self) -> int:
@@ -60,28 +65,24 @@ class GaussianSites:
         return len(self.network.low_rank)
 
     @cached_property
-    def _function(self) -> Any:
-        return sp.lambdify(list(self.network.scalars), list(self.numbers), "math")
-
-    @cached_property
     def _output(self) -> Any:
         x, phi = self.network.state, self.network.output[0]
         return array_function([x, *self.network.scalars], sp.Tuple(phi, sp.diff(phi, x)))
 
-    def reads(self, values: Mapping[str, float]) -> bool:
-        """Whether the values are all that is missing, and nothing else."""
-        names = {y.name for y in self.network.scalars}
-        return names <= set(values) <= names | set(BY_NAME)
-
-    def at(self, points: Sequence[Mapping[str, float]]) -> list[Array]:
+    def at(self, points: Sequence[Mapping[str, float]]) -> list[Array] | None:
         """States of largest E phi^2, then E phi, at each point: the unknown, then the replicon.
 
-        nan where there is none.
+        nan where there is no state; None where a point has other values than those missing.
         """
+        rows = [self.numbers.at(point) for point in points]
+        if any(row is None for row in rows):
+            return None
+        names = [y.name for y in self.network.scalars]
+        table, scalars = np.array(rows), np.array([[p[n] for n in names] for p in points])
         found: list[Array] = []
         for start in range(0, len(points), TOGETHER):
-            at = _Numbers(self, points[start : start + TOGETHER])
-            states, replicons = at.states()
+            part = slice(start, start + TOGETHER)
+            states, replicons = _Averages(self, table[part], scalars[part]).states()
             for state, replicon in zip(states, replicons, strict=True):
                 kept = np.lexsort((state[:, 1], state[:, 0].round(9)))
                 kept = kept[np.isfinite(state[kept, 0])]
@@ -92,31 +93,25 @@ class GaussianSites:
     def unknowns(self) -> list[Array]:
         """All states of a network without symbols, each once."""
         found: list[Array] = []
-        for state in _Numbers(self, [{}]).states()[0][0]:
+        rows = np.array([self.numbers.at({})])
+        for state in _Averages(self, rows, np.empty((1, 0))).states()[0][0]:
             if np.isfinite(state).all() and all(np.abs(state - y).max() > SAME for y in found):
                 found.append(state)
         return found
 
 
-class _Numbers:
+class _Averages:
     """Averages of Gaussian sites at numbers: arrays (P, ...) over P networks."""
 
-    def __init__(self, sites: GaussianSites, points: Sequence[Mapping[str, float]]) -> None:
-        names = [y.name for y in sites.network.scalars]
-        self.sites = sites
-        scalars = np.array([[float(point[n]) for n in names] for point in points])
-        rows = np.array([sites._function(*row) for row in scalars], dtype=np.float64)
-        for name, column in zip(BY_NAME, (3, 4, 5), strict=True):
-            rows[:, column] = [
-                point.get(name, old) for point, old in zip(points, rows[:, column], strict=True)
-            ]
+    def __init__(self, sites: GaussianSites, rows: Array, scalars: Array) -> None:
         size = sites.rank
+        self.sites, self.scalars = sites, scalars
         self.columns = [*rows[:, :7].T, *np.split(rows[:, 7:], [size, 2 * size], axis=1)]
-        self.scalars, self.has_mean = scalars, bool(rows[:, 4].any())
+        self.has_mean = bool(rows[:, 1].any())
 
     def averages(self, at: Array, which: Rows, nodes: int = NODES) -> Averages:
         """One iteration of the unknowns at (B, 2 + R) of the networks `which` (B,)."""
-        c, a, b, std, mean, drive, variance, m, n, across = (y[which] for y in self.columns)
+        std, mean, drive, variance, c, a, b, m, n, across = (y[which] for y in self.columns)
         kappa, size, slope = at[:, 2:], self.sites.rank, -b / a
         C = across.reshape(len(at), 2, size, size)
         own, other = (np.einsum("brs,bs->br", C[:, i], kappa) for i in (0, 1))
@@ -147,7 +142,7 @@ class _Numbers:
             new, squared = self.averages(at, which)
             left = np.abs(new - at).max(axis=1)
             at[~(left < ACCEPTED * np.maximum(1.0, np.abs(at).max(axis=1)))] = np.nan
-        replicon = self.columns[3][which] ** 2 * squared
+        replicon = self.columns[0][which] ** 2 * squared
         return at.reshape(count, len(start), -1), replicon.reshape(count, -1)
 
     def _relax(self, at: Array, which: Rows) -> None:
@@ -215,8 +210,9 @@ def gaussian_sites(network: RandomNetwork) -> GaussianSites | None:
     out = {x, h, T, S, *network.site_symbols}
     if (set().union(*(y.free_symbols for y in (a, b, c, drive, variance))) & out) or a == 0:
         return None
-    numbers = (c, a, b, network.std[0][0], network.mean[0][0], drive, variance, *loadings.numbers)
-    return GaussianSites(network, numbers)
+    couplings = (network.std[0][0], network.mean[0][0])
+    exprs = (*couplings, drive, variance, c, a, b, *loadings.numbers)
+    return GaussianSites(network, Numbers(network, ("std", "mean", "input"), exprs))
 
 
 def guesses(rank: int, populations: int, others: int) -> Array:

@@ -20,6 +20,7 @@ from scipy.special import ndtr
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.model.couplings.random_network import RandomNetwork, T
+from dmft.workflow.networks.sites import Numbers
 
 # Range and number of the values of Delta that are scanned.
 DELTAS = (-12.0, 40.0, 4001)
@@ -47,32 +48,20 @@ def moments(delta: Any) -> tuple[Any, Any, Any]:
 class GrowthSites:
     """Positive sites with the rate x (K - c x + h), whose fixed points are explicit in Delta.
 
-    `numbers` are K, c, and the mean, standard deviation and symmetry of the couplings; `held` is
-    the mean that a multiplier keeps, which then replaces K, and `slope` the derivative of the
-    growth rate by the multiplier.
+    `numbers` are the standard deviation, mean and symmetry of the couplings, K and c, the mean that
+    a multiplier keeps, which then replaces K, and the derivative of the growth rate by it.
     """
 
-    numbers: tuple[sp.Expr, ...]
-    scalars: tuple[sp.Symbol, ...]
-    held: sp.Expr | None
-    slope: sp.Expr
+    numbers: Numbers
+    is_held: bool
 
-    @cached_property
-    def _function(self) -> Any:
-        held = sp.S.Zero if self.held is None else self.held
-        return sp.lambdify(list(self.scalars), [*self.numbers, held, self.slope], "math")
-
-    def at(self, values: Mapping[str, float]) -> Roots:
-        """All fixed points at values of the symbols and of mean, std and symmetry by name."""
-        K, c, mean, std, symmetry, held, slope = self._function(
-            *(float(values[y.name]) for y in self.scalars)
-        )
-        mean, std, symmetry = (
-            float(values.get(name, value))
-            for name, value in (("mean", mean), ("std", std), ("symmetry", symmetry))
-        )
-        kept = None if self.held is None else float(held)
-        return Roots(K, c, mean, std, symmetry, kept, float(slope))
+    def at(self, values: Mapping[str, float]) -> Roots | None:
+        """All fixed points at values of the symbols and of std, mean and symmetry by name."""
+        found = self.numbers.at(values)
+        if found is None:
+            return None
+        std, mean, symmetry, K, c, held, slope = found
+        return Roots(K, c, mean, std, symmetry, held if self.is_held else None, slope)
 
 
 @dataclass(frozen=True)
@@ -137,9 +126,11 @@ def growth_sites(network: RandomNetwork) -> GrowthSites | None:
     if by_nu.free_symbols & alone:
         return None
     capacity = growth.subs({x: 0, h: 0, nu: 0}) + given
-    couplings = (network.mean[0][0], network.std[0][0], network.symmetry[0][0])
-    held = None if network.multiplier is None else network.multiplier[2]
-    return GrowthSites((capacity, -by_state, *couplings), network.scalars, held, by_nu)
+    couplings = (network.std[0][0], network.mean[0][0], network.symmetry[0][0])
+    held = sp.S.Zero if network.multiplier is None else network.multiplier[2]
+    exprs = (*couplings, capacity, -by_state, held, by_nu)
+    names = ("std", "mean", "symmetry")
+    return GrowthSites(Numbers(network, names, exprs), network.multiplier is not None)
 
 
 def lotka_volterra(network: RandomNetwork) -> list[Array] | None:
@@ -148,7 +139,7 @@ def lotka_volterra(network: RandomNetwork) -> list[Array] | None:
     if sites is None or network.scalars:
         return None
     roots = sites.at({})
-    if roots.crowding <= 0.0 or roots.std == 0.0:
+    if roots is None or roots.crowding <= 0.0 or roots.std == 0.0:
         return None
     if not roots.deltas:
         raise BadParameter(_no_rest(roots))

@@ -65,6 +65,33 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
     return substituted(network, swap) if swap else network
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of a network as functions of its symbols; the first have names of the declaration.
+
+    Compiled once for all points of a diagram.
+    """
+
+    network: RandomNetwork
+    names: tuple[str, ...]
+    exprs: tuple[sp.Expr, ...]
+
+    @cached_property
+    def _function(self) -> Any:
+        return sp.lambdify(list(self.network.scalars), list(self.exprs), "math")
+
+    def at(self, values: Mapping[str, float]) -> list[float] | None:
+        """The numbers; None for other values, which `at_values` reads or refuses."""
+        symbols = [y.name for y in self.network.scalars]
+        if not set(symbols) <= set(values) <= {*symbols, *self.names}:
+            return None
+        found = [float(y) for y in self._function(*(float(values[n]) for n in symbols))]
+        found[: len(self.names)] = [
+            float(values.get(n, y)) for n, y in zip(self.names, found, strict=False)
+        ]
+        return found if np.isfinite(found).all() and found[0] >= 0.0 else None
+
+
 def _with_fields(network: RandomNetwork, fields: Mapping[str, Any]) -> RandomNetwork:
     made = object.__new__(RandomNetwork)
     for each in network.__dataclass_fields__:

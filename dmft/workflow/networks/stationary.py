@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from dmft.model.couplings.random_network import RandomNetwork, S, T
 from dmft.record import Record
 from dmft.special.hermite_line import power_series
 from dmft.workflow.networks.ground_state import ground_state
+from dmft.workflow.networks.sites import Numbers
 
 # Nodes of integrals over the correlation, degree of its force, panels of the orbit.
 LEVEL, DEGREE, ORBIT = 48, 60, 400
@@ -200,23 +201,14 @@ class LeakySites:
     """Leaky sites without input, whose std and noise are functions of the symbols."""
 
     network: RandomNetwork
-
-    @cached_property
-    def _function(self) -> Any:
-        numbers = [self.network.std[0][0], self.network.noise[0]]
-        return sp.lambdify(list(self.network.scalars), numbers, "math")
+    numbers: Numbers
 
     def at(self, values: Mapping[str, float]) -> Stationary | None:
         """The state at values of the symbols, and of std and noise by name; None for others."""
-        network = self.network
-        names = {y.name for y in network.scalars}
-        if not names <= set(values) <= names | {"std", "noise"}:
+        found = self.numbers.at(values)
+        if found is None or found[1] < 0.0:
             return None
-        std, noise = map(float, self._function(*(values[y.name] for y in network.scalars)))
-        std, noise = values.get("std", std), values.get("noise", noise)
-        if not (0.0 <= std < math.inf and 0.0 <= noise < math.inf):
-            return None
-        return _leaky(Output.of(network.output[0], network.state), std, noise)
+        return _leaky(Output.of(self.network.output[0], self.network.state), *found)
 
 
 def leaky_sites(network: RandomNetwork) -> LeakySites | None:
@@ -228,7 +220,8 @@ def leaky_sites(network: RandomNetwork) -> LeakySites | None:
     random, odd = network.input_covariance[0] != 0, network.output[0].free_symbols
     if network.kind == "map" or network.parameters or random or odd & set(network.scalars):
         return None
-    return LeakySites(network)
+    exprs = (network.std[0][0], network.noise[0])
+    return LeakySites(network, Numbers(network, ("std", "noise"), exprs))
 
 
 def _constant(network: RandomNetwork) -> float:

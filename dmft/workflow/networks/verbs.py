@@ -235,10 +235,11 @@ def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
     """A measure of Gaussian sites, with `many` for all points of a diagram."""
 
     def many(points: Sequence[Mapping[str, float]]) -> Iterator[float]:
-        if not all(map(sites.reads, points)):
+        states = sites.at(points)
+        if states is None:
             yield from (MEASURES[name](at_values(sites.network, point)) for point in points)
             return
-        for found in sites.at(points):
+        for found in states:
             yield OF_GAUSSIAN[name](float(found[1]), float(found[-1]))
 
     def measure(**values: float) -> float:
@@ -331,6 +332,11 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
 
     def explicit(**values: float) -> float:
         roots = sites.at(values)
+        if roots is None:  # other fields by name, or values that are refused
+            other = growth_sites(at_values(network, values))
+            roots = None if other is None else other.at({})
+        if roots is None:
+            return math.nan
         if name == "divergence":
             return roots.inverse_mean()
         return EXPLICIT[name](roots, roots.deltas[-1]) if roots.deltas else math.nan
