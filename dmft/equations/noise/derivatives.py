@@ -370,7 +370,7 @@ def _slopes(
 ) -> Iterator[tuple[sp.Symbol, sp.Expr]]:
     """Derivatives of a part of a definition by the numbers that move."""
     if expr.has(Expectation):
-        raise NotClosed(f"{d.target} holds an average on nodes, which is not linearised")
+        raise NotClosed(f"{d.target} contains an average on nodes, which is not linearised")
     for s in sorted(expr.free_symbols & set(moving), key=str):
         slope = sp.diff(expr, s)
         if slope.has(sp.Derivative, sp.Subs, sp.DiracDelta):
