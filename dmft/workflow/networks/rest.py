@@ -147,12 +147,9 @@ class Search:
     def sample(self, a: int, unknown: Array, start: float = 0.0) -> Sample:
         """Sites of population a at rest, at nodes of their field and parameters."""
         rest = self.rest
-        second, mean, chi, kappa, nu = self.parts(unknown)
-        means, std, symmetry = rest.matrices
-        n = rest.shares
-        q = float(n * std[a] ** 2 @ np.maximum(second, 0.0)) + rest.inputs[a][1]
-        back = float(n * symmetry[a] * std[a] * std[:, a] @ chi)
-        constant = float(n * means[a] @ mean)
+        _, mean, _, kappa, nu = self.parts(unknown)
+        q, back = self.variance(a, unknown), self.back(a, unknown)
+        constant = float(rest.shares * rest.matrices[0][a] @ mean)
         if self.gaussian is not None:
             return self._gaussian_sample(q, constant, kappa)
         points, of_laws = rest.laws
@@ -201,13 +198,20 @@ class Search:
         low, high = -40.0, 40.0
         return float(brentq(rate, low, high)) if rate(low) * rate(high) < 0.0 else 0.0
 
+    def back(self, a: int, unknown: Array) -> float:
+        """Part of a site's own output in its field."""
+        _, std, symmetry = self.rest.matrices
+        return float(self.rest.shares * symmetry[a] * std[a] * std[:, a] @ self.parts(unknown)[2])
+
+    def variance(self, a: int, unknown: Array) -> float:
+        """Variance of the field, without low-rank part."""
+        std, second = self.rest.matrices[1], np.maximum(self.parts(unknown)[0], 0.0)
+        return float(self.rest.shares * std[a] ** 2 @ second) + self.rest.inputs[a][1]
+
     def slopes(self, a: int, unknown: Array, s: Sample) -> Array:
         """Derivative of the output by the Gaussian part of the field at each node."""
-        chi = self.parts(unknown)[2]
-        _, std, symmetry = self.rest.matrices
-        back = float(self.rest.shares * symmetry[a] * std[a] * std[:, a] @ chi)
         own = self.own_slopes(a, unknown, s, 0.0)
-        return np.asarray(own / (1.0 - back * own))
+        return np.asarray(own / (1.0 - self.back(a, unknown) * own))
 
     def own_slopes(self, a: int, unknown: Array, s: Sample, rate: float) -> Array:
         """Slopes phi' f_h / (rate - f_x) without the memory; of extinct sites zero."""
@@ -232,9 +236,7 @@ class Search:
             new[count + a] = s.weight @ s.phi
             spread = s.field - s.field.mean()
             if self.kinked and spread.any():
-                second = self.parts(unknown)[0]
-                std = self.rest.matrices[1]
-                q = float(self.rest.shares * std[a] ** 2 @ second) + self.rest.inputs[a][1]
+                q = self.variance(a, unknown)
                 new[2 * count + a] = s.weight @ (s.z * s.phi) / np.sqrt(q) if q > 0.0 else 0.0
             else:
                 new[2 * count + a] = s.weight @ self.slopes(a, unknown, s)
@@ -348,8 +350,9 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
     for a, s in enumerate(samples):
         growth = rest.sites[a].growth
         if growth is not None:
-            bare = np.broadcast_to(growth(_bare(s, search, a, at), nu, *s.sites), s.x.shape)
-            survival[a] = float(s.weight @ (bare > 0.0))
+            bare = s.field - search.back(a, at) * s.phi  # what an extinct site sees
+            rate = np.broadcast_to(growth(bare, nu, *s.sites), s.x.shape)
+            survival[a] = float(s.weight @ (rate > 0.0))
     slopes = [search.slopes(a, at, s) for a, s in enumerate(samples)]
     std = rest.matrices[1]
     matrix = np.array([
@@ -376,14 +379,6 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
         residual=residual,
         status=Status.OK if residual < ACCEPTED * scale else Status.NOT_CONVERGED,
     )  # fmt: skip
-
-
-def _bare(s: Sample, search: Search, a: int, at: Array) -> Array:
-    """Field without the site's own memory: what an extinct site sees."""
-    chi = search.parts(at)[2]
-    _, std, symmetry = search.rest.matrices
-    back = float(search.rest.shares * symmetry[a] * std[a] * std[:, a] @ chi)
-    return np.asarray(s.field - back * s.phi)
 
 
 def _outliers(

@@ -10,7 +10,7 @@ Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
@@ -31,7 +31,7 @@ from dmft.model.couplings.random_network import RandomNetwork, S, T
 from dmft.record import Record
 from dmft.special.hermite_line import power_series
 from dmft.workflow.networks.ground_state import ground_state
-from dmft.workflow.networks.sites import Numbers
+from dmft.workflow.networks.sites import Numbers, at_values
 
 # Nodes of integrals over the correlation, degree of its force, panels of the orbit.
 LEVEL, DEGREE, ORBIT = 48, 60, 400
@@ -196,32 +196,25 @@ def _leaky(output: Output, g: float, noise: float) -> Stationary:
     return _autonomous(output, g, noise)
 
 
-@dataclass(frozen=True)
-class LeakySites:
-    """Leaky sites without input, whose std and noise are functions of the symbols."""
-
-    network: RandomNetwork
-    numbers: Numbers
-
-    def at(self, values: Mapping[str, float]) -> Stationary | None:
-        """The state at values of the symbols, and of std and noise by name; None for others."""
-        found = self.numbers.at(values)
-        if found is None or found[1] < 0.0:
-            return None
-        return _leaky(Output.of(self.network.output[0], self.network.state), *found)
-
-
-def leaky_sites(network: RandomNetwork) -> LeakySites | None:
-    """The network as leaky sites; None for others."""
+def leaky_states(network: RandomNetwork) -> Callable[..., Stationary] | None:
+    """States of leaky sites without input at values by name, compiled once; None for others."""
     try:
         _check(network)
     except BadParameter:
         return None
-    random, odd = network.input_covariance[0] != 0, network.output[0].free_symbols
-    if network.kind == "map" or network.parameters or random or odd & set(network.scalars):
+    phi, random = network.output[0], network.input_covariance[0] != 0
+    others = phi.free_symbols & set(network.scalars)
+    if network.kind == "map" or network.parameters or random or others:
         return None
-    exprs = (network.std[0][0], network.noise[0])
-    return LeakySites(network, Numbers(network, ("std", "noise"), exprs))
+    numbers = Numbers(network, ("std", "noise"), (network.std[0][0], network.noise[0]))
+
+    def state(**values: float) -> Stationary:
+        found = numbers.at(values)
+        if found is None or found[1] < 0.0:
+            return stationary_state(at_values(network, values))
+        return _leaky(Output.of(phi, network.state), *found)
+
+    return state
 
 
 def _constant(network: RandomNetwork) -> float:

@@ -25,12 +25,7 @@ from dmft.workflow.networks.gaussian_rest import GaussianSites, gaussian_sites
 from dmft.workflow.networks.growth import Roots, growth_sites, moments
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
 from dmft.workflow.networks.sites import at_values, declared
-from dmft.workflow.networks.stationary import (
-    LeakySites,
-    Stationary,
-    leaky_sites,
-    stationary_state,
-)
+from dmft.workflow.networks.stationary import Stationary, leaky_states, stationary_state
 from dmft.workflow.solving.network import COVERED, NetworkOptions, run_sweeps
 
 
@@ -207,9 +202,13 @@ def _refused(network: RandomNetwork) -> float:
     raise BadParameter("the divergence line is derived for positive rates x (K - c x + h)")
 
 
+OF_STATIONARY: Mapping[str, Callable[[Stationary], float]] = {
+    "chaos": lambda state: state.lyapunov_exponent,
+    "variance": lambda state: state.variance,
+}
 MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
-    "chaos": lambda network: stationary_state(network).lyapunov_exponent,
-    "variance": lambda network: stationary_state(network).variance,
+    "chaos": lambda network: OF_STATIONARY["chaos"](stationary_state(network)),
+    "variance": lambda network: OF_STATIONARY["variance"](stationary_state(network)),
     "stability": _replicon,
     "divergence": _refused,
     "survival": lambda network: _of_point(network, lambda y: float(np.max(y.survival))),
@@ -246,18 +245,6 @@ def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
         return next(many([values]))
 
     measure.many = many  # type: ignore[attr-defined]
-    return measure
-
-
-def _of_leaky(name: str, sites: LeakySites) -> Callable[..., float]:
-    """A measure of stationary leaky sites whose functions are compiled once."""
-
-    def measure(**values: float) -> float:
-        state = sites.at(values)
-        if state is None:
-            return MEASURES[name](at_values(sites.network, values))
-        return state.variance if name == "variance" else state.lyapunov_exponent
-
     return measure
 
 
@@ -324,9 +311,9 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
     gaussian = gaussian_sites(network) if name in OF_GAUSSIAN and sites is None else None
     if gaussian is not None:
         return _of_gaussian(name, gaussian)
-    leaky = leaky_sites(network) if name in ("chaos", "variance") else None
-    if leaky is not None:
-        return _of_leaky(name, leaky)
+    state = leaky_states(network) if name in OF_STATIONARY else None
+    if state is not None:
+        return lambda **values: OF_STATIONARY[name](state(**values))
     if sites is None or (name not in EXPLICIT and name != "divergence"):
         return lambda **values: MEASURES[name](at_values(system, values))
 
