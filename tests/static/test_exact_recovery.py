@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.special import ndtr
 
 import dmft
 from dmft.gaussian.channels.several import Several
@@ -72,3 +73,26 @@ def test_gradients_along_one_direction_identify_no_other():
     assert not Several((z1 + z2) ** 2, FIELDS).identifies
     assert not Several(z1 * sp.sign(z2), FIELDS).identifies
     assert Several(sp.Max(z1, z2), FIELDS).identifies
+
+
+@pytest.mark.parametrize("samples", [2.0, 3.2])
+def test_overlaps_of_parities_grow_continuously(samples):
+    """One state from both ends on either side of pi^2/4, as (2) iterated on a grid of omega."""
+    x = np.linspace(-8.0, 8.0, 321)
+    weight = np.exp(-(x**2) / 2) / np.exp(-(x**2) / 2).sum()
+    ends = []
+    for q in (0.02, 0.98):
+        for _ in range(400):
+            t = x * np.sqrt(q / (1 - q))
+            up, down = ndtr(t), ndtr(-t)
+            density = np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi * (1 - q))
+            # P(y | omega) of both labels; their slopes by omega_1 differ by a sign
+            chances = (np.outer(up, s) + np.outer(down, r) for s, r in ((up, down), (down, up)))
+            inverse = sum(1 / np.maximum(chance, 1e-300) for chance in chances)
+            m = weight @ (np.outer(density, up - down) ** 2 * inverse) @ weight
+            q = samples * m / (1 + samples * m)
+        ends.append(q)
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+    found = dmft.bayes_optimal(model(sp.sign(z1 * z2)), samples)
+    assert len(found.branches) == 1
+    assert found.q[0, 0] == pytest.approx(ends[0], abs=2e-3)
