@@ -85,10 +85,8 @@ class Vector:
             return self
         if not isinstance(other, Vector):
             raise BadParameter(f"{self} + {shown(other)}: a vector and a number cannot be added")
-        found = dict(self.terms)
-        for vector, c in other.terms.items():
-            found[vector] = found.get(vector, sp.S.Zero) + c
-        return Vector(found)
+        one, two, zero = self.terms, other.terms, sp.S.Zero
+        return Vector({v: one.get(v, zero) + two.get(v, zero) for v in (*one, *two)})
 
     __radd__ = __add__
 
@@ -121,10 +119,8 @@ class Vector:
     def __matmul__(self, other: object) -> sp.Expr:
         if not isinstance(other, Vector):
             raise BadParameter(f"@ takes two vectors, got {shown(other)}")
-        parts = (
-            c * e * _inner(a, b) for a, c in self.terms.items() for b, e in other.terms.items()
-        )
-        return sp.Add(*parts)
+        pairs = itertools.product(self.terms.items(), other.terms.items())
+        return sp.Add(*(c * e * _inner(a, b) for (a, c), (b, e) in pairs))
 
     def _sympy_(self) -> sp.Expr:
         raise BadParameter(

@@ -42,7 +42,9 @@ class Library:
                     found.modules |= {one.name: module for one in names}
                 case ast.Assign(
                     targets=[ast.Name(id=name)],
-                    value=ast.Call(func=ast.Name(id="load_array"), args=[ast.Constant(value=key)]),
+                    value=ast.Call(
+                        func=ast.Name(id="load_array"), args=[ast.Constant(value=str(key))]
+                    ),
                 ):
                     found.tables[name] = key
         return found

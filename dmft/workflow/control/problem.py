@@ -89,7 +89,10 @@ def check_controlled(equations: object, control: str) -> Equations:
     values = {n: y for n, y in equations.declared.items() if n != control}
     for network in ("student", "teacher"):
         rows = np.ravel(getattr(getattr(equations.model, network, None), "readout", None) or ())
-        values |= {f"readout {n} of the {network}": sp.sympify(y) for n, y in enumerate(rows, 1)}
+        values |= {
+            f"readout {n} of the {network}": sp.sympify(y, strict=True)
+            for n, y in enumerate(rows, 1)
+        }
     for name, value in values.items():
         if control in map(str, value.free_symbols):
             raise BadParameter(f"{name} = {value} would follow {control}: only one may move")
