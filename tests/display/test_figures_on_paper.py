@@ -399,7 +399,7 @@ def test_widths_of_figures_are_no_widths_of_lines(tmp_path):
 
 
 def test_a_width_is_of_a_new_figure():
-    with pytest.raises(BadParameter, match="width = 3 is that of a new figure"):
+    with pytest.raises(BadParameter, match="width = 3 applies only to new figures"):
         dmft.plot(made.run(), width=3, ax=Figure().subplots(1, 2))
 
 

@@ -95,5 +95,5 @@ def test_where_rows_are_not_derived_is_said() -> None:
         dmft.Momentum(0.0)
     equations = dmft.derive(model, dmft.SGD(0.1, average=1.0))
     start = dmft.Overlaps(np.eye(2), np.zeros((2, 2)), memory={"velocity": np.eye(2)})
-    with pytest.raises(ValueError, match="keeps velocity"):
+    with pytest.raises(ValueError, match="contains velocity"):
         equations.evaluate(start)
