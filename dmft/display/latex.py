@@ -198,7 +198,9 @@ def document(
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
-    kept, derivations = _defined_once(records), _defined_once(_said_once(derivations))
+    several = sum(isinstance(y, Explanation) for y in records) > 1
+    kept = _defined_once(_said_once(records, alone=True) if several else records)
+    derivations = _defined_once(_said_once(derivations))
     explained = [y for y in (*kept, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
@@ -255,11 +257,11 @@ def _defined_once(records: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _said_once(derivations: Sequence[Any]) -> list[Any]:
-    """Derivations of the blocks of one system, without what the document says before.
+def _said_once(derivations: Sequence[Any], alone: bool = False) -> list[Any]:
+    """Derivations, without what the document says before.
 
-    Proofs and sentences of earlier ones are left out, and so are letters of the declaration and
-    proofs of laws that a rule states.
+    Proofs and sentences of earlier ones are left out, and so are proofs of laws that a rule states
+    and, unless derivations are `alone`, letters of the declaration.
     """
     seen: set[object] = set()
     found: list[Any] = []
@@ -267,7 +269,7 @@ def _said_once(derivations: Sequence[Any]) -> list[Any]:
         if not isinstance(one, Explanation):
             found.append(one)
             continue
-        steps = without_laws(one.steps, set(LAWS))
+        steps = one.steps if alone else without_laws(one.steps, set(LAWS))
         keys = [_proof(step) for step in steps]
         kept = [
             replace(step, note=NUMBERS_OF_CHECK.sub("", step.note)) if found else step
@@ -278,7 +280,8 @@ def _said_once(derivations: Sequence[Any]) -> list[Any]:
         told = tuple(
             m
             for m in one.notation
-            if not m.declared and m.latex not in seen and (not m.names or printed & {*m.names})
+            if m.latex not in seen
+            and (alone or (not m.declared and (not m.names or printed & {*m.names})))
         )
         seen |= {*keys, *(m.latex for m in told)}
         found.append(replace(one, steps=tuple(kept), notation=told))
