@@ -41,7 +41,7 @@ def escaped(text: str) -> str:
     plain = "".join(SPECIAL.get(c, c) for c in text)
     plain = re.sub(r"\b(\d)e-0*(\d+)\b", r"$\1 \\cdot 10^{-\2}$", plain)
     plain = re.sub(r"\b([A-Zw])\\_([a-z]+)\b|\b(d)\b", _letter, plain)
-    return re.sub(r"\b(Omega|tau|Phi|nu)\b", r"$\\\1$", plain)
+    return re.sub(r"\b(Omega|tau|Phi|nu|gamma)\b", r"$\\\1$", plain)
 
 
 def _letter(match: re.Match[str]) -> str:

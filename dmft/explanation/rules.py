@@ -219,8 +219,9 @@ RULES: dict[str, Rule] = {
     ),
     "drift": Rule(
         "Drift of one step",
-        "A step moves a row w_j along the input. The change of an overlap is the update times the "
-        "other field, averaged over inputs, which enter through local fields only.",
+        "A step at the learning rate gamma moves a row w_j along the input. The change of an "
+        "overlap is the update times the other field, averaged over inputs, which enter through "
+        "local fields only.",
         "w_j <- w_j + gamma/(p n_b) sum psi_j x/sqrt(d): dM_jr/dt = E[psi_j h*_r], "
         "dQ_jl/dt = E[psi_j h_l + psi_l h_j] + ...",
         r"w_j \leftarrow w_j + \tfrac{\gamma}{p n_b} \sum \psi_j x/\sqrt{d}:\ "
