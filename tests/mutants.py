@@ -181,10 +181,10 @@ def of_subject(path: str) -> list[str]:
     where = re.compile(rf"{re.escape(package)}(\.{name}\b| import [^\n]*\b{name}\b)")
     rooms = [room for p in parts[1:] for room in (p, *ROOMS.get(p, ()))] or ["workflow"]
     found = {}
-    for file in sorted(ROOT.glob("tests/*/test_*.py")):
+    for file in sorted(ROOT.glob("tests/*/**/test_*.py")):
         read = bool(where.search(file.read_text(encoding="utf-8")))
-        if read or file.parent.name in rooms:
-            shown = str(file.relative_to(ROOT))
+        shown = str(file.relative_to(ROOT))
+        if read or set(rooms) & {*Path(shown).parts}:
             found[shown] = (not read, -len(words(shown) & words(path)))
     return sorted(found, key=lambda test: found[test])
 

@@ -50,6 +50,7 @@ from dmft.gaussian.tables.tokens import (
     split_parameters,
 )
 from dmft.model import FIELD as z
+from dmft.workflow.solving import rounding
 
 x, y = sp.symbols("x y", real=True)
 a, b, c, q, m, r = sp.symbols("a b c q m r", positive=True)
@@ -293,3 +294,17 @@ def test_branches_grow_to_the_side_of_their_exponentials():
     factor = sp.exp(2 * z) * (1 - step) + sp.exp(3 * z) * step
     assert branches(factor).growths == (0.0, 3.0)
     assert branches(factor.subs(z, -z)).growths == (3.0, 0.0)
+
+
+def test_error_functions_on_exponentials_that_grow_are_no_branches():
+    """Two tails that grow would have to cancel."""
+    assert branches(sp.erf(z) * sp.exp(-z)) is None
+    assert branches(sp.erf(z) * sp.exp(z)) is None
+    assert branches(sp.exp(z) * sp.Heaviside(-z) * sp.erf(z)) is not None
+
+
+def test_integrals_of_errors_are_exact_for_exponentials():
+    t = np.array([0.0, 1.0, 3.0])
+    small = np.array([[0.1], [0.2], [0.2]])
+    found = rounding._integral(t, small)
+    assert found[:, 0] == pytest.approx([0.0, 0.1 / np.log(2.0), 0.1 / np.log(2.0) + 0.4])

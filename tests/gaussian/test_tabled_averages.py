@@ -329,3 +329,19 @@ def test_dirac_parts_weigh_by_the_slope_of_their_argument():
     regular, spikes = tabled.without_dirac(factor)
     assert regular == z
     assert sorted(spikes) == [(sp.Rational(1, 2), sp.Rational(1, 12)), (4, 8)]
+
+
+@pytest.mark.parametrize("c11", [1.3, 0.002])
+def test_kinked_factors_of_nearly_parallel_fields_against_sums(c11):
+    """The smoothed factor has a layer of the width of what is left of its field."""
+    F, G = sp.tanh(z) + z**2 / 2, sp.Abs(sp.tanh(z)) + sp.tanh(z - 1)
+    c22, rho = 0.8, -0.99999
+    cross = rho * np.sqrt(c11 * c22)
+    u, du = np.linspace(-9.0, 9.0, 6001, retstep=True)
+    xi, dxi = np.linspace(-7.0, 7.0, 71, retstep=True)
+    density = np.exp(-0.5 * (u[:, None] ** 2 + xi**2)) * du * dxi / (2.0 * np.pi)
+    v = np.sqrt(c22) * (rho * u[:, None] + np.sqrt(1.0 - rho**2) * xi)
+    f, g = (sp.lambdify(z, e, "numpy") for e in (F, G))
+    wanted = float(np.sum(density * f(np.sqrt(c11) * u)[:, None] * g(v)))
+    tables = (factor_table(e).values for e in (F, G))
+    assert kinked_pair_average(*tables, c11, cross, c22) == pytest.approx(wanted, abs=2e-7)

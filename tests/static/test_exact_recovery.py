@@ -96,3 +96,12 @@ def test_overlaps_of_parities_grow_continuously(samples):
     found = dmft.bayes_optimal(model(sp.sign(z1 * z2)), samples)
     assert len(found.branches) == 1
     assert found.q[0, 0] == pytest.approx(ends[0], abs=2e-3)
+
+
+def test_symmetries_of_labels_are_signed_permutations():
+    assert len(Several(z1 * z2, FIELDS).symmetries) == 8
+    found = Several(z1 + z1 * z2, FIELDS).symmetries
+    assert sorted((matrix.tolist(), sign) for matrix, sign in found) == [
+        ([[-1.0, 0.0], [0.0, 1.0]], -1),
+        ([[1.0, 0.0], [0.0, 1.0]], 1),
+    ]
