@@ -167,6 +167,10 @@ class Page:
         rows = list(self.rows(run))
         if not any(rows):
             return
+        if not rows[1] and len(rows[0]) == 1:  # what a proof ends with may be what it is asked for
+            (row,) = rows[0]
+            rows = [] if run[0].depth and row in self.said else rows
+            self.said.add(row)
         fresh = [name for name in names if not run[0].depth or name not in self.said]
         titles = [self._title(name) for name in fresh]
         if run[0].depth and self.rules is not None:

@@ -80,8 +80,10 @@ def as_printed(equations: System, definition: Definition) -> Printed:
         return derived
     subject = subject_of(equations)
     closed = closed_form(subject, Page())
-    if closed is not None and (not closed.scalar or not _has(closed, block)):
+    if closed is not None and not closed.scalar:
         closed = None
+    if closed is not None and not _has(closed, block):  # a constant on the sphere is not printed
+        return derived
     one_teacher = getattr(model.teacher, "width", None) == 1
     unit_teachers = closed is None or bool(closed.values) or not one_teacher
     definitions, _ = declared_definitions(subject, unit_teachers)
