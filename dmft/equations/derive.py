@@ -58,7 +58,8 @@ def derive(
     The result holds at symbolic widths p and k. It can be printed, changed by `with_term`,
     `without` and `replace`, compiled by `dmft.build`, and solved by `dmft.solve`.
 
-    Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
+    Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S, where B_jl = E[psi_j h_l],
+                B*_jr = E[psi_j h*_r], S_jl = E[psi_j psi_l], psi as in `SGD`; on the sphere
                 dM_jr/dt = B*_jr - M_jr Phi_jj / 2, dQ_jl/dt = Phi_jl - Q_jl (Phi_jj + Phi_ll) / 2
                 with Phi = B + B^T + gamma/(p n_b) S
     Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant
@@ -72,18 +73,20 @@ def derive(
     ----------
     model : Model, RandomNetwork or UpdateField
         Student, teacher and inputs. For a sequence model, which is always on the sphere, the
-        variables are its alignments e and m. A rule of vectors needs no algorithm.
+        variables are its alignments e and m. A rule of vectors (an `UpdateField` of steps) is
+        passed without an algorithm.
     algorithm : SGD, GradientFlow, GradientDescent or UpdateField, optional
-        A `RandomNetwork` has none.
+        The training algorithm of a `Model`; an `UpdateField` states its psi. A `RandomNetwork` has
+        none.
     dim : int or sympy.Symbol, optional
         Input dimension d.
 
         - For batches of the order of d: the result is the map of one step, for any loss and custom
           rules, with `learning_rate`, `dim` and `batch_size` as run-time values. Repeated use of
           such batches is not supported, because it requires two-time equations.
-        - With the mean-field scaling: components of random rows outside the teacher's span are
-          correlated as in this dimension (their cosines are averaged over). By default they are
-          orthogonal.
+        - With the mean-field scaling: the components of student rows orthogonal to the teacher have
+          the random cosines of this dimension, over which rates are averaged. Without `dim` they
+          are orthogonal to each other.
     scaling : str or Scaling, optional
         The limit, which determines the terms that survive as d grows:
 
@@ -95,7 +98,8 @@ def derive(
         - "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic students of one
           teacher unit on the sphere (three state variables).
 
-        A `Scaling` of powers of d selects one of these (`dmft.regimes` draws them).
+        A `Scaling` states how the learning rate and the width depend on d, and selects one of these
+        limits (`dmft.regimes` plots which).
     fluctuations : bool
         Derive the stochastic equation for batches of order one in `dim` dimensions.
 
@@ -111,8 +115,8 @@ def derive(
     Raises
     ------
     BadParameter
-        For an object that is not an algorithm, an unknown scaling, powers of d that leave no
-        differential equation, or a symbol with the name of one in the equations.
+        For an object that is not an algorithm, an unknown scaling, a `Scaling` without a
+        differential equation as its limit, or a symbol whose name the equations use.
     NotClosed
         For the mean-field limit, if an average has neither a closed form nor a table.
 

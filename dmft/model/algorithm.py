@@ -212,9 +212,11 @@ class SGD(UpdateRule, InTorch):
         ``d = sympy.Symbol("d")`` such as ``d**2`` (`derive` with ``dim=`` gives the map of such
         steps).
     loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
-        1/2 (y - f)^2, 1 - y f (the update does not contain the output), -log softmax_y(f) for
-        several outputs, the norm ||f - y|| (not squared) for matrix outputs of sequence models, or
-        any expression in symbols named f (output) and y (label).
+        - "squared": 1/2 (y - f)^2;
+        - "correlation": 1 - y f, whose gradient does not depend on f;
+        - "cross-entropy": -log softmax_y(f), for several outputs;
+        - "frobenius": the norm ||f - y|| (not squared), for matrix outputs of sequence models;
+        - any expression in symbols named f (output) and y (label).
 
         For several outputs y_o is 1 for the class of the sample and 0 for the others: an expression
         contains f1, f2, ... and y1, y2, ...; "squared" is sum_o (y_o - f_o)^2/2, "correlation"
@@ -231,21 +233,23 @@ class SGD(UpdateRule, InTorch):
         E^mu sigma(h_j^mu), gamma_a = rho_a gamma / d. 0 keeps the readout fixed. With `repeat` the
         readout uses the error and the fields of each gradient of the weights.
     weight_decay : float or sympy.Expr
-        zeta >= 0: the step includes -gamma zeta/(p d) w, like ``weight_decay`` in PyTorch, which
-        adds -zeta M and -2 zeta Q to the rates. Heavy-ball momentum and the velocity of `Momentum`
-        include the decay like the gradient. Readouts do not decay; not available on the sphere.
+        zeta >= 0: each step adds -gamma zeta/(p d) w, as ``weight_decay`` does in PyTorch. The
+        rates gain the terms -zeta M and -2 zeta Q. Heavy-ball momentum and the velocity of
+        `Momentum` include the decay like the gradient. Readouts do not decay; not available on the
+        sphere.
     decoupled : bool
         True: the weights decrease by gamma zeta/(p d) w in addition to the step (SGDW), and
-        velocities do not decay. Without momentum both settings agree. At fixed beta, where t
-        advances by a factor 1/(1 - beta) more per step, the decay adds -(1 - beta) zeta M and
-        -2 (1 - beta) zeta Q to the rates; with `Momentum` it adds -zeta M and -2 zeta Q to the
+        velocities do not decay. Without momentum both settings agree. With a number beta, one step
+        advances t by gamma/((1 - beta) p d), and the decay adds -(1 - beta) zeta M and
+        -2 (1 - beta) zeta Q to the rates. With `Momentum` it adds -zeta M and -2 zeta Q to the
         rates of the weights, and nothing to those of the velocities.
     momentum : float, sympy.Expr or Momentum
         0 <= beta < 1: a step includes beta times the previous step (heavy ball, also for readouts).
         As d grows this is SGD at the rate gamma / (1 - beta), including time, decay and
         fluctuations: t = steps * gamma / ((1 - beta) p d). Not available with `Repeat` or with
-        batches of order d, whose steps are correlated. ``Momentum(rate, direct)`` has a memory of
-        order one in t: its velocities are additional rows.
+        batches of order d, whose steps are correlated. With ``Momentum(rate, direct)`` beta tends
+        to 1 as d grows, so that velocities decay over times t of order one; they are additional
+        rows of the equations.
     gradient_noise : float or sympy.Expr
         Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
         for each neuron (Langevin noise). It adds gamma Delta_g/p to dQ_jj/dt for any batch size;
@@ -256,8 +260,9 @@ class SGD(UpdateRule, InTorch):
     normalised : bool
         Rescale gradients to length one; not with `clip`.
     average : float or sympy.Expr
-        kappa_a >= 0 of averaged weights w_a, dw_a/dt = kappa_a (w - w_a), which start at w. Their
-        overlaps are average_M, average_Q and average; the risk is computed from w. 0: no average.
+        Rate kappa_a >= 0 of a running average w_a of the weights, dw_a/dt = kappa_a (w - w_a), with
+        w_a = w at the start; 0 for none. Its overlaps are average_M, average_Q and average; the
+        risk is that of w.
 
     Examples
     --------

@@ -164,12 +164,13 @@ def fixed_points(
     equations : Equations
     starts : Overlaps or sequence of them, optional
         A symmetric start converges to a symmetric point, for example from equal units to the
-        plateau. From each start the search converges to at most one point. By default 18 starts:
-        random rows with overlaps of order one (in p + k dimensions), nearly orthogonal random rows
-        (in 10^4), and the first ones averaged over the units. Other fixed points may exist.
+        plateau. From each start the search converges to at most one point. By default six draws of
+        random rows in p + k dimensions (overlaps of order one), six in 10^4 dimensions (nearly
+        orthogonal) and, for p > 1, the first six averaged over the units. Other fixed points may
+        exist.
     tolerance : float
-        Largest absolute rate at a fixed point, at most 1e-4; in units of the largest entry of the
-        Jacobian at the start if that entry is above 1 or below 0.01.
+        Largest absolute rate at a fixed point, between 0 and 1e-4. If the largest entry of the
+        Jacobian at the start is above 1 or below 0.01, the rate is divided by it first.
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.

@@ -105,10 +105,13 @@ def solve(
     t_max : float
         Time at the end of the run, not its length.
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an sde, {"euler", "weak2"}
-        Explicit Runge-Kutta of order 5 and 8, backward differentiation (all compiled), or SciPy's
-        implicit methods. By default order 5; if stability instead of accuracy limits the steps of a
-        long run, the solver switches to backward differentiation (`run.message` reports the time).
-        Euler-Maruyama (the default for an sde) or a scheme of weak order 2. Maps have no method.
+        - "rk5" (the default) and "rk8": explicit Runge-Kutta of order 5 and 8, compiled. If
+          stability instead of accuracy limits the steps of a long run without `method`, the solver
+          switches to "BDF" (`run.message` reports the time);
+        - "BDF": backward differentiation, compiled; "Radau" and "LSODA" are SciPy's;
+        - "euler" (the default for an sde) and "weak2": Euler-Maruyama and a scheme of weak order 2.
+
+        Not available for maps.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array
@@ -128,8 +131,8 @@ def solve(
         For averages on nodes (`Equations.averages`): the number of nodes is increased until the
         estimated error of every saved overlap and of the risk is below this value (see Notes).
     t_start : float, optional
-        Time at the start. By default a schedule in time continues at the time of `start`, which
-        ``run.final`` contains; any other run starts at 0.
+        Time at the start. By default 0; if a schedule depends on t, the time stored in `start`
+        (``run.final`` stores its time), so that the schedule continues.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate can depend on time and risk, as an expression in ``sympy.Symbol("t")`` and
@@ -163,10 +166,11 @@ def solve(
     - `GradientDescent`: `dmft.workflow.solving.descent_nodes.DescentOptions`, and for a gradient
       flow `dmft.workflow.solving.descent_flow.FlowOptions`.
 
-    Quadratic terms of tanh and similar sigmoids need no nodes: sums of error functions replace
-    the activations there, and ``nodes=`` (4 to 9) is their number of terms. `run.message` reports
-    if the largest number of nodes is reached. Rates with kinks jump when a kink passes a node, so
-    rtol and atol are then at least 0.1 and 1e-3 times `quadrature_tol`. For sequence models with
+    In quadratic terms, tanh and similar sigmoids are approximated by sums of error functions, whose
+    averages have closed forms; ``nodes=`` (4 to 9) is then the number of terms of a sum.
+    `run.message` reports if the largest number of nodes is reached. For activations with kinks,
+    averages on nodes are discontinuous in the overlaps: smaller values of rtol and atol than 0.1
+    and 1e-3 times `quadrature_tol` are raised to these. For sequence models with
     the norm as loss, which has a cone at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and
     atol 1e-7.
 

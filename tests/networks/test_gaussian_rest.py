@@ -24,7 +24,7 @@ def low_rank(gain, strength):
 
 
 def test_wide_states_agree_with_quadrature_in_both_fields():
-    """(8) and (10) of theory/single_site_processes by sums over the loading and the field."""
+    """The fixed point and its stability by sums over the loading and the field."""
     gain, strength = 0.8, 6.0
     point = max(dmft.fixed_points(low_rank(gain, strength)), key=lambda y: y.loadings[0])
     kappa, q = point.loadings[0], gain**2 * point.output_second_moment

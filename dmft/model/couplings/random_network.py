@@ -92,13 +92,16 @@ class RandomNetwork(Shown):
     multiplier : (nu, expression, value), optional
         nu(t) in `rate` keeps the mean of the expression at a value.
     positive : bool
-        States stay positive: a site x rho(x, h) + lambda makes steps x exp(rho dt) + lambda dt.
+        Keep states positive: for a rate x rho(x, h) + lambda, one step is
+        x -> x exp(rho dt) + lambda dt.
     kind : {"ode", "map"}
     redrawn : bool
         New couplings at each step of a map, as in the layers of a network.
     covariance, memory : sympy.Expr, optional
-        In place of std^2 C(t, s) and symmetry std^2 R(t, s), for couplings that change in time or
-        join several sites: expressions in ``C(t, s)``, ``R(t, s)``, t and s.
+        Covariance of the effective noise and memory kernel of a site. By default std^2 C(t, s) and
+        symmetry std^2 R(t, s), with the correlation C and the response R of the output. Other
+        expressions in ``C(t, s)``, ``R(t, s)``, t and s describe couplings that change in time or
+        couple more than two sites.
 
     Raises
     ------

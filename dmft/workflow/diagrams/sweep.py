@@ -254,7 +254,7 @@ def phase_diagram(
     fraction, reference, overlap
         For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool
-        Compute a coarse subgrid, and points between its points only where labels differ (see
+        Compute a coarse subgrid, and refine only blocks whose corners have different labels (see
         Notes). `PhaseDiagram.computed` is False for the other points.
     level : float
         Threshold for measures that return floats, as in `dmft.boundary`; only for adaptive
@@ -283,11 +283,11 @@ def phase_diagram(
 
     Notes
     -----
-    In an adaptive diagram the label of a point consists of its status and of its value for measures
-    that return bools, ints or names, otherwise of whether the value is above `level`. Points that
-    are not computed have the status of their block and values interpolated between its corners. A
-    region that is everywhere as wide as a square of `coarse` by `coarse` cells is reproduced at
-    every point of the grid; narrower islands, tips and lanes may be missed.
+    Points of an adaptive diagram are compared by a label: the status, and the value if the measure
+    returns a bool, an int or a name; if it returns a float, whether the value is above `level`.
+    Points that are not computed have the status of their block and values interpolated between its
+    corners. Regions that are nowhere narrower than `coarse` grid steps are reproduced exactly;
+    narrower ones may be missed, in whole or in part.
 
     Examples
     --------

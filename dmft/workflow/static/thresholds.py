@@ -101,10 +101,11 @@ class Thresholds(StaticLimit):
 
 @checked
 def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
-    r"""Weak recovery, staircase, algorithmic, information-theoretic and perfect recovery.
+    r"""Numbers of samples per dimension at which recovery of the teacher becomes possible.
 
-    Equation    weak: 1/E_y[E[He_2(h)|y]^2], or 1/lambda_max(q -> E[G q G]), G = E[z z^T - I|y];
-                0 if E[h|y] does not vanish; the others from alpha(q) = F^-1(q)/m(q)
+    Equation    weak recovery at 1/E_y[E[He_2(h)|y]^2] for one field h, and for several at
+                1/lambda_max of q -> E[G q G], G = E[z z^T - I|y]; at 0 if E[h|y] is not zero. The
+                other thresholds are extremes of alpha(q) = F^-1(q)/m(q)
     Scaling     n = alpha d
     Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
                 field and for steps of one direction
@@ -113,11 +114,14 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     Parameters
     ----------
     model : Model
+        Teacher and label; the student is not used.
     prior : "gaussian", "rademacher" or GaussBernoulli(density)
+        Law of the teacher's weights.
 
     Returns
     -------
     Thresholds
+        Each with its error, or None where it is not defined.
 
     Raises
     ------
