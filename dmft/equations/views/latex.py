@@ -110,12 +110,11 @@ def closed_latex(subject: Subject, system: ClosedSystem, page: Page) -> str:
     """LaTeX of a closed system."""
     printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
     functions = functions_latex(subject.model, printer).removeprefix("& ").split(r",\quad ")
-    values = fixed_values(system, printer.letter)
-    told = ", ".join(f"${y}$" for y in functions + values)
+    told = ", ".join(f"${y}$" for y in functions + fixed_values(system, printer.letter))
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)
     parts.append(align(closed_rows(system, printer)))
-    parts.append(f"Here {told}" + (", as declared." if values else "."))
+    parts.append(f"Here {told}.")
     parts += special_functions([e for _, e, _ in system.rows])
     return fitted("\n".join(part for part in parts if part), page.width)
 
@@ -263,7 +262,7 @@ def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
         return []
     letters = {name: printer.letter(name) for name in VALUES}
     shown = ", ".join(f"${VALUES[name].format(**letters)}$" for name in notes)
-    return [f"Here {shown}, as declared."]
+    return [f"Here {shown}."]
 
 
 def meanings_latex(
