@@ -169,6 +169,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Schedule": {
             "t": [0.0, 1.0], "value": [1.0, 0.5], "control": "learning_rate", "hamiltonian": None,
             "run": None, "status": "ok", "message": "", "interpolation": "linear",
+            "minimises": "risk",
         },
         "greedy_schedule": {**controlled, "points": 11, "rtol": 1e-6, "atol": 1e-8},
         "optimal_schedule": {

@@ -39,6 +39,9 @@ class Run:
         self.Q = rows[:, None, None] + 1000 * (1 + j[:, None] + j[None, :])
         self.risk = np.exp(-rows)
 
+    def __getitem__(self, name):
+        return getattr(self, name)
+
 
 def ensemble(t, p=2, k=1):
     mean = Run(t, p, k)
@@ -327,7 +330,7 @@ def test_a_schedule_has_no_title_of_diagnostics():
     t = np.linspace(0, 1, 5)
     schedule = SimpleNamespace(
         t=t, value=1 + t, control="learning_rate", interpolation="linear",
-        run=Run(t), hamiltonian=-0.0032663 + 1e-10 * t,
+        run=Run(t), hamiltonian=-0.0032663 + 1e-10 * t, minimises="risk",
     )  # fmt: skip
     control, risk = plot(schedule)
     assert control.get_title() == risk.get_title() == ""

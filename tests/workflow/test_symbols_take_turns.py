@@ -89,7 +89,7 @@ def test_one_linearisation_for_all_threads(monkeypatch):
     made, shared = [], equations()
     plain = sys.modules["dmft.codegen.linearised"].tangent
     monkeypatch.setattr(
-        "dmft.codegen.linearised.tangent", lambda given: made.append(1) or plain(given)
+        "dmft.codegen.linearised.tangent", lambda *given: made.append(1) or plain(*given)
     )
     compiled_tangent.__wrapped__.cache_clear()
     threads = [threading.Thread(target=compiled_tangent, args=(shared,)) for _ in range(4)]
