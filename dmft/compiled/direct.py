@@ -24,7 +24,7 @@ from llvmlite import ir
 from dmft.compiled import kept_code
 from dmft.compiled.directory import cache_directory
 from dmft.compiled.instructions import Writer
-from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INLINED, INT, fastmath
+from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INT, fastmath
 from dmft.compiled.library import Library
 from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
 from dmft.progress import stage
@@ -273,6 +273,16 @@ def _write(
     writer.variables.branch(body)
 
 
+def _sources() -> list[Path]:
+    """Files whose text is in the code: what writes it, and the functions that it may call."""
+    here = Path(__file__).parent
+    names = ("direct", "instructions", "known_functions", "library")
+    return [
+        *(here / f"{name}.py" for name in names),
+        *sorted((here.parent / "special").glob("*.py")),
+    ]
+
+
 @cache
 def _version() -> str:
     """What code depends on beside its text: what writes it, LLVM, the processor."""
@@ -280,11 +290,7 @@ def _version() -> str:
     import llvmlite.binding as llvm
 
     digest = hashlib.blake2b(digest_size=16)
-    here = Path(__file__).parent
-    files = [
-        here / f"{name}.py" for name in ("direct", "instructions", "known_functions", "library")
-    ]
-    for path in (*files, *(here.parent / file for file in sorted({*INLINED.values()}))):
+    for path in _sources():
         digest.update(path.read_bytes())
     for part in (llvmlite.__version__, llvm.get_process_triple(), llvm.get_host_cpu_name()):
         digest.update(f"{part}\0".encode())

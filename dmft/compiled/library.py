@@ -72,30 +72,20 @@ class Library:
         return Array(held.bitcast(FLOAT.as_pointer()), shape)
 
     def call(self, writer: Instructions, name: str, values: Sequence[Any]) -> Any:
-        """Call a function with numbers and arrays; with vectors, for each lane."""
+        """Call a function with numbers and arrays of one state."""
         if not self.modules[name].startswith(PREFIX) or name in LEFT:
             raise Unknown(name)
-        lanes = {v.type.count for v in values if not isinstance(v, Array) and _is_vector(v)}
+        if any(isinstance(getattr(v, "type", None), ir.VectorType) for v in values):
+            raise Unknown(f"{name} of several states")
         leaves = tuple(
             f"f8[{len(v.shape)}]" if isinstance(v, Array) else "i8" if v.type == INT else "f8"
             for v in values
         )
         symbol, result = self._symbol(name, leaves)
         given = [writer.passed(v) if isinstance(v, Array) else v for v in values]
-        builder = writer.builder
-        kinds = [v.type.element if _is_vector(v) else v.type for v in given]
-        function = writer.outside(symbol, ir.FunctionType(result, kinds))
-        if not lanes:
-            made = builder.call(function, given)
-            return made if result == FLOAT else None
-        if result != FLOAT:
-            raise Unknown(f"{name} of several states")
-        (count,) = lanes
-        whole = ir.Constant(ir.VectorType(FLOAT, count), ir.Undefined)
-        for lane in (ir.Constant(ir.IntType(32), n) for n in range(count)):
-            one = [builder.extract_element(v, lane) if _is_vector(v) else v for v in given]
-            whole = builder.insert_element(whole, builder.call(function, one), lane)
-        return whole
+        function = writer.outside(symbol, ir.FunctionType(result, [v.type for v in given]))
+        made = writer.builder.call(function, given)
+        return made if result == FLOAT else None
 
     def _symbol(self, name: str, leaves: tuple[str, ...]) -> tuple[str, Any]:
         """Symbol of a function for these arguments, and the type of its result."""
@@ -108,7 +98,3 @@ class Library:
         if code.result not in ("", "f8"):
             raise Unknown(f"{name} returns {code.result}")
         return symbol, FLOAT if code.result else BYTES
-
-
-def _is_vector(value: Any) -> bool:
-    return isinstance(value.type, ir.VectorType)

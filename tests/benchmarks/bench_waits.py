@@ -176,6 +176,25 @@ timed(lambda: [dmft.escape_time(problem, start=start, t_max=300.0, fraction=0.5,
 """,
 }
 
+# Diagrams of random networks, 64 x 64 points: chaos, a low-rank part, communities of species.
+ROWS |= {
+    f"64 x 64 diagram of networks, {name}": f"""
+g, a, X, H = sp.symbols("g a X H", real=True)
+site = dict(output=sp.tanh(X), std=g)
+network = {network}
+timed(lambda: dmft.phase_diagram("{measure}", ("{x}", np.linspace({ends}, 64)),
+    ("{y}", np.linspace({others}, 64)), equations=network, progress=False, threads=1), rounds=1)
+"""
+    for name, network, measure, x, ends, y, others in (
+        ("chaos", "dmft.RandomNetwork(-X + H, X, H, noise=a, **site)", "chaos",
+         "g", "0.5, 3.0", "a", "0.01, 0.5"),
+        ("low rank", "dmft.RandomNetwork(-X + H, X, H, low_rank=[(a, 1)], **site)", "stability",
+         "g", "0.2, 3.0", "a", "0.2, 3.0"),
+        ("species", "literature.lotka_volterra(4.0, 0.8, 0.5)", "survival",
+         "std", "0.1, 2.0", "mean", "-4.0, 0.5"),
+    )
+}  # fmt: skip
+
 # First use of each kind: algorithms, losses, activations, laws of inputs and verbs.
 ALGORITHMS = {
     "SGD": "dmft.SGD(0.5)",

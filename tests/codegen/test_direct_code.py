@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from dmft.codegen.build import (
     problem_of_functions,
     stored_source,
 )
+from dmft.codegen.functions import SPECIAL
 from dmft.codegen.two_time import sample, volterra
 from dmft.compiled import direct
 from dmft.compiled.machine_code import Unknown
@@ -337,6 +339,12 @@ def test_functions_and_tables_of_the_library_are_those_of_numba():
     np.testing.assert_array_equal(
         found[:, 5], [field_average(table, y[20], y[0] + y[20]) for y in states]
     )
+
+
+def test_kept_code_depends_on_the_functions_that_it_calls():
+    """A changed function of the library changes the name of the record that holds its code."""
+    home = Path(hyperbolic.__file__).parent
+    assert {home / f"{file}.py" for file in SPECIAL.values()} <= set(direct._sources())
 
 
 def test_functions_of_arrays_of_several_states_are_left_to_numba():

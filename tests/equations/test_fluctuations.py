@@ -268,6 +268,23 @@ def test_covariances_on_nodes_are_positive_and_say_their_error(act, nodes):
         eqs.evaluate(start, d=100, nodes=0)
 
 
+@pytest.mark.parametrize("act", [ERF, sp.tanh(Z)], ids=["erf", "tanh"])
+def test_half_a_lattice_of_four_fields_says_its_error(act):
+    """At short and long rows, against a lattice that is twice as fine and against Sobol points."""
+    model = dmft.Model(dmft.Committee(act, 2), dmft.Committee(act, 2))
+    eqs = dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations=True)
+    for size in (0.8, 1.0, 2.0):
+        Q = size**2 * np.array([[1.2, 0.2], [0.2, 0.9]])
+        start = dmft.Overlaps(Q, size * np.array([[0.7, 0.1], [0.2, 0.6]]))
+        value, error = eqs.evaluate(start)["Sigma"], eqs.evaluate_error(start)["Sigma"]
+        fine = eqs.evaluate(start, nodes=20)["Sigma"]
+        assert np.all(np.abs(value - fine) <= error + 1e-12)
+        sobol, spread = (
+            f(start, nodes=4096, replicas=8)["Sigma"] for f in (eqs.evaluate, eqs.evaluate_error)
+        )
+        assert np.all(np.abs(fine - sobol) <= 1.5 * spread + 0.01 * value.max())
+
+
 def test_latex_and_text_show_the_covariance():
     eqs = equations(SQUARE, constraint="sphere")
     assert r"\Sigma = \mathrm{Cov}" in eqs.latex()
