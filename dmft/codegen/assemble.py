@@ -279,7 +279,7 @@ def _body(
     ]
     lines += scalars + offsets
     zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None} | set(duals)
-    lines += ["out[:] = 0.0"] if pulled else []
+    lines += ["for entry in range(out.size):", "    out[entry] = 0.0"] if pulled else []
     lines += parts_of_work(arrays) if ordered else allocations(arrays, zeros)
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
     return [*lines, *views, *body, *["give_back(work)"] * ordered], ", ".join(names), ordered

@@ -15,7 +15,14 @@ import sympy as sp
 
 from dmft.codegen.assemble import arrays_function, code_names, rates_function
 from dmft.codegen.functions import FAST, PointFunctions
-from dmft.codegen.packing import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT, Layout
+from dmft.codegen.packing import (
+    ALL_NODES,
+    NODE_CONSTANTS,
+    NODE_WIDTHS,
+    NOISE_CONSTANT,
+    OPTIONAL_WIDTHS,
+    Layout,
+)
 from dmft.emit.expression import shared_lines
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
@@ -34,7 +41,7 @@ ON_NODES = '''
 @njit(DIFFUSION, cache=True, nogil=True, error_model="numpy", direct=True)
 def diffusion(t, y, widths, par, out):
     """Covariance Sigma of the increments of {state}."""
-    p, k = widths[0], widths[1]
+    p, k = widths[0], widths[1]{more_widths}
     nodes = widths[{nodes}]
     weight = par[{weight} : {weight} + nodes]
     parts = {parts}
@@ -91,7 +98,7 @@ def noise_parts(
         whole = ON_NODES.format(
             state=", ".join(here.entries), nodes=here.widths.index("nodes"),
             weight=len(parameters) + noise.before_nodes, parts="1", square="0",
-            size=len(here.entries),
+            size=len(here.entries), more_widths="",
         )  # fmt: skip
         signature = SIGNATURE.format(description=noise.approximation)
         return [signature, step_functions(noise, parameters, here), whole]
@@ -148,7 +155,9 @@ def _on_nodes(
     noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
 ) -> str:
     before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
+    more = [width for width in OPTIONAL_WIDTHS if width in here.widths]
     return ON_NODES.format(
+        more_widths="".join(f"\n    {w} = widths[{here.widths.index(w)}]" for w in more),
         state=f"({', '.join(block.name for block in here.state)})",
         nodes=here.widths.index("nodes"),
         weight=" + ".join(before),

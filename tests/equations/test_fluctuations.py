@@ -351,3 +351,20 @@ def test_a_parameter_named_as_the_label_noise_of_a_sample_is_refused():
     model = dmft.Model(dmft.Committee(xi * Z**2, width=1), dmft.Committee(Z**2, width=1))
     with pytest.raises(dmft.errors.BadParameter, match="rename"):
         dmft.derive(model, dmft.SGD(0.1), dim=100, fluctuations=True)
+
+
+@pytest.mark.usefixtures("generated_code")
+def test_compiled_covariance_of_sums_of_error_functions():
+    # The rates of tanh need an array of another width than the covariance knows.
+    act = sp.tanh(Z)
+    eqs = equations(act, noise=0.0)
+    start = dmft.Overlaps([[0.8]], [[0.3]], [[1.1]])
+    problem, values = dmft.build(eqs), eqs.values(start, {"d": 50})
+    widths = np.array([values.widths[name] for name in problem.widths])
+    par = problem.pack_parameters(values.scalars, values.arrays)
+    found = np.full((2, 2), np.nan)
+    problem.diffusion(0.0, np.array([0.8, 0.3]), widths, par, found)
+    truth = brute_covariance(eqs, start, act, act, 0.1, 0.0, 1, False, False, 60)
+    error = eqs.evaluate_error(start, d=50)["Sigma"]
+    assert np.all(abs(found - truth) <= error + 1e-12)
+    assert error.max() < 1e-3 * truth.max()
