@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
+from dmft.compiled.machine_code import native_of
 from dmft.record import Short
 from dmft.solvers.descent.sampled import PARTNERS, mean_losses
-from dmft.solvers.signatures import VECTOR
 
 
 class Arrays(NamedTuple):
@@ -77,11 +76,21 @@ class Arrays(NamedTuple):
         return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
 
-ARRAYS = types.NamedTuple(
-    [types.Array(types.float64, array.ndim, "C") for array in Arrays.zeros(1, 1, 1)], Arrays
-)
-# (t, par, arrays)
-STEP_SIGNATURE = types.void(types.int64, VECTOR, ARRAYS)
+# Of each array its number of axes.
+AXES = {name: array.ndim for name, array in Arrays.zeros(1, 1, 1)._asdict().items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A compiled step: it is called with t, the parameters, and the arrays of these names."""
+
+    function: Any
+    names: tuple[str, ...]
+
+    def __call__(self, t: int, par: Array, arrays: Arrays) -> None:
+        """Take the step."""
+        function = native_of(self.function) or self.function
+        function(t, par, *(getattr(arrays, name) for name in self.names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +113,16 @@ class Process:
         Text of the compiled functions.
     """
 
-    begin: Any
-    fields: Any
-    averages: Any
-    respond: Any
-    advance: Any
-    overlaps: Any
-    drive: Any
+    begin: Step
+    fields: Step
+    averages: Step
+    respond: Step
+    advance: Step
+    overlaps: Step
+    drive: Step
     parameters: tuple[str, ...]
     source: str = field(repr=False, default="")
-    answer: Any = None
+    answer: Step | None = None
 
     def par(self, values: Mapping[str, float]) -> Array:
         """Parameters as the steps take them."""
