@@ -27,7 +27,7 @@ from dmft.codegen.chunks import (
     open_chunk,
     over_nodes,
 )
-from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, DOMAIN_HEADER, WIDE_DOMAIN
+from dmft.codegen.domains import diagonal_domain, matrix_domain
 from dmft.codegen.functions import MOMENT_OF_SIGNS, PointFunctions, imports
 from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
@@ -111,16 +111,16 @@ def domain_text(
     definitions: Sequence[Definition], parameters: Sequence[str], here: Layout, version: str
 ) -> str:
     """Text of the module that tells whether overlaps are those of vectors."""
-    header = DOMAIN_HEADER.format(version=version)
     blocks = [d for d in definitions if d.role == "block" and d.name in ("Omega", "Gram")]
-    if not blocks and here.state[0].name == "variance":
-        return header + ALIGNED_DOMAIN
-    if not blocks:
+    if not blocks and here.state[0].name == "variance":  # infinitely wide students
+        return diagonal_domain("Numbers that grow from zero", "0", "y.size", version)
+    if not blocks:  # wide ones: Q - M P^+ M^T is diagonal
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
-        return header + WIDE_DOMAIN.format(start="widths[0] * widths[1]")
+        what = "Covariance Q - M P^+ M^T of the residual fields"
+        return diagonal_domain(what, "widths[0] * widths[1]", "widths[0]", version)
     functions = PointFunctions(code_names(parameters))
     body, _, _ = _body(blocks, parameters, functions, here, ordered=False)
-    return header + DOMAIN.format(body=f"\n{INDENT}".join(body))
+    return matrix_domain("Covariance of all local fields", body, version)
 
 
 def module_text(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:

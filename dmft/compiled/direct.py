@@ -36,6 +36,7 @@ NODES = "all_nodes"
 # Array of floats or integers with one axis or two, as Numba passes it: owner, parent, size, size of
 # an item, data, lengths, strides.
 LEAVES = {"float64": ("f8", FLOAT), "int64": ("i8", INT)}
+RESULTS = {"void": ir.VoidType(), "float64": FLOAT}
 # What this process has linked, by the record that keeps it.
 _NATIVE: dict[str, Native] = {}
 _LOCK = threading.RLock()
@@ -86,7 +87,7 @@ def code_from_text(text: str, name: str) -> Code:
         symbol = f"dmft_{digest}_{name}"  # all that a process links has names of its own
         tree = ast.parse(text)
         library = Library.of(tree)
-        module, arguments = _module(tree, name, symbol, library)
+        module, arguments, result = _module(tree, name, symbol, library)
         content = _optimised(str(module), over_nodes=NODES in text)
     except (
         LookupError,
@@ -100,7 +101,7 @@ def code_from_text(text: str, name: str) -> Code:
         raise Unknown(f"not compiled directly: {error}") from error
     _, needs = kept_code.symbols(content)
     called = {name: code for name, code in library.called.items() if name in needs}
-    return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs), called)
+    return Code(content, f"{symbol}_entry", symbol, arguments, result, tuple(needs), called)
 
 
 def _optimised(text: str, over_nodes: bool) -> bytes:
@@ -137,7 +138,7 @@ def _optimised(text: str, over_nodes: bool) -> bytes:
 
 def _module(
     tree: ast.Module, name: str, symbol: str, library: Library
-) -> tuple[ir.Module, tuple[str, ...]]:
+) -> tuple[ir.Module, tuple[str, ...], str]:
     """The function, as compiled code calls it, and its entry for `machine_code`."""
     texts, orders = _strings(tree), _orders(tree)
     functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
@@ -149,19 +150,19 @@ def _module(
         function = functions[name]
         (decorator,) = function.decorator_list
         signature, flags = _options(decorator, orders)
-        kinds = _kinds(texts[signature])
+        result, kinds = _kinds(texts[signature])
         calls = {n.func.id for n in ast.walk(function) if _calls_one_of(n, functions)} - {*near}  # type: ignore[attr-defined]
         others = {call: written(call, f"{symbol}_{call}")[0] for call in calls}
         for other in others.values():
             other.linkage = "internal"
-        own = ir.Function(module, ir.FunctionType(ir.VoidType(), [k for _, k in kinds]), symbol)
+        own = ir.Function(module, ir.FunctionType(result, [k for _, k in kinds]), symbol)
         own.attributes.add("nounwind")
         _write(own, function, others, near, flags, library)
         return own, tuple(leaf for leaf, _ in kinds)
 
     own, arguments = written(name, symbol)
     _write_entry(module, own)
-    return module, arguments
+    return module, arguments, "f8" if own.function_type.return_type == FLOAT else ""
 
 
 def _calls_one_of(node: ast.AST, names: Mapping[str, Any]) -> bool:
@@ -198,12 +199,10 @@ def _orders(tree: ast.Module) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _kinds(signature: str) -> list[tuple[str, Any]]:
-    """Leaf name and type in LLVM of each argument of a signature in Numba's words."""
+def _kinds(signature: str) -> tuple[Any, list[tuple[str, Any]]]:
+    """Type in LLVM of the result in a signature of Numba; name and type of each argument."""
     result, _, rest = signature.partition("(")
-    if result != "void":
-        raise Unknown(f"a result of type {result}")
-    found = []
+    found: list[tuple[str, Any]] = []
     for word in rest.rstrip(")").replace(":, ", ":;").split(", "):
         number, bracket, axes = word.partition("[")
         leaf, kind = LEAVES[number]
@@ -218,7 +217,7 @@ def _kinds(signature: str) -> list[tuple[str, Any]]:
                 ir.LiteralStructType([BYTES, BYTES, INT, INT, kind.as_pointer(), lengths, lengths]),
             )
         )
-    return found
+    return RESULTS[result], found
 
 
 def _write_entry(module: ir.Module, own: ir.Function) -> None:
@@ -230,7 +229,9 @@ def _write_entry(module: ir.Module, own: ir.Function) -> None:
     entry = ir.Function(module, shape, f"{own.name}_entry")
     builder = ir.IRBuilder(entry.append_basic_block())
     given = iter(entry.args[2:])
-    builder.call(own, [_gathered(builder, kind, given) for kind in own.function_type.args])
+    made = builder.call(own, [_gathered(builder, kind, given) for kind in own.function_type.args])
+    if made.type == FLOAT:
+        builder.store(made, builder.bitcast(entry.args[0], FLOAT.as_pointer()))
     builder.ret(ir.Constant(HALF, 0))
 
 
@@ -265,6 +266,7 @@ def _write(
     """Write the instructions of a function."""
     first, body = own.append_basic_block("variables"), own.append_basic_block("body")
     writer = Writer(ir.IRBuilder(body), ir.IRBuilder(first), flags)
+    writer.has_result = own.function_type.return_type == FLOAT
     writer.others, writer.near, writer.library = others, near, library
     for argument, value in zip(function.args.args, own.args, strict=True):
         writer.names[argument.arg] = writer.argument(value)

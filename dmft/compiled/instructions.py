@@ -50,6 +50,7 @@ class Writer(Instructions):
         # Where the loops around go on, and whether this is written within another function.
         self.again: list[Any] = []
         self.is_inside = False
+        self.has_result = False
         # Where room for the variables is made: at the beginning.
         self.variables = variables
         # Arrays and values by name, and where the value of a variable is.
@@ -72,17 +73,23 @@ class Writer(Instructions):
         for line in lines:
             getattr(self, f"_{type(line).__name__}")(line)
 
-    def end(self) -> None:
+    def end(self, value: Any = None) -> None:
         """Give back memory and return, once."""
-        if not self.builder.block.is_terminated:
-            for area in self.owned:
-                FUNCTIONS["give_back"](self, area)
+        if self.builder.block.is_terminated:
+            return
+        for area in self.owned:
+            FUNCTIONS["give_back"](self, area)
+        if self.has_result != (value is not None):
+            raise Unknown("a returned value")
+        if value is None:
             self.builder.ret_void()
+        else:
+            self.builder.ret(self.float_of(value))
 
     def _Return(self, line: ast.Return) -> None:
-        if self.is_inside or line.value is None or self.value(line.value) is not None:
+        if self.is_inside or line.value is None:
             raise Unknown("a returned value")
-        self.end()
+        self.end(self.value(line.value))
 
     def _Pass(self, line: ast.Pass) -> None:
         pass
@@ -313,8 +320,8 @@ class Writer(Instructions):
             return self.inline(name, values)
         if name in self.others:
             given = [self.passed(v) if isinstance(v, Array) else v for v in values]
-            self.builder.call(self.others[name], given)
-            return None
+            made = self.builder.call(self.others[name], given)
+            return made if made.type == FLOAT else None
         if name in self.library.modules and name not in FUNCTIONS:
             return self.library.call(self, name, values)
         return FUNCTIONS[name](self, *values)

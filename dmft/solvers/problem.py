@@ -53,7 +53,8 @@ class Problem(Short):
     observe : void(t, y, widths, par, out), writes one value for each of `observables`
     domain : float64(y, widths, par, shift) or None; negative when the covariance plus
         shift times the identity is not positive definite
-    covariance : float64[:, :](y, widths, par) or None; the matrix that `domain` tests, for messages
+    covariance : float64(y, widths, par, out[n, n]) or None; returns n, and writes the matrix that
+        `domain` tests where `out` has this size
     jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
     diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
         per unit time, both halves of it (see `dmft.solvers.stochastic.paths.solve_paths`)
@@ -263,7 +264,7 @@ def parallel_statistics(
     """
     if problem.parallel_band <= 0.0 or problem.covariance is None:
         return {}
-    excess = np.array([_excess(problem.covariance(row, widths, par)) for row in y])
+    excess = np.array([_excess(covariance_at(problem, row, widths, par)) for row in y])
     inside = (excess > 0.0) & (excess <= problem.parallel_band)
     largest = float(excess[inside].max()) if inside.any() else 0.0
     return {"parallel_states": int(inside.sum()), "parallel_excess": largest}
@@ -279,6 +280,21 @@ def parallel_message(statistics: dict[str, Any], states: int) -> str:
         f"; in {count} of {states} saved states the overlaps violate the Cauchy-Schwarz "
         f"inequality by up to {excess:.1e} (relative), and the fields are treated as parallel"
     )
+
+
+def covariance_at(
+    problem: Problem,
+    y: NDArray[np.float64],
+    widths: NDArray[np.int64],
+    par: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Matrix (n, n) that `Problem.domain` tests; of no size where the problem has none."""
+    found = np.empty((0, 0))
+    if problem.covariance is not None:
+        size = int(problem.covariance(y, widths, par, found))
+        found = np.empty((size, size))
+        problem.covariance(y, widths, par, found)
+    return found
 
 
 def _excess(C: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
-from dmft.solvers.problem import Problem, describe_problem
+from dmft.solvers.problem import Problem, covariance_at, describe_problem
 from dmft.solvers.request import check_blocks, check_events, filled, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
@@ -188,7 +188,7 @@ def check_request(
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
     sizes = np.array([names[w] for w in problem.widths], dtype=np.int64)
     # The scale of the covariance at the start.
-    trace = 0.0 if problem.covariance is None else problem.covariance(start, sizes, par).trace()
+    trace = covariance_at(problem, start, sizes, par).trace()
     setup = Setup(
         problem=problem, method=chosen, widths=sizes, par=par, start=start,
         t_start=float(t_start), t_end=float(t_max), rtol=float(rtol), atol=float(atol), save=save,

@@ -111,11 +111,11 @@ def pair_domain(y, widths, par, shift):
     return min(a, c - y[1] * y[1] / a) if a > 0.0 else -1.0
 
 
-@njit(types.float64[:, ::1](VECTOR, INTEGERS, VECTOR), nogil=True, cache=True)
-def pair_covariance(y, widths, par):
-    out = np.empty((2, 2))
-    out[0, 0], out[0, 1], out[1, 0], out[1, 1] = y[0], y[1], y[1], par[par.size - 1]
-    return out
+@njit(types.float64(VECTOR, INTEGERS, VECTOR, types.float64[:, ::1]), nogil=True, cache=True)
+def pair_covariance(y, widths, par, out):
+    if out.shape[0] == 2:
+        out[0, 0], out[0, 1], out[1, 0], out[1, 1] = y[0], y[1], y[1], par[par.size - 1]
+    return 2.0
 
 
 OVERLAPS = (Block("Q", ("p", "p"), symmetric=True), Block("M", ("p", "k")))

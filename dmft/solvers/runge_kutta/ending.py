@@ -8,6 +8,7 @@ import numpy as np
 
 from dmft.names import Status
 from dmft.solvers.events import TIME
+from dmft.solvers.problem import covariance_at
 from dmft.solvers.run import Raw, Setup, Vector
 from dmft.solvers.runge_kutta.layout import (
     BOUND,
@@ -134,10 +135,8 @@ def band(setup: Setup, y: Vector) -> float:
 
 def lowest_eigenvalue(setup: Setup, y: Vector) -> float | None:
     """Smallest eigenvalue of the covariance at `y`, if the problem can tell."""
-    if setup.problem.covariance is None:
-        return None
-    matrix = setup.problem.covariance(y, setup.widths, setup.par)
-    return float(np.linalg.eigvalsh(matrix)[0])
+    matrix = covariance_at(setup.problem, y, setup.widths, setup.par)
+    return float(np.linalg.eigvalsh(matrix)[0]) if matrix.size else None
 
 
 def _left(setup: Setup, raw: Raw, where: str) -> str:

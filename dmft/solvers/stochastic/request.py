@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
-from dmft.solvers.problem import Problem
+from dmft.solvers.problem import Problem, covariance_at
 from dmft.solvers.request import check_blocks, read_save_at
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
@@ -156,9 +156,8 @@ def noise_covariance(setup: PathSetup, t: float, y: Array) -> Array:
 def check_starts(setup: PathSetup) -> PathSetup:
     """Refuse starts outside the domain or without a covariance; note the scales of both."""
     problem, plan = setup.problem, setup.plan
-    if problem.covariance is not None:
-        matrix = problem.covariance(setup.start[0], plan.widths, plan.par)
-        plan = plan._replace(trace=float(np.trace(matrix)))
+    matrix = covariance_at(problem, setup.start[0], plan.widths, plan.par)
+    plan = plan._replace(trace=float(np.trace(matrix)))
     if problem.domain is not None:
         for i, y in enumerate(setup.start[:TESTED_STARTS]):
             scale = max(plan.trace, float(np.max(np.abs(y), initial=0.0)))
