@@ -31,9 +31,14 @@ ROOMS = {
     "sde": ("stochastic", "runge_kutta"),
     "two-time": ("descent", "two_time"),
 }
-# Activations of networks whose generated code calls functions of tables, and of signs.
+# Networks and losses whose generated code calls functions of tables, and of signs.
 FIELD = sp.Symbol("z", real=True)
-COMMON = (sp.tanh(FIELD), sp.Max(0, FIELD), FIELD * (1 + sp.erf(FIELD / sp.sqrt(2))) / 2)
+COMMON: tuple[tuple[sp.Expr, sp.Expr, int, str], ...] = (
+    (sp.tanh(FIELD), sp.tanh(FIELD), 2, "squared"),
+    (sp.Max(0, FIELD), sp.Max(0, FIELD), 2, "squared"),
+    (gelu := FIELD * (1 + sp.erf(FIELD / sp.sqrt(2))) / 2, gelu, 2, "squared"),
+    (FIELD, sp.sign(FIELD), 1, "logistic"),
+)
 # Folders whose functions Python calls whatever the model is.
 LIBRARY = ("dmft.special", "dmft.solvers", "dmft.simulation", "dmft.workflow")
 
@@ -55,7 +60,7 @@ def warm(
     Widths and parameters are run-time values: one call serves all of them. Without a model,
     all functions of the library itself are compiled, by a process for each core (about two minutes
     of machine time, once): the loops of all solvers, simulations and controls, and with them the
-    equations of tanh, ReLU and GELU networks.
+    equations of tanh, ReLU and GELU networks and of logistic regression.
 
     Parameters
     ----------
@@ -132,8 +137,9 @@ def compile_part(number: str, count: str) -> None:
     first = n * len(functions) // steps
     for function in functions[first:] + functions[:first]:
         function.settle()
-    for activation in COMMON[n::steps]:
-        warm(Model(Committee(activation, 2), Committee(activation, 2)), SGD(1.0), progress=False)
+    for student, teacher, width, loss in COMMON[n::steps]:
+        model = Model(Committee(student, width), Committee(teacher, width))
+        warm(model, SGD(1.0, loss=loss), progress=False)
 
 
 def library() -> list[Any]:
