@@ -111,6 +111,24 @@ class Shown(Brief):
         return PAGES[0](self) if PAGES else None
 
 
+class InLatex:
+    """Base of what is written as LaTeX, which a notebook displays."""
+
+    def latex(self) -> str:
+        """What it holds as LaTeX.
+
+        Returns
+        -------
+        str
+        """
+        raise NotImplementedError
+
+    def _repr_latex_(self) -> str:
+        text = self.latex()
+        whole = text.startswith((r"\begin{align", "$"))
+        return text if whole else rf"$\displaystyle {text}$"
+
+
 class Short(Shown):
     """Base of dataclasses (``repr=False``) that are too long for a line: `repr` leaves out."""
 

@@ -28,7 +28,8 @@ from dmft.model import (
     check_unflipped,
 )
 from dmft.model.multi_index import teacher_fields
-from dmft.record import Record
+from dmft.record import InLatex, Record
+from dmft.typeset.fragment import align
 from dmft.validation import checked_or
 
 # Overlaps below this, or below SAFETY times the error of their integral, count as zero.
@@ -104,7 +105,7 @@ class LearnedDirection(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedDirections(Record):
+class LearnedDirections(InLatex, Record):
     """Table of teacher directions and of the steps that find them.
 
     Attributes
@@ -185,10 +186,6 @@ class LearnedDirections(Record):
     def latex(self) -> str:
         r"""An align environment with one statement for each direction.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -198,11 +195,7 @@ class LearnedDirections(Record):
         >>> found.latex().startswith(r"\begin{align*}")
         True
         """
-        lines = [rf"{_names_latex(r)}:\ & {r.statement}" for r in self.table]
-        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
+        return align([rf"{_names_latex(r)}:\ & {r.statement}" for r in self.table])
 
 
 @checked_or(algorithm="on repeated data; dmft.learnability compares algorithms")

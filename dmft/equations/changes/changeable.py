@@ -17,6 +17,8 @@ import sympy as sp
 from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
+from dmft.record import InLatex
+from dmft.typeset.fragment import align
 from dmft.validation import shown
 
 Terms = Mapping[str, Mapping[str, sp.Expr]]
@@ -441,7 +443,7 @@ class Changeable(ABC):
 
 
 @dataclass(frozen=True, repr=False)
-class Difference:
+class Difference(InLatex):
     """Difference of two systems of equations: terms added, dropped and changed.
 
     False where nothing differs.
@@ -537,10 +539,6 @@ class Difference:
     def latex(self) -> str:
         r"""LaTeX of the terms that differ (an amsmath `align*` environment).
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft
@@ -557,12 +555,7 @@ class Difference:
             head = f"{whose.block_latex(block)}: \\quad & "
             parts = [text(e) for text, e in ((before, old), (after, new)) if e is not None]
             rows.append(head + r" \;\longrightarrow\; ".join(parts) + " " + label)
-        if not rows:
-            return ""
-        return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
+        return align(rows)
 
 
 def _what(old: object, new: object) -> str:

@@ -15,14 +15,15 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.model import as_count
-from dmft.record import Short
+from dmft.record import InLatex, Short
+from dmft.typeset.fragment import align
 from dmft.validation import checked
 
 MU = sp.Symbol("mu", nonnegative=True)
 
 
 @dataclass(frozen=True, repr=False)
-class BatchExponents(Short):
+class BatchExponents(InLatex, Short):
     r"""Powers of d against mu = log_d n_b, as exact piecewise linear expressions in `mu`.
 
     Equation    steps ~ d^steps, samples ~ d^samples, eta_max = gamma_max / d ~ d^learning_rate
@@ -94,10 +95,6 @@ class BatchExponents(Short):
     def latex(self) -> str:
         r"""LaTeX of the exponents (an amsmath `align*` environment).
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft
@@ -110,11 +107,7 @@ class BatchExponents(Short):
             (r"\log_d \eta_{\max}", self.learning_rate),
             (r"\mu_{\mathrm{opt}}", self.optimal_batch),
         ]
-        lines = " \\\\\n".join(f"{name} &= {sp.latex(value)}" for name, value in rows)
-        return "\\begin{align*}\n" + lines + "\n\\end{align*}"
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
+        return align([f"{name} &= {sp.latex(value)}" for name, value in rows])
 
     def __str__(self) -> str:
         lines = [

@@ -26,7 +26,8 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
 from dmft.model.algorithm import as_parameter
-from dmft.record import Short
+from dmft.record import InLatex, Short
+from dmft.typeset.fragment import align
 from dmft.validation import checked
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ UNRELIABLE_SHARE = 0.5
 
 
 @dataclass(frozen=True, repr=False)
-class EscapeFormula(Short):
+class EscapeFormula(InLatex, Short):
     r"""Time of escape from a random start, derived from the equations of motion.
 
     Equation    t from u_0 to u_1, u = (1/p) sum_jr M_jr^2, by the linearised equations (information
@@ -106,10 +107,6 @@ class EscapeFormula(Short):
     def latex(self) -> str:
         r"""The time and its abbreviations as an amsmath ``align*`` environment.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft
@@ -125,10 +122,7 @@ class EscapeFormula(Short):
             rf"{name} &{sign} {sp.latex(e.subs(declared).subs(names))}" for name, e, sign in rows
         ]
         lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
-        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
+        return align(lines)
 
     def explain(self, depth: int | None = None) -> Explanation:
         """Steps from the equations of motion to the time, each checked at two sets of numbers.

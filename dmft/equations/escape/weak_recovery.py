@@ -18,7 +18,8 @@ from dmft.equations.escape.passage import growth_spread
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
-from dmft.record import Short
+from dmft.record import InLatex, Short
+from dmft.typeset.fragment import align
 from dmft.validation import checked
 
 INSTEAD = (
@@ -35,7 +36,7 @@ MOST_ORDERS = 20
 
 
 @dataclass(frozen=True, repr=False)
-class WeakRecovery(Short):
+class WeakRecovery(InLatex, Short):
     r"""Samples and time in which one neuron on the sphere learns its teacher.
 
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
@@ -337,10 +338,6 @@ class WeakRecovery(Short):
     def latex(self) -> str:
         r"""Equation, coefficients and time as an amsmath ``align*`` environment.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft
@@ -361,10 +358,7 @@ class WeakRecovery(Short):
         lines.append(
             rf"\langle \psi^2 \rangle &{_equals(self.square)} {_shown(self.square, False)}"
         )
-        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
+        return align(lines)
 
     def __str__(self) -> str:
         parts = [

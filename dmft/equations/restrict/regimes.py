@@ -11,7 +11,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.restrict.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Model, Scaling, check_identity
-from dmft.record import Short
+from dmft.record import InLatex, Short
 from dmft.validation import checked
 
 TITLES = {
@@ -116,7 +116,7 @@ def _between(
 
 
 @dataclass(frozen=True, repr=False)
-class Regimes(Short):
+class Regimes(InLatex, Short):
     """Regions of the plane (kappa, delta) with their limiting equations; prints, plots, is indexed.
 
     Attributes
@@ -206,10 +206,6 @@ class Regimes(Short):
     def latex(self) -> str:
         r"""LaTeX: a paragraph for each region, with its condition and its equations.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft
@@ -225,9 +221,6 @@ class Regimes(Short):
             equations = region.equations
             parts.append(equations.latex() if equations else _plain(region.reason))
         return "\n\n".join(parts)
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
 
 
 def _plain(text: str) -> str:

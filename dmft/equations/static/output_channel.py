@@ -23,7 +23,7 @@ from dmft.gaussian.channels.sweeps import solutions
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, normal_cdf
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model import Model
-from dmft.record import Short
+from dmft.record import InLatex, Short
 from dmft.validation import checked
 
 Y, OMEGA = sp.Symbol("y", real=True), sp.Symbol("omega", real=True)
@@ -37,7 +37,7 @@ AGREES, WIDTH = 1e-6, 0.5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OutputChannel(Short):
+class OutputChannel(InLatex, Short):
     r"""Law of a label given the teacher's fields, averaged over N(omega, V).
 
     Attributes
@@ -129,10 +129,6 @@ class OutputChannel(Short):
 
     def latex(self) -> str:
         r"""Z, g and the slope as lines of LaTeX.
-
-        Returns
-        -------
-        str
 
         Examples
         --------

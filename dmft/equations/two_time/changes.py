@@ -16,6 +16,7 @@ from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
+from dmft.record import InLatex
 from dmft.validation import is_expression, shown
 
 Named = Mapping[str, Mapping[str, sp.Expr]]
@@ -40,7 +41,7 @@ class IndicesInTime(Indices):
         return self.words
 
 
-class TwoTimeEquations(Changeable):
+class TwoTimeEquations(InLatex, Changeable):
     """Base of records of definitions in two times, made again from the terms of all blocks."""
 
     @property
@@ -150,13 +151,6 @@ class TwoTimeEquations(Changeable):
         shown_as = Definition(definition.target, definition.terms, "intermediate")
         first, *more = definition_latex(shown_as, self._printer)
         return [f"{front} {first}" if front else first, *more]
-
-    @abstractmethod
-    def latex(self) -> str:
-        """LaTeX of the equations."""
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
 
 
 def as_expression(what: str, given: object) -> sp.Expr:

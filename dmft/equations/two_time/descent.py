@@ -359,10 +359,6 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     def latex(self) -> str:
         r"""LaTeX of the process, of the averages that close it, and of the sample.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft

@@ -179,10 +179,6 @@ class NetworkEquations(Short, TwoTimeEquations):
     def latex(self) -> str:
         r"""Equations as a LaTeX `align` environment, a line for each named term.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft

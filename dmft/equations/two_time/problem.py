@@ -296,10 +296,6 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     def latex(self) -> str:
         r"""Equations as a LaTeX `align` environment, a line for each named term.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import dmft

@@ -33,7 +33,7 @@ from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
-from dmft.record import Short
+from dmft.record import InLatex, Short
 from dmft.typeset.fragment import align
 from dmft.validation import checked_or
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class ShortTimes(Short):
+class ShortTimes(InLatex, Short):
     """The first two steps in closed form.
 
     Attributes
@@ -101,10 +101,6 @@ class ShortTimes(Short):
     def latex(self) -> str:
         r"""LaTeX of the fields and recursions at the first times; averages as in the equations.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -126,9 +122,6 @@ class ShortTimes(Short):
             r"\quad h^* \sim \mathcal{N}(0, P)"
         ]
         return "\n".join([align(lines), align(law)])
-
-    def _repr_latex_(self) -> str:
-        return self.latex()
 
     def __str__(self) -> str:
         return "\n".join(f"{d.target} = {d.expr}" for d in self.definitions)

@@ -10,11 +10,11 @@ import sympy as sp
 
 from dmft.equations.views.explicit import pairs_of
 from dmft.errors import BadParameter
-from dmft.record import Short
+from dmft.record import InLatex, Short
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ExplicitRisk(Short):
+class ExplicitRisk(InLatex, Short):
     """Risk at numeric widths. It behaves like its SymPy expression and has the same methods.
 
     Attributes
@@ -87,10 +87,6 @@ class ExplicitRisk(Short):
 
     def latex(self) -> str:
         """LaTeX of the expression.
-
-        Returns
-        -------
-        str
 
         Examples
         --------

@@ -21,7 +21,7 @@ from dmft.gaussian.exponents.coefficients import (
     factorials,
     indices,
 )
-from dmft.record import cut
+from dmft.record import InLatex, cut
 from dmft.validation import checked, shown
 
 # He_n of higher orders has coefficients beyond 1e300.
@@ -29,7 +29,7 @@ MOST_ORDERS = 200
 
 
 @dataclass(frozen=True)
-class HermiteSeries(Sequence[sp.Expr]):
+class HermiteSeries(InLatex, Sequence[sp.Expr]):
     r"""Coefficients E[f He_n] for n = 0..order; f = sum_n E[f He_n] He_n / n!.
 
     A sequence of length order + 1. With one field, entry n is the number E[f He_n]; with several,
@@ -123,10 +123,6 @@ class HermiteSeries(Sequence[sp.Expr]):
     def latex(self) -> str:
         r"""The sum in Hermite polynomials; an approximation sign unless the sum is f itself.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -151,9 +147,6 @@ class HermiteSeries(Sequence[sp.Expr]):
         sign = "=" if complete and self.exact else r"\approx"
         total = " + ".join(parts).replace("+ -", "- ") or "0"
         return rf"{sp.latex(self.f)} {sign} {total}"
-
-    def _repr_latex_(self) -> str:
-        return rf"$\displaystyle {self.latex()}$"
 
     def __repr__(self) -> str:
         kind = "exact" if self.exact else f"numerical to {self.error:.0e}"

@@ -15,7 +15,7 @@ from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.gaussian.exponents.leaps import LeapStep, as_combination, canonical
 from dmft.gaussian.exponents.record import Exponent, coefficient_name
 from dmft.model import MultiIndex
-from dmft.record import Record
+from dmft.record import InLatex, Record
 from dmft.validation import checked, shown
 
 ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
@@ -134,7 +134,7 @@ class LearnabilityRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnability(Record):
+class Learnability(InLatex, Record):
     """Table of the samples at which each subspace of the target is learned.
 
     Attributes
@@ -211,10 +211,6 @@ class Learnability(Record):
 
     def latex(self) -> str:
         r"""A tabular environment.
-
-        Returns
-        -------
-        str
 
         Examples
         --------

@@ -21,6 +21,7 @@ from dmft.gaussian.nodes.reduction import MAX_TERMS, reduced, summands, with_exp
 from dmft.gaussian.nodes.rules import sobol_engine, to_normal
 from dmft.model import check_covariance
 from dmft.names import Status
+from dmft.record import InLatex
 
 # Points of the integrand that one block may cost.
 BUDGET = 30_000_000
@@ -54,7 +55,7 @@ class AccuracyWarning(UserWarning):
     """
 
 
-class Quadrature(float):
+class Quadrature(InLatex, float):
     """A number with its error: `float(result)` is the value.
 
     Attributes
@@ -116,10 +117,6 @@ class Quadrature(float):
     def latex(self) -> str:
         """Value and error.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -129,9 +126,6 @@ class Quadrature(float):
         '0.797884560803'
         """
         return rf"{sp.latex(sp.Float(float(self), 12))} \pm {sp.latex(sp.Float(self.error, 2))}"
-
-    def _repr_latex_(self) -> str:
-        return rf"$\displaystyle {self.latex()}$"
 
 
 @dataclass(frozen=True)

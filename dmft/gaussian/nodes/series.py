@@ -19,6 +19,7 @@ from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.exponents.coefficients import Coefficient, Coefficients
 from dmft.model import FIELD
+from dmft.record import InLatex
 
 # The bound takes this many terms beyond the order by value; the rest by Cauchy-Schwarz.
 NEXT_TERMS = 8
@@ -126,7 +127,7 @@ CLOSE = 0.4
 
 
 @dataclass(frozen=True)
-class GaussianSeries:
+class GaussianSeries(InLatex):
     """E[expr] as a truncated series: the true value is within `bound` of `expr`.
 
     Attributes
@@ -165,10 +166,6 @@ class GaussianSeries:
     def latex(self) -> str:
         """Partial sum and bound; without a bound where the series ends by itself.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -180,9 +177,6 @@ class GaussianSeries:
         if self.bound == 0:
             return sp.latex(self.expr)
         return rf"{sp.latex(self.expr)} \pm {sp.latex(self.bound)}"
-
-    def _repr_latex_(self) -> str:
-        return rf"$\displaystyle {self.latex()}$"
 
 
 def series_expectation(
