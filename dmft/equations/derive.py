@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import sympy as sp
 
-from dmft.equations.definitions import live
+from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
@@ -152,11 +152,9 @@ def derive(
     ({}, ['label_noise', 'sgd_noise'])
     """
     if getattr(model, "family", "") == "rule":
-        from dmft.equations.rules.derive import derive_rule
-
         if algorithm is not None or scaling is not None or (dim is not None and not fluctuations):
             raise BadParameter("a rule written with vectors is its own model: dmft.derive(rule)")
-        return derive_rule(cast("VectorRule", model), fluctuations, dim)
+        return rule_equations(cast("VectorRule", model), fluctuations, dim)
     if algorithm is None or getattr(model, "family", "") == "network":
         from dmft.equations.two_time.network import derive_network
 
@@ -238,6 +236,38 @@ def sequence_equations(model: SequenceModel, algorithm: Any) -> Equations:
     if algorithm.loss == "frobenius":
         return derive_norm(model, algorithm)
     return derive_sequence(model, algorithm)
+
+
+def rule_equations(rule: VectorRule, fluctuations: bool, dim: Any) -> Equations:
+    r"""Equations of the overlaps and scalars of a rule that is written with vectors.
+
+    Equation    dG_ji/dt = sum_a <psi_ja lambda^a_i> + sum_l <Phi_jl> G_li + (j <-> i if i moves)
+                + (g/n_b) sum_ab cov_ab <scale_a scale_b psi_ja psi_ib> if i moves,
+                dtheta/dt = <chi>
+                with `fluctuations` their covariance at order 1/d
+    Scaling     t = steps g / d, d -> infinity at fixed g
+    Source      theory/update_rules (4)
+    """
+    from dmft.equations.rules.fluctuations import rule_noise
+    from dmft.equations.rules.rates import Rates
+
+    rates = Rates(rule)
+    definitions = [define(target, terms, "rate") for target, terms in rates.all_terms.items()]
+    for name, measure in rule.measures:
+        value = rates.moments(measure)
+        definitions.append(define(sp.Symbol(name, real=True), {"measure": value}, "observable"))
+    whole: list[Definition] = [*rates.moments.definitions, *rates.growths, *definitions]
+    noise = rule_noise(rule, dim) if fluctuations else None
+    return Equations(
+        kind="sde" if noise else "ode",
+        definitions=live(whole),
+        model=cast("Model", rule),
+        algorithm=rule,
+        scaling="high-dimensional",
+        time_unit="t = steps * learning_rate / d",
+        dim=noise.dim if noise else None,
+        noise=noise,
+    )
 
 
 def two_time_equations(

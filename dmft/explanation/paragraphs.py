@@ -19,8 +19,8 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.errors import UnprovenStep
 from dmft.explanation.average import Average, statement_latex, statement_text
-from dmft.explanation.both_sides import Numbers, number
 from dmft.explanation.diagrams import Diagram
+from dmft.explanation.judge import Numbers, number
 from dmft.explanation.rules import RULES, Rule
 from dmft.record import Brief
 

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.averages.one_sample import SampleLaw, Value
+from dmft.equations.escape.weak_recovery import SampleLaw, Value
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
 

@@ -343,8 +343,8 @@ def test_a_wrong_step_of_these_is_caught(name, monkeypatch):
     """What the engine computes on nodes off by 1e-5, and half of the mean update of a batch."""
     from dmft.equations.explained import rates
 
-    true = scene_module.engine_values if name != "a large batch" else rates.inner_product
-    place = "engine_values" if name != "a large batch" else "inner_product"
+    true = scene_module.engine_values if name != "a large batch" else rates.of_replicas
+    place = "engine_values" if name != "a large batch" else "of_replicas"
 
     def mutant(*args):
         found = true(*args)

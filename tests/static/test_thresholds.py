@@ -10,8 +10,8 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
+from dmft.gaussian.channels.declared import signed_label
 from dmft.gaussian.channels.priors import GaussBernoulli
-from dmft.gaussian.channels.signed import signed_label
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
 from dmft.workflow.static.thresholds import (
     Thresholds,

@@ -30,7 +30,7 @@ from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
-from dmft.explanation.judge import Value, without_extremes
+from dmft.explanation.judge import Value, number, without_extremes
 from dmft.explanation.paragraphs import TOLERANCE, Judged
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.pair import elementary
@@ -46,8 +46,6 @@ DEVIATIONS = 7.0
 PLAIN = Cluster()
 # Reach of samples of updates that are computed in several passes.
 FAR = 2.0
-# A weight, a cluster, and a function of the fields of its inputs.
-Weighted = tuple[float, Cluster, sp.Expr]
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ class Inputs:
 
     def average(self, integrand: sp.Expr) -> tuple[float, float]:
         """Average of a function of the fields, and its standard error."""
-        means = [float(np.mean(values)) for _, values in self._replicas(integrand, REPLICAS)]
-        return float(np.mean(means)), float(np.std(means, ddof=1) / math.sqrt(REPLICAS))
+        return of_replicas([np.mean(y) for _, y in self._replicas(integrand, REPLICAS)], 1.0)
 
     def directions(self, integrand: sp.Expr, first: int = 0) -> Array:
         """Averages of a function times the input, one row for each replica from `first` on."""
@@ -79,8 +76,8 @@ class Inputs:
         scene, root = self.scene, float(sp.sqrt(self.cluster.scale))
         frame, deviations, weights = scene.frame, scene.deviations, scene.rows
         mean = np.zeros(INPUTS)
-        for number, share in enumerate(self.cluster.mean):
-            mean += float(share) * weights[scene.p + number] / math.sqrt(INPUTS)
+        for row, share in zip(weights[scene.p :], self.cluster.mean, strict=False):
+            mean += float(share) * row / math.sqrt(INPUTS)
         names = [*map(scene.field, range(scene.p + scene.k)), NOISE]
         f = sp.lambdify(names, without_extremes(integrand), modules=["scipy", "numpy"], cse=True)
         for seed in range(first, first + count):
@@ -106,31 +103,10 @@ def _normal(seed: int) -> Array:
     return found
 
 
-def inner_product(
-    scene: Scene, one: Sequence[Weighted], two: Sequence[Weighted]
-) -> tuple[float, float]:
-    """Inner product of the averages of two functions times the input, and its standard error.
-
-    The two are averaged over inputs of their own, so that nothing is biased.
-    """
-    rows = [
-        sum(weight * Inputs(scene, c).directions(f, first) for weight, c, f in parts)
-        for parts, first in ((one, 0), (two, REPLICAS))
-    ]
-    products = np.einsum("nd,nd->n", *rows)
-    return float(np.mean(products)), float(np.std(products, ddof=1) / math.sqrt(REPLICAS))
-
-
-def beside_a_block(
-    scene: Scene, parts: Sequence[Weighted], row: int, e: int
-) -> tuple[float, float]:
-    """Average of a function times the part of field `row` that comes from block e, and its error.
-
-    Fields and blocks are counted from 0.
-    """
-    part = scene.of_block(scene.rows[row], e) / math.sqrt(INPUTS)
-    found = sum(weight * Inputs(scene, c).directions(f) for weight, c, f in parts) @ part
-    return float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(REPLICAS))
+def of_replicas(found: Any, scale: float) -> tuple[float, float]:
+    """Scaled mean of what independent replicas give, and its standard error."""
+    error = float(np.std(found, ddof=1) / math.sqrt(REPLICAS))
+    return scale * float(np.mean(found)), abs(scale) * error
 
 
 def average_over_inputs(integrand: sp.Expr) -> Average:
@@ -162,6 +138,12 @@ class Part:
         kept = [d for d in scene.definitions if d.role != "sample"]
         own = replace(scene, definitions=(*self.definitions, *kept), known={})
         return own.unrolled(self.raw, at)
+
+    def directions(self, scene: Scene, at: Place, first: int = 0) -> Array:
+        """Its share of averages times the input, one row for each replica from `first` on."""
+        inputs = Inputs(scene, self.cluster)
+        share = scene.value(self.weight, at).value
+        return share * inputs.directions(self.unrolled(scene, at), first)
 
 
 @dataclass
@@ -420,8 +402,6 @@ def bounded(expr: sp.Expr, at: Place) -> dict[sp.Symbol, int]:
 
 def pair_value(scene: Scene, local: Average, entries: dict[sp.Expr, sp.Expr], at: Place) -> float:
     """An average over its own fields alone."""
-    from dmft.explanation.both_sides import number
-
     numbers = {s: scene.value(e, at).value for s, e in entries.items()}
     return number(local, numbers).value
 

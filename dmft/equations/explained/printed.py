@@ -1,21 +1,35 @@
-"""What the steps of a rate are written in: equations as they are printed, or as derived."""
+"""Rates that are explained, as they are printed or as derived; their definitions put in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.explained.scene import check_blocks
 from dmft.equations.views.closed import ClosedSystem
 from dmft.equations.views.declared import at_declared, declared_definitions, unit_widths
 from dmft.equations.views.latex import Page, closed_form, subject_of
 from dmft.equations.views.paper_units import Subject
+from dmft.errors import BadParameter
+from dmft.model.algorithm import refuse
+from dmft.names import BLOCK, KEPT
 
 if TYPE_CHECKING:
     from dmft.equations.system import System
+
+# Scalings whose rates are averages of one update field.
+EXPLAINED = ("high-dimensional", "gradient-flow", "large batches")
+# Indices of the blocks whose rates are explained.
+PLACES = {
+    "M": (x.j, x.r), "Q": (x.j, x.l), "readout": (x.j,),
+    "block_M": (x.block, x.j, x.r), "block_Q": (x.block, x.j, x.l),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,3 +116,130 @@ def _is_open(definition: Definition) -> bool:
     """Whether a definition holds mean gradients or sums over all fields."""
     names = ("b_learning", "b_interaction", "b")
     return definition.name in names or definition.expr.has(x.lam, x.c)
+
+
+# Definitions put in ---------------------------------------------------------------------------
+
+
+def rate_of(equations: System, block: str) -> Definition:
+    """The rate of a block, of equations that are derived from one update field."""
+    refuse(equations.algorithm, "explain")
+    check_blocks(equations.model)
+    rates = {d.name: d for d in equations.definitions if d.role == "rate"}
+    kept = [name for name in rates if name.removeprefix(BLOCK) in KEPT]
+    if kept:
+        raise BadParameter(
+            f"rates with additional rows of the optimiser ({', '.join(kept)}) are not "
+            "explained: use a number instead of dmft.Momentum, or explain the population risk"
+        )
+    by_block = f"{BLOCK}{block}"  # of inputs with a spectrum
+    block = by_block if by_block in rates else block
+    if block not in rates:
+        known = ", ".join(rates)
+        raise BadParameter(f"of = {block!r} must be a block of these equations: {known}")
+    if block not in PLACES:
+        raise BadParameter(
+            f"of = {block!r}: rates are explained for {', '.join(PLACES)}; for a sequence model "
+            "explain the population risk"
+        )
+    if equations.kind not in ("ode", "sde", "map") or equations.scaling not in EXPLAINED:
+        raise BadParameter(
+            f"rates are explained for one pass (scaling {', '.join(EXPLAINED)}); these are of the "
+            f"kind {equations.kind!r}, {equations.scaling}, of {equations.algorithm}"
+        )
+    if equations.kind == "map" and equations.algorithm.on_sphere:
+        raise BadParameter(
+            "a step of a large batch on the sphere ends with a division by lengths, which is not a "
+            "sum of averages: explain the map without the constraint"
+        )
+    if equations.derived:
+        raise BadParameter(
+            "terms of these equations were changed by hand: explain the equations as derived"
+        )
+    read = _read_by(rates[block], equations.definitions)
+    if block.startswith(BLOCK):
+        _check_block(equations, read)
+    lines = {s for d in read for s in d.expr.free_symbols & set(x.LINES)}
+    if lines:
+        random = equations.model.draws_labels or equations.model.flips
+        labels = "random labels" if random else "these labels"
+        loss = equations.algorithm.loss
+        raise BadParameter(
+            f"a linear student with the loss {loss} of {labels} depends on one combination of "
+            f"the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed forms and "
+            "tables of that one field, found by rules that record no steps. Explain a student "
+            "that is not linear, or the squared loss; equations.evaluate_error returns the "
+            "error of the rates"
+        )
+    return rates[block]
+
+
+def _check_block(equations: System, read: Sequence[Definition]) -> None:
+    """Refuse rates by block whose averages are no sums of products."""
+    if any(d.name.startswith("pull") for d in read):
+        raise BadParameter(
+            f"rates by block are explained only for updates that are sums of products, unlike that "
+            f"of {equations.algorithm}: explain the population risk, the squared loss, or the "
+            "rates of the same model without inputs="
+        )
+
+
+def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Definition]:
+    """A rate and the definitions that it is computed from."""
+    kept, needed = [rate], used_bases(rate.expr)
+    for d in reversed(tuple(definitions)):
+        if d.role != "rate" and d.name in needed:
+            kept.append(d)
+            needed |= used_bases(d.expr)
+    return kept
+
+
+def inlined_rate(equations: System, block: str) -> sp.Expr:
+    """The rate of a block in averages of functions of local fields."""
+    table = {base_name(d.target): d for d in equations.definitions if d.role == "intermediate"}
+    return put_in(rate_of(equations, block).expr, table)
+
+
+def put_in(expr: sp.Expr, table: Mapping[str, Definition]) -> sp.Expr:
+    """An expression with definitions put in."""
+
+    def within(e: sp.Expr) -> sp.Expr:
+        if isinstance(e, sp.Indexed) and base_name(e) in table:
+            d = table[base_name(e)]
+            own = dict(zip(d.target.indices, e.indices, strict=True))
+            body = _apart(d.expr, set().union(*(i.free_symbols for i in e.indices)))
+            return within(body.xreplace({s: v for s, v in own.items() if s != v}))
+        if not e.args or isinstance(e, sp.Indexed | Expectation):
+            return e
+        if isinstance(e, sp.Sum):
+            return sp.Sum(within(e.function), *e.limits)
+        return e.func(*(within(a) for a in e.args))
+
+    return within(expr)
+
+
+def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
+    """An expression whose sums run over other symbols than those that are put into it."""
+    bound = {limit[0] for total in expr.atoms(sp.Sum) for limit in total.limits}
+    spare = [s for s in (x.u, x.v, x.s) if s not in expr.free_symbols | bound | taken]
+    swap: dict[sp.Basic, sp.Symbol] = {}
+    for s in sorted(bound & taken, key=str):
+        swap[s] = next(y for y in spare if x.AXES[y] == x.AXES[s] and y not in swap.values())
+    return expr.xreplace(swap)
+
+
+def in_powers(expr: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
+    """A polynomial in a symbol by its powers, sums kept whole."""
+    kept = {e: sp.Dummy() for e in expr.atoms(sp.Sum, At)}
+    plain = sp.expand(expr.xreplace(kept))
+    terms = sp.collect(plain, symbol, evaluate=False)
+    back = {d: e for e, d in kept.items()}
+    return sp.Add(*(power * sp.factor(c).xreplace(back) for power, c in terms.items()))
+
+
+def own_name(field: sp.Indexed) -> sp.Expr | None:
+    """h_l of lambda_l, h*_r of lambda_{p+r}; None of a field that runs over all."""
+    (index,) = field.indices
+    if x.AXES.get(index) == x.p:
+        return x.h[index]
+    return x.h_star[index - x.p] if x.AXES.get(index - x.p) == x.k else None

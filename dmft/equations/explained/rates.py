@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
-from dmft.equations.explained.inlined import PLACES, in_powers, own_name, put_in, rate_of
 from dmft.equations.explained.ledger import (
+    REPLICAS,
     Account,
     Part,
     average_over_inputs,
-    beside_a_block,
     bounded,
     closed_values,
-    inner_product,
+    of_replicas,
 )
-from dmft.equations.explained.printed import Printed, as_printed
+from dmft.equations.explained.printed import (
+    PLACES,
+    Printed,
+    as_printed,
+    in_powers,
+    own_name,
+    put_in,
+    rate_of,
+)
 from dmft.equations.explained.scene import (
+    INPUTS,
     Place,
     Scene,
     claim_of,
@@ -300,17 +310,12 @@ class _Rate:
         place = bounded(inlined, self.at)
 
         def sampled(scene: Scene) -> tuple[float, float]:
-            scale, e = scene.value(self.step, place).value, place[x.block] - 1
-            values, errors = [], []
+            scale, e, found = scene.value(self.step, place).value, place[x.block] - 1, []
             for psi, _, field in beside:
-                parts = [
-                    (scene.value(q.weight, place).value, q.cluster, q.unrolled(scene, place))
-                    for q in self.parts(psi, part)
-                ]
-                value, error = beside_a_block(scene, parts, scene.place(field, place) - 1, e)
-                values.append(scale * value)
-                errors.append(abs(scale) * error)
-            return sum(values), sum(errors)
+                own = scene.of_block(scene.rows[scene.place(field, place) - 1], e)
+                rows = sum(q.directions(scene, place) for q in self.parts(psi, part))
+                found.append(of_replicas(rows @ (own / math.sqrt(INPUTS)), scale))
+            return sum(value for value, _ in found), sum(error for _, error in found)
 
         before = sp.Add(*(self.step * average_over_inputs(psi * h) for psi, h, _ in beside))
         found = list(map(sampled, self.account.scenes))
@@ -336,16 +341,12 @@ class _Rate:
         place = bounded(inlined, self.at)
 
         def sampled(scene: Scene) -> tuple[float, float]:
-            one, two = (
-                [
-                    (scene.value(q.weight, place).value, q.cluster, q.unrolled(scene, place))
-                    for q in self.parts(psi)
-                ]
-                for psi in (psi_j, psi_l)
-            )
-            value, error = inner_product(scene, one, two)
-            scale = scene.value(front, place).value
-            return scale * value, abs(scale) * error
+            # Over inputs of their own, so that nothing is biased.
+            rows = [
+                sum(q.directions(scene, place, first) for q in self.parts(psi))
+                for psi, first in ((psi_j, 0), (psi_l, REPLICAS))
+            ]
+            return of_replicas(np.einsum("nd,nd->n", *rows), scene.value(front, place).value)
 
         found = list(map(sampled, self.account.scenes))
         self.account.by_samples("mean_gradient", before, inlined, place, found, GRADIENT)

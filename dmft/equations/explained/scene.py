@@ -126,24 +126,10 @@ class Scene:
             return self._symbol(expr, at)
         if isinstance(expr, TableAverage):
             numbers = (np.float64(self.value(a, at).value) for a in expr.numbers)
-            number = float(expr.on_arrays(*numbers))
-            return Value(number, abs(number))
+            return Value.exact(float(expr.on_arrays(*numbers)))
         if not expr.args or expr.is_number:
-            number = float(sp.N(expr, 17))
-            return Value(number, abs(number))
-        parts = [self.value(a, at) for a in expr.args]
-        if isinstance(expr, sp.Add):
-            return Value(sum(p.value for p in parts), sum(p.size for p in parts))
-        if isinstance(expr, sp.Mul):
-            return Value(
-                float(np.prod([p.value for p in parts])), float(np.prod([p.size for p in parts]))
-            )
-        exact = (
-            e if e.is_number else sp.Float(p.value, 17)
-            for e, p in zip(expr.args, parts, strict=True)
-        )
-        number = float(sp.N(expr.func(*exact), 17))
-        return Value(number, abs(number))
+            return Value.exact(expr)
+        return Value.of(expr, [self.value(a, at) for a in expr.args])
 
     def _sum(self, expr: sp.Sum, at: Place) -> Value:
         parts = [self.value(expr.function, q) for q in self._places(expr, at)]
@@ -169,8 +155,7 @@ class Scene:
         arrays = {"Q": self.start.Q, "M": self.start.M, "P": self.start.P, "Omega": self.omega}
         arrays |= {**self.readouts, **self.by_block}
         if name in arrays:
-            number = float(arrays[name][where])
-            return Value(number, abs(number))
+            return Value.exact(float(arrays[name][where]))
         for d in self.definitions:
             if d.name != name or not isinstance(d.target, sp.Indexed):
                 continue
@@ -200,14 +185,13 @@ class Scene:
 
     def _symbol(self, symbol: sp.Symbol, at: Place) -> Value:
         if symbol in at:
-            return Value(float(at[symbol]), float(at[symbol]))
+            return Value.exact(float(at[symbol]))
         for s, width in ((x.p, self.p), (x.k, self.k)):
             if symbol == s:
-                return Value(float(width), float(width))
+                return Value.exact(float(width))
         if symbol.name in self.scalars or symbol.name in OVERLAPS:
             single = getattr(self.start, symbol.name) if symbol.name in OVERLAPS else None
-            number = self.scalars[symbol.name] if single is None else float(single[0, 0])
-            return Value(number, abs(number))
+            return Value.exact(self.scalars[symbol.name] if single is None else single[0, 0])
         for d in self.definitions:
             if d.target == symbol:
                 return self.value(d.expr, at)

@@ -13,9 +13,8 @@ from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
-from dmft.explanation.both_sides import exact
-from dmft.explanation.both_sides import number as judged_number
-from dmft.explanation.judge import MOST_FIELDS, without_extremes
+from dmft.explanation.judge import MOST_FIELDS, exact, without_extremes
+from dmft.explanation.judge import number as judged_number
 from dmft.explanation.paragraphs import TOLERANCE, Judged, Meaning
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.law import ClosedLaw

@@ -1,19 +1,33 @@
-"""The label of a declared model: its expression, fields, noise and flips, as numbers."""
+"""The label of a declared model: its expression, fields, noise and flips, as numbers.
+
+A label of one field and of the signs of others is a mixture of functions of that field.
+
+Equation    y = g(z_U, s), s = signs of z_perp: P(y | z_U) = 2^-n sum_s P(y | g(z_U, s)), and
+            E[z_i z_j | y, omega_U] = (2/pi) E[s_i s_j | y, omega_U] for i != j in perp
+Source      theory/static_limits 3.4
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_fields
 from dmft.model.network import Committee
+
+# E|z| of a normal variable.
+SIZE = float(np.sqrt(2 / np.pi))
+NODES = 40
 
 
 @dataclass(frozen=True)
@@ -79,3 +93,97 @@ def label_of(model: Model, what: str, spectrum: bool = False) -> Label:
     fields = teacher_fields(int(teacher.width))
     expr = sp.sympify(teacher.outputs_at(fields)[0], strict=True)
     return Label(expr, fields, model.label_noise, model.label_flip, model.draws_labels)
+
+
+@dataclass(frozen=True, eq=False)
+class SignedLabel:
+    """A label of field `number` of k and of the signs of the other fields."""
+
+    expr: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    number: int
+    noise: float
+    flip: float
+
+    @property
+    def others(self) -> list[int]:
+        """Fields of which the label sees the sign alone."""
+        return [n for n in range(len(self.fields)) if n != self.number]
+
+    @cached_property
+    def patterns(self) -> list[tuple[int, ...]]:
+        """Signs of these fields."""
+        return list(product((1, -1), repeat=len(self.others)))
+
+    @cached_property
+    def channels(self) -> list[Channel]:
+        """The channel for each pattern of signs."""
+        return [self._channel([pattern]) for pattern in self.patterns]
+
+    @cached_property
+    def channel(self) -> Channel:
+        """The channel of the one field, whatever the signs."""
+        return self._channel(self.patterns)
+
+    def _channel(self, patterns: list[tuple[int, ...]]) -> Channel:
+        cases: dict[sp.Expr, float] = {}
+        flips = ((1, 1.0 - self.flip), (-1, self.flip)) if self.flip else ((1, 1.0),)
+        for pattern in patterns:
+            signs = {
+                self.fields[n]: sp.Integer(s) for n, s in zip(self.others, pattern, strict=True)
+            }
+            for sign, chance in flips:
+                expr = sign * self.expr.xreplace(signs)
+                cases[expr] = cases.get(expr, 0.0) + chance / len(patterns)
+        mixture = tuple((p, expr) for expr, p in cases.items())
+        return Channel(self.expr, self.fields[self.number], self.noise, mixture=mixture)
+
+    def given(self, y: Array, omega: Array, variance: Array) -> tuple[Array, Array]:
+        """E[z | y, omega] (k, ...) and E[z z^T - I | y, omega] (k, k, ...), standardised.
+
+        The field itself is counted from omega, in units of sqrt(V).
+        """
+        found = [c.moments(y, omega, variance) for c in self.channels]
+        logs = np.array([m.log_z for m in found])
+        share = np.exp(logs - np.max(np.where(np.isfinite(logs), logs, -1e300), axis=0))
+        share = share / share.sum(axis=0)
+        k = len(self.fields)
+        first, second = np.zeros((k, *share.shape[1:])), np.zeros((k, k, *share.shape[1:]))
+        for part, pattern, moments in zip(share, self.patterns, found, strict=True):
+            # Given its sign, each of the other fields has mean +-SIZE and is independent.
+            mean = np.zeros((k, *part.shape))
+            mean[self.others] = SIZE * np.reshape(pattern, (-1,) + (1,) * part.ndim)
+            mean[self.number] = moments.first
+            product = mean[:, None] * mean
+            product[np.arange(k), np.arange(k)] = 0.0
+            product[self.number, self.number] = moments.second - 1.0
+            first, second = first + part * mean, second + part * product
+        return first, second
+
+    def around(self, overlap: float, variance: float | None = None) -> tuple[Array, Array]:
+        """E[M M^T] (k, k) and E[G x G] (k^2, k^2) of these, omega ~ N(0, q)."""
+        k = len(self.fields)
+        left = np.array(1.0 - overlap if variance is None else variance)
+        table = np.zeros((k + k * k,) * 2)
+        for _, y, omega, weight in self.channel.nodes(overlap, left, None if overlap else NODES):
+            first, second = self.given(y, omega, left)
+            rows = np.concatenate([first.reshape(k, -1), second.reshape(k * k, -1)])
+            weight = weight.ravel()
+            rows = np.where(weight > 0, rows, 0.0)
+            table += (weight * rows) @ rows.T
+        second = table[k:, k:].reshape(k, k, k, k).swapaxes(1, 2).reshape(k * k, k * k)
+        return table[:k, :k], second
+
+
+def signed_label(
+    expr: sp.Expr, fields: tuple[sp.Symbol, ...], noise: float, flip: float
+) -> SignedLabel | None:
+    """The label in this form; None where more than one field enters by its size."""
+    sized = []
+    for number, z in enumerate(fields):
+        size = sp.Symbol("size", positive=True)
+        if expr.xreplace({z: size * z}).has(size):
+            sized.append(number)
+    if len(sized) != 1 or len(fields) < 2:
+        return None
+    return SignedLabel(expr, fields, sized[0], noise, flip)

@@ -12,10 +12,9 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.errors import NotClosed
 from dmft.gaussian.channels.curve import Curve
-from dmft.gaussian.channels.declared import Label
+from dmft.gaussian.channels.declared import Label, SignedLabel, signed_label
 from dmft.gaussian.channels.priors import GAUSSIAN
 from dmft.gaussian.channels.several import Several
-from dmft.gaussian.channels.signed import SignedLabel, signed_label
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Record
 from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
