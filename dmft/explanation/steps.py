@@ -13,9 +13,9 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.errors import BadParameter, UnprovenStep
+from dmft.errors import BadParameter
 from dmft.explanation.average import Average, statement_latex, statement_text
-from dmft.explanation.judge import Numbers, draw, unknowns
+from dmft.explanation.judge import draw, unknowns
 from dmft.explanation.latex import law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES
@@ -321,14 +321,3 @@ def random_cases(
     plain = [s for s in ledger.steps if s.judge is None]
     others = unknowns(*(e for s in plain for e in (s.before, s.after, s.bound)))
     return [draw(symbolic, others, seed) for seed in CASES]
-
-
-def unproven(ledger: Ledger, cases: Sequence[Numbers]) -> list[Step]:
-    """Steps of a ledger that do not hold."""
-    found = []
-    for step in ledger.steps:
-        try:
-            step.judged(cases)
-        except UnprovenStep:
-            found.append(step)
-    return found

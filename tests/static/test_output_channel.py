@@ -6,7 +6,7 @@ import sympy as sp
 from scipy.stats import multivariate_normal, norm
 
 import dmft
-from dmft.equations.static.output_channel import OMEGA, V, Y, output_channel
+from dmft.equations.output_channel import OMEGA, V, Y, output_channel
 from dmft.errors import BadParameter
 
 z, f = sp.symbols("z f", real=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.escape.facts import as_committees, read_facts
+from dmft.equations.escape.facts import read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1, validity_text
 from dmft.equations.escape.passage import (
     Threshold,
@@ -77,7 +77,7 @@ class EscapeFormula(InLatex, Short):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # SymPy multiplies factors out when it reads them back: the formula is derived once more.
-        return _derived_again, (self.model, self.algorithm, self.length)
+        return _derived, (self.model, self.algorithm, self.length)
 
     @property
     def algorithm(self) -> SGD | GradientFlow:
@@ -282,7 +282,7 @@ class EscapeFormula(InLatex, Short):
             raise BadParameter("the gain from width is given for unit readouts")
         wide = type(student)(student.activation, width, field=FIELD)
         model = Model(wide, self.model.teacher, self.model.label_noise)
-        return EscapeFormula(law_of(read_facts(model, self.algorithm), self.length), self.length)
+        return _derived(model, self.algorithm, self.length)
 
     # Numbers --------------------------------------------------------------------------------
 
@@ -589,7 +589,7 @@ class EscapeFormula(InLatex, Short):
         return perfect_limit(self.model, self.algorithm)
 
 
-def _derived_again(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
+def _derived(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
     return EscapeFormula(law_of(read_facts(model, algorithm), length), length)
 
 
@@ -648,7 +648,7 @@ def escape_formula(
     )  # 1.0 is another in SymPy
     if algorithm.on_sphere and start != 1:
         raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
-    formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)
+    formula = _derived(model, algorithm, start)
     if not algorithm.is_flow and formula.exponent == 2:
         limit, rate = formula.maximal_learning_rate(), algorithm.learning_rate
         if limit.is_number and rate.is_number and not rate < (1 - ROUNDING) * limit:

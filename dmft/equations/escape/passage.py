@@ -81,7 +81,12 @@ def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple
     Valid for   one neuron on the sphere, 1/d small: near the start the noise is that at m = 0
     Source      backward equations of a one-dimensional diffusion; derivations/escape_formulas.py
     """
-    drift, noise = _scaled_drift(law, values, dim)
+    order = law.exponent - 1
+    flow, whole = law.facts.flow.subs(values), law.facts.drift.subs(values)
+    signal = law.direction * float(flow.coeff(mu, order)) * dim ** ((1 - order) / 2)
+    noise = float(law.facts.noise.subs(values))
+    noisy = float((whole - flow).expand().coeff(mu, 1))
+    decay = noisy if order else float(whole.expand().coeff(mu, 1))
     if noise == 0.0:
         raise BadParameter(
             "without noise of the samples the mean over random starts does not exist: starts near "
@@ -89,9 +94,11 @@ def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple
         )
     end = m_1 * math.sqrt(dim)
     even = law.exponent % 2 == 0
-    low = 0.0 if even else -WIDEST * max(1.0, _resting_width(law, values, noise))
+    # At rest on the side that is not learned the overlap has this deviation.
+    resting = math.sqrt(noise / (-2 * noisy)) if noisy < 0 else 1.0
+    low = 0.0 if even else -WIDEST * max(1.0, resting)
     x = _grid(low, end)
-    potential = _cumulative(2 / noise * drift(x), x)
+    potential = _cumulative(2 / noise * (signal * x**order + decay * x), x)
     if float(np.max(np.maximum.accumulate(potential) - potential)) > LARGEST_LOG:
         raise BadParameter(
             "the time in which noise carries this start over the barrier exceeds the largest "
@@ -107,26 +114,6 @@ def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple
     squares = np.where(at >= end, 0.0, np.interp(at, x, second))
     mean = float(weight @ times)
     return mean, math.sqrt(max(float(weight @ squares) - mean**2, 0.0))
-
-
-def _scaled_drift(law: Law, values: Values, dim: float) -> tuple[sp.FunctionClass, float]:
-    """Drift of m sqrt(d) towards what is learned, and the variance it gains per unit t."""
-    order = law.exponent - 1
-    flow, whole = law.facts.flow.subs(values), law.facts.drift.subs(values)
-    signal = law.direction * float(flow.coeff(mu, order)) * dim ** ((1 - order) / 2)
-    decay = float((whole if order == 0 else whole - flow).expand().coeff(mu, 1))
-
-    def drift(y: Array) -> Array:
-        return signal * y**order + decay * y
-
-    return drift, float(law.facts.noise.subs(values))
-
-
-def _resting_width(law: Law, values: Values, noise: float) -> float:
-    """Standard deviation of m sqrt(d) at rest on the side that is not learned."""
-    whole = law.facts.drift.subs(values)
-    decay = -float((whole - law.facts.flow.subs(values)).expand().coeff(mu, 1))
-    return math.sqrt(noise / (2 * decay)) if decay > 0 else 1.0
 
 
 def _grid(low: float, end: float) -> Array:

@@ -61,10 +61,13 @@ class TwoTimeEquations(InLatex, Changeable):
     def _checked(self, block: str, given: object) -> sp.Expr:
         """A user's term of a block, in the symbols of the record."""
 
+    # Symbols that `dmft.solve` is given values for.
+    parameters: Any
+
     @property
-    @abstractmethod
     def _scalars(self) -> dict[str, sp.Symbol]:
         """Symbols of the parameters by name."""
+        return {y.name: y for y in self.parameters}
 
     @abstractmethod
     def _value(self, name: str, given: object) -> sp.Expr:

@@ -126,10 +126,6 @@ class NetworkEquations(Short, TwoTimeEquations):
         return tuple(sorted(held - site, key=str))
 
     @property
-    def _scalars(self) -> dict[str, sp.Symbol]:
-        return {y.name: y for y in self.parameters}
-
-    @property
     def symbols(self) -> dict[str, Any]:
         """Functions of time and parameters by name."""
         found = {str(f.func): f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}

@@ -188,10 +188,6 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         words = f"0 <= {s} <= {t} (times); {inner} (under integrals)\n" + ", ".join(rows)
         return IndicesInTime(blocks, (t, s, inner), words)
 
-    @property
-    def _scalars(self) -> dict[str, sp.Symbol]:
-        return {y.name: y for y in self.parameters}
-
     def _value(self, name: str, given: object) -> sp.Expr:
         """Expressions may hold the time t: what varies under an integral over u is a signal."""
         expr, t = as_expression(f"the parameter {name}", given), self.times[0]

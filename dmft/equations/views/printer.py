@@ -151,10 +151,14 @@ class EquationPrinter(LatexPrinter):
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Sums over teachers come first, as in the square of y - f; no sign at the beginning.
-        terms = sorted(self._as_ordered_terms(expr, order=order), key=sums_over_students)
+        terms = self.in_order(self._as_ordered_terms(expr, order=order))
         place = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
         first, *others = map(self._print, [terms[place], *terms[:place], *terms[place + 1 :]])
         return " ".join([first, *(y if y.startswith("-") else f"+ {y}" for y in others)])
+
+    def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Terms of a sum in the order in which they are printed."""
+        return sorted(terms, key=sums_over_students)
 
     def plain_product(self, expr: sp.Expr) -> str:
         """A product of numbers, symbols and entries, parameters first; empty for others."""
@@ -265,17 +269,8 @@ class KernelPrinter(EquationPrinter):
             )
         return isinstance(factor, sp.Function)
 
-    def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
-        # Named parts first, and no sign at the beginning where a term has none.
-        terms = self.in_order(self._as_ordered_terms(expr, order=order))
-        first = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
-        terms.insert(0, terms.pop(first))
-        texts = [self._print(y) for y in terms]
-        signed = [y if y.startswith("-") else f"+ {y}" for y in texts[1:]]
-        return " ".join([texts[0], *signed])
-
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
-        """Terms of a sum in the order in which they are printed."""
+        """Named parts first."""
         return sorted(terms, key=_is_behind)
 
     def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:

@@ -37,17 +37,19 @@ from dmft.gaussian.branches.factors import (
     has_branches,
     primitive,
 )
-from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches, to_signs
 from dmft.gaussian.derivative import derivative
-from dmft.gaussian.law import Cov
 from dmft.gaussian.tables.tabled import (
     Dirac,
     FieldTable,
+    Pair,
     PairTable,
+    Parts,
     TableAverage,
+    by_parts,
     density,
+    of_two,
     tabled_expectation,
     without_dirac,
 )
@@ -136,12 +138,6 @@ class BranchAverage(TableAverage):
         with mpmath.workdps(max(digits, 34)):
             numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
             return as_float(self._exact(numbers), prec)
-
-
-# A factor of numbers with what stands in front of it, and a Dirac factor likewise.
-Weighted = tuple[sp.Expr, sp.Expr]
-Parts = tuple[list[Weighted], list[Weighted]]
-Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
 
 
 class BranchField(BranchAverage):
@@ -237,7 +233,7 @@ class BranchPair(BranchesOfTwo):
 
     def written_out(self) -> sp.Expr:
         """The same in exponentials, error functions and averages of two signs."""
-        return product_expectation(self.factors, ["u", "v"], _covariance(self.numbers))
+        return product_expectation(self.factors, ["u", "v"], of_two(self.numbers))
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         f, g = self.factors
@@ -277,7 +273,7 @@ class BranchSlope(BranchesOfTwo):
         """The average by parts."""
         regular, spikes = self.parts
         slope = [(sp.S.One, regular)], [(weight, t) for t, weight in spikes]
-        return by_parts(([(sp.S.One, self.read[0])], []), slope, self.numbers)
+        return by_parts(([(sp.S.One, self.read[0])], []), slope, self.numbers, _pair, _given)
 
     def _bracket(self, printer: Any) -> str:
         slope = derivative(self.factors[1])
@@ -357,7 +353,7 @@ def average_of_two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
         whole = None if f[1] else _before_derivative(g)
         if whole is not None:
             return sp.Add(*(w * _slope(h, whole, numbers) for w, h in f[0]))
-    return by_parts(one, two, C)
+    return by_parts(one, two, C, _pair, _given)
 
 
 def _slope(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
@@ -365,7 +361,7 @@ def _slope(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
     if not f.has_free(FIELD):
         return f * average_of_one(([(sp.S.One, FIELD * g)], []), C[2]) / C[2]
     if f.is_polynomial(FIELD) and sp.degree(f, FIELD) == 1:
-        return by_parts(([(sp.S.One, f)], []), split(derivative(g)), C)
+        return by_parts(([(sp.S.One, f)], []), split(derivative(g)), C, _pair, _given)
     (first, f), (second, g) = canonical(f), canonical(g)
     whole = _before_derivative(([(sp.S.One, f)], []))
     if whole is None:
@@ -389,21 +385,6 @@ def _before_derivative(parts: Parts) -> sp.Expr | None:
     return None if read is None else primitive(read, jumps)
 
 
-def by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
-    """Average of two fields, part by part."""
-    uu, uv, vv = C
-    terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]
-    rest = CorrelationRoot(uu, vv, uv) ** 2
-    for w, t in one[1]:
-        terms += [w * v * density(uu, t) * _given(g, uu, uv, vv, t) for v, g in two[0]]
-        for v, s in two[1]:
-            action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * rest)
-            terms.append(w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(rest)))
-    for v, s in two[1]:
-        terms += [w * v * density(vv, s) * _given(f, vv, uv, uu, s) for w, f in one[0]]
-    return sp.Add(*terms)
-
-
 def average_of_field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """Average of one field; what has no branches is closed."""
     if not factor.has_free(FIELD):
@@ -422,15 +403,14 @@ def _given(factor: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr, t: sp.Expr) -
     return lead * BranchGiven(factor, uu, uv, vv, t)
 
 
-def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+def _pair(f: sp.Expr, g: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr) -> sp.Expr:
     """Average of two functions; one that is linear goes by Stein's identity."""
-    uu, uv, vv = C
     if not g.has_free(FIELD):
         return g * average_of_field(f, sp.S.Zero, uu)
     if not f.has_free(FIELD):
         return f * average_of_field(g, sp.S.Zero, vv)
     if not (has_branches(f) or has_branches(g)):
-        return product_expectation([f, g], ["u", "v"], _covariance(C), whole=True)
+        return product_expectation([f, g], ["u", "v"], of_two((uu, uv, vv)), whole=True)
     for one, two, variance in ((f, g, uu), (g, f, vv)):
         if two.is_polynomial(FIELD) and sp.degree(two, FIELD) == 1:
             slope, offset = sp.Poly(two, FIELD).all_coeffs()
@@ -461,10 +441,4 @@ def average_of_any(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
                 return average_of_two(one, two, C)
     except NotClosed:
         pass
-    return tabled_expectation([f, g], ["u", "v"], _covariance(C))
-
-
-def _covariance(C: Pair) -> Cov:
-    """Entries of two fields named u and v."""
-    uu, uv, vv = C
-    return lambda x, y: uv if x != y else uu if x == "u" else vv
+    return tabled_expectation([f, g], ["u", "v"], of_two(C))

@@ -11,8 +11,9 @@ import sympy as sp
 from dmft.errors import NotClosed
 from dmft.gaussian.certified.balls import Ball, Enclosure, constant, enclosure, flint, real_ball
 from dmft.gaussian.certified.growth import ENDS, NOT_INTEGRABLE, Growth, growth
-from dmft.gaussian.certified.pieces import SWITCHES, pieces
+from dmft.gaussian.certified.pieces import pieces
 from dmft.gaussian.certified.signed import RationalLaw
+from dmft.gaussian.closed.switch import SWITCHES
 
 # Points of the line at which the size of an integrand is looked at (a goal, not a proof).
 PROBES = tuple(Fraction(i, 4) for i in range(-24, 25))

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -33,8 +33,9 @@ from dmft.gaussian.certified.balls import (
     rational,
     real_ball,
 )
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.nodes.kinks import arguments
 
-SWITCHES = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 # Bits at which break points are told apart.
 BITS = 300
 
@@ -69,7 +70,7 @@ def _split(
     node = _innermost(expr, x)
     if node is None:
         return [(low, expr)]
-    roots = _inside({r for g in _arguments(node) for r in _real_roots(g, x)}, low, high)
+    roots = _inside({r for g in arguments(node) for r in _real_roots(g, x)}, low, high)
     result = []
     for left, right in pairwise([low, *roots, high]):
         branch = _branch(node, x, _between(left, right))
@@ -81,20 +82,11 @@ def _innermost(expr: sp.Expr, x: sp.Symbol) -> sp.Expr | None:
     """A switch without switches inside, all of its arguments polynomials in x."""
     for node in sp.postorder_traversal(expr):
         if isinstance(node, SWITCHES) and node.has_free(x):
-            if all(g.is_polynomial(x) for g in _arguments(node)):
+            if all(g.is_polynomial(x) for g in arguments(node)):
                 return node
             if isinstance(node, sp.Piecewise):
                 raise NotClosed(f"the conditions of {node} are not polynomial comparisons")
     return None
-
-
-def _arguments(node: sp.Expr) -> list[sp.Expr]:
-    if isinstance(node, sp.Max | sp.Min):
-        return [a - b for a, b in combinations(node.args, 2)]
-    if isinstance(node, sp.Piecewise):
-        relations = {r for _, c in node.args for r in c.atoms(Relational)}
-        return [r.lhs - r.rhs for r in relations]
-    return [node.args[0]]
 
 
 def _branch(node: sp.Expr, x: sp.Symbol, point: Fraction) -> sp.Expr:

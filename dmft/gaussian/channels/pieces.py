@@ -10,7 +10,8 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.kinks import KINKED, switches, zeros
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.nodes.kinks import switches, zeros
 
 # Standard deviations of the field within which pieces are found; averages reach 9 sqrt(2) of them.
 REACH = 13.0
@@ -112,8 +113,8 @@ def resolved(expr: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 def without_kinks(expr: sp.Expr, branch: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
     """An expression with a branch in place of each function with kinks, the innermost first."""
-    while kinked := expr.atoms(*KINKED):
-        node = min(kinked, key=lambda k: (len(k.atoms(*KINKED)), sp.default_sort_key(k)))
+    while kinked := expr.atoms(*SWITCHES):
+        node = min(kinked, key=lambda k: (len(k.atoms(*SWITCHES)), sp.default_sort_key(k)))
         expr = expr.xreplace({node: branch(node)})
     return expr
 

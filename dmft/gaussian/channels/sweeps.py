@@ -19,7 +19,8 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_inner
 from dmft.gaussian.channels.pieces import without_kinks
-from dmft.gaussian.nodes.kinks import KINKED, projections, switches
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.nodes.kinks import projections, switches
 
 # Edges of panels of a conditioned field, in its standard deviations; ends where it is singular.
 SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 7.0)
@@ -84,7 +85,7 @@ class Sweep:
         functions = switches(self.expr, self.fields)
         steep = sp.factor(slope(_without_steps(self.expr), symbols[-1]))
         # Factors with kinks vanish where the label switches.
-        smooth = [f for f in sp.Mul.make_args(steep) if not f.has(*KINKED)]
+        smooth = [f for f in sp.Mul.make_args(steep) if not f.has(*SWITCHES)]
         functions += [f for f in smooth if f.has_free(*symbols[:-1])]
         found = []
         for level, group in enumerate(projections(functions, symbols)):

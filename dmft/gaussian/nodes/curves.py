@@ -14,12 +14,11 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
+from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.forms import DIGITS, Block
 from dmft.gaussian.nodes.grid import evaluator, real_roots
 from dmft.gaussian.nodes.kinks import projections, switches, zeros
 
-# Functions that have their own corners: `switches` finds those.
-SWITCHING = (sp.sign, sp.Abs, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 # Curves that are no polynomials are scanned for sign changes on this many points, by dimension.
 SCANNED = {1: 2001}
 SCANNED_LINE = 129
@@ -93,7 +92,7 @@ def _flanks(block: Block, u: Sequence[sp.Symbol], images: dict[sp.Basic, sp.Expr
     """Curves along which smooth functions turn, with the width of the turn."""
     found = []
     for atom in sp.ordered(block.expr.atoms(sp.Function, sp.Pow)):
-        if isinstance(atom, SWITCHING) or not atom.has_free(*block.forms):
+        if isinstance(atom, SWITCHES) or not atom.has_free(*block.forms):
             continue
         power = isinstance(atom, sp.Pow) and not isinstance(atom, sp.exp)
         if power and atom.exp.is_Integer and atom.exp > 0:

@@ -10,12 +10,13 @@ import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
+from dmft.gaussian.closed.switch import SWITCHES
+
 # Digits of the break points: beyond those of any integral that is split at them.
 ROOT_DIGITS = 40
 # Switching functions that are not polynomials are scanned for sign changes on this many points.
 SCAN_POINTS = 4001
 # Functions with kinks inside a switching function are replaced by their branches, to this many.
-KINKED = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 MAX_BRANCHES = 16
 # More polynomials than this meet too often to follow: the error of the quadrature judges then.
 MAX_PROJECTED = 8
@@ -29,7 +30,7 @@ def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
     """
     found: set[sp.Expr] = set()
     for atom in sp.preorder_traversal(expr):
-        for argument in (b for a in _arguments(atom) for b in _branches(a)):
+        for argument in (b for a in arguments(atom) for b in _branches(a)):
             for factor in sp.Mul.make_args(sp.factor_terms(argument)):
                 base = factor.as_base_exp()[0]
                 base = base.args[0] if isinstance(base, sp.Abs | sp.sign) else base
@@ -38,7 +39,7 @@ def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
     return sorted(found, key=sp.default_sort_key)
 
 
-def _arguments(atom: sp.Basic) -> list[sp.Expr]:
+def arguments(atom: sp.Basic) -> list[sp.Expr]:
     """Switching functions of one node of an expression."""
     if isinstance(atom, sp.Abs | sp.sign | sp.Heaviside | sp.log):
         return [atom.args[0]]
@@ -65,7 +66,7 @@ def _branches(function: sp.Expr) -> list[sp.Expr]:
     todo = [function]
     while todo and len(todo) + len(done) <= MAX_BRANCHES:
         f = todo.pop()
-        kinked = sorted(f.atoms(*KINKED), key=sp.default_sort_key)
+        kinked = sorted(f.atoms(*SWITCHES), key=sp.default_sort_key)
         if not kinked:
             done.append(f)
             continue

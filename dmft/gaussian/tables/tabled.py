@@ -26,6 +26,11 @@ from dmft.model import FIELD
 
 # A weighted Dirac factor: position and weight.
 Dirac = tuple[sp.Expr, sp.Expr]
+# Functions of a factor with their weights, and positions of Dirac factors with theirs.
+Weighted = tuple[sp.Expr, sp.Expr]
+Parts = tuple[list[Weighted], list[Weighted]]
+# Covariances of two fields.
+Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
 HALF = sp.Rational(1, 2)
 # Jumps, and kinks, of a factor whose table has few enough cells about them.
 MOST_JUMPS, MOST_KINKS = 2, 3
@@ -152,10 +157,9 @@ class PairTable(TableAverage):
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         f, g, first, cross, second = self.args
         # Price's identity; Dirac factors of the derivatives are conditioned upon.
-        cov = {("u", "u"): first, ("u", "v"): cross, ("v", "u"): cross, ("v", "v"): second}
 
         def average(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-            return tabled_expectation([a, b], ["u", "v"], lambda x, y: cov[x, y])
+            return tabled_expectation([a, b], ["u", "v"], of_two((first, cross, second)))
 
         def of_variance(a: sp.Expr, own: sp.Expr, mean: Callable[..., sp.Expr]) -> sp.Expr:
             """E a''/2, of a jump by Stein's identity E u a' = own E a'' + cross E a' b'."""
@@ -211,12 +215,34 @@ def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], c
         ((x, regular, spikes),) = parts
         terms = [w * density(cov(x, x), t) for t, w in spikes]
         return sp.Add(_field(regular, sp.S.Zero, cov(x, x)), *terms)
-    (x, f, f_spikes), (y, g, g_spikes) = parts
-    terms = [_pair(f, g, cov(x, x), cov(x, y), cov(y, y))]
-    terms += [_conditioned(t, w, g, cov(x, x), cov(x, y), cov(y, y)) for t, w in f_spikes]
-    terms += [_conditioned(t, w, f, cov(y, y), cov(x, y), cov(x, x)) for t, w in g_spikes]
-    for t, w in f_spikes:
-        terms += [_two_spikes(t, w, s, v, cov(x, x), cov(x, y), cov(y, y)) for s, v in g_spikes]
+    (x, *_), (y, *_) = parts
+    one, two = (([(sp.S.One, f)], [(w, t) for t, w in spikes]) for _, f, spikes in parts)
+    return by_parts(one, two, (cov(x, x), cov(x, y), cov(y, y)), _pair, _given)
+
+
+def of_two(C: Pair) -> Cov:
+    """Entries of two fields named u and v."""
+    uu, uv, vv = C
+    return lambda x, y: uv if x != y else uu if x == "u" else vv
+
+
+def by_parts(
+    one: Parts, two: Parts, C: Pair, pair: Callable[..., sp.Expr], given: Callable[..., sp.Expr]
+) -> sp.Expr:
+    """Average of two centred fields u and v, part by part; infinite at coinciding Dirac factors.
+
+    `pair` (f, g, *C) is E f(u) g(v), and `given` (g, *C, t) is E[g(v) | u = t].
+    """
+    uu, uv, vv = C
+    terms = [w * v * pair(f, g, *C) for w, f in one[0] for v, g in two[0]]
+    for here, there, law in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
+        for w, t in here[1]:
+            terms += [w * v * density(law[0], t) * given(g, *law, t) for v, g in there[0]]
+    gap = CorrelationRoot(uu, vv, uv) ** 2
+    for w, t in one[1]:
+        for v, s in two[1]:
+            action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * gap)
+            terms.append(w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(gap)))
     return sp.Add(*terms)
 
 
@@ -296,21 +322,9 @@ def density(variance: sp.Expr, t: sp.Expr) -> sp.Expr:
     return sp.exp(-(t**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
 
 
-def _conditioned(
-    t: sp.Expr, weight: sp.Expr, other: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr
-) -> sp.Expr:
-    """E[weight delta(u - t) other(v)]."""
-    rest = CorrelationRoot(uu, vv, uv) ** 2 / uu
-    return weight * density(uu, t) * _field(other, t * uv / uu, rest)
-
-
-def _two_spikes(
-    t: sp.Expr, w: sp.Expr, s: sp.Expr, v: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr
-) -> sp.Expr:
-    """E[w delta(u - t) v delta(v - s)], infinite where the fields coincide."""
-    gap = CorrelationRoot(uu, vv, uv) ** 2
-    action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * gap)
-    return w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(gap))
+def _given(factor: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr, t: sp.Expr) -> sp.Expr:
+    """E[factor(v) | u = t]."""
+    return _field(factor, t * uv / uu, CorrelationRoot(uu, vv, uv) ** 2 / uu)
 
 
 def without_dirac(factor: sp.Expr) -> tuple[sp.Expr, list[Dirac]]:

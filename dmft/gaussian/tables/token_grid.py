@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.kinks import KINKED, break_points
+from dmft.gaussian.nodes.kinks import break_points
 from dmft.gaussian.nodes.line import hermite_rows, panels
 from dmft.model import FIELD, token_fields
 
@@ -119,7 +120,7 @@ class GridFunctions:
                     f"{f} contains {sorted(map(str, rest))} inside a function without closed form; "
                     "parameters may multiply such functions, not enter them"
                 )
-            if f.has(*KINKED):
+            if f.has(*SWITCHES):
                 raise BadParameter(
                     f"{f} has kinks: functions of several tokens are averaged where they are "
                     "smooth; a network of the mean field (dmft.SequenceNetwork) may have them"

@@ -14,6 +14,7 @@ from scipy.linalg import block_diag
 from dmft.arrays import Array
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
 from dmft.laws import Discrete, JointNormal, Normal
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
@@ -293,8 +294,7 @@ def _given_left(loadings: NormalLoadings | None) -> tuple[Array, Array] | None:
 
 def has_kinks(network: RandomNetwork) -> bool:
     """Whether averages at rest need panels on both sides of a kink."""
-    kinks = (sp.Abs, sp.Max, sp.Min, sp.Piecewise, sp.sign, sp.Heaviside)
-    return network.positive or any(y.has(*kinks) for y in (*network.rate, *network.output))
+    return network.positive or any(y.has(*SWITCHES) for y in (*network.rate, *network.output))
 
 
 def _grid(count: int) -> tuple[Array, Array]:

@@ -1,1 +1,0 @@
-"""Static limits as formulas: output channels of declared labels."""
