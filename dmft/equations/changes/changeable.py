@@ -18,7 +18,6 @@ from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.record import InLatex
-from dmft.typeset.fragment import align
 from dmft.validation import shown
 
 Terms = Mapping[str, Mapping[str, sp.Expr]]
@@ -547,6 +546,8 @@ class Difference(InLatex):
         >>> flow.diff(sgd).latex().startswith(r"\begin{align*}")
         True
         """
+        from dmft.typeset.fragment import align
+
         before, after = self.before.latex_of, self.after.latex_of
         rows = []
         for block, name, old, new in self._compared():
