@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -64,6 +64,14 @@ class GrowthSites:
         return Roots(K, c, mean, std, symmetry, held if self.is_held else None, slope)
 
 
+class AtRest(NamedTuple):
+    """What diagrams show of a fixed point."""
+
+    replicon: float
+    survival: float
+    output_mean: float
+
+
 @dataclass(frozen=True)
 class Roots:
     """Fixed points of growth sites at numbers."""
@@ -81,6 +89,15 @@ class Roots:
         """Roots Delta with a positive mean."""
         every = _deltas(self.std / self.crowding, self.symmetry)
         return [delta for delta in every if self.averages(delta) is not None]
+
+    @property
+    def largest(self) -> AtRest:
+        """The fixed point of the largest root; nan without one."""
+        if not self.deltas:
+            return AtRest(*[float("nan")] * 3)
+        found, (w0, _, w2) = self.averages(self.deltas[-1]), moments(self.deltas[-1])
+        assert found is not None
+        return AtRest(float(w0 / w2), float(w0), float(found[1]))
 
     def averages(self, delta: float) -> Array | None:
         """E x^2, E x, chi (and nu) at one root; None where the mean is not positive."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from dmft.solvers.jobs import Job
 from dmft.solvers.network.sweep import Perturbed
 from dmft.validation import checked
 from dmft.workflow.networks.gaussian_rest import GaussianSites, gaussian_sites
-from dmft.workflow.networks.growth import Roots, growth_sites, moments
+from dmft.workflow.networks.growth import AtRest, growth_sites
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
 from dmft.workflow.networks.sites import at_values, declared
 from dmft.workflow.networks.stationary import Stationary, leaky_states, stationary_state
@@ -177,19 +178,13 @@ def _sampled(
 # Measures of diagrams --------------------------------------------------------------------------
 
 
-def _replicon(network: RandomNetwork) -> float:
-    return _of_point(network, lambda point: point.replicon - 1.0)
-
-
-def _of_point(network: RandomNetwork, value: Callable[[NetworkFixedPoint], float]) -> float:
-    """A value at the fixed point with the largest mean square; nan without one."""
+def _of_point(network: RandomNetwork, name: str) -> float:
+    """A measure of the fixed point with the largest mean square; nan without one."""
     try:
         points = rest_points(network)
     except BadParameter:
         return math.nan
-    if not points:
-        return math.nan
-    return value(max(points, key=_rank))
+    return OF_POINT[name](max(points, key=_rank)) if points else math.nan
 
 
 def _rank(point: NetworkFixedPoint) -> tuple[float, float]:
@@ -206,27 +201,18 @@ OF_STATIONARY: Mapping[str, Callable[[Stationary], float]] = {
     "chaos": lambda state: state.lyapunov_exponent,
     "variance": lambda state: state.variance,
 }
+OF_POINT: Mapping[str, Callable[[NetworkFixedPoint | AtRest], float]] = {
+    "stability": lambda point: point.replicon - 1.0,
+    "survival": lambda point: float(np.max(point.survival)),
+    "output_mean": lambda point: float(np.max(point.output_mean)),
+}
 MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
     "chaos": lambda network: OF_STATIONARY["chaos"](stationary_state(network)),
     "variance": lambda network: OF_STATIONARY["variance"](stationary_state(network)),
-    "stability": _replicon,
+    "stability": partial(_of_point, name="stability"),
     "divergence": _refused,
-    "survival": lambda network: _of_point(network, lambda y: float(np.max(y.survival))),
-    "output_mean": lambda network: _of_point(network, lambda y: float(np.max(y.output_mean))),
-}
-# The same of growth sites, explicit in Delta.
-EXPLICIT: Mapping[str, Callable[[Roots, float], float]] = {
-    "stability": lambda roots, delta: float(moments(delta)[0] / moments(delta)[2] - 1.0),
-    "survival": lambda roots, delta: float(moments(delta)[0]),
-    "output_mean": lambda roots, delta: float(_averages(roots, delta)[1]),
-}
-
-
-# Of Gaussian sites, from E phi and the replicon.
-OF_GAUSSIAN: Mapping[str, Callable[[float, float], float]] = {
-    "stability": lambda mean, replicon: replicon - 1.0,
-    "survival": lambda mean, replicon: 1.0 if mean == mean else math.nan,
-    "output_mean": lambda mean, replicon: mean,
+    "survival": partial(_of_point, name="survival"),
+    "output_mean": partial(_of_point, name="output_mean"),
 }
 
 
@@ -239,18 +225,14 @@ def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
             yield from (MEASURES[name](at_values(sites.network, point)) for point in points)
             return
         for found in states:
-            yield OF_GAUSSIAN[name](float(found[1]), float(found[-1]))
+            mean, replicon = float(found[1]), float(found[-1])
+            yield OF_POINT[name](AtRest(replicon, 1.0 if mean == mean else math.nan, mean))
 
     def measure(**values: float) -> float:
         return next(many([values]))
 
     measure.many = many  # type: ignore[attr-defined]
     return measure
-
-
-def _averages(roots: Roots, delta: float) -> Any:
-    found = roots.averages(delta)
-    return np.full(2, np.nan) if found is None else found
 
 
 def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
@@ -275,7 +257,7 @@ def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
     def measure(**values: float) -> float:
         unknown = set(values) - {"std", "symmetry", *(y.name for y in network.scalars)}
         if unknown:
-            return _replicon(at_values(network, values))
+            return MEASURES["stability"](at_values(network, values))
         r, std, symmetry = map(float, call(*(values[y.name] for y in network.scalars)))
         std, symmetry = values.get("std", std), values.get("symmetry", symmetry)
         back = symmetry * (std * r) ** 2
@@ -308,13 +290,13 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
     quiet = _at_zero(network) if name == "stability" and sites is None else None
     if quiet is not None:
         return quiet
-    gaussian = gaussian_sites(network) if name in OF_GAUSSIAN and sites is None else None
+    gaussian = gaussian_sites(network) if name in OF_POINT and sites is None else None
     if gaussian is not None:
         return _of_gaussian(name, gaussian)
     state = leaky_states(network) if name in OF_STATIONARY else None
     if state is not None:
         return lambda **values: OF_STATIONARY[name](state(**values))
-    if sites is None or (name not in EXPLICIT and name != "divergence"):
+    if sites is None or (name not in OF_POINT and name != "divergence"):
         return lambda **values: MEASURES[name](at_values(system, values))
 
     def explicit(**values: float) -> float:
@@ -324,8 +306,6 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
             roots = None if other is None else other.at({})
         if roots is None:
             return math.nan
-        if name == "divergence":
-            return roots.inverse_mean()
-        return EXPLICIT[name](roots, roots.deltas[-1]) if roots.deltas else math.nan
+        return roots.inverse_mean() if name == "divergence" else OF_POINT[name](roots.largest)
 
     return explicit
