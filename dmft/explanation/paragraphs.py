@@ -150,14 +150,12 @@ class Argument:
 class Paragraph:
     """Steps by one rule that follow each other, with a number such as 2.1 or 2.1-2.3.
 
-    `first` is true if the rule has not been used before (its text is printed once); `continues`
-    that the first step begins with the result of the step before it at the same depth.
+    `first` is true if the rule has not been used before (its text is printed once).
     """
 
     number: str
     steps: tuple[Step, ...]
     first: bool
-    continues: bool
 
     @property
     def rule(self) -> Rule:
@@ -222,16 +220,9 @@ def numbered(explanation: Argument) -> Iterator[tuple[str, Step]]:
 def paragraphs(explanation: Argument) -> Iterator[Paragraph]:
     """Paragraphs in their order."""
     said: set[str] = set()
-    latest: dict[int, Step] = {}
     for _, run in groupby(numbered(explanation), key=lambda y: (y[1].rule, y[1].depth)):
         numbers, steps = zip(*run, strict=True)
-        begin = steps[0]
-        earlier = latest.get(begin.depth)
-        yield Paragraph(
-            numbers[0] if len(steps) == 1 else f"{numbers[0]}–{numbers[-1]}",
-            steps,
-            begin.rule not in said,
-            earlier is not None and earlier.after == begin.before,
-        )
-        said.add(begin.rule)
-        latest = {d: s for d, s in latest.items() if d < begin.depth} | {begin.depth: steps[-1]}
+        number, rule = numbers[0], steps[0].rule
+        number += f"–{numbers[-1]}" if len(steps) > 1 else ""
+        yield Paragraph(number, steps, rule not in said)
+        said.add(rule)

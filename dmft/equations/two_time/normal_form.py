@@ -193,11 +193,11 @@ class _Reducer:
                     f"the term {term.subs(u, variable)} over ({low}, {high}) in the equation for "
                     f"{key} is zero: a causal function is taken before its time"
                 )
-            total += front * self._symbol(first, second, late, early, single, (t, s))
+            total += front * self._symbol(first, second, late, early, single)
         return total
 
     def _symbol(
-        self, first: sp.Expr, second: sp.Expr, late: bool, early: bool, single: bool, times: Any
+        self, first: sp.Expr, second: sp.Expr, late: bool, early: bool, single: bool
     ) -> sp.Symbol:
         whole = second == 1 and late and early
         if single or whole:

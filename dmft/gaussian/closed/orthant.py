@@ -226,7 +226,7 @@ def signs_moment(
     monomials: list[tuple[tuple[int, ...], sp.Expr]] = [((), side)]
     for powers in polynomials.values():
         monomials = [((*n, m), c * e) for n, c in monomials for m, e in powers.items()]
-    return sp.Add(*(times(c, _piece(law, labels, len(erfs), n, upper)) for n, c in monomials))
+    return sp.Add(*(times(c, _piece(len(erfs), n, upper)) for n, c in monomials))
 
 
 def _fixed(label: Any) -> bool:
@@ -235,9 +235,7 @@ def _fixed(label: Any) -> bool:
     return bool(fields) and not any(i.free_symbols for e in fields for i in e.indices)
 
 
-def _piece(
-    law: Law, labels: list[Any], signs: int, powers: tuple[int, ...], upper: list[sp.Expr]
-) -> sp.Expr:
+def _piece(signs: int, powers: tuple[int, ...], upper: list[sp.Expr]) -> sp.Expr:
     if (sum(powers) + signs) % 2:
         return sp.S.Zero
     # An odd number of powers takes at least one sign away.

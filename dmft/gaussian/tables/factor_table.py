@@ -259,7 +259,7 @@ class _Builder:
         strips, sides, cells = edges[:1], [], []
         while todo:
             low, high, depth = todo.pop(0)
-            found = self._strip(smoothed, low, high, narrowest, depth < STRIP_HALVINGS)
+            found = self._strip(smoothed, low, high, depth < STRIP_HALVINGS)
             if found is None:
                 middle = 0.5 * (low + high)
                 todo[:0] = [(low, middle, depth + 1), (middle, high, depth + 1)]
@@ -270,9 +270,8 @@ class _Builder:
         return np.array(strips), sides, np.concatenate(cells)
 
     def _strip(
-        self, smoothed: Callable[[Array, Array], Array], low: float, high: float, narrowest: float,
-        may_split: bool,
-    ) -> tuple[Array, Array] | None:  # fmt: skip
+        self, smoothed: Callable[[Array, Array], Array], low: float, high: float, may_split: bool
+    ) -> tuple[Array, Array] | None:
         """Panels in m of one strip; None when they would be narrow because the strip is wide."""
         end = REACH * self.tabled
         sigma = 0.5 * (low + high) + 0.5 * (high - low) * UNIT
