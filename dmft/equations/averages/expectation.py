@@ -7,12 +7,15 @@ form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.definitions import base_name
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
 
@@ -337,3 +340,45 @@ def placed_on_nodes(expr: sp.Expr) -> set[Expectation]:
 def is_placed(expr: sp.Expr) -> bool:
     """Whether an average is a number where it stands: those of sequences, by table or on nodes."""
     return isinstance(expr, PlacedAverage) or (isinstance(expr, Expectation) and expr.law.placed)
+
+
+# Written out ---------------------------------------------------------------------------------
+
+
+def expanded(
+    expr: sp.Expr,
+    at: Mapping[Any, Any],
+    known: Mapping[sp.Symbol, Any],
+    entry: Callable[[str, tuple[sp.Expr, ...]], sp.Expr],
+    others: Mapping[type, Callable[[Any, Mapping[Any, Any]], sp.Expr]] = MappingProxyType({}),
+) -> sp.Expr:
+    """An expression at numbers for its neurons, sums over them written out.
+
+    `known` holds widths and parameters; `entry` gives the entries of arrays, and `others` what
+    stands for integrals and averages.
+    """
+
+    def at_indices(y: sp.Expr, here: Mapping[Any, Any]) -> sp.Expr:
+        return expanded(y, here, known, entry, others)
+
+    if type(expr) in others:
+        return others[type(expr)](expr, at)
+    if isinstance(expr, sp.Sum):
+        every = over_neurons(expr.limits, at, known)
+        return sp.Add(*(at_indices(expr.function, y) for y in every))
+    if isinstance(expr, sp.Indexed):
+        return entry(base_name(expr), tuple(at_indices(i, at) for i in expr.indices))
+    if isinstance(expr, At):
+        return At(at_indices(expr.factor, at), at_indices(expr.field, at)).expr
+    if not expr.args:
+        return sp.sympify(at.get(expr, known.get(expr, expr)), strict=True)
+    return expr.func(*(at_indices(y, at) for y in expr.args))
+
+
+def over_neurons(
+    limits: Iterable[Sequence[Any]], at: Mapping[Any, Any], widths: Mapping[sp.Symbol, Any]
+) -> Iterator[dict[Any, Any]]:
+    """All values of the indices of a sum."""
+    ranges = (range(1, int(high.xreplace(dict(widths))) + 1) for _, _, high in limits)
+    for values in product(*ranges):
+        yield {**at, **dict(zip((y[0] for y in limits), values, strict=True))}

@@ -6,7 +6,7 @@ averages are then those of polynomials in jointly Gaussian fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.noise.increments import Alignment, Increments, bilinear
 from dmft.equations.update.optimiser import block_definitions
@@ -60,19 +60,18 @@ class PolynomialMoments(Unroller):
         """Symbol of an entry of the state, lengths included."""
         return super().entry(base, indices)
 
-    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
-        """Value of an expression at index values (counted from 1)."""
-        if isinstance(expr, At):
-            return self(expr.expr, at)
-        if isinstance(expr, Expectation):
-            inside = self(expr.integrand, at)
-            if not inside.has(x.dilation):
-                return self.mean(inside)
-            body = self.body(inside / x.dilation)  # by Stein's identity E[lambda . grad F]
-            return self.expectation(sp.Add(*(y * sp.diff(body, y) for y in self.fields)))
-        if isinstance(expr, Alignment):
-            return self.alignment(*(self.body(self(a, at)) for a in expr.args))
-        return super().__call__(expr, at)
+    @property
+    def others(self) -> dict[type, Callable[..., sp.Expr]]:
+        """What stands for averages, and for inner products of mean updates."""
+        return {Expectation: self.average, Alignment: self.alignment}
+
+    def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Average of a product of increments, or of one times the squared length."""
+        inside = self(expr.integrand, at)
+        if not inside.has(x.dilation):
+            return self.mean(inside)
+        body = self.body(inside / x.dilation)  # by Stein's identity E[lambda . grad F]
+        return self.expectation(sp.Add(*(y * sp.diff(body, y) for y in self.fields)))
 
     def body(self, expr: sp.Expr) -> sp.Expr:
         """Polynomial in the fields of a polynomial in increments."""
@@ -84,8 +83,9 @@ class PolynomialMoments(Unroller):
             self.means[expr] = self.expectation(self.body(expr))
         return self.means[expr]
 
-    def alignment(self, one: sp.Expr, two: sp.Expr) -> sp.Expr:
+    def alignment(self, expr: Alignment, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """E[F lambda^T] Omega^+ E[lambda G] by Stein's identity, no inverse needed."""
+        one, two = (self.body(self(a, at)) for a in expr.args)
         slopes = [[self.expectation(sp.diff(f, y)) for y in self.fields] for f in (one, two)]
         Omega = self.covariance_of_fields[:-1, :-1]
         return sp.expand((sp.Matrix([slopes[0]]) * Omega * sp.Matrix(slopes[1]))[0])

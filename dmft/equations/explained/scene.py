@@ -18,7 +18,7 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import FIELDS, At, Expectation
+from dmft.equations.averages.expectation import FIELDS, At, Expectation, over_neurons
 from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import Lowered, averages, lowered
 from dmft.equations.definitions import Definition, base_name
@@ -137,10 +137,7 @@ class Scene:
 
     def _places(self, expr: sp.Sum, at: Place) -> list[Place]:
         """Values of the indices in all terms of a sum."""
-        places: list[Place] = [at]
-        for index, _, high in expr.limits:
-            places = [{**q, index: n} for q in places for n in range(1, self.place(high, {}) + 1)]
-        return places
+        return list(over_neurons(expr.limits, at, {x.p: self.p, x.k: self.k}))
 
     def place(self, index: sp.Expr, at: Place) -> int:
         """Number of an index expression such as p + r."""

@@ -24,7 +24,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import Expectation, expanded
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.parameter_values import check_bounds, check_lengths, check_widths
 from dmft.equations.two_time import descent_process as eq
@@ -32,7 +32,6 @@ from dmft.equations.two_time.descent_process import Descent
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.problem import TwoTime
-from dmft.equations.two_time.short_terms import expanded
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.validation import is_expression, shown

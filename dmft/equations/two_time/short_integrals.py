@@ -18,7 +18,7 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import Expectation, expanded
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
@@ -31,7 +31,7 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.over_time import begun
-from dmft.equations.two_time.short_terms import at_times, expanded
+from dmft.equations.two_time.short_terms import at_times
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.quadrature import AccuracyWarning, quadrature

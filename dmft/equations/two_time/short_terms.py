@@ -1,17 +1,13 @@
-"""Terms of the two-time process at given times and neurons: sums over them written out."""
+"""Terms of the two-time process at given times: sums over times written out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At
-from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.descent_process import (
     C_theta,
     Descent,
@@ -21,46 +17,6 @@ from dmft.equations.two_time.descent_process import (
     t,
     u,
 )
-
-
-def expanded(
-    expr: sp.Expr,
-    at: Mapping[Any, Any],
-    known: Mapping[sp.Symbol, Any],
-    entry: Callable[[str, tuple[sp.Expr, ...]], sp.Expr],
-    others: Mapping[type, Callable[[Any, Mapping[Any, Any]], sp.Expr]] = MappingProxyType({}),
-) -> sp.Expr:
-    """An expression at numbers for its neurons, sums over them written out.
-
-    `known` holds widths and parameters; `entry` gives the entries of arrays, and `others` what
-    stands for integrals and averages.
-    """
-
-    def at_indices(y: sp.Expr, here: Mapping[Any, Any]) -> sp.Expr:
-        return expanded(y, here, known, entry, others)
-
-    if type(expr) in others:
-        return others[type(expr)](expr, at)
-    if isinstance(expr, sp.Sum):
-        every = over_neurons(expr.limits, at, known)
-        return sp.Add(*(at_indices(expr.function, y) for y in every))
-    if isinstance(expr, sp.Indexed):
-        return entry(base_name(expr), tuple(at_indices(i, at) for i in expr.indices))
-    if isinstance(expr, At):
-        return At(expr.factor, at_indices(expr.field, at)).expr
-    if not expr.args:
-        return sp.sympify(at.get(expr, known.get(expr, expr)), strict=True)
-    return expr.func(*(at_indices(y, at) for y in expr.args))
-
-
-def over_neurons(
-    limits: Sequence[sp.Tuple], at: Mapping[Any, Any], widths: Mapping[sp.Symbol, int]
-) -> Iterator[dict[Any, Any]]:
-    """All values of the indices of a sum."""
-    ranges = (range(1, int(high.xreplace(dict(widths))) + 1) for _, _, high in limits)
-    for values in product(*ranges):
-        yield {**at, **dict(zip((y[0] for y in limits), values, strict=True))}
-
 
 TIMES = (t, s, u)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.expectation import Expectation, expanded, over_neurons
 from dmft.equations.averages.passes import needs_nodes, value_of
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition
 from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatch
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
@@ -231,15 +231,7 @@ class Unroller:
             base, number = ("h", place) if place <= widths["p"] else ("h_star", place - widths["p"])
             self.entries[base, (number,)] = field
 
-    def size(self, index: sp.Symbol) -> int:
-        """Number of values of an index."""
-        return int(x.AXES[index].subs(self.numbers))
-
-    def places(self, expr: sp.Indexed, at: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
-        """Numbers of an entry's indices, such as r or p + r."""
-        return tuple(at[i] if i in at else int(self(i, at)) for i in expr.indices)
-
-    def entry(self, base: str, indices: tuple[int, ...]) -> sp.Expr:
+    def entry(self, base: str, indices: tuple[Any, ...]) -> sp.Expr:
         """Value of an entry: known, constant or a scalar symbol."""
         if (base, indices) in self.entries:
             return self.entries[base, indices]
@@ -267,16 +259,12 @@ class Unroller:
 
     def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Value of an expression at index values (counted from 1)."""
-        if isinstance(expr, sp.Indexed):
-            return self.entry(base_name(expr), self.places(expr, at))
-        if isinstance(expr, Expectation):
-            return self.average(expr, at)
-        if isinstance(expr, sp.Sum):
-            points = self.points([index for index, *_ in expr.limits], at)
-            return sp.Add(*(self(expr.function, inner) for inner in points))
-        if not expr.args:
-            return sp.Integer(at[expr]) if expr in at else self.numbers.get(expr, expr)
-        return expr.func(*(self(a, at) for a in expr.args))
+        return expanded(expr, at, self.numbers, self.entry, self.others)
+
+    @property
+    def others(self) -> dict[type, Callable[..., sp.Expr]]:
+        """What stands for averages."""
+        return {Expectation: self.average}
 
     def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Value that stands for an average; on paper where code takes nodes."""
@@ -291,7 +279,7 @@ class Unroller:
             return self.expectation(sp.expand(self(expr.integrand, at)))
         if MAX_DEGREE < degree < sp.oo:
             raise _no_closed_form(expr)
-        return self.gaussian(_without_names(self(expr.integrand, at)).xreplace(self.sample), expr)
+        return self.gaussian(self(expr.integrand, at).xreplace(self.sample), expr)
 
     def gaussian(self, integrand: sp.Expr, expr: Expectation) -> sp.Expr:
         """Closed form of an average over the fields."""
@@ -320,28 +308,22 @@ class Unroller:
     def define_sample(self, definition: Definition) -> None:
         """Remember a random field of one sample as an expression in the Gaussian fields."""
         for place, value in self.define(definition).items():
-            plain = _without_names(value).xreplace(self.sample)
+            plain = value.xreplace(self.sample)
             if place:
                 self.entries[definition.name, place] = plain
             else:
                 self.sample[definition.target] = plain
 
-    def points(
-        self, indices: Iterable[sp.Symbol], at: Mapping[sp.Symbol, int]
-    ) -> list[dict[sp.Symbol, int]]:
-        """All values of some indices, besides those given."""
-        points = [dict(at)]
-        for index in indices:
-            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
-        return points
-
-    def define(self, definition: Definition) -> dict[tuple[int, ...], sp.Expr]:
+    def define(self, definition: Definition) -> dict[tuple[Any, ...], sp.Expr]:
         """Every entry of a definition."""
         target = definition.target
         if not isinstance(target, sp.Indexed):
             return {(): self(definition.expr, {})}
-        points = self.points(definition.indices, {})  # of those that run
-        return {self.places(target, at): self(definition.expr, at) for at in points}
+        limits = [(i, 1, x.AXES[i]) for i in definition.indices]  # of those that run
+        return {
+            tuple(self(i, at) for i in target.indices): self(definition.expr, at)
+            for at in over_neurons(limits, {}, self.numbers)
+        }
 
 
 def _no_closed_form(average: Expectation) -> BadParameter:
@@ -350,11 +332,6 @@ def _no_closed_form(average: Expectation) -> BadParameter:
         "themselves compute it on nodes: use latex(), evaluate(...), dmft.build and dmft.solve, "
         "or leave out its term (`.without`)"
     )
-
-
-def _without_names(expr: sp.Expr) -> sp.Expr:
-    """Write activations at fields out."""
-    return expr.replace(lambda e: isinstance(e, At), lambda e: e.expr)
 
 
 def pairs_of(values: Sequence[Any]) -> list[tuple[Any, Any]]:
