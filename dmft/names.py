@@ -129,6 +129,7 @@ NOTATIONS: dict[str, dict[str, str]] = {
         "readout": "v",
         "teacher_readout": "v^*",
     },
+    "scalar": {"Q": "q", "M": "m", "P": r"\rho"},
     "krzakala": {"h": r"\lambda", "h_star": r"\lambda^*", "lambda": r"\mu"},
 }
 

@@ -73,7 +73,7 @@ def latex(
     width : float
         Line width in points, 200 to 520. Up to 260 the document has two columns (of 246 points
         each), otherwise one.
-    notation : "saad-solla", "krzakala", mapping or None
+    notation : "saad-solla", "scalar", "krzakala", mapping or None
         Notation, as in `Equations.latex`.
     explain : bool
         Append derivations (`dmft.explain`), for equations of every block. Explanations can also be

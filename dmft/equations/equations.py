@@ -545,7 +545,7 @@ class Equations(Short, System):
             Which Gaussian averages are given in closed form below the equations.
         width : float
             Points that a line may have in an article of 11 pt; 246 is a column of two.
-        notation : "saad-solla", "krzakala", mapping or None
+        notation : "saad-solla", "scalar", "krzakala", mapping or None
             Letters, as ``{"M": "R", "learning_rate": r"\eta"}``; factors and clock stay ours.
         symbolic : bool
             Keep unit readouts, P = I, no noise and the indices of single units as symbols.

@@ -365,7 +365,7 @@ class PopulationRisk(Short):
         ----------
         width : float
             Points that a line may have.
-        notation : "saad-solla", "krzakala", mapping or None
+        notation : "saad-solla", "scalar", "krzakala", mapping or None
             Letters, as for `Equations.latex`.
         symbolic : bool
             Keep unit readouts, P = I and the indices of single units as symbols.

@@ -25,6 +25,7 @@ SHARE_OF_LEFT = 0.30
 EDGE = 3.0
 ALIGN = re.compile(r"\\begin\{(align|gather)(\*?)\}(.*?)\\end\{\1\2\}", re.DOTALL)
 LABEL = re.compile(r"\\text\{\((.*)\)\}\s*$")
+WHERE = "where"
 RELATIONS = ("=", r"\approx", r"\sim", r"\simeq", r"\propto", r"\ge", r"\le", ">", "<", r"\in")
 
 
@@ -62,32 +63,43 @@ def fitted(text: str, points: float = COLUMN) -> str:
     place = 0
     for match in ALIGN.finditer(text):
         parts.append(text[place : match.start()].strip())
-        parts += _display(match.group(3), points, names, match.group(2))
         place = match.end()
+        # What is named here is defined with what the text defines next.
+        later = text[place:].lstrip().startswith(WHERE)
+        parts += _display(match.group(3), points, names, match.group(2), parts[-1], later)
     parts.append(text[place:].strip())
     return "\n".join(part for part in parts if part)
 
 
-def _display(body: str, points: float, names: Names, star: str) -> list[str]:
-    """An alignment, broken, with the definitions that it asks for and the names of its terms."""
+def _display(
+    body: str, points: float, names: Names, star: str, before: str, later: bool
+) -> list[str]:
+    """An alignment, broken, with the names of its terms and, unless `later`, its definitions."""
     found: list[str] = []
     for piece in _pieces(body):
         if isinstance(piece, str):
             found.append(piece)
             continue
+        if before == WHERE:
+            piece += _named(names)
         found += _environments(piece, points, names, star)
-        found += _definitions(points, names, star)
+        defined = [] if later else [*_definitions(points, names, star)]
+        found += defined[1:] if before == WHERE else defined
         found += _labels(piece)
     return found
 
 
 def _definitions(points: float, names: Names, star: str) -> Iterator[str]:
     """What names stand for."""
-    rows = [Row(name, f"= {text}") for name, text in names.pending()]
+    rows = _named(names)
     if rows:
-        yield "where"
+        yield WHERE
         yield from _environments(rows, points, names, star)
         yield from _definitions(points, names, star)
+
+
+def _named(names: Names) -> list[Row]:
+    return [Row(name, f"= {text}") for name, text in names.pending()]
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

@@ -16,7 +16,11 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.collected import collected
 from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.kernels import name_averages
 from dmft.equations.views.latex import subject_of
+from dmft.equations.views.print_forms import named_parts
+from dmft.equations.views.printer import EquationPrinter, letters_of
+from dmft.equations.views.text import model_names
 from dmft.equations.views.token_outputs import token_outputs
 from dmft.errors import BadParameter
 
@@ -206,6 +210,85 @@ def test_sums_over_units_are_those_of_the_equations(p, k):
         for place, want in np.ndenumerate(found[d.name]):
             at = {i: n + 1 for i, n in zip(d.target.indices, place, strict=True)}
             assert abs(number(d.expr, at) - want) < 1e-12
+
+
+# Names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*MODELS, "opposite clusters"])
+def test_named_parts_put_back_are_the_equations(name):
+    """With at most four names, none of a letter of the equations, and shorter than without them."""
+    model, algorithm = MODELS["clusters" if name == "opposite clusters" else name]
+    if name == "opposite clusters":
+        inputs = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        model = dmft.Model(dmft.Committee(ERF, 1), inputs)
+    system = closed_system(subject_of(dmft.derive(model, algorithm)))
+    exprs = [expr for _, expr, _ in system.rows]
+    named, parts = named_parts(exprs, "M P Q R a")
+    assert len(parts) <= 4
+    back = list(named)
+    for _ in parts:
+        back = [e.xreplace(parts) for e in back]
+    plain = {s: s.plain for e in exprs for s in e.free_symbols if hasattr(s, "plain")}
+    for before, after in zip(exprs, back, strict=True):
+        assert is_zero((after - before).xreplace(plain))
+    if parts:
+        assert not {s.name.strip("'_{}123") for s in parts} & set("MPQRa")
+        lengths = [sum(map(sp.count_ops, some)) for some in ([*named, *parts.values()], exprs)]
+        assert lengths[0] < lengths[1]
+
+
+def test_determinants_are_named_as_in_papers():
+    """D = (1 + P)(1 + Q) - M^2 (Biehl and Schwarze), and the second one D'."""
+    equations = dmft.derive(one(ERF), dmft.SGD(gamma))
+    text = " ".join(equations.latex().split())
+    for row in (
+        r"D &= \left(1 + P\right) \left(1 + Q\right) - M^{2}",
+        r"D' &= \left(1 + P\right) \left(1 + 2 Q\right) - 2 M^{2}",
+    ):
+        assert text.partition(" where ")[2].count(row) == 1
+    assert text.count(r"\sqrt{D}") == 2
+    # A letter that the notation uses is not taken.
+    other = equations.latex(notation={"M": "D"})
+    assert r"G &= \left(1 + P\right) \left(1 + Q\right) - D^{2}" in other
+    scalar = " ".join(equations.latex(notation="scalar").split())
+    assert r"\frac{\rho \left(1 + q\right) - m^{2}}{\sqrt{D}} - \frac{m}{\sqrt{1 + 2 q}}" in scalar
+
+
+NAMED_AVERAGE = re.compile(r"I_\{(\d)\}\s*\(([^()]*)\)")
+
+
+@pytest.mark.parametrize("notation", [None, "saad-solla"])
+def test_named_averages_put_back_are_the_equations(notation):
+    """I_2, I_3 and I_4 of two-layer erf networks; what occurs once is in brackets."""
+    equations = dmft.derive(dmft.literature.saad_solla(3, 2, 0.1), dmft.SGD(gamma))
+    definitions, _ = declared_definitions(subject_of(equations, notation))
+    names = model_names(equations.model, r"\sigma", r"\sigma_*")
+    plain, named = (EquationPrinter(names, letters_of(notation)) for _ in range(2))
+    told = "".join(name_averages(definitions, named))
+    assert re.findall(r"(\S+) &=", told) == ["I_{2}", "I_{3}", "I_{4}"]
+    kinds = dict(named.averages)
+    seen = set()
+    for d in (d for d in definitions if d.role in ("rate", "observable")):
+        for average in (y for y in sp.preorder_traversal(d.expr) if isinstance(y, Expectation)):
+            found = NAMED_AVERAGE.fullmatch(named.doprint(average))
+            if found is None:  # the noise of the labels
+                assert len(average.parts) == 2
+                assert named.doprint(average) == plain.doprint(average)
+                continue
+            assert int(found[1]) == len(average.fields)
+            assert f"I_{{{found[1]}}}" == kinds[average.factors]
+            assert found[2] == ", ".join(str(y.indices[0]) for y in average.fields)
+            seen.add(found[1])
+    assert seen == {"2", "3", "4"}
+    text = equations.latex(notation=notation)
+    assert len(NAMED_AVERAGE.findall(text)) == 12
+    assert text.count(r"\langle") - text.count(r"\langle \cdot") <= 7
+
+
+def test_averages_that_occur_once_are_in_brackets():
+    text = dmft.derive(one(ERF), dmft.SGD(gamma)).latex(form="structured")
+    assert "I_{" not in text
 
 
 # Saad and Solla ------------------------------------------------------------------------------

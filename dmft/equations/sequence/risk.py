@@ -285,7 +285,7 @@ class SequenceRisk(Short):
         ----------
         width : float
             Points that a line may have.
-        notation : "saad-solla", "krzakala", mapping or None
+        notation : "saad-solla", "scalar", "krzakala", mapping or None
             Letters, as for `Equations.latex`.
 
         Returns

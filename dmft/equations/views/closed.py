@@ -16,9 +16,17 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation
 from dmft.equations.definitions import Definition, Role, base_name
 from dmft.equations.symbols import ONLY
-from dmft.equations.views.collected import PI, SUPPLEMENT, collected, rank, with_angle
+from dmft.equations.views.collected import (
+    PI,
+    SUPPLEMENT,
+    collected,
+    is_parameter,
+    rank,
+    with_angle,
+)
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.print_forms import named_parts
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
@@ -322,7 +330,7 @@ class ClosedPrinter(KernelPrinter):
 
     def is_parameter(self, symbol: sp.Expr) -> bool:
         """Whether a symbol is printed before overlaps."""
-        return symbol.is_Symbol and not isinstance(symbol, Entry) and symbol not in (PI, SUPPLEMENT)
+        return is_parameter(symbol)
 
     def stands_behind(self, factor: sp.Expr) -> bool:
         """Functions, and sums that are no polynomials or hold products with sums."""
@@ -348,19 +356,23 @@ class ClosedPrinter(KernelPrinter):
         return sorted(terms, key=rank)
 
 
-def closed_rows(system: ClosedSystem, printer: EquationPrinter) -> list[str]:
-    """Rows of the rates, of what they are computed from, and of what is observed."""
+def closed_rows(system: ClosedSystem, printer: EquationPrinter) -> tuple[list[str], list[str]]:
+    """Rows of the rates and of what is observed, and of what is named in them."""
     closed = ClosedPrinter(printer.names, printer.letters)
     roles = ("rate", "intermediate", "observable")
+    ordered = sorted(system.rows, key=lambda row: roles.index(row[2]))
+    exprs, parts = [expr for _, expr, _ in ordered], dict[sp.Symbol, sp.Expr]()
+    if system.scalar:
+        text = " ".join(closed.doprint(y) for row in ordered for y in row[:2])
+        exprs, parts = named_parts(exprs, text)
     rows = []
-    for target, expr, role in sorted(system.rows, key=lambda row: roles.index(row[2])):
+    for (target, _, role), expr in zip(ordered, exprs, strict=True):
         head = closed.doprint(target)
         head = rf"\frac{{d {head}}}{{dt}}" if role == "rate" else head
         rows.append(f"{head} &= {closed.doprint(expr)}")
-    if system.angle is not None:
-        rows.append(rf"\theta &= {closed.doprint(sp.acos(system.angle))}")
-    rows += [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in system.totals.items()]
-    return rows
+    angle = {sp.Symbol(r"\theta"): sp.acos(system.angle)} if system.angle is not None else {}
+    named = {**parts, **angle, **system.totals}
+    return rows, [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in named.items()]
 
 
 def fixed_values(system: ClosedSystem, letter: Callable[[str], str]) -> list[str]:

@@ -13,7 +13,7 @@ from functools import reduce
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.views.print_forms import MOST, MOST_TERMS
+from dmft.equations.views.print_forms import MOST, MOST_TERMS, Part
 
 # pi as a symbol, so that it is a factor as others are; pi less the angle of two fields.
 PI = sp.Symbol(r"\pi", positive=True)
@@ -47,7 +47,7 @@ def collected(expr: sp.Expr) -> sp.Expr:
 def is_parameter(symbol: sp.Basic) -> bool:
     """Whether a symbol is a number of the model or of the algorithm, not an overlap."""
     plain = isinstance(symbol, sp.Symbol) and not hasattr(symbol, "entry")
-    return plain and symbol not in (PI, SUPPLEMENT)
+    return plain and not isinstance(symbol, Part) and symbol not in (PI, SUPPLEMENT)
 
 
 def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]:
@@ -57,7 +57,7 @@ def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]
         return list(exprs), None
     (cosine,) = cosines
     above, below = sp.fraction(sp.cancel(cosine**2))
-    if not (above.is_Pow and all(f.is_Symbol for f in sp.Mul.make_args(below))):
+    if not (above.is_Pow and all(f.is_Symbol or f == 1 for f in sp.Mul.make_args(below))):
         return list(exprs), None
     changed = [e.replace(sp.asin, lambda _: SUPPLEMENT - sp.pi / 2) for e in exprs]
     before, after = (sum(sp.count_ops(sp.expand(e)) for e in y) for y in (exprs, changed))

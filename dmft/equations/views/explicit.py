@@ -182,7 +182,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         ----------
         width : float
             Points that a line may have.
-        notation : "saad-solla", "krzakala", mapping or None
+        notation : "saad-solla", "scalar", "krzakala", mapping or None
             Letters, as for `Equations.latex`.
 
         Returns

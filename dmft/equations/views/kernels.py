@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy as sp
 
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
+from dmft.equations.definitions import Definition
 from dmft.equations.views.print_forms import Polynomials, for_print
-from dmft.equations.views.printer import EquationPrinter, KernelPrinter
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
@@ -26,6 +29,10 @@ KERNEL_OPERATIONS = 360
 LAW = (
     r"For centred Gaussian $x_1, x_2, \ldots$ with covariances $C_{ab} = \langle x_a x_b \rangle$:"
 )
+NAMED = (
+    r"Arguments of ${}$ are the indices of the fields $x_1, x_2, \ldots$, ${}$ for a student and "
+    r"${}$ for a teacher:"
+)
 SENTENCES = {
     "table": "No elementary closed form, tabulated with a relative error below "
     rf"${TABLE_ERROR}$ of the root of the second moments:",
@@ -34,8 +41,8 @@ SENTENCES = {
     "nodes": "Computed by quadrature, with an error estimate:",
 }
 BIVARIATE = (
-    r"\Phi_2(u, v; \rho) &= \Pr(x_1 \le u,\ x_2 \le v),\quad "
-    r"C_{11} = C_{22} = 1,\ C_{12} = \rho"
+    r"\Phi_2(u, v; c) &= \Pr(x_1 \le u,\ x_2 \le v),\quad "
+    r"C_{11} = C_{22} = 1,\ C_{12} = c"
 )
 
 
@@ -45,6 +52,7 @@ class Kernels:
 
     printer: EquationPrinter
     rows: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
     others: dict[str, list[str]] = field(default_factory=dict)
     names: Polynomials = field(default_factory=Polynomials)
 
@@ -71,25 +79,24 @@ class Kernels:
             self.others.setdefault("long", []).append(head)
             return
         closed_forms = KernelPrinter({}, self.printer.letters)
-        self.rows.append(f"{head} &= {closed_forms.doprint(shown)}")
-        self.rows += [
+        rows = self.named if head in self.printer.averages.values() else self.rows
+        rows.append(f"{head} &= {closed_forms.doprint(shown)}")
+        rows += [
             f"{closed_forms.doprint(s)} &= {closed_forms.doprint(e)}"
             for s, e in sorted(self.names.take(), key=lambda y: _number(y[0]))
         ]
 
     def head(self, average: Expectation) -> str:
         """The average itself."""
-        labels = [sp.Symbol(f"x_{{{n + 1}}}") for n in range(len(average.parts))]
         if not average.is_product:
             return str(self.printer.doprint(average))
-        pairs = zip(average.factors, labels, strict=True)
-        return str(self.printer.doprint(Expectation(*(At(f, y) for f, y in pairs))))
+        return self.printer.name_of(average) or over_labels(average.factors, self.printer)
 
     def latex(self) -> list[str]:
         """Sentences and alignments."""
         found = []
-        if self.rows:
-            found += [LAW, align([*self.rows, *self.meanings()])]
+        if self.rows or self.named:
+            found += [LAW, align(self.named), align([*self.rows, *self.meanings()])]
         for reason, heads in self.others.items():
             unique = list(dict.fromkeys(heads))
             if reason != "nodes":
@@ -99,7 +106,7 @@ class Kernels:
 
     def meanings(self) -> list[str]:
         """Definitions of special functions that the closed forms hold."""
-        text = " ".join(self.rows)
+        text = " ".join([*self.named, *self.rows])
         found = []
         if r"\Phi_{2}" in text:
             found.append(BIVARIATE)
@@ -108,6 +115,32 @@ class Kernels:
         if r"\operatorname{erfcx}" in text:
             found.append(r"\operatorname{erfcx}(x) &= e^{x^2} \operatorname{erfc}(x)")
         return found
+
+
+def over_labels(factors: Sequence[sp.Expr], printer: EquationPrinter) -> str:
+    """The average of a product of functions of x_1, x_2, ..."""
+    labels = (sp.Symbol(f"x_{{{n + 1}}}") for n in range(len(factors)))
+    parts = (At(f, y) for f, y in zip(factors, labels, strict=False))
+    return str(printer.doprint(Expectation(*parts)))
+
+
+def name_averages(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
+    """Names, for a printer, of averages that equations hold three times or more; what they are."""
+    nodes = (y for d in definitions for y in sp.preorder_traversal(d.expr))
+    count = Counter(y.factors for y in nodes if isinstance(y, Expectation) and indexed(y))
+    often = [y for y, number in count.items() if number > 2 and len(y) > 1]
+    taken = set(printer.letters.values())
+    for factors in sorted(often, key=lambda y: (len(y), -count[y])):
+        letters = (rf"{y}_{{{len(factors)}}}" for y in "IJKL" if y not in taken)
+        used = printer.averages.values()
+        name = next((y for y in letters if y not in used), None)
+        printer.averages |= {factors: name} if name else {}
+    if not printer.averages:
+        return []
+    names = ", ".join(printer.averages.values())
+    fields = (printer.doprint(y) for y in (x.h[x.j], x.h_star[x.r]))
+    rows = [f"{name} &= {over_labels(f, printer)}" for f, name in printer.averages.items()]
+    return [NAMED.format(names, *fields), align(rows)]
 
 
 def signs_rows(with_arguments: bool) -> list[str]:
@@ -130,7 +163,8 @@ def kernels_latex(
 ) -> list[str]:
     """Sentences and alignments about averages; `limit` bounds the operations of closed forms."""
     kernels = Kernels(printer)
-    for one in averages:
+    ordered = sorted(averages, key=lambda one: printer.name_of(one.average) or "~")
+    for one in ordered:
         kernels.add(one.average, limit, one.how)
     return kernels.latex()
 

@@ -24,7 +24,13 @@ from dmft.equations.views.closed import (
 )
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.explicit_latex import special_functions
-from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex, token_rows
+from dmft.equations.views.kernels import (
+    KERNEL_OPERATIONS,
+    average_latex,
+    kernels_latex,
+    name_averages,
+    token_rows,
+)
 from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names, printed_definitions
@@ -113,7 +119,8 @@ def closed_latex(subject: Subject, system: ClosedSystem, page: Page) -> str:
     told = ", ".join(f"${y}$" for y in functions + fixed_values(system, printer.letter))
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)
-    parts.append(align(closed_rows(system, printer)))
+    rows, named = closed_rows(system, printer)
+    parts += [align(rows), *(["where", align(named)] if named else [])]
     parts.append(f"Here {told}.")
     parts += special_functions([e for _, e, _ in system.rows])
     return fitted("\n".join(part for part in parts if part), page.width)
@@ -136,12 +143,14 @@ def equations_latex(equations: System, page: Page) -> str:
     definitions = printed_definitions(definitions)
     if equations.model.reads_sequences:
         definitions = _in_one_line(definitions)
+    named = name_averages(definitions, printer)
     parts = [
         *clock(subject, page, printer),
         *meanings_latex(equations, definitions, printer),
         align(system_latex(equations, definitions, printer)),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer),
+        *named,
     ]
     sequences = equations.model.reads_sequences  # their functions are written out
     lines = [] if sequences else [functions_latex(equations.model, printer)]
@@ -216,11 +225,13 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     notes = list[str]()
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
+    named = name_averages(definitions[-1:], printer)
     parts = [
         *clock(subject, page, printer),
         align(definition_latex(definitions[-1], printer)),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer),
+        *named,
         align([functions_latex(model, printer)]),
         *kernels_latex(lowered(definitions), printer, None),
     ]

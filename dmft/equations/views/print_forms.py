@@ -7,6 +7,9 @@ a root or in an arcsine gets a name. Valid where covariances are positive defini
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,6 +21,14 @@ NAMED = 9
 MOST = 900
 # Terms of a polynomial that is printed in factors.
 MOST_TERMS = 30
+# Repeated parts that get a name: at most so many, each of at least so many operations.
+MOST_NAMES, SHORTEST = 4, 4
+# Letters of polynomials with names, and of arguments of functions; the first that is free.
+LETTERS = {True: ("D", "G", r"\Lambda"), False: ("s", "r", r"\eta")}
+
+
+class Part(sp.Symbol):
+    """A name for a part of an expression; it is no parameter."""
 
 
 class OneMore(sp.Symbol):
@@ -326,6 +337,72 @@ def _by_known(poly: sp.Expr, known: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
 
 def _variances_first(symbol: sp.Symbol) -> tuple[bool, str]:
     return (not symbol.is_positive, symbol.name)
+
+
+# Repeated parts of closed systems -------------------------------------------------------------
+
+
+def named_parts(
+    exprs: Sequence[sp.Expr], taken: str
+) -> tuple[list[sp.Expr], dict[sp.Symbol, sp.Expr]]:
+    """Expressions with names for what they repeat, where that is shorter, and what these are.
+
+    Named are polynomials that are under a root or below a fraction, and arguments of functions;
+    letters in the text `taken` are not used.
+    """
+    exprs, parts = list(exprs), dict[sp.Symbol, sp.Expr]()
+    while len(parts) < MOST_NAMES:
+        count = Counter(y for e in (*exprs, *parts.values()) for y in _parts(e))
+        gains = {y: (n - 1) * (sp.count_ops(y) - 1) - 2 for y, n in count.items()}
+        best = max(gains, key=lambda y: (gains[y], str(y)), default=sp.S.Zero)
+        if gains.get(best, 0) <= 0:
+            break
+        one = Part(f"part {len(parts)}", positive=True)
+        exprs = [replaced(e, best, one) for e in exprs]
+        parts = {s: replaced(e, best, one) for s, e in parts.items()} | {one: best}
+    everything = (y for e in (*exprs, *parts.values()) for y in sp.preorder_traversal(e))
+    order = list(dict.fromkeys(y for y in everything if y in parts))
+    text = re.sub(r"\\operatorname\{\w+\}|\\[a-zA-Z]+", "", taken)
+    names: dict[sp.Symbol, sp.Symbol] = {}
+    for is_sum, letters in LETTERS.items():
+        some = [y for y in order if parts[y].is_Add == is_sum]
+        letter = next(y for y in letters if y not in text)
+        marks = ["'" * n if len(some) < 3 else f"_{{{n + 1}}}" for n in range(len(some))]
+        names |= {y: Part(letter + m, positive=True) for y, m in zip(some, marks, strict=True)}
+    for old, new in names.items():
+        exprs = [replaced(e, old, new) for e in exprs]
+        parts = {s: replaced(e, old, new) for s, e in parts.items()}
+    return exprs, {names[y]: parts[y] for y in order}
+
+
+def _parts(expr: sp.Expr) -> Iterator[sp.Expr]:
+    """Parts of an expression that may get a name, each as often as it occurs."""
+    below = {y.base for y in expr.atoms(sp.Pow) if not (y.exp.is_Integer and y.exp > 0)}
+    for node in sp.preorder_traversal(expr):
+        if node in below and node.is_Add and node.is_polynomial():
+            yield from [node] if sp.count_ops(node) >= SHORTEST else []
+        elif isinstance(node, sp.Function) and not isinstance(node, sp.exp):
+            inside = (_without_number(y)[1] for y in node.args)
+            yield from (y for y in inside if y.is_Mul and sp.count_ops(y) >= SHORTEST)
+
+
+def _without_number(expr: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    found: tuple[sp.Expr, sp.Expr] = expr.as_independent(*expr.free_symbols, as_Add=False)
+    return found
+
+
+def replaced(expr: sp.Expr, part: sp.Expr, name: sp.Symbol) -> sp.Expr:
+    """An expression with a name for a part; nothing else of it is evaluated anew."""
+    if expr == part:
+        return name
+    number, rest = _without_number(expr) if expr.is_Mul else (sp.S.One, expr)
+    if rest == part:
+        return number * name
+    args = [replaced(y, part, name) for y in expr.args]
+    if all(new is old for new, old in zip(args, expr.args, strict=True)):
+        return expr
+    known = {"evaluate": False} if isinstance(expr, sp.Add | sp.Mul) else {}
+    return expr.func(*args, **known)
 
 
 def unnamed(expr: sp.Expr, names: Polynomials) -> sp.Expr:

@@ -10,7 +10,7 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.expectation import FIELDS, At, Expectation, free_indices
 from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.print_forms import OneMore
@@ -61,6 +61,8 @@ class EquationPrinter(LatexPrinter):
         swap = {r"\sigma_*": self.letter("teacher_sigma"), r"\sigma": self.letter("sigma")}
         self.names = {f: _renamed(name, swap) for f, name in names.items()}
         self.tokens: dict[tuple[sp.Basic, ...], int] = {}
+        # Names of averages, by their functions; their arguments are the indices of the fields.
+        self.averages: dict[tuple[sp.Expr, ...], str] = {}
 
     def letter(self, name: str) -> str:
         """Letter of a quantity in this notation."""
@@ -68,7 +70,7 @@ class EquationPrinter(LatexPrinter):
 
     def _print(self, expr: Any, **kwargs: Any) -> str:
         # These print themselves in other printers.
-        for kind in (TokenAverage, FourSigns, MeanSlope):
+        for kind in (Expectation, TokenAverage, FourSigns, MeanSlope):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
@@ -201,6 +203,16 @@ class EquationPrinter(LatexPrinter):
         named = function_text(self.names, expr.factor, field, self._print)
         return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
 
+    def _print_Expectation(self, expr: Expectation) -> str:
+        name = self.name_of(expr)
+        if not name or not indexed(expr):
+            return expr._latex(self)
+        return f"{name}({', '.join(self._print(y.indices[0]) for y in expr.fields)})"
+
+    def name_of(self, average: Expectation) -> str:
+        """Name of a product of functions of single fields; empty where it has none."""
+        return self.averages.get(average.factors, "") if average.is_product else ""
+
     def _print_TokenAverage(self, expr: TokenAverage) -> str:
         key = (*expr.args[:3],)
         number = self.tokens.setdefault(key, len(self.tokens) + 1)
@@ -302,6 +314,14 @@ class KernelPrinter(EquationPrinter):
         elif power != 1 and not (base.is_Symbol or base.is_number):
             return self._print(sp.Pow(base, power, evaluate=False))
         return text if power == 1 else f"{text}^{{{self._print(power)}}}"
+
+
+def indexed(average: Expectation) -> bool:
+    """Whether an average is over functions of fields that have an index each."""
+    if not average.is_product or average.law != FIELDS or any(map(free_indices, average.factors)):
+        return False
+    indices = [y.indices[0] for y in average.fields if isinstance(y, sp.Indexed)]
+    return len(indices) == len(average.fields) and all(y in x.AXES for y in indices)
 
 
 def sums_over_students(term: sp.Expr) -> int:
