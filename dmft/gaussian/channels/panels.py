@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
@@ -57,23 +58,21 @@ def thinned(edges: Array, gap: float) -> Array:
     return kept
 
 
-def towards_inner(edges: Array, order: int) -> tuple[Array, Array]:
-    """The same for edges of which only the inner ones are singular: nodes are dense there."""
-    if len(edges) == 2:
-        return between(edges, order)
+def towards_singular(edges: Array, singular: NDArray[np.bool_], order: int) -> tuple[Array, Array]:
+    """The same where only some edges are singular: nodes are dense at these."""
     x, w = legendre(order)
     t, w = 0.5 * (1 + x), 0.5 * w
-    shape = (order,) + (1,) * (edges.ndim - 1)
-    near, slope = (t**4).reshape(shape), (4 * t**3 * w).reshape(shape)
-    z, weight = between(edges[1:-1], order, smoothed=True)
-    nodes, weights = [z], [weight]
-    for inner, outer, last in ((1, 0, -1), (-2, -1, 0)):
-        width = edges[outer] - edges[inner]
-        # Where all inner edges were clipped to the other end, nothing is singular.
-        plain = edges[inner] == edges[last]
-        nodes.append(edges[inner] + width * np.where(plain, t.reshape(shape), near))
-        weights.append(np.abs(width) * np.where(plain, w.reshape(shape), slope))
-    return np.concatenate(nodes), np.concatenate(weights)
+    near = t**4, 4 * t**3 * w
+    smooth = np.polyval(SMOOTHED, t), np.polyval(np.polyder(SMOOTHED), t) * w
+    maps = (t, w), near, (1 - near[0][::-1], near[1][::-1]), smooth
+    kind = singular[:-1] + 2 * singular[1:]
+    width = np.diff(edges, axis=0)
+    found = [
+        np.concatenate([np.moveaxis(table[k], -1, 0) for k in kind])
+        for table in (np.array(each) for each in zip(*maps, strict=True))
+    ]
+    rows = np.repeat(np.arange(len(width)), order)
+    return edges[:-1][rows] + width[rows] * found[0], width[rows] * found[1]
 
 
 def window(

@@ -64,7 +64,7 @@ class Several:
     fields: tuple[sp.Symbol, ...]
     noise: float = 0.0
     flip: float = 0.0
-    nodes: int = 24
+    nodes: int = 16
 
     def __post_init__(self) -> None:
         if len(self.fields) > MOST_FIELDS:
@@ -176,13 +176,18 @@ class Several:
         return _mixed(kept, turned, self.flip)
 
     def _plain_sums(self, y: Array, omega: Array, variance: Array) -> Sums:
-        panels = 5 * self.nodes
-        count = max(1, BATCH // panels ** (self.width - 1))
-        parts = [
-            self._batch(y[n : n + count], omega[n : n + count], variance)
-            for n in range(0, len(y), count)
-        ]
-        return Sums(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        k, count = self.width, len(y)
+        total = Sums(np.zeros(count), np.zeros((count, k)), np.zeros((count, k, k)))
+        is_narrow = float(np.linalg.eigvalsh(variance)[0]) < NARROW
+        size = max(1, BATCH // (5 * self.nodes) ** (k - 1))
+        for number, sweep in enumerate(self.sharing if is_narrow else self.sweeps):
+            for group in sweep.groups(omega, variance, y):
+                for start in range(0, len(group), size):
+                    part = group[start : start + size]
+                    found = self._batch(sweep, number == 0, y[part], omega[part], variance)
+                    for sums, more in zip(total, found, strict=True):
+                        sums[part] += more
+        return total
 
     def value_sums(self, omega: Array, variance: Array) -> list[Sums]:
         """Sums for each value of a discrete label at once, without flips of these."""
@@ -200,29 +205,28 @@ class Several:
                 )
         return [Sums(*(np.concatenate(e) for e in zip(*kept, strict=True))) for kept in parts]
 
-    def _batch(self, y: Array, omega: Array, variance: Array) -> Sums:
+    def _batch(
+        self, sweep: Sweep, is_first: bool, y: Array, omega: Array, variance: Array
+    ) -> Sums:
+        """Sums of one sweep; atoms belong to the first one."""
         at_atom = np.zeros(len(y), dtype=bool)
         for value in () if self.noise else self.atoms:
             at_atom |= np.abs(y - value) < ATOM * (1 + abs(value))
-        parts = []
-        is_narrow = float(np.linalg.eigvalsh(variance)[0]) < NARROW
-        for number, sweep in enumerate(self.sharing if is_narrow else self.sweeps):
-            fields, weight, mean, scale = sweep.at_nodes(omega, variance)
-            found = sweep.pieces(fields)
-            if self.noise:
-                sums = noisy_sums(found, y, mean, scale, self.noise)
-            else:
-                sums = np.zeros((3, *found.low.shape))
-                if number == 0:  # atoms belong to the first sweep
-                    c0, c1, c2 = found.coefficients
-                    flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
-                    sums += np.where(flat & at_atom, interval_sums(found, mean, scale), 0.0)
-                if not self.is_discrete:
-                    here = sweep.is_left(fields, found) & ~at_atom
-                    share = partial(sweep.share, fields) if sweep.shared else None
-                    sums += np.where(here, root_sums(found, y, mean, scale, share), 0.0)
-            parts.append(_gathered(sweep, fields, weight * sums.sum(axis=1)))
-        return Sums(*(sum(each) for each in zip(*parts, strict=True)))
+        fields, weight, mean, scale = sweep.at_nodes(omega, variance, y)
+        found = sweep.pieces(fields)
+        if self.noise:
+            sums = noisy_sums(found, y, mean, scale, self.noise)
+            return _gathered(sweep, fields, weight * sums.sum(axis=1))
+        sums = np.zeros((3, *found.low.shape))
+        if is_first:
+            c0, c1, c2 = found.coefficients
+            flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
+            sums += np.where(flat & at_atom, interval_sums(found, mean, scale), 0.0)
+        if not self.is_discrete:
+            here = sweep.is_left(fields, found) & ~at_atom
+            share = partial(sweep.share, fields) if sweep.shared else None
+            sums += np.where(here, root_sums(found, y, mean, scale, share), 0.0)
+        return _gathered(sweep, fields, weight * sums.sum(axis=1))
 
     def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
         """Log Z (B,) at omega (B, k) and one V (k, k)."""

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_inner
+from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_singular
 from dmft.gaussian.channels.pieces import without_kinks
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.kinks import projections, switches
+from dmft.gaussian.nodes.kinks import branches_of, projected, projections, switches
 
-# Edges of panels of a conditioned field, in its standard deviations; ends where it is singular.
-SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 7.0)
+# Edges of panels of a conditioned field, in its standard deviations, and where it is singular.
+SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 0.0, 7.0)
 # Slopes and differences below this part of the label's size are zero.
 ZERO = 1e-9
 # Squares of slopes below this are zero.
 SMALLEST = 1e-300
+# The label among the symbols of break points, and where its roots are beyond reach.
+LABEL, FAR = sp.Symbol("y", real=True), 9
+# Points of the first field on which zeros without a formula are bracketed, and halvings of these.
+SCAN, HALVINGS = 257, 48
 
 
 class Sums(NamedTuple):
@@ -60,7 +65,7 @@ class Sweep:
     fields: tuple[sp.Symbol, ...]
     last: int
     before: tuple[int, ...] = ()
-    nodes: int = 24
+    nodes: int = 16
     smoothed: bool = True
     shared: tuple[int, ...] = ()
 
@@ -80,19 +85,18 @@ class Sweep:
 
     @cached_property
     def _edges(self) -> list[list[Callable[..., Array]]]:
-        """Break points of each field as functions of the fields before it."""
+        """Break points of each field as functions of the label and of the fields before it."""
         symbols = self._symbols
         functions = switches(self.expr, self.fields)
         steep = sp.factor(slope(_without_steps(self.expr), symbols[-1]))
         # Factors with kinks vanish where the label switches.
         smooth = [f for f in sp.Mul.make_args(steep) if not f.has(*SWITCHES)]
         functions += [f for f in smooth if f.has_free(*symbols[:-1])]
+        moving = _ends_of_level_sets(self.expr, symbols, functions) if self.smoothed else []
         found = []
-        for level, group in enumerate(projections(functions, symbols)):
+        for level, group in enumerate(projections([*functions, *moving], symbols)):
             used = functions if level == len(symbols) - 1 else group
-            solved = [s for f in used for s in solutions(f, symbols[level])]
-            kept = [s for s in dict.fromkeys(solved) if not s.has_free(*symbols[level:])]
-            found.append([_filled(symbols[:level], s) for s in kept])
+            found.append([s for f in used for s in _zeros(f, symbols, level)])
         return found
 
     @property
@@ -123,8 +127,13 @@ class Sweep:
         squares = [slope(*fields, z) ** 2 for slope in self._shared_slopes]
         return np.asarray(squares[0] / np.maximum(sum(squares), SMALLEST))
 
-    def at_nodes(self, omega: Array, variance: Array) -> tuple[list[Array], Array, Array, float]:
-        """Other fields (N, B) and weights, mean and standard deviation of the last given them."""
+    def at_nodes(
+        self, omega: Array, variance: Array, y: Array | float = 0.0
+    ) -> tuple[list[Array], Array, Array, float]:
+        """Other fields (N, B) and weights, mean and standard deviation of the last given them.
+
+        Nodes are split where the level set of y has an end or turns back.
+        """
         order = self.order
         root = np.linalg.cholesky(variance[np.ix_(order, order)])
         count = len(omega)
@@ -136,11 +145,7 @@ class Sweep:
                 (root[level, s] * u for s, u in enumerate(innovations)), np.zeros((1, count))
             )
             scale = root[level, level]
-            points = [f(*fields) + 0 * mean for f in self._edges[level]]
-            spread = [mean + scale * t for t in (SINGULAR if self.smoothed else SPREAD)]
-            edges = np.stack([*spread, *points])
-            edges = np.sort(np.clip(edges, spread[0], spread[-1]), axis=0)
-            z, inner = (towards_inner if self.smoothed else between)(edges, self.nodes)
+            z, inner = self._panels(level, y, fields, mean, float(scale))
             u = (z - mean) / scale
             inner = inner * np.exp(-0.5 * (u * u + LOG_TWO_PI)) / scale
             shape = (-1, count)
@@ -154,9 +159,40 @@ class Sweep:
         )
         return fields, weight, mean, float(root[-1, -1])
 
+    def _panels(
+        self, level: int, y: Array | float, fields: list[Array], mean: Array, scale: float
+    ) -> tuple[Array, Array]:
+        """Nodes and weights of one field, between its break points."""
+        spread = np.stack([mean + scale * t for t in (SINGULAR if self.smoothed else SPREAD)])
+        points = self._within(level, y, fields, spread[0], spread[-1])
+        edges = np.concatenate([spread, points])
+        order = np.argsort(edges, axis=0)
+        edges = np.take_along_axis(edges, order, axis=0)
+        if not self.smoothed:
+            return between(edges, self.nodes)
+        singular = (order >= len(spread)) & (edges < edges[-1])
+        return towards_singular(edges, singular, self.nodes)
+
+    def _within(
+        self, level: int, y: Array | float, fields: list[Array], low: Array, high: Array
+    ) -> Array:
+        """Break points of one field between two ends; as many as a place has, others are `high`."""
+        points = np.array([f(y, *fields) + 0 * low for f in self._edges[level]] or [high])
+        points = np.sort(np.where((points > low) & (points < high), points, high), axis=0)
+        return points[: int((points < high).sum(axis=0).max())]
+
+    def groups(self, omega: Array, variance: Array, y: Array) -> list[NDArray[np.intp]]:
+        """Numbers of labels whose nodes have equally many break points in the first field."""
+        first = self.others[0]
+        mean, scale = omega[:, first], np.sqrt(variance[first, first])
+        ends = (mean + scale * t for t in (SINGULAR[0], SINGULAR[-1]))
+        points = self._within(0, y, [], *ends)
+        counts = (points < mean + scale * SINGULAR[-1]).sum(axis=0)
+        return [np.flatnonzero(counts == n) for n in np.unique(counts)]
+
     def pieces(self, fields: list[Array]) -> Pieces:
         """Intervals of the last field and the label on them."""
-        edges = np.stack([f(*fields) + 0 * fields[0] for f in self._edges[-1]] or [fields[0]])
+        edges = np.stack([f(0.0, *fields) + 0 * fields[0] for f in self._edges[-1]] or [fields[0]])
         edges = np.sort(edges, axis=0) if self._edges[-1] else edges[:0]
         outside = np.full((1, *fields[0].shape), np.inf)
         low, high = np.concatenate([-outside, edges]), np.concatenate([edges, outside])
@@ -249,6 +285,60 @@ def noisy_sums(found: Pieces, y: Array, mean: Array, scale: float, noise: float)
     return np.exp(log) * interval_sums(found, centre, spread)
 
 
+def _ends_of_level_sets(
+    expr: sp.Expr, symbols: Sequence[sp.Symbol], functions: Sequence[sp.Expr]
+) -> list[sp.Expr]:
+    """Functions of the label and all fields but the last that vanish where its roots change.
+
+    Two roots of g = y meet, a root meets a zero of `functions`, or leaves to infinity.
+    """
+    last = symbols[-1]
+    ends = [f for f in functions if f.has_free(last) and f.is_polynomial(last)]
+    found: list[sp.Expr] = []
+    for branch in branches_of(expr):
+        if branch.has_free(last) and branch.is_polynomial(last):
+            found += projected([branch - LABEL], ends, last)
+            if sp.LC(branch, last).has_free(*symbols):
+                found += [(branch - LABEL).xreplace({last: sp.Integer(s * FAR)}) for s in (1, -1)]
+    return [f for f in dict.fromkeys(found) if f.has_free(LABEL) and f.has_free(*symbols)]
+
+
+def _zeros(
+    function: sp.Expr, symbols: Sequence[sp.Symbol], level: int
+) -> list[Callable[..., Array]]:
+    """Zeros in one field as functions of the label and the fields before it."""
+    try:
+        solved = solutions(function, symbols[level])
+    except BadParameter:
+        if not function.has_free(LABEL):
+            raise
+        return _bracketed(function, symbols[0]) if level == 0 else []
+    kept = [s for s in dict.fromkeys(solved) if not s.has_free(*symbols[level:])]
+    return [_filled([LABEL, *symbols[:level]], s) for s in kept]
+
+
+def _bracketed(function: sp.Expr, variable: sp.Symbol) -> list[Callable[..., Array]]:
+    """Zeros in the first field by the changes of sign, each as a function of the label."""
+    value = quiet([LABEL, variable], function)
+    grid = np.linspace(-FAR, FAR, SCAN)[:, None]
+
+    def zero(y: Array, number: int) -> Array:
+        positive = value(np.atleast_1d(y), grid) > 0
+        changes = positive[1:] != positive[:-1]
+        first = changes & (np.cumsum(changes, axis=0) == number + 1)
+        at = first.argmax(axis=0)
+        low, high = grid[at, 0], grid[at + 1, 0]
+        rising = positive[at + 1, np.arange(at.size)]
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            right = (value(y, middle) > 0) == rising
+            low, high = np.where(right, low, middle), np.where(right, middle, high)
+        return np.where(first.any(axis=0), 0.5 * (low + high), np.inf)
+
+    most = int(sp.degree(function, variable)) if function.is_polynomial(variable) else 4
+    return [partial(zero, number=n) for n in range(most)]
+
+
 def solutions(function: sp.Expr, variable: sp.Symbol) -> list[sp.Expr]:
     """Zeros in one variable of a switching function, for degrees one and two."""
     found: list[sp.Expr] = []
@@ -265,8 +355,10 @@ def solutions(function: sp.Expr, variable: sp.Symbol) -> list[sp.Expr]:
         if len(c) == 2:
             found.append(-c[1] / c[0])
         else:
-            root = sp.sqrt(c[1] ** 2 - 4 * c[0] * c[2])
-            found += [(-c[1] + s * root) / (2 * c[0]) for s in (1, -1)]
+            inner = c[1] ** 2 - 4 * c[0] * c[2]
+            # Next to a pair of complex zeros level sets are narrow: its real part counts too.
+            first = sp.sqrt(sp.Max(0, inner) if function.has_free(LABEL) else inner)
+            found += [(-c[1] + r) / (2 * c[0]) for r in (first, -sp.sqrt(inner))]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import mpmath
 import numpy as np
@@ -30,7 +30,7 @@ def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
     """
     found: set[sp.Expr] = set()
     for atom in sp.preorder_traversal(expr):
-        for argument in (b for a in arguments(atom) for b in _branches(a)):
+        for argument in (b for a in arguments(atom) for b in branches_of(a)):
             for factor in sp.Mul.make_args(sp.factor_terms(argument)):
                 base = factor.as_base_exp()[0]
                 base = base.args[0] if isinstance(base, sp.Abs | sp.sign) else base
@@ -57,7 +57,7 @@ def arguments(atom: sp.Basic) -> list[sp.Expr]:
     return []
 
 
-def _branches(function: sp.Expr) -> list[sp.Expr]:
+def branches_of(function: sp.Expr) -> list[sp.Expr]:
     """Functions without kinks, one of which is this one wherever it is smooth.
 
     The zeros of max(a, b) - 1 are among those of a - 1 and b - 1, which are polynomials more often.
@@ -119,15 +119,22 @@ def projections(functions: Iterable[sp.Expr], order: Sequence[sp.Symbol]) -> lis
         current = [f for f in current if not f.has_free(x)]
         polynomials = [f for f in here if f.is_polynomial(*order)]
         if len(polynomials) <= MAX_PROJECTED:
-            for f in _projected(polynomials, x):
+            for f in projected(polynomials, polynomials, x):
                 if f not in current and -f not in current:
                     current.append(f)
     return result
 
 
-def _projected(polynomials: Sequence[sp.Expr], x: sp.Symbol) -> list[sp.Expr]:
-    """Irreducible factors of resultants, discriminants and leading coefficients in x."""
-    found = [sp.resultant(f, g, x) for f, g in combinations(polynomials, 2)]
+def projected(
+    polynomials: Sequence[sp.Expr], others: Sequence[sp.Expr], x: sp.Symbol
+) -> list[sp.Expr]:
+    """Irreducible factors of discriminants, leading coefficients and resultants with others in x.
+
+    Where both sequences are the same, each pair counts once.
+    """
+    same = polynomials is others
+    pairs = combinations(polynomials, 2) if same else product(polynomials, others)
+    found = [sp.resultant(f, g, x) for f, g in pairs]
     for f in polynomials:
         found.append(sp.LC(f, x))
         if sp.degree(f, x) > 1:
