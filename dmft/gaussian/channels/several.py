@@ -205,9 +205,7 @@ class Several:
                 )
         return [Sums(*(np.concatenate(e) for e in zip(*kept, strict=True))) for kept in parts]
 
-    def _batch(
-        self, sweep: Sweep, is_first: bool, y: Array, omega: Array, variance: Array
-    ) -> Sums:
+    def _batch(self, sweep: Sweep, is_first: bool, y: Array, omega: Array, variance: Array) -> Sums:
         """Sums of one sweep; atoms belong to the first one."""
         at_atom = np.zeros(len(y), dtype=bool)
         for value in () if self.noise else self.atoms:
