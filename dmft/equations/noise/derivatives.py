@@ -258,6 +258,11 @@ def tangent(definitions: Sequence[Definition], by: str = "") -> tuple[Definition
                 f"{d.target} contains an average without closed form; the equations cannot be "
                 "linearised in closed form. Drop the term with equations.without(...)"
             )
+        if not by:  # the derivatives of long definitions take a minute
+            _check_slopes(d.expr, resting)
+    for d in definitions:
+        if d.role == "observable":
+            continue
         terms = tuple((name, _moved_expression(e, resting, by)) for name, e in d.terms)
         terms = tuple((name, e) for name, e in terms if e != 0)
         if d.role == "block" and terms:
@@ -296,11 +301,24 @@ def _moved_expression(expr: sp.Expr, resting: Container[str], by: str = "") -> s
     shifts |= {s: s + EPSILON for s in closed.free_symbols if by and s.name == by}
     derivative = sp.diff(closed.xreplace(shifts), EPSILON)
     if derivative.has(sp.Derivative, sp.Subs):
-        raise NotClosed(
-            f"the derivative of {expr} is not known in closed form; drop the term with "
-            "equations.without(...), or solve the equations from near the point"
-        )
+        raise _unknown(expr)
     return _of_parallel_fields(derivative.xreplace({EPSILON: sp.S.Zero}))
+
+
+def _check_slopes(expr: sp.Expr, resting: Container[str]) -> None:
+    """Refuse functions of what moves whose derivatives are not known."""
+    for function in with_values(expr).atoms(sp.Function):
+        for n, argument in enumerate(function.args, start=1):
+            moves = any(base_name(e) not in resting for e in argument.atoms(sp.Indexed))
+            if moves and function.fdiff(n).has(sp.Derivative, sp.Subs):
+                raise _unknown(expr)
+
+
+def _unknown(expr: sp.Expr) -> NotClosed:
+    return NotClosed(
+        f"the derivative of {expr} is not known in closed form; drop the term with "
+        "equations.without(...), or solve the equations from near the point"
+    )
 
 
 def tangent_of_numbers(
