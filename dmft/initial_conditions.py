@@ -48,9 +48,9 @@ class Start(Short, Record):
 class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
-    For inputs with a `Spectrum` these are the unweighted overlaps of the rows within
-    each block, with a leading axis of B >= 1 blocks: Q (B, p, p), M (B, p, k) and P (B, k, k). P
-    is then required.
+    For inputs with a `Spectrum` the overlaps have a leading axis of B >= 1 blocks: Q (B, p, p),
+    M (B, p, k) and P (B, k, k) are the scalar products of the rows within each block, not weighted
+    by the eigenvalues. P is then required.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ class Overlaps(Start):
     readout : (p,), or (outputs, p) of several outputs, optional
         Student readouts a_j, which replace those of the model.
     memory : mapping of str to array, optional
-        Gram matrices of additional rows of an optimiser, by their names in a run
+        Overlaps of additional rows of an optimiser, such as velocities, by their names in a run
         (velocity_M, velocity_Q, velocity); zero by default.
     clock : mapping of str to float, optional
         Initial time of schedules: the time "t", and "steps / d" and "samples / d" for a
         `dmft.Schedule`. `run.final` contains these values.
     scalars : mapping of str or sympy.Symbol to float, optional
-        Numbers that a rule of vectors learns (`dmft.UpdateField` with ``scalars=``).
+        Initial values of the scalars of a learning rule (`dmft.UpdateField` with ``scalars=``).
 
     Raises
     ------
@@ -132,7 +132,7 @@ class Overlaps(Start):
     ) -> Overlaps:
         """Overlaps of weight vectors, for example of a network trained in PyTorch.
 
-        Rows have length |w|^2 = O(d), and fields are h = w.x/sqrt(d).
+        Rows must have squared length |w|^2 = O(d), so that the fields are h = w.x/sqrt(d).
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Overlaps(Start):
         ------
         ShapeMismatch
         BadParameter
-            For teacher rows of length O(1), which belong to fields h = w.x.
+            If teacher rows have length O(1), as for fields h = w.x.
 
         Examples
         --------
@@ -194,7 +194,7 @@ class Overlaps(Start):
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of a spectrum; None without a leading axis."""
+        """Number of blocks of a spectrum; None if there is no leading axis."""
         return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property
@@ -309,25 +309,25 @@ def _of_blocks(start: Overlaps, Q: ArrayLike, M: ArrayLike, P: ArrayLike | None)
 class Alignment(Start):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
 
-    e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have
-    m_l = w_l.w* / d, with sum_l |w_l|^2 = L d.
+    For tied weights e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d. For untied
+    weights m_l = w_l.w* / d, with sum_l |w_l|^2 = L d.
 
     Parameters
     ----------
     e : float or (L,)
-        0 without positional encoding; one number for an encoding along one direction (the opposite
-        pair p_1 = -p_2 = p has e_1 = -e_2 = e), else the L numbers w.p_l / sqrt(d).
-    m : float, or (L,) untied
+        0 without positional encoding. For an encoding along one direction, one number (the opposite
+        pair p_1 = -p_2 = p has e_1 = -e_2 = e). Otherwise the L numbers w.p_l / sqrt(d).
+    m : float, or (L,) for untied weights
     radius : float
-        |p|, where e is one number: e^2 / radius^2 + m^2 <= 1 is checked here; with the model the
-        feasible set of any encoding is.
+        Length |p|, if e is one number. The condition e^2 / radius^2 + m^2 <= 1 is checked. The
+        feasible set of other encodings is checked when the model is solved.
     clock : mapping of str to float, optional
-        As of `Overlaps`.
+        Initial time of schedules, as in `Overlaps`.
 
     Raises
     ------
     InvalidCovariance
-        When no vector has these alignments.
+        If no vector has these alignments.
     ShapeMismatch
 
     Examples

@@ -177,7 +177,7 @@ def variable_attributes(name: str, time_unit: str) -> dict[str, str]:
 
 
 class Status(StrEnum):
-    """How a computation ended; shared by solvers, simulations and measures.
+    """Status of a computation, for solvers, simulations and measures.
 
     Examples
     --------

@@ -49,7 +49,7 @@ NO_RISK = 1e-14
 
 
 class EscapeWarning(UserWarning):
-    """The threshold is met by relaxation, before anything is learned.
+    """The threshold is crossed during the initial relaxation, before anything is learned.
 
     Examples
     --------
@@ -68,15 +68,15 @@ class EscapeTime(Record):
     value : float
         Time at which the threshold is reached.
     threshold : float
-        Risk (or largest cosine) that counts as escaped.
+        Risk (or largest cosine) at which the run escapes.
     reference : str
         "start", "plateau", "overlap" or "threshold".
     reference_value, reference_time : float
-        Reference risk of the fraction and its time (nan for an overlap).
+        Reference risk and its time (nan for an overlap).
     relaxed : bool
-        Whether the run had not reached its plateau: nothing has been learned at `value`.
+        Whether the threshold was crossed during the initial relaxation, before learning began.
     time_step_times_dim : float or None
-        For `steps`; the mean over the run if the rate follows a schedule.
+        Time step times d, used by `steps`; the mean over the run if the rate follows a schedule.
     counts_steps : bool
         Whether `value` is a number of steps, as for a map.
     status : Status
@@ -103,7 +103,7 @@ class EscapeTime(Record):
         return self.value
 
     def steps(self, dim: int) -> float:
-        """Steps of the algorithm until the escape at input dimension `dim`.
+        """Number of steps of the algorithm until the escape at input dimension `dim`.
 
         Parameters
         ----------
@@ -135,14 +135,14 @@ class EscapeTime(Record):
 
 @dataclass(frozen=True, eq=False)
 class Censored(Record):
-    """A run that did not escape until `horizon`.
+    """Result for a run that has not escaped before its end.
 
     Attributes
     ----------
     horizon : float
         Time until which the run was followed.
     threshold : float
-        Risk (or largest cosine) that would have counted as escaped.
+        Risk (or largest cosine) at which the run would have escaped.
     reference : str
         "start", "plateau", "overlap" or "threshold".
     status : Status
@@ -150,7 +150,7 @@ class Censored(Record):
     message : str
         The status as text.
     reference_value, reference_time : float
-        Reference risk of the fraction and its time (nan for an overlap).
+        Reference risk and its time (nan for an overlap).
 
     Examples
     --------

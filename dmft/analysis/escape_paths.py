@@ -29,20 +29,20 @@ ESCAPE = "escape"
 
 @dataclass(frozen=True, eq=False)
 class EscapeTimes(Record):
-    """Escape times of many runs; one that has not escaped is censored, not dropped.
+    """Escape times of many runs. Runs that have not escaped are kept as censored.
 
     Attributes
     ----------
     passage : PassageTimes
-        `.times` (S,), NaN where censored, and how far each run was watched.
+        Escape times `.times` (S,), NaN for censored runs, and the final time of each run.
     threshold : (S,) array
-        Risk (or largest cosine) that counts as escaped, run by run.
+        Risk (or largest cosine) at which each run escapes.
     reference : str
         "start" or "overlap".
     reference_value : (S,) array
-        Risk at each start (nan for an overlap).
+        Risk at the start of each run (nan for an overlap).
     time_step_times_dim : float or None
-        For `steps`.
+        Time step times d, used by `steps`.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class EscapeTimes(Record):
 
     @property
     def times(self) -> Array:
-        """(S,) Escape times, NaN where censored."""
+        """Escape times (S,), NaN for censored runs."""
         return self.passage.times
 
     @property
@@ -72,12 +72,12 @@ class EscapeTimes(Record):
 
     @property
     def mean(self) -> float:
-        """Mean escape time; refused when a run is censored."""
+        """Mean escape time. Raises an error if a run is censored."""
         return self.passage.mean
 
     @property
     def std(self) -> float:
-        """Standard deviation over runs; refused when a run is censored."""
+        """Standard deviation over runs. Raises an error if a run is censored."""
         return self.passage.std
 
     @property
@@ -91,7 +91,7 @@ class EscapeTimes(Record):
         return self.passage.std_stderr
 
     def quantile(self, fraction: float) -> float:
-        """Quantile that counts censored runs as later than their horizon; inf if it is one.
+        """Quantile of the escape times, with censored runs counted as later than all others.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class EscapeTimes(Record):
         Returns
         -------
         float
-            A time; inf where so many runs are censored.
+            A time; infinite if the quantile belongs to a censored run.
 
         Examples
         --------
@@ -115,7 +115,7 @@ class EscapeTimes(Record):
         return self.passage.quantile(fraction)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm until each escape, at input dimension `dim`.
+        """Number of steps of the algorithm until each escape, at input dimension `dim`.
 
         Parameters
         ----------
@@ -125,12 +125,12 @@ class EscapeTimes(Record):
         Returns
         -------
         (S,) ndarray
-            t p d / gamma of each run, NaN where it is censored.
+            Steps t p d / gamma of each run, NaN for censored runs.
 
         Raises
         ------
         BadParameter
-            Where the length of a step is not known.
+            If the length of a step is not known.
 
         Examples
         --------

@@ -26,17 +26,16 @@ BLOCKS = ("M", "Q", "P")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Phases(Short, Record):
-    """When a run has escaped and when it has aligned.
+    """Times at which a run escapes and at which it aligns with the teacher.
 
     Attributes
     ----------
     escape : EscapeTime or Censored
-        As `dmft.escape_time` gives it.
+        Escape time, as computed by `dmft.escape_time`.
     alignment : EscapeTime or Censored
-        First time at which every teacher unit has a student of |cosine| >= `level`; its
-        `threshold` is the level.
+        First time at which every teacher unit has a student unit with |cosine| >= `level`.
     units : (k,) array
-        The same for each teacher unit, nan if it did not occur.
+        Alignment time of each teacher unit; nan if it did not occur.
     level : float
 
     Examples
@@ -65,7 +64,7 @@ class Phases(Short, Record):
 def phases(
     run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
 ) -> Phases:
-    r"""Escape time and alignment time of a solved run.
+    r"""Compute the escape time and the alignment time of a solved run.
 
     Equation    escape: first t with risk <= (1 - fraction) * reference risk; alignment: first t
                 with min_r max_j |M_jr| / sqrt(Q_jj P_rr) >= level
@@ -81,7 +80,8 @@ def phases(
     fraction : float in (0, 1)
     reference : {"plateau", "start"}
     level : float in (0, 1]
-        A student that reaches |cosine| = 1 does so in infinite time.
+        Cosine at which a teacher unit counts as learned. A cosine of 1 is reached only at infinite
+        time.
 
     Returns
     -------

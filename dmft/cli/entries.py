@@ -349,7 +349,7 @@ class Values:
         clash = sorted(set(slots) & set(self.symbols))
         if clash:
             word = LOSS_WORDS[clash[0][0]]
-            raise self.refusal(where, f"{clash[0]!r} is the {word}: rename the letter")
+            raise self.refusal(where, f"{clash[0]!r} is the {word}: rename the symbol")
         return self._parse(value, where, slots)
 
     def names(self, value: Any, where: str) -> list[str]:
@@ -361,7 +361,9 @@ class Values:
             if names.count(name) > 1:
                 raise self.refusal(where, f"{name!r} occurs twice")
             if name in self.symbols:
-                raise self.refusal(where, f"{name!r} is already a letter: rename the field")
+                raise self.refusal(
+                    where, f"{name!r} is already a symbol of [parameters]: rename the field"
+                )
         return names
 
     def scalar(self, value: Any, where: str) -> float | sp.Expr:
@@ -391,7 +393,9 @@ class Values:
             return parse_expression(text, {**extra, **self.symbols})
         except ExpressionRefused as error:
             hint = (
-                "; letters take their value in [parameters]" if "unknown name" in str(error) else ""
+                "; symbols take their values in [parameters]"
+                if "unknown name" in str(error)
+                else ""
             )
             first, *rest = str(error).split("\n")
             raise self.refusal(where, "\n".join([first + hint, *rest])) from None

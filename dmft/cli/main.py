@@ -20,36 +20,36 @@ OK, CRASHED, USAGE, NUMERICAL, TOLERANCE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 DESCRIPTION = """\
 Mean-field theory of learning: derive, solve and test the equations of motion of
-two-layer networks, from a declaration file.
+neural networks that are declared in a file.
 
-  dmft example > model.toml            write a declaration to start from
+  dmft example > model.toml            write an example of a declaration file
   dmft derive model.toml               print the equations of motion
-  dmft solve model.toml --plot a.png   integrate them and plot the result
-  dmft escape model.toml               when does learning start?
+  dmft solve model.toml --plot a.png   integrate the equations and plot the result
+  dmft escape model.toml               compute when learning starts
   dmft simulate model.toml --theory --plot b.png
-                                       finite-dimensional runs, plotted over the theory
-  dmft limits model.toml               what can be learned, and how many samples it takes
-  dmft phase model.toml --plot c.pdf   a diagram over two parameters
-  dmft boundary model.toml             curves along which a measure changes sign or label
-  dmft sweep run model.toml            any number of parameters, resumable
-  dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
-  dmft explore model.toml              a page with sliders in the browser, served on this machine
-  dmft warm [model.toml]               compile ahead (images, clusters)
+                                       simulate the algorithm and plot it over the theory
+  dmft limits model.toml               compute what can be learned from how many samples
+  dmft phase model.toml --plot c.pdf   compute a diagram over two parameters
+  dmft boundary model.toml             trace curves along which a measure changes
+  dmft sweep run model.toml            evaluate a measure over any number of parameters
+  dmft export model.toml rhs.c         write C, JavaScript, Python, JAX or a notebook
+  dmft explore model.toml              open a page with sliders in the browser
+  dmft warm [model.toml]               compile code in advance
 """
 
 COMMANDS = {
     "derive": "print the equations of motion and the population risk",
     "solve": "integrate the equations from the start to t_max",
-    "simulate": "run the algorithm itself at finite dimension, with error bars",
-    "escape": "time at which the risk (or an overlap) crosses its threshold",
-    "limits": "static limits of the label: thresholds, Bayes-optimal, empirical risk minimisation",
-    "phase": "a diagram over two parameters, in parallel on the local cores",
-    "boundary": "curves of two parameters along which a measure changes its sign or its label",
-    "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "
-    "work, submit",
-    "export": "write the right-hand side as a separate file (.py, .c, .js, _jax.py, .ipynb)",
-    "explore": "a page with sliders, curves and a phase diagram, in the browser or as one file",
-    "warm": "compile the code of a file, or of the library, ahead of its first use",
+    "simulate": "simulate the algorithm in finite dimension, with error bars",
+    "escape": "compute the time at which the risk (or an overlap) crosses a threshold",
+    "limits": "compute static limits: thresholds, Bayes-optimal errors, risk minimisation",
+    "phase": "compute a diagram over two parameters, in parallel on the local cores",
+    "boundary": "trace curves in two parameters along which a measure changes sign or label",
+    "sweep": "evaluate a measure over any number of parameters, with a store: run, status, resume, "
+    "collect, work, submit",
+    "export": "write the right-hand side to a self-contained file (.py, .c, .js, _jax.py, .ipynb)",
+    "explore": "open a page with sliders, curves and a phase diagram, or write it to a file",
+    "warm": "compile the equations of a file, or the functions of the library, in advance",
     "example": "print an example declaration file",
 }
 
@@ -60,13 +60,13 @@ declaration file (TOML; unknown tables and keys raise an error):
 {describe()}
 
 formulas: + - * / **, numbers, pi, E, erf erfc exp sqrt tanh sin cos sinh cosh log sign Abs relu
-  Heaviside, He(n, z) = hermite(n, z) (probabilists'), z (the local field), letters of [parameters].
-  They are parsed, never evaluated as Python.
+  Heaviside, He(n, z) = hermite(n, z) (probabilists'), z (the local field), symbols of
+  [parameters]. They are parsed, never evaluated as Python.
 
 time: t = steps * learning_rate / (p d); risk: E(f* - f)^2 / 2 without label noise.
 
-exit codes: 0 done; 2 invalid request; 3 a numerical failure (diverged, not finite, left
-  the domain, out of budget); 4 tolerance not met; 130 interrupted (finished results are kept).
+exit codes: 0 done; 2 invalid request; 3 numerical failure (diverged, not finite, left the
+  domain, out of steps or time); 4 tolerance not met; 130 interrupted (finished results are kept).
   Results go to standard output, everything else to standard error.
 
 an example file (also: dmft example):
@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     if name == "sweep":
         actions = ("run", "status", "resume", "collect", "work", "submit")
-        command.add_argument("action", choices=actions, help="what to do with the sweep")
+        command.add_argument("action", choices=actions, help="action")
         _add_sweep_arguments(command)
     if name == "explore":
         words = "declaration file; the example (dmft example) by default"
@@ -117,15 +117,17 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("file", metavar="FILE.toml", help=words)
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="overrides",
-        help="another value for a letter of [parameters]; may be repeated",
+        help="value of a symbol of [parameters]; may be repeated",
     )  # fmt: skip
     if name == "export":
-        command.add_argument("out", metavar="OUT", help="file to write; its suffix says what")
+        command.add_argument(
+            "out", metavar="OUT", help="file to write; its suffix selects the format"
+        )
         return
     if name == "explore":
         return _add_explorer_arguments(command)
     if name == "warm":
-        command.add_argument("--no-progress", action="store_true", help="say nothing on the way")
+        command.add_argument("--no-progress", action="store_true", help="show no progress")
         return
     command.add_argument("--latex", metavar="OUT.tex", help="write the equations as a document")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -133,26 +135,30 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         return
     command.add_argument("--plot", metavar="OUT.png", help="draw the result (png, pdf or svg)")
     command.add_argument("--save", metavar="OUT.nc", help="save the result (netCDF)")
-    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    command.add_argument("--no-progress", action="store_true", help="show no progress bar")
     if name == "simulate":
         command.add_argument(
-            "--theory", action="store_true", help="solve the equations too and compare"
+            "--theory", action="store_true", help="also solve the equations, and compare"
         )
 
 
 def _add_sweep_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--workers", type=_count, metavar="N", help="threads; one a core by default")
+    add("--workers", type=_count, metavar="N", help="number of threads; one per core by default")
     add("--scheduler", metavar="ADDRESS", help="run on this Dask cluster (extra dask)")
     add("--task", type=int, metavar="I", default=0, help="work: number of this part, from 0")
     add("--of", type=_count, metavar="N", help="work, submit: number of parts (submit: 100)")
-    add("--yes", action="store_true", help="submit: hand the script to sbatch")
+    add("--yes", action="store_true", help="submit: pass the script to sbatch")
 
 
 def _add_explorer_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--static", metavar="PAGE.html", help="write one file that needs no server, and end")
-    add("--port", type=int, default=0, help="of 127.0.0.1; any that is free by default")
+    add(
+        "--static",
+        metavar="PAGE.html",
+        help="write the page to a file that needs no server, and exit",
+    )
+    add("--port", type=int, default=0, help="port of 127.0.0.1; any free port by default")
     add("--no-browser", action="store_true", help="print the address only")
 
 

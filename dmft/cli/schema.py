@@ -113,29 +113,29 @@ _SEQUENCES = ("sequence", "attention")
 _NETWORK = {
     "kind": Key(
         "choice",
-        "committee by default; of L tokens: one row of weights a token, or attention",
+        "committee by default; for L tokens: sequence (a feed-forward network) or attention",
         False,
         ("committee", *_SEQUENCES),
     ),
     "activation": Key("formula", "formula in z, for example erf(z/sqrt(2)) or He(2, z)"),
-    "width": Key("width", "number of hidden units, or a letter (derive only)"),
-    "readout": Key("scalars", "the a_j, one a unit, or a row for each output; ones by default"),
+    "width": Key("width", "number of hidden units, or a symbol (derive only)"),
+    "readout": Key("scalars", "readouts a_j, one per unit, or one row per output; ones by default"),
     "length": Key("count", "number of tokens L", only=_SEQUENCES),
-    "tied": Key("flag", "one row for all tokens; true by default", only=("sequence",)),
-    "reduction": Key("text", "trace, or the whole matrix by default", only=("attention",)),
+    "tied": Key("flag", "one weight vector for all tokens; true by default", only=("sequence",)),
+    "reduction": Key("text", '"trace"; by default the output is the matrix', only=("attention",)),
 }
 # [[events]] of [solve] and [simulate], entry by entry.
 EVENT: dict[str, Key] = {
     "quantity": Key("text", "risk, t, M[0,0], or a formula of these: M[0,0]/sqrt(Q[0,0])", True),
-    "threshold": Key("number", "value that it reaches", True),
+    "threshold": Key("number", "value of the quantity at the event", True),
     "direction": Key("choice", "falls or rises; both by default", False, ("falls", "rises")),
     "terminal": Key("flag", "whether the run ends there; true by default"),
 }
 _EVENTS = Key("events", "list of {quantity, threshold, direction, terminal}")
 _RATE = Key(
     "schedule",
-    'formula of t and risk that the rate follows, as "0.5/(1 + t/10)"; or "rates.csv", a table of '
-    "tau = steps/d and gamma, t_max in tau then",
+    'schedule: a formula in t and risk such as "0.5/(1 + t/10)", or "rates.csv", a table of '
+    "tau = steps/d and gamma (t_max is then a value of tau)",
 )
 
 # A teacher is a network or a function of several fields; the reader asks for one of the two.
@@ -150,12 +150,12 @@ _VERBS = (
     "separability", "spectral", "erm", "optimal_ridge",
 )  # fmt: skip
 _LIMITS = {
-    "verb": Key("choice", "what is computed", True, _VERBS),
+    "verb": Key("choice", "result to compute", True, _VERBS),
     "samples_per_dim": Key("positive", "samples over dimension"),
-    "prior": Key("choice", "of the teacher", False, ("gaussian", "rademacher")),
-    "start": Key("choice", "branch", False, ("uninformed", "informed", "all")),
-    "loss": Key("text", "of erm and optimal_ridge"),
-    "ridge": Key("number", "of erm"),
+    "prior": Key("choice", "law of the teacher's weights", False, ("gaussian", "rademacher")),
+    "start": Key("choice", "selected fixed point", False, ("uninformed", "informed", "all")),
+    "loss": Key("text", "loss, for erm and optimal_ridge"),
+    "ridge": Key("number", "ridge, for erm"),
 }
 # Measures of `dmft.workflow.diagrams.measures`; "minima" is one of sequence models, which no file
 # declares.
@@ -163,66 +163,59 @@ MEASURES = (
     "escape_time", "final_risk", "converged", "growth_rate", "status", "fixed_point",
     "learned_directions", "overlap",
 )  # fmt: skip
-_LEARNED = Key("fraction", "of learned_directions: cosine that counts as learned; 0.1 by default")
-_STORE = Key("text", "folder next to this file that keeps evaluations, also after Ctrl-C")
+_LEARNED = Key("fraction", "for learned_directions: smallest cosine that counts; 0.1 by default")
+_STORE = Key("text", "folder next to this file in which evaluations are saved")
 _DESCENT, _OVERLAPS = ("gradient-descent",), ("overlaps",)
 _LEVEL = Key("number", "value of the measure on the curve; 0 by default")
 
 SCHEMA: dict[str, Table] = {
     "rule": Table(
-        "a learning rule of a paper, in place of student, teacher, inputs, model and algorithm",
+        "published learning rule, instead of student, teacher, inputs, model and algorithm",
         {
             "name": Key("text", "function of dmft.literature, for example perceptron_rule", True),
-            "...": Key("text", "its arguments: numbers, formulas in letters, text, lists, or laws"),
+            "...": Key("text", "arguments of the function: numbers, formulas, text, lists or laws"),
         },
     ),
-    "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
+    "student": Table("network that is trained, f = (1/width) sum_j a_j activation(h_j)", _NETWORK),
     "teacher": Table(
-        "the function that generates the labels: a network (same keys) or a target", _TEACHER
+        "function that generates the labels: a network (same keys) or a target", _TEACHER
     ),
     "inputs": Table(
-        "clusters that inputs come from, about means in the teacher's rows, or the spectrum of "
-        "their covariance; else x ~ N(0, I)",
+        "law of the inputs: clusters with means in the span of the teacher's rows, or the "
+        "spectrum of a covariance; x ~ N(0, I) by default",
         {
-            "means": Key("matrix", "a row of k coordinates for each cluster"),
-            "weights": Key("vector", "their probabilities; equal by default"),
-            "scales": Key(
-                "rows",
-                "variance of an input in each, or in each and in each block; ones by default",
-            ),
-            "labels": Key("labels", "of each cluster: a number or a formula; else the teacher's"),
-            "fields": Key("names", "names of the k fields that formulas of labels use"),
-            "eigenvalues": Key("vector", "spectrum: one for each block"),
-            "fractions": Key("vector", "blocks: fraction of the coordinates in each"),
-            "noise": Key("vector", "spectrum: noise factors of steps where they are not SGD's"),
+            "means": Key("matrix", "k coordinates of the mean of each cluster"),
+            "weights": Key("vector", "probabilities of the clusters; equal by default"),
+            "scales": Key("rows", "variance of each cluster (and block); ones by default"),
+            "labels": Key("labels", "label of each cluster, number or formula; else the teacher's"),
+            "fields": Key("names", "names of the k fields in formulas of labels"),
+            "eigenvalues": Key("vector", "spectrum: eigenvalue of each block"),
+            "fractions": Key("vector", "fraction of the coordinates in each block"),
+            "noise": Key("vector", "spectrum: noise factors of the steps, if they differ from SGD"),
             "teacher": Key("matrices", "spectrum: overlaps P of the teacher in each block"),
-            "scaled": Key("flag", "spectrum: whether it contains the scaling of the steps"),
-            "capacity": Key("positive", "power law: alpha of the eigenvalues i^-alpha"),
-            "source": Key("number", "power law: r of the teacher, risk ~ t^(-2 r)"),
+            "scaled": Key("flag", "spectrum: whether it includes the preconditioning of the steps"),
+            "capacity": Key("positive", "power law: exponent alpha of the eigenvalues i^-alpha"),
+            "source": Key("number", "power law: exponent r of the teacher, risk ~ t^(-2 r)"),
             "dim": Key("count", "power law: number of eigenvalues; d of a finite spectrum"),
-            "ratio": Key("positive", "Marchenko-Pastur: dimension over samples"),
-            "nodes": Key("count", "Marchenko-Pastur: blocks; 16 by default"),
+            "ratio": Key("positive", "Marchenko-Pastur: dimension divided by samples"),
+            "nodes": Key("count", "Marchenko-Pastur: number of blocks; 16 by default"),
         },
     ),
     "model": Table(
-        "what else makes the labels",
+        "noise and randomness of the labels",
         {
             "label_noise": Key("scalar", "variance of the label noise; 0 by default"),
             "label_flip": Key("scalar", "probability that a label is flipped; 0 by default"),
-            "label_channel": Key(
-                "channel", "P(y = 1) in f, the teacher's output; labels +1 and -1 are drawn"
-            ),
-            "encoding": Key(
-                "encoding", "positional vectors of tokens: radius, pattern or Gram matrix"
-            ),
+            "label_channel": Key("channel", "P(y = 1) of random labels, in the teacher's output f"),
+            "encoding": Key("encoding", "positional vectors: radius, pattern or Gram matrix"),
         },
     ),
     "algorithm": Table(
-        "how the student learns",
+        "training algorithm",
         {
             "kind": Key(
                 "choice",
-                "one pass, its gradient flow, or descent on repeated data",
+                "one-pass algorithm, gradient flow, or gradient descent on repeated data",
                 True,
                 ("sgd", *SCALED, "gradient-flow", "gradient-descent"),
             ),
@@ -230,34 +223,34 @@ SCHEMA: dict[str, Table] = {
             "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=_DESCENT),
             "batch": Key(
                 "choice",
-                "part of the samples that a step uses; all by default",
+                "selection of the samples of a step; all samples by default",
                 False,
                 ("bernoulli", "reshuffle", "replacement", "fresh"),
                 only=_DESCENT,
             ),
-            "batch_fraction": Key("fraction", "its size", only=_DESCENT),
-            "temperature": Key("scalar", "T of Langevin noise, added to each step", only=_DESCENT),
+            "batch_fraction": Key("fraction", "fraction of the samples in a batch", only=_DESCENT),
+            "temperature": Key("scalar", "temperature T of Langevin noise", only=_DESCENT),
             "dim": Key(
                 "count",
-                "input dimension d: batches of its order, and the map of one step, t = steps",
+                "input dimension d, for batches of the order of d: the map of one step, t = steps",
                 only=("sgd",),
             ),
             "loss": Key(
                 "loss",
                 "squared by default; correlation, logistic, hinge, huber; with sgd cross-entropy; "
-                "or a formula in f and y, of several outputs in f1, ... and y1, ...",
+                "or a formula in f and y (for several outputs f1, ... and y1, ...)",
                 only=("sgd", *SCALED, "gradient-descent"),
             ),
             "constraint": Key(
                 "choice",
-                "every student row kept on the sphere (sphere-gradient with sgd only)",
+                "fixed length of every student row (sphere-gradient with sgd only)",
                 False,
                 ("sphere", "sphere-gradient"),
                 only=("sgd", "gradient-flow", "gradient-descent"),
             ),
             "repeat": Key(
                 "repeat",
-                'use of a sample in a step: {kind = "lookahead", rho}, '
+                'repeated use of a sample: {kind = "lookahead", rho}, '
                 '{kind = "sharpness-aware", rho, normalised} or {kind = "passes", times}',
                 only=("sgd",),
             ),
@@ -268,27 +261,25 @@ SCHEMA: dict[str, Table] = {
         },
     ),
     "start": Table(
-        "where the student starts",
+        "initial overlaps",
         {
             "kind": Key(
                 "choice",
-                "random weights, given overlaps, or the alignment of a student of sequences",
+                "random weights, given overlaps, or alignments of a sequence model",
                 True,
                 ("random", "overlaps", "alignment"),
             ),
-            "e": Key("numbers", "positional alignment, one or L", only=("alignment",)),
-            "m": Key("numbers", "semantic alignment, one or L", only=("alignment",)),
-            "radius": Key("positive", "length of the pair of positions", only=("alignment",)),
-            "readout": Key("vector", "student readouts, p", only=_OVERLAPS),
-            "dim": Key(
-                "count", "input dimension d of the random weights", only=("random",), needed=True
-            ),
-            "seed": Key("seed", "whole number", only=("random",), needed=True),
-            "normalised": Key("flag", "put the student rows on the sphere", only=("random",)),
-            "Q": Key("matrix", "overlaps of students, p rows of p", only=_OVERLAPS, needed=True),
-            "scalars": Key("values", "of a rule: {b = 0.5}, by name", only=_OVERLAPS),
-            "M": Key("matrix", "with teachers, p rows of k", only=_OVERLAPS, needed=True),
-            "P": Key("matrix", "overlaps of teachers; the identity by default", only=_OVERLAPS),
+            "e": Key("numbers", "positional alignment, one number or L", only=("alignment",)),
+            "m": Key("numbers", "semantic alignment, one number or L", only=("alignment",)),
+            "radius": Key("positive", "length of the two positional vectors", only=("alignment",)),
+            "readout": Key("vector", "p readouts of the student", only=_OVERLAPS),
+            "dim": Key("count", "input dimension d", only=("random",), needed=True),
+            "seed": Key("seed", "random seed, a whole number", only=("random",), needed=True),
+            "normalised": Key("flag", "whether student rows are on the sphere", only=("random",)),
+            "Q": Key("matrix", "student overlaps, p by p", only=_OVERLAPS, needed=True),
+            "scalars": Key("values", "scalars of a rule by name: {b = 0.5}", only=_OVERLAPS),
+            "M": Key("matrix", "overlaps with the teacher, p by k", only=_OVERLAPS, needed=True),
+            "P": Key("matrix", "teacher overlaps; the identity by default", only=_OVERLAPS),
         },
     ),
     "solve": Table(
@@ -299,15 +290,15 @@ SCHEMA: dict[str, Table] = {
             "rtol": Key("positive", "relative tolerance"),
             "atol": Key("positive", "absolute tolerance"),
             "points": Key("points", "number of saved times"),
-            "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
-            "first": Key("positive", "first saved time after 0 when spacing is log"),
+            "spacing": Key("choice", "spacing of the saved times", False, ("linear", "log")),
+            "first": Key("positive", "first saved time after 0, if the spacing is log"),
             "learning_rate": _RATE,
-            "batch_size": replace(_RATE, text="a schedule of the batch size, like the rate"),
-            "weight_decay": replace(_RATE, text="a schedule of the decay, like the rate"),
+            "batch_size": replace(_RATE, text="schedule of the batch size, as for learning_rate"),
+            "weight_decay": replace(_RATE, text="schedule of the decay, as for learning_rate"),
             "events": _EVENTS,
-            "samples": Key("count", "descent: points of a scramble, a power of two"),
-            "scrambles": Key("count", "descent: independent sets of points, for the errors"),
-            "seed": Key("seed", "descent: of the scrambles"),
+            "samples": Key("count", "gradient descent: points per scramble, a power of two"),
+            "scrambles": Key("count", "gradient descent: number of independent scrambles"),
+            "seed": Key("seed", "gradient descent: random seed of the scrambles"),
         },
     ),
     "simulate": Table(
@@ -318,50 +309,50 @@ SCHEMA: dict[str, Table] = {
             "method": Key(
                 "choice", "weights in R^d, or only the overlaps", False, ("weights", "overlaps")
             ),
-            "t_max": Key("positive", "final time, that of [solve] by default"),
+            "t_max": Key("positive", "final time; by default that of [solve]"),
             "learning_rate": _RATE,
-            "events": replace(_EVENTS, text="one of them, as in [solve]"),
+            "events": replace(_EVENTS, text="one event, as in [solve]"),
         },
     ),
     "escape": Table(
-        "when learning starts",
+        "escape time",
         {
             "fraction": Key("fraction", "threshold T: the risk falls to (1-T) of its reference"),
             "reference": Key("choice", "reference risk", False, ("start", "plateau")),
             "overlap": Key("positive", "threshold on the largest |M_jr|, instead of the risk"),
-            "observable": Key("text", "measure of a rule, instead of the risk"),
-            "threshold": Key("number", "value that it crosses, instead of a fraction"),
+            "observable": Key("text", "measure of a rule, used instead of the risk"),
+            "threshold": Key("number", "value that the observable crosses, instead of a fraction"),
         },
     ),
-    "limits": Table("static limits of the label: what can be learned at all", _LIMITS),
+    "limits": Table("static limits: what can be learned from a number of samples", _LIMITS),
     "phase": Table(
-        "a diagram over two parameters",
+        "diagram over two parameters",
         {
             "x": Key("axis", "{name, from, to, points, scale = linear or log}", True),
-            "y": Key("axis", "likewise", True),
+            "y": Key("axis", "as x", True),
             "measure": Key("choice", "quantity shown at each point", True, choices=MEASURES),
             "overlap": _LEARNED,
-            "adaptive": Key("flag", "solve a coarse grid, and more only where labels differ"),
-            "level": replace(_LEVEL, text="adaptive: where the sign of the measure changes; 0"),
-            "coarse": Key("count", "adaptive: steps of the grid between points of the coarse one"),
+            "adaptive": Key("flag", "refine a coarse grid only where labels differ"),
+            "level": replace(_LEVEL, text="adaptive: threshold of a float measure; 0 by default"),
+            "coarse": Key("count", "adaptive: grid steps between coarse points"),
             "store": _STORE,
         },
     ),
     "boundary": Table(
-        "curves where a measure of two parameters changes",
+        "curves in two parameters along which a measure changes",
         {
             "x": Key("axis", "{name, from, to, points of the coarse grid, scale}", True),
-            "y": Key("axis", "likewise", True),
+            "y": Key("axis", "as x", True),
             "measure": Key("choice", "quantity that changes", True, choices=MEASURES),
             "overlap": _LEARNED,
             "level": _LEVEL,
             "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
-            "step": Key("fraction", "largest distance of two points, in units of the ranges"),
+            "step": Key("fraction", "largest distance of points, in units of the ranges"),
             "store": _STORE,
         },
     ),
     "sweep": Table(
-        "a measure at all combinations of any number of parameters",
+        "measure at all combinations of any number of parameters",
         {
             "axes": Key("axes", "list of {name, from, to, points, scale}", True),
             "measure": Key("choice", "quantity to compute", True, choices=MEASURES),
@@ -369,11 +360,11 @@ SCHEMA: dict[str, Table] = {
             "store": Key("text", "folder of the results, next to this file", True),
         },
     ),
-    "parameters": Table("values of the letters used above, for example gamma = 0.5"),
+    "parameters": Table("values of the symbols used above, for example gamma = 0.5"),
 }
 
 AXIS: dict[str, Key] = {
-    "name": Key("name", "a letter, or learning_rate or label_noise", True),
+    "name": Key("name", "a symbol, learning_rate or label_noise", True),
     "from": Key("number", "first value", True),
     "to": Key("number", "last value", True),
     "points": Key("points", "number of values", True),
@@ -398,7 +389,7 @@ label_noise = 1e-3
 
 [algorithm]
 kind = "sgd"
-learning_rate = "gamma"       # a letter takes its value below, or spans an axis of [phase]
+learning_rate = "gamma"       # a symbol: its value is below, or an axis of [phase]
 
 [parameters]
 gamma = 0.5

@@ -249,7 +249,7 @@ class _Reader:
         for symbol in sorted(declared - used, key=str):
             spanning = [t for t, axes in read.axes.items() if symbol.name in {a.name for a in axes}]
             table = "[parameters]" if symbol.name in read.parameters else f"[{spanning[0]}]"
-            reason = "no activation, readout, label_noise or learning_rate uses this letter"
+            reason = "no activation, readout, label_noise or learning_rate contains this symbol"
             raise self.values.refusal(f"{table} {symbol.name}", reason)
 
     def _parameters(self) -> dict[str, float]:
@@ -258,7 +258,7 @@ class _Reader:
             where = f"[parameters] {name}"
             if name in BUILT_IN:
                 table = "[algorithm]" if name == "learning_rate" else "[model]"
-                raise self.values.refusal(where, f"is a key of {table}, not a letter")
+                raise self.values.refusal(where, f"is a key of {table}, not a symbol")
             values[self.values.name(name, where)] = self.values.number(value, where)
         return values
 

@@ -50,10 +50,10 @@ def build(equations: TwoTime) -> VolterraProblem: ...
 def build(
     equations: Equations | DescentEquations | TwoTime,
 ) -> Problem | DescentProblem | VolterraProblem:
-    """Compile equations of motion; widths and parameters stay run-time values.
+    """Compile equations of motion; widths and parameters remain run-time values.
 
-    The Numba source is a readable file in the cache directory (`dmft.emit.cache_directory`);
-    a second process loads its machine code. The index by fingerprint skips the generation too.
+    The generated source is a readable file in the cache directory. Later processes load its machine
+    code without generating the source again.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def build(
     Returns
     -------
     Problem, or DescentProblem and VolterraProblem for equations in two times
-        `.source` contains the generated text, `.rhs` the compiled right-hand side of one time;
-        `dmft.solve` accepts each of them.
+        Compiled equations, which `dmft.solve` accepts. `.source` contains the generated source and
+        `.rhs` (equations in one time) the compiled right-hand side.
 
     Raises
     ------
     NotClosed
-        Listing every Gaussian average without closed form.
+        If Gaussian averages have no closed form; the message lists them.
 
     Examples
     --------

@@ -59,7 +59,7 @@ def latex(
     title: str = "",
     note: str = "",
 ) -> Path:
-    r"""Write a standalone LaTeX document about these objects, and its bibliography.
+    r"""Write a standalone LaTeX document about the given objects, and its bibliography.
 
     For equations the document contains the declaration, the equations, definitions, the risk, a
     statement of scaling and validity, and references; for other records their formulas.
@@ -67,17 +67,17 @@ def latex(
     Parameters
     ----------
     path : str or Path
-        The file, which ends in ``.tex``; the ``.bib`` file has the same name and folder.
+        File to write, which ends in ``.tex``. The ``.bib`` file has the same name and folder.
     *objects
-        Equations, explicit equations, risks, formulas: anything with `.latex()`.
+        Equations, risks, formulas and other objects with a method `latex`.
     width : float
         Line width in points, 200 to 520. Up to 260 the document has two columns (of 246 points
         each), otherwise one.
     notation : "saad-solla", "scalar", "krzakala", mapping or None
         Notation, as in `Equations.latex`.
     explain : bool
-        Append derivations (`dmft.explain`), for equations of every block. Explanations can also be
-        passed as objects.
+        Append derivations (`dmft.explain`), for equations the derivations of all rates.
+        Explanations can also be passed as objects.
     title, note : str
         Plain text; special characters are escaped.
 
@@ -140,22 +140,22 @@ def latex(
 
 @checked
 def cite(*objects: Any) -> str:
-    """BibTeX of the papers cited by these objects.
+    """Return BibTeX entries of the papers cited by the given objects.
 
     Parameters
     ----------
     *objects
-        Equations, risks, formulas, explanations; or a model and its algorithm.
+        Equations, risks, formulas or explanations, or a model and its algorithm.
 
     Returns
     -------
     str
-        Entries of a `.bib` file, as written by `latex` next to a document.
+        Entries of a `.bib` file.
 
     Raises
     ------
     BadParameter
-        Without objects.
+        If no object is given.
 
     Examples
     --------

@@ -70,20 +70,19 @@ def plot(
     Parameters
     ----------
     *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
-        What to draw (see Notes). Runs, simulations and their escape times share one figure; each
-        of the other records has a separate one.
+        Records to draw (see Notes). Runs, simulations and their escape times share one figure.
+        Other records have separate figures.
     ax : matplotlib axes, optional
-        Axes to draw into, as many as Notes list; a new figure by default. A figure without layout
-        (no layout engine, no `subplots_adjust`) gets matplotlib's constrained layout, so that no
-        label is cut.
+        Axes to draw into, as many as Notes list. By default a new figure is created. A figure
+        without a layout engine gets the constrained layout of matplotlib, so that no label is cut.
     path : str or Path, optional
-        Where to write the figure: PNG, PDF or SVG.
+        File to write, in PNG, PDF or SVG format.
     title : str, optional
     dpi : int
         Dots per inch of a PNG.
     width : float, "column" or "page", optional
-        Width of a new figure in inches: 3.4 for "column", 7 for "page". Panels are below each
-        other where they would be narrower than 2.9 inches.
+        Width of a new figure in inches; 3.4 for "column", 7 for "page". If panels would be narrower
+        than 2.9 inches, they are placed below each other.
     cmap : str or Colormap, optional
         Colours of a phase diagram, of a landscape or of the maps of a descent.
     norm : matplotlib.colors.Normalize, optional
@@ -103,17 +102,18 @@ def plot(
     Raises
     ------
     MissingExtra
-        Without matplotlib: ``pip install "dmft[plot]"``.
+        If matplotlib is not installed: ``pip install "dmft[plot]"``.
     BadParameter
-        For records that cannot be drawn together, options that do not apply, and
-        names of files of another kind.
+        For records that cannot be drawn together, options that do not apply, and file names with an
+        unsupported suffix.
 
     Notes
     -----
     - Runs, two axes (overlaps, risk): trajectories are lines, ensembles are points with the
-      standard error of the mean, escape times are marked. Colours distinguish teacher neurons and
-      line styles runs, which are labelled by the parameters in which they differ. Units with equal
-      readouts are permuted to be closest to the theory (or to the first run) before averaging.
+      standard error of the mean, and escape times are marked. Colours distinguish teacher units,
+      and line styles distinguish runs, which are labelled by the parameters in which they differ.
+      Before averaging, units with equal readouts are permuted to be closest to the theory (or to
+      the first run).
     - Descents on repeated data, axes (2, 3): overlaps, training loss and risk with their errors,
       and maps of two times of C_l, R_l and Q.
     - Random networks, three axes: mean, variance and the correlation with the last time; a fourth

@@ -55,8 +55,8 @@ def derive(
 ) -> Equations | DescentEquations | NetworkEquations:
     r"""Derive the equations of motion of the order parameters.
 
-    The result holds at symbolic widths p and k. It can be printed, changed by `with_term`,
-    `without` and `replace`, compiled by `dmft.build`, and solved by `dmft.solve`.
+    The equations hold at symbolic widths p (student) and k (teacher). They can be printed, changed
+    by `with_term`, `without` and `replace`, compiled by `dmft.build`, and solved by `dmft.solve`.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S, where B_jl = E[psi_j h_l],
                 B*_jr = E[psi_j h*_r], S_jl = E[psi_j psi_l], psi as in `SGD`; on the sphere
@@ -73,11 +73,11 @@ def derive(
     ----------
     model : Model, RandomNetwork or UpdateField
         Student, teacher and inputs. For a sequence model, which is always on the sphere, the
-        variables are its alignments e and m. A rule of vectors (an `UpdateField` of steps) is
-        passed without an algorithm.
+        variables are its alignments e and m. A rule of vectors (an `UpdateField` with a mapping of
+        steps) is passed without an algorithm.
     algorithm : SGD, GradientFlow, GradientDescent or UpdateField, optional
-        The training algorithm of a `Model`; an `UpdateField` states its psi. A `RandomNetwork` has
-        none.
+        Training algorithm of a `Model`. An `UpdateField` defines psi explicitly. A `RandomNetwork`
+        has no algorithm.
     dim : int or sympy.Symbol, optional
         Input dimension d.
 
@@ -101,7 +101,7 @@ def derive(
         A `Scaling` states how the learning rate and the width depend on d, and selects one of these
         limits (`dmft.regimes` plots which).
     fluctuations : bool
-        Derive the stochastic equation for batches of order one in `dim` dimensions.
+        Whether to derive the stochastic equation for batches of order one in `dim` dimensions.
 
     Returns
     -------

@@ -49,31 +49,32 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 @final
 @dataclass(frozen=True, repr=False)
 class Equations(Short, System):
-    """Closed equations of motion of overlaps or of alignments, as ordered symbolic definitions.
+    """Equations of motion of overlaps or alignments, as ordered symbolic definitions.
 
-    Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`. For
-    inputs with a spectrum the blocks Q (B, p, p) and M (B, p, k) have the axis of blocks of the
-    start. Additional rows of an optimiser have separate blocks, such as velocity_M. The state of a
-    sequence model has one number for each alignment.
+    `with_term`, `without` and `replace` return equations with changed terms, and `diff` compares
+    two systems. For inputs with a spectrum, Q (B, p, p) and M (B, p, k) have a leading axis of
+    blocks. Additional rows of an optimiser add state variables such as velocity_M. The state of a
+    sequence model contains one number for each alignment.
 
     Attributes
     ----------
     kind : "ode", "map" or "sde"
     definitions : tuple of Definition
-        Blocks (Omega, c), intermediates, rates of M and Q, the risk.
+        Covariance Omega, coefficients c, intermediate quantities, rates of M and Q, and the risk.
     model, algorithm
         Model and algorithm of the derivation.
-    scaling : "high-dimensional" or "gradient-flow"
+    scaling : str
+    Limit of the derivation, such as "high-dimensional" (see `dmft.derive`).
     time_unit : str
         Definition of t.
     dim : sympy.Expr or None
         Input dimension, if the equations depend on it.
     noise : Noise or None
-        Fluctuations at order 1/d, of the kind "sde".
+        Fluctuations at order 1/d, for equations of the kind "sde".
     derived : tuple of Definition
-        The definitions as derived, where terms were changed since (`changes`).
+        The original definitions, if terms have been changed (`changes`).
     extra : tuple of sympy.Symbol
-        Parameters that came with a user's terms.
+        Parameters that the user's terms introduced.
 
     Examples
     --------
@@ -135,7 +136,8 @@ class Equations(Short, System):
     def signature(self) -> str:
         """Text of everything besides the definitions that determines the numbers and the code.
 
-        Code reads its parameters by their places, those too that no definition reads.
+        It includes parameters that no definition contains, because code finds parameters by
+        position.
         """
         text = ",".join(self.parameters) + (self.noise.signature if self.noise else "")
         encoding = getattr(self.model, "encoding", None)  # gives the feasible set
@@ -145,9 +147,9 @@ class Equations(Short, System):
     def approximation(self) -> str:
         """How the averages are computed, as text; "exact" if all have closed forms.
 
-        Exact up to rounding: if rounding exceeds 1e-10 of the size of the terms of a rate or of
-        the risk at ordinary overlaps (variances 0.01 to 100,
-        `dmft.equations.rounding.conditioning`), the text contains its size.
+        "exact" means up to rounding. If the rounding error exceeds 1e-10 of the size of the terms
+        of a rate or of the risk at ordinary overlaps (variances from 0.01 to 100), the text
+        contains the size of the error.
         """
         if self.is_written_out:
             tables = (
@@ -200,32 +202,34 @@ class Equations(Short, System):
     # Views ----------------------------------------------------------------------------------
 
     def evaluate(self, start: Overlaps, **parameters: float) -> dict[str, NDArray[np.float64]]:
-        """Rates at given overlaps, by the plain NumPy reference.
+        """Evaluate the rates at given overlaps with NumPy, without compiling.
 
-        A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
-        and column zero. Its field has either sign with probability 1/2, so the slope at a kink is
-        the mean of both slopes (1/2 for ReLU), and its square the mean of both squares.
+        A unit of length zero (Q_jj = 0 or P_rr = 0) is treated as the limit Q_jj -> 0+ with the
+        rest of its row and column equal to zero. Its field has either sign with probability 1/2.
+        The slope at a kink is therefore the mean of both slopes (1/2 for ReLU), and its square is
+        the mean of both squares.
 
-        Numbers that are not finite in double precision cause an `AccuracyWarning`. An infinite
-        average on nodes, for example of exp(z^2), raises an error. `evaluate_error` returns the
-        error of averages on nodes.
+        If a number is not finite in double precision, an `AccuracyWarning` is issued. An infinite
+        average that is computed by quadrature, for example of exp(z^2), raises an error.
+        `evaluate_error` returns the error of the result.
 
         Parameters
         ----------
         start : Overlaps
             Q (p, p), M (p, k), P (k, k) and readouts at which the rates are computed.
         **parameters
-            Run-time values: ``learning_rate=``, ``label_noise=``, symbols by name; by default the
-            declared ones. ``nodes=``, ``replicas=`` and ``seed=`` choose the nodes of averages
-            without closed form (`dmft.gaussian.nodes.rules`).
+            Run-time values: ``learning_rate=``, ``label_noise=`` and symbols by name; by default
+            the declared values. ``nodes=``, ``replicas=`` and ``seed=`` select the quadrature nodes
+            of averages without closed form.
 
         Returns
         -------
         dict
-            ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t; ``"readout"`` (p,) where
-            it is trained. For a map the increments of one step. For an sde the drift, with
-            ``"Sigma"``, the covariance of (u, v) over (Q, M) packed in C order, and
-            ``"covariance"``, that of the increments of (Q, M) per unit t: Sigma gamma/(p d n_b).
+            ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, and ``"readout"`` (p,) if it is trained. For
+            a map the values are the increments in one step. For an sde they are the drift, and the
+            dict also contains ``"Sigma"``, the covariance of the change due to one sample over
+            (Q, M) packed in C order, and ``"covariance"``, the covariance of (Q, M) per unit of t,
+            Sigma gamma/(p d n_b).
 
         Examples
         --------
@@ -261,19 +265,19 @@ class Equations(Short, System):
     def state(
         self, start: Overlaps | Alignment, values: Values | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """State blocks of a run from this start.
+        """Return the state of a run at its start.
 
         Parameters
         ----------
         start : Overlaps or Alignment
-            Of the widths of the model.
+            Overlaps with the widths of the model.
         values : Values, optional
-            Numbers of the run; with them the state has trained readouts and accumulators, too.
+            Numbers of the run. If given, the state includes trained readouts and accumulators.
 
         Returns
         -------
         dict of str to ndarray
-            Blocks that move, by name.
+            State variables by name.
 
         Examples
         --------
@@ -293,24 +297,24 @@ class Equations(Short, System):
     def evaluate_error(
         self, start: Overlaps, **parameters: float
     ) -> dict[str, NDArray[np.float64]]:
-        """Absolute error of what `evaluate` returns and of compiled rates.
+        """Absolute error of the rates that `evaluate` returns and of the compiled rates.
 
-        A bound of the rounding of closed forms (`dmft.equations.rounding.bounds`; Q, M, P and
-        parameters count as exact), the error bounds of tables, and the spread (99 %) of averages on
-        nodes. Of ordinary rates it is about 1e-14 of the size of their terms, and much more where
-        closed forms cancel.
+        The error is the sum of a bound of the rounding error of closed forms (with Q, M, P and the
+        parameters as exact numbers), the error bounds of tables, and the estimated error (99 %) of
+        averages on nodes. It is usually about 1e-14 of the size of the terms, and larger if closed
+        forms cancel.
 
         Parameters
         ----------
         start : Overlaps
-            As for `evaluate`.
+            As in `evaluate`.
         **parameters
-            As for `evaluate`.
+            As in `evaluate`.
 
         Returns
         -------
         dict of str to ndarray
-            One bound for each entry of what `evaluate` returns.
+            One bound for each entry of the result of `evaluate`.
 
         Examples
         --------
@@ -341,19 +345,19 @@ class Equations(Short, System):
         return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the averages at the widths of a start; `options` may contain nodes, seed ...
+        """Return the quadrature nodes of the averages at the widths of a start.
 
         Parameters
         ----------
         start : Overlaps
-            Whose widths p and k count.
+            Overlaps with the widths p and k.
         options : mapping
-            ``nodes``, ``replicas`` and ``seed`` of the nodes; other entries are not changed.
+            Options ``nodes``, ``replicas`` and ``seed``; other entries are ignored.
 
         Returns
         -------
         NodeRule
-            Nodes and weights, which `evaluate` and compiled code share.
+            Nodes and weights of `evaluate` and of the compiled code.
 
         Examples
         --------
@@ -379,12 +383,12 @@ class Equations(Short, System):
         return told_by_tails(found, self.definitions, "rate")
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
-        """Numbers of a run from this start.
+        """Return the numbers of a run: parameters, widths and constant arrays.
 
         Parameters
         ----------
         start : Overlaps
-            Its P and readouts are constants of the run.
+            Overlaps whose P and fixed readouts are constants of the run.
         parameters : mapping
             Numbers that replace the declared ones.
 
@@ -396,7 +400,7 @@ class Equations(Short, System):
         Raises
         ------
         BadParameter
-            For unknown names, and symbols without a value.
+            For unknown names, and for symbols without a value.
 
         Examples
         --------
@@ -445,7 +449,7 @@ class Equations(Short, System):
         readout: Any = "declared",
         teacher_readout: Any = "declared",
     ) -> ExplicitEquations:
-        """Scalar equations at small numeric widths (p + k <= 5).
+        """Return scalar equations for each entry of the state, at small widths (p + k <= 5).
 
         Parameters
         ----------
@@ -454,12 +458,12 @@ class Equations(Short, System):
         P : (k, k) nested sequence, optional
             Teacher overlaps; symbols by default.
         readout, teacher_readout : sequence, None or "declared"
-            Fixed readouts; symbols when None; by default the readouts of the model (ones).
+            Fixed readouts. None keeps symbols; by default the readouts of the model are used.
 
         Returns
         -------
         ExplicitEquations
-            A SymPy expression for each entry of the state, by its symbol.
+            SymPy expressions of the rates, by the symbol of each entry of the state.
 
         Raises
         ------
@@ -501,7 +505,7 @@ class Equations(Short, System):
     def explain(
         self, block: str = "M", term: str | None = None, *, depth: int | None = None
     ) -> Explanation:
-        """Steps from one step of the algorithm to the rate of a block, or to one of its terms.
+        """Explain the derivation of a rate, or of one of its terms, from one step of the algorithm.
 
         Parameters
         ----------
@@ -509,12 +513,12 @@ class Equations(Short, System):
         term : str, optional
             A name in `terms`, such as "sgd_noise".
         depth : int, optional
-            Detail.
+            Level of detail; all steps by default.
 
         Returns
         -------
         Explanation
-            Displays in terminals and notebooks; ``.latex()`` is an appendix.
+            Steps that display in terminals and notebooks; ``.latex()`` returns an appendix.
 
         Examples
         --------
@@ -537,22 +541,23 @@ class Equations(Short, System):
         symbolic: bool = False,
         form: Form | None = None,
     ) -> str:
-        r"""LaTeX of the equations: `align*` environments with sentences between them.
+        r"""Return the equations as LaTeX: `align*` environments with sentences between them.
 
         Parameters
         ----------
         kernels : "auto", "all" or "none"
             Which Gaussian averages are given in closed form below the equations.
         width : float
-            Points that a line may have in an article of 11 pt; 246 is a column of two.
+            Line width in points, in an article of 11 pt; 246 is the width of one of two columns.
         notation : "saad-solla", "scalar", "krzakala", mapping or None
-            Letters, as ``{"M": "R", "learning_rate": r"\eta"}``; factors and clock stay ours.
+            Letters of the quantities, for example ``{"M": "R", "learning_rate": r"\eta"}``. Factors
+            and the unit of time do not change.
         symbolic : bool
-            Keep unit readouts, P = I, no noise and the indices of single units as symbols.
+            Print unit readouts, P = I, zero noise and the indices of single units as symbols.
         form : "closed", "structured" or None
-            Without averages: closed in the overlaps, simplified, at the values of a constraint
-            (Q = 1 on the sphere); or sums of Gaussian averages, for all widths. By default the
-            first for single units, and for polynomials on the sphere, where it is short.
+            "closed" evaluates all averages, inserts constraints (Q = 1 on the sphere) and
+            simplifies. "structured" prints sums of Gaussian averages, for all widths. The default
+            is "closed" for single units and for polynomials on the sphere if the result is short.
 
         Returns
         -------

@@ -38,23 +38,24 @@ AGREES, WIDTH = 1e-6, 0.5
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OutputChannel(InLatex, Short):
-    r"""Law of a label given the teacher's fields, averaged over N(omega, V).
+    r"""Output channel: law of a label if the teacher's fields are distributed as N(omega, V).
 
     Attributes
     ----------
     declared : Label
         The declared label, noise and flips.
     label : sympy.Expr
-        g in the fields.
+        Label as a function of the fields.
     fields : tuple of sympy.Symbol
     inner, outer : sympy.Expr
-        y = outer(u), u = inner(fields), with a strictly monotone outer function, which does not
-        change the estimates. If `outer` is not the identity, the formulas are those of u.
+        Decomposition y = outer(u), u = inner(fields) with a strictly monotone outer function, which
+        does not change the estimates. If `outer` is not the identity, the formulas refer to u.
     pieces : tuple of Piece
-        Of labels of one field: `low`, `high`, `expr`, `kind` ("flat", "affine" ...).
+        Pieces of a label of one field: `low`, `high`, `expr` and `kind` ("flat", "affine" ...).
     Z, g, slope : sympy.Expr
-        Z_out(y; omega, V), its score d log Z/d omega, and the derivative of the score; for several
-        fields g is a matrix and slope None. An unevaluated integral if there is no closed form.
+        Z_out(y; omega, V), its score g = d log Z/d omega, and the derivative of the score. For
+        several fields g is a matrix and the slope is None. If there is no closed form, these are
+        unevaluated integrals.
     closed : bool
 
     Examples
@@ -93,15 +94,15 @@ class OutputChannel(InLatex, Short):
         return Several(self.label, self.fields, noise, flip, nodes=40)
 
     def evaluate(self, y: Any, omega: Any, variance: Any) -> dict[str, Array]:
-        """Numbers of log Z, g and, for one field, the slope, in the log domain.
+        """Evaluate log Z, g and, for one field, the slope.
 
         Parameters
         ----------
         y : array_like
         omega : array_like
-            Of several fields (n, k), with y (n,).
+            Mean of the field; for several fields (n, k), with y (n,).
         variance : array_like
-            Of several fields one matrix (k, k).
+            Variance V of the field; for several fields a single matrix (k, k).
 
         Returns
         -------
@@ -128,7 +129,7 @@ class OutputChannel(InLatex, Short):
         return {"log_Z": channel.log_z(*at), "g": channel.score(*at)}
 
     def latex(self) -> str:
-        r"""Z, g and the slope as lines of LaTeX.
+        r"""Return Z, g and the slope as lines of LaTeX.
 
         Examples
         --------
@@ -147,7 +148,7 @@ class OutputChannel(InLatex, Short):
         return rf"$\begin{{aligned}}{self.latex()}\end{{aligned}}$"
 
     def explain(self) -> Explanation:
-        """Steps from the definition to the formulas, each compared with integrals of it.
+        """Explain the steps from the definition to the closed forms, compared with integrals.
 
         Returns
         -------
@@ -156,7 +157,7 @@ class OutputChannel(InLatex, Short):
         Raises
         ------
         BadParameter
-            Where there is no closed form, and for several fields.
+            If there is no closed form, and for several fields.
 
         Examples
         --------
@@ -223,7 +224,7 @@ class OutputChannel(InLatex, Short):
 
 @checked
 def output_channel(model: Model) -> OutputChannel:
-    r"""Output channel of the label that a model's teacher defines, as formulas.
+    r"""Derive the output channel of the label of a model.
 
     Equation    Z = int dz N(z; omega, V) P(y | z), g = d log Z/d omega = V^-1 (E[z|y] - omega)
     Shapes      one field: omega, V scalars; two fields: omega_1, omega_2, V_11, V_12, V_22
@@ -235,7 +236,7 @@ def output_channel(model: Model) -> OutputChannel:
     Parameters
     ----------
     model : Model
-        Only the teacher and the label noise are used.
+        Model, of which only the teacher and the law of the labels are used.
 
     Returns
     -------

@@ -417,7 +417,7 @@ def population_risk(model: Model) -> PopulationRisk: ...
 @checked
 @in_turn
 def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
-    r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
+    r"""Derive the population risk R = E(f* - f)^2 / 2, without label noise.
 
     Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]; for clusters of
                 inputs the weighted sum of their risks
@@ -429,23 +429,23 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     Parameters
     ----------
     model : Model
-        Of committees, a multi-index target, clusters, or sequences.
+        Model with committees, a multi-index target, clusters, or sequences.
 
     Returns
     -------
     PopulationRisk
-        Call ``risk(Q=..., M=..., P=..., **parameters)`` for a float and ``risk.error(...)`` for a
-        bound of its rounding error. ``.expr`` is the expression, ``.explicit()`` the one in single
-        entries, ``.latex()`` its LaTeX.
+        Function of the overlaps: ``risk(Q=..., M=..., P=..., **parameters)`` returns a float, and
+        ``risk.error(...)`` a bound of its rounding error. ``.expr`` is the expression,
+        ``.explicit()`` the expression in single entries, and ``.latex()`` its LaTeX.
     SequenceRisk
-        The same for a sequence model, called as ``risk(e=..., m=...)``.
+        Risk of a sequence model, called as ``risk(e=..., m=...)``.
 
     Notes
     -----
-    - The rounding error is absolute, so the risk next to the perfect solution loses digits and can
-      be slightly negative.
-    - A unit of length zero (Q_jj = 0, P_rr = 0) is the limit of short units that are independent of
-      the others: at a jump, the mean of the squares on both sides, not the square at zero.
+    - The rounding error is absolute. Near the perfect solution the risk therefore loses digits and
+      can be slightly negative.
+    - A unit of length zero (Q_jj = 0 or P_rr = 0) is the limit of short units that are independent
+      of the others. At a jump, the square is the mean of the squares on both sides.
 
     Examples
     --------

@@ -185,7 +185,9 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Explanation(Argument):
-    """Steps from a definition to the result, each checked; displays in terminal and notebook.
+    """Steps from a definition to a result, each checked numerically.
+
+    The record displays in terminals and notebooks.
 
     Attributes
     ----------
@@ -195,15 +197,15 @@ class Explanation(Argument):
     before, after : sympy.Expr
         The explained quantity and the result.
     claim : str
-        How far the result is exact.
+        Statement of the accuracy of the result.
     references : mapping
         Cited papers by key, as text.
     notation : tuple of Meaning
-        Meaning of the names in the steps.
+        Meaning of the symbols in the steps.
     appendix : tuple of str
-        Definitions in LaTeX that the notation needs.
+        Definitions in LaTeX that the notation requires.
     show, tell : callable
-        How expressions become LaTeX, and text.
+        Functions that convert expressions to LaTeX and to text.
 
     Examples
     --------
@@ -218,12 +220,12 @@ class Explanation(Argument):
     """
 
     def to_depth(self, depth: int | None) -> Explanation:
-        """The same with the steps of at most this depth.
+        """Return the explanation restricted to steps of at most this depth.
 
         Parameters
         ----------
         depth : int or None
-            0 keeps the steps of the argument itself, None keeps all.
+            0 keeps only the main argument, None keeps all steps.
 
         Returns
         -------
@@ -250,17 +252,17 @@ class Explanation(Argument):
     def latex(
         self, *, width: float = COLUMN, cite: bool = False, rules: Mapping[str, int] | None = None
     ) -> str:
-        r"""The steps as LaTeX for an appendix (amsmath), a paragraph for each rule.
+        r"""Return the steps as LaTeX for an appendix (amsmath), with a paragraph for each rule.
 
         Parameters
         ----------
         width : float
-            Points of a line.
+            Line width in points.
         cite : bool
-            Cite papers by their keys (`\cite`), for documents with a bibliography; else they are
-            listed at the end.
+            Cite papers by their keys (`\cite`), for documents with a bibliography. Otherwise they
+            are listed at the end.
         rules : mapping, optional
-            Numbers of rules that a document states once for several explanations; they are cited.
+            Numbers of rules that the document states elsewhere; they are cited by number.
 
         Returns
         -------

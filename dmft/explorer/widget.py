@@ -55,20 +55,21 @@ def explore(
     title: str | None = None,
     **values: float,
 ) -> Any:
-    r"""Explore a model in a notebook: sliders, curves, removable terms, a phase diagram.
+    r"""Explore a model in a notebook with sliders, curves, removable terms and a phase diagram.
 
     Parameters
     ----------
     model, algorithm
-        As for `dmft.derive`; one-pass algorithms and gradient flow.
+        As in `dmft.derive`, for one-pass algorithms and gradient flow.
     start : Overlaps, Alignment or {"dim": ..., "seed": ...}, optional
-        By default random weights in 1000 dimensions. Sequence models need an `Alignment`.
+        Initial overlaps; by default those of random weights in 1000 dimensions. Sequence models
+        require an `Alignment`.
     t_max : float
         Initial value of the final time.
     dim : int, optional
-        Input dimension of the map of one step, as for `dmft.derive`.
+        Input dimension of the map of one step, as in `dmft.derive`.
     ranges : mapping of str to (low, high), optional
-        Ranges of the sliders of parameters.
+        Ranges of the sliders.
     title : str, optional
     **values
         Initial values of the symbols in the declarations.
@@ -76,15 +77,15 @@ def explore(
     Returns
     -------
     anywidget.AnyWidget
-        For JupyterLab, notebooks, marimo (``mo.ui.anywidget``), VS Code. The same page without a
-        notebook: the command ``dmft explore``.
+        Widget for JupyterLab, notebooks, marimo (``mo.ui.anywidget``) and VS Code. The command
+        ``dmft explore`` shows the same page without a notebook.
 
     Raises
     ------
     MissingExtra
-        Without anywidget: the extra ``explore``.
+        If anywidget (the extra ``explore``) is not installed.
     BadParameter
-        For symbols without a value, and for equations that take seconds to solve.
+        For symbols without a value, and for equations that are too slow for interactive use.
 
     Examples
     --------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class Gaussian(ClosedLaw):
-    r"""Law of jointly Gaussian fields, x ~ N(mean, cov); singular covariances are valid.
+    r"""Multivariate normal distribution N(mean, cov) of fields; the covariance may be singular.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Gaussian(ClosedLaw):
     """
 
     def series(self, expr: sp.Expr, order: int, edge: bool | None = None) -> GaussianSeries:
-        r"""Series of E[expr] in the correlations with a bound, if there is no closed form.
+        r"""Expand E[expr] in the correlations of the fields, with an error bound.
 
         Equation    E[f(x) g(y)] = sum_n rho^n c_n d_n / n!, c_n and d_n the Hermite coefficients at
                     the variances of x and y; the remainder is bounded by Cauchy-Schwarz
@@ -63,14 +63,15 @@ class Gaussian(ClosedLaw):
         order : int
             Last power of the correlation.
         edge : bool, optional
-            Replace the orders above `order` by rho^(order + 1) and rho^(order + 2) times their
-            values at rho = 1 and -1, so that error and bound go to zero as |rho| -> 1. By
-            default the smaller bound for numbers, the plain sum for symbols.
+            Approximate the orders above `order` by multiples of rho^(order + 1) and
+            rho^(order + 2) that are exact at rho = 1 and -1, so that the error vanishes as
+            |rho| -> 1. By default the variant with the smaller bound is used for numbers, and the
+            plain sum for symbols.
 
         Returns
         -------
         GaussianSeries
-            ``.expr``, and the ``.bound`` of the remainder.
+            Series ``.expr`` and the ``.bound`` of its remainder.
 
         Raises
         ------
@@ -97,7 +98,7 @@ class Gaussian(ClosedLaw):
     def quad(
         self, expr: sp.Expr, values: Mapping[Any, Any] | None = None, rtol: float = 1e-10
     ) -> Quadrature:
-        r"""E[expr] as a number with an error estimate, by quadrature split where expr has kinks.
+        r"""Compute E[expr] by quadrature, with an error estimate; intervals are split at kinks.
 
         Equation    E[f(x)] = integral of f(m + A u) phi(u) du, A A^T = cov of least rank
         Valid for   any real integrable expr. After exact reductions: adaptive panels in up to three
@@ -110,7 +111,7 @@ class Gaussian(ClosedLaw):
         expr : sympy.Expr
             A real function of the fields.
         values : mapping, optional
-            Numbers for the symbols of cov, mean and expr, by symbol or name.
+            Values of the symbols in cov, mean and expr, by symbol or name.
         rtol : float
             Requested error relative to the value. A larger error is reported in `.error`, in
             `.status` and by an `AccuracyWarning`.
@@ -123,9 +124,9 @@ class Gaussian(ClosedLaw):
         Raises
         ------
         BadParameter
-            A symbol without a value, a function that is not integrable or not real.
+            For a symbol without a value, or a function that is not integrable or not real.
         InvalidCovariance
-            The values make an eigenvalue of the covariance negative.
+            If an eigenvalue of the covariance is negative at these values.
 
         Examples
         --------
@@ -144,7 +145,7 @@ class Gaussian(ClosedLaw):
         return quadrature(integrand, self.fields, self.cov, self.mean, values or {}, rtol)
 
     def explain(self, expr: sp.Expr, depth: int | None = None) -> Explanation:
-        r"""Steps from E[expr] to its closed form, recorded during the computation and checked.
+        r"""Explain the steps from E[expr] to its closed form; each step is checked numerically.
 
         Equation    each step is `before = after`, both computed at two random covariances by a
                     quadrature that uses no closed forms
@@ -154,9 +155,9 @@ class Gaussian(ClosedLaw):
         Parameters
         ----------
         expr : sympy.Expr
-            The integrand.
+            Integrand.
         depth : int, optional
-            Detail; all steps by default.
+            Level of detail; all steps by default.
 
         Returns
         -------

@@ -159,18 +159,20 @@ REPETITIONS = (
 @checked
 @dataclass(frozen=True)
 class Momentum(Shown):
-    r"""Heavy ball with 1 - beta = kappa gamma/(p d): its memory is of order one in t.
+    r"""Heavy-ball momentum whose memory is of order one in t.
 
-    With G the step of SGD, v <- beta v + (1 - beta) G and w <- w + alpha_1 G + v. The velocity
-    u = p d v/gamma, with dw/dt = u, is an additional row: overlaps velocity_M = u w*^T/d,
-    velocity_Q = u w^T/d and velocity = u u^T/d, zero at a start.
+    The step is v <- beta v + (1 - beta) G and w <- w + alpha_1 G + v, where G is the step of SGD
+    and 1 - beta = kappa gamma/(p d). The velocity u = p d v/gamma contributes u to dw/dt. Its
+    overlaps velocity_M = u w*^T/d, velocity_Q = u w^T/d and velocity = u u^T/d are part of the
+    equations and are zero at the start by default.
 
     Parameters
     ----------
     rate : float or sympy.Expr
-        kappa > 0. At fixed beta, ``SGD(momentum=beta)``, the memory is of order 1/d in t.
+        Rate kappa > 0 at which velocities decay, per unit of t. (``SGD(momentum=beta)`` declares a
+        fixed beta, whose memory is of order 1/d in t.)
     direct : float or sympy.Expr
-        alpha_1 >= 0, the part of a step that moves the weights at once.
+        Part alpha_1 >= 0 of each step that moves the weights directly.
 
     Notes
     -----
@@ -199,18 +201,19 @@ class Momentum(Shown):
 class SGD(UpdateRule, InTorch):
     r"""One-pass stochastic gradient descent.
 
-    One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
-    psi_j = a_j sigma'(h_j) E; E = -dl/df for the loss l(f, y), which is y - f for the squared loss
-    and y for the correlation loss. Time is t = steps * gamma / (p d).
+    Every step uses n_b fresh samples mu and updates the weights of each hidden unit j of the
+    student (width p) by w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d). The update field
+    is psi_j = a_j sigma'(h_j) E, where E = -dl/df is the error under the loss l(f, y): y - f for
+    the squared loss, and y for the correlation loss. Time is t = steps * gamma / (p d).
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
-        gamma > 0.
+        Learning rate gamma > 0.
     batch_size : int or sympy.Expr
-        n_b >= 1 fresh samples per step. For batches that grow with the dimension, an expression in
-        ``d = sympy.Symbol("d")`` such as ``d**2`` (`derive` with ``dim=`` gives the map of such
-        steps).
+        Number n_b >= 1 of samples per step. Declare batches that grow with the dimension by an
+        expression in ``d = sympy.Symbol("d")`` such as ``d**2``, and pass ``dim=`` to `derive`,
+        which then returns the map of one step.
     loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
         - "squared": 1/2 (y - f)^2;
         - "correlation": 1 - y f, whose gradient does not depend on f;
@@ -218,51 +221,53 @@ class SGD(UpdateRule, InTorch):
         - "frobenius": the norm ||f - y|| (not squared), for matrix outputs of sequence models;
         - any expression in symbols named f (output) and y (label).
 
-        For several outputs y_o is 1 for the class of the sample and 0 for the others: an expression
-        contains f1, f2, ... and y1, y2, ...; "squared" is sum_o (y_o - f_o)^2/2, "correlation"
-        1 - sum_o y_o f_o. `risk` is 1/2 E(f* - f)^2 for every loss.
+        For several outputs, an expression contains the symbols f1, f2, ... and y1, y2, ... The
+        label y_o is 1 for the class of the sample and 0 for the others. "squared" is then
+        sum_o (y_o - f_o)^2/2, and "correlation" is 1 - sum_o y_o f_o. The risk of a run is
+        1/2 E(f* - f)^2 for every loss.
     constraint : None, "sphere" or "sphere-gradient"
-        "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
-        first removes the component of the step along w_j. Both give the same differential
-        equations, but different maps.
+        "sphere" rescales each w_j to |w_j|^2 = d after the step. "sphere-gradient" first removes
+        the component of the step along w_j, and then rescales. Both lead to the same differential
+        equations, but to different maps for large batches.
     repeat : None, Lookahead, SharpnessAware, Repeat or a custom record
-        How a sample is used more than once; t still counts samples. A custom record extends
-        `dmft.UpdateRule`; a new algorithm may extend this class in the same way.
+        Repeated use of each sample within a step. Time still counts each sample once. A custom
+        record extends `dmft.UpdateRule`.
     readout_rate : float or sympy.Expr
-        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)], by steps a_j <- a_j + gamma_a/(p n_b) sum_mu
-        E^mu sigma(h_j^mu), gamma_a = rho_a gamma / d. 0 keeps the readout fixed. With `repeat` the
-        readout uses the error and the fields of each gradient of the weights.
+        Relative learning rate rho_a >= 0 of the readouts: a step adds
+        rho_a gamma/(p d n_b) sum_mu E^mu sigma(h_j^mu) to a_j, so that da_j/dt is rho_a times the
+        average of E sigma(h_j). With 0 the readouts are fixed. With `repeat`, the readouts use the
+        errors and the fields at which the gradients of the weights are evaluated.
     weight_decay : float or sympy.Expr
-        zeta >= 0: each step adds -gamma zeta/(p d) w, as ``weight_decay`` does in PyTorch. The
-        rates gain the terms -zeta M and -2 zeta Q. Heavy-ball momentum and the velocity of
-        `Momentum` include the decay like the gradient. Readouts do not decay; not available on the
-        sphere.
+        Weight decay zeta >= 0. Each step adds -gamma zeta/(p d) w to the weights, which adds
+        -zeta M and -2 zeta Q to the rates. As in PyTorch, the decay is part of the gradient that
+        momentum accumulates. Readouts do not decay. Not available on the sphere.
     decoupled : bool
-        True: the weights decrease by gamma zeta/(p d) w in addition to the step (SGDW), and
-        velocities do not decay. Without momentum both settings agree. With a number beta, one step
-        advances t by gamma/((1 - beta) p d), and the decay adds -(1 - beta) zeta M and
-        -2 (1 - beta) zeta Q to the rates. With `Momentum` it adds -zeta M and -2 zeta Q to the
-        rates of the weights, and nothing to those of the velocities.
+        If True, the decay is not part of the gradient (SGDW): the weights decrease by
+        gamma zeta/(p d) w in addition to the step, and velocities do not contain the decay. Without
+        momentum both settings agree. With a fixed momentum beta, the decay adds
+        -(1 - beta) zeta M and -2 (1 - beta) zeta Q to the rates, because a step advances t by
+        gamma/((1 - beta) p d). With `Momentum` it adds -zeta M and -2 zeta Q to the rates of the
+        weights, and nothing to the rates of the velocities.
     momentum : float, sympy.Expr or Momentum
-        0 <= beta < 1: a step includes beta times the previous step (heavy ball, also for readouts).
-        As d grows this is SGD at the rate gamma / (1 - beta), including time, decay and
-        fluctuations: t = steps * gamma / ((1 - beta) p d). Not available with `Repeat` or with
-        batches of order d, whose steps are correlated. With ``Momentum(rate, direct)`` beta tends
-        to 1 as d grows, so that velocities decay over times t of order one; they are additional
-        rows of the equations.
+        Heavy-ball momentum 0 <= beta < 1: a step includes beta times the previous step, also for
+        the readouts. In high dimension this is equivalent to SGD at the learning rate
+        gamma/(1 - beta), with t = steps * gamma / ((1 - beta) p d). Not available with `Repeat` or
+        with batches of order d, whose steps are correlated. With ``Momentum(rate, direct)`` beta
+        tends to 1 as d grows. Velocities then decay over times t of order one, and the equations
+        contain their overlaps.
     gradient_noise : float or sympy.Expr
-        Delta_g >= 0: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j, with fresh xi_j ~ N(0, I_d)
-        for each neuron (Langevin noise). It adds gamma Delta_g/p to dQ_jj/dt for any batch size;
-        velocities accumulate it like gradients.
+        Variance Delta_g >= 0 of Langevin noise: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j,
+        with fresh xi_j ~ N(0, I_d) for each unit. The noise adds gamma Delta_g/p to dQ_jj/dt for
+        any batch size. Velocities accumulate the noise like gradients.
     clip : float or sympy.Expr, optional
-        C > 0: the gradient g = psi x/(p sqrt(d)) of all neurons (the mean over a batch) is
-        shortened to |g| <= C. Requires fixed readouts.
+        Largest length C > 0 of the gradient g = psi x/(p sqrt(d)) of all units (its mean over a
+        batch). Longer gradients are shortened to C. Requires fixed readouts.
     normalised : bool
-        Rescale gradients to length one; not with `clip`.
+        Rescale each gradient to length one. Not available with `clip`.
     average : float or sympy.Expr
-        Rate kappa_a >= 0 of a running average w_a of the weights, dw_a/dt = kappa_a (w - w_a), with
-        w_a = w at the start; 0 for none. Its overlaps are average_M, average_Q and average; the
-        risk is that of w.
+        Rate kappa_a >= 0 of a running average w_a of the weights, dw_a/dt = kappa_a (w - w_a),
+        which starts at w_a = w. With 0 there is no average. A run contains the overlaps of the
+        average as average_M, average_Q and average. The risk is the risk of w, not of w_a.
 
     Examples
     --------
@@ -309,27 +314,27 @@ class SGD(UpdateRule, InTorch):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record that defines psi."""
+        """Record that defines psi."""
         return self.repeat or self
 
     @property
     def average_rate(self) -> sp.Expr:
-        """kappa_a of averaged weights, zero without averaging."""
+        """Rate kappa_a of averaged weights; zero without averaging."""
         return self.average
 
     @property
     def momentum_rate(self) -> sp.Expr:
-        """Kappa of `Momentum`, zero without."""
+        """Rate kappa of `Momentum`; zero if there is none."""
         return self.momentum.rate if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def momentum_direct(self) -> sp.Expr:
-        """alpha_1 of `Momentum`, zero without."""
+        """Part alpha_1 of `Momentum`; zero if there is none."""
         return self.momentum.direct if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def trains_readout(self) -> bool:
-        """Whether the second layer learns too."""
+        """Whether the readouts are trained."""
         return self.readout_rate != 0
 
     @property
@@ -341,13 +346,14 @@ class SGD(UpdateRule, InTorch):
 @checked
 @dataclass(frozen=True)
 class GradientFlow(UpdateRule):
-    """Gradient flow of the population risk: the limit gamma/p -> 0 of one-pass SGD.
+    """Gradient flow of the population risk, the limit gamma/p -> 0 of one-pass SGD.
 
     Parameters
     ----------
     constraint : None or "sphere"
     weight_decay : float or sympy.Expr
-        zeta >= 0: adds -zeta M and -2 zeta Q to the rates; not on the sphere.
+        Weight decay zeta >= 0, which adds -zeta M and -2 zeta Q to the rates. Not available on the
+        sphere.
 
     Examples
     --------
@@ -373,7 +379,7 @@ class GradientFlow(UpdateRule):
 
     @property
     def trains_readout(self) -> bool:
-        """The readout stays fixed."""
+        """Whether the readouts are trained: never."""
         return False
 
     @property

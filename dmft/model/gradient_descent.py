@@ -27,39 +27,43 @@ BATCHES = (None, "bernoulli", "reshuffle", "replacement", "fresh")
 class GradientDescent(Shown):
     r"""Gradient descent on n = samples_per_dim * d samples that are reused in every step.
 
-    One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before),
-    a sum over the samples; divide eta by n to convert from a mean. Time is the number of steps.
+    One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before). The
+    gradient is summed over the samples, so the learning rate of a mean gradient must be divided by
+    n. Time is the number of steps.
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
-        eta > 0, of order one as d grows.
+        Learning rate eta > 0, of order one as d grows.
     samples_per_dim : float or sympy.Expr
-        alpha = n / d > 0; with `batch="fresh"` the number of samples per step.
+        Ratio alpha = n / d > 0; with `batch="fresh"` it refers to the samples of one step.
     ridge : float or sympy.Expr
-        lambda >= 0 of the penalty lambda |W|^2 / 2.
+        Coefficient lambda >= 0 of the penalty lambda |W|^2 / 2.
     batch : None, "bernoulli", "reshuffle", "replacement" or "fresh"
-        Samples of a step: all of them (None); each with probability `batch_fraction`; the next part
-        of a random order, which is redrawn for each epoch; batch_fraction * n samples drawn with
-        replacement (each Poisson(batch_fraction) times); or new samples. Gradients over a batch are
-        divided by `batch_fraction`.
+        Samples that a step uses. Gradients over a batch are divided by `batch_fraction`.
+
+        - None: all samples;
+        - "bernoulli": each sample with probability `batch_fraction`;
+        - "reshuffle": the next part of a random order, which is redrawn for each epoch;
+        - "replacement": batch_fraction * n samples drawn with replacement, so that each occurs
+          Poisson(batch_fraction) times;
+        - "fresh": new samples in each step.
     batch_fraction : float
-        In (0, 1]; for "reshuffle" the inverse of an integer.
+        Fraction of the samples in a batch, in (0, 1]; for "reshuffle" the inverse of an integer.
     momentum : float or sympy.Expr
-        beta in [0, 1) of heavy-ball momentum; the first step has no momentum.
+        Heavy-ball momentum beta in [0, 1). The first step has no momentum.
     readout_rate : float or sympy.Expr
-        Readouts move by -readout_rate times the gradient of the mean loss, times width:
-        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean is over the batch of the step, as
-        for the weights.
+        Learning rate of the readouts: a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)], with the
+        mean over the batch of the step. This is readout_rate times width times the gradient of
+        the mean loss.
     loss : "squared", "correlation", "logistic", "hinge", "huber" or sympy.Expr
-        As for `SGD`: (f - y)^2 / 2, 1 - f y, log(1 + exp(-f y)), or any expression in symbols named
-        f (output) and y (label).
+        Loss of a sample, as in `SGD`: a name, or an expression in symbols named f (output) and y
+        (label). "squared" is (f - y)^2 / 2, "correlation" 1 - f y, "logistic" log(1 + exp(-f y)).
     temperature : float or sympy.Expr
-        T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
+        Temperature T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
     constraint : None or "sphere"
-        "sphere" divides each w_j by its length after the whole step, including penalty, momentum
-        and noise: |w_j|^2 = d at all times. `momentum` multiplies the difference of normalised
-        rows.
+        "sphere" rescales each w_j to |w_j|^2 = d after the complete step, including penalty,
+        momentum and noise. `momentum` multiplies the difference of the rescaled rows.
 
     Examples
     --------

@@ -26,31 +26,33 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class Model(Shown):
-    """Student that learns the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
+    """Student, teacher, inputs and labels.
 
-    With a sequence student it is a `SequenceModel`, which also takes ``encoding=``.
+    The student learns the labels y = f*(x) + sqrt(label_noise) xi with xi ~ N(0, 1), where f* is
+    the teacher. By default the inputs are x ~ N(0, I_d). If the student is a sequence model, the
+    result is a `SequenceModel`.
 
     Parameters
     ----------
     student : Committee; for sequences Attention, SequenceNetwork or SequenceTarget
     teacher : Committee, MultiIndex or GaussianMixture; for sequences the same types as the student
-        A mixture defines inputs and labels by its clusters; its rows replace those of a teacher.
+        A `GaussianMixture` defines both inputs and labels by its clusters.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
     label_flip : float or sympy.Expr
-        Probability epsilon of a flipped sign, y = -f*(x) + noise. Averages over samples, including
-        the loss, include the flips; `risk` and `error_rate` compare the student with the
-        teacher's output before flips and noise.
+        Probability epsilon that the sign of a label is flipped, y = -f*(x) + noise. Averages over
+        samples, such as the loss, include the flips. The risk and the error rate compare the
+        student with the teacher's output before flips and noise.
     label_channel : sympy.Expr, optional
-        P(y = 1), an expression in the symbol f, the teacher's output; labels are +1 and -1. The
-        mean label E[y | x] becomes the teacher of the model, and `risk` is computed with respect
-        to it; `error_rate` is P(sign(f) != y).
+        Probability P(y = 1) of random labels +1 and -1, an expression in the symbol f, the
+        teacher's output. The mean label E[y | x] becomes the teacher of the model, and the risk is
+        computed relative to it. The error rate is the probability that sign(f) differs from y.
     inputs : GaussianMixture or Spectrum, optional
-        Inputs from clusters with means in the span of the teacher's k rows w*_r, or with a
-        covariance; the teacher labels these inputs. By default x ~ N(0, I_d).
+        Law of the inputs: clusters with means in the span of the teacher's k rows w*_r, or a
+        covariance. The labels are the teacher's output. By default x ~ N(0, I_d).
     encoding : number, sequence or matrix, optional
-        For sequences: positional vectors of the tokens; the number 1 declares two opposite vectors
-        of length 1.
+        Positional vectors of the tokens, for sequence models (see `SequenceModel`). The number 1
+        declares two opposite vectors of length 1.
 
     Raises
     ------
@@ -140,7 +142,7 @@ class Model(Shown):
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of the student, one for each class if there are several."""
+        """Number of outputs of the student."""
         return self.student.outputs
 
     def _draw_labels(self) -> None:
@@ -192,12 +194,12 @@ class Model(Shown):
 
     @property
     def matched(self) -> bool:
-        """Whether student and teacher share the activation, so that fields form one basis."""
+        """Whether student and teacher have the same activation."""
         return bool(self.student.activation == self.teacher.activation)
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols of both networks that take values at run time."""
+        """Symbols of both networks whose values are set at run time."""
         return self.student.parameters | self.teacher.parameters
 
 
@@ -385,19 +387,20 @@ def check_identity(model: Model, what: str) -> None:
 @checked
 @dataclass(frozen=True, init=False)
 class MixtureModel(Model):
-    """Student that learns the labels of clusters: ``Model(student, mixture)``.
+    """Student that learns the labels of Gaussian clusters: ``Model(student, mixture)``.
 
     Parameters
     ----------
     student : Committee
     mixture : GaussianMixture
-        Inputs and labels; its rows are the teacher's of `Overlaps`: M = W W*^T/d, P = W* W*^T/d.
+        Inputs and labels. Its rows w*_r are the teacher rows of `Overlaps`, M = W W*^T/d and
+        P = W* W*^T/d.
     label_noise : float or sympy.Expr
-        Variance Delta >= 0 of noise that is added to the labels.
+        Variance Delta >= 0 of the label noise.
     label_flip : float or sympy.Expr
-        Probability epsilon that a label has the other sign.
+        Probability epsilon that the sign of a label is flipped.
     label_channel : sympy.Expr, optional
-        P(y = 1), an expression in f, the label of the cluster.
+        Probability P(y = 1), an expression in the label f of the cluster.
 
     Raises
     ------

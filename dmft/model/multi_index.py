@@ -32,15 +32,16 @@ class MultiIndex(Brief):
     Parameters
     ----------
     expr : sympy.Expr
-        g, an expression in the symbols of `fields`; further symbols are parameters whose values are
-        set at run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
+        Function g, an expression in the symbols of `fields`. Further symbols are parameters whose
+        values are set at run time. Polynomials are stored expanded, in the symbols z1, ..., zk.
     fields : sympy.Symbol or sequence of sympy.Symbol
-        The k fields in the order of the teacher's rows; g need not contain all of them.
+        The k fields in the order of the teacher's rows. The function need not depend on all of
+        them.
 
     Raises
     ------
     BadParameter
-        For text, repeated fields, a constant, or a function that is not real.
+        For a string, repeated fields, a constant, or a function that is not real.
 
     Examples
     --------
@@ -68,11 +69,11 @@ class MultiIndex(Brief):
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """G and its fields."""
+        """Function g and its fields."""
         return ((self.expr, self.fields),)
 
     def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr]:
-        """The single output, in a tuple, at other teacher fields.
+        """Return the output at other teacher fields, as a tuple of length one.
 
         Parameters
         ----------
@@ -98,7 +99,7 @@ class MultiIndex(Brief):
 
     @property
     def readout(self) -> None:
-        """None: g is the whole target, its fields have no readouts."""
+        """None: the fields of g have no readouts."""
         return None
 
     @property

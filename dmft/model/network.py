@@ -41,15 +41,15 @@ class Committee(Shown):
     Parameters
     ----------
     activation : sympy.Expr
-        sigma, an expression in one symbol. If it contains further symbols (parameters), pass the
-        symbol of the local field as `field` or call it ``z``.
+        Activation sigma, an expression in one symbol. If it contains further symbols (parameters),
+        pass the symbol of the local field as `field` or name it ``z``.
     width : int or sympy.Symbol
         Number of hidden units: p for a student, k for a teacher.
     readout : sequence, optional
-        The a_j, shape (width,), numbers or symbols; ones by default. For several outputs (classes
-        of ``loss="cross-entropy"``) shape (outputs, width).
+        Readouts a_j of shape (width,), numbers or symbols; ones by default. For several outputs
+        (such as classes for ``loss="cross-entropy"``) the shape is (outputs, width).
     field : sympy.Symbol, optional
-        The symbol of `activation` that is the local field.
+        Symbol of `activation` that denotes the local field.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class Committee(Shown):
 
     @property
     def rows(self) -> tuple[tuple[sp.Expr, ...], ...]:
-        """The readout of each output; requires a numeric width."""
+        """Readouts of each output; requires a numeric width."""
         if self.outputs > 1:
             return self.readout or ()
         return (self.readout or (sp.S.One,) * int(self.width),)
@@ -118,7 +118,7 @@ class Committee(Shown):
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """Functions that define the target, each with its fields."""
+        """Functions that define the network, each with its fields."""
         return ((self.activation, (FIELD,)),)
 
     @property

@@ -22,29 +22,29 @@ SPHERE_TOLERANCE = 1e-10
 
 @checked
 def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False) -> Overlaps:
-    """Overlaps of random weights in R^dim, drawn exactly in law at a cost independent of dim.
+    """Draw the overlaps of random weights in R^dim, at a cost that does not depend on dim.
 
-    Student rows are iid N(0, I_d); teacher rows are orthonormalised to length sqrt(d), so P = I.
-    In the teacher's basis M has iid N(0, 1/d) entries and the rest of Q is Wishart, drawn by its
-    Bartlett factor.
+    Student rows are iid N(0, I_d). Teacher rows are orthogonal and have length sqrt(d), so P = I.
+    The overlaps have the exact distribution: M has iid N(0, 1/d) entries, and Q - M M^T is Wishart.
 
-    For inputs with a `Spectrum` the overlaps are computed within its blocks, for the teacher of the
-    spectrum; without one, teacher rows are spread over all coordinates, P_e = phi_e I.
+    For inputs with a `Spectrum` the overlaps are drawn within its blocks, for the teacher of the
+    spectrum. If the spectrum has no teacher, teacher rows are spread over all coordinates,
+    P_e = phi_e I.
 
     Parameters
     ----------
     model : Model
-        Both widths must be numbers.
+        Model whose widths are numbers.
     dim : int
         Input dimension d >= k.
     seed : int
     normalised : bool
-        Put the student rows on the sphere |w_j|^2 = d.
+        Whether student rows are rescaled to |w_j|^2 = d.
 
     Returns
     -------
     Overlaps
-        Q (p, p), M (p, k) and P = I; for a spectrum with a leading axis of blocks.
+        Overlaps Q (p, p), M (p, k) and P = I, with a leading axis of blocks for a spectrum.
 
     Raises
     ------

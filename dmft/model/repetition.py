@@ -36,7 +36,7 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
 @checked
 @dataclass(frozen=True)
 class Lookahead(UpdateRule):
-    r"""Extragradient: the gradient is evaluated after a step on the same sample.
+    r"""Lookahead (extragradient): the gradient is evaluated after a trial step on the same sample.
 
     Equation    psi_j = psi^0_j(h + rho psi^0(h, y) |x|^2/d, y), psi^0_j(h, y) = a_j sigma'(h_j) E
     Scaling     |x|^2/d -> 1; a step uses one sample
@@ -45,7 +45,7 @@ class Lookahead(UpdateRule):
     Parameters
     ----------
     rho : float or sympy.Expr
-        Displacement rho_0 > 0 of the fields; also a run-time value, ``rho=``.
+        Length rho > 0 of the trial step; also a run-time value, ``rho=``.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Lookahead(UpdateRule):
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement."""
+        """Parameters of the displacement."""
         return {"rho": self.rho}
 
     @property
@@ -93,10 +93,10 @@ class SharpnessAware(UpdateRule):
     Parameters
     ----------
     rho : float or sympy.Expr
-        rho_0 > 0; also a run-time value, ``rho=``.
+        Length rho > 0 of the displacement; also a run-time value, ``rho=``.
     normalised : bool
-        Divide the displacement by the norm of the gradient of the sample; it is zero if the
-        gradient vanishes.
+        Whether the displacement is divided by the norm of the gradient of the sample. It is zero
+        if the gradient vanishes.
 
     Examples
     --------
@@ -118,12 +118,12 @@ class SharpnessAware(UpdateRule):
 
     @property
     def simulated_by(self) -> Named:  # type: ignore[override]
-        """Function of one displaced step, by the length of the displacement."""
+        """Function that simulates one displaced step."""
         return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement, or the radius."""
+        """Parameters of the displacement."""
         return {"rho": self.rho}
 
     @property
@@ -145,7 +145,7 @@ class Repeat(UpdateRule):
     Parameters
     ----------
     times : int
-        K >= 1 passes over each batch.
+        Number K >= 1 of passes over each batch.
 
     Examples
     --------
@@ -168,7 +168,7 @@ class Repeat(UpdateRule):
 
     @property
     def passes(self) -> int:
-        """As many as declared."""
+        """Number of passes over each batch."""
         return self.times
 
 

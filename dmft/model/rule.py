@@ -104,22 +104,21 @@ class InTorch:
 
 
 class UpdateRule(Shown):
-    r"""Base of records that define psi: one-pass algorithms and values of `repeat`.
+    r"""Base class of records that define psi: one-pass algorithms and values of `repeat`.
 
-    A new algorithm is a frozen dataclass that extends `dmft.SGD` (or this class, to be passed as
-    ``SGD(..., repeat=...)``) and names two functions. They are looked up at their use, so that a
-    record does not import the code that derives and simulates it, and may be defined outside the
-    library.
+    A new algorithm is a frozen dataclass that extends `dmft.SGD`, or this class if it is passed as
+    ``SGD(..., repeat=...)``. It names two functions, which are imported when they are used. Records
+    can be defined outside the library.
 
     Attributes
     ----------
     written_by : str or function
-        Writes psi in symbols: takes the `dmft.equations.update.program.Writer` of one sample and
-        returns its `Program`.
+        Function that writes psi in symbols. It takes the `dmft.equations.update.program.Writer` of
+        one sample and returns its `Program`.
     simulated_by : str or function
-        The update of one sample from its definition, for `dmft.simulate`: a function of plain
-        loops, compiled by Numba, with the arguments of
-        `dmft.simulation.steps.sample.ARGUMENTS`. Empty: there is none, or it is plain SGD's.
+        Function that computes the update of one sample for `dmft.simulate`, by plain loops compiled
+        by Numba, with the arguments of `dmft.simulation.steps.sample.ARGUMENTS`. Empty if there is
+        none, or if it is the same as for plain SGD.
 
     Examples
     --------
@@ -135,7 +134,7 @@ class UpdateRule(Shown):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record that defines psi: this one."""
+        """Record that defines psi: this one."""
         return self
 
     @property
@@ -145,12 +144,12 @@ class UpdateRule(Shown):
 
     @property
     def passes(self) -> int:
-        """Whole steps with each batch."""
+        """Number of complete steps with each batch."""
         return 1
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """Parameters of psi by name; psi contains them as symbols, and runs can replace them."""
+        """Parameters of psi by name, which are symbols in psi and run-time values."""
         return {}
 
 

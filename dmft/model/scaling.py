@@ -17,7 +17,7 @@ Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-domin
 @checked_or(**dict.fromkeys(("learning_rate", "width", "batch_size"), "the exponent of d"))
 @dataclass(frozen=True)
 class Scaling(Shown):
-    r"""How learning rate, width and batch grow with the dimension: which terms survive.
+    r"""Powers of d of learning rate, width and batch size, which determine the surviving terms.
 
     Equation    gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^mu; a step is
                 delta t = gamma/(p d) ~ d^-(1 + kappa + delta), the quadratic term has the weight
@@ -30,7 +30,7 @@ class Scaling(Shown):
     Parameters
     ----------
     learning_rate, width, batch_size : int, float, fraction or SymPy number
-        The powers -kappa, delta >= 0 and mu >= 0. Floats are read as decimals.
+        Powers -kappa, delta >= 0 and mu >= 0 of d. Floats are read as decimal numbers.
 
     Raises
     ------
@@ -63,22 +63,22 @@ class Scaling(Shown):
 
     @property
     def kappa(self) -> sp.Rational:
-        """The learning rate is gamma_0 d^-kappa."""
+        """Exponent kappa of the learning rate gamma_0 d^-kappa."""
         return -self.learning_rate
 
     @property
     def noise_power(self) -> sp.Rational:
-        """Power of d of gamma/(p n_b), the weight of the quadratic term against the drift."""
+        """Power of d of gamma/(p n_b), the weight of the quadratic term relative to the drift."""
         return self.learning_rate - self.width - self.batch_size
 
     @property
     def step_power(self) -> sp.Rational:
-        """Power of d of one step in the time of the limit; negative where there is an ode."""
+        """Power of d of one step in the time of the limit; negative if the limit is an ode."""
         return self.learning_rate - self.width - 1 + max(self.noise_power, sp.S.Zero)
 
     @property
     def has_ode(self) -> bool:
-        """Whether steps become infinitesimal."""
+        """Whether the limit is an ordinary differential equation."""
         return bool(self.step_power < 0)
 
     @property

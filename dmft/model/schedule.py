@@ -41,27 +41,27 @@ def is_allowed(control: str, value: float) -> bool:
 class Schedule(Short, Record):
     r"""Values of a control as a function of tau = steps/d (samples/d for batches).
 
-    `dmft.solve` and `dmft.simulate` accept it as ``learning_rate=``, `solve` also as
-    ``batch_size=`` or as any other parameter; their `t_max` is then a value of tau. `dmft.plot`
-    draws it.
+    Pass it to `dmft.solve` or `dmft.simulate` as ``learning_rate=``, or to `dmft.solve` as
+    ``batch_size=`` or another parameter. `t_max` is then a value of tau. `dmft.plot` draws it.
 
     Parameters
     ----------
     t : (T,)
-        Times tau, ascending from 0; after the last one the value is constant.
+        Times tau in ascending order, from 0. After the last one the value is constant.
     value : (T,)
-        Positive for the learning rate and the batch size, not negative for ``weight_decay``.
+        Values of the control: positive for the learning rate and the batch size, not negative for
+        ``weight_decay``.
     control : "learning_rate", "batch_size" or another parameter by its name
     hamiltonian : (T,), optional
-        H at these times: constant along an optimal schedule, which certifies optimality.
+        Hamiltonian H at these times, which is constant along an optimal schedule.
     run : Trajectory, optional
-        The run under the schedule, at the same times.
+        Run under the schedule, saved at the same times.
     status, message
         Result of the search.
     interpolation : "linear" or "constant"
-        Interpolation between two times; a constant piece has the value at its start.
+        Interpolation between two times. A constant piece has the value at its start.
     minimises : str
-        Observable of the run that the schedule was found for.
+        Observable of the run that the schedule minimises.
 
     Examples
     --------
@@ -106,7 +106,7 @@ class Schedule(Short, Record):
         object.__setattr__(self, "value", values)
 
     def at(self, t: ArrayLike) -> Array:
-        """Values at times tau.
+        """Return the values at times tau.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class Schedule(Short, Record):
         Returns
         -------
         ndarray
-            Of the shape of `t`.
+            Values, with the shape of `t`.
 
         Examples
         --------
@@ -132,7 +132,7 @@ class Schedule(Short, Record):
         return np.asarray(np.interp(times, self.t, self.value))
 
     def save(self, path: str | Path) -> Path:
-        """Write a table with a row for each time: tau, the value, H and what is minimised.
+        """Write a table with a row for each time: tau, the value, H and the minimised observable.
 
         Parameters
         ----------
@@ -199,15 +199,15 @@ class Schedule(Short, Record):
         return cls(rows[:, 0], rows[:, 1], control)
 
     def as_torch(self, dim: int) -> str:
-        """Text of a `LambdaLR` for PyTorch, at input dimension `dim`.
+        """Return Python code of a `LambdaLR` for PyTorch, at input dimension `dim`.
 
-        For weights theta = W/sqrt(d) with inputs x and lr = gamma/d
-        (theory/structured_inputs 6.8); each step takes the value at its start.
+        The code assumes weights theta = W/sqrt(d), inputs x and lr = gamma/d
+        (theory/structured_inputs 6.8). Each step uses the value at its start.
 
         Parameters
         ----------
         dim : int
-            d of the inputs.
+            Input dimension d.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class Schedule(Short, Record):
         Raises
         ------
         BadParameter
-            For other controls than the learning rate.
+            For controls other than the learning rate.
 
         Examples
         --------

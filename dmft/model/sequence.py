@@ -83,12 +83,13 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
 class SequenceTarget(TokenFunction):
     r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
 
-    A student is g of the fields h_l = w.(x_l + p_l) / sqrt(d), with one w for all tokens.
+    As a student, it is g of the fields h_l = w.(x_l + p_l) / sqrt(d), with one w for all tokens.
 
     Parameters
     ----------
     expr : sympy.Expr or sympy.Matrix
-        g, or a matrix of them; other symbols than the fields are parameters of the run.
+        Function g, or a matrix of functions. Symbols other than the fields are parameters of the
+        run.
     fields : sequence of sympy.Symbol
         The L token fields in order; g need not contain all of them.
 
@@ -126,7 +127,7 @@ class SequenceTarget(TokenFunction):
 
     @property
     def expr(self) -> sp.Expr | sp.ImmutableDenseMatrix:
-        """The function in the symbols z1, ..., zL: an expression, or a matrix of them."""
+        """The function in the symbols z1, ..., zL: an expression or a matrix of expressions."""
         return self.outputs[0] if self.outputs.shape == (1, 1) else self.outputs
 
     def __str__(self) -> str:
@@ -140,18 +141,18 @@ class SequenceTarget(TokenFunction):
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
 
-    Tied: all tokens share one w in R^d. Untied: each token has a vector w_l, and the sphere fixes
-    the norm of the whole vector in R^(Ld).
+    With tied weights all tokens share one vector w in R^d. With untied weights each token has its
+    own vector w_l, and the spherical constraint fixes the norm of the joint vector in R^(Ld).
 
     Parameters
     ----------
     activation : sympy.Expr
-        sigma, an expression in one symbol.
+        Activation sigma, an expression in one symbol.
     length : int
         L >= 1.
     tied : bool
     field : sympy.Symbol, optional
-        The symbol of `activation` that is the field, if there are several.
+        Symbol of `activation` that denotes the field, if there are several symbols.
 
     Raises
     ------
@@ -193,7 +194,7 @@ class SequenceNetwork(TokenFunction):
 
     @property
     def reduced(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Symbol, ...]]:
-        """The activation of the mean field sum_l h_l / sqrt(L), and its symbol."""
+        """Activation as a function of sum_l h_l / sqrt(L), and the symbol of this field."""
         return (self.activation,), (FIELD,)
 
     def __str__(self) -> str:
@@ -268,12 +269,12 @@ class Attention(TokenFunction):
 
     @property
     def polynomial(self) -> bool:
-        """No: outputs are quotients of exponentials."""
+        """Whether the output is a polynomial: never, it is a quotient of exponentials."""
         return False
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(L, L), or (1, 1) with a reduction; known without writing the outputs."""
+        """Shape of the output: (L, L), or (1, 1) with a reduction."""
         return (self.length, self.length) if self.reduction is None else (1, 1)
 
     def mixture(self, omega: float | sp.Expr, constant: Any) -> SequenceTarget:
@@ -282,14 +283,14 @@ class Attention(TokenFunction):
         Parameters
         ----------
         omega : float or sympy.Symbol
-            A symbol is a parameter of the run.
+            Weight of the constant matrix. A symbol is a parameter of the run.
         constant : (L, L) nested sequence or matrix; a number with a reduction
-            A.
+            The constant matrix A.
 
         Returns
         -------
         SequenceTarget
-            Of the same length; with a reduction, of one output.
+            Target of the same length; with a reduction it has one output.
 
         Raises
         ------
@@ -356,10 +357,11 @@ def _number(value: Any, name: str) -> sp.Expr:
 @checked
 @dataclass(frozen=True)
 class SequenceModel(Model):
-    r"""Student of a sequence of L tokens x_l ~ N(0, I_d) with positional vectors p_l.
+    r"""Student and teacher for sequences of L tokens x_l ~ N(0, I_d) with positional vectors p_l.
 
-    Student fields are h_l = w.(x_l + p_l) / sqrt(d), target fields are h*_l = w*.x_l / sqrt(d);
-    label noise is added to each output. `dmft.Model` returns this record.
+    The fields of the student are h_l = w.(x_l + p_l) / sqrt(d), and the fields of the target are
+    h*_l = w*.x_l / sqrt(d). Label noise is added to each output. `dmft.Model` returns this record
+    if the student is a sequence model.
 
     Parameters
     ----------
@@ -367,9 +369,10 @@ class SequenceModel(Model):
     teacher : SequenceTarget, Attention or SequenceNetwork
     label_noise : float or sympy.Expr
     encoding : None, float, (L,), (1 + L, 1 + L) or Encoding
-        None: no positional vectors. A radius r: the opposite pair p_1 = -p_2 of length r (L = 2).
-        A pattern c: p_l = c_l p with |p| = 1. A matrix: the Gram matrix of
-        (w*/sqrt(d), p_1, ..., p_L). Radius and pattern are orthogonal to the target.
+        Positional vectors. None declares no vectors. A number r declares an opposite pair
+        p_1 = -p_2 of length r (for L = 2). A sequence c declares p_l = c_l p with |p| = 1. In both
+        cases the vectors are orthogonal to the target. A matrix is the Gram matrix of
+        (w*/sqrt(d), p_1, ..., p_L).
 
     Raises
     ------
@@ -435,19 +438,19 @@ class SequenceModel(Model):
         return bool(self.student.outputs == self.teacher.outputs)
 
     def alignments(self, e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:
-        """Alignments e (r,) and m, () tied or (L,) untied, checked against the feasible set.
+        """Check alignments against the feasible set, and return them as arrays.
 
         Parameters
         ----------
         e : float or array_like
             Positional alignment, a number for an encoding along one direction.
         m : float or (L,) array_like
-            Semantic alignment, a number for tied students.
+            Semantic alignment, a number for tied weights.
 
         Returns
         -------
         (ndarray, ndarray)
-            Both as arrays.
+            Arrays e (r,) and m, of shape () for tied and (L,) for untied weights.
 
         Raises
         ------

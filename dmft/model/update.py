@@ -42,38 +42,39 @@ TAKEN = frozenset(
 @checked
 @dataclass(frozen=True, init=False)
 class UpdateField(SGD):
-    r"""Any one-pass learning rule: w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
+    r"""Custom one-pass learning rule w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
 
-    psi is an expression in the symbols of `fields`: the local field h of the neuron, the teacher
+    psi is an expression in the symbols of `fields`: the local field h of the unit, the teacher
     fields, and the label y with its noise. A symbol named ``f`` denotes the student's output, and
-    ``slope`` denotes sigma'(h): ``slope * (y - f)`` is SGD on the squared loss. The networks of the
-    model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
+    ``slope`` denotes sigma'(h), so that ``slope * (y - f)`` is SGD on the squared loss. The
+    networks of the model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
 
     Averages have closed forms if psi is a sum of products of functions of single fields or of
     their signs; otherwise they are computed by quadrature, with an error estimate.
 
-    A mapping ``{row: step}`` declares the rule by vectors instead (`dmft.rules`): several inputs of
-    one step, latent coordinates, masks, scalars that are learned. It needs no model; its clock is
-    t = steps * learning_rate / d.
+    A mapping ``{row: step}`` declares a rule of vectors instead (`dmft.rules`). Such a rule can use
+    several inputs in one step, random coordinates, masks, and scalars that are trained. It is
+    derived without a model, and its time is t = steps * learning_rate / d.
 
     Parameters
     ----------
     psi : sympy.Expr, or mapping of dmft.rules.Row to step
-        Factor of x/sqrt(d), the same expression for every neuron; or the step of each row that
-        moves. With steps, the arguments are `scalars` (mapping of symbols to their rates),
-        `learning_rate`, `batch_size`, `constraint` (None, "sphere", "orthonormal") and `measures`.
+        Factor of x/sqrt(d), the same expression for every unit; or the step of each trained row.
+        For a rule of vectors the further arguments are `scalars` (mapping of symbols to their
+        rates), `learning_rate`, `batch_size`, `constraint` (None, "sphere", "orthonormal") and
+        `measures`.
     fields : sequence of sympy.Symbol
-        (h, h_star, y), with all teacher fields between h and y. A rule that can be implemented
-        without access to the teacher does not contain the teacher fields.
+        Symbols (h, h_star, y), with all teacher fields between h and y. A rule that contains the
+        teacher fields cannot be implemented without access to the teacher.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Abbreviations, in order; each may contain the fields and earlier abbreviations.
     learning_rate, batch_size, constraint, decoupled
-        As for `SGD`.
+        As in `SGD`.
     measures : mapping of str to sympy.Expr
-        Expressions in the same symbols by name. The run returns their averages over a fresh sample
-        and over neurons as attributes, for example ``run.wrong``.
+        Named expressions in the same symbols. Their averages over a fresh sample and over units are
+        attributes of the run, for example ``run.wrong``.
     **numbers
-        Further hyperparameters, like those of `SGD`: `dmft.model.hyperparameters`.
+        Further hyperparameters of `SGD`.
 
     Raises
     ------
@@ -177,7 +178,7 @@ class UpdateField(SGD):
         object.__setattr__(self, "loss", None)
 
     def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
-        """The rule or a measure, with `slope` inserted for the derivative of the activation.
+        """Return the rule or a measure with `slope` inserted for the derivative of the activation.
 
         Parameters
         ----------

@@ -132,30 +132,30 @@ class DescentExperiment:
 class DescentEnsemble(Ensemble):
     """Finite-dimensional runs of gradient descent over seeds.
 
-    An `Ensemble` of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout
-    (T+1, p) and train_loss (T,), as in `dmft.solvers.descent.run.DescentRun`.
+    The values are M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout
+    (T+1, p) and train_loss (T,), as in `DescentRun`.
 
     Attributes
     ----------
     t : (T,)
         Saved times, steps 0..T.
     mean, std, stderr : Values
-        Over the seeds: mean, standard deviation, standard error of the mean.
+        Mean, standard deviation and standard error of the mean over the seeds.
     seeds : tuple of int
     seed_status : tuple of Status
         How each run ended; failed runs are excluded from the means.
     status, message
-        Of all runs together.
+        Summary of all runs.
     dim : int
         Input dimension d.
     runs : Values or None
-        Single runs, (S, ...), if they were kept.
+        Values of the single runs, (S, ...), if they were kept.
     first_passage : PassageTimes or None
-        If runs had a `first_passage` or events.
+        Present if the simulation had a `first_passage` or events.
     ends : Values or None
-        State in which each run ended, where an event ends runs.
+        Final state of each run, if an event ends the runs.
     statistics, parameters, provenance
-        As for a `Trajectory`.
+        As in `Trajectory`.
     constants : mapping of str to arrays
         P (k, k), and readouts that are not trained.
 
@@ -175,7 +175,7 @@ class DescentEnsemble(Ensemble):
     STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout")
 
     def samples(self, dim: int | None = None) -> Array:
-        """Number of samples that the algorithm has seen: the same in every step."""
+        """Samples used up to each time: n after the first step, or n per step for fresh batches."""
         size = self.dim if dim is None else dim
         used = float(self.parameters["samples_per_dim"]) * size
         return used * (self.t if self.provenance["fresh"] else np.minimum(self.t, 1.0))

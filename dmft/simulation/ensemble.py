@@ -35,14 +35,15 @@ class FirstPassage(Shown):
     Parameters
     ----------
     observable : "risk" or "overlap"
-        "risk": the population risk has fallen to `level` or below. "overlap": some |M_jr| has
-        reached `level`. The risk of networks that are not polynomial needs one quadrature per step:
+        "risk": the population risk has fallen to `level`. "overlap": the largest |M_jr| has reached
+        `level`. If the networks are not polynomials, the risk requires one quadrature per test:
         set `every`, or use the overlap.
     level : float
     relative : bool
-        For the risk: `level` is a fraction of the risk of each run at t = 0.
+        Whether `level` is a fraction of the risk of each run at t = 0; only for the risk.
     stop : bool
-        End the run there (its later saved values are NaN), or only record the time.
+        Whether the run ends at the passage (later saved values are then NaN). Otherwise only the
+        time is recorded.
     every : int
         Test after every n-th step.
 
@@ -70,7 +71,7 @@ class FirstPassage(Shown):
             raise BadParameter(f"every must be an integer >= 1, got {self.every!r}")
 
     def watch(self, start_risk: float) -> NDArray[np.float64]:
-        """[code, level, every] for compiled code.
+        """Encode the passage for compiled code as [code, level, every].
 
         Parameters
         ----------
@@ -105,13 +106,13 @@ class Ensemble(Averages):
     t : (T,)
         Saved times, each a whole number of steps.
     mean, std, stderr : Values
-        Mean, standard deviation (n - 1) and standard error of the mean over the counted seeds, NaN
-        after a counted run was stopped by its first passage:
+        Mean, standard deviation (with n - 1) and standard error of the mean over the counted seeds.
+        They are NaN after the first passage of a counted run that stops there. The values are
 
         - Q (T, p, p), M (T, p, k), readout (T, p), risk (T,);
-        - loss (T,), if it is not the risk and a constant;
-        - error_rate (T,), for labels that are signs or classes (of the population, on nodes at the
-          overlaps of each run);
+        - loss (T,), unless it equals the risk plus a constant;
+        - error_rate (T,), for labels that are signs or classes (the population average at the
+          overlaps of each run, by quadrature);
         - block_Q (T, B, p, p), block_M (T, B, p, k), for inputs with a spectrum.
     seeds : tuple of int
     seed_status : tuple of Status
@@ -122,15 +123,15 @@ class Ensemble(Averages):
     message : str
     dim : int
     runs : Values or None
-        Every seed's values, seed first.
+        Values for every seed, with the seed as first axis, if they were kept.
     first_passage : PassageTimes or None
     ends : Values or None
-        State in which each run ended, (S, ...), where a first passage or an event ends runs.
+        Final state of each run, (S, ...), if a first passage or an event ends the runs.
     provenance : mapping
-        Model and algorithm, the time unit, the quadrature of the risk with its error, versions.
+        Model, algorithm, time unit, error of the quadrature of the risk, and versions.
     statistics, parameters : mapping
     constants : mapping of str to arrays
-        P (k, k) of given and of random starts.
+        P (k, k).
 
     Examples
     --------
@@ -215,7 +216,7 @@ class Ensemble(Averages):
         return np.empty(0) if self.first_passage is None else self.first_passage.horizon
 
     def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
+        """Number of steps at each saved time, at input dimension `dim` (by default the run's)."""
         counted = self.provenance.get("steps_at_saved_times")
         if counted is not None:
             return np.array(counted) * (1.0 if dim is None else dim / self.dim)

@@ -22,26 +22,26 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NetworkEnsemble(Averages):
-    """Simulated networks: averages over units, their means and errors over seeds.
+    """Simulations of random networks: averages over sites, with means and errors over seeds.
 
-    With P populations each array has a last axis of P.
+    With P > 1 populations each array has a last axis of length P.
 
     Attributes
     ----------
     t : (T,)
         Saved times.
     mean, std, stderr : Values
-        `mean` (T,), `corr` (T, T), `output_mean` and `output_corr`, as of a `NetworkRun`.
+        Values `mean` (T,), `corr` (T, T), `output_mean` and `output_corr`, as in `NetworkRun`.
     seeds, seed_status, status, message, dim
-        As of an `Ensemble`.
+        As in `Ensemble`.
     runs : Values
-        Every seed's values, seed first.
+        Values for every seed, with the seed as first axis.
     lyapunov_exponents : (S,) array or None
-        Of each network over the second half of its run, where asked for.
+        Lyapunov exponent of each network over the second half of its run, if requested.
     eigenvalues : (S, N) complex array or None
-        Of the Jacobian of the rates at the end, where asked for.
+        Eigenvalues of the Jacobian of the rates at the end, if requested.
     provenance, statistics, parameters, constants : mapping
-        As of an `Ensemble`.
+        As in `Ensemble`.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class NetworkEnsemble(Averages):
 
     @property
     def final(self) -> list[Any]:
-        """None: the states of the units are not kept.
+        """Not available: the states of the sites are not kept.
 
         Raises
         ------

@@ -83,7 +83,7 @@ def simulate(
     t_start: float | None = None,
     **parameters: Any,
 ) -> Any:
-    r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
+    r"""Simulate an algorithm in finite dimension for several seeds and average the overlaps.
 
     Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E;
                 a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
@@ -102,42 +102,43 @@ def simulate(
     dim : int
         Input dimension d.
     t_max : float
-        Time at the end of the runs, not their length.
+        Final time of the runs (not their length).
     seeds : int or sequence of int
-        An integer n means the seeds 0, ..., n - 1. Each seed has separate random streams.
+        Seeds; an integer n denotes the seeds 0, ..., n - 1. Each seed has separate random streams.
     start : Overlaps, or Alignment of a sequence model; optional
-        Weights are constructed with exactly these overlaps. By default student rows are random (on
-        the sphere under that constraint) and teacher rows orthonormal, drawn for each seed.
+        Initial overlaps, from which weights are constructed exactly. By default student rows are
+        random (on the sphere under that constraint) and teacher rows orthonormal, for each seed.
     method : "weights" or "overlaps"
-        Simulate weight vectors in R^d, or the exact Markov chain of the overlaps, whose cost does
-        not depend on d.
+        Whether to simulate the weight vectors in R^d or the exact Markov chain of the overlaps,
+        whose cost per step does not depend on d.
     save_at : int or (T,) array, optional
-        Number of equidistant times, or times, rounded to whole steps; 101 by default.
+        Number of equidistant times (101 by default), or an array of times, which are rounded to
+        whole steps.
     first_passage : FirstPassage, optional
-        Record when each run first passes a level, tested after every step.
+        Level whose first passage is recorded for each run. It is tested after every step.
     events : dmft.Event
-        One event as in `dmft.solve`, instead of `first_passage`, tested after every step in each
-        run. It may be on the time, the risk or a formula of the overlaps; for sequence models of
-        ``e``, ``m`` and ``overlap``; for descents also of ``train_loss`` and ``t``, not of the
-        risk. A quantity beyond its threshold after the first step counts as crossed. A risk that
-        is not a polynomial requires one quadrature per step.
+        An event as in `dmft.solve`, instead of `first_passage`, which is tested after every step.
+        Its quantity may be the time, the risk or a formula in the overlaps; for sequence models a
+        formula in ``e``, ``m`` and ``overlap``; for gradient descent also ``train_loss``, but not
+        the risk. A quantity that is beyond its threshold after the first step counts as crossed. A
+        risk that is not a polynomial requires one quadrature per step.
     keep_runs : bool
-        Keep the values for every seed in `.runs`.
+        Whether to keep the values for every seed in `.runs`.
     threads : int, optional
-        Seeds run in parallel; the result does not depend on the number of threads. All cores by
-        default.
+        Number of threads, by default all cores. Results do not depend on it.
     progress, t_start
         As in `dmft.solve`.
     **parameters
-        Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
-        ``batch_size=`` replace the declared values. In a declared rate or batch size the symbol d
-        is replaced by `dim`. ``learning_rate=`` may be a schedule as in `dmft.solve`: each step
+        Values of symbols by name. ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
+        ``batch_size=`` replace the declared values. In a declared rate or batch size, the symbol d
+        is replaced by `dim`. ``learning_rate=`` may be a schedule as in `dmft.solve`. Each step
         uses its value at the start of the step, and the risk is updated every d/200 steps.
 
     Returns
     -------
     Ensemble
-        For gradient descent a `DescentEnsemble`, for sequence models a `SequenceEnsemble`.
+        Means and errors over the seeds. For gradient descent a `DescentEnsemble`, and for sequence
+        models a `SequenceEnsemble`.
     NetworkEnsemble
         For a `RandomNetwork`, with the options ``dt=``, ``lyapunov=``, ``jacobian=``.
 

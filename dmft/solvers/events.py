@@ -24,16 +24,16 @@ _ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")
 
 @dataclass(frozen=True)
 class LargestCosine(Shown):
-    """The largest |M_jr| / sqrt(Q_jj P_rr): how well any student neuron sees any direction.
+    """Largest cosine |M_jr| / sqrt(Q_jj P_rr) between a student unit and a teacher direction.
 
     Attributes
     ----------
     cross : str
         State block (p, k).
     own : str
-        State block (p, p), of which the diagonal is read.
+        State block (p, p); its diagonal is used.
     other : str
-        Constant block (k, k), of which the diagonal is read.
+        Constant block (k, k); its diagonal is used.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class LargestCosine(Shown):
         state: Mapping[str, NDArray[np.float64]],
         constants: Mapping[str, NDArray[np.float64]],
     ) -> float:
-        """Largest cosine at one state.
+        """Return the largest cosine at one state.
 
         Parameters
         ----------
@@ -77,19 +77,19 @@ class LargestCosine(Shown):
 @checked
 @dataclass(frozen=True)
 class Event(Shown):
-    """A quantity reaches a threshold, which by default ends the run there (`terminal=True`).
+    """Event: a quantity reaches a threshold. By default the run ends there (`terminal=True`).
 
-    Further events of the same quantity are then never reached, and a warning is issued: use
-    ``terminal=False`` for all but the last.
+    A terminal event prevents later events of the same quantity, and a warning is issued if there
+    are any: use ``terminal=False`` for all but the last.
 
     Attributes
     ----------
     quantity : str, LargestCosine, SymPy expression, or callable(t, state) -> float
-        An observable ("risk"), the time ("t"), a state entry ("M[0, 1]"), a formula in all these
-        ("M[0,0]/sqrt(Q[0,0])", with indices from 0), or the largest cosine of the overlaps.
-        In SymPy expressions the symbols have these names, or those of `Equations.explicit`
-        ("M_11"). A function receives the state blocks by name and is called about twelve times per
-        step.
+        An observable ("risk"), the time ("t"), an entry of the state ("M[0, 1]", with indices
+        from 0), a formula in these ("M[0,0]/sqrt(Q[0,0])"), or the largest cosine of the overlaps.
+        Symbols of SymPy expressions have these names or the names of `Equations.explicit`
+        ("M_11"). A function receives the time and the state variables by name and is called about
+        twelve times per step.
     threshold : float
     direction : int
         -1 for falling crossings only, +1 for rising ones only, 0 for both.

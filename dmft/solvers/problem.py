@@ -38,7 +38,7 @@ class Block:
 
 @dataclass(frozen=True, repr=False)
 class Problem(Short):
-    """Right-hand side, observables and domain as compiled functions, with their layout.
+    """Compiled equations: right-hand side, observables and domain, with the layout of their arrays.
 
     All compiled functions share the arguments y (packed state blocks), widths (int64, in the
     order of `widths`) and par (the scalars `parameters`, the packed `constants`, then `tail`).
@@ -57,25 +57,26 @@ class Problem(Short):
         `domain` tests where `out` has this size
     jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
     diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
-        per unit time, both halves of it (see `dmft.solvers.stochastic.paths.solve_paths`)
+        per unit of time, as a full matrix
     parallel_band : float
-        Squared overlaps that exceed the Cauchy-Schwarz bound by at most this (relative) count as
-        parallel fields; beyond it the functions are NaN. 0: nothing is clamped.
+        Fields whose squared overlap exceeds the Cauchy-Schwarz bound by at most this relative
+        amount are treated as parallel. Beyond it the functions return NaN. With 0 no overlap is
+        changed.
     lanes : LanesCode or None
-        The right-hand side for several states side by side, if its code supports them.
+        Right-hand side for several states at once, if available.
     source : str
         Generated source of the functions.
     time_unit : str
         Time unit, as text.
     origin
-        Source of the problem, opaque here; None for a problem written by hand.
+        Equations that the problem was built from; None for a problem written by hand.
     observables : tuple of str
-        Names of what `observe` writes.
+        Names of the values that `observe` writes.
     provenance : mapping
-        Record for trajectories of this problem.
+        Provenance of the trajectories of this problem.
     tail : tuple of float or compiled function of the type of `rhs`
-        Numbers that runs do not record, for a right-hand side that calls other functions, given by
-        their addresses. The caller is thus compiled once for all functions that it can call.
+        Addresses of functions that the right-hand side calls, and further numbers that runs do not
+        record. The right-hand side is thus compiled once for all such functions.
 
     Examples
     --------
@@ -136,7 +137,7 @@ class Problem(Short):
         Parameters
         ----------
         blocks : mapping of str to array_like
-            One for each block of the state.
+            One array for each block of the state.
 
         Returns
         -------
@@ -161,9 +162,9 @@ class Problem(Short):
         Parameters
         ----------
         scalars : mapping of str to float
-            One for each of `parameters`.
+            One number for each of `parameters`.
         arrays : mapping of str to ndarray
-            One for each of `constants`.
+            One array for each of `constants`.
 
         Returns
         -------
@@ -188,14 +189,14 @@ class Problem(Short):
     def unpack(
         self, y: NDArray[np.float64], widths: Mapping[str, int]
     ) -> dict[str, NDArray[np.float64]]:
-        """Views of the state blocks; `y` may carry leading axes (time, for instance).
+        """Return views of the state blocks. `y` may have leading axes, for example time.
 
         Parameters
         ----------
         y : (..., n) ndarray
             Packed states.
         widths : mapping of str to int
-            Numbers for the names in shapes.
+            Widths by the names in shapes.
 
         Returns
         -------

@@ -61,39 +61,44 @@ class EventRecord(Short):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trajectory(Solution):
-    """Solution at the saved times; blocks and observables are attributes (`run.Q`, `run.risk`).
+    """Solution at the saved times.
+
+    State variables and observables are attributes (`run.Q`, `run.risk`).
 
     Attributes
     ----------
     t : (T,)
     blocks : mapping of str to (T, ...) arrays
-        The state, time first.
+        State variables, with time as first axis.
     observables : mapping of str to (T,) arrays
     status : Status
     message : str
         How the run ended, as text.
     events : tuple of EventRecord
-        All crossings found, in order of time.
+        Crossings of events, in order of time.
     statistics : mapping
-        steps, rejected, evaluations, band_steps (steps that ended with a slightly negative
-        covariance, within the tolerances), seconds; if overlaps slightly beyond Cauchy-Schwarz are
-        treated as parallel fields, parallel_states (saved states with such overlaps) and
-        parallel_excess (their largest C_ij^2 / (C_ii C_jj) - 1).
+        Numbers of "steps", "rejected" steps and "evaluations", and "seconds". "band_steps" counts
+        steps that end with a slightly negative covariance, within the tolerances. If overlaps
+        slightly beyond the Cauchy-Schwarz bound were treated as parallel fields, "parallel_states"
+        counts the saved states with such overlaps, and "parallel_excess" is their largest
+        C_ij^2 / (C_ii C_jj) - 1.
     parameters, constants, widths : mapping
-        Options of the solution.
+        Run-time parameters, constant arrays and widths of the run.
     layout : tuple of Block
-        Axes of the state blocks.
+        Names and axes of the state variables.
     provenance : mapping
         Versions, fingerprint of the problem, method, tolerances, time unit, scaling.
     start : mapping of str to arrays
-        The state at `provenance["t_start"]`, saved or not.
+        State at the initial time `provenance["t_start"]`, even if it is not among the saved times.
     problem : Problem or None
-        The solved problem, for measures that integrate again; not stored in files and pickles.
+        Solved problem, which measures such as `dmft.escape_time` integrate again. It is not stored
+        in files and pickles.
     error : mapping of str to arrays, or None
-        Error of blocks and observables, in their shapes: of averages computed on nodes (99 %), or
-        of rounding in closed forms if it exceeds 1e-10 of the size of their terms. None if the
-        equations are exact to this level. The error of the integrator is not included; rtol and
-        atol bound it. Rounding is computed when message, provenance or error are read.
+        Error of the state variables and observables, in their shapes: the estimated error (99 %) of
+        averages computed by quadrature, or the rounding error of closed forms if it exceeds 1e-10
+        of the size of their terms. None if the equations are exact to this level. The error of the
+        integrator, which rtol and atol control, is not included. Rounding errors are computed when
+        `message`, `provenance` or `error` is read.
 
     Examples
     --------
@@ -125,7 +130,7 @@ class Trajectory(Solution):
     KIND = "dmft trajectory"
 
     def with_fields(self, **changes: Any) -> Trajectory:
-        """The same run with some fields changed (four times faster than `replace`).
+        """Return the run with some fields changed (four times faster than `replace`).
 
         Parameters
         ----------
@@ -181,15 +186,15 @@ class Trajectory(Solution):
 
     @property
     def last_state(self) -> dict[str, Array]:
-        """State blocks at the last saved time, as `dmft.solvers.solve.solve_problem` takes them."""
+        """State at the last saved time, as an argument of `dmft.solvers.solve.solve_problem`."""
         return {name: block[-1].copy() for name, block in self.blocks.items()}
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
         """Final state with its time, as the start of another run.
 
-        A schedule in time continues from there; at a constant rate time begins at 0 again.
-        Equations with other blocks than Q, M or e, m return these blocks, without a clock.
+        A schedule in time continues from this time; runs at a constant rate start at 0 again.
+        Equations whose state variables are not Q, M or e, m return these variables without a time.
         """
         return start_of(self.last_state, self.constants, clock_of(self))
 

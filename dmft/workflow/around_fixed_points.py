@@ -81,7 +81,7 @@ def fixed_point_branch(
     max_points: int = 2000,
     **parameters: Any,
 ) -> FixedPointBranch:
-    r"""Follow a fixed point in a parameter, through folds.
+    r"""Follow a fixed point as a function of a parameter, through folds.
 
     Equation    dQ/dt = 0, dM/dt = 0 and an arclength condition; derivatives in Q and M are derived
     Shapes      as `point`
@@ -91,15 +91,15 @@ def fixed_point_branch(
     Parameters
     ----------
     equations : Equations
-        Closed ones.
+        Equations whose averages have closed forms or tables.
     point : FixedPoint or Overlaps
-        Where to begin.
+        Fixed point at which the branch begins.
     parameter : str
-        Name of a run-time parameter, ``"learning_rate"`` for instance.
+        Name of a run-time parameter, for example ``"learning_rate"``.
     values : (float, float)
-        The value at which `point` is stationary, and the value at which to stop.
+        Value at which `point` is stationary, and value at which the branch ends.
     step : float
-        Largest step of arclength, the range of the parameter counted as 1.
+        Largest step of arclength, in units of the range of the parameter.
     tolerance : float
         Largest rate at a point of the branch.
     max_points : int
@@ -115,7 +115,7 @@ def fixed_point_branch(
     Raises
     ------
     BadParameter
-        When the equations have no such parameter, or `point` is not stationary at its first value.
+        If the equations have no such parameter, or if `point` is not stationary at its first value.
 
     Examples
     --------
@@ -250,7 +250,7 @@ class LinearNoise(Record):
 def linear_noise(
     equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:
-    r"""Covariance of the stationary fluctuations around a stable fixed point.
+    r"""Compute the covariance of the stationary fluctuations around a stable fixed point.
 
     Equation    J C + C J^T + gamma/(p d n_b) Sigma = 0, J the Jacobian of the flow (an
                 Ornstein-Uhlenbeck process with these J and Sigma)
@@ -262,7 +262,7 @@ def linear_noise(
     Parameters
     ----------
     equations : Equations
-        Of `derive` with ``fluctuations=True``.
+        Equations from `derive` with ``fluctuations=True``.
     point : FixedPoint or Overlaps
         A stable stationary point.
     **parameters

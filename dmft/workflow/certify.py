@@ -34,7 +34,7 @@ def certify(
     P: Any = None,
     readout: Sequence[Any] | None = None,
 ) -> Certificate:
-    r"""Enclose an expectation or a population risk in an interval that provably contains it.
+    r"""Compute an interval that provably contains an expectation or a population risk.
 
     Equation    E[what] over x ~ N(mean, cov) of `law`; or R = E(f* - f)^2 / 2 at overlaps
     Shapes      `what` is an expression and `law` the distribution of its fields; or a risk (or a
@@ -46,7 +46,7 @@ def certify(
     Parameters
     ----------
     what : sympy.Expr, PopulationRisk or Model
-        The enclosed quantity.
+        Quantity to enclose.
     law : Gaussian, optional
         Distribution of the fields of an expression.
     values : mapping, optional

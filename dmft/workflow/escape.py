@@ -46,7 +46,7 @@ def escape_time(
     threshold: float | None = None,
     **options: Any,
 ) -> Any:
-    r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
+    r"""Compute the first time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
                 first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
@@ -58,15 +58,17 @@ def escape_time(
     Parameters
     ----------
     run_or_equations : Trajectory, PathEnsemble, Ensemble, Equations or Problem
-        A solved run (or its paths, with the same noise) is integrated again to its last time.
-        Equations require `start` and `t_max`, an sde also `paths` and `dt`. A simulation must have
-        been run with ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
+        A solved run (or its paths, with the same noise) is integrated again up to its last time.
+        Equations require `start` and `t_max`, and an sde also `paths` and `dt`. A simulation must
+        have been run with ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
     start : Overlaps
-        For an sde also a list, or None for a random start of each path.
+        Initial overlaps. For an sde also a list with one start per path, or None for random starts.
     t_max : float
-        Time at the end; a schedule in time continues at the time of `start`, as in `dmft.solve`.
+        Final time. A schedule in time continues at the time of `start`, as in `dmft.solve`.
     fraction : float in (0, 1)
+        Fraction of the reference risk by which the risk must fall.
     reference : {"start", "plateau"}
+        Whether the reference is the risk at the start or on the plateau.
     overlap : float in (0, 1], optional
         Threshold on the largest cosine between a student and a teacher direction, instead of the
         risk.
@@ -81,8 +83,8 @@ def escape_time(
     -------
     EscapeTime or Censored
     EscapeTimes
-        For the paths of an sde and for simulations: the distribution, relative to the risk at the
-        start of each run.
+        Distribution of escape times, for the paths of an sde and for simulations. The reference is
+        the risk at the start of each run.
 
     Warns
     -----
@@ -91,9 +93,9 @@ def escape_time(
 
     Notes
     -----
-    The crossing is located on the dense output of a run of order 8 at rtol = 1e-10 and
-    atol = 1e-15. If averages on nodes have kinks, the run is of order 5 at 1e-6 and 1e-8. Passed
-    tolerances replace these.
+    The crossing is located on the dense output of a run of order 8 with rtol = 1e-10 and
+    atol = 1e-15. If averages are computed by quadrature and have kinks, the run has order 5,
+    rtol = 1e-6 and atol = 1e-8. Tolerances that are passed replace these values.
 
     Examples
     --------

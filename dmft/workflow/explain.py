@@ -24,7 +24,7 @@ FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
 
 @checked
 def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanation:
-    r"""Explain a result: steps from its definition, each checked at two random covariances.
+    r"""Return the steps from the definition of a result to its formula, each checked numerically.
 
     Equation    each step is an equation `before = after`; both sides are evaluated by a quadrature
                 that uses no closed forms, for rules of vectors on samples of the fields. The steps
@@ -37,23 +37,23 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     ----------
     obj : Gaussian, PopulationRisk, SequenceRisk, Equations, Exponent, EscapeFormula ...
     depth : int, optional
-        Level of detail: 0 for the main argument, 1 also for the proofs of its lines, and so on; all
-        levels by default.
+        Level of detail: 0 for the main argument, 1 also for the derivations of its lines, and so
+        on. By default all levels are returned.
     of : expression, str or tuple, optional
-        Part of the object to explain, if it has several results.
+        Part of the object that is explained, if the object has several results.
 
     Returns
     -------
     Explanation
-        `.steps` (each with `.rule`, `.latex` and `.check`, a (2, 2) array), `.latex()`; displays
-        in terminals (`print`) and in notebooks.
+        Record with `.steps` (each with `.rule`, `.latex` and `.check`, a (2, 2) array) and
+        `.latex()`, which displays in terminals (`print`) and in notebooks.
 
     Raises
     ------
     BadParameter
-        For an object that has no explanation.
+        If the object cannot be explained.
     UnprovenStep
-        If the two sides of a step differ, which is a bug of this library; please report it.
+        If the two sides of a step differ. This is a bug of the library; please report it.
 
     Examples
     --------

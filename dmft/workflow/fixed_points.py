@@ -30,22 +30,22 @@ ZERO_MODE = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class FixedPoint(Record):
-    """Stationary overlaps.
+    """Fixed point of the equations of motion.
 
     Attributes
     ----------
     overlaps : Overlaps
     risk : float
-        Population risk there.
+        Population risk at the fixed point.
     residual : float
         Largest rate |dQ/dt|, |dM/dt|.
     steps : int
-        Newton steps.
+        Number of Newton steps.
     status : Status
-        "ok", "not_converged", "nonfinite", or "left_domain" where the root is no covariance.
+        "ok", "not_converged", "nonfinite", or "left_domain" if the root is not a valid covariance.
     message : str
     measures : mapping of str to float
-        Observables there: the measures of a rule, the risk of a model.
+        Values of the observables: the measures of a rule, or the risk of a model.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def fixed_points(
     max_steps: int = 100,
     **parameters: Any,
 ) -> FixedPoints | list[NetworkFixedPoint]:
-    r"""Stationary points of the equations of motion, by Newton's method from several starts.
+    r"""Compute fixed points of the equations of motion by Newton's method from several starts.
 
     Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
     Shapes      as the starts: Q (p, p), M (p, k)
@@ -163,17 +163,18 @@ def fixed_points(
     ----------
     equations : Equations
     starts : Overlaps or sequence of them, optional
-        A symmetric start converges to a symmetric point, for example from equal units to the
-        plateau. From each start the search converges to at most one point. By default six draws of
-        random rows in p + k dimensions (overlaps of order one), six in 10^4 dimensions (nearly
-        orthogonal) and, for p > 1, the first six averaged over the units. Other fixed points may
-        exist.
+        Starts of the search, each of which leads to at most one fixed point. A symmetric start
+        leads to a symmetric point, for example equal units to the plateau. The default starts are
+        six draws of random rows in p + k dimensions (overlaps of order one), six in 10^4 dimensions
+        (nearly orthogonal) and, for p > 1, the first six averaged over the units. Other fixed
+        points may exist.
     tolerance : float
         Largest absolute rate at a fixed point, between 0 and 1e-4. If the largest entry of the
         Jacobian at the start is above 1 or below 0.01, the rate is divided by it first.
     max_steps : int
+        Maximal number of Newton steps.
     **parameters
-        Run-time values: ``learning_rate=``, ``label_noise=``.
+        Run-time values, such as ``learning_rate=`` and ``label_noise=``.
 
     Returns
     -------
@@ -317,7 +318,7 @@ def stability(
     point: FixedPoint | Overlaps | float | None = None,
     **parameters: Any,
 ) -> Stability | NetworkFixedPoint:
-    r"""Linear modes of the equations of motion around a point.
+    r"""Compute the linear modes of the equations of motion around a fixed point.
 
     Equation    d(Q', M')/dt = J (Q', M'), J derived from the symbols of the equations
     Scaling     eigenvalues per unit t; for a map log(1 + J), per step
@@ -330,14 +331,15 @@ def stability(
     equations : Equations
         Closed ones.
     point : FixedPoint or Overlaps
-        The stationary point at which the equations are linearised.
+        Fixed point at which the equations are linearised.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
 
     Returns
     -------
     Stability
-        Eigenvalues (n,) with their modes in Q (n, p, p) and M (n, p, k), fastest growth first.
+        Eigenvalues (n,) with their modes in Q (n, p, p) and M (n, p, k), in order of decreasing
+        growth rate.
 
     Examples
     --------

@@ -202,7 +202,7 @@ class LearnedDirections(InLatex, Record):
 def learned_directions(
     model: Model, algorithm: GradientDescent, steps: int = 2, *, rtol: float = RTOL
 ) -> LearnedDirections:
-    r"""Which teacher directions gain a finite overlap in the first steps on n = alpha d samples.
+    r"""Compute which directions are learned in the first two steps on repeated data.
 
     Equation    M^1 v = -eta alpha E[g^0 v.h*];  M^2 v = -eta alpha E[g^1 v.h*] where M^1 v = 0,
                 g^1 at h^1 = M^1 h* + r^1 - eta g^0(h^0, y)
@@ -215,7 +215,7 @@ def learned_directions(
     ----------
     model : Model
     algorithm : GradientDescent
-        With ``batch="fresh"`` the result is that for one-pass SGD.
+        Algorithm. With ``batch="fresh"`` the result holds for one-pass SGD.
     steps : 1 or 2
     rtol : float
         Relative tolerance of each integral.
@@ -223,7 +223,7 @@ def learned_directions(
     Returns
     -------
     LearnedDirections
-        Its attribute ``table`` contains the rows; the record can be printed or displayed.
+        Record that can be printed or displayed; its attribute ``table`` contains the rows.
 
     Raises
     ------
@@ -231,8 +231,8 @@ def learned_directions(
 
     Notes
     -----
-    - The same label enters twice: v is learned if E[v.h* | y, M^1 h*] != 0 (generically).
-    - "never" holds for any number of steps and is proved by a signed permutation of the fields that
+    - In the second step, a direction v is generically learned if E[v.h* | y, M^1 h*] != 0.
+    - "never" holds for any number of steps. It is proved by a signed permutation of the fields that
       leaves the label y unchanged.
     - Overlaps after step 1 are closed forms if these exist; overlaps after step 2 are integrals
       with an error bound.

@@ -38,27 +38,27 @@ KINDS: tuple[type[Archived], ...] = (
 
 @checked
 def load(path: str | Path) -> Archived:
-    """Read a record written by its `.save(path)`: a trajectory, runs, paths or a phase diagram.
+    """Read a record that was written by its method `save`.
 
     Parameters
     ----------
     path : str or Path
-        A file that ``save`` of a record wrote.
+        File written by the method ``save`` of a record.
 
     Returns
     -------
     Archived
-        Of the class that was saved, equal to it.
+        Record of the same class, equal to the saved one.
 
     Raises
     ------
     BadParameter
-        When there is no such file, or it cannot be read.
+        If the file does not exist or cannot be read.
     DamagedFile
-        A BadParameter: the file was cut off or changed, or was not written by this library. The
-        message names the missing part.
+        If the file is truncated or changed, or was not written by this library. (A subclass of
+        BadParameter; the message names the missing part.)
     MissingExtra
-        Without the extra ``io``.
+        If the extra ``io`` is not installed.
 
     Examples
     --------

@@ -36,22 +36,22 @@ FLAT, STEADY = 0.01, 0.1
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScalingLaw(Short, Record):
-    """The risk as a power of the time, prefactor * t**exponent.
+    """Power law of the risk, prefactor * t**exponent.
 
     Attributes
     ----------
     exponent, prefactor : float
     regime : str
         "source" (dominated by the signal), "sgd-noise" (dominated by the noise of the steps),
-        "gradient-flow", "noise-floor" (the risk ends at the prefactor), "fitted", or "plateau" (a
-        fit to a risk that does not fall).
+        "gradient-flow", "noise-floor" (the risk converges to the prefactor), "fitted", or "plateau"
+        (a fit to a risk that does not decrease).
     how : "derived" or "fitted"
     error : float
-        Derived: law and exact risk are within a factor of 1 + error in the window.
-        Fitted: change of the exponent between the halves of the window.
+        For a derived law, it agrees with the exact risk up to a factor of 1 + error in the window.
+        For a fitted law, the difference of the exponents in the two halves of the window.
     message : str
     window : (float, float)
-        Times between which the law holds within the error, or was fitted.
+        Times between which the law holds up to the error, or was fitted.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def scaling_law(
     window: tuple[float, float] | None = None,
     **parameters: Any,
 ) -> ScalingLaw:
-    r"""Power law of the risk under a power-law spectrum.
+    r"""Compute the power law of the risk for inputs with a power-law spectrum.
 
     Equation    c_i = i^-alpha and c_i v_i(0) = i^-b, b = 1 + 2 r alpha, of one linear unit:
                 R = C_F t^(-(b-1)/alpha)/(1 - K) where (b-1)/alpha < 2 - 1/alpha, else
@@ -98,9 +98,9 @@ def scaling_law(
     Parameters
     ----------
     equations : Equations
-        Of a model with ``inputs=dmft.Spectrum.power_law(...)``.
+        Equations of a model with ``inputs=dmft.Spectrum.power_law(...)``.
     start : Overlaps, optional
-        The student at zero by default.
+        Initial overlaps; by default all student weights are zero.
     window : (float, float), optional
         Times of a fit; by default the last factor of 100 before the spectrum ends.
     **parameters
@@ -109,15 +109,15 @@ def scaling_law(
     Returns
     -------
     ScalingLaw
-        `.exponent`, `.prefactor`, `.regime`, and `.how`, which is "derived" or "fitted". `.window`
-        and `.error` of a derived law compare it with the exact risk at d: the longest window in
-        which they agree within 10 %, or, if none spans a factor of 10, the last such factor before
-        the spectrum ends.
+        Record with `.exponent`, `.prefactor`, `.regime`, and `.how`, which is "derived" or
+        "fitted". For a derived law, `.window` is the longest window of time in which it agrees with
+        the exact risk of the finite spectrum within 10 %. If no such window spans a factor of 10,
+        it is the last factor of 10 before the spectrum ends. `.error` is the error in the window.
 
     Warns
     -----
     UserWarning
-        For a fit to a risk that does not fall.
+        If a fitted risk does not decrease.
 
     Raises
     ------

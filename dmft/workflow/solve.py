@@ -87,7 +87,7 @@ def solve(
     t_start: float | None = None,
     **parameters: Any,
 ) -> Solution:  # fmt: skip
-    r"""Integrate the equations of motion from a start to time `t_max`.
+    r"""Integrate equations of motion from a start to the time `t_max`.
 
     Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
                 readout (T, p), risk (T,), t (T,)
@@ -97,53 +97,55 @@ def solve(
     Parameters
     ----------
     system : Equations, DescentEquations, NetworkEquations, TwoTime, or the result of `dmft.build`
-        A `TwoTime` has its own start (pass None).
+        Equations to integrate.
     start : Overlaps
-        An `Alignment` for sequence models; a number or a law of `dmft.laws` for a `RandomNetwork`.
-        For an sde also a list with one start per path, or None for a random start of each path, as
-        by `random_overlaps` or uniform on the sphere.
+        Initial overlaps. For sequence models an `Alignment`; for a `RandomNetwork` a number or a
+        law of `dmft.laws`; for a `TwoTime`, which contains its start, None. For an sde also a list
+        with one start per path, or None for random starts, as drawn by `random_overlaps` or uniform
+        on the sphere.
     t_max : float
-        Time at the end of the run, not its length.
+        Final time of the run (not its length).
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an sde, {"euler", "weak2"}
-        - "rk5" (the default) and "rk8": explicit Runge-Kutta of order 5 and 8, compiled. If
-          stability instead of accuracy limits the steps of a long run without `method`, the solver
-          switches to "BDF" (`run.message` reports the time);
-        - "BDF": backward differentiation, compiled; "Radau" and "LSODA" are SciPy's;
+        - "rk5" (the default) and "rk8": explicit Runge-Kutta methods of order 5 and 8, compiled. If
+          `method` is not given and stability instead of accuracy limits the steps of a long run,
+          the solver switches to "BDF" (`run.message` reports the time);
+        - "BDF": backward differentiation, compiled; "Radau" and "LSODA": the methods of SciPy;
         - "euler" (the default for an sde) and "weak2": Euler-Maruyama and a scheme of weak order 2.
 
         Not available for maps.
     rtol, atol : float
-        Error per step below atol + rtol |y|.
+        Tolerances: the error per step is kept below atol + rtol |y|.
     save_at : None, int or (T,) array
-        None saves each accepted step; n saves n equidistant times; an array (for example
-        `np.geomspace`) saves exactly these times.
+        Times to save: None for each accepted step, n for n equidistant times, or an array of times
+        (for example from `np.geomspace`).
     events : dmft.Event or sequence of them
-        Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time.
-        Crossings are located on the dense output. The first event ends the run, unless it has
+        Thresholds on the risk, on overlaps, on a formula or a function of these, or on the time.
+        Crossings are located on the dense output. The first event ends the run unless it has
         ``terminal=False``.
     progress : None, bool or callable
-        By default a progress bar is shown after two seconds, on terminals only.
+        By default a progress bar is shown after two seconds if the output is a terminal.
     max_steps, timeout
-        Limits on the number of steps and on the integration time in seconds, checked about every
-        0.1 s. A run that exceeds one ends with the status "max_steps" or "timeout". With averages
-        on nodes, the limits apply to each refinement separately.
+        Limits on the number of steps and on the integration time in seconds, which are checked
+        about every 0.1 s. A run that exceeds a limit ends with the status "max_steps" or "timeout".
+        If averages are computed on nodes, the limits apply to each refinement separately.
     quadrature_tol : float
-        For averages on nodes (`Equations.averages`): the number of nodes is increased until the
-        estimated error of every saved overlap and of the risk is below this value (see Notes).
+        Tolerance of averages that are computed by quadrature on nodes: the number of nodes is
+        increased until the estimated error of every saved overlap and of the risk is below this
+        value (see Notes).
     t_start : float, optional
-        Time at the start. By default 0; if a schedule depends on t, the time stored in `start`
+        Initial time. By default 0, or, if a schedule depends on t, the time stored in `start`
         (``run.final`` stores its time), so that the schedule continues.
     **parameters
-        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
-        learning rate can depend on time and risk, as an expression in ``sympy.Symbol("t")`` and
-        ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a function of both that accepts
-        SymPy symbols; `run.steps` then counts the steps. Notes list further options.
+        Run-time values: ``learning_rate=``, ``label_noise=`` and the symbols of the model. The
+        learning rate can depend on time and risk. It is then an expression in ``sympy.Symbol("t")``
+        and ``sympy.Symbol("risk")``, a string (``"0.5/(1 + t/10)"``), or a function of both that
+        accepts SymPy symbols. Notes list further options.
 
     Returns
     -------
     Trajectory
-        `run.final` is a valid start. `run.error` contains the error of averages on nodes and the
-        rounding error of closed forms.
+        The run. `run.final` is a valid start, and `run.error` contains the error of averages and
+        the rounding error of closed forms.
     PathEnsemble, DescentRun, NetworkRun or TwoTimeRun
         For an sde, a descent on repeated data, a `RandomNetwork` and a `TwoTime`.
 
@@ -169,10 +171,9 @@ def solve(
     In quadratic terms, tanh and similar sigmoids are approximated by sums of error functions, whose
     averages have closed forms; ``nodes=`` (4 to 9) is then the number of terms of a sum.
     `run.message` reports if the largest number of nodes is reached. For activations with kinks,
-    averages on nodes are discontinuous in the overlaps: smaller values of rtol and atol than 0.1
-    and 1e-3 times `quadrature_tol` are raised to these. For sequence models with
-    the norm as loss, which has a cone at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and
-    atol 1e-7.
+    averages on nodes are discontinuous in the overlaps. Therefore rtol is at least 0.1, and atol at
+    least 1e-3, times `quadrature_tol`. For sequence models with the norm as loss, which has a cone
+    at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and atol 1e-7.
 
     Examples
     --------

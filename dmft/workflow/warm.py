@@ -53,21 +53,21 @@ def warm(
     fluctuations: bool = False,
     progress: ProgressOption = None,
 ) -> int:
-    """Compile the equations of a model and their solver in advance of `solve`.
+    """Compile the equations of a model, or the functions of the library, in advance.
 
-    For container images, cluster nodes and notebooks. The code is kept in the cache
-    directory (``DMFT_CACHE_DIR``) and next to the library, for this version on this processor.
-    Widths and parameters are run-time values: one call serves all of them. Without a model,
-    all functions of the library itself are compiled, by a process for each core (about two minutes
-    of machine time, once): the loops of all solvers, simulations and controls, and with them the
-    equations of tanh, ReLU and GELU networks and of logistic regression.
+    Use it for container images, clusters and notebooks. The code is kept in the cache directory
+    (``DMFT_CACHE_DIR``) and next to the library, for this version and this processor. Widths and
+    parameters are run-time values, so one call is sufficient for all of them. Without a model, the
+    functions of the library are compiled by one process per core, in one to two minutes: the loops
+    of all solvers, simulations and controls, and the equations of tanh, ReLU and GELU networks and
+    of logistic regression.
 
     Parameters
     ----------
     model, algorithm, dim, scaling, fluctuations
-        As for `dmft.derive`; or none of them.
+        As in `dmft.derive`, or none of them.
     progress : None, bool or callable
-        False: nothing is announced.
+        With False no progress is shown.
 
     Returns
     -------

@@ -85,7 +85,7 @@ class BoundaryCurve(Record):
 
 @dataclass(frozen=True, eq=False)
 class Boundary(Archived):
-    """All boundary curves that a coarse grid shows.
+    """Boundary curves of a measure in the plane of two parameters.
 
     Attributes
     ----------
@@ -93,21 +93,21 @@ class Boundary(Archived):
     x, y : (nx,), (ny,)
         The coarse grid.
     labels : (ny, nx) object array
-        Its labels.
+        Labels on the coarse grid.
     curves : tuple of BoundaryCurve
     triple_points : (m, 2)
-        Where three labels meet, as x and y.
+        Points (x, y) at which three labels meet.
     tol : float
         Requested half-width of brackets, in units of the ranges.
     solves : mapping of str to int
-        Evaluations of the measure: "grid" and "curves".
+        Numbers of evaluations of the measure, for the "grid" and for the "curves".
     stored : int
-        Points that were read from the store instead.
+        Number of points that were read from the store.
     status : Status
-        "ok", "tolerance_not_met" where ends of curves were lost or signs change without a zero,
+        "ok"; "tolerance_not_met" if the end of a curve was lost or a sign changes without a zero;
         or "interrupted".
     message : str
-        Unfinished curves and failed points, as text.
+        Description of unfinished curves and failed points.
     provenance : mapping
     jumps : tuple of Jump
         Edges of the grid on which the sign changes without a zero; not part of the boundary.

@@ -32,7 +32,9 @@ OUTSIDE = ("math domain error", "expected a ")
 
 @dataclass(frozen=True, eq=False)
 class PhaseDiagram(Archived):
-    """Values and statuses on a grid; rows run over `y`, columns over `x`.
+    """Values and statuses of a measure on a grid of two parameters.
+
+    Rows of arrays correspond to `y`, columns to `x`.
 
     Attributes
     ----------
@@ -40,19 +42,19 @@ class PhaseDiagram(Archived):
     x : (nx,)
     y : (ny,)
     values : (ny, nx)
-        nan where the status is a failure or the measure was censored. For measures that return
-        names, positions in `names`; `labels` (ny, nx) contains the names.
+        Values of the measure; nan if a point failed or was censored. If the measure returns names,
+        the values are positions in `names`, and `labels` (ny, nx) contains the names.
     status : (ny, nx) of str
-        ok and event: the value is valid; not_converged: not reached until `horizon`;
-        diverged, left_domain ...: how the run failed; interrupted: not computed.
+        "ok" and "event": the value is valid. "not_converged": not reached until `horizon`.
+        "diverged", "left_domain" and others: reason for a failure. "interrupted": not computed.
     horizon : (ny, nx)
         Time until which a censored or failed point was followed; nan elsewhere.
     messages : mapping of (row, column) to str
         Messages of failed points.
     provenance : mapping
     computed : (ny, nx) of bool
-        Where the measure was evaluated. The other points of an adaptive diagram have the status of
-        the block that they lie in and a value interpolated from its corners.
+        Whether the measure was evaluated at a point. Other points of an adaptive diagram have the
+        status of their block and a value interpolated from its corners.
 
     Examples
     --------
@@ -86,12 +88,12 @@ class PhaseDiagram(Archived):
 
     @property
     def complete(self) -> bool:
-        """Whether every point has a result (no interruption)."""
+        """Whether every point has a result."""
         return not bool(np.any(self.status == Status.INTERRUPTED))
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Names of the values, if the measure returns names (as "fixed_point" does)."""
+        """Names of the values, if the measure returns names (such as "fixed_point")."""
         if "labels" in self.provenance:
             return tuple(self.provenance["labels"])
         known = self.values[np.isfinite(self.values)]
@@ -101,7 +103,7 @@ class PhaseDiagram(Archived):
 
     @property
     def labels(self) -> NDArray[np.object_]:
-        """Names at the points, (ny, nx); the status where there is none."""
+        """Names at the points, (ny, nx); the status for points without a value."""
         if self.names is None:
             raise BadParameter(
                 f'the values of {self.quantity} are numbers; only "fixed_point" and measures '
@@ -113,17 +115,18 @@ class PhaseDiagram(Archived):
         return found
 
     def count(self, *, computed: bool = False) -> dict[str, int]:
-        """Number of points of each status that occurs, of all or of the computed ones.
+        """Count the points of each status.
 
         Parameters
         ----------
         computed : bool
-            Count only the points at which the measure was evaluated, of an adaptive diagram.
+            Whether to count only the points at which the measure was evaluated, in an adaptive
+            diagram.
 
         Returns
         -------
         dict of str to int
-            Numbers of points by the name of their status, which add up to all points.
+            Number of points of each status that occurs, by the name of the status.
 
         Examples
         --------

@@ -21,23 +21,23 @@ MISSING = STATUSES.index(Status.INTERRUPTED)
 
 @dataclass(frozen=True, eq=False)
 class Sweep(Archived):
-    """Values and statuses at the points of a sweep, in the order of the points.
+    """Result of a sweep: values and statuses, in the order of the points.
 
     Attributes
     ----------
     points : Points
     values : mapping of str to arrays of the shape of the points
-        nan where the status is a failure or the measure was censored.
+        Values of each quantity; nan if a point failed or was censored.
     codes : array of uint8
-        Statuses as positions in `STATUSES`; `status` has them as text.
+        Statuses as integers; `status` contains them as text.
     horizon : array
         Time until which a censored or failed point was followed.
     messages : mapping of int to str
-        Messages of failed points, by number.
+        Messages of failed points, by the number of the point.
     computed : int
-        Points computed by this call; the others were in the store.
+        Number of points computed by this call. The others were read from the store.
     torn : int
-        Number of damaged records of the store, which were computed again.
+        Number of damaged records in the store, which were computed again.
     provenance : mapping
 
     Examples
@@ -61,26 +61,26 @@ class Sweep(Archived):
 
     @property
     def status(self) -> NDArray[np.str_]:
-        """Status of each point as text; interrupted: not computed."""
+        """Status of each point, as text. "interrupted" means that the point was not computed."""
         return np.array([str(s) for s in STATUSES])[self.codes]
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result."""
+        """Whether every point has a result."""
         return not bool(np.any(self.codes == MISSING))
 
     @property
     def reused(self) -> int:
-        """Points that were in the store before this call."""
+        """Number of points that were in the store before this call."""
         return int(np.count_nonzero(self.codes != MISSING)) - self.computed
 
     def count(self) -> dict[str, int]:
-        """Number of points of each status that occurs.
+        """Count the points of each status that occurs.
 
         Returns
         -------
         dict of str to int
-            Numbers of points by the name of their status.
+            Numbers of points, by the name of their status.
 
         Examples
         --------
@@ -100,12 +100,12 @@ class Sweep(Archived):
         return f"Sweep({', '.join(self.values)} over {axes}; {self.count()}{kept})"
 
     def diagram(self, quantity: str | None = None) -> PhaseDiagram:
-        """The sweep as a phase diagram, if it is a product of two parameters.
+        """Convert the sweep to a phase diagram, if it is a product of two parameters.
 
         Parameters
         ----------
         quantity : str, optional
-            Which of `values`; the first by default.
+            Name of the quantity in `values`; by default the first one.
 
         Returns
         -------

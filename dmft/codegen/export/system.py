@@ -345,12 +345,12 @@ KINDS = {
 
 @checked_or(equations="random networks and other equations in two times are not exported")
 def export(equations: Equations | DescentEquations, path: str | Path, **parameters: float) -> Path:
-    """Write equations of motion as a self-contained file, in the language of its suffix.
+    """Write equations of motion to a self-contained file, in the language of its suffix.
 
-    The file contains the lowered equations that `build` compiles and the special functions that
-    they need. Its header states the declaration, version, fingerprint, time unit, sources and
-    layout of arrays. The file also contains values of the NumPy reference at random states; run as
-    a script, it compares its results with them and returns 0 or 1.
+    The file contains the equations that `build` compiles and the special functions that they
+    require. Its header states the declaration, the version, the time unit, the sources and the
+    layout of the arrays. The file also contains reference values at random states. Run as a script,
+    it compares its results with these and returns 0 or 1.
 
     ============  ==============================================================================
     ``.py``       ``rhs(t, Q, M, P, **parameters) -> dict``, ``observables``, ``check``; NumPy,
@@ -363,18 +363,18 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     ``_jax.py``   JAX in double precision: ``rhs`` to jit and to differentiate, ``jacobian``
     ============  ==============================================================================
 
-    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are read from the arrays. Parameters
-    of a file are those of `dmft.solve`: the symbols in the declarations, and declared numbers by
-    name, whose declared values are the defaults. Readouts are written as numbers.
+    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are read from the arrays. The
+    parameters are the same as for `dmft.solve`: the symbols in the declarations, and declared
+    numbers by name, with the declared values as defaults. Readouts are written as numbers.
 
     Parameters
     ----------
     equations : Equations
-        Ordinary differential equations and maps with averages in closed form or in tables.
+        Ordinary differential equations or maps whose averages have closed forms or tables.
     path : str or Path
         File to write; an existing file is replaced.
     **parameters
-        Values of symbols, or other values of declared parameters: the defaults of the file.
+        Default values in the file, for symbols and for declared parameters.
 
     Returns
     -------

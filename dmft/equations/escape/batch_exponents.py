@@ -24,7 +24,7 @@ MU = sp.Symbol("mu", nonnegative=True)
 
 @dataclass(frozen=True, repr=False)
 class BatchExponents(InLatex, Short):
-    r"""Powers of d against mu = log_d n_b, as exact piecewise linear expressions in `mu`.
+    r"""Exponents of steps and samples as piecewise linear functions of mu = log_d n_b.
 
     Equation    steps ~ d^steps, samples ~ d^samples, eta_max = gamma_max / d ~ d^learning_rate
     Scaling     n_b = d^mu; m_0 ~ d^(-1/2); rows on the sphere; logarithms of d left out (l = 2)
@@ -41,11 +41,12 @@ class BatchExponents(InLatex, Short):
     steps, samples, learning_rate : sympy.Expr
         Exponents as functions of mu.
     optimal_batch : sympy.Rational
-        Largest mu at which the samples are still as few as with small batches.
+        Largest mu for which the number of samples is as small as with small batches.
     one_step : sympy.Integer
-        mu above which one step suffices under the correlation loss: its signal exceeds the noise.
+        Value of mu above which one step suffices under the correlation loss, because its signal
+        exceeds the noise.
     regions : tuple of ((mu_low, mu_high), str)
-        Limiting factor of the steps, by interval of mu.
+        Limiting factor of the number of steps in each interval of mu.
 
     Examples
     --------
@@ -69,12 +70,12 @@ class BatchExponents(InLatex, Short):
         return f"exponent={self.exponent}, loss={self.loss!r}, optimal_batch={self.optimal_batch}"
 
     def at(self, mu: Any) -> tuple[sp.Expr, sp.Expr]:
-        """Exponents of steps and of samples at one mu.
+        """Return the exponents of steps and of samples at one mu.
 
         Parameters
         ----------
         mu : number
-            Power of d of the batch size, mu >= 0.
+            Exponent mu >= 0 of the batch size n_b = d^mu.
 
         Returns
         -------
@@ -124,7 +125,7 @@ class BatchExponents(InLatex, Short):
 def batch_exponents(
     exponent: int, loss: Literal["squared", "correlation"] = "squared"
 ) -> BatchExponents:
-    r"""Exponents of steps and samples as functions of the batch size n_b = d^mu.
+    r"""Compute the exponents of steps and samples as functions of the batch size n_b = d^mu.
 
     Equation    steps: max(l - 1 - mu, l/2 - 1) for the squared loss, max(l - 1 - mu, 0) for the
                 correlation loss; max(1 - mu, 0) at l = 1
@@ -140,7 +141,7 @@ def batch_exponents(
     Returns
     -------
     BatchExponents
-        Functions of mu, the best batch size, and the regions between which the exponents bend.
+        Exponents as functions of mu, the optimal batch size, and the regions of mu.
 
     Raises
     ------

@@ -39,7 +39,7 @@ UNRELIABLE_SHARE = 0.5
 
 @dataclass(frozen=True, repr=False)
 class EscapeFormula(InLatex, Short):
-    r"""Time of escape from a random start, derived from the equations of motion.
+    r"""Time of escape from a random start, as a formula derived from the equations of motion.
 
     Equation    t from u_0 to u_1, u = (1/p) sum_jr M_jr^2, by the linearised equations (information
                 exponent 2), the whole logistic equation (one neuron on the sphere), or the leading
@@ -51,7 +51,7 @@ class EscapeFormula(InLatex, Short):
     ----------
     law : Law
     length : sympy.Expr
-        q_0, squared length of the students at the start over d.
+        Squared length q_0 = |w_j|^2/d of the student rows at the start.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class EscapeFormula(InLatex, Short):
 
     @property
     def model(self) -> Model:
-        """The model, a one-field target written as a committee."""
+        """Model, in which a target of one field is written as a committee."""
         return self.law.facts.model
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ class EscapeFormula(InLatex, Short):
 
     @property
     def exponent(self) -> int:
-        """Information exponent l of student and teacher together."""
+        """Information exponent l of the model, the first order at which networks correlate."""
         return self.law.exponent
 
     @property
@@ -101,11 +101,11 @@ class EscapeFormula(InLatex, Short):
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2."""
+        """Rate Lambda at which overlaps grow on the plateau; 0 unless l = 2."""
         return self._declared(self.law.growth)
 
     def latex(self) -> str:
-        r"""The time and its abbreviations as an amsmath ``align*`` environment.
+        r"""Return the time and its abbreviations as an amsmath ``align*`` environment.
 
         Examples
         --------
@@ -125,12 +125,12 @@ class EscapeFormula(InLatex, Short):
         return align(lines)
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the equations of motion to the time, each checked at two sets of numbers.
+        """Explain the derivation of the time, with each step checked at two sets of numbers.
 
         Parameters
         ----------
         depth : int, optional
-            Detail; all steps by default.
+            Level of detail; all steps by default.
 
         Returns
         -------
@@ -161,15 +161,16 @@ class EscapeFormula(InLatex, Short):
     def maximal_learning_rate(
         self, dim: float | None = None, *, overlap: float | None = None, **parameters: Any
     ) -> sp.Expr:
-        """Largest gamma that escapes; contains u_0 for l >= 3 without `dim`, and u_1 for l = 1.
+        """Largest learning rate at which the run escapes.
 
-        It holds for the declared length of the start. It is not the stability limit of the perfect
-        solution, `dmft.maximal_learning_rate`.
+        It holds for the declared length of the start. It contains u_0 for l >= 3 if `dim` is not
+        given, and u_1 for l = 1 if `overlap` is not given. `dmft.maximal_learning_rate` is a
+        different limit, the stability limit of the perfect solution.
 
         Parameters
         ----------
         dim : float, optional
-            Input dimension d; sets u_0 = k/d.
+            Input dimension d, which determines u_0 = k/d.
         overlap : float, optional
             Cosine at which the run ends, for l = 1.
         **parameters
@@ -192,14 +193,14 @@ class EscapeFormula(InLatex, Short):
     def optimal_learning_rate(
         self, dim: float | None = None, *, overlap: float | None = None, **parameters: Any
     ) -> sp.Expr:
-        """The gamma with the fewest steps, to the leading logarithm (l = 2) or power (l >= 3).
+        """Learning rate with the fewest steps, to the leading logarithm (l = 2) or power (l >= 3).
 
-        For l = 1 it depends on where the run ends: `dim` and `overlap` must be given.
+        For l = 1 it depends on the final overlap, and `dim` and `overlap` are required.
 
         Parameters
         ----------
         dim : float, optional
-            Input dimension d, where the rate depends on it.
+            Input dimension d, if the rate depends on it.
         overlap : float, optional
             Cosine at which the run ends, for l = 1.
         **parameters
@@ -222,7 +223,7 @@ class EscapeFormula(InLatex, Short):
         return self._rate(self.law.optimal, dim, overlap, parameters)
 
     def steps_prefactor(self, **parameters: Any) -> sp.Expr:
-        """Steps over d log(u_1/u_0) at the optimal learning rate, for information exponent 2.
+        """Number of steps divided by d log(u_1/u_0), at the optimal learning rate, for exponent 2.
 
         Parameters
         ----------
@@ -255,12 +256,12 @@ class EscapeFormula(InLatex, Short):
         return sp.factor(value) if value.is_rational_function() else value
 
     def gain_from_width(self) -> sp.Expr:
-        """Ratio of the steps of one student unit and of p units, each at its optimal rate, in p.
+        """Steps of one unit divided by the steps of p units, each at its optimal learning rate.
 
         Returns
         -------
         sympy.Expr
-            A rational function of p and the label noise; above 1 where width helps.
+            A rational function of p and the label noise; above 1 if width reduces the time.
 
         Examples
         --------
@@ -297,21 +298,21 @@ class EscapeFormula(InLatex, Short):
         reference: str = "start",
         **parameters: Any,
     ) -> float:
-        r"""Time t of the deterministic equations from u_0 = k/d, all |M_jr| equal.
+        r"""Time t of the deterministic equations from u_0 = k/d, with all |M_jr| equal.
 
         Parameters
         ----------
         dim : float
             Input dimension d.
         fraction : float in (0, 1)
-            The risk has fallen to (1 - fraction) of its reference.
+            The run ends when the risk has fallen to (1 - fraction) of its reference.
         overlap : float in (0, 1], optional
-            Or: the cosine |M_jr| / sqrt(Q_jj P_rr) has risen to this.
+            Alternative to `fraction`: the cosine |M_jr| / sqrt(Q_jj P_rr) at the end.
         u, u0 : float, optional
-            Or: u has risen to this (infinity: for l >= 3 the end of the leading power). A start
-            other than k/d.
+            Alternative to `fraction`: value of u at the end (infinite for l >= 3: until the
+            leading power diverges). `u0` is a start other than k/d.
         reference : "start" or "plateau"
-            Reference of the fraction. The two differ if unconstrained lengths relax first.
+            Reference risk. The two differ if unconstrained lengths relax first.
         **parameters
             ``learning_rate=``, ``label_noise=``, or values of symbols by name.
 
@@ -323,7 +324,7 @@ class EscapeFormula(InLatex, Short):
         ------
         BadParameter
             If the learning rate is not below the maximal one, and for thresholds that are reached
-            before anything is learned, or never.
+            before anything is learned or never.
 
         Examples
         --------
@@ -340,16 +341,16 @@ class EscapeFormula(InLatex, Short):
         return float(sp.N(time.subs(u_1, sp.oo if math.isinf(end) else end), 18))
 
     def steps(self, dim: float, fraction: float = 0.5, **options: Any) -> float:
-        """Steps of the algorithm that `time` takes: t p d / gamma; options as for `time`.
+        """Number of steps t p d / gamma of the algorithm; options as in `time`.
 
         Parameters
         ----------
         dim : float
             Input dimension d.
         fraction : float in (0, 1)
-            The risk has fallen to (1 - fraction) of its reference.
+            The run ends when the risk has fallen to (1 - fraction) of its reference.
         **options
-            As for `time`.
+            As in `time`.
 
         Returns
         -------
@@ -358,7 +359,7 @@ class EscapeFormula(InLatex, Short):
         Raises
         ------
         BadParameter
-            For gradient flow, and as `time`.
+            For gradient flow, and as in `time`.
 
         Examples
         --------
@@ -379,16 +380,16 @@ class EscapeFormula(InLatex, Short):
     def mean_time(
         self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
     ) -> float:
-        r"""Mean over random starts M_jr ~ N(0, 1/d) and over the noise of the samples.
+        r"""Mean time over random starts M_jr ~ N(0, 1/d) and over the noise of the samples.
 
-        Information exponent 2: growth is linear until the noise no longer matters, and the law of
-        u is chi-squared (theory/one_pass F.4). Else, for one neuron: the mean first
-        passage of dm = (drift) dt + sqrt(noise/d) dW, by quadrature.
+        For exponent 2, growth is linear as long as the noise matters, and u has a chi-squared
+        distribution (theory/one_pass F.4). For other exponents (one unit) it is the mean first
+        passage time of dm = (drift) dt + sqrt(noise/d) dW, computed by quadrature.
 
         Parameters
         ----------
         dim, fraction, overlap, **options
-            As for `time`; ``noise=False`` leaves the samples' noise out (l = 2).
+            As in `time`; ``noise=False`` neglects the noise of the samples (l = 2).
 
         Returns
         -------
@@ -406,12 +407,12 @@ class EscapeFormula(InLatex, Short):
     def std(
         self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
     ) -> float:
-        """Standard deviation of the time with mean `mean_time`.
+        """Standard deviation of the time whose mean is `mean_time`.
 
         Parameters
         ----------
         dim, fraction, overlap, **options
-            As for `mean_time`.
+            As in `mean_time`.
 
         Returns
         -------
@@ -585,7 +586,7 @@ class EscapeFormula(InLatex, Short):
 
     @property
     def perfect_limit(self) -> sp.Expr | None:
-        """Largest gamma at which the perfect solution is stable; None where it is not known."""
+        """Largest learning rate at which the perfect solution is stable; None if not known."""
         return perfect_limit(self.model, self.algorithm)
 
 
@@ -601,7 +602,7 @@ ROUNDING = 1e-12
 def escape_formula(
     model: Model, algorithm: SGD | GradientFlow, *, length: float | sp.Expr = 1
 ) -> EscapeFormula:
-    r"""Return the escape time from a random start in closed form.
+    r"""Derive a closed form of the escape time from a random start.
 
     Equation    dM/dt linearised (information exponent l = 2) or to its leading power (l >= 3,
                 l = 1) around M = 0, Q = q I, integrated from u_0 to u_1
@@ -616,21 +617,22 @@ def escape_formula(
     Parameters
     ----------
     model : Model
-        Committees with equal readouts, or a target of one field; orthonormal teachers, P = I.
+        Committees with equal readouts, or a target of one field. Teacher rows are orthonormal,
+        P = I.
     algorithm : SGD or GradientFlow
     length : float or sympy.Expr
-        q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
+        Squared length q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
 
     Returns
     -------
     EscapeFormula
-        ``.expr`` and ``.latex()`` of the time, ``.time(dim)`` as a number, rates and statistics.
+        Time as ``.expr``, ``.latex()`` and ``.time(dim)``, with learning rates and statistics.
 
     Raises
     ------
     BadParameter
         For models without such a formula (the message contains an alternative), and for learning
-        rates at or above the maximal one.
+        rates that are not below the maximal one.
 
     Examples
     --------

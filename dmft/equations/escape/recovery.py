@@ -195,7 +195,7 @@ def _check(model: Model, algorithm: SGD) -> None:
 
 @checked
 def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
-    r"""Largest learning rate gamma at which the perfect solution is stable under one-pass SGD.
+    r"""Compute the largest learning rate of SGD at which the perfect solution is stable.
 
     Equation    V = E[(h* - h)(h* - h)^T] obeys a closed linear equation while it is small; gamma is
                 where its leading eigenvalue vanishes
@@ -210,23 +210,24 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     model : Model
         Matched student and teacher, or a sequence model.
     algorithm : SGD
-        Batch size, constraint and loss are used; the learning rate is not.
+        Algorithm, of which batch size, constraint and loss are used.
 
     Returns
     -------
     sympy.Expr
-        gamma; a number if the model has no symbols.
+        Learning rate gamma; a number if the model has no symbols.
 
     Notes
     -----
-    - On the sphere the constraint moves V by products of V only, so the boundary is the same. The p
-      students of one teacher unit become equal, and their boundary is p times that of one.
-    - Label noise shifts the solution by its own order. The shift is included for one neuron on the
-      sphere whose overlap obeys dm/dt = m (Lambda - A m^2), where Lambda = 0 is the boundary.
-    - Sequence models whose target is the student's function, without label noise:
+    - On the sphere the constraint changes V only at second order, so the boundary is the same. The
+      p units that learn one teacher unit become equal, and their boundary is p times that of one.
+    - Label noise shifts the solution by an amount of its own order. The shift is included for one
+      unit on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2), with the boundary Lambda =
+      0.
+    - For sequence models whose target is the student's function, without label noise, the result is
       2 n_b E|J|^2 / E|J^T J|^2.
-    - With a `Spectrum` the result is divided by tr Sigma/d, for any spectrum.
-    - One linear unit with `Momentum` or a decay: gamma where the norm of its kernel is one.
+    - With a `Spectrum` the result is the isotropic one divided by tr Sigma/d.
+    - For one linear unit with `Momentum` or weight decay, the norm of its kernel is one at gamma.
 
     Examples
     --------
@@ -320,7 +321,7 @@ def noise_of_steps(model: Model) -> sp.Expr:
 
 @checked
 def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
-    r"""Stationary population risk due to label noise at a constant learning rate.
+    r"""Compute the stationary population risk due to label noise at a constant learning rate.
 
     Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b), of
                 `Momentum` with its own K; with a decay the bias of the ridge too.
@@ -336,12 +337,12 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     Returns
     -------
     sympy.Expr
-        1/2 E(f* - f)^2 at the end.
+        Stationary value of 1/2 E(f* - f)^2.
 
     Raises
     ------
     BadParameter
-        Beyond the maximal learning rate, and for models without a perfect solution.
+        For learning rates above the maximal one, and for models without a perfect solution.
 
     Examples
     --------

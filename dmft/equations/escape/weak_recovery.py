@@ -156,7 +156,7 @@ def check_single(model: Model, algorithm: SGD, teachers: int) -> None:
 
 @dataclass(frozen=True, repr=False)
 class WeakRecovery(InLatex, Short):
-    r"""Samples and time in which one neuron on the sphere learns its teacher.
+    r"""Number of samples and time in which one unit on the sphere learns its teacher.
 
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
                 noise of variance gamma/(n_b d) E[psi^2 h*^2] per unit t
@@ -167,9 +167,9 @@ class WeakRecovery(InLatex, Short):
     ----------
     model, algorithm
     update : sympy.Expr
-        psi in h, h_star and xi.
+        Update field psi in the symbols h, h_star and xi.
     coefficients : tuple of Value
-        e_1, e_2, ..., with `.value` and `.error`.
+        Coefficients e_1, e_2, ..., with `.value` and `.error`.
     square, cross : Value
         E[psi^2] and E[psi^2 h*^2] at m = 0.
 
@@ -197,7 +197,7 @@ class WeakRecovery(InLatex, Short):
 
     @property
     def exponent(self) -> sp.Expr:
-        """Effective information exponent: the first k with e_k != 0; oo if none is up to here."""
+        """Effective information exponent, the first k with e_k != 0; oo if there is none."""
         for k, e in enumerate(self.coefficients, start=1):
             if not self._vanishes(k, e):
                 return sp.Integer(k)
@@ -216,7 +216,7 @@ class WeakRecovery(InLatex, Short):
 
     @property
     def samples(self) -> str:
-        """Scaling of the samples with d, as text; "never" if the overlap decays."""
+        """Number of samples as a function of d, as text; "never" if the overlap decays."""
         k = self.exponent
         if k == sp.oo:
             return f"more than d^{len(self.coefficients) - 1}"
@@ -227,12 +227,12 @@ class WeakRecovery(InLatex, Short):
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2]."""
+        """Growth rate e_2 - gamma/(2 n_b) E[psi^2] of a small overlap."""
         rate = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
         return self.coefficients[1].value - rate * self.square.value
 
     def maximal_learning_rate(self) -> sp.Expr:
-        """Gamma above which the overlap does not grow from zero (exponent 2).
+        """Learning rate above which the overlap does not grow from zero (exponent 2).
 
         Returns
         -------
@@ -255,12 +255,12 @@ class WeakRecovery(InLatex, Short):
         return 2 * self.algorithm.batch_size * self.coefficients[1].value / self.square.value
 
     def optimal_learning_rate(self) -> sp.Expr:
-        """Gamma with the fewest samples to the leading logarithm (exponent 2).
+        """Learning rate with the fewest samples, to the leading logarithm (exponent 2).
 
         Returns
         -------
         sympy.Expr
-            Half of the maximal one.
+            Half of the maximal learning rate.
 
         Examples
         --------
@@ -330,7 +330,7 @@ class WeakRecovery(InLatex, Short):
         return (2 * math.log(overlap) - log_start) / (2 * growth)
 
     def std(self) -> float:
-        """Standard deviation of that time over starts and samples, at exponent 2.
+        """Standard deviation of the time over starts and samples, for exponent 2.
 
         Returns
         -------
@@ -357,16 +357,16 @@ class WeakRecovery(InLatex, Short):
         return growth_spread(1, 1, 1.0, 0.0)[1] / (2 * float(self.growth_rate))
 
     def samples_per_dim(self, dim: float, overlap: float, *, start: str = "random") -> float:
-        """Samples over d that `time` takes: t n_b/gamma.
+        """Number of samples divided by d in the time `time`, t n_b/gamma.
 
         Parameters
         ----------
         dim : float
             Input dimension d.
         overlap : float in (0, 1)
-            |m| that is reached.
+            Final overlap |m|.
         start : "random" or "orthogonal"
-            As for `time`.
+            As in `time`.
 
         Returns
         -------
@@ -427,17 +427,17 @@ class WeakRecovery(InLatex, Short):
         return total
 
     def rate(self, overlap: float) -> float:
-        """dm/dt at an overlap, the whole equation.
+        """Rate dm/dt at an overlap.
 
         Parameters
         ----------
         overlap : float in [-1, 1]
-            m.
+            Overlap m.
 
         Returns
         -------
         float
-            Per unit t.
+            Rate per unit of t.
 
         Examples
         --------
@@ -455,7 +455,7 @@ class WeakRecovery(InLatex, Short):
     # Shown ----------------------------------------------------------------------------------
 
     def latex(self) -> str:
-        r"""Equation, coefficients and time as an amsmath ``align*`` environment.
+        r"""Return equation, coefficients and time as an amsmath ``align*`` environment.
 
         Examples
         --------
@@ -506,7 +506,7 @@ def _equals(value: Value) -> str:
 
 @checked
 def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecovery:
-    r"""Effective information exponent of an algorithm, and its weak-recovery times.
+    r"""Compute the effective information exponent of an algorithm, and times of weak recovery.
 
     Equation    e_k = E[psi(h, y) He_{k-1}(h) He_k(h*)] over independent h, h*; dm/dt as in
                 `WeakRecovery`
@@ -522,9 +522,9 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     ----------
     model : Model
     algorithm : SGD
-        With constraint "sphere" or "sphere-gradient".
+        Algorithm with constraint "sphere" or "sphere-gradient".
     order : int
-        Coefficients e_1 .. e_order.
+        Number of coefficients e_1, ..., e_order.
 
     Returns
     -------

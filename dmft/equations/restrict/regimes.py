@@ -117,7 +117,7 @@ def _between(
 
 @dataclass(frozen=True, repr=False)
 class Regimes(InLatex, Short):
-    """Regions of the plane (kappa, delta) with their limiting equations; prints, plots, is indexed.
+    """Regions of the plane (kappa, delta) with their limiting equations.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class Regimes(InLatex, Short):
     batch_power : sympy.Rational
         mu of n_b ~ d^mu.
     regions : tuple of Region
-        By falling kappa; ``plane[name]`` finds one.
+        Regions in order of decreasing kappa; ``regimes[name]`` returns one.
 
     Examples
     --------
@@ -154,7 +154,7 @@ class Regimes(InLatex, Short):
         raise KeyError(f"no region {name!r}; available: {[r.name for r in self.regions]}")
 
     def at(self, scaling: Scaling) -> Region:
-        """Region of declared powers of d.
+        """Return the region of the given powers of d.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Regimes(InLatex, Short):
         Raises
         ------
         BadParameter
-            When the batch grows with another power than here.
+            If the batch size has a different power of d.
 
         Examples
         --------
@@ -232,7 +232,7 @@ def _plain(text: str) -> str:
 
 @checked
 def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 0) -> Regimes:
-    r"""Limits of one-pass SGD in the plane of exponents gamma ~ d^-kappa, p ~ d^delta.
+    r"""Determine the limits of one-pass SGD for gamma ~ d^-kappa and p ~ d^delta.
 
     Equation    the terms of `derive` that survive in each region
     Shapes      Q (p, p), M (p, k); M (p, k), Q_perp (p,) in the mean field
@@ -244,14 +244,16 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     ----------
     model : Model
     algorithm : SGD, optional
-        Its loss and constraint are used; by default squared loss without constraint.
+        Algorithm, of which loss and constraint are used; by default squared loss without
+        constraint.
     batch_size : number
-        Power of d of the batch, mu >= 0.
+        Power mu >= 0 of d in the batch size.
 
     Returns
     -------
     Regimes
-        Prints the equations of each region, `.latex()` typesets them, `dmft.plot` draws the plane.
+        Regions. `print` shows the equations of each region, `.latex()` typesets them, and
+        `dmft.plot` draws the plane.
 
     Examples
     --------

@@ -237,7 +237,7 @@ def initial_learning_rate(
     e: ArrayLike = 0.0,
     **parameters: Any,
 ) -> float:
-    r"""Largest gamma at which a small overlap m still grows.
+    r"""Compute the largest learning rate at which a small overlap m grows.
 
     Equation    dm/dt = k D_k m^(k-1) - gamma N m / (2 n_b), so gamma < 2 n_b k D_k m^(k-2) / N;
                 with label noise N + Delta J. Untied: D_k of the best direction of the weights
@@ -251,7 +251,7 @@ def initial_learning_rate(
     model : SequenceModel
     algorithm : SGD
     overlap : float
-        m of the start, or the level to be reached; for untied students |m| / sqrt(L).
+        Overlap m at the start, or the overlap to be reached; for untied weights |m| / sqrt(L).
     e : float or (L,)
         Alignment with the positional vectors.
     **parameters
@@ -260,7 +260,7 @@ def initial_learning_rate(
     Returns
     -------
     float
-        gamma.
+        Learning rate gamma.
 
     Raises
     ------
@@ -322,7 +322,7 @@ def _noise_at_start(equations: Equations, e: ArrayLike, parameters: dict[str, An
 
 @checked
 def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> float:
-    r"""How many times fewer steps a tied network needs than an untied one, from equal overlaps.
+    r"""Compute the ratio of the steps that a network needs with untied and with tied weights.
 
     Equation    gain_k = L <C*_k, (1/sqrt(L))^k> / max_u <C*_k, u^k>, k the exponent of the untied
     Shapes      a float in [0, L]; L for targets whose best direction is the sum of all tokens
@@ -335,17 +335,17 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     target : SequenceTarget or Attention
         The target.
     student : SequenceNetwork
-        Whose activation both networks have.
+        Network whose activation is used for both cases.
 
     Returns
     -------
     float
-        In [0, L].
+        Ratio in [0, L].
 
     Raises
     ------
     BadParameter
-        Where the untied network learns nothing either.
+        If the network with untied weights learns nothing.
 
     Examples
     --------

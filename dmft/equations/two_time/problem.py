@@ -32,7 +32,7 @@ TAKEN_BY_SOLVE = frozenset(
 @checked
 @dataclass(frozen=True, init=False, eq=False)
 class TwoTime(Shown, InTimes, TwoTimeEquations):
-    r"""A causal system of equations in two times t >= s, written in SymPy.
+    r"""Causal system of equations in two times t >= s, written in SymPy.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
     correlations of two components, X_ab(s, t) is X_ba(t, s). Signals alone are a system of ordinary
@@ -56,7 +56,8 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         derivative along the diagonal. A right-hand side is an expression, or a mapping of named
         terms, ``{"decay": ..., "memory": ...}``, for `without`, `replace` and `diff`.
     values : mapping
-        Quantities given by a formula, not by a rate: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
+        Quantities defined by a formula instead of a rate:
+        ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
         The right-hand side may contain integrals of the function itself (Volterra, second kind).
         Each row is iterated, so the contribution of a row to itself must be small.
     start : mapping
@@ -74,7 +75,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t). What moves a function that has a
         total rate on the diagonal is a term of both of its blocks.
     parameters : tuple of sympy.Symbol
-        All other symbols: given to `dmft.solve` by name.
+        All other symbols. Their values are passed to `dmft.solve` by name.
 
     Raises
     ------
@@ -169,7 +170,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the problem was written."""
+        """Whether terms were added, removed or replaced."""
         return self.derived is not None
 
     @property
@@ -243,7 +244,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         nodes: int = 24,
         **parameters: float,
     ) -> dict[str, float]:
-        """Right-hand sides at times (t, s), where functions of all earlier times are known.
+        """Evaluate the right-hand sides at times (t, s) for known functions.
 
         Equation    rates or values of the equations; integrals by Gauss and Legendre on
                     either side of s
@@ -253,18 +254,18 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         Parameters
         ----------
         known : mapping from name to callable
-            ``{"C": C(t, s), "mu": mu(t), ...}``, asked at the times of the equations; at t > s
-            alone: what is symmetric or causal is made from there.
+            Functions ``{"C": C(t, s), "mu": mu(t), ...}``. Functions of two times are called only
+            at t >= s; their values at t < s follow from symmetry or causality.
         t, s : float
         nodes : int
-            Of each integral.
+            Number of nodes of each integral.
         **parameters
             Values of the problem's symbols.
 
         Returns
         -------
         dict of str to float
-            A rate or a value for each equation.
+            Rate or value of each equation.
 
         Raises
         ------
@@ -290,7 +291,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         return {block_name(key): float(values(expr, now)) for key, expr in every}
 
     def latex(self) -> str:
-        r"""Equations as a LaTeX `align` environment, a line for each named term.
+        r"""Return the equations as a LaTeX `align` environment, with a line for each named term.
 
         Examples
         --------

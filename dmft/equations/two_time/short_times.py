@@ -175,7 +175,7 @@ class ShortTimes(InLatex, Short):
 
 @checked_or(equations="these are the two-time equations that dmft.GradientDescent has")
 def short_times(equations: DescentEquations) -> ShortTimes:
-    r"""Return the first two steps of descent on repeated data in closed form.
+    r"""Derive the first two steps of gradient descent on repeated data in closed form.
 
     Equation    h^1 = M^1 P^+ h* + r^1 - eta g^0(h^0, y), the memory of the same label;
                 M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]; on the sphere rows are divided
@@ -192,7 +192,8 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     Returns
     -------
     ShortTimes
-        ``.evaluate(start, steps=1 or 2)`` solves them to rounding, ``.latex()`` prints them.
+        Steps, which ``.evaluate(start, steps=1 or 2)`` evaluates up to rounding and ``.latex()``
+        prints.
 
     Raises
     ------

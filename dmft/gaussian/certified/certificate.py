@@ -54,7 +54,7 @@ class Certificate(Shown):
     mid, radius : float
         The number is in [mid - radius, mid + radius]; the radius is rounded up.
     ball : flint.arb
-        The same at the working precision.
+        The interval at the working precision.
     digits : int
         Significant decimal digits that the ball determines; for a ball around zero, decimal places.
     seconds : float
@@ -98,12 +98,12 @@ class Certificate(Shown):
     def contains(self, value: sp.Expr | float | Fraction, slack: float = 0.0) -> bool:
         """Whether a value is in the interval, widened by `slack` on both sides.
 
-        An exact SymPy number is enclosed itself, and must overlap.
+        An exact SymPy number is enclosed in an interval, which must overlap.
 
         Parameters
         ----------
         value : sympy.Expr, float or Fraction
-            A float means its exact binary value.
+            Value; a float denotes its exact binary value.
         slack : float
             Width added on both sides.
 
@@ -153,7 +153,7 @@ def certify_expectation(
 
 @checked
 def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certificate:
-    """Enclose the Hermite coefficient E[f(x) He_n(x)], x ~ N(0, 1).
+    """Compute an interval that provably contains E[f(x) He_n(x)] for x ~ N(0, 1).
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certi
     Returns
     -------
     Certificate
-        Of E[f He_n], not divided by n!.
+        Interval for E[f He_n], which is not divided by n!.
 
     Examples
     --------

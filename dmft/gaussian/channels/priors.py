@@ -139,14 +139,14 @@ RADEMACHER = Prior((0.5, 0.5), (-1.0, 1.0), (0.0, 0.0))
 
 @checked
 def GaussBernoulli(density: float, variance: float = 1.0) -> Prior:
-    """Sparse prior: weights are zero but for a share that is Gaussian.
+    """Sparse prior, under which each weight is either zero or Gaussian.
 
     Parameters
     ----------
     density : float
-        Share of weights that are not zero, in (0, 1].
+        Probability that a weight is not zero, in (0, 1].
     variance : float
-        Variance of these.
+        Variance of the weights that are not zero.
 
     Returns
     -------

@@ -14,7 +14,7 @@ LARGEST_DEGREE = 1000
 
 @checked
 def hermite(n: int, x: sp.Expr) -> sp.Expr:
-    """He_n(x), the polynomials orthogonal under the standard normal law, expanded.
+    """Return the probabilists' Hermite polynomial He_n(x), expanded.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def hermite(n: int, x: sp.Expr) -> sp.Expr:
     Returns
     -------
     sympy.Expr
-        A polynomial with the leading coefficient 1.
+        Polynomial with leading coefficient 1.
 
     Raises
     ------

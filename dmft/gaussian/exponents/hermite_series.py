@@ -30,22 +30,23 @@ MOST_ORDERS = 200
 
 @dataclass(frozen=True)
 class HermiteSeries(InLatex, Sequence[sp.Expr]):
-    r"""Coefficients E[f He_n] for n = 0..order; f = sum_n E[f He_n] He_n / n!.
+    r"""Hermite coefficients E[f He_n] of a function, for n = 0..order.
 
-    A sequence of length order + 1. With one field, entry n is the number E[f He_n]; with several,
-    entry k is the symmetric tensor E[f H_k] of rank k (a scalar, a vector, a matrix, ...), and
-    `series[n_1, n_2, ...]` is the coefficient of one multi-index.
+    The expansion is f = sum_n E[f He_n] He_n / n!. The record is a sequence of length order + 1.
+    For one field, entry n is the number E[f He_n]. For several fields, entry k is the symmetric
+    tensor E[f H_k] of rank k (a scalar, a vector, a matrix, ...), and `series[n_1, n_2, ...]` is
+    the coefficient of one multi-index.
 
     Attributes
     ----------
     f, fields, order
         The expanded function and the order.
     by_index : dict
-        Multi-index to `Coefficient` (value, exact, error).
+        `Coefficient` (value, exact, error) of each multi-index.
     exact : bool
-        Whether all coefficients are closed forms; others are floats with an error.
+        Whether all coefficients have closed forms. Otherwise some are floats with an error.
     error : float
-        The largest error among the coefficients; 0 when exact.
+        Largest error of a coefficient; 0 if all are exact.
 
     Examples
     --------
@@ -96,12 +97,12 @@ class HermiteSeries(InLatex, Sequence[sp.Expr]):
 
     @property
     def exact(self) -> bool:
-        """Whether every coefficient is a closed form."""
+        """Whether every coefficient has a closed form."""
         return all(c.exact for c in self.by_index.values())
 
     @property
     def error(self) -> float:
-        """Largest error of a coefficient; 0 when all are exact."""
+        """Largest error of a coefficient; 0 if all are exact."""
         return max(c.error for c in self.by_index.values())
 
     @property
@@ -121,7 +122,7 @@ class HermiteSeries(InLatex, Sequence[sp.Expr]):
         return self.by_index[n].value / sp.Integer(factorials(n))
 
     def latex(self) -> str:
-        r"""The sum in Hermite polynomials; an approximation sign unless the sum is f itself.
+        r"""Return the sum in Hermite polynomials as LaTeX; an approximation sign if it is not f.
 
         Examples
         --------
@@ -155,7 +156,7 @@ class HermiteSeries(InLatex, Sequence[sp.Expr]):
 
 @checked
 def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int) -> HermiteSeries:
-    r"""Hermite coefficients of an activation or of a multi-index target.
+    r"""Compute the Hermite coefficients of an activation or of a multi-index target.
 
     Equation    c_n = E[f(x) He_{n_1}(x_1) He_{n_2}(x_2) ...], x ~ N(0, I);
                 f = sum_n c_n He_n / n!
@@ -169,7 +170,7 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     Parameters
     ----------
     f : sympy.Expr
-        A function of the fields.
+        Function of the fields.
     x : sympy.Symbol or sequence of them
         The fields, standard normal.
     order : int
@@ -178,14 +179,14 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     Returns
     -------
     HermiteSeries
-        Indexed by degrees; ``list(...)`` of one field has the coefficients.
+        Coefficients, indexed by degrees. For one field ``list(...)`` returns all of them.
 
     Raises
     ------
     BadParameter
-        f is not integrable, or the precision is not reached.
+        If f is not integrable, or if the required precision is not reached.
     NotClosed
-        No closed form, and no numerical value because of other symbols than the fields.
+        If there is no closed form, and f contains symbols other than the fields.
 
     Examples
     --------

@@ -42,7 +42,7 @@ SAFETY = 10.0
 
 @checked_or(f="of a rule of vectors it is one plus the power of a small overlap in its rate")
 def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
-    r"""Smallest order of a nonzero Hermite coefficient: how hard a target is for one-pass SGD.
+    r"""Compute the information exponent, the order of the first nonzero Hermite coefficient.
 
     Equation    min {k >= 1 : E[f(h) He_n(h)] != 0 for a multi-index |n| = k}, h ~ N(0, I)
     Shapes      fields: one symbol or k symbols; int-valued result, oo for a constant
@@ -65,7 +65,8 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     Raises
     ------
     BadParameter
-        Symbols besides the fields, f not integrable, or no coefficient up to order 10.
+        If f contains symbols other than the fields or is not integrable, or if all coefficients up
+        to order 10 vanish.
 
     Examples
     --------
@@ -112,7 +113,7 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
 
 @checked
 def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
-    r"""Largest order that one-pass SGD has to overcome when it learns direction after direction.
+    r"""Compute the leap exponent, the largest order of a step when directions are learned in turn.
 
     Equation    from U = {}: k = min {k : E[g phi(U h) H_k(V h)] != 0 for a function phi}, V
                 orthogonal to U; add the span of that tensor to U; repeat; the leap is the largest k
@@ -164,7 +165,7 @@ def generative_exponent(
     leap: bool = False,
     label_noise: sp.Expr | float = 0,
 ) -> Exponent:
-    r"""Smallest order at which a function of the label correlates with the fields.
+    r"""Compute the generative exponent, the lowest order at which labels depend on the fields.
 
     Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h) + noise;
                 equivalently E[He_n(h) | y] does not vanish identically
@@ -182,10 +183,9 @@ def generative_exponent(
     fields : sympy.Symbol or sequence of them
         Its fields, standard normal.
     leap : bool
-        Learn one direction after another.
+        Whether to compute the generative leap exponent, for directions learned one after another.
     label_noise : number
-        Variance of Gaussian noise of the labels. It changes only the witness, not the exponent,
-        because the convolution is injective.
+        Variance of Gaussian label noise. It changes only the witness, not the exponent.
 
     Returns
     -------

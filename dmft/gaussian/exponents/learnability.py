@@ -135,16 +135,16 @@ class LearnabilityRow:
 
 @dataclass(frozen=True, eq=False)
 class Learnability(InLatex, Record):
-    """Table of the samples at which each subspace of the target is learned.
+    """Table of the number of samples after which each subspace of the target is learned.
 
     Attributes
     ----------
     target, fields
         The target and its fields.
     table : tuple of LearnabilityRow
-        `row[algorithm]` is its `Verdict`: step, order, exponent of the samples, reason.
+        `row[algorithm]` is a `Verdict` with step, order, exponent of the samples and reason.
     exponents : dict
-        Algorithm to the leap (or generative leap) exponent with its steps and `.proof`.
+        Leap (or generative leap) exponent of each algorithm, with its steps and `.proof`.
 
     Examples
     --------
@@ -162,7 +162,7 @@ class Learnability(InLatex, Record):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Columns of the table."""
+        """Algorithms, in the order of the columns."""
         return tuple(self.exponents)
 
     def __str__(self) -> str:
@@ -185,7 +185,7 @@ class Learnability(InLatex, Record):
         return f"Learnability(y = {self.target}; directions {rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The reason for every entry, as text.
+        """Return the reason for every entry, as text.
 
         Returns
         -------
@@ -210,7 +210,7 @@ class Learnability(InLatex, Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        r"""A tabular environment.
+        r"""Return the table as a LaTeX tabular environment.
 
         Examples
         --------
@@ -247,7 +247,7 @@ def learnability(
     fields: sp.Symbol | Sequence[sp.Symbol] | None = None,
     algorithms: Sequence[str] = ALGORITHMS,
 ) -> Learnability:
-    r"""Samples after which each direction of a target is learned, by algorithm.
+    r"""Compute the number of samples after which each direction of a target is learned.
 
     Equation    the cost of a direction is the largest cost of the steps up to the one that learns
                 it. A step of order k costs d, d log d, d^{k-1} samples for k = 1, 2, 3 and more in
@@ -263,16 +263,16 @@ def learnability(
     ----------
     target : sympy.Expr or MultiIndex
     fields : symbols
-        Not needed for a `MultiIndex`, which contains its fields.
+        Fields of the target, unless it is a `MultiIndex`.
     algorithms : sequence of str
-        Among "one-pass SGD" (each sample used exactly once), "data reuse" (steps that use the same
-        samples again) and "generic" (the best polynomial-time algorithm known).
+        Columns of the table: "one-pass SGD" (each sample is used once), "data reuse" (samples are
+        used in several steps) and "generic" (the best known polynomial-time algorithm).
 
     Returns
     -------
     Learnability
-        A table: ``table[row][algorithm]`` is a verdict; prints and displays itself. The exponents
-        are those of `leap_exponent` and `generative_exponent`, whose `.proof` states the method.
+        Table in which ``table[row][algorithm]`` is a `Verdict`. The exponents are those of
+        `leap_exponent` and `generative_exponent`, whose `.proof` states the method.
 
     Raises
     ------

@@ -56,19 +56,19 @@ class Witness:
 @total_ordering
 @dataclass(frozen=True, eq=False)
 class Exponent:
-    """An exponent of a target: an integer (or oo) with its justification.
+    """Exponent of a target: an integer, or infinity (oo), with its justification.
 
     Attributes
     ----------
     name : str
     value : sympy.Integer or oo
-        oo for constants only: nothing can be learned.
+        The exponent; oo only for constants, of which nothing can be learned.
     target, fields
         The function and the fields for which the exponent was requested.
     witness : Witness or None
-        The coefficient that decides, None for oo.
+        The nonzero coefficient that determines the exponent; None for oo.
     steps : tuple of LeapStep
-        For leaps: order and directions of each step.
+        Order and directions of each step, for leap exponents.
     proof : str
         "symbolic" (closed forms and symmetries), "certified" (zeros by symmetry, values enclosed
         in balls that exclude zero: extra `certify`), or "numerical" (zero means below `threshold`).
@@ -115,11 +115,11 @@ class Exponent:
 
     @property
     def directions(self) -> list[Array]:
-        """Directions (n, k) that each step of a leap adds, orthonormal rows."""
+        """Directions (n, k) that each step of a leap adds, as orthonormal rows."""
         return [step.directions for step in self.steps]
 
     def explain(self) -> str:
-        """Justification of the exponent, as text.
+        """Return the justification of the exponent, as text.
 
         Returns
         -------

@@ -133,7 +133,7 @@ def sequence_information_exponent(
     *,
     max_order: int = MAX_ORDER,
 ) -> SequenceExponent:
-    r"""First order of m in which the risk of a sequence student depends on the target.
+    r"""Compute the lowest order in m at which the risk of a sequence model depends on the target.
 
     Equation    R = const(e) - sum_k m^k D_k(e), D_k = sum_{|n|=k} <c*_n, c_n(e)> / n!;
                 the exponent is min {k >= 1 : D_k != 0}. Untied: min {k : c_k(sigma) C*_k != 0}
@@ -147,8 +147,8 @@ def sequence_information_exponent(
     ----------
     target, student : SequenceTarget, Attention or SequenceNetwork
     encoding : as for `dmft.Model`
-        The exponent is that at full alignment with the positional vectors (e = r for an opposite
-        pair of length r); without one it is that at e = 0.
+        Positional vectors. The exponent is evaluated at full alignment with them (e = r for an
+        opposite pair of length r), and at e = 0 without an encoding.
     max_order : int
         Largest order for functions other than polynomials; all orders of polynomials are used.
 

@@ -44,7 +44,7 @@ LATTICE_BUDGET = 6_000_000
 
 
 class AccuracyWarning(UserWarning):
-    """A number has an error estimate, but it does not reach the requested accuracy.
+    """The error estimate of a number exceeds the requested accuracy.
 
     Examples
     --------
@@ -56,17 +56,17 @@ class AccuracyWarning(UserWarning):
 
 
 class Quadrature(InLatex, float):
-    """A number with its error: `float(result)` is the value.
+    """Result of a quadrature: a number with an error estimate. `float(result)` is the value.
 
     Attributes
     ----------
     error : float
-        Claimed absolute error.
+        Estimated absolute error.
     status : dmft.Status
         "ok", or "tolerance_not_met" if the error exceeds rtol times the value and the rounding
         error of a sum, 2e-14 E|f|.
     method : str
-        Method for the last dimensions.
+        Method used for the remaining integral after the exact reductions.
     dimension : int
         Dimension of the largest integral after the exact reductions.
     evaluations : int

@@ -30,12 +30,12 @@ class GaussianInput(Shown):
     Parameters
     ----------
     covariance : sympy.Expr
-        K(t, s) = E u(t) u(s), an expression in symbols named ``t`` and ``s``, symmetric in them.
+        Covariance K(t, s) = E u(t) u(s), a symmetric expression in symbols named ``t`` and ``s``.
 
     Raises
     ------
     BadParameter
-        If it is not symmetric.
+        If the covariance is not symmetric.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class GaussianInput(Shown):
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class RandomNetwork(Shown):
-    r"""N sites that are coupled by a dense random matrix, as N -> infinity.
+    r"""Network of N sites coupled by a dense random matrix, in the limit N -> infinity.
 
     Equation    dx_i = rate(x_i, h_i) dt + sqrt(2 noise) dW_i,
                 h_i = u_i + sum_j J_ij output(x_j) + sum_r m_i^r (1/N) sum_j n_j^r output(x_j)
@@ -70,33 +70,35 @@ class RandomNetwork(Shown):
     Parameters
     ----------
     rate : sympy.Expr
-        f(x, h), the rate of the state; of a map, the next state. It may contain ``dmft.t``, the
-        symbols of `parameters`, and symbols whose values `dmft.solve` is given by name.
+        Rate f(x, h) of the state, or the next state of a map. It may contain ``dmft.t``, the
+        symbols of `parameters`, and symbols whose values are passed to `dmft.solve` by name.
     state, field : sympy.Symbol
-        x and h in the expressions.
+        Symbols x (state) and h (field) in the expressions.
     output : sympy.Expr, optional
-        phi(x), what a site sends to the others; by default its state.
+        Output phi(x) of a site, which enters the fields of other sites; by default the state.
     mean, std, symmetry : number or sympy.Expr
-        Statistics of the couplings; with P populations also (P, P) nested lists, row: who receives.
+        Statistics of the couplings. With P populations also (P, P) nested lists, whose rows are the
+        receiving populations.
     noise : number or sympy.Expr
-        Half the variance of white noise in a unit of time; it may contain the state (Ito).
+        Half the variance per unit of time of white noise; it may depend on the state (Ito).
     input : sympy.Expr or GaussianInput
-        u(t), an expression in ``dmft.t`` and `parameters`, or a Gaussian process.
+        Input u(t), an expression in ``dmft.t`` and `parameters`, or a Gaussian process.
     parameters : mapping
-        Laws (`dmft.laws`) of symbols, or of tuples of symbols (`dmft.laws.JointNormal`), which
-        take one value for each site.
+        Symbols that take a random value for each site, with their laws (`dmft.laws`). Tuples of
+        symbols may have a joint law (`dmft.laws.JointNormal`).
     fractions : sequence of float, optional
-        Share of each population; then `rate`, `output`, `noise` and `input` may be lists.
+        Fraction of sites in each population; `rate`, `output`, `noise` and `input` may then be
+        lists.
     low_rank : sequence of (m, n)
-        Pairs of expressions in `parameters`: the part m n^T / N of the couplings.
+        Pairs of expressions in `parameters`, which add m n^T / N to the couplings.
     multiplier : (nu, expression, value), optional
-        nu(t) in `rate` keeps the mean of the expression at a value.
+        Symbol nu in `rate`, whose value nu(t) keeps the mean of the expression at the given value.
     positive : bool
         Keep states positive: for a rate x rho(x, h) + lambda, one step is
         x -> x exp(rho dt) + lambda dt.
     kind : {"ode", "map"}
     redrawn : bool
-        New couplings at each step of a map, as in the layers of a network.
+        Whether a map has new couplings at each step, as in the layers of a network.
     covariance, memory : sympy.Expr, optional
         Covariance of the effective noise and memory kernel of a site. By default std^2 C(t, s) and
         symmetry std^2 R(t, s), with the correlation C and the response R of the output. Other
@@ -106,8 +108,8 @@ class RandomNetwork(Shown):
     Raises
     ------
     BadParameter
-        For |symmetry| > 1, a symmetry that is not that of its pair of populations, fractions that
-        do not add up to one, and other contradictions; the message names an alternative.
+        For contradictory arguments, such as |symmetry| > 1, different symmetries for the two orders
+        of a pair of populations, or fractions that do not add up to one.
 
     Examples
     --------
@@ -191,7 +193,7 @@ class RandomNetwork(Shown):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Fraction of each population, (1,) where none are declared."""
+        """Fraction of each population; (1,) if none are declared."""
         return self.fractions or (1.0,)
 
     @property
@@ -201,19 +203,19 @@ class RandomNetwork(Shown):
 
     @property
     def drive(self) -> tuple[sp.Expr, ...]:
-        """Input of each population that is the same in every draw; 0 where it is random."""
+        """Deterministic input of each population; 0 if it is random."""
         return tuple(sp.S.Zero if isinstance(u, GaussianInput) else u for u in self.input)
 
     @property
     def input_covariance(self) -> tuple[sp.Expr, ...]:
-        """Covariance of each population's random input; 0 where it is not random."""
+        """Covariance of the random input of each population; 0 if it is deterministic."""
         return tuple(
             u.covariance if isinstance(u, GaussianInput) else sp.S.Zero for u in self.input
         )
 
     @property
     def scalars(self) -> tuple[sp.Symbol, ...]:
-        """Symbols without value: arguments of `dmft.solve`, sorted by name."""
+        """Symbols without a value, whose values are passed to `dmft.solve`, sorted by name."""
         known = {self.state, self.field, T, S, *self.site_symbols}
         if self.multiplier is not None:
             known.add(self.multiplier[0])
@@ -232,7 +234,7 @@ class RandomNetwork(Shown):
 
     @property
     def has_memory(self) -> bool:
-        """Whether a site's own past comes back through the couplings."""
+        """Whether the past of a site affects it through the couplings."""
         if self.redrawn:
             return False
         if self.memory is not None:

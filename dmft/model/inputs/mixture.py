@@ -21,33 +21,34 @@ SUM_TOLERANCE = 1e-9
 
 @checked_or(fields='for example sympy.symbols("z1 z2", real=True)')
 class GaussianMixture(Shown):
-    r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d) of clusters c.
+    r"""Inputs from Gaussian clusters, whose means are in the span of the teacher's rows.
 
-    The rows w*_r span the means. With P = W* W*^T / d and M = W W*^T / d, the fields of cluster c
-    are normal: h* = W* x / sqrt(d) has the law N(P means[c], scales[c] P), and h = W x / sqrt(d)
-    has the law N(M means[c], scales[c] Q).
+    An input of cluster c is x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d), with
+    the k rows w*_r. With P = W* W*^T / d and M = W W*^T / d, the fields of cluster c are normal:
+    h* = W* x / sqrt(d) has the law N(P means[c], scales[c] P), and h = W x / sqrt(d) has the law
+    N(M means[c], scales[c] Q).
 
     Clusters can have different covariances if these commute. Block e of the common eigenbasis then
     contains the fraction fractions[e] of the coordinates, and inputs of cluster c have variance
-    scales[c, e] in this block. Overlaps have a leading axis of blocks, as for `Spectrum`: fields of
-    cluster c have the covariance sum_e scales[c, e] Q_e and the mean sum_e M_e means[c].
+    scales[c, e] in this block. Overlaps have a leading axis of blocks, as for `Spectrum`. The
+    fields of cluster c have the covariance sum_e scales[c, e] Q_e and the mean sum_e M_e means[c].
 
     Parameters
     ----------
     means : (clusters, k)
         Coordinates of the means in the rows w*_r, in units of sqrt(d) if P_rr = 1.
     labels : sequence of numbers or sympy.Expr, optional
-        Label of each cluster: a number, or an expression in `fields`. By default the teacher of the
-        `Model` labels the inputs.
+        Label of each cluster: a number, or an expression in `fields`. By default the labels are
+        the output of the teacher of the `Model`.
     weights : (clusters,), optional
         Probabilities of the clusters; equal by default.
     fields : sequence of sympy.Symbol, optional
         The k fields h* in the order of the rows, if labels are expressions.
     scales : (clusters,) or (clusters, B), optional
-        Variance of each input coordinate within a cluster; ones by default. With blocks, the
-        variance in each block.
+        Variance of the input coordinates within each cluster, and within each block if there are
+        blocks; ones by default.
     fractions : (B,), optional
-        phi_e >= 0, the fraction of the coordinates in each block; they add up to one.
+        Fraction phi_e >= 0 of the coordinates in each block. The fractions add up to one.
 
     Raises
     ------
@@ -88,12 +89,12 @@ class GaussianMixture(Shown):
         self.labels = None if labels is None else _labels(labels, clusters, self.fields, fields)
 
     def relabelled(self, labels: Sequence[sp.Expr]) -> GaussianMixture:
-        """The same clusters with other labels.
+        """Return the same clusters with other labels.
 
         Parameters
         ----------
         labels : sequence of sympy.Expr
-            One for each cluster, in `fields`.
+            One label for each cluster, in `fields`.
 
         Returns
         -------

@@ -27,24 +27,26 @@ RANK = 1e-12
 @checked
 @dataclass(frozen=True, eq=False, init=False)
 class Spectrum(Record):
-    r"""Inputs x ~ N(0, Sigma) by blocks of equal eigenvalues of Sigma.
+    r"""Inputs x ~ N(0, Sigma), declared by blocks of equal eigenvalues of Sigma.
 
     Block e contains a fraction phi_e of the d coordinates in the eigenbasis, with variance c_e.
-    Overlaps have a leading axis of blocks: the unweighted Gram matrices of the rows restricted to
-    block e. Fields depend on Q = sum_e c_e Q_e, M = sum_e c_e M_e and P = sum_e c_e P_e.
+    Overlaps have a leading axis of blocks: Q_e, M_e and P_e are the scalar products of the rows
+    restricted to block e, divided by d. The covariances of the fields are Q = sum_e c_e Q_e,
+    M = sum_e c_e M_e and P = sum_e c_e P_e.
 
     Parameters
     ----------
     eigenvalues : (B,)
-        c_e >= 0.
+        Eigenvalues c_e >= 0.
     fractions : (B,)
-        phi_e >= 0, adding up to one; 0 for an eigenvalue of multiplicity one as d -> infinity.
+        Fractions phi_e >= 0, which add up to one. A fraction of 0 declares an eigenvalue of
+        multiplicity one.
     noise : (B,), optional
         Noise factors nu_e of the steps, by default c_e phi_e (SGD).
     teacher : (B, k, k), optional
-        Overlaps of the teacher by block, if they are known.
+        Overlaps of the teacher in each block, if they are known.
     dim : int, optional
-        d of a finite spectrum.
+        Dimension d of a finite spectrum.
     scaled : bool
         Whether eigenvalues and noise already include the preconditioning of the steps, as for
         `preconditioned`.
@@ -52,7 +54,7 @@ class Spectrum(Record):
     Attributes
     ----------
     law : (float, float) or None
-        Capacity and source, of `power_law`.
+        Capacity and source of a spectrum from `power_law`.
 
     Raises
     ------
@@ -129,10 +131,10 @@ class Spectrum(Record):
 
     @property
     def intrinsic_dim(self) -> float:
-        """Tr Sigma / |Sigma| of a finite spectrum, infinite if d is infinite.
+        """Intrinsic dimension tr Sigma / |Sigma| of a finite spectrum; infinite if d is infinite.
 
-        Overlaps deviate from their limit by terms of the order of its inverse, and fluctuate by
-        the square root of its inverse.
+        The means of overlaps deviate from their limits by terms of the order of its inverse, and
+        single runs fluctuate by its inverse square root.
         """
         if self.dim is None:
             return math.inf
@@ -148,7 +150,7 @@ class Spectrum(Record):
         return 1.0 / np.maximum(self.fractions * self.dim, 1.0)
 
     def counts(self, dim: int) -> NDArray[np.int64]:
-        """Number of coordinates in each block for the input dimension `dim`.
+        """Return the number of coordinates in each block for the input dimension `dim`.
 
         Parameters
         ----------
@@ -158,7 +160,7 @@ class Spectrum(Record):
         Returns
         -------
         (B,) ndarray of int
-            Rounded from `fractions` times d, so that they add up to d.
+            Numbers rounded from `fractions` times d, which add up to d.
 
         Examples
         --------
@@ -174,7 +176,7 @@ class Spectrum(Record):
         return found
 
     def deviations(self, dim: int) -> Array:
-        """Standard deviations of the coordinates of inputs in R^dim, block by block.
+        """Return the standard deviations of the coordinates of inputs in R^dim, ordered by block.
 
         Parameters
         ----------
@@ -210,7 +212,7 @@ class Spectrum(Record):
         Raises
         ------
         ShapeMismatch
-            If the known teacher has another width.
+            If the known teacher has a different width.
 
         Examples
         --------
@@ -228,12 +230,12 @@ class Spectrum(Record):
         return self.teacher
 
     def seen(self, start: Overlaps) -> Overlaps:
-        """Covariances of the fields: sums of the overlaps over blocks, weighted by eigenvalues.
+        """Return the covariances of the fields, sums over blocks of eigenvalue times overlap.
 
         Parameters
         ----------
         start : Overlaps
-            By block: Q (B, p, p), M (B, p, k), P (B, k, k).
+            Overlaps by block, Q (B, p, p), M (B, p, k), P (B, k, k).
 
         Returns
         -------
@@ -280,7 +282,7 @@ class Spectrum(Record):
 
     @classmethod
     def power_law(cls, capacity: float, source: float, dim: int) -> Self:
-        r"""Eigenvalues c_i = i^-alpha, i = 1..dim, with the teacher c_i P_i = i^-(1 + 2 r alpha).
+        r"""Power-law spectrum c_i = i^-alpha, with the teacher c_i P_i = i^-(1 + 2 r alpha).
 
         Equation    |Sigma^(1/2 - r) w*| is finite for r up to the source; risk ~ t^(-2 r)
         Scaling     c_i are variances of the coordinates of x, not divided by d: learning_rate = eta
@@ -290,13 +292,13 @@ class Spectrum(Record):
         Parameters
         ----------
         capacity : float
-            alpha > 0.
+            Exponent alpha > 0.
         source : float
-            r; b = 1 + 2 r alpha.
+            Exponent r of the teacher.
         dim : int
-            d. Up to d = 192 every eigenvalue is a block. For larger d the first 128 eigenvalues
-            are blocks, and the others are represented by at most 64 nodes in log i, with at least
-            one coordinate each.
+            Dimension d. Up to d = 192 every eigenvalue is a block. For larger d the first 128
+            eigenvalues are blocks, and the others are represented by at most 64 nodes in log i,
+            with at least one coordinate each.
 
         Returns
         -------
@@ -324,7 +326,7 @@ class Spectrum(Record):
 
     @classmethod
     def marchenko_pastur(cls, ratio: float, nodes: int = 16) -> Self:
-        r"""Marchenko-Pastur law of the eigenvalues of a sample covariance, on Gauss nodes.
+        r"""Marchenko-Pastur spectrum of a sample covariance, represented by Gauss nodes.
 
         Equation    density sqrt((c+ - c)(c - c-)) / (2 pi ratio c), c+- = (1 +- sqrt(ratio))^2, and
                     the mass 1 - 1/ratio at zero if ratio > 1; the mean is 1
@@ -334,7 +336,7 @@ class Spectrum(Record):
         Parameters
         ----------
         ratio : float
-            d / n of the sample, positive.
+            Ratio d / n of the sample, positive.
         nodes : int
 
         Returns
@@ -365,18 +367,18 @@ class Spectrum(Record):
 
     @classmethod
     def from_data(cls, X: ArrayLike, y: ArrayLike | None = None, bins: int = 40) -> Self:
-        r"""Spectrum of data, and the linear part of the labels as a teacher.
+        r"""Spectrum of data, with the linear part of the labels as teacher.
 
-        Eigenvalues of the covariance of the rows of X (after subtracting the mean), in bins of
-        equal width in log c; each bin contains a number of coordinates and has the mean eigenvalue
-        that preserves the teacher's variance P = sum_e c_e P_e (without labels, the trace). The
-        error of a bin is of second order in its width.
+        The eigenvalues of the covariance of the rows of X (after subtracting the mean) are
+        collected in bins of equal width in log c. The eigenvalue of a bin is an average that
+        preserves the teacher's variance P = sum_e c_e P_e (without labels, the trace). The error of
+        a bin is of second order in its width.
 
         Parameters
         ----------
         X : (n, d)
         y : (n,), optional
-            Labels: the teacher is w* = Sigma^+ E[x y], in the directions that the data span.
+            Labels. The teacher is w* = Sigma^+ E[x y], in the span of the data.
         bins : int
 
         Returns
@@ -418,7 +420,7 @@ class Spectrum(Record):
     def preconditioned(
         cls, Sigma: ArrayLike, P: ArrayLike, N: ArrayLike | None = None, bins: int | None = None
     ) -> Self:
-        r"""Spectrum for steps P psi x with a fixed positive matrix P and any covariance Sigma.
+        r"""Spectrum for preconditioned steps P psi x, with a fixed positive matrix P and any Sigma.
 
         Equation    c_e = eigenvalues of P^(1/2) Sigma P^(1/2) with the projections Pi_e,
                     nu_e = tr(Pi_e P^(-1/2) N P^(-1/2)) / d
@@ -432,9 +434,10 @@ class Spectrum(Record):
         Sigma : (d, d)
         P : (d, d), positive definite
         N : (d, d), optional
-            Covariance of the noise of a step per psi^2; by default P Sigma P, that of P psi x.
+            Covariance of the noise of a step per psi^2; by default P Sigma P, the covariance of P
+            x.
         bins : int, optional
-            Bins in log c; every eigenvalue is a block by default.
+            Number of bins in log c; by default every eigenvalue is a block.
 
         Returns
         -------

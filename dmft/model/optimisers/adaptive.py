@@ -122,7 +122,7 @@ def _rate(value: float | sp.Expr | None, name: str) -> sp.Expr | None:
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class SignSGD(Adaptive):
-    r"""Steps along the sign of every coordinate of the gradient.
+    r"""SignSGD: steps along the sign of every coordinate of the gradient.
 
     One step is w <- w + gamma/(p sqrt(d)) sign(g), g_ji = sum_mu psi_j^mu x_i^mu / n_b. Time is
     t = steps * gamma / (p d).
@@ -132,24 +132,26 @@ class SignSGD(Adaptive):
     learning_rate : float or sympy.Expr
         gamma > 0.
     batch_size : int
-        n_b: in closed form for networks with a Gaussian error (linear ones), else on nodes for
-        the fields of all samples, at most 16.
+        Number n_b of samples per step. For linear networks the averages have closed forms. For
+        other networks they are computed by quadrature over the fields of all samples (at most 16).
     **others
-        loss, weight_decay and average, as for `SGD`. The decay gamma zeta/(p d) w is decoupled:
-        inside the sign it would dominate where psi x is nearly 0, and dw/dt would grow with log d.
+        loss, weight_decay and average, as in `SGD`. The decay gamma zeta/(p d) w is decoupled: as
+        part of the gradient it would dominate the sign where psi x is nearly 0, and dw/dt would
+        grow as log d.
 
     Notes
     -----
-    - With one sample sign(g_ji) = sign(psi_j) sign(x_i): psi is replaced by its sign, the drift of
-      block e has the factor sqrt(2 c_e/pi) and the noise phi_e.
-    - With more samples, given psi, the g_ji are normal with the covariances A_jl = sum_mu psi_j^mu
-      psi_l^mu: sum_mu psi_j^mu lambda^mu/sqrt(A_jj) replaces sign(psi_j) lambda, and
-      2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces sign(psi_j) sign(psi_l).
+    - With one sample, sign(g_ji) = sign(psi_j) sign(x_i). The equations therefore contain sign(psi)
+      instead of psi. In block e the drift is multiplied by sqrt(2 c_e/pi) and the noise by phi_e.
+    - With more samples, the g_ji at given psi are normal with covariances
+      A_jl = sum_mu psi_j^mu psi_l^mu. In the averages, sum_mu psi_j^mu lambda^mu/sqrt(A_jj)
+      replaces sign(psi_j) lambda, and 2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces
+      sign(psi_j) sign(psi_l).
 
     Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
                 `Spectrum.under_signs`: the result depends on the basis
-                (coordinates with a finite share of the outputs: exact for linear networks,
-                otherwise `equations.approximation` contains the order of that share)
+                (coordinates with a finite share of the outputs: exact for linear networks;
+                otherwise `equations.approximation` reports their share)
     Source      theory/structured_inputs 4.4
 
     Examples
@@ -186,41 +188,43 @@ class SignSGD(Adaptive):
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class Adam(Adaptive):
-    r"""Steps divided by the root of a second moment of every coordinate of the gradient.
+    r"""Adam: each coordinate of a step is divided by the root of the second moment of its gradient.
 
-    One step is w <- w + gamma/(p sqrt(d)) m/(sqrt(V) + eps) with averages m of g = psi x and V of
-    g^2 in every coordinate. V has the limit V_je of neuron j and block e,
+    One step is w <- w + gamma/(p sqrt(d)) m/(sqrt(V) + eps), where m and V are running averages of
+    g = psi x and of g^2 in every coordinate. In high dimension V depends on the unit j and the
+    block e (with eigenvalue c_e and fraction phi_e of the coordinates) and obeys
 
         dV_je/dt = kappa_2 (c_e S_jj - V_je),   1 - beta_2 = kappa_2 gamma/(p d),
 
-    and V_je = c_e S_jj if the memory is long in steps but short in t (`second_moment_rate` None:
-    1/d << 1 - beta_2 << 1; simulations use 1 - beta_2 = 1/(3 sqrt(d))). Drift and noise have the
-    factors c_e r_je and c_e phi_e r_je r_le with r = 1/(sqrt(V) + eps). Time is t = steps * gamma /
-    (p d).
+    with S_jj = E[psi_j^2]. Without `second_moment_rate`, V_je = c_e S_jj at all times: this is the
+    limit 1/d << 1 - beta_2 << 1 of a memory that is long in steps but short in t, and simulations
+    use 1 - beta_2 = 1/(3 sqrt(d)). The drift is multiplied by c_e r_je and the noise by
+    c_e phi_e r_je r_le, with r = 1/(sqrt(V) + eps). Time is t = steps * gamma / (p d).
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         gamma > 0.
     second_moment_rate : float or sympy.Expr, optional
-        kappa_2.
+        Rate kappa_2 at which V forgets earlier gradients.
     eps : float or sympy.Expr
-        In units of g = psi x (`as_torch` converts).
+        Constant added to sqrt(V), in units of g = psi x (`as_torch` converts it).
     momentum : float or sympy.Expr
-        0 <= beta_1 < 1. A fixed value has no effect as d grows: equations do not contain it,
-        simulations do.
+        Memory 0 <= beta_1 < 1 of m. It has no effect in the limit of large d. Simulations use it,
+        and the equations do not contain it.
     initial : float or sympy.Expr
-        V at t = 0, with `second_moment_rate`; positive if eps = 0. There is no bias correction: V
-        has the declared value.
+        Value of V at t = 0, used with `second_moment_rate`; positive if eps = 0. There is no bias
+        correction.
     **others
-        batch_size, loss and average, as for `SGD`; weight_decay is part of the gradient, as in
-        torch.optim.Adam: the weights lose gamma zeta/(p d) r w per step, r = 1/(sqrt(V) + eps), and
-        V does not contain it. With ``decoupled=True`` (AdamW) they lose gamma zeta/(p d) w.
+        batch_size, loss and average, as in `SGD`. weight_decay is part of the gradient, as in
+        torch.optim.Adam: each step subtracts gamma zeta/(p d) r w from the weights, where
+        r = 1/(sqrt(V) + eps) and V does not contain the decay. With ``decoupled=True`` (AdamW) a
+        step subtracts gamma zeta/(p d) w.
 
     Notes
     -----
     Valid for   independent coordinates; eps = 0 also for a fixed covariance in any basis
-                (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); initial is then that of
+                (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); `initial` then refers to
                 inputs of variance one)
                 (coordinates with a finite share of the outputs: as for `SignSGD`)
     Source      theory/structured_inputs 4.5, (22)
@@ -270,26 +274,26 @@ class Adam(Adaptive):
 
     @property
     def kept(self) -> str:
-        """Second moments, where they have a memory."""
+        """Names of the second moments that are part of the state."""
         return "" if self.second_moment_rate is None else "second_moment"
 
 
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class RMSProp(Adam):
-    r"""Adam without momentum; also with a fixed memory of the second moment.
+    r"""RMSProp: `Adam` without momentum, also with a fixed memory of the second moment.
 
     Parameters
     ----------
     learning_rate, second_moment_rate, eps, initial
         As for `Adam`.
     beta2 : float, optional
-        Fixed beta_2 < 1, instead of `second_moment_rate`: V then fluctuates with the last
-        1/(1 - beta_2) samples, and drift and noise have constants of beta_2 that are known for
-        networks with a Gaussian error (linear ones), at eps = 0 and one sample per step.
+        Fixed memory beta_2 < 1 instead of `second_moment_rate`. V then fluctuates with the last
+        1/(1 - beta_2) samples. Drift and noise are multiplied by functions of beta_2, which are
+        known only for linear networks at eps = 0 with one sample per step.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as for `Adam`; at a fixed beta2 a
-        decay is decoupled.
+        batch_size, loss, weight_decay, decoupled and average, as in `Adam`. With a fixed beta2 the
+        weight decay must be decoupled.
 
     Notes
     -----
@@ -351,20 +355,21 @@ class RMSProp(Adam):
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class AdaGrad(Adaptive):
-    r"""Steps divided by the root of the sum of squares of every coordinate of the gradient.
+    r"""AdaGrad: each coordinate of a step is divided by the root of its sum of squared gradients.
 
-    V_je = initial + c_e int S_jj dtau, tau = steps/d, instead of Adam's second moment: a step
-    is w <- w + gamma/(p sqrt(d)) g/sqrt(V), V_ji = initial + sum g_ji^2/d.
+    A step is w <- w + gamma/(p sqrt(d)) g/sqrt(V) with g = psi x and V_ji = initial + sum g_ji^2/d
+    over all steps. In high dimension the sum for unit j in block e (eigenvalue c_e) is
+    V_je = initial + c_e int S_jj dtau with S_jj = E[psi_j^2] and tau = steps/d.
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         gamma > 0.
     initial : float or sympy.Expr
-        epsilon_0, positive at the start of a run. At zero the first steps have the length gamma/p
-        for any gradient, and no ode describes them.
+        Initial value of V, positive. At zero the first steps would have the length gamma/p for any
+        gradient, and no differential equation would describe them.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as for `Adam`.
+        batch_size, loss, weight_decay, decoupled and average, as in `Adam`.
 
     Notes
     -----
@@ -397,9 +402,10 @@ class AdaGrad(Adaptive):
 @checked
 @dataclass(frozen=True, init=False, repr=False)
 class AdaGradNorm(Adaptive):
-    r"""SGD at the rate gamma/sqrt(N), N = initial + sum |G|^2/d over all steps, G the gradient.
+    r"""SGD with the learning rate gamma/sqrt(N), where N accumulates squared gradient norms.
 
-    dN/dtau = tr Sigma/d tr S / (p^2 n_b) with tau = steps/d. Time is t = steps * gamma / (p d) of
+    N = initial + sum |G|^2/d over all steps with gradients G, so that
+    dN/dtau = tr Sigma/d tr S / (p^2 n_b) with tau = steps/d. Time is t = steps * gamma / (p d) with
     the declared gamma.
 
     Parameters
@@ -407,9 +413,9 @@ class AdaGradNorm(Adaptive):
     learning_rate : float or sympy.Expr
         gamma > 0.
     initial : float or sympy.Expr
-        b_0^2 > 0.
+        Initial value of N, positive.
     **others
-        batch_size, loss, weight_decay, decoupled and average, as for `Adam`, r = 1/sqrt(N).
+        batch_size, loss, weight_decay, decoupled and average, as in `Adam` with r = 1/sqrt(N).
 
     Notes
     -----

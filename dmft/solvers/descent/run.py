@@ -52,7 +52,9 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DescentRun(Solution):
-    """Solution of the two-time equations of gradient descent; arrays are attributes and keys.
+    """Solution of the two-time equations of gradient descent.
+
+    Arrays are attributes and can also be read by key.
 
     Attributes
     ----------
@@ -62,21 +64,22 @@ class DescentRun(Solution):
     Q2 : (T + 1, T + 1, p, p)
         Q2[t, s] = W^t W^s / d.
     corr, resp : (T, T, p, p)
-        C_l[t, s] = alpha E[g^t g^s], R_l[t, s] = alpha E[dg^t / dr^s] (zero for s > t). Where the
-        response is measured (`provenance["method"]`), the recursions are satisfied up to its error.
+        Correlation C_l[t, s] = alpha E[g^t g^s] and response R_l[t, s] = alpha E[dg^t / dr^s] of
+        the gradients g (zero for s > t). If the response is measured on samples
+        (`provenance["method"]`), the recursions hold only up to its error.
     readout : (T + 1, p)
     train_loss : (T,)
-        Mean loss over the samples, label noise included.
+        Mean loss over the training samples, including label noise.
     risk : (T + 1,)
-        Population risk E(f* - f)^2 / 2 of any loss, without the label noise.
+        Population risk E(f* - f)^2 / 2 for every loss, without label noise.
     error_rate : (T + 1,)
-        For sign labels: probability that the sign of the output is wrong, without label noise.
+        Probability that the sign of the output is wrong, without label noise; for sign labels.
     error : Values
-        Error of each of these from the spread of the scrambles, widened by Student's t for their
-        number: the exact value is within two errors with probability 95 %. Entries of a run are
-        correlated. Zero for exact results, nan for a single scramble.
+        Error of each of these arrays, estimated from the spread over independent sets of points
+        (scrambles): the exact value is within two errors with probability 95 %. Errors of one run
+        are correlated. Zero for exact results, nan for a single scramble.
     status, message, statistics, parameters, provenance
-        As for a `Trajectory`.
+        As in `Trajectory`.
     constants : mapping of str to arrays
         P (k, k), and readouts that are not trained.
     arrays : Values
@@ -111,18 +114,18 @@ class DescentRun(Solution):
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
-        """Overlaps that were reached, as the start of a run on samples that have not been seen."""
+        """Final overlaps, as the start of a run on new samples."""
         last = {n: self.arrays[n][-1] for n in ("Q", "M", "readout") if n in self.arrays}
         return start_of(last, self.constants)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm, in any dimension; `BadParameter` for a flow."""
+        """Numbers of steps at `t`. Raises `BadParameter` for a gradient flow."""
         if self.provenance.get("flow"):
             raise BadParameter("gradient flow has no steps: its time is learning_rate * steps")
         return self.t.copy()
 
     def samples(self, dim: int) -> Array:
-        """Samples that the algorithm has seen at input dimension `dim`: the same in every step."""
+        """Samples used up to each time: n after the first step, or n per step for fresh batches."""
         used = float(self.parameters["samples_per_dim"]) * dim
         fresh = bool(self.provenance.get("fresh", False))
         return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))

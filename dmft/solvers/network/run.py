@@ -21,32 +21,33 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NetworkRun(Solution):
-    """Solution of the equations of a random network; arrays are attributes and keys.
+    """Solution of the equations of a random network.
 
-    With P declared populations each array but `multiplier` has a last axis of P.
+    Arrays are attributes and can also be read by key. With P > 1 populations each array except
+    `multiplier` has a last axis of length P.
 
     Attributes
     ----------
     t : (T,)
-        Times, a step apart.
+        Times of the steps.
     mean, corr : (T,), (T, T)
-        E x(t), and E x(t) x(s), not centred.
+        Averages E x(t) and E x(t) x(s) of the state, not centred.
     output_mean, output_corr : (T,), (T, T)
-        The same of the outputs phi(x).
+        The same averages of the output phi(x).
     resp : (T, T)
-        E d phi(x(t)) / d h(s) in a unit of the time s (a step of a map); zero for s >= t.
+        Response E d phi(x(t)) / d h(s) per unit of the time s (per step of a map); zero for s >= t.
     multiplier : (T,)
-        Of the declared constraint.
+        Multiplier of the declared constraint.
     arrays : Values
         All of these by name.
     error : Values
-        Half-widths of 95 % intervals (Student's t over independent sweeps); of a closed recursion
-        the bound of its series; nan from a single sweep. The error of the step `dt` is not
-        included: compare with networks of the same step.
+        Half-widths of 95 % intervals (Student's t over independent sweeps), nan for a single sweep.
+        For a closed recursion, the bound of its series. The discretisation error of the step `dt`
+        is not included: compare with networks that are simulated with the same step.
     paths : (sweeps, T, kept) array or None
-        States of the first sites of each sweep, as `keep_paths` asks.
+        States of the first sites of each sweep, if requested by `keep_paths`.
     status, message, statistics, parameters, provenance
-        As for a `Trajectory`.
+        As in `Trajectory`.
 
     Examples
     --------
@@ -75,7 +76,7 @@ class NetworkRun(Solution):
 
     @property
     def final(self) -> NoReturn:
-        """None: equations with memory depend on the whole history.
+        """Not available: equations with memory depend on the whole history.
 
         Raises
         ------

@@ -164,24 +164,24 @@ class PathEnsemble(Averages):
     t : (T,)
         Saved times, each a whole number of steps.
     mean, std, stderr : Values
-        Mean, standard deviation (n - 1) and standard error of the mean, over the counted paths, of
-        every state block and observable, time first. NaN from the time on at which a counted path
-        was ended by an event.
+        Mean, standard deviation (with n - 1) and standard error of the mean over the counted paths,
+        for every state variable and observable, with time as first axis. NaN after an event has
+        ended a counted path.
     path_status : tuple of Status
-        How each path ended. Paths that are not "ok" or "event" are left out of the means, and
+        How each path ended. Paths that are not "ok" or "event" are excluded from the means, and
         `message` contains their number and the reason.
     status : Status
         The worst of them.
     message : str
     first_passage : mapping of str to PassageTimes
-        For each event by name: the first time of each path, NaN where censored.
+        First times of each event, by its name, for each path; NaN for censored paths.
     paths : Values or None
-        Every path's values, path first.
+        Values for every path, with the path as first axis, if they were kept.
     layout : tuple of Block
     statistics, parameters, constants, widths, provenance : mapping
     problem, starts
-        The solved problem, and the packed states (1 or paths, n) that it started from; None in a
-        record that was read from a file.
+        The solved problem, and its packed initial states (1 or paths, n). None if the record was
+        read from a file.
 
     Examples
     --------

@@ -21,11 +21,12 @@ STENCIL = 6
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TwoTimeRun(Solution):
-    """Solution of a two-time problem; signals and functions are attributes and keys.
+    """Solution of a two-time problem.
 
-    Signals are arrays over all steps (T,), diagonals among them (``C_diagonal``). A function of
-    two times, as an attribute, is its table over the saved times: ``run.C[i, j]`` = C(t_i, t_j),
-    zero for j > i where it is causal. `row` returns X(t, .) on its own grid.
+    Signals and functions are attributes and can also be read by key. Signals, which include
+    diagonals (``C_diagonal``), are arrays over all steps (T,). A function of two times is a table
+    over the saved times, ``run.C[i, j]`` = C(t_i, t_j), which is zero for j > i if the function is
+    causal. `row` returns X(t, .) on the grid of the solver.
 
     Attributes
     ----------
@@ -35,7 +36,7 @@ class TwoTimeRun(Solution):
         Times of the saved rows.
     signals : Values
     offsets, s, pairs
-        Rows one after another: row i has the times s[offsets[i]:offsets[i + 1]].
+        Concatenated rows: row i has the times s[offsets[i]:offsets[i + 1]].
     error : Values
         Estimated errors: (T,) for signals, (K,) for functions (the largest over s). The estimate is
         the largest difference in [t/2, t] from a run with steps twice as long on a grid thinned at
@@ -72,7 +73,7 @@ class TwoTimeRun(Solution):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Signals, then functions of two times; diagonals are left out."""
+        """Names of the signals and of the functions of two times, without diagonals."""
         diagonals = {f"{name}_diagonal" for name in self.pairs}
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
@@ -93,7 +94,7 @@ class TwoTimeRun(Solution):
 
     @property
     def final(self) -> NoReturn:
-        """None: equations with memory depend on the whole history, not on one time.
+        """Not available: equations with memory depend on the whole history.
 
         Raises
         ------
@@ -104,7 +105,7 @@ class TwoTimeRun(Solution):
         )
 
     def row(self, name: str, t: float) -> tuple[Array, Array]:
-        """Times s and values X(t, s) of the row saved at t.
+        """Return times s and values X(t, s) of the row saved at t.
 
         Parameters
         ----------
@@ -121,7 +122,7 @@ class TwoTimeRun(Solution):
         Raises
         ------
         BadParameter
-            When no row was saved at t (`save_at`), or there is no such function.
+            If no row was saved at t (`save_at`), or if there is no such function.
 
         Examples
         --------
@@ -136,7 +137,7 @@ class TwoTimeRun(Solution):
         return self.s[part], self.pairs[name][part]
 
     def at(self, name: str, t: float, s: float) -> float:
-        """Value X(t, s) at a saved t and any s <= t (t and s change places where symmetric).
+        """Return X(t, s) at a saved time t and any s <= t.
 
         Parameters
         ----------
@@ -164,7 +165,7 @@ class TwoTimeRun(Solution):
         return float(interpolate(times, values, np.array([float(s)]))[0])
 
     def integral(self, name: str, t: float) -> tuple[Array, Array]:
-        """Times s and the integral of X(t, u) over s < u < t (of a response: susceptibility).
+        """Return times s and the integrals of X(t, u) over s < u < t.
 
         Parameters
         ----------
@@ -190,7 +191,7 @@ class TwoTimeRun(Solution):
         return times, integrals(times, values)
 
     def table(self, name: str) -> Array:
-        """X(t_i, t_j) at the saved times, (K, K).
+        """Return the table X(t_i, t_j) at the saved times, (K, K).
 
         Parameters
         ----------
@@ -200,7 +201,7 @@ class TwoTimeRun(Solution):
         Returns
         -------
         (K, K) ndarray
-            Rows and columns at the saved times; zero above the diagonal of a causal function.
+            Table; zero above the diagonal for a causal function.
 
         Examples
         --------

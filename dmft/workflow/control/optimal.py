@@ -39,7 +39,7 @@ def greedy_schedule(
     atol: float = 1e-11,
     **parameters: Any,
 ) -> Schedule:
-    r"""Learning rates that decrease the risk fastest at each time.
+    r"""Compute the schedule that decreases the risk as fast as possible at each time.
 
     Equation    dR/dtau = (gamma/p) (A + gamma B), A = dR/dX . drift, B = dR/dX . noise;
                 gamma = -A / (2 B), a bound where B <= 0
@@ -53,15 +53,15 @@ def greedy_schedule(
     equations : Equations
     start : Overlaps
     t_max : float
-        tau at the end.
+        Final value of tau.
     minimise : str
-        "risk", or a measure of a rule of vectors.
+        Quantity to decrease: "risk", or a measure of a rule of vectors.
     control : "learning_rate" or "batch_size"
-        For batches n_b = gamma/(rate of single samples).
+        Control. The batch size is n_b = gamma/(greedy rate for single samples).
     bounds : (low, high), optional
         Bounds of the control; by default 1e-6 and 100 times its value at the start.
     points : int
-        Equidistant times of the schedule.
+        Number of equidistant times of the schedule.
     rtol, atol : float
         Tolerances of the run.
     **parameters
@@ -70,7 +70,7 @@ def greedy_schedule(
     Returns
     -------
     Schedule
-        `.hamiltonian` is dR/dtau.
+        Schedule, whose `.hamiltonian` is dR/dtau.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def optimal_schedule(
     tol: float = 1e-8,
     **parameters: Any,
 ) -> Schedule:
-    r"""Schedule of a control that minimises the risk at tau = t_max.
+    r"""Compute the schedule of a control that minimises the risk at the final time.
 
     Equation    dX/dtau = u A(X) + u^2 B(X), dLambda/dtau = -(u dA + u^2 dB)^T Lambda with
                 Lambda = dR/dX at the end; u = -Lambda.A / (2 Lambda.B), the bound where
@@ -251,37 +251,38 @@ def optimal_schedule(
     start : Overlaps
     t_max : float
     minimise : str
-        Its value at the last time: "risk", or a positive measure of a rule of vectors.
+        Quantity whose final value is minimised: "risk", or a positive measure of a rule of vectors.
     control : str
-        "learning_rate", "batch_size", "weight_decay" or another parameter of the equations. A
-        batch of n_b samples costs n_b: tau counts samples, and gamma stays that of the equations.
+        "learning_rate", "batch_size", "weight_decay" or another parameter of the equations. For the
+        batch size, tau counts samples, and the learning rate is that of the equations.
     bounds : (low, high), optional
-        Bounds of the control; required for all but rates and batches.
+        Bounds of the control; required for controls other than the learning rate and the batch
+        size.
     pieces : int
-        Intervals of the schedule.
+        Number of intervals of the schedule.
     interpolation : "linear" or "constant"
-        Its value in each of them.
+        Form of the schedule in each interval.
     free_times : bool
-        Optimise the times of constant pieces as well, instead of equal pieces: the best schedule
-        of steps.
+        Whether to optimise the times of constant pieces as well. Otherwise the pieces have equal
+        length.
     method : "L-BFGS" or "sweep"
-        Quasi-Newton steps on log u with the adjoint's gradient, or forward-backward sweeps with
-        only damping 0.3.
+        "L-BFGS" applies quasi-Newton steps to log u, with gradients from the adjoint equations.
+        "sweep" applies forward-backward sweeps with damping 0.3.
     max_iterations : int
         Iterations of each search.
     tol : float
-        Error of the states of the runs.
+        Error tolerance of the runs.
     **parameters
         Run-time values: ``label_noise=``.
 
     Returns
     -------
     Schedule
-        `.hamiltonian` is H at its times; a constant H certifies the optimum.
-        `.status` is "not_converged" if it varies by a relative amount of more than 1e-4 away from
-        bounds. H is constant in each constant piece. Between pieces of equal length it jumps by an
-        amount proportional to the square of the length, and the status then refers to the gradient;
-        with free times there is no jump.
+        Schedule, whose `.hamiltonian` contains H at its times. H is constant along an optimal
+        schedule. `.status` is "not_converged" if H varies by a relative amount of more than 1e-4
+        away from bounds. For a piecewise constant schedule, H jumps between pieces of equal length
+        by an amount proportional to the square of the length, and the status refers to the gradient
+        instead. With free times there is no jump.
 
     Raises
     ------

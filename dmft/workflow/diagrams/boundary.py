@@ -63,22 +63,22 @@ def boundary(
     r"""Trace the curves along which a measure changes its sign or its label.
 
     The labels are computed on a coarse grid. Each change between neighbouring points is refined,
-    and the curve is traced from there in both directions. Curves can turn, close, end at the edge
-    of the rectangle, or end where three labels meet. Curves that the grid does not resolve are not
-    found. A change of sign at a jump or a pole is not a zero; it is listed in `.jumps` and not
+    and the curve is traced in both directions. Curves can turn, close, end at the edge of the
+    rectangle, or end where three labels meet. Curves that the coarse grid does not resolve are not
+    found. A change of sign at a jump or a pole is not a zero: it is listed in `.jumps` and not
     drawn.
 
     Parameters
     ----------
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
-        A float is compared with `level` (secant method: about 5 evaluations per point); a str, int,
-        bool or `Status` is a label (bisection: about 9), as are the built-in measures "converged",
-        "status", "fixed_point", "minima" and "learned_directions". nan, inf and failed runs have
-        the label "failed".
+        A measure that returns a float is compared with `level` (secant method, about 5 evaluations
+        per point). If it returns a str, int, bool or `Status`, this is a label (bisection, about
+        9 evaluations). The built-in measures "converged", "status", "fixed_point", "minima" and
+        "learned_directions" are labels. nan, inf and failed runs have the label "failed".
 
-        "growth_rate" is that of one fixed point, which is found from `start` at the lowest x and y
-        and continued to each point. If its branch ends or meets another one, the label is "failed"
-        and the message gives the reason (`dmft.workflow.diagrams.end_states`).
+        "growth_rate" is the growth rate at a fixed point, which is found from `start` at the lowest
+        x and y and continued to each point. If its branch ends or meets another one, the label is
+        "failed" and the message gives the reason.
     x, y : (name, lowest, highest), (name, values) or mapping of names to values
         Ranges of two parameters; a mapping of two names defines both. If values are given, they
         define the range and, if there are more than two, also the number of points of the coarse
@@ -92,25 +92,25 @@ def boundary(
     log : names
         Axes with a logarithmic scale.
     level : float
-        Value of measures that return floats at which the boundary lies; for "escape_time",
-        "final_risk" and "overlap" it must be above 0.
+        Value of a float measure on the boundary; positive for "escape_time", "final_risk" and
+        "overlap".
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
     store, identity, threads, progress
-        As in `dmft.phase_diagram`. Calls with other ranges and tolerances reuse a store, for
-        "growth_rate" only with the same lowest x and y. Threads compute the coarse grid.
+        As in `dmft.phase_diagram`. Calls with other ranges and tolerances reuse a store (for
+        "growth_rate" only with the same lowest x and y). Threads compute the coarse grid.
 
     Returns
     -------
     Boundary
-        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C the curves
-        found so far, with the status interrupted.
+        Curves `.curves` with x, y and error, `.triple_points` and `.jumps`. After Ctrl-C the curves
+        found so far are returned, with the status "interrupted".
 
     Raises
     ------
     BadParameter
-        For a name that the equations do not have, an empty range, a measure with another return
-        type, or a store of another measure.
+        For a name that the equations do not contain, an empty range, a measure with an unsupported
+        return type, or a store of another measure.
 
     Examples
     --------

@@ -36,7 +36,7 @@ def landscape(
     points: int = POINTS,
     **parameters: float,
 ) -> Landscape:
-    r"""Minima of the population risk over the feasible alignments, and where training starts.
+    r"""Compute the minima of the risk over the feasible alignments, and the direction of the start.
 
     Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e): the stable fixed points
                 of spherical gradient flow; start: the fastest growing mode at e = m = 0
@@ -48,16 +48,16 @@ def landscape(
     ----------
     model : sequence Model, its population_risk, or a callable risk(e=..., m=...)
     gram : (2, 2), optional
-        Overlaps of (w*/sqrt(d), p), for a callable only.
+        Overlaps of (w*/sqrt(d), p), if `model` is a callable.
     points : int
-        Nodes on the border.
+        Number of nodes on the border.
     **parameters
         Values of the model's symbols.
 
     Returns
     -------
     Landscape
-        Minima, start, and functions of positions; `dmft.plot` draws it.
+        Minima, initial direction, and functions of the alignments. `dmft.plot` draws it.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def landscape_boundary(
     xtol: float = 1e-10,
     **parameters: float,
 ) -> float:
-    """Value of a parameter at which the landscape of a sequence model changes.
+    """Compute the value of a parameter at which the landscape of a sequence model changes.
 
     Parameters
     ----------
@@ -100,10 +100,10 @@ def landscape_boundary(
     parameter : str
         Name of the symbol.
     measure : callable
-        Measure of a `Landscape`: a number with a zero on the boundary
-        (``lambda found: found.bend(e=0, m=1)``: the semantic corner loses its stability;
-        ``lambda found: found.rates[0] - found.rates[1]``: the direction of the start turns), or a
-        bool or str that changes there (``lambda found: found.best.kind``).
+        Function of a `Landscape` that returns a number with a zero at the boundary, or a bool or
+        str that changes there. Examples: ``lambda found: found.bend(e=0, m=1)`` (the semantic
+        corner loses its stability), ``lambda found: found.rates[0] - found.rates[1]`` (the initial
+        direction changes), ``lambda found: found.best.kind``.
     low, high : float
     xtol : float
     **parameters
@@ -112,7 +112,7 @@ def landscape_boundary(
     Returns
     -------
     float
-        Value of the parameter, to `xtol`.
+        Value of the parameter, with error below `xtol`.
 
     Raises
     ------
@@ -145,15 +145,15 @@ def landscape_diagram(
     progress: ProgressOption = None,
     **parameters: float,
 ) -> RegionDiagram:
-    """Regions of a sequence model in the plane of two of its parameters.
+    """Compute the regions of a sequence model in the plane of two of its parameters.
 
     Parameters
     ----------
     model : sequence Model or its population_risk
     axes : mapping of two parameter names to (nx,) and (ny,) values
-        First the horizontal one.
+        Parameters and their values, the horizontal one first.
     points : int
-        Nodes on the border of each landscape.
+        Number of nodes on the border of each landscape.
     progress : None, bool or callable
     **parameters
         Values of the other symbols.

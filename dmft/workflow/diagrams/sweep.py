@@ -82,17 +82,17 @@ def sweep(
     quantities : sequence of str, optional
         Names of the numbers that the measure returns; one by default.
     store : path, optional
-        Folder of results. Points that it contains are not computed again; new ones are written to
-        disk before they are counted. Using the store of a different sweep raises an error.
+        Folder of results. Points that it contains are not computed again. Using the store of a
+        different sweep raises an error.
     identity : mapping, optional
-        Further data that must agree with those of the store, for example the version of your data
-        (see Notes).
+        Further data that must agree with the data in the store, for example the version of your
+        data (see Notes).
     executor : "threads", "processes", an executor, or a function that makes one
         Any object with submit() and futures as in `concurrent.futures`, for example a
         `dask.distributed.Client` (extra ``dask``). Threads are efficient for measures that release
         the interpreter's lock, as all solvers of this library do.
     workers : int, optional
-        One per core by default. Results do not depend on the number.
+        Number of workers; one per core by default. Results do not depend on it.
     part : (i, n)
         Compute only every n-th point, starting from the i-th, so that n tasks of a cluster can
         share a store. The result contains only these points, as a list. An error is raised if the
@@ -220,9 +220,9 @@ def phase_diagram(
     ----------
     measure : callable or str
         A callable takes the two parameters by name, ``measure(learning_rate=..., width=...)``, and
-        returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it is called from
-        several threads at once. Built-in measures, computed from the run of `equations` from
-        `start` to `t_max`:
+        returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`. It is called from
+        several threads at once. The following built-in measures are computed from the run of
+        `equations` from `start` to `t_max`:
 
         - "escape_time", as `dmft.escape_time`
         - "final_risk"
@@ -231,13 +231,13 @@ def phase_diagram(
         - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
           at `t_max`; |m| for a sequence model
         - "learned_directions": number of teacher directions for which this cosine is at least
-          `overlap` (0.1 by default) for some student
+          `overlap` (0.1 by default) for some student unit
         - "fixed_point": index in ("uninformative", "unspecialised", "partly specialised",
           "specialised") of the fixed point near which the run ends, refined by Newton's method
           (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
           status not_converged
 
-        Built-in measures that require no run:
+        The following built-in measures require no run:
 
         - "growth_rate": growth rate at a fixed point. Newton's method finds the fixed point from
           `start` at the first values of x and y, and it is continued to each point; the status is
@@ -248,9 +248,9 @@ def phase_diagram(
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two limits
         give 33 evenly spaced values; a mapping of two names defines both axes.
     equations, start, t_max
-        For the built-in measures; the equations are compiled once for all points. Equations of
-        one-pass algorithms, gradient flow, sequence models or gradient descent; for "minima" the
-        sequence model itself.
+        For the built-in measures. The equations can belong to one-pass algorithms, gradient flow,
+        sequence models or gradient descent, and are compiled once for all points. For "minima"
+        `equations` is the sequence model.
     fraction, reference, overlap
         For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool
@@ -265,11 +265,10 @@ def phase_diagram(
     quantity : str, optional
         Label of the values.
     store : path, optional
-        Folder in which all evaluations are saved. After Ctrl-C or a crash the same call resumes
-        from there, with the same result; calls with other axes and refinements of this measure
-        reuse it.
+        Folder in which all evaluations are saved. After an interruption the same call computes only
+        the missing points. Calls with other axes of the same measure reuse the folder.
     threads : int, optional
-        One per core by default; results do not depend on the number.
+        Number of threads; one per core by default. Results do not depend on it.
     identity, progress
         As in `dmft.sweep`.
     **options
@@ -278,13 +277,14 @@ def phase_diagram(
     Returns
     -------
     PhaseDiagram
-        values (ny, nx), status (ny, nx). A failed or censored point has a status and raises no
-        exception. After Ctrl-C the finished points are returned.
+        Record with values (ny, nx) and status (ny, nx). Failed and censored points have a status
+        and raise no exception. After Ctrl-C the finished points are returned.
 
     Notes
     -----
-    Points of an adaptive diagram are compared by a label: the status, and the value if the measure
-    returns a bool, an int or a name; if it returns a float, whether the value is above `level`.
+    Points of an adaptive diagram are compared by a label. It consists of the status, and of the
+    value if the measure returns a bool, an int or a name. For a float it states whether the value
+    is above `level`.
     Points that are not computed have the status of their block and values interpolated between its
     corners. Regions that are nowhere narrower than `coarse` grid steps are reproduced exactly;
     narrower ones may be missed, in whole or in part.

@@ -46,24 +46,25 @@ WARM_UP = 60
 
 @dataclass(frozen=True, eq=False)
 class NetworkFixedPoint(Record):
-    """A fixed point of a random network; with P populations arrays have shape (P,).
+    """Fixed point of a random network; with P > 1 populations arrays have shape (P,).
 
     Attributes
     ----------
     output_mean, output_second_moment : float or (P,) array
-        E phi and E phi^2.
+        Averages E phi and E phi^2 of the output.
     state_mean, state_second_moment : float or (P,) array
     response : float or (P,) array
-        chi = E d phi / d h of the complete site, its own memory included.
+        Response chi = E d phi / d h of a site, including its memory term.
     survival : float or (P,) array
-        Share of sites whose growth rate at zero is positive, without immigration; 1 if states need
-        not be positive.
+        Fraction of sites whose growth rate at zero is positive, without immigration; 1 if states
+        need not be positive.
     loadings : (rank,) array
         Overlaps kappa with the low-rank part.
     multiplier : float
-        nu, nan where none is declared.
+        Value of nu; nan if no multiplier is declared.
     replicon : float
-        sigma^2 E (d phi/d eta)^2 (spectral radius of its matrix for populations); stable below 1.
+        Stability parameter sigma^2 E (d phi/d eta)^2, below 1 if the point is stable; for several
+        populations the spectral radius of the corresponding matrix.
     spectral_edge : float
         Right edge of the bulk of the Jacobian's spectrum; nan for populations.
     outliers : complex array
@@ -72,9 +73,9 @@ class NetworkFixedPoint(Record):
     bulk_radius : float
         Radius of the bulk of that matrix, sigma sqrt(E phi'^2).
     stable : bool
-        Against both.
+        Whether the fixed point is stable by both criteria, the replicon and the spectral edge.
     residual : float
-        Largest change of the averages in one more iteration.
+        Largest change of the averages in a further iteration.
     status : Status
 
     Examples

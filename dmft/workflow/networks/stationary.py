@@ -52,19 +52,19 @@ class Stationary(Record):
     Attributes
     ----------
     variance : float
-        Of the state, C(0).
+        Variance C(0) of the state.
     output_variance : float
-        E phi^2.
+        Second moment E phi^2 of the output.
     lyapunov_exponent : float
-        The largest one; nan if it is not derived.
+        Largest Lyapunov exponent; nan if it is not available.
     decay_rate : float
         Rate at which the correlation decays at large lags; 0 for periodic states, nan for maps.
     lags, values : (n,) arrays
         Lags at which the correlation was computed; `correlation` interpolates.
     period : float
-        Of a driven state; inf otherwise.
+        Period of a driven state; inf otherwise.
     orbit : callable or None
-        The correlation between the lags.
+        Function that interpolates the correlation between the lags.
 
     Examples
     --------
@@ -86,12 +86,12 @@ class Stationary(Record):
     orbit: Any = field(default=None, repr=False, compare=False)
 
     def correlation(self, tau: ArrayLike) -> Array:
-        """C(tau) = E x(t) x(t + tau).
+        """Correlation C(tau) = E x(t) x(t + tau).
 
         Parameters
         ----------
         tau : array_like
-            Lags of either sign; of a map whole numbers.
+            Lags of either sign; whole numbers for a map.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class Stationary(Record):
         Raises
         ------
         BadParameter
-            Beyond the lags that are known.
+            For lags outside the computed range.
 
         Examples
         --------
@@ -120,7 +120,7 @@ class Stationary(Record):
         return np.asarray(self.orbit(lag))
 
     def power_spectrum(self, omega: ArrayLike) -> Array:
-        """S(omega), the integral of C(tau) cos(omega tau) over all lags.
+        """Power spectrum S(omega), the integral of C(tau) cos(omega tau) over all lags.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Stationary(Record):
         Raises
         ------
         BadParameter
-            For periodic states, whose spectrum consists of lines.
+            For periodic states, whose spectrum consists of discrete lines.
 
         Examples
         --------
@@ -155,7 +155,7 @@ class Stationary(Record):
 
     @property
     def dimension(self) -> float:
-        """Participation dimension over N is not derived for nonlinear sites.
+        """Not available: the participation dimension is not derived for nonlinear sites.
 
         Raises
         ------

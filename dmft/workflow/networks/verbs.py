@@ -38,7 +38,7 @@ class LyapunovExponent(Record):
     ----------
     value : float
     error : float
-        Half-width of the 95 % interval over sweeps; 0 where it is not sampled.
+        Half-width of the 95 % interval over sweeps; 0 if the exponent is not sampled.
     method : str
         "stationary" (Gaussian sites) or "perturbed sweep".
 
@@ -61,7 +61,7 @@ class LyapunovExponent(Record):
 
 @checked
 def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) -> Stationary:
-    r"""Stationary state of a random network: variance, correlation, spectrum, exponent.
+    r"""Compute the stationary state of a random network.
 
     Equation    C'' = C - g^2 C_phi(C; C_0) for tau > 0, C'(0+) = -noise
     Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, symmetry 0;
@@ -82,7 +82,7 @@ def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) ->
     Raises
     ------
     BadParameter
-        For other networks, which are solved to a long time instead.
+        For other networks; use `dmft.solve` with a long final time instead.
 
     Examples
     --------
@@ -103,11 +103,11 @@ def lyapunov_exponent(
     t_max: float = 60.0,
     **options: Any,
 ) -> LyapunovExponent:
-    r"""Largest Lyapunov exponent of a random network.
+    r"""Compute the largest Lyapunov exponent of a random network.
 
-    Gaussian sites have the closed form of `stationary`. Otherwise a perturbation y of the sites is
-    carried along a sweep, its own field included, and the exponent is the growth of
-    log E y^2 / 2 over the second half of the run.
+    For Gaussian sites it is computed by `stationary`. For other sites a perturbation y is
+    integrated along with the sampled paths, including its effect on the field, and the exponent is
+    the growth rate of log(E y^2)/2 in the second half of the run.
 
     Source      [sompolinsky_1988]; dmft/solvers/network/sweep.py
 
@@ -115,7 +115,7 @@ def lyapunov_exponent(
     ----------
     system : RandomNetwork or NetworkEquations
     start : number or law of `dmft.laws`, optional
-        Of a sampled exponent; a standard normal start by default.
+        Start of a sampled run; by default standard normal.
     t_max : float
         Length of the sampled run.
     **options

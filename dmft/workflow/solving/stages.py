@@ -41,21 +41,21 @@ RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps
 @checked_or(equations="a stage needs equations of kind 'ode' or 'map' from dmft.derive")
 @dataclass(frozen=True, repr=False)
 class Stage(Short):
-    """One stage of a protocol: equations, their run-time values, and when the next stage begins.
+    """Stage of a run: equations, their run-time values, and the event that ends the stage.
 
     Attributes
     ----------
     equations : Equations
-        Of kind "ode" or "map".
+        Equations of kind "ode" or "map".
     parameters : mapping, or callable(t, state) -> mapping
-        Run-time values as keywords of `dmft.solve`. A callable is called when the stage begins,
-        with the time and the state blocks Q (p, p), M (p, k).
+        Run-time values, as for `dmft.solve`. A callable is evaluated at the start of the stage, at
+        the time and the state Q (p, p), M (p, k).
 
         ``learning_rate`` may be a schedule as in `dmft.solve`, in the time since the start of the
-        run; a function only if `parameters` is a mapping. In a map it may be any function of the
-        time t, the number of steps.
+        run (a function only if `parameters` is a mapping). For a map it may be any function of the
+        number of steps t.
     until : Event or None
-        The next stage begins when this event occurs; None: the stage lasts to the end.
+        Event that ends the stage. With None the stage lasts until the end of the run.
 
     Examples
     --------
@@ -113,19 +113,18 @@ def solve_stages(
     Parameters
     ----------
     stages : sequence of Stage
-        Each but the last has `until`.
+        Stages in order. All except the last have `until`.
     start : Overlaps
     t_max : float
     save_at, events, progress, t_start, options
-        As for `dmft.solve` (method, rtol, atol, max_steps, timeout); events apply to every stage.
-        The state at a switch is always saved. Protocols with values that depend on time continue at
-        the time of `start`.
+        As in `dmft.solve` (method, rtol, atol, max_steps, timeout). Events apply to every stage.
+        The state at each switch is saved. Schedules in time continue at the time of `start`.
 
     Returns
     -------
     Trajectory
-        The switches are among its events; `provenance["stages"]` has start and parameters of each
-        stage that began. Times in samples refer to the last stage.
+        The run, whose events include the switches. `provenance["stages"]` contains the start and
+        the parameters of each stage. Conversions to samples refer to the last stage.
 
     Raises
     ------

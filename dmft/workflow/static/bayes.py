@@ -63,22 +63,23 @@ class FixedPointBranch(Record):
 
 @dataclass(frozen=True, eq=False)
 class BayesOptimal(StaticLimit):
-    r"""Bayes-optimal estimation of a teacher from n = samples_per_dim d labels, d -> infinity.
+    r"""Bayes-optimal estimation of a teacher from n = samples_per_dim * d labels, as d -> infinity.
 
     Attributes
     ----------
     q, qhat, mmse, free_entropy
-        Of the selected branch, as in `branches`.
+        Overlap with the teacher, conjugate overlap, mean squared error of the weights and free
+        entropy of the selected branch, as in `branches`.
     risk : float
-        E(g - E[g | x, data])^2/2 of a new sample, g without noise and flips.
+        Risk E(g - E[g | x, data])^2/2 of a new sample; g is the label without noise and flips.
     error_rate : float or None
-        Smallest probability to mispredict a label with two values, without noise and flips; for
-        drawn labels, the label itself.
+        Smallest probability of a wrong prediction, for labels with two values. Noise and flips are
+        excluded; randomly drawn labels are compared with the label itself.
     error : float
         Error of q.
     proof : str
     branches : tuple of FixedPointBranch
-        All fixed points, by overlap.
+        All fixed points, in order of their overlap.
     samples_per_dim, start, prior, label, message
 
     Examples
@@ -114,7 +115,9 @@ class BayesOptimal(StaticLimit):
 def bayes_optimal(
     model: Model, samples_per_dim: float, prior: Any = "gaussian", start: str = "uninformed"
 ) -> BayesOptimal:
-    r"""Overlap, errors and free entropy of Bayes-optimal estimation and of AMP.
+    r"""Compute overlap, errors and free entropy of Bayes-optimal estimation and of AMP.
+
+    AMP denotes approximate message passing.
 
     Equation    qhat = alpha m(q), q = F(qhat), m(q) = E[g_out g_out^T]
     Shapes      q, qhat: numbers for one field, (k, k) for k = 2, 3
@@ -126,14 +129,15 @@ def bayes_optimal(
     Parameters
     ----------
     model : Model
-        Its teacher, `label_noise`, `label_flip` and `label_channel` are used; the student is not.
+        Model whose teacher, `label_noise`, `label_flip` and `label_channel` are used. The student
+        is not used.
     samples_per_dim : float
-        Samples over dimension.
+        Number of samples divided by d.
     prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
-        Law of the teacher's weights; for several fields "gaussian".
+        Law of the teacher's weights. For several fields only "gaussian".
     start : "uninformed", "informed" or "all"
-        The branch that AMP reaches without prior information, the branch closest to the teacher, or
-        the branch of largest free entropy, which is the Bayes optimum.
+        Selected fixed point: the one that AMP reaches without prior information, the one closest to
+        the teacher, or the one with the largest free entropy, which is the Bayes optimum.
 
     Returns
     -------
@@ -302,12 +306,12 @@ def _clean(channel: Channel) -> Channel:
 
 @dataclass(frozen=True, eq=False)
 class StateEvolution(StaticLimit):
-    """Overlap of AMP's estimate after each step, as d -> infinity.
+    """Overlap of the estimate of AMP after each iteration, as d -> infinity.
 
     Attributes
     ----------
     q : (T + 1,) or (T + 1, k, k)
-        From the start on.
+        Overlap with the teacher, including the start.
     mmse : (T + 1,)
     converged : bool
         Whether the last change is below 1e-10.
@@ -341,7 +345,7 @@ def state_evolution(
     prior: Any = "gaussian",
     steps: int = MOST_STEPS,
 ) -> StateEvolution:
-    """Overlap of approximate message passing in iterations.
+    """Compute the overlap of approximate message passing after each iteration.
 
     Equation    q_(t+1) = F(alpha m(q_t))
     Source      theory/static_limits (2)
@@ -351,12 +355,12 @@ def state_evolution(
     model : Model
     samples_per_dim : float
     start : "uninformed", "informed" or float
-        The initial overlap. Uninformed: zero, or 1e-3 of the second moment if zero is a fixed
-        point. Informed: 1 - 1e-3 of the second moment.
+        Initial overlap. "uninformed" is zero, or 1e-3 of the second moment if zero is a fixed
+        point. "informed" is 1 - 1e-3 of the second moment.
     prior
         As in `dmft.bayes_optimal`.
     steps : int
-        Maximal number; the iteration ends when it has converged.
+        Maximal number of iterations.
 
     Returns
     -------

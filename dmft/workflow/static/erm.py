@@ -41,26 +41,27 @@ class ERM(StaticLimit):
     Attributes
     ----------
     M, Q : float
-        Overlaps w w*/d and w w/d; for teachers of several fields (squared loss) M is a tuple.
+        Overlaps w.w*/d and w.w/d of the minimiser. For teachers of several fields (squared loss) M
+        is a tuple.
     V : float
         Response of an output to its sample, the parameter of the proximal operator.
     train_loss, test_loss : float
-        Mean loss of a training sample and of a new one, label noise included.
+        Mean loss of a training sample and of a new sample, including label noise.
     risk : float
-        E(f* - f)^2/2 without flips and noise; of drawn labels f* is the mean label.
+        Risk E(f* - f)^2/2 without flips and noise. For randomly drawn labels f* is the mean label.
     error_rate : float or None
-        For sign labels: probability that the sign of the output differs from the teacher's; for
-        drawn labels, from the label.
+        For sign labels, the probability that the sign of the output differs from the teacher's. For
+        drawn labels, the probability that it differs from the label.
     stability : float
-        Replicon: below 1 the replica-symmetric equations are stable.
+        Replicon eigenvalue. Below 1 the replica-symmetric equations are stable.
     error : mapping of str to float
-        Of each of these.
+        Error of each of these numbers.
     proof : "closed form" or "quadrature"
     status, message
     loss, label : str
     samples_per_dim, ridge : float
     moments : mapping of str to float
-        Of the squared loss and isotropic inputs: c_1 = |E[y h*]| and y_2 = E[y^2].
+        For the squared loss and isotropic inputs, c_1 = |E[y h*]| and y_2 = E[y^2].
 
     Examples
     --------
@@ -96,12 +97,12 @@ class ERM(StaticLimit):
 
     @property
     def cosine(self) -> float:
-        """M/sqrt(Q), the cosine of the angle between student and teacher."""
+        """Cosine M/sqrt(Q) of the angle between student and teacher."""
         return float(np.linalg.norm(self.M)) / math.sqrt(self.Q)
 
     @property
     def formulas(self) -> dict[str, sp.Expr]:
-        """Closed forms of the squared loss in alpha, lambda, c_1 = E[y h*], y_2 = E[y^2] and V.
+        """Closed forms for the squared loss in alpha, lambda, c_1 = E[y h*], y_2 = E[y^2] and V.
 
         Empty for other losses and inputs. `moments` contains the values of c_1 and y_2.
         """
@@ -112,7 +113,7 @@ class ERM(StaticLimit):
 def erm(
     model: Model, loss: str | sp.Expr = "squared", samples_per_dim: float = 2.0, ridge: float = 0.0
 ) -> ERM:
-    r"""Overlaps, losses and stability of empirical risk minimisation in high dimension.
+    r"""Compute overlaps, losses and stability of empirical risk minimisation in high dimension.
 
     Equation    V = 1/(ridge + V^), M = V m^, Q = M^2 + V^2 q^; V^ = -alpha E[df/domega],
                 q^ = alpha E[f^2], m^ = alpha E[f h*] + M V^; f = (prox - omega)/V
@@ -126,26 +127,26 @@ def erm(
     Parameters
     ----------
     model : Model
-        Teacher, noise and flips; a student of width 1, usually linear. Inputs with a `Spectrum`
-        require the squared loss; M and Q are then the covariances of the fields, sum_e c_e M_e and
-        sum_e c_e Q_e.
+        Teacher, noise and flips, with a student of width 1, usually linear. Inputs with a
+        `Spectrum` require the squared loss. M and Q are then the covariances of the fields,
+        sum_e c_e M_e and sum_e c_e Q_e.
     loss : str or sympy.Expr
-        A name, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
+        Name of a loss, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
     samples_per_dim : float
-        alpha = n/d.
+        Ratio alpha = n/d.
     ridge : float
 
     Returns
     -------
     ERM
-        `.M`, `.Q`, `.V`, `.train_loss`, `.test_loss`, `.risk`, `.error_rate`, `.stability` and
-        their `.error`. Where no solution was found, the status is "not_converged".
+        Record with `.M`, `.Q`, `.V`, `.train_loss`, `.test_loss`, `.risk`, `.error_rate`,
+        `.stability` and their `.error`. If no solution is found, the status is "not_converged".
 
     Raises
     ------
     BadParameter
-        Also if the minimiser has no finite length, or if the proximal operator jumps: such
-        minima are beyond replica symmetry.
+        Also if the minimiser has no finite length, or if the proximal operator jumps. In the
+        latter case the minima are not described by the replica-symmetric theory.
 
     Examples
     --------
@@ -326,7 +327,7 @@ def optimal_ridge(
     samples_per_dim: float | None = None,
     minimise: str = "test_loss",
 ) -> OptimalRidge:
-    r"""Ridge with the smallest test loss; in closed form for the squared loss, at any alpha.
+    r"""Compute the ridge with the smallest test loss.
 
     Equation    (E[y^2] - c^2)/c^2, c^2 = sum_r E[y h*_r]^2
     Valid for   squared loss of a linear student: any label, any samples_per_dim; other losses, and
@@ -338,13 +339,14 @@ def optimal_ridge(
     model : Model
     loss : str or sympy.Expr
     samples_per_dim : float, optional
-        Required for other losses than the squared one, and for other measures.
+        Required for losses other than the squared loss, and for `minimise` other than "test_loss".
     minimise : "test_loss", "risk" or "error_rate"
 
     Returns
     -------
     OptimalRidge
-        `.value` (also by `float`), `.expr`, `.error`, `.proof`; infinite where E[y h*] = 0.
+        Record with `.value` (also by `float`), `.expr`, `.error` and `.proof`. The value is
+        infinite if E[y h*] = 0.
 
     Raises
     ------

@@ -36,17 +36,17 @@ UNINFORMED = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class MessagePassing(StaticLimit):
-    """Runs of approximate message passing in finite dimension.
+    """Simulations of approximate message passing in finite dimension.
 
     Attributes
     ----------
     q : (seeds, T + 1) or (seeds, T + 1, k, k)
         Overlap of the estimate with the teacher after each step.
     length : as q
-        Squared length of the estimate; equal to q on average, if the theory holds.
+        Squared length of the estimate, which the theory predicts to equal q.
     found : tuple of bool
-        Whether the teacher was recovered: the posterior variance vanished, and for a discrete prior
-        the rounded estimate equals the teacher.
+        Whether the teacher was recovered, that is, the posterior variance vanished. For a discrete
+        prior the rounded estimate must also equal the teacher.
     status, message
     samples_per_dim, dim, prior, label, start
 
@@ -100,7 +100,7 @@ def approximate_message_passing(
     start: Any = None,
     steps: int = STEPS,
 ) -> MessagePassing:
-    r"""Run approximate message passing on data sets in finite dimension.
+    r"""Simulate approximate message passing (AMP) on data sets in finite dimension.
 
     Equation    omega = X w - V g_prev, g = g_out(y, omega, V), A = -sum dg/d, B = X^T g + A w,
                 w = E[w | B, A], V = mean Var[w | B, A]; for k fields A = g^T g/d
@@ -117,14 +117,15 @@ def approximate_message_passing(
     dim : int
         d.
     seeds : int or sequence of int
-        A number n means the seeds 0 to n - 1.
+        Seeds; a number n denotes the seeds 0 to n - 1.
     prior : "gaussian", "rademacher" or GaussBernoulli(density)
     start : None, "spectral" or float
-        Overlap with the teacher at the start. By default 0 if E[h | y] does not vanish. Otherwise 0
-        is a fixed point, and the start is the spectral estimate (one field), with the sign for
-        which the last overlap is positive.
+        Overlap with the teacher at the start. The default is 0 if E[h | y] does not vanish.
+        Otherwise 0 is a fixed point, and the default is the spectral estimate (one field), with the
+        sign for which the final overlap is positive.
     steps : int
-        Maximal number; runs end when the teacher is recovered, and keep their last overlap.
+        Maximal number of iterations. A run ends when the teacher is recovered, and its later
+        overlaps equal the last one.
 
     Returns
     -------

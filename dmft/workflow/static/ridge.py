@@ -162,17 +162,18 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class OptimalRidge(StaticLimit):
-    """Ridge with the smallest test loss; `float` returns its value.
+    """Ridge with the smallest test loss. `float` returns its value.
 
     Attributes
     ----------
     value : float
-        Infinite if the label has no linear part: the best linear student is zero.
+        The ridge; infinite if the label has no linear part, for which the best linear student is
+        zero.
     error : float
         0 for closed forms.
     proof : "closed form" or "quadrature"
     formula : str
-        The value as text of SymPy, which `expr` parses.
+        The value as a SymPy expression in text form, which `expr` parses.
 
     Examples
     --------

@@ -31,11 +31,12 @@ class Separability(StaticLimit):
     Attributes
     ----------
     value : float
-        Infinite for noiseless labels of a half space.
+        Samples per dimension; infinite for noiseless labels of a half space.
     error : float
     proof : "closed form" or "quadrature"
     ratio : float
-        Component of the separating direction along the teacher over the rest, at the threshold.
+        Component of the separating direction along the teacher, divided by its orthogonal
+        component, at the threshold.
 
     Examples
     --------
@@ -59,7 +60,7 @@ class Separability(StaticLimit):
 
 @checked
 def separability(model: Model) -> Separability:
-    r"""Samples per dimension below which there is a linear classifier without training errors.
+    r"""Compute the number of samples per dimension below which the labels are linearly separable.
 
     Equation    1/alpha_sep = min_t E[(Z - t y h*)_+^2] = min_t E[(1 + u^2) Phi(u) + u phi(u)],
                 u = -t y h*
@@ -70,7 +71,7 @@ def separability(model: Model) -> Separability:
     Parameters
     ----------
     model : Model
-        With a teacher whose labels are +1 and -1, or with ``label_channel=``.
+        Model with labels +1 and -1, or with ``label_channel=``.
 
     Returns
     -------

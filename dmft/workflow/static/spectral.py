@@ -33,16 +33,16 @@ CLOSE, FAR = 1e-9, 1e9
 
 @dataclass(frozen=True, eq=False)
 class Spectral(StaticLimit):
-    r"""Top eigenvector of sum_mu T(y_mu) x_mu x_mu^T/n as d -> infinity.
+    r"""Spectral estimate: leading eigenvector of sum_mu T(y_mu) x_mu x_mu^T/n as d -> infinity.
 
     Attributes
     ----------
     cosine_squared : float
-        Squared cosine of its angle with the teacher.
+        Squared cosine of the angle between the eigenvector and the teacher.
     threshold : float
-        Samples per dimension above which it is positive; infinite if it never is.
+        Samples per dimension above which this cosine is positive; infinite if it is always zero.
     error : float
-        Of cosine_squared.
+        Error of cosine_squared.
     samples_per_dim, preprocessing, label
 
     Examples
@@ -138,7 +138,7 @@ def optimal_preprocessing(channel: Channel, y: Array) -> Array:
 def spectral(
     model: Model, samples_per_dim: float, preprocessing: str | sp.Expr = "optimal"
 ) -> Spectral:
-    r"""Overlap of the spectral estimate with the teacher, and the samples that it needs.
+    r"""Compute the overlap of the spectral estimate with the teacher, and its threshold.
 
     Equation    phi(s) = s E[T h^2/(s - T)], psi(s) = s (1/alpha + E[T/(s - T)]): above the minimum
                 of psi, phi(s) = psi(s) and cos^2 = psi'/(psi' - phi'), else 0
@@ -151,12 +151,12 @@ def spectral(
     model : Model
     samples_per_dim : float
     preprocessing : "optimal" or sympy.Expr
-        T, an expression in the symbol y.
+        Preprocessing T, an expression in the symbol y.
 
     Returns
     -------
     Spectral
-        `.cosine_squared`, `.threshold`, `.error`.
+        Record with `.cosine_squared`, `.threshold` and `.error`.
 
     Raises
     ------

@@ -40,33 +40,43 @@ IMPOSSIBLE, HARD, EASY = "impossible", "hard", "easy"
 
 @dataclass(frozen=True, eq=False)
 class Thresholds(StaticLimit):
-    r"""Samples over dimension at which states of recovery appear.
+    r"""Numbers of samples per dimension above which the teacher can be recovered.
+
+    The overlap q of an estimate with the teacher is a fixed point of state evolution at alpha
+    samples per dimension. AMP denotes approximate message passing. alpha(q) is the number of
+    samples per dimension at which q is a fixed point.
 
     Attributes
     ----------
     trivial : (n, k)
-        Orthonormal rows that span the directions learned with any number of samples of order d.
+        Orthonormal rows that span the directions learned at any alpha > 0.
     weak_recovery : Threshold
-        Above it AMP is better than a random guess; inf if no multiple of d suffices.
+        Smallest alpha above which AMP finds a positive overlap with the other directions; infinite
+        if no number of samples of order d suffices.
     directions : (n, k)
-        Directions that are learned first, at `weak_recovery`.
+        Orthonormal rows that span the directions learned first, at `weak_recovery`.
     staircase : tuple of StaircaseStep
-        All steps in order, each given the earlier ones.
+        Steps in which several directions are learned, in their order. Each step assumes the
+        directions of the earlier ones.
     algorithmic : Threshold or None
-        Above it AMP reaches the last branch: the largest local maximum of alpha(q), or exact
-        recovery if alpha(q) increases. None for several fields.
+        Smallest alpha above which AMP reaches the branch of fixed points with the largest overlap:
+        the largest local maximum of alpha(q), or the threshold of exact recovery if alpha(q)
+        increases. None for several fields.
     information_theoretic : Threshold or None
-        Above it the last branch has the largest free entropy. For several fields k/p, the share p
-        of labels that are no atoms; None for discrete and noisy labels.
+        Smallest alpha above which this branch has the largest free entropy and is therefore
+        Bayes-optimal. For k > 1 fields this is k/p, where p is the probability of labels that
+        have a density; None if labels are discrete or noisy.
     perfect : Threshold or None
-        Above it all starts lead to exact recovery; inf if the error only tends to zero.
+        Smallest alpha above which recovery is exact from every start; infinite if the error
+        only tends to zero as alpha grows.
     order : "first", "second" or None
-        Whether the overlap jumps.
+        "first" if the overlap jumps, "second" if it grows continuously from zero.
     spinodals : tuple of (float, float)
-        Local extremes of alpha(q): alpha and q.
+        Values of alpha and q at the local extrema of alpha(q).
     samples, overlap : (P,)
-        The curve alpha(q) of all fixed points, for one field.
+        Points (alpha, q) of the curve alpha(q), for one field.
     prior, label, message
+        The prior and the label, and a summary, as text.
 
     Examples
     --------
@@ -101,11 +111,17 @@ class Thresholds(StaticLimit):
 
 @checked
 def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
-    r"""Numbers of samples per dimension at which recovery of the teacher becomes possible.
+    r"""Compute the numbers of samples per dimension above which the teacher can be recovered.
 
-    Equation    weak recovery at 1/E_y[E[He_2(h)|y]^2] for one field h, and for several at
-                1/lambda_max of q -> E[G q G], G = E[z z^T - I|y]; at 0 if E[h|y] is not zero. The
-                other thresholds are extremes of alpha(q) = F^-1(q)/m(q)
+    From n = alpha d labelled samples, the Bayes-optimal estimate and approximate message passing
+    (AMP) reach an overlap q with the teacher, which is a fixed point of state evolution. The
+    thresholds are the values of alpha at which q becomes positive for AMP (weak recovery), at which
+    AMP recovers the teacher (algorithmic), and at which the Bayes-optimal estimate does
+    (information-theoretic).
+
+    Equation    weak recovery at alpha = 1/E_y[E[He_2(h)|y]^2] for one field h, and at 1/lambda_max
+                of the map q -> E[G q G], G = E[z z^T - I|y], for several; at alpha = 0 if E[h|y] is
+                not zero. The other thresholds are extrema of alpha(q) = F^-1(q)/m(q)
     Scaling     n = alpha d
     Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
                 field and for steps of one direction
@@ -114,14 +130,14 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     Parameters
     ----------
     model : Model
-        Teacher and label; the student is not used.
+        Model whose teacher and label are used; the student is not used.
     prior : "gaussian", "rademacher" or GaussBernoulli(density)
         Law of the teacher's weights.
 
     Returns
     -------
     Thresholds
-        Each with its error, or None where it is not defined.
+        Thresholds, each with its error, or None if it is not defined.
 
     Raises
     ------
@@ -289,12 +305,12 @@ class RecoveryPhase(str):
 
 @checked
 def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian") -> RecoveryPhase:
-    """Whether recovery is impossible, hard or easy at a number of samples.
+    """Determine whether recovery is impossible, hard or easy at a number of samples.
 
-    Impossible: below the information-theoretic threshold of a first-order transition, or below
-    weak recovery if the overlap grows from zero. Hard: above it, but below the algorithmic
-    threshold. Easy: above both. Below a first-order transition AMP may reach a partial overlap,
-    which `message` states.
+    Recovery is impossible below the information-theoretic threshold of a first-order transition, or
+    below weak recovery if the overlap grows continuously from zero. It is hard between this
+    threshold and the algorithmic one, and easy above both. Below a first-order transition AMP
+    (approximate message passing) may reach a partial overlap, which `message` states.
 
     Equation    alpha_IT < alpha < alpha_alg is hard
     Source      theory/static_limits 3.5
@@ -309,7 +325,7 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     Returns
     -------
     RecoveryPhase
-        A str with `.message`.
+        "impossible", "hard" or "easy" (a str) with the attribute `.message`.
 
     Raises
     ------
@@ -347,17 +363,18 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
 
 @dataclass(frozen=True, eq=False)
 class SampleComplexity(StaticLimit):
-    """Samples that algorithms need to learn a label.
+    """Numbers of samples that algorithms need to learn a label.
 
     Attributes
     ----------
     one_pass, reuse : str
-        Scaling with d of one-pass SGD and of gradient descent on repeated data.
+        Number of samples for one-pass SGD and for gradient descent on repeated data, as a function
+        of d.
     leap_exponent, generative_exponent : float
-        Exponents that give these scalings; infinite if there is none.
+        Exponents that determine these functions; infinite if the label cannot be learned.
     message_passing : Threshold
-        alpha_c of weak recovery by message passing, n = alpha_c d; infinite if no multiple of d
-        suffices.
+        Threshold alpha_c of weak recovery by message passing from n = alpha_c d samples; infinite
+        if no number of samples of order d suffices.
     algorithmic, information_theoretic, perfect : Threshold or None
         As in `dmft.thresholds`.
     label, prior : str
@@ -386,7 +403,7 @@ class SampleComplexity(StaticLimit):
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """Algorithms and the samples that they need, as text."""
+        """Names of the algorithms and the numbers of samples that they need, as text."""
         found = [
             ("one-pass SGD", self.one_pass),
             ("gradient descent on repeated data", self.reuse),
@@ -424,7 +441,7 @@ def scaling(exponent: float) -> str:
 
 @checked
 def sample_complexity(model: Model, prior: Any = "gaussian") -> SampleComplexity:
-    r"""Table of the samples that one pass, reuse, message passing and any algorithm need.
+    r"""Compute the numbers of samples that different algorithms need to learn a label.
 
     Equation    one pass: d, d log d, d^(l - 1) for a leap exponent l = 1, 2, l > 2; reuse: the same
                 of the generative exponent; message passing: n = alpha_c d
@@ -435,13 +452,13 @@ def sample_complexity(model: Model, prior: Any = "gaussian") -> SampleComplexity
     Parameters
     ----------
     model : Model
-        Its teacher; the student plays no role.
+        Model whose teacher and label are used; the student is not used.
     prior : "gaussian", "rademacher" or GaussBernoulli(density)
 
     Returns
     -------
     SampleComplexity
-        `.rows`; `print` shows the table.
+        Table with one row per algorithm (`.rows`), which `print` shows.
 
     Raises
     ------
