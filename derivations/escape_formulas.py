@@ -246,8 +246,8 @@ assert_equal(backward.subs(sp.diff(inner, x), sp.exp(W)), -1, "backward equation
 # ## Step 6: the largest rate at which the perfect solution is stable
 #
 # Near $w_j = w^*$, $\varepsilon = \frac1p\sum_l\sigma'(h^*)\delta_l$ with $\delta_l =
-# h^*-\lambda_l$: all $p$ students of one teacher unit take the same step, and $w = E[\bar\delta^2]$
-# obeys $\dot w = -2s_2w + \frac\gamma p s_4 w$, $s_4 = E[\sigma'^4]$: $\gamma_{\max} = 2ps_2/s_4$.
+# h^*-\lambda_l$: all $p$ units that learn one teacher unit take the same step, and
+# $w = E[\bar\delta^2]$ obeys $\dot w = -2s_2w + \frac\gamma p s_4 w$, $s_4 = E[\sigma'^4]$: $\gamma_{\max} = 2ps_2/s_4$.
 
 # %%
 s_2, s_4 = moment((2 * z) ** 2), moment((2 * z) ** 4)
@@ -262,7 +262,7 @@ for width in (2, 3, 8):  # the fastest weak recovery of a wide student learns no
 # %% [markdown]
 # ## Numerical check 1: the integrated equations
 #
-# A crossing of the equations of motion at $\ell = 2$ (two teachers, two students) and at $\ell = 3$
+# A crossing of the equations of motion at $\ell = 2$ (two units each) and at $\ell = 3$
 # with overlaps so small that the leading power is all.
 
 # %%

@@ -94,4 +94,4 @@ print(f"O(1/d) drift at d = {dim}: derived {expected:.5f}, sampled {rest.mean():
 
 # %% [markdown]
 # **Source.** theory/one_pass B.1, E.1, E.2, E.3. `tests/equations/test_fluctuations.py` repeats the
-# check for two students, batches and erf.
+# check for two student units, batches and erf.

@@ -51,7 +51,7 @@ T, SAMPLES = 7, 2**14
 
 @dataclass(frozen=True)
 class Case:
-    """Two students, two teachers; `relu` decides the activation and the target."""
+    """Two student units, two teacher directions; `relu` selects activation and target."""
 
     relu: bool
     readout: tuple[float, float]
@@ -345,12 +345,12 @@ published = ", ".join(
 )
 page = rf"""{PREAMBLE}\begin{{document}}
 \section*{{Where the public script of batch reuse departs from its equations}}
-Smooth case: two erf students $a=(1,-0.6)$, target erf$(z_1)-\frac12$erf$(z_2)$, $\alpha=2$,
+Smooth case: two erf units $a=(1,-0.6)$, target erf$(z_1)-\frac12$erf$(z_2)$, $\alpha=2$,
 $\eta=1$, $Q^0_{{12}}=0.3$; entries off the truth by more than five standard errors are bold.
 
 {{\scriptsize\setlength{{\tabcolsep}}{{3pt}}\noindent {table("smooth")}\par}}
 
-\medskip Published case: two ReLU students $a=(1,-1)/\sqrt2$ on $\tanh(z_1+\mathrm{{He}}_3(z_2))$,
+\medskip Published case: two ReLU units $a=(1,-1)/\sqrt2$ on $\tanh(z_1+\mathrm{{He}}_3(z_2))$,
 $\alpha=3$, $\eta=0.2$. Published with the paper: {published}.
 
 {{\scriptsize\setlength{{\tabcolsep}}{{3pt}}\noindent {table("kinked")}\par}}

@@ -208,12 +208,12 @@ class Laplace(Law):
 
 @dataclass(frozen=True, repr=False, init=False)
 class Discrete(Law):
-    """Law of finitely many values.
+    """Law of a variable with finitely many values.
 
     Parameters
     ----------
     probabilities : mapping of float to float
-        Probability of each value; they add up to one.
+        Probability of each value. The probabilities add up to one.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-r"""Vectors of a learning rule: write the step, `dmft.derive` has its theory.
+r"""Vectors of learning rules: write a step in vectors, and `dmft.derive` derives its equations.
 
-Rows are weight vectors of length O(sqrt(d)), views the inputs x of one step,
+Rows are vectors of length O(sqrt(d)), such as weights. Views are the inputs x of one step,
 
     x^a = sum_r c^a_r X_r / sqrt(d) + G^a,    E G^a G^b^T = scale_a scale_b cov_ab I,
 
-and ``row @ view`` is the field X . x / sqrt(d), an ordinary real symbol. A step is linear in
-vectors: of coefficients psi of views and Phi of rows it stands for
+and ``row @ view`` is the field X . x / sqrt(d), a real SymPy symbol. A step is a linear combination
+of views with coefficients psi and rows with coefficients Phi, and denotes
 
     w <- w + (g / sqrt(d)) sum_a psi_a x^a + (g / d) sum_l Phi_l X_l.
 
@@ -58,12 +58,12 @@ def expression(value: object, what: str) -> sp.Expr:
 
 
 class Vector:
-    """Linear combination of rows and views; what `+`, `-` and multiplication by numbers make.
+    """Linear combination of rows and views.
 
     Attributes
     ----------
     terms : mapping of Row or View to sympy.Expr
-        Coefficients that are not zero.
+        Nonzero coefficients.
     """
 
     # SymPy leaves products with a vector to the vector.
@@ -74,7 +74,7 @@ class Vector:
 
     @property
     def terms(self) -> dict[Vector, sp.Expr]:
-        """Coefficients that are not zero."""
+        """Nonzero coefficients."""
         return self._terms
 
     def __repr__(self) -> str:
@@ -176,7 +176,7 @@ class Declared(Vector):
 
 
 class Row(Declared):
-    """A vector of length O(sqrt(d)): weights, a teacher, a direction of the inputs, a mean."""
+    """Vector of length O(sqrt(d)), such as weights, a teacher or a direction of the inputs."""
 
     def __init__(self, name: str, is_fixed: bool) -> None:
         self.name, self.is_fixed = name, is_fixed
@@ -258,7 +258,7 @@ class Gram(_Symbol):
 
 
 def gram(a: Row, b: Row) -> sp.Expr:
-    """Overlap a . b / d of two rows, an order parameter.
+    """Return the overlap a . b / d of two rows, an order parameter, as a symbol.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def gram(a: Row, b: Row) -> sp.Expr:
 
 
 class Rows(tuple[Row, ...]):
-    """Rows that move where `UpdateField` has a step for them; one row alone where n is 1.
+    """Declare trained rows: `UpdateField` must have a step for each of them.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ class Rows(tuple[Row, ...]):
 
 
 def fixed(name: str, n: int = 1) -> Any:
-    """Rows that never move: teachers, directions of the inputs, means.
+    """Declare constant rows: teachers, directions of the inputs, means.
 
     Parameters
     ----------
@@ -339,13 +339,14 @@ def _check_name(name: object) -> None:
 
 
 class Random(_Symbol):
-    """A random number of one step: a latent coordinate, a mask, a label's noise, an action.
+    """Random number of one step: a coordinate of an input, a mask, label noise, an action.
 
     Parameters
     ----------
     name : str
     law : dmft.laws.Law
-        Probabilities of a `Discrete` law may be expressions in the fields of earlier views.
+        Law of the number. Probabilities of a `Discrete` law may be expressions in the fields of
+        earlier views.
 
     Examples
     --------
@@ -387,21 +388,22 @@ class Random(_Symbol):
 
 
 class View(Declared):
-    """One input of a step: latents times rows, and Gaussian noise.
+    """Input of a step: Gaussian noise, plus random coordinates along rows.
 
     Parameters
     ----------
     name : str
     adds : mapping of Row to expression
-        Latent coordinates along rows that may move; the noise is full along these.
+        Random coordinates along rows, which are added to the Gaussian noise. The rows may be
+        trained.
     replaces : mapping of Row to expression
-        Coordinates along fixed rows that take the place of the noise there. Coefficients are
-        numbers, `Random` symbols, and fields of earlier views.
+        Coordinates along fixed rows, which replace the Gaussian noise along these rows.
+        Coefficients contain numbers, `Random` symbols and fields of earlier views.
     scale : expression, or sequence of them by block
-        Multiplies the noise.
+        Factor of the noise.
     fractions : sequence of expressions, optional
-        Shares of the coordinates in blocks that have overlaps of their own; starts then have a
-        leading axis of blocks.
+        Fractions of the coordinates in blocks. Overlaps of starts and runs then have a leading axis
+        of blocks.
 
     Examples
     --------
@@ -483,16 +485,16 @@ def views(
     scale: Any = 1,
     fractions: Sequence[Any] = (1,),
 ) -> tuple[View, ...]:
-    """Views of the same latents whose noise is jointly Gaussian.
+    """Return views that share their random coordinates and have jointly Gaussian noise.
 
     Parameters
     ----------
     names : str
-        Separated by spaces.
+        Names, separated by spaces.
     cov : (n, n) nested sequence, or one for each block
-        Covariance of the noises, numbers or expressions in parameters.
+        Covariance of the noise of the views: numbers or expressions in parameters.
     adds, replaces, scale, fractions
-        As of `View`.
+        As in `View`.
 
     Returns
     -------
@@ -525,7 +527,7 @@ def _covariance(given: Any, size: int) -> sp.ImmutableDenseMatrix:
 
 
 def copies(view: View, count: int) -> tuple[View, ...]:
-    """Independent copies of a view, with copies of its latents.
+    """Return independent copies of a view, with independent copies of its random coordinates.
 
     Parameters
     ----------
@@ -591,12 +593,12 @@ class Mean(sp.Expr):
 
 
 def mean(expr: Any) -> sp.Expr:
-    """Average of an expression over one step, to be used as a coefficient.
+    """Return the average of an expression over one step, for use as a coefficient.
 
     Parameters
     ----------
     expr : sympy.Expr
-        In fields, latents and parameters.
+        Expression in fields, random numbers and parameters.
 
     Returns
     -------

@@ -109,7 +109,7 @@ def latex(
             "page); widths in inches are for dmft.plot"
         )
     if not objects:
-        raise BadParameter("there is nothing to print: pass equations, a risk, a formula")
+        raise BadParameter("latex requires at least one object: equations, a risk or a formula")
     for one in objects:
         if isinstance(one, Model):
             raise BadParameter(
@@ -168,7 +168,7 @@ def cite(*objects: Any) -> str:
     True
     """
     if not objects:
-        raise BadParameter("cite what? Pass equations, or a model and its algorithm")
+        raise BadParameter("cite requires at least one object: equations, or a model and algorithm")
     model = next((one for one in objects if isinstance(one, Model)), None)
     algorithm = next((one for one in objects if isinstance(one, ALGORITHMS)), None)
     rest = [one for one in objects if one is not model and one is not algorithm]

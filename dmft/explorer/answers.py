@@ -163,7 +163,7 @@ def diagram(
         raise BadParameter(f"no measure is called {measure!r:.60}; available: {list(MEASURES)}")
     (x, xs), (y, ys) = axes.items()
     if len(xs) * len(ys) > MOST_POINTS:
-        raise BadParameter(f"{len(xs)} x {len(ys)} points: at most {MOST_POINTS} in one question")
+        raise BadParameter(f"{len(xs)} x {len(ys)} points: at most {MOST_POINTS} are allowed")
     equations, switches = system.running(off)
     options = {**options, "timeout": TIMEOUT, "max_steps": MAX_STEPS, "progress": False}
     given: dict[str, Any] = {n: v for n, v in parameters.items() if n not in axes}

@@ -116,7 +116,7 @@ class Typed:
                 idle = [k for k, process in self.processes.items() if not process.lock.locked()]
                 if len(self.processes) >= MOST and not idle:
                     raise BadParameter(
-                        f"{MOST} other formulas are being derived: ask again in a minute"
+                        f"{MOST} other formulas are being derived: try again in a minute"
                     )
                 if len(self.processes) >= MOST:
                     self.processes.pop(idle[0]).end()

@@ -48,7 +48,7 @@ def saad_solla(
 
 
 def phase_retrieval(width: int | sp.Expr, label_noise: float | sp.Expr = 0) -> Model:
-    r"""Phase retrieval: p squares learn one square, from overlaps of order 1/sqrt(d).
+    r"""Phase retrieval: p units with square activation learn one such unit.
 
     Equation    f = (1/p) sum_j h_j^2, y = (h*)^2 + noise
     Scaling     t = steps * gamma / (p d); escape takes of order d log d steps

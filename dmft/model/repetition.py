@@ -24,7 +24,7 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
     if not isinstance(value, sp.Expr) or value.is_real is False or value.is_finite is False:
         raise BadParameter(f"rho must be a real, finite number or a SymPy symbol, got {rho!r}")
     if value.is_zero:
-        raise BadParameter(f"rho = 0 displaces nothing: leave repeat={name}(...) out")
+        raise BadParameter(f"rho = 0 has no effect: leave repeat={name}(...) out")
     if value.is_negative:
         raise BadParameter(
             f"rho = {rho!r} must be positive: for the opposite displacement use "

@@ -409,7 +409,7 @@ class SequenceModel(Model):
             raise BadParameter("a target has one w* for all tokens: use tied=True for the teacher")
         if self.student.length != self.teacher.length:
             raise ShapeMismatch(
-                f"student and teacher read {self.student.length} and {self.teacher.length} tokens"
+                f"student and teacher have {self.student.length} and {self.teacher.length} tokens"
             )
         shapes = self.student.shape, self.teacher.shape
         if shapes[0] != shapes[1]:

@@ -153,8 +153,8 @@ def fixed_point_branch(
     residual = float(np.abs(rates(system.free, values[0])).max(initial=0.0))
     if not residual < 1e-8:
         raise BadParameter(
-            f"the point moves at a rate of {residual:.2e} at {parameter} = {values[0]}; "
-            "find a stationary one with dmft.fixed_points first"
+            f"the point is not stationary: its rate is {residual:.2e} at {parameter} = "
+            f"{values[0]}; find a stationary one with dmft.fixed_points first"
         )
     branch = follow(
         rates,

@@ -224,5 +224,5 @@ def test_built_in_measures_travel_to_other_processes():
 
 @pytest.mark.parametrize("executor", [3, dict, lambda: 3, "thread"])
 def test_what_cannot_take_work_is_no_executor(executor):
-    with pytest.raises(dmft.errors.BadParameter, match="or a function that makes one"):
+    with pytest.raises(dmft.errors.BadParameter, match="or a function that returns one"):
         run_sweep({"a": [1.0]}, lambda a: a, executor=executor)

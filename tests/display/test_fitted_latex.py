@@ -530,7 +530,7 @@ def test_papers_of_a_declaration_are_those_of_its_equations():
     assert dmft.cite(model, sphere) == dmft.cite(dmft.derive(model, sphere))
     assert "ben_arous_2021" in dmft.cite(model, sphere)
     assert "ben_arous_2021" not in dmft.cite(model, dmft.SGD(0.1))
-    for objects, words in (((), "cite what"), ((3,), "has no citations")):
+    for objects, words in (((), "cite requires at least one object"), ((3,), "has no citations")):
         with pytest.raises(BadParameter, match=words):
             dmft.cite(*objects)
 

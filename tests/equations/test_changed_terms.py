@@ -446,7 +446,7 @@ Q, M, P, A, H, OTHER = (sp.IndexedBase(name) for name in ("Q", "M", "P", "readou
 J, L, R, S, FOREIGN = sp.symbols("j l r s n_0", integer=True)
 
 REFUSED = [
-    ("N", "decay", M[J, R], "no block is called 'N'; these equations move"),
+    ("N", "decay", M[J, R], "no block is called 'N'; these equations have"),
     ("M", "learning", M[J, R], "have a term 'learning' already"),
     ("M", "free", M[J, R], "have a term 'free' already"),
     ("M", "weight decay", M[J, R], "the name of a term is one word"),
@@ -462,7 +462,7 @@ REFUSED = [
     ("M", "new", Q, "Q is an array: write its entries"),
     ("M", "new", "-zeta*M", "must be a SymPy expression"),
     ("M", "new", H[J] * M[J, R], "h.j. is a field of one sample"),
-    ("M", "new", OTHER[J], "X.j. is not known where M.j, r. moves; known are"),
+    ("M", "new", OTHER[J], "X.j. is not available in the rate of M.j, r.; available are"),
     ("M", "new", J * M[J, R], "the index j is used as a number"),
     ("M", "new", M[J, 3], "the index 3 of M.j, 3. is not known to be one of 1..2"),
     ("M", "new", sp.Symbol("Q") * M[J, R], "Q is an array: write its entries, Q.j, l."),

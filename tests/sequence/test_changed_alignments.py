@@ -64,10 +64,10 @@ def test_parameters_are_replaced_and_terms_dropped_of_one_block():
 @pytest.mark.parametrize(
     ("block", "name", "expr", "words"),
     [
-        ("Q", "pull", FIELD, "no block is called 'Q'; these equations move .'m'."),
+        ("Q", "pull", FIELD, "no block is called 'Q'; these equations have .'m'."),
         ("m", "learning", FIELD, "have a term 'learning' already"),
         ("m", "pull", sp.Symbol("e") * FIELD, "the symbol e is reserved"),
-        ("m", "pull", sp.IndexedBase("M")[1], "is not known where m moves"),
+        ("m", "pull", sp.IndexedBase("M")[1], "is not available in the rate of m"),
         ("m", "pull", "B", "must be a SymPy expression"),
         ("m", "pull", sp.zeta(sp.Symbol("m", real=True)), "zeta"),
     ],

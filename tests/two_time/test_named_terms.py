@@ -131,7 +131,7 @@ def test_expressions_without_names_are_one_term():
 
 D = sp.Function("D")
 WRONG = {
-    "block": (("Q", "leak", 1), "no block is called 'Q'; these equations move"),
+    "block": (("Q", "leak", 1), "no block is called 'Q'; these equations have"),
     "taken": (("C", "noise", 1), "have a term 'noise' already"),
     "word": (("C", "two words", 1), "is one word"),
     "text": (("C", "leak", "C(t, s)"), "SymPy expression"),

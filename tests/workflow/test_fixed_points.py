@@ -125,7 +125,7 @@ def test_plateau_is_followed_from_rate_to_rate():
             assert growth == pytest.approx(rate, rel=1e-3)
     with pytest.raises(BadParameter, match="no parameter"):
         dmft.fixed_point_branch(equations, point, "batch", (0.5, 4.0))
-    with pytest.raises(BadParameter, match="moves at a rate"):
+    with pytest.raises(BadParameter, match="not stationary: its rate is"):
         dmft.fixed_point_branch(equations, point, "learning_rate", (2.0, 4.0))
 
 

@@ -38,7 +38,7 @@ class Engine:
 
     @classmethod
     def of(cls, given: Any, workers: int | None) -> Engine:
-        """Threads, processes, an executor, or a function that makes one."""
+        """Threads, processes, an executor, or a function that returns one."""
         count = how_many(workers, "workers or threads")
         if isinstance(given, str) and given == "threads":
             return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
@@ -56,7 +56,7 @@ class Engine:
         if not all(hasattr(executor, name) for name in needed):
             raise BadParameter(
                 f'executor = {shown(given)}: "threads", "processes", an object with submit() as in '
-                "concurrent.futures, a dask.distributed.Client, or a function that makes one"
+                "concurrent.futures, a dask.distributed.Client, or a function that returns one"
             )
         if makes_one:
             return cls(executor, count, given)
@@ -106,7 +106,7 @@ class Engine:
         if self.renew is None:
             raise BadParameter(
                 "the executor broke (a worker died) and cannot be used again; pass a function "
-                'that makes one, or "processes". Finished points are in the store: repeat the '
+                'that returns one, or "processes". Finished points are in the store: repeat the '
                 "same call"
             )
         self.executor.shutdown(wait=False, cancel_futures=True)

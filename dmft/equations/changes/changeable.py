@@ -438,7 +438,7 @@ class Changeable(ABC):
     def _check_block(self, block: object) -> None:
         blocks = list(self._stored_terms)
         if block not in blocks:
-            raise BadParameter(f"no block is called {shown(block)}; these equations move {blocks}")
+            raise BadParameter(f"no block is called {shown(block)}; these equations have {blocks}")
 
 
 @dataclass(frozen=True, repr=False)

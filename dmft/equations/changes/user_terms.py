@@ -300,7 +300,8 @@ class TermCheck:
             )
         if name not in self.arrays:
             raise BadParameter(
-                f"{e} is not known where {self.where} moves; known are {', '.join(self.arrays)}"
+                f"{e} is not available in the rate of {self.where}; available are "
+                f"{', '.join(self.arrays)}"
             )
         axes = self.arrays[name]
         if len(axes) != len(e.indices):

@@ -248,7 +248,7 @@ class EscapeFormula(InLatex, Short):
         """
         if self.exponent != 2 or self.law.optimal is None:
             raise BadParameter(
-                "only SGD at information exponent 2 takes of the order d log d steps"
+                "the number of steps is of order d log d only for SGD at information exponent 2"
             )
         growth = self.law.growth.subs(x.gamma, self.law.optimal)
         value = self.law.facts.widths[0] / (2 * self.law.optimal * growth)

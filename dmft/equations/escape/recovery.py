@@ -442,7 +442,7 @@ def perfect_limit(
 
 @checked
 def escape_rate(model: Model) -> sp.Expr:
-    r"""Rate at which one unit leaves the uninformed state of gradient flow.
+    r"""Compute the rate at which one unit leaves the uninformative fixed point of gradient flow.
 
     Equation    dM/dt = Lambda M, Lambda = chi w*^T Sigma^2 w*/d = chi sum_e c_e^2 rho_e; there
                 D^h = -2 dR/dQ = 0 fixes Q, and chi = -d^2R/dM^2, both at M = 0
@@ -454,7 +454,8 @@ def escape_rate(model: Model) -> sp.Expr:
     Parameters
     ----------
     model : Model
-        With ``inputs=dmft.Spectrum(..., teacher=...)``, or without inputs (P stays a symbol).
+        Model with ``inputs=dmft.Spectrum(..., teacher=...)``, or with isotropic inputs (P is then
+        a symbol).
 
     Returns
     -------
@@ -464,12 +465,12 @@ def escape_rate(model: Model) -> sp.Expr:
     ------
     BadParameter
     NotClosed
-        Where the length at the uninformed state has no closed form.
+        If the length at the uninformative fixed point has no closed form.
 
     Notes
     -----
-    With the noise of the steps, 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h). Q there and its
-    limits are those without a spectrum at the rate gamma tr Sigma/d.
+    With the noise of the steps, Lambda solves 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h). The
+    value of Q at the fixed point is that of isotropic inputs at the rate gamma tr Sigma/d.
 
     Examples
     --------

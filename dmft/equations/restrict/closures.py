@@ -174,7 +174,7 @@ class InfiniteWidth(StateSpace):
         """X = u_0, Y = 0, C = 1."""
         spread = float(np.mean(start.M**2))
         if not spread > 0:
-            raise BadParameter("all M_jr are zero at the start: nothing grows; pass random starts")
+            raise BadParameter("all M_jr are zero at the start, and stay so; pass a random start")
         off = start.Q - np.diag(np.diag(start.Q))
         mean = np.sum(off**2) / max(start.p * (start.p - 1), 1)
         if mean > LARGEST_ALIGNMENT:

@@ -296,7 +296,7 @@ def _first_order(
     if not model.tied:
         found = sequence_information_exponent(model.teacher, model.student)
         if found == sp.oo:
-            raise BadParameter("nothing is learned: no order of the target is seen")
+            raise BadParameter("nothing is learned: no order of the target affects the risk")
         assert found.witness is not None
         return int(found), float(found.witness.value)
     risk = SequenceRisk(model)
@@ -304,7 +304,7 @@ def _first_order(
         value = risk.order(k, e, **parameters)
         if abs(value) > ZERO_ORDER:
             return k, value
-    raise BadParameter(f"nothing is learned: no order of m up to {MOST_ORDERS} is seen")
+    raise BadParameter(f"nothing is learned: no order of m up to {MOST_ORDERS} affects the risk")
 
 
 def _noise_at_start(equations: Equations, e: ArrayLike, parameters: dict[str, Any]) -> float:

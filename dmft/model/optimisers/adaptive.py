@@ -268,7 +268,7 @@ class Adam(Adaptive):
         )
         if second_moment_rate is None and self.initial != 0:
             raise BadParameter(
-                f"initial = {initial} is forgotten at once without second_moment_rate: pass both, "
+                f"initial = {initial} has no effect without second_moment_rate: pass both, "
                 "or leave initial out"
             )
 
