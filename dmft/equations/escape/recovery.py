@@ -512,9 +512,7 @@ def escape_rate(model: Model) -> sp.Expr:
         )
     curved = sp.simplify(-sp.diff(value, M, 2).subs(M, 0))
     if curved == 0:
-        raise BadParameter(
-            "the information exponent is above two: M grows as a power of itself, without a rate"
-        )
+        raise BadParameter("the information exponent is above two: M does not grow exponentially")
     chi = curved.subs(Q, _length(value.subs(M, 0), Q, P)) if curved.has(Q) else curved
     return sp.simplify(chi * along)
 
