@@ -247,7 +247,8 @@ assert_equal(backward.subs(sp.diff(inner, x), sp.exp(W)), -1, "backward equation
 #
 # Near $w_j = w^*$, $\varepsilon = \frac1p\sum_l\sigma'(h^*)\delta_l$ with $\delta_l =
 # h^*-\lambda_l$: all $p$ units that learn one teacher unit take the same step, and
-# $w = E[\bar\delta^2]$ obeys $\dot w = -2s_2w + \frac\gamma p s_4 w$, $s_4 = E[\sigma'^4]$: $\gamma_{\max} = 2ps_2/s_4$.
+# $w = E[\bar\delta^2]$ obeys $\dot w = -2s_2w + \frac\gamma p s_4 w$, $s_4 = E[\sigma'^4]$:
+# $\gamma_{\max} = 2ps_2/s_4$.
 
 # %%
 s_2, s_4 = moment((2 * z) ** 2), moment((2 * z) ** 4)

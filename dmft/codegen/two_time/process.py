@@ -200,10 +200,8 @@ def _field(lowering: TimeLowering, d: Definition) -> list[str | Loop]:
     """Loops that fill the coefficients of the field of a sample."""
     lines: list[str | Loop] = []
     for name, places in NO_COEFFICIENTS.items():
-        for depth, (index, end) in enumerate(places):
-            lines.append("    " * depth + f"for {index} in range({end}):")
-        indices = ", ".join(["t", *(index for index, _ in places)])
-        lines.append("    " * len(places) + f"{name}[{indices}] = 0.0")
+        target = f"{name}[{', '.join(['t', *(index for index, _ in places)])}]"
+        lines += statements(lowering, [(target, sp.S.Zero)], places)
     for _, expr in d.terms:
         if expr == 0:
             continue
