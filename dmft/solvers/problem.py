@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.compiled.machine_code import native_of
 from dmft.names import VERSION
 from dmft.record import Short
 from dmft.solvers.pointers import entry
@@ -290,11 +291,14 @@ def covariance_at(
     par: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Matrix (n, n) that `Problem.domain` tests; of no size where the problem has none."""
-    found = np.empty((0, 0))
-    if problem.covariance is not None:
-        size = int(problem.covariance(y, widths, par, found))
+    if problem.covariance is None:
+        return np.empty((0, 0))
+    function = native_of(problem.covariance) or problem.covariance
+    found = np.empty((int(widths[:2].sum()),) * 2)  # enough for overlaps
+    size = int(function(y, widths, par, found))
+    if size != found.shape[0]:
         found = np.empty((size, size))
-        problem.covariance(y, widths, par, found)
+        function(y, widths, par, found)
     return found
 
 

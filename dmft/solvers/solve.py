@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.compiled.machine_code import native_of
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
@@ -276,7 +277,8 @@ def check_start(setup: Setup) -> None:
     problem = setup.problem
     if problem.domain is not None:
         shift = band(setup, setup.start)
-        if not problem.domain(setup.start, setup.widths, setup.par, shift) >= 0.0:
+        domain = native_of(problem.domain) or problem.domain
+        if not domain(setup.start, setup.widths, setup.par, shift) >= 0.0:
             lowest = lowest_eigenvalue(setup, setup.start)
             raise InvalidCovariance(
                 "the start is outside the domain: no vectors have these overlaps"
