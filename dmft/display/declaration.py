@@ -59,7 +59,8 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     printer = EquationPrinter({}, letters_of(notation))
     sums = summed(equations, notation)
     sequence = model.reads_sequences
-    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums)
+    noisy = bool(getattr(equations, "noise", None))
+    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, noisy)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
     if not sequence and are_single(model, algorithm):
         numbers = numbers[2:]  # the widths
@@ -67,7 +68,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
         declared = summed_numbers(subject_of(equations, notation), printer.letter)
         numbers = [f"${y}$" for y in declared]
     shown = f" Declared: {', '.join(numbers)}." if numbers else ""
-    if getattr(equations, "noise", None):
+    if noisy:
         shown += " $B_t$ is a standard Brownian motion."
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
@@ -76,7 +77,9 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     return fitted(f"{text}\n{rule}", width)
 
 
-def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: bool) -> str:
+def _committee(
+    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, noisy: bool
+) -> str:
     """Networks of a committee, its labels and overlaps."""
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
@@ -87,23 +90,31 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
     single = are_single(model, algorithm)
+    put_in = [sums or y for y in units_put_in(model, algorithm, noisy)]
+    one_student, one_teacher = (
+        single or (one and getattr(network, "width", 0) == 1)
+        for one, network in zip(put_in, (model.student, model.teacher), strict=True)
+    )
     mean = "" if sums else rf"\frac{{1}}{{{p}}}"
-    unit = f"{sigma}({h}_j)" if sums else rf"{a}_j\,{sigma}({h}_j)"
-    output = f"{sigma}({h})" if single else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
+    unit = f"{sigma}({h}_j)" if put_in[0] else rf"{a}_j\,{sigma}({h}_j)"
+    output = f"{sigma}({h})" if one_student else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
     rows = [
         rf"f &= {output},\quad {h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
         rf"{letter('Q')} &= \frac{{{W} {W}^\top}}{{{d}}},\quad "
         rf"{letter('M')} = \frac{{{W} {W_star}^\top}}{{{d}}},\quad "
         rf"{letter('P')} = \frac{{{W_star} {W_star}^\top}}{{{d}}}",
     ]
-    noise = rf" + \sqrt{{{letter('label_noise')}}}\,{xi}" if model.label_noise != 0 else ""
+    variance = letter("label_noise")
+    root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
+    noise = f" + {root}{xi}" if model.label_noise != 0 else ""
     if model.teacher.activation is not None:
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
-        front, unit = rf"\frac{{1}}{{{k}}}", rf"{readout}\,{over}({field})"
+        front = rf"\frac{{1}}{{{k}}}"
+        unit = f"{over}({field})" if put_in[1] else rf"{readout}\,{over}({field})"
         if sums:
             equal = model.student.width == model.teacher.width
-            front, unit = "" if equal else rf"\frac{{{p}}}{{{k}}}", f"{over}({field})"
-        label = f"{over}({h_star})" if single else rf"{front} \sum_{{r=1}}^{{{k}}} {unit}"
+            front = "" if equal else rf"\frac{{{p}}}{{{k}}}"
+        label = f"{over}({h_star})" if one_teacher else rf"{front} \sum_{{r=1}}^{{{k}}} {unit}"
         label += noise
         rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
     elif model.clusters is None:
@@ -129,8 +140,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
         )
     more = ""
     if noise:
-        variance = letter("label_noise")
-        more = rf" Labels have the noise $\sqrt{{{variance}}}\,{xi}$ with ${xi}$ standard normal."
+        more = rf" Labels have the noise ${root}{xi}$ with ${xi}$ standard normal."
     units = rf"the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ dimensions"
     if single:
         units = rf"the student and ${W_star}$ of the teacher in ${d}$ dimensions"
@@ -138,6 +148,14 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     meaning += rf"${letter('risk')}$ is the population risk, half the mean squared error without "
     meaning += "noise."
     return "\n".join([law + more, align(rows), meaning])
+
+
+def units_put_in(model: Any, algorithm: Any, noisy: bool) -> list[bool]:
+    """Whether the equations hold no readouts, of students and of teachers, since all are one."""
+    trained = getattr(algorithm, "trains_readout", False)
+    plain = algorithm.one_pass and not noisy
+    units = [getattr(n, "readout", 0) is None for n in (model.student, model.teacher)]
+    return [plain and units[0] and not trained, plain and units[1]]
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
@@ -252,7 +270,8 @@ def _mathematical(clock: str) -> str:
         bare = word.strip(",.;()")
         shown = f"${WORDS[bare]}$" if bare in WORDS else escape(bare)
         parts.append(escape(word).replace(escape(bare), shown, 1) if bare else escape(word))
-    return " ".join(parts)
+    # A limit stays in one line.
+    return re.sub(r"\$(\w)\$ \$\\to\$ \$(.*?)\$", r"${\1 \\to \2}$", " ".join(parts))
 
 
 def sources(record: Any) -> list[str]:

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
 
 ALGORITHMS = (SGD, GradientFlow, GradientDescent)
+# Brackets have no space around them, as in \pi(1 + Q).
 PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
 \usepackage[T1]{fontenc}
 \usepackage[textwidth=%gpt,textheight=24cm]{geometry}
 \usepackage{amsmath,amssymb}
 \setlength{\columnsep}{18pt}
 \allowdisplaybreaks
+\let\leftbracket\left \let\rightbracket\right
+\renewcommand{\left}{\mathopen{}\mathclose\bgroup\leftbracket}
+\renewcommand{\right}{\aftergroup\egroup\rightbracket}
 \raggedright
 \hfuzz=0.5pt
 """
@@ -221,7 +225,7 @@ def document(
     if cite:
         cited = ", ".join(rf"\cite{{{key}}}" for key in keys)
         parts += [rf"\section*{{Sources}} Equations and averages of this kind: {cited}."]
-        parts += [r"\bibliographystyle{plain}", rf"\bibliography{{{bibliography}}}"]
+        parts += [r"\bibliographystyle{unsrt}", rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 

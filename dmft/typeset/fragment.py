@@ -24,6 +24,11 @@ SHARE_OF_LEFT = 0.30
 # Lines are planned for a little less than the width: alignments have edges.
 EDGE = 3.0
 ALIGN = re.compile(r"\\begin\{(align|gather)(\*?)\}(.*?)\\end\{\1\2\}", re.DOTALL)
+RATE = re.compile(r"\\frac\{(d .*)\}\{(dt)\}")
+# Averages without fractions and sums have brackets of one size.
+FLAT = re.compile(
+    r"\\left\s*\\langle((?:(?!\\left|\\frac|\\sum|\\right|\\[Bb]ig|\n).)*)\\right\s*\\rangle"
+)
 LABEL = re.compile(r"\\text\{\((.*)\)\}\s*$")
 WHERE = "where"
 RELATIONS = ("=", r"\approx", r"\sim", r"\simeq", r"\propto", r"\ge", r"\le", ">", "<", r"\in")
@@ -68,7 +73,8 @@ def fitted(text: str, points: float = COLUMN) -> str:
         later = text[place:].lstrip().startswith(WHERE)
         parts += _display(match.group(3), points, names, match.group(2), parts[-1], later)
     parts.append(text[place:].strip())
-    return "\n".join(part for part in parts if part)
+    found = "\n".join(part for part in parts if part)
+    return FLAT.sub(r"\\langle\1\\rangle", found)
 
 
 def _display(
@@ -104,7 +110,8 @@ def _named(names: Names) -> list[Row]:
 
 def _labels(rows: Sequence[Row]) -> list[str]:
     """A sentence that names the terms of sums, in their order."""
-    texts = [f"${row.left}$: {', '.join(row.labels)}" for row in rows if len(row.labels) > 1]
+    sums = ((RATE.sub(r"\1/\2", row.left), row.labels) for row in rows if len(row.labels) > 1)
+    texts = [f"${left}$: {', '.join(labels)}" for left, labels in sums]
     return [f"Terms, in this order, of {'; of '.join(texts)}."] if texts else []
 
 

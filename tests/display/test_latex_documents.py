@@ -61,6 +61,7 @@ def test_only_plain_characters_and_known_commands(text):
         gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname Bigl Bigr
         Lambda delta setlength columnsep raggedright hfuzz subsection xi sim cdot ldots top quad
         qquad times biggl biggr pmatrix to infty tilde
+        let renewcommand leftbracket rightbracket mathopen mathclose bgroup egroup aftergroup
     """
     known = set(words.split())
     used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))

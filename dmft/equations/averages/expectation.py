@@ -276,7 +276,9 @@ class Expectation(sp.Expr):
                 text = f"{{{text}}}"  # it may have a superscript already
             texts.append(text if exponent == 1 else f"{text}^{{{printer._print(exponent)}}}")
         inside = sign + r"\,".join(texts)
-        return rf"\Bigl\langle {inside} \Bigr\rangle"
+        high = any(y in inside for y in (r"\frac", r"\sum", r"\Bigl", r"\left"))
+        size = ("\\Bigl", "\\Bigr") if high else ("\\left", "\\right")
+        return rf"{size[0]}\langle {inside} {size[1]}\rangle"
 
 
 def _powered(text: str, count: int) -> str:

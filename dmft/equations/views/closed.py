@@ -380,6 +380,7 @@ def fixed_values(system: ClosedSystem, letter: Callable[[str], str]) -> list[str
     found = [rf"{letter('label_noise')} = 0"] if "label_noise" in system.notes else []
     Q, P = letter("Q"), letter("P")
     if system.values and system.scalar:
-        return [*found, f"{Q} = {P} = 1" if "P" in system.notes else f"{Q} = 1"]
+        return [*found, f"{Q} = {P} = 1" if "one P" in system.notes else f"{Q} = 1"]
     found += [f"{Q}_{{jj}} = 1"] if system.values else []
+    found += [f"{P} = 1"] if "one P" in system.notes else []
     return found + ([rf"{P}_{{rs}} = \delta_{{rs}}"] if "P" in system.notes else [])

@@ -138,7 +138,7 @@ def _normal(expr: sp.Expr) -> sp.Expr:
     if leading(below).could_extract_minus_sign():
         above, below = sp.expand(-above), sp.expand(-below)
     roots = sp.Mul(*(compact(b) ** e for b, e in kernel.items()))
-    number, below = below.primitive()
+    number, below = (sp.S.One, below) if above.is_Add else below.primitive()
     return compact(above) / number / compact(below) * roots
 
 
@@ -184,7 +184,8 @@ def _factor_list(poly: sp.Expr) -> tuple[sp.Expr, Factors]:
     if poly.is_number:
         return poly, {}
     if len(sp.Add.make_args(sp.expand(poly))) > MOST_TERMS:
-        return sp.S.One, {poly: sp.S.One}
+        number, poly = sp.expand(poly).primitive()
+        return number, {poly: sp.S.One}
     try:
         number, factors = sp.factor_list(poly)
     except sp.PolynomialError:  # an inverse of what is no polynomial: one factor
@@ -356,6 +357,8 @@ def _cluster(
     common = reduce(_shared, (f for _, f in items))
     numbers = [c for c, _ in items]
     number = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
+    if len({f.get(PI, 0) for _, f in items}) > 1:  # no fractions of fractions
+        number = sp.Integer(number.as_numer_denom()[0])
     rest = [(c / number, _times(f, {b: -e for b, e in common.items()})) for c, f in items]
     if sum(1 for c, _ in rest if c < 0) == len(rest):
         number, rest = -number, [(-c, f) for c, f in rest]
@@ -373,12 +376,24 @@ def _shared(first: Factors, second: Factors) -> Factors:
     return dict(sorted(found.items(), key=lambda y: sp.default_sort_key(y[0])))
 
 
+def _turned(number: sp.Expr, parts: list[sp.Expr]) -> tuple[sp.Expr, list[sp.Expr]]:
+    """A negative multiple of a long sum, with the sign in the sum where that has fewer signs."""
+    for place, total in enumerate(parts):
+        long = total.is_Add and (len(total.args) > 2 or any(y.atoms(sp.Add) for y in total.args))
+        if long and 2 * sum(y.could_extract_minus_sign() for y in total.args) >= len(total.args):
+            turned = sp.Add(*(-y for y in total.args), evaluate=False)
+            return -number, [*parts[:place], turned, *parts[place + 1 :]]
+    return number, parts
+
+
 def _product(
     number: sp.Expr, parameters: Sequence[sp.Expr], factors: Factors, sums: Sequence[sp.Expr]
 ) -> sp.Expr:
     """A product that keeps a number and a sum apart."""
     parts = [*parameters, *(b**e for b, e in factors.items()), *sums]
     parts = [y for y in parts if y != 1]
+    if number.is_negative:
+        number, parts = _turned(number, parts)
     if number == 1 and len(parts) == 1:
         return parts[0]
     if not any(y.is_Add for y in parts):

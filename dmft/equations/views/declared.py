@@ -15,7 +15,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.symbols import ONLY
-from dmft.equations.views.networks import by_network, with_gradients
+from dmft.equations.views.networks import by_network, placed_field, with_gradients
 from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
@@ -35,11 +35,13 @@ def declared_definitions(
     if not subject.fluctuates:
         definitions = by_network(with_gradients(definitions, model))
     if outputs_are_sums(subject):
-        notes = [name for name in notes if name not in ("readout", "teacher_readout")]
         definitions = in_sums(definitions, bool(model.student.width == model.teacher.width))
-    single = unit_widths(subject)
-    if any(single) and not subject.fluctuates:
+    if not subject.fluctuates:  # whose noise holds the readouts
+        notes = [name for name in notes if name not in ("readout", "teacher_readout")]
+    single, directions = unit_widths(subject), getattr(model.teacher, "activation", None) is None
+    if (any(single) or (directions and model.clusters is None)) and not subject.fluctuates:
         definitions = _of_single_units(definitions, *single)
+        notes = ["one P" if name == "P" and single[1] else name for name in notes]
     return _read(definitions), notes
 
 
@@ -228,6 +230,8 @@ class _Single:
 
     def entry(self, expr: sp.Indexed) -> sp.Expr:
         name = base_name(expr)
+        if name == "lambda" and expr.indices[0] in (*STUDENTS, *(x.p + y for y in TEACHERS)):
+            return self.entry(placed_field(*expr.indices))
         indices = []
         for i in expr.indices:
             one = i.xreplace({**self.index, **self.sizes})

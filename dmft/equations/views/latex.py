@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -59,6 +60,7 @@ VALUES = {
     "teacher_readout": "{teacher_readout}_r = 1",
     "label_noise": "{label_noise} = 0",
     "P": "{P}_{{rs}} = \\delta_{{rs}}",
+    "one P": "{P} = 1",
 }
 
 
@@ -271,7 +273,7 @@ def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
     """A sentence about the declared values that were put in."""
     if not notes:
         return []
-    letters = {name: printer.letter(name) for name in VALUES}
+    letters = {name: printer.letter(name) for name in VALUES if name != "one P"}
     shown = ", ".join(f"${VALUES[name].format(**letters)}$" for name in notes)
     return [f"Here {shown}."]
 
@@ -367,8 +369,13 @@ def definition_latex(
         else:
             lines.append(r"&\quad " + (text if text.startswith("- ") else f"+ {text}"))
         if len(definition.terms) > 1:
-            lines[-1] += rf" && \text{{({name.replace('_', ' ')})}}"
+            lines[-1] += rf" && \text{{({words_of(name)})}}"
     return lines or [f"{target} &= 0"]
+
+
+def words_of(name: str) -> str:
+    """Name of a term as a label."""
+    return re.sub(r"\bsgd\b", "SGD", name.replace("_", " "))
 
 
 def functions_latex(model: Model, printer: EquationPrinter) -> str:

@@ -111,7 +111,10 @@ def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Def
         if d.name in whole:
             continue
         put = ((name, _put(e, whole, d)) for name, e in d.terms)
-        terms = tuple((name, _with_sums(_with_overlaps(e, definitions))) for name, e in put)
+        terms = tuple(
+            (name, _with_sums(_with_overlaps(sp.expand(e, deep=False), definitions)))
+            for name, e in put
+        )
         found.append(replace(d, terms=terms))
     return tuple(found)
 
@@ -158,9 +161,15 @@ def _placed(expr: sp.Expr) -> sp.Expr:
     table = {}
     for field in expr.atoms(sp.Indexed):
         if field.base == x.lam:
-            (index,) = field.indices
-            table[field] = x.h_star[index - x.p] if index.has(x.p) else x.h[index]
+            table[field] = placed_field(*field.indices)
     return expr.xreplace(table)
+
+
+def placed_field(index: sp.Expr) -> sp.Expr:
+    """The field at a position: of a student, of a teacher, or of any unit."""
+    if index in ALL:
+        return x.lam[index]
+    return x.h_star[index - x.p] if index.has(x.p) else x.h[index]
 
 
 def _whole_gradient(definition: Definition, model: Model) -> sp.Expr | None:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import sympy as sp
 
@@ -84,9 +84,20 @@ def written(expr: sp.Expr) -> sp.Expr:
 
 def for_print(expr: sp.Expr, names: Polynomials) -> sp.Expr:
     """A closed form in covariances C_{11}, C_{12} ... as papers print it."""
-    if sp.count_ops(expr) > MOST or expr.is_polynomial():
+    if expr.is_polynomial():
+        return _with_content(expr)
+    if sp.count_ops(expr) > MOST:
         return expr
     return _named(_angles(rewritten(expr), names), names)
+
+
+def _with_content(poly: sp.Expr) -> sp.Expr:
+    """A polynomial of many terms with the number that divides all of them in front."""
+    terms = [sp.factor_terms(y).as_coeff_Mul() for y in sp.Add.make_args(poly)]
+    number = reduce(sp.gcd, (n for n, _ in terms))
+    if len(terms) < 4 or abs(number) == 1:
+        return poly
+    return sp.Mul(number, sp.Add(*(n / number * y for n, y in terms)), evaluate=False)
 
 
 def rewritten(expr: sp.Expr) -> sp.Expr:

@@ -93,7 +93,7 @@ class EquationPrinter(LatexPrinter):
         base = base_name(expr)
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
-        separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
+        separator = "," if any(i.is_Add for i in expr.indices) else " "
         subscript = separator.join(inside)
         if not subscript:
             return name
@@ -110,7 +110,7 @@ class EquationPrinter(LatexPrinter):
     def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
         # h_1^* has its superscript already: TeX refuses a second one outside braces.
         if isinstance(expr.base, sp.Indexed):
-            return template % (f"{{{self._print(expr.base)}}}", self._print(expr.exp))
+            return template % (_braced(self._print(expr.base)), self._print(expr.exp))
         if isinstance(expr.base, OneMore):
             return template % (self._print(expr.base), self._print(expr.exp))
         return str(super()._helper_print_standard_power(expr, template))
@@ -263,7 +263,11 @@ class KernelPrinter(EquationPrinter):
                 bottom //= int(pair[0])
                 above.remove(pair)
                 below.append(pair)
+        front = _root_of_two_over_pi(above, below)
+        if front and bottom == 1 != top:
+            front, top = f"{top} {front}", 1
         one, two = self.factors(top, above), self.factors(bottom, below)
+        one = "" if front and one == "1" else one
         if behind and not two and len(above) == 1 and above[0][0].is_Add and above[0][1] == 1:
             one = rf"\left({one}\right)" if top == 1 else one
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
@@ -271,7 +275,7 @@ class KernelPrinter(EquationPrinter):
         if len(behind) == 1 and two and not one and _is_flat(behind[0]):
             text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
         sign = "- " if number < 0 else ""
-        return sign + " ".join(y for y in (text, *inside) if y)
+        return sign + " ".join(y for y in (front, text, *inside) if y)
 
     def stands_behind(self, factor: sp.Expr) -> bool:
         """Whether a factor comes after the coefficients."""
@@ -287,7 +291,8 @@ class KernelPrinter(EquationPrinter):
 
     def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
         """Product of powers, the square roots under one sign."""
-        roots = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
+        half = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
+        roots = [(b, e) for b, e in half if e == sp.S.Half or b.is_number]
         whole = [(b, e) for b, e in pairs if (b, e) not in roots]
         whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
         whole.sort(key=lambda y: self.first(y[0]))
@@ -309,11 +314,12 @@ class KernelPrinter(EquationPrinter):
             text = f"1 + {self._print(base.variance)}"
         if (base.is_Add or isinstance(base, OneMore)) and not (alone and power == 1):
             text = rf"\left({text}\right)"
-        elif power != 1 and (isinstance(base, sp.Indexed) or (base.is_Symbol and "^" in text)):
-            text = f"{{{text}}}"
-        elif power != 1 and not (base.is_Symbol or base.is_number):
+        elif power != 1 and (isinstance(base, sp.Indexed) or base.is_Symbol):
+            text = _braced(text)
+        elif power != 1 and not base.is_number:
             return self._print(sp.Pow(base, power, evaluate=False))
-        return text if power == 1 else f"{text}^{{{self._print(power)}}}"
+        high = f"{power.p}/{power.q}" if power.is_Rational and power.q != 1 else self._print(power)
+        return text if power == 1 else f"{text}^{{{high}}}"
 
 
 def indexed(average: Expectation) -> bool:
@@ -328,6 +334,25 @@ def sums_over_students(term: sp.Expr) -> int:
     """Number of indices of students that a term sums over."""
     limits = [limit for y in term.atoms(sp.Sum) for limit in y.limits]
     return sum(1 for index, *_ in limits if x.AXES.get(index) == x.p)
+
+
+def _root_of_two_over_pi(
+    above: list[tuple[sp.Expr, sp.Expr]], below: list[tuple[sp.Expr, sp.Expr]]
+) -> str:
+    """The root of 2 above and that of pi below, taken out of the factors of a fraction."""
+    two = (sp.Integer(2), sp.S.Half)
+    pi = next((y for y in below if str(y[0]) in ("pi", r"\pi") and y[1].q == 2), None)
+    if two not in above or pi is None:
+        return ""
+    above.remove(two)
+    below[below.index(pi)] = (pi[0], pi[1] - sp.S.Half)
+    below[:] = [y for y in below if y[1] != 0]
+    return r"\sqrt{\frac{2}{\pi}}"
+
+
+def _braced(text: str) -> str:
+    """A letter that gets an exponent; TeX refuses a second superscript outside of braces."""
+    return f"{{{text}}}" if "^" in text else text
 
 
 def _is_flat(total: sp.Expr) -> bool:

@@ -267,12 +267,14 @@ def _without_constants(expr: sp.Expr) -> sp.Expr:
             table[guard] = sp.Max(*(a for a in guard.args if not a.has(x.LEAST_VARIANCE)))
     averages = {}
     for average in expr.atoms(Expectation):
-        parts = [part.xreplace(table) for part in average.parts]
-        rest = [part for part in parts if not part.is_number]
-        plain = sp.Mul(*(part for part in parts if part.is_number))
+        parts = [part.xreplace(table).as_coeff_Mul() for part in average.parts]
+        rest = [part for _, part in parts if part != 1]
+        plain = sp.Mul(*(number for number, _ in parts))
         if plain != 1 or len(rest) < len(parts):
             averages[average] = plain * (Expectation(*rest, average.law) if rest else 1)
-    return expr.xreplace(averages).xreplace(table)
+    expr = expr.xreplace(averages).xreplace(table)
+    sums = ((s, *s.function.as_coeff_Mul()) for s in expr.atoms(sp.Sum))
+    return expr.xreplace({s: n * sp.Sum(body, *s.limits) for s, n, body in sums if n != 1})
 
 
 def equations_text(
