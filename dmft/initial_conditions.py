@@ -36,7 +36,7 @@ class Start(Short, Record):
 
     @property
     def t(self) -> float:
-        """Time of the run that ended here, in the unit of that run; 0 without a clock."""
+        """Final time of the run that ended here, in the unit of that run; 0 if there is none."""
         return next(iter((self.clock or {}).values()), 0.0)
 
     def _in_words(self) -> str:

@@ -237,23 +237,22 @@ class Archived(Record, ABC):
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record.
 
-        An existing file is replaced only by a complete one. The name ends in .nc (or .h5: netCDF
-        files are HDF5).
+        An existing file is replaced only when the new one is complete.
 
         Parameters
         ----------
         path : str or Path
-            Name of the file, ending in .nc or .h5; its folder exists.
+            Name of the file, ending in .nc or .h5, in an existing folder.
 
         Returns
         -------
         Path
-            Where it was written, for ``dmft.load(run.save(...))``.
+            Path of the file, so that ``dmft.load(run.save(...))`` is possible.
 
         Raises
         ------
         BadParameter
-            For the suffix of another format, and where nothing can be written.
+            For an unsupported suffix, and if the file cannot be written.
 
         Examples
         --------
@@ -278,12 +277,12 @@ class Archived(Record, ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record of this class that `save` wrote.
+        """Read a record of this class from a file written by `save`.
 
         Parameters
         ----------
         path : str or Path
-            A file of a record of this class; `dmft.load` reads one of any class.
+            File of a record of this class. `dmft.load` reads records of any class.
 
         Returns
         -------

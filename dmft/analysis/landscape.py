@@ -37,7 +37,7 @@ class NoMinimum(BadParameter):
 
 @dataclass(frozen=True, eq=False)
 class Minimum(Record):
-    """A strict local minimum of the risk over the feasible alignments: a stable fixed point.
+    """Strict local minimum of the risk over the feasible alignments, a stable fixed point.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Minimum(Record):
     curvature : float
         Smallest second variation: along the circle on the border, of the Hessian inside.
     pressure : float
-        Slope inwards on the border (positive: held there); 0 inside.
+        Inward slope on the border (positive if the minimum is held at the border); 0 inside.
 
     Examples
     --------
@@ -71,17 +71,18 @@ class Minimum(Record):
 
 @dataclass(frozen=True, eq=False)
 class Landscape(Record):
-    """Minima of a risk over the feasible alignments, and the direction in which training starts.
+    """Minima of a risk over the feasible alignments, and the initial direction of training.
 
     Attributes
     ----------
     minima : tuple of Minimum
-        In order of the risk; of minima related by symmetry, the one with e >= 0 and m >= 0.
+        Minima in order of the risk. Of minima related by symmetry only the one with e >= 0 and m >=
+        0 is listed.
     even : (bool, bool, bool)
-        Whether the risk is even in e, in m, in both at once.
+        Whether the risk is even in e, in m, and in both at once.
     direction : (float, float) or None
         Unit vector (e, m), in units of the encoding's length, along which the flow leaves the
-        start: the negative gradient, or the fastest growing mode. None where nothing grows.
+        start: the negative gradient, or the fastest growing mode. None if no mode grows.
     rates : (2,) array
         Growth rates of e and m at the start, -r^2 R_ee and -R_mm.
     around : Around
@@ -105,28 +106,28 @@ class Landscape(Record):
 
     @property
     def best(self) -> Minimum:
-        """The global minimum."""
+        """Global minimum."""
         return self.minima[0]
 
     @property
     def starts_positional(self) -> bool:
-        """Whether training leaves the start mainly along e."""
+        """Whether training moves mainly along e at first."""
         return self.direction is not None and abs(self.direction[0]) > abs(self.direction[1])
 
     @property
     def code(self) -> int:
-        """1 if the global minimum has e > r/2, plus 2 if e starts, plus 4 if there are several."""
+        """1 if the best minimum has e > r/2, plus 2 if e grows first, plus 4 for several minima."""
         u = np.linalg.solve(self.disc.basis, [self.best.m, self.best.e])
         return int(u[1] ** 2 > POSITIONAL) + 2 * self.starts_positional + 4 * self.several
 
     @property
     def several(self) -> bool:
-        """Whether there is another minimum than the global one and its images."""
+        """Whether there is a minimum besides the global one and its images under symmetry."""
         return len(self.minima) > 1
 
     @property
     def name(self) -> str:
-        """Kinds of the minima, the global one first, and the start where it leads elsewhere."""
+        """Kinds of the minima, the global one first, and the start if it leads elsewhere."""
         kinds = [x.kind for x in self.minima]
         text = kinds[0] + (" over " + " and ".join(kinds[1:]) if kinds[1:] else "")
         towards = self.starts_positional == (self.best.e != 0.0)
@@ -136,7 +137,7 @@ class Landscape(Record):
         return text if towards or self.best.kind == "mixed" else f"{text}, {start} start"
 
     def risk(self, e: float, m: float) -> float:
-        """Risk at any feasible alignments.
+        """Return the risk at feasible alignments.
 
         Parameters
         ----------
@@ -158,12 +159,12 @@ class Landscape(Record):
         return float(self.disc.values(u))
 
     def bend(self, e: float, m: float) -> float:
-        """Second derivative along the circle at the border point in the direction of (e, m).
+        """Return the second derivative along the border, at the border point in direction (e, m).
 
         Parameters
         ----------
         e, m : float
-            Positional and semantic alignment; their ratio counts.
+            Positional and semantic alignment, of which only the ratio is used.
 
         Returns
         -------

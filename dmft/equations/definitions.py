@@ -28,7 +28,7 @@ LINES = frozenset({"output", "residual"})
 
 @dataclass(frozen=True)
 class Definition:
-    """`target = sum of terms`, for all values of the indices of `target`.
+    """Equation `target = sum of terms`, for all values of the indices of `target`.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Definition:
     role : "block" (assembles c or Omega), "sample" (a random field of one sample), "intermediate",
         "rate" (d target / dt) or "observable"
     factor : sympy.Symbol or None
-        Nonnegative parameter without which it vanishes: code passes over it where that is zero.
+        Nonnegative parameter at whose value 0 the definition vanishes. Code then skips it.
 
     Examples
     --------
@@ -74,24 +74,24 @@ class Definition:
 
     @property
     def holds_variances(self) -> bool:
-        """Whether it writes a diagonal block of the covariance of the fields."""
+        """Whether it defines a diagonal block of the covariance of the fields."""
         if self.role != "block" or not is_covariance(self.name):
             return False
         first, second = (index - index_symbol(index) for index in self.target.indices)
         return bool(first == second)
 
     def without(self, name: str) -> Definition:
-        """Drop one named term.
+        """Return the definition without one named term.
 
         Parameters
         ----------
         name : str
-            Of a term; of one that is not there nothing is dropped.
+            Name of the term. If there is no such term, nothing changes.
 
         Returns
         -------
         Definition
-            A new one.
+            New definition.
 
         Examples
         --------

@@ -69,14 +69,14 @@ LINE = 100
 
 @dataclass(frozen=True, repr=False)
 class PopulationRisk(Short):
-    """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable.
+    """Population risk R = E(f* - f)^2 / 2, a callable function of the overlaps.
 
     Attributes
     ----------
     model : Model
-        Whose risk it is.
+        Model.
     definitions : tuple of Definition
-        Quantities that enter the risk, and the risk at the end.
+        Quantities that enter the risk, followed by the risk.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class PopulationRisk(Short):
 
     @property
     def expr(self) -> sp.Expr:
-        """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
+        """Expression: sums over units of functions of Omega and of the coefficients c."""
         return with_values(self.definitions[-1].expr, elementary)
 
     def explicit(
@@ -106,10 +106,10 @@ class PopulationRisk(Short):
         readout: Any = "declared",
         teacher_readout: Any = "declared",
     ) -> ExplicitRisk:
-        """Risk in scalar symbols at small widths (p + k <= 5); arguments of `Equations.explicit`.
+        """Return the risk in scalar symbols, at small widths (p + k <= 5).
 
-        The result is an expression that takes values by name, ``.subs({"M_11": 0.5})``, and has
-        the map of its `.symbols`.
+        The result is an expression whose `.subs` accepts names, ``.subs({"M_11": 0.5})``, and whose
+        `.symbols` maps names to symbols.
 
         Parameters
         ----------
@@ -118,12 +118,12 @@ class PopulationRisk(Short):
         P : (k, k) nested sequence, optional
             Teacher overlaps; symbols by default.
         readout, teacher_readout : sequence, None or "declared"
-            Fixed readouts; symbols when None; by default the readouts of the model (ones).
+            Fixed readouts. None keeps symbols; by default the readouts of the model are used.
 
         Returns
         -------
         ExplicitRisk
-            A SymPy expression.
+            Expression in the scalar symbols.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class PopulationRisk(Short):
         return ExplicitRisk(result.risk, {n: s for n, s in result.symbols.items() if s in free})
 
     def subs(self, values: Mapping[Any, Any]) -> PopulationRisk:
-        """The risk with other values of the model's own symbols, by name or symbol.
+        """Substitute values for the symbols of the model, by name or symbol.
 
         Parameters
         ----------
@@ -161,12 +161,12 @@ class PopulationRisk(Short):
         Returns
         -------
         PopulationRisk
-            A new one.
+            New risk.
 
         Raises
         ------
         BadParameter
-            For names that the model does not have; overlaps have the names of `explicit`.
+            For names that the model does not contain. Overlaps can be substituted in `explicit()`.
 
         Examples
         --------
@@ -221,18 +221,19 @@ class PopulationRisk(Short):
         readout: ArrayLike | None = None,
         **parameters: float,
     ) -> float:
-        """Absolute error of the risk at overlaps, which count as exact.
+        """Return the absolute error of the risk at given overlaps, which are treated as exact.
 
-        A bound of rounding (`dmft.equations.rounding.bounds`), the bounds of tables and the error
-        (99 %) of averages on nodes. Ordinary ones claim about 1e-14 (E f^2 + E f*^2), tables 1e-11.
+        It is the sum of a bound of the rounding error, the bounds of tables, and the error (99 %)
+        of averages on nodes. Typical values are 1e-14 (E f^2 + E f*^2) for closed forms and 1e-11
+        with tables.
 
         Parameters
         ----------
         Q, M, P, readout : array_like
             Overlaps (p, p), (p, k), (k, k; identity by default) and readouts (p,).
         **parameters
-            Values of the model's symbols; ``nodes=``, ``replicas=``, ``seed=`` where averages are
-            computed on nodes.
+            Values of the model's symbols, and ``nodes=``, ``replicas=`` and ``seed=`` if averages
+            are computed on nodes.
 
         Returns
         -------
@@ -331,12 +332,12 @@ class PopulationRisk(Short):
         return Quadrature(value, error, status, rule.label, dim, rule.weight.size)
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the definition to the closed form, each checked at two random overlaps.
+        """Explain the steps from the definition to the closed form, each checked at two overlaps.
 
         Parameters
         ----------
         depth : int, optional
-            Detail; all steps by default.
+            Level of detail; all steps by default.
 
         Returns
         -------
@@ -359,16 +360,16 @@ class PopulationRisk(Short):
     def latex(
         self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
     ) -> str:
-        r"""LaTeX of the risk, its coefficients and its kernels; options as for `Equations.latex`.
+        r"""Return the risk, its coefficients and its kernels as LaTeX.
 
         Parameters
         ----------
         width : float
-            Points that a line may have.
+            Line width in points.
         notation : "saad-solla", "scalar", "krzakala", mapping or None
-            Letters, as for `Equations.latex`.
+            Letters, as in `Equations.latex`.
         symbolic : bool
-            Keep unit readouts, P = I and the indices of single units as symbols.
+            Print unit readouts, P = I and the indices of single units as symbols.
 
         Returns
         -------

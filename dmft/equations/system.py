@@ -123,12 +123,12 @@ class System(Changeable):
 
     @cached_property
     def averages(self) -> tuple[Expectation, ...]:
-        """Averages that have neither closed form nor table: they are computed on nodes."""
+        """Averages without closed form or table, which are computed by quadrature on nodes."""
         return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by block and by named term; intermediates stay as their symbols.
+        """Rates by block and by named term, in terms of the symbols of intermediate quantities.
 
         Rates of the alignments of a sequence model are columns of their components.
         """
@@ -191,7 +191,7 @@ class System(Changeable):
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since."""
+        """Names of the terms that were removed."""
         return (*super().dropped, *(self.noise.dropped if self.noise else ()))
 
     @property
@@ -199,8 +199,8 @@ class System(Changeable):
         """Symbols that a term may contain: arrays and parameters by name and by letter.
 
         Arrays are the state, the constants (P, readouts) and the quantities from which the rates
-        are computed from; "a", "gamma", "Delta" ... denote "readout", "learning_rate",
-        "label_noise". `indices` contains the indices of their entries.
+        are computed; "a", "gamma", "Delta" ... denote "readout", "learning_rate", "label_noise".
+        `indices` contains the indices of their entries.
         """
         arrays = arrays_of(self.definitions)
         found = named_symbols(self._known.values(), arrays)
@@ -208,7 +208,7 @@ class System(Changeable):
 
     @property
     def indices(self) -> Indices:
-        """Running indices by name (j, l of students, r, s of teachers) and by block."""
+        """Indices by name (j, l for student units, r, s for teacher units) and by block."""
         if self.space.blocks:  # the alignments are written out one by one
             return Indices(dict.fromkeys(self.terms, ()))
         rates = [d for d in self.definitions if d.role == "rate"]

@@ -141,7 +141,7 @@ class Argument:
 
     @property
     def citations(self) -> tuple[str, ...]:
-        """Keys of the bibliography that the steps cite, in order."""
+        """Keys of the papers that the steps cite, in order."""
         found = (key for step in self.steps for key in KEY.findall(step.source))
         return tuple(dict.fromkeys(found))
 

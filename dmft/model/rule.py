@@ -25,28 +25,29 @@ class InTorch:
     """What algorithms are in torch.optim (`dmft.model.optimisers.torch` has the dictionary)."""
 
     def as_torch(self, dim: int, width: int = 1, *, scaled_inputs: bool = False) -> dict[str, Any]:
-        r"""Arguments of the optimiser of torch.optim that takes the same steps.
+        r"""Return the arguments of the optimiser of torch.optim that takes the same steps.
 
         Parameters
         ----------
         dim, width : int
-            d and the p of the student, f = (1/p) sum_j a_j sigma(h_j).
+            Input dimension d, and width p of the student f = (1/p) sum_j a_j sigma(h_j).
         scaled_inputs : bool
-            False: the code stores theta = W/sqrt(d) and feeds x. True: it stores W and feeds
-            x/sqrt(d).
+            With False the code stores theta = W/sqrt(d) and uses the inputs x. With True it stores
+            W and uses the inputs x/sqrt(d).
 
         Returns
         -------
         dict
-            Of torch.optim.SGD, Adagrad, RMSprop, or Adam (AdamW with a decoupled decay; betas
-            (0, 0) for `SignSGD`). batch_size and loss belong to the data and to the loss.
-            Memories that begin elsewhere than at zero are the user's: `momentum_buffer` = 0 of
-            slow velocities, `exp_avg_sq` and a large `step` of V(0).
+            Arguments of torch.optim.SGD, Adagrad, RMSprop or Adam (AdamW with a decoupled decay;
+            Adam with betas (0, 0) for `SignSGD`). They do not contain batch_size and loss. Initial
+            states must be set separately: `momentum_buffer` = 0 for `Momentum`, and `exp_avg_sq`
+            with a large `step` for a second moment V(0).
 
         Raises
         ------
         BadParameter
-            For every number that the optimiser does not have, as a rate of the readouts.
+            For each hyperparameter that the optimiser does not have, such as a rate of the
+            readouts.
 
         Examples
         --------
@@ -67,24 +68,24 @@ class InTorch:
         scaled_inputs: bool = False,
         **arguments: Any,
     ) -> Any:
-        """The algorithm that takes the steps of an optimiser of torch.optim.
+        """Return the algorithm that takes the same steps as an optimiser of torch.optim.
 
         Parameters
         ----------
         given : torch optimiser or mapping, optional
-            The optimiser or its arguments; `arguments` replaces or extends them.
+            The optimiser or its arguments, which `arguments` replaces or extends.
         dim, width : int
-            d of the inputs, p of the network.
+            Input dimension d, and width p of the network.
         scaled_inputs : bool
-            As of `as_torch`.
+            As in `as_torch`.
         **arguments
-            lr, betas ...; what torch does not have is ours: batch_size, loss, initial, decoupled
-            (of an optimiser itself, True for AdamW).
+            Arguments of torch (lr, betas ...), and arguments of the algorithm that torch does not
+            have: batch_size, loss, initial and decoupled (True by default for an AdamW object).
 
         Returns
         -------
         algorithm
-            Of the class that was asked.
+            Algorithm of this class.
 
         Raises
         ------

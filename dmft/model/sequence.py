@@ -37,7 +37,7 @@ class TokenFunction(Brief):
 
     @property
     def model_class(self) -> type[SequenceModel]:
-        """Record that `dmft.Model` makes of students like this one."""
+        """Class of the models with such a student."""
         return SequenceModel
 
     @property
@@ -53,13 +53,13 @@ class TokenFunction(Brief):
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols other than the fields, with values at run time."""
+        """Symbols other than the fields, whose values are set at run time."""
         symbols: set[sp.Symbol] = self.outputs.free_symbols - set(self.fields)
         return symbols
 
     @property
     def reduced(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Symbol, ...]]:
-        """Outputs in the fewest Gaussian fields, and these: the token fields, or their mean."""
+        """Outputs in the fewest Gaussian fields (token fields or their mean), and these fields."""
         return tuple(self.outputs), self.fields
 
     @property

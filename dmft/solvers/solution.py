@@ -153,9 +153,9 @@ class Solution(Archived):
 
     @property
     def loss(self) -> Array:
-        """Expected loss of a fresh sample at each saved time, noise of its label included, (T,).
+        """Expected loss of a fresh sample at each saved time, including label noise, (T,).
 
-        Of many runs its mean over them.
+        For several runs, the mean over the runs.
         """
         found = self._find("loss")
         if found is None and ABOVE in self.provenance:
@@ -172,8 +172,9 @@ class Solution(Archived):
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.
 
-        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); where the rate
-        follows a schedule the run has counted them. The time of a map counts the steps.
+        One step is delta t = time_step_times_dim / dim, with gamma/p for one-pass SGD. If the rate
+        follows a schedule, the steps are counted during the run. The time of a map is the number of
+        steps.
 
         Parameters
         ----------
@@ -183,12 +184,12 @@ class Solution(Archived):
         Returns
         -------
         (T,) ndarray
-            At each saved time, t p d / gamma for one-pass SGD; not rounded.
+            Number at each saved time, t p d / gamma for one-pass SGD, not rounded.
 
         Raises
         ------
         BadParameter
-            When time is that of a continuous flow.
+            If the time is that of a continuous flow.
 
         Examples
         --------
@@ -223,7 +224,7 @@ class Solution(Archived):
         Returns
         -------
         (T,) ndarray
-            At each saved time; one sample a step, or the batch.
+            Number at each saved time.
 
         Examples
         --------
@@ -239,7 +240,7 @@ class Solution(Archived):
     def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame` with index t and a column for each entry: risk, M[0,1].
 
-        Arrays over two times and over single paths are left out (needs the extra `io`).
+        Arrays over two times and over single paths are omitted. Requires the extra `io`.
 
         Returns
         -------
@@ -248,7 +249,7 @@ class Solution(Archived):
         Raises
         ------
         MissingExtra
-            Without pandas.
+            If pandas is not installed.
 
         Examples
         --------
@@ -333,12 +334,12 @@ class Averages(Solution):
 
     @property
     def final(self) -> list[Any]:
-        """What each counted run has reached, as the starts of other runs.
+        """Final states of the counted runs, as starts of other runs.
 
         Raises
         ------
         BadParameter
-            When single runs were not kept.
+            If single runs were not kept.
         """
         singles = self._singles
         if singles is None:

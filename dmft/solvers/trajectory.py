@@ -29,16 +29,16 @@ CLOCK = "steps_per_dim"
 
 @dataclass(frozen=True, repr=False)
 class EventRecord(Short):
-    """One located crossing: its event's name, its time and the state blocks there.
+    """Crossing of an event.
 
     Attributes
     ----------
     name : str
-        Of the event.
+        Name of the event.
     t : float
-        When it was crossed.
+        Time of the crossing.
     state : mapping of str to ndarray
-        Blocks at this time.
+        State at this time.
 
     Examples
     --------

@@ -29,22 +29,22 @@ from dmft.workflow.stationary_system import StationarySystem
 
 @dataclass(frozen=True, eq=False)
 class FixedPointBranch(Record):
-    """Stationary points over a parameter.
+    """Branch of fixed points as a function of a parameter.
 
     Attributes
     ----------
     name : str
-        The parameter.
+        Name of the parameter.
     parameter : (n,) array
-        Along the branch; not monotonic where it folds.
+        Values of the parameter along the branch; not monotonic at folds.
     Q, M : (n, p, p) and (n, p, k) arrays
     risk : (n,) array
     growth_rate : (n,) array
-        Largest real part of the linear modes, per unit t: positive where unstable.
+        Largest real part of the linear modes, per unit of t; positive if the point is unstable.
     folds : array
-        Values of the parameter where the branch turns.
+        Values of the parameter at which the branch turns.
     status : Status
-        "ok" where the branch left the range, "max_steps", or "not_converged".
+        "ok" if the branch reached the end of the range, "max_steps", or "not_converged".
     message : str
         How the branch ended.
 
@@ -209,7 +209,7 @@ STATIONARY = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class LinearNoise(Record):
-    """Gaussian law of the overlaps around a stable fixed point, to leading order in 1/d.
+    """Gaussian fluctuations of the overlaps around a stable fixed point, to leading order in 1/d.
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ class LinearNoise(Record):
 
     @property
     def std(self) -> dict[str, Array]:
-        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained."""
+        """Standard deviations: Q (p, p), M (p, k), and readout (p,) if it is trained."""
         deviation = np.sqrt(np.diag(self.covariance))
         square, overlaps = self.p * self.p, self.p * (self.p + self.k)
         blocks = {

@@ -91,12 +91,12 @@ class FixedPoints(tuple[FixedPoint, ...]):
 
 @dataclass(frozen=True, eq=False)
 class Stability(Record):
-    """Linear modes around a point, sorted by growth rate.
+    """Linear modes around a fixed point, in order of decreasing growth rate.
 
     Attributes
     ----------
     eigenvalues : (n,) complex array
-        Per unit t of the equations, largest real part first.
+        Eigenvalues per unit of t, the largest real part first.
     Q, M : (n, p, p) and (n, p, k) complex arrays
         Displacement of the overlaps in each mode; with a `Spectrum` (n, B, p, p) and (n, B, p, k).
     scalars : mapping of str to (n,) complex array
@@ -118,7 +118,7 @@ class Stability(Record):
 
     @property
     def growth_rate(self) -> float:
-        """Largest real part: how fast a run escapes, per unit t."""
+        """Largest real part of the eigenvalues, per unit of t."""
         return float(self.eigenvalues.real.max())
 
     @property

@@ -42,14 +42,14 @@ POWERS = 4
 
 @dataclass(frozen=True, eq=False)
 class LearnedDirection(Record):
-    """Learning of one subspace of the teacher.
+    """Result for one subspace of the teacher.
 
     Attributes
     ----------
     directions : (n, k)
         Orthonormal rows; `names` are combinations of the fields.
     step : int or None
-        The step after which its overlap is finite; None if not within the requested steps.
+        Step after which the overlap is finite; None if this does not happen in the requested steps.
     never : bool
         Whether a symmetry keeps the overlap at zero for any number of steps.
     overlap, error : (p, n)
@@ -59,9 +59,9 @@ class LearnedDirection(Record):
         "symbolic" (closed forms and symmetries) or "numerical" (zero means below `threshold`).
     threshold : float or None
     reason : str
-        The integral that decides, or the symmetry.
+        The integral or the symmetry that determines the result.
     statement : str
-        LaTeX of it.
+        The reason as LaTeX.
     fields : tuple of sympy.Symbol
         Of the target.
 
@@ -93,12 +93,12 @@ class LearnedDirection(Record):
 
     @property
     def name(self) -> str:
-        """The same in one line."""
+        """Directions in one line."""
         return ", ".join(map(str, self.names))
 
     @property
     def when(self) -> str:
-        """In words: "step 2", "never", "not yet"."""
+        """Time of learning, as text: "step 2", "never" or "not yet"."""
         if self.step is not None:
             return f"step {self.step}"
         return "never" if self.never else "not yet"
@@ -106,7 +106,7 @@ class LearnedDirection(Record):
 
 @dataclass(frozen=True, eq=False)
 class LearnedDirections(InLatex, Record):
-    """Table of teacher directions and of the steps that find them.
+    """Table of teacher directions and of the steps in which they are learned.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class LearnedDirections(InLatex, Record):
     algorithm : GradientDescent
     steps : int
     table : tuple of LearnedDirection
-        In the order of learning.
+        Rows, in the order of learning.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class LearnedDirections(InLatex, Record):
 
     @property
     def proof(self) -> str:
-        """How the table is known: "symbolic" where every row is, else "numerical"."""
+        """ "symbolic" if every row is, otherwise "numerical"."""
         return "symbolic" if all(r.proof == "symbolic" for r in self.table) else "numerical"
 
     @property
@@ -162,7 +162,7 @@ class LearnedDirections(InLatex, Record):
         return f"LearnedDirections({rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The integral or the symmetry that explains every row, as text.
+        """Return the integral or the symmetry that explains each row, as text.
 
         Returns
         -------
@@ -184,7 +184,7 @@ class LearnedDirections(InLatex, Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        r"""An align environment with one statement for each direction.
+        r"""Return a LaTeX align environment with one statement for each direction.
 
         Examples
         --------

@@ -20,21 +20,22 @@ from dmft.record import Archived, Record
 
 @dataclass(frozen=True, eq=False)
 class BoundaryCurve(Record):
-    """One curve between two labels.
+    """Boundary curve between two labels.
 
     Attributes
     ----------
     x, y : (n,)
         Points in order along the curve.
     error : (n,)
-        Half-widths of their last brackets across the curve, in units of the ranges.
+        Half-widths of the final brackets across the curve, in units of the ranges.
     labels : tuple
-        On the left and on the right of the direction of the points; "-" and "+" for signs.
+        Labels on the left and on the right of the curve, in the direction of the points; "-" and
+        "+" for signs.
     closed : bool
     ends : tuple of str
-        Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
-        "crossing" of two curves between the same labels, "jump" or "pole" where the sign continues
-        to change, but without a zero, or "interrupted" by Ctrl-C.
+        Reason for each end: "edge" of the plane, "triple point", "lost", "closed", "crossing" of
+        two curves between the same labels, "jump" or "pole" (the sign changes further on, but
+        without a zero), or "interrupted" by Ctrl-C.
 
     Examples
     --------
@@ -53,17 +54,17 @@ class BoundaryCurve(Record):
     ends: tuple[str, str]
 
     def at(self, x: float) -> Array:
-        """All y of this curve at one x, in its order, by straight lines between the points.
+        """Return all y of the curve at one x, by linear interpolation, in the order of the points.
 
         Parameters
         ----------
         x : float
-            Where the curve is cut.
+            Value of x.
 
         Returns
         -------
         (m,) ndarray
-            Empty where the curve has no point at this x.
+            Values of y; empty if the curve has no point at this x.
 
         Examples
         --------
@@ -214,14 +215,14 @@ def _joined(parts: list[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Jump:
-    """Where a sign changes without a zero.
+    """Change of sign without a zero.
 
     Attributes
     ----------
     x, y : float
     kind : str
-        "pole" where values grow on both sides, "jump" where they do not: a discontinuity, or a
-        step that is steeper than a thousandth of the tolerance.
+        "pole" if the values grow on both sides, otherwise "jump": a discontinuity, or a step that
+        is narrower than a thousandth of the tolerance.
     before, behind : float
         Values on both sides, along x or y.
 

@@ -24,7 +24,7 @@ GRIDS = ("codes", "labels", "e", "m", "risk", "number")
 
 @dataclass(frozen=True, eq=False)
 class RegionDiagram(Archived):
-    """Minima of a family of risks over a grid; rows run over `y`, columns over `x`.
+    """Minima of a family of risks on a grid; rows correspond to `y`, columns to `x`.
 
     Attributes
     ----------
@@ -33,16 +33,16 @@ class RegionDiagram(Archived):
     y : (ny,)
     codes : (ny, nx) of int
         1 if the global minimum has e > r/2, plus 2 if training starts along e, plus 4 if there is
-        more than one minimum; -1 where there is no strict one.
+        more than one minimum; -1 if there is no strict minimum.
     labels : (ny, nx) of int
         Position in `names`.
     names : tuple of str
-        Kinds of the minima, the global one first; "no strict minimum" where the risk is constant
-        along a line.
+        Kinds of the minima, the global one first; "no strict minimum" if the risk is constant along
+        a line.
     e, m, risk : (ny, nx)
-        Of the global minimum, nan where there is none.
+        Alignments and risk of the global minimum; nan if there is none.
     number : (ny, nx) of int
-        Of minima, images under sign changes counted once.
+        Number of minima; images under sign changes are counted once.
     provenance : mapping
 
     Examples
@@ -108,7 +108,7 @@ class RegionDiagram(Archived):
         )  # fmt: skip
 
     def count(self) -> dict[str, int]:
-        """Number of points of each region that occurs.
+        """Count the points of each region that occurs.
 
         Returns
         -------

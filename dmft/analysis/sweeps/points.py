@@ -28,7 +28,7 @@ LARGEST = 2**53
 
 @dataclass(frozen=True, eq=False)
 class Points(Record):
-    """Named parameters at numbered points; a product of axes is never unrolled.
+    """Parameters at the points of a sweep.
 
     Attributes
     ----------
@@ -57,12 +57,12 @@ class Points(Record):
         return int(np.prod(self.shape, dtype=np.int64))
 
     def at(self, number: int) -> dict[str, float | int]:
-        """Parameters of one point, as Python numbers.
+        """Return the parameters of one point, as Python numbers.
 
         Parameters
         ----------
         number : int
-            Place of the point; the last parameter runs fastest.
+            Number of the point. The last parameter varies fastest.
 
         Returns
         -------
@@ -77,7 +77,7 @@ class Points(Record):
         return self.all_at(np.array([number]))[0]
 
     def all_at(self, numbers: NDArray[np.int64]) -> list[dict[str, float | int]]:
-        """Parameters of many points; `at` returns those of one.
+        """Return the parameters of many points.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Points(Record):
         return [column[i] for column, i in zip(self.columns, places, strict=True)]
 
     def rows(self, numbers: NDArray[np.int64]) -> Array:
-        """Parameters of many points, (n, parameters).
+        """Return the parameters of many points as an array.
 
         Parameters
         ----------
@@ -125,10 +125,7 @@ class Points(Record):
         return np.stack([c.astype(np.float64) for c in self._chosen(numbers)], axis=1)
 
     def keys(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """128-bit keys of points: the same for the same names and values in any order.
-
-        Two words, each a chain of mixings (bijections) of the values with constants of its own that
-        the names give; whole columns at once.
+        """Return 128-bit keys of points, which do not depend on the order of the parameters.
 
         Parameters
         ----------
@@ -161,7 +158,7 @@ class Points(Record):
         return result
 
     def only(self, numbers: NDArray[np.int64]) -> Points:
-        """These points as a separate list.
+        """Return some of the points as a list.
 
         Parameters
         ----------

@@ -104,17 +104,17 @@ class Changeable(ABC):
         return frozenset()
 
     def text_of(self, expr: Any) -> str:
-        """An expression as text.
+        """Return an expression as text.
 
         Parameters
         ----------
         expr : sympy.Expr
-            In the symbols of these equations.
+            Expression in the symbols of these equations.
 
         Returns
         -------
         str
-            Text in the letters that ``print(equations)`` shows.
+            Text in the notation of ``print(equations)``.
 
         Examples
         --------
@@ -126,17 +126,17 @@ class Changeable(ABC):
         return str(expr)
 
     def latex_of(self, expr: Any) -> str:
-        """An expression as LaTeX.
+        """Return an expression as LaTeX.
 
         Parameters
         ----------
         expr : sympy.Expr
-            In the symbols of these equations.
+            Expression in the symbols of these equations.
 
         Returns
         -------
         str
-            LaTeX in the letters that `latex` prints.
+            LaTeX in the notation of `latex`.
 
         Examples
         --------
@@ -148,7 +148,7 @@ class Changeable(ABC):
         return str(sp.latex(expr))
 
     def block_latex(self, block: str) -> str:
-        """A block as LaTeX.
+        """Return the name of a block as LaTeX.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class Changeable(ABC):
         Returns
         -------
         str
-            LaTeX of the quantity, with its indices where it has any.
+            LaTeX of the quantity, with its indices.
 
         Examples
         --------
@@ -172,7 +172,7 @@ class Changeable(ABC):
     # What a user does --------------------------------------------------------------------------
 
     def with_term(self, block: str, name: str, expr: Any) -> Self:
-        r"""Equations with one more term in the rate of a block.
+        r"""Return equations with an additional term in the rate of a block.
 
         Scaling     per unit t for an ode; per step for a map
 
@@ -181,11 +181,11 @@ class Changeable(ABC):
         block : str
             A block of the state: "Q", "M", "readout", "Q_perp" ...
         name : str
-            Of the term, one word.
+            Name of the term, one word.
         expr : sympy.Expr or number
-            In the entries of `symbols` at `indices`: j, l for Q, where it is symmetrised to
-            (e_jl + e_lj)/2, and j, r for M. For an alignment of a sequence a number, or a
-            column of its components. Other symbols become run-time parameters.
+            Expression in the entries of `symbols` at `indices`: j, l for Q, where it is symmetrised
+            to (e_jl + e_lj)/2, and j, r for M. For an alignment of a sequence model it is a scalar
+            expression or a column of components. Other symbols become run-time parameters.
 
         Returns
         -------
@@ -195,17 +195,18 @@ class Changeable(ABC):
         Raises
         ------
         BadParameter
-            For an unknown block, a name that is taken, or an expression that the equations cannot
-            hold: fields of a sample, foreign arrays or indices, functions without compiled code.
+            For an unknown block, a name that is already used, or an unsupported expression (fields
+            of a sample, other arrays or indices, functions without compiled code).
 
         Notes
         -----
-        - Terms of Q and M must describe one motion of the rows; otherwise the overlaps may leave
-          the cone of positive matrices.
-        - On the sphere the term adds to the rate of free rows, and the constraint acts on the
-          sum (a map divides by the new lengths). The limit "wide-high-dimensional" and sequence
-          equations contain only rates on the sphere, to which terms are added unchanged.
-        - In an sde the term changes the drift, not the covariance.
+        - Terms of Q and M must follow from the same motion of the rows. Otherwise the overlaps may
+          leave the cone of positive matrices.
+        - On the sphere the term is added to the unconstrained rate, and the constraint acts on the
+          sum (a map divides by the new lengths). The limit "wide-high-dimensional" and the
+          equations of sequence models contain only rates on the sphere, to which the term is added
+          unchanged.
+        - In an sde the term changes the drift, but not the covariance.
 
         Examples
         --------
@@ -241,19 +242,19 @@ class Changeable(ABC):
         name: str | None = None,
         expr: Any = None,
     ) -> Self:
-        r"""Equations with another expression for a term, or with other values of parameters.
+        r"""Return equations with a different expression for a term, or with values of parameters.
 
-        Two forms: ``replace(block, name, expr)`` gives the term `name` of a block the expression
-        `expr`, which is read as by `with_term`; ``replace({parameter: value})`` puts numbers or
-        expressions of parameters instead of parameters, in all terms. The unit of time stays
-        that of the declared learning rate.
+        ``replace(block, name, expr)`` replaces the term `name` of a block by the expression `expr`,
+        which has the same form as in `with_term`. ``replace({parameter: value})`` substitutes
+        numbers or expressions for parameters in all terms. The unit of time remains that of the
+        declared learning rate.
 
         Parameters
         ----------
         target : str or mapping
-            A block, or values by the name or symbol of a parameter.
+            Block, or mapping of parameters (names or symbols) to values.
         name : str, optional
-            Of a term that the block has (`terms`).
+            Name of a term of the block (see `terms`).
         expr : sympy.Expr or number, optional
 
         Returns
@@ -264,8 +265,8 @@ class Changeable(ABC):
         Raises
         ------
         BadParameter
-            As `with_term`; for a term or a parameter that the equations do not have; for values
-            of an sde, because the covariance would not change.
+            As in `with_term`; for a term or a parameter that the equations do not contain; and for
+            values in an sde, because the covariance would not change.
 
         Examples
         --------
@@ -294,7 +295,7 @@ class Changeable(ABC):
         return self._with_changed(target, name, expr)
 
     def subs(self, values: Mapping[Any, Any]) -> Self:
-        """`replace` with a mapping: values of parameters, by name or symbol.
+        """Substitute values for parameters, by name or symbol, like `replace` with a mapping.
 
         Parameters
         ----------
@@ -309,7 +310,7 @@ class Changeable(ABC):
         Raises
         ------
         BadParameter
-            As `replace`; for overlaps, which `explicit()` has as symbols.
+            As in `replace`; and for overlaps, which are symbols only in `explicit()`.
 
         Examples
         --------
@@ -331,14 +332,14 @@ class Changeable(ABC):
         return self._substituted(values)
 
     def without(self, *names: str, block: str | None = None) -> Self:
-        """Equations with named terms left out; a constraint follows from the terms that stay.
+        """Return equations without the named terms; constraints follow from the remaining terms.
 
         Parameters
         ----------
         *names : str
-            Left out everywhere.
+            Names of the terms to remove.
         block : str, optional
-            Leave them out of the rate of this block only.
+            Remove the terms from the rate of this block only.
 
         Returns
         -------
@@ -348,7 +349,7 @@ class Changeable(ABC):
         Raises
         ------
         BadParameter
-            When no term has this name.
+            If no term has this name.
 
         Examples
         --------
@@ -370,23 +371,23 @@ class Changeable(ABC):
         return found
 
     def diff(self, other: Changeable) -> Difference:
-        """Difference between these equations and `other`: terms added, dropped and changed, by
-        block.
+        """Compare with other equations: terms added, dropped and changed, by block.
 
         Parameters
         ----------
         other : equations of the same family
-            For example of another algorithm, or the same with a term replaced.
+            Other equations, for example of another algorithm or with a term replaced.
 
         Returns
         -------
         Difference
-            With `added`, `dropped` and `changed` by block; prints and displays itself.
+            Record with `added`, `dropped` and `changed` by block, which can be printed or
+            displayed.
 
         Raises
         ------
         BadParameter
-            For something that is not equations of the same family.
+            If `other` does not belong to the same family of equations.
 
         Examples
         --------
@@ -411,7 +412,7 @@ class Changeable(ABC):
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since."""
+        """Names of the terms that were removed."""
         if not self.is_changed:
             return ()
         return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
@@ -445,7 +446,7 @@ class Changeable(ABC):
 class Difference(InLatex):
     """Difference of two systems of equations: terms added, dropped and changed.
 
-    False where nothing differs.
+    The record is false if nothing differs.
 
     Attributes
     ----------
@@ -536,7 +537,7 @@ class Difference(InLatex):
         return "\n".join(self.lines) or "no difference"
 
     def latex(self) -> str:
-        r"""LaTeX of the terms that differ (an amsmath `align*` environment).
+        r"""Return the terms that differ as LaTeX (an amsmath `align*` environment).
 
         Examples
         --------

@@ -56,7 +56,7 @@ RUNNING = {s: axis for s, axis in x.AXES.items() if axis in WHO and s != x.row}
 
 @dataclass(frozen=True, repr=False)
 class Indices(Mapping[str, sp.Symbol]):
-    """Running indices of equations by name and by block.
+    """Indices of equations, by name and by block.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Indices(Mapping[str, sp.Symbol]):
     blocks: Mapping[str, tuple[sp.Symbol, ...]] = field(default_factory=dict)
 
     def of(self, block: str) -> tuple[sp.Symbol, ...]:
-        """Indices that a term of this block depends on.
+        """Return the indices that a term of a block depends on.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class Indices(Mapping[str, sp.Symbol]):
         Raises
         ------
         BadParameter
-            For a block that the equations do not have.
+            For a block that the equations do not contain.
 
         Examples
         --------
@@ -106,7 +106,7 @@ class Indices(Mapping[str, sp.Symbol]):
 
     @property
     def names(self) -> dict[str, sp.Symbol]:
-        """All of them; none where no block has indices."""
+        """All indices, by name."""
         return (
             {s.name: s for s in RUNNING if s not in x.powers} if any(self.blocks.values()) else {}
         )

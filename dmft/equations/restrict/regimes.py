@@ -26,7 +26,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Region:
-    """One region of the plane: its place and its equations, or the reason why none exist.
+    """Region of the plane, with its equations or the reason why there are none.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Region:
     wide : bool or None
         True for delta > 0, False for delta = 0, None for both.
     equations : Equations or None
-        Of the limit.
+        Equations of the limit.
     reason : str
-        Reason why none exist.
+        Reason why there are no equations.
 
     Examples
     --------
@@ -64,18 +64,18 @@ class Region:
 
     @property
     def condition(self) -> str:
-        """Where it holds, as plain text."""
+        """Condition on the exponents, as text."""
         width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
         return _between(self.lower, "kappa + delta", self.upper, "<=", str) + width
 
     @property
     def condition_latex(self) -> str:
-        r"""Where it holds."""
+        r"""Condition on the exponents, as LaTeX."""
         width = {True: r",\ \delta > 0", False: r",\ \delta = 0", None: ""}[self.wide]
         return _between(self.lower, r"\kappa + \delta", self.upper, r"\le", sp.latex) + width
 
     def holds(self, kappa: sp.Expr, delta: sp.Expr) -> bool:
-        """Whether a point of the plane belongs to it.
+        """Whether a point of the plane belongs to the region.
 
         Parameters
         ----------

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class SequenceRisk(Short):
-    r"""R(e, m) = 1/2 E|g(h) - g*(h*)|^2; displays as LaTeX, is callable.
+    r"""Population risk R(e, m) = 1/2 E|g(h) - g*(h*)|^2, a callable function of the alignments.
 
-    Polynomials and networks of the mean field have a closed form, other functions are averages
-    by tables (`TokenAverage` nodes in `expr`, with `bound`).
+    Polynomials, and networks that depend on the mean of the fields, have a closed form. For other
+    functions the averages are computed by tables (`TokenAverage` in `expr`, with `bound`).
 
     Attributes
     ----------
     model : SequenceModel
-        Whose risk it is.
+        Model.
 
     Examples
     --------
@@ -57,12 +57,12 @@ class SequenceRisk(Short):
 
     @cached_property
     def moments(self) -> SequenceMoments:
-        """Averages that it is made of."""
+        """Averages in the risk."""
         return SequenceMoments(self.model)
 
     @cached_property
     def expr(self) -> sp.Expr:
-        """The risk in e, m and the parameters of the networks."""
+        """Risk in e, m and the parameters of the networks."""
         half = sp.Rational(1, 2)
         moments = self.moments
         return half * moments.target_square + half * moments.own_square - moments.cross
@@ -73,12 +73,12 @@ class SequenceRisk(Short):
         return (*self.moments.law.semantic, *self.model.encoding.alignments)
 
     def explicit(self) -> ExplicitRisk:
-        """The risk as an expression that takes values by name, like that of committees.
+        """Return the risk as an expression whose `.subs` accepts names.
 
         Returns
         -------
         ExplicitRisk
-            In e, m and the parameters of the networks.
+            Expression in e, m and the parameters of the networks.
 
         Examples
         --------
@@ -92,7 +92,7 @@ class SequenceRisk(Short):
 
     @cached_property
     def gradient(self) -> dict[sp.Symbol, sp.Expr]:
-        """Derivatives by each alignment."""
+        """Derivatives with respect to each alignment."""
         return {s: sp.diff(self.expr, s) for s in self.alignments}
 
     @cached_property
@@ -103,12 +103,12 @@ class SequenceRisk(Short):
 
     @cached_property
     def series(self) -> dict[int, sp.Expr]:
-        """D_k of R = const(e) - sum_k m^k D_k, k >= 1, of tied networks with a closed form.
+        """Coefficients D_k in R = const(e) - sum_k m^k D_k, for tied weights and closed forms.
 
         Raises
         ------
         BadParameter
-            Where orders are numbers: `order` gives them at a value of e.
+            If the coefficients are not symbolic; use `order` at a value of e.
         """
         if self.expr.has(TokenAverage) or not self.model.tied:
             raise BadParameter("the orders of this risk are tables: see order(k, e=...)")
@@ -117,7 +117,7 @@ class SequenceRisk(Short):
         return {k: -c for (k,), c in polynomial.terms() if k > 0}
 
     def order(self, k: int, e: ArrayLike = 0.0, **parameters: Any) -> float:
-        """D_k(e), the coefficient of -m^k.
+        """Return the coefficient D_k(e) of -m^k.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class SequenceRisk(Short):
 
     @property
     def bound(self) -> float:
-        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact."""
+        """Bound of the error of the tables; 0 if the risk is exact."""
         nodes = self.expr.atoms(TokenAverage)
         return float(sum(node.table.bound + node.table.error for node in nodes))
 
@@ -160,7 +160,7 @@ class SequenceRisk(Short):
         return number(self.expr, self._values(e, m, parameters))
 
     def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
-        """Absolute error of the risk at a point: the bounds of rounding and of its tables.
+        """Return the absolute error of the risk at a point, a bound of rounding and of tables.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class SequenceRisk(Short):
         return float(found["risk"].error)
 
     def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
-        """Gradient at a point, in the order of `alignments`.
+        """Return the gradient at a point, in the order of `alignments`.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class SequenceRisk(Short):
         return np.array([number(y, values) for y in self.gradient.values()])
 
     def hessian_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
-        """Hessian at a point, in the order of `alignments`.
+        """Return the Hessian at a point, in the order of `alignments`.
 
         Parameters
         ----------
@@ -255,7 +255,7 @@ class SequenceRisk(Short):
         return {**values, **place(self.model, e, m)}
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the definition to the closed form, each checked at two random alignments.
+        """Explain the steps from the definition to the closed form, checked at two alignments.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class SequenceRisk(Short):
         return explain_sequence_risk(self.moments, self.expr, self.bound).to_depth(depth)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
-        """LaTeX of the risk; an approximation sign where tables left terms out.
+        """Return the risk as LaTeX, with an approximation sign if tables are truncated.
 
         Parameters
         ----------

@@ -73,10 +73,10 @@ STEP = 0.01
 class DescentEquations(Short, Descent, TwoTimeEquations):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
-    Equations of gradient flow are the limit of small steps: they have the same sample and process,
-    and their terms are changed like those of a descent; `terms`, `definitions` and `latex` show the
-    rates. Descent with a finite step is the Euler scheme of the flow, with an error that has a
-    clean expansion in the step (theory/batch_reuse B.3).
+    Equations of gradient flow are the limit of small steps. They have the same sample and process,
+    and their terms are changed in the same way; `terms`, `definitions` and `latex` then show rates.
+    Descent with a finite step is the Euler scheme of the flow, with an error that can be expanded
+    in the step (theory/batch_reuse B.3).
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @property
     def time_unit(self) -> str:
-        """What t counts."""
+        """Unit of time, as text."""
         return FLOW_UNIT if self.is_flow else STEP_UNIT
 
     def _in_words(self) -> str:
@@ -199,7 +199,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @property
     def indices(self) -> IndicesInTime:
-        """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
+        """Indices by name (times t, s, u; student units j, l, m; teacher units r, q)."""
         blocks = {}
         for d in (*self.sample, *self.process):
             free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
@@ -255,7 +255,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         times: NDArray[np.float64] | None = None,
         **parameters: Any,
     ) -> dict[str, NDArray[np.float64]]:
-        """Overlaps and kernels of the first steps, by NumPy from the symbols.
+        """Evaluate overlaps and kernels of the first steps with NumPy.
 
         Shapes      as for a `DescentRun` of these steps; responses by Stein's identity
         Valid for   a reference for small systems, slow and plain
@@ -264,14 +264,14 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         ----------
         start : Overlaps
         steps : int
-            For a flow, by Euler's method.
+            Number of steps; for a flow, steps of Euler's method.
         step : float, optional
-            Of a flow: length of each step in time, 0.01 by default.
+            Length of a step of a flow in time, 0.01 by default.
         points : (k + p steps + 1, S) array, optional
-            Standard normals of the samples: of h*, of the driving process, of the label noise. By
-            default 4096 pseudorandom ones.
+            Standard normal numbers of the samples, for h*, the driving process and the label noise.
+            By default 4096 pseudorandom samples are used.
         times : (steps, S) array, optional
-            How often the batch of each step contains each sample; drawn by default.
+            Number of times that the batch of each step contains each sample; random by default.
         **parameters
             Run-time values, as for `dmft.solve`.
 
@@ -302,7 +302,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return evaluate_process(self.equations, start, steps, points, times, parameters)
 
     def closed(self, start: Overlaps, **parameters: Any) -> TwoTime:
-        r"""A flow without samples, where students and targets are affine.
+        r"""Return the equations of a flow with affine student and target, which require no samples.
 
         Equation    rates of M, C and R, with N = E[g h*], D = E[g g] and K, the
                     response of g, from integral equations of the Gaussian process of the fields
@@ -317,12 +317,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         ----------
         start : Overlaps
         **parameters
-            Values, or expressions in the time t; symbols without one are given to `dmft.solve`.
+            Values, or expressions in the time t. Other symbols are passed to `dmft.solve`.
 
         Returns
         -------
         TwoTime
-            `dmft.solve` takes it without a start: ``dmft.solve(problem, None, t_max)``.
+            Problem that is solved without a start, ``dmft.solve(problem, None, t_max)``.
 
         Raises
         ------
@@ -352,12 +352,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
 
     def block_latex(self, block: str) -> str:
-        """A block with its indices."""
+        """Return a block with its indices, as LaTeX."""
         target = next(d.target for d in self._shown if self._block_of(d) == block)
         return self.latex_of(target)
 
     def latex(self) -> str:
-        r"""LaTeX of the process, of the averages that close it, and of the sample.
+        r"""Return the process, the averages that close it, and the sample as LaTeX.
 
         Examples
         --------
@@ -384,7 +384,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return "\n".join([f"% {self.time_unit}", *parts])
 
     def latex_of_sample(self) -> str:
-        r"""LaTeX of the computation of one sample, and of the activation with its derivatives.
+        r"""Return the computation of one sample, and the activation with its derivatives, as LaTeX.
 
         Returns
         -------

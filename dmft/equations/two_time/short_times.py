@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class ShortTimes(InLatex, Short):
-    """The first two steps in closed form.
+    """First two steps of gradient descent in closed form.
 
     Attributes
     ----------
     equations : DescentEquations
     definitions : tuple of Definition
-        Fields, overlaps and kernels at t = 0, 1, 2 in their order, for any neurons j, l.
+        Fields, overlaps and kernels at t = 0, 1, 2, in order, for any units j, l.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class ShortTimes(InLatex, Short):
     definitions: tuple[Definition, ...]
 
     def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the weights and samples to M after the first step, each checked.
+        """Explain the steps from weights and samples to M after the first step.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class ShortTimes(InLatex, Short):
         return f"{count} definitions up to the second step; {self.equations.algorithm!r}"
 
     def latex(self) -> str:
-        r"""LaTeX of the fields and recursions at the first times; averages as in the equations.
+        r"""Return the fields and recursions at the first times as LaTeX.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class ShortTimes(InLatex, Short):
     def evaluate(
         self, start: Overlaps, steps: int = 2, *, rtol: float = 1e-9, **parameters: Any
     ) -> DescentRun:
-        r"""Overlaps, kernels and losses of the first steps, with the claimed error of each.
+        r"""Evaluate overlaps, kernels and losses of the first steps, with error estimates.
 
         Equation    closed forms where `Gaussian.expect` has them, else `Gaussian.quad`
         Shapes      as for a `DescentRun` with T = steps
@@ -141,17 +141,17 @@ class ShortTimes(InLatex, Short):
         Parameters
         ----------
         start : Overlaps
-            Its part outside of the teacher, Q - M P^+ M^T, must not be singular.
+            Initial overlaps. Q - M P^+ M^T must not be singular.
         steps : 1 or 2
         rtol : float
-            Asked of each integral.
+            Requested relative error of each integral.
         **parameters
             Run-time values, as for `dmft.solve`.
 
         Returns
         -------
         DescentRun
-            Of one or two steps.
+            Run of one or two steps.
 
         Raises
         ------

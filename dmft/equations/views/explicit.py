@@ -32,7 +32,7 @@ MAX_DEGREE = 24
 
 @dataclass(frozen=True, repr=False)
 class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
-    """Scalar equations d symbol / dt = expression; a mapping, that of `rhs`.
+    """Scalar equations d symbol / dt = expression, a mapping from symbols to rates.
 
     Attributes
     ----------
@@ -40,7 +40,8 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
     risk : population risk in the same symbols
     symbols : mapping of names such as ``"Q_11"`` to the symbols used
     covariance : sympy.Matrix or None
-        Sigma of an sde in the order of `rhs`; per unit t times gamma/(p d n_b).
+        Sigma of an sde in the order of `rhs`. The covariance per unit of t is Sigma gamma/(p d
+        n_b).
     kind : "ode", "map" or "sde"
 
     Examples
@@ -68,12 +69,12 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return len(self.rhs)
 
     def jacobian(self) -> sp.Matrix:
-        """Matrix of derivatives of the rates, in the order of `rhs`.
+        """Return the matrix of derivatives of the rates, in the order of `rhs`.
 
         Returns
         -------
         sympy.Matrix
-            (n, n), rows of rates, columns of overlaps.
+            Matrix (n, n); rows are rates, columns are overlaps.
 
         Examples
         --------
@@ -90,10 +91,9 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         Parameters
         ----------
         *values
-            A mapping, a list of pairs, or a symbol and its value, as SymPy has it. Keys are
-            symbols, or names such as ``"M_11"`` and names of symbolic parameters; a
-            symbol that differs only in its assumptions is identified. Values are SymPy
-            expressions or numbers.
+            A mapping, a list of pairs, or a symbol and its value, as in SymPy. Keys are symbols,
+            names such as ``"M_11"``, or names of parameters. Symbols that differ only in their
+            assumptions are identified. Values are SymPy expressions or numbers.
 
         Returns
         -------
@@ -116,7 +116,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in given})
 
     def put(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
-        """Replace the symbols that occur.
+        """Substitute expressions for symbols.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return named[str(key)]
 
     def simplify(self) -> ExplicitEquations:
-        """Put roots and exponentials of each term together: the same functions, shorter.
+        """Merge the roots and exponentials of each term.
 
         Returns
         -------
@@ -176,14 +176,14 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return replace(self, rhs=rhs, risk=simplified(self.risk), covariance=noise)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
-        """LaTeX of the equations and of the risk, simplified, long repeated parts named.
+        """Return the simplified equations and the risk as LaTeX; long repeated parts are named.
 
         Parameters
         ----------
         width : float
-            Points that a line may have.
+            Line width in points.
         notation : "saad-solla", "scalar", "krzakala", mapping or None
-            Letters, as for `Equations.latex`.
+            Letters, as in `Equations.latex`.
 
         Returns
         -------

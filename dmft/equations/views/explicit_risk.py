@@ -38,21 +38,21 @@ class ExplicitRisk(InLatex, Short):
     symbols: Mapping[str, sp.Symbol]
 
     def subs(self, *values: Any, **options: Any) -> sp.Expr | ExplicitRisk:
-        """The expression with other values: a mapping by name or symbol, pairs, or one of each.
+        """Substitute values for symbols.
 
-        A symbol that differs only in its assumptions is identified.
+        Symbols that differ only in their assumptions are identified.
 
         Parameters
         ----------
         *values
             A mapping by name or symbol, a list of pairs, or a name and its value.
         **options
-            As of SymPy's `subs`.
+            Options of SymPy's `subs`.
 
         Returns
         -------
         sympy.Expr or ExplicitRisk
-            A risk as long as symbols remain, so names can still be used.
+            A risk if symbols remain, otherwise an expression.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class ExplicitRisk(InLatex, Short):
         return named.get(str(key), key)
 
     def latex(self) -> str:
-        """LaTeX of the expression.
+        """Return the expression as LaTeX.
 
         Examples
         --------

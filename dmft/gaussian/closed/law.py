@@ -108,7 +108,7 @@ class ClosedLaw:
 
     @in_turn
     def expect(self, expr: sp.Expr) -> sp.Expr:
-        r"""Closed form of E[expr]; symbols that are not fields are coefficients.
+        r"""Return the closed form of the expectation E[expr].
 
         Equation    E over x ~ N(mean, cov); erf and exp may contain linear combinations of fields
         Shapes      one expression in, one expression out
@@ -119,17 +119,17 @@ class ClosedLaw:
         Parameters
         ----------
         expr : sympy.Expr
-            A function of the fields; other symbols are coefficients.
+            Function of the fields. Other symbols are coefficients.
 
         Returns
         -------
         sympy.Expr
-            A function of the covariance and of the coefficients.
+            Function of the covariance and of the coefficients.
 
         Raises
         ------
         NotClosed
-            Naming the sub-expression and the ways out.
+            If there is no closed form; the message names the sub-expression and alternatives.
 
         Examples
         --------

@@ -55,16 +55,16 @@ MAX_FLIPPED = 6
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One coefficient: `value`, whether it is `exact`, and its error if not.
+    """Hermite coefficient with its error.
 
     Attributes
     ----------
     value : sympy.Expr
-        E[f He_n].
+        Coefficient E[f He_n].
     exact : bool
-        Whether it is a closed form.
+        Whether the value is a closed form.
     error : float
-        Its absolute error; 0 where it is exact.
+        Absolute error; 0 if the value is exact.
 
     Examples
     --------

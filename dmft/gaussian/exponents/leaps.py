@@ -23,30 +23,30 @@ MAX_ORDER = 10
 
 @dataclass(frozen=True)
 class LeapStep:
-    """One step of learning: its order, its new directions and the deciding coefficient.
+    """Step of learning, with its order, new directions and largest coefficient.
 
     Attributes
     ----------
     order : int
-        k, the order of the tensor that the step overcomes.
+        Order k of the tensor that the step overcomes.
     directions : (n, k) ndarray
-        New directions, orthonormal rows.
+        New directions, as orthonormal rows.
     index : tuple of int
         Multi-index, over the directions not yet learned, of the largest coefficient.
     strength : sympy.Expr
-        Its value (of functions of unit norm, if it is numerical).
+        Value of this coefficient (for functions of unit norm, if it is numerical).
     transformation : sympy.Expr
-        T(y) of that coefficient; y itself for plain leaps.
+        Function T(y) of this coefficient; y for leap exponents without transformation.
     error : float
-        Of the quadrature; 0 where it is exact.
+        Error of the quadrature; 0 if the value is exact.
     largest_zero : float
-        Largest of the coefficients that count as zero.
+        Largest coefficient that is treated as zero.
     basis : (m, k) ndarray
-        Directions that indices count.
+        Directions to which the indices refer.
     coefficients : tuple
         Nonzero entries of the tensor: (index, largest value over phi and T, T).
     feature : sympy.Expr or None
-        phi of the value, where it is known in closed form.
+        Function phi of the value, if it is known in closed form.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class LeapStep:
     feature: sp.Expr | None = None
 
     def names(self, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
-        """The directions that indices count, as combinations of the fields.
+        """Return the directions to which the indices refer, as combinations of the fields.
 
         Parameters
         ----------

@@ -25,21 +25,21 @@ SAME_SPACE = 1e-5
 
 @dataclass(frozen=True)
 class Verdict:
-    """When one algorithm learns one subspace of the target.
+    """Number of samples after which an algorithm learns a subspace of the target.
 
     Attributes
     ----------
     algorithm : str
     step : int or None
-        Step of the (generative) leap that finds it, from 1; None for never.
+        Step of the (generative) leap that learns it, from 1; None if it is never learned.
     order : int or None
         Order of the tensor that this step overcomes.
     exponent : sympy.Rational or oo
-        Of the samples in d, the costliest step up to this one; oo for never.
+        Power of d in the number of samples, of the most expensive step so far; oo if never learned.
     logarithm : bool
-        Whether a factor log d comes with it.
+        Whether the number of samples has a factor log d.
     reason : str
-        The coefficient that decides, or why there is none.
+        The coefficient that determines the step, or the reason why there is none.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Verdict:
 
     @property
     def samples(self) -> str:
-        """Samples to learn it in dimension d, as text."""
+        """Number of samples in dimension d, as text."""
         if self.step is None:
             return "never"
         power = "d" if self.exponent == 1 else f"d^{self.exponent}"
@@ -69,7 +69,7 @@ class Verdict:
         return f"{power} log d" if self.logarithm else power
 
     def latex(self) -> str:
-        r"""The samples as LaTeX, without dollars.
+        r"""Return the number of samples as LaTeX, without dollar signs.
 
         Returns
         -------
@@ -91,7 +91,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class LearnabilityRow:
-    """One subspace of the fields: its orthonormal `directions` (n, k), names and verdicts.
+    """Row of the table: a subspace of the fields, with a verdict for each algorithm.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class LearnabilityRow:
     fields : tuple of sympy.Symbol
         Of the target.
     verdicts : tuple of Verdict
-        One for each algorithm; ``row[algorithm]`` finds it.
+        Verdict of each algorithm; ``row[algorithm]`` returns one.
 
     Examples
     --------

@@ -19,22 +19,22 @@ SHOWN_ERROR = 1e-6
 
 @dataclass(frozen=True)
 class Witness:
-    """The coefficient that decides: E[T(y) phi(U h) He_n] with its value.
+    """Nonzero coefficient E[T(y) phi(U h) He_n] that determines an exponent.
 
     Attributes
     ----------
     index : tuple of int
-        Multi-index n; in later steps of a leap it counts the directions not yet learned.
+        Multi-index n; in later steps of a leap it refers to the directions not yet learned.
     value : sympy.Expr
-        The coefficient; a float when known numerically.
+        Value of the coefficient; a float if it is known numerically.
     transformation : sympy.Expr
-        T as an expression in the symbol y; y itself where none is needed.
+        Function T as an expression in the symbol y; y if no transformation is needed.
     learned : int
-        Number of directions learned before (phi is a function of those).
+        Number of directions learned before, on which phi depends.
     error : float
-        Error of the value; 0 when it is exact.
+        Error of the value; 0 if it is exact.
     feature : sympy.Expr or None
-        phi, where it is known in closed form.
+        Function phi, if it is known in closed form.
 
     Examples
     --------

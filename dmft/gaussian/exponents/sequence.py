@@ -36,22 +36,22 @@ NEVER = "m = 0 is attractive: a negative D_k of even order is never learned from
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SequenceExponent(Exponent):
-    r"""Exponent of a target for a sequence student, with the sign of the deciding coefficient.
+    r"""Information exponent of a target for a sequence model.
 
     Attributes
     ----------
     sign : int
-        Sign of D_k; 0 where there is none. For untied students 1 where any direction of the
-        weights gains.
+        Sign of the coefficient D_k; 0 if there is none. For untied weights, 1 if some direction of
+        the weights grows.
     overlaps : tuple of sympy.Expr
-        D_0, D_1, ..., D_k at the alignments `means` (for untied students the norms of
+        Coefficients D_0, D_1, ..., D_k at the alignments `means` (for untied weights the norms of
         c_k(sigma) C*_k / k!).
     means : tuple of float
-        Means e_l of the student's fields at which it was asked.
+        Means e_l of the student's fields at which the exponent was computed.
     teacher_exponent : int or None
         Information exponent of the target itself, a lower bound.
     name, value, target, fields, witness, steps, proof, threshold
-        As of an `Exponent`.
+        As in `Exponent`.
     target_tensors, student_tensors : tuple of ndarray
         C*_0 .. C*_k of the target and C_0 .. C_k of the student.
 
@@ -79,13 +79,13 @@ class SequenceExponent(Exponent):
 
     @property
     def tensor(self) -> Array:
-        """The tensor C*_k (outputs, L, ..., L) of the target that decides."""
+        """Tensor C*_k (outputs, L, ..., L) of the target that determines the exponent."""
         if not self.target_tensors:
             raise BadParameter(f"no order of {self.target} decides")
         return self.target_tensors[-1]
 
     def explain(self) -> str:
-        """Justification of the exponent, its cost in samples, and whether anything is learned."""
+        """Return the justification of the exponent, the number of samples, and what is learned."""
         where = f" at e = {list(self.means)}" if any(self.means) else ""
         if self.witness is None:
             return (

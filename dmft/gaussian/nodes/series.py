@@ -128,21 +128,20 @@ CLOSE = 0.4
 
 @dataclass(frozen=True)
 class GaussianSeries(InLatex):
-    """E[expr] as a truncated series: the true value is within `bound` of `expr`.
+    """Truncated series of an expectation, with an error bound.
 
     Attributes
     ----------
     expr : sympy.Expr
-        Partial sum; a number when all covariances are numbers.
+        Partial sum; a number if all covariances are numbers.
     bound : sympy.Expr
-        Largest possible error of `expr`; a function of the correlation when that is symbolic.
+        Bound of the error of `expr`; a function of the correlation if it is symbolic.
     order : int
     exact : bool
-        Whether the coefficients are closed forms (the sum is truncated all the same, unless the
-        bound is zero).
+        Whether the coefficients are closed forms. The sum is truncated unless the bound is zero.
     edge : bool
-        Whether the remainder is estimated from the values at correlation 1 and -1, so
-        that the bound goes to zero there too.
+        Whether the remainder is estimated from the values at correlation 1 and -1, so that the
+        bound vanishes there.
 
     Examples
     --------
@@ -164,7 +163,7 @@ class GaussianSeries(InLatex):
         return float(self.expr)
 
     def latex(self) -> str:
-        """Partial sum and bound; without a bound where the series ends by itself.
+        """Return the partial sum and the bound as LaTeX; without a bound if the series is finite.
 
         Examples
         --------

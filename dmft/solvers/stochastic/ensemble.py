@@ -22,14 +22,14 @@ from dmft.solvers.trajectory import block_of, constant_variables, dimensions, pl
 
 @dataclass(frozen=True, eq=False)
 class PassageTimes(Shown):
-    """First-passage times over runs; a run that has not passed is censored, not dropped.
+    """First-passage times over runs. Runs without a passage are kept as censored.
 
     Attributes
     ----------
     times : (S,)
-        NaN where censored.
+        First-passage times; NaN for censored runs.
     horizon : (S,)
-        How far each run was watched.
+        Final time of each run.
 
     Examples
     --------
@@ -52,17 +52,17 @@ class PassageTimes(Shown):
 
     @property
     def censored(self) -> NDArray[np.bool_]:
-        """(S,) True where the level was not reached."""
+        """Whether each run did not reach the level, (S,)."""
         return np.isnan(self.times)
 
     @property
     def mean(self) -> float:
-        """Mean time; refused when a run is censored."""
+        """Mean time. Raises an error if a run is censored."""
         return float(np.mean(self._all_passed("mean")))
 
     @property
     def std(self) -> float:
-        """Standard deviation over runs (n - 1); refused when a run is censored."""
+        """Standard deviation over runs (with n - 1). Raises an error if a run is censored."""
         return float(np.std(self._all_passed("std"), ddof=1))
 
     @property
@@ -80,7 +80,7 @@ class PassageTimes(Shown):
         return math.sqrt(spread / (4.0 * variance)) if variance > 0.0 else 0.0
 
     def quantile(self, fraction: float) -> float:
-        """Quantile that counts censored runs as later than their horizon; inf if it is one.
+        """Quantile of the times, with censored runs counted as later than all others.
 
         Parameters
         ----------
@@ -103,17 +103,18 @@ class PassageTimes(Shown):
         return self._ranked(max(rank, 1))
 
     def quantile_interval(self, fraction: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval that contains the quantile with at least this confidence, for any distribution.
+        """Return an interval that contains the quantile with at least the given confidence.
 
-        Its ends are order statistics (their ranks are quantiles of a binomial law); an end beyond
-        the sample, or beyond the horizon of a censored run, is infinite (or 0 on the left).
+        It is valid for any distribution. Its ends are order statistics, whose ranks are quantiles
+        of a binomial law. An end beyond the sample, or beyond the horizon of a censored run, is
+        infinite (or 0 on the left).
 
         Parameters
         ----------
         fraction : float in (0, 1)
             0.5 is the median.
         confidence : float in (0, 1)
-            Smallest probability that the interval contains it.
+            Smallest probability that the interval contains the quantile.
 
         Returns
         -------
