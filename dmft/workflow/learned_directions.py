@@ -134,7 +134,7 @@ class LearnedDirections(InLatex, Record):
 
     @property
     def proof(self) -> str:
-        """ "symbolic" if every row is, otherwise "numerical"."""
+        """Kind of proof: "symbolic" if it is for every row, otherwise "numerical"."""
         return "symbolic" if all(r.proof == "symbolic" for r in self.table) else "numerical"
 
     @property
