@@ -53,7 +53,7 @@ def test_the_command_prints_the_target(tmp_path, capsys):
         ('fields = ["u"]', ["expression", "missing"]),
         ('expression = "u"', ["'expression'", "'fields' is missing"]),
         ('fields = ["u", "u"]\nexpression = "u*c"', ["fields", "twice"]),
-        ('fields = ["c", "u"]\nexpression = "u*c"', ["letter"]),
+        ('fields = ["c", "u"]\nexpression = "u*c"', ["already a symbol"]),
         ('fields = []\nexpression = "c"', ["fields", "list"]),
         ('fields = "u"\nexpression = "u*c"', ["fields", "list"]),
         ('fields = ["u"]\nexpression = "c"', ["expression", "none of its fields"]),

@@ -159,7 +159,7 @@ def test_arguments_of_every_kind(read, table, rule):
         ("decisions = 3", "decisions = 3\nepisodes = 2", "takes decisions, reward, penalty"),
         ('"eta"', '"zeta"', "unknown name"),
         ("[parameters]", '[student]\nactivation = "z"\n[parameters]', "leave out this table"),
-        ("eta = 0.02", "eta = 0.02\nspare = 1.0", "uses this letter"),
+        ("eta = 0.02", "eta = 0.02\nspare = 1.0", "contains this symbol"),
         ('penalty = "eta"', 'penalty = {kind = "cauchy"}\nreward="eta"', "must be a law like"),
     ],
 )
