@@ -57,7 +57,7 @@ _DECAY = (1 / P, 1 / (P * D), 0.0)
 REGISTRY: Mapping[str, Number] = MappingProxyType(
     {
         "learning_rate": Number(
-            "gamma of one pass, t = steps * gamma / (p d); eta of gradient-descent, t = steps",
+            "gamma of one pass, t = steps * gamma / (p d), or eta of gradient-descent, t = steps",
             r"\gamma",
             key="scalar",
             of_optimiser=False,
@@ -76,7 +76,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             torch=None,
         ),
         "readout_rate": Number(
-            "rate rho_a at which the readouts are trained; 0 by default",
+            "relative learning rate rho_a of the readouts; 0 by default",
             r"\rho_a",
             refused={
                 "torch": "is the learning rate of another group of parameters, the readouts a: "
@@ -88,7 +88,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             of_optimiser=False,
         ),
         "weight_decay": Number(
-            "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
+            "rate zeta of weight decay (-zeta M, -2 zeta Q); 0 by default",
             r"\zeta",
             refused={
                 "sphere": "shortens rows, but the constraint fixes their length: leave one of them "
@@ -117,7 +117,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             torch=None,
         ),
         "momentum": Number(
-            "beta of the heavy ball; 0 by default",
+            "beta of heavy-ball momentum; 0 by default",
             r"\beta",
             below=1.0,
             refused={
@@ -168,7 +168,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             of_optimiser=False,
         ),
         "clip": Number(
-            "C: gradients are shortened to this length",
+            "largest length C of a gradient; longer ones are shortened",
             "C",
             refused={
                 "torch": "is torch.nn.utils.clip_grad_norm_ of the weights between backward() and "
@@ -221,7 +221,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             },
         ),
         "second_moment_rate": Number(
-            "kappa_2 of second moments; without it they are instantaneous",
+            "rate kappa_2 of second moments; without it they are instantaneous",
             r"\kappa_2",
             key="scalar",
             torch=(
