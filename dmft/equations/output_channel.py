@@ -12,6 +12,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
+from dmft.equations.views.closed import ClosedPrinter
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.channels.branches import probit_of
@@ -140,8 +141,9 @@ class OutputChannel(InLatex, Short):
         3
         """
         names = (r"Z_{\mathrm{out}}", r"g_{\mathrm{out}}", r"\partial_\omega g_{\mathrm{out}}")
+        printer = ClosedPrinter({})
         rows = zip(names, (self.Z, self.g, self.slope), strict=True)
-        lines = [rf"{n}(y; \omega, V) &= {sp.latex(e)}" for n, e in rows if e is not None]
+        lines = [rf"{n}(y; \omega, V) &= {printer.doprint(e)}" for n, e in rows if e is not None]
         return " \\\\\n".join(lines)
 
     def _repr_latex_(self) -> str:

@@ -48,6 +48,7 @@ from dmft.equations.two_time.descent_process import (
 )
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
+from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.text import TextPrinter, functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
@@ -402,8 +403,9 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.
+        printer = ClosedPrinter({})
         functions = [
-            rf"\sigma{prime}(z) = {sp.latex(derivative(sigma, order).xreplace({FIELD: z}))}"
+            rf"\sigma{prime}(z) = {printer.doprint(derivative(sigma, order).xreplace({FIELD: z}))}"
             for order, prime in enumerate(("", "'", "''"))
         ]
         return "\n".join([align(sample), align([r"& " + r",\quad ".join(functions)])])

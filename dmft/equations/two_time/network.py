@@ -195,7 +195,9 @@ class NetworkEquations(Short, TwoTimeEquations):
             f = self.functions(0)
             _, held, value = self.model.multiplier
             inside = held.xreplace({self.model.state: f.state(T)})
-            lines.append(f"{self._printer.doprint(Expectation(inside))} &= {sp.latex(value)}")
+            lines.append(
+                f"{self._printer.doprint(Expectation(inside))} &= {self._printer.doprint(value)}"
+            )
         body = " \\\\\n".join(lines)
         return f"\\begin{{align}}\n{body}\n\\end{{align}}"
 
@@ -214,6 +216,12 @@ class NetworkPrinter(EquationPrinter):
 
     def _print_Expectation(self, expr: Expectation) -> str:
         return rf"\left\langle {self._print(expr.integrand)} \right\rangle"
+
+    def _print_Function(self, expr: sp.Function, exp: str | None = None) -> str:
+        if not isinstance(expr, AppliedUndef):
+            return str(super()._print_Function(expr, exp))
+        text = f"{self._print(sp.Symbol(expr.name))}({', '.join(map(self._print, expr.args))})"
+        return text if exp is None else f"{text}^{{{exp}}}"
 
 
 def functions_of(network: RandomNetwork, population: int) -> Functions:

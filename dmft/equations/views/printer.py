@@ -292,7 +292,7 @@ class KernelPrinter(EquationPrinter):
     def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
         """Product of powers, the square roots under one sign."""
         half = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
-        roots = [(b, e) for b, e in half if e == sp.S.Half or b.is_number]
+        roots = [(b, e) for b, e in half if e == sp.S.Half or b.is_Rational]
         whole = [(b, e) for b, e in pairs if (b, e) not in roots]
         whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
         whole.sort(key=lambda y: self.first(y[0]))
