@@ -287,9 +287,9 @@ class Grams(StateSpace):
         size = np.inf if self.model.spectrum is None else self.model.spectrum.intrinsic_dim
         if size < CONCENTRATED:
             parts.append(
-                f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy "
-                f"runs, to a relative order of {1 / size:.2g}, which single runs leave by "
-                f"{size**-0.5:.2g}"
+                f"intrinsic dimension tr Sigma/|Sigma| = {size:.3g}: the equations describe the "
+                f"mean over runs with a relative error of order {1 / size:.2g}; single runs "
+                f"deviate by about {size**-0.5:.2g}"
             )
         if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
             from dmft.equations.update.adaptive.factors import claims_of

@@ -400,9 +400,9 @@ def test_claims_cover_runs_on_a_power_law() -> None:
         assert "7 directions carry up to 35% each of the outputs: included" in str(
             run.provenance["approximation"]
         )
-    assert "a relative order of 0.037 + 0.13 learning_rate/p" in equations.approximation
+    assert "a relative error of order 0.037 + 0.13 learning_rate/p" in equations.approximation
     open_one = dmft.derive(dmft.Model(unit, unit, inputs=law), algorithm)
-    assert "off by the relative order of that share" in open_one.approximation
+    assert "have a relative error of the order of this share" in open_one.approximation
 
 
 def test_what_is_not_derived_is_said() -> None:

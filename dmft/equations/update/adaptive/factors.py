@@ -347,7 +347,7 @@ def claims_of(model: Model, algorithm: Any) -> list[str]:
         return []
     number, share = _leading(spectrum, model.teacher.width)
     if number:
-        effect = f"steps of {name} there are off by the relative order of that share"
+        effect = f"steps of {name} along them have a relative error of the order of this share"
         if has_exact_coordinates(model, algorithm):
             effect = "included exactly"
         directions = "direction carries" if number == 1 else "directions carry"
@@ -359,18 +359,18 @@ def claims_of(model: Model, algorithm: Any) -> list[str]:
     forgotten = 1 / (LONG * math.sqrt(dim))
     if algorithm.kept:
         size = FLUCTUATION / dim
-        order = f"fluctuate: a relative order of {size:.2g} second_moment_rate learning_rate/p"
+        order = f"fluctuate (relative order {size:.2g} second_moment_rate learning_rate/p)"
     else:
         late = 1 / (forgotten * dim)
         order = (
-            f"are averages over {1 / forgotten:.0f} steps: a relative order of "
+            f"are averages over {1 / forgotten:.0f} steps, with a relative error of order "
             f"{FLUCTUATION * forgotten:.2g} + {late:.2g} learning_rate/p"
         )
     return [*found, f"{text} {order}"]
 
 
 def _leading(spectrum: Spectrum, k: int) -> tuple[int, str]:
-    """How many coordinates carry a share of the outputs, and the largest share."""
+    """Number of coordinates that contribute a finite share of the outputs, and that share."""
     alone = spectrum.inverse_counts
     if not alone.any():
         return 0, ""
