@@ -288,7 +288,7 @@ class Grams(StateSpace):
         if size < CONCENTRATED:
             parts.append(
                 f"intrinsic dimension tr Sigma/|Sigma| = {size:.3g}: the equations describe the "
-                f"mean over runs with a relative error of order {1 / size:.2g}; single runs "
+                f"mean over runs with a relative error of order {1 / size:.2g}, and single runs "
                 f"deviate by about {size**-0.5:.2g}"
             )
         if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
