@@ -388,6 +388,49 @@ def test_parameters_follow_time_and_measures():
         dmft.solve(eqs, start, 4.0, replay=sp.Symbol("nothing") + 1)
 
 
+@pytest.mark.cases(2)
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+@pytest.mark.parametrize("kind", ["rate", "table", "coefficient"])
+def test_simulations_follow_schedules(kind, method):
+    w, u, x = Rows("w"), fixed("u"), View("x")
+    target = sp.Symbol("target", real=True)
+    rule = dmft.UpdateField({w: (target * (u @ x) - w @ x) * x}, learning_rate=0.3)
+    table = dmft.Schedule([0.0, 1.0, 3.0], [0.8, 0.2, 0.2])
+    given = {
+        "rate": {"learning_rate": 0.8 / (1 + dmft.t), "target": 1.0},
+        "table": {"learning_rate": table, "target": 1.0},
+        "coefficient": {"target": 1 + sp.sin(3 * dmft.t)},
+    }[kind]
+    start = dmft.Overlaps([[1.0]], [[0.2]])
+    run = dmft.solve(dmft.derive(rule), start, 3.0, save_at=4, **given)
+    runs = dmft.simulate(
+        rule, dim=400, t_max=3.0, seeds=24, start=start, method=method, save_at=4, **given
+    )
+    np.testing.assert_allclose(runs.t, run.t, atol=1 / 400)
+    for name in ("Q", "M"):
+        gap = getattr(runs.mean, name) - getattr(run, name)
+        assert np.all(abs(gap) < 4 * getattr(runs.stderr, name) + 10 / 400)
+
+
+def test_what_simulations_of_rules_do_not_follow():
+    w, u, x = Rows("w"), fixed("u"), View("x")
+    rate, target = sp.Symbol("gamma", positive=True), sp.Symbol("target", real=True)
+    rule = dmft.UpdateField({w: (target * (u @ x) - rate * (w @ x)) * x}, learning_rate=rate)
+    how = {"dim": 50, "t_max": 1.0, "start": dmft.Overlaps([[1.0]], [[0.2]])}
+    table = dmft.Schedule([0.0, 1.0], [0.8, 0.2])
+    with pytest.raises(BadParameter, match="contains its learning rate gamma"):
+        dmft.simulate(rule, learning_rate=table, target=1.0, **how)
+    with pytest.raises(BadParameter, match="only schedules of the learning rate"):
+        dmft.simulate(rule, gamma=0.5, target=table, **how)
+    with pytest.raises(BadParameter, match="may depend on t only"):
+        dmft.simulate(rule, gamma=0.5, target=sp.Symbol("other"), **how)
+    spread = sp.Symbol("spread", positive=True)
+    x = View("x", replaces={u: Random("c", laws.Normal(variance=spread))})
+    rule = dmft.UpdateField({w: (w @ x) * x - gram(w, w) * w}, learning_rate=0.5)
+    with pytest.raises(BadParameter, match="batches, laws and covariances are constant"):
+        dmft.simulate(rule, spread=1 + dmft.t, **how)
+
+
 def test_runs_are_saved_drawn_and_continued(tmp_path):
     eqs = dmft.derive(lit.contrastive_divergence())
     start = dmft.Overlaps([[0.3]], [[0.1]], [[1.5]], scalars={"b": 0.2})

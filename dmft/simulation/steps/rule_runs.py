@@ -15,14 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
+from dmft.model.schedule import Schedule as Table
 from dmft.model.update import VectorRule
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.rules import Field, Random, View
 from dmft.simulation.ensemble import Ensemble, averaged
+from dmft.simulation.jobs import save_steps
 from dmft.simulation.steps.vectors import CHUNK, Runs, Step, Weights
 from dmft.solvers.jobs import Job, run_tasks
-from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import is_whole, shown
 
@@ -97,7 +98,7 @@ class Chain(Runs):
             known |= {Field(row, item): total[:, n] for n, row in enumerate(step.rows)}
         psi, Phi, chi = step.coefficients(known, (self.count,))
         self._move(np.moveaxis(psi, -1, 0), np.moveaxis(Phi, -1, 0), lam, scale)
-        self.theta = self.theta + step.dt * chi
+        self.theta = self.theta + step.rate(self.n) / step.dim * chi
         self.n += 1
 
     def _fields(self, view: View, z: Array, known: Any) -> Array:
@@ -130,19 +131,16 @@ class Chain(Runs):
         V = np.einsum("sja,sela,sil->seji", psi, lam, Phi)
         S = np.einsum("sja,seab,sib->seji", psi, inside + across, psi)
         S += (V + V.swapaxes(-1, -2) + np.einsum("sjl,selm,sim->seji", Phi, self.G, Phi)) / step.dim
-        G, eta = self.G.copy(), step.g / step.dim
+        rate = step.rate(self.n)
+        G, eta = self.G.copy(), rate / step.dim
         G[..., :p, p:] += eta * D[..., p:]
         G[..., p:, :p] = G[..., :p, p:].swapaxes(-1, -2)
-        G[..., :p, :p] += eta * (D[..., :p] + D[..., :p].swapaxes(-1, -2)) + eta * step.g * S
+        G[..., :p, :p] += eta * (D[..., :p] + D[..., :p].swapaxes(-1, -2)) + eta * rate * S
         if self.is_constrained:
             factor = np.broadcast_to(np.eye(G.shape[-1]), (self.count, *G.shape[-2:])).copy()
             factor[:, :p, :p] = self.constrained(G.sum(axis=1)[:, :p, :p])
             G = factor[:, None] @ G @ factor[:, None].swapaxes(-1, -2)
         self.G = G
-
-
-# Saved times by default.
-POINTS = 101
 
 
 def simulate_rule(
@@ -156,20 +154,25 @@ def simulate_rule(
     save_at: int | ArrayLike | None = None,
     progress: ProgressOption = None,
     keep_runs: bool = True,
-    **parameters: float,
+    **parameters: Any,
 ) -> Ensemble:
-    """Runs of a rule for several seeds: weights in R^d, or the exact chain of overlaps."""
+    """Runs of a rule for several seeds: weights in R^d, or the exact chain of overlaps.
+
+    The learning rate and coefficients of the step may depend on t; a `dmft.Schedule` of the rate
+    is a function of tau = steps/d, which is the time of the runs then.
+    """
     if not isinstance(start, Overlaps):
         raise BadParameter(f"a rule starts from dmft.Overlaps of its rows, got {shown(start)}")
     if isinstance(dim, bool) or not is_whole(dim) or dim < 1:
         raise BadParameter(f"dim = {shown(dim)} must be a positive integer")
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {shown(method)}')
-    step = Step(rule, int(dim), start, parameters)
-    numbers = as_seeds(seeds)
     if not t_max > 0.0:
         raise BadParameter(f"t_max = {t_max!r} must be positive")
-    saved = saved_steps(POINTS if save_at is None else save_at, float(t_max), step.dt)
+    step = Step(rule, int(dim), float(t_max), parameters)
+    numbers, clock = as_seeds(seeds), step.clock
+    saved = save_steps(t_max, clock, save_at)
+    is_tabled = any(isinstance(y, Table) for y in parameters.values())
     make = Weights if method == "weights" else Chain
     state = make(step, start, numbers)
     job = Job(int(saved[-1]))
@@ -178,13 +181,15 @@ def simulate_rule(
     status = tuple(Status.OK if one else Status.NONFINITE for one in finite)
     P = start.P.sum(axis=0) if start.P.ndim == 3 else start.P
     found = Ensemble(
-        t=np.asarray(saved * step.dt, dtype=np.float64), dim=int(dim),
+        t=clock.at(saved), dim=int(dim),
         **averaged(arrays, numbers, status),
         provenance={
             "version": VERSION, "model": repr(rule), "method": method,
-            "time_step_times_dim": step.g, "time_unit": "t = steps * learning_rate / d",
+            "time_step_times_dim": clock.time_step * dim,
+            "time_unit": "tau = steps / d" if is_tabled else "t = steps * learning_rate / d",
         },
-        parameters={str(s): y for s, y in step.values.items()}, constants={"P": P},
+        parameters={str(s): float(y) for s, y in step.values.items() if y.is_number},
+        constants={"P": P},
     )  # fmt: skip
     return found if keep_runs else replace(found, runs=None)
 

@@ -12,11 +12,14 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
+from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps
 from dmft.laws import Discrete
+from dmft.model.schedule import Schedule as Table
 from dmft.model.update import TIME, VectorRule
 from dmft.rules import Field, Gram, Mean, Random, Row, View
+from dmft.simulation.clock import Clock, Schedule, Tabled
 
 # Steps whose random numbers are drawn at once; numbers of one draw.
 CHUNK, MOST_DRAWN = 64, 2**22
@@ -25,14 +28,11 @@ CHUNK, MOST_DRAWN = 64, 2**22
 class Step:
     """A rule as functions of arrays, one value for each seed and sample."""
 
-    def __init__(
-        self, rule: VectorRule, dim: int, start: Overlaps, given: Mapping[str, float]
-    ) -> None:
+    def __init__(self, rule: VectorRule, dim: int, t_max: float, given: Mapping[str, Any]) -> None:
         self.rule, self.dim = rule, dim
-        self.values = _values(rule, dim, given)
-        self.g = self.number(rule.learning_rate)
+        self.values, rate = _values(rule, dim, given)
+        self.clock = self._clock(rate, t_max)
         self.batch = int(self.number(sp.sympify(rule.batch_size, strict=True)))
-        self.dt = self.g / dim
         if any(y.has(Mean) for y in rule.expressions):
             raise BadParameter("steps with averages as coefficients are not simulated: use solve")
         self.rows: tuple[Row, ...] = (*rule.moving, *rule.fixed)
@@ -63,9 +63,28 @@ class Step:
     def _coefficient(self, row: Row, vector: Row | View) -> sp.Expr:
         return dict(self.rule.steps)[row].terms.get(vector, sp.S.Zero)
 
+    def _clock(self, rate: Any, t_max: float) -> Clock:
+        """Times of the steps; under a schedule each has a rate of its own."""
+        if isinstance(rate, Table):
+            return Tabled(rate, self.dim).clock(1.0, t_max, 0.0)
+        at = rate.subs(self.values)
+        if at.free_symbols == {TIME}:
+            return Schedule(at).clock(1.0 / self.dim, t_max, 0.0)
+        return Clock(self.number(rate) / self.dim)
+
+    def rate(self, n: int) -> float:
+        """Learning rate of a step."""
+        clock = self.clock
+        return clock.time_step * self.dim if clock.rates is None else float(clock.rates[n])
+
     def number(self, expr: sp.Expr) -> float:
         """An expression in parameters as a number."""
         left = sp.sympify(expr, strict=True).subs(self.values)
+        if left.has(TIME):
+            raise BadParameter(
+                f"{expr} = {left} depends on t: simulate follows the learning rate and "
+                "coefficients of the step; batches, laws and covariances are constant"
+            )
         if left.free_symbols:
             missing = ", ".join(f"{s}=..." for s in sorted(map(str, left.free_symbols)))
             raise BadParameter(f"{expr} has no value; pass {missing}")
@@ -122,18 +141,48 @@ class Step:
         return psi, Phi, np.array([of(f) for f in self.chi]).reshape(len(self.chi), *shape)
 
 
-def _values(rule: VectorRule, dim: int, given: Mapping[str, float]) -> dict[sp.Symbol, float]:
+def _values(
+    rule: VectorRule, dim: int, given: Mapping[str, Any]
+) -> tuple[dict[sp.Symbol, sp.Expr], Any]:
+    """Values of the parameters, numbers or expressions in t, and the learning rate."""
     batch = sp.sympify(rule.batch_size, strict=True)
     symbols = rule.parameters | rule.learning_rate.free_symbols | batch.free_symbols
     known = {s.name: s for s in symbols}
-    values: dict[sp.Symbol, float] = {}
-    for name, value in given.items():
-        if name not in known:
+    values: dict[sp.Symbol, sp.Expr] = {}
+    rate: Any = rule.learning_rate
+    if rate.is_Symbol:
+        known["learning_rate"] = rate
+    for name, value in as_expressions(given, set(given)).items():
+        if isinstance(value, Table):
+            if not name == value.control == "learning_rate":
+                raise BadParameter(
+                    f"{name} is given a schedule of {value.control}: simulate supports only "
+                    "schedules of the learning rate"
+                )
+            rate = value
+            continue
+        if name not in known and name != "learning_rate":
             raise BadParameter(f"unknown parameter {name}; the rule has {sorted(known) or 'none'}")
-        values[known[name]] = float(value)
+        number = sp.sympify(value, strict=True)
+        other = sorted(map(str, number.free_symbols - {TIME}))
+        if other:
+            raise BadParameter(f"{name} = {value} contains {other[0]}: it may depend on t only")
+        if name in known:
+            values[known[name]] = number
+        else:
+            rate = number
     if "d" in known:
-        values[known["d"]] = float(dim)
-    return values
+        values[known["d"]] = sp.Integer(dim)
+    if (
+        isinstance(rate, Table)
+        and rule.learning_rate.is_Symbol
+        and (rule.learning_rate in rule.parameters)
+    ):
+        raise BadParameter(
+            f"the step contains its learning rate {rule.learning_rate}: give it as an expression "
+            "of t, not as a dmft.Schedule"
+        )
+    return values, rate
 
 
 class Runs:
@@ -163,7 +212,7 @@ class Runs:
         """Overlaps, scalars and the time, with the axes of samples behind that of seeds."""
         step = self.step
         extra = (slice(None), *(None,) * (len(shape) - 1))
-        found: dict[sp.Symbol, Any] = {TIME: self.n * step.dt}
+        found: dict[sp.Symbol, Any] = {TIME: float(step.clock.at(self.n))}
         pairs = iter(step.grams)
         for i in range(len(step.rows)):
             for k in range(i, len(step.rows)):
@@ -261,10 +310,11 @@ class Weights(Runs):
             known |= {Field(row, item): lam[n] for n, row in enumerate(step.rows)}
         psi, Phi, chi = step.coefficients(known, shape)
         p = len(rule.moving)
-        new = self.X[:, :p] + step.g / sq * np.einsum("jasn,snad->sjd", psi, x) / shape[1]
-        new += step.g / step.dim * np.einsum("jls,sld->sjd", Phi.mean(axis=-1), self.X)
+        rate = step.rate(self.n)
+        new = self.X[:, :p] + rate / sq * np.einsum("jasn,snad->sjd", psi, x) / shape[1]
+        new += rate / step.dim * np.einsum("jls,sld->sjd", Phi.mean(axis=-1), self.X)
         self.X[:, :p] = new
-        self.theta = self.theta + step.dt * chi.mean(axis=-1)
+        self.theta = self.theta + rate / step.dim * chi.mean(axis=-1)
         if self.is_constrained:
             own = self.X[:, :p]
             Q = own @ own.transpose(0, 2, 1) / step.dim
