@@ -286,6 +286,31 @@ def test_named_averages_put_back_are_the_equations(notation):
     assert text.count(r"\langle") - text.count(r"\langle \cdot") <= 7
 
 
+def test_explicit_equations_of_one_unit_are_the_closed_ones():
+    """Scalar equations of single units are printed as the closed system is, by D and D'."""
+    text = dmft.derive(one(ERF), dmft.SGD(gamma)).explicit().latex(width=455)
+    assert r"\tau" not in text
+    assert text.count(r"\sqrt{D}") == 2
+    assert len(text) < 1100
+
+
+def test_rates_of_multi_index_targets():
+    """The line that is printed, with P = I, against the rates."""
+    a, b = sp.symbols("a b", real=True)
+    model = dmft.Model(dmft.Committee(z**2, 2), dmft.MultiIndex(a * b + a, [a, b]))
+    equations = dmft.derive(model, dmft.SGD(gamma))
+    text = re.sub(r"[\s&]", "", equations.latex(width=520))
+    assert "b_{" not in text
+    line = r"2 M_{j 2} \delta_{1 r} + 2 M_{j 1} \delta_{2 r} - \frac{2}{p} \sum_{u=1}^{p}"
+    line += r"\left[M_{j r} Q_{u u} + 2 M_{u r} Q_{j u}\right]"
+    assert line.replace(" ", "") in text
+    root = np.random.default_rng(2).normal(size=(2, 6)) / 2
+    Q, M = root @ root.T, root[:, :2]
+    rate = 2 * M[:, ::-1] - (M * np.trace(Q) + 2 * Q @ M)
+    found = equations.evaluate(dmft.Overlaps(Q, M, np.eye(2)), learning_rate=0.0)
+    np.testing.assert_allclose(found["M"], rate, rtol=1e-12)
+
+
 def test_averages_that_occur_once_are_in_brackets():
     text = dmft.derive(one(ERF), dmft.SGD(gamma)).latex(form="structured")
     assert "I_{" not in text

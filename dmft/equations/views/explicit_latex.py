@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.views.print_forms import rewritten
-from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
+from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.views.collected import PI, collected
+from dmft.equations.views.print_forms import Part, named_parts, rewritten
+from dmft.equations.views.printer import Notation, letters_of
 from dmft.typeset.fragment import align, fitted
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.
@@ -17,6 +19,8 @@ WHOLE, PART = 160, 6
 OVERLAPS = ("Q", "M", "P", "e", "m", "\\tau")
 # Terms of more operations stay as they are.
 LONGEST = 160
+# Rates of systems of one student and one teacher, which are printed as closed systems are.
+SINGLE = 2
 
 
 def simplified(expr: sp.Expr) -> sp.Expr:
@@ -48,7 +52,13 @@ def explicit_latex(
         size = len(symbols)
         places = [(i, n) for i in range(size) for n in range(i, size)]
         exprs += [simplified(covariance[i, n]) for i, n in places]
-    parts, exprs = _shared(exprs)
+    if len(rates) <= SINGLE and covariance is None:
+        exprs = [collected(e.xreplace(_overlaps(e))) for e in (*rates.values(), risk)]
+        text = " ".join(printer.doprint(e) for e in exprs)
+        exprs, named = named_parts(exprs, text)
+        parts = list(named.items())
+    else:
+        parts, exprs = _shared(exprs)
     heads = [rate_of(printer.doprint(s), kind) for s in symbols]
     heads.append(printer.letter("risk"))
     if covariance is not None:
@@ -64,6 +74,23 @@ def explicit_latex(
     found += special_functions(exprs + [e for _, e in parts])
     text = "\n".join(found)
     return fitted(text, width)
+
+
+class _Overlap(sp.Symbol):
+    """An overlap, which is no parameter of the model."""
+
+    entry = True
+
+
+def _overlaps(expr: sp.Expr) -> dict[sp.Symbol, sp.Symbol]:
+    """Overlaps of single units as such, variances positive."""
+    found = {}
+    for s in expr.free_symbols:
+        base, _, place = s.name.rpartition("_")
+        if base in OVERLAPS and place.isdigit():
+            known = {"positive": True} if base in ("Q", "P") else {"real": True}
+            found[s] = _Overlap(s.name, **known)
+    return found
 
 
 def rate_of(entry: str, kind: str) -> str:
@@ -123,7 +150,7 @@ def _tokens(averages: Mapping[tuple[sp.Basic, ...], sp.Expr]) -> list[str]:
     return token_rows(averages, printer)
 
 
-class _ScalarPrinter(KernelPrinter):
+class _ScalarPrinter(ClosedPrinter):
     """Entries of overlaps in the letters of a notation: Q_11 is Q_{11}."""
 
     def __init__(self, letters: Mapping[str, str]) -> None:
@@ -131,7 +158,8 @@ class _ScalarPrinter(KernelPrinter):
 
     def is_parameter(self, symbol: sp.Expr) -> bool:
         """Whether a symbol is printed before overlaps."""
-        return symbol.is_Symbol and symbol.name.partition("_")[0] not in OVERLAPS
+        plain = symbol.is_Symbol and symbol != PI and not isinstance(symbol, Part)
+        return plain and symbol.name.partition("_")[0] not in OVERLAPS
 
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
         base, _, place = expr.name.rpartition("_")
