@@ -151,13 +151,6 @@ def signs_rows(with_arguments: bool) -> list[str]:
     return [text, *more]
 
 
-def average_latex(average: Expectation, printer: EquationPrinter, limit: int | None) -> list[str]:
-    """Closed form of an average over fields x_1, x_2, ... with covariance C, as align lines."""
-    kernels = Kernels(printer)
-    kernels.add(average, limit)
-    return kernels.rows
-
-
 def kernels_latex(
     averages: Iterable[Lowered], printer: EquationPrinter, limit: int | None
 ) -> list[str]:

@@ -27,7 +27,6 @@ from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.explicit_latex import special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
-    average_latex,
     kernels_latex,
     name_averages,
     token_rows,
@@ -52,7 +51,7 @@ from dmft.typeset.fragment import COLUMN, align, fitted
 if TYPE_CHECKING:
     from dmft.equations.system import System
 
-__all__ = ["EquationPrinter", "average_latex", "definition_latex", "equations_latex"]
+__all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
 # What declared values look like in a sentence.
 VALUES = {

@@ -268,10 +268,7 @@ def _by_angle(expr: sp.Expr) -> sp.Expr:
     inside = sp.expand(expr / factor)
     slope = inside.coeff(angle)
     rest = sp.expand(inside - slope * angle + slope * sp.pi)
-    parts = sp.Mul(slope, -(sp.pi - angle), evaluate=False) if slope != -1 else sp.pi - angle
-    if slope != -1:
-        parts = (-slope) * (sp.pi - angle)
-    return factor * (rest + parts)
+    return factor * (rest - slope * (sp.pi - angle))
 
 
 def _correlation(cosine: sp.Expr) -> tuple[str, str] | None:
