@@ -111,10 +111,7 @@ def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Def
         if d.name in whole:
             continue
         put = ((name, _put(e, whole, d)) for name, e in d.terms)
-        terms = tuple(
-            (name, _with_sums(_with_overlaps(sp.expand(e, deep=False), definitions)))
-            for name, e in put
-        )
+        terms = tuple((name, _with_sums(_with_overlaps(e, definitions))) for name, e in put)
         found.append(replace(d, terms=terms))
     return tuple(found)
 
@@ -153,7 +150,7 @@ def _put(
         moved = value.xreplace(fresh)
         moved = moved.xreplace(dict(zip(definition.target.indices, entry.indices, strict=True)))
         table[entry] = ordered(_placed(moved))
-    return expr.xreplace(table)
+    return sp.expand(expr.xreplace(table), deep=False) if table else expr
 
 
 def _placed(expr: sp.Expr) -> sp.Expr:
