@@ -107,6 +107,12 @@ class EquationPrinter(LatexPrinter):
         text = str(super()._print_Pow(expr))
         return re.sub(r"\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
 
+    def _print_ExpBase(self, expr: sp.exp, exp: str | None = None) -> str:
+        above, below = sp.fraction(expr.exp)
+        if not below.is_Integer or below == 1 or above.is_Add:
+            return str(super()._print_ExpBase(expr, exp))
+        return str(self._do_exponent(f"e^{{{self._print(above)}/{below}}}", exp))
+
     def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
         # h_1^* has its superscript already: TeX refuses a second one outside braces.
         if isinstance(expr.base, sp.Indexed):
@@ -309,6 +315,8 @@ class KernelPrinter(EquationPrinter):
 
     def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:
         """One power; a sum that is not alone stands in brackets."""
+        if base == sp.E:
+            return self._print(sp.exp(power))
         text = self._print(base)
         if isinstance(base, OneMore):
             text = f"1 + {self._print(base.variance)}"
