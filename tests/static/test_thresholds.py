@@ -184,7 +184,7 @@ def test_curves_are_drawn(tmp_path):
     marks = [line.get_xdata()[0] for line in axes.lines[2:]]
     np.testing.assert_allclose(marks, [0.5, 1.0, 1.1284714], rtol=1e-6)
     with pytest.raises(BadParameter, match="no curve"):
-        dmft.plot(thresholds(model("sign(z1*z2)", 2)))
+        dmft.plot(thresholds(model("z1*sign(z2)", 2)))
 
 
 def test_lines_are_drawn_into_other_figures():
@@ -259,8 +259,8 @@ def test_other_arguments_are_refused():
         bayes_optimal(model("z"), -1.0)
     with pytest.raises(BadParameter, match="start must be one of"):
         bayes_optimal(model("z"), 1.0, start="cold")
-    with pytest.raises(BadParameter, match="derived for labels of one field"):
-        recovery_phase(model("z1*z2", 2), 1.0)
+    with pytest.raises(BadParameter, match="recovered exactly before others"):
+        recovery_phase(model("z1*sign(z2)", 2), 1.0)
     with pytest.raises(BadParameter, match="several fields"):
         bayes_optimal(model("z1*z2", 2), 1.0, "rademacher")
     with pytest.raises(BadParameter, match="piecewise polynomial"):

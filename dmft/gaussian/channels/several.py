@@ -49,11 +49,25 @@ ATOM = 1e-9
 
 
 class Average(NamedTuple):
-    """Mean over replicas of E[g g^T] and E[log Z], and their standard errors."""
+    """E[g g^T] and E[log Z] of independent scrambles."""
 
-    information: Array
-    error: Array
-    entropy: float
+    tables: Array
+    logs: Array
+
+    @property
+    def information(self) -> Array:
+        """Mean of E[g g^T]."""
+        return np.asarray(self.tables.mean(axis=0))
+
+    @property
+    def error(self) -> Array:
+        """Standard errors of its entries."""
+        return np.asarray(np.std(self.tables, axis=0, ddof=1) / np.sqrt(len(self.tables)))
+
+    @property
+    def entropy(self) -> float:
+        """Mean of E[log Z]."""
+        return float(self.logs.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +180,7 @@ class Several:
     @property
     def _panels(self) -> tuple[int, bool]:
         """Nodes of a panel, and whether they are denser at its ends, for singular densities."""
-        return (self.nodes // 2, False) if self.is_discrete else (self.nodes, True)
+        return (3 * self.nodes // 4, False) if self.is_discrete else (self.nodes, True)
 
     def sums(self, y: Array, omega: Array, variance: Array) -> Sums:
         """Z and its first two moments for labels (B,) at omega (B, k)."""
@@ -195,14 +209,13 @@ class Several:
         count = max(1, BATCH // (5 * self._panels[0]) ** (self.width - 1))
         parts: list[list[Sums]] = [[] for _ in self.atoms]
         for start in range(0, len(omega), count):
-            fields, weight, mean, scale = sweep.at_nodes(omega[start : start + count], variance)
-            found = sweep.pieces(fields)
-            sums = interval_sums(found, mean, scale)
+            part = omega[start : start + count]
+            nodes = sweep.at_nodes(part, variance)
+            found = sweep.pieces(nodes.fields)
+            sums = interval_sums(found, nodes.mean, nodes.scale)
             for value, kept in zip(self.atoms, parts, strict=True):
                 here = np.abs(found.coefficients[0] - value) < ATOM * (1 + abs(value))
-                kept.append(
-                    _gathered(sweep, fields, weight * np.where(here, sums, 0.0).sum(axis=1))
-                )
+                kept.append(sweep.gathered(nodes, np.where(here, sums, 0.0), len(part)))
         return [Sums(*(np.concatenate(e) for e in zip(*kept, strict=True))) for kept in parts]
 
     def _batch(self, sweep: Sweep, is_first: bool, y: Array, omega: Array, variance: Array) -> Sums:
@@ -210,21 +223,22 @@ class Several:
         at_atom = np.zeros(len(y), dtype=bool)
         for value in () if self.noise else self.atoms:
             at_atom |= np.abs(y - value) < ATOM * (1 + abs(value))
-        fields, weight, mean, scale = sweep.at_nodes(omega, variance, y)
-        found = sweep.pieces(fields)
+        nodes = sweep.at_nodes(omega, variance, y)
+        found = sweep.pieces(nodes.fields)
+        count, y, at_atom = len(y), y[nodes.label], at_atom[nodes.label]
         if self.noise:
-            sums = noisy_sums(found, y, mean, scale, self.noise)
-            return _gathered(sweep, fields, weight * sums.sum(axis=1))
+            sums = noisy_sums(found, y, nodes.mean, nodes.scale, self.noise)
+            return sweep.gathered(nodes, sums, count)
         sums = np.zeros((3, *found.low.shape))
         if is_first:
             c0, c1, c2 = found.coefficients
             flat = (c1 == 0) & (c2 == 0) & (np.abs(c0 - y) < ATOM * (1 + np.abs(y)))
-            sums += np.where(flat & at_atom, interval_sums(found, mean, scale), 0.0)
+            sums += np.where(flat & at_atom, interval_sums(found, nodes.mean, nodes.scale), 0.0)
         if not self.is_discrete:
-            here = sweep.is_left(fields, found) & ~at_atom
-            share = partial(sweep.share, fields) if sweep.shared else None
-            sums += np.where(here, root_sums(found, y, mean, scale, share), 0.0)
-        return _gathered(sweep, fields, weight * sums.sum(axis=1))
+            here = sweep.is_left(nodes.fields, found) & ~at_atom
+            share = partial(sweep.share, nodes.fields) if sweep.shared else None
+            sums += np.where(here, root_sums(found, y, nodes.mean, nodes.scale, share), 0.0)
+        return sweep.gathered(nodes, sums, count)
 
     def log_z(self, y: Array, omega: Array, variance: Array) -> Array:
         """Log Z (B,) at omega (B, k) and one V (k, k)."""
@@ -251,8 +265,7 @@ class Several:
                 log += float(weight @ np.log(np.maximum(sums.mass, SMALLEST)))
             tables.append(table)
             logs.append(log)
-        error = np.std(tables, axis=0, ddof=1) / np.sqrt(REPLICAS)
-        return Average(np.mean(tables, axis=0), error, float(np.mean(logs)))
+        return Average(np.array(tables), np.array(logs))
 
     def around(
         self, learned: Array, overlap: float, points: int | None = None
@@ -430,22 +443,6 @@ def _tensor(weight: Array, g: Array) -> Array:
     """E[G x G] (k^2, k^2) of matrices (B, k, k)."""
     size = g.shape[1] ** 2
     return np.asarray(np.einsum("b,bij,bkl->ikjl", weight, g, g).reshape(size, size))
-
-
-def _gathered(sweep: Sweep, fields: list[Array], sums: Array) -> Sums:
-    """Sums over nodes, in the order of the fields."""
-    zeroth, one, two = sums
-    k = len(sweep.fields)
-    count = zeroth.shape[1]
-    first, second = np.zeros((count, k)), np.zeros((count, k, k))
-    last = sweep.last
-    first[:, last], second[:, last, last] = one.sum(axis=0), two.sum(axis=0)
-    for n, z in zip(sweep.others, fields, strict=True):
-        first[:, n] = (zeroth * z).sum(axis=0)
-        second[:, n, last] = second[:, last, n] = (one * z).sum(axis=0)
-        for m, x in zip(sweep.others, fields, strict=True):
-            second[:, n, m] = (zeroth * z * x).sum(axis=0)
-    return Sums(zeroth.sum(axis=0), first, second)
 
 
 def _score(mass: Array, first: Array, omega: Array, variance: Array) -> Array:

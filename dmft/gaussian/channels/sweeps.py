@@ -51,6 +51,16 @@ class Pieces(NamedTuple):
     coefficients: tuple[Array, Array, Array]
 
 
+class Nodes(NamedTuple):
+    """Nodes: fields, weights, mean and scale of the last field, and which of a batch they are."""
+
+    fields: list[Array]
+    weight: Array
+    mean: Array
+    scale: float
+    label: NDArray[np.intp]
+
+
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """Sums over one field in closed form, over nodes of the others.
@@ -127,10 +137,8 @@ class Sweep:
         squares = [slope(*fields, z) ** 2 for slope in self._shared_slopes]
         return np.asarray(squares[0] / np.maximum(sum(squares), SMALLEST))
 
-    def at_nodes(
-        self, omega: Array, variance: Array, y: Array | float = 0.0
-    ) -> tuple[list[Array], Array, Array, float]:
-        """Other fields (N, B) and weights, mean and standard deviation of the last given them.
+    def at_nodes(self, omega: Array, variance: Array, y: Array | float = 0.0) -> Nodes:
+        """Nodes of the other fields for each omega (B, k), with the law of the last given them.
 
         Nodes are split where the level set of y has an end or turns back.
         """
@@ -157,7 +165,8 @@ class Sweep:
         mean = omega[:, self.last] + sum(
             (root[-1, s] * u for s, u in enumerate(innovations)), np.zeros((1, count))
         )
-        return fields, weight, mean, float(root[-1, -1])
+        kept = np.nonzero(weight)  # panels without length have none
+        return Nodes([f[kept] for f in fields], weight[kept], mean[kept], root[-1, -1], kept[1])
 
     def _panels(
         self, level: int, y: Array | float, fields: list[Array], mean: Array, scale: float
@@ -222,6 +231,26 @@ class Sweep:
         for slope in self._slopes:
             left &= np.abs(slope(*fields, middle)) < ZERO
         return left
+
+    def gathered(self, nodes: Nodes, sums: Array, count: int) -> Sums:
+        """Moments for each label of a batch, in the order of the fields.
+
+        From sums of 1, z and z^2 of the last field, (3, intervals, nodes).
+        """
+        zeroth, one, two = nodes.weight * sums.sum(axis=1)
+        k, last = len(self.fields), self.last
+
+        def total(terms: Array) -> Array:
+            return np.bincount(nodes.label, terms, count)
+
+        first, second = np.zeros((count, k)), np.zeros((count, k, k))
+        first[:, last], second[:, last, last] = total(one), total(two)
+        for n, z in zip(self.others, nodes.fields, strict=True):
+            first[:, n] = total(zeroth * z)
+            second[:, n, last] = second[:, last, n] = total(one * z)
+            for m, x in zip(self.others, nodes.fields, strict=True):
+                second[:, n, m] = total(zeroth * z * x)
+        return Sums(total(zeroth), first, second)
 
 
 def interval_sums(found: Pieces, mean: Array, scale: float | Array) -> Array:

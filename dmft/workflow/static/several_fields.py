@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ NUDGE, NEAR = 1e-2, 1.0 - 1e-3
 # Points while the overlap still moves, by whether the label is discrete; steps; a settled change.
 FEW, MOST_STEPS, SETTLED = {True: 1024, False: 1024}, 400, {True: 1e-5, False: 1e-4}
 # Nodes of panels by the number of fields, for averages and for the operators at q = 0.
-NODES, FINE_NODES = {2: 24, 3: 12}, {2: (40, 60), 3: (16, 20)}
+NODES, FINE_NODES = {2: 16, 3: 8}, {2: (40, 60), 3: (16, 20)}
 # Overlaps below this are zero where zero is a fixed point; a smaller remaining variance is exact.
 ZERO, EXACT = 1e-4, 1e-5
 # Changes are relative to this many remaining variances where the overlap is larger.
@@ -28,8 +29,10 @@ WHOLE = 10.0
 DEPTH = 4
 # Two states whose overlaps differ by less are one; steps of the Jacobian.
 SAME, STEP = 2e-2, 1e-2
-# Points of the risk.
-RISK_POINTS = 1 << 14
+# Points of the risk, and of the error of nodes, which is the change with more of them.
+RISK_POINTS, NODE_POINTS, FINER = 1 << 14, 256, 1.5
+# Student's t of 99 % at three degrees of freedom, for means of four scrambles.
+STUDENT = 5.841
 
 
 class State(NamedTuple):
@@ -77,20 +80,39 @@ def fixed_point(channel: Several, alpha: float, start: Array) -> State:
     """The fixed point that the iteration reaches from a start, with its Jacobian's stability."""
     few = FEW[channel.is_discrete]
     zero_is_fixed = not is_trivial(channel)
-    q = _iterated(lambda q: step(channel, alpha, q, start, few), start, 1e-3, zero_is_fixed)
+    q = iterated(lambda q: step(channel, alpha, q, start, few), start, 1e-3, zero_is_fixed)
     if _ends(q, zero_is_fixed):
         return _end_state(channel, alpha, q)
     settled = SETTLED[channel.is_discrete]
-    q = _iterated(lambda q: step(channel, alpha, q, start), q, settled, zero_is_fixed)
+    q = iterated(lambda q: step(channel, alpha, q, start), q, settled, zero_is_fixed)
     if _ends(q, zero_is_fixed):
         return _end_state(channel, alpha, q)
     found = channel.average(q)
     rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q)
     left = float(np.linalg.norm(np.eye(len(q)) - q, 2))
-    noise = alpha * float(np.max(found.error)) * left**2
+    spread = confidence(np.trace(found.tables, axis1=1, axis2=2)) / np.trace(found.information)
+    largest = float(np.max(np.abs(found.information)))
+    noise = alpha * left**2 * largest * (spread + node_error(channel, q))
     error = (noise + settled) / max(1.0 - rate, 0.05)
     precision = alpha * channel.symmetrised(found.information, start)
     return State(q, precision, error, found.entropy, rate < 1.0)
+
+
+def confidence(values: Array) -> float:
+    """Half-width of a 99 % interval of the mean of independent scrambles."""
+    return float(STUDENT * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def with_finer_nodes(channel: Several) -> Several:
+    """The channel with more nodes of conditioned fields."""
+    return replace(channel, nodes=int(FINER * channel.nodes))
+
+
+def node_error(channel: Several, q: Array) -> float:
+    """Relative error of tr m that the nodes of conditioned fields leave."""
+    pair = channel, with_finer_nodes(channel)
+    one, two = (float(np.trace(c.average(q, NODE_POINTS).information)) for c in pair)
+    return abs(one - two) / max(two, 1e-300)
 
 
 def _ends(q: Array, zero_is_fixed: bool) -> bool:
@@ -113,14 +135,18 @@ def _end_state(channel: Several, alpha: float, q: Array) -> State:
     return State(np.eye(k), np.diag(np.full(k, np.inf)), 0.0, np.inf, True)
 
 
-def _iterated(
-    advance: Callable[[Array], Array], q: Array, tol: float, zero_is_fixed: bool
+def iterated(
+    advance: Callable[[Array], Array],
+    q: Array,
+    tol: float,
+    zero_is_fixed: bool,
+    steps: int = MOST_STEPS,
 ) -> Array:
     """Plain steps while the overlap grows, Anderson's acceleration where steps shrink."""
     changes: list[Array] = []
     images: list[Array] = []
     last = np.inf
-    for _ in range(MOST_STEPS):
+    for _ in range(steps):
         image = advance(q)
         change = image - q
         size, left = float(np.abs(change).max()), float(np.trace(np.eye(len(q)) - q))

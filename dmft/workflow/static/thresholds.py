@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +21,10 @@ from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
 from dmft.validation import checked
 from dmft.workflow.static.bayes import curve_of
+from dmft.workflow.static.continuation import Extreme, Lines
 from dmft.workflow.static.numbers import (
     CLOSED,
+    QMC,
     QUADRATURE,
     StaticLimit,
     Threshold,
@@ -61,11 +64,10 @@ class Thresholds(StaticLimit):
     algorithmic : Threshold or None
         Smallest alpha above which AMP reaches the branch of fixed points with the largest overlap:
         the largest local maximum of alpha(q), or the threshold of exact recovery if alpha(q)
-        increases. None for several fields.
+        increases. For several fields q is tr q/k. None if `message` gives a reason.
     information_theoretic : Threshold or None
         Smallest alpha above which this branch has the largest free entropy and is therefore
-        Bayes-optimal. For k > 1 fields this is k/p, where p is the probability of labels that
-        have a density; None if labels are discrete or noisy.
+        Bayes-optimal.
     perfect : Threshold or None
         Smallest alpha above which recovery is exact from every start; infinite if the error
         only tends to zero as alpha grows.
@@ -74,7 +76,8 @@ class Thresholds(StaticLimit):
     spinodals : tuple of (float, float)
         Values of alpha and q at the local extrema of alpha(q).
     samples, overlap : (P,)
-        Points (alpha, q) of the curve alpha(q), for one field.
+        Points (alpha, q) of the curve alpha(q) of fixed points; for several fields, of the line
+        that begins at q = 0.
     prior, label, message
         The prior and the label, and a summary, as text.
 
@@ -124,7 +127,7 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
                 not zero. The other thresholds are extrema of alpha(q) = F^-1(q)/m(q)
     Scaling     n = alpha d
     Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
-                field and for steps of one direction
+                field, two fields and discrete labels of three
     Source      theory/static_limits (9)-(12), 3.4
 
     Parameters
@@ -178,23 +181,58 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
 
 
 def _of_several(label: Label) -> Thresholds:
-    """The same for two and three fields: weak recovery and the staircase."""
+    """The same for two and three fields: weak recovery, the staircase, and what lines tell."""
     found = staircase(label)
     first = "the curve is that of the first step; " if found.curve else ""
+    lines = lines_of(label)
+    known = _on_lines(lines, found.threshold) if not (found.curve or lines.missing) else {}
     return Thresholds(
         trivial=found.trivial,
         weak_recovery=found.threshold,
         directions=found.directions,
         staircase=found.steps,
-        algorithmic=None,
-        information_theoretic=_dimensions(several_of(label)),
-        perfect=None,
-        order=None,
-        **_drawn(found.curve),
+        algorithmic=known.get("algorithmic"),
+        information_theoretic=known.get("information_theoretic", _dimensions(lines.channel)),
+        perfect=known.get("perfect"),
+        order=known.get("order"),
+        **{**_drawn(found.curve), **known.get("drawn", {})},
         prior="gaussian",
         label=str(label.expr),
-        message=f"{first}{found.message}".rstrip("; "),
+        message="; ".join(s for s in (first.rstrip("; "), found.message, lines.missing) if s),
     )
+
+
+@lru_cache(maxsize=16)
+def lines_of(label: Label) -> Lines:
+    """Lines of fixed points of a label of several fields."""
+    return Lines(several_of(label), float(staircase(label).threshold))
+
+
+def _on_lines(lines: Lines, weak: Threshold) -> dict[str, Any]:
+    """Thresholds beyond weak recovery, spinodals and the curve."""
+    top, limit = lines.highest, _dimensions(lines.channel)
+    last = Threshold(np.inf) if limit is None else limit
+    jump = last if top is None else _of_extreme(top, weak)
+    equal = lines.equal_entropy
+    entropic = limit if equal is None else _of_extreme(equal, weak)
+    x, fixed = lines.up.fixed
+    return {
+        "algorithmic": jump,
+        "information_theoretic": last if top is None or entropic is None else entropic,
+        "perfect": max(last, jump, key=float),
+        "order": "second" if top is None else "first",
+        "drawn": {
+            "spinodals": tuple((_of_extreme(e, weak), e.overlap) for e in lines.extremes),
+            "samples": np.exp(lines.up.spline(x)),
+            "overlap": np.array([np.trace(f.overlap) for f in fixed]) / lines.channel.width,
+        },
+    }
+
+
+def _of_extreme(extreme: Extreme, weak: Threshold) -> Threshold:
+    if extreme.overlap == 0:
+        return weak
+    return Threshold(extreme.alpha, extreme.error, QMC)
 
 
 def _dimensions(channel: Several) -> Threshold | None:
@@ -341,23 +379,29 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     """
     alpha, label = samples_of(samples_per_dim), label_of(model, "recovery_phase")
     if label.width > 1:
-        raise BadParameter(
-            "recovery_phase is derived for labels of one field; for several fields "
-            "dmft.thresholds returns weak recovery and its steps, and dmft.bayes_optimal the "
-            "states at one samples_per_dim"
+        check_gaussian(as_prior(prior), "recovery_phase")
+        found = _of_several(label)
+        if found.order is None:
+            raise BadParameter(f"recovery_phase is not known for {label.expr}: {found.message}")
+        start, needed, reached = (
+            float(y or 0)
+            for y in (found.weak_recovery, found.information_theoretic, found.algorithmic)
         )
-    curve = curve_of(label, as_prior(prior))
-    if curve.highest is None:
-        phase = EASY if alpha > curve.start else IMPOSSIBLE
-        return RecoveryPhase(phase, f"the overlap grows continuously above {curve.start:.6g}")
-    needed, reached = curve.equal_area, curve.highest.alpha
+        is_continuous = found.order == "second"
+    else:
+        curve = curve_of(label, as_prior(prior))
+        start, is_continuous = curve.start, curve.highest is None
+        needed, reached = curve.equal_area, curve.highest.alpha if curve.highest else np.nan
+    if is_continuous:
+        phase = EASY if alpha > start else IMPOSSIBLE
+        return RecoveryPhase(phase, f"the overlap grows continuously above {start:.6g}")
     phase = EASY if alpha > reached else HARD if alpha > needed else IMPOSSIBLE
     message = (
         f"the information-theoretic threshold is {needed:.6g}, the algorithmic threshold "
         f"{reached:.6g}"
     )
-    if phase != EASY and alpha > curve.start:
-        message += f"; AMP reaches a partial overlap above {curve.start:.6g}"
+    if phase != EASY and alpha > start:
+        message += f"; AMP reaches a partial overlap above {start:.6g}"
     return RecoveryPhase(phase, message)
 
 

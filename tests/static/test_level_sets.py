@@ -1,0 +1,144 @@
+"""Channels of two and three fields and their thresholds against sums that use no library code."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import ive, ndtr
+
+import dmft
+from dmft.gaussian.channels.several import Several
+from dmft.workflow.static.continuation import Lines
+
+z = sp.Symbol("z", real=True)
+FIELDS = z1, z2, z3 = sp.symbols("z1 z2 z3", real=True)
+TURN = np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2)
+LOG = np.concatenate([np.exp(np.linspace(-18, 2.3, 8001)), -np.exp(np.linspace(-18, 2.3, 8001))])
+
+
+def density(t):
+    return np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+
+
+def ring(y, omega, s):
+    """|z|^2 = y: Z and E[z | y] of a point on a circle, by Bessel functions."""
+    r, p = np.sqrt(y), np.linalg.norm(omega)
+    k = r * p / s**2
+    z = np.exp(-((r - p) ** 2) / 2 / s**2) * ive(0, k) / 2 / s**2
+    return z, r * ive(1, k) / ive(0, k) * omega / p
+
+
+def product(y, omega, s):
+    """z1 z2 = y: a sum over log |z1|."""
+    mass = np.exp(-((LOG - omega[0]) ** 2 + (y / LOG - omega[1]) ** 2) / 2 / s**2)
+    mean = np.array([mass @ LOG, mass @ (y / LOG)]) / mass.sum()
+    return mass.sum() * 20.3 / 8000 / (2 * np.pi * s**2), mean
+
+
+def square(y, omega, s):
+    """max(|z1|, |z2|) = y: four sides of a square."""
+    total, first = 0.0, np.zeros(2)
+    for a in (0, 1):
+        low, high = (-y - omega[1 - a]) / s, (y - omega[1 - a]) / s
+        chance = ndtr(high) - ndtr(low)
+        inner = omega[1 - a] * chance + s * (density(low) - density(high))
+        for side in (y, -y):
+            at = density((side - omega[a]) / s) / s
+            total += at * chance
+            first[a] += side * at * chance
+            first[1 - a] += at * inner
+    return total, first / total
+
+
+def turned(function, scale):
+    """The same of fields turned by 45 degrees, of a label that is `scale` times as large."""
+
+    def of(y, omega, s):
+        z, mean = function(y / scale, TURN @ omega, s)
+        return z / scale, TURN @ mean
+
+    return of
+
+
+# Expression, Z and E[z | y].
+CASES = {
+    "circle": (z1**2 + z2**2, ring),
+    "product": (z1 * z2, product),
+    "hyperbola": (z1**2 - z2**2, turned(product, 2.0)),
+    "square": (sp.Max(sp.Abs(z1), sp.Abs(z2)), square),
+    "diamond": (sp.Abs(z1) + sp.Abs(z2), turned(square, np.sqrt(2))),
+}
+
+
+@pytest.mark.parametrize("overlap", [0.1, 0.6, 0.95])
+@pytest.mark.parametrize("name", CASES)
+def test_scores_on_level_sets(name, overlap):
+    expr, exact = CASES[name]
+    rng, s, count = np.random.default_rng(3), np.sqrt(1 - overlap), 200
+    omega = np.sqrt(overlap) * rng.normal(size=(count, 2))
+    y = sp.lambdify(FIELDS[:2], expr, "numpy")(*(omega + s * rng.normal(size=(count, 2))).T)
+    wanted = [exact(a, b, s) for a, b in zip(y, omega, strict=True)]
+    channel = Several(expr, FIELDS[:2])
+    sums = channel.sums(y, omega, s**2 * np.eye(2))
+    mean = np.array([m for _, m in wanted])
+    np.testing.assert_allclose(sums.mass, [z for z, _ in wanted], rtol=5e-2)
+    g, error = (mean - omega) / s**2, (sums.first / sums.mass[:, None] - mean) / s**2
+    assert np.sqrt(np.mean(error**2)) < 5e-3 * np.sqrt(np.mean(g**2))
+
+
+def test_average_on_circles_is_within_its_error():
+    """m(q) of |z|^2 by a sum over |omega| and |z|; once 6 % off at q = .1."""
+    for q in (0.1, 0.7):
+        v = 1 - q
+        p, r = np.meshgrid(*[(np.arange(1200) + 0.5) * 0.006] * 2, indexing="ij")
+        k = r * p / v
+        weight = p / q * np.exp(-(p**2) / 2 / q) * r / v * np.exp(-((r - p) ** 2) / 2 / v)
+        g = (r * ive(1, k) / ive(0, k) - p) / v
+        wanted = np.sum(weight * ive(0, k) * g * g) * 0.006**2 / 2
+        found = Several(z1**2 + z2**2, FIELDS[:2]).average(q * np.eye(2))
+        each = np.trace(found.tables, axis1=1, axis2=2) / 2
+        assert abs(each.mean() - wanted) < 6 * np.std(each, ddof=1) / 2
+        assert each.mean() == pytest.approx(wanted, rel=0.02)
+
+
+def test_spinodal_and_entropies_of_the_parity_of_three():
+    """alpha(q) and free entropies of sign(z1 z2 z3) on a grid of omega."""
+    x = (np.arange(48) + 0.5) * 0.16
+    w = 2 * density(x) * 0.16
+    rows = w[:, None, None] * w[:, None] * w
+
+    def sums(q):
+        t = x * np.sqrt(q / (1 - q))
+        e, d = 2 * ndtr(t) - 1, 2 * density(t) / np.sqrt(1 - q)
+        mean, slope = (a[:, None, None] * e[:, None] * e for a in (e, d))
+        chances = [np.maximum((1 + s * mean) / 2, 1e-14) for s in (1, -1)]
+        m = sum((rows * slope**2 / 4 / c).sum() for c in chances)
+        return m, sum((rows * c * np.log(c)).sum() for c in chances)
+
+    def samples(q):
+        return q / (1 - q) / sums(q)[0]
+
+    least = minimize_scalar(samples, bounds=(0.6, 0.95), method="bounded")
+    q = np.linspace(least.x, 0.95, 12)
+    upper = CubicSpline([samples(a) for a in q], q)
+
+    def gain(alpha):
+        at = float(upper(alpha))
+        return 1.5 * (at + np.log(1 - at)) + alpha * (sums(at)[1] + np.log(2))
+
+    equal = brentq(gain, least.fun * 1.001, 11.0)
+    lines = Lines(Several(sp.sign(z1 * z2 * z3), FIELDS, nodes=8), np.inf)
+    (found,) = lines.extremes
+    assert abs(found.alpha - least.fun) < found.error < 0.03
+    assert found.overlap == pytest.approx(least.x, abs=0.02)
+    entropic = lines.equal_entropy
+    assert abs(entropic.alpha - equal) < entropic.error < 0.1
+    assert lines.highest.alpha == np.inf
+
+
+def test_phases_of_two_fields():
+    parity = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z1 * z2), [z1, z2]))
+    found = dmft.thresholds(parity)
+    assert (found.order, found.algorithmic, found.spinodals) == ("second", np.inf, ())
+    assert [str(dmft.recovery_phase(parity, a)) for a in (2.4, 2.5)] == ["impossible", "easy"]
