@@ -10,9 +10,10 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
-from dmft.gaussian.channels.declared import signed_label
+from dmft.gaussian.channels.declared import label_of, signed_label
 from dmft.gaussian.channels.priors import GaussBernoulli
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
+from dmft.workflow.static.staircase import staircase
 from dmft.workflow.static.thresholds import (
     Thresholds,
     recovery_phase,
@@ -37,6 +38,11 @@ def of_kind(kind):
     return [v for v in VECTORS if v["kind"] == kind]
 
 
+def weak_recovery(declared):
+    """Weak recovery of several fields, without the lines of fixed points that `thresholds` adds."""
+    return staircase(label_of(declared, "a test")).threshold
+
+
 def first_step(expr):
     """Weak recovery of a label of one field and of signs of others, and the names it learns."""
     table = signed_label(expr, FIELDS, 0.0, 0.0).around(0.0)[1]
@@ -57,7 +63,7 @@ def test_weak_recovery_agrees_with_vectors(vector):
         found, learned = first_step(expr)
         assert learned == wanted["learned"]
     else:
-        found = thresholds(model(given["label"], given["k"], label_noise=noise)).weak_recovery
+        found = weak_recovery(model(given["label"], given["k"], label_noise=noise))
     assert float(found) == pytest.approx(wanted["alpha_weak"], rel=vector["rtol"], abs=1e-12)
     if "second_moment" in wanted and found > 0:
         assert 1 / found == pytest.approx(wanted["second_moment"], rel=vector["rtol"])
@@ -138,7 +144,8 @@ WEAK = [
 
 @pytest.mark.parametrize(("text", "width", "noise", "value"), WEAK)
 def test_table_of_weak_recovery(text, width, noise, value):
-    found = thresholds(model(text, width, label_noise=noise)).weak_recovery
+    declared = model(text, width, label_noise=noise)
+    found = weak_recovery(declared) if width > 1 else thresholds(declared).weak_recovery
     assert float(found) == pytest.approx(value, rel=2e-7, abs=1e-12)
     assert found.proof in ("closed form", "quadrature")
 
@@ -230,7 +237,6 @@ def test_risk_is_the_hermite_series():
 
 @pytest.mark.parametrize("vector", with_slow(of_kind("fixed_point_k2"), ("z1*z2",)), ids=str)
 def test_fixed_points_of_two_fields_agree_with_vectors(vector):
-    from dmft.gaussian.channels.declared import label_of
     from dmft.workflow.static.several_fields import NUDGE, fixed_point, several_of
 
     given = vector["input"]

@@ -6,6 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.gaussian.channels.declared import label_of
+from dmft.workflow.static.staircase import staircase
 from dmft.workflow.static.thresholds import weak_recovery_of
 
 z = sp.Symbol("z", real=True)
@@ -99,8 +100,6 @@ def test_thresholds_agree_with_sums_on_grids(name):
     wanted = threshold(sums / sums[:, 0].sum(), width)
     fields = [z] if width == 1 else FIELDS[:width]
     model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(expr, fields), **options)
-    if width == 1:  # without the curve of fixed points that `thresholds` adds
-        found = weak_recovery_of(label_of(model, "a test").channel())
-    else:
-        found = dmft.thresholds(model).weak_recovery
+    label = label_of(model, "a test")  # without the curve of fixed points that `thresholds` adds
+    found = weak_recovery_of(label.channel()) if width == 1 else staircase(label).threshold
     assert float(found) == pytest.approx(wanted, rel=4e-3)

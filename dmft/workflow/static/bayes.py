@@ -18,6 +18,7 @@ from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
 from dmft.record import Record
 from dmft.validation import checked, is_array, is_number, shown
+from dmft.workflow.static import continuation
 from dmft.workflow.static import several_fields as fields
 from dmft.workflow.static.numbers import (
     CLOSED,
@@ -206,7 +207,7 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
 def _of_several(label: Label, _: Prior, alpha: float) -> Found:
     """The same for two and three fields: fixed points from both ends."""
     channel = several_of(label)
-    found = fields.states(channel, alpha)
+    found = continuation.states(channel, alpha)
     branches = tuple(
         FixedPointBranch(
             s.overlap,

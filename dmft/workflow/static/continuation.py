@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,15 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.gaussian.channels.several import Average, Several
 from dmft.workflow.static.several_fields import (
+    State,
     confidence,
+    end_state,
+    is_trivial,
     iterated,
     node_error,
     posterior_overlap,
+    reached_from_ends,
+    relative_error,
     with_finer_nodes,
 )
 
@@ -208,7 +213,7 @@ class Lines:
     @cached_property
     def up(self) -> Line:
         """From t = 0."""
-        return Line(self.channel, upwards=True)
+        return line_of(self.channel)
 
     @cached_property
     def down(self) -> Line:
@@ -303,3 +308,42 @@ class Lines:
             nothing = np.zeros((self.channel.width,) * 2)
             return np.asarray(np.exp(log_alpha) * self.channel.average(nothing, 64).entropy)
         return self.up.entropies(log_alpha, float(places[rising][0]), points)
+
+
+@lru_cache(maxsize=16)
+def line_of(channel: Several) -> Line:
+    """The line from t = 0 of a channel; kept, since it serves every alpha."""
+    return Line(channel, upwards=True)
+
+
+def states(channel: Several, alpha: float) -> list[State]:
+    """Stable fixed points by overlap: from the line where symmetries leave q I, or from ends."""
+    line, k = line_of(channel), channel.width
+    if not line.is_scalar or (k > 2 and not channel.is_discrete):
+        return reached_from_ends(channel, alpha)
+    places, rising = line.crossings(float(np.log(alpha)))
+    if not rising.any():
+        return reached_from_ends(channel, alpha)
+    found = [_state(line, alpha, float(x)) for x in places[rising]]
+    if not is_trivial(channel):
+        zero = end_state(channel, alpha, np.zeros((k, k)))
+        found = [zero, *found] if zero.stable else found
+    if not rising[-1]:
+        found += reached_from_ends(channel, alpha)[1:]
+    return found
+
+
+def _state(line: Line, alpha: float, logit: float) -> State:
+    """The state at a crossing, moved to where averages with all points cross."""
+    channel, slope = line.channel, float(line.spline(logit, 1))
+    for _ in range(2):
+        t = 1.0 / (1.0 + np.exp(-logit))
+        found = channel.average(t * np.eye(channel.width))
+        m = float(np.trace(found.information)) / channel.width
+        gap = logit - np.log(m * alpha)
+        logit -= gap / slope
+    relative = relative_error(channel, t * np.eye(channel.width), found)
+    q = np.eye(channel.width) / (1.0 + np.exp(-logit))
+    precision = np.eye(channel.width) * np.exp(logit)
+    error = float(min(t * (1.0 - t) * (relative + abs(gap)) / slope, 1.0))
+    return State(q, precision, error, found.entropy, True)

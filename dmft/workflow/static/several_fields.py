@@ -12,7 +12,7 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label
-from dmft.gaussian.channels.several import Several
+from dmft.gaussian.channels.several import Average, Several
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
 # First overlaps, of no knowledge and next to the teacher.
@@ -82,17 +82,16 @@ def fixed_point(channel: Several, alpha: float, start: Array) -> State:
     zero_is_fixed = not is_trivial(channel)
     q = iterated(lambda q: step(channel, alpha, q, start, few), start, 1e-3, zero_is_fixed)
     if _ends(q, zero_is_fixed):
-        return _end_state(channel, alpha, q)
+        return end_state(channel, alpha, q)
     settled = SETTLED[channel.is_discrete]
     q = iterated(lambda q: step(channel, alpha, q, start), q, settled, zero_is_fixed)
     if _ends(q, zero_is_fixed):
-        return _end_state(channel, alpha, q)
+        return end_state(channel, alpha, q)
     found = channel.average(q)
     rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q)
     left = float(np.linalg.norm(np.eye(len(q)) - q, 2))
-    spread = confidence(np.trace(found.tables, axis1=1, axis2=2)) / np.trace(found.information)
     largest = float(np.max(np.abs(found.information)))
-    noise = alpha * left**2 * largest * (spread + node_error(channel, q))
+    noise = alpha * left**2 * largest * relative_error(channel, q, found)
     error = (noise + settled) / max(1.0 - rate, 0.05)
     precision = alpha * channel.symmetrised(found.information, start)
     return State(q, precision, error, found.entropy, rate < 1.0)
@@ -115,13 +114,19 @@ def node_error(channel: Several, q: Array) -> float:
     return abs(one - two) / max(two, 1e-300)
 
 
+def relative_error(channel: Several, q: Array, found: Average) -> float:
+    """Relative error of tr m by scrambles and nodes."""
+    each = np.trace(found.tables, axis1=1, axis2=2)
+    return confidence(each) / float(np.mean(each)) + node_error(channel, q)
+
+
 def _ends(q: Array, zero_is_fixed: bool) -> bool:
     return (zero_is_fixed and float(np.trace(q)) < ZERO) or float(np.trace(np.eye(len(q)) - q)) < (
         EXACT * len(q)
     )
 
 
-def _end_state(channel: Several, alpha: float, q: Array) -> State:
+def end_state(channel: Several, alpha: float, q: Array) -> State:
     """No overlap, exact recovery, or an overlap so close to one that nodes resolve no more."""
     k = len(q)
     if np.trace(q) < ZERO:
@@ -193,7 +198,7 @@ def _largest_rate(advance: Callable[[Array], Array], q: Array) -> float:
     return float(np.abs(np.linalg.eigvals(np.array(columns))).max())
 
 
-def states(channel: Several, alpha: float) -> list[State]:
+def reached_from_ends(channel: Several, alpha: float) -> list[State]:
     """Fixed points from both ends, by overlap; one where they agree."""
     low, high = (fixed_point(channel, alpha, q * np.eye(channel.width)) for q in (NUDGE, NEAR))
     same = np.abs(low.overlap - high.overlap).max() < SAME
