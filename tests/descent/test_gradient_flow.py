@@ -127,7 +127,7 @@ def test_printed_limit():
     assert r"\partial_t M^{t}_{j r} &= - \lambda M^{t}_{j r}" in text
     assert r"R^{\theta}_{j l}(s^+, s) &= - \delta_{j l}" in text
     assert r"\int\limits_{s}^{t}" in text
-    assert r"R^{\ell}_{j l}(t) &= \alpha \Bigl\langle H^{t}_{j l}" in text
+    assert r"R^{\ell}_{j l}(t) &= \alpha \left\langle H^{t}_{j l}" in text
     kick = flow.equations.terms["R_theta"]["kick"]
     wrong = flow.replace("R_theta", "kick", -kick).replace("C_l", "gradients", 0)
     assert r"R^{\theta}_{j l}(s^+, s) &= \delta_{j l}" in wrong.latex()

@@ -319,7 +319,7 @@ def test_equations_print_their_sample():
         r"y &= \sqrt{\Delta} \xi + {h_{1}^*}^{2}",
         r"h_{j}^{(1)} &= \frac{\gamma \psi_{j}^{(0)}}{p} + h_{j}",
         r"\psi_{j} &= \psi_{j}^{(0)} + \psi_{j}^{(1)}",
-        r"b_{j i} &= \Bigl\langle \lambda_{i}\,\psi_{j} \Bigr\rangle",
+        r"b_{j i} &= \langle \lambda_{i}\,\psi_{j} \rangle",
     ):
         assert line in text
     assert "ψ1[j] = e1*σ'(h1[j])*a[j]" in str(equations)

@@ -281,8 +281,8 @@ def test_random_starts_and_printed_equations() -> None:
     assert start.M.shape == (2, 2, 1)
     assert np.allclose(start.P[:, 0, 0], FRACTIONS)
     text = dmft.derive(model, dmft.SGD(0.5)).latex()
-    assert r"\Omega_{i m}^{[1]} = \sum_{e=1}^{B} G_{i m e} c_{1,e}" in text
-    assert r"c_{1,e} = (2, 0.5)" in text
+    assert r"\Omega_{i m}^{[1]} = \sum_{e=1}^{B} G_{i m e} c_{1 e}" in text
+    assert r"c_{1 e} = (2, 0.5)" in text
     assert r"\phi_e = (0.3, 0.7)" in text
 
 

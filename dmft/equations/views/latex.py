@@ -402,7 +402,7 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
     for number, (weight, mean, scale) in enumerate(rows, start=1):
         text = rf"\text{{cluster {number}: }} w = {weight:.4g},\ \mu = ({_listed(mean)})"
         if inputs.fractions is not None:
-            text += rf",\ c_{{{number},e}} = ({_listed(scale)})"
+            text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
         elif scale != 1:
             text += rf",\ s = {scale:g}"
         if inputs.labels is not None:
