@@ -322,15 +322,15 @@ def states(channel: Several, alpha: float) -> list[State]:
     if not line.is_scalar or (k > 2 and not channel.is_discrete):
         return reached_from_ends(channel, alpha)
     places, rising = line.crossings(float(np.log(alpha)))
-    if not rising.any():
+    # Labels without atoms that identify all fields are recovered exactly above k.
+    exact = alpha > k and not len(channel.atoms) and channel.identifies
+    if not (rising.any() or exact) or (len(rising) and not rising[-1] and not exact):
         return reached_from_ends(channel, alpha)
     found = [_state(line, alpha, float(x)) for x in places[rising]]
     if not is_trivial(channel):
         zero = end_state(channel, alpha, np.zeros((k, k)))
         found = [zero, *found] if zero.stable else found
-    if not rising[-1]:
-        found += reached_from_ends(channel, alpha)[1:]
-    return found
+    return [*found, end_state(channel, alpha, np.eye(k))] if exact else found
 
 
 def _state(line: Line, alpha: float, logit: float) -> State:
