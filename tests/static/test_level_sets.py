@@ -142,3 +142,13 @@ def test_phases_of_two_fields():
     found = dmft.thresholds(parity)
     assert (found.order, found.algorithmic, found.spinodals) == ("second", np.inf, ())
     assert [str(dmft.recovery_phase(parity, a)) for a in (2.4, 2.5)] == ["impossible", "easy"]
+
+
+def test_errors_where_one_field_is_known_and_the_other_is_not():
+    """z1^2 + sign(z2): q22 = .632 at alpha = 1.5 is that of signs; the error was 16."""
+    label = dmft.MultiIndex(z1**2 + sp.sign(z2), [z1, z2])
+    found = dmft.bayes_optimal(dmft.Model(dmft.Committee(z, 1), label), 1.5)
+    alone = dmft.MultiIndex(sp.sign(z), [z])
+    signs = dmft.bayes_optimal(dmft.Model(dmft.Committee(z, 1), alone), 1.5)
+    assert abs(found.q[1, 1] - signs.q) < found.error < 0.1
+    assert abs(found.q[0, 0] - 1.0) < found.error

@@ -241,7 +241,7 @@ class Sweep:
         k, last = len(self.fields), self.last
 
         def total(terms: Array) -> Array:
-            return np.bincount(nodes.label, terms, count)
+            return np.asarray(np.bincount(nodes.label, terms, count), dtype=float)
 
         first, second = np.zeros((count, k)), np.zeros((count, k, k))
         first[:, last], second[:, last, last] = total(one), total(two)

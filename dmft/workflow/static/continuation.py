@@ -8,12 +8,12 @@ Source      theory/static_limits (2), (4), (9), 3.5
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.gaussian.channels.several import Average, Several
@@ -29,6 +29,9 @@ from dmft.workflow.static.several_fields import (
     relative_error,
     with_finer_nodes,
 )
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 # Points of a line in log t/(1 - t); Sobol points at each by the number of fields, and at extremes
 # by whether the label is discrete.
@@ -138,7 +141,7 @@ class Line:
         return len(self.fixed[0]) == len(LOGITS)
 
     @cached_property
-    def spline(self) -> Callable[..., Array]:
+    def spline(self) -> CubicSpline:
         """Log alpha by the logit."""
         from scipy.interpolate import CubicSpline
 
@@ -177,13 +180,13 @@ class Line:
         spread = confidence(each) / float(np.mean(each))
         return spread + node_error(self.channel, here.overlap)
 
-    def crossings(self, log_alpha: float) -> tuple[Array, Array]:
+    def crossings(self, log_alpha: float) -> tuple[Array, NDArray[np.bool_]]:
         """Logits at which alpha(t) has a value, and whether it rises there."""
         places = np.sort(self.spline.solve(log_alpha, extrapolate=False))
-        return places, self.spline(places, 1) > 0
+        return np.asarray(places), np.asarray(self.spline(places, 1) > 0)
 
     @cached_property
-    def _entropies(self) -> Callable[..., Array]:
+    def _entropies(self) -> CubicSpline:
         """Overlap and Psi_out by the logit."""
         from scipy.interpolate import CubicSpline
 
@@ -288,7 +291,7 @@ class Lines:
         ends = low + 1e-3 * (high - low), high - 1e-3 * (high - low)
         if gain(ends[0]) >= 0:
             return after[-1]
-        x = float(brentq(gain, *ends, xtol=1e-6, rtol=1e-12))
+        x = float(brentq(lambda a: float(gain(a)), *ends, xtol=1e-6, rtol=1e-12))
         step = 1e-3 * (high - low)
         slope = float(gain(x + step) - gain(x - step)) / (2 * step)
         exact = gain(x, MANY[self.channel.is_discrete])

@@ -89,9 +89,9 @@ def fixed_point(channel: Several, alpha: float, start: Array) -> State:
         return end_state(channel, alpha, q)
     found = channel.average(q)
     rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q)
-    left = float(np.linalg.norm(np.eye(len(q)) - q, 2))
-    largest = float(np.max(np.abs(found.information)))
-    noise = alpha * left**2 * largest * relative_error(channel, q, found)
+    rest = np.eye(len(q)) - q
+    change = float(np.abs(rest @ found.information @ rest).max())
+    noise = alpha * change * relative_error(channel, q, found)
     error = (noise + settled) / max(1.0 - rate, 0.05)
     precision = alpha * channel.symmetrised(found.information, start)
     return State(q, precision, error, found.entropy, rate < 1.0)
