@@ -299,7 +299,7 @@ def test_stages_may_wait_for_events_beyond_their_ends(recwarn):
 
 
 def test_the_first_line_of_event_says_that_it_ends_a_run():
-    assert "ends the run" in dmft.Event.__doc__.splitlines()[0]
+    assert "the run ends" in dmft.Event.__doc__.splitlines()[0]
 
 
 def test_what_stays_at_the_level_does_not_cross_it():

@@ -25,7 +25,7 @@ STEPS = ("begin", "fields", "averages", "respond", "advance", "overlaps", "drive
             lambda problem: [
                 problem.labels,
                 problem.sample,
-                *(getattr(problem.process, name) for name in STEPS),
+                *(getattr(problem.process, name).function for name in STEPS),
             ],
         ),
     ],
