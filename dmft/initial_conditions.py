@@ -49,19 +49,20 @@ class Overlaps(Start):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     For inputs with a `Spectrum` the overlaps have a leading axis of B >= 1 blocks: Q (B, p, p),
-    M (B, p, k) and P (B, k, k) are the scalar products of the rows within each block, not weighted
-    by the eigenvalues. P is then required.
+    M (B, p, k) and P (B, k, k) are the scalar products of the rows within each block divided by d,
+    not weighted by the eigenvalues. P is then required.
 
     Parameters
     ----------
     Q : (p, p) symmetric
     M : (p, k)
     P : (k, k) symmetric; the identity by default
-    readout : (p,), or (outputs, p) of several outputs, optional
+    readout : (p,), or (outputs, p) for several outputs, optional
         Student readouts a_j, which replace those of the model.
     memory : mapping of str to array, optional
         Overlaps of additional rows of an optimiser, such as velocities, by their names in a run
-        (velocity_M, velocity_Q, velocity); zero by default.
+        (velocity_M with the teacher, velocity_Q with the student, velocity with each other); zero
+        by default.
     clock : mapping of str to float, optional
         Initial time of schedules: the time "t", and "steps / d" and "samples / d" for a
         `dmft.Schedule`. `run.final` contains these values.

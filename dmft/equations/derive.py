@@ -65,7 +65,8 @@ def derive(
     Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 for a map t counts steps, n_b of the order of d or larger
-    Valid for   any activation without free parameters; Notes describe the accuracy
+    Valid for   any activation; values of symbols in it are passed to `solve`. Notes describe the
+                accuracy
     Source      theory/one_pass A.0, A.1, B.2, C, D.1, D.2; theory/structured_inputs (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
@@ -87,6 +88,7 @@ def derive(
         - With the mean-field scaling: the components of student rows orthogonal to the teacher have
           the random cosines of this dimension, over which rates are averaged. Without `dim` they
           are orthogonal to each other.
+        - With `fluctuations`: the dimension of the stochastic equation, a number or a symbol.
     scaling : str or Scaling, optional
         The limit, which determines the terms that survive as d grows:
 
@@ -106,7 +108,8 @@ def derive(
     Returns
     -------
     Equations
-        For one pass: `kind` is "ode", "map" (with `dim`) or "sde" (with `fluctuations`).
+        For one pass: `kind` is "ode", "map" (batches of the order of d) or "sde" (with
+        `fluctuations`).
     DescentEquations
         For `GradientDescent` on repeated data (kind "two-time").
     NetworkEquations
@@ -135,7 +138,7 @@ def derive(
     - Averages have closed forms, tables or quadrature nodes, with the errors that
       theory/one_pass A.8 states. `equations.lowered` contains the error bound of each.
     - With `fluctuations` the drift includes terms of order 1/d, except for `Repeat`, steps with
-      memory and clusters (theory/one_pass E.1).
+      memory, clusters and rules of vectors (theory/one_pass E.1).
 
     Examples
     --------

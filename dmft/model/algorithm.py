@@ -260,14 +260,15 @@ class SGD(UpdateRule, InTorch):
         with fresh xi_j ~ N(0, I_d) for each unit. The noise adds gamma Delta_g/p to dQ_jj/dt for
         any batch size. Velocities accumulate the noise like gradients.
     clip : float or sympy.Expr, optional
-        Largest length C > 0 of the gradient g = psi x/(p sqrt(d)) of all units (its mean over a
-        batch). Longer gradients are shortened to C. Requires fixed readouts.
+        Largest length C > 0 of the gradient, the vector of psi_j x/(p sqrt(d)) of all units j,
+        averaged over the batch. Longer gradients are shortened to C. Requires fixed readouts.
     normalised : bool
-        Rescale each gradient to length one. Not available with `clip`.
+        Rescale this gradient to length one. Not available with `clip`.
     average : float or sympy.Expr
         Rate kappa_a >= 0 of a running average w_a of the weights, dw_a/dt = kappa_a (w - w_a),
-        which starts at w_a = w. With 0 there is no average. A run contains the overlaps of the
-        average as average_M, average_Q and average. The risk is the risk of w, not of w_a.
+        which starts at w_a = w. With 0 there is no average. A run contains its overlaps with the
+        teacher (average_M), with w (average_Q) and with itself (average). The risk is the risk of
+        w, not of w_a.
 
     Examples
     --------

@@ -46,7 +46,8 @@ class Model(Shown):
     label_channel : sympy.Expr, optional
         Probability P(y = 1) of random labels +1 and -1, an expression in the symbol f, the
         teacher's output. The mean label E[y | x] becomes the teacher of the model, and the risk is
-        computed relative to it. The error rate is the probability that sign(f) differs from y.
+        computed relative to it. The error rate is the probability that the sign of the student's
+        output differs from y.
     inputs : GaussianMixture or Spectrum, optional
         Law of the inputs: clusters with means in the span of the teacher's k rows w*_r, or a
         covariance. The labels are the teacher's output. By default x ~ N(0, I_d).

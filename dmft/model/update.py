@@ -49,8 +49,9 @@ class UpdateField(SGD):
     ``slope`` denotes sigma'(h), so that ``slope * (y - f)`` is SGD on the squared loss. The
     networks of the model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
 
-    Averages have closed forms if psi is a sum of products of functions of single fields or of
-    their signs; otherwise they are computed by quadrature, with an error estimate.
+    Averages are computed as in `derive`, by closed forms or tables where possible, if psi is a sum
+    of products of functions of single fields or of their signs. Otherwise they are computed by
+    quadrature, with an error estimate.
 
     A mapping ``{row: step}`` declares a rule of vectors instead (`dmft.rules`). Such a rule can use
     several inputs in one step, random coordinates, masks, and scalars that are trained. It is

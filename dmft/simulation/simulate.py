@@ -90,8 +90,8 @@ def simulate(
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that can be compiled; any d >= rank of the overlaps; both methods
-                are exact in law. Inputs are x ~ N(0, I_d) or from clusters with means in the span
-                of the teacher's rows
+                are exact in law. Inputs are x ~ N(0, I_d), x ~ N(0, Sigma) of a `Spectrum`, or
+                from clusters with means in the span of the teacher's rows
     Source      theory/one_pass 0, B.2, B.6, D.2; theory/batch_reuse D.1, D.2;
                 theory/structured_inputs (8)
 
@@ -117,11 +117,11 @@ def simulate(
     first_passage : FirstPassage, optional
         Level whose first passage is recorded for each run. It is tested after every step.
     events : dmft.Event
-        An event as in `dmft.solve`, instead of `first_passage`, which is tested after every step.
-        Its quantity may be the time, the risk or a formula in the overlaps; for sequence models a
-        formula in ``e``, ``m`` and ``overlap``; for gradient descent also ``train_loss``, but not
-        the risk. A quantity that is beyond its threshold after the first step counts as crossed. A
-        risk that is not a polynomial requires one quadrature per step.
+        An event as in `dmft.solve`. It is tested after every step, and cannot be combined with
+        `first_passage`. Its quantity may be the time, the risk or a formula in the overlaps; for
+        sequence models a formula in ``e``, ``m`` and ``overlap``; for gradient descent also
+        ``train_loss``, but not the risk. A quantity that is beyond its threshold after the first
+        step counts as crossed. A risk that is not a polynomial requires one quadrature per step.
     keep_runs : bool
         Whether to keep the values for every seed in `.runs`.
     threads : int, optional

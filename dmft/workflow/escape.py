@@ -46,14 +46,14 @@ def escape_time(
     threshold: float | None = None,
     **options: Any,
 ) -> Any:
-    r"""Compute the first time at which the risk has fallen by a fraction, or an overlap has grown.
+    r"""Compute the first time at which the risk falls by a fraction or an overlap reaches a value.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
                 first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (for a sequence model |m| >= c)
     Scaling     t of the equations; `.steps(dim)` converts to steps
     Valid for   a threshold that is crossed within the run; otherwise the result is a `Censored`
                 record with the final time
-    Source      theory/one_pass F; the plateau is where |d log risk / d log t| is smallest
+    Source      theory/one_pass F
 
     Parameters
     ----------
@@ -68,7 +68,8 @@ def escape_time(
     fraction : float in (0, 1)
         Fraction of the reference risk by which the risk must fall.
     reference : {"start", "plateau"}
-        Whether the reference is the risk at the start or on the plateau.
+        Whether the reference is the risk at the start or on the plateau. The plateau is where
+        |d log risk / d log t| is smallest.
     overlap : float in (0, 1], optional
         Threshold on the largest cosine between a student and a teacher direction, instead of the
         risk.

@@ -120,8 +120,8 @@ def solve(
         (for example from `np.geomspace`).
     events : dmft.Event or sequence of them
         Thresholds on the risk, on overlaps, on a formula or a function of these, or on the time.
-        Crossings are located on the dense output. The first event ends the run unless it has
-        ``terminal=False``.
+        Crossings are located on the dense output. The first crossing of an event ends the run,
+        unless the event has ``terminal=False``.
     progress : None, bool or callable
         By default a progress bar is shown after two seconds if the output is a terminal.
     max_steps, timeout
@@ -139,7 +139,7 @@ def solve(
         Run-time values: ``learning_rate=``, ``label_noise=`` and the symbols of the model. The
         learning rate can depend on time and risk. It is then an expression in ``sympy.Symbol("t")``
         and ``sympy.Symbol("risk")``, a string (``"0.5/(1 + t/10)"``), or a function of both that
-        accepts SymPy symbols. Notes list further options.
+        accepts SymPy symbols. See Notes for further options.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def solve(
         The run. `run.final` is a valid start, and `run.error` contains the error of averages and
         the rounding error of closed forms.
     PathEnsemble, DescentRun, NetworkRun or TwoTimeRun
-        For an sde, a descent on repeated data, a `RandomNetwork` and a `TwoTime`.
+        For an sde, a descent on repeated data, a `RandomNetwork` and a `TwoTime`, respectively.
 
     Raises
     ------
@@ -160,7 +160,8 @@ def solve(
     - an sde: ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``,
       ``bridge=`` (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=``
       (`dmft.solvers.stochastic.paths.solve_paths`);
-    - averages on nodes: ``nodes=`` (a fixed number per replica), ``replicas=``, ``seed=``;
+    - averages on nodes: ``nodes=`` (a fixed number per replica, or of terms, see below),
+      ``replicas=``, ``seed=``;
     - `TwoTime`: ``tol=``, ``thin=``, ``checkpoint=`` and more
       (`dmft.workflow.solving.two_time.TwoTimeOptions`);
     - `RandomNetwork`: ``dt=``, ``paths=``, ``sweeps=`` and more
@@ -171,9 +172,9 @@ def solve(
     In quadratic terms, tanh and similar sigmoids are approximated by sums of error functions, whose
     averages have closed forms; ``nodes=`` (4 to 9) is then the number of terms of a sum.
     `run.message` reports if the largest number of nodes is reached. For activations with kinks,
-    averages on nodes are discontinuous in the overlaps. Therefore rtol is at least 0.1, and atol at
-    least 1e-3, times `quadrature_tol`. For sequence models with the norm as loss, which has a cone
-    at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and atol 1e-7.
+    averages on nodes are discontinuous in the overlaps. Therefore rtol is at least
+    0.1 * quadrature_tol, and atol at least 1e-3 * quadrature_tol. For sequence models with the norm
+    as loss, which has a cone at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and atol 1e-7.
 
     Examples
     --------

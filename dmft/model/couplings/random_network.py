@@ -60,7 +60,8 @@ class GaussianInput(Shown):
 class RandomNetwork(Shown):
     r"""Network of N sites coupled by a dense random matrix, in the limit N -> infinity.
 
-    Equation    dx_i = rate(x_i, h_i) dt + sqrt(2 noise) dW_i,
+    Equation    dx_i = rate(x_i, h_i) dt + sqrt(2 noise) dW_i
+                (a map: x_i(t+1) = rate(x_i, h_i) + sqrt(2 noise) xi_i),
                 h_i = u_i + sum_j J_ij output(x_j) + sum_r m_i^r (1/N) sum_j n_j^r output(x_j)
     Scaling     J_ij has mean `mean`/N, variance `std`^2/N, and correlation `symmetry` with J_ji;
                 t is the time of the sites (steps of a map)
@@ -80,7 +81,8 @@ class RandomNetwork(Shown):
         Statistics of the couplings. With P populations also (P, P) nested lists, whose rows are the
         receiving populations.
     noise : number or sympy.Expr
-        Half the variance per unit of time of white noise; it may depend on the state (Ito).
+        Half the variance of white noise per unit of time (of a map per step); it may depend on the
+        state (Ito).
     input : sympy.Expr or GaussianInput
         Input u(t), an expression in ``dmft.t`` and `parameters`, or a Gaussian process.
     parameters : mapping
@@ -97,6 +99,7 @@ class RandomNetwork(Shown):
         Keep states positive: for a rate x rho(x, h) + lambda, one step is
         x -> x exp(rho dt) + lambda dt.
     kind : {"ode", "map"}
+        Whether sites follow a differential equation, or a map in discrete time.
     redrawn : bool
         Whether a map has new couplings at each step, as in the layers of a network.
     covariance, memory : sympy.Expr, optional

@@ -236,6 +236,7 @@ def phase_diagram(
           "specialised") of the fixed point near which the run ends, refined by Newton's method
           (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
           status not_converged
+        - the name of a measure of a rule (`dmft.UpdateField`): its value at `t_max`
 
         The following built-in measures require no run:
 
@@ -244,13 +245,16 @@ def phase_diagram(
           not_converged if the branch ends or meets another one
           (`dmft.workflow.diagrams.end_states`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
+        - for a `RandomNetwork`: "stability", "chaos", "variance", "divergence", "survival" and
+          "output_mean"
     x, y : (name, values), (name, lowest, highest) or mapping of names to values
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name). Two limits
         give 33 evenly spaced values; a mapping of two names defines both axes.
     equations, start, t_max
-        For the built-in measures. The equations can belong to one-pass algorithms, gradient flow,
-        sequence models or gradient descent, and are compiled once for all points. For "minima"
-        `equations` is the sequence model.
+        For the built-in measures. The equations can belong to one-pass algorithms, rules of
+        vectors, gradient flow, sequence models or gradient descent, and are compiled once for all
+        points. A `RandomNetwork` is passed as it is. For "minima" `equations` is the sequence
+        model.
     fraction, reference, overlap
         For "escape_time", as in `dmft.escape_time`; `overlap` also for "learned_directions".
     adaptive : bool

@@ -116,15 +116,14 @@ class BayesOptimal(StaticLimit):
 def bayes_optimal(
     model: Model, samples_per_dim: float, prior: Any = "gaussian", start: str = "uninformed"
 ) -> BayesOptimal:
-    r"""Compute overlap, errors and free entropy of Bayes-optimal estimation and of AMP.
+    r"""Compute overlap, errors and free entropy of Bayes-optimal estimation and message passing.
 
-    AMP denotes approximate message passing.
-
-    Equation    qhat = alpha m(q), q = F(qhat), m(q) = E[g_out g_out^T]
+    Equation    qhat = alpha m(q), q = F(qhat), m(q) = E[g_out g_out^T] (symbols as in
+                theory/static_limits 1)
     Shapes      q, qhat: numbers for one field, (k, k) for k = 2, 3
     Scaling     alpha = samples_per_dim = n/d; weights and inputs of unit variance
-    Valid for   any label of up to three fields, noise, flips, drawn labels; a theorem for one
-                field, replica theory for several
+    Valid for   any label of up to three fields, with `label_noise`, `label_flip` or
+                `label_channel`; a theorem for one field, replica theory for several
     Source      theory/static_limits (2), (4), (5), (9)
 
     Parameters
@@ -137,8 +136,9 @@ def bayes_optimal(
     prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
         Law of the teacher's weights. For several fields only "gaussian".
     start : "uninformed", "informed" or "all"
-        Selected fixed point: the one that AMP reaches without prior information, the one closest to
-        the teacher, or the one with the largest free entropy, which is the Bayes optimum.
+        Selected fixed point: the one that approximate message passing (AMP) reaches without prior
+        information, the one closest to the teacher, or the one with the largest free entropy, which
+        is the Bayes optimum.
 
     Returns
     -------

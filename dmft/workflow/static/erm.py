@@ -115,8 +115,9 @@ def erm(
 ) -> ERM:
     r"""Compute overlaps, losses and stability of empirical risk minimisation in high dimension.
 
-    Equation    V = 1/(ridge + V^), M = V m^, Q = M^2 + V^2 q^; V^ = -alpha E[df/domega],
-                q^ = alpha E[f^2], m^ = alpha E[f h*] + M V^; f = (prox - omega)/V
+    Equation    V = 1/(ridge + V_hat), M = V m_hat, Q = M^2 + V^2 q_hat;
+                V_hat = -alpha E[df/domega], q_hat = alpha E[f^2],
+                m_hat = alpha E[f h*] + M V_hat; f = (prox - omega)/V
     Scaling     minimum of sum_mu l(y_mu, f_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
                 h = w x/sqrt(d), teacher |w*|^2 = d
     Valid for   d -> infinity; students of one unit; convex losses, and others where the proximal
@@ -127,14 +128,15 @@ def erm(
     Parameters
     ----------
     model : Model
-        Teacher, noise and flips, with a student of width 1, usually linear. Inputs with a
-        `Spectrum` require the squared loss. M and Q are then the covariances of the fields,
-        sum_e c_e M_e and sum_e c_e Q_e.
+        Teacher, noise and flips, with a student of width 1, linear or with an activation. Inputs
+        with a `Spectrum` require the squared loss and a linear student. M and Q are then the
+        covariances of the fields, sum_e c_e M_e and sum_e c_e Q_e.
     loss : str or sympy.Expr
         Name of a loss, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
     samples_per_dim : float
         Ratio alpha = n/d.
     ridge : float
+        Coefficient of the penalty ridge/2 |w|^2, which is added to the sum of the losses.
 
     Returns
     -------
@@ -229,7 +231,7 @@ def _by_quadrature(
     proximal = Proximal.of(expr)
     if ridge == 0.0:
         _refuse_separable(label, proximal, alpha)
-        if alpha <= 1.0:  # some weights fit all samples: V V^ = 1 has no solution
+        if alpha <= 1.0:  # some weights fit all samples: V V_hat = 1 has no solution
             raise _divergent(loss, alpha)
     state, last, error = None, dict[str, float](), {}
     for level in range(len(LEVELS)):

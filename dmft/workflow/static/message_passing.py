@@ -118,7 +118,7 @@ def approximate_message_passing(
         d.
     seeds : int or sequence of int
         Seeds; a number n denotes the seeds 0 to n - 1.
-    prior : "gaussian", "rademacher" or GaussBernoulli(density)
+    prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
     start : None, "spectral" or float
         Overlap with the teacher at the start. The default is 0 if E[h | y] does not vanish.
         Otherwise 0 is a fixed point, and the default is the spectral estimate (one field), with the

@@ -1,7 +1,7 @@
 """Replica-symmetric equations of empirical risk minimisation with a linear student.
 
-Equation    V = 1/(ridge + V^), m = V m^, q = m^2 + V^2 q^, V^ = -alpha E[df/domega],
-            q^ = alpha E[f^2], m^ = alpha E[f h*] + m V^
+Equation    V = 1/(ridge + V_hat), m = V m_hat, q = m^2 + V^2 q_hat, V_hat = -alpha E[df/domega],
+            q_hat = alpha E[f^2], m_hat = alpha E[f h*] + m V_hat
 Valid for   d -> infinity; convex losses, others as long as the proximal operator does not jump
 Source      theory/static_limits (13), (14), (17)
 """

@@ -139,8 +139,9 @@ class Blocks:
     ) -> tuple[Array, dict[str, float]]:
         """M of the whitened fields and the other numbers, from E[y z] and E[y^2].
 
-        Equation    V = df/V^, V^ = ridge/kappa, M = sum_e c_e s_e T_e E[y z], s_e = c_e/(kappa +
-                    c_e), Q (1 - a) = sum_e c_e s_e^2 E[y z] T_e E[y z] + a (E[y^2] - 2 M E[y z]),
+        Equation    V = df/V_hat, V_hat = ridge/kappa, M = sum_e c_e s_e T_e E[y z],
+                    s_e = c_e/(kappa + c_e),
+                    Q (1 - a) = sum_e c_e s_e^2 E[y z] T_e E[y z] + a (E[y^2] - 2 M E[y z]),
                     a = sum_e phi_e s_e^2/alpha
         Source      theory/static_limits 4.2
         """

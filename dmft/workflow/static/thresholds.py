@@ -124,18 +124,19 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
 
     Equation    weak recovery at alpha = 1/E_y[E[He_2(h)|y]^2] for one field h, and at 1/lambda_max
                 of the map q -> E[G q G], G = E[z z^T - I|y], for several; at alpha = 0 if E[h|y] is
-                not zero. The other thresholds are extrema of alpha(q) = F^-1(q)/m(q)
+                not zero. The algorithmic threshold is a maximum of alpha(q) = F^-1(q)/m(q); the
+                information-theoretic one follows from the free entropies of the fixed points
     Scaling     n = alpha d
-    Valid for   any label, noise, flips, drawn labels; thresholds beyond weak recovery for one
-                field, two fields and discrete labels of three
-    Source      theory/static_limits (9)-(12), 3.4
+    Valid for   any label, with `label_noise`, `label_flip` or `label_channel`; thresholds beyond
+                weak recovery for one field, two fields and discrete labels of three
+    Source      theory/static_limits (9)-(12), 3.4, 3.5
 
     Parameters
     ----------
     model : Model
         Model whose teacher and label are used; the student is not used.
-    prior : "gaussian", "rademacher" or GaussBernoulli(density)
-        Law of the teacher's weights.
+    prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
+        Law of the teacher's weights. For several fields only "gaussian".
 
     Returns
     -------
@@ -497,7 +498,7 @@ def sample_complexity(model: Model, prior: Any = "gaussian") -> SampleComplexity
     ----------
     model : Model
         Model whose teacher and label are used; the student is not used.
-    prior : "gaussian", "rademacher" or GaussBernoulli(density)
+    prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
 
     Returns
     -------
