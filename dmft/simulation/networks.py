@@ -254,14 +254,12 @@ class Network:
         """States after step k."""
         network, dt = self.units.network, self.units.dt
         rate = self.over(self.rate, x, h, k * dt, nu)
-        if network.kind == "map":
-            return rate
         if network.positive:
             new = x * np.exp(dt * rate)
             for a, rows in enumerate(self.couplings.parts):
                 new[rows] += dt * self.inflow[a](k * dt, *self.sites[a])  # type: ignore[misc]
             return new
-        new = x + dt * rate
+        new = rate.copy() if network.kind == "map" else x + dt * rate
         for a, rows in enumerate(self.couplings.parts):
             if self.noise[a] is not None and white is not None:
                 strength = self.noise[a](x[rows], k * dt, *self.sites[a])  # type: ignore[misc]

@@ -239,3 +239,16 @@ def test_rows_become_orthonormal():
     orthonormalise(rows)
     gram = rows @ rows.T / 200
     np.testing.assert_allclose(gram, np.diag([1, 1, 1, 0, 1, 1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [sp.Rational(1, 2), (1 + X**2) / 10], ids=["plain", "of states"])
+def test_networks_of_maps_are_noisy(noise):
+    model = dmft.RandomNetwork(sp.tanh(H), X, H, std=1.5, noise=noise, kind="map")
+    eqs = dmft.derive(model)
+    assert str(eqs).startswith("x(t + 1) = ")
+    run = dmft.solve(eqs, Normal(), 3, paths=20_000)
+    found = dmft.simulate(model, dim=1000, t_max=3, seeds=12, start=Normal())
+    at = np.arange(1, 4)
+    gap = np.squeeze(run.corr)[at, at] - np.squeeze(found.mean.corr)[at, at]
+    error = np.squeeze(found.stderr.corr)[at, at] + np.squeeze(run.error.corr)[at, at]
+    assert np.all(abs(gap) < 4 * error + 5e-3)

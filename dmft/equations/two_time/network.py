@@ -206,9 +206,13 @@ class NetworkEquations(Short, TwoTimeEquations):
         return NetworkPrinter({})
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{'d/dt ' if d.role == 'rate' else ''}{d.target} = {d.expr}" for d in self.definitions
-        )
+        lines = []
+        for d in self.definitions:
+            moves = d.role == "rate"
+            is_step = moves and self.model.kind == "map"
+            target = d.target.xreplace({T: T + 1}) if is_step else d.target
+            lines.append(f"{'d/dt ' if moves and not is_step else ''}{target} = {d.expr}")
+        return "\n".join(lines)
 
 
 class NetworkPrinter(EquationPrinter):
