@@ -102,6 +102,7 @@ def test_average_on_circles_is_within_its_error():
         assert each.mean() == pytest.approx(wanted, rel=0.02)
 
 
+@pytest.mark.slow
 def test_spinodal_and_entropies_of_the_parity_of_three():
     """alpha(q) and free entropies of sign(z1 z2 z3) on a grid of omega."""
     x = (np.arange(48) + 0.5) * 0.16
