@@ -251,9 +251,9 @@ class SGD(UpdateRule, InTorch):
     momentum : float, sympy.Expr or Momentum
         Heavy-ball momentum 0 <= beta < 1: a step includes beta times the previous step, also for
         the readouts. In high dimension this is equivalent to SGD at the learning rate
-        gamma/(1 - beta), with t = steps * gamma / ((1 - beta) p d). Not available with `Repeat` or
-        with batches of order d, whose steps are correlated. With ``Momentum(rate, direct)`` beta
-        tends to 1 as d grows. Velocities then decay over times t of order one, and the equations
+        gamma/(1 - beta), with t = steps * gamma / ((1 - beta) p d). Not available with `Repeat`, or
+        with batches of order d (their steps would be correlated). With a `Momentum`, beta tends to
+        1 as d grows (see there). Velocities then decay over times t of order one, and the equations
         contain their overlaps.
     gradient_noise : float or sympy.Expr
         Variance Delta_g >= 0 of Langevin noise: a step adds (gamma/p) sqrt(Delta_g/d) xi_j to w_j,

@@ -46,12 +46,13 @@ class UpdateField(SGD):
 
     psi is an expression in the symbols of `fields`: the local field h of the unit, the teacher
     fields, and the label y with its noise. A symbol named ``f`` denotes the student's output, and
-    ``slope`` denotes sigma'(h), so that ``slope * (y - f)`` is SGD on the squared loss. The
-    networks of the model define f, y, slope and the risk. Time is t = steps * gamma / (p d).
+    ``slope`` denotes sigma'(h), so that for readouts a_j = 1 ``slope * (y - f)`` is SGD on the
+    squared loss. The networks of the model define f, y, slope and the risk. Time is
+    t = steps * gamma / (p d).
 
-    Averages are computed as in `derive`, by closed forms or tables where possible, if psi is a sum
-    of products of functions of single fields or of their signs. Otherwise they are computed by
-    quadrature, with an error estimate.
+    If psi is a sum of products, each factor of which depends on one field or on signs of fields,
+    averages are computed by closed forms or tables where possible, as in `derive`. Otherwise they
+    are computed by quadrature, with an error estimate.
 
     A mapping ``{row: step}`` declares a rule of vectors instead (`dmft.rules`). Such a rule can use
     several inputs in one step, random coordinates, masks, and scalars that are trained. It is

@@ -86,7 +86,7 @@ def simulate(
     r"""Simulate an algorithm in finite dimension for several seeds and average the overlaps.
 
     Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E;
-                a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
+                a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = -dl/df
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that can be compiled; any d >= rank of the overlaps; both methods
@@ -97,15 +97,16 @@ def simulate(
 
     Parameters
     ----------
-    model : Model, RandomNetwork or UpdateField
-    algorithm : SGD, or GradientDescent on repeated data (method "weights"; t_max counts steps)
+    model : Model, RandomNetwork, or UpdateField that declares a rule of vectors
+    algorithm : SGD, UpdateField with an expression psi, or GradientDescent; optional
+        Only for a `Model`. `GradientDescent` requires method "weights"; t_max then counts steps.
     dim : int
-        Input dimension d.
+        Input dimension d, or the number N of sites of a `RandomNetwork`.
     t_max : float
         Final time of the runs (not their length).
     seeds : int or sequence of int
         Seeds; an integer n denotes the seeds 0, ..., n - 1. Each seed has separate random streams.
-    start : Overlaps, or Alignment of a sequence model; optional
+    start : Overlaps, Alignment (sequence models), law or number (RandomNetwork); optional
         Initial overlaps, from which weights are constructed exactly. By default student rows are
         random (on the sphere under that constraint) and teacher rows orthonormal, for each seed.
     method : "weights" or "overlaps"
@@ -132,7 +133,7 @@ def simulate(
         Values of symbols by name. ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` replace the declared values. In a declared rate or batch size, the symbol d
         is replaced by `dim`. ``learning_rate=`` may be a schedule as in `dmft.solve`. Each step
-        uses its value at the start of the step, and the risk is updated every d/200 steps.
+        uses its value at the start of the step, and a risk in it is recomputed every d/200 steps.
 
     Returns
     -------
@@ -150,7 +151,8 @@ def simulate(
     -----
     - The risk is computed by quadrature at the saved overlaps. It is NaN if a field of a smooth
       activation has a variance above 1e4.
-    - With `repeat`, psi_j is evaluated at the displaced fields or several times on the same batch.
+    - With `repeat`, psi_j is evaluated at the fields after the extra step, or several times on one
+      batch.
     - If a schedule depends on the risk, runs have different numbers of steps, and `steps` returns
       the mean.
 

@@ -100,17 +100,17 @@ def solve(
         Equations to integrate.
     start : Overlaps
         Initial overlaps. For sequence models an `Alignment`; for a `RandomNetwork` a number or a
-        law of `dmft.laws`; for a `TwoTime`, which contains its start, None. For an sde also a list
-        with one start per path, or None for random starts, as drawn by `random_overlaps` or uniform
-        on the sphere.
+        law of `dmft.laws`; for a `TwoTime`, which contains its start, None. For a stochastic
+        differential equation (SDE) also a list with one start per path, or None for random starts
+        (drawn by `random_overlaps`, or uniform on the sphere under that constraint).
     t_max : float
         Final time of the run (not its length).
-    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an sde, {"euler", "weak2"}
+    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an SDE, {"euler", "weak2"}
         - "rk5" (the default) and "rk8": explicit Runge-Kutta methods of order 5 and 8, compiled. If
           `method` is not given and stability instead of accuracy limits the steps of a long run,
           the solver switches to "BDF" (`run.message` reports the time);
         - "BDF": backward differentiation, compiled; "Radau" and "LSODA": the methods of SciPy;
-        - "euler" (the default for an sde) and "weak2": Euler-Maruyama and a scheme of weak order 2.
+        - "euler" (the default for an SDE) and "weak2": Euler-Maruyama and a scheme of weak order 2.
 
         Not available for maps.
     rtol, atol : float
@@ -125,8 +125,8 @@ def solve(
     progress : None, bool or callable
         By default a progress bar is shown after two seconds if the output is a terminal.
     max_steps, timeout
-        Limits on the number of steps and on the integration time in seconds, which are checked
-        about every 0.1 s. A run that exceeds a limit ends with the status "max_steps" or "timeout".
+        Limits on the number of steps and on the computing time in seconds, which is checked about
+        every 0.1 s. A run that exceeds a limit ends with the status "max_steps" or "timeout".
         If averages are computed on nodes, the limits apply to each refinement separately.
     quadrature_tol : float
         Tolerance of averages that are computed by quadrature on nodes: the number of nodes is
@@ -137,7 +137,8 @@ def solve(
         (``run.final`` stores its time), so that the schedule continues.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the symbols of the model. The
-        learning rate can depend on time and risk. It is then an expression in ``sympy.Symbol("t")``
+        learning rate can depend on time and risk (for a rule of vectors, every parameter on time,
+        scalars and measures). It is then an expression in ``sympy.Symbol("t")``
         and ``sympy.Symbol("risk")``, a string (``"0.5/(1 + t/10)"``), or a function of both that
         accepts SymPy symbols. See Notes for further options.
 
@@ -147,7 +148,7 @@ def solve(
         The run. `run.final` is a valid start, and `run.error` contains the error of averages and
         the rounding error of closed forms.
     PathEnsemble, DescentRun, NetworkRun or TwoTimeRun
-        For an sde, a descent on repeated data, a `RandomNetwork` and a `TwoTime`, respectively.
+        For an SDE, a descent on repeated data, a `RandomNetwork` and a `TwoTime`, respectively.
 
     Raises
     ------
@@ -157,11 +158,11 @@ def solve(
     -----
     Options of some kinds of equations:
 
-    - an sde: ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``,
+    - an SDE: ``paths=`` (their number), ``dt=`` (the step in t), ``seed=``, ``threads=``,
       ``bridge=`` (crossings within a step), ``keep_paths=``, ``substeps=``, ``increments=``
       (`dmft.solvers.stochastic.paths.solve_paths`);
-    - averages on nodes: ``nodes=`` (a fixed number per replica, or of terms, see below),
-      ``replicas=``, ``seed=``;
+    - averages on nodes: ``nodes=`` (a fixed number of them, or of terms, see below),
+      ``replicas=`` (independent sets of nodes), ``seed=``;
     - `TwoTime`: ``tol=``, ``thin=``, ``checkpoint=`` and more
       (`dmft.workflow.solving.two_time.TwoTimeOptions`);
     - `RandomNetwork`: ``dt=``, ``paths=``, ``sweeps=`` and more
@@ -169,10 +170,10 @@ def solve(
     - `GradientDescent`: `dmft.workflow.solving.descent_nodes.DescentOptions`, and for a gradient
       flow `dmft.workflow.solving.descent_flow.FlowOptions`.
 
-    In quadratic terms, tanh and similar sigmoids are approximated by sums of error functions, whose
-    averages have closed forms; ``nodes=`` (4 to 9) is then the number of terms of a sum.
-    `run.message` reports if the largest number of nodes is reached. For activations with kinks,
-    averages on nodes are discontinuous in the overlaps. Therefore rtol is at least
+    In the terms quadratic in the learning rate, tanh and similar sigmoids are approximated by sums
+    of error functions, whose averages have closed forms; ``nodes=`` (4 to 9) is then the number of
+    terms of a sum. `run.message` reports if the largest number of nodes is reached. For activations
+    with kinks, averages on nodes are discontinuous in the overlaps. Therefore rtol is at least
     0.1 * quadrature_tol, and atol at least 1e-3 * quadrature_tol. For sequence models with the norm
     as loss, which has a cone at y = f, `quadrature_tol` is at least 5e-3, rtol 1e-5 and atol 1e-7.
 

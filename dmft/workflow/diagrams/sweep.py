@@ -233,15 +233,15 @@ def phase_diagram(
         - "learned_directions": number of teacher directions for which this cosine is at least
           `overlap` (0.1 by default) for some student unit
         - "fixed_point": index in ("uninformative", "unspecialised", "partly specialised",
-          "specialised") of the fixed point near which the run ends, refined by Newton's method
-          (thresholds in `dmft.workflow.diagrams.end_states`); a run that has not converged has the
-          status not_converged
+          "specialised") of the fixed point that Newton's method finds from the end of the run
+          (thresholds in `dmft.workflow.diagrams.end_states`); the status is not_converged if the
+          run does not end near a fixed point
         - the name of a measure of a rule (`dmft.UpdateField`): its value at `t_max`
 
         The following built-in measures require no run:
 
         - "growth_rate": growth rate at a fixed point. Newton's method finds the fixed point from
-          `start` at the first values of x and y, and it is continued to each point; the status is
+          `start` at the first values of x and y. It is continued to all other points; the status is
           not_converged if the branch ends or meets another one
           (`dmft.workflow.diagrams.end_states`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
@@ -267,7 +267,7 @@ def phase_diagram(
         Number of grid steps between points of the coarse grid, along x and y; only for adaptive
         diagrams. By default a power of two, at least 4, that gives 16 to 32 blocks per axis.
     quantity : str, optional
-        Label of the values.
+        Name of the values, for figures.
     store : path, optional
         Folder in which all evaluations are saved. After an interruption the same call computes only
         the missing points. Calls with other axes of the same measure reuse the folder.

@@ -116,9 +116,10 @@ def erm(
     r"""Compute overlaps, losses and stability of empirical risk minimisation in high dimension.
 
     Equation    V = 1/(ridge + V_hat), M = V m_hat, Q = M^2 + V^2 q_hat;
-                V_hat = -alpha E[df/domega], q_hat = alpha E[f^2],
-                m_hat = alpha E[f h*] + M V_hat; f = (prox - omega)/V
-    Scaling     minimum of sum_mu l(y_mu, f_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
+                V_hat = -alpha E[dg/domega], q_hat = alpha E[g^2],
+                m_hat = alpha E[g h*] + M V_hat; g = (prox - omega)/V,
+                prox = argmin_h l + (h - omega)^2/(2 V)
+    Scaling     minimum of sum_mu l(f_mu, y_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
                 h = w x/sqrt(d), teacher |w*|^2 = d
     Valid for   d -> infinity; students of one unit; convex losses, and others where the proximal
                 operator does not jump; any label of one teacher field, under the squared loss also
@@ -129,8 +130,9 @@ def erm(
     ----------
     model : Model
         Teacher, noise and flips, with a student of width 1, linear or with an activation. Inputs
-        with a `Spectrum` require the squared loss and a linear student. M and Q are then the
-        covariances of the fields, sum_e c_e M_e and sum_e c_e Q_e.
+        with a `Spectrum` require the squared loss and a linear student. M and Q are then
+        covariances of the fields: sums of the overlaps in the eigenspaces of the inputs'
+        covariance, weighted by its eigenvalues.
     loss : str or sympy.Expr
         Name of a loss, or an expression in the symbols f and y, as in `dmft.GradientDescent`.
     samples_per_dim : float
@@ -147,8 +149,8 @@ def erm(
     Raises
     ------
     BadParameter
-        Also if the minimiser has no finite length, or if the proximal operator jumps. In the
-        latter case the minima are not described by the replica-symmetric theory.
+        For invalid arguments, if the minimiser has no finite length, or if the proximal operator
+        jumps. In the last case the replica-symmetric theory does not describe the minima.
 
     Examples
     --------

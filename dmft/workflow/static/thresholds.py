@@ -63,8 +63,9 @@ class Thresholds(StaticLimit):
         directions of the earlier ones.
     algorithmic : Threshold or None
         Smallest alpha above which AMP reaches the branch of fixed points with the largest overlap:
-        the largest local maximum of alpha(q), or the threshold of exact recovery if alpha(q)
-        increases. For several fields q is tr q/k. None if `message` gives a reason.
+        the largest local maximum of alpha(q) or, if there is none, the threshold of exact recovery.
+        For several fields q denotes the trace of the overlap matrix divided by k. None if it cannot
+        be computed; `message` then contains the reason.
     information_theoretic : Threshold or None
         Smallest alpha above which this branch has the largest free entropy and is therefore
         Bayes-optimal.
@@ -79,7 +80,7 @@ class Thresholds(StaticLimit):
         Points (alpha, q) of the curve alpha(q) of fixed points; for several fields, of the line
         that begins at q = 0.
     prior, label, message
-        The prior and the label, and a summary, as text.
+        The prior, the label, and a summary or the reason for a None, as text.
 
     Examples
     --------
@@ -119,16 +120,18 @@ def thresholds(model: Model, prior: Any = "gaussian") -> Thresholds:
     From n = alpha d labelled samples, the Bayes-optimal estimate and approximate message passing
     (AMP) reach an overlap q with the teacher, which is a fixed point of state evolution. The
     thresholds are the values of alpha at which q becomes positive for AMP (weak recovery), at which
-    AMP recovers the teacher (algorithmic), and at which the Bayes-optimal estimate does
-    (information-theoretic).
+    AMP reaches the fixed point with the largest overlap (algorithmic), and at which this fixed
+    point is Bayes-optimal (information-theoretic).
 
-    Equation    weak recovery at alpha = 1/E_y[E[He_2(h)|y]^2] for one field h, and at 1/lambda_max
-                of the map q -> E[G q G], G = E[z z^T - I|y], for several; at alpha = 0 if E[h|y] is
-                not zero. The algorithmic threshold is a maximum of alpha(q) = F^-1(q)/m(q); the
-                information-theoretic one follows from the free entropies of the fixed points
+    Equation    weak recovery at alpha = 1/E_y[E[He_2(h*)|y]^2] for one teacher field h*, and at
+                1/lambda_max of the map A -> E[G A G], G = E[h* h*^T - I|y], for several; at
+                alpha = 0 if E[h*|y] is not zero. The algorithmic threshold is a maximum of
+                alpha(q), the number of samples per dimension at which q is a fixed point; at the
+                information-theoretic one two fixed points have equal free entropies
     Scaling     n = alpha d
-    Valid for   any label, with `label_noise`, `label_flip` or `label_channel`; thresholds beyond
-                weak recovery for one field, two fields and discrete labels of three
+    Valid for   any label of one to three fields, with `label_noise` or `label_flip`;
+                `label_channel` for one field. Thresholds beyond weak recovery for one or two
+                fields, and for discrete labels of three
     Source      theory/static_limits (9)-(12), 3.4, 3.5
 
     Parameters
