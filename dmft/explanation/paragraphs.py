@@ -2,7 +2,7 @@ r"""Steps of an explanation, and how they are read: paragraphs, numbers, what is
 
 A step says `before = after`, two expressions in averages (`dmft.explanation.average.Average`) and
 what multiplies them, by a rule of `dmft.explanation.rules`. Both sides are computed at two random
-covariances by `dmft.explanation.judge`; a step whose sides differ raises `UnprovenStep`.
+covariances by `dmft.explanation.both_sides`; a step whose sides differ raises `UnprovenStep`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.errors import UnprovenStep
 from dmft.explanation.average import Average, statement_latex, statement_text
+from dmft.explanation.both_sides import Numbers, number
 from dmft.explanation.diagrams import Diagram
-from dmft.explanation.judge import Numbers, number
 from dmft.explanation.rules import RULES, Rule
 from dmft.record import Brief
 

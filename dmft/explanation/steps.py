@@ -15,7 +15,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.explanation.average import Average, statement_latex, statement_text
-from dmft.explanation.judge import draw, unknowns
+from dmft.explanation.both_sides import draw, unknowns
 from dmft.explanation.latex import law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES

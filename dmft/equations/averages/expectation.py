@@ -356,8 +356,8 @@ def expanded(
 ) -> sp.Expr:
     """An expression at numbers for its neurons, sums over them written out.
 
-    `known` holds widths and parameters; `entry` gives the entries of arrays, and `others` what
-    stands for integrals and averages.
+    `known` holds widths and parameters; `entry` gives the entries of arrays, and `others` replaces
+    integrals and averages.
     """
 
     def at_indices(y: sp.Expr, here: Mapping[Any, Any]) -> sp.Expr:

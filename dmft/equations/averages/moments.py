@@ -62,7 +62,7 @@ class PolynomialMoments(Unroller):
 
     @property
     def others(self) -> dict[type, Callable[..., sp.Expr]]:
-        """What stands for averages, and for inner products of mean updates."""
+        """Values of averages, and of inner products of mean updates."""
         return {Expectation: self.average, Alignment: self.alignment}
 
     def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:

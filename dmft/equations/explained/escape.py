@@ -17,7 +17,7 @@ from dmft.equations.explained.notation import ESCAPE, chosen
 from dmft.equations.explained.printed import inlined_rate
 from dmft.equations.explained.scene import Scene
 from dmft.errors import BadParameter
-from dmft.explanation.judge import number
+from dmft.explanation.both_sides import number
 from dmft.explanation.paragraphs import TOLERANCE, Judged
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.model import Overlaps

@@ -30,7 +30,7 @@ from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
-from dmft.explanation.judge import Value, number, without_extremes
+from dmft.explanation.both_sides import Value, number, without_extremes
 from dmft.explanation.paragraphs import TOLERANCE, Judged
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.pair import elementary

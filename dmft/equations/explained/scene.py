@@ -1,8 +1,7 @@
 """Numbers of indexed expressions at random overlaps: sums by loops, averages by quadrature.
 
-The judge of steps in which neurons and averages stand: it asks `dmft.explanation.judge` for every
-average, as an integral over all fields, and knows neither closed forms nor tables nor the NumPy
-reference.
+Steps that contain neurons and averages are checked with it. Every average is an integral over all
+fields by `dmft.explanation.both_sides`; closed forms, tables and the NumPy reference are not used.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import laws_of
 from dmft.errors import BadParameter
-from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
+from dmft.explanation.both_sides import MOST_FIELDS, Value, gaussian_average
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Model, Overlaps, check_outputs

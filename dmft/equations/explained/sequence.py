@@ -13,8 +13,8 @@ from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
-from dmft.explanation.judge import MOST_FIELDS, exact, without_extremes
-from dmft.explanation.judge import number as judged_number
+from dmft.explanation.both_sides import MOST_FIELDS, exact, without_extremes
+from dmft.explanation.both_sides import number as checked_number
 from dmft.explanation.paragraphs import TOLERANCE, Judged, Meaning
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.law import ClosedLaw
@@ -220,7 +220,7 @@ def _definition(
         value, error = _by_tokens(
             model, gap.xreplace(exact(cases[row])), (stars, fields), cases[row]
         )
-        truth = judged_number(whole, cases[row])
+        truth = checked_number(whole, cases[row])
         return value / 2, truth.value, DEVIATIONS * error / 2 + TOLERANCE * truth.size
 
     note = f"Checked with {SAMPLES} sequences of tokens in {DIMENSIONS} dimensions."
@@ -283,7 +283,7 @@ def _moment(
 
 def _judged(before: sp.Expr, value: sp.Expr, at: dict[sp.Basic, float]) -> Judged:
     """By quadrature, and what the engine computes with the error that its tables claim."""
-    truth = judged_number(before, at)
+    truth = checked_number(before, at)
     nodes = value.atoms(TokenAverage)
     claim = float(sum(n.table.bound + n.table.error for n in nodes))
     numbers = {s: v for s, v in at.items() if isinstance(s, sp.Symbol)}

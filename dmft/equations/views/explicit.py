@@ -263,7 +263,7 @@ class Unroller:
 
     @property
     def others(self) -> dict[type, Callable[..., sp.Expr]]:
-        """What stands for averages."""
+        """Values of averages."""
         return {Expectation: self.average}
 
     def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:

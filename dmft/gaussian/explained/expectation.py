@@ -9,7 +9,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, DmftError, NotClosed
 from dmft.explanation.average import Average, FieldHermite
-from dmft.explanation.judge import MOST_FIELDS, draw, number, unknowns
+from dmft.explanation.both_sides import MOST_FIELDS, draw, number, unknowns
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
 from dmft.gaussian.closed.hermite import hermite

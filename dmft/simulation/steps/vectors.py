@@ -64,7 +64,7 @@ class Step:
         return dict(self.rule.steps)[row].terms.get(vector, sp.S.Zero)
 
     def _clock(self, rate: Any, t_max: float) -> Clock:
-        """Times of the steps; under a schedule each has a rate of its own."""
+        """Times of the steps; under a schedule, each step has its own rate."""
         if isinstance(rate, Table):
             return Tabled(rate, self.dim).clock(1.0, t_max, 0.0)
         at = rate.subs(self.values)

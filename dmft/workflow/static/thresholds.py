@@ -68,7 +68,8 @@ class Thresholds(StaticLimit):
         be computed; `message` then contains the reason.
     information_theoretic : Threshold or None
         Smallest alpha above which this branch has the largest free entropy and is therefore
-        Bayes-optimal.
+        Bayes-optimal. If the overlap grows continuously, the threshold of exact recovery, which is
+        infinite for noisy and discrete labels.
     perfect : Threshold or None
         Smallest alpha above which recovery is exact from every start; infinite if the error
         only tends to zero as alpha grows.

@@ -1,12 +1,12 @@
 r"""Numbers of both sides of a step: averages of Gaussian fields by plain quadrature, from their
 definition, at random numbers for the symbols.
 
-The judge of explanations: it knows functions as numbers and covariances as numbers, and nothing of
-closed forms. Fields are written x = m + L z with z ~ N(0, I), switching fields first, so that along
-each z the integrand has kinks at known points only: panels of Gauss-Legendre nodes end there, and
-where there are none the trapezoidal rule converges faster than any power of its width. Polynomials
-are averaged on Gauss-Hermite nodes, which are exact. A Dirac factor is the density of its field
-times the law given that field.
+Steps of explanations are checked with it. Functions and covariances enter as numbers only; closed
+forms are not used. Fields are written x = m + L z with z ~ N(0, I), switching fields first, so that
+along each z the integrand has kinks at known points only: panels of Gauss-Legendre nodes end there,
+and where there are none the trapezoidal rule converges faster than any power of its width.
+Polynomials are averaged on Gauss-Hermite nodes, which are exact. A Dirac factor is the density of
+its field times the law given that field.
 """
 
 from __future__ import annotations
