@@ -1,4 +1,4 @@
-"""Machine code written without Numba, judged by Numba: the same text gives the same bits."""
+"""Machine code written without Numba, compared with Numba: the same text gives the same bits."""
 
 import ast
 import math
@@ -20,6 +20,7 @@ from dmft.codegen.build import (
     stored_source,
 )
 from dmft.codegen.functions import SPECIAL
+from dmft.codegen.linearised import compiled_adjoint
 from dmft.codegen.two_time import sample, volterra
 from dmft.compiled import direct
 from dmft.compiled.machine_code import Unknown
@@ -28,6 +29,8 @@ from dmft.emit.arrays import load_array
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.solvers import signatures
 from dmft.solvers.descent import sampled
+from dmft.solvers.descent.process import Step
+from dmft.solvers.problem import covariance_at
 from dmft.solvers.two_time import step
 from dmft.special import hyperbolic
 from dmft.special.averages import field_average
@@ -363,3 +366,21 @@ def test_damaged_code_is_compiled_again():
     direct._NATIVE.pop(path.name)
     assert direct.native(text, "rhs").code == first
     assert direct.is_kept(text, "rhs")
+
+
+def test_domains_adjoints_and_steps_of_descents_need_no_numba():
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.4]], [[1.1]])
+    equations = dmft.derive(dmft.Model(*(dmft.Committee(ERF, n) for n in (2, 1))), dmft.SGD(0.5))
+    problem, given = dmft.build(equations), run_inputs(equations, start, {})
+    widths = np.array([given["widths"][name] for name in problem.widths])
+    par = problem.pack_parameters(given["parameters"], given["constants"])
+    y = problem.pack(given["state"])
+    assert None not in (problem.domain.native, problem.covariance.native)
+    assert np.array_equal(covariance_at(problem, y, widths, par), start.Omega)
+    lowest = np.diag(np.linalg.cholesky(start.Omega + 0.1 * np.eye(3))).min() ** 2
+    assert problem.domain.native(y, widths, par, 0.1) == pytest.approx(lowest, rel=1e-13)
+    assert None not in [function.native for function in compiled_adjoint(equations)]
+    descent = dmft.derive(equations.model, dmft.GradientDescent(0.1, 2))
+    steps = [y for y in vars(dmft.build(descent).process).values() if isinstance(y, Step)]
+    assert len(steps) == 7
+    assert None not in [one.function.native for one in steps]

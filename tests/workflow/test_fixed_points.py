@@ -212,3 +212,10 @@ def test_refusals():
     open_equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(1.0))
     with pytest.raises(NotClosed, match="linearised"):
         dmft.fixed_points(open_equations, symmetric(2, 0.5, 0.1, 0.3))
+
+
+def test_functions_without_known_derivatives_are_refused():
+    unit = dmft.Committee(z * (1 + sp.erf(z / sp.sqrt(2))) / 2, width=2)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(0.3))
+    with pytest.raises(NotClosed, match="is not known in closed form"):
+        dmft.fixed_points(equations, dmft.random_overlaps(equations.model, dim=100, seed=0))
