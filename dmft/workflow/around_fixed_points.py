@@ -85,13 +85,12 @@ def fixed_point_branch(
 
     Equation    dQ/dt = 0, dM/dt = 0 and an arclength condition; derivatives in Q and M are derived
     Shapes      as `point`
-    Valid for   isolated fixed points of closed equations; a continuum of them (a symmetry) is
+    Valid for   isolated fixed points; a continuum of them (a symmetry) is
                 followed along its flattest direction only by chance: break the symmetry first
 
     Parameters
     ----------
     equations : Equations
-        Equations whose averages have closed forms or tables.
     point : FixedPoint or Overlaps
         Fixed point at which the branch begins.
     parameter : str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import Root, newton
+from dmft.analysis.boundaries.brackets import Root
 from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, InvalidCovariance
@@ -154,10 +154,12 @@ def fixed_points(
 ) -> FixedPoints | list[NetworkFixedPoint]:
     r"""Compute fixed points of the equations of motion by Newton's method from several starts.
 
-    Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols
+    Equation    dQ/dt = 0, dM/dt = 0; the Jacobian is derived from the same symbols, or computed by
+                differences where the derivative of an average has no closed form
     Shapes      as the starts: Q (p, p), M (p, k)
-    Valid for   closed equations (averages by tables included); equal points are returned once;
-                searches that did not converge come last with their status
+    Valid for   all activations; equal points are returned once; searches that did not converge
+                come last with their status. With averages on nodes the point is as accurate as
+                these (`Equations.evaluate_error`)
 
     Parameters
     ----------
@@ -188,8 +190,6 @@ def fixed_points(
     BadParameter
         For an empty list of starts, a tolerance that is too large, or an object that is not
         `Equations`.
-    NotClosed
-        If the equations contain averages on nodes.
 
     Examples
     --------
@@ -213,9 +213,7 @@ def fixed_points(
     for start in given:
         system = StationarySystem(equations, start, parameters)
         least = tolerance * unit_of_rates(system)
-        root = newton(
-            system.rates, system.jacobian, system.free, tolerance=least, max_steps=int(max_steps)
-        )
+        root = system.root(least, int(max_steps))
         point = point_of(system, start, root)
         if root.status == Status.OK and _at_infinity(system, root, tolerance):
             message = f"{point.message}, where rates decay to zero and are not zero"
@@ -320,16 +318,15 @@ def stability(
 ) -> Stability | NetworkFixedPoint:
     r"""Compute the linear modes of the equations of motion around a fixed point.
 
-    Equation    d(Q', M')/dt = J (Q', M'), J derived from the symbols of the equations
+    Equation    d(Q', M')/dt = J (Q', M'), J as in `fixed_points`
     Scaling     eigenvalues per unit t; for a map log(1 + J), per step
-    Valid for   closed equations; on the sphere the lengths stay fixed. Modes that lead out of
+    Valid for   all activations; on the sphere the lengths stay fixed. Modes that lead out of
                 the cone of covariances (for example of Q - M P^-1 M^T for identical students) are
                 also listed
 
     Parameters
     ----------
     equations : Equations
-        Closed ones.
     point : FixedPoint or Overlaps
         Fixed point at which the equations are linearised.
     **parameters
@@ -340,6 +337,12 @@ def stability(
     Stability
         Eigenvalues (n,) with their modes in Q (n, p, p) and M (n, p, k), in order of decreasing
         growth rate.
+
+    Raises
+    ------
+    NotClosed
+        If the Jacobian is computed by differences and these do not converge: at perfect recovery,
+        for example, where the overlaps are a singular covariance.
 
     Examples
     --------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import differences
+from dmft.analysis.boundaries.brackets import STEP, Root, differences, newton
 from dmft.arrays import Array
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
@@ -19,6 +20,12 @@ from dmft.model import Overlaps
 from dmft.solvers.pointers import entry, loop
 from dmft.workflow.solving.inputs import problem_of
 
+# Part of the Jacobian by which two differences may disagree.
+SMOOTH = 1e-5
+# Longest step of Newton's method among rows, in units of the longest row.
+REACH = 0.5
+# Least step of differences, in units of `STEP`: below it rounding is all that is seen.
+LEAST_ROOM = 1e-6
 # Blocks that are symmetric, by their names without what tells of a spectrum.
 SYMMETRIC, OF_SPECTRUM = ("Q", "velocity"), "block_"
 
@@ -110,13 +117,57 @@ class StationarySystem:
     def jacobian(self, y: Array) -> Array:
         """Derivatives of the rates, by the derived tangent equations where there are any."""
         if self.linear is None:
-            return differences(self.rates, y, self.scale(y))
+            return differences(self.rates, y, self.scale(y) * self._room(y))
         units = self._units
         out = np.empty_like(units)
         both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
         times, linear = np.zeros(len(units)), entry(self.linear, "RHS")
         loop("evaluate_rows")(linear, times, both, self.widths, self.par, out)
         return self.flat(out).T
+
+    def root(self, tolerance: float, max_steps: int) -> Root:
+        """Where Newton's method ends from the start.
+
+        By differences it moves rows W instead of the overlaps Q = W W^T and M = W (P^(1/2), 0)^T,
+        which are a covariance wherever it looks.
+        """
+        if self.linear is not None:
+            return newton(
+                self.rates, self.jacobian, self.free, tolerance=tolerance, max_steps=max_steps
+            )
+        blocks, teacher = self.blocks(self.free, self.start.Q), _root(self.start.P)
+        along = blocks.pop("M") @ np.linalg.pinv(teacher, hermitian=True)
+        across = _root(blocks.pop("Q") - along @ np.swapaxes(along, -1, -2))
+        W = np.concatenate([along, across], axis=-1)
+        lengths = np.sqrt(np.diagonal(self.start.Q, axis1=-2, axis2=-1))[..., None]
+
+        def overlaps(u: Array) -> Array:
+            rows, at = u[: W.size].reshape(W.shape), W.size
+            if self.equations.space.held:
+                rows = rows * (lengths / np.linalg.norm(rows, axis=-1, keepdims=True))
+            found = {"Q": rows @ np.swapaxes(rows, -1, -2), "M": rows[..., : self.k] @ teacher}
+            for name, block in blocks.items():
+                found[name] = u[at : at + block.size].reshape(block.shape)
+                at += block.size
+            return self.flat(self.pack(found))
+
+        parts = {"W": W, **blocks}
+        start = np.concatenate([part.ravel() for part in parts.values()])
+        sizes = {n: np.maximum(1.0, np.abs(part)) for n, part in parts.items()}
+        sizes["W"] = np.broadcast_to(np.maximum(lengths, LEAST_ROOM), W.shape)
+        scale = np.concatenate([size.ravel() for size in sizes.values()])
+
+        def rates(u: Array) -> Array:
+            return self.rates(overlaps(u))
+
+        def jacobian(u: Array) -> Array:
+            return differences(rates, u, scale)
+
+        reach = REACH * float(scale.max())
+        found = newton(
+            rates, jacobian, start, tolerance=tolerance, max_steps=max_steps, reach=reach
+        )
+        return replace(found, y=overlaps(found.y))
 
     def scale(self, y: Array) -> Array:
         """Sizes of the free coordinates: products of the lengths of their rows; scalars from 1."""
@@ -130,9 +181,30 @@ class StationarySystem:
         found = self.flat(self.pack(sizes))
         return np.where(found > 0.0, found, 1.0)
 
+    def _room(self, y: Array) -> float:
+        """Part of the step of differences that leaves the overlaps a covariance."""
+        blocks = self.blocks(y, self.start.Q)
+        P, M = np.broadcast_to(self.start.P, (*blocks["M"].shape[:-2], self.k, self.k)), blocks["M"]
+        gram = np.block([[blocks["Q"], M], [np.swapaxes(M, -1, -2), P]])
+        lengths = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
+        lengths = np.where(lengths > 0.0, lengths, 1.0)
+        lowest = np.linalg.eigvalsh(gram / (lengths[..., None] * lengths[..., None, :])).min()
+        return float(np.clip(lowest / (2.0 * STEP), LEAST_ROOM, 1.0))
+
     def finite_jacobian(self, y: Array) -> Array:
-        """`jacobian`, refused where the rates leave the floats."""
+        """`jacobian`, refused where the rates leave the floats or have no derivatives."""
         found = self.jacobian(y)
+        if self.linear is None:
+            other = differences(self.rates, y, self.scale(y) * self._room(y) / 4.0)
+            gap = float(np.abs(found - other).max(initial=0.0))
+            if not gap <= SMOOTH * float(np.abs(found).max(initial=0.0)):
+                reason = "their averages on nodes are not smooth"
+                if self._room(y) == LEAST_ROOM:
+                    reason = "their covariance is singular there"
+                raise NotClosed(
+                    f"the rates there have no derivatives by finite differences: {reason}; solve "
+                    "the equations from near the point instead"
+                )
         if not np.all(np.isfinite(found)):
             raise BadParameter("the rates there are not finite: use smaller parameters or overlaps")
         return found
@@ -149,11 +221,18 @@ class StationarySystem:
         return self.observed(y).get("risk", float("nan"))
 
 
+def _root(matrix: Array) -> Array:
+    """Symmetric square root of positive semi-definite matrices."""
+    values, vectors = np.linalg.eigh(matrix)
+    root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ np.swapaxes(
+        vectors, -1, -2
+    )
+    return root
+
+
 def _tangent(equations: Equations) -> Any:
-    """Compiled tangent equations; none of rules with averages on nodes."""
+    """Compiled tangent equations; None where an average has no derivative in closed form."""
     try:
         return compiled_tangent(equations)
     except NotClosed:
-        if equations.family == "rule":
-            return None
-        raise
+        return None

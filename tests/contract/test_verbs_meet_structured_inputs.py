@@ -148,7 +148,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("noise_floor", S): "solve the equations|use dmft.SGD",
     ("scaling_law", C): "a single spectrum", ("scaling_law", O): "with a spectrum",
     ("scaling_law", F): "with a spectrum",
-    ("stability", O): ON_NODES, ("fixed_points", O): ON_NODES,
     ("map", S): WITHOUT, ("map", C): WITHOUT, ("map", O): OF_ONE, ("map", F): "batch_size",
     ("fluctuations", S): WITHOUT, ("fluctuations", C): WITHOUT, ("fluctuations", O): OF_ONE,
     ("greedy_schedule", O): ON_NODES, ("optimal_schedule", O): ON_NODES,

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.optimize import root
 
 import dmft
 from dmft.errors import BadParameter, NotClosed
@@ -208,14 +209,60 @@ def test_refusals():
         dmft.fixed_points(equations, [])
     with pytest.raises(BadParameter, match="Equations"):
         dmft.stability(dmft.Model(ERF, ERF), symmetric(2, 0.5, 0.1, 0.3))
-    tanh = dmft.Committee(sp.tanh(z), width=2)
-    open_equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(1.0))
-    with pytest.raises(NotClosed, match="linearised"):
-        dmft.fixed_points(open_equations, symmetric(2, 0.5, 0.1, 0.3))
 
 
-def test_functions_without_known_derivatives_are_refused():
-    unit = dmft.Committee(z * (1 + sp.erf(z / sp.sqrt(2))) / 2, width=2)
-    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(0.3))
-    with pytest.raises(NotClosed, match="is not known in closed form"):
-        dmft.fixed_points(equations, dmft.random_overlaps(equations.model, dim=100, seed=0))
+# Step, and variance of the noise of labels.
+RATE, NOISE = 0.3, 0.1
+
+
+def rates_of_tanh(state):
+    """dQ/dt and dM/dt of one tanh unit, by Gauss-Hermite quadrature of the definition."""
+    Q, M = state
+    x, w = np.polynomial.hermite_e.hermegauss(120)
+    w = np.outer(w, w) / (2 * np.pi)
+    teacher = x[:, None]
+    own = M * teacher + np.sqrt(Q - M * M) * x[None, :]
+    slope, error = 1 / np.cosh(own) ** 2, np.tanh(teacher) - np.tanh(own)
+    push = error * slope
+    square = RATE * (error**2 + NOISE) * slope**2
+    return np.array([np.sum(w * (2 * push * own + square)), np.sum(w * push * teacher)])
+
+
+def test_averages_on_nodes_have_fixed_points_and_modes():
+    unit = dmft.Committee(sp.tanh(z), width=1)
+    equations = dmft.derive(dmft.Model(unit, unit, NOISE), dmft.SGD(RATE))
+    (point,) = dmft.fixed_points(equations)
+    exact = root(rates_of_tanh, [1.1, 1.0], tol=1e-14).x
+    found = np.array([point.overlaps.Q[0, 0], point.overlaps.M[0, 0]])
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    step = 1e-4 * np.eye(2)
+    slopes = [(rates_of_tanh(exact + h) - rates_of_tanh(exact - h)) / 2e-4 for h in step]
+    modes = np.sort(np.linalg.eigvals(np.transpose(slopes)).real)[::-1]
+    np.testing.assert_allclose(dmft.stability(equations, point).eigenvalues, modes, atol=1e-5)
+
+
+def test_perfect_recovery_is_on_the_border_of_covariances():
+    unit = dmft.Committee(sp.Max(0, z), width=2)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(RATE))
+    start = dmft.Overlaps([[1.1, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.0, 0.9]])
+    (point,) = dmft.fixed_points(equations, start)
+    assert point.status == "ok"
+    assert point.risk < 1e-12
+    np.testing.assert_allclose(point.overlaps.M, np.eye(2), atol=1e-6)
+    with pytest.raises(NotClosed, match="covariance is singular"):
+        dmft.stability(equations, dmft.Overlaps(np.eye(2), np.eye(2)))
+
+
+def test_the_plateau_of_relu_units_is_where_runs_rest():
+    unit = dmft.Committee(sp.Max(0, z), width=2)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(RATE))
+    start = dmft.Overlaps([[0.8, 0.3], [0.3, 0.8]], 0.4 * np.ones((2, 2)))
+    (point,) = dmft.fixed_points(equations, start)
+    run = dmft.solve(equations, start, 4e4, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(run.Q[-1], point.overlaps.Q, atol=1e-7)
+    kick = np.array([[1e-6, -1e-6], [-1e-6, 1e-6]])
+    grown = dmft.solve(equations, dmft.Overlaps(point.overlaps.Q, point.overlaps.M + kick), 40.0,
+                       rtol=1e-12, atol=1e-14, save_at=[20.0, 40.0])  # fmt: skip
+    gap = grown.M[:, 0, 0] - grown.M[:, 0, 1]
+    growth = np.log(gap[-1] / gap[-2]) / 20.0
+    assert dmft.stability(equations, point).growth_rate == pytest.approx(growth, rel=1e-3)

@@ -86,11 +86,12 @@ def newton(
     *,
     tolerance: float,
     max_steps: int,
+    reach: float = np.inf,
 ) -> Root:
     """Newton's method with steps of least norm and halving, so that flat directions do no harm.
 
     F (m,) and dF/dy (m, n) are functions of y (n,); the largest component of F at a root is below
-    `tolerance`. A start with a symmetry of the system keeps it.
+    `tolerance`, that of a step below `reach`. A start with a symmetry of the system keeps it.
     """
     y, value = start, function(start)
     size = _size(value)
@@ -107,7 +108,7 @@ def newton(
                 else Root(y, size, step, Status.OK)
             )
         move = _move(jacobian(y), value)
-        fraction = 1.0
+        fraction = min(1.0, reach / _size(move)) if _size(move) > 0.0 else 1.0
         while True:
             trial = y - fraction * move
             trial_value = function(trial)

@@ -190,10 +190,7 @@ def partial_derivatives(
     for entry in entries:
         slope = sp.diff(plain, names[entry])
         if slope.has(sp.Derivative, sp.Subs):
-            raise NotClosed(
-                f"the derivative of {expr} is not known in closed form; drop the term with "
-                "equations.without(...)"
-            )
+            raise _unknown(slope)
         found.append((entry, _of_parallel_fields(slope.xreplace(back))))
     return tuple((entry, slope) for entry, slope in found if slope != 0)
 
@@ -213,7 +210,7 @@ def _of_arguments(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
         outside = expr.func(*expr.args[:n], place, *expr.args[n + 1 :])
         slope = sp.diff(outside, place)
         if slope.has(sp.Derivative, sp.Subs):
-            raise NotClosed(f"the derivative of {expr.func} is not known in closed form")
+            raise _unknown(slope)
         slope = slope.xreplace({place: inner})
         for leaf in leaves(inner, moving):
             yield Leaf(leaf.entry, slope * leaf.slope, leaf.sums)
@@ -301,7 +298,7 @@ def _moved_expression(expr: sp.Expr, resting: Container[str], by: str = "") -> s
     shifts |= {s: s + EPSILON for s in closed.free_symbols if by and s.name == by}
     derivative = sp.diff(closed.xreplace(shifts), EPSILON)
     if derivative.has(sp.Derivative, sp.Subs):
-        raise _unknown(expr)
+        raise _unknown(derivative)
     return _of_parallel_fields(derivative.xreplace({EPSILON: sp.S.Zero}))
 
 
@@ -310,14 +307,18 @@ def _check_slopes(expr: sp.Expr, resting: Container[str]) -> None:
     for function in with_values(expr).atoms(sp.Function):
         for n, argument in enumerate(function.args, start=1):
             moves = any(base_name(e) not in resting for e in argument.atoms(sp.Indexed))
-            if moves and function.fdiff(n).has(sp.Derivative, sp.Subs):
-                raise _unknown(expr)
+            slope = function.fdiff(n)
+            if moves and slope.has(sp.Derivative, sp.Subs):
+                raise _unknown(slope)
 
 
-def _unknown(expr: sp.Expr) -> NotClosed:
+def _unknown(slope: sp.Expr) -> NotClosed:
+    """What is said of a slope that contains derivatives."""
+    parts = slope.atoms(sp.Derivative, sp.Subs)
+    found = {f.func.__name__ for part in parts for f in part.atoms(sp.Function)}
     return NotClosed(
-        f"the derivative of {expr} is not known in closed form; drop the term with "
-        "equations.without(...), or solve the equations from near the point"
+        f"the derivatives of {', '.join(sorted(found)) or 'a closed form'} are not known, so that "
+        "the equations cannot be differentiated: drop the term with equations.without(...)"
     )
 
 
@@ -392,7 +393,7 @@ def _slopes(
     for s in sorted(expr.free_symbols & set(moving), key=str):
         slope = sp.diff(expr, s)
         if slope.has(sp.Derivative, sp.Subs, sp.DiracDelta):
-            raise NotClosed(f"the derivative of {expr} is not known in closed form")
+            raise _unknown(slope)
         yield s, slope
 
 
