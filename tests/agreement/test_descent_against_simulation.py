@@ -192,7 +192,7 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
     assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS)
 
 
-@pytest.mark.cases("sphere, ridge, momentum, noise")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

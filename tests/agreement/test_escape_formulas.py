@@ -51,7 +51,7 @@ def spherical_passage(retrieval, gamma, noise, u0, T):
     )
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("number", range(4))
 def test_spherical_vectors(retrieval, dynamics_vectors, number):
     v = dynamics_vectors["exit"]["spherical_p1"][number]

@@ -225,6 +225,7 @@ def test_roots_of_matrices_have_numbas_bits():
     assert found.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.cases("relu")
 @pytest.mark.parametrize("activation", [ERF, sp.Max(0, Z)], ids=["erf", "relu"])
 def test_averages_on_nodes_are_those_of_the_text(activation):
     """What the text says is done by Python itself; the compiler may reorder sums."""
@@ -236,6 +237,7 @@ def test_averages_on_nodes_are_those_of_the_text(activation):
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("activation", [Z**2, Z**3 - 3 * Z])
 def test_fluctuations_of_paths_are_those_of_the_text(activation):
     unit = dmft.Committee(activation, 1)
@@ -350,6 +352,7 @@ def test_kept_code_depends_on_the_functions_that_it_calls():
     assert {home / f"{file}.py" for file in SPECIAL.values()} <= set(direct._sources())
 
 
+@pytest.mark.slow
 def test_functions_of_arrays_of_several_states_are_left_to_numba():
     _, (text, _) = derived(dmft.SGD(0.5), sp.tanh(Z))
     direct.code_from_text(text, "rhs")

@@ -84,7 +84,7 @@ def test_python(name, tmp_path, monkeypatch):
     assert "import dmft" not in path.read_text()
 
 
-@pytest.mark.cases("attention")  # of committees the Jacobian below
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_c(name, tmp_path):
     needs("gcc")

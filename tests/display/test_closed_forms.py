@@ -415,6 +415,7 @@ def test_attention_of_two_tokens_is_one_page():
     assert "overlap" not in text
 
 
+@pytest.mark.slow
 def test_printed_averages_over_tokens_are_those_of_the_equations():
     """The loss and the noise by the trapezoidal rule against the risk and the rates."""
     model = dmft.literature.positional_semantic(sp.Rational(1, 2), sp.Rational(2, 5))

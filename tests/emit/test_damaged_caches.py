@@ -569,6 +569,7 @@ def test_another_numba_means_no_cache_in_words(monkeypatch):
     assert function(1.0) == 2.0
 
 
+@pytest.mark.slow
 def test_functions_may_call_themselves():
     source = (
         "from dmft.compiled import njit\n@njit('int64(int64)', cache=True)\n"

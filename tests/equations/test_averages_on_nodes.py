@@ -197,6 +197,7 @@ def by_quadrature(model, start, points=120):
     return drift + drift.T, noise
 
 
+@pytest.mark.cases(1)
 @pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("student", "teacher"),
@@ -229,6 +230,7 @@ def test_sums_of_error_functions_take_the_place_of_nodes(student, teacher):
         equations.evaluate(start, nodes=2)
 
 
+@pytest.mark.slow
 def test_lattices_know_which_integrands_are_even():
     """Half of the nodes are enough for tanh - tanh, not where a sign of all fields matters."""
     start = dmft.Overlaps([[1.2, 0.3], [0.3, 0.8]], [[0.4], [-0.2]], [[1.0]])
@@ -244,6 +246,7 @@ def test_lattices_know_which_integrands_are_even():
     assert 2 * sizes[0] - 1 == sizes[1]
 
 
+@pytest.mark.slow
 def test_claims_of_sums_of_error_functions_cover():
     equations = dmft.derive(committee(sp.tanh(z), p=2, k=2), dmft.SGD(2.0))
     for seed in range(12):

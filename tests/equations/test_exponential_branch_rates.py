@@ -306,6 +306,7 @@ def rates_in_40_digits(p, r, Omega):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("f", "g"),
     [

@@ -268,6 +268,7 @@ def test_covariances_on_nodes_are_positive_and_say_their_error(act, nodes):
         eqs.evaluate(start, d=100, nodes=0)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("act", [ERF, sp.tanh(Z)], ids=["erf", "tanh"])
 def test_half_a_lattice_of_four_fields_says_its_error(act):
     """At short and long rows, against a lattice that is twice as fine and against Sobol points."""

@@ -68,6 +68,7 @@ def test_derived_rates_are_those_of_theory():
     assert max(map(abs, sp.Poly(sp.expand(found - expected), x, y).coeffs())) < 1e-13
 
 
+@pytest.mark.slow
 def test_full_equations_of_two_hundred_students():
     p, dim = 200, 1e3
     model, sgd, start = phase_retrieval(p), sphere(0.2 * p), normal(p, dim)

@@ -96,6 +96,7 @@ def test_nodes_about_rare_events_are_right_where_nothing_is_rare(p):
     )
 
 
+@pytest.mark.slow
 def test_students_that_the_teacher_determines_claim_what_tensor_rules_miss():
     """A kink between nodes: two rules agreed to 8e-6 on a risk that is 1e-4 away."""
     u, v = sp.symbols("u v", real=True)

@@ -96,7 +96,7 @@ def covariances(seed, count, low, high):
         yield c11, rho, c22
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("other", ["tanh", pytest.param("SiLU", marks=pytest.mark.slow)])
 def test_smooth_factors_against_the_trapezoidal_rule(name, other):
@@ -331,6 +331,7 @@ def test_dirac_parts_weigh_by_the_slope_of_their_argument():
     assert sorted(spikes) == [(sp.Rational(1, 2), sp.Rational(1, 12)), (4, 8)]
 
 
+@pytest.mark.cases("0.002")
 @pytest.mark.parametrize("c11", [1.3, 0.002])
 def test_kinked_factors_of_nearly_parallel_fields_against_sums(c11):
     """The smoothed factor has a layer of the width of what is left of its field."""

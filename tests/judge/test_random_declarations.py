@@ -147,6 +147,7 @@ def test_the_judge_sees_a_wrong_number():
         assert abs(value * (1 + 1e-8) - true) > claim + ROUNDING * size
 
 
+@pytest.mark.slow
 def test_a_few_random_declarations():
     wrong, _, _ = failures(range(3))
     assert not wrong, "\n".join(wrong)

@@ -35,6 +35,7 @@ def distance(h, h_star, a, omega):
     return np.sqrt((error**2).sum(axis=(1, 2)))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("e", "m", "a", "omega"), [(0.3, 0.5, 1.0, 0.6), (0.0, 1.0, 0.9, 0.8), (0.8, -0.6, 0.8, 0.3)]
 )
@@ -65,6 +66,7 @@ def boundaries(a):
     return positional_semantic_boundaries(a, loss="frobenius")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "direction", "positional", "semantic", "equal"),
     [

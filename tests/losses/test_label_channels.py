@@ -45,7 +45,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
     return lam, np.where(rng.random(count) < probability(lam[-1]), 1.0, -1.0)
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("student", "loss", "channel"),
     [
@@ -156,6 +156,7 @@ def test_runs_of_kinked_losses_on_drawn_labels(teacher: dmft.Committee) -> None:
             assert np.all(off < 4.5 * error), (dim, block)
 
 
+@pytest.mark.slow
 def test_measures_along_a_run() -> None:
     """Loss and error rate are of drawn labels; the risk is the distance to their mean."""
     equations = dmft.derive(

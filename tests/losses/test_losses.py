@@ -103,6 +103,7 @@ SHIFTED = {
 }
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", SHIFTED)
 def test_labels_of_clusters_that_are_functions(name: str) -> None:
     """Drift of sigma(h + mean) and a label of h*, by samples; a run has the same rate."""
@@ -331,6 +332,7 @@ def test_other_runs_that_leave_their_tables_say_so(start) -> None:
     assert run.Q[-1, 0, 0] > 31.9**2
 
 
+@pytest.mark.slow
 def test_logistic_labels_with_flips_have_a_fixed_point() -> None:
     """That of a long run; the modes by differences of the reference rates."""
     equations = dmft.derive(dmft.Model(LINE, SIGN, label_flip=0.1), dmft.SGD(1.0, loss=LOGISTIC))

@@ -211,7 +211,7 @@ def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:
     assert scores(found["readout"], push, claim["readout"]) < 4.5
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own", "hinge", "squared"])
 def test_own_losses_are_simulated(name: str) -> None:
     """Runs in R^d of two dimensions, and the rates of the equations at their start."""

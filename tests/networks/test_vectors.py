@@ -310,7 +310,7 @@ def simulated_model(vector):
     return leaky(i["phi"], i["g"], symmetry=i["gamma"]), Normal(0.0, i["v0"])
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("vector", SIMULATED, ids=[v["id"] for v in SIMULATED])
 def test_simulated_networks(vector):
     """The limit against networks of 3,000 units: rms of z below 1.6, none beyond 4."""

@@ -511,6 +511,7 @@ def test_files_declare_them(tmp_path: Path, keys: str, made: Any) -> None:
         assert one == two or abs(float(one) - float(two)) < 1e-12, name
 
 
+@pytest.mark.slow
 def test_the_page_of_optimisers_runs() -> None:
     page = Path(__file__).parents[2] / "docs" / "optimisers.md"
     assert doctest.testfile(str(page), module_relative=False).failed == 0

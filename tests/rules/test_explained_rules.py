@@ -24,6 +24,7 @@ RULES = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", RULES)
 def test_steps_are_checked(name):
     """Both columns agree within the errors of the samples; what is expected is among the rules."""

@@ -48,6 +48,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", CASES)
 def test_covariance_of_one_step(name):
     """The exact chain at d = 10^6: increments in units of g/d over 20 000 seeds."""
@@ -90,6 +91,7 @@ def test_a_model_under_sgd_has_the_same_fluctuations():
     np.testing.assert_allclose(ours["covariance"], wanted["covariance"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_paths_have_the_covariance_of_the_reference():
     """Compiled Sigma at one state; a short run from a start, whose variance grows with it."""

@@ -213,6 +213,7 @@ EXPORTED = {
 }
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_rates_are_those_of_the_reference(name, tmp_path):
     """Each file compares itself with the NumPy reference at random states."""
@@ -258,6 +259,7 @@ def test_refusals_of_exports(tmp_path):
         dmft.export(dmft.derive(rule), tmp_path / "a.py")
 
 
+@pytest.mark.slow
 def test_documents_of_rules(tmp_path):
     every = [dmft.derive(EXPORTED[name]()) for name in ("adatron", "feedback", "ica")]
     text = dmft.latex(tmp_path / "rules.tex", *every, title="Rules").read_text()

@@ -314,6 +314,7 @@ def test_one_step_of_random_rules(seed):
 # Simulations ----------------------------------------------------------------------------------
 
 
+@pytest.mark.cases("overlaps")
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_simulations_follow_the_equations(method):
     rule = lit.adversarial_network(laws.Rademacher(), 1.0, 0.8, 0.4, 0.3, 0.2)
@@ -369,6 +370,7 @@ def test_fixed_points_and_modes_of_oja():
     assert modes.growth_rate == pytest.approx(omega - g / 2, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_parameters_follow_time_and_measures():
     replay = sp.Symbol("replay", real=True)
     eqs = dmft.derive(lit.continual_learning(replay))

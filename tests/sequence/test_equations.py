@@ -321,6 +321,7 @@ def test_largest_learning_rates(sequence_vectors):
         dmft.noise_floor(attention, dmft.SGD(0.1))
 
 
+@pytest.mark.slow
 def test_the_largest_learning_rate_is_where_recovery_turns_unstable():
     attention = dmft.Model(TWO, TWO, encoding=1)
     equations = dmft.derive(attention, dmft.SGD(rate))

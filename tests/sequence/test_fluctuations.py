@@ -108,6 +108,7 @@ def test_paths_have_the_spread_of_runs():
         assert paths.std.m[n] == pytest.approx(spread, rel=4.5 / np.sqrt(400))
 
 
+@pytest.mark.slow
 def test_paths_follow_a_schedule():
     """Against chains of their own: a tied ReLU network of the sum is one unit on the mean token."""
     d, count, rng = 400, 1000, np.random.default_rng(3)

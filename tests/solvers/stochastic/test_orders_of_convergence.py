@@ -69,7 +69,7 @@ def slope(errors, steps):
     return -np.polyfit(np.log(steps), np.log(np.abs(errors)), 1)[0]
 
 
-@pytest.mark.cases("euler-1-sinh", "weak2-2-clocked")
+@pytest.mark.cases("euler-1-sinh")
 @pytest.mark.parametrize("name", ["ornstein_uhlenbeck", "sinh", "clocked"])
 @each_scheme
 def test_weak_order(outcomes_of, request, name, method, order):
