@@ -4,6 +4,7 @@ The truths of this file know the update rule of a step and nothing of the librar
 """
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations.definitions import base_name
+from dmft.equations.views.closed import closed_system
+from dmft.equations.views.latex import subject_of
 
 Z = sp.Symbol("z", real=True)
 REFERENCE = Path(__file__).parents[1] / "reference" / "increments.json"
@@ -288,10 +292,32 @@ def test_half_a_lattice_of_four_fields_says_its_error(act):
 
 def test_latex_and_text_show_the_covariance():
     eqs = equations(SQUARE, constraint="sphere")
-    assert r"\Sigma = \mathrm{Cov}" in eqs.latex()
-    assert "finite size" in eqs.latex()
+    assert r"\Sigma = \mathrm{Cov}" in eqs.latex(form="structured")
+    assert "finite size" in eqs.latex(form="structured")
     assert "Cov[(u, v)]" in str(eqs)
     assert eqs.kind == "sde"
+
+
+@pytest.mark.parametrize("constraint", [None, "sphere"])
+def test_printed_polynomials_are_the_drift_and_the_covariance(constraint):
+    """F with its part of order 1/d, and Sigma, at a state, against exact nodes; one page."""
+    eqs = equations(SQUARE, constraint=constraint, noise=0.3)
+    drift = replace(subject_of(eqs), kind="ode", fluctuates=False)
+    system = eqs.noise.added_to(closed_system(drift))
+    state = {"M": 0.4, "Q": 0.8, "P": 1.2} if constraint is None else {"M": 0.4, "Q": 1, "P": 1}
+    want = eqs.evaluate(dmft.Overlaps(**{n: [[y]] for n, y in state.items()}), d=50)
+    at = state | {"learning_rate": 0.1, "label_noise": 0.3, "dim": 50}
+    names = ["Q", "M"]  # in the order of Sigma
+    for target, expr, _ in system.rows:
+        plain = expr.xreplace({s: s.plain for s in expr.free_symbols if hasattr(s, "plain")})
+        value = float(plain.subs({s: at[s.name] for s in plain.free_symbols}))
+        if "Sigma" in str(target):
+            one, two = (names.index(y) for y in str(target)[-3:-1])
+            assert value == pytest.approx(want["Sigma"][one, two], rel=1e-11)
+        elif (name := base_name(target)) in names:
+            assert value == pytest.approx(want[name][0, 0], rel=1e-11)
+    assert len(system.rows) == (6 if constraint is None else 3)
+    assert len(eqs.latex()) < 2700
 
 
 def test_what_has_no_fluctuations_is_refused():

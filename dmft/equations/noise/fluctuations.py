@@ -23,9 +23,9 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.equations import symbols as x
-from dmft.equations.averages.moments import Entry, closed_moments
+from dmft.equations.averages.moments import closed_moments
 from dmft.equations.averages.nodes import MOST_EXACT, noise_rule
-from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.noise.increments import Increments
 from dmft.equations.noise.increments_at_nodes import IncrementsAtNodes
 from dmft.equations.noise.record import (
@@ -38,9 +38,12 @@ from dmft.equations.parameter_values import Values, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.rules import UNIT
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import by_target
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.terms import Parities
+from dmft.equations.views.closed import ClosedSystem, Entry
+from dmft.equations.views.collected import collected
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text, model_names
@@ -183,17 +186,22 @@ class Noise(Fluctuations):
         sample = [d for d in own.sample if d.name not in shown]
         return (*sample, *own.free, *own.constrained, *excess, *rates)
 
+    def process(self, printer: EquationPrinter, state: str = "") -> str:
+        """Align line of the stochastic equation, of a `state` of single units or of all overlaps."""
+        batch = self.algorithm.batch_size
+        names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
+        rate, d = printer.doprint(step_size(self.algorithm)), printer.letter("dim")
+        below = [*([] if state else [printer.letter("p")]), d]
+        below = r"\,".join([*([] if batch == 1 else [str(batch)]), *below])
+        return (
+            rf"d{state or f'({names})'} &= F\,dt + \sqrt{{\frac{{{rate}}}{{{below}}}}}\;"
+            r"\Sigma^{1/2}\,dB_t"
+            + ("" if state else rf",\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr]")
+        )
+
     def latex(self, printer: EquationPrinter, known: Iterable[Definition] = ()) -> list[str]:
         """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
-        batch = self.algorithm.batch_size
-        size = "" if batch == 1 else rf" \cdot {batch}"
-        state, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
-        rate = printer.doprint(step_size(self.algorithm))
-        lines = [
-            rf"d({state}) &= F\,dt + \sqrt{{\frac{{{rate}}}{{p\,d{size}}}}}\;\Sigma^{{1/2}}\,dB_t,"
-            rf"\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr],"
-            r"\quad \xi \sim \mathcal{N}(0, 1)"
-        ]
+        lines = [self.process(printer) + r",\quad \xi \sim \mathcal{N}(0, 1)"]
         shown = self.printed(known)
         rates = [d for d in shown if d.role == "rate"]
         lines += [y for d in shown if d not in rates for y in definition_latex(d, printer)]
@@ -202,18 +210,35 @@ class Noise(Fluctuations):
         lines += [r"&\text{and in } F \text{ at order } 1/d\text{:}"] if rates else []
         return lines + [y for d in rates for y in definition_latex(d, printer)]
 
-    def closed_latex(self, printer: EquationPrinter) -> list[str]:
-        """Align lines of Sigma in closed form, for one student and one teacher."""
+    def added_to(self, system: ClosedSystem) -> ClosedSystem:
+        """Closed drift of one student and one teacher with its part of order 1/d, and Sigma."""
         moments = closed_moments(
             self.model, self.algorithm, {"p": 1, "k": 1}, _declared(self.model) | {"P": None}
         )
+        j, r = ONLY
+        places = {"Q": x.Q[j, j], "M": x.M[j, r], "P": x.P[r, r]}
+        put = {moments.unrolled.state(name, (1, 1)): Entry(y) for name, y in places.items()}
+        put |= {moments.unrolled.state("Q", (1, 1)): sp.S.One} if system.values else {}
+        put |= {moments.unrolled.state("P", (1, 1)): sp.S.One} if "one P" in system.notes else {}
+        put |= {x.Delta: sp.S.Zero} if "label_noise" in system.notes else {}
+
+        def shown(expr: sp.Expr) -> sp.Expr:
+            return collected(sp.expand(expr.xreplace(put)))
+
+        rows = []
+        for target, expr, role in system.rows:
+            parts = moments.rates.get((base_name(target), (1, 1)), {}) if role == "rate" else {}
+            small = sp.Add(*(parts[name] for name in self.terms if name in parts))
+            if (extra := shown(small * x.d)) != 0:
+                extra = sp.Mul(*sp.Mul.make_args(extra), 1 / x.d, evaluate=False)
+                expr = sp.Add(*sp.Add.make_args(expr), extra, evaluate=False)
+            rows.append((target, expr, role))
         entries = [e for e in moments.entries if moments.moves(e)]
-        lines = []
         for number, one in enumerate(entries):
             for two in entries[: number + 1]:
-                name = rf"\Sigma_{{{_name(two)}\,{_name(one)}}}"
-                lines += _polynomial(name, moments.covariance(one, two), printer)
-        return lines
+                name = sp.Symbol(rf"\Sigma_{{{two[0]}{one[0]}}}")
+                rows.append((name, shown(moments.covariance(one, two)), "observable"))
+        return replace(system, rows=tuple(rows))
 
     def unrolled(
         self, explicit: ExplicitEquations, widths: Mapping[str, int], constants: Mapping[str, Any]
@@ -341,32 +366,6 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
     return Noise(model, algorithm, dimension)
 
 
-# Terms of a polynomial on one line.
-TERMS_A_LINE = 7
-
-
 def _declared(model: Model) -> dict[str, Sequence[sp.Expr]]:
     networks = {"readout": model.student, "teacher_readout": model.teacher}
     return {name: network.readout or (sp.Integer(1),) for name, network in networks.items()}
-
-
-def _name(entry: Entry) -> str:
-    name, (j, n) = entry
-    return f"{name}_{{{j}{n}}}"
-
-
-def _polynomial(name: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:
-    """Lines of a polynomial, sorted by powers of the learning rate and of the noise."""
-    terms = sorted(
-        sp.Add.make_args(expr),
-        key=lambda y: (sp.degree(y, x.gamma), sp.degree(y, x.Delta), sp.default_sort_key(y)),
-    )
-    lines = []
-    for first in range(0, len(terms), TERMS_A_LINE):
-        text = ""
-        for term in terms[first : first + TERMS_A_LINE]:
-            part = printer.doprint(term)
-            signed = part.startswith("-") or (first == 0 and not text)
-            text += part if signed else f" + {part}"
-        lines.append(f"{name} &= {text}" if first == 0 else rf"&\quad {text}")
-    return lines

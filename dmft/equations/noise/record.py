@@ -21,6 +21,7 @@ from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Alignment, GradientFlow, Model, Overlaps, SequenceModel, as_count
 
 if TYPE_CHECKING:
+    from dmft.equations.views.closed import ClosedSystem
     from dmft.equations.views.explicit import ExplicitEquations
     from dmft.equations.views.printer import EquationPrinter
 
@@ -78,9 +79,13 @@ class Fluctuations(ABC):
     def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
         """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
 
-    def closed_latex(self, printer: EquationPrinter) -> list[str]:
-        """Align lines of Sigma where it is `closed`."""
-        return []
+    def process(self, printer: EquationPrinter, state: str = "") -> str:
+        """Align line of the stochastic equation, of a `state` of single units or of all overlaps."""
+        raise NotImplementedError
+
+    def added_to(self, system: ClosedSystem) -> ClosedSystem:
+        """Closed drift with its part of order 1/d, and Sigma, where this is `closed`."""
+        raise NotImplementedError
 
     @abstractmethod
     def text(self, known: Sequence[Definition]) -> list[str]:

@@ -356,7 +356,9 @@ class ClosedPrinter(KernelPrinter):
         return sorted(terms, key=rank)
 
 
-def closed_rows(system: ClosedSystem, printer: EquationPrinter) -> tuple[list[str], list[str]]:
+def closed_rows(
+    system: ClosedSystem, printer: EquationPrinter, rate: str = r"\frac{d %s}{dt}"
+) -> tuple[list[str], list[str]]:
     """Rows of the rates and of what is observed, and of what is named in them."""
     closed = ClosedPrinter(printer.names, printer.letters)
     roles = ("rate", "intermediate", "observable")
@@ -368,7 +370,7 @@ def closed_rows(system: ClosedSystem, printer: EquationPrinter) -> tuple[list[st
     rows = []
     for (target, _, role), expr in zip(ordered, exprs, strict=True):
         head = closed.doprint(target)
-        head = rf"\frac{{d {head}}}{{dt}}" if role == "rate" else head
+        head = rate % head if role == "rate" else head
         rows.append(f"{head} &= {closed.doprint(expr)}")
     angle = {sp.Symbol(r"\theta"): sp.acos(system.angle)} if system.angle is not None else {}
     named = {**parts, **angle, **system.totals}

@@ -229,7 +229,7 @@ def leading(total: sp.Expr) -> sp.Expr:
 def rank(term: sp.Expr) -> tuple[object, ...]:
     """Order of the terms of a sum: few parameters, then low degrees, those of teachers first."""
     powers = {b: e for b, e in term.as_powers_dict().items() if b.free_symbols and e.is_number}
-    own = [e for b, e in powers.items() if is_parameter(b) and b not in (x.p, x.k)]
+    own = [abs(e) for b, e in powers.items() if is_parameter(b) and b not in (x.p, x.k)]
     degree = sum((e for b, e in powers.items() if not is_parameter(b)), sp.S.Zero)
     sums = sum(len(y.limits) for y in term.atoms(sp.Sum))
     letters = [

@@ -49,6 +49,7 @@ from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
 
 if TYPE_CHECKING:
+    from dmft.equations.noise.record import Fluctuations
     from dmft.equations.system import System
 
 __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
@@ -113,14 +114,21 @@ def closed_form(subject: Subject, page: Page) -> ClosedSystem | None:
     return system if page.form or (system and system.operations <= LONGEST) else None
 
 
-def closed_latex(subject: Subject, system: ClosedSystem, page: Page) -> str:
-    """LaTeX of a closed system."""
+def closed_latex(
+    subject: Subject, system: ClosedSystem, page: Page, noise: Fluctuations | None = None
+) -> str:
+    """LaTeX of a closed system, whose rates are the drift F of a stochastic equation with noise."""
     printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
     functions = functions_latex(subject.model, printer).removeprefix("& ").split(r",\quad ")
     told = ", ".join(f"${y}$" for y in functions + fixed_values(system, printer.letter))
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)
-    rows, named = closed_rows(system, printer)
+    system = noise.added_to(system) if noise else system
+    rows, named = closed_rows(system, printer, r"F_{%s}" if noise else r"\frac{d %s}{dt}")
+    state = (
+        printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
+    )
+    rows = [noise.process(printer, state), *rows] if noise else rows
     parts += [align(rows), *(["where", align(named)] if named else [])]
     parts.append(f"Here {told}.")
     parts += special_functions([e for _, e, _ in system.rows])
@@ -133,10 +141,11 @@ def equations_latex(equations: System, page: Page) -> str:
         text = token_latex(equations, page)
         if text:
             return text
-    subject = subject_of(equations, page.notation)
-    system = closed_form(subject, page)
+    subject, noise = subject_of(equations, page.notation), equations.noise
+    drift = replace(subject, kind="ode", fluctuates=False) if noise and noise.closed else subject
+    system = closed_form(drift, page)
     if system is not None:
-        return closed_latex(subject, system, page)
+        return closed_latex(subject, system, page, noise)
     printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
@@ -164,8 +173,6 @@ def equations_latex(equations: System, page: Page) -> str:
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
         shown = [a for a in lowered(definitions) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
-        if equations.noise and equations.noise.closed:
-            parts.append(align(equations.noise.closed_latex(printer)))
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
 
