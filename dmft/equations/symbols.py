@@ -69,7 +69,9 @@ growth, cosine, cosine_weight = map(sp.IndexedBase, ("growth", "cosine", "cosine
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
 Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
 # What equations hold of a spectrum.
-OF_INPUTS = frozenset({"eigenvalue", "noise_factor"})
+OF_INPUTS = frozenset(
+    {"eigenvalue", "noise_factor", "cluster_weight", "cluster_label", "cluster_mean"}
+)
 # Variances of clusters by block, and the fractions of the coordinates that these hold.
 cluster_scale, block_fraction = map(sp.IndexedBase, ("cluster_scale", "block_fraction"))
 # Scaled steps: parts of E[psi_j psi_l], what a step is multiplied by, the sum of squared gradients.
@@ -340,6 +342,18 @@ IN_CLUSTER = "_in_"
 CLUSTERED = {"mean": "m", "update": "u"}
 
 
+# In print, terms of all clusters are one sum over c, in which the number of the cluster is 0.
+cluster = sp.Symbol("c", integer=True, positive=True)
+cluster_weight, cluster_label, cluster_mean = map(
+    sp.IndexedBase, ("cluster_weight", "cluster_label", "cluster_mean")
+)
+BASE_LATEX |= {"cluster_weight": r"\rho", "cluster_label": "y", "cluster_mean": r"\mu", "mean": "m"}
+
+
+# Mean of any field, in averages that hold for all of them.
+mean = sp.IndexedBase("mean", real=True)
+
+
 def mean_in(number: int) -> sp.IndexedBase:
     """Means of all fields in a cluster."""
     return sp.IndexedBase(f"mean_{number}", real=True)
@@ -380,7 +394,7 @@ def output_mean_in(number: int) -> sp.Indexed:
 def is_mean(base: sp.Basic) -> bool:
     """Whether a base holds the means of a cluster."""
     stem, _, number = str(base).rpartition("_")
-    return stem == "mean" and number.isdigit()
+    return base == mean or (stem == "mean" and number.isdigit())
 
 
 def slope_of(alignment: sp.Symbol) -> sp.Symbol:

@@ -12,16 +12,17 @@ from sympy.parsing.sympy_parser import parse_expr
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.collected import collected
 from dmft.equations.views.declared import declared_definitions
-from dmft.equations.views.kernels import name_averages
+from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
 from dmft.equations.views.print_forms import named_parts
 from dmft.equations.views.printer import EquationPrinter, letters_of
 from dmft.equations.views.text import model_names
 from dmft.equations.views.token_outputs import token_outputs
+from dmft.equations.views.unit_sums import over_clusters
 from dmft.errors import BadParameter
 
 z = sp.Symbol("z", real=True)
@@ -284,6 +285,78 @@ def test_named_averages_put_back_are_the_equations(notation):
     text = equations.latex(notation=notation)
     assert len(NAMED_AVERAGE.findall(text)) == 12
     assert text.count(r"\langle") - text.count(r"\langle \cdot") <= 7
+
+
+def clusters_apart(expr, mixture):
+    """Sums over clusters written out, by the numbers of the mixture."""
+    total = expr
+    for one in expr.atoms(sp.Sum):
+        (index, first, last), *others = one.limits
+        if index != x.cluster:
+            continue
+        assert (first, last, others) == (1, len(mixture.weights), [])
+        parts = []
+        for n, (weight, label) in enumerate(zip(mixture.weights, mixture.labels, strict=True), 1):
+            put = {x.cluster_weight[index]: sp.nsimplify(weight), x.cluster_label[index]: label}
+            means = (e for e in one.function.atoms(sp.Indexed) if e.base == x.mean_in(0))
+            put |= {e: x.mean_in(n)[e.indices] for e in means}
+            parts.append(one.function.xreplace(put))
+        total = total.xreplace({one: sp.Add(*parts)})
+    return total
+
+
+def in_plain_sums(expr):
+    """Terms of the sums over neurons, each with its factor inside."""
+    found = sp.S.Zero
+    for term in sp.Add.make_args(sp.expand_mul(expr)):
+        sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]
+        if not sums:
+            found += term
+            continue
+        (one,) = sums
+        for part in sp.Add.make_args(sp.expand_mul(term / one * one.function)):
+            found += sp.Function("S")(*(s for s, *_ in one.limits)) * part
+    return sp.expand_mul(found)
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1]),
+        dmft.GaussianMixture([[1, 0], [0, 1], [1, 1]], labels=[2, -1, 0], weights=[0.5, 0.3, 0.2]),
+    ],
+)
+def test_clusters_are_one_sum_in_print(mixture):
+    """Weights, labels and means by index; written out, the sum is the declared equations."""
+    equations = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), mixture), dmft.SGD(gamma))
+    definitions, _ = declared_definitions(subject_of(equations))
+    shown = {d.target: d for d in over_clusters(definitions, mixture)}
+    for d in (d for d in definitions if d.role in ("rate", "intermediate", "observable")):
+        assert not {x.mean_in(n) for n in (1, 2, 3)} & shown[d.target].expr.atoms(sp.IndexedBase)
+        whole = clusters_apart(shown[d.target].expr, mixture)
+        assert in_plain_sums(whole - d.expr) == 0
+    text = equations.latex()
+    assert len(text) < 10_000
+    assert "^{[1]}" not in text
+
+
+def test_averages_are_printed_at_any_means():
+    """sigma''(x_1 + m_1) sigma(x_2 + m_2), in factors, against Gauss-Hermite quadrature."""
+    slope = sp.diff(ERF, z, 2)
+    mean = x.mean_in(1)
+    shifted = [f.xreplace({z: z + mean[i]}) for f, i in zip((slope, ERF), (x.j, x.u), strict=True)]
+    average = at_means(Expectation(At(shifted[0], x.h[x.j]), At(shifted[1], x.h[x.u])))
+    assert {e.indices[0] for e in average.atoms(sp.Indexed)} == {1, 2}
+    closed = in_factors(closed_average(average))
+    at = {"C_{11}": 0.8, "C_{12}": 0.3, "C_{22}": 1.1, "m_{1}": 0.4, "m_{2}": -0.6}
+    value = float(closed.subs({s: at[s.name] for s in closed.free_symbols}))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    one, two = np.linalg.cholesky([[0.8, 0.3], [0.3, 1.1]]) @ np.array(
+        [np.repeat(nodes, 80), np.tile(nodes, 80)]
+    )
+    functions = [sp.lambdify(z, f, "scipy") for f in (slope, ERF)]
+    want = np.outer(weights, weights).ravel() @ (functions[0](one + 0.4) * functions[1](two - 0.6))
+    assert value == pytest.approx(want / (2 * np.pi), rel=1e-10)
 
 
 def test_explicit_equations_of_one_unit_are_the_closed_ones():

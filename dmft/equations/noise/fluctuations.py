@@ -187,7 +187,7 @@ class Noise(Fluctuations):
         return (*sample, *own.free, *own.constrained, *excess, *rates)
 
     def process(self, printer: EquationPrinter, state: str = "") -> str:
-        """Align line of the stochastic equation, of a `state` of single units or of all overlaps."""
+        """Align line of the stochastic equation, of a `state` of single units or all overlaps."""
         batch = self.algorithm.batch_size
         names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
         rate, d = printer.doprint(step_size(self.algorithm)), printer.letter("dim")

@@ -80,7 +80,7 @@ class Fluctuations(ABC):
         """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
 
     def process(self, printer: EquationPrinter, state: str = "") -> str:
-        """Align line of the stochastic equation, of a `state` of single units or of all overlaps."""
+        """Align line of the stochastic equation, of a `state` of single units or all overlaps."""
         raise NotImplementedError
 
     def added_to(self, system: ClosedSystem) -> ClosedSystem:

@@ -14,7 +14,8 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
 from dmft.equations.definitions import Definition
-from dmft.equations.views.print_forms import Polynomials, for_print
+from dmft.equations.views.collected import PI, collected
+from dmft.equations.views.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
@@ -46,6 +47,10 @@ BIVARIATE = (
 )
 
 
+# Means of the fields x_1, x_2, ...
+MEANS = sp.symbols("m_{1:9}", real=True)
+
+
 @dataclass
 class Kernels:
     """Lines of closed forms, and what has none, by reason."""
@@ -59,11 +64,13 @@ class Kernels:
     def add(self, average: Expectation, limit: int | None, how: str = "value") -> None:
         """One average, over fields x_1, x_2 ... with covariance C."""
         head = self.head(average)
+        if any(row.startswith(f"{head} &=") for row in self.rows):
+            return
         if how == "nodes":
             self.others.setdefault("nodes", []).append(self.printer.doprint(average))
             return
         try:
-            closed = _closed(average)
+            closed = closed_average(average)
         except NotClosed:
             self.others.setdefault("open", []).append(head)
             return
@@ -73,6 +80,9 @@ class Kernels:
         if limit is not None and sp.count_ops(closed) > 2.2 * limit:
             self.others.setdefault("long", []).append(head)
             return
+        if closed.free_symbols & set(MEANS):  # of exponents that have several terms
+            other = in_factors(closed)
+            closed = min(closed, other, key=lambda e: sp.count_ops(rewritten(e)))
         shown = for_print(closed, self.names)
         if limit is not None and sp.count_ops(shown) > limit:
             self.names.take()
@@ -157,12 +167,30 @@ def kernels_latex(
     """Sentences and alignments about averages; `limit` bounds the operations of closed forms."""
     kernels = Kernels(printer)
     ordered = sorted(averages, key=lambda one: printer.name_of(one.average) or "~")
-    for one in ordered:
-        kernels.add(one.average, limit, one.how)
+    shown = {at_means(one.average): one.how for one in ordered}
+    for average, how in shown.items():
+        kernels.add(average, limit, how)
     return kernels.latex()
 
 
-def _closed(average: Expectation) -> sp.Expr:
+def at_means(average: Expectation) -> Expectation:
+    """The average of a product at any means m_1, m_2 ... of its fields, not those of a cluster."""
+    if not average.is_product:
+        return average
+    means = [
+        {e: x.mean[n] for e in a.factor.atoms(sp.Indexed) if x.is_mean(e.base)}
+        for n, a in enumerate(average.parts, 1)
+    ]
+    if not any(means):
+        return average
+    places = (
+        At(f.xreplace(m), sp.Integer(n))
+        for n, (f, m) in enumerate(zip(average.factors, means, strict=True))
+    )
+    return Expectation(*places, average.law)
+
+
+def closed_average(average: Expectation) -> sp.Expr:
     """Function of the covariances that stands for an average."""
 
     def cov(first: Any, second: Any) -> sp.Symbol:
@@ -174,10 +202,18 @@ def _closed(average: Expectation) -> sp.Expr:
         raise NotClosed(f"{average} is not a product of functions of single fields")
     places = (At(f, sp.Integer(n)) for n, f in enumerate(average.factors))
     closed = elementary(value_of(Expectation(*places), cov))
+    closed = closed.xreplace({x.mean[n]: y for n, y in enumerate(MEANS, 1)})
     try:
         return written_out(closed)
     except NotClosed:  # products with error functions: one integral of closed averages
         return closed
+
+
+def in_factors(closed: sp.Expr) -> sp.Expr:
+    """A closed form in factors; covariances and means are no parameters."""
+    table = {s: Part(s.name, **s.assumptions0) for s in closed.free_symbols}
+    back = {new: s for s, new in table.items()} | {PI: sp.pi}
+    return collected(closed.xreplace(table)).xreplace(back)
 
 
 def written_out(expr: sp.Expr) -> sp.Expr:

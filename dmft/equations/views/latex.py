@@ -40,6 +40,7 @@ from dmft.equations.views.token_outputs import (
     rows_of_averages,
     token_outputs,
 )
+from dmft.equations.views.unit_sums import over_clusters
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -150,9 +151,11 @@ def equations_latex(equations: System, page: Page) -> str:
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
-    definitions = printed_definitions(definitions)
+    definitions = averaged = printed_definitions(definitions)
     if equations.model.reads_sequences:
         definitions = _in_one_line(definitions)
+    elif not page.symbolic and equations.model.clusters is not None:
+        definitions = over_clusters(definitions, equations.model.clusters)
     named = name_averages(definitions, printer)
     parts = [
         *clock(subject, page, printer),
@@ -171,7 +174,7 @@ def equations_latex(equations: System, page: Page) -> str:
     parts += token_rows(tokens, printer)
     if page.kernels != "none":
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
-        shown = [a for a in lowered(definitions) if a.how != "nodes"]
+        shown = [a for a in lowered(averaged) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
@@ -230,18 +233,22 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     if system is not None:
         return closed_latex(subject, system, page)
     printer = page.printer(model_names(model, r"\sigma", r"\sigma_*"))
-    notes = list[str]()
+    notes, averaged = list[str](), definitions
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
-    named = name_averages(definitions[-1:], printer)
+        averaged = definitions
+        if model.clusters is not None:
+            definitions = over_clusters(definitions, model.clusters)
+    risk = [d for d in definitions if d.role == "observable"][-1]
+    named = name_averages([risk], printer)
     parts = [
         *clock(subject, page, printer),
-        align(definition_latex(definitions[-1], printer)),
+        align(definition_latex(risk, printer)),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer),
         *named,
         align([functions_latex(model, printer)]),
-        *kernels_latex(lowered(definitions), printer, None),
+        *kernels_latex(lowered(averaged), printer, None),
     ]
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
@@ -344,11 +351,11 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
         blocks = [d for d in blocks if d.name != "Gram"]
     law = rf"{Omega}),\quad {Omega} = {matrix}"
     if any(IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
-        law = Omega + r"^{[z]})\text{ in cluster } z"
+        law = Omega + r"^{[c]})\text{ in cluster } c"
     lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
     lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
     if any(d.expr.has(MeanSlope) for d in definitions):
-        whole = rf"({field} - m^{{[z]}})" if "in cluster" in law else field
+        whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
         lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
     whose = ""
     if any(d.expr.has(OverSamples) for d in definitions):
@@ -407,14 +414,14 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
     rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
     lines = []
     for number, (weight, mean, scale) in enumerate(rows, start=1):
-        text = rf"\text{{cluster {number}: }} w = {weight:.4g},\ \mu = ({_listed(mean)})"
+        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = ({_listed(mean)})"
         if inputs.fractions is not None:
             text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
         elif scale != 1:
-            text += rf",\ s = {scale:g}"
+            text += rf",\ s_{number} = {scale:g}"
         if inputs.labels is not None:
             label = {z: _star(r) for r, z in enumerate(inputs.fields, start=1)}
-            text += rf",\ y = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
+            text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
         lines.append(text)
     if inputs.fractions is not None:
         lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")

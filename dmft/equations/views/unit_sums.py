@@ -1,8 +1,9 @@
-"""Polynomials with sums over neurons, for all widths: each sum once, over what depends on it."""
+"""Sums over neurons, for all widths: each once, over what depends on it; sums over clusters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import permutations
 
@@ -10,7 +11,8 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import free_indices
-from dmft.equations.definitions import base_name
+from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.model import GaussianMixture
 
 
 def over_neurons(expr: sp.Expr) -> sp.Expr:
@@ -120,3 +122,106 @@ def _sorted_entries(term: sp.Expr) -> sp.Expr:
             if base_name(entry) == "Q" and len(set(entry.indices)) == 1:
                 table[entry] = entry
     return term.xreplace(table)
+
+
+# Clusters -------------------------------------------------------------------------------------
+
+# Terms of clusters are in the ratio of their weights to this part.
+AGREES = 1e-12
+
+
+def over_clusters(
+    definitions: Sequence[Definition], mixture: GaussianMixture
+) -> tuple[Definition, ...]:
+    """Definitions with one sum over clusters where these have equal terms, for print.
+
+    Clusters differ in arrays that have their number, in their weights and in their labels.
+    """
+    labels = [sp.sympify(y, strict=True) for y in mixture.labels or ()]
+    if mixture.fractions is not None or not all(y.is_number for y in labels):
+        return tuple(definitions)
+    powers = [[float(y) ** n for y in labels] for n in range(3)] if labels else [[1.0] * 999]
+    shares = [[w * y for w, y in zip(mixture.weights, some, strict=False)] for some in powers]
+    found = [
+        replace(d, terms=tuple((name, _in_clusters(e, shares)) for name, e in d.terms))
+        if d.role != "block"
+        else d
+        for d in definitions
+    ]
+    if found == list(definitions):
+        return tuple(definitions)
+    i, r, k = x.i, x.r, mixture.means.shape[1]
+    mean = x.cluster_mean[x.cluster, r] * x.Omega[i, x.p + r]
+    mean = sp.Sum(mean, (r, 1, k)) if k > 1 else x.cluster_mean[x.cluster] * x.Omega[i, x.p + 1]
+    read = {name for d in found for name in used_bases(d.expr)}
+    kept = [d for d in found if d.name in read or d.role != "block" or d.name == "Omega"]
+    return (*kept, Definition(x.mean_in(0)[i], (("mean", mean),), "block"))
+
+
+def _in_clusters(expr: sp.Expr, shares: Sequence[Sequence[float]]) -> sp.Expr:
+    """The same as a sum over clusters; terms that differ otherwise stay as they are."""
+    groups: dict[sp.Expr, list[sp.Expr]] = {}
+    others = []
+    for term in sp.Add.make_args(sp.expand_mul(expr, deep=False)):
+        number, rest = term.as_coeff_Mul()
+        cluster, key = _renumbered(rest)
+        if cluster:
+            groups.setdefault(key, [sp.S.Zero] * len(shares[0]))[cluster - 1] += number
+        else:
+            others.append(term)
+    sums: dict[tuple[int, sp.Expr, tuple[sp.Basic, ...]], sp.Expr] = {}
+    for rest, numbers in groups.items():
+        place = next(n for n, y in enumerate(numbers) if y != 0)
+        ratios = [float(numbers[place]) / y[place] if y[place] else 0.0 for y in shares]
+        power = next((n for n, y in enumerate(ratios) if _agree(numbers, y, shares[n])), None)
+        if power is None:
+            return expr
+        front, inside, limits = _parts(sp.nsimplify(ratios[power], rational=True) * rest)
+        key = (power, front, limits)
+        sums[key] = sums.get(key, sp.S.Zero) + inside
+    if not sums:
+        return expr
+    fronts = [front.as_powers_dict() for _, front, _ in sums]
+    pick = {x.p: max, x.k: max}  # widths stay below, as in 1/p^2
+    shared = {b: pick.get(b, min)(y[b] for y in fronts) for b in fronts[0] if b.is_Symbol}
+    common = sp.Mul(*(b**e for b, e in shared.items()))
+    if all(front.could_extract_minus_sign() for _, front, _ in sums):
+        common = -common
+    by_power: dict[int, list[sp.Expr]] = {}
+    for (power, front, limits), inside in sums.items():
+        term = front / common * (sp.Sum(inside, *limits) if limits else inside)
+        by_power.setdefault(power, []).append(term)
+    c = x.cluster
+    terms = (x.cluster_label[c] ** n * sp.Add(*y) for n, y in by_power.items())
+    body = sp.Mul(x.cluster_weight[c], sp.Add(*terms), evaluate=False)
+    return sp.Add(*others, common * sp.Sum(body, (c, 1, len(shares[0]))))
+
+
+def _agree(numbers: Sequence[sp.Expr], ratio: float, share: Sequence[float]) -> bool:
+    return all(abs(float(n) - ratio * y) < AGREES for n, y in zip(numbers, share, strict=True))
+
+
+def _renumbered(expr: sp.Expr) -> tuple[int, sp.Expr]:
+    """Number of the only cluster that an expression is of, else 0; itself without that number."""
+    table, numbers = dict[sp.Expr, sp.Expr](), set[int]()
+    for entry in expr.atoms(sp.Indexed):
+        base, number = x.cluster_of(entry.base)
+        if x.is_mean(entry.base):
+            number, new = int(base_name(entry).rpartition("_")[2]), x.mean_in(0)
+        elif number:
+            new = x.base_in(base, 0)
+        else:
+            continue
+        numbers.add(number)
+        table[entry] = new[entry.indices]
+    return (numbers.pop(), expr.xreplace(table)) if len(numbers) == 1 else (0, expr)
+
+
+def _parts(term: sp.Expr) -> tuple[sp.Expr, sp.Expr, tuple[sp.Basic, ...]]:
+    """Number and parameters of a term; its other factors, in the sum that is one; its limits."""
+    front, rest = term.as_independent(sp.Indexed, sp.Sum, as_Add=False)
+    sums = [f for f in sp.Mul.make_args(rest) if isinstance(f, sp.Sum)]
+    if len(sums) != 1:
+        return front, rest, ()
+    body = sp.expand_mul(rest / sums[0] * sums[0].function, deep=False)
+    return front, body, tuple(sums[0].limits)
