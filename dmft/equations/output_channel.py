@@ -12,6 +12,18 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
+from dmft.equations.channel_forms import (
+    AT,
+    NAMES,
+    OMEGA,
+    NormalDensity,
+    UpperTail,
+    V,
+    Y,
+    channel_latex,
+    scores,
+    written,
+)
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation, Ledger, explanation
@@ -21,18 +33,14 @@ from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.pieces import Piece, inside, pieces, resolved, stripped
 from dmft.gaussian.channels.several import Several
 from dmft.gaussian.channels.sweeps import solutions
-from dmft.gaussian.closed.bivariate import BivariateNormalCDF, normal_cdf
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model import Model
 from dmft.record import InLatex, Short
 from dmft.validation import checked
 
-Y, OMEGA = sp.Symbol("y", real=True), sp.Symbol("omega", real=True)
-V = sp.Symbol("V", positive=True)
 # Places at which an explanation compares formulas with integrals: y (as a field), omega, V.
 CASES = ((0.3, -0.4, 0.7), (-1.1, 0.6, 0.5))
-# Longer formulas are not simplified.
-MOST_OPERATIONS = 120
 # Sides agree to this part; width of the test function of labels with a density.
 AGREES, WIDTH = 1e-6, 0.5
 
@@ -137,14 +145,14 @@ class OutputChannel(InLatex, Short):
         >>> import sympy as sp, dmft
         >>> z = sp.Symbol("z", real=True)
         >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
-        >>> dmft.output_channel(model).latex().count(r"\begin{cases}")
-        3
+        >>> print(dmft.output_channel(model).latex().partition(",")[0])
+        Z_{\mathrm{out}}(y; \omega
         """
-        names = (r"Z_{\mathrm{out}}", r"g_{\mathrm{out}}", r"\partial_\omega g_{\mathrm{out}}")
+        if self.closed and len(self.fields) == 1:
+            return channel_latex(_single(self.declared, self.inner, self.pieces))
+        rows = zip(NAMES, (self.Z, self.g, self.slope), strict=True)
         printer = ClosedPrinter({})
-        rows = zip(names, (self.Z, self.g, self.slope), strict=True)
-        lines = [rf"{n}(y; \omega, V) &= {printer.doprint(e)}" for n, e in rows if e is not None]
-        return " \\\\\n".join(lines)
+        return " \\\\\n".join(f"{n}{AT} &= {printer.doprint(e)}" for n, e in rows if e is not None)
 
     def _repr_latex_(self) -> str:
         return rf"$\begin{{aligned}}{self.latex()}\end{{aligned}}$"
@@ -265,8 +273,13 @@ def output_channel(model: Model) -> OutputChannel:
         found = () if label.drawn else pieces(inner, fields[0])
         z_out = _single(label, inner, found)
         closed = not z_out.has(sp.Integral)
-        g = _log_slope(z_out, OMEGA)
-        slope = _by_pieces(g, lambda e: sp.diff(e, OMEGA)) if closed else sp.Derivative(g, OMEGA)
+        if not closed:
+            g = sp.Derivative(sp.log(written(z_out)), OMEGA)
+            slope = sp.Derivative(g, OMEGA)
+        else:
+            g = _by_pieces(z_out, lambda e: scores(e)[0])
+            slope = _by_pieces(z_out, lambda e: scores(e)[1])
+        z_out = written(z_out)
         return OutputChannel(
             label, label.expr, fields, inner, outer, found, z_out, g, slope, closed
         )
@@ -274,11 +287,6 @@ def output_channel(model: Model) -> OutputChannel:
     closed = not z_out.has(sp.Integral)
     g = sp.Matrix([_log_slope(z_out, w) for w in omegas])
     return OutputChannel(label, label.expr, fields, inner, outer, (), z_out, g, None, closed)
-
-
-def _short(expr: sp.Expr) -> sp.Expr:
-    """Simplified where that is quick."""
-    return sp.simplify(expr) if sp.count_ops(expr) < MOST_OPERATIONS else expr
 
 
 def _log_slope(z_out: sp.Expr, omega: sp.Symbol) -> sp.Expr:
@@ -289,15 +297,14 @@ def _log_slope(z_out: sp.Expr, omega: sp.Symbol) -> sp.Expr:
 
 
 def _normal(x: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
-    return sp.exp(-((x - mean) ** 2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+    return NormalDensity(x, mean, variance).written()
 
 
 def _by_pieces(expr: sp.Expr, change: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
     """A function of each piece of a Piecewise; where Z vanishes it stays zero."""
     if not isinstance(expr, sp.Piecewise):
-        return _short(change(expr)) if expr != 0 else expr
-    rows = [(sp.S.Zero if e == 0 else _short(change(e)), c) for e, c in expr.args]
-    return sp.Piecewise(*rows)
+        return change(expr) if expr != 0 else expr
+    return sp.Piecewise(*((change(e) if e != 0 else e, c) for e, c in expr.args))
 
 
 def _single(label: Label, inner: sp.Expr, found: tuple[Piece, ...]) -> sp.Expr:
@@ -308,25 +315,39 @@ def _single(label: Label, inner: sp.Expr, found: tuple[Piece, ...]) -> sp.Expr:
     plain = _noisy(label, found, z) if label.noise != 0 else _noiseless(found, z)
     if label.flip == 0:
         return plain
-    return (1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y})
+    if not isinstance(plain, sp.Piecewise):
+        return (1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y})
+    values = {c.rhs: e for e, c in plain.args if isinstance(c, sp.Eq)}
+    if len(values) < len(plain.args) - 1:
+        return sp.piecewise_fold((1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y}))
+    both = dict.fromkeys([*values, *(-v for v in values)])
+    pairs = [(v, values.get(v, sp.S.Zero), values.get(-v, sp.S.Zero)) for v in both]
+    rows = [(_flipped(one, other, label.flip), sp.Eq(Y, v)) for v, one, other in pairs]
+    return sp.Piecewise(*rows, (0, True))
+
+
+def _flipped(one: sp.Expr, other: sp.Expr, flip: sp.Expr) -> sp.Expr:
+    """Probability of a label that is flipped with probability `flip`."""
+    opposite = isinstance(one, UpperTail) and other == UpperTail(-one.args[0])
+    return flip + (1 - 2 * flip) * one if opposite else (1 - flip) * one + flip * other
 
 
 def _drawn(mean: sp.Expr, z: sp.Symbol) -> sp.Expr:
     """Z of labels +1 and -1 with a mean: closed for probits."""
     if probit := probit_of(mean, z):
         slope, offset = probit
-        return normal_cdf(Y * (slope * OMEGA + offset) / sp.sqrt(1 + slope**2 * V))
+        return UpperTail(-Y * (slope * OMEGA + offset) / sp.sqrt(1 + slope**2 * V))
     likelihood = (1 + Y * mean) / 2
     return sp.Integral(_normal(z, OMEGA, V) * likelihood, (z, -sp.oo, sp.oo))
 
 
 def _mass(piece: Piece, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """P(low < z < high) of N(mean, variance)."""
-    high, low = (
-        (end - mean) / sp.sqrt(variance) if end.is_finite else end
-        for end in (piece.high, piece.low)
-    )
-    return normal_cdf(high) - normal_cdf(low)
+    root = sp.sqrt(variance)
+    if not piece.low.is_finite:
+        return UpperTail((mean - piece.high) / root) if piece.high.is_finite else sp.S.One
+    above = UpperTail((piece.high - mean) / root) if piece.high.is_finite else 0
+    return UpperTail((piece.low - mean) / root) - above
 
 
 def _noiseless(found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
@@ -371,7 +392,7 @@ def _root_term(piece: Piece, z: sp.Symbol) -> tuple[sp.Expr, sp.Basic] | None:
     least, most = ends if piece.rising else ends[::-1]
     conditions = [sp.Gt(Y, least)] if least is not None else []
     conditions += [sp.Lt(Y, most)] if most is not None else []
-    return _normal(root, OMEGA, V) / slope, sp.And(*conditions)
+    return NormalDensity(root, OMEGA, V) / slope, sp.And(*conditions)
 
 
 def _noisy(label: Label, found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
@@ -386,7 +407,7 @@ def _noisy(label: Label, found: tuple[Piece, ...], z: sp.Symbol) -> sp.Expr:
         offset = piece.expr.xreplace({z: sp.S.Zero})
         variance = 1 / (1 / V + slope**2 / label.noise)
         mean = variance * (OMEGA / V + slope * (Y - offset) / label.noise)
-        whole = _normal(Y, offset + slope * OMEGA, label.noise + slope**2 * V)
+        whole = NormalDensity(Y, offset + slope * OMEGA, label.noise + slope**2 * V)
         total += whole * _mass(piece, sp.simplify(mean), sp.simplify(variance))
     return total
 

@@ -339,7 +339,7 @@ def test_printed_and_changed():
     # The noise of two clusters is printed below.
     text = equations.without("sgd_noise").latex(symbolic=True, width=2000)
     assert r"\sigma'(0.7746 h_{j} + m_{j}^{[1]})" in text
-    assert r"\text{cluster 3: } w = 0.25,\ \mu = (0, 1),\ s = 0.6,\ y = -1" in text
+    assert r"\rho_3 = 0.25,\ \mu_3 = (0, 1),\ s_3 = 0.6,\ y_3 = -1" in text
     assert "m⟨2⟩[i] = -Ω[i,p+1]" in str(equations)
     risk = dmft.population_risk(equations.model)
     assert r"\sigma(0.7746 h_{u} + m_{u}^{[1]})" in risk.latex(symbolic=True)

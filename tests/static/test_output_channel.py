@@ -130,6 +130,41 @@ def test_the_integral_of_two_fields_is_the_density_of_the_label():
         assert value == pytest.approx(fields * norm(at[0] * at[1], np.sqrt(0.3)).pdf(0.4), rel=1e-9)
 
 
+PRINTED = {  # label, options, y, and the most characters that the formulas take
+    "sign": (sp.sign(z), {}, -1, 500),
+    "sign flipped": (sp.sign(z), {"label_flip": sp.Rational(1, 10)}, -1, 550),
+    "sign noisy": (sp.sign(z), {"label_noise": 0.1}, 0.4, 750),
+    "three values": (sp.sign(z - 1) + sp.sign(z + 1), {}, 0, 1500),
+    "two values": (sp.sign(z - 1) + sp.sign(z + 1), {}, -2, 1500),
+    "relu noisy": (sp.Max(0, z), {"label_noise": 0.1}, 0.4, 1600),
+    "abs": (sp.Abs(z), {}, 0.7, 500),
+    "abs noisy": (sp.Abs(z), {"label_noise": 0.1}, 0.4, 2100),
+    "square": (z**2, {}, 0.6, 600),
+    "probit": (z, PROBIT, -1, 600),
+    "two slopes": (sp.Max(2 * z, -z), {}, 0.6, 700),
+    "three roots": (sp.Max(sp.Abs(z), 2 - sp.Abs(z)), {}, 1.4, 4000),
+    "two ranges": (sp.Piecewise((z + 1, z > 0), (z**2, True)), {}, 1.3, 4000),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_printed_formulas_are_the_numbers(name):
+    """Score and slope by H, phi and N, against differences of log Z of the numeric channel."""
+    expr, options, y, most = PRINTED[name]
+    found = channel(expr, **options)
+    at, h = {Y: y, OMEGA: -0.4, V: 0.7}, 1e-3
+    logs = [found.evaluate(y, -0.4 + n * h, 0.7)["log_Z"] for n in range(-2, 3)]
+    slope, curvature = np.dot([[1, -8, 0, 8, -1], [-1, 16, -30, 16, -1]], logs) / 12
+    wanted = (logs[2], slope / h, curvature / h**2)
+    formulas = (sp.log(found.Z), found.g, found.slope)
+    for formula, value in zip(formulas, wanted, strict=True):
+        assert float(formula.subs(at)) == pytest.approx(float(value), rel=1e-7, abs=1e-7)
+    text = found.latex()
+    assert len(text) < most
+    assert text.count("erf") <= 1
+    assert "NaN" not in text
+
+
 def test_formulas_are_latex():
     text = channel(sp.Max(0, z)).latex()
     assert text.startswith(r"Z_{\mathrm{out}}(y; \omega, V)")

@@ -191,8 +191,8 @@ class Noise(Fluctuations):
         batch = self.algorithm.batch_size
         names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
         rate, d = printer.doprint(step_size(self.algorithm)), printer.letter("dim")
-        below = [*([] if state else [printer.letter("p")]), d]
-        below = r"\,".join([*([] if batch == 1 else [str(batch)]), *below])
+        numbers = [*([] if batch == 1 else [str(batch)]), *([] if state else [printer.letter("p")])]
+        below = r"\,".join([*numbers, d])
         return (
             rf"d{state or f'({names})'} &= F\,dt + \sqrt{{\frac{{{rate}}}{{{below}}}}}\;"
             r"\Sigma^{1/2}\,dB_t"

@@ -123,7 +123,8 @@ def _branch(node: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     """Value of one switch without switches inside."""
     if isinstance(node, sp.Piecewise):
         for value, condition in node.args:
-            truth = {r: r.xreplace(point).n() for r in condition.atoms(Relational)}
+            held = {r: r.xreplace(point) for r in condition.atoms(Relational)}
+            truth = {r: y.n() if isinstance(y, Relational) else y for r, y in held.items()}
             if condition.xreplace(truth) == sp.true:
                 return value
         raise BadParameter(f"the pieces of {node} do not cover the line: add a last (value, True)")
