@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sympy as sp
 
@@ -26,6 +27,7 @@ from dmft.equations.views.latex import subject_of
 from dmft.equations.views.print_forms import Polynomials, for_print, unnamed
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
 from dmft.typeset.formula import width
@@ -157,6 +159,32 @@ def test_relu_is_printed_by_angles():
     text = dmft.derive(MODELS["relu"][0], dmft.GradientFlow()).latex()
     assert r"\left(\pi - \theta_{12}" in text
     assert r"\theta_{12} &= \arccos" in text
+
+
+def test_averages_of_four_relu_fields_are_moments_of_an_orthant():
+    """P_4, F_qs and rho_qs as they are printed, in numbers, against the compiled closed form."""
+    text = " ".join(equations("relu").latex().split())
+    assert r"I_{4} &= C_{34} P_4 + \sum_{q \ne s} C_{3q}" in text
+    assert text.count(r"\arcsin") == 2
+    root = np.array([[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]) / 3
+    C = root @ root.T + np.eye(4) / 7
+    at = {covariance(i, n): C[i, n] for i in range(4) for n in range(i, 4)}
+    closed = next(e for e in closed_forms("relu") if e.has(FourSigns))
+    signs = next(iter(closed.atoms(FourSigns)))
+    pairs = [(q, s) for q in range(4) for s in range(4) if q != s]
+    arcs = sum(np.arcsin(C[q, s] / np.sqrt(C[q, q] * C[s, s])) for q, s in pairs) / 2
+    total = C[2, 3] * (1 + float(signs.xreplace(at).evalf()) + 2 / np.pi * arcs) / 16
+    for q, s in pairs:
+        rest, given = [n for n in range(4) if n not in (q, s)], [q, s]
+        law = C[np.ix_(rest, rest)] - C[np.ix_(rest, given)] @ np.linalg.solve(
+            C[np.ix_(given, given)], C[np.ix_(given, rest)]
+        )
+        rho = law[0, 1] / np.sqrt(law[0, 0] * law[1, 1])
+        F = (1 + 2 / np.pi * np.arcsin(rho)) / (
+            8 * np.pi * np.sqrt(np.linalg.det(C[np.ix_(given, given)]))
+        )
+        total += C[2, q] * (C[3, s] - C[3, q] * C[q, s] / C[q, q]) * F
+    assert total == pytest.approx(float(closed.xreplace(at).evalf()), rel=1e-12)
 
 
 def test_declared_values_are_used_and_told():

@@ -19,6 +19,7 @@ from dmft.equations.views.print_forms import Part, Polynomials, for_print, rewri
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
+from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -60,6 +61,7 @@ class Kernels:
     named: list[str] = field(default_factory=list)
     others: dict[str, list[str]] = field(default_factory=dict)
     names: Polynomials = field(default_factory=Polynomials)
+    orthants: list[str] = field(default_factory=list)
 
     def add(self, average: Expectation, limit: int | None, how: str = "value") -> None:
         """One average, over fields x_1, x_2 ... with covariance C."""
@@ -76,6 +78,12 @@ class Kernels:
             return
         if closed.has(TableAverage):
             self.others.setdefault("table", []).append(head)
+            return
+        if closed.has(FourSigns) and (ramps := _ramps(average)):
+            self.orthants = orthant_rows()
+            (self.named if head in self.printer.averages.values() else self.rows).append(
+                f"{head} &= {orthant_average(*ramps)}"
+            )
             return
         if limit is not None and sp.count_ops(closed) > 2.2 * limit:
             self.others.setdefault("long", []).append(head)
@@ -116,8 +124,8 @@ class Kernels:
 
     def meanings(self) -> list[str]:
         """Definitions of special functions that the closed forms hold."""
-        text = " ".join([*self.named, *self.rows])
-        found = []
+        found = list(self.orthants)
+        text = " ".join([*self.named, *self.rows, *found])
         if r"\Phi_{2}" in text:
             found.append(BIVARIATE)
         if "S_{1234}" in text or "S_4" in text:
@@ -151,6 +159,34 @@ def name_averages(definitions: Iterable[Definition], printer: EquationPrinter) -
     fields = (printer.doprint(y) for y in (x.h[x.j], x.h_star[x.r]))
     rows = [f"{name} &= {over_labels(f, printer)}" for f, name in printer.averages.items()]
     return [NAMED.format(names, *fields), align(rows)]
+
+
+def _ramps(average: Expectation) -> tuple[int, int] | None:
+    """Numbers of the two ramps max(0, x) in a product with two steps; None for others."""
+    step, ramp = sp.Heaviside(FIELD), sp.Max(0, FIELD)
+    places = [n for n, f in enumerate(average.factors, 1) if f == ramp]
+    steps = [f for f in average.factors if f == step]
+    return (places[0], places[1]) if (len(places), len(steps)) == (2, 2) else None
+
+
+def orthant_average(a: int, b: int) -> str:
+    """E[x_a x_b] over the positive orthant of four fields (Tallis 1961, at the origin)."""
+    return (
+        rf"C_{{{a}{b}}} P_4 + \sum_{{q \ne s}} C_{{{a}q}}"
+        rf" \left(C_{{{b}s}} - \frac{{C_{{{b}q}} C_{{qs}}}}{{C_{{qq}}}}\right) F_{{qs}}"
+    )
+
+
+def orthant_rows() -> list[str]:
+    """Probability of the orthant, densities of two fields on its border, and correlations there."""
+    return [
+        r"P_4 &= \Pr(x_1, x_2, x_3, x_4 > 0) = \frac{1}{16} \Bigl[1 + S_{1234} + "
+        r"\frac{2}{\pi} \sum_{q<s} \arcsin \frac{C_{qs}}{\sqrt{C_{qq} C_{ss}}}\Bigr]",
+        r"F_{qs} &= \frac{1}{8 \pi \sqrt{C_{qq} C_{ss} - C_{qs}^{2}}} \Bigl[1 + \frac{2}{\pi} "
+        r"\arcsin \rho_{qs}\Bigr]",
+        r"\rho_{qs} &= \mathrm{Corr}(x_a, x_b \mid x_q = x_s = 0),\quad "
+        r"\{a, b, q, s\} = \{1, 2, 3, 4\}",
+    ]
 
 
 def signs_rows(with_arguments: bool) -> list[str]:
