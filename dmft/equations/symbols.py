@@ -94,6 +94,8 @@ error_pass, output_pass = (
     tuple(sp.Symbol(f"{name}_{number}", real=True) for number in range(PASSES))
     for name in ("error", "output")
 )
+# 1/sqrt(E psi_j^2); what multiplies the label's noise in psi_j.
+psi_scale, psi_noise = map(sp.IndexedBase, ("psi_scale", "psi_noise"))
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 # Added to squared lengths, and not printed: a gradient of zero stays zero.
 LEAST_SQUARE = sp.Float(2.0**-400)
@@ -250,6 +252,8 @@ BASES = {
     "perp_learning": (r"b^{\perp,\mathrm{lrn}}", "b⊥ᴸ"),
     "perp_interaction": (r"b^{\perp,\mathrm{int}}", "b⊥ᴵ"),
     "growth": (r"\Phi", "Φ"),
+    "psi_scale": (r"\varsigma", "ς"),
+    "psi_noise": (r"\psi^{\xi}", "ψᵋ"),
     "cosine": ("z", "z"),
     "cosine_weight": ("w", "w"),
     "excess": (r"\epsilon", "ε"),

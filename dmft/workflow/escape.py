@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
-from dmft.equations.averages.nodes import smooth
+from dmft.equations.averages.conditioned import smooth
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.initial_conditions import check_end

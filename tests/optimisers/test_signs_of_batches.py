@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.special import erf
+from scipy.special import erf, gammaln
+from scipy.stats import binom
 
 import dmft
 from dmft.equations.parameter_values import with_nodes
@@ -57,7 +58,7 @@ def sampled(
     return parts.mean(axis=0), parts.std(axis=0, ddof=1) / len(parts) ** 0.5
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("units", "readout", "k", "loss", "numbers", "samples"),
     [
@@ -67,6 +68,9 @@ def sampled(
         ((RELU, RELU), [1.0, -0.7], 1, "squared", {}, 2),
         ((RELU, RELU), [1.0], 1, "huber", {"label_noise": 0.2}, 2),
         ((ERF, SIGN), [1.0, -0.7], 1, "logistic", {"label_flip": 0.15}, 3),
+        ((ERF, ERF), [1.3], 1, "squared", {"label_noise": 0.2}, 2),
+        ((RELU, RELU), [1.0], 1, "squared", {}, 3),
+        ((ERF, SIGN), [1.0], 1, "logistic", {"label_flip": 0.15}, 32),
     ],
 )
 def test_moments_of_a_batch(
@@ -97,6 +101,9 @@ def test_what_is_printed_and_what_is_refused() -> None:
     assert "of all samples" in str(equations)
     assert "of all samples" in equations.latex()
     assert "e-121" not in str(equations)
+    alone = dmft.derive(dmft.Model(dmft.Committee(ERF[0], 1), unit), dmft.SignSGD(0.5, 32))
+    assert r"e^{- \frac{z_{\nu}^{2} \psi^{2} \varsigma^{2}}{32}}" in alone.latex()
+    assert "exp(-z[angle]**2*ψ[j]**2*ς[j]**2/32)⟩**31" in str(alone)
     with pytest.raises(ValueError, match="up to 16 samples"):
         dmft.derive(model, dmft.SignSGD(0.5, 32))
     own = dmft.GaussianMixture(
@@ -104,6 +111,25 @@ def test_what_is_printed_and_what_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="variances of clusters differ from block to block"):
         dmft.derive(dmft.Model(unit, unit, inputs=own), dmft.SignSGD(0.5, 2))
+
+
+@pytest.mark.cases(1)
+@pytest.mark.parametrize("samples", [2, 7])
+def test_one_unit_is_the_average_over_all_samples(samples: int) -> None:
+    """ReLU at h* = h on one axis: psi = (h* - h) 1(h > 0), E psi lambda/sqrt(A) by hand.
+
+    With h* = c h psi = (c - 1) max(h, 0), so that b = E[sum h_+^2/sqrt(sum h_+^2)] = E sqrt(chi^2)
+    over the number of positive fields, which is binomial.
+    """
+    unit, start = dmft.Committee(RELU[0], 1), dmft.Overlaps([[1.0]], [[2.0]], [[4.0]])
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SignSGD(GAMMA, samples))
+    count = np.arange(1, samples + 1)
+    root = np.sqrt(2) * np.exp(gammaln((count + 1) / 2) - gammaln(count / 2))
+    drift = np.sqrt(2 / np.pi) * binom.pmf(count, samples, 0.5) @ root
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    assert abs(rates["M"][0, 0] - 2 * drift) < claims["M"][0, 0] < 5e-3
+    wanted = 2 * drift + GAMMA * (1 - 0.5**samples)
+    assert abs(rates["Q"][0, 0] - wanted) < claims["Q"][0, 0] < 5e-3
 
 
 @pytest.mark.cases(1)
@@ -128,18 +154,20 @@ def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None
         assert claims[name].max() < 0.01
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
-    ("inputs", "teacher", "loss", "numbers"),
+    ("inputs", "teacher", "loss", "numbers", "readout"),
     [
-        (None, ERF, "squared", {"label_noise": 0.2}),
-        (dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), SIGN, "logistic", {"label_flip": 0.1}),
+        (None, ERF, "squared", {"label_noise": 0.2}, [1.3]),
+        (None, ERF, "squared", {"label_noise": 0.2}, [1.0, -0.7]),
+        (dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), SIGN, "logistic", {"label_flip": 0.1}, [1.0]),
+        (dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), SIGN, "logistic", {"label_flip": 0.1}, [1.0, -0.7]),
     ],
 )
 def test_generated_code_is_the_reference(
-    inputs: Any, teacher: Any, loss: str, numbers: Any
+    inputs: Any, teacher: Any, loss: str, numbers: Any, readout: Any
 ) -> None:
-    unit = dmft.Committee(ERF[0], 2, [1.0, -0.7])
+    unit = dmft.Committee(ERF[0], len(readout), readout)
     model = dmft.Model(unit, dmft.Committee(teacher[0], 1), inputs=inputs, **numbers)
     equations = dmft.derive(model, dmft.SignSGD(GAMMA, 3, loss=loss))
     start, nodes = dmft.random_overlaps(model, 200, 0), {"nodes": 16}

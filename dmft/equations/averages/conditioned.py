@@ -155,8 +155,9 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
     if not isinstance(expr, sp.Sum):
         return expr.func(*(sums_inside(e) for e in expr.args))
     factors = sp.Mul.make_args(sums_inside(expr.function))
-    inside = [f for f in factors if isinstance(f, Expectation) and _is_whole(f)]
-    if len(inside) != 1 or len(expr.limits) != 1:
+    inside = [f for f in factors if f.has(Expectation)]
+    whole = len(inside) == 1 and isinstance(inside[0], Expectation) and _is_whole(inside[0])
+    if not whole or len(expr.limits) != 1:
         return expr
     index = expr.limits[0][0]
     bound: list[sp.Expr] = []
@@ -169,3 +170,23 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
 def _is_whole(average: Expectation) -> bool:
     """Whether all fields of an average are on nodes."""
     return needs_nodes(average) and conditioned(average) is None
+
+
+def smooth(found: Iterable[Expectation]) -> bool:
+    """Whether nothing that is evaluated at nodes has a kink or a jump."""
+    found = tuple(found)
+    if any(a.law.placed for a in found):  # a norm has a cone
+        return False
+    # Of samples the degree counts kinks, also of named functions; signs of readouts are constants.
+    parts = ((average, conditioned(average)) for average in found if not average.law.of_sample)
+    kinked = any((c.parts[0] if c else a.integrand).has(*SWITCHES) for a, c in parts)
+    return not kinked and all(a.law.degree >= 0 for a in found)
+
+
+def kinked_students(found: Iterable[Expectation]) -> bool:
+    """Whether student fields that are integrated out have kinks."""
+    return any(
+        conditioned(average) is not None
+        and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
+        for average in found
+    )

@@ -85,6 +85,8 @@ class Law(sp.Basic):
     samples = 1
     # Degree of what steep functions turn in, `ROUNDED` where the label's noise rounds kinks off.
     layers = 0
+    # Samples over whose averages a product is integrated.
+    factors = 0
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -141,7 +143,8 @@ class OneSample(Law):
     of the teacher, which integrands are linear in at most, their means given those of the student.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
     `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
-    of what they turn in; a seventh that the integrand is even (`dmft.equations.update.terms`).
+    of what they turn in; a seventh that the integrand is even (`dmft.equations.update.terms`);
+    an eighth is the number of samples the product of whose averages is integrated over a scale.
     """
 
     of_sample = True
@@ -152,6 +155,7 @@ class OneSample(Law):
     students = _argument(3, bool)
     layers = _argument(5, int)
     even = _argument(6, bool)
+    factors = _argument(7, int)
 
     @property
     def samples(self) -> int:  # type: ignore[override]

@@ -12,6 +12,7 @@ student fields can be integrated out (`dmft.equations.averages.conditioned`), h*
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import (
     conditional_definitions,
     conditioned,
+    kinked_students,
     over_teachers,
     plain_weight,
+    smooth,
     sums_inside,
 )
 from dmft.equations.averages.expectation import (
@@ -48,7 +51,6 @@ from dmft.equations.parameter_values import NODE_OPTIONS
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.terms import Degrees, Parities
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import in_pieces
 from dmft.gaussian.nodes.rules import (
     LATTICE_POINTS,
@@ -84,26 +86,6 @@ WIDER, MOST_WIDENED = 1.5, 6
 # number of fields; points of a Sobol replica; nodes of a tensor rule above which it costs more.
 NOISE_POINTS, NOISE_SOBOL_NODES = {1: 64, 2: 32, 3: 20, 4: 12}, 1024
 MOST_EXACT = 20_000
-
-
-def smooth(found: Iterable[Expectation]) -> bool:
-    """Whether nothing that is evaluated at nodes has a kink or a jump."""
-    found = tuple(found)
-    if any(a.law.placed for a in found):  # a norm has a cone
-        return False
-    # Of samples the degree counts kinks, also of named functions; signs of readouts are constants.
-    parts = ((average, conditioned(average)) for average in found if not average.law.of_sample)
-    kinked = any((c.parts[0] if c else a.integrand).has(*SWITCHES) for a, c in parts)
-    return not kinked and all(a.law.degree >= 0 for a in found)
-
-
-def kinked_students(found: Iterable[Expectation]) -> bool:
-    """Whether student fields that are integrated out have kinks."""
-    return any(
-        conditioned(average) is not None
-        and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
-        for average in found
-    )
 
 
 def steepness(found: Iterable[Expectation]) -> int:
@@ -163,11 +145,13 @@ def rule_of_averages(
         is_smooth = bool(noise.is_number and noise >= THINNEST.get(dim, THINNEST[3]) ** 2)
         if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
             options = {**options, "nodes": MORE_POINTS[dim]}
-    even = all(a.law.even for a in found)
+    even, factors = all(a.law.even for a in found), max(a.law.factors for a in found)
     rule = node_rule(dim, is_smooth, options, MOST_DIMENSIONS, steep > 0, halves, even)
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
-    return rule.with_noise(noisy)
+    if factors and rule.kind == "gauss-hermite":
+        rule = tensor_rule(dim, options.get("nodes") or HERMITE_POINTS, True, even, thin=True)
+    return (rule.with_scales(factors) if factors else rule).with_noise(noisy)
 
 
 def node_rule(
@@ -221,7 +205,7 @@ def _rule(
         if halves and dim <= LEAST_LATTICE:
             return halved_rule(dim, count)
         if dim < LEAST_LATTICE:
-            return tensor_rule(dim, count, may_break)
+            return tensor_rule(dim, count, may_break, even)
         if not halves and count <= most_in_lattice(dim):
             return lattice_rule(dim, count, even)
     return normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
@@ -255,7 +239,9 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     for d in definitions:
         if d.role == "sample":
             work.sample(d)
-    values = {average: work.average(average) for average in found}
+    given_names = {d.name for d in definitions if d.role == "intermediate" and averages([d])}
+    late = [a for a in found if used_bases(a.integrand) & given_names]
+    values = {average: work.average(average) for average in found if average not in late}
     if near:
         closed = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], x.mixture)
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
@@ -267,7 +253,17 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         for d in definitions
         if d.role not in ("block", "sample")
     ]
-    return (*head, *work.law(), *work.definitions, *tail)
+    if not late:
+        return (*head, *work.law(), *work.definitions, *tail)
+    # These stand behind the averages that they read, in another loop over the nodes.
+    first, done = work.law(), len(work.definitions)
+    work.again([d for d in definitions if d.role == "sample"])
+    again = {average: work.average(average) for average in late}
+    tail = [replace(d, terms=tuple((t, e.xreplace(again)) for t, e in d.terms)) for d in tail]
+    made = {str(e.base.label) for e in again.values()}
+    place = next(n for n, d in enumerate(tail) if used_bases(d.expr) & made)
+    second = [d for d in work.law() if d not in first] + work.definitions[done:]
+    return (*head, *first, *work.definitions[:done], *tail[:place], *second, *tail[place:])
 
 
 class Discretiser:
@@ -282,6 +278,7 @@ class Discretiser:
         # of each, one after the other, and behind these one for the noise of each.
         self.samples = max((average.law.samples for average in found), default=1)
         self.number = 1
+        self.numbers = range(1, self.samples + 1)
         # Students first in the root where nodes are for their fields alone.
         self.students = bool(found) and all(average.law.students for average in found)
         # Clusters whose covariances the fields at the nodes have, 0 for Omega.
@@ -291,6 +288,12 @@ class Discretiser:
             x.cluster_of(a.field.base)[0] == x.lam for average in found for a in average.atoms(At)
         )
         self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
+
+    def again(self, samples: Sequence[Definition]) -> None:
+        """Begin another pass over the same nodes, in arrays of its own."""
+        self.known, self.number, self.numbers = {}, 2, range(2, 3)
+        for definition in samples:
+            self.sample(definition)
 
     def law(self) -> list[Definition]:
         """Root of the covariance, and what of the fields at the nodes the definitions read."""
@@ -302,7 +305,7 @@ class Discretiser:
             )
             arrays[root[i, n]] = FieldRoot(Omega[i, n], *[sp.true] * self.students)
             arrays |= {} if shape else conditional_definitions()
-            for number in range(1, self.samples + 1):
+            for number in self.numbers:
                 along = sp.Sum(root[i, n] * self.normal(n, number), (n, 1, x.p + x.k))
                 arrays[_of_sample(lam_at, number)[i, x.node]] = along
         used = {name for d in self.definitions for name in used_bases(d.expr)}
@@ -318,11 +321,12 @@ class Discretiser:
 
     def normal(self, row: sp.Expr, number: int) -> sp.Indexed:
         """Standard normal variable of a sample at the nodes, in the row of a field."""
-        return x.normal[row + (number - 1) * (x.p + x.k), x.node]
+        first = (number - 1) * (x.p + x.k) if self.samples > 1 else 0
+        return x.normal[row + first, x.node]
 
     def sample(self, definition: Definition) -> None:
         """Array of a random field at the nodes, for each sample."""
-        for number in range(1, self.samples + 1):
+        for number in self.numbers:
             value = self.in_sample(number, definition.expr)
             base = _of_sample(sp.IndexedBase(f"{definition.name}_at"), number)
             target = base[(*definition.indices, x.node)]
@@ -333,7 +337,7 @@ class Discretiser:
         """Expression at the nodes, in the fields of a sample of a batch."""
         self.number = number
         value = self.at_nodes(expr)
-        self.number = 1
+        self.number = self.numbers[0]
         return value
 
     def conditioned(self, average: Expectation) -> sp.Expr:
@@ -421,12 +425,13 @@ class Discretiser:
     def stored(self, value: sp.Expr) -> sp.Expr:
         """Array entry of a value at the nodes that depends on at most one neuron, else itself."""
         free = [s for s in free_indices(value) if s != x.node]
-        if isinstance(value, sp.Indexed) or x.node not in free_indices(value) or len(free) > 1:
+        at_node, neurons = x.node in free_indices(value), [s for s in free if s != x.angle]
+        if isinstance(value, sp.Indexed) or not at_node or len(neurons) > 1:
             return value
         # Arrays of a sample have rows for the students alone.
         names = {base_name(e) for e in value.atoms(sp.Indexed)}
         sample = bool(names & {str(base.label) for base in self.fields.values()})
-        axes = {**self.canonical, **({x.p: x.j} if sample else {})}
+        axes = {**self.canonical, x.cosines: x.angle, **({x.p: x.j} if sample else {})}
         own = tuple(axes[x.AXES[s]] for s in free)
         return self.array("value", value, tuple(free), own)
 

@@ -56,8 +56,15 @@ def _may_grow(expr: sp.Basic) -> bool:
 def _is_bell(exponent: sp.Expr) -> bool:
     """Whether an exponent is minus a square."""
     number, rest = exponent.as_coeff_Mul()
-    powers = (f.as_base_exp() for f in sp.Mul.make_args(rest))
-    return bool(number.is_negative and all(b == x.Delta or e.is_even for b, e in powers))
+    return bool(number.is_negative and _is_square(rest))
+
+
+def _is_square(expr: sp.Expr) -> bool:
+    """Whether it is made of squares and positive numbers by sums, products and powers."""
+    if expr == x.Delta or expr.is_nonnegative or (expr.is_Pow and expr.exp.is_even):
+        return True
+    inside = expr.args if expr.is_Add or expr.is_Mul else expr.args[:1] if expr.is_Pow else ()
+    return bool(inside) and all(map(_is_square, inside))
 
 
 def _read(definitions: tuple[Definition, ...], wanted: str) -> tuple[Definition, ...]:

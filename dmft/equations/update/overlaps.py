@@ -140,9 +140,7 @@ class Moments:
             if all(c.program.shortened for c in self.cases):
                 return {UPDATE: self.over(_shortened_drift)}
             if self.program.batch:
-                from dmft.equations.update.adaptive.signs import drift_of_batch
-
-                return {UPDATE: drift_of_batch(self.cases, self.program.batch)}
+                return {UPDATE: self.of_batch[1]}
             whole = self.over(
                 lambda c: self.average(c, psi, c.drift, c.whole_drift), self.powers[0]
             )
@@ -154,13 +152,21 @@ class Moments:
         # The sum over other students reads better over l, which is free here.
         return {name: part(name).xreplace({x.u: x.l}) for name in self.parts}
 
+    @cached_property
+    def of_batch(self) -> tuple[list[Definition], sp.Expr, sp.Expr]:
+        """What moments of signs of a batch need, their b and their S."""
+        from dmft.equations.update.adaptive.signs import moments_of_batch
+
+        return moments_of_batch(self.cases, self.program.batch, self.model.student.width)
+
     def drift_definitions(self) -> list[Definition]:
         """Blocks, random fields of a sample, and the parts of b."""
         entries = [
             define(self.bases[name][x.j, x.i], {name: e}, "intermediate")
             for name, e in self.drifts.items()
         ]
-        return [*block_definitions(), *self.sample_definitions(), *entries]
+        needed = self.of_batch[0] if self.program.batch else []
+        return [*block_definitions(), *self.sample_definitions(), *needed, *entries]
 
     def sample_definitions(self) -> list[Definition]:
         """Random fields of a sample, and the means of the fields."""
@@ -184,9 +190,7 @@ class Moments:
         """E[psi_j psi_l |x|^2/d], without the label's noise where that stands apart."""
         square = x.psi[x.j] * x.psi[x.l]
         if self.program.batch:
-            from dmft.equations.update.adaptive.signs import square_of_batch
-
-            return square_of_batch(self.cases, self.program.batch)
+            return self.of_batch[2]
         if self.program.second is not None or not self.parts:
             return self.over(lambda c: self._square(c, square), self.powers[1])
 

@@ -202,7 +202,8 @@ class TextPrinter(StrPrinter):
             return f"⟨{' '.join(map(self._print, expr.parts))}⟩"
         parts = []
         for factor in named_first(expr.integrand):
-            base, exponent = factor.as_base_exp()
+            exponential = isinstance(factor, sp.exp)
+            base, exponent = (factor, sp.S.One) if exponential else factor.as_base_exp()
             bracket = (
                 base.is_Add
                 or isinstance(base, sp.Sum)

@@ -105,7 +105,7 @@ def solve_one_pass(
         return finished(run) if schedule is not None else finish(run, equations, options.rtol)
 
     # Closed forms do without nodes.
-    from dmft.equations.averages.nodes import smooth
+    from dmft.equations.averages.conditioned import smooth
     from dmft.equations.averages.tails import may_outgrow
     from dmft.workflow.solving.quadrature import (
         fixed_beyond_tails,

@@ -35,6 +35,8 @@ FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES, "mixtur
 # How the error of Sobol points falls with their number, by dimension (measured; N^-1 beyond), to
 # aim the search.
 SOBOL_RATES = {1: 1.6, 2: 1.5, 3: 1.15}
+# That of tensor rules falls with the points of an axis like the inverse of this power at least.
+TENSOR_RATE = 4.0
 # Those of lattices are about this times an exponential of the points of a diameter.
 LARGEST = 0.1
 # The measured error is uncertain itself: aim this much below the tolerance.
@@ -77,8 +79,10 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
 
 def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> int:
     """Nodes that should meet the tolerance; not more than the budget allows."""
+    excess = worst / tolerance if np.isfinite(worst) else 64.0
     if rule.kind == "gauss-hermite":
-        return min(2 * count, MOST_TRAPEZOIDS)
+        factor = np.clip((MARGIN * excess) ** (1.0 / TENSOR_RATE), 1.25, 2.0)
+        return min(int(np.ceil(count * factor)), MOST_TRAPEZOIDS)
     if rule.kind == "mixture":  # beyond the longest sum, nodes
         more = count + max(1, int(np.ceil(np.log(worst / tolerance) / np.log(PER_TERM))))
         return more if more <= MOST_TERMS else MOST_TERMS if count < MOST_TERMS else FIRST_NODES
@@ -87,7 +91,6 @@ def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> in
         ratio = np.log(tolerance / MARGIN / LARGEST) / np.log(worst / LARGEST)
         wanted = count * min(ratio if worst < LARGEST else 2.0, 2.0)
         return min(max(count + 2, int(np.ceil(wanted))), most_in_lattice(dim))
-    excess = worst / tolerance if np.isfinite(worst) else 64.0
     wanted = count * max((MARGIN * excess) ** (1.0 / SOBOL_RATES.get(dim, 1.0)), 2.0)
     budget = MOST_NODES // len(rule.groups)
     return int(min(2 ** int(np.ceil(np.log2(wanted))), budget))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations_with_replacement
 from math import comb, factorial
 
@@ -28,10 +29,12 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample, OverSamples
-from dmft.equations.definitions import define
+from dmft.equations.averages.nodes import STEEP
+from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import laws_of
 from dmft.equations.update.moments import Case
 from dmft.equations.update.program import Program, Writer, error_of, plain
+from dmft.equations.update.terms import Parities
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import CorrelationAngle
 from dmft.gaussian.closed.switch import SWITCHES
@@ -114,7 +117,8 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
     """
     samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
-    if samples > MOST_SAMPLES or ways > MOST_WAYS:
+    written_out = writer.model.student.width > 1
+    if written_out and (samples > MOST_SAMPLES or ways > MOST_WAYS):
         raise BadParameter(
             f"batch_size = {samples}: signs of sums over a batch are averages over the fields "
             f"of all its samples, which are written out up to {MOST_SAMPLES} samples and "
@@ -127,10 +131,27 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
             "averages of the sign of a sum over samples differ between blocks and are not derived; "
             "use one sample per step, leave fractions out, or use dmft.simulate"
         )
+    if not written_out:
+        gradient = _without_noise(gradient)
     return replace(gradient, students=False, batch=samples)
 
 
-def drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
+def _without_noise(program: Program) -> Program:
+    """A psi that is linear in the label's noise as its mean, and what multiplies the noise."""
+    whole = sp.expand_mul(program.inline(x.psi[x.j]))
+    slope = whole.coeff(x.xi)
+    if slope == 0 or sp.Tuple(slope, whole - slope * x.xi).has(x.xi):
+        return program
+    quiet = {x.xi: sp.S.Zero}
+    *before, last = (
+        replace(d, terms=tuple((t, e.xreplace(quiet)) for t, e in d.terms))
+        for d in program.definitions
+    )
+    noise = define(x.psi_noise[x.j], {"noise": slope}, "sample")
+    return replace(program, definitions=(*before, noise, last))
+
+
+def _drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
     """E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)]: along the means of fields, and across."""
     psi, lam, total = x.psi[x.j], x.lam[x.i], sp.S.Zero
     for weight, parts, law in _ways(cases, samples):
@@ -146,7 +167,59 @@ def drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
     return total
 
 
-def square_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
+def moments_of_batch(
+    cases: Sequence[Case], samples: int, width: int
+) -> tuple[list[Definition], sp.Expr, sp.Expr]:
+    """Definitions that they need, b_ji, and S_jl."""
+    if width == 1:
+        return _of_one_unit(cases, samples)
+    return [], _drift_of_batch(cases, samples), _square_of_batch(cases, samples)
+
+
+def _of_one_unit(cases: Sequence[Case], samples: int) -> tuple[list[Definition], sp.Expr, sp.Expr]:
+    r"""1/sqrt(E psi_j^2), b_ji and S_jj of one unit, by averages over one sample.
+
+    Equation    1/sqrt(A) = 2/sqrt(pi) int_0^oo e^{-A u^2} du, so that with n samples
+                b_ji = 2 n/sqrt(pi) int du E[psi lambda_i e^{-u^2 psi^2}] E[e^{-u^2 psi^2}]^{n-1}
+    Shapes      psi_scale (p,); b (p, p + k); S (p, p)
+    Valid for   p = 1, where S_jj = 1 - P(psi = 0)^n
+
+    A psi that is linear in the label's noise, A + B xi, is averaged over it: with c = u^2 and
+    D = 1 + 2 c B^2, E e^{-c psi^2} = e^{-c A^2/D}/sqrt(D), and A/D stands for psi beside it.
+    """
+    j, scale = x.j, x.psi_scale[x.j]
+    total, alone, beside, moved = (sp.S.Zero,) * 4
+    for case in cases:
+        cluster, psi, slope = case.cluster, case.named(x.psi[j]), sp.S.Zero
+        if x.psi_noise in case.program.table:
+            slope = case.named(x.psi_noise[j])
+        square = psi**2 + slope**2
+        mean = partial(_of_one_sample, case, samples)
+        front = cluster.variance * (scale * x.cosine[x.angle]) ** 2 / samples
+        spread = 1 + 2 * front * slope**2
+        bell = sp.exp(-front * psi**2 / spread) / sp.sqrt(spread)
+        field = cluster.mean_of(x.lam[x.i]) + cluster.root * x.lam[x.i]
+        total += cluster.weight * cluster.variance * mean(square)
+        alone += cluster.weight * mean(bell)
+        beside += cluster.weight * mean(psi * field * bell / spread)
+        smooth = case.program.degrees().of(x.psi[j]) >= 0
+        moved += cluster.weight * (sp.S.One if smooth else mean(sp.sign(square)))
+    product = x.cosine_weight[x.angle] * beside * alone ** (samples - 1)
+    drift = 2 * sp.sqrt(samples / sp.pi) * scale * sp.Sum(product, (x.angle, 1, x.cosines))
+    defined = define(scale, {"scale": 1 / sp.sqrt(total + x.LEAST_SQUARE)}, "intermediate")
+    return [defined], drift, 1 - (1 - moved) ** samples
+
+
+def _of_one_sample(case: Case, samples: int, value: sp.Expr) -> Expectation:
+    """Average over one sample of a function with layers as thin as psi makes them."""
+    program = case.program
+    degree = sp.oo if program.degrees().of(x.psi[x.j]) >= 0 else sp.S.NegativeOne
+    even = case.cluster.is_centred and Parities(program.table).of(value) == 1
+    rest = (int(program.noisy), 0, 0, 1, STEEP, int(even), samples)
+    return Expectation(value, OneSample(degree, *map(sp.Integer, rest)))
+
+
+def _square_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
     """2/pi E asin(A_jl / sqrt(A_jj A_ll))."""
     j, l, total = x.j, x.l, sp.S.Zero  # noqa: E741
     for weight, parts, law in _ways(cases, samples):
