@@ -353,7 +353,9 @@ def _second_step(
     rows = []
     for v in space:
         form = sp.Add(*(_exact(c) * u for c, u in zip(v, found.star, strict=True)))
-        averages = [[step.integral(g, form)] for g in step.sample["g"]]
+        gradients = step.sample["g"][: 1 if found.exchangeable else None]
+        averages = [[step.integral(g, form)] for g in gradients]
+        averages *= found.p // len(gradients)
         overlap, error = _overlaps(found, averages)
         threshold = max(THRESHOLD, SAFETY * float(error.max()))
         value, noise = float(np.linalg.norm(overlap)), float(np.linalg.norm(error))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.special import erf
 
 import dmft
 from dmft.equations.two_time.short_integrals import ShortIntegrals
@@ -123,6 +124,27 @@ def test_label_noise_width_two_and_two_fields():
         for key in ("M", "Q2", "corr", "train_loss"):
             gap, error = np.abs(run[key] - solved[key]), solved.error[key] + run.error[key]
             assert np.all(gap < 5 * error + 1e-9), key
+
+
+@pytest.mark.cases(1)
+@pytest.mark.parametrize("readout", [None, [1.0, -0.7, 1.0]])
+def test_averages_of_exchangeable_students(readout):
+    """E[g_j g_m] and E[g_j h*] of all three by samples; the first stands for others like it."""
+    activation, start = STUDENTS["erf"], dmft.Overlaps(np.eye(3), np.full((3, 1), 0.2))
+    model = dmft.Model(dmft.Committee(activation, 3, readout), dmft.MultiIndex(sp.tanh(u), [u]))
+    system = dmft.derive(model, dmft.GradientDescent(0.3, 3))
+    own = ShortIntegrals(system, dmft.short_times(system).definitions, start, 1e-3, {})
+    assert own.exchangeable == (readout is None)
+    fields = np.random.default_rng(0).multivariate_normal(np.zeros(4), start.Omega, 400_000).T
+    h, star = fields[:3], fields[3]
+    a = np.array(readout or [1.0, 1.0, 1.0])[:, None]
+    residual = (a * erf(h / np.sqrt(2))).mean(axis=0) - np.tanh(star)
+    g = residual * a / 3 * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+    found = np.array([[float(n) for n in row] for row in own.first["star"]])[:, 0]
+    assert np.abs(found - (g * star).mean(axis=1)).max() < 2e-3
+    gram = np.array([[float(n) for n in row] for row in own.first["corr"][0]])
+    assert np.abs(gram - g @ g.T / g.shape[1]).max() < 2e-3
+    assert np.ptp((g * star).mean(axis=1)) > 0.1 or readout is None
 
 
 def test_one_step_in_closed_form():

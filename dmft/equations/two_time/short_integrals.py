@@ -226,22 +226,47 @@ class ShortIntegrals:
         teacher = {h: self.field(0, j, [sp.S.Zero] * p, ()) for j, h in enumerate(self.h)}
         marginal = sum(weight * s0 * s0 for weight, s0, _ in self.masks) if not self.fresh else 1.0
 
-        def of(integrand: sp.Expr) -> Number:
-            return average(law, sp.expand(integrand), self.rtol)
+        known: dict[tuple[Any, ...], Number] = {}
 
+        def of(value: Callable[..., sp.Expr], *units: int) -> Number:
+            """Average of a function of units, of exchangeable ones that of the first of them."""
+            at = tuple(map(units.index, units)) if self.exchangeable else units
+            if (value, at) not in known:
+                known[value, at] = average(law, sp.expand(value(*at)), self.rtol)
+            return known[value, at]
+
+        stars = [lambda j, u=u: g[j] * u for u in self.star]
+        pull = [e.xreplace(sample_label) for e in sample["pull"]]
         second = rational(marginal)
         result: dict[str, Any] = {
-            "star": [[of(g[j] * u) for u in self.star] for j in range(p)],
-            "train": of(sample["loss"].xreplace(sample_label)),
-            "pull": [of(e.xreplace(sample_label)) for e in sample["pull"]],
+            "star": [[of(star, j) for star in stars] for j in range(p)],
+            "train": average(law, sp.expand(sample["loss"].xreplace(sample_label)), self.rtol),
+            "pull": [of(pull.__getitem__, j) for j in range(len(pull))],
         }
-        gram = [[of(g[j] * g[m]) for m in range(j + 1)] for j in range(p)]
+        product = lambda j, m: g[j] * g[m]  # noqa: E731
+        gram = [[of(product, m, j) for m in range(j + 1)] for j in range(p)]
         result["corr"] = [
             [[combined([(gram[max(j, m)][min(j, m)], second)]) for m in range(p)] for j in range(p)]
         ]
-        own = [[of(g[j] * (h - teacher[h])) for h in self.h] for j in range(p)]
+        along = lambda j, m: g[j] * (self.h[m] - teacher[self.h[m]])  # noqa: E731
+        own = [[of(along, j, m) for m in range(p)] for j in range(p)]
         result["resp"] = [times_inverse(own, self.matrix("C_theta", (0, 0)))]
         return result
+
+    @cached_property
+    def exchangeable(self) -> bool:
+        """Whether the start and its gradients are the same with any two students exchanged."""
+        sample, start, order = self.sample(0, self.h), self.start, np.arange(self.p)
+        for j in range(1, self.p):
+            other, swap = order.copy(), {self.h[0]: self.h[j], self.h[j]: self.h[0]}
+            other[[0, j]] = j, 0
+            same = np.array_equal(start.Q[np.ix_(other, other)], start.Q)
+            if not (same and np.array_equal(start.M[other], start.M)):
+                return False
+            pairs = (e for e in sample.values() if isinstance(e, list) and e)
+            if any(e[0].xreplace(swap) != e[j] for e in pairs):
+                return False
+        return True
 
     @property
     def fresh(self) -> bool:

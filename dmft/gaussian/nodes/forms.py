@@ -106,7 +106,7 @@ def _written(
             label = tuple(polynomial.coeff_monomial(x) for x in fields)
             lead = next(a for a in label if not a.is_zero)
             scaled = tuple(a / lead for a in label)
-            form = table.setdefault(scaled, sp.Dummy(f"l{len(table)}", real=True))
+            form = table.setdefault(scaled, sp.Symbol(f"_l{len(table)}", real=True))
             return lead * form + polynomial.coeff_monomial(1)
     return expr.func(*[_written(a, fields, table) for a in expr.args])
 

@@ -165,7 +165,7 @@ def _without_polynomials(block: Block) -> Block:
     free = [k for k in range(block.dimension) if k not in used]
     if not free:
         return block
-    u = [sp.Dummy(f"v{k}", real=True) for k in range(block.dimension)]
+    u = [sp.Symbol(f"_v{k}", real=True) for k in range(block.dimension)]
     images = {block.forms[i]: _affine(block.shift[i], block.rows[i], u) for i in soft}
     polynomial = sp.Poly(block.expr.xreplace(images), *u)
     total = []

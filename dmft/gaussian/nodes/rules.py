@@ -81,9 +81,9 @@ class NodeRule:
     @property
     def widths(self) -> dict[str, int]:
         """Lengths of these arrays."""
-        terms = {} if self.mixture is None else {"terms": self.mixture.size}
-        terms |= {} if self.scales is None else {"cosines": self.scales[0].size}
-        return {"nodes": self.weight.size, **terms}
+        more = {} if self.mixture is None else {"terms": self.mixture.size}
+        more |= {} if self.scales is None else {"cosines": self.scales[0].size}
+        return {"nodes": self.weight.size, **more}
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -496,13 +496,10 @@ def _product(
     thin: bool = False,
     smallest: float = SMALLEST_WEIGHT,
 ) -> NodeRule:
-    if points <= MOST_POINTS and not thin:
-        name = "Gauss-Hermite"
-        z, w = np.polynomial.hermite_e.hermegauss(points)
-    else:
-        name = "trapezoidal"
-        z = np.linspace(-WIDTH, WIDTH, points)
-        z = 0.5 * (z - z[::-1])
+    name = "trapezoidal" if thin or points > MOST_POINTS else "Gauss-Hermite"
+    z, w = np.polynomial.hermite_e.hermegauss(min(points, MOST_POINTS))
+    if name == "trapezoidal":
+        z = WIDTH * (2.0 * np.arange(points) + 1 - points) / max(points - 1, 1)
         w = np.exp(-0.5 * z**2)
     w = w / w.sum()
     normal = np.array(np.meshgrid(*[z] * dim, indexing="ij")).reshape(dim, -1)
