@@ -13,6 +13,7 @@ from sympy.parsing.sympy_parser import parse_expr
 import dmft
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.collected import collected
 from dmft.equations.views.declared import declared_definitions
@@ -382,6 +383,33 @@ def test_rates_of_multi_index_targets():
     rate = 2 * M[:, ::-1] - (M * np.trace(Q) + 2 * Q @ M)
     found = equations.evaluate(dmft.Overlaps(Q, M, np.eye(2)), learning_rate=0.0)
     np.testing.assert_allclose(found["M"], rate, rtol=1e-12)
+
+
+@pytest.mark.parametrize("constraint", [None, "sphere"])
+def test_rates_of_one_unit_and_a_target_of_two_fields(constraint):
+    """Two directions of the teacher, of which each has its overlap; on the sphere Q = 1."""
+    a, b = sp.symbols("a b", real=True)
+    model = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(a * b + a**2, [a, b]))
+    equations = dmft.derive(model, dmft.SGD(gamma, constraint=constraint))
+    start = dmft.Overlaps([[1.0]], [[0.3, 0.5]], np.eye(2))
+    wanted = equations.evaluate(start, learning_rate=0.2)
+    rows = {target: expr for target, expr, _ in closed_system(subject_of(equations)).rows}
+    entries = {x.M[ONLY[0], 1]: 0.3, x.M[ONLY[0], 2]: 0.5, x.Q[ONLY[0], ONLY[0]]: 1, x.gamma: 0.2}
+    for target in rows:  # the growth of the length, which the sphere takes back
+        if target not in entries and not target.has(x.r):
+            entries[target] = rows[target].xreplace(entries)
+    for r in (1, 2):
+        rate = rows[x.M[ONLY[0], x.r]].subs(x.r, r).xreplace(entries)
+        assert float(rate) == pytest.approx(wanted["M"][0, r - 1], rel=1e-12)
+
+
+def test_no_position_among_all_fields_is_printed_for_one_unit():
+    a, b = sp.symbols("a b", real=True)
+    for activation in (sp.Max(0, z), ERF):
+        model = dmft.Model(dmft.Committee(activation, 1), dmft.MultiIndex(a * b, [a, b]))
+        text = dmft.derive(model, dmft.SGD(gamma)).latex()
+        assert r"\Omega_{" not in text
+        assert "0 -" not in text
 
 
 def test_averages_that_occur_once_are_in_brackets():

@@ -22,6 +22,7 @@ from dmft.equations.views.collected import (
     collected,
     is_parameter,
     rank,
+    turned,
     with_angle,
 )
 from dmft.equations.views.declared import declared_definitions
@@ -128,10 +129,12 @@ class _Closing:
         if self.sphere:
             exprs, fixed = self.on_sphere(exprs, roles)
         if not self.scalar:
-            if not all(e.is_polynomial() or e.has(sp.Sum) for e in exprs.values()):
+            deltas = {d: sp.Dummy() for e in exprs.values() for d in e.atoms(sp.KroneckerDelta)}
+            plain = (e.xreplace(deltas) for e in exprs.values() if not e.has(sp.Sum))
+            if not all(e.is_polynomial() for e in plain):
                 raise _NotClosed
             exprs = {
-                t: over_neurons(e) if e.has(sp.Sum) else sp.collect(e, t, sp.factor)
+                t: over_neurons(e) if e.has(sp.Sum) else turned(sp.collect(e, t, sp.factor))
                 for t, e in exprs.items()
             }
             rows = [(t, e, roles[t]) for t, e in exprs.items()]

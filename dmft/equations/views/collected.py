@@ -386,6 +386,12 @@ def _turned(number: sp.Expr, parts: list[sp.Expr]) -> tuple[sp.Expr, list[sp.Exp
     return number, parts
 
 
+def turned(expr: sp.Expr) -> sp.Expr:
+    """A sum of factored terms, in each of which the long sum has the fewest signs."""
+    parts = (term.as_coeff_Mul() for term in sp.Add.make_args(expr))
+    return sp.Add(*(_product(n, (), {}, sp.Mul.make_args(rest)) for n, rest in parts))
+
+
 def _product(
     number: sp.Expr, parameters: Sequence[sp.Expr], factors: Factors, sums: Sequence[sp.Expr]
 ) -> sp.Expr:

@@ -150,8 +150,9 @@ def _of_single_units(
             if d.role == "block":
                 found.append(d)
             continue
-        terms = tuple((name, table(e)) for name, e in d.terms)
-        found.append(replace(d, target=table.target(d.target), terms=terms))
+        terms = ((name, table(e)) for name, e in d.terms)
+        kept = tuple((name, e) for name, e in terms if e != 0)
+        found.append(replace(d, target=table.target(d.target), terms=kept))
     return _read(found)
 
 
@@ -207,7 +208,8 @@ class _Single:
         table: dict[sp.Expr, sp.Expr] = {}
         for entry in expr.atoms(sp.Indexed):
             places, kinds = _places(entry)
-            if not set(places[:2]) <= {*STUDENTS, *TEACHERS}:
+            free = [place for place in places[:2] if not place.is_number]  # of fields of a target
+            if not set(free) <= {*STUDENTS, *TEACHERS}:
                 continue
             for target, value in self.grams:
                 here, same = _places(target)
