@@ -130,8 +130,8 @@ class _Closing:
             exprs, fixed = self.on_sphere(exprs, roles)
         if not self.scalar:
             deltas = {d: sp.Dummy() for e in exprs.values() for d in e.atoms(sp.KroneckerDelta)}
-            plain = (e.xreplace(deltas) for e in exprs.values() if not e.has(sp.Sum))
-            if not all(e.is_polynomial() for e in plain):
+            alone = (e.xreplace(deltas) for e in exprs.values() if not e.has(sp.Sum))
+            if not all(e.is_polynomial() for e in alone):
                 raise _NotClosed
             exprs = {
                 t: over_neurons(e) if e.has(sp.Sum) else turned(sp.collect(e, t, sp.factor))
