@@ -147,7 +147,7 @@ def test_whole_floats_and_masked_arrays_without_a_hole(run):
     np.testing.assert_array_equal(run(save_at=(0.0, 0.5, 1.0)).t, [0.0, 0.5, 1.0])
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("t_max", [1e308, 1e100, 1e15])
 def test_a_horizon_beyond_all_bounds_ends_by_the_budget(run, t_max):
     found = run(t_max, max_steps=2000)

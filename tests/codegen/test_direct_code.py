@@ -328,6 +328,7 @@ def rhs(t, y, widths, par, out):
 """
 
 
+@pytest.mark.slow
 def test_functions_and_tables_of_the_library_are_those_of_numba():
     """Arrays, parts of them, numbers and a table are passed on as Numba passes them."""
     key = factor_table(sp.tanh(Z)).key

@@ -166,7 +166,7 @@ def test_index_by_fingerprint_skips_generation(committee_model, monkeypatch):
     assert module.stored_source(equations) == first
 
 
-@pytest.mark.cases("eighth")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "teacher", "p", "k"),
     [(Z**5, Z**3 - 3 * Z, 2, 1), (Z**8, Z**2, 1, 1)],

@@ -199,7 +199,7 @@ GRIDS = [
 
 
 # The narrowest; two beside each other on a page are `test_two_diagrams_beside_each_other`.
-@pytest.mark.cases("None-dmft.paper-column-2x2")
+@pytest.mark.slow
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):

@@ -25,6 +25,7 @@ def test_regions_are_drawn_where_they_are(tmp_path):
     assert ends == [-0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_densities_of_a_run(tmp_path):
     start = dmft.Overlaps(np.diag([1.0, 0.9, 0.8]), [[0.1], [-0.2], [0.3]])
     eqs = dmft.derive(MODEL, dmft.GradientFlow(), scaling="mean-field")
@@ -63,6 +64,7 @@ def test_wide_runs_are_drawn_by_a_sample_of_units(tmp_path):
     assert "(60 of 200)" in overlaps.get_legend().texts[1].get_text()
 
 
+@pytest.mark.slow
 def test_infinitely_wide_students_are_drawn(tmp_path):
     model = dmft.literature.phase_retrieval(100)
     sgd = dmft.SGD(20, constraint="sphere")

@@ -118,6 +118,7 @@ def test_factors_without_a_table_have_an_error_that_is_not_known(monkeypatch):
     assert "error not known" in equations.approximation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "position",
     [sp.Rational(89, 50), *(pytest.param(sp.Rational(n, 50), marks=pytest.mark.slow)

@@ -20,6 +20,7 @@ def beyond(t, sigma):
     return sigma * u, 0.5 * (high - low) * w * np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
 
 
+@pytest.mark.slow
 def test_a_unit_whose_kink_is_five_standard_deviations_away():
     """No node met h > 1/2: the noise of SGD was missing, with a claim of 0 (truth 3.4e-8)."""
     q, m, rate = 0.01, 0.03, 2.0

@@ -319,7 +319,7 @@ PASSES = {"a displaced gradient", "three passes", "the logistic loss"}
 
 
 # "a large batch" and "the logistic loss" are caught when wrong, below.
-@pytest.mark.cases("clusters, risk", "a displaced gradient")
+@pytest.mark.cases("a displaced gradient")
 @pytest.mark.parametrize("name", BEYOND)
 def test_clusters_batches_and_passes_are_explained(name):
     explain, rules = BEYOND[name]

@@ -231,7 +231,7 @@ def test_one_field_at_all_variances():
 FAST = [("ELU", "ELU"), ("SELU", "x exp(-x)"), ("step exp(-x)", "erf"), ("1 - exp(-x)", "ReLU")]
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("f", "g"), FAST)
 def test_two_fields_at_a_few_covariances(f, g):
     cases = [(1e-8, 0.5, 1e-8), (600.0, 1 - 1e-12, 600.0), (1e6, -0.5, 1e-2)]

@@ -35,7 +35,7 @@ def distance(h, h_star, a, omega):
     return np.sqrt((error**2).sum(axis=(1, 2)))
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("e", "m", "a", "omega"), [(0.3, 0.5, 1.0, 0.6), (0.0, 1.0, 0.9, 0.8), (0.8, -0.6, 0.8, 0.3)]
 )

@@ -96,7 +96,7 @@ def test_clusters_draw_labels() -> None:
     np.testing.assert_allclose(one["Q"], other["Q"], rtol=1e-10)
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["hinge", "squared"])
 def test_clusters_draw_labels_that_are_functions(loss: str) -> None:
     """Rates and error rate of a linear student by samples: no table holds tanh of u + mean."""

@@ -103,7 +103,7 @@ SHIFTED = {
 }
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases("sin")
 @pytest.mark.parametrize("name", SHIFTED)
 def test_labels_of_clusters_that_are_functions(name: str) -> None:
     """Drift of sigma(h + mean) and a label of h*, by samples; a run has the same rate."""

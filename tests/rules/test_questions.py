@@ -234,6 +234,7 @@ def test_exported_rates_are_those_of_the_reference(name, tmp_path):
     compile(dmft.export(eqs, tmp_path / "rates_jax.py").read_text(), "rates_jax.py", "exec")
 
 
+@pytest.mark.slow
 def test_exported_rates_are_the_rates_of_papers(tmp_path):
     """AdaTron, update_rules (6), from the file alone; a notebook that solves Sanger's rule."""
     found = runpy.run_path(str(dmft.export(dmft.derive(EXPORTED["adatron"]()), tmp_path / "a.py")))

@@ -454,6 +454,7 @@ def test_equations_print_the_step_and_the_rows():
     assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 2
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", ["perceptron", "contrastive", "independent_component"])
 def test_printed_rates_are_the_rates_without_names_of_python(name, tmp_path):
     rule = {

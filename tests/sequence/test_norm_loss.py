@@ -63,6 +63,7 @@ def test_rates_are_those_of_the_raw_update(equations):
         assert abs(found[name] - sample.mean()) < 4 * error + claimed[name]
 
 
+@pytest.mark.slow
 def test_runs_follow_the_chain_and_tell_their_error(equations):
     at = {"omega": 0.5, "alpha": AT_ONE}
     start = dmft.Alignment(0.4, 0.5)

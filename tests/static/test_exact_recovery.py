@@ -51,6 +51,7 @@ def test_information_of_a_product_agrees_with_sums_over_one_field():
     assert found.information[0, 0] == pytest.approx(found.information[1, 1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_products_are_recovered_from_two_labels_per_dimension():
     found = thresholds(model(z1 * z2)).information_theoretic
     assert (float(found), found.proof) == (2.0, "closed form")
@@ -79,6 +80,7 @@ def test_gradients_along_one_direction_identify_no_other():
     assert Several(sp.Max(z1, z2), FIELDS).identifies
 
 
+@pytest.mark.cases("3.2")
 @pytest.mark.parametrize("samples", [2.0, 3.2])
 def test_overlaps_of_parities_grow_continuously(samples):
     """One state from both ends on either side of pi^2/4, as (2) iterated on a grid of omega."""

@@ -87,6 +87,7 @@ def test_scores_on_level_sets(name, overlap):
     assert np.sqrt(np.mean(error**2)) < 5e-3 * np.sqrt(np.mean(g**2))
 
 
+@pytest.mark.slow
 def test_average_on_circles_is_within_its_error():
     """m(q) of |z|^2 by a sum over |omega| and |z|; once 6 % off at q = .1."""
     for q in (0.1, 0.7):
@@ -145,6 +146,7 @@ def test_phases_of_two_fields():
     assert [str(dmft.recovery_phase(parity, a)) for a in (2.4, 2.5)] == ["impossible", "easy"]
 
 
+@pytest.mark.slow
 def test_errors_where_one_field_is_known_and_the_other_is_not():
     """z1^2 + sign(z2): q22 = .632 at alpha = 1.5 is that of signs; the error was 16."""
     label = dmft.MultiIndex(z1**2 + sp.sign(z2), [z1, z2])

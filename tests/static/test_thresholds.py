@@ -150,6 +150,7 @@ def test_table_of_weak_recovery(text, width, noise, value):
     assert found.proof in ("closed form", "quadrature")
 
 
+@pytest.mark.slow
 def test_directions_of_the_staircase():
     committee = thresholds(model("sign(z1)+sign(z2)", 2))
     np.testing.assert_allclose(committee.trivial, [[np.sqrt(0.5), np.sqrt(0.5)]], atol=1e-9)

@@ -32,6 +32,7 @@ def test_a_network_of_tanh_reaches_its_stationary_state():
         assert run.at("C", 90.0, 90.0 - lag) == pytest.approx(wanted, rel=3e-4)
 
 
+@pytest.mark.slow
 def test_tables_give_what_closed_forms_give():
     """E erf erf from tables and in closed form: the same network."""
     phi = sp.erf(FIELD)

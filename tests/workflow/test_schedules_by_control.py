@@ -84,6 +84,7 @@ def test_the_adjoint_is_the_transposed_jacobian(case: int) -> None:
     assert np.isclose(rise, slopes[y.size :] @ step, rtol=1e-7, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_example_1_to_the_printed_digits() -> None:
     equations, start = example_1()
     greedy = dmft.greedy_schedule(equations, start, 10.0)

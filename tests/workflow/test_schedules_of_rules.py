@@ -70,6 +70,7 @@ def adatron(y, g):
     return np.array([(g - 2) * Q * A, np.sqrt(Q) / np.pi * (np.sin(theta) - theta * np.cos(theta))])
 
 
+@pytest.mark.slow
 def test_two_pieces_against_a_search():
     eqs, start = dmft.derive(lit.perceptron_rule("adatron")), dmft.Overlaps([[1.0]], [[0.1]])
     best = dmft.optimal_schedule(
@@ -101,6 +102,7 @@ def linear(rate, factor=1):
     )
 
 
+@pytest.mark.slow
 def test_a_parameter_is_a_control():
     """A factor of the step at rate one does what the rate does: squares of it are in the rates."""
     start = dmft.Overlaps([[0.0]], [[0.0]])
@@ -140,6 +142,7 @@ def of_rule(name):
     return eqs, dmft.Overlaps([[1.0]], [[0.3]]), "reward"
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["learning_rate", "readout_rate", "momentum_rate", "F", "penalty"])
 def test_gradients_by_any_parameter_are_differences(name, monkeypatch):
     eqs, start, measure = (of_rule if name in ("F", "penalty") else of_model)(name)
