@@ -84,7 +84,6 @@ def test_chaos_of_symbols_is_that_of_numbers():
         ({"input": 0.5}, "an input that is zero"),
         ({"input": sp.cos(dmft.t)}, "an input that is zero"),
         ({"input": dmft.GaussianInput(1), "noise": 0.1}, "an input without noise"),
-        ({"noise": 0.1, "kind": "map"}, "an input without noise"),
     ],
     ids=str,
 )

@@ -19,6 +19,19 @@ def leaky(**options):
     return dmft.RandomNetwork(-X + H, X, H, **{"output": ERF, "std": 1.5, **options})
 
 
+def layers(rate=H, **options):
+    return dmft.RandomNetwork(
+        rate, X, H, kind="map", **{"output": sp.tanh(X), "std": 1.3, **options}
+    )
+
+
+def normal_mean(function, mean, variance):
+    """Average over N(mean, variance) by the trapezoidal rule."""
+    z = np.linspace(-9.0, 9.0, 4000)
+    w = np.exp(-(z**2) / 2.0)
+    return w @ function(mean + np.sqrt(variance) * z) / w.sum()
+
+
 REFUSED = {
     "correlation": ({"symmetry": 1.5}, "from -1 to 1"),
     "asymmetric pairs": (
@@ -26,7 +39,7 @@ REFUSED = {
         "make them equal",
     ),
     "fractions": ({"fractions": [0.5, 0.4]}, "add up to 1"),
-    "jump": ({"output": sp.sign(X), "symmetry": 0.5}, "symmetry=0"),
+    "jump": ({"output": sp.sign(X), "symmetry": 0.5}, "symmetry other than 0"),
     "redrawn": ({"redrawn": True}, 'kind="map"'),
     "negative": ({"std": -1}, "negative"),
     "one kernel": ({"covariance": sp.Function("C")(*sp.symbols("t s")) ** 2}, "together"),
@@ -53,6 +66,9 @@ def test_bad_calls_are_refused():
         (lambda: dmft.solve(eqs, Normal(), 1e4, paths=100_000), "GiB"),
         (lambda: dmft.derive(leaky(), dmft.SGD(0.1)), "no algorithm"),
         (lambda: dmft.fixed_points(leaky(noise=0.1)), "stationary"),
+        (lambda: dmft.fixed_points(leaky(output=sp.sign(X))), "has the jump"),
+        (lambda: dmft.fixed_points(layers(redrawn=True)), "redrawn"),
+        (lambda: dmft.lyapunov_exponent(leaky(output=sp.sign(X))), "has the jump"),
         (lambda: dmft.stationary(leaky(symmetry=0.5)), "symmetry = 0"),
         (lambda: dmft.simulate(leaky(), dim=1, t_max=1.0, seeds=1, start=0.1), "dim = 1"),
         (lambda: dmft.boundary("divergence", ("std", 1, 2), ("mean", 0, 1), equations=leaky()),
@@ -252,3 +268,85 @@ def test_networks_of_maps_are_noisy(noise):
     gap = np.squeeze(run.corr)[at, at] - np.squeeze(found.mean.corr)[at, at]
     error = np.squeeze(found.stderr.corr)[at, at] + np.squeeze(run.error.corr)[at, at]
     assert np.all(abs(gap) < 4 * error + 5e-3)
+
+
+@pytest.mark.parametrize("slope", [0, sp.Rational(1, 2)])
+def test_redrawn_couplings_make_independent_layers(slope):
+    """V' = a^2 V + g^2 E phi^2 + 2 D and Cov(x', x_l) = a Cov(x, x_l)."""
+    run = dmft.solve(dmft.derive(layers(slope * X + H, redrawn=True, noise=0.05)), Normal(), 5)
+    a, cov = float(slope), np.eye(6)
+    for k in range(5):
+        cov[k + 1, : k + 1] = cov[: k + 1, k + 1] = a * cov[k, : k + 1]
+        square = normal_mean(lambda x: np.tanh(x) ** 2, 0.0, cov[k, k])
+        cov[k + 1, k + 1] = a**2 * cov[k, k] + 1.3**2 * square + 0.1
+    assert run.provenance["method"] == "closed"
+    np.testing.assert_allclose(run.corr, cov, atol=1e-12)
+
+
+def test_sampled_layers_forget_their_start():
+    run = dmft.solve(dmft.derive(layers(redrawn=True)), Uniform(-1, 1), 5, paths=1000)
+    nodes = np.linspace(-1.0, 1.0, 4001)
+    v = [1 / 3, 1.3**2 * np.trapezoid(np.tanh(nodes) ** 2, nodes) / 2]
+    for _ in range(4):
+        v.append(1.3**2 * normal_mean(lambda x: np.tanh(x) ** 2, 0.0, v[-1]))
+    assert np.all(np.abs(run.corr - np.diag(v)) <= 3 * run.error.corr + 1e-6)
+
+
+def test_redrawn_layers_of_two_populations_have_their_means():
+    std, mean = np.array([[1.3, 0.8], [0.5, 1.1]]), np.array([[0.3, -0.2], [0.1, 0.4]])
+    share, relu = np.array([0.6, 0.4]), sp.Max(X, 0)
+    network = layers(
+        redrawn=True, output=[sp.tanh(X), relu], fractions=[0.6, 0.4], std=std.tolist(),
+        mean=mean.tolist(), input=0.2,
+    )  # fmt: skip
+    run = dmft.solve(dmft.derive(network), Normal(0.5, 1.0), 4)
+    outputs = np.tanh, lambda x: np.maximum(x, 0.0)
+    m, v = np.full(2, 0.5), np.ones(2)
+    for k in range(5):
+        np.testing.assert_allclose(run.mean[k], m, atol=1e-4)
+        np.testing.assert_allclose(run.corr[k, k], v + m**2, atol=1e-4)
+        pairs = list(zip(outputs, m, v, strict=True))
+        first = np.array([normal_mean(f, *at) for f, *at in pairs])
+        second = np.array([normal_mean(lambda x, f=f: f(x) ** 2, *at) for f, *at in pairs])
+        m, v = mean @ (share * first) + 0.2, std**2 @ (share * second)
+
+
+@pytest.mark.parametrize(("redrawn", "input"), [(True, 0), (False, 0.25), (True, 0.25)])
+def test_noisy_maps_have_their_stationary_state(redrawn, input):
+    """q = g^2 E phi^2 + b^2 + 2 D, exponent log(g^2 E phi'^2) / 2; lags from a long run."""
+    network = layers(
+        redrawn=redrawn, noise=0.05, std=1.6, input=dmft.GaussianInput(sp.Float(input))
+    )
+    q = 1.0
+    for _ in range(200):
+        q = 1.6**2 * normal_mean(lambda x: np.tanh(x) ** 2, 0.0, q) + input + 0.1
+    slope = normal_mean(lambda x: np.cosh(x) ** -4.0, 0.0, q)
+    state = dmft.stationary(network)
+    np.testing.assert_allclose(state.variance, q, rtol=1e-10)
+    np.testing.assert_allclose(state.lyapunov_exponent, np.log(1.6**2 * slope) / 2, atol=1e-9)
+    run = dmft.solve(dmft.derive(network), Normal(), 80)
+    np.testing.assert_allclose(state.correlation([1, 9]), run.corr[80, [79, 71]], atol=1e-5)
+    found = dmft.lyapunov_exponent(network, Normal(), 40.0, paths=2000, sweeps=4)
+    assert found.method == "perturbed sweep"
+    assert abs(found.value - state.lyapunov_exponent) < found.error + 0.01
+
+
+@pytest.mark.parametrize("kink", [sp.Max(X, 0), sp.Max(-1, sp.Min(X, 1)), sp.sign(X)])
+def test_kinks_and_jumps_of_the_output_have_exact_rows(kink):
+    """V' = g^2 E phi^2 to rounding over many steps, and the first lag by a double average."""
+    run = dmft.solve(dmft.derive(layers(output=kink)), Normal(), 12)
+    phi = {sp.sign(X): np.sign, sp.Max(X, 0): lambda x: np.maximum(x, 0)}.get(
+        kink, lambda x: np.clip(x, -1, 1)
+    )
+    v = [1.0]
+    for _ in range(12):
+        v.append(1.3**2 * normal_mean(lambda x: phi(x) ** 2, 0.0, v[-1]))
+    np.testing.assert_allclose(np.diagonal(run.corr), v, rtol=3e-4)
+    rho = run.corr[2, 1] / np.sqrt(v[1] * v[2])
+
+    def given(x):
+        inside = rho * x[:, None] + np.sqrt(1 - rho**2) * np.linspace(-7, 7, 1401)
+        weight = np.exp(-(np.linspace(-7, 7, 1401) ** 2) / 2)
+        return phi(np.sqrt(v[1]) * x) * (phi(np.sqrt(v[2]) * inside) @ weight) / weight.sum()
+
+    np.testing.assert_allclose(run.corr[3, 2], 1.3**2 * normal_mean(given, 0.0, 1.0), atol=1e-3)

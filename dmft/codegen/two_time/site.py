@@ -10,11 +10,14 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from dmft.arrays import Array
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time.network import NU, Functions, NetworkEquations
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import array_function
+from dmft.model import FIELD
 from dmft.model.couplings.random_network import S, T
 from dmft.solvers.network.closed import LinearSite
 from dmft.solvers.network.sweep import SiteProblem
@@ -64,8 +67,7 @@ class Lowered:
         return self._at(f.output).xreplace({f.state(T): X})
 
     def _valued(self, output: sp.Expr) -> Callable[..., Any]:
-        slope = sp.diff(output, X)
-        call = array_function([X, *self.sites], sp.Tuple(output, slope))
+        call = array_function([X, *self.sites], sp.Tuple(output, _slope(output, X)))
         return lambda x, sites: _quiet(call, x, *sites)
 
     def next_state(self, f: Functions) -> sp.Expr:
@@ -94,7 +96,7 @@ class Lowered:
 
     def _step(self, f: Functions) -> Callable[..., Any]:
         new = self.next_state(f)
-        rows = sp.Tuple(new, sp.diff(new, X), sp.diff(new, H))
+        rows = sp.Tuple(new, _slope(new, X), _slope(new, H))
         call = array_function([X, H, XI, T, NOW, *self.sites], rows)
 
         def step(x: Array, h: Array, xi: Array | None, t: float, sites: Array, nu: float) -> Any:
@@ -155,7 +157,7 @@ class Lowered:
         corr, resp = (sp.symbols(f"{n}_:{count}", real=True) for n in ("C", "R"))
         swap: dict[Any, Any] = {f.corr(T, S): y for f, y in zip(self.every, corr, strict=True)}
         swap |= {f.resp(T, S): y for f, y in zip(self.every, resp, strict=True)}
-        inside = expr.xreplace(swap)
+        inside = expr.xreplace(swap).replace(sp.KroneckerDelta, _equal)
         if inside.atoms(AppliedUndef):
             raise BadParameter(
                 f"{next(iter(inside.atoms(AppliedUndef)))} in {expr}: covariances and memories "
@@ -183,6 +185,19 @@ class Lowered:
                 terms.append((a, float(term / average), array_function(list(self.sites), loading)))
             found.append(_loading(terms))
         return found
+
+
+def _equal(one: sp.Expr, two: sp.Expr) -> sp.Expr:
+    """A Kronecker delta of arrays, which NumPy has no function for."""
+    return sp.Piecewise((1, sp.Eq(one, two)), (0, True))
+
+
+def _slope(expr: sp.Expr, by: sp.Symbol) -> sp.Expr:
+    """Derivative; nan where jumps leave delta functions, which the mean over paths misses."""
+    slope = sp.diff(expr, by)
+    if slope.has(sp.DiracDelta):
+        slope = derivative(expr.xreplace({by: FIELD})).xreplace({FIELD: by})
+    return sp.nan if slope.has(sp.DiracDelta) else slope
 
 
 def _loading(terms: list[tuple[int, float, Callable[..., Any]]]) -> Callable[..., Any]:
@@ -238,15 +253,24 @@ def _number(call: Callable[..., Any]) -> Callable[[float], float]:
 
 
 def _pair(output: sp.Expr) -> Callable[..., Any] | None:
-    """E phi(x) phi(y) of centred fields where it has a closed form."""
+    """E phi(x_k) phi(x_l), l = 0..k, of centred fields where it has a closed form."""
     x, y = sp.symbols("x y", real=True)
     v, w = sp.symbols("v w", positive=True)
     c = sp.Symbol("c", real=True)
+    at_x, at_y = output.xreplace({X: x}), output.xreplace({X: y})
     try:
-        expr = Gaussian([x, y], cov=[[v, c], [c, w]]).expect(
-            output.xreplace({X: x}) * output.xreplace({X: y})
-        )
+        expr = Gaussian([x, y], cov=[[v, c], [c, w]]).expect(at_x * at_y)
+        square = array_function([v], Gaussian([x], cov=[[v]]).expect(at_x**2), FUNCTIONS)
     except NotClosed:
         return None
-    call = array_function([v, w, c], expr)
-    return lambda *arguments: _quiet(call, *arguments)
+    call = array_function([v, w, c], expr, FUNCTIONS)
+
+    def row(variance: float, others: Array, covariances: Array) -> Array:
+        # Rounding can make correlations larger than one, and closed forms have cusps there.
+        bound = (1.0 - 1e-15) * np.sqrt(variance * others)
+        inside = np.clip(covariances, -bound, bound)
+        found = np.broadcast_to(_quiet(call, variance, others, inside), others.shape).copy()
+        found[-1] = square(variance)
+        return found
+
+    return row

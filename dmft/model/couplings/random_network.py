@@ -273,7 +273,7 @@ class RandomNetwork(Shown):
             if noise.is_negative:
                 raise BadParameter(f"noise{where} = {noise} must not be negative")
             if self.has_memory:
-                _refuse_jumps(output, rate, where)
+                refuse_jumps(output, rate, where, "couplings with symmetry other than 0 need")
             if self.positive:
                 self._check_positive(rate, noise)
         if self.multiplier is not None and not any(y.has(self.multiplier[0]) for y in self.rate):
@@ -457,12 +457,14 @@ def _multiplier(given: Any) -> tuple[sp.Symbol, sp.Expr, sp.Expr] | None:
     return given[0], _expression("multiplier", given[1]), _expression("multiplier", given[2])
 
 
-def _refuse_jumps(output: sp.Expr, rate: sp.Expr, where: str) -> None:
+def refuse_jumps(
+    output: sp.Expr, rate: sp.Expr, where: str = "", need: str = "the linear response needs"
+) -> None:
     """Functions with jumps, whose response is not the mean of a derivative."""
     for name, expr in (("output", output), ("rate", rate)):
         jump = next(iter(expr.atoms(sp.sign, sp.Heaviside)), None)
         if jump is not None:
             raise BadParameter(
-                f"{name}{where} has the jump {jump}, and symmetric couplings need its response: "
-                "use symmetry=0, or a steep smooth function such as erf"
+                f"{name}{where} has the jump {jump}, and {need} its derivative: use a steep smooth "
+                "function such as erf"
             )

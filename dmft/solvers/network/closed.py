@@ -25,8 +25,9 @@ from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 class LinearSite:
     """One population of Gaussian sites: a, b, c and the white noise of a step from t.
 
-    `output_slope` is that of a linear output, else None; `pair` (v, w, c) -> E phi(x) phi(y) is the
-    closed form for centred fields of these variances and covariance, or None.
+    `output_slope` is that of a linear output, else None; `pair` is the closed form of a row of
+    E phi(x_k) phi(x_l), l = 0..k, for centred fields, from the variance of x_k, the variances
+    (k + 1,) and the covariances (k + 1,), or None.
     """
 
     by_state: Callable[[float], float]
@@ -102,7 +103,7 @@ class Closed(Repeated):
         """E phi(x_k) phi(x_l), l = 0..k, by a closed form or the series in the correlation."""
         c, pair = self.cov[a], self.sites[a].pair
         variances = np.diagonal(c)[: k + 1]
-        if pair is not None and not self.state_mean[a, : k + 1].any():
+        if pair is not None and variances.all() and not self.state_mean[a, : k + 1].any():
             return np.asarray(pair(variances[k], variances, c[k, : k + 1]), dtype=np.float64)
         scale = np.sqrt(np.maximum(variances[k] * variances, 1e-300))
         rho = np.clip(c[k, : k + 1] / scale, -1.0, 1.0)

@@ -35,7 +35,8 @@ class NetworkRun(Solution):
     output_mean, output_corr : (T,), (T, T)
         The same averages of the output phi(x).
     resp : (T, T)
-        Response E d phi(x(t)) / d h(s) per unit of the time s (per step of a map); zero for s >= t.
+        Response E d phi(x(t)) / d h(s) per unit of the time s (per step of a map); zero for s >= t,
+        and nan in sweeps whose rate or output has jumps.
     multiplier : (T,)
         Multiplier of the declared constraint.
     arrays : Values

@@ -326,17 +326,18 @@ class Perturbed(Sweep):
         slope = np.broadcast_to(p.output[0](self.states[0, k], self.sites[0])[1], y.shape)
         self.rows[2 * k], self.rows[2 * k + 1] = self.outputs[0, k], slope * y
         self.fresh[2 * k] = self.innovations[0][k]
-        strength = p.coupled[0] * math.sqrt(self._strength(k))
+        s: Array = p.dt * np.arange(k + 1, dtype=np.float64)
+        strength = np.repeat(self._strength(k * p.dt, s), 2)
         zeta = np.zeros(self.paths)
         for row in (2 * k, 2 * k + 1):
             correlate(self.rows, row, self.table)
+            self.table[: 2 * k + 2] *= strength
             factor_row(self.joint, self.table, row)
-        add_rows(self.fresh, strength * self.joint[2 * k + 1], 2 * k + 2, zeta)
+        add_rows(self.fresh, p.coupled[0] * self.joint[2 * k + 1], 2 * k + 2, zeta)
         kernel = p.kernel[0]
         if kernel is not None and k:
-            s = np.arange(k) * p.dt
             weight = np.zeros(2 * k)
-            weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s)
+            weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
             add_rows(self.rows, weight, 2 * k, zeta)
         super().step()
         by_state, by_field = self.derivatives
@@ -350,9 +351,8 @@ class Perturbed(Sweep):
             self.rows[1::2] *= factor
             self.joint[1::2] *= factor
 
-    def _strength(self, k: int) -> float:
+    def _strength(self, t: float, s: Array) -> Array:
         """Variance of the couplings: covariance of the field per that of the outputs."""
-        ones = np.ones((1, 1))
-        return float(
-            np.ravel(self.problem.covariance[0](ones, k * self.problem.dt, np.zeros(1)))[0]
-        )
+        rows = np.ones((1, s.size)), np.zeros((1, s.size))
+        one, zero = (self.problem.covariance[0](y, t, s) for y in rows)
+        return np.asarray(one - zero)

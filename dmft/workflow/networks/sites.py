@@ -17,7 +17,13 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
 from dmft.laws import Discrete, JointNormal, Normal
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T
+from dmft.model.couplings.random_network import (
+    GaussianInput,
+    RandomNetwork,
+    S,
+    T,
+    refuse_jumps,
+)
 from dmft.validation import is_number, shown
 
 # Nodes of a smooth average over the field, fewer at each node of a law and on the way to a fixed
@@ -366,4 +372,11 @@ def populated(network: RandomNetwork) -> Rest:
             f"sites with noise = {network.noise[0]} have no fixed point: use dmft.stationary, or "
             "noise=0"
         )
+    if network.redrawn:
+        raise BadParameter(
+            "sites whose couplings are redrawn at each step have no fixed point: use "
+            "dmft.stationary, or solve to a long time"
+        )
+    for rate, output in zip(network.rate, network.output, strict=True):
+        refuse_jumps(output, rate)
     return Rest(network)

@@ -3,7 +3,7 @@ r"""Stationary states of random networks: correlation, spectrum, largest Lyapuno
 Equation    leaky sites dx = (-x + h) dt + sqrt(2 D) dW, symmetry 0: C'' = C - g^2 C_phi(C; C_0)
             for tau > 0, C'(0+) = -D; exponent -1 + sqrt(1 - E_0), E_0 the ground state of
             -d^2/dtau^2 + 1 - g^2 C_phi'(tau); a periodic input: Fourier series on its period;
-            maps: q = g^2 E phi^2 + b^2
+            maps: q = g^2 E phi^2 + b^2 + 2 D
 Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 """
 
@@ -177,7 +177,7 @@ def stationary_state(network: RandomNetwork) -> Stationary:
     if network.parameters:
         return _phased(network, output, g)
     if network.kind == "map":
-        return _of_map(output, g, _constant(network))
+        return _of_map(network, output, g)
     if random != 0:
         if random.has(T, S):
             return _driven(network, output, g)
@@ -245,7 +245,7 @@ def _check(network: RandomNetwork) -> None:
         refusal = (
             "an input that is zero, a dmft.GaussianInput or a cosine of a uniform random phase"
         )
-    elif network.noise[0] != 0 and (network.input[0] != 0 or network.kind == "map"):
+    elif network.noise[0] != 0 and network.input[0] != 0 and network.kind == "ode":
         refusal = "white noise of an ode without input, or an input without noise"
     elif network.noise[0].free_symbols - set(network.scalars):
         refusal = "noise of constant strength"
@@ -377,12 +377,13 @@ def _orbits() -> Orbits:
 # Maps and periodic inputs -----------------------------------------------------------------------
 
 
-def _of_map(output: Output, g: float, bias: float) -> Stationary:
+def _of_map(network: RandomNetwork, output: Output, g: float) -> Stationary:
     """Equal-time variance, the plateau of the correlation, the exponent."""
+    bias, white = _constant(network), 2.0 * float(network.noise[0])
 
     def gap(log: float) -> float:
         v = math.exp(log)
-        return g * g * float(output.pair(v, v)) + bias - v
+        return g * g * float(output.pair(v, v)) + bias + white - v
 
     grid = np.linspace(math.log(SMALLEST), math.log(1e6), 400)
     values = np.array([gap(y) for y in grid])
@@ -396,8 +397,9 @@ def _of_map(output: Output, g: float, bias: float) -> Stationary:
     first = int(signs[-1])
     q = math.exp(brentq(gap, grid[first], grid[first + 1], xtol=1e-15, rtol=1e-15))
     slope = g * g * float(output.slopes(q, q))
-    c = 0.0
-    if slope <= 1.0:
+    if network.redrawn:
+        c = bias
+    elif slope <= 1.0 and white == 0.0:
         c = q
     else:
 

@@ -16,7 +16,7 @@ from dmft.codegen.two_time.site import build_network
 from dmft.equations.two_time.network import NetworkEquations, derive_network
 from dmft.errors import BadParameter
 from dmft.laws import Normal
-from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_of
+from dmft.model.couplings.random_network import RandomNetwork, refuse_jumps, starts_of, step_of
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.jobs import Job
@@ -156,6 +156,7 @@ def _sampled(
         raise BadParameter(
             "sampled exponents are for one population with declared mean, std and symmetry"
         )
+    refuse_jumps(network.output[0], network.rate[0])
     equations = derive_network(network)
     dt, steps = step_of(network, t_max, options.dt)
     steps = max(4, steps)
