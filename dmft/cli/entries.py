@@ -96,6 +96,7 @@ class Values:
             "seed": lambda v, w: self.integer(v, w, 0, MAX_COUNT),
             "matrix": self.matrix,
             "matrices": self.matrices,
+            "blocks": self.blocks,
             "vector": self.vector,
             "rows": self.rows,
             "labels": self.labels,
@@ -239,6 +240,12 @@ class Values:
         if not isinstance(value, list):
             raise self.refusal(where, "must be a list of matrices like [[[1.0]], [[0.5]]]")
         return [self.matrix(y, where) for y in value]
+
+    def blocks(self, value: Any, where: str) -> list[Any]:
+        """Return a matrix, or one matrix for each block of the inputs."""
+        rows = [row for row in value if isinstance(row, list)] if isinstance(value, list) else []
+        nested = any(isinstance(x, list) for row in rows for x in row)
+        return self.matrices(value, where) if nested else self.matrix(value, where)
 
     def vector(self, value: Any, where: str) -> list[float]:
         """Return a row of numbers."""

@@ -276,10 +276,15 @@ SCHEMA: dict[str, Table] = {
             "dim": Key("count", "input dimension d", only=("random",), needed=True),
             "seed": Key("seed", "random seed, a whole number", only=("random",), needed=True),
             "normalised": Key("flag", "whether student rows are on the sphere", only=("random",)),
-            "Q": Key("matrix", "student overlaps, p by p", only=_OVERLAPS, needed=True),
+            "Q": Key(
+                "blocks",
+                "student overlaps, p by p; in each block of a spectrum or cluster",
+                only=_OVERLAPS,
+                needed=True,
+            ),
             "scalars": Key("values", "scalars of a rule by name: {b = 0.5}", only=_OVERLAPS),
-            "M": Key("matrix", "overlaps with the teacher, p by k", only=_OVERLAPS, needed=True),
-            "P": Key("matrix", "teacher overlaps; the identity by default", only=_OVERLAPS),
+            "M": Key("blocks", "overlaps with the teacher, p by k", only=_OVERLAPS, needed=True),
+            "P": Key("blocks", "teacher overlaps; the identity by default", only=_OVERLAPS),
         },
     ),
     "solve": Table(

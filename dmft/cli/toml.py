@@ -31,9 +31,10 @@ from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, Alignment, GradientDescent, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
+from dmft.model.hyperparameters import OPTIMISER
 
-# Names that every model knows: an axis may use them, a letter may not.
-BUILT_IN = ("learning_rate", "label_noise")
+# Numbers that models and algorithms declare: an axis may use them without a value.
+BUILT_IN = ("label_noise", "label_flip", "learning_rate", "readout_rate", "batch_size", *OPTIMISER)
 # Tables that a rule replaces.
 OF_MODELS = ("student", "teacher", "inputs", "model", "algorithm", "limits")
 # Keys of [solve] that are parameters of the equations, constant or schedules.
@@ -249,15 +250,15 @@ class _Reader:
         for symbol in sorted(declared - used, key=str):
             spanning = [t for t, axes in read.axes.items() if symbol.name in {a.name for a in axes}]
             table = "[parameters]" if symbol.name in read.parameters else f"[{spanning[0]}]"
-            reason = "no activation, readout, label_noise or learning_rate contains this symbol"
+            reason = "no formula or number of the model and of the algorithm contains this symbol"
             raise self.values.refusal(f"{table} {symbol.name}", reason)
 
     def _parameters(self) -> dict[str, float]:
         values = {}
         for name, value in self.raw.get("parameters", {}).items():
             where = f"[parameters] {name}"
-            if name in BUILT_IN:
-                table = "[algorithm]" if name == "learning_rate" else "[model]"
+            if name in BUILT_IN and name not in OPTIMISER:
+                table = "[model]" if name in SCHEMA["model"].keys else "[algorithm]"
                 raise self.values.refusal(where, f"is a key of {table}, not a symbol")
             values[self.values.name(name, where)] = self.values.number(value, where)
         return values

@@ -251,6 +251,34 @@ def test_slips_in_axes_are_named(write, axes, reason):
         read_declaration(write(text))
 
 
+@pytest.mark.parametrize(
+    ("name", "declared"), [("label_flip", ""), ("weight_decay", 0.1), ("momentum", 0.1)]
+)
+def test_axes_are_numbers_that_the_model_declares(write, name, declared):
+    """`dmft phase` varies them as `dmft.phase_diagram` does; other verbs ignore the table."""
+    sgd = '[model]\nlabel_flip = 0.1\n[algorithm]\nkind = "sgd"\nlearning_rate = 0.5\n'
+    text = MINIMAL[: MINIMAL.index("[algorithm]")] + sgd
+    text += f"{name} = {declared}\n" if declared else ""
+    axes = AXES.format(x="learning_rate", y=name, low=0.1, more="")
+    read = read_declaration(write(text + f'[phase]\nmeasure = "final_risk"\n{axes}'))
+    assert [a.name for a in read.axes["phase"]] == ["learning_rate", name]
+    assert read.parameters == {}
+    with pytest.raises(ExpressionRefused, match=r"key of \[model\]"):
+        read_declaration(write(text + "[parameters]\nlabel_flip = 0.1\n"))
+
+
+def test_starts_have_the_blocks_of_a_spectrum(write):
+    inputs = "[inputs]\neigenvalues = [2.0, 0.5]\nfractions = [0.3, 0.7]\n"
+    start = "[start]\nkind = 'overlaps'\nQ = [[[0.1]], [[0.2]]]\nM = [[[0.0]], [[0.1]]]\nP = {P}\n"
+    read = read_declaration(write(MINIMAL + inputs + start.format(P="[[[0.3]], [[0.7]]]")))
+    found = read.start()
+    np.testing.assert_array_equal(found.Q, [[[0.1]], [[0.2]]])
+    np.testing.assert_array_equal(found.M, [[[0.0]], [[0.1]]])
+    np.testing.assert_array_equal(found.P, [[[0.3]], [[0.7]]])
+    with pytest.raises(ExpressionRefused, match=r"\[start\] P: must be rows"):
+        read_declaration(write(MINIMAL + inputs + start.format(P="[[[0.3]], 0.7]")))
+
+
 def test_starts_that_no_vectors_have_are_refused(write):
     start = "[start]\nkind = 'overlaps'\nQ = [[1.0]]\nM = [[{m}]]\n"
     read = read_declaration(write(MINIMAL + start.format(m="2.0")))

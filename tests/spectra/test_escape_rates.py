@@ -10,6 +10,7 @@ import sympy as sp
 from scipy.optimize import brentq
 
 import dmft
+from dmft.workflow.diagrams.end_states import followed_point
 
 z = sp.Symbol("z", real=True)
 SQUARE = dmft.Committee(z**2, 1)
@@ -77,3 +78,20 @@ def test_where_there_is_no_rate() -> None:
     for model, words in cases:
         with pytest.raises(ValueError, match=words):
             dmft.escape_rate(model)
+
+
+def test_a_followed_point_ends_where_newton_finds_none():
+    """The unlearned state of two blocks, followed to a learning rate at which there is none."""
+    two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7], teacher=[[[0.5]], [[0.25]]])
+    equations = dmft.derive(dmft.Model(SQUARE, SQUARE, inputs=two), dmft.SGD(0.02))
+    start = dmft.Overlaps([[[0.1]], [[0.2]]], [[[0.0]], [[0.0]]], two.teacher)
+    found = followed_point(equations, start, {"learning_rate": 0.01}, {"learning_rate": 0.2})
+    assert "the uninformative fixed point followed from" in found.message
+    last = float(found.message.split("near learning_rate = ")[1])
+
+    def exists(rate):
+        points = dmft.fixed_points(equations, start, learning_rate=rate)
+        return any(p.status == "ok" and p.overlaps.Q.min() > 0 for p in points)
+
+    assert exists(0.99 * last)
+    assert not exists(1.01 * last)

@@ -176,7 +176,7 @@ def followed_point(
         elif step > SHORTEST:
             step /= 2.0
         else:
-            return _ended(first, reference, parameters, part)
+            return _ended(equations, first, reference, parameters, part)
     root = newton(way.rates(1.0), system.jacobian, y, tolerance=least, max_steps=CORRECTIONS)
     return point_of(system, start, root)
 
@@ -222,6 +222,7 @@ class _Way:
 
 
 def _ended(
+    equations: Equations,
     first: FixedPoint,
     reference: Mapping[str, Any],
     parameters: Mapping[str, Any],
@@ -234,7 +235,7 @@ def _ended(
         if reference[name] != parameters[name]
     }
     message = (
-        f"the {kind_of(first.overlaps)} fixed point followed from "
+        f"the {kind_of(seen_by(equations.model, first.overlaps))} fixed point followed from "
         f"{_words(reference, parameters)} ends, or meets another, near {_words(between, between)}"
     )
     return replace(first, status=Status.NOT_CONVERGED, message=message)
