@@ -15,6 +15,7 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
 from dmft.model.loss import check_one_output
+from dmft.model.model import FLIPS_AS_CLUSTERS
 from dmft.progress import stage
 from dmft.symbolic_lock import in_turn
 from dmft.validation import checked
@@ -278,7 +279,7 @@ def two_time_equations(
 ) -> DescentEquations:
     """Equations of descent on repeated data, of finite steps or of their limit."""
     check_isotropic(model, "repeated data are derived")
-    check_unflipped(model, "repeated data are derived")
+    check_unflipped(model, "repeated data are derived", FLIPS_AS_CLUSTERS)
     mixture = model.clusters
     if mixture is not None and not mixture.isotropic:
         raise BadParameter(

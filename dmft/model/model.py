@@ -333,14 +333,24 @@ def check_labels(model: Model, what: str) -> None:
         )
 
 
-def check_unflipped(model: Model, what: str) -> None:
+def check_unflipped(model: Model, what: str, other: str = "") -> None:
     """Refuse flipped labels, where something is derived for labels of the teacher."""
     if model.flips:
+        other = other or (
+            "for these use dmft.population_risk, dmft.derive with one-pass algorithms, dmft.solve "
+            "and dmft.simulate"
+        )
         raise BadParameter(
             f"{what} only for labels defined by the teacher, not for flipped ones, label_flip = "
-            f"{model.label_flip}; for these use dmft.population_risk, dmft.derive with one-pass "
-            "algorithms, dmft.solve and dmft.simulate"
+            f"{model.label_flip}; {other}"
         )
+
+
+# Flips on repeated data: a cluster for each sign.
+FLIPS_AS_CLUSTERS = (
+    "write flips with probability e as two clusters of mean zero, dmft.Model(student, "
+    "dmft.GaussianMixture([[0], [0]], [y, -y], [1 - e, e], fields=z)) for the label y(z)"
+)
 
 
 def check_outputs(model: Model, what: str) -> None:

@@ -26,6 +26,7 @@ from dmft.model import (
 )
 from dmft.model.gradient_descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
+from dmft.model.model import FLIPS_AS_CLUSTERS
 from dmft.model.overlaps import check_start
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
@@ -229,7 +230,7 @@ def _declare(
         check_start(start, model, algorithm.constraint)
     check_isotropic(model, "repeated data are simulated")
     check_labels(model, "repeated data are simulated")
-    check_unflipped(model, "repeated data are simulated")
+    check_unflipped(model, "repeated data are simulated", FLIPS_AS_CLUSTERS)
     if model.clusters is not None and not model.clusters.isotropic:
         raise BadParameter(
             f"repeated data are simulated for clusters of unit variance, got {model.clusters}"

@@ -163,7 +163,8 @@ def fixed_points(
 
     Parameters
     ----------
-    equations : Equations
+    equations : Equations, RandomNetwork or NetworkEquations
+        For a random network, fixed points of its sites are computed.
     starts : Overlaps or sequence of them, optional
         Starts of the search, each of which leads to at most one fixed point. A symmetric start
         leads to a symmetric point, for example equal units to the plateau. The default starts are
@@ -183,7 +184,7 @@ def fixed_points(
     FixedPoints
         A tuple of distinct `FixedPoint` records, with the starts (`starts`), the result of each
         start (`tried`) and a summary (`message`). Failed searches come last; for default starts
-        they are only in `tried`.
+        they are only in `tried`. For a random network, a list of `NetworkFixedPoint` records.
 
     Raises
     ------
@@ -336,7 +337,8 @@ def stability(
     -------
     Stability
         Eigenvalues (n,) with their modes in Q (n, p, p) and M (n, p, k), in order of decreasing
-        growth rate.
+        growth rate. For a random network, the `NetworkFixedPoint` of the largest output, whose
+        `replicon` and `stable` describe its stability.
 
     Raises
     ------

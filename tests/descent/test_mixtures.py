@@ -31,6 +31,29 @@ def test_first_step_of_logistic_regression_is_its_integral():
     assert abs(run.M[1, 0, 0] - exact) < 5 * run.error["M"][1, 0, 0] + 1e-9
 
 
+def test_flipped_labels_are_two_clusters_of_mean_zero():
+    """M^1 = (1 - eta ridge) m - eta alpha E[g h*], g = -y / (1 + exp(y h)), y = +-sign(h*)."""
+    m, q, eta, alpha, ridge, flip = 0.4, 1.3, 0.5, 2.0, 0.1, 0.15
+    gd = dmft.GradientDescent(eta, alpha, ridge=ridge, loss="logistic")
+    sign = dmft.Committee(sp.sign(z), 1)
+    for use in (dmft.derive, lambda model, gd: dmft.simulate(model, gd, 100, 1, 1)):
+        with pytest.raises(BadParameter, match=r"GaussianMixture\(\[\[0\], \[0\]\]"):
+            use(dmft.Model(LINE, sign, label_flip=flip), gd)
+    clusters = dmft.GaussianMixture(
+        [[0], [0]], [sp.sign(z), -sp.sign(z)], [1 - flip, flip], fields=z
+    )
+    run = dmft.solve(dmft.derive(dmft.Model(LINE, clusters), gd), dmft.Overlaps([[q]], [[m]]), 1)
+    star, r = np.linspace(-8, 8, 2000)[:, None], np.linspace(-9, 9, 400)
+    h = m * star + math.sqrt(q - m**2) * r
+    pull = sum(
+        weight * -label / (1.0 + np.exp(label * h))
+        for weight, label in ((1 - flip, np.sign(star)), (flip, -np.sign(star)))
+    )
+    density = stats.norm.pdf(star) * stats.norm.pdf(r) * (16 / 1999) * (18 / 399)
+    exact = (1 - eta * ridge) * m - eta * alpha * np.sum(pull * star * density)
+    assert abs(run.M[1, 0, 0] - exact) < 5 * run.error["M"][1, 0, 0] + 1e-5
+
+
 def test_linear_regression_on_clusters_by_moments():
     """Squared loss, linear student: one step needs second moments of the inputs only."""
     mixture = dmft.GaussianMixture([[1.0], [-0.5]], [2, -1], weights=[0.25, 0.75])

@@ -69,7 +69,8 @@ class DescentRun(Solution):
         (`provenance["method"]`), the recursions hold only up to its error.
     readout : (T + 1, p)
     train_loss : (T,)
-        Mean loss over the training samples, including label noise.
+        Mean loss over the training samples at steps 0..T-1, including label noise; that at T is
+        computed only in a run to a later step.
     risk : (T + 1,)
         Population risk E(f* - f)^2 / 2 for every loss, without label noise.
     error_rate : (T + 1,)
