@@ -205,3 +205,48 @@ def test_sums_over_intervals_are_integrals():
                 / np.sqrt(0.98 * np.pi), a, b, epsabs=1e-12,
             )[0]  # fmt: skip
             assert found[power][n] == pytest.approx(wanted, abs=1e-10)
+
+
+@pytest.mark.parametrize("variance", [0.3, 1e-3, 1e-6])
+def test_flipped_labels_where_both_signs_have_the_same_field(variance):
+    """y = +-(z^2 - 1): the roots sqrt(1 + y), sqrt(1 - y) meet at z = 1; posterior written out."""
+    flip, scale = 0.3, np.sqrt(variance)
+    near = np.concatenate([s + scale * np.linspace(-12, 12, 4001) for s in (0.0, 1.0, np.sqrt(2))])
+    near = np.unique([*np.linspace(0.0, 8.0, 16001), *near[(near > 0) & (near < 8)]])
+    h, width = 0.5 * (near[1:] + near[:-1]), np.diff(near)
+    t, x = h[:, None], np.linspace(-7, 7, 141)
+    omega = (1 - variance) * t + np.sqrt(variance * (1 - variance)) * x
+    turned = np.sqrt(np.maximum(2 - t * t, 0.0))  # z with -(z^2 - 1) = h^2 - 1
+
+    def score(own, other, share):
+        z = np.stack([own, -own, other, -other])
+        weight = np.stack([share / own] * 2 + [(1 - share) * (t < np.sqrt(2)) / other] * 2)
+        log = -((z - omega) ** 2) / 2 / variance
+        p = weight * np.exp(log - log.max(axis=0))
+        return ((p * z).sum(axis=0) / p.sum(axis=0) - omega) / variance
+
+    law = 2 * width * np.exp(-h * h / 2) / np.sqrt(2 * np.pi)
+    inner = (x[1] - x[0]) * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    other = np.maximum(turned, 1e-9)
+    squares = [p * score(t, other, p) ** 2 for p in (1 - flip, flip)]
+    wanted = float(law @ (squares[0] + squares[1]) @ inner)
+    channel = Channel(z**2 - 1, z, flip=flip)
+    assert channel.information(1 - variance, variance) == pytest.approx(wanted, rel=2e-4)
+
+
+@pytest.mark.parametrize("variance", [0.5, 0.05])
+def test_noisy_label_of_many_branches(variance):
+    """cos(3 z) with noise against sums on one grid of z, y and omega."""
+    noise = 0.01
+    at, omega = np.linspace(-8, 8, 4001)[:, None], np.linspace(-6.5, 6.5, 261)
+    omega = np.sqrt(1 - variance) * omega
+    y = np.arange(-1.7, 1.7, 0.04)[:, None]
+    u = (at - omega) / np.sqrt(variance)
+    law = np.exp(-u * u / 2) / np.sqrt(2 * np.pi * variance) * 0.004
+    seen = np.exp(-((y - np.cos(3 * at.T)) ** 2) / 2 / noise) / np.sqrt(2 * np.pi * noise)
+    mass, first = seen @ law, seen @ (law * u)
+    outer = np.exp(-(omega**2) / 2 / (1 - variance)) / np.sqrt(2 * np.pi * (1 - variance))
+    inner = np.sum(first**2 / np.maximum(mass, 1e-200), axis=0) / variance * 0.04
+    wanted = float(inner @ outer) * (omega[1] - omega[0])
+    found = Channel(sp.cos(3 * z), z, noise).information(1 - variance, variance)
+    assert found == pytest.approx(wanted, rel=1e-6)

@@ -9,7 +9,7 @@ import sympy as sp
 
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import Curve
-from dmft.gaussian.channels.priors import GaussBernoulli, as_prior
+from dmft.gaussian.channels.priors import GAUSSIAN, GaussBernoulli, as_prior
 
 FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]
@@ -71,3 +71,18 @@ def test_fixed_points_agree_with_vectors(vector):
     roots = curve(given["label"], given["prior"]).roots(given["alpha"])
     assert roots[0].stable
     assert roots[0].overlap == pytest.approx(vector["output"]["q"], rel=vector["rtol"])
+
+
+@pytest.mark.slow
+def test_error_of_curve_covers_its_rules():
+    """m of cos(3 z) is off by 3e-7; the curve claimed 1e-7."""
+    curve = Curve(Channel(sp.cos(3 * z), z), GAUSSIAN)
+    for variance in (0.5, 0.2):
+        rough, fine = (curve.channel.information(1 - variance, finer=f) for f in (1.0, 2.0))
+        assert abs(rough / fine - 1) < curve.error < 2e-6
+
+
+def test_flipped_curve_has_no_ripples():
+    curve = Curve(Channel(z**2 - 1, z, flip=0.3), GAUSSIAN)
+    assert len(curve.extremes) == 1
+    assert curve.error < 1e-6

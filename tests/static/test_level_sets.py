@@ -8,8 +8,10 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ive, ndtr
 
 import dmft
+from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.channels.several import Several
 from dmft.workflow.static.continuation import Lines
+from dmft.workflow.static.several_fields import confidence, several_of
 
 z = sp.Symbol("z", real=True)
 FIELDS = z1, z2, z3 = sp.symbols("z1 z2 z3", real=True)
@@ -155,3 +157,89 @@ def test_errors_where_one_field_is_known_and_the_other_is_not():
     signs = dmft.bayes_optimal(dmft.Model(dmft.Committee(z, 1), alone), 1.5)
     assert abs(found.q[1, 1] - signs.q) < found.error < 0.1
     assert abs(found.q[0, 0] - 1.0) < found.error
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.99])
+def test_small_noise_on_two_fields(overlap):
+    """z1 z2 + z1 + noise of variance 1e-4: given z1 a line in z2, then sums over z1."""
+    noise, rest = sp.Rational(1, 10**4), 1 - overlap
+    channel = several_of(Label(z1 * z2 + z1, (z1, z2), noise, sp.S.Zero, False))
+    rng, delta = np.random.default_rng(5), 1e-4
+    omega = np.sqrt(overlap) * rng.normal(size=(200, 2))
+    one, two = (omega + np.sqrt(rest) * rng.normal(size=(200, 2))).T
+    y = one * two + one + np.sqrt(delta) * rng.normal(size=200)
+    found = channel.score(y, omega, rest * np.eye(2))
+    x = omega[:, :1] + np.sqrt(rest) * np.linspace(-8, 8, 40001)
+    total = delta + rest * x**2
+    gap = y[:, None] - x * (1 + omega[:, 1:])
+    p = np.exp(-((x - omega[:, :1]) ** 2) / 2 / rest - gap**2 / 2 / total) / np.sqrt(total)
+    p /= p.sum(axis=1, keepdims=True)
+    wanted = np.stack(
+        [np.sum(p * (x - omega[:, :1]), axis=1) / rest, np.sum(p * x * gap / total, axis=1)], axis=1
+    )
+    squares = [np.mean(g**2) for g in (found, wanted)]
+    assert squares[0] == pytest.approx(squares[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("overlap", "part"), [(0.05, 0.5), (0.5, 0.15), (0.98, 0.03)])
+def test_average_of_a_rotated_label(overlap, part):
+    """|z1 + z2| is |z| in the first field turned: m = E[(y tanh(y w/V) - w)^2]/V^2 on it alone."""
+    rest = 1 - overlap
+    z, x = np.linspace(-8, 8, 1601)[:, None], np.linspace(-8, 8, 1201)
+    omega = overlap * z + np.sqrt(rest * overlap) * x
+    g = (np.abs(z) * np.tanh(np.abs(z) * omega / rest) - omega) / rest
+    m = float(density(z[:, 0]) @ g**2 @ density(x)) * 0.01 * (x[1] - x[0])
+    found = Several(sp.Abs(z1 + z2), (z1, z2)).average(overlap * np.eye(2), 2048)
+    values = np.einsum("i,rij,j->r", TURN[0], found.tables, TURN[0])
+    assert abs(values.mean() - m) < confidence(values) < part * m
+    assert abs(TURN[1] @ found.information @ TURN[1]) < 1e-8 * m
+
+
+def majority(radii=160, angles=240):
+    """Of three signs, given their mean field: P(+) and E[(r^2/2 - 1) 1_+], r off the diagonal."""
+    mean = np.linspace(-4.5, 4.5, 301)
+    r = (np.arange(radii) + 0.5) * (7.0 / radii)
+    angle = (np.arange(angles) + 0.5) * (2 * np.pi / angles)
+    turned = angle[:, None] + 2 * np.pi / 3 * np.arange(3)
+    middle = np.sort(np.sqrt(2 / 3) * np.cos(turned), axis=1)[:, 1]  # of the three fields at r = 1
+    law = r * np.exp(-r * r / 2)
+    law = law / law.sum() / angles
+    up = (mean[:, None, None] + r[:, None] * middle > 0).sum(axis=2)
+    return mean * np.sqrt(3), up @ law, up @ (law * (r * r / (r * r @ law * angles) - 1))
+
+
+@pytest.mark.slow
+def test_majority_of_three_signs_specialises_at_once():
+    """Along (1, 1, 1) until the others destabilise it, which is where AMP leaves it."""
+    u, up, square = majority()
+    x = np.linspace(-6, 6, 601)
+    weight = density(x) * 0.02
+
+    def lines(s):
+        at = np.sqrt(s) * x[:, None] + np.sqrt(1 - s) * x
+        chance, gain = np.interp(at, u, up) @ weight, np.interp(at, u, square) @ weight
+        slope = np.interp(at, u, up) @ (weight * x) / np.sqrt(1 - s)
+        free = np.maximum(chance * (1 - chance), 1e-12)
+        return s / (1 - s) / (weight @ (slope**2 / free)), 1 / (weight @ (gain**2 / free))
+
+    s = brentq(lambda s: np.subtract(*lines(s)), 0.9, 0.98)
+    wanted = lines(s)[1]
+    label = dmft.MultiIndex(sp.sign(sp.sign(z1) + sp.sign(z2) + sp.sign(z3)), FIELDS)
+    found = dmft.thresholds(dmft.Model(dmft.Committee(z, 1), label))
+    step = found.staircase[1]
+    assert step.directions.shape == (2, 3)
+    assert np.abs(step.directions.sum(axis=1)).max() < 0.01
+    assert abs(step.samples_per_dim - wanted) < step.samples_per_dim.error < 0.2
+    assert found.algorithmic == step.samples_per_dim  # 15.8 by a spline across the kink
+    assert found.order == "first"
+    # Equal free entropies by sums over z1 and z2: -.0089 at 11.2 and .0058 at 11.4.
+    entropic = found.information_theoretic
+    assert abs(entropic - 11.32) < entropic.error < 1.0
+
+
+@pytest.mark.slow
+def test_sum_of_rectified_fields_has_no_loops():
+    """Averages of few points made five extremes of alpha(q), and thresholds raised an error."""
+    label = dmft.MultiIndex(sp.Max(0, z1) + sp.Max(0, z2), [z1, z2])
+    found = dmft.thresholds(dmft.Model(dmft.Committee(z, 1), label, label_noise=0.01))
+    assert (found.order, found.spinodals) == ("second", ())

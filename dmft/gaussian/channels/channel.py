@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -29,7 +29,7 @@ from dmft.gaussian.channels.panels import (
     thinned,
     window,
 )
-from dmft.gaussian.channels.pieces import REACH, pieces, stripped
+from dmft.gaussian.channels.pieces import REACH, pieces, stripped, zeros_of
 
 # Fields of omega: edges in units of its standard deviation.
 OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
@@ -37,10 +37,13 @@ OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
 SMOOTH = 32
 # Nodes of panels, more where the density of labels is singular.
 ORDER, FINE_ORDER, NOISY_ORDER = 12, 20, 10
-# Break points closer than this are one.
-SAME = 1e-10
+# Break points closer than this are one; two functions that agree this far from a zero of their
+# difference do not cross there.
+SAME, ASIDE = 1e-10, 1e-6
 # Panels in y in units of the noise.
 NOISE_PANEL = 1.5
+# Edges of omega without noise are at least so far apart, in units of sqrt(V) and of its spread.
+APART, CLOSE = 0.5, 0.49
 # Pairs of nodes of an average with noise are taken at most this many at a time.
 BLOCK = 1 << 13
 
@@ -139,6 +142,10 @@ class Channel:
                 inside = np.array([v for v in self.values if branch.contains(np.array(v))])
                 points |= {float(z) for z in branch.inverse(inside)}
         reach = self.branches[0].reach
+        for (_, one), (_, other) in combinations(self.cases, 2):  # roots meet where they cross
+            z = np.array([float(r) for r in zeros_of([one - other], self.field, reach)])
+            gap = quiet([self.field], one - other)
+            points |= set(z[(gap(z - ASIDE) != 0) & (gap(z + ASIDE) != 0)].tolist())
         found = np.array(sorted(p for p in points if abs(p) < reach - SAME))
         return found[np.diff(found, prepend=-np.inf) > SAME]
 
@@ -195,18 +202,25 @@ class Channel:
 
         Where these places are apart, the largest contribution is from between them.
         """
-        wide = 9.0 * np.sqrt(self.noise)
-        ends = np.stack([branch.inverse(y - wide), branch.inverse(y + wide)])
-        far = 9.0 * np.sqrt(variance)
-        low = np.maximum(ends.min(axis=0), np.clip(omega - far, *branch.ends))
-        high = np.minimum(ends.max(axis=0), np.clip(omega + far, *branch.ends))
-        low, high = np.minimum(low, high), np.maximum(low, high)
+        y, omega, variance = np.broadcast_arrays(y, omega, variance)
+        wide, far = 9.0 * np.sqrt(self.noise), 9.0 * np.sqrt(variance)
+        low, high = (np.clip(omega + sign * far, *branch.ends) for sign in (-1.0, 1.0))
+        here = low < high
+        parts = [np.full((1, *here.shape), empty) for empty in (-np.inf, 0.0, 0.0)]
+        if not here.any():
+            return Parts(*parts)
+        y, omega, variance, low, high = (a[here] for a in (y, omega, variance, low, high))
+        ends = np.sort([branch.inverse(y - wide), branch.inverse(y + wide)], axis=0)
+        low, high = np.sort([np.maximum(ends[0], low), np.minimum(ends[1], high)], axis=0)
         z, weight = between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
         u = (z - omega) / np.sqrt(variance)
         gap = (y - branch.value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
             log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
-        return Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)
+        found = combined([Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)])
+        for part, values in zip(parts, found, strict=True):
+            part[0, here] = values
+        return Parts(*parts)
 
     @cached_property
     def likelihood(self) -> Likelihood:
@@ -278,7 +292,7 @@ class Channel:
         self, overlap: float, variance: Array, order: int | None = None
     ) -> Iterator[tuple[Moments, Array, Array, Array]]:
         """Moments, labels y, omega ~ N(0, q) and weights of their joint law, in blocks."""
-        order = order or (FINE_ORDER if self.is_singular else NOISY_ORDER if self.noise else ORDER)
+        order = order or self.order
         omega, weight = self.outer(overlap, float(variance), order)
         if self.noise:
             # Panels in y for each omega; those of zero length are left out.
@@ -310,6 +324,11 @@ class Channel:
             share = branch.share * weight[inside][:, None] * inner
             yield self.moments(y, omega, variance), y, omega, share
 
+    @cached_property
+    def order(self) -> int:
+        """Nodes of a panel."""
+        return FINE_ORDER if self.is_singular else NOISY_ORDER if self.noise else ORDER
+
     def outer(self, spread: float, variance: float, order: int) -> tuple[Array, Array]:
         """Nodes of N(0, spread), with layers of width sqrt(V) about the break points.
 
@@ -317,20 +336,28 @@ class Channel:
         """
         if spread == 0:
             return np.zeros(1), np.ones(1)
-        scale, layers = np.sqrt(spread), np.sqrt(variance) * MIRRORED
+        scale, width = np.sqrt(spread), np.sqrt(variance)
         edges = np.concatenate([-scale * OUTER, scale * OUTER])
-        edges = np.concatenate([edges, np.add.outer(self.breaks, layers).ravel()])
+        edges = np.concatenate([edges, np.add.outer(self.breaks, width * MIRRORED).ravel()])
         edges = np.unique(np.clip(edges, -9 * scale, 9 * scale))
-        gap = min(NOISE_PANEL * np.sqrt(variance), scale) if self.noise else 1e-9 * scale
-        edges = np.unique(thinned(edges[edges >= 0] if self.is_symmetric else edges, gap))
+        # Noise smooths the places at which densities are singular.
+        kept = self.breaks[(np.abs(self.breaks) < 9 * scale) & (not self.noise)]
+        if self.is_symmetric:
+            edges, kept = edges[edges >= 0], np.unique([0.0, *kept[kept >= 0]])
+        gap = min(NOISE_PANEL * width, scale) if self.noise else min(APART * width, CLOSE * scale)
+        apart = np.abs(np.subtract.outer(edges, kept)).min(axis=1, initial=np.inf) > gap
+        edges = np.unique(np.concatenate([kept, thinned(edges[apart], gap)]))
         x, weight = between(edges, order, self.is_singular)
         return x, (1 + self.is_symmetric) * weight * np.exp(
             -0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI
         ) / scale
 
-    def information(self, overlap: float, variance: float | None = None) -> float:
+    def information(
+        self, overlap: float, variance: float | None = None, finer: float = 1.0
+    ) -> float:
         """m(q) = E[g^2], the right-hand side of state evolution per sample."""
-        return float(self.average(lambda m, v, *_: m.first**2 / v, overlap, None, variance))
+        order = round(finer * self.order)
+        return float(self.average(lambda m, v, *_: m.first**2 / v, overlap, order, variance))
 
     def entropy(self, overlap: float, variance: float | None = None) -> float:
         """Psi_out(q) = E[log Z]."""

@@ -29,6 +29,8 @@ COUNTS, RESOLVED = (9, 27, 81, 243), 2e-8
 ACCEPTED = 1e-6
 # Overlaps, in units of the second moment, that tell the power of m for small ones.
 PROBES = (1e-3, 2e-3)
+# Remaining variances, in units of the second moment, at which m is compared with a finer rule.
+TRIED, FINER = (0.9, 0.3, 0.01), 1.5
 # Averages of conditional moments below this are zero.
 ZERO = 1e-11
 # Grid on which extremes are bracketed; changes of alpha below this are no extremes.
@@ -107,10 +109,14 @@ class Curve:
                 break
         return fitted, tail
 
-    @property
+    @cached_property
     def error(self) -> float:
-        """Relative error of alpha(q)."""
-        return max(10.0 * self._fit[1], 1e-10)
+        """Relative error of alpha(q): of the series, and of the rules of m at three overlaps."""
+        rho, rules = self.prior.second_moment, [1e-10]
+        for v in TRIED:
+            m, finer = (self.channel.information(rho - v * rho, v * rho, n) for n in (1.0, FINER))
+            rules.append(abs(m / finer - 1.0))
+        return max(10.0 * self._fit[1], *rules)
 
     def log_alpha(self, x: Array | float) -> Array:
         """Logarithm of alpha at logarithms of precisions."""

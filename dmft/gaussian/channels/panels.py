@@ -86,3 +86,16 @@ def window(
     z, weight = between(edges, order, smoothed)
     density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
     return z, weight * density
+
+
+def squares(g: Array) -> Array:
+    """Outer products of rows (B, k) with themselves."""
+    return np.asarray(g[:, :, None] * g[:, None, :])
+
+
+def regression(weight: Array, x: Array, y: Array, metric: Array | None = None) -> float:
+    """Slope of the weighted regression of y, or of tr(y metric), on x of mean zero."""
+    y = y if metric is None else np.einsum("rbij,ij->rb", y, metric)
+    total = weight.sum()
+    gap = x - np.sum(weight * x) / total
+    return float(np.sum(weight * gap * y) / max(np.sum(weight * gap**2), 1e-250))

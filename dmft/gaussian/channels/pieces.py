@@ -79,7 +79,7 @@ def pieces(expr: sp.Expr, z: sp.Symbol, reach: float = REACH) -> tuple[Piece, ..
     found: list[Piece] = []
     for low, high, smooth in _smooth_pieces(expr, z, reach):
         derivative = sp.diff(smooth, z)
-        inner = _points([derivative], z, reach) if derivative.has_free(z) else []
+        inner = zeros_of([derivative], z, reach) if derivative.has_free(z) else []
         ends = [low, *(c for c in inner if _below(low, c) and _below(c, high)), high]
         for left, right in pairwise(ends):
             piece = _piece(left, right, smooth, z)
@@ -95,7 +95,7 @@ def _smooth_pieces(
     expr: sp.Expr, z: sp.Symbol, reach: float
 ) -> list[tuple[sp.Expr, sp.Expr, sp.Expr]]:
     """Intervals between zeros of switching functions, with the branch on each."""
-    ends = [-sp.oo, *_points(switches(expr, (z,)), z, reach), sp.oo]
+    ends = [-sp.oo, *zeros_of(switches(expr, (z,)), z, reach), sp.oo]
     result: list[tuple[sp.Expr, sp.Expr, sp.Expr]] = []
     for low, high in pairwise(ends):
         branch = resolved(expr, {z: inside(low, high)})
@@ -137,7 +137,7 @@ def _branch(node: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     return sp.Integer(bool(side > 0)) if isinstance(node, sp.Heaviside) else side
 
 
-def _points(functions: list[sp.Expr], z: sp.Symbol, reach: float) -> list[sp.Expr]:
+def zeros_of(functions: list[sp.Expr], z: sp.Symbol, reach: float) -> list[sp.Expr]:
     """Real zeros in (-reach, reach), sorted and distinct: exact where SymPy isolates them."""
     found: list[sp.Expr] = []
     for function in functions:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import between, quiet
+from dmft.gaussian.channels.panels import between, quiet, regression, squares
 from dmft.gaussian.channels.pieces import stripped
 from dmft.gaussian.channels.sweeps import (
     Sums,
@@ -256,19 +256,24 @@ class Several:
         variance = np.eye(self.width) - overlap
         values, vectors = np.linalg.eigh(overlap)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        tables, logs = [], []
+        found = []
         for scramble in np.random.SeedSequence(seed).spawn(REPLICAS):
-            table, log = np.zeros((self.width, self.width)), 0.0
+            parts = []
             for weight, omega, sums in self._samples(root, variance, points // REPLICAS, scramble):
                 g = _score(sums.mass, sums.first, omega, variance)
-                table += np.einsum("b,bi,bj->ij", weight, g, g)
-                log += float(weight @ np.log(np.maximum(sums.mass, SMALLEST)))
-            tables.append(table)
-            logs.append(log)
-        return Average(np.array(tables), np.array(logs))
+                log = np.log(np.maximum(sums.mass, SMALLEST))
+                parts.append((weight, squares(g), log, _excess(sums, omega, variance)))
+            found.append([np.concatenate(each) for each in zip(*parts, strict=True)])
+        weight, rows, log, excess = (np.array(each) for each in zip(*found, strict=True))
+        if not self.is_discrete:  # sums over all values leave nothing
+            x = np.einsum("rbij,ij->rb", excess, variance)
+            rows = rows - regression(weight, x, rows, variance) * excess
+            log = log - regression(weight, x, log) * x
+        tables = np.einsum("rb,rbij->rij", weight, rows)
+        return Average(tables, np.einsum("rb,rb->r", weight, log))
 
     def around(
-        self, learned: Array, overlap: float, points: int | None = None
+        self, learned: Array, overlap: float, points: int | None = None, seed: int = 0
     ) -> tuple[Array, Array, float]:
         """Moments at overlap q with the rows of `learned`: of the others, and m along these.
 
@@ -280,7 +285,7 @@ class Several:
         rest, variance = np.eye(k) - span, np.eye(k) - overlap * span
         points = (points or POINTS[self.is_discrete]) // REPLICAS
         first, second, m = np.zeros((k, k)), np.zeros((k * k, k * k)), 0.0
-        scramble = np.random.SeedSequence(3)
+        scramble = np.random.SeedSequence(seed)
         for weight, omega, sums in self._samples(
             np.sqrt(overlap) * span, variance, points, scramble
         ):
@@ -443,6 +448,19 @@ def _tensor(weight: Array, g: Array) -> Array:
     """E[G x G] (k^2, k^2) of matrices (B, k, k)."""
     size = g.shape[1] ** 2
     return np.asarray(np.einsum("b,bij,bkl->ikjl", weight, g, g).reshape(size, size))
+
+
+def _excess(sums: Sums, omega: Array, variance: Array) -> Array:
+    """V^-1 (E[(z - omega)(z - omega)^T | y] - V) V^-1, whose mean is zero; zero where Z underflows.
+
+    A control variate: without noise, a small V makes E[g g^T | gradient] known up to it.
+    """
+    safe = sums.mass > SMALLEST
+    mass = np.where(safe, sums.mass, 1.0)
+    mean = sums.first / mass[:, None]
+    spread = sums.second / mass[:, None, None] - squares(mean) + squares(mean - omega) - variance
+    inverse = np.linalg.inv(variance)
+    return np.where(safe[:, None, None], inverse @ spread @ inverse, 0.0)
 
 
 def _score(mass: Array, first: Array, omega: Array, variance: Array) -> Array:

@@ -118,6 +118,11 @@ class Sweep:
             return False
 
     @cached_property
+    def is_flat(self) -> bool:
+        """Whether the label is constant in the last field between its break points."""
+        return degree_in(self.expr, self.fields[self.last]) == 0
+
+    @cached_property
     def _value(self) -> Callable[..., Array]:
         return quiet(self._symbols, self.expr)
 
@@ -208,6 +213,10 @@ class Sweep:
         start = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 3.0, -1.5))
         end = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 3.0, 1.5))
         points = [start + part * (end - start) for part in (0.2, 0.45, 0.8)]
+        if self.is_flat:
+            nothing = np.zeros(low.shape)
+            c0 = np.where(high > low, self._value(*fields, points[1]), 0.0)
+            return Pieces(low, high, (c0, nothing, nothing))
         with np.errstate(all="ignore"):
             a, b, c = (self._value(*fields, p) for p in points)
             one, two = (b - a) / (points[1] - points[0]), (c - b) / (points[2] - points[1])
@@ -257,13 +266,19 @@ def interval_sums(found: Pieces, mean: Array, scale: float | Array) -> Array:
     """Probability, E[z] and E[z^2] of the last field on each interval."""
     from scipy.special import ndtr
 
-    a, b = (found.low - mean) / scale, (found.high - mean) / scale
-    at_a, at_b = (np.exp(-0.5 * (t * t + LOG_TWO_PI)) for t in (a, b))
-    upper = a > 0
-    mass = np.where(upper, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
-    with np.errstate(invalid="ignore"):
-        first = at_a - at_b
-        second = mass + np.where(at_a > 0, a * at_a, 0.0) - np.where(at_b > 0, b * at_b, 0.0)
+    def at(edges: Array) -> Array:
+        t = (edges - mean) / scale
+        density = np.exp(-0.5 * (t * t + LOG_TWO_PI))
+        with np.errstate(invalid="ignore"):
+            return np.array([ndtr(t), ndtr(-t), density, np.where(density > 0, t * density, 0.0)])
+
+    if mean.ndim < found.low.ndim:  # neighbours share an end
+        edges = at(np.concatenate([found.low[:1], found.high]))
+        low, high = edges[:, :-1], edges[:, 1:]
+    else:
+        low, high = at(found.low), at(found.high)
+    mass = np.where(low[0] > 0.5, low[1] - high[1], high[0] - low[0])
+    first, second = low[2] - high[2], mass + low[3] - high[3]
     return np.array(
         [
             mass,

@@ -36,14 +36,17 @@ if TYPE_CHECKING:
 # Points of a line in log t/(1 - t); Sobol points at each by the number of fields, and at extremes
 # by whether the label is discrete.
 LOGITS = np.concatenate([np.linspace(-4.5, -1.5, 7), np.linspace(-1.2, 5.1, 22)])
-FEW, MANY = {2: 1024, 3: 512}, {True: 8192, False: 16384}
+FEW, MANY = {2: 1024, 3: 512}, {2: {True: 8192, False: 16384}, 3: {True: 4096}}
+# The same next to a turn of a line.
+TURN = np.array([-0.12, -0.06, -0.03, 0.0, 0.03, 0.06, 0.12])
 # A change of the overlap that is settled, and steps; overlaps of two lines that differ by less
 # are one.
 SETTLED, MOST_STEPS, SAME = 1e-3, 60, 2e-2
 # Remaining variance, in units of the mean one, below which a direction is recovered exactly.
 EXACT = 1e-4
-# Depths of wells of log alpha(t) below this are ripples of the averages.
-RIPPLE = {True: 2e-3, False: 2e-2}
+# Depths of wells of log alpha(t) below this are ripples of the averages, as are those of labels
+# that are not discrete in two fields.
+RIPPLE, COARSE = 2e-3, 2e-2
 
 
 class Fixed(NamedTuple):
@@ -61,6 +64,10 @@ class Extreme(NamedTuple):
     error: float
     overlap: float
     is_maximum: bool
+
+
+def _logit(t: float) -> float:
+    return float(np.log(t / (1.0 - t)))
 
 
 def _amount(m: Array, trace: float) -> float:
@@ -83,6 +90,14 @@ class Line:
 
     channel: Several
     upwards: bool
+    turn: Extreme | None = None  # where other directions leave the line of the first ones
+
+    @cached_property
+    def logits(self) -> Array:
+        """Places, denser where the line turns."""
+        if self.turn is None:
+            return LOGITS
+        return np.sort([*LOGITS, *(_logit(self.turn.overlap) + TURN)])
 
     def at(self, logit: float, start: Array, points: int) -> Fixed:
         """The fixed point of a given trace that the iteration reaches from a start."""
@@ -120,7 +135,7 @@ class Line:
     def fixed(self) -> tuple[Array, tuple[Fixed, ...]]:
         """Logits of t in ascending order, and the fixed points; as far as they are followed."""
         k = self.channel.width
-        logits = LOGITS if self.upwards else LOGITS[::-1]
+        logits = self.logits if self.upwards else self.logits[::-1]
         at, found = [], []
         q = np.eye(k)
         for logit in logits:
@@ -131,14 +146,26 @@ class Line:
             at.append(float(logit))
             found.append(fixed)
             # A little of the identity: unstable solutions of less symmetry are left.
-            q = 0.98 * fixed.overlap + 0.02 * np.trace(fixed.overlap) / k * np.eye(k)
+            # Below a turn the other directions are stable at zero overlap.
+            part = 0.0 if self.turn and logit < _logit(self.turn.overlap) else 0.02
+            q = (1 - part) * fixed.overlap + part * np.trace(fixed.overlap) / k * np.eye(k)
         order = slice(None, None, 1 if self.upwards else -1)
         return np.array(at)[order], tuple(found[order])
 
     @property
+    def ripple(self) -> float:
+        """Depth of wells in log alpha that its averages may make."""
+        return RIPPLE if self.channel.is_discrete and self.channel.width == 2 else COARSE
+
+    @property
+    def many(self) -> int:
+        """Sobol points at extremes."""
+        return MANY[self.channel.width][self.channel.is_discrete]
+
+    @property
     def is_complete(self) -> bool:
         """Whether the line was followed to its end."""
-        return len(self.fixed[0]) == len(LOGITS)
+        return len(self.fixed[0]) == len(self.logits)
 
     @cached_property
     def spline(self) -> CubicSpline:
@@ -159,15 +186,19 @@ class Line:
             marks = [0, *(n + 1 for n in kept), len(values) - 1]
             steps = np.abs(np.diff([values[n] for n in marks]))
             least = int(np.argmin(steps))
-            if steps[least] > RIPPLE[self.channel.is_discrete]:
+            if steps[least] > self.ripple:
                 break
             kept = [n for i, n in enumerate(kept) if i + 1 not in (least, least + 1)]
         found = []
         for n in kept:
+            is_maximum = bool(self.spline(places[n], 2) < 0)
+            at = _logit(self.turn.overlap) if self.turn else np.inf
+            if self.turn and is_maximum and abs(places[n] - at) < 2 * TURN[-1]:  # a kink
+                found.append(self.turn)
+                continue
             nearest = fixed[int(np.abs(x - places[n]).argmin())]
             finer = replace(self, channel=with_finer_nodes(self.channel))
-            here = finer.at(float(places[n]), nearest.overlap, MANY[self.channel.is_discrete])
-            is_maximum = bool(self.spline(places[n], 2) < 0)
+            here = finer.at(float(places[n]), nearest.overlap, self.many)
             t = float(np.trace(here.overlap)) / self.channel.width
             alpha = float(np.exp(here.log_alpha))
             found.append(Extreme(alpha, alpha * self._relative(here), t, is_maximum))
@@ -193,8 +224,8 @@ class Line:
         x, fixed = self.fixed
         return CubicSpline(x, [[*f.overlap.ravel(), f.found.entropy] for f in fixed])
 
-    def entropies(self, log_alpha: float, logit: float, points: int = 0) -> Array:
-        """Free entropy at one alpha of a state of the line; of each scramble of some points.
+    def entropies(self, logit: float, points: int = 0) -> tuple[float, Array]:
+        """Free entropy of a state of the line without alpha Psi_out, and Psi_out of scrambles.
 
         States are stationary, so that errors of the overlap count at second order.
         """
@@ -203,7 +234,7 @@ class Line:
         q = np.reshape(rows, (k, k))
         inner = 0.5 * (np.trace(q) + np.linalg.slogdet(np.eye(k) - q)[1])
         logs = with_finer_nodes(self.channel).average(q, points).logs if points else outer
-        return np.asarray(inner + np.exp(log_alpha) * logs)
+        return float(inner), np.asarray(logs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,18 +243,20 @@ class Lines:
 
     channel: Several
     start: float  # limit of alpha(t) for t to 0: weak recovery
+    turn: Extreme | None = None
 
     @cached_property
     def up(self) -> Line:
         """From t = 0."""
-        return line_of(self.channel)
+        found = line_of(self.channel)
+        return found if found.is_scalar else replace(found, turn=self.turn)
 
     @cached_property
     def down(self) -> Line:
         """From t = 1: the same where both agree everywhere."""
         if self.up.is_scalar:
             return self.up
-        found = Line(self.channel, upwards=False)
+        found = replace(self.up, upwards=False)
         if not (self.up.is_complete and found.is_complete):
             return found
         pairs = zip(self.up.fixed[1], found.fixed[1], strict=True)
@@ -268,7 +301,7 @@ class Lines:
         if extremes:
             return not extremes[0].is_maximum
         top = self.up.fixed[1][-1].log_alpha
-        return bool(np.log(self.start) > top + RIPPLE[self.channel.is_discrete])
+        return bool(np.log(self.start) > top + self.up.ripple)
 
     @cached_property
     def equal_entropy(self) -> Extreme | None:
@@ -285,32 +318,40 @@ class Lines:
         low = float(self.down.spline(np.log(t / (1.0 - t))))
         high = min(np.log(top.alpha), self.down.fixed[1][-1].log_alpha)
 
-        def gain(x: float, points: int = 0) -> Array:
-            return self._above(x, points) - self._below(x, points)
+        def gains(x: float, points: int = 0) -> tuple[float, Array]:
+            above, below = self._above(x, points), self._below(x, points)
+            return above[0] - below[0], above[1] - below[1]
+
+        def gain(x: float) -> float:
+            inner, logs = gains(x)
+            return inner + float(np.exp(x) * logs)
 
         ends = low + 1e-3 * (high - low), high - 1e-3 * (high - low)
         if gain(ends[0]) >= 0:
             return after[-1]
-        x = float(brentq(lambda a: float(gain(a)), *ends, xtol=1e-6, rtol=1e-12))
-        step = 1e-3 * (high - low)
-        slope = float(gain(x + step) - gain(x - step)) / (2 * step)
-        exact = gain(x, MANY[self.channel.is_discrete])
-        alpha = float(np.exp(x - np.mean(exact) / slope))
-        relative = confidence(exact) / slope + after[-1].error / after[-1].alpha
-        return Extreme(alpha, alpha * relative, np.nan, False)
+        if gain(ends[1]) <= 0:  # the loop is too flat for these entropies, and holds the crossing
+            middle, half = 0.5 * (top.alpha + np.exp(low)), 0.5 * (top.alpha - np.exp(low))
+            return Extreme(middle, half + top.error, np.nan, False)
+        x = float(brentq(gain, *ends, xtol=1e-6, rtol=1e-12))
+        for _ in range(2):  # d gain/d alpha = Psi_out above less below
+            inner, logs = gains(x, self.up.many)
+            alpha, last = -inner / float(logs.mean()), float(np.exp(x))
+            x = float(np.clip(np.log(alpha), *ends))
+        relative = confidence(logs) / float(logs.mean()) + abs(alpha / last - 1.0)
+        return Extreme(alpha, alpha * relative + after[-1].error, np.nan, False)
 
-    def _above(self, log_alpha: float, points: int) -> Array:
-        """Free entropies of the last stable state."""
+    def _above(self, log_alpha: float, points: int) -> tuple[float, Array]:
+        """Parts of the free entropy of the last stable state."""
         places, rising = self.down.crossings(log_alpha)
-        return self.down.entropies(log_alpha, float(places[rising][-1]), points)
+        return self.down.entropies(float(places[rising][-1]), points)
 
-    def _below(self, log_alpha: float, points: int) -> Array:
-        """Free entropies of the first stable state."""
+    def _below(self, log_alpha: float, points: int) -> tuple[float, Array]:
+        """The same of the first stable state."""
         places, rising = self.up.crossings(log_alpha)
         if np.exp(log_alpha) < self.start or not rising.any():
             nothing = np.zeros((self.channel.width,) * 2)
-            return np.asarray(np.exp(log_alpha) * self.channel.average(nothing, 64).entropy)
-        return self.up.entropies(log_alpha, float(places[rising][0]), points)
+            return 0.0, np.asarray(self.channel.average(nothing, 64).entropy)
+        return self.up.entropies(float(places[rising][0]), points)
 
 
 @lru_cache(maxsize=16)

@@ -21,6 +21,8 @@ NUDGE, NEAR = 1e-2, 1.0 - 1e-3
 FEW, MOST_STEPS, SETTLED = {True: 1024, False: 1024}, 400, {True: 1e-5, False: 1e-4}
 # Nodes of panels by the number of fields, for averages and for the operators at q = 0.
 NODES, FINE_NODES = {2: 16, 3: 8}, {2: (40, 60), 3: (16, 20)}
+# Nodes with noise are doubled up to these until m is resolved to this part at these overlaps.
+MOST_NODES, RESOLVED, RIDGES = {2: 64, 3: 16}, 5e-4, (0.5, 0.99)
 # Overlaps below this are zero where zero is a fixed point; a smaller remaining variance is exact.
 ZERO, EXACT = 1e-4, 1e-5
 # Changes are relative to this many remaining variances where the overlap is larger.
@@ -54,8 +56,15 @@ def several_of(label: Label) -> Several:
             "static limits of label_channel are derived for teachers of one field; for several "
             "fields use label_noise or label_flip"
         )
-    nodes = NODES[min(label.width, 3)]
-    return Several(label.expr, label.fields, float(label.noise), float(label.flip), nodes)
+    k = min(label.width, 3)
+    noise, flip = float(label.noise), float(label.flip)
+    channel = Several(label.expr, label.fields, noise, flip, NODES[k])
+    # Panels are not split at ridges, whose width is that of the noise.
+    while noise and channel.nodes < MOST_NODES[k]:
+        if max(node_error(channel, q * np.eye(label.width)) for q in RIDGES) < RESOLVED:
+            break
+        channel = replace(channel, nodes=2 * channel.nodes)
+    return channel
 
 
 def posterior_overlap(precision: Array) -> Array:
@@ -108,10 +117,13 @@ def with_finer_nodes(channel: Several) -> Several:
 
 
 def node_error(channel: Several, q: Array) -> float:
-    """Relative error of tr m that the nodes of conditioned fields leave."""
+    """Relative error of tr m that the nodes of conditioned fields leave.
+
+    Twice the change with finer nodes, which have an error as well.
+    """
     pair = channel, with_finer_nodes(channel)
     one, two = (float(np.trace(c.average(q, NODE_POINTS).information)) for c in pair)
-    return abs(one - two) / max(two, 1e-300)
+    return 2.0 * abs(one - two) / max(two, 1e-300)
 
 
 def relative_error(channel: Several, q: Array, found: Average) -> float:

@@ -14,11 +14,16 @@ from dmft.errors import NotClosed
 from dmft.gaussian.channels.curve import Curve
 from dmft.gaussian.channels.declared import Label, SignedLabel, signed_label
 from dmft.gaussian.channels.priors import GAUSSIAN
-from dmft.gaussian.channels.several import Several
+from dmft.gaussian.channels.several import REPLICAS, Several
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Record
 from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
-from dmft.workflow.static.several_fields import FINE_NODES, several_of
+from dmft.workflow.static.several_fields import (
+    FINE_NODES,
+    confidence,
+    several_of,
+    with_finer_nodes,
+)
 
 # Eigenvalues below this part of the largest, or of one, are zero.
 ZERO = 1e-6
@@ -27,6 +32,8 @@ EXACT, LARGEST = 1e-12, 1e4
 BISECTIONS = 24
 # Overlaps of a learned direction between which a crossing is sought, and its accuracy.
 OVERLAPS, CROSSED = np.linspace(0.02, 0.98, 13), 1e-4
+# Half a step of slopes at a crossing; eigenvalues by quasi-Monte Carlo that differ less are equal.
+STEP, EQUAL = 5e-3, 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +58,10 @@ class StaircaseStep(Record):
 
 
 class Weak(NamedTuple):
-    """What is learned from nothing: trivial directions, threshold, first directions, steps."""
+    """What is learned from nothing: trivial directions, threshold, first directions, steps.
+
+    `turn` is tr q/k where the second step leaves the line of the first; 0 if there is none.
+    """
 
     trivial: Array
     threshold: Threshold
@@ -59,6 +69,7 @@ class Weak(NamedTuple):
     steps: tuple[StaircaseStep, ...]
     curve: Curve | None
     message: str
+    turn: float = 0.0
 
 
 @lru_cache(maxsize=16)
@@ -82,8 +93,8 @@ def staircase(label: Label) -> Weak:
     if len(trivial):
         zero = Threshold(0.0, 0.0, proof)
         steps = [StaircaseStep(zero, trivial, "E[h | y] does not vanish")]
-        message = _follow(channel, steps) if len(trivial) < k else ""
-        return Weak(trivial, zero, trivial, tuple(steps), None, message)
+        message, turn = _follow(channel, steps) if len(trivial) < k else ("", 0.0)
+        return Weak(trivial, zero, trivial, tuple(steps), None, message, turn)
     largest = float(np.linalg.eigvalsh(second).max())
     if largest < ZERO:
         never = Threshold(np.inf, 0.0, proof)
@@ -97,7 +108,8 @@ def staircase(label: Label) -> Weak:
     if signs is not None and len(easy) == 1 and abs(easy[0, signs.number]) > 1 - ZERO:
         curve = Curve(signs.channel, GAUSSIAN)
         return Weak(trivial, weak, easy, _signed_steps(signs, curve, steps[0]), curve, "")
-    return Weak(trivial, weak, easy, tuple(steps), None, _follow(channel, steps))
+    message, turn = _follow(channel, steps)
+    return Weak(trivial, weak, easy, tuple(steps), None, message, turn)
 
 
 def _closed_binary(label: Label, channel: Several) -> tuple[Array, Array, str] | None:
@@ -148,11 +160,11 @@ def _canonical(rows: Array, width: int) -> Array:
     return rows * np.where(rows[:, np.abs(rows).argmax(axis=1)].diagonal() < 0, -1.0, 1.0)[:, None]
 
 
-def _easy(second: Array, largest: float) -> Array:
+def _easy(second: Array, largest: float, apart: float = 1e-4) -> Array:
     """Range of the positive semidefinite matrices in the top eigenspace of q -> E[G q G]."""
     values, vectors = np.linalg.eigh(second)
     k = round(np.sqrt(len(second)))
-    top = vectors[:, values > largest * (1 - 1e-4)]
+    top = vectors[:, values > largest * (1 - apart)]
     # The image of the identity in the eigenspace is positive: the operator preserves the cone.
     matrix = (top @ (top.T @ np.eye(k).ravel())).reshape(k, k)
     return _range(0.5 * (matrix + matrix.T))
@@ -191,12 +203,13 @@ def _signed_steps(
     return start, StaircaseStep(at, rows, reason)
 
 
-def _follow(channel: Several, steps: list[StaircaseStep]) -> str:
-    """Append what is learned next, or say why not."""
+def _follow(channel: Several, steps: list[StaircaseStep]) -> tuple[str, float]:
+    """Append what is learned next, or say why not; with the trace of a crossing."""
+    turn = 0.0
     while True:
         learned = np.concatenate([s.directions for s in steps])
         if len(learned) == channel.width:
-            return ""
+            return "", turn
         rest = np.linalg.svd(learned)[2][len(learned) :]
         first, _, _ = channel.around(learned, 0.5)
         given = _range_within(first, rest)
@@ -205,11 +218,12 @@ def _follow(channel: Several, steps: list[StaircaseStep]) -> str:
             steps.append(StaircaseStep(steps[-1].samples_per_dim, given, reason))
             continue
         if len(learned) > 1:
-            return "later steps are derived after one learned direction only"
+            return "later steps are derived after one learned direction only", turn
         crossing = _crossing(channel, learned)
         if crossing is None:
-            return "the other directions stay at zero overlap on the branch of the learned one"
-        at, rows = crossing
+            return "the other directions stay at zero overlap on the branch of the learned one", 0.0
+        at, rows, q = crossing
+        turn = q / channel.width
         steps.append(StaircaseStep(at, rows, "E[zz^T - I | y, learned] does not vanish"))
 
 
@@ -223,32 +237,38 @@ def _range_within(first: Array, rest: Array) -> Array:
     return _canonical((vectors[:, values > NOISE]).T @ rest, first.shape[0])
 
 
-def _crossing(channel: Several, learned: Array) -> tuple[Threshold, Array] | None:
-    """Where alpha(q) of the learned direction meets the line 1/lambda(q) of the others."""
+def _crossing(channel: Several, learned: Array) -> tuple[Threshold, Array, float] | None:
+    """Where alpha(q) of the learned direction meets the line 1/lambda(q) of the others, and q."""
     from scipy.optimize import brentq
 
     rest = np.linalg.svd(learned)[2][1:]
 
-    def gap(q: float) -> float:
-        _, second, m = channel.around(learned, q)
-        return float(np.log(q / (1 - q) / m) + np.log(_largest(second, rest)[0]))
+    def lines(q: float, seed: int = 0, by: Several = channel) -> Array:
+        """Log alpha(q) less log 1/lambda(q), and the latter."""
+        _, second, m = by.around(learned, q, seed=seed)
+        line = -np.log(_largest(second, rest)[0])
+        return np.array([np.log(q / (1 - q) / m) - line, line])
 
-    gaps = [gap(q) for q in OVERLAPS]
+    gaps = [lines(q)[0] for q in OVERLAPS]
     for low, high, at_low, at_high in zip(OVERLAPS, OVERLAPS[1:], gaps, gaps[1:], strict=False):
         if at_low < 0 <= at_high:
-            q = float(brentq(gap, low, high, xtol=CROSSED))
-            _, second, _ = channel.around(learned, q)
-            largest, rows = _largest(second, rest)
-            return Threshold(1.0 / largest, 2e-3 / largest, QMC), rows
+            q = float(brentq(lambda q: float(lines(q)[0]), low, high, xtol=CROSSED))
+            steps = lines(q + STEP) - lines(q - STEP)
+            # Where the lines of other points cross, to first order.
+            cross = np.array([1.0, -steps[1] / steps[0]])[::-1]
+            each = np.array([lines(q, n) @ cross for n in range(REPLICAS)])
+            finer = lines(q, 0, with_finer_nodes(channel)) @ cross
+            at = float(np.exp(each.mean()))
+            error = at * (confidence(each) + 2.0 * float(abs(finer - each[0])))
+            _, rows = _largest(channel.around(learned, q)[1], rest)
+            return Threshold(at, error, QMC), rows, q
     return None
 
 
 def _largest(second: Array, rest: Array) -> tuple[float, Array]:
     """Largest eigenvalue of q -> E[G q G] on the unlearned directions, and their range."""
-    n, k = len(rest), rest.shape[1]
     lift = np.kron(rest, rest)
     table = lift @ second @ lift.T
-    values, vectors = np.linalg.eigh(0.5 * (table + table.T))
-    matrix = vectors[:, -1].reshape(n, n)
-    rows = _range(matrix @ matrix.T) @ rest
-    return max(float(values[-1]), 1e-300), _canonical(rows, k)
+    table = 0.5 * (table + table.T)
+    largest = max(float(np.linalg.eigvalsh(table)[-1]), 1e-300)
+    return largest, _canonical(_easy(table, largest, EQUAL) @ rest, rest.shape[1])

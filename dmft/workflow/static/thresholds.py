@@ -210,7 +210,10 @@ def _of_several(label: Label) -> Thresholds:
 @lru_cache(maxsize=16)
 def lines_of(label: Label) -> Lines:
     """Lines of fixed points of a label of several fields."""
-    return Lines(several_of(label), float(staircase(label).threshold))
+    found = staircase(label)
+    at = next((s.samples_per_dim for s in found.steps if s.samples_per_dim > found.threshold), None)
+    turn = Extreme(float(at), at.error, found.turn, True) if at and found.turn else None
+    return Lines(several_of(label), float(found.threshold), turn)
 
 
 def _on_lines(lines: Lines, weak: Threshold) -> dict[str, Any]:
