@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -129,6 +129,12 @@ class Branch:
     def value(self) -> Callable[[Array], Array]:
         """The label as a function of arrays."""
         return quiet([self.field], self.piece.expr)
+
+    @cached_property
+    def quick_value(self) -> Callable[[Array], Array]:
+        """The same up to rounding; polynomials by Horner's rule, since powers are slow."""
+        is_polynomial = self.piece.expr.is_polynomial(self.field)
+        return partial(np.polyval, self.coefficients) if is_polynomial else self.value
 
     @cached_property
     def derivative(self) -> Callable[[Array], Array]:

@@ -214,7 +214,7 @@ class Channel:
         low, high = np.sort([np.maximum(ends[0], low), np.minimum(ends[1], high)], axis=0)
         z, weight = between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
         u = (z - omega) / np.sqrt(variance)
-        gap = (y - branch.value(z)) ** 2 / self.noise
+        gap = (y - branch.quick_value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
             log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
         found = combined([Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)])
