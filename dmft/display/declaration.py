@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from dmft.equations.update.optimiser import step_size
 from dmft.equations.views.latex import assigned, subject_of
 from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
@@ -123,8 +124,9 @@ def _committee(
     law = rf"Inputs ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         law = (
-            r"Inputs from a mixture of Gaussian clusters; their weights $w$, the overlaps $\mu$ of "
-            rf"their means with the rows of ${W_star}$, and their labels ${y}$ are given below."
+            r"Inputs from a mixture of Gaussian clusters $c$; their weights $\rho_c$, the overlaps "
+            rf"$\mu_c$ of their means with the rows of ${W_star}$, and their labels ${y}_c$ are "
+            "given below."
         )
     if model.spectrum is not None and model.clusters is not None:
         law += (
@@ -246,8 +248,12 @@ def validity(equations: Any, notation: Notation = None) -> str:
     single = equations.model.family == "overlaps"
     if single and are_single(equations.model, equations.algorithm):
         unit = unit.replace("(p d)", "d").replace(", p, k", "")
-    clock, _, rest = str(unit).partition(";")
+    unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
+    clock, _, rest = unit.partition(";")
     words = f"Time: {_mathematical(clock)}"
+    if slowed:
+        rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
+        words += rf" with ${rate}$ in place of $\gamma$"
     words += f"; {_mathematical(rest)}" if rest else ""
     definitions = getattr(equations, "definitions", ())
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
@@ -259,6 +265,11 @@ def validity(equations: Any, notation: Notation = None) -> str:
 
 def _mathematical(clock: str) -> str:
     """Words of a clock, its symbols in formulas."""
+    clock, _, limits = clock.partition(" as ")
+    if "->" in limits and " = " in clock:
+        shown = (" ".join(WORDS.get(y, y) for y in one.split()) for one in limits.split(" and "))
+        return f"{_mathematical(clock)} as " + " and ".join(f"${y}$" for y in shown)
+    clock += f" as {limits}" if limits else ""
     match = re.fullmatch(r"(\w+) = ([\w ()*/]+)", clock.strip())
     if match:
         right = re.sub(r"\b(steps|samples)\b", r"\\text{\1}", match.group(2))

@@ -343,7 +343,8 @@ SYMBOL_TEXT[softmax_sum] = "Z"
 FIELDS = (h, h_star, lam)
 IN_CLUSTER = "_in_"
 # Means of the fields and of the updates in a cluster, whose number follows.
-CLUSTERED = {"mean": "m", "update": "u"}
+CLUSTERED = {"mean": "m", "update": "u", "output_mean": "f̄"}
+BASE_LATEX["output_mean"] = r"\bar{f}"
 
 
 # In print, terms of all clusters are one sum over c, in which the number of the cluster is 0.

@@ -341,6 +341,36 @@ def test_clusters_are_one_sum_in_print(mixture):
     assert "^{[1]}" not in text
 
 
+def test_fields_of_samples_from_clusters_are_defined_once():
+    """Logistic regression on two clusters: y_c, m^[c] and psi^[c], no number of a cluster."""
+    mixture = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    model = dmft.Model(dmft.Committee(z, 1), mixture)
+    equations = dmft.derive(model, dmft.SGD(gamma, loss="logistic"))
+    definitions, _ = declared_definitions(subject_of(equations))
+    shown = [d for d in over_clusters(definitions, mixture) if d.role == "sample"]
+    assert len(shown) == 3
+    for d in (d for d in definitions if d.role == "sample" and d.expr.has(sp.tanh)):
+        number = int(d.target.name[-1])
+        (one,) = (y.expr for y in shown if y.expr.has(sp.tanh))
+        here = {
+            s: x.symbol_in(sp.Symbol(s.name[:-5], real=True), number)
+            for s in one.free_symbols
+            if s.name.endswith("_in_0")
+        }
+        here[x.cluster_label[x.cluster]] = x.symbol_in(x.label, number)
+        assert sp.simplify(one.xreplace(here) - d.expr) == 0
+    text = equations.latex()
+    assert not re.search(r"\^\{(\(0\))?\[[012]\]", text)
+    assert "mean" not in text
+
+
+def test_terms_that_vanish_are_not_printed():
+    """S^Delta of Adam without label noise: the gain is that of the gradient alone."""
+    text = dmft.derive(one(ERF), dmft.Adam(gamma)).latex(form="structured")
+    assert r"S^{\Delta}" not in text.replace("_{j l}", "")
+    assert "&= 0" not in text
+
+
 def test_averages_are_printed_at_any_means():
     """sigma''(x_1 + m_1) sigma(x_2 + m_2), in factors, against Gauss-Hermite quadrature."""
     slope = sp.diff(ERF, z, 2)

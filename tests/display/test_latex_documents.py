@@ -109,3 +109,13 @@ def test_equations_whose_rates_are_not_explained_say_how_to_print_them(tmp_path)
         dmft.latex(tmp_path / "a.tex", equations, explain=True)
     proof = dmft.explain(dmft.population_risk(model))
     assert dmft.latex(tmp_path / "a.tex", equations, proof).exists()
+
+
+def test_clocks_of_flows_and_of_momentum_are_formulas():
+    model = saad_solla(2)
+    flow = document(dmft.derive(model, dmft.GradientFlow()))
+    assert r"as $\gamma / p \to 0$" in flow
+    heavy = document(dmft.derive(model, dmft.SGD(0.5, momentum=0.9)))
+    assert r"with $\frac{\gamma}{1 - \beta}$ in place of $\gamma$" in heavy
+    assert "learning_rate" not in heavy + flow
+    assert r"\_" not in heavy

@@ -42,6 +42,9 @@ def declared_definitions(
     if (any(single) or (directions and model.clusters is None)) and not subject.fluctuates:
         definitions = _of_single_units(definitions, *single)
         notes = ["one P" if name == "P" and single[1] else name for name in notes]
+    zero = {d.name: sp.S.Zero for d in definitions if d.role == "intermediate" and d.expr == 0}
+    if zero:
+        definitions = tuple(_put_into(d, zero) for d in definitions if d.name not in zero)
     return _read(definitions), notes
 
 

@@ -13,7 +13,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, base_name
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
@@ -214,7 +214,7 @@ def at_means(average: Expectation) -> Expectation:
     if not average.is_product:
         return average
     means = [
-        {e: x.mean[n] for e in a.factor.atoms(sp.Indexed) if x.is_mean(e.base)}
+        {e: x.mean[n] for e in a.factor.atoms(sp.Indexed) if _is_mean(base_name(e))}
         for n, a in enumerate(average.parts, 1)
     ]
     if not any(means):
@@ -224,6 +224,11 @@ def at_means(average: Expectation) -> Expectation:
         for n, (f, m) in enumerate(zip(average.factors, means, strict=True))
     )
     return Expectation(*places, average.law)
+
+
+def _is_mean(name: str) -> bool:
+    stem, _, number = name.rpartition("_")
+    return stem in ("mean", "output_mean") and number.isdigit()
 
 
 def closed_average(average: Expectation) -> sp.Expr:

@@ -81,7 +81,7 @@ class EquationPrinter(LatexPrinter):
         name, found, number = expr.name.partition(x.IN_CLUSTER)
         if found:
             plain = self._print_Symbol(sp.Symbol(name, real=True))
-            return CLUSTER_LATEX.format(plain, number)
+            return CLUSTER_LATEX.format(plain, "c" if number == "0" else number)
         if expr.name.startswith(x.SLOPE):
             alignment = self._print(sp.Symbol(expr.name.removeprefix(x.SLOPE), real=True))
             return rf"\partial_{{{alignment}}} {self.letter('loss')}"

@@ -32,7 +32,8 @@ def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
     """How a base is printed; `cluster` is a template of a name and the number of a cluster."""
     stem, _, number = name.rpartition("_")
     if stem in x.CLUSTERED and number.isdigit():
-        return cluster.format(x.CLUSTERED[stem], "c" if number == "0" else number)
+        letter = known.get(stem, x.CLUSTERED[stem])
+        return cluster.format(letter, "c" if number == "0" else number)
     plain, found, number = name.partition(x.IN_CLUSTER)
     shown = known.get(plain, plain)
     return cluster.format(shown, "c" if number == "0" else number) if found else shown

@@ -142,20 +142,56 @@ def over_clusters(
         return tuple(definitions)
     powers = [[float(y) ** n for y in labels] for n in range(3)] if labels else [[1.0] * 999]
     shares = [[w * y for w, y in zip(mixture.weights, some, strict=False)] for some in powers]
-    found = [
-        replace(d, terms=tuple((name, _in_clusters(e, shares)) for name, e in d.terms))
-        if d.role != "block"
-        else d
-        for d in definitions
-    ]
+    found = _in_any(
+        [
+            replace(d, terms=tuple((name, _in_clusters(e, shares)) for name, e in d.terms))
+            if d.role != "block"
+            else d
+            for d in definitions
+        ],
+        labels,
+    )
     if found == list(definitions):
         return tuple(definitions)
     i, r, k = x.i, x.r, mixture.means.shape[1]
-    mean = x.cluster_mean[x.cluster, r] * x.Omega[i, x.p + r]
-    mean = sp.Sum(mean, (r, 1, k)) if k > 1 else x.cluster_mean[x.cluster] * x.Omega[i, x.p + 1]
+    single = not any(d.expr.has(x.p) for d in definitions if x.is_mean(_base(d.target)))
+    first = sp.S.One if single else x.p
+    mean = x.cluster_mean[x.cluster, r] * x.Omega[i, first + r]
+    mean = sp.Sum(mean, (r, 1, k)) if k > 1 else x.cluster_mean[x.cluster] * x.Omega[i, first + 1]
     read = {name for d in found for name in used_bases(d.expr)}
     kept = [d for d in found if d.name in read or d.role != "block" or d.name == "Omega"]
     return (*kept, Definition(x.mean_in(0)[i], (("mean", mean),), "block"))
+
+
+def _base(target: sp.Expr) -> sp.Basic:
+    return target.base if isinstance(target, sp.Indexed) else target
+
+
+def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> list[Definition]:
+    """Fields of a sample, and means, defined once for all clusters; labels as y_c."""
+    groups: dict[sp.Expr, list[Definition]] = {}
+    for d in definitions:
+        number, target = _renumbered(d.target)
+        if number and d.role != "block":
+            terms = tuple((name, _renumbered(e)[1]) for name, e in d.terms)
+            groups.setdefault(target, []).append(replace(d, target=target, terms=terms))
+    y = x.symbol_in(x.label, 0)
+    alike = {t for t, some in groups.items() if all(d.expr == some[0].expr for d in some)}
+    told = y in groups and [d.expr for d in groups[y]] == list(labels)
+    if set(groups) - alike - ({y} if told else set()):
+        return list(definitions)
+    put = {y: x.cluster_label[x.cluster]} if told else {}
+    found, shown = list[Definition](), {y} if told else set[sp.Expr]()
+    for d in definitions:
+        number, target = _renumbered(d.target)
+        if number and d.role != "block":
+            if target in shown:
+                continue
+            shown.add(target)
+            d = groups[target][0]
+        terms = tuple((name, e.xreplace(put)) for name, e in d.terms)
+        found.append(replace(d, terms=terms))
+    return found
 
 
 def _in_clusters(expr: sp.Expr, shares: Sequence[Sequence[float]]) -> sp.Expr:
@@ -204,16 +240,19 @@ def _agree(numbers: Sequence[sp.Expr], ratio: float, share: Sequence[float]) -> 
 def _renumbered(expr: sp.Expr) -> tuple[int, sp.Expr]:
     """Number of the only cluster that an expression is of, else 0; itself without that number."""
     table, numbers = dict[sp.Expr, sp.Expr](), set[int]()
-    for entry in expr.atoms(sp.Indexed):
-        base, number = x.cluster_of(entry.base)
-        if x.is_mean(entry.base):
-            number, new = int(base_name(entry).rpartition("_")[2]), x.mean_in(0)
-        elif number:
-            new = x.base_in(base, 0)
-        else:
+    for one in expr.atoms(sp.Indexed, sp.Symbol):
+        name = base_name(one) if isinstance(one, sp.Indexed) else one.name
+        stem, _, number = name.rpartition("_")
+        if not number.isdigit() or number == "0":
             continue
-        numbers.add(number)
-        table[entry] = new[entry.indices]
+        if stem not in x.CLUSTERED and not stem.endswith(x.IN_CLUSTER.rstrip("_")):
+            continue
+        numbers.add(int(number))
+        if isinstance(one, sp.Indexed):
+            real = {"real": True} if stem in x.CLUSTERED else {}
+            table[one] = sp.IndexedBase(f"{stem}_0", **real)[one.indices]
+        else:
+            table[one] = sp.Symbol(f"{stem}_0", real=True)
     return (numbers.pop(), expr.xreplace(table)) if len(numbers) == 1 else (0, expr)
 
 
