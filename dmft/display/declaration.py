@@ -267,8 +267,8 @@ def _mathematical(clock: str) -> str:
     """Words of a clock, its symbols in formulas."""
     clock, _, limits = clock.partition(" as ")
     if "->" in limits and " = " in clock:
-        shown = (" ".join(WORDS.get(y, y) for y in one.split()) for one in limits.split(" and "))
-        return f"{_mathematical(clock)} as " + " and ".join(f"${y}$" for y in shown)
+        parts = [" ".join(WORDS.get(y, y) for y in one.split()) for one in limits.split(" and ")]
+        return f"{_mathematical(clock)} as " + " and ".join(f"${y}$" for y in parts)
     clock += f" as {limits}" if limits else ""
     match = re.fullmatch(r"(\w+) = ([\w ()*/]+)", clock.strip())
     if match:

@@ -81,7 +81,7 @@ class EquationPrinter(LatexPrinter):
         name, found, number = expr.name.partition(x.IN_CLUSTER)
         if found:
             plain = self._print_Symbol(sp.Symbol(name, real=True))
-            return CLUSTER_LATEX.format(plain, "c" if number == "0" else number)
+            return _one_superscript(CLUSTER_LATEX.format(plain, "c" if number == "0" else number))
         if expr.name.startswith(x.SLOPE):
             alignment = self._print(sp.Symbol(expr.name.removeprefix(x.SLOPE), real=True))
             return rf"\partial_{{{alignment}}} {self.letter('loss')}"
@@ -92,6 +92,7 @@ class EquationPrinter(LatexPrinter):
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
+        name = _one_superscript(name)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
         separator = "," if any(i.is_Add for i in expr.indices) else " "
         subscript = separator.join(inside)
@@ -356,6 +357,11 @@ def _root_of_two_over_pi(
     below[below.index(pi)] = (pi[0], pi[1] - sp.S.Half)
     below[:] = [y for y in below if y[1] != 0]
     return r"\sqrt{\frac{2}{\pi}}"
+
+
+def _one_superscript(name: str) -> str:
+    """h^{(1)}^{[2]} as h^{(1)[2]}; TeX refuses the first."""
+    return re.sub(r"\^\{([^{}]*)\}\^\{(\[\w+\])\}", r"^{\1\2}", name)
 
 
 def _braced(text: str) -> str:
