@@ -23,8 +23,8 @@ from dmft.explanation.average import Average, FieldHermite, PlainStatements, Sho
 OVERLAPPING = {sp.Symbol(name, positive=True) for name in "QP"} | {sp.Symbol("M", real=True)}
 # A field, h or h*, before another factor.
 STAR = re.compile(r"\bh(\*?)\*(?=[^\W\d])")
-# Operations, and symbols, of a closed form of an average that is collected.
-MOST_COLLECTED, MOST_SYMBOLS = 120, 3
+# Operations of a closed form of an average that is collected, and of one in more symbols.
+MOST_COLLECTED, MOST_SYMBOLS, SHORT = 120, 3, 40
 
 
 class StatementPrinter(ShortDecimals, KernelPrinter):
@@ -39,7 +39,8 @@ class StatementPrinter(ShortDecimals, KernelPrinter):
 
         Polynomials of many covariances have factors that take SymPy minutes in some orders.
         """
-        is_long = sp.count_ops(expr) > MOST_COLLECTED or len(expr.free_symbols) > MOST_SYMBOLS
+        short = SHORT if len(expr.free_symbols) > MOST_SYMBOLS else MOST_COLLECTED
+        is_long = sp.count_ops(expr) > short
         return expr if is_long else rewritten(expr)
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
