@@ -14,6 +14,8 @@ from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
+from dmft.explanation.print_forms import rewritten, written
+
 # Significant digits of decimals in statements.
 DIGITS = 6
 # Share of the covariances between fields, from 0 to 1; its assumptions make it no user's symbol.
@@ -138,6 +140,10 @@ def written_out(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, FieldHermite), lambda e: e.written_out())
 
 
+# Statements of more operations are printed as they are.
+SHORT = 60
+
+
 class ShortDecimals:
     """Decimals with six digits, in LaTeX and in text."""
 
@@ -148,6 +154,24 @@ class ShortDecimals:
 
 class LatexStatements(ShortDecimals, LatexPrinter):
     """LaTeX of a statement."""
+
+    def doprint(self, expr: sp.Expr) -> str:
+        """Coefficients with one root and without fractions in fractions."""
+        return str(super().doprint(reduced(expr)))
+
+
+def reduced(expr: sp.Expr) -> sp.Expr:
+    """A short statement with its roots together; averages and integrals stay apart."""
+    if isinstance(expr, sp.Integral):
+        return sp.Integral(reduced(expr.function), *expr.limits)
+    if not isinstance(expr, sp.Expr) or isinstance(expr, Average) or sp.count_ops(expr) > SHORT:
+        return expr
+    apart = {e: sp.Dummy(real=True) for e in expr.atoms(Average, sp.Integral, FieldHermite)}
+    plain = expr.xreplace(apart)
+    if not any(p.exp.is_negative for p in plain.atoms(sp.Pow)):
+        return expr
+    back = {d: reduced(e) for e, d in apart.items()}
+    return written(rewritten(plain)).xreplace(back)
 
 
 class PlainStatements(ShortDecimals, StrPrinter):

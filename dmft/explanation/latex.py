@@ -88,8 +88,11 @@ def as_latex(
     if rules is None:
         parts.append(JUDGED)
     page = Page(explanation, width, {} if cite else keys, rules)
-    for number, run in page.runs():
-        parts += page.paragraph(number, run)
+    for run in page.runs():
+        counts = list(page.counts)
+        lines = list(page.paragraph(page.number(run[0]), run))
+        page.counts = page.counts if lines else counts
+        parts += lines
     if explanation.claim != "exact":
         parts.append(rf"\noindent The result holds with {escaped(explanation.claim)}.")
     if keys and not cite:
@@ -126,24 +129,25 @@ class Page:
     keys: Mapping[str, int]
     rules: Mapping[str, int] | None
     said: set[object] = field(default_factory=set)
+    counts: list[int] = field(default_factory=lambda: [0, 0])
 
     def __post_init__(self) -> None:
         """Averages that vanish are left out of sums."""
         zero = (s.before for s in self.explanation.steps if s.after == 0)
         self.zeros = {e: sp.S.Zero for e in zero if isinstance(e, Average)}
 
-    def runs(self) -> Iterator[tuple[str, list[Step]]]:
-        """Steps of one paragraph, with its number."""
-        counts, run = [0, 0], list[Step]()
+    def runs(self) -> Iterator[list[Step]]:
+        """Steps of one paragraph."""
+        run = list[Step]()
         for step in without_laws(self.explanation.steps, set()):
-            if run and _only_reorders(step):
+            if run and _only_reorders(step) and step.after != self.explanation.after:
                 continue
             if run and not self._continues(run, step):
-                yield self._number(counts, run[0]), run
+                yield run
                 run = []
             run.append(step)
         if run:
-            yield self._number(counts, run[0]), run
+            yield run
 
     @staticmethod
     def _continues(run: Sequence[Step], step: Step) -> bool:
@@ -153,13 +157,11 @@ class Page:
         chained = run[-1].after == step.before
         return step.depth == 0 and (step.rule == run[0].rule or chained)
 
-    @staticmethod
-    def _number(counts: list[int], begin: Step) -> str:
-        if begin.depth:
-            counts[1] += 1
-            return f"{counts[0]}.{counts[1]}"
-        counts[:] = [counts[0] + 1, 0]
-        return str(counts[0])
+    def number(self, begin: Step) -> str:
+        """Number of the next paragraph, which begins with this step."""
+        first, second = self.counts
+        self.counts = [first, second + 1] if begin.depth else [first + 1, 0]
+        return ".".join(map(str, self.counts[: 2 if begin.depth else 1]))
 
     def paragraph(self, number: str, run: Sequence[Step]) -> Iterator[str]:
         """Heading, what is said of the rules, statements, and notes."""
@@ -244,6 +246,8 @@ class Page:
 
     def _row(self, step: Step, before: sp.Expr, after: sp.Expr, goes_on: bool) -> str:
         left, right = "" if goes_on else step.show(before), step.show(after)
+        if left == right and after == self.explanation.after:  # a result that needs no more steps
+            left = step.show(self.explanation.before)
         return f"{left} &{step.sign} {right}"
 
     # Notes ----------------------------------------------------------------------------------
@@ -270,10 +274,10 @@ class Page:
 
 
 def _only_reorders(step: Step) -> bool:
-    """Whether both sides of a step have the same factors, in another order."""
+    """Whether both sides of a step are printed alike, or with the same factors in another order."""
     sizes = r"\\(left|right|[bB]igg?[lr])\b|\\,|[{}\s]"
-    sides = (re.sub(sizes, "", step.show(side)) for side in (step.before, step.after))
-    return step.rule == "linearity" and sorted(next(sides)) == sorted(next(sides))
+    one, two = (re.sub(sizes, "", step.show(side)) for side in (step.before, step.after))
+    return one == two or (step.rule == "linearity" and sorted(one) == sorted(two))
 
 
 def _is_known(step: Step, run: Sequence[Step]) -> bool:

@@ -19,12 +19,12 @@ from dmft.equations.views.collected import collected
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
-from dmft.equations.views.print_forms import named_parts
 from dmft.equations.views.printer import EquationPrinter, letters_of
 from dmft.equations.views.text import model_names
 from dmft.equations.views.token_outputs import token_outputs
 from dmft.equations.views.unit_sums import over_clusters
 from dmft.errors import BadParameter
+from dmft.explanation.print_forms import named_parts
 
 z = sp.Symbol("z", real=True)
 gamma = sp.Symbol("gamma", positive=True)

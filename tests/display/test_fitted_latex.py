@@ -24,9 +24,9 @@ from dmft.equations.definitions import MeanSlope
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.latex import subject_of
-from dmft.equations.views.print_forms import Polynomials, for_print, unnamed
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
+from dmft.explanation.print_forms import Polynomials, for_print, unnamed
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken

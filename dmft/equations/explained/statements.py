@@ -14,10 +14,10 @@ from dmft.equations.definitions import base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import ClosedPrinter, ClosedSystem, Entry
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, sums_over_students
 from dmft.equations.views.text import TextPrinter
 from dmft.explanation.average import Average, FieldHermite, PlainStatements, ShortDecimals
+from dmft.explanation.print_forms import rewritten
 
 # Overlaps of single units, as symbols.
 OVERLAPPING = {sp.Symbol(name, positive=True) for name in "QP"} | {sp.Symbol("M", real=True)}

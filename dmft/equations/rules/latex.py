@@ -15,10 +15,10 @@ from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected
 from dmft.equations.views.latex import Page, definition_latex
-from dmft.equations.views.print_forms import MOST
 from dmft.equations.views.printer import EquationPrinter, letters_of
 from dmft.equations.views.text import printed_definitions
 from dmft.explanation.average import ShortDecimals
+from dmft.explanation.print_forms import MOST
 from dmft.laws import Discrete, Law, Normal
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Row, Vector, View

@@ -27,11 +27,11 @@ from dmft.equations.views.collected import (
 )
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.paper_units import Subject
-from dmft.equations.views.print_forms import named_parts
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
 from dmft.errors import DmftError
+from dmft.explanation.print_forms import named_parts
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.tables.tabled import TableAverage

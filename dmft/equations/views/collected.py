@@ -13,7 +13,7 @@ from functools import reduce
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.views.print_forms import MOST, MOST_TERMS, Part
+from dmft.explanation.print_forms import MOST, MOST_TERMS, Part
 
 # pi as a symbol, so that it is a factor as others are; pi less the angle of two fields.
 PI = sp.Symbol(r"\pi", positive=True)

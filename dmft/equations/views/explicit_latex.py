@@ -9,8 +9,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.print_forms import Part, named_parts, rewritten
 from dmft.equations.views.printer import Notation, letters_of
+from dmft.explanation.print_forms import Part, named_parts, rewritten
 from dmft.typeset.fragment import align, fitted
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.

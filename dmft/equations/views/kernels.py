@@ -15,10 +15,10 @@ from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
+from dmft.explanation.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import TableAverage

@@ -13,9 +13,9 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation, free_indices
 from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.symbols import ONLY
-from dmft.equations.views.print_forms import OneMore
 from dmft.equations.views.text import function_text, printed, split_averages
 from dmft.errors import BadParameter
+from dmft.explanation.print_forms import OneMore
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD

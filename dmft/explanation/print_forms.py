@@ -201,6 +201,8 @@ def _product(factors: list[sp.Expr]) -> sp.Expr:
 def _squares(above: tuple, below: tuple, known: list[sp.Expr]) -> tuple[sp.Expr, sp.Expr]:  # type: ignore[type-arg]
     """What comes out of a root, and the roots of what is left above and below."""
     outside, roots = sp.S.One, sp.S.One
+    if above[0] < 0 and all(b.is_positive or e % 2 == 0 for b, e in above[1]):  # of a sum below
+        above, below = (-above[0], above[1]), (-below[0], below[1])
     for (number, factors), sign in ((above, 1), (below, -1)):
         rest = sp.S.One
         for base, power in factors:
