@@ -298,7 +298,7 @@ def test_latex_and_text_show_the_covariance():
     assert eqs.kind == "sde"
 
 
-@pytest.mark.parametrize("constraint", [None, "sphere"])
+@pytest.mark.parametrize("constraint", ["sphere", pytest.param(None, marks=pytest.mark.slow)])
 def test_printed_polynomials_are_the_drift_and_the_covariance(constraint):
     """F with its part of order 1/d, and Sigma, at a state, against exact nodes; one page."""
     eqs = equations(SQUARE, constraint=constraint, noise=0.3)
