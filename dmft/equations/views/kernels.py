@@ -48,6 +48,8 @@ BIVARIATE = (
 )
 
 
+# Closed forms at means of at most so many operations are collected.
+COLLECTED = 120
 # Means of the fields x_1, x_2, ...
 MEANS = sp.symbols("m_{1:9}", real=True)
 
@@ -88,7 +90,7 @@ class Kernels:
         if limit is not None and sp.count_ops(closed) > 2.2 * limit:
             self.others.setdefault("long", []).append(head)
             return
-        if closed.free_symbols & set(MEANS):  # of exponents that have several terms
+        if sp.count_ops(closed) <= COLLECTED and closed.free_symbols & set(MEANS):
             other = in_factors(closed)
             closed = min(closed, other, key=lambda e: sp.count_ops(rewritten(e)))
         shown = for_print(closed, self.names)
