@@ -59,12 +59,17 @@ def tilt(matrix: Array, field: int, scale: float, out: Array) -> float:
 
 
 @njit(error_model="numpy", cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def square_of_erfs(covariance: Array, weight: Array, scale: Array, work: Array) -> float:
-    """E[(sum_me weight_me erf(lambda_m / (scale_me sqrt 2)))^2]; `work` has two rows of (m, e)."""
-    size, terms = weight.shape
+def square_of_erfs(
+    covariance: Array, pairs: Array, scale: Array, work: Array, sine: Array
+) -> float:
+    """E[(sum_me w_me erf(lambda_m / (scale_me sqrt 2)))^2]; `work` has two rows of (m, e).
+
+    `pairs` holds the products of weights of all pairs (me, nf), nf up to me, those of two terms
+    twice; `sine` takes what the arcsines are of: one long loop, which vectorises.
+    """
+    size, terms = scale.shape
     length, row = work[0], work[1]
-    all_weights = weight.ravel()
-    total = 0.0
+    count = 0
     for m in range(size):
         first, own = m * terms, covariance[m, m]
         for e in range(terms):
@@ -74,11 +79,12 @@ def square_of_erfs(covariance: Array, weight: Array, scale: Array, work: Array) 
                 row[f] = covariance[m, n] * length[f]
         for e in range(terms):
             here = length[first + e]
-            part = 0.0
-            for f in range(first + e):
-                part += all_weights[f] * asin(here * row[f])
-            alone = weight[m, e] * asin(here * row[first + e])
-            total += weight[m, e] * (2.0 * part + alone)
+            for f in range(first + e + 1):
+                sine[count + f] = here * row[f]
+            count += first + e + 1
+    total = 0.0
+    for q in range(count):
+        total += pairs[q] * asin(sine[q])
     return 2.0 / math.pi * total
 
 
@@ -97,7 +103,8 @@ def erf_mixture_square(
     teachers = mixture[2 * width :].reshape((2, width))
     terms = width - 1
     weight, scale = np.empty((size, terms)), np.empty((size, terms))
-    work = np.empty((2, size * terms))
+    work, sine = np.empty((2, size * terms)), np.empty(size * terms * (size * terms + 1) // 2)
+    pairs = np.empty_like(sine)
     constant = 0.0
     for m in range(size):
         rows = students if m < p else teachers
@@ -105,6 +112,11 @@ def erf_mixture_square(
         for k in range(terms):
             weight[m, k] = coefficient[m] * rows[0, k + 1]
             scale[m, k] = rows[1, k + 1]
+    every, count = weight.ravel(), 0
+    for e in range(every.size):
+        for f in range(e + 1):
+            pairs[count] = every[e] * every[f] * (2.0 if f < e else 1.0)
+            count += 1
     once, twice = np.empty((size, size)), np.empty((size, size))
     for j in range(p):
         for i in range(j + 1):
@@ -117,7 +129,7 @@ def erf_mixture_square(
                     both = first * students[0, n] * PREFACTOR / students[1, n]
                     both *= tilt(once, i, students[1, n], twice)
                     both *= 2.0 if i == j and n < k else 1.0
-                    square = square_of_erfs(twice, weight, scale, work)
+                    square = square_of_erfs(twice, pairs, scale, work, sine)
                     out[j, i] += both * (constant * constant + square)
         for i in range(j):
             out[i, j] = out[j, i]

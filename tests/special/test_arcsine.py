@@ -38,5 +38,7 @@ def test_squares_of_error_functions():
         return f**2 * math.exp(-(x * x + y * y) / 2) / (2 * math.pi)
 
     truth, _ = scipy.integrate.dblquad(density, -9, 9, -9, 9, epsabs=1e-10)
-    found = square_of_erfs(cov, weight, scale, np.empty((2, 4)))
+    products = np.outer(weight, weight)
+    pairs = (2 * products - np.diag(np.diag(products)))[np.tril_indices(4)]
+    found = square_of_erfs(cov, pairs, scale, np.empty((2, 4)), np.empty(10))
     assert found == pytest.approx(truth, abs=1e-8)
