@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -133,8 +133,9 @@ class Branch:
     @cached_property
     def quick_value(self) -> Callable[[Array], Array]:
         """The same up to rounding; polynomials by Horner's rule, since powers are slow."""
-        is_polynomial = self.piece.expr.is_polynomial(self.field)
-        return partial(np.polyval, self.coefficients) if is_polynomial else self.value
+        if not self.piece.expr.is_polynomial(self.field):
+            return self.value
+        return lambda z: np.asarray(np.polyval(self.coefficients, z), dtype=np.float64)
 
     @cached_property
     def derivative(self) -> Callable[[Array], Array]:
