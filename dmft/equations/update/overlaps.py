@@ -157,7 +157,7 @@ class Moments:
         """What moments of signs of a batch need, their b and their S."""
         from dmft.equations.update.adaptive.signs import moments_of_batch
 
-        return moments_of_batch(self.cases, self.program.batch, self.model.student.width)
+        return moments_of_batch(self.model, self.algorithm, self.cases, self.program.batch)
 
     def drift_definitions(self) -> list[Definition]:
         """Blocks, random fields of a sample, and the parts of b."""

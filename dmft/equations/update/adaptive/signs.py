@@ -33,12 +33,13 @@ from dmft.equations.averages.nodes import STEEP
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import laws_of
 from dmft.equations.update.moments import Case
+from dmft.equations.update.optimiser import WEIGHTS, motion_of
 from dmft.equations.update.program import Program, Writer, error_of, plain
 from dmft.equations.update.terms import Parities
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import CorrelationAngle
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.model import FIELD
+from dmft.model import FIELD, SGD, GradientFlow, Model
 
 # Samples that have one law: the first of them, and how many they are.
 Part = tuple[Case, int, int]
@@ -117,7 +118,7 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
     """
     samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
-    written_out = writer.model.student.width > 1
+    written_out = not _is_of_one_sample(writer.model, writer.algorithm)
     if written_out and (samples > MOST_SAMPLES or ways > MOST_WAYS):
         raise BadParameter(
             f"batch_size = {samples}: signs of sums over a batch are averages over the fields "
@@ -167,11 +168,17 @@ def _drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
     return total
 
 
+def _is_of_one_sample(model: Model, algorithm: SGD | GradientFlow) -> bool:
+    """Whether there is one unit, whose drift meets no rows but the weights."""
+    plain = motion_of(algorithm).rows == (WEIGHTS,) and model.spectrum is None
+    return plain and model.student.width == 1
+
+
 def moments_of_batch(
-    cases: Sequence[Case], samples: int, width: int
+    model: Model, algorithm: SGD | GradientFlow, cases: Sequence[Case], samples: int
 ) -> tuple[list[Definition], sp.Expr, sp.Expr]:
     """Definitions that they need, b_ji, and S_jl."""
-    if width == 1:
+    if _is_of_one_sample(model, algorithm):
         return _of_one_unit(cases, samples)
     return [], _drift_of_batch(cases, samples), _square_of_batch(cases, samples)
 
@@ -182,7 +189,7 @@ def _of_one_unit(cases: Sequence[Case], samples: int) -> tuple[list[Definition],
     Equation    1/sqrt(A) = 2/sqrt(pi) int_0^oo e^{-A u^2} du, so that with n samples
                 b_ji = 2 n/sqrt(pi) int du E[psi lambda_i e^{-u^2 psi^2}] E[e^{-u^2 psi^2}]^{n-1}
     Shapes      psi_scale (p,); b (p, p + k); S (p, p)
-    Valid for   p = 1, where S_jj = 1 - P(psi = 0)^n
+    Valid for   p = 1 without rows beside the weights or blocks, where S_jj = 1 - P(psi = 0)^n
 
     A psi that is linear in the label's noise, A + B xi, is averaged over it: with c = u^2 and
     D = 1 + 2 c B^2, E e^{-c psi^2} = e^{-c A^2/D}/sqrt(D), and A/D stands for psi beside it.
