@@ -140,7 +140,7 @@ class Search:
     def parts(self, unknown: Array) -> tuple[Array, Array, Array, Array, float]:
         """E phi^2, E phi, chi, kappa and the multiplier."""
         count = self.rest.populations
-        second, mean, chi = np.split(unknown[: 3 * count], 3)
+        second, mean, chi = unknown[: 3 * count].reshape(3, count)
         rest = unknown[3 * count :]
         nu = float(rest[-1]) if self.held else 0.0
         return second, mean, chi, rest[: len(self.rest.loadings)], nu
@@ -163,12 +163,13 @@ class Search:
         if self.kinked:
             kink = self._kink(a, float(np.mean(base)), np.sqrt(q), nu) if of_laws.size == 1 else 0.0
         z, w = normal_nodes(kink, NODES if of_laws.size == 1 else FEWER)
-        grid = np.repeat(base, z.size) + np.sqrt(q) * np.tile(z, base.size)
+        every = np.broadcast_to(z, (base.size, z.size)).ravel()
+        grid = (base[:, None] + np.sqrt(q) * z).ravel()
         sites = np.repeat(points, z.size, axis=1)
         x = settled(rest, a, grid, back, nu, sites, start)
         phi = np.broadcast_to(rest.sites[a].output(x, *sites), x.shape)
-        return Sample(np.tile(z, base.size), np.repeat(of_laws, z.size) * np.tile(w, base.size),
-                      sites, x, phi, grid + back * phi)  # fmt: skip
+        weight = (of_laws[:, None] * w).ravel()
+        return Sample(every, weight, sites, x, phi, grid + back * phi)
 
     def _gaussian_sample(self, q: float, constant: float, kappa: Array) -> Sample:
         """Gaussian sites at nodes of their field, with the means of all else given it."""

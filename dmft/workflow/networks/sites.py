@@ -166,7 +166,7 @@ class Rest:
         )
         return mean, std, symmetry
 
-    @property
+    @cached_property
     def shares(self) -> Array:
         """Fractions of the populations."""
         return np.array(self.network.shares)
