@@ -85,6 +85,8 @@ def test_equations_print_the_terms_of_the_declared_case():
     assert set(full.terms["x"]) == {"rate", "noise"}
     assert r"\int" in full.latex()
     assert r"\int" not in plain.latex()
+    assert r"$\eta$ is a centred Gaussian process of covariance $\Sigma(t, s)$" in plain.latex()
+    assert "white noise" not in plain.latex()
 
 
 def test_the_cavity_argument_is_that_of_the_record():

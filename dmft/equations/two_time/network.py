@@ -199,7 +199,19 @@ class NetworkEquations(Short, TwoTimeEquations):
                 f"{self._printer.doprint(Expectation(inside))} &= {self._printer.doprint(value)}"
             )
         body = " \\\\\n".join(lines)
-        return f"\\begin{{align}}\n{body}\n\\end{{align}}"
+        return f"\\begin{{align}}\n{body}\n\\end{{align}}" + self._meanings(body)
+
+    def _meanings(self, body: str) -> str:
+        """What random functions are, of which the equations hold averages alone."""
+        one = "_a" if self.model.populations > 1 else ""
+        told = {
+            r"\eta": rf"$\eta{one}$ is a centred Gaussian process of covariance "
+            rf"$\Sigma{one}(t, s)$",
+            r"\xi": rf"$\xi{one}$ is white noise of unit strength",
+            r"\langle": r"$\langle \cdot \rangle$ is the average over the process",
+        }
+        found = [text for mark, text in told.items() if mark in body]
+        return f"\nHere {', '.join(found)}." if found else ""
 
     @property
     def _printer(self) -> EquationPrinter:
