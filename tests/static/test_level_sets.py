@@ -243,3 +243,28 @@ def test_sum_of_rectified_fields_has_no_loops():
     label = dmft.MultiIndex(sp.Max(0, z1) + sp.Max(0, z2), [z1, z2])
     found = dmft.thresholds(dmft.Model(dmft.Committee(z, 1), label, label_noise=0.01))
     assert (found.order, found.spinodals) == ("second", ())
+
+
+@pytest.mark.slow
+def test_line_that_falls_towards_exact_recovery():
+    """|z1| - |z2|: alpha(q) is above its limit 2; m from E Cov[z | y] by sums over z1."""
+    overlap, rest = 0.95, 0.05
+    rng = np.random.default_rng(1)
+    omega = np.sqrt(overlap) * rng.normal(size=(4000, 2))
+    one, two = (omega + np.sqrt(rest) * rng.normal(size=(4000, 2))).T
+    x = omega[:, :1] + np.sqrt(rest) * np.linspace(-6, 6, 601)
+    size = np.abs(x) - (np.abs(one) - np.abs(two))[:, None]  # |z2|
+    log = [-((x - omega[:, :1]) ** 2 + (s * size - omega[:, 1:]) ** 2) / 2 / rest for s in (1, -1)]
+    p = np.where(size > 0, np.exp(log), 0.0)
+    p /= p.sum(axis=(0, 2), keepdims=True)
+    signed = np.stack([size, -size])
+    means = [np.sum(p * v, axis=(0, 2)) for v in (x, signed)]
+    squares = [np.sum(p * v**2, axis=(0, 2)) for v in (x, signed)]
+    spread = (sum(squares) - means[0] ** 2 - means[1] ** 2) / 2
+    alpha = overlap / rest / ((1 - spread / rest) / rest)
+    wanted = 1 / np.mean(1 / alpha)
+    channel = Several(sp.Abs(z1) - sp.Abs(z2), (z1, z2))
+    top = Lines(channel, 0.747).highest
+    assert wanted > 2.04
+    assert abs(top.alpha - wanted) < top.error + 0.02
+    assert top.error < 0.06

@@ -180,7 +180,9 @@ class Line:
         x, fixed = self.fixed
         places = np.sort(self.spline.derivative().roots(extrapolate=False))
         values = [np.log(start) if start > 0 else -np.inf, *self.spline(places)]
-        values.append(float(self.spline(x[-1])))
+        channel = self.channel
+        is_known = channel.identifies and not len(channel.atoms)  # the limit k of exact recovery
+        values.append(np.log(channel.width) if is_known else float(self.spline(x[-1])))
         kept = list(range(len(places)))
         while kept:  # the shallowest pair of neighbours, while it is a ripple
             marks = [0, *(n + 1 for n in kept), len(values) - 1]
