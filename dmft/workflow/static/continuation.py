@@ -278,7 +278,7 @@ class Lines:
         if exact or not (self.up.is_complete and self.down.is_complete):
             return (
                 "some directions are recovered exactly before others, or never: thresholds beyond "
-                "weak recovery are not followed past that"
+                "weak recovery are not followed past that; dmft.bayes_optimal computes overlaps"
             )
         return ""
 
