@@ -420,6 +420,15 @@ def test_rates_of_multi_index_targets():
     np.testing.assert_allclose(found["M"], rate, rtol=1e-12)
 
 
+def test_averages_of_clusters_are_equal_under_exchanged_fields():
+    unit, mixture = dmft.Committee(ERF, 2), dmft.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]])
+    model = dmft.Model(unit, unit, inputs=mixture)
+    definitions, _ = declared_definitions(subject_of(dmft.derive(model, dmft.SGD(gamma))))
+    risk = next(d.expr for d in definitions if d.name == "risk")
+    found = risk.atoms(Expectation)
+    assert len({(a.integrand, a.law) for a in found}) == len(found) == 6
+
+
 @pytest.mark.parametrize("constraint", [None, "sphere"])
 def test_rates_of_one_unit_and_a_target_of_two_fields(constraint):
     """Two directions of the teacher, of which each has its overlap; on the sphere Q = 1."""

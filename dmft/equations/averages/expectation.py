@@ -311,7 +311,8 @@ def product_average(
 ) -> sp.Expr:
     """E[prod factor(field)]: factors free of the field in front, equal ones in order of the fields.
 
-    Equal averages under exchanged fields are then equal expressions.
+    Equal averages under exchanged fields are then equal expressions; the means of fields in the
+    factors of clusters do not count.
     """
     constant = sp.Mul(*(f for f in factors if not f.has_free(FIELD)))
     pairs = [
@@ -319,8 +320,9 @@ def product_average(
     ]
     if not pairs:
         return constant
-    order = list(dict.fromkeys(factors))
-    pairs.sort(key=lambda pair: (order.index(pair[0]), sp.default_sort_key(pair[1])))
+    shapes = {f: f.xreplace(dict.fromkeys(f.atoms(sp.Indexed), sp.S.One)) for f in factors}
+    order = list(dict.fromkeys(shapes.values()))
+    pairs.sort(key=lambda pair: (order.index(shapes[pair[0]]), sp.default_sort_key(pair[1])))
     return constant * Expectation(*(At(f, y) for f, y in pairs), law)
 
 
