@@ -285,6 +285,12 @@ def test_redrawn_couplings_make_independent_layers(slope):
     np.testing.assert_allclose(run.corr, cov, atol=1e-12)
 
 
+def test_diagrams_of_redrawn_layers_show_no_fixed_point():
+    axes = ("std", [0.5, 1.5]), ("mean", [0.0, 1.0])
+    found = dmft.phase_diagram("output_mean", *axes, equations=layers(redrawn=True))
+    assert np.isnan(found.values).all()
+
+
 def test_sampled_layers_forget_their_start():
     run = dmft.solve(dmft.derive(layers(redrawn=True)), Uniform(-1, 1), 5, paths=1000)
     nodes = np.linspace(-1.0, 1.0, 4001)

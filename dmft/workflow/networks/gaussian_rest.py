@@ -199,6 +199,8 @@ def gaussian_sites(network: RandomNetwork) -> GaussianSites | None:
     x, h = network.state, network.field
     if network.populations > 1 or network.positive or network.multiplier is not None:
         return None
+    if network.redrawn:  # no fixed point
+        return None
     if network.symmetry[0][0] != 0 or network.covariance is not None or network.noise[0] != 0:
         return None
     loadings = NormalLoadings.of(network)
