@@ -23,14 +23,18 @@ from dmft.model import FIELD
 TANH = sp.tanh(FIELD)
 # What else stands in equations: a function at a field, a sum over the samples of a batch, matrices
 # that are computed as one, products and differences of averages, a definition with its rest, slopes
-# along paths; in statements that explanations print, what stands on nodes and what a step adds.
+# along paths; in statements that explanations print, what stands on nodes and what a step adds; in
+# output channels, densities and the tail of the normal law.
 OTHERS = {
     "At",
     "Alignment",
     "Lengths",
+    "NormalDensity",
     "OverSamples",
     "PathSlope",
+    "StandardDensity",
     "Together",
+    "UpperTail",
     "Whole",
     "Marked",
 }

@@ -11,7 +11,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.definitions import define
 from dmft.equations.update.overlaps import Moments
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.model import FIELD as z
 
 ERF = sp.erf(z / sp.sqrt(2))
@@ -357,8 +357,23 @@ def test_refusals():
     sign = dmft.Model(dmft.Committee(sp.sign(z), 1), model.teacher)
     with pytest.raises(BadParameter, match="jumps"):
         dmft.derive(sign, look)
-    with pytest.raises(NotClosed, match="repeat"):
-        dmft.stability(equations, start_of(model))
     for call in (dmft.escape_formula, dmft.maximal_learning_rate):
         with pytest.raises(BadParameter, match="repeat"):
             call(dmft.literature.phase_retrieval(1), look)
+
+
+def test_modes_are_those_of_differences_of_the_reference():
+    """Of a step that looks at its sample twice: dQ/dt and dM/dt around a state."""
+    model = model_of(ERF, TARGET[0] ** 2, 1, 0.0)
+    equations = dmft.derive(model, dmft.SGD(0.4, repeat=dmft.Lookahead(0.1)))
+    start, h = start_of(model), 1e-4
+    columns = []
+    for q, m in ((h, 0.0), (0.0, h)):
+        ends = [
+            equations.evaluate(dmft.Overlaps(start.Q + sign * q, start.M + sign * m, start.P))
+            for sign in (1, -1)
+        ]
+        columns.append([(ends[0][n] - ends[1][n])[0, 0] / (2 * h) for n in ("Q", "M")])
+    modes = np.linalg.eigvals(np.transpose(columns))
+    found = dmft.stability(equations, start).eigenvalues
+    np.testing.assert_allclose(np.sort_complex(found), np.sort_complex(modes), atol=1e-5)
