@@ -80,7 +80,7 @@ class EscapeTime(Record):
     counts_steps : bool
         Whether `value` is a number of steps, as for a map.
     status : Status
-        "ok": the threshold was reached.
+        "event": the threshold was reached.
 
     Examples
     --------

@@ -68,7 +68,7 @@ def build(
     Raises
     ------
     NotClosed
-        If Gaussian averages have no closed form; the message lists them.
+        If averages have no closed form, table or quadrature rule; the message lists them.
 
     Examples
     --------

@@ -137,8 +137,12 @@ def latex(
         keys=keys,
         bibliography=file.stem,
     )
-    file.write_text(text, encoding="utf-8")
-    file.with_suffix(".bib").write_text((bibtex(*keys) if keys else "") + "\n", encoding="utf-8")
+    references = (bibtex(*keys) if keys else "") + "\n"
+    try:
+        file.write_text(text, encoding="utf-8")
+        file.with_suffix(".bib").write_text(references, encoding="utf-8")
+    except OSError as error:
+        raise BadParameter(f"cannot write {file}: {error.strerror}") from error
     return file
 
 

@@ -241,7 +241,7 @@ def _check_run(record: Any) -> None:
     lengths = hasattr(shown, "Q") or hasattr(shown, "Q_perp")
     overlaps = (lengths and hasattr(shown, "M")) or hasattr(shown, "m")
     overlaps = overlaps or hasattr(shown, "coupling")  # an infinitely wide student
-    if not overlaps:
+    if not overlaps or not hasattr(record, "t"):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"
         )

@@ -146,7 +146,7 @@ class Schedule(Short, Record):
         Raises
         ------
         BadParameter
-            For another suffix.
+            For another suffix, or if the file cannot be written.
 
         Examples
         --------
@@ -169,7 +169,10 @@ class Schedule(Short, Record):
         between = "," if where.suffix == ".csv" else "\t"
         head = between.join(columns)
         rows = np.column_stack(list(columns.values()))
-        np.savetxt(where, rows, fmt=DIGITS, delimiter=between, header=head, comments="")
+        try:
+            np.savetxt(where, rows, fmt=DIGITS, delimiter=between, header=head, comments="")
+        except OSError as error:
+            raise BadParameter(f"cannot write {where}: {error.strerror}") from error
         return where
 
     @classmethod
@@ -186,6 +189,11 @@ class Schedule(Short, Record):
         -------
         Schedule
 
+        Raises
+        ------
+        BadParameter
+            If the file cannot be read or has no such table.
+
         Examples
         --------
         >>> import dmft
@@ -195,7 +203,10 @@ class Schedule(Short, Record):
         """
         where = Path(path)
         between = "," if where.suffix == ".csv" else None
-        rows = np.loadtxt(where, delimiter=between, skiprows=1, usecols=(0, 1), ndmin=2)
+        try:
+            rows = np.loadtxt(where, delimiter=between, skiprows=1, usecols=(0, 1), ndmin=2)
+        except (OSError, ValueError) as error:
+            raise BadParameter(f"cannot read a schedule from {where}: {error}") from error
         return cls(rows[:, 0], rows[:, 1], control)
 
     def as_torch(self, dim: int) -> str:

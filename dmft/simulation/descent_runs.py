@@ -152,7 +152,7 @@ class DescentEnsemble(Ensemble):
     runs : Values or None
         Values of the single runs, (S, ...), if they were kept.
     first_passage : PassageTimes or None
-        Present if the simulation had a `first_passage` or events.
+        First times of the event, if the simulation had `events`.
     ends : Values or None
         Final state of each run, if an event ends the runs.
     statistics, parameters, provenance

@@ -109,6 +109,7 @@ def simulate(
     start : Overlaps, Alignment (sequence models), law or number (RandomNetwork); optional
         Initial overlaps, from which weights are constructed exactly. By default student rows are
         random (on the sphere under that constraint) and teacher rows orthonormal, for each seed.
+        A `RandomNetwork` requires a start.
     method : "weights" or "overlaps"
         Whether to simulate the weight vectors in R^d or the exact Markov chain of the overlaps,
         whose cost per step does not depend on d.
@@ -116,7 +117,8 @@ def simulate(
         Number of equidistant times (101 by default), or an array of times, which are rounded to
         whole steps.
     first_passage : FirstPassage, optional
-        Level whose first passage is recorded for each run. It is tested after every step.
+        Level whose first passage is recorded for each run of an `SGD` or a sequence model. It is
+        tested after every step.
     events : dmft.Event
         An event as in `dmft.solve`. It is tested after every step, and cannot be combined with
         `first_passage`. Its quantity may be the time, the risk or a formula in the overlaps; for
@@ -124,7 +126,7 @@ def simulate(
         ``train_loss``, but not the risk. A quantity that is beyond its threshold after the first
         step counts as crossed. A risk that is not a polynomial requires one quadrature per step.
     keep_runs : bool
-        Whether to keep the values for every seed in `.runs`.
+        Whether to keep the values for every seed in `.runs`. A `NetworkEnsemble` always does.
     threads : int, optional
         Number of threads, by default all cores. Results do not depend on it.
     progress, t_start
@@ -250,8 +252,8 @@ def _of_rows(start: Overlaps | Alignment | None) -> Overlaps | None:
 def _check_descent(given: Any) -> None:
     if given:
         raise BadParameter(
-            "gradient descent on repeated data is simulated with weights, from step 0 on, and all "
-            "steps are saved"
+            'gradient descent on repeated data is simulated with method="weights" from step 0 and '
+            "saves all steps: leave out save_at=, t_start= and first_passage= (use events=)"
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 
 import dmft
 from dmft.errors import DmftError
@@ -182,6 +183,36 @@ FOUND = [
     Case("escape_formula", "length", "imaginary"),
     Case("linear_noise", "label_noise", "1e308"),
 ]
+
+
+def _run():
+    line = dmft.Committee(calls.z, 1)
+    eqs = dmft.derive(dmft.Model(line, line), dmft.SGD(0.1))
+    return line, eqs, dmft.Overlaps([[1.0]], [[0.0]])
+
+
+def _signs():
+    return dmft.Model(_run()[0], dmft.MultiIndex(sp.sign(calls.z), [calls.z]))
+
+
+RAW = {
+    "no folder": lambda: dmft.export(_run()[1], "/no/folder/rates.py"),
+    "no folder of a document": lambda: dmft.latex("/no/folder/rates.tex", _run()[1]),
+    "no schedule": lambda: dmft.Schedule.load("/no/folder/rates.csv"),
+    "unwritten": lambda: dmft.Schedule([0.0, 1.0], [1.0, 1.0]).save("/no/folder/rates.csv"),
+    "no curve": lambda: dmft.plot(dmft.erm(_signs())),
+    "few samples": lambda: dmft.bayes_optimal(_signs(), 1e-12),
+    "many samples": lambda: dmft.bayes_optimal(_signs(), 1e12),
+    "momentum": lambda: dmft.RMSProp(0.5, momentum=0.5),
+    "blocks": lambda: dmft.Spectrum([2.0, 0.5], [0.3, 0.7]).seen(_run()[2]),
+    "before": lambda: dmft.solve(dmft.literature.spherical_p_spin(3), None, 0.5).at("C", 0.5, -1.0),
+}
+
+
+@pytest.mark.parametrize("call", RAW.values(), ids=RAW)
+def test_calls_of_methods_and_files_that_were_raw(call):
+    with pytest.raises(DmftError):
+        call()
 
 
 @pytest.mark.parametrize("case", FOUND, ids=str)

@@ -358,3 +358,29 @@ def test_kinks_and_jumps_of_the_output_have_exact_rows(kink):
         return phi(np.sqrt(v[1]) * x) * (phi(np.sqrt(v[2]) * inside) @ weight) / weight.sum()
 
     np.testing.assert_allclose(run.corr[3, 2], 1.3**2 * normal_mean(given, 0.0, 1.0), atol=1e-3)
+
+
+def test_stability_of_diagrams_is_that_of_the_aligned_sites():
+    """Couplings of mean 3: m = E tanh, q = E tanh^2 and the replicon g^2 E (1 - tanh^2)^2."""
+    network, g = leaky(output=sp.tanh(X), mean=3), 1.2
+    m = q = 0.9
+    for _ in range(200):
+        at = 3.0 * m, g * g * q
+        m = normal_mean(np.tanh, *at)
+        q = normal_mean(lambda u: np.tanh(u) ** 2, *at)
+    wanted = g * g * normal_mean(lambda u: (1 - np.tanh(u) ** 2) ** 2, 3.0 * m, g * g * q) - 1.0
+    swept = dmft.sweep({"std": [g]}, "stability", equations=network).values["value"]
+    drawn = dmft.phase_diagram("stability", ("std", [g]), ("mean", [3.0]), equations=network)
+    np.testing.assert_allclose([swept[0], drawn.values[0, 0]], wanted, atol=1e-8)
+
+
+def test_perturbations_of_more_rows_than_paths_are_refused():
+    """Half of 100 units of a ReLU are at work: their covariances of 82 rows have no factor."""
+    network = leaky(output=sp.Max(X, 0), std=0.5)
+    with pytest.raises(BadParameter, match="100 paths are too few for"):
+        dmft.lyapunov_exponent(network, None, 5.0, paths=100, sweeps=2)
+
+
+def test_stationary_states_name_symbols_without_a_value():
+    with pytest.raises(BadParameter, match="no value for g; pass g="):
+        dmft.stationary(leaky(std=sp.Symbol("g")))

@@ -109,7 +109,19 @@ def test_the_optimal_ridge_is_where_the_risk_is_least(alpha):
         dmft.erm(SIGN, "squared", alpha, float(best) * factor).risk for factor in (1, 1.01, 0.99)
     )
     assert at < min(above, below)
-    assert dmft.optimal_ridge(dmft.Model(LINE, dmft.MultiIndex(z**2, [z]))).value == math.inf
+    even = dmft.optimal_ridge(dmft.Model(LINE, dmft.MultiIndex(z**2, [z])))
+    assert even.value == math.inf
+    assert even.expr is sp.oo
+
+
+def test_optimal_ridges_at_the_ends_of_the_search():
+    """Even labels are fitted best by no weights, linear labels without noise by no ridge."""
+    even = dmft.Model(LINE, dmft.MultiIndex(z**2, [z]))
+    assert dmft.optimal_ridge(even, samples_per_dim=2.0, minimise="risk").value == math.inf
+    assert dmft.optimal_ridge(even, "logistic", samples_per_dim=2.0).value == math.inf
+    linear = dmft.optimal_ridge(dmft.Model(LINE, LINE, inputs=WIDE), samples_per_dim=2.0)
+    assert linear.value == 0.0
+    assert linear.error <= 1.001e-3
 
 
 WIDE = dmft.Spectrum([2.0, 0.5, 0.1], [0.2, 0.5, 0.3])

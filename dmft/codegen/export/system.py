@@ -409,5 +409,8 @@ def export(equations: Equations | DescentEquations, path: str | Path, **paramete
     stem, name = KINDS[kind]
     system = System(equations, parameters)
     text = getattr(importlib.import_module(f"dmft.codegen.export.{stem}"), name)(system)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadParameter(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -80,7 +80,8 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     Raises
     ------
     BadParameter
-        If an equation is missing, not causal, or not of the form above.
+        If an equation is missing. `dmft.solve` raises it for equations that are not causal or not
+        of the form above.
 
     Examples
     --------

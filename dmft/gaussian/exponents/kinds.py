@@ -66,7 +66,7 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     ------
     BadParameter
         If f contains symbols other than the fields or is not integrable, or if all coefficients up
-        to order 10 vanish.
+        to order 10 vanish and f is not a polynomial.
 
     Examples
     --------

@@ -242,6 +242,10 @@ class Spectrum(Record):
         Overlaps
             Covariances of the fields: Q (p, p), M (p, k), P (k, k).
 
+        Raises
+        ------
+        ShapeMismatch
+
         Examples
         --------
         >>> import dmft
@@ -250,6 +254,8 @@ class Spectrum(Record):
         >>> two.seen(start).Q.round(12).tolist()
         [[0.95]]
         """
+        if np.shape(start.Q)[:-2] != (self.blocks,):
+            raise ShapeMismatch(f"Q has shape {np.shape(start.Q)}, expected ({self.blocks}, p, p)")
         found = {n: np.einsum("e,eij->ij", self.eigenvalues, getattr(start, n)) for n in "QMP"}
         return Overlaps(**found, readout=start.readout)
 

@@ -323,6 +323,8 @@ class RMSProp(Adam):
         object.__setattr__(self, "beta2", beta2 if beta2 is None else as_parameter(beta2, "beta2"))
         if beta2 is not None:
             self._check_fixed(second_moment_rate, others)
+        if "momentum" in others:
+            raise BadParameter("RMSProp has no momentum: use Adam(momentum=)")
         super().__init__(learning_rate, second_moment_rate, eps, 0, initial, **others)
         if beta2 is not None and self.weight_decay != 0 and not self.decoupled:
             raise BadParameter(

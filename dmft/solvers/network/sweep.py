@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
+from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.network.kernels import (
     BLOCK,
@@ -333,6 +334,12 @@ class Perturbed(Sweep):
             correlate(self.rows, row, self.table)
             self.table[: 2 * k + 2] *= strength
             factor_row(self.joint, self.table, row)
+            # More rows than independent paths: the factor is no longer one of their covariance.
+            if not self.joint[row] @ self.joint[row] <= 1.01 * self.table[row]:
+                raise BadParameter(
+                    f"{self.paths} paths are too few for {k + 1} steps of a perturbation: "
+                    "increase paths= or dt=, or decrease t_max="
+                )
         add_rows(self.fresh, p.coupled[0] * self.joint[2 * k + 1], 2 * k + 2, zeta)
         kernel = p.kernel[0]
         if kernel is not None and k:

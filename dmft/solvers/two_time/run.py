@@ -146,7 +146,7 @@ class TwoTimeRun(Solution):
         t : float
             A time with a saved row.
         s : float
-            Any time up to t.
+            Any time from 0 to t.
 
         Returns
         -------
@@ -159,6 +159,8 @@ class TwoTimeRun(Solution):
         >>> round(run.at("R", 2.0, 1.5), 3), run.at("R", 1.0, 2.0)  # causal
         (0.368, 0.0)
         """
+        if s < 0.0:
+            raise BadParameter(f"{name}(t, s) has no value at s = {s:g}: times begin at 0")
         if s > t:
             return 0.0 if name in self.causal else self.at(name, s, t)
         times, values = self.row(name, t)

@@ -69,7 +69,7 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
             )
     if fields:
         network = _with_fields(network, fields)
-    return substituted(network, swap) if swap else network
+    return substituted(network, swap) if network.scalars else network
 
 
 @dataclass(frozen=True)

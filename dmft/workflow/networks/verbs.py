@@ -64,9 +64,10 @@ def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) ->
     r"""Compute the stationary state of a random network.
 
     Equation    C'' = C - g^2 C_phi(C; C_0) for tau > 0, C'(0+) = -noise
-    Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, symmetry 0;
-                white noise; an input with the covariance of a cosine, or a cosine of a uniform
-                phase (the state that follows it)
+    Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, couplings of
+                mean zero, symmetry 0; white noise; for the rate also an input with the covariance
+                of a cosine, or a cosine of a uniform phase (the state that follows it), for the map
+                a constant random input
     Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 
     Parameters
@@ -109,6 +110,8 @@ def lyapunov_exponent(
     integrated along with the sampled paths, including its effect on the field, and the exponent is
     the growth rate of log(E y^2)/2 in the second half of the run.
 
+    Valid for   networks of `stationary`; other networks of one population with declared mean, std
+                and symmetry whose rate and output are continuous
     Source      [sompolinsky_1988]; dmft/solvers/network/sweep.py
 
     Parameters
@@ -249,7 +252,7 @@ def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
     quiet = rate.subs(zero) == 0 and network.output[0].subs(x, 0) == 0
     if not quiet or network.parameters or network.covariance is not None:
         return None
-    if network.input[0] != 0 or network.noise[0] != 0:
+    if network.input[0] != 0 or network.noise[0] != 0 or network.mean[0][0] != 0:
         return None
     own = (-sp.diff(network.output[0], x) * sp.diff(rate, h) / sp.diff(rate, x)).subs(zero)
     exprs = [own, network.std[0][0], network.symmetry[0][0]]

@@ -189,6 +189,11 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
     """Fixed points of a label of one field, and what is measured at one of them."""
     curve = curve_of(label, prior)
     roots = states(curve, alpha)
+    if not roots:
+        raise BadParameter(
+            f"no fixed point is resolved at samples_per_dim = {alpha:g}: its overlap is too close "
+            "to 0 or to its largest value"
+        )
     branches = tuple(_branch(curve, alpha, root) for root in roots)
 
     def measured(number: int) -> dict[str, Any]:

@@ -122,8 +122,8 @@ def erm(
     Scaling     minimum of sum_mu l(f_mu, y_mu) + ridge/2 |w|^2 (a sum over n = alpha d samples),
                 h = w x/sqrt(d), teacher |w*|^2 = d
     Valid for   d -> infinity; students of one unit; convex losses, and others where the proximal
-                operator does not jump; any label of one teacher field, under the squared loss also
-                labels of several
+                operator does not jump; any label of one teacher field, for linear students under
+                the squared loss also labels of several
     Source      theory/static_limits (13)-(15), 4.2, (17)
 
     Parameters
@@ -144,7 +144,8 @@ def erm(
     -------
     ERM
         Record with `.M`, `.Q`, `.V`, `.train_loss`, `.test_loss`, `.risk`, `.error_rate`,
-        `.stability` and their `.error`. If no solution is found, the status is "not_converged".
+        `.stability` and their `.error`. The status is "not_converged" if no solution is
+        found, and "tolerance_not_met" if an error is above 1e-6 (relative).
 
     Raises
     ------
@@ -174,7 +175,8 @@ def erm(
     if label.width > 1:
         raise BadParameter(
             f"erm with the loss {loss} is derived for labels of one teacher field, {label.expr} "
-            f'has {label.width}: use loss="squared", or solve dmft.GradientDescent'
+            f'has {label.width}: use loss="squared" and a linear student, or solve '
+            "dmft.GradientDescent"
         )
     return _by_quadrature(label, given, output, alpha, ridge)
 
@@ -255,7 +257,7 @@ def _by_quadrature(
         last, error = dict.fromkeys(names, math.nan), {}
         status, message = Status.NOT_CONVERGED, "no solution of the equations was found"
     elif not all(e <= 1e-6 * (1.0 + abs(last[name])) for name, e in error.items()):
-        status = Status.TOLERANCE_NOT_MET
+        status, message = Status.TOLERANCE_NOT_MET, "averages have errors above 1e-6: see error"
     return ERM(
         **{"error_rate": None, **last}, error=error, proof="quadrature", status=status,  # type: ignore[arg-type]
         message=message, loss=str(loss), label=str(label.expr), samples_per_dim=alpha, ridge=ridge,
@@ -343,14 +345,16 @@ def optimal_ridge(
     model : Model
     loss : str or sympy.Expr
     samples_per_dim : float, optional
-        Required for losses other than the squared loss, and for `minimise` other than "test_loss".
+        Required for losses other than the squared loss, for `minimise` other than "test_loss", for
+        students that are not linear, and for inputs with a `Spectrum`.
     minimise : "test_loss", "risk" or "error_rate"
 
     Returns
     -------
     OptimalRidge
         Record with `.value` (also by `float`), `.expr`, `.error` and `.proof`. The value is
-        infinite if E[y h*] = 0.
+        infinite if E[y h*] = 0. A minimisation covers ridges from 1e-3 to 1e3; the value is 0 or
+        infinite if the measure is smallest at one of these ends.
 
     Raises
     ------
@@ -392,6 +396,9 @@ def optimal_ridge(
 
     ends = (math.log(LEAST_RIDGE), math.log(LARGEST_RIDGE))
     found = minimize_scalar(measure, bounds=ends, method="bounded", options={"xatol": RESOLVED})
+    for end, limit in zip(ends, (0.0, math.inf), strict=True):
+        if measure(end) <= found.fun:
+            return OptimalRidge(limit, abs(limit - math.exp(end)), "quadrature", str(sp.S(limit)))
     value = math.exp(found.x)
     # A minimum is flat: values known to e say where it is to the root of e.
     error = value * max(2.0 * RESOLVED, math.sqrt(WANTED))

@@ -198,4 +198,4 @@ class OptimalRidge(StaticLimit):
     @property
     def expr(self) -> sp.Expr:
         """The value as a SymPy expression."""
-        return parse_expression(self.formula, {})
+        return sp.oo if math.isinf(self.value) else parse_expression(self.formula, {})
