@@ -214,9 +214,11 @@ class SGD(UpdateRule, InTorch):
         Number n_b >= 1 of samples per step. Declare batches that grow with the dimension by an
         expression in ``d = sympy.Symbol("d")`` such as ``d**2``, and pass ``dim=`` to `derive`,
         which then returns the map of one step.
-    loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
+    loss : "squared", "correlation", "logistic", "hinge", "huber" ... or sympy.Expr
         - "squared": 1/2 (y - f)^2;
         - "correlation": 1 - y f, whose gradient does not depend on f;
+        - "logistic": log(1 + exp(-y f)); "hinge": max(0, 1 - y f); "huber": the squared loss for
+          |y - f| <= 1, and |y - f| - 1/2 beyond;
         - "cross-entropy": -log softmax_y(f), for several outputs;
         - "frobenius": the norm ||f - y|| (not squared), for matrix outputs of sequence models;
         - any expression in symbols named f (output) and y (label).

@@ -146,7 +146,7 @@ def solve(
     -------
     Trajectory
         The run. `run.final` is a valid start, and `run.error` contains the error of averages and
-        the rounding error of closed forms.
+        the rounding error of closed forms. It is None if the equations are exact to 1e-10.
     PathEnsemble, DescentRun, NetworkRun or TwoTimeRun
         For an SDE, a descent on repeated data, a `RandomNetwork` and a `TwoTime`, respectively.
 

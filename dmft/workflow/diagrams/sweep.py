@@ -73,8 +73,8 @@ def sweep(
         A built-in measure of `dmft.phase_diagram`, or a function that returns a number, a
         `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
         `quantities` to numbers. With executors other than threads it is sent to other processes.
-        An object with a method ``many(points)`` is called with chunks, as lists of mappings; it
-        returns an iterator over the results (an exception if a point fails).
+        An object with a method ``many(points)`` is called with chunks, as lists of two or more
+        mappings; it returns an iterator over the results (an exception if a point fails).
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`. For "growth_rate" Newton's method
         finds the fixed point from `start` separately at each point, so that a store can be reused
