@@ -245,6 +245,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
     refused("final_risk", 3, match=r"equations = 3 must be a dmft\.Equations")
     refused("overlap", spherical, start=None, match=r"needs equations=, start=, t_max= \(no start=")
     refused("learned_directions", spherical, overlap=1.5, match=r"overlap = 1\.5 is a cosine")
+    refused("final_risk", spherical, overlap=0.5, match=r'not by "final_risk": leave it out')
     refused("overlap", descent, t_max=2.5, match="number of steps")
     refused("overlap", descent, start=dmft.Overlaps([[1.0]], [[0.0, 0.0]]), sample=8,
             match="sample")  # fmt: skip

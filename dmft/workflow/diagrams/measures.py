@@ -55,6 +55,9 @@ LANDSCAPE = "a sequence model"
 FLUCTUATING = "equations with fluctuations"
 OTHER = "a problem written by hand"
 
+# Measures that are defined by an overlap.
+BY_OVERLAP = ("escape_time", "learned_directions")
+
 
 @dataclass(frozen=True)
 class EquationMeasure:
@@ -99,6 +102,11 @@ class EquationMeasure:
         reach = self.how.get("overlap")
         if reach is not None and not 0.0 < reach <= 1.0:
             raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
+        if reach is not None and self.name not in BY_OVERLAP:
+            raise BadParameter(
+                f"overlap = {reach!r} is read by the measures {' and '.join(BY_OVERLAP)}, not by "
+                f'"{self.name}": leave it out'
+            )
 
     @property
     def kind(self) -> Built:
