@@ -611,3 +611,21 @@ def test_print_shows_the_closed_form_where_it_is_one_line(name):
 def test_print_keeps_averages_without_a_closed_form():
     tanh = dmft.Committee(sp.tanh(sp.Symbol("z", real=True)), 1)
     assert "⟨σ(λ[m]) σ(λ[n])⟩" in str(dmft.population_risk(dmft.Model(tanh, tanh)))
+
+
+@pytest.mark.parametrize("loss", ["hinge", "logistic"])
+def test_single_teachers_of_losses_have_no_delta(loss):
+    """The index of the only teacher is not printed."""
+    model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.sign(z), 1), label_flip=0.1)
+    text = dmft.derive(model, dmft.SGD(0.5, loss=loss)).latex()
+    assert "only" not in text
+    assert r"\delta_" not in text
+
+
+def test_flipped_labels_of_clusters_are_printed():
+    """Flipped samples are clusters of their own, each with its mean."""
+    unit, clusters = dmft.Committee(sp.erf(z), 1), dmft.GaussianMixture([[1.0], [-1.0]])
+    model = dmft.Model(unit, unit, inputs=clusters, label_flip=0.1)
+    text = dmft.derive(model, dmft.SGD(0.5)).latex()
+    assert all(f"m_{{i}}^{{[{n}]}} =" in text for n in range(1, 5))
+    assert dmft.population_risk(model).latex()

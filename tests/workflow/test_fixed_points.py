@@ -266,3 +266,16 @@ def test_the_plateau_of_relu_units_is_where_runs_rest():
     gap = grown.M[:, 0, 0] - grown.M[:, 0, 1]
     growth = np.log(gap[-1] / gap[-2]) / 20.0
     assert dmft.stability(equations, point).growth_rate == pytest.approx(growth, rel=1e-3)
+
+
+def test_hinge_losses_have_modes():
+    """Averages of kinks off zero: their numbers of powers do not move."""
+    z = sp.Symbol("z", real=True)
+    model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.sign(z), 1), label_flip=0.1)
+    equations = dmft.derive(model, dmft.SGD(0.5, loss="hinge"))
+    (point,) = dmft.fixed_points(equations, dmft.Overlaps([[2.0]], [[1.0]]))
+    # Sums over 200 Gauss nodes between the kinks of the output, and their differences.
+    assert point.overlaps.Q[0, 0] == pytest.approx(5.88295, abs=1e-5)
+    assert point.overlaps.M[0, 0] == pytest.approx(2.34592, abs=1e-5)
+    modes = dmft.stability(equations, point).eigenvalues.real
+    assert modes == pytest.approx([-0.05954617, -0.45578513], abs=1e-7)

@@ -228,6 +228,7 @@ class _Single:
             return self.sum(expr)
         if isinstance(expr, sp.KroneckerDelta):
             inside = [self.index.get(i, i) for i in expr.args]
+            inside = [sp.S.One if i in ONLY else i for i in inside]
             return sp.S.One if inside[0] == inside[1] else sp.KroneckerDelta(*inside)
         if not expr.args:
             return self.sizes.get(expr, self.index.get(expr, expr))

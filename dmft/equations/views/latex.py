@@ -154,7 +154,7 @@ def equations_latex(equations: System, page: Page) -> str:
     definitions = averaged = printed_definitions(definitions)
     if equations.model.reads_sequences:
         definitions = _in_one_line(definitions)
-    elif not page.symbolic and equations.model.clusters is not None:
+    elif not (page.symbolic or equations.model.clusters is None or equations.model.flips):
         definitions = over_clusters(definitions, equations.model.clusters)
     named = name_averages(definitions, printer)
     parts = [
@@ -237,7 +237,7 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
         averaged = definitions
-        if model.clusters is not None:
+        if model.clusters is not None and not model.flips:
             definitions = over_clusters(definitions, model.clusters)
     risk = [d for d in definitions if d.role == "observable"][-1]
     named = name_averages([risk], printer)
