@@ -158,8 +158,8 @@ def fixed_points(
                 differences where the derivative of an average has no closed form
     Shapes      as the starts: Q (p, p), M (p, k)
     Valid for   all activations; equal points are returned once; searches that did not converge
-                come last with their status. With averages on nodes the point is as accurate as
-                these (`Equations.evaluate_error`)
+                come last with their status. Where averages are on nodes, `message` says how far
+                their errors move the point
 
     Parameters
     ----------
@@ -211,6 +211,7 @@ def fixed_points(
     if not given:
         raise BadParameter("fixed_points needs at least one start; leave starts= out for a search")
     tried: list[FixedPoint] = []
+    ends: list[tuple[StationarySystem, Root]] = []
     for start in given:
         system = StationarySystem(equations, start, parameters)
         least = tolerance * unit_of_rates(system)
@@ -220,21 +221,31 @@ def fixed_points(
             message = f"{point.message}, where rates decay to zero and are not zero"
             point = replace(point, status=Status.NOT_CONVERGED, message=message)
         tried.append(point)
+        ends.append((system, root))
     first = [next(n for n, y in enumerate(tried) if _same(point, y)) for point in tried]
-    found = [
-        replace(
-            tried[n], message=f"{tried[n].message}, from {first.count(n)} of {len(given)} starts"
-        )
-        if len(given) > 1
-        else tried[n]
-        for n in sorted(set(first), key=lambda n: (tried[n].status != Status.OK, n))
-        if starts is not None or tried[n].status == Status.OK
-    ]
+    found = []
+    for n in sorted(set(first), key=lambda n: (tried[n].status != Status.OK, n)):
+        if starts is None and tried[n].status != Status.OK:
+            continue
+        message = tried[n].message + _error_of_nodes(*ends[n], tried[n])
+        if len(given) > 1:
+            message += f", from {first.count(n)} of {len(given)} starts"
+        found.append(replace(tried[n], message=message))
     result = FixedPoints(found)
     result.starts, result.tried = tuple(given), tuple(tried)
     return result
 
 
+def _error_of_nodes(system: StationarySystem, root: Root, point: FixedPoint) -> str:
+    """What is said of averages on nodes, whose errors are those of the point."""
+    if system.linear is not None or point.status != Status.OK:
+        return ""
+    error = system.displacement(root.y, point.overlaps)
+    return f"; averages on nodes move it by up to {error:.1e}" if error > TOLD else ""
+
+
+# Errors of overlaps that are said.
+TOLD = 1e-9
 # Rates above this part of the Jacobian are motions.
 LARGEST_TOLERANCE = 1e-4
 # Default starts of each kind, and the dimension of rows that hardly overlap.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import STEP, Root, differences, newton
+from dmft.analysis.boundaries.brackets import FLAT, STEP, Root, differences, newton
 from dmft.arrays import Array
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
@@ -43,9 +43,9 @@ class StationarySystem:
         start: Overlaps = getattr(point, "overlaps", point)
         self.linear = _tangent(equations)
         self.equations, self.problem = equations, problem_of(equations)
-        self.start = start
+        self.start, self.given = start, dict(parameters)
         self.place = {name: n for n, name in enumerate(equations.parameters)}
-        values = equations.values(start, dict(parameters))
+        values = equations.values(start, self.given)
         self.par = self.packed_parameters(values)
         self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
         self.p, self.k = start.p, start.k
@@ -208,6 +208,17 @@ class StationarySystem:
         if not np.all(np.isfinite(found)):
             raise BadParameter("the rates there are not finite: use smaller parameters or overlaps")
         return found
+
+    def displacement(self, y: Array, overlaps: Overlaps) -> float:
+        """How far errors of averages on nodes move a zero at most: Newton's step by them."""
+        claims = self.equations.evaluate_error(overlaps, **self.given)
+        jacobian = self.jacobian(y)
+        if not np.all(np.isfinite(jacobian)):
+            return np.nan
+        names = [plain_name(block.name) for block in self.problem.state]
+        errors = self.flat(self.pack({name: np.abs(claims[name]) for name in names}))
+        moved = np.abs(np.linalg.pinv(jacobian, rcond=FLAT)) @ errors
+        return float(moved.max(initial=0.0))
 
     def observed(self, y: Array) -> dict[str, float]:
         """Observables by name."""

@@ -229,8 +229,8 @@ def test_functions_that_python_does_not_call_have_no_machine_code(fresh_cache):
         module.rest(-3.0)
     assert module.quarter(8.0) == 2.0
     for name, has_code in (("half", False), ("quarter", True), ("rest", True)):
-        (made,) = getattr(module, name).overloads.values()
-        assert made.library._finalized == has_code
+        made = getattr(module, name).overloads.values()  # none where a child compiled the others
+        assert any(one.library._finalized for one in made) == has_code
 
 
 TWO_TIMES = textwrap.dedent(

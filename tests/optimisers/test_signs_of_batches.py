@@ -132,6 +132,30 @@ def test_one_unit_is_the_average_over_all_samples(samples: int) -> None:
     assert abs(rates["Q"][0, 0] - wanted) < claims["Q"][0, 0] < 5e-3
 
 
+def test_units_that_rest_with_flipped_labels() -> None:
+    """b = 2 n/pi int dz E[psi h*/(1 + z^2 psi^2)^2 r^2/2] E[1/(1 + z^2 psi^2)]^(n-1).
+
+    Fields are r times a point of an ellipse, and the means over r are exact.
+    """
+    samples, flip, start = 5, 0.3, dmft.Overlaps([[0.8]], [[0.4]])
+    angles = 2 * np.pi * (np.arange(20_000) + 0.5) / 20_000
+    h, star = np.linalg.cholesky(start.Omega) @ np.array([np.cos(angles), np.sin(angles)])
+    nodes, weights = np.polynomial.legendre.leggauss(160)
+    total = 0.0
+    for scale, weight in zip(np.exp(20 * nodes - 4), 20 * weights, strict=True):
+        moved = alone = 0.0
+        for share, sign in ((1 - flip, 1), (flip, -1)):
+            psi = (h > 0) * (sign * np.maximum(star, 0) - h)
+            spread = 1 + (min(scale, 3e3) * psi) ** 2
+            moved += share * np.mean(2 * psi * star / spread**2)
+            alone += share * np.mean(1 / spread)
+        total += (scale < 3e3) * weight * scale * moved * alone ** (samples - 1)
+    unit = dmft.Committee(RELU[0], 1)
+    equations = dmft.derive(dmft.Model(unit, unit, label_flip=flip), dmft.SignSGD(GAMMA, samples))
+    found, claim = (f(start)["M"][0, 0] for f in (equations.evaluate, equations.evaluate_error))
+    assert abs(found - 2 / np.pi * samples * total) < claim < 3e-3
+
+
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_nodes_of_one_sample_agree_with_nodes_of_all(loss: str) -> None:

@@ -118,7 +118,7 @@ def batch_of(writer: Writer, gradient: Program) -> Program:
     """
     samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
-    written_out = not _is_of_one_sample(writer.model, writer.algorithm)
+    written_out = not _is_of_one_sample(writer.model, writer.algorithm, gradient)
     if written_out and (samples > MOST_SAMPLES or ways > MOST_WAYS):
         raise BadParameter(
             f"batch_size = {samples}: signs of sums over a batch are averages over the fields "
@@ -168,17 +168,25 @@ def _drift_of_batch(cases: Sequence[Case], samples: int) -> sp.Expr:
     return total
 
 
-def _is_of_one_sample(model: Model, algorithm: SGD | GradientFlow) -> bool:
-    """Whether there is one unit, whose drift meets no rows but the weights."""
+def _is_of_one_sample(model: Model, algorithm: SGD | GradientFlow, program: Program) -> bool:
+    """Whether there is one unit, whose psi vanishes nowhere and meets no rows but the weights.
+
+    Where psi vanishes with a positive probability the integral over the scale decays too slowly.
+    """
     plain = motion_of(algorithm).rows == (WEIGHTS,) and model.spectrum is None
-    return plain and model.student.width == 1
+    if not plain or model.student.width != 1:
+        return False
+    psi = program.inline(x.psi[x.j])
+    parts = psi.atoms(At)
+    kinked = any(a.factor.has(*SWITCHES) for a in parts if a.field.base != x.h_star)
+    return not kinked and not psi.xreplace(dict.fromkeys(parts, sp.S.One)).has(*SWITCHES)
 
 
 def moments_of_batch(
     model: Model, algorithm: SGD | GradientFlow, cases: Sequence[Case], samples: int
 ) -> tuple[list[Definition], sp.Expr, sp.Expr]:
     """Definitions that they need, b_ji, and S_jl."""
-    if _is_of_one_sample(model, algorithm):
+    if _is_of_one_sample(model, algorithm, cases[0].program):
         return _of_one_unit(cases, samples)
     return [], _drift_of_batch(cases, samples), _square_of_batch(cases, samples)
 
@@ -189,13 +197,14 @@ def _of_one_unit(cases: Sequence[Case], samples: int) -> tuple[list[Definition],
     Equation    1/sqrt(A) = 2/sqrt(pi) int_0^oo e^{-A u^2} du, so that with n samples
                 b_ji = 2 n/sqrt(pi) int du E[psi lambda_i e^{-u^2 psi^2}] E[e^{-u^2 psi^2}]^{n-1}
     Shapes      psi_scale (p,); b (p, p + k); S (p, p)
-    Valid for   p = 1 without rows beside the weights or blocks, where S_jj = 1 - P(psi = 0)^n
+    Valid for   p = 1 without rows beside the weights or blocks, and psi that vanish nowhere, so
+                that S_jj = 1
 
     A psi that is linear in the label's noise, A + B xi, is averaged over it: with c = u^2 and
     D = 1 + 2 c B^2, E e^{-c psi^2} = e^{-c A^2/D}/sqrt(D), and A/D stands for psi beside it.
     """
     j, scale = x.j, x.psi_scale[x.j]
-    total, alone, beside, moved = (sp.S.Zero,) * 4
+    total, alone, beside = (sp.S.Zero,) * 3
     for case in cases:
         cluster, psi, slope = case.cluster, case.named(x.psi[j]), sp.S.Zero
         if x.psi_noise in case.program.table:
@@ -209,19 +218,17 @@ def _of_one_unit(cases: Sequence[Case], samples: int) -> tuple[list[Definition],
         total += cluster.weight * cluster.variance * mean(square)
         alone += cluster.weight * mean(bell)
         beside += cluster.weight * mean(psi * field * bell / spread)
-        smooth = case.program.degrees().of(x.psi[j]) >= 0
-        moved += cluster.weight * (sp.S.One if smooth else mean(sp.sign(square)))
     product = x.cosine_weight[x.angle] * beside * alone ** (samples - 1)
     drift = 2 * sp.sqrt(samples / sp.pi) * scale * sp.Sum(product, (x.angle, 1, x.cosines))
     defined = define(scale, {"scale": 1 / sp.sqrt(total + x.LEAST_SQUARE)}, "intermediate")
-    return [defined], drift, 1 - (1 - moved) ** samples
+    return [defined], drift, sp.S.One
 
 
 def _of_one_sample(case: Case, samples: int, value: sp.Expr) -> Expectation:
     """Average over one sample of a function with layers as thin as psi makes them."""
     program = case.program
-    degree = sp.oo if program.degrees().of(x.psi[x.j]) >= 0 else sp.S.NegativeOne
     even = case.cluster.is_centred and Parities(program.table).of(value) == 1
+    degree = sp.oo if program.degrees().of(x.psi[x.j]) >= 0 else sp.S.NegativeOne
     rest = (int(program.noisy), 0, 0, 1, STEEP, int(even), samples)
     return Expectation(value, OneSample(degree, *map(sp.Integer, rest)))
 
