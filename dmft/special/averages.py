@@ -23,7 +23,7 @@ from dmft.special.hyperbolic import fast_exp
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.special.correlation_series": "74ba0bf6789c",
-    "dmft.special.hyperbolic": "e7c3e7873875",
+    "dmft.special.hyperbolic": "c47b02b4118c",
 }
 
 # Coefficients of a polynomial in one variable, and Gauss nodes of a panel.

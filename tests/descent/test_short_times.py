@@ -129,7 +129,7 @@ def test_label_noise_width_two_and_two_fields():
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("readout", [None, [1.0, -0.7, 1.0]])
 def test_averages_of_exchangeable_students(readout):
-    """E[g_j g_m] and E[g_j h*] of all three by samples; the first stands for others like it."""
+    """E[g_j g_m] and E[g_j h*] of three students against samples; exchangeable ones are equal."""
     activation, start = STUDENTS["erf"], dmft.Overlaps(np.eye(3), np.full((3, 1), 0.2))
     model = dmft.Model(dmft.Committee(activation, 3, readout), dmft.MultiIndex(sp.tanh(u), [u]))
     system = dmft.derive(model, dmft.GradientDescent(0.3, 3))

@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import sympy as sp
 
@@ -27,7 +27,7 @@ from dmft.equations.views.latex import subject_of
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import Polynomials, for_print, unnamed
-from dmft.gaussian.closed.orthant import FourSigns
+from dmft.gaussian.closed.orthant import ORTHANT, RHO, SIGNS, C, FourSigns, orthant_moment
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
 from dmft.typeset.formula import width
@@ -162,29 +162,32 @@ def test_relu_is_printed_by_angles():
 
 
 def test_averages_of_four_relu_fields_are_moments_of_an_orthant():
-    """P_4, F_qs and rho_qs as they are printed, in numbers, against the compiled closed form."""
+    """What is printed, in numbers and with rho_qs by its definition, against the compiled form."""
     text = " ".join(equations("relu").latex().split())
-    assert r"I_{4} &= C_{34} P_4 + \sum_{q \ne s} C_{3q}" in text
+    assert r"I_{4} &= P_{4} C_{3 4} + \sum_{q,s=1}^{4} C_{3 q} F_{q s}" in text
     assert text.count(r"\arcsin") == 2
-    root = np.array([[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]) / 3
-    C = root @ root.T + np.eye(4) / 7
-    at = {covariance(i, n): C[i, n] for i in range(4) for n in range(i, 4)}
+    root = sp.Matrix([[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]) / 3
+    covariances = root * root.T + sp.eye(4) / 7  # exact: the angle of a field with itself is 0
+    at = {covariance(i, n): covariances[i, n] for i in range(4) for n in range(i, 4)}
     closed = next(e for e in closed_forms("relu") if e.has(FourSigns))
     signs = next(iter(closed.atoms(FourSigns)))
-    pairs = [(q, s) for q in range(4) for s in range(4) if q != s]
-    arcs = sum(np.arcsin(C[q, s] / np.sqrt(C[q, q] * C[s, s])) for q, s in pairs) / 2
-    total = C[2, 3] * (1 + float(signs.xreplace(at).evalf()) + 2 / np.pi * arcs) / 16
-    for q, s in pairs:
-        rest, given = [n for n in range(4) if n not in (q, s)], [q, s]
-        law = C[np.ix_(rest, rest)] - C[np.ix_(rest, given)] @ np.linalg.solve(
-            C[np.ix_(given, given)], C[np.ix_(given, rest)]
-        )
-        rho = law[0, 1] / np.sqrt(law[0, 0] * law[1, 1])
-        F = (1 + 2 / np.pi * np.arcsin(rho)) / (
-            8 * np.pi * np.sqrt(np.linalg.det(C[np.ix_(given, given)]))
-        )
-        total += C[2, q] * (C[3, s] - C[3, q] * C[q, s] / C[q, q]) * F
-    assert total == pytest.approx(float(closed.xreplace(at).evalf()), rel=1e-12)
+    moment, terms = orthant_moment(3, 4)
+    density = next(head for head in terms if head != ORTHANT)
+    known = {C[i + 1, n + 1]: covariances[i, n] for i in range(4) for n in range(4)}
+    known[SIGNS] = signs.xreplace(at).evalf()
+    known[ORTHANT] = terms[ORTHANT].doit().subs(known)
+    for pair in product(range(1, 5), repeat=2):
+        border = density.xreplace(dict(zip(density.indices, pair, strict=True)))
+        known[border] = sp.S.Zero
+        if pair[0] != pair[1]:
+            given = [n - 1 for n in pair]
+            rest = [n for n in range(4) if n not in given]
+            law = covariances.inv().extract(rest, rest).inv()
+            value = terms[density].xreplace(dict(zip(density.indices, pair, strict=True)))
+            correlation = law[0, 1] / sp.sqrt(law[0, 0] * law[1, 1])
+            known[border] = value.subs({RHO[pair]: correlation} | known)
+    value = float(moment.doit().subs(known).evalf())
+    assert value == pytest.approx(float(closed.xreplace(at).evalf()), rel=1e-12)
 
 
 def test_declared_values_are_used_and_told():

@@ -160,7 +160,7 @@ def test_renderings_hold_every_step():
         assert step.title in text
         assert step.latex
     # What is printed alike on both sides has no row.
-    assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") >= 10
+    assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") == 10
     assert text.count("checked: ") == page.count("checked: ") == len(proof.steps)
     assert page.count("<details") == page.count("</details>") <= len(proof.steps)
     # What a rule says is said once.

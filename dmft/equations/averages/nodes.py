@@ -290,7 +290,7 @@ class Discretiser:
         self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
 
     def again(self, samples: Sequence[Definition]) -> None:
-        """Begin another pass over the same nodes, in arrays of its own."""
+        """Start a second pass over the same nodes, with separate arrays."""
         self.known, self.number, self.numbers = {}, 2, range(2, 3)
         for definition in samples:
             self.sample(definition)

@@ -243,12 +243,17 @@ class ShortIntegrals:
             "train": average(law, sp.expand(sample["loss"].xreplace(sample_label)), self.rtol),
             "pull": [of(pull.__getitem__, j) for j in range(len(pull))],
         }
-        product = lambda j, m: g[j] * g[m]  # noqa: E731
+
+        def product(j: int, m: int) -> sp.Expr:
+            return g[j] * g[m]
+
+        def along(j: int, m: int) -> sp.Expr:
+            return g[j] * (self.h[m] - teacher[self.h[m]])
+
         gram = [[of(product, m, j) for m in range(j + 1)] for j in range(p)]
         result["corr"] = [
             [[combined([(gram[max(j, m)][min(j, m)], second)]) for m in range(p)] for j in range(p)]
         ]
-        along = lambda j, m: g[j] * (self.h[m] - teacher[self.h[m]])  # noqa: E731
         own = [[of(along, j, m) for m in range(p)] for j in range(p)]
         result["resp"] = [times_inverse(own, self.matrix("C_theta", (0, 0)))]
         return result

@@ -19,7 +19,7 @@ from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
 from dmft.explanation.print_forms import Part, Polynomials, for_print, rewritten
-from dmft.gaussian.closed.orthant import FourSigns
+from dmft.gaussian.closed.orthant import FourSigns, orthant_moment
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -50,6 +50,11 @@ BIVARIATE = (
 
 # Closed forms at means of at most so many operations are collected.
 COLLECTED = 120
+# What the terms of moments of an orthant are.
+ORTHANT_WORDS = (
+    r"P_{4} &= \Pr(x_1, x_2, x_3, x_4 > 0),\quad F_{q q} = 0,\quad \rho_{q s} = "
+    r"\mathrm{Corr}(x_a, x_b \mid x_q = x_s = 0),\quad \{a, b, q, s\} = \{1, 2, 3, 4\}"
+)
 # Means of the fields x_1, x_2, ...
 MEANS = sp.symbols("m_{1:9}", real=True)
 
@@ -82,10 +87,14 @@ class Kernels:
             self.others.setdefault("table", []).append(head)
             return
         if closed.has(FourSigns) and (ramps := _ramps(average)):
-            self.orthants = orthant_rows()
-            (self.named if head in self.printer.averages.values() else self.rows).append(
-                f"{head} &= {orthant_average(*ramps)}"
-            )
+            moment, terms = orthant_moment(*ramps)
+            printer = KernelPrinter({}, self.printer.letters)
+            rows = self.named if head in self.printer.averages.values() else self.rows
+            rows.append(f"{head} &= {printer.doprint(moment)}")
+            self.orthants = [
+                *(f"{printer.doprint(y)} &= {printer.doprint(e)}" for y, e in terms.items()),
+                ORTHANT_WORDS,
+            ]
             return
         if limit is not None and sp.count_ops(closed) > 2.2 * limit:
             self.others.setdefault("long", []).append(head)
@@ -169,26 +178,6 @@ def _ramps(average: Expectation) -> tuple[int, int] | None:
     places = [n for n, f in enumerate(average.factors, 1) if f == ramp]
     steps = [f for f in average.factors if f == step]
     return (places[0], places[1]) if (len(places), len(steps)) == (2, 2) else None
-
-
-def orthant_average(a: int, b: int) -> str:
-    """E[x_a x_b] over the positive orthant of four fields (Tallis 1961, at the origin)."""
-    return (
-        rf"C_{{{a}{b}}} P_4 + \sum_{{q \ne s}} C_{{{a}q}}"
-        rf" \left(C_{{{b}s}} - \frac{{C_{{{b}q}} C_{{qs}}}}{{C_{{qq}}}}\right) F_{{qs}}"
-    )
-
-
-def orthant_rows() -> list[str]:
-    """Probability of the orthant, densities of two fields on its border, and correlations there."""
-    return [
-        r"P_4 &= \Pr(x_1, x_2, x_3, x_4 > 0) = \frac{1}{16} \Bigl[1 + S_{1234} + "
-        r"\frac{2}{\pi} \sum_{q<s} \arcsin \frac{C_{qs}}{\sqrt{C_{qq} C_{ss}}}\Bigr]",
-        r"F_{qs} &= \frac{1}{8 \pi \sqrt{C_{qq} C_{ss} - C_{qs}^{2}}} \Bigl[1 + \frac{2}{\pi} "
-        r"\arcsin \rho_{qs}\Bigr]",
-        r"\rho_{qs} &= \mathrm{Corr}(x_a, x_b \mid x_q = x_s = 0),\quad "
-        r"\{a, b, q, s\} = \{1, 2, 3, 4\}",
-    ]
 
 
 def signs_rows(with_arguments: bool) -> list[str]:

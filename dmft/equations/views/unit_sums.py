@@ -140,8 +140,9 @@ def over_clusters(
     labels = [sp.sympify(y, strict=True) for y in mixture.labels or ()]
     if mixture.fractions is not None or not all(y.is_number for y in labels):
         return tuple(definitions)
-    powers = [[float(y) ** n for y in labels] for n in range(3)] if labels else [[1.0] * 999]
-    shares = [[w * y for w, y in zip(mixture.weights, some, strict=False)] for some in powers]
+    ones = [1.0] * len(mixture.weights)
+    powers = [[float(y) ** n for y in labels] for n in range(3)] if labels else [ones]
+    shares = [[w * y for w, y in zip(mixture.weights, some, strict=True)] for some in powers]
     found = _in_any(
         [
             replace(d, terms=tuple((name, _in_clusters(e, shares)) for name, e in d.terms))

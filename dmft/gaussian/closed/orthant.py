@@ -137,6 +137,29 @@ class FourSignsMoment(sp.Function):
         return total
 
 
+# Covariances of four fields; densities of two of them on the border of the positive orthant, and
+# the correlation of the others there; its probability, and the mean of the four signs.
+C, F, RHO = (sp.IndexedBase(name, real=True) for name in ("C", "F", r"\rho"))
+ORTHANT, SIGNS = sp.symbols("P_4 S_{1234}", real=True)
+
+
+def orthant_moment(a: int, b: int) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
+    """E[x_a x_b] over the positive orthant of four centred fields, and the terms that it holds.
+
+    Equation    Stein's identity twice; F_qq = 0, and rho_qs is of the fields other than q and s
+    Source      theory/one_pass A.3
+    """
+    q, s = sp.symbols("q s", integer=True, positive=True)
+    arc = sp.asin(C[q, s] / sp.sqrt(C[q, q] * C[s, s]))
+    arcs = sp.Sum(arc, (q, 1, 4), (s, 1, 4)) / sp.pi
+    root = sp.sqrt(C[q, q] * C[s, s] - C[q, s] ** 2)
+    across = C[a, q] * (C[b, s] - C[b, q] * C[q, s] / C[q, q]) * F[q, s]
+    return C[a, b] * ORTHANT + sp.Sum(across, (q, 1, 4), (s, 1, 4)), {
+        ORTHANT: sp.Mul(sp.Rational(1, 16), SIGNS - 1 + arcs, evaluate=False),
+        F[q, s]: (1 + 2 * sp.asin(RHO[q, s]) / sp.pi) / (8 * sp.pi * root),
+    }
+
+
 # Signs that are left where no Gaussian field is: more have no closed form.
 MOST_SIGNS = 4
 Entries = dict[tuple[int, int], sp.Expr]

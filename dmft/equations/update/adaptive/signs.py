@@ -200,8 +200,9 @@ def _of_one_unit(cases: Sequence[Case], samples: int) -> tuple[list[Definition],
     Valid for   p = 1 without rows beside the weights or blocks, and psi that vanish nowhere, so
                 that S_jj = 1
 
-    A psi that is linear in the label's noise, A + B xi, is averaged over it: with c = u^2 and
-    D = 1 + 2 c B^2, E e^{-c psi^2} = e^{-c A^2/D}/sqrt(D), and A/D stands for psi beside it.
+    If psi = A + B xi is linear in the label noise xi, the averages over xi are closed: with c = u^2
+    and D = 1 + 2 c B^2, E e^{-c psi^2} = e^{-c A^2/D}/sqrt(D) and
+    E[psi e^{-c psi^2}] = (A/D) e^{-c A^2/D}/sqrt(D).
     """
     j, scale = x.j, x.psi_scale[x.j]
     total, alone, beside = (sp.S.Zero,) * 3
