@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ from dmft.explorer.page import encoded
 BUDGET = {"solve": 60.0, "equations": 60.0, "simulate": 600.0, "diagram": 600.0}
 # Processes at a time.
 MOST = 3
+# How a process ends whose time is up.
+LATE = (1, -getattr(signal, "SIGALRM", 0))
 Key = tuple[tuple[str, str], ...]
 
 
@@ -101,7 +104,8 @@ class Typed:
         if process.is_ended:
             raise BadParameter("cancelled: another formula was typed")
         code, seconds = process.running.wait(), BUDGET[question["kind"]]
-        reason = f"no answer within {seconds:g} s" if code == 1 else f"its process ended ({code})"
+        late = f"no answer within {seconds:g} s"
+        reason = late if code in LATE else f"its process ended ({code})"
         words = (
             f"{' and '.join(text for _, text in key)}: {reason}, too long for the explorer; use "
             "a simpler formula, or dmft.derive and dmft.solve in Python"
@@ -149,6 +153,16 @@ def pickled(session: Answering) -> bytes:
         return pickle.dumps(None)
 
 
+def _end_after(seconds: float) -> None:
+    """End this process after some seconds, whatever it computes then; never if zero."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # the default action of its signal
+    elif seconds:  # reads the frames of a running thread, which can crash
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def main() -> None:
     """Read a session, then answer a question for each line."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -163,9 +177,9 @@ def main() -> None:
         return
     for line in sys.stdin.buffer:
         seconds, question = json.loads(line)
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        _end_after(seconds)
         answer = encoded(session.reply(question, here=True))
-        faulthandler.cancel_dump_traceback_later()
+        _end_after(0.0)
         answers.write(answer.encode() + b"\n")
         answers.flush()
 
