@@ -17,15 +17,17 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.compiled import njit
 
-# Most coefficients of one parity; they are taken in groups.
-TERMS, GROUP = 96, 8
+# Most coefficients of one parity, and most where they make parallel fields converge; they are taken
+# in groups.
+TERMS, MOST, GROUP = 96, 192, 8
 # Coefficients of a Chebyshev series in s.
 ORDER = 12
 # What a series may leave out, relative to sqrt(E F^2 E G^2).
 LEFT_OUT = 4e-15
 # Positions of a table of `dmft.special.averages`, of which SERIES says where the strips begin.
 PARITY, SMALL, TAYLOR, TAYLOR_ORDER, SERIES = 0, 2, 10, 16, 9
-# Of the strips: how many, parities that have coefficients; then edges, counts, remainders, places.
+# Of the strips: how many, parities that have coefficients; then edges, counts, remainders behind
+# these counts and behind `TERMS`, places.
 STRIPS, PARITIES, EDGES = 0, 1, 2
 
 
@@ -70,10 +72,14 @@ def _count(T: Array, strip: int) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _remainder(T: Array, strip: int) -> float:
-    """Root mean square of what the orders beyond make of F, relative to that of F."""
-    at = int(T[SERIES])
-    return 0.0 if strip < 0 else T[at + EDGES + 2 * int(T[at + STRIPS]) + 1 + strip]
+def _remainder(T: Array, strip: int, count: int) -> float:
+    """Root mean square of what the orders beyond make of F, relative to that of F; 1 if unknown."""
+    if strip < 0:
+        return 0.0
+    at, strips = int(T[SERIES]), int(T[int(T[SERIES]) + STRIPS])
+    if count == _count(T, strip):
+        return T[at + EDGES + 2 * strips + 1 + strip]
+    return T[at + EDGES + 3 * strips + 1 + strip] if count == TERMS else 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -101,7 +107,7 @@ def _coefficients(
     strips, terms = int(T[at + STRIPS]), _count(T, strip)
     lo, hi = T[at + EDGES + strip], T[at + EDGES + strip + 1]
     tau = (2.0 * s - lo - hi) / (hi - lo)
-    start = at + int(T[at + EDGES + 3 * strips + 1 + strip])
+    start = at + int(T[at + EDGES + 4 * strips + 1 + strip])
     if odd == 1 and T[at + PARITIES] == 2.0:
         start += ORDER * terms
     rows = T[start : start + ORDER * terms].reshape(ORDER, terms)
@@ -132,9 +138,7 @@ def series_average(F: Array, G: Array, s1: float, s2: float, rho: float) -> floa
         left *= step
         count += GROUP
     if left > LEFT_OUT:
-        for T, strip in ((F, at_f), (G, at_g)):
-            if _count(T, strip) == count:
-                left *= _remainder(T, strip)
+        left *= _remainder(F, at_f, count) * _remainder(G, at_g, count)
         if left > LEFT_OUT:
             return math.nan
     work = np.empty(2 * count + ORDER)

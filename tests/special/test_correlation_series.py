@@ -59,10 +59,12 @@ def test_what_a_series_leaves_out_is_known():
     assert np.isnan(series_average(F, F, 3.9, 3.9, 0.999))
     assert np.isnan(series_average(F, F, 8.0, 1.0, 0.1))  # beyond the strips
     assert series_average(F, F, 3.9, 3.9, 0.5) == pytest.approx(of_errors(3.9, 3.9, 0.5), abs=1e-14)
+    # Parallel fields of moderate width take the series too.
+    assert series_average(F, F, 1.6, 1.6, 1.0) == pytest.approx(of_errors(1.6, 1.6, 1.0), abs=1e-14)
     # On both sides of where it stops, quadrature takes over without a step.
     places = np.linspace(0.8, 1, 401)
-    last = max(r for r in places if not np.isnan(series_average(F, F, 3.0, 3.0, r)))
+    last = max(r for r in places if not np.isnan(series_average(F, F, 3.9, 3.9, r)))
     assert 0.8 < last < 1.0
     for rho in (last, last + 0.0005):
-        value = pair_average(F, F, 9.0, 9.0 * rho, 9.0)
-        assert value == pytest.approx(of_errors(3.0, 3.0, rho), abs=3e-14)
+        value = pair_average(F, F, 15.21, 15.21 * rho, 15.21)
+        assert value == pytest.approx(of_errors(3.9, 3.9, rho), abs=3e-14)

@@ -15,7 +15,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
-from dmft.special.correlation_series import GROUP, LEFT_OUT, ORDER, TERMS
+from dmft.special.correlation_series import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 
 # Beyond this deviation few correlations are small enough for a series.
 LARGEST = 4.0
@@ -30,6 +30,11 @@ POINTS = 16
 WIDTHS, AGREEMENT = (0.4, 0.2, 0.1, 0.05), 3e-15
 # Numbers beside those of the strips.
 HEAD = 3
+# Hermite coefficients that are computed: those beyond `MOST` of each parity are what is left out.
+COMPUTED = 2 * MOST + 192
+# A strip is longer than `TERMS` where the remainder is at most this: parallel fields leave out the
+# product of two.
+CONVERGES = 1e-4
 # Parseval's identity does not show less than this.
 HIDDEN = 1e-13
 
@@ -51,31 +56,38 @@ def series_strips(
     if rule is None:
         return np.empty(0), 0.0
     orders = {0: (0, 1), 1: (0,), -1: (1,)}[parity]
-    counts, remainders, cells, worst = [], [], [], 0.0
+    counts, remainders, behind, cells, worst = [], [], [], [], 0.0
     unit, matrix = chebyshev(FIT)
     for low, high in pairwise(edges):
         s = np.append(0.5 * (low + high) + 0.5 * (high - low) * unit, [low, high])
         a, square = _hermite(values, s, *rule)
-        fit = a[:FIT, : 2 * TERMS].T @ matrix.T
-        left = [_left(a, square, 2 * count) for count in range(GROUP, TERMS + 1, GROUP)]
-        place = next((n for n, x in enumerate(left) if x <= LEFT_OUT), len(left) - 1)
+        fit = a[:FIT, : 2 * MOST].T @ matrix.T
+        left = [_left(a, square, 2 * count) for count in range(GROUP, MOST + 1, GROUP)]
+        place = _enough(left)
         count = GROUP * (place + 1)
-        room -= 4 + ORDER * count * len(orders)
+        room -= 5 + ORDER * count * len(orders)
         if room < HEAD:
             break
         counts.append(count)
         remainders.append(left[place])
+        behind.append(left[TERMS // GROUP - 1])
         worst = max(worst, _norm(np.abs(fit[:, ORDER:]).sum(axis=1)) / np.sqrt(square.min()))
         cells.append(np.concatenate([fit[odd::2, :ORDER][:count].T.ravel() for odd in orders]))
     strips = len(counts)
     sizes = np.array([0, *(len(cell) for cell in cells)])
-    places = 3 + 4 * strips + np.cumsum(sizes)[:strips]
-    head = np.array([strips, len(orders), *edges[: strips + 1], *counts, *remainders, *places])
+    places = 3 + 5 * strips + np.cumsum(sizes)[:strips]
+    head = [strips, len(orders), *edges[: strips + 1], *counts, *remainders, *behind, *places]
     return np.concatenate([head, *cells]), worst
 
 
+def _enough(left: list[float]) -> int:
+    """Which of longer and longer series a strip has, by what each leaves out."""
+    last = len(left) if left[-1] <= CONVERGES else TERMS // GROUP
+    return next((n for n, x in enumerate(left[:last]) if x <= LEFT_OUT), last - 1)
+
+
 def _rule(values: Callable[[Array], Array], s: float) -> tuple[Array, Array] | None:
-    """Nodes and weighted Hermite functions (nodes, 4 TERMS + 1) that resolve F(s z); None if none.
+    """Nodes and weighted Hermite functions (nodes, COMPUTED + 1) that resolve F(s z); None if none.
 
     The last column is sqrt(weight) of the normal density, for E F^2.
     """
@@ -93,14 +105,14 @@ def _hermite_rule(width: float) -> tuple[Array, Array]:
     edges = np.linspace(-REACH, REACH, round(2 * REACH / width) + 1)
     z, weight = panels(edges, POINTS)
     root = np.exp(-0.25 * z * z) * (2.0 * np.pi) ** -0.25
-    rows = hermite_rows(z, root, 4 * TERMS - 1) * root * weight
+    rows = hermite_rows(z, root, COMPUTED - 1) * root * weight
     return z, np.ascontiguousarray(np.concatenate([rows, [root * root * weight]]).T)
 
 
 def _hermite(
     values: Callable[[Array], Array], s: Array, z: Array, functions: Array
 ) -> tuple[Array, Array]:
-    """Coefficients (S, 4 TERMS) and E F^2 (S,) at deviations s (S,)."""
+    """Coefficients (S, COMPUTED) and E F^2 (S,) at deviations s (S,)."""
     f = values(np.outer(s, z).ravel()).reshape(s.size, z.size)
     return f @ functions[:, :-1], f**2 @ functions[:, -1]
 
