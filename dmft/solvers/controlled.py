@@ -9,16 +9,25 @@ adjoint is that of the steps themselves: gradients are exact for what is run.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
+from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, RHS_SIGNATURE, VECTOR, rhs_at
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 # Stages of the classical method: where they stand within a step, and their weights.
 AT = (0.0, 0.5, 0.5, 1.0)
 WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+# Step of differences, relative to numbers above one: overlaps of nearly parallel vectors stay those
+# of vectors.
+STEP = 1e-6
+# What differences read at the end of `par`: addresses of the rates and of the observables, how many
+# observables there are, which one, and the position of the control.
+READ = 5
 
 # rhs, knots, left, right, counts, widths, par, position, scale, is_rate, states, work
 _RUN = types.void(
@@ -121,3 +130,61 @@ def pull_back(  # type: ignore[no-untyped-def]
                     work[8, m] = factor * back[n + m]
                     costate[m] += work[8, m]
         costates[i] = costate
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pulled(address, both, weight, widths, par, out):  # type: ignore[no-untyped-def]
+    """Write behind n entries the derivatives of weighted numbers by the n entries of a state."""
+    n, function = both.size // 2, rhs_at(address)
+    y = both[:n].copy()
+    low, here, high = np.empty(weight.size), np.empty(weight.size), np.empty(weight.size)
+    function(0.0, y, widths, par, here)
+    for m in range(n):
+        step = STEP * max(1.0, abs(both[m]))
+        y[m] = both[m] - step
+        function(0.0, y, widths, par, low)
+        y[m] = both[m] + step
+        function(0.0, y, widths, par, high)
+        y[m] = both[m]
+        below, middle, above = 0.0, 0.0, 0.0
+        for i in range(weight.size):
+            below += weight[i] * low[i]
+            middle += weight[i] * here[i]
+            above += weight[i] * high[i]
+        slope = (above - below) / (2.0 * step)
+        # Where one side is beyond what vectors can have.
+        if math.isnan(below):
+            slope = (above - middle) / step
+        elif math.isnan(above):
+            slope = (middle - below) / step
+        out[n + m] = slope
+
+
+@njit(RHS_SIGNATURE, **OPTIONS)
+def adjoint_by_differences(t, both, widths, par, out):  # type: ignore[no-untyped-def]
+    """Write the product of a costate, which stands behind the state, with the Jacobian."""
+    n = both.size // 2
+    _pulled(np.int64(par[par.size - READ]), both, both[n:], widths, par, out)
+
+
+@njit(RHS_SIGNATURE, **OPTIONS)
+def slopes_by_differences(t, both, widths, par, out):  # type: ignore[no-untyped-def]
+    """Write the derivatives of an observable by the state, behind the state's entries."""
+    one = np.zeros(np.int64(par[par.size - READ + 2]))
+    one[np.int64(par[par.size - READ + 3])] = 1.0
+    _pulled(np.int64(par[par.size - READ + 1]), both, one, widths, par, out)
+
+
+@njit(RHS_SIGNATURE, **OPTIONS)
+def control_by_differences(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Write the derivatives of the rates by the control."""
+    position, values = np.int64(par[par.size - 1]), par.copy()
+    low, high = np.empty(y.size), np.empty(y.size)
+    step = STEP * max(1.0, abs(par[position]))
+    rates = rhs_at(np.int64(par[par.size - READ]))
+    values[position] = par[position] - step
+    rates(t, y, widths, values, low)
+    values[position] = par[position] + step
+    rates(t, y, widths, values, high)
+    for m in range(y.size):
+        out[m] = (high[m] - low[m]) / (2.0 * step)

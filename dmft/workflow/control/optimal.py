@@ -14,6 +14,7 @@ from dmft.equations.noise.derivatives import following
 from dmft.errors import BadParameter
 from dmft.model.schedule import RATES, Schedule, is_allowed
 from dmft.names import Status
+from dmft.solvers.controlled import READ
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
 from dmft.validation import checked
@@ -44,8 +45,7 @@ def greedy_schedule(
     Equation    dR/dtau = (gamma/p) (A + gamma B), A = dR/dX . drift, B = dR/dX . noise;
                 gamma = -A / (2 B), a bound where B <= 0
     Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d; samples/d for batches
-    Valid for   the ode of one-pass SGD with closed averages | not optimal in general; see
-                `optimal_schedule`
+    Valid for   the ode of one-pass SGD | not optimal in general; see `optimal_schedule`
     Source      theory/structured_inputs (24)-(26)
 
     Parameters
@@ -96,7 +96,15 @@ def greedy_schedule(
     problem = replace(
         system.problem,
         rhs=greedy,
-        tail=(system.problem.rhs, system.gradient_of_risk, c.position, c.scale, low, high),
+        tail=(
+            system.problem.rhs,
+            system.gradient_of_risk,
+            c.position,
+            c.scale,
+            low,
+            high,
+            *system.par[-READ:],
+        ),
         lanes=None,
         time_unit="steps / d",
     )
@@ -182,9 +190,9 @@ def greedy(t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Right-hand side per tau at the greedy rate of the moment.
 
     In the tail of `par` stand the rates, the gradient of the risk, the position of the control
-    among the parameters, its scale and its bounds.
+    among the parameters, its scale and its bounds, and what differences read.
     """
-    n, end = y.size, par.size - 6
+    n, end = y.size, par.size - 6 - READ
     rates, slope, position = np.int64(par[end]), np.int64(par[end + 1]), np.int64(par[end + 2])
     scale, low, high = par[end + 3], par[end + 4], par[end + 5]
     values, both, slopes, one = par.copy(), np.zeros(2 * n), np.zeros(2 * n), np.empty(n)
@@ -241,8 +249,9 @@ def optimal_schedule(
                 Lambda.B <= 0; H = Lambda.(u A + u^2 B) is constant
     Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d (samples/d for batches);
                 `.value` is gamma = p u
-    Valid for   the ode of one-pass SGD with closed averages | a local optimum; the search starts at
-                the best constant rate
+    Valid for   the ode of one-pass SGD | a local optimum; the search starts at the best constant
+                rate; central differences take the place of the adjoint where the derivative of an
+                average has no closed form
     Source      theory/structured_inputs (27)
 
     Parameters
@@ -313,7 +322,7 @@ def optimal_schedule(
     search = Search(system, *limits(system, bounds), float(tol), int(max_iterations))
     first = np.linspace(0.0, float(t_max), min(PIECES, pieces) + 1)
     knots = np.linspace(0.0, float(t_max), int(pieces) + 1)
-    number = search.best_constant(first)
+    number = search.best_constant(float(t_max))
     if method == "sweep":
         return search.record(knots, search.swept(knots, np.full(knots.size, number)))
     constant = search.minimised(first, np.full(first.size - 1, number), linear=False)
@@ -336,13 +345,13 @@ class Search:
     iterations: int
     evaluations: int = 0
 
-    def best_constant(self, knots: Array) -> float:
+    def best_constant(self, t_max: float) -> float:
         """The constant with the least risk at the end."""
         if self.system.control.is_rate:
             tried = np.clip(first_guess(self.system) * TRIED, self.low, self.high)
         else:
             tried = np.linspace(self.low, self.high, TRIED.size)
-        found = [self.risk(knots, np.full(knots.size, v)) for v in tried]
+        found = [self.system.risk_at(float(v), t_max) for v in tried]
         if not np.any(np.isfinite(found)):
             raise BadParameter(
                 "no constant value gives a finite risk at t_max: use bounds= with smaller values"
@@ -354,12 +363,6 @@ class Search:
                 "logarithm is minimised: take a measure such as 1 - reward"
             )
         return float(tried[best])
-
-    def risk(self, knots: Array, numbers: Array) -> float:
-        """Risk at the end, of numbers at the knots."""
-        left, right = numbers[:-1], numbers[1:]
-        counts = self.system.counts(knots, left, right, max(self.tol, 1e-4))
-        return self.system.risk(self.system.states(knots, left, right, counts)[-1])
 
     def minimised(self, knots: Array, numbers: Array, linear: bool) -> Array:
         """Numbers at the knots (linear) or of the pieces that make the risk least."""

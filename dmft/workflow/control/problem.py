@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,35 @@ from dmft.codegen.linearised import compiled_adjoint, compiled_tangent
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.initial_conditions import SAMPLES, STEPS, begin_of
 from dmft.model.schedule import RATES, Schedule
 from dmft.model.update import TIME
-from dmft.solvers.controlled import pull_back, run
-from dmft.solvers.pointers import pointer
+from dmft.names import Status
+from dmft.solvers.controlled import (
+    READ,
+    adjoint_by_differences,
+    control_by_differences,
+    pull_back,
+    run,
+    slopes_by_differences,
+)
+from dmft.solvers.pointers import entry, pointer
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS, RHS_SIGNATURE, rhs_at
+from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of, units_of
+from dmft.workflow.solving.quadrature import on_nodes
 
 RATE = "learning_rate"
 # The time of a run depends on it, too.
 SETS_CLOCK = ("momentum",)
+# Points of an axis and error functions of a search, which takes thousands of runs: errors of 1e-5
+# to 1e-4, as those of `solve`.
+FEW_NODES = {"gauss-hermite": 48, "mixture": 5}
+# Tolerances of the runs at constant values that a search begins with.
+ROUGH: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9}
 # Doublings of steps until they are fine enough.
 DOUBLINGS = 14
 ROWS = 11
@@ -103,6 +118,15 @@ def check_controlled(equations: object, control: str) -> Equations:
     return equations
 
 
+@lru_cache(maxsize=16)
+def _closed_adjoint(equations: Equations, minimise: str) -> tuple[Any, Any] | None:
+    """Adjoint and gradient in closed form; None where an average has no such derivative."""
+    try:
+        return compiled_adjoint(equations, minimise)
+    except NotClosed:
+        return None
+
+
 class Controlled:
     """Compiled equations under a control, from a start: runs, costates and gradients.
 
@@ -124,19 +148,36 @@ class Controlled:
         self.parameters = {n: v for n, v in parameters.items() if n != control}
         self.problem = problem_of(equations)
         names = self.problem.parameters
-        self.inputs = run_inputs(equations, start, self._numbers(control, parameters))
+        given = self._numbers(control, parameters)
+        self.inputs = run_inputs(equations, start, given)
+        if equations.averages and "nodes" not in given:
+            few = FEW_NODES.get(equations.rule(start, given).kind)
+            self.inputs = on_nodes(self.inputs, equations.rule(start, {**given, "nodes": few}))
         self.control = self._control(control, names)
         self.widths = np.array(
             [self.inputs["widths"][w] for w in self.problem.widths], dtype=np.int64
         )
-        self.par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
+        par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
         self.y = self.problem.pack(self.inputs["state"])
-        adjoint, self.gradient_of_risk = compiled_adjoint(equations, minimise)
+        self.differences: tuple[float, ...] = ()
+        found = _closed_adjoint(equations, minimise)
+        if found is not None:
+            adjoint, self.gradient_of_risk = found
+        else:
+            adjoint, self.gradient_of_risk = adjoint_by_differences, slopes_by_differences
+            seen = self.problem.observables
+            addresses = (entry(f, "RHS") for f in (self.problem.rhs, self.problem.observe))
+            self.differences = (
+                *addresses, len(seen), seen.index(minimise), self.control.position
+            )  # fmt: skip
+        self.par = np.append(par, self.differences or np.zeros(READ))
         self.rhs, self.adjoint = pointer(self.problem.rhs, RHS), pointer(adjoint, RHS)
 
     @cached_property
     def by_control(self) -> Any:
         """Compiled derivatives of the rates by the number that moves."""
+        if self.differences:
+            return pointer(control_by_differences, RHS)
         name = self.problem.parameters[self.control.position]
         return pointer(compiled_tangent(self.equations, name), RHS)
 
@@ -179,6 +220,15 @@ class Controlled:
             c.scale, c.is_rate, states, np.empty((ROWS, self.y.size)),
         )  # fmt: skip
         return states
+
+    def risk_at(self, number: float, tau: float) -> float:
+        """What is minimised, at tau of a run at a constant value; infinite where it ends early."""
+        c = self.control
+        scalars = {**self.inputs["parameters"], self.problem.parameters[c.position]: number}
+        t = c.scale * (number if c.is_rate else 1.0) * tau
+        given = {**self.inputs, "parameters": scalars}
+        run = solve_problem(self.problem, **given, t_max=t, save_at=2, **ROUGH)
+        return float(run.observables[self.minimise][-1]) if run.status is Status.OK else np.inf
 
     def risk(self, state: Array) -> float:
         """What is minimised, at a state."""
