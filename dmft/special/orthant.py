@@ -315,10 +315,10 @@ def four_signs_moment(
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> float:  # fmt: skip
     """E[|x3| |x4| sign(x1) sign(x2)], the core of E[sigma' sigma' sigma sigma] of ReLU networks."""
-    room = np.empty((6, 4, 4))
-    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), room[0])
-    _averages(room[0], 1, room[2:], room[1])
-    return room[1, 2, 3]
+    work = np.empty((6, 4, 4))
+    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), work[0])
+    _averages(work[0], 1, work[2:], work[1])
+    return work[1, 2, 3]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -337,9 +337,9 @@ def four_signs(
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> float:  # fmt: skip
     """E[sign(x1) sign(x2) sign(x3) sign(x4)] from the ten covariances."""
-    room = np.empty((5, 4, 4))
-    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), room[0])
-    return _averages(room[0], 0, room[1:], room[0])
+    work = np.empty((5, 4, 4))
+    _fill((c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), work[0])
+    return _averages(work[0], 0, work[1:], work[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

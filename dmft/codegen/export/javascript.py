@@ -78,7 +78,8 @@ class JavaScriptPrinter(Printer):
         if isinstance(inside[0], ast.Slice):
             part = inside[0]
             assert part.lower is not None
-            assert part.upper is not None
+            if part.upper is None:  # rows of a nested array, which both share
+                return f"{name}.slice({self.text(part.lower)})"
             return f"{name}.subarray({self.text(part.lower)}, {self.text(part.upper)})"
         if isinstance(array, ast.Attribute) and array.attr == "shape":
             rows = "[0]" * inside[0].value if isinstance(inside[0], ast.Constant) else ""  # type: ignore[operator]
