@@ -386,7 +386,7 @@ def more(name):
     return committees(ERF, sp.sign(Z), dmft.SGD(0.2, loss="correlation"), (2, 1)), (".js", ".c")
 
 
-@pytest.mark.cases("map", "rule")
+@pytest.mark.cases("four signs", "map", "rule")
 @pytest.mark.parametrize("name", ["four signs", "tables", "map", "decay", "rule", "correlation"])
 def test_more_systems(name, tmp_path, monkeypatch):
     equations, ends = more(name)
