@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from dmft.analysis.boundaries.brackets import Root
 from dmft.arrays import Array
 from dmft.equations.equations import Equations
-from dmft.errors import BadParameter, InvalidCovariance
+from dmft.errors import BadParameter, DmftError, InvalidCovariance
 from dmft.model import Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.record import Record
@@ -169,8 +171,8 @@ def fixed_points(
         Starts of the search, each of which leads to at most one fixed point. A symmetric start
         leads to a symmetric point, for example equal units to the plateau. The default starts are
         six draws of random rows in p + k dimensions (overlaps of order one), six in 10^4 dimensions
-        (nearly orthogonal) and, for p > 1, the first six averaged over the units. Other fixed
-        points may exist.
+        (nearly orthogonal), for p > 1 the first six averaged over the units, and the ends of runs
+        to t = 300 from the first two draws. Other fixed points may exist.
     tolerance : float
         Largest absolute rate at a fixed point, between 0 and 1e-4. If the largest entry of the
         Jacobian at the start is above 1 or below 0.01, the rate is divided by it first.
@@ -208,6 +210,7 @@ def fixed_points(
     given = [starts] if isinstance(starts, Overlaps) else list(starts or ())
     if starts is None:
         given = default_starts(equations)
+        given += _ends_of_runs(equations, given[:RUNS], parameters)
     if not given:
         raise BadParameter("fixed_points needs at least one start; leave starts= out for a search")
     tried: list[FixedPoint] = []
@@ -250,6 +253,8 @@ TOLD = 1e-9
 LARGEST_TOLERANCE = 1e-4
 # Default starts of each kind, and the dimension of rows that hardly overlap.
 STARTS, MANY = 6, 10_000
+# Runs whose ends are default starts, and their time.
+RUNS, LONG = 2, 300.0
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -276,6 +281,24 @@ def default_starts(equations: Equations) -> list[Overlaps]:
     dims = [int(known or dim) for dim in (sum(widths), MANY)]
     found = [random_overlaps(model, dim, n, sphere) for dim in dims for n in range(STARTS)]
     return found if widths[0] == 1 else [*found, *map(_of_equal_units, found[:STARTS])]
+
+
+def _ends_of_runs(
+    equations: Equations, starts: Sequence[Overlaps], parameters: Mapping[str, Any]
+) -> list[Overlaps]:
+    """Where runs end: Newton's method alone meets more saddles than stable points."""
+    from dmft.equations.averages.conditioned import smooth
+    from dmft.workflow.solve import solve
+
+    ends: list[Overlaps] = []
+    if equations.kind == "ode" and (not equations.averages or smooth(equations.averages)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for start in starts:
+                with suppress(DmftError):
+                    run: Any = solve(equations, start, LONG, save_at=2, **parameters)
+                    ends += [run.final] if run.status == Status.OK else []
+    return ends
 
 
 def _of_equal_units(start: Overlaps) -> Overlaps:

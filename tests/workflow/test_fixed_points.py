@@ -141,13 +141,24 @@ def test_a_search_without_starts_finds_all_points_of_phase_retrieval():
     roots = sorted((float(r[q]), float(r[m])) for r in sp.solve(rates, [q, m], dict=True))
     points = sorted((p.overlaps.Q[0, 0], p.overlaps.M[0, 0]) for p in found)
     np.testing.assert_allclose(points, roots, atol=1e-12)
-    assert found.message == "4 points from 12 starts"
-    assert len(found.starts) == len(found.tried) == 12
-    assert sum(int(p.message.split("from ")[1].split()[0]) for p in found) == 12
+    assert found.message == "4 points from 14 starts"
+    assert len(found.starts) == len(found.tried) == 14
+    assert sum(int(p.message.split("from ")[1].split()[0]) for p in found) == 14
     again = pickle.loads(pickle.dumps(found))
     assert (again, again.tried, again.starts) == (found, found.tried, found.starts)
     one = dmft.fixed_points(flow, dmft.Overlaps([[0.5]], [[0.0]]))
     assert (one.message, len(one)) == ("1 point from 1 start", 1)
+
+
+def test_a_search_without_starts_finds_where_runs_end():
+    """Three units on two teachers: two share one; Newton's method alone meets saddles only."""
+    model = dmft.Model(dmft.Committee(ERF.activation, 3), ERF, 0.05)
+    equations = dmft.derive(model, dmft.SGD(0.2))
+    found = dmft.fixed_points(equations)
+    run = dmft.solve(equations, dmft.random_overlaps(model, 50, 7), 3000.0, save_at=2)
+    best = min(found, key=lambda point: point.risk)
+    assert best.risk == pytest.approx(run.risk[-1], rel=1e-6)
+    assert dmft.stability(equations, best).verdict == "stable"
 
 
 def test_a_search_without_starts_finds_the_plateau_and_the_solution():
