@@ -105,11 +105,6 @@ class _Stages:
 _SHOWN = _Stages()
 
 
-def in_notebook() -> bool:
-    """Whether this is a kernel of Jupyter's."""
-    return "ipykernel" in sys.modules and "IPKernelApp" in _configuration()
-
-
 def _configuration() -> Any:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return () if shell is None else shell.config
@@ -117,7 +112,7 @@ def _configuration() -> Any:
 
 def is_watched() -> bool:
     """Whether people see what is written while the work goes on."""
-    return sys.stderr.isatty() or in_notebook()
+    return sys.stderr.isatty() or ("ipykernel" in sys.modules and "IPKernelApp" in _configuration())
 
 
 @contextlib.contextmanager

@@ -295,10 +295,7 @@ def check_observable(problem: Problem, name: str) -> None:
 
 
 def escape_times_of(
-    requests: Sequence[Request | Exception],
-    fraction: float,
-    reference: str,
-    overlap: float | None,
+    requests: Sequence[Request | Exception], fraction: float, reference: str, overlap: float | None
 ) -> Iterator[Any]:
     """Escape times of many runs of one problem.
 

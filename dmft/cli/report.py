@@ -19,12 +19,7 @@ TABLE_ROWS = 12
 # Larger matrices than this are summarised, not printed.
 PRINTED_WIDTH = 8
 
-EXIT_CODES = {
-    Status.OK: 0,
-    Status.EVENT: 0,
-    Status.TOLERANCE_NOT_MET: 4,
-    Status.INTERRUPTED: 130,
-}
+EXIT_CODES = {Status.OK: 0, Status.EVENT: 0, Status.TOLERANCE_NOT_MET: 4, Status.INTERRUPTED: 130}
 # Everything else that a run can end with is a numerical failure.
 NUMERICAL_FAILURE = 3
 

@@ -33,13 +33,7 @@ from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
-from dmft.codegen.packing import (
-    ALL_NODES,
-    MOVABLE,
-    NOISE_CONSTANT,
-    OPTIONAL_WIDTHS,
-    Layout,
-)
+from dmft.codegen.packing import ALL_NODES, MOVABLE, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live
@@ -130,7 +124,7 @@ def module_text(functions: PointFunctions, parts: list[str], version: str, descr
     code = "\n".join([functions.source, *parts] if functions.source else parts)
     header = HEADER.format(
         version=version,
-        description=_inside_docstring(description),
+        description=description.replace("\\", "\\\\").replace('"', "'"),
         imports=imports(code),
     )
     return header + _tables(code) + "\n" + code
@@ -214,10 +208,6 @@ def code_names(parameters: Sequence[str]) -> dict[str, str]:
             name += f"_{len(names)}" * (name in names.values())
         names[parameter] = name
     return names
-
-
-def _inside_docstring(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', "'")
 
 
 def _shape(block: Block) -> str:

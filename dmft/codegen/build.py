@@ -170,9 +170,7 @@ def _modules(source: str) -> tuple[Any, ...]:
     )
 
 
-def build_two_time(
-    equations: DescentEquations | TwoTime,
-) -> DescentProblem | VolterraProblem:
+def build_two_time(equations: DescentEquations | TwoTime) -> DescentProblem | VolterraProblem:
     """Compile equations in two times; of a flow, the descent that steps through it."""
     given = cast(Any, equations)
     if given.family == "two-time":

@@ -88,10 +88,7 @@ def noise_layout(noise: Fluctuations, here: Layout) -> Layout:
 
 
 def noise_parts(
-    noise: Fluctuations,
-    parameters: Sequence[str],
-    functions: PointFunctions,
-    here: Layout,
+    noise: Fluctuations, parameters: Sequence[str], functions: PointFunctions, here: Layout
 ) -> list[str]:
     """Functions `diffusion` and `drift` behind those of the equations."""
     if isinstance(noise, WrittenNoise):

@@ -147,7 +147,7 @@ def loop_header(index: Index | None) -> str:
 
 def product_text(parts: list[str]) -> str:
     """Product with inverses written as divisions and a sign in front."""
-    top = [_factor(x) for x in parts if not x.startswith("1.0 / ")]
+    top = [(f"({x})" if x.startswith("-") else x) for x in parts if not x.startswith("1.0 / ")]
     bottom = [x.removeprefix("1.0 / ") for x in parts if x.startswith("1.0 / ")]
     sign = ""
     if "(-1.0)" in top and len(top) > 1:
@@ -155,7 +155,3 @@ def product_text(parts: list[str]) -> str:
         sign = "-"
     text = sign + (" * ".join(top) if top else "1.0")
     return text + "".join(f" / {x}" for x in bottom)
-
-
-def _factor(text: str) -> str:
-    return f"({text})" if text.startswith("-") else text

@@ -8,12 +8,7 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.codegen.assemble import (
-    array_axes,
-    code_names,
-    module_text,
-    rates_function,
-)
+from dmft.codegen.assemble import array_axes, code_names, module_text, rates_function
 from dmft.codegen.build import description, layout_of
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.fuse import Loop, Scope

@@ -155,7 +155,7 @@ def sum_over(graph: Graph, indices: list[Index], body: Node) -> Node:
     expanded = _expand(graph, inside, bound)
     if expanded:
         return graph.add(sum_over(graph, indices, part) for part in expanded)
-    left = {x: _left_after(inside, x) for x in indices}
+    left = {x: (frozenset().union(*(f.deps for f in inside if x in f.deps)) - {x}) for x in indices}
     best = min(reversed(indices), key=lambda x: len(left[x]))
     if len(indices) == 1:
         return graph.sum(best, body)
@@ -165,11 +165,6 @@ def sum_over(graph: Graph, indices: list[Index], body: Node) -> Node:
     far = [f for f in inside if best not in f.deps]
     inner = sum_over(graph, [best], graph.mul(near))
     return sum_over(graph, [x for x in indices if x != best], graph.mul([*far, inner]))
-
-
-def _left_after(inside: list[Node], index: Index) -> frozenset[Index]:
-    """Indices that the sum over `index` still depends on."""
-    return frozenset().union(*(f.deps for f in inside if index in f.deps)) - {index}
 
 
 def _is_pair(graph: Graph, indices: list[Index], body: Node) -> bool:

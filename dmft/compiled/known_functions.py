@@ -359,9 +359,7 @@ CONSTANTS = {"math.pi": math.pi, "math.inf": math.inf, "math.nan": math.nan}
 
 
 @cache
-def inlined(
-    name: str,
-) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...] | None]:
+def inlined(name: str) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...] | None]:
     """Lines of a function, the numbers of its file, and its options (None: those of the caller)."""
     tree = ast.parse((Path(__file__).parents[1] / INLINED[name]).read_text(encoding="utf-8"))
     numbers: dict[str, Any] = {}

@@ -8,13 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.display.curves import (
-    is_ensemble,
-    is_escape,
-    plot_escape_times,
-    plot_runs,
-    plot_schedule,
-)
+from dmft.display.curves import is_ensemble, is_escape, plot_escape_times, plot_runs, plot_schedule
 from dmft.display.descent_figures import (
     is_descent,
     is_network,

@@ -12,11 +12,7 @@ LINE, AXIS = COLOURS[0], COLOURS[2]
 ALONG = -45.0
 
 # Ground of each region; told apart in grey as well.
-GROUNDS = {
-    "mean-field": "#BFDCEB",
-    "noise-dominated": "#F2D0BC",
-    "no ode": "#E0E0E0",
-}
+GROUNDS = {"mean-field": "#BFDCEB", "noise-dominated": "#F2D0BC", "no ode": "#E0E0E0"}
 # Short forms of the limits, in the notation of the equations.
 SHORT = {
     "gradient-flow": r"$\dot M = B^*,\ \dot Q = B + B^{\!\top}$",

@@ -57,9 +57,7 @@ def sum_text(parts: Sequence[str]) -> str:
 
 
 def emit_expression(
-    expr: sp.Expr,
-    names: Mapping[sp.Symbol, str],
-    functions: Mapping[type, str] | None = None,
+    expr: sp.Expr, names: Mapping[sp.Symbol, str], functions: Mapping[type, str] | None = None
 ) -> str:
     """Write a scalar expression as text that Numba compiles, with the modules ``math`` and ``np``.
 

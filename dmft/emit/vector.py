@@ -46,9 +46,7 @@ def emit_scalar_function(
 
 
 def vector_function(
-    exprs: Sequence[sp.Expr],
-    variables: Sequence[sp.Symbol],
-    parameters: Iterable[sp.Symbol] = (),
+    exprs: Sequence[sp.Expr], variables: Sequence[sp.Symbol], parameters: Iterable[sp.Symbol] = ()
 ) -> Callable[..., None]:
     """Compile expressions to a Numba function ``void(x, par, out)``, of contiguous vectors.
 
@@ -60,9 +58,7 @@ def vector_function(
 
 
 def emit_vector_function(
-    exprs: Sequence[sp.Expr],
-    variables: Sequence[sp.Symbol],
-    parameters: Iterable[sp.Symbol] = (),
+    exprs: Sequence[sp.Expr], variables: Sequence[sp.Symbol], parameters: Iterable[sp.Symbol] = ()
 ) -> str:
     """Text of the module behind `vector_function`."""
     names = {s: f"x[{n}]" for n, s in enumerate(variables)}

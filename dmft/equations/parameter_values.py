@@ -245,14 +245,10 @@ def _symbols_of(value: sp.Expr) -> frozenset[sp.Symbol]:
     return _known(value)[1]
 
 
-def _float_of(value: sp.Expr) -> float:
-    return _known(value)[2]
-
-
 def _number_of(value: sp.Expr, symbols: Mapping[sp.Symbol, float]) -> float | sp.Expr:
     """Number of a declared value at these values of its symbols; what is left where some miss."""
     if not _symbols_of(value):
-        return _float_of(value)
+        return _known(value)[2]
     if value in symbols:  # a symbol itself
         return symbols[value]
     left = value.subs(symbols)

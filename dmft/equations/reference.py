@@ -254,10 +254,7 @@ def _factors(product: sp.Mul) -> tuple[sp.Expr, ...]:
 
 
 def evaluate(
-    definitions: Sequence[Definition],
-    state: Mapping[str, Array],
-    values: Values,
-    wanted: str,
+    definitions: Sequence[Definition], state: Mapping[str, Array], values: Values, wanted: str
 ) -> dict[str, Array]:
     """Evaluate all definitions in order and return those whose role is `wanted`.
 
@@ -280,10 +277,7 @@ def evaluate(
 
 
 def _evaluated(
-    definitions: Sequence[Definition],
-    state: Mapping[str, Array],
-    values: Values,
-    wanted: str,
+    definitions: Sequence[Definition], state: Mapping[str, Array], values: Values, wanted: str
 ) -> dict[str, Array]:
     arrays = {**state, **values.arrays}
     size = _numbers(values.widths, arrays)

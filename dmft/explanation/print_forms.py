@@ -160,14 +160,9 @@ def _sum(args: list[sp.Expr]) -> sp.Expr:
     total = sp.Add(*args)
     rational = total.is_rational_function(*total.free_symbols)
     if not rational or total.is_polynomial() or not total.free_symbols:
-        return _constant(total)
+        return sp.expand(total) if total.is_polynomial() and total.atoms(OneMore) else total
     above, below = sp.fraction(sp.cancel(sp.together(total)))
     return sp.expand(above) / _factored(below)
-
-
-def _constant(total: sp.Expr) -> sp.Expr:
-    """Numbers of polynomials in 1 + C_ii added up."""
-    return sp.expand(total) if total.is_polynomial() and total.atoms(OneMore) else total
 
 
 def _product(factors: list[sp.Expr]) -> sp.Expr:
@@ -206,7 +201,7 @@ def _squares(above: tuple, below: tuple, known: list[sp.Expr]) -> tuple[sp.Expr,
     for (number, factors), sign in ((above, 1), (below, -1)):
         rest = sp.S.One
         for base, power in factors:
-            if base.is_positive or _is_known(base, known):
+            if base.is_positive or any(sp.expand(base - y) == 0 for y in known):
                 outside *= base ** (sign * (power // 2))
                 power %= 2
             rest *= base**power
@@ -216,10 +211,6 @@ def _squares(above: tuple, below: tuple, known: list[sp.Expr]) -> tuple[sp.Expr,
         if rest != 1:
             roots *= sp.Pow(rest, sp.Rational(sign, 2), evaluate=True)
     return outside, roots
-
-
-def _is_known(base: sp.Expr, known: list[sp.Expr]) -> bool:
-    return any(sp.expand(base - y) == 0 for y in known)
 
 
 def _whole(expr: sp.Expr) -> sp.Expr:

@@ -25,8 +25,7 @@ class Rule:
 RULES: dict[str, Rule] = {
     # Gaussian calculus
     "linearity": Rule(
-        "Linearity",
-        "The average of a sum is the sum of the averages; constants are factored out.",
+        "Linearity", "The average of a sum is the sum of the averages; constants are factored out."
     ),
     "kinks": Rule(
         "Kinks as signs",
@@ -95,10 +94,7 @@ RULES: dict[str, Rule] = {
         "Signs that switch together",
         "The product of the signs of two parallel fields that vanish together is 1 or -1.",
     ),
-    "parity": Rule(
-        "Symmetry",
-        "A function that is odd in all centred fields has mean zero.",
-    ),
+    "parity": Rule("Symmetry", "A function that is odd in all centred fields has mean zero."),
     "smoothing": Rule(
         "Error function of one field",
         "The average of an error function of a Gaussian field is an error function of its mean.",

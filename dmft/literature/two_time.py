@@ -118,10 +118,7 @@ def random_network(
         rates={
             C(t, s): {"leak": -C(t, s), "drive": sp.Integral(drive * R(s, u), (u, 0, s))},
             R(t, s): {"leak": -R(t, s)},
-            C(t, t): {
-                "leak": -2 * C(t, t),
-                "drive": 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
-            },
+            C(t, t): {"leak": -2 * C(t, t), "drive": 2 * sp.Integral(drive * R(t, u), (u, 0, t))},
         },
         values={R(t, t): {"kick": 1}},
         start={C(0, 0): variance},

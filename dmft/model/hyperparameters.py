@@ -82,7 +82,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
                 "torch": "is the learning rate of another group of parameters, the readouts a: "
                 "pass torch.optim.SGD "
                 "{'params': [a], 'lr': readout_rate * learning_rate / d} in addition to "
-                "the group of the weights, and leave it out here",
+                "the group of the weights, and leave it out here"
             },
             key="scalar",
             of_optimiser=False,
@@ -162,7 +162,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\kappa_a",
             refused={
                 "torch": "is torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(1 - "
-                "average * learning_rate/(p d)), not an argument of an optimiser: leave it out",
+                "average * learning_rate/(p d)), not an argument of an optimiser: leave it out"
             },
             key="scalar",
             of_optimiser=False,
@@ -172,7 +172,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "C",
             refused={
                 "torch": "is torch.nn.utils.clip_grad_norm_ of the weights between backward() and "
-                "step(), with C sqrt(d) for theta and C for W: leave it out",
+                "step(), with C sqrt(d) for theta and C for W: leave it out"
             },
             key="scalar",
             of_optimiser=False,
@@ -181,7 +181,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             "whether gradients are rescaled to length one",
             refused={
                 "torch": "is not supported by torch.optim: divide the gradients by their norm "
-                "between backward() and step(), and leave it out",
+                "between backward() and step(), and leave it out"
             },
             key="flag",
             of_optimiser=False,
@@ -217,7 +217,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
             r"\alpha_1",
             refused={
                 "torch": "adds a direct step to a velocity of (1 - beta) G, which torch.optim.SGD "
-                "does not support: leave direct out",
+                "does not support: leave direct out"
             },
         ),
         "second_moment_rate": Number(

@@ -24,9 +24,7 @@ NAMED = {
     ),
 }
 # -dl/df of those whose derivative a computer writes clumsily.
-ERRORS = {
-    NAMED["huber"]: sp.Min(1, sp.Max(-1, LABEL - PREDICTION)),
-}
+ERRORS = {NAMED["huber"]: sp.Min(1, sp.Max(-1, LABEL - PREDICTION))}
 KEPT = ("squared", "correlation", "frobenius")
 # Of several outputs, which a sample has one class among: losses are expressions in f1, f2, ... and
 # in y1, y2, ..., 1 for the class of the sample and 0 for others.

@@ -171,12 +171,7 @@ class SequenceNetwork(TokenFunction):
     tied: bool = True
 
     def __init__(
-        self,
-        activation: sp.Expr,
-        length: int,
-        tied: bool = True,
-        *,
-        field: sp.Symbol | None = None,
+        self, activation: sp.Expr, length: int, tied: bool = True, *, field: sp.Symbol | None = None
     ) -> None:
         object.__setattr__(
             self, "activation", Committee(activation, width=1, field=field).activation

@@ -15,15 +15,7 @@ from dmft.model.algorithm import DIM_NAME, SGD
 from dmft.model.hyperparameters import DECLARED
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
-from dmft.rules import (
-    Field,
-    Gram,
-    Random,
-    Row,
-    Vector,
-    View,
-    expression,
-)
+from dmft.rules import Field, Gram, Random, Row, Vector, View, expression
 from dmft.validation import checked, shown
 
 # The student's output in a rule, and the derivative of its activation at h.

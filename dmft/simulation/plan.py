@@ -157,11 +157,7 @@ class Plan:
         return here, found["Q"], found["M"]
 
     def watched(
-        self,
-        e: Experiment,
-        Q: NDArray[np.float64],
-        M: NDArray[np.float64],
-        P: NDArray[np.float64],
+        self, e: Experiment, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
     ) -> tuple[Experiment, NDArray[np.float64]]:
         """The experiment as compiled code takes it, and what that watches in a run from here."""
         if self.first_passage is not None:

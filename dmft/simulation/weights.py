@@ -70,9 +70,7 @@ def within_blocks(
 
 
 def grams(
-    experiment: Experiment,
-    rows: Mapping[str, NDArray[np.float64]],
-    W_star: NDArray[np.float64],
+    experiment: Experiment, rows: Mapping[str, NDArray[np.float64]], W_star: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Gram matrices of rows that an optimiser keeps, and all by block of a spectrum."""
     pairs = {f"{row}_M": (y, W_star) for row, y in rows.items() if row}

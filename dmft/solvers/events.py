@@ -46,9 +46,7 @@ class LargestCosine(Shown):
     other: str = "P"
 
     def value(
-        self,
-        state: Mapping[str, NDArray[np.float64]],
-        constants: Mapping[str, NDArray[np.float64]],
+        self, state: Mapping[str, NDArray[np.float64]], constants: Mapping[str, NDArray[np.float64]]
     ) -> float:
         """Return the largest cosine at one state.
 

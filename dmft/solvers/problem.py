@@ -254,10 +254,7 @@ ROUNDING = 1e-14
 
 
 def parallel_statistics(
-    problem: Problem,
-    y: NDArray[np.float64],
-    widths: NDArray[np.int64],
-    par: NDArray[np.float64],
+    problem: Problem, y: NDArray[np.float64], widths: NDArray[np.int64], par: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Count the saved states in which fields beyond Cauchy-Schwarz were taken as parallel.
 
@@ -285,10 +282,7 @@ def parallel_message(statistics: dict[str, Any], states: int) -> str:
 
 
 def covariance_at(
-    problem: Problem,
-    y: NDArray[np.float64],
-    widths: NDArray[np.int64],
-    par: NDArray[np.float64],
+    problem: Problem, y: NDArray[np.float64], widths: NDArray[np.int64], par: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Matrix (n, n) that `Problem.domain` tests; of no size where the problem has none."""
     if problem.covariance is None:

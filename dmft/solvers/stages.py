@@ -121,11 +121,7 @@ def _compared(problem: Problem, what: str) -> Any:
 
 
 def _refuse_passed(
-    stage: Stage,
-    number: int,
-    t: float,
-    state: Mapping[str, Array],
-    inputs: Inputs,
+    stage: Stage, number: int, t: float, state: Mapping[str, Array], inputs: Inputs
 ) -> None:
     """Refuse a stage that begins beyond its end: it would wait for a crossing that has been."""
     until, problem = stage.until, stage.problem

@@ -75,10 +75,7 @@ def field_root(matrix: NDArray[np.float64], first: int, root: NDArray[np.float64
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def mean_slopes(
-    pull: NDArray[np.float64],
-    root: NDArray[np.float64],
-    first: int,
-    slopes: NDArray[np.float64],
+    pull: NDArray[np.float64], root: NDArray[np.float64], first: int, slopes: NDArray[np.float64]
 ) -> None:
     """Write the slopes D (m, n) with D root = pull, for a root of `field_root`.
 

@@ -156,13 +156,7 @@ def fixed_point_branch(
             f"{values[0]}; find a stationary one with dmft.fixed_points first"
         )
     branch = follow(
-        rates,
-        jacobian,
-        system.free,
-        values,
-        step=step,
-        tolerance=tolerance,
-        max_points=max_points,
+        rates, jacobian, system.free, values, step=step, tolerance=tolerance, max_points=max_points
     )
     blocks, risk, growth = [], [], []
     for y, s in zip(branch.y, branch.parameter, strict=True):

@@ -40,10 +40,7 @@ RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 
 @overload
 def solve(
-    system: DescentEquations | DescentProblem,
-    start: Overlaps,
-    t_max: float,
-    **options: Any,
+    system: DescentEquations | DescentProblem, start: Overlaps, t_max: float, **options: Any
 ) -> DescentRun: ...
 @overload
 def solve(

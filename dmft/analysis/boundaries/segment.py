@@ -55,18 +55,15 @@ def find_change(
     `expected` is the slope at a point of the same curve; by default that of the whole segment.
     """
     if math.isnan(expected):
-        expected = _slope(plane, begin, end)
+        expected = (plane.at(end).value - plane.at(begin).value) / float(
+            np.linalg.norm(end - begin)
+        )
     if float(np.linalg.norm(end - begin)) <= 2.0 * tol:
         labels = (plane.at(begin).label, plane.at(end).label)
         found = Change(0.5 * (begin + end), tol, labels, math.nan)
     else:
         found = _shrink(plane, begin, end, tol)
     return _judged(plane, found, begin, end, tol, abs(expected))
-
-
-def _slope(plane: Plane, begin: Point, end: Point) -> float:
-    """Of the values at both ends."""
-    return (plane.at(end).value - plane.at(begin).value) / float(np.linalg.norm(end - begin))
 
 
 def _judged(

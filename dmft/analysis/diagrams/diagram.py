@@ -116,12 +116,7 @@ class _Known:
     """What is known of the points of the grid, and how more of them are computed."""
 
     def __init__(
-        self,
-        measure: Named,
-        axes: Mapping[str, Array],
-        level: float,
-        quantity: str,
-        store: Kept,
+        self, measure: Named, axes: Mapping[str, Array], level: float, quantity: str, store: Kept
     ) -> None:
         (self.x_name, self.x), (self.y_name, self.y) = axes.items()
         self.measure, self.level, self.quantity = measure, level, quantity

@@ -92,12 +92,7 @@ def look_up(store: Store, points: Points, numbers: NDArray[np.int64], place: Pla
 
 
 def _compare(
-    shard: Path,
-    store: Store,
-    wanted: Index,
-    places: NDArray[np.int64],
-    found: Lookup,
-    place: Place,
+    shard: Path, store: Store, wanted: Index, places: NDArray[np.int64], found: Lookup, place: Place
 ) -> bool:
     """Find the records of a shard; whether all of them are wanted."""
     known = True

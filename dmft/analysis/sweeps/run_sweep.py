@@ -154,11 +154,7 @@ class _Board:
 
 
 def _drive(
-    task: Task,
-    numbers: NDArray[np.int64],
-    engine: Engine,
-    board: _Board,
-    progress: ProgressOption,
+    task: Task, numbers: NDArray[np.int64], engine: Engine, board: _Board, progress: ProgressOption
 ) -> None:
     """Compute these points; after Ctrl-C what is done stays on the board."""
     task = replace(task, total=numbers.size)

@@ -246,10 +246,7 @@ def test(system: System) -> str:
         for place in range(len(arrays["values"])):
             calls.append(compared(f"values_{n} + {place}", f"case_{n}_values + {place}", 1))
     return TEST.format(
-        cases="\n".join(cases),
-        calls="\n".join(calls),
-        count=len(system.cases),
-        tolerance=TOLERANCE,
+        cases="\n".join(cases), calls="\n".join(calls), count=len(system.cases), tolerance=TOLERANCE
     )
 
 

@@ -39,7 +39,7 @@ TWIN = sp.IndexedBase("h_twin")
 
 def overlap(first: sp.Expr, second: sp.Expr) -> sp.Expr:
     """Covariance of two fields, given by their positions, under the wide closure."""
-    students = [i for i in (first, second) if not i.has(x.p) and not _is_fixed(i)]
+    students = [i for i in (first, second) if not i.has(x.p) and not bool(i.is_Integer)]
     if RESIDUAL in students:
         students.remove(RESIDUAL)
         if not students:
@@ -55,10 +55,6 @@ def overlap(first: sp.Expr, second: sp.Expr) -> sp.Expr:
     if students:
         return x.M[students[0], teachers[0]]
     return x.P[tuple(sorted(teachers, key=sp.default_sort_key))]
-
-
-def _is_fixed(position: sp.Expr) -> bool:
-    return bool(position.is_Integer)
 
 
 def _roots(first: sp.Symbol, second: sp.Symbol) -> sp.Expr:

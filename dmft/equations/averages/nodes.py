@@ -29,13 +29,7 @@ from dmft.equations.averages.conditioned import (
     smooth,
     sums_inside,
 )
-from dmft.equations.averages.expectation import (
-    ROUNDED,
-    At,
-    Expectation,
-    OverSamples,
-    free_indices,
-)
+from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OverSamples, free_indices
 from dmft.equations.averages.neighbour import TERMS, mixtures_of, neighbours, takes_terms
 from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws

@@ -237,10 +237,7 @@ class Changeable(ABC):
         return self._with_changed(block, name, expr)
 
     def replace(
-        self,
-        target: str | Mapping[Any, Any],
-        name: str | None = None,
-        expr: Any = None,
+        self, target: str | Mapping[Any, Any], name: str | None = None, expr: Any = None
     ) -> Self:
         r"""Return equations with a different expression for a term, or with values of parameters.
 

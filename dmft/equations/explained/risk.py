@@ -143,7 +143,7 @@ def explain_first_step(
     account.add("stein_fields", whole, expr, at)
     account.averages(expr, bounded(expr, at))
     before = (1 - eta * ridge) * x.M[x.j, x.r] - eta * alpha * expr
-    if model_ridge(equations) == 0:
+    if sp.sympify(equations.algorithm.ridge, strict=True) == 0:
         before = x.M[x.j, x.r] - eta * alpha * expr
     value = closed_values(before)
     error, claim = claim_of([define(x.M[x.j, x.r], {"step": before}, "rate")])
@@ -156,11 +156,6 @@ def explain_first_step(
     account.add("values", before, value, at, claim=10 * error + 10 * RTOL, sides=(None, engine))
     target = sp.Indexed("M^1", x.j, x.r)
     return account.finish("First step of gradient descent", (target, value), claim)
-
-
-def model_ridge(equations: DescentEquations) -> sp.Expr:
-    """The declared ridge."""
-    return sp.sympify(equations.algorithm.ridge, strict=True)
 
 
 def _check(equations: DescentEquations) -> None:

@@ -24,14 +24,7 @@ from numpy.typing import NDArray
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import on_nodes, with_values
-from dmft.equations.definitions import (
-    Definition,
-    Together,
-    Whole,
-    base_name,
-    define,
-    used_bases,
-)
+from dmft.equations.definitions import Definition, Together, Whole, base_name, define, used_bases
 from dmft.equations.equations import Equations
 from dmft.equations.noise.projection import projected
 from dmft.equations.reference import evaluate

@@ -212,9 +212,5 @@ def _terms(factor: sp.Expr, expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> dic
 def _at(expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> sp.Expr:
     """Write C, u and the rate of steps over p in the symbols of the equations."""
     return expr.xreplace(
-        {
-            coupling: x.coupling[index],
-            mean_square: x.mean_square[index],
-            rate: step / x.p,
-        }
+        {coupling: x.coupling[index], mean_square: x.mean_square[index], rate: step / x.p}
     )

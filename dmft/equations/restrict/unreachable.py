@@ -61,10 +61,7 @@ class Symmetry:
 
 
 def symmetries(
-    target: sp.Expr,
-    fields: Sequence[sp.Symbol],
-    activation: sp.Expr,
-    algorithm: GradientDescent,
+    target: sp.Expr, fields: Sequence[sp.Symbol], activation: sp.Expr, algorithm: GradientDescent
 ) -> list[Symmetry]:
     """Signed permutations of the fields that bind the overlaps."""
     parity = student_parity(activation)

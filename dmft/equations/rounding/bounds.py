@@ -27,14 +27,7 @@ from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.definitions import (
-    Definition,
-    FieldRoot,
-    MeanSlope,
-    Together,
-    Whole,
-    base_name,
-)
+from dmft.equations.definitions import Definition, FieldRoot, MeanSlope, Together, Whole, base_name
 from dmft.equations.parameter_values import Values
 from dmft.equations.reference import Reader, lift_zero_variances
 from dmft.equations.rounding import rules
@@ -272,13 +265,18 @@ class Running(Reader):
 
     def write(self, definition: Definition) -> None:
         """Store what a definition gives."""
-        name, target = _key(definition), definition.target
+        name, target = (
+            (definition.name if definition.role not in ("rate", "observable") else RESULT),
+            definition.target,
+        )
         if isinstance(definition.expr, Whole):
             self.arrays[name] = self.whole(definition)
             return
         found = self(definition.expr)
         if not isinstance(target, sp.Indexed):
-            self.arrays[name] = Bounded(*(_scalars(part) for part in found))
+            self.arrays[name] = Bounded(
+                *(np.reshape(part, np.shape(part)[:2] or (1, 1)) for part in found)
+            )
             return
         grids = np.broadcast_arrays(*map(self.values_of, target.indices))
         if name not in self.arrays:
@@ -353,16 +351,6 @@ class Running(Reader):
 def _whole(part: Bounded) -> Bounded:
     """A value as one term."""
     return part._replace(size=np.abs(first(part.value)))
-
-
-def _key(definition: Definition) -> str:
-    """Name of the array of a definition: rates have the names of the blocks that they move."""
-    return definition.name if definition.role not in ("rate", "observable") else RESULT
-
-
-def _scalars(part: Any) -> Any:
-    """Numbers without indices, on the axes of versions and states."""
-    return np.reshape(part, np.shape(part)[:2] or (1, 1))
 
 
 def _random_sign(low: Any, high: Any, draw: int) -> Any:

@@ -49,7 +49,7 @@ def light(definitions: tuple[Definition, ...]) -> tuple[Definition, ...]:
         q
         for d in definitions
         for q in d.expr.atoms(Expectation)
-        if _names(value_of(q)) & set(OF_FOUR)
+        if {type(f).__name__ for f in value_of(q).atoms(sp.Function)} & set(OF_FOUR)
     }
     if not heavy:
         return definitions
@@ -59,10 +59,6 @@ def light(definitions: tuple[Definition, ...]) -> tuple[Definition, ...]:
         )
         for d in definitions
     )
-
-
-def _names(expr: sp.Expr) -> set[str]:
-    return {type(f).__name__ for f in expr.atoms(sp.Function)}
 
 
 def cancellation_in_words(equations: System) -> list[str]:

@@ -98,10 +98,7 @@ class StepBuilder:
         return mean + sp.Add(*(a * n for a, n in zip(row, self.normals, strict=True)))
 
     def average(
-        self,
-        functions: Sequence[tuple[sp.Expr, sp.Expr]],
-        joint: sp.Expr,
-        powers: sp.Expr,
+        self, functions: Sequence[tuple[sp.Expr, sp.Expr]], joint: sp.Expr, powers: sp.Expr
     ) -> sp.Expr:
         """The average of functions of single forms, of a joint one, and of a polynomial."""
         whole = [f.xreplace({FIELD: self.value_of(form)}) for f, form in functions]

@@ -19,11 +19,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition
-from dmft.equations.noise.record import (
-    WrittenNoise,
-    check_dimension,
-    declared_dimension,
-)
+from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_dimension
 from dmft.equations.parameter_values import Values
 from dmft.equations.rules.covariances import RowOverlaps, entry
 from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal

@@ -231,11 +231,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
 
 @checked
 def initial_learning_rate(
-    model: SequenceModel,
-    algorithm: SGD,
-    overlap: float,
-    e: ArrayLike = 0.0,
-    **parameters: Any,
+    model: SequenceModel, algorithm: SGD, overlap: float, e: ArrayLike = 0.0, **parameters: Any
 ) -> float:
     r"""Compute the largest learning rate at which a small overlap m grows.
 

@@ -27,11 +27,7 @@ from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition, define
-from dmft.equations.noise.record import (
-    WrittenNoise,
-    check_dimension,
-    declared_dimension,
-)
+from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_dimension
 from dmft.equations.parameter_values import Values
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.latex import EquationPrinter, definition_latex

@@ -19,12 +19,7 @@ from sympy.core.function import AppliedUndef
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition, define
-from dmft.equations.two_time.changes import (
-    IndicesInTime,
-    Named,
-    TwoTimeEquations,
-    as_expression,
-)
+from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
 from dmft.equations.two_time.descent_process import PathSlope
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
@@ -288,9 +283,7 @@ def _site(network: RandomNetwork, a: int) -> list[Definition]:
         define(f.mean(T), {"average": Expectation(output)}, "intermediate"),
         define(f.corr(T, S), {"average": Expectation(output * earlier)}, "intermediate"),
         define(
-            f.resp(T, S),
-            {"average": Expectation(PathSlope(output, f.field(S)))},
-            "intermediate",
+            f.resp(T, S), {"average": Expectation(PathSlope(output, f.field(S)))}, "intermediate"
         ),
     ]
 

@@ -313,9 +313,7 @@ class ShortIntegrals:
             used: dict[Key, sp.Symbol] = {}
 
             def entry(
-                base: str,
-                places: tuple[int, ...],
-                used: dict[Key, sp.Symbol] = used,
+                base: str, places: tuple[int, ...], used: dict[Key, sp.Symbol] = used
             ) -> sp.Expr:
                 return used.setdefault((base, places), sp.Dummy("e"))
 

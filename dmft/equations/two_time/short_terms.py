@@ -8,15 +8,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
-from dmft.equations.two_time.descent_process import (
-    C_theta,
-    Descent,
-    R_theta,
-    field_at,
-    s,
-    t,
-    u,
-)
+from dmft.equations.two_time.descent_process import C_theta, Descent, R_theta, field_at, s, t, u
 
 TIMES = (t, s, u)
 

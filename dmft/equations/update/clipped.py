@@ -21,13 +21,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import define
 from dmft.equations.update.linear_students import Line, line_of
-from dmft.equations.update.program import (
-    Program,
-    Shortened,
-    Writer,
-    error_is_linear,
-    students_at,
-)
+from dmft.equations.update.program import Program, Shortened, Writer, error_is_linear, students_at
 from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.model.repetition import SEVERAL, Clipping

@@ -21,25 +21,12 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import (
-    ROUNDED,
-    At,
-    Expectation,
-    OneSample,
-    product_average,
-)
+from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OneSample, product_average
 from dmft.equations.averages.passes import is_open
 from dmft.equations.definitions import Definition
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.program import Program, students_at, teachers_at
-from dmft.equations.update.terms import (
-    Parities,
-    Term,
-    is_of_target,
-    is_random,
-    parity,
-    terms_of,
-)
+from dmft.equations.update.terms import Parities, Term, is_of_target, is_random, parity, terms_of
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import CovarianceGiven
 from dmft.gaussian.closed.switch import may_hold_branches

@@ -20,12 +20,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.law import (
-    Cluster,
-    clusters_of,
-    laws_of,
-    mean_definitions,
-)
+from dmft.equations.update.law import Cluster, clusters_of, laws_of, mean_definitions
 from dmft.equations.update.moments import Case, expectation, shared, together
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.program import (
@@ -239,10 +234,7 @@ class Moments:
 
     def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times S, by named term."""
-        return {
-            "sgd_noise": prefactor * self.sampled,
-            "label_noise": prefactor * self.label_noise,
-        }
+        return {"sgd_noise": prefactor * self.sampled, "label_noise": prefactor * self.label_noise}
 
     def readout(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times the parts of E[e sigma(h_j)]."""

@@ -11,14 +11,7 @@ from dmft.equations import symbols as x
 from dmft.equations.update.program import Program, Writer, is_noisy, students_at
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import (
-    SGD,
-    GaussianMixture,
-    Lookahead,
-    Repeat,
-    SharpnessAware,
-    UpdateField,
-)
+from dmft.model import SGD, GaussianMixture, Lookahead, Repeat, SharpnessAware, UpdateField
 from dmft.model.update import OUTPUT
 
 # Passes over a sample that equations are written for.

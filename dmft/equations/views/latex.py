@@ -25,12 +25,7 @@ from dmft.equations.views.closed import (
 )
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.explicit_latex import special_functions
-from dmft.equations.views.kernels import (
-    KERNEL_OPERATIONS,
-    kernels_latex,
-    name_averages,
-    token_rows,
-)
+from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex, name_averages, token_rows
 from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names, printed_definitions
@@ -360,10 +355,7 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
     whose = ""
     if any(d.expr.has(OverSamples) for d in definitions):
         whose = r" of all samples $\mu$ of a batch, which are independent"
-    return [
-        rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},",
-        align(lines),
-    ]
+    return [rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},", align(lines)]
 
 
 def definition_latex(
@@ -420,7 +412,7 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
         elif scale != 1:
             text += rf",\ s_{number} = {scale:g}"
         if inputs.labels is not None:
-            label = {z: _star(r) for r, z in enumerate(inputs.fields, start=1)}
+            label = {z: sp.Symbol(f"h^*_{{{r}}}") for r, z in enumerate(inputs.fields, start=1)}
             text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
         lines.append(text)
     if inputs.fractions is not None:
@@ -430,10 +422,6 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
 
 def _listed(values: Iterable[float]) -> str:
     return ", ".join(f"{y:g}" for y in values)
-
-
-def _star(number: int) -> sp.Symbol:
-    return sp.Symbol(f"h^*_{{{number}}}")
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

@@ -48,9 +48,7 @@ def _with_front(rate: sp.Expr, terms: Sequence[sp.Expr]) -> sp.Expr:
     return sp.Mul(number * widths * rate, inside, evaluate=False)
 
 
-def _summands(
-    expr: sp.Expr,
-) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Symbol, ...]]]:
+def _summands(expr: sp.Expr) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Symbol, ...]]]:
     """Terms as a factor, a summand and the indices that it is summed over."""
     for term in sp.Add.make_args(expr):
         sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]

@@ -25,14 +25,7 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from dmft.errors import NotClosed
-from dmft.gaussian.certified.balls import (
-    Ball,
-    as_fraction,
-    constant,
-    flint,
-    rational,
-    real_ball,
-)
+from dmft.gaussian.certified.balls import Ball, as_fraction, constant, flint, rational, real_ball
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.kinks import arguments
 

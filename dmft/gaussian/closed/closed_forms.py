@@ -68,7 +68,9 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
     roots = [
         1 / law.deviation(x)
         if a is sp.oo
-        else sp.Pow(1 + times(2 * a**2, _variance(law, x)), -HALF)
+        else sp.Pow(
+            1 + times(2 * a**2, law.deviation(x) ** 2 if law.conditioned else law.C(x, x)), -HALF
+        )
         for x, a, _ in erfs
     ]
     if len(erfs) == 1:
@@ -83,11 +85,6 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
     if first.has(sp.I) or second.has(sp.I):
         raise NotClosed("it leaves two error functions of complex arguments")
     return TwoSigns(sp.sqrt(2) * first, sp.sqrt(2) * second, _clamped(correlation))
-
-
-def _variance(law: Law, x: Hashable) -> sp.Expr:
-    """Variance; under a condition from the root of the pair, as tilting has it (`Law.tilt`)."""
-    return law.deviation(x) ** 2 if law.conditioned else law.C(x, x)
 
 
 def without_parallel_signs(law: Law, erfs: Erfs) -> tuple[sp.Expr, Erfs]:

@@ -252,9 +252,7 @@ def diagram_table(polynomials: Sequence[Powers]) -> list[float] | None:
     return [float(y) for y in numbers]
 
 
-def _outer(
-    moments: Sequence[Moments],
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Any]]:
+def _outer(moments: Sequence[Moments]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Any]]:
     """Product of the one-field moments: exponents of means, of variances, and the value."""
     if not moments:
         yield (), (), 1

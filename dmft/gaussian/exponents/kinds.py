@@ -152,7 +152,7 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
         return result
     if len(active) == 1:
         return _single_step(result, information_exponent(expr, active), active)
-    if expr.is_polynomial(*active) and _is_rational(expr, active):
+    if expr.is_polynomial(*active) and all(c.is_Rational for c in sp.Poly(expr, *active).coeffs()):
         return _leap(result, polynomial_steps(expr, active), active, SYMBOLIC)
     return _leap(result, *_steps(expr, active, every=False))
 
@@ -316,10 +316,6 @@ def _is_constant(coefficients: Coefficients) -> bool:
     mean = nodes.weights @ nodes.values
     variance = nodes.weights @ (nodes.values - mean) ** 2
     return bool(variance <= (ZERO_COEFFICIENT * coefficients.scale) ** 2)
-
-
-def _is_rational(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
-    return all(c.is_Rational for c in sp.Poly(expr, *fields).coeffs())
 
 
 def _leap(

@@ -76,10 +76,7 @@ class Block:
 
 
 def to_forms(
-    expr: sp.Expr,
-    fields: Sequence[sp.Symbol],
-    cov: Sequence[Vector],
-    mean: Vector,
+    expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Sequence[Vector], mean: Vector
 ) -> Block:
     """Block of an expression in fields: largest linear sub-expressions become forms."""
     table: dict[tuple[sp.Expr, ...], sp.Symbol] = {}

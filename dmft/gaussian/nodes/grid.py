@@ -223,11 +223,7 @@ def _largest(values: Array, points: Array) -> float:
 
 
 def _check_rim(
-    expr: sp.Expr,
-    function: Callable[[Array], Array],
-    points: Array,
-    values: Array,
-    end: float,
+    expr: sp.Expr, function: Callable[[Array], Array], points: Array, values: Array, end: float
 ) -> None:
     """Refuse functions that are not integrable against the density, or not within the box."""
     width = len(points)

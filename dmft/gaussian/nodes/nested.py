@@ -119,12 +119,7 @@ class Nested:
         value, error, size, place_error = total
         return Estimate(value, error + place_error, size)
 
-    def _panels(
-        self,
-        level: int,
-        points: Array,
-        *panels: NDArray[Any],
-    ) -> tuple[Array, ...]:
+    def _panels(self, level: int, points: Array, *panels: NDArray[Any]) -> tuple[Array, ...]:
         """Integral, error, size and error of the places of each panel, in pieces for memory."""
         inner = 1
         for axis in self.axes[level + 1 :]:

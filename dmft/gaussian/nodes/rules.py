@@ -490,11 +490,7 @@ def exact_rule(dim: int, degree: int) -> NodeRule:
 
 
 def _product(
-    dim: int,
-    points: int,
-    even: bool = False,
-    thin: bool = False,
-    smallest: float = SMALLEST_WEIGHT,
+    dim: int, points: int, even: bool = False, thin: bool = False, smallest: float = SMALLEST_WEIGHT
 ) -> NodeRule:
     name = "trapezoidal" if thin or points > MOST_POINTS else "Gauss-Hermite"
     z, w = np.polynomial.hermite_e.hermegauss(min(points, MOST_POINTS))

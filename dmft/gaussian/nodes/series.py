@@ -42,12 +42,7 @@ class Side:
     """One function of one field: Hermite coefficients, and what they leave of E f^2."""
 
     def __init__(
-        self,
-        f: sp.Expr,
-        label: Label,
-        cov: sp.MatrixBase,
-        mean: Sequence[sp.Expr],
-        order: int,
+        self, f: sp.Expr, label: Label, cov: sp.MatrixBase, mean: Sequence[sp.Expr], order: int
     ) -> None:
         self.label, self.function = label, f
         self.variance = covariance(cov, label, label)

@@ -172,12 +172,7 @@ class SignSGD(Adaptive):
 
     decoupled: bool = True
 
-    def __init__(
-        self,
-        learning_rate: float | sp.Expr,
-        batch_size: int = 1,
-        **others: Any,
-    ) -> None:
+    def __init__(self, learning_rate: float | sp.Expr, batch_size: int = 1, **others: Any) -> None:
         self._declare(learning_rate, others, batch_size=batch_size)
         if not self.decoupled:
             raise BadParameter(

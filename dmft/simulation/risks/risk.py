@@ -122,11 +122,7 @@ def panel_rule(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def outer_breaks(
-    kinks_f: NDArray[np.float64],
-    kinks_g: NDArray[np.float64],
-    a: float,
-    b: float,
-    s: float,
+    kinks_f: NDArray[np.float64], kinks_g: NDArray[np.float64], a: float, b: float, s: float
 ) -> NDArray[np.float64]:
     """Where the integrand is rough in z1, with u = a z1 and v = b z1 + s z2.
 
@@ -197,12 +193,7 @@ def pair_mean(  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(
-    RISK_SIGNATURE,
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-)
+@njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
 def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
     """Population risk at one set of overlaps; the teacher's own term is included."""
     p, k = M.shape

@@ -117,13 +117,7 @@ def _mirrored(count: int, k: int) -> Array:
     return np.column_stack([both, np.full(len(both), 1.0 / len(both))]).ravel()
 
 
-def quadrature_risk(
-    experiment: Experiment,
-    Q: Array,
-    M: Array,
-    P: Array,
-    rule: Rule,
-) -> float:
+def quadrature_risk(experiment: Experiment, Q: Array, M: Array, P: Array, rule: Rule) -> float:
     """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k).
 
     Of an experiment that is watched for something else, that.

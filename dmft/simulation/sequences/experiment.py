@@ -218,9 +218,7 @@ def _risk_nodes(dim: int) -> Array:
 
 
 def watch_of_alignments(
-    e: SequenceExperiment,
-    first_passage: FirstPassage | None,
-    events: Event | Sequence[Event],
+    e: SequenceExperiment, first_passage: FirstPassage | None, events: Event | Sequence[Event]
 ) -> tuple[Watch | None, bool]:
     """What runs are watched for, a function of all alignments and the risk; whether it reads that.
 

@@ -23,9 +23,7 @@ from dmft.compiled import njit
 from dmft.compiled.copying import copy_into
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
-}
+COMPILED_WITH = {"dmft.compiled.copying": "c5364e4a5c02"}
 
 GENERATOR = typeof(np.random.default_rng(0))
 VECTOR = types.float64[::1]
@@ -89,19 +87,7 @@ def quantity_at(v, shift, counts, par, quantity, directions, nodes, loss):  # ty
 
 @njit(CHAIN, **PLAIN)
 def chain_steps(  # type: ignore[no-untyped-def]
-    v,
-    shift,
-    gammas,
-    noise,
-    counts,
-    update,
-    par,
-    watch,
-    quantity,
-    directions,
-    nodes,
-    loss,
-    rng,
+    v, shift, gammas, noise, counts, update, par, watch, quantity, directions, nodes, loss, rng
 ):
     """Move v (r,) by steps of the chain; shift (T, r) holds the encodings."""
     steps, batch, dim, tokens, targets, outputs, tied, first = counts

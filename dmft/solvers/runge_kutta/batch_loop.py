@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "f1afd7096adb7dfa"
+BUILT_ON = "5ca2deb9cd4c8b4d"
 
 
 @compiled

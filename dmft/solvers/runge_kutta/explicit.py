@@ -65,7 +65,7 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "f1afd7096adb7dfa"
+BUILT_ON = "5ca2deb9cd4c8b4d"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -322,11 +322,7 @@ def evaluate_rows(address, t, y, widths, par, out):  # type: ignore[no-untyped-d
         function(t[i], y[i], widths, par, out[i])
 
 
-@njit(
-    types.void(types.int64, VECTOR, MATRIX, INTEGERS, MATRIX, MATRIX),
-    cache=True,
-    **OPTIONS,
-)
+@njit(types.void(types.int64, VECTOR, MATRIX, INTEGERS, MATRIX, MATRIX), cache=True, **OPTIONS)
 def observe_ends(address, t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Apply a function of signature RHS to each row of `y` (n, size) with its row of `par`."""
     function = rhs_at(address)

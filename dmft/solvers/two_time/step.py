@@ -23,9 +23,7 @@ from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
-}
+COMPILED_WITH = {"dmft.compiled.copying": "c5364e4a5c02"}
 
 CUBE = types.float64[:, :, ::1]
 # first, late, early: (t, times, par, now (z,), past (z, n), X (x, n), low, high, out (k, n))
@@ -339,8 +337,7 @@ def step(  # type: ignore[no-untyped-def]
         for i in range(max(1, N - 1), M + 1):
             low = 0 if i == M else max(0, N - 2)
             change = max(
-                change,
-                _evaluate(first, late, early, local, signals, par, flags, work, N, i, low),
+                change, _evaluate(first, late, early, local, signals, par, flags, work, N, i, low)
             )
         errors[0] = 0.0
         change = max(change, _correct(flags, work, N, errors))

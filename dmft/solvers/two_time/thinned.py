@@ -17,14 +17,7 @@ from dmft.solvers.pointers import pointer
 from dmft.solvers.two_time import advance as compiled
 from dmft.solvers.two_time.advance import advance, thin
 from dmft.solvers.two_time.march import Stepper
-from dmft.solvers.two_time.step import (
-    LOCAL,
-    PAIR,
-    ROWS,
-    SIGNALS,
-    Work,
-    begin,
-)
+from dmft.solvers.two_time.step import LOCAL, PAIR, ROWS, SIGNALS, Work, begin
 
 # The number of its axes (from the last) that are times, for each array of the state.
 TIMES = {

@@ -22,13 +22,7 @@ from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.validation import checked_or
-from dmft.workflow.diagrams.measures import (
-    BUILT_IN,
-    System,
-    measure_of,
-    of_networks,
-    one_warning,
-)
+from dmft.workflow.diagrams.measures import BUILT_IN, System, measure_of, of_networks, one_warning
 from dmft.workflow.diagrams.sweep import describe
 
 # Points of a side of the coarse grid.

@@ -109,7 +109,9 @@ def _plan(of: Any, example: Point) -> _Plan | None:
     """How the runs of a measure are made in a batch; None where they are not."""
     solver, fixed = split_options(of.options)
     equations = of.equations.origin if isinstance(of.equations, Problem) else of.equations
-    if not _is_simple(equations) or of.name not in (*OF_A_RUN, ESCAPE):
+    if not (
+        isinstance(equations, Equations) and not equations.averages and not equations.noise
+    ) or of.name not in (*OF_A_RUN, ESCAPE):
         return None
     if not solver.keys() <= SHARED or SOLVER_OPTIONS & set(example):
         return None
@@ -126,11 +128,6 @@ def _plan(of: Any, example: Point) -> _Plan | None:
         options["save_at"] = 2
     inputs = InputsByPoint(equations, of.start, fixed, example)
     return _Plan(of.problem, equations, of.t_max, options, inputs)
-
-
-def _is_simple(equations: Any) -> bool:
-    """Whether right-hand sides are closed forms, and runs are one path each."""
-    return isinstance(equations, Equations) and not equations.averages and not equations.noise
 
 
 class _Run:

@@ -17,13 +17,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
 from dmft.laws import Discrete, JointNormal, Normal
-from dmft.model.couplings.random_network import (
-    GaussianInput,
-    RandomNetwork,
-    S,
-    T,
-    refuse_jumps,
-)
+from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T, refuse_jumps
 from dmft.validation import is_number, shown
 
 # Nodes of a smooth average over the field, fewer at each node of a law and on the way to a fixed

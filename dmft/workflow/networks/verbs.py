@@ -99,10 +99,7 @@ def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) ->
 
 @checked
 def lyapunov_exponent(
-    system: RandomNetwork | NetworkEquations,
-    start: Any = None,
-    t_max: float = 60.0,
-    **options: Any,
+    system: RandomNetwork | NetworkEquations, start: Any = None, t_max: float = 60.0, **options: Any
 ) -> LyapunovExponent:
     r"""Compute the largest Lyapunov exponent of a random network.
 

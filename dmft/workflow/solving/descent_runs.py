@@ -33,14 +33,7 @@ from dmft.solvers.descent.process import DescentProblem, DescentTask, Nodes, Pro
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun, judged, settled
 from dmft.solvers.descent.sampled import SAMPLE
-from dmft.solvers.descent.sweep import (
-    JITTER,
-    Sweep,
-    begin,
-    march_on,
-    overlaps,
-    result_of,
-)
+from dmft.solvers.descent.sweep import JITTER, Sweep, begin, march_on, overlaps, result_of
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values

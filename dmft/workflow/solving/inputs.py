@@ -96,11 +96,7 @@ class InputsByPoint:
     """
 
     def __init__(
-        self,
-        equations: Equations,
-        start: Any,
-        fixed: Mapping[str, Any],
-        example: Mapping[str, Any],
+        self, equations: Equations, start: Any, fixed: Mapping[str, Any], example: Mapping[str, Any]
     ) -> None:
         self.equations, self._start, self._fixed = equations, start, fixed
         self._values: Values | None = None
@@ -189,10 +185,7 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     if step is not None:
         power, batch = unit_of(equations)
         step = step**power / batch
-    return {
-        "time_step_times_dim": step,
-        "samples_per_step": algorithm.batch_size,
-    }
+    return {"time_step_times_dim": step, "samples_per_step": algorithm.batch_size}
 
 
 def _loss(equations: Equations, values: Values) -> dict[str, Any]:

@@ -16,15 +16,7 @@ from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, completed_later, with_readout
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
-from dmft.workflow.solve import (
-    ATOL,
-    MAX_STEPS,
-    QUADRATURE_TOL,
-    RTOL,
-    SOLVERS,
-    Options,
-    Solver,
-)
+from dmft.workflow.solve import ATOL, MAX_STEPS, QUADRATURE_TOL, RTOL, SOLVERS, Options, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 
 if TYPE_CHECKING:

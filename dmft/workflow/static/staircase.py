@@ -18,12 +18,7 @@ from dmft.gaussian.channels.several import REPLICAS, Several
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Record
 from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
-from dmft.workflow.static.several_fields import (
-    FINE_NODES,
-    confidence,
-    several_of,
-    with_finer_nodes,
-)
+from dmft.workflow.static.several_fields import FINE_NODES, confidence, several_of, with_finer_nodes
 
 # Eigenvalues below this part of the largest, or of one, are zero.
 ZERO = 1e-6
