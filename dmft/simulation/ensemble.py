@@ -16,9 +16,8 @@ from dmft.errors import BadParameter
 from dmft.names import ACCUMULATED, BLOCK, KEPT, Status
 from dmft.record import Shown
 from dmft.simulation.clock import Clock
-from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
+from dmft.solvers.solution import COUNTED, Averages, Values
 from dmft.solvers.stochastic.ensemble import PassageTimes
-from dmft.solvers.trajectory import constant_variables
 from dmft.validation import checked
 
 __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
@@ -196,14 +195,6 @@ class Ensemble(Averages):
         return tuple(s for s, status in pairs if status in COUNTED)
 
     @property
-    def _singles(self) -> Values | None:
-        return self.runs
-
-    @property
-    def _ended(self) -> tuple[Status, ...]:
-        return self.seed_status
-
-    @property
     def _state(self) -> tuple[str, ...]:
         return tuple(name for name in self.STATE if name in self.mean)
 
@@ -233,11 +224,8 @@ class Ensemble(Averages):
 
     def _content(self) -> dict[str, Any]:
         return {
-            "names": list(self.mean),
-            "seed_status": [str(s) for s in self.seed_status],
+            **super()._content(),
             "dim": self.dim,
-            "kept": self.runs is not None,
-            "constants": list(self.constants),
             "ends": [] if self.ends is None else list(self.ends),
         }
 
@@ -249,12 +237,8 @@ class Ensemble(Averages):
 
     def _variables(self) -> list[netcdf.Variable]:
         """Variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""
-        rows: list[netcdf.Variable] = [
-            ("t", ("t",), self.t),
-            ("seed", ("seed",), np.array(self.seeds, dtype=np.int64)),
-        ]
-        rows += self._averages()
-        rows += constant_variables(self.constants)
+        rows = super()._variables()
+        rows.append(("seed", ("seed",), np.array(self.seeds, dtype=np.int64)))
         if self.first_passage is not None:
             rows.append(("first_passage", ("seed",), self.first_passage.times))
             rows.append(("watched_until", ("seed",), self.first_passage.horizon))
@@ -267,7 +251,6 @@ class Ensemble(Averages):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
         """Restore the ensemble from the contents of its file."""
-        averages, runs = cls._averages_of(record["names"], record["kept"], arrays)
         passage = None
         if "first_passage" in arrays:
             passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
@@ -275,16 +258,11 @@ class Ensemble(Averages):
         if record["ends"]:
             ends = Values({name: arrays[f"{name}_ends"] for name in record["ends"]})
         return cls(
-            t=arrays["t"],
-            **averages,
+            **cls._averages_of(record, arrays),
             seeds=tuple(int(s) for s in arrays["seed"]),
-            seed_status=tuple(Status(s) for s in record["seed_status"]),
             dim=record["dim"],
-            runs=runs,
             first_passage=passage,
             ends=ends,
-            **outcome_of(record),
-            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
         )
 
 

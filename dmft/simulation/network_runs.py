@@ -13,7 +13,7 @@ from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.solution import Averages, Values, outcome_of
+from dmft.solvers.solution import Averages, Values
 
 AXES: dict[str, tuple[str, ...]] = {
     "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
@@ -76,14 +76,6 @@ class NetworkEnsemble(Averages):
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
 
     @property
-    def _singles(self) -> Values:
-        return self.runs
-
-    @property
-    def _ended(self) -> tuple[Status, ...]:
-        return self.seed_status
-
-    @property
     def _state(self) -> tuple[str, ...]:
         return ()
 
@@ -103,13 +95,12 @@ class NetworkEnsemble(Averages):
 
     def _content(self) -> dict[str, Any]:
         return {
-            "names": list(self.mean), "dim": self.dim, "seeds": list(self.seeds),
-            "seed_status": [str(y) for y in self.seed_status],
+            **super()._content(), "dim": self.dim, "seeds": list(self.seeds),
             "measured": [self.lyapunov_exponents is not None, self.eigenvalues is not None],
         }  # fmt: skip
 
     def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t), *self._averages()]
+        rows = super()._variables()
         if self.lyapunov_exponents is not None:
             rows.append(("lyapunov_exponents", ("seed",), self.lyapunov_exponents))
         if self.eigenvalues is not None:
@@ -120,13 +111,9 @@ class NetworkEnsemble(Averages):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkEnsemble:
         """Restore the ensemble from the contents of its file."""
-        averages, runs = cls._averages_of(record["names"], True, arrays)
         exponents, spectrum = record["measured"]
-        assert runs is not None
         return cls(
-            t=arrays["t"], **averages, seeds=tuple(record["seeds"]),
-            seed_status=tuple(Status(y) for y in record["seed_status"]), dim=record["dim"],
-            runs=runs, **outcome_of(record),
+            **cls._averages_of(record, arrays), seeds=tuple(record["seeds"]), dim=record["dim"],
             lyapunov_exponents=arrays["lyapunov_exponents"] if exponents else None,
             eigenvalues=arrays["eigenvalues_real"] + 1j * arrays["eigenvalues_imag"]
             if spectrum else None,

@@ -299,14 +299,16 @@ class Averages(Solution):
     KEPT_BY: ClassVar[str]
 
     @property
-    @abstractmethod
     def _singles(self) -> Values | None:
         """Values of each run, run first; None where they were not kept."""
+        singles: Values | None = getattr(self, f"{self.SINGLE}s")
+        return singles
 
     @property
-    @abstractmethod
     def _ended(self) -> tuple[Status, ...]:
         """How each run ended."""
+        ended: tuple[Status, ...] = getattr(self, f"{self.OVER}_status")
+        return ended
 
     @property
     @abstractmethod
@@ -363,32 +365,54 @@ class Averages(Solution):
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return self.mean, self.constants
 
-    def _averages(self) -> list[netcdf.Variable]:
-        """Variables like `M_mean`, `M_stderr` and, of every run, `M_runs`."""
-        rows: list[netcdf.Variable] = []
+    def _content(self) -> dict[str, Any]:
+        return {
+            "names": list(self.mean),
+            "kept": self._singles is not None,
+            f"{self.OVER}_status": [str(s) for s in self._ended],
+            "constants": list(self.constants),
+        }
+
+    def _variables(self) -> list[netcdf.Variable]:
+        """Times, variables like `M_mean`, `M_stderr` and, of every run, `M_runs`, and constants."""
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
         for name in self.mean:
             dims = self._axes(name)
             rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
             if self._singles is not None:
                 rows.append((f"{name}_{self.SINGLE}s", (self.OVER, *dims), self._singles[name]))
-        return rows
+        return rows + constant_variables(self.constants)
 
     @classmethod
-    def _averages_of(
-        cls, names: list[str], kept: bool, arrays: netcdf.Arrays
-    ) -> tuple[dict[str, Any], Values | None]:
-        """Mean, std and stderr by name, and the single runs, of a file."""
+    def _averages_of(cls, record: Mapping[str, Any], arrays: netcdf.Arrays) -> dict[str, Any]:
+        """Arguments of the class from the part of its file that all averages share."""
 
         def values(what: str) -> Values:
-            return Values({name: arrays[f"{name}_{what}"] for name in names})
+            return Values({name: arrays[f"{name}_{what}"] for name in record["names"]})
 
-        return {s: values(s) for s in SUMMARIES}, values(f"{cls.SINGLE}s") if kept else None
+        singles, status = f"{cls.SINGLE}s", f"{cls.OVER}_status"
+        return {
+            **outcome_of(record, arrays),
+            **{s: values(s) for s in SUMMARIES},
+            singles: values(singles) if record["kept"] else None,
+            status: tuple(Status(s) for s in record[status]),
+        }
 
 
-def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def constant_variables(constants: Mapping[str, Array]) -> list[netcdf.Variable]:
+    """Constants as arrays of a file, with dimensions of their own."""
+    return [
+        (f"constant_{name}", tuple(f"{name}_{i}" for i in range(values.ndim)), values)
+        for name, values in constants.items()
+    ]
+
+
+def outcome_of(record: Mapping[str, Any], arrays: netcdf.Arrays) -> dict[str, Any]:
     """Arguments of a record's class, from the part of its file that all kinds share."""
     rest = {name: record[name] for name in ("message", *MAPPINGS)}
-    return {"status": Status(record["status"]), **rest}
+    if "constants" in record:
+        rest["constants"] = {name: arrays[f"constant_{name}"] for name in record["constants"]}
+    return {"t": arrays["t"], "status": Status(record["status"]), **rest}
 
 
 def _own_provenance(run: Solution) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solution import Solution, clock_of, outcome_of, start_of
+from dmft.solvers.solution import Solution, clock_of, constant_variables, outcome_of, start_of
 
 if TYPE_CHECKING:
     from dmft import netcdf
@@ -235,7 +235,6 @@ class Trajectory(Solution):
         """Restore the trajectory from the contents of its file."""
         layout = tuple(block_of(b) for b in record["layout"])
         return cls(
-            t=arrays["t"],
             blocks={b.name: arrays[b.name] for b in layout},
             observables={name: arrays[name] for name in record["observables"]},
             events=tuple(
@@ -246,10 +245,9 @@ class Trajectory(Solution):
                 )
                 for i, name in enumerate(record["events"])
             ),
-            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
             widths=record["widths"],
             layout=layout,
-            **outcome_of(record),
+            **outcome_of(record, arrays),
             start={name: arrays[f"start_{name}"] for name in record["start"]},
             error={n: arrays[f"error_{n}"] for n in record["error"]} if record["error"] else None,
         )
@@ -306,14 +304,6 @@ def dimensions(block: Block) -> tuple[str, ...]:
         seen[axis] = seen.get(axis, 0) + 1
         names.append(axis if seen[axis] == 1 else f"{axis}_{seen[axis]}")
     return tuple(names)
-
-
-def constant_variables(constants: Mapping[str, Array]) -> list[netcdf.Variable]:
-    """Constants as arrays of a file, with dimensions of their own."""
-    return [
-        (f"constant_{name}", tuple(f"{name}_{i}" for i in range(values.ndim)), values)
-        for name, values in constants.items()
-    ]
 
 
 def plain_block(block: Block) -> dict[str, Any]:

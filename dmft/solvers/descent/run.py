@@ -22,8 +22,7 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import Status
-from dmft.solvers.solution import Solution, Values, outcome_of, start_of
-from dmft.solvers.trajectory import constant_variables
+from dmft.solvers.solution import Solution, Values, constant_variables, outcome_of, start_of
 
 # An error passes the signal beyond this share of it.
 SIGNAL = 0.5
@@ -148,11 +147,9 @@ class DescentRun(Solution):
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
         """Restore the run from the contents of its file."""
         return cls(
-            t=arrays["t"],
             arrays=Values({name: arrays[name] for name in record["arrays"]}),
             error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
-            **outcome_of(record),
-            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
+            **outcome_of(record, arrays),
         )
 
 

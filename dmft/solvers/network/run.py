@@ -105,9 +105,8 @@ class NetworkRun(Solution):
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkRun:
         """Restore the run from the contents of its file."""
         return cls(
-            t=arrays["t"],
             arrays=Values({name: arrays[name] for name in record["arrays"]}),
             error=Values({name: arrays[f"{name}_error"] for name in record["arrays"]}),
-            **outcome_of(record),
+            **outcome_of(record, arrays),
             paths=arrays["paths"] if record["kept"] else None,
         )

@@ -16,8 +16,8 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Shown
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
-from dmft.solvers.trajectory import block_of, constant_variables, dimensions, plain_block
+from dmft.solvers.solution import COUNTED, Averages, Values
+from dmft.solvers.trajectory import block_of, dimensions, plain_block
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,14 +223,6 @@ class PathEnsemble(Averages):
         return sum(status in COUNTED for status in self.path_status)
 
     @property
-    def _singles(self) -> Values | None:
-        return self.paths
-
-    @property
-    def _ended(self) -> tuple[Status, ...]:
-        return self.path_status
-
-    @property
     def _state(self) -> tuple[str, ...]:
         return tuple(block.name for block in self.layout)
 
@@ -242,19 +234,15 @@ class PathEnsemble(Averages):
 
     def _content(self) -> dict[str, Any]:
         return {
-            "path_status": [str(s) for s in self.path_status],
-            "names": list(self.mean),
-            "kept": self.paths is not None,
+            **super()._content(),
             "events": list(self.first_passage),
             "layout": [plain_block(b) for b in self.layout],
-            "constants": list(self.constants),
             "widths": dict(self.widths),
         }
 
     def _variables(self) -> list[netcdf.Variable]:
         """Variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t), *self._averages()]
-        rows += constant_variables(self.constants)
+        rows = super()._variables()
         if self.first_passage:
             times = np.stack([passage.times for passage in self.first_passage.values()])
             rows.append(("first_passage", ("event", "path"), times))
@@ -265,18 +253,12 @@ class PathEnsemble(Averages):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
         """Restore the ensemble from the contents of its file."""
-        averages, paths = cls._averages_of(record["names"], record["kept"], arrays)
         return cls(
-            t=arrays["t"],
-            **averages,
-            path_status=tuple(Status(s) for s in record["path_status"]),
+            **cls._averages_of(record, arrays),
             first_passage={
                 name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])
                 for e, name in enumerate(record["events"])
             },
-            paths=paths,
             layout=tuple(block_of(b) for b in record["layout"]),
-            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
             widths=record["widths"],
-            **outcome_of(record),
         )

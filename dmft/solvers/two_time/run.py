@@ -266,7 +266,6 @@ class TwoTimeRun(Solution):
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
         """Restore the run from the contents of its file."""
         return cls(
-            t=arrays["t"],
             saved=arrays["saved"],
             signals=Values({n: arrays[f"signal_{n}"] for n in record["signals"]}),
             offsets=arrays["offsets"],
@@ -274,7 +273,7 @@ class TwoTimeRun(Solution):
             pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
             error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
             causal=tuple(record["causal"]),
-            **outcome_of(record),
+            **outcome_of(record, arrays),
         )
 
 
