@@ -27,7 +27,9 @@ from dmft.simulation.risks.arguments import Compiled
 from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_root
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {"dmft.simulation.risks.risk": "a79356eb1cb2"}
+COMPILED_WITH = {
+    "dmft.simulation.risks.risk": "9a0116b51622",
+}
 
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
 POINTS = 4096

@@ -23,7 +23,9 @@ from dmft.compiled import njit
 from dmft.compiled.copying import copy_into
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {"dmft.compiled.copying": "c5364e4a5c02"}
+COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
+}
 
 GENERATOR = typeof(np.random.default_rng(0))
 VECTOR = types.float64[::1]

@@ -21,7 +21,9 @@ from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {"dmft.compiled.copying": "c5364e4a5c02"}
+COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
+}
 
 # sample: (h (p, n), h_star (k, any), label (n,), times (n,), par, g (p, n), out (1 or 1 + p, n));
 # times, how often the batch holds each sample, may be empty where batches are whole.

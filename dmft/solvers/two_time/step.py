@@ -23,7 +23,9 @@ from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
-COMPILED_WITH = {"dmft.compiled.copying": "c5364e4a5c02"}
+COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
+}
 
 CUBE = types.float64[:, :, ::1]
 # first, late, early: (t, times, par, now (z,), past (z, n), X (x, n), low, high, out (k, n))
