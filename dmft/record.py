@@ -174,31 +174,7 @@ class Archived(Record, ABC):
     @classmethod
     @abstractmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Make the record again of what its file holds.
-
-        Parameters
-        ----------
-        record : dict
-            Everything but arrays, as `save` wrote it.
-        arrays : mapping of str to ndarray
-            The variables of the file.
-
-        Returns
-        -------
-        Archived
-            Equal to the record that was saved.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> import pathlib, tempfile
-        >>> from dmft import netcdf
-        >>> diagram = dmft.phase_diagram(lambda a, b: a * b, ("a", [1.0, 2.0]), ("b", [0.5, 1.0]))
-        >>> path = diagram.save(pathlib.Path(tempfile.mkdtemp()) / "diagram.nc")
-        >>> record, arrays = netcdf.load(path, {diagram.KIND: lambda *held: held})
-        >>> dmft.PhaseDiagram.restore(record, arrays) == diagram
-        True
-        """
+        """The record, from what `save` wrote: all but the arrays, and the variables of the file."""
 
     def _quantities(self) -> Mapping[str, str]:
         """What variables hold whose names in the file are not those of their quantities."""

@@ -53,9 +53,9 @@ FIRST = (
 )  # fmt: skip
 # Members that other parts of the library use.
 NOT_SHOWN = {
-    "all_terms", "as_derived", "average_rate", "block_latex", "bounds_rounding", "check_units",
-    "counted", "declared", "described", "deviations", "digest", "fields", "flips", "functions",
-    "gradient", "has_cone", "inverse_counts", "is_plain", "kept", "latex_of",
+    "all_at", "all_terms", "as_derived", "average_rate", "block_latex", "bounds_rounding",
+    "check_units", "counted", "declared", "described", "deviations", "digest", "fields", "flips",
+    "functions", "gradient", "has_cone", "inverse_counts", "is_plain", "kept", "latex_of",
     "lowered", "matched", "mixture", "model_class", "momentum_direct", "momentum_rate", "on_nodes",
     "on_sphere", "open_kernels", "outputs_at", "pack", "pack_parameters", "passes", "polynomial",
     "rate_terms", "relabelled", "restore", "rule", "scalars", "seen", "signature", "simulated_by",

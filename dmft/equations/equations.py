@@ -265,28 +265,9 @@ class Equations(Short, System):
     def state(
         self, start: Overlaps | Alignment, values: Values | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the state of a run at its start.
+        """State at a start, by name; with the numbers of the run (`values`) trained readouts too.
 
-        Parameters
-        ----------
-        start : Overlaps or Alignment
-            Overlaps with the widths of the model.
-        values : Values, optional
-            Numbers of the run. If given, the state includes trained readouts and accumulators.
-
-        Returns
-        -------
-        dict of str to ndarray
-            State variables by name.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.AdaGradNorm(0.5, initial=2.0))
-        >>> start = dmft.Overlaps([[1.0]], [[0.5]])
-        >>> sorted(eqs.state(start)), sorted(eqs.state(start, eqs.values(start, {})))
-        (['M', 'Q'], ['M', 'Q', 'accumulator'])
+        Accumulators of optimisers likewise.
         """
         found = self.space.state(start)
         if values is None:
@@ -345,28 +326,7 @@ class Equations(Short, System):
         return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
-        """Return the quadrature nodes of the averages at the widths of a start.
-
-        Parameters
-        ----------
-        start : Overlaps
-            Overlaps with the widths p and k.
-        options : mapping
-            Options ``nodes``, ``replicas`` and ``seed``; other entries are ignored.
-
-        Returns
-        -------
-        NodeRule
-            Nodes and weights of `evaluate` and of the compiled code.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> bump = dmft.Committee(sp.exp(-sp.Symbol("z", real=True)**2), width=1)
-        >>> eqs = dmft.derive(dmft.Model(bump, bump), dmft.SGD(0.05))
-        >>> type(eqs.rule(dmft.Overlaps([[1.0]], [[0.1]]), {"nodes": 9})).__name__
-        'NodeRule'
-        """
+        """Nodes at the widths of a start; reads the options `nodes`, `replicas` and `seed`."""
         if self.noise:
             from dmft.equations.averages.neighbour import mixtures_of
 
@@ -383,32 +343,9 @@ class Equations(Short, System):
         return told_by_tails(found, self.definitions, "rate")
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
-        """Return the numbers of a run: parameters, widths and constant arrays.
+        """Numbers of a run: parameters (replaced by the given ones), widths and constant arrays.
 
-        Parameters
-        ----------
-        start : Overlaps
-            Overlaps whose P and fixed readouts are constants of the run.
-        parameters : mapping
-            Numbers that replace the declared ones.
-
-        Returns
-        -------
-        Values
-            Numbers, widths and constant arrays.
-
-        Raises
-        ------
-        BadParameter
-            For unknown names, and for symbols without a value.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
-        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
-        >>> eqs.values(start, {"label_noise": 0.5}).scalars["label_noise"]
-        0.5
+        Raises `BadParameter` for unknown names, and for symbols without a value.
         """
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.

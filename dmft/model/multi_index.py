@@ -73,23 +73,7 @@ class MultiIndex(Brief):
         return ((self.expr, self.fields),)
 
     def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr]:
-        """Return the output at other teacher fields, as a tuple of length one.
-
-        Parameters
-        ----------
-        fields : sequence of sympy.Expr
-
-        Returns
-        -------
-        tuple of sympy.Expr
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> u, v = sp.symbols("u v", real=True)
-        >>> dmft.MultiIndex(u * v, [u, v]).outputs_at([1 + u, v])
-        (v*(u + 1),)
-        """
+        """The output at other teacher fields, as a tuple of length one."""
         return (self.expr.xreplace(dict(zip(self.fields, fields, strict=True))),)
 
     @property

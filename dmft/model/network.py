@@ -93,23 +93,7 @@ class Committee(Shown):
         return (self.readout or (sp.S.One,) * int(self.width),)
 
     def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:
-        """Outputs at given local fields, one for each unit; requires a numeric width.
-
-        Parameters
-        ----------
-        fields : sequence of sympy.Expr
-
-        Returns
-        -------
-        tuple of sympy.Expr
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> dmft.Committee(z**2, 2, [1, 3]).outputs_at(sp.symbols("u v"))
-        (u**2/2 + 3*v**2/2,)
-        """
+        """Outputs at given local fields, one for each unit; requires a numeric width."""
         units = [self.activation.xreplace({FIELD: h}) for h in fields]
         return tuple(
             sp.Add(*(a * u for a, u in zip(row, units, strict=True))) / len(units)

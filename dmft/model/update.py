@@ -172,30 +172,7 @@ class UpdateField(SGD):
         object.__setattr__(self, "loss", None)
 
     def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
-        """Return the rule or a measure with `slope` inserted for the derivative of the activation.
-
-        Parameters
-        ----------
-        expr : sympy.Expr
-            The rule, or one of its measures.
-        slope : sympy.Expr
-            Derivative of the student's activation, in `FIELD`.
-
-        Returns
-        -------
-        sympy.Expr
-            In the fields of the rule.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> from dmft.model import FIELD
-        >>> from dmft.model.update import SLOPE
-        >>> h, h_star, y = sp.symbols("h h_star y", real=True)
-        >>> rule = dmft.UpdateField(y * SLOPE, fields=(h, h_star, y), learning_rate=1)
-        >>> rule.written(rule.psi, 2 * FIELD)
-        2*h*y
-        """
+        """The rule or a measure with `slope`, in `FIELD`, for the derivative of the activation."""
         return expr.xreplace({SLOPE: slope.xreplace({FIELD: self.fields[0]})})
 
 

@@ -70,22 +70,7 @@ class FirstPassage(Shown):
             raise BadParameter(f"every must be an integer >= 1, got {self.every!r}")
 
     def watch(self, start_risk: float) -> NDArray[np.float64]:
-        """Encode the passage for compiled code as [code, level, every].
-
-        Parameters
-        ----------
-        start_risk : float
-            Risk of the run at t = 0.
-
-        Returns
-        -------
-        (3,) ndarray
-
-        Examples
-        --------
-        >>> FirstPassage("risk", 0.5, relative=True).watch(0.2).tolist()
-        [2.0, 0.1, 1.0]
-        """
+        """[code, level, every] for compiled code, (3,), of a run with this risk at t = 0."""
         code = WATCH_RISK if self.observable == "risk" else WATCH_OVERLAP
         level = self.level * start_risk if self.relative else self.level
         return np.array([code, level, float(self.every)])

@@ -133,52 +133,13 @@ class Problem(Short):
         )
 
     def pack(self, blocks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Pack state blocks into one vector.
-
-        Parameters
-        ----------
-        blocks : mapping of str to array_like
-            One array for each block of the state.
-
-        Returns
-        -------
-        (n,) ndarray
-            Blocks in their order, each in C order.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
-        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
-        >>> problem.pack({"Q": np.eye(2), "m": 0.5}).tolist()
-        [1.0, 0.0, 0.0, 1.0, 0.5]
-        """
+        """One vector of the blocks of the state, in their order, each in C order."""
         return _pack(self.state, blocks)
 
     def pack_parameters(
         self, scalars: Mapping[str, float], arrays: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        """Pack scalar parameters, constant arrays and `tail` into one vector.
-
-        Parameters
-        ----------
-        scalars : mapping of str to float
-            One number for each of `parameters`.
-        arrays : mapping of str to ndarray
-            One array for each of `constants`.
-
-        Returns
-        -------
-        (n,) ndarray
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
-        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
-        >>> problem.pack_parameters({"rate": 0.1}, {}).tolist()
-        [0.1]
-        """
+        """One vector of a number for each parameter, an array for each constant, and `tail`."""
         head = np.array([scalars[name] for name in self.parameters], dtype=np.float64)
         packed = _pack(self.constants, arrays, head)
         if not self.tail:
@@ -190,27 +151,7 @@ class Problem(Short):
     def unpack(
         self, y: NDArray[np.float64], widths: Mapping[str, int]
     ) -> dict[str, NDArray[np.float64]]:
-        """Return views of the state blocks. `y` may have leading axes, for example time.
-
-        Parameters
-        ----------
-        y : (..., n) ndarray
-            Packed states.
-        widths : mapping of str to int
-            Widths by the names in shapes.
-
-        Returns
-        -------
-        dict of str to ndarray
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
-        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
-        >>> problem.unpack(np.arange(5.0), {"p": 2})["Q"].tolist()
-        [[0.0, 1.0], [2.0, 3.0]]
-        """
+        """Views of the blocks in packed states (..., n) at these widths."""
         blocks, offset = {}, 0
         for block in self.state:
             shape = block.shape(widths)

@@ -130,26 +130,7 @@ class Trajectory(Solution):
     KIND = "dmft trajectory"
 
     def with_fields(self, **changes: Any) -> Trajectory:
-        """Return the run with some fields changed (four times faster than `replace`).
-
-        Parameters
-        ----------
-        **changes
-            Fields by name.
-
-        Returns
-        -------
-        Trajectory
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.SGD(0.5))
-        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.5]]), 1.0)
-        >>> run.with_fields(message="as drawn").message
-        'as drawn'
-        """
+        """The run with some fields changed (four times faster than `replace`)."""
         other = object.__new__(Trajectory)
         other.__dict__.update(self.__dict__, **changes)
         return other

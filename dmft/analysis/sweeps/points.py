@@ -77,23 +77,7 @@ class Points(Record):
         return self.all_at(np.array([number]))[0]
 
     def all_at(self, numbers: NDArray[np.int64]) -> list[dict[str, float | int]]:
-        """Return the parameters of many points.
-
-        Parameters
-        ----------
-        numbers : (n,) ndarray of int
-            Places of the points.
-
-        Returns
-        -------
-        list of dict of str to float or int
-
-        Examples
-        --------
-        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
-        >>> points.all_at(np.array([0, 4]))
-        [{'a': 0.0, 'b': 10}, {'a': 1.0, 'b': 20}]
-        """
+        """Parameters of the points with these numbers (n,), as Python numbers."""
         columns = [column.tolist() for column in self._chosen(numbers)]
         return [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)]
 

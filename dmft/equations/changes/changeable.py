@@ -104,69 +104,15 @@ class Changeable(ABC):
         return frozenset()
 
     def text_of(self, expr: Any) -> str:
-        """Return an expression as text.
-
-        Parameters
-        ----------
-        expr : sympy.Expr
-            Expression in the symbols of these equations.
-
-        Returns
-        -------
-        str
-            Text in the notation of ``print(equations)``.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
-        >>> print(eqs.text_of(eqs.symbols["gamma"] / 2))
-        γ/2
-        """
+        """An expression in the symbols of these equations, as ``print(equations)`` writes it."""
         return str(expr)
 
     def latex_of(self, expr: Any) -> str:
-        """Return an expression as LaTeX.
-
-        Parameters
-        ----------
-        expr : sympy.Expr
-            Expression in the symbols of these equations.
-
-        Returns
-        -------
-        str
-            LaTeX in the notation of `latex`.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
-        >>> print(eqs.latex_of(eqs.symbols["M"]))
-        M
-        """
+        """An expression in the symbols of these equations, in the notation of `latex`."""
         return str(sp.latex(expr))
 
     def block_latex(self, block: str) -> str:
-        """Return the name of a block as LaTeX.
-
-        Parameters
-        ----------
-        block : str
-            A name in `terms`.
-
-        Returns
-        -------
-        str
-            LaTeX of the quantity, with its indices.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.05))
-        >>> print(eqs.block_latex("M"))
-        M_{j r}
-        """
+        """LaTeX of a name in `terms`, with its indices."""
         return block
 
     # What a user does --------------------------------------------------------------------------

@@ -89,23 +89,7 @@ class GaussianMixture(Shown):
         self.labels = None if labels is None else _labels(labels, clusters, self.fields, fields)
 
     def relabelled(self, labels: Sequence[sp.Expr]) -> GaussianMixture:
-        """Return the same clusters with other labels.
-
-        Parameters
-        ----------
-        labels : sequence of sympy.Expr
-            One label for each cluster, in `fields`.
-
-        Returns
-        -------
-        GaussianMixture
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1]).relabelled([0, 1]).labels
-        (0, 1)
-        """
+        """The same clusters with one new label each, in `fields`."""
         return GaussianMixture(
             self.means, labels, self.weights, self.fields,
             scales=self.scales, fractions=self.fractions,

@@ -176,50 +176,13 @@ class Spectrum(Record):
         return found
 
     def deviations(self, dim: int) -> Array:
-        """Return the standard deviations of the coordinates of inputs in R^dim, ordered by block.
-
-        Parameters
-        ----------
-        dim : int
-            Input dimension d.
-
-        Returns
-        -------
-        (d,) ndarray
-
-        Examples
-        --------
-        >>> import dmft
-        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
-        >>> two.deviations(4).round(3).tolist()
-        [1.414, 0.707, 0.707, 0.707]
-        """
+        """Standard deviations of the coordinates of inputs in R^dim, ordered by block, (dim,)."""
         return np.repeat(np.sqrt(self.eigenvalues), self.counts(dim))
 
     def teacher_blocks(self, k: int) -> Array:
-        """Overlaps (B, k, k) of a teacher of this width: `teacher` if it is known, otherwise those
-        of rows that are spread evenly over all coordinates.
+        """Overlaps (B, k, k) of a teacher of width k: `teacher` if it is known.
 
-        Parameters
-        ----------
-        k : int
-            Teacher width.
-
-        Returns
-        -------
-        (B, k, k) ndarray
-
-        Raises
-        ------
-        ShapeMismatch
-            If the known teacher has a different width.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
-        >>> two.teacher_blocks(1).ravel().tolist()
-        [0.3, 0.7]
+        Otherwise those of rows that are spread evenly over all coordinates.
         """
         if self.teacher is None:
             return self.fractions[:, None, None] * np.eye(k)
@@ -230,30 +193,7 @@ class Spectrum(Record):
         return self.teacher
 
     def seen(self, start: Overlaps) -> Overlaps:
-        """Return the covariances of the fields, sums over blocks of eigenvalue times overlap.
-
-        Parameters
-        ----------
-        start : Overlaps
-            Overlaps by block, Q (B, p, p), M (B, p, k), P (B, k, k).
-
-        Returns
-        -------
-        Overlaps
-            Covariances of the fields: Q (p, p), M (p, k), P (k, k).
-
-        Raises
-        ------
-        ShapeMismatch
-
-        Examples
-        --------
-        >>> import dmft
-        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
-        >>> start = dmft.Overlaps(Q=[[[0.3]], [[0.7]]], M=[[[0.1]], [[0.2]]], P=[[[0.3]], [[0.7]]])
-        >>> two.seen(start).Q.round(12).tolist()
-        [[0.95]]
-        """
+        """Covariances of the fields: sums over blocks of eigenvalue times overlap by block."""
         if np.shape(start.Q)[:-2] != (self.blocks,):
             raise ShapeMismatch(f"Q has shape {np.shape(start.Q)}, expected ({self.blocks}, p, p)")
         found = {n: np.einsum("e,eij->ij", self.eigenvalues, getattr(start, n)) for n in "QMP"}

@@ -79,21 +79,7 @@ class Adaptive(SGD):
         return ""
 
     def check_units(self, readout: Iterable[float]) -> None:
-        """Refuse readouts of zero where steps are gradients over their own size.
-
-        Parameters
-        ----------
-        readout : sequence of float, or of rows of them
-
-        Raises
-        ------
-        BadParameter
-
-        Examples
-        --------
-        >>> import dmft
-        >>> dmft.Adam(0.5, eps=0.1).check_units([1.0, 0.0])
-        """
+        """Refuse readouts of zero where steps are gradients over their own size."""
         eps = getattr(self, "eps", sp.S.Zero)
         if self.scale == "norm" or self.kept or eps != 0:
             return
