@@ -13,16 +13,9 @@ from dataclasses import replace
 
 import sympy as sp
 
+from dmft.codegen import packing
 from dmft.codegen.assemble import arrays_function, code_names, rates_function
 from dmft.codegen.functions import FAST, PointFunctions
-from dmft.codegen.packing import (
-    ALL_NODES,
-    NODE_CONSTANTS,
-    NODE_WIDTHS,
-    NOISE_CONSTANT,
-    OPTIONAL_WIDTHS,
-    Layout,
-)
 from dmft.emit.expression import shared_lines
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
@@ -75,20 +68,20 @@ def drift(t, y, widths, par, out):
 '''
 
 
-def noise_layout(noise: Fluctuations, here: Layout) -> Layout:
+def noise_layout(noise: Fluctuations, here: packing.Layout) -> packing.Layout:
     """Layout with the nodes of the covariance, where it needs some."""
     if noise.closed:
         return here
     widths, constants = here.widths, here.constants
     if "nodes" not in widths:
-        widths, constants = (*widths, *NODE_WIDTHS), (*constants, *NODE_CONSTANTS)
-    if noise.noisy_nodes and NOISE_CONSTANT not in constants:
-        constants = (*constants, NOISE_CONSTANT)
+        widths, constants = (*widths, *packing.NODE_WIDTHS), (*constants, *packing.NODE_CONSTANTS)
+    if noise.noisy_nodes and packing.NOISE_CONSTANT not in constants:
+        constants = (*constants, packing.NOISE_CONSTANT)
     return replace(here, widths=widths, constants=constants)
 
 
 def noise_parts(
-    noise: Fluctuations, parameters: Sequence[str], functions: PointFunctions, here: Layout
+    noise: Fluctuations, parameters: Sequence[str], functions: PointFunctions, here: packing.Layout
 ) -> list[str]:
     """Functions `diffusion` and `drift` behind those of the equations."""
     if isinstance(noise, WrittenNoise):
@@ -120,7 +113,7 @@ def noise_parts(
     return [*parts, body]
 
 
-def _views(noise: Noise, here: Layout, places: Mapping[str, str]) -> dict[str, str]:
+def _views(noise: Noise, here: packing.Layout, places: Mapping[str, str]) -> dict[str, str]:
     """Where the parts of the increments of each block stand; anywhere where not computed."""
     views = {"parts": _count_of_parts(noise, places)}
     size = _sizes(here.state)
@@ -149,10 +142,10 @@ def _sizes(state: Sequence[Block]) -> str:
 
 
 def _on_nodes(
-    noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
+    noise: Noise, parameters: Sequence[str], here: packing.Layout, places: Mapping[str, str]
 ) -> str:
     before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
-    more = [width for width in OPTIONAL_WIDTHS if width in here.widths]
+    more = [width for width in packing.OPTIONAL_WIDTHS if width in here.widths]
     return ON_NODES.format(
         more_widths="".join(f"\n    {w} = widths[{here.widths.index(w)}]" for w in more),
         state=f"({', '.join(block.name for block in here.state)})",
@@ -241,7 +234,7 @@ def corrections(t, y, widths, par, out):
 '''
 
 
-def step_functions(noise: WrittenNoise, parameters: Sequence[str], here: Layout) -> str:
+def step_functions(noise: WrittenNoise, parameters: Sequence[str], here: packing.Layout) -> str:
     """Functions `increments` and `corrections`."""
     names = {name: f"par[{n}]" for n, name in enumerate(code_names(parameters))}
     first = str(len(parameters))  # P of a rule stands behind the parameters
@@ -275,7 +268,7 @@ def _at_a_node(
     lines = []
     for n, normal in enumerate(noise.normals):
         names[normal] = f"normal_{n}"
-        lines.append(f"normal_{n} = par[{scalars} + {1 + n} * {ALL_NODES} + node]")
+        lines.append(f"normal_{n} = par[{scalars} + {1 + n} * {packing.ALL_NODES} + node]")
     free = {s for y in values for s in y.free_symbols} - set(names)
     names |= {s: places[s.name] for s in free}
     shared, results = shared_lines(values, names, "part_", FAST)

@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.equations import parameter_values
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
 from dmft.equations.averages.expectation import Expectation
@@ -18,16 +19,6 @@ from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import averages, with_values
 from dmft.equations.averages.tails import check_tails, told_by_tails
 from dmft.equations.definitions import Definition, define, live, used_bases
-from dmft.equations.parameter_values import (
-    NODE_OPTIONS,
-    Values,
-    by_block,
-    declared_parameters,
-    resolve,
-    seen_by,
-    unrolled_at,
-    with_nodes,
-)
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.rounding.bounds import of_one_state
@@ -145,7 +136,7 @@ class PopulationRisk(Short):
             )
         check_outputs(self.model, "risks are unrolled")
         given = {"readout": readout, "teacher_readout": teacher_readout}
-        widths, constants = unrolled_at(self.model, width, teacher_width, given)
+        widths, constants = parameter_values.unrolled_at(self.model, width, teacher_width, given)
         result: ExplicitEquations = unroll(self.definitions, widths, {**constants, "P": P})
         free = result.risk.free_symbols
         return ExplicitRisk(result.risk, {n: s for n, s in result.symbols.items() if s in free})
@@ -252,7 +243,7 @@ class PopulationRisk(Short):
         if not found:
             return self._rounding(start, values)
         rule = rule_of_averages(found, self._of_fields(start), options)
-        here = with_nodes(values, rule.groups[0] if rule.groups else rule)
+        here = parameter_values.with_nodes(values, rule.groups[0] if rule.groups else rule)
         return self._by_nodes(start, values, options).error + self._rounding(start, here)
 
     def _state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
@@ -261,26 +252,26 @@ class PopulationRisk(Short):
 
     def _of_fields(self, start: Overlaps) -> Overlaps:
         """Overlaps as the fields see them, of a start that `_numbers` returned."""
-        return seen_by(self.model, start) if _by_block(self.model) else start
+        return parameter_values.seen_by(self.model, start) if _by_block(self.model) else start
 
-    def _rounding(self, start: Overlaps, values: Values) -> float:
+    def _rounding(self, start: Overlaps, values: parameter_values.Values) -> float:
         state = self._state(start)
         return float(of_one_state(self._on_nodes, state, values, "observable")["risk"].error)
 
     def _numbers(
         self, start: Overlaps, parameters: dict[str, float]
-    ) -> tuple[Overlaps, Values, dict[str, Any]]:
+    ) -> tuple[Overlaps, parameter_values.Values, dict[str, Any]]:
         """Overlaps that the fields see, numbers of a call, and what chooses its nodes."""
-        options = {n: parameters.pop(n) for n in NODE_OPTIONS if n in parameters}
+        options = {n: parameters.pop(n) for n in parameter_values.NODE_OPTIONS if n in parameters}
         if options and not self._averages:
             raise BadParameter(
                 f"{sorted(options)} choose the nodes of averages without closed form; this risk "
                 "has none"
             )
-        values = resolve(self.model, None, self._needed, start, parameters)
+        values = parameter_values.resolve(self.model, None, self._needed, start, parameters)
         if _by_block(self.model):
-            return start, by_block(self.model, values, {}), options
-        seen = seen_by(self.model, start)
+            return start, parameter_values.by_block(self.model, values, {}), options
+        seen = parameter_values.seen_by(self.model, start)
         return seen, replace(values, arrays={**values.arrays, "P": seen.P}), options
 
     @cached_property
@@ -292,24 +283,26 @@ class PopulationRisk(Short):
     def _needed(self) -> list[str]:
         """Parameters that it reads."""
         used = {n for d in self.definitions for n in used_bases(d.expr)}
-        return [n for n in declared_parameters(self.model, None) if n in used]
+        return [n for n in parameter_values.declared_parameters(self.model, None) if n in used]
 
     @cached_property
     def _on_nodes(self) -> tuple[Definition, ...]:
         return discretise(self.definitions)
 
-    def _value(self, start: Overlaps, values: Values) -> float:
+    def _value(self, start: Overlaps, values: parameter_values.Values) -> float:
         result = evaluate(self._on_nodes, self._state(start), values, "observable")
         return float(np.asarray(result["risk"]))
 
-    def _by_nodes(self, start: Overlaps, values: Values, options: Mapping[str, Any]) -> Quadrature:
+    def _by_nodes(
+        self, start: Overlaps, values: parameter_values.Values, options: Mapping[str, Any]
+    ) -> Quadrature:
         """Raise the number of nodes until the error is small, unless the user chose it."""
         found = self._averages
         count = options.get("nodes")
         dim = start.k if over_teachers(found) else start.p + start.k
 
         def on(rule: NodeRule) -> float:
-            return self._value(start, with_nodes(values, rule))
+            return self._value(start, parameter_values.with_nodes(values, rule))
 
         seen = self._of_fields(start)
         system = self.definitions, self._on_nodes

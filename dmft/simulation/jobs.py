@@ -21,28 +21,17 @@ from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import WATCH_NOTHING
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import risk_function
-from dmft.simulation.steps.common import (
-    DIVERGED,
-    DRAWN,
-    FLIPPED,
-    GAIN,
-    NONFINITE,
-    PASSED,
-    REACHED,
-    SHORTENED,
-    SPREAD,
-    TRAINED,
-)
+from dmft.simulation.steps import common
 from dmft.simulation.steps.optimiser import COLUMNS, columns
 from dmft.simulation.steps.sample import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import read_save_at
 
 STATUS = {
-    REACHED: Status.OK,
-    PASSED: Status.EVENT,
-    DIVERGED: Status.DIVERGED,
-    NONFINITE: Status.NONFINITE,
+    common.REACHED: Status.OK,
+    common.PASSED: Status.EVENT,
+    common.DIVERGED: Status.DIVERGED,
+    common.NONFINITE: Status.NONFINITE,
 }
 
 
@@ -88,11 +77,11 @@ class Constants:
         e, each = self.experiment, self.experiment.step_rates
         rate = np.array([e.learning_rate]) if each is None else each[first : first + steps]
         found = np.empty((rate.size, COLUMNS))
-        found[:, GAIN] = rate / (e.p * e.batch_size)
-        found[:, SPREAD] = math.sqrt(e.label_noise)
-        found[:, TRAINED] = e.readout_rate
-        found[:, FLIPPED] = DRAWN if e.draws_labels else e.label_flip
-        found[:, SHORTENED] = e.shortened
+        found[:, common.GAIN] = rate / (e.p * e.batch_size)
+        found[:, common.SPREAD] = math.sqrt(e.label_noise)
+        found[:, common.TRAINED] = e.readout_rate
+        found[:, common.FLIPPED] = common.DRAWN if e.draws_labels else e.label_flip
+        found[:, common.SHORTENED] = e.shortened
         for place, values in columns(e.numbers, rate / (e.p * e.dim)).items():
             found[:, place] = values
         return found
@@ -202,10 +191,10 @@ class Progress:
 
     def take(self, code: int, step: int) -> None:
         """Note how compiled steps ended, at this step."""
-        if code == PASSED:
+        if code == common.PASSED:
             self.passage = step
             self.runner.watch[0] = WATCH_NOTHING
-        if code != PASSED or self.stops:
+        if code != common.PASSED or self.stops:
             self.status = STATUS[code]
 
 

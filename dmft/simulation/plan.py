@@ -12,20 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.initial_conditions import TIME
 from dmft.model import Model, Overlaps, random_overlaps
 from dmft.names import BLOCK, KEPT, Status
+from dmft.simulation import jobs
 from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import FirstPassage, SeedRun, watch_nothing
-from dmft.simulation.jobs import (
-    ANEW,
-    UNITS,
-    FollowingMarch,
-    March,
-    RatesAhead,
-    Runner,
-    check_time,
-    save_steps,
-    times_to_save,
-)
 from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.measures import measured, measures_at
 from dmft.simulation.risks.risk import Rule
@@ -52,12 +42,12 @@ def timed(
     experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
 ) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
     """Steps that are saved and their number; times where each run has a clock of its own."""
-    check_time(t_max, experiment.begin, getattr(experiment.schedule, "unit", TIME))
+    jobs.check_time(t_max, experiment.begin, getattr(experiment.schedule, "unit", TIME))
     if experiment.follows_risk:
-        return experiment, None, times_to_save(t_max, save_at, experiment.begin), float(t_max)
+        return experiment, None, jobs.times_to_save(t_max, save_at, experiment.begin), float(t_max)
     clock = experiment.clock(t_max)
     experiment = replace(experiment, step_rates=clock.rates)
-    return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+    return experiment, clock, jobs.save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ class Plan:
             return None
         return Watching(self.event or self.first_passage, self.clock, int(self.total))
 
-    def runner(self, seed: int, e: Experiment) -> Runner:
+    def runner(self, seed: int, e: Experiment) -> jobs.Runner:
         """A run of this seed at its start."""
         chain = self.method == "overlaps"
         draw = random_stream(seed, START_STREAM)
@@ -118,27 +108,27 @@ class Plan:
         e, watch = self.watched(e, *found)
         return weights_runner(e, (W, W_star), self.rule, watch, steps)
 
-    def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
+    def march(self, seed: int, job: Job) -> tuple[jobs.March | jobs.FollowingMarch, jobs.Runner]:
         """Progress of a run from its start, and the run."""
         e = self.experiment
         if not isinstance(e.schedule, Schedule) or not e.follows_risk:
             runner = self.runner(seed, e)
-            return March(runner, job, self.stops), runner
-        rates = RatesAhead()
+            return jobs.March(runner, job, self.stops), runner
+        rates = jobs.RatesAhead()
         runner = self.runner(seed, replace(e, step_rates=cast(Any, rates)))
-        march = FollowingMarch(
+        march = jobs.FollowingMarch(
             runner, job, self.stops, e.schedule, e.time_of_rate, rates,
-            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / (self.total - e.begin),
-            [e.begin],
+            lambda: self.risk(runner), max(1, round(jobs.ANEW * e.dim)),
+            jobs.UNITS / (self.total - e.begin), [e.begin],
         )  # fmt: skip
         return march, runner
 
-    def risk(self, runner: Runner) -> float:
+    def risk(self, runner: jobs.Runner) -> float:
         """Population risk of a run where it is."""
         here, Q, M = self.here(runner)
         return quadrature_risk(here, Q, M, runner.P, self.rule)
 
-    def measures(self, runner: Runner) -> dict[str, float]:
+    def measures(self, runner: jobs.Runner) -> dict[str, float]:
         """Loss and error rate of a run where it is, as far as they are asked for."""
         if not self.measured:
             return {}
@@ -146,7 +136,9 @@ class Plan:
         loss, wrong, _ = measures_at(here, Q, M, runner.P)
         return {n: y for n, y in (("loss", loss), ("error_rate", wrong)) if n in self.measured}
 
-    def here(self, runner: Runner) -> tuple[Experiment, NDArray[np.float64], NDArray[np.float64]]:
+    def here(
+        self, runner: jobs.Runner
+    ) -> tuple[Experiment, NDArray[np.float64], NDArray[np.float64]]:
         """The experiment with the readout and the laws of clusters that a run has, and Q, M."""
         found = runner.overlaps()
         here = replace(self.experiment, readout=found["readout"])
@@ -203,7 +195,7 @@ def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
         values["risk"][i], steps[i] = plan.risk(runner), march.step
         for name, measure in plan.measures(runner).items():
             values[name][i] = measure
-    if isinstance(march, March) and plan.watching is not None:
+    if isinstance(march, jobs.March) and plan.watching is not None:
         plan.watching.finish(march)
     elif plan.first_passage or plan.event:
         march.to(plan.total)
@@ -212,9 +204,9 @@ def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
     return SeedRun(values, march.status, march.step, march.passage, steps, clock, end)
 
 
-def carry_on(march: March | FollowingMarch, plan: Plan, target: Any) -> None:
+def carry_on(march: jobs.March | jobs.FollowingMarch, plan: Plan, target: Any) -> None:
     """Carry a run on to this step, or to this time where it has a clock of its own."""
-    if isinstance(march, March) and plan.watching is not None:
+    if isinstance(march, jobs.March) and plan.watching is not None:
         plan.watching.carry_on(march, int(target))
     else:
         march.to(target)

@@ -46,26 +46,14 @@ from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.terms import Degrees, Parities
 from dmft.errors import NotClosed
 from dmft.gaussian.derivative import in_pieces
-from dmft.gaussian.nodes.rules import (
-    LATTICE_POINTS,
-    TENSOR_DIMENSIONS,
-    NodeRule,
-    exact_dimensions,
-    exact_rule,
-    halved_rule,
-    lattice_rule,
-    mixture_rule,
-    most_in_lattice,
-    normal_rule,
-    tensor_rule,
-)
+from dmft.gaussian.nodes import rules
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import Overlaps
 
 # Points of a replica, and Gauss-Hermite points an axis, where nothing is said.
 SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Lattices begin at this dimension, in which steep functions take no rule of smooth ones.
-LEAST_LATTICE, MOST_DIMENSIONS = min(LATTICE_POINTS), max(LATTICE_POINTS)
+LEAST_LATTICE, MOST_DIMENSIONS = min(rules.LATTICE_POINTS), max(rules.LATTICE_POINTS)
 # Degree from which on steep functions have layers that rules of three dimensions pass over.
 STEEP = 3
 # Deviations of label noise from which on a tensor rule resolves kinks that the noise rounds off, by
@@ -93,7 +81,7 @@ def steepness(found: Iterable[Expectation]) -> int:
 
 def rule_of_averages(
     found: Sequence[Expectation], start: Overlaps, options: Mapping[str, Any]
-) -> NodeRule:
+) -> rules.NodeRule:
     """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
 
     Sobol nodes are also put about events that they hardly meet at the start. An average over a
@@ -108,10 +96,10 @@ def rule_of_averages(
         return node_rule(samples * (p + k + noisy), False, options)
     if not any(a.law.of_sample for a in found):
         near = mixtures_of(found)
-        if dim > TENSOR_DIMENSIONS and takes_terms(near, options):
-            return mixture_rule(p + k, near, TERMS, options.get("nodes"))
+        if dim > rules.TENSOR_DIMENSIONS and takes_terms(near, options):
+            return rules.mixture_rule(p + k, near, TERMS, options.get("nodes"))
         # Of small differences to a closed neighbour few Sobol points are enough.
-        most = TENSOR_DIMENSIONS if near else MOST_DIMENSIONS
+        most = rules.TENSOR_DIMENSIONS if near else MOST_DIMENSIONS
         steep = steepness(found)
         is_smooth = smooth(found) and (dim < LEAST_LATTICE or steep < STEEP)
         even = all(Parities({}).of(a.integrand) == 1 for a in found)
@@ -129,8 +117,8 @@ def rule_of_averages(
     dim += noisy
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
         largest = int(max(degrees))
-        if dim <= exact_dimensions(largest):
-            return exact_rule(dim, largest).with_noise(noisy)
+        if dim <= rules.exact_dimensions(largest):
+            return rules.exact_rule(dim, largest).with_noise(noisy)
     halves, steep = any(a.law.halves for a in found), steepness(found)
     is_smooth = smooth(found) and (dim < LEAST_LATTICE or steep < STEEP)
     rounded = any(a.law.layers == ROUNDED for a in found)
@@ -144,7 +132,7 @@ def rule_of_averages(
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
     if factors and rule.kind == "gauss-hermite":
-        rule = tensor_rule(dim, options.get("nodes") or HERMITE_POINTS, True, even, thin=True)
+        rule = rules.tensor_rule(dim, options.get("nodes") or HERMITE_POINTS, True, even, thin=True)
     return (rule.with_scales(factors) if factors else rule).with_noise(noisy)
 
 
@@ -156,19 +144,21 @@ def node_rule(
     may_break: bool = False,
     halves: bool = False,
     even: bool = False,
-) -> NodeRule:
+) -> rules.NodeRule:
     """Nodes in `dim` dimensions; of smooth integrands where these have `most` dimensions at most.
 
     `may_break` says that a smooth integrand has thin layers at some states, `halves` that it is
     smooth for either sign of the first coordinate, `even` that it does not change with the sign of
     all of them.
     """
-    points = LATTICE_POINTS.get(dim, HERMITE_POINTS)
+    points = rules.LATTICE_POINTS.get(dim, HERMITE_POINTS)
     points = points if is_smooth and dim <= most else 0
     return _rule(dim, points, SOBOL_NODES, options, may_break, halves, even)
 
 
-def noise_rule(size: int, smooth: bool, options: Mapping[str, Any], even: bool = False) -> NodeRule:
+def noise_rule(
+    size: int, smooth: bool, options: Mapping[str, Any], even: bool = False
+) -> rules.NodeRule:
     """Nodes in `size` dimensions for increments that are no polynomials; `even` as above.
 
     Half a lattice of four dimensions has fewer nodes than Sobol points and less error for rows up
@@ -188,7 +178,7 @@ def _rule(
     may_break: bool = False,
     halves: bool = False,
     even: bool = False,
-) -> NodeRule:
+) -> rules.NodeRule:
     """Rule with this many points an axis, if any; Sobol nodes where options are of those.
 
     They are, too, where they ask for more points than a lattice has on a diameter.
@@ -197,12 +187,12 @@ def _rule(
     count = chosen.get("nodes", points)
     if points and not {"replicas", "seed"} & set(chosen):
         if halves and dim <= LEAST_LATTICE:
-            return halved_rule(dim, count)
+            return rules.halved_rule(dim, count)
         if dim < LEAST_LATTICE:
-            return tensor_rule(dim, count, may_break, even)
-        if not halves and count <= most_in_lattice(dim):
-            return lattice_rule(dim, count, even)
-    return normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
+            return rules.tensor_rule(dim, count, may_break, even)
+        if not halves and count <= rules.most_in_lattice(dim):
+            return rules.lattice_rule(dim, count, even)
+    return rules.normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
 
 
 def root_of(start: Overlaps) -> NDArray[np.float64]:

@@ -14,15 +14,7 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.closure import (
-    RESIDUAL,
-    TWIN,
-    Collector,
-    averaged,
-    can_collect,
-    close,
-    is_polynomial,
-)
+from dmft.equations.averages import closure
 from dmft.equations.averages.expectation import At, product_average
 from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition, define
@@ -49,10 +41,10 @@ def wide_definitions(
     # The teacher of sums is s: r is that of the rate.
     b = {name: e.xreplace({x.r: x.s}) for name, e in moments.drifts.items()}
     target = {name: work.expression(_along(e, x.p + r), x.l) for name, e in b.items()}
-    residual = {name: work.expression(_along(e, RESIDUAL), x.l) for name, e in b.items()}
+    residual = {name: work.expression(_along(e, closure.RESIDUAL), x.l) for name, e in b.items()}
     noise: dict[str, sp.Expr] = {}
     if not algorithm.is_flow:
-        value = close(moments.label_noise.xreplace({x.l: x.j}))
+        value = closure.close(moments.label_noise.xreplace({x.l: x.j}))
         noise["label_noise"] = step_size(algorithm) * value / (x.p * algorithm.batch_size)
     rates = _rates(target, residual, noise, algorithm, work)
     if algorithm.trains_readout:
@@ -127,7 +119,7 @@ class _Reduction:
     """Writes sums over students by the closure, and collects what factorises."""
 
     finite: bool
-    collector: Collector = field(default_factory=Collector)
+    collector: closure.Collector = field(default_factory=closure.Collector)
     rest: list[Definition] = field(default_factory=list)
 
     def expression(self, expr: sp.Expr, index: sp.Symbol) -> sp.Expr:
@@ -140,24 +132,24 @@ class _Reduction:
         sums = [s for s in expr.atoms(sp.Sum) if s.limits[0][0] == index]
         names = {s: sp.Dummy() for s in sums}
         values = {names[s]: self.over_students(s.function, index) for s in sums}
-        return close(expr.xreplace(names)).xreplace(values)
+        return closure.close(expr.xreplace(names)).xreplace(values)
 
     def over_students(self, body: sp.Expr, index: sp.Symbol) -> sp.Expr:
         """Sum over all students l of a body of j and l, its own term l = j at Q_jj."""
-        pair = averaged(close(body), self.finite)
+        pair = closure.averaged(closure.close(body), self.finite)
         return self.summed(pair, index) + self.own(body, pair, index)
 
     def own(self, body: sp.Expr, pair: sp.Expr, index: sp.Symbol) -> sp.Expr:
         """What the term of the student itself differs from that of another one like it."""
-        twin = pair.xreplace({x.h[index]: TWIN[index]}).xreplace({index: x.j})
-        own = averaged(close(body.xreplace({index: x.j})), self.finite)
-        if is_polynomial(pair):
+        twin = pair.xreplace({x.h[index]: closure.TWIN[index]}).xreplace({index: x.j})
+        own = closure.averaged(closure.close(body.xreplace({index: x.j})), self.finite)
+        if closure.is_polynomial(pair):
             twin = sp.expand(twin.xreplace({x.parallel[x.j, x.j]: x.size[x.j] - x.Q_perp[x.j]}))
-        return sp.expand(own - twin) if is_polynomial(own - twin) else own - twin
+        return sp.expand(own - twin) if closure.is_polynomial(own - twin) else own - twin
 
     def summed(self, pair: sp.Expr, index: sp.Symbol) -> sp.Expr:
         """Sum over students, collected where it is a polynomial."""
-        if is_polynomial(pair) and can_collect([pair]):
+        if closure.is_polynomial(pair) and closure.can_collect([pair]):
             return self.collector.sum(pair, index)
         return sp.Sum(pair, (index, 1, x.p))
 
@@ -178,18 +170,18 @@ class _Reduction:
         """E[f^m g^n] by (m, n) up to the second, the double sum over students by the closure."""
         sigma, g = model.student.activation, noiseless_label(model)
         body = x.a[x.j] * x.a[x.l] * product_average([sigma, sigma], [x.h[x.j], x.h[x.l]])
-        pair = averaged(close(body), self.finite)
+        pair = closure.averaged(closure.close(body), self.finite)
         both = self.summed(self.summed(pair, x.l), x.j)
         both += self.summed(self.own(body, pair, x.l), x.j)
 
         def over(average: sp.Expr) -> sp.Expr:
-            return sp.Sum(x.a[x.l] * close(average), (x.l, 1, x.p)) / x.p
+            return sp.Sum(x.a[x.l] * closure.close(average), (x.l, 1, x.p)) / x.p
 
         return {
             (0, 0): sp.S.One,
             (1, 0): over(expectation(At(sigma, x.h[x.l]))),
-            (0, 1): close(expectation(g)),
+            (0, 1): closure.close(expectation(g)),
             (2, 0): both / x.p**2,
             (1, 1): over(expectation(At(sigma, x.h[x.l]) * g)),
-            (0, 2): close(expectation(g**2)),
+            (0, 2): closure.close(expectation(g**2)),
         }

@@ -13,15 +13,8 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
+from dmft.gaussian.branches import family
 from dmft.gaussian.branches.factors import has_branches
-from dmft.gaussian.branches.family import (
-    BranchField,
-    average_of_one,
-    average_of_two,
-    field_of_any,
-    parts_of,
-    split,
-)
 from dmft.gaussian.closed.factor import Term, parse_factor
 from dmft.gaussian.closed.linear import Label, Split
 from dmft.gaussian.closed.switch import may_hold_branches
@@ -49,7 +42,7 @@ def branch_expectation(
     if not any(map(may_hold_branches, merged.values())):
         return None
     try:
-        regular = [split(f)[0] for f in merged.values() if may_hold_branches(f)]
+        regular = [family.split(f)[0] for f in merged.values() if may_hold_branches(f)]
         parts = [f for terms in regular for _, f in terms]
         return _average(merged, cov) if any(map(has_branches, parts)) else None
     except NotClosed:
@@ -61,12 +54,12 @@ def _average(merged: Factors, cov: Cov) -> sp.Expr:
     if len(merged) > 2:
         bell = _bell(merged)
         return _without_polynomial(merged, cov) if bell is None else _tilted(merged, cov, bell)
-    parts = [parts_of(factor) for factor in merged.values()]
+    parts = [family.parts_of(factor) for factor in merged.values()]
     labels = list(merged)
     if len(labels) == 1:
-        return average_of_one(parts[0], cov(labels[0], labels[0]))
+        return family.average_of_one(parts[0], cov(labels[0], labels[0]))
     x, y = labels
-    return average_of_two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
+    return family.average_of_two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
 
 
 def _bell(merged: Factors) -> tuple[Hashable, sp.Expr, sp.Expr] | None:
@@ -111,10 +104,10 @@ def branch_field_expectation(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) 
     if not may_hold_branches(factor):
         return None
     try:
-        held = any(has_branches(f) for _, f in split(factor)[0])
+        held = any(has_branches(f) for _, f in family.split(factor)[0])
     except NotClosed:
         return None
-    return field_of_any(factor, mean, variance) if held else None
+    return family.field_of_any(factor, mean, variance) if held else None
 
 
 # A product by canonical labels, and the terms of one set of labels.
@@ -172,7 +165,7 @@ def _gathered(
         value = branch_expectation([moved(factor, x)], [x], cov)
         if value is None or cov(x, x).has(sp.Float) or not cov(x, x).is_number:
             return value
-        return value.replace(BranchField, _formula)
+        return value.replace(family.BranchField, _formula)
     y = labels[1]
     pairs = _pairs([(c * p[x], p[y]) for _, c, p in terms])
     if pairs is None:
@@ -182,7 +175,7 @@ def _gathered(
 
 
 def _formula(*args: sp.Expr) -> sp.Expr:
-    return BranchField(*args).written_out()
+    return family.BranchField(*args).written_out()
 
 
 def _pairs(terms: Sequence[tuple[sp.Expr, sp.Expr]]) -> list[tuple[sp.Expr, sp.Expr]] | None:

@@ -17,49 +17,18 @@ from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
-from dmft.gaussian.branches.branch_averages import (
-    as_float,
-    branch_on_arrays,
-    field_formula,
-    field_value,
-    pair_value,
-    root_mean_square,
-    slope_size,
-    slope_value,
-    slopes_size,
-    slopes_value,
-)
-from dmft.gaussian.branches.factors import (
-    branch_key,
-    branch_vector,
-    branches,
-    canonical,
-    has_branches,
-    primitive,
-)
+from dmft.gaussian.branches import branch_averages, factors
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches, to_signs
 from dmft.gaussian.derivative import derivative
-from dmft.gaussian.tables.tabled import (
-    Dirac,
-    FieldTable,
-    Pair,
-    PairTable,
-    Parts,
-    TableAverage,
-    by_parts,
-    density,
-    of_two,
-    tabled_expectation,
-    without_dirac,
-)
+from dmft.gaussian.tables import tabled
 from dmft.model import FIELD
 
 # Rounding of compiled code, relative to sqrt(E F^2 E G^2).
 ROUNDING = 1e-14
 
 
-class BranchAverage(TableAverage):
+class BranchAverage(tabled.TableAverage):
     """Average by one rule for all variances: no table, no domain."""
 
     # Of compiled code, relative to sqrt(E F^2 E G^2), for every covariance.
@@ -79,16 +48,16 @@ class BranchAverage(TableAverage):
     @property
     def vectors(self) -> list[NDArray[Any]]:
         """The same as vectors."""
-        return [branch_vector(f) for f in self.read]
+        return [factors.branch_vector(f) for f in self.read]
 
     @property
     def code(self) -> str:
         """Name of the function in generated code and the keys of what it reads."""
-        return " ".join([type(self).__name__, *map(branch_key, self.read)])
+        return " ".join([type(self).__name__, *map(factors.branch_key, self.read)])
 
     def on_arrays(self, *numbers: Any) -> Any:
         """Value at arrays of numbers, by the same rule."""
-        return branch_on_arrays(self.vectors, numbers)
+        return branch_averages.branch_on_arrays(self.vectors, numbers)
 
     def norm(self, *numbers: Any) -> Any:
         """Sqrt(E F^2 E G^2) at arrays of numbers, of which compiled code has 14 digits.
@@ -96,10 +65,12 @@ class BranchAverage(TableAverage):
         Of a field that another one determines, E F^2 may be below nothing by rounding.
         """
         if len(self.factors) == 1:
-            return root_mean_square(self.factors[0], *numbers)
+            return branch_averages.root_mean_square(self.factors[0], *numbers)
         first, _, second = numbers
         one, two = self.factors
-        return root_mean_square(one, 0.0, first) * root_mean_square(two, 0.0, second)
+        return branch_averages.root_mean_square(one, 0.0, first) * branch_averages.root_mean_square(
+            two, 0.0, second
+        )
 
     @property
     def is_number(self) -> bool:
@@ -137,27 +108,27 @@ class BranchAverage(TableAverage):
             return None
         with mpmath.workdps(max(digits, 34)):
             numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
-            return as_float(self._exact(numbers), prec)
+            return branch_averages.as_float(self._exact(numbers), prec)
 
 
 class BranchField(BranchAverage):
     """E F(mean + sqrt(variance) z); arguments F, mean, variance."""
 
     factors_count = 1
-    _bracket = FieldTable._latex
+    _bracket = tabled.FieldTable._latex
 
     def _exact(self, numbers: list[Any]) -> Any:
-        read = branches(self.args[0])
+        read = factors.branches(self.args[0])
         assert read is not None
-        return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
+        return branch_averages.field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
 
     def written_out(self) -> sp.Expr:
         """The same with the scaled complementary error function `erfcx`."""
         factor, mean, variance = self.args
-        read = branches(factor)
+        read = factors.branches(factor)
         assert read is not None
         if read.closed:
-            return field_formula(read, mean, variance)
+            return branch_averages.field_formula(read, mean, variance)
         return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
@@ -183,13 +154,13 @@ class BranchGiven(BranchAverage):
         return BranchField(factor, t * uv / uu, vv - uv**2 / uu)
 
     def _exact(self, numbers: list[Any]) -> Any:
-        read = branches(self.args[0])
+        read = factors.branches(self.args[0])
         assert read is not None
         uu, uv, vv, t = numbers
         rest = vv - uv**2 / uu
         if -(mpmath.mpf(10) ** -9) * vv <= rest < 0:
             rest = mpmath.mpf(0)
-        return field_value(read, t * uv / uu, rest) if rest >= 0 else mpmath.nan
+        return branch_averages.field_value(read, t * uv / uu, rest) if rest >= 0 else mpmath.nan
 
     def written_out(self) -> sp.Expr:
         """The same with the scaled complementary error function `erfcx`."""
@@ -203,7 +174,7 @@ class BranchesOfTwo(BranchAverage):
     """Average over two centred fields; arguments F, G, C_uu, C_uv, C_vv."""
 
     factors_count = 2
-    _bracket = PairTable._latex
+    _bracket = tabled.PairTable._latex
 
     def price(self, f: sp.Expr, g: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
         """Price's identity; Dirac factors of the derivatives are conditioned upon."""
@@ -226,14 +197,14 @@ class BranchPair(BranchesOfTwo):
     """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages."""
 
     def _exact(self, numbers: list[Any]) -> Any:
-        first, second = (branches(f) for f in self.factors)
+        first, second = (factors.branches(f) for f in self.factors)
         assert first is not None
         assert second is not None
-        return pair_value(first, second, *numbers)
+        return branch_averages.pair_value(first, second, *numbers)
 
     def written_out(self) -> sp.Expr:
         """The same in exponentials, error functions and averages of two signs."""
-        return product_expectation(self.factors, ["u", "v"], of_two(self.numbers))
+        return product_expectation(self.factors, ["u", "v"], tabled.of_two(self.numbers))
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         f, g = self.factors
@@ -258,26 +229,26 @@ class BranchSlope(BranchesOfTwo):
         return (f, FIELD * f, self.parts[0], g, FIELD * g)
 
     @property
-    def parts(self) -> tuple[sp.Expr, list[Dirac]]:
+    def parts(self) -> tuple[sp.Expr, list[tabled.Dirac]]:
         """G' between the jumps, and these: positions and weights."""
-        return without_dirac(derivative(self.factors[1]))
+        return tabled.without_dirac(derivative(self.factors[1]))
 
     def norm(self, *numbers: Any) -> Any:
         """Bound of what code adds up, by the formula that it takes."""
-        return slope_size(self.read, self.parts[1], numbers)
+        return branch_averages.slope_size(self.read, self.parts[1], numbers)
 
     def _exact(self, numbers: list[Any]) -> Any:
-        return slope_value(self.read, self.parts[1], numbers)
+        return branch_averages.slope_value(self.read, self.parts[1], numbers)
 
     def written_out(self) -> sp.Expr:
         """The average by parts."""
         regular, spikes = self.parts
         slope = [(sp.S.One, regular)], [(weight, t) for t, weight in spikes]
-        return by_parts(([(sp.S.One, self.read[0])], []), slope, self.numbers, _pair, _given)
+        return tabled.by_parts(([(sp.S.One, self.read[0])], []), slope, self.numbers, _pair, _given)
 
     def _bracket(self, printer: Any) -> str:
         slope = derivative(self.factors[1])
-        return str(PairTable(self.read[0], slope, *self.numbers)._latex(printer))
+        return str(tabled.PairTable(self.read[0], slope, *self.numbers)._latex(printer))
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         return self.price(self.read[0], derivative(self.factors[1]), symbol)
@@ -300,20 +271,20 @@ class BranchSlopes(BranchSlope):
 
     def norm(self, *numbers: Any) -> Any:
         """Bound of what code adds up, by the formula that it takes."""
-        return slopes_size(self.read, self.parts[1], numbers)
+        return branch_averages.slopes_size(self.read, self.parts[1], numbers)
 
     def _exact(self, numbers: list[Any]) -> Any:
-        return slopes_value(self.read, self.parts[1], numbers)
+        return branch_averages.slopes_value(self.read, self.parts[1], numbers)
 
 
 # Which of them stands for given functions ---------------------------------------------------------
 
 
-def split(factor: sp.Expr) -> Parts:
+def split(factor: sp.Expr) -> tabled.Parts:
     """Parts (weight, function of numbers) and (weight, position) of Dirac factors."""
     if factor.free_symbols <= {FIELD} and not factor.has(sp.DiracDelta):
         return [(sp.S.One, factor)], []
-    smooth, spikes = without_dirac(sp.expand(to_signs(factor, [FIELD])))
+    smooth, spikes = tabled.without_dirac(sp.expand(to_signs(factor, [FIELD])))
     grouped: dict[sp.Expr, list[sp.Expr]] = {}
     for term in sp.Add.make_args(smooth):
         symbols, rest = sp.S.One, sp.S.One
@@ -329,48 +300,48 @@ def split(factor: sp.Expr) -> Parts:
     return [p for p in parts if p[1] != 0], [(w, t) for t, w in spikes]
 
 
-def parts_of(factor: sp.Expr) -> Parts:
+def parts_of(factor: sp.Expr) -> tabled.Parts:
     """Parts of a factor that has an average here."""
     parts = split(factor)
-    if not all(f == 1 or branches(f) is not None for _, f in parts[0]):
+    if not all(f == 1 or factors.branches(f) is not None for _, f in parts[0]):
         raise refuse(factor, "it is not a polynomial times exponentials and error functions")
     return parts
 
 
-def average_of_one(parts: Parts, variance: sp.Expr) -> sp.Expr:
+def average_of_one(parts: tabled.Parts, variance: sp.Expr) -> sp.Expr:
     """Average of one centred field; a slope that integrates to zero stays in one piece."""
     whole = _before_derivative(parts) if parts[1] else None
     if whole is not None:
         return average_of_field(FIELD * whole, sp.S.Zero, variance) / variance
     terms = [w * average_of_field(f, sp.S.Zero, variance) for w, f in parts[0]]
-    return sp.Add(*terms, *(w * density(variance, t) for w, t in parts[1]))
+    return sp.Add(*terms, *(w * tabled.density(variance, t) for w, t in parts[1]))
 
 
-def average_of_two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+def average_of_two(one: tabled.Parts, two: tabled.Parts, C: tabled.Pair) -> sp.Expr:
     """Average of two fields; a slope that integrates to zero stays in one piece."""
     uu, uv, vv = C
     for f, g, numbers in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
         whole = None if f[1] else _before_derivative(g)
         if whole is not None:
             return sp.Add(*(w * _slope(h, whole, numbers) for w, h in f[0]))
-    return by_parts(one, two, C, _pair, _given)
+    return tabled.by_parts(one, two, C, _pair, _given)
 
 
-def _slope(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+def _slope(f: sp.Expr, g: sp.Expr, C: tabled.Pair) -> sp.Expr:
     """E[F(u) G'(v)] of a G that decays."""
     if not f.has_free(FIELD):
         return f * average_of_one(([(sp.S.One, FIELD * g)], []), C[2]) / C[2]
     if f.is_polynomial(FIELD) and sp.degree(f, FIELD) == 1:
-        return by_parts(([(sp.S.One, f)], []), split(derivative(g)), C, _pair, _given)
-    (first, f), (second, g) = canonical(f), canonical(g)
+        return tabled.by_parts(([(sp.S.One, f)], []), split(derivative(g)), C, _pair, _given)
+    (first, f), (second, g) = factors.canonical(f), factors.canonical(g)
     whole = _before_derivative(([(sp.S.One, f)], []))
     if whole is None:
         return first * second * BranchSlope(f, g, *C)
-    third, whole = canonical(whole)
+    third, whole = factors.canonical(whole)
     return first * second * third * BranchSlopes(whole, g, *C)
 
 
-def _before_derivative(parts: Parts) -> sp.Expr | None:
+def _before_derivative(parts: tabled.Parts) -> sp.Expr | None:
     """Function that decays and has this derivative, jumps included; None where there is none.
 
     At large variances its exponentials and its jumps cancel each other.
@@ -378,19 +349,19 @@ def _before_derivative(parts: Parts) -> sp.Expr | None:
     regular, spikes = parts
     if len(regular) != 1 or regular[0][0] != 1 or any(t.free_symbols for _, t in spikes):
         return None
-    read = branches(regular[0][1]) if has_branches(regular[0][1]) else None
+    read = factors.branches(regular[0][1]) if factors.has_branches(regular[0][1]) else None
     jumps: dict[sp.Expr, sp.Expr] = {}
     for w, t in spikes:
         jumps[t] = jumps.get(t, sp.S.Zero) + w
-    return None if read is None else primitive(read, jumps)
+    return None if read is None else factors.primitive(read, jumps)
 
 
 def average_of_field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """Average of one field; what has no branches is closed."""
     if not factor.has_free(FIELD):
         return factor
-    if has_branches(factor):
-        lead, factor = canonical(factor)
+    if factors.has_branches(factor):
+        lead, factor = factors.canonical(factor)
         return lead * BranchField(factor, mean, variance)
     return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
 
@@ -399,7 +370,7 @@ def _given(factor: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr, t: sp.Expr) -
     """E[factor(v) | u = t]."""
     if not factor.has_free(FIELD):
         return factor
-    lead, factor = canonical(factor)
+    lead, factor = factors.canonical(factor)
     return lead * BranchGiven(factor, uu, uv, vv, t)
 
 
@@ -409,36 +380,36 @@ def _pair(f: sp.Expr, g: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr) -> sp.E
         return g * average_of_field(f, sp.S.Zero, uu)
     if not f.has_free(FIELD):
         return f * average_of_field(g, sp.S.Zero, vv)
-    if not (has_branches(f) or has_branches(g)):
-        return product_expectation([f, g], ["u", "v"], of_two((uu, uv, vv)), whole=True)
+    if not (factors.has_branches(f) or factors.has_branches(g)):
+        return product_expectation([f, g], ["u", "v"], tabled.of_two((uu, uv, vv)), whole=True)
     for one, two, variance in ((f, g, uu), (g, f, vv)):
         if two.is_polynomial(FIELD) and sp.degree(two, FIELD) == 1:
             slope, offset = sp.Poly(two, FIELD).all_coeffs()
             plain = average_of_field(one, sp.S.Zero, variance) if offset != 0 else sp.S.Zero
             return offset * plain + slope * uv * average_of_one(split(derivative(one)), variance)
-    (first, f), (second, g) = canonical(f), canonical(g)
-    inner = [branches(g), branches(f)]
+    (first, f), (second, g) = factors.canonical(f), factors.canonical(g)
+    inner = [factors.branches(g), factors.branches(f)]
     if inner[0] is not None and inner[0].closed:
         return first * second * BranchPair(f, g, uu, uv, vv)
     if inner[1] is not None and inner[1].closed:
         return first * second * BranchPair(g, f, vv, uv, uu)
-    return first * second * PairTable(f, g, uu, uv, vv)
+    return first * second * tabled.PairTable(f, g, uu, uv, vv)
 
 
 def field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """Average of one field, Dirac factors included."""
     regular, spikes = split(factor)
     terms = [w * average_of_field(f, mean, variance) for w, f in regular]
-    return sp.Add(*terms, *(w * density(variance, t - mean) for w, t in spikes))
+    return sp.Add(*terms, *(w * tabled.density(variance, t - mean) for w, t in spikes))
 
 
-def average_of_any(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+def average_of_any(f: sp.Expr, g: sp.Expr, C: tabled.Pair) -> sp.Expr:
     """Average of two functions, by tables where they hold no exponential branches."""
     try:
         if may_hold_branches(f) or may_hold_branches(g):
             one, two = parts_of(f), parts_of(g)
-            if any(has_branches(h) for _, h in (*one[0], *two[0])):
+            if any(factors.has_branches(h) for _, h in (*one[0], *two[0])):
                 return average_of_two(one, two, C)
     except NotClosed:
         pass
-    return tabled_expectation([f, g], ["u", "v"], of_two(C))
+    return tabled.tabled_expectation([f, g], ["u", "v"], tabled.of_two(C))

@@ -9,6 +9,7 @@ from itertools import product as cartesian
 import sympy as sp
 
 from dmft.errors import NotClosed
+from dmft.gaussian.certified import reduce
 from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, rational, real_ball
 from dmft.gaussian.certified.growth import growth
 from dmft.gaussian.certified.integrals import (
@@ -17,16 +18,6 @@ from dmft.gaussian.certified.integrals import (
     series_expectation,
 )
 from dmft.gaussian.certified.pieces import Average, Wave, conditional_average, pieces, waves
-from dmft.gaussian.certified.reduce import (
-    Fields,
-    NotSeparable,
-    Product,
-    averaged_power,
-    products,
-    quadratic_form,
-    tilt,
-    without_field,
-)
 from dmft.gaussian.certified.signed import RationalLaw, SignedMoments
 
 # Signs times erf or exponentials, of one field: coefficient, wave, threshold of a sign or None.
@@ -47,15 +38,15 @@ class Reduction:
     def expectation(self, expr: sp.Expr, symbols: list[sp.Symbol], law: RationalLaw) -> Ball:
         """Ball of E[expr]."""
         expr = self._without_constants(expr, symbols, law)
-        fields = Fields(list(symbols), law)
+        fields = reduce.Fields(list(symbols), law)
         present = fields.present(expr)
         if not present:
             return constant(expr).real
         if len(present) == 1:
             return self._line(expr, present[0], fields.sub_law(present))
         try:
-            parts = products(expr, fields)
-        except NotSeparable:
+            parts = reduce.products(expr, fields)
+        except reduce.NotSeparable:
             if len(present) != 2:
                 raise
             return self._nested(expr, present, fields.sub_law(present))
@@ -92,14 +83,14 @@ class Reduction:
         self.note("two fields: a nested integral")
         return nested_expectation(expr, (present[0], present[1]), law, self.digits)
 
-    def _product(self, part: Product, fields: Fields) -> Ball:
+    def _product(self, part: reduce.Product, fields: reduce.Fields) -> Ball:
         symbols = list(dict.fromkeys([*part.functions, *fields.present(part.joint)]))
         law = fields.sub_law(symbols)
         value = constant(part.coefficient).real
         if part.joint != 0:
             self.note("a Gaussian factor of several fields tilts the law")
-            square, slope, size = quadratic_form(part.joint, symbols)
-            prefactor, law = tilt(law, square, slope)
+            square, slope, size = reduce.quadratic_form(part.joint, symbols)
+            prefactor, law = reduce.tilt(law, square, slope)
             value *= prefactor * size
         if not symbols:
             return value
@@ -143,13 +134,13 @@ class Reduction:
     ) -> Ball:
         """A field that occurs in a polynomial only is averaged given the others."""
         self.note("a polynomial is averaged over its residual given the other fields (Wick)")
-        others, slopes, offset, residual = without_field(law, i)
+        others, slopes, offset, residual = reduce.without_field(law, i)
         rest = [x for x in symbols if x is not symbols[i]]
         center = sp.Add(
             rational(offset), *[rational(s) * x for s, x in zip(slopes, rest, strict=True)]
         )
         powers = sp.Poly(functions[symbols[i]], symbols[i]).terms()
-        average = sp.Add(*[c * averaged_power(n, center, residual) for (n,), c in powers])
+        average = sp.Add(*[c * reduce.averaged_power(n, center, residual) for (n,), c in powers])
         total = flint().arb(0)
         for summand in sp.Poly(average, *rest).terms():
             exponents, c = summand
@@ -272,7 +263,7 @@ def _signed_term(engine: SignedMoments, choice: tuple[Switched, ...], law: Ratio
             tuple(_rational(w.curvature) if i == j else Fraction(0) for j in range(size))
             for i, (_, w, _) in enumerate(choice)
         )
-        prefactor, law = tilt(law, square, [_rational(w.slope) for _, w, _ in choice])
+        prefactor, law = reduce.tilt(law, square, [_rational(w.slope) for _, w, _ in choice])
         value *= prefactor
     signs: set[int] = set()
     for i, (_, wave, threshold) in enumerate(choice):

@@ -19,16 +19,8 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
+from dmft.gaussian.channels import panels
 from dmft.gaussian.channels.branches import Branch, Likelihood, Moments, Parts, combined
-from dmft.gaussian.channels.panels import (
-    LOG_TWO_PI,
-    MIRRORED,
-    SPREAD,
-    between,
-    quiet,
-    thinned,
-    window,
-)
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped, zeros_of
 
 # Fields of omega: edges in units of its standard deviation.
@@ -125,7 +117,7 @@ class Channel:
     @cached_property
     def functions(self) -> tuple[Callable[[Array], Array], ...]:
         """Each of the functions, of an array of fields."""
-        return tuple(quiet([self.field], expr) for _, expr in self.cases)
+        return tuple(panels.quiet([self.field], expr) for _, expr in self.cases)
 
     @property
     def label(self) -> Callable[[Array], Array]:
@@ -144,7 +136,7 @@ class Channel:
         reach = self.branches[0].reach
         for (_, one), (_, other) in combinations(self.cases, 2):  # roots meet where they cross
             z = np.array([float(r) for r in zeros_of([one - other], self.field, reach)])
-            gap = quiet([self.field], one - other)
+            gap = panels.quiet([self.field], one - other)
             points |= set(z[(gap(z - ASIDE) != 0) & (gap(z + ASIDE) != 0)].tolist())
         found = np.array(sorted(p for p in points if abs(p) < reach - SAME))
         return found[np.diff(found, prepend=-np.inf) > SAME]
@@ -212,12 +204,12 @@ class Channel:
         y, omega, variance, low, high = (a[here] for a in (y, omega, variance, low, high))
         ends = np.sort([branch.inverse(y - wide), branch.inverse(y + wide)], axis=0)
         low, high = np.sort([np.maximum(ends[0], low), np.minimum(ends[1], high)], axis=0)
-        z, weight = between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
+        z, weight = panels.between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
         u = (z - omega) / np.sqrt(variance)
         gap = (y - branch.quick_value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
             log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
-        found = combined([Parts(log - LOG_TWO_PI + np.log(branch.share), u, u * u)])
+        found = combined([Parts(log - panels.LOG_TWO_PI + np.log(branch.share), u, u * u)])
         for part, values in zip(parts, found, strict=True):
             part[0, here] = values
         return Parts(*parts)
@@ -230,19 +222,19 @@ class Channel:
     def _noisy_edges(self, mean: Array, variance: Array) -> Array:
         """Edges in y: layers of the noise about special values, quantiles of pieces elsewhere."""
         width, scale = np.sqrt(self.noise), np.sqrt(variance)
-        z = mean + np.multiply.outer(SPREAD, scale)
+        z = mean + np.multiply.outer(panels.SPREAD, scale)
         bulk = [b.value(np.clip(z, *b.ends)) for b in self.branches]
         least, most = np.min(bulk, axis=(0, 1)), np.max(bulk, axis=(0, 1))
-        layers = np.add.outer(self.values, width * MIRRORED).ravel()
+        layers = np.add.outer(self.values, width * panels.MIRRORED).ravel()
         ends = least - 9 * width, most + 9 * width
         marks = np.concatenate(
             [
                 *bulk,
-                *(v + width * MIRRORED[:, None] for v in (least, most)),
+                *(v + width * panels.MIRRORED[:, None] for v in (least, most)),
                 np.clip(np.broadcast_to(layers[:, None], (len(layers), len(mean))), *ends),
             ]
         )
-        return thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
+        return panels.thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
 
     def rule_z(
         self, mean: Array, variance: Array | float, order: int = 12
@@ -250,7 +242,7 @@ class Channel:
         """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V)."""
         mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
         points = self.likelihood.resolving if self.drawn else self.breaks
-        z, weight = window(points, mean, variance, order, self.is_singular)
+        z, weight = panels.window(points, mean, variance, order, self.is_singular)
         if self.drawn:
             cases = [
                 (np.full_like(z, s), weight * self.likelihood.chance(np.array(s), z))
@@ -297,7 +289,7 @@ class Channel:
         if self.noise:
             # Panels in y for each omega; those of zero length are left out.
             edges = self._noisy_edges(omega, np.broadcast_to(variance, omega.shape))
-            y, inner = between(edges, order)
+            y, inner = panels.between(edges, order)
             kept = inner > 0
             omega, y = np.broadcast_to(omega, y.shape)[kept], y[kept]
             weight = (weight * inner)[kept]
@@ -314,8 +306,8 @@ class Channel:
         # Draw h and set y = g(h): no density of y, no Jacobian. Roots of g = y belong to h alone:
         # the field omega given h is the inner variable.
         h, weight = self.outer(self.prior_variance, float(variance), order)
-        x, inner = between(SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
-        inner = inner * np.exp(-0.5 * (x * x + LOG_TWO_PI)) if overlap else inner
+        x, inner = panels.between(panels.SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
+        inner = inner * np.exp(-0.5 * (x * x + panels.LOG_TWO_PI)) if overlap else inner
         scale = np.sqrt(variance * overlap / self.prior_variance)
         for branch in self.curved:
             inside = (h > branch.low) & (h < branch.high)
@@ -338,7 +330,7 @@ class Channel:
             return np.zeros(1), np.ones(1)
         scale, width = np.sqrt(spread), np.sqrt(variance)
         edges = np.concatenate([-scale * OUTER, scale * OUTER])
-        edges = np.concatenate([edges, np.add.outer(self.breaks, width * MIRRORED).ravel()])
+        edges = np.concatenate([edges, np.add.outer(self.breaks, width * panels.MIRRORED).ravel()])
         edges = np.unique(np.clip(edges, -9 * scale, 9 * scale))
         # Noise smooths the places at which densities are singular.
         kept = self.breaks[(np.abs(self.breaks) < 9 * scale) & (not self.noise)]
@@ -346,10 +338,10 @@ class Channel:
             edges, kept = edges[edges >= 0], np.unique([0.0, *kept[kept >= 0]])
         gap = min(NOISE_PANEL * width, scale) if self.noise else min(APART * width, CLOSE * scale)
         apart = np.abs(np.subtract.outer(edges, kept)).min(axis=1, initial=np.inf) > gap
-        edges = np.unique(np.concatenate([kept, thinned(edges[apart], gap)]))
-        x, weight = between(edges, order, self.is_singular)
+        edges = np.unique(np.concatenate([kept, panels.thinned(edges[apart], gap)]))
+        x, weight = panels.between(edges, order, self.is_singular)
         return x, (1 + self.is_symmetric) * weight * np.exp(
-            -0.5 * (x / scale) ** 2 - 0.5 * LOG_TWO_PI
+            -0.5 * (x / scale) ** 2 - 0.5 * panels.LOG_TWO_PI
         ) / scale
 
     def information(

@@ -27,26 +27,19 @@ from dmft.names import VERSION
 from dmft.progress import ProgressOption
 from dmft.solvers.checkpoint import Digest
 from dmft.validation import checked_or
-from dmft.workflow.diagrams.measures import (
-    BUILT_IN,
-    EquationMeasure,
-    System,
-    measure_of,
-    of_networks,
-    one_warning,
-)
+from dmft.workflow.diagrams import measures
 from dmft.workflow.solve import declared
 
 # Larger arrays of a start are known by a digest to the store of a sweep.
 LISTED = 10_000
 
 
-@checked_or(measure=BUILT_IN)
+@checked_or(measure=measures.BUILT_IN)
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any] | Axis] | Axis,
     measure: str | Callable[..., Any],
     *,
-    equations: System | None = None,
+    equations: measures.System | None = None,
     start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
@@ -133,11 +126,11 @@ def sweep(
     names: Sequence[str]
     if quantities is not None and not callable(measure):
         raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
-    measure, equations = of_networks(measure, equations)
+    measure, equations = measures.of_networks(measure, equations)
     system = {"equations": equations, "start": start, "t_max": t_max}
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {} if callable(measure) else where.at(0)
-    chosen = measure_of(measure, system, how, options, first)
+    chosen = measures.measure_of(measure, system, how, options, first)
     if callable(measure):
         names = ("value",) if quantities is None else quantities
         if {"status", "horizon"} & set(names):
@@ -147,7 +140,7 @@ def sweep(
         assert chosen is not None
         names, function = (measure,), chosen
         known, provenance = {**describe(chosen), **known}, chosen.provenance
-    with one_warning():
+    with measures.one_warning():
         return run_sweep(
             where, function, quantities=names, store=store, identity=known, executor=executor,
             workers=workers, part=part, progress=progress, provenance=provenance,
@@ -157,7 +150,7 @@ def sweep(
 def identity_of(
     measure: str,
     *,
-    equations: System | None = None,
+    equations: measures.System | None = None,
     start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
@@ -167,10 +160,10 @@ def identity_of(
 ) -> dict[str, Any]:
     """What a store of `dmft.sweep` with these keywords agrees on."""
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    return describe(EquationMeasure(measure, equations, start, t_max, how, options))
+    return describe(measures.EquationMeasure(measure, equations, start, t_max, how, options))
 
 
-def describe(measure: EquationMeasure) -> dict[str, Any]:
+def describe(measure: measures.EquationMeasure) -> dict[str, Any]:
     """What the results of a built-in measure depend on, besides the parameters of its points."""
     arrays = measure.start_arrays
     digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
@@ -192,13 +185,13 @@ def describe(measure: EquationMeasure) -> dict[str, Any]:
     }
 
 
-@checked_or(measure=BUILT_IN)
+@checked_or(measure=measures.BUILT_IN)
 def phase_diagram(
     measure: str | Callable[..., Any],
     x: Axes,
     y: Axes | None = None,
     *,
-    equations: System | None = None,
+    equations: measures.System | None = None,
     start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
@@ -314,12 +307,12 @@ def phase_diagram(
     """
     axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
-    measure, equations = of_networks(measure, equations)
+    measure, equations = measures.of_networks(measure, equations)
     system = {"equations": equations, "start": start, "t_max": t_max}
     how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {name: float(values[0]) for name, values in axes.items()}
     # A wrong name or a bad start is refused here, not at every point.
-    of = measure_of(measure, system, how, options, first, follows=True)
+    of = measures.measure_of(measure, system, how, options, first, follows=True)
     if callable(measure):
         label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
         known = {"measure": name_of(measure), **(identity or {})}
@@ -328,7 +321,7 @@ def phase_diagram(
             store=Kept(store, known), **refined,
         )  # fmt: skip
     assert of is not None
-    with one_warning():
+    with measures.one_warning():
         return named_diagram(
             of,
             axes,

@@ -18,16 +18,8 @@ from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
 from dmft.record import Record
 from dmft.validation import checked, is_array, is_number, shown
-from dmft.workflow.static import continuation
+from dmft.workflow.static import continuation, numbers
 from dmft.workflow.static import several_fields as fields
-from dmft.workflow.static.numbers import (
-    CLOSED,
-    QMC,
-    QUADRATURE,
-    StaticLimit,
-    check_gaussian,
-    samples_of,
-)
 from dmft.workflow.static.several_fields import several_of
 
 # Nodes of panels of the risk.
@@ -63,7 +55,7 @@ class FixedPointBranch(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class BayesOptimal(StaticLimit):
+class BayesOptimal(numbers.StaticLimit):
     r"""Bayes-optimal estimation of a teacher from n = samples_per_dim * d labels, as d -> infinity.
 
     Attributes
@@ -159,12 +151,12 @@ def bayes_optimal(
     >>> dmft.bayes_optimal(model, samples_per_dim=1.05, start="all").mmse
     0.0
     """
-    alpha = samples_of(samples_per_dim)
+    alpha = numbers.samples_of(samples_per_dim)
     if start not in STARTS:
         raise BadParameter(f"start must be one of {', '.join(STARTS)}, got {shown(start)}")
     label, law = label_of(model, "bayes_optimal"), as_prior(prior)
     if label.width > 1:
-        check_gaussian(law, "bayes_optimal")
+        numbers.check_gaussian(law, "bayes_optimal")
     branches, measured = (_of_one if label.width == 1 else _of_several)(label, law, alpha)
     number = _selected(branches, start, only_stable=label.width == 1)
     branch = branches[number]
@@ -203,7 +195,7 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
             "risk": risk_of(curve.channel, root),
             "error_rate": error_rate_of(curve.channel, root),
             "error": 0.0 if exact else curve.error * float(root.overlap) * float(root.variance),
-            "proof": CLOSED if exact else QUADRATURE,
+            "proof": numbers.CLOSED if exact else numbers.QUADRATURE,
         }
 
     return branches, measured
@@ -230,7 +222,7 @@ def _of_several(label: Label, _: Prior, alpha: float) -> Found:
             "risk": fields.risk_of(label, q),
             "error_rate": fields.error_rate_of(channel, q),
             "error": found[number].error,
-            "proof": QMC,
+            "proof": numbers.QMC,
         }
 
     return branches, measured
@@ -311,7 +303,7 @@ def _clean(channel: Channel) -> Channel:
 
 
 @dataclass(frozen=True, eq=False)
-class StateEvolution(StaticLimit):
+class StateEvolution(numbers.StaticLimit):
     """Overlap of the estimate of AMP after each iteration, as d -> infinity.
 
     Attributes
@@ -385,10 +377,10 @@ def state_evolution(
     >>> run.converged, run.q[:3].round(4).tolist(), float(run.q[-1].round(6))
     (True, [0.0, 0.389, 0.4616], 0.486264)
     """
-    alpha = samples_of(samples_per_dim)
+    alpha = numbers.samples_of(samples_per_dim)
     label, law = label_of(model, "state_evolution"), as_prior(prior)
     if label.width > 1:
-        check_gaussian(law, "state_evolution")
+        numbers.check_gaussian(law, "state_evolution")
     k, rho = label.width, law.second_moment
     ends, advance = (_walk_of_one if k == 1 else _walk_of_several)(label, law, alpha)
     first = _first_overlap(start, ends, k, rho)
