@@ -43,31 +43,10 @@ class Law(Brief):
 
     @abstractmethod
     def quantile(self, u: Array) -> Array:
-        """Value below which a share u of the law lies.
-
-        Parameters
-        ----------
-        u : ndarray
-            In (0, 1).
-
-        Returns
-        -------
-        ndarray
-            In the shape of `u`.
-        """
+        """Value below which a share `u`, in (0, 1), of the law lies."""
 
     def sample(self, generator: np.random.Generator, size: int) -> Array:
-        """Draw values, one from each of `size` parts of equal probability, in random order.
-
-        Parameters
-        ----------
-        generator : numpy.random.Generator
-        size : int
-
-        Returns
-        -------
-        (size,) ndarray
-        """
+        """`size` values, one from each of `size` parts of equal probability, in random order."""
         strata = (generator.permutation(size) + generator.random(size)) / size
         return self.quantile(np.clip(strata, 1e-16, 1.0 - 1e-16))
 
@@ -335,17 +314,7 @@ class JointNormal(Brief):
         object.__setattr__(self, "mean", tuple(middle.tolist()))
 
     def sample(self, generator: np.random.Generator, size: int) -> Array:
-        """Draw vectors whose sample mean and covariance are those of the law.
-
-        Parameters
-        ----------
-        generator : numpy.random.Generator
-        size : int
-
-        Returns
-        -------
-        (n, size) ndarray
-        """
+        """Vectors (n, size) whose sample mean and covariance are those of the law."""
         count = len(self.mean)
         draws = np.stack([Normal().sample(generator, size) for _ in range(count)])
         draws -= draws.mean(axis=1, keepdims=True)

@@ -92,13 +92,7 @@ def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
 
 
 def refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse keywords that a function does not have, and say who has them.
-
-    Raises
-    ------
-    TypeError
-        As Python does.
-    """
+    """Refuse keywords that a function does not have (`TypeError`), and say who has them."""
     for keyword in given:
         if keyword not in known:
             from dmft.aliases import whose

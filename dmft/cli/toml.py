@@ -117,13 +117,7 @@ class Declaration:
 
 
 def read_declaration(path: str | Path) -> Declaration:
-    """Read and check a declaration file.
-
-    Parameters
-    ----------
-    path : str or Path
-        A TOML file with the tables that `dmft --help` lists.
-    """
+    """Read and check a TOML file with the tables that `dmft --help` lists."""
     return declaration_of(Path(path), load(Path(path)))
 
 

@@ -71,8 +71,7 @@ def compiled_tangent(equations: Equations, by: str = "") -> Any:
 
     y holds the state (Q, M), then its displacement (Q', M'), packed; out receives the rates of the
     displacement. With the name of a parameter y is a state, and out receives the derivatives of its
-    rates by the parameter. Raises `NotClosed` for averages on nodes or closed forms without
-    derivative.
+    rates by the parameter.
     """
     parameters = list(equations.parameters)
     functions = PointFunctions(code_names(parameters))

@@ -43,24 +43,13 @@ class Unknown(Exception):
 
 @dataclass(frozen=True)
 class Code:
-    """One compiled function on its own.
+    """Object file of one compiled function, its symbols and the types of its arguments.
 
-    Attributes
-    ----------
-    content : bytes
-        Object file.
-    entry : str
-        Symbol with Numba's calling convention: status(result*, error**, arguments...).
-    c_entry : str
-        Symbol that compiled code calls through a first-class function; empty if there is none.
-    arguments : tuple of str
-        "f8", "i8", "function", "f8[1]" (array with one axis), one for each leaf of the arguments.
-    result : str
-        Likewise, or "" for none.
-    needs : tuple of str
-        Symbols that the process must have.
-    library : dict
-        Compiled functions that the code calls, by the symbol that it calls each by.
+    `entry` has Numba's calling convention: status(result*, error**, arguments...); `c_entry` is
+    called through a first-class function, empty if there is none. `arguments` and `result` ("" for
+    none) are named "f8", "i8", "function", "f8[1]" (array with one axis), one for each leaf.
+    `needs` are symbols that the process must have, `library` the compiled functions that the code
+    calls, by the symbol that it calls each by.
     """
 
     content: bytes

@@ -180,11 +180,7 @@ LOWEST |= {"dim": 1.0, "batch_size": 1.0, "label_flip": 0.0}
 def resolve_scalars(
     declared: Mapping[str, sp.Expr], needed: Iterable[str], given: Mapping[str, object]
 ) -> tuple[dict[str, float], dict[sp.Symbol, float]]:
-    """Numbers for every needed parameter, and for every symbol that was given.
-
-    Raises `BadParameter` for a name that nothing uses, a missing value or a value that is not a
-    finite number.
-    """
+    """Numbers for every needed parameter, and for every symbol that was given."""
     free = _free(declared)
     unknown = sorted(set(given) - set(declared) - set(free)) if given else ()
     if unknown:

@@ -255,10 +255,7 @@ class Grams(StateSpace):
     def _accumulated(
         self, initial: float, definitions: Sequence[Definition], start: Overlaps
     ) -> dict[str, Array]:
-        """What the optimiser has accumulated at a start, under its name in the state.
-
-        Raises `BadParameter` where it is zero and steps are divided by it.
-        """
+        """What the optimiser has accumulated at a start, under its name in the state."""
         kept = self.kept
         if not kept:
             return {}

@@ -88,11 +88,7 @@ def _normalised() -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
 
 
 def gradient_definitions(moments: Moments) -> list[Definition]:
-    """b, its slopes K and the Gram matrix b K^T = b Omega^+ b^T, or beta and beta beta^T.
-
-    Raises `NotClosed` when slopes of a loss that is quadratic live on kinks and have no closed
-    average.
-    """
+    """b, its slopes K and the Gram matrix b K^T = b Omega^+ b^T, or beta and beta beta^T."""
     parts = {name: e[x.j, x.i] for name, e in moments.bases.items()}
     total = [define(x.b[x.j, x.i], parts, "intermediate")] if moments.parts else []
     if not is_linear(moments.algorithm):
@@ -207,10 +203,7 @@ def _along_means(moments: Moments) -> list[tuple[Definition, sp.Expr]]:
 
 
 def _open_slopes(model: Model, law: Cluster, rest: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
-    """E[d(a_j sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages.
-
-    Raises `NotClosed` where a derivative has a part on a kink, which nodes never meet.
-    """
+    """E[d(a_j sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages."""
     if not rest:
         return {}
     g, sigma = sp.Add(*rest), model.student.activation

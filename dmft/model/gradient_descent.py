@@ -132,11 +132,7 @@ def check_fraction(value: float, batch: Batch) -> float:
 
 
 def at_each_step(name: str, expr: sp.Expr, steps: int) -> NDArray[np.float64]:
-    """Values of a parameter that follows the time t, the number of steps before.
-
-    Raises `BadParameter` for other symbols, and where a value is not finite or not one of the
-    parameter.
-    """
+    """Values of a parameter that follows the time t, the number of steps before."""
     others = sorted({y.name for y in expr.free_symbols} - {TIME})
     if others:
         hint = (

@@ -23,10 +23,7 @@ PLACES, ROUNDING = 200, 1e-9
 
 
 def as_channel(given: object) -> sp.Expr:
-    """P(y = 1) as an expression in `PREDICTION`, the output of the teacher.
-
-    Raises `BadParameter` for what is no expression in the symbol f, or in one symbol.
-    """
+    """P(y = 1) as an expression in `PREDICTION`, the output of the teacher."""
     if not isinstance(given, sp.Expr) or not given.free_symbols:
         raise BadParameter(
             "label_channel must be P(y = 1), an expression in the teacher's output f, for example "
@@ -44,10 +41,7 @@ def as_channel(given: object) -> sp.Expr:
 def with_mean_labels(
     teacher: Committee | MultiIndex | GaussianMixture, channel: sp.Expr
 ) -> MultiIndex | GaussianMixture:
-    """The teacher whose labels are E[y | x] = 2 P(y = 1) - 1.
-
-    Raises `BadParameter` for teachers of a symbolic width, and for what is no probability.
-    """
+    """The teacher whose labels are E[y | x] = 2 P(y = 1) - 1."""
 
     def mean(output: sp.Expr) -> sp.Expr:
         return sp.expand_mul(2 * channel.xreplace({PREDICTION: output}) - 1)

@@ -45,10 +45,7 @@ def is_of_outputs(loss: object) -> bool:
 
 
 def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
-    """A loss of several outputs in f1, f2, ... and y1, y2, ...
-
-    Raises `BadParameter` for losses of one output.
-    """
+    """A loss of several outputs in f1, f2, ... and y1, y2, ..."""
     outputs, labels = numbered("f", count), numbered("y", count)
     pairs = list(zip(outputs, labels, strict=True))
     along = sp.Add(*(f * y for f, y in pairs))
@@ -74,10 +71,7 @@ def errors_of_outputs(loss: str | sp.Expr, count: int) -> list[sp.Expr]:
 
 
 def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
-    """Return a name that is kept, or a loss in the two canonical symbols.
-
-    Raises `BadParameter` for other names, and for expressions in other symbols than f and y.
-    """
+    """Return a name that is kept, or a loss in the two canonical symbols."""
     if isinstance(given, str) and given in kept:
         return given
     others = {name: loss for name, loss in NAMED.items() if name not in kept}

@@ -155,10 +155,7 @@ class UpdateRule(Shown):
 
 
 def at_use(named: Named, what: str) -> Callable[..., Any]:
-    """The function that a record names.
-
-    Raises `BadParameter` where there is none of this name.
-    """
+    """The function that a record names."""
     if not isinstance(named, str):
         # A function of the class, which would take the record for its first argument.
         return getattr(named, "__func__", named)
@@ -171,10 +168,7 @@ def at_use(named: Named, what: str) -> Callable[..., Any]:
 
 
 def update_of(rule: UpdateRule) -> Callable[..., None] | None:
-    """The update of one sample that a record names; None where it is one gradient.
-
-    Raises `BadParameter` where a record says psi and no update.
-    """
+    """The update of one sample that a record names; None where it is one gradient."""
     if rule.is_plain or rule.shortens:
         return None
     own = type(rule).__name__

@@ -63,10 +63,7 @@ class Schedule:
         return bool(self.expr.has(TIME))
 
     def at(self, t: float, risk: float = math.nan) -> float:
-        """Rate at one time, and at a risk where it follows that.
-
-        Raises `BadParameter` where it is not positive.
-        """
+        """Rate at one time, and at a risk where it follows that."""
         return self._checked(self.rate(t, np.array([risk])), t)
 
     def clock(self, unit: float, t_max: float, begin: float) -> Clock:

@@ -257,10 +257,7 @@ class Filler:
     def rate(
         self, declared: sp.Expr, start: Overlaps | Alignment | None, t_start: float | None
     ) -> tuple[float, Schedule | Tabled | None, float]:
-        """The learning rate, that of the first step of a schedule, and the time of this step.
-
-        Raises `BadParameter` where it is not positive.
-        """
+        """The learning rate, that of the first step of a schedule, and the time of this step."""
         schedule = self.schedule()
         if schedule is not None:  # where it follows the risk, each run tells its first rate
             begin = begin_of(start, schedule.unit, t_start, schedule.reads_time)

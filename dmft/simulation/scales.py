@@ -25,10 +25,7 @@ KINDS = {"sign": SIGNS, "moment": MOMENTS, "sum": SUMS, "norm": NORM}
 def with_scaled_steps(
     experiment: Experiment, algorithm: SGD, start: Overlaps | None, filler: Filler
 ) -> Experiment:
-    """The experiment with the numbers of an optimiser's steps.
-
-    Raises `BadParameter` for spectra whose coordinates are not those of the steps.
-    """
+    """The experiment with the numbers of an optimiser's steps."""
     spectrum, name = experiment.spectrum, type(algorithm).__name__
     if spectrum is not None and spectrum.scaled:
         raise BadParameter(

@@ -43,10 +43,7 @@ def weights_with_overlaps(
 def weights_by_block(
     start: Overlaps, counts: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights W (p, d), W* (k, d) with these overlaps within each block of coordinates.
-
-    Raises `BadParameter` where a block has fewer coordinates than its overlaps have directions.
-    """
+    """Weights W (p, d), W* (k, d) with these overlaps within each block of coordinates."""
     parts = []
     for e, (gram, size) in enumerate(zip(start.Omega, counts, strict=True)):
         A, _ = factor(gram)

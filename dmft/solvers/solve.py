@@ -143,41 +143,10 @@ def check_request(
 ) -> Request:
     """Check everything that a run may be asked for, before its first step.
 
-    Parameters
-    ----------
-    problem : Problem
-    state : mapping
-        Every state block, of the shape that `widths` gives it.
-    t_max : float
-    widths, constants, parameters : mapping
-        Widths, constant arrays and scalars of the problem.
-    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or None
-        Explicit of order 5 (the default) or 8; for stiff problems backward differentiation of
-        orders 1 to 5, compiled too, or SciPy's implicit methods. A map has the one method
-        "iterate".
-        Overlap equations limit the step by stability more than by accuracy, so order 5 is as
-        fast at equal error.
-    default : str or None
-        What a flow is solved with where no method is asked for. Like "rk5" it gives way to "BDF"
-        where the run is stiff.
-    rtol, atol : float
-        Local error per step below atol + rtol |y|, root mean square over the entries. In steps
-        in which a saved time or an event lies, the error of the interpolant is below twice that.
-    save_at : None, int or (T,) array
-        None: each accepted step. n: n equidistant times, both ends included. An array (for
-        instance `np.geomspace(...)`): exactly these times; those of a map are rounded to whole
-        steps, each kept once. A run that ends early also keeps its last state.
-    events : sequence of Event
-    progress : None, bool or callable(fraction, message)
-    max_steps : int
-        Attempted steps, rejected ones included.
-    timeout : float or None
-        Seconds.
-    first_step, max_step : float or None
-    norm_bound : float
-        A larger entry ends the run as diverged.
-    provenance : mapping
-        Added to the problem's own (`time_step_times_dim`, for instance).
+    Arguments are those of `dmft.solve`, for a `Problem`: `state` holds every block in the shape
+    that `widths` give it, `default` is the method of flows where `method` is None (like "rk5" it
+    gives way to "BDF" where the run is stiff), a larger entry than `norm_bound` ends the run as
+    diverged, and `provenance` is added to the problem's own.
     """
     chosen, events = _method(problem, method, default), check_events(events)
     names, scalars, arrays = filled(problem, widths, parameters, constants)

@@ -29,9 +29,8 @@ Inputs = tuple[Mapping[str, int], Mapping[str, float], Mapping[str, ArrayLike]]
 class Stage:
     """One stage of a protocol, which lasts until an event, or to the end (None).
 
-    Parameters that are a callable of (t, state) are computed when the stage begins: a rate that
-    decays from then on takes t as one of the problem's parameters. Arrays under the names of
-    constant blocks replace these in this stage.
+    Parameters that are a callable of (t, state) are computed when the stage begins. Arrays under
+    the names of constant blocks replace these in this stage.
     """
 
     problem: Problem
@@ -56,8 +55,7 @@ def solve_stages(
     All stages have one layout (state, constants, observables) and one kind, flows or maps; other
     arguments are those of `check_request`, and events are watched for in every stage.
     `provenance["stages"]` holds the start, the parameters and the problem of each stage that began;
-    there is no `problem`: no single one gives the whole run. Raises `BadParameter` also when a
-    stage that is not the last has no `until`, or begins beyond it.
+    there is no `problem`: no single one gives the whole run.
     """
     _check(stages)
     watched = check_events(events)

@@ -68,14 +68,9 @@ class FixedPoint(Record):
 
 
 class FixedPoints(tuple[FixedPoint, ...]):
-    """Fixed points, each once, and the searches that led to them.
+    """Fixed points, each once; the `starts` of the searches, and where Newton's method ended.
 
-    Attributes
-    ----------
-    starts : tuple of Overlaps
-        The attempts.
-    tried : tuple of FixedPoint
-        Where Newton's method ended from each of them, with its status.
+    `tried` has the end of each search, with its status.
     """
 
     starts: tuple[Overlaps, ...]
@@ -267,10 +262,7 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def default_starts(equations: Equations) -> list[Overlaps]:
-    """Random overlaps of order one, random ones that are small, and ones of equal units.
-
-    Raises `BadParameter` for symbolic widths.
-    """
+    """Random overlaps of order one, random ones that are small, and ones of equal units."""
     model, sphere = equations.model, equations.algorithm.on_sphere
     if equations.family == "rule":
         return list(equations.space.random_starts())

@@ -254,10 +254,7 @@ class Solver:
     def read(
         self, given: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Options of the call, and the run-time values among its keywords.
-
-        Raises `BadParameter` for options that this kind does not have.
-        """
+        """Options of the call, and the run-time values among its keywords."""
         known = self.known
         if not given.keys() <= known:
             unused = [f"{name}=" for name in given if name not in known]

@@ -85,9 +85,7 @@ def {name}(t, par, {arrays}):
 def _steps(equations: DescentEquations) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Text and arrays of the function of each step of `dmft.solvers.descent.process.Process`.
 
-    It depends on the process alone, so that models share it. Raises `BadParameter` for terms that
-    are not causal, averages that no sample is asked for, and fields that are not linear in what
-    drives them.
+    It depends on the process alone, so that models share it.
     """
     names = code_names(equations.process_parameters)
     steps = ON_SPHERE if any(d.name == "Q_free" for d in equations.process) else STEPS

@@ -207,10 +207,7 @@ class TermCheck:
         return expr
 
     def new_parameters(self, expr: sp.Expr) -> tuple[sp.Symbol, ...]:
-        """Symbols that become run-time parameters.
-
-        Raises `BadParameter` for names that are reserved or already mean something here.
-        """
+        """Symbols that become run-time parameters."""
         found = sorted((s for s in _scalars(expr) if s.name not in self.scalars), key=str)
         for s in found:
             if s.name not in self.users:

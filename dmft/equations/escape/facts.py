@@ -81,10 +81,7 @@ class Facts:
 
 
 def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
-    """Derive the equations and evaluate them around M = 0, Q = q I, P = I.
-
-    Raises `BadParameter` where that point is none of the equations, or the readouts differ.
-    """
+    """Derive the equations and evaluate them around M = 0, Q = q I, P = I."""
     model = as_committees(model)
     _check_algorithm(algorithm)
     check_plain(algorithm, "escape formulas")

@@ -87,10 +87,7 @@ class Recovery:
         return value if plain else sp.simplify(value)
 
     def noise_floor(self, learning_rate: float | sp.Expr, label_noise: float | sp.Expr) -> sp.Expr:
-        """Stationary population risk at small label noise: linear in it.
-
-        Raises `BadParameter` at a learning rate that is not below the maximal one.
-        """
+        """Stationary population risk at small label noise: linear in it."""
         rate, noise = (sp.sympify(v, strict=True) for v in (learning_rate, label_noise))
         limit = self.maximal_learning_rate
         if rate.is_number and limit.is_number and not rate < limit:

@@ -30,11 +30,7 @@ NOTATION = tuple(
 
 
 def explain_network(equations: NetworkEquations, population: int = 0) -> Explanation:
-    """Add a site to the network, then average over its own couplings.
-
-    Raises `BadParameter` of changed equations, and of couplings that are declared by `covariance`
-    and `memory`.
-    """
+    """Add a site to the network, then average over its own couplings."""
     network = equations.model
     if equations.is_changed or network.covariance is not None:
         raise BadParameter(

@@ -173,10 +173,7 @@ def _of_a_function(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
 def partial_derivatives(
     expr: sp.Expr, entries: tuple[sp.Indexed, ...]
 ) -> tuple[tuple[sp.Indexed, sp.Expr], ...]:
-    """Derivatives by entries, which are those of different numbers whatever their indices are.
-
-    Raises `NotClosed` where one is not known.
-    """
+    """Derivatives by entries, which are those of different numbers whatever their indices are."""
     names = {e: sp.Dummy(positive=True) for e in expr.atoms(sp.Indexed)}
     back = {name: e for e, name in names.items()}
     plain, found = expr.xreplace(names), []
@@ -319,13 +316,7 @@ def _unknown(slope: sp.Expr) -> NotClosed:
 def tangent_of_numbers(
     definitions: Sequence[Definition], state: Iterable[sp.Symbol]
 ) -> tuple[Definition, ...]:
-    r"""The same for a state whose entries are symbols; displacements are ``Q_1_1_moved``, ...
-
-    Raises
-    ------
-    NotClosed
-        As `tangent`.
-    """
+    r"""The same for a state whose entries are symbols; displacements are ``Q_1_1_moved``, ..."""
     moving, result = set(state), list[Definition]()
     for d in definitions:
         if d.role == "observable":
@@ -347,13 +338,7 @@ def tangent_of_numbers(
 def adjoint_of_numbers(
     definitions: Sequence[Definition], state: Sequence[sp.Symbol], observable: str = ""
 ) -> tuple[Definition, ...]:
-    """`adjoint` of a state whose entries are symbols, as definitions of ``Q_1_1_costate``, ...
-
-    Raises
-    ------
-    NotClosed
-        As `adjoint`.
-    """
+    """`adjoint` of a state whose entries are symbols, as definitions of ``Q_1_1_costate``, ..."""
     forward = [d for d in definitions if d.role in ("block", "intermediate")]
     role = "observable" if observable else "rate"
     ends = [d for d in definitions if d.role == role and observable in ("", d.name)]

@@ -337,11 +337,7 @@ class Noise(Fluctuations):
 
 
 def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> Noise:
-    """Fluctuations of an algorithm, or a refusal.
-
-    Raises `BadParameter` for gradient flow, which has none; without a dimension; for what is not
-    derived.
-    """
+    """Fluctuations of an algorithm, or a refusal."""
     dimension = declared_dimension(algorithm, dim)
     assert not algorithm.is_flow
     if algorithm.constraint not in (None, "sphere"):

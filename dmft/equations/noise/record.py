@@ -229,10 +229,7 @@ def check_dimension(values: Values, given: Mapping[str, Any]) -> float:
 
 
 def declared_dimension(algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> sp.Expr:
-    """The dimension of fluctuations.
-
-    Raises `BadParameter` for gradient flow, which has none; without a dimension.
-    """
+    """The dimension of fluctuations."""
     if algorithm.is_flow:
         raise BadParameter(
             "gradient flow has no fluctuations, because it has no sampling noise; derive with "

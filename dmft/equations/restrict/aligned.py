@@ -132,11 +132,7 @@ class Reduction:
 def reduce_aligned(
     definitions: Sequence[Definition], readouts: tuple[sp.Expr, sp.Expr]
 ) -> Reduction:
-    """Read the closure off the definitions of the full equations on the sphere.
-
-    Raises `NotClosed` where the rate of Q_jl is not that of C M_j M_l, or the rate of M_j is of
-    higher order.
-    """
+    """Read the closure off the definitions of the full equations on the sphere."""
     point = Aligned(definitions, (x.p, sp.S.One), readouts=readouts)
     m, other = overlap_of(FIRST), overlap_of(SECOND)
     moved = sp.Poly(point.limit("M", FIRST, TEACHER), m)
@@ -154,11 +150,7 @@ def reduce_aligned(
 
 
 def aligned_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
-    """Infinitely wide limit at finite gamma/p of quadratic students of one teacher unit.
-
-    Raises `BadParameter` without the sphere, with several teachers, unequal or trained readouts,
-    and `NotClosed` where Q_jl = C M_j M_l does not stay: activations that are not quadratic.
-    """
+    """Infinitely wide limit at finite gamma/p of quadratic students of one teacher unit."""
     what = 'scaling = "wide-high-dimensional" is for'
     if not algorithm.on_sphere:
         raise BadParameter(

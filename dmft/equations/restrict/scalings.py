@@ -41,11 +41,7 @@ DISPLACED_LIMITS = ("high-dimensional", "gradient-flow")
 
 
 def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> str:
-    """Name of the limit that a scaling declares for an algorithm.
-
-    Raises `BadParameter` for an unknown name, a limit that the algorithm does not have, or a
-    scaling without ode.
-    """
+    """Name of the limit that a scaling declares for an algorithm."""
     if scaling is None:
         return "gradient-flow" if algorithm.is_flow else "high-dimensional"
     name = scaling if isinstance(scaling, str) else scaling.region

@@ -30,11 +30,7 @@ from dmft.model.loss import LABEL, PREDICTION, loss_expr
 def wide_definitions(
     model: Model, algorithm: SGD | GradientFlow, *, finite: bool
 ) -> list[Definition]:
-    """All definitions; `finite` averages over the cosines of the residuals.
-
-    Raises `NotClosed` when an average of the drift or of the risk has neither closed form nor
-    table.
-    """
+    """All definitions; `finite` averages over the cosines of the residuals."""
     work = _Reduction(finite)
     j, r = x.j, x.r
     moments = Moments(model, algorithm)

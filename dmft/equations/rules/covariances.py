@@ -18,13 +18,9 @@ def entry(block: str, *places: int) -> sp.Symbol:
 
 
 class RowOverlaps:
-    """Symbols of the overlaps, and what fields of views are in them.
+    """Symbols of the overlaps of the rows of a `rule`, and what fields of views are in them.
 
-    Attributes
-    ----------
-    rule : VectorRule
-    rows : tuple of Row
-        Moving rows, then fixed ones.
+    `rows` are moving rows, then fixed ones.
     """
 
     def __init__(self, rule: VectorRule) -> None:

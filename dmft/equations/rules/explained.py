@@ -49,12 +49,8 @@ NOTATION = (
 def explain_rule(equations: System, block: str = "M", term: str | None = None) -> Explanation:
     """One step, independent views, latents, Gaussian moments; constraints last.
 
-    Parameters
-    ----------
-    block : str
-        "Q" or "M" (the first entry), an entry ("M_1_2"), a scalar or a measure.
-    term : str, optional
-        "learning", "rows" or "sgd_noise" of an overlap.
+    `block` is "Q" or "M" (the first entry), an entry ("M_1_2"), a scalar or a measure; `term` is
+    "learning", "rows" or "sgd_noise" of an overlap.
     """
     if equations.is_changed:
         raise BadParameter("terms were changed: explain equations.as_derived")

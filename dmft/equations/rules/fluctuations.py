@@ -257,13 +257,7 @@ def _cholesky(matrix: Any) -> sp.Matrix:
 
 
 def rule_noise(rule: VectorRule, dim: Any) -> RuleNoise:
-    """Fluctuations of a rule, or a refusal.
-
-    Raises
-    ------
-    BadParameter
-        Without a dimension; for averages as coefficients.
-    """
+    """Fluctuations of a rule, or a refusal."""
     if any(y.has(Mean) for y in rule.expressions):
         raise BadParameter("fluctuations of rules with averages as coefficients are not derived")
     return RuleNoise(rule, rule, declared_dimension(rule, dim))

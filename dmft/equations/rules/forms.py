@@ -216,13 +216,7 @@ def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
 
 
 def moment(r: sp.Symbol, n: int) -> sp.Expr:
-    """Moment of a random number that is not normal.
-
-    Raises
-    ------
-    BadParameter
-        For a law whose moments are not known.
-    """
+    """Moment of a random number that is not normal."""
     law = r.law
     if n == 0:
         return ONE

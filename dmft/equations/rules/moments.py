@@ -49,13 +49,9 @@ from dmft.rules import Field, Gram, Mean, Random, View
 
 
 class Moments(RowOverlaps):
-    """Averages of one rule as expressions in its overlaps, scalars and parameters.
+    """Averages of one `rule` as expressions in its overlaps, scalars and parameters.
 
-    Attributes
-    ----------
-    rule : VectorRule
-    definitions : list of Definition
-        Covariances that averages read, in order.
+    `definitions` are covariances that averages read, in order.
     """
 
     def __init__(self, rule: VectorRule) -> None:

@@ -139,13 +139,7 @@ class RuleSpace(StateSpace):
         return rule_of(averages, options)
 
     def random_starts(self) -> list[Overlaps]:
-        """Random moving rows beside orthonormal fixed ones, near and far from each other.
-
-        Raises
-        ------
-        BadParameter
-            For rules with scalars or blocks.
-        """
+        """Random moving rows beside orthonormal fixed ones, near and far from each other."""
         if self.model.learned or self.prefix:
             raise BadParameter("a rule with scalars, or with blocks, needs starts=")
         generators = [
@@ -175,13 +169,7 @@ class RuleSpace(StateSpace):
         return Overlaps(Q, M, P, scalars=scalars or None)
 
     def scheduled(self, equations: Any, values: Mapping[str, sp.Expr]) -> Any:
-        """Equations with parameters that are expressions in t, scalars and measures.
-
-        Raises
-        ------
-        BadParameter
-            For other symbols, and names that are no parameters.
-        """
+        """Equations with parameters that are expressions in t, scalars and measures."""
         known = {"t": TIME} | {s.name: s for s in self.model.learned}
         known |= {str(s): s for symbols in self.blocks.values() for s in symbols}
         measures = {d.name: d.expr for d in equations.definitions if d.role == "observable"}

@@ -313,10 +313,7 @@ def _exact(rows: NDArray[Any]) -> sp.Matrix:
 
 
 def sequence_noise(model: SequenceModel, algorithm: SGD | GradientFlow, dim: Any) -> SequenceNoise:
-    """Fluctuations of an algorithm, or a refusal.
-
-    Raises `BadParameter` for gradient flow, which has none; without a dimension.
-    """
+    """Fluctuations of an algorithm, or a refusal."""
     dimension = declared_dimension(algorithm, dim)
     assert not algorithm.is_flow
     noise = SequenceNoise(model, algorithm, dimension)

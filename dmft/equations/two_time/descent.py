@@ -433,10 +433,7 @@ def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations
 
 
 def derive_flow(model: Model, algorithm: GradientDescent) -> DescentEquations:
-    """Limit of the equations of descent as the learning rate goes to zero.
-
-    Raises `BadParameter` for batches, momentum, noise and trained readouts, with the reason.
-    """
+    """Limit of the equations of descent as the learning rate goes to zero."""
     reasons = {
         "batch": ("parts of the samples average out", algorithm.batch is not None),
         "momentum": ("momentum only divides time by 1 - momentum", algorithm.momentum != 0),

@@ -103,11 +103,7 @@ class NormalForm:
 
 
 def normal_form(problem: InTimes) -> NormalForm:
-    """Separate the integrals of a problem.
-
-    Raises `BadParameter` for integrals that are not causal or not sums of products, and for
-    functions without equation; the message names the term.
-    """
+    """Separate the integrals of a problem."""
     return _Reducer(problem).form()
 
 

@@ -60,11 +60,7 @@ def begun(
 
 
 def over_time(equations: Descent, given: Mapping[str, Any], steps: int) -> OverTime:
-    """Numbers for all parameters of a run of so many steps.
-
-    Raises `BadParameter` for names that nothing uses, for parameters that no definition of these
-    equations reads, for missing values and for schedules that leave their bounds.
-    """
+    """Numbers for all parameters of a run of so many steps."""
     schedules = schedules_of(equations, given)
     table = {name: at_each_step(name, expr, steps) for name, expr in schedules.items()}
     numbers = {**given, **{name: float(y[0]) for name, y in table.items()}}
@@ -93,10 +89,7 @@ def refuse_unread(equations: Descent, given: Mapping[str, Any]) -> None:
 
 
 def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.Expr]:
-    """Parameters that are given as expressions in the time t, the number of steps before.
-
-    Raises `BadParameter` for functions, and for what has one value in a run.
-    """
+    """Parameters that are given as expressions in the time t, the number of steps before."""
     found: dict[str, sp.Expr] = {}
     for name, value in given.items():
         if callable(value) and not isinstance(value, sp.Basic):

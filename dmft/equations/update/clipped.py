@@ -32,10 +32,7 @@ ROOT = sp.sqrt(2)
 
 
 def shortened(writer: Writer) -> Program:
-    """One gradient at the fields of the sample, shortened.
-
-    Raises `BadParameter` for batches that are not derived.
-    """
+    """One gradient at the fields of the sample, shortened."""
     rule, algorithm = cast("Clipping", writer.rule), cast("SGD", writer.algorithm)
     squared = error_is_linear(algorithm) and algorithm.loss == "squared"
     line = None
@@ -101,10 +98,7 @@ def _without_noise(writer: Writer, level: sp.Expr) -> Program:
 
 
 def _of_batch(writer: Writer, line: Line, level: sp.Expr, samples: int) -> Program:
-    """The moments of a batch of linear networks, in closed form.
-
-    Raises `BadParameter` for batches beyond `MOST_SAMPLES`.
-    """
+    """The moments of a batch of linear networks, in closed form."""
     if samples > MOST_SAMPLES:
         raise BadParameter(
             f"batch_size = {samples}: clipped batches are derived for up to {MOST_SAMPLES} "

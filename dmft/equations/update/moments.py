@@ -94,11 +94,7 @@ class Case:
 
 
 def expectation(expr: sp.Expr) -> sp.Expr:
-    """E[expr]: a constant in front, the closed averages, and one average of what stays open.
-
-    Raises `NotClosed` for functions of sums over neurons other than polynomials, and sums beyond
-    the symbols.
-    """
+    """E[expr]: a constant in front, the closed averages, and one average of what stays open."""
     front, weights, rest = factored(expr)
     named = [At(f, y) for f, y in weights]
     closed, still_open = [], []

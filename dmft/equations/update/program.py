@@ -158,10 +158,7 @@ class Program:
         return found.xreplace({e: self.seen(self.slope ** e.as_base_exp()[1]) for e in powers})
 
     def seen(self, expr: sp.Expr) -> sp.Expr:
-        """A function of f and y as the line of a linear student has it.
-
-        Raises `NotClosed` where it is a function of more.
-        """
+        """A function of f and y as the line of a linear student has it."""
         found = None if self.line is None else self.line.form(expr)
         if found is None:
             raise NotClosed(f"{expr} is not a function of one Gaussian combination of the fields")
@@ -205,10 +202,7 @@ def is_noisy(model: Model) -> bool:
 
 
 def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
-    """-dl/df in the symbols of output and label.
-
-    Raises `BadParameter` for the norm ||f - y|| as a loss, which belongs to sequence models.
-    """
+    """-dl/df in the symbols of output and label."""
     loss = algorithm.loss
     check_one_output(loss)
     if loss == "frobenius":
@@ -259,8 +253,7 @@ def program_of(
 
     The label is the teacher's, or that of the cluster, times -1 where it is flipped; `square` is
     |x|^2/d there. With `averaged`, psi may be its mean over the label's noise, with `second` the
-    mean of psi_j psi_l. Raises `BadParameter` for gradients of an activation that jumps at
-    displaced fields, or too many passes.
+    mean of psi_j psi_l.
     """
     rule = algorithm.rule
     write = at_use(rule.written_by, f"psi of {type(rule).__name__}")

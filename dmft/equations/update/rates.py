@@ -202,10 +202,7 @@ class Drifts:
         self.slopes = {q: self.slope(q) for q in sorted(open_ones, key=sp.default_sort_key)}
 
     def slope(self, average: Expectation) -> Slopes:
-        """Mean slopes of an average that stands whole, and the cluster whose covariance it has.
-
-        Raises `NotClosed` where the average is one for each pair of neurons.
-        """
+        """Mean slopes of an average that stands whole, and the cluster whose covariance it has."""
         if free_indices(average) != (x.i, x.j):
             raise NotClosed(f"{average} has no closed form, which blocks of a spectrum need")
         (field,) = _along(average)

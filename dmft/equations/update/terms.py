@@ -69,10 +69,7 @@ class Term:
         return _term(coefficient, merged, joint, (*self.limits, *other.limits))
 
     def apart(self, taken: set[sp.Symbol]) -> Term:
-        """The same term with other symbols for the sums whose symbols are taken.
-
-        Raises `NotClosed` where there are more sums over one axis than symbols.
-        """
+        """The same term with other symbols for the sums whose symbols are taken."""
         taken, swap = set(taken), {}
         for index, _, width in self.limits:
             free = [s for s in SUM_INDICES[width] if s not in taken]
@@ -88,10 +85,7 @@ class Term:
 
 
 def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
-    """Terms of a random variable: activations at fields, sums over neurons, targets, noise.
-
-    Raises `NotClosed` for functions of sums over neurons other than polynomials.
-    """
+    """Terms of a random variable: activations at fields, sums over neurons, targets, noise."""
     if not is_random(expr):
         return (Term(expr),)
     if isinstance(expr, At):
@@ -160,10 +154,7 @@ def target_terms(expr: sp.Expr) -> tuple[Term, ...]:
 def in_products(
     expr: sp.Expr, fields: Mapping[sp.Symbol, sp.Expr], others: Mapping[sp.Symbol, sp.Expr]
 ) -> sp.Expr:
-    """A rule as a sum of products: functions at fields, powers of other random variables.
-
-    Raises `NotClosed` where it is no such sum.
-    """
+    """A rule as a sum of products: functions at fields, powers of other random variables."""
     total = []
     for term in _split(expr, (*fields, *others)):
         if term.joint != 1:

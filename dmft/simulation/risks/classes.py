@@ -45,10 +45,7 @@ def _indicators(teacher: Committee | MultiIndex) -> list[sp.Expr]:
 def with_outputs(
     experiment: Experiment, model: Model, algorithm: SGD, filler: Filler
 ) -> Experiment:
-    """The experiment with updates of several outputs, and its outputs one by one.
-
-    Raises `BadParameter` for losses of one output, and other updates.
-    """
+    """The experiment with updates of several outputs, and its outputs one by one."""
     if not (algorithm.is_plain or hasattr(algorithm, "scale")):
         raise BadParameter(
             "students of several outputs are simulated under plain SGD, Adam, RMSProp, AdaGrad, "

@@ -317,10 +317,7 @@ EXACT = {"rtol": 1e-13, "atol": 1e-16}
 
 
 def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
-    """The schedule among run-time values; None where there is none.
-
-    Raises `BadParameter` for more than one, and one under the name of another control.
-    """
+    """The schedule among run-time values; None where there is none."""
     found = {name: value for name, value in values.items() if isinstance(value, Schedule)}
     if not found:
         return None

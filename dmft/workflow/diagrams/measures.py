@@ -228,8 +228,7 @@ def measure_of(
     """The built-in measure of a call, checked at one point; None for a function.
 
     `system` has equations, start and t_max, `how` what tells an escape. With `follows` the fixed
-    point of "growth_rate" is the one found at that point. Raises `BadParameter` also for a function
-    with keywords that it would not see: a typing error, most likely.
+    point of "growth_rate" is the one found at that point.
     """
     if not callable(measure):
         watched = {n: options[n] for n in WATCHED if n in options and measure == "escape_time"}

@@ -40,10 +40,7 @@ def declared(system: RandomNetwork | NetworkEquations) -> RandomNetwork:
 
 
 def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]) -> RandomNetwork:
-    """The network at values of its symbols, and of declared numbers by name.
-
-    Raises `BadParameter` for names that are neither.
-    """
+    """The network at values of its symbols, and of declared numbers by name."""
     network = declared(system)
     known = {y.name: y for y in network.scalars}
     swap, fields = {}, {}

@@ -31,16 +31,7 @@ STARTS_STREAM = 8
 
 @dataclass(frozen=True)
 class PathOptions(Options):
-    """How paths are made: the options of `dmft.solvers.stochastic.paths.solve_paths`; None leaves
-    its own.
-
-    Attributes
-    ----------
-    paths : int
-        Their number.
-    dt : float
-        The step in units of t.
-    """
+    """Options of `dmft.solvers.stochastic.paths.solve_paths`; None leaves its own."""
 
     paths: int | None = None
     dt: float | None = None
@@ -52,10 +43,7 @@ class PathOptions(Options):
     keep_paths: bool | None = None
 
     def given(self, starts: object) -> dict[str, Any]:
-        """Options by name; one path for each start of a list.
-
-        Raises `BadParameter` when the number of paths or the step is missing.
-        """
+        """Options by name; one path for each start of a list."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found = {name: value for name, value in found.items() if value is not None}
         if not isinstance(self.events, Event) and not self.events:

@@ -50,13 +50,7 @@ class Watched:
     raised: list[BaseException] = field(default_factory=list)
 
     def finished(self, run: Run) -> Run:
-        """The record without what was only watched.
-
-        Raises
-        ------
-        Exception
-            That of a user's function, if one failed.
-        """
+        """The record without what was only watched."""
         if self.raised:
             raise self.raised[0]
         if not self.hidden:

@@ -57,10 +57,7 @@ LEAST_SHARE = sp.Float(1e-9)
 
 
 def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> Factors:
-    """Factors of an optimiser whose steps are scaled; `step` is its rate in the quadratic term.
-
-    Raises `BadParameter` for spectra and networks for which they are not known.
-    """
+    """Factors of an optimiser whose steps are scaled; `step` is its rate in the quadratic term."""
     scale = algorithm.scale  # type: ignore[attr-defined]
     check_spectrum(model, algorithm)
     size = step / (x.p * algorithm.batch_size)

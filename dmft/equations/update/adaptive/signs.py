@@ -46,10 +46,7 @@ Part = tuple[Case, int, int]
 
 
 def signs(writer: Writer) -> Program:
-    """Signs of the gradient at the fields of the sample.
-
-    Raises `BadParameter` for an activation that jumps.
-    """
+    """Signs of the gradient at the fields of the sample."""
     writer.check_differentiable()
     algorithm = writer.algorithm
     if writer.model.outputs > 1 or algorithm.batch_size != 1:  # type: ignore[union-attr]
@@ -111,11 +108,7 @@ MOST_SAMPLES, MOST_WAYS = 16, 64
 
 
 def batch_of(writer: Writer, gradient: Program) -> Program:
-    """The gradient at the fields of a sample, whose signs are those of a sum over a batch.
-
-    Raises `BadParameter` for batches that are too large to be written out, and inputs whose
-    variance differs between clusters from block to block.
-    """
+    """The gradient at the fields of a sample, whose signs are those of a sum over a batch."""
     samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
     ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
     written_out = not _is_of_one_sample(writer.model, writer.algorithm, gradient)
