@@ -6,19 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from dmft.cli.commands import (
-    derive_command,
-    escape_command,
-    example,
-    explore_command,
-    export_command,
-    simulate_command,
-    solve_command,
-    warm_command,
-    warm_library,
-    write_latex,
-)
-from dmft.cli.large import boundary_command, phase_command, sweep_command
+from dmft.cli import commands, large
 from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration
 from dmft.emit.formula import parse_expression
@@ -32,34 +20,25 @@ def run_command(arguments: argparse.Namespace) -> int:
     if arguments.command == "warm" and arguments.file is None:
         if arguments.overrides:
             raise BadParameter("--set changes parameters of a file: dmft warm FILE.toml --set ...")
-        warm_library(progress_option(arguments))
+        commands.warm_library(progress_option(arguments))
         return exit_code(Status.OK)
-    read = example() if arguments.file is None else read_declaration(arguments.file)
+    read = commands.example() if arguments.file is None else read_declaration(arguments.file)
     declared = override(read, arguments.overrides)
     if getattr(arguments, "latex", None):
-        write_latex(declared, arguments.latex)
-    commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
-        "derive": derive_command,
-        "export": export_command,
-        "explore": explore_command,
-        "warm": warm_command,
-        "solve": solve_command,
-        "simulate": simulate_command,
-        "escape": escape_command,
-        "limits": _limits,
-        "phase": phase_command,
-        "boundary": boundary_command,
-        "sweep": sweep_command,
-    }
+        commands.write_latex(declared, arguments.latex)
     with as_asked(progress_option(arguments)):
-        status = commands[arguments.command](declared, arguments)
+        status = _command(arguments.command)(declared, arguments)
     return exit_code(status)
 
 
-def _limits(declared: Declaration, arguments: argparse.Namespace) -> Status:
-    from dmft.cli.limits import limits_command  # its verbs load what other commands do not need
+def _command(name: str) -> Callable[[Declaration, argparse.Namespace], Status]:
+    """The function of a command."""
+    if name == "limits":
+        from dmft.cli.limits import limits_command  # its verbs load what no other command needs
 
-    return limits_command(declared, arguments)
+        return limits_command
+    found: Callable[..., Status] = {**vars(commands), **vars(large)}[f"{name}_command"]
+    return found
 
 
 def override(declared: Declaration, settings: list[str]) -> Declaration:

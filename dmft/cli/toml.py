@@ -16,15 +16,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.aliases import KEYWORDS
-from dmft.cli.declared import (
-    SEQUENCES,
-    algorithm_of,
-    inputs_of,
-    model_of,
-    network_of,
-    rule_of,
-    start_of,
-)
+from dmft.cli import declared
 from dmft.cli.entries import Values
 from dmft.cli.file import load, printable
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
@@ -100,7 +92,7 @@ class Declaration:
         """Return the start that [start] declares."""
         keys = self.table("start")
         try:
-            return start_of(self.model, keys)
+            return declared.start_of(self.model, keys)
         except DmftError as error:
             raise type(error)(f"{self.path}, [start]: {error}") from error
 
@@ -154,31 +146,33 @@ class _Reader:
         others = ("parameters", "title", "rule")
         options = {n: self._keys(n) for n in self.raw if n not in others}
         if "rule" in self.raw:
-            made = self._build("rule", lambda: rule_of(self.raw["rule"], self.values))
+            made = self._build("rule", lambda: declared.rule_of(self.raw["rule"], self.values))
             rule: Any = made  # a declaration is its own model
             result = Declaration(self.file, rule, rule, parameters, options, axes, None, self.raw)
             self._check_letters(result, set(symbols.values()))
             return result
         refuse, fields = self.values.refusal, self.values.fields
-        reads = options["student"].get("kind") in SEQUENCES
+        reads = options["student"].get("kind") in declared.SEQUENCES
 
         def network(table: str, keys: Mapping[str, Any]) -> Any:
-            made = lambda: network_of(table, keys, fields, refuse, reads_sequences=reads)  # noqa: E731
+            made = lambda: declared.network_of(table, keys, fields, refuse, reads_sequences=reads)  # noqa: E731
             return self._build(table, made)
 
         student, given = network("student", options.pop("student")), options.pop("teacher", None)
         teacher = None if given is None else network("teacher", given)
         clusters = options.pop("inputs", None)
-        inputs = self._build("inputs", lambda: inputs_of(clusters, fields))
+        inputs = self._build("inputs", lambda: declared.inputs_of(clusters, fields))
         if teacher is None and getattr(inputs, "labels", None) is None:
             raise ExpressionRefused(
                 f"{self.file}: the table [teacher] is missing; without it [inputs] needs labels"
             )
         said = options.pop("model", {})
-        model = self._build("model", lambda: model_of(student, teacher, said, inputs, refuse))
+        model = self._build(
+            "model", lambda: declared.model_of(student, teacher, said, inputs, refuse)
+        )
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
-        algorithm = self._build("algorithm", lambda: algorithm_of(keys))
+        algorithm = self._build("algorithm", lambda: declared.algorithm_of(keys))
         result = Declaration(self.file, model, algorithm, parameters, options, axes, dim, self.raw)
         self._check_letters(result, set(symbols.values()))
         return result

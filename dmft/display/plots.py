@@ -8,14 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dmft.display import descent_figures
 from dmft.display.curves import is_ensemble, is_escape, plot_escape_times, plot_runs, plot_schedule
-from dmft.display.descent_figures import (
-    is_descent,
-    is_network,
-    plot_descent,
-    plot_network,
-    plot_two_time,
-)
 from dmft.display.diagram import plot_diagram
 from dmft.display.fixed_points import draw_references, plot_thresholds
 from dmft.display.landscape import plot_landscape
@@ -37,7 +31,7 @@ ALONE: tuple[tuple[tuple[str, ...], Callable[..., Any], frozenset[str]], ...] = 
     (("codes", "labels", "names", "boundaries"), plot_regions, frozenset()),
     (("minima", "around", "disc"), plot_landscape, ALL_MAPS),
     (("curves", "triple_points", "labels"), plot_boundary, frozenset()),
-    (("saved", "signals", "pairs"), plot_two_time, frozenset()),
+    (("saved", "signals", "pairs"), descent_figures.plot_two_time, frozenset()),
     (("control", "hamiltonian"), plot_schedule, frozenset()),
     (("weak_recovery", "samples", "overlap"), plot_thresholds, frozenset()),
 )
@@ -179,10 +173,10 @@ def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, froze
                         "plot separately"
                     )
                 return draw, record, takes
-    if all(map(is_network, records)):
-        return plot_network, records, frozenset()
+    if all(map(descent_figures.is_network, records)):
+        return descent_figures.plot_network, records, frozenset()
     runs = [r for r in records if not is_escape(r)]
-    descents = [is_descent(r) for r in runs]
+    descents = [descent_figures.is_descent(r) for r in runs]
     if any(descents) and not (all(descents) and len(runs) == len(records)):
         raise BadParameter("descents on repeated data cannot be drawn together with other records")
     for record in runs if not any(descents) else ():
@@ -192,7 +186,7 @@ def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, froze
             return plot_escape_times, records, frozenset()
         raise BadParameter("an escape time is drawn on its run; pass the run too")
     if any(descents):
-        return plot_descent, records, frozenset({"cmap", "norm"})
+        return descent_figures.plot_descent, records, frozenset({"cmap", "norm"})
     return plot_runs, records, frozenset()
 
 

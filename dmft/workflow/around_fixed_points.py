@@ -17,13 +17,7 @@ from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.record import Record
 from dmft.validation import checked, checked_or, is_number, shown
-from dmft.workflow.fixed_points import (
-    FixedPoint,
-    check_equations,
-    check_tolerance,
-    exponents,
-    unit_of_rates,
-)
+from dmft.workflow import fixed_points
 from dmft.workflow.stationary_system import StationarySystem
 
 
@@ -72,7 +66,7 @@ class FixedPointBranch(Record):
 @checked
 def fixed_point_branch(
     equations: Equations,
-    point: FixedPoint | Overlaps,
+    point: fixed_points.FixedPoint | Overlaps,
     parameter: str,
     values: tuple[float, float],
     *,
@@ -126,7 +120,7 @@ def fixed_point_branch(
     >>> print(branch.folds.round(8))   # beyond it the length diverges (theory/one_pass F.3)
     [0.18018981]
     """
-    check_equations(equations)
+    fixed_points.check_equations(equations)
     if parameter not in equations.parameters:
         raise BadParameter(
             f"the equations have no parameter {parameter!r}; their parameters are "
@@ -134,7 +128,7 @@ def fixed_point_branch(
         )
     values = _ends(values)
     step = _positive("step", step)
-    check_tolerance(tolerance)
+    fixed_points.check_tolerance(tolerance)
     if max_points < 1:
         raise BadParameter(f"max_points = {max_points} must be at least 1")
     max_points = int(max_points)
@@ -161,7 +155,7 @@ def fixed_point_branch(
     blocks, risk, growth = [], [], []
     for y, s in zip(branch.y, branch.parameter, strict=True):
         values_here = np.linalg.eigvals(jacobian(y, s))
-        growth.append(exponents(equations, values_here).real.max())
+        growth.append(fixed_points.exponents(equations, values_here).real.max())
         risk.append(system.risk(y))
         blocks.append(system.blocks(y, system.start.Q))
     return FixedPointBranch(
@@ -241,7 +235,7 @@ class LinearNoise(Record):
 
 @checked_or(equations="derive(..., dim=..., fluctuations=True) gives equations with fluctuations")
 def linear_noise(
-    equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
+    equations: Equations, point: fixed_points.FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:
     r"""Compute the covariance of the stationary fluctuations around a stable fixed point.
 
@@ -294,7 +288,7 @@ def linear_noise(
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.finite_jacobian(system.free)
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
-    if rest > STATIONARY * max(scale, unit_of_rates(system)):
+    if rest > STATIONARY * max(scale, fixed_points.unit_of_rates(system)):
         raise BadParameter(
             f"the overlaps still move there (largest rate {rest:.3g}): find the fixed point with "
             "dmft.fixed_points first"

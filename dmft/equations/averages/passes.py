@@ -23,16 +23,8 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
+from dmft.gaussian.closed import pair
 from dmft.gaussian.closed.bivariate import TwoSigns
-from dmft.gaussian.closed.pair import (
-    RootRatio,
-    as_correlation,
-    finite_for_parallel,
-    is_inverse_root,
-    with_conditional_covariances,
-    with_inverse_roots,
-    with_root_ratios,
-)
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.closed.wick import diagram_table
@@ -100,18 +92,18 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
         raise refuse(_product(q), "its closed form contains sin and cos, which have no code")
     value = product_expectation(q.factors, q.fields, cov, whole=True)
     if functions.has(sp.DiracDelta):  # of units whose indices may be equal
-        value = with_conditional_covariances(finite_for_parallel(value))
+        value = pair.with_conditional_covariances(pair.finite_for_parallel(value))
     # Units with one kink away from zero are 0/0 where their indices are equal.
-    value = with_root_ratios(value).replace(
-        TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))
+    value = pair.with_root_ratios(value).replace(
+        TwoSigns, lambda u, v, rho: TwoSigns(u, v, pair.as_correlation(rho))
     )
-    if value.has(RootRatio) and any(is_inverse_root(e) for e in value.atoms(sp.Pow)):
+    if value.has(pair.RootRatio) and any(pair.is_inverse_root(e) for e in value.atoms(sp.Pow)):
         raise refuse(_product(q), "its closed form is 0/0 where two of its fields coincide")
     missing = ", ".join(without_code(value))
     if missing:
         raise refuse(_product(q), f"its closed form contains {missing}, which has no code")
-    if functions.has(sp.DiracDelta) and functions.has(sp.sign) and not value.has(RootRatio):
-        value = with_inverse_roots(value)
+    if functions.has(sp.DiracDelta) and functions.has(sp.sign) and not value.has(pair.RootRatio):
+        value = pair.with_inverse_roots(value)
     return value
 
 

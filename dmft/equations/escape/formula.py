@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.escape import passage
 from dmft.equations.escape.facts import read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1, validity_text
-from dmft.equations.escape.passage import (
-    Threshold,
-    diffusion_passage,
-    growth_spread,
-    threshold_overlap,
-    transient_noise,
-)
 from dmft.equations.escape.recovery import perfect_limit
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
@@ -335,7 +329,7 @@ class EscapeFormula(InLatex, Short):
         (1.179873, 0.577909)
         """
         values = self._values(parameters)
-        start, end = self._ends(values, Threshold(dim, fraction, overlap, u, u0, reference))
+        start, end = self._ends(values, passage.Threshold(dim, fraction, overlap, u, u0, reference))
         self._check_rate(values, start, end)
         time = self.law.expr.subs(values).subs({u_0: start})
         return float(sp.N(time.subs(u_1, sp.oo if math.isinf(end) else end), 18))
@@ -433,18 +427,18 @@ class EscapeFormula(InLatex, Short):
         named = {n: options.pop(n) for n in ("u", "reference", "noise") if n in options}
         values = self._values(options)
         noisy = bool(named.pop("noise", True))
-        threshold = Threshold(dim, fraction, overlap, **named)
+        threshold = passage.Threshold(dim, fraction, overlap, **named)
         start, end = self._ends(values, threshold)
         law, facts = self.law, self.law.facts
         p, k = (int(w.subs(values)) for w in facts.widths)
         if self.exponent != 2:
             self._check_threshold(values, end)
-            return diffusion_passage(law, values, dim, math.sqrt(end))
+            return passage.diffusion_passage(law, values, dim, math.sqrt(end))
         self._check_rate(values, start, end)
         grown = 0.0
         if noisy and facts.noise != 0:
-            grown = transient_noise(law, values, float(self.length.subs(values)))
-        log_start, spread = growth_spread(p, k, dim, grown)
+            grown = passage.transient_noise(law, values, float(self.length.subs(values)))
+        log_start, spread = passage.growth_spread(p, k, dim, grown)
         growth = float(law.growth.subs(values))
         # The logarithm of the start enters linearly: read off at a start that is tiny.
         tiny = sp.Float("1e-300", 30)
@@ -534,7 +528,7 @@ class EscapeFormula(InLatex, Short):
         return sp.Float(found.x)
 
     def _ends(
-        self, values: Mapping[sp.Symbol, sp.Expr], threshold: Threshold
+        self, values: Mapping[sp.Symbol, sp.Expr], threshold: passage.Threshold
     ) -> tuple[float, float]:
         """U at the start and at the threshold."""
         k = float(self.law.facts.widths[1].subs(values))
@@ -543,7 +537,7 @@ class EscapeFormula(InLatex, Short):
         if not (plateau.is_real and sp.N(plateau) > 0):
             self._refuse_rate(values, self.law.maximal)
         lengths = (float(self.length.subs(values)), float(plateau))
-        end = threshold_overlap(self.law, values, threshold, start, lengths)
+        end = passage.threshold_overlap(self.law, values, threshold, start, lengths)
         return start, end
 
     def _check_rate(self, values: Mapping[sp.Symbol, sp.Expr], start: float, end: float) -> None:

@@ -21,25 +21,9 @@ import sympy as sp
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import CODED, closed_form
 from dmft.equations.definitions import Definition, define
+from dmft.equations.rules import forms
 from dmft.equations.rules.coordinates import Given, StepBuilder
 from dmft.equations.rules.covariances import RowOverlaps
-from dmft.equations.rules.forms import (
-    ONE,
-    ZERO,
-    BareView,
-    by_signs,
-    distributed,
-    exact,
-    hidden,
-    is_polynomial,
-    is_power_of_sign,
-    moment,
-    origin,
-    plain,
-    repeated,
-    single_form,
-    variables,
-)
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.product import product_expectation
 from dmft.laws import Discrete, Normal
@@ -70,17 +54,17 @@ class Moments(RowOverlaps):
 
     def __call__(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression over one step."""
-        return self._mean(hidden(plain(self.in_overlaps(expr))), ())
+        return self._mean(forms.hidden(forms.plain(self.in_overlaps(expr))), ())
 
     def _mean(self, expr: sp.Expr, given: Given) -> sp.Expr:
         expr = expr.xreplace(dict(given))
-        if not variables(expr):
+        if not forms.variables(expr):
             return expr
         if expr.is_Add:
             return sp.Add(*(self._mean(term, given) for term in expr.args))
         constant, rest = list[sp.Expr](), list[sp.Expr]()
         for factor in sp.Mul.make_args(expr):
-            (rest if variables(factor) else constant).append(factor)
+            (rest if forms.variables(factor) else constant).append(factor)
         groups = self._independent(rest, given)
         if len(groups) > 1:
             own = sp.Mul(*(Mean.of(sp.Mul(*g), given) for g in groups))
@@ -95,7 +79,7 @@ class Moments(RowOverlaps):
 
     def _reached(self, factors: Iterable[sp.Expr], given: Given) -> set[object]:
         known = frozenset(r for r, _ in given)
-        return {key for f in factors for v in variables(f) for key in self.keys(v, known)}
+        return {key for f in factors for v in forms.variables(f) for key in self.keys(v, known)}
 
     def keys(self, variable: sp.Symbol, known: frozenset[sp.Symbol]) -> frozenset[object]:
         """What a variable depends on: groups of correlated views, and random numbers."""
@@ -104,13 +88,13 @@ class Moments(RowOverlaps):
             held: list[sp.Expr] = []
             if isinstance(variable, Field):
                 view = variable.view
-                found.add(("noise", self._noise_groups[origin(view)]))
+                found.add(("noise", self._noise_groups[forms.origin(view)]))
                 held = [*view.latents.values(), *view.scales]
             elif isinstance(variable, Random) and variable not in known:
                 found.add(("random", variable))
                 held = [sp.sympify(p, strict=True) for p in getattr(variable.law, "weights", ())]
             for c in held:
-                for v in variables(c):
+                for v in forms.variables(c):
                     found |= self.keys(v, known)
             self._keys[variable, known] = frozenset(found)
         return self._keys[variable, known]
@@ -153,7 +137,7 @@ class Moments(RowOverlaps):
             self.note(rule, expr, given, sp.Add(*(Mean.of(e, own) for e, own in parts)))
             return sp.Add(*(self._mean(e, own) for e, own in parts))
         rule = "wick"
-        if is_polynomial(expr):
+        if forms.is_polynomial(expr):
             value = self._polynomial(expr, given)
         else:
             rule, value = self._product(factors, given)
@@ -164,10 +148,14 @@ class Moments(RowOverlaps):
         self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given
     ) -> tuple[str, list[tuple[sp.Expr, Given]]] | None:
         """Simpler averages that add up to this one, with the rule; None where there are none."""
-        ones = {s: s.base if s.exp % 2 else ONE for s in expr.atoms(sp.Pow) if is_power_of_sign(s)}
+        ones = {
+            s: s.base if s.exp % 2 else forms.ONE
+            for s in expr.atoms(sp.Pow)
+            if forms.is_power_of_sign(s)
+        }
         if ones:
             return "kinks", [(expr.xreplace(ones), given)]
-        spread = by_signs(expr)
+        spread = forms.by_signs(expr)
         if spread is not None:
             return "kinks", [(spread, given)]
         # A sum over several independent groups is taken apart first: each part is simpler.
@@ -180,13 +168,13 @@ class Moments(RowOverlaps):
             assert isinstance(r.law, Discrete)
             parts = []
             for value, weight in zip(r.law.values, r.law.weights, strict=True):
-                weight = plain(self.in_overlaps(exact(weight)))
-                parts.append((weight * expr, (*given, (r, exact(value)))))
+                weight = forms.plain(self.in_overlaps(forms.exact(weight)))
+                parts.append((weight * expr, (*given, (r, forms.exact(value)))))
             return "latents", parts
         opened = self._opened(expr, given)
         if opened != expr:
             return "latent_means", [(opened, given)]
-        if not sums or is_polynomial(expr):
+        if not sums or forms.is_polynomial(expr):
             return None
         terms, others = sums[0]
         return "linearity", [(t * others, given) for t in terms]
@@ -194,7 +182,7 @@ class Moments(RowOverlaps):
     @staticmethod
     def _sums(factors: Sequence[sp.Expr]) -> list[tuple[list[sp.Expr], sp.Expr]]:
         """Terms of each factor that is a sum, and the product of the other factors."""
-        found = ((distributed(f), n) for n, f in enumerate(factors))
+        found = ((forms.distributed(f), n) for n, f in enumerate(factors))
         return [(terms, sp.Mul(*factors[:n], *factors[n + 1 :])) for terms, n in found if terms]
 
     def _next_discrete(self, expr: sp.Expr, given: Given) -> Random | None:
@@ -217,7 +205,7 @@ class Moments(RowOverlaps):
             if not self._is_normal(f, given):
                 view = f.view
                 means = (k * self._latent(c, given) for c, k in self._pairs(f))
-                bare = BareView.of(view)
+                bare = forms.BareView.of(view)
                 swap[f] = Field(f.row, bare, f.block) + sp.Add(*means)
         return expr.xreplace(swap)
 
@@ -226,58 +214,58 @@ class Moments(RowOverlaps):
         return [(c, along[row]) for row, c in f.view.latents.items()]
 
     def _latent(self, c: sp.Expr, given: Given) -> sp.Expr:
-        return plain(self.in_overlaps(c)).xreplace(dict(given))
+        return forms.plain(self.in_overlaps(c)).xreplace(dict(given))
 
     def _is_normal(self, f: Field, given: Given) -> bool:
         """Whether the latents of a field's view are jointly Gaussian with everything else."""
         return all(self._is_affine(self._latent(c, given), given) for c in f.view.latents.values())
 
     def _is_affine(self, expr: sp.Expr, given: Given) -> bool:
-        for v in variables(expr):
+        for v in forms.variables(expr):
             if isinstance(v, Random) and not isinstance(v.law, Normal):
                 return False
             if isinstance(v, Field) and not self._is_normal(v, given):
                 return False
-            if variables(sp.diff(expr, v)):
+            if forms.variables(sp.diff(expr, v)):
                 return False
         return True
 
     def linear(self, expr: sp.Expr, given: Given) -> tuple[dict[object, sp.Expr], sp.Expr]:
         """Coefficients of independent noises (field or random number), and the mean."""
         whole, constant = dict[object, sp.Expr](), expr
-        for v in sorted(variables(expr), key=str):
+        for v in sorted(forms.variables(expr), key=str):
             c = sp.diff(expr, v)
-            constant = constant.xreplace({v: ZERO})
+            constant = constant.xreplace({v: forms.ZERO})
             parts, middle = self._base(v, given)
             for key, y in parts.items():
-                whole[key] = whole.get(key, ZERO) + c * y
+                whole[key] = whole.get(key, forms.ZERO) + c * y
             constant += c * middle
         return whole, constant
 
     def _base(self, v: sp.Symbol, given: Given) -> tuple[dict[object, sp.Expr], sp.Expr]:
         if isinstance(v, Random):
             assert isinstance(v.law, Normal)
-            return {v: ONE}, exact(v.law.mean)
+            return {v: forms.ONE}, forms.exact(v.law.mean)
         assert isinstance(v, Field)
         blocks = range(len(v.view.fractions)) if v.block is None else (v.block,)
-        whole: dict[object, sp.Expr] = {(v.row, v.view, e): ONE for e in blocks}
-        middle = ZERO
+        whole: dict[object, sp.Expr] = {(v.row, v.view, e): forms.ONE for e in blocks}
+        middle = forms.ZERO
         for c, k in self._pairs(v):
             parts, mean = self.linear(self._latent(c, given), given)
             middle += k * mean
             for key, y in parts.items():
-                whole[key] = whole.get(key, ZERO) + k * y
+                whole[key] = whole.get(key, forms.ZERO) + k * y
         return whole, middle
 
     def _of_noises(self, a: object, b: object, given: Given) -> sp.Expr:
         if isinstance(a, tuple) and isinstance(b, tuple):
             (i, first, e), (k, second, other) = a, b
             if e != other:
-                return ZERO
+                return forms.ZERO
             return self._latent(self.across(i, first, k, second, e), given)
         if a == b and isinstance(a, Random):
-            return self.in_overlaps(exact(a.law.variance))
-        return ZERO
+            return self.in_overlaps(forms.exact(a.law.variance))
+        return forms.ZERO
 
     def covariance(self, first: sp.Expr, second: sp.Expr, given: Given) -> sp.Expr:
         """Covariance of two affine expressions in fields and normal numbers, named."""
@@ -310,15 +298,15 @@ class Moments(RowOverlaps):
 
     def _polynomial(self, expr: sp.Expr, given: Given) -> sp.Expr:
         """Average of a polynomial in fields and random numbers."""
-        every = sorted(variables(expr), key=str)
+        every = sorted(forms.variables(expr), key=str)
         gaussian = [v for v in every if isinstance(v, Field) or isinstance(v.law, Normal)]
-        total = ZERO
+        total = forms.ZERO
         for powers, c in sp.Poly(expr, *every).terms():
             own = dict(zip(every, powers, strict=True))
             part = c
             for v in every:
                 if v not in gaussian:
-                    part *= moment(v, own[v])
+                    part *= forms.moment(v, own[v])
             if part != 0:
                 total += part * self._monomial([v for v in gaussian for _ in range(own[v])], given)
         return total
@@ -326,7 +314,7 @@ class Moments(RowOverlaps):
     def _monomial(self, fields: Sequence[sp.Symbol], given: Given) -> sp.Expr:
         """E of a product of Gaussian variables, by Wick with means."""
         if not fields:
-            return ONE
+            return forms.ONE
         key = (sp.Mul(*fields), given)
         if key not in self._memo:
             first, *rest = fields
@@ -342,7 +330,7 @@ class Moments(RowOverlaps):
 
     def _product(self, factors: Sequence[sp.Expr], given: Given) -> tuple[str, sp.Expr]:
         """Average of a product of functions: in closed form, else on nodes; with its rule."""
-        parts = [self._of_single_field(f, given) for part in factors for f in repeated(part)]
+        parts = [self._of_single_field(f, given) for part in factors for f in forms.repeated(part)]
         if all(part is not None for part in parts):
             known = [part for part in parts if part is not None]
             try:
@@ -353,17 +341,17 @@ class Moments(RowOverlaps):
 
     def _of_single_field(self, factor: sp.Expr, given: Given) -> tuple[sp.Expr, sp.Expr] | None:
         """A factor as (function of z, affine form); None where there is no such form."""
-        found = single_form(factor)
+        found = forms.single_form(factor)
         if found is None or not self._is_affine(found[1], given):
             return None
         return found
 
     def _closed(self, parts: Sequence[tuple[sp.Expr, sp.Expr]], given: Given) -> sp.Expr:
-        forms = [form for _, form in parts]
-        means = {form: self.mean_of(form, given) for form in forms}
+        affine = [form for _, form in parts]
+        means = {form: self.mean_of(form, given) for form in affine}
         functions = [f for f, _ in parts]
-        cov = {frozenset((a, b)): self.covariance(a, b, given) for a in forms for b in forms}
-        if any(cov[frozenset((form,))] == 0 for form in forms):
+        cov = {frozenset((a, b)): self.covariance(a, b, given) for a in affine for b in affine}
+        if any(cov[frozenset((form,))] == 0 for form in affine):
             raise NotClosed("a field is a number")
 
         def pair(a: sp.Expr, b: sp.Expr) -> sp.Expr:
@@ -371,7 +359,7 @@ class Moments(RowOverlaps):
 
         if any(means.values()):
             try:
-                value = product_expectation(functions, forms, pair, lambda y: means[y], whole=True)
+                value = product_expectation(functions, affine, pair, lambda y: means[y], whole=True)
             except NotClosed:  # two kinks that are away from zero
                 shifted = [At(f.xreplace({FIELD: FIELD + means[y]}), y) for f, y in parts]
                 value = closed_form(Expectation(*shifted), pair)
@@ -387,22 +375,22 @@ class Moments(RowOverlaps):
         build = StepBuilder(self, given)
         functions: list[tuple[sp.Expr, sp.Expr]] = []
         kinks: dict[sp.Expr, sp.Expr] = {}
-        joint, powers, forms = [], [], list[sp.Expr]()
+        joint, powers, affine = [], [], list[sp.Expr]()
         for factor in factors:
-            found = single_form(factor)
-            if is_polynomial(factor):
+            found = forms.single_form(factor)
+            if forms.is_polynomial(factor):
                 powers.append(factor)
                 continue
             if found is not None and self._is_affine(found[1], given):
                 functions.append(found)
                 self._note_kinks(found, kinks)
-                forms.append(found[1])
+                affine.append(found[1])
             else:
                 joint.append(factor)
-                forms += sorted(variables(factor), key=str)
-        forms = list(dict.fromkeys(forms))
-        forms.sort(key=lambda y: (y not in kinks, not isinstance(y, Random)))
-        for form in forms:
+                affine += sorted(forms.variables(factor), key=str)
+        affine = list(dict.fromkeys(affine))
+        affine.sort(key=lambda y: (y not in kinks, not isinstance(y, Random)))
+        for form in affine:
             build.add(form, kinks.get(form))
         return build.average(functions, sp.Mul(*joint), sp.Mul(*powers))
 
@@ -413,4 +401,4 @@ class Moments(RowOverlaps):
             slope = sp.diff(inside, FIELD)
             if slope.has(FIELD):
                 raise NotClosed(f"{function} has kinks where {inside} = 0, which is not linear")
-            kinks[form] = -inside.xreplace({FIELD: ZERO}) / slope
+            kinks[form] = -inside.xreplace({FIELD: forms.ZERO}) / slope

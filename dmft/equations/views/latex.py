@@ -16,13 +16,7 @@ from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition, MeanSlope, define, used_bases
 from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
 from dmft.equations.update.law import target
-from dmft.equations.views.closed import (
-    LONGEST,
-    ClosedSystem,
-    closed_rows,
-    closed_system,
-    fixed_values,
-)
+from dmft.equations.views import closed
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.explicit_latex import special_functions
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex, name_averages, token_rows
@@ -95,32 +89,32 @@ def subject_of(equations: System, notation: Notation = None) -> Subject:
     )
 
 
-def closed_form(subject: Subject, page: Page) -> ClosedSystem | None:
+def closed_form(subject: Subject, page: Page) -> closed.ClosedSystem | None:
     """The closed form that a page shows; None where it shows averages."""
     if page.form not in (None, "closed", "structured"):
         raise BadParameter(f'form = {page.form!r} must be "closed", "structured" or None')
     if page.form == "structured" or (page.form is None and page.symbolic):
         return None
-    system = closed_system(subject)
+    system = closed.closed_system(subject)
     if page.form == "closed" and system is None:
         raise BadParameter(
             "these equations have no closed form in the overlaps; form='structured' prints them "
             "with averages"
         )
-    return system if page.form or (system and system.operations <= LONGEST) else None
+    return system if page.form or (system and system.operations <= closed.LONGEST) else None
 
 
 def closed_latex(
-    subject: Subject, system: ClosedSystem, page: Page, noise: Fluctuations | None = None
+    subject: Subject, system: closed.ClosedSystem, page: Page, noise: Fluctuations | None = None
 ) -> str:
     """LaTeX of a closed system, whose rates are the drift F of a stochastic equation with noise."""
     printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
     functions = functions_latex(subject.model, printer).removeprefix("& ").split(r",\quad ")
-    told = ", ".join(f"${y}$" for y in functions + fixed_values(system, printer.letter))
+    told = ", ".join(f"${y}$" for y in functions + closed.fixed_values(system, printer.letter))
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)
     system = noise.added_to(system) if noise else system
-    rows, named = closed_rows(system, printer, r"F_{%s}" if noise else r"\frac{d %s}{dt}")
+    rows, named = closed.closed_rows(system, printer, r"F_{%s}" if noise else r"\frac{d %s}{dt}")
     state = (
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )

@@ -11,6 +11,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.exponents import leaps
 from dmft.gaussian.exponents.coefficients import (
     Coefficient,
     Coefficients,
@@ -21,13 +22,6 @@ from dmft.gaussian.exponents.coefficients import (
     norm,
 )
 from dmft.gaussian.exponents.leap_proofs import Label, deciding_moment, enclosed, proven_steps
-from dmft.gaussian.exponents.leaps import (
-    MAX_ORDER,
-    LeapStep,
-    Y,
-    conditional_derivatives,
-    polynomial_steps,
-)
 from dmft.gaussian.exponents.numerical_leaps import THRESHOLD, numerical_steps
 from dmft.gaussian.exponents.record import Exponent, Witness
 from dmft.validation import checked, checked_or
@@ -84,7 +78,7 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     coefficients = Coefficients(expr, active)
     polynomial = expr.is_polynomial(*active)
     known = _polynomial_coefficients(expr, active) if polynomial else {}
-    top = sp.Poly(expr, *active).total_degree() if polynomial else MAX_ORDER
+    top = sp.Poly(expr, *active).total_degree() if polynomial else leaps.MAX_ORDER
     zeros_are_exact = True
     for order in range(1, top + 1):
         found: dict[Index, Coefficient] = {}
@@ -153,7 +147,7 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     if len(active) == 1:
         return _single_step(result, information_exponent(expr, active), active)
     if expr.is_polynomial(*active) and all(c.is_Rational for c in sp.Poly(expr, *active).coeffs()):
-        return _leap(result, polynomial_steps(expr, active), active, SYMBOLIC)
+        return _leap(result, leaps.polynomial_steps(expr, active), active, SYMBOLIC)
     return _leap(result, *_steps(expr, active, every=False))
 
 
@@ -219,7 +213,7 @@ def generative_exponent(
     moment = None if leap else deciding_moment(Label(expr, active, noise))
     if moment is not None:
         n, value, power = moment
-        witness = Witness(_padded(n, active, symbols), value, Y**power)
+        witness = Witness(_padded(n, active, symbols), value, leaps.Y**power)
         return _judged(result, sum(n), witness, SYMBOLIC, 0.0)
     steps, active, proof = _steps(expr, active, every=True, complete=leap, noise=noise)
     judged = _leap(result, steps, active, proof)
@@ -235,7 +229,7 @@ def _steps(
     every: bool,
     complete: bool = True,
     noise: sp.Expr = sp.S.Zero,
-) -> tuple[list[LeapStep], tuple[sp.Symbol, ...], str]:
+) -> tuple[list[leaps.LeapStep], tuple[sp.Symbol, ...], str]:
     """Steps of any target with the fields they count and how they are known."""
     steps = numerical_steps(
         Coefficients(expr, fields),
@@ -293,7 +287,7 @@ def _polynomial_coefficients(
 ) -> dict[Index, Coefficient]:
     """E[f He_n] = E[d^n f] of a polynomial, by multi-index."""
     axes = [sp.eye(len(fields)).col(i) for i in range(len(fields))]
-    table = conditional_derivatives(sp.Poly(expr, *fields), [], axes)
+    table = leaps.conditional_derivatives(sp.Poly(expr, *fields), [], axes)
     return {n: Coefficient(c[()], not c[()].has(sp.Float)) for n, c in table.items()}
 
 
@@ -319,7 +313,7 @@ def _is_constant(coefficients: Coefficients) -> bool:
 
 
 def _leap(
-    result: Exponent, steps: Sequence[LeapStep], active: Sequence[sp.Symbol], proof: str
+    result: Exponent, steps: Sequence[leaps.LeapStep], active: Sequence[sp.Symbol], proof: str
 ) -> Exponent:
     """Exponent of a sequence of steps: its largest order, decided by the first such step."""
     if not steps:
@@ -346,7 +340,7 @@ def _single_step(result: Exponent, exponent: Exponent, active: Sequence[sp.Symbo
         return result
     w, order = exponent.witness, int(exponent)
     entries = ((w.index, w.value, w.transformation),)
-    step = LeapStep(order, np.ones((1, 1)), *entries[0], error=w.error, coefficients=entries)
+    step = leaps.LeapStep(order, np.ones((1, 1)), *entries[0], error=w.error, coefficients=entries)
     leap = _leap(result, [step], active, exponent.proof)
     return replace(leap, threshold=exponent.threshold)
 

@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
 from dmft.model.couplings.random_network import RandomNetwork, S, T
-from dmft.workflow.networks.sites import (
-    FEWER,
-    NODES,
-    NormalLoadings,
-    Numbers,
-    equal_steps,
-    has_kinks,
-)
+from dmft.workflow.networks import sites
 
 # Numbers of the networks that rows belong to.
 Rows = NDArray[np.intp]
@@ -57,7 +50,7 @@ class GaussianSites:
     """
 
     network: RandomNetwork
-    numbers: Numbers
+    numbers: sites.Numbers
 
     @property
     def rank(self) -> int:
@@ -109,7 +102,7 @@ class _Averages:
         self.columns = [*rows[:, :7].T, *np.split(rows[:, 7:], [size, 2 * size], axis=1)]
         self.has_mean = bool(rows[:, 1].any())
 
-    def averages(self, at: Array, which: Rows, nodes: int = NODES) -> Averages:
+    def averages(self, at: Array, which: Rows, nodes: int = sites.NODES) -> Averages:
         """One iteration of the unknowns at (B, 2 + R) of the networks `which` (B,)."""
         std, mean, drive, variance, c, a, b, m, n, across = (y[which] for y in self.columns)
         kappa, size, slope = at[:, 2:], self.sites.rank, -b / a
@@ -117,7 +110,7 @@ class _Averages:
         own, other = (np.einsum("brs,bs->br", C[:, i], kappa) for i in (0, 1))
         field = drive + mean * at[:, 1] + np.sum(m * kappa, axis=1)
         spread = variance + std**2 * at[:, 0] + np.sum(own * kappa, axis=1)
-        z, w = equal_steps(nodes)
+        z, w = sites.equal_steps(nodes)
         root = slope * np.sqrt(np.maximum(spread, 0.0))
         x = (slope * field - c / a)[:, None] + root[:, None] * z
         parts = self.sites._output(x, *(y[:, None] for y in self.scalars[which].T))
@@ -149,7 +142,7 @@ class _Averages:
         """Damped iteration of all rows, in place; nan where it diverges."""
         rows = np.arange(len(at))
         for _ in range(WARM_UP):
-            old, new = at[rows], self.averages(at[rows], which[rows], FEWER).new
+            old, new = at[rows], self.averages(at[rows], which[rows], sites.FEWER).new
             size = np.maximum(1.0, np.abs(old).max(axis=1))
             moves = ~(np.abs(new - old).max(axis=1) < WARM * size)
             at[rows] = np.where(moves[:, None], 0.5 * (old + new), old)
@@ -203,8 +196,8 @@ def gaussian_sites(network: RandomNetwork) -> GaussianSites | None:
         return None
     if network.symmetry[0][0] != 0 or network.covariance is not None or network.noise[0] != 0:
         return None
-    loadings = NormalLoadings.of(network)
-    if loadings is None or has_kinks(network):
+    loadings = sites.NormalLoadings.of(network)
+    if loadings is None or sites.has_kinks(network):
         return None
     rate = network.rate[0] - (x if network.kind == "map" else 0)
     a, b, c = sp.diff(rate, x), sp.diff(rate, h), rate.subs({x: 0, h: 0})
@@ -214,7 +207,7 @@ def gaussian_sites(network: RandomNetwork) -> GaussianSites | None:
         return None
     couplings = (network.std[0][0], network.mean[0][0])
     exprs = (*couplings, drive, variance, c, a, b, *loadings.numbers)
-    return GaussianSites(network, Numbers(network, ("std", "mean", "input"), exprs))
+    return GaussianSites(network, sites.Numbers(network, ("std", "mean", "input"), exprs))
 
 
 def guesses(rank: int, populations: int, others: int) -> Array:
