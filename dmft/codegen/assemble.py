@@ -28,7 +28,7 @@ from dmft.codegen.chunks import (
     over_nodes,
 )
 from dmft.codegen.domains import diagonal_domain, matrix_domain
-from dmft.codegen.functions import MOMENT_OF_SIGNS, PointFunctions, imports
+from dmft.codegen.functions import MOMENT_OF_SIGNS, PointFunctions, imports, node_loop
 from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
@@ -297,8 +297,6 @@ def _write(
     last = {d.name: d for d in definitions if d.holds_variances}  # of each covariance
     for definition in definitions:
         if joint and placed_on_nodes(definition.expr):  # what they read is defined before
-            from dmft.codegen.functions import node_loop
-
             # Nodes are behind the scalars and the constants.
             sizes = (" * ".join(block.axes) for block in here.before_nodes)
             first = " + ".join([str(scalars), *sizes])

@@ -16,7 +16,7 @@ import sympy as sp
 from dmft.errors import BadParameter
 from dmft.explanation.average import Average, statement_latex, statement_text
 from dmft.explanation.both_sides import draw, unknowns
-from dmft.explanation.latex import law_in_words
+from dmft.explanation.latex import as_latex, law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES
 from dmft.typeset.fragment import COLUMN, NOTEBOOK, align, fitted
@@ -276,8 +276,6 @@ class Explanation(Argument):
         >>> proof.latex().count(r"\paragraph") > 1
         True
         """
-        from dmft.explanation.latex import as_latex
-
         return as_latex(self, width, cite, rules)
 
     def __str__(self) -> str:

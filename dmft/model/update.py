@@ -226,16 +226,11 @@ TIME = sp.Symbol("t", real=True)
 
 
 class VectorRule(UpdateField):
-    r"""A one-pass rule whose step is written with vectors (`dmft.rules`).
+    """A one-pass rule whose step is written with vectors (`dmft.rules`).
 
-    Attributes
-    ----------
-    steps : tuple of (Row, Vector)
-        Rows that move, in the order in which they were given.
-    learned : mapping of sympy.Symbol to sympy.Expr
-        Scalars, with their rates.
-    orthonormal : bool
-        Whether the moving rows are orthonormalised after each step (Gram-Schmidt).
+    `steps` are the rows that move, in the order in which they were given; `learned` scalars with
+    their rates; with `orthonormal` the moving rows are orthonormalised after each step
+    (Gram-Schmidt).
     """
 
     # A declaration is its own model.

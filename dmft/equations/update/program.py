@@ -65,33 +65,17 @@ class Shortened:
 class Program:
     """Random fields of one sample in the order in which they are computed, psi last.
 
-    Attributes
-    ----------
-    definitions
-        Of the role "sample".
-    label, error
-        The label without noise; symbol of the error that multiplies the last gradient.
-    parts
-        The last error by what it holds, where it is linear in output and label; else empty.
-    readout
-        What a trained readout moves along at the neuron j: the last error times the activation
-        there, summed over whole steps.
-    closes
-        Whether averages may have closed forms: gradients at the fields of the sample itself, or a
-        rule that is a sum of products.
-    measures
-        What a rule measures at the neuron j.
-    line
-        What a loss sees of a linear student; with it `slope`, -dl/df in `PREDICTION` and `LABEL`.
-    second
-        psi_j psi_l, where psi is a mean over the label's noise already or the product is not the
-        simplest form.
-    shortened
-        Closed moments of psi = front_j e chi, of a normal residual e.
-    students
-        Whether it reads the student fields alone, and so does all that is averaged beside it.
-    batch
-        Samples of a batch, the signs of whose sum of psi take the place of psi; 0 without one.
+    `definitions` have the role "sample". `label` is without noise; `error` multiplies the last
+    gradient, and `parts` is what it holds by name, where it is linear in output and label (else
+    empty). A trained `readout` moves along the last error times the activation at the neuron j,
+    summed over whole steps; `measures` are those of a rule at j. Averages may have closed forms
+    where the program `closes`: gradients at the fields of the sample itself, or a rule that is a
+    sum of products. `line` is what a loss sees of a linear student, with `slope` -dl/df in
+    `PREDICTION` and `LABEL`; `second` is psi_j psi_l, where psi is a mean over the label's noise
+    already or the product is not the simplest form; `shortened` are closed moments of psi = front_j
+    e chi, of a normal residual e. `students`: whether it reads the student fields alone, and so
+    does all that is averaged beside it. `batch`: samples the signs of whose sum of psi take the
+    place of psi; 0 without one.
     """
 
     definitions: tuple[Definition, ...]

@@ -155,33 +155,18 @@ class DescentProblem(Short):
 class DescentTask:
     """Numbers of one descent.
 
-    Attributes
-    ----------
-    labels, sample : compiled functions of the signatures in `dmft.solvers.descent.sampled`
-    steps : int
-        T; fields are at times 0..T-1, overlaps at 0..T.
-    Q, M, P : (p, p), (p, k), (k, k)
-        Overlaps at the start.
-    readout, teacher_readout, scalars : vectors of ``par``
-        The first scalar is the variance of the label noise.
-    process : Process
-        Compiled steps of the overlaps and kernels.
-    par : (T + 1, any)
-        Parameters that they take at each time.
-    trained : bool
-        Whether `sample` also gives the gradients of the readouts.
-    fraction : float
-        Share of the samples in the batch of a step.
-    means : (clusters, k), or (0, 0) where inputs have mean zero
-        The mean of a cluster in the teacher's rows.
-    bend : compiled function of the signature of `sample`, or None
-        Writes dg_j/dh_l in row p j + l: the response is then that of each sample's path.
-    slopes : compiled function like `bend`, or None
-        Without what kinks add: the response is measured with it after the sweep.
-    knots : (any,)
-        Where the slope of an activation jumps whose pieces are straight; none for smooth ones.
-    schedules : mapping of str to str
-        What `par` follows over time, in words.
+    `labels` and `sample` have the signatures of `dmft.solvers.descent.sampled`. Fields are at times
+    0..steps - 1, overlaps at 0..steps; `Q` (p, p), `M` (p, k), `P` (k, k), `readout`,
+    `teacher_readout` and `scalars` (the variance of the label noise first) are those of the start.
+    The compiled steps `process` take row t of `par` (steps + 1, any), which follows the `schedules`
+    (in words). `trained`: whether `sample` also gives the gradients of the readouts; `fraction`:
+    share of the samples in a batch; `means` (clusters, k): means of the clusters in the teacher's
+    rows, (0, 0) without clusters.
+
+    `bend`, a function like `sample` or None, writes dg_j/dh_l in row p j + l: the response is then
+    that of each sample's path. `slopes` is the same without what kinks add: with it the response is
+    measured after the sweep. `knots` are where the slope of an activation jumps whose pieces are
+    straight; none for smooth ones.
     """
 
     labels: Any

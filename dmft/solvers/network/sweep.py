@@ -40,28 +40,16 @@ SECANTS, ACCURACY = 50, 1e-12
 
 @dataclass(frozen=True, eq=False)
 class SiteProblem:
-    """Steps of the sites of each population, without symbols.
+    """Steps of the sites of each population, without symbols; lists have one function for each.
 
-    Attributes
-    ----------
-    step : list of callable(x, h, xi, t, sites, nu) -> (new, by_state, by_field)
-        Next state and its derivatives, (S,); `xi` is standard normal or None.
-    output : list of callable(x, sites) -> (phi, slope)
-    field : list of callable(t, means, loadings, sites) -> array or number
-        What a field has beside its Gaussian part and its memory.
-    kernel : list of callable(corr, resp, t, s) -> (k,), or None
-        Weights of earlier outputs in the field: `corr` and `resp` are rows (P, k).
-    covariance : list of callable(corr, t, s) -> (k + 1,)
-    loadings : list of callable(outputs, sites) -> float
-        Overlaps with the low-rank part from outputs and site parameters of all populations.
-    noisy : bool
-    coupled : float
-        Factor of the Gaussian part of the field; 0 where it was dropped.
-    held : (callable(x) -> array, float), optional
-        Constraint of the multiplier.
-    dt : float
-    same_output : bool
-        Whether sites send their states.
+    `step(x, h, xi, t, sites, nu)` gives the next state and its derivatives by state and field, each
+    (S,); `xi` is standard normal or None. `output(x, sites)` gives phi and its slope; `field(t,
+    means, loadings, sites)` what a field has beside its Gaussian part and its memory; `kernel(corr,
+    resp, t, s)` the weights (k,) of earlier outputs in the field, from rows (P, k), or None;
+    `covariance(corr, t, s)` (k + 1,); `loadings(outputs, sites)` overlaps with the low-rank part,
+    from outputs and site parameters of all populations. `coupled` is the factor of the Gaussian
+    part of the field (0 where it was dropped), `held` the constraint of the multiplier (a function
+    of x, and its value), and `same_output` says whether sites send their states.
     """
 
     step: Sequence[Callable[..., Any]]

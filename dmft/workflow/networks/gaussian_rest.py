@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -32,13 +32,6 @@ LARGEST, ACCEPTED, SAME = 1e8, 1e-8, 1e-6
 NEWTON, STEP, SETTLED = 20, 1e-7, 1e-14
 # Networks that are iterated together.
 TOGETHER = 64
-
-
-class Averages(NamedTuple):
-    """What the iteration returns, and E (dx/dh phi')^2, the replicon without std^2."""
-
-    new: Array
-    slope_squared: Array
 
 
 @dataclass(frozen=True)
@@ -102,8 +95,8 @@ class _Averages:
         self.columns = [*rows[:, :7].T, *np.split(rows[:, 7:], [size, 2 * size], axis=1)]
         self.has_mean = bool(rows[:, 1].any())
 
-    def averages(self, at: Array, which: Rows, nodes: int = sites.NODES) -> Averages:
-        """One iteration of the unknowns at (B, 2 + R) of the networks `which` (B,)."""
+    def averages(self, at: Array, which: Rows, nodes: int = sites.NODES) -> tuple[Array, Array]:
+        """One iteration at unknowns (B, 2 + R) of networks `which` (B,), and E (dx/dh phi')^2."""
         std, mean, drive, variance, c, a, b, m, n, across = (y[which] for y in self.columns)
         kappa, size, slope = at[:, 2:], self.sites.rank, -b / a
         C = across.reshape(len(at), 2, size, size)
@@ -117,7 +110,7 @@ class _Averages:
         phi, by_x = (np.broadcast_to(y, x.shape) for y in parts)
         first, turned = phi @ w, (slope * (by_x @ w))[:, None]
         new = np.column_stack([phi**2 @ w, first, n * first[:, None] + turned * other])
-        return Averages(new, slope**2 * (by_x**2 @ w))
+        return new, slope**2 * (by_x**2 @ w)
 
     def states(self) -> tuple[Array, Array]:
         """States (P, G, 2 + R) from each of G guesses, nan where none is reached, and replicons."""
@@ -142,7 +135,7 @@ class _Averages:
         """Damped iteration of all rows, in place; nan where it diverges."""
         rows = np.arange(len(at))
         for _ in range(WARM_UP):
-            old, new = at[rows], self.averages(at[rows], which[rows], sites.FEWER).new
+            old, new = at[rows], self.averages(at[rows], which[rows], sites.FEWER)[0]
             size = np.maximum(1.0, np.abs(old).max(axis=1))
             moves = ~(np.abs(new - old).max(axis=1) < WARM * size)
             at[rows] = np.where(moves[:, None], 0.5 * (old + new), old)
@@ -156,7 +149,7 @@ class _Averages:
         rows, best = np.flatnonzero(np.isfinite(at).all(axis=1)), np.full(len(at), np.inf)
         trial = at.copy()
         for _ in range(NEWTON):
-            gap = self.averages(trial[rows], which[rows]).new - trial[rows]
+            gap = self.averages(trial[rows], which[rows])[0] - trial[rows]
             left = np.abs(gap).max(axis=1)
             better = left < best[rows]
             rows, gap, left = rows[better], gap[better], left[better]
@@ -174,7 +167,7 @@ class _Averages:
             step = STEP * np.maximum(1.0, np.abs(at[:, i]))
             moved = at.copy()
             moved[:, i] += step
-            ahead = self.averages(moved, which).new - moved
+            ahead = self.averages(moved, which)[0] - moved
             columns.append((ahead - gap) / step[:, None])
         return np.stack(columns, axis=2)
 
