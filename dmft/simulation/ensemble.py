@@ -24,6 +24,8 @@ __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 
 # Codes of the watched observable in compiled code.
 WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
+# Values that are no part of the state.
+RISKS = ("risk", "loss", "error_rate")
 
 
 @checked
@@ -153,7 +155,7 @@ class Ensemble(Averages):
         "Q": ("t", "p", "p_2"),
         "M": ("t", "p", "k"),
         "readout": ("t", "p"),
-        **dict.fromkeys(("risk", "loss", "error_rate"), ("t",)),
+        **dict.fromkeys(RISKS, ("t",)),
         **{n: ("t", "p", "k" if n[-1] == "M" else "p_2") for n in KEPT},
         **{n: ("t", *axes) for n, axes in ACCUMULATED.items()},
         f"{BLOCK}second_moment": ("t", "block", "p"),
@@ -162,16 +164,7 @@ class Ensemble(Averages):
             for n in ("Q", "M", *KEPT)
         },
     }
-    # What the state consists of.
-    STATE: ClassVar[tuple[str, ...]] = (
-        "Q",
-        "M",
-        "readout",
-        *KEPT,
-        *ACCUMULATED,
-        f"{BLOCK}second_moment",
-        *(f"{BLOCK}{n}" for n in ("Q", "M", *KEPT)),
-    )
+    STATE: ClassVar[tuple[str, ...]] = tuple(name for name in AXES if name not in RISKS)
 
     @property
     def counted(self) -> tuple[int, ...]:

@@ -124,10 +124,6 @@ class TableAverage(sp.Expr):
 
         return sp.Float(direct_average(self.factors, [float(a) for a in numbers]), 15)
 
-    def _sympystr(self, printer: Any) -> str:
-        parts = ", ".join(printer.doprint(a) for a in self.args)
-        return f"{type(self).__name__}({parts})"
-
 
 class FieldTable(TableAverage):
     """E F(mean + sqrt(variance) z); arguments F, mean, variance."""

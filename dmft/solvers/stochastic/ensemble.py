@@ -14,14 +14,14 @@ from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.record import Shown
+from dmft.record import Record
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import COUNTED, Averages, Values
 from dmft.solvers.trajectory import block_of, dimensions, plain_block
 
 
 @dataclass(frozen=True, eq=False)
-class PassageTimes(Shown):
+class PassageTimes(Record):
     """First-passage times over runs. Runs without a passage are kept as censored.
 
     Attributes
@@ -40,15 +40,6 @@ class PassageTimes(Shown):
 
     times: NDArray[np.float64]
     horizon: NDArray[np.float64]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PassageTimes):
-            return NotImplemented
-        return np.array_equal(self.times, other.times, equal_nan=True) and np.array_equal(
-            self.horizon, other.horizon
-        )
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def censored(self) -> NDArray[np.bool_]:
