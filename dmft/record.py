@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import PAGES
 
 if TYPE_CHECKING:
     import xarray
+
+    from dmft import netcdf
 
 
 # Ends of the names of netCDF files, which are HDF5 files.
@@ -203,6 +204,8 @@ class Archived(Record, ABC):
         >>> data["value"].dims, data["value"].sel(a=2.0, b=0.5).item()
         (('b', 'a'), 1.0)
         """
+        from dmft import netcdf
+
         data = {name: (dims, values) for name, dims, values in self._displayed()}
         coords = {name: data.pop(name) for name in self._coordinates()}
         return netcdf.dataset(self.KIND, self._record(), data, coords)
@@ -236,6 +239,8 @@ class Archived(Record, ABC):
         >>> dmft.load(path) == diagram
         True
         """
+        from dmft import netcdf
+
         suffix = netcdf.checked_path(path).suffix.lower()
         if suffix not in SUFFIXES:
             raise BadParameter(
@@ -269,6 +274,8 @@ class Archived(Record, ABC):
         >>> dmft.PhaseDiagram.load(path).values.tolist()
         [[0.5, 1.0], [1.0, 2.0]]
         """
+        from dmft import netcdf
+
         return netcdf.load(path, {cls.KIND: cls.restore})
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter, MissingExtra
 from dmft.initial_conditions import SAMPLES, STEPS, TIME, Alignment, Overlaps
@@ -19,6 +18,8 @@ from dmft.record import Archived, Record, Short
 
 if TYPE_CHECKING:
     import pandas
+
+    from dmft import netcdf
 
 MAPPINGS = ("statistics", "parameters", "provenance")
 # Single runs whose values enter means: an event is an end that was asked for.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Solution, clock_of, constant_variables, outcome_of, start_of
+
+if TYPE_CHECKING:
+    from dmft import netcdf
 
 # The fixed readout, as trained ones are.
 READOUT = Block("readout", ("p",))
