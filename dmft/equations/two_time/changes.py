@@ -90,16 +90,14 @@ class TwoTimeEquations(InLatex, Changeable):
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Named terms of each block."""
-        return self._stored_terms
+        return self.all_terms
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Terms of every block."""
-        return self._stored_terms
-
-    @property
-    def _stored_terms(self) -> dict[str, dict[str, sp.Expr]]:
         return {self._block_of(d): dict(d.terms) for d in self.stored}
+
+    _stored_terms = all_terms
 
     def _with_changed(self, block: str, name: str, given: object) -> Self:
         terms = dict(self._stored_terms[block])

@@ -103,8 +103,7 @@ class ExplicitRisk(InLatex, Short):
     def _repr_latex_(self) -> str:
         return rf"$\displaystyle \mathcal{{R}} = {self.latex()}$"
 
-    def __str__(self) -> str:
-        return str(self.expr)
+    __str__ = _in_words
 
     def _sympy_(self) -> sp.Expr:
         return self.expr

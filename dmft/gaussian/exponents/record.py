@@ -100,9 +100,7 @@ class Exponent:
     __index__ = __int__
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Exponent):
-            return bool(self.value == other.value)
-        return bool(self.value == other)
+        return bool(self.value == (other.value if isinstance(other, Exponent) else other))
 
     def __lt__(self, other: Any) -> bool:
         return bool(self.value < (other.value if isinstance(other, Exponent) else other))
