@@ -232,15 +232,13 @@ class Ensemble(Averages):
         passage = None
         if "first_passage" in arrays:
             passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
-        ends = None
-        if record["ends"]:
-            ends = Values({name: arrays[f"{name}_ends"] for name in record["ends"]})
+        ends = {name: arrays[f"{name}_ends"] for name in record["ends"]}
         return cls(
             **cls._averages_of(record, arrays),
             seeds=tuple(int(s) for s in arrays["seed"]),
             dim=record["dim"],
             first_passage=passage,
-            ends=ends,
+            ends=Values(ends) if ends else None,
         )
 
 
