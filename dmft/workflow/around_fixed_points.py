@@ -285,15 +285,10 @@ def linear_noise(
     flow = replace(equations, kind="ode", noise=None, dim=None)
     own = {name: value for name, value in parameters.items() if name in flow.parameters}
     system = StationarySystem(flow, point, own)
-    rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.finite_jacobian(system.free)
-    scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
-    if rest > STATIONARY * max(scale, fixed_points.unit_of_rates(system)):
-        raise BadParameter(
-            f"the overlaps still move there (largest rate {rest:.3g}): find the fixed point with "
-            "dmft.fixed_points first"
-        )
     rates = np.linalg.eigvals(jacobian).astype(complex)
+    fixed_points.check_stationary(system, rates, STATIONARY)
+    scale = float(np.max(np.abs(rates), initial=0.0))
     rates = rates[np.argsort(-rates.real, kind="stable")]
     if rates[0].real > -MARGINAL * scale:
         raise BadParameter(

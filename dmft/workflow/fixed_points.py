@@ -368,6 +368,8 @@ def stability(
 
     Raises
     ------
+    BadParameter
+        If the overlaps are not stationary there.
     NotClosed
         If the Jacobian is computed by differences and these do not converge: at perfect recovery,
         for example, where the overlaps are a singular covariance.
@@ -389,6 +391,7 @@ def stability(
     equations = cast("Equations", equations)
     system = StationarySystem(equations, point, parameters)
     values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
+    check_stationary(system, values, LARGEST_TOLERANCE)
     values = exponents(equations, values)
     order = np.argsort(-values.real, kind="stable")
     moved = [system.blocks(vectors[:, n].astype(complex)) for n in order]
@@ -398,6 +401,17 @@ def stability(
         M=np.array([m["M"] for m in moved]),
         scalars={name: np.array([m[name] for m in moved]) for name in system.start.scalars or ()},
     )
+
+
+def check_stationary(system: StationarySystem, eigenvalues: Array, part: float) -> None:
+    """Refuse overlaps that move at a rate above this part of those of their modes."""
+    rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
+    scale = float(np.max(np.abs(eigenvalues), initial=0.0))
+    if not rest <= part * max(scale, unit_of_rates(system)):
+        raise BadParameter(
+            f"the overlaps still move there (largest rate {rest:.3g}): find the fixed point with "
+            "dmft.fixed_points first"
+        )
 
 
 def _of_network(network: Any, start: Any, parameters: Mapping[str, Any]) -> list[NetworkFixedPoint]:

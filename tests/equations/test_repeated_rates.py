@@ -363,10 +363,10 @@ def test_refusals():
 
 
 def test_modes_are_those_of_differences_of_the_reference():
-    """Of a step that looks at its sample twice: dQ/dt and dM/dt around a state."""
+    """Of a step that looks at its sample twice: dQ/dt and dM/dt around a fixed point."""
     model = model_of(ERF, TARGET[0] ** 2, 1, 0.0)
     equations = dmft.derive(model, dmft.SGD(0.4, repeat=dmft.Lookahead(0.1)))
-    start, h = start_of(model), 1e-4
+    start, h = dmft.fixed_points(equations)[0].overlaps, 1e-4
     columns = []
     for q, m in ((h, 0.0), (0.0, h)):
         ends = [
