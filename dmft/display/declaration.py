@@ -15,6 +15,7 @@ from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL, escaped
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
+from dmft.model.loss import NAMED
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
 
@@ -61,7 +62,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     sums = summed(equations, notation)
     sequence = model.reads_sequences
     noisy = bool(getattr(equations, "noise", None))
-    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, noisy)
+    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
     if not sequence and are_single(model, algorithm):
         numbers = numbers[2:]  # the widths
@@ -78,9 +79,7 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     return fitted(f"{text}\n{rule}", width)
 
 
-def _committee(
-    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, noisy: bool
-) -> str:
+def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: bool) -> str:
     """Networks of a committee, its labels and overlaps."""
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
@@ -91,7 +90,7 @@ def _committee(
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
     single = are_single(model, algorithm)
-    put_in = [sums or y for y in units_put_in(model, algorithm, noisy)]
+    put_in = [sums or y for y in units_put_in(model, algorithm)]
     one_student, one_teacher = (
         single or (one and getattr(network, "width", 0) == 1)
         for one, network in zip(put_in, (model.student, model.teacher), strict=True)
@@ -152,12 +151,11 @@ def _committee(
     return "\n".join([law + more, align(rows), meaning])
 
 
-def units_put_in(model: Any, algorithm: Any, noisy: bool) -> list[bool]:
+def units_put_in(model: Any, algorithm: Any) -> list[bool]:
     """Whether the equations hold no readouts, of students and of teachers, since all are one."""
     trained = getattr(algorithm, "trains_readout", False)
-    plain = algorithm.one_pass and not noisy
     units = [getattr(n, "readout", 0) is None for n in (model.student, model.teacher)]
-    return [plain and units[0] and not trained, plain and units[1]]
+    return [algorithm.one_pass and y for y in (units[0] and not trained, units[1])]
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
@@ -231,15 +229,28 @@ def _rule(algorithm: Any) -> str:
         return "Gradient flow of the population risk."
     if not algorithm.one_pass:
         return "Gradient descent on a fixed set of samples, each of them used in every step."
-    loss = algorithm.loss
-    kind = f"the {loss} loss" if isinstance(loss, str) else f"the loss ${sp.latex(loss)}$"
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
-    words = f"{name} on {kind}, fresh samples in each step"
+    # The update of an `UpdateField` is printed with its equations.
+    on = r" along the updates $\psi$" if algorithm.loss is None else f" on {_loss(algorithm.loss)}"
+    words = f"{name}{on}, fresh samples in each step"
     if algorithm.on_sphere:
         words += ", weights kept on the sphere"
     if algorithm.repeat is not None:
         words += "; a sample is used again at weights that it has moved"
     return words + "."
+
+
+def _loss(loss: str | sp.Expr) -> str:
+    """A loss by its name, and as a formula where it is none of the usual two."""
+    if isinstance(loss, str):
+        return f"the {loss} loss"
+    name = next((n for n, e in NAMED.items() if e == loss), "").replace("huber", "Huber")
+    doprint = EquationPrinter({}).doprint
+    cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
+    shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]
+    return " ".join(["the", *([name] if name else []), "loss", " and ".join(shown)]) + (
+        " otherwise" if len(cases) > 1 else ""
+    )
 
 
 def validity(equations: Any, notation: Notation = None) -> str:

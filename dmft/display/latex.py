@@ -351,6 +351,8 @@ def _displayed(text: str) -> str:
     if r"\begin{array}" in plain or r"\begin{tabular}" in plain:
         return text
     plain = plain.removeprefix(r"\[").removesuffix(r"\]")
+    if "&=" in plain:  # rows that are aligned already
+        return f"\\begin{{align*}}\n{plain}\n\\end{{align*}}"
     sides = re.split(r"(?<!\\)=", plain, maxsplit=1)
     row = f"{sides[0]} &= {sides[1]}" if len(sides) == 2 else f"& {plain}"
     return f"\\begin{{align*}}\n{row}\n\\end{{align*}}"

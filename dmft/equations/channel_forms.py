@@ -92,6 +92,20 @@ def _merged(form: sp.Expr) -> list[tuple[sp.Expr, str]]:
     return [(e, sp.latex(c)) for e, c in rows]
 
 
+def of_signs(form: sp.Expr) -> sp.Expr:
+    """A function at y = 1 and at y = -1 as one formula in y, if it is odd or even in y omega."""
+    rows = {c: e for e, c in form.args} if isinstance(form, sp.Piecewise) else {}
+    signs = [sp.Eq(Y, 1), sp.Eq(Y, -1)]
+    if not {*signs} <= {*rows}:
+        return form
+    one, two = (rows[y] for y in signs)
+    for power in (0, 1):
+        if sp.simplify(two - (-1) ** power * one.xreplace({OMEGA: -OMEGA})) == 0:
+            whole = Y**power * one.xreplace({OMEGA: Y * OMEGA})
+            return sp.simplify(whole).subs(Y**2, 1)
+    return form
+
+
 def slope_of(z: sp.Expr, order: int) -> sp.Expr:
     """Derivative of Z by omega, collected in its functions; y^2 = 1 where y is a sign."""
     found: dict[sp.Expr, sp.Expr] = {}

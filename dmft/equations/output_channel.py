@@ -21,6 +21,7 @@ from dmft.equations.channel_forms import (
     V,
     Y,
     channel_latex,
+    of_signs,
     scores,
     written,
 )
@@ -187,13 +188,12 @@ class OutputChannel(InLatex, Short):
         density = _normal(self.fields[0], OMEGA, V)
         whole = sp.Integral(density * prior(Y, z), (z, -sp.oo, sp.oo))
         log = sp.Function("log")(sp.Symbol("Z"))
-        ledger.add("integrate", whole, self.Z, note=_split_note(self), judge=self._check_z)
-        ledger.add("collect", sp.Derivative(log, OMEGA), self.g, judge=self._check("g", 1))
-        ledger.add(
-            "collect", sp.Derivative(log, (OMEGA, 2)), self.slope, judge=self._check("slope", 2)
-        )
+        shown, g, slope = map(of_signs, (self.Z, self.g, self.slope))
+        ledger.add("integrate", whole, shown, note=_split_note(self), judge=self._check_z)
+        ledger.add("collect", sp.Derivative(log, OMEGA), g, judge=self._check("g", 1))
+        ledger.add("collect", sp.Derivative(log, (OMEGA, 2)), slope, judge=self._check("slope", 2))
         return explanation(
-            "the output channel", ledger, (whole, self.Z), [], cases=[{}, {}], whole=False
+            "the output channel", ledger, (whole, shown), [], cases=[{}, {}], whole=False
         )
 
     def _check(self, name: str, order: int) -> Callable[[int], tuple[float, float, float]]:
@@ -465,5 +465,9 @@ def _boxes(label: Label, inner: sp.Expr) -> list[Any] | None:
 
 def _split_note(channel: OutputChannel) -> str:
     """What the integral is split into."""
-    kinds = ", ".join(f"{p.kind} for {p.low} < z < {p.high}" for p in channel.pieces)
+    ends = [
+        " < ".join([*([str(p.low)] * (p.low != -sp.oo)), "z", *([str(p.high)] * (p.high != sp.oo))])
+        for p in channel.pieces
+    ]
+    kinds = ", ".join(f"{p.kind} for {y}" for p, y in zip(channel.pieces, ends, strict=True))
     return f"Pieces of the label: {kinds}." if kinds else ""

@@ -70,7 +70,14 @@ eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_f
 Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
 # What equations hold of a spectrum.
 OF_INPUTS = frozenset(
-    {"eigenvalue", "noise_factor", "cluster_weight", "cluster_label", "cluster_mean"}
+    {
+        "eigenvalue",
+        "noise_factor",
+        "cluster_weight",
+        "cluster_label",
+        "cluster_mean",
+        "cluster_variance",
+    }
 )
 # Variances of clusters by block, and the fractions of the coordinates that these hold.
 cluster_scale, block_fraction = map(sp.IndexedBase, ("cluster_scale", "block_fraction"))
@@ -293,10 +300,6 @@ BASES = {
     **{f"collected_{n}": (f"T^{{({n})}}", f"T{n}") for n in range(1, 10)},
 }
 BASE_LATEX = {name: latex for name, (latex, _) in BASES.items()} | {
-    "output_covariance": r"\omega^{f}",
-    "output_variance": r"v^{f}",
-    "residual_covariance": r"\omega^{y-f}",
-    "residual_variance": r"v^{y-f}",
     "clip_reach": r"\bar{u}",
     "clip_gain": r"\bar{\kappa}",
     "clip_square": r"\bar{s}",
@@ -349,10 +352,11 @@ BASE_LATEX["output_mean"] = r"\bar{f}"
 
 # In print, terms of all clusters are one sum over c, in which the number of the cluster is 0.
 cluster = sp.Symbol("c", integer=True, positive=True)
-cluster_weight, cluster_label, cluster_mean = map(
-    sp.IndexedBase, ("cluster_weight", "cluster_label", "cluster_mean")
+cluster_weight, cluster_label, cluster_mean, cluster_variance = map(
+    sp.IndexedBase, ("cluster_weight", "cluster_label", "cluster_mean", "cluster_variance")
 )
 BASE_LATEX |= {"cluster_weight": r"\rho", "cluster_label": "y", "cluster_mean": r"\mu", "mean": "m"}
+BASE_LATEX["cluster_variance"] = "s"
 
 
 # Mean of any field, in averages that hold for all of them.

@@ -19,10 +19,11 @@ from dmft.equations.views.collected import collected
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
+from dmft.equations.views.networks import of_signs
 from dmft.equations.views.printer import EquationPrinter, letters_of
-from dmft.equations.views.text import model_names
+from dmft.equations.views.text import halved, model_names
 from dmft.equations.views.token_outputs import token_outputs
-from dmft.equations.views.unit_sums import over_clusters
+from dmft.equations.views.unit_sums import in_all_clusters, over_clusters, with_scaled_fields
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import named_parts
 
@@ -299,6 +300,8 @@ def clusters_apart(expr, mixture):
         parts = []
         for n, (weight, label) in enumerate(zip(mixture.weights, mixture.labels, strict=True), 1):
             put = {x.cluster_weight[index]: sp.nsimplify(weight), x.cluster_label[index]: label}
+            put[x.cluster_variance[index]] = sp.nsimplify(mixture.scales[n - 1])
+            put[x.cluster_mean[index]] = sp.nsimplify(mixture.means[n - 1, 0])
             means = (e for e in one.function.atoms(sp.Indexed) if e.base == x.mean_in(0))
             put |= {e: x.mean_in(n)[e.indices] for e in means}
             parts.append(one.function.xreplace(put))
@@ -629,3 +632,124 @@ def test_flipped_labels_of_clusters_are_printed():
     text = dmft.derive(model, dmft.SGD(0.5)).latex()
     assert all(f"m_{{i}}^{{[{n}]}} =" in text for n in range(1, 5))
     assert dmft.population_risk(model).latex()
+
+
+# Averages as papers write them, by quadrature ---------------------------------------------------
+
+Q_HERE, M_HERE, P_HERE = 1.3, 0.4, 0.9
+
+
+def by_quadrature(expr, scales=(1.0,)):
+    """A rate of one student and one teacher; fields of cluster c have s_c times the covariance."""
+    ends, weights = np.polynomial.legendre.leggauss(60)
+    nodes, inner = np.polynomial.hermite_e.hermegauss(60)
+    half = 4.5 * (1 + ends)
+    star, density = np.r_[half, -half], np.exp(-(half**2) / 2) * 4.5 * weights
+    density = np.outer(np.r_[density, density], inner) / (2 * np.pi)
+    student = M_HERE / np.sqrt(P_HERE) * star[:, None]
+    student = student + np.sqrt(Q_HERE - M_HERE**2 / P_HERE) * nodes
+    star = np.sqrt(P_HERE) * star[:, None] + 0 * nodes
+    entries = {"Q": Q_HERE, "M": M_HERE, "P": P_HERE}
+
+    def mean(entry):
+        number = int(entry.base.name.rpartition("_")[2])
+        mu = (1.0, -0.7)[number - 1]
+        return mu * (M_HERE if entry.indices[0] in (1, ONLY[0]) else P_HERE)
+
+    def plain(e):
+        table = {y: mean(y) for y in e.atoms(sp.Indexed) if x.is_mean(y.base)}
+        table |= {y: entries[y.base.name] for y in e.atoms(sp.Indexed) if y.base.name in entries}
+        return e.xreplace(table)
+
+    values = {}
+    for average in expr.atoms(Expectation):
+        integrand = average.integrand.replace(lambda e: isinstance(e, At), lambda e: e.expr)
+        numbers = {int(y.base.name[-1]) for y in integrand.atoms(sp.Indexed) if x.is_mean(y.base)}
+        root = np.sqrt(dict(enumerate(scales, 1)).get(max(numbers, default=1), 1.0))
+        h, h_star = sp.symbols("h h_star", real=True)
+        fields = {y: h if y.base == x.h else h_star for y in integrand.atoms(sp.Indexed)}
+        fields = {y: s for y, s in fields.items() if x.is_field(y.base)}
+        plainly = plain(integrand).xreplace(fields | {x.output: h, x.label: sp.sign(h_star)})
+        function = sp.lambdify([h, h_star], plainly, ["scipy", "numpy"])
+        values[average] = sp.Float((density * function(root * student, root * star)).sum())
+    return float(plain(expr.xreplace(values)).subs({gamma: 0.3, g: 0.3}))
+
+
+def test_fields_of_clusters_have_their_variance_in_print():
+    """sigma(sqrt(s) h + m) of h ~ N(0, Omega) is sigma(h + m) of h ~ N(0, s Omega)."""
+    scales = (0.6, 2.0)
+    clusters = dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1], scales=scales)
+    model = dmft.Model(dmft.Committee(ERF, 1), clusters)
+    definitions, _ = declared_definitions(subject_of(dmft.derive(model, dmft.SGD(gamma))))
+    scaled = with_scaled_fields(definitions, model)
+    pairs = [
+        (one.expr, two.expr)
+        for one, two in zip(definitions, scaled, strict=True)
+        if one.role in ("rate", "observable")
+    ]
+    assert len(pairs) == 3
+    for one, two in pairs:
+        assert one != two
+        assert abs(by_quadrature(one) - by_quadrature(two, scales)) < 1e-9
+    printed = {d.target: d for d in in_all_clusters(scaled, clusters)}
+    for d in (d for d in scaled if d.role == "rate"):
+        shown = printed[d.target].expr
+        assert shown.has(x.cluster_variance)
+        gap = by_quadrature(clusters_apart(shown, clusters), scales)
+        assert abs(gap - by_quadrature(d.expr, scales)) < 1e-9
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "huber"])
+def test_averages_of_labels_of_one_and_minus_one(loss):
+    """<E(f)> + <O(f) y> is <F(y f)>, which is printed; letters are those of one unit."""
+    model = one(z, sp.sign(z))
+    equations = dmft.derive(model, dmft.SGD(gamma, loss=loss))
+    definitions, _ = declared_definitions(subject_of(equations))
+    shown = {d.target: d for d in of_signs(definitions, model)}
+    text = equations.latex()
+    assert not re.search(r"M_\{1\}|h_\{1\}|\\omega|Piecewise|- f y|\\frac\{\\theta", text)
+    if loss == "huber":
+        return
+    assert shown[x.label].expr == At(sp.sign(z), x.h_star[ONLY[1]])
+    assert r"\langle F(f)\, y" in text
+    changed = 0
+    for d in (d for d in definitions if d.role in ("rate", "observable")):
+        new = shown[d.target].expr
+        changed += new != d.expr
+        if not any(y.factor.has(sp.DiracDelta) for y in d.expr.atoms(At) if isinstance(y, At)):
+            tolerance = 1e-9 if loss == "logistic" else 2e-3  # kinks between the nodes
+            assert abs(by_quadrature(new) - by_quadrature(d.expr)) < tolerance
+    assert changed >= 2
+
+
+def test_half_sums_are_one_term_in_print():
+    """<(A(f) + A(-f))/2> is <A(f)>, <(A(f) - A(-f))/2 sign(h*)> is <A(f) sign(h*)>."""
+    A = sp.log(1 + sp.exp(-z))
+    even, odd = (sp.expand((A + sign * A.xreplace({z: -z})) / 2) for sign in (1, -1))
+    field, star = x.h[ONLY[0]], x.h_star[ONLY[1]]
+    factor = dmft.model.FIELD
+    for functions in ((even,), (odd, sp.sign(z)), (even, z**2)):
+        functions = tuple(f.xreplace({z: factor}) for f in functions)
+        new = halved(functions)
+        assert new[0] == A.xreplace({z: factor})
+        before, after = (
+            Expectation(*(At(f, y) for f, y in zip(some, (field, star), strict=False)))
+            for some in (functions, new)
+        )
+        assert abs(by_quadrature(before) - by_quadrature(after)) < 1e-9
+    assert halved((A.xreplace({z: factor}),)) == (A.xreplace({z: factor}),)  # neither even nor odd
+    clip = sp.Heaviside(1 - sp.Max(-1, factor)) * sp.Heaviside(factor + 1)
+    assert halved((clip,)) == (sp.Heaviside(1 - sp.Abs(factor)),)
+
+
+def test_steps_along_adam_are_reduced():
+    """No pi above and below, no fraction in a fraction; the rates of the reference."""
+    equations = dmft.derive(one(ERF), dmft.Adam(gamma))
+    text = equations.latex()
+    assert not re.search(r"\\frac\{[^{}]*\\pi[^{}]*\}\{\\pi", text)
+    assert "A_{2}" not in text
+    found = equations.evaluate(dmft.Overlaps([[1.3]], [[0.4]], [[0.9]]), gamma=0.3)
+    system = closed_system(subject_of(equations))
+    for name in ("M", "Q"):
+        line = system[name].subs({m: 0.4, q: 1.3, rho: 0.9, g: 0.3})
+        assert abs(float(line) - found[name][0, 0]) < 1e-10

@@ -24,6 +24,7 @@ from dmft.equations.definitions import MeanSlope
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.latex import subject_of
+from dmft.equations.views.printer import EquationPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import Polynomials, for_print, unnamed
@@ -576,3 +577,78 @@ def test_polynomials_of_many_terms_are_printed_as_they_are(monkeypatch):
     dmft.derive(model, dmft.SGD(0.1, loss="correlation", constraint="sphere")).latex()
     assert seen
     assert max(len(sp.Add.make_args(sp.expand(e))) for e in seen) <= 30
+
+
+GELU = z * (1 + sp.erf(z / sp.sqrt(2))) / 2
+
+
+@pytest.mark.parametrize("kind", ["latex", "text"])
+def test_activations_that_are_products_have_their_names(kind):
+    """Multiplied out they were printed as sigma(%s)(h)."""
+    found = dmft.derive(models.committees(GELU, 2, GELU, 1), dmft.SGD(0.1))
+    text = found.latex(kernels="none") if kind == "latex" else str(found)
+    assert "%s" not in text
+    assert (r"\sigma'(h_{j})\,h^{*}\,\sigma(h^*)" if kind == "latex" else "σ'(h[j])") in text
+
+
+def test_losses_and_rules_are_declared_in_words(tmp_path):
+    """By name and as a formula; an `UpdateField` has an update, no loss."""
+
+    def text(algorithm):
+        found = dmft.derive(models.committees(models.ERF, 2, models.ERF, 1), algorithm)
+        return " ".join(dmft.latex(tmp_path / "a.tex", found).read_text().split())
+
+    half = r"\left|{f - y}\right|"
+    assert (
+        "on the Huber loss " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
+        in (text(dmft.SGD(0.1, loss="huber")))
+    )
+    assert r"on the hinge loss $\max\left(0, 1 - f y\right)$," in text(dmft.SGD(0.1, loss="hinge"))
+    rule = dmft.UpdateField(sp.tanh(y - h), fields=(h, h_star, y), learning_rate=0.1)
+    assert "None" not in text(rule)
+    assert r"gradient descent along the updates $\psi$, fresh" in text(rule)
+
+
+def test_decimals_are_short():
+    """Roots of short decimals as roots, others by six digits."""
+    printed = {0.1**0.5: r"\sqrt{0.1}", 1e-2 * 0.1**0.5: r"0.01 \sqrt{0.1}", 4.0: "4", 0.25: "0.25"}
+    printed |= {1 / 3: "0.333333", 1.5e-7: r"1.5 \cdot 10^{-7}"}
+    printer = EquationPrinter({})
+    for value, text in printed.items():
+        assert printer.doprint(sp.Float(value)) == text
+        assert printer.doprint(x.Q[x.j, x.l] - sp.Float(value) * x.gamma).endswith(
+            rf"- {text} \gamma"
+        )
+
+
+def test_stochastic_equations_are_drift_and_increments():
+    """At the declared readouts and noise, in sums over units; u and v are defined."""
+    model = models.committees(models.ERF, 2, models.ERF, 2)
+    found = dmft.derive(model, dmft.SGD(0.1), dim=100, fluctuations=True)
+    text = found.latex()
+    for row in (
+        r"F_{M_{j r}} &= \frac{1}{k} \sum_{s=1}^{k} I_{3}(j, r, s)",
+        r"\frac{\gamma \epsilon_{j l}}{d p}",
+        r"u_{j l} &= \frac{\gamma \psi_{j} \psi_{l}}{p} + h_{j} \psi_{l} + h_{l} \psi_{j}",
+        r"v_{j r} &= h_{r}^* \psi_{j}",
+        r"\psi_{j} &= \sigma'(h_{j}) \left[\frac{1}{k} \sum_{r=1}^{k} \sigma(h_{r}^*)",
+    ):
+        assert row in text
+    assert not re.search(r"(?<![a-z])a_\{", text)
+    for letter in (r"\xi", r"\Delta}", r"\tilde", r"}{dt}"):
+        assert letter not in text
+    assert "a_{j}" in found.latex(symbolic=True)
+
+
+def test_output_channels_are_aligned_once(tmp_path):
+    """Each row of a document has its formula beside its name."""
+    channel = dmft.output_channel(models.committees(z, 1, sp.sign(z), 1))
+    text = dmft.latex(tmp_path / "a.tex", channel).read_text()
+    for row in (
+        r"Z_{\mathrm{out}}(y; \omega, V) &= H\left(- \frac{\omega y}{\sqrt{V}}\right)",
+        r"g_{\mathrm{out}}(y; \omega, V) &= \frac{y \phi\left(\frac{\omega}{\sqrt{V}}\right)}{H",
+    ):
+        assert f"\n{row}" in text
+    explained = dmft.latex(tmp_path / "b.tex", channel, explain=True).read_text()
+    assert "oo" not in explained.split("Derivation")[1].split("Sources")[0]
+    assert r"\begin{cases}" not in explained

@@ -199,16 +199,13 @@ class Noise(Fluctuations):
             + ("" if state else rf",\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr]")
         )
 
-    def latex(self, printer: EquationPrinter, known: Iterable[Definition] = ()) -> list[str]:
-        """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
-        lines = [self.process(printer) + r",\quad \xi \sim \mathcal{N}(0, 1)"]
-        shown = self.printed(known)
-        rates = [d for d in shown if d.role == "rate"]
-        lines += [y for d in shown if d not in rates for y in definition_latex(d, printer)]
-        if rates and self.increments.displaced:
-            lines.append(r"&\text{where a sample is displaced } s \text{ times as much,}")
-        lines += [r"&\text{and in } F \text{ at order } 1/d\text{:}"] if rates else []
-        return lines + [y for d in rates for y in definition_latex(d, printer)]
+    def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
+        """Align lines of the update and the increments."""
+        lines = [r"& \xi \sim \mathcal{N}(0, 1)"] if any(d.expr.has(x.xi) for d in known) else []
+        lines = [y for d in known for y in definition_latex(d, printer)] + lines
+        if any(d.expr.has(x.stretch) for d in known):
+            lines.append(r"&\text{where a sample is displaced } s \text{ times as much}")
+        return lines
 
     def added_to(self, system: ClosedSystem) -> ClosedSystem:
         """Closed drift of one student and one teacher with its part of order 1/d, and Sigma."""

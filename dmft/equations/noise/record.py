@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -75,9 +75,13 @@ class Fluctuations(ABC):
     def random_start(self, dim: int, seed: int) -> Overlaps | Alignment:
         """A start of random rows."""
 
+    def printed(self, known: Iterable[Definition] = ()) -> tuple[Definition, ...]:
+        """Definitions of the increments, and rates at order 1/d; none if `latex` writes all."""
+        return ()
+
     @abstractmethod
     def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
-        """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
+        """Align lines of the increments: those of the definitions that are `printed`."""
 
     def process(self, printer: EquationPrinter, state: str = "") -> str:
         """Align line of the stochastic equation, of a `state` of single units or all overlaps."""

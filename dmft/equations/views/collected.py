@@ -89,10 +89,15 @@ def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
             rational *= PI**power
         elif factor.is_number and not factor.is_Rational:
             kernel = _times(kernel, {factor: sp.S.One})
+        elif power.is_Rational and power.q == 2 and base.has(sp.Function):
+            for part in sp.Mul.make_args(collected(base)):  # a bracket, and what is in front
+                one, own = part.as_base_exp()
+                if part.is_Add or part.has(sp.Function) or not own.is_Integer:
+                    kernel = _times(kernel, {one: own * power})
+                else:
+                    rational, kernel = _with_root(rational, kernel, part, power)
         elif power.is_Rational and power.q == 2:
-            front, roots = _roots(base, power)
-            rational *= front
-            kernel = _times(kernel, roots)
+            rational, kernel = _with_root(rational, kernel, base, power)
         elif isinstance(base, sp.Function):
             sign, function = base.func(*map(_normal, base.args)).as_coeff_Mul()
             rational *= sign**power
@@ -102,6 +107,14 @@ def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
     if exponent != 0:
         kernel = _times(kernel, {sp.exp(_normal(exponent)): sp.S.One})
     return rational, kernel
+
+
+def _with_root(
+    rational: sp.Expr, kernel: Factors, base: sp.Expr, power: sp.Expr
+) -> tuple[sp.Expr, Factors]:
+    """A product with one root more."""
+    front, roots = _roots(base.xreplace({sp.pi: PI}), power)
+    return rational * front, _times(kernel, roots)
 
 
 def _roots(base: sp.Expr, power: sp.Expr) -> tuple[sp.Expr, Factors]:

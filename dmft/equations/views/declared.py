@@ -22,7 +22,11 @@ STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
 OVER_ALL = frozenset({"lambda", "c", "Omega", "Gram", "output_covariance", "residual_covariance"})
 # Intermediates with an index over all fields, which are written into the rates of single units.
-OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
+OVER_FIELDS = frozenset(
+    {"b_learning", "b_interaction", "b", "output_covariance", "residual_covariance"}
+)
+# Indices of entries that number teachers.
+OF_TEACHERS = {"h_star": {0}, "M": {1}, "P": {0, 1}}
 
 
 def declared_definitions(
@@ -32,14 +36,11 @@ def declared_definitions(
     definitions, model = subject.definitions, subject.model
     values, notes = _values(subject, unit_teachers)
     definitions = tuple(_put_into(d, values) for d in definitions)
-    if not subject.fluctuates:
-        definitions = by_network(with_gradients(definitions, model))
+    definitions = by_network(with_gradients(definitions, model))
     if outputs_are_sums(subject):
         definitions = in_sums(definitions, bool(model.student.width == model.teacher.width))
-    if not subject.fluctuates:  # whose noise holds the readouts
-        notes = [name for name in notes if name not in ("readout", "teacher_readout")]
     single, directions = unit_widths(subject), getattr(model.teacher, "activation", None) is None
-    if (any(single) or (directions and model.clusters is None)) and not subject.fluctuates:
+    if any(single) or (directions and model.clusters is None):
         definitions = _of_single_units(definitions, *single)
         notes = ["one P" if name == "P" and single[1] else name for name in notes]
     zero = {d.name: sp.S.Zero for d in definitions if d.role == "intermediate" and d.expr == 0}
@@ -80,7 +81,7 @@ def _values(subject: Subject, unit_teachers: bool) -> tuple[dict[Any, sp.Expr], 
         if not noiseless or e.xreplace({x.Delta: sp.S.Zero}) != 0
         for name in _bases(e)
     }
-    notes = [name for name in values if name in used]
+    notes = []
     if noiseless:
         values[x.Delta] = sp.S.Zero
         if any(x.Delta in d.expr.free_symbols for d in subject.definitions):
@@ -239,8 +240,10 @@ class _Single:
         if name == "lambda" and expr.indices[0] in (*STUDENTS, *(x.p + y for y in TEACHERS)):
             return self.entry(placed_field(*expr.indices))
         indices = []
-        for i in expr.indices:
+        for place, i in enumerate(expr.indices):
             one = i.xreplace({**self.index, **self.sizes})
+            if one == 1 and x.k in self.sizes and place in OF_TEACHERS.get(name, ()):
+                one = ONLY[1]
             if name in OVER_ALL and one == ONLY[0]:
                 one = sp.S.One
             elif one.has(*ONLY) and one not in ONLY:

@@ -11,11 +11,12 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.expectation import At, Expectation, OverSamples
 from dmft.equations.averages.passes import Lowered, value_of
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, MeanSlope, base_name
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
+from dmft.equations.views.text import function_text, halved
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.errors import NotClosed
 from dmft.explanation.print_forms import Part, Polynomials, for_print, rewritten
@@ -72,6 +73,11 @@ class Kernels:
 
     def add(self, average: Expectation, limit: int | None, how: str = "value") -> None:
         """One average, over fields x_1, x_2 ... with covariance C."""
+        first, *rest = average.parts
+        if average.is_product and not function_text(self.printer.names, first.factor, "", str):
+            shown = halved(average.factors)[0]
+            if not shown.is_Add and shown.could_extract_minus_sign():
+                average = Expectation(At(-first.factor, first.field), *rest, average.law)
         head = self.head(average)
         if any(row.startswith(f"{head} &=") for row in self.rows):
             return
@@ -356,3 +362,53 @@ def token_rows(
     blocks = [f"{law} $\\mathbb{{E}}$ is over them, by tables:", align(rows)]
     named = functions.rows()
     return [*blocks, *(["with the functions", align(named)] if named else [])]
+
+
+def law_latex(
+    definitions: Sequence[Definition], printer: EquationPrinter, scaled: bool = False
+) -> list[str]:
+    """Law of the local fields, those of clusters `scaled` by their variance; coefficients."""
+    blocks = [d for d in definitions if d.role == "block"]
+    if not any(d.name == "Omega" for d in blocks):
+        return [align(blocks_latex(blocks, printer))]
+    Q, M, P, field, student, teacher = (
+        printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
+    )
+    unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
+    corner = "I" if unit else P
+    Omega = printer.letter("Omega")
+    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
+    if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
+        matrix = (
+            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
+            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
+        )
+        blocks = [d for d in blocks if d.name != "Gram"]
+    front = "s_c " if scaled else ""
+    cluster = r"\text{ in cluster } c" if scaled else ""
+    law = rf"{front}{Omega}){cluster},\quad {Omega} = {matrix}"
+    if any(x.IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
+        law = Omega + r"^{[c]})\text{ in cluster } c"
+    lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
+    lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
+    if any(d.expr.has(MeanSlope) for d in definitions):
+        whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
+        lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
+    whose = ""
+    if any(d.expr.has(OverSamples) for d in definitions):
+        whose = r" of all samples $\mu$ of a batch, which are independent"
+    return [
+        rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},",
+        align(lines),
+    ]
+
+
+def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
+    """Blocks of Omega and of c, one align line for each array."""
+    rows: dict[str, list[str]] = {}
+    for d in definitions:
+        text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
+        row = rows.setdefault(d.name, [])
+        if text not in row:  # G_12 and G_21 of single units are printed alike
+            row.append(text)
+    return ["& " + r",\quad ".join(row) for row in rows.values()]

@@ -11,15 +11,21 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import OverSamples
 from dmft.equations.averages.passes import lowered
-from dmft.equations.definitions import Definition, MeanSlope, define, used_bases
-from dmft.equations.symbols import IN_CLUSTER, ROW_LATEX, numbers
+from dmft.equations.definitions import Definition, define, used_bases
+from dmft.equations.symbols import ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.views import closed
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.explicit_latex import special_functions
-from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex, name_averages, token_rows
+from dmft.equations.views.kernels import (
+    KERNEL_OPERATIONS,
+    kernels_latex,
+    law_latex,
+    name_averages,
+    token_rows,
+)
+from dmft.equations.views.networks import of_signs
 from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names, printed_definitions
@@ -29,7 +35,7 @@ from dmft.equations.views.token_outputs import (
     rows_of_averages,
     token_outputs,
 )
-from dmft.equations.views.unit_sums import over_clusters
+from dmft.equations.views.unit_sums import in_all_clusters, with_scaled_fields
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -46,12 +52,21 @@ __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
 # What declared values look like in a sentence.
 VALUES = {
-    "readout": "{readout}_j = 1",
-    "teacher_readout": "{teacher_readout}_r = 1",
     "label_noise": "{label_noise} = 0",
     "P": "{P}_{{rs}} = \\delta_{{rs}}",
     "one P": "{P} = 1",
 }
+
+
+# Sentences about functions that equations contain.
+WORDS = {
+    r"\theta\left(": r"$\theta$ is the step function.",
+    r"\delta\left(": r"$\delta$ is the Dirac delta function.",
+}
+OF_SIGNS = (
+    r"As $y = \pm 1$, $\langle F(y f) \rangle = \langle F(f) \rangle + "
+    r"\langle F(f)\, y \rangle$ for any $F$."
+)
 
 
 @dataclass(frozen=True)
@@ -137,27 +152,50 @@ def equations_latex(equations: System, page: Page) -> str:
     if system is not None:
         return closed_latex(subject, system, page, noise)
     printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
+    if getattr(equations.algorithm, "repeat", None) is None:  # one output, of one gradient
+        printer.letters = {"output_0": "f", "error_0": "e"} | printer.letters
     definitions, notes = equations.definitions, list[str]()
+    increments = noise.printed(definitions) if noise else ()
+    if increments:
+        small = {d.target: d.terms for d in increments if d.role == "rate"}
+        definitions = tuple(  # the drift with its terms of order 1/d
+            replace(d, terms=(*d.terms, *small.get(d.target, ()))) for d in definitions
+        )
+        increments = tuple(replace(d, role="sample") for d in increments if d.role != "rate")
+        definitions += increments
+        subject = replace(subject, definitions=definitions, fluctuates=False)
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
-    definitions = averaged = printed_definitions(definitions)
+    definitions = printed_definitions(definitions)
+    own = {d.name for d in increments}
+    increments = tuple(d for d in definitions if d.name in own)
+    plain = definitions
+    if getattr(equations.model, "clusters", None) is not None and not page.symbolic:
+        definitions = with_scaled_fields(definitions, equations.model)
+    scaled = definitions != plain
+    definitions = averaged = tuple(d for d in definitions if d.name not in own)
     if equations.model.reads_sequences:
         definitions = _in_one_line(definitions)
     elif not (page.symbolic or equations.model.clusters is None or equations.model.flips):
-        definitions = over_clusters(definitions, equations.model.clusters)
+        definitions = in_all_clusters(definitions, equations.model.clusters)
+    elif not page.symbolic:
+        definitions = of_signs(definitions, equations.model)
     named = name_averages(definitions, printer)
     parts = [
         *clock(subject, page, printer),
         *meanings_latex(equations, definitions, printer),
-        align(system_latex(equations, definitions, printer)),
+        align(
+            ([noise.process(printer)] if noise and increments else [])
+            + system_latex(equations, definitions, printer)
+        ),
         *notes_latex(notes, printer),
-        *law_latex(definitions, printer),
+        *law_latex(definitions, printer, scaled),
         *named,
     ]
     sequences = equations.model.reads_sequences  # their functions are written out
     lines = [] if sequences else [functions_latex(equations.model, printer)]
-    if equations.noise:
-        lines += equations.noise.latex(printer, equations.definitions)
+    if noise:
+        lines += noise.latex(printer, increments)
     parts.append(align(lines))
     tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
     parts += token_rows(tokens, printer)
@@ -166,7 +204,9 @@ def equations_latex(equations: System, page: Page) -> str:
         shown = [a for a in lowered(averaged) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
     text = "\n".join(part for part in parts if part)
-    return fitted(text, page.width)
+    told = [words for mark, words in WORDS.items() if mark in text]
+    told += [OF_SIGNS] if len(definitions) > len(averaged) and "y f" in text else []
+    return fitted("\n".join([text, *told]), page.width)
 
 
 def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -222,19 +262,19 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     if system is not None:
         return closed_latex(subject, system, page)
     printer = page.printer(model_names(model, r"\sigma", r"\sigma_*"))
-    notes, averaged = list[str](), definitions
+    notes, plain, averaged = list[str](), definitions, definitions
     if not page.symbolic:
-        definitions, notes = declared_definitions(subject)
-        averaged = definitions
+        plain, notes = declared_definitions(subject)
+        definitions = averaged = with_scaled_fields(plain, model)
         if model.clusters is not None and not model.flips:
-            definitions = over_clusters(definitions, model.clusters)
+            definitions = in_all_clusters(definitions, model.clusters)
     risk = [d for d in definitions if d.role == "observable"][-1]
     named = name_averages([risk], printer)
     parts = [
         *clock(subject, page, printer),
         align(definition_latex(risk, printer)),
         *notes_latex(notes, printer),
-        *law_latex(definitions, printer),
+        *law_latex(definitions, printer, averaged != plain),
         *named,
         align([functions_latex(model, printer)]),
         *kernels_latex(lowered(averaged), printer, None),
@@ -320,45 +360,14 @@ def assigned(letter: str, value: str) -> str:
     return letter if value == letter else f"{letter} = {value}"
 
 
-def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
-    """Law of the local fields and their coefficients."""
-    blocks = [d for d in definitions if d.role == "block"]
-    if not any(d.name == "Omega" for d in blocks):
-        return [align(blocks_latex(blocks, printer))]
-    Q, M, P, field, student, teacher = (
-        printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
-    )
-    unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
-    corner = "I" if unit else P
-    Omega = printer.letter("Omega")
-    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
-    if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
-        matrix = (
-            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
-            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
-        )
-        blocks = [d for d in blocks if d.name != "Gram"]
-    law = rf"{Omega}),\quad {Omega} = {matrix}"
-    if any(IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
-        law = Omega + r"^{[c]})\text{ in cluster } c"
-    lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
-    lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
-    if any(d.expr.has(MeanSlope) for d in definitions):
-        whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
-        lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
-    whose = ""
-    if any(d.expr.has(OverSamples) for d in definitions):
-        whose = r" of all samples $\mu$ of a batch, which are independent"
-    return [rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},", align(lines)]
-
-
 def definition_latex(
     definition: Definition, printer: EquationPrinter, kind: str = "ode"
 ) -> list[str]:
     """Lines of an align environment, one for each named term."""
     target = printer.doprint(definition.target)
     if definition.role == "rate":
-        target = rf"\Delta {target}" if kind == "map" else rf"\frac{{d {target}}}{{dt}}"
+        heads = {"map": rf"\Delta {target}", "sde": f"F_{{{target}}}"}
+        target = heads.get(kind, rf"\frac{{d {target}}}{{dt}}")
     lines: list[str] = []
     sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
     for number, (name, expr) in enumerate(definition.terms):
@@ -403,7 +412,7 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
         text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = ({_listed(mean)})"
         if inputs.fractions is not None:
             text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
-        elif scale != 1:
+        elif np.any(inputs.scales != 1):
             text += rf",\ s_{number} = {scale:g}"
         if inputs.labels is not None:
             label = {z: sp.Symbol(f"h^*_{{{r}}}") for r, z in enumerate(inputs.fields, start=1)}
@@ -416,14 +425,3 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
 
 def _listed(values: Iterable[float]) -> str:
     return ", ".join(f"{y:g}" for y in values)
-
-
-def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
-    """Blocks of Omega and of c, one align line for each array."""
-    rows: dict[str, list[str]] = {}
-    for d in definitions:
-        text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
-        row = rows.setdefault(d.name, [])
-        if text not in row:  # G_12 and G_21 of single units are printed alike
-            row.append(text)
-    return ["& " + r",\quad ".join(row) for row in rows.values()]

@@ -16,6 +16,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, free_indices, product_average
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, base_name
+from dmft.equations.views.text import flipped, in_one_form
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Committee, Model
@@ -91,6 +92,52 @@ def ordered(expr: sp.Expr) -> sp.Expr:
         if a.is_product
     }
     return expr.xreplace(table)
+
+
+# Labels of one and minus one ------------------------------------------------------------------
+
+
+def of_signs(definitions: Sequence[Definition], model: Model) -> tuple[Definition, ...]:
+    """Definitions in which <E(f)> + <O(f) y>, y = sign(h*), is <F(y f)> with F = E + O.
+
+    E is even and O is odd; derivations have them apart, since y takes two values.
+    """
+    teacher = model.teacher
+    if not isinstance(teacher, Committee) or teacher.activation != sp.sign(FIELD):
+        return tuple(definitions)
+    ats = [y for d in definitions for y in d.expr.atoms(At)]
+    label = next((y for y in ats if y.factor == sp.sign(FIELD) and y.field.has(x.h_star)), None)
+    found = tuple(
+        replace(d, terms=tuple((name, _of_signs(e, label)) for name, e in d.terms))
+        for d in definitions
+    )
+    if label is None or found == tuple(definitions):
+        return tuple(definitions)
+    return (*found, Definition(x.label, (("label", label),), "sample"))
+
+
+def _of_signs(expr: sp.Expr, label: At | None) -> sp.Expr:
+    if label is None or not expr.args or not expr.has(label):
+        return expr
+    if not isinstance(expr, Expectation):
+        expr = expr.func(*(_of_signs(a, label) for a in expr.args))
+    parts = [y.as_independent(Expectation, as_Add=False) for y in sp.Add.make_args(expr)]
+    averages = [(front, y) for front, y in parts if isinstance(y, Expectation) and y.is_product]
+    for (front, odd), (other, even) in product(averages, repeat=2):
+        ratio, own = sp.cancel(other / front), [y for y in odd.parts if y != label]
+        if not (len(odd.parts) == 2 and len(own) == len(even.parts) == 1 and ratio.is_Rational):
+            continue
+        if even.fields[0] != own[0].field:
+            continue
+        one, minus = (in_one_form(ratio * even.factors[0] + y * own[0].factor) for y in (1, -1))
+        if minus not in (flipped(one), sp.expand(-flipped(one))):
+            continue
+        whole = min(one, sp.factor(one), key=sp.count_ops)
+        number, whole = whole.as_coeff_Mul()
+        signs = [] if minus == flipped(one) else [label]
+        average = Expectation(*signs, At(whole, x.label * own[0].field))
+        return expr - front * odd - other * even + front * number * average
+    return expr
 
 
 # Mean gradients -------------------------------------------------------------------------------

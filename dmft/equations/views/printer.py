@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation, free_indices
 from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.symbols import ONLY
-from dmft.equations.views.text import function_text, printed, split_averages
+from dmft.equations.views.networks import placed_field
+from dmft.equations.views.text import function_text, halved, printed, split_averages
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import OneMore
 from dmft.gaussian.closed.orthant import FourSigns
@@ -24,6 +26,10 @@ from dmft.names import LETTERS, NOTATIONS
 # A random field of a sample, or a mean, in a cluster.
 CLUSTER_LATEX = "{}^{{[{}]}}"
 PARAMETERS = frozenset({x.gamma, x.Delta, x.flip, x.rho_a, *x.numbers.values()})
+# Combinations of fields that a loss sees of linear networks.
+OF_LINES = {"output": "f", "residual": r"\left(y - f\right)"}
+ALONE = re.compile(r"^(\\left\\langle )\\left\((.*)\\right\)( \\right\\rangle)$")
+DOUBLE = re.compile(r"(\\left[(|]\{?|, )\(y - f\)(?=\}?\\right)")
 # What makes a sum too high for a numerator.
 PARTS = (sp.Function, sp.Sum, Expectation)
 Notation = str | Mapping[str, str] | None
@@ -91,6 +97,11 @@ class EquationPrinter(LatexPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
+        for line, whole in OF_LINES.items():  # <h_j f> and <f^2>
+            if base == f"{line}_variance":
+                return rf"\langle {whole}^{{2}} \rangle"
+            if base == f"{line}_covariance":
+                return rf"\langle {self._print(placed_field(expr.indices[0]))} {whole} \rangle"
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         name = _one_superscript(name)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
@@ -122,6 +133,18 @@ class EquationPrinter(LatexPrinter):
             return template % (self._print(expr.base), self._print(expr.exp))
         return str(super()._helper_print_standard_power(expr, template))
 
+    def _print_Float(self, expr: sp.Float) -> str:
+        # A short decimal, the root of one, or as many digits as a reader takes in.
+        short = f"{float(expr):.6g}"
+        scale = 10.0 ** math.floor(math.log10(abs(expr)) + 0.5) if expr else 1.0
+        square = f"{(float(expr) / scale) ** 2:.3g}"
+        if not math.isclose(float(short), expr, rel_tol=1e-12) and math.isclose(
+            math.sqrt(float(square)) * scale, abs(expr), rel_tol=1e-12
+        ):
+            front = "" if scale == 1 else f"{scale:g} "
+            return f"{'-' if expr < 0 else ''}{front}\\sqrt{{{square}}}"
+        return str(super()._print_Float(sp.Float(short, 6))).removesuffix(".0")
+
     def _print_Sum(self, expr: sp.Sum) -> str:
         # Sums over the same range stand under one sign.
         signs: list[tuple[list[str], sp.Expr, sp.Expr]] = []
@@ -148,6 +171,9 @@ class EquationPrinter(LatexPrinter):
         inside = [
             rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
         ]
+        roots = sp.Mul(*(f for f in sp.Mul.make_args(rest) if f.is_number and not f.is_Rational))
+        if (square := roots**2 * sp.pi).is_Integer:  # one root, as in front of signs
+            inside, rest = [rf"\sqrt{{\frac{{{square}}}{{\pi}}}}", *inside], rest / roots
         if rest in (1, -1):
             return ("- " if rest == -1 else "") + " ".join(inside)
         text = self.plain_product(rest)
@@ -208,12 +234,19 @@ class EquationPrinter(LatexPrinter):
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
-        return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+        text = named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+        return DOUBLE.sub(r"\1y - f", text)
 
     def _print_Expectation(self, expr: Expectation) -> str:
         name = self.name_of(expr)
+        if expr.is_product and expr.law == FIELDS:
+            pairs = zip(halved(expr.factors), expr.fields, strict=True)
+            expr = Expectation(*(At(f, y) for f, y in pairs))
         if not name or not indexed(expr):
-            return expr._latex(self)
+            text = expr._latex(self)
+            # A factor alone needs no brackets.
+            alone = expr.is_product and len(expr.parts) == 1
+            return ALONE.sub(r"\1\2\3", text) if alone else text
         return f"{name}({', '.join(self._print(y.indices[0]) for y in expr.fields)})"
 
     def name_of(self, average: Expectation) -> str:

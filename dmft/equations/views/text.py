@@ -19,7 +19,7 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.closed.pair import Formula
 from dmft.gaussian.derivative import derivative
-from dmft.model import Model
+from dmft.model import FIELD, Model
 
 PRIMES = ("", "'", "''")
 # A random field of a sample, or a mean, in a cluster.
@@ -52,34 +52,69 @@ def factor_names(
     return names
 
 
+def model_factors(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+    """Names of the activations of a model of overlaps and of their derivatives."""
+    student, teacher = model.student.activation, model.teacher.activation
+    return factor_names(student, student if teacher is None else teacher, sigma, star)
+
+
 def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
     """Names of the activations of a model; none of sequences, whose functions are written out."""
     if model.family != "overlaps":
         return {}
-    student, teacher = model.student.activation, model.teacher
-    other = student if teacher.activation is None else teacher.activation
-    names = factor_names(student, other, sigma, star)
+    names = model_factors(model, sigma, star)
     shifted: dict[sp.Expr, str] = {}
-    for law in clusters_of(model):
+    laws = clusters_of(model)
+    for law in (*laws, *(replace(y, scale=sp.S.One) for y in laws)):
         shifted |= {y: name for y, name in _shifted_names(names, law).items() if y not in names}
     return names | shifted
 
 
+def shapes_in(factors: Iterable[sp.Expr], law: Cluster) -> dict[sp.Expr, tuple[sp.Expr, sp.Expr]]:
+    """Functions of the fields of a cluster: the number times one of these factors that each is."""
+    found: dict[sp.Expr, tuple[sp.Expr, sp.Expr]] = {}
+    for factor in factors:
+        shape = _shape(law.shifted(At(factor, x.h[x.j])).factor)
+        found |= dict.fromkeys((shape, sp.expand(shape)), (sp.S.One, factor))
+        # Stein's identity takes derivatives along centred fields.
+        if (higher := derivative(factor)) in factors:
+            slope = derivative(shape)
+            found |= dict.fromkeys((slope, sp.expand(slope)), (law.root, higher))
+    return found
+
+
 def _shifted_names(names: Mapping[sp.Expr, str], law: Cluster) -> dict[sp.Expr, str]:
     """Templates of functions of the fields of a cluster: places for a field and its mean."""
-    found: dict[sp.Expr, str] = {}
     scale = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
     inside = f"({scale}%s)" if law.is_centred else f"({scale}%s + %s)"
-    front = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
-    for factor, name in names.items():
-        shape = _shape(law.shifted(At(factor, x.h[x.j])).factor)
-        found |= dict.fromkeys((shape, sp.expand(shape)), name + inside)
-        # Stein's identity takes derivatives along centred fields.
-        higher = names.get(derivative(factor))
-        if higher is not None:
-            slope = derivative(shape)
-            found |= dict.fromkeys((slope, sp.expand(slope)), front + higher + inside)
-    return found
+    return {
+        shape: ("" if number == 1 else scale) + names[factor] + inside
+        for shape, (number, factor) in shapes_in(names, law).items()
+    }
+
+
+def in_own_units(part: sp.Expr, factors: Iterable[sp.Expr], law: Cluster) -> sp.Expr:
+    """A part of an integrand with fields of variance s_c Omega in place of sqrt(s_c) times others.
+
+    Factors are those of the fields of N(0, Omega).
+    """
+    if not isinstance(part, At):
+        fields = {f: f / law.root for f in part.atoms(sp.Indexed) if x.is_field(f.base)}
+        values = {y: in_own_units(y, factors, law) for y in part.atoms(At)}
+        return part.xreplace(values) if values else part.xreplace(fields)
+    shape, shapes = _shape(part.factor), shapes_in(factors, law)
+    key = (
+        shape
+        if shape in shapes
+        else next((y for y in shapes if _multiplied(y) == _multiplied(shape)), None)
+    )
+    if key is None:
+        changed = part.factor.xreplace({FIELD: FIELD / law.root})
+        number = changed.as_independent(FIELD)[0] if not changed.is_Add else sp.S.One
+        return number * At(changed / number, part.field)
+    number, factor = shapes[key]
+    mean = law.mean_of(part.field)
+    return number * At(factor.xreplace({FIELD: FIELD + mean}), part.field)
 
 
 def _shape(factor: sp.Expr) -> sp.Expr:
@@ -95,8 +130,9 @@ def function_text(
     names: Mapping[sp.Expr, str], factor: sp.Expr, field: str, doprint: Callable[[sp.Expr], str]
 ) -> str | None:
     """A named function at a field, shifted or not; None where it has no name."""
-    if factor in names:
-        return f"{names[factor]}({field})"
+    name = names.get(factor, "%s")
+    if "%s" not in name:
+        return f"{name}({field})"
     means = _means(factor)
     template = ""
     if len(means) < 2:
@@ -116,6 +152,58 @@ def _same(names: Mapping[sp.Expr, str], shape: sp.Expr) -> str:
 @lru_cache(maxsize=512)
 def _multiplied(expr: sp.Expr) -> sp.Expr:
     return sp.expand(sp.powsimp(sp.expand(expr)))
+
+
+@lru_cache(maxsize=512)
+def halved(factors: tuple[sp.Expr, ...]) -> tuple[sp.Expr, ...]:
+    """Factors of an average over centred fields, (A(z) + A(-z))/2 and (A(z) - A(-z))/2 as A(z).
+
+    The average is the same if the other factors are even or odd.
+    """
+    if any(f.free_symbols - {FIELD} or f.atoms(sp.Indexed) for f in factors):
+        return factors
+    forms = tuple(map(in_one_form, factors))
+    signs = [1 if f == flipped(f) else -1 if f == sp.expand(-flipped(f)) else 0 for f in forms]
+    factors = tuple(
+        f if f.is_Add or f.has(sp.Heaviside) else y for f, y in zip(forms, factors, strict=True)
+    )
+    if sp.prod(signs) != 1:
+        return factors
+    return tuple(_half(f, sign) if f.is_Add else f for f, sign in zip(factors, signs, strict=True))
+
+
+def _half(factor: sp.Expr, sign: int) -> sp.Expr:
+    """Twice one of the terms that change into each other with the sign of the field."""
+    terms = [*sp.Add.make_args(factor)]
+    found = []
+    for term in terms:
+        other = sp.expand(sign * flipped(term))
+        if other == term or other not in terms:
+            found.append(term)
+        elif max(term, other, key=lambda y: (str(y).count("-"), str(y))) == term:
+            found.append(2 * term)
+    return sp.Add(*found)
+
+
+def flipped(factor: sp.Expr) -> sp.Expr:
+    """A factor at minus its field, in one form."""
+    return in_one_form(factor.xreplace({FIELD: -FIELD}))
+
+
+def in_one_form(factor: sp.Expr) -> sp.Expr:
+    """A sum of products, clipped fields by their sign, two steps of |u| < c as one."""
+    factor = sp.expand(factor)
+    for edge in factor.atoms(sp.Max):
+        low = sp.Add(*(y for y in edge.args if y.is_number))
+        inside = sp.Add(*(y for y in edge.args if not y.is_number))
+        if edge != sp.Max(low, inside) or not low.is_negative:
+            continue
+        steps = sp.Heaviside(-low - edge) * sp.Heaviside(inside - low)
+        factor = factor.subs(steps, sp.Heaviside(-low - sp.Abs(inside)))
+        if inside.could_extract_minus_sign():
+            clipped = sp.Min(-low, sp.Max(low, -inside))
+            factor = factor.xreplace({sp.Min(-low, edge): -clipped})
+    return sp.expand(factor)
 
 
 def functions_text(model: Model) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import permutations
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import free_indices
+from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.definitions import Definition, base_name, used_bases
-from dmft.model import GaussianMixture
+from dmft.equations.symbols import ONLY
+from dmft.equations.update.law import clusters_of
+from dmft.equations.views.text import in_own_units, model_factors
+from dmft.model import GaussianMixture, Model
 
 
 def over_neurons(expr: sp.Expr) -> sp.Expr:
@@ -128,6 +132,45 @@ def _sorted_entries(term: sp.Expr) -> sp.Expr:
 AGREES = 1e-12
 
 
+def with_scaled_fields(definitions: Sequence[Definition], model: Model) -> tuple[Definition, ...]:
+    """Definitions in fields that have the variance of their cluster, for print.
+
+    Runs read sigma(sqrt(s_c) h + m^[c]) with h ~ N(0, Omega); papers print sigma(h + m^[c]) with
+    h ~ N(0, s_c Omega). Unchanged where a cluster has no mean, which would not tell its number.
+    """
+    laws, factors = clusters_of(model), list(model_factors(model))
+    if all(y.scale == 1 for y in laws) or any(y.is_centred or y.shape for y in laws):
+        return tuple(definitions)
+
+    def moved(expr: sp.Expr) -> sp.Expr:
+        number, _ = _renumbered(expr)
+        if isinstance(expr, Expectation) and number:
+            parts = (in_own_units(y, factors, laws[number - 1]) for y in expr.parts)
+            pairs = [y.as_independent(At, sp.Indexed, as_Add=False) for y in parts]
+            average = Expectation(*(y for _, y in pairs), expr.law)
+            return sp.Mul(*(n for n, _ in pairs)) * average
+        if not expr.args or not expr.has(Expectation):
+            return expr
+        expr = expr.func(*map(moved, expr.args))
+        if not isinstance(expr, sp.Sum):
+            return expr
+        number = _number(sp.Add.make_args(expr.function)[0])
+        return number * sp.Sum(sp.expand_mul(expr.function / number, deep=False), *expr.limits)
+
+    found = []
+    for d in definitions:
+        number, _ = _renumbered(d.target)
+        law = laws[number - 1] if d.role == "sample" and number else None
+        terms = ((n, in_own_units(e, factors, law) if law else moved(e)) for n, e in d.terms)
+        found.append(replace(d, terms=tuple(terms)))
+    return tuple(found)
+
+
+def _number(term: sp.Expr) -> sp.Expr:
+    """Numbers of a product."""
+    return sp.Mul(*(f for f in sp.Mul.make_args(term) if f.is_number))
+
+
 def over_clusters(
     definitions: Sequence[Definition], mixture: GaussianMixture
 ) -> tuple[Definition, ...]:
@@ -138,12 +181,18 @@ def over_clusters(
     labels = [sp.sympify(y, strict=True) for y in mixture.labels or ()]
     if mixture.fractions is not None or not all(y.is_number for y in labels):
         return tuple(definitions)
-    ones = [1.0] * len(mixture.weights)
+    ones, scales = [1.0] * len(mixture.weights), [*map(float, mixture.scales)]
     powers = [[float(y) ** n for y in labels] for n in range(3)] if labels else [ones]
-    shares = [[w * y for w, y in zip(mixture.weights, some, strict=True)] for some in powers]
+    factors = {
+        (x.cluster_label[x.cluster] ** n, x.cluster_variance[x.cluster] ** m): [
+            w * y * s**m for w, y, s in zip(mixture.weights, some, scales, strict=True)
+        ]
+        for n, some in enumerate(powers)
+        for m in (range(3) if len({*scales}) > 1 else (0,))
+    }
     found = _in_any(
         [
-            replace(d, terms=tuple((name, _in_clusters(e, shares)) for name, e in d.terms))
+            replace(d, terms=tuple((name, _in_clusters(e, factors)) for name, e in d.terms))
             if d.role != "block"
             else d
             for d in definitions
@@ -160,6 +209,38 @@ def over_clusters(
     read = {name for d in found for name in used_bases(d.expr)}
     kept = [d for d in found if d.name in read or d.role != "block" or d.name == "Omega"]
     return (*kept, Definition(x.mean_in(0)[i], (("mean", mean),), "block"))
+
+
+def in_all_clusters(
+    definitions: Sequence[Definition], mixture: GaussianMixture
+) -> tuple[Definition, ...]:
+    """Definitions as they are printed: sums over clusters, means of one teacher put in."""
+    return _with_single_means(over_clusters(definitions, mixture), mixture)
+
+
+def _with_single_means(
+    definitions: Sequence[Definition], mixture: GaussianMixture
+) -> tuple[Definition, ...]:
+    """Definitions of one teacher with mu_c P for the mean of its field, and mu_c M_j for others."""
+    if mixture.means.shape[1] != 1:
+        return tuple(definitions)
+    means = [d for d in definitions if x.is_mean(_base(d.target))]
+    single = not any(d.expr.has(x.p) for d in means)
+    student, place = (ONLY[0], 2) if single else (x.j, x.p + 1)
+    of_teacher = x.cluster_mean[x.cluster] * x.P[ONLY[1], ONLY[1]]
+    table: dict[sp.Expr, sp.Expr] = {x.Omega[x.i, place]: x.M[student, ONLY[1]]}
+    for entry in (e for d in definitions for e in d.expr.atoms(sp.Indexed) if x.is_mean(e.base)):
+        (index,) = entry.indices
+        if index != place:
+            table[entry] = entry.base[student if index == 1 else index]
+        elif entry.base == x.mean_in(0):
+            table[entry] = of_teacher
+    found = []
+    for d in definitions:
+        target = _base(d.target)[student] if d in means else d.target
+        terms = tuple((n, e.xreplace(table)) for n, e in d.terms)
+        found.append(replace(d, target=target, terms=terms))
+    return tuple(found)
 
 
 def _base(target: sp.Expr) -> sp.Basic:
@@ -193,22 +274,28 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
     return found
 
 
-def _in_clusters(expr: sp.Expr, shares: Sequence[Sequence[float]]) -> sp.Expr:
+def _in_clusters(
+    expr: sp.Expr, shares: Mapping[tuple[sp.Expr, sp.Expr], Sequence[float]]
+) -> sp.Expr:
     """The same as a sum over clusters; terms that differ otherwise stay as they are."""
     groups: dict[sp.Expr, list[sp.Expr]] = {}
     others = []
+    count = len(shares[sp.S.One, sp.S.One])
     for term in sp.Add.make_args(sp.expand_mul(expr, deep=False)):
-        number, rest = term.as_coeff_Mul()
+        number = _number(term)
+        rest = term / number
         cluster, key = _renumbered(rest)
         if cluster:
-            groups.setdefault(key, [sp.S.Zero] * len(shares[0]))[cluster - 1] += number
+            groups.setdefault(key, [sp.S.Zero] * count)[cluster - 1] += number
         else:
             others.append(term)
-    sums: dict[tuple[int, sp.Expr, tuple[sp.Basic, ...]], sp.Expr] = {}
+    sums: dict[tuple[Any, sp.Expr, tuple[sp.Basic, ...]], sp.Expr] = {}
     for rest, numbers in groups.items():
         place = next(n for n, y in enumerate(numbers) if y != 0)
-        ratios = [float(numbers[place]) / y[place] if y[place] else 0.0 for y in shares]
-        power = next((n for n, y in enumerate(ratios) if _agree(numbers, y, shares[n])), None)
+        ratios = {
+            n: float(numbers[place]) / y[place] if y[place] else 0.0 for n, y in shares.items()
+        }
+        power = next((n for n, y in ratios.items() if _agree(numbers, y, shares[n])), None)
         if power is None:
             return expr
         front, inside, limits = _parts(sp.nsimplify(ratios[power], rational=True) * rest)
@@ -222,14 +309,16 @@ def _in_clusters(expr: sp.Expr, shares: Sequence[Sequence[float]]) -> sp.Expr:
     common = sp.Mul(*(b**e for b, e in shared.items()))
     if all(front.could_extract_minus_sign() for _, front, _ in sums):
         common = -common
-    by_power: dict[int, list[sp.Expr]] = {}
-    for (power, front, limits), inside in sums.items():
+    by_power: dict[sp.Expr, dict[sp.Expr, list[sp.Expr]]] = {}
+    for ((label, scale), front, limits), inside in sums.items():
         term = front / common * (sp.Sum(inside, *limits) if limits else inside)
-        by_power.setdefault(power, []).append(term)
-    c = x.cluster
-    terms = (x.cluster_label[c] ** n * sp.Add(*y) for n, y in by_power.items())
-    body = sp.Mul(x.cluster_weight[c], sp.Add(*terms), evaluate=False)
-    return sp.Add(*others, common * sp.Sum(body, (c, 1, len(shares[0]))))
+        by_power.setdefault(label, {}).setdefault(scale, []).append(term)
+    terms = (
+        label * sp.Add(*(scale * sp.Add(*y) for scale, y in parts.items()))
+        for label, parts in by_power.items()
+    )
+    body = sp.Mul(x.cluster_weight[x.cluster], sp.Add(*terms), evaluate=False)
+    return sp.Add(*others, common * sp.Sum(body, (x.cluster, 1, count)))
 
 
 def _agree(numbers: Sequence[sp.Expr], ratio: float, share: Sequence[float]) -> bool:
