@@ -342,6 +342,8 @@ def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
     for panel, label, name in zip(panels, words, ("t", "t", "s", "x"), strict=False):
         panel.set(xlabel=f"${name}$" if name == "x" else f"time ${name}$", ylabel=label)
         panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[:2]:
+        flatten_noise(panel)
     put_legends((panels[0], *named_once(panels[0])))
     if title:
         panels[0].figure.suptitle(title)

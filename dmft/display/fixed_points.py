@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dmft.display.style import COLOURS, FAINT, INK, Canvas
+from dmft.display.style import COLOURS, FAINT, INK, Canvas, put_legends
 from dmft.errors import BadParameter
 
 # Room to the right of the last threshold, and the range where there is none.
 BEYOND, WIDE = 1.4, 5.0
+# Room below the branch q = 0.
+ZERO = -0.02
 LINES = {
     "weak_recovery": ("weak recovery", ":"),
     "information_theoretic": ("information-theoretic", "-."),
@@ -94,9 +96,11 @@ def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -
         if at is not None and 0 < at < np.inf:
             ax.axvline(float(at), linestyle=style, color=COLOURS[1], linewidth=1, label=label)
             last = max(last, float(at))
-    ax.set(xlim=(0.0, BEYOND * last or WIDE), ylim=(0.0, None))
+    if found.weak_recovery is not None and 0 < found.weak_recovery < np.inf:
+        ax.plot([0.0, float(found.weak_recovery)], [0.0, 0.0], "-", color=COLOURS[0])
+    ax.set(xlim=(0.0, BEYOND * last or WIDE), ylim=(ZERO, None))
     ax.set_xlabel(r"samples over dimension $\alpha$")
     ax.set_ylabel("overlap $q$")
     ax.set_title(title or "")
-    ax.legend()
+    put_legends((ax, *ax.get_legend_handles_labels()), where="below")
     return ax

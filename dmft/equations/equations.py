@@ -64,7 +64,7 @@ class Equations(Short, System):
     model, algorithm
         Model and algorithm of the derivation.
     scaling : str
-    Limit of the derivation, such as "high-dimensional" (see `dmft.derive`).
+        Limit of the derivation, such as "high-dimensional" (see `dmft.derive`).
     time_unit : str
         Definition of t.
     dim : sympy.Expr or None

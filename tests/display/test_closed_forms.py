@@ -753,3 +753,24 @@ def test_steps_along_adam_are_reduced():
     for name in ("M", "Q"):
         line = system[name].subs({m: 0.4, q: 1.3, rho: 0.9, g: 0.3})
         assert abs(float(line) - found[name][0, 0]) < 1e-10
+
+
+def test_classes_of_clusters_are_told_by_a_delta():
+    """Errors of a softmax once for all clusters: 1(o = y_c) less the softmax."""
+    mixture = dmft.GaussianMixture(np.eye(2), weights=[0.3, 0.7], scales=[0.6, 1.5])
+    model = dmft.Model(dmft.Committee(z, 2, readout=[[2, 0], [0, 2]]), mixture)
+    equations = dmft.derive(model, dmft.SGD(gamma, loss="cross-entropy"))
+    text = equations.latex()
+    for o in (1, 2):
+        assert (
+            rf"e_{{{o}}}^{{[c]}} &= \delta_{{{o - 1} y_{{c}}}} - \frac{{e^{{f_{{{o}}}^{{[c]}}}}}}"
+            in text
+        )
+    assert r"\sum_{c=1}^{2} \rho_{c} s_{c} \langle \psi_{j}^{[c]}" in text
+    assert r"\langle 1" not in text
+    # The risk of each cluster stays an average: its terms in number.
+    definitions, _ = declared_definitions(subject_of(equations))
+    scaled = with_scaled_fields(definitions, model)
+    for one, two in zip(definitions, scaled, strict=True):
+        if one.role == "observable":
+            assert one.expr == two.expr

@@ -189,8 +189,12 @@ def test_states_of_phase_retrieval_and_their_files(tmp_path):
 
 def test_curves_are_drawn(tmp_path):
     axes = dmft.plot(thresholds(model("Abs(z)")), path=tmp_path / "curve.png")
-    marks = [line.get_xdata()[0] for line in axes.lines[2:]]
+    marks = [line.get_xdata()[0] for line in axes.lines[2:5]]
     np.testing.assert_allclose(marks, [0.5, 1.0, 1.1284714], rtol=1e-6)
+    # q = 0 is stable below weak recovery, and the legend covers no curve.
+    np.testing.assert_allclose(axes.lines[5].get_xydata(), [[0.0, 0.0], [0.5, 0.0]], rtol=1e-6)
+    box = axes.get_legend().get_window_extent()
+    assert box.y1 < axes.bbox.y0
     with pytest.raises(BadParameter, match="no curve"):
         dmft.plot(thresholds(model("z1*sign(z2)", 2)))
 

@@ -30,6 +30,8 @@ PARAMETERS = frozenset({x.gamma, x.Delta, x.flip, x.rho_a, *x.numbers.values()})
 OF_LINES = {"output": "f", "residual": r"\left(y - f\right)"}
 ALONE = re.compile(r"^(\\left\\langle )\\left\((.*)\\right\)( \\right\\rangle)$")
 DOUBLE = re.compile(r"(\\left[(|]\{?|, )\(y - f\)(?=\}?\\right)")
+# Overlaps of no, one and two teachers.
+OVERLAPS = (x.Q, x.M, x.P)
 # What makes a sum too high for a numerator.
 PARTS = (sp.Function, sp.Sum, Expectation)
 Notation = str | Mapping[str, str] | None
@@ -102,6 +104,10 @@ class EquationPrinter(LatexPrinter):
                 return rf"\langle {whole}^{{2}} \rangle"
             if base == f"{line}_covariance":
                 return rf"\langle {self._print(placed_field(expr.indices[0]))} {whole} \rangle"
+        if base == "Omega" and any(i.has(*ONLY) for i in expr.indices):  # of single units
+            students = [i for i in expr.indices if not i.has(x.p)]
+            teachers = [i - x.p for i in expr.indices if i.has(x.p)]
+            return self._print(OVERLAPS[len(teachers)][(*students, *teachers)])
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         name = _one_superscript(name)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]

@@ -11,7 +11,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, free_indices
+from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import clusters_of
@@ -145,10 +145,10 @@ def with_scaled_fields(definitions: Sequence[Definition], model: Model) -> tuple
     def moved(expr: sp.Expr) -> sp.Expr:
         number, _ = _renumbered(expr)
         if isinstance(expr, Expectation) and number:
-            parts = (in_own_units(y, factors, laws[number - 1]) for y in expr.parts)
-            pairs = [y.as_independent(At, sp.Indexed, as_Add=False) for y in parts]
-            average = Expectation(*(y for _, y in pairs), expr.law)
-            return sp.Mul(*(n for n, _ in pairs)) * average
+            parts = [in_own_units(y, factors, laws[number - 1]) for y in expr.parts]
+            numbers = [_number(y) for y in parts]
+            inside = (y / n for y, n in zip(parts, numbers, strict=True))
+            return sp.Mul(*numbers) * Expectation(*inside, expr.law)
         if not expr.args or not expr.has(Expectation):
             return expr
         expr = expr.func(*map(moved, expr.args))
@@ -193,7 +193,7 @@ def over_clusters(
     found = _in_any(
         [
             replace(d, terms=tuple((name, _in_clusters(e, factors)) for name, e in d.terms))
-            if d.role != "block"
+            if d.role not in ("block", "sample")
             else d
             for d in definitions
         ],
@@ -255,6 +255,7 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
         if number and d.role != "block":
             terms = tuple((name, _renumbered(e)[1]) for name, e in d.terms)
             groups.setdefault(target, []).append(replace(d, target=target, terms=terms))
+    groups = {t: _of_class(some, labels) for t, some in groups.items()}
     y = x.symbol_in(x.label, 0)
     alike = {t for t, some in groups.items() if all(d.expr == some[0].expr for d in some)}
     told = y in groups and [d.expr for d in groups[y]] == list(labels)
@@ -272,6 +273,21 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
         terms = tuple((name, e.xreplace(put)) for name, e in d.terms)
         found.append(replace(d, terms=terms))
     return found
+
+
+def _of_class(some: list[Definition], labels: Sequence[sp.Expr]) -> list[Definition]:
+    """Definitions of all clusters, those of one class larger by 1: with a Kronecker delta."""
+    ones = [d.expr.as_independent(*d.expr.free_symbols, as_Add=True)[0] for d in some]
+    classes = {y for one, y in zip(ones, labels, strict=False) if one == 1}
+    if len(ones) != len(labels) or len(classes) != 1:
+        return some
+    delta = sp.KroneckerDelta(x.cluster_label[x.cluster], *classes)
+    if ones != [sp.Integer(y in classes) for y in labels]:
+        return some
+    return [
+        replace(d, terms=(("class", d.expr - one + delta),))
+        for d, one in zip(some, ones, strict=True)
+    ]
 
 
 def _in_clusters(
