@@ -586,3 +586,12 @@ def test_rules_without_fixed_rows():
     eqs = dmft.derive(dmft.UpdateField({w: h * x - h**2 * w}, learning_rate=0.5))
     found = eqs.evaluate(dmft.Overlaps([[1.3]], np.zeros((1, 0)), np.zeros((0, 0))))
     assert found["Q"][0, 0] == pytest.approx(2 * 1.3 - 2 * 1.3**2 + 0.5 * 1.3, rel=1e-13)
+
+
+def test_fractions_and_signs_of_printed_rules_are_reduced():
+    """Not (20 G - 11 G)/10, and no sign of a field times its standard deviation."""
+    text = dmft.derive(dmft.literature.temporal_difference(0.5)).latex()
+    assert r"2 G_{w B} - \frac{11 G_{w w}}{10}" in text
+    text = dmft.derive(dmft.literature.reinforce()).latex()
+    assert r"\operatorname{sign} \left(n_{1} \right)" in text
+    assert r"\operatorname{\theta}" not in text

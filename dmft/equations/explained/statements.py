@@ -16,7 +16,7 @@ from dmft.equations.views.closed import ClosedPrinter, ClosedSystem, Entry
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import KernelPrinter, sums_over_students
 from dmft.equations.views.text import TextPrinter
-from dmft.explanation.average import Average, FieldHermite, PlainStatements, ShortDecimals
+from dmft.explanation.average import Average, FieldHermite, PlainStatements
 from dmft.explanation.print_forms import rewritten
 
 # Overlaps of single units, as symbols.
@@ -27,7 +27,7 @@ STAR = re.compile(r"\bh(\*?)\*(?=[^\W\d])")
 MOST_COLLECTED, MOST_SYMBOLS, SHORT = 120, 3, 40
 
 
-class StatementPrinter(ShortDecimals, KernelPrinter):
+class StatementPrinter(KernelPrinter):
     """Closed forms printed like kernels; averages, integrals and functions of fields come last."""
 
     def doprint(self, expr: sp.Expr) -> str:

@@ -17,7 +17,6 @@ from dmft.equations.views.collected import collected
 from dmft.equations.views.latex import Page, definition_latex
 from dmft.equations.views.printer import EquationPrinter, letters_of
 from dmft.equations.views.text import printed_definitions
-from dmft.explanation.average import ShortDecimals
 from dmft.explanation.print_forms import MOST
 from dmft.laws import Discrete, Law, Normal
 from dmft.model.update import VectorRule
@@ -41,15 +40,17 @@ class Overlap(sp.Symbol):
         return self
 
 
-class RulePrinter(ShortDecimals, ClosedPrinter):
+class RulePrinter(ClosedPrinter):
     """Closed forms in overlaps of named rows; names of several letters upright."""
 
     def is_parameter(self, symbol: sp.Expr) -> bool:
         """Whether a symbol is printed before overlaps."""
         return super().is_parameter(symbol) and not isinstance(symbol, Overlap | Field)
 
-    def _print_Heaviside(self, expr: sp.Heaviside, exp: str | None = None) -> str:
-        text = rf"\operatorname{{\theta}}\left({self._print(expr.args[0])}\right)"
+    def _print_sign(self, expr: sp.sign, exp: str | None = None) -> str:
+        # Roots are positive.
+        kept = [f for f in sp.Mul.make_args(expr.args[0]) if f.as_base_exp()[1] != sp.S.Half]
+        text = rf"\operatorname{{sign}}\left({self._print(sp.Mul(*kept))}\right)"
         return text if exp is None else rf"{text}^{{{exp}}}"
 
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:

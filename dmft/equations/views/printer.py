@@ -81,6 +81,12 @@ class EquationPrinter(LatexPrinter):
         for kind in (Expectation, TokenAverage, FourSigns, MeanSlope):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
+        if isinstance(expr, sp.Mul):  # 2 a - 11 b/10 for (20 a - 11 b)/10
+            number, total = expr.as_coeff_Mul()
+            numbers = [y.as_coeff_Mul()[0] for y in total.args] if total.is_Add else []
+            whole = (y.is_Integer and y % number.q == 0 for y in numbers)
+            if number.is_Rational and number.q > 2 and any(whole):
+                expr = sp.Add(*(number * y for y in total.args))
         return str(super()._print(expr, **kwargs))
 
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
