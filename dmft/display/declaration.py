@@ -15,7 +15,7 @@ from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL, escaped
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
-from dmft.model.loss import NAMED
+from dmft.model.loss import name_of
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
 
@@ -244,7 +244,7 @@ def _loss(loss: str | sp.Expr) -> str:
     """A loss by its name, and as a formula where it is none of the usual two."""
     if isinstance(loss, str):
         return f"the {loss} loss"
-    name = next((n for n, e in NAMED.items() if e == loss), "").replace("huber", "Huber")
+    name = name_of(loss).replace("huber", "Huber")
     doprint = EquationPrinter({}).doprint
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
     shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]

@@ -178,6 +178,8 @@ DRAWN = frozenset(
     }
 )  # fmt: skip
 DOTS_PER_INCH, PIXELS = 100, 560
+# Names of fields that need other words.
+WORDS = {"time step times dim": "time per step, times d"}
 CELL = 'style="text-align:left;vertical-align:top;padding:1px 10px 1px 0;border:none"'
 
 
@@ -201,10 +203,10 @@ def formulas(text: str) -> str:
 
 def table(facts: Facts) -> str:
     """Names and values in two columns without lines."""
+    words = ((name if "$" in name else name.replace("_", " "), value) for name, value in facts)
     rows = [
-        f"<tr><td {CELL}>{name.replace('_', ' ') if '$' not in name else name}</td>"
-        f"<td {CELL}>{value}</td></tr>"
-        for name, value in facts
+        f"<tr><td {CELL}>{WORDS.get(name, name)}</td><td {CELL}>{value}</td></tr>"
+        for name, value in words
     ]
     return f'<table style="border:none">{"".join(rows)}</table>' if rows else ""
 

@@ -98,6 +98,11 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
     return given.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in found.items()})
 
 
+def name_of(loss: str | sp.Expr) -> str:
+    """Name of a loss; empty for expressions that have none."""
+    return loss if isinstance(loss, str) else next((n for n, e in NAMED.items() if e == loss), "")
+
+
 def loss_expr(loss: str | sp.Expr) -> sp.Expr:
     """A loss in `PREDICTION` and `LABEL`."""
     return NAMED[loss] if isinstance(loss, str) else loss

@@ -21,6 +21,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import MeanSlope
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import closed_system
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.latex import subject_of
@@ -652,3 +653,14 @@ def test_output_channels_are_aligned_once(tmp_path):
     explained = dmft.latex(tmp_path / "b.tex", channel, explain=True).read_text()
     assert "oo" not in explained.split("Derivation")[1].split("Sources")[0]
     assert r"\begin{cases}" not in explained
+
+
+def test_overlaps_of_single_units_have_no_index():
+    """Explanations printed Omega with the internal name of the only teacher."""
+    student, teacher = ONLY[0], x.p + ONLY[1]
+    printed = EquationPrinter({}).doprint
+    entries = {x.Omega[student, student]: "Q", x.Omega[teacher, teacher]: "P"}
+    entries |= {x.Omega[student, teacher]: "M", x.Omega[teacher, student]: "M"}
+    entries[x.Omega[x.j, teacher]] = "M_{j}"
+    for entry, text in entries.items():
+        assert printed(entry) == text

@@ -73,6 +73,9 @@ def test_a_model_is_shown_as_its_declaration():
 
 
 def test_times_in_a_record_are_numbers():
+    escape = dmft.escape_time(records.run(), overlap=0.9)._repr_html_()
+    assert "time per step, times d" in escape
+    assert "time step times" not in escape
     html = dmft.phases(records.run())._repr_html_()
     assert "EscapeTime" not in html
     assert "0.672079" in html

@@ -18,6 +18,7 @@ from dmft.equations.views.latex import Page, closed_form, subject_of
 from dmft.equations.views.paper_units import Subject
 from dmft.errors import BadParameter
 from dmft.model.algorithm import refuse
+from dmft.model.loss import name_of
 from dmft.names import BLOCK, KEPT
 
 if TYPE_CHECKING:
@@ -165,9 +166,9 @@ def rate_of(equations: System, block: str) -> Definition:
         labels = "random labels" if random else "these labels"
         loss = equations.algorithm.loss
         raise BadParameter(
-            f"a linear student with the loss {loss} of {labels} depends on one combination of "
-            f"the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed forms and "
-            "tables of that one field, found by rules that record no steps. Explain a student "
+            f"a linear student with the loss {name_of(loss) or loss} of {labels} depends on one "
+            f"combination of the fields, the {x.LINES[min(lines, key=str)]}. Its rates are closed "
+            "forms and tables of that field, for which no steps are recorded. Explain a student "
             "that is not linear, or the squared loss; equations.evaluate_error returns the "
             "error of the rates"
         )
