@@ -664,3 +664,11 @@ def test_overlaps_of_single_units_have_no_index():
     entries[x.Omega[x.j, teacher]] = "M_{j}"
     for entry, text in entries.items():
         assert printed(entry) == text
+
+
+def test_cases_of_a_loss_are_text():
+    """Huber's loss in a terminal, without the name of a class."""
+    found = dmft.derive(models.committees(z, 1, z, 1), dmft.SGD(0.1, loss="huber"))
+    text = str(found)
+    assert "{residual**2/2 if Abs(residual) <= 1, Abs(residual) - 1/2 else}" in text
+    assert "Piecewise" not in text

@@ -264,6 +264,13 @@ class TextPrinter(StrPrinter):
         text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
         return " ".join([f"({text})" if rest.is_Add else text, *inside])
 
+    def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+        parts = (
+            f"{self._print(e)} {'else' if c == sp.true else f'if {self._print(c)}'}"
+            for e, c in expr.args
+        )
+        return f"{{{', '.join(parts)}}}"
+
     def _print_Sum(self, expr: sp.Sum) -> str:
         ranges = (
             f"{s}" if first == 1 else f"{s}={self._print(first)}..{self._print(last)}"
