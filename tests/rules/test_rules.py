@@ -579,6 +579,48 @@ def test_claims_of_nodes_cover(kind, nodes):
     assert max(ratios) <= 2.0, max(ratios)
 
 
+KINKED = {
+    "shifted ReLU": (
+        lambda h, c: sp.Max(0, h - sp.Rational(1, 2)),
+        lambda h, c: np.maximum(0, h - 0.5),
+    ),
+    "hard tanh": (lambda h, c: sp.Max(-1, sp.Min(1, h)), lambda h, c: np.clip(h, -1, 1)),
+    "kinked latent": (
+        lambda h, c: sp.Heaviside(c - sp.Rational(1, 2)) * sp.tanh(h),
+        lambda h, c: (c > 0.5) * np.tanh(h),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINKED)
+@pytest.mark.parametrize("law", ["uniform", "rademacher"])
+def test_kinks_of_fields_with_latents(name, law):
+    """Fields with latents have kinks at places that depend on these: sums on a grid."""
+    psi, value = KINKED[name]
+    g, M = 0.7, 0.6
+    wide = 3**0.5
+    given = laws.Uniform(-wide, wide) if law == "uniform" else laws.Rademacher()
+    w, u, c = Rows("w"), fixed("u"), Random("c", given)
+    x = View("x", replaces={u: c})
+    rule = dmft.UpdateField({w: psi(w @ x, c) * x}, learning_rate=g)
+    eqs = dmft.derive(rule)
+    found = eqs.evaluate(dmft.Overlaps([[1.0]], [[M]]), nodes=60)
+    # Midpoints of intervals of the normal part; Gauss-Legendre on both sides of the kink of c.
+    normal = np.linspace(-8, 8, 16003)[1::2]
+    latent, share = np.array([-1.0, 1.0]), np.array([0.5, 0.5])
+    if law == "uniform":
+        y, v = np.polynomial.legendre.leggauss(60)
+        sides = [(-wide, 0.5), (0.5, wide)]
+        latent = np.concatenate([(a + b) / 2 + (b - a) / 2 * y for a, b in sides])
+        share = np.concatenate([(b - a) / 4 / wide * v for a, b in sides])
+    h = M * latent[:, None] + np.sqrt(1 - M**2) * normal
+    weight = share[:, None] * np.exp(-(normal**2) / 2) / np.exp(-(normal**2) / 2).sum()
+    f = value(h, latent[:, None])
+    assert found["M"][0, 0] == pytest.approx(np.sum(f * latent[:, None] * weight), abs=2e-6)
+    wanted = np.sum((2 * f * h + g * f**2) * weight)
+    assert found["Q"][0, 0] == pytest.approx(wanted, abs=2e-6)
+
+
 def test_rules_without_fixed_rows():
     """Weights that decay along themselves: dQ/dt = -2 Q^2 + 2 Q + g Q."""
     w, x = Rows("w"), View("x")

@@ -8,7 +8,15 @@ from typing import Protocol
 import sympy as sp
 
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.rules.forms import ONE, ZERO, Opaque, moment, quantile_of_normal, variables
+from dmft.equations.rules.forms import (
+    ONE,
+    ZERO,
+    Opaque,
+    moment,
+    place_of_uniform,
+    quantile_of_normal,
+    variables,
+)
 from dmft.equations.rules.nodes import StepNodes
 from dmft.equations.symbols import LEAST_VARIANCE
 from dmft.laws import Laplace, Normal
@@ -52,7 +60,8 @@ class StepBuilder:
         m = self.moments
         z = sp.Symbol(f"n_{len(self.coordinates) + 1}", real=True)
         if isinstance(form, Random) and not isinstance(form.law, Normal):
-            self.coordinates.append((z, ZERO if isinstance(form.law, Laplace) else kink))
+            own = ZERO if isinstance(form.law, Laplace) else place_of_uniform(form, kink)
+            self.coordinates.append((z, own))
             self.values[form] = quantile_of_normal(form, z)
             return
         if self.is_known(form):
@@ -65,6 +74,7 @@ class StepBuilder:
         place = None
         if kink is not None:
             before = sp.Add(*(a * n for a, n in zip(row, self.normals, strict=False)))
+            kink = kink.xreplace(self.values)
             place = (kink - m.mean_of(form, self.given) - before) / row[-1]
         self.forms.append(form)
         self.rows.append(row)
@@ -101,7 +111,7 @@ class StepBuilder:
         self, functions: Sequence[tuple[sp.Expr, sp.Expr]], joint: sp.Expr, powers: sp.Expr
     ) -> sp.Expr:
         """The average of functions of single forms, of a joint one, and of a polynomial."""
-        whole = [f.xreplace({FIELD: self.value_of(form)}) for f, form in functions]
+        whole = [f.xreplace({FIELD: self.value_of(form), **self.values}) for f, form in functions]
         known = {
             v: self.values[v] if v in self.values else self.value_of(v) for v in variables(joint)
         }

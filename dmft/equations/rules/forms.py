@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 import sympy as sp
@@ -18,6 +20,8 @@ ZERO, ONE = sp.S.Zero, sp.S.One
 LARGEST_POWER = 12
 # Signs inside of a function whose values are tried one by one.
 MOST_INDICATORS = 10
+# Signs inside of a sign whose values are tried, as in Max(-1, Min(1, h)).
+MOST_NESTED = 4
 
 
 class Opaque(sp.Symbol):
@@ -124,10 +128,47 @@ def sign_of(expr: sp.Expr) -> sp.Expr:
         if power.is_Integer and power % 2 == 0:
             continue
         whole = base if power.is_Integer else factor
+        inner = sorted(whole.atoms(sp.sign), key=str)
+        # A function of signs alone stays whole, for `by_signs`.
+        few = 0 < len(inner) <= MOST_NESTED
+        if few and variables(whole.xreplace({s: sp.Dummy() for s in inner})):
+            found.append(by_values(inner, partial(_sign_at, whole)))
+            continue
         # Of a difference and its negative one has the sign, so that exclusive events cancel.
         flipped = whole.could_extract_minus_sign()
         found.append(-sp.sign(-whole) if flipped else sp.sign(whole))
     return sp.Mul(*found)
+
+
+def _sign_at(expr: sp.Expr, signs: dict[sp.Expr, sp.Expr]) -> sp.Expr:
+    return sign_of(expr.xreplace(signs))
+
+
+def by_values(
+    signs: Sequence[sp.Expr], value: Callable[[dict[sp.Expr, sp.Expr]], sp.Expr]
+) -> sp.Expr:
+    """A function of signs, from its value at each of their values."""
+    total = ZERO
+    for values in product((ONE, -ONE), repeat=len(signs)):
+        weights = ((1 + v * s) / 2 for v, s in zip(values, signs, strict=True))
+        total += value(dict(zip(signs, values, strict=True))) * sp.Mul(*weights)
+    return total
+
+
+def linear_in_parallel(expr: sp.Expr) -> sp.Expr:
+    """A product with signs of parallel forms as a sum with one of them.
+
+    Of a > b, sign(a) sign(b) = 1 + sign(b) - sign(a).
+    """
+    signs = [f for f in sp.Mul.make_args(expr) if isinstance(f, sp.sign)]
+    pairs = ((a, b) for a, b in combinations(signs, 2) if variables(a) == variables(b))
+    for a, b in pairs:
+        for way in (1, -1):
+            gap = sp.expand(a.args[0] - way * b.args[0])
+            if gap.is_number and gap != 0:
+                size = 1 if gap > 0 else -1
+                return way * expr / (a * b) * (1 + size * (way * b - a))
+    return expr
 
 
 def by_signs(expr: sp.Expr) -> sp.Expr | None:
@@ -147,13 +188,13 @@ def by_signs(expr: sp.Expr) -> sp.Expr | None:
             f"{next(iter(outer))} depends on {len(signs)} events; at most {MOST_INDICATORS} "
             "are enumerated"
         )
-    total = ZERO
-    for values in product((1, -1), repeat=len(signs)):
-        here = dict(zip(signs.values(), map(sp.Integer, values), strict=True))
-        weights = ((1 + v * s) / 2 for v, s in zip(values, signs, strict=True))
-        at = {f: bare.xreplace(here) for f, bare in outer.items()}
-        total += expr.xreplace(at) * sp.Mul(*weights)
-    return total
+    back = {d: s for s, d in signs.items()}
+
+    def at(values: dict[sp.Expr, sp.Expr]) -> sp.Expr:
+        here = {d: values[s] for d, s in back.items()}
+        return expr.xreplace({f: bare.xreplace(here) for f, bare in outer.items()})
+
+    return by_values(list(signs), at)
 
 
 def named_signs(expr: sp.Expr, names: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
@@ -239,3 +280,12 @@ def quantile_of_normal(r: Random, z: sp.Symbol) -> sp.Expr:
     if isinstance(law, Laplace):
         return -exact(law.scale) * sp.sign(z) * sp.log(sp.erfc(sp.Abs(z) / sp.sqrt(2)))
     raise BadParameter(f"{law!r} has no nodes; use Normal, Uniform, Laplace or Discrete")
+
+
+def place_of_uniform(r: Random, value: sp.Expr | None) -> sp.Expr | None:
+    """The standard normal number at which a uniform one has a value; None if it is not known."""
+    law = r.law
+    if value is None or not value.is_number or not isinstance(law, Uniform):
+        return None
+    share = (value - exact(law.low)) / (exact(law.high) - exact(law.low))
+    return (sp.sqrt(2) * sp.erfinv(2 * share - 1)).evalf(17) if 0 < share < 1 else None

@@ -155,6 +155,9 @@ class Moments(RowOverlaps):
         }
         if ones:
             return "kinks", [(expr.xreplace(ones), given)]
+        merged = forms.linear_in_parallel(expr)
+        if merged != expr:
+            return "kinks", [(merged, given)]
         spread = forms.by_signs(expr)
         if spread is not None:
             return "kinks", [(spread, given)]
@@ -381,18 +384,34 @@ class Moments(RowOverlaps):
             if forms.is_polynomial(factor):
                 powers.append(factor)
                 continue
-            if found is not None and self._is_affine(found[1], given):
+            if found is not None and _is_latent(found[1]):
+                self._note_kinks(found, kinks)
+            found = None if found is None else self._without_latents(found, given)
+            if found is not None:
                 functions.append(found)
                 self._note_kinks(found, kinks)
-                affine.append(found[1])
+                affine += [*sorted(forms.variables(found[0]), key=str), found[1]]
             else:
                 joint.append(factor)
                 affine += sorted(forms.variables(factor), key=str)
         affine = list(dict.fromkeys(affine))
-        affine.sort(key=lambda y: (y not in kinks, not isinstance(y, Random)))
+        # Latents that are not normal come first: places of kinks may contain them.
+        affine.sort(key=lambda y: (not _is_latent(y), y not in kinks, not isinstance(y, Random)))
         for form in affine:
             build.add(form, kinks.get(form))
         return build.average(functions, sp.Mul(*joint), sp.Mul(*powers))
+
+    def _without_latents(
+        self, found: tuple[sp.Expr, sp.Expr], given: Given
+    ) -> tuple[sp.Expr, sp.Expr] | None:
+        """The function of the normal part of its form, which may contain other latents."""
+        function, form = found
+        latents = sorted(filter(_is_latent, forms.variables(form)), key=str)
+        rest = form.xreplace(dict.fromkeys(forms.variables(form) - set(latents), forms.ZERO))
+        normal = sp.expand(form - rest)
+        if not self._is_affine(normal, given) or normal == 0:
+            return None
+        return function.xreplace({FIELD: FIELD + rest}), normal
 
     def _note_kinks(self, found: tuple[sp.Expr, sp.Expr], kinks: dict[sp.Expr, sp.Expr]) -> None:
         function, form = found
@@ -402,3 +421,8 @@ class Moments(RowOverlaps):
             if slope.has(FIELD):
                 raise NotClosed(f"{function} has kinks where {inside} = 0, which is not linear")
             kinks[form] = -inside.xreplace({FIELD: forms.ZERO}) / slope
+
+
+def _is_latent(v: sp.Expr) -> bool:
+    """Whether a random number is not normal."""
+    return isinstance(v, Random) and not isinstance(v.law, Normal)
