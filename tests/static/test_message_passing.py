@@ -164,3 +164,15 @@ def test_drawn_labels_and_noise_follow_state_evolution():
         runs = dmft.approximate_message_passing(declared, 2.0, 300, 8, steps=15)
         theory = state_evolution(declared, 2.0, steps=15).q[-1]
         assert abs(runs.mean[-1] - theory) < 4 * runs.stderr[-1] + 1 / 300
+
+
+@pytest.mark.slow
+def test_rows_of_several_fields_specialise_from_the_default_start():
+    """sign(z1) + sign(z2) at six samples per dimension: overlaps .931 and .013 (theory 5)."""
+    fields = sp.symbols("z1 z2", real=True)
+    committee = dmft.MultiIndex(sp.Add(*map(sp.sign, fields)), fields)
+    declared = dmft.Model(dmft.Committee(z, 1), committee)
+    runs = dmft.approximate_message_passing(declared, 6.0, 500, 3, steps=60)
+    for q in runs.q[:, -1]:  # rows may be those of the other unit
+        q = q if q[0, 0] > q[0, 1] else q[::-1]
+        np.testing.assert_allclose(q, [[0.931, 0.013], [0.013, 0.931]], atol=0.05)

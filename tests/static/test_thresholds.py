@@ -240,6 +240,19 @@ def test_risk_is_the_hermite_series():
     assert square.risk == pytest.approx(0.5 * 2 * (1 - square.q**2), rel=1e-7)
 
 
+def test_risk_of_signs_of_two_fields():
+    """Signs of Gaussians of covariance q have the covariance 2 asin(q)/pi."""
+    from dmft.workflow.static.several_fields import risk_of
+
+    q = np.diag([0.6, 0.3])
+    first, second = 2 / np.pi * np.arcsin([0.6, 0.3])
+    for text, wanted in (
+        ("sign(z1)+2*sign(z2)", (1 - first) / 2 + 2 * (1 - second)),
+        ("sign(z1*z2)", (1 - first * second) / 2),
+    ):
+        assert risk_of(label_of(model(text, 2), "a test"), q) == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("vector", with_slow(of_kind("fixed_point_k2"), ("z1*z2",)), ids=str)
 def test_fixed_points_of_two_fields_agree_with_vectors(vector):
     from dmft.workflow.static.several_fields import NUDGE, fixed_point, several_of

@@ -22,7 +22,7 @@ from dmft.simulation.message_passing import MessagePassingRun, near, normalised,
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, is_number, shown
 from dmft.workflow.static.numbers import StaticLimit, check_gaussian, samples_of
-from dmft.workflow.static.several_fields import several_of
+from dmft.workflow.static.several_fields import NUDGE, several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 
 STEPS = 50
@@ -120,9 +120,10 @@ def approximate_message_passing(
         Seeds; a number n denotes the seeds 0 to n - 1.
     prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete
     start : None, "spectral" or float
-        Overlap with the teacher at the start. The default is 0 if E[h | y] does not vanish.
-        Otherwise 0 is a fixed point, and the default is the spectral estimate (one field), with the
-        sign for which the final overlap is positive.
+        Overlap with the teacher at the start. The default for several fields is 0.01, as in
+        `dmft.state_evolution`; for one field it is 0 if E[h | y] does not vanish. Otherwise 0 is a
+        fixed point, and the default is the spectral estimate, with the sign for which the final
+        overlap is positive.
     steps : int
         Maximal number of iterations. A run ends when the teacher is recovered, and its later
         overlaps equal the last one.
@@ -200,7 +201,9 @@ def _run(
         overlap = max(spectral(model, alpha).cosine_squared, LEAST_OVERLAP) * rho
         W = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng)[:, None]
     else:
-        overlap = 0.0 if start is None else _overlap(start, rho)
+        # Exactly symmetric rows stay equal, so that several fields would never specialise.
+        default = 0.0 if k == 1 else NUDGE
+        overlap = default if start is None else _overlap(start, rho)
         W = near(teacher, overlap, rho, rng)
     V = (rho - overlap) * np.eye(k)
     score, denoise = partial(_score, channel, dim), partial(_denoise, law)

@@ -227,14 +227,18 @@ def free_entropy(state: State, alpha: float) -> float:
 
 
 def risk_of(label: Label, q: Array) -> float:
-    """E(g - g')^2/4 of two fields that share omega: E Var(g | omega)/2."""
+    """E Var(g | omega)/2, of a label with a density as E(g - g')^2/4 of fields that share omega."""
     k = len(q)
+    # The flip keeps outer functions.
+    clean = Several(label.expr, label.fields, flip=0.5, nodes=NODES[k])
+    if clean.is_discrete:
+        p, y = np.array(_masses(clean, q, 1)), clean.atoms
+        return 0.5 * float(np.mean(y**2 @ p - (y @ p) ** 2))
     values, vectors = np.linalg.eigh(q)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     rest = np.linalg.cholesky(np.eye(k) - q + 1e-15 * np.eye(k))
     draws = to_normal(scrambled_sobol(3 * k, RISK_POINTS, np.random.SeedSequence(1)))
     omega = root @ draws[:k]
-    clean = Several(label.expr, label.fields, flip=0.5)  # keeps outer functions
     one, two = (clean.label(omega + rest @ draws[n * k : (n + 1) * k]) for n in (1, 2))
     return 0.25 * float(np.mean((one - two) ** 2))
 
@@ -243,9 +247,13 @@ def error_rate_of(channel: Several, q: Array) -> float | None:
     """1 - E max_y P(y | omega) of a label with two values, without flips."""
     if not channel.is_discrete or len(channel.atoms) != 2:
         return None
-    draws = to_normal(scrambled_sobol(len(q), 4096, np.random.SeedSequence(2)))
+    return float(np.mean(np.minimum(*_masses(channel, q, 2))))
+
+
+def _masses(channel: Several, q: Array, seed: int) -> list[Array]:
+    """Probabilities of the values of a discrete label at Sobol points of omega."""
+    draws = to_normal(scrambled_sobol(len(q), 4096, np.random.SeedSequence(seed)))
     values, vectors = np.linalg.eigh(q)
     omega = (vectors * np.sqrt(np.maximum(values, 0.0))) @ draws
     variance = np.eye(len(q)) * (1 + 1e-12) - q
-    masses = [s.mass for s in channel.value_sums(omega.T, variance)]
-    return float(np.mean(np.minimum(*masses)))
+    return [s.mass for s in channel.value_sums(omega.T, variance)]
