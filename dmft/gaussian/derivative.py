@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from dmft.gaussian.closed.switch import SWITCHES, linear_in_signs, to_signs
+from dmft.gaussian.closed.switch import SWITCHES, intervals, linear_in_signs, to_signs
 from dmft.model import FIELD
 
 
@@ -21,17 +21,31 @@ def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
 
 
 def in_pieces(expr: sp.Expr) -> sp.Expr:
-    """Exponential branches as pieces: exp(z) (1 - sign(z)) / 2 is inf - inf where exp overflows."""
-    if not (expr.has(sp.exp) and expr.has(*SWITCHES)):
+    """Branches with exponentials or poles as pieces.
+
+    exp(z) (1 - sign(z)) / 2 is inf - inf where exp overflows, and (1 + sign(z)) / (1 + z) at -1.
+    """
+    poles = has_poles(expr)
+    if not (poles or expr.has(sp.exp)) or not expr.has(*SWITCHES):
         return expr
     from dmft.gaussian.branches.factors import canonical, has_branches
 
     spikes = [t for t in sp.Add.make_args(expr) if t.has(sp.DiracDelta)]
     regular = expr - sp.Add(*spikes)
-    if not has_branches(regular):
+    if has_branches(regular):
+        lead, pieces = canonical(regular)
+        return sp.Add(lead * pieces, *spikes)
+    read = intervals(to_signs(regular, [FIELD]), FIELD) if poles else None
+    if read is None or not read[0]:
         return expr
-    lead, pieces = canonical(regular)
-    return sp.Add(lead * pieces, *spikes)
+    values = [sp.factor(v) if v.is_rational_function(FIELD) else v for v in read[1]]
+    conditions = [*(k > FIELD for k in read[0]), sp.true]
+    return sp.Add(sp.Piecewise(*zip(values, conditions, strict=True)), *spikes)
+
+
+def has_poles(expr: sp.Expr) -> bool:
+    """Whether negative powers of the field stand in a function, which may have poles."""
+    return any(p.exp.could_extract_minus_sign() and p.has(FIELD) for p in expr.atoms(sp.Pow))
 
 
 def _without_zeros(expr: sp.Expr) -> sp.Expr:

@@ -48,7 +48,6 @@ from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
-from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, random_overlaps
 
@@ -350,11 +349,6 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
     if any(s.name == x.xi.name for s in model.parameters):
         raise BadParameter(
             f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
-        )
-    if algorithm.is_plain and derivative(model.student.activation).has(sp.DiracDelta):
-        raise BadParameter(
-            f"the student activation {model.student.activation} jumps: the gradient of a sample "
-            "does not exist"
         )
     return Noise(model, algorithm, dimension)
 

@@ -8,12 +8,15 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.gaussian.derivative import derivative, has_poles
 from dmft.model import FIELD, Model
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
 POINTS, RAYS = 48, 8
 RADII = (8.0, 16.0, 32.0)
+# Distances from a singular point: the mass of a square within them must vanish with them.
+NEAR = (1e-6, 1e-12)
 # A function whose square outgrows exp(-r^2/2) by this factor between two radii is not integrable.
 GROWN = 1.0
 # Bounded and finite for every real argument.
@@ -39,6 +42,37 @@ def check_admissible(model: Model) -> None:
     clusters = model.label_clusters is not None
     for number, (expr, fields) in enumerate(teacher.functions):
         _check(expr, fields, f"the label of cluster {number}" if clusters else "the target")
+
+
+@lru_cache(maxsize=256)
+def slope_of(activation: sp.Expr) -> sp.Expr:
+    """Derivative of a student's activation; refused if a sample has no gradient of finite square.
+
+    A slope like |z|^-1/2 or 1/z, of sqrt|z| or log|z|, has no mean square.
+    """
+    slope = derivative(activation)
+    if slope.has(sp.DiracDelta):
+        raise BadParameter(
+            f"the student's activation {activation} jumps: its derivative {slope} is not a "
+            "function, so that a sample has no gradient; use an activation without jumps such as "
+            "erf(10*z), or declare a learning rule by dmft.UpdateField"
+        )
+    if slope.free_symbols != {FIELD} or not (slope.has(sp.log) or has_poles(slope)):
+        return slope
+    from dmft.gaussian.nodes.kinks import break_points
+
+    for place in break_points(slope, FIELD, RADII[0]):
+        wide, narrow = (
+            max(abs(_at(slope, (FIELD,), np.array([place + s * e]))) ** 2 * e for s in (1, -1))
+            for e in NEAR
+        )
+        if not narrow < wide / 2 and narrow != 0:
+            raise BadParameter(
+                f"the slope of the student's activation {activation} is infinite at z = "
+                f"{float(place):.3g} and has no mean square: the noise of the steps is infinite; "
+                "use an activation of finite slope"
+            )
+    return slope
 
 
 @lru_cache(maxsize=256)

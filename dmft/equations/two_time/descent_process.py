@@ -17,10 +17,10 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, define
+from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.update.program import noiseless_label
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
-from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, GaussianMixture, Model
 from dmft.model.gradient_descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
@@ -313,12 +313,7 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
     # Parts of the samples move the weights; the loss is that of all.
     share = chosen / fraction if algorithm.batch in BATCH_LAWS else sp.S.One
     f = sp.Sum(x.a[x.l] * At(sigma, x.h[x.l]), (x.l, 1, p)) / p
-    first = derivative(sigma)
-    if first.has(sp.DiracDelta):
-        raise BadParameter(
-            f"student activation {sigma} jumps: its derivative {first} is not a function, and no "
-            "gradient descent can follow it"
-        )
+    first = slope_of(sigma)
     result = [
         define(output, {"output": f}, "intermediate"),
         define(label, {"target": labelled, "noise": sp.sqrt(x.Delta) * zeta}, "intermediate"),

@@ -16,11 +16,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
+from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.update.law import Cluster, by_target, clusters_of
 from dmft.equations.update.optimiser import WEIGHTS, motion_of
 from dmft.equations.update.terms import Degrees
 from dmft.errors import BadParameter
-from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Committee, GradientFlow, Model
 from dmft.model.loss import errors_of_outputs, loss_of_outputs, numbered
 
@@ -57,7 +57,7 @@ def gradient_definitions(
     if any(e.has(x.softmax_sum) for e in [*seen, loss_value(model, algorithm, cluster)]):
         found.append(define(x.softmax_sum, {"softmax": _softmax_sum(model)}, "sample"))
     found += [define(x.error_of_class(o), {"error": e}, "sample") for o, e in enumerate(seen)]
-    slope = At(derivative(model.student.activation), x.h[x.j])
+    slope = At(slope_of(model.student.activation), x.h[x.j])
     pull = sp.Add(*(x.a[o + 1, x.j] * x.error_of_class(o) for o in names))
     return [*found, define(x.psi[x.j], {"gradient": slope * pull}, "sample")]
 

@@ -20,7 +20,6 @@ MOST_PASSES = len(x.psi_pass)
 
 def repeated(writer: Writer) -> Program:
     """Whole steps on one sample; its last error and fields."""
-    writer.check_differentiable()
     repeat = cast("Repeat", writer.rule)
     if repeat.times > MOST_PASSES:
         raise BadParameter(
@@ -44,7 +43,6 @@ def repeated(writer: Writer) -> Program:
 
 def displaced(writer: Writer) -> Program:
     """Gradients where a step on the same sample leads."""
-    writer.check_differentiable()
     repeat = cast("Lookahead | SharpnessAware", writer.rule)
     writer.gradient(x.h, 0, x.psi_pass[0])
     scale = repeat.sign * writer.scalar("rho") * writer.square

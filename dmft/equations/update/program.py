@@ -30,6 +30,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
+from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.update.law import Cluster, by_target, clusters_of, target
 from dmft.equations.update.terms import Degrees
 from dmft.errors import BadParameter, NotClosed
@@ -428,18 +429,10 @@ class Writer:
         self.add(x.psi[x.j], gradient=front * error)
         return front * front.xreplace({x.j: x.l}) * (square if square.is_number else second)
 
-    def check_differentiable(self) -> None:
-        """Refuse gradients at other fields than the sample's, of an activation that jumps."""
-        if self.slope.has(sp.DiracDelta):
-            raise BadParameter(
-                f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "
-                "not a function; use an activation without jumps"
-            )
-
     def gradient(self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase) -> sp.Expr:
         """Error and gradient at some fields; the symbol of the error."""
         error = self.error_at(fields, number)
-        self.add(target_[x.j], gradient=x.a[x.j] * At(self.slope, fields[x.j]) * error)
+        self.add(target_[x.j], gradient=x.a[x.j] * At(slope_of(self.sigma), fields[x.j]) * error)
         return error
 
     def error_at(self, fields: sp.IndexedBase, number: int) -> sp.Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -51,6 +52,26 @@ def linear_in_signs(expr: sp.Expr) -> sp.Expr:
         even, odd = (sp.simplify(e) if e.is_number else e for e in parts)
         expr = even + sign * odd
     return expr
+
+
+def intervals(expr: sp.Expr, x: sp.Symbol) -> tuple[list[sp.Expr], list[sp.Expr]] | None:
+    """Zeros of the signs in a function of x, and the function between them; both ascending.
+
+    None if an argument of a sign is not linear in x with numbers.
+    """
+    found = sorted(expr.atoms(sp.sign), key=sp.default_sort_key)
+    arguments = [sp.expand(s.args[0]) for s in found]
+    slopes = [u.diff(x) for u in arguments]
+    if not all(b.is_number and b != 0 for b in slopes):
+        return None
+    zeros = {-u.xreplace({x: sp.S.Zero}) / b for u, b in zip(arguments, slopes, strict=True)}
+    edges = sorted(zeros)
+    inside = [(a + b) / 2 for a, b in pairwise(edges)]
+    parts = []
+    for t in (edges[0] - 1, *inside, edges[-1] + 1) if edges else (sp.S.Zero,):
+        known = {s: s.xreplace({x: t}) for s in found}
+        parts.append(sp.expand(expr.xreplace(known)))
+    return edges, parts
 
 
 def without_fixed(

@@ -19,7 +19,7 @@ from sympy.printing.precedence import PRECEDENCE
 from dmft.errors import NotClosed
 from dmft.gaussian import refuse
 from dmft.gaussian.closed.pair import CorrelationRoot
-from dmft.gaussian.closed.switch import SWITCHES, to_signs
+from dmft.gaussian.closed.switch import SWITCHES, intervals, to_signs
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov
 from dmft.model import FIELD
@@ -275,20 +275,10 @@ def pieces(factor: sp.Expr) -> list[sp.Expr]:
         signs = to_signs(factor, (FIELD,))
     except NotClosed:  # a condition of another kind: the table says whether it resolves it
         return [factor]
-    found = sorted(signs.atoms(sp.sign), key=sp.default_sort_key)
-    arguments = [sp.expand(s.args[0]) for s in found]
-    slopes = [u.diff(FIELD) for u in arguments]
-    if not all(b.is_number and b != 0 for b in slopes):
+    read = intervals(signs, FIELD)
+    if read is None or len(read[0]) <= MOST_JUMPS:
         return [factor]
-    zeros = {-u.xreplace({FIELD: sp.S.Zero}) / b for u, b in zip(arguments, slopes, strict=True)}
-    edges = sorted(zeros)
-    if len(edges) <= MOST_JUMPS:
-        return [factor]
-    inside = [(a + b) / 2 for a, b in pairwise(edges)]
-    parts = []
-    for t in (edges[0] - 1, *inside, edges[-1] + 1):
-        known = {s: s.xreplace({FIELD: t}) for s in found}
-        parts.append(sp.expand(signs.xreplace(known)))
+    edges, parts = read
     changes = [sp.expand(high - low) for low, high in pairwise(parts)]
     above = [sp.Heaviside(FIELD - e) for e in edges]
     if not any(part.has_free(FIELD) for part in parts):

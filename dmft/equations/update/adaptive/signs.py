@@ -31,6 +31,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OneSample, OverSamples
 from dmft.equations.averages.nodes import STEEP
 from dmft.equations.definitions import Definition, define
+from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.update.law import laws_of
 from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import WEIGHTS, motion_of
@@ -47,13 +48,12 @@ Part = tuple[Case, int, int]
 
 def signs(writer: Writer) -> Program:
     """Signs of the gradient at the fields of the sample."""
-    writer.check_differentiable()
     algorithm = writer.algorithm
     if writer.model.outputs > 1 or algorithm.batch_size != 1:  # type: ignore[union-attr]
         return _of_gradient(writer)
     error = error_of(algorithm)
     sign = sp.sign(error)
-    along = sp.sign(x.a[x.j]) * At(sign_of(writer.slope), x.h[x.j])
+    along = sp.sign(x.a[x.j]) * At(sign_of(slope_of(writer.sigma)), x.h[x.j])
     # An error without pieces vanishes at single points alone.
     square = sign**2 if error.has(*SWITCHES) else sp.S.One
     moments = writer.means(sign, square)
