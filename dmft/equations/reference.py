@@ -207,7 +207,10 @@ class Interpreter(Reader):
 
     def unknown(self, expr: sp.Expr) -> Any:
         """What cannot be read."""
-        raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+        raise NotClosed(
+            f"the function {expr.func.__name__} is not supported: write it with exp, log, erf, "
+            "tanh, sin, cos, Abs, powers or pieces (Piecewise)"
+        )
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""

@@ -141,6 +141,8 @@ def _canonical_activation(activation: sp.Expr, field: sp.Symbol | None) -> sp.Ex
     if activation.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
         raise BadParameter(f"activation {activation} is not a real function")
     activation = activation.xreplace({field: FIELD})
+    if activation.has(sp.Integral, sp.Derivative, sp.Sum):
+        activation = activation.doit()
     # Factored and expanded polynomials are one function and share their generated code.
     return sp.expand(activation) if activation.is_polynomial(FIELD) else activation
 

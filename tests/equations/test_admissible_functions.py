@@ -50,3 +50,40 @@ def test_accepted(expr):
 def test_activations_are_judged_too(sigma):
     with pytest.raises(BadParameter):
         dmft.derive(dmft.Model(dmft.Committee(sigma, 1), SQUARE), dmft.GradientFlow())
+
+
+@pytest.mark.parametrize(
+    ("sigma", "word"),
+    [
+        (sp.sign(z), "jumps"), (sp.Heaviside(z - 1) * z, "jumps"),
+        (sp.sqrt(sp.Abs(z)), "infinite at z = 0"),
+        (sp.log(sp.Abs(z - 1)), "infinite at z = 1"), (sp.Mod(z, 1), "jumps without end"),
+    ],
+)  # fmt: skip
+def test_students_without_a_gradient_are_refused(sigma, word):
+    """E sigma'^2 is infinite: 1/(4|z|) of sqrt|z|, and 1/(z - 1)^2 of the logarithm."""
+    model = dmft.Model(dmft.Committee(sigma, 1), SQUARE)
+    for algorithm in (dmft.SGD(0.1), dmft.SGD(0.1, loss="hinge"), dmft.GradientDescent(0.1, 2)):
+        with pytest.raises(BadParameter, match=word):
+            dmft.derive(model, algorithm)
+
+
+def test_steep_slopes_of_finite_mean_square_are_derived():
+    for sigma in (
+        sp.Max(0, z),
+        sp.Abs(z) ** sp.Rational(3, 2),
+        z / (1 + sp.Abs(z)),
+        sp.log(1 + z**2),
+    ):
+        dmft.derive(dmft.Model(dmft.Committee(sigma, 1), SQUARE), dmft.SGD(0.1))
+
+
+def test_functions_without_numbers_are_named():
+    bessel = dmft.Model(dmft.Committee(sp.besselj(0, z), 1), SQUARE)
+    with pytest.raises(dmft.errors.NotClosed, match="besselj is not supported"):
+        dmft.derive(bessel, dmft.SGD(0.1)).evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
+
+
+def test_integrals_are_evaluated():
+    bell = sp.Integral(sp.exp(-(z**2)), z)
+    assert dmft.Committee(bell, 1) == dmft.Committee(sp.sqrt(sp.pi) * sp.erf(z) / 2, 1)

@@ -82,6 +82,34 @@ def test_drift_is_its_definition(name, start):
         np.testing.assert_allclose(reference[block], exact[block], atol=1e-11)
 
 
+def test_branches_with_poles_are_their_definition():
+    """z/(1 + |z|): the branch of each side has a pole on the other, where a sign hides it."""
+    q, m, rho, gamma = 0.9, 0.3, 1.0, 0.5
+    nodes, weights = np.polynomial.legendre.leggauss(90)
+
+    def panels(split):
+        """Nodes and weights on [-9, 9], split at a point."""
+        halves = ((-9.0, split), (split, 9.0))
+        x = np.concatenate([(a + b) / 2 + (b - a) / 2 * nodes for a, b in halves])
+        w = np.concatenate([(b - a) / 2 * weights for a, b in halves])
+        return x, w * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+
+    rates = np.zeros(2)
+    width = np.sqrt(rho - m * m / q)
+    for a, w in zip(*panels(0.0), strict=True):
+        h = np.sqrt(q) * a
+        b, v = panels(np.clip(-m * h / q / width, -8.9, 8.9))
+        star = m * h / q + width * b
+        psi = (1 + abs(h)) ** -2 * (np.log1p(abs(star)) - h / (1 + abs(h)))
+        rates += w * np.array([v @ (psi * star), v @ (2 * psi * h + gamma * psi**2)])
+    model = committee(Z / (1 + sp.Abs(Z)), sp.log(1 + sp.Abs(Z)), 1)
+    equations, at = dmft.derive(model, dmft.SGD(gamma)), dmft.Overlaps([[q]], [[m]], [[rho]])
+    found, error = equations.evaluate(at), equations.evaluate_error(at)
+    for block, value in zip(("M", "Q"), rates, strict=True):
+        assert error[block][0, 0] < 1e-4
+        assert abs(found[block][0, 0] - value) < max(1e-11, error[block][0, 0])
+
+
 @pytest.mark.parametrize("name", ["z sin", "erf"])
 def test_rates_of_students_z_sin_match_quadrature(name):
     """By closed forms for the same teacher, on nodes for erf; expanded, this took minutes."""

@@ -21,7 +21,7 @@ NEAR = (1e-6, 1e-12)
 GROWN = 1.0
 # Bounded and finite for every real argument.
 BOUNDED = (sp.erf, sp.erfc, sp.tanh, sp.sin, sp.cos, sp.atan, sp.sign)
-STEPS = (sp.floor, sp.ceiling, sp.frac)
+STEPS = (sp.floor, sp.ceiling, sp.frac, sp.Mod)
 
 
 def check_admissible(model: Model) -> None:
