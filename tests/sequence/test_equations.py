@@ -281,6 +281,8 @@ def test_refusals(two_tokens):
         (lambda: dmft.derive(model, dmft.SGD(0.1), fluctuations=True), "pass dim="),
         (lambda: dmft.derive(model, dmft.SGD(0.1, repeat=dmft.Repeat(2))), "no repeat"),
         (lambda: dmft.derive(model, dmft.GradientDescent(0.1, 2)), "GradientFlow"),
+        (lambda: dmft.derive(model, dmft.SGD(0.1, loss="huber")), "not derived for sequence"),
+        (lambda: dmft.derive(model, dmft.SGD(0.1, loss="logistic")), "'correlation'"),
         (lambda: dmft.solve(equations, dmft.Overlaps([[1]], [[0.1]]), 1), "Alignment"),
         (lambda: dmft.random_overlaps(model, 100, 0), "committees"),
         (lambda: dmft.escape_formula(model, dmft.SGD(0.1)), "committees"),

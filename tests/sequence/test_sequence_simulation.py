@@ -144,6 +144,9 @@ def test_refusals():
             dmft.simulate(untied, dmft.SGD(0.1), 100, 1.0, 1, start)
     with pytest.raises(BadParameter, match="no repeat"):
         dmft.simulate(model, dmft.SGD(0.1, repeat=dmft.Lookahead(0.1)), 100, 1.0, 1)
+    for loss in ("huber", "hinge", "correlation"):
+        with pytest.raises(BadParameter, match="squared"):
+            dmft.simulate(model, dmft.SGD(0.1, loss=loss), 100, 1.0, 1)
     with pytest.raises(BadParameter, match="cannot hold"):
         dmft.simulate(model, dmft.SGD(0.1), 2, 1.0, 1)
     square = dmft.Committee(z**2, 1)

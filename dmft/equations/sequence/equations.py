@@ -29,6 +29,7 @@ TIME = "t = steps * learning_rate / d"
 TIME_UNTIED = "t = steps * learning_rate / (L d)"
 # Below this the overlap is one and e vanishes with sqrt(1 - m^2).
 SMALLEST_REST = sp.Float(1e-16)
+LOSSES = ("squared", "correlation", "frobenius")
 
 
 def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Equations:
@@ -131,6 +132,10 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
         )
     if algorithm.is_flow:
         return
+    if algorithm.loss not in LOSSES:
+        raise BadParameter(
+            f"loss = {algorithm.loss} is not derived for sequence models: choose one of {LOSSES}"
+        )
     if not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
             "sequence models support one-pass SGD: no repeat, no custom update, no readout_rate"

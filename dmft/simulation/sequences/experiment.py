@@ -20,7 +20,6 @@ from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.algorithm import refuse
-from dmft.model.loss import CROSS_ENTROPY
 from dmft.model.sequence import SequenceModel, SequenceNetwork
 from dmft.simulation.clock import Clock, Schedule, Tabled
 from dmft.simulation.declaration import Filler
@@ -115,7 +114,7 @@ def declare_sequence(
     """Fill in every symbol; refuse what cannot be simulated."""
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"sequence models are simulated under dmft.SGD, got {algorithm!r}")
-    unknown = algorithm.loss in ("correlation", CROSS_ENTROPY)
+    unknown = algorithm.loss not in ("squared", "frobenius")
     if unknown or not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
             'sequence models have loss="squared" or "frobenius", no repeat, no custom update '
