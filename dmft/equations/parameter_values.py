@@ -301,7 +301,9 @@ def check_number(value: object, name: str) -> float:
             raise TypeError("no number")
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadParameter(f"{name} must be a number, got {shown(value)}") from error
+        expression = isinstance(value, str) or getattr(value, "free_symbols", None)
+        hint = "; dmft.solve, simulate and escape_time accept schedules" if expression else ""
+        raise BadParameter(f"{name} must be a number, got {shown(value)}{hint}") from error
     if not math.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")
     return number

@@ -213,6 +213,7 @@ class Filler:
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""
+        self.known |= {s.name for s in sp.sympify(expr, strict=True).free_symbols}
         expr = self.values.get(name, expr)
         if not is_expression(expr):
             raise BadParameter(f"{name} must be a finite number, got {shown(expr)}")
@@ -259,6 +260,7 @@ class Filler:
     ) -> tuple[float, Schedule | Tabled | None, float]:
         """The learning rate, that of the first step of a schedule, and the time of this step."""
         schedule = self.schedule()
+        self.known |= {s.name for s in declared.free_symbols}
         if schedule is not None:  # where it follows the risk, each run tells its first rate
             begin = begin_of(start, schedule.unit, t_start, schedule.reads_time)
             return (math.nan if schedule.reads_risk else schedule.at(begin)), schedule, begin

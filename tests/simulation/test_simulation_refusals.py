@@ -88,3 +88,12 @@ def test_streams_are_reproducible_and_distinct():
     for other in (random_stream(3, 2), random_stream(4, 1), random_stream(3)):
         assert not np.array_equal(first, other.standard_normal(4))
     assert as_seeds(np.int64(2)) == (0, 1)
+
+
+def test_symbols_of_a_replaced_rate_may_have_values():
+    """As in dmft.solve: a file may give gamma in [parameters] and a schedule in [simulate]."""
+    same = run(learning_rate=0.2).mean.Q[-1, 0, 0]
+    assert run(algorithm=SGD(s), learning_rate=0.2, s=0.7).mean.Q[-1, 0, 0] == same
+    run(algorithm=SGD(s), learning_rate="0.2/(1 + t)", s=0.7)
+    with pytest.raises(BadParameter, match="unknown parameter 's'"):
+        run(s=0.7)
