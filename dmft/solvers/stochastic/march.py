@@ -35,7 +35,7 @@ STATUS = {
     codes.INDEFINITE: Status.LEFT_DOMAIN,
 }
 COUNTED_CODES = (codes.ARRIVED, codes.PASSED)
-# A call costs half a millisecond, a step of one path 1 us to 0.5 ms (averages on nodes): a chunk has
+# A call costs half a millisecond, a step of one path up to that (averages on nodes): a chunk has
 # at least this many steps of paths, and there are up to CHUNKS of them to share out, of not more
 # than so many paths and saved numbers.
 CHUNK_STEPS, CHUNKS, LARGEST_CHUNK, CHUNK_NUMBERS = 2**14, 64, 2**14, 2**22
