@@ -84,7 +84,11 @@ def _explained(obj: Any, of: Any) -> Explanation:
         )
     given = () if of is None else of if isinstance(of, tuple) else (of,)
     try:
-        inspect.signature(note).bind(*given)
+        read = inspect.signature(note).bind(*given).arguments
+        if "depth" in read:
+            raise BadParameter(
+                f"of = {shown(of)}: {type(obj).__name__} is explained as a whole; leave of out"
+            )
     except TypeError as error:
         raise BadParameter(
             f"of = {shown(of)} does not specify what to explain of this {type(obj).__name__}: "

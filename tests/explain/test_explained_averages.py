@@ -197,6 +197,15 @@ def test_refusals():
         dmft.explain(GENERAL, of="x")
 
 
+def test_what_is_explained_as_a_whole_has_no_parts():
+    line = dmft.Committee(sp.Symbol("z", real=True), 1)
+    model = dmft.Model(line, line)
+    descent = dmft.derive(model, dmft.GradientDescent(0.5, 2))
+    for whole in (descent, dmft.population_risk(model)):
+        with pytest.raises(BadParameter, match="'M': .* as a whole; leave of out"):
+            dmft.explain(whole, of="M")
+
+
 def test_a_false_step_raises(monkeypatch):
     monkeypatch.setattr("dmft.gaussian.closed.product.error_function_product", lambda *_: sp.pi / 7)
     with pytest.raises(UnprovenStep, match="Arcsine law") as caught:
