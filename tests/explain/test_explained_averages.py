@@ -202,7 +202,7 @@ def test_what_is_explained_as_a_whole_has_no_parts():
     model = dmft.Model(line, line)
     descent = dmft.derive(model, dmft.GradientDescent(0.5, 2))
     for whole in (descent, dmft.population_risk(model)):
-        with pytest.raises(BadParameter, match="'M': .* as a whole; leave of out"):
+        with pytest.raises(BadParameter, match=r"'M': .* as a whole; leave of out"):
             dmft.explain(whole, of="M")
 
 
