@@ -104,7 +104,8 @@ def declared_parameters(
     stepped = None if algorithm is None or algorithm.is_flow else algorithm
     if stepped is not None:
         declared["learning_rate"] = stepped.learning_rate
-        declared["readout_rate"] = stepped.readout_rate
+        if stepped.trains_readout:
+            declared["readout_rate"] = stepped.readout_rate
     declared |= numbers_of(algorithm)
     if stepped is not None and _has_sample(stepped):
         declare_sample(model, stepped.rule, declared)

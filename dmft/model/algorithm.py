@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -32,8 +32,8 @@ def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
     return {name: value for name, value in numbers if value != 0}
 
 
-def refuse(algorithm: object, *where: str) -> None:
-    """Refuse numbers of the optimiser that are not used there.
+def refuse(algorithm: object, *where: str, numbers: Mapping[str, object] | None = None) -> None:
+    """Refuse numbers of the optimiser that are not used there, by default the declared ones.
 
     `where` is "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or
     "noise" (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
@@ -42,9 +42,10 @@ def refuse(algorithm: object, *where: str) -> None:
     for place in where:
         if place in own:
             raise BadParameter(f"{algorithm!r} {own[place]}")
-    for name, value in numbers_of(algorithm).items():
+    given = numbers_of(algorithm) if numbers is None else numbers
+    for name, value in given.items():
         for place in where:
-            if place in OPTIMISER[name].refused:
+            if name in OPTIMISER and place in OPTIMISER[name].refused:
                 raise BadParameter(f"{name} = {value} {OPTIMISER[name].refused[place]}")
 
 
@@ -60,10 +61,10 @@ def _check_numbers(algorithm: SGD | GradientFlow) -> None:
         if value.is_number and not float(value) < number.below:
             raise BadParameter(f"{name} must be below {number.below:g}, got {value}")
         object.__setattr__(algorithm, name, value)
-    refuse(algorithm, *_places(algorithm))
+    refuse(algorithm, *places(algorithm))
 
 
-def _places(algorithm: SGD | GradientFlow) -> Iterator[str]:
+def places(algorithm: SGD | GradientFlow) -> Iterator[str]:
     """What a declaration says by itself."""
     if algorithm.on_sphere:
         yield "sphere"

@@ -27,7 +27,7 @@ from dmft.model import (
     check_isotropic,
     random_overlaps,
 )
-from dmft.model.algorithm import refuse
+from dmft.model.algorithm import places, refuse
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import loss_expr
 from dmft.model.overlaps import check_start
@@ -209,7 +209,7 @@ def simulate(
             "saved overlaps"
         )
     if method == "overlaps":
-        refuse(algorithm, "chain")
+        refuse(algorithm, "chain", numbers=experiment.numbers)
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
     experiment, clock, grid, total = timed(experiment, t_max, save_at)
@@ -306,6 +306,9 @@ def declare_experiment(
     a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
     if start is not None and start.readout is not None:
         a = start.readout.copy()
+    numbers = filler.numbers(algorithm)
+    trained = ("readout",) if readout_rate else ()
+    refuse(algorithm, *places(algorithm), *trained, numbers=numbers)
     own_rule, several = isinstance(algorithm, UpdateField), model.outputs > 1
     if isinstance(algorithm, UpdateField):
         student = filler.rule(model, algorithm, a)
@@ -325,7 +328,7 @@ def declare_experiment(
         label_flip=flip,
         draws_labels=model.draws_labels,
         shortened=filler.shortening(algorithm),
-        numbers=filler.numbers(algorithm),
+        numbers=numbers,
         loss=None if own_rule else loss_expr("squared" if several else algorithm.loss),
         update=None if own_rule or hasattr(algorithm, "scale") else update_of(algorithm.rule),
         scalars=filler.scalars(algorithm),

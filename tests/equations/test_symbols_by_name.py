@@ -138,3 +138,13 @@ def test_the_risk_of_a_sequence_takes_values_by_name():
     assert set(written.symbols) == {"m"}
     at = written.subs({sp.Symbol("m"): 0.3})
     assert float(at) == pytest.approx(risk(e=0.1, m=0.3), rel=1e-12)
+
+
+def test_readouts_that_are_not_trained_have_no_rate_at_run_time():
+    """A run with this value did not train them, and did not say so."""
+    with pytest.raises(BadParameter, match=r"'readout_rate'.*keywords of dmft.SGD"):
+        EQS.evaluate(dmft.random_overlaps(MODEL, 100, 0), readout_rate=0.5)
+    trained = dmft.derive(MODEL, dmft.SGD(0.5, readout_rate=0.1))
+    start = dmft.random_overlaps(MODEL, 100, 0)
+    slow, fast = (trained.evaluate(start, readout_rate=rate)["readout"] for rate in (0.1, 0.5))
+    np.testing.assert_allclose(fast, 5 * slow, rtol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps
+from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps, Repeat
 from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.jobs import save_steps
@@ -97,3 +97,21 @@ def test_symbols_of_a_replaced_rate_may_have_values():
     run(algorithm=SGD(s), learning_rate="0.2/(1 + t)", s=0.7)
     with pytest.raises(BadParameter, match="unknown parameter 's'"):
         run(s=0.7)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "match"),
+    [
+        ({}, {"momentum": 0.5, "method": "overlaps"}, "does not store"),
+        ({}, {"gradient_noise": 0.3, "method": "overlaps"}, "does not contain"),
+        ({}, {"average_rate": 1.0, "method": "overlaps"}, "weights"),
+        ({"constraint": "sphere"}, {"weight_decay": 0.5}, "fixes their length"),
+        ({"repeat": Repeat(2)}, {"momentum": 0.5}, "correlated"),
+        ({}, {"momentum_rate": 2.0, "readout_rate": 0.5}, "fixed readouts"),
+    ],
+)
+def test_values_at_run_time_are_refused_like_declared_ones(declared, given, match):
+    """The chain of overlaps ignored a momentum and spread the noise in too few directions."""
+    start = Overlaps([[1.0]], [[0.1]])
+    with pytest.raises(BadParameter, match=match):
+        run(algorithm=SGD(0.1, **declared), start=start, **given)
