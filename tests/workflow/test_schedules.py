@@ -69,6 +69,11 @@ def test_schedule_that_ends_says_so():
     assert run.status in ("nonfinite", "diverged")
     assert "learning_rate falls to zero" in run.message
     assert run.t[-1] == pytest.approx(4.0, abs=0.01)
+    unit = dmft.Committee(sp.erf(sp.Symbol("z", real=True) / sp.sqrt(2)), 1)
+    alone = dmft.derive(dmft.Model(unit, unit), dmft.SGD(0.5))
+    run = dmft.solve(alone, dmft.Overlaps([[1.0]], [[0.1]]), 5.0, learning_rate="1 - t")
+    assert run.status == "tolerance_not_met"
+    assert run.message.endswith("learning_rate falls to zero")
 
 
 def test_scheduled_run_is_saved_and_read(tmp_path):

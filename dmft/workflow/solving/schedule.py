@@ -71,7 +71,8 @@ class Schedule:
         """Name a rate that stopped being positive as the reason of an early end."""
         at_start = float(self.rate(float(run.t[0]), run.observables["risk"][:1].copy()))
         now = float(self.rate(float(run.t[-1]), run.observables["risk"][-1:].copy()))
-        if run.status not in (Status.NONFINITE, Status.DIVERGED) or now > SPENT * at_start:
+        early = (Status.NONFINITE, Status.DIVERGED, Status.TOLERANCE_NOT_MET)
+        if run.status not in early or now > SPENT * at_start:
             return run
         return replace(
             run, message=f"{run.message}; the schedule {self.expr} of learning_rate falls to zero"
