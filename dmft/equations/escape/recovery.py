@@ -398,7 +398,11 @@ def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
     zeta = numbers.get("weight_decay", sp.S.Zero)
     kappa, direct = algorithm.momentum_rate, algorithm.momentum_direct
     if zeta != 0 and kappa != 0:
-        raise BadParameter("the kernel of momentum with a decay has no closed form here")
+        raise BadParameter(
+            f"momentum_rate = {kappa} with weight_decay = {zeta}: the kernel has no closed form "
+            "here; take the floor and the stability from dmft.fixed_points(dmft.derive(model, "
+            "algorithm), start) and dmft.stability"
+        )
     share = [
         sp.S.One if kappa == 0 else (kappa * (1 + direct) + direct**2 * e) / (kappa + direct * e)
         for e in c

@@ -23,6 +23,7 @@ from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, PER_TERM, NodeRule, most_in_lattice
 from dmft.names import Status
+from dmft.progress import stage
 from dmft.solvers.trajectory import Trajectory
 
 Solver = Callable[..., Trajectory]
@@ -113,7 +114,8 @@ def with_error(run: Trajectory, solver: Solver, rule: NodeRule) -> Trajectory:
         other = solver(group, save_at=run.t, t_max=end, events=(), progress=False)
         return {name: _padded(other[name], run[name].shape) for name in names}
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    told = stage("estimating the error of averages on nodes")
+    with told, ThreadPoolExecutor(os.cpu_count()) as pool:
         groups = list(pool.map(repeat, rule.groups))
     error = {name: rule.error(run[name], [g[name] for g in groups]) for name in names}
     return replace(run, error={n: np.where(np.isnan(e), np.inf, e) for n, e in error.items()})
