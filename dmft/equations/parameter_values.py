@@ -188,9 +188,9 @@ def resolve_scalars(
         from dmft.aliases import whose
 
         known = sorted(set(declared) | set(free))
-        raise BadParameter(
-            f"unknown parameter {unknown[0]!r}; this model has {known}{whose(unknown[0], known)}"
-        )
+        declared_first = "; it is a keyword of dmft.SGD, declared before derive"
+        hint = declared_first if hasattr(SGD, unknown[0]) else whose(unknown[0], known)
+        raise BadParameter(f"unknown parameter {unknown[0]!r}; this model has {known}{hint}")
     numbers = {name: check_number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
         size = numbers.get("dim", declared["dim"])

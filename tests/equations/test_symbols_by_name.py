@@ -142,7 +142,7 @@ def test_the_risk_of_a_sequence_takes_values_by_name():
 
 def test_readouts_that_are_not_trained_have_no_rate_at_run_time():
     """A run with this value did not train them, and did not say so."""
-    with pytest.raises(BadParameter, match=r"'readout_rate'.*keywords of dmft.SGD"):
+    with pytest.raises(BadParameter, match=r"'readout_rate'.*keyword of dmft.SGD"):
         EQS.evaluate(dmft.random_overlaps(MODEL, 100, 0), readout_rate=0.5)
     trained = dmft.derive(MODEL, dmft.SGD(0.5, readout_rate=0.1))
     start = dmft.random_overlaps(MODEL, 100, 0)
