@@ -287,7 +287,9 @@ def linear_noise(
     system = StationarySystem(flow, point, own)
     jacobian = system.finite_jacobian(system.free)
     rates = np.linalg.eigvals(jacobian).astype(complex)
-    fixed_points.check_stationary(system, rates, STATIONARY)
+    moves = fixed_points.motion(system, rates, STATIONARY)
+    if moves:
+        raise BadParameter(f"{moves}: find the fixed point with dmft.fixed_points first")
     scale = float(np.max(np.abs(rates), initial=0.0))
     rates = rates[np.argsort(-rates.real, kind="stable")]
     if rates[0].real > -MARGINAL * scale:

@@ -349,7 +349,7 @@ def stability(
     Scaling     eigenvalues per unit t; for a map log(1 + J), per step
     Valid for   all activations; on the sphere the lengths stay fixed. Modes that lead out of
                 the cone of covariances (for example of Q - M P^-1 M^T for identical students) are
-                also listed
+                also listed. A `UserWarning` says if the overlaps still move
 
     Parameters
     ----------
@@ -368,8 +368,6 @@ def stability(
 
     Raises
     ------
-    BadParameter
-        If the overlaps are not stationary there.
     NotClosed
         If the Jacobian is computed by differences and these do not converge: at perfect recovery,
         for example, where the overlaps are a singular covariance.
@@ -391,7 +389,10 @@ def stability(
     equations = cast("Equations", equations)
     system = StationarySystem(equations, point, parameters)
     values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
-    check_stationary(system, values, LARGEST_TOLERANCE)
+    moves = motion(system, values, LARGEST_TOLERANCE)
+    if moves:
+        text = f"{moves}: these are the modes of the equations there, not of a fixed point"
+        warnings.warn(text, stacklevel=3)
     values = exponents(equations, values)
     order = np.argsort(-values.real, kind="stable")
     moved = [system.blocks(vectors[:, n].astype(complex)) for n in order]
@@ -403,15 +404,12 @@ def stability(
     )
 
 
-def check_stationary(system: StationarySystem, eigenvalues: Array, part: float) -> None:
-    """Refuse overlaps that move at a rate above this part of those of their modes."""
+def motion(system: StationarySystem, eigenvalues: Array, part: float) -> str:
+    """Say that overlaps move, at a rate above this part of those of their modes; "" otherwise."""
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     scale = float(np.max(np.abs(eigenvalues), initial=0.0))
-    if not rest <= part * max(scale, unit_of_rates(system)):
-        raise BadParameter(
-            f"the overlaps still move there (largest rate {rest:.3g}): find the fixed point with "
-            "dmft.fixed_points first"
-        )
+    least = part * max(scale, unit_of_rates(system))
+    return "" if rest <= least else f"the overlaps still move there (largest rate {rest:.3g})"
 
 
 def _of_network(network: Any, start: Any, parameters: Mapping[str, Any]) -> list[NetworkFixedPoint]:

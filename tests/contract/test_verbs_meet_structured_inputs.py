@@ -150,7 +150,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("scaling_law", F): "with a spectrum",
     ("map", S): WITHOUT, ("map", C): WITHOUT, ("map", O): OF_ONE, ("map", F): "batch_size",
     ("fluctuations", S): WITHOUT, ("fluctuations", C): WITHOUT, ("fluctuations", O): OF_ONE,
-    **{("stability", d): "still move" for d in DECLARATIONS},
     **{("phase_diagram", d): "weight_decay" for d in DECLARATIONS},
     ("overlaps", S): SGD_HERE, ("overlaps", C): WITHOUT,
 }  # fmt: skip
