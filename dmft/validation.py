@@ -404,6 +404,15 @@ def check_shape(value: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[
     return array
 
 
+def check_pair(value: Any, name: str) -> tuple[float, float]:
+    """Two numbers."""
+    try:
+        low, high = (float(y) for y in value)
+    except (TypeError, ValueError):
+        raise BadParameter(f"{name} = {shown(value)} must be two numbers") from None
+    return low, high
+
+
 def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
     """Return a symmetric positive semi-definite copy, or raise `InvalidCovariance`.
 

@@ -69,7 +69,10 @@ class System:
             raise BadParameter(
                 f"no term is called {unknown[0]!r:.60}; available: {list(self.terms)}"
             )
-        return self.switched, {SWITCH + name: float(name not in off) for name in self.terms}
+        switches = {SWITCH + name: float(name not in off) for name in self.terms}
+        # Terms that vanish for this model have none.
+        known = self.switched.parameters
+        return self.switched, {name: y for name, y in switches.items() if name in known}
 
     def shown(self, off: Sequence[str]) -> Any:
         """The equations as they are printed: what is switched off is left out."""

@@ -45,7 +45,8 @@ def is_linked(problem: Problem) -> bool:
 
 def kept_problem(equations: Equations, options: Options) -> Problem | None:
     """Compiled problem for one plain run; None where Numba is to be asked."""
-    plain = options.method in (None, *TABLEAUX) and not options.events
+    events = options.events
+    plain = options.method in (None, *TABLEAUX) and isinstance(events, tuple) and not events
     if not plain or "numba" in sys.modules or equations.noise or equations.averages:
         return None
     with _LOCK:

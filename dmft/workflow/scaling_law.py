@@ -18,7 +18,7 @@ from dmft.model import Overlaps, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.names import Status
 from dmft.record import Record, Short
-from dmft.validation import checked
+from dmft.validation import check_pair, checked
 
 # A fit looks at this factor in time, in windows of this many times.
 SPAN, TIMES = 100.0, 41
@@ -287,7 +287,7 @@ def _fitted(
         smallest = float(spectrum.eigenvalues[spectrum.eigenvalues > 0.0].min())
         last = min(BEFORE_THE_END / smallest, LATEST)
         window = (last / SPAN, last)
-    low, high = (float(y) for y in window)
+    low, high = check_pair(window, "window")
     if not 0.0 < low < high < math.inf:
         raise BadParameter(f"window = {window!r} must be two positive times in order")
     times = np.geomspace(low, high, TIMES)

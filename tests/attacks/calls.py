@@ -269,7 +269,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "escape_time": {
             "run_or_equations": p["equations"], "start": p["start"], "t_max": 10.0,
             "fraction": 0.5, "reference": "start", "overlap": None, "label_noise": 0.1,
-            "rtol": 1e-6, "max_steps": 1000, "observable": None, "threshold": None,
+            "rtol": 1e-6, "max_steps": 1000, "observable": "risk", "threshold": None,
         },
         "explain": {"obj": dmft.Gaussian([z], [[1]]), "depth": 0, "of": z**2},
         "export": {"equations": p["equations"], "path": "out.py"},

@@ -112,6 +112,14 @@ def test_a_model_without_label_noise_is_explored():
     assert session.reply({"kind": "solve"})["status"] == "ok"
 
 
+def test_terms_that_vanish_have_no_switch():
+    """An odd student does not learn an even target: the term is zero."""
+    even = dmft.MultiIndex(FIELDS[0] ** 2 + FIELDS[1] ** 2, FIELDS)
+    student = dmft.Committee(sp.erf(sp.Symbol("z", real=True)), 1)
+    session = Session(dmft.Model(student, even), dmft.SGD(0.1, loss="correlation"), t_max=1.0)
+    assert session.reply({"kind": "solve"})["status"] == "ok"
+
+
 def test_simulated_points_of_letters_lie_on_the_curve():
     gamma, noise = sp.symbols("gamma D", real=True)
     square = SQUARE.student

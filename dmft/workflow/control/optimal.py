@@ -17,11 +17,11 @@ from dmft.names import Status
 from dmft.solvers.controlled import READ
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
-from dmft.validation import checked
+from dmft.validation import check_pair, checked
 from dmft.workflow.control.problem import Controlled, check_controlled
 
-# Times of a schedule, between which it is linear.
-POINTS = 1001
+# Times of a schedule, between which it is linear, and most of them.
+POINTS, MOST_POINTS = 1001, 100_000
 # Bounds by default, in units of the greedy rate at the start.
 LOWEST, HIGHEST = 1e-6, 100.0
 
@@ -108,6 +108,8 @@ def greedy_schedule(
         lanes=None,
         time_unit="steps / d",
     )
+    if not 2 <= points <= MOST_POINTS:
+        raise BadParameter(f"points = {points} must be between 2 and {MOST_POINTS}")
     times = np.linspace(0.0, float(t_max), points)
     run = solve_problem(
         problem, **system.inputs, t_max=float(t_max), save_at=times, rtol=rtol, atol=atol
@@ -158,7 +160,7 @@ def limits(system: Controlled, bounds: tuple[float, float] | None) -> tuple[floa
             return c.total * c.batch * LOWEST, c.total * c.batch
         guess = first_guess(system)
         return LOWEST * guess, HIGHEST * guess
-    low, high = (float(y) for y in bounds)
+    low, high = check_pair(bounds, "bounds")
     least = 1.0 if c.name == "batch_size" else 0.0
     ascend = -np.inf < low < high < np.inf
     if not (ascend and is_allowed(c.name, low) and (low >= least or not c.is_rate)):

@@ -196,7 +196,9 @@ def _run(
     y = _labels(channel, X @ teacher, rng)
     turned = False
     if isinstance(channel, Channel):
-        turned = start == "spectral" or (start is None and not _informs(channel, y))
+        turned = (isinstance(start, str) and start == "spectral") or (
+            start is None and not _informs(channel, y)
+        )
     if turned and isinstance(channel, Channel):
         overlap = max(spectral(model, alpha).cosine_squared, LEAST_OVERLAP) * rho
         W = np.sqrt(overlap * dim) * _top_vector(channel, X, y, rng)[:, None]

@@ -174,11 +174,11 @@ def spectral(
     alpha = samples_of(samples_per_dim)
     label = label_of(model, "spectral")
     channel = label.channel()
-    if not isinstance(preprocessing, str):
+    if isinstance(preprocessing, sp.Expr):
         preprocessing = _in_label(preprocessing)
         if not (label.noise or label.flip or label.drawn):  # the label itself, by its values
             channel = replace(channel, mixture=((1.0, label.expr),))
-    elif preprocessing != "optimal":
+    elif not isinstance(preprocessing, str) or preprocessing != "optimal":
         raise BadParameter(
             f'preprocessing must be "optimal" or an expression in y, got {shown(preprocessing)}'
         )
