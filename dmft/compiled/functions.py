@@ -29,6 +29,8 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
     """
     import numba
 
+    # Numba would take that of the function whose compilation needs this one first, and keep it.
+    options.setdefault("fastmath", False)
     if options.pop("inner", False):
         from dmft.compiled.inner import closed
 

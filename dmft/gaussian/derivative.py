@@ -44,7 +44,7 @@ def in_pieces(expr: sp.Expr) -> sp.Expr:
 
 
 def has_poles(expr: sp.Expr) -> bool:
-    """Whether negative powers of the field stand in a function, which may have poles."""
+    """Whether a function contains negative powers of the field, and may have poles."""
     return any(p.exp.could_extract_minus_sign() and p.has(FIELD) for p in expr.atoms(sp.Pow))
 
 

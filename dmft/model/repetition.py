@@ -207,7 +207,7 @@ class Clipping(UpdateRule):
 def clipping_of(
     clip: sp.Expr | None, normalised: bool, given: UpdateRule | None
 ) -> Clipping | None:
-    """The rule of these options of `SGD`; `given` is what stands for `repeat` already."""
+    """The rule of these options of `SGD`, where `repeat` is `given`."""
     if not isinstance(normalised, bool):
         raise BadParameter(f"normalised must be True or False, got {normalised!r}")
     if clip is None and not normalised:

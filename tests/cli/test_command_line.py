@@ -126,6 +126,16 @@ def test_derive_prints_equations_and_writes_a_document(model, tmp_path, capsys):
     assert parts["open_expectations"] == []
 
 
+def test_open_expectations_are_named_and_refused_by_solve(model, capsys):
+    # A letter stays a letter, and tables need numbers.
+    edited(model, '[student]\nactivation = "z**2"', '[student]\nactivation = "tanh(b*z)"')
+    edited(model, "[parameters]", "[parameters]\nb = 2")
+    assert main(["derive", model]) == 0
+    assert "open expectation" in capsys.readouterr().err
+    assert main(["solve", model]) == 2
+    assert "not closed" in capsys.readouterr().err
+
+
 def test_students_without_a_gradient_are_refused(model, capsys):
     # The drift of a sign would be that of a Dirac delta: nothing that a sample could follow.
     edited(model, '[student]\nactivation = "z**2"', '[student]\nactivation = "sign(z)"')

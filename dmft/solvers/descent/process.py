@@ -159,7 +159,7 @@ class DescentTask:
     0..steps - 1, overlaps at 0..steps; `Q` (p, p), `M` (p, k), `P` (k, k), `readout`,
     `teacher_readout` and `scalars` (the variance of the label noise first) are those of the start.
     The compiled steps `process` take row t of `par` (steps + 1, any), which follows the `schedules`
-    (in words). `trained`: whether `sample` also gives the gradients of the readouts; `fraction`:
+    (texts). `trained`: whether `sample` also gives the gradients of the readouts; `fraction`:
     share of the samples in a batch; `means` (clusters, k): means of the clusters in the teacher's
     rows, (0, 0) without clusters.
 

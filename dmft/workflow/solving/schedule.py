@@ -101,7 +101,7 @@ def scheduled_inputs(
 
 
 def read_schedule(equations: Any, value: Any) -> Schedule | None:
-    """The schedule that a value of the learning rate stands for; None for a number."""
+    """The schedule that a learning rate is; None for a number."""
     if not isinstance(value, sp.Expr) or value.is_number:
         return None
     others = sorted(s.name for s in value.free_symbols if s.name not in KNOWN)
