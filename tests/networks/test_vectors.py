@@ -275,7 +275,7 @@ def test_linear_networks_in_continuous_time(vector):
 @of("p_spin")
 @pytest.mark.cases(1)
 def test_p_spin_with_covariance_and_memory_written_out(vector):
-    """Spherical sites by sweeps with a multiplier, to first order in the step."""
+    """Spherical sites by the closed recursion with a multiplier, and by sweeps of one step."""
     i, e = vector["inputs"], vector["expected"]
     t, s, nu = *sp.symbols("t s", real=True), sp.Symbol("nu", real=True)
     C, R, p = sp.Function("C")(t, s), sp.Function("R")(t, s), i["p"]
@@ -286,9 +286,19 @@ def test_p_spin_with_covariance_and_memory_written_out(vector):
     model = dmft.RandomNetwork(
         -nu * X + H, X, H, noise=sp.Float(i["T"]), multiplier=(nu, X**2, 1), **kernels
     )
-    run = dmft.solve(dmft.derive(model), Normal(), 2.0, dt=0.1, extrapolate=1, paths=1000, seed=1)
+    equations = dmft.derive(model)
+    run = dmft.solve(equations, Normal(), 2.0, dt=0.1, extrapolate=3)
+    assert run.message.startswith("closed recursion")
     energy = (i["T"] - run.multiplier[[5, 10]]) / p
-    np.testing.assert_allclose(energy, e["energy"][:2], atol=0.02)
+    np.testing.assert_allclose(energy, e["energy"][:2], atol=1e-5)
+    coarse, drawn = (
+        dmft.solve(equations, Normal(), 2.0, dt=0.1, method=method, seed=1)
+        for method in ("closed", "sweep")
+    )
+    assert drawn.message.startswith("4 sweeps")
+    # Innovations are matched: sweeps of linear sites have no sampling error.
+    np.testing.assert_allclose(drawn.multiplier, coarse.multiplier, atol=1e-6)
+    np.testing.assert_allclose(drawn.corr, coarse.corr, atol=1e-6)
 
 
 SIMULATED = [v for v in VECTORS if v["kind"] == "simulation"]

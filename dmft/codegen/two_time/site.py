@@ -225,7 +225,11 @@ def gaussian_sites(
     """Sites whose process is Gaussian (`normal`: so is their start); None where one is not."""
     lowered = Lowered(equations, values, dt)
     network = equations.model
-    if network.site_symbols or network.multiplier is not None or network.low_rank:
+    held = None if network.multiplier is None else network.multiplier[1]
+    several = held is not None and network.populations > 1
+    if network.site_symbols or network.low_rank or several:
+        return None
+    if held is not None and not held.is_polynomial(network.state):
         return None
     found = []
     for f in lowered.every:
@@ -240,7 +244,7 @@ def gaussian_sites(
         if not (is_linear or (normal and not remembers)):
             return None
         rest = new - sum(d * y for d, y in zip(by, (X, H, XI), strict=True))
-        rows = [array_function([T], sp.expand(y)) for y in (by[0], by[1], rest, by[2] ** 2)]
+        rows = [array_function([T, NOW], sp.expand(y)) for y in (by[0], by[1], rest, by[2] ** 2)]
         by_state, by_field, constant, noise = (_number(call) for call in rows)
         pair = None if is_linear else _pair(output)
         known = float(slope) if is_linear else None
@@ -248,8 +252,8 @@ def gaussian_sites(
     return found
 
 
-def _number(call: Callable[..., Any]) -> Callable[[float], float]:
-    return lambda t: float(call(t))
+def _number(call: Callable[..., Any]) -> Callable[[float, float], float]:
+    return lambda t, nu: float(call(t, nu))
 
 
 def _pair(output: sp.Expr) -> Callable[..., Any] | None:

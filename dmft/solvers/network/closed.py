@@ -1,7 +1,8 @@
 r"""Random networks whose sites are Gaussian: a closed recursion of means and covariances.
 
-x_{k+1} = a x_k + b h_k + c + white noise with constants a, b, c: x is Gaussian as long as the
-output is linear or nothing of it comes back (no memory). With D(k, l) = Cov(x_k, eta_l)
+x_{k+1} = a x_k + b h_k + c + white noise with constants a, b, c (at a given multiplier): x is
+Gaussian as long as the output is linear or nothing of it comes back (no memory). With
+D(k, l) = Cov(x_k, eta_l)
 
 D(k+1, l) = a D(k, l) + b (K(k, l) + memory),  Cov(x_{k+1}, x_l) = a Cov(x_k, x_l) + b (D(l, k) +
 memory), K the covariance of eta.
@@ -17,23 +18,23 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.network.sweep import LARGEST, Repeated, SiteProblem
+from dmft.solvers.network.sweep import LARGEST, Repeated, SiteProblem, constrained
 from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 
 
 @dataclass(frozen=True)
 class LinearSite:
-    """One population of Gaussian sites: a, b, c and the white noise of a step from t.
+    """One population of Gaussian sites: a, b, c and the white noise of a step from t, of (t, nu).
 
     `output_slope` is that of a linear output, else None; `pair` is the closed form of a row of
     E phi(x_k) phi(x_l), l = 0..k, for centred fields, from the variance of x_k, the variances
     (k + 1,) and the covariances (k + 1,), or None.
     """
 
-    by_state: Callable[[float], float]
-    by_field: Callable[[float], float]
-    constant: Callable[[float], float]
-    noise: Callable[[float], float]
+    by_state: Callable[[float, float], float]
+    by_field: Callable[[float, float], float]
+    constant: Callable[[float, float], float]
+    noise: Callable[[float, float], float]
     output_slope: float | None
     pair: Callable[..., Any] | None
 
@@ -59,7 +60,8 @@ class Closed(Repeated):
         self.multiplier = np.zeros(size)
         self.lost = 0.0
         self.series = [np.zeros((size, ORDERS + 1)) for _ in range(count)]
-        self.line = hermite_line() if any(self._by_series(a) for a in range(count)) else None
+        expands = problem.held is not None or any(self._by_series(a) for a in range(count))
+        self.line = hermite_line() if expands else None
         for a, (mean, variance) in enumerate(start):
             self.state_mean[a, 0], self.cov[a, 0, 0] = mean, variance
         for a in range(count):
@@ -127,7 +129,6 @@ class Closed(Repeated):
         """Means and covariances of a population after the present step."""
         k, p, site = self.done, self.problem, self.sites[a]
         t, s = k * p.dt, np.arange(k + 1) * p.dt
-        alpha, beta = site.by_state(t), site.by_field(t)
         K, D, c, G, w = self.eta[a], self.D[a], self.cov[a], self.G[a], self.weights[a]
         row = p.coupled[a] ** 2 * np.asarray(p.covariance[a](self.corr[:, k, : k + 1], t, s))
         K[k, : k + 1] = K[: k + 1, k] = row
@@ -140,18 +141,40 @@ class Closed(Repeated):
         # Covariances with the latest eta, from the start on; then those of the next state.
         D[0, k] = 0.0
         for j in range(k):
-            old = site.by_state(j * p.dt), site.by_field(j * p.dt)
-            D[j + 1, k] = old[0] * D[j, k] + old[1] * (K[j, k] + back[j, :j] @ D[:j, k])
-        D[k + 1, : k + 1] = alpha * D[k, : k + 1] + beta * (
-            K[k, : k + 1] + back[k, :k] @ D[:k, : k + 1]
-        )
-        c[k + 1, : k + 1] = alpha * c[k, : k + 1] + beta * (
-            D[: k + 1, k] + back[k, :k] @ c[:k, : k + 1]
-        )
-        c[: k + 1, k + 1] = c[k + 1, : k + 1]
-        c[k + 1, k + 1] = (
-            alpha * c[k, k + 1] + site.noise(t) + beta * (D[k + 1, k] + back[k, :k] @ c[:k, k + 1])
-        )
+            old = j * p.dt, self.multiplier[j]
+            D[j + 1, k] = site.by_state(*old) * D[j, k] + site.by_field(*old) * (
+                K[j, k] + back[j, :j] @ D[:j, k]
+            )
+        # Covariances of the field with the etas, the states and itself.
+        with_eta = K[k, : k + 1] + back[k, :k] @ D[:k, : k + 1]
+        with_state = D[: k + 1, k] + back[k, :k] @ c[:k, : k + 1]
+        variance = with_eta[k] + back[k, :k] @ with_state[:k]
+
+        def moved(nu: float) -> tuple[float, float]:
+            alpha, beta = site.by_state(t, nu), site.by_field(t, nu)
+            mean = alpha * self.state_mean[a, k] + beta * field + site.constant(t, nu)
+            cross = alpha * (alpha * c[k, k] + 2.0 * beta * with_state[k])
+            return mean, cross + beta**2 * variance + site.noise(t, nu)
+
+        nu = self.multiplier[k] = self._multiplier(moved)
+        alpha, beta = site.by_state(t, nu), site.by_field(t, nu)
+        D[k + 1, : k + 1] = alpha * D[k, : k + 1] + beta * with_eta
+        c[k + 1, : k + 1] = c[: k + 1, k + 1] = alpha * c[k, : k + 1] + beta * with_state
+        self.state_mean[a, k + 1], c[k + 1, k + 1] = moved(nu)
         G[k + 1, :k] = alpha * G[k, :k] + beta * (back[k, :k] @ G[:k, :k])
         G[k + 1, k] = beta
-        self.state_mean[a, k + 1] = alpha * self.state_mean[a, k] + beta * field + site.constant(t)
+
+    def _multiplier(self, moved: Callable[[float], tuple[float, float]]) -> float:
+        """Value of nu that keeps the constraint of states with the mean and variance `moved`."""
+        if self.problem.held is None:
+            return 0.0
+        function, value = self.problem.held
+        line = self.line
+        assert line is not None
+
+        def gap(nu: float) -> float:
+            mean, variance = moved(nu)
+            states = mean + np.sqrt(max(variance, 0.0)) * line.z
+            return float(line.weight @ function(states)) - value
+
+        return constrained(gap, self.multiplier[self.done - 1] if self.done else 0.0, value)

@@ -257,7 +257,7 @@ class Sweep(Repeated):
         return new, by_state, by_field
 
     def _multiplier(self, fields: Sequence[Array]) -> float:
-        """Value of nu that keeps the constraint after this step, by the secant method."""
+        """Value of nu that keeps the constraint after this step."""
         if self.problem.held is None:
             return 0.0
         function, value = self.problem.held
@@ -265,15 +265,19 @@ class Sweep(Repeated):
         def gap(nu: float) -> float:
             return float(np.mean(function(self._moved(0, fields[0], nu)[0]))) - value
 
-        low = self.multiplier[self.done - 1] if self.done else 0.0
-        high = low + 0.1
-        f_low, f_high = gap(low), gap(high)
-        for _ in range(SECANTS):
-            if abs(f_high) <= ACCURACY * max(1.0, abs(value)) or f_high == f_low:
-                break
-            low, high, f_low = high, high - f_high * (high - low) / (f_high - f_low), f_high
-            f_high = gap(high)
-        return high
+        return constrained(gap, self.multiplier[self.done - 1] if self.done else 0.0, value)
+
+
+def constrained(gap: Callable[[float], float], low: float, value: float) -> float:
+    """Multiplier near `low` at which an average differs by `gap` = 0 from its `value` (secants)."""
+    high = low + 0.1
+    f_low, f_high = gap(low), gap(high)
+    for _ in range(SECANTS):
+        if abs(f_high) <= ACCURACY * max(1.0, abs(value)) or f_high == f_low:
+            break
+        low, high, f_low = high, high - f_high * (high - low) / (f_high - f_low), f_high
+        f_high = gap(high)
+    return high
 
 
 def between(columns: NDArray[np.int64], values: Array, count: int) -> Array:

@@ -224,14 +224,15 @@ def _record(
         if name == "resp":
             stack = stack / dt
         arrays[name], error[name] = _averaged(stack, network.fractions is not None)
-        if closed:
-            scale = float(np.abs(arrays[name]).max(initial=0.0))
-            error[name] = np.full(arrays[name].shape, ROUNDING * scale + runs[0].lost)
     if network.multiplier is not None:
         stack = np.stack([run.multiplier[:size] for run in runs])
         # The multiplier of the last step is that of a step beyond the run.
         stack[:, -1] = stack[:, -2] if size > 1 else np.nan
         arrays["multiplier"], error["multiplier"] = _averaged(stack[:, None], False)
+    if closed:
+        for name, found in arrays.items():
+            scale = float(np.abs(found).max(initial=0.0))
+            error[name] = np.full(found.shape, ROUNDING * scale + runs[0].lost)
     paths = None
     if options.keep_paths and not closed:
         kept = np.stack([run.states[0, :size, : options.keep_paths] for run in runs])
