@@ -214,6 +214,7 @@ def random_step(generator, x, rows, extra=0):
     return (a * h[0] + b * sigma(h[-1]) * h[0] + c * h[-1] ** 2 + extra) * x
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("seed", range(20))
 def test_witnesses(seed):
     """A Gaussian latent is a spike of the covariance; discrete latents and masks are averages."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import sympy as sp
@@ -47,6 +48,7 @@ class Proximal:
     is_straight: bool
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, loss: sp.Expr) -> Proximal:
         """The operator of a loss in `PREDICTION` and `LABEL`."""
         others = sorted(loss.free_symbols - {PREDICTION, LABEL}, key=str)
