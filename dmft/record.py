@@ -115,11 +115,17 @@ class InLatex:
     """Base of what is written as LaTeX, which a notebook displays."""
 
     def latex(self) -> str:
-        """What it holds as LaTeX.
+        r"""What it holds as LaTeX.
 
         Returns
         -------
         str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> print(dmft.batch_exponents(3).latex().splitlines()[1])
+        \log_d(\text{steps}) &= \max\left(\frac{1}{2}, 2 - \mu\right) \\
         """
         raise NotImplementedError
 

@@ -297,7 +297,8 @@ def slug(title: str) -> str:
 def shown_members() -> dict[str, dict[str, list[str]]]:
     """Methods and properties on the page of each class, most used first.
 
-    Users call the methods that have an example. `NOT_SHOWN` are used by the library only.
+    Users call the methods that have an example, or override one that has. `NOT_SHOWN` are used by
+    the library only.
     """
     found = {}
     for name in dmft.__all__:
@@ -314,7 +315,10 @@ def shown_members() -> dict[str, dict[str, list[str]]]:
                 continue
             if isinstance(value, property | functools.cached_property):
                 properties.append(member)
-            elif callable(function) and "Examples" in (inspect.getdoc(function) or ""):
+            elif callable(function) and any(
+                "Examples" in (getattr(base.__dict__.get(member), "__doc__", None) or "")
+                for base in cls.__mro__
+            ):
                 methods.append(member)
         found[name] = {"methods": sorted(methods, key=rank), "properties": properties}
         found[name]["enum"] = list(cls.__members__) if issubclass(cls, enum.Enum) else []

@@ -27,7 +27,7 @@ from dmft.equations.channel_forms import (
 )
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.errors import BadParameter
-from dmft.explanation.steps import Explanation, Ledger, explanation
+from dmft.explanation.steps import Explained, Explanation, Ledger, explanation
 from dmft.gaussian.channels.branches import probit_of
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import Label, label_of
@@ -47,7 +47,7 @@ AGREES, WIDTH = 1e-6, 0.5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OutputChannel(InLatex, Short):
+class OutputChannel(InLatex, Explained, Short):
     r"""Output channel: law of a label if the teacher's fields are distributed as N(omega, V).
 
     Attributes
@@ -139,16 +139,7 @@ class OutputChannel(InLatex, Short):
         return {"log_Z": channel.log_z(*at), "g": channel.score(*at)}
 
     def latex(self) -> str:
-        r"""Return Z, g and the slope as lines of LaTeX.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(sp.sign(z), [z]))
-        >>> print(dmft.output_channel(model).latex().partition(",")[0])
-        Z_{\mathrm{out}}(y; \omega
-        """
+        """Return Z, g and the slope as lines of LaTeX."""
         if self.closed and len(self.fields) == 1:
             return channel_latex(_single(self.declared, self.inner, self.pieces))
         rows = zip(NAMES, (self.Z, self.g, self.slope), strict=True)
@@ -158,26 +149,8 @@ class OutputChannel(InLatex, Short):
     def _repr_latex_(self) -> str:
         return rf"$\begin{{aligned}}{self.latex()}\end{{aligned}}$"
 
-    def explain(self) -> Explanation:
-        """Explain the steps from the definition to the closed forms, compared with integrals.
-
-        Returns
-        -------
-        Explanation
-
-        Raises
-        ------
-        BadParameter
-            If there is no closed form, and for several fields.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Max(0, z), 1))
-        >>> len(dmft.explain(dmft.output_channel(model)).steps)
-        3
-        """
+    def _explanation(self) -> Explanation:
+        """From the definition to the closed forms, compared with integrals."""
         if not self.closed or len(self.fields) > 1:
             raise BadParameter(
                 f"explain compares closed forms of labels of one field with integrals: "
@@ -251,10 +224,6 @@ def output_channel(model: Model) -> OutputChannel:
     Returns
     -------
     OutputChannel
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import sympy as sp
@@ -33,18 +33,16 @@ from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import Notation
 from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
+from dmft.explanation.steps import Explained, Explanation
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.quadrature import Quadrature
 from dmft.gaussian.nodes.rules import LATTICE_POINTS, MOST_TRAPEZOIDS, NodeRule, most_in_lattice
 from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel, check_outputs
 from dmft.names import BLOCK, Status
-from dmft.record import Short
+from dmft.record import InLatex, Short
 from dmft.symbolic_lock import in_turn
 from dmft.typeset.fragment import NOTEBOOK
 from dmft.validation import checked
-
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
 # and multiplies by this. Those of lattices depend on the dimension.
@@ -59,7 +57,7 @@ LINE = 100
 
 
 @dataclass(frozen=True, repr=False)
-class PopulationRisk(Short):
+class PopulationRisk(InLatex, Explained, Short):
     """Population risk R = E(f* - f)^2 / 2, a callable function of the overlaps.
 
     Attributes
@@ -104,22 +102,12 @@ class PopulationRisk(Short):
 
         Parameters
         ----------
-        width, teacher_width : int, optional
-            p and k; by default the widths of the model.
-        P : (k, k) nested sequence, optional
-            Teacher overlaps; symbols by default.
-        readout, teacher_readout : sequence, None or "declared"
-            Fixed readouts. None keeps symbols; by default the readouts of the model are used.
+        width, teacher_width, P, readout, teacher_readout
+            As in `Equations.explicit`.
 
         Returns
         -------
         ExplicitRisk
-            Expression in the scalar symbols.
-
-        Raises
-        ------
-        BadParameter
-            For more than five units, and widths that are not numbers.
 
         Examples
         --------
@@ -324,36 +312,15 @@ class PopulationRisk(Short):
         status = Status.OK if met else Status.TOLERANCE_NOT_MET
         return Quadrature(value, error, status, rule.label, dim, rule.weight.size)
 
-    def explain(self, depth: int | None = None) -> Explanation:
-        """Explain the steps from the definition to the closed form, each checked at two overlaps.
-
-        Parameters
-        ----------
-        depth : int, optional
-            Level of detail; all steps by default.
-
-        Returns
-        -------
-        Explanation
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
-        >>> proof = dmft.population_risk(dmft.Model(square, square)).explain(depth=0)
-        >>> [step.rule for step in proof.steps]
-        ['local_fields', 'linearity', 'values', 'insert']
-        """
+    def _explanation(self) -> Explanation:
         from dmft.equations.explained.risk import explain_risk
 
-        return explain_risk(
-            self.model, self.definitions, lambda p, k: self.explicit(p, k).expr
-        ).to_depth(depth)
+        return explain_risk(self.model, self.definitions, lambda p, k: self.explicit(p, k).expr)
 
     def latex(
         self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
     ) -> str:
-        r"""Return the risk, its coefficients and its kernels as LaTeX.
+        """Return the risk, its coefficients and its kernels as LaTeX.
 
         Parameters
         ----------
@@ -363,17 +330,6 @@ class PopulationRisk(Short):
             Letters, as in `Equations.latex`.
         symbolic : bool
             Print unit readouts, P = I and the indices of single units as symbols.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> import dmft
-        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
-        >>> r"\mathcal{R}" in risk.latex()
-        True
         """
         return risk_latex(self.model, self.definitions, Page(width, notation, symbolic, "all"))
 

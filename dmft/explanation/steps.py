@@ -183,6 +183,36 @@ class Ledger:
             self.steps.append(step)
 
 
+class Explained:
+    """Base of results that are explained step by step."""
+
+    def _explanation(self) -> Explanation:
+        """All steps."""
+        raise NotImplementedError
+
+    def explain(self, depth: int | None = None) -> Explanation:
+        """Explain the derivation, with each step checked numerically at two sets of values.
+
+        Parameters
+        ----------
+        depth : int, optional
+            Level of detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> proof = dmft.population_risk(dmft.Model(square, square)).explain(depth=0)
+        >>> [step.rule for step in proof.steps]
+        ['local_fields', 'linearity', 'values', 'insert']
+        """
+        return self._explanation().to_depth(depth)
+
+
 @dataclass(frozen=True)
 class Explanation(Argument):
     """Steps from a definition to a result, each checked numerically.

@@ -31,10 +31,6 @@ class Gaussian(ClosedLaw):
     mean : (n,), optional
         Zero by default.
 
-    Raises
-    ------
-    BadParameter, ShapeMismatch, InvalidCovariance
-
     Examples
     --------
     >>> import sympy as sp, dmft
@@ -72,10 +68,6 @@ class Gaussian(ClosedLaw):
         -------
         GaussianSeries
             Series ``.expr`` and the ``.bound`` of its remainder.
-
-        Raises
-        ------
-        NotClosed, BadParameter
 
         Examples
         --------

@@ -94,14 +94,7 @@ class BatchExponents(InLatex, Short):
         return self.steps.subs(self.mu, value), self.samples.subs(self.mu, value)
 
     def latex(self) -> str:
-        r"""LaTeX of the exponents (an amsmath `align*` environment).
-
-        Examples
-        --------
-        >>> import dmft
-        >>> print(dmft.batch_exponents(3).latex().splitlines()[1])
-        \log_d(\text{steps}) &= \max\left(\frac{1}{2}, 2 - \mu\right) \\
-        """
+        """LaTeX of the exponents (an amsmath `align*` environment)."""
         rows = [
             (r"\log_d(\text{steps})", self.steps),
             (r"\log_d(\text{samples})", self.samples),
@@ -142,10 +135,6 @@ def batch_exponents(
     -------
     BatchExponents
         Exponents as functions of mu, the optimal batch size, and the regions of mu.
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 
@@ -17,6 +17,7 @@ from dmft.equations.escape.facts import read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1, validity_text
 from dmft.equations.escape.recovery import perfect_limit
 from dmft.errors import BadParameter
+from dmft.explanation.steps import Explained, Explanation
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
 from dmft.model.algorithm import as_parameter
@@ -24,15 +25,12 @@ from dmft.record import InLatex, Short
 from dmft.typeset.fragment import align
 from dmft.validation import checked
 
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation
-
 # From this share of the largest rate on, samples rather than the drift decide when l >= 3.
 UNRELIABLE_SHARE = 0.5
 
 
 @dataclass(frozen=True, repr=False)
-class EscapeFormula(InLatex, Short):
+class EscapeFormula(InLatex, Explained, Short):
     r"""Time of escape from a random start, as a formula derived from the equations of motion.
 
     Equation    t from u_0 to u_1, u = (1/p) sum_jr M_jr^2, by the linearised equations (information
@@ -99,15 +97,7 @@ class EscapeFormula(InLatex, Short):
         return self._declared(self.law.growth)
 
     def latex(self) -> str:
-        r"""Return the time and its abbreviations as an amsmath ``align*`` environment.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
-        >>> dmft.escape_formula(model, sgd).latex().startswith(r"\begin{align*}")
-        True
-        """
+        """Return the time and its abbreviations as an amsmath ``align*`` environment."""
         names = {x.gamma: sp.Symbol("gamma"), x.Delta: sp.Symbol("Delta")}
         declared = {s: v for s, v in self._symbols().items() if not v.is_number}
         rows = [("t", self.law.time, "=" if self.exact else r"\simeq")]
@@ -118,28 +108,10 @@ class EscapeFormula(InLatex, Short):
         lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
         return align(lines)
 
-    def explain(self, depth: int | None = None) -> Explanation:
-        """Explain the derivation of the time, with each step checked at two sets of numbers.
-
-        Parameters
-        ----------
-        depth : int, optional
-            Level of detail; all steps by default.
-
-        Returns
-        -------
-        Explanation
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(1 / 12, constraint="sphere")
-        >>> [step.rule for step in dmft.escape_formula(model, sgd).explain(depth=0).steps]
-        ['uninformative', 'growth', 'growth', 'passage']
-        """
+    def _explanation(self) -> Explanation:
         from dmft.equations.explained.escape import EscapeExplained
 
-        return EscapeExplained(self.law, self.length, self.expr).explained().to_depth(depth)
+        return EscapeExplained(self.law, self.length, self.expr).explained()
 
     @property
     def validity(self) -> str:
@@ -193,17 +165,12 @@ class EscapeFormula(InLatex, Short):
 
         Parameters
         ----------
-        dim : float, optional
-            Input dimension d, if the rate depends on it.
-        overlap : float, optional
-            Cosine at which the run ends, for l = 1.
-        **parameters
-            Values of symbols by name, ``label_noise=`` for instance.
+        dim, overlap, **parameters
+            As in `maximal_learning_rate`.
 
         Returns
         -------
         sympy.Expr
-            A number if no symbol remains.
 
         Examples
         --------
@@ -339,11 +306,7 @@ class EscapeFormula(InLatex, Short):
 
         Parameters
         ----------
-        dim : float
-            Input dimension d.
-        fraction : float in (0, 1)
-            The run ends when the risk has fallen to (1 - fraction) of its reference.
-        **options
+        dim, fraction, **options
             As in `time`.
 
         Returns

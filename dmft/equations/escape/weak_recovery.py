@@ -455,15 +455,7 @@ class WeakRecovery(InLatex, Short):
     # Shown ----------------------------------------------------------------------------------
 
     def latex(self) -> str:
-        r"""Return equation, coefficients and time as an amsmath ``align*`` environment.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
-        >>> print(dmft.weak_recovery(model, sgd).latex().splitlines()[2])
-        e_k &= \langle \psi\, \mathrm{He}_{k-1}(h)\, \mathrm{He}_k(h^*) \rangle_{m=0} \\
-        """
+        """Return equation, coefficients and time as an amsmath ``align*`` environment."""
         batch = self.algorithm.batch_size
         noise = r"\frac{\gamma}{2}" if batch == 1 else rf"\frac{{\gamma}}{{2 \cdot {batch}}}"
         lines = [
@@ -530,10 +522,6 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     -------
     WeakRecovery
         Coefficients e_k, the exponent, growth rate, samples and times.
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -204,15 +204,7 @@ class Regimes(InLatex, Short):
         return "\n".join(parts)
 
     def latex(self) -> str:
-        r"""LaTeX: a paragraph for each region, with its condition and its equations.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
-        >>> plane.latex().count(r"\paragraph")
-        5
-        """
+        """LaTeX: a paragraph for each region, with its condition and its equations."""
         batch = "" if self.batch_power == 0 else rf",\ n_b = n_0 d^{{{sp.latex(self.batch_power)}}}"
         head = rf"$\gamma = \gamma_0 d^{{-\kappa}},\ p = p_0 d^{{\delta}}{batch}$, $d \to \infty$:"
         parts = [head]

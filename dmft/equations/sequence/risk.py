@@ -20,17 +20,17 @@ from dmft.equations.sequence.alignments import place
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.explicit_risk import ExplicitRisk
 from dmft.errors import BadParameter
+from dmft.explanation.steps import Explained, Explanation
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
-from dmft.record import Short
+from dmft.record import InLatex, Short
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
-    from dmft.explanation.steps import Explanation
 
 
 @dataclass(frozen=True, repr=False)
-class SequenceRisk(Short):
+class SequenceRisk(InLatex, Explained, Short):
     r"""Population risk R(e, m) = 1/2 E|g(h) - g*(h*)|^2, a callable function of the alignments.
 
     Polynomials, and networks that depend on the mean of the fields, have a closed form. For other
@@ -194,12 +194,8 @@ class SequenceRisk(Short):
 
         Parameters
         ----------
-        e : float or array_like
-            Positional alignment.
-        m : float or (L,) array_like
-            Semantic alignment.
-        **parameters
-            Values of the model's symbols.
+        e, m, **parameters
+            As in `error`.
 
         Returns
         -------
@@ -221,12 +217,8 @@ class SequenceRisk(Short):
 
         Parameters
         ----------
-        e : float or array_like
-            Positional alignment.
-        m : float or (L,) array_like
-            Semantic alignment.
-        **parameters
-            Values of the model's symbols.
+        e, m, **parameters
+            As in `error`.
 
         Returns
         -------
@@ -254,29 +246,10 @@ class SequenceRisk(Short):
         values = {declared[name]: value for name, value in scalars.items()}
         return {**values, **place(self.model, e, m)}
 
-    def explain(self, depth: int | None = None) -> Explanation:
-        """Explain the steps from the definition to the closed form, checked at two alignments.
-
-        Parameters
-        ----------
-        depth : int, optional
-            Detail; all steps by default.
-
-        Returns
-        -------
-        Explanation
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> linear = dmft.SequenceNetwork(sp.Symbol("a", real=True), 2)
-        >>> proof = dmft.population_risk(dmft.Model(linear, linear)).explain(depth=0)
-        >>> [step.rule for step in proof.steps]
-        ['token_fields', 'linearity', 'moments', 'moments', 'moments', 'values']
-        """
+    def _explanation(self) -> Explanation:
         from dmft.equations.explained.sequence import explain_sequence_risk
 
-        return explain_sequence_risk(self.moments, self.expr, self.bound).to_depth(depth)
+        return explain_sequence_risk(self.moments, self.expr, self.bound)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """Return the risk as LaTeX, with an approximation sign if tables are truncated.
@@ -287,18 +260,6 @@ class SequenceRisk(Short):
             Points that a line may have.
         notation : "saad-solla", "scalar", "krzakala", mapping or None
             Letters, as for `Equations.latex`.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> linear = dmft.SequenceNetwork(sp.Symbol("a", real=True), 2)
-        >>> risk = dmft.population_risk(dmft.Model(linear, linear))
-        >>> "m" in risk.latex()
-        True
         """
         from dmft.equations.views.latex import Page, sequence_risk_latex
 

@@ -281,10 +281,6 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         dict of str to ndarray
             M, Q, Q2, corr, resp, train_loss and readout of the steps.
 
-        Raises
-        ------
-        BadParameter, ShapeMismatch
-
         Examples
         --------
         >>> import numpy as np, sympy as sp, dmft
@@ -325,10 +321,6 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         TwoTime
             Problem that is solved without a start, ``dmft.solve(problem, None, t_max)``.
 
-        Raises
-        ------
-        BadParameter, ShapeMismatch
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -358,16 +350,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return self.latex_of(target)
 
     def latex(self) -> str:
-        r"""Return the process, the averages that close it, and the sample as LaTeX.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> r"\mathcal{N}" in eqs.latex()
-        True
-        """
+        """Return the process, the averages that close it, and the sample as LaTeX."""
         averages = [y for d in self.process if d.expr.has(Expectation) for y in self._lines(d)]
         if self.is_flow:
             fronts = {"rate": r"\partial_t"}

@@ -168,16 +168,7 @@ class NetworkEquations(Short, TwoTimeEquations):
         return next(d.expr for d in self.definitions if d.target.func == function)
 
     def latex(self) -> str:
-        r"""Equations as a LaTeX `align` environment, a line for each named term.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, h = sp.symbols("x h", real=True)
-        >>> text = dmft.derive(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x))).latex()
-        >>> r"\gamma" in text, text.startswith(r"\begin{align}")
-        (False, True)
-        """
+        """Equations as a LaTeX `align` environment, a line for each named term."""
         lines = []
         for d in self.definitions:
             rate = r"\frac{\mathrm{d}}{\mathrm{d} t}" if d.role == "rate" else ""

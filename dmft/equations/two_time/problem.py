@@ -292,15 +292,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         return {block_name(key): float(values(expr, now)) for key, expr in every}
 
     def latex(self) -> str:
-        r"""Return the equations as a LaTeX `align` environment, with a line for each named term.
-
-        Examples
-        --------
-        >>> import dmft
-        >>> glass = dmft.literature.spherical_p_spin(3)
-        >>> glass.latex().startswith(r"\begin{align}")
-        True
-        """
+        """Return the equations as a LaTeX `align` environment, with a line for each named term."""
         t, lines = self.times[0], list[str]()
         for d in self.stored:
             partial = len(set(d.target.args)) == 2

@@ -33,19 +33,19 @@ from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
+from dmft.explanation.steps import Explained, Explanation
 from dmft.record import InLatex, Short
 from dmft.typeset.fragment import align
 from dmft.validation import checked_or
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
-    from dmft.explanation.steps import Explanation
     from dmft.model import Overlaps
     from dmft.solvers.descent.run import DescentRun
 
 
 @dataclass(frozen=True, repr=False)
-class ShortTimes(InLatex, Short):
+class ShortTimes(InLatex, Explained, Short):
     """First two steps of gradient descent in closed form.
 
     Attributes
@@ -67,49 +67,21 @@ class ShortTimes(InLatex, Short):
     equations: DescentEquations
     definitions: tuple[Definition, ...]
 
-    def explain(self, depth: int | None = None) -> Explanation:
-        """Explain the steps from weights and samples to M after the first step.
-
-        Parameters
-        ----------
-        depth : int, optional
-            Detail; all steps by default.
-
-        Returns
-        -------
-        Explanation
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> relu = dmft.Committee(sp.Max(sp.Symbol("z", real=True), 0), width=1)
-        >>> eqs = dmft.derive(dmft.Model(relu, relu), dmft.GradientDescent(0.3, samples_per_dim=3))
-        >>> [step.rule for step in dmft.short_times(eqs).explain(depth=0).steps]
-        ['first_step', 'stein_fields', 'values']
-        """
+    def _explanation(self) -> Explanation:
+        """From weights and samples to M after the first step."""
         from dmft.equations.explained.risk import RTOL, explain_first_step
 
         def moved(start: Overlaps, values: Mapping[str, float]) -> float:
             return float(self.evaluate(start, 1, rtol=RTOL, **values).M[1, 0, 0])
 
-        return explain_first_step(self.equations, moved).to_depth(depth)
+        return explain_first_step(self.equations, moved)
 
     def _in_words(self) -> str:
         count = len(self.definitions)
         return f"{count} definitions up to the second step; {self.equations.algorithm!r}"
 
     def latex(self) -> str:
-        r"""Return the fields and recursions at the first times as LaTeX.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
-        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> steps = dmft.short_times(eqs)
-        >>> r"\mathcal{N}" in steps.latex()
-        True
-        """
+        """Return the fields and recursions at the first times as LaTeX."""
         printer = TwoTimePrinter(model_names(self.equations.model, r"\sigma", r"\sigma_*"))
         lines = [
             line
@@ -153,10 +125,6 @@ class ShortTimes(InLatex, Short):
         DescentRun
             Run of one or two steps.
 
-        Raises
-        ------
-        BadParameter, ShapeMismatch
-
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -194,10 +162,6 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     ShortTimes
         Steps, which ``.evaluate(start, steps=1 or 2)`` evaluates up to rounding and ``.latex()``
         prints.
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -152,10 +152,6 @@ def GaussBernoulli(density: float, variance: float = 1.0) -> Prior:
     -------
     Prior
 
-    Raises
-    ------
-    BadParameter
-
     Examples
     --------
     >>> import dmft

@@ -27,10 +27,6 @@ def hermite(n: int, x: sp.Expr) -> sp.Expr:
     sympy.Expr
         Polynomial with leading coefficient 1.
 
-    Raises
-    ------
-    BadParameter
-
     Examples
     --------
     >>> import sympy as sp

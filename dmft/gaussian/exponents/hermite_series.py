@@ -122,15 +122,7 @@ class HermiteSeries(InLatex, Sequence[sp.Expr]):
         return self.by_index[n].value / sp.Integer(factorials(n))
 
     def latex(self) -> str:
-        r"""Return the sum in Hermite polynomials as LaTeX; an approximation sign if it is not f.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> print(dmft.hermite_expansion(z**3, z, 3).latex())
-        z^{3} = 3\,\mathrm{He}_{1}(z) + \mathrm{He}_{3}(z)
-        """
+        """Return the sum in Hermite polynomials as LaTeX; an approximation sign if it is not f."""
         parts = []
         for n in self.by_index:
             weight = self._weight(n)

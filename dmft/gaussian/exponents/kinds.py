@@ -128,10 +128,6 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     Exponent
         An integer, or oo, with its `steps`, `directions` and `explain()`.
 
-    Raises
-    ------
-    BadParameter
-
     Examples
     --------
     >>> import sympy as sp, dmft
@@ -185,10 +181,6 @@ def generative_exponent(
     -------
     Exponent
         An integer, or oo, with its `witness` and `explain()`.
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -210,16 +210,7 @@ class Learnability(InLatex, Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        r"""Return the table as a LaTeX tabular environment.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> found = dmft.learnability(sp.Abs(z), z)
-        >>> found.latex().splitlines()[0]
-        '\\begin{tabular}{lccc}'
-        """
+        """Return the table as a LaTeX tabular environment."""
         head = " & ".join(("direction", *self.algorithms)) + r" \\"
         body = [" & ".join(f"${cell}$" for cell in row) + r" \\" for row in self._cells()]
         columns = "l" + "c" * len(self.algorithms)
@@ -273,10 +264,6 @@ def learnability(
     Learnability
         Table in which ``table[row][algorithm]`` is a `Verdict`. The exponents are those of
         `leap_exponent` and `generative_exponent`, whose `.proof` states the method.
-
-    Raises
-    ------
-    BadParameter
 
     Examples
     --------

@@ -157,10 +157,6 @@ def sequence_information_exponent(
     SequenceExponent
         An integer, or oo, with `learned`, `witness` and `explain()`.
 
-    Raises
-    ------
-    BadParameter, ShapeMismatch
-
     Examples
     --------
     >>> import sympy as sp, dmft

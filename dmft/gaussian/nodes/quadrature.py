@@ -115,16 +115,7 @@ class Quadrature(InLatex, float):
         return float.__repr__(self)
 
     def latex(self) -> str:
-        """Value and error.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> z = sp.Symbol("z", real=True)
-        >>> value = dmft.Gaussian([z], [[1]]).quad(sp.Abs(z))
-        >>> value.latex()[:14]
-        '0.797884560803'
-        """
+        """Value and error."""
         return rf"{sp.latex(sp.Float(float(self), 12))} \pm {sp.latex(sp.Float(self.error, 2))}"
 
 

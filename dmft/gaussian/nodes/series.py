@@ -158,16 +158,7 @@ class GaussianSeries(InLatex):
         return float(self.expr)
 
     def latex(self) -> str:
-        """Return the partial sum and the bound as LaTeX; without a bound if the series is finite.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> x, y, m = sp.symbols("x y m", real=True)
-        >>> law = dmft.Gaussian([x, y], [[1, m], [m, 1]])
-        >>> law.series(x**2 * y**2, 2).latex()
-        '2 m^{2} + 1'
-        """
+        """Return the partial sum and the bound as LaTeX, no bound if the series is finite."""
         if self.bound == 0:
             return sp.latex(self.expr)
         return rf"{sp.latex(self.expr)} \pm {sp.latex(self.bound)}"
