@@ -75,7 +75,7 @@ def law_of(facts: Facts, length: sp.Expr = sp.S.One) -> Law:
             f"information exponent {exponent} has a formula for one neuron on the sphere "
             f'(constraint="sphere"); {INSTEAD}'
         )
-    return _drifting(facts) if exponent == 1 else _powered(facts, exponent)
+    return _powered(facts, exponent)
 
 
 def _between(
@@ -200,27 +200,32 @@ def _positive_root(quadratic: sp.Expr) -> sp.Expr:
 
 
 def _powered(facts: Facts, exponent: int) -> Law:
-    """L >= 3: with v = m^-(l-2), dv/dt = -(l-2) (c - b v)."""
+    """L = 1 and l >= 3: with v = m^-(l-2), dv/dt = -(l-2) (c - b v).
+
+    At l = 1 the overlap is pushed from the start on, and a learning rate that adds to b slows it.
+    """
+    drifts = exponent == 1
     signal = facts.flow.coeff(mu, exponent - 1)
     # An odd power pushes to one side, from which the overlap of that sign is learned.
     direction = -1 if exponent % 2 and signal.is_negative else 1
     signal *= direction
     if signal.is_negative:
         raise BadParameter(_repelled(exponent))
-    decay = -sp.expand(facts.drift - facts.flow).coeff(mu, 1)
-    v, order = sp.Dummy("v", positive=True), exponent - 2
+    decay = sp.factor(-sp.expand(facts.drift - (0 if drifts else facts.flow)).coeff(mu, 1))
+    v, order = sp.Dummy("v", real=True), exponent - 2
     v_0, v_1 = (u ** -sp.Rational(order, 2) for u in (u_0, u_1))
     where: tuple[tuple[sp.Symbol, sp.Expr], ...] = ((SIGNAL, signal),)
     maximal = optimal = None
     if decay == 0:
-        time = (v_0 - v_1) / (order * SIGNAL)
+        time = ((v_1 - v_0) if drifts else (v_0 - v_1)) / (abs(order) * SIGNAL)
     else:
-        per_v = -1 / (order * (SIGNAL - DECAY * v))
-        time = _between(per_v, v, (SIGNAL / DECAY,), v_0, v_1)
-        where = (*where, (DECAY, sp.factor(decay)))
-        (maximal,) = sp.solve(decay * v_0 - signal, x.gamma)
-        optimal = largest_share() * maximal
-    return Law(facts, "power", exponent, time, where, sp.S.Zero, sp.oo, maximal, optimal, direction)
+        time = _between(-1 / (order * (SIGNAL - DECAY * v)), v, (SIGNAL / DECAY,), v_0, v_1)
+        where = (*where, (DECAY, decay))
+        if decay.has(x.gamma):
+            (maximal,) = sp.solve(decay * (v_1 if drifts else v_0) - signal, x.gamma)
+            optimal = None if drifts else largest_share() * maximal
+    kind = "drift" if drifts else "power"
+    return Law(facts, kind, exponent, time, where, sp.S.Zero, sp.oo, maximal, optimal, direction)
 
 
 @lru_cache(maxsize=1)
@@ -236,25 +241,6 @@ def largest_share() -> sp.Expr:
     roots = sp.solve(condition, s)
     (root,) = (r for r in roots if sp.N(r) > sp.Rational(1, 2))
     return 1 - sp.exp(-root)
-
-
-def _drifting(facts: Facts) -> Law:
-    """L = 1: dm/dt = c - b m from the start on; a learning rate that adds to b slows it."""
-    signal = facts.flow.coeff(mu, 0)
-    direction = -1 if signal.is_negative else 1
-    signal *= direction
-    decay = sp.factor(-facts.drift.coeff(mu, 1))
-    m, m_0, m_1 = sp.Dummy("m", real=True), sp.sqrt(u_0), sp.sqrt(u_1)
-    where: tuple[tuple[sp.Symbol, sp.Expr], ...] = ((SIGNAL, signal),)
-    maximal = None
-    if decay == 0:
-        time = (m_1 - m_0) / SIGNAL
-    else:
-        time = _between(1 / (SIGNAL - DECAY * m), m, (SIGNAL / DECAY,), m_0, m_1)
-        where = (*where, (DECAY, decay))
-        if decay.has(x.gamma):
-            (maximal,) = sp.solve(decay * m_1 - signal, x.gamma)
-    return Law(facts, "drift", 1, time, where, sp.S.Zero, sp.oo, maximal, None, direction)
 
 
 def _check_growth(facts: Facts, growth: sp.Expr) -> None:
