@@ -146,8 +146,7 @@ class _Steps:
 
     def _in_averages(self) -> dict[str, sp.Expr]:
         """Terms of the rate, without constraint, in averages over one step."""
-        rates = Rates(self.rule)
-        rates.moments = _Open(self.rule)
+        rates = Rates(self.rule, _Open(self.rule))
         for name, expr in (*self.rule.measures, *((s.name, y) for s, y in self.rule.rates)):
             if name == self.target:
                 return {"rate": rates.moments(expr)}

@@ -16,24 +16,34 @@ from typing import Any, cast
 import numpy as np
 import sympy as sp
 
-from dmft.equations import symbols as x
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_dimension
 from dmft.equations.parameter_values import Values
-from dmft.equations.rules.covariances import RowOverlaps, entry
+from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal
+from dmft.equations.rules.rates import Rates
 from dmft.equations.rules.space import RuleSpace
 from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.laws import Discrete, Normal
 from dmft.model.update import VectorRule
-from dmft.rules import Field, Gram, Mean, Random, Row, View
+from dmft.rules import Field, Gram, Mean, Random, View
 
 # Variances below this are those of parallel rows.
 LEAST = sp.Float(1e-24)
-Place = tuple[Row, Row, int]
+
+
+class _OneSample(RowOverlaps):
+    """Values of one sample where `Moments` are averages."""
+
+    def __init__(self, of: RuleNoise) -> None:
+        super().__init__(of.model)
+        self.of = of
+
+    def __call__(self, expr: sp.Expr) -> sp.Expr:
+        return self.of.put_in(expr, self.of.sample)
 
 
 @dataclass(frozen=True)
@@ -150,56 +160,17 @@ class RuleNoise(WrittenNoise):
 
     @cached_property
     def at_nodes(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
-        """Increments of the state; nothing at the next order."""
-        rule, m, known = self.model, self.overlaps, self.sample
-        moving, blocks = rule.moving, range(len(rule.fractions))
-        pairs = [(a, b) for n, a in enumerate(moving) for b in (*moving[n:], *rule.fixed)]
-        free = {(a, b, e): self._increment(a, b, e) for a, b in pairs for e in blocks}
-        found = {m.in_block(*place): value for place, value in free.items()}
-        if rule.on_sphere or rule.orthonormal:
-            found = {m.in_block(*place): self._constrained(place, free) for place in free}
-        for (a, b, e), symbol in ((place, m.in_block(*place)) for place in free):
-            if b in moving:
-                own = (e,) if len(blocks) > 1 else ()
-                found[entry("Q", *own, m.places[b], m.places[a])] = found[symbol]
-        found |= {s: self.put_in(rate, known) for s, rate in rule.rates}
-        return tuple(found[s] for s in self.alignments), ()
+        """Increments of the state; nothing at the next order.
 
-    def _increment(self, a: Row, b: Row, e: int) -> sp.Expr:
-        """What a sample adds to an overlap in a block, without constraint."""
-        rule, m, known = self.model, self.overlaps, self.sample
-        steps = {row: dict(step.terms) for row, step in rule.steps}
-        total = sp.S.Zero
-        for row, other in ((a, b), (b, a)) if b in rule.moving else ((a, b),):
-            for v, c in steps[row].items():
-                moved = m.in_block(v, other, e) if isinstance(v, Row) else known[Field(other, v, e)]
-                total += self.put_in(c, known) * moved
-        if b in rule.moving:
-            squares = sp.Add(*(
-                v.covs[e][v.group.index(v), v.group.index(u)]
-                * self.put_in(v.scales[e] * u.scales[e] * c * y, known)
-                for v, c in steps[a].items() for u, y in steps[b].items()
-                if isinstance(v, View) and isinstance(u, View) and u in v.group
-            ))  # fmt: skip
-            total += x.gamma / rule.batch_size * rule.fractions[e] * squares
-        return total
-
-    def _constrained(self, place: Place, free: Mapping[Place, sp.Expr]) -> sp.Expr:
-        """What is left of an increment when rows are put right."""
-        rule, m = self.model, self.overlaps
-        blocks, moving = range(len(rule.fractions)), rule.moving
-
-        def whole(a: Row, b: Row) -> sp.Expr:
-            pair = (a, b) if (a, b, 0) in free else (b, a)
-            return sp.Add(*(free[*pair, e] for e in blocks))
-
-        a, b, e = place
-        if a is b and len(blocks) == 1:
-            return sp.S.Zero
-        if rule.orthonormal and b in moving and len(blocks) == 1:
-            return sp.S.Zero
-        found = free[place] + m.put_right(a, b, e, whole)
-        return found + (m.put_right(b, a, e, whole) if b in moving else 0)
+        They are the rates of the rule with the values of a sample in place of averages.
+        """
+        rates = Rates(self.model, _OneSample(self))
+        whole = {s: sp.Add(*terms.values()) for s, terms in rates.all_terms.items()}
+        growths = {d.target: d.expr for d in rates.growths}
+        found = [whole[s].xreplace(growths) for s in self.alignments]
+        if self.model.orthonormal and len(self.model.fractions) == 1:  # Q = 1 stays
+            found[: len(self.model.moving) ** 2] = [sp.S.Zero] * len(self.model.moving) ** 2
+        return tuple(found), ()
 
     # As of other fluctuations -----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sympy as sp
 
@@ -25,8 +25,9 @@ Place = tuple[Row, Row, int]
 class Rates:
     """Terms of the rates of a rule, by the symbols of its state."""
 
-    def __init__(self, rule: VectorRule) -> None:
-        self.rule, self.moments = rule, Moments(rule)
+    def __init__(self, rule: VectorRule, moments: Any = None) -> None:
+        """Average by `moments`, by default exactly."""
+        self.rule, self.moments = rule, moments or Moments(rule)
         self.growths: list[Definition] = []
         _check_names(rule)
 
