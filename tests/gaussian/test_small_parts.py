@@ -25,7 +25,7 @@ from dmft.gaussian.closed.orthant import FourSigns, PairOfSignsMoment, SignsMome
 from dmft.gaussian.closed.switch import linear_in_signs, merged, to_signs, without_fixed
 from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
 from dmft.gaussian.derivative import derivative, in_pieces
-from dmft.gaussian.exponents.coefficients import indices, sign_flips
+from dmft.gaussian.exponents.coefficients import indices, polynomial_coefficients, sign_flips
 from dmft.gaussian.exponents.leap_proofs import Label, Symmetries, deciding_moment
 from dmft.gaussian.exponents.leaps import Y, as_combination
 from dmft.gaussian.exponents.leaps import canonical as canonical_directions
@@ -43,12 +43,7 @@ from dmft.gaussian.nodes.rules import (
 )
 from dmft.gaussian.tables.factor_function import FactorFunction, is_smooth
 from dmft.gaussian.tables.tabled import pieces
-from dmft.gaussian.tables.tokens import (
-    TokenAverage,
-    field_series,
-    polynomial_coefficients,
-    split_parameters,
-)
+from dmft.gaussian.tables.tokens import TokenAverage, field_series, split_parameters
 from dmft.model import FIELD as z
 from dmft.workflow.solving import rounding
 

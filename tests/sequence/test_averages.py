@@ -11,9 +11,10 @@ from scipy import stats
 import dmft
 from dmft.equations.sequence.risk import number
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.exponents.coefficients import polynomial_coefficients
 from dmft.gaussian.tables.token_grid import RULES, grid_functions, token_grid
 from dmft.gaussian.tables.token_orders import trace_coefficients
-from dmft.gaussian.tables.tokens import TokenAverage, TokenLaw, polynomial_coefficients
+from dmft.gaussian.tables.tokens import TokenAverage, TokenLaw
 from dmft.model import FIELD, as_encoding, token_fields
 
 E, M = sp.Symbol("e", real=True), sp.Symbol("m", real=True)

@@ -12,12 +12,14 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
+from numpy.polynomial.hermite_e import hermeval
 from sympy.core.function import AppliedUndef
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
+from dmft.gaussian.closed.wick import power_in_hermite
 from dmft.gaussian.nodes.grid import PANELS, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.nodes.kinks import break_points
 
@@ -112,22 +114,19 @@ def indices(fields: int, order: int) -> list[Index]:
     return [(n, *rest) for n in range(order, -1, -1) for rest in indices(fields - 1, order - n)]
 
 
-def hermite_value(n: int, x: Array) -> Array:
-    """He_n of points, with memory for three orders."""
-    last, this = np.zeros_like(x), np.ones_like(x)
-    for m in range(n):
-        last, this = this, x * this - m * last
-    return this
-
-
-def hermite_values(points: Array, order: int) -> Array:
-    """He_n of points (k, N), n = 0..order: shape (order + 1, k, N)."""
-    table = np.ones((order + 1, *points.shape))
-    if order:
-        table[1] = points
-    for n in range(1, order):
-        table[n + 1] = points * table[n] - n * table[n - 1]
-    return table
+@lru_cache(maxsize=1024)
+def polynomial_coefficients(f: sp.Expr, fields: tuple[sp.Symbol, ...]) -> dict[Index, sp.Expr]:
+    """E[f He_n] of a polynomial, for the n where it does not vanish."""
+    result: dict[Index, sp.Expr] = {}
+    for powers, c in sp.Poly(f, *fields).terms():
+        terms: dict[Index, sp.Expr] = {(): c}
+        for power in powers:
+            # c_n is n! times the weight of He_n in z^p.
+            line = [(k, int(w) * factorial(k)) for k, _, w in power_in_hermite(power, 0, 1)[::-1]]
+            terms = {(*n, k): c * w for n, c in terms.items() for k, w in line}
+        for n, value in terms.items():
+            result[n] = result.get(n, sp.S.Zero) + value
+    return {n: c for n, c in result.items() if sp.expand(c) != 0}
 
 
 def sign_flips(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Index, int]]:
@@ -288,7 +287,7 @@ class Coefficients:
             weights = nodes.weights[rim]
             height = 2 * float(weights @ np.abs(nodes.values[rim]) / weights.sum())
             t, w = _legendre_tail(end)
-            beyond = 2 * float(w @ np.abs(hermite_value(m, t))) / norm((m,))
+            beyond = 2 * float(w @ np.abs(hermeval(t, [0] * m + [1]))) / norm((m,))
             total += height * beyond * norm(n)
         return total
 
@@ -296,7 +295,7 @@ class Coefficients:
         nodes = self.grid(level)
         total = nodes.weights * nodes.values
         for x, m in zip(nodes.points, n, strict=True):
-            total = total * hermite_value(m, x)
+            total = total * hermeval(x, [0] * m + [1])
         return float(total.sum())
 
     def grid(self, level: int) -> Nodes:

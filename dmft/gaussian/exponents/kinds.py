@@ -20,6 +20,7 @@ from dmft.gaussian.exponents.coefficients import (
     as_fields,
     indices,
     norm,
+    polynomial_coefficients,
 )
 from dmft.gaussian.exponents.leap_proofs import Label, deciding_moment, enclosed, proven_steps
 from dmft.gaussian.exponents.numerical_leaps import THRESHOLD, numerical_steps
@@ -77,14 +78,14 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
         return result
     coefficients = Coefficients(expr, active)
     polynomial = expr.is_polynomial(*active)
-    known = _polynomial_coefficients(expr, active) if polynomial else {}
+    known = polynomial_coefficients(expr, active) if polynomial else {}
     top = sp.Poly(expr, *active).total_degree() if polynomial else leaps.MAX_ORDER
     zeros_are_exact = True
     for order in range(1, top + 1):
         found: dict[Index, Coefficient] = {}
         silent: list[Coefficient] = []
         for n in indices(len(active), order):
-            c = known.get(n, Coefficient(sp.S.Zero, True)) if polynomial else coefficients[n]
+            c = coefficients[n] if not polynomial else _known(known.get(n, sp.S.Zero))
             if _vanishes(c, n, coefficients):
                 silent.append(c)
             else:
@@ -274,13 +275,8 @@ def _noise(label_noise: sp.Expr | float) -> sp.Expr:
     return value
 
 
-def _polynomial_coefficients(
-    expr: sp.Expr, fields: Sequence[sp.Symbol]
-) -> dict[Index, Coefficient]:
-    """E[f He_n] = E[d^n f] of a polynomial, by multi-index."""
-    axes = [sp.eye(len(fields)).col(i) for i in range(len(fields))]
-    table = leaps.conditional_derivatives(sp.Poly(expr, *fields), [], axes)
-    return {n: Coefficient(c[()], not c[()].has(sp.Float)) for n, c in table.items()}
+def _known(value: sp.Expr) -> Coefficient:
+    return Coefficient(value, not value.has(sp.Float))
 
 
 def _vanishes(c: Coefficient, n: Index, coefficients: Coefficients) -> bool:

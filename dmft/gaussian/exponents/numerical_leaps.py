@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
+from numpy.polynomial.hermite_e import hermevander
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.exponents.coefficients import Coefficients, Index, hermite_values, indices, norm
+from dmft.gaussian.exponents.coefficients import Coefficients, Index, indices, norm
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y, canonical
 from dmft.gaussian.nodes.grid import PANELS, TooManyNodes, evaluator
 
@@ -214,7 +215,7 @@ class _Engine:
         for start in range(0, nodes.weights.size, BLOCK):
             part = slice(start, start + BLOCK)
             points = nodes.points[:, part]
-            table = hermite_values(rest @ points, order)
+            table = np.moveaxis(hermevander(rest @ points, order), -1, 0)
             he = np.stack([prod(table[m, i] for i, m in enumerate(n)) for n in wanted])
             phi = np.cos(slopes @ points + offsets)
             columns = (phi[:, None] * he[None]).reshape(-1, points.shape[1])

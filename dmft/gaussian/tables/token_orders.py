@@ -13,14 +13,19 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.exponents.coefficients import Index, factorials, indices
+from dmft.gaussian.exponents.coefficients import (
+    Index,
+    factorials,
+    indices,
+    polynomial_coefficients,
+)
 from dmft.gaussian.tables.token_grid import (
     MOST_TOKENS,
     GridFunctions,
     field_coefficients,
     token_grid,
 )
-from dmft.gaussian.tables.tokens import field_series, polynomial_coefficients
+from dmft.gaussian.tables.tokens import field_series
 from dmft.model import Attention, SequenceNetwork
 from dmft.model.sequence import TokenFunction
 

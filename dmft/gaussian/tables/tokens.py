@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import factorial
 from typing import Any
 
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
-from dmft.gaussian.closed.wick import power_in_hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.exponents.coefficients import Index, factorials
+from dmft.gaussian.exponents.coefficients import factorials, polynomial_coefficients
 from dmft.gaussian.exponents.hermite_series import hermite_expansion
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.token_grid import MOST_TOKENS
@@ -302,21 +300,6 @@ def split_parameters(f: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[sp.E
         weight, rest = term.as_independent(*fields, as_Add=False)
         parts[rest] = parts.get(rest, sp.S.Zero) + weight
     return [(weight, part) for part, weight in parts.items()]
-
-
-@lru_cache(maxsize=1024)
-def polynomial_coefficients(f: sp.Expr, fields: tuple[sp.Symbol, ...]) -> dict[Index, sp.Expr]:
-    """E[f He_n] of a polynomial, for the n where it does not vanish."""
-    result: dict[Index, sp.Expr] = {}
-    for powers, c in sp.Poly(f, *fields).terms():
-        terms: dict[Index, sp.Expr] = {(): c}
-        for power in powers:
-            # c_n is n! times the weight of He_n in z^p.
-            line = [(k, int(w) * factorial(k)) for k, _, w in power_in_hermite(power, 0, 1)[::-1]]
-            terms = {(*n, k): c * w for n, c in terms.items() for k, w in line}
-        for n, value in terms.items():
-            result[n] = result.get(n, sp.S.Zero) + value
-    return {n: c for n, c in result.items() if sp.expand(c) != 0}
 
 
 @lru_cache(maxsize=512)
