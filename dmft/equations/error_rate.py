@@ -20,7 +20,7 @@ from dmft.equations.definitions import Definition, define, live
 from dmft.equations.parameter_values import Values, by_block, with_nodes
 from dmft.equations.reference import evaluate
 from dmft.equations.update.law import clusters_of, mean_definitions
-from dmft.equations.update.optimiser import block_definitions, gram_definitions
+from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.overlaps import sign_in
 from dmft.equations.update.program import students_at
 from dmft.gaussian.nodes.rules import normal_rule
@@ -70,7 +70,7 @@ def _of_classes(model: Model) -> tuple[Definition, ...]:
 def _on_nodes(model: Model, samples: list[Definition], total: sp.Expr) -> tuple[Definition, ...]:
     """The error rate `total` of the definitions of a sample, and the law of its fields."""
     rate = define(x.error_rate, {"wrong": total}, "observable")
-    blocks = block_definitions() if model.blocks is None else gram_definitions()
+    blocks = block_definitions(model.blocks is not None)
     return discretise(live([*blocks, *mean_definitions(model), *samples, rate]))
 
 

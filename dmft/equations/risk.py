@@ -24,7 +24,7 @@ from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.update.law import mean_definitions
-from dmft.equations.update.optimiser import block_definitions, gram_definitions
+from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.explicit_risk import ExplicitRisk
@@ -414,7 +414,7 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
         from dmft.equations.update.outputs import risk_definitions
 
         own = risk_definitions(model)
-    blocks = gram_definitions() if _by_block(model) else block_definitions()
+    blocks = block_definitions(_by_block(model))
     return PopulationRisk(model, live([*blocks, *mean_definitions(model), *own, definition]))
 
 

@@ -5,8 +5,9 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.escape.weak_recovery import SampleLaw, Value
+from dmft.equations.escape.weak_recovery import SampleLaw
 from dmft.errors import BadParameter
+from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.model import FIELD as z
 
 ERF = sp.erf(z / sp.sqrt(2))
@@ -225,9 +226,9 @@ def test_refusals():
 def test_coefficients_that_are_not_known_decide_nothing(monkeypatch):
     square = dmft.Committee(z**2, 1)
     given = dmft.Model(square, square), dmft.SGD(0.02, constraint="sphere")
-    monkeypatch.setattr(SampleLaw, "average", lambda *_: Value(sp.Float(0.1), 1e-6))
+    monkeypatch.setattr(SampleLaw, "average", lambda *_: Coefficient(sp.Float(0.1), False, 1e-6))
     assert dmft.weak_recovery(*given, order=2).exponent == 1
-    monkeypatch.setattr(SampleLaw, "average", lambda *_: Value(sp.Float(0.1), 0.3))
+    monkeypatch.setattr(SampleLaw, "average", lambda *_: Coefficient(sp.Float(0.1), False, 0.3))
     with pytest.raises(BadParameter, match=r"error of 0\.3"):
         dmft.weak_recovery(*given, order=2)
 

@@ -20,6 +20,7 @@ from dmft.equations.views.explicit import Unroller
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
@@ -49,14 +50,6 @@ LARGEST_DEGREE = 12
 
 
 # One sample ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Value:
-    """An average with its error, 0 where it is exact."""
-
-    value: sp.Expr
-    error: float = 0.0
 
 
 def one_update(model: Model, algorithm: SGD) -> sp.Expr:
@@ -97,7 +90,7 @@ class SampleLaw:
         # Total degree of psi; oo for other smooth functions, -1 where there are kinks.
         self.degree = program_of(model, algorithm).degree(x.psi[x.j])
 
-    def average(self, expr: sp.Expr, powers: int, factor: int = 0) -> Value:
+    def average(self, expr: sp.Expr, powers: int, factor: int = 0) -> Coefficient:
         """Average of psi^powers times a polynomial in the fields of the degree `factor`.
 
         A formula for polynomials that are not large; a number for everything else.
@@ -105,10 +98,10 @@ class SampleLaw:
         if not self.degree.is_Integer or self.degree < 0:
             return self.number(expr)
         if self.degree <= LARGEST_DEGREE:
-            return Value(sp.factor(self.law.expect(sp.expand(expr))))
+            return Coefficient(sp.factor(self.law.expect(sp.expand(expr))), True)
         return self.number(expr, powers * int(self.degree) + factor)
 
-    def number(self, expr: sp.Expr, degree: int | None = None) -> Value:
+    def number(self, expr: sp.Expr, degree: int | None = None) -> Coefficient:
         """A number with its error; `degree` is that of a polynomial."""
         missing = sorted(map(str, expr.free_symbols - set(self.fields)))
         if missing:
@@ -124,16 +117,16 @@ class SampleLaw:
                 if found.error <= RTOL * max(1.0, abs(found.value)):
                     return found
         value = self.law.quad(expr, rtol=RTOL)
-        return Value(sp.Float(float(value)), value.error)
+        return Coefficient(sp.Float(float(value)), False, value.error)
 
-    def _on(self, rule: NodeRule, expr: sp.Expr) -> Value:
+    def _on(self, rule: NodeRule, expr: sp.Expr) -> Coefficient:
         """Value on the nodes of a rule, its error the distance to the other rule of its group."""
         function, m, values = evaluator(expr, self.fields), float(self.overlap), []
         for nodes in (rule, *rule.groups):
             u, v, *noise = nodes.normal
             points = np.stack([m * v + np.sqrt(1.0 - m * m) * u, v, *noise])
             values.append(float(nodes.weight @ function(points)))
-        return Value(sp.Float(values[0]), abs(values[0] - values[1]))
+        return Coefficient(sp.Float(values[0]), False, abs(values[0] - values[1]))
 
 
 def check_single(model: Model, algorithm: SGD, teachers: int) -> None:
@@ -168,9 +161,9 @@ class WeakRecovery(InLatex, Short):
     model, algorithm
     update : sympy.Expr
         Update field psi in the symbols h, h_star and xi.
-    coefficients : tuple of Value
+    coefficients : tuple of Coefficient
         Coefficients e_1, e_2, ..., with `.value` and `.error`.
-    square, cross : Value
+    square, cross : Coefficient
         E[psi^2] and E[psi^2 h*^2] at m = 0.
 
     Examples
@@ -185,9 +178,9 @@ class WeakRecovery(InLatex, Short):
     model: Model
     algorithm: SGD
     update: sp.Expr
-    coefficients: tuple[Value, ...]
-    square: Value
-    cross: Value
+    coefficients: tuple[Coefficient, ...]
+    square: Coefficient
+    cross: Coefficient
 
     def _in_words(self) -> str:
         first = ", ".join(str(c.value) for c in self.coefficients[:4])
@@ -203,7 +196,7 @@ class WeakRecovery(InLatex, Short):
                 return sp.Integer(k)
         return sp.oo
 
-    def _vanishes(self, k: int, e: Value) -> bool:
+    def _vanishes(self, k: int, e: Coefficient) -> bool:
         if not e.value.is_number:
             return bool(e.value == 0)
         scale = self._scale(k)
@@ -482,17 +475,17 @@ class WeakRecovery(InLatex, Short):
         )
 
 
-def _number(value: Value) -> sp.Expr:
+def _number(value: Coefficient) -> sp.Expr:
     return sp.Float(value.value, 7) if value.value.is_number else value.value
 
 
-def _shown(value: Value, vanishes: bool) -> str:
+def _shown(value: Coefficient, vanishes: bool) -> str:
     if vanishes:
         return "0"
     return sp.latex(sp.Float(value.value, 7) if value.error else value.value)
 
 
-def _equals(value: Value) -> str:
+def _equals(value: Coefficient) -> str:
     return r"\approx" if value.error else "="
 
 

@@ -178,9 +178,7 @@ def partial_derivatives(
     back = {name: e for e, name in names.items()}
     plain, found = expr.xreplace(names), []
     for entry in entries:
-        slope = sp.diff(plain, names[entry])
-        if slope.has(sp.Derivative, sp.Subs):
-            raise _unknown(slope)
+        slope = _known(sp.diff(plain, names[entry]))
         found.append((entry, _of_parallel_fields(slope.xreplace(back))))
     return tuple((entry, slope) for entry, slope in found if slope != 0)
 
@@ -198,10 +196,7 @@ def _of_arguments(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
             continue
         place = sp.Dummy(positive=True)
         outside = expr.func(*expr.args[:n], place, *expr.args[n + 1 :])
-        slope = sp.diff(outside, place)
-        if slope.has(sp.Derivative, sp.Subs):
-            raise _unknown(slope)
-        slope = slope.xreplace({place: inner})
+        slope = _known(sp.diff(outside, place)).xreplace({place: inner})
         for leaf in leaves(inner, moving):
             yield Leaf(leaf.entry, slope * leaf.slope, leaf.sums)
 
@@ -286,9 +281,7 @@ def _moved_expression(expr: sp.Expr, resting: Container[str], by: str = "") -> s
     entries = {e for e in closed.atoms(sp.Indexed) if base_name(e) not in resting}
     shifts = {e: e + EPSILON * moved(base_name(e))[e.indices] for e in entries}
     shifts |= {s: s + EPSILON for s in closed.free_symbols if by and s.name == by}
-    derivative = sp.diff(closed.xreplace(shifts), EPSILON)
-    if derivative.has(sp.Derivative, sp.Subs):
-        raise _unknown(derivative)
+    derivative = _known(sp.diff(closed.xreplace(shifts), EPSILON))
     return _of_parallel_fields(derivative.xreplace({EPSILON: sp.S.Zero}))
 
 
@@ -298,16 +291,16 @@ def _check_slopes(expr: sp.Expr, resting: Container[str]) -> None:
         for n, argument in enumerate(function.args, start=1):
             if all(base_name(e) in resting for e in argument.atoms(sp.Indexed)):
                 continue
-            slope = function.fdiff(n)
-            if slope.has(sp.Derivative, sp.Subs):
-                raise _unknown(slope)
+            _known(function.fdiff(n))
 
 
-def _unknown(slope: sp.Expr) -> NotClosed:
-    """What is said of a slope that contains derivatives."""
+def _known(slope: sp.Expr, *kinks: type) -> sp.Expr:
+    """A slope; refused if it contains derivatives, or functions of these kinds."""
+    if not slope.has(sp.Derivative, sp.Subs, *kinks):
+        return slope
     parts = slope.atoms(sp.Derivative, sp.Subs)
     found = {f.func.__name__ for part in parts for f in part.atoms(sp.Function)}
-    return NotClosed(
+    raise NotClosed(
         f"the derivatives of {', '.join(sorted(found)) or 'a closed form'} are not known, so that "
         "the equations cannot be differentiated: drop the term with equations.without(...)"
     )
@@ -370,10 +363,7 @@ def _slopes(
     if expr.has(Expectation):
         raise NotClosed(f"{d.target} contains an average on nodes, which is not linearised")
     for s in sorted(expr.free_symbols & set(moving), key=str):
-        slope = sp.diff(expr, s)
-        if slope.has(sp.Derivative, sp.Subs, sp.DiracDelta):
-            raise _unknown(slope)
-        yield s, slope
+        yield s, _known(sp.diff(expr, s), sp.DiracDelta)
 
 
 def moved_symbol(symbol: sp.Symbol, suffix: str = "_moved") -> sp.Symbol:

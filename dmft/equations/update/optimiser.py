@@ -149,37 +149,21 @@ def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
     return unit if size == x.gamma else f"{unit}; with {size} for learning_rate = gamma"
 
 
-def block_definitions() -> list[Definition]:
-    """Omega and the residual coefficients c over all fields, by blocks."""
-    return [
-        define(x.Omega[x.j, x.l], {"students": x.Q[x.j, x.l]}, "block"),
-        define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
-        define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
-        define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
-        *coefficient_definitions(),
-    ]
+def block_definitions(by_block: bool = False) -> list[Definition]:
+    """Gram matrix of the fields, Omega or those of blocks; the residual coefficients c.
 
-
-def gram_definitions() -> list[Definition]:
-    """Gram matrices by block, and the covariance Omega that they add up to, of clusters the mean
-    over them.
+    Those of blocks add up to the covariance Omega, of clusters to the mean over them.
     """
-    blocks, e, G = Blocks(True), x.block, x.Gram
+    blocks = Blocks(by_block)
     j, l, r, s, p = x.j, x.l, x.r, x.s, x.p  # noqa: E741
-    whole = sp.Sum(x.eigenvalue[e] * G[x.i, x.m, e], (e, 1, x.blocks))
-    return [
-        define(G[j, l, e], {"students": blocks("Q", j, l)}, "block"),
-        define(G[j, p + r, e], {"overlap": blocks("M", j, r)}, "block"),
-        define(G[p + r, j, e], {"overlap": blocks("M", j, r)}, "block"),
-        define(G[p + r, p + s, e], {"teachers": blocks("P", r, s)}, "block"),
-        define(x.Omega[x.i, x.m], {"blocks": whole}, "block"),
-        *coefficient_definitions(),
+    whole = sp.Sum(x.eigenvalue[x.block] * x.Gram[x.i, x.m, x.block], (x.block, 1, x.blocks))
+    entries = [
+        (blocks.entry(blocks.gram, j, l), {"students": blocks("Q", j, l)}),
+        (blocks.entry(blocks.gram, j, p + r), {"overlap": blocks("M", j, r)}),
+        (blocks.entry(blocks.gram, p + r, j), {"overlap": blocks("M", j, r)}),
+        (blocks.entry(blocks.gram, p + r, p + s), {"teachers": blocks("P", r, s)}),
+        *([(x.Omega[x.i, x.m], {"blocks": whole})] if by_block else []),
+        (x.c[j], {"student": -x.a[j] / p}),
+        (x.c[p + r], {"teacher": x.a_star[r] / x.k}),
     ]
-
-
-def coefficient_definitions() -> list[Definition]:
-    """The residual coefficients c over all fields."""
-    return [
-        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
-        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
-    ]
+    return [define(entry, terms, "block") for entry, terms in entries]

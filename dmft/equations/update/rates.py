@@ -33,7 +33,6 @@ from dmft.equations.update.optimiser import (
     Blocks,
     Motion,
     block_definitions,
-    gram_definitions,
     motion_of,
     step_size,
 )
@@ -269,7 +268,7 @@ def row_definitions(moments: Moments, blocks: Blocks, motion: Motion) -> list[De
 def grams_of_rows(blocks: Blocks, motion: Motion) -> list[Definition]:
     """Gram matrices over all fields, and the covariance of the fields."""
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    found = gram_definitions() if blocks.by_block else block_definitions()
+    found = block_definitions(blocks.by_block)
     for row in motion.rows[1:]:
         base = blocks.with_row(row)
         own = {"students": blocks.pair(row, WEIGHTS, j, l)}
