@@ -119,12 +119,13 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     }
     if algorithm.batch == "fresh":  # a sample is seen once: its gradients have no past
         del field_terms["memory"]
+    moved = _free(algorithm, (M, R_theta, C_theta), sp.KroneckerDelta(s, t + 1))
     # Samples that are seen once are independent of each other, and so is what drives them.
     once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
     rows = {
         field_at[t, j]: field_terms,
         **_averages(algorithm, once),
-        **(_on_sphere(algorithm) if algorithm.on_sphere else _free(algorithm)),
+        **(_on_sphere(algorithm) if algorithm.on_sphere else moved),
         C_r[t, s, j, l]: {"weights": once * C_theta[t, s, j, l]},
         Q[t, s, j, l]: {
             "weights": C_theta[t, s, j, l],
@@ -182,26 +183,24 @@ def _covariance(
     )  # fmt: skip
 
 
-def _free(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
-    """Overlaps and kernels of weights that go where the step leads."""
+def _free(
+    algorithm: GradientDescent, names: Sequence[sp.IndexedBase], heat: sp.Expr
+) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+    """Overlaps and kernels, of these names, of weights that go where the step leads."""
     j, l, r = x.j, x.l, x.r  # noqa: E741
+    overlap, response, covariance = names
+    learning = -eta * alpha * learned[t, j, r]
     return {
-        M[t + 1, j, r]: _learned(algorithm),
-        R_theta[t + 1, s, j, l]: _response(algorithm),
-        C_theta[t + 1, s, j, l]: _covariance(
+        overlap[t + 1, j, r]: _moved(algorithm, lambda time: M[time, j, r], learning=learning),
+        response[t + 1, s, j, l]: _response(algorithm),
+        covariance[t + 1, s, j, l]: _covariance(
             algorithm,
             lambda time, a: C_theta[time, s, a, l],
             lambda time, a: R_theta[s, time, l, a],
             last=s - 1,
-            heat=sp.KroneckerDelta(s, t + 1),
+            heat=heat,
         ),
     }
-
-
-def _learned(algorithm: GradientDescent) -> dict[str, sp.Expr]:
-    """Overlaps with the teacher after a step."""
-    learning = -eta * alpha * learned[t, x.j, x.r]
-    return _moved(algorithm, lambda time: M[time, x.j, x.r], learning=learning)
 
 
 def _on_sphere(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
@@ -218,15 +217,7 @@ def _on_sphere(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr
         return 1 / sp.sqrt(Q_free[now, neuron, neuron])
 
     return {
-        M_free[now, j, r]: _learned(algorithm),
-        R_free[now, s, j, l]: _response(algorithm),
-        C_free[now, s, j, l]: _covariance(
-            algorithm,
-            lambda time, a: C_theta[time, s, a, l],
-            lambda time, a: R_theta[s, time, l, a],
-            last=s - 1,
-            heat=sp.S.Zero,
-        ),
+        **_free(algorithm, (M_free, R_free, C_free), sp.S.Zero),
         G_free[now, j, l]: _covariance(
             algorithm,
             lambda time, a: C_free[now, time, l, a],
