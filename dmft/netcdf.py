@@ -54,7 +54,8 @@ def xarray_module() -> Any:
 
 def attributes(kind: str, record: Mapping[str, Any], form: int = UNSEALED) -> dict[str, Any]:
     """Attributes of a file or data set of this kind; status and message are readable as such."""
-    readable = {name: record[name] for name in ("status", "message") if name in record}
+    known = {name: record.get(name) for name in ("status", "message")}
+    readable = {name: text for name, text in known.items() if isinstance(text, str)}
     return {"kind": kind, "format": form, **readable, "record": json.dumps(dict(record))}
 
 

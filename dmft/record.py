@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from dmft.errors import BadParameter
-from dmft.names import PAGES
+from dmft.names import PAGES, Status
 
 if TYPE_CHECKING:
     import xarray
@@ -168,22 +168,35 @@ class Archived(Record, ABC):
     # What a file calls a record of this class, and which of its arrays are coordinates.
     KIND: ClassVar[str]
     COORDINATES: ClassVar[tuple[str, ...]] = ()
+    # Axes of arrays by name; names of the variables of a field that holds several arrays.
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    NAMES: ClassVar[Mapping[str, str]] = {}
+    # Classes of what fields hold, besides plain values, arrays, sequences and mappings.
+    PARTS: ClassVar[tuple[type, ...]] = ()
 
-    @abstractmethod
-    def _record(self) -> dict[str, Any]:
-        """What a file holds beside arrays, as plain values."""
+    def _axes(self, field: str, name: str, values: np.ndarray[Any, Any]) -> tuple[str, ...]:
+        """Names of the dimensions of an array of a field; as many as it has, or its own."""
+        return self.AXES.get(name, ())[: values.ndim]
 
-    @abstractmethod
-    def _variables(self) -> list[netcdf.Variable]:
-        """Arrays of a file: name, names of dimensions, values."""
+    def _archive(self) -> tuple[dict[str, Any], list[netcdf.Variable]]:
+        """Fields as JSON holds them, and the arrays that these name."""
+        archive = _Archive(self)
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}  # type: ignore[arg-type]
+        record = {name: archive.encoded(value, name) for name, value in held.items()}
+        if isinstance(held.get("status"), Status):  # readable as such
+            record["status"] = str(held["status"])
+        return record, archive.rows
 
     @classmethod
-    @abstractmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
         """The record, from what `save` wrote: all but the arrays, and the variables of the file."""
+        found = {name: _decoded(value, arrays, cls.PARTS) for name, value in record.items()}
+        if isinstance(found.get("status"), str):
+            found["status"] = Status(found["status"])
+        return cls(**found)
 
     def _quantities(self) -> Mapping[str, str]:
-        """What variables hold whose names in the file are not those of their quantities."""
+        """Quantities and axes whose names in the file are others."""
         return {}
 
     def _coordinates(self) -> tuple[str, ...]:
@@ -192,7 +205,11 @@ class Archived(Record, ABC):
 
     def _displayed(self) -> list[netcdf.Variable]:
         """Arrays of the data set."""
-        return self._variables()
+        known = self._quantities()
+        return [
+            (known.get(name, name), tuple(known.get(axis, axis) for axis in axes), values)
+            for name, axes, values in self._archive()[1]
+        ]
 
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` with described variables (needs the extra `io`).
@@ -214,7 +231,7 @@ class Archived(Record, ABC):
 
         data = {name: (dims, values) for name, dims, values in self._displayed()}
         coords = {name: data.pop(name) for name in self._coordinates()}
-        return netcdf.dataset(self.KIND, self._record(), data, coords)
+        return netcdf.dataset(self.KIND, self._archive()[0], data, coords)
 
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record.
@@ -254,8 +271,9 @@ class Archived(Record, ABC):
                 f"to_pandas().to_csv(...), for arrays to_xarray()"
             )
 
-        variables = self._variables()
-        return netcdf.write(path, self.KIND, self._record(), variables, self._quantities())
+        record, arrays = self._archive()
+        variables = [_stored(*row) for row in arrays]
+        return netcdf.write(path, self.KIND, record, variables, self._quantities())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -283,6 +301,113 @@ class Archived(Record, ABC):
         from dmft import netcdf
 
         return netcdf.load(path, {cls.KIND: cls.restore})
+
+
+# Keys of mappings of one item in the text of a file: what the item stands for.
+ARRAY, EMPTY, OBJECTS, PAIRS, PART, STATUS, TUPLE = (
+    f"<{kind}>" for kind in ("array", "empty", "objects", "pairs", "part", "status", "tuple")
+)
+
+
+class _Archive:
+    """Fields of a record as plain values; its arrays are collected as variables of a file."""
+
+    def __init__(self, record: Archived) -> None:
+        self.record = record
+        self.rows: list[netcdf.Variable] = []
+
+    def encoded(self, value: Any, field: str) -> Any:
+        """A field as plain values."""
+        return self._encoded(value, field, field, field, self.record.NAMES.get(field))
+
+    def _encoded(self, value: Any, field: str, key: str, name: str, names: str | None) -> Any:
+        def inner(item: Any, key: str) -> Any:
+            key = variable_key(key, number[0])
+            number[0] += 1
+            return self._encoded(item, field, key, (names or f"{name}_{{}}").format(key), None)
+
+        number, kind = [0], type(value)
+        if isinstance(value, Status):
+            return {STATUS: str(value)}
+        if isinstance(value, np.ndarray):
+            return self._array(value, field, key, name)
+        if isinstance(value, Mapping):
+            if all(isinstance(k, str) for k in value):
+                held: Any = {k: inner(item, k) for k, item in value.items()}
+            else:
+                held = {PAIRS: [[inner(k, ""), inner(item, "")] for k, item in value.items()]}
+            return {PART: [kind.__name__, [held]]} if kind in self.record.PARTS else held
+        if isinstance(value, tuple | list):
+            items = [inner(item, "") for item in value]
+            return {TUPLE: items} if isinstance(value, tuple) else items
+        if is_dataclass(value):
+            parts = {f.name: inner(getattr(value, f.name), f.name) for f in fields(value)}
+            return {PART: [kind.__name__, parts]}
+        if kind in self.record.PARTS:
+            return {PART: [kind.__name__, list(value.__getnewargs__())]}
+        if isinstance(value, np.generic):
+            return value.item()
+        return value if value is None or isinstance(value, str | int | float) else str(value)
+
+    def _array(self, values: np.ndarray[Any, Any], field: str, key: str, name: str) -> Any:
+        if values.dtype == object:
+            items = self._encoded(values.ravel().tolist(), field, key, name, None)
+            return {OBJECTS: [list(values.shape), items]}
+        if not values.size:
+            return {EMPTY: [list(values.shape), values.dtype.str]}
+        axes = self.record._axes(field, key, values)
+        own = tuple(f"{name}_{i}" for i in range(values.ndim))
+        self.rows.append((name, axes if len(axes) == values.ndim else own, values))
+        words = [np.unique(values).tolist()] if values.dtype.kind == "U" else []
+        return {ARRAY: [name, values.dtype.str, *words]}
+
+
+def variable_key(key: str, number: int) -> str:
+    """Part of the name of a variable for an item of a mapping, or of a sequence."""
+    return key if key.isidentifier() else str(number)
+
+
+def _stored(
+    name: str, axes: tuple[str, ...], values: np.ndarray[Any, Any]
+) -> tuple[str, tuple[str, ...], np.ndarray[Any, Any]]:
+    """A variable in numbers that netCDF holds."""
+    if values.dtype.kind == "U":
+        return name, axes, np.unique(values, return_inverse=True)[1].reshape(values.shape)
+    if values.dtype.kind == "c":
+        return name, (*axes, "part"), np.stack([values.real, values.imag], axis=-1)
+    return name, axes, values.astype(np.int8) if values.dtype == bool else values
+
+
+def _decoded(value: Any, arrays: netcdf.Arrays, parts: tuple[type, ...]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item, arrays, parts) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag: str = next(iter(value), "")
+    inner: Any = value.get(tag)
+    if tag == ARRAY:
+        name, kind, *words = inner
+        found = arrays[name]
+        if words:
+            return np.array(words[0], dtype=kind)[found.astype(np.int64)]
+        return found @ np.array([1.0, 1.0j]) if np.dtype(kind).kind == "c" else found.astype(kind)
+    if tag == EMPTY:
+        return np.empty(*inner)
+    if tag == STATUS:
+        return Status(inner)
+    if tag not in (OBJECTS, PAIRS, PART, TUPLE):
+        return {name: _decoded(item, arrays, parts) for name, item in value.items()}
+    inner = _decoded(inner, arrays, parts)
+    if tag == TUPLE:
+        return tuple(inner)
+    if tag == PAIRS:
+        return dict(inner)
+    if tag == OBJECTS:
+        objects = np.empty(math.prod(inner[0]), dtype=object)
+        objects[:] = inner[1]
+        return objects.reshape(inner[0])
+    made: Any = next(part for part in parts if part.__name__ == inner[0])
+    return made(**inner[1]) if isinstance(inner[1], dict) else made(*inner[1])
 
 
 def is_same(a: Any, b: Any) -> bool:

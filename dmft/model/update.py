@@ -26,7 +26,7 @@ TAKEN = frozenset(
     | {"blocks", "observables", "with_fields"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
     | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
-    | {"names", "last_state", "KIND", "COORDINATES"}
+    | {"names", "last_state", "KIND", "COORDINATES", "AXES", "NAMES", "PARTS"}
     | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
 

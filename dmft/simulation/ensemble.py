@@ -150,6 +150,7 @@ class Ensemble(Averages):
     SINGLE, OVER = "run", "seed"
     KEPT_BY = "simulate with keep_runs=True"
     COORDINATES = ("t", "seed")
+    PARTS = (Values, PassageTimes)
     # Names of dimensions, time first.
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Q": ("t", "p", "p_2"),
@@ -200,46 +201,14 @@ class Ensemble(Averages):
         how = f"{len(self.seeds)} seeds, {method}" if method else f"{len(self.seeds)} seeds"
         return f"{how}, d = {self.dim}, {super()._shown()}"
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            **super()._content(),
-            "dim": self.dim,
-            "ends": [] if self.ends is None else list(self.ends),
-        }
-
-    def _axes(self, name: str) -> tuple[str, ...]:
+    def _axes_of(self, name: str, count: int) -> tuple[str, ...]:
         # Alignments have an axis where there are several directions or tokens, readouts one for
         # several outputs.
-        axes, count = self.AXES.get(name, ("t",)), self.mean[name].ndim
+        axes = self.AXES.get(name, ("t",))
         return axes[:count] if count <= len(axes) else (axes[0], "output", *axes[1:])
 
-    def _variables(self) -> list[netcdf.Variable]:
-        """Variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""
-        rows = super()._variables()
-        rows.append(("seed", ("seed",), np.array(self.seeds, dtype=np.int64)))
-        if self.first_passage is not None:
-            rows.append(("first_passage", ("seed",), self.first_passage.times))
-            rows.append(("watched_until", ("seed",), self.first_passage.horizon))
-        if self.ends is not None:
-            rows += [
-                (f"{n}_ends", ("seed", *self._axes(n)[1:]), y) for n, y in self.ends.arrays.items()
-            ]
-        return rows
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
-        """Restore the ensemble from the contents of its file."""
-        passage = None
-        if "first_passage" in arrays:
-            passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
-        ends = {name: arrays[f"{name}_ends"] for name in record["ends"]}
-        return cls(
-            **cls._averages_of(record, arrays),
-            seeds=tuple(int(s) for s in arrays["seed"]),
-            dim=record["dim"],
-            first_passage=passage,
-            ends=Values(ends) if ends else None,
-        )
+    def _displayed(self) -> list[netcdf.Variable]:
+        return [*super()._displayed(), ("seed", ("seed",), np.array(self.seeds, dtype=np.int64))]
 
 
 @dataclass(frozen=True, eq=False)

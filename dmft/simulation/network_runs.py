@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
@@ -89,32 +88,10 @@ class NetworkEnsemble(Averages):
         """
         raise BadParameter("states of units are not kept: simulate to a larger t_max")
 
-    def _axes(self, name: str) -> tuple[str, ...]:
-        extra = self.mean[name].ndim - len(AXES[name])
-        return (*AXES[name], *(("population",) if extra else ()))
+    def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
+        if field in ("lyapunov_exponents", "eigenvalues"):
+            return ("seed", "unit")[: values.ndim]
+        return super()._axes(field, name, values)
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            **super()._content(), "dim": self.dim, "seeds": list(self.seeds),
-            "measured": [self.lyapunov_exponents is not None, self.eigenvalues is not None],
-        }  # fmt: skip
-
-    def _variables(self) -> list[netcdf.Variable]:
-        rows = super()._variables()
-        if self.lyapunov_exponents is not None:
-            rows.append(("lyapunov_exponents", ("seed",), self.lyapunov_exponents))
-        if self.eigenvalues is not None:
-            rows += [(f"eigenvalues_{part}", ("seed", "unit"), getattr(self.eigenvalues, part))
-                     for part in ("real", "imag")]  # fmt: skip
-        return rows
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkEnsemble:
-        """Restore the ensemble from the contents of its file."""
-        exponents, spectrum = record["measured"]
-        return cls(
-            **cls._averages_of(record, arrays), seeds=tuple(record["seeds"]), dim=record["dim"],
-            lyapunov_exponents=arrays["lyapunov_exponents"] if exponents else None,
-            eigenvalues=arrays["eigenvalues_real"] + 1j * arrays["eigenvalues_imag"]
-            if spectrum else None,
-        )  # fmt: skip
+    def _axes_of(self, name: str, count: int) -> tuple[str, ...]:
+        return (*AXES[name], "population")[:count]

@@ -19,12 +19,11 @@ from dmft.record import Archived, Record, Short
 if TYPE_CHECKING:
     import pandas
 
-    from dmft import netcdf
-
-MAPPINGS = ("statistics", "parameters", "provenance")
 # Single runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
 SUMMARIES = ("mean", "std", "stderr")
+# Fields with the values of each single run, and where it ended.
+OF_EACH = ("runs", "paths", "ends")
 # What the loss is above the risk where the two differ by a constant, in the provenance of runs.
 ABOVE = "loss_above_risk"
 
@@ -97,14 +96,13 @@ class Solution(Archived):
     parameters: Mapping[str, float]
     provenance: Mapping[str, Any]
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {"t": ("t",)}
+    NAMES: ClassVar[Mapping[str, str]] = {"constants": "constant_{}"}
+    PARTS: ClassVar[tuple[type, ...]] = (Values,)
 
     @abstractmethod
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         """Arrays by name: those that are shown first, then those that are only found."""
-
-    @abstractmethod
-    def _content(self) -> dict[str, Any]:
-        """What a file holds beside arrays and `outcome`, as plain values."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -274,10 +272,6 @@ class Solution(Archived):
                 columns[label] = values[(slice(None), *entry)]
         return pandas.DataFrame(columns, index=pandas.Index(self.t, name="t"))
 
-    def _record(self) -> dict[str, Any]:
-        mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}
-        return {"status": str(self.status), "message": self.message, **mappings, **self._content()}
-
 
 class Averages(Solution):
     """Base of the results of many runs: averages over those that count, and what each one gave.
@@ -297,6 +291,10 @@ class Averages(Solution):
     SINGLE: ClassVar[str]
     OVER: ClassVar[str]
     KEPT_BY: ClassVar[str]
+    NAMES: ClassVar[Mapping[str, str]] = {
+        **Solution.NAMES,
+        **{name: f"{{}}_{name}" for name in (*SUMMARIES, *OF_EACH)},
+    }
 
     @property
     def _singles(self) -> Values | None:
@@ -326,8 +324,15 @@ class Averages(Solution):
         return np.empty(0)
 
     @abstractmethod
-    def _axes(self, name: str) -> tuple[str, ...]:
-        """Names of the dimensions of an average, time first."""
+    def _axes_of(self, name: str, count: int) -> tuple[str, ...]:
+        """Names of the dimensions of an average, which are so many, time first."""
+
+    def _axes(self, field: str, name: str, values: np.ndarray[Any, Any]) -> tuple[str, ...]:
+        if field not in (*SUMMARIES, *OF_EACH):
+            return {"t": ("t",), "first_passage": (self.OVER,)}.get(field, ())
+        front, without_time = int(field in OF_EACH), int(field == "ends")
+        axes = self._axes_of(name, values.ndim - front + without_time)
+        return (*(self.OVER,) * front, *axes[without_time:])
 
     @property
     def error(self) -> Values:
@@ -364,55 +369,6 @@ class Averages(Solution):
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return self.mean, self.constants
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "names": list(self.mean),
-            "kept": self._singles is not None,
-            f"{self.OVER}_status": [str(s) for s in self._ended],
-            "constants": list(self.constants),
-        }
-
-    def _variables(self) -> list[netcdf.Variable]:
-        """Times, variables like `M_mean`, `M_stderr` and, of every run, `M_runs`, and constants."""
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
-        for name in self.mean:
-            dims = self._axes(name)
-            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
-            if self._singles is not None:
-                rows.append((f"{name}_{self.SINGLE}s", (self.OVER, *dims), self._singles[name]))
-        return rows + constant_variables(self.constants)
-
-    @classmethod
-    def _averages_of(cls, record: Mapping[str, Any], arrays: netcdf.Arrays) -> dict[str, Any]:
-        """Arguments of the class from the part of its file that all averages share."""
-
-        def values(what: str) -> Values:
-            return Values({name: arrays[f"{name}_{what}"] for name in record["names"]})
-
-        singles, status = f"{cls.SINGLE}s", f"{cls.OVER}_status"
-        return {
-            **outcome_of(record, arrays),
-            **{s: values(s) for s in SUMMARIES},
-            singles: values(singles) if record["kept"] else None,
-            status: tuple(Status(s) for s in record[status]),
-        }
-
-
-def constant_variables(constants: Mapping[str, Array]) -> list[netcdf.Variable]:
-    """Constants as arrays of a file, with dimensions of their own."""
-    return [
-        (f"constant_{name}", tuple(f"{name}_{i}" for i in range(values.ndim)), values)
-        for name, values in constants.items()
-    ]
-
-
-def outcome_of(record: Mapping[str, Any], arrays: netcdf.Arrays) -> dict[str, Any]:
-    """Arguments of a record's class, from the part of its file that all kinds share."""
-    rest = {name: record[name] for name in ("message", *MAPPINGS)}
-    if "constants" in record:
-        rest["constants"] = {name: arrays[f"constant_{name}"] for name in record["constants"]}
-    return {"t": arrays["t"], "status": Status(record["status"]), **rest}
 
 
 def _own_provenance(run: Solution) -> Mapping[str, Any]:

@@ -27,17 +27,18 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import encode_events
 from dmft.solvers.pointers import loop, loop_name
-from dmft.solvers.problem import Problem, describe_problem
+from dmft.solvers.problem import Block, Problem, describe_problem
 from dmft.solvers.run import Setup
 from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.solve import Request, trajectory_of
-from dmft.solvers.trajectory import Trajectory, block_of, plain_block, with_readout
+from dmft.solvers.trajectory import Trajectory, with_readout
 
 # Raised when the content of records changes its form.
-FORM = 1
+FORM = 2
 # Fields of a problem and of a setup that are plain values, compiled functions, arrays.
 PLAIN = ("kind", "parallel_band", "time_unit")
 NAMES = ("widths", "parameters", "observables")
+BLOCKS = ("state", "constants")
 FUNCTIONS = ("rhs", "observe", "domain", "covariance")
 NUMBERS = (
     "method", "t_start", "t_end", "rtol", "atol", "max_steps", "first_step", "max_step", "bound",
@@ -99,11 +100,10 @@ def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
     described = values["problem"]
     parts: dict[str, Any] = {name: described[name] for name in PLAIN}
     parts |= {name: tuple(described[name]) for name in NAMES}
+    parts |= {name: tuple(Block(n, tuple(x), y) for n, x, y in described[name]) for name in BLOCKS}
     parts |= {name: functions[name] for name in FUNCTIONS if name in functions}
     problem = Problem(
         **parts,
-        state=tuple(block_of(block) for block in described["state"]),
-        constants=tuple(block_of(block) for block in described["constants"]),
         provenance=described["provenance"],
     )
     widths = values["widths"]
@@ -161,8 +161,10 @@ def _keep(key: str, given: Request, run: Trajectory) -> bool:
         "problem": {
             **{name: getattr(problem, name) for name in PLAIN},
             **{name: list(getattr(problem, name)) for name in NAMES},
-            "state": [plain_block(block) for block in problem.state],
-            "constants": [plain_block(block) for block in problem.constants],
+            **{
+                kind: [[y.name, list(y.axes), y.symmetric] for y in getattr(problem, kind)]
+                for kind in BLOCKS
+            },
             "provenance": dict(problem.provenance),
         },
         "setup": {name: getattr(setup, name) for name in NUMBERS},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -189,8 +191,9 @@ def test_files_without_the_mask_are_read(tmp_path):
     full = dmft.phase_diagram(lambda x, y: x * y, {"x": [1.0, 2.0], "y": [1.0]})
     path = full.save(tmp_path / "d.nc")
     with h5netcdf.File(path, "a") as file:
-        del file._h5file["computed"], file._h5file.attrs["contents"]  # older ones have neither
-        file.attrs["format"] = 1
+        record = json.loads(file.attrs["record"])
+        del file._h5file["computed"], file._h5file.attrs["contents"], record["computed"]
+        file.attrs["record"], file.attrs["format"] = json.dumps(record), 1
     assert PhaseDiagram.load(path) == full
 
 

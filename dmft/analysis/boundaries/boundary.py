@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +83,35 @@ class BoundaryCurve(Record):
         return found
 
 
+@dataclass(frozen=True)
+class Jump:
+    """Change of sign without a zero.
+
+    Attributes
+    ----------
+    x, y : float
+    kind : str
+        "pole" if the values grow on both sides, otherwise "jump": a discontinuity, or a step that
+        is narrower than a thousandth of the tolerance.
+    before, behind : float
+        Values on both sides, along x or y.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.boundary(lambda u, v: 1 / (u - 0.3), ("u", 0, 1), ("v", 0, 1), grid=(3, 3))
+    >>> jump = found.jumps[0]
+    >>> jump.kind, round(jump.x, 3)
+    ('pole', 0.3)
+    """
+
+    x: float
+    y: float
+    kind: str
+    before: float
+    behind: float
+
+
 @dataclass(frozen=True, eq=False)
 class Boundary(Archived):
     """Boundary curves of a measure in the plane of two parameters.
@@ -123,6 +151,7 @@ class Boundary(Archived):
     """
 
     KIND = "dmft boundary"
+    PARTS = (BoundaryCurve, Jump)
 
     x_name: str
     y_name: str
@@ -157,89 +186,14 @@ class Boundary(Archived):
         }
         return [(name, ("point",), values) for name, values in columns.items()]
 
-    def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("x", ("x",), self.x), ("y", ("y",), self.y)]
-        for n, curve in enumerate(self.curves):
-            columns = {"x": curve.x, "y": curve.y, "error": curve.error}
-            rows += [(f"{name}_{n}", (f"curve_{n}",), c) for name, c in columns.items()]
-        if self.triple_points.size:
-            rows.append(("triple_points", ("triple", "pair"), self.triple_points))
-        return rows
-
     def _quantities(self) -> Mapping[str, str]:
         names = {"x": self.x_name, "y": self.y_name}
-        numbered = {f"{x}_{n}": names[x] for n in range(len(self.curves)) for x in names}
+        numbered = {f"curves_{n}_{x}": names[x] for n in range(len(self.curves)) for x in names}
         return names | numbered
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "x_name": self.x_name,
-            "y_name": self.y_name,
-            "labels": [list(row) for row in self.labels],
-            "curves": [
-                {"labels": list(c.labels), "closed": c.closed, "ends": list(c.ends)}
-                for c in self.curves
-            ],
-            "tol": self.tol,
-            "solves": dict(self.solves),
-            "stored": self.stored,
-            "status": str(self.status),
-            "message": self.message,
-            "jumps": [asdict(jump) for jump in self.jumps],
-            "provenance": json.loads(json.dumps(dict(self.provenance), default=str)),
-        }
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Restore the boundary from the contents of its file."""
-        curves = tuple(
-            BoundaryCurve(
-                arrays[f"x_{n}"], arrays[f"y_{n}"], arrays[f"error_{n}"],
-                (c["labels"][0], c["labels"][1]), c["closed"], (c["ends"][0], c["ends"][1]),
-            )
-            for n, c in enumerate(record["curves"])
-        )  # fmt: skip
-        labels = np.empty((arrays["y"].size, arrays["x"].size), dtype=object)
-        labels[:] = record["labels"]
-        return cls(
-            record["x_name"], record["y_name"], arrays["x"], arrays["y"], labels, curves,
-            arrays.get("triple_points", np.empty((0, 2))), record["tol"], record["solves"],
-            record.get("stored", 0), Status(record.get("status", "ok")), record["message"],
-            record["provenance"], tuple(Jump(**jump) for jump in record.get("jumps", ())),
-        )  # fmt: skip
 
 
 def _joined(parts: list[Array]) -> Array:
     return np.concatenate(parts) if parts else np.empty(0)
-
-
-@dataclass(frozen=True)
-class Jump:
-    """Change of sign without a zero.
-
-    Attributes
-    ----------
-    x, y : float
-    kind : str
-        "pole" if the values grow on both sides, otherwise "jump": a discontinuity, or a step that
-        is narrower than a thousandth of the tolerance.
-    before, behind : float
-        Values on both sides, along x or y.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> found = dmft.boundary(lambda u, v: 1 / (u - 0.3), ("u", 0, 1), ("v", 0, 1), grid=(3, 3))
-    >>> jump = found.jumps[0]
-    >>> jump.kind, round(jump.x, 3)
-    ('pole', 0.3)
-    """
-
-    x: float
-    y: float
-    kind: str
-    before: float
-    behind: float
 
 
 def jump_of(change: Change, axes: Sequence[Callable[[float], float]]) -> Jump:

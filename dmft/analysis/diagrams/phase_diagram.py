@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.analysis.escape import Censored, EscapeTime
 from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance
@@ -30,8 +29,24 @@ POINT_FAILURES = (ArithmeticError, np.linalg.LinAlgError, InvalidCovariance)
 OUTSIDE = ("math domain error", "expected a ")
 
 
+class OnGrid(Archived):
+    """Base of records on a grid of two parameters, rows for `y` and columns for `x`."""
+
+    x_name: str
+    y_name: str
+
+    def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
+        return {"x": ("x",), "y": ("y",)}.get(field, ("y", "x"))
+
+    def _coordinates(self) -> tuple[str, ...]:
+        return self.x_name, self.y_name
+
+    def _quantities(self) -> Mapping[str, str]:
+        return {"x": self.x_name, "y": self.y_name}
+
+
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram(Archived):
+class PhaseDiagram(OnGrid):
     """Values and statuses of a measure on a grid of two parameters.
 
     Rows of arrays correspond to `y`, columns to `x`.
@@ -144,52 +159,8 @@ class PhaseDiagram(Archived):
         part = "" if done == self.computed.size else f"; {done} of {self.computed.size} computed"
         return f"PhaseDiagram({self.quantity} over {axes}; {self.count()}{part})"
 
-    def _displayed(self) -> list[netcdf.Variable]:
-        grid = (self.y_name, self.x_name)
-        shown = {self.quantity: self.values, "status": self.status, "horizon": self.horizon}
-        rows = [(name, grid, values) for name, values in shown.items()]
-        axes = [(n, (n,), x) for n, x in ((self.x_name, self.x), (self.y_name, self.y))]
-        return [*rows, ("computed", grid, self.computed), *axes]
-
-    def _coordinates(self) -> tuple[str, ...]:
-        return self.x_name, self.y_name
-
-    def _variables(self) -> list[netcdf.Variable]:
-        codes = np.array([[STATUSES.index(s) for s in row] for row in self.status], dtype=np.int64)
-        grid = ("y", "x")
-        return [
-            ("x", ("x",), self.x),
-            ("y", ("y",), self.y),
-            ("values", grid, self.values),
-            ("horizon", grid, self.horizon),
-            ("status", grid, codes),
-            ("computed", grid, self.computed.astype(np.int8)),
-        ]
-
     def _quantities(self) -> Mapping[str, str]:
-        return {"x": self.x_name, "y": self.y_name, "values": self.quantity}
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "x_name": self.x_name,
-            "y_name": self.y_name,
-            "quantity": self.quantity,
-            "statuses": [str(s) for s in STATUSES],
-            "messages": [[i, j, text] for (i, j), text in self.messages.items()],
-            "provenance": dict(self.provenance),
-        }
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Restore the diagram from the contents of its file."""
-        names = np.array(record["statuses"], dtype="<U20")
-        # Older files have computed points only.
-        more = {"computed": arrays["computed"].astype(bool)} if "computed" in arrays else {}
-        return cls(
-            record["x_name"], record["y_name"], record["quantity"], arrays["x"], arrays["y"],
-            arrays["values"], names[arrays["status"].astype(np.int64)], arrays["horizon"],
-            {(i, j): text for i, j, text in record["messages"]}, record["provenance"], **more,
-        )  # fmt: skip
+        return {**super()._quantities(), "values": self.quantity}
 
 
 def count_names(names: NDArray[Any]) -> dict[str, int]:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft import netcdf
+from dmft.analysis.diagrams.phase_diagram import OnGrid, count_names
 from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import Progress, ProgressOption
-from dmft.record import Archived
 
 Codes = NDArray[np.int64]
 NONE = "no strict minimum"
-GRIDS = ("codes", "labels", "e", "m", "risk", "number")
 
 
 @dataclass(frozen=True, eq=False)
-class RegionDiagram(Archived):
+class RegionDiagram(OnGrid):
     """Minima of a family of risks on a grid; rows correspond to `y`, columns to `x`.
 
     Attributes
@@ -50,7 +49,8 @@ class RegionDiagram(Archived):
     >>> from dmft.literature import positional_semantic_risk
     >>> def measure(a, omega):
     ...     return landscape(positional_semantic_risk(a, omega))
-    >>> from dmft.analysis.landscape import landscape
+    >>> from dmft.analysis.diagrams.phase_diagram import OnGrid, count_names
+    from dmft.analysis.landscape import landscape
     >>> region_diagram(measure, {"a": [0.8, 1.0], "omega": [0.5, 0.9]}).codes.tolist()
     [[0, 0], [6, 3]]
     """
@@ -74,38 +74,8 @@ class RegionDiagram(Archived):
     boundaries = None
 
     def _displayed(self) -> list[netcdf.Variable]:
-        grid = (self.y_name, self.x_name)
-        shown = {"region": np.array(self.names)[self.labels]}
-        shown |= {name: getattr(self, name) for name in GRIDS if name != "labels"}
-        axes = [(n, (n,), x) for n, x in ((self.x_name, self.x), (self.y_name, self.y))]
-        return [*((name, grid, values) for name, values in shown.items()), *axes]
-
-    def _coordinates(self) -> tuple[str, ...]:
-        return self.x_name, self.y_name
-
-    def _variables(self) -> list[netcdf.Variable]:
-        grids = [(name, ("y", "x"), getattr(self, name)) for name in GRIDS]
-        return [("x", ("x",), self.x), ("y", ("y",), self.y), *grids]
-
-    def _quantities(self) -> Mapping[str, str]:
-        return {"x": self.x_name, "y": self.y_name}
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "x_name": self.x_name,
-            "y_name": self.y_name,
-            "names": list(self.names),
-            "provenance": dict(self.provenance),
-        }
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Restore the diagram from the contents of its file."""
-        whole = {name: arrays[name].astype(np.int64) for name in ("codes", "labels", "number")}
-        return cls(
-            record["x_name"], record["y_name"], names=tuple(record["names"]),
-            provenance=record["provenance"], **{**arrays, **whole},
-        )  # fmt: skip
+        names = np.array(self.names)[self.labels]
+        return [*super()._displayed(), ("region", (self.y_name, self.x_name), names)]
 
     def count(self) -> dict[str, int]:
         """Count the points of each region that occurs.
@@ -122,8 +92,7 @@ class RegionDiagram(Archived):
         >>> positional_semantic_diagram(np.array([0.8, 1.0]), np.array([0.5])).count()
         {'semantic': 2}
         """
-        found, numbers = np.unique(self.labels, return_counts=True)
-        return {self.names[i]: int(n) for i, n in zip(found, numbers, strict=True)}
+        return count_names(np.array(self.names)[self.labels])
 
     def __repr__(self) -> str:
         axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"

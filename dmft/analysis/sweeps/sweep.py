@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from dmft.analysis.diagrams.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.sweeps.points import Points
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.record import Archived
+from dmft.record import Archived, variable_key
 
 MISSING = STATUSES.index(Status.INTERRUPTED)
 
@@ -49,6 +49,7 @@ class Sweep(Archived):
     """
 
     KIND = "dmft sweep"
+    PARTS = (Points,)
 
     points: Points
     values: Mapping[str, NDArray[np.float64]]
@@ -139,57 +140,20 @@ class Sweep(Archived):
         )  # fmt: skip
 
     def _displayed(self) -> list[netcdf.Variable]:
-        points = self.points
-        dims = points.names if points.is_grid else ("point",)
-        fields = {**self.values, "status": self.status, "horizon": self.horizon}
-        rows = [(name, dims, values) for name, values in fields.items()]
-        columns = zip(points.names, points.columns, strict=True)
-        return [*rows, *((n, (n,) if points.is_grid else dims, column) for n, column in columns)]
+        dims = self.points.names if self.points.is_grid else ("point",)
+        return [*super()._displayed(), ("status", dims, self.status)]
 
     def _coordinates(self) -> tuple[str, ...]:
         return self.points.names
 
-    def _variables(self) -> list[netcdf.Variable]:
-        points = self.points
-        dims = tuple(f"axis_{i}" for i in range(len(points.shape)))
-        rows: list[netcdf.Variable] = [
-            (f"parameter_{i}", (dims[i] if points.is_grid else dims[0],), column)
-            for i, column in enumerate(points.columns)
-        ]
-        rows += [(f"values_{i}", dims, v) for i, v in enumerate(self.values.values())]
-        return [*rows, ("status", dims, self.codes), ("horizon", dims, self.horizon)]
+    def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
+        if field == "points" and self.points.is_grid:
+            return (f"axis_{name}",)
+        return tuple(f"axis_{i}" for i in range(values.ndim))
 
     def _quantities(self) -> Mapping[str, str]:
-        names = {f"parameter_{i}": name for i, name in enumerate(self.points.names)}
-        return names | {f"values_{i}": name for i, name in enumerate(self.values)}
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "names": list(self.points.names),
-            "shape": list(self.points.shape),
-            "is_grid": self.points.is_grid,
-            "quantities": list(self.values),
-            "statuses": [str(s) for s in STATUSES],
-            "messages": [[n, text] for n, text in self.messages.items()],
-            "computed": self.computed,
-            "torn": self.torn,
-            "provenance": dict(self.provenance),
-        }
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Restore the sweep from the contents of its file."""
-        names = tuple(record["names"])
-        columns = tuple(arrays[f"parameter_{i}"] for i in range(len(names)))
-        known = [str(s) for s in STATUSES]
-        codes = np.array([known.index(name) for name in record["statuses"]], dtype=np.uint8)
-        return cls(
-            Points(names, tuple(record["shape"]), columns, record["is_grid"]),
-            {n: arrays[f"values_{i}"] for i, n in enumerate(record["quantities"])},
-            codes[arrays["status"].astype(np.int64)],
-            arrays["horizon"],
-            {int(n): text for n, text in record["messages"]},
-            record["computed"],
-            record["torn"],
-            record["provenance"],
-        )
+        names = dict(enumerate(self.points.names))
+        axes = {f"axis_{i}": n for i, n in names.items()} if self.points.is_grid else {}
+        columns = {f"points_columns_{i}": name for i, name in names.items()}
+        values = {f"values_{variable_key(n, i)}": n for i, n in enumerate(self.values)}
+        return {"axis_0": "point", **axes, **columns, **values}

@@ -12,17 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import Status
-from dmft.solvers.solution import Solution, Values, constant_variables, outcome_of, start_of
+from dmft.solvers.solution import Solution, Values, start_of
 
 # An error passes the signal beyond this share of it.
 SIGNAL = 0.5
@@ -46,6 +45,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "train_loss": ("step",),
     "risk": ("t",),
     "error_rate": ("t",),
+    "t": ("t",),
 }
 
 
@@ -108,6 +108,11 @@ class DescentRun(Solution):
     constants: Mapping[str, Array] = field(default_factory=dict)
 
     KIND = "dmft descent"
+    AXES = AXES
+    NAMES: ClassVar[Mapping[str, str]] = {**Solution.NAMES, "arrays": "{}", "error": "{}_error"}
+
+    def _axes(self, field: str, name: str, values: Array) -> tuple[str, ...]:
+        return () if field == "constants" else super()._axes(field, name, values)
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return self.arrays, self.constants
@@ -129,28 +134,6 @@ class DescentRun(Solution):
         used = float(self.parameters["samples_per_dim"]) * dim
         fresh = bool(self.provenance.get("fresh", False))
         return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "arrays": list(self.arrays),
-            "errors": list(self.error),
-            "constants": list(self.constants),
-        }
-
-    def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
-        rows += [(name, AXES[name], values) for name, values in self.arrays.items()]
-        rows += [(f"{name}_error", AXES[name], values) for name, values in self.error.items()]
-        return rows + constant_variables(self.constants)
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
-        """Restore the run from the contents of its file."""
-        return cls(
-            arrays=Values({name: arrays[name] for name in record["arrays"]}),
-            error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
-            **outcome_of(record, arrays),
-        )
 
 
 def unknown(run: DescentRun, name: str) -> NDArray[np.bool_]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.solution import Solution, Values, outcome_of
+from dmft.solvers.solution import Solution, Values
 
 # Axes of each array; that of the populations comes last where there are several.
 AXES: dict[str, tuple[str, ...]] = {
     "mean": ("t",), "corr": ("t", "t_2"), "output_mean": ("t",), "output_corr": ("t", "t_2"),
-    "resp": ("t", "t_2"), "multiplier": ("t",),
+    "resp": ("t", "t_2"), "multiplier": ("t",), "t": ("t",), "paths": ("sweep", "t", "path"),
 }  # fmt: skip
 
 
@@ -71,6 +70,7 @@ class NetworkRun(Solution):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     KIND = "dmft random network"
+    NAMES: ClassVar[Mapping[str, str]] = {"arrays": "{}", "error": "{}_error"}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return (self.arrays,)
@@ -85,28 +85,5 @@ class NetworkRun(Solution):
         """
         raise BadParameter("a run with memory cannot be continued: solve again to a larger t_max")
 
-    def _axes(self, name: str) -> tuple[str, ...]:
-        extra = self.arrays[name].ndim - len(AXES[name])
-        return (*AXES[name], *(("population",) if extra else ()))
-
-    def _content(self) -> dict[str, Any]:
-        return {"arrays": list(self.arrays), "kept": self.paths is not None}
-
-    def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
-        for name in self.arrays:
-            axes = self._axes(name)
-            rows += [(name, axes, self.arrays[name]), (f"{name}_error", axes, self.error[name])]
-        if self.paths is not None:
-            rows.append(("paths", ("sweep", "t", "path"), self.paths))
-        return rows
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> NetworkRun:
-        """Restore the run from the contents of its file."""
-        return cls(
-            arrays=Values({name: arrays[name] for name in record["arrays"]}),
-            error=Values({name: arrays[f"{name}_error"] for name in record["arrays"]}),
-            **outcome_of(record, arrays),
-            paths=arrays["paths"] if record["kept"] else None,
-        )
+    def _axes(self, field: str, name: str, values: Array) -> tuple[str, ...]:
+        return (*AXES[name], "population")[: values.ndim]

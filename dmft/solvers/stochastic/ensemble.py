@@ -17,7 +17,7 @@ from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import COUNTED, Averages, Values
-from dmft.solvers.trajectory import block_of, dimensions, plain_block
+from dmft.solvers.trajectory import dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +207,7 @@ class PathEnsemble(Averages):
     KIND = "dmft paths"
     SINGLE, OVER = "path", "path"
     KEPT_BY = "solve with keep_paths=True"
+    PARTS = (Values, Block, PassageTimes)
 
     @property
     def counted(self) -> int:
@@ -217,39 +218,18 @@ class PathEnsemble(Averages):
     def _state(self) -> tuple[str, ...]:
         return tuple(block.name for block in self.layout)
 
-    def _axes(self, name: str) -> tuple[str, ...]:
+    def _axes_of(self, name: str, count: int) -> tuple[str, ...]:
         return ("t", *{block.name: dimensions(block) for block in self.layout}.get(name, ()))
 
     def _shown(self) -> str:
         return f"{len(self.path_status)} paths, {super()._shown()}"
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            **super()._content(),
-            "events": list(self.first_passage),
-            "layout": [plain_block(b) for b in self.layout],
-            "widths": dict(self.widths),
-        }
-
-    def _variables(self) -> list[netcdf.Variable]:
+    def _displayed(self) -> list[netcdf.Variable]:
         """Variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
-        rows = super()._variables()
+        rows = [row for row in super()._displayed() if not row[0].startswith("first_passage_")]
         if self.first_passage:
-            times = np.stack([passage.times for passage in self.first_passage.values()])
+            passages = [*self.first_passage.values()]
+            times = np.stack([passage.times for passage in passages])
             rows.append(("first_passage", ("event", "path"), times))
-            horizon = next(iter(self.first_passage.values())).horizon
-            rows.append(("watched_until", ("path",), horizon))
+            rows.append(("watched_until", ("path",), passages[0].horizon))
         return rows
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
-        """Restore the ensemble from the contents of its file."""
-        return cls(
-            **cls._averages_of(record, arrays),
-            first_passage={
-                name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])
-                for e, name in enumerate(record["events"])
-            },
-            layout=tuple(block_of(b) for b in record["layout"]),
-            widths=record["widths"],
-        )

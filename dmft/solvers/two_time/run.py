@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.solution import Solution, Values, outcome_of
+from dmft.solvers.solution import Solution, Values
+
+if TYPE_CHECKING:
+    from dmft import netcdf
 
 # Points of the local polynomials, as in the thinning.
 STENCIL = 6
@@ -79,6 +81,9 @@ class TwoTimeRun(Solution):
 
     KIND = "dmft two-time run"
     COORDINATES = ("t", "saved")
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "signals": "{}", "pairs": "pair_{}", "error": "{}_error",
+    }  # fmt: skip
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return (self.signals,)
@@ -235,46 +240,14 @@ class TwoTimeRun(Solution):
         return number
 
     def _displayed(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t), ("saved", ("saved",), self.saved)]
-        rows += [(n, ("t",), values) for n, values in self.signals.items()]
-        rows += [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
-        rows += [(f"{n}_error", self._axis(n), values) for n, values in self.error.items()]
-        return rows
+        tables = [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
+        kept = (row for row in super()._displayed() if row[0] not in ("offsets", "s"))
+        return [*(row for row in kept if not row[0].startswith("pair_")), *tables]
 
-    def _variables(self) -> list[netcdf.Variable]:
-        rows: list[netcdf.Variable] = [
-            ("t", ("t",), self.t), ("saved", ("saved",), self.saved),
-            ("offsets", ("edge",), self.offsets), ("s", ("entry",), self.s),
-        ]  # fmt: skip
-        rows += [(f"signal_{n}", ("t",), values) for n, values in self.signals.items()]
-        rows += [(f"pair_{n}", ("entry",), values) for n, values in self.pairs.items()]
-        rows += [(f"error_{n}", self._axis(n), values) for n, values in self.error.items()]
-        return rows
-
-    def _axis(self, name: str) -> tuple[str, ...]:
-        return ("saved",) if name in self.pairs else ("t",)
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "signals": list(self.signals),
-            "pairs": list(self.pairs),
-            "errors": list(self.error),
-            "causal": list(self.causal),
-        }
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
-        """Restore the run from the contents of its file."""
-        return cls(
-            saved=arrays["saved"],
-            signals=Values({n: arrays[f"signal_{n}"] for n in record["signals"]}),
-            offsets=arrays["offsets"],
-            s=arrays["s"],
-            pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
-            error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
-            causal=tuple(record["causal"]),
-            **outcome_of(record, arrays),
-        )
+    def _axes(self, field: str, name: str, values: Array) -> tuple[str, ...]:
+        saved = name == "saved" or (field == "error" and name in self.pairs)
+        own = {"s": "entry", "pairs": "entry", "offsets": "edge"}.get(field, "t")
+        return ("saved",) if saved else (own,)
 
 
 def interpolate(s: Array, values: Array, at: Array) -> Array:

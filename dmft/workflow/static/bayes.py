@@ -16,7 +16,7 @@ from dmft.gaussian.channels.curve import ZERO, Curve, Root
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
-from dmft.record import Record
+from dmft.record import Archived, Record
 from dmft.validation import checked, is_array, is_number, shown
 from dmft.workflow.static import continuation, numbers
 from dmft.workflow.static import several_fields as fields
@@ -55,7 +55,7 @@ class FixedPointBranch(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class BayesOptimal(numbers.StaticLimit):
+class BayesOptimal(Archived):
     r"""Bayes-optimal estimation of a teacher from n = samples_per_dim * d labels, as d -> infinity.
 
     Attributes
@@ -303,7 +303,7 @@ def _clean(channel: Channel) -> Channel:
 
 
 @dataclass(frozen=True, eq=False)
-class StateEvolution(numbers.StaticLimit):
+class StateEvolution(Archived):
     """Overlap of the estimate of AMP after each iteration, as d -> infinity.
 
     Attributes

@@ -18,8 +18,9 @@ from dmft.model import FIELD, Model
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
 from dmft.names import Status
+from dmft.record import Archived
 from dmft.validation import checked
-from dmft.workflow.static.numbers import StaticLimit, samples_of
+from dmft.workflow.static.numbers import samples_of
 from dmft.workflow.static.proximal import Proximal
 from dmft.workflow.static.replica import LEVELS, Equations, State, clean_nodes
 from dmft.workflow.static.ridge import Blocks, LabelMoments, OptimalRidge, squared_loss
@@ -35,7 +36,7 @@ MEASURES = ("test_loss", "risk", "error_rate")
 
 
 @dataclass(frozen=True, eq=False)
-class ERM(StaticLimit):
+class ERM(Archived):
     r"""Minimiser of sum_mu l(y_mu, h_mu) + ridge/2 |w|^2 as n = samples_per_dim d -> infinity.
 
     Attributes

@@ -18,10 +18,11 @@ from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.gaussian.channels.several import Several
 from dmft.model import Model, as_count
 from dmft.names import Status
+from dmft.record import Archived
 from dmft.simulation.message_passing import MessagePassingRun, near, normalised, pass_messages
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, is_number, shown
-from dmft.workflow.static.numbers import StaticLimit, check_gaussian, samples_of
+from dmft.workflow.static.numbers import check_gaussian, samples_of
 from dmft.workflow.static.several_fields import NUDGE, several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 
@@ -35,7 +36,7 @@ UNINFORMED = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class MessagePassing(StaticLimit):
+class MessagePassing(Archived):
     """Simulations of approximate message passing in finite dimension.
 
     Attributes

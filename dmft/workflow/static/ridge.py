@@ -15,7 +15,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.expectation import Gaussian
 from dmft.model.inputs.spectrum import Spectrum
-from dmft.workflow.static.numbers import StaticLimit
+from dmft.record import Archived
 
 # Logarithms of kappa are sought within this.
 FARTHEST = 700.0
@@ -162,7 +162,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, eq=False)
-class OptimalRidge(StaticLimit):
+class OptimalRidge(Archived):
     """Ridge with the smallest test loss. `float` returns its value.
 
     Attributes

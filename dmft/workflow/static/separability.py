@@ -12,8 +12,8 @@ from scipy.special import ndtr
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.model import Model
+from dmft.record import Archived
 from dmft.validation import checked
-from dmft.workflow.static.numbers import StaticLimit
 from dmft.workflow.static.replica import LabelNodes
 
 # Points of panels: the two results give the error.
@@ -25,7 +25,7 @@ FARTHEST = 1e3
 
 
 @dataclass(frozen=True, eq=False)
-class Separability(StaticLimit):
+class Separability(Archived):
     """Number of samples per dimension below which labels +1 and -1 are linearly separable.
 
     Attributes

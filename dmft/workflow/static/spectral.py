@@ -18,8 +18,9 @@ from dmft.gaussian.channels.panels import quiet
 from dmft.gaussian.nodes.kinks import break_points
 from dmft.model import Model
 from dmft.model.loss import LABEL
+from dmft.record import Archived
 from dmft.validation import checked, shown
-from dmft.workflow.static.numbers import StaticLimit, samples_of
+from dmft.workflow.static.numbers import samples_of
 
 # The optimal preprocessing is unbounded where E[h^2 | y] vanishes: eigenvectors do not feel more.
 FLOOR = -1e3
@@ -32,7 +33,7 @@ CLOSE, FAR = 1e-9, 1e9
 
 
 @dataclass(frozen=True, eq=False)
-class Spectral(StaticLimit):
+class Spectral(Archived):
     r"""Spectral estimate: leading eigenvector of sum_mu T(y_mu) x_mu x_mu^T/n as d -> infinity.
 
     Attributes

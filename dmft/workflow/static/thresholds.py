@@ -19,6 +19,7 @@ from dmft.gaussian.channels.several import Several
 from dmft.gaussian.closed.bivariate import normal_cdf
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
+from dmft.record import Archived
 from dmft.validation import checked
 from dmft.workflow.static.bayes import curve_of
 from dmft.workflow.static.continuation import Extreme, Lines
@@ -26,7 +27,6 @@ from dmft.workflow.static.numbers import (
     CLOSED,
     QMC,
     QUADRATURE,
-    StaticLimit,
     Threshold,
     check_gaussian,
     samples_of,
@@ -42,7 +42,7 @@ IMPOSSIBLE, HARD, EASY = "impossible", "hard", "easy"
 
 
 @dataclass(frozen=True, eq=False)
-class Thresholds(StaticLimit):
+class Thresholds(Archived):
     r"""Numbers of samples per dimension above which the teacher can be recovered.
 
     The overlap q of an estimate with the teacher is a fixed point of state evolution at alpha
@@ -96,7 +96,7 @@ class Thresholds(StaticLimit):
 
     KIND = "dmft thresholds"
     AXES: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("point",), "overlap": ("point",)}
-    PARTS: ClassVar[tuple[type, ...]] = (StaircaseStep,)
+    PARTS: ClassVar[tuple[type, ...]] = (StaircaseStep, Threshold)
 
     trivial: Array
     weak_recovery: Threshold
@@ -414,7 +414,7 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
 
 
 @dataclass(frozen=True, eq=False)
-class SampleComplexity(StaticLimit):
+class SampleComplexity(Archived):
     """Numbers of samples that algorithms need to learn a label.
 
     Attributes
@@ -442,6 +442,7 @@ class SampleComplexity(StaticLimit):
     """
 
     KIND = "dmft sample complexity"
+    PARTS = (Threshold,)
     one_pass: str
     reuse: str
     leap_exponent: float
