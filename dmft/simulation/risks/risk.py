@@ -33,8 +33,8 @@ VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
 FUNCTION = types.FunctionType(types.float64(types.float64, VECTOR))
 # nodes and weights of a fixed rule; kinks of student and teacher; [refinement]. For a multi-index
-# target z_1, ..., z_k and weight of every node stand in place of the teacher's kinks, and E g^2 is
-# the last entry.
+# target z_1, ..., z_k and weight of every node stand in place of the teacher's kinks; E g^2 follows
+# (NaN: it is that of each cluster), and a third entry says that the label takes their number.
 RULE = types.UniTuple(VECTOR, 5)
 RISK_SIGNATURE = types.float64(
     MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, MATRIX
@@ -193,30 +193,6 @@ def pair_mean(  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
-def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
-    """Population risk at one set of overlaps; the teacher's own term is included."""
-    p, k = M.shape
-    total = 0.0
-    for m in range(p + k):
-        c_m = -a[m] / p if m < p else a_star[m - p] / k
-        c_mm = Q[m, m] if m < p else P[m - p, m - p]
-        for n in range(m + 1):
-            c_n = -a[n] / p if n < p else a_star[n - p] / k
-            c_nn = Q[n, n] if n < p else P[n - p, n - p]
-            if m < p:
-                c_nm = Q[n, m]
-            elif n < p:
-                c_nm = M[n, m - p]
-            else:
-                c_nm = P[n - p, m - p]
-            mean = pair_mean(
-                n >= p, m >= p, c_nn, c_nm, c_mm, 0.0, 0.0, sigma, sigma_star, par, par_star, rule
-            )
-            total += (1.0 if m == n else 2.0) * c_m * c_n * mean
-    return 0.5 * total
-
-
 # Nothing is allocated: without counting references a call costs a third.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
@@ -322,33 +298,80 @@ def student_rule(q, mean, rule):  # type: ignore[no-untyped-def]
     return smooth_rule(max(q, 0.0), rule[4][0])
 
 
-@njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
-def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
-    """Population risk of a multi-index target at one set of overlaps."""
+@njit(nogil=True, cache=True, error_model="numpy")
+def target_terms(Q, M, P, a, mean, scale, sigma, target, par, par_star, rule):  # type: ignore[no-untyped-def]
+    """E g^2 - 2 E f g of a target of fields with means; its nodes are in the rule."""
     p, k = M.shape
-    students = (rule[0], rule[1], rule[2], rule[2], rule[4])
-    total = rule[4][1]
     star, centre, D, L = par_star.copy(), np.empty(k), np.empty((k, k)), np.empty((k, k))
+    total = rule[4][1]
+    if math.isnan(total):
+        semidefinite_root(scale * P, L)
+        total = target_mean(mean[p:], L, rule[3], 2, target, star)
     for j in range(p):
-        for i in range(j + 1):
-            mean = pair_mean(
-                False, False, Q[i, i], Q[i, j], Q[j, j], 0.0, 0.0, sigma, sigma, par, par, students
-            )
-            total += (1.0 if i == j else 2.0) * a[i] * a[j] / (p * p) * mean
-        length = math.sqrt(Q[j, j])
+        length = math.sqrt(scale * Q[j, j])
         for r in range(k):
             for s in range(k):
-                D[r, s] = P[r, s] - (M[j, r] * M[j, s] / Q[j, j] if length > 0.0 else 0.0)
+                along = M[j, r] * M[j, s] / Q[j, j] if length > 0.0 else 0.0
+                D[r, s] = scale * (P[r, s] - along)
         semidefinite_root(D, L)
-        nodes, weights = student_rule(Q[j, j], 0.0, rule)
+        nodes, weights = student_rule(scale * Q[j, j], mean[j], rule)
         cross = 0.0
         for n in range(nodes.size):
             for r in range(k):
-                centre[r] = M[j, r] / length * nodes[n] if length > 0.0 else 0.0
-            mean = target_mean(centre, L, rule[3], 1, target, star)
-            cross += weights[n] * sigma(length * nodes[n], par) * mean
+                along = scale * M[j, r] / length * nodes[n] if length > 0.0 else 0.0
+                centre[r] = mean[p + r] + along
+            value = target_mean(centre, L, rule[3], 1, target, star)
+            cross += weights[n] * sigma(mean[j] + length * nodes[n], par) * value
         total -= 2.0 * a[j] / p * cross
-    return 0.5 * total
+    return total
+
+
+@njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
+def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
+    """Population risk at one set of overlaps; the teacher's own term is included.
+
+    Over inputs from clusters it is the sum over their laws; rows of clusters may end with the means
+    of the fields and their covariance.
+    """
+    p, k = M.shape
+    has_fields, by_cluster = rule[4].size > 1, rule[4].size > 2
+    count = p if has_fields else p + k
+    c, cov, mean = np.empty(p + k), np.empty((p + k, p + k)), np.zeros(p + k)
+    for m in range(p + k):
+        c[m] = -a[m] / p if m < p else a_star[min(m - p, a_star.size - 1)] / k
+        for n in range(m + 1):
+            cov[m, n] = Q[m, n] if m < p else M[n, m - p] if n < p else P[m - p, n - p]
+            cov[n, m] = cov[m, n]
+    risk, star, before = 0.0, par_star.copy(), 0.0
+    for number in range(max(clusters.shape[0], 1)):
+        scale, through = 1.0, 1.0
+        if clusters.shape[0] > 0:
+            scale, through = clusters[number, 1] * clusters[number, 1], clusters[number, 0]
+            own = clusters.shape[1] > 2 + k
+            for m in range(p + k):
+                mean[m] = clusters[number, 2 + k + m] if own else 0.0
+                for n in range(p + k if own else 0):
+                    cov[m, n] = clusters[number, 2 + k + (1 + m) * (p + k) + n]
+                for r in range(0 if own else k):
+                    mean[m] += cov[m, p + r] * clusters[number, 2 + r]
+        total = 0.0
+        for m in range(count):
+            for n in range(m + 1):
+                both = pair_mean(
+                    n >= p, m >= p, scale * cov[n, n], scale * cov[n, m], scale * cov[m, m],
+                    mean[n], mean[m], sigma, sigma_star, par, par_star, rule,
+                )  # fmt: skip
+                total += (1.0 if m == n else 2.0) * c[m] * c[n] * both
+        if has_fields:
+            if by_cluster:
+                star[k - 1] = number
+            total += target_terms(
+                cov[:p, :p].copy(), cov[:p, p:].copy(), cov[p:, p:].copy(), a, mean, scale, sigma,
+                sigma_star, par, star, rule,
+            )  # fmt: skip
+        risk += 0.5 * (through - before) * total
+        before = through
+    return risk
 
 
 def choose_rule(student: Activation, teacher: Activation, refinement: float = 1.0) -> Rule:

@@ -9,7 +9,6 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risks.clustered_risk import clustered_risk_at
 from dmft.simulation.risks.measures import normal_nodes
 from dmft.simulation.risks.risk import (
     KINKED,
@@ -19,7 +18,6 @@ from dmft.simulation.risks.risk import (
     find_kinks,
     polynomial_risk_at,
     risk_at,
-    target_risk_at,
     target_square,
 )
 
@@ -35,13 +33,10 @@ FINER = 0.25
 
 def risk_function(experiment: Experiment) -> Function:
     """Compiled risk for this kind of teacher."""
-    student, teacher = experiment.student, experiment.teacher
-    if experiment.inputs is not None:
-        return clustered_risk_at
-    function: Function = target_risk_at if teacher.fields else risk_at
-    if not teacher.fields and student.degree is not None and teacher.degree is not None:
-        function = polynomial_risk_at
-    return function
+    clustered, student, teacher = experiment.inputs, experiment.student, experiment.teacher
+    powers = None not in (student.degree, teacher.degree)
+    plain = clustered is None and not teacher.fields
+    return polynomial_risk_at if plain and powers else risk_at
 
 
 def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
@@ -61,7 +56,6 @@ def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
     if not target.fields:
         return nodes, weights, kinks, find_kinks(target), np.array([refinement])
     if experiment.inputs is not None:
-        # E g^2 is that of each cluster; a third entry says that the label takes its number.
         settings = np.array([refinement, np.nan, *([1.0] if experiment.by_cluster else [])])
         return nodes, weights, kinks, _packed(experiment, 2, refinement), settings
     P = np.ascontiguousarray(P)
