@@ -528,13 +528,18 @@ class Equations(Short, System):
         return self.latex(width=NOTEBOOK).split("\n", 1)[1]
 
     def __str__(self) -> str:
-        from dmft.equations.views.text import equations_text
+        from dmft.typeset.plain import TERMINAL, plain_text
 
-        more = self.noise.text(self.definitions) if self.noise else []
-        more += [f"  {self.space.networks}"] if self.is_written_out else []
-        text = equations_text(self.model, self.definitions, self.kind, self.time_unit, more)
-        closure = self.space.closure_text(self.definitions)
-        return f"{text}\n  {closure}" if closure else text
+        unit = self.time_unit.replace("learning_rate", "γ").replace("gamma", "γ")
+        unit = unit.replace("-> infinity", "→ ∞")
+        body = plain_text(self.latex(width=TERMINAL, kernels="none"))
+        lines = [f"Equations of motion ({self.kind}); {unit}", body]
+        lines += self.noise.text() if self.noise else []
+        inputs = getattr(self.model, "inputs", None)
+        lines += [f"Inputs: {inputs}"] if inputs is not None else []
+        if self.is_written_out and "Outputs of student" not in body:
+            lines.append(self.space.networks)
+        return "\n".join(lines)
 
 
 def _fields(start: Any) -> int:

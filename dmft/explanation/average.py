@@ -5,16 +5,15 @@ how their numbers and functions are printed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import sympy as sp
 from mpmath.libmp import prec_to_dps
 from sympy.functions.special.polynomials import hermite_prob
 from sympy.printing.latex import LatexPrinter
-from sympy.printing.precedence import PRECEDENCE
-from sympy.printing.str import StrPrinter
 
 from dmft.explanation.print_forms import rewritten, written
+from dmft.typeset.plain import plain
 
 # Significant digits of decimals in statements.
 DIGITS = 6
@@ -167,47 +166,16 @@ def reduced(expr: sp.Expr) -> sp.Expr:
     if not isinstance(expr, sp.Expr) or isinstance(expr, Average) or sp.count_ops(expr) > SHORT:
         return expr
     apart = {e: sp.Dummy(real=True) for e in expr.atoms(Average, sp.Integral, FieldHermite)}
-    plain = expr.xreplace(apart)
-    if not any(p.exp.is_negative for p in plain.atoms(sp.Pow)):
+    bare = expr.xreplace(apart)
+    if not any(p.exp.is_negative for p in bare.atoms(sp.Pow)):
         return expr
     back = {d: reduced(e) for e, d in apart.items()}
-    return written(rewritten(plain)).xreplace(back)
+    return written(rewritten(bare)).xreplace(back)
 
 
-class PlainStatements(ShortDecimals, StrPrinter):
-    """A statement as text, without names of Python."""
-
-    _default_settings: ClassVar[dict[str, Any]] = StrPrinter._default_settings | {
-        "full_prec": False
-    }
-
-    def _print_Max(self, expr: sp.Max | sp.Min) -> str:
-        return f"{type(expr).__name__.lower()}({self.stringify(expr.args, ', ')})"
-
-    _print_Min = _print_Max
-
-    def _print_Derivative(self, expr: sp.Derivative) -> str:
-        return f"d{self._print(expr.expr)}/d{self._print(expr.variables[0])}"
-
-    def _print_Abs(self, expr: sp.Abs) -> str:
-        return f"|{self._print(expr.args[0])}|"
-
-    def _print_DiracDelta(self, expr: sp.DiracDelta) -> str:
-        primes = "'" * int(expr.args[1]) if len(expr.args) > 1 else ""
-        return f"delta{primes}({self._print(expr.args[0])})"
-
-    def _print_Integral(self, expr: sp.Integral) -> str:
-        signs = "".join(
-            f"∫_{self._print(a)}^{self._print(b)} d{self._print(s)} " for s, a, b in expr.limits
-        )
-        inside = self._print(expr.function)
-        return f"({signs}[{inside}])" if expr.function.is_Add else f"({signs}{inside})"
-
-    def _print_Function(self, expr: Any) -> str:
-        if not hasattr(expr, "formula"):
-            return str(super()._print_Function(expr))
-        return str(self.parenthesize(expr.formula(), PRECEDENCE["Pow"], strict=True))
-
-
-statement_text = PlainStatements().doprint
 statement_latex = LatexStatements({"inv_trig_style": "full"}).doprint
+
+
+def statement_text(expr: sp.Expr) -> str:
+    """A statement for a terminal."""
+    return plain(statement_latex(expr))

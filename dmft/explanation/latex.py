@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import sympy as sp
 
@@ -165,7 +166,7 @@ class Page:
 
     def paragraph(self, number: str, run: Sequence[Step]) -> Iterator[str]:
         """Heading, what is said of the rules, statements, and notes."""
-        names = list(dict.fromkeys(step.rule for step in run))
+        names = list(dict.fromkeys(rule for step in run for rule in step.rules))
         rows = list(self.rows(run))
         if not any(rows):
             return
@@ -228,7 +229,7 @@ class Page:
                 continue
             before, after = (e.xreplace(self.zeros) for e in (step.before, step.after))
             main = step.depth == begin and (begin == 0 or tail in (None, before) or ends(step))
-            if step.after == 0 and not (main and tail is not None):
+            if 0 in (before, after) and not (main and tail is not None):
                 continue
             if before == after or (main and after == tail) or _is_known(step, run):
                 continue
@@ -292,9 +293,11 @@ def ends(step: Step) -> bool:
 
 
 def _rules(numbers: Sequence[int]) -> str:
-    """Rules by their numbers, in a heading."""
-    *first, last = map(str, numbers)
-    return f"Rules {', '.join(first)} and {last}"
+    """Rules by their numbers, in a heading: Rules 2, 3 and 5--8."""
+    places = {n: n - place for place, n in enumerate(numbers)}
+    runs = [[*run] for _, run in groupby(numbers, key=places.__getitem__)]
+    *first, last = (f"{r[0]}--{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+    return f"Rules {', '.join(first)} and {last}" if first else f"Rules {last}"
 
 
 def _law(name: str, law: Average, show: Printer, width: float) -> Iterator[str]:

@@ -18,11 +18,12 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.errors import UnprovenStep
-from dmft.explanation.average import Average, statement_latex, statement_text
+from dmft.explanation.average import Average, statement_latex
 from dmft.explanation.both_sides import Numbers, number
 from dmft.explanation.diagrams import Diagram
 from dmft.explanation.rules import RULES, Rule
 from dmft.record import Brief
+from dmft.typeset.plain import in_words, plain
 
 Printer = Callable[[sp.Expr], str]
 # Both sides, and what they may differ by, at one of the two cases.
@@ -42,8 +43,12 @@ class Meaning:
 
     names: tuple[str, ...]
     latex: str
-    plain: str
     declared: bool = False
+
+    @property
+    def plain(self) -> str:
+        """The sentence for a terminal."""
+        return in_words(self.latex)
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,9 @@ class Step(Brief):
     `depth` is 0 for the line of the argument, 1 for what proves a line of it, and so on; `source`
     is where it is derived, `note` what is particular to this step (diagrams that survive, a claim),
     `bound` what `after` leaves out at most. `laws` and `where` are laws and abbreviations that it
-    names; `check` (2, 2) has the values before and after at two random covariances, which `judge`
-    computes with their tolerance where the sides are no averages.
+    names, `rules` those of the steps that one line replaces; `check` (2, 2) has the values before
+    and after at two random covariances, which `judge` computes with their tolerance where the sides
+    are no averages.
     """
 
     rule: str
@@ -68,16 +74,25 @@ class Step(Brief):
     where: tuple[tuple[sp.Expr, sp.Expr], ...] = ()
     diagrams: tuple[Diagram, ...] = ()
     check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
+    rules: tuple[str, ...] = ()
     judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
     show: Printer = field(default_factory=lambda: statement_latex, repr=False, compare=False)
-    tell: Printer = field(default_factory=lambda: statement_text, repr=False, compare=False)
     # Diagrams that are drawn one by one.
     MOST_DRAWN: ClassVar[int] = 12
+
+    def __post_init__(self) -> None:
+        """A step goes by its own rule."""
+        object.__setattr__(self, "rules", self.rules or (self.rule,))
 
     @property
     def title(self) -> str:
         """Name of the rule in words."""
-        return RULES[self.rule].title
+        return "Likewise" if self.is_folded else RULES[self.rule].title
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it replaces several steps, by rules that are used before."""
+        return len(self.rules) > 1
 
     @property
     def undrawn(self) -> str:
@@ -99,6 +114,11 @@ class Step(Brief):
     def latex(self) -> str:
         """The statement as LaTeX, without delimiters."""
         return f"{self.show(self.before)} {self.sign} {self.show(self.after)}"
+
+    @property
+    def tell(self) -> Printer:
+        """Function that converts expressions to text."""
+        return lambda expr: plain(self.show(expr))
 
     def __str__(self) -> str:
         sign = "=" if self.bound == 0 else "≈"
@@ -137,7 +157,11 @@ class Argument:
     notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
     appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
     show: Printer = field(default_factory=lambda: statement_latex, repr=False, compare=False)
-    tell: Printer = field(default_factory=lambda: statement_text, repr=False, compare=False)
+
+    @property
+    def tell(self) -> Printer:
+        """Function that converts expressions to text."""
+        return lambda expr: plain(self.show(expr))
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -203,7 +227,7 @@ def without_laws(steps: Iterable[Step], proven: set[str]) -> tuple[Step, ...]:
 
 def rules_of(explanations: Iterable[Argument]) -> dict[str, int]:
     """Numbers of the rules that explanations go by, in the order of their first use."""
-    found = dict.fromkeys(step.rule for one in explanations for step in one.steps)
+    found = dict.fromkeys(r for one in explanations for step in one.steps for r in step.rules)
     return {rule: number for number, rule in enumerate(found, start=1)}
 
 
@@ -220,7 +244,7 @@ def numbered(explanation: Argument) -> Iterator[tuple[str, Step]]:
 def paragraphs(explanation: Argument) -> Iterator[Paragraph]:
     """Paragraphs in their order."""
     said: set[str] = set()
-    for _, run in groupby(numbered(explanation), key=lambda y: (y[1].rule, y[1].depth)):
+    for _, run in groupby(numbered(explanation), key=lambda y: (y[1].title, y[1].depth)):
         numbers, steps = zip(*run, strict=True)
         number, rule = numbers[0], steps[0].rule
         number += f"–{numbers[-1]}" if len(steps) > 1 else ""

@@ -113,8 +113,21 @@ def rewritten(expr: sp.Expr) -> sp.Expr:
 
 
 def _unshifted(expr: sp.Expr) -> sp.Expr:
-    """(1 + C) - 1 is C."""
-    return expr.xreplace({s - 1: s.variance for s in expr.atoms(OneMore)})
+    """(1 + C) - 1 is C, and (1 + C) (1 + D) - (1 + C) is (1 + C) D, where that is shorter."""
+    expr = expr.xreplace({s - 1: s.variance for s in expr.atoms(OneMore)})
+    sums = (y for y in expr.atoms(sp.Add) if y.atoms(OneMore) and y.is_polynomial())
+
+    def length(poly: sp.Expr) -> tuple[int, int]:
+        return sp.count_ops(poly), len(poly.atoms(OneMore))
+
+    return expr.xreplace({y: min(_half_shifted(y), key=length) for y in sums})
+
+
+def _half_shifted(poly: sp.Expr) -> Iterator[sp.Expr]:
+    """A polynomial as it is, and with 1 + C as a sum for one of the variances."""
+    yield poly
+    for one in sorted(poly.atoms(OneMore), key=str):
+        yield sp.expand(poly.xreplace({one: one.variance + 1}))
 
 
 def _shifted(expr: sp.Expr, every: bool = False) -> sp.Expr:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dmft.typeset.plain import plain
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -17,9 +19,13 @@ class Rule:
 
     title: str
     text: str
-    plain: str = ""
     formula: str = ""
     source: str = ""
+
+    @property
+    def plain(self) -> str:
+        """The identity as text."""
+        return plain(self.formula)
 
 
 RULES: dict[str, Rule] = {
@@ -31,20 +37,17 @@ RULES: dict[str, Rule] = {
         "Kinks as signs",
         "A function with a kink is written with signs. Both agree except at the zeros, which have "
         "probability zero.",
-        "|u| = u sign(u), max(0, u) = (u + u sign(u))/2",
         r"|u| = u\,\mathrm{sign}(u),\ \max(0, u) = (u + u\,\mathrm{sign}(u))/2",
         "theory/one_pass A.3",
     ),
     "combination": Rule(
         "Law of a linear combination",
         "A linear combination of jointly Gaussian fields is Gaussian.",
-        "Var(a.x) = a.C.a",
         r"\mathrm{Var}(a \cdot x) = a^\top C a",
     ),
     "hermite": Rule(
         "Hermite polynomials of each field",
         "Powers of each centred field are expanded in Hermite polynomials for its variance.",
-        "He_n(x; v) = v^(n/2) He_n(x/sqrt(v))",
         r"\mathrm{He}_n(x; v) = v^{n/2}\,\mathrm{He}_n(x/\sqrt{v})",
         "theory/one_pass A.4",
     ),
@@ -52,7 +55,6 @@ RULES: dict[str, Rule] = {
         "Orthogonality of linked diagrams",
         "The average of a product of Hermite polynomials is the sum over all ways to link the "
         "legs of each field to legs of other fields.",
-        "E[prod He_n_i] = sum prod n_i! prod C_ij^k_ij/k_ij!, n_i = sum_j k_ij",
         r"\mathbb{E}\prod_i \mathrm{He}_{n_i} = \sum_k \prod_i n_i! \prod_{i<j} "
         r"C_{ij}^{k_{ij}}/k_{ij}!,\ n_i = \sum_j k_{ij}",
         "theory/one_pass A.4",
@@ -61,7 +63,6 @@ RULES: dict[str, Rule] = {
         "Gaussian factor: tilt the law",
         "Multiplying by a Gaussian factor changes the law and adds a constant factor. The "
         "covariance is reduced by a product of the covariances with the field q of the factor.",
-        "E[exp(-b q^2/2) F] = E_T[F]/sqrt(1 + b C_qq), T_xy = C_xy - b C_xq C_qy/(1 + b C_qq)",
         r"\mathbb{E}[e^{-bq^2/2}F] = (1+bC_{qq})^{-1/2}\,\mathbb{E}_T[F],\ "
         r"T_{xy} = C_{xy} - bC_{xq}C_{qy}/(1+bC_{qq})",
         "theory/one_pass A.1",
@@ -69,7 +70,6 @@ RULES: dict[str, Rule] = {
     "condition": Rule(
         "Dirac factor: condition the law",
         "A Dirac factor is the density of its field times the average given that field.",
-        "E[delta(q - t) F] = p_q(t) E[F | q = t]",
         r"\mathbb{E}[\delta(q - t) F] = p_q(t)\,\mathbb{E}[F \mid q = t]",
         "theory/one_pass A.3",
     ),
@@ -78,7 +78,6 @@ RULES: dict[str, Rule] = {
         "A field as a factor is replaced by derivatives with respect to all fields. The "
         "derivative of an error function is a Gaussian factor, which is removed by tilting. The "
         "derivative of a sign is a Dirac factor, which is removed by conditioning.",
-        "E[(x - m) F] = sum_y C_xy E[dF/dy]",
         r"\mathbb{E}[(x - m) F] = \sum_y C_{xy}\,\mathbb{E}[\partial_y F]",
         "theory/one_pass A.1, A.3",
     ),
@@ -86,7 +85,6 @@ RULES: dict[str, Rule] = {
     "two_jumps": Rule(
         "Two jumps of one field",
         "The product of two signs of one field is a sum of single signs.",
-        "sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t), s < t",
         r"\mathrm{sign}(x-s)\,\mathrm{sign}(x-t) = 1 - \mathrm{sign}(x-s) + "
         r"\mathrm{sign}(x-t),\ s < t",
     ),
@@ -98,7 +96,6 @@ RULES: dict[str, Rule] = {
     "smoothing": Rule(
         "Error function of one field",
         "The average of an error function of a Gaussian field is an error function of its mean.",
-        "E[erf(a x + c)] = erf((a m + c)/sqrt(1 + 2 a^2 C)), E[sign(x)] = erf(m/sqrt(2 C))",
         r"\mathbb{E}\,\mathrm{erf}(ax + c) = \mathrm{erf}\bigl((am+c)/\sqrt{1+2a^2C}\bigr),\ "
         r"\mathbb{E}\,\mathrm{sign}(x) = \mathrm{erf}\bigl(m/\sqrt{2C}\bigr)",
         "theory/one_pass A.6",
@@ -107,7 +104,6 @@ RULES: dict[str, Rule] = {
         "An error function is a sign with noise",
         "An error function is the average of a sign over independent Gaussian noise in its "
         "argument. The noise adds to the variance of the field.",
-        "erf(a x + c) = sign(a) E_n[sign(x + c/a + n)], Var n = 1/(2 a^2)",
         r"\mathrm{erf}(ax+c) = \mathrm{sign}(a)\,\mathbb{E}_n\,\mathrm{sign}(x + c/a + n),\ "
         r"\mathrm{Var}\,n = 1/(2a^2)",
         "theory/one_pass A.2",
@@ -115,14 +111,12 @@ RULES: dict[str, Rule] = {
     "probability": Rule(
         "Mean of a sign",
         "The mean of a sign is a difference of two probabilities.",
-        "E[sign(u)] = P(u > 0) - P(u < 0) = erf(m/sqrt(2 C))",
         r"\mathbb{E}\,\mathrm{sign}(u) = P(u>0) - P(u<0) = \mathrm{erf}\bigl(m/\sqrt{2C}\bigr)",
     ),
     "arcsine": Rule(
         "Arcsine law",
         "The average of the product of two signs of centred fields is an angle. Error functions "
         "are signs of fields with larger variances.",
-        "E[sign(x) sign(y)] = (2/pi) asin(C_xy/sqrt(C_xx C_yy))",
         r"\mathbb{E}[\mathrm{sign}(x)\,\mathrm{sign}(y)] = \frac{2}{\pi}\arcsin "
         r"\frac{C_{xy}}{\sqrt{C_{xx}C_{yy}}}",
         "theory/one_pass A.2; [saad_solla_1995]",
@@ -131,7 +125,6 @@ RULES: dict[str, Rule] = {
         "Two signs away from zero",
         "The average of the product of two signs, or error functions, of fields with means is "
         "given by the bivariate normal distribution function Phi_2 at the correlation rho.",
-        "4 Phi_2(h, k; rho) - erf(h/sqrt 2) - erf(k/sqrt 2) - 1",
         r"4\Phi_2(h, k; \rho) - \mathrm{erf}(h/\sqrt{2}) - \mathrm{erf}(k/\sqrt{2}) - 1,\quad "
         r"\Phi_2(h, k; \rho) = \mathbb{P}(x < h, y < k)",
         "theory/one_pass A.6",
@@ -145,7 +138,6 @@ RULES: dict[str, Rule] = {
         "Price's theorem, from independent fields",
         "The covariances between fields are scaled by tau from 0 to 1, and the derivative of the "
         "average with respect to tau is integrated.",
-        "d/dtau E_tau[prod f_i] = sum_{i<j} C_ij E_tau[f_i' f_j' prod_{k != i,j} f_k]",
         r"\frac{d}{d\tau}\mathbb{E}_\tau \prod_i f_i = \sum_{i<j} C_{ij}\,"
         r"\mathbb{E}_\tau\Bigl[f_i' f_j' \prod_{k \neq i,j} f_k\Bigr]",
         "theory/one_pass A.2",
@@ -166,7 +158,6 @@ RULES: dict[str, Rule] = {
         "Characteristic function",
         "sin, cos, sinh and cosh are sums of exponentials, which shift the mean by complex "
         "numbers.",
-        "E[exp(i s q)] = exp(i s m - s^2 C/2)",
         r"\mathbb{E}\,e^{isq} = e^{ism - s^2C/2}",
         "theory/one_pass A.1",
     ),
@@ -181,7 +172,6 @@ RULES: dict[str, Rule] = {
         "Series in the correlation",
         "Without a closed form, the average is a series in the Hermite coefficients of both "
         "functions, and the Cauchy-Schwarz inequality bounds its remainder.",
-        "E[f(x) g(y)] = sum_n rho^n c_n d_n/n!",
         r"\mathbb{E}[f(x) g(y)] = \sum_n \rho^n c_n d_n/n!",
         "theory/one_pass A.7",
     ),
@@ -198,7 +188,6 @@ RULES: dict[str, Rule] = {
         "Only the local fields matter",
         "An input enters a network only through its products with the weights. These local "
         "fields are jointly Gaussian, and their covariance is the matrix of overlaps.",
-        "h = Wx/sqrt(d), h* = W*x/sqrt(d), (h, h*) ~ N(0, Omega), Omega = [[Q, M], [M^T, P]]",
         r"h = Wx/\sqrt{d},\ h^* = W^*x/\sqrt{d},\ (h, h^*) \sim \mathcal{N}(0, \Omega),\ "
         r"\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}",
         "theory/one_pass A.0; [goldt_2019]",
@@ -218,8 +207,6 @@ RULES: dict[str, Rule] = {
         "A step at the learning rate gamma moves a row w_j along the input. The change of an "
         "overlap is the update times the other field, averaged over inputs, which enter through "
         "local fields only.",
-        "w_j <- w_j + gamma/(p n_b) sum psi_j x/sqrt(d): dM_jr/dt = E[psi_j h*_r], "
-        "dQ_jl/dt = E[psi_j h_l + psi_l h_j] + ...",
         r"w_j \leftarrow w_j + \tfrac{\gamma}{p n_b} \sum \psi_j x/\sqrt{d}:\ "
         r"\dot M_{jr} = \mathbb{E}[\psi_j h^*_r],\ \dot Q_{jl} = \mathbb{E}[\psi_j h_l + "
         r"\psi_l h_j] + \ldots",
@@ -229,7 +216,6 @@ RULES: dict[str, Rule] = {
         "Square of one step",
         "Two rows move along the same input, whose squared length is d to leading order. The "
         "product of their updates adds a term of the order of the learning rate to their overlap.",
-        "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
         "theory/one_pass B.2; [saad_solla_1995]",
     ),
@@ -239,7 +225,6 @@ RULES: dict[str, Rule] = {
         "overlap is the average of the update times the part of the other field that comes from "
         "this block. By Stein's identity this is a sum of derivatives of the update, with the "
         "overlaps G of the block times the variance c as coefficients.",
-        "E[psi h_e,i] = c_e sum_y G_iy,e E[dpsi/dy], h_e the part of h from block e",
         r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
         r"\mathbb{E}[\partial_y \psi]",
         "theory/structured_inputs (3), (6); theory/one_pass A.1",
@@ -248,7 +233,6 @@ RULES: dict[str, Rule] = {
         "Square of one step, in a block of the inputs",
         "Two rows move along the same input. The squared length of its part in a block is nu d, "
         "where nu is the variance of the block times its fraction of the coordinates.",
-        "dQ_e,jl/dt = ... + gamma/(p n_b) nu_e E[psi_j psi_l]",
         r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
         r"\mathbb{E}[\psi_j \psi_l]",
         "theory/structured_inputs (6); theory/one_pass B.2",
@@ -258,7 +242,6 @@ RULES: dict[str, Rule] = {
         "Different samples of a batch are independent. Their contribution to the overlaps of "
         "students is the inner product of the mean updates, which Stein's identity turns into a "
         "sum over fields.",
-        "dQ_jl = ... + gamma^2 (1 - 1/n_b)/(p d)^2 E[psi_j x].E[psi_l x]",
         r"\Delta Q_{jl} = \ldots + \tfrac{\gamma^2}{(p d)^2} \bigl(1 - \tfrac{1}{n_b}\bigr)\,"
         r"\mathbb{E}[\psi_j x] \cdot \mathbb{E}[\psi_l x]",
         "theory/one_pass B.1",
@@ -267,7 +250,6 @@ RULES: dict[str, Rule] = {
         "Linearity and Stein's identity",
         "The update is a sum of products of functions of single fields. An additional field is "
         "replaced by derivatives of these functions.",
-        "E[F lambda_i] = sum_y Omega_iy E[dF/dy]",
         r"\mathbb{E}[F \lambda_i] = \sum_y \Omega_{iy}\,\mathbb{E}[\partial_y F]",
         "theory/one_pass A.1",
     ),
@@ -279,7 +261,6 @@ RULES: dict[str, Rule] = {
         "After each step a row is divided by its length. At Q_jj = 1 the rate of an overlap is "
         "the rate without constraint minus half of the growth rate of the squared length times "
         "the overlap.",
-        "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q without constraint",
         r"\tfrac{d}{dt} M_{jr}/\sqrt{Q_{jj}} = \dot M_{jr} - M_{jr} \Phi_{jj}/2,\ "
         r"\Phi \text{ the rate of } Q \text{ without constraint}",
         "theory/one_pass C; [ben_arous_2021]",
@@ -290,8 +271,6 @@ RULES: dict[str, Rule] = {
         "A step moves a row by views of the inputs with the coefficients psi and by rows with the "
         "coefficients Phi. Overlaps change by averages of psi times the field of the other row, by "
         "rows that pull, and by the products of two steps along correlated noise.",
-        "dG_ji/dt = sum_a <psi_ja lambda^a_i> + sum_l <Phi_jl> G_li + (j <-> i) + (g/n_b) "
-        "sum_ab cov_ab <psi_ja psi_ib>, d theta/dt = <chi>",
         r"\dot G_{ji} = \sum_a \langle\psi_{ja}\lambda^a_i\rangle + \sum_l \langle\Phi_{jl}"
         r"\rangle G_{li} + (j \leftrightarrow i) + \tfrac{g}{n_b} \sum_{ab} C_{ab}"
         r"\langle\psi_{ja}\psi_{ib}\rangle,\ \dot\theta = \langle\chi\rangle",
@@ -307,7 +286,6 @@ RULES: dict[str, Rule] = {
         "Latents shift the means of fields",
         "A field is its Gaussian part plus the latents of its view times overlaps with the "
         "directions of the latents.",
-        "lambda_i = sum_r K_ir c_r + Gaussian, K = Omega (adds), Omega_iU Omega_UU^-1 (replaces)",
         r"\lambda_i = \sum_r K_{ir} c_r + \text{Gaussian},\ K = \Omega_{\cdot U} \text{ (adds)}, "
         r"\Omega_{\cdot U}\Omega_{UU}^{-1} \text{ (replaces)}",
         "theory/update_rules (2)",
@@ -316,7 +294,6 @@ RULES: dict[str, Rule] = {
         "Wick's theorem",
         "The average of a product of Gaussian variables is the sum over all ways to pair them, or "
         "to replace single ones by their means.",
-        "E[x y z] = m_x E[y z] + C_xy m_z + C_xz m_y",
         r"\mathbb{E}[x y z] = m_x \mathbb{E}[y z] + C_{xy} m_z + C_{xz} m_y",
         "theory/one_pass A.4",
     ),
@@ -325,7 +302,6 @@ RULES: dict[str, Rule] = {
         "Hermite coefficient at an overlap",
         "A field of overlap m with the target contributes its Hermite coefficient of order k times "
         "m to the power k. At small overlaps the smallest order dominates.",
-        "E[f(h) He_n(h')] = m^|n| E[f He_n]",
         r"\mathbb{E}[f(h)\,\mathrm{He}_n(h')] = m^{|n|}\,\mathbb{E}[f\,\mathrm{He}_n]",
         "theory/one_pass A.7, H; [ben_arous_2021]",
     ),
@@ -338,7 +314,6 @@ RULES: dict[str, Rule] = {
         "Only the token fields matter",
         "A token enters a network only through its products with the weights. The fields of "
         "different tokens are independent, and positions shift their means.",
-        "(h*_l, h_l) ~ N((0, e_l), [[1, m], [m, 1]])",
         r"(h^*_l, h_l) \sim \mathcal{N}\left((0, e_l), \begin{pmatrix} 1 & m \\ m & 1 "
         r"\end{pmatrix}\right)",
         "theory/sequence A; [arnaboldi_2025]",
@@ -354,7 +329,6 @@ RULES: dict[str, Rule] = {
         "Rates at the uninformative point",
         "If nothing has been learned, all fields are independent. Averages factorise into "
         "moments of single fields, and one small overlap enters through its powers.",
-        "M = 0 but for one overlap mu, Q = q I, P = I",
         r"M = 0 \text{ but for one overlap } \mu,\ Q = q I,\ P = I",
         "theory/one_pass D.4, F; [arnaboldi_2023_mediocrity]",
     ),
@@ -372,7 +346,6 @@ RULES: dict[str, Rule] = {
         "Time from u_0 to u_1",
         "The equation for one overlap, or for u = sum M_jr^2/p, is separable, and its integral is "
         "elementary.",
-        "t = int_{u_0}^{u_1} du/(du/dt)",
         r"t = \int_{u_0}^{u_1} du\,/\,\dot u",
         "theory/one_pass F; [arnaboldi_2023_mediocrity]",
     ),
@@ -381,7 +354,6 @@ RULES: dict[str, Rule] = {
         "First step on a batch",
         "Before the first step weights and samples are independent. The mean gradient over the "
         "samples is an average over the law of the local fields.",
-        "M^1 = (1 - eta ridge) M^0 - eta alpha E[g h*], g the gradient of the loss of a sample",
         r"M^1 = (1 - \eta\lambda) M^0 - \eta\alpha\,\mathbb{E}[g\,h^*],\ g = \partial_h \ell",
         "theory/batch_reuse A.1, B.1; [dandi_2024_reusing]",
     ),
@@ -389,7 +361,6 @@ RULES: dict[str, Rule] = {
     "linear_response": Rule(
         "One site more",
         "Site 0 changes the fields of the others by its small couplings; they respond linearly.",
-        "y_j = z_j + sum_k int r_jk J_k0 y_0 ds",
         r"y_j = z_j + \sum_k \int r_{jk} J_{k0}\, y_0\, ds",
         "[eissfeller_opper_1992]",
     ),
@@ -397,7 +368,6 @@ RULES: dict[str, Rule] = {
         "Average over new couplings",
         "The couplings of site 0 are independent of the network without it, whose averages over "
         "sites are averages over the process of one site.",
-        "N Var J_0j = sigma^2, N Cov(J_0j, J_j0) = gamma sigma^2",
         r"N\,\mathrm{Var}\,J_{0j} = \sigma^2,\ N\,\mathrm{Cov}(J_{0j}, J_{j0}) = \gamma\sigma^2",
         "[sompolinsky_1988]",
     ),

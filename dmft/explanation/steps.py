@@ -14,12 +14,13 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.explanation.average import Average, statement_latex, statement_text
+from dmft.explanation.average import Average, statement_latex
 from dmft.explanation.both_sides import draw, unknowns
 from dmft.explanation.latex import as_latex, law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES
 from dmft.typeset.fragment import COLUMN, NOTEBOOK, align, fitted
+from dmft.typeset.plain import plain_text
 from dmft.validation import is_whole
 
 # Characters of a line in a terminal.
@@ -42,7 +43,8 @@ def as_text(explanation: Argument) -> str:
     if explanation.notation:
         lines += ["", "Notation"]
         for meaning in explanation.notation:
-            lines += _wrapped(f"{meaning.plain}.", "  ")
+            lines += _wrapped(f"{meaning.plain}.".replace("are.", "are:"), "  ")
+        lines += [f"  {line}" for y in explanation.appendix for line in plain_text(y).split("\n")]
     return "\n".join(lines)
 
 
@@ -65,8 +67,9 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
     if told:
         yield from _wrapped(f"Here {told}.", pad)
     equal = "=" if step.bound == 0 else "≈"
-    yield from _wrapped(step.tell(step.before), pad)
-    yield from _wrapped(f"{equal} {step.tell(step.after)}", pad)
+    sides = step.tell(step.before), f"{equal} {step.tell(step.after)}"
+    whole = _wrapped(" ".join(sides), pad)
+    yield from whole if len(whole) == 1 else (y for side in sides for y in _wrapped(side, pad))
     for diagram in step.diagrams[: step.MOST_DRAWN]:
         yield f"{pad}  {diagram.line(step.tell)}"
     if step.undrawn:
@@ -74,7 +77,8 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
     yield from (f"{pad}{text}" for text in _laws(step))
     if step.bound != 0:
         yield from _wrapped(f"left out at most: {step.tell(step.bound)}", pad)
-    yield f"{pad}checked: {_checked(step, 10)}"
+    if step.after != 0 or not step.is_folded:
+        yield f"{pad}checked: {_checked(step, 10)}"
 
 
 def _checked(step: Step, digits: int) -> str:
@@ -95,7 +99,8 @@ def _laws(step: Step) -> list[str]:
         fields = ", ".join(map(tell, law.fields))
         mean = "" if all(m == 0 for m in law.mean) else f", mean ({', '.join(map(tell, law.mean))})"
         rows = "; ".join(", ".join(map(tell, row)) for row in law.cov.tolist())
-        lines.append(f"under {name}, ({fields}) has the covariance [{rows}]{mean}")
+        own = tell(sp.Symbol(name))
+        lines.append(f"in E_{own}, ({fields}) has the covariance [{rows}]{mean}")
     return lines
 
 
@@ -167,20 +172,45 @@ CASES = (11, 29)
 
 
 class Ledger:
-    """Steps as they are noted, before they are judged."""
+    """Steps as they are noted, before they are judged.
 
-    def __init__(self, show: Printer = statement_latex, tell: Printer = statement_text) -> None:
+    If it `folds`, averages that follow by rules used before are one line, equal ones are left out.
+    """
+
+    def __init__(self, show: Printer = statement_latex, folds: bool = False) -> None:
         self.steps: list[Step] = []
         self.depth = 0
-        self.show, self.tell = show, tell
+        self.show, self.folds = show, folds
+        # Names of laws by their fields, means and covariances.
+        self.laws: dict[tuple[sp.Expr, ...], str] = {}
 
     def add(self, rule: str, before: sp.Expr, after: sp.Expr, **others: Any) -> None:
         """Note a step at the present depth (`deeper` levels below it)."""
         depth = self.depth + others.pop("deeper", 0)
         source = others.pop("source", RULES[rule].source)
-        step = Step(rule, before, after, depth, source, show=self.show, tell=self.tell, **others)
+        step = Step(rule, before, after, depth, source, show=self.show, **others)
         if step.before != step.after:
             self.steps.append(step)
+
+    def fold(self, begin: int, before: sp.Expr, after: sp.Expr, bare: bool = True) -> None:
+        """Put one line in place of the steps from `begin` on if their rules were used before.
+
+        It is about the average without what multiplies it if it is `bare`.
+        """
+        earlier, steps = self.steps[:begin], self.steps[begin:]
+        if bare and before.is_Mul:
+            front = sp.Mul(*(f for f in before.args if not isinstance(f, Average)))
+            before, after = before / front, sp.Add(*(y / front for y in sp.Add.make_args(after)))
+        if any((s.before, s.after) == (before, after) for s in earlier):
+            del self.steps[begin:]
+        used = dict.fromkeys(rule for s in steps for rule in s.rules)
+        more = len(steps) > 1 or (steps and steps[0].after != after)
+        if more and not set(used) - {rule for s in earlier for rule in s.rules}:
+            del self.steps[begin:]
+            depth = steps[0].depth
+            self.depth, kept = depth, self.depth
+            self.add(next(iter(used)), before, after, rules=tuple(used), source="")
+            self.depth = kept
 
 
 class Explained:
@@ -234,8 +264,8 @@ class Explanation(Argument):
         Meaning of the symbols in the steps.
     appendix : tuple of str
         Definitions in LaTeX that the notation requires.
-    show, tell : callable
-        Functions that convert expressions to LaTeX and to text.
+    show : callable
+        Function that converts expressions to LaTeX.
 
     Examples
     --------
@@ -334,9 +364,7 @@ def explanation(
     if cases is None:
         cases = random_cases(ledger, laws)
     steps = tuple(step.judged(cases) for step in ledger.steps)
-    found = Explanation(
-        title, steps, *sides, claim, {}, notation, appendix, show=ledger.show, tell=ledger.tell
-    )
+    found = Explanation(title, steps, *sides, claim, {}, notation, appendix, show=ledger.show)
     if whole and claim == "exact":
         # The steps hold; they may still not lead where they should.
         Step("collect", *sides, show=ledger.show).judged(cases)

@@ -39,7 +39,7 @@ class Names:
 
     def name(self, text: str) -> str:
         """Name of a part, the same for equal ones; a name stays as it is."""
-        text = text.strip()
+        text = re.sub(r" (?=\\right|[})\]])", "", text.strip())
         if text in self.texts.values():
             return text
         if text not in self.texts:

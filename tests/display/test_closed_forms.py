@@ -20,12 +20,12 @@ from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
 from dmft.equations.views.networks import of_signs
-from dmft.equations.views.printer import EquationPrinter, letters_of
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter, letters_of
 from dmft.equations.views.text import halved, model_names
 from dmft.equations.views.token_outputs import token_outputs
 from dmft.equations.views.unit_sums import in_all_clusters, over_clusters, with_scaled_fields
 from dmft.errors import BadParameter
-from dmft.explanation.print_forms import named_parts
+from dmft.explanation.print_forms import OneMore, named_parts
 
 z = sp.Symbol("z", real=True)
 gamma = sp.Symbol("gamma", positive=True)
@@ -774,3 +774,139 @@ def test_classes_of_clusters_are_told_by_a_delta():
     for one, two in zip(definitions, scaled, strict=True):
         if one.role == "observable":
             assert one.expr == two.expr
+
+
+# LaTeX read back ---------------------------------------------------------------------------------
+
+LATEX = re.compile(r"\\[A-Za-z]+|[A-Z]_\{\d+\}|\d+|\S")
+SIZES = re.compile(r"\\(left|right|Bigg?[lr]|bigg?[lr])(?![a-z])|\\q?quad|\\times|&|\\\\")
+
+
+def read_back(text, names):
+    """Number of a formula as TeX shows it: fractions, roots, powers, products without a sign."""
+    tokens = LATEX.findall(SIZES.sub(" ", text))
+
+    def total(end):
+        sign, value = 1.0, 0.0
+        while tokens and tokens[0] not in end:
+            if tokens[0] in "+-":
+                sign = -1.0 if tokens.pop(0) == "-" else 1.0
+            value, sign = value + sign * product(end), 1.0
+        return value
+
+    def product(end):
+        value = 1.0
+        while tokens and tokens[0] not in (*end, "+", "-"):
+            value *= power()
+        return value
+
+    def group():
+        token = tokens.pop(0)
+        if token not in "{([":
+            return float(token) if token.isdigit() else names[token]
+        value = total(("})]"["{([".index(token)],))
+        tokens.pop(0)
+        return value
+
+    def power():
+        token = tokens[0]
+        if token == r"\frac":
+            tokens.pop(0)
+            value = group()
+            value /= group()
+        elif token == r"\sqrt":
+            tokens.pop(0)
+            value = math.sqrt(group())
+        elif token == r"\arcsin":
+            tokens.pop(0)
+            value = math.asin(group())
+        else:
+            value = group()
+        if tokens and tokens[0] == "^":
+            tokens.pop(0)
+            value **= exponent()
+        return value
+
+    def exponent():
+        if tokens[0] != "{" or "/" not in tokens[: tokens.index("}")]:
+            return group()
+        one, _, two = tokens[1:4]
+        del tokens[:5]
+        return float(one) / float(two)
+
+    return total(())
+
+
+def test_products_of_shifted_variances_are_subtracted_in_brackets():
+    """(1 + C_11) (1 + C_33) - (1 + C_11) - C_13^2 lost the brackets of its second term."""
+    names = {"C_{11}": 0.7, "C_{33}": 1.3, "C_{13}": 0.4}
+    one, two = (OneMore(sp.Symbol(name, positive=True)) for name in ("C_{11}", "C_{33}"))
+    cross = sp.Symbol("C_{13}", real=True)
+    text = KernelPrinter({}).doprint(one * two - one - cross**2)
+    assert read_back(text, names) == pytest.approx(1.7 * 2.3 - 1.7 - 0.16)
+
+
+@pytest.mark.parametrize(
+    "activation", [pytest.param(z * (1 + ERF) / 2, marks=pytest.mark.slow), z * ERF], ids=str
+)
+def test_printed_kernels_are_averages(activation):
+    """The closed forms below the equations, read from LaTeX with their parts, by quadrature."""
+    equations = dmft.derive(one(activation), dmft.SGD(gamma))
+    text = equations.latex(form="structured")
+    C = np.array([[0.8, 0.3, -0.2], [0.3, 1.1, 0.4], [-0.2, 0.4, 0.9]])
+    names = {f"C_{{{i + 1}{n + 1}}}": C[i, n] for i in range(3) for n in range(3)}
+    names |= {r"\pi": math.pi}
+    body = text.partition("For centred Gaussian")[2].partition("Functions of $C$")[0]
+    rows = [
+        re.sub(r"\s*&\s*", " ", row)
+        for block in re.findall(r"begin\{align\*\}(.*?)\\end", body, re.DOTALL)
+        for row in re.split(r"\\\\\n(?!& \\q?quad)", block)
+    ]
+    pairs = [row.split("=", 1) for row in rows]
+    parts = {head.strip(): value for head, value in pairs if r"\langle" not in head}
+    while parts:
+        for head in list(parts):
+            if set(re.findall(r"[A-Z]_\{\d+\}", parts[head])) <= set(names):
+                names[head] = read_back(parts.pop(head), names)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    grid = np.array(np.meshgrid(*[nodes] * 3)).reshape(3, -1)
+    weight = np.prod(np.array(np.meshgrid(*[weights] * 3)).reshape(3, -1), axis=0)
+    fields = np.linalg.cholesky(C) @ grid
+    functions = [sp.lambdify(z, activation.diff(z, n), "scipy") for n in range(3)]
+    count = 0
+    for head, value in pairs:
+        found = re.findall(r"\\sigma('*)\(x_\{(\d)\}\)|x_\{(\d)\}", head)
+        if not found or any(int(a or b) > 3 for _, a, b in found):
+            continue
+        factors = [functions[len(y)](fields[int(a) - 1]) if a else fields[int(b) - 1]
+                   for y, a, b in found]  # fmt: skip
+        truth = weight @ np.prod(factors, axis=0) / weight.sum()
+        assert read_back(value, names) == pytest.approx(truth, rel=1e-8)
+        count += 1
+    assert count >= 2
+
+
+def test_clusters_along_two_directions_have_numbers_in_print():
+    """P_{r1} was printed as M_{1 + r}, and M_1 as M; the sentence began with a line break."""
+    means = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    inputs = dmft.GaussianMixture(means, labels=[1, 1, -1, -1], scales=[0.6] * 4)
+    equations = dmft.derive(dmft.Model(dmft.Committee(z**2, 1), inputs), dmft.SGD(0.5))
+    start = dmft.Overlaps([[0.9]], [[0.3, -0.2]], [[1.0, 0.1], [0.1, 0.8]])
+    system = closed_system(subject_of(equations))
+    rates = dict(equations.evaluate(start))
+    rates["risk"] = dmft.population_risk(equations.model)(start.Q, start.M, start.P)
+    for target, expr, _ in system.rows:
+        name = str(target.base.label) if isinstance(target, sp.Indexed) else "risk"
+        for r in (1, 2):
+            table = {x.gamma: 0.5}
+            for e in expr.xreplace({x.r: r}).atoms(sp.Indexed):
+                one, *two = (1 if i in ONLY else int(i) for i in e.indices)
+                block = getattr(start, str(e.base.label))
+                table[e] = block[one - 1, (two or [1])[0] - 1]
+            value = float(expr.xreplace({x.r: r}).xreplace(table))
+            wanted = rates["M"][0, r - 1] if name == "M" else rates[name]
+            assert value == pytest.approx(float(np.squeeze(wanted)), rel=1e-12)
+    text = equations.latex()
+    assert "1 + r" not in text
+    assert r"$\\" not in text
+    assert "$$" not in text

@@ -426,10 +426,11 @@ def test_sample_of_explanations(tmp_path):
     # What a rule says stands once, and is cited by its number.
     stated = re.findall(r"\\paragraph\{Rule (\d+)", text)
     assert stated == [str(n) for n in range(1, len(stated) + 1)]
-    assert len(stated) == len({step.rule for one in (noisy, drawn) for step in one.steps})
+    assert len(stated) == len({y for one in (noisy, drawn) for s in one.steps for y in s.rules})
     assert text.count("The average of a sum is the sum of the averages") == 1
     headings = re.findall(r"\\paragraph\{\d[\d.]*\. (.*)\.\}", text)
-    cited = {n for heading in headings for n in re.findall(r"\d+", heading)}
+    runs = (run for heading in headings for run in re.findall(r"(\d+)(?:--(\d+))?", heading))
+    cited = {str(n) for one, two in runs for n in range(int(one), int(two or one) + 1)}
     assert cited == set(stated)
 
 
@@ -674,5 +675,5 @@ def test_cases_of_a_loss_are_text():
     """Huber's loss in a terminal, without the name of a class."""
     found = dmft.derive(models.committees(z, 1, z, 1), dmft.SGD(0.1, loss="huber"))
     text = str(found)
-    assert "{residual**2/2 if Abs(residual) <= 1, Abs(residual) - 1/2 else}" in text
+    assert "{(y - f)²/2 for |y - f| ≤ 1; |y - f| - 1/2 otherwise}" in text
     assert "Piecewise" not in text

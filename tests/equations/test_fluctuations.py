@@ -294,7 +294,7 @@ def test_latex_and_text_show_the_covariance():
     eqs = equations(SQUARE, constraint="sphere")
     assert r"\Sigma = \mathrm{Cov}" in eqs.latex(form="structured")
     assert "finite size" in eqs.latex(form="structured")
-    assert "Cov[(u, v)]" in str(eqs)
+    assert "sqrt(γ/d) Σ^(1/2) dB" in str(eqs)
     assert eqs.kind == "sde"
 
 

@@ -109,7 +109,7 @@ def test_learning_rate_zero_keeps_the_residuals_orthogonal():
 def test_what_it_says_of_itself():
     equations = dmft.derive(phase_retrieval(3), sphere(0.3), scaling=WIDE)
     assert "p -> infinity" in equations.approximation
-    assert "Q[j,l] = C*M[j]*M[l]" in str(equations)
+    assert "Q_jl = C M[j] M[l]" in str(equations)
     assert r"Q_{jl} = C M_{j} M_{l}" in equations.latex()
     quiet = equations.without("sgd_noise", "label_noise")
     assert quiet.evaluate(typical(3, 100))["coupling"][0] == 0.0

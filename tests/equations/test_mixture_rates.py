@@ -340,7 +340,7 @@ def test_printed_and_changed():
     text = equations.without("sgd_noise").latex(symbolic=True, width=2000)
     assert r"\sigma'(0.7746 h_{j} + m_{j}^{[1]})" in text
     assert r"\rho_3 = 0.25,\ \mu_3 = (0, 1),\ s_3 = 0.6,\ y_3 = -1" in text
-    assert "m⟨2⟩[i] = -Ω[i,p+1]" in str(equations)
+    assert "dM[r]/dt = M_1 P[r,1] - M_2 P[r,2]" in str(equations)
     risk = dmft.population_risk(equations.model)
     assert r"\sigma(0.7746 h_{u} + m_{u}^{[1]})" in risk.latex(symbolic=True)
     rates, flow = equations.evaluate(ONE_TWO), equations.without("sgd_noise").evaluate(ONE_TWO)

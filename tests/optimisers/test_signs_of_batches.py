@@ -96,14 +96,14 @@ def test_what_is_printed_and_what_is_refused() -> None:
     unit = dmft.Committee(ERF[0], 2)
     model = dmft.Model(unit, unit)
     equations = dmft.derive(model, dmft.SignSGD(0.5, 4))
-    assert "Σ_μ=1..4 (λ[i]*ψ[j])_μ" in str(equations)
+    assert "Σ_μ=1..4 [λ[i] ψ[j]][μ]" in str(equations)
     assert r"\sum_{\mu=1}^{4} \left[" in equations.latex()
     assert "of all samples" in str(equations)
     assert "of all samples" in equations.latex()
     assert "e-121" not in str(equations)
     alone = dmft.derive(dmft.Model(dmft.Committee(ERF[0], 1), unit), dmft.SignSGD(0.5, 32))
     assert r"e^{- \frac{z_{\nu}^{2} \psi^{2} \varsigma^{2}}{32}}" in alone.latex()
-    assert "exp(-z[angle]**2*ψ[j]**2*ς[j]**2/32)⟩**31" in str(alone)
+    assert "⟨e^(- z[ν]² ψ² ς²/32)⟩³¹" in str(alone)
     with pytest.raises(ValueError, match="up to 16 samples"):
         dmft.derive(model, dmft.SignSGD(0.5, 32))
     own = dmft.GaussianMixture(

@@ -20,13 +20,15 @@ from dmft.equations.explained.notation import notation_of, sample_latex
 from dmft.equations.explained.printed import Printed
 from dmft.equations.explained.scene import INPUTS, NOISE, Place, Scene
 from dmft.equations.explained.statements import (
+    SHORT,
     FromTable,
     OnNodes,
     SinglePrinter,
     StatementPrinter,
-    StatementText,
 )
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster
+from dmft.equations.views.printer import overlap_of
 from dmft.equations.views.text import model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
@@ -44,6 +46,8 @@ SAMPLES, REPLICAS = 2**13, 12
 # Standard errors that the samples may be off by.
 DEVIATIONS = 7.0
 PLAIN = Cluster()
+# Closed forms of more operations are not printed: they are the sums of the parts above them.
+LONGEST = 150
 # Reach of samples of updates that are computed in several passes.
 FAR = 2.0
 
@@ -163,7 +167,7 @@ class Account:
         printer = StatementPrinter(names)
         if self.printed is not None and self.printed.closed is not None:
             printer = SinglePrinter(names, self.printed.closed)
-        self.ledger = Ledger(printer.doprint, StatementText(model_names(self.model)).doprint)
+        self.ledger = Ledger(lru_cache(printer.doprint), folds=True)
 
     def add(
         self,
@@ -277,7 +281,7 @@ class Account:
             truth = self.scenes[row].value(after, place)
             return value, truth.value, DEVIATIONS * error + TOLERANCE * truth.size
 
-        note = f"The term {of.replace('_', ' ')}. " if of else ""
+        note = f"This is the term '{of.replace('_', ' ').replace('sgd', 'SGD')}'. " if of else ""
         note += (
             f"Checked with {REPLICAS * SAMPLES} inputs in {INPUTS} dimensions and networks of "
             f"{self.scenes[0].p} and {self.scenes[0].k} units."
@@ -337,8 +341,11 @@ class Account:
             self.ledger.depth = depth
             self._tabled(q, refusal, bounded(q, at))
             return
-        value, end = elementary(value), self.ledger.steps[-1]
-        if (end.after, end.depth) != (value, depth):
+        value = elementary(value)
+        if sp.count_ops(value) <= SHORT:
+            self.ledger.fold(begin, constant_out(local), value, bare=False)
+        end = self.ledger.steps[-1]
+        if (end.after, end.depth) != (value, depth) and sp.count_ops(value) <= LONGEST:
             self.ledger.add("closed", constant_out(local), value)
 
     def _law(self, fields: Sequence[sp.Expr]) -> tuple[list[sp.Symbol], sp.ImmutableDenseMatrix]:
@@ -406,13 +413,24 @@ def pair_value(scene: Scene, local: Average, entries: dict[sp.Expr, sp.Expr], at
     return number(local, numbers).value
 
 
-def closed_values(expr: sp.Expr) -> sp.Expr:
-    """An expression with its averages in closed form, those without one by their names."""
+def closed_values(expr: sp.Expr, unit_teachers: bool = False) -> sp.Expr:
+    """An expression with its averages in closed form, those without one by their names.
+
+    Covariances of single units are overlaps, and P = 1 for `unit_teachers`.
+    """
 
     def shown(q: Expectation) -> sp.Expr:
         value = lower(q).value
         if value is None:
             return OnNodes(q)
-        return FromTable(q) if value.has(TableAverage) else elementary(value)
+        if value.has(TableAverage):
+            return FromTable(q)
+        value = elementary(value)
+        return value if sp.count_ops(value) <= LONGEST else q
 
-    return expr.xreplace({q: shown(q) for q in expr.atoms(Expectation)})
+    value = expr.xreplace({q: shown(q) for q in expr.atoms(Expectation)})
+    single = (e for e in value.atoms(sp.Indexed) if e.base == x.Omega and e.has(*ONLY))
+    overlaps = {e: overlap_of(e) for e in single}
+    if unit_teachers:
+        overlaps |= {e: sp.S.One for e, y in overlaps.items() if y.base == x.P}
+    return value.xreplace(overlaps)

@@ -20,7 +20,7 @@ J, PHI, ALONE, CHI = (sp.IndexedBase(y) for y in "Jyzr")
 j, k, N = sp.symbols("j k N", integer=True, positive=True)
 
 NOTATION = tuple(
-    Meaning(tuple(names), text.format(*(f"${y}$" for y in names)), text.format(*names))
+    Meaning(tuple(names), text.format(*(f"${y}$" for y in names)))
     for names, text in (
         ("J", "{} are the couplings; site 0 is added to the others"),
         ("yz", "{} are the outputs of the sites at a time, {} those without site 0"),

@@ -3,14 +3,13 @@ r"""What the names in explanations of networks stand for: sentences, chosen by w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.explained.printed import Printed
-from dmft.equations.explained.statements import Marked, StatementText
+from dmft.equations.explained.statements import Marked
 from dmft.equations.update.law import clusters_of, target
 from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
@@ -23,91 +22,73 @@ from dmft.typeset.fragment import align
 STUDENTS = Meaning(
     ("p", "j", "l", "u", "v"),
     r"Students are numbered by $j, l, u, v = 1, \ldots, p$",
-    "Students are numbered by j, l, u, v = 1..p",
     declared=True,
 )
 TEACHERS = Meaning(
     ("k", "r", "s"),
     r"Teachers are numbered by $r, s = 1, \ldots, k$",
-    "Teachers are numbered by r, s = 1..k",
     declared=True,
 )
 WEIGHTS = Meaning(
     ("h", "h_star", "x", "W"),
     r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
     r"input $x \sim \mathcal{N}(0, I_d)$",
-    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I)",
     declared=True,
 )
 CENTRED = Meaning(
     WEIGHTS.names,
     r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
     r"input $x \sim \mathcal{N}(0, I_d)$, to which each cluster adds its means",
-    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I), "
-    "to which each cluster adds its means",
     declared=True,
 )
 STRETCHED = Meaning(
     WEIGHTS.names,
     r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
     r"input $x \sim \mathcal{N}(0, \Sigma)$",
-    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, Σ)",
     declared=True,
 )
 ALL_FIELDS = Meaning(
     ("lambda", "c", "m", "n"),
     r"$\lambda = (h, h^*)$ are all fields, $m, n = 1, \ldots, p + k$, and "
-    r"$c = (-a/p, a^*/k)$ their coefficients in $f_* - f$",
-    "λ = (h, h*) are all fields, m, n = 1..p+k, and c = (-a/p, a*/k) their coefficients in f* - f",
+    r"$\tilde{a} = (-a/p, a^*/k)$ their coefficients in $f_* - f$",
 )
 OVERLAPS = Meaning(
     ("Omega", "Q", "M", "P", "Q_11", "M_11", "P_11"),
     r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
     r" $Q = WW^\top/d$, $M = WW^{*\top}/d$, $P = W^*W^{*\top}/d$",
-    "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WW^T/d, M = WW*^T/d, P = W*W*^T/d",
 )
 TOTALS = Meaning(
     OVERLAPS.names,
     r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
     r" $Q = W \Sigma W^\top/d$, $M = W \Sigma W^{*\top}/d$, $P = W^* \Sigma W^{*\top}/d$: sums "
     "over the blocks of the spectrum, each with its eigenvalue",
-    "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WΣW^T/d, M = WΣW*^T/d, "
-    "P = W*ΣW*^T/d: sums over the blocks of the spectrum, each with its eigenvalue",
 )
 AVERAGES = Meaning(
     (),
     r"$\langle \cdot \rangle$ is an average over the fields, $\mathbb{E}_x$ over inputs",
-    "⟨ ⟩ is an average over the fields, E_x over inputs",
 )
 PAIRS = Meaning(
     tuple(f"C_{i}{j}" for i in range(1, 5) for j in range(i, 5))
     + tuple(f"x_{i}" for i in range(1, 5)),
     r"$x_1, x_2, \ldots$ are the fields of one average, centred and with the covariances $C_{ij}$",
-    "x_1, x_2, ... are the fields of one average, centred and with the covariances C_ij",
 )
 UPDATE = Meaning(
     ("psi",),
     r"$\psi_j x/\sqrt{d}$ is the direction of a step of the row $w_j$",
-    "ψ[j] x/sqrt(d) is the direction of a step of the row w_j",
 )
 SINGLE_UPDATE = Meaning(
     ("psi",),
     r"$\psi x/\sqrt{d}$ is the direction of a step of $W$",
-    "ψ x/sqrt(d) is the direction of a step of W",
 )
 PARTS = Meaning(
     ("b_learning", "b_interaction"),
     r"$b^L_{ji}$ and $b^I_{ji}$ are the averages of $\lambda_i$ times the parts of $\psi_j$ that "
     "come from the target and from the students",
-    "bᴸ[j,i] and bᴵ[j,i] are the averages of λ[i] times the parts of ψ[j] that come from the "
-    "target and from the students",
 )
 PARTS_IN_BLOCKS = Meaning(
     PARTS.names,
     r"$b^L_{jie}$ and $b^I_{jie}$, times $c_e$, are the averages of $\mathsf{h}_{ei}$ (or "
     r"$\mathsf{h}^*$) times the parts of $\psi_j$ that come from the target and from the students",
-    "bᴸ[j,i,block] and bᴵ[j,i,block], times c[block], are the averages of block_h[block,i] (or "
-    "block_h_star) times the parts of ψ[j] that come from the target and from the students",
 )
 IN_BLOCKS = Meaning(
     ("block", "Gram", "eigenvalue", "noise_factor", "block_h", "block_h_star", "block_Q",
@@ -116,66 +97,50 @@ IN_BLOCKS = Meaning(
     r"$|x|^2/d$, $\mathsf{Q}_e$, $\mathsf{M}_e$, $\mathsf{P}_e$ are the overlaps of the rows in a "
     r"block, $G_{\cdot\cdot e}$ all of them, $\mathsf{h}_{ej}$ and $\mathsf{h}^*_{er}$ the parts "
     r"of the fields that come from its inputs",
-    "block numbers the blocks of the spectrum: c[block] is the eigenvalue, ν[block] the share in "
-    "|x|^2/d, block_Q, block_M, block_P are the overlaps of the rows in a block, G[.,.,block] all "
-    "of them, block_h and block_h_star the parts of the fields that come from its inputs",
 )  # fmt: skip
 WHOLE = Meaning(
     ("b", "gradient_gram"),
     r"$b_{ji}$ is the average of $\lambda_i \psi_j$, and $b\,\Omega^{+}b^\top$ are the inner "
     r"products of the mean updates $\mathbb{E}_x[\psi_j x]$",
-    "b[j,i] is the average of λ[i] ψ[j], and (bΩ⁺bᵀ) are the inner products of the mean updates "
-    "E_x[ψ[j] x]",
 )
 PHI = Meaning(
     ("Phi",),
     r"$\Phi$ is the rate of $Q$ without constraint",
-    "Φ is the rate of Q without constraint",
 )
 SHARED = Meaning(
     ("tau", "tau_1", "0"),
     r"$\mathbb{E}_\tau$ is the average under the law with covariances between fields multiplied by"
     r" $\tau$, $0 \le \tau \le 1$",
-    "E_tau is the average under the law with covariances between fields multiplied by tau",
 )
 TILTED = Meaning(
     ("T_1", "T_2", "T_3", "T_4"),
     r"$\mathbb{E}_{T_1}, \mathbb{E}_{T_2}, \ldots$ are under the laws given at their steps",
-    "E_T_1, E_T_2, ... are under the laws given at their steps",
 )
 COPIES = Meaning(
     tuple(f"u_{i}" for i in range(1, 5)),
     r"$u_1, u_2, \ldots$ are the arguments of the error functions, with their noise",
-    "u_1, u_2, ... are the arguments of the error functions, with their noise",
 )
 NUMBERS = (
-    Meaning(("learning_rate",), r"$\gamma$ is the learning rate", "γ is the learning rate", True),
+    Meaning(("learning_rate",), r"$\gamma$ is the learning rate", True),
     Meaning(
         ("label_noise", "xi"),
         r"$\Delta$ is the variance of the noise $\sqrt{\Delta}\,\xi$ of labels",
-        "Δ is the variance of the noise sqrt(Δ) ξ of labels",
         True,
     ),
     Meaning(
         ("readout_rate",),
         r"$\rho_a$ is the rate of the readouts",
-        "ρ_a is the rate of the readouts",
     ),
     Meaning(
         ("dim", "batch_size"),
         r"$d$ is the dimension of the inputs, $n_b$ the number of samples of a step",
-        "d is the dimension of the inputs, n_b the number of samples of a step",
     ),
-    Meaning(("t",), r"$t$ is the time of the equations", "t is the time of the equations", True),
-    Meaning(
-        ("e",), r"$e = y - f$ is the residual of a sample", "e = y - f is the residual of a sample"
-    ),
+    Meaning(("t",), r"$t$ is the time of the equations", True),
+    Meaning(("e",), r"$e = y - f$ is the residual of a sample"),
     Meaning(
         ("g", "samples_per_dim", "M^1"),
         r"$g_j$ is the derivative of a sample's loss by $h_j$, $\alpha$ the number of samples per "
         r"dimension, $\eta$ the learning rate, $M^1$ the overlap after one step",
-        "g[j] is the derivative of a sample's loss by h[j], α the number of samples per dimension, "
-        "η the learning rate, M^1 the overlap after one step",
     ),
 )
 
@@ -183,16 +148,13 @@ NUMBERS = (
 # Parameters that have a sentence.
 KNOWN = {name for meaning in NUMBERS for name in meaning.names}
 FUNCTIONS = (
-    Meaning(("Heaviside",), r"$\theta$ is the step function", "Heaviside is the step function"),
+    Meaning(("Heaviside",), r"$\theta$ is the step function"),
     Meaning(
         ("FourSigns",),
         r"$S_4(C_{11}, C_{12}, \ldots, C_{44})$ is the average of four signs of centred fields",
-        "FourSigns is the average of four signs of centred fields",
     ),
     Meaning(
         ("FromTable", "OnNodes"),
-        "Averages marked table or nodes have no closed form: they are interpolated or computed by "
-        "quadrature",
         "Averages marked table or nodes have no closed form: they are interpolated or computed by "
         "quadrature",
     ),
@@ -203,14 +165,11 @@ ESCAPE = (
         ("mu", "m", "u", "u_0", "u_1"),
         r"$\mu$ (or $m$) is one overlap with the target, all others vanish; "
         r"$u = \sum_{jr} M_{jr}^2/p$ goes from $u_0$ to $u_1$",
-        "mu (or m) is one overlap with the target, all others vanish; u = sum M_jr^2/p goes from "
-        "u_0 to u_1",
     ),
-    Meaning(("q",), "$q$ is the squared length of students", "q is the squared length of students"),
+    Meaning(("q",), "$q$ is the squared length of students"),
     Meaning(
         ("p", "k"),
         "$p$ and $k$ are the widths of student and target",
-        "p and k are the widths of student and target",
     ),
     *NUMBERS,
 )
@@ -232,15 +191,12 @@ def _of_a_sample(model: Model, definitions: Sequence[Definition]) -> Iterator[Me
     """What the algorithm computes of a sample; LaTeX has it in an alignment."""
     if any(d.expr.has(x.rho) for d in definitions):
         words = "times the first update displaces the fields"
-        yield Meaning(("rho",), rf"$\rho$ {words}", f"ρ {words}")
+        yield Meaning(("rho",), rf"$\rho$ {words}")
     if definitions:
-        text = StatementText(model_names(model))
-        told = "; ".join(f"{text.doprint(d.target)} = {text.doprint(d.expr)}" for d in definitions)
         yield Meaning(
             tuple(d.name for d in definitions),
             r"$\psi_j$ is computed from one sample; its fields, label, outputs, errors and updates "
             "are",
-            f"For one sample, {told}",
         )
 
 
@@ -272,8 +228,7 @@ def _parameters(model: Model, used: set[str]) -> Iterator[Meaning]:
     parameters = sorted(used & {s.name for s in model.parameters} - KNOWN)
     if parameters:
         shown = ", ".join(f"${sp.latex(sp.Symbol(y))}$" for y in parameters)
-        told = ", ".join(parameters)
-        yield Meaning(tuple(parameters), f"{shown}: as declared", f"{told}: as declared")
+        yield Meaning(tuple(parameters), f"{shown}: as declared")
 
 
 def _of_single_units(model: Model, steps: Sequence[Step], printed: Printed) -> Iterator[Meaning]:
@@ -283,22 +238,18 @@ def _of_single_units(model: Model, steps: Sequence[Step], printed: Printed) -> I
     lengths = {"Q": "Q = |W|^2/d", "M": r"M = W \cdot W_*/d", "P": "P = |W_*|^2/d"}
     kept = [lengths[name] for name, e in law.items() if not e.is_number]
     told = ", ".join(f"${y}$" for y in kept)
-    swap = {r" \cdot ": ".", "_*": "*", "^2": "²"}
-    plain = ", ".join(reduce(lambda y, old: y.replace(old, swap[old]), swap, y) for y in kept)
     fixed = " = ".join(name for name, e in law.items() if e.is_number)
-    also, also_plain = (f", ${fixed} = 1$", f", {fixed} = 1") if fixed else ("", "")
+    also = f", ${fixed} = 1$" if fixed else ""
     yield Meaning(
         ("h", "h_star", "Q", "M", "P"),
         r"$h = W \cdot x/\sqrt{d}$ and $h^* = W_* \cdot x/\sqrt{d}$ are the local fields of an "
         rf"input $x \sim \mathcal{{N}}(0, I_d)$, with the covariances {told}{also}",
-        "h = W.x/sqrt(d) and h* = W*.x/sqrt(d) are the local fields of an input x ~ N(0, I), "
-        f"with the covariances {plain}{also_plain}",
         True,
     )
     yield from chosen((SINGLE_UPDATE, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS), steps)
     cosine = printed.closed.angle if printed.closed is not None else None
     if cosine is not None:
-        yield Meaning((), rf"$\theta = \arccos({sp.latex(cosine)})$", f"θ = acos({cosine})")
+        yield Meaning((), rf"$\theta = \arccos({sp.latex(cosine)})$")
     yield AVERAGES
 
 
@@ -316,44 +267,31 @@ def names_of(steps: Sequence[Step]) -> set[str]:
 
 def _clusters(model: Model) -> Iterator[Meaning]:
     """Means, weights and labels of the clusters."""
-    latex, text = EquationPrinter({}), StatementText({})
+    latex = EquationPrinter({})
     for cluster in clusters_of(model) if model.clusters is not None else ():
-        told, plain = [], []
-        for d in cluster.definitions():
-            told.append(f"${latex.doprint(d.target)} = {latex.doprint(d.expr)}$")
-            plain.append(f"{text.doprint(d.target)} = {text.doprint(d.expr)}")
+        own = cluster.definitions()
+        told = [f"${latex.doprint(d.target)} = {latex.doprint(d.expr)}$" for d in own]
         more = [("weight", cluster.weight), ("variance", cluster.scale), ("label", cluster.label)]
         for word, value in more:
             if value is not None and (word, value) != ("variance", 1):
                 told.append(f"{word} ${latex.doprint(value)}$")
-                plain.append(f"{word} {text.doprint(value)}")
-        names = tuple(d.name for d in cluster.definitions()) or ("f",)
-        yield Meaning(
-            names,
-            f"Cluster {cluster.number} has {', '.join(told)}",
-            f"Cluster {cluster.number} has {', '.join(plain)}",
-        )
+        names = tuple(d.name for d in own) or ("f",)
+        yield Meaning(names, f"Cluster {cluster.number} has {', '.join(told)}")
 
 
 def _networks(model: Model) -> Iterator[Meaning]:
     """The student, the target, and their activations."""
-    latex, text = EquationPrinter({}), StatementText({})
     teacher = model.teacher
-    star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
+    star = r"\sigma" if model.matched else r"\sigma_*"
     if model.label_clusters is not None:
-        told = plain = "the label of the cluster that the input is from"
+        told = "the label of the cluster that the input is from"
     elif teacher.activation is not None:
         told = rf"$f_* = \frac{{1}}{{k}} \sum_r a^*_r\,{star}(h^*_r)$"
-        plain = f"f_* = 1/k Σ_r a*[r] {plain_star}(h*[r])"
     else:
-        told, plain = (
-            f"$f_* = {latex.doprint(target(model))}$",
-            f"f_* = {text.doprint(target(model))}",
-        )
+        told = f"$f_* = {EquationPrinter({}).doprint(target(model))}$"
     yield Meaning(
         ("f", "f_*", "readout", "teacher_readout"),
         rf"The student is $f = \frac{{1}}{{p}} \sum_j a_j\,\sigma(h_j)$, the target {told}",
-        f"The student is f = 1/p Σ_j a[j] σ(h[j]), the target {plain}",
         True,
     )
     yield from _functions(model)
@@ -361,17 +299,15 @@ def _networks(model: Model) -> Iterator[Meaning]:
 
 def _functions(model: Model) -> Iterator[Meaning]:
     """Activations."""
-    text, teacher, z = StatementText({}), model.teacher, sp.Symbol("z", real=True)
-    star, plain_star = (r"\sigma", "σ") if model.matched else (r"\sigma_*", "σ*")
-    functions = [(r"\sigma", "σ", model.student.activation)]
+    teacher, z = model.teacher, sp.Symbol("z", real=True)
+    functions = [(r"\sigma", model.student.activation)]
     if teacher.activation is not None and not model.matched:
-        functions.append((star, plain_star, teacher.activation))
-    for name, letter, f in functions:
+        functions.append((r"\sigma_*", teacher.activation))
+    for name, f in functions:
         own = f.xreplace({FIELD: z})
         # Everything that is printed holds an activation.
         yield Meaning(
             ("h", "h_star", "lambda"),
             f"${name}(z) = {KernelPrinter({}).doprint(own)}$",
-            f"{letter}(z) = {text.doprint(own)}",
             True,
         )

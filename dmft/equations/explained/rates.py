@@ -138,16 +138,15 @@ class _Rate:
         if self.printed.subject is None:
             self.account.add("names", expr, inlined, self.at)
         self.account.averages(inlined, self.at)
-        claim = self._values(inlined, term)
+        value, claim = self._values(inlined, term)
         title = f"Rate of {self.block}" + ("" if term is None else f", the term {term}")
-        sides = (self.target, self.account.ledger.steps[-1].after)
-        return self.account.finish(title, sides, claim, self._of_a_sample())
+        return self.account.finish(title, (self.target, value), claim, self._of_a_sample())
 
-    def _values(self, inlined: sp.Expr, term: str | None) -> str:
-        """The rate without averages; returns what it claims."""
+    def _values(self, inlined: sp.Expr, term: str | None) -> tuple[sp.Expr, str]:
+        """The rate without averages that have a short closed form, and what it claims."""
         printed, closed = self.printed, self.printed.closed
         error, claim = claim_of([replace(self.definition, terms=(("all", inlined),))])
-        value = closed_values(inlined)
+        value = closed_values(inlined, printed.unit_teachers)
 
         def engine(scene: Scene) -> float:
             return self._entry(engine_values(self._kept(term), scene, "rate"))
@@ -168,7 +167,7 @@ class _Rate:
             ),
             errors=errors if value.has(OnNodes) else None,
         )  # fmt: skip
-        return claim
+        return value, claim
 
     def _closed_or_engine(self, scene: Scene, value: sp.Expr, engine: float) -> float:
         """The number of the engine; none where the closed form that is printed has another."""

@@ -54,12 +54,7 @@ def explain_sequence_risk(moments: SequenceMoments, risk: sp.Expr, bound: float)
     printer, names, tokens = StatementPrinter({}), _names(*outputs), _tokens(moments, risk)
     printer.tokens |= {key: n for n, key in enumerate(tokens, start=1)}
 
-    def tell(expr: sp.Expr) -> str:
-        plain = expr.xreplace(names)
-        found = {a: tokens[a.args[:3]](*a.place) for a in plain.atoms(TokenAverage)}
-        return str(plain.xreplace({**found, NAME: sp.Symbol("R")}))
-
-    ledger = Ledger(lambda e: str(printer.doprint(e.xreplace(names))), tell)
+    ledger = Ledger(lambda e: str(printer.doprint(e.xreplace(names))))
     cases = _cases(moments)
     gap = sp.Add(*((a - b) ** 2 for a, b in pairs))
     whole = average(gap) / 2
@@ -146,36 +141,26 @@ def _notation(
             r"and of the target, $m$ (or $m_l$) their covariance, $e$ the overlap of the student "
             r"with the positions, which shift the mean of $h_l$; $\mathcal{R}$ is the population "
             "risk",
-            "h_l and h^*_l are the fields of the tokens l under the weights of the student and of "
-            "the target, m (or m_l) their covariance, e the overlap of the student with the "
-            "positions, which shift the mean of h_l; R is the population risk",
         )
     ]
     if parameters:
         shown = ", ".join(f"${sp.latex(sp.Symbol(y))}$" for y in parameters)
-        told = ", ".join(parameters)
         words = "is a parameter" if len(parameters) == 1 else "are parameters"
-        found.append(
-            Meaning(tuple(parameters), f"{shown} {words} of the model", f"{told} {words} of it")
-        )
+        found.append(Meaning(tuple(parameters), f"{shown} {words} of the model"))
     if names:
         own = [(s.name, y) for y, s in names.items() if s.is_Symbol]
-        told = "; ".join(f"{name} = {y}" for name, y in own)
         found.append(
             Meaning(
                 tuple(name for name, _ in own),
                 "The outputs of the student, $g_n$, and of the target, $g^*_n$, are",
-                f"The outputs of the student and of the target are {told}",
             )
         )
     if tokens:
-        listed = ", ".join(f"{f}" for f in tokens.values())
         found.insert(
             len(found) - bool(names),
             Meaning(
                 (),
                 r"$\mathcal{E}_n(e, m)$ are averages over the fields of tokens",
-                f"{listed} are averages over the fields of tokens, functions of e and m",
             ),
         )
     return tuple(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,12 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import ClosedPrinter, ClosedSystem, Entry
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import KernelPrinter, sums_over_students
-from dmft.equations.views.text import TextPrinter
-from dmft.explanation.average import Average, FieldHermite, PlainStatements
-from dmft.explanation.print_forms import rewritten
+from dmft.explanation.average import Average, FieldHermite
+from dmft.explanation.print_forms import rewritten, written
 
 # Overlaps of single units, as symbols.
 OVERLAPPING = {sp.Symbol(name, positive=True) for name in "QP"} | {sp.Symbol("M", real=True)}
-# A field, h or h*, before another factor.
-STAR = re.compile(r"\bh(\*?)\*(?=[^\W\d])")
+VARIANCES = (x.Q, x.P)
 # Operations of a closed form of an average that is collected, and of one in more symbols.
 MOST_COLLECTED, MOST_SYMBOLS, SHORT = 120, 3, 40
 
@@ -35,13 +32,8 @@ class StatementPrinter(KernelPrinter):
         return str(super().doprint(_simplified(expr, self.shortened)))
 
     def shortened(self, expr: sp.Expr) -> sp.Expr:
-        """A closed form in covariances as kernels are printed, where it is short.
-
-        Polynomials of many covariances have factors that take SymPy minutes in some orders.
-        """
-        short = SHORT if len(expr.free_symbols) > MOST_SYMBOLS else MOST_COLLECTED
-        is_long = sp.count_ops(expr) > short
-        return expr if is_long else rewritten(expr)
+        """A closed form as it is printed."""
+        return shortened(expr)
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum: those of teachers, those of students, noise of labels."""
@@ -65,11 +57,16 @@ class StatementPrinter(KernelPrinter):
         return factor.has(At, Average, FieldHermite, sp.Integral) or super().stands_behind(factor)
 
 
-class StatementText(PlainStatements, TextPrinter):
-    """Statements as text; the fields h and h* are apart from other factors."""
+def shortened(expr: sp.Expr) -> sp.Expr:
+    """A closed form in covariances as kernels are printed, where it is short.
 
-    def _print_Mul(self, expr: sp.Mul) -> str:
-        return STAR.sub(r"h\1 ", super()._print_Mul(expr))
+    Polynomials of many covariances have factors that take SymPy minutes in some orders.
+    """
+    short = SHORT if len(expr.free_symbols) > MOST_SYMBOLS else MOST_COLLECTED
+    if sp.count_ops(expr) <= short:
+        return rewritten(expr)
+    own = expr.is_Add or expr.is_Mul or expr.is_Pow
+    return expr.func(*map(shortened, expr.args)) if own else expr
 
 
 def _simplified(expr: sp.Expr, shortened: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
@@ -81,14 +78,20 @@ def _simplified(expr: sp.Expr, shortened: Callable[[sp.Expr], sp.Expr]) -> sp.Ex
     kept: dict[sp.Expr, sp.Expr] = {
         e: sp.Dummy(real=True) for e in expr.atoms(Average, sp.Integral, FieldHermite)
     }
+    if not expr.has(sp.Sum):
+        kept |= {e: sp.Dummy(real=True) for e in expr.atoms(Expectation)}
     plain = expr.xreplace(kept)
+    single = {e for e in plain.atoms(sp.Indexed) if set(e.indices) <= set(ONLY)}
+    own = {e: sp.Dummy(positive=True) if e.base in VARIANCES else sp.Dummy() for e in single}
+    plain = plain.xreplace(own)
     powers = (e for e in plain.atoms(sp.Pow) if not e.exp.is_nonnegative)
     if plain.has(Expectation, sp.Sum, sp.Indexed, At) or (not any(powers) and kept):
         return expr
     back = {
         d: _simplified(e, shortened) if isinstance(e, sp.Integral) else e for e, d in kept.items()
     }
-    return shortened(plain).xreplace(back)
+    found = written(shortened(plain)) if own else shortened(plain)
+    return found.xreplace(back | {d: e for e, d in own.items()})
 
 
 class SinglePrinter(StatementPrinter, ClosedPrinter):
@@ -115,32 +118,29 @@ class SinglePrinter(StatementPrinter, ClosedPrinter):
 
 
 class Marked(sp.Expr):
-    """An expression with a mark, in LaTeX and in text."""
+    """An expression with a mark in print."""
 
     is_commutative = True
     is_real = True
-    latex_form = text_form = "{}"
+    form = "{}"
 
     def _latex(self, printer: Any) -> str:
-        return self.latex_form.format(printer.doprint(self.args[0]))
-
-    def _sympystr(self, printer: Any) -> str:
-        return self.text_form.format(printer.doprint(self.args[0]))
+        return self.form.format(printer.doprint(self.args[0]))
 
 
 class OnNodes(Marked):
     """Sum over nodes that replaces an average without a closed form."""
 
-    latex_form, text_form = r"{}_{{\mathrm{{nodes}}}}", "{}_nodes"
+    form = r"{}_{{\mathrm{{nodes}}}}"
 
 
 class FromTable(Marked):
     """Value of an average that is interpolated from a table."""
 
-    latex_form, text_form = r"{}_{{\mathrm{{table}}}}", "{}_table"
+    form = r"{}_{{\mathrm{{table}}}}"
 
 
 class Increment(Marked):
     """What a step adds to an entry."""
 
-    latex_form, text_form = r"\Delta {}", "Δ{}"
+    form = r"\Delta {}"

@@ -46,7 +46,6 @@ from dmft.equations.views.closed import ClosedSystem, Entry
 from dmft.equations.views.collected import collected
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter, definition_latex
-from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, random_overlaps
@@ -257,27 +256,13 @@ class Noise(Fluctuations):
         Sigma = sp.Matrix([[moments.covariance(u, v) for v in entries] for u in entries])
         return replace(explicit, rhs=rates, covariance=Sigma)
 
-    def text(self, known: Iterable[Definition] = ()) -> list[str]:
-        """Lines for a terminal."""
-        batch = "" if self.algorithm.batch_size == 1 else f" {self.algorithm.batch_size}"
-        state, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
-        names, shown = model_names(self.model), self.printed(known)
-        rate = str(step_size(self.algorithm)).replace("learning_rate", "γ")
-        lines = [
-            f"d({state}) = F dt + sqrt({rate}/(p d{batch})) Σ^(1/2) dB,  Σ = Cov[({steps})]  (Ito)"
-        ]
-        lines += [y for d in shown if d.role != "rate" for y in definition_text(d, names)]
-        rates = [y for d in shown if d.role == "rate" for y in definition_text(d, names)]
-        if rates:
-            if self.increments.displaced:
-                lines.append("at s = |x|²/d the fields of a sample are displaced s times as much")
-            parts = ", ".join(name.replace("_", " ") for name in self.terms)
-            lines += [f"F includes the terms of order 1/d ({parts}):", *rates]
-        elif not self.increments.terms:
+    def text(self) -> list[str]:
+        """What a terminal shows below the equations."""
+        lines = [f"Ito equation; {self.approximation}."]
+        if not self.increments.terms:
             what = "inputs from clusters" if self.increments.in_clusters else "repeated steps"
-            lines.append(f"F is that of d → ∞: the terms of {what} at order 1/d are left out")
-        lines.append(self.approximation)
-        return ["  " + line for line in lines]
+            lines.append(f"F is that of d → ∞: the terms of {what} at order 1/d are left out.")
+        return lines
 
     # Numbers ---------------------------------------------------------------------------------
 

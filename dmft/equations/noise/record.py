@@ -92,8 +92,8 @@ class Fluctuations(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def text(self, known: Sequence[Definition]) -> list[str]:
-        """Lines for a terminal."""
+    def text(self) -> list[str]:
+        """What a terminal shows below the equations."""
 
     def unrolled(
         self, explicit: ExplicitEquations, widths: Mapping[str, int], constants: Mapping[str, Any]

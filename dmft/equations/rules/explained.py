@@ -40,8 +40,6 @@ NOTATION = (
         r"$\lambda^x_w = w \cdot x/\sqrt{d}$ is the field of a row and a view, "
         r"$G_{ab} = a \cdot b/d$ the overlap of two rows; averages are over one step, given the "
         "values of random numbers where these are stated",
-        "w_x = w.x/sqrt(d) is the field of a row and a view; Q, M, P are overlaps a.b/d of moving "
-        "and fixed rows; averages E are over one step",
     ),
 )
 

@@ -200,14 +200,12 @@ class RuleNoise(WrittenNoise):
             r"\gamma \sum_{ab} C_{ab} \psi_{ja} \psi_{ib}",
         ]
 
-    def text(self, known: Sequence[Definition]) -> list[str]:
-        """Lines for a terminal."""
-        batch = "" if self.algorithm.batch_size == 1 else " n_b"
+    def text(self) -> list[str]:
+        """What a terminal shows below the equations."""
         return [
-            f"  dy = F dt + sqrt(γ/(d{batch})) Σ^(1/2) dB,  Σ = Cov[v]  (Ito); v is what a sample "
-            "adds to the overlaps and scalars, in units of γ/d",
-            "  F is that of d → ∞: its terms at order 1/d are left out",
-            f"  {self.approximation}",
+            f"Ito equation; {self.approximation}.",
+            "v is what a sample adds to the overlaps and scalars, in units of γ/d.",
+            "F is that of d → ∞: its terms at order 1/d are left out.",
         ]
 
 

@@ -31,7 +31,6 @@ from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_
 from dmft.equations.parameter_values import Values
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.latex import EquationPrinter, definition_latex
-from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
@@ -278,20 +277,10 @@ class SequenceNoise(WrittenNoise):
             )
         return lines
 
-    def text(self, known: Sequence[Definition]) -> list[str]:
-        """Lines for a terminal."""
-        names = ", ".join(map(str, self.alignments))
-        weights = "d" if self.model.tied else f"{self.model.length} d"
-        size = weights + ("" if self.algorithm.batch_size == 1 else f" {self.algorithm.batch_size}")
-        lines = [f"d({names}) = F dt + sqrt(γ/({size})) Σ^(1/2) dB,  Σ = Cov[δ]  (Ito)"]
-        for d in (*self.sample, *self.increments, *self.excess):
-            lines += definition_text(d)
-        if self.excess:
-            lines.append(self.length_text)
-            lines.append(f"F holds γ/({weights}) times the mean of epsilon")
-        else:
-            lines.append("F is that of d → ∞: its terms at order 1/d are left out")
-        return ["  " + line for line in [*lines, self.approximation]]
+    def text(self) -> list[str]:
+        """What a terminal shows below the equations."""
+        small = [] if self.excess else ["F is that of d → ∞: its terms at order 1/d are left out."]
+        return [f"Ito equation; {self.approximation}.", *small]
 
 
 def _slope(f: sp.Expr, z: sp.Symbol) -> sp.Expr:

@@ -49,13 +49,14 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
 from dmft.equations.views.closed import ClosedPrinter
-from dmft.equations.views.text import TextPrinter, functions_text, model_names
+from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
 from dmft.model.gradient_descent import GradientDescent
 from dmft.record import Short
 from dmft.typeset.fragment import align
+from dmft.typeset.plain import plain_text
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime
@@ -398,12 +399,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     def __str__(self) -> str:
         what = "gradient flow on repeated data" if self.is_flow else "gradient descent (two-time)"
-        lines = [f"Equations of {what}; {self.time_unit}"]
-        tell = TextPrinter(model_names(self.model)).doprint
-        for d in self.definitions:
-            left = f"d {tell(d.target)}/dt" if self.is_flow and d.role == "rate" else tell(d.target)
-            lines.append(f"  {left} = {tell(d.expr)}")
-        return "\n".join([*lines, "  " + functions_text(self.model)])
+        return f"Equations of {what}; {self.time_unit}\n{plain_text(self.latex())}"
 
 
 def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:

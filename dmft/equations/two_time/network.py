@@ -25,6 +25,7 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.model.couplings.random_network import C, R, RandomNetwork, S, T
 from dmft.record import Short
+from dmft.typeset.plain import plain_text
 
 # White noise of unit strength, and the field's Gaussian part.
 WHITE, COUPLED, COVARIANCE = "xi", "eta", "Sigma"
@@ -204,13 +205,7 @@ class NetworkEquations(Short, TwoTimeEquations):
         return NetworkPrinter({})
 
     def __str__(self) -> str:
-        lines = []
-        for d in self.definitions:
-            moves = d.role == "rate"
-            is_step = moves and self.model.kind == "map"
-            target = d.target.xreplace({T: T + 1}) if is_step else d.target
-            lines.append(f"{'d/dt ' if moves and not is_step else ''}{target} = {d.expr}")
-        return "\n".join(lines)
+        return plain_text(self.latex())
 
 
 class NetworkPrinter(EquationPrinter):

@@ -7,8 +7,10 @@ structured form (`dmft.equations.views.networks`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import sympy as sp
 
@@ -80,16 +82,27 @@ class ClosedSystem:
         return found
 
 
-def closed_system(subject: Subject) -> ClosedSystem | None:
-    """The closed form of equations or of a risk; None where there is none."""
+def closed_system(subject: Subject, longest: float = math.inf) -> ClosedSystem | None:
+    """The closed form of equations or of a risk; None where there is none.
+
+    A system of more operations than `longest` may be given up early.
+    """
     model = subject.model
     if subject.kind != "ode" or subject.fluctuates or subject.reduced or model.family != "overlaps":
         return None
     sphere = bool(getattr(subject.algorithm, "constraint", None))
     one_teacher = getattr(model.teacher, "width", None) == 1
     definitions, notes = declared_definitions(subject, sphere or not one_teacher)
+    return _system(printed_definitions(definitions), sphere, tuple(notes), longest)
+
+
+@lru_cache(maxsize=32)
+def _system(
+    definitions: tuple[Definition, ...], sphere: bool, notes: tuple[str, ...], longest: float
+) -> ClosedSystem | None:
+    """The closed form of definitions, which a document needs several times."""
     try:
-        return _Closing(printed_definitions(definitions), sphere).system(notes)
+        return _Closing(definitions, sphere, longest).system(notes)
     except _NotClosed:
         return None
 
@@ -101,8 +114,8 @@ class _NotClosed(Exception):
 class _Closing:
     """Puts closed forms for the averages of definitions."""
 
-    def __init__(self, definitions: Sequence[Definition], sphere: bool) -> None:
-        self.definitions, self.sphere = definitions, sphere
+    def __init__(self, definitions: Sequence[Definition], sphere: bool, longest: float) -> None:
+        self.definitions, self.sphere, self.longest = definitions, sphere, longest
         read = [d for d in definitions if d.role not in ("block", "sample")]
         if any(d.role == "sample" for d in definitions):
             raise _NotClosed
@@ -193,7 +206,10 @@ class _Closing:
             value = Gaussian(list(fields), law).expect(plain)
         except DmftError as error:
             raise _NotClosed from error
-        if value.has(TableAverage, sp.Integral, sp.nan, sp.zoo):
+        # Sums of averages may cancel in part, hardly by half.
+        if value.has(TableAverage, sp.Integral, sp.nan, sp.zoo) or (
+            sp.count_ops(value) > 2 * self.longest
+        ):
             raise _NotClosed
         return value
 
@@ -216,7 +232,7 @@ class _Closing:
 
     def overlap(self, first: sp.Expr, second: sp.Expr) -> sp.Expr:
         """Entry of Omega at two positions."""
-        (one, kind), (two, other) = sorted(map(_unit, (first, second)), key=lambda y: y[1])
+        (one, kind), (two, other) = sorted(map(self.unit, (first, second)), key=lambda y: y[1])
         if kind != other:
             return x.M[one, two]
         if kind == "student":
@@ -224,6 +240,17 @@ class _Closing:
         if not self.orthonormal or self.by_block:
             return x.P[one, two]
         return sp.S.One if one == two else sp.KroneckerDelta(one, two)
+
+    def unit(self, position: sp.Expr) -> tuple[sp.Expr, str]:
+        """Number of a unit at a position of all fields, and its network."""
+        if position == ONLY[0] or position == 1:
+            return ONLY[0], "student"
+        if position.has(x.p):
+            return position - x.p, "teacher"
+        if position.is_number or position.has(*ONLY, x.r, x.s):  # teachers of one student
+            number = position - 1
+            return (ONLY[1] if number == 1 and self.scalar else number), "teacher"
+        return position, "student"
 
     # Constraint and blocks --------------------------------------------------------------------
 
@@ -266,18 +293,6 @@ def _named(value: sp.Expr, variance: bool) -> sp.Expr:
     if value.is_number:
         return value
     return sp.Dummy("c", positive=True) if variance else sp.Dummy("c", real=True)
-
-
-def _unit(position: sp.Expr) -> tuple[sp.Expr, str]:
-    """Number of a unit at a position of all fields, and its network."""
-    if position == ONLY[0] or position == 1:
-        return ONLY[0], "student"
-    if position.has(x.p):
-        return position - x.p, "teacher"
-    if position.is_number or position.has(*ONLY):  # teachers of one student
-        number = position - 1
-        return (ONLY[1] if number == 1 else number), "teacher"
-    return position, "student"
 
 
 def _inlined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ def closed_form(subject: Subject, page: Page) -> closed.ClosedSystem | None:
         raise BadParameter(f'form = {page.form!r} must be "closed", "structured" or None')
     if page.form == "structured" or (page.form is None and page.symbolic):
         return None
-    system = closed.closed_system(subject)
+    system = closed.closed_system(subject, math.inf if page.form else closed.LONGEST)
     if page.form == "closed" and system is None:
         raise BadParameter(
             "these equations have no closed form in the overlaps; form='structured' prints them "
@@ -124,7 +125,8 @@ def closed_latex(
 ) -> str:
     """LaTeX of a closed system, whose rates are the drift F of a stochastic equation with noise."""
     printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
-    functions = functions_latex(subject.model, printer).removeprefix("& ").split(r",\quad ")
+    functions = re.split(r",\\quad |\\\\ & ", functions_latex(subject.model, printer)[2:])
+    functions = [y for y in functions if y]
     told = ", ".join(f"${y}$" for y in functions + closed.fixed_values(system, printer.letter))
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)

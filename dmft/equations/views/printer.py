@@ -110,10 +110,8 @@ class EquationPrinter(LatexPrinter):
                 return rf"\langle {whole}^{{2}} \rangle"
             if base == f"{line}_covariance":
                 return rf"\langle {self._print(placed_field(expr.indices[0]))} {whole} \rangle"
-        if base == "Omega" and any(i.has(*ONLY) for i in expr.indices):  # of single units
-            students = [i for i in expr.indices if not i.has(x.p)]
-            teachers = [i - x.p for i in expr.indices if i.has(x.p)]
-            return self._print(OVERLAPS[len(teachers)][(*students, *teachers)])
+        if base == "Omega" and any(i.has(*ONLY) for i in expr.indices):
+            return self._print(overlap_of(expr))
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         name = _one_superscript(name)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
@@ -320,8 +318,9 @@ class KernelPrinter(EquationPrinter):
             front, top = f"{top} {front}", 1
         one, two = self.factors(top, above), self.factors(bottom, below)
         one = "" if front and one == "1" else one
-        if behind and not two and len(above) == 1 and above[0][0].is_Add and above[0][1] == 1:
-            one = rf"\left({one}\right)" if top == 1 else one
+        is_sum = len(above) == 1 and above[0][1] == top == 1 and _is_sum(above[0][0])
+        if is_sum and not two and (behind or number < 0):
+            one = rf"\left({one}\right)"
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
         inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
         if len(behind) == 1 and two and not one and _is_flat(behind[0]):
@@ -366,7 +365,7 @@ class KernelPrinter(EquationPrinter):
         text = self._print(base)
         if isinstance(base, OneMore):
             text = f"1 + {self._print(base.variance)}"
-        if (base.is_Add or isinstance(base, OneMore)) and not (alone and power == 1):
+        if _is_sum(base) and not (alone and power == 1):
             text = rf"\left({text}\right)"
         elif power != 1 and (isinstance(base, sp.Indexed) or base.is_Symbol):
             text = _braced(text)
@@ -374,6 +373,13 @@ class KernelPrinter(EquationPrinter):
             return self._print(sp.Pow(base, power, evaluate=False))
         high = f"{power.p}/{power.q}" if power.is_Rational and power.q != 1 else self._print(power)
         return text if power == 1 else f"{text}^{{{high}}}"
+
+
+def overlap_of(entry: sp.Indexed) -> sp.Indexed:
+    """The overlap that an entry of Omega is, of single units."""
+    students = [i for i in entry.indices if not i.has(x.p)]
+    teachers = [i - x.p for i in entry.indices if i.has(x.p)]
+    return OVERLAPS[len(teachers)][(*students, *teachers)]
 
 
 def indexed(average: Expectation) -> bool:
@@ -412,6 +418,10 @@ def _one_superscript(name: str) -> str:
 def _braced(text: str) -> str:
     """A letter that gets an exponent; TeX refuses a second superscript outside of braces."""
     return f"{{{text}}}" if "^" in text else text
+
+
+def _is_sum(base: sp.Expr) -> bool:
+    return bool(base.is_Add or isinstance(base, OneMore))
 
 
 def _is_flat(total: sp.Expr) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OverSamples, named_first
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.symbols import ONLY
-from dmft.equations.update.law import Cluster, clusters_of, target
+from dmft.equations.update.law import Cluster, clusters_of
 from dmft.gaussian.closed.pair import Formula
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model
@@ -206,17 +206,6 @@ def in_one_form(factor: sp.Expr) -> sp.Expr:
     return sp.expand(factor)
 
 
-def functions_text(model: Model) -> str:
-    """What sigma and sigma* (or g) are."""
-    student, teacher = model.student.activation, model.teacher
-    parts = [f"σ(z) = {student}"]
-    if teacher.activation is None and model.label_clusters is None:
-        parts.append(f"g(h*) = {TextPrinter().doprint(target(model))}")
-    elif teacher.activation not in (None, student):
-        parts.append(f"σ*(z) = {teacher.activation}")
-    return ", ".join([*parts, *([] if model.inputs is None else [str(model.inputs)])])
-
-
 class TextPrinter(StrPrinter):
     """Prints sums over neurons and kernels the way a theorist writes them in a mail."""
 
@@ -372,33 +361,3 @@ def _without_constants(expr: sp.Expr) -> sp.Expr:
     expr = expr.xreplace(averages).xreplace(table)
     sums = ((s, *s.function.as_coeff_Mul()) for s in expr.atoms(sp.Sum))
     return expr.xreplace({s: n * sp.Sum(body, *s.limits) for s, n, body in sums if n != 1})
-
-
-def equations_text(
-    model: Model, definitions: Sequence[Definition], kind: str, unit: str, more: Sequence[str]
-) -> str:
-    """Equations as text, line by line; `more` follows the definitions."""
-    names = model_names(model)
-    definitions = printed_definitions(definitions)
-    lines = [f"Equations of motion ({kind}); {unit}"]
-    for role, heading in (
-        ("rate", ""),
-        ("intermediate", "with"),
-        ("sample", "fields of one sample"),
-        ("observable", "observables"),
-        ("block", "where"),
-    ):
-        chosen = [d for d in definitions if d.role == role]
-        if chosen and heading:
-            lines.append(heading)
-        texts = ["  " + text for d in chosen for text in definition_text(d, names, kind)]
-        if role == "block" and texts:
-            texts = ["  " + ",  ".join(y.strip() for y in texts)]
-        lines += texts
-    lines += more
-    if model.family == "overlaps":
-        law = "⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
-        lines.append(f"  {functions_text(model)}; {law}")
-    if any(d.expr.has(OverSamples) for d in definitions):
-        lines.append("  of all samples μ = 1, 2, ... of a batch, which are independent")
-    return "\n".join(lines)

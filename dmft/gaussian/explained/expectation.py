@@ -131,13 +131,11 @@ def explain_exponent(exponent: Exponent) -> Explanation:
 def _notation(active: list[sp.Symbol]) -> Meaning:
     """What fields and overlaps are."""
     own = ", ".join(f"${sp.latex(y)}$" for y in active)
-    plain = ", ".join(map(str, active))
     names = (*(y.name for y in active), *(f"{y.name}'" for y in active), OVERLAP.name)
     words = "standard normal; a prime marks the field that has the overlap"
     return Meaning(
         names,
         rf"{own}: fields of the target, {words} $m$ with it; $\ell$ is the information exponent",
-        f"{plain}: fields of the target, {words} m with it; ell is the information exponent",
     )
 
 

@@ -11,7 +11,7 @@ out by the rules of the calculus itself (`Law.condition`, `Law.tilt`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -19,11 +19,15 @@ import sympy as sp
 
 from dmft.explanation.average import SHARE, Average
 from dmft.gaussian.closed.closed_forms import Erfs
+from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.pair import CorrelationAngle
+from dmft.gaussian.closed.product import Polynomials
 from dmft.gaussian.law import Law
 from dmft.model import FIELD
 
 Factor = tuple[Hashable, sp.Expr, sp.Expr]
+# Operations of a covariance that is put over one denominator.
+MOST_CANCELLED = 60
 
 
 def prove(recorder: Any, node: tuple[Law, Any, Erfs], before: sp.Expr, value: sp.Expr) -> None:
@@ -83,6 +87,37 @@ def slope(a: sp.Expr, c: sp.Expr) -> sp.Expr:
 def error_factor(a: sp.Expr, c: sp.Expr) -> sp.Expr:
     """erf(a z + c), or sign(z + c)."""
     return sp.sign(FIELD + c) if a is sp.oo else sp.erf(a * FIELD + c)
+
+
+def term_factor(
+    term: Term, weight: bool = True, deltas: Sequence[sp.Expr] | None = None
+) -> sp.Expr:
+    """A parsed term as a function of z, without what was taken out."""
+    parts = [sp.Add(*(c * FIELD**n for n, c in term.powers))]
+    if weight and has_weight(term):
+        parts.append(sp.exp(-term.curvature * FIELD**2 / 2 + term.slope * FIELD))
+    parts += [error_factor(a, c) for a, c in term.erfs]
+    parts += [sp.DiracDelta(FIELD - t) for t in (term.deltas if deltas is None else deltas)]
+    return sp.Mul(*parts)
+
+
+def state_factors(polynomials: Polynomials, erfs: Erfs) -> list[tuple[Any, sp.Expr]]:
+    """Functions of single fields that a state is the average of."""
+    powers = [(x, sp.Add(*(c * FIELD**n for n, c in p.items()))) for x, p in polynomials.items()]
+    return powers + [(x, error_factor(a, c)) for x, a, c in erfs]
+
+
+def has_weight(term: Term) -> bool:
+    """Whether a term has a Gaussian factor."""
+    return bool(term.curvature != 0 or term.slope != 0)
+
+
+def over_one_denominator(expr: sp.Expr) -> sp.Expr:
+    """A covariance that rules have made, as one fraction where it is a short rational function."""
+    nested = any(e.is_Pow and e.exp.is_negative for e in expr.atoms(sp.Pow))
+    if not nested or sp.count_ops(expr) > MOST_CANCELLED or not expr.is_rational_function():
+        return expr
+    return sp.cancel(expr)
 
 
 def shared_law(law: Law, erfs: Erfs, share: sp.Expr) -> Law:

@@ -12,6 +12,7 @@ import sympy as sp
 
 from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.diagrams import Diagram
+from dmft.explanation.paragraphs import Step
 from dmft.explanation.steps import Ledger
 from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import Erfs
@@ -19,7 +20,13 @@ from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.guard_digits import unguarded
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import Polynomials, Successor, state_key
-from dmft.gaussian.explained.proofs import error_factor, prove
+from dmft.gaussian.explained.proofs import (
+    has_weight,
+    over_one_denominator,
+    prove,
+    state_factors,
+    term_factor,
+)
 from dmft.gaussian.law import Law
 from dmft.model import FIELD
 
@@ -62,8 +69,6 @@ def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
     )
 
 
-# Operations of a covariance that is put over one denominator.
-MOST_CANCELLED = 60
 Node = tuple[Law, Polynomials, Erfs]
 Linked = tuple[tuple[int, ...], sp.Expr, Any]
 
@@ -81,9 +86,12 @@ class Recorder:
         self.muted = 0
         # Laws by identity: the recorder keeps them alive, so that identities stay theirs.
         self.named: dict[int, tuple[Law, str]] = {}
-        self.count = 0
-        # Open states, each with its successors and whether its proof stands one level deeper.
-        self.open: list[tuple[Node, Sequence[Successor], bool]] = []
+        self.entries: dict[tuple[int, Any, Any], sp.Expr] = {}
+        # Open states, each with its successors, whether its proof stands one level deeper, and the
+        # number of steps before it.
+        self.open: list[tuple[Node, Sequence[Successor], bool, int]] = []
+        # Number of steps before each term of the product at hand, and the term.
+        self.begins: list[tuple[int, sp.Expr]] = []
         self.products: list[tuple[sp.Expr, bool, bool]] = []
         self.pending: list[Linked] = []
         # Weights and jumps of the product at hand: (term, field, weight is left, jumps left).
@@ -101,11 +109,25 @@ class Recorder:
         return unguarded(plain.xreplace(self.back))
 
     def name(self, law: Law) -> str:
-        """Name of a law; the one that an expectation began with has none."""
+        """Name of a law, the same for equal laws; that of the expectation itself has none."""
         if id(law) not in self.named:
-            self.count += 1
-            self.named[id(law)] = (law, f"T_{self.count}")
+            labels, known = list(dict.fromkeys(law._fields)), self.ledger.laws
+            pairs = ((y, z) for n, y in enumerate(labels) for z in labels[n:])
+            content = [*map(self.symbol, labels), *(self.mean(law, y) for y in labels)]
+            content += [self.cov(law, *pair) for pair in pairs]
+            self.named[id(law)] = (law, known.setdefault(tuple(content), f"T_{len(known) + 1}"))
         return self.named[id(law)][1]
+
+    def cov(self, law: Law, x: Any, y: Any) -> sp.Expr:
+        """Covariance under a law."""
+        key = (id(law), x, y)
+        if key not in self.entries:
+            self.entries[key] = over_one_denominator(self.plain(law.C(x, y)))
+        return self.entries[key]
+
+    def mean(self, law: Law, x: Any) -> sp.Expr:
+        """Mean under a law."""
+        return over_one_denominator(self.plain(law.m(x)))
 
     def average(self, law: Law, factors: Sequence[tuple[Any, sp.Expr]]) -> sp.Expr:
         """E_law of a product of functions (expressions in z) of fields."""
@@ -115,9 +137,10 @@ class Recorder:
         integrand = self.plain(integrand)
         if integrand.is_number:
             return integrand
-        cov = [[over_one_denominator(self.plain(law.C(x, y))) for y in labels] for x in labels]
-        mean = [over_one_denominator(self.plain(law.m(x))) for x in labels]
-        return Average.of(integrand, fields, cov, mean, self.name(law))
+        name = self.name(law)  # keeps the law alive
+        cov = [[self.cov(law, x, y) for y in labels] for x in labels]
+        mean = [self.mean(law, x) for x in labels]
+        return Average.of(integrand, fields, cov, mean, name)
 
     def of_state(self, node: Node) -> sp.Expr:
         """A state as an average."""
@@ -267,6 +290,7 @@ class Recorder:
             self.products.append((before, True, False))
             return
         before = self._base(law, whole)
+        self.begins = []
         every = list(cartesian(*parsed))
         after = sp.Add(
             *(
@@ -292,6 +316,15 @@ class Recorder:
             waves,
             many,
         )
+        if not waves and len(self.begins) == len(parts) > 1:
+            later: list[Step] = []
+            for (begin, term), value in reversed([*zip(self.begins, parts, strict=True)]):
+                self.ledger.fold(begin, term, self.plain(value))
+                own = self.ledger.steps[begin:]
+                stated = {(s.before, s.after) for s in own}
+                later = own + [s for s in later if (s.before, s.after) not in stated]
+                del self.ledger.steps[begin:]
+            self.ledger.steps += later
 
     def finished(self, value: sp.Expr) -> None:
         """The average of a product."""
@@ -308,13 +341,15 @@ class Recorder:
         """A product of parsed terms."""
         self.rest = [[t, x, True, list(t.deltas)] for t, x in zip(terms, labels, strict=True)]
         self.law = law
+        if self.ledger.folds and not self.muted:
+            self.begins.append((len(self.ledger.steps), constant_out(self._remaining())))
 
     def tilted(self, x: Any, prefactor: sp.Expr, law: Law) -> None:
         """The Gaussian factor of a field is taken out."""
         if self.muted:
             return
         before = self._remaining()
-        entry = next(r for r in self.rest if r[1] == x and r[2] and _has_weight(r[0]))
+        entry = next(r for r in self.rest if r[1] == x and r[2] and has_weight(r[0]))
         entry[2], self.law = False, law
         self.note("tilt", before, self.plain(prefactor) * self._remaining())
 
@@ -337,14 +372,14 @@ class Recorder:
 
     def opened(self, law: Law, polynomials: Polynomials, erfs: Erfs) -> None:
         """A rule is looked for."""
-        self.open.append(((law, polynomials, erfs), (), False))
+        self.open.append(((law, polynomials, erfs), (), False, len(self.ledger.steps)))
         self.pending = []
 
     def stepped(self, rule: str, successors: Sequence[Successor]) -> None:
         """A rule was found."""
-        node, _, _ = self.open[-1]
+        node, *_, begin = self.open[-1]
         many = sum(s is not None for _, s in successors) > 1
-        self.open[-1] = (node, successors, many)
+        self.open[-1] = (node, successors, many, begin)
         if self.muted:
             return
         before = self.of_state(node)
@@ -371,7 +406,7 @@ class Recorder:
 
     def closed(self, value: sp.Expr) -> None:
         """A state has its value."""
-        _, successors, many = self.open.pop()
+        node, successors, many, begin = self.open.pop()
         if self.muted:
             return
         self.ledger.depth -= many
@@ -381,6 +416,8 @@ class Recorder:
                 for p, s in successors
             ]
             self.collect([self.plain(p) for p in parts], self.plain(value))
+        if self.ledger.folds:
+            self.ledger.fold(begin, constant_out(self.of_state(node)), self.plain(value))
 
 
 @contextmanager
@@ -391,36 +428,6 @@ def listening(recorder: Recorder) -> Iterator[Recorder]:
         yield recorder
     finally:
         LISTENER.reset(token)
-
-
-def over_one_denominator(expr: sp.Expr) -> sp.Expr:
-    """A covariance that rules have made, as one fraction where it is a short rational function."""
-    nested = any(e.is_Pow and e.exp.is_negative for e in expr.atoms(sp.Pow))
-    if not nested or sp.count_ops(expr) > MOST_CANCELLED or not expr.is_rational_function():
-        return expr
-    return sp.cancel(expr)
-
-
-def term_factor(
-    term: Term, weight: bool = True, deltas: Sequence[sp.Expr] | None = None
-) -> sp.Expr:
-    """A parsed term as a function of z, without what was taken out."""
-    parts = [sp.Add(*(c * FIELD**n for n, c in term.powers))]
-    if weight and _has_weight(term):
-        parts.append(sp.exp(-term.curvature * FIELD**2 / 2 + term.slope * FIELD))
-    parts += [error_factor(a, c) for a, c in term.erfs]
-    parts += [sp.DiracDelta(FIELD - t) for t in (term.deltas if deltas is None else deltas)]
-    return sp.Mul(*parts)
-
-
-def state_factors(polynomials: Polynomials, erfs: Erfs) -> list[tuple[Any, sp.Expr]]:
-    """Functions of single fields that a state is the average of."""
-    powers = [(x, sp.Add(*(c * FIELD**n for n, c in p.items()))) for x, p in polynomials.items()]
-    return powers + [(x, error_factor(a, c)) for x, a, c in erfs]
-
-
-def _has_weight(term: Term) -> bool:
-    return bool(term.curvature != 0 or term.slope != 0)
 
 
 def _weighted(coefficient: sp.Expr, average: sp.Expr) -> sp.Expr:
