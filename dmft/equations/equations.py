@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -528,12 +530,17 @@ class Equations(Short, System):
         return self.latex(width=NOTEBOOK).split("\n", 1)[1]
 
     def __str__(self) -> str:
-        from dmft.typeset.plain import TERMINAL, plain_text
+        from dmft.typeset.plain import CHARACTERS, TERMINAL, plain_text
 
         unit = self.time_unit.replace("learning_rate", "γ").replace("gamma", "γ")
         unit = unit.replace("-> infinity", "→ ∞")
         body = plain_text(self.latex(width=TERMINAL, kernels="none"))
+        # A terminal shows the names that `without` takes, for all terms.
+        body = re.sub(r"Terms, in this order[^.]*\.\n", "", body)
         lines = [f"Equations of motion ({self.kind}); {unit}", body]
+        rates = [d for d in self.definitions if d.role == "rate"]
+        names = (f"{d.name} ({', '.join(name for name, _ in d.terms)})" for d in rates)
+        lines += textwrap.wrap(f"Terms: {', '.join(names)}", CHARACTERS)
         lines += self.noise.text() if self.noise else []
         inputs = getattr(self.model, "inputs", None)
         lines += [f"Inputs: {inputs}"] if inputs is not None else []

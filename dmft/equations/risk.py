@@ -28,10 +28,8 @@ from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.explicit_risk import ExplicitRisk
-from dmft.equations.views.latex import Page, closed_form, risk_latex
-from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.latex import Page, risk_latex
 from dmft.equations.views.printer import Notation
-from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explained, Explanation
 from dmft.gaussian.closed.pair import elementary
@@ -42,6 +40,7 @@ from dmft.names import BLOCK, Status
 from dmft.record import InLatex, Short
 from dmft.symbolic_lock import in_turn
 from dmft.typeset.fragment import NOTEBOOK
+from dmft.typeset.plain import TERMINAL, plain_text
 from dmft.validation import checked
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
@@ -337,17 +336,8 @@ class PopulationRisk(InLatex, Explained, Short):
         return self.latex(width=NOTEBOOK)
 
     def __str__(self) -> str:
-        closed = closed_form(Subject(self.model, self.definitions), Page())
-        if closed is not None and closed.scalar:
-            line = f"R = {closed['risk']}"
-            if len(line) <= LINE:
-                return line
-        names = model_names(self.model)
-        return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
-
-
-# Characters of a line.
-LINE = 100
+        page = Page(TERMINAL, kernels="none")
+        return plain_text(risk_latex(self.model, self.definitions, page)).strip()
 
 
 def _at(network: Any, values: Mapping[sp.Symbol, sp.Expr]) -> Any:

@@ -55,6 +55,7 @@ def plain(formula: str) -> str:
     'dM[j,r]/dt = 1/k Σ_s ⟨σ(h[s])²⟩'
     """
     text = SPARE.sub("", _Reader(TOKEN.findall(formula)).text()).replace("∑", "Σ")
+    text = re.sub(r"(?<=[^\s,;(\[{=≈]) ([+-])(?=[^\s)])", r" \1 ", text)
     return re.sub(r"^d (?=\S+/dt$)", "d", text.replace(QUAD, "   ").strip())
 
 

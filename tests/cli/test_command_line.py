@@ -116,7 +116,7 @@ def test_derive_prints_equations_and_writes_a_document(model, tmp_path, capsys):
     out = tmp_path / "equations.tex"
     assert main(["derive", model, "--latex", str(out)]) == 0
     printed = capsys.readouterr()
-    assert "dM[j,r]/dt" in printed.out
+    assert "dM/dt = (4 - 24 γ) M (1 - M²)" in printed.out
     assert "written to" in printed.err
     assert out.read_text().startswith(r"\documentclass")
     assert main(["derive", model, "--json"]) == 0

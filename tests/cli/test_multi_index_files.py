@@ -44,7 +44,7 @@ def test_fields_and_expression_are_a_multi_index_target(tmp_path):
 
 def test_the_command_prints_the_target(tmp_path, capsys):
     assert main(["derive", str(declaration(tmp_path, TARGET))]) == 0
-    assert "g(h*) = c*h*[1]*h*[2] + h*[1]**2 - 1" in capsys.readouterr().out
+    assert "g(h*) = c h*_1 h*_2 + h*_1² - 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_times_in_a_record_are_numbers():
 
 def test_a_closed_risk_prints_one_line():
     risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
-    assert str(risk) == "R = -2*M**2 + 3*P**2/2 - P*Q + 3*Q**2/2"
+    assert str(risk) == "R = (3 P² - 2 P Q + 3 Q² - 4 M²)/2\nHere σ(z) = z²."
     assert "⟨" in str(dmft.population_risk(dmft.literature.saad_solla(2)))
 
 

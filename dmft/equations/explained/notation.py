@@ -25,9 +25,7 @@ STUDENTS = Meaning(
     declared=True,
 )
 TEACHERS = Meaning(
-    ("k", "r", "s"),
-    r"Teachers are numbered by $r, s = 1, \ldots, k$",
-    declared=True,
+    ("k", "r", "s"), r"Teachers are numbered by $r, s = 1, \ldots, k$", declared=True
 )
 WEIGHTS = Meaning(
     ("h", "h_star", "x", "W"),
@@ -64,22 +62,15 @@ TOTALS = Meaning(
     "over the blocks of the spectrum, each with its eigenvalue",
 )
 AVERAGES = Meaning(
-    (),
-    r"$\langle \cdot \rangle$ is an average over the fields, $\mathbb{E}_x$ over inputs",
+    (), r"$\langle \cdot \rangle$ is an average over the fields, $\mathbb{E}_x$ over inputs"
 )
 PAIRS = Meaning(
     tuple(f"C_{i}{j}" for i in range(1, 5) for j in range(i, 5))
     + tuple(f"x_{i}" for i in range(1, 5)),
     r"$x_1, x_2, \ldots$ are the fields of one average, centred and with the covariances $C_{ij}$",
 )
-UPDATE = Meaning(
-    ("psi",),
-    r"$\psi_j x/\sqrt{d}$ is the direction of a step of the row $w_j$",
-)
-SINGLE_UPDATE = Meaning(
-    ("psi",),
-    r"$\psi x/\sqrt{d}$ is the direction of a step of $W$",
-)
+UPDATE = Meaning(("psi",), r"$\psi_j x/\sqrt{d}$ is the direction of a step of the row $w_j$")
+SINGLE_UPDATE = Meaning(("psi",), r"$\psi x/\sqrt{d}$ is the direction of a step of $W$")
 PARTS = Meaning(
     ("b_learning", "b_interaction"),
     r"$b^L_{ji}$ and $b^I_{ji}$ are the averages of $\lambda_i$ times the parts of $\psi_j$ that "
@@ -103,10 +94,7 @@ WHOLE = Meaning(
     r"$b_{ji}$ is the average of $\lambda_i \psi_j$, and $b\,\Omega^{+}b^\top$ are the inner "
     r"products of the mean updates $\mathbb{E}_x[\psi_j x]$",
 )
-PHI = Meaning(
-    ("Phi",),
-    r"$\Phi$ is the rate of $Q$ without constraint",
-)
+PHI = Meaning(("Phi",), r"$\Phi$ is the rate of $Q$ without constraint")
 SHARED = Meaning(
     ("tau", "tau_1", "0"),
     r"$\mathbb{E}_\tau$ is the average under the law with covariances between fields multiplied by"
@@ -127,10 +115,7 @@ NUMBERS = (
         r"$\Delta$ is the variance of the noise $\sqrt{\Delta}\,\xi$ of labels",
         True,
     ),
-    Meaning(
-        ("readout_rate",),
-        r"$\rho_a$ is the rate of the readouts",
-    ),
+    Meaning(("readout_rate",), r"$\rho_a$ is the rate of the readouts"),
     Meaning(
         ("dim", "batch_size"),
         r"$d$ is the dimension of the inputs, $n_b$ the number of samples of a step",
@@ -167,10 +152,7 @@ ESCAPE = (
         r"$u = \sum_{jr} M_{jr}^2/p$ goes from $u_0$ to $u_1$",
     ),
     Meaning(("q",), "$q$ is the squared length of students"),
-    Meaning(
-        ("p", "k"),
-        "$p$ and $k$ are the widths of student and target",
-    ),
+    Meaning(("p", "k"), "$p$ and $k$ are the widths of student and target"),
     *NUMBERS,
 )
 
@@ -307,7 +289,5 @@ def _functions(model: Model) -> Iterator[Meaning]:
         own = f.xreplace({FIELD: z})
         # Everything that is printed holds an activation.
         yield Meaning(
-            ("h", "h_star", "lambda"),
-            f"${name}(z) = {KernelPrinter({}).doprint(own)}$",
-            True,
+            ("h", "h_star", "lambda"), f"${name}(z) = {KernelPrinter({}).doprint(own)}$", True
         )

@@ -158,10 +158,7 @@ def _notation(
     if tokens:
         found.insert(
             len(found) - bool(names),
-            Meaning(
-                (),
-                r"$\mathcal{E}_n(e, m)$ are averages over the fields of tokens",
-            ),
+            Meaning((), r"$\mathcal{E}_n(e, m)$ are averages over the fields of tokens"),
         )
     return tuple(found)
 

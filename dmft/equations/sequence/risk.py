@@ -24,6 +24,7 @@ from dmft.explanation.steps import Explained, Explanation
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
 from dmft.record import InLatex, Short
+from dmft.typeset.plain import TERMINAL, plain_text
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
@@ -269,7 +270,7 @@ class SequenceRisk(InLatex, Explained, Short):
         return self.latex(width=560.0)
 
     def __str__(self) -> str:
-        return f"R({', '.join(map(str, self.alignments))}) = {self.expr}"
+        return plain_text(self.latex(width=TERMINAL))
 
 
 def number(expr: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:

@@ -36,6 +36,7 @@ from dmft.errors import BadParameter
 from dmft.explanation.steps import Explained, Explanation
 from dmft.record import InLatex, Short
 from dmft.typeset.fragment import align
+from dmft.typeset.plain import plain_text
 from dmft.validation import checked_or
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ShortTimes(InLatex, Explained, Short):
         return "\n".join([align(lines), align(law)])
 
     def __str__(self) -> str:
-        return "\n".join(f"{d.target} = {d.expr}" for d in self.definitions)
+        return plain_text(self.latex())
 
     def evaluate(
         self, start: Overlaps, steps: int = 2, *, rtol: float = 1e-9, **parameters: Any

@@ -397,10 +397,7 @@ def law_latex(
     whose = ""
     if any(d.expr.has(OverSamples) for d in definitions):
         whose = r" of all samples $\mu$ of a batch, which are independent"
-    return [
-        rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},",
-        align(lines),
-    ]
+    return [rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},", align(lines)]
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

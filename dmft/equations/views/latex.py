@@ -279,7 +279,7 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
         *law_latex(definitions, printer, averaged != plain),
         *named,
         align([functions_latex(model, printer)]),
-        *kernels_latex(lowered(averaged), printer, None),
+        *(kernels_latex(lowered(averaged), printer, None) if page.kernels != "none" else ()),
     ]
     text = "\n".join(part for part in parts if part)
     return fitted(text, page.width)
