@@ -101,3 +101,11 @@ def test_eigenvectors_of_matrices():
     theory = dmft.spectral(model(sp.Abs(z)), 2.0, sp.Min(y**2, 4)).cosine_squared
     error = np.std(found, ddof=1) / np.sqrt(len(found))
     assert abs(np.mean(found) - theory) < 3 * error + 10 / dim
+
+
+@pytest.mark.parametrize("noise", [{}, {"label_noise": 0.1}])
+@pytest.mark.parametrize("grows", [y, y**2, sp.log(1 + y**2)])
+def test_the_largest_label_dominates_what_is_unbounded(grows, noise):
+    """The largest of n values of T grows without bound: its eigenvector has no overlap, ever."""
+    found = dmft.spectral(model(sp.Abs(z), **noise), 50.0, preprocessing=grows)
+    assert (found.threshold, found.cosine_squared) == (math.inf, 0.0)

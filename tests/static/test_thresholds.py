@@ -289,3 +289,31 @@ def test_other_arguments_are_refused():
         bayes_optimal(model("z1*z2", 2), 1.0, "rademacher")
     with pytest.raises(BadParameter, match="piecewise polynomial"):
         thresholds(model("tanh(z1)+tanh(z2)", 2))
+
+
+def test_claims_of_weak_recovery_cover_exact_values():
+    """G = (y/2 - 1) I for y = z1^2 + z2^2, an exponential of mean 2; one field has 1/2 exactly."""
+    a, b = FIELDS[:2]
+    found = weak_recovery(model(a**2 + b**2, 2))
+    assert abs(found - 1.0) < found.error < 1e-9
+    # Independent of the fields: E[E[a^2 - 1 | y]^2] of y = |a| - |b|, by sums on a fine grid.
+    t, w = np.polynomial.legendre.leggauss(600)
+    y, weight = np.concatenate([6 * t - 6, 6 * t + 6]), np.concatenate([6 * w, 6 * w])
+    s = (6 * (1 + t))[:, None]
+    first, second = np.maximum(y, 0) + s, np.maximum(-y, 0) + s
+    law = np.exp(-(first**2 + second**2) / 2) * 2 / np.pi
+    mass = 6 * w @ law
+    informed = weight @ ((6 * w @ (law * (first**2 - 1))) ** 2 / mass)
+    found = weak_recovery(model(sp.Abs(a) - sp.Abs(b), 2))
+    assert abs(found * informed - 1) < 1e-11
+
+
+@pytest.mark.slow  # fast: the claims above
+def test_irrational_coefficients_and_rotations():
+    """z1^2 + z1 z2 = (c1^2 - ratio c2^2) (1 + sqrt 2)/2 in rotated fields: one threshold."""
+    a, b = FIELDS[:2]
+    ratio = (sp.sqrt(2) - 1) / (sp.sqrt(2) + 1)
+    turned, straight = (weak_recovery(model(e, 2)) for e in (a**2 + a * b, a**2 - ratio * b**2))
+    assert turned == pytest.approx(straight, rel=1e-6)
+    told = dmft.sample_complexity(model(a**2 + a * b, 2))  # its lines have no spinodal at small q
+    assert "0.507647" in str(told)

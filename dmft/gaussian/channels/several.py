@@ -414,10 +414,10 @@ class Several:
 
     @cached_property
     def _range(self) -> tuple[float, float]:
-        """Least and largest label within 6.5 standard deviations of all fields."""
-        axis = np.linspace(-6.5, 6.5, 53)
+        """Least and largest label within 8.5 standard deviations of all fields."""
+        axis = np.linspace(-8.5, 8.5, 69)
         grid = np.stack([a.ravel() for a in np.meshgrid(*[axis] * self.width)])
-        grid = grid[:, np.sum(grid**2, axis=0) <= 6.6**2]
+        grid = grid[:, np.sum(grid**2, axis=0) <= 8.6**2]
         y = self.label(grid)
         return float(min(y.min(), *self.special)), float(max(y.max(), *self.special))
 

@@ -23,8 +23,10 @@ from dmft.gaussian.channels.pieces import without_kinks
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.kinks import branches_of, projected, projections, switches
 
-# Edges of panels of a conditioned field, in its standard deviations, and where it is singular.
-SPREAD, SINGULAR = (-8.5, -2.5, 2.5, 8.5), (-7.0, 0.0, 7.0)
+# Edges of panels of a conditioned field, in its standard deviations; where it is singular, with
+# up to so many nodes, which lose more by a longer panel than by the tail, and with more.
+SPREAD, SINGULAR, FARTHER = (-8.5, -2.5, 2.5, 8.5), (-7.0, 0.0, 7.0), (-8.5, 0.0, 8.5)
+FEW = 16
 # Slopes and differences below this part of the label's size are zero.
 ZERO = 1e-9
 # Squares of slopes below this are zero.
@@ -137,6 +139,10 @@ class Sweep:
         own = sorted(self.shared, key=lambda n: n != self.last)
         return [quiet(self._symbols, slope(self.expr, self.fields[n])) for n in own]
 
+    @property
+    def _singular(self) -> tuple[float, ...]:
+        return SINGULAR if self.nodes <= FEW else FARTHER
+
     def share(self, fields: list[Array], z: Array) -> Array:
         """The part of a place that this sweep sums."""
         squares = [slope(*fields, z) ** 2 for slope in self._shared_slopes]
@@ -177,7 +183,7 @@ class Sweep:
         self, level: int, y: Array | float, fields: list[Array], mean: Array, scale: float
     ) -> tuple[Array, Array]:
         """Nodes and weights of one field, between its break points."""
-        spread = np.stack([mean + scale * t for t in (SINGULAR if self.smoothed else SPREAD)])
+        spread = np.stack([mean + scale * t for t in (self._singular if self.smoothed else SPREAD)])
         points = self._within(level, y, fields, spread[0], spread[-1])
         edges = np.concatenate([spread, points])
         order = np.argsort(edges, axis=0)
@@ -199,9 +205,9 @@ class Sweep:
         """Numbers of labels whose nodes have equally many break points in the first field."""
         first = self.others[0]
         mean, scale = omega[:, first], np.sqrt(variance[first, first])
-        ends = (mean + scale * t for t in (SINGULAR[0], SINGULAR[-1]))
+        ends = (mean + scale * t for t in (self._singular[0], self._singular[-1]))
         points = self._within(0, y, [], *ends)
-        counts = (points < mean + scale * SINGULAR[-1]).sum(axis=0)
+        counts = (points < mean + scale * self._singular[-1]).sum(axis=0)
         return [np.flatnonzero(counts == n) for n in np.unique(counts)]
 
     def pieces(self, fields: list[Array]) -> Pieces:

@@ -140,7 +140,7 @@ def projected(
         if sp.degree(f, x) > 1:
             found.append(sp.discriminant(f, x))
     factors = []
-    for f in found:
+    for f in (sp.numer(sp.together(f)) for f in found):  # irrational numbers stand below, too
         factors += [g for g, _ in sp.factor_list(f)[1]] if f.free_symbols else []
     return factors
 

@@ -186,7 +186,8 @@ class Line:
         kept = list(range(len(places)))
         while kept:  # the shallowest pair of neighbours, while it is a ripple
             marks = [0, *(n + 1 for n in kept), len(values) - 1]
-            steps = np.abs(np.diff([values[n] for n in marks]))
+            up = 1 if self.spline(places[kept[0]], 2) < 0 else -1
+            steps = up * np.diff([values[n] for n in marks]) * (-1.0) ** np.arange(len(marks) - 1)
             least = int(np.argmin(steps))
             if steps[least] > self.ripple:
                 break

@@ -30,6 +30,8 @@ FARTHEST = 9.0
 ORDERS, ZERO = (16, 24), 1e-12
 # Eigenvalues are sought between these multiples above the largest value of the preprocessing.
 CLOSE, FAR = 1e-9, 1e9
+# Labels so far out that what grows, even as a logarithm, is far above its values at nodes.
+VERY_FAR = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,8 @@ def spectral(
     Equation    phi(s) = s E[T h^2/(s - T)], psi(s) = s (1/alpha + E[T/(s - T)]): above the minimum
                 of psi, phi(s) = psi(s) and cos^2 = psi'/(psi' - phi'), else 0
     Valid for   labels of one teacher field with E[h | y] = 0; d -> infinity. The optimal
-                preprocessing is T = 1 - 1/E[h^2 | y], and its threshold that of weak recovery
+                preprocessing is T = 1 - 1/E[h^2 | y], and its threshold that of weak recovery.
+                If T is unbounded above, the sample of the largest T dominates: cos^2 = 0
     Source      theory/static_limits (19), (10)
 
     Parameters
@@ -189,10 +192,24 @@ def spectral(
     if preprocessing == "optimal":
         threshold = 1.0 / informed if informed > ZERO else math.inf
         found, other = (y if alpha > threshold else 0.0 for y in (found, other))
+    elif _is_unbounded(channel, preprocessing, fine):  # by the largest label, of no direction
+        threshold, found, other = math.inf, 0.0, 0.0
     else:
         threshold = fine.threshold()
     error = abs(found - other) + 1e-12
     return Spectral(found, threshold, error, alpha, str(preprocessing), str(label.expr))
+
+
+def _is_unbounded(channel: Channel, preprocessing: sp.Expr, known: Values) -> bool:
+    """Whether the preprocessing grows without bound along the labels."""
+    far = np.array([-VERY_FAR, VERY_FAR])
+    if not channel.noise:
+        if channel.drawn:
+            return False
+        far = quiet([channel.field], channel.inner)(far)
+    with np.errstate(all="ignore"):
+        T = quiet([LABEL], preprocessing)(np.concatenate([far, -far] if channel.flip else [far]))
+    return bool(np.any(4.0 * max(1.0, float(np.abs(known.T).max())) < T))
 
 
 def _in_label(preprocessing: sp.Expr) -> sp.Expr:
