@@ -35,8 +35,9 @@ from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.solution import CLOCK
 from dmft.solvers.solve import Request, check_request, solve_request
-from dmft.solvers.trajectory import CLOCK, Trajectory
+from dmft.solvers.trajectory import Trajectory
 
 REFERENCES = ("start", "plateau")
 # Times at which a run is saved around its plateau.

@@ -14,8 +14,9 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
+from dmft.solvers.solution import CLOCK
 from dmft.solvers.solve import solve_problem
-from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
+from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.validation import checked_or
 
 # A crossing is looked for on the accepted steps and then twice on as many points in between: what

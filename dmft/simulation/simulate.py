@@ -173,8 +173,9 @@ def simulate(
         common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
         return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
     if isinstance(model, VectorRule):
-        _refuse_for_rules(algorithm or first_passage or events or t_start)
+        _refuse_for_rules(algorithm or first_passage or events)
         given: dict[str, Any] = {"save_at": save_at, "progress": progress, "keep_runs": keep_runs}
+        given |= {"t_start": t_start}
         return simulate_rule(model, dim, t_max, seeds, start, method, **given, **parameters)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
@@ -239,7 +240,7 @@ def _refuse_for_rules(given: object) -> None:
     if given:
         raise BadParameter(
             "rules of vectors have no algorithm=, first_passage= or events=: "
-            "simulate(rule, dim=, t_max=, seeds=, start=, method=, save_at=)"
+            "simulate(rule, dim=, t_max=, seeds=, start=, method=, save_at=, t_start=)"
         )
 
 

@@ -19,6 +19,8 @@ from dmft.record import Archived, Record, Short
 if TYPE_CHECKING:
     import pandas
 
+# Block that counts steps per dimension where the learning rate follows a schedule.
+CLOCK = "steps_per_dim"
 # Single runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
 SUMMARIES = ("mean", "std", "stderr")
@@ -409,7 +411,7 @@ def start_of(
     memory = {n: blocks[n] for n in ACCUMULATED if n in blocks} | kept or None
     if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
         Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
-        known = {*KEPT, *ACCUMULATED, "Q", "M", "readout"}
+        known = {*KEPT, *ACCUMULATED, "Q", "M", "readout", CLOCK}
         plain = {n: float(y) for n, y in blocks.items() if np.ndim(y) == 0 and n not in known}
         return _unchecked(
             Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory, clock=clock,

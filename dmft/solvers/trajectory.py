@@ -13,15 +13,13 @@ from dmft.initial_conditions import Alignment, Overlaps
 from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solution import Solution, clock_of, start_of
+from dmft.solvers.solution import CLOCK, Solution, clock_of, start_of
 
 # The fixed readout, as trained ones are.
 READOUT = Block("readout", ("p",))
 # Fields that may be computed when they are first read (`completed_later`).
 DEFERRED = ("message", "provenance", "error")
 LATER = ("_complete", "_provenance")
-# Block that counts steps per dimension where the learning rate follows a schedule.
-CLOCK = "steps_per_dim"
 
 
 @dataclass(frozen=True, repr=False)

@@ -213,3 +213,60 @@ def test_one_alignment_is_greedy():
     greedy = dmft.greedy_schedule(eqs, start, 4.0, points=201)
     np.testing.assert_allclose(best.value[1:-1], greedy.at(best.t[1:-1]), rtol=2e-2)
     assert best.run.risk[-1] == pytest.approx(greedy.run.risk[-1], rel=1e-5)
+
+
+def decaying():
+    """Two linear units under a decay lam: dM = B - M - lam M, and what a schedule makes of it."""
+    w, B, x = Rows("w", 2), fixed("B"), View("x")
+    lam = sp.Symbol("lam", real=True)
+    miss = B @ x - w[0] @ x
+    steps = {w[0]: miss * x - lam * w[0], w[1]: -lam * w[1] + (B @ x) * x}
+    rule = dmft.UpdateField(steps, learning_rate=0.5, measures={"risk": miss**2 / 2})
+    return rule, dmft.Overlaps([[0.5, 0.0], [0.0, 0.5]], [[0.1], [0.2]])
+
+
+FADING, SLOWER = 0.3 * sp.exp(-dmft.t / 2), 1 / (1 + dmft.t)
+
+
+def faded(t, y):
+    """M and Q of the first unit where lam fades and the rate falls."""
+    M, Q = y
+    lam = 0.3 * np.exp(-t / 2)
+    return [1 - M - lam * M, 2 * (M - Q) - 2 * lam * Q + (1 - 2 * M + Q) / (1 + t)]
+
+
+def test_schedules_of_rules_continue_and_count_steps():
+    """A start knows its time: both parts of a run are the whole, and d(steps/d) = dt/g."""
+    rule, start = decaying()
+    eqs, given = dmft.derive(rule), {"lam": FADING, "learning_rate": SLOWER}
+    whole = dmft.solve(eqs, start, 4.0, **given)
+    first = dmft.solve(eqs, start, 1.5, **given)
+    second = dmft.solve(eqs, first.final, 4.0, **given)
+    exact = solve_ivp(faded, (0, 4), [0.1, 0.5], rtol=1e-11, atol=1e-13).y[:, -1]
+    for run in (whole, second):
+        np.testing.assert_allclose([run.M[-1, 0, 0], run.Q[-1, 0, 0]], exact, atol=1e-8)
+        np.testing.assert_allclose(run.steps(100)[-1], 100 * (4 + 8), rtol=1e-8)
+    assert first.final.scalars is None
+    again = dmft.solve(eqs, first.final, 1.0, t_start=0.0, **given)
+    assert again.t[0] == 0.0
+    runs = dmft.simulate(rule, dim=200, t_max=4.0, seeds=20, start=first.final, save_at=2, **given)
+    assert runs.t[0] == 1.5
+    np.testing.assert_allclose(runs.steps(200), [200 * (1.5 + 1.125), 200 * 12], rtol=1e-3)
+    gap = runs.mean.M[-1, 0, 0] - exact[0]
+    assert abs(gap) < 4 * runs.stderr.M[-1, 0, 0] + 2 / 200
+
+
+def test_escape_times_follow_schedules_of_rules():
+    """The risk of the first unit reaches a fifth where SciPy finds it."""
+    rule, start = decaying()
+
+    def left(_, y):
+        return (1 - 2 * y[0] + y[1]) / 2 - 0.2
+
+    left.terminal = True
+    exact = solve_ivp(faded, (0, 4), [0.1, 0.5], events=left, rtol=1e-11, atol=1e-13).t_events[0]
+    found = dmft.escape_time(
+        dmft.derive(rule), start, 4.0, observable="risk", threshold=0.2, lam=FADING,
+        learning_rate=SLOWER,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.value, exact[0], rtol=1e-7)

@@ -11,8 +11,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import PARAMETERS
+from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.rules.covariances import RowOverlaps, entry
 from dmft.equations.rules.nodes import rule_of
@@ -192,6 +194,9 @@ class RuleSpace(StateSpace):
             replace(d, terms=tuple((n, e.xreplace(swap)) for n, e in d.terms))
             for d in equations.definitions
         ]
+        if x.gamma in swap:  # the first observable, from which a run counts its steps
+            now = Definition(sp.Symbol(x.gamma.name), (("rate", swap[x.gamma]),), "observable")
+            changed.insert(0, now)
         derived = equations.derived or equations.definitions
         return replace(equations, definitions=tuple(changed), derived=derived)
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.initial_conditions import Overlaps
+from dmft.initial_conditions import Overlaps, steps_before
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import VectorRule
 from dmft.names import VERSION, Status
@@ -154,6 +154,7 @@ def simulate_rule(
     save_at: int | ArrayLike | None = None,
     progress: ProgressOption = None,
     keep_runs: bool = True,
+    t_start: float | None = None,
     **parameters: Any,
 ) -> Ensemble:
     """Runs of a rule for several seeds: weights in R^d, or the exact chain of overlaps.
@@ -169,7 +170,7 @@ def simulate_rule(
         raise BadParameter(f'method must be "weights" or "overlaps", got {shown(method)}')
     if not t_max > 0.0:
         raise BadParameter(f"t_max = {t_max!r} must be positive")
-    step = Step(rule, int(dim), float(t_max), parameters)
+    step = Step(rule, int(dim), float(t_max), parameters, start, t_start)
     numbers, clock = as_seeds(seeds), step.clock
     saved = save_steps(t_max, clock, save_at)
     is_tabled = any(isinstance(y, Table) for y in parameters.values())
@@ -180,12 +181,16 @@ def simulate_rule(
     finite = [all(np.isfinite(y[s]).all() for y in arrays.values()) for s in range(len(numbers))]
     status = tuple(Status.OK if one else Status.NONFINITE for one in finite)
     P = start.P.sum(axis=0) if start.P.ndim == 3 else start.P
+    counted: dict[str, Any] = {"time_step_times_dim": clock.time_step * dim}
+    if clock.rates is not None and not is_tabled:  # no constant unit
+        steps = saved + dim * steps_before(start, clock.begin)
+        counted = {"time_step_times_dim": None, "steps_at_saved_times": steps.tolist()}
     found = Ensemble(
         t=clock.at(saved), dim=int(dim),
         **averaged(arrays, numbers, status),
         provenance={
             "version": VERSION, "model": repr(rule), "method": method,
-            "time_step_times_dim": clock.time_step * dim,
+            **counted,
             "time_unit": "tau = steps / d" if is_tabled else "t = steps * learning_rate / d",
         },
         parameters={str(s): float(y) for s, y in step.values.items() if y.is_number},

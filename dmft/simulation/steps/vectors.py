@@ -14,7 +14,7 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
-from dmft.initial_conditions import Overlaps
+from dmft.initial_conditions import STEPS, Overlaps, begin_of, check_end
 from dmft.laws import Discrete
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import TIME, VectorRule
@@ -28,10 +28,22 @@ CHUNK, MOST_DRAWN = 64, 2**22
 class Step:
     """A rule as functions of arrays, one value for each seed and sample."""
 
-    def __init__(self, rule: VectorRule, dim: int, t_max: float, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        rule: VectorRule,
+        dim: int,
+        t_max: float,
+        given: Mapping[str, Any],
+        start: Overlaps,
+        t_start: float | None = None,
+    ) -> None:
         self.rule, self.dim = rule, dim
         self.values, rate = _values(rule, dim, given)
-        self.clock = self._clock(rate, t_max)
+        is_tabled = isinstance(rate, Table)
+        follows = is_tabled or any(y.has(TIME) for y in (rate, *self.values.values()))
+        begin = begin_of(start, STEPS if is_tabled else TIME.name, t_start, follows)
+        check_end(t_max, begin, STEPS if is_tabled else TIME.name)
+        self.clock = self._clock(rate, t_max, begin)
         self.batch = int(self.number(sp.sympify(rule.batch_size, strict=True)))
         if any(y.has(Mean) for y in rule.expressions):
             raise BadParameter("steps with averages as coefficients are not simulated: use solve")
@@ -63,14 +75,14 @@ class Step:
     def _coefficient(self, row: Row, vector: Row | View) -> sp.Expr:
         return dict(self.rule.steps)[row].terms.get(vector, sp.S.Zero)
 
-    def _clock(self, rate: Any, t_max: float) -> Clock:
+    def _clock(self, rate: Any, t_max: float, begin: float) -> Clock:
         """Times of the steps; under a schedule, each step has its own rate."""
         if isinstance(rate, Table):
-            return Tabled(rate, self.dim).clock(1.0, t_max, 0.0)
+            return Tabled(rate, self.dim).clock(1.0, t_max, begin)
         at = rate.subs(self.values)
         if at.free_symbols == {TIME}:
-            return Schedule(at).clock(1.0 / self.dim, t_max, 0.0)
-        return Clock(self.number(rate) / self.dim)
+            return Schedule(at).clock(1.0 / self.dim, t_max, begin)
+        return Clock(self.number(rate) / self.dim, begin=begin)
 
     def rate(self, n: int) -> float:
         """Learning rate of a step."""

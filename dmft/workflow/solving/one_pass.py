@@ -65,14 +65,14 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
-    if getattr(getattr(system, "origin", None) or system, "family", "") == "rule":
-        system, values = _with_schedules(system, values)
     kept = None
     if isinstance(system, Equations) and not is_followed(values):
         kept = kept_problem(system, options)
     check_start((kept or problem_of(system)).origin, start)
     problem, inputs, schedule = prepared(system, start, values, options.t_start, t_max, kept)
     equations = problem.origin
+    if equations.family == "rule":  # expressions stand in its equations
+        values = {n: y for n, y in values.items() if not is_open(y)}
     if any(map(is_table, values.values())):
         values = inputs["parameters"] | {n: y for n, y in values.items() if not is_table(y)}
     choices = {**options.of_solver, "t_max": t_max}
@@ -134,9 +134,7 @@ def _with_schedules(
     system: Equations | Problem, values: Mapping[str, Any]
 ) -> tuple[Equations | Problem, dict[str, Any]]:
     """Equations of a rule with parameters that are functions of the time, scalars or measures."""
-    open_ = {n: y for n, y in values.items() if isinstance(y, sp.Expr) and not y.is_number}
-    if not open_:
-        return system, dict(values)
+    open_ = {n: y for n, y in values.items() if is_open(y)}
     equations = getattr(system, "origin", None) or system
     assert isinstance(equations, Equations)
     return equations.space.scheduled(equations, open_), {
@@ -192,7 +190,16 @@ def prepared(
     A schedule in time continues at the time of the start unless `t_start` says where it begins.
     `kept` is the problem of the system where that is linked already.
     """
-    problem, schedule = kept, None
+    problem, schedule, counts = kept, None, False
+    if getattr(getattr(system, "origin", None) or system, "family", "") == "rule" and any(
+        map(is_open, values.values())
+    ):
+        from dmft.emit.schedules import TIME as NOW
+
+        if any(y.has(NOW) for y in values.values() if is_open(y)):
+            t_start = begin_of(start, TIME, t_start)
+        problem, counts = None, follows_schedule(values)
+        system, values = _with_schedules(system, values)
     if any(map(is_table, values.values())):
         from dmft.workflow.control.problem import followed, schedule_among
 
@@ -207,6 +214,10 @@ def prepared(
         begin = begin_of(start, TIME, t_start, follows=False)
         inputs = {**run_inputs(system, start, values), "t_start": begin}
     problem = problem or problem_of(system)
+    if counts:
+        from dmft.workflow.solving.schedule import with_steps
+
+        problem = with_steps(problem, inputs, start)
     check_end(t_max, inputs["t_start"], problem.time_unit if problem.tail else TIME)
     return problem, inputs, schedule
 
@@ -223,8 +234,12 @@ def is_followed(values: Mapping[str, Any]) -> bool:
 
 def follows_schedule(values: Mapping[str, Any]) -> bool:
     """Whether the learning rate of a run is no number."""
-    rate = values.get("learning_rate")
-    return isinstance(rate, sp.Expr) and not rate.is_number
+    return is_open(values.get("learning_rate"))
+
+
+def is_open(value: Any) -> bool:
+    """Whether a run-time value is an expression that is no number."""
+    return isinstance(value, sp.Expr) and not value.is_number
 
 
 def request_of(

@@ -23,7 +23,8 @@ from dmft.names import Status
 from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE, rhs_at
-from dmft.solvers.trajectory import CLOCK, Trajectory
+from dmft.solvers.solution import CLOCK
+from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"
@@ -95,9 +96,20 @@ def scheduled_inputs(
     inputs = run_inputs(system, start, {**parameters, RATE: first})
     problem = follow(problem, schedule)
     if problem.kind == "ode":
-        inputs["state"][CLOCK] = np.array(steps_before(start, begin))
-        inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
+        _count(inputs, start, begin)
     return problem, {**inputs, "t_start": begin}, schedule
+
+
+def _count(inputs: dict[str, Any], start: Any, begin: float) -> None:
+    """Steps before a run that counts them, whose time has no constant unit."""
+    inputs["state"][CLOCK] = np.array(steps_before(start, begin))
+    inputs["provenance"]["time_step_times_dim"] = None
+
+
+def with_steps(problem: Problem, inputs: dict[str, Any], start: Any) -> Problem:
+    """A rule whose first observable is its learning rate, and that counts its steps."""
+    _count(inputs, start, inputs["t_start"])
+    return follow(problem, Schedule(RISK))
 
 
 def read_schedule(equations: Any, value: Any) -> Schedule | None:
@@ -136,12 +148,18 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
         problem,
         rhs=_scheduled(
             problem.rhs, look, rate, position, _pace_now(names) if clock else None, count,
-            problem.widths.index("p") if clock else -1, unit_of(problem.origin),
+            _units(problem) if clock else -1, unit_of(problem.origin),
         ),
         diffusion=diffusion,
         state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
         provenance={**problem.provenance, "learning_rate_schedule": str(schedule.expr)},
     )  # fmt: skip
+
+
+def _units(problem: Problem) -> int:
+    """Place among the widths of what divides the rate of a step, or past them for 1."""
+    rule = getattr(problem.origin, "family", "") == "rule"
+    return len(problem.widths) if rule else problem.widths.index("p")
 
 
 def counting(problem: Problem) -> Problem:
@@ -154,7 +172,7 @@ def counting(problem: Problem) -> Problem:
         )
     rhs = _scheduled(
         problem.rhs, None, None, names.index(RATE), _pace_now(names), 0,
-        problem.widths.index("p"), unit_of(problem.origin),
+        _units(problem), unit_of(problem.origin),
     )  # fmt: skip
     return replace(problem, rhs=rhs, jacobian=None, state=(*problem.state, Block(CLOCK, ())))
 
@@ -223,7 +241,7 @@ def _scheduled(
             values[position] = now
         rhs_at(address)(t, y, widths, values, out)
         if has_clock:
-            out[-1] = widths[width] / now
+            out[-1] = (widths[width] if width < widths.size else 1.0) / now
             if has_pace:
                 out[-1] /= pace_or_rate(0.0, par)
             out[-1] = batch * out[-1] ** power

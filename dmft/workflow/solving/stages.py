@@ -25,8 +25,8 @@ from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
-from dmft.solvers.solution import ABOVE
-from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
+from dmft.solvers.solution import ABOVE, CLOCK
+from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.validation import checked, checked_or
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import follows_schedule
