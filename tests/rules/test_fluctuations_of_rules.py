@@ -136,3 +136,34 @@ def test_fluctuations_are_printed_and_refused():
     averaged = dmft.UpdateField({w: (h * k - mean(h * k)) * x}, learning_rate=0.5)
     with pytest.raises(BadParameter, match="averages as coefficients"):
         dmft.derive(averaged, dim=100, fluctuations=True)
+
+
+def test_fluctuations_of_polynomial_rules_with_masks_are_exact():
+    """A masked Oja rule with a spike c and a scalar: Sigma by a sum over m and a product rule."""
+    w, u, v, g = Rows("w"), fixed("u"), sp.Symbol("v", real=True), 0.4
+    m, c = Random("m", laws.Discrete({1: 0.3, 0: 0.7})), Random("c", laws.Normal(variance=2.5))
+    x = View("x", replaces={u: c})
+    h = w @ x
+    rule = dmft.UpdateField(
+        {w: m * (h * x - h**2 * w)}, scalars={v: (u @ x) ** 2 - v}, learning_rate=g
+    )
+    eqs = dmft.derive(rule, dim=500, fluctuations=True)
+    Q, M = 1.3, 0.8
+    start = dmft.Overlaps([[Q]], [[M]], scalars={v: 2.0})
+    found = eqs.evaluate(start)["Sigma"]
+    z, weight = np.polynomial.hermite_e.hermegauss(16)
+    weight = np.outer(weight, weight).ravel() / weight.sum() ** 2
+    c, rest = np.sqrt([[2.5], [Q - M**2]]) * np.reshape(np.meshgrid(z, z), (2, -1))
+    h = M * c + rest
+    moved = np.array([2 * h**2 * (1 - Q) + g * h**2, h * c - h**2 * M, 0 * h])
+    still = np.array([0 * h, 0 * h, c**2 - 2.0])
+    first = sum(p * (k * moved + still) @ weight for k, p in ((1, 0.3), (0, 0.7)))
+    second = sum(
+        p * ((k * moved + still) * weight) @ (k * moved + still).T for k, p in ((1, 0.3), (0, 0.7))
+    )
+    np.testing.assert_allclose(found, second - np.outer(first, first), rtol=1e-12, atol=1e-12)
+    assert eqs.evaluate_error(start)["Sigma"].max() < 1e-11
+    assert "exact" in str(eqs)
+    (point,) = dmft.fixed_points(dmft.derive(rule), start)
+    noise = dmft.linear_noise(eqs, point)
+    assert noise.std["readout"] == pytest.approx(np.sqrt(g / 500 * 12.5 / 2), rel=1e-9)

@@ -8,20 +8,22 @@ sample and not their means (theory/update_rules (6)). F is that of d -> infinity
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import sympy as sp
+from scipy.special import ndtri
 
 from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_dimension
-from dmft.equations.parameter_values import Values
+from dmft.equations.parameter_values import NODE_OPTIONS, Values
 from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal
+from dmft.equations.rules.nodes import exact_product
 from dmft.equations.rules.rates import Rates
 from dmft.equations.rules.space import RuleSpace
 from dmft.equations.views.printer import EquationPrinter
@@ -33,6 +35,8 @@ from dmft.rules import Field, Gram, Mean, Random, View
 
 # Variances below this are those of parallel rows.
 LEAST = sp.Float(1e-24)
+# Nodes that are exact are taken up to so many.
+MOST_NODES = 4096
 
 
 class _OneSample(RowOverlaps):
@@ -79,7 +83,47 @@ class RuleNoise(WrittenNoise):
 
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the increments; `options` may contain nodes, replicas, seed."""
-        return noise_rule(len(self.normals), False, options)
+        if self._exact is None or any(options.get(name) is not None for name in NODE_OPTIONS):
+            return noise_rule(len(self.normals), False, options)
+        return self._exact
+
+    @property
+    def approximation(self) -> str:  # type: ignore[override]
+        """How the covariance is computed, in words."""
+        if self._exact is None:
+            return WrittenNoise.approximation
+        return "covariance of the increments on nodes that are exact for it"
+
+    @cached_property
+    def _exact(self) -> NodeRule | None:
+        """Few nodes that are exact: of polynomials, and of random numbers with known weights."""
+        count = len(self.normals) - len(self.model.randoms)
+        drawn = dict(zip(self.normals[count:], self.model.randoms, strict=True))
+        known = {n: r.law for n, r in drawn.items() if isinstance(r.law, Discrete)}
+        free = set(self.normals) - set(known)
+        if not all(sp.sympify(w, strict=True).is_number for y in known.values() for w in y.weights):
+            return None
+        values = [
+            y.replace(
+                lambda e: isinstance(e, sp.sign) and not e.free_symbols & free, lambda _: sp.Dummy()
+            )
+            for y in self.at_nodes[0]
+        ]
+        degree = max((_degree(y, free) for y in values), default=0)
+        used = {s for y in self.at_nodes[0] for s in y.free_symbols}
+        axes: list[tuple[np.ndarray, np.ndarray] | None] = []
+        for n in self.normals:
+            if n not in used:
+                axes.append((np.zeros(1), np.ones(1)))
+            elif n in known:
+                weights = np.array([float(w) for w in known[n].weights])
+                axes.append((ndtri(np.cumsum(weights) - weights / 2), weights))
+            else:
+                axes.append(None)
+        if degree == sp.oo:
+            return None
+        sizes = [degree + 1 if a is None else a[0].size for a in axes]
+        return exact_product(axes, 2 * int(degree)) if np.prod(sizes) <= MOST_NODES else None
 
     # One sample -------------------------------------------------------------------------------
 
@@ -223,6 +267,17 @@ def _cholesky(matrix: Any) -> sp.Matrix:
             else:
                 found[i, i] = sp.sqrt(sp.Max(rest, LEAST))
     return found
+
+
+def _degree(expr: sp.Expr, free: Set[sp.Symbol]) -> Any:
+    """Bound of the total degree in these variables; infinite where it is no polynomial."""
+    if not expr.free_symbols & free:
+        return 0
+    if isinstance(expr, sp.Add | sp.Mul):
+        return (max if expr.is_Add else sum)([_degree(y, free) for y in expr.args])
+    if isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp > 0:
+        return int(expr.exp) * _degree(expr.base, free)
+    return 1 if expr.is_Symbol else sp.oo
 
 
 def rule_noise(rule: VectorRule, dim: Any) -> RuleNoise:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
-from dmft.gaussian.nodes.rules import NodeRule, normal_rule, tensor_rule
+from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule, tensor_rule
 
 Array = NDArray[np.float64]
 # Coordinates beyond which the normal density is below 3e-13.
@@ -153,7 +153,25 @@ def split_rule(dim: int, points: int) -> NodeRule:
 def _split(dim: int, points: int) -> NodeRule:
     x, w = legendre(max(2, points // 2))
     axis, weight = np.concatenate([0.5 * (x + 1.0), 0.5 * (x + 3.0)]), np.tile(0.25 * w, 2)
-    normal = np.array(np.meshgrid(*[axis] * dim, indexing="ij")).reshape(dim, -1)
-    whole = np.prod(np.meshgrid(*[weight] * dim, indexing="ij"), axis=0).ravel()
+    normal, whole = _product([(axis, weight)] * dim)
     label = f"{axis.size} Gauss-Legendre nodes an axis in {dim} dimensions, split at kinks"
     return NodeRule(np.ascontiguousarray(normal), whole, "gauss-hermite", label)
+
+
+def exact_product(axes: Sequence[tuple[Array, Array] | None], degree: int) -> NodeRule:
+    """Product of given rules and, for None, Gauss-Hermite rules exact for this total degree.
+
+    Its error, told by the rule with a point more an axis, is that of rounding.
+    """
+    rules = []
+    for n in (exact_points(degree), exact_points(degree) + 1):
+        z, w = np.polynomial.hermite_e.hermegauss(n)
+        normal, weight = _product([(z, w / w.sum()) if a is None else a for a in axes])
+        rules.append(NodeRule(normal, weight, "gauss-hermite", f"product with {n} nodes an axis"))
+    return replace(rules[0], groups=(rules[1],))
+
+
+def _product(axes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    points, weights = zip(*axes, strict=True)
+    normal = np.array(np.meshgrid(*points, indexing="ij")).reshape(len(axes), -1)
+    return normal, np.prod(np.meshgrid(*weights, indexing="ij"), axis=0).ravel()
