@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import combinations, product
 from typing import Any
 
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.laws import Laplace, Uniform
 from dmft.model import FIELD
 from dmft.rules import Field, Random, Row, View
@@ -20,8 +20,6 @@ ZERO, ONE = sp.S.Zero, sp.S.One
 LARGEST_POWER = 12
 # Signs inside of a function whose values are tried one by one.
 MOST_INDICATORS = 10
-# Signs inside of a sign whose values are tried, as in Max(-1, Min(1, h)).
-MOST_NESTED = 4
 
 
 class Opaque(sp.Symbol):
@@ -100,48 +98,15 @@ def origin(view: View) -> View:
 
 def plain(expr: sp.Expr) -> sp.Expr:
     """An expression with steps, moduli and extremes as signs of single factors."""
-    if not expr.has(sp.Heaviside, sp.sign, sp.Abs, sp.Max, sp.Min, sp.Piecewise):
+    if not expr.has(*SWITCHES):
         return expr
     if expr.has(sp.Piecewise):
         raise BadParameter(f"{expr}: write steps with Heaviside, sign, Abs or Max, not Piecewise")
-    args = [plain(a) for a in expr.args]
-    if isinstance(expr, sp.Heaviside):
-        return (1 + sign_of(args[0])) / 2
-    if isinstance(expr, sp.sign):
-        return sign_of(args[0])
-    if isinstance(expr, sp.Abs):
-        return args[0] * sign_of(args[0])
-    if isinstance(expr, sp.Max | sp.Min):
-        total, way = args[0], 1 if isinstance(expr, sp.Max) else -1
-        for other in args[1:]:
-            total = (total + other + way * (total - other) * sign_of(total - other)) / 2
-        return total
-    return expr.func(*args) if args else expr
-
-
-def sign_of(expr: sp.Expr) -> sp.Expr:
-    """Sign of a product as a product of signs."""
-    factors = sp.Mul.make_args(sp.factor_terms(expr))
-    found = []
-    for factor in factors:
-        base, power = factor.as_base_exp()
-        if power.is_Integer and power % 2 == 0:
-            continue
-        whole = base if power.is_Integer else factor
-        inner = sorted(whole.atoms(sp.sign), key=str)
-        # A function of signs alone stays whole, for `by_signs`.
-        few = 0 < len(inner) <= MOST_NESTED
-        if few and variables(whole.xreplace({s: sp.Dummy() for s in inner})):
-            found.append(by_values(inner, partial(_sign_at, whole)))
-            continue
-        # Of a difference and its negative one has the sign, so that exclusive events cancel.
-        flipped = whole.could_extract_minus_sign()
-        found.append(-sp.sign(-whole) if flipped else sp.sign(whole))
-    return sp.Mul(*found)
-
-
-def _sign_at(expr: sp.Expr, signs: dict[sp.Expr, sp.Expr]) -> sp.Expr:
-    return sign_of(expr.xreplace(signs))
+    fields = variables(expr) | expr.atoms(Opaque)
+    # Of a difference and its negative one has the sign, so that exclusive events cancel.
+    return to_signs(expr, sorted(fields, key=str)).replace(
+        sp.sign, lambda u: -sp.sign(-u) if u.could_extract_minus_sign() else sp.sign(u)
+    )
 
 
 def by_values(
