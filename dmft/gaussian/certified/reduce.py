@@ -48,24 +48,14 @@ def lowest_pivot(cov: Sequence[Sequence[Fraction]]) -> Fraction:
 
 def solve(matrix: Sequence[Sequence[Fraction]], right: Sequence[Fraction]) -> list[Fraction]:
     """A solution of a consistent linear system, the free unknowns zero."""
-    size = len(matrix)
+    module, size = flint(), len(matrix)
     rows = [[*row, b] for row, b in zip(matrix, right, strict=True)]
-    pivots: list[int] = []
-    for column in range(size):
-        r = len(pivots)
-        found = next((i for i in range(r, size) if rows[i][column] != 0), None)
-        if found is None:
-            continue
-        rows[r], rows[found] = rows[found], rows[r]
-        rows[r] = [v / rows[r][column] for v in rows[r]]
-        for i in range(size):
-            if i != r and rows[i][column] != 0:
-                factor = rows[i][column]
-                rows[i] = [a - factor * b for a, b in zip(rows[i], rows[r], strict=True)]
-        pivots.append(column)
+    exact = module.fmpq_mat([[module.fmpq(v.numerator, v.denominator) for v in r] for r in rows])
+    reduced, rank = exact.rref()
     solution = [Fraction(0)] * size
-    for r, column in enumerate(pivots):
-        solution[column] = rows[r][size]
+    for r in range(rank):
+        pivot = next(column for column in range(size) if reduced[r, column] != 0)
+        solution[pivot] = Fraction(int(reduced[r, size].p), int(reduced[r, size].q))
     return solution
 
 

@@ -29,11 +29,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
+from typing import Any
 
 from dmft.errors import NotClosed
 from dmft.gaussian.certified.balls import Ball, flint, real_ball
 
-Polynomial = tuple[Fraction, ...]
+# A polynomial of python-flint with rational coefficients.
+Polynomial = Any
 Matrix = Sequence[Sequence[Polynomial]]
 Function = Callable[[Ball], Ball]
 
@@ -42,7 +44,7 @@ def price_integral(m: Sequence[Fraction], C: Sequence[Sequence[Fraction]], goal:
     """E[prod sign(u_j)] minus its value for independent fields; three fields, or four centred."""
     module = flint()
     size = range(len(m))
-    path = [[_entry(C[i][j], i == j) for j in size] for i in size]
+    path = [[_polynomial(C[i][j], *[-C[i][j]] * (i != j)) for j in size] for i in size]
     pairs = [(i, j) for i, j in combinations(size, 2) if C[i][j]]
     terms = [_pair_term(m, C, path, i, j) for i, j in pairs]
 
@@ -59,32 +61,17 @@ def price_integral(m: Sequence[Fraction], C: Sequence[Sequence[Fraction]], goal:
     return value.real
 
 
-def _entry(c: Fraction, diagonal: bool) -> Polynomial:
-    return (c,) if diagonal else (c, -c)
-
-
-def _times(p: Polynomial, q: Polynomial) -> Polynomial:
-    result = [Fraction(0)] * (len(p) + len(q) - 1)
-    for i, a in enumerate(p):
-        for j, b in enumerate(q):
-            result[i + j] += a * b
-    return tuple(result)
-
-
-def _plus(p: Polynomial, q: Polynomial, side: int) -> Polynomial:
-    size = max(len(p), len(q))
-    wide = [[*r, *[Fraction(0)] * (size - len(r))] for r in (p, q)]
-    return tuple(a + side * b for a, b in zip(*wide, strict=True))
+def _polynomial(*coefficients: Fraction) -> Polynomial:
+    module = flint()
+    return module.fmpq_poly([module.fmpq(c.numerator, c.denominator) for c in coefficients])
 
 
 def _determinant(rows: Matrix) -> Polynomial:
     if len(rows) == 1:
         return rows[0][0]
-    total: Polynomial = (Fraction(0),)
-    for j, entry in enumerate(rows[0]):
-        rest = [[*row[:j], *row[j + 1 :]] for row in rows[1:]]
-        total = _plus(total, _times(entry, _determinant(rest)), -1 if j % 2 else 1)
-    return total
+    rests = ([[*row[:j], *row[j + 1 :]] for row in rows[1:]] for j in range(len(rows)))
+    minors = enumerate(map(_determinant, rests))
+    return sum(((-1) ** j * rows[0][j] * minor for j, minor in minors), _polynomial())
 
 
 def _minor(path: Matrix, rows: Sequence[int], columns: Sequence[int]) -> Polynomial:
@@ -94,7 +81,7 @@ def _minor(path: Matrix, rows: Sequence[int], columns: Sequence[int]) -> Polynom
 def _split(p: Polynomial) -> tuple[int, Function]:
     """Order r of the zero at tau = 0, and p / tau^r as a function; r = -1 for p = 0."""
     order = next((i for i, a in enumerate(p) if a), -1)
-    coefficients = [real_ball(a) for a in reversed(p[max(order, 0) :])]
+    coefficients = [flint().arb(a) for a in reversed(p.coeffs()[max(order, 0) :])]
 
     def evaluate(tau: Ball) -> Ball:
         total = flint().acb(0)
@@ -116,7 +103,7 @@ def _pair_term(
     other = _one(m, path, i, j, rest[0]) if len(rest) == 1 else _two(path, i, j, *rest)
     # C_jj m_i^2 - 2 t C_ij m_i m_j + C_ii m_j^2, over 2 D_ij the exponent; no zero at tau = 0.
     cross = 2 * C[i][j] * m[i] * m[j]
-    numerator = (C[j][j] * m[i] ** 2 - cross + C[i][i] * m[j] ** 2, cross)
+    numerator = _polynomial(C[j][j] * m[i] ** 2 - cross + C[i][i] * m[j] ** 2, cross)
     action = _split(numerator)[1] if any((m[i], m[j])) else None
 
     def term(s: Ball, tau: Ball, analytic: bool) -> Ball:
@@ -135,8 +122,7 @@ def _one(m: Sequence[Fraction], path: Matrix, i: int, j: int, k: int) -> Callabl
     order, variance = _split(_minor(path, (i, j, k), (i, j, k)))
     _, spread = _split(_minor(path, (i, j), (i, j)))
     # D_ij times the center: the minor with the means in the place of the last column.
-    column = [(m[a],) for a in (i, j, k)]
-    bordered = [[path[a][i], path[a][j], c] for a, c in zip((i, j, k), column, strict=True)]
+    bordered = [[path[a][i], path[a][j], _polynomial(m[a])] for a in (i, j, k)]
     zeros, center = _split(_determinant(bordered))
     power = 2 * zeros - order
     root = module.arb(2).sqrt()
