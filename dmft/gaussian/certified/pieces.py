@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import sympy as sp
-from sympy.core.relational import Relational
 
 from dmft.errors import NotClosed
 from dmft.gaussian.certified.balls import Ball, as_fraction, constant, flint, rational, real_ball
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.kinks import arguments
+from dmft.gaussian.nodes.kinks import arguments, branch, exact_zeros
 
 # Bits at which break points are told apart.
 BITS = 300
@@ -66,8 +66,9 @@ def _split(
     roots = _inside({r for g in arguments(node) for r in _real_roots(g, x)}, low, high)
     result = []
     for left, right in pairwise([low, *roots, high]):
-        branch = _branch(node, x, _between(left, right))
-        result += _split(expr.xreplace({node: branch}), x, left, right)
+        here = {x: rational(_between(left, right))}
+        value = branch(node, partial(_sign_at, here))
+        result += _split(expr.xreplace({node: value}), x, left, right)
     return result
 
 
@@ -82,38 +83,7 @@ def _innermost(expr: sp.Expr, x: sp.Symbol) -> sp.Expr | None:
     return None
 
 
-def _branch(node: sp.Expr, x: sp.Symbol, point: Fraction) -> sp.Expr:
-    """What the switch is around a point."""
-    here = {x: rational(point)}
-    if isinstance(node, sp.Piecewise):
-        for value, condition in node.args:
-            truth = {r: _truth(r, here) for r in condition.atoms(Relational)}
-            if condition.xreplace(truth) == sp.true:
-                return value
-        raise NotClosed(f"the pieces of {node} do not cover the line")
-    if isinstance(node, sp.Max | sp.Min):
-        direction = 1 if isinstance(node, sp.Max) else -1
-        best = node.args[0]
-        for other in node.args[1:]:
-            if direction * _sign_at(other - best, here) > 0:
-                best = other
-        return best
-    side = _sign_at(node.args[0], here)
-    if isinstance(node, sp.Abs):
-        return side * node.args[0]
-    if isinstance(node, sp.Heaviside):
-        return sp.Integer(side > 0)
-    return sp.Integer(side)
-
-
-def _truth(relation: Relational, here: dict[sp.Symbol, sp.Rational]) -> sp.Basic:
-    """Truth of a comparison off its zero set."""
-    if isinstance(relation, sp.Eq | sp.Ne):
-        return sp.false if isinstance(relation, sp.Eq) else sp.true
-    return sp.true if _sign_at(relation.gts - relation.lts, here) > 0 else sp.false
-
-
-def _sign_at(g: sp.Expr, here: dict[sp.Symbol, sp.Rational]) -> int:
+def _sign_at(here: dict[sp.Symbol, sp.Rational], g: sp.Expr) -> int:
     with flint().ctx.workprec(BITS):
         if sp.expand(g) == 0:
             return 0
@@ -130,12 +100,10 @@ def _real_roots(g: sp.Expr, x: sp.Symbol) -> list[sp.Expr]:
     if not g.has_free(x):
         return []
     polynomial = sp.Poly(g.replace(lambda e: e.is_Float, lambda e: rational(as_fraction(e))), x)
-    if polynomial.domain.is_ZZ or polynomial.domain.is_QQ:
-        return list(dict.fromkeys(polynomial.real_roots()))
-    if polynomial.degree() == 1:
-        slope, offset = polynomial.all_coeffs()
-        return [sp.cancel(-offset / slope)]
-    raise NotClosed(f"the zeros of {g} are not isolated: its coefficients are not rational")
+    roots = exact_zeros(polynomial)
+    if roots is None:
+        raise NotClosed(f"the zeros of {g} are not isolated: its coefficients are not rational")
+    return roots
 
 
 def _inside(roots: set[sp.Expr], low: sp.Expr | None, high: sp.Expr | None) -> list[sp.Expr]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import sympy as sp
-from sympy.core.relational import Relational
 
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.kinks import switches, zeros
+from dmft.gaussian.nodes.kinks import branch, exact_zeros, switches, zeros
 
 # Standard deviations of the field within which pieces are found; averages reach 9 sqrt(2) of them.
 REACH = 13.0
@@ -108,7 +107,7 @@ def _smooth_pieces(
 
 def resolved(expr: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     """The smooth branch of an expression about a point that is no switch."""
-    return without_kinks(expr, lambda node: _branch(node, point))
+    return without_kinks(expr, lambda k: branch(k, lambda g: int(sp.sign(g.xreplace(point).n()))))
 
 
 def without_kinks(expr: sp.Expr, branch: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
@@ -117,24 +116,6 @@ def without_kinks(expr: sp.Expr, branch: Callable[[sp.Expr], sp.Expr]) -> sp.Exp
         node = min(kinked, key=lambda k: (len(k.atoms(*SWITCHES)), sp.default_sort_key(k)))
         expr = expr.xreplace({node: branch(node)})
     return expr
-
-
-def _branch(node: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
-    """Value of one switch without switches inside."""
-    if isinstance(node, sp.Piecewise):
-        for value, condition in node.args:
-            held = {r: r.xreplace(point) for r in condition.atoms(Relational)}
-            truth = {r: y.n() if isinstance(y, Relational) else y for r, y in held.items()}
-            if condition.xreplace(truth) == sp.true:
-                return value
-        raise BadParameter(f"the pieces of {node} do not cover the line: add a last (value, True)")
-    if isinstance(node, sp.Max | sp.Min):
-        order = max if isinstance(node, sp.Max) else min
-        return order(node.args, key=lambda a: float(a.xreplace(point).n()))
-    side = sp.sign(node.args[0].xreplace(point).n())
-    if isinstance(node, sp.Abs):
-        return side * node.args[0]
-    return sp.Integer(bool(side > 0)) if isinstance(node, sp.Heaviside) else side
 
 
 def zeros_of(functions: list[sp.Expr], z: sp.Symbol, reach: float) -> list[sp.Expr]:
@@ -157,14 +138,7 @@ def _exact_roots(function: sp.Expr, z: sp.Symbol, reach: float) -> list[sp.Expr]
     numerator = sp.Mul(*(f for f in sp.Mul.make_args(sp.factor(function)) if _vanishes(f)))
     if not numerator.is_polynomial(z) or not numerator.has_free(z):
         return []
-    polynomial = sp.Poly(numerator, z)
-    if polynomial.domain.is_ZZ or polynomial.domain.is_QQ:
-        roots = list(dict.fromkeys(polynomial.real_roots()))
-    elif polynomial.degree() == 1:
-        slope, offset = polynomial.all_coeffs()
-        roots = [-offset / slope]
-    else:
-        return []
+    roots = exact_zeros(sp.Poly(numerator, z)) or []
     return [r for r in roots if abs(float(r)) < reach]
 
 

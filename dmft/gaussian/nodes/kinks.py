@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from itertools import combinations, product
 
 import mpmath
@@ -10,6 +11,7 @@ import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
+from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 
 # Digits of the break points: beyond those of any integral that is split at them.
@@ -86,6 +88,38 @@ def _values(kinked: sp.Expr) -> list[sp.Expr]:
     if isinstance(kinked, sp.Piecewise):
         return [value for value, _ in kinked.args]
     return list(kinked.args)
+
+
+def branch(node: sp.Expr, sign_at: Callable[[sp.Expr], int]) -> sp.Expr:
+    """What a function with kinks is where its switching functions have these signs."""
+    if isinstance(node, sp.Piecewise):
+        for value, condition in node.args:
+            # Equations hold on the zero set alone.
+            truth = {
+                r: sp.true if isinstance(r, sp.Ne) or sign_at(r.gts - r.lts) > 0 else sp.false
+                for r in condition.atoms(Relational)
+                if not isinstance(r, sp.Eq)
+            } | dict.fromkeys(condition.atoms(sp.Eq), sp.false)
+            if condition.xreplace(truth) == sp.true:
+                return value
+        raise BadParameter(f"the pieces of {node} do not cover the line: add a last (value, True)")
+    if isinstance(node, sp.Max | sp.Min):
+        direction = 1 if isinstance(node, sp.Max) else -1
+        return reduce(lambda a, b: b if direction * sign_at(b - a) > 0 else a, node.args)
+    side = sign_at(node.args[0])
+    if isinstance(node, sp.Abs):
+        return side * node.args[0]
+    return sp.Integer(side > 0 if isinstance(node, sp.Heaviside) else side)
+
+
+def exact_zeros(polynomial: sp.Poly) -> list[sp.Expr] | None:
+    """Distinct real zeros of a polynomial of one symbol; None where SymPy does not isolate them."""
+    if polynomial.domain.is_ZZ or polynomial.domain.is_QQ:
+        return list(dict.fromkeys(polynomial.real_roots()))
+    if polynomial.degree() != 1:
+        return None
+    slope, offset = polynomial.all_coeffs()
+    return [sp.cancel(-offset / slope)]
 
 
 def break_points(expr: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
