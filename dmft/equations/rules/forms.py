@@ -10,6 +10,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.closed.linear import along_one
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.laws import Laplace, Uniform
 from dmft.model import FIELD
@@ -204,21 +205,11 @@ def repeated(factor: sp.Expr) -> list[sp.Expr]:
 def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
     """A factor as a function of z, with the affine form of the fields that replaces z."""
     own = sorted(variables(factor), key=str)
-    if factor.atoms(Opaque):
+    if factor.atoms(Opaque) or not own:
         return None
     if len(own) == 1:
         return factor.xreplace({own[0]: FIELD}), own[0]
-    sums = [a for a in factor.atoms(sp.Add) if variables(a)]
-    widest = max(sums, key=lambda a: len(variables(a)), default=None)
-    if widest is None or variables(widest) != set(own):
-        return None
-    slopes = [sp.diff(widest, v) for v in own]
-    if any(variables(s) for s in slopes):
-        return None
-    form = sp.Add(*(v * sp.cancel(s / slopes[0]) for v, s in zip(own, slopes, strict=True)))
-    swapped = factor.xreplace({own[0]: FIELD - (form - own[0])})
-    swapped = swapped.replace(lambda e: e.is_Add, sp.expand)
-    return None if variables(swapped) else (swapped, form)
+    return along_one(factor, own)
 
 
 def moment(r: sp.Symbol, n: int) -> sp.Expr:

@@ -277,9 +277,11 @@ def _split(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[Term]:
         return [t for a in expr.args for t in _split(a, fields)]
     if expr.is_Mul:
         return _multiplied([_split(a, fields) for a in expr.args])
-    along = _along_one(expr, present)
-    if along is not None:
-        return [along]
+    from dmft.gaussian.closed.linear import along_one  # an ode of committees has none
+
+    along = along_one(expr, present)
+    if along is not None and along[1].free_symbols == set(present):
+        return [_term(sp.S.One, {along[1]: along[0]}, sp.S.One)]
     opened = _opened(expr, present)
     if opened != expr:
         return _split(opened, fields)
@@ -294,28 +296,6 @@ def _multiplied(sums: Sequence[Sequence[Term]]) -> list[Term]:
     for terms in sums:
         result = [a * b for a in result for b in terms]
     return result
-
-
-def _along_one(expr: sp.Expr, present: Sequence[sp.Symbol]) -> Term | None:
-    """Write f(c0 + c1 z1 + c2 z2 + ...) as a function of z1 + (c2/c1) z2 + ..., if it is one."""
-    first = present[0]
-    for part in sp.preorder_traversal(expr):
-        if not (part.is_Add and part.has_free(first) and part.is_polynomial(*present)):
-            continue
-        linear = sp.Poly(part, *present)
-        if linear.total_degree() != 1:
-            continue
-        scale = linear.coeff_monomial(first)
-        slopes = {z: linear.coeff_monomial(z) / scale for z in present}
-        if any(c.free_symbols for c in slopes.values()):
-            continue
-        field = sp.Add(*(c * z for z, c in slopes.items()))
-        value = expr.xreplace({part: scale * FIELD + linear.coeff_monomial(1)})
-        if value.has_free(*present):
-            value = sp.expand(expr.subs(first, FIELD + first - field))
-        if not value.has_free(*present):
-            return _term(sp.S.One, {field: value}, sp.S.One)
-    return None
 
 
 def _opened(expr: sp.Expr, present: Sequence[sp.Symbol]) -> sp.Expr:

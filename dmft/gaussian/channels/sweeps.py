@@ -21,7 +21,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import LOG_TWO_PI, between, quiet, towards_singular
 from dmft.gaussian.channels.pieces import without_kinks
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.kinks import branches_of, projected, projections, switches
+from dmft.gaussian.nodes.kinks import branches_of, projected, projections, switches, values_of
 
 # Edges of panels of a conditioned field, in its standard deviations; where it is singular, with
 # up to so many nodes, which lose more by a longer panel than by the tail, and with more.
@@ -422,13 +422,7 @@ def degree_in(expr: sp.Expr, variable: sp.Symbol) -> int | None:
 
 def _any_branch(node: sp.Expr) -> sp.Expr:
     """A combination of the branches of a switch with free coefficients."""
-    if isinstance(node, sp.Piecewise):
-        values: Sequence[sp.Expr] = [value for value, _ in node.args]
-    elif isinstance(node, sp.sign | sp.Heaviside):
-        values = [sp.S.One]
-    else:
-        values = node.args
-    return sp.Add(*(sp.Dummy(real=True) * v for v in values))
+    return sp.Add(*(sp.Dummy(real=True) * v for v in values_of(node)))
 
 
 def _without_steps(expr: sp.Expr) -> sp.Expr:

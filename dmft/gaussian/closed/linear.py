@@ -131,3 +131,26 @@ def _complete_squares(
     if label:
         factors.append((sp.exp(FIELD), label))
     return sp.exp(offset), factors
+
+
+def along_one(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> tuple[sp.Expr, sp.Expr] | None:
+    """Write f(c0 + c1 z1 + c2 z2 + ...) as a function of `FIELD` and z1 + (c2/c1) z2 + ....
+
+    None where it is no function of one combination of all of the fields.
+    """
+    first = fields[0]
+    for part in sp.preorder_traversal(expr):
+        if not (part.is_Add and part.has_free(first) and part.is_polynomial(*fields)):
+            continue
+        linear = sp.Poly(part, *fields)
+        if linear.total_degree() != 1:
+            continue
+        scale = linear.coeff_monomial(first)
+        field = sp.Add(*(sp.cancel(linear.coeff_monomial(z) / scale) * z for z in fields))
+        value = expr.xreplace({part: scale * FIELD + linear.coeff_monomial(1)})
+        if value.has_free(*fields):
+            value = expr.xreplace({first: FIELD + first - field})
+            value = value.replace(lambda e: e.is_Add, sp.expand)
+        if not value.has_free(*fields):
+            return value, field
+    return None

@@ -73,11 +73,11 @@ def branches_of(function: sp.Expr) -> list[sp.Expr]:
             done.append(f)
             continue
         outer = next(k for k in kinked if not any(o.has(k) for o in kinked if o != k))
-        todo += [f.xreplace({outer: value}) for value in _values(outer)]
+        todo += [f.xreplace({outer: value}) for value in values_of(outer)]
     return [function] if todo else list(dict.fromkeys(done))
 
 
-def _values(kinked: sp.Expr) -> list[sp.Expr]:
+def values_of(kinked: sp.Expr) -> list[sp.Expr]:
     """What a function with kinks may be."""
     if isinstance(kinked, sp.Abs):
         return [kinked.args[0], -kinked.args[0]]
