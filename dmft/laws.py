@@ -52,7 +52,6 @@ class Law(Brief):
 
 
 def _symbolic(value: object) -> bool:
-    """Whether a number is an expression in symbols, as in laws of learning rules."""
     return bool(getattr(value, "free_symbols", None))
 
 

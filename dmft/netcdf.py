@@ -115,7 +115,6 @@ def _write_variables(
     variables: Sequence[Variable],
     names: Mapping[str, str] | None,
 ) -> None:
-    """Write the netCDF file."""
     contents = {name: list(values.shape) for name, _, values in variables}
     with _h5netcdf().File(partial, "w") as file:
         for name, value in {**texts, "contents": json.dumps(contents)}.items():

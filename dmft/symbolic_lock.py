@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +29,32 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return alone
+
+
+class _Key:
+    """Equations as a key: their hash, which takes longer than a short run, is not made again."""
+
+    def __init__(self, equations: Any) -> None:
+        self.equations, self.fingerprint = equations, equations.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Key) or self.fingerprint != other.fingerprint:
+            return False
+        return self.equations is other.equations or bool(self.equations == other.equations)
+
+
+def once(build: Callable[..., R]) -> Callable[..., R]:
+    """The function in turn, and once in a process for equal equations, its first argument."""
+
+    @in_turn
+    @functools.lru_cache(maxsize=64)
+    def kept(key: _Key, *others: Any) -> R:
+        return build(key.equations, *others)
+
+    return functools.wraps(build)(lambda equations, *others: kept(_Key(equations), *others))
 
 
 def _begin_anew() -> None:

@@ -317,6 +317,22 @@ def is_whole(value: Any) -> bool:
     return is_exact or float(value).is_integer()
 
 
+def as_count(value: Any, name: str, least: int = 1, most: int = LARGEST_WHOLE) -> int:
+    """Return an integer within bounds; NumPy's and whole floats (1e3) are welcome."""
+    if is_whole(value) and least <= value <= most:
+        return int(value)
+    raise BadParameter(
+        f"{name} = {shown(value)} must be an integer >= {least} (and at most {most:.4g})"
+    )
+
+
+def as_positive(value: Any, name: str) -> float:
+    """Return a positive and finite number as a float."""
+    if is_number(value) and 0.0 < float(value) < math.inf:
+        return float(value)
+    raise BadParameter(f"{name} = {shown(value)} must be positive and finite")
+
+
 def is_array(value: Any) -> bool:
     """Whether a value may be an array of numbers; texts and shapes are looked at where it is used.
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from dmft.analysis.escape import NO_RISK, check_level
-from dmft.arrays import Array
+from dmft.arrays import Array, cosines
 from dmft.errors import BadParameter
-from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.pointers import entry
 from dmft.solvers.problem import Problem
@@ -28,13 +27,15 @@ ESCAPE = "escape"
 
 
 @dataclass(frozen=True, eq=False)
-class EscapeTimes(Record):
+class EscapeTimes(PassageTimes):
     """Escape times of many runs. Runs that have not escaped are kept as censored.
 
     Attributes
     ----------
-    passage : PassageTimes
-        Escape times `.times` (S,), NaN for censored runs, and the final time of each run.
+    times : (S,) array
+        Escape times, NaN for censored runs.
+    horizon : (S,) array
+        Final time of each run.
     threshold : (S,) array
         Risk (or largest cosine) at which each run escapes.
     reference : str
@@ -47,72 +48,21 @@ class EscapeTimes(Record):
     Examples
     --------
     >>> import numpy as np
-    >>> from dmft.solvers.stochastic.ensemble import PassageTimes
-    >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-    >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+    >>> times, ends = np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0])
+    >>> escape = EscapeTimes(times, ends, np.full(3, 0.9), "start", np.ones(3), 0.05)
     >>> escape.censored, escape.quantile(0.5), float(escape.steps(dim=1000)[0])
     (1, 2.0, 20000.0)
     """
 
-    passage: PassageTimes
     threshold: Array
     reference: str
     reference_value: Array
     time_step_times_dim: float | None = None
 
     @property
-    def times(self) -> Array:
-        """Escape times (S,), NaN for censored runs."""
-        return self.passage.times
-
-    @property
-    def censored(self) -> int:
+    def censored(self) -> int:  # type: ignore[override]
         """Number of runs that had not escaped when they ended."""
-        return int(self.passage.censored.sum())
-
-    @property
-    def mean(self) -> float:
-        """Mean escape time. Raises an error if a run is censored."""
-        return self.passage.mean
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over runs. Raises an error if a run is censored."""
-        return self.passage.std
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the mean."""
-        return self.passage.stderr
-
-    @property
-    def std_stderr(self) -> float:
-        """Standard error of the standard deviation."""
-        return self.passage.std_stderr
-
-    def quantile(self, fraction: float) -> float:
-        """Quantile of the escape times, with censored runs counted as later than all others.
-
-        Parameters
-        ----------
-        fraction : float in (0, 1)
-            0.5 is the median.
-
-        Returns
-        -------
-        float
-            A time; infinite if the quantile belongs to a censored run.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from dmft.solvers.stochastic.ensemble import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-        >>> escape.quantile(0.5), escape.quantile(0.9)
-        (2.0, inf)
-        """
-        return self.passage.quantile(fraction)
+        return int(self._late.sum())
 
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm until each escape, at input dimension `dim`.
@@ -135,9 +85,8 @@ class EscapeTimes(Record):
         Examples
         --------
         >>> import numpy as np
-        >>> from dmft.solvers.stochastic.ensemble import PassageTimes
-        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
-        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> times, ends = np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0])
+        >>> escape = EscapeTimes(times, ends, np.full(3, 0.9), "start", np.ones(3), 0.05)
         >>> escape.steps(dim=1000).tolist()
         [20000.0, 40000.0, nan]
         """
@@ -176,7 +125,8 @@ def escape_of_paths(
     passage = _with_early(run.first_passage[ESCAPE], problem, starts, given, overlap)
     paths = passage.times.size
     return EscapeTimes(
-        passage,
+        passage.times,
+        passage.horizon,
         np.broadcast_to(threshold, paths).copy(),
         "start" if overlap is None else "overlap",
         np.broadcast_to(risk, paths).copy(),
@@ -221,14 +171,9 @@ def _with_early(
     """Passages with those of starts that are beyond an overlap already: at once."""
     if overlap is None:
         return passage
-    state, cosine = problem.unpack(starts, options["widths"]), LargestCosine()
-    beyond = np.array(
-        [
-            cosine.value({name: block[i] for name, block in state.items()}, options["constants"])
-            >= overlap
-            for i in range(len(starts))
-        ]
-    )
+    state = problem.unpack(starts, options["widths"])
+    here = cosines(state["M"], state["Q"], options["constants"]["P"])
+    beyond = here.max(axis=(1, 2)) >= overlap
     early = np.broadcast_to(beyond, passage.times.shape)
     begun = float(options.get("t_start", 0.0))
     times, horizon = passage.times.copy(), passage.horizon.copy()
@@ -261,12 +206,10 @@ def escape_of_runs(
     same = watched["observable"] == kind and watched["relative"] == (kind == "risk")
     if not same or abs(watched["level"] - level) > LEVEL_ROUNDING:
         raise BadParameter(f"these runs recorded the escape for {watched}, not for {wanted}")
-    size = passage.times.size
-    if overlap is not None:
-        return EscapeTimes(
-            passage, np.full(size, overlap), "overlap", np.full(size, math.nan), unit
-        )
-    return EscapeTimes(passage, level * start_risk, "start", start_risk, unit)
+    times, none = passage.times, np.full(passage.times.size, math.nan)
+    reached = level * start_risk if overlap is None else np.full(times.size, level)
+    reference, value = ("start", start_risk) if overlap is None else ("overlap", none)
+    return EscapeTimes(times, passage.horizon, reached, reference, value, unit)
 
 
 # Levels given as 1 - T in two ways differ by their rounding.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
-from dmft.arrays import Array
+from dmft.arrays import Array, cosines
 from dmft.errors import BadParameter
 from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
@@ -112,8 +112,8 @@ def phases(
     escape = escape_time_of(run, fraction, reference)
     problem, options = run_again(run)
     dense = solve_problem(problem, run.start, float(run.t[-1]), **options)
-    P = np.diag(run.constants["P"])
-    best = [_first(dense, problem, options, _of_unit(P, r), level) for r in range(P.size)]
+    P = run.constants["P"]
+    best = [_first(dense, problem, options, _of_unit(P, r), level) for r in range(len(P))]
     time = _first(dense, problem, options, _of_all(P), level)
     alignment: EscapeTime | Censored
     if math.isnan(time):
@@ -131,12 +131,7 @@ def phases(
 def _cosines(run: Trajectory, P: Array) -> Array:
     """Largest |cosine| over the students, (T, k)."""
     seen = with_readout(run)  # of a spectrum the sums over its blocks
-    lengths = np.diagonal(seen.Q, axis1=1, axis2=2)
-    norm = np.sqrt(lengths[:, :, None] * P[None, None, :])
-    cosine = np.zeros_like(norm)
-    np.divide(np.abs(seen.M), norm, out=cosine, where=norm > 0)
-    largest: Array = cosine.max(axis=1)
-    return largest
+    return np.asarray(cosines(seen.M, seen.Q, P).max(axis=1))
 
 
 Measure = Callable[[Trajectory], Array]

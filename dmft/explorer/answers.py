@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.arrays import Array
+from dmft.arrays import Array, cosines
 from dmft.errors import BadParameter
 from dmft.explorer.systems import System
 from dmft.model import SGD, Alignment, Overlaps
@@ -195,5 +195,4 @@ def _measured(measure: str, run: Any) -> Any:
         return run
     if "m" in run.names:
         return float(np.abs(run.m[-1]).max())
-    lengths = np.outer(np.diag(run.Q[-1]), np.diag(run.P))
-    return float((np.abs(run.M[-1]) / np.sqrt(lengths)).max())
+    return float(cosines(run.M[-1], run.Q[-1], run.P).max())

@@ -7,7 +7,6 @@ whitelist parser alone.
 
 from __future__ import annotations
 
-import math
 import threading
 import traceback
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from dmft.explorer.systems import System, activations, changed, start_of, start_
 from dmft.explorer.texts import python_formula, python_text, symbols_of, title_of, toml_text
 from dmft.explorer.typed import Typed
 from dmft.names import VERSION
+from dmft.validation import as_positive
 
 # Systems that are kept derived.
 KEPT = 24
@@ -44,8 +44,7 @@ class Session:
         title: str | None = None, values: Mapping[str, float] | None = None,
         tables: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        if not (isinstance(t_max, int | float) and 0 < t_max < math.inf):
-            raise BadParameter(f"t_max must be positive, got {t_max!r}")
+        as_positive(t_max, "t_max")
         system = System(model, algorithm, dim)
         self.is_map = system.equations.kind == "map"
         self.on_sphere = bool(algorithm.on_sphere) if hasattr(algorithm, "on_sphere") else False

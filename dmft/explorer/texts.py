@@ -71,7 +71,6 @@ def title_of(model: Any, algorithm: Any) -> str:
 
 
 def _network_words(network: Any) -> str:
-    """A network in words."""
     if isinstance(network, Committee):
         unit = "unit" if network.width == 1 else "units"
         return f"{network.width} {_activation_words(network.activation)}{unit}"

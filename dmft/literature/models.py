@@ -14,6 +14,7 @@ from sympy.polys.orthopolys import hermite_prob_poly
 
 from dmft.errors import BadParameter
 from dmft.model import FIELD, Committee, Model, MultiIndex, teacher_field
+from dmft.validation import as_count
 
 
 def saad_solla(
@@ -97,9 +98,7 @@ def hermite_committee(
     >>> hermite_committee(3, width=1).student.activation
     z**3 - 3*z
     """
-    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
-        raise BadParameter(f"order must be a whole number >= 1, got {order!r}")
-    activation = hermite_prob_poly(order, FIELD)
+    activation = hermite_prob_poly(as_count(order, "order"), FIELD)
     return _matched(activation, width, teacher_width, label_noise)
 
 
@@ -149,7 +148,6 @@ def _matched(
     teacher_width: int | sp.Expr | None,
     label_noise: float | sp.Expr,
 ) -> Model:
-    """Student and teacher of one activation."""
     k = width if teacher_width is None else teacher_width
     student = Committee(activation, width, field=FIELD)
     return Model(student, Committee(activation, k, field=FIELD), label_noise)

@@ -12,6 +12,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.tables.tabled import tabled_expectation
 from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
 from dmft.model import FIELD, Committee, GradientDescent, Model
+from dmft.validation import as_count
 
 t, s, u = sp.symbols("t s u")
 C, R = sp.symbols("C R", cls=sp.Function)
@@ -40,8 +41,7 @@ def spherical_p_spin(p: int, temperature: float | sp.Expr = 0) -> TwoTime:
     >>> round(float(run.E[-1]), 4)
     -0.7825
     """
-    if not isinstance(p, int) or isinstance(p, bool) or p < 2:
-        raise BadParameter(f"p must be a whole number >= 2, got {p!r}")
+    p = as_count(p, "p", 2)
     T = sp.sympify(temperature, strict=True)
     if T.is_number and not (T.is_real and T >= 0):
         raise BadParameter(f"temperature must be >= 0, got {temperature!r}")

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dmft.initial_conditions import Alignment, Overlaps
-from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
+from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum
 from dmft.model.model import (
     MixtureModel,
     Model,
@@ -18,7 +18,7 @@ from dmft.model.model import (
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.rule import UpdateRule
-from dmft.validation import check_covariance, check_shape
+from dmft.validation import as_count, check_covariance, check_shape
 
 if TYPE_CHECKING:
     from dmft.model.gradient_descent import GradientDescent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import sympy as sp
 
@@ -13,15 +13,13 @@ from dmft.model.hyperparameters import OPTIMISER
 from dmft.model.loss import as_loss
 from dmft.model.rule import PLAIN, InTorch, Named, UpdateRule
 from dmft.record import Shown
-from dmft.validation import checked, checked_or, is_whole, shown
+from dmft.validation import as_count, checked, checked_or, shown
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
 CONSTRAINTS = (None, "sphere", "sphere-gradient")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
 DIM_NAME = "d"
-# Beyond, doubles do not hold all whole numbers.
-LARGEST_COUNT = 2**53
 
 
 def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
@@ -97,17 +95,10 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
     return sp.S.Zero if result.is_zero else result
 
 
-def as_count(value: int, name: str) -> int:
-    """Return an integer that is at least 1; NumPy's and whole floats (1e3) are welcome."""
-    if is_whole(value) and 1 <= value <= LARGEST_COUNT:
-        return int(value)
-    raise BadParameter(f"{name} must be an integer >= 1 (and at most 2**53), got {shown(value)}")
-
-
 def as_batch(value: int | sp.Expr) -> int | sp.Expr:
     """Return a batch size: an integer >= 1, or an expression in the symbol d of the dimension."""
     if not isinstance(value, sp.Expr) or value.is_number:
-        return as_count(int(value) if isinstance(value, sp.Integer) else value, "batch_size")
+        return as_count(value, "batch_size")
     others = sorted(s.name for s in value.free_symbols if s.name != DIM_NAME)
     if others:
         raise BadParameter(
@@ -302,6 +293,12 @@ class SGD(UpdateRule, InTorch):
     decoupled: bool = field(default=False, kw_only=True)
     clip: sp.Expr | None = field(default=None, kw_only=True)
     normalised: bool = field(default=False, kw_only=True)
+
+    def _declare(self, **own: Any) -> None:
+        """Set these fields, leave the others at their defaults, and check all."""
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         _shorten(self)

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.initial_conditions import Overlaps
-from dmft.model.algorithm import as_count
 from dmft.model.model import Model, check_readout
 from dmft.model.sequence import SequenceModel
-from dmft.validation import checked
+from dmft.validation import as_count, checked
 
 # Directions of the teacher below this part of the largest are none.
 ROUNDING = 1e-12

@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.model.rule import Named, UpdateRule
-from dmft.validation import checked
+from dmft.validation import as_count, checked
 
 DISPLACED = "dmft.equations.update.passes:displaced"
 
@@ -160,11 +160,7 @@ class Repeat(UpdateRule):
     times: int
 
     def __post_init__(self) -> None:
-        times = self.times
-        whole = isinstance(times, int) or getattr(times, "is_Integer", False)
-        if isinstance(times, bool) or not whole or times < 1:
-            raise BadParameter(f"times must be an integer >= 1, got {times!r}")
-        object.__setattr__(self, "times", int(times))
+        object.__setattr__(self, "times", as_count(self.times, "times"))
 
     @property
     def passes(self) -> int:

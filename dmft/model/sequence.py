@@ -17,13 +17,13 @@ from numpy.typing import ArrayLike
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model.algorithm import as_count, as_parameter
+from dmft.model.algorithm import as_parameter
 from dmft.model.inputs.encoding import Encoding, as_encoding
 from dmft.model.model import Model
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import FIELD, Committee
 from dmft.record import Brief
-from dmft.validation import checked, checked_or
+from dmft.validation import as_count, checked, checked_or
 
 Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]
 Reduction = Literal["trace"] | Vectors | None

@@ -159,16 +159,11 @@ class UpdateField(SGD):
             _free_name(name): _in_symbols(value, known, f"measure {name}").xreplace(whole)
             for name, value in (measures or {}).items()
         }
-        for name, value in (
-            ("psi", rule), ("fields", found), ("definitions", tuple(_pairs(definitions))),
-            ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
-            ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
-            ("measures", tuple(measured.items())), ("clip", None), ("normalised", False),
-            ("decoupled", decoupled),
-            *({**dict.fromkeys(DECLARED, sp.S.Zero), **numbers}).items(),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
-        self.__post_init__()
+        self._declare(
+            psi=rule, fields=found, definitions=tuple(_pairs(definitions)),
+            learning_rate=learning_rate, batch_size=batch_size, constraint=constraint,
+            measures=tuple(measured.items()), decoupled=decoupled, **numbers,
+        )  # fmt: skip
         object.__setattr__(self, "loss", None)
 
     def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
@@ -270,18 +265,12 @@ class VectorRule(UpdateField):
             _free_name(name, TAKEN - OF_MEASURES): expression(y, f"measure {name}")
             for name, y in (measures or {}).items()
         }
-        for name, value in (
-            ("psi", sp.S.Zero), ("fields", ()), ("definitions", ()), ("loss", "squared"),
-            ("steps", tuple((_moving(row), _step(row, y)) for row, y in steps.items())),
-            ("rates", rates), ("learning_rate", learning_rate), ("batch_size", batch_size),
-            ("constraint", "sphere" if constraint == "sphere" else None),
-            ("orthonormal", constraint == "orthonormal"), ("repeat", None),
-            ("readout_rate", sp.S.Zero), ("measures", tuple(measured.items())), ("clip", None),
-            ("normalised", False), ("decoupled", False),
-            *dict.fromkeys(DECLARED, sp.S.Zero).items(),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
-        self.__post_init__()
+        self._declare(
+            steps=tuple((_moving(row), _step(row, y)) for row, y in steps.items()), rates=rates,
+            learning_rate=learning_rate, batch_size=batch_size,
+            constraint="sphere" if constraint == "sphere" else None,
+            orthonormal=constraint == "orthonormal", measures=tuple(measured.items()),
+        )  # fmt: skip
         object.__setattr__(self, "loss", None)
         moving = set(self.moving)
         for view in self.views:
@@ -448,7 +437,6 @@ def _parts_of(expr: sp.Expr) -> Iterator[Row | View | Random]:
 
 
 def _parts_of_view(view: View) -> Iterator[Row | View | Random]:
-    """What a view depends on."""
     yield view
     for row, c in view.latents.items():
         yield row

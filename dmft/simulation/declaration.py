@@ -299,7 +299,7 @@ class Filler:
                     "one sample"
                 )
             given = round(value)
-        return as_count(given, "batch_size")  # type: ignore[arg-type]
+        return as_count(given, "batch_size")
 
     def number(self, expr: sp.Expr, what: str) -> float:
         """Value of an expression, its symbols filled in."""

@@ -235,7 +235,7 @@ def _declare(
         raise BadParameter(
             f"repeated data are simulated for clusters of unit variance, got {model.clusters}"
         )
-    steps = as_count(t_max, "t_max, the number of steps,")
+    steps = as_count(t_max, "t_max (the number of steps)")
     schedules = {
         name: at_each_step(name, parameters[name], steps)
         for name in OF_A_STEP

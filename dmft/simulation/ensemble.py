@@ -16,9 +16,9 @@ from dmft.errors import BadParameter
 from dmft.names import ACCUMULATED, BLOCK, KEPT, Status
 from dmft.record import Shown
 from dmft.simulation.clock import Clock
-from dmft.solvers.solution import COUNTED, Averages, Values
+from dmft.solvers.solution import COUNTED, Averages, Values, ending
 from dmft.solvers.stochastic.ensemble import PassageTimes
-from dmft.validation import checked
+from dmft.validation import as_count, as_positive, checked
 
 __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 
@@ -64,12 +64,10 @@ class FirstPassage(Shown):
     def __post_init__(self) -> None:
         if self.observable not in ("risk", "overlap"):
             raise BadParameter(f'observable must be "risk" or "overlap", got {self.observable!r}')
-        if not (math.isfinite(self.level) and self.level > 0.0):
-            raise BadParameter(f"level must be positive and finite, got {self.level!r}")
+        as_positive(self.level, "level")
         if self.relative and self.observable != "risk":
             raise BadParameter("relative=True is for the risk; an overlap has no reference value")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise BadParameter(f"every must be an integer >= 1, got {self.every!r}")
+        as_count(self.every, "every")
 
     def watch(self, start_risk: float) -> NDArray[np.float64]:
         """[code, level, every] for compiled code, (3,), of a run with this risk at t = 0."""
@@ -129,22 +127,12 @@ class Ensemble(Averages):
     ((3, 1, 1), (8, 3, 1, 1), [0.0, 1000.0, 2000.0])
     """
 
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
     seeds: tuple[int, ...]
     seed_status: tuple[Status, ...]
-    status: Status
-    message: str
     dim: int
     runs: Values | None = None
     first_passage: PassageTimes | None = None
     ends: Values | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    constants: Mapping[str, Array] = field(default_factory=dict)
 
     KIND = "dmft ensemble"
     SINGLE, OVER = "run", "seed"
@@ -221,7 +209,7 @@ class SeedRun:
     steps: int
     passage: int | None
     # Steps done at each saved time; and times of steps, where they are this run's own.
-    steps_saved: Array
+    steps_saved: NDArray[Any]
     clock: Clock | None = None
     # State after these steps.
     end: Mapping[str, Array] = field(default_factory=dict)
@@ -232,7 +220,7 @@ def averaged(
 ) -> dict[str, Any]:
     """Fields of an ensemble that follow from the values of all runs, seed first."""
     mean, std, stderr = moments(arrays, seed_status)
-    status, message = overall_status(seeds, seed_status)
+    status, message = ending(seed_status, "seeds", seeds)
     return {
         "mean": Values(mean),
         "std": Values(std),
@@ -277,21 +265,3 @@ def moments(
         stds[name] = values.std(axis=0, ddof=1) if n > 1 else unknown
         errors[name] = stds[name] / np.sqrt(max(n, 1))
     return means, stds, errors
-
-
-def overall_status(seeds: Sequence[int], seed_status: Sequence[Status]) -> tuple[Status, str]:
-    """Return the worst status over seeds, and a message that counts what was left out."""
-    groups: dict[Status, list[int]] = {}
-    for seed, ended in zip(seeds, seed_status, strict=True):
-        groups.setdefault(ended, []).append(seed)
-    failed = (Status.INTERRUPTED, Status.NONFINITE, Status.DIVERGED, Status.MAX_STEPS)
-    order = (*failed, Status.EVENT, Status.OK)
-    status = next(s for s in order if s in groups)
-    parts = []
-    for s in order:
-        if s in groups:
-            which = groups[s] if len(groups[s]) <= 8 else [*groups[s][:8], "..."]
-            names = ", ".join(map(str, which))
-            left_out = "" if s in COUNTED else f" (left out of the means: seeds {names})"
-            parts.append(f"{len(groups[s])} of {len(seeds)} seeds {s}{left_out}")
-    return status, "; ".join(reversed(parts))

@@ -26,6 +26,7 @@ from dmft.simulation.steps.optimiser import COLUMNS, columns
 from dmft.simulation.steps.sample import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import read_save_at
+from dmft.validation import as_positive
 
 STATUS = {
     common.REACHED: Status.OK,
@@ -137,9 +138,7 @@ class Steps(Protocol):
 
 def check_time(t_max: float, begin: float = 0.0, unit: str = TIME) -> None:
     """Refuse what is no time after the start of a run."""
-    if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
-        raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
-    check_end(t_max, begin, unit)
+    check_end(as_positive(t_max, "t_max"), begin, unit)
 
 
 def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> NDArray[np.int64]:

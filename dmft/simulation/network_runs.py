@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,22 +51,12 @@ class NetworkEnsemble(Averages):
     (21, 21)
     """
 
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
     seeds: tuple[int, ...]
     seed_status: tuple[Status, ...]
-    status: Status
-    message: str
     dim: int
     runs: Values
     lyapunov_exponents: Array | None = None
     eigenvalues: NDArray[np.complex128] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    constants: Mapping[str, Array] = field(default_factory=dict)
 
     KIND = "dmft simulated network"
     SINGLE, OVER = "run", "seed"

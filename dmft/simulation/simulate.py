@@ -172,6 +172,8 @@ def simulate(
         refuse_options(algorithm or first_passage or events or t_start or method != "weights")
         common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
         return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
+    if method not in ("weights", "overlaps"):
+        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     if isinstance(model, VectorRule):
         _refuse_for_rules(algorithm or first_passage or events)
         given: dict[str, Any] = {"save_at": save_at, "progress": progress, "keep_runs": keep_runs}
@@ -195,7 +197,6 @@ def simulate(
             events=events, threads=threads, progress=progress, **parameters,
         )  # fmt: skip
         return descents if keep_runs else replace(descents, runs=None)
-    _check_method(method)
     numbers = as_seeds(seeds)
     experiment = declare_experiment(model, algorithm, dim, start, parameters, t_start)
     if method == "overlaps" and experiment.update and experiment.batch_size > 1:
@@ -229,11 +230,6 @@ def simulate(
     own = UNITS if experiment.follows_risk else total
     runs = run_seeds(lambda seed, job: run_seed(plan, seed, job), numbers, own, threads, progress)
     return _assemble(plan, numbers, runs, keep_runs)
-
-
-def _check_method(method: object) -> None:
-    if method not in ("weights", "overlaps"):
-        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
 
 
 def _refuse_for_rules(given: object) -> None:
@@ -405,7 +401,6 @@ def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs
 
 
 def _teacher(experiment: Experiment, start: Overlaps | None) -> NDArray[np.float64]:
-    """Teacher overlaps that the fields see."""
     e = experiment
     if e.spectrum is None:
         return np.eye(e.k) if start is None else start.P
@@ -425,7 +420,6 @@ def _constants(plan: Plan) -> dict[str, NDArray[np.float64]]:
 
 
 def _unit(experiment: Experiment) -> str:
-    """What the time is."""
     if isinstance(experiment.schedule, Tabled):
         return "t = steps / d"
     faster = pace(experiment.numbers)

@@ -98,30 +98,28 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
         return None
 
 
-class RunFolder:
+def claim(folder: Path, key: Mapping[str, Any]) -> Path:
     """A folder that belongs to the run of a key: its declaration is checked, never overwritten.
 
     Raises `BadParameter` when the folder holds another run.
     """
-
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        self.folder = folder
-        text = json.dumps(dict(key), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / "run.json"
-        if not mark.exists():
-            made = {"digest": digest, "run": dict(key), "words": words_of(key)}
-            _write(mark, json.dumps(made, indent=1).encode())
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        if found.get("digest") != digest:
-            run, here = found.get("run", {}), json.loads(text)
-            differs = run != here
-            said = mismatch(run, here, found.get("words", {}), words_of(key)) if differs else ""
-            raise BadParameter(
-                f"checkpoint {str(folder)!r} belongs to another run"
-                f"{said and f': {said}'}; choose another folder"
-            )
+    text = json.dumps(dict(key), sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "run.json"
+    if not mark.exists():
+        made = {"digest": digest, "run": dict(key), "words": words_of(key)}
+        _write(mark, json.dumps(made, indent=1).encode())
+    found = json.loads(mark.read_text(encoding="utf-8"))
+    if found.get("digest") != digest:
+        run, here = found.get("run", {}), json.loads(text)
+        differs = run != here
+        said = mismatch(run, here, found.get("words", {}), words_of(key)) if differs else ""
+        raise BadParameter(
+            f"checkpoint {str(folder)!r} belongs to another run"
+            f"{said and f': {said}'}; choose another folder"
+        )
+    return folder
 
 
 def _write(path: Path, data: bytes) -> None:

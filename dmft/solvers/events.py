@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.arrays import cosines
 from dmft.errors import BadParameter
 from dmft.record import Shown
 from dmft.solvers.problem import Block, Problem
@@ -68,8 +69,7 @@ class LargestCosine(Shown):
         >>> LargestCosine().value(state, {"P": np.eye(2)})
         0.4
         """
-        norm = np.outer(np.diag(state[self.own]), np.diag(constants[self.other]))
-        return float(np.max(np.abs(state[self.cross]) / np.sqrt(norm)))
+        return float(cosines(state[self.cross], state[self.own], constants[self.other]).max())
 
 
 @checked
@@ -236,7 +236,6 @@ def encode_events(
 
 @cache
 def _no_events() -> Events:
-    """Table without rows."""
     number, whole = np.empty(0), np.empty(0, dtype=np.int64)
     return Events(whole, whole, whole, number, whole, whole, whole, whole, number)
 

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import numpy as np
-
-from dmft.errors import BadParameter
 from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.validation import as_count
 
 # Progress is shown about this often.
 SECONDS = 0.2
@@ -49,14 +47,11 @@ class Job:
             self.done += steps
 
 
-def thread_count(threads: int | None) -> int:
-    """Number of threads asked for; all cores when not asked."""
+def thread_count(threads: int | None, name: str = "threads") -> int:
+    """Number of threads or processes asked for; one a core when not asked."""
     if threads is None:
         return int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
-    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
-    if not whole or threads < 1:
-        raise BadParameter(f"threads = {threads!r} must be an integer of at least 1")
-    return int(threads)
+    return as_count(threads, name)
 
 
 def run_tasks(

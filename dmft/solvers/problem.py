@@ -186,7 +186,6 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
 
 @cache
 def _version(package: str) -> str:
-    """Version of a package, which need not be imported for that."""
     return importlib.metadata.version(package)
 
 

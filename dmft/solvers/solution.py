@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,11 +23,33 @@ if TYPE_CHECKING:
 CLOCK = "steps_per_dim"
 # Single runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
+# From the worst: the first of these that some run has is the status of all.
+SEVERITY = (
+    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
+    Status.MAX_STEPS, Status.EVENT, Status.OK,
+)  # fmt: skip
+# Of runs that are left out, so many are named.
+NAMED = 8
 SUMMARIES = ("mean", "std", "stderr")
 # Fields with the values of each single run, and where it ended.
 OF_EACH = ("runs", "paths", "ends")
 # What the loss is above the risk where the two differ by a constant, in the provenance of runs.
 ABOVE = "loss_above_risk"
+
+
+def ending(statuses: Sequence[Status], what: str, names: Sequence[int] = ()) -> tuple[Status, str]:
+    """The worst status of runs, and how many ended how; with names, which were left out."""
+    parts = []
+    for status in reversed(SEVERITY):
+        which = [n for n, ended in enumerate(statuses) if ended == status]
+        if not which:
+            continue
+        left_out = "" if status in COUNTED else " (left out of the means)"
+        if left_out and names:
+            named = [str(names[n]) for n in which[:NAMED]] + ["..."] * (len(which) > NAMED)
+            left_out = f" (left out of the means: {what} {', '.join(named)})"
+        parts.append(f"{len(which)} of {len(statuses)} {what} {status}{left_out}")
+    return next(status for status in SEVERITY if status in statuses), "; ".join(parts)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,6 +96,7 @@ class Values(Short, Record, Mapping[str, Array]):
         return sorted({*super().__dir__(), *self.arrays})
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Solution(Archived):
     """Base of the results of `dmft.solve`: dataclasses whose arrays are attributes and keys.
 
@@ -94,9 +117,9 @@ class Solution(Archived):
     t: Array
     status: Status
     message: str
-    statistics: Mapping[str, Any]
-    parameters: Mapping[str, float]
-    provenance: Mapping[str, Any]
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {"t": ("t",)}
     NAMES: ClassVar[Mapping[str, str]] = {"constants": "constant_{}"}
@@ -275,6 +298,7 @@ class Solution(Archived):
         return pandas.DataFrame(columns, index=pandas.Index(self.t, name="t"))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Averages(Solution):
     """Base of the results of many runs: averages over those that count, and what each one gave.
 
@@ -288,7 +312,7 @@ class Averages(Solution):
     mean: Values
     std: Values
     stderr: Values
-    constants: Mapping[str, Array]
+    constants: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
     # What a single run is called, the dimension over all of them, and the option that keeps them.
     SINGLE: ClassVar[str]
     OVER: ClassVar[str]

@@ -25,7 +25,7 @@ from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.runge_kutta.layout import COSINE
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
-from dmft.validation import is_number, is_whole, shown
+from dmft.validation import as_count, is_number, shown
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
 COMPILED = (*TABLEAUX, "BDF")
@@ -215,10 +215,7 @@ def _check_numbers(
         raise BadParameter(
             f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
         )
-    if not is_whole(max_steps) or not 1 <= max_steps < MOST_STEPS:
-        raise BadParameter(
-            f"max_steps = {shown(max_steps)} must be a whole number, at least 1 and below 2**62"
-        )
+    as_count(max_steps, "max_steps", most=MOST_STEPS - 1)
     for name, value in more.items():
         if value is not None and not value > 0:
             raise BadParameter(f"{name} = {value!r} must be positive")

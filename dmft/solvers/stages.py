@@ -140,7 +140,6 @@ def _refuse_passed(
 def _value(
     quantity: str, problem: Problem, t: float, state: Mapping[str, Array], inputs: Inputs
 ) -> float:
-    """Value of an observable or of an entry of the state."""
     if quantity in problem.observables:
         widths, scalars, constants = inputs
         sizes = np.array([widths[name] for name in problem.widths], dtype=np.int64)

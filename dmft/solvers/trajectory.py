@@ -10,7 +10,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.initial_conditions import Alignment, Overlaps
-from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
+from dmft.names import BLOCK, BLOCKS, QUANTITIES
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import CLOCK, Solution, clock_of, start_of
@@ -99,25 +99,19 @@ class Trajectory(Solution):
     --------
     >>> run = Trajectory(
     ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
-    ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
+    ...     observables={"risk": np.array([1.0, 0.25])}, status="ok", message="",
     ...     provenance={"time_step_times_dim": 0.1},
     ... )
     >>> run.Q.shape, run.risk[-1].item(), run.steps(dim=100)[-1].item()
     ((2, 1, 1), 0.25, 2000.0)
     """
 
-    t: Array
     blocks: Mapping[str, Array]
     observables: Mapping[str, Array]
-    status: Status
-    message: str
     events: tuple[EventRecord, ...] = ()
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     layout: tuple[Block, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Array] = field(default_factory=dict)
     problem: Problem | None = field(default=None, repr=False, compare=False)
     error: Mapping[str, Array] | None = field(default_factory=lambda: None)

@@ -16,7 +16,7 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.record import Record
-from dmft.validation import checked, checked_or, is_number, shown
+from dmft.validation import as_count, as_positive, checked, checked_or, is_number, shown
 from dmft.workflow import fixed_points
 from dmft.workflow.stationary_system import StationarySystem
 
@@ -127,11 +127,9 @@ def fixed_point_branch(
             f"{list(equations.parameters)}"
         )
     values = _ends(values)
-    step = _positive("step", step)
+    step = as_positive(step, "step")
     fixed_points.check_tolerance(tolerance)
-    if max_points < 1:
-        raise BadParameter(f"max_points = {max_points} must be at least 1")
-    max_points = int(max_points)
+    max_points = as_count(max_points, "max_points")
     system = StationarySystem(equations, point, {**parameters, parameter: values[0]})
     where = system.place[parameter]
 
@@ -179,13 +177,6 @@ def _ends(values: tuple[float, float]) -> tuple[float, float]:
         if first != last:
             return first, last
     raise BadParameter(f"values = {shown(values)} must be two finite numbers that differ")
-
-
-def _positive(name: str, value: float) -> float:
-    """A positive finite number, as a float."""
-    if not 0.0 < float(value) < math.inf:
-        raise BadParameter(f"{name} = {shown(value)} must be positive and finite")
-    return float(value)
 
 
 # A mode is stable if it decays by more than this fraction of the fastest rate.

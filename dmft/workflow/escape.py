@@ -199,7 +199,6 @@ def _of_equations(
 def _of_simulation(
     run: Ensemble | SequenceEnsemble, fraction: float, overlap: float | None
 ) -> EscapeTimes:
-    """Escape times that a simulation noted."""
     from dmft.analysis.escape_paths import escape_of_runs
 
     if "risk" not in run.mean:

@@ -261,7 +261,9 @@ def test_threads_do_not_change_measured_responses():
 def record(error, **arrays):
     errors = {name: np.full(np.shape(a), error) for name, a in arrays.items()}
     values = {name: np.asarray(a, dtype=float) for name, a in arrays.items()}
-    return DescentRun(np.arange(2.0), Values(values), Values(errors), Status.OK, "8 x 16")
+    return DescentRun(
+        Values(values), Values(errors), t=np.arange(2.0), status=Status.OK, message="8 x 16"
+    )
 
 
 def test_errors_of_few_scrambles_are_widened_by_students_t():

@@ -71,7 +71,7 @@ def descent_arrays(*, response=True, steps=8):
 def descent():
     found = descent_arrays()
     error = Values({name: 0.02 + 0 * a for name, a in found.items()})
-    return DescentRun(np.arange(9.0), found, error, Status.OK, "")
+    return DescentRun(found, error, t=np.arange(9.0), status=Status.OK, message="")
 
 
 def descents():
@@ -79,7 +79,15 @@ def descents():
     error = Values({name: 0.05 + 0 * a for name, a in mean.items()})
     many = tuple(range(8))
     return DescentEnsemble(
-        np.arange(9.0), mean, error, error, many, (Status.OK,) * 8, Status.OK, "", 500
+        mean,
+        error,
+        error,
+        many,
+        (Status.OK,) * 8,
+        500,
+        t=np.arange(9.0),
+        status=Status.OK,
+        message="",
     )
 
 

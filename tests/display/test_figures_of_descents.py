@@ -31,14 +31,22 @@ def arrays(scale=1.0, response=True):
 def run(status=Status.OK, **changed):
     values = {**arrays(), **changed}
     error = Values({name: 0.1 + 0 * a for name, a in values.items()})
-    return DescentRun(np.arange(T + 1.0), Values(values), error, status, "")
+    return DescentRun(Values(values), error, t=np.arange(T + 1.0), status=status, message="")
 
 
 def ensemble():
     mean = Values(arrays(2.0, response=False))
     stderr = Values({name: 0.2 + 0 * a for name, a in mean.items()})
     return DescentEnsemble(
-        np.arange(T + 1.0), mean, stderr, stderr, (0, 1, 2), (Status.OK,) * 3, Status.OK, "", 50
+        mean,
+        stderr,
+        stderr,
+        (0, 1, 2),
+        (Status.OK,) * 3,
+        50,
+        t=np.arange(T + 1.0),
+        status=Status.OK,
+        message="",
     )
 
 

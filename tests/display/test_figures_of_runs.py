@@ -17,7 +17,6 @@ from dmft.display.style import symbol, time_label, wants_log
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status
 from dmft.solvers.solution import Values
-from dmft.solvers.stochastic.ensemble import PassageTimes
 
 
 @dataclass
@@ -278,7 +277,7 @@ def test_simulated_units_stay_on_the_lines_after_they_specialise():
 
 def test_escape_times_of_many_runs_are_a_distribution():
     times = np.random.default_rng(0).gamma(4.0, 1.0, 400)
-    seen = EscapeTimes(PassageTimes(times, times), np.full(400, 0.9), "start", np.ones(400))
+    seen = EscapeTimes(times, times, np.full(400, 0.9), "start", np.ones(400))
     ax = plot(seen)
     heights, edges, _ = ax.patches[0].get_data()
     assert np.sum(heights * np.diff(edges)) == pytest.approx(1.0)
@@ -288,9 +287,7 @@ def test_escape_times_of_many_runs_are_a_distribution():
     # A quarter is censored: the area is what escaped, and the median stands for the mean.
     late = np.quantile(times, 0.75)
     cut = np.where(times < late, times, np.nan)
-    some = EscapeTimes(
-        PassageTimes(cut, np.fmin(times, late)), np.full(400, 0.9), "start", np.ones(400)
-    )
+    some = EscapeTimes(cut, np.fmin(times, late), np.full(400, 0.9), "start", np.ones(400))
     ax = plot(some)
     heights, edges, _ = ax.patches[0].get_data()
     assert np.sum(heights * np.diff(edges)) == pytest.approx(0.75)

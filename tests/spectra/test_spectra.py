@@ -188,8 +188,8 @@ REFUSED = [
     (lambda: dmft.Spectrum([1.0, 2.0], [0.5, 0.6]), "add up to one"),
     (lambda: dmft.Spectrum([-1.0], [1.0]), "must not be negative"),
     (lambda: dmft.Spectrum([0.0], [1.0]), "no input varies"),
-    (lambda: dmft.Spectrum.marchenko_pastur(-1.0), "ratio must be positive"),
-    (lambda: dmft.Spectrum.power_law(0.0, 1.0, 10), "capacity must be positive"),
+    (lambda: dmft.Spectrum.marchenko_pastur(-1.0), "ratio = -1.0 must be positive"),
+    (lambda: dmft.Spectrum.power_law(0.0, 1.0, 10), "capacity = 0.0 must be positive"),
 ]
 
 

@@ -10,9 +10,10 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.arrays import cosines
 from dmft.errors import BadParameter
 from dmft.names import FIXED_POINTS, Status, variable_attributes
-from dmft.workflow.diagrams.end_states import cosines, kind_of
+from dmft.workflow.diagrams.end_states import kind_of
 from dmft.workflow.diagrams.measures import LEARNED, MEASURES, EquationMeasure
 
 z, z1, z2 = sp.symbols("z z1 z2", real=True)
@@ -213,7 +214,7 @@ def test_overlaps_of_one_pass_and_of_sequence_models(committees):
 
 
 def test_students_without_length_have_no_cosine():
-    found = cosines(np.diag([4.0, 0.0]), np.array([[1.0, 0.0], [0.0, 0.0]]), np.diag([1.0, 9.0]))
+    found = cosines(np.array([[1.0, 0.0], [0.0, 0.0]]), np.diag([4.0, 0.0]), np.diag([1.0, 9.0]))
     np.testing.assert_array_equal(found, [[0.5, 0.0], [0.0, 0.0]])
 
 

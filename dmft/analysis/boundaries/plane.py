@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.diagrams.phase_diagram import STATUSES, is_point_failure
-from dmft.analysis.sweeps.engine import how_many
 from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.records import record_type
 from dmft.analysis.sweeps.store import Store
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import CANCELLED, is_cancelled
+from dmft.solvers.jobs import thread_count
 
 Point = NDArray[np.float64]
 Label = str | int | bool
@@ -129,7 +129,7 @@ class Plane:
         # Called after each question to the measure at a single point.
         self.told: Callable[[], None] = lambda: None
         self.known: dict[tuple[float, float], Seen] = {}
-        self.pool = ThreadPoolExecutor(how_many(threads, "threads"))
+        self.pool = ThreadPoolExecutor(thread_count(threads))
         self.cancel = threading.Event()
         self.context = contextvars.copy_context()
         self.context.run(CANCELLED.set, self.cancel)

@@ -36,7 +36,7 @@ class OnGrid(Archived):
     y_name: str
 
     def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
-        return {"x": ("x",), "y": ("y",)}.get(field, ("y", "x"))
+        return {"x": ("x",), "y": ("y",)}.get(field, ("y", "x", "minimum")[: values.ndim])
 
     def _coordinates(self) -> tuple[str, ...]:
         return self.x_name, self.y_name

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft import netcdf
+from dmft.analysis.diagrams.diagram import read_axis
 from dmft.analysis.diagrams.phase_diagram import OnGrid, count_names
 from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.arrays import Array
@@ -49,8 +50,7 @@ class RegionDiagram(OnGrid):
     >>> from dmft.literature import positional_semantic_risk
     >>> def measure(a, omega):
     ...     return landscape(positional_semantic_risk(a, omega))
-    >>> from dmft.analysis.diagrams.phase_diagram import OnGrid, count_names
-    from dmft.analysis.landscape import landscape
+    >>> from dmft.analysis.landscape import landscape
     >>> region_diagram(measure, {"a": [0.8, 1.0], "omega": [0.5, 0.9]}).codes.tolist()
     [[0, 0], [6, 3]]
     """
@@ -96,7 +96,7 @@ class RegionDiagram(OnGrid):
 
     def __repr__(self) -> str:
         axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"
-        return f"RegionDiagram({axes}; {self.count()})"
+        return f"{type(self).__name__}({axes}; {self.count()})"
 
 
 def region_diagram(
@@ -108,7 +108,8 @@ def region_diagram(
     """Find the landscape at every point of two named axes."""
     if len(axes) != 2:
         raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
-    (x_name, x), (y_name, y) = ((name, as_axis(values, name)) for name, values in axes.items())
+    grid_axes = {name: read_axis(name, np.atleast_1d(values)) for name, values in axes.items()}
+    (x_name, x), (y_name, y) = grid_axes.items()
     rows: list[list[Landscape | None]] = []
     with Progress(progress, "regions") as bar:
         for i, value in enumerate(y):
@@ -134,11 +135,3 @@ def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> 
         return measure(x, y)
     except NoMinimum:
         return None
-
-
-def as_axis(values: ArrayLike, name: str) -> Array:
-    """Axis of a diagram, (n,), checked."""
-    array = np.atleast_1d(np.array(values, dtype=float))
-    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
-        raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
-    return array

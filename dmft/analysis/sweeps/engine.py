@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dmft.analysis.sweeps.chunk import Chunk, Task, compute_chunk
 from dmft.analysis.sweeps.points import Points
 from dmft.errors import BadParameter
+from dmft.solvers.jobs import thread_count
 from dmft.validation import shown
 
 TRAVEL = (
@@ -39,7 +40,7 @@ class Engine:
     @classmethod
     def of(cls, given: Any, workers: int | None) -> Engine:
         """Threads, processes, an executor, or a function that returns one."""
-        count = how_many(workers, "workers or threads")
+        count = thread_count(workers, "workers or threads")
         if isinstance(given, str) and given == "threads":
             return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
         if isinstance(given, str) and given == "processes":
@@ -111,16 +112,6 @@ class Engine:
             )
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.executor = self.renew()
-
-
-def how_many(count: int | None, name: str) -> int:
-    """A number of threads or processes; one a core where none is given."""
-    if count is None:
-        return os.cpu_count() or 1
-    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-    if not whole or count < 1:
-        raise BadParameter(f"{name} = {count!r} must be an integer >= 1, or None for one per core")
-    return int(count)
 
 
 NOWHERE = Points((), (0,), (), False)

@@ -203,7 +203,6 @@ def as_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
 
 
 def _named(axis: Any) -> dict[str, Range | ArrayLike]:
-    """One axis by its name."""
     if not (isinstance(axis, tuple | list) and axis and isinstance(axis[0], str)):
         raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}")
     name, *rest = axis

@@ -9,15 +9,15 @@ no longer depends on m, this is the limit from below.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.boundaries.brackets import bracketed_roots
-from dmft.analysis.diagrams.region_diagram import as_axis
+from dmft.analysis.diagrams.diagram import read_axis
+from dmft.analysis.diagrams.region_diagram import RegionDiagram
 from dmft.arrays import Array
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
 from dmft.literature.two_tokens.tables import alpha_of, check_omega, circle, tables
@@ -31,69 +31,46 @@ KINDS = ("semantic", "mixed", "positional")
 POSITIONAL, STARTS_POSITIONAL, SEVERAL = 1, 2, 4
 
 
-@dataclass(frozen=True, eq=False)
-class PositionalDiagram:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PositionalDiagram(RegionDiagram):
     """Minima of the loss over a grid; rows run over `omega`, columns over `a`.
+
+    A `RegionDiagram` of all minima, whose `names` also say the direction at the origin where it
+    leads away from the global minimum.
 
     Attributes
     ----------
-    a : (na,)
-    omega : (nw,)
-    codes : (nw, na) of int
-        1 if the global minimum has e > 1/2, plus 2 if the steepest direction at the origin is e,
-        plus 4 if there is more than one minimum.
     e, m, risk : (nw, na, k)
         Alignments and risk of the minima in order of e >= 0 (and m >= 0: signs are free); nan
         beyond the number of minima.
-    number : (nw, na) of int
     best : (nw, na) of int
         Which of them is the global one.
     positional_start : (nw, na) of bool
         Whether R_ee < R_mm at the origin.
-    labels : (nw, na) of int
-        Position in `names`: kinds of the minima, the global one first, and the direction at the
-        origin where it leads away from the global minimum.
-    names : tuple of str
     boundaries : Boundaries
         On a fine grid over the range of a.
-    provenance : mapping
     """
 
-    a: Array
-    omega: Array
-    codes: Codes
-    e: Array
-    m: Array
-    risk: Array
-    number: Codes
-    best: Codes
-    positional_start: NDArray[np.bool_]
-    labels: Codes
-    names: tuple[str, ...]
-    boundaries: Boundaries
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    # The same names as in the diagram of any model.
-    x_name, y_name = "a", "omega"
+    KIND = "dmft positional diagram"
+    PARTS = (Boundaries,)
     words = ("strength of the positional target", "weight of the positional target")
 
+    best: Codes
+    positional_start: NDArray[np.bool_]
+    boundaries: Boundaries  # type: ignore[assignment]
+
     @property
-    def x(self) -> Array:
+    def a(self) -> Array:
         """Horizontal axis."""
-        return self.a
+        return self.x
 
     @property
-    def y(self) -> Array:
+    def omega(self) -> Array:
         """Vertical axis."""
-        return self.omega
+        return self.y
 
-    def count(self) -> dict[str, int]:
-        """Number of points of each region that occurs."""
-        found, numbers = np.unique(self.labels, return_counts=True)
-        return {self.names[i]: int(n) for i, n in zip(found, numbers, strict=True)}
-
-    def __repr__(self) -> str:
-        return f"PositionalDiagram(a ({self.a.size}) x omega ({self.omega.size}); {self.count()})"
+    def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
+        return ("point",) if field == "boundaries" else super()._axes(field, name, values)
 
 
 def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
@@ -110,7 +87,8 @@ def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDia
     >>> diagram.names, diagram.e[0, 0].round(6).tolist()
     (('semantic over mixed, positional start',), [0.0, 0.678401])
     """
-    a, omega = as_axis(a, "a"), check_omega(as_axis(omega, "omega"))
+    a, omega = (read_axis(n, np.atleast_1d(y)) for n, y in (("a", a), ("omega", omega)))
+    check_omega(omega)
     alpha = alpha_of(a)
     y = _minima(omega, alpha)
     number: Codes = np.isfinite(y).sum(axis=-1)
@@ -121,8 +99,10 @@ def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDia
     labels, names = _label(y, best, start)
     fine = np.linspace(a.min(), a.max(), 801) if a.size > 1 else a
     return PositionalDiagram(
-        a, omega, codes.astype(np.int64), np.sqrt(y), np.sqrt(1.0 - y), risk, number, best, start,
-        labels, names, squared_boundaries(fine), {"dmft": VERSION, "loss": "squared"},
+        x_name="a", y_name="omega", x=a, y=omega, codes=codes.astype(np.int64), labels=labels,
+        names=names, e=np.sqrt(y), m=np.sqrt(1.0 - y), risk=risk, number=number, best=best,
+        positional_start=start, boundaries=squared_boundaries(fine),
+        provenance={"dmft": VERSION, "loss": "squared"},
     )  # fmt: skip
 
 

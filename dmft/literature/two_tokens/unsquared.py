@@ -163,7 +163,6 @@ def _points(e: float, step: float, part: str) -> Array:
 
 
 def _attention(h1: Array, h2: Array) -> tuple[Array, Array]:
-    """Attention of each token to itself."""
     return 1 / (1 + np.exp(h2 * h1 - h1 * h1)), 1 / (1 + np.exp(h1 * h2 - h2 * h2))
 
 

@@ -12,7 +12,7 @@ import sympy as sp
 from dmft.errors import BadParameter
 from dmft.laws import JointNormal, Law, Normal
 from dmft.record import Shown
-from dmft.validation import checked, is_expression, is_number, shown
+from dmft.validation import as_positive, checked, is_expression, is_number, shown
 
 # The time of the sites, and the earlier time of functions of two times.
 t, s = T, S = sp.symbols("t s", real=True)
@@ -328,10 +328,7 @@ def step_of(network: RandomNetwork, t_max: Any, dt: Any) -> tuple[float, int]:
         raise BadParameter("the steps of a map have length one: leave dt= out")
     if dt is None:
         dt = 1.0 if network.kind == "map" else 0.1
-    for name, value in (("t_max", t_max), ("dt", dt)):
-        if not (is_number(value) and 0.0 < value < math.inf):
-            raise BadParameter(f"{name} = {shown(value)} must be positive and finite")
-    dt, t_max = float(dt), float(t_max)
+    dt, t_max = as_positive(dt, "dt"), as_positive(t_max, "t_max")
     if not 0.5 <= t_max / dt <= MOST_STEPS:
         raise BadParameter(
             f"t_max = {t_max:g} is {t_max / dt:.3g} steps of dt = {dt:g}: there must be from "
@@ -393,7 +390,6 @@ def _shares(fractions: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _each(name: str, given: Any, size: int) -> tuple[sp.Expr, ...]:
-    """One expression for each population."""
     many = list(given) if isinstance(given, list | tuple) else [given] * size
     if len(many) != size:
         raise BadParameter(

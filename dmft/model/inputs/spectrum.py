@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.initial_conditions import Overlaps
-from dmft.model.algorithm import as_count
 from dmft.record import Record
-from dmft.validation import check_covariance, check_shape, checked
+from dmft.validation import as_count, as_positive, check_covariance, check_shape, checked
 
 # Fractions that a user rounds may miss one by this much.
 SUM_TOLERANCE = 1e-9
@@ -258,8 +257,7 @@ class Spectrum(Record):
         >>> tail.eigenvalues[:2].round(4).tolist(), round(tail.intrinsic_dim, 3)
         ([1.0, 0.3536], 2.61)
         """
-        if not capacity > 0.0:
-            raise BadParameter(f"capacity must be positive, got {capacity!r}")
+        capacity = as_positive(capacity, "capacity")
         if not math.isfinite(source):
             raise BadParameter(f"source must be finite, got {source!r}")
         size = as_count(dim, "dim")
@@ -267,7 +265,7 @@ class Spectrum(Record):
         total = counts.sum()
         rows = counts * ranks ** (capacity - 1.0 - 2.0 * source * capacity)
         found = cls(ranks**-capacity, counts / total, teacher=rows[:, None, None], dim=size)
-        object.__setattr__(found, "law", (float(capacity), float(source)))
+        object.__setattr__(found, "law", (capacity, float(source)))
         return found
 
     @classmethod
@@ -296,8 +294,7 @@ class Spectrum(Record):
         >>> round(float(law.fractions @ law.eigenvalues**2), 12)
         1.5
         """
-        if not (ratio > 0.0 and math.isfinite(ratio)):
-            raise BadParameter(f"ratio must be positive and finite, got {ratio!r}")
+        ratio = as_positive(ratio, "ratio")
         count = as_count(nodes, "nodes")
         inner = min(ratio, 1.0 / ratio)
         # Its orthogonal polynomials have constant recurrences but for the first.

@@ -50,8 +50,8 @@ class Adaptive(SGD):
         dict.fromkeys(("map", "sequence", "chain", "escape", "noise", "explain"), NOT_DERIVED)
     )
 
-    def _declare(self, learning_rate: Any, others: Mapping[str, Any], **own: Any) -> None:
-        """Set all fields and check them; `others` are keywords that go to `SGD`."""
+    def _declare(self, *, others: Mapping[str, Any] = MappingProxyType({}), **own: Any) -> None:
+        """`others` are keywords that go to `SGD`."""
         unknown = sorted(set(others) - set(OTHERS))
         if unknown:
             raise BadParameter(
@@ -60,13 +60,7 @@ class Adaptive(SGD):
             )
         if not isinstance(others.get("decoupled", False), bool):
             raise BadParameter(f"decoupled must be True or False, got {shown(others['decoupled'])}")
-        shared = {f.name for f in fields(SGD)}
-        defaults = {f.name: f.default for f in fields(self) if f.name in shared}
-        defaults["learning_rate"] = learning_rate
-        for name, value in {**defaults, **others, **own}.items():
-            zero = isinstance(value, float | sp.Float) and value == 0.0
-            object.__setattr__(self, name, sp.S.Zero if zero else value)
-        self.__post_init__()
+        super()._declare(**others, **own)
 
     @property
     def gradient(self) -> SGD:
@@ -159,7 +153,7 @@ class SignSGD(Adaptive):
     decoupled: bool = True
 
     def __init__(self, learning_rate: float | sp.Expr, batch_size: int = 1, **others: Any) -> None:
-        self._declare(learning_rate, others, batch_size=batch_size)
+        self._declare(learning_rate=learning_rate, batch_size=batch_size, others=others)
         if not self.decoupled:
             raise BadParameter(
                 "decoupled = False: a decay inside the signs of gradients has no limit as d grows; "
@@ -241,8 +235,8 @@ class Adam(Adaptive):
                 "drops out; use a number below 1, or dmft.SGD(momentum=dmft.Momentum(...))"
             )
         self._declare(
-            learning_rate,
-            others,
+            learning_rate=learning_rate,
+            others=others,
             momentum=momentum,
             second_moment_rate=_rate(second_moment_rate, "second_moment_rate"),
             eps=as_parameter(eps, "eps"),
@@ -375,7 +369,8 @@ class AdaGrad(Adaptive):
     def __init__(
         self, learning_rate: float | sp.Expr, initial: float | sp.Expr = 0, **others: Any
     ) -> None:
-        self._declare(learning_rate, others, initial=as_parameter(initial, "initial"))
+        value = as_parameter(initial, "initial")
+        self._declare(learning_rate=learning_rate, initial=value, others=others)
 
     @property
     def kept(self) -> str:
@@ -421,7 +416,7 @@ class AdaGradNorm(Adaptive):
         self, learning_rate: float | sp.Expr, initial: float | sp.Expr, **others: Any
     ) -> None:
         value = as_parameter(initial, "initial", positive=True)
-        self._declare(learning_rate, others, initial=value)
+        self._declare(learning_rate=learning_rate, initial=value, others=others)
 
     @property
     def kept(self) -> str:

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model.algorithm import SGD, Momentum, as_count
+from dmft.model.algorithm import SGD, Momentum
 from dmft.model.hyperparameters import MEMORY, REGISTRY, D, InOptim, P
 from dmft.model.optimisers.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
-from dmft.validation import shown
+from dmft.validation import as_count, shown
 
 Settings = dict[str, Any]
 Made = TypeVar("Made", bound=SGD)

@@ -16,8 +16,16 @@ from dmft.initial_conditions import TIME, Alignment, steps_before
 from dmft.model.sequence import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.ensemble import Ensemble, FirstPassage, averaged, passages, watch_nothing
-from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
+from dmft.simulation.ensemble import (
+    Ensemble,
+    FirstPassage,
+    SeedRun,
+    averaged,
+    ends_of,
+    passages,
+    watch_nothing,
+)
+from dmft.simulation.jobs import March, Runner, check_time, run_seeds, save_steps
 from dmft.simulation.sequences.experiment import (
     SequenceExperiment,
     declare_sequence,
@@ -29,7 +37,6 @@ from dmft.simulation.sequences.kernels import chain_steps, quantity_at, weight_s
 from dmft.simulation.watched import Watching
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
-from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
@@ -86,8 +93,6 @@ def simulate_sequence(
     Scaling     t = steps * gamma / d; gamma / (L d) untied
     Valid for   any L; both methods are exact in law (the chain by theory/sequence C.5)
     """
-    if method not in ("weights", "overlaps"):
-        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
     if start is not None and not isinstance(start, Alignment):
         raise BadParameter(f"sequence models start from dmft.Alignment, got {start!r}")
@@ -97,38 +102,27 @@ def simulate_sequence(
     clock = e.clock(t_max)
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
     watch, reads_risk = watch_of_alignments(e, first_passage, events)
-    watching = Watching(watch, clock, total)
+    watching, r = Watching(watch, clock, total), e.shift.shape[1]
 
-    def run(seed: int, job: Job) -> _SeedRun:
+    def run(seed: int, job: Job) -> SeedRun:
+        values = {"risk": np.full(grid.size, np.nan), "v": np.full((grid.size, r), np.nan)}
         if job.cancelled():
-            unknown = np.full((grid.size, e.shift.shape[1] + 1), np.nan)
-            nowhere = np.full(e.shift.shape[1], np.nan)
-            return _SeedRun(unknown[:, 1:], unknown[:, 0], Status.INTERRUPTED, 0, None, nowhere)
+            return SeedRun(values, Status.INTERRUPTED, 0, None, grid)
         runner = _runner(e, watching, reads_risk, begin, method, seed)
-        return _run_seed(e, runner, watching, grid, job)
+        march = March(runner, job, watching.stops)
+        for i, target in enumerate(grid):
+            watching.carry_on(march, int(target))
+            if march.status is not Status.OK:
+                break
+            values["v"][i] = runner.overlaps()["v"]
+            values["risk"][i] = risk_of(e, values["v"][i]).mean()
+        watching.finish(march)
+        end = _alignments(e, runner.overlaps()["v"])
+        return SeedRun(values, march.status, march.step, march.passage, grid, end=end)
 
     runs = run_seeds(run, numbers, total, threads, progress)
     before = steps_before(start, e.begin)
     return _assemble(e, watching, numbers, runs, grid, first_passage, method, before)
-
-
-@dataclass(frozen=True)
-class _SeedRun:
-    v: Array
-    risk: Array
-    status: Status
-    steps: int
-    passage: int | None
-    end: Array
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """One run that can be carried on in pieces."""
-
-    advance: Any
-    watch: Array
-    coordinates: Any
 
 
 def _runner(
@@ -138,7 +132,7 @@ def _runner(
     begin: Array | None,
     method: str,
     seed: int,
-) -> _Runner:
+) -> Runner:
     draw = random_stream(seed, START_STREAM)
     chain = method == "overlaps"
     rng = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
@@ -163,9 +157,9 @@ def _runner(
         return done
 
     if chain:
-        return _Runner(advance, watch, lambda: v.copy())
+        return Runner(advance, lambda: {"v": v.copy()}, e.shift, watch)
     w, basis = state
-    return _Runner(advance, watch, lambda: basis @ w / math.sqrt(D))
+    return Runner(advance, lambda: {"v": basis @ w / math.sqrt(D)}, e.shift, watch)
 
 
 def _watched(
@@ -196,24 +190,7 @@ def _weights(e: SequenceExperiment, v: Array, draw: np.random.Generator) -> tupl
     return np.ascontiguousarray(basis), np.ascontiguousarray(w)
 
 
-def _run_seed(
-    e: SequenceExperiment, runner: _Runner, watching: Watching, grid: NDArray[np.int64], job: Job
-) -> _SeedRun:
-    v = np.full((grid.size, e.shift.shape[1]), np.nan)
-    risk = np.full(grid.size, np.nan)
-    march = March(runner, job, watching.stops)
-    for i, target in enumerate(grid):
-        watching.carry_on(march, int(target))
-        if march.status is not Status.OK:
-            break
-        v[i] = runner.coordinates()
-        risk[i] = risk_of(e, v[i]).mean()
-    watching.finish(march)
-    return _SeedRun(v, risk, march.status, march.step, march.passage, runner.coordinates())
-
-
 def _alignments(e: SequenceExperiment, v: Array) -> dict[str, Array]:
-    """Alignments by name, of coordinates (..., r)."""
     positional, semantic = e.alignment(v)
     if e.model.encoding.rank == 0:
         return {"m": semantic}
@@ -224,16 +201,15 @@ def _assemble(
     e: SequenceExperiment,
     watching: Watching,
     seeds: tuple[int, ...],
-    runs: list[_SeedRun],
+    runs: list[SeedRun],
     grid: NDArray[np.int64],
     first_passage: FirstPassage | None,
     method: str,
     before: float,
 ) -> SequenceEnsemble:
-    arrays = _alignments(e, np.stack([r.v for r in runs]))
-    arrays["risk"] = np.stack([r.risk for r in runs])
-    ends = Values(_alignments(e, np.stack([r.end for r in runs]))) if watching.stops else None
-    last = next((r.v[-1] for r in runs if np.all(np.isfinite(r.v[-1]))), None)
+    v, risk = (np.stack([r.values[name] for r in runs]) for name in ("v", "risk"))
+    arrays = {**_alignments(e, v), "risk": risk}
+    last = next((y for y in v[:, -1] if np.all(np.isfinite(y))), None)
     pair = np.full(2, np.nan) if last is None else risk_of(e, last)
     scheduled: dict[str, Any] = {}
     if e.schedule is not None:  # no constant unit
@@ -247,7 +223,7 @@ def _assemble(
         **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
         first_passage=passages(runs, watching.clock) if watching.watch else None,
-        ends=ends,
+        ends=ends_of(runs, watching.stops),
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),

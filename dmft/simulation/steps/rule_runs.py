@@ -25,7 +25,7 @@ from dmft.simulation.jobs import save_steps
 from dmft.simulation.steps.vectors import CHUNK, Runs, Step, Weights
 from dmft.solvers.jobs import Job, run_tasks
 from dmft.special.streams import as_seeds
-from dmft.validation import is_whole, shown
+from dmft.validation import as_count, as_positive, shown
 
 
 class Chain(Runs):
@@ -164,13 +164,8 @@ def simulate_rule(
     """
     if not isinstance(start, Overlaps):
         raise BadParameter(f"a rule starts from dmft.Overlaps of its rows, got {shown(start)}")
-    if isinstance(dim, bool) or not is_whole(dim) or dim < 1:
-        raise BadParameter(f"dim = {shown(dim)} must be a positive integer")
-    if method not in ("weights", "overlaps"):
-        raise BadParameter(f'method must be "weights" or "overlaps", got {shown(method)}')
-    if not t_max > 0.0:
-        raise BadParameter(f"t_max = {t_max!r} must be positive")
-    step = Step(rule, int(dim), float(t_max), parameters, start, t_start)
+    dim, end = as_count(dim, "dim"), as_positive(t_max, "t_max")
+    step = Step(rule, dim, end, parameters, start, t_start)
     numbers, clock = as_seeds(seeds), step.clock
     saved = save_steps(t_max, clock, save_at)
     is_tabled = any(isinstance(y, Table) for y in parameters.values())

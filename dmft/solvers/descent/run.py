@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,14 +96,8 @@ class DescentRun(Solution):
     (2, 1, 1)
     """
 
-    t: Array
     arrays: Values
     error: Values
-    status: Status
-    message: str
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     constants: Mapping[str, Array] = field(default_factory=dict)
 
@@ -148,7 +142,6 @@ def unknown(run: DescentRun, name: str) -> NDArray[np.bool_]:
 
 
 def _unit(run: DescentRun, name: str) -> float:
-    """Scale of a block, in which errors are small or not."""
     if name == "M" and "Q" in run.arrays:
         return math.sqrt(_largest_known(run, "Q"))
     return _largest_known(run, name)

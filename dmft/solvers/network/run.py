@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn
+from dataclasses import dataclass
+from typing import ClassVar, NoReturn
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.names import Status
 from dmft.solvers.solution import Solution, Values
 
 # Axes of each array; that of the populations comes last where there are several.
@@ -59,15 +58,9 @@ class NetworkRun(Solution):
     ((21, 21), 'ok', True)
     """
 
-    t: Array
     arrays: Values
     error: Values
-    status: Status
-    message: str
     paths: Array | None = None
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     KIND = "dmft random network"
     NAMES: ClassVar[Mapping[str, str]] = {"arrays": "{}", "error": "{}_error"}

@@ -309,7 +309,6 @@ def lanes_for(group: Group) -> layout.Lanes:
 
 
 def _tableau(setup: Setup) -> Tableau:
-    """Coefficients of the method of a flow."""
     if setup.method in TABLEAUX:
         return TABLEAUX[setup.method]
     return backward_tableau(setup.start.size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +43,10 @@ class PassageTimes(Record):
     @property
     def censored(self) -> NDArray[np.bool_]:
         """Whether each run did not reach the level, (S,)."""
+        return self._late
+
+    @property
+    def _late(self) -> NDArray[np.bool_]:
         return np.isnan(self.times)
 
     @property
@@ -132,13 +135,13 @@ class PassageTimes(Record):
 
     def _ranked(self, rank: int) -> float:
         """The time of this rank (1 is the earliest), inf when censoring hides it."""
-        order = np.sort(np.where(self.censored, np.inf, self.times))
+        order = np.sort(np.where(self._late, np.inf, self.times))
         value = float(order[rank - 1])
-        seen = self.horizon[self.censored]
+        seen = self.horizon[self._late]
         return math.inf if seen.size and value > float(seen.min()) else value
 
     def _all_passed(self, what: str) -> NDArray[np.float64]:
-        missing = int(self.censored.sum())
+        missing = int(self._late.sum())
         if missing:
             raise BadParameter(
                 f"{missing} of {self.times.size} runs had not passed when they ended, so the "
@@ -186,21 +189,11 @@ class PathEnsemble(Averages):
     ([0.0, 0.1], 4)
     """
 
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
     path_status: tuple[Status, ...]
-    status: Status
-    message: str
     first_passage: Mapping[str, PassageTimes] = field(default_factory=dict)
     paths: Values | None = None
     layout: tuple[Block, ...] = ()
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    constants: Mapping[str, Array] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
     problem: Problem | None = field(default=None, repr=False, compare=False)
     starts: Array | None = field(default=None, repr=False, compare=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_events, filled
-from dmft.solvers.solution import COUNTED, Values
+from dmft.solvers.solution import Values, ending
 from dmft.solvers.solve import LARGEST_NORM
 from dmft.solvers.stochastic import layout as codes
 from dmft.solvers.stochastic import request
@@ -32,12 +32,6 @@ from dmft.solvers.stochastic.march import (
     merge_moments,
 )
 from dmft.solvers.stochastic.noise import path_key
-
-# From the worst: the first of these that some path has is the status of the run.
-SEVERITY = (
-    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
-    Status.EVENT, Status.OK,
-)  # fmt: skip
 
 
 def solve_paths(
@@ -134,9 +128,11 @@ def solve_paths(
         For what is wrong before the first step.
     """
     request.check_request(problem, method, t_start, t_max)
-    request.check_counts(paths=paths, seed=seed, substeps=substeps)
-    request.check_positive(dt=dt, timeout=timeout, norm_bound=norm_bound)
-    request.check_scale(noise_scale)
+    # No noise is a scale, too.
+    scale = noise_scale or None
+    request.check_numbers(
+        paths, seed, substeps, dt=dt, timeout=timeout, norm_bound=norm_bound, noise_scale=scale
+    )
     names, scalars, arrays = filled(problem, widths, parameters, constants)
     par = problem.pack_parameters(scalars, arrays)
     watched = _watched(events)
@@ -206,7 +202,7 @@ def _assemble(
         cut if c == codes.WALKING else STATUS[c] for c in (int(number) for number in code)
     )
     kept = np.concatenate([c.values for c in chunks]) if setup.keep_paths else None
-    status = next(s for s in SEVERITY if s in statuses)
+    status, message = ending(statuses, "paths")
     return PathEnsemble(
         t=np.where(plan.save == plan.steps, record["t_max"], plan.t_start + plan.save * plan.h),
         mean=_named(problem, widths, mean if count else unknown),
@@ -214,7 +210,7 @@ def _assemble(
         stderr=_named(problem, widths, std / math.sqrt(max(count, 1))),
         path_status=statuses,
         status=status,
-        message=_message(setup, chunks, code, statuses),
+        message="; ".join([message, *_causes(setup, chunks, code)]),
         first_passage={
             event.name: PassageTimes(passed[:, e].copy(), ended)
             for e, event in enumerate(setup.events)
@@ -244,21 +240,12 @@ def _named(problem: Problem, widths: Mapping[str, int], values: Array) -> Values
     return Values(arrays)
 
 
-def _message(
-    setup: PathSetup, chunks: list[Chunk], code: NDArray[np.int64], statuses: tuple[Status, ...]
-) -> str:
-    """How many paths ended how, and where the first that failed did."""
-    parts = []
-    for status in reversed(SEVERITY):
-        number = statuses.count(status)
-        if number:
-            left_out = "" if status in COUNTED else " (left out of the means)"
-            parts.append(f"{number} of {len(statuses)} paths {status}{left_out}")
+def _causes(setup: PathSetup, chunks: list[Chunk], code: NDArray[np.int64]) -> Iterator[str]:
+    """Where the first path that failed of each cause did."""
     for cause in (codes.INDEFINITE, codes.OUTSIDE, codes.NONFINITE, codes.BEYOND):
         found = np.flatnonzero(code == cause)
         if found.size:
-            parts.append(_cause(setup, chunks, cause, int(found[0]), found.size))
-    return "; ".join(parts)
+            yield _cause(setup, chunks, cause, int(found[0]), found.size)
 
 
 def _cause(setup: PathSetup, chunks: list[Chunk], cause: int, path: int, number: int) -> str:

@@ -17,6 +17,7 @@ from dmft.solvers.problem import Problem, covariance_at
 from dmft.solvers.request import check_blocks, read_save_at
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
+from dmft.validation import as_count, as_positive
 
 SCHEMES = ("euler", "weak2")
 INCREMENTS = ("normal", "three_point")
@@ -24,6 +25,7 @@ INCREMENTS = ("normal", "three_point")
 DEFAULT_POINTS = 101
 # At most this many starts are tested before the first step; the paths themselves test the others.
 TESTED_STARTS = 256
+LARGEST_SEED = 2**128
 # A covariance may be asymmetric by its rounding.
 ASYMMETRY = 1e-9
 
@@ -43,28 +45,14 @@ def check_request(problem: Problem, method: str, t_start: float, t_max: float) -
         )
 
 
-def check_positive(**numbers: float | None) -> None:
-    """Every number that is given is positive and finite."""
-    for name, number in numbers.items():
-        if number is not None and not (
-            isinstance(number, int | float | np.integer | np.floating) and 0 < number < math.inf
-        ):
-            raise BadParameter(f"{name} = {number!r} must be positive and finite")
-
-
-def check_scale(noise_scale: float) -> None:
-    """A scale of the noise is finite and not negative."""
-    if noise_scale != 0.0:
-        check_positive(noise_scale=noise_scale)
-
-
-def check_counts(**counts: int) -> None:
-    """Every count is an integer of at least 1 (a seed: 0)."""
-    for name, count in counts.items():
-        least = 0 if name == "seed" else 1
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or count < least:
-            raise BadParameter(f"{name} = {count!r} must be an integer of at least {least}")
+def check_numbers(paths: int, seed: int = 0, substeps: int = 1, **sizes: float | None) -> None:
+    """Counts are integers of at least 1, a seed of at least 0; sizes are positive, if given."""
+    as_count(paths, "paths")
+    as_count(seed, "seed", 0, LARGEST_SEED)
+    as_count(substeps, "substeps")
+    for name, size in sizes.items():
+        if size is not None:
+            as_positive(size, name)
 
 
 def choose_increments(method: str, asked: str | None, events: bool, substeps: int) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.names import Status
 from dmft.solvers.solution import Solution, Values
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ class TwoTimeRun(Solution):
     True
     """
 
-    t: Array
     saved: Array
     signals: Values
     offsets: NDArray[np.int64]
@@ -67,11 +65,6 @@ class TwoTimeRun(Solution):
     pairs: Values
     error: Values
     causal: tuple[str, ...]
-    status: Status
-    message: str
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

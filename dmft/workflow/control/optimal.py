@@ -17,7 +17,7 @@ from dmft.names import Status
 from dmft.solvers.controlled import READ
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
-from dmft.validation import check_pair, checked
+from dmft.validation import as_positive, check_pair, checked
 from dmft.workflow.control.problem import Controlled, check_controlled
 
 # Times of a schedule, between which it is linear, and most of them.
@@ -142,8 +142,7 @@ def read(
         )
     if minimise in following(equations.definitions, control):
         raise BadParameter(f"{minimise} depends on {control} itself: minimise another measure")
-    if not (np.isfinite(t_max) and t_max > 0.0):
-        raise BadParameter(f"t_max must be positive and finite, got {t_max!r}; it is tau = steps/d")
+    as_positive(t_max, "t_max (tau = steps/d)")
     return Controlled(equations, start, control, parameters, minimise)
 
 

@@ -160,7 +160,6 @@ def boundary(
 
 
 def _ends(name: str, values: Range | ArrayLike) -> tuple[float, float]:
-    """Lowest and highest value of an axis."""
     if isinstance(values, Range):
         return values.low, values.high
     read = read_axis(name, values)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dmft.analysis.boundaries.brackets import FLAT, newton
-from dmft.arrays import Array
+from dmft.arrays import Array, cosines
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import seen_by
 from dmft.model import Overlaps
@@ -73,11 +73,8 @@ def kind_of(overlaps: Overlaps) -> str:
                 direction has a student; "unspecialised" where none has, or where several students
                 have equal shares (within 1e-3); "partly specialised" else
     """
-    shares = _ratio(
-        np.abs(overlaps.M @ np.linalg.pinv(overlaps.P)),
-        np.sqrt(np.diag(overlaps.Q)),
-        1.0 / np.sqrt(np.diag(overlaps.P)),
-    )
+    parts = overlaps.M @ np.linalg.pinv(overlaps.P) * np.diag(overlaps.P)
+    shares = cosines(parts, overlaps.Q, overlaps.P)
     if shares.max() < NOTHING:
         return "uninformative"
     ranked = np.sort(shares, axis=1)
@@ -115,16 +112,6 @@ def end_overlaps(run: Trajectory) -> Overlaps:
     found = run.final
     assert isinstance(found, Overlaps)
     return found
-
-
-def cosines(Q: Array, M: Array, P: Array) -> Array:
-    """|M_jr| / sqrt(Q_jj P_rr), (p, k); 0 for students without length."""
-    return _ratio(np.abs(M), np.sqrt(np.diag(Q)), np.sqrt(np.diag(P)))
-
-
-def _ratio(values: Array, rows: Array, columns: Array) -> Array:
-    below = rows[:, None] * columns[None, :]
-    return np.divide(values, below, out=np.zeros_like(values), where=below > 0.0)
 
 
 # Parts of the way from the reference: the longest step, and the one below which the branch ends.

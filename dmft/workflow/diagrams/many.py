@@ -101,7 +101,6 @@ def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[A
 
 
 def _last_risk(ended: Ended, plan: _Plan) -> Any:
-    """The last risk of a run, or what went wrong."""
     return (ended.observe("risk"), Status.OK) if ended.reached else _Run(ended, plan).trajectory
 
 

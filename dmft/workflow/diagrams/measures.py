@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.diagrams.phase_diagram import Point
 from dmft.analysis.escape import EscapeWarning
+from dmft.arrays import cosines
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import seen_by
 from dmft.equations.sequence.risk import SequenceRisk
@@ -26,7 +27,7 @@ from dmft.model import Alignment, SequenceModel, as_count
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
-from dmft.workflow.diagrams.end_states import cosines, end_state, followed_point
+from dmft.workflow.diagrams.end_states import end_state, followed_point
 from dmft.workflow.diagrams.landscape import landscape, risk_of
 from dmft.workflow.diagrams.many import results_of
 from dmft.workflow.escape import escape_time
@@ -133,7 +134,7 @@ class EquationMeasure:
             risk_of(self.equations)(e=0.0, m=0.0, **values)
         elif isinstance(self.equations, DescentEquations):
             if not self.equations.is_flow:
-                steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
+                steps = as_count(self.t_max, "t_max (the number of steps)")
                 descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
         elif self.what != DESCENT:
             run_inputs(self.equations, self.start, values)
@@ -352,7 +353,7 @@ def _learned_directions(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run, least = of.run(here), of.how.get("overlap") or LEARNED
     if run.status not in FINE:
         return float("nan"), run.status
-    found = cosines(run.Q[-1], run.M[-1], teachers_of(of))
+    found = cosines(run.M[-1], run.Q[-1], teachers_of(of))
     return int(np.sum(found.max(axis=0) >= least)), run.status
 
 
@@ -362,7 +363,7 @@ def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
         return float("nan"), run.status
     if of.what == SEQUENCE:
         return float(run.overlap[-1]), run.status
-    return float(cosines(run.Q[-1], run.M[-1], teachers_of(of)).max()), run.status
+    return float(cosines(run.M[-1], run.Q[-1], teachers_of(of)).max()), run.status
 
 
 def teachers_of(of: EquationMeasure) -> NDArray[np.float64]:

@@ -188,7 +188,6 @@ def stationary_state(network: RandomNetwork) -> Stationary:
 
 
 def _leaky(output: Output, g: float, noise: float) -> Stationary:
-    """Leaky sites without input."""
     slope = float(output.slope(np.float64(0.0)))
     if noise == 0.0 and g * abs(slope) <= 1.0:
         return Stationary(0.0, 0.0, g * abs(slope) - 1.0, 1.0 - g * abs(slope),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from dmft.model import Overlaps, as_count
 from dmft.model.gradient_descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
-from dmft.solvers.checkpoint import RunFolder
+from dmft.solvers.checkpoint import claim
 from dmft.solvers.descent.process import DescentProblem, DescentTask, Nodes, Process, fresh_losses
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun, judged, settled
@@ -36,18 +36,11 @@ from dmft.solvers.descent.sampled import SAMPLE
 from dmft.solvers.descent.sweep import JITTER, Sweep, begin, march_on, overlaps, result_of
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
-from dmft.solvers.solution import Values
+from dmft.solvers.solution import SEVERITY, Values
 from dmft.solvers.two_time.march import StepFile, array_in, asked
-from dmft.symbolic_lock import in_turn
+from dmft.symbolic_lock import once
 from dmft.workflow.solve import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
-
-# From the worst: the first of these that some scramble has is the status of the run.
-SEVERITY = (
-    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
-    Status.OK,
-)  # fmt: skip
-
 
 # What two errors cover, as two standard deviations of a normal variable do.
 TWO_ERRORS = 0.9545
@@ -55,6 +48,7 @@ METHODS = (None, "stein", "pathwise")
 # Of labels +1 and -1; a sign of zero is wrong by half.
 WRONG = (1 - LABEL * sp.sign(PREDICTION)) / 2
 Measure = Callable[[Sweep, Nodes], Array]
+built = once(build_descent)
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ def run_descent(
     its response grows until rounding leaves no covariance. The response along paths has no such
     division, so smooth gradients whose run ended there are solved again with it.
     """
-    steps = as_count(t_max, "t_max, the number of steps,")
+    steps = as_count(t_max, "t_max (the number of steps)")
     task, parameters = descent_task(equations, start, steps, values, options.method)
     run = _run(equations, task, options, parameters)
     is_smooth = task.slopes is not None and task.knots.size == 0
@@ -147,7 +141,7 @@ def descent_task(
     mixture = equations.model.clusters
     if "batch_fraction" in scalars:
         check_fraction(scalars["batch_fraction"], equations.algorithm.batch)
-    problem = _built(equations.fingerprint, equations)
+    problem = built(equations)
     task = DescentTask(
         labels=problem.labels, sample=pointer(problem.sample, SAMPLE), steps=steps,
         Q=start.Q, M=start.M, P=start.P,
@@ -156,13 +150,13 @@ def descent_task(
         process=problem.process, par=_rows(problem.process, given, steps),
         schedules=given.described,
         trained=trained, fraction=scalars.get("batch_fraction", 1.0),
-        bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
+        bend=_bend(equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
     known = tuple(sorted(scalars.items()))
-    knots = _knots(equations.fingerprint, equations, known) if method is None else None
+    knots = _knots(equations, known) if method is None else None
     if knots is not None:
-        slopes = _bend(equations.fingerprint, equations, bool(knots))
+        slopes = _bend(equations, bool(knots))
         task = replace(task, slopes=slopes, knots=np.array(knots))
     return task, scalars
 
@@ -172,22 +166,14 @@ def _rows(process: Process, given: OverTime, steps: int) -> Array:
     return np.array([process.par(given.at(min(t, steps - 1))) for t in range(steps + 1)])
 
 
-@in_turn
-@lru_cache(maxsize=32)
-def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
-    return build_descent(equations)
-
-
-@in_turn
-@lru_cache(maxsize=32)
-def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
+@once
+def _bend(equations: DescentEquations, kinks: bool = False) -> Any:
     return pointer(build_bend(equations, kinks), SAMPLE)
 
 
-@in_turn
-@lru_cache(maxsize=32)
+@once
 def _knots(
-    fingerprint: str, equations: DescentEquations, values: tuple[tuple[str, float], ...]
+    equations: DescentEquations, values: tuple[tuple[str, float], ...]
 ) -> list[float] | None:
     return knots_of(equations, dict(values))
 
@@ -215,7 +201,7 @@ def _sweep_all(
             "start": [a.tolist() for a in (task.Q, task.M, task.P)],
             "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
         }  # fmt: skip
-        folder = RunFolder(Path(options.checkpoint), key).folder
+        folder = claim(Path(options.checkpoint), key)
     shape = (task.kept, layout.samples)
 
     def solve_one(number: int) -> Solved:
@@ -260,16 +246,15 @@ def _sampled(equations: DescentEquations, task: DescentTask, value: sp.Expr) -> 
     """The mean of a value of output and label over a scramble's points as new samples."""
 
     def sampled(sweep: Sweep, nodes: Nodes) -> Array:
-        sample = _measure(equations.fingerprint, equations, value)
+        sample = _measure(equations, value)
         states = zip(*_states(sweep), strict=True)
         return fresh_losses(replace(task, sample=sample), nodes, states)
 
     return sampled
 
 
-@in_turn
-@lru_cache(maxsize=32)
-def _measure(fingerprint: str, equations: DescentEquations, value: sp.Expr) -> Any:
+@once
+def _measure(equations: DescentEquations, value: sp.Expr) -> Any:
     return pointer(build_measure(equations, value), SAMPLE)
 
 
@@ -289,7 +274,7 @@ def _risk_of(
     sampled = of_loss if squared else _sampled(equations, task, NAMED["squared"])
     if model.clusters is not None:
         return sampled
-    risk = _risk(equations.fingerprint, equations) if equations.samples_as_derived else None
+    risk = _risk(equations) if equations.samples_as_derived else None
     if risk is None:
         return sampled
     names = {y.name for y in model.parameters}
@@ -309,18 +294,16 @@ def _risk_of(
     return closed
 
 
-@in_turn
-@lru_cache(maxsize=32)
-def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | None:
+@once
+def _risk(equations: DescentEquations) -> PopulationRisk | None:
     """Closed form of the risk; None where tables or nodes would take longer than the descent."""
     risk = population_risk(equations.model)
     tabled = [t for t in table_averages(risk.expr) if t.has_tables]
     return None if averages(risk.definitions) or tabled else risk
 
 
-@in_turn
-@lru_cache(maxsize=32)
-def _names(fingerprint: str, equations: DescentEquations) -> Mapping[str, str]:
+@once
+def _names(equations: DescentEquations) -> Mapping[str, str]:
     """Model and algorithm in words: printing takes SymPy as long as a step."""
     return {"model": str(equations.model), "algorithm": str(equations.algorithm)}
 
@@ -411,7 +394,7 @@ def _assemble(
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
             "time_unit": "steps", "method": f"causal sweep, {how_closed}, {layout.kind}",
             "seed": options.seed, "fresh": layout.batch == "fresh", "approximation": how,
-            **sweeps[0].task.schedules, **_names(equations.fingerprint, equations),
+            **sweeps[0].task.schedules, **_names(equations),
         },
         constants={"P": sweeps[0].task.P, "teacher_readout": sweeps[0].task.teacher_readout},
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,31 +27,13 @@ from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE
-from dmft.symbolic_lock import in_turn
+from dmft.symbolic_lock import once
 
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched
 
 
-class _System:
-    """Equations as a key: their hash, which takes longer than a short run, is not made again."""
-
-    def __init__(self, equations: Equations) -> None:
-        self.equations, self.fingerprint = equations, equations.fingerprint
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _System) or self.fingerprint != other.fingerprint:
-            return False
-        return self.equations is other.equations or self.equations == other.equations
-
-
-@in_turn
-@lru_cache(maxsize=64)
-def _built(system: _System) -> Problem:
-    return build(system.equations)
+built = once(build)
 
 
 def problem_of(system: Equations | Problem) -> Problem:
@@ -62,7 +43,7 @@ def problem_of(system: Equations | Problem) -> Problem:
             return system
         system = system.origin  # of a run by linked code, which Numba cannot build on
     if isinstance(system, Equations):
-        return _built(_System(system))
+        return built(system)
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
 
 

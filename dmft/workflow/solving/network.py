@@ -27,7 +27,7 @@ from dmft.solvers.network.run import AXES, NetworkRun
 from dmft.solvers.network.sweep import SiteProblem, Sweep
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.march import Stepper, asked, march
-from dmft.validation import checked, shown
+from dmft.validation import as_count, checked
 from dmft.workflow.solve import Solver
 
 # Share of cases that an interval holds.
@@ -82,11 +82,7 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         for name, least, most in LIMITS:
-            if not least <= getattr(self, name) <= most:
-                raise BadParameter(
-                    f"{name} = {shown(getattr(self, name))} must be at least {least} and at most "
-                    f"{most}"
-                )
+            as_count(getattr(self, name), name, least, most)
 
 
 OPTIONS = tuple(one.name for one in fields(NetworkOptions))

@@ -20,7 +20,7 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
-from dmft.solvers.stochastic.request import check_counts
+from dmft.solvers.stochastic.request import check_numbers
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
@@ -56,7 +56,7 @@ class PathOptions(Options):
                 f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the "
                 "number of paths, and the step in units of t)"
             )
-        check_counts(paths=found["paths"], seed=found.get("seed", 0))
+        check_numbers(found["paths"], found.get("seed", 0))
         return found
 
 
@@ -198,7 +198,6 @@ def _can_go_together(equations: Equations, first: Any, other: Any) -> bool:
 
 
 def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
-    """Value of the dimension, before there is a start."""
     given = {name: value for name, value in parameters.items() if name not in NODE_OPTIONS}
     scalars, _ = resolve_scalars(equations.declared, ["dim"], given)
     return int(scalars["dim"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
-from dmft.solvers.checkpoint import Digest, RunFolder
+from dmft.solvers.checkpoint import Digest, claim
 from dmft.solvers.jobs import Job
 from dmft.solvers.request import save_times
 from dmft.solvers.solution import Values
@@ -29,7 +28,8 @@ from dmft.solvers.two_time.run import TwoTimeRun, interpolate
 from dmft.solvers.two_time.step import DIAGONAL
 from dmft.solvers.two_time.thinned import Control, March, VolterraProblem
 from dmft.solvers.two_time.thinned import start as begin
-from dmft.symbolic_lock import in_turn
+from dmft.symbolic_lock import once
+from dmft.validation import is_number, shown
 from dmft.workflow.solve import Solver, equations_of
 
 # Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
@@ -82,16 +82,15 @@ class TwoTimeOptions:
     def __post_init__(self) -> None:
         if self.method not in (None, "volterra"):
             raise BadParameter(f'two-time problems take method "volterra", got {self.method!r}')
-        for name in ("tol", "max_step"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and value > 0.0):
-                raise BadParameter(f"{name} must be positive, got {value!r}")
-        if not 1e-12 <= self.tol <= 0.01:
+        if not (is_number(self.max_step) and self.max_step > 0.0):
+            raise BadParameter(f"max_step must be positive, got {shown(self.max_step)}")
+        if not (is_number(self.tol) and 1e-12 <= self.tol <= 0.01):
             raise BadParameter(
                 f"tol = {self.tol!r}, the error of a step, must lie in [1e-12, 0.01]"
             )
 
 
+once_built = once(build_volterra)
 OPTIONS = tuple(one.name for one in fields(TwoTimeOptions))
 
 
@@ -117,7 +116,7 @@ def solve_two_time(
         given = {n: y for n, y in given.items() if n not in varying}
     values = _parameters(problem, given)
     save_at = saved_times(options.save_at, t_max)
-    built = _built(problem.fingerprint, problem)
+    built = once_built(problem)
     terms = {str(y): {n: str(e) for n, e in of.items()} for y, of in problem.named.items()}
     key = {
         "problem": Digest.of(problem.fingerprint, {"terms": terms}),
@@ -127,7 +126,7 @@ def solve_two_time(
     }  # fmt: skip
     folder = None if options.checkpoint is None else Path(options.checkpoint)
     if folder is not None:
-        RunFolder(folder, key)  # refuses the folder of another run
+        claim(folder, key)  # refuses the folder of another run
     ratio = RATIO if options.thin else 0.0
     control = Control(
         float(t_max), save_at[save_at > 0.0], options.tol, _first_step(built, values, options),
@@ -178,12 +177,6 @@ def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
         if not math.isfinite(value):
             raise BadParameter(f"{name} must be finite, got {value!r}")
     return values
-
-
-@in_turn
-@lru_cache(maxsize=32)
-def _built(fingerprint: str, problem: TwoTime) -> VolterraProblem:
-    return build_volterra(problem)
 
 
 def _first_step(

@@ -115,7 +115,6 @@ def _is_function(event: Event) -> bool:
 
 
 def _name(event: Event, number: int) -> str:
-    """Name of the observable that stands for an event."""
     return f"event function {number}" if _is_function(event) else str(event.quantity)
 
 

@@ -425,7 +425,6 @@ def _walk_of_several(label: Label, _: Prior, alpha: float) -> Walk:
 
 
 def _first_overlap(start: Any, ends: dict[str, float], k: int, rho: float) -> Array:
-    """The start as a matrix."""
     given = ends.get(start) if isinstance(start, str) else start
     if is_number(given) or (k > 1 and is_array(given)):
         first = np.asarray(given, dtype=float)

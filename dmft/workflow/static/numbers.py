@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
-
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.priors import GAUSSIAN, Prior
-from dmft.validation import is_number, shown
+from dmft.validation import as_positive
 
 CLOSED, QUADRATURE, QMC = "closed form", "quadrature", "QMC"
 
@@ -48,9 +46,7 @@ class Threshold(float):
 
 def samples_of(given: Any) -> float:
     """Samples over dimension as a positive number."""
-    if not (is_number(given) and 0.0 < float(given) < np.inf):
-        raise BadParameter(f"samples_per_dim must be positive and finite, got {shown(given)}")
-    return float(given)
+    return as_positive(given, "samples_per_dim")
 
 
 def check_gaussian(prior: Prior, what: str) -> None:

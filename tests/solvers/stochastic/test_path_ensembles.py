@@ -192,7 +192,7 @@ def test_records_round_trip(brownian, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"paths": 0}, "paths = 0 must be an integer of at least 1"),
+        ({"paths": 0}, "paths = 0 must be an integer >= 1"),
         ({"dt": 0.0}, "dt = 0.0 must be positive"),
         ({"dt": float("nan")}, "dt"),
         ({"noise_scale": -1.0}, "noise_scale"),
