@@ -12,12 +12,20 @@ import numpy as np
 
 from dmft.cli import descent_files
 from dmft.cli.file import question
-from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
+from dmft.cli.report import (
+    keep,
+    log,
+    print_json,
+    progress_option,
+    report_ensemble,
+    report_run,
+    written,
+)
 from dmft.cli.schema import EXAMPLE
 from dmft.cli.toml import BUILT_IN, Axis, Declaration, declaration_of
 from dmft.compiled import cache_directory
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
-from dmft.model import SGD, GradientDescent, Overlaps
+from dmft.model import SGD, GradientDescent
 from dmft.names import Status
 from dmft.progress import ProgressOption
 
@@ -128,12 +136,6 @@ def save_times(
 def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Integrate and report."""
     run = solved(declared, arguments)
-    if isinstance(declared.algorithm, GradientDescent):
-        start = declared.start()
-        assert isinstance(start, Overlaps)
-        descent_files.report(run, start.P, arguments.json)
-        keep(arguments, run, run)
-        return Status(run.status)
     report_run(run, arguments)
     if not arguments.warnings:  # these would not be shown again
         remember(declared, arguments.overrides, run)
@@ -153,7 +155,7 @@ def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status
     if {"solve", "start"} <= set(declared.options):
         run = solved(declared, arguments)
         status = Status(run.status)
-        if not isinstance(declared.algorithm, GradientDescent) and not arguments.warnings:
+        if not arguments.warnings:
             remember(declared, arguments.overrides, run)
     log(f"ready: {count} compiled functions in {cache_directory()}")
     return status
@@ -168,6 +170,8 @@ def warm_library(progress: ProgressOption) -> None:
 
 def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:
     """Keep what `dmft.cli.file` needs to solve this file once more, where that can be kept."""
+    if isinstance(declared.algorithm, GradientDescent):
+        return
     from dmft.workflow.kept_runs import keep as keep_run
     from dmft.workflow.kept_runs import key_of
     from dmft.workflow.solving.one_pass import request_of
@@ -188,12 +192,14 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
 
     keys = {**declared.table("simulate"), **declared.parameters}
     algorithm = declared.algorithm
-    if isinstance(algorithm, GradientDescent):
-        return descent_command(declared, arguments, keys)
-    if not isinstance(algorithm, SGD):
+    is_descent = isinstance(algorithm, GradientDescent)
+    if is_descent and arguments.save:
+        raise BadParameter("--save is for solved descents; use --json to print runs in R^d")
+    if not isinstance(algorithm, SGD | GradientDescent):
         raise ExpressionRefused(f'{declared.path}: only kind = "sgd" has steps to simulate')
-    timing, save_at = clock(declared.options.get("solve", {"t_max": keys.get("t_max")}))
-    t_max = keys.pop("t_max", timing["t_max"])
+    timing = declared.options.get("solve", {"t_max": keys.get("t_max")})
+    timing, save_at = (timing, None) if is_descent else clock(timing)  # a descent saves all steps
+    t_max = keys.pop("t_max", timing.get("t_max"))
     if t_max is None:
         raise ExpressionRefused(f"{declared.path}: [simulate] or [solve] must contain t_max")
     if isinstance(save_at, np.ndarray) and t_max < save_at[-1]:
@@ -208,53 +214,8 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
         **keys,
     )
     theory = [solved(declared, arguments)] if arguments.theory else []
-    if arguments.json:
-        print_json(ensemble_json(ensemble, theory))
-    else:
-        print(f"status: {ensemble.status} ({ensemble.message})")
-        name = "risk" if "risk" in ensemble.names else ensemble.names[0]
-
-        def column(values: Any) -> Any:
-            """The risk, or the first overlap of a rule."""
-            return np.reshape(values[name], (len(values[name]), -1))[:, 0]
-
-        shown = [name if name == "risk" else f"{name}_11", "+-"]
-        columns = {"t": ensemble.t}
-        columns |= dict(zip(shown, map(column, (ensemble.mean, ensemble.stderr)), strict=True))
-        for run in theory:
-            columns["theory"] = np.interp(ensemble.t, run.t, column(run), right=np.nan)
-        print(table(columns))
-    keep(arguments, ensemble, *theory, ensemble)
+    report_ensemble(ensemble, theory, arguments)
     return Status(ensemble.status)
-
-
-def descent_command(
-    declared: Declaration, arguments: argparse.Namespace, keys: dict[str, Any]
-) -> Status:
-    """Run gradient descent on repeated data at finite dimension."""
-    if arguments.save:
-        raise BadParameter("--save is for solved descents; use --json to print runs in R^d")
-    ensemble = descent_files.simulated(declared, keys, progress_option(arguments))
-    theory = [solved(declared, arguments)] if arguments.theory else []
-    descent_files.report_ensemble(ensemble, theory, arguments.json)
-    keep(arguments, ensemble, *theory, ensemble)
-    return Status(ensemble.status)
-
-
-def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
-    """Return means, errors and, when asked for, the theory at its own times."""
-    names = [name for name in ensemble.names if name != "readout"]
-    result = {
-        "status": ensemble.status,
-        "message": ensemble.message,
-        "t": ensemble.t,
-        "mean": {name: ensemble.mean[name] for name in names},
-        "stderr": {name: ensemble.stderr[name] for name in names},
-        "provenance": ensemble.provenance,
-    }
-    for run in theory:
-        result["theory"] = {"status": run.status, "t": run.t, **{n: run[n] for n in names}}
-    return result
 
 
 def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -8,15 +8,14 @@ from typing import Any
 
 import sympy as sp
 
+from dmft import model
+from dmft.cli import schema
 from dmft.cli.entries import Values
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.literature import rules
 from dmft.model import (
     FIELD,
     SGD,
-    AdaGrad,
-    AdaGradNorm,
-    Adam,
     Alignment,
     Attention,
     Committee,
@@ -26,10 +25,8 @@ from dmft.model import (
     Model,
     MultiIndex,
     Overlaps,
-    RMSProp,
     SequenceNetwork,
     SequenceTarget,
-    SignSGD,
     Spectrum,
     random_overlaps,
 )
@@ -37,10 +34,8 @@ from dmft.model.update import VectorRule
 
 # Algorithms by their `kind`.
 ALGORITHMS: Mapping[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
-    "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
-    "sign-sgd": SignSGD, "adam": Adam, "rmsprop": RMSProp, "adagrad": AdaGrad,
-    "adagrad-norm": AdaGradNorm,
-}  # fmt: skip
+    kind: getattr(model, name) for kind, (name, _) in schema.ALGORITHMS.items()
+}
 # Students that read sequences.
 SEQUENCES = ("sequence", "attention")
 NEEDED = {

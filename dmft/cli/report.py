@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmft.arrays import cosines
 from dmft.names import Status
 from dmft.record import plain
 
@@ -64,33 +65,73 @@ def written(what: str, path: str | Path) -> str:
 
 def report_run(run: Any, arguments: argparse.Namespace) -> None:
     """Print a run of overlaps, and write the files that were asked for."""
+    is_descent, is_sequence = "train_loss" in run.names, "m" in run.names
     if arguments.json:
-        print_json(
-            {
-                "status": run.status,
-                "message": run.message,
-                "t": run.t,
-                **run.observables,
-                **{n: run[n] for n in ("Q", "M", "P", "e", "m") if n in (*run, *run.constants)},
-                "parameters": run.parameters,
-                "statistics": run.statistics,
-                "provenance": run.provenance,
-            }
-        )
+        seen = {n: run[n] for n in ("Q", "M", "P", "e", "m") if n in (*run, *run.constants)}
+        shown = {**run.arrays, "error": run.error} if is_descent else {**run.observables, **seen}
+        facts = ("parameters", "statistics", "provenance")
+        print_json({**_head(run), **shown, **{name: getattr(run, name) for name in facts}})
     else:
         print(f"status: {run.status} ({run.message})")
-        is_sequence = "m" in run.names
-        seen = _alignments(run) if is_sequence else largest_overlaps(run.Q, run.M, run.P)
-        print(table({"t": run.t, **_columns(run), **seen}))
+        columns = {"step" if is_descent else "t": run.t, **_columns(run)}
+        if is_sequence:
+            columns |= _alignments(run)
+        else:
+            columns["max cosine"] = cosines(run.M, run.Q, run.P).max(axis=(1, 2))
+        print(table(columns))
         if len(run) and not is_sequence:
-            print(f"at t = {run.t[-1]:.6g}:")
+            t = run.t[-1]
+            print(f"after {t:.0f} steps:" if is_descent else f"at t = {t:.6g}:")
             print(matrix("Q", run.Q[-1]))
             print(matrix("M", run.M[-1]))
     keep(arguments, run, run)
 
 
+def report_ensemble(ensemble: Any, theory: Sequence[Any], arguments: argparse.Namespace) -> None:
+    """Print means and errors of simulated runs, beside the theory where that was asked for."""
+    if arguments.json:
+        names = [name for name in ensemble.names if name != "readout"]
+        both = {n: {name: getattr(ensemble, n)[name] for name in names} for n in ("mean", "stderr")}
+        result = {**_head(ensemble), **both, "provenance": ensemble.provenance}
+        for run in theory:
+            result["theory"] = {"status": run.status, **{n: run[n] for n in ("t", *names)}}
+        print_json(result)
+    else:
+        print(f"status: {ensemble.status} ({ensemble.message})")
+        is_descent = "train_loss" in ensemble.names
+        named = {"risk": "risk"} if "risk" in ensemble.names else {}
+        first = ensemble.names[0]
+        shown = {"train_loss": "train loss", "M": "M[1,1]"} if is_descent else named
+        columns = {"step" if is_descent else "t": ensemble.t}
+        for number, (name, words) in enumerate((shown or {first: f"{first}_11"}).items()):
+            signs = "+-" + " " * number
+            for key, values in ((words, ensemble.mean), (signs, ensemble.stderr)):
+                columns[key] = _first(values[name], ensemble.t.size)
+            for run in theory:
+                found = _first(run[name], run.t.size)
+                columns[f"theory {words}"] = np.interp(ensemble.t, run.t, found, right=np.nan)
+        print(table(columns))
+    keep(arguments, ensemble, *theory, ensemble)
+
+
+def _head(run: Any) -> dict[str, Any]:
+    return {"status": run.status, "message": run.message, "t": run.t}
+
+
+def _first(values: Any, size: int) -> np.ndarray:
+    """First entry by time, nan behind the last one: the last overlaps have no gradient."""
+    result = np.full(size, np.nan)
+    result[: min(size, len(values))] = np.reshape(values, (len(values), -1))[:size, 0]
+    return result
+
+
 def _columns(run: Any) -> dict[str, Any]:
-    """The risk; of a rule its scalars and measures."""
+    """The risk; of a rule its scalars and measures, of a descent what is known of its errors."""
+    if "train_loss" in run.names:
+        found = {"train loss": _first(run.train_loss, run.t.size)}
+        if "risk" in run.names:
+            found |= {"risk": run.risk, "+-": run.error["risk"]}
+        return found | ({"error rate": run.error_rate} if "error_rate" in run.names else {})
     if getattr(run.problem.origin, "family", "") != "rule":
         return {"risk": run.risk}
     scalars = {n: y for n, y in run.blocks.items() if y.ndim == 1}
@@ -98,18 +139,11 @@ def _columns(run: Any) -> dict[str, Any]:
 
 
 def _alignments(run: Any) -> dict[str, Any]:
-    """Columns of the alignments of a sequence model."""
     columns = {}
     for name in ("e", "m"):
         for n, column in enumerate(run[name].reshape(run.t.size, -1).T if name in run else ()):
             columns[name if run[name].ndim == 1 else f"{name}[{n}]"] = column
     return columns
-
-
-def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, Any]:
-    """Return a column that shows at a glance how far learning has come."""
-    lengths = np.einsum("tjj->tj", Q)[:, :, None] * np.diag(P)[None, None, :]
-    return {"max cosine": (np.abs(M) / np.sqrt(lengths)).max(axis=(1, 2))}
 
 
 def progress_option(arguments: argparse.Namespace) -> bool | None:

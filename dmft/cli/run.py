@@ -32,7 +32,6 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def _command(name: str) -> Callable[[Declaration, argparse.Namespace], Status]:
-    """The function of a command."""
     if name == "limits":
         from dmft.cli.limits import limits_command  # its verbs load what no other command needs
 

@@ -17,12 +17,11 @@ SCALED = ("sign-sgd", "adam", "rmsprop", "adagrad", "adagrad-norm")
 # Class of each `kind` of [algorithm], and the module of `dmft.model` that declares it.
 ALGORITHMS = {
     "sgd": ("SGD", "algorithm"),
-    **{
-        kind: (name, "optimisers/adaptive")
-        for kind, name in zip(
-            SCALED, ("SignSGD", "Adam", "RMSProp", "AdaGrad", "AdaGradNorm"), strict=True
-        )
-    },
+    "sign-sgd": ("SignSGD", "optimisers/adaptive"),
+    "adam": ("Adam", "optimisers/adaptive"),
+    "rmsprop": ("RMSProp", "optimisers/adaptive"),
+    "adagrad": ("AdaGrad", "optimisers/adaptive"),
+    "adagrad-norm": ("AdaGradNorm", "optimisers/adaptive"),
     "gradient-flow": ("GradientFlow", "algorithm"),
     "gradient-descent": ("GradientDescent", "gradient_descent"),
 }
