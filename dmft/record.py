@@ -180,7 +180,7 @@ class Archived(Record, ABC):
 
     def _archive(self) -> tuple[dict[str, Any], list[netcdf.Variable]]:
         """Fields as JSON holds them, and the arrays that these name."""
-        archive = _Archive(self)
+        archive = _Archive(self.PARTS, self.NAMES, self._axes)
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}  # type: ignore[arg-type]
         record = {name: archive.encoded(value, name) for name, value in held.items()}
         if isinstance(held.get("status"), Status):  # readable as such
@@ -190,7 +190,7 @@ class Archived(Record, ABC):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
         """The record, from what `save` wrote: all but the arrays, and the variables of the file."""
-        found = {name: _decoded(value, arrays, cls.PARTS) for name, value in record.items()}
+        found = {name: decoded(value, arrays, cls.PARTS) for name, value in record.items()}
         if isinstance(found.get("status"), str):
             found["status"] = Status(found["status"])
         return cls(**found)
@@ -304,21 +304,33 @@ class Archived(Record, ABC):
 
 
 # Keys of mappings of one item in the text of a file: what the item stands for.
-ARRAY, EMPTY, OBJECTS, PAIRS, PART, STATUS, TUPLE = (
-    f"<{kind}>" for kind in ("array", "empty", "objects", "pairs", "part", "status", "tuple")
+ARRAY, BYTES, EMPTY, OBJECTS, PAIRS, PART, STATUS, TUPLE = (
+    f"<{kind}>"
+    for kind in ("array", "bytes", "empty", "objects", "pairs", "part", "status", "tuple")
 )
+
+
+def encoded(value: Any, parts: tuple[type, ...]) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
+    """A value as JSON holds it, and the arrays that it names; `parts` are classes in it."""
+    archive = _Archive(parts)
+    return archive.encoded(value, ""), {name: array for name, _, array in archive.rows}
 
 
 class _Archive:
     """Fields of a record as plain values; its arrays are collected as variables of a file."""
 
-    def __init__(self, record: Archived) -> None:
-        self.record = record
+    def __init__(
+        self,
+        parts: tuple[type, ...],
+        names: Mapping[str, str] | None = None,
+        axes: Callable[..., tuple[str, ...]] | None = None,
+    ) -> None:
+        self.parts, self.names, self.axes = parts, names or {}, axes
         self.rows: list[netcdf.Variable] = []
 
     def encoded(self, value: Any, field: str) -> Any:
         """A field as plain values."""
-        return self._encoded(value, field, field, field, self.record.NAMES.get(field))
+        return self._encoded(value, field, field, field, self.names.get(field))
 
     def _encoded(self, value: Any, field: str, key: str, name: str, names: str | None) -> Any:
         def inner(item: Any, key: str) -> Any:
@@ -336,14 +348,16 @@ class _Archive:
                 held: Any = {k: inner(item, k) for k, item in value.items()}
             else:
                 held = {PAIRS: [[inner(k, ""), inner(item, "")] for k, item in value.items()]}
-            return {PART: [kind.__name__, [held]]} if kind in self.record.PARTS else held
+            return {PART: [kind.__name__, [held]]} if kind in self.parts else held
         if isinstance(value, tuple | list):
             items = [inner(item, "") for item in value]
             return {TUPLE: items} if isinstance(value, tuple) else items
         if is_dataclass(value):
             parts = {f.name: inner(getattr(value, f.name), f.name) for f in fields(value)}
             return {PART: [kind.__name__, parts]}
-        if kind in self.record.PARTS:
+        if isinstance(value, bytes):
+            return {BYTES: self._array(np.frombuffer(value, np.uint8), field, key, name)}
+        if kind in self.parts:
             return {PART: [kind.__name__, list(value.__getnewargs__())]}
         if isinstance(value, np.generic):
             return value.item()
@@ -355,7 +369,7 @@ class _Archive:
             return {OBJECTS: [list(values.shape), items]}
         if not values.size:
             return {EMPTY: [list(values.shape), values.dtype.str]}
-        axes = self.record._axes(field, key, values)
+        axes = self.axes(field, key, values) if self.axes else ()
         own = tuple(f"{name}_{i}" for i in range(values.ndim))
         self.rows.append((name, axes if len(axes) == values.ndim else own, values))
         words = [np.unique(values).tolist()] if values.dtype.kind == "U" else []
@@ -378,9 +392,10 @@ def _stored(
     return name, axes, values.astype(np.int8) if values.dtype == bool else values
 
 
-def _decoded(value: Any, arrays: netcdf.Arrays, parts: tuple[type, ...]) -> Any:
+def decoded(value: Any, arrays: Mapping[str, np.ndarray[Any, Any]], parts: tuple[type, ...]) -> Any:
+    """What was encoded."""
     if isinstance(value, list):
-        return [_decoded(item, arrays, parts) for item in value]
+        return [decoded(item, arrays, parts) for item in value]
     if not isinstance(value, dict):
         return value
     tag: str = next(iter(value), "")
@@ -395,9 +410,11 @@ def _decoded(value: Any, arrays: netcdf.Arrays, parts: tuple[type, ...]) -> Any:
         return np.empty(*inner)
     if tag == STATUS:
         return Status(inner)
-    if tag not in (OBJECTS, PAIRS, PART, TUPLE):
-        return {name: _decoded(item, arrays, parts) for name, item in value.items()}
-    inner = _decoded(inner, arrays, parts)
+    if tag not in (BYTES, OBJECTS, PAIRS, PART, TUPLE):
+        return {name: decoded(item, arrays, parts) for name, item in value.items()}
+    inner = decoded(inner, arrays, parts)
+    if tag == BYTES:
+        return inner.tobytes()
     if tag == TUPLE:
         return tuple(inner)
     if tag == PAIRS:

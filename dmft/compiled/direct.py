@@ -263,7 +263,6 @@ def _write(
     flags: tuple[str, ...],
     library: Library,
 ) -> None:
-    """Write the instructions of a function."""
     first, body = own.append_basic_block("variables"), own.append_basic_block("body")
     writer = Writer(ir.IRBuilder(body), ir.IRBuilder(first), flags)
     writer.has_result = own.function_type.return_type == FLOAT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -18,6 +19,7 @@ from dmft.progress import stage
 
 # Stands for "no folder": below a file, nothing can be written, and nothing is ever found.
 NOWHERE = Path(os.devnull, "dmft")
+DIGEST_SIZE = 32
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # Links on one way, as Linux counts them.
 MOST_LINKS = 40
@@ -154,6 +156,27 @@ def read_own(path: Path) -> bytes:
         if found:
             raise PermissionError(errno.EPERM, f"the file {found}", str(path))
         return file.read()
+
+
+def read_sealed(path: Path, context: str = "") -> bytes | None:
+    """Content of a file of our own, where the digest before it is right."""
+    try:
+        sealed = read_own(path)
+    except OSError:
+        return None
+    content = sealed[DIGEST_SIZE:]
+    return content if sealed[:DIGEST_SIZE] == _seal(path.name, context, content) else None
+
+
+def keep_sealed(path: Path, content: bytes, context: str = "") -> bool:
+    """As `keep`, behind a digest of its own name, of a context and of the content."""
+    return keep(path, _seal(path.name, context, content) + content)
+
+
+def _seal(name: str, context: str, content: bytes) -> bytes:
+    digest = hashlib.blake2b(f"{name}\0{context}\0".encode(), digest_size=DIGEST_SIZE)
+    digest.update(content)
+    return digest.digest()
 
 
 def write_own(path: Path, content: bytes) -> None:

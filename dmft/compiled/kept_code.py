@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from dmft.compiled import records
 from dmft.compiled.machine_code import Code, Unknown
+from dmft.record import decoded, encoded
 
 # Of the format ELF: a table of symbols, its entries, and "defined in another file".
 ELF, SYMBOL_TABLE, ENTRY_SIZE, ELSEWHERE = b"\x7fELF\x02\x01", 2, 24, 0
 
 
-def parts(code: Code) -> tuple[dict[str, Any], records.Arrays]:
-    """Values and arrays of the record of a function."""
-    values, arrays = _parts(code)
-    for number, (name, function) in enumerate(code.library.items()):
-        values["library"][name], inner = _parts(function)
-        arrays[f"library_{number}"] = inner["content"]
-    return values, arrays
-
-
-def _parts(code: Code) -> tuple[dict[str, Any], records.Arrays]:
-    values = asdict(code) | {"library": {}}
-    arrays = {"content": np.frombuffer(values.pop("content"), dtype=np.uint8)}
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}, arrays
+def parts(code: Code) -> tuple[Any, records.Arrays]:
+    """Plain values and arrays of code and of the library that it calls."""
+    return encoded(code, (Code,))
 
 
 def read(file: str) -> Code | None:
-    """The function that a record holds; None where there is none, or a damaged one."""
+    """Code of a record; None where there is none."""
     found = records.load(file)
-    if found is None:
-        return None
-    values, arrays = found
-    library = {
-        name: _whole(inner, arrays[f"library_{number}"], {})
-        for number, (name, inner) in enumerate(values.get("library", {}).items())
-    }
-    return _whole(values, arrays["content"], library)
-
-
-def _whole(values: Mapping[str, Any], content: Any, library: Mapping[str, Code]) -> Code:
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-    return Code(content.tobytes(), **fields | {"library": library})
+    code = None if found is None else decoded(*found, (Code,))
+    return code if isinstance(code, Code) else None
 
 
 def keep(file: str, code: Code) -> bool:
-    """Write the record of a function; whether it was written."""
+    """Write a record of code; whether that could be done."""
     return records.store(file, *parts(code))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.compiled.directory import cache_directory, keep, read_own
+from dmft.compiled.directory import cache_directory, keep_sealed, read_sealed
 
-DIGEST_SIZE = 32
 # Bytes that say how long the text is.
 LENGTH = 8
 # What arrays may hold: numbers of one byte order, and bytes.
@@ -32,21 +30,17 @@ def store(name: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
     """Write a record of this name; whether it was written."""
     content, folder = packed(values, arrays), cache_directory()
     _forget_oldest(folder)
-    return keep(folder / name, _seal(name, content) + content)
+    return keep_sealed(folder / name, content)
 
 
 def load(name: str) -> tuple[dict[str, Any], Arrays] | None:
     """Values and arrays of a record; None where there is none, or one that is damaged."""
     path = cache_directory() / name
-    try:
-        sealed = read_own(path)
-    except OSError:
+    content = read_sealed(path)
+    if content is None:
         return None
     with contextlib.suppress(OSError):  # a folder that is only read
         os.utime(path)
-    seal, content = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
-    if seal != _seal(name, content):
-        return None
     try:
         return _unpacked(content)
     except (ValueError, KeyError, TypeError):  # ours, but of another form
@@ -98,9 +92,3 @@ def _unpacked(content: bytes) -> tuple[dict[str, Any], Arrays]:
         arrays[key] = flat.reshape(shape).astype(np.dtype(kind).newbyteorder("="))
         place += flat.nbytes
     return text["values"], arrays
-
-
-def _seal(name: str, content: bytes) -> bytes:
-    digest = hashlib.blake2b(f"{name}\0".encode(), digest_size=DIGEST_SIZE)
-    digest.update(content)
-    return digest.digest()

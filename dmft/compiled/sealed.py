@@ -31,11 +31,12 @@ from numba.core.typeinfer import register_dispatcher
 
 from dmft.compiled import direct
 from dmft.compiled.directory import (
+    DIGEST_SIZE,
     NOWHERE,
     cache_directory,
-    keep,
+    keep_sealed,
     process_lock,
-    read_own,
+    read_sealed,
     refusal,
     tell_once,
 )
@@ -44,7 +45,6 @@ from dmft.compiled.machine_code import Native, Unknown
 from dmft.names import VERSION
 from dmft.progress import stage
 
-DIGEST_SIZE = 32
 # How functions are compiled (`dmft.compiled.inner`): what was compiled otherwise is not loaded.
 SHARING = "once"
 # What people read while functions of these modules are compiled, or loaded.
@@ -331,12 +331,8 @@ class SealedFiles:
 
     def _read(self, name: str) -> Any:
         """Content of a file, None if there is none with the right seal."""
-        try:
-            sealed = read_own(self.folder / name)
-        except OSError:
-            return None
-        seal, content = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
-        if seal != self._seal(name, content):
+        content = read_sealed(self.folder / name, self.context)
+        if content is None:
             return None
         try:
             return pickle.loads(content)
@@ -344,13 +340,7 @@ class SealedFiles:
             return None
 
     def _write(self, name: str, value: Any) -> bool:
-        content = dumps(value)
-        return keep(self.folder / name, self._seal(name, content) + content)
-
-    def _seal(self, name: str, content: bytes) -> bytes:
-        digest = hashlib.blake2b(f"{name}\0{self.context}\0".encode(), digest_size=DIGEST_SIZE)
-        digest.update(content)
-        return digest.digest()
+        return keep_sealed(self.folder / name, dumps(value), self.context)
 
 
 @cache

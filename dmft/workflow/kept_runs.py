@@ -25,6 +25,7 @@ from dmft.compiled.identity import identity
 from dmft.compiled.machine_code import LINKED, Code, Native, link, native_of
 from dmft.names import Status
 from dmft.progress import ProgressOption
+from dmft.record import decoded, encoded, is_same
 from dmft.solvers.events import encode_events
 from dmft.solvers.pointers import loop, loop_name
 from dmft.solvers.problem import Block, Problem, describe_problem
@@ -34,17 +35,18 @@ from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory, with_readout
 
 # Raised when the content of records changes its form.
-FORM = 2
-# Fields of a problem and of a setup that are plain values, compiled functions, arrays.
-PLAIN = ("kind", "parallel_band", "time_unit")
-NAMES = ("widths", "parameters", "observables")
-BLOCKS = ("state", "constants")
-FUNCTIONS = ("rhs", "observe", "domain", "covariance")
-NUMBERS = (
-    "method", "t_start", "t_end", "rtol", "atol", "max_steps", "first_step", "max_step", "bound",
-    "trace", "worth",
+FORM = 3
+# Fields of a problem, of a setup and of a request that are kept, and its compiled functions.
+PROBLEM = (
+    "kind", "parallel_band", "time_unit", "widths", "parameters", "observables", "state",
+    "constants", "provenance",
 )  # fmt: skip
-ARRAYS = ("par", "start", "save")
+FUNCTIONS = ("rhs", "observe", "domain", "covariance")
+SETUP = (
+    "method", "t_start", "t_end", "rtol", "atol", "max_steps", "first_step", "max_step", "bound",
+    "trace", "worth", "par", "start", "save",
+)  # fmt: skip
+REQUEST = ("widths", "parameters", "constants", "provenance", "described")
 DIGEST_SIZE = 16
 
 
@@ -90,39 +92,26 @@ def find(key: str) -> Kept | None:
     """The record of a key, None where there is none to rely on."""
     try:
         found = records.load(key)
-        return None if found is None else _kept(*found)
+        return None if found is None else _kept(decoded(*found, (Block,)))
     except Exception:  # ours, but of another form, or code that cannot be linked: the long way
         return None
 
 
-def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
+def _kept(values: Mapping[str, Any]) -> Kept:
     functions: dict[str, Any] = linked(values["code"])
-    described = values["problem"]
-    parts: dict[str, Any] = {name: described[name] for name in PLAIN}
-    parts |= {name: tuple(described[name]) for name in NAMES}
-    parts |= {name: tuple(Block(n, tuple(x), y) for n, x, y in described[name]) for name in BLOCKS}
-    parts |= {name: functions[name] for name in FUNCTIONS if name in functions}
-    problem = Problem(
-        **parts,
-        provenance=described["provenance"],
-    )
-    widths = values["widths"]
+    own = {name: functions[name] for name in FUNCTIONS if name in functions}
+    problem, asked, widths = Problem(**values["problem"], **own), values["setup"], values["widths"]
     setup = Setup(
         problem=problem,
-        **values["setup"],
-        **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
+        **asked,
         widths=np.array([widths[name] for name in problem.widths], dtype=np.int64),
         events=(),
-        table=encode_events((), problem, widths, arrays["par"]),
+        table=encode_events((), problem, widths, asked["par"]),
         timeout=math.inf,
         progress=None,
     )
-    request = Request(
-        setup, widths, values["parameters"], _group(arrays, "constant_"), values["provenance"],
-        values["described"],
-    )  # fmt: skip
-    ending = values["ending"]
-    return Kept(request, ending, _group(arrays, "error_") if ending["error"] else None)
+    request = Request(setup, **{name: values[name] for name in REQUEST})
+    return Kept(request, values["ending"], values["error"])
 
 
 def linked(files: Mapping[str, str]) -> dict[str, Native]:
@@ -140,10 +129,6 @@ def _read_code(file: str) -> Code:
     return code
 
 
-def _group(arrays: records.Arrays, prefix: str) -> records.Arrays:
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-
 def keep(key: str, given: Request, run: Trajectory) -> bool:
     """Keep a run that was solved as asked, if it is of the kind that can be solved again."""
     try:
@@ -158,35 +143,23 @@ def _keep(key: str, given: Request, run: Trajectory) -> bool:
     if not (given.is_compiled and plain) or run.status in (Status.INTERRUPTED, Status.TIMEOUT):
         return False
     values = {
-        "problem": {
-            **{name: getattr(problem, name) for name in PLAIN},
-            **{name: list(getattr(problem, name)) for name in NAMES},
-            **{
-                kind: [[y.name, list(y.axes), y.symmetric] for y in getattr(problem, kind)]
-                for kind in BLOCKS
-            },
-            "provenance": dict(problem.provenance),
-        },
-        "setup": {name: getattr(setup, name) for name in NUMBERS},
-        "widths": given.widths,
-        "parameters": given.parameters,
-        "provenance": dict(given.provenance),
+        "problem": {name: getattr(problem, name) for name in PROBLEM},
+        "setup": {name: getattr(setup, name) for name in SETUP},
+        **{name: getattr(given, name) for name in REQUEST},
         "described": describe_problem(problem),
         "ending": {
             "numbers": numbers_of(run, problem),
             "message": run.message,
             "provenance": dict(run.provenance),
             "readout": len(run.layout) > len(problem.state),
-            "error": run.error is not None,
         },
+        "error": run.error,
     }
-    if json.loads(json.dumps(values)) != values:  # tuples, keys that are no text
+    found, arrays = encoded(values, (Block,))
+    if not is_same(decoded(found, arrays, (Block,)), values):  # what is no plain value
         return False
-    arrays = {name: value for name in ARRAYS if (value := getattr(setup, name)) is not None}
-    arrays |= {f"constant_{name}": value for name, value in given.constants.items()}
-    arrays |= {f"error_{name}": value for name, value in (run.error or {}).items()}
-    values["code"] = {name: keep_code(function) for name, function in _used(setup, run).items()}
-    return records.store(key, values, arrays)
+    found["code"] = {name: keep_code(function) for name, function in _used(setup, run).items()}
+    return records.store(key, found, arrays)
 
 
 def _used(setup: Setup, run: Trajectory) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
     assert main(["solve", str(path)]) == 0
     values, arrays = records.load(key(path))
     values["setup"] |= {"t_end": 1e9, "max_steps": 2**61}
-    arrays["save"] = np.linspace(0.0, 1e9, 11)
+    arrays["_setup_save"] = np.linspace(0.0, 1e9, 11)
     path.write_text(text.replace("t_max = 3.0", "t_max = 1e9"))
     assert records.store(key(path), values, arrays)
     record = cache_directory() / key(path)
