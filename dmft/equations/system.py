@@ -234,9 +234,9 @@ class System(Changeable):
 
     def text_of(self, expr: Any) -> str:
         """An expression as in `str(equations)`."""
-        from dmft.equations.views.text import TextPrinter, model_names
+        from dmft.typeset.plain import plain
 
-        return str(TextPrinter(model_names(self.model)).doprint(expr))
+        return plain(self.latex_of(expr))
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""

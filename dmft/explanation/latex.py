@@ -18,8 +18,8 @@ from dmft.typeset.fragment import COLUMN, align, check_points, fitted
 # Formulas wider than this share of a line do not stand in a sentence.
 INLINE_SHARE = 0.72
 JUDGED = (
-    r"\noindent Both sides of each step below were computed at two random covariances, by a "
-    "quadrature or on samples, without closed forms; they agree."
+    r"\noindent Both sides of each step were evaluated at two random covariances, by quadrature or "
+    "sampling and without closed forms, and agree."
 )
 # Rules that begin the proof of another average.
 OPENING = ("pair", "coefficient")
@@ -271,7 +271,7 @@ class Page:
             for name, law in step.laws:
                 yield from _law(name, law, step.show, self.width)
             if step.bound != 0:
-                yield rf"\noindent What is left out is at most ${step.show(step.bound)}$."
+                yield rf"\noindent The omitted part is at most ${step.show(step.bound)}$."
 
 
 def _only_reorders(step: Step) -> bool:

@@ -101,11 +101,6 @@ class Step(Brief):
         return f"and {more} more" if more > 0 else ""
 
     @property
-    def words(self) -> str:
-        """What the rule says, and what is particular here."""
-        return " ".join(t for t in (RULES[self.rule].text, self.note) if t)
-
-    @property
     def sign(self) -> str:
         """Equal, or equal up to a bound."""
         return "=" if self.bound == 0 else r"\approx"
@@ -199,12 +194,8 @@ class Paragraph:
     @property
     def words(self) -> str:
         """What the rule says where it is used first, and what is particular here."""
-        return self.words_of(self.first)
-
-    def words_of(self, stated: bool) -> str:
-        """What the rule says where it is `stated`, and what is particular here."""
         notes = dict.fromkeys(step.note for step in self.steps)
-        return " ".join(t for t in (self.rule.text if stated else "", *notes) if t)
+        return " ".join(t for t in (self.rule.text if self.first else "", *notes) if t)
 
 
 # Rules that state a known law; its proof is the same each time.

@@ -417,11 +417,3 @@ def replaced(expr: sp.Expr, part: sp.Expr, name: sp.Symbol) -> sp.Expr:
         return expr
     known = {"evaluate": False} if isinstance(expr, sp.Add | sp.Mul) else {}
     return expr.func(*args, **known)
-
-
-def unnamed(expr: sp.Expr, names: Polynomials) -> sp.Expr:
-    """The closed form with all names written out, for tests."""
-    back: dict[sp.Expr, sp.Expr] = {s: p for p, s in names.found.items()} | dict(names.angles)
-    while expr.free_symbols & set(back):
-        expr = expr.xreplace(back)
-    return written(expr)

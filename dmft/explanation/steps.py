@@ -20,7 +20,7 @@ from dmft.explanation.latex import as_latex, law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES
 from dmft.typeset.fragment import COLUMN, NOTEBOOK, align, fitted
-from dmft.typeset.plain import plain_text
+from dmft.typeset.plain import in_words, plain_text
 from dmft.validation import is_whole
 
 # Characters of a line in a terminal.
@@ -74,9 +74,10 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
         yield f"{pad}  {diagram.line(step.tell)}"
     if step.undrawn:
         yield f"{pad}  {step.undrawn}"
-    yield from (f"{pad}{text}" for text in _laws(step))
+    for name, law in step.laws:
+        yield from _wrapped(f"{in_words(law_in_words(name, law, step.show))}.", pad)
     if step.bound != 0:
-        yield from _wrapped(f"left out at most: {step.tell(step.bound)}", pad)
+        yield from _wrapped(f"omitted part at most {step.tell(step.bound)}", pad)
     if step.after != 0 or not step.is_folded:
         yield f"{pad}checked: {_checked(step, 10)}"
 
@@ -90,18 +91,6 @@ def _checked(step: Step, digits: int) -> str:
 def _wrapped(text: str, pad: str) -> list[str]:
     width = max(WIDTH - len(pad), 40)
     return [pad + line for line in textwrap.wrap(text, width, break_long_words=False) or [""]]
-
-
-def _laws(step: Step) -> list[str]:
-    lines = []
-    for name, law in step.laws:
-        tell = step.tell
-        fields = ", ".join(map(tell, law.fields))
-        mean = "" if all(m == 0 for m in law.mean) else f", mean ({', '.join(map(tell, law.mean))})"
-        rows = "; ".join(", ".join(map(tell, row)) for row in law.cov.tolist())
-        own = tell(sp.Symbol(name))
-        lines.append(f"in E_{own}, ({fields}) has the covariance [{rows}]{mean}")
-    return lines
 
 
 def as_html(explanation: Argument) -> str:

@@ -112,7 +112,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """A sentence that names the terms of sums, in their order."""
     sums = ((RATE.sub(r"\1/\2", row.left), row.labels) for row in rows if len(row.labels) > 1)
     texts = [f"${left}$: {', '.join(labels)}" for left, labels in sums]
-    return [f"Terms, in this order, of {'; of '.join(texts)}."] if texts else []
+    return [f"Terms in this order: {'; '.join(texts)}."] if texts else []
 
 
 # Reading --------------------------------------------------------------------------------------

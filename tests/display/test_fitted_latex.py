@@ -29,7 +29,7 @@ from dmft.equations.views.latex import subject_of
 from dmft.equations.views.printer import EquationPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
-from dmft.explanation.print_forms import Polynomials, for_print, unnamed
+from dmft.explanation.print_forms import Polynomials, for_print, written
 from dmft.gaussian.closed.orthant import ORTHANT, RHO, SIGNS, C, FourSigns, orthant_moment
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
@@ -106,6 +106,14 @@ def test_long_denominators_are_named_and_defined():
     assert r"\frac{1}{A_{1}}" in text
     assert "where" in text
     assert "A_{1} &= x_{0}" in text
+
+
+def unnamed(expr, names):
+    """The closed form with all names written out."""
+    back = {s: p for p, s in names.found.items()} | dict(names.angles)
+    while expr.free_symbols & set(back):
+        expr = expr.xreplace(back)
+    return written(expr)
 
 
 def closed_forms(name):

@@ -399,7 +399,7 @@ def test_equations_say_how_they_were_changed(tmp_path):
     # Provenance, and what caches go by.
     assert changed.fingerprint != equations.fingerprint
     assert equations.provenance["changed_terms"] == []
-    assert "M  added    decay: -zeta*M[j,r]" in changed.provenance["changed_terms"]
+    assert "M  added    decay: - ζ M[j,r]" in changed.provenance["changed_terms"]
     assert changed.provenance["dropped_terms"] == ["sgd_noise"]
     assert changed.without("decay") == equations.without("sgd_noise")
     assert with_decay(equations).without("decay") == equations

@@ -33,15 +33,14 @@ LAW = (
     r"For centred Gaussian $x_1, x_2, \ldots$ with covariances $C_{ab} = \langle x_a x_b \rangle$:"
 )
 NAMED = (
-    r"Arguments of ${}$ are the indices of the fields $x_1, x_2, \ldots$, ${}$ for a student and "
-    r"${}$ for a teacher:"
+    r"The arguments of ${}$ are the indices of the fields: $j$ stands for ${}$ and $r$ for ${}$."
 )
 SENTENCES = {
-    "table": "No elementary closed form, tabulated with a relative error below "
-    rf"${TABLE_ERROR}$ of the root of the second moments:",
-    "open": "These have no closed form:",
-    "long": "Functions of $C$ in closed form, too long for a page:",
-    "nodes": "Computed by quadrature, with an error estimate:",
+    "table": "These averages have no elementary closed form. They are interpolated from tables, "
+    rf"with an error below ${TABLE_ERROR}$ times the root of the second moments:",
+    "open": "These averages have no closed form:",
+    "long": "The closed forms of these averages are too long for a page:",
+    "nodes": "These averages are computed by quadrature, with an error estimate:",
 }
 BIVARIATE = (
     r"\Phi_2(u, v; c) &= \Pr(x_1 \le u,\ x_2 \le v),\quad "

@@ -65,7 +65,7 @@ WORDS = {
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
 }
 OF_SIGNS = (
-    r"As $y = \pm 1$, $\langle F(y f) \rangle = \langle F(f) \rangle + "
+    r"Since $y = \pm 1$ is odd in the fields, $\langle F(y f) \rangle = \langle F(f) \rangle + "
     r"\langle F(f)\, y \rangle$ for any $F$."
 )
 

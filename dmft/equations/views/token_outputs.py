@@ -255,10 +255,10 @@ def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:
     shown = ", ".join(rf"\langle h_{{{n}}} \rangle = {y}" for n, y in enumerate(means, start=1))
     mean = r" $\bar{h} = \sum_l h_l / \sqrt{L}$ over the $L$ tokens."
     return (
-        r"Averages $\mathbb{E}$ are over token fields that are Gaussian of variance one and "
-        rf"independent between tokens, with $\langle h_l h^*_l \rangle = {overlap}$, "
+        r"The average $\mathbb{E}$ is over the token fields, which are Gaussian with unit variance "
+        rf"and independent between tokens, with $\langle h_l h^*_l \rangle = {overlap}$, "
         rf"$\langle h^*_l \rangle = 0$ and ${shown if any(y != '0' for y in means) else ZERO}$; "
-        rf"they are computed from tables, with an error below ${TABLE_ERROR}$."
+        rf"it is interpolated from tables, with an error below ${TABLE_ERROR}$."
     ) + (mean if isinstance(model.student, SequenceNetwork) else "")
 
 
