@@ -533,12 +533,12 @@ class Equations(Short, System):
         from dmft.typeset.plain import CHARACTERS, TERMINAL, plain_text
 
         unit = self.time_unit.replace("learning_rate", "γ").replace("gamma", "γ")
-        unit = unit.replace("-> infinity", "→ ∞")
+        unit = unit.replace("->", "→").replace("infinity", "∞")
         body = plain_text(self.latex(width=TERMINAL, kernels="none"))
         # A terminal shows the names that `without` takes, for all terms.
         body = re.sub(r"Terms in this order: [^.]*\.\n", "", body)
         lines = [f"Equations of motion ({self.kind}); {unit}", body]
-        rates = [d for d in self.definitions if d.role == "rate"]
+        rates = [d for d in self.definitions if d.role == "rate" and d.terms]
         names = (f"{d.name} ({', '.join(name for name, _ in d.terms)})" for d in rates)
         lines += textwrap.wrap(f"Terms: {', '.join(names)}", CHARACTERS)
         lines += self.noise.text() if self.noise else []

@@ -192,7 +192,7 @@ def _range(base: str, below: str, above: str) -> str:
     named = first.strip() == "1" and not above.isdigit()
     shown = index if named or not above else f"{below}..{above}"
     if base == "∫":
-        shown = f"{below}^{above}"
+        return f" ∫_{below}^{above} " if below else " ∫ "
     return f" {base}_{shown.replace(' ', '')} "
 
 

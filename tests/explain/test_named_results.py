@@ -414,3 +414,14 @@ def check_derived_once(proof):
     assert len(named) == len(set(named))
     text = str(proof)
     assert set(re.findall(r"E_(T_\d+)\[", text)) <= set(named)
+
+
+def test_escape_formulas_have_greek_letters():
+    """Learning rate and noise were printed as learning_{rate} and label_{noise}."""
+    model = dmft.literature.phase_retrieval(1)
+    formula = dmft.escape_formula(model, dmft.SGD(0.05, constraint="sphere"))
+    proof = dmft.explain(formula)
+    assert "learning_" not in proof.latex() + str(proof)
+    assert r"2 \gamma \Delta \mu" in proof.latex()
+    assert "t = " in str(formula)
+    assert "log" in str(formula)

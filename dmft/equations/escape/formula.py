@@ -23,6 +23,7 @@ from dmft.model import FIELD, SGD, GradientFlow, Model
 from dmft.model.algorithm import as_parameter
 from dmft.record import InLatex, Short
 from dmft.typeset.fragment import align
+from dmft.typeset.plain import plain_text
 from dmft.validation import checked
 
 # From this share of the largest rate on, samples rather than the drift decide when l >= 3.
@@ -107,6 +108,9 @@ class EscapeFormula(InLatex, Explained, Short):
         ]
         lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
         return align(lines)
+
+    def __str__(self) -> str:
+        return plain_text(self.latex())
 
     def _explanation(self) -> Explanation:
         from dmft.equations.explained.escape import EscapeExplained

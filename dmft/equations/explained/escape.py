@@ -16,6 +16,7 @@ from dmft.equations.escape.uninformative import mu, q
 from dmft.equations.explained.notation import ESCAPE, chosen
 from dmft.equations.explained.printed import inlined_rate
 from dmft.equations.explained.scene import Scene
+from dmft.equations.explained.statements import StatementPrinter
 from dmft.errors import BadParameter
 from dmft.explanation.both_sides import number
 from dmft.explanation.paragraphs import TOLERANCE, Judged
@@ -43,7 +44,7 @@ class EscapeExplained:
         self.facts = self.law.facts
         self.equations = derive(self.facts.model, self.facts.algorithm)
         self.widths = [_narrow(w) for w in self.facts.widths]
-        self.ledger = Ledger()
+        self.ledger = Ledger(StatementPrinter({}).doprint)
 
     def explained(self) -> Explanation:
         """All steps."""

@@ -51,8 +51,9 @@ def explain_sequence_risk(moments: SequenceMoments, risk: sp.Expr, bound: float)
     def average(integrand: sp.Expr) -> sp.Expr:
         return Average.of(integrand, [*stars, *fields], cov, mean)
 
-    printer, names, tokens = StatementPrinter({}), _names(*outputs), _tokens(moments, risk)
-    printer.tokens |= {key: n for n, key in enumerate(tokens, start=1)}
+    printer, names = StatementPrinter({}), _names(*outputs)
+    keys = dict.fromkeys(a.args[:3] for a in _averages(moments, risk))
+    printer.tokens |= {key: n for n, key in enumerate(keys, start=1)}
 
     ledger = Ledger(lambda e: str(printer.doprint(e.xreplace(names))))
     cases = _cases(moments)
@@ -75,7 +76,7 @@ def explain_sequence_risk(moments: SequenceMoments, risk: sp.Expr, bound: float)
     rows = token_rows({a.args[:3]: a for a in _averages(moments, risk)}, printer)
     return explanation(
         "Population risk of a sequence model", ledger, (NAME, risk), [],
-        claim=claim, cases=cases, whole=False, notation=_notation(model, names, tokens),
+        claim=claim, cases=cases, whole=False, notation=_notation(model, names, bool(keys)),
         appendix=(*_definitions(names, printer), *rows),
     )  # fmt: skip
 
@@ -111,12 +112,6 @@ def _averages(moments: SequenceMoments, risk: sp.Expr) -> list[TokenAverage]:
     return list(found)
 
 
-def _tokens(moments: SequenceMoments, risk: sp.Expr) -> dict[tuple[sp.Basic, ...], sp.Basic]:
-    """Functions of text that averages over tokens are called, by what they average."""
-    keys = dict.fromkeys(a.args[:3] for a in _averages(moments, risk))
-    return {key: sp.Function(f"E_{n}") for n, key in enumerate(keys, start=1)}
-
-
 def _definitions(names: Mapping[sp.Expr, sp.Expr], printer: StatementPrinter) -> list[str]:
     """Alignment of the outputs that have names."""
     rows = [
@@ -128,7 +123,7 @@ def _definitions(names: Mapping[sp.Expr, sp.Expr], printer: StatementPrinter) ->
 def _notation(
     model: SequenceModel,
     names: Mapping[sp.Expr, sp.Expr],
-    tokens: Mapping[tuple[sp.Basic, ...], sp.Basic],
+    with_averages: bool,
 ) -> tuple[Meaning, ...]:
     """What the names of sequence models stand for."""
     numbered = [f"{y}_{n}" for y in ("h", "h^*") for n in range(1, model.length + 1)]
@@ -155,7 +150,7 @@ def _notation(
                 "The outputs of the student, $g_n$, and of the target, $g^*_n$, are",
             )
         )
-    if tokens:
+    if with_averages:
         found.insert(
             len(found) - bool(names),
             Meaning((), r"$\mathcal{E}_n(e, m)$ are averages over the fields of tokens"),
