@@ -129,7 +129,8 @@ class _Reader:
         if name in COMMANDS:
             return COMMANDS[name](self)
         if ALPHABETS.fullmatch(name):
-            return self.argument()
+            words = name == "text" and self.next() == "{"
+            return self.text("}") if words else self.argument()
         if name in ACCENTS:
             return self.argument() + ACCENTS[name]
         if SIZED.fullmatch(name) or name in ("left", "right", "middle"):

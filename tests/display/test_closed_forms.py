@@ -919,3 +919,18 @@ def test_clusters_along_two_directions_have_numbers_in_print():
     assert "1 + r" not in text
     assert r"$\\" not in text
     assert "$$" not in text
+
+
+@pytest.mark.parametrize("scales", [[1, 1], [1, 2]])
+def test_fields_of_a_cluster_have_a_name(scales):
+    """h^[c] = h + m^[c] is defined once; no argument is a sum of a field and its mean."""
+    inputs = dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1], scales=scales)
+    found = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), inputs), dmft.SGD(gamma))
+    text = " ".join(found.latex(kernels="none", width=2000).split())
+    row = r"h_{j}^{[c]} = h_{j} + m_{j}^{[c]}"
+    assert text.count(row) == 1
+    assert len(re.findall(r"h_\{(\w)\} \+ m_\{\1\}", text)) == 1
+    assert text.count(r"\sigma'(h_{j}^{[c]})") > 5
+    names = set(re.findall(r"h_\{(\w)\}\^\{\[c\]\}", text))
+    assert set("jlu") <= names
+    assert "in cluster c" in str(found) or scales == [1, 1]

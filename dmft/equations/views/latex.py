@@ -64,6 +64,8 @@ WORDS = {
     r"\theta\left(": r"$\theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
 }
+# A field and its mean in a cluster.
+SHIFTED = re.compile(r"h((?:_\{\w\})?) \+ m\1\^\{\[c\]\}")
 OF_SIGNS = (
     r"Since $y = \pm 1$ is odd in the fields, $\langle F(y f) \rangle = \langle F(f) \rangle + "
     r"\langle F(f)\, y \rangle$ for any $F$."
@@ -205,10 +207,21 @@ def equations_latex(equations: System, page: Page) -> str:
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
         shown = [a for a in lowered(averaged) if a.how != "nodes"]
         parts += kernels_latex(shown, printer, limit)
-    text = "\n".join(part for part in parts if part)
+    text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
     told += [OF_SIGNS] if len(definitions) > len(averaged) and "y f" in text else []
     return fitted("\n".join([text, *told]), page.width)
+
+
+def in_fields_of_clusters(text: str) -> str:
+    """Rows with h_j^[c] for h_j + m_j^[c], where a row says what m_j^[c] is."""
+    head = re.search(r"& m(_\{\w\})?\^\{\[c\]\} =", text)
+    if not head:
+        return text
+    index = head.group(1) or ""
+    shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
+    one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
+    return one + shown + two
 
 
 def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -281,7 +294,7 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
         align([functions_latex(model, printer)]),
         *(kernels_latex(lowered(averaged), printer, None) if page.kernels != "none" else ()),
     ]
-    text = "\n".join(part for part in parts if part)
+    text = in_fields_of_clusters("\n".join(part for part in parts if part))
     return fitted(text, page.width)
 
 
