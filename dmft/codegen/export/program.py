@@ -13,7 +13,7 @@ from dmft.codegen.lower import Lowering
 from dmft.codegen.nodes import FUNCTIONS, Graph, count_uses
 from dmft.equations import symbols as x
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
-from dmft.equations.views.text import definition_text
+from dmft.equations.views.text import comment_text
 from dmft.errors import NotClosed
 
 
@@ -88,7 +88,7 @@ class Walker:
         statements: list[ast.stmt] = []
         comments: dict[int, tuple[str, ...]] = {}
         for definition, lines in zip(definitions, written, strict=True):
-            comments[len(statements)] = tuple(definition_text(definition))
+            comments[len(statements)] = comment_text(definition)
             statements += ast.parse("\n".join(lines)).body
         filled = {
             name: tuple(axis or "1" for axis in axes)

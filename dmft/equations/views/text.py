@@ -207,11 +207,7 @@ def in_one_form(factor: sp.Expr) -> sp.Expr:
 
 
 class TextPrinter(StrPrinter):
-    """Prints sums over neurons and kernels the way a theorist writes them in a mail."""
-
-    def __init__(self, names: Mapping[sp.Expr, str] | None = None) -> None:
-        super().__init__({"order": None})
-        self.names = dict(names or {})
+    """Definitions in the comments of code; `dmft.typeset.plain` is what terminals show."""
 
     def _print(self, expr: Any, **kwargs: Any) -> str:
         # Indexed and averages print themselves; the house style comes first.
@@ -270,8 +266,7 @@ class TextPrinter(StrPrinter):
         return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
 
     def _print_At(self, expr: At) -> str:
-        named = function_text(self.names, expr.factor, self._print(expr.field), self._print)
-        return named or f"({self._print(expr.expr)})"
+        return f"({self._print(expr.expr)})"
 
     def _print_OverSamples(self, expr: OverSamples) -> str:
         first, last = expr.numbers[0], expr.numbers[-1]
@@ -307,20 +302,12 @@ def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
 
 
-def target_text(definition: Definition, printer: TextPrinter, kind: str = "ode") -> str:
-    """Left-hand side."""
+@lru_cache(maxsize=256)
+def comment_text(definition: Definition) -> tuple[str, ...]:
+    """Lines of a definition for the comments of code, a line for each named term."""
+    printer = TextPrinter({"order": None})
     target = printer.doprint(definition.target)
-    if definition.role != "rate":
-        return str(target)
-    return f"Δ{target}" if kind == "map" else f"d{target}/dt"
-
-
-def definition_text(
-    definition: Definition, names: Mapping[sp.Expr, str] | None = None, kind: str = "ode"
-) -> list[str]:
-    """Lines of one definition, a line for each named term."""
-    printer = TextPrinter(names)
-    head = f"{target_text(definition, printer, kind)} = "
+    head = f"d{target}/dt = " if definition.role == "rate" else f"{target} = "
     lines = []
     for number, (name, expr) in enumerate(definition.terms):
         text = printer.doprint(expr)
@@ -329,13 +316,7 @@ def definition_text(
         lead = head if number == 0 else " " * (len(head) - 2) + sign
         label = f"   ({name.replace('_', ' ')})" if len(definition.terms) > 1 else ""
         lines.append(f"{lead}{text}{label}")
-    return lines or [f"{head}0"]
-
-
-@lru_cache(maxsize=256)
-def comment_text(definition: Definition) -> tuple[str, ...]:
-    """Lines of a definition for the comments of code, which is written twice."""
-    return tuple(definition_text(definition))
+    return tuple(lines) or (f"{head}0",)
 
 
 def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
