@@ -600,7 +600,13 @@ def test_printed_averages_over_tokens_are_those_of_the_equations():
     assert abs(float(gap) + 0.8 / 2 * m * noise) < 1e-6
 
 
-BRACKETS = {"[": "(", "]": ")"}
+SIGNS = {"[": "(", "]": ")", "²": "**2", "³": "**3", "π": "pi", "γ": "gamma", "Δ": "Delta"}
+
+
+def from_text(text, letters):
+    """What print shows, read back."""
+    plain = text.translate(str.maketrans(SIGNS))
+    return parse_expr(plain, letters, (*standard_transformations, implicit_multiplication))
 
 
 @pytest.mark.parametrize("name", ["erf", "square", "linear"])
@@ -614,9 +620,7 @@ def test_print_shows_the_closed_form_where_it_is_one_line(name):
     assert here.startswith("Here σ(z) = ")
     at = {"Q": 0.7, "M": 0.4, "P": 1.3}
     letters = {name: sp.Symbol(name) for name in "QMP"} | {"arcsin": sp.asin}
-    plain = line.removeprefix("R = ").translate(str.maketrans({"²": "**2", "π": "pi"} | BRACKETS))
-    value = parse_expr(plain, letters, (*standard_transformations, implicit_multiplication))
-    value = value.subs(at)
+    value = from_text(line.removeprefix("R = "), letters).subs(at)
     assert float(value) == pytest.approx(float(risk(**{n: [[y]] for n, y in at.items()})), rel=1e-9)
 
 
@@ -934,3 +938,17 @@ def test_fields_of_a_cluster_have_a_name(scales):
     names = set(re.findall(r"h_\{(\w)\}\^\{\[c\]\}", text))
     assert set("jlu") <= names
     assert "in cluster c" in str(found) or scales == [1, 1]
+
+
+def test_printed_rates_are_those_that_are_evaluated():
+    model = dmft.literature.phase_retrieval(1, label_noise=0.2)
+    equations = dmft.derive(model, dmft.SGD(0.3))
+    start = dmft.Overlaps([[0.9]], [[0.4]], [[1.2]])
+    at = {"Q": 0.9, "M": 0.4, "P": 1.2, "gamma": 0.3, "Delta": 0.2}
+    letters = {name: sp.Symbol(name) for name in at}
+    lines = re.sub(r"\n {6,}", " ", str(equations)).split("\n")
+    rows = dict(line.strip().split(" = ", 1) for line in lines if "/dt" in line)
+    rates = equations.evaluate(start)
+    for block in "MQ":
+        value = from_text(rows[f"d{block}/dt"], letters).subs(at)
+        assert float(value) == pytest.approx(float(rates[block].item()), rel=1e-12)

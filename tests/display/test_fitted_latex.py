@@ -35,6 +35,7 @@ from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
 from dmft.typeset.formula import width
 from dmft.typeset.fragment import ALIGN, fitted, split_rows
+from dmft.typeset.plain import plain
 
 _SPEC = importlib.util.spec_from_file_location(
     "latex_models", Path(__file__).with_name("latex_models.py")
@@ -685,3 +686,36 @@ def test_cases_of_a_loss_are_text():
     text = str(found)
     assert "{(y - f)²/2 for |y - f| ≤ 1; |y - f| - 1/2 otherwise}" in text
     assert "Piecewise" not in text
+
+
+PLAIN = {
+    r"\frac{d M_{j r}}{dt} = - \frac{1}{p} \sum_{u=1}^{p} M_{u r}": "dM[j,r]/dt = - 1/p Σ_u M[u,r]",
+    r"\sum_{s=0}^{t -1} R_{j l}(t, s)": "Σ_s=0..t-1 R[j,l](t, s)",
+    r"\left\langle \sigma'(h_{j})\,\sigma(h_{r}^*)^{2} \right\rangle": "⟨σ'(h[j]) σ(h*[r])²⟩",
+    r"\frac{a + b}{c d} x": "(a + b)/(c d) x",
+    r"\frac{\left(a + b\right) c}{d}": "(a + b) c/d",
+    r"\sqrt{\frac{2}{\pi}} e^{- z^{2}/2}": "sqrt(2/π) e^(- z²/2)",
+    r"\int\limits_{0}^{1} 4 m\, d\tau": "∫_0^1 4 m dτ",
+    r"\mathbb{E}_{T_{1}}\left[x_{1}^{3}\right]": "E_T_1[x_1³]",
+    r"\begin{pmatrix} Q & M \\ M^\top & I \end{pmatrix}": "[[Q, M], [Mᵀ, I]]",
+    r"\mathcal{N}(0, I_d),\quad 10^{-10}": "N(0, I_d),    10⁻¹⁰",
+    r"\begin{cases} x & \text{for}\: x > 0 \\ 0 & \text{otherwise} \end{cases}": (
+        "{x for x > 0; 0 otherwise}"
+    ),
+}
+
+
+@pytest.mark.parametrize("latex", PLAIN)
+def test_formulas_as_text(latex):
+    assert plain(latex) == PLAIN[latex]
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mixture", "sde")]
+
+
+@pytest.mark.parametrize("name", ["phase_sphere", "attention", "descent", *SLOW])
+def test_print_has_no_commands_and_fits_a_terminal(name):
+    lines = str(models.equations(name)).split("\n")
+    assert not any("\\" in line or "$" in line or "&" in line for line in lines)
+    assert max(map(len, lines)) < 130
+    assert len(lines) < 40
