@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.
 ZERO_MODE = 1e-8
+# Overlaps of students that have no length: Newton's method leaves a little of either sign.
+NO_LENGTH = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -467,7 +469,8 @@ def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoin
     try:
         readout = state.get("readout", start.readout)
         scalars = {n: float(state[n]) for n in start.scalars or ()}
-        overlaps = Overlaps(state["Q"], state["M"], start.P, readout, scalars=scalars)
+        Q = state["Q"] if np.abs(state["Q"]).max() > NO_LENGTH else 0.0 * state["Q"]
+        overlaps = Overlaps(Q, state["M"], start.P, readout, scalars=scalars)
         measures = system.observed(root.y)
     except InvalidCovariance as error:
         if status == Status.OK:

@@ -11,7 +11,7 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import dmft
-from dmft import laws
+from dmft import laws, rules
 from dmft.errors import BadParameter, NotClosed
 from dmft.literature import rules as lit
 from dmft.rules import Random, Rows, View, fixed
@@ -320,3 +320,24 @@ def test_overlaps_of_blocks_in_diagrams():
         run = dmft.solve(eqs, blocks, 3.0, save_at=2, **at)
         wanted = abs(run.M[-1, 0, 0]) / (run.Q[-1, 0, 0] * P) ** 0.5
         assert found.values[0, 0] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_units_without_length_are_fixed_points():
+    """A contrastive rule at w = 0, where dM = (2 (k + tau) - decay) M for clusters +-u, |u|^2 = k.
+
+    Newton's method comes to Q = -2e-106 as well, which is no negative length.
+    """
+    tau, decay, k = sp.Symbol("tau", real=True), 0.5, 1.5
+    w, u = Rows("w"), fixed("u")
+    (a, b), n = (
+        rules.views("a b", cov=[[1, tau], [tau, 1]], adds={u: Random("c", laws.Rademacher())}),
+        View("n", adds={u: Random("e", laws.Rademacher())}),
+    )
+    h, other, far = w @ a, w @ b, w @ n
+    step = other * a + h * b - h * far**2 * a - h**2 * far * n - decay * w
+    eqs = dmft.derive(dmft.UpdateField({w: step}, learning_rate=0.2))
+    found = dmft.phase_diagram(
+        "growth_rate", ("tau", [0.2, 0.45]), ("learning_rate", [0.01, 0.19, 0.21, 0.3]),
+        equations=eqs, start=dmft.Overlaps([[0.4]], [[0.0]], [[k]]),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.values, [[2 * (k + t) - decay for t in (0.2, 0.45)]] * 4)
