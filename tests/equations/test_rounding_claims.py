@@ -393,3 +393,12 @@ def test_signs_of_a_plane_and_noise_are_numbers_however_they_round():
         moved = covariance * (1.0 + 2.0**-52 * rng.integers(-1, 2, (6, 6)))
         got = moment_of_signs_on_arrays(4, 2, 1, 1, *moved[np.triu_indices(6)])
         assert abs(got - truth) < 1e-8
+
+
+def test_a_teacher_of_length_zero_has_no_infinite_rounding():
+    """Two erf units that unlearn: E f^2/2 = (2/pi) asin(1/2)/4 at first."""
+    erf = sp.erf(z / sp.sqrt(2))
+    eqs = dmft.derive(dmft.Model(dmft.Committee(erf, 2), dmft.Committee(erf, 1)), dmft.SGD(0.5))
+    run = dmft.solve(eqs, dmft.Overlaps(np.eye(2), [[0.0], [0.0]], [[0.0]]), 2.0)
+    assert run.risk[0] == pytest.approx(np.arcsin(0.5) / (2 * np.pi), rel=1e-12)
+    assert "inf" not in run.message

@@ -270,3 +270,10 @@ def test_escape_times_follow_schedules_of_rules():
         learning_rate=SLOWER,
     )  # fmt: skip
     np.testing.assert_allclose(found.value, exact[0], rtol=1e-7)
+
+
+def test_paths_refuse_schedules_of_other_parameters():
+    rule, start = decaying()
+    noisy = dmft.derive(rule, dim=200, fluctuations=True)
+    with pytest.raises(BadParameter, match="is a schedule; paths"):
+        dmft.solve(noisy, start, 1.0, paths=4, dt=0.1, lam=FADING)

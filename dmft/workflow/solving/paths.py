@@ -23,6 +23,7 @@ from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_numbers
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
+from dmft.workflow.solving.one_pass import is_open
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 
 # Word of the seed's spawn key that keeps random starts apart from the noise of the paths.
@@ -90,6 +91,12 @@ def at_schedule(
     values: Mapping[str, Any],
 ) -> tuple[Problem, Mapping[str, Any], float]:
     """The problem that follows a schedule, values with the first rate, and the time at first."""
+    other = next((n for n, y in values.items() if n != RATE and is_open(y)), None)
+    if other is not None:
+        raise BadParameter(
+            f"{other} = {values[other]} is a schedule; paths of stochastic equations follow "
+            "schedules of the learning rate only, dmft.simulate those of all parameters of rules"
+        )
     schedule = read_schedule(problem.origin, values.get(RATE))
     follows = schedule is not None and schedule.reads_time
     begin = begin_of(start, TIME, options.t_start, follows)

@@ -58,7 +58,7 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
     except NotClosed:  # a function without a rule: nothing is said
         return run
     relative = relative_rounding(found)
-    known = ~np.isnan(relative)
+    known = np.isfinite(relative)
     if not known.all():  # as units of length zero: look at the other states
         places, relative = places[known], relative[known]
         found = {n: Bounded(*(part[known] for part in parts)) for n, parts in found.items()}
