@@ -191,7 +191,7 @@ def generative_exponent(
     1
     >>> print(dmft.generative_exponent(z**4 - 6*z**2 + 3, z).explain())
     generative exponent 2 of y = z**4 - 6*z**2 + 3 (symbolic): E[T(y) He_2(z)] = 192.000 decides,
-    all lower orders vanish; of order d log d samples in dimension d
+    all lower orders vanish; of order d samples in dimension d
     T(y) = y**2
     """
     expr, symbols, active = _declared(g, fields)

@@ -157,11 +157,9 @@ class Exponent:
 
 def _samples(name: str, k: int) -> str:
     """Samples that learning takes, by the exponent (theory/batch_reuse D.4, regimes)."""
-    if k < 3:
-        return ("d", "d log d")[k - 1]
     if not name.startswith("generative"):
-        return f"d^{k - 1}"
-    return f"d^{k // 2}" if k % 2 == 0 else f"d^({k}/2)"
+        return {1: "d", 2: "d log d"}.get(k, f"d^{k - 1}")
+    return "d" if k < 3 else f"d^{k // 2}" if k % 2 == 0 else f"d^({k}/2)"
 
 
 def _names(exponent: Exponent, latex: bool = False) -> str:
