@@ -168,17 +168,16 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    common: dict[str, Any] = {"save_at": save_at, "progress": progress, **parameters}
     if isinstance(model, RandomNetwork):
         refuse_options(algorithm or first_passage or events or t_start or method != "weights")
-        common: dict[str, Any] = {"save_at": save_at, "threads": threads, "progress": progress}
-        return simulate_network(model, dim, t_max, seeds, start, **common, **parameters)
+        return simulate_network(model, dim, t_max, seeds, start, threads=threads, **common)
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     if isinstance(model, VectorRule):
         _refuse_for_rules(algorithm or first_passage or events)
-        given: dict[str, Any] = {"save_at": save_at, "progress": progress, "keep_runs": keep_runs}
-        given |= {"t_start": t_start}
-        return simulate_rule(model, dim, t_max, seeds, start, method, **given, **parameters)
+        common |= {"keep_runs": keep_runs, "t_start": t_start}
+        return simulate_rule(model, dim, t_max, seeds, start, method, **common)
     algorithm, start = _checked(algorithm, start)
     parameters = as_expressions(parameters, {n for n in parameters if hasattr(algorithm, n)})
     refuse_both(first_passage, events)
