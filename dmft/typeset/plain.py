@@ -39,7 +39,10 @@ ALPHABETS = re.compile(
 SIZED = re.compile(r"[bB]igg?[lrm]?")
 ACCENTS = {"bar": "\u0304", "hat": "\u0302", "tilde": "\u0303", "dot": "\u0307", "ddot": "\u0308"}
 # Spaces that no formula has, and those before the arguments of a function.
-SPARE = re.compile(r"(?<=[(\[{⟨]) +| +(?=[)\]},;:⟩])|(?<=[σ'])(?<!\d') (?=\()|(?<= ) +")
+SPARE = re.compile(
+    r"(?<=[(\[{⟨]) +| +(?=[)\]},;:⟩])|(?<=[σ'])(?<!\d') (?=\()|(?<=arc...) (?=\()|"
+    r"(?<=_\d) (?=\([^()+]*, )|(?<= ) +"
+)
 # Indices that are no indices of arrays: numbers, several letters, the dimension, an entry.
 WORD = re.compile(r"\d+|d|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
 INNER = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|⟨[^⟨⟩]*⟩")

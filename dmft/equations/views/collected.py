@@ -102,6 +102,8 @@ def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
             sign, function = base.func(*map(_normal, base.args)).as_coeff_Mul()
             rational *= sign**power
             kernel = _times(kernel, {function: power})
+        elif power.is_negative and base.is_Add and all(map(is_parameter, base.free_symbols)):
+            kernel = _times(kernel, {base: power})  # as 1 - beta, which other terms do without
         else:
             rational *= factor
     if exponent != 0:
