@@ -27,9 +27,9 @@ from dmft.names import variable_attributes
 if TYPE_CHECKING:
     import xarray
 
-# Raised when the layout of files changes; readers of older ones are kept. From 2 on files are
-# sealed; data sets that xarray writes are not.
-FORMAT, UNSEALED = 2, 1
+# Raised when the layout of files changes. Files have the first and are sealed; data sets, which
+# xarray writes, have the second.
+FORMAT, UNSEALED = 4, 3
 # A variable: its name, the names of its dimensions, its values.
 Variable = tuple[str, tuple[str, ...], NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
@@ -241,10 +241,11 @@ def _check_kind(path: Path, texts: Mapping[str, Any], kinds: Sequence[str]) -> N
         raise damaged(path, f"{what}; this reads {', '.join(kinds)}")
     if not isinstance(form, int):
         raise damaged(path, "its attribute 'format' is missing")
-    if form > FORMAT:
+    if form not in (FORMAT, UNSEALED):
+        age = "a later" if form > FORMAT else "an earlier"
         raise BadParameter(
-            f"{short(path)} has the format {form!r}, and this version of dmft reads up to "
-            f"{FORMAT}: read it with the version that wrote it"
+            f"{short(path)} has the format {form!r} of {age} version of dmft, and this one reads "
+            f"{FORMAT}: read it with the version that wrote it, or compute the record again"
         )
 
 

@@ -360,7 +360,7 @@ class _Archive:
         if kind in self.parts:
             return {PART: [kind.__name__, list(value.__getnewargs__())]}
         if isinstance(value, np.generic):
-            return value.item()
+            value = value.item()
         return value if value is None or isinstance(value, str | int | float) else str(value)
 
     def _array(self, values: np.ndarray[Any, Any], field: str, key: str, name: str) -> Any:
@@ -370,6 +370,8 @@ class _Archive:
         if not values.size:
             return {EMPTY: [list(values.shape), values.dtype.str]}
         axes = self.axes(field, key, values) if self.axes else ()
+        while any(name == row[0] for row in self.rows):  # of the items "a_b", and "b" of "a"
+            name += "_"
         own = tuple(f"{name}_{i}" for i in range(values.ndim))
         self.rows.append((name, axes if len(axes) == values.ndim else own, values))
         words = [np.unique(values).tolist()] if values.dtype.kind == "U" else []
@@ -405,7 +407,9 @@ def decoded(value: Any, arrays: Mapping[str, np.ndarray[Any, Any]], parts: tuple
         found = arrays[name]
         if words:
             return np.array(words[0], dtype=kind)[found.astype(np.int64)]
-        return found @ np.array([1.0, 1.0j]) if np.dtype(kind).kind == "c" else found.astype(kind)
+        if np.dtype(kind).kind == "c":  # not by a sum: 1j * inf is nan + inf j
+            found = np.array(found, dtype=float, order="C").view(complex)[..., 0]
+        return found.astype(kind)
     if tag == EMPTY:
         return np.empty(*inner)
     if tag == STATUS:

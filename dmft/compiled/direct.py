@@ -275,11 +275,12 @@ def _write(
 
 
 def _sources() -> list[Path]:
-    """Files whose text is in the code: what writes it, and the functions that it may call."""
+    """Files whose text is in a record: what writes it, and the functions that it may call."""
     here = Path(__file__).parent
-    names = ("direct", "instructions", "known_functions", "library")
+    names = ("direct", "instructions", "kept_code", "known_functions", "library", "machine_code")
     return [
         *(here / f"{name}.py" for name in names),
+        here.parent / "record.py",
         *sorted((here.parent / "special").glob("*.py")),
     ]
 

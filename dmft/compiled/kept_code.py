@@ -19,9 +19,12 @@ def parts(code: Code) -> tuple[Any, records.Arrays]:
 
 
 def read(file: str) -> Code | None:
-    """Code of a record; None where there is none."""
+    """Code of a record; None where there is none, or one of another version."""
     found = records.load(file)
-    code = None if found is None else decoded(*found, (Code,))
+    try:
+        code = None if found is None else decoded(*found, (Code,))
+    except Exception:  # other fields, other arrays: compiled once more
+        return None
     return code if isinstance(code, Code) else None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -184,17 +182,6 @@ def test_files_and_data_sets_tell_what_was_computed(tmp_path):
     full = dmft.phase_diagram(lambda x, y: x * y - 1, {"x": line, "y": line})
     assert full.computed.all()
     assert full != found
-
-
-def test_files_without_the_mask_are_read(tmp_path):
-    h5netcdf = pytest.importorskip("h5netcdf")
-    full = dmft.phase_diagram(lambda x, y: x * y, {"x": [1.0, 2.0], "y": [1.0]})
-    path = full.save(tmp_path / "d.nc")
-    with h5netcdf.File(path, "a") as file:
-        record = json.loads(file.attrs["record"])
-        del file._h5file["computed"], file._h5file.attrs["contents"], record["computed"]
-        file.attrs["record"], file.attrs["format"] = json.dumps(record), 1
-    assert PhaseDiagram.load(path) == full
 
 
 @pytest.mark.parametrize("coarse", [0, -2, 1.5, True, (4,), (4, 0), "8"])

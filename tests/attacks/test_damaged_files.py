@@ -14,6 +14,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter, DamagedFile
+from dmft.netcdf import FORMAT, UNSEALED
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.load import KINDS
 
@@ -220,7 +221,7 @@ def doubled(rng, data):
 def removed(rng, path):
     """A variable or an attribute that another program took away; the seal goes with it."""
     with h5py.File(path, "r+") as file:
-        file.attrs["format"] = 1  # as an older version, without a seal
+        file.attrs["format"] = UNSEALED  # as data sets of xarray
         names = [*file, "@kind", "@format", "@record"]
         name = names[int(rng.integers(0, len(names)))]
         if name.startswith("@"):
@@ -239,7 +240,7 @@ def changed(rng, path):
         which = int(rng.integers(0, 4 if arrays else 2))
         if which == 0:
             file.attrs["record"] = file.attrs["record"][:-9]
-            file.attrs["format"] = 1
+            file.attrs["format"] = UNSEALED
         elif which == 1:
             record = json.loads(file.attrs["record"])
             keys = sorted(record)
@@ -252,7 +253,7 @@ def changed(rng, path):
             name = next(n for n in file if "quantity" in file[n].attrs)
             del file[name]
             file[name] = "a text"
-            file.attrs["format"] = 1
+            file.attrs["format"] = UNSEALED
 
 
 def foreign(what, path):
@@ -264,7 +265,7 @@ def foreign(what, path):
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("a.txt", "a")
     elif what == "json":
-        path.write_text(json.dumps({"kind": "dmft trajectory", "format": 1, "record": {}}))
+        path.write_text(json.dumps({"kind": "dmft trajectory", "format": UNSEALED, "record": {}}))
     elif what == "npy":
         with path.open("wb") as file:
             np.save(file, np.arange(9.0))
@@ -276,9 +277,9 @@ def foreign(what, path):
             if what == "netcdf":
                 file.attrs["Conventions"] = "CF-1.8"
             if what == "other kind":
-                file.attrs.update({"kind": "rain", "format": 1, "record": "{}"})
+                file.attrs.update({"kind": "rain", "format": UNSEALED, "record": "{}"})
             if what == "no record":
-                file.attrs.update({"kind": "dmft trajectory", "format": 1, "record": "[]"})
+                file.attrs.update({"kind": "dmft trajectory", "format": UNSEALED, "record": "[]"})
 
 
 def refusal(path):
@@ -369,9 +370,22 @@ def test_what_is_missing_is_said(saved, tmp_path):
     ):
         path.write_bytes(whole.read_bytes())
         with h5py.File(path, "r+") as file:
-            file.attrs["format"] = 1
+            file.attrs["format"] = UNSEALED
             edit(file)
         assert words in refusal(path)
+
+
+@pytest.mark.parametrize(("form", "words"), [(2, "an earlier"), (FORMAT + 1, "a later")])
+def test_files_of_other_versions_are_refused(form, words, saved, tmp_path):
+    """A file of format 2 has the kinds of today, and other fields."""
+    _, whole = saved[trajectory]
+    path = tmp_path / "a.nc"
+    path.write_bytes(whole.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = form
+    with pytest.raises(BadParameter, match=f"{words} version .* compute the record again") as error:
+        dmft.load(path)
+    assert not isinstance(error.value, DamagedFile)
 
 
 def test_files_of_xarray_are_read(saved, tmp_path):

@@ -22,7 +22,7 @@ from dmft.codegen.build import (
 from dmft.codegen.functions import SPECIAL
 from dmft.codegen.linearised import compiled_adjoint
 from dmft.codegen.two_time import sample, volterra
-from dmft.compiled import direct
+from dmft.compiled import direct, kept_code, records
 from dmft.compiled.machine_code import Unknown
 from dmft.emit import load_module
 from dmft.emit.arrays import load_array
@@ -370,6 +370,21 @@ def test_damaged_code_is_compiled_again():
     direct._NATIVE.pop(path.name)
     assert direct.native(text, "rhs").code == first
     assert direct.is_kept(text, "rhs")
+
+
+def test_code_of_another_version_is_compiled_again():
+    """Records of `Code` had other fields, and may have others again."""
+    _, (text, _) = derived(dmft.GradientFlow())
+    text = f"{text}\n# of versions"
+    first, file = direct.native(text, "rhs").code, direct.record(text, "rhs")
+    values, arrays = kept_code.parts(first)
+    older = {**values["<part>"][1], "result": "", "library": {}}
+    for found in (older, {"<part>": ["Code", {"entry": "rhs"}]}, {"<part>": ["Machine", {}]}):
+        assert records.store(file, found, arrays)
+        assert kept_code.read(file) is None
+    direct._NATIVE.pop(file)
+    assert direct.native(text, "rhs").code == first
+    assert kept_code.read(file) == first
 
 
 def test_domains_adjoints_and_steps_of_descents_need_no_numba():

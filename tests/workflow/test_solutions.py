@@ -1,5 +1,6 @@
 """The contract of all results of `solve`: names, the start that they end in, tables, files."""
 
+import dataclasses
 import functools
 import pickle
 
@@ -12,6 +13,7 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.solvers.solution import Solution
 
 Z = sp.Symbol("z", real=True)
+FIELD, TARGET, LABEL, X, H = sp.symbols("h h_star y x H", real=True)
 SQUARE = dmft.Committee(Z**2, width=1)
 LINE = dmft.Committee(Z, width=1)
 START = dmft.Overlaps([[1.0]], [[0.3]])
@@ -109,6 +111,41 @@ def test_files_and_pickles_hold_an_equal_record(case, tmp_path):
     for other in CASES[:2]:
         if other.__name__ != case[0]:
             assert run != other()[1]
+
+
+@pytest.mark.parametrize("name", ["s", "saved", "offsets", "C_error"])
+def test_functions_of_two_times_may_have_the_names_of_a_file(name, tmp_path):
+    t, s = sp.symbols("t s")
+    C, own = sp.Function("C"), sp.Function(name)
+    rates = {C(t, s): -own(t) * C(t, s)}
+    system = dmft.TwoTime(rates=rates, values={C(t, t): 1, own(t): t}, causal=[])
+    run = dmft.solve(system, None, 0.5)
+    assert dmft.load(run.save(tmp_path / "run.nc")) == run
+    data = run.to_xarray()
+    np.testing.assert_array_equal(data["C"], run.table("C"))
+    if name != "C_error":
+        np.testing.assert_array_equal(data[name], run[name])
+        assert name in run.to_pandas() or name == "saved"  # a coordinate
+
+
+@pytest.mark.parametrize("name", ["start_Q", "constant_P", "error_Q"])
+def test_measures_may_have_the_names_of_a_file(name, tmp_path):
+    psi = dmft.UpdateField(
+        TARGET - FIELD, fields=(FIELD, TARGET, LABEL), learning_rate=0.5, measures={name: FIELD**2}
+    )
+    run = dmft.solve(dmft.derive(dmft.Model(LINE, LINE), psi), START, 0.2)
+    assert dmft.load(run.save(tmp_path / "run.nc")) == run
+    np.testing.assert_array_equal(run.to_xarray()[name], run[name])
+
+
+def test_complex_values_that_are_not_finite_are_kept(tmp_path):
+    network = dmft.RandomNetwork(-X + H, state=X, field=H, std=0.5)
+    runs = dmft.simulate(network, dim=4, t_max=0.2, seeds=2, start=0.5, dt=0.1)
+    values = np.array([[complex(np.inf, 0), complex(0, -np.inf), complex(np.nan, 1), -1 + 2j]] * 2)
+    runs = dataclasses.replace(runs, eigenvalues=values)
+    again = dmft.load(runs.save(tmp_path / "runs.nc"))
+    assert again == runs
+    np.testing.assert_array_equal(again.eigenvalues.view(float), values.view(float))
 
 
 def test_what_was_reached_is_a_start(case):

@@ -130,7 +130,7 @@ def solve_paths(
     request.check_request(problem, method, t_start, t_max)
     # No noise is a scale, too.
     scale = noise_scale or None
-    request.check_numbers(
+    paths, seed, substeps = request.checked_counts(
         paths, seed, substeps, dt=dt, timeout=timeout, norm_bound=norm_bound, noise_scale=scale
     )
     names, scalars, arrays = filled(problem, widths, parameters, constants)
@@ -140,24 +140,24 @@ def solve_paths(
     h = (float(t_max) - t_start) / steps
     law = request.choose_increments(method, increments, bool(watched), substeps)
     setup = PathSetup(
-        problem=problem, method=method, paths=int(paths),
+        problem=problem, method=method, paths=paths,
         start=request.start_rows(problem, start, names, paths),
         plan=Plan(
             widths=np.array([names[w] for w in problem.widths], dtype=np.int64), par=par,
             save=request.save_steps(save_at, t_start, t_max, steps, h), key=path_key(seed), h=h,
             t_start=float(t_start), steps=steps, noise_scale=float(noise_scale), variance=0.0,
             bound=float(norm_bound), trace=0.0, has_domain=int(problem.domain is not None),
-            normal=int(law == "normal"), substeps=int(substeps), bridge=int(bridge),
+            normal=int(law == "normal"), substeps=substeps, bridge=int(bridge),
         ),
         events=watched, table=encode_events(watched, problem, names, par),
         keep_paths=keep_paths, threads=thread_count(threads),
         timeout=math.inf if timeout is None else float(timeout), progress=progress,
-        shift=request.shift_rows(watched, thresholds or {}, int(paths)),
+        shift=request.shift_rows(watched, thresholds or {}, paths),
     )  # fmt: skip
     setup = request.check_starts(setup)
     chunks, job = march_paths(setup)
     record = {
-        "increments": law, "seed": int(seed), "t_max": float(t_max), **problem.provenance,
+        "increments": law, "seed": seed, "t_max": float(t_max), **problem.provenance,
         **(provenance or {}),
     }  # fmt: skip
     return _assemble(setup, chunks, job, (names, scalars, arrays), record)

@@ -45,14 +45,17 @@ def check_request(problem: Problem, method: str, t_start: float, t_max: float) -
         )
 
 
-def check_numbers(paths: int, seed: int = 0, substeps: int = 1, **sizes: float | None) -> None:
-    """Counts are integers of at least 1, a seed of at least 0; sizes are positive, if given."""
-    as_count(paths, "paths")
-    as_count(seed, "seed", 0, LARGEST_SEED)
-    as_count(substeps, "substeps")
+def checked_counts(
+    paths: int, seed: int = 0, substeps: int = 1, **sizes: float | None
+) -> tuple[int, int, int]:
+    """Counts of at least 1 and a seed of at least 0, as integers; sizes are positive, if given."""
     for name, size in sizes.items():
         if size is not None:
             as_positive(size, name)
+    return (
+        as_count(paths, "paths"), as_count(seed, "seed", 0, LARGEST_SEED),
+        as_count(substeps, "substeps"),
+    )  # fmt: skip
 
 
 def choose_increments(method: str, asked: str | None, events: bool, substeps: int) -> str:

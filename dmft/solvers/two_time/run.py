@@ -75,7 +75,7 @@ class TwoTimeRun(Solution):
     KIND = "dmft two-time run"
     COORDINATES = ("t", "saved")
     NAMES: ClassVar[Mapping[str, str]] = {
-        "signals": "{}", "pairs": "pair_{}", "error": "{}_error",
+        "signals": "signal_{}", "pairs": "pair_{}", "error": "error_{}",
     }  # fmt: skip
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
@@ -233,12 +233,14 @@ class TwoTimeRun(Solution):
         return number
 
     def _displayed(self) -> list[netcdf.Variable]:
-        tables = [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
-        kept = (row for row in super()._displayed() if row[0] not in ("offsets", "s"))
-        return [*(row for row in kept if not row[0].startswith("pair_")), *tables]
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t), ("saved", ("saved",), self.saved)]
+        rows += [(n, ("t",), values) for n, values in self.signals.items()]
+        rows += [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
+        errors = self.error.items()
+        return rows + [(f"{n}_error", self._axes("error", n, y), y) for n, y in errors]
 
     def _axes(self, field: str, name: str, values: Array) -> tuple[str, ...]:
-        saved = name == "saved" or (field == "error" and name in self.pairs)
+        saved = field == "saved" or (field == "error" and name in self.pairs)
         own = {"s": "entry", "pairs": "entry", "offsets": "edge"}.get(field, "t")
         return ("saved",) if saved else (own,)
 

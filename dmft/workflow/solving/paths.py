@@ -20,7 +20,7 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
-from dmft.solvers.stochastic.request import check_numbers
+from dmft.solvers.stochastic.request import checked_counts
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import is_open
@@ -57,8 +57,8 @@ class PathOptions(Options):
                 f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the "
                 "number of paths, and the step in units of t)"
             )
-        check_numbers(found["paths"], found.get("seed", 0))
-        return found
+        paths, seed, _ = checked_counts(found["paths"], found.get("seed", 0))
+        return {**found, "paths": paths, "seed": seed}
 
 
 def solve_paths_of(
@@ -103,9 +103,7 @@ def at_schedule(
     if schedule is None:
         return problem, values, begin
     given, trial = options.given(start), {**values, RATE: 1.0}
-    first, *_ = _starts(
-        problem.origin, start, int(given["paths"]), int(given.get("seed", 0)), trial
-    )
+    first, *_ = _starts(problem.origin, start, given["paths"], given["seed"], trial)
     rate = schedule.at(problem, run_inputs(problem, first, trial), begin)
     return follow(problem, schedule), {**values, RATE: rate}, begin
 
@@ -118,7 +116,7 @@ def path_inputs(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """State and options as `solve_paths` takes them, from those of `solve`."""
     equations, given = problem.origin, options.given(start)
-    starts = _starts(equations, start, int(given["paths"]), given.get("seed", 0), parameters)
+    starts = _starts(equations, start, given["paths"], given["seed"], parameters)
     inputs = run_inputs(problem, starts[0], parameters)
     values = equations.values(starts[0], dict(parameters))
     known = {block.name for block in problem.constants}

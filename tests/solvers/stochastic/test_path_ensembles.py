@@ -215,6 +215,17 @@ def test_bad_requests_are_refused(brownian, change, message):
         brownian.solve(request.pop("t_max"), **request)
 
 
+def test_whole_floats_are_counts_and_seeds(brownian):
+    found = brownian.solve(1.0, dt=0.1, paths=2.0, seed=3.0, substeps=2.0)
+    same = brownian.solve(1.0, dt=0.1, paths=2, seed=3, substeps=2)
+    np.testing.assert_array_equal(found.mean.y, same.mean.y)
+    assert found.provenance == same.provenance
+    model = dmft.literature.phase_retrieval(1)
+    noisy = dmft.derive(model, dmft.SGD(0.05), dim=100, fluctuations=True)
+    runs = [dmft.solve(noisy, None, 0.2, dt=0.1, paths=2, seed=seed) for seed in (3, 3.0)]
+    np.testing.assert_array_equal(runs[0].mean.M, runs[1].mean.M)
+
+
 def test_shapes_kinds_and_factors_are_refused(brownian, plane):
     request = {"paths": 2, "dt": 0.1, "widths": {"n": 2}}
     with pytest.raises(ShapeMismatch, match="3 starts along its first axis, for 2 paths"):
