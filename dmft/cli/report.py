@@ -89,16 +89,17 @@ def report_run(run: Any, arguments: argparse.Namespace) -> None:
 
 def report_ensemble(ensemble: Any, theory: Sequence[Any], arguments: argparse.Namespace) -> None:
     """Print means and errors of simulated runs, beside the theory where that was asked for."""
+    is_descent = "train_loss" in ensemble.names
     if arguments.json:
-        names = [name for name in ensemble.names if name != "readout"]
+        names = [name for name in ensemble.names if is_descent or name != "readout"]
         both = {n: {name: getattr(ensemble, n)[name] for name in names} for n in ("mean", "stderr")}
         result = {**_head(ensemble), **both, "provenance": ensemble.provenance}
         for run in theory:
-            result["theory"] = {"status": run.status, **{n: run[n] for n in ("t", *names)}}
+            known = run.arrays if is_descent else {name: run[name] for name in names}
+            result["theory"] = {"status": run.status, "t": run.t, **known}
         print_json(result)
     else:
         print(f"status: {ensemble.status} ({ensemble.message})")
-        is_descent = "train_loss" in ensemble.names
         named = {"risk": "risk"} if "risk" in ensemble.names else {}
         first = ensemble.names[0]
         shown = {"train_loss": "train loss", "M": "M[1,1]"} if is_descent else named

@@ -103,6 +103,18 @@ def test_simulate_agrees_with_the_exact_overlaps(model, capsys):
     mean, error = (np.array(found[n]["M"])[:, 0, 0] for n in ("mean", "stderr"))
     assert np.all(np.abs(mean - EXACT) < 5 * error + 2 / 200)
     np.testing.assert_allclose(np.array(found["theory"]["M"])[:, 0, 0], EXACT, atol=1e-12)
+    assert main(["solve", str(model), "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    assert {"Q2", "corr", "resp"} < set(run["error"]) < set(found["theory"])
+    assert found["theory"]["resp"] == run["resp"]
+
+
+def test_trained_readouts_are_printed(model, capsys):
+    edited(model, "samples_per_dim = 2.0", "samples_per_dim = 2.0\nreadout_rate = 0.2")
+    assert main(["simulate", str(model), "--theory", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for part in ("mean", "theory"):
+        assert np.shape(found[part]["readout"])[-1] == 1
 
 
 def test_every_key_reaches_the_algorithm(model):
