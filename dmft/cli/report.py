@@ -42,8 +42,9 @@ def table(columns: Mapping[str, Any], rows: int = TABLE_ROWS) -> str:
     if length == 0:
         return "(no points)"
     picked = np.unique(np.linspace(0, length - 1, min(length, rows)).round().astype(int))
+    wide = {name: max(14, len(name)) for name in arrays}
     lines = ["  ".join(f"{name:>14}" for name in arrays)]
-    lines += ["  ".join(f"{values[i]:>14.7g}" for values in arrays.values()) for i in picked]
+    lines += ["  ".join(f"{y[i]:>{wide[n]}.7g}" for n, y in arrays.items()) for i in picked]
     return "\n".join(lines)
 
 

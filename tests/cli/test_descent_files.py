@@ -81,10 +81,13 @@ def test_files(model, tmp_path, capsys):
     saved = tmp_path / "run.nc"
     assert main(["solve", str(model), "--save", str(saved)]) == 0
     np.testing.assert_allclose(dmft.load(saved).M[:, 0, 0], EXACT, atol=1e-12)
+    capsys.readouterr()
     assert main(["simulate", str(model), "--theory"]) == 0
     text = capsys.readouterr().out
-    assert "theory" in text
-    assert "M[1,1]" in text
+    head, *rows = text.splitlines()[1:]
+    assert "theory train loss" in head
+    assert "theory M[1,1]" in head
+    assert {len(row) for row in rows} == {len(head)}  # columns below their names
 
 
 @pytest.mark.slow  # of one pass test_solve_saves_and_draws, of descents tests/display
