@@ -195,6 +195,10 @@ class Ensemble(Averages):
         axes = self.AXES.get(name, ("t",))
         return axes[:count] if count <= len(axes) else (axes[0], "output", *axes[1:])
 
+    def _quantities(self) -> Mapping[str, str]:
+        parts = {"times": "first_passage", "horizon": "watched_until"}
+        return {f"first_passage_{part}": name for part, name in parts.items()}
+
     def _displayed(self) -> list[netcdf.Variable]:
         return [*super()._displayed(), ("seed", ("seed",), np.array(self.seeds, dtype=np.int64))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from dmft.names import BLOCK, BLOCKS, QUANTITIES
 from dmft.record import Short
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import CLOCK, Solution, clock_of, start_of
+
+if TYPE_CHECKING:
+    from dmft import netcdf
 
 # The fixed readout, as trained ones are.
 READOUT = Block("readout", ("p",))
@@ -179,6 +182,19 @@ class Trajectory(Solution):
             return () if field == "constants" else ("t",)
         own = next(dimensions(b) for b in self.layout if b.name == name)
         return own if field in ("start", "events") else ("t", *own)
+
+    def _displayed(self) -> list[netcdf.Variable]:
+        """Events as `event_t`, and states like `event_M`, over `event`."""
+        single = {id(y) for event in self.events for y in event.state.values()}
+        rows = [row for row in super()._displayed() if id(row[2]) not in single]
+        if self.events:
+            rows.append(("event_t", ("event",), np.array([event.t for event in self.events])))
+            for name in self.events[0].state:
+                stacked = np.stack([event.state[name] for event in self.events])
+                rows.append(
+                    (f"event_{name}", ("event", *self._axes("events", name, stacked)), stacked)
+                )
+        return rows
 
 
 def completed_later(run: Trajectory, complete: Callable[[], Trajectory]) -> Trajectory:

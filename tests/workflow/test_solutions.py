@@ -138,6 +138,23 @@ def test_measures_may_have_the_names_of_a_file(name, tmp_path):
     np.testing.assert_array_equal(run.to_xarray()[name], run[name])
 
 
+def test_data_sets_hold_events_and_passages():
+    eqs, _ = one_pass()
+    seen = [dmft.Event("risk", level, terminal=False) for level in (0.4, 0.3)]
+    run = dmft.solve(eqs, START, 20.0, events=seen)
+    data = run.to_xarray()
+    assert data["event_t"].values.tolist() == [event.t for event in run.events]
+    assert data["event_M"].dims == ("event", "p", "k")
+    np.testing.assert_array_equal(data["event_M"][1], run.events[1].state["M"])
+    assert not [name for name in data if name.startswith("events_")]
+    watched = dmft.FirstPassage("risk", 0.9, relative=True)
+    runs = dmft.simulate(eqs.model, eqs.algorithm, 50, 20.0, 3, START, first_passage=watched)
+    data, found = runs.to_xarray(), runs.first_passage
+    assert data["first_passage"].dims == data["watched_until"].dims == ("seed",)
+    np.testing.assert_array_equal(data["first_passage"], found.times)
+    np.testing.assert_array_equal(data["watched_until"], found.horizon)
+
+
 def test_complex_values_that_are_not_finite_are_kept(tmp_path):
     network = dmft.RandomNetwork(-X + H, state=X, field=H, std=0.5)
     runs = dmft.simulate(network, dim=4, t_max=0.2, seeds=2, start=0.5, dt=0.1)
