@@ -530,14 +530,12 @@ class Equations(Short, System):
         return self.latex(width=NOTEBOOK).split("\n", 1)[1]
 
     def __str__(self) -> str:
-        from dmft.typeset.plain import CHARACTERS, TERMINAL, plain_text
+        from dmft.typeset.plain import CHARACTERS, TERMINAL, in_letters, plain_text
 
-        unit = self.time_unit.replace("learning_rate", "γ").replace("gamma", "γ")
-        unit = unit.replace("->", "→").replace("infinity", "∞")
         body = plain_text(self.latex(width=TERMINAL, kernels="none"))
         # A terminal shows the names that `without` takes, for all terms.
         body = re.sub(r"Terms in this order: [^.]*\.\n", "", body)
-        lines = [f"Equations of motion ({self.kind}); {unit}", body]
+        lines = [f"Equations of motion ({self.kind}); {in_letters(self.time_unit)}", body]
         rates = [d for d in self.definitions if d.role == "rate" and d.terms]
         names = (f"{d.name} ({', '.join(name for name, _ in d.terms)})" for d in rates)
         lines += textwrap.wrap(f"Terms: {', '.join(names)}", CHARACTERS)

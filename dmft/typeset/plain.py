@@ -27,12 +27,13 @@ SIGNS = GREEK | {
     "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "to": "→", "infty": "∞", "in": "∈", "pm": "±",
     "partial": "∂", "ell": "ℓ", "ldots": "...", "dots": "...", "sum": "∑", "int": "∫", "prod": "∏",
     "top": "T", "star": "*", "ast": "*", "mid": "|", "quad": QUAD, "qquad": QUAD, "propto": "∝",
-    "leftarrow": "←", "leftrightarrow": "↔", "neq": "≠", "dagger": "†",
+    "leftarrow": "←", "leftrightarrow": "↔", "neq": "≠", "dagger": "†", "simeq": "≃",
+    "otimes": "⊗", "perp": "⊥", "parallel": "∥",
     ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "{": "{", "}": "}", "|": "|", "%": "%",
     "_": "_", "&": "&", "#": "#", "\\": "\n", "displaystyle": "", "left": "", "right": "",
     "middle": "",
 }  # fmt: skip
-RAISED = dict(zip("0123456789+-nT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿᵀ", strict=True))
+RAISED = dict(zip("0123456789+-T", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵀ", strict=True))
 ALPHABETS = re.compile(
     r"math(cal|bb|rm|sf|bf|frak|it)|operatorname\*?|text(rm|bf|it)?|boldsymbol|mathop|overline"
 )
@@ -40,11 +41,11 @@ SIZED = re.compile(r"[bB]igg?[lrm]?")
 ACCENTS = {"bar": "\u0304", "hat": "\u0302", "tilde": "\u0303", "dot": "\u0307", "ddot": "\u0308"}
 # Spaces that no formula has, and those before the arguments of a function.
 SPARE = re.compile(
-    r"(?<=[(\[{⟨]) +| +(?=[)\]},;:⟩])|(?<=[σ'])(?<!\d') (?=\()|(?<=arc...) (?=\()|"
-    r"(?<=_\d) (?=\([^()+]*, )|(?<= ) +"
+    r"(?<=[(\[{⟨]) +| +(?=[)\]},;:⟩])|(?<=[σ'])(?<![\dA-Zs]') (?=\()|(?<=arc...) (?=\()|"
+    r"(?<=erf) (?=\()|(?<=Φ_2) (?=\()|(?<=[IJ]_\d) (?=\()|(?<= ) +"
 )
 # Indices that are no indices of arrays: numbers, several letters, the dimension, an entry.
-WORD = re.compile(r"\d+|d|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
+WORD = re.compile(r"\d+|[dA-Z]|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
 INNER = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|⟨[^⟨⟩]*⟩")
 
 
@@ -101,7 +102,10 @@ class _Reader:
 
     def scripted(self) -> str:
         """A sign or a group with its indices and powers; stars come before indices."""
+        is_group = self.peek() == "{"
         base = self.atom()
+        if is_group and self.peek() == "^" and re.search("[\\^⁰-⁹²³¹ᵀ]", base):
+            base = f"({base})"
         below = above = ""
         if self.peek() in ("\\limits", "\\nolimits"):
             self.next()
@@ -118,6 +122,7 @@ class _Reader:
         if below == "*":
             star, below = "*", ""
         is_word = base in ("∂", "E", "n") or (len(base) > 1 and base.isalpha())
+        is_word |= base + below in ("ρa", "Bt")
         below = f"_{below}" if below and is_word else _index(below)
         return base + star + below + _power(above)
 
@@ -143,7 +148,8 @@ class _Reader:
     def fraction(self) -> str:
         """A fraction on one line."""
         above, below = self.argument(), self.argument()
-        above, below = (re.sub(r"^([d∂]) (?=\S+$)", r"\1", y) for y in (above, below))
+        if above[:1] in ("d", "∂"):
+            above, below = (re.sub(r"^([d∂]) (?=\S+$)", r"\1", y) for y in (above, below))
         above = f"({above})" if re.search(r".[+-]", _bare(above)) else above
         return f"{above}/{f'({below})' if re.search(r'[ +/·-]', _bare(below)) else below} "
 
@@ -163,7 +169,8 @@ class _Reader:
         if name == "cases":
             return "{" + "; ".join(map(" ".join, rows)) + "}"
         lines = [", ".join(row) for row in rows if row != [""]]
-        return "[" + ", ".join(f"[{line}]" for line in lines) + "]"
+        matrix = ", ".join(f"[{line}]" for line in lines)
+        return matrix if name == "matrix" else f"[{matrix}]"  # brackets stand around one
 
 
 COMMANDS: dict[str, Callable[[_Reader], str]] = {
@@ -198,6 +205,12 @@ def _range(base: str, below: str, above: str) -> str:
     if base == "∫":
         return f" ∫_{below}^{above} " if below else " ∫ "
     return f" {base}_{shown.replace(' ', '')} "
+
+
+def in_letters(words: str) -> str:
+    """Prose with Greek letters and signs in place of their names."""
+    names = GREEK | {"learning_rate": "γ", "momentum": "β", "infinity": "∞"}
+    return re.sub(r"\w+", lambda m: names.get(m.group(), m.group()), words).replace("->", "→")
 
 
 def plain_text(latex: str) -> str:

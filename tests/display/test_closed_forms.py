@@ -952,3 +952,37 @@ def test_printed_rates_are_those_that_are_evaluated():
     for block in "MQ":
         value = from_text(rows[f"d{block}/dt"], letters).subs(at)
         assert float(value) == pytest.approx(float(rates[block].item()), rel=1e-12)
+
+
+def test_averages_over_clusters_of_unequal_variances_are_printed_in_their_own_fields():
+    """What print shows, by quadrature with h ~ N(0, s_c Omega); bare fields are scaled as well."""
+    mixture = dmft.GaussianMixture([[1.0], [-1.0]], weights=[0.3, 0.7], scales=[1.0, 2.0])
+    model = dmft.Model(*[dmft.Committee(sp.tanh(z), 1)] * 2, inputs=mixture)
+    equations = dmft.derive(model, dmft.GradientFlow())
+    text = str(equations)
+    assert (
+        "dM/dt = Σ_c=1..2 ρ[c] [⟨σ'(h^[c]) h* tanh(h*^[c])⟩ + m*^[c] ⟨σ'(h^[c]) σ(h*^[c])⟩]\n"
+        "      - Σ_c=1..2 ρ[c] [⟨σ'(h^[c]) h* tanh(h^[c])⟩ + m*^[c] ⟨σ'(h^[c]) σ(h^[c])⟩]\n"
+    ) in text
+    assert (
+        "h^[c] = h + m^[c],    m^[c] = μ[c] M,    h*^[c] = h* + m*^[c],    m*^[c] = μ[c] P" in text
+    )
+    Q, M, P = 0.4, 0.1, 0.3
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    pairs = np.array([np.repeat(nodes, 60), np.tile(nodes, 60)])
+    weights = np.outer(weights, weights).ravel() / (2 * np.pi)
+    rate = 0.0
+    for share, mu, scale in zip(mixture.weights, (1, -1), mixture.scales, strict=True):
+        h, star = np.sqrt(scale) * np.linalg.cholesky([[Q, M], [M, P]]) @ pairs
+        own, teacher = np.tanh(h + mu * M), np.tanh(star + mu * P)
+        rate += share * weights @ ((1 - own**2) * (star + mu * P) * (teacher - own))
+    found = equations.evaluate(dmft.Overlaps([[Q]], [[M]], [[P]]))["M"].item()
+    assert found == pytest.approx(rate, rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_one_teacher_of_clusters_has_no_position(width):
+    mixture = dmft.GaussianMixture([[1.0], [-1.0]], scales=[1.0, 2.0])
+    model = dmft.Model(dmft.Committee(ERF, width), dmft.Committee(ERF, 1), inputs=mixture)
+    for shown in (dmft.derive(model, dmft.GradientFlow()), dmft.population_risk(model)):
+        assert not re.search(r"only|m\[p|\^\[[12]\]|sqrt\(2\) h", str(shown))

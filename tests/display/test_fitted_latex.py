@@ -695,6 +695,11 @@ PLAIN = {
     r"\frac{a + b}{c d} x": "(a + b)/(c d) x",
     r"\frac{\left(a + b\right) c}{d}": "(a + b) c/d",
     r"\sqrt{\frac{2}{\pi}} e^{- z^{2}/2}": "sqrt(2/π) e^(- z²/2)",
+    r"\frac{\gamma}{d p} + \frac{\gamma}{d p^{2}}": "γ/(d p) + γ/(d p²)",
+    r"\sqrt{D' \left(1 + Q\right)} \sigma' (h)": "sqrt(D' (1 + Q)) σ'(h)",
+    r"{\lambda^{n}_{w}}^{2}": "(λ[w]^n)²",
+    r"F_{M} + \rho_{a} dB_t \simeq \Phi_{2} \left(x; c\right)": "F_M + ρ_a dB_t ≃ Φ_2(x; c)",
+    r"\left[\begin{matrix}1 & 0\\0 & 2\end{matrix}\right] \otimes I": "[[1, 0], [0, 2]] ⊗ I",
     r"\int\limits_{0}^{1} 4 m\, d\tau": "∫_0^1 4 m dτ",
     r"\mathbb{E}_{T_{1}}\left[x_{1}^{3}\right]": "E_T_1[x_1³]",
     r"\begin{pmatrix} Q & M \\ M^\top & I \end{pmatrix}": "[[Q, M], [Mᵀ, I]]",
@@ -719,3 +724,37 @@ def test_print_has_no_commands_and_fits_a_terminal(name):
     assert not any("\\" in line or "$" in line or "&" in line for line in lines)
     assert max(map(len, lines)) < 130
     assert len(lines) < 40
+
+
+def test_print_says_what_its_letters_are():
+    line = dmft.Committee(z, 1)
+    signs = dmft.Model(line, dmft.Committee(sp.sign(z), 1), label_flip=0.1)
+    text = " ".join(str(dmft.derive(signs, dmft.SGD(0.5))).split())
+    assert "ε = 0.1 is the probability that a label has the wrong sign" in text
+    assert "f is the output of the student, L is the expected loss" in text
+    square = dmft.Model(*[dmft.Committee(z**2, 1)] * 2)
+    ahead = dmft.SGD(0.5, repeat=dmft.Lookahead(0.2), readout_rate=0.1)
+    text = str(dmft.derive(square, ahead))
+    assert "ρ = 0.2 is the length of the displacement" in text
+    assert "ρ_a = 0.1 is the rate of the readouts a" in text
+    text = str(dmft.derive(square, dmft.SGD(0.5, momentum=0.9)))
+    assert text.startswith("Equations of motion (ode); t = steps * γ / ((1 - β) p d);")
+    descent = dmft.derive(square, dmft.GradientDescent(0.3, 3, ridge=0.1, momentum=0.5))
+    text = " ".join(str(descent).split())
+    assert "n = α d samples" in text
+    assert "λ = 0.1 is the ridge, β = 0.5 is the momentum, a and a* are the readouts" in text
+    formula = dmft.escape_formula(square, dmft.SGD(0.1, constraint="sphere"))
+    assert str(formula).endswith("Here u_0 is u at the start, u_1 at time t.")
+    network = dmft.literature.low_rank_network(sp.tanh(z), 1.5)
+    assert "(m, n) of a site is drawn from JointNormal(" in str(dmft.derive(network))
+
+
+def test_two_time_problems_are_printed_as_their_formulas():
+    rows = str(dmft.literature.spherical_p_spin(3)).split("\n")
+    assert rows[:4] == [
+        "spherical 3-spin glass",
+        "  ∂_t C(t,s) = - C(t,s) μ(t)     (sphere)",
+        "      + 3/2 ∫_0^s C²(t,u) R(s,u) du     (noise)",
+        "      + 3 ∫_0^t C(t,u) C(u,s) R(t,u) du     (memory)",
+    ]
+    assert "  μ(t) = 9/2 ∫_0^t C²(t,u) R(t,u) du" in rows

@@ -107,7 +107,7 @@ class EscapeFormula(InLatex, Explained, Short):
             rf"{name} &{sign} {sp.latex(e.subs(declared).subs(names))}" for name, e, sign in rows
         ]
         lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
-        return align(lines)
+        return align(lines) + "\nHere $u_0$ is $u$ at the start, $u_1$ at time $t$."
 
     def __str__(self) -> str:
         return plain_text(self.latex())

@@ -149,9 +149,16 @@ class TwoTimeEquations(InLatex, Changeable):
 
     def _lines(self, definition: Definition, front: str = "") -> list[str]:
         """LaTeX of one definition, a line for each term; `front` is its derivative in time."""
-        shown_as = Definition(definition.target, definition.terms, "intermediate")
+        terms = tuple((n, _numbers_first(e)) for n, e in definition.terms if e != 0)
+        shown_as = Definition(definition.target, terms or definition.terms, "intermediate")
         first, *more = definition_latex(shown_as, self._printer)
         return [f"{front} {first}" if front else first, *more]
+
+
+def _numbers_first(expr: sp.Expr) -> sp.Expr:
+    """An expression with numbers in front of its integrals."""
+    parts = {y: y.function.as_coeff_Mul() for y in expr.atoms(sp.Integral)}
+    return expr.xreplace({y: n * sp.Integral(f, *y.limits) for y, (n, f) in parts.items()})
 
 
 def as_expression(what: str, given: object) -> sp.Expr:

@@ -30,6 +30,7 @@ from dmft.equations.two_time.descent_process import (
     EVERY_ARRAY,
     FREE,
     PARAMETERS,
+    SYMBOLS_LATEX,
     Descent,
     TwoTimePrinter,
     chosen,
@@ -49,6 +50,7 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
 from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.views.latex import assigned
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
@@ -56,7 +58,7 @@ from dmft.model import FIELD, Model, Overlaps
 from dmft.model.gradient_descent import GradientDescent
 from dmft.record import Short
 from dmft.typeset.fragment import align
-from dmft.typeset.plain import plain_text
+from dmft.typeset.plain import in_letters, plain_text
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime
@@ -366,7 +368,21 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
             batches = (y for name, y in BATCH_LAWS.items() if name == self.algorithm.batch)
             averages += [law, *batches]
         parts = (align(rates), align(averages), self.latex_of_sample())
-        return "\n".join([f"% {self.time_unit}", *parts])
+        text = "\n".join([f"% {self.time_unit}", *parts])
+        return f"{text}\nHere {', '.join(self._meanings(text))}."
+
+    def _meanings(self, text: str) -> list[str]:
+        """Values of parameters and what other letters are."""
+        read = {s.name for d in self.definitions for s in d.expr.free_symbols}
+        letters = {s.name: self._printer.doprint(s) for s in SYMBOLS_LATEX}
+        told = [
+            f"${assigned(letters[name], self._printer.doprint(value))}$ is the "
+            + name.replace("_", " ").replace("samples per dim", "number of samples per dimension")
+            for name, value in self.parameters.items()
+            if name in read and name in letters
+        ]
+        told += ["$a$ and $a^*$ are the readouts"] if " a_{" in text else []
+        return told + ([r"$H_{j l} = \partial g_j/\partial h_l$"] if "H_{" in text else [])
 
     def latex_of_sample(self) -> str:
         r"""Return the computation of one sample, and the activation with its derivatives, as LaTeX.
@@ -399,7 +415,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     def __str__(self) -> str:
         what = "gradient flow on repeated data" if self.is_flow else "gradient descent (two-time)"
-        return f"Equations of {what}; {self.time_unit}\n{plain_text(self.latex())}"
+        return f"Equations of {what}; {in_letters(self.time_unit)}\n{plain_text(self.latex())}"
 
 
 def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:

@@ -198,6 +198,9 @@ class NetworkEquations(Short, TwoTimeEquations):
             r"\langle": r"$\langle \cdot \rangle$ is the average over the process",
         }
         found = [text for mark, text in told.items() if mark in body]
+        for symbols, law in self.model.parameters:
+            names = ", ".join(map(self._printer.doprint, symbols))
+            found.append(f"(${names}$) of a site is drawn from {law}")
         return f"\nHere {', '.join(found)}." if found else ""
 
     @property

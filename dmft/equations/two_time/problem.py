@@ -16,6 +16,7 @@ from dmft.equations.two_time.process_reference import ValuesAtTimes
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.record import Shown
+from dmft.typeset.plain import plain_text
 from dmft.validation import checked
 
 # A function of times in an equation: C(t, s), C(t, t), mu(t).
@@ -309,10 +310,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         return EquationPrinter({})
 
     def __str__(self) -> str:
-        title = self.name or "two-time problem"
-        rows = [f"  d/dt {key} = {expr}" for key, expr in self.rates.items()]
-        rows += [f"  {key} = {expr}" for key, expr in (*self.values.items(), *self.start.items())]
-        return "\n".join([title, *rows])
+        return f"{self.name or 'two-time problem'}\n{plain_text(self.latex())}"
 
     def __repr__(self) -> str:
         title = self.name or "two-time problem"

@@ -146,7 +146,9 @@ def step_size(algorithm: SGD | GradientFlow) -> sp.Expr:
 def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
     """What one unit of time is."""
     size = step_size(algorithm)
-    return unit if size == x.gamma else f"{unit}; with {size} in place of gamma"
+    if size == x.gamma or "gamma / (p d)" not in unit:
+        return unit if size == x.gamma else f"{unit}; with {size} in place of gamma"
+    return unit.replace("gamma / (p d)", "gamma / ((1 - momentum) p d)")
 
 
 def block_definitions(by_block: bool = False) -> list[Definition]:

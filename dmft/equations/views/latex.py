@@ -36,7 +36,11 @@ from dmft.equations.views.token_outputs import (
     rows_of_averages,
     token_outputs,
 )
-from dmft.equations.views.unit_sums import in_all_clusters, with_scaled_fields
+from dmft.equations.views.unit_sums import (
+    in_all_clusters,
+    in_fields_of_clusters,
+    with_scaled_fields,
+)
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -64,8 +68,6 @@ WORDS = {
     r"\theta\left(": r"$\theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
 }
-# A field and its mean in a cluster.
-SHIFTED = re.compile(r"h((?:_\{\w\})?) \+ m\1\^\{\[c\]\}")
 OF_SIGNS = (
     r"Since $y = \pm 1$ is odd in the fields, $\langle F(y f) \rangle = \langle F(f) \rangle + "
     r"\langle F(f)\, y \rangle$ for any $F$."
@@ -213,17 +215,6 @@ def equations_latex(equations: System, page: Page) -> str:
     return fitted("\n".join([text, *told]), page.width)
 
 
-def in_fields_of_clusters(text: str) -> str:
-    """Rows with h_j^[c] for h_j + m_j^[c], where a row says what m_j^[c] is."""
-    head = re.search(r"& m(_\{\w\})?\^\{\[c\]\} =", text)
-    if not head:
-        return text
-    index = head.group(1) or ""
-    shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
-    one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
-    return one + shown + two
-
-
 def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """Definitions of sequence models: what rates are computed from in one term where it is closed.
 
@@ -345,6 +336,24 @@ def meanings_latex(
         + name.replace("_", " ")
         for name, value in numbers_of(equations.algorithm).items()
         if (symbol := numbers[name]) in symbols
+    ]
+    model, algorithm = equations.model, equations.algorithm
+    further = {
+        x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
+        x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
+        x.rho: (getattr(getattr(algorithm, "repeat", 0), "rho", 0), "length of the displacement"),
+    }
+    told += [
+        f"${assigned(printer.doprint(s), printer.doprint(value))}$ is the {words}"
+        for s, (value, words) in further.items()
+        if s in symbols
+    ]
+    if any(d.name == "output_variance" for d in definitions):
+        told.append("$f$ is the output of the student")
+    told += [
+        f"${printer.doprint(s)}$ is the {words}"
+        for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))
+        if any(d.target == s for d in definitions)
     ]
     names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
     W, star, d = (printer.letter(n) for n in ("W", "W_star", "dim"))

@@ -114,6 +114,8 @@ class EquationPrinter(LatexPrinter):
             return self._print(overlap_of(expr))
         name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         name = _one_superscript(name)
+        if x.is_mean(expr.base) and ONLY[1] in expr.indices:
+            name = name.replace("^{", "^{*", 1)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
         separator = "," if any(i.is_Add for i in expr.indices) else " "
         subscript = separator.join(inside)

@@ -101,7 +101,7 @@ def in_own_units(part: sp.Expr, factors: Iterable[sp.Expr], law: Cluster) -> sp.
     if not isinstance(part, At):
         fields = {f: f / law.root for f in part.atoms(sp.Indexed) if x.is_field(f.base)}
         values = {y: in_own_units(y, factors, law) for y in part.atoms(At)}
-        return part.xreplace(values) if values else part.xreplace(fields)
+        return part.xreplace(fields | values)
     shape, shapes = _shape(part.factor), shapes_in(factors, law)
     key = (
         shape
@@ -113,7 +113,7 @@ def in_own_units(part: sp.Expr, factors: Iterable[sp.Expr], law: Cluster) -> sp.
         number = changed.as_independent(FIELD)[0] if not changed.is_Add else sp.S.One
         return number * At(changed / number, part.field)
     number, factor = shapes[key]
-    mean = law.mean_of(part.field)
+    mean = law.mean_of(part.field).xreplace({ONLY[1]: sp.S.One})
     return number * At(factor.xreplace({FIELD: FIELD + mean}), part.field)
 
 
@@ -297,7 +297,7 @@ class TextPrinter(StrPrinter):
 
 def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
     """Split a product into plain factors and those with sums or averages, sums last."""
-    averages = [f for f in expr.args if f.has(sp.Sum, Expectation) and not f.is_Pow]
+    averages = [f for f in expr.args if f.has(sp.Sum, sp.Integral, Expectation) and not f.is_Pow]
     rest = sp.Mul(*(f for f in expr.args if f not in averages))
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -128,6 +129,9 @@ def _sorted_entries(term: sp.Expr) -> sp.Expr:
 
 # Clusters -------------------------------------------------------------------------------------
 
+# A field and its mean in a cluster.
+SHIFTED = re.compile(r"h((?:_\{\w\})?) \+ m\1\^\{\[c\]\}")
+SHIFTED_TEACHER = re.compile(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}")
 # Terms of clusters are in the ratio of their weights to this part.
 AGREES = 1e-12
 
@@ -153,7 +157,7 @@ def with_scaled_fields(definitions: Sequence[Definition], model: Model) -> tuple
             return expr
         expr = expr.func(*map(moved, expr.args))
         if not isinstance(expr, sp.Sum):
-            return expr
+            return sp.expand_mul(expr, deep=False)
         number = _number(sp.Add.make_args(expr.function)[0])
         return number * sp.Sum(sp.expand_mul(expr.function / number, deep=False), *expr.limits)
 
@@ -218,29 +222,47 @@ def in_all_clusters(
     return _with_single_means(over_clusters(definitions, mixture), mixture)
 
 
+def in_fields_of_clusters(text: str) -> str:
+    """Rows with h_j^[c] for h_j + m_j^[c], where a row says what m_j^[c] is."""
+    head = re.search(r"& m(_\{\w\})?\^\{\[c\]\} =", text)
+    if not head:
+        return text
+    index = head.group(1) or ""
+    shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
+    one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
+    one, teachers = SHIFTED_TEACHER.subn("h^{*[c]}", one)
+    own = r"m^{*[c]} ="
+    two = two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers else two
+    return one + shown + two
+
+
 def _with_single_means(
     definitions: Sequence[Definition], mixture: GaussianMixture
 ) -> tuple[Definition, ...]:
-    """Definitions of one teacher with mu_c P for the mean of its field, and mu_c M_j for others."""
+    """Definitions of one teacher with means mu_c M_j of students and mu_c P of the teacher."""
     if mixture.means.shape[1] != 1:
         return tuple(definitions)
     means = [d for d in definitions if x.is_mean(_base(d.target))]
     single = not any(d.expr.has(x.p) for d in means)
     student, place = (ONLY[0], 2) if single else (x.j, x.p + 1)
-    of_teacher = x.cluster_mean[x.cluster] * x.P[ONLY[1], ONLY[1]]
     table: dict[sp.Expr, sp.Expr] = {x.Omega[x.i, place]: x.M[student, ONLY[1]]}
-    for entry in (e for d in definitions for e in d.expr.atoms(sp.Indexed) if x.is_mean(e.base)):
+    entries = {e for d in definitions for e in d.expr.atoms(sp.Indexed) if x.is_mean(e.base)}
+    for entry in entries:
         (index,) = entry.indices
-        if index != place:
-            table[entry] = entry.base[student if index == 1 else index]
-        elif entry.base == x.mean_in(0):
-            table[entry] = of_teacher
-    found = []
+        row = ONLY[1] if index in (place, x.p + 1) else student if index == 1 else index
+        table[entry] = entry.base[row]
+    of_teacher = {x.Omega[x.i, place]: x.P[ONLY[1], ONLY[1]]}
+    found = list[Definition]()
     for d in definitions:
-        target = _base(d.target)[student] if d in means else d.target
-        terms = tuple((n, e.xreplace(table)) for n, e in d.terms)
-        found.append(replace(d, target=target, terms=terms))
+        found.append(_changed(d, _base(d.target)[student] if d in means else d.target, table))
+        if d in means and {_base(d.target)[y] for y in (place, x.p + 1)} & entries:
+            found.append(_changed(d, _base(d.target)[ONLY[1]], of_teacher))
     return tuple(found)
+
+
+def _changed(d: Definition, target: sp.Expr, table: Mapping[sp.Expr, sp.Expr]) -> Definition:
+    """A definition of a target with other entries."""
+    return replace(d, target=target, terms=tuple((n, e.xreplace(table)) for n, e in d.terms))
 
 
 def _base(target: sp.Expr) -> sp.Basic:
