@@ -212,8 +212,11 @@ def document(
     explained = [y for y in (*kept, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
-    displayed: set[str] = set()
+    displayed, model = set[str](), None
     for record in kept:
+        if hasattr(record, "time_unit") or getattr(record, "model", model) != model:
+            displayed.clear()  # letters of another model mean something else
+        model = getattr(record, "model", model)
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
         sections = _sections(record, width, notation, cite, rules)
@@ -249,7 +252,7 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
         return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
     # A sentence in front of what has gone goes, too.
-    return re.sub(r"^[^\n]*:\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
+    return re.sub(r"^[^\n]*[:,]\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
 
 
 def _defined_once(records: Sequence[Any]) -> list[Any]:

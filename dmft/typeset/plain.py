@@ -204,7 +204,7 @@ def _range(base: str, below: str, above: str) -> str:
     shown = index if named or not above else f"{below}..{above}"
     if base == "∫":
         return f" ∫_{below}^{above} " if below else " ∫ "
-    return f" {base}_{shown.replace(' ', '')} "
+    return f" {base}_{shown.replace(' ', '')} " if shown else f" {base} "
 
 
 def in_letters(words: str) -> str:

@@ -119,3 +119,15 @@ def test_clocks_of_flows_and_of_momentum_are_formulas():
     assert r"with $\frac{\gamma}{1 - \beta}$ in place of $\gamma$" in heavy
     assert "learning_rate" not in heavy + flow
     assert r"\_" not in heavy
+
+
+def test_every_system_of_a_document_is_complete():
+    """Equal lines of other systems are printed again, as letters change their meaning."""
+    z = sp.Symbol("z", real=True)
+    erf, square = (dmft.Model(*[dmft.Committee(f, 2)] * 2) for f in (sp.erf(z / sp.sqrt(2)), z**2))
+    flow, decay = dmft.GradientFlow(), dmft.SGD(0.1, weight_decay=0.2)
+    systems = [dmft.derive(erf, flow), dmft.derive(square, flow), dmft.derive(erf, decay)]
+    text = document(*systems, dmft.population_risk(erf))
+    assert text.count(r"\frac{d M_{j r}}{dt}") == text.count(r"\mathcal{R} &=") == 3
+    assert text.count(r"\sigma(z) = \operatorname{erf}") == 2
+    assert not re.search(r"local fields,\n\s*\n", text)

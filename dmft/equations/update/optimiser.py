@@ -146,9 +146,7 @@ def step_size(algorithm: SGD | GradientFlow) -> sp.Expr:
 def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
     """What one unit of time is."""
     size = step_size(algorithm)
-    if size == x.gamma or "gamma / (p d)" not in unit:
-        return unit if size == x.gamma else f"{unit}; with {size} in place of gamma"
-    return unit.replace("gamma / (p d)", "gamma / ((1 - momentum) p d)")
+    return unit if size == x.gamma else f"{unit}; with {size} in place of gamma"
 
 
 def block_definitions(by_block: bool = False) -> list[Definition]:
