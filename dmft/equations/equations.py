@@ -534,7 +534,7 @@ class Equations(Short, System):
 
         body = plain_text(self.latex(width=TERMINAL, kernels="none"))
         # A terminal shows the names that `without` takes, for all terms.
-        body = re.sub(r"Terms in this order: [^.]*\.\n", "", body)
+        body = re.sub(r"\nTerms in this order: [^.]*\.(?=\n|$)", "", body)
         lines = [f"Equations of motion ({self.kind}); {in_letters(self.time_unit)}", body]
         rates = [d for d in self.definitions if d.role == "rate" and d.terms]
         names = (f"{d.name} ({', '.join(name for name, _ in d.terms)})" for d in rates)

@@ -42,10 +42,10 @@ ACCENTS = {"bar": "\u0304", "hat": "\u0302", "tilde": "\u0303", "dot": "\u0307",
 # Spaces that no formula has, and those before the arguments of a function.
 SPARE = re.compile(
     r"(?<=[(\[{⟨]) +| +(?=[)\]},;:⟩])|(?<=[σ'])(?<![\dA-Zs]') (?=\()|(?<=arc...) (?=\()|"
-    r"(?<=erf) (?=\()|(?<=Φ_2) (?=\()|(?<=[IJ]_\d) (?=\()|(?<= ) +"
+    r"(?<=erf) (?=\()|(?<=sign) (?=\()|(?<=Φ_2) (?=\()|(?<=[IJ]_\d) (?=\()|(?<= ) +"
 )
 # Indices that are no indices of arrays: numbers, several letters, the dimension, an entry.
-WORD = re.compile(r"\d+|[dA-Z]|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
+WORD = re.compile(r"\d+|d|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
 INNER = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|⟨[^⟨⟩]*⟩")
 
 
@@ -122,7 +122,7 @@ class _Reader:
         if below == "*":
             star, below = "*", ""
         is_word = base in ("∂", "E", "n") or (len(base) > 1 and base.isalpha())
-        is_word |= base + below in ("ρa", "Bt")
+        is_word |= base == "F" or base + below in ("ρa", "Bt")
         below = f"_{below}" if below and is_word else _index(below)
         return base + star + below + _power(above)
 

@@ -746,6 +746,12 @@ def test_print_says_what_its_letters_are():
     assert "λ = 0.1 is the ridge, β = 0.5 is the momentum, a and a* are the readouts" in text
     formula = dmft.escape_formula(square, dmft.SGD(0.1, constraint="sphere"))
     assert str(formula).endswith("Here u_0 is u at the start, u_1 at time t.")
+    rule = str(dmft.derive(dmft.literature.masked_inputs(0.5)))
+    assert "Terms in this order" not in rule
+    assert "Fields are products such as λ[B]^x = B · x / sqrt(d)." in rule
+    student = dmft.Committee(z**2, 2, readout=[1, -1])
+    risk = dmft.population_risk(dmft.Model(student, dmft.Committee(sp.tanh(z), 1)))
+    assert "a = (1, -1) are the readouts" in str(risk)
     network = dmft.literature.low_rank_network(sp.tanh(z), 1.5)
     assert "(m, n) of a site is drawn from JointNormal(" in str(dmft.derive(network))
 

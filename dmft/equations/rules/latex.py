@@ -90,7 +90,8 @@ def _meanings(rule: VectorRule, printer: EquationPrinter) -> str:
     if read:
         field = min(read, key=str)
         row, view = printer.doprint(sp.Symbol(_row(field.row))), field.view.letter(printer)
-        parts.append(rf"Fields are ${printer.doprint(field)} = {row} \cdot {view} / \sqrt{{d}}$.")
+        product = rf"{printer.doprint(field)} = {row} \cdot {view} / \sqrt{{d}}"
+        parts.append(f"Fields are products such as ${product}$.")
     if any(e.has(sp.Heaviside) for e in exprs):
         parts.append(r"$\theta$ is the step function.")
     replaced = sorted({sp.latex(sp.Symbol(_row(r))) for v in rule.views for r in v.replaces})

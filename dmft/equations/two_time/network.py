@@ -195,6 +195,7 @@ class NetworkEquations(Short, TwoTimeEquations):
             r"\eta": rf"$\eta{one}$ is a centred Gaussian process of covariance "
             rf"$\Sigma{one}(t, s)$",
             r"\xi": rf"$\xi{one}$ is white noise of unit strength",
+            r"\nu(": r"$\nu$ is the multiplier that keeps the last average",
             r"\langle": r"$\langle \cdot \rangle$ is the average over the process",
         }
         found = [text for mark, text in told.items() if mark in body]

@@ -279,6 +279,7 @@ def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) ->
     parts = [
         *clock(subject, page, printer),
         align(definition_latex(risk, printer)),
+        *meanings_latex(subject, [risk], printer),
         *notes_latex(notes, printer),
         *law_latex(definitions, printer, averaged != plain),
         *named,
@@ -366,8 +367,11 @@ def meanings_latex(
             for name, other in others.items()
             if name in names
         ]
-    spectrum = getattr(equations.model, "spectrum", None)
+    spectrum = getattr(model, "spectrum", None)
     read = {n for e in definitions for n in used_bases(e.expr)}
+    readout = getattr(model.student, "readout", None)
+    if "readout" in read - names and readout is not None:
+        told.append(f"$a = {printer.doprint(sp.sympify(readout, strict=True))}$ are the readouts")
     if spectrum is not None and "eigenvalue" in read:
         told.append(
             rf"block $e = 1, \ldots, B = {spectrum.blocks}$ has the eigenvalue $c_e$ and the "
