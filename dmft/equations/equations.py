@@ -541,7 +541,7 @@ class Equations(Short, System):
         lines += textwrap.wrap(f"Terms: {', '.join(names)}", CHARACTERS)
         lines += self.noise.text() if self.noise else []
         inputs = getattr(self.model, "inputs", None)
-        lines += [f"Inputs: {inputs}"] if inputs is not None else []
+        lines += [f"Inputs: {inputs}"] if hasattr(inputs, "eigenvalues") else []
         if self.is_written_out and "Outputs of student" not in body:
             lines.append(self.space.networks)
         return "\n".join(lines)

@@ -13,7 +13,6 @@ from sympy.functions.special.polynomials import hermite_prob
 from sympy.printing.latex import LatexPrinter
 
 from dmft.explanation.print_forms import rewritten, written
-from dmft.typeset.plain import plain
 
 # Significant digits of decimals in statements.
 DIGITS = 6
@@ -174,8 +173,3 @@ def reduced(expr: sp.Expr) -> sp.Expr:
 
 
 statement_latex = LatexStatements({"inv_trig_style": "full"}).doprint
-
-
-def statement_text(expr: sp.Expr) -> str:
-    """A statement for a terminal."""
-    return plain(statement_latex(expr))

@@ -24,7 +24,8 @@ from sympy.core.relational import Relational
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.explanation.average import SHARE, Average, statement_text, written_out
+from dmft.explanation.average import SHARE, Average, statement_latex, written_out
+from dmft.typeset.plain import plain
 
 Numbers = Mapping[sp.Basic, float]
 # Gauss-Legendre nodes of an integral in a step.
@@ -269,7 +270,7 @@ def _zeros(base: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, floa
         return [_linear(base, fields)]
     if len(present) > 1 and not base.is_nonnegative:
         guards = {f: sp.S.Zero for f in base.atoms(sp.Float) if abs(f) < GUARD}
-        surface = statement_text(base.xreplace(guards))
+        surface = plain(statement_latex(base.xreplace(guards)))
         raise BadParameter(
             f"an average switches where {surface} = 0, which is not a plane in the fields; the "
             "numerical check does not support such a surface"

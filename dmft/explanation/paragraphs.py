@@ -116,8 +116,7 @@ class Step(Brief):
         return lambda expr: plain(self.show(expr))
 
     def __str__(self) -> str:
-        sign = "=" if self.bound == 0 else "≈"
-        return f"{self.title}: {self.tell(self.before)} {sign} {self.tell(self.after)}"
+        return f"{self.title}: {plain(self.latex)}"
 
     def judged(self, cases: Sequence[Numbers]) -> Step:
         """The step with both sides computed."""
@@ -152,11 +151,6 @@ class Argument:
     notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
     appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
     show: Printer = field(default_factory=lambda: statement_latex, repr=False, compare=False)
-
-    @property
-    def tell(self) -> Printer:
-        """Function that converts expressions to text."""
-        return lambda expr: plain(self.show(expr))
 
     @property
     def citations(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from dmft.explanation.latex import as_latex, law_in_words
 from dmft.explanation.paragraphs import Argument, Meaning, Paragraph, Printer, Step, paragraphs
 from dmft.explanation.rules import RULES
 from dmft.typeset.fragment import COLUMN, NOTEBOOK, align, fitted
-from dmft.typeset.plain import in_words, plain_text
+from dmft.typeset.plain import in_words, plain, plain_text
 from dmft.validation import is_whole
 
 # Characters of a line in a terminal.
@@ -31,11 +31,10 @@ ROUNDING = 1e-15
 
 def as_text(explanation: Argument) -> str:
     """Plain text: numbered steps, indented by depth."""
-    sign = "=" if explanation.claim == "exact" else "≈"
-    tell = explanation.tell
+    one, two = (plain(explanation.show(y)) for y in (explanation.before, explanation.after))
     lines = [
         explanation.title,
-        *_wrapped(f"{tell(explanation.before)} {sign} {tell(explanation.after)}", "  "),
+        *_wrapped(f"{one} {'=' if explanation.claim == 'exact' else '≈'} {two}", "  "),
         f"  {explanation.claim}; each step checked at two random covariances",
     ]
     for paragraph in paragraphs(explanation):
@@ -66,8 +65,7 @@ def _statement(step: Step, pad: str) -> Iterator[str]:
     told = ", ".join(f"{step.tell(a)} = {step.tell(b)}" for a, b in step.where)
     if told:
         yield from _wrapped(f"Here {told}.", pad)
-    equal = "=" if step.bound == 0 else "≈"
-    sides = step.tell(step.before), f"{equal} {step.tell(step.after)}"
+    sides = step.tell(step.before), f"{plain(step.sign)} {step.tell(step.after)}"
     whole = _wrapped(" ".join(sides), pad)
     yield from whole if len(whole) == 1 else (y for side in sides for y in _wrapped(side, pad))
     for diagram in step.diagrams[: step.MOST_DRAWN]:

@@ -114,15 +114,14 @@ class _Reader:
                 below = self.argument()
             else:
                 above += self.argument()
-        large = base in ("∑", "∫", "∏")
-        if large:
+        if base in ("∑", "∫", "∏"):
             return _range(base, below, above)
         star = "*" * above.startswith("*")
         above = above.removeprefix("*")
         if below == "*":
             star, below = "*", ""
-        is_word = base in ("∂", "E", "n") or (len(base) > 1 and base.isalpha())
-        is_word |= base == "F" or base + below in ("ρa", "Bt")
+        is_word = base in ("∂", "E", "n", "F") or base + below in ("ρa", "Bt")
+        is_word |= len(base) > 1 and base.isalpha()
         below = f"_{below}" if below and is_word else _index(below)
         return base + star + below + _power(above)
 

@@ -374,12 +374,11 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     def _meanings(self, text: str) -> list[str]:
         """Values of parameters and what other letters are."""
         read = {s.name for d in self.definitions for s in d.expr.free_symbols}
-        letters = {s.name: self._printer.doprint(s) for s in SYMBOLS_LATEX}
         told = [
-            f"${assigned(letters[name], self._printer.doprint(value))}$ is the "
-            + name.replace("_", " ").replace("samples per dim", "number of samples per dimension")
-            for name, value in self.parameters.items()
-            if name in read and name in letters
+            f"${assigned(SYMBOLS_LATEX[s], sp.latex(self.parameters[s.name]))}$ is the "
+            + s.name.replace("_", " ").replace("samples per dim", "number of samples per dimension")
+            for s in SYMBOLS_LATEX
+            if s.name in read & self.parameters.keys()
         ]
         told += ["$a$ and $a^*$ are the readouts"] if " a_{" in text else []
         return told + ([r"$H_{j l} = \partial g_j/\partial h_l$"] if "H_{" in text else [])

@@ -200,8 +200,7 @@ class NetworkEquations(Short, TwoTimeEquations):
         }
         found = [text for mark, text in told.items() if mark in body]
         for symbols, law in self.model.parameters:
-            names = ", ".join(map(self._printer.doprint, symbols))
-            found.append(f"(${names}$) of a site is drawn from {law}")
+            found.append(f"${sp.latex(sp.Tuple(*symbols))}$ of a site is drawn from {law}")
         return f"\nHere {', '.join(found)}." if found else ""
 
     @property

@@ -332,25 +332,19 @@ def meanings_latex(
 ) -> list[str]:
     """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))
-    told = [
-        f"${assigned(printer.doprint(symbol), printer.doprint(value))}$ is the "
-        + name.replace("_", " ")
-        for name, value in numbers_of(equations.algorithm).items()
-        if (symbol := numbers[name]) in symbols
-    ]
     model, algorithm = equations.model, equations.algorithm
-    further = {
+    values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
         x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
         x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
         x.rho: (getattr(getattr(algorithm, "repeat", 0), "rho", 0), "length of the displacement"),
     }
-    told += [
+    told = [
         f"${assigned(printer.doprint(s), printer.doprint(value))}$ is the {words}"
-        for s, (value, words) in further.items()
+        for s, (value, words) in values.items()
         if s in symbols
     ]
-    if any(d.name == "output_variance" for d in definitions):
-        told.append("$f$ is the output of the student")
+    lines = (d for d in definitions if d.name == "output_variance")
+    told += ["$f$ is the output of the student" for _ in lines]
     told += [
         f"${printer.doprint(s)}$ is the {words}"
         for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))

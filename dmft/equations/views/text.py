@@ -1,4 +1,4 @@
-"""Equations as plain text for terminals and for the comments of generated code."""
+"""Equations as text in the comments of generated code, and names of functions in print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, OverSamples, named_first
+from dmft.equations.averages.expectation import At, Expectation, OverSamples
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster, clusters_of
@@ -278,20 +278,7 @@ class TextPrinter(StrPrinter):
         return str(self.parenthesize(expr.formula(), PRECEDENCE["Pow"], strict=True))
 
     def _print_Expectation(self, expr: Expectation) -> str:
-        if expr.is_product:
-            return f"⟨{' '.join(map(self._print, expr.parts))}⟩"
-        parts = []
-        for factor in named_first(expr.integrand):
-            exponential = isinstance(factor, sp.exp)
-            base, exponent = (factor, sp.S.One) if exponential else factor.as_base_exp()
-            bracket = (
-                base.is_Add
-                or isinstance(base, sp.Sum)
-                or (isinstance(base, OverSamples) and exponent != 1)
-            )
-            text = f"[{self._print(base)}]" if bracket else self._print(base)
-            power = "" if exponent == 1 else f"^{self._print(exponent)}"
-            parts.append(text + power)
+        parts = (f"[{self._print(y)}]" if y.is_Add else self._print(y) for y in expr.parts)
         return f"⟨{' '.join(parts)}⟩"
 
 

@@ -131,7 +131,6 @@ def _sorted_entries(term: sp.Expr) -> sp.Expr:
 
 # A field and its mean in a cluster.
 SHIFTED = re.compile(r"h((?:_\{\w\})?) \+ m\1\^\{\[c\]\}")
-SHIFTED_TEACHER = re.compile(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}")
 # Terms of clusters are in the ratio of their weights to this part.
 AGREES = 1e-12
 
@@ -230,7 +229,7 @@ def in_fields_of_clusters(text: str) -> str:
     index = head.group(1) or ""
     shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
     one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
-    one, teachers = SHIFTED_TEACHER.subn("h^{*[c]}", one)
+    one, teachers = re.subn(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}", "h^{*[c]}", one)
     own = r"m^{*[c]} ="
     two = two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers else two
     return one + shown + two
@@ -254,15 +253,14 @@ def _with_single_means(
     of_teacher = {x.Omega[x.i, place]: x.P[ONLY[1], ONLY[1]]}
     found = list[Definition]()
     for d in definitions:
-        found.append(_changed(d, _base(d.target)[student] if d in means else d.target, table))
-        if d in means and {_base(d.target)[y] for y in (place, x.p + 1)} & entries:
-            found.append(_changed(d, _base(d.target)[ONLY[1]], of_teacher))
+        base = _base(d.target)
+        rows = [(base[student] if d in means else d.target, table)]
+        if d in means and {base[y] for y in (place, x.p + 1)} & entries:
+            rows.append((base[ONLY[1]], of_teacher))
+        for target, put in rows:
+            terms = tuple((name, e.xreplace(put)) for name, e in d.terms)
+            found.append(replace(d, target=target, terms=terms))
     return tuple(found)
-
-
-def _changed(d: Definition, target: sp.Expr, table: Mapping[sp.Expr, sp.Expr]) -> Definition:
-    """A definition of a target with other entries."""
-    return replace(d, target=target, terms=tuple((n, e.xreplace(table)) for n, e in d.terms))
 
 
 def _base(target: sp.Expr) -> sp.Basic:
