@@ -138,6 +138,20 @@ def test_measures_may_have_the_names_of_a_file(name, tmp_path):
     np.testing.assert_array_equal(run.to_xarray()[name], run[name])
 
 
+def test_whole_floats_are_options_of_descents():
+    wide = dmft.Committee(sp.tanh(Z), width=1)
+    eqs = dmft.derive(dmft.Model(wide, LINE), dmft.GradientDescent(0.2, samples_per_dim=2))
+    runs = [
+        dmft.solve(eqs, START, 2, samples=number(2**8), scrambles=number(2), seed=number(3))
+        for number in (int, float)
+    ]
+    np.testing.assert_array_equal(runs[0].M, runs[1].M)
+    limit, known = flow()
+    assert dmft.solve(limit, START, 0.5, points=4.0, levels=3.0).M.tolist() == known.M.tolist()
+    with pytest.raises(BadParameter, match=r"seed = 1\.5 must be an integer"):
+        dmft.solve(eqs, START, 2, seed=1.5)
+
+
 def test_data_sets_hold_events_and_passages():
     eqs, _ = one_pass()
     seen = [dmft.Event("risk", level, terminal=False) for level in (0.4, 0.3)]

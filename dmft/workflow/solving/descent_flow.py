@@ -20,6 +20,7 @@ from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.solvers.descent.run import DescentRun, judged, settled
 from dmft.solvers.solution import Values
+from dmft.validation import checked
 from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine
 from dmft.workflow.solving.descent_runs import run_descent
@@ -28,6 +29,7 @@ TWO_TIMES = ("Q2", "corr", "resp")
 MOST_LEVELS = 6
 
 
+@checked
 @dataclass(frozen=True)
 class FlowOptions(DescentOptions):
     """How gradient flow on repeated data is solved.

@@ -20,6 +20,7 @@ from dmft.solvers.descent.process import DescentTask, Nodes
 from dmft.solvers.descent.response import pieces, sample_count
 from dmft.solvers.descent.sampled import BLOCK, PARTNERS
 from dmft.special.quantile import sobol_rows
+from dmft.validation import checked
 
 GIB = 2**30
 # Matrices over (time, neuron) of a scramble: eight of its sweep, seven in results and means.
@@ -28,6 +29,7 @@ MATRICES = 15
 MOST_TIMES = 20
 
 
+@checked
 @dataclass(frozen=True)
 class DescentOptions:
     """How a descent is solved.
