@@ -408,8 +408,8 @@ def test_equations_say_how_they_were_changed(tmp_path):
     # Shown, saved and read again.
     assert r"- \zeta M_{j r}" in changed.latex(symbolic=True)
     assert ", decay" in changed.latex(symbolic=True)
-    assert "- ζ" in str(changed)
-    assert "decay)" in str(changed)
+    assert "dM/dt = M [6 (P - Q) - ζ]" in str(changed)
+    assert "Terms: M (learning, interaction, decay)," in str(changed)
     run = dmft.solve(changed, ONE, 0.5, zeta=0.1)
     run.save(tmp_path / "run.nc")
     known = dmft.load(tmp_path / "run.nc")
