@@ -61,7 +61,7 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
     >>> x, y, m = sp.symbols("x y m", real=True)
     >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
     >>> print(dmft.explain(law, of=dmft.hermite(2, x) * dmft.hermite(2, y)).steps[-1])
-    Orthogonality of linked diagrams: E[He2(x)*He2(y)] = 2*m**2
+    Orthogonality of linked diagrams: E[He_2(x) He_2(y)] = 2 m²
     """
     found = _explained(obj, of).to_depth(depth)
     return replace(found, references={key: in_words(ENTRIES[key]) for key in found.citations})

@@ -119,7 +119,7 @@ def test_long_times_meet_erm(loss):
 def test_long_times_of_the_flow_meet_erm():
     descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.5, loss="logistic")
     flow = dmft.derive(MODEL, descent, scaling="gradient-flow")
-    run = dmft.solve(flow, START, 12.0, points=16, samples=2**10)
+    run = dmft.solve(flow, START, 12.0, points=64, samples=2**10)
     assert run.status == "ok"
     assert "converged" in run.message
     static = dmft.erm(MODEL, "logistic", 2.0, 0.5)

@@ -403,8 +403,8 @@ class Difference(InLatex):
     >>> Q, (j, l) = eqs.symbols["Q"], eqs.indices.of("Q")
     >>> other = eqs.without("label_noise").with_term("Q", "decay", -2 * sp.Symbol("zeta") * Q[j, l])
     >>> eqs.diff(other)
-    Q  dropped  label_noise: Δ*γ*a[j]*a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
-    Q  added    decay: -2*zeta*Q[j,l]
+    Q  dropped  label_noise: γ Δ a[j] a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
+    Q  added    decay: - 2 ζ Q[j,l]
     >>> bool(eqs.diff(eqs))
     False
     """

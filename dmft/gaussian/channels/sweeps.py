@@ -24,9 +24,10 @@ from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.kinks import branches_of, projected, projections, switches, values_of
 
 # Edges of panels of a conditioned field, in its standard deviations; where it is singular, with
-# up to so many nodes, which lose more by a longer panel than by the tail, and with more.
+# up to so many nodes (lines of fixed points and their errors), which lose more by a longer panel
+# than by the tail, and with more (weak recovery).
 SPREAD, SINGULAR, FARTHER = (-8.5, -2.5, 2.5, 8.5), (-7.0, 0.0, 7.0), (-8.5, 0.0, 8.5)
-FEW = 16
+FEW = 32
 # Slopes and differences below this part of the label's size are zero.
 ZERO = 1e-9
 # Squares of slopes below this are zero.
