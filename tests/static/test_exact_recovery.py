@@ -70,8 +70,11 @@ def test_discrete_labels_are_never_recovered_exactly():
 @pytest.mark.slow
 def test_noisy_labels_are_never_recovered_exactly_and_flat_ones_late():
     assert thresholds(model(z1 * z2, label_noise=0.1)).information_theoretic == np.inf
-    flat = thresholds(model(sp.Max(0, z1 * z2))).information_theoretic
-    assert flat == pytest.approx(4.0, abs=1e-6)
+    flat = thresholds(model(sp.Max(0, z1 * z2)))
+    assert flat.perfect == pytest.approx(4.0, abs=1e-6)
+    # Its two branches are hardly apart: what is possible does not come after what is easy.
+    gap = flat.information_theoretic - flat.algorithmic
+    assert gap <= flat.information_theoretic.error + flat.algorithmic.error
 
 
 def test_gradients_along_one_direction_identify_no_other():

@@ -25,6 +25,8 @@ from dmft.validation import checked
 GIB = 2**30
 # Matrices over (time, neuron) of a scramble: eight of its sweep, seven in results and means.
 MATRICES = 15
+# Bytes of what does not grow: records, modules that a run imports.
+SMALL = 2**17
 # A batch with replacement holds a sample less often: 1e-18 is the chance of more.
 MOST_TIMES = 20
 
@@ -144,8 +146,8 @@ class Layout:
         return rows * count + lines + matrices * big**2
 
     def kernels(self, task: DescentTask) -> int:
-        """Bytes of the kernels of all scrambles, and of their means."""
-        return 8 * MATRICES * self.scrambles * ((self.steps + 1) * task.p) ** 2
+        """Bytes of the kernels of all scrambles, of their means, and of what does not grow."""
+        return SMALL + 8 * MATRICES * self.scrambles * ((self.steps + 1) * task.p) ** 2
 
     def at_once(self, task: DescentTask, memory: float) -> int:
         """Number of scrambles that fit at once."""
