@@ -208,7 +208,7 @@ def _range(base: str, below: str, above: str) -> str:
 
 def in_letters(words: str) -> str:
     """Prose with Greek letters and signs in place of their names."""
-    names = GREEK | {"learning_rate": "γ", "momentum": "β", "infinity": "∞"}
+    names = GREEK | {"learning_rate": "γ", "infinity": "∞"}
     return re.sub(r"\w+", lambda m: names.get(m.group(), m.group()), words).replace("->", "→")
 
 
