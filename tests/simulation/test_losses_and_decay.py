@@ -94,7 +94,7 @@ def test_noise_of_gradients_diffuses(momentum):
     found = dmft.simulate(still, algorithm, dim=400, t_max=t, start=start, seeds=8)
     pace, spread = 1.0, 1.0
     if momentum == 0.4:
-        pace = 1 / (1 - momentum)
+        pace = 1 / (1 - beta)
     elif momentum:
         # Response alpha_1 + 1 - exp(-kappa s) of the weights to noise a time s ago.
         s = (np.arange(10000) + 0.5) * t / 10000
@@ -319,7 +319,7 @@ def test_momentum_stands_in_the_equations():
     expected = dmft.derive(MODEL, dmft.SGD(2.0)).evaluate(start)
     np.testing.assert_allclose(equations.evaluate(start)["Q"], expected["Q"], rtol=1e-13)
     assert r"\left(1 - \beta\right)" in equations.latex()
-    assert "(1 - momentum)" in equations.time_unit
+    assert "(1 - beta)" in equations.time_unit
     assert dmft.derive(MODEL, dmft.SGD(0.5, momentum=0.75), scaling="noise-dominated").latex()
     without = equations.replace({"momentum": 0})
     plain = dmft.derive(MODEL, dmft.SGD(0.5)).evaluate(start)
