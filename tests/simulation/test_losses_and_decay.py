@@ -94,7 +94,7 @@ def test_noise_of_gradients_diffuses(momentum):
     found = dmft.simulate(still, algorithm, dim=400, t_max=t, start=start, seeds=8)
     pace, spread = 1.0, 1.0
     if momentum == 0.4:
-        pace = 1 / (1 - beta)
+        pace = 1 / (1 - momentum)
     elif momentum:
         # Response alpha_1 + 1 - exp(-kappa s) of the weights to noise a time s ago.
         s = (np.arange(10000) + 0.5) * t / 10000
