@@ -303,7 +303,7 @@ class Archived(Record, ABC):
         return netcdf.load(path, {cls.KIND: cls.restore})
 
 
-# Keys of mappings of one item in the text of a file: what the item stands for.
+# Keys of one-item mappings, which mark values that JSON does not have.
 ARRAY, BYTES, EMPTY, OBJECTS, PAIRS, PART, STATUS, TUPLE = (
     f"<{kind}>"
     for kind in ("array", "bytes", "empty", "objects", "pairs", "part", "status", "tuple")

@@ -169,7 +169,7 @@ def read_sealed(path: Path, context: str = "") -> bytes | None:
 
 
 def keep_sealed(path: Path, content: bytes, context: str = "") -> bool:
-    """As `keep`, behind a digest of its own name, of a context and of the content."""
+    """Like `keep`, preceded by a digest of the name, a context and the content."""
     return keep(path, _seal(path.name, context, content) + content)
 
 

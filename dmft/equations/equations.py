@@ -30,6 +30,7 @@ from dmft.equations.system import System
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.model import check_outputs
+from dmft.model.hyperparameters import REGISTRY
 from dmft.names import VERSION
 from dmft.record import Short
 from dmft.symbolic_lock import in_turn
@@ -535,7 +536,8 @@ class Equations(Short, System):
         body = plain_text(self.latex(width=TERMINAL, kernels="none"))
         # A terminal shows the names that `without` takes, for all terms.
         body = re.sub(r"\nTerms in this order: [^.]*\.(?=\n|$)", "", body)
-        lines = [f"Equations of motion ({self.kind}); {in_letters(self.time_unit)}", body]
+        clock = in_letters(self.time_unit, {n: one.latex for n, one in REGISTRY.items()})
+        lines = [f"Equations of motion ({self.kind}); {clock}", body]
         rates = [d for d in self.definitions if d.role == "rate" and d.terms]
         names = (f"{d.name} ({', '.join(name for name, _ in d.terms)})" for d in rates)
         lines += textwrap.wrap(f"Terms: {', '.join(names)}", CHARACTERS)

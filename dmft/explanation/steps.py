@@ -159,7 +159,7 @@ CASES = (11, 29)
 
 
 class Ledger:
-    """Steps as they are noted, before they are judged.
+    """Steps in the order in which they are added, before they are checked.
 
     If it `folds`, averages that follow by rules used before are one line, equal ones are left out.
     """
@@ -190,6 +190,7 @@ class Ledger:
             before, after = before / front, sp.Add(*(y / front for y in sp.Add.make_args(after)))
         if any((s.before, s.after) == (before, after) for s in earlier):
             del self.steps[begin:]
+            return
         used = dict.fromkeys(rule for s in steps for rule in s.rules)
         more = len(steps) > 1 or (steps and steps[0].after != after)
         if more and not set(used) - {rule for s in earlier for rule in s.rules}:
@@ -350,12 +351,26 @@ def explanation(
     """Judge the steps of a ledger at two random covariances; `whole` judges both ends as well."""
     if cases is None:
         cases = random_cases(ledger, laws)
-    steps = tuple(step.judged(cases) for step in ledger.steps)
+    steps = tuple(step.judged(cases) for step in _with_laws(ledger.steps))
     found = Explanation(title, steps, *sides, claim, {}, notation, appendix, show=ledger.show)
     if whole and claim == "exact":
         # The steps hold; they may still not lead where they should.
         Step("collect", *sides, show=ledger.show).judged(cases)
     return found
+
+
+def _with_laws(steps: Sequence[Step]) -> Iterator[Step]:
+    """Steps with the laws that each is the first to name."""
+    known = set[str]()
+    for step in steps:
+        averages = step.before.atoms(Average) | step.after.atoms(Average)
+        fresh = {
+            a.law: a
+            for a in sorted(averages, key=lambda a: len(a.fields))
+            if a.law and a.fields and a.law not in known
+        }
+        known |= set(fresh)
+        yield replace(step, laws=tuple(sorted(fresh.items()))) if fresh else step
 
 
 def random_cases(

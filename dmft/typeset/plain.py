@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from dmft.typeset.fragment import ALIGN
@@ -206,9 +206,10 @@ def _range(base: str, below: str, above: str) -> str:
     return f" {base}_{shown.replace(' ', '')} " if shown else f" {base} "
 
 
-def in_letters(words: str) -> str:
-    """Prose with Greek letters and signs in place of their names."""
-    names = GREEK | {"learning_rate": "γ", "infinity": "∞"}
+def in_letters(words: str, latex: Mapping[str, str] | None = None) -> str:
+    """Prose with letters and signs in place of their names; `latex` has further letters."""
+    own = {name: plain(letter) for name, letter in (latex or {}).items() if letter}
+    names = GREEK | {"infinity": "∞"} | own
     return re.sub(r"\w+", lambda m: names.get(m.group(), m.group()), words).replace("->", "→")
 
 

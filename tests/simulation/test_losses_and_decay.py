@@ -319,7 +319,7 @@ def test_momentum_stands_in_the_equations():
     expected = dmft.derive(MODEL, dmft.SGD(2.0)).evaluate(start)
     np.testing.assert_allclose(equations.evaluate(start)["Q"], expected["Q"], rtol=1e-13)
     assert r"\left(1 - \beta\right)" in equations.latex()
-    assert "(1 - beta)" in equations.time_unit
+    assert "(1 - momentum)" in equations.time_unit
     assert dmft.derive(MODEL, dmft.SGD(0.5, momentum=0.75), scaling="noise-dominated").latex()
     without = equations.replace({"momentum": 0})
     plain = dmft.derive(MODEL, dmft.SGD(0.5)).evaluate(start)

@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 import dmft
 from dmft.gaussian.channels.several import Several
+from dmft.workflow.static.continuation import Extreme, resolved
 from dmft.workflow.static.thresholds import thresholds
 
 z = sp.Symbol("z", real=True)
@@ -70,11 +71,20 @@ def test_discrete_labels_are_never_recovered_exactly():
 @pytest.mark.slow
 def test_noisy_labels_are_never_recovered_exactly_and_flat_ones_late():
     assert thresholds(model(z1 * z2, label_noise=0.1)).information_theoretic == np.inf
+    # The line of fixed points rises to k/p; what its averages lose makes no spinodals.
     flat = thresholds(model(sp.Max(0, z1 * z2)))
-    assert flat.perfect == pytest.approx(4.0, abs=1e-6)
-    # Its two branches are hardly apart: what is possible does not come after what is easy.
-    gap = flat.information_theoretic - flat.algorithmic
-    assert gap <= flat.information_theoretic.error + flat.algorithmic.error
+    for found in (flat.algorithmic, flat.information_theoretic, flat.perfect):
+        assert found == pytest.approx(4.0, abs=1e-6)
+    assert (flat.order, flat.spinodals) == ("second", ())
+
+
+def test_wells_within_their_errors_are_no_spinodals():
+    high, low = Extreme(3.52, 0.03, 0.989, True), Extreme(3.56, 0.03, 0.992, False)
+    first, deep = Extreme(2.0, 0.01, 0.3, True), Extreme(1.9, 0.01, 0.6, False)
+    assert resolved([high, low]) == ()
+    assert resolved([first, deep, high, low]) == (first, deep)
+    assert resolved([first, deep]) == (first, deep)
+    assert resolved([first]) == (first,)
 
 
 def test_gradients_along_one_direction_identify_no_other():

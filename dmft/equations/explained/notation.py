@@ -223,7 +223,7 @@ def _of_single_units(model: Model, steps: Sequence[Step], printed: Printed) -> I
     fixed = " = ".join(name for name, e in law.items() if e.is_number)
     also = f", ${fixed} = 1$" if fixed else ""
     yield Meaning(
-        ("h", "h_star", "Q", "M", "P"),
+        ("h", "h_star", "x", "W", "Q", "M", "P"),
         r"$h = W \cdot x/\sqrt{d}$ and $h^* = W_* \cdot x/\sqrt{d}$ are the local fields of an "
         rf"input $x \sim \mathcal{{N}}(0, I_d)$, with the covariances {told}{also}",
         True,

@@ -130,7 +130,7 @@ class Noise(Fluctuations):
 
     @property
     def approximation(self) -> str:
-        """How the covariance is computed, in words."""
+        """Description of how the covariance is computed."""
         if self.closed:
             return "covariance of the increments in closed form"
         if self.polynomial:

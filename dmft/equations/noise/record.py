@@ -61,7 +61,7 @@ class Fluctuations(ABC):
     @property
     @abstractmethod
     def approximation(self) -> str:
-        """How the covariance is computed, in words."""
+        """Description of how the covariance is computed."""
 
     @abstractmethod
     def exact(self, size: int) -> bool:

@@ -89,7 +89,7 @@ class RuleNoise(WrittenNoise):
 
     @property
     def approximation(self) -> str:  # type: ignore[override]
-        """How the covariance is computed, in words."""
+        """Description of how the covariance is computed."""
         if self._exact is None:
             return WrittenNoise.approximation
         return "covariance of the increments on nodes that are exact for it"

@@ -146,8 +146,7 @@ def step_size(algorithm: SGD | GradientFlow) -> sp.Expr:
 def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
     """What one unit of time is."""
     size = step_size(algorithm)
-    text = str(size).replace("momentum", "beta")
-    return unit if size == x.gamma else f"{unit}; with {text} in place of gamma"
+    return unit if size == x.gamma else f"{unit}; with {size} in place of gamma"
 
 
 def block_definitions(by_block: bool = False) -> list[Definition]:

@@ -147,15 +147,8 @@ class Recorder:
         return self.average(node[0], state_factors(*node[1:]))
 
     def note(self, rule: str, before: sp.Expr, after: sp.Expr, **others: Any) -> None:
-        """Note a step, with the laws that it names."""
-        before, after = (constant_out(e) for e in (before, after))
-        known = {name for s in self.ledger.steps for name, _ in s.laws}
-        fresh = {
-            a.law: a
-            for a in sorted(after.atoms(Average), key=lambda a: -len(a.fields))[::-1]
-            if a.law and a.law not in known
-        }
-        self.ledger.add(rule, before, after, laws=tuple(sorted(fresh.items())), **others)
+        """Note a step, constant factors in front of averages."""
+        self.ledger.add(rule, constant_out(before), constant_out(after), **others)
 
     # Polynomials ----------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
 FUNCTION = types.FunctionType(types.float64(types.float64, VECTOR))
 # nodes and weights of a fixed rule; kinks of student and teacher; [refinement]. For a multi-index
-# target z_1, ..., z_k and weight of every node stand in place of the teacher's kinks; E g^2 follows
+# target z_1, ..., z_k and weight of every node replace the teacher's kinks; E g^2 follows
 # (NaN: it is that of each cluster), and a third entry says that the label takes their number.
 RULE = types.UniTuple(VECTOR, 5)
 RISK_SIGNATURE = types.float64(

@@ -71,7 +71,7 @@ def solve_one_pass(
     check_start((kept or problem_of(system)).origin, start)
     problem, inputs, schedule = prepared(system, start, values, options.t_start, t_max, kept)
     equations = problem.origin
-    if equations.family == "rule":  # expressions stand in its equations
+    if equations.family == "rule":  # expressions are part of its equations
         values = {n: y for n, y in values.items() if not is_open(y)}
     if any(map(is_table, values.values())):
         values = inputs["parameters"] | {n: y for n, y in values.items() if not is_table(y)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -205,7 +206,7 @@ class Line:
             t = float(np.trace(here.overlap)) / self.channel.width
             alpha = float(np.exp(here.log_alpha))
             found.append(Extreme(alpha, alpha * self._relative(here), t, is_maximum))
-        return tuple(found)
+        return resolved(found)
 
     def _relative(self, here: Fixed) -> float:
         """Relative error of alpha at a fixed point: that of tr(q (I - q) m) and of its nodes."""
@@ -238,6 +239,20 @@ class Line:
         inner = 0.5 * (np.trace(q) + np.linalg.slogdet(np.eye(k) - q)[1])
         logs = with_finer_nodes(self.channel).average(q, points).logs if points else outer
         return float(inner), np.asarray(logs)
+
+
+def resolved(found: list[Extreme]) -> tuple[Extreme, ...]:
+    """Extremes without wells that are not deeper than their errors, the shallowest first."""
+    while len(found) > 1:
+        depths = [
+            (one.alpha - two.alpha) * (1 if one.is_maximum else -1) - one.error - two.error
+            for one, two in pairwise(found)
+        ]
+        least = int(np.argmin(depths))
+        if depths[least] > 0.0:
+            break
+        found = found[:least] + found[least + 2 :]
+    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
