@@ -28,7 +28,7 @@ from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_ro
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "79ba70d5969a",
+    "dmft.simulation.risks.risk": "7cc1ad58948c",
 }
 
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
