@@ -286,6 +286,7 @@ def test_what_counts_as_not_known():
     assert judged(record(1.0, resp=[[np.nan]])).status == Status.TOLERANCE_NOT_MET
 
 
+@pytest.mark.slow
 def test_curved_pieces_between_kinks_keep_steins_response_and_its_status():
     selu = sp.Piecewise((2 * (sp.exp(z) - 1), z < 0), (z, True))
     run = dmft.solve(equations_of(selu, 0.01), START, 8, samples=2**10)

@@ -638,6 +638,7 @@ def test_single_teachers_of_losses_have_no_delta(loss):
     assert r"\delta_" not in text
 
 
+@pytest.mark.slow
 def test_flipped_labels_of_clusters_are_printed():
     """Flipped samples are clusters of their own, each with its mean."""
     unit, clusters = dmft.Committee(sp.erf(z), 1), dmft.GaussianMixture([[1.0], [-1.0]])

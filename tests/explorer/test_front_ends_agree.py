@@ -265,7 +265,7 @@ def risks_of_server(session, moves):
     return found
 
 
-@pytest.mark.cases("7", "27")
+@pytest.mark.cases("7")
 @pytest.mark.parametrize("case", range(CASES))
 def test_front_ends_agree(case, tmp_path, monkeypatch):
     text, letters = file_of(case)

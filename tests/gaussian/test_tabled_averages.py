@@ -181,6 +181,7 @@ def test_derivatives_hold_the_height_of_jumps(factor, jump):
     assert abs(float(derivative(factor).coeff(sp.DiracDelta(z))) - jump) < 1e-12
 
 
+@pytest.mark.slow
 def test_sigmoids_against_arcsines():
     # The logistic law is a normal law of random width 2K (Andrews and Mallows 1974), K of
     # Kolmogorov's law, so that E tanh(u/2) tanh(v/2) is a mixture of arcsines.
@@ -331,7 +332,7 @@ def test_dirac_parts_weigh_by_the_slope_of_their_argument():
     assert sorted(spikes) == [(sp.Rational(1, 2), sp.Rational(1, 12)), (4, 8)]
 
 
-@pytest.mark.cases("0.002")
+@pytest.mark.slow
 @pytest.mark.parametrize("c11", [1.3, 0.002])
 def test_kinked_factors_of_nearly_parallel_fields_against_sums(c11):
     """The smoothed factor has a layer of the width of what is left of its field."""

@@ -83,6 +83,7 @@ def test_boundaries_are_those_of_the_text(a, direction, positional, semantic, eq
     np.testing.assert_allclose(curves.equal, equal, atol=6e-4)
 
 
+@pytest.mark.slow
 def test_boundaries_against_sums_at_random_points():
     # The scores of the Gaussian law on quasi-random points, at the boundary found, decide.
     a = 0.9

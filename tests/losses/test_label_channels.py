@@ -120,7 +120,7 @@ def test_clusters_draw_labels_that_are_functions(loss: str) -> None:
     assert abs(run.risk[0] - ((mean - lam[0]) ** 2).mean() / 2) < 0.02
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize("dim", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_simulations_draw_labels(method: Any, dim: int) -> None:

@@ -74,7 +74,7 @@ PULLS = {
 }
 
 
-@pytest.mark.cases("z sin z-huber")
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", PULLS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_students_z_g_of_z_are_not_linear(name: str, loss: str) -> None:

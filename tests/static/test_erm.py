@@ -120,6 +120,7 @@ def test_the_optimal_ridge_of_logistic_loss_for_even_labels():
     assert dmft.optimal_ridge(even, "logistic", samples_per_dim=2.0).value == math.inf
 
 
+@pytest.mark.slow
 def test_optimal_ridges_at_the_ends_of_the_search():
     """Even labels are fitted best by no weights, linear labels without noise by no ridge."""
     even = dmft.Model(LINE, dmft.MultiIndex(z**2, [z]))

@@ -268,6 +268,7 @@ def test_perfect_recovery_is_on_the_border_of_covariances():
         dmft.stability(equations, dmft.Overlaps(np.eye(2), np.eye(2)))
 
 
+@pytest.mark.slow
 def test_the_plateau_of_relu_units_is_where_runs_rest():
     unit = dmft.Committee(sp.Max(0, z), width=2)
     equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(RATE))

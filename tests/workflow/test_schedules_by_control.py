@@ -124,6 +124,7 @@ def test_example_2_is_kept_by_its_hamiltonian_and_by_chains() -> None:
     assert abs(truth.mean.risk[-1] - best.run.risk[-1]) < 4 * truth.stderr.risk[-1] + 1e-5
 
 
+@pytest.mark.slow
 def test_constant_pieces_of_free_times_have_one_hamiltonian() -> None:
     """dR/dt_i = H_(i-1) - H_i: the best times of pieces leave no jumps, equal pieces do.
 

@@ -260,7 +260,9 @@ def march_on(
     """
     with ThreadPoolExecutor(threads) as pool:
         sweep.samples = Samples.of(sweep.task, nodes, past, pool, threads)
-        return march(sweep, after)
+        march(sweep, after)
+    sweep.samples = None  # results keep their sweep, and samples take most of the memory
+    return sweep
 
 
 def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:
