@@ -321,9 +321,9 @@ def as_count(value: Any, name: str, least: int = 1, most: int = LARGEST_WHOLE) -
     """Return an integer within bounds; NumPy's and whole floats (1e3) are welcome."""
     if is_whole(value) and least <= value <= most:
         return int(value)
-    raise BadParameter(
-        f"{name} = {shown(value)} must be an integer >= {least} (and at most {most:.4g})"
-    )
+    is_bound = most < LARGEST_WHOLE or (is_number(value) and value > most)
+    bound = f" and at most {most:.4g}" if is_bound else ""
+    raise BadParameter(f"{name} = {shown(value)} must be an integer >= {least}{bound}")
 
 
 def as_positive(value: Any, name: str) -> float:

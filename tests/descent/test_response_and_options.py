@@ -190,6 +190,17 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path, method, activation):
     assert runs[0].error == runs[1].error
 
 
+def test_scrambles_that_are_done_give_their_samples_back():
+    """Eight scrambles, one after the other, take as much memory as one."""
+    equations, peaks = dmft.derive(FOUR, dmft.GradientDescent(0.3, 3)), []
+    for scrambles in (1, 1, 8):
+        tracemalloc.start()
+        dmft.solve(equations, PAIR_START, 6, samples=2**13, scrambles=scrambles, threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.2 * peaks[1]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts KiB")
 @pytest.mark.parametrize(("memory", "threads"), [(2**31, 2), (2**30, 4)])

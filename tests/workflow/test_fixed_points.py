@@ -119,6 +119,8 @@ def test_plateau_is_followed_from_rate_to_rate():
     branch = dmft.fixed_point_branch(equations, point, "learning_rate", (0.5, 4.0), step=0.05)
     assert branch.status == "ok"
     assert branch.folds.size == 0
+    assert branch.parameter[-1] == 4.0
+    assert branch.Q[-1, 0, 0] == pytest.approx(PLATEAU[4.0][0], rel=1e-6)
     for gamma, (Q, _, _, risk, rate) in PLATEAU.items():
         if gamma < 4.0:
             at = [np.interp(gamma, branch.parameter, y) for y in (branch.Q[:, 0, 0], branch.risk)]

@@ -72,7 +72,13 @@ def follow(
         if count <= EASY:
             length = min(step, GROWTH * length)
         if not 0.0 <= corrected[-1] <= 1.0:
-            edge = "reached" if corrected[-1] > 1.0 else "turned back to the start of"
+            end = float(corrected[-1] > 1.0)
+            part = (end - here[-1]) / (corrected[-1] - here[-1])
+            across = np.append(np.zeros(start.size), 1.0)
+            guess = here + part * (corrected - here)
+            at_end, _ = _correct(function, scaled, rows, guess, across, tolerance)
+            points[-1] = corrected if at_end is None else at_end
+            edge = "reached" if end else "turned back to the start of"
             status, message = Status.OK, f"{edge} the range of the parameter"
             break
     u = np.array(points)
