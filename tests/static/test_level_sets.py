@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import ive, ndtr
+from scipy.special import ive, ndtr, xlogy
 
 import dmft
 from dmft.gaussian.channels.declared import Label
@@ -235,6 +236,34 @@ def test_majority_of_three_signs_specialises_at_once():
     # Equal free entropies by sums over z1 and z2: -.0089 at 11.2 and .0058 at 11.4.
     entropic = found.information_theoretic
     assert abs(entropic - 11.32) < entropic.error < 1.0
+
+
+def test_sectors_of_alternating_labels_are_learned_in_one_jump():
+    """sign(sin 4 phi): phi -> pi/2 - phi maps the label to its negative, which leaves q I.
+
+    Psi_out(q) by blurring the label on a grid; free entropies agree at
+    alpha (Psi_out(q) - Psi_out(0)) = -q - log(1 - q).
+    """
+    x = (np.arange(500) - 249.5) * 0.024
+    up = 0.5 + 0.5 * np.sign(x[:, None] * x * (x[:, None] ** 2 - x**2))
+
+    def gain(q):
+        chance = gaussian_filter(up, np.sqrt(1 - q) / 0.024, mode="nearest", truncate=6)
+        law = np.exp(-x * x / 2 / q)
+        law = np.outer(law, law) / law.sum() ** 2
+        return np.sum(law * (xlogy(chance, chance) + xlogy(1 - chance, 1 - chance))) + np.log(2)
+
+    wanted = min(-(q + np.log(1 - q)) / gain(q) for q in np.linspace(0.88, 0.98, 21))
+    label = dmft.MultiIndex(sp.sign(z1 * z2 * (z1**2 - z2**2)), [z1, z2])
+    model = dmft.Model(dmft.Committee(z, 1), label)
+    found = dmft.thresholds(model)
+    assert (found.weak_recovery, found.algorithmic) == (np.inf, np.inf)
+    entropic = found.information_theoretic
+    assert abs(entropic - wanted) < min(entropic.error, 0.01)
+    nothing, learned = dmft.bayes_optimal(model, 1.05 * entropic, start="all").branches
+    assert nothing.stable
+    assert learned.stable
+    assert np.ptp(np.diag(learned.q)) < 1e-12
 
 
 @pytest.mark.slow

@@ -70,6 +70,14 @@ class Average(NamedTuple):
         return float(self.logs.mean())
 
 
+def _with_one_sign(expr: sp.Expr) -> sp.Expr:
+    """The same, expanded; SymPy keeps sign(x - y) and -sign(y - x), |x - y| and |y - x| apart."""
+    return sp.expand(expr).replace(
+        lambda f: isinstance(f, sp.sign | sp.Abs) and f.args[0].could_extract_minus_sign(),
+        lambda f: (-1 if isinstance(f, sp.sign) else 1) * f.func(sp.expand(-f.args[0])),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Several:
     """Law of a label y given k = 2 or 3 fields of unit covariance."""
@@ -331,8 +339,8 @@ class Several:
                 images = {
                     z: s * self.fields[n] for z, n, s in zip(self.fields, order, signs, strict=True)
                 }
-                image = sp.expand(self.inner.xreplace(images))
-                kept = [s for s in (1, -1) if image == sp.expand(s * self.inner)]
+                image = _with_one_sign(self.inner.xreplace(images))
+                kept = [s for s in (1, -1) if image == _with_one_sign(s * self.inner)]
                 if kept:
                     matrix = np.zeros((self.width, self.width))
                     matrix[range(self.width), order] = signs

@@ -30,7 +30,7 @@ WHOLE = 10.0
 # Anderson's acceleration: past steps that are combined.
 DEPTH = 4
 # Two states whose overlaps differ by less are one; steps of the Jacobian.
-SAME, STEP = 2e-2, 1e-2
+SAME, STEP = 2e-2, 0.1
 # Points of the risk, and of the error of nodes, which is the change with more of them.
 RISK_POINTS, NODE_POINTS, FINER = 1 << 14, 256, 1.5
 # Student's t of 99 % at three degrees of freedom, for means of four scrambles.
