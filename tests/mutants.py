@@ -3,9 +3,10 @@
 ``python tests/mutants.py [count] [--seed 0] [--jobs 2] [--under dmft/solvers]`` prints for each
 mutant the test that failed, or that it survived, and at the end a diff of each survivor; the exit
 code is 1 if more than 15 in 100 survive. Each mutant is a copy of the tree, in which the tests run
-that execute the changed line; the first call measures which they are (``.mutants.coverage``, ten
-minutes, made again with ``--fresh``). Where that is not known (compiled code) the tests run that
-import the changed file, then those of its subject.
+that execute the changed line, the shortest first; the first call measures which they are and how
+long they take (``.mutants.coverage``, ``.mutants.durations``, ten minutes, made again with
+``--fresh``). Where that is not known (compiled code) the tests run that import the changed file,
+then those of its subject. What a mutant survives is ten minutes of tests.
 """
 
 # Not mutmut, which leaves decorated functions and classes (njit, dataclass) as they are, nor
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import bisect
+import collections
 import copy
 import difflib
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -36,9 +40,9 @@ import coverage
 
 ROOT = Path(__file__).parents[1]
 MOST_SURVIVORS = 0.15
-MEASURED = ROOT / ".mutants.coverage"
-# More tests than this take longer on a command line than those of the subject.
-MOST_TESTS = 400
+MEASURED, DURATIONS = ROOT / ".mutants.coverage", ROOT / ".mutants.durations"
+# More tests than this take longer on a command line than those of the subject; seconds of tests.
+MOST_TESTS, MOST_SECONDS = 400, 600.0
 # Seconds; endless loops count as noticed, and are shown.
 TIMEOUT = 1800
 # Text and figures, not numbers.
@@ -160,18 +164,38 @@ def measured(fresh: bool) -> coverage.CoverageData:
     data = coverage.CoverageData(str(MEASURED))
     if fresh or not MEASURED.exists():
         command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
-        command += ["--cov=dmft", "--cov-context=test", "--cov-report="]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(MEASURED)})
+        command += ["--cov=dmft", "--cov-context=test", "--cov-report=", "--durations=0", "-vv"]
+        env = {**os.environ, "COVERAGE_FILE": str(MEASURED)}
+        said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
+        taken = dict.fromkeys(re.findall(r"^[\d.]+s \w+ +tests/.*$", said, re.MULTILINE))
+        DURATIONS.write_text("\n".join(taken), encoding="utf-8")
     data.read()
     return data
+
+
+@functools.cache
+def durations() -> collections.Counter[str]:
+    """Seconds of each test, and of each file of tests."""
+    found: collections.Counter[str] = collections.Counter()
+    for line in DURATIONS.read_text(encoding="utf-8").splitlines():
+        seconds, _, test = line.split(maxsplit=2)
+        found[test] += float(seconds[:-1])
+        found[test.partition("::")[0]] += float(seconds[:-1])
+    return found
+
+
+def affordable(tests: list[str]) -> list[str]:
+    """The first tests, as many as end in time; one in any case."""
+    ends = list(itertools.accumulate(durations()[test] for test in tests))
+    return tests[: max(1, bisect.bisect(ends, MOST_SECONDS))]
 
 
 def reaching(mutant: Mutant, known: coverage.CoverageData) -> list[str]:
     """Tests that can notice a mutant: those that execute its lines, where these are known."""
     contexts = known.contexts_by_lineno(str(ROOT / mutant.path))
     found = {test for line in mutant.lines for test in contexts.get(line, ())} - {""}
-    named = sorted({test.partition("|")[0] for test in found})
-    return named if 0 < len(named) <= MOST_TESTS else of_subject(mutant.path)
+    named = sorted({test.partition("|")[0] for test in found}, key=lambda t: (durations()[t], t))
+    return affordable(named[:MOST_TESTS] or of_subject(mutant.path))
 
 
 def of_subject(path: str) -> list[str]:
