@@ -120,7 +120,7 @@ class _Reader:
         above = above.removeprefix("*")
         if below == "*":
             star, below = "*", ""
-        is_word = base in ("∂", "E", "n", "F") or base + below in ("ρa", "Bt")
+        is_word = base in ("∂", "δ", "E", "n", "F") or base + below in ("ρa", "Bt")
         is_word |= len(base) > 1 and base.isalpha()
         below = f"_{below}" if below and is_word else _index(below)
         return base + star + below + _power(above)
@@ -147,8 +147,8 @@ class _Reader:
     def fraction(self) -> str:
         """A fraction on one line."""
         above, below = self.argument(), self.argument()
-        if above[:1] in ("d", "∂"):
-            above, below = (re.sub(r"^([d∂]) (?=\S+$)", r"\1", y) for y in (above, below))
+        if above[:1] in ("d", "∂", "δ"):
+            above, below = (re.sub(r"^([d∂δ]) (?=\S+$)", r"\1", y) for y in (above, below))
         above = f"({above})" if re.search(r".[+-]", _bare(above)) else above
         return f"{above}/{f'({below})' if re.search(r'[ +/·-]', _bare(below)) else below} "
 

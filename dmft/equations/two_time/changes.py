@@ -149,15 +149,23 @@ class TwoTimeEquations(InLatex, Changeable):
 
     def _lines(self, definition: Definition, front: str = "") -> list[str]:
         """LaTeX of one definition, a line for each term; `front` is its derivative in time."""
-        terms = tuple((n, _numbers_first(e)) for n, e in definition.terms if e != 0)
+        terms = tuple(
+            (n, _constants_first(whole_numbers(e))) for n, e in definition.terms if e != 0
+        )
         shown_as = Definition(definition.target, terms or definition.terms, "intermediate")
         first, *more = definition_latex(shown_as, self._printer)
         return [f"{front} {first}" if front else first, *more]
 
 
-def _numbers_first(expr: sp.Expr) -> sp.Expr:
-    """An expression with numbers in front of its integrals."""
-    parts = {y: y.function.as_coeff_Mul() for y in expr.atoms(sp.Integral)}
+def whole_numbers(expr: sp.Expr) -> sp.Expr:
+    """An expression with integers for floats that are whole: x for 1.0 x."""
+    return expr.xreplace({y: sp.Integer(y) for y in expr.atoms(sp.Float) if y == int(y)})
+
+
+def _constants_first(expr: sp.Expr) -> sp.Expr:
+    """An expression with constants in front of its integrals."""
+    integrals = expr.atoms(sp.Integral)
+    parts = {y: y.function.as_independent(*y.variables, as_Add=False) for y in integrals}
     return expr.xreplace({y: n * sp.Integral(f, *y.limits) for y, (n, f) in parts.items()})
 
 

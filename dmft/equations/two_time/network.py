@@ -9,17 +9,24 @@ Source      [sompolinsky_1988], [eissfeller_opper_1992]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
+from sympy.printing.precedence import PRECEDENCE
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition, define
-from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.changes import (
+    IndicesInTime,
+    Named,
+    TwoTimeEquations,
+    as_expression,
+    whole_numbers,
+)
 from dmft.equations.two_time.descent_process import PathSlope
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
@@ -169,15 +176,23 @@ class NetworkEquations(Short, TwoTimeEquations):
         return next(d.expr for d in self.definitions if d.target.func == function)
 
     def latex(self) -> str:
-        """Equations as a LaTeX `align` environment, a line for each named term."""
-        lines = []
+        """The network, the equations of one site, a line for each named term, and their letters."""
+        lines: list[str] = []
+        held = {f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}
         for d in self.definitions:
-            rate = r"\frac{\mathrm{d}}{\mathrm{d} t}" if d.role == "rate" else ""
-            if rate and self.model.kind == "map":
-                shifted = replace(d, target=d.target.xreplace({T: T + 1}))
-                lines += self._lines(shifted)
+            if d.terms[0][0] == "average" and d.target.func not in held:
                 continue
-            lines += self._lines(d, rate)
+            if d.role != "rate":
+                lines += self._lines(d)
+            elif self.model.kind == "map":
+                lines += self._lines(replace(d, target=d.target.xreplace({T: T + 1})))
+            else:  # all at one time
+                sites = [f for f in d.expr.atoms(AppliedUndef) if f.name not in (WHITE, NU.name)]
+                now = {f: sp.Symbol(f.name) for f in (d.target, *sites)}
+                terms = tuple((name, expr.xreplace(now)) for name, expr in d.terms)
+                first, *more = self._lines(replace(d, target=now[d.target], terms=terms))
+                moving, _, rate = first.partition(" &= ")
+                lines += [rf"\frac{{d {moving}}}{{d t}} &= {rate}", *more]
         if self.model.multiplier is not None:
             f = self.functions(0)
             _, held, value = self.model.multiplier
@@ -186,7 +201,42 @@ class NetworkEquations(Short, TwoTimeEquations):
                 f"{self._printer.doprint(Expectation(inside))} &= {self._printer.doprint(value)}"
             )
         body = " \\\\\n".join(lines)
-        return f"\\begin{{align}}\n{body}\n\\end{{align}}" + self._meanings(body)
+        equations = f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
+        return f"{self._declared()}{equations}{self._meanings(body)}"
+
+    def _declared(self) -> str:
+        """The network in a sentence; nothing where the limit itself is declared."""
+        m = self.model
+
+        def printed(expr: sp.Expr) -> str:
+            return self._printer.doprint(whole_numbers(expr))
+
+        if m.covariance is not None or m.memory is not None:
+            return ""
+        one, step = m.populations == 1, m.kind == "map"
+        x, h, J = sp.symbols(f"{m.state.name}_i {m.field.name}_i J_{{ij}}")
+        output = m.output[0].xreplace({m.state: sp.Symbol(f"{m.state.name}_j")})
+        more = r" + \ldots" if m.low_rank or any(m.input) else ""
+        coupled = printed(J * output) if one else r"J_{ij} \phi_j"
+        field = rf"{printed(h)} = \sum_j {coupled}{more}"
+        swap = {m.state: x, m.field: h} | ({m.multiplier[0]: NU(T)} if m.multiplier else {})
+        moving = f"{printed(x)}(t + 1)" if step else rf"\frac{{d {printed(x)}}}{{d t}}"
+        rate = printed(m.rate[0].xreplace(swap)) + (r" + \ldots" if any(m.noise) else "")
+        held = {
+            "mean {}/N": m.mean,
+            "variance {}/N": tuple(tuple(y**2 for y in row) for row in m.std),
+            "correlation {} with $J_{{ji}}$": m.symmetry,
+        }
+        law = ", ".join(
+            name.format(f"${printed(table[0][0] if one else sp.Matrix(table))}$")
+            for name, table in held.items()
+            if any(y for row in table for y in row)
+        ).replace("$/N", "/N$")
+        units = f"Each of $N \\to \\infty$ units follows ${moving} = {rate}$" if one else (
+            f"$N \\to \\infty$ units belong to {m.populations} populations"
+        )  # fmt: skip
+        drawn = ", drawn anew in each step" if m.redrawn else ""
+        return f"{units}, ${field}$; the couplings $J_{{ij}}$ have {law}{drawn}.\n"
 
     def _meanings(self, body: str) -> str:
         """What random functions are, of which the equations hold averages alone."""
@@ -196,26 +246,49 @@ class NetworkEquations(Short, TwoTimeEquations):
             rf"$\Sigma{one}(t, s)$",
             r"\xi": rf"$\xi{one}$ is white noise of unit strength",
             r"\nu(": r"$\nu$ is the multiplier that keeps the last average",
+            r"\delta h": rf"$R{one}$ is the response to a field that is added to $h{one}$",
             r"\langle": r"$\langle \cdot \rangle$ is the average over the process",
         }
         found = [text for mark, text in told.items() if mark in body]
         for symbols, law in self.model.parameters:
             found.append(f"${sp.latex(sp.Tuple(*symbols))}$ of a site is drawn from {law}")
-        return f"\nHere {', '.join(found)}." if found else ""
+        *others, last = found or [""]
+        text = f"{', '.join(others)}, and {last}" if others else last
+        return f"\nHere {text}." if found else ""
 
     @property
     def _printer(self) -> EquationPrinter:
-        return NetworkPrinter({})
+        return NetworkPrinter(self.model.state.name)
 
     def __str__(self) -> str:
         return plain_text(self.latex())
 
 
 class NetworkPrinter(EquationPrinter):
-    """Functions of time by their names, averages in angle brackets."""
+    """Functions of time by their names, averages in angle brackets, later times first."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__({})
+        self.state = state
+
+    def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Constants, what holds the state, the rest."""
+
+        def place(term: sp.Expr) -> int:
+            names = {y.name for y in term.atoms(sp.Symbol, AppliedUndef)}
+            moving = any(y.partition("_")[0] == self.state for y in names)
+            return 1 if moving else 2 * bool(term.atoms(AppliedUndef) or not term.is_number)
+
+        return sorted(terms, key=place)
 
     def _print_Expectation(self, expr: Expectation) -> str:
-        return rf"\left\langle {self._print(expr.integrand)} \right\rangle"
+        inside = expr.integrand
+        text = self._print(inside)
+        if inside.is_Mul and inside.has(S) and inside.as_coeff_Mul()[0] == 1:
+            factors = sorted(inside.as_ordered_factors(), key=lambda y: y.has(S))
+            text = " ".join(self.parenthesize(y, PRECEDENCE["Mul"]) for y in factors)
+        # A functional derivative: of paths by the field along them.
+        return rf"\left\langle {text} \right\rangle".replace(r"\partial", r"\delta")
 
     def _print_Function(self, expr: sp.Function, exp: str | None = None) -> str:
         if not isinstance(expr, AppliedUndef):

@@ -110,6 +110,14 @@ def resolved(expr: sp.Expr, point: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     return without_kinks(expr, lambda k: branch(k, lambda g: int(sp.sign(g.xreplace(point).n()))))
 
 
+def with_one_sign(expr: sp.Expr) -> sp.Expr:
+    """The same, expanded; SymPy keeps sign(x - y) and -sign(y - x), |x - y| and |y - x| apart."""
+    return sp.expand(expr).replace(
+        lambda f: isinstance(f, sp.sign | sp.Abs) and f.args[0].could_extract_minus_sign(),
+        lambda f: (-1 if isinstance(f, sp.sign) else 1) * f.func(sp.expand(-f.args[0])),
+    )
+
+
 def without_kinks(expr: sp.Expr, branch: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
     """An expression with a branch in place of each function with kinks, the innermost first."""
     while kinked := expr.atoms(*SWITCHES):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.panels import between, quiet, regression, squares
-from dmft.gaussian.channels.pieces import stripped
+from dmft.gaussian.channels.pieces import stripped, with_one_sign
 from dmft.gaussian.channels.sweeps import (
     Sums,
     Sweep,
@@ -68,14 +68,6 @@ class Average(NamedTuple):
     def entropy(self) -> float:
         """Mean of E[log Z]."""
         return float(self.logs.mean())
-
-
-def _with_one_sign(expr: sp.Expr) -> sp.Expr:
-    """The same, expanded; SymPy keeps sign(x - y) and -sign(y - x), |x - y| and |y - x| apart."""
-    return sp.expand(expr).replace(
-        lambda f: isinstance(f, sp.sign | sp.Abs) and f.args[0].could_extract_minus_sign(),
-        lambda f: (-1 if isinstance(f, sp.sign) else 1) * f.func(sp.expand(-f.args[0])),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,8 +331,8 @@ class Several:
                 images = {
                     z: s * self.fields[n] for z, n, s in zip(self.fields, order, signs, strict=True)
                 }
-                image = _with_one_sign(self.inner.xreplace(images))
-                kept = [s for s in (1, -1) if image == _with_one_sign(s * self.inner)]
+                image = with_one_sign(self.inner.xreplace(images))
+                kept = [s for s in (1, -1) if image == with_one_sign(s * self.inner)]
                 if kept:
                     matrix = np.zeros((self.width, self.width))
                     matrix[range(self.width), order] = signs
