@@ -17,7 +17,6 @@ from dmft.display.style import (
     flatten_noise,
     line_style,
     mark_end,
-    named_once,
     noise_of,
     put_legends,
     symbol,
@@ -25,7 +24,6 @@ from dmft.display.style import (
     wants_log,
 )
 from dmft.display.units import aligned
-from dmft.errors import BadParameter
 from dmft.names import Status
 
 # More error bars than this hide the curve under them.
@@ -67,11 +65,8 @@ def on_one_clock(records: Sequence[Any]) -> list[Any]:
 
 def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
-    if axes is None:
-        axes = canvas.panels(2, (5.0, 4.0))
-    if np.size(axes) != 2:
-        raise BadParameter(f"ax: runs take two axes, overlaps and risk; got {np.size(axes)}")
-    overlaps, risk = np.ravel(axes)
+    axes = canvas.axes(axes, "runs take two axes, overlaps and risk", 2, (5.0, 4.0))
+    overlaps, risk = axes
     escapes = [r for r in records if is_escape(r)]
     records = on_one_clock([r for r in records if not is_escape(r)])
     theories = [r for r in records if not is_ensemble(r)]
@@ -84,7 +79,7 @@ def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str |
     _finish(records, overlaps, risk)
     if title:
         overlaps.figure.suptitle(title)
-    return np.ravel(axes)
+    return axes
 
 
 def entries_of(values: Any) -> list[dict[str, Any]]:
@@ -207,23 +202,40 @@ def _draw_ensemble(
 ) -> None:
     times = np.asarray(ensemble.t)
     at = _spread(times, number)
-    means, errors = aligned(ensemble, theories)
-    dots = {"marker": MARKERS[number % len(MARKERS)], **DOTS}
-    for mean, error in zip(entries_of(means), entries_of(errors), strict=True):
-        overlaps.errorbar(
-            times[at], mean["values"][at], error["values"][at], color=mean["color"],
-            label=None if theories else mean["label"], **dots,
-        )  # fmt: skip
-    if not hasattr(ensemble.mean, "risk"):
-        Q, error = ensemble.mean.Q[at], ensemble.stderr.Q[at]
-        for j in range(Q.shape[1]):
-            risk.errorbar(times[at], Q[:, j, j], error[:, j, j], color=INK,
-                          label=_describe_seeds(ensemble), **dots)  # fmt: skip
+    draw_averages(overlaps, times, ensemble, number, theories, at)
+    risks, errors = (
+        [y.risk] if hasattr(ensemble.mean, "risk") else np.diagonal(y.Q, axis1=1, axis2=2).T
+        for y in (ensemble.mean, ensemble.stderr)
+    )
+    label = _describe_seeds(ensemble)
+    for values, error in zip(risks, errors, strict=True):
+        draw(risk, times[at], values[at], error[at], number, label=label, points=True)
+
+
+def draw_averages(
+    panel: Any, t: Any, ensemble: Any, number: int, theories: Sequence[Any], at: Any = slice(None)
+) -> None:
+    """Draw mean overlaps of runs with their errors, at some of the times."""
+    means, errors = (entries_of(values) for values in aligned(ensemble, theories))
+    for mean, error in zip(means, errors, strict=True):
+        look = {"color": mean["color"], "label": None if theories else mean["label"]}
+        draw(panel, t[at], mean["values"][at], error["values"][at], number, points=True, **look)
+
+
+def draw(
+    panel: Any, t: Any, values: Any, error: Any, number: int, *,
+    label: str | None, color: str = INK, points: bool = False,
+) -> None:  # fmt: skip
+    """Draw a theory as a line with a band of its error, a simulation as points with error bars.
+
+    Line styles and markers differ by the number of the record.
+    """
+    if points:
+        marker = MARKERS[number % len(MARKERS)]
+        panel.errorbar(t, values, error, color=color, label=label, marker=marker, **DOTS)
         return
-    risk.errorbar(
-        times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at], color=INK,
-        label=_describe_seeds(ensemble), **dots,
-    )  # fmt: skip
+    panel.plot(t, values, color=color, linestyle=line_style(number), label=label)
+    panel.fill_between(t, values - error, values + error, color=color, alpha=0.3, lw=0)
 
 
 def _draw_escape(escape: Any, overlaps: Any, risk: Any) -> None:
@@ -284,7 +296,7 @@ def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
     risk.set_ylabel(f"risk {symbol('risk')}" if whole else "measures")
     if whole:
         _scale_risk(risk, risks, min(map(noise_of, records)))
-    put_legends(*((panel, *named_once(panel)) for panel in (overlaps, risk)))
+    put_legends(overlaps, risk)
 
 
 def _scale_risk(panel: Any, risks: NDArray[np.float64], noise: float) -> None:
@@ -306,8 +318,7 @@ def _provenance(record: Any) -> Any:
 
 def plot_escape_times(records: Sequence[Any], ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the distribution of escape times; its area is the fraction of runs that escaped."""
-    if ax is None:
-        ax = canvas.panels(1, (5.0, 3.6))
+    (ax,) = canvas.axes(ax, "escape times take one", 1, (5.0, 3.6))
     for number, record in enumerate(records):
         times = record.times[np.isfinite(record.times)]
         late = f", {record.censored} not escaped" if record.censored else ""
@@ -325,17 +336,14 @@ def plot_escape_times(records: Sequence[Any], ax: Any, *, canvas: Canvas, title:
     ax.set(xlabel="escape time $t$", ylabel="probability density", title=title or "")
     ax.set_ylim(bottom=0.0)
     ax.spines[["top", "right"]].set_visible(False)
-    put_legends((ax, *ax.get_legend_handles_labels()))
+    put_legends(ax)
     return ax
 
 
 def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the control, and the observable that it minimises along its run; return the axes."""
-    if axes is None:
-        axes = canvas.panels(2, (4.5, 3.4))
-    if np.size(axes) != 2:
-        raise BadParameter(f"ax: a schedule takes two axes, control and risk; got {np.size(axes)}")
-    control, risk = np.ravel(axes)
+    axes = canvas.axes(axes, "a schedule takes two axes, control and risk", 2, (4.5, 3.4))
+    control, risk = axes
     step = "steps-post" if schedule.interpolation == "constant" else "default"
     control.plot(schedule.t, schedule.value, color=colour(0), drawstyle=step)
     control.set(xlabel=r"$\tau$", ylabel=symbol(schedule.control))
@@ -347,4 +355,4 @@ def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None
         risk.set(xlabel=r"$\tau$", ylabel=r"risk $\mathcal{R}$" if name == "risk" else name)
     if title is not None:
         control.set_title(title)
-    return np.ravel(axes)
+    return axes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.equations.update.optimiser import step_size
+from dmft.equations.views.declared import unit_readouts
 from dmft.equations.views.latex import assigned, subject_of
 from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
@@ -90,7 +91,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     field = f"{base}_r{hat}{up}"
     star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
     single = are_single(model, algorithm)
-    put_in = [sums or y for y in units_put_in(model, algorithm)]
+    put_in = [sums or (algorithm.one_pass and y) for y in unit_readouts(model, algorithm)]
     one_student, one_teacher = (
         single or (one and getattr(network, "width", 0) == 1)
         for one, network in zip(put_in, (model.student, model.teacher), strict=True)
@@ -151,21 +152,11 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     return "\n".join([law + more, align(rows), meaning])
 
 
-def units_put_in(model: Any, algorithm: Any) -> list[bool]:
-    """Whether the equations hold no readouts, of students and of teachers, since all are one."""
-    trained = getattr(algorithm, "trains_readout", False)
-    units = [getattr(n, "readout", 0) is None for n in (model.student, model.teacher)]
-    return [algorithm.one_pass and y for y in (units[0] and not trained, units[1])]
-
-
 def are_single(model: Any, algorithm: Any) -> bool:
     """Whether one student of unit readout learns one teacher, in one pass over Gaussian inputs."""
-    networks = (model.student, model.teacher)
-    units = all(getattr(n, "width", 0) == 1 and hasattr(n, "readout") for n in networks)
-    if not (units and model.inputs is None and algorithm.one_pass):
-        return False
-    trained = getattr(algorithm, "trains_readout", False)
-    return not trained and all(network.readout is None for network in networks)
+    single = all(getattr(n, "width", 0) == 1 for n in (model.student, model.teacher))
+    plain = algorithm.one_pass and model.inputs is None
+    return single and plain and all(unit_readouts(model, algorithm))
 
 
 def _indices(algorithm: Any) -> str:

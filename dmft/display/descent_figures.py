@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from dmft.arrays import Array
-from dmft.display.curves import DOTS, MARKERS, draw_overlaps, entries_of
-from dmft.display.diagram import cell_edges
+from dmft.display.curves import draw, draw_averages, draw_overlaps, entries_of
+from dmft.display.diagram import cell_edges, colour_norm
 from dmft.display.style import (
     FAINT,
-    INK,
     Canvas,
     blank_figure,
     broken,
@@ -20,12 +19,9 @@ from dmft.display.style import (
     flatten_noise,
     line_style,
     mark_end,
-    named_once,
     put_legends,
     symbol,
 )
-from dmft.display.units import aligned
-from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.descent.run import unknown
 
@@ -69,9 +65,7 @@ def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
     in_row = axes is None and canvas.width is not None
     if axes is None:
         axes = _in_rows(canvas) if in_row else canvas.panels(PANELS, (4.2, 3.6), columns=3)
-    panels = np.ravel(axes)
-    if panels.size != PANELS:
-        raise BadParameter(f"a descent takes six axes (2 x 3), got {panels.size}")
+    panels = canvas.axes(axes, "a descent takes six axes (2 x 3)", PANELS, (4.2, 3.6))
     theories = [r for r in records if not _is_simulated(r)]
     simulated = [r for r in records if _is_simulated(r)]
     for number, run in enumerate(theories):
@@ -84,7 +78,7 @@ def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
         for panel, kernel in zip(panels[3:], KERNELS, strict=True)
     ]
     _name_maps(panels[3:], words, in_row=in_row)
-    put_legends(*((panel, *named_once(panel)) for panel in panels[:3]))
+    put_legends(*panels[:3])
     if title:
         panels[0].figure.suptitle(title)
     return panels.reshape(2, 3)
@@ -118,31 +112,23 @@ def _draw_run(run: Any, panels: Any, number: int) -> None:
         low, high = curve["values"] - error["values"], curve["values"] + error["values"]
         panels[0].fill_between(run.t, low, high, color=curve["color"], alpha=0.3, lw=0)
     steps = run.t[: run.train_loss.size]
-    rows = [(panels[1], steps, "train_loss")]
-    if "risk" in run.arrays:
-        rows.append((panels[2], run.t, "risk"))
-    for panel, t, key in rows:
-        values, error = run.arrays[key], run.error[key]
-        panel.plot(t, values, color=INK, linestyle=style, label="theory" if not number else None)
-        panel.fill_between(t, values - error, values + error, color=FAINT, alpha=0.4, lw=0)
+    label = None if number else "theory"
+    for panel, t, key in ((panels[1], steps, "train_loss"), (panels[2], run.t, "risk")):
+        if key in run.arrays:
+            draw(panel, t, run.arrays[key], run.error[key], number, label=label)
     # Errors above values end no run: kernels are masked where they do not show them.
     if Status(run.status) not in (Status.OK, Status.TOLERANCE_NOT_MET):
         mark_end(run, panels[:3], panels[1])
 
 
 def _draw_ensemble(ensemble: Any, panels: Any, number: int, theories: Sequence[Any]) -> None:
-    t, dots = ensemble.t + 0.08 * number, {"marker": MARKERS[number % len(MARKERS)], **DOTS}
-    means, errors = (entries_of(values) for values in aligned(ensemble, theories))
-    for mean, error in zip(means, errors, strict=True):
-        panels[0].errorbar(
-            t, mean["values"], error["values"], color=mean["color"],
-            label=None if theories else mean["label"], **dots,
-        )  # fmt: skip
+    t = ensemble.t + 0.08 * number
+    draw_averages(panels[0], t, ensemble, number, theories)
     label = f"d = {ensemble.dim}, {len(ensemble.seeds)} runs"
     for panel, key in ((panels[1], "train_loss"), (panels[2], "risk")):
         if key in ensemble.mean:
             values, error = ensemble.mean[key], ensemble.stderr[key]
-            panel.errorbar(t[: values.size], values, error, color=INK, label=label, **dots)
+            draw(panel, t[: values.size], values, error, number, label=label, points=True)
 
 
 def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
@@ -244,15 +230,11 @@ def _name_maps(panels: Any, words: Sequence[list[str]], *, in_row: bool) -> None
 
 def _colours(values: Array) -> dict[str, Any]:
     """Symmetric colours for both signs, logarithmic ones for a wide positive range."""
-    from matplotlib.colors import LogNorm, Normalize
-
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low < 0:
-        bound = max(-low, high)
-        return {"cmap": "RdBu_r", "norm": Normalize(-bound, bound)}
-    if low > 0 and high > WIDE * low:
-        return {"cmap": "viridis", "norm": LogNorm(low, high)}
-    return {"cmap": "viridis", "norm": Normalize(low, high)}
+        low, high = -max(-low, high), max(-low, high)
+    cmap = "RdBu_r" if low < 0 else "viridis"
+    return {"cmap": cmap, "norm": colour_norm(low, high, WIDE)}
 
 
 def _empty(panel: Any, words: str, small: bool = False) -> list[str]:
@@ -272,11 +254,7 @@ def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> 
     """Draw signals in the first panel and X(t, t - age) of saved rows in one panel a function."""
     names = list(run.pairs)
     count = 1 + len(names)
-    if axes is None:
-        axes = canvas.panels(count, (4.6, 3.8))
-    panels = np.ravel(axes)
-    if panels.size != count:
-        raise BadParameter(f"this run takes {count} axes, got {panels.size}")
+    panels = canvas.axes(axes, f"this run takes {count} axes", count, (4.6, 3.8))
     later = run.t > 0
     diagonals = {f"{name}_diagonal" for name in names}
     for number, name in enumerate(n for n in run.signals if n not in diagonals):
@@ -295,7 +273,7 @@ def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> 
         panel.spines[["top", "right"]].set_visible(False)
     if title:
         panels[0].figure.suptitle(title)
-    put_legends(*((panel, *panel.get_legend_handles_labels()) for panel in panels))
+    put_legends(*panels)
     return panels
 
 
@@ -311,9 +289,7 @@ def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
     Populations differ in colour, records in line style.
     """
     count = 4 if any(getattr(r, "paths", None) is not None for r in records) else 3
-    panels = np.ravel(canvas.panels(count, (3.6, 3.2)) if axes is None else axes)
-    if panels.size != count:
-        raise BadParameter(f"these networks take {count} axes, got {panels.size}")
+    panels = canvas.axes(axes, f"these networks take {count} axes", count, (3.6, 3.2))
     for number, record in enumerate(records):
         is_simulated = hasattr(record, "stderr")
         values, errors = (
@@ -330,12 +306,8 @@ def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
             rows = ((mean, d_mean), (variance, d_variance), (corr[last], d_corr[last]))
             name = label if len(values[0]) == 1 else f"{label}, population {a + 1}"
             for panel, (y, error) in zip(panels, rows, strict=False):
-                if is_simulated:
-                    panel.errorbar(record.t, y, error, color=colour(a), label=name, **DOTS,
-                                   marker=MARKERS[number % len(MARKERS)])  # fmt: skip
-                    continue
-                panel.plot(record.t, y, color=colour(a), linestyle=line_style(number), label=name)
-                panel.fill_between(record.t, y - error, y + error, color=colour(a), alpha=0.3, lw=0)
+                draw(panel, record.t, y, error, number, label=name, color=colour(a),
+                     points=is_simulated)  # fmt: skip
         if getattr(record, "paths", None) is not None:
             panels[3].hist(record.paths[:, -1].ravel(), bins="auto", density=True, color=FAINT)
     words = ("mean $E\\,x(t)$", "variance of $x(t)$", "$C(T, s)$", "density of $x(T)$")
@@ -344,7 +316,7 @@ def plot_network(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: st
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[:2]:
         flatten_noise(panel)
-    put_legends((panels[0], *named_once(panels[0])))
+    put_legends(panels[0])
     if title:
         panels[0].figure.suptitle(title)
     return panels

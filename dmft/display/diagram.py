@@ -45,8 +45,7 @@ EVEN = 1e-6
 
 def plot_diagram(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw a phase diagram into `ax` (or a new figure) and return the axes."""
-    if ax is None:
-        ax = canvas.panels(1, (6.4, 4.8))
+    (ax,) = canvas.axes(ax, "a diagram takes one", 1, (6.4, 4.8))
     diagram = in_order(diagram)
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
     shows_status = diagram.quantity == "status" and _is_built_in(diagram)
@@ -69,7 +68,7 @@ def plot_diagram(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     ax.set_ylim(edges[1][0], edges[1][-1])
     if title:
         ax.set_title(title)
-    put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
+    put_legends(ax, handles=handles, where="below")
     return ax
 
 
@@ -150,8 +149,6 @@ def _draw_values(
     asked: Mapping[str, Any],
 ) -> None:
     """Colour cells by their value, with lines at the levels that the caller names."""
-    from matplotlib.colors import LogNorm, Normalize
-
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     noise = noise_of(diagram) if diagram.quantity in RISKS else 0.0
@@ -160,7 +157,7 @@ def _draw_values(
         low, high = noise, max(high, 10 * noise)
     if high - low <= FLAT * max(abs(low), abs(high)):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
-    norm = LogNorm(low, high) if low > 0 and high > LOG_COLOURS * low else Normalize(low, high)
+    norm = colour_norm(low, high, LOG_COLOURS)
     masked = np.ma.masked_invalid(values)
     look = {"cmap": "viridis", "norm": norm} | {n: v for n, v in asked.items() if n != "levels"}
     image = ax.pcolormesh(*edges, masked, rasterized=True, **look)
@@ -171,6 +168,13 @@ def _draw_values(
             diagram.x, diagram.y, masked, asked["levels"], colors=INK, linewidths=0.8
         )
         bar.add_lines(lines)
+
+
+def colour_norm(low: float, high: float, wide: float) -> Any:
+    """Normalisation of colours, logarithmic for positive values that span a wide range."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    return (LogNorm if low > 0 and high > wide * low else Normalize)(low, high)
 
 
 def _draw_labels(

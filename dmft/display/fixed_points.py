@@ -84,7 +84,7 @@ def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -
             f"the thresholds of {found.label} have no curve of fixed points, which labels of one "
             "field have: print them, or draw q of dmft.bayes_optimal against samples_per_dim"
         )
-    ax = canvas.panels(1, (5.0, 3.4)) if ax is None else ax
+    (ax,) = canvas.axes(ax, "thresholds take one", 1, (5.0, 3.4))
     stable = np.gradient(found.samples) > 0
     for wanted, style in ((True, "-"), (False, "--")):
         q = np.where(stable == wanted, found.overlap, np.nan)
@@ -102,5 +102,5 @@ def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -
     ax.set_xlabel(r"samples over dimension $\alpha$")
     ax.set_ylabel("overlap $q$")
     ax.set_title(title or "")
-    put_legends((ax, *ax.get_legend_handles_labels()), where="below")
+    put_legends(ax, where="below")
     return ax

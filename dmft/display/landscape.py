@@ -9,7 +9,6 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.display.style import COLOURS, FAINT, INK, Canvas, put_legends
-from dmft.errors import BadParameter
 
 # Polar grid of the pictures, and the square grid of the flow.
 RADII, ANGLES, SQUARE = 60, 180, 81
@@ -29,13 +28,8 @@ MARKS = {
 
 def plot_landscape(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw contours, flow and section into three axes (or a new figure) and return them."""
-    if ax is None:
-        ax = canvas.panels(3, (4.4, 4.3))
-    axes = np.asarray(ax).ravel()
-    if axes.size != 3:
-        raise BadParameter(
-            f"a landscape takes three axes (contours, flow, section), not {axes.size}"
-        )
+    words = "a landscape takes three axes (contours, flow, section)"
+    axes = canvas.axes(ax, words, 3, (4.4, 4.3))
     u = _grid(found)
     f = found.disc.values(u)
     e, m = found.disc.alignments(u)
@@ -46,7 +40,7 @@ def plot_landscape(found: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     axes[0].set_title(title or found.name, fontsize="medium")
     axes[1].set_title("flow of the population gradient", fontsize="medium")
     axes[2].set_title("along the circle", fontsize="medium")
-    put_legends((axes[2], marks, [line.get_label() for line in marks]), where="below")
+    put_legends(axes[2], handles=marks, where="below")
     return axes
 
 

@@ -207,8 +207,8 @@ def document(
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
     several = sum(isinstance(y, Explanation) for y in records) > 1
-    kept = _defined_once(_said_once(records, alone=True) if several else records)
-    derivations = _defined_once(_said_once(derivations))
+    kept = _said_once(records, alone=True) if several else records
+    derivations = _said_once(derivations)
     explained = [y for y in (*kept, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
@@ -255,19 +255,6 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
     return re.sub(r"^[^\n]*[:,]\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
 
 
-def _defined_once(records: Sequence[Any]) -> list[Any]:
-    """Explanations of one system with what is computed of a sample in the first alone."""
-    seen: set[tuple[str, ...]] = set()
-    found: list[Any] = []
-    for one in records:
-        if isinstance(one, Explanation) and one.appendix in seen:
-            told = tuple(m for m in one.notation if not m.latex.endswith(" are"))
-            one = replace(one, appendix=(), notation=told)
-        seen |= {y for y in [getattr(one, "appendix", ())] if y}
-        found.append(one)
-    return found
-
-
 def _said_once(derivations: Sequence[Any], alone: bool = False) -> list[Any]:
     """Derivations, without what the document says before.
 
@@ -294,7 +281,10 @@ def _said_once(derivations: Sequence[Any], alone: bool = False) -> list[Any]:
             if m.latex not in seen
             and (alone or (not m.declared and (not m.names or printed & {*m.names})))
         )
-        seen |= {*keys, *(m.latex for m in told)}
+        if one.appendix and one.appendix in seen:  # what is computed of a sample
+            one = replace(one, appendix=())
+            told = tuple(m for m in told if not m.latex.endswith(" are"))
+        seen |= {*keys, one.appendix, *(m.latex for m in told)}
         found.append(replace(one, steps=tuple(kept), notation=told))
     return found
 

@@ -31,8 +31,7 @@ LEFT, RIGHT = 1.2, 1.2
 
 def plot_regimes(plane: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the regions into `ax` (or a new figure) and return the axes."""
-    if ax is None:
-        ax = canvas.panels(1, (8.0, 4.4))
+    (ax,) = canvas.axes(ax, "regimes take one", 1, (8.0, 4.4))
     regions = {region.name: region for region in plane}
     lines = sorted({float(b) for r in plane for b in (r.lower, r.upper) if b.is_finite})
     span = (lines[0] - LEFT, lines[-1] + RIGHT)
@@ -74,11 +73,12 @@ def _name_below(ax: Any, regions: dict[str, Any], drawn: dict[str, Any]) -> None
     """Name regions and their limits in a legend, where the plane has no room for them."""
     from matplotlib.patches import Patch
 
-    handles, labels = [], []
-    for name, region in regions.items():
-        handles.append(drawn.get(name) or Patch(color=GROUNDS[name]))
-        labels.append(": ".join(text for text in (region.title, SHORT[name]) if text))
-    put_legends((ax, handles, labels), where="below")
+    handles = {
+        ": ".join(text for text in (region.title, SHORT[name]) if text): drawn.get(name)
+        or Patch(color=GROUNDS[name])
+        for name, region in regions.items()
+    }
+    put_legends(ax, handles=handles, where="below")
 
 
 def _band(ax: Any, region: Any, span: tuple[float, float], ground: str) -> None:
@@ -120,7 +120,7 @@ MARGIN = 1.0
 
 def plot_batches(record: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw log_d of steps and samples over mu = log_d n_b; regions are shaded and named."""
-    axes = canvas.panels(1, (6.4, 4.8)) if ax is None else ax
+    (axes,) = canvas.axes(ax, "exponents take one", 1, (6.4, 4.8))
     bounds = sorted({float(b) for (a, b), _ in record.regions if b.is_finite})
     last = max(bounds) + MARGIN
     points = [0.0, *bounds, last]
@@ -137,5 +137,5 @@ def plot_batches(record: Any, ax: Any, *, canvas: Canvas, title: str | None) -> 
     axes.set_xlabel(r"$\mu = \log_d n_b$")
     axes.set_ylabel(r"power of $d$")
     axes.set_title(title or rf"$\ell = {record.exponent}$, {record.loss} loss")
-    put_legends((axes, *axes.get_legend_handles_labels()), where="below")
+    put_legends(axes, where="below")
     return axes

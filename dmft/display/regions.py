@@ -45,8 +45,7 @@ def plot_regions(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    if ax is None:
-        ax = canvas.panels(1, (7.2, 6.2))
+    (ax,) = canvas.axes(ax, "regions take one", 1, (7.2, 6.2))
     count = len(diagram.names)
     others = [name for name in diagram.names if name not in GROUNDS]
     further = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
@@ -67,8 +66,7 @@ def plot_regions(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     if title:
         ax.set_title(title)
     patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]
-    handles = patches + lines
-    put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
+    put_legends(ax, handles=patches + lines, where="below")
     return ax
 
 
@@ -131,9 +129,8 @@ def plot_boundary(record: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     """Draw boundary curves into `ax` (over what is there) or into a new figure with the grid."""
     from matplotlib.patheffects import withStroke
 
-    over = ax is not None and ax.has_data()
-    if ax is None:
-        ax = canvas.panels(1, (6.4, 4.8))
+    (ax,) = canvas.axes(ax, "a boundary takes one", 1, (6.4, 4.8))
+    over = ax.has_data()
     points = [] if over else _draw_points(ax, record)
     lines = []
     for number, curve in enumerate(record.curves):
@@ -152,8 +149,7 @@ def plot_boundary(record: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
             ax.set(**{f"{axis}scale": "log"})
     if title:
         ax.set_title(title)
-    handles = [*points, *lines]
-    put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
+    put_legends(ax, handles=[*points, *lines], where="below")
     return ax
 
 
@@ -186,16 +182,6 @@ def _draw_points(ax: Any, record: Any) -> list[Any]:
         failed = name == FAILED
         look = {"color": INK if failed else grounds[number], "linewidth": 0.8 if failed else 0.0}
         marker = "x" if failed else MARKERS[number % len(MARKERS)]
-        handles.append(
-            ax.scatter(
-                x[here],
-                y[here],
-                s=area,
-                marker=marker,
-                label=SIGNS.get(name, name),
-                zorder=1,
-                clip_on=False,
-                **look,
-            )
-        )
+        look |= {"marker": marker, "label": SIGNS.get(name, name), "clip_on": False}
+        handles.append(ax.scatter(x[here], y[here], s=area, zorder=1, **look))
     return handles

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.errors import MissingExtra
+from dmft.errors import BadParameter, MissingExtra
 from dmft.names import QUANTITIES
+from dmft.typeset.plain import GREEK
 
 # Okabe and Ito's palette without yellow (too light for lines): told apart by all eyes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -93,13 +94,18 @@ class Canvas:
         height = rows * size[1]
         if self.width is not None:
             height = min(height, TALLEST)
-        axes = blank_figure((size[0], height), shown=self.shown).subplots(rows, columns)
-        if count == 1:
-            return axes
-        flat = np.ravel(axes)
-        for rest in flat[count:]:
+        axes = np.ravel(blank_figure((size[0], height), shown=self.shown).subplots(rows, columns))
+        for rest in axes[count:]:
             rest.remove()
-        return flat[:count]
+        return axes[:count]
+
+    def axes(self, given: Any, what: str, count: int, panel: tuple[float, float]) -> Any:
+        """Return the axes that a caller gave, `count` in number, or those of a new figure."""
+        if given is None:
+            return self.panels(count, panel)
+        if np.size(given) != count:
+            raise BadParameter(f"ax: {what}; got {np.size(given)}")
+        return np.ravel(given)
 
 
 def colour(index: int) -> str:
@@ -120,11 +126,7 @@ def symbol(name: str) -> str:
     if name in QUANTITIES:
         return f"${QUANTITIES[name].latex}$"
     head, _, tail = name.partition("_")
-    greek = {
-        "alpha", "beta", "gamma", "delta", "Delta", "epsilon", "eta", "kappa", "lambda", "mu",
-        "omega", "Omega", "rho", "sigma", "tau", "theta", "zeta",
-    }  # fmt: skip
-    first = rf"\{head}" if head in greek else head if len(head) == 1 else rf"\mathrm{{{head}}}"
+    first = rf"\{head}" if head in GREEK else head if len(head) == 1 else rf"\mathrm{{{head}}}"
     if not tail:
         return f"${first}$"
     inner = tail.replace("_", r"\,")
@@ -215,23 +217,22 @@ def flatten_noise(panel: Any) -> None:
         panel.set_ylim(0.5 * (low + high) - 0.5 * size, 0.5 * (low + high) + 0.5 * size)
 
 
-def named_once(panel: Any) -> tuple[list[Any], list[str]]:
-    """Handles and labels of a legend, each label once: the first of its curves."""
-    handles, labels = panel.get_legend_handles_labels()
-    families = dict(zip(reversed(labels), reversed(handles), strict=True))
-    names = list(dict.fromkeys(labels))
-    return [families[name] for name in names], names
+def put_legends(
+    *panels: Any, handles: Mapping[str, Any] | Sequence[Any] | None = None, where: str = "above"
+) -> None:
+    """Put legends outside of their axes, where they can cover no curve.
 
-
-Wanted = tuple[Any, Sequence[Any], Sequence[str]]
-
-
-def put_legends(*wanted: Wanted, where: str = "above", **look: Any) -> None:
-    """Put legends outside of their axes, where they can cover no curve."""
-    break_labels(wanted[0][0].figure)
-    for ax, handles, labels in wanted:
-        if handles:
-            _put_legend(ax, list(handles), list(labels), where, look)
+    `handles` by label, or with labels of their own; by default those of the axes, each label once:
+    the first of its curves.
+    """
+    break_labels(panels[0].figure)
+    for ax in panels:
+        shown = ax.get_legend_handles_labels()[0] if handles is None else handles
+        if not isinstance(shown, Mapping):
+            first = {handle.get_label(): handle for handle in reversed(shown)}
+            shown = {handle.get_label(): first[handle.get_label()] for handle in shown}
+        if shown:
+            _put_legend(ax, [*shown.values()], [*shown], where)
 
 
 def refit_legends(figure: Any) -> bool:
@@ -266,7 +267,7 @@ def _not_wider(legend: Any, renderer: Any = None) -> Any:
     return Bbox([[max(box.x0, axes.x0), box.y0], [max(min(box.x1, axes.x1), axes.x0), box.y1]])
 
 
-def _placed(ax: Any, where: str, look: Any) -> tuple[dict[str, Any], float]:
+def _placed(ax: Any, where: str) -> tuple[dict[str, Any], float]:
     """Options of matplotlib's legend outside of axes, and how far from them it is, in inches."""
     from matplotlib.transforms import ScaledTranslation
 
@@ -279,13 +280,13 @@ def _placed(ax: Any, where: str, look: Any) -> tuple[dict[str, Any], float]:
         "loc": "lower left" if where == "above" else "upper left", "borderaxespad": 0.0,
         "bbox_to_anchor": (0.0, 1.0 if where == "above" else 0.0), "bbox_transform": outside,
         "frameon": False, "fontsize": "small", "columnspacing": 1.2, "handlelength": 1.8,
-        "borderpad": 0.2, **look,
+        "borderpad": 0.2,
     }  # fmt: skip
     return options, shift
 
 
 def _put_legend(
-    ax: Any, handles: list[Any], labels: list[str], where: str, look: Any, *, before: Any = None
+    ax: Any, handles: list[Any], labels: list[str], where: str, *, before: Any = None
 ) -> bool:
     """In as many columns as the axes are wide; names wider than the axes are broken.
 
@@ -293,7 +294,7 @@ def _put_legend(
     one takes long: widths are known from before.
     """
     dpi = ax.figure.figure.dpi
-    options, shift = _placed(ax, where, look)
+    options, shift = _placed(ax, where)
     bars = bars_below(ax) if where == "below" else []
     # A legend below may also be below the colour bar.
     room = max(ax.bbox.x1, *(bar.get_tightbbox().x1 for bar in bars), 0.0) - ax.bbox.x0
@@ -311,7 +312,7 @@ def _put_legend(
     if legend is before and number != used:
         legend = ax.legend(handles, words, ncols=columns, **options)
     legend.set_bbox_to_anchor(options["bbox_to_anchor"], options["bbox_transform"])
-    legend.dmft_given = (handles, labels, where, look)
+    legend.dmft_given = (handles, labels, where)
     legend.dmft_found = (widths, number, shift, dpi)
     if bars:
         legend.get_tightbbox = partial(_not_wider, legend)

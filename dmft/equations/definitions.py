@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
-from dmft.equations.symbols import IN_CLUSTER
+from dmft.equations.symbols import IN_CLUSTER, SYMMETRIC
 
 # Weights and scales of a mixture of error functions.
 Role = Literal["block", "sample", "intermediate", "rate", "observable"]
@@ -105,10 +105,23 @@ class Definition:
         return replace(self, terms=tuple((t, e) for t, e in self.terms if t != name))
 
 
+def mapped(d: Definition, change: Callable[[sp.Expr], sp.Expr]) -> Definition:
+    """A definition with other terms of the same names, without those that vanish."""
+    terms = ((name, change(e)) for name, e in d.terms)
+    return replace(d, terms=tuple((name, e) for name, e in terms if e != 0))
+
+
 def base_name(target: sp.Expr) -> str:
     """Name of an indexed base or of a symbol."""
     label = target.base.label if isinstance(target, sp.Indexed) else target
     return label.name if isinstance(label, sp.Symbol) else str(label)
+
+
+def sorted_entries(expr: sp.Expr) -> sp.Expr:
+    """An expression with the indices of symmetric arrays in one order."""
+    found = (e for e in expr.atoms(sp.Indexed) if base_name(e) in SYMMETRIC)
+    order = {e: e.base[tuple(sorted(e.indices, key=sp.default_sort_key))] for e in found}
+    return expr.xreplace(order)
 
 
 def is_covariance(name: str) -> bool:
@@ -155,12 +168,19 @@ def has_rows_of_readout(definitions: Iterable[Definition]) -> bool:
     return any(base_name(y) == "readout" and len(y.indices) > 1 for y in read)
 
 
-def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
-    """Leave out the blocks and intermediates that nothing reads; covariances always stay."""
+def is_asked_for(d: Definition) -> bool:
+    """Whether a definition stays where nothing reads it: a rate, an observable, a covariance."""
+    return d.role in ("rate", "observable") or is_covariance(d.name)
+
+
+def live(
+    definitions: Iterable[Definition], stays: Callable[[Definition], bool] = is_asked_for
+) -> tuple[Definition, ...]:
+    """Leave out the definitions that nothing reads, unless they stay anyway."""
     kept: list[Definition] = []
     needed: set[str] = set()
     for d in reversed(tuple(definitions)):
-        if d.role in ("rate", "observable") or d.name in needed or is_covariance(d.name):
+        if d.name in needed or stays(d):
             kept.append(d)
             needed |= used_bases(d.expr)
     return tuple(reversed(kept))

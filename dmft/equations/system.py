@@ -22,7 +22,7 @@ from dmft.equations.changes.user_terms import (
     symmetrised,
     users_of,
 )
-from dmft.equations.definitions import Definition, base_name, live, used_bases
+from dmft.equations.definitions import Definition, base_name, live, mapped, used_bases
 from dmft.equations.parameter_values import declared_parameters
 from dmft.equations.states import Grams, StateSpace
 from dmft.errors import BadParameter
@@ -243,7 +243,7 @@ class System(Changeable):
         from dmft.equations.views.printer import EquationPrinter
         from dmft.equations.views.text import model_names
 
-        names = model_names(self.model, r"\sigma", r"\sigma_*")
+        names = model_names(self.model)
         return str(EquationPrinter(names).doprint(expr))
 
     def block_latex(self, block: str) -> str:
@@ -360,16 +360,9 @@ class System(Changeable):
                 )
             swap[known[name]] = check(given)
             extra = (*extra, *check.new_parameters(swap[known[name]]))
-        changed = [
-            Definition(
-                d.target,
-                tuple((t, y) for t, e in d.terms if (y := e.xreplace(swap)) != 0),
-                d.role,
-                None if d.factor in swap else d.factor,
-            )
-            for d in self.definitions
-        ]
-        return self._rebuilt(changed, extra)
+        put = (mapped(d, lambda e: e.xreplace(swap)) for d in self.definitions)
+        kept = [replace(d, factor=None) if d.factor in swap else d for d in put]
+        return self._rebuilt(kept, extra)
 
     def _rebuilt(self, changed: Iterable[Definition], extra: tuple[sp.Symbol, ...]) -> Self:
         """The same equations with other definitions: empty ones are zero, unused ones go."""

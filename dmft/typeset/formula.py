@@ -77,18 +77,19 @@ def width(formula: str | Sequence[Atom]) -> float:
     return sum(a.width for a in (parse(formula) if isinstance(formula, str) else formula))
 
 
-class _Parser:
-    """Recursive descent over tokens."""
+class Tokens:
+    """Tokens of a formula, for recursive descent."""
 
-    def __init__(self, text: str, scale: float, display: bool) -> None:
+    def __init__(self, text: str) -> None:
         self.tokens, self.place = TOKEN.findall(text), 0
-        self.scale, self.display = scale, display
 
     def next(self) -> str:
+        """The next token, which is taken; empty at the end."""
         self.place += 1
-        return self.tokens[self.place - 1]
+        return self.tokens[self.place - 1] if self.place <= len(self.tokens) else ""
 
     def peek(self) -> str:
+        """The next token; empty at the end."""
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
 
     def skip(self) -> str:
@@ -96,6 +97,14 @@ class _Parser:
         while self.peek().isspace():
             self.place += 1
         return self.peek()
+
+
+class _Parser(Tokens):
+    """Atoms by recursive descent."""
+
+    def __init__(self, text: str, scale: float, display: bool) -> None:
+        super().__init__(text)
+        self.scale, self.display = scale, display
 
     def argument(self) -> str:
         """Text of the next argument, without its braces."""

@@ -10,11 +10,11 @@ import textwrap
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from dmft.typeset.formula import Tokens
 from dmft.typeset.fragment import ALIGN
 
 # Points of a line, which are about so many characters.
 TERMINAL, CHARACTERS = 400.0, 96
-TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\d+(?:\.\d+)?|\s+|.", re.DOTALL)
 NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
     "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega varepsilon "
@@ -58,7 +58,7 @@ def plain(formula: str) -> str:
     >>> plain(r"\frac{d M_{j r}}{dt} = \frac{1}{k} \sum_{s=1}^{k} \langle \sigma(h_{s})^{2}\rangle")
     'dM[j,r]/dt = 1/k Σ_s ⟨σ(h[s])²⟩'
     """
-    text = SPARE.sub("", _Reader(TOKEN.findall(formula)).text()).replace("∑", "Σ")
+    text = SPARE.sub("", _Reader(formula).text()).replace("∑", "Σ")
     text = re.sub(r"(?<=[^\s,;(\[{=≈]) ([+-])(?=[^\s)])", r" \1 ", text)
     return re.sub(r"^d (?=\S+/dt$)", "d", text.replace(QUAD, "   ").strip())
 
@@ -70,24 +70,12 @@ def _bare(text: str) -> str:
     return text
 
 
-class _Reader:
-    """Recursive descent over tokens."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.place = tokens, 0
-
-    def next(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1] if self.place <= len(self.tokens) else ""
-
-    def peek(self) -> str:
-        return self.tokens[self.place] if self.place < len(self.tokens) else ""
+class _Reader(Tokens):
+    """Text by recursive descent."""
 
     def argument(self) -> str:
         """The next group, or sign."""
-        while self.peek().isspace():
-            self.place += 1
-        if self.peek() != "{":
+        if self.skip() != "{":
             return self.atom()
         self.place += 1
         return self.text("}").strip()

@@ -270,7 +270,7 @@ def test_named_averages_put_back_are_the_equations(notation):
     """I_2, I_3 and I_4 of two-layer erf networks; what occurs once is in brackets."""
     equations = dmft.derive(dmft.literature.saad_solla(3, 2, 0.1), dmft.SGD(gamma))
     definitions, _ = declared_definitions(subject_of(equations, notation))
-    names = model_names(equations.model, r"\sigma", r"\sigma_*")
+    names = model_names(equations.model)
     plain, named = (EquationPrinter(names, letters_of(notation)) for _ in range(2))
     told = "".join(name_averages(definitions, named))
     assert re.findall(r"(\S+) &=", told) == ["I_{2}", "I_{3}", "I_{4}"]

@@ -20,6 +20,7 @@ from dmft.equations.definitions import (
     base_name,
     has_rows_of_readout,
     running_symbol,
+    sorted_entries,
     used_bases,
 )
 from dmft.equations.parameter_values import RESERVED, entry_named
@@ -223,14 +224,8 @@ class TermCheck:
             for s in expr.atoms(sp.Symbol) - labels
             if s.name in own and s != own[s.name]
         }
-        expr = expr.xreplace(swap)
-        entries: dict[sp.Expr, sp.Expr] = {}
-        for e in expr.atoms(sp.Indexed):
-            places = e.indices
-            if base_name(e) in x.SYMMETRIC:
-                places = sorted(places, key=sp.default_sort_key)
-            entries[e] = sp.IndexedBase(base_name(e))[tuple(places)]
-        return expr.xreplace({e: y for e, y in entries.items() if e != y})
+        bases = {b: sp.IndexedBase(str(b.label)) for b in expr.atoms(sp.IndexedBase)}
+        return sorted_entries(expr.xreplace(bases).xreplace(swap))
 
     def _check(self, expr: sp.Expr) -> None:
         """Refuse what the equations do not have, or what cannot be compiled."""
@@ -395,10 +390,5 @@ def symmetrised(expr: sp.Expr, first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
     other = expr.xreplace({first: second, second: first})
     found = (q for q in other.atoms(Expectation) if q.is_product)
     other = other.xreplace({q: product_average(q.factors, q.fields, q.law) for q in found})
-    entries = {
-        e: e.base[tuple(sorted(e.indices, key=sp.default_sort_key))]
-        for e in other.atoms(sp.Indexed)
-        if base_name(e) in x.SYMMETRIC
-    }
-    other = other.xreplace(entries)
+    other = sorted_entries(other)
     return expr if sp.expand(other - expr) == 0 else (expr + other) / 2

@@ -163,7 +163,7 @@ class Account:
 
     def __post_init__(self) -> None:
         """Open the ledger in the notation of the equations."""
-        names = model_names(self.model, r"\sigma", r"\sigma_*")
+        names = model_names(self.model)
         printer = StatementPrinter(names)
         if self.printed is not None and self.printed.closed is not None:
             printer = SinglePrinter(names, self.printed.closed)

@@ -165,7 +165,7 @@ def chosen(known: Sequence[Meaning], steps: Sequence[Step]) -> tuple[Meaning, ..
 
 def sample_latex(definitions: Sequence[Definition], model: Model) -> str:
     """Alignment of what an algorithm computes of a sample."""
-    printer = EquationPrinter(model_names(model, r"\sigma", r"\sigma_*"))
+    printer = EquationPrinter(model_names(model))
     return align([row for d in definitions for row in definition_latex(d, printer)])
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.averages.expectation import At
+from dmft.equations.definitions import Definition, base_name, live
 from dmft.equations.explained.scene import check_blocks
 from dmft.equations.views.closed import ClosedSystem
 from dmft.equations.views.declared import at_declared, declared_definitions, unit_widths
 from dmft.equations.views.latex import Page, closed_form, subject_of
+from dmft.equations.views.networks import put_in
 from dmft.equations.views.paper_units import Subject
 from dmft.errors import BadParameter
 from dmft.model.algorithm import refuse
@@ -157,7 +158,9 @@ def rate_of(equations: System, block: str) -> Definition:
         raise BadParameter(
             "terms of these equations were changed by hand: explain the equations as derived"
         )
-    read = _read_by(rates[block], equations.definitions)
+    rate = rates[block]
+    others = (d for d in equations.definitions if d.role != "rate" or d is rate)
+    read = live(others, lambda d: d is rate)
     if block.startswith(BLOCK):
         _check_block(equations, read)
     lines = {s for d in read for s in d.expr.free_symbols & set(x.LINES)}
@@ -185,48 +188,10 @@ def _check_block(equations: System, read: Sequence[Definition]) -> None:
         )
 
 
-def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Definition]:
-    """A rate and the definitions that it is computed from."""
-    kept, needed = [rate], used_bases(rate.expr)
-    for d in reversed(tuple(definitions)):
-        if d.role != "rate" and d.name in needed:
-            kept.append(d)
-            needed |= used_bases(d.expr)
-    return kept
-
-
 def inlined_rate(equations: System, block: str) -> sp.Expr:
     """The rate of a block in averages of functions of local fields."""
     table = {base_name(d.target): d for d in equations.definitions if d.role == "intermediate"}
     return put_in(rate_of(equations, block).expr, table)
-
-
-def put_in(expr: sp.Expr, table: Mapping[str, Definition]) -> sp.Expr:
-    """An expression with definitions put in."""
-
-    def within(e: sp.Expr) -> sp.Expr:
-        if isinstance(e, sp.Indexed) and base_name(e) in table:
-            d = table[base_name(e)]
-            own = dict(zip(d.target.indices, e.indices, strict=True))
-            body = _apart(d.expr, set().union(*(i.free_symbols for i in e.indices)))
-            return within(body.xreplace({s: v for s, v in own.items() if s != v}))
-        if not e.args or isinstance(e, sp.Indexed | Expectation):
-            return e
-        if isinstance(e, sp.Sum):
-            return sp.Sum(within(e.function), *e.limits)
-        return e.func(*(within(a) for a in e.args))
-
-    return within(expr)
-
-
-def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
-    """An expression whose sums run over other symbols than those that are put into it."""
-    bound = {limit[0] for total in expr.atoms(sp.Sum) for limit in total.limits}
-    spare = [s for s in (x.u, x.v, x.s) if s not in expr.free_symbols | bound | taken]
-    swap: dict[sp.Basic, sp.Symbol] = {}
-    for s in sorted(bound & taken, key=str):
-        swap[s] = next(y for y in spare if x.AXES[y] == x.AXES[s] and y not in swap.values())
-    return expr.xreplace(swap)
 
 
 def in_powers(expr: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
@@ -236,11 +201,3 @@ def in_powers(expr: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
     terms = sp.collect(plain, symbol, evaluate=False)
     back = {d: e for e, d in kept.items()}
     return sp.Add(*(power * sp.factor(c).xreplace(back) for power, c in terms.items()))
-
-
-def own_name(field: sp.Indexed) -> sp.Expr | None:
-    """h_l of lambda_l, h*_r of lambda_{p+r}; None of a field that runs over all."""
-    (index,) = field.indices
-    if x.AXES.get(index) == x.p:
-        return x.h[index]
-    return x.h_star[index - x.p] if x.AXES.get(index - x.p) == x.k else None

@@ -28,8 +28,6 @@ from dmft.equations.explained.printed import (
     Printed,
     as_printed,
     in_powers,
-    own_name,
-    put_in,
     rate_of,
 )
 from dmft.equations.explained.scene import (
@@ -46,6 +44,7 @@ from dmft.equations.rules.explained import explain_rule
 from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments
+from dmft.equations.views.networks import placed, put_in
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 from dmft.names import BLOCK
@@ -179,9 +178,7 @@ class _Rate:
 
     def inline(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the intermediate definitions put in, fields called by their names."""
-        found = put_in(expr, self.table)
-        fields = {e: own_name(e) for e in found.atoms(sp.Indexed) if e.base == x.lam}
-        return found.xreplace({e: own for e, own in fields.items() if own is not None})
+        return placed(put_in(expr, self.table))
 
     # Definitions ----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dmft.equations.views.collected import collected
 from dmft.equations.views.latex import Page, definition_latex
 from dmft.equations.views.printer import EquationPrinter, letters_of
 from dmft.equations.views.text import printed_definitions
-from dmft.explanation.print_forms import MOST
+from dmft.explanation.print_forms import MOST, Part
 from dmft.laws import Discrete, Law, Normal
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Row, Vector, View
@@ -31,21 +31,12 @@ EXACT, LARGEST = 1e-12, 64
 SQUARE = re.compile(r"G.*_\{(.+) \1\}")
 
 
-class Overlap(sp.Symbol):
-    """An overlap of two named rows, which is no parameter."""
-
-    @property
-    def entry(self) -> Overlap:
-        """Itself: it is printed by its name."""
-        return self
-
-
 class RulePrinter(ClosedPrinter):
     """Closed forms in overlaps of named rows; names of several letters upright."""
 
     def is_parameter(self, symbol: sp.Expr) -> bool:
         """Whether a symbol is printed before overlaps."""
-        return super().is_parameter(symbol) and not isinstance(symbol, Overlap | Field)
+        return super().is_parameter(symbol) and not isinstance(symbol, Field)
 
     def _print_sign(self, expr: sp.sign, exp: str | None = None) -> str:
         # Roots are positive.
@@ -123,7 +114,7 @@ def row_names(rule: VectorRule) -> dict[sp.Symbol, sp.Symbol]:
                     sp.latex(sp.Symbol(_row(r)))
                     for r in sorted((a, b), key=moments.places.__getitem__)
                 )
-                found[moments.in_block(a, b, e)] = Overlap(f"G{own}_{{{names}}}", real=True)
+                found[moments.in_block(a, b, e)] = Part(f"G{own}_{{{names}}}", real=True)
     return found
 
 
@@ -165,7 +156,7 @@ def _growths(definitions: Sequence[Definition], rule: VectorRule) -> dict[sp.Exp
     found: dict[sp.Expr, sp.Expr] = {}
     for d in (d for d in definitions if d.name.startswith("growth_")):
         own = " ".join(names[int(n) - 1] for n in d.name.split("_")[1:])
-        found[d.target] = Overlap(rf"\Phi_{{{own}}}", real=True)
+        found[d.target] = Part(rf"\Phi_{{{own}}}", real=True)
     return found
 
 
@@ -178,8 +169,8 @@ def _short(expr: sp.Expr) -> sp.Expr:
     if is_long or expr.has(Expectation, sp.Piecewise):
         return expr
     expr = expr.replace(lambda e: hasattr(e, "formula"), lambda e: e.formula())
-    squares = (s for s in expr.atoms(Overlap) if SQUARE.fullmatch(s.name))
-    expr = expr.xreplace({s: Overlap(s.name, positive=True) for s in squares})
+    squares = (s for s in expr.atoms(Part) if SQUARE.fullmatch(s.name))
+    expr = expr.xreplace({s: Part(s.name, positive=True) for s in squares})
     return min(collected(expr), sp.factor_terms(expr), key=sp.count_ops)
 
 

@@ -345,7 +345,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
 
     @property
     def _printer(self) -> TwoTimePrinter:
-        return TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
+        return TwoTimePrinter(model_names(self.model))
 
     def block_latex(self, block: str) -> str:
         """Return a block with its indices, as LaTeX."""

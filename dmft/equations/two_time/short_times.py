@@ -83,7 +83,7 @@ class ShortTimes(InLatex, Explained, Short):
 
     def latex(self) -> str:
         """Return the fields and recursions at the first times as LaTeX."""
-        printer = TwoTimePrinter(model_names(self.equations.model, r"\sigma", r"\sigma_*"))
+        printer = TwoTimePrinter(model_names(self.equations.model))
         lines = [
             line
             for d in self.definitions

@@ -32,7 +32,7 @@ from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
-from dmft.errors import DmftError
+from dmft.errors import DmftError, NotClosed
 from dmft.explanation.print_forms import named_parts
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
@@ -103,12 +103,8 @@ def _system(
     """The closed form of definitions, which a document needs several times."""
     try:
         return _Closing(definitions, sphere, longest).system(notes)
-    except _NotClosed:
+    except NotClosed:
         return None
-
-
-class _NotClosed(Exception):
-    """Some average has no closed form that is printed."""
 
 
 class _Closing:
@@ -118,14 +114,14 @@ class _Closing:
         self.definitions, self.sphere, self.longest = definitions, sphere, longest
         read = [d for d in definitions if d.role not in ("block", "sample")]
         if any(d.role == "sample" for d in definitions):
-            raise _NotClosed
+            raise NotClosed
         self.read = read
         entries = {e for d in read for y in (d.expr, d.target) for e in y.atoms(sp.Indexed)}
         indices = {i for e in entries for i in e.indices}
         self.scalar = all(i in (*ONLY, x.block) or i.is_number for i in indices)
         self.blocks = {base_name(d.target) for d in definitions if d.role == "block"}
         if any(name.startswith("Omega_") for name in self.blocks):  # clusters with covariances
-            raise _NotClosed
+            raise NotClosed
         self.by_block = "Gram" in self.blocks
         self.orthonormal = any(
             d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in definitions
@@ -145,7 +141,7 @@ class _Closing:
             deltas = {d: sp.Dummy() for e in exprs.values() for d in e.atoms(sp.KroneckerDelta)}
             alone = (e.xreplace(deltas) for e in exprs.values() if not e.has(sp.Sum))
             if not all(e.is_polynomial() for e in alone):
-                raise _NotClosed
+                raise NotClosed
             exprs = {
                 t: over_neurons(e) if e.has(sp.Sum) else turned(sp.collect(e, t, sp.factor))
                 for t, e in exprs.items()
@@ -172,12 +168,12 @@ class _Closing:
     def average(self, average: Expectation) -> sp.Expr:
         """Closed form of one average over the distinct fields that it reads."""
         if average.law != FIELDS or average.integrand.has(sp.Sum, sp.DiracDelta):
-            raise _NotClosed
+            raise NotClosed
         integrand = average.integrand.replace(lambda e: isinstance(e, At), lambda e: e.expr)
         fields = [e for e in integrand.atoms(sp.Indexed) if x.is_field(e.base)]
         fields.sort(key=sp.default_sort_key)
         if any(y.base == x.lam for y in fields):
-            raise _NotClosed
+            raise NotClosed
         others = {e: sp.Dummy(real=True) for e in integrand.atoms(sp.Indexed) if e not in fields}
         dummies = [sp.Dummy(f"y{n}", real=True) for n in range(len(fields))]
         plain = integrand.xreplace(dict(zip(fields, dummies, strict=True)) | others)
@@ -201,16 +197,16 @@ class _Closing:
             if value is not None:
                 return sp.expand(value)
         if not self.scalar:
-            raise _NotClosed
+            raise NotClosed
         try:
             value = Gaussian(list(fields), law).expect(plain)
         except DmftError as error:
-            raise _NotClosed from error
+            raise NotClosed from error
         # Sums of averages may cancel in part, hardly by half.
         if value.has(TableAverage, sp.Integral, sp.nan, sp.zoo) or (
             sp.count_ops(value) > 2 * self.longest
         ):
-            raise _NotClosed
+            raise NotClosed
         return value
 
     def placed(self, expr: sp.Expr) -> sp.Expr:
@@ -300,15 +296,13 @@ def _inlined(
 ) -> dict[sp.Expr, sp.Expr]:
     """Rates and observables with the intermediates in them."""
     inner = {t: e for t, e in exprs.items() if roles[t] == "intermediate"}
-    for target in inner:
-        inner[target] = _put(inner[target], {t: e for t, e in inner.items() if t != target})
-    return {t: _put(e, inner) for t, e in exprs.items() if roles[t] != "intermediate"}
 
+    def put(expr: sp.Expr) -> sp.Expr:
+        for _ in inner:
+            expr = expr.xreplace(inner)
+        return expr
 
-def _put(expr: sp.Expr, inner: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
-    for _ in inner:
-        expr = expr.xreplace(dict(inner))
-    return expr
+    return {t: put(e) for t, e in exprs.items() if t not in inner}
 
 
 def _as_symbols(
@@ -375,7 +369,7 @@ class ClosedPrinter(KernelPrinter):
 
 
 def closed_rows(
-    system: ClosedSystem, printer: EquationPrinter, rate: str = r"\frac{d %s}{dt}"
+    system: ClosedSystem, printer: EquationPrinter, rate: Callable[[str], str]
 ) -> tuple[list[str], list[str]]:
     """Rows of the rates and of what is observed, and of what is named in them."""
     closed = ClosedPrinter(printer.names, printer.letters)
@@ -388,19 +382,21 @@ def closed_rows(
     rows = []
     for (target, _, role), expr in zip(ordered, exprs, strict=True):
         head = closed.doprint(target)
-        head = rate % head if role == "rate" else head
+        head = rate(head) if role == "rate" else head
         rows.append(f"{head} &= {closed.doprint(expr)}")
     angle = {sp.Symbol(r"\theta"): sp.acos(system.angle)} if system.angle is not None else {}
     named = {**parts, **angle, **system.totals}
     return rows, [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in named.items()]
 
 
-def fixed_values(system: ClosedSystem, letter: Callable[[str], str]) -> list[str]:
+def fixed_values(
+    notes: Sequence[str], letter: Callable[[str], str], system: ClosedSystem | None = None
+) -> list[str]:
     """Declared values and constraints that were put in, as formulas."""
-    found = [rf"{letter('label_noise')} = 0"] if "label_noise" in system.notes else []
     Q, P = letter("Q"), letter("P")
-    if system.values and system.scalar:
-        return [*found, f"{Q} = {P} = 1" if "one P" in system.notes else f"{Q} = 1"]
-    found += [f"{Q}_{{jj}} = 1"] if system.values else []
-    found += [f"{P} = 1"] if "one P" in system.notes else []
-    return found + ([rf"{P}_{{rs}} = \delta_{{rs}}"] if "P" in system.notes else [])
+    found = {"label_noise": rf"{letter('label_noise')} = 0", "one P": f"{P} = 1"}
+    found = {name: text for name, text in found.items() if name in notes}
+    if system is not None and system.values:
+        length = Q if system.scalar else f"{Q}_{{jj}}"
+        found["one P"] = f"{length} = {found.get('one P', '1')}"
+    return [*found.values(), *([rf"{P}_{{rs}} = \delta_{{rs}}"] if "P" in notes else [])]

@@ -7,8 +7,10 @@ one, with the sum of their coefficients; what several have in common is put in f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import chain, combinations
+from typing import Any
 
 import sympy as sp
 
@@ -30,13 +32,10 @@ def collected(expr: sp.Expr) -> sp.Expr:
     """The same, collected and factored; what is long stays as it is."""
     if sp.count_ops(expr) > MOST:
         return expr
-    kernels: dict[Key, list[sp.Expr]] = {}
-    for term in _terms(expr):
-        rational, factors = _separated(term)
-        kernels.setdefault(_key(factors), []).append(rational)
+    separated = map(_separated, _terms(expr))
     items: list[Item] = []
-    for kernel, parts in kernels.items():
-        above, below = sp.fraction(sp.cancel(sp.together(sp.Add(*parts))))
+    for kernel, rational in summed((_key(factors), y) for y, factors in separated).items():
+        above, below = sp.fraction(sp.cancel(sp.together(rational)))
         number, others = _factor_list(below)
         rest = _times(dict(kernel), {b: -e for b, e in others.items()})
         items += [(c / number, _times(f, rest)) for c, f in _polynomial_items(above)]
@@ -179,6 +178,14 @@ def _in_powers(poly: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
     return sp.Add(*terms)
 
 
+def summed(pairs: Iterable[tuple[Any, sp.Expr]]) -> dict[Any, sp.Expr]:
+    """Sums of the expressions that have the same key."""
+    found: dict[Any, sp.Expr] = {}
+    for key, value in pairs:
+        found[key] = found.get(key, sp.S.Zero) + value
+    return found
+
+
 # Products -------------------------------------------------------------------------------------
 
 
@@ -188,9 +195,7 @@ def _key(factors: Mapping[sp.Expr, sp.Expr]) -> Key:
 
 
 def _times(first: Mapping[sp.Expr, sp.Expr], second: Mapping[sp.Expr, sp.Expr]) -> Factors:
-    found = dict(first)
-    for base, power in second.items():
-        found[base] = found.get(base, sp.S.Zero) + power
+    found = summed(chain(first.items(), second.items()))
     return {b: e for b, e in found.items() if e != 0}
 
 
@@ -215,24 +220,12 @@ def _factor_list(poly: sp.Expr) -> tuple[sp.Expr, Factors]:
 
 def _with_squares(factors: Factors) -> Factors:
     """(1 - M)(1 + M) as 1 - M^2."""
-    for one, power in factors.items():
-        other = next(
-            (
-                b
-                for b, e in factors.items()
-                if b != one
-                and e == power
-                and b.is_Add
-                and one.is_Add
-                and len(sp.expand(b * one).args) == 2
-                and len(b.args) == 2
-            ),
-            None,
-        )
-        if other is not None:
-            rest = {b: e for b, e in factors.items() if b not in (one, other)}
+    for one, other in combinations((b for b in factors if b.is_Add), 2):
+        if factors[one] == factors[other] and 2 in (len(one.args), len(other.args)):
             whole = sp.expand(one * other)
-            return _with_squares(_times(rest, {whole: power}))
+            if len(whole.args) == 2:
+                rest = {b: e for b, e in factors.items() if b not in (one, other)}
+                return _with_squares(_times(rest, {whole: factors[one]}))
     return factors
 
 
@@ -261,27 +254,17 @@ def _polynomial_items(poly: sp.Expr) -> list[Item]:
     mixed = {b: e for b, e in common.items() if any(map(is_parameter, b.free_symbols))}
     front = {b: e for b, e in common.items() if b not in mixed}
     rest = sp.expand(whole_number * sp.Mul(*(b**e for b, e in mixed.items())))
-    found: dict[Key, sp.Expr] = {}
-    for parameter, part in _by_parameters(rest).items():
-        number, factors = _factor_list(part)
-        key = _key(factors)
-        found[key] = found.get(key, sp.S.Zero) + parameter * number
+    # Polynomials in the overlaps, by monomials of the parameters.
+    parts = summed(_by_parameters(y) for y in sp.Add.make_args(rest))
+    factored = ((parameter, *_factor_list(part)) for parameter, part in parts.items())
+    found = summed((_key(factors), parameter * number) for parameter, number, factors in factored)
     return [(c, _times(front, dict(key))) for key, c in found.items()]
 
 
-def _by_parameters(poly: sp.Expr) -> dict[sp.Expr, sp.Expr]:
-    """Polynomials in the overlaps, by monomials of the parameters."""
-    found: dict[sp.Expr, sp.Expr] = {}
-    for term in sp.Add.make_args(poly):
-        own, rest = sp.S.One, sp.S.One
-        for factor in sp.Mul.make_args(term):
-            base = factor.as_base_exp()[0]
-            if is_parameter(base):
-                own *= factor
-            else:
-                rest *= factor
-        found[own] = found.get(own, sp.S.Zero) + rest
-    return found
+def _by_parameters(term: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Parameters of a product, and its other factors."""
+    own = [f for f in sp.Mul.make_args(term) if is_parameter(f.as_base_exp()[0])]
+    return sp.Mul(*own), sp.Mul(*(f for f in sp.Mul.make_args(term) if f not in own))
 
 
 # Sums -----------------------------------------------------------------------------------------
@@ -289,10 +272,7 @@ def _by_parameters(poly: sp.Expr) -> dict[sp.Expr, sp.Expr]:
 
 def _assembled(items: Sequence[Item]) -> sp.Expr:
     """The sum of products, with what they have in common in front."""
-    merged: dict[Key, sp.Expr] = {}
-    for coefficient, factors in items:
-        key = _key(factors)
-        merged[key] = merged.get(key, sp.S.Zero) + coefficient
+    merged = summed((_key(factors), c) for c, factors in items)
     items = _by_functions([(c, dict(key)) for key, c in merged.items() if c != 0])
     if not items:
         return sp.S.Zero
@@ -340,9 +320,7 @@ def _by_functions(items: Sequence[Item]) -> list[Item]:
             ((number, function),) = parts
             found.append((number * parameters, _times(factors, function.as_powers_dict())))
             continue
-        numbers = [number for number, _ in parts]
-        front = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
-        front = -front if all(c.is_negative for c in numbers) else front
+        front = _content([number for number, _ in parts])
         total = _sum([number / front * function for number, function in parts])
         found.append((front * parameters, _times(factors, {total: sp.S.One})))
     return found
@@ -370,15 +348,18 @@ def _cluster(
         ((number, factors),) = items
         return number, [parameters], _times(front, factors), []
     common = reduce(_shared, (f for _, f in items))
-    numbers = [c for c, _ in items]
-    number = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
+    number = _content([c for c, _ in items])
     if len({f.get(PI, 0) for _, f in items}) > 1:  # no fractions of fractions
         number = sp.Integer(number.as_numer_denom()[0])
     rest = [(c / number, _times(f, {b: -e for b, e in common.items()})) for c, f in items]
-    if sum(1 for c, _ in rest if c < 0) == len(rest):
-        number, rest = -number, [(-c, f) for c, f in rest]
     terms = [_product(c, [], f, []) for c, f in rest]
     return number, [parameters], _times(front, common), [_sum(terms)]
+
+
+def _content(numbers: Sequence[sp.Expr]) -> sp.Expr:
+    """The largest number that divides all, negative where all are."""
+    found = reduce(sp.gcd, numbers) if all(c.is_Rational for c in numbers) else sp.S.One
+    return -found if all(c.is_negative for c in numbers) else found
 
 
 def _shared(first: Factors, second: Factors) -> Factors:

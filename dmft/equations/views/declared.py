@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.definitions import Definition, base_name, live, mapped
 from dmft.equations.symbols import ONLY
-from dmft.equations.views.networks import by_network, placed_field, with_gradients
+from dmft.equations.views.collected import summed
+from dmft.equations.views.networks import (
+    by_network,
+    grams_of,
+    in_overlaps,
+    placed_field,
+    put_in,
+    with_gradients,
+)
 from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
+from dmft.equations.views.unit_sums import without_deltas
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
@@ -35,7 +45,7 @@ def declared_definitions(
     """Definitions at the declared values, and the names of these; P = I where `unit_teachers`."""
     definitions, model = subject.definitions, subject.model
     values, notes = _values(subject, unit_teachers)
-    definitions = tuple(_put_into(d, values) for d in definitions)
+    definitions = tuple(mapped(d, partial(_put, values=values)) for d in definitions)
     definitions = by_network(with_gradients(definitions, model))
     if outputs_are_sums(subject):
         definitions = in_sums(definitions, bool(model.student.width == model.teacher.width))
@@ -44,16 +54,15 @@ def declared_definitions(
         definitions = _of_single_units(definitions, *single)
         notes = ["one P" if name == "P" and single[1] else name for name in notes]
     zero = {d.name: sp.S.Zero for d in definitions if d.role == "intermediate" and d.expr == 0}
-    if zero:
-        definitions = tuple(_put_into(d, zero) for d in definitions if d.name not in zero)
-    return _read(definitions), notes
+    kept = (d for d in definitions if d.name not in zero)
+    return live((mapped(d, partial(_put, values=zero)) for d in kept), _is_printed), notes
 
 
 def at_declared(expr: sp.Expr, subject: Subject, unit_teachers: bool = True) -> sp.Expr:
     """An expression in fields, readouts and overlaps as `declared_definitions` writes it."""
     plain = _put(expr, _values(subject, unit_teachers)[0])
     single = unit_widths(subject)
-    return _Single({}, [], *single).collapsed(plain) if any(single) else plain
+    return _Single(*single).collapsed(plain) if any(single) else plain
 
 
 def unit_widths(subject: Subject) -> tuple[bool, bool]:
@@ -64,15 +73,18 @@ def unit_widths(subject: Subject) -> tuple[bool, bool]:
     return one_student, getattr(teacher, "width", None) == 1 and known
 
 
+def unit_readouts(model: Any, algorithm: Any) -> tuple[bool, bool]:
+    """Whether the readouts of the students, and of the teachers, are one and stay so."""
+    student, teacher = (getattr(n, "readout", 0) is None for n in (model.student, model.teacher))
+    return student and not getattr(algorithm, "trains_readout", False), teacher
+
+
 def _values(subject: Subject, unit_teachers: bool) -> tuple[dict[Any, sp.Expr], list[str]]:
     """What is put for symbols and for bases of arrays, and the names that a sentence states."""
     model = subject.model
-    trains = subject.algorithm is not None and subject.algorithm.trains_readout
-    values: dict[Any, sp.Expr] = {}
-    if _has_units(model.student) and not trains:
-        values["readout"] = sp.S.One
-    if _has_units(model.teacher):
-        values["teacher_readout"] = sp.S.One
+    student, teacher = unit_readouts(model, subject.algorithm)
+    units = {"readout": student, "teacher_readout": teacher}
+    values: dict[Any, sp.Expr] = {name: sp.S.One for name, one in units.items() if one}
     noiseless = getattr(model, "label_noise", None) == 0
     used = {
         name
@@ -92,32 +104,13 @@ def _values(subject: Subject, unit_teachers: bool) -> tuple[dict[Any, sp.Expr], 
     return values, notes
 
 
-def _read(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Definitions without intermediates, and Gram matrices of kept rows, that nothing reads."""
-    while True:
-        used = {n for d in definitions for n in used_bases(d.expr) if n != d.name}
-        kept = tuple(
-            d
-            for d in definitions
-            if d.name in used or not (d.role == "intermediate" or d.name.startswith("Gram_"))
-        )
-        if len(kept) == len(definitions):
-            return kept
-        definitions = kept
-
-
-def _has_units(network: Any) -> bool:
-    return hasattr(network, "readout") and network.readout is None
+def _is_printed(d: Definition) -> bool:
+    """Whether a definition is printed where nothing reads it: no Gram matrices of kept rows."""
+    return not (d.role == "intermediate" or d.name.startswith("Gram_"))
 
 
 def _bases(expr: sp.Expr) -> set[str]:
     return {base_name(e) for e in expr.atoms(sp.Indexed)}
-
-
-def _put_into(definition: Definition, values: Mapping[Any, sp.Expr]) -> Definition:
-    """A definition with values put in, without the terms that vanish."""
-    terms = ((name, _put(e, values)) for name, e in definition.terms)
-    return replace(definition, terms=tuple((n, e) for n, e in terms if e != 0))
 
 
 def _put(expr: sp.Expr, values: Mapping[Any, sp.Expr]) -> sp.Expr:
@@ -140,43 +133,24 @@ def _of_single_units(
 ) -> tuple[Definition, ...]:
     """One student or one teacher: their indices and sums disappear, averages stand in the rates."""
     inner = {d.name: d for d in definitions if d.name in OVER_FIELDS}
-    grams = [
-        (d.target, d.expr)
-        for d in definitions
-        if d.role == "block"
-        and isinstance(d.expr, sp.Indexed | sp.KroneckerDelta)
-        and not x.is_mean(d.target.base)
-    ]
-    table = _Single(inner, grams, student, teacher)
+    grams, single = grams_of(definitions), _Single(student, teacher)
+
+    def rewritten(expr: sp.Expr) -> sp.Expr:
+        return single.collapsed(in_overlaps(put_in(expr, inner), grams))
+
     found = []
     for d in definitions:
-        if d.name in OVER_FIELDS or (d.role == "block" and d.name == "Omega"):
-            if d.role == "block":
-                found.append(d)
-            continue
-        terms = ((name, table(e)) for name, e in d.terms)
-        kept = tuple((name, e) for name, e in terms if e != 0)
-        found.append(replace(d, target=table.target(d.target), terms=kept))
-    return _read(found)
-
-
-def _places(entry: sp.Indexed) -> tuple[list[sp.Expr], list[bool]]:
-    """Indices of an entry, positions of teachers as their numbers, and which are teachers'."""
-    kinds = [i.has(x.p) for i in entry.indices]
-    return [i - x.p if k else i for i, k in zip(entry.indices, kinds, strict=True)], kinds
+        whole = d.role == "block" and d.name in {"Omega", *OVER_FIELDS}
+        if whole or d.name not in OVER_FIELDS:
+            one = d if whole else mapped(d, rewritten)
+            found.append(one if whole else replace(one, target=single.collapsed(d.target)))
+    return live(found, _is_printed)
 
 
 class _Single:
     """Rewrites expressions for one student, one teacher, or both."""
 
-    def __init__(
-        self,
-        inner: Mapping[str, Definition],
-        grams: Sequence[tuple[sp.Indexed, sp.Expr]],
-        student: bool,
-        teacher: bool,
-    ) -> None:
-        self.inner, self.grams = inner, grams
+    def __init__(self, student: bool, teacher: bool) -> None:
         self.sizes: dict[sp.Expr, sp.Expr] = {}
         self.index: dict[sp.Expr, sp.Expr] = {}
         if student:
@@ -185,41 +159,6 @@ class _Single:
         if teacher:
             self.sizes[x.k] = sp.S.One
             self.index |= dict.fromkeys(TEACHERS, ONLY[1])
-
-    def __call__(self, expr: sp.Expr) -> sp.Expr:
-        return self.collapsed(self.blocks(self.inlined(expr)))
-
-    def target(self, target: sp.Expr) -> sp.Expr:
-        return self.collapsed(target)
-
-    def inlined(self, expr: sp.Expr) -> sp.Expr:
-        """Intermediates over all fields, written out."""
-        table = {}
-        for entry in expr.atoms(sp.Indexed):
-            definition = self.inner.get(base_name(entry))
-            if definition is None:
-                continue
-            body = definition.expr
-            fresh = dict(zip((x.r, x.l), (x.s, x.u), strict=True))
-            bound = {lim[0] for s in body.atoms(sp.Sum) for lim in s.limits}
-            body = body.xreplace({s: fresh[s] for s in bound if s in fresh})
-            old = definition.target.indices
-            table[entry] = body.xreplace(dict(zip(old, entry.indices, strict=True)))
-        return self.inlined(expr.xreplace(table)) if table else expr
-
-    def blocks(self, expr: sp.Expr) -> sp.Expr:
-        """Entries of Gram matrices as entries of the blocks that they are made of."""
-        table: dict[sp.Expr, sp.Expr] = {}
-        for entry in expr.atoms(sp.Indexed):
-            places, kinds = _places(entry)
-            free = [place for place in places[:2] if not place.is_number]  # of fields of a target
-            if not set(free) <= {*STUDENTS, *TEACHERS}:
-                continue
-            for target, value in self.grams:
-                here, same = _places(target)
-                if base_name(target) == base_name(entry) and same == kinds:
-                    table[entry] = value.xreplace(dict(zip(here, places, strict=True)))
-        return expr.xreplace(table)
 
     def collapsed(self, expr: sp.Expr) -> sp.Expr:
         """Sums of one term without their sign, single indices as such, deltas used up."""
@@ -252,31 +191,15 @@ class _Single:
         return expr.func(expr.base, *indices)
 
     def sum(self, expr: sp.Sum) -> sp.Expr:
-        limits = [(i, low, high) for i, low, high in expr.limits if i not in self.index]
+        limits = {
+            i: (i, low, high.xreplace(self.sizes))
+            for i, low, high in expr.limits
+            if i not in self.index
+        }
         body = self.collapsed(expr.function)
-        body, limits = _without_deltas(body, limits)
-        if not limits:
-            return body
-        return sp.Sum(body, *((i, low, high.xreplace(self.sizes)) for i, low, high in limits))
-
-
-def _without_deltas(
-    body: sp.Expr, limits: list[tuple[sp.Expr, ...]]
-) -> tuple[sp.Expr, list[tuple[sp.Expr, ...]]]:
-    """A sum over one index of a product with a delta."""
-    if len(limits) != 1:
-        return body, limits
-    index, low, high = limits[0]
-    parts = []
-    kept = []
-    for term in sp.Add.make_args(sp.expand_mul(body)):
-        deltas = [f for f in term.atoms(sp.KroneckerDelta) if index in f.args]
-        if not deltas:
-            kept.append(term)
-            continue
-        other = next(a for a in deltas[0].args if a != index)
-        parts.append(term.xreplace({deltas[0]: sp.S.One}).xreplace({index: other}))
-    if not parts:
-        return body, limits
-    rest = sp.Sum(sp.Add(*kept), (index, low, high)) if kept else sp.S.Zero
-    return sp.Add(*parts) + rest, []
+        terms = sp.Add.make_args(sp.expand_mul(body)) if body.has(sp.KroneckerDelta) else [body]
+        split = (without_deltas(y, tuple(limits)) for y in terms)
+        parts = summed((left, term) for term, left in split)
+        return sp.Add(
+            *(sp.Sum(e, *map(limits.get, left)) if left else e for left, e in parts.items())
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,8 +112,10 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         >>> flow.subs({"Q_11": 1, "M_11": 0, "P_11": 1}).risk
         2
         """
-        given = pairs_of(values)
-        return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in given})
+        exprs = [*self.rhs.values(), self.risk, *(self.covariance or ())]
+        free = set(self.rhs).union(*(e.free_symbols for e in exprs))
+        named = partial(symbol_named, free=free, known=self.symbols, where="these equations; their")
+        return self.put({named(s): sp.sympify(v, strict=True) for s, v in pairs_of(values)})
 
     def put(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
         """Substitute expressions for symbols.
@@ -135,24 +137,13 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         >>> flow.put({flow.symbols["Q_11"]: 1}).rhs[flow.symbols["M_11"]]
         6*M_11*P_11 - 6*M_11
         """
-        rhs = {s: e.xreplace(values) for s, e in self.rhs.items()}
-        noise = self.covariance
-        if noise is not None:
-            noise = noise.applyfunc(lambda e: e.xreplace(values))
-        return replace(self, rhs=rhs, risk=self.risk.xreplace(values), covariance=noise)
+        return self._mapped(lambda e: e.xreplace(values))
 
-    def _known(self, key: Any) -> sp.Symbol:
-        """The symbol that a key of `subs` means."""
-        exprs = [*self.rhs.values(), self.risk, *(self.covariance or ())]
-        free = set(self.rhs).union(*(e.free_symbols for e in exprs))
-        if key in free:
-            return key
-        named = {s.name: s for s in free} | {n: s for n, s in self.symbols.items() if s in free}
-        if str(key) not in named:
-            raise BadParameter(
-                f"{key} is not in these equations; their symbols are {', '.join(sorted(named))}"
-            )
-        return named[str(key)]
+    def _mapped(self, change: Callable[[sp.Expr], sp.Expr]) -> ExplicitEquations:
+        """The same with changed rates, risk and covariance."""
+        noise = None if self.covariance is None else self.covariance.applyfunc(change)
+        rhs = {s: change(e) for s, e in self.rhs.items()}
+        return replace(self, rhs=rhs, risk=change(self.risk), covariance=noise)
 
     def simplify(self) -> ExplicitEquations:
         """Merge the roots and exponentials of each term.
@@ -171,9 +162,7 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         """
         from dmft.equations.views.explicit_latex import simplified
 
-        rhs = {s: simplified(e) for s, e in self.rhs.items()}
-        noise = None if self.covariance is None else self.covariance.applyfunc(simplified)
-        return replace(self, rhs=rhs, risk=simplified(self.risk), covariance=noise)
+        return self._mapped(simplified)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """Return the simplified equations and the risk as LaTeX; long repeated parts are named.
@@ -346,6 +335,18 @@ def pairs_of(values: Sequence[Any]) -> list[tuple[Any, Any]]:
     (given,) = values
     pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
     return [(key, value) for key, value in pairs]
+
+
+def symbol_named(
+    key: Any, free: Collection[sp.Symbol], known: Mapping[str, sp.Symbol], where: str
+) -> sp.Symbol:
+    """The symbol that a key of `subs` means, by itself, by its name or by that of an entry."""
+    if key in free:
+        return key
+    named = {s.name: s for s in free} | {n: s for n, s in known.items() if s in free}
+    if str(key) not in named:
+        raise BadParameter(f"{key} is not in {where} symbols are {', '.join(sorted(named))}")
+    return named[str(key)]
 
 
 def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.printer import Notation, letters_of
+from dmft.equations.views.kernels import meanings, token_rows
+from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
 from dmft.explanation.print_forms import Part, named_parts, rewritten
+from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.typeset.fragment import align, fitted
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.
@@ -44,42 +47,24 @@ def explicit_latex(
     notation: Notation,
 ) -> str:
     """LaTeX of scalar equations, its lines broken."""
-    letters = letters_of(notation)
-    printer = _ScalarPrinter(letters)
-    symbols = list(rates)
-    exprs = [simplified(e) for e in (*rates.values(), risk)]
+    printer = _ScalarPrinter(letters_of(notation))
+    names = [*map(printer.doprint, rates)]
+    heads = [*(_dotted(name, kind) for name in names), printer.letter("risk")]
+    exprs = [*rates.values(), risk]
     if covariance is not None:
-        size = len(symbols)
-        places = [(i, n) for i in range(size) for n in range(i, size)]
-        exprs += [simplified(covariance[i, n]) for i, n in places]
-    if len(rates) <= SINGLE and covariance is None:
-        exprs = [collected(e.xreplace(_overlaps(e))) for e in (*rates.values(), risk)]
-        text = " ".join(printer.doprint(e) for e in exprs)
-        exprs, named = named_parts(exprs, text)
-        parts = list(named.items())
-    else:
-        parts, exprs = _shared(exprs)
-    heads = [rate_of(printer.doprint(s), kind) for s in symbols]
-    heads.append(printer.letter("risk"))
-    if covariance is not None:
-        names = [printer.doprint(s) for s in symbols]
+        places = [*combinations_with_replacement(range(len(rates)), 2)]
+        exprs += [covariance[i, n] for i, n in places]
         heads += [rf"\Sigma_{{{names[i]}\,{names[n]}}}" for i, n in places]
+    if len(rates) <= SINGLE and covariance is None:
+        exprs = [collected(e.xreplace(_overlaps(e))) for e in exprs]
+        exprs, parts = named_parts(exprs, " ".join(map(printer.doprint, exprs)))
+    else:
+        exprs, parts = _shared([*map(simplified, exprs)])
     rows = [f"{h} &= {printer.doprint(e)}" for h, e in zip(heads, exprs, strict=True)]
-    found = [align(rows)]
-    if parts:
-        found += [
-            "where",
-            align([f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts]),
-        ]
-    found += special_functions(exprs + [e for _, e in parts])
-    text = "\n".join(found)
-    return fitted(text, width)
-
-
-class _Overlap(sp.Symbol):
-    """An overlap, which is no parameter of the model."""
-
-    entry = True
+    named = [f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts.items()]
+    found = [align(rows), *(["where", align(named)] if named else [])]
+    found += special_functions(found, [*exprs, *parts.values()], printer)
+    return fitted("\n".join(found), width)
 
 
 def _overlaps(expr: sp.Expr) -> dict[sp.Symbol, sp.Symbol]:
@@ -89,65 +74,45 @@ def _overlaps(expr: sp.Expr) -> dict[sp.Symbol, sp.Symbol]:
         base, _, place = s.name.rpartition("_")
         if base in OVERLAPS and place.isdigit():
             known = {"positive": True} if base in ("Q", "P") else {"real": True}
-            found[s] = _Overlap(s.name, **known)
+            found[s] = Part(s.name, **known)
     return found
 
 
-def rate_of(entry: str, kind: str) -> str:
+def _dotted(entry: str, kind: str) -> str:
     """The rate of an entry, its dot above the letter alone."""
     letter, mark, place = entry.partition("_")
     return rf"\Delta {entry}" if kind == "map" else rf"\dot{{{letter}}}{mark}{place}"
 
 
-def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
-    """Names for repeated parts of a large system, and the system in terms of them."""
+def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], dict[sp.Symbol, sp.Expr]]:
+    """A large system with names for its repeated parts, and what these are."""
     if sum(map(sp.count_ops, exprs)) <= WHOLE:
-        return [], list(exprs)
+        return list(exprs), {}
     names = sp.numbered_symbols(r"\tau_", start=1, real=True)
     found, left = sp.cse(list(exprs), symbols=names, order="none")
-    small: dict[sp.Expr, sp.Expr] = {}
-    kept: list[tuple[sp.Symbol, sp.Expr]] = []
+    put: dict[sp.Expr, sp.Expr] = {}
+    parts: dict[sp.Symbol, sp.Expr] = {}
     for symbol, expr in found:
-        whole = expr.xreplace(small)
+        whole = expr.xreplace(put)
         if sp.count_ops(whole) < PART or not whole.args:
-            small[symbol] = whole
+            put[symbol] = whole
         else:
-            kept.append((symbol, whole))
-    left = [e.xreplace(small) for e in left]
-    numbers = {s: sp.Symbol(rf"\tau_{{{n}}}", real=True) for n, (s, _) in enumerate(kept, 1)}
-    return [(numbers[s], e.xreplace(numbers)) for s, e in kept], [e.xreplace(numbers) for e in left]
+            put[symbol] = sp.Symbol(rf"\tau_{{{len(parts) + 1}}}", real=True)
+            parts[put[symbol]] = whole
+    return [e.xreplace(put) for e in left], parts
 
 
-def special_functions(exprs: Sequence[sp.Expr]) -> list[str]:
-    """Definitions of special functions."""
-    from dmft.equations.views.kernels import BIVARIATE, signs_rows
-    from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
-    from dmft.gaussian.closed.orthant import FourSigns
-    from dmft.gaussian.tables.tokens import TokenAverage
-
-    rows: list[str] = []
-    if any(e.has(BivariateNormalCDF, TwoSigns) for e in exprs):
-        rows.append(BIVARIATE)
-    if any(e.has(FourSigns) for e in exprs):
-        rows += signs_rows(True)
+def special_functions(
+    rows: Sequence[str], exprs: Sequence[sp.Expr], printer: EquationPrinter
+) -> list[str]:
+    """Definitions of special functions in rows, and of the averages that a printer has named."""
+    named = meanings(" ".join(rows))
     law = "For standard Gaussian $x_1, x_2, \\ldots$ with covariances $C_{ab}$:"
-    found = [law, align(rows)] if rows else []
     averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
-    if not averages:
-        return found
     # A run-time value also where the declared noise is zero, of which a document does not speak.
-    noisy = any(e.has(x.Delta) for e in exprs)
+    noisy = averages and any(e.has(x.Delta) for e in exprs)
     noise = [r"$\Delta$ is the variance of the label noise."] if noisy else []
-    return [*found, *noise, *_tokens(averages)]
-
-
-def _tokens(averages: Mapping[tuple[sp.Basic, ...], sp.Expr]) -> list[str]:
-    from dmft.equations.views.kernels import token_rows
-
-    printer = _ScalarPrinter({})
-    for average in sorted(averages.values(), key=sp.default_sort_key):
-        printer.doprint(average)
-    return token_rows(averages, printer)
+    return [*([law, align(named)] if named else []), *noise, *token_rows(averages, printer)]
 
 
 class _ScalarPrinter(ClosedPrinter):

@@ -8,8 +8,7 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.equations.views.explicit import pairs_of
-from dmft.errors import BadParameter
+from dmft.equations.views.explicit import pairs_of, symbol_named
 from dmft.record import InLatex, Short
 
 
@@ -73,17 +72,10 @@ class ExplicitRisk(InLatex, Short):
         return replace(self, expr=found) if ours else found
 
     def _known(self, key: Any) -> Any:
-        if isinstance(key, sp.Expr) and not isinstance(key, sp.Symbol):
-            return key
+        whole = isinstance(key, sp.Expr) and not isinstance(key, sp.Symbol)
         free = self.expr.free_symbols
-        if key in free:
-            return key
-        named = {s.name: s for s in free} | {n: s for n, s in self.symbols.items() if s in free}
-        if str(key) not in named and str(key) not in self.symbols:
-            raise BadParameter(
-                f"{key} is not in this risk; its symbols are {', '.join(sorted(named))}"
-            )
-        return named.get(str(key), key)
+        gone = self.symbols.get(str(key), key) not in free and str(key) in self.symbols
+        return key if whole or gone else symbol_named(key, free, self.symbols, "this risk; its")
 
     def latex(self) -> str:
         """Return the expression as LaTeX.

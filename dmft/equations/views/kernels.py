@@ -17,7 +17,7 @@ from dmft.equations.definitions import Definition, MeanSlope, base_name
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.text import function_text, halved
-from dmft.equations.views.token_outputs import TABLE_ERROR
+from dmft.equations.views.token_outputs import TABLE_ERROR, at_fields
 from dmft.errors import NotClosed
 from dmft.explanation.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.gaussian.closed.orthant import FourSigns, orthant_moment
@@ -80,45 +80,41 @@ class Kernels:
         head = self.head(average)
         if any(row.startswith(f"{head} &=") for row in self.rows):
             return
-        if how == "nodes":
-            self.others.setdefault("nodes", []).append(self.printer.doprint(average))
-            return
+        reason = how if how == "nodes" else self.written(average, head, limit)
+        if reason:
+            shown_as = self.printer.doprint(average) if how == "nodes" else head
+            self.others.setdefault(reason, []).append(shown_as)
+
+    def written(self, average: Expectation, head: str, limit: int | None) -> str:
+        """Write the rows of a closed form; return why there are none."""
+        printer = KernelPrinter({}, self.printer.letters)
+        named = list[tuple[sp.Expr, sp.Expr]]()
         try:
             closed = closed_average(average)
         except NotClosed:
-            self.others.setdefault("open", []).append(head)
-            return
+            return "open"
         if closed.has(TableAverage):
-            self.others.setdefault("table", []).append(head)
-            return
+            return "table"
         if closed.has(FourSigns) and (ramps := _ramps(average)):
-            moment, terms = orthant_moment(*ramps)
-            printer = KernelPrinter({}, self.printer.letters)
-            rows = self.named if head in self.printer.averages.values() else self.rows
-            rows.append(f"{head} &= {printer.doprint(moment)}")
+            shown, terms = orthant_moment(*ramps)
             self.orthants = [
                 *(f"{printer.doprint(y)} &= {printer.doprint(e)}" for y, e in terms.items()),
                 ORTHANT_WORDS,
             ]
-            return
-        if limit is not None and sp.count_ops(closed) > 2.2 * limit:
-            self.others.setdefault("long", []).append(head)
-            return
-        if sp.count_ops(closed) <= COLLECTED and closed.free_symbols & set(MEANS):
-            other = in_factors(closed)
-            closed = min(closed, other, key=lambda e: sp.count_ops(rewritten(e)))
-        shown = for_print(closed, self.names)
-        if limit is not None and sp.count_ops(shown) > limit:
-            self.names.take()
-            self.others.setdefault("long", []).append(head)
-            return
-        closed_forms = KernelPrinter({}, self.printer.letters)
+        else:
+            if limit is not None and sp.count_ops(closed) > 2.2 * limit:
+                return "long"
+            if sp.count_ops(closed) <= COLLECTED and closed.free_symbols & set(MEANS):
+                other = in_factors(closed)
+                closed = min(closed, other, key=lambda e: sp.count_ops(rewritten(e)))
+            shown = for_print(closed, self.names)
+            named = sorted(self.names.take(), key=lambda y: _number(y[0]))
+            if limit is not None and sp.count_ops(shown) > limit:
+                return "long"
         rows = self.named if head in self.printer.averages.values() else self.rows
-        rows.append(f"{head} &= {closed_forms.doprint(shown)}")
-        rows += [
-            f"{closed_forms.doprint(s)} &= {closed_forms.doprint(e)}"
-            for s, e in sorted(self.names.take(), key=lambda y: _number(y[0]))
-        ]
+        pairs = ((printer.doprint(y), printer.doprint(e)) for y, e in named)
+        rows += [f"{head} &= {printer.doprint(shown)}", *(f"{y} &= {e}" for y, e in pairs)]
+        return ""
 
     def head(self, average: Expectation) -> str:
         """The average itself."""
@@ -130,7 +126,9 @@ class Kernels:
         """Sentences and alignments."""
         found = []
         if self.rows or self.named:
-            found += [LAW, align(self.named), align([*self.rows, *self.meanings()])]
+            text = " ".join([*self.named, *self.rows, *self.orthants])
+            rows = [*self.rows, *self.orthants, *meanings(text)]
+            found += [LAW, align(self.named), align(rows)]
         for reason, heads in self.others.items():
             unique = list(dict.fromkeys(heads))
             if reason != "nodes":
@@ -138,17 +136,17 @@ class Kernels:
             found += [SENTENCES[reason], align(["& " + r",\quad ".join(unique)])]
         return found
 
-    def meanings(self) -> list[str]:
-        """Definitions of special functions that the closed forms hold."""
-        found = list(self.orthants)
-        text = " ".join([*self.named, *self.rows, *found])
-        if r"\Phi_{2}" in text:
-            found.append(BIVARIATE)
-        if "S_{1234}" in text or "S_4" in text:
-            found += signs_rows("S_4" in text)
-        if r"\operatorname{erfcx}" in text:
-            found.append(r"\operatorname{erfcx}(x) &= e^{x^2} \operatorname{erfc}(x)")
-        return found
+
+def meanings(text: str) -> list[str]:
+    """Definitions of special functions that closed forms hold."""
+    found = [BIVARIATE] if r"\Phi_{2}" in text else []
+    if "S_{1234}" in text or "S_4" in text:  # what is left of four signs: less that of pairs
+        signs = "".join(rf"\operatorname{{sign}}(x_{n})" for n in (1, 2, 3, 4))
+        found.append(rf"S_{{1234}} &= \left\langle {signs} \right\rangle")
+        found += [r"S_4(C_{11}, C_{12}, \ldots, C_{44}) &= S_{1234}"] * ("S_4" in text)
+    if r"\operatorname{erfcx}" in text:
+        found.append(r"\operatorname{erfcx}(x) &= e^{x^2} \operatorname{erfc}(x)")
+    return found
 
 
 def over_labels(factors: Sequence[sp.Expr], printer: EquationPrinter) -> str:
@@ -183,14 +181,6 @@ def _ramps(average: Expectation) -> tuple[int, int] | None:
     places = [n for n, f in enumerate(average.factors, 1) if f == ramp]
     steps = [f for f in average.factors if f == step]
     return (places[0], places[1]) if (len(places), len(steps)) == (2, 2) else None
-
-
-def signs_rows(with_arguments: bool) -> list[str]:
-    """What is left of four signs: the average less that of pairs (`FourSigns`)."""
-    product = "".join(rf"\operatorname{{sign}}(x_{n})" for n in (1, 2, 3, 4))
-    text = rf"S_{{1234}} &= \left\langle {product} \right\rangle"
-    more = [r"S_4(C_{11}, C_{12}, \ldots, C_{44}) &= S_{1234}"] if with_arguments else []
-    return [text, *more]
 
 
 def kernels_latex(
@@ -267,7 +257,6 @@ def _number(symbol: sp.Symbol) -> tuple[str, int]:
 
 # Functions of more operations than this are named.
 INLINE = 6
-MEAN = sp.Symbol(r"\bar{h}", real=True)
 
 
 @dataclass
@@ -282,21 +271,21 @@ class _Functions:
         """A function at the fields of the student or of the target."""
         if expr == 1:
             return ""
+        fields = "h^*" if star else "h"
         if expr.is_number or (sp.count_ops(expr) <= INLINE and not expr.has(sp.exp)):
-            text = self.printer.doprint(expr.xreplace(_fields(expr, star)))
+            text = self.printer.doprint(at_fields(expr, fields))
             return rf"\left({text}\right)" if expr.is_Add else text
-        name = self.found.setdefault(expr, f"F_{{{len(self.found) + 1}}}")
-        return rf"{name}(h^*)" if star else rf"{name}(h)"
+        return f"{self.found.setdefault(expr, f'F_{{{len(self.found) + 1}}}')}({fields})"
 
     def rows(self) -> list[str]:
         """Definitions of the functions, and of the sums that they hold."""
         rows = []
         for expr, name in self.found.items():
-            shown = self.shown(expr).xreplace(_fields(expr, False))
-            rows.append(f"{name}(h) &= {self.printer.doprint(shown)}")
+            shown = self.printer.doprint(at_fields(self.shown(expr), "h"))
+            rows.append(f"{name}(h) &= {shown}")
         for total, symbol in self.sums.items():
-            shown = total.xreplace(_fields(total, False))
-            rows.append(f"{self.printer.doprint(symbol)} &= {self.printer.doprint(shown)}")
+            shown = self.printer.doprint(at_fields(total, "h"))
+            rows.append(f"{self.printer.doprint(symbol)} &= {shown}")
         return rows
 
     def shown(self, expr: sp.Expr) -> sp.Expr:
@@ -316,16 +305,6 @@ def _numbers_first(f: sp.Expr, g: sp.Expr, functions: _Functions) -> list[str]:
     """The factors of a product at the fields of the target and of the student."""
     pairs = sorted(((f, True), (g, False)), key=lambda y: not y[0].is_number)
     return [functions.at(*y) for y in pairs]
-
-
-def _fields(expr: sp.Expr, star: bool) -> dict[sp.Expr, sp.Expr]:
-    """Token fields as they are printed."""
-    found: dict[sp.Expr, sp.Expr] = {FIELD: MEAN}
-    for symbol in expr.free_symbols:
-        if symbol.name.startswith("z") and symbol.name[1:].isdigit():
-            label = f"h^*_{{{symbol.name[1:]}}}" if star else f"h_{{{symbol.name[1:]}}}"
-            found[symbol] = sp.Symbol(label, real=True)
-    return found
 
 
 def token_rows(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -28,7 +29,12 @@ from dmft.equations.views.kernels import (
 )
 from dmft.equations.views.networks import of_signs
 from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
-from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
+from dmft.equations.views.printer import (
+    EquationPrinter,
+    KernelPrinter,
+    Notation,
+    letters_of,
+)
 from dmft.equations.views.text import model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
     alignments_of,
@@ -54,14 +60,6 @@ if TYPE_CHECKING:
     from dmft.equations.system import System
 
 __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
-
-# What declared values look like in a sentence.
-VALUES = {
-    "label_noise": "{label_noise} = 0",
-    "P": "{P}_{{rs}} = \\delta_{{rs}}",
-    "one P": "{P} = 1",
-}
-
 
 # Sentences about functions that equations contain.
 WORDS = {
@@ -124,43 +122,58 @@ def closed_form(subject: Subject, page: Page) -> closed.ClosedSystem | None:
     return system if page.form or (system and system.operations <= closed.LONGEST) else None
 
 
+def equations_latex(equations: System, page: Page) -> str:
+    """LaTeX of equations, its lines broken for the page."""
+    return subject_latex(subject_of(equations, page.notation), page, equations.noise)
+
+
+def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) -> str:
+    """LaTeX of a population risk, closed or with its kernels."""
+    return subject_latex(Subject(model, definitions, notation=page.notation), page)
+
+
+def subject_latex(subject: Subject, page: Page, noise: Fluctuations | None = None) -> str:
+    """LaTeX of definitions in the form of the page, with what it says around them."""
+    if subject.model.reads_sequences and page.form != "closed":
+        text = token_latex(subject, page)
+        if text:
+            return text
+    drift = replace(subject, kind="ode", fluctuates=False) if noise and noise.closed else subject
+    system = closed_form(drift, page)
+    if system is not None:
+        return closed_latex(subject, system, page, noise)
+    return structured_latex(subject, page, noise)
+
+
 def closed_latex(
     subject: Subject, system: closed.ClosedSystem, page: Page, noise: Fluctuations | None = None
 ) -> str:
     """LaTeX of a closed system, whose rates are the drift F of a stochastic equation with noise."""
-    printer = page.printer(model_names(subject.model, r"\sigma", r"\sigma_*"))
-    functions = re.split(r",\\quad |\\\\ & ", functions_latex(subject.model, printer)[2:])
-    functions = [y for y in functions if y]
-    told = ", ".join(f"${y}$" for y in functions + closed.fixed_values(system, printer.letter))
+    printer = page.printer(model_names(subject.model))
+    functions = [*functions_of(subject.model, printer), *inputs_latex(subject.model.clusters)]
+    functions += closed.fixed_values(system.notes, printer.letter, system)
     parts = clock(subject, page, printer)
     parts += meanings_latex(subject, system.definitions, printer)
     system = noise.added_to(system) if noise else system
-    rows, named = closed.closed_rows(system, printer, r"F_{%s}" if noise else r"\frac{d %s}{dt}")
+    rate = partial(rate_of, kind="sde" if noise else "ode")
+    rows, named = closed.closed_rows(system, printer, rate)
     state = (
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )
     rows = [noise.process(printer, state), *rows] if noise else rows
     parts += [align(rows), *(["where", align(named)] if named else [])]
-    parts.append(f"Here {told}.")
-    parts += special_functions([e for _, e, _ in system.rows])
+    parts += _here(functions)
+    parts += special_functions([*rows, *named], [e for _, e, _ in system.rows], printer)
     return fitted("\n".join(part for part in parts if part), page.width)
 
 
-def equations_latex(equations: System, page: Page) -> str:
-    """LaTeX of equations, its lines broken for the page."""
-    if equations.model.reads_sequences and page.form != "closed":
-        text = token_latex(equations, page)
-        if text:
-            return text
-    subject, noise = subject_of(equations, page.notation), equations.noise
-    drift = replace(subject, kind="ode", fluctuates=False) if noise and noise.closed else subject
-    system = closed_form(drift, page)
-    if system is not None:
-        return closed_latex(subject, system, page, noise)
-    printer = page.printer(model_names(equations.model, r"\sigma", r"\sigma_*"))
-    if getattr(equations.algorithm, "repeat", None) is None:  # one output, of one gradient
+def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -> str:
+    """LaTeX of definitions in sums of averages, with the closed forms of these."""
+    model, sequences = subject.model, subject.model.reads_sequences
+    printer = page.printer(model_names(model))
+    if getattr(subject.algorithm, "repeat", None) is None:  # one output, of one gradient
         printer.letters = {"output_0": "f", "error_0": "e"} | printer.letters
-    definitions, notes = equations.definitions, list[str]()
+    definitions, notes = subject.definitions, list[str]()
     increments = noise.printed(definitions) if noise else ()
     if increments:
         small = {d.target: d.terms for d in increments if d.role == "rate"}
@@ -172,42 +185,37 @@ def equations_latex(equations: System, page: Page) -> str:
         subject = replace(subject, definitions=definitions, fluctuates=False)
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
-    definitions = printed_definitions(definitions)
+    definitions = plain = printed_definitions(definitions)
     own = {d.name for d in increments}
     increments = tuple(d for d in definitions if d.name in own)
-    plain = definitions
-    if getattr(equations.model, "clusters", None) is not None and not page.symbolic:
-        definitions = with_scaled_fields(definitions, equations.model)
+    clusters = None if page.symbolic else getattr(model, "clusters", None)
+    if clusters is not None:
+        definitions = with_scaled_fields(definitions, model)
     scaled = definitions != plain
     definitions = averaged = tuple(d for d in definitions if d.name not in own)
-    if equations.model.reads_sequences:
+    if sequences:
         definitions = _in_one_line(definitions)
-    elif not (page.symbolic or equations.model.clusters is None or equations.model.flips):
-        definitions = in_all_clusters(definitions, equations.model.clusters)
+    elif not (clusters is None or model.flips):
+        definitions = in_all_clusters(definitions, clusters)
     elif not page.symbolic:
-        definitions = of_signs(definitions, equations.model)
+        definitions = of_signs(definitions, model)
     named = name_averages(definitions, printer)
+    rows = system_latex(subject.kind, definitions, printer)
+    functions = [] if sequences else functions_latex(model, printer)  # these are written out
+    tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
     parts = [
         *clock(subject, page, printer),
-        *meanings_latex(equations, definitions, printer),
-        align(
-            ([noise.process(printer)] if noise and increments else [])
-            + system_latex(equations, definitions, printer)
-        ),
-        *notes_latex(notes, printer),
+        *meanings_latex(subject, definitions, printer),
+        align([noise.process(printer), *rows] if noise and increments else rows),
+        *_here(closed.fixed_values(notes, printer.letter)),
         *law_latex(definitions, printer, scaled),
         *named,
+        align(functions + (noise.latex(printer, increments) if noise else [])),
+        *token_rows(tokens, printer),
     ]
-    sequences = equations.model.reads_sequences  # their functions are written out
-    lines = [] if sequences else [functions_latex(equations.model, printer)]
-    if noise:
-        lines += noise.latex(printer, increments)
-    parts.append(align(lines))
-    tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
-    parts += token_rows(tokens, printer)
     if page.kernels != "none":
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
-        shown = [a for a in lowered(averaged) if a.how != "nodes"]
+        shown = (a for a in lowered(averaged) if subject.algorithm is None or a.how != "nodes")
         parts += kernels_latex(shown, printer, limit)
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
@@ -229,24 +237,23 @@ def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     )
 
 
-def token_latex(equations: System, page: Page) -> str:
+def token_latex(subject: Subject, page: Page) -> str:
     """LaTeX of a sequence model by averages of its outputs; empty where it has others."""
-    squared = getattr(equations.algorithm, "loss", "squared") == "squared"
+    model, definitions = cast("SequenceModel", subject.model), subject.definitions
+    squared = getattr(subject.algorithm, "loss", "squared") == "squared"
     printer = page.printer({})
-    model = cast("SequenceModel", equations.model)
-    definitions = equations.definitions
     if not page.symbolic:
-        definitions, _ = declared_definitions(subject_of(equations))
-    outputs = None if equations.noise else token_outputs(model, definitions, squared)
+        definitions, _ = declared_definitions(subject)
+    outputs = None if subject.fluctuates else token_outputs(model, definitions, squared)
     if outputs is None:
         return ""
     averaged = {x.update_square, x.jacobian_square, x.risk, x.overlap}
     averaged |= {x.slope_of(s) for s in alignments_of(model)}
     plain = _in_one_line([d for d in definitions if d.target not in averaged])
-    rows = system_latex(equations, plain, printer)
+    rows = system_latex(subject.kind, plain, printer)
     rows += rows_of_averages(outputs, definitions, printer)
     parts = [
-        f"% {equations.time_unit}",
+        *clock(subject, page, printer),
         align(rows),
         law_of_tokens(model, printer) + " Outputs of student and target are",
         align(outputs.functions(printer.letters)),
@@ -261,78 +268,40 @@ def clock(subject: Subject, page: Page, printer: EquationPrinter) -> list[str]:
     return [f"% {subject.time_unit}"] if subject.time_unit else []
 
 
-def risk_latex(model: Model, definitions: tuple[Definition, ...], page: Page) -> str:
-    """LaTeX of a population risk, closed or with its kernels."""
-    subject = Subject(model, definitions, notation=page.notation)
-    system = closed_form(subject, page)
-    if system is not None:
-        return closed_latex(subject, system, page)
-    printer = page.printer(model_names(model, r"\sigma", r"\sigma_*"))
-    notes, plain, averaged = list[str](), definitions, definitions
-    if not page.symbolic:
-        plain, notes = declared_definitions(subject)
-        definitions = averaged = with_scaled_fields(plain, model)
-        if model.clusters is not None and not model.flips:
-            definitions = in_all_clusters(definitions, model.clusters)
-    risk = [d for d in definitions if d.role == "observable"][-1]
-    named = name_averages([risk], printer)
-    parts = [
-        *clock(subject, page, printer),
-        align(definition_latex(risk, printer)),
-        *meanings_latex(subject, [risk], printer),
-        *notes_latex(notes, printer),
-        *law_latex(definitions, printer, averaged != plain),
-        *named,
-        align([functions_latex(model, printer)]),
-        *(kernels_latex(lowered(averaged), printer, None) if page.kernels != "none" else ()),
-    ]
-    text = in_fields_of_clusters("\n".join(part for part in parts if part))
-    return fitted(text, page.width)
-
-
 def sequence_risk_latex(model: SequenceModel, risk: sp.Expr, page: Page) -> str:
     """LaTeX of the risk of a sequence model, its averages over tokens named below."""
-    printer = page.printer({})
     definition = define(x.risk, {"risk": risk}, "observable")
-    outputs = token_outputs(model, [definition], True)
-    if outputs is not None:
-        rows = align(rows_of_averages(outputs, [definition], printer))
-        functions = align(outputs.functions(printer.letters))
-        law = law_of_tokens(model, printer) + " Outputs of student and target are"
-        return fitted("\n".join([rows, law, functions]), page.width)
+    text = token_latex(Subject(model, (definition,)), page)
+    if text:
+        return text
+    printer = page.printer({})
     inside = ", ".join(printer.doprint(s) for s in alignments_of(model))
     sign = r"\approx" if risk.has(PlacedAverage) else "="
-    head = f"{printer.letter('risk')}({inside})"
+    rows = [f"{printer.letter('risk')}({inside}) &{sign} {printer.doprint(risk)}"]
     found = {a.args[:3]: a for a in risk.atoms(TokenAverage)}
-    parts = [align([f"{head} &{sign} {printer.doprint(risk)}"])]
-    text = "\n".join([*parts, *token_rows(found, printer)])
-    return fitted(text, page.width)
+    return fitted("\n".join([align(rows), *token_rows(found, printer)]), page.width)
 
 
 def system_latex(
-    equations: System, definitions: Sequence[Definition], printer: EquationPrinter
+    kind: str, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
     """Rows of the rates, of what they are computed from, and of what is observed."""
     roles = ("rate", "intermediate", "sample", "observable")
     ordered = sorted((d for d in definitions if d.role in roles), key=lambda d: roles.index(d.role))
-    return [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
+    return [line for d in ordered for line in definition_latex(d, printer, kind)]
 
 
-def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
-    """A sentence about the declared values that were put in."""
-    if not notes:
-        return []
-    letters = {name: printer.letter(name) for name in VALUES if name != "one P"}
-    shown = ", ".join(f"${VALUES[name].format(**letters)}$" for name in notes)
-    return [f"Here {shown}."]
+def _here(formulas: Sequence[str]) -> list[str]:
+    """A sentence that states formulas."""
+    return [f"Here {', '.join(f'${y}$' for y in formulas)}."] if formulas else []
 
 
 def meanings_latex(
-    equations: System | Subject, definitions: Sequence[Definition], printer: EquationPrinter
+    subject: Subject, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
     """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))
-    model, algorithm = equations.model, equations.algorithm
+    model, algorithm = subject.model, subject.algorithm
     values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
         x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
         x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
@@ -382,14 +351,19 @@ def assigned(letter: str, value: str) -> str:
     return letter if value == letter else f"{letter} = {value}"
 
 
+def rate_of(target: str, kind: str) -> str:
+    """The rate of a block in equations of a kind: a derivative, an increment, a drift."""
+    heads = {"map": rf"\Delta {target}", "sde": f"F_{{{target}}}"}
+    return heads.get(kind, rf"\frac{{d {target}}}{{dt}}")
+
+
 def definition_latex(
     definition: Definition, printer: EquationPrinter, kind: str = "ode"
 ) -> list[str]:
     """Lines of an align environment, one for each named term."""
     target = printer.doprint(definition.target)
     if definition.role == "rate":
-        heads = {"map": rf"\Delta {target}", "sde": f"F_{{{target}}}"}
-        target = heads.get(kind, rf"\frac{{d {target}}}{{dt}}")
+        target = rate_of(target, kind)
     lines: list[str] = []
     sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
     for number, (name, expr) in enumerate(definition.terms):
@@ -408,8 +382,15 @@ def words_of(name: str) -> str:
     return re.sub(r"\bsgd\b", "SGD", name.replace("_", " "))
 
 
-def functions_latex(model: Model, printer: EquationPrinter) -> str:
-    """Align line that says what sigma and sigma_* (or g) are."""
+def functions_latex(model: Model, printer: EquationPrinter) -> list[str]:
+    """Align lines that say what sigma and sigma_* (or g) are, and the clusters of the inputs."""
+    functions, inputs = functions_of(model, printer), inputs_latex(model.clusters)
+    rows = [functions, *([y] for y in inputs)] if len(inputs) > 2 else [functions + inputs]
+    return ["& " + r",\quad ".join(row) for row in rows]
+
+
+def functions_of(model: Model, printer: EquationPrinter) -> list[str]:
+    """What sigma and sigma_* (or g) are."""
     student, teacher = model.student.activation, model.teacher
     lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
     if teacher.activation is None and model.label_clusters is None:
@@ -417,17 +398,17 @@ def functions_latex(model: Model, printer: EquationPrinter) -> str:
         lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
     elif teacher.activation not in (None, student):
         lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
-    if model.clusters is not None:
-        lines += inputs_latex(model.clusters)
-    return "& " + r",\quad ".join(lines)
+    return lines
 
 
 def _function(expr: sp.Expr) -> str:
     return KernelPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
 
 
-def inputs_latex(inputs: GaussianMixture) -> list[str]:
+def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
     """Weights, means and scales of clusters, and their labels."""
+    if inputs is None:
+        return []
     rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
     lines = []
     for number, (weight, mean, scale) in enumerate(rows, start=1):
@@ -442,7 +423,7 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
         lines.append(text)
     if inputs.fractions is not None:
         lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")
-    return [r"\\ & ".join(["", *lines]) if len(lines) > 2 else r",\quad ".join(lines)]
+    return lines
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -6,8 +6,9 @@ gradients are written into the rates that they are used in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import sympy as sp
@@ -15,7 +16,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, free_indices, product_average
 from dmft.equations.averages.passes import lower
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, base_name, mapped, used_bases
+from dmft.equations.views.collected import summed
 from dmft.equations.views.text import flipped, in_one_form
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import TableAverage
@@ -33,14 +35,10 @@ def by_network(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     coefficients = {d.terms[0][0]: d for d in definitions if d.name == "c"}
     if set(coefficients) != {"student", "teacher"}:
         return tuple(definitions)
-    found = []
-    for d in definitions:
-        taken = set(d.indices)
-        terms = tuple((name, _split(e, coefficients, taken)) for name, e in d.terms)
-        found.append(replace(d, terms=terms))
-    if any(e.has(x.c) for d in found for _, e in d.terms):
-        return tuple(found)
-    return tuple(d for d in found if d.name != "c")
+    split = (partial(_split, coefficients=coefficients, taken={*d.indices}) for d in definitions)
+    found = [*map(mapped, definitions, split)]
+    read = any(d.expr.has(x.c) for d in found)
+    return tuple(d for d in found if read or d.name != "c")
 
 
 def _split(expr: sp.Expr, coefficients: Mapping[str, Definition], taken: set[sp.Symbol]) -> sp.Expr:
@@ -107,10 +105,7 @@ def of_signs(definitions: Sequence[Definition], model: Model) -> tuple[Definitio
         return tuple(definitions)
     ats = [y for d in definitions for y in d.expr.atoms(At)]
     label = next((y for y in ats if y.factor == sp.sign(FIELD) and y.field.has(x.h_star)), None)
-    found = tuple(
-        replace(d, terms=tuple((name, _of_signs(e, label)) for name, e in d.terms))
-        for d in definitions
-    )
+    found = tuple(mapped(d, lambda e: _of_signs(e, label)) for d in definitions)
     if label is None or found == tuple(definitions):
         return tuple(definitions)
     return (*found, Definition(x.label, (("label", label),), "sample"))
@@ -145,68 +140,80 @@ def _of_signs(expr: sp.Expr, label: At | None) -> sp.Expr:
 
 def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Definition, ...]:
     """Rates with the mean gradients in them, as averages of sigma'(h_j) lambda_i times outputs."""
-    whole = {}
+    inner = {}
     for d in definitions:
         value = _whole_gradient(d, model) if d.name in GRADIENTS else None
         if value is not None:
-            whole[d.name] = (d, value)
-    read = [n for d in definitions for n in (base_name(e) for e in d.expr.atoms(sp.Indexed))]
-    if not whole or any(name in read and name not in whole for name in GRADIENTS):
+            inner[d.name] = replace(d, terms=(("whole", value),))
+    read = {n for d in definitions for n in used_bases(d.expr)}
+    if not inner or not read & {*GRADIENTS} <= {*inner}:
         return tuple(definitions)
-    found = []
-    for d in definitions:
-        if d.name in whole:
-            continue
-        put = ((name, _put(e, whole, d)) for name, e in d.terms)
-        terms = tuple((name, _with_sums(_with_overlaps(e, definitions))) for name, e in put)
-        found.append(replace(d, terms=terms))
-    return tuple(found)
+    grams = grams_of(definitions)
+
+    def written(d: Definition, expr: sp.Expr) -> sp.Expr:
+        found = put_in(expr, inner, d.indices)
+        if found != expr:
+            found = sp.expand(ordered(placed(found)), deep=False)
+        return _with_sums(in_overlaps(found, grams))
+
+    return tuple(mapped(d, partial(written, d)) for d in definitions if d.name not in inner)
 
 
-def _with_overlaps(expr: sp.Expr, definitions: Sequence[Definition]) -> sp.Expr:
-    """Entries of Omega as the overlaps that they are."""
-    blocks = [d for d in definitions if d.name == "Omega"]
-    table = {}
-    for entry in (e for e in expr.atoms(sp.Indexed) if base_name(e) == "Omega"):
-        kinds = [i.has(x.p) for i in entry.indices]
-        for d in blocks:
-            if [i.has(x.p) for i in d.target.indices] == kinds and d.expr.has(
-                sp.Indexed, sp.KroneckerDelta
-            ):
-                old = [i - x.p if k else i for i, k in zip(d.target.indices, kinds, strict=True)]
-                new = [i - x.p if k else i for i, k in zip(entry.indices, kinds, strict=True)]
-                table[entry] = d.expr.xreplace(dict(zip(old, new, strict=True)))
-    return expr.xreplace(table)
-
-
-def _put(
-    expr: sp.Expr, whole: Mapping[str, tuple[Definition, sp.Expr]], reader: Definition
+def put_in(
+    expr: sp.Expr, inner: Mapping[str, Definition], taken: Collection[sp.Symbol] = ()
 ) -> sp.Expr:
-    """An expression with the values of mean gradients at its own indices."""
+    """An expression with definitions written out; their sums run over indices not taken."""
     table = {}
     for entry in expr.atoms(sp.Indexed):
-        if base_name(entry) not in whole:
+        d = inner.get(base_name(entry))
+        if d is None:
             continue
-        definition, value = whole[base_name(entry)]
-        bound = [limit[0] for s in value.atoms(sp.Sum) for limit in s.limits]
-        used = {*reader.indices, *free_indices(entry)}
-        fresh = {
-            s: next(y for y in (s, *(STUDENTS if s in STUDENTS else TEACHERS)) if y not in used)
-            for s in bound
-        }
-        moved = value.xreplace(fresh)
-        moved = moved.xreplace(dict(zip(definition.target.indices, entry.indices, strict=True)))
-        table[entry] = ordered(_placed(moved))
-    return sp.expand(expr.xreplace(table), deep=False) if table else expr
+        used = {*taken, *free_indices(entry)}
+        bound = {limit[0] for total in d.expr.atoms(sp.Sum) for limit in total.limits}
+        fresh = dict[sp.Symbol, sp.Symbol]()
+        for s in sorted(bound & used, key=str):
+            letters = next(y for y in (STUDENTS, TEACHERS, ALL) if s in y)
+            fresh[s] = next(y for y in letters if y not in {*used, *bound, *fresh.values()})
+        own = dict(zip(d.target.indices, entry.indices, strict=True))
+        table[entry] = d.expr.xreplace(fresh).xreplace(own)
+    return put_in(expr.xreplace(table), inner, taken) if table else expr
 
 
-def _placed(expr: sp.Expr) -> sp.Expr:
-    """Fields of all as those of a student or of a teacher."""
-    table = {}
-    for field in expr.atoms(sp.Indexed):
-        if field.base == x.lam:
-            table[field] = placed_field(*field.indices)
+def grams_of(definitions: Iterable[Definition]) -> list[tuple[sp.Indexed, sp.Expr]]:
+    """Blocks of Gram matrices that are overlaps: their entries and the overlaps."""
+    return [
+        (d.target, d.expr)
+        for d in definitions
+        if d.role == "block"
+        and isinstance(d.expr, sp.Indexed | sp.KroneckerDelta)
+        and not x.is_mean(d.target.base)
+    ]
+
+
+def in_overlaps(expr: sp.Expr, grams: Sequence[tuple[sp.Indexed, sp.Expr]]) -> sp.Expr:
+    """Entries of Gram matrices at given units as the overlaps that they are."""
+    table: dict[sp.Expr, sp.Expr] = {}
+    for entry in expr.atoms(sp.Indexed):
+        places, kinds = _places(entry)
+        if {*places[:2]} & {*ALL}:
+            continue
+        for target, value in grams:
+            here, same = _places(target)
+            if base_name(target) == base_name(entry) and same == kinds:
+                table[entry] = value.xreplace(dict(zip(here, places, strict=True)))
     return expr.xreplace(table)
+
+
+def _places(entry: sp.Indexed) -> tuple[list[sp.Expr], list[bool]]:
+    """Indices of an entry, positions of teachers as their numbers, and which are teachers'."""
+    kinds = [i.has(x.p) for i in entry.indices]
+    return [i - x.p if k else i for i, k in zip(entry.indices, kinds, strict=True)], kinds
+
+
+def placed(expr: sp.Expr) -> sp.Expr:
+    """An expression with fields of all called as those of a student or of a teacher."""
+    fields = (e for e in expr.atoms(sp.Indexed) if e.base == x.lam)
+    return expr.xreplace({e: placed_field(*e.indices) for e in fields})
 
 
 def placed_field(index: sp.Expr) -> sp.Expr:
@@ -266,13 +273,11 @@ def _outputs(
 
 def _with_sums(expr: sp.Expr) -> sp.Expr:
     """Sums over the same range with the same factor under one sign."""
-    found: dict[tuple[sp.Expr, sp.Tuple], list[sp.Expr]] = {}
-    rest = []
-    for term in sp.Add.make_args(expr):
-        number, factors = term.as_independent(sp.Sum, as_Add=False)
-        if isinstance(factors, sp.Sum):
-            found.setdefault((number, sp.Tuple(*factors.limits)), []).append(factors.function)
-        else:
-            rest.append(term)
-    sums = [number * sp.Sum(sp.Add(*bodies), *limits) for (number, limits), bodies in found.items()]
-    return sp.Add(*rest, *sums)
+    parts = (y.as_independent(sp.Sum, as_Add=False) for y in sp.Add.make_args(expr))
+    alone = (
+        ((number, *y.limits), y.function) if isinstance(y, sp.Sum) else ((), number * y)
+        for number, y in parts
+    )
+    found = summed(alone)
+    rest = found.pop((), sp.S.Zero)
+    return sp.Add(rest, *(n * sp.Sum(body, *limits) for (n, *limits), body in found.items()))

@@ -7,12 +7,13 @@ time alpha = steps/N, their noise and error have K^2 in front (`dmft.literature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, mapped
 from dmft.model import SGD, Committee, GradientFlow, Model
 from dmft.model.algorithm import numbers_of
 
@@ -64,14 +65,11 @@ def in_sums(definitions: Sequence[Definition], equal: bool) -> tuple[Definition,
     """Definitions in these units; `equal` widths are one letter in coefficients."""
     units = {x.gamma: x.gamma * x.p**2, x.Delta: x.Delta / x.p**2}
     factors = {"rate": x.gamma * x.p, "observable": x.p**2}
-    found = []
-    for d in definitions:
-        if d.role not in factors:
-            found.append(d)
-            continue
-        terms = tuple((n, _times(factors[d.role], e.xreplace(units), equal)) for n, e in d.terms)
-        found.append(replace(d, terms=terms))
-    return tuple(found)
+
+    def times(d: Definition, expr: sp.Expr) -> sp.Expr:
+        return _times(factors[d.role], expr.xreplace(units), equal)
+
+    return tuple(mapped(d, partial(times, d)) if d.role in factors else d for d in definitions)
 
 
 def _times(factor: sp.Expr, expr: sp.Expr, equal: bool) -> sp.Expr:

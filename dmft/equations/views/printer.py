@@ -112,8 +112,7 @@ class EquationPrinter(LatexPrinter):
                 return rf"\langle {self._print(placed_field(expr.indices[0]))} {whole} \rangle"
         if base == "Omega" and any(i.has(*ONLY) for i in expr.indices):
             return self._print(overlap_of(expr))
-        name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
-        name = _one_superscript(name)
+        name = self.letters.get(base) or _base_latex(base)
         if x.is_mean(expr.base) and ONLY[1] in expr.indices:
             name = name.replace("^{", "^{*", 1)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
@@ -279,8 +278,8 @@ class EquationPrinter(LatexPrinter):
     def _print_MeanSlope(self, expr: MeanSlope) -> str:
         pull, root = expr.args
         rows = " ".join(self._print(i) for i in pull.indices[:-1] if i not in ONLY)
-        beta = printed(base_name(pull), x.BASE_LATEX, CLUSTER_LATEX)
-        covariance = printed(base_name(root).replace("root", "Omega"), x.BASE_LATEX, CLUSTER_LATEX)
+        beta = _base_latex(base_name(pull))
+        covariance = _base_latex(base_name(root).replace("root", "Omega"))
         field = self._print(root.indices[0])
         return rf"\left({beta}\,{{{covariance}}}^{{-1/2}}\right)_{{{f'{rows} {field}'.strip()}}}"
 
@@ -410,6 +409,11 @@ def _root_of_two_over_pi(
     below[below.index(pi)] = (pi[0], pi[1] - sp.S.Half)
     below[:] = [y for y in below if y[1] != 0]
     return r"\sqrt{\frac{2}{\pi}}"
+
+
+def _base_latex(name: str) -> str:
+    """How a base is printed, in a cluster or not."""
+    return _one_superscript(printed(name, x.BASE_LATEX, CLUSTER_LATEX))
 
 
 def _one_superscript(name: str) -> str:

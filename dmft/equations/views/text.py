@@ -14,7 +14,7 @@ from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OverSamples
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, base_name, mapped
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster, clusters_of
 from dmft.gaussian.closed.pair import Formula
@@ -39,30 +39,22 @@ def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
     return cluster.format(shown, "c" if number == "0" else number) if found else shown
 
 
-def factor_names(
-    student: sp.Expr, teacher: sp.Expr, sigma: str = "σ", star: str = "σ*"
-) -> dict[sp.Expr, str]:
-    """Names of the activations and of their derivatives, by expression."""
+def model_factors(model: Model) -> dict[sp.Expr, str]:
+    """Names of the activations of a model of overlaps and of their derivatives."""
     names: dict[sp.Expr, str] = {}
-    for activation, name in ((student, sigma), (teacher, star)):
-        for order, prime in enumerate(PRIMES):
-            slope = derivative(activation, order)
+    for network, name in ((model.student, r"\sigma"), (model.teacher, r"\sigma_*")):
+        for order, prime in enumerate(PRIMES if network.activation is not None else ()):
+            slope = derivative(network.activation, order)
             if not slope.is_number:
                 names.setdefault(slope, name + prime)
     return names
 
 
-def model_factors(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
-    """Names of the activations of a model of overlaps and of their derivatives."""
-    student, teacher = model.student.activation, model.teacher.activation
-    return factor_names(student, student if teacher is None else teacher, sigma, star)
-
-
-def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+def model_names(model: Model) -> dict[sp.Expr, str]:
     """Names of the activations of a model; none of sequences, whose functions are written out."""
     if model.family != "overlaps":
         return {}
-    names = model_factors(model, sigma, star)
+    names = model_factors(model)
     shifted: dict[sp.Expr, str] = {}
     laws = clusters_of(model)
     for law in (*laws, *(replace(y, scale=sp.S.One) for y in laws)):
@@ -102,17 +94,12 @@ def in_own_units(part: sp.Expr, factors: Iterable[sp.Expr], law: Cluster) -> sp.
         fields = {f: f / law.root for f in part.atoms(sp.Indexed) if x.is_field(f.base)}
         values = {y: in_own_units(y, factors, law) for y in part.atoms(At)}
         return part.xreplace(fields | values)
-    shape, shapes = _shape(part.factor), shapes_in(factors, law)
-    key = (
-        shape
-        if shape in shapes
-        else next((y for y in shapes if _multiplied(y) == _multiplied(shape)), None)
-    )
-    if key is None:
+    known = _entry_of(shapes_in(factors, law), _shape(part.factor))
+    if known is None:
         changed = part.factor.xreplace({FIELD: FIELD / law.root})
         number = changed.as_independent(FIELD)[0] if not changed.is_Add else sp.S.One
         return number * At(changed / number, part.field)
-    number, factor = shapes[key]
+    number, factor = known
     mean = law.mean_of(part.field).xreplace({ONLY[1]: sp.S.One})
     return number * At(factor.xreplace({FIELD: FIELD + mean}), part.field)
 
@@ -134,19 +121,18 @@ def function_text(
     if "%s" not in name:
         return f"{name}({field})"
     means = _means(factor)
-    template = ""
-    if len(means) < 2:
-        shape = _shape(factor)
-        template = names.get(shape, "") or _same(names, shape)
-    if template.count("%s") != 1 + len(means):
+    template = _entry_of(names, _shape(factor)) if len(means) < 2 else None
+    if template is None or template.count("%s") != 1 + len(means):
         return None
     return template % (field, *map(doprint, means))
 
 
-def _same(names: Mapping[sp.Expr, str], shape: sp.Expr) -> str:
-    """Template of a function that is equal when it is multiplied out."""
+def _entry_of(table: Mapping[sp.Expr, Any], shape: sp.Expr) -> Any:
+    """What a table has for a function, or for one that is equal when it is multiplied out."""
+    if shape in table:
+        return table[shape]
     wanted = _multiplied(shape)
-    return next((name for f, name in names.items() if _multiplied(f) == wanted), "")
+    return next((y for f, y in table.items() if _multiplied(f) == wanted), None)
 
 
 @lru_cache(maxsize=512)
@@ -308,9 +294,7 @@ def comment_text(definition: Definition) -> tuple[str, ...]:
 
 def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
     """Definitions without constants that only code needs: guards of zero, functions that are 1."""
-    return tuple(
-        replace(d, terms=tuple((n, _without_constants(e)) for n, e in d.terms)) for d in definitions
-    )
+    return tuple(mapped(d, _without_constants) for d in definitions)
 
 
 def _without_constants(expr: sp.Expr) -> sp.Expr:

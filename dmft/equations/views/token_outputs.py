@@ -8,9 +8,10 @@ softmax of two tokens, are one with the weight two.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import sympy as sp
 
@@ -95,43 +96,35 @@ class TokenOutputs:
 
     # Averages ---------------------------------------------------------------------------------
 
-    def error(self, one: Output) -> str:
-        """F - y of an output; minus y where the loss is the correlation."""
-        y = self.name("y", one.index, "h^*")
-        return f"{self.name(self.letter, one.index, 'h')} - {y}" if self.squared else f"- {y}"
-
     def averages(self) -> dict[sp.Symbol, str]:
         """The loss and the noise of its gradient, as one average each."""
-        summed = self.by_index
-        errors = [self.error(one) for one in summed]
-        weights = [one.weight for one in summed]
-        number = weights[0] if len(set(weights)) == 1 else 0
-        factors = ["" if number else f"{w} " * (w != 1) for w in weights]
-        over = rf"\sum_{{{self.running}}} " * bool(self.running)
-        names = [self.name(self.letter, one.index, "h") for one in summed]
-        if self.squared:
-            half = sp.Rational(number or 1, 2)
-            inside = [rf"{f}\left[{e}\right]^{{2}}" for f, e in zip(factors, errors, strict=True)]
-            loss = _front(half) + _average(over + " + ".join(inside))
-        else:
-            pairs = zip(names, (self.name("y", o.index, "h^*") for o in summed), strict=True)
-            loss = "- " + _average(over + " + ".join(rf"{f}\,{y}" for f, y in pairs))
+        shown = self.by_index
+        names = [self.name(self.letter, one.index, "h") for one in shown]
+        errors = [self.name("y", one.index, "h^*") for one in shown]
         slopes = [rf"\partial_{{h_l}} {name}" for name in names]
-        pulls = [
-            rf"{f}\left[{e}\right] {s}" if self.squared else rf"{f}{e.removeprefix('- ')}\,{s}"
-            for f, e, s in zip(factors, errors, slopes, strict=True)
-        ]
-        number = number or 1
+        if self.squared:
+            errors = [rf"\left[{f} - {y}\right]" for f, y in zip(names, errors, strict=True)]
+            values, space = [f"{e}^{{2}}" for e in errors], " "
+        else:
+            values, space = [rf"{f}\,{y}" for f, y in zip(names, errors, strict=True)], r"\,"
+        weights = {one.weight for one in shown}
+        number = sp.Integer(min(weights) if len(weights) == 1 else 1)
+        over = rf"\sum_{{{self.running}}} " * bool(self.running)
+
+        def total(parts: Iterable[str]) -> str:
+            pairs = zip(shown, parts, strict=True)
+            return over + " + ".join(_front(one.weight / number) + y for one, y in pairs)
+
         length = rf"\sum_{{l=1}}^{{{self.model.length}}}"
-        pull = rf"{length} \left( {over}{' + '.join(pulls)} \right)^{{2}}"
-        squares = " + ".join(
-            rf"{f}\left( {s} \right)^{{2}}" for f, s in zip(factors, slopes, strict=True)
-        )
-        squares = squares if len(summed) == 1 else rf"\left[ {squares} \right]"
+        pulls = total(f"{e}{space}{s}" for e, s in zip(errors, slopes, strict=True))
+        squares = total(rf"\left( {s} \right)^{{2}}" for s in slopes)
+        squares = squares if len(shown) == 1 else rf"\left[ {squares} \right]"
+        front = _front(number / 2) if self.squared else "- "
         return {
-            x.loss: loss,
-            x.update_square: _front(sp.Integer(number**2)) + _average(pull),
-            x.jacobian_square: _front(sp.Integer(number)) + _average(f"{length} {over}{squares}"),
+            x.loss: front + _average(total(values)),
+            x.update_square: _front(number**2)
+            + _average(rf"{length} \left( {pulls} \right)^{{2}}"),
+            x.jacobian_square: _front(number) + _average(f"{length} {squares}"),
         }
 
     @property
@@ -161,10 +154,10 @@ class TokenOutputs:
             known = self.softmax(rows)
         if not (isinstance(student, Attention) and student.outputs == student.matrix):
             for one in self.outputs:
-                shown = printer.doprint(_at(one.student, known, "h"))
+                shown = printer.doprint(at_fields(one.student, "h", known))
                 rows.append(f"{self.name(self.letter, one.index, 'h')} &= {shown}")
-        targets = [printer.doprint(_at(one.target, known, "h^*")) for one in self.outputs]
-        for one, shown in zip(self.outputs, targets, strict=True):
+        for one in self.outputs:
+            shown = printer.doprint(at_fields(one.target, "h^*", known))
             rows.append(f"{self.name('y', one.index, 'h^*')} &= {shown}")
         return rows
 
@@ -191,7 +184,9 @@ def _average(text: str) -> str:
     return rf"\mathbb{{E}}\left[ {text} \right]"
 
 
-def _at(expr: sp.Expr, known: dict[sp.Expr, str], fields: str) -> sp.Expr:
+def at_fields(
+    expr: sp.Expr, fields: str, known: Mapping[sp.Expr, str] = MappingProxyType({})
+) -> sp.Expr:
     """A function of tokens at the fields of the student or of the target, its parts by name."""
     named = {}
     for part, name in known.items():

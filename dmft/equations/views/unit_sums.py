@@ -5,29 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import permutations
-from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, free_indices
-from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.definitions import (
+    Definition,
+    base_name,
+    mapped,
+    sorted_entries,
+    used_bases,
+)
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import clusters_of
+from dmft.equations.views.collected import summed
 from dmft.equations.views.text import in_own_units, model_factors
 from dmft.model import GaussianMixture, Model
 
 
 def over_neurons(expr: sp.Expr) -> sp.Expr:
     """A polynomial with sums over neurons: each sum over what depends on its index, once."""
-    groups: dict[tuple[sp.Expr, tuple[sp.Symbol, ...]], sp.Expr] = {}
-    for number, body, indices in _summands(sp.expand(expr)):
-        for term in sp.Add.make_args(sp.expand(body)):
-            front, product, kept = _canonical(number * term, indices)
-            key = (front, kept)
-            groups[key] = groups.get(key, sp.S.Zero) + product
+    parts = (
+        _canonical(number * term, indices)
+        for number, body, indices in _summands(sp.expand(expr))
+        for term in sp.Add.make_args(sp.expand(body))
+    )
+    groups = summed(((front, kept), product) for front, product, kept in parts)
     by_rate: dict[sp.Expr, list[sp.Expr]] = {}
     for (front, kept), body in groups.items():
         limits = [(s, 1, x.AXES[s]) for s in kept]
@@ -47,20 +53,24 @@ def _with_front(rate: sp.Expr, terms: Sequence[sp.Expr]) -> sp.Expr:
         return sp.Add(*(rate * y for y in terms))
     parts = [y.as_independent(sp.Sum, sp.Indexed, as_Add=False) for y in sp.Add.make_args(total)]
     number = reduce(sp.gcd, (f.as_coeff_Mul()[0] for f, _ in parts))
-    powers = [f.as_powers_dict() for f, _ in parts]
-    widths = sp.Mul(*(s ** max(p.get(s, sp.S.Zero) for p in powers) for s in (x.p, x.k)))
+    widths = _common([f for f, _ in parts])
     inside = sp.Add(*(f / (number * widths) * y for f, y in parts))
     return sp.Mul(number * widths * rate, inside, evaluate=False)
+
+
+def _common(fronts: Sequence[sp.Expr]) -> sp.Expr:
+    """Symbols that factors have in common; widths stay below, as in 1/p^2."""
+    powers = [f.as_powers_dict() for f in fronts]
+    pick = {x.p: max, x.k: max}
+    own = {x.p, x.k, *(b for b in powers[0] if b.is_Symbol)}
+    return sp.Mul(*(b ** pick.get(b, min)(y.get(b, sp.S.Zero) for y in powers) for b in own))
 
 
 def _summands(expr: sp.Expr) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Symbol, ...]]]:
     """Terms as a factor, a summand and the indices that it is summed over."""
     for term in sp.Add.make_args(expr):
         sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]
-        if not sums:
-            yield sp.S.One, term, ()
-            continue
-        if len(sums) > 1:
+        if len(sums) != 1:
             yield sp.S.One, term, ()
             continue
         (total,) = sums
@@ -73,7 +83,7 @@ def _canonical(
     term: sp.Expr, indices: tuple[sp.Symbol, ...]
 ) -> tuple[sp.Expr, sp.Expr, tuple[sp.Symbol, ...]]:
     """A summand without indices that it does not depend on, the others in one order."""
-    term, indices = _without_deltas(term, indices)
+    term, indices = without_deltas(term, indices)
     used = [s for s in indices if s in free_indices(term)]
     for index in set(indices) - set(used):
         term *= x.AXES[index]
@@ -85,22 +95,18 @@ def _canonical(
     for order in permutations(used):
         left = {axis: list(letters) for axis, letters in bound.items()}
         fresh = {s: left[x.AXES[s]].pop(0) for s in order}
-        choices.append((_sorted_entries(term.xreplace(fresh)), tuple(fresh.values())))
+        choices.append((sorted_entries(term.xreplace(fresh)), tuple(fresh.values())))
     best, kept = min(choices, key=lambda y: str(y[0]))
-    front, product = sp.S.One, sp.S.One
-    for factor in sp.Mul.make_args(best):
-        if factor.has(sp.Indexed) or factor.is_Rational:
-            product *= factor
-        else:
-            front *= factor
-    return front, product, tuple(sorted(kept, key=str))
+    front = [f for f in sp.Mul.make_args(best) if not (f.has(sp.Indexed) or f.is_Rational)]
+    product = sp.Mul(*(f for f in sp.Mul.make_args(best) if f not in front))
+    return sp.Mul(*front), product, tuple(sorted(kept, key=str))
 
 
 def _letters(axis: sp.Symbol) -> tuple[sp.Symbol, ...]:
     return (x.u, x.v, x.l) if axis == x.p else (x.r, x.s, *x.powers)
 
 
-def _without_deltas(
+def without_deltas(
     term: sp.Expr, indices: tuple[sp.Symbol, ...]
 ) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
     """A summand whose Kronecker deltas have used up an index each."""
@@ -109,22 +115,11 @@ def _without_deltas(
         if own is None:
             continue
         other = next(y for y in delta.args if y != own)
-        return _without_deltas(
+        return without_deltas(
             term.xreplace({delta: sp.S.One}).xreplace({own: other}),
             tuple(s for s in indices if s != own),
         )
     return term, indices
-
-
-def _sorted_entries(term: sp.Expr) -> sp.Expr:
-    """Entries of symmetric arrays with their indices in order."""
-    table = {}
-    for entry in term.atoms(sp.Indexed):
-        if base_name(entry) in x.SYMMETRIC:
-            table[entry] = entry.base[tuple(sorted(entry.indices, key=str))]
-            if base_name(entry) == "Q" and len(set(entry.indices)) == 1:
-                table[entry] = entry
-    return term.xreplace(table)
 
 
 # Clusters -------------------------------------------------------------------------------------
@@ -160,13 +155,13 @@ def with_scaled_fields(definitions: Sequence[Definition], model: Model) -> tuple
         number = _number(sp.Add.make_args(expr.function)[0])
         return number * sp.Sum(sp.expand_mul(expr.function / number, deep=False), *expr.limits)
 
-    found = []
-    for d in definitions:
+    def own(d: Definition) -> Definition:
         number, _ = _renumbered(d.target)
-        law = laws[number - 1] if d.role == "sample" and number else None
-        terms = ((n, in_own_units(e, factors, law) if law else moved(e)) for n, e in d.terms)
-        found.append(replace(d, terms=tuple(terms)))
-    return tuple(found)
+        if d.role != "sample" or not number:
+            return mapped(d, moved)
+        return mapped(d, partial(in_own_units, factors=factors, law=laws[number - 1]))
+
+    return tuple(map(own, definitions))
 
 
 def _number(term: sp.Expr) -> sp.Expr:
@@ -193,15 +188,10 @@ def over_clusters(
         for n, some in enumerate(powers)
         for m in (range(3) if len({*scales}) > 1 else (0,))
     }
-    found = _in_any(
-        [
-            replace(d, terms=tuple((name, _in_clusters(e, factors)) for name, e in d.terms))
-            if d.role not in ("block", "sample")
-            else d
-            for d in definitions
-        ],
-        labels,
-    )
+    summed_up = partial(_in_clusters, shares=factors)
+    plain = ("block", "sample")
+    found = [d if d.role in plain else mapped(d, summed_up) for d in definitions]
+    found = _in_any(found, labels)
     if found == list(definitions):
         return tuple(definitions)
     i, r, k = x.i, x.r, mixture.means.shape[1]
@@ -257,10 +247,14 @@ def _with_single_means(
         rows = [(base[student] if d in means else d.target, table)]
         if d in means and {base[y] for y in (place, x.p + 1)} & entries:
             rows.append((base[ONLY[1]], of_teacher))
-        for target, put in rows:
-            terms = tuple((name, e.xreplace(put)) for name, e in d.terms)
-            found.append(replace(d, target=target, terms=terms))
+        found += [
+            replace(mapped(d, partial(_put, table=put)), target=target) for target, put in rows
+        ]
     return tuple(found)
+
+
+def _put(expr: sp.Expr, table: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
+    return expr.xreplace(table)
 
 
 def _base(target: sp.Expr) -> sp.Basic:
@@ -273,8 +267,8 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
     for d in definitions:
         number, target = _renumbered(d.target)
         if number and d.role != "block":
-            terms = tuple((name, _renumbered(e)[1]) for name, e in d.terms)
-            groups.setdefault(target, []).append(replace(d, target=target, terms=terms))
+            one = mapped(d, lambda e: _renumbered(e)[1])
+            groups.setdefault(target, []).append(replace(one, target=target))
     groups = {t: _of_class(some, labels) for t, some in groups.items()}
     y = x.symbol_in(x.label, 0)
     alike = {t for t, some in groups.items() if all(d.expr == some[0].expr for d in some)}
@@ -290,8 +284,7 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
                 continue
             shown.add(target)
             d = groups[target][0]
-        terms = tuple((name, e.xreplace(put)) for name, e in d.terms)
-        found.append(replace(d, terms=terms))
+        found.append(mapped(d, lambda e: e.xreplace(put)))
     return found
 
 
@@ -325,24 +318,18 @@ def _in_clusters(
             groups.setdefault(key, [sp.S.Zero] * count)[cluster - 1] += number
         else:
             others.append(term)
-    sums: dict[tuple[Any, sp.Expr, tuple[sp.Basic, ...]], sp.Expr] = {}
+    parts = []
     for rest, numbers in groups.items():
-        place = next(n for n, y in enumerate(numbers) if y != 0)
-        ratios = {
-            n: float(numbers[place]) / y[place] if y[place] else 0.0 for n, y in shares.items()
-        }
-        power = next((n for n, y in ratios.items() if _agree(numbers, y, shares[n])), None)
-        if power is None:
+        known = next(filter(None, (_share(numbers, *y) for y in shares.items())), None)
+        if known is None:
             return expr
-        front, inside, limits = _parts(sp.nsimplify(ratios[power], rational=True) * rest)
-        key = (power, front, limits)
-        sums[key] = sums.get(key, sp.S.Zero) + inside
+        power, ratio = known
+        front, inside, limits = _parts(sp.nsimplify(ratio, rational=True) * rest)
+        parts.append(((power, front, limits), inside))
+    sums = summed(parts)
     if not sums:
         return expr
-    fronts = [front.as_powers_dict() for _, front, _ in sums]
-    pick = {x.p: max, x.k: max}  # widths stay below, as in 1/p^2
-    shared = {b: pick.get(b, min)(y[b] for y in fronts) for b in fronts[0] if b.is_Symbol}
-    common = sp.Mul(*(b**e for b, e in shared.items()))
+    common = _common([front for _, front, _ in sums])
     if all(front.could_extract_minus_sign() for _, front, _ in sums):
         common = -common
     by_power: dict[sp.Expr, dict[sp.Expr, list[sp.Expr]]] = {}
@@ -357,8 +344,13 @@ def _in_clusters(
     return sp.Add(*others, common * sp.Sum(body, (x.cluster, 1, count)))
 
 
-def _agree(numbers: Sequence[sp.Expr], ratio: float, share: Sequence[float]) -> bool:
-    return all(abs(float(n) - ratio * y) < AGREES for n, y in zip(numbers, share, strict=True))
+def _share(
+    numbers: Sequence[sp.Expr], power: tuple[sp.Expr, sp.Expr], share: Sequence[float]
+) -> tuple[tuple[sp.Expr, sp.Expr], float] | None:
+    """The power that numbers of clusters are in the ratio of, and what multiplies it."""
+    pairs = [*zip(map(float, numbers), share, strict=True)]
+    ratio = next(n / y if y else 0.0 for n, y in pairs if n)
+    return (power, ratio) if all(abs(n - ratio * y) < AGREES for n, y in pairs) else None
 
 
 def _renumbered(expr: sp.Expr) -> tuple[int, sp.Expr]:
