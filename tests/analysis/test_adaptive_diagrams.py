@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.analysis.diagrams.diagram import adaptive_diagram, coarse_steps
+from dmft.analysis.diagrams.diagram import coarse_steps, named_diagram
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions
+
+adaptive_diagram = partial(named_diagram, adaptive=True)
 
 
 def grid_of(shape):

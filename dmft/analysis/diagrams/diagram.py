@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.diagrams.phase_diagram import STATUSES, PhaseDiagram
-from dmft.analysis.sweeps.named import Named, mixed_labels, without_labels
+from dmft.analysis.sweeps.named import Named, mixed_labels
 from dmft.analysis.sweeps.points import Points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
@@ -48,19 +49,10 @@ NOT_COMPUTED = STATUSES.index(Status.INTERRUPTED)
 FINE = (STATUSES.index(Status.OK), STATUSES.index(Status.EVENT))
 
 
-def adaptive_diagram(
-    measure: Callable[..., Any],
-    axes: Mapping[str, Array],
-    *,
-    level: float = 0.0,
-    coarse: Coarse = None,
-    quantity: str = "value",
-    threads: int | None = None,
-    progress: ProgressOption = None,
-    provenance: Mapping[str, Any] | None = None,
-    store: Kept | None = None,
-) -> PhaseDiagram:
-    """Evaluate a measure on a coarse subgrid, and between its points only where labels differ.
+def _refine(
+    known: _Known, steps: tuple[int, int], threads: int | None, progress: ProgressOption
+) -> Ints:
+    """Compute a coarse subgrid, and between its points only where labels differ; the last blocks.
 
     The label of a point is its status with its value, where the measure returns bools or ints only
     (names have become ints), and else with whether the value lies above `level`. A block of the
@@ -71,19 +63,20 @@ def adaptive_diagram(
     A region that is a union of squares of `coarse` by `coarse` cells is reproduced at every point:
     such a square holds a corner of each block that it meets. Narrower parts (islands, tips, lanes)
     are seen only where a computed point falls into them. By default `coarse` is a power of two that
-    makes 16 to 32 blocks of an axis, or blocks of 4 steps. Other arguments are those of
-    `named_diagram`.
+    makes 16 to 32 blocks of an axis, or blocks of 4 steps.
     """
-    known = _Known(Named(measure, keeps_all=True), axes, level, quantity, store or Kept())
-    steps = coarse_steps(coarse, (known.x.size, known.y.size))
     blocks = _coarse_blocks(known.y.size, known.x.size, steps)
     halvings = max(steps).bit_length()
-    with Progress(progress, quantity) as bar:
+    with Progress(progress, known.quantity) as bar:
+
+        def report(done: int, fraction: float, message: str) -> None:
+            bar.update((min(done, halvings) + fraction) / (halvings + 1), message)
+
         try:
             for number in count():
                 missing = known.missing(blocks)
-                share = min(number, halvings), halvings + 1
-                if missing.size and not known.compute(missing, threads, bar, share):
+                here = partial(report, number)
+                if missing.size and not known.compute(missing, threads, here):
                     break
                 mixed = known.mixed(blocks) & _is_divisible(blocks)
                 if not mixed.any():
@@ -91,10 +84,7 @@ def adaptive_diagram(
                 blocks = np.concatenate([blocks[~mixed], _split(blocks[mixed])])
         except KeyboardInterrupt:  # between two rounds
             pass
-    known.place_names()
-    known.fill(blocks)
-    how = {"adaptive": {"level": level, "coarse": list(steps)}}
-    return known.record({**(provenance or {}), **how})
+    return blocks
 
 
 def coarse_steps(coarse: Coarse, sizes: tuple[int, int]) -> tuple[int, int]:
@@ -137,20 +127,13 @@ class _Known:
         numbers = np.unique(rows * self.x.size + columns)
         return numbers[~self.computed.ravel()[numbers]]
 
-    def compute(
-        self, numbers: Ints, threads: int | None, bar: Progress, share: tuple[int, int]
-    ) -> bool:
+    def compute(self, numbers: Ints, threads: int | None, progress: ProgressOption) -> bool:
         """Compute points; False when that was interrupted."""
         rows, columns = np.unravel_index(numbers, self.status.shape)
         names = (self.x_name, self.y_name)
         where = Points(names, (numbers.size,), (self.x[columns], self.y[rows]), False)
-
-        def report(fraction: float, message: str) -> None:
-            bar.update((share[0] + fraction) / share[1], message)
-
-        found = run_sweep(
-            where, self.measure, workers=threads, progress=report, **self.store.keys(self.quantity)
-        )
+        keys = self.store.keys(self.quantity)
+        found = run_sweep(where, self.measure, workers=threads, progress=progress, **keys)
         values, messages = self.read_labels(found)
         self.values[rows, columns] = values
         self.horizon[rows, columns] = found.horizon
@@ -322,22 +305,24 @@ def named_diagram(
     `Trajectory` (its last risk counts), a pair (number, status) or a name (`PhaseDiagram.labels`).
     It runs in several threads at once; with a method `many`, as for
     `dmft.analysis.sweeps.chunk.Task`, points are computed together. `adaptive`, `level` and
-    `coarse` are those of `adaptive_diagram`, and `store` keeps the points. After Ctrl-C the diagram
-    has the points that are done; the others have status interrupted.
+    `coarse` are those of `_refine`, and `store` keeps the points. After Ctrl-C the diagram has the
+    points that are done; the others have status interrupted.
     """
     if len(axes) != 2:
         raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")
     grid = {name: read_axis(name, values) for name, values in axes.items()}
-    if adaptive:
-        return adaptive_diagram(
-            measure, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
-            progress=progress, provenance=provenance, store=store,
-        )  # fmt: skip
-    if level != 0.0 or coarse is not None:
+    if not adaptive and (level != 0.0 or coarse is not None):
         raise BadParameter("level= and coarse= require adaptive=True")
     kept = store or Kept()
-    swept = run_sweep(
-        grid, Named(measure, keeps_all=kept.folder is not None), workers=threads,
-        progress=progress, provenance=provenance, **kept.keys(quantity),
-    )  # fmt: skip
-    return without_labels(replace(swept.diagram(), quantity=quantity))
+    labelled = Named(measure, keeps_all=adaptive or kept.folder is not None)
+    known, how = _Known(labelled, grid, level, quantity, kept), dict(provenance or {})
+    if adaptive:
+        steps = coarse_steps(coarse, (known.x.size, known.y.size))
+        blocks = _refine(known, steps, threads, progress)
+        how["adaptive"] = {"level": level, "coarse": list(steps)}
+    else:
+        known.compute(np.arange(known.status.size), threads, progress)
+    known.place_names()
+    if adaptive:
+        known.fill(blocks)
+    return known.record(how)

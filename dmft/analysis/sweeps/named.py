@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram, Point, read_result
+from dmft.analysis.diagrams.phase_diagram import Point, read_result
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Brief, Short, in_full
@@ -82,32 +82,6 @@ def mixed_labels(name: str) -> BadParameter:
         f"the measure returned the name {name!r} at one point and a number at another: return one "
         "kind, or nan where there is no name"
     )
-
-
-def labels_of(diagram: PhaseDiagram) -> dict[tuple[int, int], Any]:
-    """Labels by row and column, as their measure returned them; of other points there are none."""
-    fine = (Status.OK, Status.EVENT)
-    rows = diagram.messages.items()
-    return {p: json.loads(text) for p, text in rows if diagram.status[p] in fine}
-
-
-def without_labels(diagram: PhaseDiagram) -> PhaseDiagram:
-    """The diagram with its names in the order of the alphabet, and messages of failures alone."""
-    labels = labels_of(diagram)
-    if not labels:
-        return diagram
-    messages = {p: text for p, text in diagram.messages.items() if p not in labels}
-    names = sorted({label for label in labels.values() if isinstance(label, str)})
-    if not names:
-        return replace(diagram, messages=messages)
-    known = np.isfinite(diagram.values)
-    if int(known[diagram.computed].sum()) > len(labels):
-        raise mixed_labels(names[0])
-    values, place = diagram.values.copy(), {name: float(n) for n, name in enumerate(names)}
-    for point, label in labels.items():
-        values[point] = place[label]
-    provenance = {**diagram.provenance, "labels": names}
-    return replace(diagram, values=values, messages=messages, provenance=provenance)
 
 
 def name_of(measure: Callable[..., Any]) -> Digest:
