@@ -174,11 +174,11 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if arguments.action in ("status", "collect"):
         from dmft.analysis.sweeps.run_sweep import collect
         from dmft.analysis.sweeps.store import open_store
-        from dmft.workflow.diagrams.sweep import identity_of
+        from dmft.workflow.diagrams.measures import chosen_measure
 
         measure = declared.table("sweep")["measure"]
-        identity = identity_of(measure, **measured(declared, "sweep"))
-        found = collect(axes, open_store(store, identity, (measure,)))
+        chosen = chosen_measure(measure, None, False, **measured(declared, "sweep"))
+        found = collect(axes, open_store(store, chosen.known, (measure,)))
     else:
         found = run(declared, arguments, store, axes)
     report(found, arguments, declared.axes["sweep"])

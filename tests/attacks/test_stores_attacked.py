@@ -23,7 +23,7 @@ from dmft.cli.main import main
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import Progress
-from dmft.workflow.diagrams.sweep import identity_of
+from dmft.workflow.diagrams.measures import chosen_measure
 
 POINTS = {"a": [1.0, 2.0, 3.0]}
 SCRIPT = """
@@ -110,6 +110,10 @@ def test_a_store_names_what_changed_in_a_function(tmp_path, case):
     with pytest.raises(BadParameter, match=rf"its measure is one with .*{WORDS[case]}") as refused:
         run_sweep(POINTS, module(after), store=tmp_path / "s")
     assert not re.search(r"[0-9a-f]{16}", str(refused.value).rpartition("its measure")[2])
+
+
+def identity_of(measure, **options):
+    return chosen_measure(measure, None, False, **options).known
 
 
 def declared(noise=0.1, rate=0.05, m=0.1, decay=None, **options):

@@ -15,15 +15,13 @@ from dmft.analysis.boundaries.plane import FAILED, Seen
 from dmft.analysis.boundaries.trace import check_options, trace_boundary
 from dmft.analysis.diagrams.diagram import read_axis
 from dmft.analysis.diagrams.phase_diagram import read_result
-from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import Axes, Range, two_axes
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.validation import checked_or
-from dmft.workflow.diagrams.measures import BUILT_IN, System, measure_of, of_networks, one_warning
-from dmft.workflow.diagrams.sweep import describe
+from dmft.workflow.diagrams.measures import BUILT_IN, System, chosen_measure, one_warning
 
 # Points of a side of the coarse grid.
 COARSE = 9
@@ -129,26 +127,20 @@ def boundary(
     check_options(across, up, tol=tol, grid=grid, step=step, log=log)
     if not (isinstance(level, int | float | np.number) and math.isfinite(level)):
         raise BadParameter(f"level = {level!r} must be a finite number")
-    provenance: dict[str, Any] = {"level": level}
     if not callable(measure):
         _check_level(measure, level, t_max)
-    measure, equations = of_networks(measure, equations)
-    system = {"equations": equations, "start": start, "t_max": t_max}
-    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     corner = {name: low for name, low, _ in (across, up)}
-    chosen = measure_of(measure, system, how, options, corner, follows=True)
-    if callable(measure):
-        inner: Callable[..., Any] = measure
-        label: Callable[[Any], Any] = _itself
-        provenance["measure"] = name_of(measure)
-    else:
-        assert chosen is not None
-        inner, label = chosen, chosen.label
-        provenance |= {**describe(chosen), "time_unit": chosen.provenance["time_unit"]}
+    chosen = chosen_measure(
+        measure, corner, True, equations=equations, start=start, t_max=t_max, fraction=fraction,
+        reference=reference, overlap=overlap, **options,
+    )  # fmt: skip
+    provenance = {"level": level, **chosen.known}
+    if "time_unit" in chosen.provenance:
+        provenance["time_unit"] = chosen.provenance["time_unit"]
 
     def signed(first: float, second: float) -> Any:
-        result = inner(**{names[0]: first, names[1]: second})
-        compared = relative(label(result), level)
+        result = chosen.function(**{names[0]: first, names[1]: second})
+        compared = relative(chosen.label(result), level)
         failed = isinstance(compared, float) and math.isnan(compared)
         return Seen(FAILED, message=_why(result, level)) if failed else compared
 
@@ -191,11 +183,6 @@ def _why(result: Any, level: float) -> str:
     if point.message.startswith(point.status):
         return point.message
     return ": ".join(text for text in (str(point.status), point.message) if text)
-
-
-def _itself(result: Any) -> Any:
-    """Results of functions are labels or numbers as they are."""
-    return result
 
 
 def relative(result: Any, level: float) -> Any:

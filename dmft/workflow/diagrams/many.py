@@ -107,7 +107,7 @@ def _last_risk(ended: Ended, plan: _Plan) -> Any:
 def _plan(of: Any, example: Point) -> _Plan | None:
     """How the runs of a measure are made in a batch; None where they are not."""
     solver, fixed = split_options(of.options)
-    equations = of.equations.origin if isinstance(of.equations, Problem) else of.equations
+    equations = of.origin
     if not (
         isinstance(equations, Equations) and not equations.averages and not equations.noise
     ) or of.name not in (*OF_A_RUN, ESCAPE):

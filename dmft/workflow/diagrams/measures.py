@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.diagrams.phase_diagram import Point
 from dmft.analysis.escape import EscapeWarning
+from dmft.analysis.sweeps.named import name_of
 from dmft.arrays import cosines
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import seen_by
@@ -23,16 +25,17 @@ from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
-from dmft.model import Alignment, SequenceModel, as_count
+from dmft.model import Alignment, Overlaps, SequenceModel, as_count
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import FIXED_POINTS, VERSION, Status
+from dmft.solvers.checkpoint import Digest
 from dmft.solvers.problem import Problem
 from dmft.workflow.diagrams.end_states import end_state, followed_point
 from dmft.workflow.diagrams.landscape import landscape, risk_of
 from dmft.workflow.diagrams.many import results_of
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import stability
-from dmft.workflow.solve import solve
+from dmft.workflow.solve import declared, equations_of, solve
 from dmft.workflow.solving.descent_runs import SOLVER as DESCENTS
 from dmft.workflow.solving.descent_runs import descent_task
 from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
@@ -43,6 +46,8 @@ System = (
 )  # fmt: skip
 FINE = (Status.OK, Status.EVENT)
 STATUSES = tuple(Status)
+# Larger arrays of a start are known by a digest to the store of a sweep.
+LISTED = 10_000
 # Cosine from which a teacher direction counts as learned: far above the errors of averages on
 # nodes, below what one step of descent finds.
 LEARNED = 0.1
@@ -79,7 +84,7 @@ class EquationMeasure:
     followed_from: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        own = observed_by(self.equations)
+        own = self.observed
         if self.name not in (*MEASURES, *own):
             raise BadParameter(
                 f"unknown measure {self.name!r}; {BUILT_IN}"
@@ -95,7 +100,7 @@ class EquationMeasure:
                 f'the measure "{self.name}" is defined for {" or ".join(kind.takes)}, not for '
                 f"{self.what}: {kind.way_out}"
             )
-        if self.name == "final_risk" and _is_rule(self.equations) and "risk" not in own:
+        if self.name == "final_risk" and self.is_rule and "risk" not in own:
             raise BadParameter(
                 "this rule has no measure called risk; "
                 + (f"name one of {', '.join(own)} instead" if own else "declare measures={...}")
@@ -117,7 +122,30 @@ class EquationMeasure:
     @property
     def what(self) -> str:
         """What is measured, as refusals call it."""
-        return words_for(self.equations)
+        system = self.origin
+        if isinstance(system, Equations):
+            flow = SEQUENCE if system.model.reads_sequences else FLOW
+            return flow if system.noise is None else FLUCTUATING
+        if isinstance(system, DescentEquations):
+            return DESCENT
+        if isinstance(system, SequenceModel | SequenceRisk):
+            return LANDSCAPE
+        return OTHER if isinstance(system, Problem) else f"a {type(system).__name__}"
+
+    @property
+    def origin(self) -> Any:
+        """Symbols behind the measure."""
+        return equations_of(self.equations)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the measures that a rule declares; none of other systems."""
+        return tuple(n for n, _ in self.origin.algorithm.measures) if self.is_rule else ()
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether the equations are those of a rule of vectors."""
+        return isinstance(self.origin, Equations) and self.origin.family == "rule"
 
     def check(self, parameters: Mapping[str, float]) -> None:
         """Refuse a name that the equations lack or a bad start, before any point is computed."""
@@ -177,6 +205,30 @@ class EquationMeasure:
         given |= {f"clock_{name}": np.array(value) for name, value in clock.items()}
         return {name: a for name, a in given.items() if a is not None}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the results depend on, besides the parameters of the points."""
+        arrays = self.start_arrays
+        digest = hashlib.blake2b(
+            b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
+        )
+        start = {
+            name: a.tolist() if a.size <= LISTED else hashlib.blake2b(a.tobytes()).hexdigest()
+            for name, a in arrays.items()
+        }
+        options = {name: value for name, value in self.options.items() if name != "progress"}
+        origin = self.followed_from if self.name == "growth_rate" else None
+        return {
+            **({"followed_from": dict(origin)} if origin else {}),
+            "measure": self.name,
+            "equations": self.fingerprint,
+            "declared": declared(self.equations),
+            "version": VERSION,
+            "start": Digest.of(digest.hexdigest()[:24], start),
+            "t_max": self.t_max,
+            "options": json.loads(json.dumps({**self.how, **options}, default=str, sort_keys=True)),
+        }
+
     def __call__(self, **parameters: float) -> Any:
         """Value at these parameters."""
         return self.kind.function(self, {**self.options, **parameters})
@@ -211,51 +263,69 @@ class EquationMeasure:
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled problem is built again from its equations where this is sent to.
-        equations = self.equations
-        if isinstance(equations, Problem) and equations.origin is not None:
-            equations = equations.origin
-        return {**self.__dict__, "equations": equations}
+        return {**self.__dict__, "equations": self.origin}
 
 
-def measure_of(
-    measure: str | Callable[..., Any],
-    system: Mapping[str, Any],
-    how: Mapping[str, Any],
-    options: Mapping[str, Any],
-    at: Mapping[str, float],
-    *,
-    follows: bool = False,
-) -> EquationMeasure | None:
-    """The built-in measure of a call, checked at one point; None for a function.
+@dataclass(frozen=True)
+class Chosen:
+    """A measure as the verbs of many points take it: its name, and what records say of it.
 
-    `system` has equations, start and t_max, `how` what tells an escape. With `follows` the fixed
-    point of "growth_rate" is the one found at that point.
+    `known` is what a store agrees on.
     """
-    if not callable(measure):
-        watched = {n: options[n] for n in WATCHED if n in options and measure == "escape_time"}
-        how, options = {**how, **watched}, {n: y for n, y in options.items() if n not in watched}
-        found = EquationMeasure(
-            measure, **system, how=how, options=options, followed_from=at if follows else None
-        )
-        found.check(at)
-        return found
-    given = {**system, "overlap": how["overlap"], **options}
-    names = [f"{name}=" for name, value in given.items() if value is not None]
-    if names:
-        raise BadParameter(
-            f"a custom measure takes no equations or options ({', '.join(names)}): it is "
-            "called only with the parameters of its points; bind everything else in a closure"
-        )
-    return None
+
+    function: Callable[..., Any]
+    name: str
+    known: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def label(self, result: Any) -> Any:
+        """What a boundary compares; results of functions are labels or numbers as they are."""
+        of = self.function
+        return of.label(result) if isinstance(of, EquationMeasure) else result
 
 
-def of_networks(measure: Any, equations: Any) -> tuple[Any, Any]:
-    """The measure and its equations; of a random network a function that needs no equations."""
-    if callable(measure) or getattr(equations, "family", "") != "network":
-        return measure, equations
-    from dmft.workflow.networks.verbs import network_measure
+def chosen_measure(
+    measure: str | Callable[..., Any],
+    at: Mapping[str, float] | None,
+    follows: bool,
+    /,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    **options: Any,
+) -> Chosen:
+    """The measure of a call: a wrong name or a bad start is refused here, not at every point.
 
-    return network_measure(measure, equations), None
+    It is checked at the point `at`, if one is given; with `follows` the fixed point of
+    "growth_rate" is the one found there.
+    """
+    if not callable(measure) and getattr(equations, "family", "") == "network":
+        from dmft.workflow.networks.verbs import network_measure
+
+        # A function of named values, which needs no equations.
+        measure, equations = network_measure(measure, equations), None  # type: ignore[arg-type]
+    if callable(measure):
+        given = {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap}
+        names = [f"{n}=" for n, value in {**given, **options}.items() if value is not None]
+        if names:
+            raise BadParameter(
+                f"a custom measure takes no equations or options ({', '.join(names)}): it is "
+                "called only with the parameters of its points; bind everything else in a closure"
+            )
+        name = str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
+        return Chosen(measure, name, {"measure": name_of(measure)})
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    watched = {n: options.pop(n) for n in WATCHED if n in options and measure == "escape_time"}
+    of = EquationMeasure(
+        measure, equations, start, t_max, {**how, **watched}, options, at if follows else None
+    )
+    if at is not None:
+        of.check(at)
+    return Chosen(of, measure, of.identity, of.provenance)
 
 
 @contextlib.contextmanager
@@ -272,45 +342,30 @@ def one_warning() -> Iterator[None]:
         yield
 
 
-def words_for(system: Any) -> str:
-    """What a system is, of the words above."""
-    if isinstance(system, Problem) and system.origin is not None:
-        system = system.origin
-    if isinstance(system, Equations):
-        flow = SEQUENCE if system.model.reads_sequences else FLOW
-        return flow if system.noise is None else FLUCTUATING
-    if isinstance(system, DescentEquations):
-        return DESCENT
-    if isinstance(system, SequenceModel | SequenceRisk):
-        return LANDSCAPE
-    return OTHER if isinstance(system, Problem) else f"a {type(system).__name__}"
-
-
 def _escape_time(of: EquationMeasure, here: dict[str, Any]) -> Any:
     assert of.t_max is not None
     return escape_time(of.problem, of.start, of.t_max, **of.how, **{**here, "progress": False})
 
 
+def _at_end(
+    read: Callable[[EquationMeasure, Any], float],
+) -> Callable[[EquationMeasure, dict[str, Any]], tuple[float, Status]]:
+    """A number of the run at its end, with its status; nan of a run that failed."""
+
+    def measured(of: EquationMeasure, here: dict[str, Any]) -> tuple[float, Status]:
+        run = of.run(here)
+        return (read(of, run) if run.status in FINE else np.nan), run.status
+
+    return measured
+
+
 def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    run = of.run(here)
-    if of.what != DESCENT:
-        return run
-    return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
+    # A trajectory tells besides how long it was followed, and why no longer.
+    return of.run(here) if of.what != DESCENT else _last_risk(of, here)
 
 
-def _observed(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    run = of.run(here)
-    return (float(run[of.name][-1]) if run.status in FINE else np.nan), run.status
-
-
-def observed_by(system: Any) -> tuple[str, ...]:
-    """Names of the measures that a rule declares; none of other systems."""
-    system = system.origin if isinstance(system, Problem) else system
-    return tuple(n for n, _ in system.algorithm.measures) if _is_rule(system) else ()
-
-
-def _is_rule(system: Any) -> bool:
-    return isinstance(system, Equations) and system.family == "rule"
+_last_risk = _at_end(lambda of, run: float(run.risk[-1]))
+_observed = _at_end(lambda of, run: float(run[of.name][-1]))
 
 
 def _converged(of: EquationMeasure, here: dict[str, Any]) -> bool:
@@ -323,7 +378,7 @@ def _status(of: EquationMeasure, here: dict[str, Any]) -> tuple[int, Status]:
 
 
 def _growth_rate(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    equations, (_, parameters) = equations_of(of), split_options(here)
+    equations, (_, parameters) = of.origin, split_options(here)
     how = {"max_steps": here["max_steps"]} if "max_steps" in here else {}
     if "tolerance" in parameters:
         how["tolerance"] = parameters.pop("tolerance")
@@ -339,7 +394,7 @@ def _fixed_point(of: EquationMeasure, here: dict[str, Any]) -> Any:
     run = of.run(here)
     if run.status not in FINE:
         return float("nan"), run.status
-    found = end_state(equations_of(of), run, parameters)
+    found = end_state(of.origin, run, parameters)
     if found.status != Status.OK:
         return float("nan"), found.status
     return FIXED_POINTS.index(found.kind), Status.OK
@@ -349,35 +404,19 @@ def _minima(of: EquationMeasure, here: dict[str, Any]) -> int:
     return len(landscape(of.equations, **here).minima)
 
 
-def _learned_directions(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    run, least = of.run(here), of.how.get("overlap") or LEARNED
-    if run.status not in FINE:
-        return float("nan"), run.status
-    found = cosines(run.M[-1], run.Q[-1], teachers_of(of))
-    return int(np.sum(found.max(axis=0) >= least)), run.status
+@_at_end
+def _learned_directions(of: EquationMeasure, run: Any) -> int:
+    return int(np.sum(_cosines(of, run).max(axis=0) >= (of.how.get("overlap") or LEARNED)))
 
 
-def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    run = of.run(here)
-    if run.status not in FINE:
-        return float("nan"), run.status
-    if of.what == SEQUENCE:
-        return float(run.overlap[-1]), run.status
-    return float(cosines(run.M[-1], run.Q[-1], teachers_of(of)).max()), run.status
+@_at_end
+def _overlap(of: EquationMeasure, run: Any) -> float:
+    return float(run.overlap[-1] if of.what == SEQUENCE else _cosines(of, run).max())
 
 
-def teachers_of(of: EquationMeasure) -> NDArray[np.float64]:
-    """Overlaps of the teachers, in all blocks of the inputs."""
-    system = of.equations.origin if isinstance(of.equations, Problem) else of.equations
-    found: NDArray[np.float64] = seen_by(system.model, of.start).P
-    return found
-
-
-def equations_of(of: EquationMeasure) -> Equations:
-    """Symbols behind a measure of one pass."""
-    system = of.equations.origin if isinstance(of.equations, Problem) else of.equations
-    assert isinstance(system, Equations)
-    return system
+def _cosines(of: EquationMeasure, run: Any) -> NDArray[np.float64]:
+    """Of the students and the teachers at the end, in all blocks of the inputs."""
+    return cosines(run.M[-1], run.Q[-1], seen_by(of.origin.model, of.start).P)
 
 
 @dataclass(frozen=True)

@@ -6,32 +6,22 @@ points.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.analysis.diagrams.diagram import Coarse, Kept, named_diagram, read_axis
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
-from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import Axes, Axis, as_points, two_axes
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
-from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.solvers.checkpoint import Digest
 from dmft.validation import checked_or
 from dmft.workflow.diagrams import measures
-from dmft.workflow.solve import declared
-
-# Larger arrays of a start are known by a digest to the store of a sweep.
-LISTED = 10_000
 
 
 @checked_or(measure=measures.BUILT_IN)
@@ -122,67 +112,22 @@ def sweep(
     ((2, 2), {'ok': 4})
     """
     where = as_points(points)
-    known, provenance = dict(identity or {}), None
-    names: Sequence[str]
     if quantities is not None and not callable(measure):
         raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
-    measure, equations = measures.of_networks(measure, equations)
-    system = {"equations": equations, "start": start, "t_max": t_max}
-    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    first = {} if callable(measure) else where.at(0)
-    chosen = measures.measure_of(measure, system, how, options, first)
-    if callable(measure):
-        names = ("value",) if quantities is None else quantities
-        if {"status", "horizon"} & set(names):
-            raise BadParameter(f"quantities = {names!r}: the names status and horizon are reserved")
-        function = measure
-    else:
-        assert chosen is not None
-        names, function = (measure,), chosen
-        known, provenance = {**describe(chosen), **known}, chosen.provenance
+    chosen = measures.chosen_measure(
+        measure, where.at(0), False, equations=equations, start=start, t_max=t_max,
+        fraction=fraction, reference=reference, overlap=overlap, **options,
+    )  # fmt: skip
+    own = (chosen.name,) if chosen.provenance else ("value",)
+    names = own if quantities is None else quantities
+    if {"status", "horizon"} & set(names) and callable(measure):
+        raise BadParameter(f"quantities = {names!r}: the names status and horizon are reserved")
     with measures.one_warning():
         return run_sweep(
-            where, function, quantities=names, store=store, identity=known, executor=executor,
-            workers=workers, part=part, progress=progress, provenance=provenance,
+            where, chosen.function, quantities=names, store=store, executor=executor,
+            identity={**chosen.known, **(identity or {})}, workers=workers, part=part,
+            progress=progress, provenance=chosen.provenance,
         )  # fmt: skip
-
-
-def identity_of(
-    measure: str,
-    *,
-    equations: measures.System | None = None,
-    start: Overlaps | Alignment | None = None,
-    t_max: float | None = None,
-    fraction: float = 0.5,
-    reference: str = "start",
-    overlap: float | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """What a store of `dmft.sweep` with these keywords agrees on."""
-    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    return describe(measures.EquationMeasure(measure, equations, start, t_max, how, options))
-
-
-def describe(measure: measures.EquationMeasure) -> dict[str, Any]:
-    """What the results of a built-in measure depend on, besides the parameters of its points."""
-    arrays = measure.start_arrays
-    digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
-    start = {
-        name: a.tolist() if a.size <= LISTED else hashlib.blake2b(a.tobytes()).hexdigest()
-        for name, a in arrays.items()
-    }
-    options = {name: value for name, value in measure.options.items() if name != "progress"}
-    origin = measure.followed_from if measure.name == "growth_rate" else None
-    return {
-        **({"followed_from": dict(origin)} if origin else {}),
-        "measure": measure.name,
-        "equations": measure.fingerprint,
-        "declared": declared(measure.equations),
-        "version": VERSION,
-        "start": Digest.of(digest.hexdigest()[:24], start),
-        "t_max": measure.t_max,
-        "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
-    }
 
 
 @checked_or(measure=measures.BUILT_IN)
@@ -306,29 +251,14 @@ def phase_diagram(
     {'ok': 114}
     """
     axes = {name: read_axis(name, values) for name, values in two_axes(x, y).items()}
-    refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
-    measure, equations = measures.of_networks(measure, equations)
-    system = {"equations": equations, "start": start, "t_max": t_max}
-    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {name: float(values[0]) for name, values in axes.items()}
-    # A wrong name or a bad start is refused here, not at every point.
-    of = measures.measure_of(measure, system, how, options, first, follows=True)
-    if callable(measure):
-        label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
-        known = {"measure": name_of(measure), **(identity or {})}
-        return named_diagram(
-            measure, axes, quantity=label, threads=threads, progress=progress,
-            store=Kept(store, known), **refined,
-        )  # fmt: skip
-    assert of is not None
+    chosen = measures.chosen_measure(
+        measure, first, True, equations=equations, start=start, t_max=t_max, fraction=fraction,
+        reference=reference, overlap=overlap, **options,
+    )  # fmt: skip
     with measures.one_warning():
         return named_diagram(
-            of,
-            axes,
-            quantity=quantity or measure,
-            threads=threads,
-            progress=progress,
-            **refined,
-            provenance=of.provenance,
-            store=Kept(store, {} if store is None else {**describe(of), **(identity or {})}),
-        )
+            chosen.function, axes, adaptive=adaptive, level=level, coarse=coarse,
+            quantity=quantity or chosen.name, threads=threads, progress=progress,
+            provenance=chosen.provenance, store=Kept(store, {**chosen.known, **(identity or {})}),
+        )  # fmt: skip
