@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
-from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch
-from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.runge_kutta.batch import attempt, solve_batch
+from dmft.solvers.runge_kutta.tableau import PAIRS
 from dmft.solvers.solution import CLOCK
 from dmft.solvers.solve import Request, check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
@@ -207,7 +208,7 @@ def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:
         )
     options = {name: run.provenance[name] for name in ("rtol", "atol", "t_start")}
     options["default"] = method = run.provenance["method"]
-    if method not in TABLEAUX:
+    if method not in PAIRS:
         options["method"] = method
     # Averages on nodes are known to the tolerance of the run at best, and where integrands have
     # kinks tighter steps would follow the nodes.
@@ -245,13 +246,14 @@ def escape_time_of_problem(
         problem = watching(problem, observable)
     check_escape(problem, fraction, reference, overlap)
     given = check_request(problem, state, t_max, **{**TIGHT, **options})
-    if overlap is not None:
-        return _by_overlap(given, overlap)
-    if threshold is not None:
-        return _result(
-            solve_request(given.with_event(Event("risk", threshold))), threshold, "threshold"
-        )
-    return (_from_plateau if reference == "plateau" else _from_start)(given, fraction)
+    if threshold is not None and overlap is None:
+        run = solve_request(given.with_event(Event("risk", threshold)))
+        return _result(run, threshold, "threshold")
+    search = _search(given, fraction, reference, overlap)
+    found = _after(search)
+    while isinstance(found, Request):
+        found = _after(search, solve_request(found))
+    return found
 
 
 def watching(problem: Problem, observable: str) -> Problem:
@@ -303,61 +305,62 @@ def escape_times_of(
     Each is that of `escape_time_of_problem`; in the place of a run that cannot be made stands the
     exception. Ends early when the parallel job is cancelled.
     """
-    if overlap is None and reference == "plateau":
-        for given, ended in zip(requests, solve_batch(requests), strict=False):
-            yield _read(ended, _after_plateau, given, fraction)
-        return
-    watched = [attempt(_watched, given, fraction, overlap) for given in requests]
     found = [
-        _read(ended, _read_watched, given, fraction, overlap)
-        for given, ended in zip(requests, solve_batch(watched), strict=False)
+        _search(given, fraction, reference, overlap) if isinstance(given, Request) else given
+        for given in requests
     ]
-    whole = solve_batch([one.given for one in found if isinstance(one, _Early)])
-    for one in found:
-        if not isinstance(one, _Early):
-            yield one
-            continue
-        ended = next(whole, None)
-        if ended is None:
-            return
-        yield _read(ended, one.settled)
+    searches = {n: search for n, search in enumerate(found) if isinstance(search, Generator)}
+    found = [attempt(_after, y) if n in searches else y for n, y in enumerate(found)]
+    while asked := [n for n, y in enumerate(found) if isinstance(y, Request)]:
+        done = 0
+        for n, ended in zip(asked, solve_batch([found[n] for n in asked]), strict=False):
+            found[n] = attempt(_after, searches[n], ended.trajectory())
+            done += 1
+        if done < len(asked):
+            break
+    yield from takewhile(lambda y: not isinstance(y, Request), found)
 
 
-def _read(ended: Any, function: Callable[..., Any], *more: Any) -> Any:
-    """Result of a function of one run of a batch, or the exception that replaced the run."""
-    if not isinstance(ended, Ended):
-        return ended
-    return attempt(lambda: function(ended.trajectory(), *more))
+Search = Generator[Request, Trajectory, EscapeTime | Censored]
 
 
-def _watched(given: Request | Exception, fraction: float, overlap: float | None) -> Any:
-    """The request with its event; or what there is to say without a run."""
-    if not isinstance(given, Request):
-        return given
-    if overlap is None:
-        return given.with_event(_risk_event(_initial_risk(given), fraction))
-    if _overlap_at_start(given) >= overlap:
-        return _by_overlap(given, overlap)
-    return given.with_event(_overlap_event(given, overlap))
+def _after(search: Search, run: Trajectory | None = None) -> Request | EscapeTime | Censored:
+    """The next run that a search asks for after this one, or its result."""
+    try:
+        return next(search) if run is None else search.send(run)
+    except StopIteration as end:
+        return end.value
 
 
-def _read_watched(run: Trajectory, given: Any, fraction: float, overlap: float | None) -> Any:
+def _search(given: Request, fraction: float, reference: str, overlap: float | None) -> Search:
+    """The escape of one run; it asks for runs, which the caller may make together with others."""
+    begun = given.setup.t_start
     if overlap is not None:
-        return _result(run, overlap, "overlap")
-    return _read_start(run, given, fraction)
-
-
-def _by_overlap(given: Request, overlap: float) -> EscapeTime | Censored:
-    if _overlap_at_start(given) >= overlap:
-        start = solve_request(replace(given, setup=replace(given.setup, max_steps=1)))
-        return EscapeTime(given.setup.t_start, overlap, "overlap", **clock_of(start))
-    run = solve_request(given.with_event(_overlap_event(given, overlap)))
-    return _result(run, overlap, "overlap")
-
-
-def _overlap_event(given: Request, overlap: float) -> Event:
-    known = "overlap" in given.setup.problem.observables
-    return Event("overlap" if known else LargestCosine(), overlap, direction=1)
+        if _overlap_at_start(given) >= overlap:
+            start = solve_request(replace(given, setup=replace(given.setup, max_steps=1)))
+            return EscapeTime(begun, overlap, "overlap", **clock_of(start))
+        known = "overlap" in given.setup.problem.observables
+        event = Event("overlap" if known else LargestCosine(), overlap, direction=1)
+        return _result((yield given.with_event(event)), overlap, "overlap")
+    if reference == "plateau":
+        return _after_plateau((yield given), given, fraction)
+    event = _risk_event(_initial_risk(given), fraction)
+    run = yield given.with_event(event)
+    risk = float(run.risk[0])
+    result = _result(
+        run, (1.0 - fraction) * risk, "start", reference_value=risk, reference_time=begun
+    )
+    if isinstance(result, Censored) or result.value >= given.setup.t_end:
+        return result
+    if not is_relaxing(risk_rate(run)):
+        return result
+    # The risk fell about as fast as it ever did until then: is the plateau still ahead?
+    del run
+    plateau = find_plateau((yield given), origin=begun)
+    if plateau is None or not plateau.left or plateau.t <= result.value:
+        return result
+    warnings.warn(_relaxation(result, plateau, fraction), EscapeWarning, stacklevel=5)
+    return replace(result, relaxed=True)
 
 
 def _overlap_at_start(given: Request) -> float:
@@ -367,46 +370,8 @@ def _overlap_at_start(given: Request) -> float:
     return LargestCosine().value(problem.unpack(given.setup.start, given.widths), given.constants)
 
 
-def _from_start(given: Request, fraction: float) -> EscapeTime | Censored:
-    run = solve_request(given.with_event(_risk_event(_initial_risk(given), fraction)))
-    found = _read_start(run, given, fraction)
-    return found.settled(solve_request(given)) if isinstance(found, _Early) else found
-
-
 def _risk_event(risk: float, fraction: float) -> Event:
     return Event("risk", (1.0 - fraction) * risk, direction=-1)
-
-
-@dataclass(frozen=True)
-class _Early:
-    """A threshold that was met while the risk fell about as fast as it ever does until then."""
-
-    result: EscapeTime
-    given: Request
-    fraction: float
-
-    def settled(self, whole: Trajectory) -> EscapeTime:
-        """Its record; warns where the whole run has a plateau that is still ahead."""
-        plateau = find_plateau(whole, origin=self.given.setup.t_start)
-        if plateau is None or not plateau.left or plateau.t <= self.result.value:
-            return self.result
-        text = _relaxation(self.result, plateau, self.fraction)
-        warnings.warn(text, EscapeWarning, stacklevel=5)
-        return replace(self.result, relaxed=True)
-
-
-def _read_start(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored | _Early:
-    """Escape time of a run that was watched for its threshold, from the risk of its start."""
-    risk = float(run.risk[0])
-    known = {"reference_value": risk, "reference_time": given.setup.t_start}
-    result = _result(run, (1.0 - fraction) * risk, "start", **known)
-    if isinstance(result, Censored) or result.value >= given.setup.t_end:
-        return result
-    return _Early(result, given, fraction) if is_relaxing(risk_rate(run)) else result
-
-
-def _from_plateau(given: Request, fraction: float) -> EscapeTime | Censored:
-    return _after_plateau(solve_request(given), given, fraction)
 
 
 def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored:

@@ -17,9 +17,7 @@ from dmft.analysis.escape import NO_RISK, check_level
 from dmft.arrays import Array, cosines
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event, LargestCosine
-from dmft.solvers.pointers import entry
-from dmft.solvers.problem import Problem
-from dmft.solvers.runge_kutta.explicit import evaluate_rows
+from dmft.solvers.problem import Problem, observed_at, sizes_of
 from dmft.solvers.stochastic.ensemble import PassageTimes
 from dmft.solvers.stochastic.paths import solve_paths
 
@@ -146,13 +144,10 @@ def _threshold(
     check_level(fraction, overlap)
     if overlap is not None:
         return np.full(len(starts), overlap), unknown
-    widths = np.array([options["widths"][name] for name in problem.widths], dtype=np.int64)
     par = problem.pack_parameters(options["parameters"], options["constants"])
-    seen = np.empty((len(starts), len(problem.observables)))
-    times = np.full(len(starts), float(options.get("t_start", 0.0)))
-    observe = entry(problem.observe, "RHS")
-    evaluate_rows(observe, times, np.ascontiguousarray(starts), widths, par, seen)
-    risk = seen[:, problem.observables.index("risk")].copy()
+    given = sizes_of(problem, options["widths"]), par
+    begun = float(options.get("t_start", 0.0))
+    risk = np.array([observed_at(problem, begun, y, *given)["risk"] for y in starts])
     if not np.all(risk > NO_RISK):
         raise BadParameter(
             f"the risk at start {int(np.argmin(risk))} is {risk.min():g}: there is nothing to "

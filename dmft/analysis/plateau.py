@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.polynomial.polynomial import polyder, polyval
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.solvers.pointers import entry, loop
+from dmft.solvers.problem import sizes_of
 from dmft.solvers.trajectory import Trajectory
 
 Vector = NDArray[np.float64]
@@ -124,7 +126,7 @@ def risk_rate(run: Trajectory) -> Vector:
     if problem is None:
         raise BadParameter("this trajectory has no compiled equations (it was read from a file)")
     y = np.concatenate([run.blocks[b.name].reshape(run.t.size, -1) for b in problem.state], axis=1)
-    widths = np.array([run.widths[name] for name in problem.widths], dtype=np.int64)
+    widths = sizes_of(problem, run.widths)
     par = problem.pack_parameters(run.parameters, run.constants)
     flow, ahead, behind = (
         np.empty_like(y),
@@ -158,27 +160,22 @@ def _minimum(t: Vector, slope: Vector, i: int) -> float:
     x, squares = t[near] - t[i], slope[near] ** 2
     if count == 0 or not np.all(np.isfinite(squares)):
         return float(t[i])
-    powers = np.linalg.solve(np.vander(x / x[-1]), squares).tolist()
+    # Coefficients from the constant one on.
+    value = np.linalg.solve(np.vander(x / x[-1], increasing=True), squares)
+    slope_there = polyder(value)
     ahead = 0.0
     for _ in range(ITERATIONS):
-        value = slope_there = bend = 0.0
-        for power in powers:  # Horner's scheme of the polynomial and its derivatives
-            bend = bend * ahead + 2.0 * slope_there
-            slope_there = slope_there * ahead + value
-            value = value * ahead + power
-        ahead -= slope_there / bend if bend else 0.0
+        bend = polyval(ahead, polyder(slope_there))
+        ahead -= float(polyval(ahead, slope_there) / bend) if bend else 0.0
     found = t[i] + ahead * x[-1]
     return float(found if t[i - 1] < found < t[i + 1] else t[i])
 
 
 def _cubic(t: Vector, value: Vector, rate: Vector, i: int, at: float) -> float:
     """Interpolate between row i and the next one to `at` by values and their rates."""
-    other = i + 1 if at > t[i] else i - 1
     if at == t[i]:
         return float(value[i])
-    h = t[other] - t[i]
-    x = (at - t[i]) / h
-    line = (1 - x) * value[i] + x * value[other]
-    rise = value[other] - value[i]
-    bend = (1 - x) * (h * rate[i] - rise) - x * (h * rate[other] - rise)
-    return float(line + x * (1 - x) * bend)
+    from scipy.interpolate import CubicHermiteSpline
+
+    near = slice(i, i + 2) if at > t[i] else slice(i - 1, i + 1)
+    return float(CubicHermiteSpline(t[near], value[near], rate[near])(at))

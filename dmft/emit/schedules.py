@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sympy as sp
@@ -13,6 +15,30 @@ from dmft.errors import BadParameter, ExpressionRefused
 
 TIME, RISK = sp.symbols("t risk", real=True)
 KNOWN = {s.name: s for s in (TIME, RISK)}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate as an expression in the time and the population risk."""
+
+    expr: sp.Expr
+
+    @cached_property
+    def rate(self) -> Any:
+        """Compiled ``rate(t, [risk])``."""
+        from dmft.emit import scalar_function
+
+        return scalar_function(self.expr, TIME, [RISK])
+
+    @property
+    def reads_risk(self) -> bool:
+        """Whether it follows the risk."""
+        return bool(self.expr.has(RISK))
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether it follows the time, and continues at that of a start."""
+        return bool(self.expr.has(TIME))
 
 
 def as_expressions(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

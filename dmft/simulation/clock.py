@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.emit import scalar_function
+from dmft.emit.schedules import TIME, Rate
 from dmft.errors import BadParameter
 from dmft.initial_conditions import STEPS
 from dmft.model.schedule import Schedule as Table
 
-TIME, RISK = sp.symbols("t risk", real=True)
 # Steps of a schedule, whose rates are all kept.
 MOST_SCHEDULED = 5_000_000
 
@@ -46,21 +43,10 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A learning rate as an expression in `TIME` and `RISK`, those at the start of a step."""
+class Schedule(Rate):
+    """A learning rate in `TIME` and `RISK` at the start of a step; with `RISK` runs differ."""
 
-    expr: sp.Expr
     unit: ClassVar[str] = TIME.name
-
-    @property
-    def reads_risk(self) -> bool:
-        """Whether it follows the risk, so that each run has steps of its own."""
-        return bool(self.expr.has(RISK))
-
-    @property
-    def reads_time(self) -> bool:
-        """Whether it follows the time, and continues at that of a start."""
-        return bool(self.expr.has(TIME))
 
     def at(self, t: float, risk: float = math.nan) -> float:
         """Rate at one time, and at a risk where it follows that."""
@@ -80,11 +66,6 @@ class Schedule:
                     f"t_max = {t_max:g}: it is at t = {t:g} then"
                 )
         return Clock(unit * rates[0], np.array(times), np.array(rates), begin)
-
-    @cached_property
-    def rate(self) -> Any:
-        """Compiled ``rate(t, [risk])``."""
-        return scalar_function(self.expr, TIME, [RISK])
 
     def _checked(self, value: float, t: float) -> float:
         if not (math.isfinite(value) and value > 0.0):

@@ -13,6 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
+from dmft.emit.schedules import RISK, TIME
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, begin_of
 from dmft.model import (
@@ -42,7 +43,7 @@ from dmft.model.repetition import Clipping
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.names import ACCUMULATED, BLOCK
-from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
+from dmft.simulation.clock import Clock, Schedule, Tabled
 from dmft.simulation.risks.arguments import Activation, Compiled, cluster_rows, deviations
 from dmft.simulation.steps.optimiser import pace
 from dmft.validation import is_expression, shown

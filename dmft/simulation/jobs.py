@@ -25,7 +25,7 @@ from dmft.simulation.steps import common
 from dmft.simulation.steps.optimiser import COLUMNS, columns
 from dmft.simulation.steps.sample import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.request import read_save_at
+from dmft.solvers.request import save_times
 from dmft.validation import as_positive
 
 STATUS = {
@@ -151,18 +151,14 @@ def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> N
         )
     if clock.nearest(t_max) < 1:
         raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
-    if save_at is None:
-        save_at = DEFAULT_POINTS
-    times = read_save_at(save_at)
-    if isinstance(times, int):
-        times = np.linspace(begin, float(t_max), times)
-    else:
-        if times[0] < begin or not times[-1] <= t_max * (1 + 1e-12):
-            raise BadParameter(
-                f"save_at must be increasing times between {begin:g} and t_max = {t_max:g}, got "
-                f"{save_at!r}"
-            )
-    return np.unique(clock.nearest(times))
+    return np.unique(clock.nearest(times_to_save(t_max, save_at, begin)))
+
+
+def times_to_save(
+    t_max: float, save_at: int | ArrayLike | None, begin: float
+) -> NDArray[np.float64]:
+    """Times at which all runs are saved, each at its nearest step."""
+    return save_times(DEFAULT_POINTS if save_at is None else save_at, begin, float(t_max))
 
 
 def run_seeds(
@@ -228,14 +224,6 @@ class RatesAhead:
     def __getitem__(self, steps: slice) -> NDArray[np.float64]:
         """Rates of the steps that are made now."""
         return self.values
-
-
-def times_to_save(
-    t_max: float, save_at: int | ArrayLike | None, begin: float
-) -> NDArray[np.float64]:
-    """Times at which all runs are saved, each at its nearest step."""
-    times = read_save_at(DEFAULT_POINTS if save_at is None else save_at)
-    return np.linspace(begin, float(t_max), times) if isinstance(times, int) else times
 
 
 @dataclass

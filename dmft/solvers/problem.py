@@ -171,6 +171,25 @@ def _pack(
     return np.concatenate([*heads, *parts]) if heads or parts else np.empty(0)
 
 
+def sizes_of(problem: Problem, widths: Mapping[str, int]) -> NDArray[np.int64]:
+    """Widths as the compiled functions take them."""
+    return np.array([widths[name] for name in problem.widths], dtype=np.int64)
+
+
+def observed_at(
+    problem: Problem,
+    t: float,
+    y: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    par: NDArray[np.float64],
+) -> dict[str, float]:
+    """Observables by name, at a packed state and packed parameters."""
+    values = np.empty(len(problem.observables))
+    if values.size:
+        problem.observe(t, y, sizes, par, values)
+    return dict(zip(problem.observables, values.tolist(), strict=True))
+
+
 def describe_problem(problem: Problem) -> dict[str, Any]:
     """Versions, fingerprint of the problem and unit of its time, as plain JSON values."""
     return {

@@ -116,20 +116,12 @@ def read_save_at(save_at: int | ArrayLike) -> int | NDArray[np.float64]:
 
 def saved_steps(save_at: int | ArrayLike, t_max: float, dt: float) -> NDArray[np.int64]:
     """Numbers of the steps nearest to the times that are saved, from 0 to the last step."""
-    given = read_save_at(save_at)
-    times = np.linspace(0.0, t_max, given) if isinstance(given, int) else given
-    if times[0] < 0.0 or times[-1] > t_max * (1.0 + 1e-12):
-        raise BadParameter(f"save_at must lie between 0 and t_max = {t_max:g}")
-    last = max(1, round(t_max / dt))
+    times, last = save_times(save_at, 0.0, t_max), max(1, round(t_max / dt))
     return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
 
 
-def save_times(
-    save_at: int | ArrayLike | None, t_start: float, t_max: float
-) -> NDArray[np.float64] | None:
-    """Increasing times that are to be saved; None where nothing is asked for."""
-    if save_at is None:
-        return None
+def save_times(save_at: int | ArrayLike, t_start: float, t_max: float) -> NDArray[np.float64]:
+    """Increasing times that are to be saved, between the ends of a run."""
     times = read_save_at(save_at)
     if isinstance(times, int):
         return np.linspace(t_start, t_max, times)

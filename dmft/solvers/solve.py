@@ -17,18 +17,18 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
-from dmft.solvers.problem import Problem, covariance_at, describe_problem
+from dmft.solvers.problem import Problem, covariance_at, describe_problem, observed_at, sizes_of
 from dmft.solvers.request import check_blocks, check_events, filled, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.runge_kutta.layout import COSINE
-from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.runge_kutta.tableau import PAIRS
 from dmft.solvers.trajectory import EventRecord, Trajectory
 from dmft.validation import as_count, is_number, shown
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
-COMPILED = (*TABLEAUX, "BDF")
+COMPILED = (*PAIRS, "BDF")
 METHODS = (*COMPILED, "Radau", "LSODA")
 # What the kinds of problem are solved with; the first is the default.
 KINDS = {"ode": METHODS, "map": ("iterate",)}
@@ -102,11 +102,8 @@ class Request:
 
     def observe(self) -> dict[str, float]:
         """Observables at the start."""
-        setup, names = self.setup, self.setup.problem.observables
-        values = np.empty(len(names))
-        if names:
-            setup.problem.observe(setup.t_start, setup.start, setup.widths, setup.par, values)
-        return dict(zip(names, values.tolist(), strict=True))
+        setup = self.setup
+        return observed_at(setup.problem, setup.t_start, setup.start, setup.widths, setup.par)
 
 
 def solve_request(given: Request) -> Trajectory:
@@ -152,11 +149,11 @@ def check_request(
     names, scalars, arrays = filled(problem, widths, parameters, constants)
     blocks = check_blocks(problem.state, state, names, "state")
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
-    save = save_times(save_at, t_start, t_max)
+    save = None if save_at is None else save_times(save_at, t_start, t_max)
     if problem.kind == "map":
         save = _whole_steps(t_start, t_max, save, first_step, max_step)
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
-    sizes = np.array([names[w] for w in problem.widths], dtype=np.int64)
+    sizes = sizes_of(problem, names)
     # The scale of the covariance at the start.
     trace = covariance_at(problem, start, sizes, par).trace()
     setup = Setup(

@@ -14,8 +14,8 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.events import Event
-from dmft.solvers.problem import Problem
-from dmft.solvers.request import check_events, read_save_at
+from dmft.solvers.problem import Problem, observed_at, sizes_of
+from dmft.solvers.request import check_events, save_times
 from dmft.solvers.solve import check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
 
@@ -59,7 +59,7 @@ def solve_stages(
     """
     _check(stages)
     watched = check_events(events)
-    times = _times(save_at, t_start, t_max)
+    times = None if save_at is None else save_times(save_at, t_start, t_max)
     runs: list[Trajectory] = []
     t, now = float(t_start), state
     for number, stage in enumerate(stages):
@@ -142,11 +142,11 @@ def _value(
 ) -> float:
     if quantity in problem.observables:
         widths, scalars, constants = inputs
-        sizes = np.array([widths[name] for name in problem.widths], dtype=np.int64)
         arrays = {n: np.asarray(a, dtype=np.float64) for n, a in constants.items()}
-        par, seen = problem.pack_parameters(scalars, arrays), np.empty(len(problem.observables))
-        problem.observe(t, problem.pack(state), sizes, par, seen)
-        return float(seen[problem.observables.index(quantity)])
+        par = problem.pack_parameters(scalars, arrays)
+        return observed_at(problem, t, problem.pack(state), sizes_of(problem, widths), par)[
+            quantity
+        ]
     name, _, index = quantity.replace(" ", "").rstrip("]").partition("[")
     return float(state[name][tuple(int(i) for i in index.split(",") if i)])
 
@@ -155,19 +155,6 @@ def _switches(stage: Stage, run: Trajectory) -> bool:
     """Whether the run ended by the event that ends its stage, not by another or by a failure."""
     ended = run.status == Status.EVENT and stage.until is not None
     return ended and run.events[-1].name == stage.until.name  # type: ignore[union-attr]
-
-
-def _times(save_at: int | ArrayLike | None, t_start: float, t_max: float) -> Array | None:
-    if save_at is None:
-        return None
-    times = read_save_at(save_at)
-    if not isinstance(times, int):
-        return times
-    if not t_start < t_max < np.inf:
-        raise BadParameter(
-            f"t_max = {t_max!r} must be finite and greater than the start {t_start!r}"
-        )
-    return np.linspace(t_start, t_max, times)
 
 
 def _later(times: Array | None, t: float, t_max: float, first: bool) -> Array | None:

@@ -289,23 +289,8 @@ def linear_noise(
             "do not become stationary"
         )
     noise = equations.evaluate(system.start, **parameters)["covariance"]
-    free = _free_places(system)
     from scipy.linalg import solve_continuous_lyapunov
 
-    inner = solve_continuous_lyapunov(jacobian, -noise[np.ix_(free, free)])
-    spread = _spread(system, noise.shape[0])
+    inner = solve_continuous_lyapunov(jacobian, -noise[np.ix_(system.places, system.places)])
+    spread = system.units.T[: noise.shape[0]]
     return LinearNoise(spread @ inner @ spread.T, rates, system.p, system.k)
-
-
-def _free_places(system: StationarySystem) -> list[int]:
-    """Place of every free coordinate in the packed state."""
-    students = [int(j * system.p + n) for j, n in zip(system.rows, system.columns, strict=True)]
-    square = system.p * system.p
-    others = system.free.size - len(students)
-    return [*students, *range(square, square + others)]
-
-
-def _spread(system: StationarySystem, size: int) -> Array:
-    """Matrix (size, free) from free coordinates to the packed state, both halves of Q."""
-    columns = [system.problem.pack(system.blocks(unit)) for unit in np.eye(system.free.size)]
-    return np.transpose(columns)[:size]

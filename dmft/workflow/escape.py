@@ -116,8 +116,7 @@ def escape_time(
             )
         if isinstance(run, Trajectory):
             return escape_time_of(run, fraction, reference, overlap, observable, threshold)
-        check_reference(reference)
-        _check_watched(observable, threshold)
+        _check_noisy(reference, observable, threshold)
         if of_paths:
             from dmft.workflow.solving.paths import escape_times_of_ensemble
 
@@ -125,8 +124,7 @@ def escape_time(
         return _of_simulation(run, fraction, overlap)
     problem, options = problem_of(run), dict(as_expressions(run, options))
     if problem.kind == "sde" and problem.origin is not None:
-        check_reference(reference)
-        _check_watched(observable, threshold)
+        _check_noisy(reference, observable, threshold)
         return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
@@ -152,21 +150,17 @@ def escape_time(
     )
 
 
-def _check_watched(observable: str, threshold: float | None) -> None:
-    """Refuse what is not watched of noisy runs."""
-    if observable != "risk" or threshold is not None:
-        raise BadParameter(
-            "the escape of noisy runs is defined by the risk or an overlap; for other thresholds "
-            "pass events= to dmft.solve"
-        )
-
-
-def check_reference(reference: str) -> None:
-    """Refuse the plateau, which is found on a smooth run."""
+def _check_noisy(reference: str, observable: str, threshold: float | None) -> None:
+    """Refuse what is not watched of noisy runs, and the plateau, which is found on a smooth run."""
     if reference != "start":
         raise BadParameter(
             f"reference = {reference!r}: the escape of noisy runs is measured relative to their "
             "start, or by an overlap (overlap=)"
+        )
+    if observable != "risk" or threshold is not None:
+        raise BadParameter(
+            "the escape of noisy runs is defined by the risk or an overlap; for other thresholds "
+            "pass events= to dmft.solve"
         )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dmft.codegen.build import DIVIDER, parallel_band, problem_of_functions, stored_source
 from dmft.compiled import direct, records
 from dmft.compiled.machine_code import Native
-from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.runge_kutta.tableau import PAIRS
 from dmft.workflow.kept_runs import FUNCTIONS, file_of, functions_of, keep_code, linked
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def is_linked(problem: Problem) -> bool:
 def kept_problem(equations: Equations, options: Options) -> Problem | None:
     """Compiled problem for one plain run; None where Numba is to be asked."""
     events = options.events
-    plain = options.method in (None, *TABLEAUX) and isinstance(events, tuple) and not events
+    plain = options.method in (None, *PAIRS) and isinstance(events, tuple) and not events
     if not plain or "numba" in sys.modules or equations.noise or equations.averages:
         return None
     with _LOCK:

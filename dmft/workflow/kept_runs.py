@@ -28,7 +28,7 @@ from dmft.progress import ProgressOption
 from dmft.record import decoded, encoded, is_same
 from dmft.solvers.events import encode_events
 from dmft.solvers.pointers import loop, loop_name
-from dmft.solvers.problem import Block, Problem, describe_problem
+from dmft.solvers.problem import Block, Problem, describe_problem, sizes_of
 from dmft.solvers.run import Setup
 from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.solve import Request, trajectory_of
@@ -104,7 +104,7 @@ def _kept(values: Mapping[str, Any]) -> Kept:
     setup = Setup(
         problem=problem,
         **asked,
-        widths=np.array([widths[name] for name in problem.widths], dtype=np.int64),
+        widths=sizes_of(problem, widths),
         events=(),
         table=encode_events((), problem, widths, asked["par"]),
         timeout=math.inf,

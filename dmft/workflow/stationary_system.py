@@ -18,6 +18,7 @@ from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Overlaps
 from dmft.solvers.pointers import entry, loop
+from dmft.solvers.problem import observed_at, sizes_of
 from dmft.workflow.solving.inputs import problem_of
 
 # Part of the Jacobian by which two differences may disagree.
@@ -47,7 +48,7 @@ class StationarySystem:
         self.place = {name: n for n, name in enumerate(equations.parameters)}
         values = equations.values(start, self.given)
         self.par = self.packed_parameters(values)
-        self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
+        self.widths = sizes_of(self.problem, values.widths)
         self.p, self.k = start.p, start.k
         self.sizes = values.widths
         self.rows, self.columns = np.tril_indices(self.p, -equations.space.held)
@@ -60,11 +61,11 @@ class StationarySystem:
 
     def flat(self, packed: Array) -> Array:
         """Free coordinates of packed states or of their rates: one half of symmetric blocks."""
-        free: Array = packed[..., self._places]
+        free: Array = packed[..., self.places]
         return free
 
     @cached_property
-    def _places(self) -> NDArray[np.int64]:
+    def places(self) -> NDArray[np.int64]:
         """Where the free coordinates stand in a packed state."""
         size = sum(block.size(self.sizes) for block in self.problem.state)
         blocks = self.problem.unpack(np.arange(float(size)), self.sizes)
@@ -73,9 +74,9 @@ class StationarySystem:
         return np.concatenate([part.ravel() for part in parts]).astype(np.int64)
 
     @cached_property
-    def _units(self) -> Array:
+    def units(self) -> Array:
         """Displacement along each free coordinate, packed."""
-        return np.array([self.pack(self.blocks(unit)) for unit in np.eye(self._places.size)])
+        return np.array([self.pack(self.blocks(unit)) for unit in np.eye(self.places.size)])
 
     def blocks(self, y: NDArray[Any], base: Array | None = None) -> dict[str, NDArray[Any]]:
         """Blocks at free coordinates: Q, M, ..., with an axis in front where there is a spectrum.
@@ -118,7 +119,7 @@ class StationarySystem:
         """Derivatives of the rates, by the derived tangent equations where there are any."""
         if self.linear is None:
             return differences(self.rates, y, self.scale(y) * self._room(y))
-        units = self._units
+        units = self.units
         out = np.empty_like(units)
         both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
         times, linear = np.zeros(len(units)), entry(self.linear, "RHS")
@@ -222,10 +223,7 @@ class StationarySystem:
 
     def observed(self, y: Array) -> dict[str, float]:
         """Observables by name."""
-        out = np.empty(len(self.problem.observables))
-        if out.size:
-            self.problem.observe(0.0, self.packed(y), self.widths, self.par, out)
-        return dict(zip(self.problem.observables, out.tolist(), strict=True))
+        return observed_at(self.problem, 0.0, self.packed(y), self.widths, self.par)
 
     def risk(self, y: Array) -> float:
         """Population risk; nan where the equations have none."""

@@ -11,7 +11,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from dmft.solvers.runge_kutta.tableau import FIVE_A, FIVE_LOW, TABLEAUX, interpolant_weights
+from dmft.solvers.runge_kutta.tableau import FIVE_A, FIVE_LOW, interpolant_weights, pair_of
 
 Tree = tuple  # a rooted tree is the sorted tuple of its branches
 
@@ -75,7 +75,7 @@ def test_order_five_is_exact():
 
 
 def test_order_eight_holds_to_rounding():
-    tableau = TABLEAUX["rk8"]
+    tableau = pair_of("rk8")
     a, b = tableau.a.tolist(), tableau.a[12].tolist()
     for n in range(1, 9):
         assert max(abs(float(residual(tree, a, b))) for tree in trees(n)) < 1e-14
@@ -85,7 +85,7 @@ def test_order_eight_holds_to_rounding():
 
 @pytest.mark.parametrize("method", ["rk5", "rk8"])
 def test_interpolant_meets_both_ends(method):
-    tableau = TABLEAUX[method]
+    tableau = pair_of(method)
     value = tableau.dense[0]
     slope_start = tableau.dense[0] + tableau.dense[1]
     slope_end = tableau.dense[0] - tableau.dense[1] - tableau.dense[2]
@@ -98,7 +98,7 @@ def test_interpolant_meets_both_ends(method):
 @pytest.mark.parametrize(("method", "order"), [("rk5", 4), ("rk8", 7)])
 def test_order_of_the_interpolant_and_of_its_defect(method, order):
     """Both at every point: y(theta) to this order, and so does the slope there, less u'(theta)."""
-    tableau = TABLEAUX[method]
+    tableau = pair_of(method)
     a = tableau.a.tolist()
     for theta in (0.1, 0.37, 0.55, 0.7, 0.93):
         value, slope = interpolant_weights(tableau.dense, theta)

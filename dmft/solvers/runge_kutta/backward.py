@@ -60,7 +60,7 @@ from dmft.solvers.runge_kutta.primitives import (
 from dmft.solvers.runge_kutta.tableau import HIGHEST, MATRIX_ROWS
 from dmft.solvers.signatures import ADVANCE_SIGNATURE
 
-BUILT_ON = "883c3ad3eb6fad07"
+BUILT_ON = "6d9d604b10948863"
 
 # Rows of `work.k`; the matrices come behind them.
 COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT = 8, 14, 15, 16, 17, 18, 19

@@ -18,7 +18,7 @@ from dmft.solvers.problem import Problem
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.group import LARGEST_CHUNK, Group, go_on, next_budget
-from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.runge_kutta.tableau import PAIRS
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory
 
@@ -164,7 +164,7 @@ def _fit_lanes(requests: Requests) -> bool:
         and setup.problem.lanes is not None
         and setup.problem.lanes.takes(setup.widths)
         and setup.problem.kind == "ode"
-        and setup.method in TABLEAUX
+        and setup.method in PAIRS
         and at_steps
         and all(event.terminal for event in setup.events)
     )

@@ -46,7 +46,7 @@ from dmft.solvers.signatures import (
     watch_at,
 )
 
-BUILT_ON = "5ca2deb9cd4c8b4d"
+BUILT_ON = "518e5ae3513f66d7"
 
 
 @compiled

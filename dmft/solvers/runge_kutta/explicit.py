@@ -65,7 +65,7 @@ from dmft.solvers.signatures import (
     rhs_at,
 )
 
-BUILT_ON = "5ca2deb9cd4c8b4d"
+BUILT_ON = "518e5ae3513f66d7"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -17,7 +17,7 @@ from dmft.progress import Progress, is_cancelled
 from dmft.solvers.pointers import called, entry, loop
 from dmft.solvers.run import Raw, Setup, Sink, Vector
 from dmft.solvers.runge_kutta import layout
-from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau, backward_tableau
+from dmft.solvers.runge_kutta.tableau import PAIRS, Tableau, backward_tableau, pair_of
 
 LARGEST_CHUNK = 1_000_000
 
@@ -145,7 +145,7 @@ class Group:
         self.setup, self.size, self.start = setup, len(par), np.ascontiguousarray(start)
         is_map = setup.problem.kind == "map"
         # A map has one stage and no interpolant; its loop does not look at the tableau.
-        tableau = TABLEAUX["rk5"] if is_map else _tableau(setup)
+        tableau = pair_of("rk5") if is_map else _tableau(setup)
         self.stages = 1 if is_map else tableau.stages
         rows, degree = (1, 0) if is_map else (tableau.total, len(tableau.dense))
         self.work = _allocate(setup, rows, degree)
@@ -309,8 +309,8 @@ def lanes_for(group: Group) -> layout.Lanes:
 
 
 def _tableau(setup: Setup) -> Tableau:
-    if setup.method in TABLEAUX:
-        return TABLEAUX[setup.method]
+    if setup.method in PAIRS:
+        return pair_of(setup.method)
     return backward_tableau(setup.start.size)
 
 

@@ -62,18 +62,6 @@ class PathSetup:
     # (paths, E): what the threshold of each path exceeds that of the event by; or one row.
     shift: Array
 
-    def starts(self, first: int, count: int) -> Array:
-        """Starts (count, n) of consecutive paths."""
-        if self.start.shape[0] == 1:
-            return np.repeat(self.start, count, axis=0)
-        return self.start[first : first + count].copy()
-
-    def shifts(self, first: int, count: int) -> Array:
-        """Shifts (count, E) of the thresholds of consecutive paths."""
-        if self.shift.shape[0] == 1:
-            return np.repeat(self.shift, count, axis=0)
-        return self.shift[first : first + count].copy()
-
 
 @dataclass(frozen=True)
 class Chunk:
@@ -151,8 +139,13 @@ def _run_chunk(
     )  # fmt: skip
 
 
+def _rows(values: Array, first: int, count: int) -> Array:
+    """Rows of consecutive paths, of one row for all or of one for each."""
+    return values[first : first + count].copy() if len(values) > 1 else values.repeat(count, axis=0)
+
+
 def _allocate(setup: PathSetup, first: int, count: int) -> tuple[Walk, Scratch]:
-    plan, start = setup.plan, setup.starts(first, count)
+    plan, start = setup.plan, _rows(setup.start, first, count)
     n, events, observables = start.shape[1], len(setup.events), len(setup.problem.observables)
     walk = Walk(
         y=start,
@@ -163,7 +156,7 @@ def _allocate(setup: PathSetup, first: int, count: int) -> tuple[Walk, Scratch]:
         when=np.full((count, events), np.nan),
         gap=np.full((count, events), np.nan),
         sign=np.zeros((count, events)),
-        shift=setup.shifts(first, count),
+        shift=_rows(setup.shift, first, count),
         owed=np.zeros(count, dtype=np.int64),
         out=np.full((count, plan.save.size, n), np.nan),
     )
@@ -199,18 +192,10 @@ def _with_observables(setup: PathSetup, out: Array) -> Array:
 
 def merge_moments(chunks: list[Chunk]) -> tuple[int, Array, Array]:
     """Count, mean and sum of squared deviations of all chunks, merged in their order."""
-    count, mean, square = 0, chunks[0].mean, chunks[0].square
-    for chunk in chunks:
-        if chunk.count == 0:
-            continue
-        if count == 0:
-            count, mean, square = chunk.count, chunk.mean, chunk.square
-            continue
-        total, apart = count + chunk.count, chunk.mean - mean
-        mean = mean + apart * (chunk.count / total)
-        square = square + chunk.square + apart**2 * (count * chunk.count / total)
-        count = total
-    return count, mean, square
+    count = sum(chunk.count for chunk in chunks)
+    mean = np.asarray(sum(chunk.count * chunk.mean for chunk in chunks) / max(count, 1))
+    parts = (chunk.square + chunk.count * (chunk.mean - mean) ** 2 for chunk in chunks)
+    return count, mean, np.asarray(sum(parts))
 
 
 def gather(chunks: list[Chunk], name: str) -> Any:

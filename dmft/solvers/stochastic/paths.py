@@ -15,7 +15,7 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
-from dmft.solvers.problem import Problem, describe_problem
+from dmft.solvers.problem import Problem, describe_problem, sizes_of
 from dmft.solvers.request import check_events, filled
 from dmft.solvers.solution import Values, ending
 from dmft.solvers.solve import LARGEST_NORM
@@ -143,7 +143,7 @@ def solve_paths(
         problem=problem, method=method, paths=paths,
         start=request.start_rows(problem, start, names, paths),
         plan=Plan(
-            widths=np.array([names[w] for w in problem.widths], dtype=np.int64), par=par,
+            widths=sizes_of(problem, names), par=par,
             save=request.save_steps(save_at, t_start, t_max, steps, h), key=path_key(seed), h=h,
             t_start=float(t_start), steps=steps, noise_scale=float(noise_scale), variance=0.0,
             bound=float(norm_bound), trace=0.0, has_domain=int(problem.domain is not None),

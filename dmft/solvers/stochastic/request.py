@@ -14,7 +14,7 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem, covariance_at
-from dmft.solvers.request import check_blocks, read_save_at
+from dmft.solvers.request import check_blocks, read_save_at, save_times
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
 from dmft.validation import as_count, as_positive
@@ -125,11 +125,7 @@ def save_steps(
     times = read_save_at(save_at)
     if isinstance(times, int):
         return np.unique(np.rint(np.linspace(0, steps, times)).astype(np.int64))
-    slack = 1e-12 * abs(t_max)
-    if not (times[0] >= t_start - slack and times[-1] <= t_max + slack):
-        raise BadParameter(
-            f"save_at runs from {times[0]:g} to {times[-1]:g}, outside [{t_start:g}, {t_max:g}]"
-        )
+    times = save_times(times, t_start, t_max)
     return np.unique(np.rint((times - t_start) / h).astype(np.int64))
 
 

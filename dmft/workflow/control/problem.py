@@ -29,7 +29,7 @@ from dmft.solvers.controlled import (
     slopes_by_differences,
 )
 from dmft.solvers.pointers import entry, pointer
-from dmft.solvers.problem import Block, Problem
+from dmft.solvers.problem import Block, Problem, observed_at, sizes_of
 from dmft.solvers.signatures import RHS, RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
@@ -63,6 +63,22 @@ class Control:
     scale: float
     total: float = 1.0
     batch: int = 1
+
+    @classmethod
+    def of(
+        cls, name: str, equations: Equations, problem: Problem, inputs: Mapping[str, Any]
+    ) -> Control:
+        """The control of this name, at a run's other inputs."""
+        scalars, stands = inputs["parameters"], RATE if name in RATES else name
+        position = problem.parameters.index(stands) if stands in problem.parameters else -1
+        scale = pace(scalars) / units_of(equations, inputs["widths"])
+        batch = int(equations.algorithm.batch_size)  # type: ignore[union-attr]
+        if name == RATE:
+            return cls(name, position, scale, 1.0, batch)
+        rate = scalars[RATE]
+        if name == "batch_size":
+            return cls(name, position, scale / batch, rate, batch)
+        return cls(name, position, rate * scale)
 
     @property
     def is_rate(self) -> bool:
@@ -147,16 +163,13 @@ class Controlled:
         self.equations, self.start, self.minimise = equations, start, minimise
         self.parameters = {n: v for n, v in parameters.items() if n != control}
         self.problem = problem_of(equations)
-        names = self.problem.parameters
         given = self._numbers(control, parameters)
         self.inputs = run_inputs(equations, start, given)
         if equations.averages and "nodes" not in given:
             few = FEW_NODES.get(equations.rule(start, given).kind)
             self.inputs = on_nodes(self.inputs, equations.rule(start, {**given, "nodes": few}))
-        self.control = self._control(control, names)
-        self.widths = np.array(
-            [self.inputs["widths"][w] for w in self.problem.widths], dtype=np.int64
-        )
+        self.control = self._control(control)
+        self.widths = sizes_of(self.problem, self.inputs["widths"])
         par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
         self.y = self.problem.pack(self.inputs["state"])
         self.differences: tuple[float, ...] = ()
@@ -187,10 +200,8 @@ class Controlled:
             return {n: v for n, v in parameters.items() if n != control}
         return {**parameters, control: 0.0 if control == "weight_decay" else 1.0}
 
-    def _control(self, name: str, names: tuple[str, ...]) -> Control:
-        scalars = self.inputs["parameters"]
-        over = pace(scalars) / units_of(self.equations, self.inputs["widths"])
-        batch = int(self.equations.algorithm.batch_size)  # type: ignore[union-attr]
+    def _control(self, name: str) -> Control:
+        names = self.problem.parameters
         if name == "weight_decay" and name not in names:
             raise BadParameter(
                 "these equations have no weight_decay: derive them with dmft.SGD(..., "
@@ -201,12 +212,7 @@ class Controlled:
                 "these equations contain no learning_rate: without noise of the steps the "
                 "largest rate is optimal"
             )
-        if name == RATE:
-            return Control(name, names.index(RATE), over, 1.0, batch)
-        rate = scalars[RATE]
-        if name == "batch_size":
-            return Control(name, names.index(RATE), over / batch, rate, batch)
-        return Control(name, names.index(name), rate * over)
+        return Control.of(name, self.equations, self.problem, self.inputs)
 
     # Runs -----------------------------------------------------------------------------------
 
@@ -232,9 +238,7 @@ class Controlled:
 
     def risk(self, state: Array) -> float:
         """What is minimised, at a state."""
-        out = np.empty(len(self.problem.observables))
-        self.problem.observe(0.0, state, self.widths, self.par, out)
-        return float(out[self.problem.observables.index(self.minimise)])
+        return observed_at(self.problem, 0.0, state, self.widths, self.par)[self.minimise]
 
     def slopes(self, state: Array) -> Array:
         """Derivatives of the risk by the state."""
@@ -343,8 +347,7 @@ def followed(
     equations, name = problem.origin, schedule.control
     if not isinstance(equations, Equations) or equations.kind != "ode":
         raise BadParameter("a dmft.Schedule requires equations of kind 'ode'")
-    algorithm = equations.algorithm
-    if unit_of(equations) != (1, 1) or algorithm.is_flow:
+    if unit_of(equations) != (1, 1) or equations.algorithm.is_flow:
         raise BadParameter(
             "a dmft.Schedule requires one-pass SGD in its default scaling, with time tau = steps/d"
         )
@@ -354,19 +357,11 @@ def followed(
     if name != "batch_size":
         given[name] = float(schedule.at(begin))
     inputs = run_inputs(system, start, given)
-    scalars, names = inputs["parameters"], problem.parameters
-    batch = int(algorithm.batch_size)
-    over = pace(inputs["parameters"]) / units_of(equations, inputs["widths"])
-    numbers, position = schedule.value, names.index(RATE) if RATE in names else -1
-    if name not in RATES:
-        if name not in names or name in SETS_CLOCK:
-            raise BadParameter(f"these equations contain no {name} that could follow a schedule")
-        over *= scalars[RATE]
-        position = names.index(name)
-    if name == "batch_size":
-        # In samples/d, batches of n_b at gamma are single samples at gamma/n_b.
-        over /= batch
-        numbers = scalars[RATE] * batch / numbers
+    if name not in RATES and (name not in problem.parameters or name in SETS_CLOCK):
+        raise BadParameter(f"these equations contain no {name} that could follow a schedule")
+    control = Control.of(name, equations, problem, inputs)
+    # In samples/d, batches of n_b at gamma are single samples at gamma/n_b.
+    numbers = control.read(schedule.value)
     inputs["constants"] |= {"schedule_t": schedule.t, "schedule_value": numbers}
     inputs["widths"] = {**inputs["widths"], KNOTS: schedule.t.size}
     inputs["provenance"] |= {"time_step_times_dim": 1.0}
@@ -377,9 +372,9 @@ def followed(
         rhs=in_tau,
         tail=(
             problem.rhs,
-            position,
-            float(over),
-            name not in RATES,
+            control.position,
+            float(control.scale),
+            not control.is_rate,
             schedule.interpolation == "constant",
         ),
         constants=(*problem.constants, *table),

@@ -16,7 +16,16 @@ from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, completed_later, with_readout
 from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
-from dmft.workflow.solve import ATOL, MAX_STEPS, QUADRATURE_TOL, RTOL, SOLVERS, Options, Solver
+from dmft.workflow.solve import (
+    ATOL,
+    MAX_STEPS,
+    QUADRATURE_TOL,
+    RTOL,
+    SOLVERS,
+    Options,
+    Solver,
+    equations_of,
+)
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 
 if TYPE_CHECKING:
@@ -135,7 +144,7 @@ def _with_schedules(
 ) -> tuple[Equations | Problem, dict[str, Any]]:
     """Equations of a rule with parameters that are functions of the time, scalars or measures."""
     open_ = {n: y for n, y in values.items() if is_open(y)}
-    equations = getattr(system, "origin", None) or system
+    equations = equations_of(system)
     assert isinstance(equations, Equations)
     return equations.space.scheduled(equations, open_), {
         n: y for n, y in values.items() if n not in open_
@@ -191,9 +200,7 @@ def prepared(
     `kept` is the problem of the system where that is linked already.
     """
     problem, schedule, counts = kept, None, False
-    if getattr(getattr(system, "origin", None) or system, "family", "") == "rule" and any(
-        map(is_open, values.values())
-    ):
+    if getattr(equations_of(system), "family", "") == "rule" and any(map(is_open, values.values())):
         from dmft.emit.schedules import TIME as NOW
 
         if any(y.has(NOW) for y in values.values() if is_open(y)):
@@ -249,7 +256,7 @@ def request_of(
 
     `given` are the options and run-time values of `dmft.solve`.
     """
-    origin = getattr(system, "origin", None) or system
+    origin = equations_of(system)
     if not isinstance(origin, Equations) or SOLVERS.get(origin.kind) != __name__:
         return None
     names = {one.name for one in fields(RunOptions)} | {"t_max"}

@@ -13,7 +13,7 @@ import sympy as sp
 
 from dmft.compiled import njit
 from dmft.emit import scalar_function
-from dmft.emit.schedules import KNOWN, RISK, TIME
+from dmft.emit.schedules import KNOWN, RISK, TIME, Rate
 from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
@@ -21,7 +21,7 @@ from dmft.errors import BadParameter
 from dmft.initial_conditions import begin_of, steps_before
 from dmft.names import Status
 from dmft.solvers.pointers import entry, keeping
-from dmft.solvers.problem import Block, Problem
+from dmft.solvers.problem import Block, Problem, observed_at, sizes_of
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE, rhs_at
 from dmft.solvers.solution import CLOCK
 from dmft.solvers.trajectory import Trajectory
@@ -33,34 +33,15 @@ SPENT = 1e-3
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A learning rate as an expression in the time of the equations and the population risk."""
-
-    expr: sp.Expr
-
-    @property
-    def rate(self) -> Any:
-        """Compiled ``rate(t, [risk])``."""
-        return scalar_function(self.expr, TIME, [RISK])
-
-    @property
-    def reads_risk(self) -> bool:
-        """Whether the rate follows the risk."""
-        return self.expr.has(RISK)
-
-    @property
-    def reads_time(self) -> bool:
-        """Whether the rate follows the time, and continues at that of a start."""
-        return self.expr.has(TIME)
+class Schedule(Rate):
+    """A learning rate in the time of the equations."""
 
     def at(self, problem: Problem, inputs: Mapping[str, Any], t: float = 0.0) -> float:
         """Rate at the start of a run, or of a stage that begins at `t`."""
-        state = problem.pack(inputs["state"])
+        state, sizes = problem.pack(inputs["state"]), sizes_of(problem, inputs["widths"])
         par = problem.pack_parameters(inputs["parameters"], inputs["constants"])
-        widths = np.array([inputs["widths"][w] for w in problem.widths], dtype=np.int64)
-        risk = np.empty(len(problem.observables))
-        problem.observe(t, state, widths, par, risk)
-        value = float(self.rate(t, risk[:1].copy()))
+        risk = np.array([*observed_at(problem, t, state, sizes, par).values()])
+        value = float(self.rate(t, risk[:1]))
         if not (math.isfinite(value) and value > 0.0):
             raise BadParameter(
                 f"learning_rate = {self.expr} is {value:g} at the start (t = {t:g}, risk = "
@@ -96,11 +77,11 @@ def scheduled_inputs(
     inputs = run_inputs(system, start, {**parameters, RATE: first})
     problem = follow(problem, schedule)
     if problem.kind == "ode":
-        _count(inputs, start, begin)
+        count_steps(inputs, start, begin)
     return problem, {**inputs, "t_start": begin}, schedule
 
 
-def _count(inputs: dict[str, Any], start: Any, begin: float) -> None:
+def count_steps(inputs: dict[str, Any], start: Any, begin: float) -> None:
     """Steps before a run that counts them, whose time has no constant unit."""
     inputs["state"][CLOCK] = np.array(steps_before(start, begin))
     inputs["provenance"]["time_step_times_dim"] = None
@@ -108,7 +89,7 @@ def _count(inputs: dict[str, Any], start: Any, begin: float) -> None:
 
 def with_steps(problem: Problem, inputs: dict[str, Any], start: Any) -> Problem:
     """A rule whose first observable is its learning rate, and that counts its steps."""
-    _count(inputs, start, inputs["t_start"])
+    count_steps(inputs, start, inputs["t_start"])
     return follow(problem, Schedule(RISK))
 
 

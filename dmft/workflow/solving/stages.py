@@ -15,7 +15,7 @@ from dmft.compiled import njit
 from dmft.emit.schedules import as_expression
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
-from dmft.initial_conditions import TIME, begin_of, check_end, steps_before
+from dmft.initial_conditions import TIME, begin_of, check_end
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption
 from dmft.record import Short
@@ -25,12 +25,12 @@ from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
-from dmft.solvers.solution import ABOVE, CLOCK
+from dmft.solvers.solution import ABOVE
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.validation import checked, checked_or
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import follows_schedule
-from dmft.workflow.solving.schedule import Schedule, counting, follow, read_schedule
+from dmft.workflow.solving.schedule import Schedule, count_steps, counting, follow, read_schedule
 
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched
@@ -163,8 +163,7 @@ def solve_stages(
     inputs = run_inputs(stages[0].equations, start, _first_values(stages[0], start, begin))
     follow_rates = any(_schedule(stage) for stage in stages)
     if follow_rates and stages[0].equations.kind == "ode":
-        inputs["state"][CLOCK] = np.array(steps_before(start, begin))
-        inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
+        count_steps(inputs, start, begin)
     widths, constants = dict(inputs["widths"]), dict(inputs["constants"])
     if scheduled:
         widths[STEPS], constants[TABLE] = max(int(t_max), 1), np.zeros(max(int(t_max), 1))

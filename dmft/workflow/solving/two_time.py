@@ -16,6 +16,7 @@ from dmft.arrays import Array
 from dmft.codegen.two_time.volterra import build_volterra
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
+from dmft.model.couplings.random_network import valued
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.checkpoint import Digest, claim
@@ -114,7 +115,7 @@ def solve_two_time(
     if varying:
         problem = problem.replace(varying)
         given = {n: y for n, y in given.items() if n not in varying}
-    values = _parameters(problem, given)
+    values = {y.name: v for y, v in valued(problem.parameters, given, OPTIONS).items()}
     save_at = saved_times(options.save_at, t_max)
     built = once_built(problem)
     terms = {str(y): {n: str(e) for n, e in of.items()} for y, of in problem.named.items()}
@@ -149,9 +150,8 @@ def saved_times(save_at: int | ArrayLike | None, t_max: float) -> Array:
     """Increasing times of the saved rows, t_max among them."""
     if not (isinstance(t_max, (int, float)) and 0.0 < t_max < math.inf):
         raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
-    times = save_times(save_at, 0.0, float(t_max))
-    if times is None:
-        times = np.geomspace(t_max / SPAN, t_max, ROWS)
+    default = np.geomspace(t_max / SPAN, t_max, ROWS)
+    times = default if save_at is None else save_times(save_at, 0.0, float(t_max))
     return times if times[-1] == t_max else np.append(times, float(t_max))
 
 
@@ -159,24 +159,6 @@ def _every_second(times: Array, t_max: float) -> Array:
     """Every second time up to t_max, and the two beyond that make the last row final."""
     kept = times[times <= t_max * (1.0 + 1e-12)][::2]
     return np.concatenate([kept, kept[-1] + (kept[-1] - kept[-2]) * np.array([1.0, 2.0])])
-
-
-def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
-    names = [y.name for y in problem.parameters]
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise BadParameter(
-            f"unknown option or parameter {unknown[0]!r}; parameters are {names}, options "
-            f"{sorted(OPTIONS)}"
-        )
-    missing = [n for n in names if n not in given]
-    if missing:
-        raise BadParameter(f"no value for {missing[0]}; pass {missing[0]}=...")
-    values = {n: float(given[n]) for n in names}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise BadParameter(f"{name} must be finite, got {value!r}")
-    return values
 
 
 def _first_step(
