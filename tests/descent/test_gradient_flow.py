@@ -5,9 +5,9 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.arrays import extrapolation
 from dmft.errors import BadParameter
 from dmft.workflow.solving import descent_flow
-from dmft.workflow.solving.descent_flow import extrapolation
 
 z = sp.Symbol("z", real=True)
 LINE = dmft.Committee(z, 1)

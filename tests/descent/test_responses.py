@@ -16,11 +16,12 @@ import sympy as sp
 from scipy.stats import norm
 
 import dmft
+from dmft.arrays import half_width
 from dmft.names import Status
 from dmft.solvers.descent import response
 from dmft.solvers.descent.run import DescentRun, judged, unknown
 from dmft.solvers.solution import Values
-from dmft.workflow.solving.descent_runs import scatter
+from dmft.workflow.solving.descent_runs import TWO_ERRORS
 
 z = sp.Symbol("z", real=True)
 ACTIVATIONS = {
@@ -268,8 +269,10 @@ def record(error, **arrays):
 
 def test_errors_of_few_scrambles_are_widened_by_students_t():
     for count, wanted in ((1, 9.88), (4, 1.3), (32, 1.03)):
-        error = float(scatter(np.array([-1.0, 1.0] * count))) * np.sqrt(2 * count)
-        assert round(error, 2) == wanted
+        error = float(half_width(np.array([-1.0, 1.0] * count), TWO_ERRORS) / 2) * np.sqrt(
+            2 * count
+        )
+        assert round(float(error), 2) == wanted
 
 
 def test_what_counts_as_not_known():

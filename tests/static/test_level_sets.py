@@ -9,10 +9,11 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ive, ndtr, xlogy
 
 import dmft
+from dmft.arrays import half_width
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.channels.several import Several
 from dmft.workflow.static.continuation import Lines
-from dmft.workflow.static.several_fields import confidence, several_of
+from dmft.workflow.static.several_fields import SURE, several_of
 
 z = sp.Symbol("z", real=True)
 FIELDS = z1, z2, z3 = sp.symbols("z1 z2 z3", real=True)
@@ -192,7 +193,7 @@ def test_average_of_a_rotated_label(overlap, part):
     m = float(density(z[:, 0]) @ g**2 @ density(x)) * 0.01 * (x[1] - x[0])
     found = Several(sp.Abs(z1 + z2), (z1, z2)).average(overlap * np.eye(2), 2048)
     values = np.einsum("i,rij,j->r", TURN[0], found.tables, TURN[0])
-    assert abs(values.mean() - m) < confidence(values) < part * m
+    assert abs(values.mean() - m) < half_width(values, SURE) < part * m
     assert abs(TURN[1] @ found.information @ TURN[1]) < 1e-8 * m
 
 

@@ -406,13 +406,8 @@ def _of_map(network: RandomNetwork, output: Output, g: float) -> Stationary:
             return g * g * float(output.pair(y, q)) + bias - y
 
         inner = np.linspace(0.0, q * (1.0 - 1e-9), 400)
-        found = np.array([plateau(y) for y in inner])
-        first = int(np.flatnonzero(found <= 0.0)[0]) if (found <= 0.0).any() else 0
-        c = (
-            0.0
-            if first == 0
-            else float(brentq(plateau, inner[first - 1], inner[first], xtol=1e-15))
-        )
+        first = int(np.argmax(np.array([plateau(y) for y in inner]) <= 0.0))
+        c = float(brentq(plateau, inner[first - 1], inner[first], xtol=1e-15)) if first else 0.0
     return Stationary(
         q, float(output.pair(q, q)), 0.5 * math.log(slope), math.nan,
         np.array([0.0, 1.0, np.inf]), np.array([q, c, c]),
@@ -434,18 +429,28 @@ def _driven(network: RandomNetwork, output: Output, g: float) -> Stationary:
     tau = np.arange(PERIOD) * period / PERIOD
     drive = np.fft.rfft(np.broadcast_to(array_function([lag], expr)(tau), tau.shape))
     damping = 1.0 / (1.0 + (omega * np.arange(drive.size)) ** 2)
-    c = np.fft.irfft(drive * damping, PERIOD)
-    for _ in range(ITERATIONS):
-        new = np.fft.irfft((g * g * np.fft.rfft(output.pair(c, c[0])) + drive) * damping, PERIOD)
-        gap = float(np.abs(new - c).max())
-        c = 0.5 * (c + new)
-        if gap < 1e-14 * float(c[0]):
-            break
+    c = _settled(
+        np.fft.irfft(drive * damping, PERIOD), damping,
+        lambda c: g * g * np.fft.rfft(output.pair(c, c[0])) + drive, 1e-14, 0.0,
+    )  # fmt: skip
     exponent = _on_the_circle(g * g * output.slopes(c, c[0]), omega)
     return Stationary(
         float(c[0]), float(output.pair(c[0], c[0])), exponent, 0.0,
         np.append(tau, period), np.append(c, c[0]), period,
     )  # fmt: skip
+
+
+def _settled(
+    c: Array, damping: Any, series: Callable[[Array], Any], tol: float, least: float
+) -> Array:
+    """The covariance on a period that is its own image, by damped steps from a first one."""
+    for _ in range(ITERATIONS):
+        new = np.fft.irfft(series(c) * damping, c.size)
+        gap = float(np.abs(new - c).max())
+        c = 0.5 * (c + new)
+        if gap < tol * max(least, float(c[0])):
+            break
+    return c
 
 
 def _on_the_circle(slopes: Array, omega: float) -> float:
@@ -490,13 +495,9 @@ def _phased(network: RandomNetwork, output: Output, g: float) -> Stationary:
         rows = [np.mean(table * np.roll(table, -k, axis=0), axis=0) for k in steps]
         return np.array([power_series(row, r) for row, r in zip(rows, rho, strict=True)])
 
-    c = np.ones(PHASES)
-    for _ in range(ITERATIONS):
-        new = np.fft.irfft(g * g * np.fft.rfft(averages(output.phi, c)) * damping, PHASES)
-        gap = float(np.abs(new - c).max())
-        c = 0.5 * (c + new)
-        if gap < 1e-12 * max(1.0, float(c[0])):
-            break
+    c = _settled(
+        np.ones(PHASES), damping, lambda c: g * g * np.fft.rfft(averages(output.phi, c)), 1e-12, 1.0
+    )
     exponent = _on_the_circle(g * g * averages(output.slope, c), omega)
     tau = steps * 2.0 * math.pi / omega / PHASES
     total = c + size**2 / (1.0 + omega**2) / 2.0 * np.cos(omega * tau)

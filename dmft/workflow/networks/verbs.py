@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
-from scipy.special import stdtrit
 
+from dmft.arrays import half_width
 from dmft.codegen.two_time.site import build_network
 from dmft.equations.two_time.network import NetworkEquations, derive_network
 from dmft.errors import BadParameter
@@ -169,33 +168,17 @@ def _sampled(
         raise BadParameter(f"the sites have no stationary motion: {bad.message}")
     half = steps // 2
     rates = np.array([(run.growth[-1] - run.growth[half]) / ((steps - half) * dt) for run in runs])
-    error = math.nan
-    if rates.size > 1:
-        t = float(stdtrit(rates.size - 1, (1.0 + COVERED) / 2.0))
-        error = t * float(rates.std(ddof=1)) / math.sqrt(rates.size)
+    error = float(half_width(rates, COVERED))
     return LyapunovExponent(float(rates.mean()), error, "perturbed sweep")
 
 
 # Measures of diagrams --------------------------------------------------------------------------
 
 
-def _of_point(network: RandomNetwork, name: str) -> float:
-    """A measure of the fixed point with the largest mean square; nan without one."""
-    try:
-        points = rest_points(network)
-    except BadParameter:
-        return math.nan
-    return OF_POINT[name](max(points, key=_rank)) if points else math.nan
-
-
 def _rank(point: NetworkFixedPoint) -> tuple[float, float]:
     """By the mean square; of states that differ by a sign, the one of positive mean is last."""
     square = float(np.max(point.output_second_moment))
     return round(square, 9), float(np.max(point.output_mean))
-
-
-def _refused(network: RandomNetwork) -> float:
-    raise BadParameter("the divergence line is derived for positive rates x (K - c x + h)")
 
 
 OF_STATIONARY: Mapping[str, Callable[[Stationary], float]] = {
@@ -207,14 +190,21 @@ OF_POINT: Mapping[str, Callable[[NetworkFixedPoint | AtRest], float]] = {
     "survival": lambda point: float(np.max(point.survival)),
     "output_mean": lambda point: float(np.max(point.output_mean)),
 }
-MEASURES: Mapping[str, Callable[[RandomNetwork], float]] = {
-    "chaos": lambda network: OF_STATIONARY["chaos"](stationary_state(network)),
-    "variance": lambda network: OF_STATIONARY["variance"](stationary_state(network)),
-    "stability": partial(_of_point, name="stability"),
-    "divergence": _refused,
-    "survival": partial(_of_point, name="survival"),
-    "output_mean": partial(_of_point, name="output_mean"),
-}
+MEASURES = ("chaos", "variance", "stability", "divergence", "survival", "output_mean")
+
+
+def _value(name: str, network: RandomNetwork) -> float:
+    """A measure of a network of numbers; of its fixed point nan where there is none."""
+    if name == "divergence":
+        raise BadParameter("the divergence line is derived for positive rates x (K - c x + h)")
+    if name in OF_STATIONARY:
+        return OF_STATIONARY[name](stationary_state(network))
+    try:
+        points = rest_points(network)
+    except BadParameter:
+        return math.nan
+    # That of the largest mean square.
+    return OF_POINT[name](max(points, key=_rank)) if points else math.nan
 
 
 def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
@@ -223,7 +213,7 @@ def _of_gaussian(name: str, sites: GaussianSites) -> Callable[..., float]:
     def many(points: Sequence[Mapping[str, float]]) -> Iterator[float]:
         states = sites.at(points)
         if states is None:
-            yield from (MEASURES[name](at_values(sites.network, point)) for point in points)
+            yield from (_value(name, at_values(sites.network, point)) for point in points)
             return
         for found in states:
             mean, replicon = float(found[1]), float(found[-1])
@@ -258,7 +248,7 @@ def _at_zero(network: RandomNetwork) -> Callable[..., float] | None:
     def measure(**values: float) -> float:
         unknown = set(values) - {"std", "symmetry", *(y.name for y in network.scalars)}
         if unknown:
-            return MEASURES["stability"](at_values(network, values))
+            return _value("stability", at_values(network, values))
         r, std, symmetry = map(float, call(*(values[y.name] for y in network.scalars)))
         std, symmetry = values.get("std", std), values.get("symmetry", symmetry)
         back = symmetry * (std * r) ** 2
@@ -283,7 +273,7 @@ def network_measure(name: str, system: RandomNetwork | NetworkEquations) -> Call
 def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[..., float]:
     if name not in MEASURES:
         raise BadParameter(
-            f"{name!r} is not a measure of random networks; choose one of {list(MEASURES)}, or a "
+            f"{name!r} is not a measure of random networks; choose one of {[*MEASURES]}, or a "
             "function"
         )
     network = declared(system)
@@ -298,7 +288,7 @@ def _measured(name: str, system: RandomNetwork | NetworkEquations) -> Callable[.
     if state is not None:
         return lambda **values: OF_STATIONARY[name](state(**values))
     if sites is None or (name not in OF_POINT and name != "divergence"):
-        return lambda **values: MEASURES[name](at_values(system, values))
+        return lambda **values: _value(name, at_values(system, values))
 
     def explicit(**values: float) -> float:
         roots = sites.at(values)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from dmft.arrays import Array
+from dmft.arrays import Array, extrapolation
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.over_time import with_step
 from dmft.errors import BadParameter
@@ -85,16 +85,15 @@ def solve_flow(
     points, levels = options.points, options.levels
     began = time.monotonic()
     steps = [float(t_max) / (points * 2**level) for level in range(levels)]
-    own = {one.name: getattr(options, one.name) for one in fields(DescentOptions)}
-    own["method"] = options.method or response_method(flow)
+    own: DescentOptions = replace(options, method=options.method or response_method(flow))
     runs = []
     for level, step in enumerate(steps):
         # One step more, for the gradients at t_max.
         count = points * 2**level + 1
         if options.timeout is not None:
-            own["timeout"] = max(0.0, options.timeout - (time.monotonic() - began))
+            own = replace(own, timeout=max(0.0, options.timeout - (time.monotonic() - began)))
         here = with_step(given, step)
-        run = run_descent(flow.equations, start, count, DescentOptions(**own), here)
+        run = run_descent(flow.equations, start, count, own, here)
         if run.status is not Status.OK:
             return _stopped(flow, run, step)
         runs.append(run)
@@ -142,17 +141,6 @@ def response_method(flow: DescentEquations) -> str | None:
     """Pathwise where gradients have no kinks or jumps, exact cubature aside; else measured."""
     sigma = flow.model.student.activation
     return None if sigma.has(*SWITCHES) or is_affine(flow.equations) else "pathwise"
-
-
-def extrapolation(levels: int, used: int | None = None) -> Array:
-    """Weights of the values at h, h/2, h/4, ... that cancel as many powers of h as they can.
-
-    `used` leaves out the coarsest: the finest `used` of them.
-    """
-    count = levels if used is None else used
-    steps = 0.5 ** np.arange(levels - count, levels)
-    weights = np.linalg.solve(np.vander(steps, increasing=True).T, np.eye(count)[0])
-    return np.concatenate([np.zeros(levels - count), weights])
 
 
 def _at_points(run: DescentRun, points: int, stride: int, step: float) -> Mapping[str, Any]:

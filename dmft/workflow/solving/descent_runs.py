@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from scipy.special import stdtrit
 
-from dmft.arrays import Array
+from dmft.arrays import Array, half_width
 from dmft.codegen.two_time.process import build_descent
 from dmft.codegen.two_time.sample import build_bend, build_measure, knots_of
 from dmft.equations.averages.passes import averages
@@ -330,17 +329,6 @@ def _closer(stein: list[Array], solved: list[Solved], steps: int) -> list[Array]
     return measured if own <= other or not math.isfinite(other) else None
 
 
-def scatter(found: Array) -> Array:
-    """Error of the mean of independent results (count, ...): two of it hold with 95.45 %.
-
-    The standard error widened by Student's t: of few results, that alone is too small by chance.
-    """
-    count = len(found)
-    widened = float(stdtrit(count - 1, (1 + TWO_ERRORS) / 2)) / 2
-    error: Array = widened * np.std(found, axis=0, ddof=1) / math.sqrt(count)
-    return error
-
-
 def _assemble(
     equations: DescentEquations,
     solved: list[Solved],
@@ -366,7 +354,7 @@ def _assemble(
             result["resp"] = response
     arrays = {n: np.mean([r[n] for r in results], axis=0) for n in results[0]}
     if count > 1:
-        error = {n: scatter(np.stack([r[n] for r in results])) for n in arrays}
+        error = {n: half_width(np.stack([r[n] for r in results]), TWO_ERRORS) / 2 for n in arrays}
     else:
         nothing = 0.0 if layout.kind == "cubature" else np.nan
         error = {n: np.full(a.shape, nothing) for n, a in arrays.items()}

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
-from scipy.special import stdtrit
 
-from dmft.arrays import Array
+from dmft.arrays import Array, extrapolation, half_width
 from dmft.codegen.two_time.site import build_network, gaussian_sites
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
@@ -260,13 +258,7 @@ def _cut(array: Array, size: int) -> Array:
 
 def _averaged(stack: Array, several: bool) -> tuple[Array, Array]:
     """Mean over sweeps and its 95 % half-width, populations last or absent."""
-    count = stack.shape[0]
-    mean = stack.mean(axis=0)
-    if count > 1:
-        spread = stack.std(axis=0, ddof=1) / math.sqrt(count)
-        error = float(stdtrit(count - 1, (1.0 + COVERED) / 2.0)) * spread
-    else:
-        error = np.full(mean.shape, np.nan)
+    mean, error = stack.mean(axis=0), half_width(stack, COVERED)
     if several:
         return np.moveaxis(mean, 0, -1), np.moveaxis(error, 0, -1)
     return mean[0], error[0]
@@ -275,18 +267,9 @@ def _averaged(stack: Array, several: bool) -> tuple[Array, Array]:
 def _extrapolated(runs: Sequence[NetworkRun]) -> NetworkRun:
     """Richardson's extrapolation of runs with steps dt, dt/2, ..., at the times of the first."""
     levels = [(_thinned(run.arrays, 2**n), _thinned(run.error, 2**n)) for n, run in enumerate(runs)]
-    order = 1
-    while len(levels) > 1:
-        factor = 2.0**order
-        levels = [
-            (
-                {n: (factor * fine[n] - rough[n]) / (factor - 1.0) for n in fine},
-                {n: (factor * below[n] + above[n]) / (factor - 1.0) for n in below},
-            )
-            for (rough, above), (fine, below) in pairwise(levels)
-        ]
-        order += 1
-    arrays, error = levels[0]
+    weighted = list(zip(extrapolation(len(runs)), levels, strict=True))
+    arrays = {n: sum(w * y[n] for w, (y, _) in weighted) for n in levels[0][0]}
+    error = {n: sum(abs(w) * y[n] for w, (_, y) in weighted) for n in levels[0][1]}
     before = _thinned(runs[-1].arrays, 2 ** (len(runs) - 1))
     dt = runs[0].provenance["dt"]
     return replace(

@@ -17,7 +17,7 @@ from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
 from dmft.record import Archived, Record
-from dmft.validation import checked, is_array, is_number, shown
+from dmft.validation import as_positive, checked, is_array, is_number, shown
 from dmft.workflow.static import continuation, numbers
 from dmft.workflow.static import several_fields as fields
 from dmft.workflow.static.several_fields import several_of
@@ -151,7 +151,7 @@ def bayes_optimal(
     >>> dmft.bayes_optimal(model, samples_per_dim=1.05, start="all").mmse
     0.0
     """
-    alpha = numbers.samples_of(samples_per_dim)
+    alpha = as_positive(samples_per_dim, "samples_per_dim")
     if start not in STARTS:
         raise BadParameter(f"start must be one of {', '.join(STARTS)}, got {shown(start)}")
     label, law = label_of(model, "bayes_optimal"), as_prior(prior)
@@ -377,7 +377,7 @@ def state_evolution(
     >>> run.converged, run.q[:3].round(4).tolist(), float(run.q[-1].round(6))
     (True, [0.0, 0.389, 0.4616], 0.486264)
     """
-    alpha = numbers.samples_of(samples_per_dim)
+    alpha = as_positive(samples_per_dim, "samples_per_dim")
     label, law = label_of(model, "state_evolution"), as_prior(prior)
     if label.width > 1:
         numbers.check_gaussian(law, "state_evolution")

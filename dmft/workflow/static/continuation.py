@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.arrays import Array
+from dmft.arrays import Array, half_width
 from dmft.gaussian.channels.several import Average, Several
 from dmft.workflow.static.several_fields import (
+    SURE,
     State,
-    confidence,
     end_state,
     is_trivial,
     iterated,
@@ -212,7 +212,7 @@ class Line:
         """Relative error of alpha at a fixed point: that of tr(q (I - q) m) and of its nodes."""
         weight = here.overlap @ (np.eye(self.channel.width) - here.overlap)
         each = np.einsum("ij,rij->r", weight, here.found.tables)
-        spread = confidence(each) / float(np.mean(each))
+        spread = float(half_width(each, SURE) / np.mean(each))
         return spread + node_error(self.channel, here.overlap)
 
     def crossings(self, log_alpha: float) -> tuple[Array, NDArray[np.bool_]]:
@@ -355,7 +355,7 @@ class Lines:
             inner, logs = gains(x, self.up.many)
             alpha, last = -inner / float(logs.mean()), float(np.exp(x))
             x = float(np.clip(np.log(alpha), *ends))
-        relative = confidence(logs) / float(logs.mean()) + abs(alpha / last - 1.0)
+        relative = float(half_width(logs, SURE) / logs.mean()) + abs(alpha / last - 1.0)
         return Extreme(alpha, alpha * relative + after[-1].error, np.nan, False)
 
     def _above(self, log_alpha: float, points: int) -> tuple[float, Array]:

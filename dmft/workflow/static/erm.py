@@ -19,8 +19,7 @@ from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
 from dmft.names import Status
 from dmft.record import Archived
-from dmft.validation import checked
-from dmft.workflow.static.numbers import samples_of
+from dmft.validation import as_positive, checked
 from dmft.workflow.static.proximal import Proximal
 from dmft.workflow.static.replica import LEVELS, Equations, State, clean_nodes
 from dmft.workflow.static.ridge import Blocks, LabelMoments, OptimalRidge, squared_loss
@@ -163,7 +162,7 @@ def erm(
     >>> round(found.M, 4), round(found.Q, 4), round(found.train_loss, 5)
     (1.5993, 3.6696, 0.02146)
     """
-    alpha = samples_of(samples_per_dim)
+    alpha = as_positive(samples_per_dim, "samples_per_dim")
     if not 0.0 <= ridge < math.inf:
         raise BadParameter(f"ridge = {ridge:g} must be non-negative and finite")
     given, output = as_loss(loss, kept=()), _output_of(model)

@@ -21,8 +21,8 @@ from dmft.names import Status
 from dmft.record import Archived
 from dmft.simulation.message_passing import MessagePassingRun, near, normalised, pass_messages
 from dmft.special.streams import as_seeds
-from dmft.validation import checked, is_number, shown
-from dmft.workflow.static.numbers import check_gaussian, samples_of
+from dmft.validation import as_positive, checked, is_number, shown
+from dmft.workflow.static.numbers import check_gaussian
 from dmft.workflow.static.several_fields import NUDGE, several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 
@@ -147,7 +147,7 @@ def approximate_message_passing(
     >>> runs.found
     (True, True)
     """
-    alpha = samples_of(samples_per_dim)
+    alpha = as_positive(samples_per_dim, "samples_per_dim")
     dim, steps = as_count(dim, "dim"), as_count(steps, "steps")
     label, law = label_of(model, "approximate_message_passing"), as_prior(prior)
     label.check_numbers()

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.priors import GAUSSIAN, Prior
-from dmft.validation import as_positive
 
 CLOSED, QUADRATURE, QMC = "closed form", "quadrature", "QMC"
 
@@ -42,11 +41,6 @@ class Threshold(float):
         if self.formula:
             return f"{self.formula} = {float(self):.7g}"
         return f"{float(self):.8g}" + (f" +- {self.error:.1g}" if self.error else "")
-
-
-def samples_of(given: Any) -> float:
-    """Samples over dimension as a positive number."""
-    return as_positive(given, "samples_per_dim")
 
 
 def check_gaussian(prior: Prior, what: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dmft.arrays import Array
+from dmft.arrays import Array, half_width
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label
 from dmft.gaussian.channels.several import Average, Several
@@ -33,8 +33,8 @@ DEPTH = 4
 SAME, STEP = 2e-2, 0.1
 # Points of the risk, and of the error of nodes, which is the change with more of them.
 RISK_POINTS, NODE_POINTS, FINER = 1 << 14, 256, 1.5
-# Student's t of 99 % at three degrees of freedom, for means of four scrambles.
-STUDENT = 5.841
+# Share of cases that intervals of means of few scrambles hold.
+SURE = 0.99
 
 
 class State(NamedTuple):
@@ -106,11 +106,6 @@ def fixed_point(channel: Several, alpha: float, start: Array) -> State:
     return State(q, precision, error, found.entropy, rate < 1.0)
 
 
-def confidence(values: Array) -> float:
-    """Half-width of a 99 % interval of the mean of independent scrambles."""
-    return float(STUDENT * np.std(values, ddof=1) / np.sqrt(len(values)))
-
-
 def with_finer_nodes(channel: Several) -> Several:
     """The channel with more nodes of conditioned fields."""
     return replace(channel, nodes=int(FINER * channel.nodes))
@@ -129,7 +124,7 @@ def node_error(channel: Several, q: Array) -> float:
 def relative_error(channel: Several, q: Array, found: Average) -> float:
     """Relative error of tr m by scrambles and nodes."""
     each = np.trace(found.tables, axis1=1, axis2=2)
-    return confidence(each) / float(np.mean(each)) + node_error(channel, q)
+    return float(half_width(each, SURE) / np.mean(each)) + node_error(channel, q)
 
 
 def _ends(q: Array, zero_is_fixed: bool) -> bool:

@@ -19,8 +19,7 @@ from dmft.gaussian.nodes.kinks import break_points
 from dmft.model import Model
 from dmft.model.loss import LABEL
 from dmft.record import Archived
-from dmft.validation import checked, shown
-from dmft.workflow.static.numbers import samples_of
+from dmft.validation import as_positive, checked, shown
 
 # The optimal preprocessing is unbounded where E[h^2 | y] vanishes: eigenvectors do not feel more.
 FLOOR = -1e3
@@ -175,7 +174,7 @@ def spectral(
     >>> round(found.cosine_squared, 4)
     0.2684
     """
-    alpha = samples_of(samples_per_dim)
+    alpha = as_positive(samples_per_dim, "samples_per_dim")
     label = label_of(model, "spectral")
     channel = label.channel()
     if isinstance(preprocessing, sp.Expr):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
-from dmft.arrays import Array
+from dmft.arrays import Array, half_width
 from dmft.errors import NotClosed
 from dmft.gaussian.channels.curve import Curve
 from dmft.gaussian.channels.declared import Label, SignedLabel, signed_label
@@ -18,7 +18,7 @@ from dmft.gaussian.channels.several import REPLICAS, Several
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Record
 from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
-from dmft.workflow.static.several_fields import FINE_NODES, confidence, several_of, with_finer_nodes
+from dmft.workflow.static.several_fields import FINE_NODES, SURE, several_of, with_finer_nodes
 
 # Eigenvalues below this part of the largest, or of one, are zero.
 ZERO = 1e-6
@@ -254,7 +254,7 @@ def _crossing(channel: Several, learned: Array) -> tuple[Threshold, Array, float
             each = np.array([lines(q, n) @ cross for n in range(REPLICAS)])
             finer = lines(q, 0, with_finer_nodes(channel)) @ cross
             at = float(np.exp(each.mean()))
-            error = at * (confidence(each) + 2.0 * float(abs(finer - each[0])))
+            error = at * (float(half_width(each, SURE)) + 2.0 * float(abs(finer - each[0])))
             _, rows = _largest(channel.around(learned, q)[1], rest)
             return Threshold(at, error, QMC), rows, q
     return None

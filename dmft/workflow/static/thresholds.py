@@ -20,7 +20,7 @@ from dmft.gaussian.closed.bivariate import normal_cdf
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
 from dmft.record import Archived
-from dmft.validation import checked
+from dmft.validation import as_positive, checked
 from dmft.workflow.static.bayes import curve_of
 from dmft.workflow.static.continuation import Extreme, Lines
 from dmft.workflow.static.numbers import (
@@ -29,7 +29,6 @@ from dmft.workflow.static.numbers import (
     QUADRATURE,
     Threshold,
     check_gaussian,
-    samples_of,
 )
 from dmft.workflow.static.several_fields import FINE_NODES, several_of
 from dmft.workflow.static.staircase import StaircaseStep, staircase
@@ -385,7 +384,10 @@ def recovery_phase(model: Model, samples_per_dim: float, prior: Any = "gaussian"
     >>> [str(dmft.recovery_phase(model, a)) for a in (0.3, 1.05, 1.2)]
     ['impossible', 'hard', 'easy']
     """
-    alpha, label = samples_of(samples_per_dim), label_of(model, "recovery_phase")
+    alpha, label = (
+        as_positive(samples_per_dim, "samples_per_dim"),
+        label_of(model, "recovery_phase"),
+    )
     if label.width > 1:
         check_gaussian(as_prior(prior), "recovery_phase")
         found = _of_several(label)
