@@ -326,12 +326,12 @@ def optimal_schedule(
     number = search.best_constant(float(t_max))
     if method == "sweep":
         return search.record(knots, search.swept(knots, np.full(knots.size, number)))
-    constant = search.minimised(first, np.full(first.size - 1, number), linear=False)
+    _, constant = search.minimised(first, np.full(first.size - 1, number), linear=False)
     at = knots if linear else (knots[1:] + knots[:-1]) / 2
     numbers = np.interp(at, (first[1:] + first[:-1]) / 2, constant)
-    numbers = search.minimised(knots, numbers, linear=linear)
+    _, numbers = search.minimised(knots, numbers, linear=linear)
     if free_times:
-        return search.record(*search.moved(knots, numbers))
+        knots, numbers = search.minimised(knots, numbers, linear=False, free=True)
     return search.record(knots, numbers)
 
 
@@ -365,49 +365,39 @@ class Search:
             )
         return float(tried[best])
 
-    def minimised(self, knots: Array, numbers: Array, linear: bool) -> Array:
-        """Numbers at the knots (linear) or of the pieces that make the risk least."""
+    def minimised(
+        self, knots: Array, numbers: Array, *, linear: bool, free: bool = False
+    ) -> tuple[Array, Array]:
+        """Knots, and numbers at them (linear) or of the pieces, that make the risk least.
+
+        Constant pieces of free lengths are T exp(z) over the sum of all.
+        """
+        n, whole = numbers.size, float(knots[-1])
 
         def ends(values: Array) -> tuple[Array, Array]:
             return (values[:-1], values[1:]) if linear else (values, values)
 
-        for tol in (1e-5, self.tol):
+        def knots_of(z: Array) -> Array:
+            parts = np.exp(z)
+            return np.append(0.0, np.cumsum(whole * parts / parts.sum())) if free else knots
+
+        for tol in (1e-5, self.tol, self.tol)[: 2 + free]:
             counts = self.system.counts(knots, *ends(numbers), tol)
 
             def value(z: Array, counts: Any = counts) -> tuple[float, Array]:
-                values = self.out_of(z)
-                risk, (a, b, _), *_ = self.system.gradient(knots, *ends(values), counts)
+                values, at = self.out_of(z[:n]), knots_of(z[n:])
+                risk, (a, b, c), *_ = self.system.gradient(at, *ends(values), counts)
                 slope = np.concatenate([a, [0.0]]) + np.concatenate([[0.0], b]) if linear else a + b
-                return self.logarithm(risk, slope * self.unit(values))
+                parts = np.diff(at)
+                by_length = parts * (c - c @ parts / whole) if free else []
+                return self.logarithm(risk, np.append(slope * self.unit(values), by_length))
 
-            found = self.descended(value, self.into(numbers), [self.range] * numbers.size)
-            numbers = np.clip(self.out_of(found), self.low, self.high)
-        return numbers
-
-    def moved(self, knots: Array, numbers: Array) -> tuple[Array, Array]:
-        """Constant pieces of free lengths, T exp(z) over the sum of all, and their numbers."""
-        n, whole = numbers.size, float(knots[-1])
-        lengths = np.diff(knots)
-
-        def lengths_of(z: Array) -> Array:
-            parts = np.exp(z)
-            return np.asarray(whole * parts / parts.sum())
-
-        for tol in (1e-5, self.tol, self.tol):
-            counts = self.system.counts(np.append(0.0, np.cumsum(lengths)), numbers, numbers, tol)
-
-            def value(z: Array, counts: Any = counts) -> tuple[float, Array]:
-                values, parts = self.out_of(z[:n]), lengths_of(z[n:])
-                at = np.append(0.0, np.cumsum(parts))
-                risk, (a, b, c), *_ = self.system.gradient(at, values, values, counts)
-                by_length = parts * (c - c @ parts / whole)
-                return self.logarithm(risk, np.append((a + b) * self.unit(values), by_length))
-
-            first = np.append(self.into(numbers), np.log(lengths / lengths.mean()))
-            found = self.descended(value, first, [self.range] * n + [LENGTHS] * n)
+            lengths = np.diff(knots)
+            first = np.append(self.into(numbers), np.log(lengths / lengths.mean()) if free else [])
+            found = self.descended(value, first, [self.range] * n + [LENGTHS] * (first.size - n))
             numbers = np.clip(self.out_of(found[:n]), self.low, self.high)
-            lengths = lengths_of(found[n:])
-        return np.append(0.0, np.cumsum(lengths)), numbers
+            knots = knots_of(found[n:])
+        return knots, numbers
 
     @property
     def range(self) -> tuple[float | None, float]:
