@@ -226,21 +226,19 @@ def landscape_boundary(
 
     The measure returns a number whose zero is wanted, or a bool or a str whose change is.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import bisect, brentq
 
     if not xtol > 0.0:
         raise BadParameter(f"xtol = {xtol!r} must be positive")
-    first, last = (measure(landscape(family(x), gram)) for x in (low, high))
+
+    def measured(x: float) -> Any:
+        return measure(landscape(family(x), gram))
+
+    first, last = measured(low), measured(high)
     if isinstance(first, bool | np.bool_ | str):
         if first == last:
             raise BadParameter(f"the landscape is the same at {low:g} and {high:g}: {first!r}")
-        while high - low > xtol:
-            middle = 0.5 * (low + high)
-            if measure(landscape(family(middle), gram)) == first:
-                low = middle
-            else:
-                high = middle
-        return 0.5 * (low + high)
+        return float(bisect(lambda x: 0.5 - (measured(x) != first), low, high, xtol=xtol))
     if not (is_number(first) and is_number(last)):
         raise BadParameter(
             f"the measure returned {shown(first)} at {low:g} and {shown(last)} at {high:g}: a "
@@ -250,7 +248,7 @@ def landscape_boundary(
         raise BadParameter(
             f"no sign change between {low:g} and {high:g}: the measure is {first:g} and {last:g}"
         )
-    return float(brentq(lambda x: float(measure(landscape(family(x), gram))), low, high, xtol=xtol))
+    return float(brentq(lambda x: float(measured(x)), low, high, xtol=xtol))
 
 
 def _symmetries(disc: Disc) -> tuple[bool, bool, bool]:

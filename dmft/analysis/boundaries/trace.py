@@ -270,20 +270,9 @@ def _changes_between(plane: Plane, a: Array, b: Array, tol: float) -> Iterator[C
 
 def _changes(labels: NDArray[Any]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Edges of the grid whose ends have different labels, as pairs of (column, row)."""
-    rows, columns = labels.shape
-    across = [
-        ((j, i), (j + 1, i))
-        for i in range(rows)
-        for j in range(columns - 1)
-        if labels[i, j] != labels[i, j + 1]
-    ]
-    up = [
-        ((j, i), (j, i + 1))
-        for i in range(rows - 1)
-        for j in range(columns)
-        if labels[i, j] != labels[i + 1, j]
-    ]
-    return across + up
+    across = np.argwhere(labels[:, :-1] != labels[:, 1:]).tolist()
+    up = np.argwhere(labels[:-1] != labels[1:]).tolist()
+    return [((j, i), (j + 1, i)) for i, j in across] + [((j, i), (j, i + 1)) for i, j in up]
 
 
 def _crosses(trace: Trace, a: Array, b: Array, pair: tuple[Label, Label]) -> bool:
