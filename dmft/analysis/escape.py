@@ -376,34 +376,30 @@ def _risk_event(risk: float, fraction: float) -> Event:
 
 def _after_plateau(run: Trajectory, given: Request, fraction: float) -> EscapeTime | Censored:
     """Escape time from the plateau of a run that was saved at each step."""
-    begun, problem = given.setup.t_start, given.setup.problem
+    begun = given.setup.t_start
     # Without one nothing relaxes before the descent.
     plateau = find_plateau(run, origin=begun)
     if plateau is None:
         plateau = Plateau(begun, float(run.risk[0]))
     elif 0 < plateau.row < run.t.size - 1:
-        plateau = refined(plateau, _part(run, given, plateau.row), begun)
+        # Steps on a plateau are long: polynomials through their ends locate it to 10^-3.
+        begin, end = (float(run.t[plateau.row + side]) for side in (-1, 1))
+        times = np.linspace(begin, end, PARTS)
+        part = _from_row(run, plateau.row - 1, given, t_end=end, save=times)
+        plateau = refined(plateau, part, begun)
     event = _risk_event(plateau.risk, fraction)
     # The run is followed again only through the step in which its risk falls that far.
     row = _before_fall(run, event.threshold, plateau.row)
     if row is not None:
-        watched, y = given.with_event(event), {n: block[row] for n, block in run.blocks.items()}
-        setup = replace(watched.setup, t_start=float(run.t[row]), start=problem.pack(y))
-        run = solve_request(replace(watched, setup=setup))
+        run = _from_row(run, row, given.with_event(event))
     known = {"reference_value": plateau.risk, "reference_time": plateau.t}
     return _result(run, event.threshold, "plateau", **known)
 
 
-def _part(run: Trajectory, given: Request, row: int) -> Trajectory:
-    """The run between the neighbours of a row, saved at many times.
-
-    Steps on a plateau are long: polynomials through their ends locate it to some parts in 10^3.
-    """
-    begin, end = float(run.t[row - 1]), float(run.t[row + 1])
-    y = {name: block[row - 1] for name, block in run.blocks.items()}
-    times = np.linspace(begin, end, PARTS)
-    start = given.setup.problem.pack(y)
-    setup = replace(given.setup, t_start=begin, t_end=end, start=start, save=times)
+def _from_row(run: Trajectory, row: int, given: Request, **changes: Any) -> Trajectory:
+    """The request from one of the rows of a run on."""
+    start = given.setup.problem.pack({name: block[row] for name, block in run.blocks.items()})
+    setup = replace(given.setup, t_start=float(run.t[row]), start=start, **changes)
     return solve_request(replace(given, setup=setup))
 
 

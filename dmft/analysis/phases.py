@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +113,7 @@ def phases(
     problem, options = run_again(run)
     dense = solve_problem(problem, run.start, float(run.t[-1]), **options)
     P = run.constants["P"]
-    best = [_first(dense, problem, options, _of_unit(P, r), level) for r in range(len(P))]
-    time = _first(dense, problem, options, _of_all(P), level)
+    *best, time = (_first(dense, problem, options, (P, n), level) for n in range(len(P) + 1))
     alignment: EscapeTime | Censored
     if math.isnan(time):
         end = float(dense.t[-1])
@@ -128,29 +127,23 @@ def phases(
     return Phases(escape, alignment, np.array(best), level)
 
 
-def _cosines(run: Trajectory, P: Array) -> Array:
-    """Largest |cosine| over the students, (T, k)."""
+def _cosine(run: Trajectory, P: Array, n: int) -> Array:
+    """Largest |cosine| of a student with teacher n (T,); with the worst one where n is beyond."""
     seen = with_readout(run)  # of a spectrum the sums over its blocks
-    return np.asarray(cosines(seen.M, seen.Q, P).max(axis=1))
-
-
-Measure = Callable[[Trajectory], Array]
-
-
-def _of_unit(P: Array, r: int) -> Measure:
-    return lambda run: _cosines(run, P)[:, r]
-
-
-def _of_all(P: Array) -> Measure:
-    return lambda run: _cosines(run, P).min(axis=1)
+    found = cosines(seen.M, seen.Q, P).max(axis=1)
+    return np.asarray(found[:, n] if n < len(P) else found.min(axis=1))
 
 
 def _first(
-    run: Trajectory, problem: Problem, options: Mapping[str, Any], measure: Measure, level: float
+    run: Trajectory,
+    problem: Problem,
+    options: Mapping[str, Any],
+    of: tuple[Array, int],
+    level: float,
 ) -> float:
-    """First time at which a measure of the run reaches the level, nan if it never does."""
+    """First time at which a cosine of the run reaches the level, nan if it never does."""
     for _ in range(ZOOMS + 1):
-        values = measure(run)
+        values = _cosine(run, *of)
         reached = np.flatnonzero(values >= level)
         if reached.size == 0:
             return math.nan
@@ -165,7 +158,7 @@ def _first(
         state = {b.name: run.blocks[b.name][i - 1] for b in problem.state}
         finer = {**options, "t_start": before, "save_at": points}
         run = solve_problem(problem, state, after, **finer)
-        if not np.any(measure(run) >= level):  # met at the last digit of the end
+        if not np.any(_cosine(run, *of) >= level):  # met at the last digit of the end
             break
     return before + (after - before) * (level - low) / (high - low)
 

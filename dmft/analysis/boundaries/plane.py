@@ -7,7 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,12 +101,9 @@ class PlaneStore:
         record["values"], record["horizon"] = seen.value, math.nan
         record["status"] = STATUSES.index(Status.NONFINITE if seen.label == FAILED else Status.OK)
         signed = not math.isnan(seen.value)
-        words = {} if signed else {(int(key["high"]), int(key["low"])): _text(seen)}
+        text = json.dumps([seen.label, seen.message])
+        words = {} if signed else {(int(key["high"]), int(key["low"])): text}
         self.store.append(record, words)
-
-
-def _text(seen: Seen) -> str:
-    return json.dumps([seen.label, seen.message])
 
 
 class Plane:
@@ -156,7 +153,11 @@ class Plane:
         """Labels at many points, several at a time; `told` hears how many are there."""
         places = [(float(p[0]), float(p[1])) for p in points]
         try:
-            flying = {p: self._ask(p) for p in dict.fromkeys(places) if not self._knows(p)}
+            flying = {
+                p: self.pool.submit(self.context.copy().run, self._evaluate, p)
+                for p in dict.fromkeys(places)
+                if not self._knows(p)
+            }
             for n, (place, future) in enumerate(flying.items()):
                 self.known[place] = future.result()
                 self.solves += 1
@@ -185,9 +186,6 @@ class Plane:
                 self.known[place] = found
                 self.stored += 1
         return place in self.known
-
-    def _ask(self, place: tuple[float, float]) -> Future[Seen]:
-        return self.pool.submit(self.context.copy().run, self._evaluate, place)
 
     def _evaluate(self, place: tuple[float, float]) -> Seen:
         """Runs in a thread; a stored point is on the disk when this returns."""

@@ -77,7 +77,8 @@ def landscape(
             raise BadParameter(f"a callable takes no parameters here, got {sorted(parameters)}")
         return scan.landscape(model, gram, points=points)
     risk = _values(risk_of(model))
-    _refuse_gram(gram)
+    if gram is not None:
+        raise BadParameter("gram follows from the model's encoding: leave it out")
     return scan.landscape(risk.at(parameters), risk.gram, points=points)
 
 
@@ -200,11 +201,6 @@ def risk_of(model: SequenceModel | SequenceRisk) -> SequenceRisk:
 @lru_cache(maxsize=16)
 def _values(risk: SequenceRisk) -> _Values:
     return _Values(risk)
-
-
-def _refuse_gram(gram: ArrayLike | None) -> None:
-    if gram is not None:
-        raise BadParameter("gram follows from the model's encoding: leave it out")
 
 
 class _Values:
