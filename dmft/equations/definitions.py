@@ -105,9 +105,12 @@ class Definition:
         return replace(self, terms=tuple((t, e) for t, e in self.terms if t != name))
 
 
-def mapped(d: Definition, change: Callable[[sp.Expr], sp.Expr]) -> Definition:
-    """A definition with other terms of the same names, without those that vanish."""
-    terms = ((name, change(e)) for name, e in d.terms)
+def mapped(
+    d: Definition, change: Callable[[sp.Expr], sp.Expr] | Mapping[Any, sp.Expr]
+) -> Definition:
+    """A definition with changed terms, by a function or a table, without those that vanish."""
+    made = change if callable(change) else lambda e: e.xreplace(change)
+    terms = ((name, made(e)) for name, e in d.terms)
     return replace(d, terms=tuple((name, e) for name, e in terms if e != 0))
 
 

@@ -360,7 +360,7 @@ class System(Changeable):
                 )
             swap[known[name]] = check(given)
             extra = (*extra, *check.new_parameters(swap[known[name]]))
-        put = (mapped(d, lambda e: e.xreplace(swap)) for d in self.definitions)
+        put = (mapped(d, swap) for d in self.definitions)
         kept = [replace(d, factor=None) if d.factor in swap else d for d in put]
         return self._rebuilt(kept, extra)
 

@@ -410,6 +410,30 @@ def test_explicit_equations_of_one_unit_are_the_closed_ones():
     assert len(text) < 1100
 
 
+def test_simplified_equations_are_in_their_own_symbols():
+    """Rates held symbols named 1+P_11, which no value of P_11 reached."""
+    equations = dmft.derive(one(ERF), dmft.SGD(0.4))
+    rates = equations.evaluate(dmft.Overlaps([[1.3]], [[0.4]], [[0.9]]))
+    simple = equations.explicit().simplify().subs({"Q_11": 1.3, "M_11": 0.4, "P_11": 0.9})
+    for symbol, rate in simple.rhs.items():
+        assert float(rate) == pytest.approx(rates[symbol.name[0]].item(), rel=1e-12)
+
+
+def test_no_sum_runs_over_an_index_that_is_taken():
+    """A step of a large batch printed sum_u K_ju [... - 1/p sum_u <sigma'(h_l) h_u sigma(h_u)>]."""
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1))
+    equations = dmft.derive(model, dmft.SGD(0.5, batch_size=2 * sp.Symbol("d")), dim=1000)
+
+    def check(expr, taken):
+        own = {limit[0] for limit in expr.limits} if isinstance(expr, sp.Sum) else set()
+        assert not own & taken
+        for part in [expr.function] if own else expr.args:
+            check(part, taken | own)
+
+    for d in declared_definitions(subject_of(equations))[0]:
+        check(d.expr, {*d.indices})
+
+
 def test_rates_of_multi_index_targets():
     """The line that is printed, with P = I, against the rates."""
     a, b = sp.symbols("a b", real=True)

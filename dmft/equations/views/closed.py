@@ -310,9 +310,7 @@ def _as_symbols(
 ) -> tuple[dict[sp.Expr, sp.Expr], dict[sp.Expr, sp.Symbol]]:
     """Entries as symbols, variances positive; what is simplified holds no indices."""
     entries = {e for expr in exprs.values() for e in expr.atoms(sp.Indexed)}
-    table: dict[sp.Expr, sp.Symbol] = {}
-    for entry in sorted(entries, key=sp.default_sort_key):
-        table[entry] = Entry(entry)
+    table: dict[sp.Expr, sp.Symbol] = {entry: Entry(entry) for entry in entries}
     return {t: e.xreplace(table) for t, e in exprs.items()}, table
 
 

@@ -161,8 +161,9 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         True
         """
         from dmft.equations.views.explicit_latex import simplified
+        from dmft.explanation.print_forms import written
 
-        return self._mapped(simplified)
+        return self._mapped(lambda e: written(simplified(e)))
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """Return the simplified equations and the risk as LaTeX; long repeated parts are named.

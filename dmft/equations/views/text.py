@@ -199,7 +199,7 @@ class TextPrinter(StrPrinter):
         # Indexed and averages print themselves; the house style comes first.
         if isinstance(expr, sp.Indexed):
             return self._print_Indexed(expr)
-        for kind in (At, Expectation, OverSamples):
+        for kind in (Expectation, OverSamples):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
@@ -250,9 +250,6 @@ class TextPrinter(StrPrinter):
         symbols = ",".join(ranges).replace(" ", "")
         body = self._print(expr.function)
         return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
-
-    def _print_At(self, expr: At) -> str:
-        return f"({self._print(expr.expr)})"
 
     def _print_OverSamples(self, expr: OverSamples) -> str:
         first, last = expr.numbers[0], expr.numbers[-1]

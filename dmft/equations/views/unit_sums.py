@@ -15,9 +15,9 @@ from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.definitions import (
     Definition,
     base_name,
+    live,
     mapped,
     sorted_entries,
-    used_bases,
 )
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import clusters_of
@@ -188,9 +188,8 @@ def over_clusters(
         for n, some in enumerate(powers)
         for m in (range(3) if len({*scales}) > 1 else (0,))
     }
-    summed_up = partial(_in_clusters, shares=factors)
-    plain = ("block", "sample")
-    found = [d if d.role in plain else mapped(d, summed_up) for d in definitions]
+    whole = partial(_in_clusters, shares=factors)
+    found = [d if d.role in ("block", "sample") else mapped(d, whole) for d in definitions]
     found = _in_any(found, labels)
     if found == list(definitions):
         return tuple(definitions)
@@ -199,36 +198,18 @@ def over_clusters(
     first = sp.S.One if single else x.p
     mean = x.cluster_mean[x.cluster, r] * x.Omega[i, first + r]
     mean = sp.Sum(mean, (r, 1, k)) if k > 1 else x.cluster_mean[x.cluster] * x.Omega[i, first + 1]
-    read = {name for d in found for name in used_bases(d.expr)}
-    kept = [d for d in found if d.name in read or d.role != "block" or d.name == "Omega"]
+    kept = live(found, lambda d: d.role != "block" or d.name == "Omega")
     return (*kept, Definition(x.mean_in(0)[i], (("mean", mean),), "block"))
 
 
 def in_all_clusters(
     definitions: Sequence[Definition], mixture: GaussianMixture
 ) -> tuple[Definition, ...]:
-    """Definitions as they are printed: sums over clusters, means of one teacher put in."""
-    return _with_single_means(over_clusters(definitions, mixture), mixture)
+    """Definitions as they are printed: sums over clusters.
 
-
-def in_fields_of_clusters(text: str) -> str:
-    """Rows with h_j^[c] for h_j + m_j^[c], where a row says what m_j^[c] is."""
-    head = re.search(r"& m(_\{\w\})?\^\{\[c\]\} =", text)
-    if not head:
-        return text
-    index = head.group(1) or ""
-    shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
-    one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
-    one, teachers = re.subn(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}", "h^{*[c]}", one)
-    own = r"m^{*[c]} ="
-    two = two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers else two
-    return one + shown + two
-
-
-def _with_single_means(
-    definitions: Sequence[Definition], mixture: GaussianMixture
-) -> tuple[Definition, ...]:
-    """Definitions of one teacher with means mu_c M_j of students and mu_c P of the teacher."""
+    Means of one teacher are put in: mu_c M_j of students and mu_c P of the teacher.
+    """
+    definitions = over_clusters(definitions, mixture)
     if mixture.means.shape[1] != 1:
         return tuple(definitions)
     means = [d for d in definitions if x.is_mean(_base(d.target))]
@@ -247,14 +228,22 @@ def _with_single_means(
         rows = [(base[student] if d in means else d.target, table)]
         if d in means and {base[y] for y in (place, x.p + 1)} & entries:
             rows.append((base[ONLY[1]], of_teacher))
-        found += [
-            replace(mapped(d, partial(_put, table=put)), target=target) for target, put in rows
-        ]
+        found += [replace(mapped(d, put), target=target) for target, put in rows]
     return tuple(found)
 
 
-def _put(expr: sp.Expr, table: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
-    return expr.xreplace(table)
+def in_fields_of_clusters(text: str) -> str:
+    """Rows with h_j^[c] for h_j + m_j^[c], where a row says what m_j^[c] is."""
+    head = re.search(r"& m(_\{\w\})?\^\{\[c\]\} =", text)
+    if not head:
+        return text
+    index = head.group(1) or ""
+    shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
+    one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
+    one, teachers = re.subn(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}", "h^{*[c]}", one)
+    own = r"m^{*[c]} ="
+    two = two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers else two
+    return one + shown + two
 
 
 def _base(target: sp.Expr) -> sp.Basic:
@@ -284,7 +273,7 @@ def _in_any(definitions: Sequence[Definition], labels: Sequence[sp.Expr]) -> lis
                 continue
             shown.add(target)
             d = groups[target][0]
-        found.append(mapped(d, lambda e: e.xreplace(put)))
+        found.append(mapped(d, put))
     return found
 
 
