@@ -420,9 +420,12 @@ def test_simplified_equations_are_in_their_own_symbols():
 
 
 def test_no_sum_runs_over_an_index_that_is_taken():
-    """A step of a large batch printed sum_u K_ju [... - 1/p sum_u <sigma'(h_l) h_u sigma(h_u)>]."""
+    """<f^2> of linear units was printed as sum_u a_u/p sum_u Q_uu a_u/p, large batches alike."""
     model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1))
-    equations = dmft.derive(model, dmft.SGD(0.5, batch_size=2 * sp.Symbol("d")), dim=1000)
+    large = dmft.derive(model, dmft.SGD(0.5, batch_size=2 * sp.Symbol("d")), dim=1000)
+    line = dmft.Committee(z, 2, readout=[1, -0.7])
+    hinge = dmft.SGD(0.6, loss="hinge")
+    linear = dmft.derive(dmft.Model(line, dmft.Committee(sp.sign(z), 1)), hinge)
 
     def check(expr, taken):
         own = {limit[0] for limit in expr.limits} if isinstance(expr, sp.Sum) else set()
@@ -430,8 +433,16 @@ def test_no_sum_runs_over_an_index_that_is_taken():
         for part in [expr.function] if own else expr.args:
             check(part, taken | own)
 
-    for d in declared_definitions(subject_of(equations))[0]:
-        check(d.expr, {*d.indices})
+    for equations in (large, linear):
+        for d in declared_definitions(subject_of(equations))[0]:
+            check(d.expr, {*d.indices})
+    square = next(
+        d for d in declared_definitions(subject_of(linear))[0] if d.name.endswith("variance")
+    )
+    values = {x.a[1]: 1, x.a[2]: -0.7, x.Q[1, 1]: 0.9, x.Q[1, 2]: 0.2, x.Q[2, 2]: 0.7}
+    entries = {x.Q[2, 1]: 0.2} | values
+    whole = square.expr.xreplace({x.p: sp.Integer(2)}).doit().xreplace(entries)
+    assert float(whole) == pytest.approx((0.9 - 2 * 0.7 * 0.2 + 0.49 * 0.7) / 4)
 
 
 def test_rates_of_multi_index_targets():
