@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -31,7 +32,7 @@ RATES = {
     "samples_per_dim": "samples per dimension",
     "ridge": "ridge",
 }
-UNSAID_AT_ZERO = frozenset({"readout_rate"})
+UNSAID = {"readout_rate": 0, "batch_size": 1}
 DESCENT = {"learning_rate": r"\eta", "samples_per_dim": r"\alpha", "ridge": r"\lambda"}
 # Words of a clock as mathematics.
 WORDS = {
@@ -56,31 +57,43 @@ def summed(equations: Any, notation: Notation) -> bool:
     return notation == SAAD_SOLLA and outputs_are_sums(subject_of(equations, notation))
 
 
-def declaration(equations: Any, width: float, notation: Notation) -> str:
-    """Networks, data and algorithm of equations, with their declared numbers."""
+def declaration(equations: Any, width: float, notation: Notation, body: str = "") -> str:
+    """Networks, data, algorithm and clock of equations, with their declared numbers.
+
+    `body` is the text of the equations, of which the indices are explained.
+    """
     model, algorithm = equations.model, equations.algorithm
     printer = EquationPrinter({}, letters_of(notation))
     sums = summed(equations, notation)
     sequence = model.reads_sequences
     noisy = bool(getattr(equations, "noise", None))
-    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums)
-    numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
+    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, body)
+    numbers = [f"${y}$" for y in _numbers(model, printer)]
+    rates = [] if sums else _rates(algorithm, printer)
     if not sequence and are_single(model, algorithm):
         numbers = numbers[2:]  # the widths
     if sums:
         declared = summed_numbers(subject_of(equations, notation), printer.letter)
         numbers = [f"${y}$" for y in declared]
-    shown = f" Declared: {', '.join(numbers)}." if numbers else ""
+    shown = f" Declared: {_joined(numbers)}." if numbers else ""
     if noisy:
         shown += " $B_t$ is a standard Brownian motion."
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
-    rule = f"{_rule(algorithm)}{shown}"
+    rule = f"{_rule(algorithm, rates)}{shown} {_clock(equations, notation)}"
     return fitted(f"{text}\n{rule}", width)
 
 
-def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: bool) -> str:
+def _joined(parts: Sequence[str]) -> str:
+    """Parts of a sentence with commas, the last one after "and"."""
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _committee(
+    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, body: str
+) -> str:
     """Networks of a committee, its labels and overlaps."""
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
@@ -89,8 +102,18 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     over = sigma if model.matched else letter("teacher_sigma")
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
-    star_fields = rf"{h_star} = \frac{{{W_star} {x}}}{{\sqrt{{{d}}}}}"
     single = are_single(model, algorithm)
+    dot = r" \cdot" if single else ""
+    if single:
+        W, W_star = W.lower(), W_star.lower()
+
+    def gram(one: str, two: str) -> str:
+        if not single:
+            return rf"{one} {two}^\top"
+        return rf"\|{one}\|^2" if one == two else rf"{one} \cdot {two}"
+
+    fields = [rf"\frac{{{row}{dot} {x}}}{{\sqrt{{{d}}}}}" for row in (W, W_star)]
+    star_fields = f"{h_star} = {fields[1]}"
     put_in = [sums or (algorithm.one_pass and y) for y in unit_readouts(model, algorithm)]
     one_student, one_teacher = (
         single or (one and getattr(network, "width", 0) == 1)
@@ -100,11 +123,14 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     unit = f"{sigma}({h}_j)" if put_in[0] else rf"{a}_j\,{sigma}({h}_j)"
     output = f"{sigma}({h})" if one_student else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
     rows = [
-        rf"f &= {output},\quad {h} = \frac{{{W} {x}}}{{\sqrt{{{d}}}}}",
-        rf"{letter('Q')} &= \frac{{{W} {W}^\top}}{{{d}}},\quad "
-        rf"{letter('M')} = \frac{{{W} {W_star}^\top}}{{{d}}},\quad "
-        rf"{letter('P')} = \frac{{{W_star} {W_star}^\top}}{{{d}}}",
-    ]
+        rf"f &= {output},\quad {h} = {fields[0]}",
+        ",\\quad ".join(
+            rf"{letter(name)} {sign} \frac{{{gram(one, two)}}}{{{d}}}"
+            for name, sign, one, two in (
+                ("Q", "&=", W, W), ("M", "=", W, W_star), ("P", "=", W_star, W_star)
+            )
+        ),
+    ]  # fmt: skip
     variance = letter("label_noise")
     root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
     noise = f" + {root}{xi}" if model.label_noise != 0 else ""
@@ -121,7 +147,7 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
     elif model.clusters is None:
         g = "g" if sigma != "g" else "G"
         rows.insert(1, rf"{y} &= {g}({h_star}){noise},\quad {star_fields}")
-    law = rf"Inputs ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
+    law = rf"The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         law = (
             r"Inputs from a mixture of Gaussian clusters $c$; their weights $\rho_c$, the overlaps "
@@ -140,16 +166,21 @@ def _committee(model: Model, printer: EquationPrinter, algorithm: Any, sums: boo
             r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
             r"are those of the rows within a block, not weighted by $c_e$."
         )
-    more = ""
     if noise:
-        more = rf" Labels have the noise ${root}{xi}$ with ${xi}$ standard normal."
-    units = rf"the ${p}$ students and ${W_star}$ of the ${k}$ teachers in ${d}$ dimensions"
-    if single:
-        units = rf"the student and ${W_star}$ of the teacher in ${d}$ dimensions"
-    meaning = rf"Weights ${W}$ of {units}; {'' if single else f'{_indices(algorithm)}; '}"
-    meaning += rf"${letter('risk')}$ is the population risk, half the mean squared error without "
-    meaning += "noise."
-    return "\n".join([law + more, align(rows), meaning])
+        law = rf"{law.removesuffix('.')} and ${xi} \sim \mathcal{{N}}(0, 1)$; the label noise has "
+        law += f"the variance ${variance}$."
+    units, others = ("", "") if single else (f"${n}$ hidden units and " for n in (p, k))
+    target = f"of a teacher with {others}weights"
+    if model.teacher.activation is None:
+        target = f"of ${k}$ directions"
+    about = (
+        f"A student with {units}weights ${W}$ learns labels ${y}$ {target} ${W_star}$ in ${d}$ "
+        "dimensions,"
+    )
+    indices = _indices(algorithm, body)
+    risk = rf"${letter('risk')}$ is the population risk, half the mean squared error"
+    risk += " without label noise." if noise else "."
+    return "\n".join([about, align(rows), " ".join(y for y in (law, indices, risk) if y)])
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
@@ -159,11 +190,21 @@ def are_single(model: Any, algorithm: Any) -> bool:
     return single and plain and all(unit_readouts(model, algorithm))
 
 
-def _indices(algorithm: Any) -> str:
-    """What runs over what."""
-    if not algorithm.one_pass:
-        return "students are numbered by $j, l, m$, teachers by $r, q$, steps by $t, s, u$"
-    return "students are numbered by $j, l, u, v$, teachers by $r, s$, all fields by $i, m, n$"
+def _indices(algorithm: Any, body: str) -> str:
+    """What runs over what, of the indices that occur."""
+    named = {"jluv": "the hidden units of the student", "rs": "those of the teacher"}
+    if algorithm.one_pass:
+        named["imn"] = "all of them"
+    else:
+        named = {"jlm": named["jluv"], "rq": named["rs"], "tsu": "the steps"}
+    formulas = re.sub(r"\\text\{[^}]*\}|^[^&$]*$", "", body, flags=re.MULTILINE)
+    told: list[str] = []
+    for letters, words in named.items():
+        found = [y for y in letters if re.search(rf"(?<![A-Za-z\\]){y}(?![A-Za-z])", formulas)]
+        if found:
+            run = " run" if len(found) > 1 else " runs"
+            told.append(f"${', '.join(found)}${'' if told else run} over {words}")
+    return f"Here {_joined(told)}." if told else ""
 
 
 def _sequence(model: SequenceModel) -> str:
@@ -195,7 +236,8 @@ def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
             found.append(rf"{printer.letter(readout)} = ({shown})")
     noise = getattr(model, "label_noise", 0)
     shown = sp.latex(sp.nsimplify(noise))
-    return [*found, assigned(printer.letter("label_noise"), shown)] if noise != 0 else found
+    line = assigned(printer.letter("label_noise"), shown)
+    return [*found, line] if noise != 0 and "=" in line else found
 
 
 def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
@@ -203,7 +245,7 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
     found = []
     for name, words in RATES.items():
         value = getattr(algorithm, name, None)
-        if value is None or (name in UNSAID_AT_ZERO and value == 0):
+        if value is None or value == UNSAID.get(name):
             continue
         letter = None if algorithm.one_pass else DESCENT.get(name)
         shown = sp.latex(sp.sympify(value, strict=True))
@@ -214,27 +256,28 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
     return found
 
 
-def _rule(algorithm: Any) -> str:
-    """The algorithm in a sentence."""
+def _rule(algorithm: Any, rates: Sequence[str]) -> str:
+    """The algorithm, with its numbers, in a sentence."""
     if algorithm.is_flow:
-        return "Gradient flow of the population risk."
+        return "The weights follow the gradient flow of the population risk."
+    numbers = f", with {_joined(rates)}" if rates else ""
     if not algorithm.one_pass:
-        return "Gradient descent on a fixed set of samples, each of them used in every step."
+        return f"Gradient descent uses all samples of a fixed set in every step{numbers}."
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     # The update of an `UpdateField` is printed with its equations.
     on = r" along the updates $\psi$" if algorithm.loss is None else f" on {_loss(algorithm.loss)}"
-    words = f"{name}{on}, fresh samples in each step"
+    words = f"{name}{on} takes fresh samples in each step"
     if algorithm.on_sphere:
-        words += ", weights kept on the sphere"
+        words += ", and scales the weights back to their length"
     if algorithm.repeat is not None:
         words += "; a sample is used again at weights that it has moved"
-    return words + "."
+    return f"{words}{numbers}."
 
 
 def _loss(loss: str | sp.Expr) -> str:
     """A loss by its name, and as a formula where it is none of the usual two."""
     if isinstance(loss, str):
-        return f"the {loss} loss"
+        return f"the {loss} loss" + (r" $\frac{1}{2} (f - y)^2$" if loss == "squared" else "")
     name = name_of(loss).replace("huber", "Huber")
     doprint = EquationPrinter({}).doprint
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
@@ -244,24 +287,24 @@ def _loss(loss: str | sp.Expr) -> str:
     )
 
 
-def validity(equations: Any, notation: Notation = None) -> str:
+def _clock(equations: Any, notation: Notation) -> str:
     """Clock, limit and approximation."""
     unit = CLOCK if summed(equations, notation) else equations.time_unit
     single = equations.model.family == "overlaps"
     if single and are_single(equations.model, equations.algorithm):
-        unit = unit.replace("(p d)", "d").replace(", p, k", "")
+        unit = unit.replace("(p d)", "d").replace(", p, k", "").replace(" / p -> 0", " -> 0")
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
-    words = f"Time: {_mathematical(clock)}"
+    words = f"Time is {_mathematical(clock)}"
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words += rf" with ${rate}$ in place of $\gamma$"
-    words += f"; {_mathematical(rest)}" if rest else ""
+    words += f", {'with ' if ' of order ' in rest else ''}{_mathematical(rest)}" if rest else ""
     definitions = getattr(equations, "definitions", ())
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
-        return f"{words}. Averages: by tables, with an error below ${TABLE_ERROR}$."
-    approximation = getattr(equations, "approximation", "")
-    claim = f" Averages: {escaped(approximation)}." if approximation else ""
+        return f"{words}. Averages are interpolated in tables, with an error below ${TABLE_ERROR}$."
+    approximation = getattr(equations, "approximation", "exact")
+    claim = "" if approximation in ("", "exact") else f" Averages: {escaped(approximation)}."
     return f"{words}.{claim}"
 
 
@@ -294,6 +337,8 @@ def sources(record: Any) -> list[str]:
         return ["arnaboldi_2025"]
     if isinstance(algorithm, GradientDescent):
         return ["dandi_2024_reusing"]
+    if getattr(record, "kind", "") == "two-time":
+        return ["sompolinsky_1988", "eissfeller_opper_1992"]
     found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
     if getattr(record, "kind", "") == "map":
         found.append("arnaboldi_2024")

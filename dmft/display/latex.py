@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dmft.display.bibliography import bibtex
-from dmft.display.declaration import declaration, escape, sources, validity
+from dmft.display.declaration import declaration, escape, sources
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.errors import BadParameter
@@ -40,6 +40,13 @@ PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
 \raggedright
 \hfuzz=0.5pt
 """
+# What a document says in its first sentences: units, and labels without noise.
+OF_DECLARATION = re.compile(
+    r"^Outputs are sums over units, .*\n|(?<=Here )\$(?:\\Delta|\\sigma\^2) = 0\$(?:, |(?=\.))"
+    r"|, \$(?:\\Delta|\\sigma\^2) = 0\$(?=[,.])|^Here \$(?:\\Delta|\\sigma\^2) = 0\$\.\n?",
+    re.MULTILINE,
+)
+NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
 # Where a step says how it was checked.
 NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
 # Lines below this are set in two columns; widths that the layout is made for.
@@ -213,13 +220,16 @@ def document(
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
     displayed, model = set[str](), None
+    systems = sum(hasattr(y, "time_unit") for y in kept)
     for record in kept:
         if hasattr(record, "time_unit") or getattr(record, "model", model) != model:
             displayed.clear()  # letters of another model mean something else
         model = getattr(record, "model", model)
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
-        sections = _sections(record, width, notation, cite, rules)
+        sections = _sections(record, width, notation, cite, rules, systems > 1)
+        if not explained:  # which begin from what is not declared otherwise
+            sections = [OF_DECLARATION.sub("", text) for text in sections]
         if not isinstance(record, Explanation):
             sections = [_without_displayed(text, displayed) for text in sections]
         parts += sections
@@ -295,17 +305,17 @@ def _proof(step: Step) -> tuple[object, ...]:
 
 
 def _sections(
-    record: Any, width: float, notation: Notation, cite: bool, rules: Mapping[str, int] | None
-) -> list[str]:
+    record: Any, width: float, notation: Notation, cite: bool, rules: Mapping[str, int] | None,
+    titled: bool,
+) -> list[str]:  # fmt: skip
     """What a document says about one record."""
-    text = fragment(record, width, notation, cite, rules)
+    text = NAMES_OF_TERMS.sub("", fragment(record, width, notation, cite, rules))
     if not hasattr(record, "time_unit"):
         return [text]
-    declared = []
-    if getattr(record, "family", "") != "rule":  # which is printed with its equations
-        declared = [r"\subsection*{Declaration}", declaration(record, width, notation)]
-    claim = [r"\subsection*{Scaling and validity}", validity(record, notation)]
-    return [*declared, r"\subsection*{Equations}", text, *claim]
+    if getattr(record, "family", "") == "rule":  # which is printed with its equations
+        return [text]
+    title = [rf"\subsection*{{{escape(str(record.model))}}}"] if titled else []
+    return [*title, declaration(record, width, notation, text), "The equations of motion are", text]
 
 
 def fragment(

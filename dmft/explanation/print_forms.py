@@ -381,7 +381,7 @@ def named_parts(
     for is_sum, letters in LETTERS.items():
         some = [y for y in order if parts[y].is_Add == is_sum]
         letter = next(y for y in letters if y not in text)
-        marks = ["'" * n if len(some) < 3 else f"_{{{n + 1}}}" for n in range(len(some))]
+        marks = [f"_{{{n + 1}}}" if len(some) > 1 else "" for n in range(len(some))]
         names |= {y: Part(letter + m, positive=True) for y, m in zip(some, marks, strict=True)}
     for old, new in names.items():
         exprs = [replaced(e, old, new) for e in exprs]

@@ -201,7 +201,8 @@ def _opened(
 ) -> list[str]:
     """Lines of a product with one of its brackets on more than one of them."""
     group = atoms[place]
-    left, right = SIZES[1 if group.height > 1 else 0]
+    tall = group.height > 1 or r"\frac" in _text(group.body)
+    left, right = SIZES[1 if tall else 0]
     opening, closing = ((e + " " if e[-1].isalpha() else e) for e in group.ends)
     head = [*atoms[:place]]
     start = f"{_text(head)} {left}{opening}" if head else f"{left}{opening}"

@@ -246,20 +246,22 @@ def test_named_parts_put_back_are_the_equations(name):
 
 
 def test_determinants_are_named_as_in_papers():
-    """D = (1 + P)(1 + Q) - M^2 (Biehl and Schwarze), and the second one D'."""
+    """D = (1 + P)(1 + Q) - M^2 (Biehl and Schwarze), with numbers where there are two."""
     equations = dmft.derive(one(ERF), dmft.SGD(gamma))
     text = " ".join(equations.latex().split())
     for row in (
-        r"D &= \left(1 + P\right) \left(1 + Q\right) - M^{2}",
-        r"D' &= \left(1 + P\right) \left(1 + 2 Q\right) - 2 M^{2}",
+        r"D_{1} &= \left(1 + P\right) \left(1 + Q\right) - M^{2}",
+        r"D_{2} &= \left(1 + P\right) \left(1 + 2 Q\right) - 2 M^{2}",
     ):
         assert text.partition(" where ")[2].count(row) == 1
-    assert text.count(r"\sqrt{D}") == 2
+    assert text.count(r"\sqrt{D_{1}}") == 2
     # A letter that the notation uses is not taken.
     other = equations.latex(notation={"M": "D"})
-    assert r"G &= \left(1 + P\right) \left(1 + Q\right) - D^{2}" in other
+    assert r"G_{1} &= \left(1 + P\right) \left(1 + Q\right) - D^{2}" in other
     scalar = " ".join(equations.latex(notation="scalar").split())
-    assert r"\frac{\rho \left(1 + q\right) - m^{2}}{\sqrt{D}} - \frac{m}{\sqrt{1 + 2 q}}" in scalar
+    assert (
+        r"\frac{\rho \left(1 + q\right) - m^{2}}{\sqrt{D_{1}}} - \frac{m}{\sqrt{1 + 2 q}}" in scalar
+    )
 
 
 NAMED_AVERAGE = re.compile(r"I_\{(\d)\}\s*\(([^()]*)\)")
@@ -403,10 +405,10 @@ def test_averages_are_printed_at_any_means():
 
 
 def test_explicit_equations_of_one_unit_are_the_closed_ones():
-    """Scalar equations of single units are printed as the closed system is, by D and D'."""
+    """Scalar equations of single units are printed as the closed system is, by D_1 and D_2."""
     text = dmft.derive(one(ERF), dmft.SGD(gamma)).explicit().latex(width=455)
     assert r"\tau" not in text
-    assert text.count(r"\sqrt{D}") == 2
+    assert text.count(r"\sqrt{D_{1}}") == 2
     assert len(text) < 1100
 
 
