@@ -72,8 +72,8 @@ def latex(
 ) -> Path:
     r"""Write a standalone LaTeX document about the given objects, and its bibliography.
 
-    For equations the document contains the declaration, the equations, definitions, the risk, a
-    statement of scaling and validity, and references; for other records their formulas.
+    For equations the document states model, algorithm and limit, the equations, their definitions,
+    the risk, and references; for other records their formulas.
 
     Parameters
     ----------
@@ -315,7 +315,11 @@ def _sections(
     if getattr(record, "family", "") == "rule":  # which is printed with its equations
         return [text]
     title = [rf"\subsection*{{{escape(str(record.model))}}}"] if titled else []
-    return [*title, declaration(record, width, notation, text), "The equations of motion are", text]
+    return [
+        *title,
+        declaration(record, width, notation, text),
+        f"The equations of motion are\n{text}",
+    ]
 
 
 def fragment(
