@@ -9,7 +9,9 @@ import sympy as sp
 
 import dmft
 from dmft import laws
+from dmft.equations.rules.latex import _in_averages
 from dmft.literature import rules as lit
+from dmft.rules import Field, Mean
 
 SPEC = importlib.util.spec_from_file_location("vectors", Path(__file__).parent / "vectors.py")
 known = importlib.util.module_from_spec(SPEC)
@@ -186,6 +188,50 @@ def test_denoising_finds_the_means(s2):
     np.testing.assert_allclose(
         [run.Q[-1, 0, 0], run.M[-1, 0, 0]], [expected["Q"], expected["M"]], atol=1e-6
     )
+
+
+@pytest.mark.slow
+def test_long_rates_are_printed_as_averages():
+    """110 lines of closed forms before; the averages are sampled from the declared inputs."""
+    eqs = dmft.derive(lit.denoising_autoencoder(0.5, 0.05))
+    text = str(eqs)
+    assert len(text.split("\n")) < 36
+    assert "⟨λ[w]^x erf(λ[w]^n/sqrt(2))⟩" in text
+    assert "- G[w,μ] ⟨erf²(λ[w]^n/sqrt(2))⟩" in " ".join(text.split())
+    assert "db/dt = 1 - 3 b/2" in text
+    assert r"\langle" not in eqs.latex(form="closed")
+    q, m, mu, b = 0.5, 0.2, 2.0, 0.6
+    start = dmft.Overlaps([[q]], [[m]], [[mu]], scalars={"b": b})
+    rng, count = np.random.default_rng(1), 400_000
+    s = rng.choice([-1.0, 1.0], count)
+    # Rows w and mu in an orthonormal frame, and the components of both noises along it.
+    w, u = np.array([np.sqrt(q), 0.0]), np.array([m / np.sqrt(q), np.sqrt(mu - m**2 / q)])
+    noise = rng.standard_normal((count, 2))
+    more = noise + np.sqrt(0.5) * rng.standard_normal((count, 2))
+    values = {
+        "w_x": s * m + noise @ w, "w_n": s * m + more @ w,
+        "mu_x": s * mu + noise @ u, "mu_n": s * mu + more @ u,
+    }  # fmt: skip
+    rates = eqs.evaluate(start)
+    want = {"Q_1_1": rates["Q"][0, 0], "M_1_1": rates["M"][0, 0]}
+    known = {"Q_1_1": q, "M_1_1": m, "P_1_1": mu, "b": b, "learning_rate": 0.05}
+    for d in _in_averages(eqs, eqs.model):
+        total, spread = 0.0, 0.0
+        if d.name not in want:
+            continue
+        for term in sp.expand(
+            d.expr.subs({y: known[y.name] for y in d.expr.free_symbols if y.name in known})
+        ).args:
+            (average,) = term.atoms(Mean)
+            inside = average.args[0]
+            fields = sorted(inside.atoms(Field), key=str)
+            sampled = sp.lambdify(fields, inside, ["scipy", "numpy"])(
+                *(values[str(f)] for f in fields)
+            )
+            factor = float(term / average)
+            total += factor * sampled.mean()
+            spread += abs(factor) * sampled.std() / np.sqrt(count)
+        assert total == pytest.approx(want[d.name], abs=4 * spread)
 
 
 def test_floor_of_node_perturbation():

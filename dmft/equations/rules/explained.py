@@ -12,9 +12,9 @@ from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.rules.coordinates import Given
 from dmft.equations.rules.fluctuations import RuleNoise
-from dmft.equations.rules.forms import Opaque, hidden, plain
+from dmft.equations.rules.forms import Opaque
 from dmft.equations.rules.latex import row_names
-from dmft.equations.rules.moments import Moments
+from dmft.equations.rules.moments import Moments, OpenMoments
 from dmft.equations.rules.nodes import rule_of, value_at
 from dmft.equations.rules.rates import Rates
 from dmft.equations.symbols import gamma
@@ -94,15 +94,6 @@ class _Recorded(Moments):
             self.ledger.depth -= 1
 
 
-class _Open(Moments):
-    """Averages that are left as they are."""
-
-    def __call__(self, expr: sp.Expr) -> sp.Expr:
-        """The average of an expression in fields."""
-        inside = hidden(plain(self.in_overlaps(expr)))
-        return Mean.of(inside.xreplace({f: f.whole for f in inside.atoms(Opaque)}))
-
-
 class _Steps:
     """What is noted for one number of the equations."""
 
@@ -144,7 +135,7 @@ class _Steps:
 
     def _in_averages(self) -> dict[str, sp.Expr]:
         """Terms of the rate, without constraint, in averages over one step."""
-        rates = Rates(self.rule, _Open(self.rule))
+        rates = Rates(self.rule, OpenMoments(self.rule))
         for name, expr in (*self.rule.measures, *((s.name, y) for s, y in self.rule.rates)):
             if name == self.target:
                 return {"rate": rates.moments(expr)}

@@ -11,6 +11,9 @@ import sympy as sp
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules.covariances import RowOverlaps
+from dmft.equations.rules.forms import variables
+from dmft.equations.rules.moments import OpenMoments
+from dmft.equations.rules.rates import Rates
 from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected
@@ -20,11 +23,13 @@ from dmft.equations.views.text import printed_definitions
 from dmft.explanation.print_forms import MOST, Part
 from dmft.laws import Discrete, Law, Normal
 from dmft.model.update import VectorRule
-from dmft.rules import Field, Row, Vector, View
+from dmft.rules import Field, Mean, Row, Vector, View
 from dmft.typeset.fragment import align, fitted
 
 # Operations of a rate that is printed without names for its covariances.
 LONGEST = 250
+# Operations of closed forms above which averages are printed instead.
+LONGEST_CLOSED = 1200
 # Decimals closer than this to a fraction with a denominator up to LARGEST are that fraction.
 EXACT, LARGEST = 1e-12, 64
 # Overlaps of a row with itself.
@@ -56,6 +61,10 @@ def rule_latex(equations: System, page: Page) -> str:
     printer = RulePrinter({}, letters_of(page.notation))
     names = row_names(rule)
     shown = printed(printed_definitions(equations.definitions), names, rule)
+    is_long = sum(d.expr.count_ops() for d in shown) > LONGEST_CLOSED
+    form = page.form or ("structured" if is_long and not equations.is_changed else "closed")
+    if form == "structured":
+        shown = printed(_in_averages(equations, rule), names, rule)
     parts = [f"% {equations.time_unit}", "One step changes", align(_steps(rule, printer))]
     parts += ["The inputs are", align(_inputs(rule, printer)), _meanings(rule, printer)]
     parts.append(rf"In the limit of large $d$, {_overlaps(rule)}")
@@ -67,9 +76,34 @@ def rule_latex(equations: System, page: Page) -> str:
             r"Averages $\langle \cdot \rangle$ are over independent standard normal "
             r"$n_1, n_2, \ldots$."
         )
+    if any(d.expr.has(Mean) for d in shown):
+        parts.append(r"Averages $\langle \cdot \rangle$ are over the inputs of one step.")
     if any(str(d.target).startswith(r"\Phi") for d in shown):
         parts.append(r"$\Phi$ is the rate of $G$ without constraint.")
     return fitted("\n".join(part for part in parts if part), page.width)
+
+
+def _in_averages(equations: System, rule: VectorRule) -> list[Definition]:
+    """Rates and measures in averages over one step."""
+    rates, known = Rates(rule, OpenMoments(rule)), dict(rule.measures)
+    found = [define(target, terms, "rate") for target, terms in rates.all_terms.items()]
+    measures = [d for d in equations.definitions if d.name in known]
+    found += [define(d.target, {d.name: rates.moments(known[d.name])}, d.role) for d in measures]
+    return [
+        define(d.target, {n: e.replace(_is_mean, _without_factor) for n, e in d.terms}, d.role)
+        for d in (*found, *rates.growths)
+    ]
+
+
+def _is_mean(expr: sp.Basic) -> bool:
+    return isinstance(expr, Mean)
+
+
+def _without_factor(mean: Mean) -> sp.Expr:
+    """An average with what is not random in front."""
+    inside, given = mean.args
+    factor, rest = inside.as_independent(*variables(inside), as_Add=False)
+    return factor if rest == 1 else factor * Mean(rest, given)
 
 
 def _meanings(rule: VectorRule, printer: EquationPrinter) -> str:

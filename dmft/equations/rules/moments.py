@@ -426,3 +426,12 @@ class Moments(RowOverlaps):
 def _is_latent(v: sp.Expr) -> bool:
     """Whether a random number is not normal."""
     return isinstance(v, Random) and not isinstance(v.law, Normal)
+
+
+class OpenMoments(Moments):
+    """Averages that are left as they are."""
+
+    def __call__(self, expr: sp.Expr) -> sp.Expr:
+        """The average of an expression in fields."""
+        inside = forms.hidden(forms.plain(self.in_overlaps(expr)))
+        return Mean.of(inside.xreplace({f: f.whole for f in inside.atoms(forms.Opaque)}))
