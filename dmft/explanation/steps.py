@@ -9,6 +9,7 @@ import html
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import sympy as sp
@@ -295,7 +296,12 @@ class Explanation(Argument):
             return self
         if not (is_whole(depth) and depth >= 0):
             raise BadParameter(f"depth must be a whole number from 0 on, or None, got {depth!r}")
-        return replace(self, steps=tuple(s for s in self.steps if s.depth <= depth))
+        steps = tuple(s for s in self.steps if s.depth <= depth)
+        printed = _names(steps)
+        gone = _names(self.steps) - printed
+        told = tuple(m for m in self.notation if not gone & {*m.names} or printed & {*m.names})
+        appendix = self.appendix if any(m.latex.endswith(" are") for m in told) else ()
+        return replace(self, steps=steps, notation=told, appendix=appendix)
 
     def latex(
         self, *, width: float = COLUMN, cite: bool = False, rules: Mapping[str, int] | None = None
@@ -357,6 +363,13 @@ def explanation(
         # The steps hold; they may still not lead where they should.
         Step("collect", *sides, show=ledger.show).judged(cases)
     return found
+
+
+def _names(steps: Sequence[Step]) -> set[str]:
+    """Names of symbols, arrays and functions in the statements of steps."""
+    sides = (e for s in steps for e in (s.before, s.after, s.bound, *chain(*s.where)))
+    parts = (part for e in sides for part in sp.preorder_traversal(e))
+    return {str(getattr(part, "name", type(part).__name__)) for part in parts}
 
 
 def _with_laws(steps: Sequence[Step]) -> Iterator[Step]:

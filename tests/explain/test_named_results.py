@@ -112,6 +112,21 @@ def undefined(proof):
     return used - known
 
 
+@pytest.mark.parametrize("widths", [(1, 1), (2, 1)])
+def test_notation_of_the_main_line_is_what_it_prints(widths):
+    """Sentences about names that only deeper steps print are left out."""
+    proof = rate(committees(erf, erf, widths, label_noise=D), dmft.SGD(0.1), "Q")()
+    short = proof.to_depth(0)
+    printed = names_of(short.steps)
+    for meaning in set(proof.notation) - set(short.notation):
+        assert not printed & set(meaning.names)
+    deeper = names_of(proof.steps) - printed
+    for meaning in short.notation:
+        assert not meaning.names or printed & set(meaning.names) or not deeper & set(meaning.names)
+    assert len(short.notation) < len(proof.notation)
+    assert undefined(short) == set()
+
+
 def test_there_are_twelve():
     assert len(RESULTS) == 12
 
