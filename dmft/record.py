@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     import xarray
 
     from dmft import netcdf
+    from dmft.summary import Summary
 
 
 # Ends of the names of netCDF files, which are HDF5 files.
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".h5", ".hdf5", "")
-# Two lines of a terminal.
-LONGEST_REPR = 200
 # Bits of a number of Python.
 DOUBLE = 53
 # Characters of a field's value that a line keeps in any case.
@@ -58,7 +57,16 @@ class Brief:
             return object.__repr__(self)
         return _line(self, {f.name: worded(getattr(self, f.name), in_full) for f in _listed(self)})
 
+    def _summary(self) -> Summary | None:
+        """What a result says, which `print` and notebooks lay out; None for declarations."""
+        return None
+
     def __repr__(self) -> str:
+        from dmft.summary import LONGEST_REPR, cut
+
+        summary = self._summary()
+        if summary is not None:
+            return summary.line(type(self).__name__)
         text = self._in_full()
         if len(text) <= LONGEST_REPR or not is_dataclass(self):
             return cut(" ".join(text.split()))
@@ -72,7 +80,8 @@ class Brief:
         return cut(text)
 
     def __str__(self) -> str:
-        return self._in_full()
+        summary = self._summary()
+        return self._in_full() if summary is None else summary.text()
 
 
 def _listed(record: Any) -> list[Field[Any]]:
@@ -99,16 +108,16 @@ def worded(value: Any, otherwise: Callable[[Any], str]) -> str:
     return repr(float(value)) if is_float else otherwise(value)
 
 
-def cut(text: str, most: int = LONGEST_REPR) -> str:
-    """A text of at most so many characters, with the last one."""
-    return text if len(text) <= most else f"{text[: most - 4]}...{text[-1]}"
-
-
 class Shown(Brief):
     """Base of what a notebook shows as a page: facts, formulas and a small picture."""
 
     def _repr_html_(self) -> str | None:
         return PAGES[0](self) if PAGES else None
+
+
+def summary_of(record: object) -> Summary | None:
+    """What a result says; None for declarations, and for what is no record."""
+    return record._summary() if isinstance(record, Brief) else None
 
 
 class InLatex:
@@ -143,6 +152,8 @@ class Short(Shown):
         raise NotImplementedError
 
     def __repr__(self) -> str:
+        from dmft.summary import cut
+
         return cut(f"{type(self).__name__}({self._in_words()})")
 
 
@@ -160,6 +171,12 @@ class Record(Shown):
 
     # Arrays have no hash.
     __hash__ = None  # type: ignore[assignment]
+
+    def _summary(self) -> Summary | None:
+        """Attributes that the docstring of the class describes; None where there are none."""
+        from dmft.summary import of_attributes
+
+        return None if isinstance(self, Short) else of_attributes(self)
 
 
 class Archived(Record, ABC):

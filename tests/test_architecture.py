@@ -42,6 +42,7 @@ FLOORS = {
     "rules": 0,
     "netcdf": 0,
     "record": 0,
+    "summary": 0,
     "validation": 0,
     "aliases": 0,
     "covariance": 0,

@@ -68,7 +68,7 @@ def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if arguments.json:
         print_json(phase_facts(diagram))
     else:
-        print(phase_text(diagram))
+        print(diagram)
     keep(arguments, diagram, diagram)
     return Status.OK if diagram.complete else Status.INTERRUPTED
 
@@ -89,26 +89,6 @@ def phase_facts(diagram: Any) -> dict[str, Any]:
     if diagram.names:
         facts["labels"] = diagram.names
     return facts
-
-
-def phase_text(diagram: Any) -> str:
-    """Return the size of a diagram, its statuses and the range of its values."""
-    lines = [f"{diagram.quantity} over {diagram.x_name} x {diagram.y_name}: {diagram.values.shape}"]
-    lines += [f"  {status}: {number} points" for status, number in diagram.count().items()]
-    if "adaptive" in diagram.provenance:
-        solves, points = int(diagram.computed.sum()), diagram.computed.size
-        lines.append(f"  solved: {solves} of {points} points, the others lie between equal ones")
-    finite = np.isfinite(diagram.values)
-    if diagram.names:
-        numbers = diagram.values[finite].astype(int)
-        found = [(name, int(np.sum(numbers == n))) for n, name in enumerate(diagram.names)]
-        return "\n".join(lines + [f"  {name}: {n} points" for name, n in found if n])
-    if finite.any():
-        for word, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):
-            i, j = np.unravel_index(find(diagram.values), diagram.values.shape)
-            place = f"{diagram.x_name} = {diagram.x[j]:.6g}, {diagram.y_name} = {diagram.y[i]:.6g}"
-            lines.append(f"  {word}: {diagram.values[i, j]:.7g} at {place}")
-    return "\n".join(lines)
 
 
 def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -8,13 +8,10 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import numpy as np
-
 from dmft.cli.report import keep, print_json
 from dmft.cli.toml import Declaration
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.record import in_line
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
 from dmft.workflow.static.erm import erm, optimal_ridge
 from dmft.workflow.static.separability import separability
@@ -46,7 +43,6 @@ def limits_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     if arguments.json:
         print_json(facts)
     else:
-        for name, value in facts.items():
-            print(f"{name}: {in_line(value) if isinstance(value, np.ndarray) else value}")
+        print(found if is_dataclass(found) else f"{found}: {found.message}")
     keep(arguments, found, found)
     return Status(facts.get("status", "ok"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ REFERENCES = {
 }
 # Labels of lines across one axis start at this many heights.
 HEIGHTS = 3
+# Overlaps at which a rate is drawn.
+OVERLAPS = np.linspace(-1.0, 1.0, 41)
 
 
 def draw_references(records: Sequence[Any], axes: Sequence[Any]) -> None:
@@ -75,6 +77,35 @@ def _across(ax: Any, word: str, value: float, label: str) -> int:
         ax.annotate(label, (number, value), xycoords=("axes fraction", "data"), **text)
         return 1
     return 0
+
+
+# Curves of records, by attributes that tell them: x, y, and the labels of the axes.
+CURVES: dict[tuple[str, ...], tuple[Callable[[Any], tuple[Any, Any]], str, str]] = {
+    ("lags", "values", "output_variance"): (
+        lambda state: (state.lags, state.values), r"lag $\tau$", r"correlation $C(\tau)$"
+    ),
+    ("q", "mmse", "converged"): (
+        lambda run: (np.arange(len(run.q)), run.q), "iteration of AMP", "overlap $q$"
+    ),
+    ("coefficients", "square", "cross"): (
+        lambda law: (OVERLAPS, [law.rate(float(m)) for m in OVERLAPS]),
+        "overlap $m$",
+        "rate $dm/dt$",
+    ),
+}  # fmt: skip
+
+
+def plot_curve(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
+    """Draw the curve of a record in `CURVES` into `ax` (or a new figure) and return the axes."""
+    values, *labels = next(
+        y for names, y in CURVES.items() if all(hasattr(found, n) for n in names)
+    )
+    x, y = values(found)
+    ax = canvas.panels(1, (5.0, 3.4)) if ax is None else ax
+    ax.axhline(0.0, color=FAINT, linewidth=0.8)
+    ax.plot(x, np.reshape(y, (len(x), -1)), color=COLOURS[0])
+    ax.set(xlabel=labels[0], ylabel=labels[1], title=title or "")
+    return ax
 
 
 def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:

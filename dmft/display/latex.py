@@ -20,6 +20,7 @@ from dmft.explanation.latex import rules_latex
 from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
+from dmft.record import summary_of
 from dmft.typeset.fragment import ALIGN, align, fitted, split_rows
 from dmft.validation import checked, checked_or, shown
 
@@ -127,10 +128,10 @@ def latex(
                 "a model is printed with its equations or its risk: pass dmft.derive(model, "
                 "algorithm) or dmft.population_risk(model)"
             )
-        if not hasattr(one, "latex") and not hasattr(one, "_repr_latex_"):
+        if not hasattr(one, "latex") and not hasattr(one, "_repr_latex_") and not summary_of(one):
             raise BadParameter(
                 f"{type(one).__name__} has no LaTeX: {one!r:.80}; only equations, risks, "
-                "formulas, averages, exponents and explanations have it"
+                "formulas, averages, exponents, explanations and results have it"
             )
     derivations = [d for one in objects for d in _derivations(one)] if explain else []
     keys = _citations([*objects, *derivations])
@@ -334,6 +335,9 @@ def fragment(
     `rules` are the numbers of those that the document states.
     """
     if not hasattr(record, "latex"):
+        summary = summary_of(record)
+        if summary is not None:
+            return summary.latex()
         return fitted(_displayed(record._repr_latex_()), width)
     accepted = _accepted(record.latex)
     given = {"width": width, "notation": notation, "cite": cite, "rules": rules}

@@ -16,9 +16,8 @@ import sympy as sp
 
 from dmft.errors import BadParameter, MissingExtra
 from dmft.model import SGD, Committee, GradientDescent, GradientFlow, Model
-from dmft.names import QUANTITIES
-from dmft.record import Record, Short, Shown
-from dmft.solvers.solution import Averages, Solution
+from dmft.record import Record, Short, Shown, summary_of
+from dmft.summary import Summary
 
 Facts = list[tuple[str, str]]
 # Entries of a matrix that is written out, characters of a text, rows of a table.
@@ -34,8 +33,6 @@ ALGORITHMS = {
 
 def facts_of(record: Any) -> Facts:
     """Names and values, most important first."""
-    if isinstance(record, Solution):
-        return _of_solution(record)
     if isinstance(record, Model):
         return _of_model(record)
     if isinstance(record, Committee):
@@ -57,7 +54,7 @@ def _declared(record: Any) -> Facts:
             default is not MISSING and type(given) is type(default) and not _differs(given, default)
         )
         if one.repr and not one.name.startswith("_") and given is not None and not is_default:
-            rows.append((one.name, value(given)))
+            rows.append((one.name.replace("_", " "), value(given)))
     return rows[:MOST_ROWS] or [("", value(record))]
 
 
@@ -98,31 +95,6 @@ def committee_latex(network: Committee) -> str:
     return f"{text}, $a = ({given})$" if given else text
 
 
-def _of_solution(run: Solution) -> Facts:
-    spreads = run.stderr if isinstance(run, Averages) else {}
-    rows: Facts = [("ended", escape(f"{run.status}: {run.message}"))]
-    if run.t.size:
-        times = f"{run.t[0]:.6g} .. {run.t[-1]:.6g}, {run.t.size} saved"
-        rows.append(("t", escape(f"{times} ({run.provenance.get('time_unit', '')})")))
-    for name in run.names:
-        array = run[name]
-        label = f"${QUANTITIES[name].latex}$" if name in QUANTITIES else escape(name)
-        if array.ndim == 1 and array.size:
-            spread = f" &plusmn; {spreads[name][-1]:.2g}" if name in spreads else ""
-            rows.append((label, f"{array[0]:.6g} &rarr; {array[-1]:.6g}{spread}"))
-        elif array.ndim > 1 and array.shape[0] == run.t.size and array[0].size <= ENTRIES:
-            rows.append((label, f"at the end {value(array[-1])}"))
-        else:
-            rows.append((label, f"array of shape {array.shape}"))
-    if run.parameters:
-        given = ", ".join(f"{name} = {number:.6g}" for name, number in run.parameters.items())
-        rows.append(("parameters", escape(given)))
-    for name in ("method", "learning_rate_schedule", "approximation", "dmft"):
-        if run.provenance.get(name) is not None:
-            rows.append((name.replace("_", " "), escape(str(run.provenance[name]))))
-    return rows[:MOST_ROWS]
-
-
 def value(given: Any) -> str:
     """A value in a table."""
     if isinstance(given, sp.MatrixBase | sp.Basic):
@@ -137,7 +109,7 @@ def value(given: Any) -> str:
     if isinstance(given, Record) and not isinstance(given, Short):
         return _in_a_cell(given)
     if isinstance(given, Mapping):
-        return ", ".join(f"{escape(str(n))}: {value(y)}" for n, y in list(given.items())[:8])
+        return ", ".join(f"{n}: {value(y)}" for n, y in list(given.items())[:8])
     if isinstance(given, tuple | list):
         more = ", ..." if len(given) > 8 else ""
         return f"({', '.join(value(each) for each in given[:8])}{more})"
@@ -166,7 +138,7 @@ def _array(array: np.ndarray[Any, Any]) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 # Records with a picture, by the names of their classes: `dmft.plot` draws them.
@@ -178,20 +150,19 @@ DRAWN = frozenset(
     }
 )  # fmt: skip
 DOTS_PER_INCH, PIXELS = 100, 560
-# Names of fields that need other words.
-WORDS = {"time step times dim": "time per step, times d"}
-CELL = 'style="text-align:left;vertical-align:top;padding:1px 10px 1px 0;border:none"'
 
 
 def page(record: Any) -> str | None:
     """HTML of a record; None where a notebook shows its `_repr_latex_` instead."""
-    drawn = picture(record)
-    if drawn is None and hasattr(record, "_repr_latex_"):
+    drawn, summary = picture(record), summary_of(record)
+    has_formula = hasattr(record, "_repr_latex_")
+    if drawn is None and summary is None and has_formula:
         return None
+    formula = formulas(record._repr_latex_()) if has_formula else ""
+    if summary is None:
+        summary = Summary("", () if formula else tuple(facts_of(record)))
     shown = type(record).__name__
-    formula = formulas(record._repr_latex_()) if hasattr(record, "_repr_latex_") else ""
-    facts = [] if formula else facts_of(record)
-    return f"<div><b>{escape(shown)}</b>{drawn or ''}{formula}{table(facts)}</div>"
+    return f"<div><b>{escape(shown)}</b>{drawn or ''}{formula}{summary.html()}</div>"
 
 
 def formulas(text: str) -> str:
@@ -199,16 +170,6 @@ def formulas(text: str) -> str:
     lines = [line for line in text.split("\n") if not line.startswith("%")]
     body = re.sub(r"\\paragraph\{(.*)\}", r"<p><b>\1</b></p>", "\n".join(lines))
     return f"<div>{body}</div>"
-
-
-def table(facts: Facts) -> str:
-    """Names and values in two columns without lines."""
-    words = ((name if "$" in name else name.replace("_", " "), value) for name, value in facts)
-    rows = [
-        f"<tr><td {CELL}>{WORDS.get(name, name)}</td><td {CELL}>{value}</td></tr>"
-        for name, value in words
-    ]
-    return f'<table style="border:none">{"".join(rows)}</table>' if rows else ""
 
 
 def picture(record: Any) -> str | None:

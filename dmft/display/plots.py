@@ -11,13 +11,14 @@ import numpy as np
 from dmft.display import descent_figures
 from dmft.display.curves import is_ensemble, is_escape, plot_escape_times, plot_runs, plot_schedule
 from dmft.display.diagram import plot_diagram
-from dmft.display.fixed_points import draw_references, plot_thresholds
+from dmft.display.fixed_points import CURVES, draw_references, plot_curve, plot_thresholds
 from dmft.display.landscape import plot_landscape
 from dmft.display.regimes import plot_batches, plot_regimes
 from dmft.display.regions import plot_boundary, plot_regions
 from dmft.display.style import WIDEST, WIDTHS, Canvas, make_room, pyplot, settle
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path, short
+from dmft.record import summary_of
 from dmft.validation import checked, shown
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -34,6 +35,7 @@ ALONE: tuple[tuple[tuple[str, ...], Callable[..., Any], frozenset[str]], ...] = 
     (("saved", "signals", "pairs"), descent_figures.plot_two_time, frozenset()),
     (("control", "hamiltonian"), plot_schedule, frozenset()),
     (("weak_recovery", "samples", "overlap"), plot_thresholds, frozenset()),
+    *((names, plot_curve, frozenset()) for names in CURVES),
 )
 
 
@@ -112,6 +114,8 @@ def plot(
     - A `Boundary`: curves, with grid points beneath them; only the curves in axes that already
       show something of the same plane.
     - A `Landscape`, three axes: contours with minima, flow, and the section along the border.
+    - A `Stationary` state: its correlation against the lag. A `StateEvolution`: the overlap
+      against the iteration. A `WeakRecovery`: the rate dm/dt against the overlap m.
     - Also the regions of `dmft.regimes` and `dmft.landscape_diagram`, and a `Schedule`.
 
     Examples
@@ -232,4 +236,6 @@ def _check_run(record: Any) -> None:
     if not overlaps or not hasattr(record, "t"):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"
+            + ", whose numbers print shows: compute it over a grid with dmft.sweep or a loop, or "
+            "pass static limits as lines= of another figure" * (summary_of(record) is not None)
         )

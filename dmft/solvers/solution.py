@@ -13,11 +13,13 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.errors import BadParameter, MissingExtra
 from dmft.initial_conditions import SAMPLES, STEPS, TIME, Alignment, Overlaps
-from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, Status
+from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, QUANTITIES, Status
 from dmft.record import Archived, Record, Short
 
 if TYPE_CHECKING:
     import pandas
+
+    from dmft.summary import Summary
 
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
@@ -30,6 +32,8 @@ SEVERITY = (
 )  # fmt: skip
 # Of runs that are left out, so many are named.
 NAMED = 8
+# Entries of an array that a summary shows at both ends, and at all.
+ENTRIES, MOST_ENTRIES = 4, 17
 SUMMARIES = ("mean", "std", "stderr")
 # Fields with the values of each single run, and where it ended.
 OF_EACH = ("runs", "paths", "ends")
@@ -173,6 +177,44 @@ class Solution(Archived):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.status}: {self._shown()}; {self.message})"
+
+    def _summary(self) -> Summary:
+        from dmft.summary import Summary, figures
+
+        rows, notes, size = [], [], self.t.size
+        error: Any = self.error or {}
+        if size:
+            unit = str(self.provenance.get("time_unit", "t")).partition(";")[0]
+            rows.append(
+                ("t", figures(self.t[0]), figures(self.t[-1]), f"{size} saved times, {unit}")
+            )
+        for name in self.names:
+            array, known = self[name], QUANTITIES.get(name)
+            words = name.replace("_", " ")
+            label, meaning = (f"${known.latex}$", known.meaning) if known else (words, "")
+            last = error[name][-1] if name in error and len(error[name]) else None
+            of_two_times = array.ndim > 1 and array.shape[0] == array.shape[1] > 2
+            entries = array[0].size if len(array) and not of_two_times else MOST_ENTRIES
+            if entries <= ENTRIES:
+                rows.append((label, figures(array[0]), figures(array[-1], last), meaning))
+            else:
+                rows.append((label, f"array of shape {array.shape}", "", meaning))
+                if entries < MOST_ENTRIES:
+                    notes.append(f"{label} at the end: {figures(array[-1])}.")
+        given = ", ".join(f"{name} = {number:.6g}" for name, number in self.parameters.items())
+        notes += [f"Parameters: {given}."] if given else []
+        told = ("method", "learning_rate_schedule", "approximation")
+        notes += [
+            f"{name.replace('_', ' ').capitalize()}: {self.provenance[name]}."
+            for name in told
+            if self.provenance.get(name) is not None
+        ]
+        return Summary(
+            f"{type(self).__name__}, {self.status}: {self.message}",
+            tuple(rows),
+            ("", "start", "end", ""),
+            tuple(notes),
+        )
 
     @property
     def loss(self) -> Array:

@@ -17,7 +17,8 @@ from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, DmftError, InvalidCovariance
 from dmft.model import Overlaps, random_overlaps
 from dmft.names import Status
-from dmft.record import Record
+from dmft.record import Record, Shown
+from dmft.summary import Summary, figures, table_of
 from dmft.validation import checked
 from dmft.workflow.stationary_system import StationarySystem, plain_name
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.
 ZERO_MODE = 1e-8
+# Modes, and overlaps of each, that a table shows.
+SHOWN_MODES = 8
 # Overlaps of students that have no length: Newton's method leaves a little of either sign.
 NO_LENGTH = 1e-14
 
@@ -69,7 +72,7 @@ class FixedPoint(Record):
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
-class FixedPoints(tuple[FixedPoint, ...]):
+class FixedPoints(Shown, tuple[FixedPoint, ...]):
     """Fixed points, each once; the `starts` of the searches, and where Newton's method ended.
 
     `tried` has the end of each search, with its status.
@@ -86,6 +89,14 @@ class FixedPoints(tuple[FixedPoint, ...]):
         points, starts = (f"{n} {w}s"[: None if n != 1 else -1] for n, w in
                           ((good, "point"), (len(self.starts), "start")))  # fmt: skip
         return f"{points} from {starts}" + (f", {failed} of which led to none" if failed else "")
+
+    def _summary(self) -> Summary:
+        columns = ("risk", "overlaps.M", "overlaps.Q", "residual", "status")
+        return replace(
+            table_of(f"Fixed points of the equations of motion: {self.message}", self, columns),
+            notes=("`dmft.stability(equations, points[0])` gives the modes around a point.",),
+            brief=f"{self.message}; risk {', '.join(figures(point.risk) for point in self)}",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +138,26 @@ class Stability(Record):
         if self.growth_rate > band:
             return "unstable"
         return "stable" if self.growth_rate < -band else "marginal"
+
+    def _summary(self) -> Summary:
+        rows = []
+        for n, rate in enumerate(self.eigenvalues[:SHOWN_MODES]):
+            moved = {f"{a}{[*i]}": abs(y[n][i]) for a, y in (("M", self.M), ("Q", self.Q))
+                     for i in np.ndindex(y.shape[1:])}  # fmt: skip
+            moved |= {name: abs(y[n]) for name, y in self.scalars.items()}
+            most = max(moved.values(), default=0.0)
+            main = [name for name, size in moved.items() if size > most / 2]
+            time = figures(1 / abs(rate.real), digits=4) if abs(rate.real) > ZERO_MODE else "∞"
+            rows.append((str(n), figures(rate), time, ", ".join(main[:SHOWN_MODES])))
+        left = len(self.eigenvalues) - len(rows)
+        return Summary(
+            f"Linear modes around a fixed point: {self.verdict}",
+            tuple(rows),
+            ("mode", "eigenvalue", "time scale", "largest displacements"),
+            ("Eigenvalues per unit of t; positive real parts grow.",)
+            + (f"{left} modes that decay faster are left out.",) * bool(left),
+            f"{self.verdict}, largest growth rate {figures(self.growth_rate)} per unit of t",
+        )
 
 
 @overload

@@ -29,6 +29,7 @@ from dmft.model import (
 )
 from dmft.model.multi_index import teacher_fields
 from dmft.record import InLatex, Record
+from dmft.summary import Summary, figures
 from dmft.typeset.fragment import align
 from dmft.validation import checked_or
 
@@ -123,7 +124,7 @@ class LearnedDirections(InLatex, Record):
     >>> z = sp.Symbol("z", real=True)
     >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
     >>> dmft.learned_directions(model, dmft.GradientDescent(0.3, 3))
-    LearnedDirections(z1 never; print shows the table)
+    LearnedDirections(z_1: never)
     """
 
     target: sp.Expr
@@ -143,23 +144,20 @@ class LearnedDirections(InLatex, Record):
         rows = [r.directions for r in self.table if r.step is not None]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.fields)))
 
-    def __str__(self) -> str:
-        rows = [("direction", "found", "overlap", "proof")]
+    def _summary(self) -> Summary:
+        rows = []
         for row in self.table:
-            size = "0" if row.step is None else f"{np.linalg.norm(row.overlap):.6g}"
-            rows.append((row.name, row.when, size, row.proof))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join(
-            [f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}", *lines]
+            size = (
+                "0" if row.step is None else figures(np.linalg.norm(row.overlap), np.max(row.error))
+            )
+            rows.append((f"${', '.join(map(sp.latex, row.names))}$", row.when, size, row.proof))
+        return Summary(
+            f"Directions of $y = {sp.latex(self.target)}$ that {self.steps} steps of "
+            f"{_words(self.algorithm)} find",
+            tuple(rows),
+            ("direction", "found", "overlap", "proof"),
+            ("`.explain()` gives the integral or the symmetry behind each row.",),
         )
-
-    def __repr__(self) -> str:
-        rows = ", ".join(f"{row.name} {row.when}" for row in self.table)
-        return f"LearnedDirections({rows}; print shows the table)"
 
     def explain(self) -> str:
         """Return the integral or the symmetry that explains each row, as text.
@@ -244,10 +242,11 @@ def learned_directions(
     >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
     >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
     >>> print(dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1))
-    y = z1 + z2**2, 1 steps of gradient descent
-    direction  found   overlap   proof
-    z1         step 1  0.507771  symbolic
-    z2         never   0         symbolic
+    Directions of y = z_1 + z_2² that 1 steps of gradient descent find
+      direction  found   overlap   proof
+      z_1        step 1  0.507771  symbolic
+      z_2        never   0         symbolic
+    `.explain()` gives the integral or the symmetry behind each row.
     """
     if steps not in (1, 2):
         raise BadParameter(

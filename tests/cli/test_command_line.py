@@ -355,7 +355,7 @@ def test_phase_measures_print_save_and_draw(phase, tmp_path, measure, capsys):
     saved, drawn = tmp_path / "d.nc", tmp_path / "d.png"
     assert main(["phase", phase(measure), "--save", str(saved), "--plot", str(drawn)]) == 0
     out = capsys.readouterr().out
-    assert "ok: 12 points" in out
+    assert "12 ok" in out
     assert "smallest" in out
     from dmft.workflow.load import load
 
@@ -424,7 +424,7 @@ def test_static_limits_of_files(tmp_path, capsys):
     assert dmft.load(saved).risk == 0.0
     file.write_text(LABEL + 'verb = "recovery_phase"\nsamples_per_dim = 1.05\n')
     assert main(["limits", str(file)]) == 0
-    assert "phase: hard" in capsys.readouterr().out
+    assert "hard: the information-theoretic" in capsys.readouterr().out
     for keys, words in (('verb = "erm"\nprior = "gaussian"', "erm takes"),
                         ('verb = "spectral"', "needs samples_per_dim")):  # fmt: skip
         file.write_text(LABEL + keys)

@@ -1,6 +1,7 @@
 """Every public record: a line or two as text, mathematics or a page in a notebook."""
 
 import importlib.util
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import sympy as sp
 
 import dmft
 from dmft.display import pages
+from dmft.summary import Summary, figures
 
 _SPEC = importlib.util.spec_from_file_location("records", Path(__file__).parent / "records.py")
 records = importlib.util.module_from_spec(_SPEC)
@@ -58,6 +60,159 @@ def test_records_show_themselves(name, tmp_path):
         assert html.count("<div>") == html.count("</div>")
         if not drawn:
             assert len(html) < 6000
+
+
+TABLE = {
+    "ERM": [("M", "M"), ("Q", "Q"), ("risk", "risk"), ("test loss", "test_loss")],
+    "Spectral": [("cosine squared", "cosine_squared"), ("threshold", "threshold")],
+    "Separability": [("ratio", "ratio")],
+    "EscapeTime": [("value", "value"), ("threshold", "threshold")],
+    "FixedPoint": [("risk", "risk"), ("residual", "residual")],
+    "Stationary": [("variance", "variance"), ("lyapunov exponent", "lyapunov_exponent")],
+    "NetworkFixedPoint": [("output mean", "output_mean"), ("replicon", "replicon")],
+    "LyapunovExponent": [("value", "value")],
+}
+
+
+def cells(text):
+    """Rows of a printed table, by their first cell."""
+    return {row[0]: row[1:] for row in (re.split(r"\s{2,}", y.strip()) for y in text.split("\n"))}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_printed_numbers_are_the_fields(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        record = EVERY[name](tmp_path / "store")
+    text, html = str(record), record._repr_html_()
+    rows = cells(text)
+    assert max(map(len, text.split("\n"))) <= 110
+    for label, attribute in TABLE[name]:
+        shown = rows[label][0].partition(" ± ")[0]
+        number = float(shown.replace("∞", "inf"))
+        assert number == pytest.approx(getattr(record, attribute), rel=6e-6), label
+        assert f">{rows[label][0]}<" in html
+    assert "=" not in rows
+
+
+def test_errors_decide_the_digits():
+    assert figures(1.23456789, 0.004) == "1.235 ± 0.004"
+    assert figures(1.23456789, 1e-9) == "1.23457"
+    assert figures(-3.2e-7, 2e-8) == "-3.2e-07 ± 2e-08"
+    assert figures(1234.5, 30) == "1.23e+03 ± 3e+01"
+    assert figures(float("-inf"), 1.0) == "-∞"
+    assert figures(np.array([[1.0, 0.25]])) == "[[1, 0.25]]"
+    assert figures(2 - 1j) == "2-1j"
+
+
+def test_summaries_have_three_layouts():
+    said = Summary(
+        r"Law of $\hat q$ & $M_{11}$", (("a_b", "1 ± 0.5"), ("c", "2", "note")), ("", "x")
+    )
+    lines = said.text().split("\n")
+    assert lines == ["Law of q̂ & M_11", "       x", "  a_b  1 ± 0.5", "  c    2        note"]
+    assert said.html().count("<td ") == 9
+    assert r"Law of $\hat q$ &amp; $M_{11}$" in said.html()
+    assert r"a\_b & 1 $\pm$ 0.5 &  \\" in said.latex()
+    assert r"Law of $\hat q$ \& $M_{11}$" in said.latex()
+
+
+def test_results_are_printed_in_documents(tmp_path):
+    found = dmft.erm(records.labels(), "squared", 2.0, 0.5)
+    text = dmft.latex(tmp_path / "erm.tex", found).read_text()
+    assert f"{found.M:.6g}" in text
+    assert r"train loss & " in text
+
+
+def test_thresholds_and_states_are_tables():
+    model = dmft.Model(records.LINE, dmft.Committee(sp.Abs(records.Z), 1))
+    found = dmft.thresholds(model)
+    rows = cells(str(found))
+    assert rows["weak recovery"][0] == "1/2 = 0.5"
+    assert rows["algorithmic"][0] == f"{found.algorithmic:.6g}"
+    assert float(rows["information theoretic"][0]) == pytest.approx(1.0)
+    assert rows["order"] == ["first"]
+    assert rows["label"] == ["|z1|"]
+    assert rows["1/2 = 0.5"][1] == found.staircase[0].reason
+    state = dmft.bayes_optimal(model, 1.05)
+    lines = str(state).split("\n")
+    assert cells(str(state))["risk"][0] == f"{state.risk:.6g}"
+    place = lines.index("All fixed points, in order of their overlap") + 1
+    assert lines[place].split() == ["q", "qhat", "mmse", "free", "entropy", "stable"]
+    for line, branch in zip(lines[place + 1 : place + 5], state.branches, strict=True):
+        q, qhat, mmse, entropy, stable = line.replace("∞", "inf").split()
+        shown = [float(y) for y in (q, qhat, mmse, entropy)]
+        known = [branch.q, branch.qhat, branch.mmse, branch.free_entropy]
+        assert shown == pytest.approx(known, rel=6e-6)
+        assert stable == ("yes" if branch.stable else "no")
+    assert lines[-2:] == ["Method: quadrature.", f"Errors are up to {state.error:.1g}."]
+
+
+def test_fixed_points_and_modes_are_tables():
+    flow = dmft.derive(records.MODEL, dmft.GradientFlow())
+    points = dmft.fixed_points(
+        flow, [dmft.Overlaps([[1.1]], [[0.9]]), dmft.Overlaps([[0.5]], [[0]])]
+    )
+    lines = str(points).split("\n")
+    assert points.message in lines[0]
+    assert [float(y.split()[0]) for y in lines[2:4]] == pytest.approx(
+        [p.risk for p in points], abs=1e-5
+    )
+    assert "[[0.3333]]" in str(points)
+    assert len(repr(points)) <= LONGEST
+    modes = dmft.stability(flow, points[1])
+    rows = cells(str(modes))
+    assert str(modes).startswith("Linear modes around a fixed point: unstable")
+    assert rows["0"][:3] == ["4", "0.25", "M[0, 0]"]
+    assert rows["1"][:3] == ["-4", "0.25", "Q[0, 0]"]
+
+
+def test_runs_print_their_start_and_end():
+    run = records.run()
+    rows = cells(str(run))
+    assert rows["t"][:2] == ["0", "3"]
+    assert rows["R"][:2] == [f"{run.risk[0]:.6g}", f"{run.risk[-1]:.6g}"]
+    runs = records.ensemble()
+    rows = cells(str(runs))
+    value, error = map(float, rows["R"][1].split(" ± "))
+    assert value == pytest.approx(runs.mean.risk[-1], abs=runs.stderr.risk[-1])
+    assert error == pytest.approx(runs.stderr.risk[-1], rel=0.5)
+
+
+def test_weak_recovery_prints_its_coefficients():
+    found = dmft.weak_recovery(records.MODEL, records.SPHERE)
+    rows = cells(str(found))
+    assert rows["samples"][0] == "d log d"
+    assert [rows[f"e_{k}"][0] for k in (1, 2, 3)] == ["0", "4", "0"]
+    assert rows["γ_max"][0] == "1/6"
+    assert rows["⟨ψ²⟩"][0] == str(found.square.value)
+    assert float(rows["Λ"][0]) == pytest.approx(found.growth_rate)
+
+
+def test_diagrams_print_their_range_and_failures():
+    axes = ("a", [1.0, 2.0, 3.0]), ("b", [0.0, *np.linspace(0.5, 1.0, 9)])
+    found = dmft.phase_diagram(lambda a, b: a / b, *axes)
+    rows = cells(str(found))
+    assert rows["x"] == ["[1, 2, 3]"]
+    assert rows["values"][0] == "10 x 3 values, 1 to 6, 3 unknown"
+    assert rows["status"][0] == "3 nonfinite, 27 ok"
+    curve = records.curve()
+    assert f"{curve.curves[0].x.size} values, " in str(curve)
+    swept = dmft.sweep(
+        {"a": [1.0, 2.0]},
+        lambda a: {"root": a**0.5, "square": a * a},
+        quantities=["root", "square"],
+    )
+    assert cells(str(swept))["square"] == ["[1, 4]"]
+
+
+def test_changes_name_the_parts_of_declarations():
+    noisy = dmft.Model(records.SQUARE, records.SQUARE, label_noise=sp.Rational(1, 4))
+    found = records.flow().diff(dmft.derive(noisy, dmft.SGD(0.1, constraint="sphere")))
+    rows = cells(str(found))
+    assert rows["model.label_noise"] == ["changed", "0 → 1/4"]
+    assert rows["algorithm.learning_rate"] == ["changed", "0.05 → 0.1"]
+    assert "Committee(" not in str(found)
 
 
 def test_a_model_is_shown_as_its_declaration():

@@ -87,3 +87,30 @@ def test_two_time_runs_are_drawn(tmp_path):
     drawn = panels[1].lines[-1]
     np.testing.assert_array_equal(drawn.get_ydata(), values[s < 5.0])
     np.testing.assert_allclose(drawn.get_xdata(), 5.0 - s[s < 5.0])
+
+
+def test_curves_of_records_without_time():
+    line = dmft.Committee(z, 1)
+    model, sgd = dmft.literature.phase_retrieval(1), dmft.SGD(0.02, constraint="sphere")
+    (_, curve) = dmft.plot(dmft.weak_recovery(model, sgd)).lines
+    m, rate = curve.get_data()
+    # dM/dt = M [(4 - 24 gamma)(1 - M^2)] without label noise.
+    np.testing.assert_allclose(rate, m * (4 - 24 * 0.02) * (1 - m**2), atol=1e-12)
+    found = dmft.state_evolution(dmft.Model(line, line, label_noise=1), 2.0)
+    axes = dmft.plot(found)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), found.q)
+    assert axes.get_xlabel() == "iteration of AMP"
+    x, h = sp.symbols("x h", real=True)
+    state = dmft.stationary(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=2))
+    lags, values = dmft.plot(state).lines[1].get_data()
+    assert values[0] == pytest.approx(state.variance)
+    np.testing.assert_allclose(values, state.correlation(lags), atol=1e-9)
+
+
+def test_single_numbers_are_refused_with_an_alternative():
+    line = dmft.Committee(z, 1)
+    found = dmft.erm(dmft.Model(line, line, label_noise=1), "squared", 2.0, 0.5)
+    with pytest.raises(
+        dmft.errors.BadParameter, match=r"not ERM, whose numbers print shows.*lines="
+    ):
+        dmft.plot(found)

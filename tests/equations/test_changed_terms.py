@@ -384,9 +384,10 @@ def test_equations_say_how_they_were_changed(tmp_path):
     assert not difference.changed
     assert not difference.others
     assert not equations.diff(equations)
-    assert repr(equations.diff(equations)) == "no difference"
+    assert str(equations.diff(equations)) == "no difference"
     assert repr(changed.changes) == repr(difference)
-    assert len(str(difference).splitlines()) == 3
+    assert str(difference).splitlines()[1].split() == ["block", "change", "term", "expression"]
+    assert len(str(difference).splitlines()) == 2 + 3
     assert difference.latex().count("decay") == 2
     assert r"\zeta M_{j r}" in difference.latex()
     back = changed.diff(equations)

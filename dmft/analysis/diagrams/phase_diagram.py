@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.names import FIXED_POINTS, Status
 from dmft.record import Archived
 from dmft.solvers.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from dmft.summary import Summary
 
 # Statuses in a fixed order: files and colours hold their position here.
 STATUSES = tuple(Status)
@@ -158,6 +161,20 @@ class PhaseDiagram(OnGrid):
         done = int(self.computed.sum())
         part = "" if done == self.computed.size else f"; {done} of {self.computed.size} computed"
         return f"PhaseDiagram({self.quantity} over {axes}; {self.count()}{part})"
+
+    def _summary(self) -> Summary:
+        from dmft.summary import Summary, figures
+
+        rows = list(getattr(super()._summary(), "rows", ()))
+        if self.names is not None:
+            counts = count_names(self.labels[np.isfinite(self.values)])
+            rows += [(name, f"{n} points") for name, n in counts.items()]
+        elif np.isfinite(self.values).any():
+            for name, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):
+                i, j = np.unravel_index(find(self.values), self.values.shape)
+                at = f"at {self.x_name} = {self.x[j]:.6g}, {self.y_name} = {self.y[i]:.6g}"
+                rows.append((name, figures(self.values[i, j]), at))
+        return Summary(f"{self.quantity} over {self.x_name} and {self.y_name}", tuple(rows))
 
     def _quantities(self) -> Mapping[str, str]:
         return {**super()._quantities(), "values": self.quantity}

@@ -53,7 +53,7 @@ class Sweep(Archived):
 
     points: Points
     values: Mapping[str, NDArray[np.float64]]
-    codes: NDArray[np.uint8]
+    codes: NDArray[np.uint8] = field(repr=False)
     horizon: NDArray[np.float64]
     messages: Mapping[int, str]
     computed: int

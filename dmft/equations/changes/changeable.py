@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import sympy as sp
 
 from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
-from dmft.record import InLatex
+from dmft.record import InLatex, Shown, is_same, worded
 from dmft.validation import shown
+
+if TYPE_CHECKING:
+    from dmft.summary import Summary
 
 Terms = Mapping[str, Mapping[str, sp.Expr]]
 # Entries of overlaps, as M_11, Q[0, 1] or Q.
@@ -386,7 +389,7 @@ class Changeable(ABC):
 
 
 @dataclass(frozen=True, repr=False)
-class Difference(InLatex):
+class Difference(InLatex, Shown):
     """Difference of two systems of equations: terms added, dropped and changed.
 
     The record is false if nothing differs.
@@ -402,9 +405,11 @@ class Difference(InLatex):
     >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
     >>> Q, (j, l) = eqs.symbols["Q"], eqs.indices.of("Q")
     >>> other = eqs.without("label_noise").with_term("Q", "decay", -2 * sp.Symbol("zeta") * Q[j, l])
-    >>> eqs.diff(other)
-    Q  dropped  label_noise: γ Δ a[j] a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
-    Q  added    decay: - 2 ζ Q[j,l]
+    >>> print(eqs.diff(other))
+    Changes of the equations
+      block  change   term         expression
+      Q      dropped  label_noise  γ Δ a[j] a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
+      Q      added    decay        - 2 ζ Q[j,l]
     >>> bool(eqs.diff(eqs))
     False
     """
@@ -460,24 +465,33 @@ class Difference(InLatex):
     def __bool__(self) -> bool:
         return bool(self.added or self.dropped or self.changed or self.others)
 
+    def _rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """Block, change, name and text of each term that differs."""
+        before, after = self.before.text_of, self.after.text_of
+        for block, name, old, new in self._compared():
+            texts = [text(e) for text, e in ((before, old), (after, new)) if e is not None]
+            yield block, _what(old, new), name, " → ".join(texts)
+
     @property
     def lines(self) -> list[str]:
         """One line for each term that differs."""
-        before, after = self.before.text_of, self.after.text_of
-        rows = [f"{name}: {old} -> {new}" for name, (old, new) in self.others.items()]
-        width = max((len(block) for block, *_ in self._compared()), default=0)
-        for block, name, old, new in self._compared():
-            head = f"{block:{width}}  "
-            if old is None:
-                rows.append(f"{head}added    {name}: {after(new)}")
-            elif new is None:
-                rows.append(f"{head}dropped  {name}: {before(old)}")
-            else:
-                rows.append(f"{head}changed  {name}: {before(old)} -> {after(new)}")
-        return rows
+        rows = [f"{name}: {old} → {new}" for name, (old, new) in self.others.items()]
+        return rows + [f"{b}  {change:7}  {name}: {text}" for b, change, name, text in self._rows()]
 
-    def __repr__(self) -> str:
-        return "\n".join(self.lines) or "no difference"
+    def _summary(self) -> Summary:
+        from dmft.summary import Summary
+
+        rows = [
+            (part, "changed", "", f"{a} → {b}")
+            for name, old in self.others.items()
+            for part, a, b in _parts(name, *(getattr(e, name, y) for e, y in
+                                             zip((self.before, self.after), old, strict=True)))
+        ]  # fmt: skip
+        rows += self._rows()
+        if not rows:
+            return Summary("no difference", ())
+        head = ("block", "change", "term", "expression")
+        return Summary("Changes of the equations", tuple(rows), head)
 
     def latex(self) -> str:
         """Return the terms that differ as LaTeX (an amsmath `align*` environment)."""
@@ -492,6 +506,14 @@ class Difference(InLatex):
             parts = [text(e) for text, e in ((before, old), (after, new)) if e is not None]
             rows.append(head + r" \;\longrightarrow\; ".join(parts) + " " + label)
         return align(rows)
+
+
+def _parts(name: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
+    """Names and texts of the parts of two declarations that differ."""
+    if type(old) is type(new) and is_dataclass(old):
+        pairs = ((f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(old))
+        return [row for part, a, b in pairs for row in _parts(f"{name}.{part}", a, b)]
+    return [] if is_same(old, new) else [(name, worded(old, str), worded(new, str))]
 
 
 def _what(old: object, new: object) -> str:

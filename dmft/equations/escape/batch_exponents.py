@@ -15,7 +15,8 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.model import as_count
-from dmft.record import InLatex, Short
+from dmft.record import InLatex, Shown
+from dmft.summary import Summary
 from dmft.typeset.fragment import align
 from dmft.validation import checked
 
@@ -23,7 +24,7 @@ MU = sp.Symbol("mu", nonnegative=True)
 
 
 @dataclass(frozen=True, repr=False)
-class BatchExponents(InLatex, Short):
+class BatchExponents(InLatex, Shown):
     r"""Exponents of steps and samples as piecewise linear functions of mu = log_d n_b.
 
     Equation    steps ~ d^steps, samples ~ d^samples, eta_max = gamma_max / d ~ d^learning_rate
@@ -66,8 +67,25 @@ class BatchExponents(InLatex, Short):
     one_step: sp.Expr
     regions: tuple[tuple[tuple[sp.Expr, sp.Expr], str], ...]
 
-    def _in_words(self) -> str:
-        return f"exponent={self.exponent}, loss={self.loss!r}, optimal_batch={self.optimal_batch}"
+    def _summary(self) -> Summary:
+        def power(value: sp.Expr) -> str:
+            return f"$d^{{{sp.latex(value)}}}$"
+
+        optimal = rf"$\mu = {sp.latex(self.optimal_batch)}$"
+        regions = (
+            (rf"${sp.latex(a)} \le \mu < {sp.latex(b)}$", "", text) for (a, b), text in self.regions
+        )
+        return Summary(
+            f"Weak recovery at information exponent {self.exponent} with the {self.loss} loss and "
+            r"batches of $n_b = d^\mu$ samples",
+            (
+                ("steps", power(self.steps), ""),
+                ("samples", power(self.samples), "steps times $n_b$"),
+                (r"$\eta_{max}$", power(self.learning_rate), r"largest $\eta = \gamma/d$"),
+                ("largest batch", optimal, "that wastes no sample"),
+                *regions,
+            ),
+        )
 
     def at(self, mu: Any) -> tuple[sp.Expr, sp.Expr]:
         """Return the exponents of steps and of samples at one mu.
@@ -102,16 +120,6 @@ class BatchExponents(InLatex, Short):
             (r"\mu_{\mathrm{opt}}", self.optimal_batch),
         ]
         return align([f"{name} &= {sp.latex(value)}" for name, value in rows])
-
-    def __str__(self) -> str:
-        lines = [
-            f"weak recovery at information exponent {self.exponent}, {self.loss} loss, n_b = d^mu",
-            f"  steps    d^({self.steps})",
-            f"  samples  d^({self.samples})",
-            f"  largest eta = gamma/d  d^({self.learning_rate})",
-            f"  largest batch that wastes no sample: mu = {self.optimal_batch}",
-        ]
-        return "\n".join([*lines, *(f"  {a} <= mu < {b}: {text}" for (a, b), text in self.regions)])
 
 
 @checked

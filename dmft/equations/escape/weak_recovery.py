@@ -24,7 +24,8 @@ from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
-from dmft.record import InLatex, Short
+from dmft.record import InLatex, Shown
+from dmft.summary import Summary, figures
 from dmft.typeset.fragment import align
 from dmft.validation import checked
 
@@ -45,6 +46,8 @@ H, H_STAR = sp.symbols("h h_star", real=True)
 RTOL = 1e-8
 # Trapezoidal nodes an axis of smooth functions of two fields, geometrically convergent.
 SMOOTH_POINTS = (192, 384, 768)
+# LaTeX of an update that a summary shows.
+LONGEST_UPDATE = 160
 # Polynomials up to this degree in the fields are averaged as formulas.
 LARGEST_DEGREE = 12
 
@@ -148,7 +151,7 @@ def check_single(model: Model, algorithm: SGD, teachers: int) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class WeakRecovery(InLatex, Short):
+class WeakRecovery(InLatex, Shown):
     r"""Number of samples and time in which one unit on the sphere learns its teacher.
 
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
@@ -182,9 +185,32 @@ class WeakRecovery(InLatex, Short):
     square: Coefficient
     cross: Coefficient
 
-    def _in_words(self) -> str:
-        first = ", ".join(str(c.value) for c in self.coefficients[:4])
-        return f"samples {self.samples}; coefficients {first}; {self.algorithm!r}"
+    def _summary(self) -> Summary:
+        first = f"to learn the direction: effective information exponent {self.exponent}"
+        rows = [("samples", self.samples, first)]
+        for k, e in enumerate(self.coefficients, start=1):
+            fields = rf"He_{{{k - 1}}}(h)\, He_{{{k}}}(h^*)"
+            meaning = rf"$\langle \psi\, {fields} \rangle$ at overlap 0"
+            rows.append((f"$e_{{{k}}}$", "0" if self._vanishes(k, e) else _cell(e), meaning))
+        noise = r"noise of an update $\psi$"
+        rows.append((r"$\langle \psi^2 \rangle$", _cell(self.square), noise))
+        deciding = self.coefficients[1].value if self.exponent == 2 else sp.S.Zero
+        if self.exponent == 2:
+            growth = "growth rate of a small overlap, per unit of t"
+            rows.append((r"$\Lambda$", _cell(Coefficient(self.growth_rate, True)), growth))
+        if self.algorithm.rule.passes == 1 and deciding.is_positive:
+            largest = self.maximal_learning_rate()
+            for name, rate, words in (
+                ("max", largest, "learning rate above which the overlap decays"),
+                ("opt", largest / 2, "learning rate with the fewest samples"),
+            ):
+                rows.append((rf"$\gamma_{{{name}}}$", _cell(Coefficient(rate, True)), words))
+        update = sp.latex(self.update, symbol_names={H_STAR: "h^*"})
+        notes = [rf"$\psi = {update}$"] if len(update) < LONGEST_UPDATE else []
+        notes.append(r"h, $h^*$: fields of the neuron and of its teacher; t = steps $\gamma$/d.")
+        if self.exponent <= 2 and self.samples != "never":
+            notes.append("`.time(dim, overlap)` is the time at which |m| reaches an overlap.")
+        return Summary(f"Weak recovery by {self.algorithm!r}", tuple(rows), notes=tuple(notes))
 
     # What it says ---------------------------------------------------------------------------
 
@@ -464,19 +490,12 @@ class WeakRecovery(InLatex, Short):
         )
         return align(lines)
 
-    def __str__(self) -> str:
-        parts = [
-            f"e_{k} = {0 if self._vanishes(k, e) else _number(e)}"
-            for k, e in enumerate(self.coefficients, start=1)
-        ]
-        return (
-            f"effective exponent {self.exponent}: {self.samples} samples; {', '.join(parts)}, "
-            f"E psi^2 = {_number(self.square)}"
-        )
 
-
-def _number(value: Coefficient) -> sp.Expr:
-    return sp.Float(value.value, 7) if value.value.is_number else value.value
+def _cell(value: Coefficient) -> str:
+    """A coefficient in a table."""
+    if value.value.is_number and (value.error or value.value.has(sp.Float)):
+        return figures(float(value.value), value.error)
+    return f"${sp.latex(value.value)}$"
 
 
 def _shown(value: Coefficient, vanishes: bool) -> str:

@@ -24,7 +24,6 @@ from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import to_signs, without_fixed
 from dmft.model import FIELD, check_covariance
-from dmft.record import cut
 from dmft.symbolic_lock import in_turn
 
 # Kept results; the largest of ordinary use (3355 terms) takes about 3 MB.
@@ -81,6 +80,8 @@ class ClosedLaw:
         if any(self.mean):
             values.append(f"mean={self.mean}")
         text = f"{type(self).__name__}({', '.join(values)})"
+        from dmft.summary import cut
+
         return cut(text)
 
     def __init__(

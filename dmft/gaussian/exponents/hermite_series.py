@@ -21,7 +21,8 @@ from dmft.gaussian.exponents.coefficients import (
     factorials,
     indices,
 )
-from dmft.record import InLatex, cut
+from dmft.record import InLatex
+from dmft.summary import cut
 from dmft.validation import checked, shown
 
 # He_n of higher orders has coefficients beyond 1e300.

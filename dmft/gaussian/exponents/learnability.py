@@ -15,7 +15,8 @@ from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.gaussian.exponents.leaps import LeapStep, as_combination, canonical
 from dmft.gaussian.exponents.record import Exponent, coefficient_name
 from dmft.model import MultiIndex
-from dmft.record import InLatex, Record
+from dmft.record import Record
+from dmft.summary import Summary
 from dmft.validation import checked, shown
 
 ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
@@ -81,12 +82,12 @@ class Verdict:
         >>> z = sp.Symbol("z", real=True)
         >>> row = dmft.learnability(sp.Abs(z), z).table[0]
         >>> print(row.verdicts[0].latex())
-        d\log d
+        d\,\log d
         """
         if self.step is None:
             return r"\text{never}"
         power = "d" if self.exponent == 1 else rf"d^{{{self.exponent}}}"
-        return rf"{power}\log d" if self.logarithm else power
+        return rf"{power}\,\log d" if self.logarithm else power
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ class LearnabilityRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnability(InLatex, Record):
+class Learnability(Record):
     """Table of the number of samples after which each subspace of the target is learned.
 
     Attributes
@@ -165,24 +166,18 @@ class Learnability(InLatex, Record):
         """Algorithms, in the order of the columns."""
         return tuple(self.exponents)
 
-    def __str__(self) -> str:
-        rows = [("direction", *self.algorithms)]
+    def _summary(self) -> Summary:
+        rows = []
         for row in self.table:
-            cells = (
-                v.samples if v.step is None else f"{v.samples} (step {v.step})"
-                for v in row.verdicts
-            )
-            rows.append((row.name, *cells))
-        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([f"samples to learn y = {self.target}", *lines])
-
-    def __repr__(self) -> str:
-        rows = ", ".join(row.name for row in self.table)
-        return f"Learnability(y = {self.target}; directions {rows}; print shows the table)"
+            steps = ("" if v.step is None else f" (step {v.step})" for v in row.verdicts)
+            cells = (f"${v.latex()}${y}" for v, y in zip(row.verdicts, steps, strict=True))
+            rows.append((f"${', '.join(map(sp.latex, row.names))}$", *cells))
+        return Summary(
+            f"Samples to learn each direction of $y = {sp.latex(self.target)}$ in dimension d",
+            tuple(rows),
+            ("direction", *self.algorithms),
+            ("`.explain()` gives the reason for each entry.",),
+        )
 
     def explain(self) -> str:
         """Return the reason for every entry, as text.
@@ -210,26 +205,20 @@ class Learnability(InLatex, Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        """Return the table as a LaTeX tabular environment."""
-        head = " & ".join(("direction", *self.algorithms)) + r" \\"
-        body = [" & ".join(f"${cell}$" for cell in row) + r" \\" for row in self._cells()]
-        columns = "l" + "c" * len(self.algorithms)
-        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body]
-        return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+        r"""Return the table as a LaTeX tabular environment.
 
-    def _cells(self) -> list[list[str]]:
-        """Rows of the table in LaTeX, without dollars."""
-        names = (r",\ ".join(map(sp.latex, row.names)) for row in self.table)
-        rows = zip(names, self.table, strict=True)
-        return [[name, *(v.latex() for v in row.verdicts)] for name, row in rows]
+        Returns
+        -------
+        str
 
-    def _repr_latex_(self) -> str:
-        # Notebooks typeset arrays, not tabulars.
-        rows = list(map(" & ".join, self._cells()))
-        head = " & ".join(rf"\text{{{a}}}" for a in ("direction", *self.algorithms))
-        columns = "l" + "c" * len(self.algorithms)
-        body = r" \\ ".join([head + r" \\ \hline " + rows[0], *rows[1:]])
-        return rf"$\displaystyle \begin{{array}}{{{columns}}} {body} \end{{array}}$"
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> print(dmft.learnability(z**3 - 3 * z, z).latex().splitlines()[5])
+        $z$ & $d^{2}$ (step 1) & $d$ (step 1) & $d$ (step 1) \\
+        """
+        return self._summary().latex()
 
 
 @checked
@@ -270,10 +259,11 @@ def learnability(
     >>> import sympy as sp, dmft
     >>> z1, z2 = sp.symbols("z1 z2", real=True)
     >>> print(dmft.learnability(z1 + z2**3 - 3*z2, [z1, z2]))
-    samples to learn y = z1 + z2**3 - 3*z2
-    direction  one-pass SGD  data reuse  generic
-    z1         d (step 1)    d (step 1)  d (step 1)
-    z2         d^2 (step 2)  d (step 1)  d (step 1)
+    Samples to learn each direction of y = z_1 + z_2³ - 3 z_2 in dimension d
+      direction  one-pass SGD  data reuse  generic
+      z_1        d (step 1)    d (step 1)  d (step 1)
+      z_2        d² (step 2)   d (step 1)  d (step 1)
+    `.explain()` gives the reason for each entry.
     """
     expr, symbols = _declared(target, fields)
     wanted = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)

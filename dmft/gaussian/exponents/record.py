@@ -12,6 +12,8 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.gaussian.exponents.coefficients import Index
 from dmft.gaussian.exponents.leaps import LeapStep, Y, as_combination
+from dmft.record import Shown
+from dmft.summary import Summary, figures
 
 # Relative error of a coefficient above which it is printed: six digits are shown.
 SHOWN_ERROR = 1e-6
@@ -55,7 +57,7 @@ class Witness:
 
 @total_ordering
 @dataclass(frozen=True, eq=False)
-class Exponent:
+class Exponent(Shown):
     """Exponent of a target: an integer, or infinity (oo), with its justification.
 
     Attributes
@@ -110,6 +112,26 @@ class Exponent:
 
     def __repr__(self) -> str:
         return str(self.value)
+
+    def __format__(self, given: str) -> str:
+        return format(repr(self), given)
+
+    def _summary(self) -> Summary:
+        how = "" if self.threshold is None else f", zero means below {self.threshold:g}"
+        rows = []
+        if self.witness is not None:
+            value = f"${sp.latex(self.witness.value)}$"
+            if self.witness.value.has(sp.Float):
+                value = figures(float(self.witness.value), self.witness.error)
+            rows.append(
+                (f"${_names(self, latex=True)}$", value, "decides: all lower orders vanish")
+            )
+            rows.append(("samples", _samples(self.name, int(self)), "by order, in dimension d"))
+        for number, step in enumerate(self.steps, start=1):
+            found = (sp.latex(as_combination(v, self.fields)) for v in step.directions)
+            rows.append((f"step {number}", f"order {step.order}", f"finds ${', '.join(found)}$"))
+        title = f"{self.name.capitalize()} {self.value} of $y = {sp.latex(self.target)}$"
+        return Summary(f"{title} ({self.proof}{how})", tuple(rows))
 
     @property
     def directions(self) -> list[Array]:

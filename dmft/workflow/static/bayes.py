@@ -60,9 +60,11 @@ class BayesOptimal(Archived):
 
     Attributes
     ----------
-    q, qhat, mmse, free_entropy
-        Overlap with the teacher, conjugate overlap, mean squared error of the weights and free
-        entropy of the selected branch, as in `branches`.
+    q, qhat
+        Overlap with the teacher, and its conjugate, of the selected branch.
+    mmse : float
+        Mean squared error of the weights.
+    free_entropy : float
     risk : float
         Risk E(g - E[g | x, data])^2/2 of a new sample; g is the label without noise and flips.
     error_rate : float or None

@@ -40,20 +40,23 @@ class ERM(Archived):
 
     Attributes
     ----------
-    M, Q : float
-        Overlaps w.w*/d and w.w/d of the minimiser. For teachers of several fields (squared loss) M
-        is a tuple.
+    M : float
+        Overlap w.w*/d with the teacher. For teachers of several fields (squared loss) a tuple.
+    Q : float
+        Squared length w.w/d.
     V : float
         Response of an output to its sample, the parameter of the proximal operator.
-    train_loss, test_loss : float
-        Mean loss of a training sample and of a new sample, including label noise.
+    train_loss : float
+        Mean loss of a training sample.
+    test_loss : float
+        Mean loss of a new sample, including label noise.
     risk : float
         Risk E(f* - f)^2/2 without flips and noise. For randomly drawn labels f* is the mean label.
     error_rate : float or None
         For sign labels, the probability that the sign of the output differs from the teacher's. For
         drawn labels, the probability that it differs from the label.
     stability : float
-        Replicon eigenvalue. Below 1 the replica-symmetric equations are stable.
+        Replicon eigenvalue, below 1 where the replica-symmetric equations are stable.
     error : mapping of str to float
         Error of each of these numbers.
     proof : "closed form" or "quadrature"

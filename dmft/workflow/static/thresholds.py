@@ -20,6 +20,7 @@ from dmft.gaussian.closed.bivariate import normal_cdf
 from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
 from dmft.model import Model
 from dmft.record import Archived
+from dmft.summary import Summary, as_formula
 from dmft.validation import as_positive, checked
 from dmft.workflow.static.bayes import curve_of
 from dmft.workflow.static.continuation import Extreme, Lines
@@ -79,8 +80,9 @@ class Thresholds(Archived):
     samples, overlap : (P,)
         Points (alpha, q) of the curve alpha(q) of fixed points; for several fields, of the line
         that begins at q = 0.
-    prior, label, message
-        The prior, the label, and a summary or the reason for a None, as text.
+    prior, label : str
+    message : str
+        A summary or the reason for a None.
 
     Examples
     --------
@@ -472,10 +474,8 @@ class SampleComplexity(Archived):
         finite = ((name, y) for name, y in others if y is not None and y < float("inf"))
         return found + [(name, _multiple(y)) for name, y in finite]
 
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.rows)
-        lines = [f"{name.ljust(width)}  {value}" for name, value in self.rows]
-        return "\n".join([f"samples to learn y = {self.label}", *lines])
+    def _summary(self) -> Summary:
+        return Summary(f"Samples to learn y = {as_formula(self.label)}", tuple(self.rows))
 
 
 def _multiple(value: Threshold) -> str:
