@@ -46,6 +46,8 @@ SPARE = re.compile(
 )
 # Indices that are no indices of arrays: numbers, several letters, the dimension, an entry.
 WORD = re.compile(r"\d+|d|[^\W\d]{2,}|\w+\[[^\[\]]*\]")
+# Two indices without a space between them.
+PAIR = re.compile(r"[jlrsuvab]{2}")
 INNER = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|⟨[^⟨⟩]*⟩")
 
 
@@ -110,7 +112,7 @@ class _Reader(Tokens):
             star, below = "*", ""
         is_word = base in ("∂", "δ", "E", "n", "F") or base + below in ("ρa", "Bt")
         is_word |= len(base) > 1 and base.isalpha()
-        below = f"_{below}" if below and is_word else _index(below)
+        below = f"_{below.replace(' ', '')}" if below and is_word else _index(below)
         return base + star + below + _power(above)
 
     def atom(self) -> str:
@@ -171,6 +173,8 @@ def _index(below: str) -> str:
     if not below:
         return ""
     names = re.sub(r" +", ",", re.sub(r"(,) | ([+-]) ", r"\1\2", below))
+    if PAIR.fullmatch(names):
+        names = ",".join(names)
     return f"_{names}" if WORD.fullmatch(names) else f"[{names}]"
 
 

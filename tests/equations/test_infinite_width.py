@@ -109,7 +109,7 @@ def test_learning_rate_zero_keeps_the_residuals_orthogonal():
 def test_what_it_says_of_itself():
     equations = dmft.derive(phase_retrieval(3), sphere(0.3), scaling=WIDE)
     assert "p -> infinity" in equations.approximation
-    assert "Q_jl = C M[j] M[l]" in str(equations)
+    assert "Q[j,l] = C M[j] M[l]" in str(equations)
     assert r"Q_{jl} = C M_{j} M_{l}" in equations.latex()
     quiet = equations.without("sgd_noise", "label_noise")
     assert quiet.evaluate(typical(3, 100))["coupling"][0] == 0.0
@@ -171,3 +171,17 @@ def test_what_needs_overlaps_is_refused():
     for verb in (dmft.fixed_points, dmft.stability):
         with pytest.raises(BadParameter, match="defined for Q and M"):
             verb(equations, start)
+
+
+def test_indices_are_written_in_one_way():
+    """Q_jl stood beside M[j]."""
+    from dmft.typeset.plain import plain
+
+    assert (
+        plain(r"Q_{jl} = C M_{j} M_l, P_{r s} = \delta_{r s}")
+        == "Q[j,l] = C M[j] M[l], P[r,s] = δ_rs"
+    )
+    assert plain(r"C_{12} + \gamma_{max} x_{i}") == "C_12 + γ_max x[i]"
+    wide = dmft.regimes(dmft.literature.phase_retrieval(1))["mean-field"].equations
+    assert "Q[j,j] = q[j]" in str(wide)
+    assert "Q_j" not in str(wide)
