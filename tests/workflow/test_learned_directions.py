@@ -126,7 +126,7 @@ def test_committee_teachers_and_one_step():
 
 def test_words_and_latex(two_steps):
     result = two_steps
-    assert str(result).splitlines()[2].startswith("z1         step 1")
+    assert str(result).splitlines()[2].startswith("  z_1        step 1")
     text = result.latex()
     assert text.count("&") == 2
     assert r"\lVert M^2 v \rVert" in text
