@@ -180,23 +180,14 @@ dmft.Censored) or use a larger t_max
         )
 
 
-def escape_time_of(
-    run: Trajectory,
-    fraction: float = 0.5,
-    reference: str = "start",
-    overlap: float | None = None,
-    observable: str = "risk",
-    threshold: float | None = None,
-) -> EscapeTime | Censored:
+def escape_time_of(run: Trajectory, **how: Any) -> EscapeTime | Censored:
     """Escape time of a solved run: it is integrated again, more tightly, up to its last time.
 
-    Never read off the saved points, whose grid would limit it.
+    Never read off the saved points, whose grid would limit it. `how` is that of
+    `escape_time_of_problem`.
     """
     problem, options = run_again(run)
-    return escape_time_of_problem(
-        problem, run.start, float(run.t[-1]), fraction=fraction, reference=reference,
-        overlap=overlap, observable=observable, threshold=threshold, **options,
-    )  # fmt: skip
+    return escape_time_of_problem(problem, run.start, float(run.t[-1]), **how, **options)
 
 
 def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:

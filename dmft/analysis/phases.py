@@ -109,7 +109,7 @@ def phases(
     missing = [name for name in BLOCKS if name not in run.blocks and name not in run.constants]
     if missing:
         raise BadParameter(f"the cosines need M, Q and P; this run has no {', '.join(missing)}")
-    escape = escape_time_of(run, fraction, reference)
+    escape = escape_time_of(run, fraction=fraction, reference=reference)
     problem, options = run_again(run)
     dense = solve_problem(problem, run.start, float(run.t[-1]), **options)
     P = run.constants["P"]

@@ -107,6 +107,10 @@ def escape_time(
     0.824129
     """
     run = cast(Any, run_or_equations)
+    how: dict[str, Any] = {
+        "fraction": fraction, "reference": reference, "overlap": overlap,
+        "observable": observable, "threshold": threshold,
+    }  # fmt: skip
     of_paths, simulated = hasattr(run, "path_status"), hasattr(run, "first_passage")
     if isinstance(run, Trajectory) or of_paths or simulated:
         if start is not None or t_max is not None or options:
@@ -115,7 +119,7 @@ def escape_time(
                 "change them"
             )
         if isinstance(run, Trajectory):
-            return escape_time_of(run, fraction, reference, overlap, observable, threshold)
+            return escape_time_of(run, **how)
         _check_noisy(reference, observable, threshold)
         if of_paths:
             from dmft.workflow.solving.paths import escape_times_of_ensemble
@@ -136,18 +140,7 @@ def escape_time(
     kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
     if kinked:
         solver = {**KINKED, **solver}
-    return escape_time_of_problem(
-        problem,
-        inputs.pop("state"),
-        t_max,
-        fraction=fraction,
-        reference=reference,
-        overlap=overlap,
-        observable=observable,
-        threshold=threshold,
-        **inputs,
-        **solver,
-    )
+    return escape_time_of_problem(problem, inputs.pop("state"), t_max, **how, **inputs, **solver)
 
 
 def _check_noisy(reference: str, observable: str, threshold: float | None) -> None:

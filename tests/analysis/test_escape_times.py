@@ -102,7 +102,7 @@ def test_the_sampling_grid_has_no_say(spherical, pair):
             spherical, at(1e-3), 50.0, **pair, **retrieval(), **TIGHT, save_at=save_at,
             provenance={"time_step_times_dim": 0.05},
         )  # fmt: skip
-        values.append(escape_time_of(run, 0.5))
+        values.append(escape_time_of(run, fraction=0.5))
     assert [v.value for v in values[:2]] == [values[0].value] * 2
     assert values[2].value == pytest.approx(values[0].value, rel=1e-9)
     assert values[3].value == pytest.approx(values[0].value, rel=1e-9)

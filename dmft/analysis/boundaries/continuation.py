@@ -56,12 +56,24 @@ def follow(
         slope = (function(y, s + h) - function(y, s - h)) / (2 * h) * span
         return np.column_stack([jacobian(y, s), slope])
 
+    def correct(guess: Array, tangent: Array) -> tuple[Array | None, int]:
+        """Newton's method in the plane through the guess across the branch."""
+        u = guess
+        for count in range(CORRECTOR_STEPS):
+            value = function(*scaled(u))
+            if not np.all(np.isfinite(value)):
+                return None, count
+            if np.abs(value).max() <= tolerance and count > 0:
+                return u, count
+            matrix = np.vstack([rows(u), tangent])
+            u = u - np.linalg.lstsq(matrix, np.append(value, tangent @ (u - guess)), rcond=1e-12)[0]
+        return None, CORRECTOR_STEPS
+
     length, status, message = step, Status.MAX_STEPS, f"{max_points} points"
     while len(points) < max_points:
         here = points[-1]
         tangent = _tangent(rows(here), tangent)
-        guess = here + length * tangent
-        corrected, count = _correct(function, scaled, rows, guess, tangent, tolerance)
+        corrected, count = correct(here + length * tangent, tangent)
         if corrected is None:
             length /= 2
             if length < 1e-6 * step:
@@ -84,7 +96,7 @@ def follow(
     u = np.array(points)
     folds = np.empty(0)
     if len(points) > 1:
-        folds = first + span * _folds(function, scaled, rows, points, tolerance)
+        folds = first + span * _folds(correct, rows, points)
     return Branch(first + span * u[:, -1], u[:, :-1], folds, status, message)
 
 
@@ -94,33 +106,10 @@ def _tangent(rows: Array, previous: Array) -> Array:
     return null if null @ previous >= 0 else -null
 
 
-def _correct(
-    function: Callable[[Array, float], Array],
-    scaled: Callable[[Array], tuple[Array, float]],
-    rows: Callable[[Array], Array],
-    guess: Array,
-    tangent: Array,
-    tolerance: float,
-) -> tuple[Array | None, int]:
-    """Newton's method in the plane through the guess across the branch."""
-    u = guess
-    for count in range(CORRECTOR_STEPS):
-        value = function(*scaled(u))
-        if not np.all(np.isfinite(value)):
-            return None, count
-        if np.abs(value).max() <= tolerance and count > 0:
-            return u, count
-        matrix = np.vstack([rows(u), tangent])
-        u = u - np.linalg.lstsq(matrix, np.append(value, tangent @ (u - guess)), rcond=1e-12)[0]
-    return None, CORRECTOR_STEPS
-
-
 def _folds(
-    function: Callable[[Array, float], Array],
-    scaled: Callable[[Array], tuple[Array, float]],
+    correct: Callable[[Array, Array], tuple[Array | None, int]],
     rows: Callable[[Array], Array],
     points: list[Array],
-    tolerance: float,
 ) -> Array:
     """Scaled parameters where the branch turns: the tangent has no component along it there."""
     from scipy.optimize import brentq
@@ -136,8 +125,7 @@ def _folds(
             continue
 
         def along(length: float, here: Array = here, tangent: Array = tangent) -> Array:
-            guess = here + length * tangent
-            point, _ = _correct(function, scaled, rows, guess, tangent, tolerance)
+            point, _ = correct(here + length * tangent, tangent)
             return here if point is None else point
 
         def turn(

@@ -17,6 +17,7 @@ from dmft.analysis.boundaries.boundary import Boundary, BoundaryCurve, describe_
 from dmft.analysis.boundaries.curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.boundaries.plane import Label, Plane, PlaneStore
 from dmft.analysis.boundaries.segment import JUMP, POLE, Change, find_change
+from dmft.analysis.sweeps.points import Range, as_axes
 from dmft.analysis.sweeps.store import Store
 from dmft.arrays import Array
 from dmft.errors import BadParameter
@@ -77,13 +78,10 @@ def check_options(
 
 def to_parameter(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
     """Parameter at a coordinate in [0, 1]."""
-    try:
-        name, low, high = axis
-        low, high = float(low), float(high)
-    except (TypeError, ValueError) as error:
-        raise BadParameter(f"an axis is (name, lowest, highest), got {axis!r}") from error
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise BadParameter(f"axis {name!r} runs from {low!r} to {high!r}: lowest < highest")
+    ((name, ends),) = as_axes(axis).items()
+    if not isinstance(ends, Range):
+        raise BadParameter(f"an axis is (name, lowest, highest), got {axis!r}")
+    low, high = ends.low, ends.high
     if name not in log:
         return lambda u: high if u == 1.0 else low + u * (high - low)
     if not low > 0.0:
