@@ -253,6 +253,7 @@ def rule_equations(rule: VectorRule, fluctuations: bool, dim: Any) -> Equations:
     Source      theory/update_rules (4)
     """
     from dmft.equations.rules.fluctuations import rule_noise
+    from dmft.equations.rules.nodes import without_kinks
     from dmft.equations.rules.rates import Rates
 
     rates = Rates(rule)
@@ -262,6 +263,8 @@ def rule_equations(rule: VectorRule, fluctuations: bool, dim: Any) -> Equations:
         definitions.append(define(sp.Symbol(name, real=True), {"measure": value}, "observable"))
     whole: list[Definition] = [*rates.moments.definitions, *rates.growths, *definitions]
     noise = rule_noise(rule, dim) if fluctuations else None
+    if noise:  # the averages share the nodes of the increments, whose axes are not split
+        whole = [without_kinks(one) for one in whole]
     return Equations(
         kind="sde" if noise else "ode",
         definitions=live(whole),

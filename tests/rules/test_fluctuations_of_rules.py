@@ -167,3 +167,37 @@ def test_fluctuations_of_polynomial_rules_with_masks_are_exact():
     (point,) = dmft.fixed_points(dmft.derive(rule), start)
     noise = dmft.linear_noise(eqs, point)
     assert noise.std["readout"] == pytest.approx(np.sqrt(g / 500 * 12.5 / 2), rel=1e-9)
+
+
+def test_paths_have_the_drift_and_measures_of_their_law():
+    """Split axes and exact nodes of increments are no nodes of the averages; quadrature in R^2."""
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    act = Random(
+        "a", laws.Discrete({1: 1 / (1 + sp.exp(-2 * (w @ x))), -1: 1 / (1 + sp.exp(2 * (w @ x)))})
+    )
+    reward = sp.Heaviside(act * (B @ x))
+    policy = {w: reward * (act - sp.tanh(w @ x)) * x}
+    linear = {w: (B @ x - w @ x) * x}
+    z, weight = np.polynomial.legendre.leggauss(80)
+    z, weight = np.r_[4 * z - 4, 4 * z + 4], np.r_[weight, weight] * 4  # split at B @ x = 0
+    k, n = np.meshgrid(z, z)
+    mass = np.outer(weight, weight) * np.exp(-(k**2 + n**2) / 2) / (2 * np.pi)
+    h = 0.3 * k + np.sqrt(0.91) * n
+    p, t = 1 / (1 + np.exp(-2 * h)), np.tanh(h)
+    drift = np.sum(mass * np.where(k > 0, p * (1 - t), (1 - p) * (-1 - t)) * k)
+    exact = {"square": np.sum(mass * t**2), "sign": np.sum(mass * t * np.sign(k))}
+    measures = {"square": sp.tanh(w @ x) ** 2, "sign": sp.tanh(w @ x) * sp.sign(B @ x)}
+    start, step = dmft.Overlaps([[1.0]], [[0.3]]), 1e-6
+    for steps, rate in ((policy, drift), (linear, 0.7)):
+        rule = dmft.UpdateField(steps, learning_rate=0.8, measures=measures)
+        paths = dmft.solve(
+            dmft.derive(rule, dim=10**15, fluctuations=True),
+            start,
+            step,
+            paths=4,
+            dt=step,
+            save_at=2,
+        )
+        assert abs((paths.mean.M[-1, 0, 0] - 0.3) / step - rate) < 2e-3
+        for name, value in exact.items():
+            assert abs(np.ravel(paths.mean[name])[0] - value) < 2e-3

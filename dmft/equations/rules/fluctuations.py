@@ -103,14 +103,16 @@ class RuleNoise(WrittenNoise):
         free = set(self.normals) - set(known)
         if not all(sp.sympify(w, strict=True).is_number for y in known.values() for w in y.weights):
             return None
+        measures = [self.put_in(y, self.sample) for _, y in self.model.measures]
+        averaged = [*self.at_nodes[0], *measures]  # the averages of measures have the same nodes
         values = [
             y.replace(
                 lambda e: isinstance(e, sp.sign) and not e.free_symbols & free, lambda _: sp.Dummy()
             )
-            for y in self.at_nodes[0]
+            for y in averaged
         ]
         degree = max((_degree(y, free) for y in values), default=0)
-        used = {s for y in self.at_nodes[0] for s in y.free_symbols}
+        used = {s for y in averaged for s in y.free_symbols}
         axes: list[tuple[np.ndarray, np.ndarray] | None] = []
         for n in self.normals:
             if n not in used:

@@ -12,6 +12,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
+from dmft.equations.definitions import Definition
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
 from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule, tensor_rule
@@ -84,6 +85,13 @@ class StepNodes(Law):
             width = sp.Piecewise((low, s < 1), (high, True))
             density *= 2 * width * sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
         return AtNodes(axes, (), tuple(found), density)
+
+
+def without_kinks(definition: Definition) -> Definition:
+    """The same with averages on axes that are not split."""
+    laws = {law for _, y in definition.terms for law in y.atoms(StepNodes)}
+    swap = {law: StepNodes(law.args[0], sp.Tuple(*[sp.nan] * len(law.args[1]))) for law in laws}
+    return replace(definition, terms=tuple((n, y.xreplace(swap)) for n, y in definition.terms))
 
 
 def node_symbol(n: int) -> sp.Symbol:
