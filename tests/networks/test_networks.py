@@ -387,3 +387,32 @@ def test_perturbations_of_more_rows_than_paths_are_refused():
 def test_stationary_states_name_symbols_without_a_value():
     with pytest.raises(BadParameter, match="no value for g; pass g="):
         dmft.stationary(leaky(std=sp.Symbol("g")))
+
+
+@pytest.mark.parametrize(
+    ("options", "leak"),
+    [
+        ({"mean": 2.5, "std": 0.3, "symmetry": 0.5}, 1.0),
+        ({"mean": [[2.5, 0.0], [0.0, 0.4]], "std": 0.3, "fractions": [0.5, 0.5]}, 1.0),
+        ({"mean": 2.5, "std": 0.3}, 2.0),
+        ({"mean": 1.5, "std": 0.3}, 2.0),
+        ({"mean": -2.5, "std": 0.3, "kind": "map"}, 0.0),
+        ({"mean": -0.6, "std": 0.3, "kind": "map"}, 0.0),
+    ],
+)
+def test_stable_points_have_no_outliers(options, leak):
+    """At rest, eigenvalues of drawn matrices: -leak + J of tanh sites, J of the map tanh(h)."""
+    is_map = options.get("kind") == "map"
+    rate = sp.tanh(H) if is_map else -leak * X + H
+    network = dmft.RandomNetwork(rate, X, H, **{"output": X if is_map else sp.tanh(X), **options})
+    rest = min(dmft.fixed_points(network), key=lambda y: np.max(y.output_second_moment))
+    size, rng = 400, np.random.default_rng(0)
+    mean = np.atleast_2d(options["mean"])
+    means = np.kron(mean, np.ones((size // len(mean),) * 2))
+    first, second = rng.standard_normal((2, size, size))
+    g = options.get("symmetry", 0.0)
+    upper = np.triu(first, 1)
+    J = upper + (g * upper + np.sqrt(1 - g**2) * np.triu(second, 1)).T
+    J = means / size + options["std"] * J / np.sqrt(size)
+    values = np.linalg.eigvals(J)
+    assert rest.stable == (np.abs(values).max() < 1 if is_map else values.real.max() < leak)

@@ -35,6 +35,8 @@ ACCEPTED, SAME = 1e-8, 1e-6
 NEAR = 1e-4
 # Iterations before Newton's method, from each guess.
 WARM_UP = 60
+# Change of the averages whose growth is measured.
+PERTURBED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,8 @@ class NetworkFixedPoint(Record):
     bulk_radius : float
         Radius of the bulk of that matrix, sigma sqrt(E phi'^2).
     stable : bool
-        Whether the fixed point is stable by both criteria, the replicon and the spectral edge.
+        Whether the replicon is below 1, and perturbations of the averages of all sites decay
+        (of sites that are neither leaky nor maps of the field: those that do not oscillate).
     residual : float
         Largest change of the averages in a further iteration.
     status : Status
@@ -370,10 +373,32 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
         response=shaped(chi), survival=shaped(survival), loadings=kappa,
         multiplier=nu if search.held else np.nan, replicon=replicon, spectral_edge=edge,
         outliers=outliers, bulk_radius=bulk,
-        stable=bool(replicon < 1.0 and (not outliers.size or outliers.real.max() < 1.0)),
+        stable=bool(replicon < 1.0 and (
+            outliers.real.max() < 1.0 if outliers.size else not _run_away(search, at, start)
+        )),
         residual=residual,
         status=Status.OK if residual < ACCEPTED * scale else Status.NOT_CONVERGED,
     )  # fmt: skip
+
+
+def _run_away(search: Search, at: Array, start: float) -> bool:
+    """Whether a perturbation of the averages grows: by a real factor above 1 of their map.
+
+    All factors of modulus above 1 count for maps of the field alone, whose next averages these are.
+    The averages that a multiplier holds are not perturbed.
+    """
+    count, network = search.rest.populations, search.rest.network
+    if search.held is not None:
+        return False
+    # Where sites have kinks the response is a ratio that vanishing fields leave open.
+    moved = [n for n in range(at.size) if not (search.kinked and 2 * count <= n < 3 * count)]
+    base, step = search(at, start), PERTURBED * max(1.0, float(np.abs(at).max()))
+    changes = [(search(at + step * np.eye(at.size)[n], start) - base)[moved] for n in moved]
+    factors = np.linalg.eigvals(np.array(changes) / step)
+    if network.kind == "map" and not any(y.has(network.state) for y in network.rate):
+        return bool(np.abs(factors).max() > 1.0 + NEAR)
+    real = factors.real[np.abs(factors.imag) < NEAR]
+    return bool(real.size and real.max() > 1.0 + NEAR)
 
 
 def _outliers(
