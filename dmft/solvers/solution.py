@@ -487,8 +487,9 @@ def start_of(
         # Wide students: overlaps that have these lengths outside the span of the teachers.
         inside = blocks["M"] @ np.linalg.pinv(constants["P"]) @ blocks["M"].T
         return start_of({**blocks, "Q": inside + np.diag(blocks["Q_perp"])}, constants, clock)
-    if "m" in blocks and blocks.keys() <= {"e", "m"}:
-        return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0, clock=clock)
+    if "m" in blocks and blocks.keys() <= {"e", "m", CLOCK}:
+        e, m = blocks.get("e", np.zeros(())), blocks["m"]
+        return _unchecked(Alignment, e=e, m=m, radius=1.0, clock=clock)
     return dict(blocks)
 
 

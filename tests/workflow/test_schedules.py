@@ -219,3 +219,18 @@ def test_table_continues_in_its_own_time():
         dmft.solve(equations, half.final, 30.0, learning_rate=HALVES)
     runs = dmft.simulate(LINE, LINEAR, 50, 12.0, 2, half.final, learning_rate=fall, save_at=2)
     assert runs.t.tolist() == [10.0, 12.0]
+
+
+def test_scheduled_runs_of_sequences_continue():
+    """`final` of a run that counts its steps is an `Alignment`; the whole run is the truth."""
+    a, b = sp.symbols("a b", real=True)
+    target = dmft.SequenceTarget(a * b + a / 2, [a, b])
+    student = dmft.SequenceTarget(a * b + b**2 / 3, [a, b])
+    equations = dmft.derive(dmft.Model(student, target, encoding=1.0), dmft.SGD(0.3))
+    start = dmft.Alignment(e=0.3, m=0.3)
+    whole = dmft.solve(equations, start, 1.0, learning_rate="0.3/(1 + t)")
+    half = dmft.solve(equations, start, 0.4, learning_rate="0.3/(1 + t)")
+    rest = dmft.solve(equations, half.final, 1.0, learning_rate="0.3/(1 + t)")
+    assert rest.t[0] == 0.4
+    assert abs(rest.m[-1] - whole.m[-1]) < 1e-7
+    assert abs(rest.steps(100)[-1] - whole.steps(100)[-1]) < 1e-4
