@@ -48,7 +48,7 @@ from dmft.simulation.risks.measures import loss_above_risk
 from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.common import factor
-from dmft.simulation.steps.optimiser import pace
+from dmft.simulation.steps.optimiser import kept_rows, pace
 from dmft.simulation.steps.rule_runs import simulate_rule
 from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event
@@ -213,6 +213,7 @@ def simulate(
         refuse(algorithm, "chain", numbers=experiment.numbers)
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
+    _check_rows(experiment, start)
     experiment, clock, grid, total = timed(experiment, t_max, save_at)
     P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
@@ -342,6 +343,18 @@ def declare_experiment(
         experiment = with_scaled_steps(experiment, algorithm, start, filler)
     filler.check_all_used()
     return experiment
+
+
+def _check_rows(experiment: Experiment, start: Overlaps | None) -> None:
+    """Refuse velocities and averages of a start, which simulations begin with zero and w."""
+    memory = {} if start is None else start.memory or {}
+    held = [row for row in kept_rows(experiment.numbers) if np.any(memory.get(row, 0.0))]
+    if held:
+        raise BadParameter(
+            f"the start has rows of an earlier run ({', '.join(held)}), but simulations begin with "
+            "zero velocities and with averages at the weights: simulate from the start of that "
+            "run, or leave memory= out of the start"
+        )
 
 
 def _check_watched(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
+import dmft
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps, Repeat
+from dmft.model import SGD, Committee, GradientFlow, Model, Momentum, Overlaps, Repeat
 from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.jobs import save_steps
@@ -115,3 +116,17 @@ def test_values_at_run_time_are_refused_like_declared_ones(declared, given, matc
     start = Overlaps([[1.0]], [[0.1]])
     with pytest.raises(BadParameter, match=match):
         run(algorithm=SGD(0.1, **declared), start=start, **given)
+
+
+def test_rows_of_an_earlier_run_are_refused():
+    """Velocities and averages of `run.final` were replaced by zero and by the weights."""
+    line = Committee(z, width=1)
+    start = Overlaps([[0.5]], [[0.1]])
+    for options in ({"momentum": Momentum(2.0)}, {"average": 1.0}):
+        algorithm = SGD(0.5, **options)
+        model = Model(line, line)
+        end = dmft.solve(dmft.derive(model, algorithm), start, 0.5).final
+        with pytest.raises(BadParameter, match="rows of an earlier run"):
+            simulate(model, algorithm, 50, 0.1, 2, end)
+        plain = simulate(model, SGD(0.5), 50, 0.1, 2, end, save_at=2)
+        np.testing.assert_allclose(plain.mean.Q[0], end.Q)
