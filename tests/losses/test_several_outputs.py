@@ -486,3 +486,18 @@ def test_refusals() -> None:
     }.items():
         with pytest.raises((BadParameter, ShapeMismatch), match=words):
             call()
+
+
+def test_trained_readouts_start_as_declared() -> None:
+    """A start without readouts is one with those of the model."""
+    rows = [[2.0, -1.0], [-0.5, 1.5], [0.0, -1.0]]
+    model = dmft.Model(dmft.Committee(z, 2, rows), MIXTURE)
+    equations = dmft.derive(model, dmft.SGD(0.5, loss="cross-entropy", readout_rate=0.7))
+    Q, M = [[0.8, 0.2], [0.2, 0.6]], [[0.3, 0.1, 0.0], [-0.2, 0.2, 0.1]]
+    one, two = (
+        dmft.solve(equations, dmft.Overlaps(Q, M, readout=a), 0.05, save_at=2, nodes=8)
+        for a in (None, rows)
+    )
+    np.testing.assert_allclose(one.readout, two.readout, rtol=1e-12)
+    rate = equations.evaluate(dmft.Overlaps(Q, M), nodes=8)["readout"]
+    np.testing.assert_allclose((one.readout[1] - rows) / 0.05, rate, atol=0.05)

@@ -165,7 +165,9 @@ def within_tails(run: Trajectory, equations: Equations, start: Any) -> Trajector
     """A run up to where an average on nodes becomes infinite; a start beyond is refused."""
     values = Values(dict(run.widths), dict(run.parameters), dict(run.constants))
     system, rule = equations.on_nodes, equations.rule(start, {})
-    check_tails(equations.definitions, system, equations.space.entries(start), values, rule)
+    first = {name: y[0] for name, y in run.blocks.items() if run.t.size}  # trained readouts, too
+    begin = {**equations.space.entries(start), **first}
+    check_tails(equations.definitions, system, begin, values, rule)
     known = -1
     for n in np.unique(np.linspace(0, run.t.size - 1, LOOKED_AT).astype(int)) if run.t.size else ():
         if outgrows(system, {name: y[n] for name, y in run.blocks.items()}, values, rule):
