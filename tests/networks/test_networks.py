@@ -372,7 +372,7 @@ def test_stability_of_diagrams_is_that_of_the_aligned_sites():
         m = normal_mean(np.tanh, *at)
         q = normal_mean(lambda u: np.tanh(u) ** 2, *at)
     wanted = g * g * normal_mean(lambda u: (1 - np.tanh(u) ** 2) ** 2, 3.0 * m, g * g * q) - 1.0
-    swept = dmft.sweep({"std": [g]}, "stability", equations=network).values["value"]
+    swept = dmft.sweep({"std": [g]}, "stability", equations=network).values["stability"]
     drawn = dmft.phase_diagram("stability", ("std", [g]), ("mean", [3.0]), equations=network)
     np.testing.assert_allclose([swept[0], drawn.values[0, 0]], wanted, atol=1e-8)
 
@@ -416,3 +416,17 @@ def test_stable_points_have_no_outliers(options, leak):
     J = means / size + options["std"] * J / np.sqrt(size)
     values = np.linalg.eigvals(J)
     assert rest.stable == (np.abs(values).max() < 1 if is_map else values.real.max() < leak)
+
+
+def test_diagrams_take_values_of_symbols():
+    """Symbols that are no axes have values, as in `stationary`; sweeps are named by the measure."""
+    gain, slope = sp.symbols("gain slope", positive=True)
+    network = dmft.RandomNetwork(-X + H, X, H, output=sp.erf(slope * X), std=gain)
+    exact = [dmft.stationary(network, gain=g, slope=1.3).lyapunov_exponent for g in (1.5, 2.0)]
+    axis = {"equations": network, "slope": 1.3}
+    swept = dmft.sweep({"gain": [1.5, 2.0]}, "chaos", **axis)
+    np.testing.assert_allclose(swept.values["chaos"], exact, rtol=1e-9)
+    drawn = dmft.phase_diagram("chaos", ("gain", [1.5, 2.0]), ("noise", [0.0, 0.1]), **axis)
+    np.testing.assert_allclose(drawn.values[0], exact, rtol=1e-9)
+    with pytest.raises(BadParameter, match="no value for slope"):
+        dmft.phase_diagram("chaos", ("gain", [1.5, 2.0]), ("noise", [0.0, 0.1]), equations=network)

@@ -118,7 +118,7 @@ def sweep(
         measure, where.at(0), False, equations=equations, start=start, t_max=t_max,
         fraction=fraction, reference=reference, overlap=overlap, **options,
     )  # fmt: skip
-    own = (chosen.name,) if chosen.provenance else ("value",)
+    own = ("value",) if callable(measure) else (chosen.name,)
     names = own if quantities is None else quantities
     if {"status", "horizon"} & set(names) and callable(measure):
         raise BadParameter(f"quantities = {names!r}: the names status and horizon are reserved")

@@ -39,8 +39,10 @@ def declared(system: RandomNetwork | NetworkEquations) -> RandomNetwork:
     return system.model
 
 
-def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]) -> RandomNetwork:
-    """The network at values of its symbols, and of declared numbers by name."""
+def at_values(
+    system: RandomNetwork | NetworkEquations, given: Mapping[str, Any], some: bool = False
+) -> RandomNetwork:
+    """The network at values of its symbols (or `some` of them), and of declared numbers by name."""
     network = declared(system)
     known = {y.name: y for y in network.scalars}
     swap, fields = {}, {}
@@ -60,7 +62,11 @@ def at_values(system: RandomNetwork | NetworkEquations, given: Mapping[str, Any]
             )
     if fields:
         network = _with_fields(network, fields)
-    return substituted(network, swap) if network.scalars else network
+    network = substituted(network, swap) if network.scalars else network
+    left = [] if some else sorted(map(str, network.scalars))
+    if left:
+        raise BadParameter(f"no value for {left[0]}; pass {left[0]}=...")
+    return network
 
 
 @dataclass(frozen=True)
@@ -112,11 +118,7 @@ def substituted(network: RandomNetwork, swap: Mapping[sp.Symbol, sp.Expr]) -> Ra
 
     names = ("rate", "output", "mean", "std", "symmetry", "noise", "input", "low_rank",
              "multiplier", "covariance", "memory")  # fmt: skip
-    network = _with_fields(network, {name: at(getattr(network, name)) for name in names})
-    left = sorted(map(str, network.scalars))
-    if left:
-        raise BadParameter(f"no value for {left[0]}; pass {left[0]}=...")
-    return network
+    return _with_fields(network, {name: at(getattr(network, name)) for name in names})
 
 
 @dataclass(frozen=True)
