@@ -11,7 +11,7 @@ from dmft.emit import cache_directory
 from dmft.errors import NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables import tabled
-from dmft.gaussian.tables.direct import direct_pair
+from dmft.gaussian.tables.direct import direct_average, direct_pair
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.gaussian.tables.factor_table import _Builder, factor_table
 from dmft.gaussian.tables.tabled import FieldTable, PairTable, tabled_expectation
@@ -347,3 +347,22 @@ def test_kinked_factors_of_nearly_parallel_fields_against_sums(c11):
     wanted = float(np.sum(density * f(np.sqrt(c11) * u)[:, None] * g(v)))
     tables = (factor_table(e).values for e in (F, G))
     assert kinked_pair_average(*tables, c11, cross, c22) == pytest.approx(wanted, abs=2e-7)
+
+
+def test_logarithms_and_roots_are_resolved_at_their_zeros():
+    """The NumPy reference: log|z| has mean -(gamma + log 2)/2 and variance pi^2/8; E|z|^a."""
+    logarithm = sp.log(sp.Abs(z))
+    mean, square = -(np.euler_gamma + np.log(2)) / 2, 1.5
+    want = np.pi**2 / 8 + (mean + np.log(square)) ** 2
+    assert abs(direct_average([logarithm**2], [0.0, square**2]) - want) < 1e-12
+    for power in (sp.Rational(2, 3), sp.Rational(-2, 5)):
+        moment = 2 ** (power / 2) * sp.gamma((1 + power) / 2) / sp.sqrt(sp.pi)
+        found = direct_average([sp.Abs(z) ** power], [0.0, 1.0])
+        assert abs(found - float(moment)) < 1e-10
+    # E log|u| log|v| = mean^2 + asin(rho)^2/2 for unit variances.
+    pair = direct_average([logarithm, logarithm], [1.0, 0.6, 1.0])
+    assert abs(pair - mean**2 - np.arcsin(0.6) ** 2 / 2) < 1e-9
+    near = sp.log(sp.Abs(z) + sp.Rational(1, 100))
+    x = np.linspace(0.0, 9.0, 2_000_001)[:-1] + 2.25e-6
+    exact = 2 * np.sum(np.log(x + 0.01) * np.exp(-(x**2) / 2)) * 4.5e-6 / np.sqrt(2 * np.pi)
+    assert abs(direct_average([near], [0.0, 1.0]) - exact) < 1e-9

@@ -26,6 +26,9 @@ WIDEST, RESOLVED = 1.5, 1.0
 PARALLEL = 1e-9
 
 
+# Widths of panels next to a singular point.
+LAYERS = 0.25 ** np.arange(1.0, 27.0)
+
 # Points of one variance that are one product of nodes.
 MANY = 32
 
@@ -53,13 +56,13 @@ def direct_field(factor: sp.Expr, mean: float, variance: float) -> float:
     """E F(mean + sqrt(variance) z); NaN for a negative variance."""
     if not variance >= 0.0:
         return float("nan")
-    f, kinks = _function(factor)
+    f, _, kinks = _function(factor)
     return float(_smoothed(f, kinks, np.array([mean]), np.sqrt(variance))[0])
 
 
 def _many_means(factor: sp.Expr, mean: Array, variance: Array) -> Array:
     """E F(mean + sqrt(variance) z) at arrays that share few variances."""
-    f, kinks = _function(factor)
+    f, _, kinks = _function(factor)
     result = np.full(mean.shape, np.nan)
     for value in np.unique(variance[variance >= 0.0]):
         here = variance == value
@@ -73,20 +76,22 @@ def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> floa
     gap = (size - uv) * (size + uv)
     if not (uu >= 0.0 and vv >= 0.0 and gap >= -PARALLEL * uu * vv):
         return float("nan")
-    (first, f_kinks), (second, g_kinks) = _function(f), _function(g)
+    (first, _, f_marks), (second, g_kinks, g_marks) = _function(f), _function(g)
     if uu == 0.0:
         return float(
-            first(np.zeros(1))[0] * _smoothed(second, g_kinks, np.zeros(1), np.sqrt(vv))[0]
+            first(np.zeros(1))[0] * _smoothed(second, g_marks, np.zeros(1), np.sqrt(vv))[0]
         )
     s, slope, sigma = np.sqrt(uu), uv / np.sqrt(uu), np.sqrt(max(gap, 0.0) / uu)
-    marks = [k / s for k in f_kinks]
+    marks = [k / s for k in f_marks]
     for kink in g_kinks if slope != 0.0 else ():
         # The inner average has a layer around its kink.
         layer = sigma / abs(slope) * 2.0 ** np.arange(-1.0, 60.0)
         layer = layer[(layer > 0.0) & (layer < 2 * REACH)]
         marks += [kink / slope, *(kink / slope + layer), *(kink / slope - layer)]
     z, weights = _nodes(marks, max(s, abs(slope)))
-    return float(weights @ (first(s * z) * _smoothed(second, g_kinks, slope * z, sigma)))
+    return float(
+        weights @ (_valued(first, f_marks, s * z) * _smoothed(second, g_marks, slope * z, sigma))
+    )
 
 
 def _smoothed(g: Any, kinks: Sequence[float], mean: Array, sigma: float) -> Array:
@@ -101,8 +106,15 @@ def _smoothed(g: Any, kinks: Sequence[float], mean: Array, sigma: float) -> Arra
     result = np.empty(mean.size)
     for i, m in enumerate(mean):
         z, weights = _nodes([(k - m) / sigma for k in kinks], sigma)
-        result[i] = weights @ g(m + sigma * z)
+        result[i] = weights @ _valued(g, kinks, m + sigma * z)
     return result
+
+
+def _valued(f: Any, kinks: Sequence[float], x: Array) -> Array:
+    """F(x); 0 at nodes next to a singular point that are rounded to it."""
+    values = np.asarray(f(x), dtype=np.float64)
+    lost = ~np.isfinite(values)
+    return np.where(lost & np.isin(x, kinks), 0.0, values) if lost.any() else values
 
 
 def _nodes(marks: Sequence[float], scale: float) -> tuple[Array, Array]:
@@ -115,8 +127,8 @@ def _nodes(marks: Sequence[float], scale: float) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=256)
-def _function(factor: sp.Expr) -> tuple[Any, list[float]]:
-    """Vectorised factor, in multiprecision where doubles fail; and its kinks."""
+def _function(factor: sp.Expr) -> tuple[Any, list[float], list[float]]:
+    """Vectorised factor, in multiprecision where doubles fail; its kinks, and ends of panels."""
     precise = FactorFunction(factor)
     plain = sp.lambdify(FIELD, factor, ["scipy", "numpy"])
 
@@ -128,4 +140,13 @@ def _function(factor: sp.Expr) -> tuple[Any, list[float]]:
             values[bad] = precise(np.asarray(x)[bad])
         return values
 
-    return f, precise.kinks(1e3)
+    kinks = precise.kinks(1e3)
+    # No polynomials resolve logarithms, roots and poles wider than the way to their singularity.
+    powers = (y for y in factor.atoms(sp.Pow) if not (y.exp.is_Integer and y.exp > 0))
+    inside = [y.args[0] for y in (*factor.atoms(sp.log), *powers) if y.has(FIELD)]
+    layers = list[float]()
+    for k in kinks:
+        at = [y.subs(FIELD, k) for y in inside]
+        near = min((abs(complex(y)) for y in at if y.is_finite), default=1.0)
+        layers += [k + side * width for side in (-1.0, 1.0) for width in LAYERS[near / 4 < LAYERS]]
+    return f, kinks, [*kinks, *layers]
