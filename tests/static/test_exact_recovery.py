@@ -124,3 +124,17 @@ def test_symmetries_of_labels_are_signed_permutations():
         ([[-1.0, 0.0], [0.0, 1.0]], -1),
         ([[1.0, 0.0], [0.0, 1.0]], 1),
     ]
+
+
+def test_fields_that_a_label_does_not_contain_change_nothing():
+    """As the label of one field; the search along the trace ended with an error of NumPy."""
+    z1, z2 = sp.symbols("z1 z2", real=True)
+    line = dmft.Committee(z1, 1)
+    two, one = (
+        dmft.Model(line, dmft.MultiIndex(sp.sign(z1), fields), label_flip=0.1)
+        for fields in ([z1, z2], [z1])
+    )
+    found = dmft.thresholds(two)
+    assert found.trivial.tolist() == [[1.0, 0.0]]
+    assert float(found.weak_recovery) == float(dmft.thresholds(one).weak_recovery) == 0.0
+    assert str(dmft.sample_complexity(two)) == str(dmft.sample_complexity(one))

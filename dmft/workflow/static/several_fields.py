@@ -160,6 +160,8 @@ def iterated(
     last = np.inf
     for _ in range(steps):
         image = advance(q)
+        if not np.isfinite(image).all():  # no overlap of this trace: a field is not in the label
+            return q
         change = image - q
         size, left = float(np.abs(change).max()), float(np.trace(np.eye(len(q)) - q))
         # Next to exact recovery the remaining variance is what converges, or grows.
