@@ -16,7 +16,7 @@ from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, DmftError, InvalidCovariance
 from dmft.model import Overlaps, random_overlaps
-from dmft.names import Status
+from dmft.names import ACCUMULATED, KEPT, Status
 from dmft.record import Record, Shown
 from dmft.summary import Summary, figures, table_of
 from dmft.validation import checked
@@ -501,7 +501,8 @@ def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoin
         readout = state.get("readout", start.readout)
         scalars = {n: float(state[n]) for n in start.scalars or ()}
         Q = state["Q"] if np.abs(state["Q"]).max() > NO_LENGTH else 0.0 * state["Q"]
-        overlaps = Overlaps(Q, state["M"], start.P, readout, scalars=scalars)
+        memory = {name: state[name] for name in (*KEPT, *ACCUMULATED) if name in state}
+        overlaps = Overlaps(Q, state["M"], start.P, readout, memory=memory, scalars=scalars)
         measures = system.observed(root.y)
     except InvalidCovariance as error:
         if status == Status.OK:

@@ -297,3 +297,20 @@ def test_hinge_losses_have_modes():
     assert point.overlaps.M[0, 0] == pytest.approx(2.34592, abs=1e-5)
     modes = dmft.stability(equations, point).eigenvalues.real
     assert modes == pytest.approx([-0.05954617, -0.45578513], abs=1e-7)
+
+
+def test_points_hold_velocities_and_second_moments():
+    """Equations with further rows are at rest there; linear modes are those of the end of a run."""
+    line = dmft.Committee(z, 1)
+    model, start = dmft.Model(line, line, label_noise=0.3), dmft.Overlaps([[0.5]], [[0.1]])
+    for algorithm in (
+        dmft.SGD(0.3, weight_decay=0.3, momentum=dmft.Momentum(2.0), average=1.0),
+        dmft.Adam(0.5, second_moment_rate=3.0, initial=0.8, eps=0.1, weight_decay=0.3),
+    ):
+        equations = dmft.derive(model, algorithm)
+        (point,) = dmft.fixed_points(equations, start)
+        assert max(np.abs(y).max() for y in equations.evaluate(point.overlaps).values()) < 1e-9
+        end = dmft.solve(equations, start, 60.0, save_at=2).final
+        np.testing.assert_allclose(point.overlaps.Q, end.Q, rtol=1e-7)
+        modes = [dmft.stability(equations, y).eigenvalues for y in (point, end)]
+        np.testing.assert_allclose(*(np.sort_complex(y) for y in modes), rtol=1e-4, atol=1e-4)
