@@ -430,3 +430,29 @@ def test_diagrams_take_values_of_symbols():
     np.testing.assert_allclose(drawn.values[0], exact, rtol=1e-9)
     with pytest.raises(BadParameter, match="no value for slope"):
         dmft.phase_diagram("chaos", ("gain", [1.5, 2.0]), ("noise", [0.0, 0.1]), equations=network)
+
+
+def test_kinks_of_sites_with_parameters_are_resolved():
+    """Normal capacities and inputs add to the normal field: moments of one rectified normal."""
+    z, w = np.polynomial.legendre.leggauss(400)
+
+    def moments(mean, spread):
+        u = mean / spread + (z + 1) / 2 * 10 - min(mean / spread, 10.0)  # from the kink on
+        x = np.maximum(u, 0.0)
+        density = 5 * w * np.exp(-((x - mean / spread) ** 2) / 2) / np.sqrt(2 * np.pi)
+        return [spread**n * (density @ (x**n)) for n in range(3)]
+
+    rectified = dmft.RandomNetwork(-X + H, X, H, output=sp.Max(0, X), mean=-0.5, std=0.9,
+                                   input=THETA, parameters={THETA: Normal(0.3, 0.6)})  # fmt: skip
+    species = dmft.RandomNetwork(X * (THETA - X + H), X, H, positive=True, mean=-1, std=0.5,
+                                 parameters={THETA: Normal(1.0, 0.09)})  # fmt: skip
+    for network, mean, std, shift, variance in (
+        (rectified, -0.5, 0.9, 0.3, 0.6), (species, -1.0, 0.5, 1.0, 0.09),
+    ):  # fmt: skip
+        (point,) = dmft.fixed_points(network)
+        spread = np.sqrt(std**2 * point.output_second_moment + variance)
+        alive, first, second = moments(shift + mean * point.output_mean, spread)
+        assert abs(point.output_mean - first) < 1e-7
+        assert abs(point.output_second_moment - second) < 1e-7
+        if network.positive:
+            assert abs(point.survival - alive) < 1e-7

@@ -155,16 +155,17 @@ class Search:
             np.zeros(of_laws.size),
         )
         base = constant + low + rest.inputs[a][0](*points)
-        kink = None
-        if self.kinked:
-            kink = self._kink(a, float(np.mean(base)), np.sqrt(q), nu) if of_laws.size == 1 else 0.0
-        z, w = normal_nodes(kink, NODES if of_laws.size == 1 else FEWER)
-        every = np.broadcast_to(z, (base.size, z.size)).ravel()
-        grid = (base[:, None] + np.sqrt(q) * z).ravel()
-        sites = np.repeat(points, z.size, axis=1)
+        # Each node of the parameters' laws has a kink of its own.
+        kinks = [self._kink(a, float(y), np.sqrt(q), nu, own) if self.kinked else None
+                 for y, own in zip(base, points.T, strict=True)]  # fmt: skip
+        axes = [normal_nodes(y, NODES if of_laws.size == 1 else FEWER) for y in kinks]
+        every, along = (np.concatenate(y) for y in zip(*axes, strict=True))
+        counts = [z.size for z, _ in axes]
+        grid = np.repeat(base, counts) + np.sqrt(q) * every
+        sites = np.repeat(points, counts, axis=1)
         x = settled(rest, a, grid, back, nu, sites, start)
         phi = np.broadcast_to(rest.sites[a].output(x, *sites), x.shape)
-        weight = (of_laws[:, None] * w).ravel()
+        weight = np.repeat(of_laws, counts) * along
         return Sample(every, weight, sites, x, phi, grid + back * phi)
 
     def _gaussian_sample(self, q: float, constant: float, kappa: Array) -> Sample:
@@ -184,14 +185,14 @@ class Search:
         left = block_diag(loadings.cov, np.eye(1)) - np.outer(given, given)
         return Sample(given[-1] * z, weight, sites, x, phi, h, left)
 
-    def _kink(self, a: int, base: float, root_q: float, nu: float) -> float:
+    def _kink(self, a: int, base: float, root_q: float, nu: float, own: Array) -> float:
         """Node z at which a site dies out; where its field vanishes for other kinks."""
         growth = self.rest.sites[a].growth
         if growth is None or root_q == 0.0:
             return -base / root_q if root_q > 0.0 else 0.0
 
         def rate(z: float) -> float:
-            return float(growth(base + root_q * z, nu))
+            return float(growth(base + root_q * z, nu, *own))
 
         low, high = -40.0, 40.0
         return float(brentq(rate, low, high)) if rate(low) * rate(high) < 0.0 else 0.0

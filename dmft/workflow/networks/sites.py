@@ -16,6 +16,7 @@ from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.line import legendre
 from dmft.laws import Discrete, JointNormal, Normal
 from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T, refuse_jumps
 from dmft.validation import is_number, shown
@@ -342,7 +343,7 @@ def normal_nodes(kink: float | None = None, count: int = NODES) -> tuple[Array, 
     """Nodes and weights of a standard normal variable; panels on both sides of a kink."""
     if kink is None:
         return equal_steps(count)
-    x, w = np.polynomial.legendre.leggauss(IN_PANEL)
+    x, w = legendre(IN_PANEL)
     split = min(max(kink, -END), END)
     edges = np.unique(np.concatenate([
         np.linspace(-END, split, PANELS + 1), np.linspace(split, END, PANELS + 1),
