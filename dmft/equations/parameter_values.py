@@ -303,7 +303,8 @@ def check_number(value: object, name: str) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         expression = isinstance(value, str) or getattr(value, "free_symbols", None)
-        hint = "; dmft.solve, simulate and escape_time take schedules of learning_rate" if expression else ""
+        hint = "; schedules, in solve, simulate and escape_time, are of learning_rate"
+        hint = hint if expression else ""
         raise BadParameter(f"{name} must be a number, got {shown(value)}{hint}") from error
     if not math.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")
