@@ -88,7 +88,7 @@ def follow(
             part = (end - here[-1]) / (corrected[-1] - here[-1])
             across = np.append(np.zeros(start.size), 1.0)
             guess = here + part * (corrected - here)
-            at_end, _ = _correct(function, scaled, rows, guess, across, tolerance)
+            at_end, _ = correct(guess, across)
             points[-1] = corrected if at_end is None else at_end
             edge = "reached" if end else "turned back to the start of"
             status, message = Status.OK, f"{edge} the range of the parameter"
