@@ -49,6 +49,7 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
         ({"threads": 0}, "threads"),
         ({"save_at": [0.5, 0.2]}, "increasing"),
         ({"save_at": [0.5, 1.5]}, r"outside \[0.0, 1.0\]: pass t_max = 1.5"),
+        ({"save_at": [0.5, 1.5], "learning_rate": "0.1*risk"}, "pass t_max = 1.5"),
         ({"save_at": 1}, "at least 2"),
         ({"start": [[1.0]]}, "dmft.Overlaps"),
         ({"model": "erf"}, "dmft.Model"),
