@@ -215,8 +215,7 @@ def simulate(
     _check_dimension(experiment, start)
     _check_rows(experiment, start)
     experiment, clock, grid, total = timed(experiment, t_max, save_at)
-    P = _teacher(experiment, start)
-    rule = rule_of(experiment, P)
+    rule = rule_of(experiment, _teacher(experiment, start))
     if experiment.follows_risk:  # single steps from Python: threads would wait for each other
         threads = 1
     _check_watched(model, first_passage, events)

@@ -209,9 +209,7 @@ class EquationMeasure:
     def identity(self) -> dict[str, Any]:
         """What the results depend on, besides the parameters of the points."""
         arrays = self.start_arrays
-        digest = hashlib.blake2b(
-            b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
-        )
+        digest = hashlib.blake2b(b"".join(a.tobytes() for a in arrays.values()))
         start = {
             name: a.tolist() if a.size <= LISTED else hashlib.blake2b(a.tobytes()).hexdigest()
             for name, a in arrays.items()
