@@ -213,7 +213,6 @@ def simulate(
         refuse(algorithm, "chain", numbers=experiment.numbers)
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
-    _check_rows(experiment, start)
     experiment, clock, grid, total = timed(experiment, t_max, save_at)
     rule = rule_of(experiment, _teacher(experiment, start))
     if experiment.follows_risk:  # single steps from Python: threads would wait for each other
@@ -493,6 +492,7 @@ def _risk_error(plan: Plan) -> float:
 
 
 def _check_dimension(e: Experiment, start: Overlaps | None) -> None:
+    _check_rows(e, start)
     if e.spectrum is not None:  # judged block by block
         return
     need = e.k if start is None else factor(start.Omega)[0].shape[1]

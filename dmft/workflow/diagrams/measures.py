@@ -302,14 +302,12 @@ def chosen_measure(
     "growth_rate" is the one found there.
     """
     if not callable(measure) and getattr(equations, "family", "") == "network":
-        from dmft.workflow.networks.sites import at_values, declared
-        from dmft.workflow.networks.verbs import network_measure
+        from dmft.workflow.networks import sites, verbs
 
         # A function of named values, which needs no equations, at given values of symbols.
-        symbols = {y.name for y in declared(equations).scalars}  # type: ignore[arg-type]
-        fixed = {name: options.pop(name) for name in list(options) if name in symbols}
-        network = at_values(equations, fixed, some=True)  # type: ignore[arg-type]
-        measure, equations = network_measure(measure, network), None
+        known = {y.name for y in sites.declared(equations).scalars} & {*options}  # type: ignore[arg-type]
+        equations = sites.at_values(equations, {n: options.pop(n) for n in known}, True)  # type: ignore[arg-type]
+        measure, equations = verbs.network_measure(measure, equations), None
     if callable(measure):
         given = {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap}
         names = [f"{n}=" for n, value in {**given, **options}.items() if value is not None]
