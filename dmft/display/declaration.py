@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.views.declared import unit_readouts
-from dmft.equations.views.latex import assigned, subject_of
+from dmft.equations.views.latex import assigned, functions_of, subject_of
 from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
 from dmft.equations.views.token_outputs import TABLE_ERROR
@@ -69,19 +69,20 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     noisy = bool(getattr(equations, "noise", None))
     text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, body)
     numbers = [f"${y}$" for y in _numbers(model, printer)]
-    rates = [] if sums else _rates(algorithm, printer)
+    rates = [f"learning rate ${printer.letter('learning_rate')}$"]
+    rates = rates if sums else _rates(algorithm, printer)
     if not sequence and are_single(model, algorithm):
         numbers = numbers[2:]  # the widths
     if sums:
         declared = summed_numbers(subject_of(equations, notation), printer.letter)
         numbers = [f"${y}$" for y in declared]
-    shown = f" Declared: {_joined(numbers)}." if numbers else ""
+    shown = f" Here {_joined(numbers)}." if numbers else ""
     if noisy:
         shown += " $B_t$ is a standard Brownian motion."
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
-    rule = f"{_rule(algorithm, rates)}{shown} {_clock(equations, notation)}"
+    rule = f"{_rule(algorithm, rates, printer)}{shown} {_clock(equations, notation)}"
     return fitted(f"{text}\n{rule}", width)
 
 
@@ -95,25 +96,46 @@ def _committee(
     model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, body: str
 ) -> str:
     """Networks of a committee, its labels and overlaps."""
-    letter = printer.letter
+    letter, single = printer.letter, are_single(model, algorithm)
+    p, k, d, y = (letter(n) for n in ("p", "k", "dim", "y"))
+    W, W_star = letter("W"), letter("W_star")
+    if single:
+        W, W_star = W.lower(), W_star.lower()
+    units, others = ("", "") if single else (f"${n}$ hidden units and " for n in (p, k))
+    target = f"of a teacher with {others}weights"
+    if model.teacher.activation is None:
+        target = f"of ${k}$ directions"
+    about = (
+        f"A student with {units}weights ${W}$ learns labels ${y}$ {target} ${W_star}$ in ${d}$ "
+        "dimensions,"
+    )
+    risk = (
+        rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle$"
+    )
+    risk += " without label noise." if model.label_noise != 0 else "."
+    told = (_law(model, printer, W_star), _indices(algorithm, body), risk)
+    formulas = align(_outputs(model, printer, algorithm, sums, (W, W_star)))
+    return "\n".join([about, formulas, " ".join(y for y in told if y)])
+
+
+def _outputs(
+    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, rows: tuple[str, ...]
+) -> list[str]:
+    """Rows that define the output, the label and the overlaps of the given weights."""
+    letter, single = printer.letter, are_single(model, algorithm)
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
-    h, h_star, sigma = (letter(n) for n in ("h", "h_star", "sigma"))
-    x, y, xi, W, W_star = (letter(n) for n in ("x", "y", "noise", "W", "W_star"))
+    h, h_star, sigma, x, y = (letter(n) for n in ("h", "h_star", "sigma", "x", "y"))
     over = sigma if model.matched else letter("teacher_sigma")
     base, hat, up = h_star.partition("^")
     field = f"{base}_r{hat}{up}"
-    single = are_single(model, algorithm)
-    dot = r" \cdot" if single else ""
-    if single:
-        W, W_star = W.lower(), W_star.lower()
 
     def gram(one: str, two: str) -> str:
         if not single:
             return rf"{one} {two}^\top"
         return rf"\|{one}\|^2" if one == two else rf"{one} \cdot {two}"
 
-    fields = [rf"\frac{{{row}{dot} {x}}}{{\sqrt{{{d}}}}}" for row in (W, W_star)]
-    star_fields = f"{h_star} = {fields[1]}"
+    dot = r" \cdot" if single else ""
+    fields = [rf"\frac{{{row}{dot} {x}}}{{\sqrt{{{d}}}}}" for row in rows]
     put_in = [sums or (algorithm.one_pass and y) for y in unit_readouts(model, algorithm)]
     one_student, one_teacher = (
         single or (one and getattr(network, "width", 0) == 1)
@@ -122,18 +144,7 @@ def _committee(
     mean = "" if sums else rf"\frac{{1}}{{{p}}}"
     unit = f"{sigma}({h}_j)" if put_in[0] else rf"{a}_j\,{sigma}({h}_j)"
     output = f"{sigma}({h})" if one_student else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
-    rows = [
-        rf"f &= {output},\quad {h} = {fields[0]}",
-        ",\\quad ".join(
-            rf"{letter(name)} {sign} \frac{{{gram(one, two)}}}{{{d}}}"
-            for name, sign, one, two in (
-                ("Q", "&=", W, W), ("M", "=", W, W_star), ("P", "=", W_star, W_star)
-            )
-        ),
-    ]  # fmt: skip
-    variance = letter("label_noise")
-    root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
-    noise = f" + {root}{xi}" if model.label_noise != 0 else ""
+    label = f"{'g' if sigma != 'g' else 'G'}({h_star})"
     if model.teacher.activation is not None:
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
         front = rf"\frac{{1}}{{{k}}}"
@@ -142,12 +153,24 @@ def _committee(
             equal = model.student.width == model.teacher.width
             front = "" if equal else rf"\frac{{{p}}}{{{k}}}"
         label = f"{over}({h_star})" if one_teacher else rf"{front} \sum_{{r=1}}^{{{k}}} {unit}"
-        label += noise
-        rows.insert(1, rf"{y} &= {label},\quad {star_fields}")
-    elif model.clusters is None:
-        g = "g" if sigma != "g" else "G"
-        rows.insert(1, rf"{y} &= {g}({h_star}){noise},\quad {star_fields}")
-    law = rf"The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
+    variance = letter("label_noise")
+    root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
+    label += f" + {root}{letter('noise')}" if model.label_noise != 0 else ""
+    labels = [] if model.teacher.activation is None and model.clusters is not None else [
+        rf"{y} &= {label},\quad {h_star} = {fields[1]}"
+    ]  # fmt: skip
+    overlaps = [
+        rf"{letter(name)} {sign} \frac{{{gram(rows[one], rows[two])}}}{{{d}}}"
+        for name, sign, one, two in (("Q", "&=", 0, 0), ("M", "=", 0, 1), ("P", "=", 1, 1))
+    ]
+    return [rf"f &= {output},\quad {h} = {fields[0]}", *labels, ",\\quad ".join(overlaps)]
+
+
+def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
+    """Activations and the law of the inputs and of the noise."""
+    x, y, xi, d = (printer.letter(n) for n in ("x", "y", "noise", "dim"))
+    functions = _joined([f"${line}$" for line in functions_of(model, printer)])
+    law = rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         law = (
             r"Inputs from a mixture of Gaussian clusters $c$; their weights $\rho_c$, the overlaps "
@@ -162,25 +185,15 @@ def _committee(
         )
     elif model.spectrum is not None:
         law = (
-            rf"Inputs ${x} \sim \mathcal{{N}}(0, \Sigma)$ by $B = {model.spectrum.blocks}$ "
+            rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$ with "
+            rf"$B = {model.spectrum.blocks}$ "
             r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
             r"are those of the rows within a block, not weighted by $c_e$."
         )
-    if noise:
+    if model.label_noise != 0:
         law = rf"{law.removesuffix('.')} and ${xi} \sim \mathcal{{N}}(0, 1)$; the label noise has "
-        law += f"the variance ${variance}$."
-    units, others = ("", "") if single else (f"${n}$ hidden units and " for n in (p, k))
-    target = f"of a teacher with {others}weights"
-    if model.teacher.activation is None:
-        target = f"of ${k}$ directions"
-    about = (
-        f"A student with {units}weights ${W}$ learns labels ${y}$ {target} ${W_star}$ in ${d}$ "
-        "dimensions,"
-    )
-    indices = _indices(algorithm, body)
-    risk = rf"${letter('risk')}$ is the population risk, half the mean squared error"
-    risk += " without label noise." if noise else "."
-    return "\n".join([about, align(rows), " ".join(y for y in (law, indices, risk) if y)])
+        law += f"the variance ${printer.letter('label_noise')}$."
+    return law
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
@@ -202,9 +215,8 @@ def _indices(algorithm: Any, body: str) -> str:
     for letters, words in named.items():
         found = [y for y in letters if re.search(rf"(?<![A-Za-z\\]){y}(?![A-Za-z])", formulas)]
         if found:
-            run = " run" if len(found) > 1 else " runs"
-            told.append(f"${', '.join(found)}${'' if told else run} over {words}")
-    return f"Here {_joined(told)}." if told else ""
+            told.append(f"${', '.join(found)}${'' if told else ' run'} over {words}")
+    return f"Indices {_joined(told)}." if told else ""
 
 
 def _sequence(model: SequenceModel) -> str:
@@ -256,7 +268,7 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
     return found
 
 
-def _rule(algorithm: Any, rates: Sequence[str]) -> str:
+def _rule(algorithm: Any, rates: Sequence[str], printer: EquationPrinter) -> str:
     """The algorithm, with its numbers, in a sentence."""
     if algorithm.is_flow:
         return "The weights follow the gradient flow of the population risk."
@@ -265,19 +277,25 @@ def _rule(algorithm: Any, rates: Sequence[str]) -> str:
         return f"Gradient descent uses all samples of a fixed set in every step{numbers}."
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     # The update of an `UpdateField` is printed with its equations.
-    on = r" along the updates $\psi$" if algorithm.loss is None else f" on {_loss(algorithm.loss)}"
-    words = f"{name}{on} takes fresh samples in each step"
+    on = (
+        r" along the updates $\psi$"
+        if algorithm.loss is None
+        else f" on {_loss(algorithm.loss, printer)}"
+    )
+    one = getattr(algorithm, "batch_size", 0) == 1
+    words = f"{name}{on} uses {'a fresh sample' if one else 'fresh samples'} in each step{numbers}"
     if algorithm.on_sphere:
-        words += ", and scales the weights back to their length"
+        words += ", after which the weights are scaled back to their length"
     if algorithm.repeat is not None:
         words += "; a sample is used again at weights that it has moved"
-    return f"{words}{numbers}."
+    return f"{words}."
 
 
-def _loss(loss: str | sp.Expr) -> str:
-    """A loss by its name, and as a formula where it is none of the usual two."""
+def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
+    """A loss by its name and, but for the correlation loss, as a formula."""
     if isinstance(loss, str):
-        return f"the {loss} loss" + (r" $\frac{1}{2} (f - y)^2$" if loss == "squared" else "")
+        square = rf" $\frac{{1}}{{2}} (f - {printer.letter('y')})^2$"
+        return f"the {loss} loss" + (square if loss == "squared" else "")
     name = name_of(loss).replace("huber", "Huber")
     doprint = EquationPrinter({}).doprint
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)

@@ -220,11 +220,12 @@ def document(
     explained = [y for y in (*kept, *derivations) if isinstance(y, Explanation)]
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
-    displayed, model = set[str](), None
+    displayed, model, said = set[str](), None, ""
     systems = sum(hasattr(y, "time_unit") for y in kept)
     for record in kept:
         if hasattr(record, "time_unit") or getattr(record, "model", model) != model:
             displayed.clear()  # letters of another model mean something else
+            said = ""
         model = getattr(record, "model", model)
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
@@ -232,7 +233,8 @@ def document(
         if not explained:  # which begin from what is not declared otherwise
             sections = [OF_DECLARATION.sub("", text) for text in sections]
         if not isinstance(record, Explanation):
-            sections = [_without_displayed(text, displayed) for text in sections]
+            sections = [_without_displayed(_not_again(text, said), displayed) for text in sections]
+            said += "".join(sections)
         parts += sections
     parts += stated
     if derivations:
@@ -316,11 +318,17 @@ def _sections(
     if getattr(record, "family", "") == "rule":  # which is printed with its equations
         return [text]
     title = [rf"\subsection*{{{escape(str(record.model))}}}"] if titled else []
-    return [
-        *title,
-        declaration(record, width, notation, text),
-        f"The equations of motion are\n{text}",
-    ]
+    declared = declaration(record, width, notation, text)
+    equations = f"The equations of motion are\n{_not_again(text, declared)}"
+    return [*title, declared, equations]
+
+
+def _not_again(text: str, declared: str) -> str:
+    """Text without what formulas in the sentences of a declaration say."""
+    for line in re.findall(r"\$([^$]*)\$", ALIGN.sub("", declared)):
+        text = text.replace(f"\\begin{{align*}}\n& {line}\n\\end{{align*}}\n", "")
+        text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
+    return text
 
 
 def fragment(

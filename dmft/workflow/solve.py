@@ -276,8 +276,9 @@ def declared(system: Any) -> dict[str, Any]:
     own = {"model": system} if type(system).__module__.startswith("dmft.model") else {}
     names = ("model", "algorithm", "kind", "scaling", "dim")
     parts = {n: y for n in names if (y := getattr(system, n, own.get(n))) is not None}
-    changes = str(getattr(system, "changes", None) or "")
-    return {name: _fields(value) for name, value in parts.items()} | {"changes": changes}
+    changes = getattr(system, "changes", None)
+    lines = "\n".join(changes.lines) if changes else ""
+    return {name: _fields(value) for name, value in parts.items()} | {"changes": lines}
 
 
 def _fields(value: Any) -> Any:

@@ -619,12 +619,12 @@ def test_losses_and_rules_are_declared_in_words(tmp_path):
         "on the Huber loss " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
         in (text(dmft.SGD(0.1, loss="huber")))
     )
-    assert r"on the hinge loss $\max\left(0, 1 - f y\right)$ takes" in text(
+    assert r"on the hinge loss $\max\left(0, 1 - f y\right)$ uses" in text(
         dmft.SGD(0.1, loss="hinge")
     )
     rule = dmft.UpdateField(sp.tanh(y - h), fields=(h, h_star, y), learning_rate=0.1)
     assert "None" not in text(rule)
-    assert r"gradient descent along the updates $\psi$ takes fresh" in text(rule)
+    assert r"gradient descent along the updates $\psi$ uses" in text(rule)
 
 
 def test_decimals_are_short():

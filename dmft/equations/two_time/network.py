@@ -202,6 +202,7 @@ class NetworkEquations(Short, TwoTimeEquations):
             )
         body = " \\\\\n".join(lines)
         equations = f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
+        equations = equations.replace(r"\int\limits", r"\int")
         return f"{self._declared()}{equations}{self._meanings(body)}"
 
     def _declared(self) -> str:
@@ -232,11 +233,15 @@ class NetworkEquations(Short, TwoTimeEquations):
             for name, table in held.items()
             if any(y for row in table for y in row)
         ).replace("$/N", "/N$")
-        units = f"Each of $N \\to \\infty$ units follows ${moving} = {rate}$" if one else (
-            f"$N \\to \\infty$ units belong to {m.populations} populations"
+        units = f"$N$ units obey ${moving} = {rate}$" if one else (
+            f"$N$ units belong to {m.populations} populations"
         )  # fmt: skip
         drawn = ", drawn anew in each step" if m.redrawn else ""
-        return f"{units}, ${field}$; the couplings $J_{{ij}}$ have {law}{drawn}.\n"
+        kind = "" if any(y for row in m.symmetry for y in row) else "independent "
+        return (
+            f"{units}, ${field}$; the {kind}couplings $J_{{ij}}$ have {law}{drawn}. As "
+            "$N \\to \\infty$, each unit is described by\n"
+        )
 
     def _meanings(self, body: str) -> str:
         """What random functions are, of which the equations hold averages alone."""
@@ -279,7 +284,8 @@ class NetworkPrinter(EquationPrinter):
             moving = any(y.partition("_")[0] == self.state for y in names)
             return 1 if moving else 2 * bool(term.atoms(AppliedUndef) or not term.is_number)
 
-        return sorted(terms, key=place)
+        found = sorted(terms, key=place)
+        return found if any(map(place, terms)) and T not in terms else list(terms)
 
     def _print_Expectation(self, expr: Expectation) -> str:
         inside = expr.integrand
