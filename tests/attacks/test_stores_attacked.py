@@ -153,6 +153,19 @@ def test_a_store_names_what_changed_in_a_declaration(tmp_path, change, words):
         Store.open(tmp_path / "s", other, ("final_risk",))
 
 
+def test_a_store_knows_the_scalars_of_a_start(tmp_path):
+    """Of rules of vectors: starts that differ in them alone shared their points."""
+    equations = dmft.derive(dmft.literature.reinforce())
+
+    def identity(b):
+        start = dmft.Overlaps([[1.0]], [[0.1]], [[1.0]], scalars={"b": b})
+        return identity_of("reward", equations=equations, start=start, t_max=1.0)
+
+    Store.open(tmp_path / "s", identity(0.0), ("reward",))
+    with pytest.raises(BadParameter, match=r"its start is one with scalar_b = 0.0, here 0.7"):
+        Store.open(tmp_path / "s", identity(0.7), ("reward",))
+
+
 def test_results_at_another_declared_rate_are_not_served(tmp_path):
     """The fingerprint of equations holds symbols: .536 was the final risk at every rate."""
     points, keys = {"label_noise": [0.0]}, {"store": tmp_path / "s"}

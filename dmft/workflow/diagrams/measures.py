@@ -203,6 +203,8 @@ class EquationMeasure:
         given = {n: getattr(start, n, None) for n in names} | (getattr(start, "memory", None) or {})
         clock = getattr(start, "clock", None) or {}
         given |= {f"clock_{name}": np.array(value) for name, value in clock.items()}
+        scalars = getattr(start, "scalars", None) or {}  # of rules of vectors
+        given |= {f"scalar_{name}": np.array(value) for name, value in scalars.items()}
         return {name: a for name, a in given.items() if a is not None}
 
     @property
