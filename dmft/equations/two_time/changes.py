@@ -17,6 +17,7 @@ from dmft.equations.definitions import Definition
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.record import InLatex
+from dmft.typeset.fragment import fitted
 from dmft.validation import is_expression, shown
 
 Named = Mapping[str, Mapping[str, sp.Expr]]
@@ -141,6 +142,33 @@ class TwoTimeEquations(InLatex, Changeable):
                 f"{', '.join(map(str, target)) or 'none'}; {words[1]} over it"
             )
         return expr
+
+    def latex(self, *, width: float | None = None) -> str:
+        r"""Return the equations as LaTeX, with a line for each named term.
+
+        Parameters
+        ----------
+        width : float, optional
+            Largest width of a line in points. By default lines are not broken.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, h = sp.symbols("x h", real=True)
+        >>> eqs = dmft.derive(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5))
+        >>> print(eqs.latex(width=246).splitlines()[3])
+        h(t) &= \eta(t) \\
+        """
+        text = self._latex()
+        return text if width is None else fitted(text, width)
+
+    @abstractmethod
+    def _latex(self) -> str:
+        """All lines, unbroken."""
 
     @property
     @abstractmethod

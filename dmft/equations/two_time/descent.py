@@ -352,7 +352,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         target = next(d.target for d in self._shown if self._block_of(d) == block)
         return self.latex_of(target)
 
-    def latex(self) -> str:
+    def _latex(self) -> str:
         """Return the process, the averages that close it, and the sample as LaTeX."""
         averages = [y for d in self.process if d.expr.has(Expectation) for y in self._lines(d)]
         if self.is_flow:

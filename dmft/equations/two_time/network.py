@@ -175,7 +175,7 @@ class NetworkEquations(Short, TwoTimeEquations):
         """Right-hand side of the definition of a function; zero where all terms were dropped."""
         return next(d.expr for d in self.definitions if d.target.func == function)
 
-    def latex(self) -> str:
+    def _latex(self) -> str:
         """The network, the equations of one site, a line for each named term, and their letters."""
         lines: list[str] = []
         held = {f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}

@@ -292,7 +292,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
         every = (*self.rates.items(), *self.values.items())
         return {block_name(key): float(values(expr, now)) for key, expr in every}
 
-    def latex(self) -> str:
+    def _latex(self) -> str:
         """Return the equations as a LaTeX `align` environment, with a line for each named term."""
         t, lines = self.times[0], list[str]()
         for d in self.stored:
