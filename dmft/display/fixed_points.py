@@ -101,7 +101,7 @@ def plot_curve(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any
         y for names, y in CURVES.items() if all(hasattr(found, n) for n in names)
     )
     x, y = values(found)
-    ax = canvas.panels(1, (5.0, 3.4)) if ax is None else ax
+    (ax,) = canvas.axes(ax, "curves take one", 1, (5.0, 3.4))
     ax.axhline(0.0, color=FAINT, linewidth=0.8)
     ax.plot(x, np.reshape(y, (len(x), -1)), color=COLOURS[0])
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title or "")
