@@ -69,8 +69,9 @@ class Control:
         cls, name: str, equations: Equations, problem: Problem, inputs: Mapping[str, Any]
     ) -> Control:
         """The control of this name, at a run's other inputs."""
-        scalars, stands = inputs["parameters"], RATE if name in RATES else name
-        position = problem.parameters.index(stands) if stands in problem.parameters else -1
+        scalars, parameter = inputs["parameters"], RATE if name in RATES else name
+        known = problem.parameters
+        position = known.index(parameter) if parameter in known else -1
         scale = pace(scalars) / units_of(equations, inputs["widths"])
         batch = int(equations.algorithm.batch_size)  # type: ignore[union-attr]
         if name == RATE:

@@ -155,7 +155,7 @@ class Search:
             np.zeros(of_laws.size),
         )
         base = constant + low + rest.inputs[a][0](*points)
-        # Each node of the parameters' laws has a kink of its own.
+        # The place of the kink depends on the node of the parameters' laws.
         kinks = [self._kink(a, float(y), np.sqrt(q), nu, own) if self.kinked else None
                  for y, own in zip(base, points.T, strict=True)]  # fmt: skip
         axes = [normal_nodes(y, NODES if of_laws.size == 1 else FEWER) for y in kinks]
