@@ -17,6 +17,7 @@ from scipy.special import erfcx as scipy_erfcx
 import dmft
 from dmft.gaussian.branches.branch_averages import field_formula
 from dmft.gaussian.branches.factors import branches
+from dmft.gaussian.branches.family import BranchField, BranchGiven
 from dmft.gaussian.closed.bivariate import erfcx
 from dmft.model import FIELD
 from dmft.special.branches import erfcx as compiled_erfcx
@@ -322,11 +323,25 @@ def test_erfcx_has_all_digits():
 
 
 def test_half_lines_may_begin_anywhere():
-    """Averages at a mean, of branches that meet away from it, against quadrature."""
+    """Averages at a mean, of branches that meet away from it, against quadrature.
+
+    By the formula, by compiled code, and as those of one field given another.
+    """
     factor = sp.Piecewise((x**2 * sp.exp(2 * x), x < 0.7), (sp.exp(-x / 2) - x, x < 1.9), (x, True))
     mean, variance = 0.4, 1.3
-    found = field_formula(branches(factor.xreplace({x: FIELD})), sp.Float(mean), sp.Float(variance))
+    inner = factor.xreplace({x: FIELD})
+    found = field_formula(branches(inner), sp.Float(mean), sp.Float(variance))
     f = sp.lambdify(x, factor, "mpmath")
     ends = [-12, 0.7, 1.9, 14]
     wanted = mpmath.quad(lambda u: f(u) * mpmath.npdf(u, mean, mpmath.sqrt(variance)), ends)
     assert float(found) == pytest.approx(float(wanted), rel=1e-12)
+    uu, uv = 2.0, 0.8  # mean = t uv/uu, variance = vv - uv^2/uu
+    numbers = [uu, uv, variance + uv**2 / uu, mean * uu / uv]
+    given = BranchGiven(inner, *map(sp.Float, numbers))
+    for value in (
+        sp.lambdify((m, r), BranchField(inner, m, r))(mean, variance),
+        sp.lambdify((q, m, r, y), BranchGiven(inner, q, m, r, y))(*numbers),
+        given.evalf(),
+        given.written_out().evalf(),
+    ):
+        assert float(value) == pytest.approx(float(wanted), rel=1e-12)
