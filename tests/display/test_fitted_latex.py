@@ -260,6 +260,7 @@ def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
     for odd in ("MeanSlope", "root_", "block_", r"\langle 1", r"\ell"):
         assert (odd in text) == (odd == r"\ell" and width > 1 and "by block" in name)
     assert "c_{m}" not in text
+    assert not inputs or r"$\nu_e = c_e \phi_e$" in text
     equal = re.findall(r"(G\S*) = ", text)
     assert len(equal) == len(set(equal))
     if inputs is not None:

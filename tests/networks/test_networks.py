@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 import dmft
 from dmft.errors import BadParameter, UnprovenStep
@@ -187,6 +189,24 @@ def test_runs_without_sampling_end_before_the_first_state_that_is_too_large():
     size = np.abs(np.diagonal(run.corr))
     assert run.status == "diverged"
     assert size[-1] < 1e24 < size[-1] ** 2 / size[-2]
+
+
+def test_rest_of_a_network_with_kinks_away_from_the_mean():
+    """q = g^2 E[max(0, b + sqrt(q) z)^2], by the normal distribution; without couplings x = b."""
+    b, g = 0.3, 1.2
+    network = dmft.RandomNetwork(-X + H, X, H, output=sp.Max(X, 0), std=g, input=b)
+    (point,) = dmft.fixed_points(network)
+    q = brentq(
+        lambda q: (
+            g**2 * ((q + b**2) * norm.cdf(b / q**0.5) + b * q**0.5 * norm.pdf(b / q**0.5)) - q
+        ),
+        1.0,
+        3.0,
+        xtol=1e-13,
+    )
+    assert g**2 * point.output_second_moment == pytest.approx(q, rel=1e-11)
+    (alone,) = dmft.fixed_points(dmft.RandomNetwork(-X + H, X, H, output=X**2, std=0, input=b))
+    assert (alone.state_mean, alone.output_mean) == pytest.approx((b, b**2))
 
 
 def test_divergence_is_a_status_with_its_time():

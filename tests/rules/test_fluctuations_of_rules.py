@@ -74,6 +74,26 @@ def test_covariance_of_one_step(name):
     np.testing.assert_allclose(found["covariance"], unit * found["Sigma"], rtol=1e-12)
 
 
+def test_one_orthonormal_row_fluctuates_as_one_on_the_sphere():
+    w, u = Rows("w"), fixed("u")
+    x = View("x", replaces={u: Random("c", laws.Rademacher())})
+    start, found = dmft.Overlaps([[1.0]], [[0.4]]), []
+    for constraint in ("sphere", "orthonormal"):
+        rule = dmft.UpdateField({w: (w @ x) * x}, learning_rate=0.4, constraint=constraint)
+        eqs = dmft.derive(rule, dim=FAR, fluctuations=True)
+        found.append(eqs.evaluate(start, nodes=2**15)["Sigma"])
+    # x = c u + (1 - u u^T) n, h = w . x: in units of g/d, M moves by h c, |w| by h^2 + g h^2/2.
+    g = M = 0.4
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    c, h = np.repeat([1.0, -1.0], 20), np.tile((1 - M**2) ** 0.5 * nodes, 2)
+    h, weight = M * c + h, np.tile(weights, 2) / (2 * weights.sum())
+    v = h * (c - M * (1 + g / 2) * h)
+    wanted = weight @ v**2 - (weight @ v) ** 2
+    for one in found:
+        np.testing.assert_allclose(one[1, 1], wanted, rtol=1e-3)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
 def test_a_model_under_sgd_has_the_same_fluctuations():
     model = dmft.Model(
         dmft.Committee(sigma(z), 2), dmft.Committee(sigma(z), 1), label_noise=0.3

@@ -201,6 +201,11 @@ def test_all_verbs_continue_the_clock(tmp_path):
     assert paths.mean.risk[-1] == pytest.approx(linear_risk(2.0, fall), rel=0.02)
 
 
+def test_steps_of_a_table_hold_until_the_next_time():
+    held = dmft.Schedule([0.0, 10.0, 20.0], [1.0, 0.5, 0.1], interpolation="constant")
+    assert held.at([-1, 0, 5, 10, 15, 20, 25]).tolist() == [1.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1]
+
+
 def test_table_continues_in_its_own_time():
     equations, start = dmft.derive(LINE, LINEAR), dmft.Overlaps([[0.0]], [[0.0]])
     fall = dmft.Schedule([0.0, 10.0, 20.0], [1.0, 0.5, 0.1])
