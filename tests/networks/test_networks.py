@@ -87,7 +87,18 @@ def test_equations_print_the_terms_of_the_declared_case():
     assert set(full.terms["x"]) == {"rate", "noise"}
     assert r"\int" in full.latex()
     assert r"\int" not in plain.latex()
-    assert r"$\eta$ is a centred Gaussian process of covariance $\Sigma(t, s)$" in plain.latex()
+    assert r"$\eta$ is a Gaussian process with mean zero" in plain.latex()
+    assert r"\langle \eta(t) \eta(s) \rangle &= " in plain.latex()
+    assert r"{\delta b(s)}" in full.latex()  # the response is not to h itself
+    assert r"\delta h" not in full.latex()
+    species = dmft.derive(dmft.literature.lotka_volterra(4.0, 0.8, 0.5)).latex()
+    assert r"The abundances $x_{i} \ge 0$ of $N$ species obey the generalised Lotka" in species
+    community = dmft.derive(dmft.literature.replicator(1.0, 0.5)).latex()
+    assert r"x \left(- x + h - \nu(t)\right)" in community
+    two = dmft.RandomNetwork(
+        -X + H, X, H, output=[sp.tanh(X), X], std=[[1, 0.5], [0.5, 1]], fractions=[0.8, 0.2]
+    )
+    assert r"$\phi_1(x) = \tanh{\left(x \right)}$" in dmft.derive(two).latex()
     assert "white noise" not in plain.latex()
 
 

@@ -187,7 +187,7 @@ class TwoTimeEquations(InLatex, Changeable):
 
 def whole_numbers(expr: sp.Expr) -> sp.Expr:
     """An expression with integers for floats that are whole: x for 1.0 x."""
-    return expr.xreplace({y: sp.Integer(y) for y in expr.atoms(sp.Float) if y == int(y)})
+    return expr.xreplace({y: sp.Integer(y) for y in expr.atoms(sp.Float) if float(y).is_integer()})
 
 
 def _constants_first(expr: sp.Expr) -> sp.Expr:

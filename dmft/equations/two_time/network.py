@@ -32,6 +32,7 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.model.couplings.random_network import C, R, RandomNetwork, S, T
 from dmft.record import Short
+from dmft.typeset.fragment import align
 from dmft.typeset.plain import plain_text
 
 # White noise of unit strength, and the field's Gaussian part.
@@ -179,16 +180,21 @@ class NetworkEquations(Short, TwoTimeEquations):
         """The network, the equations of one site, a line for each named term, and their letters."""
         lines: list[str] = []
         held = {f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}
+        sites = map(self.functions, range(self.model.populations))
+        noises = {f.sigma: f.eta for f in sites}
         for d in self.definitions:
             if d.terms[0][0] == "average" and d.target.func not in held:
                 continue
-            if d.role != "rate":
+            if d.target.func in noises:
+                two = " ".join(self._printer.doprint(noises[d.target.func](y)) for y in (T, S))
+                lines.append(rf"\langle {two} \rangle &= {self._printer.doprint(d.expr)}")
+            elif d.role != "rate":
                 lines += self._lines(d)
             elif self.model.kind == "map":
                 lines += self._lines(replace(d, target=d.target.xreplace({T: T + 1})))
             else:  # all at one time
-                sites = [f for f in d.expr.atoms(AppliedUndef) if f.name not in (WHITE, NU.name)]
-                now = {f: sp.Symbol(f.name) for f in (d.target, *sites)}
+                held_at = [f for f in d.expr.atoms(AppliedUndef) if f.name not in (WHITE, NU.name)]
+                now = {f: sp.Symbol(f.name) for f in (d.target, *held_at)}
                 terms = tuple((name, expr.xreplace(now)) for name, expr in d.terms)
                 first, *more = self._lines(replace(d, target=now[d.target], terms=terms))
                 moving, _, rate = first.partition(" &= ")
@@ -206,75 +212,119 @@ class NetworkEquations(Short, TwoTimeEquations):
         return f"{self._declared()}{equations}{self._meanings(body)}"
 
     def _declared(self) -> str:
-        """The network in a sentence; nothing where the limit itself is declared."""
-        m = self.model
-
-        def printed(expr: sp.Expr) -> str:
-            return self._printer.doprint(whole_numbers(expr))
-
+        """The network of N units; nothing where the limit itself is declared."""
+        m, several = self.model, self.model.populations > 1
         if m.covariance is not None or m.memory is not None:
             return ""
-        one, step = m.populations == 1, m.kind == "map"
-        x, h, J = sp.symbols(f"{m.state.name}_i {m.field.name}_i J_{{ij}}")
-        output = m.output[0].xreplace({m.state: sp.Symbol(f"{m.state.name}_j")})
-        more = r" + \ldots" if m.low_rank or any(m.input) else ""
-        coupled = printed(J * output) if one else r"J_{ij} \phi_j"
-        field = rf"{printed(h)} = \sum_j {coupled}{more}"
-        swap = {m.state: x, m.field: h} | ({m.multiplier[0]: NU(T)} if m.multiplier else {})
-        moving = f"{printed(x)}(t + 1)" if step else rf"\frac{{d {printed(x)}}}{{d t}}"
-        rate = printed(m.rate[0].xreplace(swap)) + (r" + \ldots" if any(m.noise) else "")
+
+        def printed(expr: sp.Expr, unit: str = "i") -> str:
+            own = {y: sp.Symbol(f"{y.name}_{unit}") for y in (m.state, m.field, *m.site_symbols)}
+            own |= {m.multiplier[0]: NU(T)} if m.multiplier else {}
+            return self._printer.doprint(whole_numbers(expr).xreplace(own))
+
+        rows = []
+        for a in range(m.populations):
+            rate = f"{printed(m.rate[a])}"
+            if m.noise[a] != 0:
+                rate += rf" + {printed(sp.sqrt(2 * m.noise[a]))} \xi_i(t)"
+            rows.append(rate + (rf" && (a = {a + 1})" if len(set(m.rate)) > 1 else ""))
+        x, one = printed(m.state), printed(m.output[0], "j")
+        output = r"\phi_b(x_j)".replace("x_j", printed(m.state, "j")) if several else one
+        field = rf"\sum_{{j=1}}^{{N}} J_{{ij}} {output}"
+        for left, right in m.low_rank:
+            front = "" if left == 1 else printed(left)
+            inside = printed(right * m.output[0], "j") if not several else (
+                rf"{printed(right, 'j')} {output}"
+            )  # fmt: skip
+            field += rf" + {front} \frac{{1}}{{N}} \sum_{{j=1}}^{{N}} {inside}"
+        field += " + u_i(t)" if any(m.input) else ""
+        moving = f"{x}(t + 1)" if m.kind == "map" else rf"\frac{{d {x}}}{{d t}}"
+        rows = [f"{moving} &= {rate}" for rate in dict.fromkeys(rows)]
+        if len(rows) > 1:
+            rows.append(f"{printed(m.field)} &= {field}")
+        else:
+            rows[0] += rf",\quad {printed(m.field)} = {field}"
         held = {
             "mean {}/N": m.mean,
             "variance {}/N": tuple(tuple(y**2 for y in row) for row in m.std),
             "correlation {} with $J_{{ji}}$": m.symmetry,
         }
-        law = ", ".join(
-            name.format(f"${printed(table[0][0] if one else sp.Matrix(table))}$")
+        law = [
+            name.format(f"${printed(sp.Matrix(table) if several else table[0][0])}$")
             for name, table in held.items()
-            if any(y for row in table for y in row)
-        ).replace("$/N", "/N$")
-        units = f"$N$ units obey ${moving} = {rate}$" if one else (
-            f"$N$ units belong to {m.populations} populations"
-        )  # fmt: skip
-        drawn = ", drawn anew in each step" if m.redrawn else ""
+            if any(y for row in table for y in row) or table is m.mean
+        ]
+        *others, last = (y.replace("$/N", "/N$").replace("$0/N$", "zero") for y in law)
+        law_text = f"{', '.join(others)} and {last}" if others else last
         kind = "" if any(y for row in m.symmetry for y in row) else "independent "
+        drawn = ", drawn anew in each step" if m.redrawn else ""
+        who, form, bounded = "states", "", x + (r" \ge 0" if m.positive else "")
+        rest = [sp.expand(r - m.state * (m.field - m.state)) for r in m.rate]
+        if m.positive and not m.multiplier and m.output == (m.state,) and all(
+            r.is_polynomial(m.state) and sp.degree(r, m.state) < 2 and not r.has(m.field)
+            for r in rest
+        ):  # fmt: skip
+            who, form = "abundances", " the generalised Lotka-Volterra equations"
+        units = f"The {who} ${bounded}$ of $N$ {'species' if form else 'units'}"
+        if several:
+            shares = ", ".join(f"{y:g}" for y in m.shares)
+            outputs = ", ".join(
+                rf"$\phi_{n}({m.state.name}) = {self._printer.doprint(y)}$"
+                for n, y in enumerate(m.output, 1)
+            )
+            units += f" in {m.populations} populations of fractions {shares} with outputs {outputs}"
+        between = " from population $b$ to $a$ (rows $a$)" if several else ""
         return (
-            f"{units}, ${field}$; the {kind}couplings $J_{{ij}}$ have {law}{drawn}. As "
-            "$N \\to \\infty$, each unit is described by\n"
+            f"{units} obey{form}\n{align(rows)}\nwith {kind}couplings $J_{{ij}}${between} of "
+            f"{law_text}{drawn}. As $N \\to \\infty$, each unit is described by\n"
         )
 
     def _meanings(self, body: str) -> str:
         """What random functions are, of which the equations hold averages alone."""
         one = "_a" if self.model.populations > 1 else ""
+        probe = self._printer.probe
         told = {
-            r"\eta": rf"$\eta{one}$ is a centred Gaussian process of covariance "
-            rf"$\Sigma{one}(t, s)$",
+            r"\eta": rf"$\eta{one}$ is a Gaussian process with mean zero",
             r"\xi": rf"$\xi{one}$ is white noise of unit strength",
             r"\nu(": r"$\nu$ is the multiplier that keeps the last average",
-            r"\delta h": rf"$R{one}$ is the response to a field that is added to $h{one}$",
-            r"\langle": r"$\langle \cdot \rangle$ is the average over the process",
+            r"\delta": rf"$R{one}$ is the response to a small field ${probe}{one}$ "
+            rf"that is added to ${self.model.field.name}{one}$",
+            r"\langle": r"$\langle \cdot \rangle$ is the average over realisations of the process",
         }
         found = [text for mark, text in told.items() if mark in body]
         for symbols, law in self.model.parameters:
-            found.append(f"${sp.latex(sp.Tuple(*symbols))}$ of a site is drawn from {law}")
+            found.append(f"${sp.latex(sp.Tuple(*symbols))}$ of a unit is drawn from {law}")
         *others, last = found or [""]
         text = f"{', '.join(others)}, and {last}" if others else last
         return f"\nHere {text}." if found else ""
 
     @property
-    def _printer(self) -> EquationPrinter:
-        return NetworkPrinter(self.model.state.name)
+    def _printer(self) -> NetworkPrinter:
+        taken = {y.name for y in (self.model.state, *self.model.scalars, *self.model.site_symbols)}
+        probe = r"\zeta" if "b" in taken else "b"
+        return NetworkPrinter(self.model.state.name, self.model.field.name, probe)
 
     def __str__(self) -> str:
         return plain_text(self.latex())
 
 
 class NetworkPrinter(EquationPrinter):
-    """Functions of time by their names, averages in angle brackets, later times first."""
+    """Functions of time by their names, averages in angle brackets, later times first.
 
-    def __init__(self, state: str) -> None:
+    Responses are to a `probe` that is added to the field.
+    """
+
+    def __init__(self, state: str, field: str, probe: str) -> None:
         super().__init__({})
-        self.state = state
+        self.state, self.field, self.probe = state, field, probe
+
+    def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
+        # The decay of the state comes first, whatever its sign.
+        terms = self.in_order(self._as_ordered_terms(expr, order=order))
+        if not terms[0].could_extract_minus_sign() or terms[0].is_number:
+            return str(super()._print_Add(expr, order))
+        first, *others = map(self._print, terms)
+        return " ".join([first, *(y if y.startswith("-") else f"+ {y}" for y in others)])
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Constants, what holds the state, the rest."""
@@ -294,7 +344,11 @@ class NetworkPrinter(EquationPrinter):
             factors = sorted(inside.as_ordered_factors(), key=lambda y: y.has(S))
             text = " ".join(self.parenthesize(y, PRECEDENCE["Mul"]) for y in factors)
         # A functional derivative: of paths by the field along them.
-        return rf"\left\langle {text} \right\rangle".replace(r"\partial", r"\delta")
+        text = text.replace(r"\partial", r"\delta")
+        text = text.replace(
+            rf"\delta {self._print(sp.Symbol(self.field))}", rf"\delta {self.probe}"
+        )
+        return rf"\left\langle {text} \right\rangle"
 
     def _print_Function(self, expr: sp.Function, exp: str | None = None) -> str:
         if not isinstance(expr, AppliedUndef):
