@@ -113,7 +113,8 @@ def _committee(
         rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle$"
     )
     risk += " without label noise." if model.label_noise != 0 else "."
-    told = (_law(model, printer, W_star), _indices(algorithm, body), risk)
+    indices = "" if single else _indices(algorithm, body)
+    told = (_law(model, printer, W_star), indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, (W, W_star)))
     return "\n".join([about, formulas, " ".join(y for y in told if y)])
 
@@ -213,8 +214,9 @@ def _indices(algorithm: Any, body: str) -> str:
     formulas = re.sub(r"\\text\{[^}]*\}|^[^&$]*$", "", body, flags=re.MULTILINE)
     told: list[str] = []
     for letters, words in named.items():
-        found = [y for y in letters if re.search(rf"(?<![A-Za-z\\]){y}(?![A-Za-z])", formulas)]
+        found = [y for y in letters if re.search(rf"(?<![A-Za-z\\]){y}(?![A-Za-z_])", formulas)]
         if found:
+            words = words if told else words.replace("those", "the hidden units")
             told.append(f"${', '.join(found)}${'' if told else ' run'} over {words}")
     return f"Indices {_joined(told)}." if told else ""
 
@@ -316,7 +318,7 @@ def _clock(equations: Any, notation: Notation) -> str:
     words = f"Time is {_mathematical(clock)}"
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
-        words += rf" with ${rate}$ in place of $\gamma$"
+        words = words.replace(r"\gamma", rate)
     words += f", {'with ' if ' of order ' in rest else ''}{_mathematical(rest)}" if rest else ""
     definitions = getattr(equations, "definitions", ())
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
@@ -356,7 +358,8 @@ def sources(record: Any) -> list[str]:
     if isinstance(algorithm, GradientDescent):
         return ["dandi_2024_reusing"]
     if getattr(record, "kind", "") == "two-time":
-        return ["sompolinsky_1988", "eissfeller_opper_1992"]
+        species = ["bunin_2017", "roy_2019"] if getattr(model, "positive", False) else []
+        return ["sompolinsky_1988", "eissfeller_opper_1992", *species]
     found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
     if getattr(record, "kind", "") == "map":
         found.append("arnaboldi_2024")

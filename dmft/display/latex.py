@@ -324,10 +324,18 @@ def _sections(
 
 
 def _not_again(text: str, declared: str) -> str:
-    """Text without what formulas in the sentences of a declaration say."""
-    for line in re.findall(r"\$([^$]*)\$", ALIGN.sub("", declared)):
-        text = text.replace(f"\\begin{{align*}}\n& {line}\n\\end{{align*}}\n", "")
+    """Text without the formulas in the sentences of a declaration."""
+    stated = re.findall(r"\$([^$]*)\$", ALIGN.sub("", declared))
+
+    def kept(match: re.Match[str]) -> str:
+        formulas = (y for row in split_rows(match.group(3)) for y in row.split(r",\quad "))
+        every = {y.removeprefix("&").strip() for y in formulas}
+        return "" if every <= {*stated} else match.group()
+
+    text = ALIGN.sub(kept, text).replace("\n\n", "\n")
+    for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
+        text = text.replace(f", ${line}$.", ".")
     return text
 
 

@@ -274,7 +274,8 @@ def test_named_averages_put_back_are_the_equations(notation):
     definitions, _ = declared_definitions(subject_of(equations, notation))
     names = model_names(equations.model)
     plain, named = (EquationPrinter(names, letters_of(notation)) for _ in range(2))
-    told = "".join(name_averages(definitions, named))
+    sentence, rows = name_averages(definitions, named)
+    told = "\n".join([*sentence, *rows])
     assert re.findall(r"(\S+) &=", told) == ["I_{2}", "I_{3}", "I_{4}"]
     kinds = dict(named.averages)
     seen = set()

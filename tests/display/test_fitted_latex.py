@@ -175,8 +175,12 @@ def test_relu_is_printed_by_angles():
 
 def test_averages_of_four_relu_fields_are_moments_of_an_orthant():
     """What is printed, in numbers and with rho_qs by its definition, against the compiled form."""
-    text = " ".join(equations("relu").latex().split())
-    assert r"I_{4} &= P_{4} C_{3 4} + \sum_{q,s=1}^{4} C_{3 q} F_{q s}" in text
+    text = " ".join(equations("relu").latex(width=470).split())
+    assert (
+        r"I_{4} &= \langle \sigma'(x_{1})\,\sigma'(x_{2})\,\sigma(x_{3})\,\sigma(x_{4}) \rangle = "
+        in text
+    )
+    assert r"= P_{4} C_{3 4} + \sum_{q,s=1}^{4} C_{3 q} F_{q s}" in text
     assert text.count(r"\arcsin") == 2
     root = sp.Matrix([[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]) / 3
     covariances = root * root.T + sp.eye(4) / 7  # exact: the angle of a field with itself is 0
@@ -757,7 +761,7 @@ def test_print_says_what_its_letters_are():
     risk = dmft.population_risk(dmft.Model(student, dmft.Committee(sp.tanh(z), 1)))
     assert "a = (1, -1) are the readouts" in str(risk)
     network = dmft.literature.low_rank_network(sp.tanh(z), 1.5)
-    assert "(m, n) of a site is drawn from JointNormal(" in str(dmft.derive(network))
+    assert "(m, n) of a unit is drawn from JointNormal(" in str(dmft.derive(network))
 
 
 def test_two_time_problems_are_printed_as_their_formulas():

@@ -14,6 +14,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OverSamples
 from dmft.equations.averages.passes import Lowered, value_of
 from dmft.equations.definitions import Definition, MeanSlope, base_name
+from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.text import function_text, halved
@@ -112,8 +113,11 @@ class Kernels:
             if limit is not None and sp.count_ops(shown) > limit:
                 return "long"
         rows = self.named if head in self.printer.averages.values() else self.rows
+        if rows is self.named:
+            head += f" &= {over_labels(average.factors, self.printer)}"
         pairs = ((printer.doprint(y), printer.doprint(e)) for y, e in named)
-        rows += [f"{head} &= {printer.doprint(shown)}", *(f"{y} &= {e}" for y, e in pairs)]
+        sign = "=" if "&=" in head else "&="
+        rows += [f"{head} {sign} {printer.doprint(shown)}", *(f"{y} &= {e}" for y, e in pairs)]
         return ""
 
     def head(self, average: Expectation) -> str:
@@ -156,23 +160,31 @@ def over_labels(factors: Sequence[sp.Expr], printer: EquationPrinter) -> str:
     return str(printer.doprint(Expectation(*parts)))
 
 
-def name_averages(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
-    """Names, for a printer, of averages that equations hold three times or more; what they are."""
+def name_averages(
+    definitions: Iterable[Definition], printer: EquationPrinter
+) -> tuple[list[str], list[str]]:
+    """Names, for a printer, of averages that equations hold three times or more.
+
+    Returns a sentence, and rows that define them.
+    """
     nodes = (y for d in definitions for y in sp.preorder_traversal(d.expr))
     count = Counter(y.factors for y in nodes if isinstance(y, Expectation) and indexed(y))
     often = [y for y, number in count.items() if number > 2 and len(y) > 1]
     taken = set(printer.letters.values())
-    for factors in sorted(often, key=lambda y: (len(y), -count[y])):
-        letters = (rf"{y}_{{{len(factors)}}}" for y in "IJKL" if y not in taken)
+    # Without derivatives first: I_2 is the average that the risk holds, in all equations.
+    sloped = {y: "'" in over_labels(y, printer) for y in often}
+    for factors in sorted(often, key=lambda y: (len(y), sloped[y], -count[y])):
+        first = "" if len(factors) == 2 and sloped[factors] else "I"
+        letters = (rf"{y}_{{{len(factors)}}}" for y in f"{first}JKL" if y not in taken)
         used = printer.averages.values()
         name = next((y for y in letters if y not in used), None)
         printer.averages |= {factors: name} if name else {}
     if not printer.averages:
-        return []
+        return [], []
     names = ", ".join(printer.averages.values())
     fields = (printer.doprint(y) for y in (x.h[x.j], x.h_star[x.r]))
     rows = [f"{name} &= {over_labels(f, printer)}" for f, name in printer.averages.items()]
-    return [NAMED.format(names, *fields), align(rows)]
+    return [NAMED.format(names, *fields)], rows
 
 
 def _ramps(average: Expectation) -> tuple[int, int] | None:
@@ -353,9 +365,12 @@ def law_latex(
         printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
     )
     unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
-    corner = "I" if unit else P
+    fields = {e for d in definitions if d.role != "block" for e in d.expr.atoms(sp.Indexed)}
+    single = all(i in ONLY for e in fields if x.is_field(e.base) for i in e.indices)
+    turned = "" if single else r"^\top"
+    corner = ("1" if single else "I") if unit else P
     Omega = printer.letter("Omega")
-    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
+    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {corner} \end{{pmatrix}}"
     if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
         matrix = (
             r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "

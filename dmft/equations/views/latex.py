@@ -153,7 +153,7 @@ def closed_latex(
     functions = [*functions_of(subject.model, printer), *inputs_latex(subject.model.clusters)]
     functions += closed.fixed_values(system.notes, printer.letter, system)
     parts = clock(subject, page, printer)
-    parts += meanings_latex(subject, system.definitions, printer)
+    told = meanings_latex(subject, system.definitions, printer)
     system = noise.added_to(system) if noise else system
     rate = partial(rate_of, kind="sde" if noise else "ode")
     rows, named = closed.closed_rows(system, printer, rate)
@@ -161,8 +161,8 @@ def closed_latex(
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )
     rows = [noise.process(printer, state), *rows] if noise else rows
-    parts += [align(rows), *(["where", align(named)] if named else [])]
-    parts += _here(functions)
+    parts += [*observed_apart(rows, printer), *(["where", align(named)] if named else [])]
+    parts += _here(functions, told)
     parts += special_functions([*rows, *named], [e for _, e, _ in system.rows], printer)
     return fitted("\n".join(part for part in parts if part), page.width)
 
@@ -199,24 +199,32 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         definitions = in_all_clusters(definitions, clusters)
     elif not page.symbolic:
         definitions = of_signs(definitions, model)
-    named = name_averages(definitions, printer)
+    sentences, named = name_averages(definitions, printer)
     rows = system_latex(subject.kind, definitions, printer)
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
     tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
     parts = [
         *clock(subject, page, printer),
-        *meanings_latex(subject, definitions, printer),
-        align([noise.process(printer), *rows] if noise and increments else rows),
-        *_here(closed.fixed_values(notes, printer.letter)),
+        *observed_apart([noise.process(printer), *rows] if noise and increments else rows, printer),
+        *_here(
+            closed.fixed_values(notes, printer.letter),
+            meanings_latex(subject, definitions, printer),
+        ),
         *law_latex(definitions, printer, scaled),
-        *named,
-        align(functions + (noise.latex(printer, increments) if noise else [])),
-        *token_rows(tokens, printer),
+        *sentences,
     ]
+    kernels: list[str] = []
     if page.kernels != "none":
         limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
         shown = (a for a in lowered(averaged) if subject.algorithm is None or a.how != "nodes")
-        parts += kernels_latex(shown, printer, limit)
+        kernels = kernels_latex(shown, printer, limit)
+    closed_too = "".join(kernels)
+    parts += [
+        align([row for row in named if f"{row} = " not in closed_too]),
+        align(functions + (noise.latex(printer, increments) if noise else [])),
+        *token_rows(tokens, printer),
+        *kernels,
+    ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
     told += [OF_SIGNS] if len(definitions) > len(averaged) and "y f" in text else []
@@ -291,15 +299,27 @@ def system_latex(
     return [line for d in ordered for line in definition_latex(d, printer, kind)]
 
 
-def _here(formulas: Sequence[str]) -> list[str]:
-    """A sentence that states formulas."""
-    return [f"Here {', '.join(f'${y}$' for y in formulas)}."] if formulas else []
+def observed_apart(rows: Sequence[str], printer: EquationPrinter) -> list[str]:
+    """Rows of equations, and after a sentence those of what is observed, the risk first."""
+    head = f"{printer.letter('risk')} &="
+    place = next((n for n, row in enumerate(rows) if row.startswith(head)), 0)
+    if place == 0:
+        return [align(rows)]
+    alone = all(row.startswith("&") for row in rows[place + 1 :])
+    words = "The population risk is" if alone else "The observables are"
+    return [align(rows[:place]), words, align(rows[place:])]
+
+
+def _here(formulas: Sequence[str], told: Sequence[str] = ()) -> list[str]:
+    """A sentence that states what letters are, and formulas."""
+    parts = [*told, *(f"${y}$" for y in formulas)]
+    return [f"Here {', '.join(parts)}."] if parts else []
 
 
 def meanings_latex(
     subject: Subject, definitions: Sequence[Definition], printer: EquationPrinter
 ) -> list[str]:
-    """A sentence about numbers of the optimiser, rows that it keeps, and the input spectrum."""
+    """What numbers of the optimiser, rows that it keeps, and the input spectrum are."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))
     model, algorithm = subject.model, subject.algorithm
     values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
@@ -343,7 +363,7 @@ def meanings_latex(
         if "noise_factor" in read:
             plain = bool(np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions))
             told.append(r"$\nu_e = c_e \phi_e$" if plain else r"$\nu_e$ is its noise factor")
-    return [f"Here {', '.join(told)}."] if told else []
+    return told
 
 
 def assigned(letter: str, value: str) -> str:
