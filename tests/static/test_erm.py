@@ -2,12 +2,15 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import quad
 from scipy.optimize import minimize
+from scipy.stats import norm
 
 import dmft
 
@@ -40,6 +43,41 @@ def test_shared_vectors(vector):
     for name, value in wanted.items():
         assert getattr(found, names[name]) == pytest.approx(value, rel=vector["rtol"]), name
         assert found.error[names[name]] < 1e-7 * abs(value)
+
+
+@pytest.mark.parametrize("alpha", [1e2, pytest.param(1e6, marks=pytest.mark.slow)])
+def test_hinge_loss_at_many_samples_solves_the_equations_in_the_output_alone(alpha):
+    """Labels sign(u): given omega, u > 0 has a closed probability, so that one integral is left.
+
+    From 60 samples per dimension on, panels of u were too long for the layer in which the
+    proximal operator changes.
+    """
+    found = dmft.erm(SIGN, "hinge", samples_per_dim=alpha, ridge=0.1)
+    M, Q, V = found.M, found.Q, found.V
+    slope = M / np.sqrt(Q * (Q - M * M))
+
+    def over(function):
+        """E[function(omega, y = 1)] by symmetry, with u given omega normal about M omega/Q."""
+        points = [0.0, 1.0 - V, 1.0]
+        far = 9.0 * np.sqrt(Q)
+        edges = np.unique([-far, -20.0 / slope, *points, 20.0 / slope, far])
+        edges = edges[np.abs(edges) <= far]
+        return 2.0 * sum(
+            quad(lambda w: norm.pdf(w, scale=np.sqrt(Q)) * function(w), a, b, epsabs=1e-13)[0]
+            for a, b in pairwise(edges)
+        )
+
+    def f(w):
+        return np.clip((1.0 - w) / V, 0.0, 1.0)
+
+    ff = over(lambda w: f(w) ** 2 * norm.cdf(slope * w))
+    fu = over(lambda w: f(w) * (M * w / Q * norm.cdf(slope * w)
+                                + np.sqrt(1.0 - M * M / Q) * norm.pdf(slope * w)))  # fmt: skip
+    hat = over(lambda w: (1.0 - V < w < 1.0) / V * norm.cdf(slope * w))
+    assert pytest.approx(1.0 / (0.1 + alpha * hat), rel=1e-8) == V
+    assert pytest.approx(V * alpha * (fu + M * hat), rel=1e-8) == M
+    assert pytest.approx(V**2 * alpha * ff, rel=1e-6) == Q - M * M
+    assert found.status == "ok"
 
 
 @pytest.mark.parametrize("vector", of_kind("ridge"))

@@ -237,11 +237,15 @@ class Channel:
         return panels.thinned(np.sort(marks, axis=0), NOISE_PANEL * width)
 
     def rule_z(
-        self, mean: Array, variance: Array | float, order: int = 12
+        self, mean: Array, variance: Array | float, order: int = 12, edges: Array | None = None
     ) -> tuple[Array, Array, Array]:
-        """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V)."""
+        """Fields z, labels y and weights, shape (N, S), of the joint law where z ~ N(mean, V).
+
+        Panels end at the kinks of the label, and at other `edges`.
+        """
         mean, variance = np.broadcast_arrays(np.atleast_1d(np.asarray(mean, float)), variance)
         points = self.likelihood.resolving if self.drawn else self.breaks
+        points = points if edges is None else np.concatenate([points, edges])
         z, weight = panels.window(points, mean, variance, order, self.is_singular)
         if self.drawn:
             cases = [

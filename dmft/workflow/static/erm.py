@@ -21,7 +21,7 @@ from dmft.names import Status
 from dmft.record import Archived
 from dmft.validation import as_positive, checked
 from dmft.workflow.static.proximal import Proximal
-from dmft.workflow.static.replica import LEVELS, Equations, State, clean_nodes
+from dmft.workflow.static.replica import LEVELS, Equations, LabelNodes, State, clean_nodes
 from dmft.workflow.static.ridge import Blocks, LabelMoments, OptimalRidge, squared_loss
 from dmft.workflow.static.separability import has_sign_labels, separability_of
 
@@ -286,7 +286,7 @@ def _rate(label: Label, m: float, q: float) -> tuple[float | None, float]:
     """How often a linear student's sign is wrong, and the error of this number."""
     values = []
     for points, _ in LEVELS[1:]:
-        nodes = clean_nodes(label, points)
+        nodes = clean_nodes(label, points, m, q)
         if not nodes.signs:
             return None, 0.0
         toward = nodes.y * m * nodes.u
@@ -319,7 +319,7 @@ def _refuse_jump(
     proximal: Proximal, equations: Equations, state: State, loss: sp.Expr | str
 ) -> None:
     """Refuse solutions whose proximal operator is no function."""
-    labels = np.unique(np.quantile(equations.nodes.y, np.linspace(0.0, 1.0, 33)))
+    labels = np.unique(np.quantile(LabelNodes.of(equations.label, 8).y, np.linspace(0.0, 1.0, 33)))
     deepest = proximal.deepest(labels, REACH * math.sqrt(state.q) + 1.0)
     if state.V * deepest > 1.0:
         raise BadParameter(

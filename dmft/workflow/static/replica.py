@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -32,7 +33,7 @@ LEVELS = ((8, 0), (12, 0), (16, 1))
 BLOCK = 2**19
 # Iterations before a root finder takes over, and the residual at which equations are solved.
 WARM_UP, SOLVED = 12, 1e-9
-# Logarithms and overlaps of states stay below.
+# Logarithms of states stay below.
 FARTHEST = 40.0
 SMALLEST_RIDGE = 1e-4
 # Ridges on the way to a small one are apart by this factor.
@@ -54,22 +55,36 @@ class LabelNodes:
     share: float
 
     @classmethod
-    def of(cls, label: Label, points: int) -> LabelNodes:
-        """Gauss panels between the kinks of a label, so many points in each."""
-        (z,), noise, channel = label.fields, float(label.noise), label.channel()
-        is_affine = label.expr.is_polynomial(z) and sp.degree(label.expr, z) == 1
-        is_gaussian = noise > 0.0 and label.flip == 0 and is_affine
-        if is_gaussian or not (noise or label.flip or label.drawn):
-            channel = Channel(label.expr, z, mixture=((1.0, label.expr),))  # the label's values
-        u, y, weight = (each[0] for each in channel.rule_z(np.zeros(1), 1.0, points))
+    def of(cls, label: Label, points: int, edges: Array | None = None) -> LabelNodes:
+        """Gauss panels between the kinks of a label and other edges, so many points in each."""
+        law = _law_of(label)
+        u, y, weight = (each[0] for each in law.channel.rule_z(np.zeros(1), 1.0, points, edges))
         kept = weight > SMALLEST
         u, y, weight = u[kept], y[kept], weight[kept] / weight.sum()
-        clean = quiet([z], label.expr)(u)
-        if not is_gaussian:
-            return cls(u, y, clean, weight, 1.0)
-        slope, offset = (float(label.expr.coeff(z, n)) for n in (1, 0))
-        length = np.copysign(np.hypot(slope, np.sqrt(noise)), slope)
-        return cls(u, offset + length * u, clean, weight, slope / length)
+        y = y if law.line is None else law.line[0] + law.line[1] * u
+        return cls(u, y, law.clean(u), weight, law.share)
+
+    @classmethod
+    def seen_by(
+        cls, label: Label, points: int, m: float, q: float,
+        breaks: Callable[[Array], Array] = lambda y: np.zeros((1, y.size)),
+    ) -> LabelNodes:  # fmt: skip
+        """The same for averages over omega, whose variance is q and overlap m.
+
+        A long student magnifies the field. Panels are short near kinks of the label, and where the
+        mean of omega passes `breaks` (n, N) of each label.
+        """
+        law = _law_of(label)
+        halved = 1.5 * 0.5 ** np.arange(np.ceil(np.log2(1.0 + abs(m))) + 1.0)
+        graded = np.add.outer(law.channel.breaks, np.append(halved, -halved)).ravel()
+        nodes, m = cls.of(label, points, graded), law.share * m
+        gap = (breaks(nodes.y) - m * nodes.u) / max(np.sqrt(max(q - m * m, 0.0)), SMALLEST)
+        above = gap > EDGES[:, None, None]
+        n, j, i = np.nonzero(above[..., 1:] != above[..., :-1])
+        low, high, step = gap[j, i], gap[j, i + 1], np.diff(nodes.u)[i]
+        edges = nodes.u[i] + (EDGES[n] - low) / (high - low) * step
+        edges = edges[np.isfinite(edges) & (step > 0.0)]
+        return cls.of(label, points, np.append(graded, edges))
 
     @property
     def signs(self) -> bool:
@@ -77,9 +92,33 @@ class LabelNodes:
         return bool(np.all(np.abs(self.y) == 1.0))
 
 
-def clean_nodes(label: Label, points: int) -> LabelNodes:
+class LabelLaw(NamedTuple):
+    """Values of a label and of the same before noise; offset and length of a Gaussian label."""
+
+    channel: Channel
+    clean: Callable[[Array], Array]
+    line: tuple[float, float] | None
+    share: float
+
+
+@lru_cache(maxsize=32)
+def _law_of(label: Label) -> LabelLaw:
+    (z,), noise, channel = label.fields, float(label.noise), label.channel()
+    is_affine = label.expr.is_polynomial(z) and sp.degree(label.expr, z) == 1
+    is_gaussian = noise > 0.0 and label.flip == 0 and is_affine
+    if is_gaussian or not (noise or label.flip or label.drawn):
+        channel = Channel(label.expr, z, mixture=((1.0, label.expr),))  # the label's values
+    clean = quiet([z], label.expr)
+    if not is_gaussian:
+        return LabelLaw(channel, clean, None, 1.0)
+    slope, offset = (float(label.expr.coeff(z, n)) for n in (1, 0))
+    length = float(np.copysign(np.hypot(slope, np.sqrt(noise)), slope))
+    return LabelLaw(channel, clean, (offset, length), slope / length)
+
+
+def clean_nodes(label: Label, points: int, m: float, q: float) -> LabelNodes:
     """Nodes of the label before noise and flips; of drawn labels those of both labels."""
-    return LabelNodes.of(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points)
+    return LabelNodes.seen_by(replace(label, noise=sp.S.Zero, flip=sp.S.Zero), points, m, q)
 
 
 @dataclass(frozen=True)
@@ -97,13 +136,13 @@ class State:
 
     @classmethod
     def of(cls, x: Array) -> State:
-        """From log V, m and log(q - m^2)."""
-        return cls(float(np.exp(x[0])), float(x[1]), float(np.exp(x[2])))
+        """From log V, arsinh m and log(q - m^2)."""
+        return cls(float(np.exp(x[0])), float(np.sinh(x[1])), float(np.exp(x[2])))
 
     @property
     def x(self) -> Array:
         """Inverse of `of`."""
-        return np.array([np.log(self.V), self.m, np.log(self.rest)])
+        return np.array([np.log(self.V), np.arcsinh(self.m), np.log(self.rest)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,22 +155,22 @@ class Equations:
     ridge: float
     level: int
 
-    @cached_property
-    def nodes(self) -> LabelNodes:
-        """Nodes of the label."""
-        return LabelNodes.of(self.label, LEVELS[self.level][0])
-
     def averages(self, state: State) -> dict[str, float]:
         """E[f^2], E[f u], E[df], E[df^2] and losses before and after the proximal step."""
         points, times = LEVELS[self.level]
         step = max(1, BLOCK // ((EDGES.size << times) * points))
+        breaks = partial(self._breaks, state.V)
+        nodes = LabelNodes.seen_by(self.label, points, state.m, state.q, breaks)
         parts = [
-            self._block(state, slice(low, low + step)) for low in range(0, self.nodes.u.size, step)
+            self._block(nodes, state, slice(low, low + step))
+            for low in range(0, nodes.u.size, step)
         ]
         return {name: float(sum(part[name] for part in parts)) for name in parts[0]}
 
-    def _block(self, state: State, here: slice) -> dict[str, float]:
-        nodes = self.nodes
+    def _breaks(self, V: float, y: Array) -> Array:
+        return np.vstack([self.proximal.breaks(y, V), np.zeros(y.size)])
+
+    def _block(self, nodes: LabelNodes, state: State, here: slice) -> dict[str, float]:
         u, y, weight = nodes.u[here], nodes.y[here], nodes.weight[here]
         mean = nodes.share * state.m * u
         spread = np.sqrt(state.q - (nodes.share * state.m) ** 2)
@@ -150,7 +189,7 @@ class Equations:
 
     def squared_distance(self, state: State, output: Callable[[Array], Array]) -> float:
         """E(f* - output(omega))^2, before noise and flips."""
-        nodes = clean_nodes(self.label, LEVELS[self.level][0])
+        nodes = clean_nodes(self.label, LEVELS[self.level][0], state.m, state.q)
         none = np.empty((0, nodes.u.size))
         t, share = panel_nodes(none, nodes.u.size, *LEVELS[self.level])
         omega = state.m * nodes.u[:, None] + np.sqrt(state.rest) * t
@@ -159,10 +198,10 @@ class Equations:
 
     def step(self, state: State, ridge: float) -> State:
         """New state from the averages of one."""
-        found = self.averages(state)
+        found, share = self.averages(state), _law_of(self.label).share
         V = 1.0 / (ridge - self.alpha * found["df"])
-        pull = self.alpha * (found["fu"] - self.nodes.share * state.m * found["df"])
-        return State(V, V * self.nodes.share * pull, V**2 * self.alpha * found["ff"])
+        pull = self.alpha * (found["fu"] - share * state.m * found["df"])
+        return State(V, V * share * pull, V**2 * self.alpha * found["ff"])
 
     def solved(self, start: State, ridge: float) -> State | None:
         """Fixed point near a start; None where none was found."""
@@ -190,14 +229,15 @@ class Equations:
         return State.of(x)
 
     def from_scratch(self) -> State | None:
-        """Fixed point from a start far away; for small ridges by continuation, where needed."""
+        """Fixed point from a start far away; where needed, by continuation from large ridges."""
         start = State(1.0 / (self.ridge + 1.0), 0.3, 0.3)
         found = self.solved(self.warmed(start, self.ridge), self.ridge)
-        if found is not None or self.ridge >= 1.0:
+        largest = max(1.0, self.alpha)
+        if found is not None or self.ridge >= largest:
             return found
         state = start
         ridges = [max(self.ridge, SMALLEST_RIDGE)]
-        while ridges[-1] < 1.0:
+        while ridges[-1] < largest:
             ridges.append(ridges[-1] * LADDER)
         for ridge in [*reversed(ridges), self.ridge]:
             found = self.solved(self.warmed(state, ridge), ridge)
