@@ -44,11 +44,8 @@ def test_thresholds_are_those_of_weak_recovery():
     assert (hidden.threshold, hidden.cosine_squared) == (math.inf, 0.0)
 
 
-def truncated(alpha):
-    """The overlap of T = min(y^2, 4), y = |z|, by SciPy from (19)."""
-
-    def T(x):
-        return min(x * x, 4.0)
+def overlap_of(T, alpha, top):
+    """The overlap of a preprocessing T of |z|, with values up to `top`, by SciPy from (19)."""
 
     def mean(f):
         def weighted(x):
@@ -57,7 +54,9 @@ def truncated(alpha):
         ends = itertools.pairwise((0.0, 1.0, 2.0, 4.0, 12.0))
         return 2 * sum(quad(weighted, *e, epsabs=1e-13, epsrel=1e-12)[0] for e in ends)
 
-    level = brentq(lambda s: mean(lambda x: T(x) * (x * x - 1) / (s - T(x))) - 1 / alpha, 4.001, 99)
+    level = brentq(
+        lambda s: mean(lambda x: T(x) * (x * x - 1) / (s - T(x))) - 1 / alpha, 1.0001 * top, 99
+    )
     rise = 1 / alpha - mean(lambda x: (T(x) / (level - T(x))) ** 2)
     return rise / (rise + mean(lambda x: (x * T(x) / (level - T(x))) ** 2))
 
@@ -65,7 +64,7 @@ def truncated(alpha):
 def test_given_preprocessing():
     """Values of theory/static_limits 6 for min(y^2, 4)."""
     found = [dmft.spectral(model(sp.Abs(z)), a, sp.Min(y**2, 4)) for a in (1.0, 2.0)]
-    exact = [truncated(a) for a in (1.0, 2.0)]
+    exact = [overlap_of(lambda x: min(x * x, 4.0), a, 4.0) for a in (1.0, 2.0)]
     assert [r.cosine_squared for r in found] == pytest.approx(exact, rel=1e-9)
     assert exact == pytest.approx([0.07213, 0.26837], rel=1e-4)
     border = found[0].threshold
@@ -76,6 +75,23 @@ def test_given_preprocessing():
     best = dmft.spectral(model(sp.Abs(z)), 2.0, 1 - 1 / sp.Max(y**2, sp.Rational(1, 1000)))
     known = dmft.spectral(model(sp.Abs(z)), 2.0).cosine_squared
     assert best.cosine_squared == pytest.approx(known, rel=1e-3)
+
+
+def test_preprocessing_of_labels_that_saturate():
+    """tanh(z^2) cannot be inverted at large z; its preprocessing is a function of |z|."""
+    found = dmft.spectral(model(sp.tanh(z**2)), 3.0, y**2)
+    exact = overlap_of(lambda x: np.tanh(x * x) ** 2, 3.0, 1.0)
+    assert found.cosine_squared == pytest.approx(exact, rel=1e-7)
+
+
+def test_preprocessing_that_saturates_where_no_label_is_seen():
+    """The bulk ends at sup T: the threshold is 1/E[T (z^2 - 1)/(sup T - T)], for |z| closed."""
+    late = dmft.spectral(model(sp.Abs(z)), 600.0, 1 - sp.exp(-(y**2) / 1000))
+    assert late.threshold == pytest.approx(0.998**1.5 / 0.002, rel=1e-7)
+    assert late.cosine_squared > 0.0
+    slow = dmft.spectral(model(sp.Abs(z)), 49.0, y**2 / (y**2 + 100))
+    assert slow.threshold == pytest.approx(50.0, rel=1e-7)
+    assert slow.cosine_squared == 0.0
 
 
 def test_refusals_and_files(tmp_path):

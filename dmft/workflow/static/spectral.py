@@ -15,6 +15,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of
 from dmft.gaussian.channels.panels import quiet
+from dmft.gaussian.channels.pieces import stripped
 from dmft.gaussian.nodes.kinks import break_points
 from dmft.model import Model
 from dmft.model.loss import LABEL
@@ -26,11 +27,12 @@ FLOOR = -1e3
 # Kinks of the preprocessing are sought within these standard deviations.
 FARTHEST = 9.0
 # Nodes of panels; two rules give the error. Averages below this vanish.
-ORDERS, ZERO = (16, 24), 1e-12
+ORDERS, ZERO = (24, 32), 1e-12
 # Eigenvalues are sought between these multiples above the largest value of the preprocessing.
 CLOSE, FAR = 1e-9, 1e9
-# Labels so far out that what grows, even as a logarithm, is far above its values at nodes.
-VERY_FAR = 1e100
+# Fields out to which values of T are compared, and the growth of T over the outer half of their
+# logarithms that counts as unbounded.
+VERY_FAR, VALUES, GROWTH = 1e100, 2000, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,12 @@ class Spectral(Archived):
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """The preprocessing T, E[h^2 | y] and weights at nodes of the label."""
+    """The preprocessing T, E[h^2 | y] and weights at nodes of the label; the supremum of T."""
 
     T: Array
     second: Array
     weight: Array
+    supremum: float
 
     def mean(self, values: Array) -> float:
         """Average over labels."""
@@ -90,7 +93,7 @@ class Values:
     @property
     def ends(self) -> tuple[float, float]:
         """Levels just above the largest value, and far away."""
-        top = max(float(self.T.max()), 0.0)
+        top = max(self.supremum, 0.0)
         scale = max(top, float(np.abs(self.T).max()) * 1e-6)
         return top + CLOSE * scale, top + FAR * scale
 
@@ -123,8 +126,8 @@ class Values:
         levels = low + np.geomspace(CLOSE * high / FAR, high - low, 400)
         gaps = np.array([gap(level) for level in levels])
         crossings = np.flatnonzero((gaps[:-1] > 0.0) & (gaps[1:] <= 0.0))
-        if not crossings.size:
-            return math.inf if gaps[0] > 0.0 else 1.0 / self.spread(low)
+        if not crossings.size:  # the bulk ends at the largest value, where T is rare
+            return math.inf if gaps[0] > 0.0 else 1.0 / self.signal(low)
         n = int(crossings[-1])
         return 1.0 / self.spread(brentq(gap, levels[n], levels[n + 1], xtol=1e-14))
 
@@ -176,22 +179,23 @@ def spectral(
     """
     alpha = as_positive(samples_per_dim, "samples_per_dim")
     label = label_of(model, "spectral")
-    channel = label.channel()
-    if isinstance(preprocessing, sp.Expr):
-        preprocessing = _in_label(preprocessing)
-        if not (label.noise or label.flip or label.drawn):  # the label itself, by its values
-            channel = replace(channel, mixture=((1.0, label.expr),))
-    elif not isinstance(preprocessing, str) or preprocessing != "optimal":
+    channel, T = label.channel(), preprocessing
+    if isinstance(T, sp.Expr):
+        T = _in_label(T)
+        if not (label.noise or label.flip or label.drawn):  # the channel has no outer functions
+            _, outer, argument = stripped(label.expr, label.fields)
+            T = T.xreplace({LABEL: outer.xreplace({argument: LABEL})})
+    elif not isinstance(T, str) or T != "optimal":
         raise BadParameter(
             f'preprocessing must be "optimal" or an expression in y, got {shown(preprocessing)}'
         )
-    fine, coarse = (_values(channel, preprocessing, order) for order in ORDERS[::-1])
+    fine, coarse = (_values(channel, T, order) for order in ORDERS[::-1])
     found, other = (v.cosine_squared(alpha) for v in (fine, coarse))
     informed = fine.mean((fine.second - 1.0) ** 2)
     if preprocessing == "optimal":
         threshold = 1.0 / informed if informed > ZERO else math.inf
         found, other = (y if alpha > threshold else 0.0 for y in (found, other))
-    elif _is_unbounded(channel, preprocessing, fine):  # by the largest label, of no direction
+    elif fine.supremum == math.inf:  # by the largest label, of no direction
         threshold, found, other = math.inf, 0.0, 0.0
     else:
         threshold = fine.threshold()
@@ -199,16 +203,20 @@ def spectral(
     return Spectral(found, threshold, error, alpha, str(preprocessing), str(label.expr))
 
 
-def _is_unbounded(channel: Channel, preprocessing: sp.Expr, known: Values) -> bool:
-    """Whether the preprocessing grows without bound along the labels."""
-    far = np.array([-VERY_FAR, VERY_FAR])
+def _supremum(channel: Channel, preprocessing: sp.Expr, largest: float) -> float:
+    """Supremum of the preprocessing along the labels, infinite if it grows without bound."""
+    far = np.geomspace(1.0, VERY_FAR, VALUES)
+    far = np.concatenate([far, -far])
     if not channel.noise:
-        if channel.drawn:
-            return False
+        if channel.drawn or channel.discrete:
+            return largest
         far = quiet([channel.field], channel.inner)(far)
     with np.errstate(all="ignore"):
         T = quiet([LABEL], preprocessing)(np.concatenate([far, -far] if channel.flip else [far]))
-    return bool(np.any(4.0 * max(1.0, float(np.abs(known.T).max())) < T))
+    T = np.where(np.isnan(T), -np.inf, T).reshape(-1, VALUES)
+    inner = max(largest, float(T[:, : VALUES // 2].max()))
+    outer = float(T[:, VALUES // 2 :].max())
+    return math.inf if outer > inner + GROWTH * abs(inner) else max(inner, outer)
 
 
 def _in_label(preprocessing: sp.Expr) -> sp.Expr:
@@ -241,4 +249,7 @@ def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Value
         T = quiet([LABEL], preprocessing)(y)
     if not np.all(np.isfinite(T)):
         raise BadParameter(f"preprocessing = {preprocessing} is not finite at all labels")
-    return Values(T, second, weight / weight.sum())
+    top = float(T.max())
+    if not isinstance(preprocessing, str):
+        top = _supremum(channel, preprocessing, top)
+    return Values(T, second, weight / weight.sum(), top)
