@@ -86,3 +86,11 @@ def test_flipped_curve_has_no_ripples():
     curve = Curve(Channel(z**2 - 1, z, flip=0.3), GAUSSIAN)
     assert len(curve.extremes) == 1
     assert curve.error < 1e-6
+
+
+@pytest.mark.parametrize("label", [sp.sign(z), sp.Max(z, 0), sp.Abs(z)])
+def test_labels_that_are_always_flipped_carry_all_information(label):
+    """A certain flip is a known change of sign: it divided by the probability 0 of no flip."""
+    kept, turned = (Channel(label, z, flip=share) for share in (0.0, 1.0))
+    for q in (0.0, 0.4):
+        assert turned.information(q) == pytest.approx(kept.information(q), rel=1e-9)

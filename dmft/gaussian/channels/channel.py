@@ -73,7 +73,8 @@ class Channel:
         if self.mixture:
             return self.mixture
         if self.flip:
-            return ((1.0 - self.flip, self.expr), (self.flip, -self.expr))
+            cases = (1.0 - self.flip, self.expr), (self.flip, -self.expr)
+            return tuple(case for case in cases if case[0] > 0.0)
         if self.noise or self.drawn:
             return ((1.0, self.expr),)
         return ((1.0, stripped(self.expr, (self.field,))[0]),)

@@ -133,6 +133,8 @@ class SignedLabel:
                 self.fields[n]: sp.Integer(s) for n, s in zip(self.others, pattern, strict=True)
             }
             for sign, chance in flips:
+                if chance == 0.0:
+                    continue
                 expr = sign * self.expr.xreplace(signs)
                 cases[expr] = cases.get(expr, 0.0) + chance / len(patterns)
         mixture = tuple((p, expr) for expr, p in cases.items())

@@ -71,7 +71,8 @@ class BayesOptimal(Archived):
         Smallest probability of a wrong prediction, for labels with two values. Noise and flips are
         excluded; randomly drawn labels are compared with the label itself.
     error : float
-        Error of q.
+        Error of q and of mmse. The other numbers are evaluated at this q; their errors are not
+        estimated.
     proof : str
     branches : tuple of FixedPointBranch
         All fixed points, in order of their overlap.

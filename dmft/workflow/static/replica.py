@@ -82,7 +82,8 @@ class LabelNodes:
         above = gap > EDGES[:, None, None]
         n, j, i = np.nonzero(above[..., 1:] != above[..., :-1])
         low, high, step = gap[j, i], gap[j, i + 1], np.diff(nodes.u)[i]
-        edges = nodes.u[i] + (EDGES[n] - low) / (high - low) * step
+        with np.errstate(invalid="ignore"):
+            edges = nodes.u[i] + (EDGES[n] - low) / (high - low) * step
         edges = edges[np.isfinite(edges) & (step > 0.0)]
         return cls.of(label, points, np.append(graded, edges))
 

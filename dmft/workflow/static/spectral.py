@@ -210,9 +210,8 @@ def _supremum(channel: Channel, preprocessing: sp.Expr, largest: float) -> float
     if not channel.noise:
         if channel.drawn or channel.discrete:
             return largest
-        far = quiet([channel.field], channel.inner)(far)
-    with np.errstate(all="ignore"):
-        T = quiet([LABEL], preprocessing)(np.concatenate([far, -far] if channel.flip else [far]))
+        far = np.concatenate([label(far) for label in channel.functions])
+    T = quiet([LABEL], preprocessing)(far)
     T = np.where(np.isnan(T), -np.inf, T).reshape(-1, VALUES)
     inner = max(largest, float(T[:, : VALUES // 2].max()))
     outer = float(T[:, VALUES // 2 :].max())
