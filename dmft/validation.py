@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Rational
 from typing import Any, TypeVar
 
 import numpy as np
@@ -292,7 +293,8 @@ def is_number(value: Any) -> bool:
         return False
     if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind not in REAL):
         return False
-    if not isinstance(value, int | float | np.number | np.ndarray) and not _is_symbolic(value):
+    known = Rational | float | np.number | np.ndarray
+    if not isinstance(value, known) and not _is_symbolic(value):
         return False
     try:
         number = float(value)

@@ -254,6 +254,9 @@ class _Reader:
         alike = {other.lower(): other for other in known}
         close = difflib.get_close_matches(name.lower(), alike, n=1)
         meant = repr(alike[close[0]]) if close else CALLED_HERE.get(name.lower())
+        # Overlaps in eigenspaces are entries of block_M and block_Q.
+        blocks = [one for one in entries if one.startswith(f"block_{name}[")]
+        meant = repr(blocks[0]) if blocks else meant
         start = f"; did you mean {meant}?" if meant else ""
         return f"{start} (known: {', '.join(known)})"
 

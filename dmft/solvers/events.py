@@ -189,7 +189,7 @@ class _Encoder:
         match = _ENTRY.fullmatch(quantity)
         index = tuple(int(x) for x in match[2].split(",")) if match and match[2] else ()
         found = match and _find(self.problem.state, match[1], self.widths)
-        if not found or len(index) != len(found[0].axes):
+        if not found or (found[0].axes and not index):
             raise BadParameter(
                 f"no event on {quantity!r}: choose an observable of {self.problem.observables} or "
                 f"an entry of a state block of {[b.name for b in self.problem.state]}, as 'Q[0, 0]'"
@@ -197,8 +197,11 @@ class _Encoder:
             )
         block, offset = found
         shape = block.shape(self.widths)
-        if any(i >= n for i, n in zip(index, shape, strict=True)):
-            raise BadParameter(f"event on {quantity!r}: {block.name} has shape {shape}")
+        if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
+            raise BadParameter(
+                f"event on {quantity!r}: {block.name} has shape {shape}, so that an entry has "
+                f"{len(shape)} indices"
+            )
         return STATE, offset + (int(np.ravel_multi_index(index, shape)) if shape else 0), 0
 
     def _cosine(self, cosine: LargestCosine) -> tuple[int, int, int]:

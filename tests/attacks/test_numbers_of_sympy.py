@@ -83,7 +83,8 @@ def test_same_results(function, kind):
 
 
 @pytest.mark.parametrize(
-    "level", [sp.Rational(1, 3), sp.Float(1, 40) / 3, np.float32(1 / 3), np.array(1 / 3)]
+    "level",
+    [sp.Rational(1, 3), sp.Float(1, 40) / 3, np.float32(1 / 3), np.array(1 / 3), Fraction(1, 3)],
 )
 def test_a_float_is_one_of_python(level):
     held = dmft.FirstPassage("risk", level).level

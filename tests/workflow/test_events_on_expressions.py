@@ -172,6 +172,14 @@ def test_refusals_say_what_there_is(quantity, words):
         dmft.solve(FLOW, START, 1.0, events=dmft.Event(quantity, 0.5))
 
 
+def test_events_on_overlaps_in_eigenspaces_name_the_entry():
+    inputs = dmft.Spectrum([1.0, 2.0], [0.5, 0.5])
+    flow = dmft.derive(dmft.Model(MODEL.student, MODEL.teacher, inputs=inputs), SGD)
+    start = dmft.Overlaps([[[1.0]]] * 2, [[[0.1]]] * 2, [[[1.0]]] * 2)
+    with pytest.raises(BadParameter, match=r"did you mean 'block_M\[0,0,0\]'"):
+        dmft.solve(flow, start, 1.0, events=dmft.Event("M[0,0]", 0.5))
+
+
 def test_refusals_name_nothing_that_cannot_be_written():
     """Names by block are LaTeX in print."""
     model = dmft.Model(SQUARE, SQUARE, inputs=dmft.Spectrum([2.0, 0.5], [0.3, 0.7]))

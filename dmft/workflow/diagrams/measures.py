@@ -432,7 +432,7 @@ class Built:
 
 
 _RUNS = (FLOW, SEQUENCE, DESCENT)
-_NO_RUN = "derive the equations of a sequence model, without fluctuations"
+_NO_RUN = "pass derived equations, without fluctuations"
 OBSERVED = Built(_observed, (FLOW,), _NO_RUN)
 MEASURES: Mapping[str, Built] = {
     "escape_time": Built(
