@@ -521,4 +521,5 @@ def _same(a: FixedPoint, b: FixedPoint) -> bool:
     pairs.append((np.array(one), np.array(other)))
     if a.overlaps.readout is not None and b.overlaps.readout is not None:
         pairs.append((a.overlaps.readout, b.overlaps.readout))
-    return all(np.allclose(u, v, rtol=1e-7, atol=1e-9) for u, v in pairs)
+    # Where a mode has no rate, Newton's method ends at the square root of rounding.
+    return all(np.allclose(u, v, rtol=1e-6, atol=1e-6) for u, v in pairs)

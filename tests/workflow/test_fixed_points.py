@@ -178,6 +178,17 @@ def test_a_search_without_starts_finds_the_plateau_and_the_solution():
     assert all(p.status == "not_converged" and "decay to zero" in p.message for p in far)
 
 
+def test_the_plateau_of_a_flow_is_listed_once():
+    """Its modes without a rate left copies 4e-7 apart; Q = 1/3, M = 1/sqrt(6) [saad_solla_1995]."""
+    flow = dmft.derive(dmft.literature.saad_solla(2), dmft.GradientFlow())
+    found = dmft.fixed_points(flow)
+    plateau = [y for y in found if y.risk > 1e-6]
+    assert len(found) == 3
+    assert len(plateau) == 1
+    np.testing.assert_allclose(plateau[0].overlaps.Q, np.full((2, 2), 1 / 3), atol=2e-6)
+    np.testing.assert_allclose(plateau[0].overlaps.M, np.full((2, 2), 6**-0.5), atol=2e-6)
+
+
 @pytest.mark.parametrize("tolerance", [7, 1e-3, 0.0, -1e-9])
 def test_tolerances_that_motions_meet_are_refused(tolerance):
     """With 7 a point at rate .2 was "ok"."""
