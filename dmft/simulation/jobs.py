@@ -22,7 +22,7 @@ from dmft.simulation.ensemble import WATCH_NOTHING
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import risk_function
 from dmft.simulation.steps import common
-from dmft.simulation.steps.optimiser import COLUMNS, columns
+from dmft.simulation.steps.optimiser import COLUMNS, GAIN, columns
 from dmft.simulation.steps.sample import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import save_times
@@ -78,7 +78,7 @@ class Constants:
         e, each = self.experiment, self.experiment.step_rates
         rate = np.array([e.learning_rate]) if each is None else each[first : first + steps]
         found = np.empty((rate.size, COLUMNS))
-        found[:, common.GAIN] = rate / (e.p * e.batch_size)
+        found[:, GAIN] = rate / (e.p * e.batch_size)
         found[:, common.SPREAD] = math.sqrt(e.label_noise)
         found[:, common.TRAINED] = e.readout_rate
         found[:, common.FLIPPED] = common.DRAWN if e.draws_labels else e.label_flip

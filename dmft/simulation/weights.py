@@ -125,7 +125,7 @@ def weights_runner(
         found = {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
         rows = {row: G[n * experiment.p :][: experiment.p] for n, row in enumerate(kept, start=1)}
         if "velocity" in rows:  # per unit of t
-            rows["velocity"] = rows["velocity"] / experiment.time_step
+            rows["velocity"] = rows["velocity"] * (experiment.dim / experiment.batch_size)
         return found | grams(experiment, {"": W, **rows}, W_star) | accumulated()
 
     return Runner(advance, overlaps, P, watch)

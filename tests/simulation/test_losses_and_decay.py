@@ -152,20 +152,36 @@ def test_decay_alone_is_exponential():
     assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * (1 - 0.5 / 100) ** 200, rel=1e-12)
 
 
-def shrunk(step, steps, zeta, decoupled, beta=0.0, kappa=0.0, direct=0.0):
-    """Length and velocity after steps of size gamma/(p d) without a gradient, by the definition."""
-    w, u = 1.0, 0.0
-    for _ in range(steps):
-        shorter = zeta * step * w
+AVERAGE = 0.7
+
+
+def shrunk(steps, zeta, decoupled, beta=0.0, kappa=0.0, direct=0.0):
+    """Length, velocity and average after steps of these sizes gamma/(p d) without a gradient.
+
+    By the definition in torch.optim.SGD, whose rate multiplies the velocity.
+    """
+    w, u, average = 1.0, 0.0, 1.0
+    for step in steps:
+        shorter = zeta * w
         g = 0.0 if decoupled else -shorter
         beside = shorter if decoupled else 0.0
         if kappa:  # v <- (1 - kappa step) v + kappa step g
             u += kappa * step * (g - u)
-            w += direct * g + u - beside
+            w += step * (direct * g + u - beside)
         else:
             u = beta * u + g
-            w += u - beside
-    return w, u
+            w += step * (u - beside)
+        average += AVERAGE * step / (1 - beta) * (w - average)
+    return w, u, average
+
+
+def steps_of(rate, d, T):
+    """Sizes gamma(t)/d of the steps up to the one that ends nearest to T."""
+    t, sizes = 0.0, []
+    while t + rate(t) / (2 * d) < T:
+        sizes.append(rate(t) / d)
+        t += sizes[-1]
+    return sizes
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -175,28 +191,35 @@ def test_velocities_remember_a_decay_that_is_not_decoupled(memory, decoupled):
     zeta, d, T = 0.5, 100, 2.0
     beta = memory.get("beta", 0.0)
     momentum = beta or dmft.Momentum(memory["kappa"], memory["direct"])
-    rule = dmft.UpdateField(
-        0 * F + sp.S.Zero, fields=(Z, F, Y), learning_rate=1, weight_decay=zeta,
-        momentum=momentum, decoupled=decoupled,
-    )  # fmt: skip
-    model = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
+    rule = dmft.SGD(1, weight_decay=zeta, momentum=momentum, decoupled=decoupled, average=AVERAGE)
+    model = dmft.Model(dmft.Committee(Z, 1, readout=[0]), dmft.Committee(Z, 1))
     start = dmft.Overlaps([[1.0]], [[0.5]])
-    steps = round(T * d * (1 - beta))
-    truth = dmft.simulate(model, rule, dim=d, t_max=T, start=start, seeds=1, save_at=2)
-    w, u = shrunk(1 / d, steps, zeta, decoupled, **memory)
-    assert truth.steps()[-1] == steps
-    assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * w, rel=1e-12)
     if beta:
-        found = np.exp(-zeta * (1 - beta if decoupled else 1) * T)
+        schedules = {sp.S.One: lambda _: 1 / (1 - beta)}
+        A = np.diag([-zeta * (1 - beta if decoupled else 1), 0.0, -AVERAGE])
     else:
+        schedules = {sp.S.One: lambda _: 1.0, 1 / (1 + dmft.t): lambda t: 1 / (1 + t)}
         kappa, direct = memory["kappa"], memory["direct"]
-        share = np.array([[1.0, 0.0]] if decoupled else [[direct, kappa]]).T * [-zeta, 0.0]
-        A = np.array([[0.0, 1.0], [0.0, -kappa]]) + share
-        found, velocity = expm(A * T)[:, 0]
-        assert truth.mean["velocity_M"][-1, 0, 0] == pytest.approx(0.5 * u * d, rel=1e-10)
+        share = np.array([[1.0, 0.0, 0.0]] if decoupled else [[direct, kappa, 0.0]]).T
+        A = np.array([[0.0, 1.0, 0.0], [0.0, -kappa, 0.0], [0.0, 0.0, -AVERAGE]])
+        A += share * [-zeta, 0.0, 0.0]
+    A[2, 0] = AVERAGE
+    found, velocity, average = expm(A * T) @ [1.0, 0.0, 1.0]
+    for schedule, rate in schedules.items():
+        truth = dmft.simulate(model, rule, d, T, 1, start, save_at=2, learning_rate=schedule)
+        sizes = np.array(steps_of(rate, d, T)) * (1 - beta)
+        w, u, mean = shrunk(sizes, zeta, decoupled, **memory)
+        assert truth.steps()[-1] == sizes.size
+        assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * w, rel=1e-12)
+        assert truth.mean["average_M"][-1, 0, 0] == pytest.approx(0.5 * mean, rel=1e-12)
+        assert mean == pytest.approx(average, abs=0.01)
+        if not beta:
+            assert truth.mean["velocity_M"][-1, 0, 0] == pytest.approx(0.5 * u, rel=1e-10)
+            assert u == pytest.approx(velocity, abs=0.01)
     run = dmft.solve(dmft.derive(model, rule), start, T, save_at=[T], rtol=1e-11, atol=1e-13)
     assert run.M[-1, 0, 0] == pytest.approx(0.5 * found, rel=1e-8)
     assert run.Q[-1, 0, 0] == pytest.approx(found**2, rel=1e-8)
+    assert run.average_M[-1, 0, 0] == pytest.approx(0.5 * average, rel=1e-8)
     if not beta:
         assert run.velocity_M[-1, 0, 0] == pytest.approx(0.5 * velocity, rel=1e-8, abs=1e-12)
         assert run.velocity[-1, 0, 0] == pytest.approx(velocity**2, rel=1e-8, abs=1e-12)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.simulation.ensemble import WATCH_OVERLAP
 from dmft.simulation.risks.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
-from dmft.simulation.steps.optimiser import FIRST
+from dmft.simulation.steps.optimiser import FIRST, GAIN
 
 GENERATOR = typeof(np.random.default_rng(0))
 INTEGERS = types.int64[::1]
@@ -45,11 +45,11 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
-# Columns of `rates`, the numbers of a step: gamma/(p n_b), the standard deviation of the label's
+# Columns of `rates`, the numbers of a step, after `GAIN`: the standard deviation of the label's
 # noise, rho_a, the probability that a label is flipped (`DRAWN`: labels are drawn), the length that
 # gradients are shortened to (0: none, -1: all have the length one), and then those of the
 # optimiser. `Constants.rates` writes them.
-GAIN, SPREAD, TRAINED, FLIPPED, SHORTENED = range(FIRST)
+SPREAD, TRAINED, FLIPPED, SHORTENED = range(GAIN + 1, FIRST)
 DRAWN = -1.0
 
 # Arguments that all loops take after their state:

@@ -21,9 +21,9 @@ from dmft.model.hyperparameters import ADDITIVE, ROWS
 
 # As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-# Columns of `rates` after those of `common`: the share of the weights that a step takes away, and
-# the part of the last step that it takes again.
-FIRST = 5
+# The first column of `rates`, gamma/(p n_b), and those after the columns of `common`: the share of
+# the weights that a step takes away, and the part of the last step that it takes again.
+GAIN, FIRST = 0, 5
 LOST, KEPT = FIRST, FIRST + 1
 # The part of a step that a velocity takes up, and the part that moves the weights at once.
 TAKEN, DIRECT = FIRST + 2, FIRST + 3
@@ -45,7 +45,7 @@ def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLik
         KEPT: numbers.get("momentum", 0.0),
         TAKEN: numbers.get("momentum_rate", 0.0) * step,  # type: ignore[operator]
         DIRECT: numbers.get("momentum_direct", 0.0),
-        NEARER: numbers.get("average_rate", 0.0) * step,  # type: ignore[operator]
+        NEARER: numbers.get("average_rate", 0.0) * step * pace(numbers),  # type: ignore[operator]
         STIRRED: math.sqrt(sum(numbers.get(n, 0.0) for n in ADDITIVE)) * step,  # type: ignore[operator]
     }
 
@@ -92,16 +92,17 @@ def shorten_rows(W, rates, now):  # type: ignore[no-untyped-def]
 def end_step(G, W, rates, now):  # type: ignore[no-untyped-def]
     """Turn the step G[: p] of the samples into that of the weights; velocities are G[p : 2 p].
 
-    v <- beta v + (1 - beta) G, and the weights move by alpha_1 G + v.
+    With the learning rate, part of `gain`: v <- beta v + (1 - beta) G / gain, and the weights
+    move by alpha_1 G + gain v. Earlier gradients move them at the rate of this step.
     """
     shorten_rows(W, rates, now)
-    p, taken, direct = W.shape[0], rates[now, TAKEN], rates[now, DIRECT]
+    p, taken, direct, gain = W.shape[0], rates[now, TAKEN], rates[now, DIRECT], rates[now, GAIN]
     if taken == 0.0:
         return
     for j in range(p):
         for i in range(G.shape[1]):
-            G[p + j, i] += taken * (G[j, i] - G[p + j, i])
-            G[j, i] = direct * G[j, i] + G[p + j, i]
+            G[p + j, i] += taken * (G[j, i] / gain - G[p + j, i])
+            G[j, i] = direct * G[j, i] + gain * G[p + j, i]
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)

@@ -25,7 +25,6 @@ from dmft.simulation.steps.common import (
     COMMON,
     FLIPPED,
     FREE,
-    GAIN,
     PASSED,
     REACHED,
     SHORTENED,
@@ -40,14 +39,21 @@ from dmft.simulation.steps.common import (
     write_fields,
     write_noisy_label,
 )
-from dmft.simulation.steps.optimiser import LOST, begin_step, end_step, follow, shorten_rows
+from dmft.simulation.steps.optimiser import (
+    GAIN,
+    LOST,
+    begin_step,
+    end_step,
+    follow,
+    shorten_rows,
+)
 from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.simulation.steps.common": "a3ed654f4eb1",
-    "dmft.simulation.steps.optimiser": "bb785111930b",
+    "dmft.simulation.steps.common": "947d30dd888c",
+    "dmft.simulation.steps.optimiser": "f96f8ba12bfa",
 }
 
 # Kinds of steps: the gradients themselves, or what is made of them (`scale_step`). Then the numbers
