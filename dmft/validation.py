@@ -418,7 +418,9 @@ def check_shape(value: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[
     if array.shape != shape:
         raise ShapeMismatch(f"{name} has shape {array.shape}, expected {shape}")
     if not np.all(np.isfinite(array)):
-        raise InvalidCovariance(f"{name} contains a value that is not finite: {array.tolist()}")
+        raise InvalidCovariance(
+            f"{name} contains a value that is not finite: {shown(array.tolist())}"
+        )
     return array
 
 

@@ -321,7 +321,9 @@ def _first_step(
     threshold = 0.0 if exact else max(THRESHOLD, SAFETY * float(error.max()))
     if np.abs(overlap).max() <= threshold or not len(space):
         return []
-    direction = canonical(_rows_of(overlap, threshold))
+    # Components that are not apart from zero would turn the direction by their errors.
+    clear = np.where(np.abs(overlap) > threshold, overlap, 0.0)
+    direction = canonical(_rows_of(clear, threshold))
     shown, shown_error = overlap @ direction.T, error @ np.abs(direction).T
     value = float(np.linalg.norm(shown))
     name = as_combination(direction[0], fields)

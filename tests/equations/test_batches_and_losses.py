@@ -138,6 +138,15 @@ def test_optimal_batches_waste_no_sample():
     assert dmft.batch_exponents(1).optimal_batch == 1
 
 
+def test_exponents_are_accepted_as_computed():
+    z = sp.Symbol("z", real=True)
+    cubic = dmft.information_exponent(z**3 - 3 * z, z)
+    assert dmft.batch_exponents(cubic) == dmft.batch_exponents(3)
+    never = dmft.information_exponent(sp.S.One, z)
+    with pytest.raises(dmft.errors.BadParameter, match="exponent = oo must be an integer >= 1"):
+        dmft.batch_exponents(never)
+
+
 def test_map_of_a_joint_target_by_the_definition():
     """No factor of this target is a function of one field: b and its Gram matrix by quadrature."""
     y, u, v = sp.symbols("y u v", real=True)

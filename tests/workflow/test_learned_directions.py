@@ -143,3 +143,14 @@ def test_refusals():
     wide = dmft.Model(dmft.Committee(ERF, 1), dmft.Committee(ERF, q))
     with pytest.raises(BadParameter, match="known width"):
         dmft.learned_directions(wide, DESCENT)
+
+
+@pytest.mark.slow  # two integrals with label-dependent losses: 8 s of CPU
+def test_errors_of_integrals_do_not_turn_a_direction():
+    """E[g^0 z2] = 0, as the label sign(z1) sign(1 + z2) is independent of z2."""
+    z, z1, z2 = sp.symbols("z z1 z2", real=True)
+    student = dmft.Committee(sp.Max(0, z), 2, readout=[1, -1])
+    model = dmft.Model(student, dmft.MultiIndex(sp.sign(z1 + z1 * z2), [z1, z2]))
+    descent = dmft.GradientDescent(0.3, 3, loss="logistic")
+    found = dmft.learned_directions(model, descent, steps=1)
+    assert [row.directions.tolist() for row in found.table] == [[[1.0, 0.0]], [[0.0, 1.0]]]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.gaussian.exponents.record import Exponent
 from dmft.model import as_count
 from dmft.record import InLatex, Shown
 from dmft.summary import Summary
@@ -124,7 +125,7 @@ class BatchExponents(InLatex, Shown):
 
 @checked
 def batch_exponents(
-    exponent: int, loss: Literal["squared", "correlation"] = "squared"
+    exponent: int | Exponent, loss: Literal["squared", "correlation"] = "squared"
 ) -> BatchExponents:
     r"""Compute the exponents of steps and samples as functions of the batch size n_b = d^mu.
 
@@ -135,7 +136,7 @@ def batch_exponents(
 
     Parameters
     ----------
-    exponent : int
+    exponent : int or Exponent
         Information exponent l >= 1 (`dmft.information_exponent`), or the leap of a step.
     loss : "squared" or "correlation"
 
@@ -153,7 +154,7 @@ def batch_exponents(
     >>> correlation.steps, correlation.optimal_batch
     (Max(0, 2 - mu), 2)
     """
-    order = sp.Integer(as_count(int(exponent), "exponent"))
+    order = sp.Integer(as_count(getattr(exponent, "value", exponent), "exponent"))
     if loss not in ("squared", "correlation"):
         raise BadParameter(f'loss must be "squared" or "correlation", got {loss!r}')
     own = loss == "squared"
