@@ -15,7 +15,7 @@ from dmft.equations.averages.expectation import Expectation
 # What the graph calls a function of this kind, followed by its name.
 POINT = "point"
 # Vectorisable functions of `dmft.special`, by name in the code.
-FAST = {sp.tanh: "fast_tanh", sp.exp: "fast_exp", sp.erf: "fast_erf"}
+FAST = {sp.tanh: "fast_tanh", sp.exp: "fast_exp", sp.erf: "fast_erf", sp.erfinv: "inverse_erf"}
 
 TEMPLATE = """
 @njit(inline="always", error_model="numpy")
@@ -79,7 +79,7 @@ SPECIAL = {
         ("cholesky", "mean_slopes field_root"),
         ("gram", "packed_covariance"),
         ("arcsine", "erf_mixture_square"),
-        ("hyperbolic", "fast_erf fast_exp fast_tanh"),
+        ("hyperbolic", "fast_erf fast_exp fast_tanh inverse_erf"),
         ("branches", "branch_field branch_given branch_pair branch_slope branch_slopes"),
         ("branches", "covariance_given"),
         ("averages", "field_average pair_average kinked_pair_average"),

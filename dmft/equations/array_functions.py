@@ -125,6 +125,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asinh": np.arcsinh,
     "log": np.log,
     "erfc": _loaded("scipy.special", "erfc"),
+    "erfinv": _loaded("scipy.special", "erfinv"),
     "Abs": np.abs,
     "sign": np.sign,
     "Heaviside": _heaviside,

@@ -102,7 +102,7 @@ error_pass, output_pass = (
     for name in ("error", "output")
 )
 # 1/sqrt(E psi_j^2); what multiplies the label's noise in psi_j.
-psi_scale, psi_noise = map(sp.IndexedBase, ("psi_scale", "psi_noise"))
+psi_scale, psi_noise, psi_pull = map(sp.IndexedBase, ("psi_scale", "psi_noise", "psi_pull"))
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 # Added to squared lengths, and not printed: a gradient of zero stays zero.
 LEAST_SQUARE = sp.Float(2.0**-400)

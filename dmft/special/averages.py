@@ -23,7 +23,7 @@ from dmft.special.hyperbolic import fast_exp
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.special.correlation_series": "09b077c6312e",
-    "dmft.special.hyperbolic": "c47b02b4118c",
+    "dmft.special.hyperbolic": "412440f4dce4",
 }
 
 # Coefficients of a polynomial in one variable, and Gauss nodes of a panel.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
 from scipy.special import erf as erf_of
+from scipy.special import erfinv
 
 import dmft
 from dmft.equations.update.adaptive.perpetuity import constants
@@ -551,3 +553,71 @@ def test_noise_need_not_be_declared() -> None:
         noisy = dmft.Model(LINE, LINE, label_noise=sp.Symbol("noise"))
         loud = dmft.derive(noisy, algorithm).evaluate(start, noise=0.0)
         assert all(np.allclose(loud[name], quiet[name], rtol=1e-12) for name in quiet)
+
+
+@pytest.mark.parametrize("t_max", [0.0, pytest.param(2.0, marks=pytest.mark.slow)])
+def test_signs_of_equal_units_against_closed_rates(t_max: float) -> None:
+    """Of equal units sign(e) = sign(h* - h), the sign of one normal variable."""
+    P, gamma = 0.8, 0.4
+    unit = dmft.Committee(ERF, 1)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SignSGD(gamma))
+    start = dmft.Overlaps([[1.5]], [[-0.3]], [[P]])
+
+    def rates(_: float, state: Any) -> Any:
+        M, Q = state  # sign(e) = sign(h* - h)
+        front = 2 / np.pi / np.sqrt(P + Q - 2 * M)
+        return [front * (P - M), 2 * front * (M - Q) + gamma]
+
+    want = rates(0.0, [-0.3, 1.5])
+    found = equations.evaluate(start)
+    assert np.allclose([found["M"].item(), found["Q"].item()], want, rtol=0, atol=1e-13)
+    if not t_max:
+        return
+    path = solve_ivp(rates, (0, t_max), [-0.3, 1.5], "DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
+    run = dmft.solve(equations, start, t_max)
+    assert run.provenance["quadrature_error"] < 1e-5
+    assert np.allclose([run.M[-1].item(), run.Q[-1].item()], path, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(-0.7, 1.2), (0.9, 0.6)], ids=["beyond", "within"])
+def test_signs_of_errors_against_the_other_order_of_integration(a: float, b: float) -> None:
+    """Labels within the largest output and beyond it: over h* in closed form given h."""
+    P, Q, M, gamma = 0.8, 0.9, 0.4, 0.4
+    edge = np.arctanh(min(b / abs(a), 1.0)) if abs(a) > b else 9.0
+    found = np.zeros(2)
+    for low, high in pairwise([-9.0, -edge, edge, 9.0]):
+        x, weight = np.polynomial.legendre.leggauss(240)
+        t, weight = (low + high + (high - low) * x) / 2, (high - low) / 2 * weight
+        mean, s = M / Q * t, np.sqrt(P - M * M / Q)
+        with np.errstate(invalid="ignore"):
+            place = np.sqrt(2) * erfinv(np.clip(a / b * np.tanh(t), -1, 1))
+        c = (place - mean) / s
+        sign, pull = -erf_of(c / np.sqrt(2)), s * np.sqrt(2 / np.pi) * np.exp(-c * c / 2)
+        weight = weight * np.exp(-t * t / (2 * Q)) / np.sqrt(2 * np.pi * Q)
+        found += [weight @ (mean * sign + pull), weight @ (t * sign)]
+    drift = np.sqrt(2 / np.pi) * np.sign(a) * found
+    model = dmft.Model(dmft.Committee(sp.tanh(z), 1, [a]), dmft.Committee(ERF, 1, [b]))
+    equations = dmft.derive(model, dmft.SignSGD(gamma))
+    start = dmft.Overlaps([[Q]], [[M]], [[P]])
+    rates, claimed = equations.evaluate(start), equations.evaluate_error(start)
+    for name, value in (("M", drift[0]), ("Q", 2 * drift[1] + gamma)):
+        assert abs(rates[name].item() - value) <= claimed[name].item() + 1e-9 < 0.01, name
+
+
+def test_signs_of_two_units_against_samples() -> None:
+    """The last unit is integrated in closed form, the other is on nodes."""
+    a, gamma, n = np.array([1.0, -0.7]), 0.5, 400_000
+    G = np.array([[0.9, 0.2, 0.3], [0.2, 0.7, 0.1], [0.3, 0.1, 1.0]])
+    model = dmft.Model(dmft.Committee(ERF, 2, a), dmft.Committee(ERF, 1, [1.3]))
+    equations = dmft.derive(model, dmft.SignSGD(gamma))
+    start = dmft.Overlaps(G[:2, :2], G[:2, 2:], G[2:, 2:])
+    rates, claimed = equations.evaluate(start), equations.evaluate_error(start)
+    h = np.linalg.cholesky(G) @ np.random.default_rng(2).standard_normal((3, n))
+    error = 1.3 * erf_of(h[2] / np.sqrt(2)) - a @ erf_of(h[:2] / np.sqrt(2)) / 2
+    psi = np.sqrt(2 / np.pi) * np.sign(a)[:, None] * np.sign(error)
+    cross = psi[:, None] * h[:2]
+    square = cross + cross.swapaxes(0, 1) + gamma / 2 * np.outer(np.sign(a), np.sign(a))[..., None]
+    for name, samples in (("M", psi[:, None] * h[2:]), ("Q", square)):
+        allowed = 4.5 * samples.std(axis=-1) / n**0.5 + claimed[name]
+        assert np.all(np.abs(rates[name] - samples.mean(axis=-1)) < allowed), name
+        assert np.all(claimed[name] < 1e-3)

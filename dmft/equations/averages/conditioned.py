@@ -7,18 +7,26 @@ the nodes of the other directions, so that
 
 in k dimensions instead of p + k. W is smooth in the overlaps where w jumps. What has no closed W
 stays as it is: `conditioned` is a better way to compute a number, never another number.
+
+The sign of an error e = b - a_p sigma(h_p)/p with an invertible sigma is integrated over the last
+coordinate z of the nodes, on which h_p alone depends: it jumps at the z_c where h_p is the inverse
+of sigma at p b/a_p, and (`without_jump`)
+
+    E sign(z_c - z) = erf(z_c/sqrt(2)),   E z sign(z_c - z) = -sqrt(2/pi) exp(-z_c^2/2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, GivenTeachers, free_indices
 from dmft.equations.averages.passes import needs_nodes, on_nodes
+from dmft.equations.definitions import Definition, define
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.closed.pair import CorrelationRoot
@@ -26,6 +34,7 @@ from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import SWITCHES, may_hold_branches
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
+from dmft.model import FIELD
 
 # Means of all fields given h* at the nodes; covariances and variances of the students given h*.
 # Added to the variance of a student relative to that of its field: one that the teacher determines
@@ -190,3 +199,98 @@ def kinked_students(found: Iterable[Expectation]) -> bool:
         and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
         for average in found
     )
+
+
+# The sign of an error, over the last field --------------------------------------------------------
+
+# Where a bounded function is one by rounding; how far away the inverse of larger values is.
+LARGEST, LAST, FAR = 1 - sp.Rational(1, 2**53), 1 + sp.Rational(1, 2**50), sp.Integer(2) ** 50
+
+
+class Jump(NamedTuple):
+    """psi = front sign(error), error = rest + slope a_p sigma(h_p), sigma with an inverse."""
+
+    psi: Definition
+    sign: sp.sign
+    slope: sp.Expr
+    sigma: sp.Expr
+
+
+@lru_cache(maxsize=64)
+def jump_of(definitions: tuple[Definition, ...]) -> Jump | None:
+    """The sign in the last definition of a sample, if it may be averaged over the last field."""
+    psi = definitions[-1]
+    signs = [s for s in psi.expr.atoms(sp.sign) if s.has(*(d.target for d in definitions))]
+    if len(signs) != 1 or any(a.factor.has_free(FIELD) for a in psi.expr.atoms(At)):
+        return None
+    scalars = {d.target: d.expr for d in definitions if isinstance(d.target, sp.Symbol)}
+    error = signs[0].args[0]
+    while error.has(*scalars):
+        error = sp.expand_mul(error.xreplace(scalars))
+    outputs = [s for s in error.atoms(sp.Sum) if s.has(x.h)]
+    parts = [a for s in outputs for a in s.atoms(At)]
+    if len(outputs) != 1 or len(parts) != 1:
+        return None
+    slope, plain = error.coeff(outputs[0]), sp.Sum(x.a[x.u] * parts[0], (x.u, 1, x.p))
+    rest = sp.expand(error - slope * outputs[0])
+    if outputs[0] != plain or sp.Tuple(slope, rest).has(x.h, x.xi) or slope.has(At, sp.Indexed):
+        return None
+    sigma = parts[0].factor
+    return None if inverse(sigma, FIELD) is None else Jump(psi, signs[0], slope, sigma)
+
+
+def inverse(function: sp.Expr, value: sp.Expr) -> sp.Expr | None:
+    """Field at which a rising function has a value; far away beyond the values that it takes."""
+    beyond = sp.S.Zero
+    while function != FIELD:
+        if isinstance(function, sp.Add | sp.Mul):
+            is_sum = isinstance(function, sp.Add)
+            constant, function = function.as_independent(FIELD, as_Add=is_sum)
+            if not (is_sum or constant.is_positive) or constant == (0 if is_sum else 1):
+                return None
+            value = value - constant if is_sum else value / constant
+        elif isinstance(function, sp.tanh | sp.erf):
+            beyond += FAR * sp.sign(value) * sp.Heaviside(sp.Abs(value) - LAST)
+            v = sp.Max(-LARGEST, sp.Min(LARGEST, value))
+            is_tanh, function = isinstance(function, sp.tanh), function.args[0]
+            value = (sp.log(1 + v) - sp.log(1 - v)) / 2 if is_tanh else sp.erfinv(v)
+        elif isinstance(function, sp.sinh):
+            value, function = sp.asinh(value), function.args[0]
+        else:
+            return None
+    return value + beyond
+
+
+def without_jump(
+    definitions: Sequence[Definition], found: Iterable[Expectation]
+) -> tuple[list[Definition], dict[Expectation, Expectation]]:
+    """Means of psi and of psi z over the last coordinate z, and averages in these."""
+    solved = [a for a in found if a.law.solved]
+    samples = tuple(d for d in definitions if d.role == "sample")
+    jump = jump_of(samples) if solved else None
+    if jump is None:
+        return list(definitions), {}
+    psi, sign, slope, sigma = jump
+    last, field, own = x.p + x.k, x.h[x.p], x.a[x.p]
+    z, spread = x.normal[last, x.node], x.root[x.p, last] ** 2 + NARROWEST * x.Omega[x.p, x.p]
+    at = inverse(sigma, At(sigma, field) - sign.args[0] / (slope * own))
+    place = z + (at - field) / sp.sqrt(spread)
+    # The sign of a readout, one at zero.
+    front = sp.sign(slope) * sp.sign(sp.sign(own) + sp.Rational(1, 2))
+    mean = -front * sp.erf(place / sp.sqrt(2))
+    pull = front * sp.sqrt(2 / sp.pi) * sp.exp(-(place**2) / 2)
+    along = x.psi_pull[psi.indices]
+    both = [
+        define(target, {"mean": psi.expr.xreplace({sign: value})}, "sample")
+        for target, value in ((psi.target, mean), (along, pull))
+    ]
+    changed = {}
+    for average in solved:
+        fields = [f for f in sp.Mul.make_args(average.integrand) if getattr(f, "base", 0) == x.lam]
+        value = average.integrand
+        if fields:
+            entry = x.root[fields[0].indices[0], last]
+            value = value.xreplace({fields[0]: fields[0] - entry * z})
+            value += average.integrand.xreplace({psi.target: along, fields[0]: entry})
+        changed[average] = Expectation(value, average.law)
+    return [y for d in definitions for y in (both if d == psi else [d])], changed

@@ -21,6 +21,8 @@ from dmft.model import FIELD
 
 # Layers as thin as the label's noise.
 ROUNDED = 1
+# Degree from which on steep functions have layers that rules of three dimensions pass over.
+STEEP = 3
 Named = tuple[tuple[sp.Symbol, sp.Expr], ...]
 
 
@@ -87,6 +89,8 @@ class Law(sp.Basic):
     layers = 0
     # Samples over whose averages a product is integrated.
     factors = 0
+    # Whether the last coordinate of nodes is integrated in closed form, across a sign.
+    solved = False
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -144,7 +148,8 @@ class OneSample(Law):
     A fifth argument is the number of independent samples of a batch, whose integrands hold
     `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
     of what they turn in; a seventh that the integrand is even (`dmft.equations.update.terms`);
-    an eighth is the number of samples the product of whose averages is integrated over a scale.
+    an eighth is the number of samples the product of whose averages is integrated over a scale;
+    a ninth says that the sign of the error is averaged over the last coordinate in closed form.
     """
 
     of_sample = True
@@ -156,6 +161,7 @@ class OneSample(Law):
     layers = _argument(5, int)
     even = _argument(6, bool)
     factors = _argument(7, int)
+    solved = _argument(8, bool)
 
     @property
     def samples(self) -> int:  # type: ignore[override]

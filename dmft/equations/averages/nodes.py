@@ -28,8 +28,16 @@ from dmft.equations.averages.conditioned import (
     plain_weight,
     smooth,
     sums_inside,
+    without_jump,
 )
-from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OverSamples, free_indices
+from dmft.equations.averages.expectation import (
+    ROUNDED,
+    STEEP,
+    At,
+    Expectation,
+    OverSamples,
+    free_indices,
+)
 from dmft.equations.averages.neighbour import TERMS, mixtures_of, neighbours, takes_terms
 from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws
@@ -54,8 +62,6 @@ from dmft.model import Overlaps
 SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Lattices begin at this dimension, in which steep functions take no rule of smooth ones.
 LEAST_LATTICE, MOST_DIMENSIONS = min(rules.LATTICE_POINTS), max(rules.LATTICE_POINTS)
-# Degree from which on steep functions have layers that rules of three dimensions pass over.
-STEEP = 3
 # Deviations of label noise from which on a tensor rule resolves kinks that the noise rounds off, by
 # dimension, where residuals have slopes of order one; and the points of an axis that this takes.
 THINNEST = {1: 0.05, 2: 0.15, 3: 0.3}
@@ -114,7 +120,8 @@ def rule_of_averages(
     degrees = [a.law.degree for a in found]
     if all(a.law.students for a in found):
         return node_rule(p, smooth(found), options).padded(p + k)
-    dim += noisy
+    solved = [a.law.solved for a in found if a.law.degree != 0]
+    dim += noisy - (any(solved) and all(solved))
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
         largest = int(max(degrees))
         if dim <= rules.exact_dimensions(largest):
@@ -125,14 +132,16 @@ def rule_of_averages(
     if is_smooth and rounded and not halves:
         noise = sp.sympify(options.get("label_noise", 0.0), strict=True)
         is_smooth = bool(noise.is_number and noise >= THINNEST.get(dim, THINNEST[3]) ** 2)
-        if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
-            options = {**options, "nodes": MORE_POINTS[dim]}
+    more = (rounded or any(solved)) and not halves and is_smooth and dim in MORE_POINTS
+    if more and options.get("nodes") is None:
+        options = {**options, "nodes": MORE_POINTS[dim]}
     even, factors = all(a.law.even for a in found), max(a.law.factors for a in found)
     rule = node_rule(dim, is_smooth, options, MOST_DIMENSIONS, steep > 0, halves, even)
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
     if factors and rule.kind == "gauss-hermite":
         rule = rules.tensor_rule(dim, options.get("nodes") or HERMITE_POINTS, True, even, thin=True)
+    rule = rule.padded(p + k)
     return (rule.with_scales(factors) if factors else rule).with_noise(noisy)
 
 
@@ -213,6 +222,8 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         for d in definitions
     ]
     every = averages(definitions)
+    definitions, solved = without_jump(definitions, every)
+    every = [solved.get(a, a) for a in every]
     given = {a: c for a in every if (c := conditioned(a)) is not None}
     found = [a for a in every if a not in given]
     head = [d for d in definitions if d.role == "block"]
@@ -232,6 +243,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     for average, other in near.items():
         values[average] += x.S_closed[x.j, x.l] - work.average(other)
     values |= {a: work.conditioned(c) for a, c in given.items()}
+    values |= {a: values[b] for a, b in solved.items()}
     tail = [
         Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
         for d in definitions
@@ -344,7 +356,7 @@ class Discretiser:
                 "at a node; use an activation without jumps for the student"
             )
         at_nodes = self.at_nodes(average.integrand)
-        free = free_indices(average)
+        free = tuple(s for s in free_indices(average) if s != x.node)
         common, rest = [x.weight[x.node]], []
         for factor in sp.Mul.make_args(at_nodes):
             if set(free) & set(free_indices(factor)):

@@ -21,7 +21,14 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import ROUNDED, At, Expectation, OneSample, product_average
+from dmft.equations.averages.expectation import (
+    ROUNDED,
+    STEEP,
+    At,
+    Expectation,
+    OneSample,
+    product_average,
+)
 from dmft.equations.averages.passes import is_open
 from dmft.equations.definitions import Definition
 from dmft.equations.update.law import Cluster
@@ -71,8 +78,23 @@ class Case:
         noisy = program.noisy or expr.has(x.xi)
         thin = ROUNDED if program.rounded else degrees.steep
         even = self.cluster.is_centred and Parities(program.table).of(expr) == 1
+        if self.is_solved(expr):
+            degree = sp.oo if program.degree(program.label) >= 0 else degree
+            return OneSample(degree, *map(sp.Integer, (0, 0, 0, 1, STEEP, int(even), 0, 1)))
         rest = (sp.S.One, sp.Integer(thin), sp.Integer(even)) if thin or even else ()
         return OneSample(degree, sp.Integer(noisy), halves, alone, *rest)
+
+    def is_solved(self, expr: sp.Expr) -> bool:
+        """Whether psi alone, or times a field, has a sign that is averaged over the last field."""
+        last = self.program.definitions[-1]
+        if self.cluster.number or self.program.noisy or not last.expr.has(sp.sign):
+            return False
+        from dmft.equations.averages.conditioned import jump_of
+
+        psi = last.target
+        rest = sp.Mul(*(f for f in sp.Mul.make_args(expr) if f != psi))
+        whole = expr == psi * rest and rest in (1, x.lam[x.i])
+        return whole and jump_of(self.program.definitions) is not None
 
     def whole(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression in what the program defines, over a sample's fields."""

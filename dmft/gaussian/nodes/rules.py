@@ -30,7 +30,7 @@ TENSOR_DIMENSIONS = 2
 # From here on the trapezoidal rule takes the place of Gauss-Hermite: the same exponential
 # convergence, with points that are no denser at the centre. Weights below the last are never seen.
 MOST_POINTS = 128
-MOST_TRAPEZOIDS = 1024
+MOST_TRAPEZOIDS, MOST_ON_A_LINE = 1024, 2**16
 WIDTH = 8.6
 SMALLEST_WEIGHT = 1e-17
 # Two-sided 99 % quantiles of Student's t, by degrees of freedom (replicas - 1).
@@ -341,7 +341,7 @@ def tensor_rule(
     thinner than the nodes are apart, the error depends on how they lie about it, and rules that lie
     alike agree by no merit. Of `even` integrands it has one of the points z and -z.
     """
-    points = _checked_points(points)
+    points = _checked_points(points, most_points(dim))
     fine, fewer = _product(dim, points, even, thin), max(1, (3 * points) // 4)
     groups = [_product(dim, fewer, even, thin)]
     for less, angle in enumerate(TURNED if may_break else (), start=1):
@@ -350,9 +350,14 @@ def tensor_rule(
     return NodeRule(fine.normal, fine.weight, fine.kind, fine.label, tuple(groups))
 
 
-def _checked_points(points: int) -> int:
-    if not 2 <= points <= MOST_TRAPEZOIDS:
-        raise BadParameter(f"points of an axis must lie in [2, {MOST_TRAPEZOIDS}], got {points!r}")
+def most_points(dim: int) -> int:
+    """Points of an axis of the largest tensor rule."""
+    return MOST_TRAPEZOIDS if dim > 1 else MOST_ON_A_LINE
+
+
+def _checked_points(points: int, most: int = MOST_TRAPEZOIDS) -> int:
+    if not 2 <= points <= most:
+        raise BadParameter(f"points of an axis must lie in [2, {most}], got {points!r}")
     return int(points)
 
 

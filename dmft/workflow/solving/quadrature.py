@@ -21,7 +21,7 @@ from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, PER_TERM, NodeRule, most_in_lattice
+from dmft.gaussian.nodes.rules import PER_TERM, NodeRule, most_in_lattice, most_points
 from dmft.names import Status
 from dmft.progress import stage
 from dmft.solvers.trajectory import Trajectory
@@ -81,13 +81,13 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
 def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> int:
     """Nodes that should meet the tolerance; not more than the budget allows."""
     excess = worst / tolerance if np.isfinite(worst) else 64.0
+    dim = int(np.any(rule.normal, axis=1).sum())
     if rule.kind == "gauss-hermite":
         factor = np.clip((MARGIN * excess) ** (1.0 / TENSOR_RATE), 1.25, 2.0)
-        return min(int(np.ceil(count * factor)), MOST_TRAPEZOIDS)
+        return min(int(np.ceil(count * factor)), most_points(dim))
     if rule.kind == "mixture":  # beyond the longest sum, nodes
         more = count + max(1, int(np.ceil(np.log(worst / tolerance) / np.log(PER_TERM))))
         return more if more <= MOST_TERMS else MOST_TERMS if count < MOST_TERMS else FIRST_NODES
-    dim = int(np.any(rule.normal, axis=1).sum())
     if rule.kind == "lattice":
         ratio = np.log(tolerance / MARGIN / LARGEST) / np.log(worst / LARGEST)
         wanted = count * min(ratio if worst < LARGEST else 2.0, 2.0)

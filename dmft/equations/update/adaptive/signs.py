@@ -28,8 +28,8 @@ from math import comb, factorial
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, OneSample, OverSamples
-from dmft.equations.averages.nodes import STEEP
+from dmft.equations.averages.conditioned import inverse
+from dmft.equations.averages.expectation import STEEP, At, Expectation, OneSample, OverSamples
 from dmft.equations.definitions import Definition, define
 from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.update.law import laws_of
@@ -53,7 +53,9 @@ def signs(writer: Writer) -> Program:
         return _of_gradient(writer)
     error = error_of(algorithm)
     sign = sp.sign(error)
-    along = sp.sign(x.a[x.j]) * At(sign_of(slope_of(writer.sigma)), x.h[x.j])
+    rises = inverse(writer.sigma, FIELD) is not None
+    own = sp.S.One if rises else sign_of(slope_of(writer.sigma))
+    along = sp.sign(x.a[x.j]) * At(own, x.h[x.j])
     # An error without pieces vanishes at single points alone.
     square = sign**2 if error.has(*SWITCHES) else sp.S.One
     moments = writer.means(sign, square)
