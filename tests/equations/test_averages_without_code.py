@@ -86,6 +86,7 @@ def test_what_has_no_code_goes_to_nodes(activation, target, truth, options):
     assert float(written.risk.subs(numbers).evalf(20)) == pytest.approx(truth(0.8, 0.3), abs=1e-10)
 
 
+@pytest.mark.slow
 def test_products_of_four_fields_with_erfi_go_to_nodes():
     model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), dmft.Committee(sp.sin(z), 1))
     equations = dmft.derive(model, dmft.SGD(learning_rate=0.5))

@@ -76,6 +76,7 @@ def size(name, variance):
     return math.sqrt(float(dmft.certify(FAMILIES[name].xreplace({z: x}) ** 2, law)))
 
 
+@pytest.mark.cases(16)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_pairs(pair):
     first, second = (FAMILIES[name] for name in pair)
@@ -154,6 +155,7 @@ FOUR_ERF = {
 }  # fmt: skip
 
 
+@pytest.mark.cases("three relu", "cubic teacher")
 @pytest.mark.parametrize("name", FOUR_ERF)
 def test_three_and_four_fields(name):
     factors = FOUR_ERF[name]

@@ -305,6 +305,7 @@ def test_noiseless_signs_run_away() -> None:
 LOGISTIC = "logistic"
 
 
+@pytest.mark.slow
 def test_logistic_labels_without_flips_end_where_their_tables_do() -> None:
     """Told as running away, never as a divergence; (17a) has the constant of M^3/t."""
     equations = dmft.derive(dmft.Model(LINE, SIGN), dmft.SGD(1.0, loss=LOGISTIC))
@@ -318,6 +319,7 @@ def test_logistic_labels_without_flips_end_where_their_tables_do() -> None:
     assert run.M[-1, 0, 0] ** 3 / run.t[-1] == pytest.approx(constant, rel=0.02)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("start", [[[0.5]], [[2000.0]]], ids=["on the way", "at once"])
 def test_other_runs_that_leave_their_tables_say_so(start) -> None:
     """Rare flips leave best weights beyond the tables; no divergence, and no numbers from there."""

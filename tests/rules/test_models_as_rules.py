@@ -209,7 +209,7 @@ ON_NODES = {
 }  # fmt: skip
 
 
-@pytest.mark.cases(12)
+@pytest.mark.cases(7)
 @pytest.mark.parametrize("name", CASES)
 def test_models_are_rules(name):
     model, sgd = CASES[name]

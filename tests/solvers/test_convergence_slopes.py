@@ -45,6 +45,7 @@ def test_slope_of_the_dense_output(oscillator, forced, method):
     assert slope == pytest.approx(int(method[2:]), abs=0.15)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_error_follows_the_tolerance(forced, method):
     errors = []

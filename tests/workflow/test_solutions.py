@@ -103,6 +103,7 @@ def test_names_are_attributes_and_keys(case):
     assert "time_unit" in run.provenance
 
 
+@pytest.mark.cases(5)
 def test_files_and_pickles_hold_an_equal_record(case, tmp_path):
     _, _, run = case
     for again in (pickle.loads(pickle.dumps(run)), dmft.load(run.save(tmp_path / "run.nc"))):
