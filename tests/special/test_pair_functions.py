@@ -1,9 +1,10 @@
-"""Compiled angle and root of a pair of fields, at and beyond parallel fields."""
+"""Compiled angle and root of a pair of fields, at and beyond parallel fields; sums of diagrams."""
 
 import mpmath
 import numpy as np
 import pytest
 
+from dmft.special.diagrams import average_of_polynomials
 from dmft.special.orthant import BAND, correlation_angle, correlation_root
 
 
@@ -34,3 +35,12 @@ def test_beyond_the_band_is_nan():
     assert np.isnan(correlation_root(1.0, 1.0, 1 + BAND))
     assert np.isnan(correlation_angle(1.0, 1.0, -1 - BAND))
     assert np.isnan(correlation_root(-1.0, 1.0, 0.0))
+
+
+def test_diagrams_of_a_table_are_moments():
+    """E x^2 y^2 = a b + 2 c^2, from a table by hand that expands E x^2 about variance 1/2."""
+    square = [0.5, 0.5, 1.0, 0.0, *[0.0] * 4, 0.0, 1.0, 0.0, 0.0]  # E p, E p' = 0, E p''/2
+    table = np.array([2, 2, 2, *square, *square, 1.0, 0, 2.0, 2])
+    for a, c, b in ((1.3, 0.4, 0.9), (0.7, -0.6, 2.0)):
+        found = average_of_polynomials.py_func(table, a, c, b)
+        assert found == pytest.approx(a * b + 2 * c * c, rel=1e-14)

@@ -13,6 +13,7 @@ from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.declared import label_of, signed_label
 from dmft.gaussian.channels.priors import GaussBernoulli
 from dmft.workflow.static.bayes import bayes_optimal, state_evolution
+from dmft.workflow.static.several_fields import State, free_entropy
 from dmft.workflow.static.staircase import staircase
 from dmft.workflow.static.thresholds import (
     Thresholds,
@@ -317,3 +318,16 @@ def test_irrational_coefficients_and_rotations():
     assert turned == pytest.approx(straight, rel=1e-6)
     told = dmft.sample_complexity(model(a**2 + a * b, 2))  # its lines have no spinodal at small q
     assert "0.507647" in str(told)
+
+
+def test_free_entropy_of_a_gaussian_prior_is_its_integral():
+    """log of the integral over w, averaged over w* and noise on nodes; entries add up."""
+    x, weight = np.polynomial.hermite_e.hermegauss(80)
+    weight /= weight.sum()
+    precision, overlap, wanted = np.diag([0.7, 2.5]), np.diag([0.4, 0.8]), 1.5 * -0.2
+    for hat, q in zip(precision.diagonal(), overlap.diagonal(), strict=True):
+        field = hat * x[:, None] + np.sqrt(hat) * x  # of w* and of the noise
+        inside = np.exp(field[..., None] * x - hat * x * x / 2) @ weight
+        wanted += weight @ np.log(inside) @ weight - q * hat / 2
+    state = State(overlap, precision, 0.0, -0.2, True)
+    assert free_entropy(state, 1.5) == pytest.approx(wanted, rel=1e-6)
