@@ -109,10 +109,11 @@ def _committee(
         f"A student with {units}weights ${W}$ learns labels ${y}$ {target} ${W_star}$ in ${d}$ "
         "dimensions,"
     )
+    floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
     risk = (
-        rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle$"
+        rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
+        rf"{floor}$, an average over new examples."
     )
-    risk += " without label noise." if model.label_noise != 0 else "."
     indices = "" if single else _indices(algorithm, body)
     told = (_law(model, printer, W_star), indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, (W, W_star)))
@@ -316,6 +317,9 @@ def _clock(equations: Any, notation: Notation) -> str:
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
     words = f"Time is {_mathematical(clock)}"
+    if r"\text{steps}" in words:
+        words = words.replace("Time is", "After $n$ steps the time is")
+        words = re.sub(r"\\text\{steps\}( \\,)?", "n", words)
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words = words.replace(r"\gamma", rate)

@@ -116,7 +116,7 @@ def test_clocks_of_flows_and_of_momentum_are_formulas():
     flow = document(dmft.derive(model, dmft.GradientFlow()))
     assert r"as $\gamma / p \to 0$" in flow
     heavy = document(dmft.derive(model, dmft.SGD(0.5, momentum=0.9)))
-    assert r"\text{steps} \, \frac{\gamma}{1 - \beta} / " in heavy
+    assert r"n \frac{\gamma}{1 - \beta} / " in heavy
     assert "learning_rate" not in heavy + flow
     assert r"\_" not in heavy
 

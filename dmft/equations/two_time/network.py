@@ -276,7 +276,8 @@ class NetworkEquations(Short, TwoTimeEquations):
         between = " from population $b$ to $a$ (rows $a$)" if several else ""
         return (
             f"{units} obey{form}\n{align(rows)}\nwith {kind}couplings $J_{{ij}}${between} of "
-            f"{law_text}{drawn}. As $N \\to \\infty$, each unit is described by\n"
+            f"{law_text}{drawn}. As $N \\to \\infty$, each {'species' if form else 'unit'} is "
+            "an independent copy of the process\n"
         )
 
     def _meanings(self, body: str) -> str:
@@ -289,7 +290,7 @@ class NetworkEquations(Short, TwoTimeEquations):
             r"\nu(": r"$\nu$ is the multiplier that keeps the last average",
             r"\delta": rf"$R{one}$ is the response to a small field ${probe}{one}$ "
             rf"that is added to ${self.model.field.name}{one}$",
-            r"\langle": r"$\langle \cdot \rangle$ is the average over realisations of the process",
+            r"\langle": r"$\langle \cdot \rangle$ is the average over the process and its initial states",
         }
         found = [text for mark, text in told.items() if mark in body]
         for symbols, law in self.model.parameters:

@@ -305,7 +305,7 @@ def observed_apart(rows: Sequence[str], printer: EquationPrinter) -> list[str]:
     if place == 0:
         return [align(rows)]
     alone = all(row.startswith("&") for row in rows[place + 1 :])
-    words = "The population risk is" if alone else "The observables are"
+    words = "In these order parameters the population risk is" if alone else "The observables are"
     return [align(rows[:place]), words, align(rows[place:])]
 
 
