@@ -152,6 +152,8 @@ def figures(value: Any, error: float | None = None, digits: int = 6) -> str:
     --------
     >>> figures(0.123456789), figures(0.123456789, 3e-4), figures(float("inf")), figures(None)
     ('0.123457', '0.1235 ± 0.0003', '∞', 'none')
+    >>> figures([[math.inf, 0.0], [1e-20, 7.5]]), figures([math.nan, 1.0])
+    ('[[∞, 0], [0, 7.5]]', '[nan, 1]')
     """
     if value is None:
         return "none"
@@ -164,7 +166,8 @@ def figures(value: Any, error: float | None = None, digits: int = 6) -> str:
         if array.size > MOST_NUMBERS or (array.ndim > 1 and array.dtype.kind in "OUb"):
             return _range(array)
         if array.dtype.kind in "fc":
-            array = np.where(np.abs(array) > ZERO * np.abs(array).max(), array, 0.0)
+            largest = np.abs(array[np.isfinite(array)]).max(initial=0.0)
+            array = np.where(np.abs(array) <= ZERO * largest, 0.0, array)
         errors = np.broadcast_to(0.0 if error is None else error, array.shape)
         return f"[{', '.join(figures(y, e, 4) for y, e in zip(array, errors, strict=True))}]"
     if isinstance(value, complex | np.complexfloating) and value.imag:
@@ -173,8 +176,8 @@ def figures(value: Any, error: float | None = None, digits: int = 6) -> str:
         return as_formula(repr(value))
     error = getattr(value, "error", error)
     number = float(np.real(value)) + 0.0  # no negative zero
-    if math.isinf(number):
-        return "∞" if number > 0 else "-∞"
+    if not math.isfinite(number):
+        return "nan" if math.isnan(number) else "∞" if number > 0 else "-∞"
     first = math.floor(math.log10(abs(number))) if number else 0
     if not error or not 2 * error >= 10.0 ** (first - digits + 1) or math.isinf(error):
         return f"{number:.{digits if abs(number) > ROUNDING else 2}g}"

@@ -117,6 +117,27 @@ def test_overlaps_of_parities_grow_continuously(samples):
     assert found.q[0, 0] == pytest.approx(ends[0], abs=2e-3)
 
 
+@pytest.mark.slow  # fast: tests of the channel
+@pytest.mark.parametrize("flip", [0, 0.1, 1])
+def test_a_direction_is_recovered_exactly_before_the_other(flip):
+    """|y| = z1^2 fixes z1, and sign(y) is a label of z2 alone: a perceptron with flips."""
+    grid = np.linspace(-9.0, 9.0, 4001)
+    weight = np.exp(-(grid**2) / 2) / np.exp(-(grid**2) / 2).sum()
+    keep, q = abs(1 - 2 * flip), 0.5
+    for _ in range(300):
+        t = grid * np.sqrt(q / (1 - q))
+        slope = keep * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi * (1 - q))
+        up, down = ((1 - keep) / 2 + keep * ndtr(s) for s in (t, -t))
+        m = weight @ (slope**2 / np.maximum(up * down, 1e-300))
+        q = 3.5 * m / (1 + 3.5 * m)
+    found = dmft.bayes_optimal(model(z1**2 * sp.sign(z2), label_flip=flip), 3.5)
+    (branch,) = found.branches
+    assert branch.stable
+    assert (found.q[0, 0], found.qhat[0, 0], found.free_entropy) == (1.0, np.inf, np.inf)
+    assert abs(found.q[1, 1] - q) < found.error < 4e-3
+    assert found.qhat[1, 1] == pytest.approx(q / (1 - q), rel=0.03)
+
+
 def test_symmetries_of_labels_are_signed_permutations():
     assert len(Several(z1 * z2, FIELDS).symmetries) == 8
     found = Several(z1 + z1 * z2, FIELDS).symmetries

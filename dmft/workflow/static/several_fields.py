@@ -25,6 +25,8 @@ NODES, FINE_NODES = {2: 16, 3: 8}, {2: (40, 60), 3: (16, 20)}
 MOST_NODES, RESOLVED, RIDGES = {2: 64, 3: 16}, 5e-4, (0.5, 0.99)
 # Overlaps below this are zero where zero is a fixed point; a smaller remaining variance is exact.
 ZERO, EXACT = 1e-4, 1e-5
+# The remaining variance of a direction that labels determine goes to zero, and is followed to here.
+LEAST = 1e-7
 # Changes are relative to this many remaining variances where the overlap is larger.
 WHOLE = 10.0
 # Anderson's acceleration: past steps that are combined.
@@ -68,8 +70,12 @@ def several_of(label: Label) -> Several:
 
 
 def posterior_overlap(precision: Array) -> Array:
-    """F(qhat) = qhat (I + qhat)^-1 of the Gaussian prior."""
-    return np.asarray(np.linalg.solve(np.eye(len(precision)) + precision, precision).T)
+    """F(qhat) = qhat (I + qhat)^-1 of the Gaussian prior, at most 1 - LEAST in any direction."""
+    q = np.asarray(np.linalg.solve(np.eye(len(precision)) + precision, precision).T)
+    if np.isfinite(q).all() and np.linalg.eigvalsh(q)[-1] > 1.0 - LEAST:
+        values, vectors = np.linalg.eigh(q)
+        q = vectors * np.minimum(values, 1.0 - LEAST) @ vectors.T
+    return q
 
 
 def is_trivial(channel: Several) -> bool:
@@ -97,13 +103,21 @@ def fixed_point(channel: Several, alpha: float, start: Array) -> State:
     if _ends(q, zero_is_fixed):
         return end_state(channel, alpha, q)
     found = channel.average(q)
-    rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q)
+    values, vectors = np.linalg.eigh(q)
+    exact = (values > 1.0 - EXACT) & (not (channel.is_discrete or channel.noise))
+    left = vectors[:, ~exact] if exact.any() else np.eye(len(q))
+    rate = _largest_rate(lambda q: step(channel, alpha, q, start, few), q, left)
     rest = np.eye(len(q)) - q
     change = float(np.abs(rest @ found.information @ rest).max())
-    noise = alpha * change * relative_error(channel, q, found)
+    noise = alpha * change * relative_error(channel, q, found, left @ left.T)
     error = (noise + settled) / max(1.0 - rate, 0.05)
     precision = alpha * channel.symmetrised(found.information, start)
-    return State(q, precision, error, found.entropy, rate < 1.0)
+    if not exact.any():
+        return State(q, precision, error, found.entropy, rate < 1.0)
+    known = vectors[:, exact] @ vectors[:, exact].T
+    precision[np.abs(known) > ZERO] = np.inf * np.sign(known[np.abs(known) > ZERO])
+    q = known + left @ (left.T @ q @ left) @ left.T
+    return State(q, precision, error, np.inf, rate < 1.0)
 
 
 def with_finer_nodes(channel: Several) -> Several:
@@ -111,20 +125,23 @@ def with_finer_nodes(channel: Several) -> Several:
     return replace(channel, nodes=int(FINER * channel.nodes))
 
 
-def node_error(channel: Several, q: Array) -> float:
-    """Relative error of tr m that the nodes of conditioned fields leave.
+def node_error(channel: Several, q: Array, weight: Array | None = None) -> float:
+    """Relative error of tr(m weight) that the nodes of conditioned fields leave.
 
     Twice the change with finer nodes, which have an error as well.
     """
+    weight = np.eye(len(q)) if weight is None else weight
     pair = channel, with_finer_nodes(channel)
-    one, two = (float(np.trace(c.average(q, NODE_POINTS).information)) for c in pair)
+    one, two = (float(np.sum(weight * c.average(q, NODE_POINTS).information)) for c in pair)
     return 2.0 * abs(one - two) / max(two, 1e-300)
 
 
-def relative_error(channel: Several, q: Array, found: Average) -> float:
-    """Relative error of tr m by scrambles and nodes."""
-    each = np.trace(found.tables, axis1=1, axis2=2)
-    return float(half_width(each, SURE) / np.mean(each)) + node_error(channel, q)
+def relative_error(
+    channel: Several, q: Array, found: Average, weight: Array | None = None
+) -> float:
+    """Relative error of tr(m weight) by scrambles and nodes."""
+    each = np.sum(found.tables * (np.eye(len(q)) if weight is None else weight), axis=(1, 2))
+    return float(half_width(each, SURE) / np.mean(each)) + node_error(channel, q, weight)
 
 
 def _ends(q: Array, zero_is_fixed: bool) -> bool:
@@ -166,7 +183,9 @@ def iterated(
         size, left = float(np.abs(change).max()), float(np.trace(np.eye(len(q)) - q))
         # Next to exact recovery the remaining variance is what converges, or grows.
         scale = min(max(float(np.abs(q).max()), NUDGE), WHOLE * left)
-        if size < tol * scale or _ends(image, zero_is_fixed):
+        lowest, now = (np.linalg.eigvalsh(np.eye(len(q)) - a)[0] for a in (q, image))
+        rests = abs(now - lowest) < tol * WHOLE * len(q) * now or now <= LEAST * (1.0 + tol)
+        if (size < tol * scale and rests) or _ends(image, zero_is_fixed):
             return image
         if size > last:
             changes, images = [], []
@@ -189,16 +208,16 @@ def _accelerated(changes: list[Array], images: list[Array]) -> Array:
     return mixed if inside and moved < 0.25 * float(np.abs(image).max()) else image
 
 
-def _largest_rate(advance: Callable[[Array], Array], q: Array) -> float:
-    """Spectral radius of the Jacobian of the map on symmetric matrices."""
-    k = len(q)
+def _largest_rate(advance: Callable[[Array], Array], q: Array, left: Array) -> float:
+    """Spectral radius of the Jacobian of the map on symmetric matrices of the columns of `left`."""
+    k = left.shape[1]
     basis = []
     for i in range(k):
         for j in range(i, k):
             unit = np.zeros((k, k))
             unit[i, j] = unit[j, i] = 1.0 if i == j else np.sqrt(0.5)
-            basis.append(unit)
-    size = STEP * min(float(np.linalg.eigvalsh(np.eye(k) - q).min()), 0.5)
+            basis.append(left @ unit @ left.T)
+    size = STEP * min(float(np.linalg.eigvalsh(np.eye(k) - left.T @ q @ left).min()), 0.5)
     columns = []
     for unit in basis:
         ends = [advance(q + s * size * unit) for s in (1.0, -1.0)]
