@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
-from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.solution import Averages, Values
 
@@ -59,6 +58,7 @@ class NetworkEnsemble(Averages):
     eigenvalues: NDArray[np.complex128] | None = None
 
     KIND = "dmft simulated network"
+    NO_FINAL = "states of units are not kept: simulate to a larger t_max"
     SINGLE, OVER = "run", "seed"
     KEPT_BY = "it keeps them"
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
@@ -66,16 +66,6 @@ class NetworkEnsemble(Averages):
     @property
     def _state(self) -> tuple[str, ...]:
         return ()
-
-    @property
-    def final(self) -> list[Any]:
-        """Not available: the states of the sites are not kept.
-
-        Raises
-        ------
-        BadParameter
-        """
-        raise BadParameter("states of units are not kept: simulate to a larger t_max")
 
     def _axes(self, field: str, name: str, values: NDArray[Any]) -> tuple[str, ...]:
         if field in ("lyapunov_exponents", "eigenvalues"):

@@ -128,6 +128,7 @@ class Solution(Archived):
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {"t": ("t",)}
     NAMES: ClassVar[Mapping[str, str]] = {"constants": "constant_{}"}
     PARTS: ClassVar[tuple[type, ...]] = (Values,)
+    NO_FINAL: ClassVar[str] = ""  # why there is no final state to start from
 
     @abstractmethod
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
@@ -142,6 +143,8 @@ class Solution(Archived):
         return next((group[name] for group in self._groups() if name in group), None)
 
     def _unknown(self, name: str) -> str:
+        if name == "final" and self.NO_FINAL:
+            return self.NO_FINAL
         return f"this {type(self).__name__} has no {name!r}; it has {sorted(self)}"
 
     def __getattr__(self, name: str) -> Array:
@@ -364,6 +367,11 @@ class Averages(Solution):
         **{name: f"{{}}_{name}" for name in (*SUMMARIES, *OF_EACH)},
     }
 
+    def _unknown(self, name: str) -> str:
+        if name == "final" and not self.NO_FINAL:
+            return f"single {self.SINGLE}s were not saved: {self.KEPT_BY}"
+        return super()._unknown(name)
+
     @property
     def _singles(self) -> Values | None:
         """Values of each run, run first; None where they were not kept."""
@@ -413,12 +421,12 @@ class Averages(Solution):
 
         Raises
         ------
-        BadParameter
+        AttributeError
             If single runs were not kept.
         """
         singles = self._singles
-        if singles is None:
-            raise BadParameter(f"single {self.SINGLE}s were not saved: {self.KEPT_BY}")
+        if singles is None or self.NO_FINAL:
+            raise AttributeError  # `__getattr__` is asked next, and gives the reason
         counted = [i for i, status in enumerate(self._ended) if status in COUNTED]
         reached = [self._reached(i, singles) for i in counted]
         return [start_of(blocks, self.constants, clock_of(self, t)) for blocks, t in reached]

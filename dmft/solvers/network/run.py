@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from dmft.arrays import Array
-from dmft.errors import BadParameter
 from dmft.solvers.solution import Solution, Values
 
 # Axes of each array; that of the populations comes last where there are several.
@@ -63,20 +62,11 @@ class NetworkRun(Solution):
     paths: Array | None = None
 
     KIND = "dmft random network"
+    NO_FINAL = "a run with memory cannot be continued: solve again to a larger t_max"
     NAMES: ClassVar[Mapping[str, str]] = {"arrays": "{}", "error": "{}_error"}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return (self.arrays,)
-
-    @property
-    def final(self) -> NoReturn:
-        """Not available: equations with memory depend on the whole history.
-
-        Raises
-        ------
-        BadParameter
-        """
-        raise BadParameter("a run with memory cannot be continued: solve again to a larger t_max")
 
     def _axes(self, field: str, name: str, values: Array) -> tuple[str, ...]:
         return (*AXES[name], "population")[: values.ndim]

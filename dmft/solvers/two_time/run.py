@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,9 @@ class TwoTimeRun(Solution):
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
     KIND = "dmft two-time run"
+    NO_FINAL = (
+        "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to resume"
+    )
     COORDINATES = ("t", "saved")
     NAMES: ClassVar[Mapping[str, str]] = {
         "signals": "signal_{}", "pairs": "pair_{}", "error": "error_{}",
@@ -88,18 +91,6 @@ class TwoTimeRun(Solution):
         return (
             f"t = {self.t[-1]:g}, {self.t.size - 1} steps, {self.saved.size} rows; "
             f"{', '.join(self.names)}"
-        )
-
-    @property
-    def final(self) -> NoReturn:
-        """Not available: equations with memory depend on the whole history.
-
-        Raises
-        ------
-        BadParameter
-        """
-        raise BadParameter(
-            "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to resume"
         )
 
     def row(self, name: str, t: float) -> tuple[Array, Array]:
