@@ -213,6 +213,8 @@ def test_one_eigenvalue_is_a_scale():
 def test_the_best_ridge_of_a_spectrum_is_found_and_other_losses_are_refused():
     model = dmft.Model(LINE, LINE, label_noise=0.3, inputs=WIDE)
     best = dmft.optimal_ridge(model, samples_per_dim=1.0)
+    assert len(best.formula.replace(".", "").lstrip("0")) == 4  # as its error says
+    assert abs(float(best.expr) - best.value) < best.error < 4e-3 * best.value
     assert float(best) == pytest.approx(0.3, rel=2e-3)  # prior and noise of a matched teacher
     with pytest.raises(dmft.errors.BadParameter, match="samples_per_dim"):
         dmft.optimal_ridge(model)

@@ -404,5 +404,6 @@ def optimal_ridge(
             return OptimalRidge(limit, abs(limit - math.exp(end)), "quadrature", str(sp.S(limit)))
     value = math.exp(found.x)
     # A minimum is flat: values known to e say where it is to the root of e.
-    error = value * max(2.0 * RESOLVED, math.sqrt(WANTED))
-    return OptimalRidge(value, error, "quadrature", str(sp.Float(value, 17)))
+    part = max(2.0 * RESOLVED, math.sqrt(WANTED))
+    digits = 1 - math.floor(math.log10(part))  # rounding is below the error
+    return OptimalRidge(value, part * value, "quadrature", str(sp.Float(value, digits)))
