@@ -290,7 +290,8 @@ class NetworkEquations(Short, TwoTimeEquations):
             r"\nu(": r"$\nu$ is the multiplier that keeps the last average",
             r"\delta": rf"$R{one}$ is the response to a small field ${probe}{one}$ "
             rf"that is added to ${self.model.field.name}{one}$",
-            r"\langle": r"$\langle \cdot \rangle$ is the average over the process and its initial states",
+            r"\langle": r"$\langle \cdot \rangle$ is the average over the process and its initial "
+            "states",
         }
         found = [text for mark, text in told.items() if mark in body]
         for symbols, law in self.model.parameters:
