@@ -579,6 +579,18 @@ def test_signs_of_equal_units_against_closed_rates(t_max: float) -> None:
     assert np.allclose([run.M[-1].item(), run.Q[-1].item()], path, rtol=0, atol=1e-5)
 
 
+def test_claims_cover_labels_that_doubles_round_to_one() -> None:
+    """Long rows: erf(h*) is one beyond 8.3, where the field of the student is not known from it."""
+    Q, M, P, gamma = 9.0, 4.0, 9.0, 0.4
+    unit = dmft.Committee(ERF, 1)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SignSGD(gamma))
+    start = dmft.Overlaps([[Q]], [[M]], [[P]])
+    rates, claimed = equations.evaluate(start), equations.evaluate_error(start)
+    front = 2 / np.pi / np.sqrt(P + Q - 2 * M)
+    for name, exact in (("M", front * (P - M)), ("Q", 2 * front * (M - Q) + gamma)):
+        assert 1e-4 < abs(rates[name].item() - exact) < claimed[name].item() < 0.3
+
+
 @pytest.mark.parametrize(("a", "b"), [(-0.7, 1.2), (0.9, 0.6)], ids=["beyond", "within"])
 def test_signs_of_errors_against_the_other_order_of_integration(a: float, b: float) -> None:
     """Labels within the largest output and beyond it: over h* in closed form given h."""

@@ -168,7 +168,10 @@ class Running(Reader):
         parts = self.all(expr.args)
         if name in PAIRS:
             return self.pair(name, parts, _sign_of(expr.args[PAIRS[name]]))
-        return self.four(expr, parts) if name in OF_FOUR else rules.applied(name, parts)
+        found = self.four(expr, parts) if name in OF_FOUR else rules.applied(name, parts)
+        if isinstance(expr, sp.exp) and _falls(expr.args[0]):  # between zero and one
+            found = found._replace(error=np.minimum(found.error, 1.0))
+        return found
 
     def of_parameters(self, expr: sp.Expr) -> Bounded:
         """Any other function of the parameters alone."""
@@ -346,6 +349,12 @@ class Running(Reader):
         shape = (self.count, *value.shape[2:])
         parts = (value[0], np.asarray(error)[0] + change, np.asarray(size)[0])
         return Bounded(*(np.broadcast_to(part, shape) for part in parts))
+
+
+def _falls(expr: sp.Expr) -> bool:
+    """Whether an exponent is a negative number times a square."""
+    front, square = expr.as_coeff_Mul()
+    return bool(front.is_negative and square.is_Pow and square.exp == 2)
 
 
 def _whole(part: Bounded) -> Bounded:
