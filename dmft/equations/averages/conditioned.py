@@ -286,11 +286,12 @@ def without_jump(
     ]
     changed = {}
     for average in solved:
-        fields = [f for f in sp.Mul.make_args(average.integrand) if getattr(f, "base", 0) == x.lam]
-        value = average.integrand
-        if fields:
-            entry = x.root[fields[0].indices[0], last]
-            value = value.xreplace({fields[0]: fields[0] - entry * z})
-            value += average.integrand.xreplace({psi.target: along, fields[0]: entry})
+        value, bases = average.integrand, (x.lam, x.coordinate)
+        fields = [f for f in sp.Mul.make_args(value) if getattr(f, "base", 0) in bases]
+        for field in fields:
+            (row,) = field.indices
+            entry = x.root[row, last] if field.base == x.lam else sp.KroneckerDelta(row, last)
+            value = value.xreplace({field: field - entry * z})
+            value += average.integrand.xreplace({psi.target: along, field: entry})
         changed[average] = Expectation(value, average.law)
     return [y for d in definitions for y in (both if d == psi else [d])], changed
