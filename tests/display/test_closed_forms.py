@@ -24,7 +24,7 @@ from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
 from dmft.equations.views.networks import of_signs
-from dmft.equations.views.printer import EquationPrinter, letters_of
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter, letters_of
 from dmft.equations.views.text import halved, model_names
 from dmft.equations.views.token_outputs import token_outputs
 from dmft.equations.views.unit_sums import in_all_clusters, over_clusters, with_scaled_fields
@@ -894,7 +894,7 @@ def test_products_of_shifted_variances_are_subtracted_in_brackets():
     names = {"C_{11}": 0.7, "C_{33}": 1.3, "C_{13}": 0.4}
     one, two = (OneMore(sp.Symbol(name, positive=True)) for name in ("C_{11}", "C_{33}"))
     cross = sp.Symbol("C_{13}", real=True)
-    text = EquationPrinter({}).doprint(one * two - one - cross**2)
+    text = KernelPrinter({}).doprint(one * two - one - cross**2)
     assert read_back(text, names) == pytest.approx(1.7 * 2.3 - 1.7 - 0.16)
 
 

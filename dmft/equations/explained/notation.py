@@ -12,7 +12,7 @@ from dmft.equations.explained.printed import Printed
 from dmft.equations.explained.statements import Marked
 from dmft.equations.update.law import clusters_of, target
 from dmft.equations.views.latex import definition_latex
-from dmft.equations.views.printer import EquationPrinter
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import model_names
 from dmft.explanation.paragraphs import Meaning, Step
 from dmft.gaussian.closed.orthant import FourSigns
@@ -289,5 +289,5 @@ def _functions(model: Model) -> Iterator[Meaning]:
         own = f.xreplace({FIELD: z})
         # Everything that is printed holds an activation.
         yield Meaning(
-            ("h", "h_star", "lambda"), f"${name}(z) = {EquationPrinter({}).doprint(own)}$", True
+            ("h", "h_star", "lambda"), f"${name}(z) = {KernelPrinter({}).doprint(own)}$", True
         )

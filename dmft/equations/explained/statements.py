@@ -13,7 +13,7 @@ from dmft.equations.definitions import base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import ClosedPrinter, ClosedSystem, Entry
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.printer import EquationPrinter, sums_over_students
+from dmft.equations.views.printer import KernelPrinter, sums_over_students
 from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.print_forms import rewritten, written
 
@@ -24,7 +24,7 @@ VARIANCES = (x.Q, x.P)
 MOST_COLLECTED, MOST_SYMBOLS, SHORT = 120, 3, 40
 
 
-class StatementPrinter(EquationPrinter):
+class StatementPrinter(KernelPrinter):
     """Closed forms printed like kernels; averages, integrals and functions of fields come last."""
 
     def doprint(self, expr: sp.Expr) -> str:

@@ -29,7 +29,7 @@ from dmft.equations.views.collected import (
 )
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.paper_units import Subject
-from dmft.equations.views.printer import EquationPrinter
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
 from dmft.errors import DmftError, NotClosed
@@ -335,7 +335,7 @@ class Entry(sp.Symbol):
 # LaTeX ------------------------------------------------------------------------------------------
 
 
-class ClosedPrinter(EquationPrinter):
+class ClosedPrinter(KernelPrinter):
     """Products as numbers, parameters, overlaps, sums; sums from their lowest term up."""
 
     def is_parameter(self, symbol: sp.Expr) -> bool:

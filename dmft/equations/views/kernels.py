@@ -16,7 +16,7 @@ from dmft.equations.averages.passes import Lowered, value_of
 from dmft.equations.definitions import Definition, MeanSlope, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.printer import EquationPrinter, indexed
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.text import function_text, halved
 from dmft.equations.views.token_outputs import TABLE_ERROR, at_fields
 from dmft.errors import NotClosed
@@ -88,7 +88,7 @@ class Kernels:
 
     def written(self, average: Expectation, head: str, limit: int | None) -> str:
         """Write the rows of a closed form; return why there are none."""
-        printer = EquationPrinter({}, self.printer.letters)
+        printer = KernelPrinter({}, self.printer.letters)
         named = list[tuple[sp.Expr, sp.Expr]]()
         try:
             closed = closed_average(average)

@@ -31,6 +31,7 @@ from dmft.equations.views.networks import of_signs
 from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
 from dmft.equations.views.printer import (
     EquationPrinter,
+    KernelPrinter,
     Notation,
     letters_of,
 )
@@ -421,7 +422,7 @@ def functions_of(model: Model, printer: EquationPrinter) -> list[str]:
 
 
 def _function(expr: sp.Expr) -> str:
-    return EquationPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
+    return KernelPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
 
 
 def inputs_latex(inputs: GaussianMixture | None) -> list[str]:

@@ -174,7 +174,11 @@ class EquationPrinter(LatexPrinter):
     def _print_Mul(self, expr: sp.Mul) -> str:
         rest, averages = split_averages(expr)
         if not averages:
-            return self.product(expr)
+            plain = self.plain_product(expr)
+            if plain:
+                return plain
+            text = str(super()._print_Mul(expr))
+            return re.sub(r"(?<=\})\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
         inside = [
             rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
         ]
@@ -183,47 +187,13 @@ class EquationPrinter(LatexPrinter):
             inside, rest = [rf"\sqrt{{\frac{{{square}}}{{\pi}}}}", *inside], rest / roots
         if rest in (1, -1):
             return ("- " if rest == -1 else "") + " ".join(inside)
-        text = self.product(rest) if rest.is_Mul else self._print(rest)
+        text = self.plain_product(rest)
+        if not text:
+            text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
         text = re.sub(r"^-(?=\d)", "- ", text)
         if rest.is_Add:
             text = rf"\left({text}\right)"
         return " ".join([text, *inside])
-
-    def product(self, expr: sp.Expr) -> str:
-        """A product without averages: one fraction, its roots together, functions behind it."""
-        number, rest = expr.as_coeff_Mul()
-        if not number.is_Rational:
-            return str(super()._print_Mul(expr))
-        behind, above, below = [], [], []
-        for factor in rest.as_ordered_factors() if rest.is_Mul else [rest]:
-            base, power = factor.as_base_exp()
-            if self.stands_behind(factor):
-                behind.append(factor)
-            elif power.is_Rational and power < 0:
-                below.append((base, -power))
-            else:
-                above.append((base, power))
-        top, bottom = abs(number.p), number.q
-        for pair in [y for y in above if y[0].is_Integer and y[1] == sp.S.Half]:
-            if bottom % pair[0] == 0:  # sqrt(2)/2 is 1/sqrt(2)
-                bottom //= int(pair[0])
-                above.remove(pair)
-                below.append(pair)
-        front = _root_of_two_over_pi(above, below)
-        if front and bottom == 1 != top:
-            front, top = f"{top} {front}", 1
-        one, two = self.factors(top, above), self.factors(bottom, below)
-        one = "" if front and one == "1" else one
-        is_sum = len(above) == 1 and above[0][1] == top == 1 and _is_sum(above[0][0])
-        if is_sum and not two and (behind or number < 0):
-            one = rf"\left({one}\right)"
-        text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
-        inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
-        fits = len(behind) == 1 and (isinstance(behind[0], sp.exp) or _is_flat(behind[0]))
-        if fits and two and not one and not front:
-            text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
-        sign = "- " if number < 0 else ""
-        return sign + " ".join(y for y in (front, text, *inside) if y)
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Sums over teachers come first, as in the square of y - f; no sign at the beginning.
@@ -233,50 +203,26 @@ class EquationPrinter(LatexPrinter):
         return " ".join([first, *(y if y.startswith("-") else f"+ {y}" for y in others)])
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
-        """Terms of a sum in the order in which they are printed: named parts first."""
-        return sorted(terms, key=lambda y: (_is_behind(y), sums_over_students(y)))
+        """Terms of a sum in the order in which they are printed."""
+        return sorted(terms, key=sums_over_students)
 
-    def stands_behind(self, factor: sp.Expr) -> bool:
-        """Whether a factor comes after the coefficients."""
-        if factor.is_Add:
-            return factor.has(sp.Function) or any(
-                sp.fraction(y)[1].free_symbols for y in factor.args
-            )
-        return isinstance(factor, sp.Function)
-
-    def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
-        """Product of powers, the square roots under one sign."""
-        half = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
-        roots = [(b, e) for b, e in half if e == sp.S.Half or b.is_Rational]
-        whole = [(b, e) for b, e in pairs if (b, e) not in roots]
-        whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
-        whole.sort(key=lambda y: self.first(y[0]))
-        alone = number == 1 and not roots and len(whole) == 1
-        parts = [str(number)] if number != 1 else []
-        parts += [self.power(b, e, alone) for b, e in whole if e != 0 and b != sp.E]
-        if roots:
-            roots.sort(key=lambda y: (not y[0].is_number, not y[0].is_Integer))
-            inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
-            place = int(number != 1) if all(b.is_number for b, _ in roots) else len(parts)
-            parts.insert(place, rf"\sqrt{{{inside}}}")
-        parts += [self.power(b, e, True) for b, e in whole if b == sp.E]
-        return " ".join(parts)
-
-    def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:
-        """One power; a sum that is not alone stands in brackets."""
-        if base == sp.E:
-            return self._print(sp.exp(power))
-        text = self._print(base)
-        if isinstance(base, OneMore):
-            text = f"1 + {self._print(base.variance)}"
-        if _is_sum(base) and not (alone and power == 1):
-            text = rf"\left({text}\right)"
-        elif power != 1 and (isinstance(base, sp.Indexed) or base.is_Symbol):
-            text = _braced(text)
-        elif power != 1 and not base.is_number:
-            return self._print(sp.Pow(base, power, evaluate=False))
-        high = f"{power.p}/{power.q}" if power.is_Rational and power.q != 1 else self._print(power)
-        return text if power == 1 else f"{text}^{{{high}}}"
+    def plain_product(self, expr: sp.Expr) -> str:
+        """A product of numbers, symbols and entries, parameters first; empty for others."""
+        number, rest = expr.as_coeff_Mul()
+        pairs = [f.as_base_exp() for f in rest.as_ordered_factors()]
+        simple = number.is_Rational and all(
+            isinstance(b, sp.Symbol | sp.Indexed) and e.is_Integer for b, e in pairs
+        )
+        if not simple or not rest.is_Mul:
+            return ""
+        above = sorted((y for y in pairs if y[1] > 0), key=lambda y: self.first(y[0]))
+        one = [str(abs(number.p))] if abs(number.p) != 1 else []
+        one += [self._print(sp.Pow(*y)) for y in above]
+        two = [str(number.q)] if number.q != 1 else []
+        two += [self._print(sp.Pow(b, -e)) for b, e in pairs if e < 0]
+        text = " ".join(one) or "1"
+        text = rf"\frac{{{text}}}{{{' '.join(two)}}}" if two else text
+        return f"- {text}" if number < 0 else text
 
     def is_parameter(self, symbol: sp.Expr) -> bool:
         """Whether a factor is printed before others."""
@@ -342,6 +288,92 @@ class EquationPrinter(LatexPrinter):
         own = ", ".join(f"C_{{{i}{n}}}" for i in range(1, 5) for n in range(i, 5))
         text = "S_{1234}" if inside == own else rf"S_4\left({inside}\right)"
         return text if exp is None else f"{text}^{{{exp}}}"
+
+
+class KernelPrinter(EquationPrinter):
+    """Closed forms: one root in a denominator, 1/sqrt(2), functions behind their fraction."""
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        if expr.has(sp.Sum) or split_averages(expr)[1]:
+            return super()._print_Mul(expr)
+        number, rest = expr.as_coeff_Mul()
+        if not number.is_Rational:
+            return super()._print_Mul(expr)
+        behind, above, below = [], [], []
+        for factor in rest.as_ordered_factors() if rest.is_Mul else [rest]:
+            base, power = factor.as_base_exp()
+            if self.stands_behind(factor):
+                behind.append(factor)
+            elif power.is_Rational and power < 0:
+                below.append((base, -power))
+            else:
+                above.append((base, power))
+        top, bottom = abs(number.p), number.q
+        for pair in [y for y in above if y[0].is_Integer and y[1] == sp.S.Half]:
+            if bottom % pair[0] == 0:  # sqrt(2)/2 is 1/sqrt(2)
+                bottom //= int(pair[0])
+                above.remove(pair)
+                below.append(pair)
+        front = _root_of_two_over_pi(above, below)
+        if front and bottom == 1 != top:
+            front, top = f"{top} {front}", 1
+        one, two = self.factors(top, above), self.factors(bottom, below)
+        one = "" if front and one == "1" else one
+        is_sum = len(above) == 1 and above[0][1] == top == 1 and _is_sum(above[0][0])
+        if is_sum and not two and (behind or number < 0):
+            one = rf"\left({one}\right)"
+        text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
+        inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
+        if len(behind) == 1 and two and not one and _is_flat(behind[0]):
+            text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
+        sign = "- " if number < 0 else ""
+        return sign + " ".join(y for y in (front, text, *inside) if y)
+
+    def stands_behind(self, factor: sp.Expr) -> bool:
+        """Whether a factor comes after the coefficients."""
+        if factor.is_Add:
+            return factor.has(sp.Function) or any(
+                sp.fraction(y)[1].free_symbols for y in factor.args
+            )
+        return isinstance(factor, sp.Function)
+
+    def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Named parts first."""
+        return sorted(terms, key=_is_behind)
+
+    def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
+        """Product of powers, the square roots under one sign."""
+        half = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
+        roots = [(b, e) for b, e in half if e == sp.S.Half or b.is_Rational]
+        whole = [(b, e) for b, e in pairs if (b, e) not in roots]
+        whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
+        whole.sort(key=lambda y: self.first(y[0]))
+        alone = number == 1 and not roots and len(whole) == 1
+        parts = [str(number)] if number != 1 else []
+        parts += [self.power(b, e, alone) for b, e in whole if e != 0 and b != sp.E]
+        if roots:
+            roots.sort(key=lambda y: (not y[0].is_number, not y[0].is_Integer))
+            inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
+            place = int(number != 1) if all(b.is_number for b, _ in roots) else len(parts)
+            parts.insert(place, rf"\sqrt{{{inside}}}")
+        parts += [self.power(b, e, True) for b, e in whole if b == sp.E]
+        return " ".join(parts)
+
+    def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:
+        """One power; a sum that is not alone stands in brackets."""
+        if base == sp.E:
+            return self._print(sp.exp(power))
+        text = self._print(base)
+        if isinstance(base, OneMore):
+            text = f"1 + {self._print(base.variance)}"
+        if _is_sum(base) and not (alone and power == 1):
+            text = rf"\left({text}\right)"
+        elif power != 1 and (isinstance(base, sp.Indexed) or base.is_Symbol):
+            text = _braced(text)
+        elif power != 1 and not base.is_number:
+            return self._print(sp.Pow(base, power, evaluate=False))
+        high = f"{power.p}/{power.q}" if power.is_Rational and power.q != 1 else self._print(power)
+        return text if power == 1 else f"{text}^{{{high}}}"
 
 
 def overlap_of(entry: sp.Indexed) -> sp.Indexed:
