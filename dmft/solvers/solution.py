@@ -128,7 +128,7 @@ class Solution(Archived):
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {"t": ("t",)}
     NAMES: ClassVar[Mapping[str, str]] = {"constants": "constant_{}"}
     PARTS: ClassVar[tuple[type, ...]] = (Values,)
-    NO_FINAL: ClassVar[str] = ""  # why there is no final state to start from
+    _NO_FINAL: ClassVar[str] = ""  # why there is no final state to start from
 
     @abstractmethod
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
@@ -143,8 +143,8 @@ class Solution(Archived):
         return next((group[name] for group in self._groups() if name in group), None)
 
     def _unknown(self, name: str) -> str:
-        if name == "final" and self.NO_FINAL:
-            return self.NO_FINAL
+        if name == "final" and self._NO_FINAL:
+            return self._NO_FINAL
         return f"this {type(self).__name__} has no {name!r}; it has {sorted(self)}"
 
     def __getattr__(self, name: str) -> Array:
@@ -368,7 +368,7 @@ class Averages(Solution):
     }
 
     def _unknown(self, name: str) -> str:
-        if name == "final" and not self.NO_FINAL:
+        if name == "final" and not self._NO_FINAL:
             return f"single {self.SINGLE}s were not saved: {self.KEPT_BY}"
         return super()._unknown(name)
 
@@ -425,7 +425,7 @@ class Averages(Solution):
             If single runs were not kept.
         """
         singles = self._singles
-        if singles is None or self.NO_FINAL:
+        if singles is None or self._NO_FINAL:
             raise AttributeError  # `__getattr__` is asked next, and gives the reason
         counted = [i for i, status in enumerate(self._ended) if status in COUNTED]
         reached = [self._reached(i, singles) for i in counted]

@@ -239,7 +239,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
     refused("escape_time", descent, match='use "overlap" with level=')
     refused("minima", spherical, match="pass the model itself")
     model = dmft.literature.positional_semantic(0.8, 0.5)
-    refused("overlap", model, match="not for a sequence model: derive the equations")
+    refused("overlap", model, match="not for a sequence model: pass derived equations")
     refused("learned_directions", dmft.derive(model, dmft.SGD(0.1)), match='use "overlap"')
     noisy = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05), fluctuations=True, dim=100)
     refused("final_risk", noisy, match="equations with fluctuations: .* without fluctuations")

@@ -160,7 +160,7 @@ class TwoTimeEquations(InLatex, Changeable):
         >>> import sympy as sp, dmft
         >>> x, h = sp.symbols("x h", real=True)
         >>> eqs = dmft.derive(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5))
-        >>> print(eqs.latex(width=246).splitlines()[3])
+        >>> print(eqs.latex(width=246).splitlines()[7])
         h(t) &= \eta(t) \\
         """
         text = self._latex()

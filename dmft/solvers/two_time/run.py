@@ -73,7 +73,7 @@ class TwoTimeRun(Solution):
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
     KIND = "dmft two-time run"
-    NO_FINAL = (
+    _NO_FINAL = (
         "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to resume"
     )
     COORDINATES = ("t", "saved")
