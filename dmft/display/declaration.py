@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from dmft.equations.two_time.changes import whole_numbers
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.views.declared import unit_readouts
 from dmft.equations.views.latex import assigned, functions_of, subject_of
@@ -225,13 +226,12 @@ def _indices(algorithm: Any, body: str) -> str:
 def _sequence(model: SequenceModel) -> str:
     """Networks of a sequence model."""
     return (
-        r"Sequences of $L$ tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
+        rf"Sequences of $L = {model.length}$ "
+        r"tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
         r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
         r"$h^*_l = w_* \cdot x_l/\sqrt{d}$ of the target, "
         r"$|w|^2 = |w_*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
         r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
-        "\n"
-        rf"Length $L = {model.length}$."
     )
 
 
@@ -263,7 +263,7 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
         if value is None or value == UNSAID.get(name):
             continue
         letter = None if algorithm.one_pass else DESCENT.get(name)
-        shown = sp.latex(sp.sympify(value, strict=True))
+        shown = sp.latex(whole_numbers(sp.sympify(value, strict=True)))
         found.append(f"{words} ${assigned(letter or printer.letter(name), shown)}$")
     rho = getattr(getattr(algorithm, "repeat", None), "rho", None)
     if rho is not None:
@@ -317,7 +317,7 @@ def _clock(equations: Any, notation: Notation) -> str:
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
     words = f"Time is {_mathematical(clock)}"
-    if r"\text{steps}" in words:
+    if r"\text{steps}" in words and equations.algorithm.one_pass:
         words = words.replace("Time is", "After $n$ steps the time is")
         words = re.sub(r"\\text\{steps\}( \\,)?", "n", words)
     if slowed:

@@ -336,6 +336,7 @@ def _not_again(text: str, declared: str) -> str:
     for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
         text = text.replace(f", ${line}$.", ".")
+        text = re.sub(rf"\${re.escape(line)}\$ is the [a-z ]+, ", "", text)
     return text
 
 

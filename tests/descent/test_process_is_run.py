@@ -12,6 +12,7 @@ import sympy as sp
 
 import dmft
 from dmft.codegen.two_time import process as generator
+from dmft.display.latex import document
 from dmft.emit import load_module
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time import descent_process as eq
@@ -236,7 +237,11 @@ def test_what_samples_compute_is_run():
 
 def test_a_law_that_is_printed_is_that_of_the_samples():
     """Fresh samples: what drives one step is independent of what drives another."""
-    fresh = dmft.derive(PAIR, dmft.GradientDescent(0.4, 2, batch="fresh"))
+    fresh = dmft.derive(PAIR, dmft.GradientDescent(0.4, 2.0, batch="fresh"))
+    page = document(fresh)
+    assert page.count(r"\alpha = 2") == 1
+    assert not any(y in page for y in ("2.0", "learning rate,", r"\zeta"))
+    assert all(r"\xi" in y for y in page.split("\n") if y.startswith("y &="))
     assert r"C^{r}_{j l}(t, s) &= \delta_{s t} C^{\theta}_{j l}(t, s)" in fresh.latex()
     whole = with_terms(
         fresh, "C_r", lambda _, e: e.xreplace({sp.KroneckerDelta(eq.s, eq.t): sp.S.One})

@@ -22,7 +22,13 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.two_time.changes import IndicesInTime, Named, TwoTimeEquations, as_expression
+from dmft.equations.two_time.changes import (
+    IndicesInTime,
+    Named,
+    TwoTimeEquations,
+    as_expression,
+    whole_numbers,
+)
 from dmft.equations.two_time.curvature import curvature
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
@@ -375,7 +381,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         """Values of parameters and what other letters are."""
         read = {s.name for d in self.definitions for s in d.expr.free_symbols}
         told = [
-            f"${assigned(SYMBOLS_LATEX[s], sp.latex(self.parameters[s.name]))}$ is the "
+            f"${assigned(SYMBOLS_LATEX[s], sp.latex(whole_numbers(self.parameters[s.name])))}$"
+            + " is the "
             + s.name.replace("_", " ").replace("samples per dim", "number of samples per dimension")
             for s in SYMBOLS_LATEX
             if s.name in read & self.parameters.keys()

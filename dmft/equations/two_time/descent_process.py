@@ -73,7 +73,7 @@ EVERY_ARRAY = (
 )  # fmt: skip
 SYMBOLS_LATEX = {
     eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
-    zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
+    zeta: r"\xi", cluster: "c", output: "f", label: "y", loss: r"\ell",
     chosen: r"\chi", fraction: "b", temperature: "T",
 }  # fmt: skip
 # How often the batch of a step holds a sample, where not once.
