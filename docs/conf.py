@@ -2,8 +2,7 @@
 
     sphinx-build -W docs docs/_build/html                  skip what takes minutes
     DMFT_DOCS=all sphinx-build -W docs docs/_build/html    run every derivation and example
-    DMFT_DOCS=quick sphinx-build -W docs docs/_build/html  run the pages only, no derivations, not
-                                                            the three longest
+    DMFT_DOCS=quick sphinx-build -W docs docs/_build/html  run the pages only, no derivations
 
 The site loads no file from another host.
 """
@@ -68,12 +67,9 @@ os.environ["TQDM_DISABLE"] = "1"
 # With a backend for files (.ci/run sets one) pages would show no figure.
 os.environ.pop("MPLBACKEND", None)
 nb_ipywidgets_js = {}
-# Derivations are tests; these pages take a quarter of the time of all.
-LONG_PAGES = [f"papers/{paper}.md" for paper in ("2302.05882", "2305.18502", "2402.03220")]
-nb_execution_excludepatterns = {
-    "all": [],
-    "quick": ["generated/derivations/*.py", *LONG_PAGES],
-}.get(extent, collected.LONG_DERIVATIONS)
+nb_execution_excludepatterns = {"all": [], "quick": ["generated/derivations/*.py"]}.get(
+    extent, collected.LONG_DERIVATIONS
+)
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
