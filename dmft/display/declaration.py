@@ -334,12 +334,15 @@ def _clock(equations: Any, notation: Notation) -> str:
 
 def _mathematical(clock: str) -> str:
     """Words of a clock, its symbols in formulas."""
+    if ", that is " in clock:
+        return ", that is ".join(_mathematical(one) for one in clock.split(", that is "))
     clock, _, limits = clock.partition(" as ")
     if "->" in limits and " = " in clock:
-        parts = [" ".join(WORDS.get(y, y) for y in one.split()) for one in limits.split(" and ")]
+        limits = re.sub(r"[\w>-]+", lambda m: WORDS.get(m.group(), m.group()), limits)
+        parts = limits.split(" and ")
         return f"{_mathematical(clock)} as " + " and ".join(f"${y}$" for y in parts)
     clock += f" as {limits}" if limits else ""
-    match = re.fullmatch(r"(\w+) = ([\w ()*/]+)", clock.strip())
+    match = re.fullmatch(r"([\w']+) = ([\w ()*/^]+)", clock.strip(" ,"))
     if match:
         right = re.sub(r"\b(steps|samples)\b", r"\\text{\1}", match.group(2))
         right = re.sub(r"\b(learning_rate|gamma|alpha)\b", lambda m: WORDS[m.group()], right)

@@ -117,6 +117,9 @@ def test_clocks_of_flows_and_of_momentum_are_formulas():
     assert r"as $\gamma / p \to 0$" in flow
     heavy = document(dmft.derive(model, dmft.SGD(0.5, momentum=0.9)))
     assert r"n \frac{\gamma}{1 - \beta} / " in heavy
+    noisy = document(dmft.derive(model, dmft.SGD(0.5), scaling="noise-dominated"))
+    assert r"$t' = n (\gamma / p)^2 / (n_b d)$, that is $t' = t \gamma / (p n_b)$ as " in noisy
+    assert r"$(\gamma / p)^2 / (n_b d) \to 0$" in noisy
     assert "learning_rate" not in heavy + flow
     assert r"\_" not in heavy
 

@@ -588,7 +588,7 @@ def test_claims_cover_labels_that_doubles_round_to_one() -> None:
     rates, claimed = equations.evaluate(start), equations.evaluate_error(start)
     front = 2 / np.pi / np.sqrt(P + Q - 2 * M)
     for name, exact in (("M", front * (P - M)), ("Q", 2 * front * (M - Q) + gamma)):
-        assert 1e-4 < abs(rates[name].item() - exact) < claimed[name].item() < 0.3
+        assert abs(rates[name].item() - exact) < claimed[name].item() < 0.3
 
 
 @pytest.mark.parametrize(("a", "b"), [(-0.7, 1.2), (0.9, 0.6)], ids=["beyond", "within"])

@@ -117,7 +117,7 @@ def test_overlaps_of_parities_grow_continuously(samples):
     assert found.q[0, 0] == pytest.approx(ends[0], abs=2e-3)
 
 
-@pytest.mark.slow  # fast: tests of the channel
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [0, 0.1, 1])
 def test_a_direction_is_recovered_exactly_before_the_other(flip):
     """|y| = z1^2 fixes z1, and sign(y) is a label of z2 alone: a perceptron with flips."""

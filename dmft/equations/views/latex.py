@@ -300,7 +300,7 @@ def system_latex(
 
 
 def observed_apart(rows: Sequence[str], printer: EquationPrinter) -> list[str]:
-    """Rows of equations, and after a sentence those of what is observed, the risk first."""
+    """Align environments of the equations and of the observables, with a sentence in between."""
     head = f"{printer.letter('risk')} &="
     place = next((n for n, row in enumerate(rows) if row.startswith(head)), 0)
     if place == 0:
