@@ -94,7 +94,7 @@ def anchor(page: str, place: str) -> str:
 
 
 def write(folder: Path, extent: str) -> None:
-    """All generated pages; "all" runs the long examples too, "quick" none."""
+    """All generated pages; "all" runs the long examples too, "quick" and "text" none."""
     put(folder / "references.bib", "\n\n".join(ENTRIES.values()) + "\n")
     derivations(folder / "derivations")
     explorers(folder / "explorer")
@@ -193,7 +193,7 @@ def output(script: Path, extent: str) -> str:
     digest = hashlib.sha256(script.read_bytes() + package_digest()).hexdigest()[:24]
     kept = KEPT / f"{script.stem}-{digest}.txt"
     if not kept.exists():
-        left_out = extent == "quick" or (extent != "all" and script.stem in LONG_EXAMPLES)
+        left_out = extent in ("quick", "text") or (extent != "all" and script.stem in LONG_EXAMPLES)
         if left_out or missing(script):
             return ""
         kept.parent.mkdir(parents=True, exist_ok=True)

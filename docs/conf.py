@@ -3,6 +3,7 @@
     sphinx-build -W docs docs/_build/html                  skip what takes minutes
     DMFT_DOCS=all sphinx-build -W docs docs/_build/html    run every derivation and example
     DMFT_DOCS=quick sphinx-build -W docs docs/_build/html  run the pages only, no derivations
+    DMFT_DOCS=text sphinx-build -W docs docs/_build/html   run nothing
 
 The site loads no file from another host.
 """
@@ -67,12 +68,14 @@ os.environ["TQDM_DISABLE"] = "1"
 # With a backend for files (.ci/run sets one) pages would show no figure.
 os.environ.pop("MPLBACKEND", None)
 nb_ipywidgets_js = {}
-nb_execution_excludepatterns = {"all": [], "quick": ["generated/derivations/*.py"]}.get(
-    extent, collected.LONG_DERIVATIONS
-)
+nb_execution_excludepatterns = {
+    "all": [], "quick": ["generated/derivations/*.py"], "text": ["**"]
+}.get(extent, collected.LONG_DERIVATIONS)  # fmt: skip
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
+if extent == "text":  # The language of cells is known from the kernel that runs them.
+    suppress_warnings.append("mystnb.lexer")
 
 # A single file that fetches no fonts. Menu and speech would load more files.
 mathjax_path = "mathjax/tex-svg-full.js"
