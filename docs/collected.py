@@ -35,7 +35,7 @@ LONG_DERIVATIONS = [
     f"generated/derivations/{name}.py"
     for name in (
         "certificates", "escape_formulas", "exponents", "infinite_width", "large_batches",
-        "large_sweeps", "phase_retrieval", "public_script",
+        "large_sweeps", "phase_retrieval", "public_script", "static_limits",
     )
 ]  # fmt: skip
 LONG_EXAMPLES = {

@@ -193,6 +193,7 @@ LONG = {
     "derivations/escape_formulas.py",
     "derivations/infinite_width.py",
     "derivations/phase_retrieval.py",
+    "derivations/static_limits.py",
     "momentum_stability.py",
     "exported.py",
     "batch_reuse.py",
