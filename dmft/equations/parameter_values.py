@@ -12,6 +12,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.emit.schedules import KNOWN, ONLY_RATES
 from dmft.equations import symbols as x
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
@@ -205,7 +206,9 @@ def resolve_scalars(
         number = _number_of(declared[name], symbols)
         if isinstance(number, sp.Expr):
             missing = ", ".join(sorted(f"{s}=..." for s in number.free_symbols))
-            raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
+            follows = not KNOWN.keys().isdisjoint(map(str, number.free_symbols))
+            missing = ONLY_RATES if follows else f"pass {missing}"
+            raise BadParameter(f"{name} = {declared[name]} has no value yet; {missing}")
         scalars[name] = number
     check_bounds(scalars)
     return scalars, symbols
@@ -303,8 +306,7 @@ def check_number(value: object, name: str) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         expression = isinstance(value, str) or getattr(value, "free_symbols", None)
-        hint = "; schedules, in solve, simulate and escape_time, are of learning_rate"
-        hint = hint if expression else ""
+        hint = f"; {ONLY_RATES}" if expression else ""
         raise BadParameter(f"{name} must be a number, got {shown(value)}{hint}") from error
     if not math.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")

@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
-from dmft.emit.schedules import RISK, TIME
+from dmft.emit.schedules import KNOWN, ONLY_RATES, RISK, TIME
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, begin_of
 from dmft.model import (
@@ -319,7 +319,8 @@ class Filler:
         if symbol.name == DIM_NAME and what in ("learning_rate", "batch_size"):
             return float(self.dim)
         if symbol.name not in self.values:
-            raise BadParameter(f"{what} contains the symbol {symbol}; pass its value: {symbol}=...")
+            hint = ONLY_RATES if symbol.name in KNOWN else f"pass its value: {symbol}=..."
+            raise BadParameter(f"{what} contains the symbol {symbol}; {hint}")
         value = self.values[symbol.name]
         try:
             return float(value)

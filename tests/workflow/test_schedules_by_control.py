@@ -149,6 +149,23 @@ def test_constant_pieces_of_free_times_have_one_hamiltonian() -> None:
         dmft.optimal_schedule(equations, start, 10.0, free_times=True)
 
 
+@pytest.mark.slow
+def test_a_rate_that_moves_faster_than_its_table_has_converged() -> None:
+    """With momentum the best rate has no bound at the end, so H varies: no move helps, however."""
+    equations, start = example_1()
+    moved = dmft.derive(equations.model, dmft.SGD(1.0, momentum=dmft.Momentum(2.0)))
+    best = dmft.optimal_schedule(moved, start, 10.0, pieces=30)
+    assert np.ptp(best.hamiltonian[1:-1]) > 1e-3 * abs(best.hamiltonian[15])
+    assert (best.status, "bound" in best.message) == ("ok", False)
+    for place, factor in itertools.product((0, 15, 29, 30), (0.9, 1.1)):
+        value = best.value.copy()
+        value[place] *= factor
+        run = dmft.solve(moved, start, 10.0, learning_rate=dmft.Schedule(best.t, value), rtol=1e-11)
+        assert run.risk[-1] > best.run.risk[-1]
+    few = dmft.optimal_schedule(moved, start, 10.0, pieces=30, max_iterations=3)
+    assert few.status == "not_converged"
+
+
 def test_constant_schedules_are_constant_rates() -> None:
     """In solve: tau = t p/gamma; in simulate: the same runs, step by step."""
     equations, start = example_1()
