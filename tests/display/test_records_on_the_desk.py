@@ -198,6 +198,7 @@ def test_diagrams_print_their_range_and_failures():
     assert rows["status"][0] == "3 nonfinite, 27 ok"
     curve = records.curve()
     assert f"{curve.curves[0].x.size} values, " in str(curve)
+    assert f"Errors are up to {curve.curves[0].error.max():.1g}." in str(curve.curves[0])
     swept = dmft.sweep(
         {"a": [1.0, 2.0]},
         lambda a: {"root": a**0.5, "square": a * a},
