@@ -88,12 +88,20 @@ def test_three_clusters_against_weights():
     start = dmft.Overlaps(
         [[1.0, 0.2], [0.2, 0.8]], [[0.1, 0.2], [0.0, 0.3]], [[1.2, 0.2], [0.2, 0.9]]
     )
-    theory = dmft.solve(dmft.derive(model, descent), start, 4, samples=2**12)
+    equations = dmft.derive(model, descent)
+    theory = dmft.solve(equations, start, 4, samples=2**12)
     truth = dmft.simulate(model, descent, 400, 4, 12, start)
     for name in ("M", "Q", "train_loss", "corr", "Q2"):
         gap = np.abs(theory[name] - truth.mean[name])
         allowed = 4.5 * np.hypot(truth.stderr[name], theory.error[name]) + 4.0 / 400
         assert np.all(gap < allowed), (name, gap.max())
+    rng = np.random.default_rng(1)
+    parts = [
+        equations.evaluate(start, 2, points=rng.standard_normal((2 + 2 * 2 + 1, 4000)))["M"][2]
+        for _ in range(4)
+    ]
+    spread = np.std(parts, axis=0, ddof=1) / 2.0
+    assert np.all(np.abs(np.mean(parts, axis=0) - truth.mean.M[2]) < 5.0 * spread + 5e-3)
 
 
 def test_one_cluster_at_the_origin_is_the_plain_model():

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.special import erfcx as scipy_erfcx
+from scipy.stats import norm
 
 import dmft
-from dmft.gaussian.branches.branch_averages import field_formula
-from dmft.gaussian.branches.factors import branches
+from dmft.gaussian.branches.branch_averages import branch_on_arrays, field_formula
+from dmft.gaussian.branches.factors import branch_vector, branches
 from dmft.gaussian.branches.family import BranchField, BranchGiven
 from dmft.gaussian.closed.bivariate import erfcx
 from dmft.model import FIELD
@@ -345,3 +346,40 @@ def test_half_lines_may_begin_anywhere():
         given.written_out().evalf(),
     ):
         assert float(value) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_jumps_are_part_of_a_slope():
+    """E F(u) G'(v) of a G that jumps at .3, with v nearly and loosely bound to u."""
+    f = sp.Piecewise((sp.exp(FIELD) - 1, FIELD < 0), (FIELD, True))
+    between = sp.Piecewise((0, FIELD < 0.3), (sp.exp(-FIELD), True))
+    steps = [f, FIELD * f, -between, between, FIELD * between]
+    vectors = [branch_vector(e) for e in steps]
+    elu = sp.lambdify(FIELD, f, "numpy")
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    for first, cross, second in [(1.0, 0.95, 1.0), (0.8, 0.3, 0.5), (30.0, -20.0, 40.0)]:
+        root, spread = np.sqrt(second), np.sqrt(first - cross**2 / second)
+
+        def given(v, slope=cross / second, spread=spread):
+            """E[F(u) | v], split at the kink of F."""
+            mean, total = v * slope, 0.0
+            for low, high in [
+                (np.minimum(mean - 12 * spread, -1.0), 0.0),
+                (0.0, mean + 12 * spread),
+            ]:
+                u = low + (high - low) / 2 * (1 + nodes[:, None])
+                total += (high - low) / 2 * (weights @ (elu(u) * norm.pdf(u, mean, spread)))
+            return total
+
+        v = 0.3 + 20.0 * (1 + nodes)
+        smooth = 20.0 * weights @ (np.exp(-v) * norm.pdf(v, 0, root) * given(v))
+        wanted = np.exp(-0.3) * norm.pdf(0.3, 0, root) * given(np.array([0.3])) - smooth
+        found = branch_on_arrays(vectors, [first, cross, second])
+        assert float(found) == pytest.approx(wanted.item(), rel=1e-10)
+
+
+def test_one_exponential_on_the_whole_line():
+    vector = branch_vector(FIELD * sp.exp(-FIELD))
+    for mean, variance in [(0.3, 0.5), (-1.0, 4.0)]:
+        wanted = np.exp(-mean + variance / 2) * (mean - variance)
+        found = float(branch_on_arrays([vector], [mean, variance]))
+        assert found == pytest.approx(wanted, rel=1e-13)

@@ -111,7 +111,7 @@ def test_weights_equal_the_plain_algorithm(repeat, activation, batch, constraint
     assert np.abs(M - START.M).max() > 1e-3
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("repeat", "constraint", "seeds"),
     [
