@@ -103,9 +103,10 @@ def solve(
     t_max : float
         Final time of the run (not its length).
     method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or, for an SDE, {"euler", "weak2"}
-        - "rk5" (the default) and "rk8": explicit Runge-Kutta methods of order 5 and 8, compiled. If
-          `method` is not given and stability instead of accuracy limits the steps of a long run,
-          the solver switches to "BDF" (`run.message` reports the time);
+        - "rk5" (the default) and "rk8" (the default for averages of smooth functions on nodes):
+          explicit Runge-Kutta methods of order 5 and 8, compiled. If `method` is not given and
+          stability instead of accuracy limits the steps of a long run, the solver switches to "BDF"
+          (`run.message` reports the time);
         - "BDF": backward differentiation, compiled; "Radau" and "LSODA": the methods of SciPy;
         - "euler" (the default for an SDE) and "weak2": Euler-Maruyama and a scheme of weak order 2.
 

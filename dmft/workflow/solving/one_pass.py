@@ -123,6 +123,8 @@ def solve_one_pass(
         # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.
         choices["rtol"] = max(options.rtol, RTOL_PER_QUADRATURE * tolerance)
         choices["atol"] = max(options.atol, ATOL_PER_QUADRATURE * tolerance)
+    else:
+        choices["default"] = "rk8"  # Rates on nodes are expensive, a step is not.
 
     def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
         here = inputs if rule is None else on_nodes(inputs, rule)
