@@ -9,9 +9,12 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 import dmft
+from dmft.codegen.two_time.site import build_network
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
 from dmft.solvers.network.kernels import orthonormalise
+from dmft.solvers.network.sweep import Sweep
+from dmft.solvers.two_time.march import march
 
 X, H, THETA = sp.symbols("x h theta", real=True)
 ERF = sp.erf(sp.sqrt(sp.pi) * X / 2)
@@ -184,6 +187,32 @@ def test_dropped_columns_of_the_response_are_interpolated():
     linear = np.exp(-np.arange(200) * 0.1)
     assert run.resp.shape == (201, 201)
     assert np.all(np.abs(run.resp[200, :200][::-1]) < 3.0 * linear + 0.05)
+
+
+def test_a_past_between_columns_is_summed_as_at_all_steps():
+    """Weights between columns are linear, so that sums with hat functions are the same."""
+    equations = dmft.derive(leaky(symmetry=0.6, std=1.2))
+    problem, found = build_network(equations, {}, 0.1), []
+    for proportional in (True, False):
+        generator = np.random.default_rng(5)
+        start = [generator.standard_normal(40)]
+        changed = replace(problem, proportional=[proportional])
+        run = march(Sweep(changed, 260, 40, start, [np.empty((0, 40))], generator))
+        found.append((run, run.columns[0].past.shape))
+    (short, few), (whole, all_rows) = found
+    assert problem.proportional == [True]
+    assert few[2] < 0.6 * all_rows[2]
+    assert np.abs(short.resp - whole.resp).max() < 2e-5 * np.abs(whole.resp).max()
+    assert np.abs(short.corr - whole.corr).max() < 2e-5 * np.abs(whole.corr).max()
+
+
+def test_couplings_of_symmetry_zero_have_no_memory():
+    gamma = sp.Symbol("gamma", real=True)
+    assert leaky(symmetry=0.0) == leaky(symmetry=0)
+    assert not leaky(symmetry=[[0.0]]).has_memory
+    run = dmft.solve(dmft.derive(leaky(symmetry=gamma)), Normal(), 0.2, gamma=0.0)
+    assert run.provenance["method"] == "closed"
+    assert dmft.stationary(leaky(symmetry=gamma), gamma=0.0).variance > 0
 
 
 def test_weak_interactions_have_a_fixed_point():

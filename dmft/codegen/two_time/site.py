@@ -18,7 +18,7 @@ from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import array_function
 from dmft.model import FIELD
-from dmft.model.couplings.random_network import S, T
+from dmft.model.couplings.random_network import S, T, exact_zero
 from dmft.solvers.network.closed import LinearSite
 from dmft.solvers.network.sweep import SiteProblem
 
@@ -32,7 +32,7 @@ class Lowered:
         self, equations: NetworkEquations, values: Mapping[sp.Symbol, float], dt: float
     ) -> None:
         self.equations, self.network, self.dt = equations, equations.model, dt
-        self.values = {y: sp.Float(v) for y, v in values.items()}
+        self.values = {y: exact_zero(sp.Float(v)) for y, v in values.items()}
         self.sites = self.network.site_symbols
         self.every = [equations.functions(a) for a in range(self.network.populations)]
 
@@ -50,6 +50,7 @@ class Lowered:
             output=[self._valued(outputs[a]) for a in count],
             field=[self._field(f) for f in self.every],
             kernel=[self._kernel(f) for f in self.every],
+            proportional=[self._is_proportional(f) for f in self.every],
             covariance=[self._covariance(f) for f in self.every],
             loadings=self._loadings(),
             noisy=[self.equations.block(f.state).has(f.white) for f in self.every],
@@ -121,12 +122,12 @@ class Lowered:
         call = array_function([T, *means, *loads, *self.sites], own)
         return lambda t, m, kappa, sites: _quiet(call, t, *m, *kappa, *sites)
 
-    def _kernel(self, f: Functions) -> Callable[..., Any] | None:
-        """Weights of earlier outputs in the field, from its memory terms."""
+    def _memory(self, f: Functions) -> sp.Expr:
+        """Kernel of the memory terms of a field; zero without any."""
         expr = self._at(self.equations.block(f.field)).expand()
         terms = [y for y in sp.Add.make_args(expr) if y.has(sp.Integral, sp.Sum)]
         if not terms:
-            return None
+            return sp.S.Zero
         earlier = self._at(f.output).xreplace({T: S})
         total = sp.S.Zero
         for term in terms:
@@ -138,6 +139,20 @@ class Lowered:
                 f"a memory of {f.field} is an integral of a kernel times the output "
                 f"{earlier}, got {sp.Add(*terms)}"
             )
+        return total
+
+    def _is_proportional(self, f: Functions) -> bool:
+        """Whether the kernel of the memory is a sum of constants times responses."""
+        kernel = self._memory(f)
+        rates = {g.resp(T, S): sp.diff(kernel, g.resp(T, S)) for g in self.every}
+        rest = sp.expand(kernel - sp.Add(*(rate * y for y, rate in rates.items())))
+        return bool(rest == 0 and not any(rate.has(T, S) for rate in rates.values()))
+
+    def _kernel(self, f: Functions) -> Callable[..., Any] | None:
+        """Weights of earlier outputs in the field, from its memory terms."""
+        total = self._memory(f)
+        if total == 0:
+            return None
         call = self._of_kernels(total)
         share = 1.0 if self.network.kind == "map" else self.dt
         return lambda corr, resp, t, s: share * call(corr, resp / share, t, s)

@@ -375,7 +375,12 @@ def of_kernels(expr: sp.Expr) -> sp.Expr:
 def _expression(name: str, given: Any) -> sp.Expr:
     if not is_expression(given) or getattr(given, "is_extended_real", None) is False:
         raise BadParameter(f"{name} = {shown(given)} must be a real SymPy expression or a number")
-    return sp.sympify(given, strict=True)
+    return exact_zero(sp.sympify(given, strict=True))
+
+
+def exact_zero(expr: sp.Expr) -> sp.Expr:
+    """The expression, or the exact zero for 0.0, which SymPy does not count as equal to 0."""
+    return sp.S.Zero if expr.is_Float and not expr else expr
 
 
 def _shares(fractions: Sequence[Any]) -> tuple[float, ...]:

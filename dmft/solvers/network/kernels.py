@@ -44,14 +44,30 @@ def correlate(rows: Array, k: int, out: Array) -> None:
 
 
 @njit(**OPTIONS)
+def add_weighted(
+    rows: Array, places: NDArray[np.int64], weight: Array, first: int, low: int, out: Array
+) -> None:
+    """Add sums over e >= first of weight[e] rows[places[e], low:] to `out`; four at once."""
+    e, high = first, low + out.size
+    while e + 4 <= places.size:
+        a, b, c, d = weight[e], weight[e + 1], weight[e + 2], weight[e + 3]
+        p, q = rows[places[e], low:high], rows[places[e + 1], low:high]
+        r, t = rows[places[e + 2], low:high], rows[places[e + 3], low:high]
+        for s in range(out.size):
+            out[s] += (a * p[s] + b * q[s]) + (c * r[s] + d * t[s])
+        e += 4
+    for i in range(e, places.size):
+        w, p = weight[i], rows[places[i], low:high]
+        for s in range(out.size):
+            out[s] += w * p[s]
+
+
+@njit(**OPTIONS)
 def add_rows(rows: Array, weight: Array, count: int, out: Array) -> None:
     """Add the sum of weight[l] rows[l], l < count, to `out`, (paths,)."""
+    places = np.arange(count)
     for low in range(0, out.size, BLOCK):
-        high = min(low + BLOCK, out.size)
-        for l in range(count):  # noqa: E741
-            w = weight[l]
-            for s in range(low, high):
-                out[s] += w * rows[l, s]
+        add_weighted(rows, places, weight, 0, low, out[low : low + BLOCK])
 
 
 @njit(**OPTIONS)
@@ -59,9 +75,7 @@ def factor_row(root: Array, covariance: Array, k: int) -> None:
     """Write row k of a lower triangular factor; `covariance` has the entries (k, 0..k)."""
     rest = covariance[k]
     for l in range(k):  # noqa: E741
-        value = covariance[l]
-        for i in range(l):
-            value -= root[l, i] * root[k, i]
+        value = covariance[l] - product(root[l, :l], root[k, :l])
         value = value / root[l, l] if root[l, l] > 0.0 else 0.0
         root[k, l] = value
         rest -= value * value
@@ -101,21 +115,23 @@ def orthonormalise(rows: Array) -> None:
 
 @njit(**OPTIONS)
 def respond(
-    kicks: Short, past: Short, slots: NDArray[np.int64], begun: NDArray[np.int64],
-    weight: Array, k: int, by_state: Array, by_field: Array, slope: Array, new: int, out: Array,
+    kicks: Short, past: Short, slots: NDArray[np.int64], first: NDArray[np.int64],
+    places: NDArray[np.int64], weight: Array, by_state: Array, by_field: Array, slope: Array,
+    here: int, new: int, out: Array,
 ) -> None:  # fmt: skip
     """Move the derivatives of all paths by the fields at earlier steps through step k.
 
     `kicks` (blocks, slots, BLOCK) are d x_k / d h_m of the columns in use, moved to k + 1; `past`
-    (blocks, slots, steps, BLOCK) phi'(x_l) d x_l / d h_m, of which l = k + 1 is written, not read
-    where there is no memory. `slots` and `begun` (columns,) are the slot of each column and its
-    step m; `new` is that of step k. `weight` (k,) of the outputs in the field is empty without
-    memory. `by_state`, `by_field` (paths,) are derivatives of the step, `slope` is phi' at k + 1.
-    `out` (columns + 1,) becomes the means of phi'(x_{k+1}) d x_{k+1} / d h_m, m = k last.
+    (blocks, slots, places, BLOCK) are phi'(x_l) d x_l / d h_m or sums of these. Those at `places`
+    have the weights `weight` in the field, which is empty without memory; of each column in
+    `slots` (columns,) the `first` are zero. At the place `here` that of l = k + 1 is written.
+    `new` is the slot of the column of step k. `by_state`, `by_field` (paths,) are derivatives of
+    the step, `slope` is phi' at k + 1. `out` (columns + 1,) becomes the means of phi'(x_{k+1})
+    d x_{k+1} / d h_m, m = k last.
     """
     total = by_state.size
     out[:] = 0.0
-    back = np.zeros(BLOCK, np.float32)
+    back, small = np.zeros(BLOCK, np.float32), weight.astype(np.float32)
     for block in range(kicks.shape[0]):
         low = block * BLOCK
         size = min(BLOCK, total - low)
@@ -128,16 +144,12 @@ def respond(
             else:
                 back[:] = 0.0
                 if weight.size > 0:
-                    for l in range(begun[c] + 1, k):  # noqa: E741
-                        w = np.float32(weight[l])
-                        row = past[block, slot, l]
-                        for s in range(size):
-                            back[s] += w * row[s]
+                    add_weighted(past[block, slot], places, small, first[c], 0, back)
                 for s in range(size):
                     kick[s] = by_state[low + s] * kick[s] + by_field[low + s] * back[s]
             mean = 0.0
             if weight.size > 0:
-                row = past[block, slot, k + 1]
+                row = past[block, slot, here]
                 for s in range(size):
                     row[s] = slope[low + s] * kick[s]
             part = np.zeros(LANES)

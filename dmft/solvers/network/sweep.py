@@ -45,7 +45,8 @@ class SiteProblem:
     `step(x, h, xi, t, sites, nu)` gives the next state and its derivatives by state and field, each
     (S,); `xi` is standard normal or None. `output(x, sites)` gives phi and its slope; `field(t,
     means, loadings, sites)` what a field has beside its Gaussian part and its memory; `kernel(corr,
-    resp, t, s)` the weights (k,) of earlier outputs in the field, from rows (P, k), or None;
+    resp, t, s)` the weights (k,) of earlier outputs in the field, from rows (P, k), or None, and
+    `proportional` whether they are constants times the responses;
     `covariance(corr, t, s)` (k + 1,); `loadings(outputs, sites)` overlaps with the low-rank part,
     from outputs and site parameters of all populations. `coupled` is the factor of the Gaussian
     part of the field (0 where it was dropped), `held` the constraint of the multiplier (a function
@@ -56,6 +57,7 @@ class SiteProblem:
     output: Sequence[Callable[..., Any]]
     field: Sequence[Callable[..., Any]]
     kernel: Sequence[Callable[..., Any] | None]
+    proportional: Sequence[bool]
     covariance: Sequence[Callable[..., Any]]
     loadings: Sequence[Callable[..., Any]]
     noisy: Sequence[bool]
@@ -70,37 +72,80 @@ class SiteProblem:
         return len(self.step)
 
 
+def kept_columns(steps: int, proportional: bool) -> tuple[int, int, int, int]:
+    """Stride of old columns; room for columns, for recent steps of each and for nodes of its past.
+
+    Responses are linear between columns that are kept. So are weights of the past that are
+    proportional to them: only sums over the past with hat functions at the nodes are needed.
+    """
+    if steps <= LATEST + OLDER:
+        return 1, steps + 1, steps + 2, 1
+    stride = -(-steps // OLDER)
+    held = (LATEST + stride + 1, steps // stride + 1) if proportional else (steps + 2, 1)
+    return stride, LATEST + OLDER + 2, *held
+
+
 @dataclass
 class Columns:
     """Derivatives of the paths by fields at earlier steps: the columns that are kept.
 
-    All columns of recent steps, and of older ones every `stride`-th.
+    All columns of recent steps, and of older ones every `stride`-th. `remembers` says whether
+    outputs return by a memory, and `proportional` whether by weights proportional to the responses.
+    The past up to step `edge` is then held as sums at the nodes, those of the outputs themselves in
+    `outputs`.
     """
 
     paths: int
     steps: int
     remembers: bool
-    stride: int = field(init=False)
+    proportional: bool
     slots: list[int] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
-    free: list[int] = field(init=False)
+    edge: int = 0
 
     def __post_init__(self) -> None:
-        whole = self.steps <= LATEST + OLDER
-        self.stride = 1 if whole else -(-self.steps // OLDER)
-        room = self.steps + 1 if whole else LATEST + OLDER + 2
+        self.stride, room, self.ring, nodes = kept_columns(self.steps, self.proportional)
         self.free = list(range(room))[::-1]
-        blocks = -(-self.paths // BLOCK)
+        blocks, rows = -(-self.paths // BLOCK), (room, self.ring + nodes)
         self.kicks = np.zeros((blocks, room, BLOCK), np.float32)
-        length = self.steps + 1 if self.remembers else 1
-        self.past = np.zeros((blocks, room if self.remembers else 1, length, BLOCK), np.float32)
+        self.past = np.zeros((blocks, *(rows if self.remembers else (1, 1)), BLOCK), np.float32)
+        self.outputs = np.zeros((nodes if self.remembers else 0, self.paths))
+
+    def add_memory(self, k: int, weight: Array, outputs: Array, total: Array) -> None:
+        """Add the outputs before step k times their weights, (k,)."""
+        if k == 0:
+            self.outputs[0] = outputs[0]
+        while len(self.outputs) > 1 and self.edge + self.stride <= k - LATEST:
+            self._fold(outputs)
+        nodes = weight[: self.edge + 1 : self.stride].copy()
+        add_rows(self.outputs, nodes, nodes.size, total)
+        begin = self.edge + 1
+        add_rows(outputs[begin:], weight[begin:], max(k - begin, 0), total)
+
+    def _fold(self, outputs: Array) -> None:
+        """Add the steps up to the next node to the nodes on both sides; columns there are old."""
+        old = [y for y, m in zip(self.slots, self.begun, strict=True) if m <= self.edge]
+        node = self.edge // self.stride
+        for n in range(1, self.stride + 1):
+            row = self.past[:, old, (self.edge + n) % self.ring]
+            for at, share in ((node, 1.0 - n / self.stride), (node + 1, n / self.stride)):
+                self.past[:, old, self.ring + at] += share * row
+                self.outputs[at] += share * outputs[self.edge + n]
+        self.edge += self.stride
 
     def move(self, k: int, weight: Array, *derivatives: Array) -> tuple[list[int], Array]:
         """Move all columns through step k: their steps, and the means of their responses."""
         self._drop(k)
         new, out = self.free.pop(), np.empty(len(self.slots) + 1)
-        arrays = (np.array(y, dtype=np.int64) for y in (self.slots, self.begun))
-        respond(self.kicks, self.past, *arrays, weight, k, *derivatives, new, out)
+        slots, begun = (np.array(y, dtype=np.int64) for y in (self.slots, self.begun))
+        nodes, late = np.arange(0, self.edge + 1, self.stride), np.arange(self.edge + 1, k)
+        places = np.concatenate([self.ring + nodes // self.stride, late % self.ring])
+        # A column is zero up to its own step.
+        first = np.where(begun > self.edge, nodes.size + begun - self.edge, begun // self.stride)
+        if self.remembers:
+            weight = weight[np.concatenate([nodes, late])]
+        here = (k + 1) % self.ring
+        respond(self.kicks, self.past, slots, first, places, weight, *derivatives, here, new, out)
         self.slots.append(new)
         self.begun.append(k)
         return self.begun, out
@@ -114,8 +159,6 @@ class Columns:
                 self.slots.remove(slot)
                 self.begun.remove(m)
                 self.free.append(slot)
-                if self.remembers:
-                    self.past[:, slot] = 0.0
 
 
 class Repeated(Stepper):
@@ -165,7 +208,10 @@ class Sweep(Repeated):
         self.multiplier = np.zeros(size)
         self.derivatives = np.empty(0), np.empty(0)
         self.roots = np.zeros((count, size, size))
-        self.columns = [Columns(paths, steps, k is not None) for k in problem.kernel]
+        self.columns = [
+            Columns(paths, steps, call is not None, linear)
+            for call, linear in zip(problem.kernel, problem.proportional, strict=True)
+        ]
         self.innovations, self.white = self._draw(start, generator)
         for a, x in enumerate(start):
             self.states[a, 0] = x
@@ -244,7 +290,7 @@ class Sweep(Repeated):
         # One empty entry says that there is a memory, at the first step too.
         weight = np.zeros(max(k, 1))
         weight[:k] = values
-        add_rows(self.outputs[a], weight, k, total)
+        self.columns[a].add_memory(k, weight, self.outputs[a], total)
         return total, weight
 
     def _moved(self, a: int, h: Array, nu: float) -> tuple[Array, Array, Array]:

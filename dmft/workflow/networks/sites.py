@@ -18,7 +18,14 @@ from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
 from dmft.laws import Discrete, JointNormal, Normal
-from dmft.model.couplings.random_network import GaussianInput, RandomNetwork, S, T, refuse_jumps
+from dmft.model.couplings.random_network import (
+    GaussianInput,
+    RandomNetwork,
+    S,
+    T,
+    exact_zero,
+    refuse_jumps,
+)
 from dmft.validation import is_number, shown
 
 # Nodes of a smooth average over the field, fewer at each node of a law and on the way to a fixed
@@ -51,10 +58,10 @@ def at_values(
         if not is_number(value) or not np.isfinite(float(value)):
             raise BadParameter(f"{name} must be a finite number, got {shown(value)}")
         if name in known:
-            swap[known[name]] = sp.Float(float(value))
+            swap[known[name]] = exact_zero(sp.Float(float(value)))
         elif name in NUMBERS and network.populations == 1:
             old = getattr(network, name)
-            new = sp.Float(float(value))
+            new = exact_zero(sp.Float(float(value)))
             fields[name] = ((new,),) if isinstance(old[0], tuple) else (new,)
         else:
             raise BadParameter(

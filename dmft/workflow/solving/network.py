@@ -22,7 +22,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.network.closed import Closed
 from dmft.solvers.network.run import AXES, NetworkRun
-from dmft.solvers.network.sweep import SiteProblem, Sweep
+from dmft.solvers.network.sweep import SiteProblem, Sweep, kept_columns
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.march import Stepper, asked, march
 from dmft.validation import as_count, checked
@@ -173,8 +173,8 @@ def run_sweeps(
 ) -> list[Any]:
     """Independent sweeps, each of them to its end."""
     paths, threads = options.paths, thread_count(options.threads)
-    columns = min(steps + 1, 162)
-    of_path = 5 * steps + columns * (steps if network.has_memory else 1) // 2
+    _, columns, *rows = kept_columns(steps, all(problem.proportional))
+    of_path = 5 * steps + columns * (sum(rows) if network.has_memory else 1) // 2
     held = network.populations * (paths * of_path + 6 * (steps + 1) ** 2)
     _check_memory(held * min(options.sweeps, threads), "fewer paths=, a larger dt=, or threads=1")
 
