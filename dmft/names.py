@@ -102,7 +102,7 @@ LETTERS: dict[str, str] = {
     "y": "y",
     "noise": r"\xi",
     "W": "W",
-    "W_star": "W_*",
+    "W_star": "W^*",
     "c": r"\tilde{a}",
 }
 # Letters of papers; factors and clocks stay those of this library.

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from dmft.equations.two_time.changes import whole_numbers
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.views.declared import unit_readouts
+from dmft.equations.views.declared import unit_readouts, unit_widths
 from dmft.equations.views.latex import assigned, functions_of, subject_of
-from dmft.equations.views.paper_units import CLOCK, SAAD_SOLLA, outputs_are_sums, summed_numbers
-from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
+from dmft.equations.views.paper_units import (
+    CLOCK,
+    SAAD_SOLLA,
+    Subject,
+    outputs_are_sums,
+    summed_numbers,
+)
+from dmft.equations.views.printer import EquationPrinter, Notation, letters_of, transposed
 from dmft.equations.views.token_outputs import TABLE_ERROR
-from dmft.explanation.latex import SPECIAL, escaped
+from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
 from dmft.model.loss import name_of
@@ -33,18 +39,27 @@ RATES = {
     "samples_per_dim": "samples per dimension",
     "ridge": "ridge",
 }
-UNSAID = {"readout_rate": 0, "batch_size": 1}
+UNSAID = {"readout_rate": 0, "batch_size": 1, "ridge": 0}
+# What gradient descent computes its steps from.
+BATCHES = {
+    None: r"the same $n = \alpha d$ samples in each step",
+    "fresh": r"$n = \alpha d$ fresh samples in each step",
+}
 DESCENT = {"learning_rate": r"\eta", "samples_per_dim": r"\alpha", "ridge": r"\lambda"}
 # Words of a clock as mathematics.
 WORDS = {
+    "steps": "n",
     "learning_rate": r"\gamma",
     "gamma": r"\gamma",
     "eta": r"\eta",
-    "alpha": r"\alpha",
     "infinity": r"\infty",
     "->": r"\to",
-    "n_b": "n_b",
-    **{letter: letter for letter in "tpkdnLTKMN"},
+    " *": "",
+    "!=": r"\neq",
+    "diag": r"\mathrm{diag}",
+    "Q_perp": r"Q^{\perp}",
+    "T": r"\top",
+    **{letter: letter for letter in ("n_b", *"tpkdnCKLMNPQXYz")},
 }
 
 
@@ -69,21 +84,19 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     sequence = model.reads_sequences
     noisy = bool(getattr(equations, "noise", None))
     text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, body)
-    numbers = [f"${y}$" for y in _numbers(model, printer)]
-    rates = [f"learning rate ${printer.letter('learning_rate')}$"]
-    rates = rates if sums else _rates(algorithm, printer)
-    if not sequence and are_single(model, algorithm):
-        numbers = numbers[2:]  # the widths
+    numbers = _numbers(model, printer)
+    hidden = {"learning_rate"} if not algorithm.one_pass and equations.is_flow else {}
+    rates = _rates(algorithm, printer, hidden)
     if sums:
-        declared = summed_numbers(subject_of(equations, notation), printer.letter)
-        numbers = [f"${y}$" for y in declared]
-    shown = f" Here {_joined(numbers)}." if numbers else ""
+        rate, *numbers = summed_numbers(subject_of(equations, notation), printer.letter)
+        rates = [f"learning rate ${rate}$"]
+    shown = f" Here {_joined([f'${y}$' for y in numbers])}." if numbers else ""
     if noisy:
         shown += " $B_t$ is a standard Brownian motion."
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
-    rule = f"{_rule(algorithm, rates, printer)}{shown} {_clock(equations, notation)}"
+    rule = f"{_rule(equations, rates, printer)}{shown} {_clock(equations, notation)}"
     return fitted(f"{text}\n{rule}", width)
 
 
@@ -97,65 +110,73 @@ def _committee(
     model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, body: str
 ) -> str:
     """Networks of a committee, its labels and overlaps."""
-    letter, single = printer.letter, are_single(model, algorithm)
+    letter = printer.letter
+    single = unit_widths(Subject(model, (), algorithm))
     p, k, d, y = (letter(n) for n in ("p", "k", "dim", "y"))
-    W, W_star = letter("W"), letter("W_star")
-    if single:
-        W, W_star = W.lower(), W_star.lower()
-    units, others = ("", "") if single else (f"${n}$ hidden units and " for n in (p, k))
-    target = f"of a teacher with {others}weights"
+    rows = [
+        letter(name).lower() if one else letter(name)
+        for name, one in zip(("W", "W_star"), single, strict=True)
+    ]
+    units = [
+        "" if one else f"${n}$ hidden units and " for n, one in zip((p, k), single, strict=True)
+    ]
+    target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
         target = f"of ${k}$ directions"
     about = (
-        f"A student with {units}weights ${W}$ learns labels ${y}$ {target} ${W_star}$ in ${d}$ "
-        "dimensions,"
+        f"A student with {units[0]}weights ${rows[0]}$ learns labels ${y}$ {target} ${rows[1]}$ in "
+        f"${d}$ dimensions,"
     )
     floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
     risk = (
         rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
         rf"{floor}$, an average over new examples."
     )
-    indices = "" if single else _indices(algorithm, body)
-    told = (_law(model, printer, W_star), indices, risk)
-    formulas = align(_outputs(model, printer, algorithm, sums, (W, W_star)))
+    indices = _indices(algorithm, body, single)
+    told = (_law(model, printer, rows[1]), indices, risk)
+    formulas = align(_outputs(model, printer, algorithm, sums, rows))
     return "\n".join([about, formulas, " ".join(y for y in told if y)])
 
 
 def _outputs(
-    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, rows: tuple[str, ...]
+    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, rows: Sequence[str]
 ) -> list[str]:
     """Rows that define the output, the label and the overlaps of the given weights."""
-    letter, single = printer.letter, are_single(model, algorithm)
-    p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
-    h, h_star, sigma, x, y = (letter(n) for n in ("h", "h_star", "sigma", "x", "y"))
-    over = sigma if model.matched else letter("teacher_sigma")
-    base, hat, up = h_star.partition("^")
-    field = f"{base}_r{hat}{up}"
+    letter, single = printer.letter, unit_widths(Subject(model, (), algorithm))
+    d, x, y, h, h_star = (letter(n) for n in ("dim", "x", "y", "h", "h_star"))
+    sigma, widths = letter("sigma"), (letter("p"), letter("k"))
+    units = [sums or one for one in unit_readouts(model, algorithm)]
 
-    def gram(one: str, two: str) -> str:
-        if not single:
-            return rf"{one} {two}^\top"
-        return rf"\|{one}\|^2" if one == two else rf"{one} \cdot {two}"
+    def placed(name: str, index: str) -> str:
+        base, hat, up = letter(name).partition("^")
+        return f"{base}_{index}{hat}{up}"
 
-    dot = r" \cdot" if single else ""
-    fields = [rf"\frac{{{row}{dot} {x}}}{{\sqrt{{{d}}}}}" for row in rows]
-    put_in = [sums or (algorithm.one_pass and y) for y in unit_readouts(model, algorithm)]
-    one_student, one_teacher = (
-        single or (one and getattr(network, "width", 0) == 1)
-        for one, network in zip(put_in, (model.student, model.teacher), strict=True)
-    )
-    mean = "" if sums else rf"\frac{{1}}{{{p}}}"
-    unit = f"{sigma}({h}_j)" if put_in[0] else rf"{a}_j\,{sigma}({h}_j)"
-    output = f"{sigma}({h})" if one_student else rf"{mean} \sum_{{j=1}}^{{{p}}} {unit}"
+    def output(number: int, function: str, names: tuple[str, str], mean: str) -> str:
+        """The output of a network: of one unit, or a mean over several."""
+        shown = [letter(n) if single[number] else placed(n, "jr"[number]) for n in names]
+        unit = f"{function}({shown[0]})" if function else shown[0]
+        unit = unit if units[number] else rf"{shown[1]}\,{unit}"
+        total = rf"\sum_{{{'jr'[number]}=1}}^{{{widths[number]}}}"
+        return unit if single[number] else f"{mean} {total} {unit}"
+
+    def gram(one: int, two: int) -> str:
+        first, second = rows[one], rows[two]
+        if single[one] and single[two]:
+            return rf"\|{first}\|^2" if one == two else rf"{first} \cdot {second}"
+        if single[one] or single[two]:
+            return f"{first} {second}" if single[two] else f"{second} {first}"
+        return f"{first} {transposed(second)}"
+
+    dots = [r" \cdot" if one else "" for one in single]
+    fields = [rf"\frac{{{w}{dot} {x}}}{{\sqrt{{{d}}}}}" for w, dot in zip(rows, dots, strict=True)]
+    means = [rf"\frac{{1}}{{{n}}}" for n in widths]
+    if sums:
+        equal = model.student.width == model.teacher.width
+        means = ["", "" if equal else rf"\frac{{{widths[0]}}}{{{widths[1]}}}"]
     label = f"{'g' if sigma != 'g' else 'G'}({h_star})"
     if model.teacher.activation is not None:
-        readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
-        front = rf"\frac{{1}}{{{k}}}"
-        unit = f"{over}({field})" if put_in[1] else rf"{readout}\,{over}({field})"
-        if sums:
-            equal = model.student.width == model.teacher.width
-            front = "" if equal else rf"\frac{{{p}}}{{{k}}}"
-        label = f"{over}({h_star})" if one_teacher else rf"{front} \sum_{{r=1}}^{{{k}}} {unit}"
+        over = sigma if model.matched else letter("teacher_sigma")
+        label = output(1, over, ("h_star", "teacher_readout"), means[1])
     variance = letter("label_noise")
     root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
     label += f" + {root}{letter('noise')}" if model.label_noise != 0 else ""
@@ -163,10 +184,11 @@ def _outputs(
         rf"{y} &= {label},\quad {h_star} = {fields[1]}"
     ]  # fmt: skip
     overlaps = [
-        rf"{letter(name)} {sign} \frac{{{gram(rows[one], rows[two])}}}{{{d}}}"
+        rf"{letter(name)} {sign} \frac{{{gram(one, two)}}}{{{d}}}"
         for name, sign, one, two in (("Q", "&=", 0, 0), ("M", "=", 0, 1), ("P", "=", 1, 1))
     ]
-    return [rf"f &= {output},\quad {h} = {fields[0]}", *labels, ",\\quad ".join(overlaps)]
+    shown = output(0, sigma, ("h", "readout"), means[0])
+    return [rf"f &= {shown},\quad {h} = {fields[0]}", *labels, ",\\quad ".join(overlaps)]
 
 
 def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
@@ -200,19 +222,17 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
-    """Whether one student of unit readout learns one teacher, in one pass over Gaussian inputs."""
+    """Whether one student of unit readout learns one teacher on Gaussian inputs."""
     single = all(getattr(n, "width", 0) == 1 for n in (model.student, model.teacher))
-    plain = algorithm.one_pass and model.inputs is None
-    return single and plain and all(unit_readouts(model, algorithm))
+    return single and model.inputs is None and all(unit_readouts(model, algorithm))
 
 
-def _indices(algorithm: Any, body: str) -> str:
-    """What runs over what, of the indices that occur."""
-    named = {"jluv": "the hidden units of the student", "rs": "those of the teacher"}
-    if algorithm.one_pass:
-        named["imn"] = "all of them"
-    else:
-        named = {"jlm": named["jluv"], "rq": named["rs"], "tsu": "the steps"}
+def _indices(algorithm: Any, body: str, single: tuple[bool, bool]) -> str:
+    """What runs over what, of the indices that occur and of networks that are not single units."""
+    units = ("jluv", "rs") if algorithm.one_pass else ("jlm", "rq")
+    named = {"imn": "all of them"} if algorithm.one_pass and not all(single) else {}
+    networks = zip(units, ("the hidden units of the student", "those of the teacher"), strict=True)
+    named = {y: w for (y, w), one in zip(networks, single, strict=True) if not one} | named
     formulas = re.sub(r"\\text\{[^}]*\}|^[^&$]*$", "", body, flags=re.MULTILINE)
     told: list[str] = []
     for letters, words in named.items():
@@ -229,8 +249,8 @@ def _sequence(model: SequenceModel) -> str:
         rf"Sequences of $L = {model.length}$ "
         r"tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
         r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
-        r"$h^*_l = w_* \cdot x_l/\sqrt{d}$ of the target, "
-        r"$|w|^2 = |w_*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
+        r"$h^*_l = w^* \cdot x_l/\sqrt{d}$ of the target, "
+        r"$|w|^2 = |w^*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
         r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
     )
 
@@ -238,13 +258,7 @@ def _sequence(model: SequenceModel) -> str:
 def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
     """Declared numbers of a model."""
     found = []
-    for network, width, readout in (
-        (model.student, "p", "readout"),
-        (model.teacher, "k", "teacher_readout"),
-    ):
-        size = getattr(network, "width", None)
-        if size is not None and getattr(size, "is_number", True):
-            found.append(f"{printer.letter(width)} = {size}")
+    for network, readout in ((model.student, "readout"), (model.teacher, "teacher_readout")):
         values = getattr(network, "readout", None)
         if values is not None:
             shown = ", ".join(sp.latex(v) for v in values)
@@ -255,12 +269,12 @@ def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
     return [*found, line] if noise != 0 and "=" in line else found
 
 
-def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
+def _rates(algorithm: Any, printer: EquationPrinter, hidden: Collection[str]) -> list[str]:
     """Declared numbers of an algorithm."""
     found = []
     for name, words in RATES.items():
         value = getattr(algorithm, name, None)
-        if value is None or value == UNSAID.get(name):
+        if value is None or value == UNSAID.get(name) or name in hidden:
             continue
         letter = None if algorithm.one_pass else DESCENT.get(name)
         shown = sp.latex(whole_numbers(sp.sympify(value, strict=True)))
@@ -271,13 +285,18 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
     return found
 
 
-def _rule(algorithm: Any, rates: Sequence[str], printer: EquationPrinter) -> str:
+def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str:
     """The algorithm, with its numbers, in a sentence."""
+    algorithm = equations.algorithm
     if algorithm.is_flow:
         return "The weights follow the gradient flow of the population risk."
     numbers = f", with {_joined(rates)}" if rates else ""
     if not algorithm.one_pass:
-        return f"Gradient descent uses all samples of a fixed set in every step{numbers}."
+        on = f"on {_loss(algorithm.loss, printer)}"
+        if equations.is_flow:
+            return rf"The weights follow the gradient flow {on} of $n = \alpha d$ samples{numbers}."
+        samples = BATCHES.get(algorithm.batch, BATCHES[None].replace("same", "parts of the same"))
+        return f"Gradient descent {on} uses {samples}{numbers}."
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     # The update of an `UpdateField` is printed with its equations.
     on = (
@@ -310,16 +329,16 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
 
 def _clock(equations: Any, notation: Notation) -> str:
     """Clock, limit and approximation."""
+    if not equations.algorithm.one_pass:  # the rule says how many samples there are
+        unit = r"the number of steps times $\eta$ as $\eta \to 0$"
+        return f"Time is {unit}." if equations.is_flow else r"Time $t = 0, 1, \ldots$ counts steps."
     unit = CLOCK if summed(equations, notation) else equations.time_unit
     single = equations.model.family == "overlaps"
     if single and are_single(equations.model, equations.algorithm):
         unit = unit.replace("(p d)", "d").replace(", p, k", "").replace(" / p -> 0", " -> 0")
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
-    words = f"Time is {_mathematical(clock)}"
-    if r"\text{steps}" in words and equations.algorithm.one_pass:
-        words = words.replace("Time is", "After $n$ steps the time is")
-        words = re.sub(r"\\text\{steps\}( \\,)?", "n", words)
+    words = f"After $n$ steps the time is {_mathematical(clock)}"
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words = words.replace(r"\gamma", rate)
@@ -327,34 +346,39 @@ def _clock(equations: Any, notation: Notation) -> str:
     definitions = getattr(equations, "definitions", ())
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
         return f"{words}. Averages are interpolated in tables, with an error below ${TABLE_ERROR}$."
-    approximation = getattr(equations, "approximation", "exact")
-    claim = "" if approximation in ("", "exact") else f" Averages: {escaped(approximation)}."
+    # How averages are computed is said where they are.
+    space = getattr(equations, "space", None)
+    claim = "" if space is None else space.approximation("exact", equations.error)
+    claim = "" if claim in ("", "exact") else f" Approximation: {_mathematical(claim)}."
     return f"{words}.{claim}"
 
 
-def _mathematical(clock: str) -> str:
-    """Words of a clock, its symbols in formulas."""
-    if ", that is " in clock:
-        return ", that is ".join(_mathematical(one) for one in clock.split(", that is "))
-    clock, _, limits = clock.partition(" as ")
-    if "->" in limits and " = " in clock:
-        limits = re.sub(r"[\w>-]+", lambda m: WORDS.get(m.group(), m.group()), limits)
-        parts = limits.split(" and ")
-        return f"{_mathematical(clock)} as " + " and ".join(f"${y}$" for y in parts)
-    clock += f" as {limits}" if limits else ""
-    match = re.fullmatch(r"([\w']+) = ([\w ()*/^]+)", clock.strip(" ,"))
-    if match:
-        right = re.sub(r"\b(steps|samples)\b", r"\\text{\1}", match.group(2))
-        right = re.sub(r"\b(learning_rate|gamma|alpha)\b", lambda m: WORDS[m.group()], right)
-        if not re.search(r"(?<![\\{])\b[a-z]{3,}\b(?!\})", re.sub(r"\\[a-z]+", "", right)):
-            return f"${match.group(1)} = {right.replace('*', chr(92) + ',')}$"
-    parts = []
-    for word in clock.split():
-        bare = word.strip(",.;()")
-        shown = f"${WORDS[bare]}$" if bare in WORDS else escape(bare)
-        parts.append(escape(word).replace(escape(bare), shown, 1) if bare else escape(word))
-    # A limit stays in one line.
-    return re.sub(r"\$(\w)\$ \$\\to\$ \$(.*?)\$", r"${\1 \\to \2}$", " ".join(parts))
+def _mathematical(text: str) -> str:
+    """Words, what is mathematics in formulas: t = steps / d as d -> infinity."""
+    parts, formula = list[str](), ""
+    for word in [*text.split(), ""]:
+        names = re.findall(r"[A-Za-z_]\w*", word)
+        known = all(y in WORDS or re.fullmatch(r"[A-Za-z]_[a-z0-9]+", y) for y in names)
+        ended = formula.endswith((",", ";", ":")) and formula.count("(") == formula.count(")")
+        inside = word and known and (names or formula) and not ended
+        if formula and not inside:
+            whole = formula.rstrip(",;:.")
+            whole = whole[: len(whole) - (whole.count(")") > whole.count("("))]
+            shown = re.sub(
+                r"([A-Za-z]_)([a-z0-9]+)|[A-Za-z]\w*|->|!=| \*",
+                lambda m: WORDS.get(m.group(), f"{m.group(1)}{{{m.group(2)}}}"),
+                whole,
+            )
+            # A limit stays in one line.
+            shown = f"{{{shown}}}" if r"\to" in shown else shown
+            parts.append(f"${shown}${formula[len(whole) :]}")
+            formula = ""
+            inside = bool(names) and known
+        if inside:
+            formula += f" {word}" if formula else word
+        else:
+            parts.append(escape(word))
+    return " ".join(parts).strip()
 
 
 def sources(record: Any) -> list[str]:

@@ -235,6 +235,7 @@ def document(
         if not isinstance(record, Explanation):
             sections = [_without_displayed(_not_again(text, said), displayed) for text in sections]
             said += "".join(sections)
+            sections = [*map(_punctuated, sections)]
         parts += sections
     parts += stated
     if derivations:
@@ -254,18 +255,37 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
     """Text without equations that the document displays before, to which it adds its own."""
 
     def kept(match: re.Match[str]) -> str:
-        equations: list[list[str]] = []
-        for row in split_rows(match.group(3)):
-            if row.startswith("&") and equations:
-                equations[-1].append(row)
-            else:
-                equations.append([row])
+        equations = equations_of(match.group(3))
         fresh = [rows for rows in equations if "".join(rows) not in displayed]
         displayed.update(map("".join, equations))
         return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
     # A sentence in front of what has gone goes, too.
     return re.sub(r"^[^\n]*[:,]\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
+
+
+def _punctuated(text: str) -> str:
+    """Text with commas and full stops in its displays."""
+
+    def marked(match: re.Match[str]) -> str:
+        rows, after = split_rows(match.group(3)), text[match.end() :].lstrip()
+        mark = "," if after[:1].islower() or ALIGN.match(after) else "."
+        marks = ["" if re.match(r"&\s*\\q?quad\b", row) else "," for row in rows[1:]]
+        pairs = zip(rows, [*marks, mark], strict=True)
+        return align([row + ("" if row[-1] in ",." else y) for row, y in pairs])
+
+    return ALIGN.sub(marked, text)
+
+
+def equations_of(body: str) -> list[list[str]]:
+    """The equations of an alignment, each by its rows."""
+    found: list[list[str]] = []
+    for row in split_rows(body):
+        if row.startswith("&") and found:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def _said_once(derivations: Sequence[Any], alone: bool = False) -> list[Any]:
@@ -327,16 +347,29 @@ def _not_again(text: str, declared: str) -> str:
     """Text without the formulas in the sentences of a declaration."""
     stated = re.findall(r"\$([^$]*)\$", ALIGN.sub("", declared))
 
+    outputs = {
+        y.partition(" ")[0] for y in re.findall(r"^(?:f|y|\\zeta) &=", declared, re.MULTILINE)
+    }
+
     def kept(match: re.Match[str]) -> str:
         formulas = (y for row in split_rows(match.group(3)) for y in row.split(r",\quad "))
         every = {y.removeprefix("&").strip() for y in formulas}
-        return "" if every <= {*stated} else match.group()
+        if every <= {*stated}:
+            return ""
+        fresh = [
+            rows
+            for rows in equations_of(match.group(3))
+            if rows[0].partition(" ")[0] not in outputs
+            and not {y.strip("& ") for y in rows[0].split(r",\quad ")} <= {*stated}
+        ]
+        return align([*chain(*fresh)])
 
     text = ALIGN.sub(kept, text).replace("\n\n", "\n")
     for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
         text = text.replace(f", ${line}$.", ".")
         text = re.sub(rf"\${re.escape(line)}\$ is the [a-z ]+, ", "", text)
+        text = re.sub(rf"\nHere \${re.escape(line)}\$ is the [a-z ]+\.(?=\n|$)", "", text)
     return text
 
 

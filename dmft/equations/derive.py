@@ -324,7 +324,7 @@ def step_equations(
         model=model,
         algorithm=algorithm,
         scaling="large batches",
-        time_unit="t = steps; batch n_b of the order of d or larger, eta = gamma / d of order one",
+        time_unit="t = steps; n_b of the order of d or larger and eta = gamma / d of order one",
         dim=dim,
     )
     _ = equations.parameters

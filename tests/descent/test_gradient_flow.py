@@ -124,13 +124,13 @@ def test_printed_limit():
     flow = flow_of(dmft.Committee(sp.Max(z, 0), 2), ERF, 3, 0.1)
     assert flow.is_flow
     text = flow.latex()
-    assert r"\partial_t M^{t}_{j r} &= - \lambda M^{t}_{j r}" in text
-    assert r"R^{\theta}_{j l}(s^+, s) &= - \delta_{j l}" in text
+    assert r"\partial_t M^{t}_{j} &= - \lambda M^{t}_{j}" in text
+    assert r"R^{\theta}_{j l}(s^{+}, s) &= - \delta_{j l}" in text
     assert r"\int\limits_{s}^{t}" in text
     assert r"R^{\ell}_{j l}(t) &= \alpha \left\langle H^{t}_{j l}" in text
     kick = flow.equations.terms["R_theta"]["kick"]
     wrong = flow.replace("R_theta", "kick", -kick).replace("C_l", "gradients", 0)
-    assert r"R^{\theta}_{j l}(s^+, s) &= \delta_{j l}" in wrong.latex()
+    assert r"R^{\theta}_{j l}(s^{+}, s) &= \delta_{j l}" in wrong.latex()
     assert r"C^{\ell}_{j l}(t, s) &= \alpha" not in wrong.latex()
     assert r"\sigma''(z) = \delta\left(z\right)" in text
     assert r"\eta" not in text

@@ -44,7 +44,7 @@ def test_one_step_is_that_of_free_rows_over_its_lengths():
 
 def test_it_is_printed_and_its_terms_are_those_of_the_step():
     equations = dmft.derive(PAIR, dmft.GradientDescent(0.6, 2, constraint="sphere"))
-    assert r"\frac{\tilde{M}^{t + 1}_{j r}}{\sqrt{\tilde{Q}^{t + 1}_{j j}}}" in equations.latex()
+    assert r"\frac{\tilde{M}^{t + 1}_{j}}{\sqrt{\tilde{Q}^{t + 1}_{j j}}}" in equations.latex()
     assert list(equations.terms["M_free"]) == ["decay", "learning"]
     assert list(equations.terms["M"]) == ["sphere"]
     free = dmft.derive(PAIR, dmft.GradientDescent(0.6, 2))

@@ -114,12 +114,12 @@ def test_equations_whose_rates_are_not_explained_say_how_to_print_them(tmp_path)
 def test_clocks_of_flows_and_of_momentum_are_formulas():
     model = saad_solla(2)
     flow = document(dmft.derive(model, dmft.GradientFlow()))
-    assert r"as $\gamma / p \to 0$" in flow
+    assert r"as ${\gamma / p \to 0}$" in flow
     heavy = document(dmft.derive(model, dmft.SGD(0.5, momentum=0.9)))
     assert r"n \frac{\gamma}{1 - \beta} / " in heavy
     noisy = document(dmft.derive(model, dmft.SGD(0.5), scaling="noise-dominated"))
-    assert r"$t' = n (\gamma / p)^2 / (n_b d)$, that is $t' = t \gamma / (p n_b)$ as " in noisy
-    assert r"$(\gamma / p)^2 / (n_b d) \to 0$" in noisy
+    assert r"$t' = n (\gamma / p)^2 / (n_b d)$, that is $t' = t \gamma / (p n_b)$, as " in noisy
+    assert r"${(\gamma / p)^2 / (n_b d) \to 0}$" in noisy
     assert "learning_rate" not in heavy + flow
     assert r"\_" not in heavy
 
@@ -134,3 +134,39 @@ def test_every_system_of_a_document_is_complete():
     assert text.count(r"\frac{d M_{j r}}{dt}") == text.count(r"\mathcal{R} &=") == 3
     assert text.count(r"\sigma(z) = \operatorname{erf}") == 2
     assert not re.search(r"local fields,\n\s*\n", text)
+
+
+@pytest.mark.parametrize(
+    ("notation", "lines"),
+    [
+        (None, (r"M = \frac{W W^{*\top}}{d}", r"with learning rate $\gamma$.")),
+        ("saad-solla", (r"R = \frac{J B^\top}{N}", r"with learning rate $\eta$.")),
+    ],
+)
+def test_sums_over_units_hold_at_any_width(notation, lines):
+    """Widths are letters; displays are punctuated; f and y are defined once."""
+    text = document(dmft.derive(saad_solla(3), dmft.SGD(sp.Symbol("gamma"))), notation=notation)
+    assert all(line in text for line in lines)
+    assert not re.search(r"[pkKM] = 3|gamma/", text)
+    displays = [y.rstrip() for y in re.findall(r"align\*\}(.*?)\\end\{align", text, re.DOTALL)]
+    assert all(y.endswith((".", ",")) for y in displays)
+
+
+def test_descents_on_repeated_data_read_as_in_papers():
+    """A linear unit on itself: the field of a sample, its law, averages, and what weights do."""
+    line, z = dmft.Committee(sp.Symbol("z", real=True), 1), sp.Symbol("z", real=True)
+    erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), 1)
+    descent = document(dmft.derive(dmft.Model(line, erf), dmft.GradientDescent(0.4, 2.0)))
+    flow = dmft.derive(dmft.Model(erf, erf), dmft.GradientDescent(0.4, 2), scaling="gradient-flow")
+    common = (
+        r"r &\sim \mathcal{N}(0, C^{\theta}), \quad h^* \sim \mathcal{N}(0, P),",
+        r"C^{\ell}(t, s) &= \alpha \langle g^{s}\,g^{t} \rangle,",
+        r"$n = \alpha d$",
+    )
+    for text, lines in (
+        (descent, (r"M^{t + 1} &= M^{t} - \eta \alpha \langle g^{t}\,h^* \rangle,", "g &= f - y.")),
+        (document(flow), (r"\partial_t M^{t} &= - \alpha \langle g^{t}\,h^* \rangle,",)),
+    ):
+        assert all(y in text for y in (*common, *lines)), text
+        assert all(len(re.findall(rf"^{y} &=", text, re.MULTILINE)) == 1 for y in "fy")
+        assert not any(y in text for y in (r"\lambda", "averages: ", "steps$", r"\text"))

@@ -217,14 +217,14 @@ def _of_single_units(model: Model, steps: Sequence[Step], printed: Printed) -> I
     """Names of one student and one teacher."""
     yield from _functions(model)
     law = printed.law()
-    lengths = {"Q": "Q = |W|^2/d", "M": r"M = W \cdot W_*/d", "P": "P = |W_*|^2/d"}
+    lengths = {"Q": "Q = |W|^2/d", "M": r"M = W \cdot W^*/d", "P": "P = |W^*|^2/d"}
     kept = [lengths[name] for name, e in law.items() if not e.is_number]
     told = ", ".join(f"${y}$" for y in kept)
     fixed = " = ".join(name for name, e in law.items() if e.is_number)
     also = f", ${fixed} = 1$" if fixed else ""
     yield Meaning(
         ("h", "h_star", "x", "W", "Q", "M", "P"),
-        r"$h = W \cdot x/\sqrt{d}$ and $h^* = W_* \cdot x/\sqrt{d}$ are the local fields of an "
+        r"$h = W \cdot x/\sqrt{d}$ and $h^* = W^* \cdot x/\sqrt{d}$ are the local fields of an "
         rf"input $x \sim \mathcal{{N}}(0, I_d)$, with the covariances {told}{also}",
         True,
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import check_parameter, users_of
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, base_name, define, mapped
 from dmft.equations.two_time.changes import (
     IndicesInTime,
     Named,
@@ -37,7 +37,10 @@ from dmft.equations.two_time.descent_process import (
     FREE,
     PARAMETERS,
     SYMBOLS_LATEX,
+    C_r,
+    C_theta,
     Descent,
+    R_theta,
     TwoTimePrinter,
     chosen,
     label,
@@ -56,8 +59,11 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
 from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.views.declared import at_declared, unit_widths
 from dmft.equations.views.latex import assigned
-from dmft.equations.views.text import model_names
+from dmft.equations.views.networks import put_in
+from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.text import model_names, printed_definitions
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
@@ -359,23 +365,44 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         return self.latex_of(target)
 
     def _latex(self) -> str:
-        """Return the process, the averages that close it, and the sample as LaTeX."""
-        averages = [y for d in self.process if d.expr.has(Expectation) for y in self._lines(d)]
+        """Return the process of a sample, averages over samples, and what weights do, as LaTeX."""
+        own, weights, averages = list[str](), list[str](), list[str]()
+        same = self.by_base[C_r].expr == C_theta[self.by_base[C_r].target.indices]
+        defined, fronts = self.process, {"rate": ""}
         if self.is_flow:
-            fronts = {"rate": r"\partial_t"}
-            rates = [y for d in self.definitions for y in self._lines(d, fronts.get(d.role, ""))]
-            kick = kick_of(self.by_base)
-            first = rf"R^{{\theta}}_{{j l}}(s^+, s) &= {self.latex_of(kick)}"
-            averages = [first, *averages, *self._lines(equal_response_of(self.by_base))]
-        else:
-            recursions = [d for d in self.process if not d.expr.has(Expectation)]
-            rates = [line for d in recursions for line in self._lines(d)]
-            law = r"r &\sim \mathcal{N}(0, C^{r}), \quad " + law_of_teachers(self.model)
-            batches = (y for name, y in BATCH_LAWS.items() if name == self.algorithm.batch)
-            averages += [law, *batches]
-        parts = (align(rates), align(averages), self.latex_of_sample())
-        text = "\n".join([f"% {self.time_unit}", *parts])
+            over = (d for d in self.process if d.expr.has(Expectation))
+            first = R_theta[sp.Symbol("s^+"), s, x.j, x.l]
+            kick = define(first, {"kick": kick_of(self.by_base)}, "intermediate")
+            defined = (*self.definitions, kick, *over, equal_response_of(self.by_base))
+            fronts = {d.name: r"\partial_t" for d in self.definitions if d.role == "rate"}
+        for d in defined:
+            rows = averages if d.expr.has(Expectation) else weights
+            rows = own if d.name in ("h_at", "C_r") else rows
+            for shown in [] if d.name == "C_r" and same else self._as_declared(d):
+                rows += self._lines(shown, fronts.get(d.name, "") if d.role == "rate" else "")
+        law = r"r &\sim \mathcal{N}(0, C^{%s}), \quad " % (r"\theta" if same else "r")
+        own.append(law + law_of_teachers(self.model))
+        own += [y for name, y in BATCH_LAWS.items() if name == self.algorithm.batch]
+        parts = [f"% {self.time_unit}", align(own), "where", self.latex_of_sample()]
+        if averages:
+            parts += [r"With averages $\langle \cdot \rangle$ over samples,", align(averages)]
+        text = "\n".join([*parts, "the weights follow", align(weights)])
         return f"{text}\nHere {', '.join(self._meanings(text))}."
+
+    def _as_declared(self, definition: Definition) -> list[Definition]:
+        """A definition at declared widths, unit readouts and zeros; none of what is in place."""
+        subject = Subject(self.model, (), self.algorithm)
+        put = {PARAMETERS[n]: sp.S.Zero for n, y in self.parameters.items() if y == 0}
+        for single, index, other in zip(unit_widths(subject), (m, q), (x.v, x.s), strict=True):
+            put |= {index: other} if single else {}
+        # Averages that are read once.
+        inner = {d.name: d for d in self.process if d.name in ("g_star", "mean_pull")}
+
+        def at(expr: sp.Expr) -> sp.Expr:
+            return at_declared(put_in(expr, inner).xreplace(put), subject)
+
+        found = replace(mapped(definition, at), target=at(definition.target))
+        return [] if definition.name in inner else [*printed_definitions([found])]
 
     def _meanings(self, text: str) -> list[str]:
         """Values of parameters and what other letters are."""
@@ -385,10 +412,12 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
             + " is the "
             + s.name.replace("_", " ").replace("samples per dim", "number of samples per dimension")
             for s in SYMBOLS_LATEX
-            if s.name in read & self.parameters.keys()
+            if s.name in read and self.parameters.get(s.name, 0) != 0
         ]
         told += ["$a$ and $a^*$ are the readouts"] if " a_{" in text else []
-        return told + ([r"$H_{j l} = \partial g_j/\partial h_l$"] if "H_{" in text else [])
+        marks = ("_j", "_l") if "H_{" in text else ("", "")
+        curved = rf"$H{'_{j l}' if marks[0] else ''} = \partial g{marks[0]}/\partial h{marks[1]}$"
+        return told + ([curved] if "\nH" in text else [])
 
     def latex_of_sample(self) -> str:
         r"""Return the computation of one sample, and the activation with its derivatives, as LaTeX.
@@ -405,16 +434,19 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         >>> r"\sigma" in eqs.latex_of_sample()
         True
         """
-        sample = [line for d in (*self.sample, curvature(self.sample)) for line in self._lines(d)]
+        shown = (*self.sample, curvature(self.sample)) if self.is_flow else self.sample
+        sample = [line for d in shown for y in self._as_declared(d) for line in self._lines(y)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.
-        printer = ClosedPrinter({})
+        printer, text = ClosedPrinter({}), " ".join(sample)
+        slopes = ((mark, derivative(sigma, n)) for n, mark in enumerate(("", "'", "''")))
         functions = [
-            rf"\sigma{prime}(z) = {printer.doprint(derivative(sigma, order).xreplace({FIELD: z}))}"
-            for order, prime in enumerate(("", "'", "''"))
+            rf"\sigma{mark}(z) = {printer.doprint(slope.xreplace({FIELD: z}))}"
+            for mark, slope in slopes
+            if not mark or (rf"\sigma{mark}(" in text and slope.has(sp.Heaviside, sp.DiracDelta))
         ]
-        return "\n".join([align(sample), align([r"& " + r",\quad ".join(functions)])])
+        return align([*sample, "& " + r",\quad ".join(functions)])
 
     def _repr_latex_(self) -> str:
         return self.latex().split("\n", 1)[1]

@@ -18,6 +18,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.restrict.admissible import slope_of
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import noiseless_label
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
@@ -273,24 +274,23 @@ class TwoTimePrinter(EquationPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = str(expr.base.label)
-        indices = [self._print(y) for y in expr.indices]
+        indices = [self._print(y) for y in expr.indices if y not in ONLY]
+
+        def under(name: str, *rows: str) -> str:
+            return f"{name}_{{{' '.join(rows)}}}" if rows else name
+
         if base in TWO_TIMES:
-            return f"{TIME_LATEX[base]}_{{{' '.join(indices[2:])}}}({', '.join(indices[:2])})"
-        if base in TIME_LATEX:
-            return f"{TIME_LATEX[base]}^{{{indices[0]}}}_{{{' '.join(indices[1:])}}}"
-        special = {
-            "g_star": r"g^{\star %s}_{%s}",
-            "mean_pull": r"\langle \ell' \sigma \rangle^{%s}_{%s}",
-        }
-        if base == "P_inverse":
-            return f"P^{{-1}}_{{{' '.join(indices)}}}"
-        if base == "readout_pull":
-            return rf"(\ell' \sigma)_{{{' '.join(indices)}}}"
+            return f"{under(TIME_LATEX[base], *indices[2:])}({', '.join(indices[:2])})"
+        if base in TIME_LATEX or base == "mean_pull":
+            name = TIME_LATEX.get(base, r"\langle \ell' \sigma \rangle")
+            return under(f"{name}^{{{indices[0]}}}", *indices[1:])
         if base in ("R_l_equal", "multiplier"):  # of a flow: one time
             name = r"R^{\ell}" if base == "R_l_equal" else r"\nu"
-            return f"{name}_{{{' '.join(indices[1:])}}}({indices[0]})"
-        if base in special:
-            return special[base] % (indices[0], " ".join(indices[1:]))
+            return f"{under(name, *indices[1:])}({indices[0]})"
+        if base in ("P_inverse", "readout_pull"):
+            return under("P^{-1}" if base == "P_inverse" else r"(\ell' \sigma)", *indices)
+        if base == "g_star":
+            return under(rf"g^{{\star {indices[0]}}}", *indices[1:])
         return super()._print_Indexed(expr)
 
 

@@ -76,7 +76,7 @@ def unit_widths(subject: Subject) -> tuple[bool, bool]:
 def unit_readouts(model: Any, algorithm: Any) -> tuple[bool, bool]:
     """Whether the readouts of the students, and of the teachers, are one and stay so."""
     student, teacher = (getattr(n, "readout", 0) is None for n in (model.student, model.teacher))
-    return student and not getattr(algorithm, "trains_readout", False), teacher
+    return student and getattr(algorithm, "readout_rate", 0) == 0, teacher
 
 
 def _values(subject: Subject, unit_teachers: bool) -> tuple[dict[Any, sp.Expr], list[str]]:

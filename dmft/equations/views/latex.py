@@ -34,6 +34,7 @@ from dmft.equations.views.printer import (
     KernelPrinter,
     Notation,
     letters_of,
+    transposed,
 )
 from dmft.equations.views.text import model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
@@ -346,7 +347,7 @@ def meanings_latex(
             told.append(f"${letter}$ is the {row} of the weights")
         others = {f"{row}_M": star, f"{row}_Q": W, row: letter, f"{row}_average": r"\bar{w}"}
         told += [
-            rf"${QUANTITIES[name].latex} = {letter} {other}^\top / {d}$"
+            rf"${QUANTITIES[name].latex} = {letter} {transposed(other)} / {d}$"
             for name, other in others.items()
             if name in names
         ]

@@ -94,14 +94,11 @@ def sentence(subject: Subject, letter: Callable[[str], str]) -> str:
 
 
 def summed_numbers(subject: Subject, letter: Callable[[str], str]) -> list[str]:
-    """Declared numbers in these units."""
+    """Learning rate and noise in these units, with their declared numbers."""
     model, algorithm = subject.model, subject.algorithm
     assert isinstance(algorithm, SGD)
     K = model.student.width
-    found = [f"{letter(n)} = {w}" for n, w in (("p", K), ("k", model.teacher.width)) if w.is_number]
-    rate = algorithm.learning_rate / K**2
-    found.append(rf"{letter('learning_rate')} = \gamma/{letter('p')}^2 = {sp.latex(rate)}")
+    numbers = {"learning_rate": algorithm.learning_rate / K**2}
     if model.label_noise != 0:
-        noise = sp.latex(K**2 * sp.nsimplify(model.label_noise))
-        found.append(f"{letter('label_noise')} = {noise}")
-    return found
+        numbers["label_noise"] = K**2 * sp.nsimplify(model.label_noise)
+    return [letter(n) + (f" = {sp.latex(y)}" if y.is_number else "") for n, y in numbers.items()]

@@ -416,6 +416,12 @@ def _base_latex(name: str) -> str:
     return _one_superscript(printed(name, x.BASE_LATEX, CLUSTER_LATEX))
 
 
+def transposed(matrix: str) -> str:
+    """The transpose of a letter, which may have a superscript."""
+    base, _, power = matrix.partition("^")
+    return rf"{base}^{{{power}\top}}" if power else rf"{base}^\top"
+
+
 def _one_superscript(name: str) -> str:
     """h^{(1)}^{[2]} as h^{(1)[2]}; TeX refuses the first."""
     return re.sub(r"\^\{([^{}]*)\}\^\{(\[\w+\])\}", r"^{\1\2}", name)
