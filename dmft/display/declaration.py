@@ -24,7 +24,7 @@ from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
-from dmft.model.loss import name_of
+from dmft.model.loss import LABEL, PREDICTION, name_of
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
 
@@ -92,7 +92,10 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
         rates = [f"learning rate ${rate}$"]
     shown = f" Here {_joined([f'${y}$' for y in numbers])}." if numbers else ""
     if noisy:
-        shown += " $B_t$ is a standard Brownian motion."
+        shown += (
+            r" At finite $d$ the overlaps follow a stochastic equation with drift $F$, covariance "
+            r"$\Sigma$ and a standard Brownian motion $B_t$."
+        )
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
@@ -319,7 +322,8 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
         square = rf" $\frac{{1}}{{2}} (f - {printer.letter('y')})^2$"
         return f"the {loss} loss" + (square if loss == "squared" else "")
     name = name_of(loss).replace("huber", "Huber")
-    doprint = EquationPrinter({}).doprint
+    doprint = EquationPrinter({}, {"label": printer.letter("y"), "output": "f"}).doprint
+    loss = loss.xreplace({LABEL: sp.Symbol("label"), PREDICTION: sp.Symbol("output")})
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
     shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]
     return " ".join(["the", *([name] if name else []), "loss", " and ".join(shown)]) + (

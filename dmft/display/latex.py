@@ -367,7 +367,7 @@ def _not_again(text: str, declared: str) -> str:
     text = ALIGN.sub(kept, text).replace("\n\n", "\n")
     for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
-        text = text.replace(f", ${line}$.", ".")
+        text = text.replace(f", ${line}$.", ".").replace(f", ${line}$, ", ", ")
         text = re.sub(rf"\${re.escape(line)}\$ is the [a-z ]+, ", "", text)
         text = re.sub(rf"\nHere \${re.escape(line)}\$ is the [a-z ]+\.(?=\n|$)", "", text)
     return text

@@ -189,7 +189,8 @@ class Noise(Fluctuations):
         batch = self.algorithm.batch_size
         names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
         rate, d = printer.doprint(step_size(self.algorithm)), printer.letter("dim")
-        numbers = [*([] if batch == 1 else [str(batch)]), *([] if state else [printer.letter("p")])]
+        numbers = [] if batch == 1 else [str(batch)]
+        numbers += [] if self.model.student.width == 1 else [printer.letter("p")]
         below = r"\,".join([*numbers, d])
         return (
             rf"d{state or f'({names})'} &= F\,dt + \sqrt{{\frac{{{rate}}}{{{below}}}}}\;"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, Role, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import (
@@ -34,13 +35,17 @@ from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
 from dmft.errors import DmftError, NotClosed
 from dmft.explanation.print_forms import named_parts
+from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.tables.tabled import TableAverage
+from dmft.model import FIELD
 from dmft.names import BLOCK
 
 # Closed systems of more operations are printed in averages, unless they are asked for.
 LONGEST = 420
+ANGLE = sp.Symbol(r"\theta")
+ROLES: tuple[Role, ...] = ("rate", "intermediate", "observable")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class ClosedSystem:
         """Right-hand side, by the name of its left-hand side, in symbols such as M."""
         expr = next(e for target, e, _ in self.rows if base_name(target) == name)
         at = {} if self.angle is None else {SUPPLEMENT: sp.pi - sp.acos(self.angle)}
+        at |= {} if self.angle is None else {ANGLE: sp.acos(self.angle)}
         plain = {s: s.plain for s in expr.free_symbols if isinstance(s, Entry)}
         return expr.xreplace({PI: sp.pi, **at}).xreplace(plain)
 
@@ -94,6 +100,48 @@ def closed_system(subject: Subject, longest: float = math.inf) -> ClosedSystem |
     one_teacher = getattr(model.teacher, "width", None) == 1
     definitions, notes = declared_definitions(subject, sphere or not one_teacher)
     return _system(printed_definitions(definitions), sphere, tuple(notes), longest)
+
+
+def closed_alone(
+    definitions: Sequence[Definition],
+) -> tuple[ClosedSystem, tuple[Definition, ...]]:
+    """Terms of single units that have closed forms, where not all have one; and what is left.
+
+    Averages of what a sample or an earlier definition computes are left.
+    """
+    blocks = tuple(d for d in definitions if d.role == "block")
+    inner = {base_name(d.target) for d in definitions if d.role in ("sample", "intermediate")}
+    known = {FIELD, *ONLY, *x.AXES}
+
+    def is_known(term: sp.Expr) -> bool:
+        averages = term.atoms(Expectation)
+        entries = {e for a in averages for e in a.integrand.atoms(sp.Indexed)}
+        symbols = {s for a in averages for s in a.integrand.free_symbols} - known
+        others = symbols - {y.base.label for y in entries} - entries
+        names = term.atoms(sp.Indexed, sp.Symbol) if not averages else entries
+        return not others and not {base_name(y) for y in names} & inner
+
+    def closed(d: Definition, terms: Sequence[sp.Expr]) -> ClosedSystem | None:
+        shown = replace(d, terms=(("closed", sp.Add(*terms)),), role="observable")
+        one = _system((*blocks, shown), False, (), LONGEST) if shown.expr.has(Expectation) else None
+        return one if one is not None and one.scalar and one.operations <= LONGEST else None
+
+    rows, left = list[tuple[sp.Expr, sp.Expr, Role]](), list[Definition]()
+    angle: sp.Expr | None = None
+    for d in definitions:
+        terms = [y for y in sp.Add.make_args(d.expr) if is_known(y)] * (d.role in ROLES)
+        one = closed(d, terms)
+        if one is None:
+            terms = [y for y in terms if not y.has(Expectation) or closed(d, [y])]
+            one = closed(d, terms)
+        if one is None or (angle and one.angle not in (None, angle)):
+            left.append(d)
+            continue
+        angle, rest = one.angle or angle, d.expr - sp.Add(*terms)
+        rows.append((d.target, sp.Add(one.rows[0][1], rest, evaluate=rest == 0), d.role))
+        left += [replace(d, terms=(("rest", rest),))] if rest.has(Expectation) else []
+    rows.sort(key=lambda row: ROLES.index(row[2]))
+    return ClosedSystem(tuple(rows), angle=angle, scalar=True), tuple(left)
 
 
 @lru_cache(maxsize=32)
@@ -151,7 +199,8 @@ class _Closing:
         exprs, symbols = _as_symbols(exprs)
         plain, angle = with_angle(list(exprs.values()))
         rows = [
-            (target, collected(e), roles[target]) for target, e in zip(exprs, plain, strict=True)
+            (target, _by_angle(collected(e)), roles[target])
+            for target, e in zip(exprs, plain, strict=True)
         ]
         totals = self.totals(symbols) if self.by_block else {}
         return ClosedSystem(tuple(rows), fixed, totals, angle, tuple(notes), True)
@@ -167,8 +216,10 @@ class _Closing:
 
     def average(self, average: Expectation) -> sp.Expr:
         """Closed form of one average over the distinct fields that it reads."""
-        if average.law != FIELDS or average.integrand.has(sp.Sum, sp.DiracDelta):
+        if average.law != FIELDS or average.integrand.has(sp.Sum):
             raise NotClosed
+        if average.integrand.has(sp.DiracDelta):
+            return self.product(average)
         integrand = average.integrand.replace(lambda e: isinstance(e, At), lambda e: e.expr)
         fields = [e for e in integrand.atoms(sp.Indexed) if x.is_field(e.base)]
         fields.sort(key=sp.default_sort_key)
@@ -187,6 +238,23 @@ class _Closing:
         back = {symbol: value for value, symbol in entries.items()}
         back |= {symbol: self.placed(value) for value, symbol in others.items()}
         return self.expected(plain, dummies, sp.ImmutableDenseMatrix(law)).xreplace(back)
+
+    def product(self, average: Expectation) -> sp.Expr:
+        """Closed form of a product of functions of different fields, one of them a delta."""
+        fields = average.fields if average.is_product else ()
+        if not fields or len({*fields}) < len(fields):
+            raise NotClosed
+        places = (At(f, sp.Integer(n)) for n, f in enumerate(average.factors))
+        law = dict[sp.Expr, sp.Symbol]()
+
+        def cov(one: sp.Expr, two: sp.Expr) -> sp.Expr:
+            value = self.placed(x.covariance(fields[int(one)], fields[int(two)]))
+            return law.setdefault(value, _named(value, one == two))
+
+        value = elementary(value_of(Expectation(*places), cov))
+        if value.has(TableAverage):
+            raise NotClosed
+        return value.xreplace({symbol: entry for entry, symbol in law.items()})
 
     def expected(
         self, plain: sp.Expr, fields: Sequence[sp.Symbol], law: sp.ImmutableDenseMatrix
@@ -284,6 +352,12 @@ class _Closing:
         return found
 
 
+def _by_angle(expr: sp.Expr) -> sp.Expr:
+    """An expression in the angle itself, where that is shorter than in pi less the angle."""
+    other = collected(expr.xreplace({SUPPLEMENT: PI - ANGLE})) if expr.has(SUPPLEMENT) else expr
+    return min(expr, other, key=sp.count_ops)
+
+
 def _named(value: sp.Expr, variance: bool) -> sp.Expr:
     """A covariance as a symbol; numbers as they are."""
     if value.is_number:
@@ -371,8 +445,7 @@ def closed_rows(
 ) -> tuple[list[str], list[str]]:
     """Rows of the rates and of what is observed, and of what is named in them."""
     closed = ClosedPrinter(printer.names, printer.letters)
-    roles = ("rate", "intermediate", "observable")
-    ordered = sorted(system.rows, key=lambda row: roles.index(row[2]))
+    ordered = sorted(system.rows, key=lambda row: ROLES.index(row[2]))
     exprs, parts = [expr for _, expr, _ in ordered], dict[sp.Symbol, sp.Expr]()
     if system.scalar:
         text = " ".join(closed.doprint(y) for row in ordered for y in row[:2])
@@ -382,7 +455,7 @@ def closed_rows(
         head = closed.doprint(target)
         head = rate(head) if role == "rate" else head
         rows.append(f"{head} &= {closed.doprint(expr)}")
-    angle = {sp.Symbol(r"\theta"): sp.acos(system.angle)} if system.angle is not None else {}
+    angle = {ANGLE: sp.acos(system.angle)} if system.angle is not None else {}
     named = {**parts, **angle, **system.totals}
     return rows, [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in named.items()]
 

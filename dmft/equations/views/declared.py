@@ -54,6 +54,9 @@ def declared_definitions(
         definitions = _of_single_units(definitions, *single)
         notes = ["one P" if name == "P" and single[1] else name for name in notes]
     zero = {d.name: sp.S.Zero for d in definitions if d.role == "intermediate" and d.expr == 0}
+    same = {(d.name, d.expr) for d in definitions} & {("output_variance", x.Q[ONLY[0], ONLY[0]])}
+    if same and single[0]:  # the output of a linear unit is its field
+        definitions = tuple(mapped(d, {x.output: x.h[ONLY[0]]}) for d in definitions)
     kept = (d for d in definitions if d.name not in zero)
     return live((mapped(d, partial(_put, values=zero)) for d in kept), _is_printed), notes
 

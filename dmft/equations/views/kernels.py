@@ -37,11 +37,11 @@ NAMED = (
     r"The arguments of ${}$ are the indices of the fields: $j$ stands for ${}$ and $r$ for ${}$."
 )
 SENTENCES = {
-    "table": "These averages have no elementary closed form. They are interpolated from tables, "
-    rf"with an error below ${TABLE_ERROR}$ times the root of the second moments:",
-    "open": "These averages have no closed form:",
-    "long": "The closed forms of these averages are too long for a page:",
-    "nodes": "These averages are computed by quadrature, with an error estimate:",
+    "table": "averages have no elementary closed form. They are interpolated from tables, with an "
+    rf"error below ${TABLE_ERROR}$ times the root of the second moments",
+    "open": "averages have no closed form",
+    "long": "averages have closed forms that are too long for a page",
+    "nodes": "averages are computed by quadrature, with an error estimate",
 }
 BIVARIATE = (
     r"\Phi_2(u, v; c) &= \Pr(x_1 \le u,\ x_2 \le v),\quad "
@@ -133,11 +133,14 @@ class Kernels:
             text = " ".join([*self.named, *self.rows, *self.orthants])
             rows = [*self.rows, *self.orthants, *meanings(text)]
             found += [LAW, align(self.named), align(rows)]
+        if len(self.others) == 1:
+            (words,) = (SENTENCES[y] for y in self.others)
+            return [*found, f"The {'other ' if found else ''}{words}."]
         for reason, heads in self.others.items():
             unique = list(dict.fromkeys(heads))
             if reason != "nodes":
                 unique = [h.replace(" &", "") for h in unique]
-            found += [SENTENCES[reason], align(["& " + r",\quad ".join(unique)])]
+            found += [f"These {SENTENCES[reason]}:", align(["& " + r",\quad ".join(unique)])]
         return found
 
 

@@ -7,18 +7,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
-from dmft.equations.definitions import Definition, define, used_bases
+from dmft.equations.definitions import Definition, define, mapped, used_bases
 from dmft.equations.symbols import ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.views import closed
-from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.declared import declared_definitions, unit_widths
 from dmft.equations.views.explicit_latex import special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
@@ -36,7 +39,7 @@ from dmft.equations.views.printer import (
     letters_of,
     transposed,
 )
-from dmft.equations.views.text import model_names, printed_definitions
+from dmft.equations.views.text import in_exponentials, model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
     alignments_of,
     law_of_tokens,
@@ -162,7 +165,7 @@ def closed_latex(
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )
     rows = [noise.process(printer, state), *rows] if noise else rows
-    parts += [*observed_apart(rows, printer), *(["where", align(named)] if named else [])]
+    parts += observed_apart(rows, printer, named)
     parts += _here(functions, told)
     parts += special_functions([*rows, *named], [e for _, e, _ in system.rows], printer)
     return fitted("\n".join(part for part in parts if part), page.width)
@@ -189,6 +192,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     definitions = plain = printed_definitions(definitions)
     own = {d.name for d in increments}
     increments = tuple(d for d in definitions if d.name in own)
+    told = meanings_latex(subject, [d for d in definitions if d.name not in own], printer)
     clusters = None if page.symbolic else getattr(model, "clusters", None)
     if clusters is not None:
         definitions = with_scaled_fields(definitions, model)
@@ -200,18 +204,32 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         definitions = in_all_clusters(definitions, clusters)
     elif not page.symbolic:
         definitions = of_signs(definitions, model)
+    signed = len(definitions) > len(averaged)
+    definitions = tuple(mapped(d, in_exponentials) for d in definitions)
+    single = all(unit_widths(subject)) and page.form is None and not page.symbolic
+    alone, left = closed.closed_alone(
+        (*definitions, *increments) if single and clusters is None and not sequences else ()
+    )
+    lines, inner = closed.closed_rows(alone, printer, partial(rate_of, kind=subject.kind))
+    written = {y[0]: line for y, line in zip(alone.rows, lines, strict=True)}
+    rows = system_latex(subject.kind, definitions, printer, written)
+    if written:
+        before, after = (
+            {a for d in some for a in d.expr.atoms(Expectation)} for some in (definitions, left)
+        )
+        averaged = tuple(mapped(d, dict.fromkeys(before - after, sp.S.Zero)) for d in averaged)
+        definitions = tuple(d for d in left if d.name not in own)
     sentences, named = name_averages(definitions, printer)
-    rows = system_latex(subject.kind, definitions, printer)
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
     tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
+    steps = noise.latex(printer, increments) if noise else []
+    process = [noise.process(printer)] if noise and increments else []
+    is_open = any(d.expr.has(Expectation) for d in (*definitions, *increments))
     parts = [
         *clock(subject, page, printer),
-        *observed_apart([noise.process(printer), *rows] if noise and increments else rows, printer),
-        *_here(
-            closed.fixed_values(notes, printer.letter),
-            meanings_latex(subject, definitions, printer),
-        ),
-        *law_latex(definitions, printer, scaled),
+        *observed_apart([*process, *rows], printer, [*inner, *(steps if process else [])]),
+        *_here(closed.fixed_values(notes, printer.letter), told),
+        *(law_latex((*definitions, *increments), printer, scaled) if is_open else []),
         *sentences,
     ]
     kernels: list[str] = []
@@ -222,13 +240,14 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     closed_too = "".join(kernels)
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),
-        align(functions + (noise.latex(printer, increments) if noise else [])),
+        align(functions + ([] if process else steps)),
         *token_rows(tokens, printer),
         *kernels,
     ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
-    told += [OF_SIGNS] if len(definitions) > len(averaged) and "y f" in text else []
+    told += [OF_SIGNS] if signed and "y f" in text else []
+    told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
     return fitted("\n".join([text, *told]), page.width)
 
 
@@ -292,23 +311,44 @@ def sequence_risk_latex(model: SequenceModel, risk: sp.Expr, page: Page) -> str:
 
 
 def system_latex(
-    kind: str, definitions: Sequence[Definition], printer: EquationPrinter
+    kind: str,
+    definitions: Sequence[Definition],
+    printer: EquationPrinter,
+    written: Mapping[sp.Expr, str] = MappingProxyType({}),
 ) -> list[str]:
-    """Rows of the rates, of what they are computed from, and of what is observed."""
+    """Rows of the rates, of what they are computed from, and of what is observed.
+
+    Closed forms are `written` already.
+    """
     roles = ("rate", "intermediate", "sample", "observable")
     ordered = sorted((d for d in definitions if d.role in roles), key=lambda d: roles.index(d.role))
-    return [line for d in ordered for line in definition_latex(d, printer, kind)]
+    rows = (
+        [written[d.target]] if d.target in written else definition_latex(d, printer, kind)
+        for d in ordered
+    )
+    return [*chain(*rows)]
 
 
-def observed_apart(rows: Sequence[str], printer: EquationPrinter) -> list[str]:
-    """Align environments of the equations and of the observables, with a sentence in between."""
+def observed_apart(
+    rows: Sequence[str], printer: EquationPrinter, named: Sequence[str] = ()
+) -> list[str]:
+    """Align environments of the equations and of the observables, with a sentence in between.
+
+    Of what is named in them, `named`, each is defined after where it is first used.
+    """
     head = f"{printer.letter('risk')} &="
     place = next((n for n, row in enumerate(rows) if row.startswith(head)), 0)
+    early, late = list[str](), [*named]
+    for _ in named if place else ():
+        told = "".join([*rows[:place], *early])
+        early += [y for y in late if y.split(" &")[0] in told]
+        late = [y for y in late if y not in early]
+    early, late = (["where", align(y)] if y else [] for y in (early, late))
     if place == 0:
-        return [align(rows)]
+        return [align(rows), *late]
     alone = all(row.startswith("&") for row in rows[place + 1 :])
     words = "In these order parameters the population risk is" if alone else "The observables are"
-    return [align(rows[:place]), words, align(rows[place:])]
+    return [align(rows[:place]), *early, words, align(rows[place:]), *late]
 
 
 def _here(formulas: Sequence[str], told: Sequence[str] = ()) -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, mapped
-from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model import SGD, Committee, Model
 from dmft.model.algorithm import numbers_of
 
 Notation = str | Mapping[str, str] | None
@@ -32,7 +33,7 @@ class Subject:
 
     model: Model
     definitions: tuple[Definition, ...]
-    algorithm: SGD | GradientFlow | None = None
+    algorithm: Any = None
     kind: str = "ode"
     fluctuates: bool = False
     reduced: bool = False

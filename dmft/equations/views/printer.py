@@ -15,7 +15,12 @@ from dmft.equations.averages.expectation import FIELDS, At, Expectation, free_in
 from dmft.equations.definitions import MeanSlope, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.networks import placed_field
-from dmft.equations.views.text import function_text, halved, printed, split_averages
+from dmft.equations.views.text import (
+    function_text,
+    halved,
+    printed,
+    split_averages,
+)
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import OneMore
 from dmft.gaussian.closed.orthant import FourSigns
@@ -204,7 +209,7 @@ class EquationPrinter(LatexPrinter):
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum in the order in which they are printed."""
-        return sorted(terms, key=sums_over_students)
+        return sorted(terms, key=lambda y: (sums_over_students(y), isinstance(y, sp.exp)))
 
     def plain_product(self, expr: sp.Expr) -> str:
         """A product of numbers, symbols and entries, parameters first; empty for others."""

@@ -192,6 +192,29 @@ def in_one_form(factor: sp.Expr) -> sp.Expr:
     return sp.expand(factor)
 
 
+def in_exponentials(expr: sp.Expr) -> sp.Expr:
+    """Products of 1 - tanh(z/2) and 1 + tanh(z/2), as of logistic losses, as 1/(1 + e^z)."""
+    if not expr.has(sp.tanh) or (isinstance(expr, Expectation) and not expr.is_product):
+        return expr
+    if isinstance(expr, Expectation):
+        parts = [in_exponentials(y).as_coeff_Mul() for y in expr.factors]
+        inside = (At(y, field) for (_, y), field in zip(parts, expr.fields, strict=True))
+        return sp.Mul(*(number for number, _ in parts)) * Expectation(*inside, expr.law)
+    if expr.has(At, Expectation, sp.Sum):
+        return expr if isinstance(expr, At) else expr.func(*map(in_exponentials, expr.args))
+    tanh, *others = expr.atoms(sp.tanh)
+    T, z = sp.Symbol("T", real=True), 2 * tanh.args[0]
+    number, factors = sp.factor_list(expr.xreplace({tanh: T}), T)
+    powers = dict(factors)
+    low, high = powers.pop(T - 1, 0), powers.pop(T + 1, 0)
+    if others or low == high == 0 or any(y.has(T) for y in powers):
+        return expr
+    both, rest = min(low, high), sp.Mul(*(y**n for y, n in powers.items()))
+    number *= (-1) ** low * 2 ** (low + high - 2 * both)
+    shown = number * rest / sp.cosh(z / 2) ** (2 * both)
+    return shown / (1 + sp.exp(z)) ** (low - both) / (1 + sp.exp(-z)) ** (high - both)
+
+
 class TextPrinter(StrPrinter):
     """Definitions in the comments of code; `dmft.typeset.plain` is what terminals show."""
 
