@@ -24,7 +24,7 @@ from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import GradientDescent, SequenceModel
-from dmft.model.loss import LABEL, PREDICTION, name_of
+from dmft.model.loss import name_of
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
 
@@ -135,7 +135,7 @@ def _committee(
         rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
         rf"{floor}$, an average over new examples."
     )
-    indices = _indices(algorithm, body, single)
+    indices = _indices(model, algorithm, body, single)
     told = (_law(model, printer, rows[1]), indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, rows))
     return "\n".join([about, formulas, " ".join(y for y in told if y)])
@@ -230,11 +230,12 @@ def are_single(model: Any, algorithm: Any) -> bool:
     return single and model.inputs is None and all(unit_readouts(model, algorithm))
 
 
-def _indices(algorithm: Any, body: str, single: tuple[bool, bool]) -> str:
+def _indices(model: Model, algorithm: Any, body: str, single: tuple[bool, bool]) -> str:
     """What runs over what, of the indices that occur and of networks that are not single units."""
     units = ("jluv", "rs") if algorithm.one_pass else ("jlm", "rq")
     named = {"imn": "all of them"} if algorithm.one_pass and not all(single) else {}
-    networks = zip(units, ("the hidden units of the student", "those of the teacher"), strict=True)
+    target = "the directions" if model.teacher.activation is None else "those of the teacher"
+    networks = zip(units, ("the hidden units of the student", target), strict=True)
     named = {y: w for (y, w), one in zip(networks, single, strict=True) if not one} | named
     formulas = re.sub(r"\\text\{[^}]*\}|^[^&$]*$", "", body, flags=re.MULTILINE)
     told: list[str] = []
@@ -322,8 +323,12 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
         square = rf" $\frac{{1}}{{2}} (f - {printer.letter('y')})^2$"
         return f"the {loss} loss" + (square if loss == "squared" else "")
     name = name_of(loss).replace("huber", "Huber")
-    doprint = EquationPrinter({}, {"label": printer.letter("y"), "output": "f"}).doprint
-    loss = loss.xreplace({LABEL: sp.Symbol("label"), PREDICTION: sp.Symbol("output")})
+    y = printer.letter("y")
+    own = EquationPrinter({}, {"y": y})
+
+    def doprint(expr: sp.Basic) -> str:
+        return str(own.doprint(expr)).replace(f"f {y}", f"{y} f")
+
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
     shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]
     return " ".join(["the", *([name] if name else []), "loss", " and ".join(shown)]) + (

@@ -513,18 +513,13 @@ class Equations(Short, System):
         True
         """
         from dmft.equations.views.latex import Page, equations_latex
-        from dmft.typeset.fragment import align, fitted
 
         page = Page(width, notation, symbolic, kernels, form)
         if self.family == "rule":
             from dmft.equations.rules.latex import rule_latex
 
             return rule_latex(self, page)
-        text = equations_latex(self, page)
-        lines = self.space.closure_latex(self.definitions)
-        if not lines:
-            return text
-        return text + "\n" + fitted(align(lines), width)
+        return equations_latex(self, page)
 
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.

@@ -153,6 +153,9 @@ class ShortDecimals:
 class LatexStatements(ShortDecimals, LatexPrinter):
     """LaTeX of a statement."""
 
+    def _print_Heaviside(self, expr: sp.Heaviside, exp: str | None = None) -> str:
+        return str(super()._print_Heaviside(expr, exp)).replace(r"\theta", r"\Theta", 1)
+
     def doprint(self, expr: sp.Expr) -> str:
         """Coefficients with one root and without fractions in fractions."""
         return str(super().doprint(reduced(expr)))

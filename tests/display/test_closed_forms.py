@@ -119,7 +119,7 @@ def test_one_relu_unit():
         assert is_zero(closed["Q"] - dQ - more)
         text = equations.latex()
         assert r"\arccos" in text
-        assert r"\sqrt{P Q - M^{2}}" in text
+        assert r"\sin \theta" in text
         assert not any(y in text for y in ("C_{", r"\Lambda", r"\langle", "S_{", "A_{"))
 
 
@@ -759,11 +759,17 @@ def test_averages_of_labels_of_one_and_minus_one(loss):
     definitions, _ = declared_definitions(subject_of(equations))
     shown = {d.target: d for d in of_signs(definitions, model)}
     text = equations.latex()
-    assert not re.search(r"M_\{1\}|h_\{1\}|\\omega|Piecewise|- f y|\\frac\{\\theta", text)
+    assert not re.search(r"M_\{1\}|h_\{1\}|\\omega|Piecewise|- f y|\\frac\{\\Theta", text)
     if loss == "huber":
         return
     assert shown[x.label].expr == At(sp.sign(z), x.h_star[ONLY[1]])
-    assert r"\langle F(f)\, y" in text
+    assert r"\langle F(h)\, y" in equations.latex(form="structured")
+    one_line = {
+        "hinge": r"\mathcal{E} &= \frac{\theta}{\pi}",
+        "logistic": r"\frac{1}{\left(1 + e^{y h}",
+    }
+    assert one_line[loss] in text
+    assert "tanh" not in text
     changed = 0
     for d in (d for d in definitions if d.role in ("rate", "observable")):
         new = shown[d.target].expr

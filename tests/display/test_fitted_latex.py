@@ -631,7 +631,7 @@ def test_losses_and_rules_are_declared_in_words(tmp_path):
         "on the Huber loss " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
         in (text(dmft.SGD(0.1, loss="huber")))
     )
-    assert r"on the hinge loss $\max\left(0, 1 - f y\right)$ uses" in text(
+    assert r"on the hinge loss $\max\left(0, 1 - y f\right)$ uses" in text(
         dmft.SGD(0.1, loss="hinge")
     )
     rule = dmft.UpdateField(sp.tanh(y - h), fields=(h, h_star, y), learning_rate=0.1)
@@ -747,7 +747,7 @@ def test_print_says_what_its_letters_are():
     signs = dmft.Model(line, dmft.Committee(sp.sign(z), 1), label_flip=0.1)
     text = " ".join(str(dmft.derive(signs, dmft.SGD(0.5))).split())
     assert "ε = 0.1 is the probability that a label has the wrong sign" in text
-    assert "f is the output of the student, L is the expected loss" in text
+    assert "wrong sign, L is the expected loss" in text
     square = dmft.Model(*[dmft.Committee(z**2, 1)] * 2)
     ahead = dmft.SGD(0.5, repeat=dmft.Lookahead(0.2), readout_rate=0.1)
     text = str(dmft.derive(square, ahead))

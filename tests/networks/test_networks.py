@@ -97,7 +97,7 @@ def test_equations_print_the_terms_of_the_declared_case():
     species = dmft.derive(dmft.literature.lotka_volterra(4.0, 0.8, 0.5)).latex()
     assert r"The abundances $x_{i} \ge 0$ of $N$ species obey the generalised Lotka" in species
     community = dmft.derive(dmft.literature.replicator(1.0, 0.5)).latex()
-    assert r"x \left(- x + h - \nu(t)\right)" in community
+    assert r"x \left(- x + \eta - \nu(t)\right)" in community
     two = dmft.RandomNetwork(
         -X + H, X, H, output=[sp.tanh(X), X], std=[[1, 0.5], [0.5, 1]], fractions=[0.8, 0.2]
     )

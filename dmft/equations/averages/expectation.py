@@ -268,7 +268,7 @@ class Expectation(sp.Expr):
         return f"E[{' '.join(printer.doprint(a) for a in self.parts)}]"
 
     def _latex(self, printer: Any) -> str:
-        if self.is_product:
+        if all(isinstance(a, At | sp.Symbol) for a in self.parts):
             counted = Counter(map(printer._print, self.parts))
             inside = r"\,".join(map(_powered, counted, counted.values()))
             return rf"\left\langle {inside} \right\rangle"

@@ -133,7 +133,7 @@ NUMBERS = (
 # Parameters that have a sentence.
 KNOWN = {name for meaning in NUMBERS for name in meaning.names}
 FUNCTIONS = (
-    Meaning(("Heaviside",), r"$\theta$ is the step function"),
+    Meaning(("Heaviside",), r"$\Theta$ is the step function"),
     Meaning(
         ("FourSigns",),
         r"$S_4(C_{11}, C_{12}, \ldots, C_{44})$ is the average of four signs of centred fields",

@@ -84,15 +84,13 @@ class MeanField(StateSpace):
 
     def closure_latex(self, definitions: Iterable[Definition]) -> list[str]:
         """The same."""
-        inside = r"Q^{\parallel}_{jl} = \sum_{r=1}^k N_{jr} M_{lr}"
         cosine, twin, law = "", r"Q^{\parallel}_{jj}", ""
         if self.finite:
             cosine = r" + z \sqrt{Q^{\perp}_j Q^{\perp}_l}"
             twin = r"Q^{\parallel}_{jj} + z\,Q^{\perp}_j"
             law = r",\quad z \sim (1 - z^2)^{(d - k - 3)/2}"
         lines = [
-            rf"& Q_{{jj}} = q_j,\quad Q_{{jl}} = Q^{{\parallel}}_{{jl}}{cosine},\quad "
-            rf"{inside}{law} && \text{{(closure)}}"
+            rf"& Q_{{jj}} = q_j,\quad Q_{{jl}} = Q^{{\parallel}}_{{jl}}{cosine}\ (j \neq l){law}"
         ]
         if _has_twins(definitions):
             lines.append(rf"& \mathrm{{Cov}}(h_j, h'_j) = {twin},\quad \mathrm{{Var}}(h'_j) = q_j")
@@ -166,8 +164,7 @@ class InfiniteWidth(StateSpace):
         """The same."""
         return [
             r"& M_j^2 = \frac{X z_j^2}{1 + Y z_j^2},\quad z_j \sim \mathcal{N}(0, 1),\quad "
-            r"g = \sqrt{Y} z,\quad Q_{jl} = C M_j M_l\ (j \neq l),\quad Q_{jj} = 1 "
-            r"&& \text{(closure)}"
+            r"g = \sqrt{Y} z,\quad Q_{jl} = C M_j M_l\ (j \neq l),\quad Q_{jj} = 1"
         ]
 
     def state(self, start: Overlaps) -> dict[str, Array]:

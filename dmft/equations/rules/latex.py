@@ -118,7 +118,7 @@ def _meanings(rule: VectorRule, printer: EquationPrinter) -> str:
         product = rf"{printer.doprint(field)} = {row} \cdot {view} / \sqrt{{d}}"
         parts.append(f"Fields are products such as ${product}$.")
     if any(e.has(sp.Heaviside) for e in exprs):
-        parts.append(r"$\theta$ is the step function.")
+        parts.append(r"$\Theta$ is the step function.")
     replaced = sorted({sp.latex(sp.Symbol(_row(r))) for v in rule.views for r in v.replaces})
     if replaced:
         parts.append(rf"$\xi^\perp$ is $\xi$ without its components along ${', '.join(replaced)}$.")

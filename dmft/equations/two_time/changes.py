@@ -160,8 +160,8 @@ class TwoTimeEquations(InLatex, Changeable):
         >>> import sympy as sp, dmft
         >>> x, h = sp.symbols("x h", real=True)
         >>> eqs = dmft.derive(dmft.RandomNetwork(-x + h, x, h, output=sp.tanh(x), std=1.5))
-        >>> print(eqs.latex(width=246).splitlines()[7])
-        h(t) &= \eta(t) \\
+        >>> print(eqs.latex(width=246).splitlines()[6])
+        \frac{d x}{d t} &= - x + \eta \\
         """
         text = self._latex()
         return text if width is None else fitted(text, width)

@@ -19,7 +19,7 @@ from sympy.printing.precedence import PRECEDENCE
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.user_terms import Indices
-from dmft.equations.definitions import Definition, define
+from dmft.equations.definitions import Definition, define, mapped
 from dmft.equations.two_time.changes import (
     IndicesInTime,
     Named,
@@ -180,9 +180,16 @@ class NetworkEquations(Short, TwoTimeEquations):
         """The network, the equations of one site, a line for each named term, and their letters."""
         lines: list[str] = []
         held = {f.func for d in self.definitions for f in d.expr.atoms(AppliedUndef)}
-        sites = map(self.functions, range(self.model.populations))
+        sites = [*map(self.functions, range(self.model.populations))]
         noises = {f.sigma: f.eta for f in sites}
-        for d in self.definitions:
+        # A field that is its Gaussian part alone has no equation.
+        parts = {f.eta(T) for f in sites}
+        plain = {d.target.func: d.expr.func for d in self.definitions if d.expr in parts}
+
+        def put(expr: sp.Expr) -> sp.Expr:
+            return expr.replace(lambda y: y.func in plain, lambda y: plain[y.func](*y.args))
+
+        for d in (mapped(y, put) for y in self.definitions if y.target.func not in plain):
             if d.terms[0][0] == "average" and d.target.func not in held:
                 continue
             if d.target.func in noises:

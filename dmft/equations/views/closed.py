@@ -20,6 +20,7 @@ from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, Role, base_name
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import (
+    ANGLE,
     PI,
     SUPPLEMENT,
     collected,
@@ -44,7 +45,6 @@ from dmft.names import BLOCK
 
 # Closed systems of more operations are printed in averages, unless they are asked for.
 LONGEST = 420
-ANGLE = sp.Symbol(r"\theta")
 ROLES: tuple[Role, ...] = ("rate", "intermediate", "observable")
 
 
@@ -75,6 +75,8 @@ class ClosedSystem:
         expr = next(e for target, e, _ in self.rows if base_name(target) == name)
         at = {} if self.angle is None else {SUPPLEMENT: sp.pi - sp.acos(self.angle)}
         at |= {} if self.angle is None else {ANGLE: sp.acos(self.angle)}
+        inner = {target: e for target, e, role in self.rows if role == "intermediate"}
+        expr = expr.xreplace({s: inner.get(getattr(s, "entry", s), s) for s in expr.free_symbols})
         plain = {s: s.plain for s in expr.free_symbols if isinstance(s, Entry)}
         return expr.xreplace({PI: sp.pi, **at}).xreplace(plain)
 
@@ -368,8 +370,12 @@ def _named(value: sp.Expr, variance: bool) -> sp.Expr:
 def _inlined(
     exprs: Mapping[sp.Expr, sp.Expr], roles: Mapping[sp.Expr, Role]
 ) -> dict[sp.Expr, sp.Expr]:
-    """Rates and observables with the intermediates in them."""
+    """Rates and observables with the intermediates in them, but for those under roots."""
     inner = {t: e for t, e in exprs.items() if roles[t] == "intermediate"}
+    roots = (y for e in exprs.values() for y in e.atoms(sp.Pow) if not y.exp.is_Integer)
+    kept = {y.base for y in roots} & inner.keys()
+    for target in kept:
+        del inner[target]
 
     def put(expr: sp.Expr) -> sp.Expr:
         for _ in inner:
@@ -434,6 +440,10 @@ class ClosedPrinter(KernelPrinter):
         if expr == SUPPLEMENT:
             return r"\left(\pi - \theta\right)"
         return super()._print_Symbol(expr, style)
+
+    def _print_sin(self, expr: sp.sin, exp: str | None = None) -> str:
+        power = f"^{{{exp}}}" if exp else ""
+        return rf"\sin{power} {self._print(expr.args[0])}"
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum in the order in which they are printed."""

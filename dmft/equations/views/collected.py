@@ -19,7 +19,7 @@ from dmft.explanation.print_forms import MOST, MOST_TERMS, Part
 
 # pi as a symbol, so that it is a factor as others are; pi less the angle of two fields.
 PI = sp.Symbol(r"\pi", positive=True)
-SUPPLEMENT = sp.Symbol(r"\pi - \theta", positive=True)
+ANGLE, SUPPLEMENT = sp.Symbol(r"\theta", real=True), sp.Symbol(r"\pi - \theta", positive=True)
 Factors = dict[sp.Expr, sp.Expr]
 Key = tuple[tuple[sp.Expr, sp.Expr], ...]
 # A coefficient in parameters and numbers, and what it multiplies.
@@ -46,7 +46,7 @@ def collected(expr: sp.Expr) -> sp.Expr:
 def is_parameter(symbol: sp.Basic) -> bool:
     """Whether a symbol is a number of the model or of the algorithm, not an overlap."""
     plain = isinstance(symbol, sp.Symbol) and not hasattr(symbol, "entry")
-    return plain and not isinstance(symbol, Part) and symbol not in (PI, SUPPLEMENT)
+    return plain and not isinstance(symbol, Part) and symbol not in (PI, ANGLE, SUPPLEMENT)
 
 
 def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]:
@@ -60,7 +60,19 @@ def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]
         return list(exprs), None
     changed = [e.replace(sp.asin, lambda _: SUPPLEMENT - sp.pi / 2) for e in exprs]
     before, after = (sum(sp.count_ops(sp.expand(e)) for e in y) for y in (exprs, changed))
-    return (changed, cosine) if after < before else (list(exprs), None)
+    if after >= before:
+        return list(exprs), None
+
+    def is_root(expr: sp.Expr) -> bool:
+        return bool(expr.is_Pow and expr.base.is_Add and expr.exp.is_Rational and expr.exp.q == 2)
+
+    def by_sine(root: sp.Expr) -> sp.Expr:
+        front = sp.factor(sp.cancel(root.base / (1 - cosine**2)))
+        return root if front.is_Add or front.has(*above.free_symbols) else (
+            front**root.exp * sp.sin(ANGLE) ** (2 * root.exp)
+        )  # fmt: skip
+
+    return [e.replace(is_root, by_sine) for e in changed], cosine
 
 
 def _terms(expr: sp.Expr) -> list[sp.Expr]:
@@ -273,11 +285,16 @@ def _by_parameters(term: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 def _assembled(items: Sequence[Item]) -> sp.Expr:
     """The sum of products, with what they have in common in front."""
     merged = summed((_key(factors), c) for c, factors in items)
-    items = _by_functions([(c, dict(key)) for key, c in merged.items() if c != 0])
+    items = [(c, dict(key)) for key, c in merged.items() if c != 0]
+    # 1 - gamma is taken apart where other products have the coefficients 1 and gamma.
+    alone = {_parameters(c) for c, _ in items if not c.is_Add}
+    several = ((sp.Add.make_args(c), c, f) for c, f in items)
+    split = ((y if {*map(_parameters, y)} <= alone else (c,), f) for y, c, f in several)
+    items = _by_functions([(c, f) for every, f in split for c in every])
     if not items:
         return sp.S.Zero
     common = reduce(_shared, (f for _, f in items))
-    if len({c.as_independent(*c.free_symbols, as_Add=False)[1] for c, _ in items}) > 1:
+    if len({_parameters(c) for c, _ in items}) > 1:
         common.pop(PI, None)  # in front of brackets that are alike alone
     rest = [(c, _times(f, {b: -e for b, e in common.items()})) for c, f in items]
     clusters: dict[sp.Expr, list[Item]] = {}
@@ -293,6 +310,11 @@ def _assembled(items: Sequence[Item]) -> sp.Expr:
         number = reduce(sp.gcd, (n for n, *_ in parts))
     terms = [_opened(_product(n / number, own, f, sums)) for n, own, f, sums in parts]
     return _product(number, [], common, [_sum(terms)])
+
+
+def _parameters(coefficient: sp.Expr) -> sp.Expr:
+    """A coefficient without its number."""
+    return coefficient.as_independent(*coefficient.free_symbols, as_Add=False)[1]
 
 
 def _opened(term: sp.Expr) -> sp.Expr:

@@ -67,12 +67,17 @@ __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
 # Sentences about functions that equations contain.
 WORDS = {
-    r"\theta\left(": r"$\theta$ is the step function.",
+    r"\Theta\left(": r"$\Theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
 }
+# What rows are that no other sentence explains.
+MEANINGS = {
+    "output_variance": "$f$ is the output of the student",
+    "S_update": r"$S^{\psi}$ is the second moment of the gradient",
+}
 OF_SIGNS = (
-    r"Since $y = \pm 1$ is odd in the fields, $\langle F(y f) \rangle = \langle F(f) \rangle + "
-    r"\langle F(f)\, y \rangle$ for any $F$."
+    r"Since $y = \pm 1$ is odd in the fields, $\langle F(y %s) \rangle = \langle F(%s) \rangle + "
+    r"\langle F(%s)\, y \rangle$ for any $F$."
 )
 
 
@@ -105,7 +110,7 @@ def subject_of(equations: System, notation: Notation = None) -> Subject:
         equations.algorithm,
         equations.kind,
         bool(equations.noise),
-        bool(equations.space.closure_latex(equations.definitions)),
+        tuple(equations.space.closure_latex(equations.definitions)),
         equations.time_unit,
         notation,
     )
@@ -205,14 +210,15 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     elif not page.symbolic:
         definitions = of_signs(definitions, model)
     signed = len(definitions) > len(averaged)
-    definitions = tuple(mapped(d, in_exponentials) for d in definitions)
+    if isinstance(getattr(subject.algorithm, "loss", None), sp.Expr):
+        definitions = tuple(mapped(d, in_exponentials) for d in definitions)
     single = all(unit_widths(subject)) and page.form is None and not page.symbolic
     alone, left = closed.closed_alone(
         (*definitions, *increments) if single and clusters is None and not sequences else ()
     )
     lines, inner = closed.closed_rows(alone, printer, partial(rate_of, kind=subject.kind))
     written = {y[0]: line for y, line in zip(alone.rows, lines, strict=True)}
-    rows = system_latex(subject.kind, definitions, printer, written)
+    every = definitions
     if written:
         before, after = (
             {a for d in some for a in d.expr.atoms(Expectation)} for some in (definitions, left)
@@ -220,14 +226,16 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         averaged = tuple(mapped(d, dict.fromkeys(before - after, sp.S.Zero)) for d in averaged)
         definitions = tuple(d for d in left if d.name not in own)
     sentences, named = name_averages(definitions, printer)
+    rows = system_latex(subject.kind, every, printer, written)
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
     tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []
     process = [noise.process(printer)] if noise and increments else []
+    inner += [*(steps if process else []), *subject.reduced]
     is_open = any(d.expr.has(Expectation) for d in (*definitions, *increments))
     parts = [
         *clock(subject, page, printer),
-        *observed_apart([*process, *rows], printer, [*inner, *(steps if process else [])]),
+        *observed_apart([*process, *rows], printer, inner),
         *_here(closed.fixed_values(notes, printer.letter), told),
         *(law_latex((*definitions, *increments), printer, scaled) if is_open else []),
         *sentences,
@@ -246,7 +254,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
-    told += [OF_SIGNS] if signed and "y f" in text else []
+    told += [OF_SIGNS % (y, y, y) for y in "fh" if signed and f"y {y}" in text and kernels]
     told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
     return fitted("\n".join([text, *told]), page.width)
 
@@ -341,7 +349,7 @@ def observed_apart(
     early, late = list[str](), [*named]
     for _ in named if place else ():
         told = "".join([*rows[:place], *early])
-        early += [y for y in late if y.split(" &")[0] in told]
+        early += [y for y in late if y.startswith("&") or y.split(" &")[0] in told]
         late = [y for y in late if y not in early]
     early, late = (["where", align(y)] if y else [] for y in (early, late))
     if place == 0:
@@ -373,8 +381,7 @@ def meanings_latex(
         for s, (value, words) in values.items()
         if s in symbols
     ]
-    lines = (d for d in definitions if d.name == "output_variance")
-    told += ["$f$ is the output of the student" for _ in lines]
+    told += [MEANINGS[d.name] for d in definitions if d.name in MEANINGS]
     told += [
         f"${printer.doprint(s)}$ is the {words}"
         for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))

@@ -141,8 +141,13 @@ def _of_signs(expr: sp.Expr, label: At | None) -> sp.Expr:
 def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Definition, ...]:
     """Rates with the mean gradients in them, as averages of sigma'(h_j) lambda_i times outputs."""
     inner = {}
+    whole, parts = _of_label(definitions, model)
+    if parts:  # y in place of a product of functions of all directions
+        definitions = [mapped(d, partial(_with_label, parts=parts)) for d in definitions]
+        definitions.append(Definition(x.label, (("label", sp.Mul(*parts)),), "sample"))
     for d in definitions:
         value = _whole_gradient(d, model) if d.name in GRADIENTS else None
+        value = whole if parts and d.name == "b_learning" else value
         if value is not None:
             inner[d.name] = replace(d, terms=(("whole", value),))
     read = {n for d in definitions for n in used_bases(d.expr)}
@@ -157,6 +162,46 @@ def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Def
         return _with_sums(in_overlaps(found, grams))
 
     return tuple(mapped(d, partial(written, d)) for d in definitions if d.name not in inner)
+
+
+def _of_label(definitions: Sequence[Definition], model: Model) -> tuple[sp.Expr, tuple[At, ...]]:
+    """The mean gradient along the label, before Stein's identity, and the factors of the label.
+
+    These are functions of several directions; none where the gradient is another one.
+    """
+    found: tuple[sp.Expr, tuple[At, ...]] = (sp.S.Zero, ())
+    for d in definitions:
+        if d.name != "b_learning" or len(d.target.indices) != 2:
+            continue
+        slope = derivative(model.student.activation)
+        j, i = d.target.indices
+        expr = sp.expand(d.expr)
+        front, average = expr.coeff(x.Omega[i, j]).as_independent(Expectation, as_Add=False)
+        if not (isinstance(average, Expectation) and average.is_product):
+            return found
+        parts = tuple(y for y in average.parts if y.field != x.h[j])
+        if len(parts) < 2 or all(y.factor.is_polynomial(FIELD) for y in parts):
+            return found
+        taken_apart = x.Omega[i, j] * average
+        for part in parts:
+            slopes = [derivative(y.factor) if y == part else y.factor for y in parts]
+            fields = [x.h[j], *(y.field for y in parts)]
+            place = x.Omega[i, x.p + part.field.indices[0]]
+            taken_apart += place * product_average([slope, *slopes], fields)
+        same = sp.expand(ordered(expr) - ordered(sp.expand(front * taken_apart))) == 0
+        whole = front * Expectation(At(slope, x.h[j]), At(FIELD, x.lam[i]), x.label)
+        found = (whole, parts) if same else found
+    return found
+
+
+def _with_label(expr: sp.Expr, parts: Sequence[At]) -> sp.Expr:
+    """Averages of a product with the factors of a label in the label itself."""
+    table = {
+        a: Expectation(*(y for y in a.parts if y not in parts), x.label, a.law)
+        for a in expr.atoms(Expectation)
+        if a.is_product and {*parts} <= {*a.parts}
+    }
+    return expr.xreplace(table)
 
 
 def put_in(

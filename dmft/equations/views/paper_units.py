@@ -27,8 +27,8 @@ CLOCK = "t = steps / N; K and M of order one as N -> infinity"
 class Subject:
     """What is printed: definitions, what they were derived from, and the notation.
 
-    `fluctuates` is true if there is noise beside the rates, `reduced` if the state is one
-    of a limit or of a symmetric subspace.
+    `fluctuates` is true if there is noise beside the rates, `reduced` are lines
+    of what the state of a limit or of a symmetric subspace leaves out.
     """
 
     model: Model
@@ -36,7 +36,7 @@ class Subject:
     algorithm: Any = None
     kind: str = "ode"
     fluctuates: bool = False
-    reduced: bool = False
+    reduced: tuple[str, ...] = ()
     time_unit: str = ""
     notation: Notation = None
 

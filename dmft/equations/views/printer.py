@@ -149,6 +149,9 @@ class EquationPrinter(LatexPrinter):
             return template % (self._print(expr.base), self._print(expr.exp))
         return str(super()._helper_print_standard_power(expr, template))
 
+    def _print_Heaviside(self, expr: sp.Heaviside, exp: str | None = None) -> str:
+        return str(super()._print_Heaviside(expr, exp)).replace(r"\theta", r"\Theta", 1)
+
     def _print_Float(self, expr: sp.Float) -> str:
         # A short decimal, the root of one, or as many digits as a reader takes in.
         short = f"{float(expr):.6g}"
@@ -250,6 +253,8 @@ class EquationPrinter(LatexPrinter):
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
+        if expr.field.is_Mul and any(y.base == FIELD for y in expr.factor.atoms(sp.Pow)):
+            field = rf"\left({field}\right)"
         text = named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
         return DOUBLE.sub(r"\1y - f", text)
 
@@ -355,13 +360,14 @@ class KernelPrinter(EquationPrinter):
         whole.sort(key=lambda y: self.first(y[0]))
         alone = number == 1 and not roots and len(whole) == 1
         parts = [str(number)] if number != 1 else []
-        parts += [self.power(b, e, alone) for b, e in whole if e != 0 and b != sp.E]
+        last = [y for y in whole if y[0] == sp.E or isinstance(y[0], sp.Function)]
+        parts += [self.power(b, e, alone) for b, e in whole if e != 0 and (b, e) not in last]
         if roots:
             roots.sort(key=lambda y: (not y[0].is_number, not y[0].is_Integer))
             inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
             place = int(number != 1) if all(b.is_number for b, _ in roots) else len(parts)
             parts.insert(place, rf"\sqrt{{{inside}}}")
-        parts += [self.power(b, e, True) for b, e in whole if b == sp.E]
+        parts += [self.power(b, e, True) for b, e in last]
         return " ".join(parts)
 
     def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:

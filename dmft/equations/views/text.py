@@ -201,7 +201,8 @@ def in_exponentials(expr: sp.Expr) -> sp.Expr:
         inside = (At(y, field) for (_, y), field in zip(parts, expr.fields, strict=True))
         return sp.Mul(*(number for number, _ in parts)) * Expectation(*inside, expr.law)
     if expr.has(At, Expectation, sp.Sum):
-        return expr if isinstance(expr, At) else expr.func(*map(in_exponentials, expr.args))
+        plain = isinstance(expr, At) or not expr.has(Expectation)
+        return expr if plain else expr.func(*map(in_exponentials, expr.args))
     tanh, *others = expr.atoms(sp.tanh)
     T, z = sp.Symbol("T", real=True), 2 * tanh.args[0]
     number, factors = sp.factor_list(expr.xreplace({tanh: T}), T)
