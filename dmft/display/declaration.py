@@ -19,7 +19,7 @@ from dmft.equations.views.paper_units import (
     outputs_are_sums,
     summed_numbers,
 )
-from dmft.equations.views.printer import EquationPrinter, Notation, letters_of, transposed
+from dmft.equations.views.printer import EquationPrinter, Notation, gram, letters_of
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -162,14 +162,6 @@ def _outputs(
         total = rf"\sum_{{{'jr'[number]}=1}}^{{{widths[number]}}}"
         return unit if single[number] else f"{mean} {total} {unit}"
 
-    def gram(one: int, two: int) -> str:
-        first, second = rows[one], rows[two]
-        if single[one] and single[two]:
-            return rf"\|{first}\|^2" if one == two else rf"{first} \cdot {second}"
-        if single[one] or single[two]:
-            return f"{first} {second}" if single[two] else f"{second} {first}"
-        return f"{first} {transposed(second)}"
-
     dots = [r" \cdot" if one else "" for one in single]
     fields = [rf"\frac{{{w}{dot} {x}}}{{\sqrt{{{d}}}}}" for w, dot in zip(rows, dots, strict=True)]
     means = [rf"\frac{{1}}{{{n}}}" for n in widths]
@@ -186,9 +178,11 @@ def _outputs(
     labels = [] if model.teacher.activation is None and model.clusters is not None else [
         rf"{y} &= {label},\quad {h_star} = {fields[1]}"
     ]  # fmt: skip
+    every = [*zip(rows, single, strict=True)]
+    pairs = zip(("Q &", "M ", "P "), ((0, 0), (0, 1), (1, 1)), strict=True)
     overlaps = [
-        rf"{letter(name)} {sign} \frac{{{gram(one, two)}}}{{{d}}}"
-        for name, sign, one, two in (("Q", "&=", 0, 0), ("M", "=", 0, 1), ("P", "=", 1, 1))
+        rf"{letter(name[0])}{name[1:]}= \frac{{{gram(every[i], every[n])}}}{{{d}}}"
+        for name, (i, n) in pairs
     ]
     shown = output(0, sigma, ("h", "readout"), means[0])
     return [rf"f &= {shown},\quad {h} = {fields[0]}", *labels, ",\\quad ".join(overlaps)]

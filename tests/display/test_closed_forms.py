@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import sympy as sp
 from sympy.parsing.sympy_parser import (
     implicit_multiplication,
@@ -770,6 +771,14 @@ def test_averages_of_labels_of_one_and_minus_one(loss):
     }
     assert one_line[loss] in text
     assert "tanh" not in text
+    if loss == "hinge":  # <|h*| Theta(1 - y h)> by quadrature, with h = M h* + ... at P = 1
+        closed = closed_system(subject_of(equations))["M"].subs({m: 0.4, q: 0.9, rho: 1})
+        normal, spread = scipy.stats.norm, math.sqrt(0.9 - 0.4**2)
+
+        def pushed(s):
+            return 2 * s * normal.pdf(s) * normal.cdf((1 - 0.4 * s) / spread)
+
+        assert abs(float(closed) - scipy.integrate.quad(pushed, 0, np.inf)[0]) < 1e-9
     changed = 0
     for d in (d for d in definitions if d.role in ("rate", "observable")):
         new = shown[d.target].expr
@@ -778,6 +787,21 @@ def test_averages_of_labels_of_one_and_minus_one(loss):
             tolerance = 1e-9 if loss == "logistic" else 2e-3  # kinks between the nodes
             assert abs(by_quadrature(new) - by_quadrature(d.expr)) < tolerance
     assert changed >= 2
+
+
+def test_labels_of_several_directions_are_one_letter():
+    """A parity of three signs: Stein's identity is undone, the label is y in all averages."""
+    signs = sp.symbols("u v w", real=True)
+    parity = dmft.MultiIndex(sp.sign(sp.Mul(*signs)), signs)
+    equations = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), parity), dmft.SGD(gamma))
+    text = equations.latex(width=470)
+    assert r"&= \langle \sigma'(h_{j})\,h_{r}^*\,y \rangle" in text.replace("^{*}", "^*")
+    assert (
+        r"\frac{2}{p} \sum_{u=1}^{p} \langle \sigma'(h_{j})\,\sigma'(h_{l})\,\sigma(h_{u})\,y"
+        in text
+    )
+    assert len(text) < 4000
+    assert not any(y in text for y in (r"\delta\left", "S_{"))
 
 
 def test_half_sums_are_one_term_in_print():
@@ -806,6 +830,8 @@ def test_steps_along_adam_are_reduced():
     text = equations.latex()
     assert not re.search(r"\\frac\{[^{}]*\\pi[^{}]*\}\{\\pi", text)
     assert "A_{2}" not in text
+    assert r"\sqrt{S^{\psi}}" in text
+    assert "/4}" not in text  # roots of roots
     found = equations.evaluate(dmft.Overlaps([[1.3]], [[0.4]], [[0.9]]), gamma=0.3)
     system = closed_system(subject_of(equations))
     for name in ("M", "Q"):

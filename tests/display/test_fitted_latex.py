@@ -278,7 +278,7 @@ def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
         assert "eigenvalue $c_e$" in text
     if "velocities" in name:
         assert r"$\kappa = 1" in text
-        assert r"$L = u W^{*\top} / d$" in text
+        assert (r"$L = u \cdot w^* / d$" if width == 1 else "$L = u w^* / d$") in text
 
 
 def test_explanations_print_signs_and_lengths_as_formulas():
@@ -668,6 +668,12 @@ def test_stochastic_equations_are_drift_and_increments():
     for letter in (r"\xi", r"\Delta}", r"\tilde", r"}{dt}"):
         assert letter not in text
     assert "a_{j}" in found.latex(symbolic=True)
+    one = models.committees(models.ERF, 1, models.ERF, 1)
+    text = dmft.derive(one, dmft.SGD(0.1), dim=100, fluctuations=True).latex(width=470)
+    assert r"\sqrt{\frac{\gamma}{d}}" in text
+    assert r"F_{M} &= \frac{2}{\pi \left(1 + Q\right)}" in text
+    assert text.index("u &=") < text.index(r"\psi &=") < text.index(r"\mathcal{R} &=")
+    assert "C_{" not in text
 
 
 def test_output_channels_are_aligned_once(tmp_path):

@@ -36,8 +36,8 @@ from dmft.equations.views.printer import (
     EquationPrinter,
     KernelPrinter,
     Notation,
+    gram,
     letters_of,
-    transposed,
 )
 from dmft.equations.views.text import in_exponentials, model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
@@ -388,13 +388,20 @@ def meanings_latex(
         if any(d.target == s for d in definitions)
     ]
     names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
-    W, star, d = (printer.letter(n) for n in ("W", "W_star", "dim"))
+    d = printer.letter("dim")
+    single = unit_widths(subject) if model.family == "overlaps" else (False, False)
+    W, star = (
+        printer.letter(name).lower() if one else printer.letter(name)
+        for name, one in zip(("W", "W_star"), single, strict=True)
+    )
     for row, letter in ROW_LATEX.items():
         if any(name.startswith(row) for name in names):
             told.append(f"${letter}$ is the {row} of the weights")
-        others = {f"{row}_M": star, f"{row}_Q": W, row: letter, f"{row}_average": r"\bar{w}"}
+        own = (letter, single[0])
+        others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
+        others[f"{row}_average"] = (r"\bar{w}", single[0])
         told += [
-            rf"${QUANTITIES[name].latex} = {letter} {transposed(other)} / {d}$"
+            f"${QUANTITIES[name].latex} = {gram(own, other)} / {d}$"
             for name, other in others.items()
             if name in names
         ]

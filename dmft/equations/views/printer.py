@@ -185,7 +185,9 @@ class EquationPrinter(LatexPrinter):
             plain = self.plain_product(expr)
             if plain:
                 return plain
-            text = str(super()._print_Mul(expr))
+            text = re.sub(
+                r"\\sqrt\{(\d+)\} \\sqrt\{(\w+)\}", r"\\sqrt{\1 \2}", super()._print_Mul(expr)
+            )
             return re.sub(r"(?<=\})\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
         inside = [
             rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
@@ -253,9 +255,10 @@ class EquationPrinter(LatexPrinter):
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
-        if expr.field.is_Mul and any(y.base == FIELD for y in expr.factor.atoms(sp.Pow)):
-            field = rf"\left({field}\right)"
-        text = named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+        whole = sp.Symbol(field)
+        powers = expr.factor.atoms(sp.Pow) if expr.field.is_Mul else ()  # of y h
+        table = {y: sp.Symbol(rf"\left({field}\right)") ** y.exp for y in powers if y.base == FIELD}
+        text = named or self.parenthesize(expr.factor.xreplace({**table, FIELD: whole}), 50)
         return DOUBLE.sub(r"\1y - f", text)
 
     def _print_Expectation(self, expr: Expectation) -> str:
@@ -360,7 +363,7 @@ class KernelPrinter(EquationPrinter):
         whole.sort(key=lambda y: self.first(y[0]))
         alone = number == 1 and not roots and len(whole) == 1
         parts = [str(number)] if number != 1 else []
-        last = [y for y in whole if y[0] == sp.E or isinstance(y[0], sp.Function)]
+        last = [y for y in whole if y[0] == sp.E or isinstance(y[0], sp.sin)]
         parts += [self.power(b, e, alone) for b, e in whole if e != 0 and (b, e) not in last]
         if roots:
             roots.sort(key=lambda y: (not y[0].is_number, not y[0].is_Integer))
@@ -427,10 +430,15 @@ def _base_latex(name: str) -> str:
     return _one_superscript(printed(name, x.BASE_LATEX, CLUSTER_LATEX))
 
 
-def transposed(matrix: str) -> str:
-    """The transpose of a letter, which may have a superscript."""
-    base, _, power = matrix.partition("^")
-    return rf"{base}^{{{power}\top}}" if power else rf"{base}^\top"
+def gram(rows: tuple[str, bool], others: tuple[str, bool]) -> str:
+    """Overlaps of the rows of two matrices, each a letter and whether it is a single vector."""
+    (first, one), (second, two) = rows, others
+    if one and two:
+        return rf"\|{first}\|^2" if first == second else rf"{first} \cdot {second}"
+    if one or two:
+        return f"{first} {second}" if two else f"{second} {first}"
+    base, _, power = second.partition("^")
+    return rf"{first} {base}^{{{power}\top}}" if power else rf"{first} {base}^\top"
 
 
 def _one_superscript(name: str) -> str:
