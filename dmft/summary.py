@@ -229,9 +229,8 @@ def of_attributes(record: Any) -> Summary | None:
         elif name != "error" and name not in unshown and not _is_left_out(value):
             words = WORDS.get(name, name).replace("_", " ")
             rows.append((words, figures(value, errors.get(name)), meaning))
-    worst = max(
-        (float(np.max(y, initial=0.0)) for y in errors.values() if y is not None), default=0.0
-    )
+    known = [float(np.max(y, initial=0.0)) for y in errors.values() if y is not None]
+    worst = max(known, default=0.0)
     notes += [f"Errors are up to {worst:.1g}."] * bool(worst)
     title = _described(kind, title=True)[""]
     for n in range(len(rows) - 1, 0, -1):  # one sentence on several attributes

@@ -45,7 +45,8 @@ class LabelNodes:
     """Nodes of a standard normal field u, of the label, and their weights (n,).
 
     `share` is the correlation of u with the teacher's field, which is u where it is 1; `clean` is
-    the label before noise and flips at the teacher's field.
+    the label before noise and flips at the teacher's field, `case` the number of the flip or of the
+    node of the noise.
     """
 
     u: Array
@@ -53,16 +54,17 @@ class LabelNodes:
     clean: Array
     weight: Array
     share: float
+    case: Array
 
     @classmethod
     def of(cls, label: Label, points: int, edges: Array | None = None) -> LabelNodes:
         """Gauss panels between the kinks of a label and other edges, so many points in each."""
         law = _law_of(label)
         u, y, weight = (each[0] for each in law.channel.rule_z(np.zeros(1), 1.0, points, edges))
-        kept = weight > SMALLEST
-        u, y, weight = u[kept], y[kept], weight[kept] / weight.sum()
+        kept, case = weight > SMALLEST, np.cumsum(np.append(0, np.diff(u) < 0.0))
+        u, y, weight, case = u[kept], y[kept], weight[kept] / weight.sum(), case[kept]
         y = y if law.line is None else law.line[0] + law.line[1] * u
-        return cls(u, y, law.clean(u), weight, law.share)
+        return cls(u, y, law.clean(u), weight, law.share, case)
 
     @classmethod
     def seen_by(
@@ -72,7 +74,7 @@ class LabelNodes:
         """The same for averages over omega, whose variance is q and overlap m.
 
         A long student magnifies the field. Panels are short near kinks of the label, and where the
-        mean of omega passes `breaks` (n, N) of each label.
+        mean of omega passes `breaks` (n, N) of each label: of each case, panels of its own.
         """
         law = _law_of(label)
         halved = 1.5 * 0.5 ** np.arange(np.ceil(np.log2(1.0 + abs(m))) + 1.0)
@@ -84,8 +86,14 @@ class LabelNodes:
         low, high, step = gap[j, i], gap[j, i + 1], np.diff(nodes.u)[i]
         with np.errstate(invalid="ignore"):
             edges = nodes.u[i] + (EDGES[n] - low) / (high - low) * step
-        edges = edges[np.isfinite(edges) & (step > 0.0)]
-        return cls.of(label, points, np.append(graded, edges))
+        of = np.where(np.isfinite(edges) & (step > 0.0), nodes.case[i], -1)
+        parts = []
+        for case in np.unique(nodes.case):
+            own = cls.of(label, points, np.append(graded, edges[of == case]))
+            every = (own.u, own.y, own.clean, own.weight, own.case)
+            parts.append([array[own.case == case] for array in every])
+        u, y, clean, weight, of = map(np.concatenate, zip(*parts, strict=True))
+        return cls(u, y, clean, weight, nodes.share, of)
 
     @property
     def signs(self) -> bool:
