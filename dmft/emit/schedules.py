@@ -16,8 +16,8 @@ from dmft.errors import BadParameter, ExpressionRefused
 TIME, RISK = sp.symbols("t risk", real=True)
 KNOWN = {s.name: s for s in (TIME, RISK)}
 ONLY_RATES = (
-    "expressions in t and risk are supported for the learning_rate only; dmft.solve also accepts "
-    "tables, dmft.Schedule(t, value, name), of other parameters"
+    "expressions in t and risk are supported for learning_rate= of solve, simulate and escape_time "
+    "only; dmft.solve also accepts tables, dmft.Schedule(t, value, name), of other parameters"
 )
 
 

@@ -349,7 +349,8 @@ def check_unflipped(model: Model, what: str, other: str = "") -> None:
 # Flips on repeated data: a cluster for each sign.
 FLIPS_AS_CLUSTERS = (
     "write flips with probability e as two clusters of mean zero, dmft.Model(student, "
-    "dmft.GaussianMixture([[0], [0]], [y, -y], [1 - e, e], fields=z)) for the label y(z)"
+    "dmft.GaussianMixture([[0], [0]], [y, -y], [1 - e, e], fields=z)) for the label y(z); the risk "
+    "is then that of flipped labels"
 )
 
 

@@ -29,7 +29,7 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
         ({"algorithm": SGD(0.1, constraint="sphere")}, r"Q\[0,0\] = .*0.8"),
         ({"algorithm": SGD(s)}, "pass its value: s="),
         ({"algorithm": SGD(s), "s": -1.0}, "must be positive"),
-        ({"weight_decay": "0.1*t"}, "for the learning_rate only; dmft.solve also accepts tables"),
+        ({"weight_decay": "0.1*t"}, "for learning_rate= of solve, simulate and escape_time only"),
         ({"unknown": 1.0}, "unknown parameter 'unknown'"),
         ({"label_noise": -1.0}, "non-negative"),
         ({"learning_rate": float("nan")}, "must be a finite number"),
