@@ -33,8 +33,9 @@ def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
 def refuse(algorithm: object, *where: str, numbers: Mapping[str, object] | None = None) -> None:
     """Refuse numbers of the optimiser that are not used there, by default the declared ones.
 
-    `where` is "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or
-    "noise" (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
+    `where` is "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain",
+    "noise" (what is derived beyond the rates of the overlaps: fluctuations, wide limits) or
+    "batches" (schedules of the batch size).
     """
     own = getattr(algorithm, "refuses", {})
     for place in where:

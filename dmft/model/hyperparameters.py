@@ -52,6 +52,8 @@ class Number:
     torch: tuple[InOptim, ...] | None = ()
 
 
+# Schedules of the batch size follow gamma/n_b; why not with what is no mean over the batch.
+ONE_SIZE = "a schedule of batch_size needs steps that depend on gamma/n_b alone"
 _AS_LARGER_RATE = "use SGD(learning_rate / (1 - momentum)), which has the same equations"
 _DECAY = (1 / P, 1 / (P * D), 0.0)
 REGISTRY: Mapping[str, Number] = MappingProxyType(
@@ -148,6 +150,7 @@ REGISTRY: Mapping[str, Number] = MappingProxyType(
                 "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)",
                 "noise": "is not derived for fluctuations and wide limits: leave it out or "
                 "simulate",
+                "batches": f"is added once per step, whatever the batch: {ONE_SIZE}",
                 "explain": "is not supported in explanations: leave it out",
                 "torch": "is not an argument of the optimisers of torch.optim: add "
                 "sqrt(gradient_noise/d)/p times standard normal numbers to the gradient of W, "

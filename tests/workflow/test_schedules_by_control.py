@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 
 import dmft
 from dmft.codegen.linearised import compiled_adjoint
+from dmft.errors import BadParameter
 from dmft.workflow.control.optimal import Search, greedy_schedule, read
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
@@ -200,6 +201,11 @@ def test_batches_in_place_of_rates() -> None:
     assert np.allclose(batches.value, 0.9 / rates.value, rtol=1e-6)
     assert batches.value.min() >= 1.0
     assert np.isclose(batches.run.risk[-1], rates.run.risk[-1], rtol=1e-5)
+    # Four samples in a batch: tau = 4 samples/d are one step/d.
+    four = dmft.Schedule([0.0, 4.0], [4.0, 4.0], "batch_size")
+    scheduled = dmft.solve(equations, start, 4.0, batch_size=four, learning_rate=0.9)
+    declared = dmft.derive(equations.model, dmft.SGD(0.9, batch_size=4))
+    assert np.isclose(scheduled.risk[-1], dmft.solve(declared, start, 0.9).risk[-1], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -275,6 +281,15 @@ def test_averages_whose_derivatives_are_not_closed_have_schedules(case: str) -> 
 def test_what_has_no_schedule_says_so() -> None:
     equations, start = example_1()
     flow = dmft.derive(equations.model, dmft.GradientFlow())
+    model, doubled = equations.model, dmft.Schedule([0.0, 1.0], [2.0, 2.0], "batch_size")
+    # Runs with batch_size=2 have other risks than single samples at half the rate.
+    depend = (
+        dmft.Adam(1.0), dmft.SignSGD(1.0), dmft.AdaGradNorm(1.0, 1.0),
+        dmft.SGD(1.0, gradient_noise=0.3), dmft.SGD(1.0, clip=1.0), dmft.SGD(1.0, normalised=True),
+    )  # fmt: skip
+    for algorithm in depend:
+        with pytest.raises(BadParameter, match="steps that depend on gamma/n_b alone"):
+            dmft.solve(dmft.derive(model, algorithm), start, 1.0, batch_size=doubled)
     calls = [
         (lambda: dmft.optimal_schedule(equations, start, 5.0, control="clip"), "not supported"),
         (lambda: dmft.optimal_schedule(equations, start, 5.0, control="width"), "one of"),

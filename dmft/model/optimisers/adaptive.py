@@ -13,6 +13,7 @@ import sympy as sp
 from dmft.aliases import whose
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD, Momentum, as_parameter
+from dmft.model.hyperparameters import ONE_SIZE
 from dmft.model.rule import Named
 from dmft.record import worded
 from dmft.validation import checked, shown
@@ -48,6 +49,7 @@ class Adaptive(SGD):
     drops: ClassVar[frozenset[str]] = frozenset({"momentum"})
     refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(("map", "sequence", "chain", "escape", "noise", "explain"), NOT_DERIVED)
+        | {"batches": "divides steps by sizes of gradients, which depend on the batch: " + ONE_SIZE}
     )
 
     def _declare(self, *, others: Mapping[str, Any] = MappingProxyType({}), **own: Any) -> None:

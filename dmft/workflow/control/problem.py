@@ -17,6 +17,8 @@ from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter, NotClosed
 from dmft.initial_conditions import SAMPLES, STEPS, begin_of
+from dmft.model.algorithm import refuse
+from dmft.model.hyperparameters import ONE_SIZE
 from dmft.model.schedule import RATES, Schedule
 from dmft.model.update import TIME
 from dmft.names import Status
@@ -78,6 +80,9 @@ class Control:
             return cls(name, position, scale, 1.0, batch)
         rate = scalars[RATE]
         if name == "batch_size":
+            refuse(equations.algorithm, "batches")
+            if getattr(getattr(equations.algorithm, "rule", None), "shortens", False):
+                raise BadParameter(f"lengths of mean gradients depend on the batch: {ONE_SIZE}")
             return cls(name, position, scale / batch, rate, batch)
         return cls(name, position, rate * scale)
 
