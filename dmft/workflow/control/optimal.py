@@ -91,6 +91,7 @@ def greedy_schedule(
             f"greedy schedules are found for a learning rate or a batch size: the risk is linear "
             f"in a decay, and any function of {control} elsewhere; use dmft.optimal_schedule"
         )
+    system.check_parts("a greedy schedule")
     low, high = limits(system, bounds)
     c = system.control
     problem = replace(
@@ -320,6 +321,8 @@ def optimal_schedule(
             'free_times requires constant pieces and L-BFGS: use interpolation="constant", '
             "or leave free_times out"
         )
+    if method == "sweep":
+        system.check_parts('method="sweep"')
     search = Search(system, *limits(system, bounds), float(tol), int(max_iterations))
     first = np.linspace(0.0, float(t_max), min(PIECES, pieces) + 1)
     knots = np.linspace(0.0, float(t_max), int(pieces) + 1)

@@ -46,6 +46,8 @@ SETS_CLOCK = ("momentum",)
 FEW_NODES = {"gauss-hermite": 48, "mixture": 5}
 # Tolerances of the runs at constant values that a search begins with.
 ROUGH: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9}
+# Second differences of rates in the learning rate, relative to them: above errors of their averages.
+BENT = 1e-7
 # Doublings of steps until they are fine enough.
 DOUBLINGS = 14
 ROWS = 11
@@ -305,6 +307,21 @@ class Controlled:
         """The costate along the rates at rate zero, and along what is linear in the rate."""
         first = self.along(state, costate, 0.0)
         return first, self.along(state, costate, 1.0) - first
+
+    def check_parts(self, what: str) -> None:
+        """Refuse rates that are not linear in the learning rate, as those of repeated steps."""
+        rates = []
+        for number in (0.0, 1.0, 2.0):
+            par, out = self.par.copy(), np.empty_like(self.y)
+            par[self.control.position] = number
+            self.problem.rhs(0.0, self.y, self.widths, par, out)
+            rates.append(out)
+        bend = np.abs(rates[2] - 2.0 * rates[1] + rates[0]).max(initial=0.0)
+        if bend > BENT * np.abs(rates).max(initial=0.0):
+            raise BadParameter(
+                f"{what} requires rates that are linear in the learning rate, but each of the "
+                "repeated steps depends on it: use dmft.optimal_schedule"
+            )
 
     def hamiltonian(self, state: Array, costate: Array, number: float) -> float:
         """H = costate . dX/dtau at a value of the control."""
