@@ -46,7 +46,7 @@ SETS_CLOCK = ("momentum",)
 FEW_NODES = {"gauss-hermite": 48, "mixture": 5}
 # Tolerances of the runs at constant values that a search begins with.
 ROUGH: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-9}
-# Second differences of rates in the learning rate, relative to them: above errors of their averages.
+# Second differences of rates in the learning rate, relative to them: above errors of averages.
 BENT = 1e-7
 # Doublings of steps until they are fine enough.
 DOUBLINGS = 14
