@@ -46,7 +46,17 @@ MOST_TESTS, MOST_SECONDS = 400, 600.0
 # Seconds; endless loops count as noticed, and are shown.
 TIMEOUT = 1800
 # Text and figures, not numbers.
-LEFT_OUT = {"cli", "display", "explained", "explanation", "explorer", "literature", "typeset"}
+LEFT_OUT = {
+    "cli",
+    "display",
+    "explained",
+    "explanation",
+    "explorer",
+    "latex",
+    "literature",
+    "typeset",
+    "views",
+}
 if importlib.util.find_spec("flint") is None:  # its tests are skipped
     LEFT_OUT.add("certified")
 IGNORED = shutil.ignore_patterns(
