@@ -10,16 +10,18 @@ import sympy as sp
 
 from dmft.equations.two_time.changes import whole_numbers
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.views.declared import unit_readouts, unit_widths
-from dmft.equations.views.latex import assigned, functions_of, subject_of
+from dmft.equations.views.declared import functions_of, unit_readouts, unit_widths
+from dmft.equations.views.latex import assigned, subject_of
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,
     Subject,
+    gram,
+    letters_of,
     outputs_are_sums,
     summed_numbers,
 )
-from dmft.equations.views.printer import EquationPrinter, Notation, gram, letters_of
+from dmft.equations.views.printer import EquationPrinter, Notation
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage

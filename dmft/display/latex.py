@@ -221,7 +221,7 @@ def document(
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
     displayed, model, said = set[str](), None, ""
-    systems = sum(hasattr(y, "time_unit") for y in kept)
+    systems, number = sum(hasattr(y, "time_unit") for y in kept), 0
     for record in kept:
         if hasattr(record, "time_unit") or getattr(record, "model", model) != model:
             displayed.clear()  # letters of another model mean something else
@@ -229,7 +229,8 @@ def document(
         model = getattr(record, "model", model)
         if stated and isinstance(record, Explanation):
             parts, stated = [*parts, *stated], []
-        sections = _sections(record, width, notation, cite, rules, systems > 1)
+        number += systems > 1 and hasattr(record, "time_unit")
+        sections = _sections(record, width, notation, cite, rules, number)
         if not explained:  # which begin from what is not declared otherwise
             sections = [OF_DECLARATION.sub("", text) for text in sections]
         if not isinstance(record, Explanation):
@@ -329,7 +330,7 @@ def _proof(step: Step) -> tuple[object, ...]:
 
 def _sections(
     record: Any, width: float, notation: Notation, cite: bool, rules: Mapping[str, int] | None,
-    titled: bool,
+    titled: int,
 ) -> list[str]:  # fmt: skip
     """What a document says about one record."""
     text = NAMES_OF_TERMS.sub("", fragment(record, width, notation, cite, rules))
@@ -337,7 +338,7 @@ def _sections(
         return [text]
     if getattr(record, "family", "") == "rule":  # which is printed with its equations
         return [text]
-    title = [rf"\subsection*{{{escape(str(record.model))}}}"] if titled else []
+    title = [rf"\subsection*{{System {titled}}}"] if titled else []
     declared = declaration(record, width, notation, text)
     equations = f"The equations of motion are\n{_not_again(text, declared)}"
     return [*title, declared, equations]

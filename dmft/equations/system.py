@@ -169,7 +169,7 @@ class System(Changeable):
         return {
             "kind": self.kind,
             "scaling": self.scaling,
-            "model": str(self.model),
+            "model": repr(self.model),
             "algorithm": str(self.algorithm),
             "dim": str(self.dim),
             "terms at order 1/d": ", ".join(self.noise.terms if self.noise else ()) or "none",

@@ -141,6 +141,23 @@ class Model(Shown):
         if self.label_channel is not None:
             self._draw_labels()
 
+    def __str__(self) -> str:
+        """Labels, student and inputs as formulas."""
+        if self.reads_sequences:
+            return repr(self)
+        Delta, flipped = (
+            f"{float(y):g}" if y.is_number else str(y) for y in (self.label_noise, self.label_flip)
+        )
+        noise = "" if self.label_noise == 0 else f" + sqrt({Delta}) ξ, ξ ~ N(0, 1)"
+        noise += f", the sign wrong with probability {flipped}" if self.flips else ""
+        mean = "drawn with mean " if self.draws_labels else ""
+        fields = "" if self.label_clusters is not None else ", z = W* x/sqrt(d)"
+        return (
+            f"labels   y = {mean}{self.teacher}{noise}{fields}\n"
+            f"student  f = {self.student}, z = W x/sqrt(d)\n"
+            f"inputs   {'x ~ N(0, I_d)' if self.inputs is None else repr(self.inputs)}"
+        )
+
     @property
     def outputs(self) -> int:
         """Number of outputs of the student."""

@@ -79,6 +79,21 @@ class Committee(Shown):
         object.__setattr__(self, "width", as_width(width))
         object.__setattr__(self, "readout", _canonical_readout(readout, self.width))
 
+    def __str__(self) -> str:
+        """The output in the fields z_1, ..., z_p of the units."""
+        from dmft.typeset.plain import plain_text
+
+        if self.outputs > 1:
+            return repr(self)
+        one = self.width == 1
+        unit = sp.latex(self.activation.xreplace({FIELD: sp.Symbol("z" if one else "z_j")}))
+        unit = rf"\left[{unit}\right]" if self.activation.is_Add and not one else unit
+        values = "" if self.readout is None else f", a = ({', '.join(map(sp.latex, self.readout))})"
+        letter = "" if not values else "a " if one else "a_j "
+        width = sp.latex(self.width)
+        total = "" if one else rf"\frac{{1}}{{{width}}} \sum_{{j=1}}^{{{width}}} "
+        return plain_text(f"${total}{letter}{unit}{values}$")
+
     @property
     def outputs(self) -> int:
         """Number of outputs."""

@@ -91,7 +91,7 @@ def warm(
     if model is None or algorithm is None:
         raise BadParameter(
             "warm takes a model with an algorithm, or nothing at all for the functions of the "
-            f"library; got model = {model}, algorithm = {algorithm}"
+            f"library; got model = {model!r}, algorithm = {algorithm}"
         )
     with as_asked(progress):
         equations: Any = derive(model, algorithm, **options)

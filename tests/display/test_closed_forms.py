@@ -25,7 +25,8 @@ from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import at_means, closed_average, in_factors, name_averages
 from dmft.equations.views.latex import subject_of
 from dmft.equations.views.networks import of_signs
-from dmft.equations.views.printer import EquationPrinter, KernelPrinter, letters_of
+from dmft.equations.views.paper_units import letters_of
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.text import halved, model_names
 from dmft.equations.views.token_outputs import token_outputs
 from dmft.equations.views.unit_sums import in_all_clusters, over_clusters, with_scaled_fields

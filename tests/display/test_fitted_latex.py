@@ -751,6 +751,11 @@ def test_print_has_no_commands_and_fits_a_terminal(name):
 def test_print_says_what_its_letters_are():
     line = dmft.Committee(z, 1)
     signs = dmft.Model(line, dmft.Committee(sp.sign(z), 1), label_flip=0.1)
+    assert str(signs).split("\n") == [
+        "labels   y = sign(z), the sign wrong with probability 0.1, z = W* x/sqrt(d)",
+        "student  f = z, z = W x/sqrt(d)",
+        "inputs   x ~ N(0, I_d)",
+    ]
     text = " ".join(str(dmft.derive(signs, dmft.SGD(0.5))).split())
     assert "ε = 0.1 is the probability that a label has the wrong sign" in text
     assert "wrong sign, L is the expected loss" in text

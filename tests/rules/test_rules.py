@@ -465,7 +465,9 @@ def test_printed_rates_are_the_rates_without_names_of_python(name, tmp_path):
     }[name]()
     eqs = dmft.derive(rule)
     text = eqs.latex()
-    assert text.split("\n", 1)[1][:200] in dmft.latex(tmp_path / "a.tex", eqs).read_text()
+    document = dmft.latex(tmp_path / "a.tex", eqs).read_text()
+    document = re.sub(r"[,.](?=( \\\\)?\n)", "", document)  # which displays end with
+    assert re.sub(r"[,.](?=( \\\\)?\n)", "", text).split("\n", 1)[1][:200] in document
     assert not re.search(r"Correlation[A-Z]|e-280", text + str(eqs))
     assert not re.search(r"growth|gram|\(values|x\[|10\^\{-(18|280)\}|\d\.\d{7}", text)
     names, start = row_names(eqs.model), dmft.Overlaps([[1.0]], [[0.4]], [[1.0]])

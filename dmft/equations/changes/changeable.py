@@ -373,7 +373,7 @@ class Changeable(ABC):
             "version": VERSION,
             "dropped_terms": list(self.dropped),
             "changed_terms": self.changed_terms,
-            "model": str(self.model),
+            "model": repr(self.model),
             "algorithm": str(self.algorithm),
         }
 

@@ -18,7 +18,8 @@ from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected
 from dmft.equations.views.latex import Page, definition_latex
-from dmft.equations.views.printer import EquationPrinter, letters_of
+from dmft.equations.views.paper_units import letters_of
+from dmft.equations.views.printer import EquationPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.explanation.print_forms import MOST, Part
 from dmft.laws import Discrete, Law, Normal

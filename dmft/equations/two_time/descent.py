@@ -177,7 +177,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     @property
     def described(self) -> dict[str, str]:
         """Model and algorithm."""
-        return {"model": str(self.model), "algorithm": str(self.algorithm)}
+        return {"model": repr(self.model), "algorithm": str(self.algorithm)}
 
     @property
     def approximation(self) -> str:

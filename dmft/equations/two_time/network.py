@@ -110,7 +110,7 @@ class NetworkEquations(Short, TwoTimeEquations):
     @property
     def described(self) -> dict[str, str]:
         """The network."""
-        return {"network": str(self.model)}
+        return {"network": repr(self.model)}
 
     @property
     def as_derived(self) -> Self:
@@ -183,13 +183,8 @@ class NetworkEquations(Short, TwoTimeEquations):
         sites = [*map(self.functions, range(self.model.populations))]
         noises = {f.sigma: f.eta for f in sites}
         # A field that is its Gaussian part alone has no equation.
-        parts = {f.eta(T) for f in sites}
-        plain = {d.target.func: d.expr.func for d in self.definitions if d.expr in parts}
-
-        def put(expr: sp.Expr) -> sp.Expr:
-            return expr.replace(lambda y: y.func in plain, lambda y: plain[y.func](*y.args))
-
-        for d in (mapped(y, put) for y in self.definitions if y.target.func not in plain):
+        plain = {d.target: d.expr for d in self.definitions if d.expr in [f.eta(T) for f in sites]}
+        for d in (mapped(y, plain) for y in self.definitions if y.target not in plain):
             if d.terms[0][0] == "average" and d.target.func not in held:
                 continue
             if d.target.func in noises:

@@ -270,7 +270,7 @@ def _record(
         parameters=dict(found.scalars),
         provenance={
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
-            "time_unit": "steps", "method": how, "model": str(equations.model),
+            "time_unit": "steps", "method": how, "model": repr(equations.model),
             "fresh": found.fresh, "algorithm": str(equations.algorithm), "approximation": how,
         },
     )  # fmt: skip

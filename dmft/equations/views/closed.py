@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import sympy as sp
@@ -40,7 +40,6 @@ from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.tables.tabled import TableAverage
-from dmft.model import FIELD
 from dmft.names import BLOCK
 
 # Closed systems of more operations are printed in averages, unless they are asked for.
@@ -101,53 +100,11 @@ def closed_system(subject: Subject, longest: float = math.inf) -> ClosedSystem |
     sphere = bool(getattr(subject.algorithm, "constraint", None))
     one_teacher = getattr(model.teacher, "width", None) == 1
     definitions, notes = declared_definitions(subject, sphere or not one_teacher)
-    return _system(printed_definitions(definitions), sphere, tuple(notes), longest)
-
-
-def closed_alone(
-    definitions: Sequence[Definition],
-) -> tuple[ClosedSystem, tuple[Definition, ...]]:
-    """Terms of single units that have closed forms, where not all have one; and what is left.
-
-    Averages of what a sample or an earlier definition computes are left.
-    """
-    blocks = tuple(d for d in definitions if d.role == "block")
-    inner = {base_name(d.target) for d in definitions if d.role in ("sample", "intermediate")}
-    known = {FIELD, *ONLY, *x.AXES}
-
-    def is_known(term: sp.Expr) -> bool:
-        averages = term.atoms(Expectation)
-        entries = {e for a in averages for e in a.integrand.atoms(sp.Indexed)}
-        symbols = {s for a in averages for s in a.integrand.free_symbols} - known
-        others = symbols - {y.base.label for y in entries} - entries
-        names = term.atoms(sp.Indexed, sp.Symbol) if not averages else entries
-        return not others and not {base_name(y) for y in names} & inner
-
-    def closed(d: Definition, terms: Sequence[sp.Expr]) -> ClosedSystem | None:
-        shown = replace(d, terms=(("closed", sp.Add(*terms)),), role="observable")
-        one = _system((*blocks, shown), False, (), LONGEST) if shown.expr.has(Expectation) else None
-        return one if one is not None and one.scalar and one.operations <= LONGEST else None
-
-    rows, left = list[tuple[sp.Expr, sp.Expr, Role]](), list[Definition]()
-    angle: sp.Expr | None = None
-    for d in definitions:
-        terms = [y for y in sp.Add.make_args(d.expr) if is_known(y)] * (d.role in ROLES)
-        one = closed(d, terms)
-        if one is None:
-            terms = [y for y in terms if not y.has(Expectation) or closed(d, [y])]
-            one = closed(d, terms)
-        if one is None or (angle and one.angle not in (None, angle)):
-            left.append(d)
-            continue
-        angle, rest = one.angle or angle, d.expr - sp.Add(*terms)
-        rows.append((d.target, sp.Add(one.rows[0][1], rest, evaluate=rest == 0), d.role))
-        left += [replace(d, terms=(("rest", rest),))] if rest.has(Expectation) else []
-    rows.sort(key=lambda row: ROLES.index(row[2]))
-    return ClosedSystem(tuple(rows), angle=angle, scalar=True), tuple(left)
+    return system_of(printed_definitions(definitions), sphere, tuple(notes), longest)
 
 
 @lru_cache(maxsize=32)
-def _system(
+def system_of(
     definitions: tuple[Definition, ...], sphere: bool, notes: tuple[str, ...], longest: float
 ) -> ClosedSystem | None:
     """The closed form of definitions, which a document needs several times."""

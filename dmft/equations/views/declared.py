@@ -6,16 +6,18 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, live, mapped
 from dmft.equations.symbols import ONLY
+from dmft.equations.update.law import target
 from dmft.equations.views.collected import summed
 from dmft.equations.views.networks import (
     by_network,
@@ -26,7 +28,9 @@ from dmft.equations.views.networks import (
     with_gradients,
 )
 from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.unit_sums import without_deltas
+from dmft.model import FIELD, GaussianMixture, Model
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
@@ -206,3 +210,54 @@ class _Single:
         return sp.Add(
             *(sp.Sum(e, *map(limits.get, left)) if left else e for left, e in parts.items())
         )
+
+
+# Functions and inputs --------------------------------------------------------------------------
+
+
+def functions_latex(model: Model, printer: EquationPrinter) -> list[str]:
+    """Align lines that say what sigma and sigma_* (or g) are, and the clusters of the inputs."""
+    functions, inputs = functions_of(model, printer), inputs_latex(model.clusters)
+    rows = [functions, *([y] for y in inputs)] if len(inputs) > 2 else [functions + inputs]
+    return ["& " + r",\quad ".join(row) for row in rows]
+
+
+def functions_of(model: Model, printer: EquationPrinter) -> list[str]:
+    """What sigma and sigma_* (or g) are."""
+    student, teacher = model.student.activation, model.teacher
+    lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
+    if teacher.activation is None and model.label_clusters is None:
+        g = "g" if printer.letter("sigma") != "g" else "G"
+        lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
+    elif teacher.activation not in (None, student):
+        lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
+    return lines
+
+
+def _function(expr: sp.Expr) -> str:
+    return KernelPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
+
+
+def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
+    """Weights, means and scales of clusters, and their labels."""
+    if inputs is None:
+        return []
+    rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
+    lines = []
+    for number, (weight, mean, scale) in enumerate(rows, start=1):
+        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = ({_listed(mean)})"
+        if inputs.fractions is not None:
+            text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
+        elif np.any(inputs.scales != 1):
+            text += rf",\ s_{number} = {scale:g}"
+        if inputs.labels is not None:
+            label = {z: sp.Symbol(f"h^*_{{{r}}}") for r, z in enumerate(inputs.fields, start=1)}
+            text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
+        lines.append(text)
+    if inputs.fractions is not None:
+        lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")
+    return lines
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{y:g}" for y in values)

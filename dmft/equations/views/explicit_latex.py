@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.views.closed import ClosedPrinter
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.definitions import Definition, Role, base_name
+from dmft.equations.symbols import ONLY
+from dmft.equations.views.closed import LONGEST as CLOSED_LONGEST
+from dmft.equations.views.closed import ROLES, ClosedPrinter, ClosedSystem, system_of
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.kernels import meanings, token_rows
-from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
+from dmft.equations.views.paper_units import letters_of
+from dmft.equations.views.printer import EquationPrinter, Notation
 from dmft.explanation.print_forms import Part, named_parts, rewritten
 from dmft.gaussian.tables.tokens import TokenAverage
+from dmft.model import FIELD
 from dmft.typeset.fragment import align, fitted
 
 # Systems of more operations have names for what they repeat; such a part has at least so many.
@@ -131,3 +138,51 @@ class _ScalarPrinter(ClosedPrinter):
         if base in ("Q", "M", "P") and place.isdigit():
             return f"{self.letter(base)}_{{{place}}}"
         return super()._print_Symbol(expr, style)
+
+
+def closed_alone(
+    definitions: Sequence[Definition], single: bool
+) -> tuple[ClosedSystem, tuple[Definition, ...]]:
+    """Terms of `single` units that have closed forms, where not all have one; and what is left.
+
+    Averages of what a sample or an earlier definition computes are left.
+    """
+    if not single:
+        return ClosedSystem((), scalar=True), tuple(definitions)
+    blocks = tuple(d for d in definitions if d.role == "block")
+    inner = {base_name(d.target) for d in definitions if d.role in ("sample", "intermediate")}
+    known = {FIELD, *ONLY, *x.AXES}
+
+    def is_known(term: sp.Expr) -> bool:
+        averages = term.atoms(Expectation)
+        entries = {e for a in averages for e in a.integrand.atoms(sp.Indexed)}
+        symbols = {s for a in averages for s in a.integrand.free_symbols} - known
+        others = symbols - {y.base.label for y in entries} - entries
+        names = term.atoms(sp.Indexed, sp.Symbol) if not averages else entries
+        return not others and not {base_name(y) for y in names} & inner
+
+    def closed(d: Definition, terms: Sequence[sp.Expr]) -> ClosedSystem | None:
+        shown = replace(d, terms=(("closed", sp.Add(*terms)),), role="observable")
+        one = (
+            system_of((*blocks, shown), False, (), CLOSED_LONGEST)
+            if shown.expr.has(Expectation)
+            else None
+        )
+        return one if one is not None and one.scalar and one.operations <= CLOSED_LONGEST else None
+
+    rows, left = list[tuple[sp.Expr, sp.Expr, Role]](), list[Definition]()
+    angle: sp.Expr | None = None
+    for d in definitions:
+        terms = [y for y in sp.Add.make_args(d.expr) if is_known(y)] * (d.role in ROLES)
+        one = closed(d, terms)
+        if one is None:
+            terms = [y for y in terms if not y.has(Expectation) or closed(d, [y])]
+            one = closed(d, terms)
+        if one is None or (angle and one.angle not in (None, angle)):
+            left.append(d)
+            continue
+        angle, rest = one.angle or angle, d.expr - sp.Add(*terms)
+        rows.append((d.target, sp.Add(one.rows[0][1], rest, evaluate=rest == 0), d.role))
+        left += [replace(d, terms=(("rest", rest),))] if rest.has(Expectation) else []
+    rows.sort(key=lambda row: ROLES.index(row[2]))
+    return ClosedSystem(tuple(rows), angle=angle, scalar=True), tuple(left)

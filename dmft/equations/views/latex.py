@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -19,10 +19,15 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition, define, mapped, used_bases
 from dmft.equations.symbols import ROW_LATEX, numbers
-from dmft.equations.update.law import target
 from dmft.equations.views import closed
-from dmft.equations.views.declared import declared_definitions, unit_widths
-from dmft.equations.views.explicit_latex import special_functions
+from dmft.equations.views.declared import (
+    declared_definitions,
+    functions_latex,
+    functions_of,
+    inputs_latex,
+    unit_widths,
+)
+from dmft.equations.views.explicit_latex import closed_alone, special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
     kernels_latex,
@@ -31,13 +36,17 @@ from dmft.equations.views.kernels import (
     token_rows,
 )
 from dmft.equations.views.networks import of_signs
-from dmft.equations.views.paper_units import CLOCK, Subject, outputs_are_sums, sentence
-from dmft.equations.views.printer import (
-    EquationPrinter,
-    KernelPrinter,
-    Notation,
+from dmft.equations.views.paper_units import (
+    CLOCK,
+    Subject,
     gram,
     letters_of,
+    outputs_are_sums,
+    sentence,
+)
+from dmft.equations.views.printer import (
+    EquationPrinter,
+    Notation,
 )
 from dmft.equations.views.text import in_exponentials, model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
@@ -54,7 +63,7 @@ from dmft.equations.views.unit_sums import (
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
-from dmft.model import FIELD, GaussianMixture, Model, SequenceModel
+from dmft.model import Model, SequenceModel
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
@@ -212,32 +221,27 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     signed = len(definitions) > len(averaged)
     if isinstance(getattr(subject.algorithm, "loss", None), sp.Expr):
         definitions = tuple(mapped(d, in_exponentials) for d in definitions)
-    single = all(unit_widths(subject)) and page.form is None and not page.symbolic
-    alone, left = closed.closed_alone(
-        (*definitions, *increments) if single and clusters is None and not sequences else ()
-    )
+    single = all(unit_widths(subject)) and page.form is None and not (page.symbolic or sequences)
+    alone, left = closed_alone((*definitions, *increments), single and clusters is None)
     lines, inner = closed.closed_rows(alone, printer, partial(rate_of, kind=subject.kind))
     written = {y[0]: line for y, line in zip(alone.rows, lines, strict=True)}
-    every = definitions
-    if written:
-        before, after = (
-            {a for d in some for a in d.expr.atoms(Expectation)} for some in (definitions, left)
-        )
-        averaged = tuple(mapped(d, dict.fromkeys(before - after, sp.S.Zero)) for d in averaged)
-        definitions = tuple(d for d in left if d.name not in own)
-    sentences, named = name_averages(definitions, printer)
-    rows = system_latex(subject.kind, every, printer, written)
+    left = tuple(d for d in left if d.name not in own)
+    gone = {a for d in definitions for a in d.expr.atoms(Expectation)}
+    gone = gone.difference(*(d.expr.atoms(Expectation) for d in left))
+    averaged = tuple(mapped(d, dict.fromkeys(gone, sp.S.Zero)) for d in averaged)
+    sentences, named = name_averages(left, printer)
+    rows = system_latex(subject.kind, definitions, printer, written)
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
-    tokens = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
+    tokens = {a.args[:3]: a for d in left for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []
     process = [noise.process(printer)] if noise and increments else []
     inner += [*(steps if process else []), *subject.reduced]
-    is_open = any(d.expr.has(Expectation) for d in (*definitions, *increments))
+    is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
     parts = [
         *clock(subject, page, printer),
         *observed_apart([*process, *rows], printer, inner),
         *_here(closed.fixed_values(notes, printer.letter), told),
-        *(law_latex((*definitions, *increments), printer, scaled) if is_open else []),
+        *(law_latex((*left, *increments), printer, scaled) if is_open else []),
         *sentences,
     ]
     kernels: list[str] = []
@@ -455,51 +459,3 @@ def definition_latex(
 def words_of(name: str) -> str:
     """Name of a term as a label."""
     return re.sub(r"\bsgd\b", "SGD", name.replace("_", " "))
-
-
-def functions_latex(model: Model, printer: EquationPrinter) -> list[str]:
-    """Align lines that say what sigma and sigma_* (or g) are, and the clusters of the inputs."""
-    functions, inputs = functions_of(model, printer), inputs_latex(model.clusters)
-    rows = [functions, *([y] for y in inputs)] if len(inputs) > 2 else [functions + inputs]
-    return ["& " + r",\quad ".join(row) for row in rows]
-
-
-def functions_of(model: Model, printer: EquationPrinter) -> list[str]:
-    """What sigma and sigma_* (or g) are."""
-    student, teacher = model.student.activation, model.teacher
-    lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
-    if teacher.activation is None and model.label_clusters is None:
-        g = "g" if printer.letter("sigma") != "g" else "G"
-        lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
-    elif teacher.activation not in (None, student):
-        lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
-    return lines
-
-
-def _function(expr: sp.Expr) -> str:
-    return KernelPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
-
-
-def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
-    """Weights, means and scales of clusters, and their labels."""
-    if inputs is None:
-        return []
-    rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
-    lines = []
-    for number, (weight, mean, scale) in enumerate(rows, start=1):
-        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = ({_listed(mean)})"
-        if inputs.fractions is not None:
-            text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
-        elif np.any(inputs.scales != 1):
-            text += rf",\ s_{number} = {scale:g}"
-        if inputs.labels is not None:
-            label = {z: sp.Symbol(f"h^*_{{{r}}}") for r, z in enumerate(inputs.fields, start=1)}
-            text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
-        lines.append(text)
-    if inputs.fractions is not None:
-        lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")
-    return lines
-
-
-def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{y:g}" for y in values)

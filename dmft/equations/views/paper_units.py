@@ -15,8 +15,10 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, mapped
+from dmft.errors import BadParameter
 from dmft.model import SGD, Committee, Model
 from dmft.model.algorithm import numbers_of
+from dmft.names import LETTERS, NOTATIONS
 
 Notation = str | Mapping[str, str] | None
 SAAD_SOLLA = "saad-solla"
@@ -103,3 +105,35 @@ def summed_numbers(subject: Subject, letter: Callable[[str], str]) -> list[str]:
     if model.label_noise != 0:
         numbers["label_noise"] = K**2 * sp.nsimplify(model.label_noise)
     return [letter(n) + (f" = {sp.latex(y)}" if y.is_number else "") for n, y in numbers.items()]
+
+
+def letters_of(notation: Notation) -> dict[str, str]:
+    """Letters that differ from ours, by the code names of quantities."""
+    if notation is None:
+        return {}
+    if isinstance(notation, str):
+        if notation not in NOTATIONS:
+            raise BadParameter(
+                f"notation = {notation!r} is not known; available: {sorted(NOTATIONS)}, or a dict "
+                'such as {"M": "R", "learning_rate": r"\\eta"}'
+            )
+        return dict(NOTATIONS[notation])
+    short = {"gamma": "learning_rate", "Delta": "label_noise", "a": "readout", "R": "risk"}
+    found = {short.get(name, name): letter for name, letter in notation.items()}
+    unknown = sorted(set(found) - set(LETTERS))
+    if unknown:
+        raise BadParameter(
+            f"notation has no quantity {unknown[0]!r}; its keys are {', '.join(sorted(LETTERS))}"
+        )
+    return found
+
+
+def gram(rows: tuple[str, bool], others: tuple[str, bool]) -> str:
+    """Overlaps of the rows of two matrices, each a letter and whether it is a single vector."""
+    (first, one), (second, two) = rows, others
+    if one and two:
+        return rf"\|{first}\|^2" if first == second else rf"{first} \cdot {second}"
+    if one or two:
+        return f"{first} {second}" if two else f"{second} {first}"
+    base, _, power = second.partition("^")
+    return rf"{first} {base}^{{{power}\top}}" if power else rf"{first} {base}^\top"

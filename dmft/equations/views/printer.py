@@ -21,12 +21,11 @@ from dmft.equations.views.text import (
     printed,
     split_averages,
 )
-from dmft.errors import BadParameter
 from dmft.explanation.print_forms import OneMore
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD
-from dmft.names import LETTERS, NOTATIONS
+from dmft.names import LETTERS
 
 # A random field of a sample, or a mean, in a cluster.
 CLUSTER_LATEX = "{}^{{[{}]}}"
@@ -40,27 +39,6 @@ OVERLAPS = (x.Q, x.M, x.P)
 # What makes a sum too high for a numerator.
 PARTS = (sp.Function, sp.Sum, Expectation)
 Notation = str | Mapping[str, str] | None
-
-
-def letters_of(notation: Notation) -> dict[str, str]:
-    """Letters that differ from ours, by the code names of quantities."""
-    if notation is None:
-        return {}
-    if isinstance(notation, str):
-        if notation not in NOTATIONS:
-            raise BadParameter(
-                f"notation = {notation!r} is not known; available: {sorted(NOTATIONS)}, or a dict "
-                'such as {"M": "R", "learning_rate": r"\\eta"}'
-            )
-        return dict(NOTATIONS[notation])
-    short = {"gamma": "learning_rate", "Delta": "label_noise", "a": "readout", "R": "risk"}
-    found = {short.get(name, name): letter for name, letter in notation.items()}
-    unknown = sorted(set(found) - set(LETTERS))
-    if unknown:
-        raise BadParameter(
-            f"notation has no quantity {unknown[0]!r}; its keys are {', '.join(sorted(LETTERS))}"
-        )
-    return found
 
 
 class EquationPrinter(LatexPrinter):
@@ -428,17 +406,6 @@ def _root_of_two_over_pi(
 def _base_latex(name: str) -> str:
     """How a base is printed, in a cluster or not."""
     return _one_superscript(printed(name, x.BASE_LATEX, CLUSTER_LATEX))
-
-
-def gram(rows: tuple[str, bool], others: tuple[str, bool]) -> str:
-    """Overlaps of the rows of two matrices, each a letter and whether it is a single vector."""
-    (first, one), (second, two) = rows, others
-    if one and two:
-        return rf"\|{first}\|^2" if first == second else rf"{first} \cdot {second}"
-    if one or two:
-        return f"{first} {second}" if two else f"{second} {first}"
-    base, _, power = second.partition("^")
-    return rf"{first} {base}^{{{power}\top}}" if power else rf"{first} {base}^\top"
 
 
 def _one_superscript(name: str) -> str:

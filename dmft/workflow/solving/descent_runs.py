@@ -304,7 +304,7 @@ def _risk(equations: DescentEquations) -> PopulationRisk | None:
 @once
 def _names(equations: DescentEquations) -> Mapping[str, str]:
     """Model and algorithm in words: printing takes SymPy as long as a step."""
-    return {"model": str(equations.model), "algorithm": str(equations.algorithm)}
+    return {"model": repr(equations.model), "algorithm": str(equations.algorithm)}
 
 
 def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
