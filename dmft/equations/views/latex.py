@@ -258,7 +258,8 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
-    told += [OF_SIGNS % (y, y, y) for y in "fh" if signed and f"y {y}" in text and kernels]
+    split = signed and "x_{1}" in "".join(kernels)
+    told += [OF_SIGNS % (y, y, y) for y in "fh" if split and f"y {y}" in text]
     told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
     return fitted("\n".join([text, *told]), page.width)
 
