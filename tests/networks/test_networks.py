@@ -478,6 +478,29 @@ def test_stable_points_have_no_outliers(options, leak):
     assert rest.stable == (np.abs(values).max() < 1 if is_map else values.real.max() < leak)
 
 
+@pytest.mark.parametrize(("mean", "is_stable"), [(1.4, True), (3.0, False)])
+def test_stability_under_a_constraint_is_that_of_simulated_networks(mean, is_stable):
+    """A ferromagnet with E x^2 = 1 in a random field leaves M = 0 above mean (1 + nu)/E phi'."""
+    nu, size = sp.Symbol("nu", real=True), 600
+    network = dmft.RandomNetwork(
+        -X + H - nu * X, X, H, output=sp.tanh(X), std=0.5, mean=mean,
+        multiplier=(nu, X**2, 1), input=dmft.GaussianInput(sp.S.One),
+    )  # fmt: skip
+    point = min(dmft.fixed_points(network), key=lambda point: abs(point.output_mean))
+    assert abs(point.output_mean) < 1e-8
+    assert point.replicon < 0.2
+    assert point.stable == is_stable
+    generator = np.random.default_rng(0)
+    J = 0.5 * generator.standard_normal((size, size)) / np.sqrt(size) + mean / size
+    field = norm.ppf((generator.permutation(size) + 0.5) / size)
+    x = field + 0.15
+    for _ in range(300):
+        h = J @ np.tanh(x) + field
+        x = x + 0.05 * (h - x * (x @ h) / (x @ x))
+        x /= np.sqrt(np.mean(x**2))
+    assert (abs(np.tanh(x).mean()) < 0.15) == is_stable
+
+
 def test_diagrams_take_values_of_symbols():
     """Symbols that are no axes have values, as in `stationary`; sweeps are named by the measure."""
     gain, slope = sp.symbols("gain slope", positive=True)

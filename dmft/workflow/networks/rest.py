@@ -386,16 +386,18 @@ def _run_away(search: Search, at: Array, start: float) -> bool:
     """Whether a perturbation of the averages grows: by a real factor above 1 of their map.
 
     All factors of modulus above 1 count for maps of the field alone, whose next averages these are.
-    The averages that a multiplier holds are not perturbed.
+    A multiplier follows the averages, so that its constraint holds.
     """
     count, network = search.rest.populations, search.rest.network
-    if search.held is not None:
-        return False
     # Where sites have kinks the response is a ratio that vanishing fields leave open.
     moved = [n for n in range(at.size) if not (search.kinked and 2 * count <= n < 3 * count)]
     base, step = search(at, start), PERTURBED * max(1.0, float(np.abs(at).max()))
     changes = [(search(at + step * np.eye(at.size)[n], start) - base)[moved] for n in moved]
-    factors = np.linalg.eigvals(np.array(changes) / step)
+    slopes = np.array(changes) / step
+    if search.held is not None:
+        by_multiplier, held = slopes[-1], slopes[-1, -1] - 1.0
+        slopes = (slopes - np.outer(slopes[:, -1], by_multiplier) / held)[:-1, :-1]
+    factors = np.linalg.eigvals(slopes)
     if network.kind == "map" and not any(y.has(network.state) for y in network.rate):
         return bool(np.abs(factors).max() > 1.0 + NEAR)
     real = factors.real[np.abs(factors.imag) < NEAR]
