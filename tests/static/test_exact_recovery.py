@@ -9,7 +9,8 @@ from scipy.special import ndtr
 
 import dmft
 from dmft.gaussian.channels.several import Several
-from dmft.workflow.static.continuation import Extreme, resolved
+from dmft.workflow.static.continuation import Extreme, _amount, resolved
+from dmft.workflow.static.several_fields import posterior_overlap
 from dmft.workflow.static.thresholds import thresholds
 
 z = sp.Symbol("z", real=True)
@@ -50,6 +51,62 @@ def test_information_of_a_product_agrees_with_sums_over_one_field():
     found = Several(z1 * z2, FIELDS).average((1 - variance) * np.eye(2))
     assert (np.abs(np.diag(found.information) - mean) < 4 * error).all()
     assert found.information[0, 0] == pytest.approx(found.information[1, 1], rel=0.02)
+
+
+def turned(label):
+    """The label of rotated fields, the same model."""
+    images = {z1: (4 * z1 - 3 * z2) / 5, z2: (3 * z1 + 4 * z2) / 5}
+    return sp.expand(label.xreplace(images))
+
+
+def test_information_of_a_quadratic_form_agrees_with_sums_over_its_hyperbolas():
+    """E[g g^T] of c1 a^2 - c2 b^2 = y at small overlap q of a, on grids of y, u and omega.
+
+    On a = sqrt(y/c1) cosh u, b = sqrt(y/c2) sinh u (y > 0) da db is proportional to dy du.
+    """
+    q, root = 0.15, np.sqrt(2)
+    size = np.exp(np.arange(-24.0, 4.6, 0.1))[:, None, None]
+    nodes, weight = np.polynomial.hermite_e.hermegauss(12)
+    omega = np.sqrt(q) * nodes[:, None]
+    total = np.zeros(2)  # mass and E[g_a^2]
+    for sign, c1, c2 in ((1, 1 + root, root - 1), (-1, root - 1, 1 + root)):
+        one, two = np.sqrt(2 * size / c1), np.sqrt(2 * size / c2)
+        u, sums = np.arcsinh(10 / two) * np.linspace(-1, 1, 301), np.zeros((2, len(size), 12))
+        for side in (1, -1):
+            a, b = side * one * np.cosh(u), two * np.sinh(u)
+            a, b = (a, b) if sign > 0 else (b, a)
+            law = np.exp(-((a - omega) ** 2) / (1 - q) / 2 - b**2 / 2) * (u[..., 1:2] - u[..., :1])
+            sums += [law.sum(-1), ((a - omega) * law).sum(-1)]
+        share = size[..., 0] * weight
+        total += [np.sum(share * sums[0]), np.sum(share * sums[1] ** 2 / sums[0]) / (1 - q) ** 2]
+    axis = np.linalg.eigh([[1.0, 0.5], [0.5, 0.0]])[1][:, 1]
+    label = z1**2 + z1 * z2
+    for declared, turn in ((label, np.eye(2)), (turned(label), np.array([[4, -3], [3, 4]]) / 5)):
+        at = turn.T @ axis
+        found = Several(declared, FIELDS).average(q * np.outer(at, at), 1024).information
+        assert at @ found @ at == pytest.approx(total[1] / total[0], rel=0.04)
+
+
+def test_overlaps_of_a_trace_have_it():
+    """Without antisymmetric rounding, and of estimated averages that are not positive."""
+    for m in (np.diag([600.0, 20.0]), np.diag([5.0, -0.1])):
+        m[0, 1] += 0.1
+        q = posterior_overlap(np.exp(_amount(m, 0.9)) * m)
+        assert np.array_equal(q, q.T)
+        assert np.trace(q) == pytest.approx(0.9, rel=1e-10)
+        assert np.linalg.eigvalsh(q)[0] > -1e-15
+
+
+@pytest.mark.slow  # fast: the two tests above
+@pytest.mark.parametrize("label", [z1**2 + z1 * z2, z1 + z1 * z2, z1 * z2], ids=str)
+def test_thresholds_do_not_depend_on_the_choice_of_fields(label):
+    """alpha(t) rises to 2 in all fields; of the first label its values are sums over hyperbolas."""
+    for declared in (label, turned(label)):
+        found = thresholds(model(declared))
+        assert (float(found.algorithmic), found.order, found.spinodals) == (2.0, "second", ())
+        if label.has(z1**2):
+            at = [np.interp(t, found.overlap, found.samples) for t in (0.5, 0.7685, 0.9526, 0.9852)]
+            assert at == pytest.approx([1.316, 1.705, 1.941, 1.982], rel=0.025)
 
 
 @pytest.mark.slow

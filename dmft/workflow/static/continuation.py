@@ -42,7 +42,7 @@ FEW, MANY = {2: 1024, 3: 512}, {2: {True: 8192, False: 16384}, 3: {True: 4096}}
 TURN = np.array([-0.12, -0.06, -0.03, 0.0, 0.03, 0.06, 0.12])
 # A change of the overlap that is settled, and steps; overlaps of two lines that differ by less
 # are one.
-SETTLED, MOST_STEPS, SAME = 1e-3, 60, 2e-2
+SETTLED, MOST_STEPS, SAME = 1e-4, 60, 2e-2
 # Remaining variance, in units of the mean one, below which a direction is recovered exactly.
 EXACT = 1e-4
 # Depths of wells of log alpha(t) below this are ripples of the averages, as are those of labels
@@ -98,7 +98,10 @@ class Line:
         """Places, denser where the line turns."""
         if self.turn is None:
             return LOGITS
-        return np.sort([*LOGITS, *(_logit(self.turn.overlap) + TURN)])
+        near = _logit(self.turn.overlap) + TURN
+        # Splines through places that nearly coincide overshoot.
+        apart = np.abs(LOGITS[:, None] - near).min(axis=1) > TURN[-1] / 4
+        return np.sort([*LOGITS[apart], *near])
 
     def at(self, logit: float, start: Array, points: int) -> Fixed:
         """The fixed point of a given trace that the iteration reaches from a start."""

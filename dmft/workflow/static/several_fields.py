@@ -70,12 +70,16 @@ def several_of(label: Label) -> Several:
 
 
 def posterior_overlap(precision: Array) -> Array:
-    """F(qhat) = qhat (I + qhat)^-1 of the Gaussian prior, at most 1 - LEAST in any direction."""
-    q = np.asarray(np.linalg.solve(np.eye(len(precision)) + precision, precision).T)
-    if np.isfinite(q).all() and np.linalg.eigvalsh(q)[-1] > 1.0 - LEAST:
-        values, vectors = np.linalg.eigh(q)
-        q = vectors * np.minimum(values, 1.0 - LEAST) @ vectors.T
-    return q
+    """F(qhat) = qhat (I + qhat)^-1 of the Gaussian prior, at most 1 - LEAST in any direction.
+
+    Symmetric, since antisymmetric rounding would grow from step to step, and without what noise of
+    averages makes negative.
+    """
+    if not np.isfinite(precision).all():
+        return precision
+    values, vectors = np.linalg.eigh(precision)
+    values = np.maximum(values, 0.0)
+    return np.asarray(vectors * np.minimum(values / (1.0 + values), 1.0 - LEAST) @ vectors.T)
 
 
 def is_trivial(channel: Several) -> bool:
