@@ -127,7 +127,7 @@ def _committee(
     ]
     target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
-        target = f"of ${k}$ directions"
+        target = "of the direction" if single[1] else f"of ${k}$ directions"
     about = (
         f"A student with {units[0]}weights ${rows[0]}$ learns labels ${y}$ {target} ${rows[1]}$ in "
         f"${d}$ dimensions,"

@@ -273,7 +273,8 @@ def _punctuated(text: str) -> str:
         mark = "," if after[:1].islower() or ALIGN.match(after) else "."
         marks = ["" if re.match(r"&\s*\\q?quad\b", row) else "," for row in rows[1:]]
         pairs = zip(rows, [*marks, mark], strict=True)
-        return align([row + ("" if row[-1] in ",." else y) for row, y in pairs])
+        shown = align([row + ("" if row[-1] in ",." else y) for row, y in pairs])
+        return shown.replace("{align*}", f"{{{match.group(1)}{match.group(2)}}}")
 
     return ALIGN.sub(marked, text)
 
@@ -335,7 +336,8 @@ def _sections(
     """What a document says about one record."""
     text = NAMES_OF_TERMS.sub("", fragment(record, width, notation, cite, rules))
     if not hasattr(record, "time_unit"):
-        return [text]
+        name = getattr(record, "name", "") if hasattr(record, "pairs") else ""
+        return [f"The equations of the {name} are\n{text}" if name else text]
     if getattr(record, "family", "") == "rule":  # which is printed with its equations
         return [text]
     title = [rf"\subsection*{{System {titled}}}"] if titled else []
@@ -357,13 +359,14 @@ def _not_again(text: str, declared: str) -> str:
         every = {y.removeprefix("&").strip() for y in formulas}
         if every <= {*stated}:
             return ""
+        equations = equations_of(match.group(3))
         fresh = [
             rows
-            for rows in equations_of(match.group(3))
+            for rows in equations
             if rows[0].partition(" ")[0] not in outputs
             and not {y.strip("& ") for y in rows[0].split(r",\quad ")} <= {*stated}
         ]
-        return align([*chain(*fresh)])
+        return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
     text = ALIGN.sub(kept, text).replace("\n\n", "\n")
     for line in stated:
