@@ -145,19 +145,26 @@ def test_largest_rates_with_a_spectrum() -> None:
         2
     ) / sp.Rational(95, 100)
     unit = dmft.Committee(ERF, 2)
-    model = dmft.Model(unit, unit, inputs=law)
-    limit = float(dmft.maximal_learning_rate(model, dmft.SGD(1.0)))
     plain = float(dmft.maximal_learning_rate(dmft.Model(unit, unit), dmft.SGD(1.0)))
-    assert np.isclose(limit, plain / 0.95)
-    # The teacher that the fields see has P = I.
-    P = law.fractions[:, None, None] * np.eye(2) / law.mean
-    near = dmft.Overlaps(P + 1e-6 * np.eye(2), P, P)
-    grown = []
-    for part in (0.97, 1.03):
-        equations = dmft.derive(model, dmft.SGD(part * limit))
-        run = dmft.solve(equations, near, 120.0, save_at=[60.0, 120.0], atol=1e-16)
-        grown.append(run.risk[1] / run.risk[0])
-    assert grown[0] < 1.0 < grown[1]
+    P = law.fractions[:, None, None] * np.eye(2)
+    seen = dmft.Spectrum(law.eigenvalues, law.fractions, teacher=P / law.mean)
+    limit = float(dmft.maximal_learning_rate(dmft.Model(unit, unit, inputs=seen), dmft.SGD(1.0)))
+    assert np.isclose(limit, plain / 0.95)  # fields of variance one
+
+
+def test_largest_rates_and_floors_of_teachers_whose_fields_have_other_variances() -> None:
+    """Modes at the teacher of the spectrum, whose fields have the variance 2.75, and long runs."""
+    law, unit = dmft.Spectrum([5.0, 0.5], [0.5, 0.5]), dmft.Committee(ERF, 1)
+    model, P = dmft.Model(unit, unit, inputs=law), law.teacher_blocks(1)
+    point, sgd = dmft.Overlaps(P, P, P), dmft.SGD(1.0)
+    limit, equations = float(dmft.maximal_learning_rate(model, sgd)), dmft.derive(model, sgd)
+    for part in (0.999, 1.001):
+        found = dmft.stability(equations, point, learning_rate=part * limit)
+        assert (found.growth_rate > 0.0) == (part > 1.0)
+    noise, slow = {"label_noise": 1e-4, "learning_rate": 0.3 * limit}, dmft.SGD(0.3 * limit)
+    run = dmft.solve(equations, point, 300.0, rtol=1e-11, atol=1e-14, save_at=2, **noise)
+    floor = dmft.noise_floor(dmft.Model(unit, unit, 1e-4, inputs=law), slow)
+    assert run.risk[-1] == pytest.approx(float(floor), rel=1e-3)
 
 
 # Modes of linear equations are the same at all overlaps.

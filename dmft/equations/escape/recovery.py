@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
@@ -24,6 +25,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.derivative import derivative
 from dmft.model import (
+    FIELD,
     SGD,
     Committee,
     GradientFlow,
@@ -33,10 +35,10 @@ from dmft.model import (
     check_unflipped,
 )
 from dmft.model.algorithm import numbers_of
-from dmft.validation import checked
+from dmft.validation import checked, shown
 
 if TYPE_CHECKING:
-    from dmft.model import SequenceModel
+    from dmft.model import SequenceModel, Spectrum
 
 # Operations up to which `simplify` takes a moment only.
 SIMPLE = 120
@@ -223,7 +225,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
       0.
     - For sequence models whose target is the student's function, without label noise, the result is
       2 n_b E|J|^2 / E|J^T J|^2.
-    - With a `Spectrum` the result is the isotropic one divided by tr Sigma/d.
+    - With a `Spectrum` whose teacher fields have the variance v, the result is the isotropic one
+      of the activation sigma(sqrt(v) z), times v/(tr Sigma/d).
     - For one linear unit with `Momentum` or weight decay, the norm of its kernel is one at gamma.
 
     Examples
@@ -251,7 +254,8 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
     if _keeps_more(model, algorithm):
         return sp.simplify(1 / _kernel(model, algorithm)[0])
     if model.spectrum is not None:
-        return perfect_rate(without_spectrum(model), algorithm, exact) / noise_of_steps(model)
+        whitened, factor = without_spectrum(model)
+        return perfect_rate(whitened, algorithm, exact) / factor
     if model.reads_sequences:
         from dmft.equations.sequence.equations import perfect_learning_rate
 
@@ -305,15 +309,34 @@ def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
     return sp.factor(law.maximal.subs(x.Delta, model.label_noise))
 
 
-def without_spectrum(model: Model) -> Model:
-    """The model with inputs x ~ N(0, I_d)."""
-    return replace(model, inputs=None)
+def without_spectrum(model: Model) -> tuple[Model, sp.Expr]:
+    """The model in fields of variance one with inputs x ~ N(0, I_d), and the factor of its rate.
+
+    Teacher fields have the variance v. The noise of steps, a sum of factors nu_e (tr Sigma/d for
+    plain steps), is that of inputs N(0, I_d) at the rate gamma tr Sigma/(d v) and sigma(sqrt(v) z).
+    """
+    spectrum, plain = cast("Spectrum", model.spectrum), as_committees(replace(model, inputs=None))
+    k = int(plain.teacher.width)
+    P = np.einsum("e,eij->ij", spectrum.eigenvalues, spectrum.teacher_blocks(k))
+    if not np.allclose(P, P[0, 0] * np.eye(k), rtol=1e-9, atol=1e-9 * P[0, 0]):
+        raise BadParameter(
+            "perfect recovery is linearised for orthogonal teachers of equal length, but with this "
+            f"spectrum their fields have the covariance {shown(P.tolist())}: solve the equations"
+        )
+    variance, noise = (_rational(y) for y in (P[0, 0], spectrum.noise.sum()))
+    if variance != 1:
+        length = sp.sqrt(variance) * FIELD
+        student, teacher = (
+            Committee(cast(sp.Expr, u.activation).xreplace({FIELD: length}), u.width, u.readout)
+            for u in (plain.student, plain.teacher)
+        )
+        plain = replace(plain, student=student, teacher=teacher)
+    return plain, noise / variance
 
 
-def noise_of_steps(model: Model) -> sp.Expr:
-    """Sum of the noise factors nu_e of a spectrum, tr Sigma/d for plain steps."""
-    total = float(model.spectrum.noise.sum())  # type: ignore[union-attr]
-    return sp.nsimplify(total, rational=True) if total == round(total, 9) else sp.Float(total, 17)
+def _rational(value: float) -> sp.Expr:
+    close = round(float(value), DIGITS)
+    return sp.nsimplify(close, rational=True) if close == round(close, 9) else sp.Float(value, 17)
 
 
 @checked
@@ -322,8 +345,9 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
 
     Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b), of
                 `Momentum` with its own K; with a decay the bias of the ridge too.
-                Matched committees: to first order in Delta, at gamma tr Sigma/d
-    Valid for   P = I and unit readouts of committees; a decay needs the spectrum's own teacher
+                Matched committees: to first order in Delta, with a spectrum those of the
+                activation sigma(sqrt(v) z) at gamma tr Sigma/(d v), v the variance of h*
+    Valid for   P = I, or the teacher of the spectrum, and unit readouts of committees
     Source      theory/structured_inputs (11), (19), 4.1; theory/one_pass G.1
 
     Parameters
@@ -359,8 +383,9 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     _check_squared(algorithm)
     if spectrum is None:
         return recovery(model, algorithm).noise_floor(algorithm.learning_rate, model.label_noise)
-    rate = algorithm.learning_rate * noise_of_steps(model)
-    return recovery(without_spectrum(model), algorithm).noise_floor(rate, model.label_noise)
+    whitened, factor = without_spectrum(model)
+    rate = algorithm.learning_rate * factor
+    return recovery(whitened, algorithm).noise_floor(rate, model.label_noise)
 
 
 def is_linear_unit(model: Model) -> bool:
