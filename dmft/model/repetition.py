@@ -170,8 +170,8 @@ class Repeat(UpdateRule):
 
 SEVERAL = (
     "clipped and normalised batches are derived only for linear students of linear teachers under "
-    'the squared loss (normal residuals); simulate others with method="weights", or use '
-    "batch_size=1"
+    "the squared loss (normal residuals), and not for fluctuations; simulate others with "
+    'method="weights", or use batch_size=1'
 )
 
 

@@ -191,6 +191,10 @@ def test_refusals():
     sgd = sgd_of(0.1)
     with pytest.raises(BadParameter, match="sphere"):
         dmft.weak_recovery(model, dmft.SGD(0.1))
+    # Momentum is SGD at twice this rate: dM/dt is that of SGD(0.2), not of SGD(0.1).
+    for more in ({"momentum": 0.5}, {"gradient_noise": 0.1}):
+        with pytest.raises(BadParameter, match=f"{next(iter(more))} = .* formulas"):
+            dmft.weak_recovery(model, dmft.SGD(0.1, constraint="sphere", **more))
     wide = dmft.Model(dmft.Committee(ERF, 2), model.teacher)
     with pytest.raises(BadParameter, match="escape_time"):
         dmft.weak_recovery(wide, sgd)

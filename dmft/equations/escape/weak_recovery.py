@@ -24,6 +24,7 @@ from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
+from dmft.model.algorithm import refuse
 from dmft.record import InLatex, Shown
 from dmft.summary import Summary, figures
 from dmft.typeset.fragment import align
@@ -547,6 +548,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     """
     check_identity(model, "weak recovery is computed")
     check_unflipped(model, "weak recovery is computed")
+    refuse(algorithm, "escape")
     size = algorithm.batch_size
     if not isinstance(size, int):
         raise BadParameter(

@@ -36,7 +36,7 @@ def shortened(writer: Writer) -> Program:
     rule, algorithm = cast("Clipping", writer.rule), cast("SGD", writer.algorithm)
     squared = error_is_linear(algorithm) and algorithm.loss == "squared"
     line = None
-    if squared and not writer.cluster.shape:
+    if squared and not writer.cluster.shape and writer.averaged:
         line = line_of(writer.model, writer.label, writer.noisy, writer.cluster.is_plain)
     if line is not None and line.symbol != x.residual:
         line = None
