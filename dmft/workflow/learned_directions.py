@@ -55,7 +55,7 @@ class LearnedDirection(Record):
         Whether a symmetry keeps the overlap at zero for any number of steps.
     overlap, error : (p, n)
         Overlap of the student with these directions after `step` (after the last step where there
-        is none), and its error.
+        is none), before rows are divided by their lengths on the sphere, and its error.
     proof : str
         "symbolic" (closed forms and symmetries) or "numerical" (zero means below `threshold`).
     threshold : float or None
