@@ -15,6 +15,7 @@ from dmft.display.bibliography import bibtex
 from dmft.display.declaration import declaration, escape, sources
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
+from dmft.equations.views.explicit import ExplicitEquations
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
 from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
@@ -231,7 +232,8 @@ def document(
             parts, stated = [*parts, *stated], []
         number += systems > 1 and hasattr(record, "time_unit")
         sections = _sections(record, width, notation, cite, rules, number)
-        if not explained:  # which begin from what is not declared otherwise
+        # Explanations and equations written out begin from what is not declared otherwise.
+        if not (explained or any(isinstance(y, ExplicitEquations) for y in kept)):
             sections = [OF_DECLARATION.sub("", text) for text in sections]
         if not isinstance(record, Explanation):
             sections = [_without_displayed(_not_again(text, said), displayed) for text in sections]
