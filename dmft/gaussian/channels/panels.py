@@ -19,6 +19,8 @@ LAYER = np.array([0.0, 1.0, 2.5, 4.0, 6.0, 9.0])
 MIRRORED = np.concatenate([-LAYER[:0:-1], LAYER])
 # Map of [0, 1] to itself that is t^4 at both ends.
 SMOOTHED = np.array([-20.0, 70.0, -84.0, 35.0, 0.0, 0.0, 0.0, 0.0])
+# Labels are drawn at fields of so many times their deviation: the tails dominate averages.
+WIDENED = 1.3
 
 
 def quiet(fields: Sequence[sp.Symbol], expr: sp.Expr) -> Callable[..., Array]:
@@ -86,6 +88,13 @@ def window(
     z, weight = between(edges, order, smoothed)
     density = np.exp(-0.5 * ((z - omega) / scale) ** 2 - 0.5 * LOG_TWO_PI) / scale
     return z, weight * density
+
+
+def widened(draws: Array) -> tuple[Array, Array]:
+    """Normal draws (k, n) at WIDENED times their distance, and their weights (n,)."""
+    wide = WIDENED * draws
+    share = np.exp(-0.5 * (1.0 - WIDENED**-2) * np.sum(wide**2, axis=0))
+    return wide, share / share.sum()
 
 
 def squares(g: Array) -> Array:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.channels.panels import between, quiet, regression, squares
+from dmft.gaussian.channels.panels import between, quiet, regression, squares, widened
 from dmft.gaussian.channels.pieces import stripped, with_one_sign
 from dmft.gaussian.channels.sweeps import (
     Sums,
@@ -40,8 +40,6 @@ PROBES, PROBE_SCALE, SEED = 4096, 1.5, 20260
 TYLER = 100
 # Sobol points of an average and independent scrambles among them.
 POINTS, REPLICAS = {True: 4096, False: 8192}, 4
-# Labels are drawn at fields of so many times their deviation: the tails dominate averages.
-WIDENED = 1.3
 # Nodes of a batch in memory; masses below this are not divided by.
 BATCH, SMALLEST = 1 << 20, 1e-250
 # Variance below which sweeps share places.
@@ -318,10 +316,8 @@ class Several:
                 yield sums.mass / points, omega, sums
             return
         noise = np.sqrt(self.noise) * draws[-1] if self.noise else 0.0
-        at = WIDENED * draws[self.width : 2 * self.width]
-        share = np.exp(-0.5 * (1.0 - WIDENED**-2) * np.sum(at**2, axis=0))
-        share /= share.sum()
-        z = omega.T + np.linalg.cholesky(variance) @ at
+        wide, share = widened(draws[self.width : 2 * self.width])
+        z = omega.T + np.linalg.cholesky(variance) @ wide
         for sign, chance in ((1.0, 1 - self.flip), (-1.0, self.flip)):
             if chance > 0:
                 sums = self.sums(sign * self.label(z) + noise, omega, variance)
