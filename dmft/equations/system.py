@@ -28,6 +28,7 @@ from dmft.equations.states import Grams, StateSpace
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import numbers_of
+from dmft.record import in_full
 from dmft.symbolic_lock import in_turn
 from dmft.validation import shown
 
@@ -169,7 +170,7 @@ class System(Changeable):
         return {
             "kind": self.kind,
             "scaling": self.scaling,
-            "model": repr(self.model),
+            "model": in_full(self.model),
             "algorithm": str(self.algorithm),
             "dim": str(self.dim),
             "terms at order 1/d": ", ".join(self.noise.terms if self.noise else ()) or "none",

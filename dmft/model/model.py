@@ -144,7 +144,7 @@ class Model(Shown):
     def __str__(self) -> str:
         """Labels, student and inputs as formulas."""
         if self.reads_sequences:
-            return repr(self)
+            return self._in_full()
         Delta, flipped = (
             f"{float(y):g}" if y.is_number else str(y) for y in (self.label_noise, self.label_flip)
         )

@@ -84,7 +84,7 @@ class Committee(Shown):
         from dmft.typeset.plain import plain_text
 
         if self.outputs > 1:
-            return repr(self)
+            return self._in_full()
         one = self.width == 1
         unit = sp.latex(self.activation.xreplace({FIELD: sp.Symbol("z" if one else "z_j")}))
         unit = rf"\left[{unit}\right]" if self.activation.is_Add and not one else unit

@@ -19,6 +19,7 @@ from dmft.compiled.sealed import Deferred
 from dmft.equations.derive import derive
 from dmft.errors import BadParameter
 from dmft.progress import Progress, ProgressOption, as_asked
+from dmft.record import in_full
 from dmft.validation import checked
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def warm(
     if model is None or algorithm is None:
         raise BadParameter(
             "warm takes a model with an algorithm, or nothing at all for the functions of the "
-            f"library; got model = {model!r}, algorithm = {algorithm}"
+            f"library; got model = {in_full(model)}, algorithm = {algorithm}"
         )
     with as_asked(progress):
         equations: Any = derive(model, algorithm, **options)

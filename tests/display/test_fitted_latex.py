@@ -756,6 +756,8 @@ def test_print_says_what_its_letters_are():
         "student  f = z, z = W x/sqrt(d)",
         "inputs   x ~ N(0, I_d)",
     ]
+    # What runs record holds all fields, which tell declarations apart.
+    assert "label_flip=0.1" in dmft.derive(signs, dmft.SGD(0.5)).provenance["model"]
     text = " ".join(str(dmft.derive(signs, dmft.SGD(0.5))).split())
     assert "ε = 0.1 is the probability that a label has the wrong sign" in text
     assert "wrong sign, L is the expected loss" in text

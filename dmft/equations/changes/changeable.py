@@ -17,7 +17,7 @@ import sympy as sp
 from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
-from dmft.record import InLatex, Shown, is_same, worded
+from dmft.record import InLatex, Shown, in_full, is_same, worded
 from dmft.validation import shown
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ class Changeable(ABC):
             "version": VERSION,
             "dropped_terms": list(self.dropped),
             "changed_terms": self.changed_terms,
-            "model": repr(self.model),
+            "model": in_full(self.model),
             "algorithm": str(self.algorithm),
         }
 

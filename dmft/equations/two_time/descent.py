@@ -68,7 +68,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
 from dmft.model.gradient_descent import GradientDescent
-from dmft.record import Short
+from dmft.record import Short, in_full
 from dmft.typeset.fragment import align
 from dmft.typeset.plain import in_letters, plain_text
 
@@ -177,7 +177,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     @property
     def described(self) -> dict[str, str]:
         """Model and algorithm."""
-        return {"model": repr(self.model), "algorithm": str(self.algorithm)}
+        return {"model": in_full(self.model), "algorithm": str(self.algorithm)}
 
     @property
     def approximation(self) -> str:

@@ -31,7 +31,7 @@ from dmft.equations.two_time.descent_process import PathSlope
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.model.couplings.random_network import C, R, RandomNetwork, S, T
-from dmft.record import Short
+from dmft.record import Short, in_full
 from dmft.typeset.fragment import align
 from dmft.typeset.plain import plain_text
 
@@ -110,7 +110,7 @@ class NetworkEquations(Short, TwoTimeEquations):
     @property
     def described(self) -> dict[str, str]:
         """The network."""
-        return {"network": repr(self.model)}
+        return {"network": in_full(self.model)}
 
     @property
     def as_derived(self) -> Self:

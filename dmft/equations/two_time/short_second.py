@@ -32,6 +32,7 @@ from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 from dmft.model import Overlaps
 from dmft.names import VERSION, Status
+from dmft.record import in_full
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
 
@@ -270,7 +271,7 @@ def _record(
         parameters=dict(found.scalars),
         provenance={
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
-            "time_unit": "steps", "method": how, "model": repr(equations.model),
+            "time_unit": "steps", "method": how, "model": in_full(equations.model),
             "fresh": found.fresh, "algorithm": str(equations.algorithm), "approximation": how,
         },
     )  # fmt: skip

@@ -27,6 +27,7 @@ from dmft.model import Overlaps, as_count
 from dmft.model.gradient_descent import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
+from dmft.record import in_full
 from dmft.solvers.checkpoint import claim
 from dmft.solvers.descent.process import DescentProblem, DescentTask, Nodes, Process, fresh_losses
 from dmft.solvers.descent.response import measured
@@ -304,7 +305,7 @@ def _risk(equations: DescentEquations) -> PopulationRisk | None:
 @once
 def _names(equations: DescentEquations) -> Mapping[str, str]:
     """Model and algorithm in words: printing takes SymPy as long as a step."""
-    return {"model": repr(equations.model), "algorithm": str(equations.algorithm)}
+    return {"model": in_full(equations.model), "algorithm": str(equations.algorithm)}
 
 
 def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
