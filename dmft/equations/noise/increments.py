@@ -31,7 +31,9 @@ from dmft.equations.update.moments import Case, shared
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments
 from dmft.equations.update.program import Program, depends_on_length, stretched_program
+from dmft.errors import BadParameter
 from dmft.model import SGD, Model
+from dmft.model.repetition import SEVERAL
 
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
@@ -96,6 +98,8 @@ class Increments:
     @cached_property
     def moments(self) -> Moments:
         """Moments of the same update field, which holds the noise of each sample."""
+        if self.algorithm.rule.shortens and self.algorithm.batch_size != 1:
+            raise BadParameter(f"batch_size = {self.algorithm.batch_size}: {SEVERAL}")
         return Moments(self.model, self.algorithm, averaged=False)
 
     @property

@@ -36,7 +36,8 @@ def shortened(writer: Writer) -> Program:
     rule, algorithm = cast("Clipping", writer.rule), cast("SGD", writer.algorithm)
     squared = error_is_linear(algorithm) and algorithm.loss == "squared"
     line = None
-    if squared and not writer.cluster.shape and writer.averaged:
+    means = writer.averaged or algorithm.batch_size != 1  # of batches there is nothing else
+    if squared and not writer.cluster.shape and means:
         line = line_of(writer.model, writer.label, writer.noisy, writer.cluster.is_plain)
     if line is not None and line.symbol != x.residual:
         line = None
