@@ -12,7 +12,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.emit.schedules import KNOWN, ONLY_RATES
 from dmft.equations import symbols as x
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
@@ -205,9 +204,10 @@ def resolve_scalars(
             continue
         number = _number_of(declared[name], symbols)
         if isinstance(number, sp.Expr):
-            missing = ", ".join(sorted(f"{s}=..." for s in number.free_symbols))
-            follows = not KNOWN.keys().isdisjoint(map(str, number.free_symbols))
-            missing = ONLY_RATES if follows else f"pass {missing}"
+            from dmft.emit.schedules import KNOWN, ONLY_RATES  # which runs need not load
+
+            names = sorted(map(str, number.free_symbols))
+            missing = ONLY_RATES if KNOWN.keys() & {*names} else f"pass {'=..., '.join(names)}=..."
             raise BadParameter(f"{name} = {declared[name]} has no value yet; {missing}")
         scalars[name] = number
     check_bounds(scalars)
@@ -305,8 +305,9 @@ def check_number(value: object, name: str) -> float:
             raise TypeError("no number")
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        expression = isinstance(value, str) or getattr(value, "free_symbols", None)
-        hint = f"; {ONLY_RATES}" if expression else ""
+        from dmft.emit.schedules import ONLY_RATES
+
+        hint = f"; {ONLY_RATES}" * bool(getattr(value, "free_symbols", isinstance(value, str)))
         raise BadParameter(f"{name} must be a number, got {shown(value)}{hint}") from error
     if not math.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")

@@ -380,7 +380,7 @@ def derive_network(network: Any) -> NetworkEquations:
     """Equations of a site of a random network, with the terms that the declared case has."""
     if not isinstance(network, RandomNetwork):
         raise BadParameter(
-            f"derive needs an algorithm for {network}: dmft.SGD, dmft.GradientFlow or another"
+            f"derive needs an algorithm for {network!r}: dmft.SGD, dmft.GradientFlow or another"
         )
     found: list[Definition] = []
     for a in range(network.populations):
