@@ -73,7 +73,7 @@ def test_derive_writes_two_times(model, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "two-time"
     assert set(found["terms"]["R_theta"]) == {"decay", "kick", "memory"}
-    assert r"R^{\ell}_{j l}(t, s)" in out.read_text()
+    assert r"R^{\ell}(t, s)" in out.read_text()
 
 
 def test_files(model, tmp_path, capsys):
