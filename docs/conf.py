@@ -74,8 +74,6 @@ nb_execution_excludepatterns = {
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
-if extent == "text":  # The language of cells is known from the kernel that runs them.
-    suppress_warnings.append("mystnb.lexer")
 
 # A single file that fetches no fonts. Menu and speech would load more files.
 mathjax_path = "mathjax/tex-svg-full.js"
