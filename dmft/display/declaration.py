@@ -95,9 +95,13 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     shown = f" Here {_joined([f'${y}$' for y in numbers])}." if numbers else ""
     if noisy:
         shown += (
-            r" At finite $d$ the overlaps follow a stochastic equation with drift $F$, covariance "
-            r"$\Sigma$ and a standard Brownian motion $B_t$."
+            r" At finite $d$ the overlaps approximately follow a stochastic equation. Drift $F$ "
+            r"and covariance $\Sigma$ are those of one step of the algorithm, $B_t$ is a standard "
+            r"Brownian motion."
         )
+    # Said before the equations instead of after them.
+    fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
+    shown += f" In the following {fixed.group()}." if fixed else ""
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
@@ -135,7 +139,7 @@ def _committee(
     floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
     risk = (
         rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
-        rf"{floor}$, an average over new examples."
+        rf"{floor}$, where the average is over new examples."
     )
     indices = _indices(model, algorithm, body, single)
     told = (_law(model, printer, rows[1]), indices, risk)
@@ -216,7 +220,7 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
         )
     if model.label_noise != 0:
         law = rf"{law.removesuffix('.')} and ${xi} \sim \mathcal{{N}}(0, 1)$; the label noise has "
-        law += f"the variance ${printer.letter('label_noise')}$."
+        law += f"variance ${printer.letter('label_noise')}$."
     return law
 
 
@@ -306,6 +310,11 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
     )
     one = getattr(algorithm, "batch_size", 0) == 1
     words = f"{name}{on} uses {'a fresh sample' if one else 'fresh samples'} in each step{numbers}"
+    direction = getattr(algorithm, "direction", "")
+    if direction:
+        rate, width = (printer.letter(name) for name in ("learning_rate", "p"))
+        root = r"\sqrt{d}" if are_single(equations.model, algorithm) else rf"({width}\sqrt{{d}})"
+        words += f". In every coordinate a step is ${rate}/{root}$ times {direction}"
     if algorithm.on_sphere:
         words += ", after which the weights are scaled back to their length"
     if algorithm.repeat is not None:
@@ -343,7 +352,8 @@ def _clock(equations: Any, notation: Notation) -> str:
         unit = unit.replace("(p d)", "d").replace(", p, k", "").replace(" / p -> 0", " -> 0")
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
-    words = f"After $n$ steps the time is {_mathematical(clock)}"
+    steps = "steps of SGD, of which this is a limit," if equations.algorithm.is_flow else "steps"
+    words = f"After $n$ {steps} the time is {_mathematical(clock)}"
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words = words.replace(r"\gamma", rate)

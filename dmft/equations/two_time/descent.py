@@ -81,6 +81,10 @@ INDICES = "t, s, u = 0, 1, ... (times); j, l, m = 1..p (students); r, q = 1..k (
 OF_A_SAMPLE = (output, label, loss, zeta, chosen)
 STEP_UNIT = "t = steps; n = alpha d samples, used again"
 FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
+STARTED = (
+    r"The initial weights give $M$ and $Q$ at time zero, and with them $C^{\theta}(0, 0)$; "
+    r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent."
+)
 # Length in time of the steps by which a flow is evaluated.
 STEP = 0.01
 
@@ -386,7 +390,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         parts = [f"% {self.time_unit}", align(own), "where", self.latex_of_sample()]
         if averages:
             parts += [r"With averages $\langle \cdot \rangle$ over samples,", align(averages)]
-        text = "\n".join([*parts, "the weights follow", align(weights)])
+        text = "\n".join([*parts, "the weights follow", align(weights), STARTED])
         return f"{text}\nHere {', '.join(self._meanings(text))}."
 
     def _as_declared(self, definition: Definition) -> list[Definition]:

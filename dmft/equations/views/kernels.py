@@ -40,7 +40,7 @@ SENTENCES = {
     "table": "averages have no elementary closed form. They are interpolated from tables, with an "
     rf"error below ${TABLE_ERROR}$ times the root of the second moments",
     "open": "averages have no closed form",
-    "long": "averages have closed forms that are too long for a page",
+    "long": "averages are too long to be written out here",
     "nodes": "averages are computed by quadrature, with an error estimate",
 }
 BIVARIATE = (

@@ -150,7 +150,8 @@ class SignSGD(Adaptive):
 
     written_by: ClassVar[Named] = "dmft.equations.update.adaptive.signs:signs"
     scale: ClassVar[Scale] = "sign"
-    words: ClassVar[str] = "Steps along the signs of one-pass gradients"
+    words: ClassVar[str] = "SignSGD, in one pass,"
+    direction: ClassVar[str] = "the sign of the gradient"
 
     decoupled: bool = True
 
@@ -217,6 +218,7 @@ class Adam(Adaptive):
 
     scale: ClassVar[Scale] = "moment"
     words: ClassVar[str] = "Adam, in one pass,"
+    direction: ClassVar[str] = "the gradient divided by the root of its average square"
 
     second_moment_rate: sp.Expr | None = None
     eps: sp.Expr = sp.S.Zero
@@ -365,6 +367,7 @@ class AdaGrad(Adaptive):
 
     scale: ClassVar[Scale] = "moment"
     words: ClassVar[str] = "AdaGrad, in one pass,"
+    direction: ClassVar[str] = "the gradient divided by the root of the sum of its squares"
 
     initial: sp.Expr = sp.S.Zero
 
