@@ -382,7 +382,7 @@ def test_readouts_have_rows_in_every_record(tmp_path: Any) -> None:
 def test_solved_by_compiled_code() -> None:
     """The vector by `solve`, with loss and error rate."""
     equations = dmft.derive(dmft.Model(STUDENT, MIXTURE), SOFTMAX)
-    run = dmft.solve(equations, overlaps(G0), TIMES[-1], save_at=TIMES, nodes=12)
+    run = dmft.solve(equations, overlaps(G0), TIMES[-1], save_at=TIMES)
     assert np.abs(run.Q - WANTED[:, :3, :3]).max() < VECTOR["tolerance"] / 20
     assert np.abs(run.M - WANTED[:, :3, 3:]).max() < VECTOR["tolerance"] / 20
     assert np.all(np.diff(run.loss) < 0)
