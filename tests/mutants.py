@@ -54,6 +54,7 @@ LEFT_OUT = {
     "explorer",
     "latex",
     "literature",
+    "progress",
     "typeset",
     "views",
 }
@@ -79,6 +80,8 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 }  # fmt: skip
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.arguments)
 NO_CODE = {"annotation", "decorator_list", "returns"}
+# Nobody reads a number of a longer buffer.
+NO_RESULT = {"empty", "empty_like", "__repr__", "__str__"}
 NO_NUMBERS = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.JoinedStr)
 
 
@@ -108,9 +111,16 @@ def is_number(node: ast.AST) -> bool:
     return not text and not isinstance(node, NO_NUMBERS)
 
 
+def name_of(node: ast.AST) -> str:
+    """The name of a function that is defined or called; empty for other nodes."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+    return node.name if isinstance(node, ast.FunctionDef) else ""
+
+
 def computing(node: ast.AST, inside: bool = False) -> Iterator[ast.AST]:
     """Nodes that compute numbers; constants where they are operands."""
-    if isinstance(node, SKIPPED):
+    if isinstance(node, SKIPPED) or name_of(node) in NO_RESULT:
         return
     operators = isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare)
     number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
