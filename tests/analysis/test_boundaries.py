@@ -107,6 +107,7 @@ def test_the_number_of_threads_changes_nothing():
     np.testing.assert_array_equal(one.curves[0].x, four.curves[0].x)
 
 
+@pytest.mark.slow
 def test_a_level_of_the_growth_of_the_uninformative_point():
     """theory/one_pass F.1: growth 4 - 2 gamma (12 + Delta) on the sphere.
 

@@ -46,6 +46,7 @@ def assert_cheap(found):
     assert sum(found.solves.values()) <= PER_CURVE
 
 
+@pytest.mark.slow
 def test_escape_times_at_a_level():
     equations = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.1, constraint="sphere"))
     start, x, y = (

@@ -323,6 +323,7 @@ def computed(process, seconds):
         time.sleep(2 * seconds)
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
     """A record that is said to end later than it did, so that the run it gives is a long one."""
     path = tmp_path / "model.toml"

@@ -231,6 +231,7 @@ def test_notebook(name, tmp_path, monkeypatch):
     assert found["check"]()[1]
 
 
+@pytest.mark.slow
 def test_run_as_a_script(tmp_path):
     """With Numba where it is installed; one changed digit of a stored value is found."""
     path = dmft.export(system("relu"), tmp_path / "model.py")

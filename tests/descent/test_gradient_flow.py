@@ -1,5 +1,7 @@
 """Gradient flow on repeated data: exact solutions, values of the theory, seeds; online limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -7,6 +9,7 @@ import sympy as sp
 import dmft
 from dmft.arrays import extrapolation
 from dmft.errors import BadParameter
+from dmft.solvers.solution import Values
 from dmft.workflow.solving import descent_flow
 
 z = sp.Symbol("z", real=True)
@@ -158,6 +161,25 @@ def test_the_time_limit_is_that_of_all_descents(monkeypatch):
     assert 100.0 >= left[0] > left[1] > left[2] > 100.0 - run.statistics["seconds"]
     late = dmft.solve(flow_of(LINE, LINE, 2.0), start, 0.5, points=3, timeout=1e-9)
     assert late.status == "timeout"
+
+
+def test_errors_of_the_descents_are_amplified_by_the_extrapolation(monkeypatch):
+    """Independent errors s of the descents give s sqrt(sum w^2), beside the error of the step."""
+    solve_one = descent_flow.run_descent
+
+    def claimed(size):
+        def with_error(*arguments):
+            run = solve_one(*arguments)
+            return replace(run, error=Values({n: 0 * e + size for n, e in run.error.items()}))
+
+        monkeypatch.setattr(descent_flow, "run_descent", with_error)
+        start = dmft.Overlaps([[1.0]], [[0.3]])
+        run = dmft.solve(flow_of(LINE, LINE, 2.0), start, 0.5, points=3, levels=3)
+        return run.error["M"]
+
+    # Weights 1/3, -2 and 8/3 of the steps h, h/2 and h/4.
+    size = np.sqrt(1 / 9 + 4 + 64 / 9)
+    assert claimed(0.02) - claimed(0.0) == pytest.approx(np.full((4, 1, 1), 0.02 * size), rel=1e-9)
 
 
 def test_files_and_refusals(tmp_path):

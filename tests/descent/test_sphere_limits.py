@@ -72,6 +72,7 @@ def overlaps(w, teacher):
     return np.concatenate([w @ teacher / d, [w[0] @ w[-1] / d]])
 
 
+@pytest.mark.slow
 def test_flow_against_weights():
     flow = dmft.derive(
         PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"

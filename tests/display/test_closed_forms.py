@@ -494,6 +494,7 @@ def test_rates_of_one_unit_and_a_target_of_two_fields(constraint):
         assert float(rate) == pytest.approx(wanted["M"][0, r - 1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_no_position_among_all_fields_is_printed_for_one_unit():
     a, b = sp.symbols("a b", real=True)
     for activation in (sp.Max(0, z), ERF):
@@ -729,6 +730,7 @@ def by_quadrature(expr, scales=(1.0,)):
     return float(plain(expr.xreplace(values)).subs({gamma: 0.3, g: 0.3}))
 
 
+@pytest.mark.slow
 def test_fields_of_clusters_have_their_variance_in_print():
     """sigma(sqrt(s) h + m) of h ~ N(0, Omega) is sigma(h + m) of h ~ N(0, s Omega)."""
     scales = (0.6, 2.0)
@@ -971,6 +973,7 @@ def test_printed_kernels_are_averages(activation):
     assert count >= 2
 
 
+@pytest.mark.slow
 def test_clusters_along_two_directions_have_numbers_in_print():
     """P_{r1} was printed as M_{1 + r}, and M_1 as M; the sentence began with a line break."""
     means = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]

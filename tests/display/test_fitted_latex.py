@@ -313,6 +313,7 @@ for name in ("relu_tokens", "saad_solla"):
 """
 
 
+@pytest.mark.slow
 def test_text_is_the_same_in_each_process():
     """Whatever the hashes of symbols: the order of terms is theirs alone."""
     here = "".join(

@@ -70,6 +70,7 @@ def test_free_lengths(dynamics_vectors, number):
     assert found == pytest.approx(v["gamma_over_p_max"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_learning_rates_of_free_lengths(dynamics_vectors):
     short = dmft.escape_formula(
         phase_retrieval(p, label_noise=D), dmft.SGD(g), length=sp.Rational(3, 10)

@@ -439,6 +439,7 @@ def linear_noise_in_time(eqs, t_max, steps, **options):
     return point, spread
 
 
+@pytest.mark.slow
 def test_seeds_of_repeated_batches_spread_as_the_equations_say():
     dim, steps, seeds, batch, rate = 150, 75, 800, 2, 0.5
     model, algorithm = declared("erf", "squared", "twice", p=1, batch=batch, rate=rate)

@@ -275,6 +275,7 @@ def test_fluctuations_of_one_cluster_are_those_of_the_plain_model():
         np.testing.assert_allclose(found, plain, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_fluctuations_of_clusters_say_what_is_left_out():
     model = dmft.Model(network(z**2, 1), network(z**2, 1), inputs=SCALED)
     equations = dmft.derive(model, dmft.SGD(0.5), dim=100, fluctuations=True)
@@ -334,6 +335,7 @@ def test_rates_of_an_own_rule():
     assert rates["Q"][0, 0] == pytest.approx(2 * 0.3 * along + 1.0, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_printed_and_changed():
     equations = dmft.derive(dmft.Model(network(z**2, 1), XOR), dmft.SGD(0.5))
     # The noise of two clusters is printed below.

@@ -362,6 +362,7 @@ def test_refusals():
             call(dmft.literature.phase_retrieval(1), look)
 
 
+@pytest.mark.slow
 def test_modes_are_those_of_differences_of_the_reference():
     """Of a step that looks at its sample twice: dQ/dt and dM/dt around a fixed point."""
     model = model_of(ERF, TARGET[0] ** 2, 1, 0.0)

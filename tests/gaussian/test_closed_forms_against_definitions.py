@@ -252,6 +252,7 @@ def check_hermite_products(size, seed):
     assert worst < MEASURED["Hermite"]
 
 
+@pytest.mark.slow
 def test_hermite_products_to_order_four():
     check_hermite_products(20, seed=3)
 

@@ -319,7 +319,7 @@ def test_logistic_labels_without_flips_end_where_their_tables_do() -> None:
     assert run.M[-1, 0, 0] ** 3 / run.t[-1] == pytest.approx(constant, rel=0.02)
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases("at once")
 @pytest.mark.parametrize("start", [[[0.5]], [[2000.0]]], ids=["on the way", "at once"])
 def test_other_runs_that_leave_their_tables_say_so(start) -> None:
     """Rare flips leave best weights beyond the tables; no divergence, and no numbers from there."""

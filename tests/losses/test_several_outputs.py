@@ -38,6 +38,7 @@ def overlaps(G: Array) -> dmft.Overlaps:
     return dmft.Overlaps(G[:3, :3], G[:3, 3:], G[3:, 3:])
 
 
+@pytest.mark.slow
 def test_vector_of_three_classes() -> None:
     """The run of the theory file, by the fourth-order rule on the NumPy reference."""
     equations = dmft.derive(dmft.Model(STUDENT, MIXTURE), SOFTMAX)
@@ -488,6 +489,7 @@ def test_refusals() -> None:
             call()
 
 
+@pytest.mark.slow
 def test_trained_readouts_start_as_declared() -> None:
     """A start without readouts is one with those of the model."""
     rows = [[2.0, -1.0], [-0.5, 1.5], [0.0, -1.0]]

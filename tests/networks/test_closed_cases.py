@@ -82,6 +82,7 @@ def test_closed_runs_are_extrapolated_to_the_two_time_solution(network, g):
     assert run.corr[-1, -1] == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_sweeps_of_linear_sites_have_no_sampling_error():
     """Innovations are matched: one stepper gives the closed recursion, extrapolated or not."""
     eqs, options = dmft.derive(LINEAR), {"method": "sweep", "paths": 400, "sweeps": 2}

@@ -224,6 +224,7 @@ def test_models_are_rules_on_nodes(name):
     same_rates(*ON_NODES[name], start_of(len(name), 1, 1), rtol=1e-7, nodes=80)
 
 
+@pytest.mark.slow
 def test_the_largest_output_is_a_kink():
     """Two classes of a linear teacher: closed for the rule, on nodes within their claim here."""
     model = dmft.Model(
@@ -238,6 +239,7 @@ def test_the_largest_output_is_a_kink():
         assert np.all(abs(one[block] - two[block]) < claim[block])
 
 
+@pytest.mark.slow
 def test_memories_are_rows():
     """Velocities of `Momentum` and averaged weights, with all their overlaps."""
     model = network(ERF, label_noise=0.3)

@@ -111,6 +111,7 @@ def test_passages_batches_and_symbols():
     np.testing.assert_array_equal(again.first_passage.times, runs.first_passage.times)
 
 
+@pytest.mark.slow
 def test_no_name_of_a_parameter_is_taken_for_a_field():
     attention, ends = dmft.Attention(2), []
     for name in ("omega", "h1", "s1", "n1"):

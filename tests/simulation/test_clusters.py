@@ -47,6 +47,7 @@ def test_overlaps_and_weights_have_one_law(name, seeds):
         assert np.all(gap <= 4.5 * square / np.sqrt(seeds) + 1e-12), key
 
 
+@pytest.mark.slow
 def test_theory_of_logistic_regression_on_clusters():
     """Linear student, d = 600: within the errors of the mean and a bias of order 1/d."""
     twins = dmft.GaussianMixture([[1.0], [-0.7]], [1, -1], [0.4, 0.6], scales=[1.0, 0.5])

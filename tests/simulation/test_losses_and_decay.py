@@ -325,6 +325,7 @@ def test_momentum_is_a_larger_rate():
     assert found.values["final_risk"][1, 1] == pytest.approx(alone.risk[-1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_schedule_with_momentum_is_that_of_a_larger_rate():
     """The rate at each time is the declared one, and the steps are counted with the momentum."""
     t, start = sp.Symbol("t"), dmft.random_overlaps(MODEL, DIM, seed=0)

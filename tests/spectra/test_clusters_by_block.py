@@ -191,6 +191,7 @@ def test_one_cluster_at_the_origin_is_a_spectrum() -> None:
         assert np.allclose(one_, other, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_runs_agree_with_weights_in_finite_dimension() -> None:
     model = dmft.Model(dmft.Committee(z, 1), twins(scales=SCALES, fractions=FRACTIONS))
     sgd, start = dmft.SGD(0.5), start_of(grams(2, 2), 1)

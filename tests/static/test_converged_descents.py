@@ -24,6 +24,7 @@ def solved(loss, rate, steps, **options):
     return dmft.solve(dmft.derive(MODEL, descent), START, steps, **options)
 
 
+@pytest.mark.slow
 def test_smooth_gradients_are_solved_along_paths_where_stein_divides_by_nothing():
     """Stein's identity alone left the domain at step 22 (8 x 2^14 samples)."""
     stein = solved("logistic", 0.5, 40, samples=2**10, method="stein")

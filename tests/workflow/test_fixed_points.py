@@ -29,6 +29,7 @@ def symmetric(width, diagonal, off, overlap):
     return dmft.Overlaps(Q, np.full((width, width), overlap))
 
 
+@pytest.mark.slow
 def test_plateau_of_two_erf_units_at_the_published_rates():
     equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(sp.Symbol("g", positive=True)))
     # Near Q = C lies a second one, of identical units: the starts are on the plateau's side.
@@ -310,6 +311,7 @@ def test_hinge_losses_have_modes():
     assert modes == pytest.approx([-0.05954617, -0.45578513], abs=1e-7)
 
 
+@pytest.mark.slow
 def test_points_hold_velocities_and_second_moments():
     """Equations with further rows are at rest there; linear modes are those of the end of a run."""
     line = dmft.Committee(z, 1)

@@ -79,6 +79,7 @@ def test_mean_and_spread_are_those_of_the_exact_chain(act, constraint, gamma, p,
         assert np.all(np.abs(np.log(ratio)) < 4.5 * math.sqrt(2 / paths))
 
 
+@pytest.mark.slow
 def test_ornstein_uhlenbeck_at_a_fixed_point():
     model, sgd = declared(SQUARE, noise=0.5), dmft.SGD(0.05)
     (point,) = dmft.fixed_points(dmft.derive(model, sgd), dmft.Overlaps([[1.0]], [[0.97]]))

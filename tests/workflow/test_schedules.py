@@ -118,6 +118,7 @@ def test_run_over_the_maximal_learning_rate_says_so():
     assert "maximal" not in dmft.solve(wide, start, 0.1, learning_rate=5.0).message
 
 
+@pytest.mark.slow
 def test_noise_dominated_equations_count_their_own_steps():
     """Nothing but the clock reads the rate: dt' = (gamma/p)^2/(n_b d) a step."""
     z, t = sp.Symbol("z", real=True), sp.Symbol("t")
