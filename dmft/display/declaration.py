@@ -95,9 +95,9 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     shown = f" Here {_joined([f'${y}$' for y in numbers])}." if numbers else ""
     if noisy:
         shown += (
-            r" At finite $d$ the overlaps approximately follow a stochastic equation. Drift $F$ "
-            r"and covariance $\Sigma$ are those of one step of the algorithm, $B_t$ is a standard "
-            r"Brownian motion."
+            r" At finite $d$ the overlaps approximately follow a stochastic equation, whose drift "
+            r"$F$ (with its part of order $1/d$) and covariance $\Sigma$ are those of one step of "
+            r"the algorithm; $B_t$ is a standard Brownian motion."
         )
     # Said before the equations instead of after them.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
@@ -131,14 +131,18 @@ def _committee(
     ]
     target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
-        target = "of the direction" if single[1] else f"of ${k}$ directions"
+        target = f"that depend on {'the direction' if single[1] else f'${k}$ directions'}"
     about = (
         f"A student with {units[0]}weights ${rows[0]}$ learns labels ${y}$ {target} ${rows[1]}$ in "
         f"${d}$ dimensions,"
     )
     floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
+    name = "The excess risk" if floor else "The population risk"
+    name = (
+        name if getattr(algorithm, "loss", None) in (None, "squared") else "Half the squared error"
+    )
     risk = (
-        rf"The population risk is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
+        rf"{name} is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
         rf"{floor}$, where the average is over new examples."
     )
     indices = _indices(model, algorithm, body, single)
@@ -300,7 +304,8 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
         if equations.is_flow:
             return rf"The weights follow the gradient flow {on} of $n = \alpha d$ samples{numbers}."
         samples = BATCHES.get(algorithm.batch, BATCHES[None].replace("same", "parts of the same"))
-        return f"Gradient descent {on} uses {samples}{numbers}."
+        name = "Gradient" if algorithm.batch else "Full-batch gradient"
+        return f"{name} descent {on} uses {samples}{numbers}."
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     # The update of an `UpdateField` is printed with its equations.
     on = (
@@ -315,8 +320,10 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
         rate, width = (printer.letter(name) for name in ("learning_rate", "p"))
         root = r"\sqrt{d}" if are_single(equations.model, algorithm) else rf"({width}\sqrt{{d}})"
         words += f". In every coordinate a step is ${rate}/{root}$ times {direction}"
+        if getattr(algorithm, "second_moment_rate", 0) is None:
+            words += r", in the limit $1/d \ll 1 - \beta_2 \ll 1$"
     if algorithm.on_sphere:
-        words += ", after which the weights are scaled back to their length"
+        words += ", after which the weights are rescaled to their initial length"
     if algorithm.repeat is not None:
         words += "; a sample is used again at weights that it has moved"
     return f"{words}."

@@ -210,10 +210,7 @@ def test_declared_values_are_used_and_told():
     plain = equations("erf_one").latex()
     assert r"\frac{d M}{dt}" in plain
     assert r"\Delta = 0" in plain.partition("Here ")[2]
-    assert (
-        "\nIn these order parameters the population risk is\n\\begin{align*}\n\\mathcal{R} &="
-        in plain
-    )
+    assert "\nIn these order parameters the risk is\n\\begin{align*}\n\\mathcal{R} &=" in plain
     wide = equations("relu").latex(width=470)  # I_2 is the average of the risk alone
     assert r"I_{2} &= \langle \sigma(x_{1})\,\sigma(x_{2}) \rangle =" in wide
     assert wide.count("I_{2} &=") == 1

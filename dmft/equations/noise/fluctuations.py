@@ -206,6 +206,14 @@ class Noise(Fluctuations):
             lines.append(r"&\text{where a sample is displaced } s \text{ times as much}")
         return lines
 
+    def meaning(self, printer: EquationPrinter) -> str:
+        """What the increments in `process` are, in words."""
+        names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
+        p, d = printer.letter("p"), printer.letter("dim")
+        below = d if self.model.student.width == 1 else f"({p} {d})"
+        unit = f"{printer.doprint(step_size(self.algorithm))}/{below}"
+        return f"${steps}$ are the increments of ${names}$ in one step, in units of ${unit}$"
+
     def added_to(self, system: ClosedSystem) -> ClosedSystem:
         """Closed drift of one student and one teacher with its part of order 1/d, and Sigma."""
         moments = closed_moments(

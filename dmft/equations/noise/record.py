@@ -87,6 +87,10 @@ class Fluctuations(ABC):
         """Align line of the stochastic equation, of a `state` of single units or all overlaps."""
         raise NotImplementedError
 
+    def meaning(self, printer: EquationPrinter) -> str:
+        """What the increments in `process` are, in words."""
+        raise NotImplementedError
+
     def added_to(self, system: ClosedSystem) -> ClosedSystem:
         """Closed drift with its part of order 1/d, and Sigma, where this is `closed`."""
         raise NotImplementedError

@@ -83,10 +83,13 @@ STEP_UNIT = "t = steps; n = alpha d samples, used again"
 FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
 STARTED = (
     r"The initial weights give $M$ and $Q$ at time zero, and with them $C^{\theta}(0, 0)$; "
-    r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent."
+    r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent. "
+    r"The risk is a function of $M^t$ and $Q(t, t)$."
 )
 # Length in time of the steps by which a flow is evaluated.
 STEP = 0.01
+# P of one teacher, in print.
+OF_ONE = sp.Symbol("P", positive=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -396,14 +399,17 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
     def _as_declared(self, definition: Definition) -> list[Definition]:
         """A definition at declared widths, unit readouts and zeros; none of what is in place."""
         subject = Subject(self.model, (), self.algorithm)
+        single = unit_widths(subject)[1]
         put = {PARAMETERS[n]: sp.S.Zero for n, y in self.parameters.items() if y == 0}
-        for single, index, other in zip(unit_widths(subject), (m, q), (x.v, x.s), strict=True):
-            put |= {index: other} if single else {}
+        for one, index, other in zip(unit_widths(subject), (m, q), (x.v, x.s), strict=True):
+            put |= {index: other} if one else {}
         # Averages that are read once.
         inner = {d.name: d for d in self.process if d.name in ("g_star", "mean_pull")}
 
         def at(expr: sp.Expr) -> sp.Expr:
-            return at_declared(put_in(expr, inner).xreplace(put), subject)
+            found = at_declared(put_in(expr, inner).xreplace(put), subject)
+            inverse = {e for e in found.atoms(sp.Indexed) if str(e.base.label) == "P_inverse"}
+            return found.xreplace(dict.fromkeys(inverse, 1 / OF_ONE)) if single else found
 
         found = replace(mapped(definition, at), target=at(definition.target))
         return [] if definition.name in inner else [*printed_definitions([found])]

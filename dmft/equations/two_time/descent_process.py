@@ -272,6 +272,12 @@ class TwoTimePrinter(EquationPrinter):
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
         return SYMBOLS_LATEX.get(expr) or super()._print_Symbol(expr, style)
 
+    def first(self, factor: sp.Expr) -> tuple[int, ...]:
+        """The kernel of the latest time stands first in a product."""
+        if isinstance(factor, sp.Indexed) and str(factor.base.label) in (*TIME_LATEX, "h_star"):
+            return (2,) if factor.indices[0] == t else (3,)
+        return super().first(factor)
+
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = str(expr.base.label)
         indices = [self._print(y) for y in expr.indices if y not in ONLY]

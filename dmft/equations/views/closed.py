@@ -398,9 +398,11 @@ class ClosedPrinter(KernelPrinter):
             return r"\left(\pi - \theta\right)"
         return super()._print_Symbol(expr, style)
 
-    def _print_sin(self, expr: sp.sin, exp: str | None = None) -> str:
+    def _print_sin(self, expr: sp.sin | sp.cos, exp: str | None = None) -> str:
         power = f"^{{{exp}}}" if exp else ""
-        return rf"\sin{power} {self._print(expr.args[0])}"
+        return rf"\{expr.func}{power} {self._print(expr.args[0])}"
+
+    _print_cos = _print_sin
 
     def in_order(self, terms: Sequence[sp.Expr]) -> list[sp.Expr]:
         """Terms of a sum in the order in which they are printed."""

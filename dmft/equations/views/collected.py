@@ -59,6 +59,9 @@ def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]
     if not (above.is_Pow and all(f.is_Symbol or f == 1 for f in sp.Mul.make_args(below))):
         return list(exprs), None
     changed = [e.replace(sp.asin, lambda _: SUPPLEMENT - sp.pi / 2) for e in exprs]
+    others = {y for e in changed for f in e.atoms(sp.Function) for y in f.args[1:]}
+    same = {y: sp.cos(ANGLE) for y in others if _normal(y) == cosine}
+    changed = [e.xreplace(same) for e in changed]
     before, after = (sum(sp.count_ops(sp.expand(e)) for e in y) for y in (exprs, changed))
     if after >= before:
         return list(exprs), None

@@ -78,11 +78,12 @@ __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 WORDS = {
     r"\Theta\left(": r"$\Theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
+    r"\Omega^{+}": r"$\Omega^{+}$ is the inverse of $\Omega$, on its range where it is singular.",
 }
 # What rows are that no other sentence explains.
 MEANINGS = {
     "output_variance": "$f$ is the output of the student",
-    "S_update": r"$S^{\psi}$ is the second moment of the gradient",
+    "S_update": r"$S^{\psi}$ is the second moment of the update $\psi$",
 }
 OF_SIGNS = (
     r"Since $y = \pm 1$ is odd in the fields, $\langle F(y %s) \rangle = \langle F(%s) \rangle + "
@@ -235,6 +236,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     tokens = {a.args[:3]: a for d in left for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []
     process = [noise.process(printer)] if noise and increments else []
+    told += [noise.meaning(printer)] if process else []
     inner += [*(steps if process else []), *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
     parts = [
@@ -360,7 +362,7 @@ def observed_apart(
     if place == 0:
         return [align(rows), *late]
     alone = all(row.startswith("&") for row in rows[place + 1 :])
-    words = "In these order parameters the population risk is" if alone else "The observables are"
+    words = "In these order parameters the risk is" if alone else "The observables are"
     return [align(rows[:place]), *early, words, align(rows[place:]), *late]
 
 
@@ -387,6 +389,14 @@ def meanings_latex(
         if s in symbols
     ]
     told += [MEANINGS[d.name] for d in definitions if d.name in MEANINGS]
+    if getattr(algorithm, "loss", None) is not None and MEANINGS["S_update"] in told:
+        one = unit_widths(subject)[0]
+        update = (
+            r"\psi = -\partial \ell / \partial h"
+            if one
+            else r"\psi_j = -p\, \partial \ell / \partial h_j"
+        )
+        told[-1] = rf"$S^{{\psi}}$ is the second moment of ${update}$ for the loss $\ell$"
     told += [
         f"${printer.doprint(s)}$ is the {words}"
         for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))
