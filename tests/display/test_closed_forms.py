@@ -1061,3 +1061,22 @@ def test_one_teacher_of_clusters_has_no_position(width):
     model = dmft.Model(dmft.Committee(ERF, width), dmft.Committee(ERF, 1), inputs=mixture)
     for shown in (dmft.derive(model, dmft.GradientFlow()), dmft.population_risk(model)):
         assert not re.search(r"only|m\[p|\^\[[12]\]|sqrt\(2\) h", str(shown))
+
+
+def test_averages_that_vanish_for_orthonormal_directions_are_not_printed():
+    """Of a parity of three, ReLU has no odd part of third order; samples of the definition."""
+    fields = sp.symbols("z1:4", real=True)
+    parity = dmft.MultiIndex(sp.sign(sp.prod(fields)), fields)
+    model = dmft.Model(dmft.Committee(RELU, 2), parity)
+    equations = dmft.derive(model, dmft.GradientFlow())
+    shown, symbolic = (equations.latex(symbolic=symbolic) for symbolic in (False, True))
+    assert r"\operatorname{sign}{\left(h_{2}" not in shown
+    assert r"\sum_{u=1}^{p} 0" not in shown
+    assert r"\operatorname{sign}{\left(x_{2}" in symbolic
+    drawn = np.random.default_rng(0).standard_normal((4, 400_000))
+    h = np.array([0.3, -0.5, 0.4, 0.6]) @ drawn
+    average = np.maximum(h, 0) * np.sign(drawn[:3]).prod(axis=0)
+    assert abs(average.mean()) < 4 * average.std() / np.sqrt(400_000)
+    product = dmft.MultiIndex(fields[0] * fields[1], fields[:2])
+    text = dmft.derive(dmft.Model(dmft.Committee(RELU, 2), product), dmft.GradientFlow()).latex()
+    assert "h_{2}^*" in text

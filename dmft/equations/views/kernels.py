@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import sympy as sp
@@ -249,6 +250,25 @@ def closed_average(average: Expectation) -> sp.Expr:
         return written_out(closed)
     except NotClosed:  # products with error functions: one integral of closed averages
         return closed
+
+
+def is_zero_at_identity(average: Expectation) -> bool:
+    """Whether an average is zero by its closed form where fields of directions are independent."""
+    if not average.is_product:
+        return False
+    fields = enumerate(average.fields, 1)
+    found = {n: y for n, y in fields if y.base == x.h_star and y.indices[0].is_Integer}
+    if len(found) < 2:
+        return False
+    try:
+        closed = closed_average(average)
+    except NotClosed:
+        return False
+    apart = {
+        sp.Symbol(f"C_{{{a}{b}}}", real=True): sp.S.Zero
+        for a, b in combinations(found, 2) if found[a] != found[b]
+    }  # fmt: skip
+    return bool(closed.xreplace(apart) == 0)
 
 
 def in_factors(closed: sp.Expr) -> sp.Expr:

@@ -30,6 +30,7 @@ from dmft.equations.views.declared import (
 from dmft.equations.views.explicit_latex import closed_alone, special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
+    is_zero_at_identity,
     kernels_latex,
     law_latex,
     name_averages,
@@ -205,6 +206,16 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
     definitions = plain = printed_definitions(definitions)
+    if "P" in notes:
+        every = {a for d in definitions for a in d.expr.atoms(Expectation)}
+        zero = dict.fromkeys(filter(is_zero_at_identity, every), sp.S.Zero)
+
+        def without_zeros(expr: sp.Expr) -> sp.Expr:
+            left = expr.xreplace(zero)
+            empty = {e for e in left.atoms(sp.Sum) if e.function == 0}
+            return left.xreplace(dict.fromkeys(empty, sp.S.Zero))
+
+        definitions = plain = tuple(mapped(d, without_zeros) for d in definitions)
     own = {d.name for d in increments}
     increments = tuple(d for d in definitions if d.name in own)
     told = meanings_latex(subject, [d for d in definitions if d.name not in own], printer)
@@ -236,7 +247,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     tokens = {a.args[:3]: a for d in left for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []
     process = [noise.process(printer)] if noise and increments else []
-    told += [noise.meaning(printer)] if process else []
+    told += [noise.meaning(printer)] if noise and increments else []
     inner += [*(steps if process else []), *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
     parts = [
@@ -391,11 +402,8 @@ def meanings_latex(
     told += [MEANINGS[d.name] for d in definitions if d.name in MEANINGS]
     if getattr(algorithm, "loss", None) is not None and MEANINGS["S_update"] in told:
         one = unit_widths(subject)[0]
-        update = (
-            r"\psi = -\partial \ell / \partial h"
-            if one
-            else r"\psi_j = -p\, \partial \ell / \partial h_j"
-        )
+        slope = r"\partial \ell / \partial h"
+        update = rf"\psi = -{slope}" if one else rf"\psi_j = -p\, {slope}_j"
         told[-1] = rf"$S^{{\psi}}$ is the second moment of ${update}$ for the loss $\ell$"
     told += [
         f"${printer.doprint(s)}$ is the {words}"
