@@ -68,8 +68,8 @@ ROOMS = {
     "adaptive": ("optimisers",), "averages": ("equations", "losses"), "codegen": ("emit",),
     "compiled": ("emit", "special"), "equations": ("losses", "laws", "spectra"),
     "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations"),
-    "rounding": ("equations",), "simulation": ("agreement", "losses"), "solving": ("solvers",),
-    "special": ("judge", "emit", "equations"), "static": ("static",),
+    "rounding": ("equations",), "simulation": ("agreement", "losses", "optimisers"),
+    "solving": ("solvers",), "special": ("judge", "emit", "equations"), "static": ("static",),
     "two_time": ("descent",), "update": ("equations", "losses", "optimisers", "judge"),
 }  # fmt: skip
 SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
@@ -214,7 +214,7 @@ def reaching(mutant: Mutant, known: coverage.CoverageData) -> list[str]:
     """Tests that can notice a mutant: those that execute its lines, where these are known."""
     contexts = known.contexts_by_lineno(str(ROOT / mutant.path))
     found = {test for line in mutant.lines for test in contexts.get(line, ())} - {""}
-    named = sorted({test.partition("|")[0] for test in found}, key=lambda t: (durations()[t], t))
+    named = sorted({test.rpartition("|")[0] for test in found}, key=lambda t: (durations()[t], t))
     return affordable(named[:MOST_TESTS] or of_subject(mutant.path))
 
 
@@ -271,6 +271,8 @@ def first_failure(
                 return f"no end within {TIMEOUT} s"
         if process.returncode in (0, 5):  # 5: no fast test
             return ""
+        if process.returncode == 4:
+            raise RuntimeError(f"pytest does not know the tests: {said[-500:]}")
         return next(iter(json.loads(noted.read_text()))) if noted.exists() else said[-200:]
 
 

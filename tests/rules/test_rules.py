@@ -13,6 +13,7 @@ from scipy import stats
 
 import dmft
 from dmft import laws
+from dmft.equations.rules.forms import linear_in_parallel
 from dmft.equations.rules.latex import printed, row_names
 from dmft.equations.views.collected import PI
 from dmft.equations.views.text import printed_definitions
@@ -160,6 +161,28 @@ def parallel_rows():
 def test_refusals(declare, words):
     with pytest.raises(BadParameter, match=words):
         declare()
+
+
+def test_views_that_are_equal_have_a_singular_covariance():
+    """A row that follows what its own view tells, beside another view of the same input."""
+    one, two = views("x n", cov=[[1, 1], [1, 1]])
+    w, B = Rows("w"), fixed("B")
+    rule = dmft.UpdateField({w: (B @ two - w @ one) * one}, learning_rate=sp.Rational(1, 10))
+    start = dmft.Overlaps([[0.7]], [[0.2]])
+    # As least squares of one input: dM/dt = P - M.
+    assert dmft.derive(rule).evaluate(start)["M"].item() == pytest.approx(0.8, rel=1e-12)
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_signs_of_parallel_forms_are_linear_in_one_of_them(way):
+    y = sp.Symbol("y", real=True)
+    for gap in (-2, 3):
+        product = sp.sign(y) * sp.sign(way * (y + gap))
+        found = linear_in_parallel(y * product)
+        assert found != y * product
+        for value in (-4.0, -2.5, -1.0, 1.0, 2.5):
+            here = y * product
+            assert sp.expand(found).subs(y, value) == here.subs(y, value)
 
 
 def test_removable_poles_are_none():

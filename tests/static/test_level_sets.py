@@ -10,7 +10,7 @@ from scipy.special import ive, ndtr, xlogy
 
 import dmft
 from dmft.arrays import half_width
-from dmft.gaussian.channels.declared import Label
+from dmft.gaussian.channels.declared import Label, SignedLabel
 from dmft.gaussian.channels.several import Several
 from dmft.workflow.static.continuation import Lines
 from dmft.workflow.static.several_fields import SURE, several_of
@@ -23,6 +23,18 @@ LOG = np.concatenate([np.exp(np.linspace(-18, 2.3, 8001)), -np.exp(np.linspace(-
 
 def density(t):
     return np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+
+
+def test_a_label_that_only_some_signs_can_write():
+    """y = |z1| sign(z2) = .7: z2 > 0, and z1 is one of two points."""
+    label = SignedLabel(sp.Abs(z1) * sp.sign(z2), (z1, z2), 0, 0.0, 0.0)
+    omega, variance = 0.2, 0.8
+    first, second = label.given(*map(np.array, (0.7, omega, variance)))
+    points = (np.array([0.7, -0.7]) - omega) / np.sqrt(variance)
+    share = density(points) / density(points).sum()
+    assert first == pytest.approx([share @ points, np.sqrt(2 / np.pi)], rel=1e-9)
+    assert second[0, 1] == pytest.approx(share @ points * np.sqrt(2 / np.pi), rel=1e-9)
+    assert second[0, 0] == pytest.approx(share @ points**2 - 1.0, rel=1e-9)
 
 
 def ring(y, omega, s):
