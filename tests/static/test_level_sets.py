@@ -37,6 +37,18 @@ def test_a_label_that_only_some_signs_can_write():
     assert second[0, 0] == pytest.approx(share @ points**2 - 1.0, rel=1e-9)
 
 
+def test_labels_of_which_most_are_flipped_tell_as_much():
+    """-y instead of y is another name of the same labels, also where noise is added."""
+    q, found = np.diag([0.5, 0.2]), []
+    for flip in (0.2, 0.8):
+        label = Label(z1 * z2 + z1, (z1, z2), sp.Float(0.3), sp.Float(flip), drawn=False)
+        channel = several_of(label)
+        found.append(channel.average(q, 2048))
+    one, two = (f.information for f in found)
+    assert np.abs(one - two).max() < 0.02 * np.abs(one).max()
+    assert found[0].entropy == pytest.approx(found[1].entropy, abs=0.01)
+
+
 def ring(y, omega, s):
     """|z|^2 = y: Z and E[z | y] of a point on a circle, by Bessel functions."""
     r, p = np.sqrt(y), np.linalg.norm(omega)

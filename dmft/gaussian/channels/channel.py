@@ -356,9 +356,11 @@ class Channel:
         order = round(finer * self.order)
         return float(self.average(lambda m, v, *_: m.first**2 / v, overlap, order, variance))
 
-    def entropy(self, overlap: float, variance: float | None = None) -> float:
+    def entropy(
+        self, overlap: float, variance: float | None = None, order: int | None = None
+    ) -> float:
         """Psi_out(q) = E[log Z]."""
-        return float(self.average(lambda m, *_: m.log_z, overlap, None, variance))
+        return float(self.average(lambda m, *_: m.log_z, overlap, order, variance))
 
     @cached_property
     def uninformed(self) -> tuple[float, float]:

@@ -24,6 +24,10 @@ from dmft.workflow.static.several_fields import several_of
 
 # Nodes of panels of the risk.
 RISK_ORDER = 16
+# Errors are twice the change with so many more, which have an error as well.
+MORE = 4
+# Relative error of sums of a thousand terms.
+ROUNDING = 1e-13
 STARTS = ("uninformed", "informed", "all")
 # Overlap, in units of the second moment, from which even labels start.
 NUDGE = 1e-3
@@ -71,8 +75,9 @@ class BayesOptimal(Archived):
         Smallest probability of a wrong prediction, for labels with two values. Noise and flips are
         excluded; randomly drawn labels are compared with the label itself.
     error : float
-        Error of q and of mmse. The other numbers are evaluated at this q; their errors are not
-        estimated.
+        Error of q and of mmse.
+    risk_error, error_rate_error, free_entropy_error : float
+        Errors of these numbers by their quadrature and by the error of q.
     proof : str
     branches : tuple of FixedPointBranch
         All fixed points, in order of their overlap.
@@ -98,6 +103,9 @@ class BayesOptimal(Archived):
     error_rate: float | None
     free_entropy: float
     error: float
+    risk_error: float
+    error_rate_error: float
+    free_entropy_error: float
     proof: str
     branches: tuple[FixedPointBranch, ...]
     samples_per_dim: float
@@ -194,10 +202,22 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
     def measured(number: int) -> dict[str, Any]:
         root = roots[number]
         exact = root.variance == 0 or root.overlap == 0
+        error = 0.0 if exact else curve.error * float(root.overlap) * float(root.variance)
+        moved = root._replace(overlap=root.overlap - error, variance=root.variance + error)
+
+        def with_error(name: str, of: Callable[..., float | None]) -> dict[str, Any]:
+            value = of(curve.channel, root)
+            if value is None:
+                return {name: None, f"{name}_error": 0.0}
+            others = (of(curve.channel, root, RISK_ORDER + MORE), of(curve.channel, moved))
+            spread = 2.0 * sum(abs(float(y or 0.0) - value) for y in others)
+            return {name: value, f"{name}_error": spread + ROUNDING * abs(value)}
+
         return {
-            "risk": risk_of(curve.channel, root),
-            "error_rate": error_rate_of(curve.channel, root),
-            "error": 0.0 if exact else curve.error * float(root.overlap) * float(root.variance),
+            **with_error("risk", risk_of),
+            **with_error("error_rate", error_rate_of),
+            "free_entropy_error": _entropy_error(curve, alpha, root),
+            "error": error,
             "proof": numbers.CLOSED if exact else numbers.QUADRATURE,
         }
 
@@ -220,11 +240,22 @@ def _of_several(label: Label, _: Prior, alpha: float) -> Found:
     )
 
     def measured(number: int) -> dict[str, Any]:
-        q = found[number].overlap
+        q, error = found[number].overlap, found[number].error
+        risk, of_risk = fields.claimed(fields.risks_of, fields.noiseless(label), q, error)
+        rate, of_rate, bits = None, 0.0, 0.0
+        if channel.is_discrete and len(channel.atoms) == 2:
+            rate, of_rate = fields.claimed(fields.error_rates_of, channel, q, error)
+        if np.isfinite(found[number].entropy):
+            _, bits = fields.claimed(fields.entropies, channel, q, 0.0)
         return {
-            "risk": fields.risk_of(label, q),
-            "error_rate": fields.error_rate_of(channel, q),
-            "error": found[number].error,
+            **{
+                "risk": risk,
+                "risk_error": of_risk,
+                "error_rate": rate,
+                "error_rate_error": of_rate,
+            },
+            "free_entropy_error": alpha * bits,
+            "error": error,
             "proof": numbers.QMC,
         }
 
@@ -271,26 +302,41 @@ def _selected(branches: tuple[FixedPointBranch, ...], start: str, only_stable: b
     return kept[0] if start == "uninformed" else kept[-1]
 
 
-def risk_of(channel: Channel, root: Root) -> float:
+def _entropy_error(curve: Curve, alpha: float, root: Root) -> float:
+    """Error of the free entropy, which is stationary in the overlap."""
+    value = _entropy(curve, alpha, root)
+    if not np.isfinite(value):
+        return 0.0
+    q, channel = float(root.overlap), curve.channel
+    if root.variance == 0:  # a limit of small variances
+        pair = (channel.entropy(q, variance=v) for v in (1e-14, 1e-12))
+    else:
+        orders = (channel.order, channel.order + MORE)
+        pair = (channel.entropy(q, variance=float(root.variance), order=n) for n in orders)
+    one, two = pair
+    return 2.0 * alpha * abs(one - two) + ROUNDING * abs(value)
+
+
+def risk_of(channel: Channel, root: Root, order: int = RISK_ORDER) -> float:
     """E Var(g | omega)/2 of the label without noise and flips."""
     if root.variance == 0:
         return 0.0
     clean = _clean(channel)
-    omega, weight = clean.outer(float(root.overlap), float(root.variance), RISK_ORDER)
+    omega, weight = clean.outer(float(root.overlap), float(root.variance), order)
     source = channel if channel.drawn else clean
-    z, _, inner = source.rule_z(omega, float(root.variance), RISK_ORDER)
+    z, _, inner = source.rule_z(omega, float(root.variance), order)
     y = clean.label(z)
     mean = np.sum(inner * y, axis=1, keepdims=True)
     return 0.5 * float(weight @ np.sum(inner * (y - mean) ** 2, axis=1))
 
 
-def error_rate_of(channel: Channel, root: Root) -> float | None:
+def error_rate_of(channel: Channel, root: Root, order: int = RISK_ORDER) -> float | None:
     """1 - E max_y P(y | omega) of a label with two values."""
     clean = channel if channel.drawn else _clean(channel)
     if clean.discrete is None or len(clean.discrete) != 2:
         return None
     variance = float(root.variance) or 1e-14
-    omega, weight = clean.outer(float(root.overlap), variance, 12)
+    omega, weight = clean.outer(float(root.overlap), variance, order)
     logs = [clean.log_z(np.array(v), omega, np.array(variance)) for v in clean.discrete]
     return float(weight @ np.exp(np.minimum(*logs)))
 

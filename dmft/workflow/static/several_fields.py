@@ -12,7 +12,7 @@ import numpy as np
 from dmft.arrays import Array, half_width
 from dmft.errors import BadParameter
 from dmft.gaussian.channels.declared import Label
-from dmft.gaussian.channels.several import Average, Several
+from dmft.gaussian.channels.several import REPLICAS, Average, Several
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 
 # First overlaps, of no knowledge and next to the teacher.
@@ -246,34 +246,58 @@ def free_entropy(state: State, alpha: float) -> float:
     return float(-0.5 * np.trace(q @ hat) + inner + alpha * state.entropy)
 
 
-def risk_of(label: Label, q: Array) -> float:
-    """E Var(g | omega)/2, of a label with a density as E(g - g')^2/4 of fields that share omega."""
+def claimed(
+    measure: Callable[[Several, Array], Array], channel: Several, q: Array, error: float
+) -> tuple[float, float]:
+    """Mean of a measure of scrambles at q, and its error by these, nodes and the error of q."""
+    each, size = measure(channel, q), float(np.abs(q).max())
+    others = [measure(with_finer_nodes(channel), q)]
+    others += [measure(channel, (1.0 - min(error / size, 1.0)) * q)] if size > 0 else []
+    moved = sum(abs(float(np.mean(y - each))) for y in others)
+    return float(each.mean()), float(half_width(each, SURE)) + 2.0 * moved
+
+
+def entropies(channel: Several, q: Array) -> Array:
+    """Psi_out at an overlap, of each scramble."""
+    return channel.average(q).logs
+
+
+def noiseless(label: Label) -> Several:
+    """The channel of a label without its noise; the flip keeps outer functions."""
+    return Several(label.expr, label.fields, flip=0.5, nodes=NODES[label.width])
+
+
+def risks_of(clean: Several, q: Array) -> Array:
+    """E Var(g | omega)/2 of each scramble.
+
+    Of a label with a density as E(g - g')^2/4 of fields that share omega.
+    """
     k = len(q)
-    # The flip keeps outer functions.
-    clean = Several(label.expr, label.fields, flip=0.5, nodes=NODES[k])
     if clean.is_discrete:
-        p, y = np.array(_masses(clean, q, 1)), clean.atoms
-        return 0.5 * float(np.mean(y**2 @ p - (y @ p) ** 2))
+        p, y = _masses(clean, q), clean.atoms
+        return np.asarray(0.5 * np.mean(y**2 @ p - (y @ p) ** 2, axis=-1))
     values, vectors = np.linalg.eigh(q)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    rest = np.linalg.cholesky(np.eye(k) - q + 1e-15 * np.eye(k))
-    draws = to_normal(scrambled_sobol(3 * k, RISK_POINTS, np.random.SeedSequence(1)))
-    omega = root @ draws[:k]
-    one, two = (clean.label(omega + rest @ draws[n * k : (n + 1) * k]) for n in (1, 2))
-    return 0.25 * float(np.mean((one - two) ** 2))
+    rest, found = np.linalg.cholesky(np.eye(k) - q + 1e-15 * np.eye(k)), []
+    for stream in np.random.SeedSequence(1).spawn(REPLICAS):
+        draws = to_normal(scrambled_sobol(3 * k, RISK_POINTS, stream))
+        omega = root @ draws[:k]
+        one, two = (clean.label(omega + rest @ draws[n * k : (n + 1) * k]) for n in (1, 2))
+        found.append(0.25 * np.mean((one - two) ** 2))
+    return np.array(found)
 
 
-def error_rate_of(channel: Several, q: Array) -> float | None:
-    """1 - E max_y P(y | omega) of a label with two values, without flips."""
-    if not channel.is_discrete or len(channel.atoms) != 2:
-        return None
-    return float(np.mean(np.minimum(*_masses(channel, q, 2))))
+def error_rates_of(channel: Several, q: Array) -> Array:
+    """1 - E max_y P(y | omega) of a label with two values, without flips, of each scramble."""
+    return np.asarray(_masses(channel, q).min(axis=1).mean(axis=-1))
 
 
-def _masses(channel: Several, q: Array, seed: int) -> list[Array]:
-    """Probabilities of the values of a discrete label at Sobol points of omega."""
-    draws = to_normal(scrambled_sobol(len(q), 4096, np.random.SeedSequence(seed)))
+def _masses(channel: Several, q: Array) -> Array:
+    """Probabilities of the values of a discrete label at Sobol points of omega, by scramble."""
     values, vectors = np.linalg.eigh(q)
-    omega = (vectors * np.sqrt(np.maximum(values, 0.0))) @ draws
-    variance = np.eye(len(q)) * (1 + 1e-12) - q
-    return [s.mass for s in channel.value_sums(omega.T, variance)]
+    variance, found = np.eye(len(q)) * (1 + 1e-12) - q, []
+    for stream in np.random.SeedSequence(2).spawn(REPLICAS):
+        draws = to_normal(scrambled_sobol(len(q), 4096, stream))
+        omega = (vectors * np.sqrt(np.maximum(values, 0.0))) @ draws
+        found.append([s.mass for s in channel.value_sums(omega.T, variance)])
+    return np.array(found)
