@@ -80,6 +80,15 @@ def unit_widths(subject: Subject) -> tuple[bool, bool]:
     return one_student, getattr(teacher, "width", None) == 1 and known
 
 
+def update_of_loss(subject: Subject) -> str:
+    """The update field of a sample by its loss, in print."""
+    if getattr(subject.algorithm, "loss", None) is None:
+        return r"the update $\psi$"
+    slope = r"\partial \ell / \partial h"
+    update = rf"\psi = -{slope}" if unit_widths(subject)[0] else rf"\psi_j = -p\, {slope}_j"
+    return rf"${update}$ for the loss $\ell$"
+
+
 def unit_readouts(model: Any, algorithm: Any) -> tuple[bool, bool]:
     """Whether the readouts of the students, and of the teachers, are one and stay so."""
     student, teacher = (getattr(n, "readout", 0) is None for n in (model.student, model.teacher))

@@ -14,7 +14,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, OverSamples
 from dmft.equations.averages.passes import Lowered, value_of
-from dmft.equations.definitions import Definition, MeanSlope, base_name
+from dmft.equations.definitions import Definition, MeanSlope, base_name, mapped
 from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
@@ -252,7 +252,20 @@ def closed_average(average: Expectation) -> sp.Expr:
         return closed
 
 
-def is_zero_at_identity(average: Expectation) -> bool:
+def without_zeros(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Definitions without averages that are zero where directions are orthonormal."""
+    every = {a for d in definitions for a in d.expr.atoms(Expectation)}
+    zero = dict.fromkeys(filter(_is_zero_at_identity, every), sp.S.Zero)
+
+    def change(expr: sp.Expr) -> sp.Expr:
+        left = expr.xreplace(zero)
+        empty = {e for e in left.atoms(sp.Sum) if e.function == 0}
+        return left.xreplace(dict.fromkeys(empty, sp.S.Zero))
+
+    return tuple(mapped(d, change) for d in definitions)
+
+
+def _is_zero_at_identity(average: Expectation) -> bool:
     """Whether an average is zero by its closed form where fields of directions are independent."""
     if not average.is_product:
         return False

@@ -26,17 +26,18 @@ from dmft.equations.views.declared import (
     functions_of,
     inputs_latex,
     unit_widths,
+    update_of_loss,
 )
 from dmft.equations.views.explicit_latex import closed_alone, special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
-    is_zero_at_identity,
     kernels_latex,
     law_latex,
     name_averages,
     token_rows,
+    without_zeros,
 )
-from dmft.equations.views.networks import of_signs
+from dmft.equations.views.networks import of_signs, sentence_of_signs
 from dmft.equations.views.paper_units import (
     CLOCK,
     Subject,
@@ -84,12 +85,8 @@ WORDS = {
 # What rows are that no other sentence explains.
 MEANINGS = {
     "output_variance": "$f$ is the output of the student",
-    "S_update": r"$S^{\psi}$ is the second moment of the update $\psi$",
+    "S_update": r"$S^{\psi}$ is the second moment of",
 }
-OF_SIGNS = (
-    r"Since $y = \pm 1$ is odd in the fields, $\langle F(y %s) \rangle = \langle F(%s) \rangle + "
-    r"\langle F(%s)\, y \rangle$ for any $F$."
-)
 
 
 @dataclass(frozen=True)
@@ -207,15 +204,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         definitions, notes = declared_definitions(subject)
     definitions = plain = printed_definitions(definitions)
     if "P" in notes:
-        every = {a for d in definitions for a in d.expr.atoms(Expectation)}
-        zero = dict.fromkeys(filter(is_zero_at_identity, every), sp.S.Zero)
-
-        def without_zeros(expr: sp.Expr) -> sp.Expr:
-            left = expr.xreplace(zero)
-            empty = {e for e in left.atoms(sp.Sum) if e.function == 0}
-            return left.xreplace(dict.fromkeys(empty, sp.S.Zero))
-
-        definitions = plain = tuple(mapped(d, without_zeros) for d in definitions)
+        definitions = plain = without_zeros(definitions)
     own = {d.name for d in increments}
     increments = tuple(d for d in definitions if d.name in own)
     told = meanings_latex(subject, [d for d in definitions if d.name not in own], printer)
@@ -272,7 +261,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
     split = signed and "x_{1}" in "".join(kernels)
-    told += [OF_SIGNS % (y, y, y) for y in "fh" if split and f"y {y}" in text]
+    told += [sentence_of_signs(y) for y in "fh" if split and f"y {y}" in text]
     told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
     return fitted("\n".join([text, *told]), page.width)
 
@@ -400,18 +389,13 @@ def meanings_latex(
         if s in symbols
     ]
     told += [MEANINGS[d.name] for d in definitions if d.name in MEANINGS]
-    if getattr(algorithm, "loss", None) is not None and MEANINGS["S_update"] in told:
-        one = unit_widths(subject)[0]
-        slope = r"\partial \ell / \partial h"
-        update = rf"\psi = -{slope}" if one else rf"\psi_j = -p\, {slope}_j"
-        told[-1] = rf"$S^{{\psi}}$ is the second moment of ${update}$ for the loss $\ell$"
+    told = [f"{y} {update_of_loss(subject)}" if y.endswith("moment of") else y for y in told]
     told += [
         f"${printer.doprint(s)}$ is the {words}"
         for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))
         if any(d.target == s for d in definitions)
     ]
     names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
-    d = printer.letter("dim")
     single = unit_widths(subject) if model.family == "overlaps" else (False, False)
     W, star = (
         printer.letter(name).lower() if one else printer.letter(name)
@@ -424,7 +408,7 @@ def meanings_latex(
         others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
         others[f"{row}_average"] = (r"\bar{w}", single[0])
         told += [
-            f"${QUANTITIES[name].latex} = {gram(own, other)} / {d}$"
+            f"${QUANTITIES[name].latex} = {gram(own, other)} / {printer.letter('dim')}$"
             for name, other in others.items()
             if name in names
         ]

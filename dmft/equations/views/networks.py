@@ -95,6 +95,14 @@ def ordered(expr: sp.Expr) -> sp.Expr:
 # Labels of one and minus one ------------------------------------------------------------------
 
 
+def sentence_of_signs(output: str) -> str:
+    """What `of_signs` has done, of an output f or h."""
+    return (
+        rf"Since $y = \pm 1$ is odd in the fields, $\langle F(y {output}) \rangle = "
+        rf"\langle F({output}) \rangle + \langle F({output})\, y \rangle$ for any $F$."
+    )
+
+
 def of_signs(definitions: Sequence[Definition], model: Model) -> tuple[Definition, ...]:
     """Definitions in which <E(f)> + <O(f) y>, y = sign(h*), is <F(y f)> with F = E + O.
 
