@@ -131,7 +131,10 @@ def _committee(
     ]
     target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
-        target = f"that depend on {'the direction' if single[1] else f'${k}$ directions'}"
+        which = "the direction" if single[1] else f"${k}$ directions"
+        target = f"that depend on {which}"
+        if model.label_clusters is not None:
+            target = f"of Gaussian clusters with means along {which}"
     about = (
         f"A student with {units[0]}weights ${rows[0]}$ learns labels ${y}$ {target} ${rows[1]}$ in "
         f"${d}$ dimensions,"
@@ -229,9 +232,9 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
 
 
 def are_single(model: Any, algorithm: Any) -> bool:
-    """Whether one student of unit readout learns one teacher on Gaussian inputs."""
+    """Whether one student of unit readout learns one teacher or direction."""
     single = all(getattr(n, "width", 0) == 1 for n in (model.student, model.teacher))
-    return single and model.inputs is None and all(unit_readouts(model, algorithm))
+    return single and all(unit_readouts(model, algorithm))
 
 
 def _indices(model: Model, algorithm: Any, body: str, single: tuple[bool, bool]) -> str:

@@ -1080,3 +1080,15 @@ def test_averages_that_vanish_for_orthonormal_directions_are_not_printed():
     product = dmft.MultiIndex(fields[0] * fields[1], fields[:2])
     text = dmft.derive(dmft.Model(dmft.Committee(RELU, 2), product), dmft.GradientFlow()).latex()
     assert "h_{2}^*" in text
+
+
+def test_noise_of_labels_is_printed_in_the_update_field():
+    """The mean of a clipped error over the noise has ten terms; runs take it, papers do not."""
+    unit = dmft.Committee(ERF, 1)
+    equations = dmft.derive(dmft.Model(unit, unit, Delta), dmft.SGD(gamma, loss="huber"))
+    for shown, noisy in ((equations, True), (equations.without("sgd_noise"), False)):
+        text = shown.latex()
+        assert r"e &= \min\left(1, \max\left(-1, y - f\right)\right)" in text
+        assert (r"\gamma \langle {\psi}^{2} \rangle" in text) == noisy
+        assert r"and the noise $\xi \sim \mathcal{N}(0, 1)$" in text
+        assert len(text) < 1600

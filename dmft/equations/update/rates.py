@@ -51,17 +51,22 @@ from dmft.model.hyperparameters import ADDITIVE
 
 
 def definitions(
-    model: Model, algorithm: SGD | GradientFlow, quadratic: bool, step: sp.Expr | None = None
+    model: Model,
+    algorithm: SGD | GradientFlow,
+    quadratic: bool,
+    step: sp.Expr | None = None,
+    averaged: bool = True,
 ) -> list[Definition]:
     """All definitions of the overlap dynamics, blocks first and rates last.
 
-    `step` is the rate of the steps in the quadratic term; that of the algorithm by default. Raises
+    `step` is the rate of the steps in the quadratic term; that of the algorithm by default. Unless
+    `averaged`, the update field of plain steps contains the label's noise. Raises
     `BadParameter` for rows of constant length where fields do not see lengths, or with rows of
     memory.
     """
     motion, blocks = motion_of(algorithm), Blocks(model.spectrum is not None)
     size = step or step_size(algorithm)
-    factors = _factors(model, algorithm, blocks, size)
+    factors = _factors(model, algorithm, blocks, size, averaged)
     moments = factors.moments
     plain = motion.rows == (WEIGHTS,) and not blocks.by_block
     if plain:
@@ -80,13 +85,15 @@ def definitions(
     return [*drifts, *factors.definitions, *rates, *factors.rates, *rest]
 
 
-def _factors(model: Model, algorithm: SGD | GradientFlow, blocks: Blocks, size: sp.Expr) -> Factors:
+def _factors(
+    model: Model, algorithm: SGD | GradientFlow, blocks: Blocks, size: sp.Expr, averaged: bool
+) -> Factors:
     """Factors of the drift and of the noise, with the quadratic term of steps of this size."""
     if not algorithm.is_flow and hasattr(algorithm, "scale"):
         from dmft.equations.update.adaptive.factors import factors_of  # loaded by whoever has it
 
         return factors_of(model, algorithm, blocks, size)
-    moments = Moments(model, algorithm)
+    moments = Moments(model, algorithm, averaged)
     alpha, share = plain_factors(model)
     noise: dict[str, sp.Expr] = {}
     if not algorithm.is_flow:

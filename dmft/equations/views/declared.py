@@ -18,6 +18,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, live, mapped
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import target
+from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.views.collected import summed
 from dmft.equations.views.networks import (
     by_network,
@@ -47,7 +48,7 @@ def declared_definitions(
     subject: Subject, unit_teachers: bool = True
 ) -> tuple[tuple[Definition, ...], list[str]]:
     """Definitions at the declared values, and the names of these; P = I where `unit_teachers`."""
-    definitions, model = subject.definitions, subject.model
+    definitions, model = with_noise(subject), subject.model
     values, notes = _values(subject, unit_teachers)
     definitions = tuple(mapped(d, partial(_put, values=values)) for d in definitions)
     definitions = by_network(with_gradients(definitions, model))
@@ -87,6 +88,22 @@ def update_of_loss(subject: Subject) -> str:
     slope = r"\partial \ell / \partial h"
     update = rf"\psi = -{slope}" if unit_widths(subject)[0] else rf"\psi_j = -p\, {slope}_j"
     return rf"${update}$ for the loss $\ell$"
+
+
+def with_noise(subject: Subject) -> tuple[Definition, ...]:
+    """Definitions with the label's noise in the update field, where its average is written out."""
+    shown, algorithm = subject.definitions, subject.algorithm
+    means = (d for d in shown if d.role == "sample" and d.expr.has(x.Delta))
+    if all(d.expr.has(x.xi) for d in means) or hasattr(algorithm, "scale") or subject.fluctuates:
+        return shown
+    kept = {d.target: {name for name, _ in d.terms} for d in shown}
+    names = set().union(*kept.values())
+    plain = rate_definitions(subject.model, algorithm, "sgd_noise" in names, averaged=False)
+    outer = [d for d in plain if d.role in ("rate", "observable")]
+    if not all(d.target in kept for d in outer) or names - {n for d in plain for n, _ in d.terms}:
+        return shown  # changed by hand
+    left = {d.target: tuple((n, e) for n, e in d.terms if n in kept[d.target]) for d in outer}
+    return live(replace(d, terms=left.get(d.target, d.terms)) for d in plain)
 
 
 def unit_readouts(model: Any, algorithm: Any) -> tuple[bool, bool]:

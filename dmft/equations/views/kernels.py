@@ -426,6 +426,8 @@ def law_latex(
     whose = ""
     if any(d.expr.has(OverSamples) for d in definitions):
         whose = r" of all samples $\mu$ of a batch, which are independent"
+    if any(d.expr.has(x.xi) for d in definitions):
+        whose += rf" and the noise ${printer.letter('noise')} \sim \mathcal{{N}}(0, 1)$"
     return [rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},", align(lines)]
 
 

@@ -92,6 +92,8 @@ class TwoSigns(sp.Function):
             return sp.erf(h / sp.sqrt(2)) * sp.erf(k / sp.sqrt(2))
         if h == 0 and k == 0:
             return 2 / sp.pi * sp.asin(rho)
+        if (h, k) != (-h, -k) and all(y == 0 or y.could_extract_minus_sign() for y in (h, k)):
+            return cls(-h, -k, rho)  # U and V are as likely as -U and -V
         if h.is_infinite or k.is_infinite or rho in (1, -1):
             joint = BivariateNormalCDF(h, k, rho)
             return None if isinstance(joint, BivariateNormalCDF) else _from_cdf(joint, h, k)
