@@ -1,7 +1,6 @@
-"""Laws of single numbers: initial states, parameters of sites, latents of rules.
+"""Distributions of scalars: initial states, parameters of sites, latents of rules.
 
-Numbers of a law may be expressions in symbols where it belongs to a learning rule
-(`dmft.rules.Random`).
+In a learning rule (`dmft.rules.Random`) the parameters of a law may be symbolic expressions.
 
 Examples
 --------

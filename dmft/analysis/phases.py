@@ -69,10 +69,9 @@ def phases(
 
     Equation    escape: first t with risk <= (1 - fraction) * reference risk; alignment: first t
                 with min_r max_j |M_jr| / sqrt(Q_jj P_rr) >= level
-    Scaling     t of the run (steps for a map); `.steps(dim)` of either converts
-    Valid for   runs that observe M, Q, P and the risk. Both times are located within the steps of
-                the run integrated again at rtol = 1e-11, never on the saved points; those of a map
-                are whole steps
+    Scaling     t of the run (steps for a map); `.steps(dim)` converts either
+    Valid for   runs that observe M, Q, P and the risk. The run is integrated again at rtol = 1e-11,
+                and both times are located within its steps; for a map they are whole steps
     Source      theory/one_pass F, G.3
 
     Parameters

@@ -189,7 +189,7 @@ class Equations(Short, System):
 
     @cached_property
     def error(self) -> float:
-        """Claimed error of tabled averages relative to sqrt(E F^2 E G^2); 0 for closed forms.
+        """Error bound of tabulated averages relative to sqrt(E F^2 E G^2); 0 for closed forms.
 
         The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
         """
@@ -268,9 +268,9 @@ class Equations(Short, System):
     def state(
         self, start: Overlaps | Alignment, values: Values | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """State at a start, by name; with the numbers of the run (`values`) trained readouts too.
+        """State at a start, by name.
 
-        Accumulators of optimisers likewise.
+        With the numbers of a run (`values`) it includes trained readouts and accumulators.
         """
         found = self.space.state(start)
         if values is None:

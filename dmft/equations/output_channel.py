@@ -219,7 +219,7 @@ def output_channel(model: Model) -> OutputChannel:
     Parameters
     ----------
     model : Model
-        Model, of which only the teacher and the law of the labels are used.
+        Only its teacher and the law of its labels are used.
 
     Returns
     -------

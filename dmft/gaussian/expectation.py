@@ -92,7 +92,7 @@ class Gaussian(ClosedLaw):
     ) -> Quadrature:
         r"""Compute E[expr] by quadrature, with an error estimate; intervals are split at kinks.
 
-        Equation    E[f(x)] = integral of f(m + A u) phi(u) du, A A^T = cov of least rank
+        Equation    E[f(x)] = integral of f(m + A u) phi(u) du, A A^T = cov, full column rank
         Valid for   any real integrable expr. After exact reductions: adaptive panels in up to three
                     dimensions (four if a factor of one field is separate), otherwise a lattice for
                     smooth functions and quasi-Monte Carlo for others

@@ -381,7 +381,7 @@ class GradientFlow(UpdateRule):
 
     @property
     def trains_readout(self) -> bool:
-        """Whether the readouts are trained: never."""
+        """Whether the readouts are trained (always False)."""
         return False
 
     @property

@@ -75,7 +75,7 @@ class Lookahead(UpdateRule):
 
     @property
     def normalised(self) -> bool:
-        """Whether the displacement is normalised: never."""
+        """Whether the displacement is normalised (always False)."""
         return False
 
 

@@ -264,7 +264,7 @@ class Attention(TokenFunction):
 
     @property
     def polynomial(self) -> bool:
-        """Whether the output is a polynomial: never, it is a quotient of exponentials."""
+        """Whether the output is a polynomial (always False: it is a quotient of exponentials)."""
         return False
 
     @property

@@ -79,8 +79,8 @@ def fixed_point_branch(
 
     Equation    dQ/dt = 0, dM/dt = 0 and an arclength condition; derivatives in Q and M are derived
     Shapes      as `point`
-    Valid for   isolated fixed points; a continuum of them (a symmetry) is
-                followed along its flattest direction only by chance: break the symmetry first
+    Valid for   isolated fixed points; a continuum of fixed points (due to a symmetry) is not
+                followed reliably: break the symmetry first
 
     Parameters
     ----------

@@ -188,8 +188,8 @@ def fixed_points(
                 differences where the derivative of an average has no closed form
     Shapes      as the starts: Q (p, p), M (p, k)
     Valid for   all activations; equal points are returned once; searches that did not converge
-                come last with their status. Where averages are on nodes, `message` says how far
-                their errors move the point
+                come last with their status. Where averages are on nodes, `message` states
+                how far their errors move the point
 
     Parameters
     ----------
@@ -382,7 +382,7 @@ def stability(
     Scaling     eigenvalues per unit t; for a map log(1 + J), per step
     Valid for   all activations; on the sphere the lengths stay fixed. Modes that lead out of
                 the cone of covariances (for example of Q - M P^-1 M^T for identical students) are
-                also listed. A `UserWarning` says if the overlaps still move
+                also listed. A `UserWarning` is issued if the overlaps still move
 
     Parameters
     ----------

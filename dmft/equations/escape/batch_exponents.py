@@ -131,7 +131,7 @@ def batch_exponents(
 
     Equation    steps: max(l - 1 - mu, l/2 - 1) for the squared loss, max(l - 1 - mu, 0) for the
                 correlation loss; max(1 - mu, 0) at l = 1
-    Scaling     as `BatchExponents`
+    Scaling     as in `BatchExponents`
     Source      theory/one_pass D.3
 
     Parameters

@@ -209,7 +209,7 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     model : Model
         Matched student and teacher, or a sequence model.
     algorithm : SGD
-        Algorithm, of which batch size, constraint and loss are used.
+        Its batch size, constraint and loss are used.
 
     Returns
     -------
@@ -343,9 +343,9 @@ def _rational(value: float) -> sp.Expr:
 def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     r"""Compute the stationary population risk due to label noise at a constant learning rate.
 
-    Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b), of
-                `Momentum` with its own K; with a decay the bias of the ridge too.
-                Matched committees: to first order in Delta, with a spectrum those of the
+    Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b);
+                `Momentum` has another K, and a decay adds the bias of the ridge.
+                Matched committees: to first order in Delta; with a spectrum, as for the
                 activation sigma(sqrt(v) z) at gamma tr Sigma/(d v), v the variance of h*
     Valid for   P = I, or the teacher of the spectrum, and unit readouts of committees
     Source      theory/structured_inputs (11), (19), 4.1; theory/one_pass G.1

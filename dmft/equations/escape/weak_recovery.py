@@ -319,7 +319,8 @@ class WeakRecovery(InLatex, Shown):
         dim : float
         overlap : float in (0, 1)
             For exponent 2 growth must be linear up to this overlap (0.3 or less), and the noise
-            much smaller: if sqrt(s^2/(2 Lambda d)) is half of it, chains pass a fifth earlier.
+            much smaller: if sqrt(s^2/(2 Lambda d)) is half the overlap, chains reach it a fifth
+            earlier.
         start : "random" or "orthogonal"
             m_0 ~ N(0, 1/d), or m_0 = 0.
 

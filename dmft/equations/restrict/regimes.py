@@ -236,7 +236,7 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     ----------
     model : Model
     algorithm : SGD, optional
-        Algorithm, of which loss and constraint are used; by default squared loss without
+        Its loss and constraint are used; by default squared loss without
         constraint.
     batch_size : number
         Power mu >= 0 of d in the batch size.

@@ -243,8 +243,8 @@ def initial_learning_rate(
     Equation    dm/dt = k D_k m^(k-1) - gamma N m / (2 n_b), so gamma < 2 n_b k D_k m^(k-2) / N;
                 with label noise N + Delta J. Untied: D_k of the best direction of the weights
     Scaling     at m ~ d^(-1/2) of a random start gamma ~ sqrt(d) (k = 1), of order one (k = 2),
-                d^(-(k-2)/2) beyond
-    Valid for   overlap small: higher orders of the drift and the change of N are left out
+                d^(-(k-2)/2) for k > 2
+    Valid for   small overlaps: higher orders of the drift and the change of N are neglected
     Source      theory/sequence B, C.8
 
     Parameters
@@ -325,7 +325,7 @@ def _noise_at_start(equations: Equations, e: ArrayLike, parameters: dict[str, An
 def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> float:
     r"""Compute the ratio of the steps that a network needs with untied and with tied weights.
 
-    Equation    gain_k = L <C*_k, (1/sqrt(L))^k> / max_u <C*_k, u^k>, k the exponent of the untied
+    Equation    gain_k = L <C*_k, (1/sqrt(L))^k> / max_u <C*_k, u^k>, k the untied exponent
     Shapes      a float in [0, L]; L for targets whose best direction is the sum of all tokens
     Scaling     steps at equal gamma, t = steps gamma / d tied and steps gamma / (L d) untied
     Valid for   the escape from m = 0; token-symmetric targets gain L along the whole trajectory

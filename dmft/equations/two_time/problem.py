@@ -37,7 +37,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
     correlations of two components, X_ab(s, t) is X_ba(t, s). Signals alone are a system of ordinary
-    differential equations. Averages over two Gaussian fields without closed form are those of
+    differential equations. Averages over two Gaussian fields without closed form are computed by
     `dmft.gaussian.tables.tabled.tabled_expectation`.
 
     Functions of two times are symmetric, X(t, s) = X(s, t), or `causal`: X(t, s) = 0 for s > t.
@@ -45,10 +45,10 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     a `sympy.Integral` over one time u, from 0 or s to s or t, whose integrand is a sum of products
     A(t, u) * B(u, s): any functions of the pair (t, u), and any of (u, s) or (s, u).
 
-    Scaling     the problem's own; t >= 0, and s runs over 0 <= s <= t
+    Scaling     defined by the problem; t >= 0, and s runs over 0 <= s <= t
     Valid for   kernels that are smooth for u < s and for s < u < t; delta functions in time are
                 written out as local terms
-    Source      [cugliandolo_kurchan_1993] for the best-known one
+    Source      [cugliandolo_kurchan_1993] for the best-known example
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
     ----------
     named : mapping from function to its terms by name
         All equations; an expression is one term, "rate" or "value". `terms` has them by block:
-        "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t). What moves a function that has a
-        total rate on the diagonal is a term of both of its blocks.
+        "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t). If a function has a total rate on the
+        diagonal, each mechanism is a term of both of its blocks.
     parameters : tuple of sympy.Symbol
         All other symbols. Their values are passed to `dmft.solve` by name.
 

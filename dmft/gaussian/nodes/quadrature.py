@@ -50,7 +50,7 @@ class AccuracyWarning(UserWarning):
     --------
     >>> import warnings
     >>> from dmft import AccuracyWarning
-    >>> warnings.simplefilter("error", AccuracyWarning)  # refuse such numbers altogether
+    >>> warnings.simplefilter("error", AccuracyWarning)  # raise an error instead
     >>> warnings.simplefilter("default", AccuracyWarning)
     """
 

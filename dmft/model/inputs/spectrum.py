@@ -369,7 +369,7 @@ class Spectrum(Record):
                     nu_e = tr(Pi_e P^(-1/2) N P^(-1/2)) / d
         Shapes      all matrices (d, d)
         Valid for   unchanged fields and risk; overlaps are computed from P^(-1/2) w, whose length
-                    is not that of w (no sphere)
+                    differs from |w| (no sphere)
         Source      theory/structured_inputs (21)
 
         Parameters

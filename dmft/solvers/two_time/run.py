@@ -99,7 +99,7 @@ class TwoTimeRun(Solution):
         Parameters
         ----------
         name : str
-            Of a function of two times.
+            Name of a function of two times.
         t : float
             A time with a saved row.
 
@@ -131,7 +131,7 @@ class TwoTimeRun(Solution):
         Parameters
         ----------
         name : str
-            Of a function of two times.
+            Name of a function of two times.
         t : float
             A time with a saved row.
         s : float
@@ -161,7 +161,7 @@ class TwoTimeRun(Solution):
         Parameters
         ----------
         name : str
-            Of a function of two times.
+            Name of a function of two times.
         t : float
             A time with a saved row.
 
@@ -187,7 +187,7 @@ class TwoTimeRun(Solution):
         Parameters
         ----------
         name : str
-            Of a function of two times.
+            Name of a function of two times.
 
         Returns
         -------

@@ -252,8 +252,8 @@ def optimal_schedule(
     Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d (samples/d for batches);
                 `.value` is gamma = p u
     Valid for   the ode of one-pass SGD | a local optimum; the search starts at the best constant
-                rate; central differences take the place of the adjoint where the derivative of an
-                average has no closed form
+                rate; central differences replace the adjoint where the derivative of an average
+                has no closed form
     Source      theory/structured_inputs (27)
 
     Parameters

@@ -63,13 +63,13 @@ class NetworkFixedPoint(Record):
     spectral_edge : float
         Right edge of the bulk of the Jacobian's spectrum; nan for populations.
     outliers : complex array
-        Outliers of the couplings times slopes due to the means and the low-rank part, for
-        leaky sites without symmetry; empty otherwise.
+        Outliers of the matrix of couplings times slopes that are due to the means and the low-rank
+        part, for leaky sites without symmetry; empty otherwise.
     bulk_radius : float
         Radius of the bulk of that matrix, sigma sqrt(E phi'^2).
     stable : bool
-        Whether the replicon is below 1, and perturbations of the averages of all sites decay
-        (of sites that are neither leaky nor maps of the field: those that do not oscillate).
+        Whether the replicon is below 1, and perturbations of the averages of all sites decay (for
+        sites that are neither leaky nor maps of the field, only non-oscillating perturbations).
     residual : float
         Largest change of the averages in a further iteration.
     status : Status

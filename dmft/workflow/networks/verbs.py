@@ -64,9 +64,9 @@ def stationary(system: RandomNetwork | NetworkEquations, **parameters: float) ->
 
     Equation    C'' = C - g^2 C_phi(C; C_0) for tau > 0, C'(0+) = -noise
     Valid for   one population of leaky sites (rate -x + h, or the map h), odd output, couplings of
-                mean zero, symmetry 0; white noise; for the rate also an input with the covariance
-                of a cosine, or a cosine of a uniform phase (the state that follows it), for the map
-                a constant random input
+                mean zero, symmetry 0; white noise. Leaky sites may have an input whose covariance
+                is a cosine, or a cosine with a uniform phase (the state that follows it); maps may
+                have a constant random input
     Source      [sompolinsky_1988], [schuecker_2018], [molgedey_1992]
 
     Parameters

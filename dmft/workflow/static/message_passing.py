@@ -116,7 +116,7 @@ def approximate_message_passing(
     model : Model
     samples_per_dim : float
     dim : int
-        d.
+        Input dimension d.
     seeds : int or sequence of int
         Seeds; a number n denotes the seeds 0 to n - 1.
     prior : "gaussian", "rademacher", GaussBernoulli(density), laws.Normal or laws.Discrete

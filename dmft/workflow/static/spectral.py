@@ -148,7 +148,7 @@ def spectral(
     Equation    phi(s) = s E[T h^2/(s - T)], psi(s) = s (1/alpha + E[T/(s - T)]): above the minimum
                 of psi, phi(s) = psi(s) and cos^2 = psi'/(psi' - phi'), else 0
     Valid for   labels of one teacher field with E[h | y] = 0; d -> infinity. The optimal
-                preprocessing is T = 1 - 1/E[h^2 | y], and its threshold that of weak recovery.
+                preprocessing is T = 1 - 1/E[h^2 | y], with the threshold of weak recovery.
                 If T is unbounded above, the sample of the largest T dominates: cos^2 = 0
     Source      theory/static_limits (19), (10)
 
