@@ -162,7 +162,7 @@ def load(
 def checked_path(path: str | os.PathLike[str]) -> Path:
     """A path that was given by the user; its name is looked at by the system only later."""
     if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
-        raise BadParameter(f"path = {path!r:.100} is not a name of a file: pass a text or a Path")
+        raise BadParameter(f"path = {path!r:.100} is not a file name: pass a string or a Path")
     return Path(path)
 
 

@@ -50,7 +50,7 @@ def expression(value: object, what: str) -> sp.Expr:
     if isinstance(found, sp.MatrixBase | sp.MatrixExpr):
         raise BadParameter(
             f"{what} is a matrix: covariances of views and clusters are numbers in blocks of "
-            "coordinates (fractions=); matrices that do not commute do not close"
+            "coordinates (fractions=); the equations do not close if matrices do not commute"
         )
     if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
         raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
@@ -124,9 +124,9 @@ class Vector:
 
     def _sympy_(self) -> sp.Expr:
         raise BadParameter(
-            f"a function of the vector {self} acts on its coordinates: that needs the law of the "
-            "coordinates, not their overlaps, and does not close; write functions of fields, row @ "
-            "view"
+            f"a function of the vector {self} acts on its coordinates: its averages depend on the "
+            "law of the coordinates, not on overlaps, so the equations do not close; write "
+            "functions of fields, row @ view"
         )
 
 

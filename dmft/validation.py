@@ -452,7 +452,7 @@ def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
         raise InvalidCovariance(
             f"{name} is not symmetric: {name}[{i},{j}] = {float(array[i, j])!r} but "
             f"{name}[{j},{i}] = {float(array[j, i])!r}; "
-            f"pass ({name} + {name}.T) / 2 if that is meant"
+            f"pass ({name} + {name}.T) / 2 if this is intended"
         )
     array = 0.5 * (array + array.T)
     if array.size:

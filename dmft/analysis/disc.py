@@ -146,7 +146,7 @@ class Around:
 def series_around(disc: Disc, points: int) -> Around:
     """Trigonometric interpolation on equally spaced angles, none of them on an axis."""
     if not 8 <= points <= MOST_POINTS:
-        raise BadParameter(f"points = {points!r} around the circle: from 8 to {MOST_POINTS}")
+        raise BadParameter(f"points = {points!r} must be from 8 to {MOST_POINTS}")
     angles = (np.arange(points) + 0.5) * 2 * np.pi / points
     f = disc.values(np.stack([np.cos(angles), np.sin(angles)], axis=-1))
     if not np.all(np.isfinite(f)):

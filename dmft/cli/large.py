@@ -262,6 +262,6 @@ export OMP_NUM_THREADS=1
         )
     done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True, check=False)
     if done.returncode:
-        raise BadParameter(f"sbatch refused: {done.stderr.strip()}")
+        raise BadParameter(f"sbatch failed: {done.stderr.strip()}")
     print(done.stdout, end="")
     return Status.OK

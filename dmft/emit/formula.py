@@ -119,7 +119,7 @@ def check_name(name: str) -> None:
             f"parameter name {printable(name)!r} must be ASCII letters, digits and _ (at most 32)"
         )
     if name in RESERVED_NAMES:
-        raise ExpressionRefused(f"parameter name {name!r} is taken: it already means something")
+        raise ExpressionRefused(f"parameter name {name!r} is already in use")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def quantity_expression(
         expr = sp.sympify(quantity, strict=True)
     expr = _renamed(expr, shapes, known, labels)
     if not expr.free_symbols:
-        raise BadParameter(f"event on {quantity}: a number does not cross a threshold")
+        raise BadParameter(f"event on {quantity}: a constant does not cross a threshold")
     return expr
 
 

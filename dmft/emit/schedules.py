@@ -75,8 +75,8 @@ def _followed(name: str, function: Callable[..., Any]) -> sp.Expr:
         found = sp.sympify(function(*(TIME, RISK)[: _count(function)]), strict=True)
     except Exception as error:
         raise BadParameter(
-            f"{name} is a function that does not accept symbols ({error}): write it with SymPy, as "
-            'lambda t: sp.exp(-t) or sp.Piecewise((1, t < 5), (0.1, True)), or as a text, "exp(-t)"'
+            f"{name} is a function that does not accept symbols ({error}): use SymPy, as lambda t: "
+            'sp.exp(-t) or sp.Piecewise((1, t < 5), (0.1, True)), or a string, "exp(-t)"'
         ) from error
     if not isinstance(found, sp.Expr):
         raise BadParameter(f"{name} is a function that returns {found!r:.80}, not a number")

@@ -170,7 +170,7 @@ def derive(
         refuse(algorithm, "sequence")
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):
             raise BadParameter(
-                "scalings, and maps in dim dimensions, belong to committees; sequence models have "
+                "scalings, and maps in dim dimensions, require committees; sequence models have "
                 "the ode of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise), and "
                 "with fluctuations=True the sde in dim dimensions"
             )
@@ -295,7 +295,7 @@ def two_time_equations(
         return derive_flow(model, algorithm)
     if any(y is not None for y in others):
         raise BadParameter(
-            "dim, scaling and fluctuations belong to one-pass algorithms; gradient descent on "
+            "dim, scaling and fluctuations apply to one-pass algorithms; gradient descent on "
             "repeated data is derived as d -> infinity at n = samples_per_dim * d, and with "
             'scaling="gradient-flow" as learning_rate -> 0'
         )
@@ -308,7 +308,7 @@ def step_equations(
     """Map of the overlaps under steps of large batches."""
     refuse(algorithm, "map")
     if algorithm.is_flow:
-        raise BadParameter("a map in finite dimension is that of SGD; gradient flow has no steps")
+        raise BadParameter("a map in finite dimension requires SGD; gradient flow has no steps")
     if scaling is not None:
         raise BadParameter(f"scaling = {scaling!r} applies only to odes: leave it out with dim=")
     if algorithm.batch_size == 1:

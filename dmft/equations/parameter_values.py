@@ -84,7 +84,7 @@ def declared_parameters(
     A symbol that is itself a parameter (of an activation, say) stands for itself.
     """
     if dim is not None and any(s.name == DIM_NAME for s in model.parameters):
-        raise BadParameter("the symbol d is the input dimension here; rename that of the model")
+        raise BadParameter("the symbol d is the input dimension here; rename the model's symbol")
     # Rules have neither widths nor indices.
     own = RESERVED - OF_NETWORKS if model.family == "rule" else RESERVED
     for symbol in model.parameters:
@@ -94,7 +94,7 @@ def declared_parameters(
                 f"{symbol}_0"
             )
         if symbol.name[0] in "QMP" and (entry := entry_named(symbol.name)):
-            raise BadParameter(f"the symbol {symbol} reads like the overlap {entry}; rename it")
+            raise BadParameter(f"the symbol {symbol} is printed like overlap {entry}; rename it")
         if not symbol.name.isprintable():
             raise BadParameter(f"the symbol {symbol.name!r} has no printable name; rename it")
     declared: dict[str, sp.Expr] = {s.name: s for s in sorted(model.parameters, key=str)}
@@ -434,9 +434,9 @@ def check_concentration(scalars: Mapping[str, float], width: int) -> None:
     if spread > LARGEST_SPREAD:
         raise BadParameter(
             f"batch_size = {scalars['batch_size']:g} is too small for the map at learning_rate/"
-            f"(p dim) = {step:.3g}: sampling moves the overlaps by sqrt({spread:.3g}), they do not "
-            f"concentrate. Use batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
-            'learning_rate, or dmft.simulate(method="overlaps"), which is exact'
+            f"(p dim) = {step:.3g}: sampling moves the overlaps by sqrt({spread:.3g}), so they do "
+            f"not concentrate. Use batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a "
+            'smaller learning_rate, or dmft.simulate(method="overlaps"), which is exact'
         )
 
 

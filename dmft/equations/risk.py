@@ -160,8 +160,8 @@ class PopulationRisk(InLatex, Explained, Short):
             name = getattr(key, "name", str(key))
             if name not in known:
                 raise BadParameter(
-                    f"{key} is not a parameter of this model, which has {sorted(known)}; overlaps "
-                    "are put in by calling the risk, or in explicit().subs(...)"
+                    f"{key} is not a parameter of this model, which has {sorted(known)}; pass "
+                    "overlaps by calling the risk, or to explicit().subs(...)"
                 )
             swap[known[name]] = sp.sympify(value, strict=True)
         student, teacher = (_at(n, swap) for n in (self.model.student, self.model.teacher))

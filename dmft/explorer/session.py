@@ -105,10 +105,10 @@ class Session:
         }
         kind = question.get("kind") if isinstance(question, Mapping) else None
         if not isinstance(kind, str) or kind not in kinds:
-            raise BadParameter(f"a question is a table with a kind of {', '.join(kinds)}")
+            raise BadParameter(f"a request is a table with a kind of {', '.join(kinds)}")
         for name in question:
             if name not in ENTRIES:
-                raise BadParameter(f"a question has no entry {name!r:.60}: {', '.join(ENTRIES)}")
+                raise BadParameter(f"a request has no entry {name!r:.60}: {', '.join(ENTRIES)}")
         off = question.get("off", [])
         if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
             raise BadParameter("off is a list of names of terms")
@@ -131,7 +131,7 @@ class Session:
             raise BadParameter(f"formulas must be among {list(self.activations)}")
         for part, text in given.items():
             if not isinstance(text, str):
-                raise BadParameter(f"formula of the {part}: a formula is a text, got {text!r:.60}")
+                raise BadParameter(f"formula of the {part} must be a string, got {text!r:.60}")
         return {part: text for part, text in given.items() if text != self.activations[part]}
 
     def values(self, given: Any) -> dict[str, float]:

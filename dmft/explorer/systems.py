@@ -112,7 +112,7 @@ def changed(system: System, values: Mapping[str, float], formulas: Mapping[str, 
 def activation_of(part: str, text: str) -> sp.Expr:
     """An activation that was typed into the page, read by the whitelist."""
     if not isinstance(text, str) or len(text) > LONGEST_FORMULA:
-        raise BadParameter(f"a formula is a text of at most {LONGEST_FORMULA} characters")
+        raise BadParameter(f"a formula is a string of at most {LONGEST_FORMULA} characters")
     expression = parse_expression(text, {"z": FIELD})
     if FIELD not in expression.free_symbols:
         raise BadParameter(f"activation of the {part}: {text!r:.80} does not depend on the field z")

@@ -100,7 +100,7 @@ class Schedule(Short, Record):
         low = float(values.min()) if np.all(np.isfinite(values)) else np.nan
         if not is_allowed(self.control, low):
             raise BadParameter(
-                f"values of a schedule must be positive and finite; the least is {low}"
+                f"values of a schedule must be positive and finite; the smallest is {low}"
             )
         object.__setattr__(self, "t", times)
         object.__setattr__(self, "value", values)

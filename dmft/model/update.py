@@ -259,7 +259,7 @@ class VectorRule(UpdateField):
                 f'constraint = {shown(constraint)} must be None, "sphere" or "orthonormal"'
             )
         if not steps:
-            raise BadParameter("a rule needs a row that moves, got an empty mapping")
+            raise BadParameter("a rule needs a step for at least one row, got an empty mapping")
         rates = tuple((_scalar(s), expression(y, f"d{s}/dt")) for s, y in (scalars or {}).items())
         measured = {
             _free_name(name, TAKEN - OF_MEASURES): expression(y, f"measure {name}")
@@ -281,8 +281,8 @@ class VectorRule(UpdateField):
                 )
         if len({view.fractions for view in self.views}) > 1:
             raise BadParameter(
-                "all views of a rule must have the same fractions of blocks: covariances that do "
-                "not commute do not close"
+                "all views of a rule must have the same fractions of blocks: the equations "
+                "do not close if covariances do not commute"
             )
         if isinstance(self.batch_size, sp.Expr):
             raise BadParameter(

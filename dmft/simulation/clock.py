@@ -63,15 +63,15 @@ class Schedule(Rate):
             if len(rates) > MOST_SCHEDULED:
                 raise BadParameter(
                     f"learning_rate = {self.expr} takes more than {MOST_SCHEDULED:,} steps to "
-                    f"t_max = {t_max:g}: it is at t = {t:g} then"
+                    f"t_max = {t_max:g}: these reach only t = {t:g}"
                 )
         return Clock(unit * rates[0], np.array(times), np.array(rates), begin)
 
     def _checked(self, value: float, t: float) -> float:
         if not (math.isfinite(value) and value > 0.0):
             raise BadParameter(
-                f"learning_rate = {self.expr} is {value:g} at t = {t:g}; a schedule is positive up "
-                "to t_max"
+                f"learning_rate = {self.expr} is {value:g} at t = {t:g}; a schedule must be "
+                "positive up to t_max"
             )
         return float(value)
 

@@ -404,7 +404,7 @@ class Filler:
         slope = sp.S.Zero if what == "teacher" else sp.diff(expr, FIELD)  # teachers do not learn
         if slope.has(sp.DiracDelta):
             raise BadParameter(
-                f"student activation {expr} jumps, its derivative {slope} is not a function; "
+                f"student activation {expr} jumps, so its derivative {slope} is not a function; "
                 "SGD cannot train it"
             )
         return Activation(

@@ -498,5 +498,5 @@ def _check_dimension(e: Experiment, start: Overlaps | None) -> None:
     need = e.k if start is None else factor(start.Omega)[0].shape[1]
     if e.dim < need:
         raise BadParameter(
-            f"dim = {e.dim} cannot hold these weights: their overlaps have rank {need}"
+            f"dim = {e.dim} is too small for these weights: their overlaps have rank {need}"
         )

@@ -295,7 +295,7 @@ def _followed(event: Event, shapes: Mapping[str, tuple[int, ...]]) -> sp.Expr:
         raise BadParameter(
             f"event on {event.what}: simulate compiles its events, and this function cannot be "
             f"traced ({', '.join(FUNCTIONS)} of NumPy and abs are supported) ({error}); write "
-            f'it as a text, "{entries(shapes)[-1]}**2", or with SymPy'
+            f'it as a string, "{entries(shapes)[-1]}**2", or with SymPy'
         ) from error
 
 

@@ -50,7 +50,7 @@ def weights_by_block(
         if A.shape[1] > size:
             raise BadParameter(
                 f"block {e} of the spectrum holds {size} of the dim = {counts.sum()} coordinates, "
-                f"its overlaps have rank {A.shape[1]}: use a larger dim"
+                f"but its overlaps have rank {A.shape[1]}: use a larger dim"
             )
         parts.append(A @ _orthonormal(A.shape[1], size, generator))
     rows = np.sqrt(counts.sum()) * np.concatenate(parts, axis=1)

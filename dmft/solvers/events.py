@@ -120,7 +120,7 @@ class Event(Shown):
             hasattr(self.quantity, "free_symbols") or callable(self.quantity)
         ):
             raise BadParameter(
-                f"no event on {shown(self.quantity)}: a quantity is a text ('risk', 'M[0,0]', "
+                f"no event on {shown(self.quantity)}: a quantity is a string ('risk', 'M[0,0]', "
                 "'M[0,0]/sqrt(Q[0,0])', 't'), a SymPy expression, a function of (t, state) or "
                 "dmft.LargestCosine()"
             )

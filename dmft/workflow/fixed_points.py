@@ -455,7 +455,7 @@ def _of_network(network: Any, start: Any, parameters: Mapping[str, Any]) -> list
     found = rest_points(at_values(network, parameters), start)
     if not found:
         raise BadParameter(
-            "no fixed point was found from any guess: solve to a long time to check whether the "
+            "no fixed point was found from any guess: solve for a long time to check whether the "
             "network comes to rest"
         )
     return found

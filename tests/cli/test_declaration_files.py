@@ -184,7 +184,7 @@ REFUSALS = [
     ("formula-constant", _with("", "z**2", "2"), "[student] activation", "does not depend on"),
     ("letter", _with("", "z**2", "s*z"), "[student] activation", "values in [parameters]"),
     ("unused-letter", _with("[parameters]\nq1 = 3"), "[parameters] q1", "contains this symbol"),
-    ("taken-letter", _with("[parameters]\nerf = 3"), "[parameters] erf", "already means"),
+    ("taken-letter", _with("[parameters]\nerf = 3"), "[parameters] erf", "already in use"),
     ("built-in", _with("[parameters]\nlabel_noise = 3"), "[parameters] label_noise", "[model]"),
     ("letter-type", _with("[parameters]\ng = 'x'"), "[parameters] g", "must be a number"),
     ("noise", _with("[model]\nlabel_noise = -1"), "[model]", "non-negative"),

@@ -57,7 +57,7 @@ def test_activations_are_judged_too(sigma):
     [
         (sp.sign(z), "jumps"), (sp.Heaviside(z - 1) * z, "jumps"),
         (sp.sqrt(sp.Abs(z)), "infinite at z = 0"),
-        (sp.log(sp.Abs(z - 1)), "infinite at z = 1"), (sp.Mod(z, 1), "jumps without end"),
+        (sp.log(sp.Abs(z - 1)), "infinite at z = 1"), (sp.Mod(z, 1), "infinitely many jumps"),
     ],
 )  # fmt: skip
 def test_students_without_a_gradient_are_refused(sigma, word):

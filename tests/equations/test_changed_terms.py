@@ -451,7 +451,7 @@ REFUSED = [
     ("N", "decay", M[J, R], "no block is called 'N'; these equations have"),
     ("M", "learning", M[J, R], "have a term 'learning' already"),
     ("M", "free", M[J, R], "have a term 'free' already"),
-    ("M", "weight decay", M[J, R], "the name of a term is one word"),
+    ("M", "weight decay", M[J, R], "the name of a term must be one word"),
     (
         "M",
         "new",
@@ -475,13 +475,13 @@ REFUSED = [
     ("M", "new", sp.Sum(M[J, S], (S, 1, 2)), "sums run over all neurons"),
     ("M", "new", sp.Sum(M[J, R], (R, 1, sp.Symbol("k"))), "hides an index of the same name"),
     ("M", "new", ZETA * sp.Symbol("t") * M[J, R], "the rates do not depend on t"),
-    ("M", "new", sp.Symbol("Delta") * M[J, R], "reads like label_noise in print"),
+    ("M", "new", sp.Symbol("Delta") * M[J, R], "is printed like label_noise"),
     ("M", "new", sp.Symbol("seed") * M[J, R], "the symbol seed is reserved here; rename it"),
     ("M", "new", sp.Symbol("Omega") * M[J, R], "Omega is an array"),
     ("M", "new", sp.gamma(ZETA) * M[J, R], "gamma"),
-    ("Q", "own", -2 * sp.Symbol("Q_11") ** 2, r"Q_11 reads like the entry Q\[1, 1\]: write an"),
-    ("M", "new", sp.Symbol("M[0,1]"), r"reads like the entry M\[0, 1\]"),
-    ("M", "new", sp.Symbol("a_1") * M[J, R], r'a_1 reads like .*equations.symbols\["readout"\]'),
+    ("Q", "own", -2 * sp.Symbol("Q_11") ** 2, r"Q_11 is printed like the entry Q\[1, 1\]: "),
+    ("M", "new", sp.Symbol("M[0,1]"), r"is printed like the entry M\[0, 1\]"),
+    ("M", "new", sp.Symbol("a_1") * M[J, R], r'a_1 is printed .*equations.symbols\["readout"\]'),
 ]
 
 
@@ -513,13 +513,13 @@ def test_symbols_of_equal_names_are_those_of_the_equations():
 def test_symbols_that_read_like_entries_are_refused_everywhere():
     square = dmft.Committee(sp.Symbol("z", real=True) ** 2, width=1)
     flow = dmft.derive(dmft.Model(square, square, label_noise=sp.Symbol("D")), dmft.SGD(0.1))
-    with pytest.raises(BadParameter, match=r"M_11 reads like the entry M\[1, 1\]"):
+    with pytest.raises(BadParameter, match=r"M_11 is printed like the entry M\[1, 1\]"):
         flow.replace({"label_noise": sp.Symbol("M_11")})
     network = dmft.Committee(sp.Symbol("M_11") * sp.Symbol("z", real=True), width=1)
-    with pytest.raises(BadParameter, match=r"M_11 reads like the overlap M\[1, 1\]"):
+    with pytest.raises(BadParameter, match=r"M_11 is printed like overlap M\[1, 1\]"):
         dmft.derive(dmft.Model(network, network), dmft.SGD(0.1))
     descent = dmft.derive(dmft.Model(square, square), dmft.GradientDescent(0.1, samples_per_dim=2))
-    with pytest.raises(BadParameter, match=r"Q_11 reads like the entry Q\[1, 1\]"):
+    with pytest.raises(BadParameter, match=r"Q_11 is printed like the entry Q\[1, 1\]"):
         descent.with_term("M", "own", sp.Symbol("Q_11"))
     # Numbers from 1 alone are in print.
     assert "Q_0" in flow.with_term("Q", "own", sp.Symbol("Q_0")).parameters

@@ -155,7 +155,7 @@ def test_refused_starts():
         (dmft.Overlaps([[1, 0.9], [0.9, 1]], [[0.1], [0.1]]), "aligned with each other"),
         (dmft.Overlaps(np.eye(2), [[0.0], [0.0]]), "zero at the start"),
         (dmft.Overlaps(np.eye(2), [[0.1], [0.1]], [[2.0]]), "unit length"),
-        (dmft.Overlaps(np.eye(2), [[0.1], [0.1]], readout=[3.0, 3.0]), "declare them there"),
+        (dmft.Overlaps(np.eye(2), [[0.1], [0.1]], readout=[3.0, 3.0]), "declare them in the model"),
     ):
         with pytest.raises(BadParameter, match=reason):
             dmft.solve(equations, start, 1.0)

@@ -85,7 +85,7 @@ def test_parameters_of_a_risk_and_of_equations_by_name():
         half.evaluate(start)["Q"], EQS.evaluate(start, learning_rate=0.25)["Q"], rtol=1e-13
     )
     for key in ("M_11", sp.Symbol("M_11"), "Q[0, 1]", "M"):
-        with pytest.raises(BadParameter, match=r"arrays of any width; explicit\(\)\.subs"):
+        with pytest.raises(BadParameter, match=r"arrays of any width; use explicit\(\)\.subs"):
             EQS.subs({key: 0.5})
     with pytest.raises(BadParameter, match="not a parameter that can be replaced"):
         EQS.subs({"speed": 0.5})

@@ -157,7 +157,7 @@ def test_compiled_code_and_printed_text_are_of_the_same_definitions():
     assert "finite_dimension" in plain.dropped
     ode = dmft.derive(model, dmft.SGD(0.4)).evaluate(start)
     np.testing.assert_allclose(plain.evaluate(start, d=50)["m"], ode["m"], rtol=1e-13)
-    with pytest.raises(BadParameter, match="cannot hold"):
+    with pytest.raises(BadParameter, match="is too small for the target"):
         equations.evaluate(start, d=2)
     with pytest.raises(BadParameter, match=r"dmft\.Alignment"):
         dmft.solve(equations, dmft.Overlaps([[1]], [[0.1]]), 1.0, paths=2, dt=0.1, d=50)

@@ -148,7 +148,7 @@ def test_refusals():
     for loss in ("huber", "hinge", "correlation"):
         with pytest.raises(BadParameter, match="squared"):
             dmft.simulate(model, dmft.SGD(0.1, loss=loss), 100, 1.0, 1)
-    with pytest.raises(BadParameter, match="cannot hold"):
+    with pytest.raises(BadParameter, match="is too small for the target"):
         dmft.simulate(model, dmft.SGD(0.1), 2, 1.0, 1)
     square = dmft.Committee(z**2, 1)
     plain = dmft.Model(square, square)

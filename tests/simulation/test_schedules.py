@@ -152,7 +152,7 @@ def test_a_rate_that_falls_to_zero_with_the_risk_is_a_status(monkeypatch):
     ("rate", "why"),
     [
         (sp.Piecewise((1, TIME < 1), (-1, True)), "is -1 at t = 1"),
-        (1 - TIME, "takes more than 1,000 steps to t_max = 3: it is at t = "),
+        (1 - TIME, "takes more than 1,000 steps to t_max = 3: these reach only t = "),
         (sp.Symbol("c") * TIME, "pass its value: c="),
         (TIME, "is 0 at t = 0"),
     ],

@@ -133,10 +133,10 @@ D = sp.Function("D")
 WRONG = {
     "block": (("Q", "leak", 1), "no block is called 'Q'; these equations have"),
     "taken": (("C", "noise", 1), "have a term 'noise' already"),
-    "word": (("C", "two words", 1), "is one word"),
+    "word": (("C", "two words", 1), "must be one word"),
     "text": (("C", "leak", "C(t, s)"), "SymPy expression"),
     "infinite": (("C", "leak", float("inf")), "finite number"),
-    "function": (("C", "leak", D(t, s)), r"D\(t, s\) in a term of C has no equation: .* C\(t, s\)"),
+    "function": (("C", "leak", D(t, s)), r"D\(t, s\) in a term of C has no equation; .* C\(t, s\)"),
     "times of a function": (("C", "leak", C(t)), "has no equation"),
     "time": (("mu", "leak", C(t, s)), "the time s is free in"),
     "not causal": (("C", "leak", sp.Integral(C(t, u), (u, t, 2 * t))), "not causal"),

@@ -135,7 +135,7 @@ REFUSED = {
             "rates": {R(t, s): sp.Integral(R(t, u) * R(s, u), (u, s, t))}, "values": {R(t, t): 1},
             "causal": [R],
         },
-        "before its time",
+        "vanishes there",
     ),
     "no product": (
         {

@@ -162,7 +162,7 @@ def test_simulated_first_passages_are_those_of_events(event):
         ("M[3,0]*2", r"there is no M\[3,0\]; entries are M\[0,0\]"),
         ("W[0,0]", r"unknown array 'W' \(known: t, .*M\[0,0\]"),
         ("ReLU(risk)", "did you mean 'relu'"),
-        ("2*3", "a number does not cross"),
+        ("2*3", "a constant does not cross"),
         ("__import__('os')", "unknown function"),
         (sp.Symbol("N"), "no N here; available: t"),
     ],

@@ -182,7 +182,7 @@ def test_what_has_no_schedule():
         (lambda: dmft.optimal_schedule(reward, start, 2.0, minimise="reward", control="eta"),
          "must be one of"),
         (lambda: dmft.optimal_schedule(dmft.derive(late), bare, 2.0), "depend on the time t"),
-        (lambda: dmft.optimal_schedule(dmft.derive(twice), bare, 2.0, control="g"), "would follow"),
+        (lambda: dmft.optimal_schedule(dmft.derive(twice), bare, 2.0, control="g"), "depends on g"),
         (lambda: dmft.optimal_schedule(dmft.derive(lost), bare, 2.0, minimise="gain", control="eta",
                                        bounds=(0, 1)), "must be positive"),
         (lambda: dmft.optimal_schedule(dmft.derive(lost), bare, 2.0, minimise="gain",

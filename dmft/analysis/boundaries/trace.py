@@ -40,7 +40,7 @@ def check_options(
     for axis in (x, y):
         to_parameter(axis, ())
     if x[0] == y[0]:
-        raise BadParameter(f"both axes are {x[0]!r}: a boundary lies between two parameters")
+        raise BadParameter(f"both axes are {x[0]!r}: a boundary requires two different parameters")
     names = (log,) if isinstance(log, str) else tuple(log)
     unknown = [name for name in names if name not in (x[0], y[0])]
     if unknown:

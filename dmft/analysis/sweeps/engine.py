@@ -56,7 +56,7 @@ class Engine:
         needed = ("submit", "shutdown") if makes_one else ("submit",)
         if not all(hasattr(executor, name) for name in needed):
             raise BadParameter(
-                f'executor = {shown(given)}: "threads", "processes", an object with submit() as in '
+                f'executor = {shown(given)} must be "threads", "processes", an executor as in '
                 "concurrent.futures, a dask.distributed.Client, or a function that returns one"
             )
         if makes_one:

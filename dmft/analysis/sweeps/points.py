@@ -213,7 +213,7 @@ def _named(axis: Any) -> dict[str, Range | ArrayLike]:
     except (TypeError, ValueError) as error:
         raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}") from error
     if not -math.inf < low < high < math.inf:
-        raise BadParameter(f"axis {name!r} runs from {low!r} to {high!r}: lowest < highest")
+        raise BadParameter(f"axis {name!r} must have lowest < highest, got {low!r} and {high!r}")
     return {name: Range(low, high)}
 
 

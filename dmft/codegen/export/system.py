@@ -81,7 +81,7 @@ class System:
         ]
         for name in own:
             if name in TAKEN or keyword.iskeyword(name):
-                raise BadParameter(f"the name {name} is one of exported files; rename it")
+                raise BadParameter(f"the name {name} is reserved in exported files; rename it")
 
     @cached_property
     def fixed(self) -> dict[str, sp.Expr]:
@@ -93,8 +93,8 @@ class System:
         for name in letters:
             if name not in self.given:
                 raise BadParameter(
-                    f"readout {values} has no numbers, which a file needs: pass {name}=..., a run "
-                    "may give other readouts"
+                    f"readout {values} has no values, which a file requires: pass {name}=...; "
+                    "a run may use other readouts"
                 )
         return {name: sp.Float(self.given[name]) for name in letters}
 

@@ -177,7 +177,7 @@ class Changeable(ABC):
         """
         self._check_block(block)
         if not (isinstance(name, str) and name.isidentifier()):
-            raise BadParameter(f"the name of a term is one word, got {shown(name)}")
+            raise BadParameter(f"the name of a term must be one word, got {shown(name)}")
         if name in self._stored_terms[block] or name in OWN_TERMS | self._own_names:
             raise BadParameter(
                 f"the equations have a term {name!r} already; {block} has "
@@ -272,8 +272,8 @@ class Changeable(ABC):
         if overlaps:
             raise BadParameter(
                 f"{', '.join(overlaps)}: these equations contain arrays of any width; "
-                f"explicit().subs({{{overlaps[0]!r}: ...}}) puts values in their entries, "
-                "evaluate(start) at all of them"
+                f"use explicit().subs({{{overlaps[0]!r}: ...}}) for single entries, or "
+                "evaluate(start) for all of them"
             )
         return self._substituted(values)
 

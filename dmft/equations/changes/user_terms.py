@@ -364,14 +364,14 @@ def check_parameter(symbol: sp.Symbol, taken: Iterable[str]) -> None:
     name = symbol.name
     if name in LETTERS:
         raise BadParameter(
-            f"the symbol {name} reads like {LETTERS[name]} in print: use "
-            f'equations.symbols["{name}"] where the equations have it, or rename yours, for '
+            f"the symbol {name} is printed like {LETTERS[name]}: use "
+            f'equations.symbols["{name}"] for the quantity of the equations, or rename yours, for '
             f"example to {name}_0"
         )
     if entry := entry_named(name):
         array = entry.partition("[")[0]
         raise BadParameter(
-            f"the symbol {name} reads like the entry {entry}: write an entry of "
+            f"the symbol {name} is printed like the entry {entry}: write an entry of "
             f'equations.symbols["{array}"] at equations.indices, or rename yours, for example to '
             f"{array}_0"
         )

@@ -72,7 +72,7 @@ def law_of(facts: Facts, length: sp.Expr = sp.S.One) -> Law:
         return _spherical(facts) if facts.sphere else _free(facts, length)
     if not (facts.single and facts.sphere):
         raise BadParameter(
-            f"information exponent {exponent} has a formula for one neuron on the sphere "
+            f"information exponent {exponent} has a formula only for one neuron on the sphere "
             f'(constraint="sphere"); {INSTEAD}'
         )
     return _powered(facts, exponent)

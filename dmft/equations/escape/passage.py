@@ -192,7 +192,7 @@ def threshold_overlap(
         target = (1 - threshold.fraction) * before
         if target >= plateau:
             raise BadParameter(
-                f"the risk falls by {1 - plateau / before:.3g} of its start while the lengths "
+                f"the risk falls by {1 - plateau / before:.3g} of its initial value while lengths "
                 f"relax, before anything is learned: fraction = {threshold.fraction:g} must be "
                 'larger, or use reference="plateau" or overlap='
             )

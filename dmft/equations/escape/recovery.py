@@ -169,7 +169,7 @@ def _sum_over_units(
 def _check(model: Model, algorithm: SGD) -> None:
     if algorithm.constraint is not None:
         raise BadParameter(
-            "the linearisation of theory/one_pass G.1 has no constraint, got "
+            "the linearisation of theory/one_pass G.1 applies without constraint, got "
             f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
         )
     check_identity(model, "perfect recovery is linearised")
@@ -278,7 +278,7 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
         return recovery(model, free, exact=exact).maximal_learning_rate
     if any(a != 1 for a in student.readout or ()):
         raise BadParameter(
-            f"perfect recovery is linearised at unit readouts, student has {student.readout}"
+            f"perfect recovery is linearised at unit readouts, got {student.readout}"
         )
     one = replace(model, student=Committee(student.activation, 1))
     moves = model.label_noise != 0 or algorithm.loss != "squared"
@@ -425,7 +425,7 @@ def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
     if zeta != 0 and kappa != 0:
         raise BadParameter(
             f"momentum_rate = {kappa} with weight_decay = {zeta}: the kernel has no closed form "
-            "here; take the floor and the stability from dmft.fixed_points(dmft.derive(model, "
+            "here; compute the floor and the stability by dmft.fixed_points(dmft.derive(model, "
             "algorithm), start) and dmft.stability"
         )
     share = [
@@ -518,7 +518,7 @@ def escape_rate(model: Model) -> sp.Expr:
     check_unflipped(model, "escape rates are known")
     spectrum = model.spectrum
     if model.inputs is not None and spectrum is None:
-        raise BadParameter("escape_rate takes inputs with a spectrum, or none; these are clusters")
+        raise BadParameter("escape_rate supports isotropic inputs and spectra, not clusters")
     if spectrum is not None and spectrum.teacher is None:
         raise BadParameter(
             "the spectrum has no teacher: write dmft.Spectrum(eigenvalues, fractions, teacher=rho)"

@@ -136,18 +136,18 @@ class SampleLaw:
 def check_single(model: Model, algorithm: SGD, teachers: int) -> None:
     """Refuse what is not one neuron on the sphere that learns one field."""
     if model.reads_sequences:
-        raise BadParameter(f"one neuron and one teacher field, got a sequence model; {INSTEAD}")
+        raise BadParameter(f"expected one neuron and one teacher field, got a sequence; {INSTEAD}")
     wide = model.student.width != 1
     several = teachers != 1 or model.teacher.width != 1
     if wide or several:
         raise BadParameter(
-            f"one neuron and one teacher field, got widths {model.student.width} and "
+            f"expected one neuron and one teacher field, got widths {model.student.width} and "
             f"{model.teacher.width}; {INSTEAD}"
         )
     if not algorithm.on_sphere:
         raise BadParameter(
-            'the neuron keeps its length: declare constraint="sphere" (free lengths move with the '
-            f"overlap); {INSTEAD}"
+            'weak recovery requires constraint="sphere", because free lengths change with the '
+            f"overlap; {INSTEAD}"
         )
 
 
@@ -410,7 +410,7 @@ class WeakRecovery(InLatex, Shown):
 
     def _check_numbers(self, dim: float, overlap: float, start: str) -> None:
         if not (dim > 1 and 0 < overlap < 1):
-            raise BadParameter(f"dim > 1 and 0 < overlap < 1, got {dim!r} and {overlap!r}")
+            raise BadParameter(f"expected dim > 1 and 0 < overlap < 1, got {dim!r} and {overlap!r}")
         if start not in ("random", "orthogonal"):
             raise BadParameter(f'start must be "random" or "orthogonal", got {start!r}')
         values = [*(e.value for e in self.coefficients), self.square.value, self.cross.value]

@@ -317,12 +317,12 @@ class Noise(Fluctuations):
         if self.increments.displaced and not 1 - fields / dim - np.sqrt(2 / dim) > 0:
             raise BadParameter(
                 f"dim = {dim:g} is too small for displaced samples at {fields} fields: their terms "
-                "of order 1/d take |x|^2/d to be near 1; dmft.simulate is exact at any dim"
+                "of order 1/d assume that |x|^2/d is near 1; dmft.simulate is exact at any dim"
             )
         rank = int(np.linalg.matrix_rank(start.Omega, hermitian=True))
         if dim < rank:
             raise BadParameter(
-                f"dim = {dim:g} cannot hold these weights: their overlaps have rank {rank}"
+                f"dim = {dim:g} is too small for these weights: their overlaps have rank {rank}"
             )
 
 
@@ -342,7 +342,7 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         )
     if any(s.name == x.xi.name for s in model.parameters):
         raise BadParameter(
-            f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
+            f"the symbol {x.xi} is the label noise of one sample here; rename the model's symbol"
         )
     return Noise(model, algorithm, dimension)
 

@@ -31,7 +31,7 @@ def check_admissible(model: Model) -> None:
     """
     if model.reads_sequences:
         raise BadParameter(
-            "this is defined for committees, not for sequence models; those have population_risk, "
+            "this is defined for committees, not for sequence models; these have population_risk, "
             "derive, solve, simulate, escape_time, maximal_learning_rate"
         )
     _check(model.student.activation, (FIELD,), "the student's activation")
@@ -82,7 +82,7 @@ def _check(expr: sp.Expr, fields: tuple[sp.Symbol, ...], what: str) -> None:
     if expr.has(*STEPS):
         step = next(iter(expr.atoms(*STEPS)))
         raise BadParameter(
-            f"{what} {expr} contains {step}, which jumps without end; write its jumps as Heaviside"
+            f"{what} {expr} contains {step}, which has infinitely many jumps; use Heaviside"
         )
     rng = np.random.default_rng(0)
     points = rng.standard_normal((POINTS, len(fields)))

@@ -177,7 +177,7 @@ class InfiniteWidth(StateSpace):
         if mean > LARGEST_ALIGNMENT:
             raise BadParameter(
                 "the students of this start are aligned with each other (mean Q_jl^2 = "
-                f"{mean:.3g}), the infinitely wide limit starts from random "
+                f"{mean:.3g}), but the infinitely wide limit requires random "
                 'ones; use scaling="high-dimensional"'
             )
         return {"variance": np.array([spread]), "saturation": np.zeros(1), "coupling": np.ones(1)}
@@ -188,7 +188,7 @@ class InfiniteWidth(StateSpace):
         """The same values."""
         if start.k != 1 or abs(float(start.P[0, 0]) - 1) > ROUNDING:
             raise BadParameter(
-                f"the infinitely wide limit has one teacher of unit length, the start P = {start.P}"
+                f"the infinitely wide limit requires one teacher of unit length, got P = {start.P}"
             )
         given = start.readout
         declared = sp.sympify((self.model.student.readout or (1,))[0], strict=True)
@@ -197,7 +197,7 @@ class InfiniteWidth(StateSpace):
         ):
             raise BadParameter(
                 f"the infinitely wide limit was derived at the readouts {declared} of the model, "
-                f"the start has {given}: declare them there"
+                f"but the start has {given}: declare them in the model"
             )
         return values
 

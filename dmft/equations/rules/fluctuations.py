@@ -230,7 +230,7 @@ class RuleNoise(WrittenNoise):
         """Refuse a dimension that is no count, or too small for the rows."""
         dim, rows = check_dimension(values, given), len(self.overlaps.rows)
         if dim < rows:
-            raise BadParameter(f"dim = {dim:g} cannot hold {rows} rows")
+            raise BadParameter(f"dim = {dim:g} is too small for {rows} rows")
 
     def random_start(self, dim: int, seed: int) -> Any:
         """Rules have no random start."""

@@ -134,4 +134,4 @@ def _check_names(rule: VectorRule) -> None:
     for name in names:
         stem, _, number = name.partition("_")
         if stem in ("Q", "M", "P", "C", "L", "growth", "n", "s", "cut") and number[:1].isdigit():
-            raise BadParameter(f"the symbol {name} is one of the equations; rename it")
+            raise BadParameter(f"the symbol {name} is used by the equations; rename it")

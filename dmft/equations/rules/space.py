@@ -256,8 +256,8 @@ class RuleSpace(StateSpace):
             )
         if self.model.orthonormal and not np.allclose(Q, np.eye(len(Q)), rtol=0, atol=ORTHONORMAL):
             raise BadParameter(
-                f"orthonormal rows need a start with Q = 1, got {Q.tolist()}: parallel rows have "
-                "no orthonormal ones"
+                f"orthonormal rows need a start with Q = 1, got {Q.tolist()}: parallel rows "
+                "cannot be made orthonormal"
             )
 
     def values(

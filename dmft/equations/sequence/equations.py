@@ -142,8 +142,8 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
         )
     if isinstance(algorithm.batch_size, sp.Expr):
         raise BadParameter(
-            f"batch_size = {algorithm.batch_size} grows with the dimension; sequence models take a "
-            "number"
+            f"batch_size = {algorithm.batch_size} grows with the dimension; sequence models "
+            "require a number"
         )
 
 
@@ -164,7 +164,7 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> Equations:
         raise BadParameter('loss = "frobenius" is derived only for tied students')
     if not model.encoding.orthogonal:
         raise BadParameter(
-            'loss = "frobenius" takes positional vectors orthogonal to the target, here their '
+            'loss = "frobenius" requires positional vectors orthogonal to the target; here their '
             f"overlaps with it are {list(model.encoding.gram[0, 1:])}"
         )
     if not model.label_noise.is_zero:
@@ -216,7 +216,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
     Source      theory/sequence C.8
     """
     if algorithm.loss != "squared":
-        raise BadParameter('the perfect solution is that of dmft.SGD with loss="squared"')
+        raise BadParameter('the perfect solution requires dmft.SGD with loss="squared"')
     if not model.matched:
         raise BadParameter(
             f"there is no perfect solution: student {model.student} and target {model.teacher} are "
@@ -224,7 +224,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
         )
     if not model.label_noise.is_zero:
         raise BadParameter(
-            f"label noise {model.label_noise} moves the solution off m = 1: solve the equations"
+            f"label noise {model.label_noise} shifts the solution from m = 1: solve the equations"
         )
     moments = SequenceMoments(model)
     origin = dict.fromkeys(model.encoding.alignments, sp.S.Zero)

@@ -235,7 +235,7 @@ class SequenceNoise(WrittenNoise):
         dim, rank = check_dimension(values, given), self.directions[0].shape[1]
         if values.widths["p"] * dim <= rank:
             raise BadParameter(
-                f"dim = {dim:g} cannot hold the target and {rank - 1} more directions"
+                f"dim = {dim:g} is too small for the target and {rank - 1} more directions"
             )
 
     def random_start(self, dim: int, seed: int) -> Alignment:
@@ -312,6 +312,6 @@ def sequence_noise(model: SequenceModel, algorithm: SGD | GradientFlow, dim: Any
     for symbol in model.parameters:
         if symbol.name in own:
             raise BadParameter(
-                f"the symbol {symbol} is one of a sample in equations with fluctuations; rename it"
+                f"the symbol {symbol} is reserved in equations with fluctuations; rename it"
             )
     return noise

@@ -168,14 +168,14 @@ class _Reducer:
         """Sum of symbols of the terms of an integral, each with what stands in front."""
         t, s, u = self.t, self.s, self.u
         if len(integral.limits) != 1 or len(integral.limits[0]) != 3:
-            raise BadParameter(f"{integral} in the equation for {key}: one u with both limits")
+            raise BadParameter(f"{integral} in the equation for {key} needs one u and two limits")
         variable, low, high = integral.limits[0]
         allowed = [(0, t)] if single else [(0, t), (0, s), (s, t)]
         if (low, high) not in allowed:
             raise BadParameter(
                 f"the integral of {integral.function} over ({low}, {high}) in the equation for "
-                f"{key} is not causal or not of a known range; "
-                f"ranges are {', '.join(f'({a}, {b})' for a, b in allowed)}"
+                f"{key} is not causal or has an unsupported range; "
+                f"supported are {', '.join(f'({a}, {b})' for a, b in allowed)}"
             )
         if variable in (t, s):
             raise BadParameter(f"{integral} integrates over {variable}; use another symbol")
@@ -187,7 +187,7 @@ class _Reducer:
             if not (late or early):
                 raise BadParameter(
                     f"the term {term.subs(u, variable)} over ({low}, {high}) in the equation for "
-                    f"{key} is zero: a causal function is taken before its time"
+                    f"{key} is zero: a causal function vanishes there"
                 )
             total += front * self._symbol(first, second, late, early, single)
         return total
@@ -249,7 +249,9 @@ class _Reducer:
         causal = f.func in self.problem.causal
         known = {t, u} if single else {t, s, u}
         if not set(f.args) <= known:
-            raise BadParameter(f"{f.subs(u, sp.Symbol('u'))} in the equation for {key}: times")
+            raise BadParameter(
+                f"{f.subs(u, sp.Symbol('u'))} in the equation for {key} has unknown times"
+            )
         if causal and f.args in ((u, t), (s, t)):
             raise BadParameter(
                 f"{f.subs(u, sp.Symbol('u'))} in the equation for {key} is zero: {f.func} is causal"

@@ -230,7 +230,7 @@ class TwoTime(Shown, InTimes, TwoTimeEquations):
                     [*(f"{y}(t, s)" for y in self.pairs), *(f"{y}(t)" for y in self.signals)]
                 )
                 raise BadParameter(
-                    f"{f} in a term of {block} has no equation: the problem moves {names}"
+                    f"{f} in a term of {block} has no equation; there are equations for {names}"
                 )
             swap[f] = known[str(f.func)](*(y.xreplace(swap) for y in f.args))
         return self._refuse_free(block, expr.xreplace(swap), self.times, ("time", "integrate"))
@@ -362,7 +362,7 @@ def check_problem(problem: TwoTime) -> None:
     for key in (*problem.rates, *problem.values):
         if key.args not in ((t, s), (t, t), (t,)):
             raise BadParameter(
-                f"an equation for {key}: equations are for X({t}, {s}), X({t}, {t}) and m({t})"
+                f"no equation can be given for {key}, only for X({t}, {s}), X({t}, {t}) and m({t})"
             )
         if key in problem.rates and key in problem.values:
             raise BadParameter(f"{key} has both a rate and a value; pass only one")
@@ -372,7 +372,7 @@ def check_problem(problem: TwoTime) -> None:
         there = key.func(*[t] * len(key.args))
         if any(a != 0 for a in key.args) or there not in problem.rates:
             raise BadParameter(
-                f"start has {key}: only signals and diagonals with a rate start, as m(0) or X(0, 0)"
+                f"start has {key}: only signals and diagonals with a rate have one, m(0) or X(0, 0)"
             )
     for f in problem.causal:
         if f not in problem.pairs:

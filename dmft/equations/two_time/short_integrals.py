@@ -154,7 +154,7 @@ class ShortIntegrals:
         if np.linalg.eigvalsh(own)[0] <= SINGULAR * np.trace(own):
             raise BadParameter(
                 "the start has student weights inside the span of the teacher: Q - M P^+ M^T is "
-                "singular, and the response to it is not an average; move M or Q a little"
+                "singular, and the response to it is not an average; change M or Q slightly"
             )
 
     def _fill(self, base: str, values: Array, times: tuple[int, ...]) -> None:

@@ -64,7 +64,7 @@ def rule(writer: Writer) -> Program:
     width = writer.model.teacher.width
     if width != len(stars):
         raise BadParameter(
-            f"fields = {own.fields} has {len(stars)} teacher fields between h and y, the "
+            f"fields = {own.fields} has {len(stars)} teacher fields between h and y, but the "
             f"model's teacher has {width}"
         )
     place = {h: x.h[x.j]} | {s: x.h_star[r] for r, s in enumerate(stars, start=1)}

@@ -215,8 +215,8 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
     """Refuse losses for which something is not derived."""
     if not algorithm.is_plain:
         raise BadParameter(
-            f"{what} are derived for plain SGD and its flow, of losses that are quadratic in f and "
-            f"y, got {algorithm.rule!r}"
+            f"{what} are derived for plain SGD and its flow, with losses that are quadratic in f "
+            f"and y, got {algorithm.rule!r}"
         )
     if not is_linear(algorithm):
         raise BadParameter(

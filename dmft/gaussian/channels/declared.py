@@ -81,12 +81,12 @@ def label_of(model: Model, what: str, spectrum: bool = False) -> Label:
     known = model.inputs is None or (spectrum and isinstance(model.inputs, Spectrum))
     if not (isinstance(teacher, Committee | MultiIndex) and known):
         raise BadParameter(
-            f"{what} is derived for inputs x ~ N(0, I_d), the model has {model.inputs!r:.80}: "
+            f"{what} is derived for inputs x ~ N(0, I_d); the model has {model.inputs!r:.80}: "
             "leave inputs out; dmft.population_risk, dmft.derive and dmft.simulate take them"
         )
     if isinstance(teacher, Committee) and teacher.outputs > 1:
         raise BadParameter(
-            f"{what} is derived for teachers of one output, this one has {teacher.outputs}"
+            f"{what} is derived for teachers of one output; this one has {teacher.outputs}"
         )
     if not teacher.width.is_Integer:
         raise BadParameter(f"{what} needs a numeric teacher width, got {teacher.width}")

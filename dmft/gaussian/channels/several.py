@@ -83,7 +83,7 @@ class Several:
     def __post_init__(self) -> None:
         if len(self.fields) > MOST_FIELDS:
             raise BadParameter(
-                f"static limits of several fields are computed up to {MOST_FIELDS}, the label has "
+                f"static limits of several fields are computed up to {MOST_FIELDS}; the label has "
                 f"{len(self.fields)}"
             )
 

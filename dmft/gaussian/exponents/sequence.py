@@ -81,7 +81,7 @@ class SequenceExponent(Exponent):
     def tensor(self) -> Array:
         """Tensor C*_k (outputs, L, ..., L) of the target that determines the exponent."""
         if not self.target_tensors:
-            raise BadParameter(f"no order of {self.target} decides")
+            raise BadParameter(f"no order of {self.target} determines the exponent")
         return self.target_tensors[-1]
 
     def explain(self) -> str:

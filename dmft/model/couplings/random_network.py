@@ -261,7 +261,7 @@ class RandomNetwork(Shown):
         if self.covariance is not None and self.populations > 1:
             raise BadParameter("covariance= and memory= are for one population")
         if self.positive and self.kind == "map":
-            raise BadParameter("positive= is how an ode makes its steps; a map states its own")
+            raise BadParameter("positive= applies to the steps of an ode; a map declares its own")
         for number, (rate, output, noise) in enumerate(
             zip(self.rate, self.output, self.noise, strict=True)
         ):
@@ -294,7 +294,7 @@ class RandomNetwork(Shown):
 
     def _check_positive(self, rate: sp.Expr, noise: sp.Expr) -> None:
         if noise != 0:
-            raise BadParameter("positive= and noise= together are not supported: write log x")
+            raise BadParameter("positive= and noise= together are not supported: use log x")
         inflow = rate.subs(self.state, 0)
         if inflow.has(self.field):
             raise BadParameter(

@@ -324,7 +324,7 @@ class RMSProp(Adam):
             raise BadParameter(f"beta2 must be a number between 0 and 1, got {shown(beta2)}")
         if rate is not None:
             raise BadParameter(
-                f"beta2 = {beta2} and second_moment_rate = {rate} both say how long V remembers: "
+                f"beta2 = {beta2} and second_moment_rate = {rate} both set the memory of V: "
                 "pass one of them"
             )
         if others.get("batch_size", 1) != 1:

@@ -198,7 +198,7 @@ def _settings(given: Any) -> Mapping[str, Any]:
         return found
     if isinstance(given, Mapping):
         return given
-    raise BadParameter(f"a torch optimiser, or a mapping of its arguments, got {shown(given)}")
+    raise BadParameter(f"expected a torch optimiser or a mapping of arguments, got {shown(given)}")
 
 
 def _sgd(made: Any, s: Settings, code: Code, numbers: Settings, own: Settings) -> Any:

@@ -144,7 +144,7 @@ def declare_sequence(
     filler.check_all_used()
     if experiment.weight_dim <= shift.shape[1]:
         raise BadParameter(
-            f"dim = {dim} cannot hold the target and {shift.shape[1] - 1} more directions"
+            f"dim = {dim} is too small for the target and {shift.shape[1] - 1} more directions"
         )
     return experiment
 

@@ -34,7 +34,7 @@ class Chain(Runs):
     def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
         super().__init__(step, start, seeds)
         if step.batch > 1:
-            raise BadParameter("the chain of overlaps has batches of one sample")
+            raise BadParameter("the chain of overlaps requires batches of one sample")
         self.G = np.repeat(self.gram0[None], self.count, axis=0)
         p = len(step.rule.moving)
         self.lengths = np.einsum("sjj->sj", self.G.sum(axis=1))[:, :p]

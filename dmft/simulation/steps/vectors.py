@@ -260,7 +260,7 @@ class Weights(Runs):
         sizes = np.diff(np.rint(np.cumsum([0.0, *step.shares]) * step.dim).astype(int))
         if min(sizes) < len(step.rows):
             raise BadParameter(
-                f"dim = {step.dim} cannot hold {len(step.rows)} rows in blocks of {list(sizes)}"
+                f"dim = {step.dim} is too small for {len(step.rows)} rows in blocks {list(sizes)}"
             )
         self.parts = np.split(np.arange(step.dim), np.cumsum(sizes)[:-1])
         self.X = np.stack([self._rows(g, sizes) for g in self.generators])

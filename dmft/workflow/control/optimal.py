@@ -88,8 +88,8 @@ def greedy_schedule(
     system = read(equations, start, t_max, minimise, control, parameters)
     if not system.control.is_rate:
         raise BadParameter(
-            f"greedy schedules are found for a learning rate or a batch size: the risk is linear "
-            f"in a decay, and any function of {control} elsewhere; use dmft.optimal_schedule"
+            f"control = {control!r}: greedy schedules are computed only for a learning rate or a "
+            "batch size; use dmft.optimal_schedule"
         )
     system.check_parts("a greedy schedule")
     low, high = limits(system, bounds)
@@ -311,7 +311,7 @@ def optimal_schedule(
     if method not in ("L-BFGS", "sweep"):
         raise BadParameter(f'method must be "L-BFGS" or "sweep", got {method!r}')
     if method == "sweep" and control not in RATES:
-        raise BadParameter(f'method="sweep" is for rates and batches: take "L-BFGS" for {control}')
+        raise BadParameter(f'method="sweep" is for rates and batches: use "L-BFGS" for {control}')
     if interpolation not in ("linear", "constant"):
         raise BadParameter(f'interpolation must be "linear" or "constant", got {interpolation!r}')
     system = read(equations, start, t_max, minimise, control, parameters)
@@ -364,7 +364,7 @@ class Search:
         if found[best] <= 0.0:
             raise BadParameter(
                 f"{self.system.minimise} = {found[best]:.4g} must be positive, because its "
-                "logarithm is minimised: take a measure such as 1 - reward"
+                "logarithm is minimised: use a measure such as 1 - reward"
             )
         return float(tried[best])
 

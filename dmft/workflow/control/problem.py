@@ -108,8 +108,8 @@ def check_controlled(equations: object, control: str) -> Equations:
     if not isinstance(equations, Equations) or equations.kind != "ode" or equations.noise:
         kind = getattr(equations, "kind", type(equations).__name__)
         raise BadParameter(
-            f"schedules are found for the ode of one-pass SGD, dmft.derive(model, dmft.SGD(...)), "
-            f"got {kind!r}"
+            "schedules require the ode of one-pass SGD, dmft.derive(model, dmft.SGD(...)), got "
+            f"{kind!r}"
         )
     if equations.algorithm.is_flow:
         raise BadParameter(
@@ -134,10 +134,10 @@ def check_controlled(equations: object, control: str) -> Equations:
         }
     for name, value in values.items():
         if control in map(str, value.free_symbols):
-            raise BadParameter(f"{name} = {value} would follow {control}: only one may move")
+            raise BadParameter(f"{name} = {value} depends on {control}: only one may vary")
     if any(TIME in d.expr.free_symbols for d in equations.definitions):
         raise BadParameter(
-            "the rates depend on the time t: schedules are found for rates that do not"
+            "the rates depend on the time t: schedules are computed for rates that do not"
         )
     return equations
 

@@ -42,7 +42,7 @@ def declared(system: RandomNetwork | NetworkEquations) -> RandomNetwork:
     if system.is_changed:
         raise BadParameter(
             "fixed points and stationary states are those of the declared network: pass the "
-            "network, or solve the changed equations to a long time"
+            "network, or solve the changed equations for a long time"
         )
     return system.model
 
@@ -182,7 +182,7 @@ class Rest:
         found = []
         for rate, output in zip(network.rate, network.output, strict=True):
             if rate.has(T):
-                raise BadParameter(f"the rate {rate} depends on the time: there is no rest state")
+                raise BadParameter(f"the rate {rate} depends on the time: there is no fixed point")
             if network.kind == "map":
                 rate = rate - x
             every = [array_function([x, h, nu, *own], y)
@@ -207,7 +207,7 @@ class Rest:
         for drive, variance in zip(self.network.drive, self.network.input_covariance, strict=True):
             if (drive + variance).has(T, S):
                 raise BadParameter(
-                    f"the input {drive + variance} depends on the time: there is no rest state"
+                    f"the input {drive + variance} depends on the time: there is no fixed point"
                 )
             found.append((array_function(symbols, drive), float(variance)))
         return found
@@ -366,7 +366,7 @@ def populated(network: RandomNetwork) -> Rest:
     if network.covariance is not None:
         raise BadParameter(
             "fixed points are derived for couplings declared by mean, std and symmetry; solve "
-            "networks with covariance= and memory= to a long time"
+            "networks with covariance= and memory= for a long time"
         )
     if any(y != 0 for y in network.noise):
         raise BadParameter(
@@ -376,7 +376,7 @@ def populated(network: RandomNetwork) -> Rest:
     if network.redrawn:
         raise BadParameter(
             "sites whose couplings are redrawn at each step have no fixed point: use "
-            "dmft.stationary, or solve to a long time"
+            "dmft.stationary, or solve for a long time"
         )
     for rate, output in zip(network.rate, network.output, strict=True):
         refuse_jumps(output, rate)

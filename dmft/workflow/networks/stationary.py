@@ -182,7 +182,7 @@ def stationary_state(network: RandomNetwork) -> Stationary:
         if random.has(T, S):
             return _driven(network, output, g)
         raise BadParameter(
-            "a constant random input is not derived for ode stationary states: solve to a long time"
+            "a constant random input is supported only for maps: solve the ode for a long time"
         )
     return _leaky(output, g, float(network.noise[0]))
 
@@ -254,7 +254,7 @@ def _check(network: RandomNetwork) -> None:
         refusal = "odd outputs (others have a mean)"
     if refusal:
         raise BadParameter(
-            f"stationary states are derived for {refusal}; otherwise solve to a long time and "
+            f"stationary states are derived for {refusal}; otherwise solve for a long time and "
             "check whether the correlation at a lag still changes"
         )
 
@@ -345,7 +345,7 @@ class Orbits:
         slow = 2.0 * inner / fast[: inner.size].reshape(inner.shape)
         tau = np.concatenate([[0.0], np.cumsum(slow @ self.weight)])
         if tau[-1] < reach:
-            raise BadParameter(f"the orbit is slower than its end: {tau[-1]:.4g} < {reach:.4g}")
+            raise BadParameter(f"the correlation is known only to {tau[-1]:.4g} < {reach:.4g}")
         return tau, np.concatenate([[noise], fast[inner.size :]])
 
 

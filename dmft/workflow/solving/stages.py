@@ -269,8 +269,8 @@ def _of_problem(
         schedules = {name for name, value in given.items() if callable(value)}
         if schedules - {RATE} or (schedules and not scheduled):
             raise BadParameter(
-                f"{sorted(schedules)}: only the {RATE} of a map may be a function of the time that "
-                "a function of (t, state) gives; switch other values by stages; in flows write the "
+                f"{sorted(schedules)}: parameters(t, state) may return a function of time only for "
+                f"the {RATE} of a map; change other values between stages; in flows write the "
                 f'{RATE} of a stage as an expression, {{"{RATE}": "0.5/(1 + t)"}}'
             )
         now = _at(given, t)

@@ -177,7 +177,7 @@ def erm(
     label.check_numbers()
     if label.width > 1:
         raise BadParameter(
-            f"erm with the loss {loss} is derived for labels of one teacher field, {label.expr} "
+            f"erm with the loss {loss} is derived for labels of one teacher field; {label.expr} "
             f'has {label.width}: use loss="squared" and a linear student, or solve '
             "dmft.GradientDescent"
         )
@@ -189,7 +189,7 @@ def _output_of(model: Model) -> sp.Expr:
     student = model.student
     if student.width != 1:
         raise BadParameter(
-            f"erm is derived for students of one unit, this one has width {student.width}: solve "
+            f"erm is derived for students of one unit; this one has width {student.width}: solve "
             "dmft.GradientDescent for long times"
         )
     if student.parameters:

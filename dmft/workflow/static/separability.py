@@ -94,7 +94,7 @@ def separability(model: Model) -> Separability:
     label = label_of(model, "separability")
     if label.width > 1:
         raise BadParameter(
-            f"separability is derived for labels of one teacher field, {label.expr} has "
+            f"separability is derived for labels of one teacher field; {label.expr} has "
             f"{label.width}"
         )
     label.check_numbers()

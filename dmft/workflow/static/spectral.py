@@ -239,8 +239,8 @@ def _values(channel: Channel, preprocessing: str | sp.Expr, order: int) -> Value
     y, weight, _, first, second = (np.concatenate(each) for each in zip(*parts, strict=True))
     if float(weight @ first**2) > ZERO:
         raise BadParameter(
-            f"spectral estimates are computed where E[h* | y] = 0; {channel.expr} has a first "
-            "moment, and is learned at any number of samples (dmft.thresholds)"
+            f"spectral estimates are computed where E[h* | y] = 0; for {channel.expr} it "
+            "is nonzero, and the label is learned at any number of samples (dmft.thresholds)"
         )
     if preprocessing == "optimal":
         T = optimal_preprocessing(channel, y)
