@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.optimize import brentq
+from scipy.special import erf
 from scipy.stats import norm
 
 import dmft
@@ -400,6 +401,52 @@ def test_noisy_maps_have_their_stationary_state(redrawn, input):
     found = dmft.lyapunov_exponent(network, Normal(), 40.0, paths=2000, sweeps=4)
     assert found.method == "perturbed sweep"
     assert abs(found.value - state.lyapunov_exponent) < found.error + 0.01
+
+
+def test_exponents_of_two_populations_of_maps():
+    """E y^2 of each grows by std_ab^2 f_b E phi_b'^2, x and y being independent Gaussians."""
+    std, share, noise = (
+        np.array([[1.6, 0.3], [1.4, 1.3]]),
+        np.array([0.7, 0.3]),
+        np.array([0.05, 0.2]),
+    )
+    network = layers(
+        output=[sp.tanh(X), sp.erf(X)], std=std.tolist(), fractions=share.tolist(),
+        noise=noise.tolist(),
+    )  # fmt: skip
+    v = np.ones(2)
+    for _ in range(200):
+        squares = [
+            normal_mean(lambda x, f=f: f(x) ** 2, 0.0, q)
+            for f, q in zip((np.tanh, erf), v, strict=True)
+        ]
+        v = std**2 @ (share * squares) + 2.0 * noise
+    slopes = (lambda x: np.cosh(x) ** -4.0), (lambda x: 4.0 / np.pi * np.exp(-2.0 * x**2))
+    growth = std**2 * share * [normal_mean(f, 0.0, q) for f, q in zip(slopes, v, strict=True)]
+    exact = np.log(np.abs(np.linalg.eigvals(growth)).max()) / 2.0
+    found = dmft.lyapunov_exponent(network, Normal(), 40.0, paths=1000, sweeps=4)
+    assert abs(found.value - exact) < found.error + 0.005
+    assert found.error < 0.02
+
+
+@pytest.mark.slow
+def test_exponents_of_two_populations_with_memory():
+    """Those of simulated networks, and of one population that is divided into two."""
+    network = dmft.RandomNetwork(
+        -X + H, X, H, output=[sp.tanh(X), sp.tanh(2 * X)], std=[[1.6, 0.9], [0.9, 1.8]],
+        symmetry=[[0.5, 0.4], [0.4, -0.3]], fractions=[0.6, 0.4],
+    )  # fmt: skip
+    found = dmft.lyapunov_exponent(network, Normal(), 10.0, paths=1500, sweeps=6)
+    drawn = dmft.simulate(network, dim=1500, t_max=10.0, seeds=12, start=Normal(), lyapunov=True)
+    each = drawn.lyapunov_exponents
+    assert abs(found.value - each.mean()) < found.error + 2 * each.std(ddof=1) / 12**0.5 < 0.05
+    half = np.full((2, 2), 0.5)
+    divided = leaky(std=(3 * half).tolist(), symmetry=half.tolist(), fractions=[0.3, 0.7])
+    both = [
+        dmft.lyapunov_exponent(y, Normal(), 10.0, paths=paths, sweeps=8)
+        for y, paths in ((leaky(symmetry=0.5), 2000), (divided, 1000))
+    ]
+    assert abs(both[0].value - both[1].value) < both[0].error + both[1].error < 0.05
 
 
 @pytest.mark.parametrize("kink", [sp.Max(X, 0), sp.Max(-1, sp.Min(X, 1)), sp.sign(X)])

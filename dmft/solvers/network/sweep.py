@@ -206,7 +206,6 @@ class Sweep(Repeated):
         self.state_corr = np.zeros((count, size, size))
         self.mean, self.state_mean = np.zeros((count, size)), np.zeros((count, size))
         self.multiplier = np.zeros(size)
-        self.derivatives = np.empty(0), np.empty(0)
         self.roots = np.zeros((count, size, size))
         self.columns = [
             Columns(paths, steps, call is not None, linear)
@@ -215,7 +214,7 @@ class Sweep(Repeated):
         self.innovations, self.white = self._draw(start, generator)
         for a, x in enumerate(start):
             self.states[a, 0] = x
-        self.now = [self._outputs(a) for a in range(count)]
+        self.slopes = np.array([self._outputs(a) for a in range(count)])
 
     def _draw(
         self, start: Sequence[Array], generator: np.random.Generator
@@ -260,7 +259,7 @@ class Sweep(Repeated):
         nu = self._multiplier(fields)
         found = [self._moved(a, fields[a], nu) for a in range(p.populations)]
         self.multiplier[k] = nu
-        self.derivatives = found[0][1], found[0][2]
+        self.derivatives = np.array([y[1:] for y in found]).swapaxes(0, 1)
         for a, (new, _, _) in enumerate(found):
             self.states[a, k + 1] = new
         self.done += 1
@@ -269,8 +268,10 @@ class Sweep(Repeated):
             self.stop(Status.DIVERGED if np.isfinite(largest) else Status.NONFINITE)
             return
         for a, (_, by_state, by_field) in enumerate(found):
-            slope = self._outputs(a)
-            columns, values = self.columns[a].move(k, weights[a], by_state, by_field, slope)
+            self.slopes[a] = self._outputs(a)
+            columns, values = self.columns[a].move(
+                k, weights[a], by_state, by_field, self.slopes[a]
+            )
             self.resp[a, k + 1, : k + 1] = between(np.array(columns), values, k + 1)
 
     def _field(self, a: int, loadings: Sequence[float]) -> tuple[Array, Array]:
@@ -338,52 +339,53 @@ TOO_LARGE = 1e60
 
 
 class Perturbed(Sweep):
-    """A sweep over sites and perturbations of one population; `growth` is log(E y^2) / 2.
+    """A sweep over sites and their perturbations; `growth` is log(E y^2) / 2.
 
     The couplings act on psi = phi'(x) y of a perturbation y. (x, y) is a process whose fields have
     the covariances of the outputs phi and psi, and the same memory; the exponent is that of E y^2.
     Outputs and perturbations of outputs alternate as rows of one process, so that one triangular
-    factor holds the covariances within and between both fields.
+    factor for each receiving population holds the covariances within and between both fields.
     """
 
     def __init__(
         self, problem: SiteProblem, steps: int, paths: int, start: Sequence[Array],
         sites: Sequence[Array], generator: np.random.Generator,
     ) -> None:  # fmt: skip
-        size = 2 * (steps + 1)
-        self.rows = np.zeros((size, paths))
-        self.joint, self.table = np.zeros((size, size)), np.zeros(size)
-        self.fresh = generator.standard_normal((size, paths))
-        self.y = generator.standard_normal(paths)
+        count, size = problem.populations, 2 * (steps + 1)
+        self.rows = np.zeros((count, size, paths))
+        self.joint, self.table = np.zeros((count, size, size)), np.zeros((count, size))
+        self.fresh = generator.standard_normal((count, size, paths))
+        self.y = generator.standard_normal((count, paths))
         self.y /= math.sqrt(float(np.mean(self.y**2)))
         self.scale, self.growth = 0.0, np.zeros(steps + 1)
         super().__init__(problem, steps, paths, start, sites, generator)
 
     def step(self) -> None:
         """Take one step of the sites and of the perturbations."""
-        k, p, y = self.done, self.problem, self.y
-        slope = np.broadcast_to(p.output[0](self.states[0, k], self.sites[0])[1], y.shape)
-        self.rows[2 * k], self.rows[2 * k + 1] = self.outputs[0, k], slope * y
-        self.fresh[2 * k] = self.innovations[0][k]
+        k, p, y, count = self.done, self.problem, self.y, len(self.y)
+        self.rows[:, 2 * k], self.rows[:, 2 * k + 1] = self.outputs[:, k], self.slopes * y
+        self.fresh[:, 2 * k] = [rows[k] for rows in self.innovations]
         s: Array = p.dt * np.arange(k + 1, dtype=np.float64)
-        strength = np.repeat(self._strength(k * p.dt, s), 2)
-        zeta = np.zeros(self.paths)
+        strength = [np.repeat(self._strength(a, k * p.dt, s), 2, axis=1) for a in range(count)]
         for row in (2 * k, 2 * k + 1):
-            correlate(self.rows, row, self.table)
-            self.table[: 2 * k + 2] *= strength
-            factor_row(self.joint, self.table, row)
-            # More rows than independent paths: the factor is no longer one of their covariance.
-            if not self.joint[row] @ self.joint[row] <= 1.01 * self.table[row]:
-                raise BadParameter(
-                    f"{self.paths} paths are too few for {k + 1} steps of a perturbation: "
-                    "increase paths= or dt=, or decrease t_max="
-                )
-        add_rows(self.fresh, p.coupled[0] * self.joint[2 * k + 1], 2 * k + 2, zeta)
-        kernel = p.kernel[0]
-        if kernel is not None and k:
-            weight = np.zeros(2 * k)
-            weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
-            add_rows(self.rows, weight, 2 * k, zeta)
+            for b in range(count):
+                correlate(self.rows[b], row, self.table[b])
+            for a in range(count):
+                table, root = (strength[a] * self.table[:, : 2 * k + 2]).sum(axis=0), self.joint[a]
+                factor_row(root, table, row)
+                # More rows than independent paths: the factor is no longer one of their covariance.
+                if not root[row] @ root[row] <= 1.01 * table[row]:
+                    raise BadParameter(
+                        f"{self.paths} paths are too few for {k + 1} steps of a perturbation: "
+                        "increase paths= or dt=, or decrease t_max="
+                    )
+        zeta = np.zeros_like(y)
+        for a, kernel in enumerate(p.kernel):
+            add_rows(self.fresh[a], p.coupled[a] * self.joint[a, 2 * k + 1], 2 * k + 2, zeta[a])
+            if kernel is not None and k:
+                weight = np.zeros(2 * k)
+                weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
+                add_rows(self.rows[a], weight, 2 * k, zeta[a])
         super().step()
         by_state, by_field = self.derivatives
         self.y = by_state * y + by_field * zeta
@@ -393,11 +395,12 @@ class Perturbed(Sweep):
             factor = 1.0 / math.sqrt(size)
             self.scale -= math.log(factor)
             self.y *= factor
-            self.rows[1::2] *= factor
-            self.joint[1::2] *= factor
+            self.rows[:, 1::2] *= factor
+            self.joint[:, 1::2] *= factor
 
-    def _strength(self, t: float, s: Array) -> Array:
-        """Variance of the couplings: covariance of the field per that of the outputs."""
-        rows = np.ones((1, s.size)), np.zeros((1, s.size))
-        one, zero = (self.problem.covariance[0](y, t, s) for y in rows)
-        return np.asarray(one - zero)
+    def _strength(self, a: int, t: float, s: Array) -> Array:
+        """Variances of the couplings: covariance of the field per that of the outputs, (P, k)."""
+        shape = self.problem.populations, s.size
+        rows = [np.zeros(shape), *(np.eye(shape[0])[:, :, None] * np.ones(s.size))]
+        zero, *ones = (np.asarray(self.problem.covariance[a](y, t, s)) for y in rows)
+        return np.array([np.broadcast_to(one - zero, s.shape) for one in ones])

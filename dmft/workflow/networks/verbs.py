@@ -106,8 +106,8 @@ def lyapunov_exponent(
     integrated along with the sampled paths, including its effect on the field, and the exponent is
     the growth rate of log(E y^2)/2 in the second half of the run.
 
-    Valid for   networks of `stationary`; other networks of one population with declared mean, std
-                and symmetry whose rate and output are continuous
+    Valid for   networks of `stationary`; other networks with declared mean, std and symmetry whose
+                rates and outputs are continuous
     Source      [sompolinsky_1988]; dmft/solvers/network/sweep.py
 
     Parameters
@@ -151,11 +151,12 @@ def lyapunov_exponent(
 def _sampled(
     network: RandomNetwork, start: Any, t_max: float, options: NetworkOptions
 ) -> LyapunovExponent:
-    if network.populations > 1 or network.covariance is not None:
+    if network.covariance is not None:
         raise BadParameter(
-            "sampled exponents are for one population with declared mean, std and symmetry"
+            "sampled exponents are for couplings with declared mean, std and symmetry"
         )
-    refuse_jumps(network.output[0], network.rate[0])
+    for output, rate in zip(network.output, network.rate, strict=True):
+        refuse_jumps(output, rate)
     equations = derive_network(network)
     dt, steps = step_of(network, t_max, options.dt)
     steps = max(4, steps)
