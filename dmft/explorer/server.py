@@ -141,15 +141,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         length = self.headers.get("Content-Length", "")
         if name != "ask":
-            return self._refuse(404, "questions are asked at ask")
+            return self._refuse(404, "requests are answered at ask")
         if self.headers.get("Origin") != self.server.origin:
-            return self._refuse(403, "another page may not ask")
+            return self._refuse(403, "requests from other pages are refused")
         if self.headers.get_content_type() != "application/json":
             return self._refuse(415, "a question is application/json")
         if not length.isdigit() or "Transfer-Encoding" in self.headers:
-            return self._refuse(411, "a question says its length")
+            return self._refuse(411, "the length of the request is missing")
         if int(length) > LONGEST_BODY:
-            return self._refuse(413, f"a question has at most {LONGEST_BODY} bytes")
+            return self._refuse(413, f"a request has at most {LONGEST_BODY} bytes")
         try:
             question = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(403, "the host is another")
             return None
         if self.headers.get("Origin") not in (None, self.server.origin):
-            self._refuse(403, "another page may not ask")
+            self._refuse(403, "requests from other pages are refused")
             return None
         _, token, *rest = [*self.path.split("?")[0].split("/"), ""]
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):

@@ -62,7 +62,7 @@ def explore(
     model, algorithm
         As in `dmft.derive`, for one-pass algorithms and gradient flow.
     start : Overlaps, Alignment or {"dim": ..., "seed": ...}, optional
-        Initial overlaps; by default those of random weights in 1000 dimensions. Sequence models
+        Initial overlaps; by default of random weights in 1000 dimensions. Sequence models
         require an `Alignment`.
     t_max : float
         Initial value of the final time.

@@ -58,7 +58,7 @@ class NetworkEnsemble(Averages):
     eigenvalues: NDArray[np.complex128] | None = None
 
     KIND = "dmft simulated network"
-    _NO_FINAL = "states of units are not kept: simulate to a larger t_max"
+    _NO_FINAL = "states of units are not kept: simulate with a larger t_max"
     SINGLE, OVER = "run", "seed"
     KEPT_BY = "it keeps them"
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)

@@ -156,7 +156,7 @@ class LearnedDirections(InLatex, Record):
             f"{_words(self.algorithm)} find",
             tuple(rows),
             ("direction", "found", "overlap", "proof"),
-            ("`.explain()` gives the integral or the symmetry behind each row.",),
+            ("`.explain()` gives the integral or the symmetry for each row.",),
         )
 
     def explain(self) -> str:
@@ -246,7 +246,7 @@ def learned_directions(
       direction  found   overlap   proof
       z_1        step 1  0.507771  symbolic
       z_2        never   0         symbolic
-    `.explain()` gives the integral or the symmetry behind each row.
+    `.explain()` gives the integral or the symmetry for each row.
     """
     if steps not in (1, 2):
         raise BadParameter(

@@ -203,7 +203,7 @@ def _floor(spectrum: Spectrum, step: float, floor: float) -> ScalingLaw:
     far = _distance(floor, floor + _exact_risk(spectrum, step, times, 2.0 * floor))
     last = np.flatnonzero(far > CLOSE)
     first = min(int(last[-1]) + 1 if last.size else 0, COMPARED - 1)
-    words, window = "(11): label noise ends the fall", (float(times[first]), math.inf)
+    words, window = "(11): label noise limits the risk", (float(times[first]), math.inf)
     return ScalingLaw(0.0, floor, "noise-floor", "derived", float(far[first:].max()), words, window)
 
 
@@ -302,7 +302,7 @@ def _fitted(
     error = abs(float(late - early))
     words = f"fitted to t = {times[half]:.3g} .. {high:.3g}; {early:.4g} before"
     if spectrum.law is not None and spectrum.law[0] <= 1.0:
-        words += "; capacity <= 1: the kernel fills up at t ~ d^alpha only, slopes settle slowly"
+        words += "; capacity <= 1: slopes converge slowly, because the kernel fills at t ~ d^alpha"
     regime = "fitted"
     if late > -FLAT:
         regime, words = "plateau", f"{words}; the risk does not fall here: use an earlier window"

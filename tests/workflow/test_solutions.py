@@ -100,7 +100,7 @@ def test_names_are_attributes_and_keys(case):
     with pytest.raises(KeyError, match="has no 'nothing'"):
         run["nothing"]
     if getattr(run, "final", None) is None:
-        with pytest.raises(AttributeError, match=r"were not saved|to a larger t_max"):
+        with pytest.raises(AttributeError, match=r"were not saved|with a larger t_max"):
             _ = run.final
     assert repr(run).startswith(f"{type(run).__name__}(ok: ")
     assert "time_unit" in run.provenance

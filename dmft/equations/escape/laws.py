@@ -267,14 +267,14 @@ KINDS = {
     "linear": "leading logarithm: the overlaps grow independently until u is no longer small",
     "transient": "leading logarithm, with the relaxation of the lengths integrated exactly",
     "power": "leading power of the overlap against the noise of the samples",
-    "drift": "linear in the overlap: it is pushed from the start on",
+    "drift": "linear in the overlap, which grows from the start",
 }
 
 
 def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
     """Sentences, one a line; gradient flow has no rates."""
     lines = [
-        "Weak recovery only: the time to leave the uninformative point, not to learn. "
+        "Weak recovery only: the time to leave the uninformative fixed point. "
         f"{KINDS[law.kind].capitalize()}; information exponent {law.exponent}.",
         "Deterministic equations from u_0 = k/d; .mean_time and .std average over random starts "
         "and the noise of the samples, which halves the effective dimension at the optimal rate "
@@ -289,7 +289,7 @@ def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
     if law.kind == "transient":
         lines.append(
             "Fractions of the plateau, T <= 0.01: within 1 % for p <= 2, 3 % for p <= 32 at "
-            "d >= 1e6 and 1 % at d >= 1e9, where a run's plateau is at rest before it is left."
+            "d >= 1e6 and 1 % at d >= 1e9, where a run reaches its plateau before it escapes."
         )
     if rates is not None:
         lines += _rates(*rates)
@@ -297,7 +297,7 @@ def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
         lines += _relaxation(law, length)
     if law.kind == "power":
         lines.append(
-            "At more than half of the maximal rate the noise decides and times are heavy tailed. "
+            "At more than half of the maximal rate the noise dominates and times are heavy tailed. "
             "At the optimal one (0.7153 of it), for a matched third Hermite polynomial, the mean "
             "from a fixed m_0 = d^(-1/2) is 1.55 times this time and from random starts 2.3 times "
             "(large d, mean first passage; 1.63 and 2.51 at d = 100, where 400 and 200 overlap "
@@ -334,8 +334,8 @@ def _relaxation(law: Law, length: sp.Expr) -> list[str]:
     drop = sp.factor(sp.simplify(1 - risk.subs(q, flow) / start))
     return [
         f"The risk relaxes by the fraction {_shown(drop)} (gamma -> 0) while the lengths settle, "
-        'before anything is learned: a fraction of the start must exceed it; reference="plateau" '
-        "or overlap= do not."
+        'before anything is learned: a fraction of the start must be larger; reference="plateau" '
+        "and overlap= have no such limit."
     ]
 
 

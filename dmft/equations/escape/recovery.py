@@ -219,8 +219,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     Notes
     -----
     - On the sphere the constraint changes V only at second order, so the boundary is the same. The
-      p units that learn one teacher unit become equal, and their boundary is p times that of one.
-    - Label noise shifts the solution by an amount of its own order. The shift is included for one
+      p units that learn one teacher unit become equal; their boundary is p times as large.
+    - Label noise shifts the solution by an amount of the same order. The shift is included for one
       unit on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2), with the boundary Lambda =
       0.
     - For sequence models whose target is the student's function, without label noise, the result is
@@ -496,7 +496,7 @@ def escape_rate(model: Model) -> sp.Expr:
     Notes
     -----
     With the noise of the steps, Lambda solves 1 = chi sum_e c_e^2 rho_e / (Lambda - c_e D^h). The
-    value of Q at the fixed point is that of isotropic inputs at the rate gamma tr Sigma/d.
+    value of Q there equals its value for isotropic inputs at the rate gamma tr Sigma/d.
 
     Examples
     --------

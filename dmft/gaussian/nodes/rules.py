@@ -122,7 +122,7 @@ class NodeRule:
         """The same rule with rows of zeros below, for fields that the averages do not need."""
         if len(self.normal) - self.noise >= rows:
             return self
-        assert not self.noise, "rows of noise stand behind all fields"
+        assert not self.noise, "rows of noise follow all fields"
         zeros = np.zeros((rows - len(self.normal), self.weight.size))
         groups = tuple(group.padded(rows) for group in self.groups)
         return replace(self, normal=np.concatenate([self.normal, zeros]), groups=groups)
@@ -254,7 +254,7 @@ def mixture_rule(
     empty = NodeRule(np.zeros((fields, 1)), np.zeros(1), "mixture", "")  # a point of no weight
 
     def of(terms: int) -> NodeRule:
-        label = f"sums of {terms} error functions in place of the activations"
+        label = f"sums of {terms} error functions instead of the activations"
         return replace(empty, mixture=mixtures[terms - first], label=label)
 
     fewer = tuple(of(n) for n in (count - 1, count - 2) if n >= first)

@@ -181,7 +181,7 @@ class Spectrum(Record):
     def teacher_blocks(self, k: int) -> Array:
         """Overlaps (B, k, k) of a teacher of width k: `teacher` if it is known.
 
-        Otherwise those of rows that are spread evenly over all coordinates.
+        Otherwise the overlaps of rows that are spread evenly over all coordinates.
         """
         if self.teacher is None:
             return self.fractions[:, None, None] * np.eye(k)

@@ -116,7 +116,7 @@ class SignSGD(Adaptive):
     batch_size : int
         Number n_b of samples per step. For linear networks the averages have closed forms. For
         other networks they are computed by quadrature: for one smooth unit without a spectrum or
-        average over the fields of a sample, otherwise over those of all samples (at most 16).
+        average over the fields of a sample, otherwise of all samples (at most 16).
     **others
         loss, weight_decay and average, as in `SGD`. The decay gamma zeta/(p d) w is decoupled: as
         part of the gradient it would dominate the sign where psi x is nearly 0, and dw/dt would

@@ -62,7 +62,7 @@ class NetworkRun(Solution):
     paths: Array | None = None
 
     KIND = "dmft random network"
-    _NO_FINAL = "a run with memory cannot be continued: solve again to a larger t_max"
+    _NO_FINAL = "a run with memory cannot be continued: solve again with a larger t_max"
     NAMES: ClassVar[Mapping[str, str]] = {"arrays": "{}", "error": "{}_error"}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:

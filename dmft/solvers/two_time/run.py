@@ -74,7 +74,7 @@ class TwoTimeRun(Solution):
 
     KIND = "dmft two-time run"
     _NO_FINAL = (
-        "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to resume"
+        "two-time problems start at t = 0: solve with a larger t_max and checkpoint= to resume"
     )
     COORDINATES = ("t", "saved")
     NAMES: ClassVar[Mapping[str, str]] = {

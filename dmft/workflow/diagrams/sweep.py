@@ -79,7 +79,7 @@ def sweep(
     part : (i, n)
         Compute only every n-th point, starting from the i-th, so that n tasks of a cluster can
         share a store. The result contains only these points, as a list. An error is raised if the
-        part is already being computed, or if n differs from that of running tasks.
+        part is already being computed, or if n differs from the n of running tasks.
     progress : None, bool or callable
 
     Returns

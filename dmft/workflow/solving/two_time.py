@@ -222,7 +222,7 @@ def _record(
     )
     notes = [fine.message]
     if options.measure_error and not complete and fine.status == Status.OK:
-        notes.append("the run that measures the error did not end: no error is claimed")
+        notes.append("the run that estimates the error did not finish: errors are unknown")
     return TwoTimeRun(
         t=times[:count],
         saved=np.array([t for t, _, _ in rows]),

@@ -501,7 +501,7 @@ def sample_complexity(model: Model, prior: Any = "gaussian") -> SampleComplexity
     Equation    one pass: d, d log d, d^(l - 1) for a leap exponent l = 1, 2, l > 2; reuse: the same
                 with the generative exponent; message passing: n = alpha_c d
     Valid for   labels of up to three fields; the generative exponent excludes noise and flips, and
-                the exponents of drawn labels are those of the mean label
+                drawn labels have the exponents of the mean label
     Source      theory/static_limits 7; theory/batch_reuse D.4
 
     Parameters
