@@ -323,8 +323,6 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
         rate, width = (printer.letter(name) for name in ("learning_rate", "p"))
         root = r"\sqrt{d}" if are_single(equations.model, algorithm) else rf"({width}\sqrt{{d}})"
         words += f". In every coordinate a step is ${rate}/{root}$ times {direction}"
-        if getattr(algorithm, "second_moment_rate", 0) is None:
-            words += r", in the limit $1/d \ll 1 - \beta_2 \ll 1$"
     if algorithm.on_sphere:
         words += ", after which the weights are rescaled to their initial length"
     if algorithm.repeat is not None:

@@ -218,7 +218,6 @@ class Adam(Adaptive):
 
     scale: ClassVar[Scale] = "moment"
     words: ClassVar[str] = "Adam, in one pass,"
-    direction: ClassVar[str] = "the gradient divided by the root of its average square"
 
     second_moment_rate: sp.Expr | None = None
     eps: sp.Expr = sp.S.Zero
@@ -256,6 +255,13 @@ class Adam(Adaptive):
     def kept(self) -> str:
         """Names of the second moments that are part of the state."""
         return "" if self.second_moment_rate is None else "second_moment"
+
+    @property
+    def direction(self) -> str:
+        """What each coordinate of a step is, in a document."""
+        words = "the gradient divided by the root of its average square"
+        is_limit = self.second_moment_rate is None and getattr(self, "beta2", None) is None
+        return words + r", in the limit $1/d \ll 1 - \beta_2 \ll 1$" * is_limit
 
 
 @checked
