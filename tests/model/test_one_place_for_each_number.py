@@ -101,6 +101,9 @@ def test_torch_has_every_number_or_refuses_it(kind):
     """The rate of the readouts was dropped in silence."""
     base = {"learning_rate": 0.5} | ({"initial": 0.25} if kind is dmft.AdaGrad else {})
     plain = kind(**base).as_torch(100, 2)
+    if kind in (dmft.Adam, dmft.RMSProp):  # long in steps, short in t: 1 - beta_2 = 1/(3 sqrt d)
+        memory = plain["betas"][1] if kind is dmft.Adam else plain["alpha"]
+        assert memory == pytest.approx(1 - 1 / 30, rel=1e-12)
     names = {f.name for f in dataclasses.fields(kind)} - NO_NUMBERS
     assert names <= set(REGISTRY)
     values = {"second_moment_rate": 2.0, "beta2": 0.5, "momentum": 0.25, "normalised": True}

@@ -364,3 +364,5 @@ def test_gains_from_the_length_of_a_sequence(length):
     assert gain(dmft.SequenceTarget(y[0] - y[1], y), relu) == pytest.approx(0, abs=1e-12)
     # z_1 z_2: tied sees 1/L of it, the best direction (1, 1)/sqrt(2) half of it.
     assert gain(dmft.SequenceTarget(y[0] * y[1], y), relu) == pytest.approx(2)
+    # The curvature along (1, ..., 1) is negative: the tied network is driven away from the target.
+    assert gain(dmft.SequenceTarget(y[0] ** 2 - 3 * y[1] ** 2, y), relu) == 0
