@@ -34,7 +34,6 @@ def flow_of(model, descent=DESCENT):
     return dmft.derive(model, descent, scaling="gradient-flow")
 
 
-@pytest.mark.slow
 def test_derived_ridge_regression_is_that_by_hand():
     """Two forms of the same kernels: by N = E e h* or by the bare covariance of the residuals."""
     given = (0.6, 0.2, (1.0, 0.3, 1.2), 0.3)
