@@ -270,8 +270,9 @@ def check_escape(problem: Problem, fraction: float, reference: str, overlap: flo
         names = [block.name for block in problem.state]
         if "overlap" not in problem.observables and not {"Q", "M"} <= set(names):
             raise BadParameter(
-                f"cosines are defined by Q and M, and the state of this problem is {names}: "
-                "measure its escape by the risk (fraction=)"
+                f"cosines are computed from Q and M, and the state of this problem is {names}: "
+                "measure its escape by the risk (fraction=), or end a run of dmft.solve by events= "
+                "with dmft.Event(a function of (t, state), overlap, direction=1)"
             )
         return
     if reference not in REFERENCES:

@@ -6,7 +6,10 @@ import sympy as sp
 
 import dmft
 from dmft.codegen.assemble import code_names
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.errors import BadParameter, NotClosed
+from dmft.model import FIELD
 
 Z = sp.Symbol("z", real=True)
 ERF = sp.erf(Z / sp.sqrt(2))
@@ -119,8 +122,11 @@ def test_forms_of_one_polynomial_share_their_code():
 
 
 def test_open_models_are_refused_before_any_code_is_made():
-    tanh = dmft.Committee(sp.tanh(sp.Symbol("b") * Z), 2, field=Z)
-    equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(0.1))
+    unit = dmft.Committee(sp.erf(Z), 2, field=Z)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(0.1))
+    kick = At(sp.DiracDelta(FIELD - 1), x.h[x.j]) * At(sp.tanh(FIELD), x.h[x.l])
+    kick = sp.Sum(Expectation(kick * At(sp.tanh(FIELD), x.h[x.u])), (x.u, 1, x.p))
+    equations = equations.with_term("Q", "kick", kick)
     assert equations.open_kernels
     assert "no closed form" in equations.latex(kernels="all")
     with pytest.raises(NotClosed, match="not closed"):

@@ -178,6 +178,25 @@ def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
     assert np.max(error) < np.max(rough) / 20
 
 
+def test_parameters_inside_activations_are_averaged_on_nodes():
+    """tanh(b h) with a number for b at run time: sums over a grid of both fields."""
+    b = sp.Symbol("b", real=True)
+    model = dmft.Model(dmft.Committee(sp.tanh(b * z), 1), dmft.Committee(sp.tanh(z), 1))
+    equations = dmft.derive(model, dmft.SGD(0.5))
+    start = dmft.Overlaps(Q=[[0.5]], M=[[0.1]], P=[[1.0]])
+    t, step = np.linspace(-9.0, 9.0, 601, retstep=True)
+    weight = step * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    h = np.sqrt(0.5) * t[:, None]
+    y = 0.2 * h + np.sqrt(1 - 0.02) * t
+    for value in (2.0, 0.7):
+        error, slope = np.tanh(y) - np.tanh(value * h), value / np.cosh(value * h) ** 2
+        drift = weight @ (error * slope * y) @ weight
+        growth = weight @ (2 * error * slope * h + 0.5 * (error * slope) ** 2) @ weight
+        rates, claim = equations.evaluate(start, b=value), equations.evaluate_error(start, b=value)
+        assert abs(rates["M"][0, 0] - drift) <= claim["M"][0, 0] < 1e-3
+        assert abs(rates["Q"][0, 0] - growth) <= claim["Q"][0, 0] < 1e-3
+
+
 def by_quadrature(model, start, points=120):
     """dQ/dt of two students and one teacher, by Gauss-Hermite quadrature of its definition."""
     axis, weight = np.polynomial.hermite_e.hermegauss(points)

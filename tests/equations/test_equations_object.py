@@ -9,7 +9,10 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.model import FIELD
 
 Z = sp.Symbol("z", real=True)
 ERF = sp.erf(Z / sp.sqrt(2))
@@ -235,8 +238,11 @@ def test_refusals_of_starts():
 
 
 def test_open_expectations_are_listed_by_build():
-    tanh = dmft.Committee(sp.tanh(sp.Symbol("b") * Z), 2, field=Z)
-    equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(0.1))
+    unit = dmft.Committee(sp.erf(Z), 2, field=Z)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.SGD(0.1))
+    kick = At(sp.DiracDelta(FIELD - 1), x.h[x.j]) * At(sp.tanh(FIELD), x.h[x.l])
+    kick = sp.Sum(Expectation(kick * At(sp.tanh(FIELD), x.h[x.u])), (x.u, 1, x.p))
+    equations = equations.with_term("Q", "kick", kick)
     assert equations.open_kernels
     with pytest.raises(NotClosed, match="tanh"):
         dmft.build(equations)

@@ -166,7 +166,7 @@ def test_refused_starts():
 def test_what_needs_overlaps_is_refused():
     equations = dmft.derive(phase_retrieval(2), sphere(0.1), scaling=WIDE)
     start = typical(2, 100)
-    with pytest.raises(BadParameter, match="cosines are defined by Q and M"):
+    with pytest.raises(BadParameter, match="cosines are computed from Q and M"):
         dmft.escape_time(equations, start, 1.0, overlap=0.5)
     for verb in (dmft.fixed_points, dmft.stability):
         with pytest.raises(BadParameter, match="defined for Q and M"):

@@ -61,9 +61,10 @@ def test_no_other_class_of_the_equations_is_an_average():
         (
             [sp.tanh(sp.Symbol("b") * FIELD), TANH],
             [h[j], h[l]],
-            "open",
+            "nodes",
             "substitute a number for b",
         ),
+        ([2 * sp.zoo * sp.DiracDelta(FIELD) + 1 / FIELD, TANH], [h[j], h[l]], "open", "infinite"),
         ([sp.DiracDelta(FIELD), TANH, TANH], [h[j], h[l], lam[m]], "open", "tanh"),
     ],
 )

@@ -148,6 +148,11 @@ def value_of(q: Expectation, cov: Covariance | None = None) -> sp.Expr:
 def lower(q: Expectation) -> Lowered:
     """Lower one average by the first pass that takes it."""
     refusal = ""
+    if q.is_product and sp.Tuple(*q.factors).has(sp.zoo):
+        reason = (
+            "the slope of an activation is infinite at a point, where its derivative has no value"
+        )
+        return Lowered(q, "open", refusal=str(refuse(_product(q), reason)))
     if q.is_product:
         try:
             return Lowered(q, "value", value_of(q, q.law.covariance))
@@ -161,8 +166,8 @@ def lower(q: Expectation) -> Lowered:
 
 
 def _is_for_tables(q: Expectation) -> bool:
-    """Whether a product is one of one or two fields without their means."""
-    return len(set(q.fields)) <= 2 and not any(f.has(sp.Indexed) for f in q.factors)
+    """Whether a product is one of one or two fields with numbers only."""
+    return len(set(q.fields)) <= 2 and all(f.free_symbols <= {FIELD} for f in q.factors)
 
 
 def is_open(q: Expectation) -> bool:

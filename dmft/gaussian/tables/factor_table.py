@@ -173,6 +173,8 @@ class _Builder:
 
     def _domain(self) -> float:
         """Largest standard deviation at which E F^2 converges well within REACH."""
+        if not np.isfinite(self.f(np.zeros(1))).all():
+            raise refuse(self.factor, "its formula has no finite value at 0: tables need one")
         z = np.linspace(-REACH, REACH, 109)
         weights = np.exp(-0.5 * z**2)
         for s in DEVIATIONS:
