@@ -59,7 +59,7 @@ def test_the_command_prints_the_target(tmp_path, capsys):
         ('fields = ["u"]\nexpression = "c"', ["expression", "none of its fields"]),
         ('fields = ["u"]\nexpression = "u*w*c"', ["expression", "w"]),
         ('fields = ["u"]\nexpression = "__import__(u)"', ["expression"]),
-        ('fields = ["sin"]\nexpression = "sin(sin)"', ["fields", "taken"]),
+        ('fields = ["sin"]\nexpression = "sin(sin)"', ["fields", "in use"]),
         (TARGET + "width = 2", ["width", "network"]),
         ('activation = "c*z"', ["width", "missing"]),
         ("width = 2", ["activation", "missing"]),

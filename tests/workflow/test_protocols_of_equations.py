@@ -86,7 +86,7 @@ def test_refusals():
     fading = {"learning_rate": lambda t: np.exp(-t)}
     with pytest.raises(BadParameter, match="is a function that does not accept symbols"):
         dmft.solve_stages([dmft.Stage(flow, fading)], START, 1.0)
-    with pytest.raises(BadParameter, match="only the learning_rate of a map"):
+    with pytest.raises(BadParameter, match="only for the learning_rate of a map"):
         dmft.solve_stages([dmft.Stage(flow, lambda t, state: fading)], START, 1.0)
     with pytest.raises(BadParameter, match="finite and not negative"):
         dmft.solve_stages([dmft.Stage(SQUARED, {"learning_rate": lambda t: 3.0 - t})], START, 9)
