@@ -321,3 +321,13 @@ class JointNormal(Brief):
         values, vectors = np.linalg.eigh(np.array(self.covariance))
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         return np.asarray(np.array(self.mean)[:, None] + root @ draws)
+
+
+def as_covariance(given: Any, size: int) -> sp.ImmutableDenseMatrix:
+    """Covariance of `size` random numbers as a matrix, checked."""
+    matrix = sp.ImmutableDenseMatrix(sp.Matrix(given))
+    if matrix.shape != (size, size) or not matrix.is_symmetric():
+        raise BadParameter(f"cov must be a symmetric ({size}, {size}) matrix, got {shown(given)}")
+    if not matrix.free_symbols and min(map(sp.re, matrix.evalf().eigenvals())) < -1e-12:
+        raise BadParameter(f"cov = {matrix.tolist()} must be positive semidefinite")
+    return matrix

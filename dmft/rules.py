@@ -30,7 +30,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.laws import Discrete, Law
+from dmft.laws import Discrete, Law, as_covariance
 from dmft.validation import shown
 
 # In the order in which things are declared: a latent may depend on the fields of earlier views.
@@ -480,8 +480,8 @@ def _latents(given: Mapping[Row, Any] | None, name: str) -> dict[Row, sp.Expr]:
 def views(
     names: str,
     cov: Any,
-    adds: Mapping[Row, Any] | None = None,
-    replaces: Mapping[Row, Any] | None = None,
+    adds: Mapping[Row, Any] | Sequence[Mapping[Row, Any]] | None = None,
+    replaces: Mapping[Row, Any] | Sequence[Mapping[Row, Any]] | None = None,
     scale: Any = 1,
     fractions: Sequence[Any] = (1,),
 ) -> tuple[View, ...]:
@@ -494,7 +494,9 @@ def views(
     cov : (n, n) nested sequence, or one for each block
         Covariance of the noise of the views: numbers or expressions in parameters.
     adds, replaces, scale, fractions
-        As in `View`.
+        As in `View`; `adds` and `replaces` may be lists of one mapping for each view. If a second
+        view keeps each coordinate with probability q and sets it to zero otherwise, its latent
+        along a replaced row is q c + sqrt(q (1 - q)) xi with xi ~ N(0, 1).
 
     Returns
     -------
@@ -507,23 +509,21 @@ def views(
     >>> noisy
     n
     """
-    every = tuple(View(name, adds, replaces, scale, fractions) for name in names.split())
+    known = names.split()
+    own = [y if isinstance(y, list | tuple) else [y] * len(known) for y in (adds, replaces)]
+    if {len(known)} != set(map(len, own)):
+        raise BadParameter(
+            f"adds= and replaces= of {names!r} must be a mapping, or a list of one mapping for each"
+            " view"
+        )
+    every = tuple(View(n, a, r, scale, fractions) for n, a, r in zip(known, *own, strict=True))
     given = list(cov) if len(fractions) > 1 else [cov]
     if len(given) != len(fractions):
         raise BadParameter(f"cov has {len(given)} matrices for {len(fractions)} blocks")
-    matrices = tuple(_covariance(one, len(every)) for one in given)
+    matrices = tuple(as_covariance(one, len(every)) for one in given)
     for view in every:
         view.group, view.covs = every, matrices
     return every
-
-
-def _covariance(given: Any, size: int) -> sp.ImmutableDenseMatrix:
-    matrix = sp.ImmutableDenseMatrix(sp.Matrix(given))
-    if matrix.shape != (size, size) or not matrix.is_symmetric():
-        raise BadParameter(f"cov must be a symmetric ({size}, {size}) matrix, got {shown(given)}")
-    if not matrix.free_symbols and min(map(sp.re, matrix.evalf().eigenvals())) < -1e-12:
-        raise BadParameter(f"cov = {matrix.tolist()} must be positive semidefinite")
-    return matrix
 
 
 def copies(view: View, count: int) -> tuple[View, ...]:

@@ -173,6 +173,25 @@ def test_views_that_are_equal_have_a_singular_covariance():
     assert dmft.derive(rule).evaluate(start)["M"].item() == pytest.approx(0.8, rel=1e-12)
 
 
+def test_masked_views_of_a_replaced_direction():
+    """The shared vector mask_replaced; moments of q c + sqrt(q (1 - q)) xi and of its partner."""
+    w, u, q = Rows("w"), fixed("u"), sp.Rational(7, 10)
+    c, xi = Random("c", laws.Rademacher()), Random("xi", laws.Normal())
+    latents = [{u: c}, {u: q * c + sp.sqrt(q * (1 - q)) * xi}]
+    x, seen = views("x seen", cov=[[1, q], [q, q]], replaces=latents)
+    measures = {"fourth": (u @ seen) ** 4, "mixed": (w @ seen) ** 3 * (u @ seen)}
+    rule = dmft.UpdateField({w: (w @ x) * x}, learning_rate=0.01, measures=measures)
+    run = dmft.solve(dmft.derive(rule), dmft.Overlaps([[1.0]], [[0.5]]), 0.1, save_at=2)
+    # The rows of the masked view: of variance q, with means q M c and q c.
+    own, both, M, q = 0.7 - 0.35**2, 0.35 - 0.7 * 0.35, 0.5, 0.7
+    mixed = q**4 * M**3 + 3 * (q * M) ** 2 * both + 3 * q**2 * M * own + 3 * own * both
+    assert run.fourth[0] == pytest.approx(3 * q**2 - 2 * q**4, rel=1e-10)
+    assert run.mixed[0] == pytest.approx(mixed, rel=1e-10)
+    assert abs(run.mixed[0] - 0.665059282673012) < 4 * 0.035929219716059786
+    with pytest.raises(BadParameter, match="one mapping for each view"):
+        views("x seen", cov=[[1, q], [q, q]], replaces=latents[:1])
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_signs_of_parallel_forms_are_linear_in_one_of_them(way):
     y = sp.Symbol("y", real=True)
