@@ -55,6 +55,7 @@ def smooth_tables(draw):
     return height, np.round(height * draw(st.floats(0.2, 1.0))).astype(int)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(smooth_tables(), steps, steps)
 def test_computed_points_are_right_and_wide_regions_are_right_everywhere(tables, across, up):

@@ -152,6 +152,7 @@ def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name,
         assert "BDF took over" in runs[1]["message"]
 
 
+@pytest.mark.slow
 def test_text_files_and_figures_are_the_same(kept, tmp_path, monkeypatch, capsys):
     """Of the record in a new process, and the long way in this one."""
     folder, first = kept

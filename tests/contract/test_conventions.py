@@ -100,6 +100,7 @@ def test_simulation_has_the_same_observables_and_clock(model, start, run):
     np.testing.assert_allclose(runs.mean.M[0], start.M, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_equations_say_what_they_are(model):
     eqs = dmft.derive(model, dmft.SGD(GAMMA))
     assert eqs.kind == "ode"

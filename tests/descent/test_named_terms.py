@@ -87,6 +87,7 @@ def test_changed_terms_run_as_matrices_say(name):
     assert name == "as it is" or moved > 1e-2
 
 
+@pytest.mark.slow
 def test_changed_terms_of_a_flow_run():
     """The flow of changed descents, as equations in two times: matrices with small steps."""
     learning_rate = sp.Symbol("learning_rate")

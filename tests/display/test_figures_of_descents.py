@@ -62,6 +62,7 @@ def mesh(panel):
     return np.ma.filled(image, np.nan).reshape(image.shape)
 
 
+@pytest.mark.slow
 def test_curves_and_bands_of_a_run(drawn_run):
     record, axes, path = drawn_run
     assert axes.shape == (2, 3)

@@ -173,6 +173,7 @@ def test_relu_is_printed_by_angles():
     assert r"\theta_{12} &= \arccos" in text
 
 
+@pytest.mark.slow
 def test_averages_of_four_relu_fields_are_moments_of_an_orthant():
     """What is printed, in numbers and with rho_qs by its definition, against the compiled form."""
     text = " ".join(equations("relu").latex(width=470).split())

@@ -135,6 +135,7 @@ def test_the_judge_agrees_with_itself_in_turned_planes():
             assert (difference <= 1e-13 * scale + NOTHING).all(), case
 
 
+@pytest.mark.slow
 def test_the_judge_sees_a_wrong_number():
     """A relative error of 1e-8 is more than any closed form may have."""
     _, found, _ = judge(3)

@@ -56,6 +56,7 @@ def test_the_series_ends_at_the_mean_square():
     assert tables().C(0.0, 1.0) == pytest.approx(mean(attention(H1, H2) ** 2), abs=1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_at_the_semantic_corner():
     # Averages of derivatives of s at h = h*: (theory/sequence D.6) D, K, and the second derivative
     # along the circle, which places the tricritical point.

@@ -220,6 +220,7 @@ def test_signs_of_a_flat_loss_vanish_beyond_its_margin() -> None:
     assert fast - slow == pytest.approx(2 * law.cdf([edge, 0.0]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_clusters_flips_and_error_rates() -> None:
     """Linear students of clusters: closed hinge moments, and the error rate of their labels."""
     twins = dmft.GaussianMixture(

@@ -94,6 +94,7 @@ def test_one_orthonormal_row_fluctuates_as_one_on_the_sphere():
     np.testing.assert_allclose(*found, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_model_under_sgd_has_the_same_fluctuations():
     model = dmft.Model(
         dmft.Committee(sigma(z), 2), dmft.Committee(sigma(z), 1), label_noise=0.3

@@ -302,6 +302,7 @@ def test_runs_report_losses_that_have_names():
         _ = dmft.solve(dmft.derive(MODEL, rule), SPHERE, 0.1, save_at=[0.0]).loss
 
 
+@pytest.mark.slow
 def test_momentum_is_a_larger_rate():
     """Equations, clock and decay are those of gamma / (1 - beta), at run time too."""
     beta = sp.Symbol("beta", positive=True)

@@ -208,6 +208,7 @@ def test_runs_agree_with_weights_in_finite_dimension() -> None:
         assert np.abs(deviation / truth.stderr[name][1:]).max() < 4.5, name
 
 
+@pytest.mark.slow
 def test_gradient_flow_of_blocks_runs() -> None:
     """A linear student: dM_e/dt = sum_c w_c [(y_c - m_c) mu_c P_e - c_ce M_e], m_c = mu_c M."""
     model = dmft.Model(dmft.Committee(z, 1), twins(scales=SCALES, fractions=FRACTIONS))

@@ -44,6 +44,7 @@ def test_the_closed_rate_is_that_of_the_derived_jacobian_and_of_a_run() -> None:
     assert grown == pytest.approx(CLOSED, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_noise_of_the_steps_and_momentum() -> None:
     """The secular equation at the uninformed state of SGD; velocities in the limit of no noise."""
     gamma, noise = 0.05, float(C @ PHI)

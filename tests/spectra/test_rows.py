@@ -14,6 +14,7 @@ z = sp.Symbol("z", real=True)
 ERF = sp.erf(z / sp.sqrt(2))
 
 
+@pytest.mark.slow
 def test_velocities_are_seen_and_kept() -> None:
     """Those of the fields are sums over blocks, and the end of a run is a start."""
     law, unit = dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), dmft.Committee(ERF, 2)
@@ -42,6 +43,7 @@ def test_a_direct_step_changes_the_floor_of_linear_students() -> None:
     assert np.isclose(run.risk[-1], norm / (1 - norm) * noise / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fast_memory_is_sgd() -> None:
     """kappa -> infinity: SGD at gamma (1 + alpha_1), with its noise."""
     unit = dmft.Committee(ERF, 2)

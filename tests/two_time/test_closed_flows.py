@@ -50,6 +50,7 @@ def test_derived_ridge_regression_is_that_by_hand():
     assert abs(runs[0].N[-1] - runs[1].N[-1]) < 1e-7
 
 
+@pytest.mark.slow
 def test_symbols_are_parameters():
     alpha, q = sp.symbols("alpha q")
     problem = dmft.literature.ridge_flow(alpha, 0.1, (q, 0.2, 1))

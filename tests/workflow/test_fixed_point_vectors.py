@@ -35,6 +35,7 @@ def largest_rate(name, width):
     return float(dmft.maximal_learning_rate(matched(name, width), dmft.SGD(0.1)))
 
 
+@pytest.mark.slow
 def test_published_largest_rates():
     errors = []
     for v in VECTORS["gamma_max"]:

@@ -80,6 +80,7 @@ def two_steps():
     return dmft.learned_directions(TWO_STEPS, DESCENT, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_overlaps_are_those_of_the_sweep(two_steps):
     run = dmft.solve(
         dmft.derive(TWO_STEPS, DESCENT), dmft.Overlaps([[1.0]], [[0.0, 0.0]]), 2, samples=2**14

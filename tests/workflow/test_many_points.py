@@ -62,6 +62,7 @@ def assert_the_same(of, points, monkeypatch, batched=True):
     return {str(status) for _, status, _, _ in together}
 
 
+@pytest.mark.slow
 def test_sweeps_with_batches_are_those_without(tmp_path):
     of = measure("final_risk", FREE, SMALL, 4.0)
     points = RATES
