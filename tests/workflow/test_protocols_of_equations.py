@@ -8,6 +8,7 @@ import pytest
 import dmft
 from dmft.errors import BadParameter
 from dmft.literature import saad_solla
+from dmft.solvers import stages
 
 DIM, BATCH, GAMMA, DELTA = 1000, 4000, 500.0, 0.02
 MODEL = saad_solla(2, 2, label_noise=DELTA)
@@ -79,6 +80,20 @@ def test_stages_of_flows_are_the_two_runs_one_after_the_other():
     second = dmft.solve(flow, middle, left, learning_rate=0.2, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(run.Q[-1], second.Q[-1], atol=1e-9)
     np.testing.assert_allclose(run.M[-1], second.M[-1], atol=1e-9)
+
+
+def test_a_time_limit_is_that_of_all_stages(monkeypatch):
+    left, check = [], stages.check_request
+
+    def watched(*arguments, **options):
+        left.append(options["timeout"])
+        return check(*arguments, **options)
+
+    monkeypatch.setattr(stages, "check_request", watched)
+    parts = [dmft.Stage(CORRELATION, until=dmft.Event("risk", LEVEL, -1)), dmft.Stage(SQUARED)]
+    run = dmft.solve_stages(parts, START, 50, timeout=100.0)
+    assert run.status == "ok"
+    assert 100.0 == left[0] > left[1] > 0.0
 
 
 def test_refusals():
