@@ -34,7 +34,7 @@ DEPTH = 4
 # Two states whose overlaps differ by less are one; steps of the Jacobian.
 SAME, STEP = 2e-2, 0.1
 # Points of the risk, and of the error of nodes, which is the change with more of them.
-RISK_POINTS, NODE_POINTS, FINER = 1 << 14, 256, 1.5
+RISK_POINTS, NODE_POINTS, FINER = 1 << 12, 256, 1.5
 # Share of cases that intervals of means of few scrambles hold.
 SURE = 0.99
 
@@ -247,19 +247,20 @@ def free_entropy(state: State, alpha: float) -> float:
 
 
 def claimed(
-    measure: Callable[[Several, Array], Array], channel: Several, q: Array, error: float
+    measure: Callable[[Several, Array, int], Array], channel: Several, q: Array, error: float
 ) -> tuple[float, float]:
     """Mean of a measure of scrambles at q, and its error by these, nodes and the error of q."""
-    each, size = measure(channel, q), float(np.abs(q).max())
-    others = [measure(with_finer_nodes(channel), q)]
-    others += [measure(channel, (1.0 - min(error / size, 1.0)) * q)] if size > 0 else []
-    moved = sum(abs(float(np.mean(y - each))) for y in others)
+    each, size = measure(channel, q, RISK_POINTS), float(np.abs(q).max())
+    few, others = NODE_POINTS, [(with_finer_nodes(channel), q)]
+    others += [(channel, (1.0 - min(error / size, 1.0)) * q)] if size > 0 else []
+    here = measure(channel, q, few)
+    moved = sum(abs(float(np.mean(measure(*y, few) - here))) for y in others)
     return float(each.mean()), float(half_width(each, SURE)) + 2.0 * moved
 
 
-def entropies(channel: Several, q: Array) -> Array:
+def entropies(channel: Several, q: Array, points: int) -> Array:
     """Psi_out at an overlap, of each scramble."""
-    return channel.average(q).logs
+    return channel.average(q, points).logs
 
 
 def noiseless(label: Label) -> Several:
@@ -267,37 +268,37 @@ def noiseless(label: Label) -> Several:
     return Several(label.expr, label.fields, flip=0.5, nodes=NODES[label.width])
 
 
-def risks_of(clean: Several, q: Array) -> Array:
+def risks_of(clean: Several, q: Array, points: int) -> Array:
     """E Var(g | omega)/2 of each scramble.
 
     Of a label with a density as E(g - g')^2/4 of fields that share omega.
     """
     k = len(q)
     if clean.is_discrete:
-        p, y = _masses(clean, q), clean.atoms
+        p, y = _masses(clean, q, points), clean.atoms
         return np.asarray(0.5 * np.mean(y**2 @ p - (y @ p) ** 2, axis=-1))
     values, vectors = np.linalg.eigh(q)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     rest, found = np.linalg.cholesky(np.eye(k) - q + 1e-15 * np.eye(k)), []
     for stream in np.random.SeedSequence(1).spawn(REPLICAS):
-        draws = to_normal(scrambled_sobol(3 * k, RISK_POINTS, stream))
+        draws = to_normal(scrambled_sobol(3 * k, points, stream))
         omega = root @ draws[:k]
         one, two = (clean.label(omega + rest @ draws[n * k : (n + 1) * k]) for n in (1, 2))
         found.append(0.25 * np.mean((one - two) ** 2))
     return np.array(found)
 
 
-def error_rates_of(channel: Several, q: Array) -> Array:
+def error_rates_of(channel: Several, q: Array, points: int) -> Array:
     """1 - E max_y P(y | omega) of a label with two values, without flips, of each scramble."""
-    return np.asarray(_masses(channel, q).min(axis=1).mean(axis=-1))
+    return np.asarray(_masses(channel, q, points).min(axis=1).mean(axis=-1))
 
 
-def _masses(channel: Several, q: Array) -> Array:
+def _masses(channel: Several, q: Array, points: int) -> Array:
     """Probabilities of the values of a discrete label at Sobol points of omega, by scramble."""
     values, vectors = np.linalg.eigh(q)
     variance, found = np.eye(len(q)) * (1 + 1e-12) - q, []
     for stream in np.random.SeedSequence(2).spawn(REPLICAS):
-        draws = to_normal(scrambled_sobol(len(q), 4096, stream))
+        draws = to_normal(scrambled_sobol(len(q), points, stream))
         omega = (vectors * np.sqrt(np.maximum(values, 0.0))) @ draws
         found.append([s.mass for s in channel.value_sums(omega.T, variance)])
     return np.array(found)
