@@ -269,7 +269,7 @@ def _is_zero_at_identity(average: Expectation) -> bool:
     """Whether an average is zero by its closed form where fields of directions are independent."""
     if not average.is_product:
         return False
-    fields = enumerate(average.fields, 1)
+    fields = ((n, y) for n, y in enumerate(average.fields, 1) if isinstance(y, sp.Indexed))
     found = {n: y for n, y in fields if y.base == x.h_star and y.indices[0].is_Integer}
     if len(found) < 2:
         return False

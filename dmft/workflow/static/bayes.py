@@ -248,12 +248,10 @@ def _of_several(label: Label, _: Prior, alpha: float) -> Found:
         if np.isfinite(found[number].entropy):
             _, bits = fields.claimed(fields.entropies, channel, q, 0.0)
         return {
-            **{
-                "risk": risk,
-                "risk_error": of_risk,
-                "error_rate": rate,
-                "error_rate_error": of_rate,
-            },
+            "risk": risk,
+            "risk_error": of_risk,
+            "error_rate": rate,
+            "error_rate_error": of_rate,
             "free_entropy_error": alpha * bits,
             "error": error,
             "proof": numbers.QMC,
