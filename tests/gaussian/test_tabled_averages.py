@@ -332,10 +332,21 @@ def test_dirac_parts_weigh_by_the_slope_of_their_argument():
     assert sorted(spikes) == [(sp.Rational(1, 2), sp.Rational(1, 12)), (4, 8)]
 
 
-@pytest.mark.parametrize("c11", [1.3, pytest.param(0.002, marks=pytest.mark.slow)])
-def test_kinked_factors_of_nearly_parallel_fields_against_sums(c11):
+PLAIN = (sp.tanh(z), sp.Max(0, z))
+BENT = (sp.tanh(z) + z**2 / 2, sp.Max(0, z) + sp.Abs(z - 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("factors", "c11"),
+    [
+        (PLAIN, 1.3),
+        pytest.param(BENT, 1.3, marks=pytest.mark.slow),
+        pytest.param(BENT, 0.002, marks=pytest.mark.slow),
+    ],
+)
+def test_kinked_factors_of_nearly_parallel_fields_against_sums(factors, c11):
     """The smoothed factor has a layer of the width of what is left of its field."""
-    F, G = sp.tanh(z), sp.Max(0, z)
+    F, G = factors
     c22, rho = 0.8, -0.99999
     cross = rho * np.sqrt(c11 * c22)
     u, du = np.linspace(-9.0, 9.0, 6001, retstep=True)

@@ -44,6 +44,17 @@ def test_thresholds_are_those_of_weak_recovery():
     assert (hidden.threshold, hidden.cosine_squared) == (math.inf, 0.0)
 
 
+def leading_overlaps(label, T, alpha, dim, seeds):
+    """Squared first coordinate of the top eigenvector of D, by NumPy: mean and standard error."""
+    found = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((int(alpha * dim), dim))
+        vector = np.linalg.eigh((X.T * T(label(X[:, 0], rng))) @ X)[1][:, -1]
+        found.append(vector[0] ** 2)
+    return np.mean(found), np.std(found, ddof=1) / np.sqrt(seeds)
+
+
 def overlap_of(T, alpha, top):
     """The overlap of a preprocessing T of |z|, with values up to `top`, by SciPy from (19)."""
 
@@ -105,18 +116,52 @@ def test_refusals_and_files(tmp_path):
     assert dmft.load(found.save(tmp_path / "spectral.nc")) == found
 
 
-def test_eigenvectors_of_matrices():
-    """NumPy's eigh of D at d = 300; the threshold and the overlap at 2 samples per dimension."""
-    dim, found = 300, []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        X = rng.standard_normal((2 * dim, dim))
-        values = np.minimum(X[:, 0] ** 2, 4.0)
-        vector = np.linalg.eigh((X.T * values) @ X)[1][:, -1]
-        found.append(vector[0] ** 2)
-    theory = dmft.spectral(model(sp.Abs(z)), 2.0, sp.Min(y**2, 4)).cosine_squared
-    error = np.std(found, ddof=1) / np.sqrt(len(found))
-    assert abs(np.mean(found) - theory) < 3 * error + 10 / dim
+def noisy_square(h, rng):
+    return h * h + np.sqrt(0.2) * rng.standard_normal(h.size)
+
+
+def bent(h, _):
+    return np.tanh(h) ** 2
+
+
+SMALL, TENTH = sp.Min(y**2, 4), sp.Rational(1, 10)
+# The last five preprocessings have no positive values.
+CASES = [
+    (sp.Abs(z), {}, lambda h, _: np.abs(h), SMALL, 2.0),
+    (z**2, {"label_noise": 0.2}, noisy_square, -1 / (y**2 + TENTH), 8.0),
+    (sp.Abs(z), {}, lambda h, _: np.abs(h), -1 / (y**2 + TENTH), 8.0),
+    (sp.tanh(z) ** 2, {}, bent, -1 / (y + TENTH), 20.0),
+    (sp.tanh(z) ** 2, {}, bent, y - 1, 20.0),
+    (sp.tanh(z) ** 2, {}, bent, y - 2, 0.8),
+]
+
+
+@pytest.mark.parametrize(("expr", "noise", "label", "T", "alpha"), CASES)
+def test_eigenvectors_of_matrices(expr, noise, label, T, alpha):
+    """NumPy's eigh of D at d = 200; D has its largest eigenvalues at zero for the last case."""
+    dim = 200
+    mean, error = leading_overlaps(label, sp.lambdify(y, T, "numpy"), alpha, dim, 12)
+    theory = dmft.spectral(model(expr, **noise), alpha, T).cosine_squared
+    assert abs(mean - theory) < 3 * error + 5 / dim
+
+
+def test_thresholds_of_preprocessings_without_positive_values():
+    """Where the bulk's edge meets the outlier, by SciPy from (19); alpha spread = 1 there."""
+    T = lambda x: np.tanh(x) ** 2 - 1  # noqa: E731
+
+    def mean(f):
+        return quad(lambda x: f(x) * np.exp(-x * x / 2) / np.sqrt(2 * np.pi), -12, 12, limit=200)[0]
+
+    def spread(s):
+        return mean(lambda x: (T(x) / (s - T(x))) ** 2)
+
+    edge = brentq(lambda s: spread(s) - mean(lambda x: T(x) * (x * x - 1) / (s - T(x))), 0.01, 10.0)
+    found = dmft.spectral(model(sp.tanh(z) ** 2), 20.0, y - 1)
+    assert found.threshold == pytest.approx(1 / spread(edge), rel=1e-7)
+    below, above = (
+        dmft.spectral(model(sp.tanh(z) ** 2), found.threshold * f, y - 1) for f in (0.99, 1.01)
+    )
+    assert below.cosine_squared == 0.0 < above.cosine_squared < 0.05
 
 
 @pytest.mark.parametrize("noise", [{}, {"label_noise": 0.1}])

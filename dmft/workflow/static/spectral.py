@@ -28,8 +28,9 @@ FLOOR = -1e3
 FARTHEST = 9.0
 # Nodes of panels; two rules give the error. Averages below this vanish.
 ORDERS, ZERO = (24, 32), 1e-12
-# Eigenvalues are sought between these multiples above the largest value of the preprocessing.
-CLOSE, FAR = 1e-9, 1e9
+# Eigenvalues are sought on this number of levels between these multiples of the scale of the
+# preprocessing above its largest value.
+LEVELS, CLOSE, FAR = 500, 1e-9, 1e9
 # Fields out to which values of T are compared, and the growth of T over the outer half of their
 # logarithms that counts as unbounded.
 VERY_FAR, VALUES, GROWTH = 1e100, 2000, 0.01
@@ -82,54 +83,59 @@ class Values:
         """Average over labels."""
         return float(self.weight @ values)
 
-    def signal(self, level: float) -> float:
-        """E[T (h^2 - 1)/(level - T)], which falls."""
-        return self.mean(self.T * (self.second - 1.0) / (level - self.T))
+    def signal(self, levels: Array) -> Array:
+        """E[T (h^2 - 1)/(s - T)] at each level s."""
+        return (self.T / (levels[:, None] - self.T)) @ (self.weight * (self.second - 1.0))
 
-    def spread(self, level: float) -> float:
-        """E[T^2/(level - T)^2], which falls."""
-        return self.mean((self.T / (level - self.T)) ** 2)
+    def spread(self, levels: Array) -> Array:
+        """E[T^2/(s - T)^2] at each level s; it falls."""
+        return (self.T / (levels[:, None] - self.T)) ** 2 @ self.weight
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Levels just above the largest value, and far away."""
+    def levels(self) -> Array:
+        """Levels from just above the bulk of T and zero to far away."""
+        order = np.argsort(np.abs(self.T))
+        typical = float(np.abs(self.T[order[np.searchsorted(np.cumsum(self.weight[order]), 0.5)]]))
         top = max(self.supremum, 0.0)
-        scale = max(top, float(np.abs(self.T).max()) * 1e-6)
-        return top + CLOSE * scale, top + FAR * scale
+        scales = [scale for scale in (top, typical) if scale] or [1.0]
+        return top + np.geomspace(CLOSE * scales[0], FAR * max(scales), LEVELS)
 
-    def root(self, function: Callable[[float], float]) -> float:
-        """Where a falling function of the level crosses zero, or the end that it is nearest to."""
-        low, high = self.ends
-        if function(low) <= 0.0 or function(high) >= 0.0:
-            return low if function(low) <= 0.0 else high
-        shift = low * (1.0 - CLOSE)
-        ends = (math.log(low - shift), math.log(high - shift))
-        return shift + math.exp(brentq(lambda x: function(shift + math.exp(x)), *ends, xtol=1e-13))
+    def last_fall(self, function: Callable[[Array], Array]) -> float | None:
+        """Largest level above which the function is negative, if it is positive somewhere."""
+        levels = self.levels()
+        values = function(levels)
+        falls = np.flatnonzero((values[:-1] > 0.0) & (values[1:] <= 0.0))
+        if not falls.size:
+            return None
+        top, n = max(self.supremum, 0.0), int(falls[-1])
+
+        def of_logarithm(x: float) -> float:
+            return float(function(np.array([top + math.exp(x)]))[0])
+
+        ends = (math.log(levels[n] - top), math.log(levels[n + 1] - top))
+        return top + math.exp(brentq(of_logarithm, *ends, xtol=1e-13))
 
     def cosine_squared(self, alpha: float) -> float:
-        """The overlap by theory/static_limits (19)."""
-        least = self.root(lambda level: self.spread(level) - 1.0 / alpha)
-        if self.signal(least) <= 1.0 / alpha:
+        """The overlap by theory/static_limits (19); the sample of the largest T has none."""
+        if self.supremum == math.inf:
             return 0.0
-        level = self.root(lambda x: self.signal(x) - 1.0 / alpha)
-        rise = 1.0 / alpha - self.spread(level)
+        least = self.last_fall(lambda s: self.spread(s) - 1.0 / alpha)
+        level = self.last_fall(lambda s: self.signal(s) - 1.0 / alpha)
+        if level is None or (least is not None and level <= least):
+            return 0.0
+        rise = 1.0 / alpha - float(self.spread(np.array([level]))[0])
         fall = -self.mean(self.T**2 * self.second / (level - self.T) ** 2)
         return rise / (rise - fall)
 
     def threshold(self) -> float:
         """Where both sides of the condition meet at the edge of the bulk."""
-        low, high = self.ends
-
-        def gap(level: float) -> float:
-            return self.spread(level) - self.signal(level)
-
-        levels = low + np.geomspace(CLOSE * high / FAR, high - low, 400)
-        gaps = np.array([gap(level) for level in levels])
-        crossings = np.flatnonzero((gaps[:-1] > 0.0) & (gaps[1:] <= 0.0))
-        if not crossings.size:  # the bulk ends at the largest value, where T is rare
-            return math.inf if gaps[0] > 0.0 else 1.0 / self.signal(low)
-        n = int(crossings[-1])
-        return 1.0 / self.spread(brentq(gap, levels[n], levels[n + 1], xtol=1e-14))
+        if self.supremum == math.inf:
+            return math.inf
+        edge = self.last_fall(lambda s: self.spread(s) - self.signal(s))
+        if edge is not None:
+            return 1.0 / float(self.spread(np.array([edge]))[0])
+        # The bulk ends at the largest value, where T is rare.
+        signal, spread = (float(f(self.levels()[:1])[0]) for f in (self.signal, self.spread))
+        return math.inf if spread > signal else 1.0 / signal
 
 
 def optimal_preprocessing(channel: Channel, y: Array) -> Array:
@@ -195,8 +201,6 @@ def spectral(
     if preprocessing == "optimal":
         threshold = 1.0 / informed if informed > ZERO else math.inf
         found, other = (y if alpha > threshold else 0.0 for y in (found, other))
-    elif fine.supremum == math.inf:  # by the largest label, of no direction
-        threshold, found, other = math.inf, 0.0, 0.0
     else:
         threshold = fine.threshold()
     error = abs(found - other) + 1e-12
@@ -215,7 +219,7 @@ def _supremum(channel: Channel, preprocessing: sp.Expr, largest: float) -> float
     T = np.where(np.isnan(T), -np.inf, T).reshape(-1, VALUES)
     inner = max(largest, float(T[:, : VALUES // 2].max()))
     outer = float(T[:, VALUES // 2 :].max())
-    return math.inf if outer > inner + GROWTH * abs(inner) else max(inner, outer)
+    return math.inf if outer > (1.0 + GROWTH) * max(inner, 0.0) else max(inner, outer)
 
 
 def _in_label(preprocessing: sp.Expr) -> sp.Expr:
