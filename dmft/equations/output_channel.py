@@ -38,7 +38,7 @@ from dmft.gaussian.closed.bivariate import BivariateNormalCDF
 from dmft.gaussian.nodes.kinks import switches
 from dmft.model import Model
 from dmft.record import InLatex, Short
-from dmft.validation import checked
+from dmft.validation import checked, shown
 
 # Places at which an explanation compares formulas with integrals: y (as a field), omega, V.
 CASES = ((0.3, -0.4, 0.7), (-1.1, 0.6, 0.5))
@@ -129,14 +129,43 @@ class OutputChannel(InLatex, Explained, Short):
         {'log_Z': -0.462672, 'g': 0.423748, 'slope': -1.064243}
         """
         channel = self._numbers
+        y, omega, variance = self._checked(y, omega, variance)
         if isinstance(channel, Channel):
             return {
                 "log_Z": channel.log_z(y, omega, variance),
                 "g": channel.score(y, omega, variance),
                 "slope": channel.score_slope(y, omega, variance),
             }
-        at = np.atleast_1d(y).astype(float), np.atleast_2d(omega), np.asarray(variance, float)
-        return {"log_Z": channel.log_z(*at), "g": channel.score(*at)}
+        return {"log_Z": channel.log_z(y, omega, variance), "g": channel.score(y, omega, variance)}
+
+    def _checked(self, *given: Any) -> tuple[Array, Array, Array]:
+        """Labels, means and variances as arrays of matching shapes; V is positive definite."""
+        texts = (
+            f"{n} = {shown(a)}" for n, a in zip(("y", "omega", "variance"), given, strict=True)
+        )
+        text, size = ", ".join(texts), len(self.fields)
+        try:
+            y, omega, variance = (np.asarray(a, dtype=np.float64) for a in given)
+        except (TypeError, ValueError):
+            raise BadParameter(f"{text} must be numbers") from None
+        if not all(np.isfinite(a).all() for a in (y, omega, variance)):
+            raise BadParameter(f"{text} must be finite")
+        if size == 1:
+            try:
+                np.broadcast_shapes(y.shape, omega.shape, variance.shape)
+            except ValueError:
+                raise BadParameter(f"{text} must broadcast") from None
+            if not np.all(variance > 0.0):
+                raise BadParameter(f"variance = {shown(given[2])} must be positive")
+            return y, omega, variance
+        y, omega = np.atleast_1d(y), np.atleast_2d(omega)
+        if y.ndim != 1 or omega.shape != (y.size, size):
+            raise BadParameter(f"omega must have the shape (n, {size}), with y (n,); {text}")
+        if variance.shape != (size, size) or not np.allclose(variance, variance.T, 1e-10, 0.0):
+            raise BadParameter(f"variance must be a symmetric ({size}, {size}) matrix; {text}")
+        if np.linalg.eigvalsh(variance)[0] <= 0.0:
+            raise BadParameter(f"variance = {shown(given[2])} must be positive definite")
+        return y, omega, variance
 
     def latex(self) -> str:
         """Return Z, g and the slope as lines of LaTeX."""

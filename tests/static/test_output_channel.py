@@ -169,3 +169,34 @@ def test_formulas_are_latex():
     text = channel(sp.Max(0, z)).latex()
     assert text.startswith(r"Z_{\mathrm{out}}(y; \omega, V)")
     assert r"\begin{cases}" in text
+
+
+@pytest.mark.parametrize("variance", [-0.5, 0.0, [0.3, -0.1]])
+def test_variances_of_one_field_are_positive(variance):
+    with pytest.raises(BadParameter, match=r"variance = .* must be positive"):
+        channel(sp.sign(z)).evaluate(1, 0.3, variance)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ((1, [0.3, 0.1], [[-0.5, 0.0], [0.0, 0.3]]), r"-0.5.*must be positive definite"),
+        ((1, [0.3, 0.1], [[0.1, 0.3], [0.3, 0.3]]), "must be positive definite"),
+        ((1, [0.3, 0.1], [[0.5, 0.3], [0.1, 0.3]]), "variance must be a symmetric"),
+        ((1, [0.3, 0.1], 0.5), "variance must be a symmetric"),
+        ((1, [0.3, 0.1, 0.2], np.eye(2)), "omega must have the shape .*0.2"),
+        (([1, 1], [0.3, 0.1], np.eye(2)), "omega must have the shape"),
+        ((1, [0.3, np.nan], np.eye(2)), "must be finite"),
+    ],
+)
+def test_wrong_arguments_of_several_fields_are_shown(given, text):
+    with pytest.raises(BadParameter, match=text):
+        channel(sp.sign(z1 * z2), FIELDS).evaluate(*given)
+
+
+def test_labels_and_means_of_one_field_broadcast():
+    found = channel(sp.sign(z))
+    with pytest.raises(BadParameter, match=r"omega = \[0.3, 1, 2\].* must broadcast"):
+        found.evaluate([1, -1], [0.3, 1, 2], 0.5)
+    wanted = norm.logcdf(np.array([[0.3], [-1.0]]) / np.sqrt([0.5, 2.0]))
+    np.testing.assert_allclose(found.evaluate(1, [[0.3], [-1.0]], [0.5, 2.0])["log_Z"], wanted)
