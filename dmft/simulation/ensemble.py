@@ -163,7 +163,8 @@ class Ensemble(Averages):
 
     @property
     def _state(self) -> tuple[str, ...]:
-        return tuple(name for name in self.STATE if name in self.mean)
+        # Names without axes of their own are the learned numbers of a rule.
+        return tuple(n for n in self.mean if n in self.STATE or n not in self.AXES)
 
     @property
     def _ends(self) -> Values | None:

@@ -489,6 +489,32 @@ def test_runs_are_saved_drawn_and_continued(tmp_path):
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+def test_final_states_of_simulations_have_blocks_and_scalars(method):
+    """LMS with a bias on two blocks: dM_e = v_e (P_e - M_e), db = -b; runs go on from there."""
+    w, B, b = Rows("w"), fixed("B"), sp.Symbol("b", real=True)
+    v, start_M, P, rate = np.array([1.0, 0.25]), 0.1, np.array([0.3, 0.5]), 0.1
+    x = View("x", scale=np.sqrt(v).tolist(), fractions=[0.4, 0.6])
+    error = B @ x - w @ x - b
+    rule = dmft.UpdateField({w: error * x}, scalars={b: error}, learning_rate=rate)
+    start = dmft.Overlaps(
+        np.array([0.4, 0.8])[:, None, None], np.full((2, 1, 1), start_M), P[:, None, None],
+        scalars={"b": 0.5},
+    )  # fmt: skip
+    runs = dmft.simulate(rule, None, 100, 1.0, 8, start, method, save_at=3)
+    for name in ("Q", "M"):
+        total = runs.runs[f"block_{name}"].sum(axis=2)
+        np.testing.assert_allclose(total, runs.runs[name], rtol=1e-12)
+    ends = runs.final
+    found = np.array([[*end.M.ravel(), end.scalars["b"]] for end in ends])
+    decay = np.exp(-np.append(v, 1.0) * runs.t[-1])
+    wanted = np.append(P - (P - start_M) * decay[:2], 0.5 * decay[2])
+    error = found.std(axis=0, ddof=1) / np.sqrt(8)
+    assert (np.abs(found.mean(axis=0) - wanted) < 4 * error + 5 / 100).all()
+    more = dmft.simulate(rule, None, 100, 0.1, 1, ends[0], method, save_at=2)
+    np.testing.assert_allclose(more.mean.block_M[0], ends[0].M, rtol=1e-9)
+
+
 def test_equations_print_the_step_and_the_rows():
     text = dmft.derive(lit.principal_components([2, 1], "sanger")).latex()
     assert r"\Delta w_{1}" in text

@@ -17,7 +17,7 @@ from dmft.errors import BadParameter
 from dmft.initial_conditions import Overlaps, steps_before
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import VectorRule
-from dmft.names import VERSION, Status
+from dmft.names import BLOCKS, VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.rules import Field, Random, View
 from dmft.simulation.ensemble import Ensemble, averaged
@@ -67,10 +67,9 @@ class Chain(Runs):
         self.wishart = whole @ whole.swapaxes(-1, -2)
         self.drawn = 0
 
-    def seen(self) -> dict[str, Array]:
-        """Overlaps and scalars."""
-        total, p = self.G.sum(axis=1), len(self.step.rule.moving)
-        return {"Q": total[:, :p, :p], "M": total[:, :p, p:], **self.scalars_seen()}
+    def grams(self) -> Array:
+        """Gram matrices of all rows in each block (S, B, L, L)."""
+        return self.G
 
     def advance(self) -> None:
         """One step of all seeds."""
@@ -189,7 +188,7 @@ def simulate_rule(
             "time_unit": "tau = steps / d" if is_tabled else "t = steps * learning_rate / d",
         },
         parameters={str(s): float(y) for s, y in step.values.items() if y.is_number},
-        constants={"P": P},
+        constants={"P": P, **({BLOCKS["P"]: start.P} if start.P.ndim == 3 else {})},
     )  # fmt: skip
     return found if keep_runs else replace(found, runs=None)
 

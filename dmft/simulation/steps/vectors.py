@@ -5,6 +5,7 @@ Nothing here uses the derived equations: the step of `dmft.UpdateField` is taken
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from dmft.initial_conditions import STEPS, Overlaps, begin_of, check_end
 from dmft.laws import Discrete
 from dmft.model.schedule import Schedule as Table
 from dmft.model.update import TIME, VectorRule
+from dmft.names import BLOCK
 from dmft.rules import Field, Gram, Mean, Random, Row, View
 from dmft.simulation.clock import Clock, Schedule, Tabled
 
@@ -197,7 +199,7 @@ def _values(
     return values, rate
 
 
-class Runs:
+class Runs(ABC):
     """Scalars, time and random streams of all seeds."""
 
     def __init__(self, step: Step, start: Overlaps, seeds: Sequence[int]) -> None:
@@ -247,6 +249,20 @@ class Runs:
         """Whether rows are renormalised."""
         return self.step.rule.on_sphere or self.step.rule.orthonormal
 
+    def seen(self) -> dict[str, Array]:
+        """Overlaps, by block too where there are several, and scalars."""
+        p, blocks = len(self.step.rule.moving), self.grams()
+        found = {"": blocks.sum(axis=1)}
+        if blocks.shape[1] > 1:
+            found[BLOCK] = blocks
+        overlaps = {f"{name}Q": G[..., :p, :p] for name, G in found.items()}
+        overlaps |= {f"{name}M": G[..., :p, p:] for name, G in found.items()}
+        return overlaps | self.scalars_seen()
+
+    @abstractmethod
+    def grams(self) -> Array:
+        """Gram matrices of all rows in each block (S, B, L, L)."""
+
     def scalars_seen(self) -> dict[str, Array]:
         """Learned numbers."""
         return {s.name: self.theta[n].copy() for n, s in enumerate(self.step.learned)}
@@ -283,10 +299,10 @@ class Weights(Runs):
         """Gram matrices of all rows (S, L, L)."""
         return np.asarray(self.X @ self.X.transpose(0, 2, 1) / self.step.dim)
 
-    def seen(self) -> dict[str, Array]:
-        """Overlaps and scalars."""
-        gram, p = self.gram(), len(self.step.rule.moving)
-        return {"Q": gram[:, :p, :p], "M": gram[:, :p, p:], **self.scalars_seen()}
+    def grams(self) -> Array:
+        """Gram matrices of all rows in each block (S, B, L, L)."""
+        parts = (self.X[..., part] for part in self.parts)
+        return np.stack([x @ x.swapaxes(1, 2) / self.step.dim for x in parts], axis=1)
 
     def _fresh(self) -> None:
         step, shape = self.step, (self.chunk, self.step.batch)
