@@ -548,6 +548,65 @@ def test_stability_under_a_constraint_is_that_of_simulated_networks(mean, is_sta
     assert (abs(np.tanh(x).mean()) < 0.15) == is_stable
 
 
+@pytest.mark.parametrize(("std", "symmetry", "field", "mean"), [
+    (0.5, 0.0, 1.0, 0.0), (0.5, 1.0, 1.0, 0.0), (1.0, -0.5, 1.0, 0.0), (0.5, 0.3, 0.2, 3.0),
+])  # fmt: skip
+def test_spherical_sites_rest_where_only_the_multiplier_confines_them(std, symmetry, field, mean):
+    """x = h/v, v = nu - symmetry std^2/v; E x^2 = 1 gives v at M = 0, and v = mean elsewhere."""
+    nu = sp.Symbol("nu", real=True)
+    network = dmft.RandomNetwork(
+        -nu * X + H, X, H, std=std, symmetry=symmetry, mean=mean, multiplier=(nu, X**2, 1),
+        input=dmft.GaussianInput(sp.Float(field**2)),
+    )  # fmt: skip
+    spread = np.sqrt(std**2 + field**2)
+    wanted = [(spread, 0.0)]
+    if mean > spread:
+        outside = np.sqrt(1 - spread**2 / mean**2)
+        wanted = [(mean, -outside), (spread, 0.0), (mean, outside)]
+    points = dmft.fixed_points(network)
+    assert len(points) == len(wanted)
+    for point, (v, M) in zip(points, wanted, strict=True):
+        found = point.multiplier, point.output_mean, point.response, point.replicon
+        exact = v + symmetry * std**2 / v, M, 1 / v, std**2 / v**2
+        np.testing.assert_allclose(found, exact, atol=1e-9)
+        assert point.stable == (abs(v - wanted[0][0]) < 1e-9)
+
+
+def test_a_constraint_is_a_mean_over_all_populations():
+    """Linear sites x = h/nu: at each nu means and squares are linear; then E x^2 = 1 over all."""
+    nu, share, drive = sp.Symbol("nu", real=True), np.array([0.3, 0.7]), np.array([1.0, 0.3])
+    std, mean = np.array([[0.5, 0.3], [0.8, 0.4]]), np.array([[0.5, 0.2], [0.1, 0.3]])
+    network = dmft.RandomNetwork(
+        -nu * X + H, X, H, std=std.tolist(), mean=mean.tolist(), fractions=share.tolist(),
+        input=drive.tolist(), multiplier=(nu, X**2, 1),
+    )  # fmt: skip
+
+    def squares(v):
+        M = np.linalg.solve(v * np.eye(2) - share * mean, drive)
+        return M, np.linalg.solve(v**2 * np.eye(2) - share * std**2, v**2 * M**2)
+
+    exact = brentq(lambda v: share @ squares(v)[1] - 1, 0.9, 9.0)
+    (point,) = (p for p in dmft.fixed_points(network) if (p.output_mean > 0).all())
+    assert point.multiplier == pytest.approx(exact, abs=1e-9)
+    np.testing.assert_allclose(point.output_mean, squares(exact)[0], atol=1e-9)
+    np.testing.assert_allclose(point.state_second_moment, squares(exact)[1], atol=1e-9)
+    run = dmft.solve(dmft.derive(network), 1.0, 12.0, dt=0.2, paths=200, sweeps=2)
+    np.testing.assert_allclose(run.multiplier[-1], exact, atol=2e-3)
+    np.testing.assert_allclose(run.mean[-1], squares(exact)[0], atol=2e-3)
+    assert r"0.3 \left\langle" in dmft.derive(network).latex()
+
+
+@pytest.mark.parametrize("std", [1.0, 0.0])
+def test_replicators_without_self_limitation_do_not_rest(std):
+    nu = sp.Symbol("nu", real=True)
+    network = dmft.RandomNetwork(
+        X * (H - nu), X, H, std=std, positive=True, multiplier=(nu, X, 1),
+        input=dmft.GaussianInput(sp.Float(0.25)),
+    )  # fmt: skip
+    with pytest.raises(BadParameter, match="no fixed point"):
+        dmft.fixed_points(network)
+
+
 def test_diagrams_take_values_of_symbols():
     """Symbols that are no axes have values, as in `stationary`; sweeps are named by the measure."""
     gain, slope = sp.symbols("gain slope", positive=True)

@@ -43,7 +43,7 @@ class Lowered:
         if self.network.multiplier is not None:
             _, expr, value = self.network.multiplier
             at = self._at(expr).xreplace({self.network.state: X})
-            held = array_function([X], at), float(self._at(value))
+            held = array_function([X, *self.sites], at), float(self._at(value))
         outputs = [self._output(f) for f in self.every]
         return SiteProblem(
             step=[self._step(f) for f in self.every],
@@ -56,6 +56,7 @@ class Lowered:
             noisy=[self.equations.block(f.state).has(f.white) for f in self.every],
             coupled=[float(self.equations.block(f.field).coeff(f.eta(T))) for f in self.every],
             held=held,
+            shares=self.network.shares,
             dt=self.dt,
             same_output=all(y == X for y in outputs),
         )

@@ -202,12 +202,10 @@ class NetworkEquations(Short, TwoTimeEquations):
                 moving, _, rate = first.partition(" &= ")
                 lines += [rf"\frac{{d {moving}}}{{d t}} &= {rate}", *more]
         if self.model.multiplier is not None:
-            f = self.functions(0)
             _, held, value = self.model.multiplier
-            inside = held.xreplace({self.model.state: f.state(T)})
-            lines.append(
-                f"{self._printer.doprint(Expectation(inside))} &= {self._printer.doprint(value)}"
-            )
+            inside = (held.xreplace({self.model.state: f.state(T)}) for f in sites)
+            mean = sum(s * Expectation(y) for s, y in zip(self.model.shares, inside, strict=True))
+            lines.append(f"{self._printer.doprint(mean)} &= {self._printer.doprint(value)}")
         body = " \\\\\n".join(lines)
         equations = f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
         equations = equations.replace(r"\int\limits", r"\int")

@@ -50,7 +50,8 @@ class SiteProblem:
     `covariance(corr, t, s)` (k + 1,); `loadings(outputs, sites)` overlaps with the low-rank part,
     from outputs and site parameters of all populations. `coupled` is the factor of the Gaussian
     part of the field (0 where it was dropped), `held` the constraint of the multiplier (a function
-    of x, and its value), and `same_output` says whether sites send their states.
+    of x and sites, whose mean has the weights `shares`, and its value), and `same_output` says
+    whether sites send their states.
     """
 
     step: Sequence[Callable[..., Any]]
@@ -63,6 +64,7 @@ class SiteProblem:
     noisy: Sequence[bool]
     coupled: Sequence[float]
     held: tuple[Callable[..., Any], float] | None
+    shares: Sequence[float]
     dt: float
     same_output: bool = False
 
@@ -310,7 +312,9 @@ class Sweep(Repeated):
         function, value = self.problem.held
 
         def gap(nu: float) -> float:
-            return float(np.mean(function(self._moved(0, fields[0], nu)[0]))) - value
+            moved = (self._moved(a, h, nu)[0] for a, h in enumerate(fields))
+            means = [np.mean(function(x, *y)) for x, y in zip(moved, self.sites, strict=True)]
+            return float(np.dot(self.problem.shares, means)) - value
 
         return constrained(gap, self.multiplier[self.done - 1] if self.done else 0.0, value)
 

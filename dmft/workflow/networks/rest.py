@@ -20,6 +20,7 @@ from scipy.linalg import block_diag
 from scipy.optimize import brentq, root
 
 from dmft.arrays import Array
+from dmft.gaussian.nodes.grid import array_function
 from dmft.model.couplings.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
@@ -33,8 +34,10 @@ RELAXATIONS, AT_REST = 200, 1e-13
 ACCEPTED, SAME = 1e-8, 1e-6
 # Distance from a known fixed point within which the iteration is not followed up.
 NEAR = 1e-4
-# Iterations before Newton's method, from each guess.
-WARM_UP = 60
+# Iterations before Newton's method, from each guess, and averages that have diverged.
+WARM_UP, LARGEST = 60, 1e8
+# Multipliers between which the constraint is met.
+MULTIPLIERS = np.concatenate([-np.geomspace(100.0, 0.01, 13), np.geomspace(0.01, 100.0, 13)])
 # Change of the averages whose growth is measured.
 PERTURBED = 1e-6
 
@@ -124,7 +127,7 @@ class Search:
         self.held = None
         if network.multiplier is not None:
             _, expr, value = network.multiplier
-            call = sp.lambdify([network.state], expr, ["scipy", "numpy"])
+            call = array_function([network.state, *network.site_symbols], expr)
             self.held = call, float(value)
 
     @property
@@ -227,7 +230,7 @@ class Search:
     def __call__(self, unknown: Array, start: float = 0.0) -> Array:
         """The averages that follow from assumed ones."""
         count = self.rest.populations
-        new = np.zeros(self.size)
+        new = np.append(np.zeros(self.size - 1), unknown[-1])  # a multiplier is added to
         kappa = np.zeros(len(self.rest.loadings))
         for a in range(count):
             s = self.sample(a, unknown, start)
@@ -244,9 +247,26 @@ class Search:
             )
             if self.held is not None:
                 function, value = self.held
-                new[-1] = unknown[-1] + float(s.weight @ function(s.x)) - value
+                new[-1] += self.rest.shares[a] * (s.weight @ function(s.x, *s.sites) - value)
         new[3 * count : 3 * count + kappa.size] = kappa
         return new
+
+    def at_constraint(self, guess: Array, start: float) -> Array:
+        """A guess with the smallest multiplier of its sites that meets the constraint, if any."""
+        if self.held is None:
+            return guess
+
+        def gap(nu: float) -> float:
+            return float(self(np.append(guess[:-1], nu), start)[-1] - nu)
+
+        with np.errstate(all="ignore"):
+            gaps = np.array([gap(nu) for nu in MULTIPLIERS])
+            ends = np.flatnonzero(gaps[1:] * gaps[:-1] <= 0.0)
+            if not ends.size:
+                return guess
+            nearest = min(ends, key=lambda i: abs(MULTIPLIERS[i] + MULTIPLIERS[i + 1]))
+            nu = brentq(gap, MULTIPLIERS[nearest], MULTIPLIERS[nearest + 1])
+        return np.append(guess[:-1], nu)
 
 
 def settled(
@@ -257,7 +277,8 @@ def settled(
     x = np.full(h.shape, start if start or not rest.network.positive else 1.0)
     if site.is_linear and not back:
         none = np.zeros(h.shape)
-        return np.asarray(-site.rate(none, h, nu, *sites) / site.by_state(none, h, nu, *sites))
+        slope = site.by_state(none, h, nu, *sites)
+        return np.where(slope < 0.0, -site.rate(none, h, nu, *sites) / slope, np.nan)
     with np.errstate(all="ignore"):
         for _ in range(RELAXATIONS):
             phi = np.broadcast_to(site.output(x, *sites), x.shape)
@@ -303,12 +324,14 @@ def _searched(search: Search, begin: float) -> list[Array]:
     found: list[Array] = []
     rest, held = search.rest, search.held is not None
     for guess in guesses(len(rest.loadings), rest.populations, int(held)):
-        near = relaxed(search, guess, begin)
-        if near is None or any(np.abs(near - other).max() < NEAR for other in found):
-            continue
-        at = solved(search, near, begin)
-        if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
-            found.append(at)
+        begun = search.at_constraint(guess, begin)
+        # Under a constraint the iteration may leave a point that Newton's method finds.
+        for near in (relaxed(search, begun, begin), *[begun] * held):
+            if near is None or any(np.abs(near - other).max() < NEAR for other in found):
+                continue
+            at = solved(search, near, begin)
+            if at is not None and not any(np.abs(at - other).max() < SAME for other in found):
+                found.append(at)
     return found
 
 
@@ -317,7 +340,7 @@ def relaxed(search: Search, at: Array, start: float) -> Array | None:
     with np.errstate(all="ignore"):
         for _ in range(WARM_UP):
             new = search(at, start)
-            if not np.isfinite(new).all() or np.abs(new).max() > 1e8:
+            if not np.isfinite(new).all() or np.abs(new).max() > LARGEST:
                 return None
             if np.abs(new - at).max() < NEAR * max(1.0, np.abs(at).max()) / 10.0:
                 break
@@ -331,7 +354,8 @@ def solved(search: Search, at: Array, start: float) -> Array | None:
         result: Any = root(partial(_gap, search, start), at, tol=1e-13)
         best = result.x if np.isfinite(result.x).all() else at
         gap = search(best, start) - best
-    return best if np.abs(gap).max() < ACCEPTED * max(1.0, np.abs(best).max()) else None
+    largest = float(np.abs(best).max())
+    return best if np.abs(gap).max() < ACCEPTED * max(1.0, largest) < ACCEPTED * LARGEST else None
 
 
 def _gap(search: Search, start: float, at: Array) -> Array:
