@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 
 import dmft
 from dmft.gaussian.channels.priors import GAUSSIAN, RADEMACHER, GaussBernoulli, Prior, as_prior
@@ -71,3 +72,15 @@ def test_other_priors_are_refused():
         Prior((0.5, 0.5), (0.0, 1.0), (0.0, 0.0))
     with pytest.raises(dmft.errors.BadParameter, match="density"):
         GaussBernoulli(0.0)
+
+
+def test_nearly_exact_recovery_of_signs_from_noisy_labels():
+    """Phi = alpha E log P(y | z) - log 2 where the remaining variance is below rounding."""
+    z = sp.Symbol("z", real=True)
+    for expr, noise in ((sp.Abs(z), 0.03), (z, 0.02)):
+        model = dmft.Model(dmft.Committee(z, 1), dmft.MultiIndex(expr, [z]), label_noise=noise)
+        found = dmft.bayes_optimal(model, 2.5, "rademacher")
+        assert (found.q, found.risk) == (pytest.approx(1.0, abs=1e-14), 0.0)
+        assert 0.0 < found.mmse < 2 * np.exp(-found.qhat / 2) < 1e-12
+        wanted = -np.log(2) - 2.5 * (1 + np.log(2 * np.pi * noise)) / 2
+        assert found.free_entropy == pytest.approx(wanted, abs=1e-9)

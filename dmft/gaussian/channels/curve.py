@@ -191,9 +191,17 @@ class Curve:
         return max(self.start, self.limit, self.highest.alpha if self.highest else 0.0)
 
     def roots(self, alpha: float) -> list[Root]:
-        """Fixed points at alpha with 0 < q below the end of the curve, in order."""
+        """Fixed points at alpha with q > 0 that are not limits, in order."""
         wanted = np.log(alpha)
-        return [self._polished(x, wanted, stable) for x, stable in self._crossings(wanted)]
+        found = [self._polished(x, wanted, stable) for x, stable in self._crossings(wanted)]
+        if self.prior.dimension == self._powers[1] == 0.0 and wanted >= self.log_alpha(
+            self.ends[1]
+        ):
+            # m is constant where so little variance remains.
+            precision = alpha * self.information(self.ends[1])
+            q, variance = self.prior.estimate(precision)[:2]
+            found.append(Root(float(q), float(variance), precision, True))
+        return found
 
     def _crossings(self, wanted: float) -> list[tuple[float, bool]]:
         """Logarithms of precisions at which log alpha is `wanted`, and whether it rises there."""

@@ -28,6 +28,8 @@ RISK_ORDER = 16
 MORE = 4
 # Relative error of sums of a thousand terms.
 ROUNDING = 1e-13
+# Remaining variances below this are those of a limit.
+TINY = 1e-14
 STARTS = ("uninformed", "informed", "all")
 # Overlap, in units of the second moment, from which even labels start.
 NUDGE = 1e-3
@@ -201,7 +203,7 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
 
     def measured(number: int) -> dict[str, Any]:
         root = roots[number]
-        exact = root.variance == 0 or root.overlap == 0
+        exact = root.variance <= TINY or root.overlap == 0
         error = 0.0 if exact else curve.error * float(root.overlap) * float(root.variance)
         moved = root._replace(overlap=root.overlap - error, variance=root.variance + error)
 
@@ -283,13 +285,13 @@ def _branch(curve: Curve, alpha: float, root: Root) -> FixedPointBranch:
 
 def _entropy(curve: Curve, alpha: float, root: Root) -> float:
     """Free entropy, also where it is a limit."""
-    if root.variance > 0:
+    if root.variance > TINY:
         if root.overlap == 0:
             return alpha * curve.channel.entropy(0.0)
         return float(curve.free_entropy(alpha, root))
     if curve.channel.density_share > ZERO:
         return np.inf if alpha > curve.limit else -np.inf
-    labels = curve.channel.entropy(curve.prior.second_moment, variance=1e-14)
+    labels = curve.channel.entropy(curve.prior.second_moment, variance=TINY)
     return -curve.prior.entropy + alpha * labels
 
 
@@ -306,8 +308,8 @@ def _entropy_error(curve: Curve, alpha: float, root: Root) -> float:
     if not np.isfinite(value):
         return 0.0
     q, channel = float(root.overlap), curve.channel
-    if root.variance == 0:  # a limit of small variances
-        pair = (channel.entropy(q, variance=v) for v in (1e-14, 1e-12))
+    if root.variance <= TINY:  # a limit of small variances
+        pair = (channel.entropy(q, variance=v) for v in (TINY, 100 * TINY))
     else:
         orders = (channel.order, channel.order + MORE)
         pair = (channel.entropy(q, variance=float(root.variance), order=n) for n in orders)
@@ -317,7 +319,7 @@ def _entropy_error(curve: Curve, alpha: float, root: Root) -> float:
 
 def risk_of(channel: Channel, root: Root, order: int = RISK_ORDER) -> float:
     """E Var(g | omega)/2 of the label without noise and flips."""
-    if root.variance == 0:
+    if root.variance <= TINY:
         return 0.0
     clean = _clean(channel)
     omega, weight = clean.outer(float(root.overlap), float(root.variance), order)
@@ -333,7 +335,7 @@ def error_rate_of(channel: Channel, root: Root, order: int = RISK_ORDER) -> floa
     clean = channel if channel.drawn else _clean(channel)
     if clean.discrete is None or len(clean.discrete) != 2:
         return None
-    variance = float(root.variance) or 1e-14
+    variance = max(float(root.variance), TINY)
     omega, weight = clean.outer(float(root.overlap), variance, order)
     logs = [clean.log_z(np.array(v), omega, np.array(variance)) for v in clean.discrete]
     return float(weight @ np.exp(np.minimum(*logs)))
