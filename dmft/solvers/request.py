@@ -120,8 +120,17 @@ def saved_steps(save_at: int | ArrayLike, t_max: float, dt: float) -> NDArray[np
     return np.unique(np.minimum(np.rint(times / dt), last).astype(np.int64))
 
 
+def check_span(t_start: float, t_max: float) -> None:
+    """Refuse ends of a run that are not finite or not in order."""
+    if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
+        raise BadParameter(
+            f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
+        )
+
+
 def save_times(save_at: int | ArrayLike, t_start: float, t_max: float) -> NDArray[np.float64]:
     """Increasing times that are to be saved, between the ends of a run."""
+    check_span(t_start, t_max)
     times = read_save_at(save_at)
     if isinstance(times, int):
         return np.linspace(t_start, t_max, times)

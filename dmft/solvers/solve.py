@@ -18,7 +18,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, covariance_at, describe_problem, observed_at, sizes_of
-from dmft.solvers.request import check_blocks, check_events, filled, save_times
+from dmft.solvers.request import check_blocks, check_events, check_span, filled, save_times
 from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.runge_kutta.group import march
@@ -208,10 +208,7 @@ def _check_numbers(
         raise BadParameter(
             f"atol = {atol!r} must be positive: it is the tolerance for entries near zero"
         )
-    if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
-        raise BadParameter(
-            f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
-        )
+    check_span(t_start, t_max)
     as_count(max_steps, "max_steps", most=MOST_STEPS - 1)
     for name, value in more.items():
         if value is not None and not value > 0:

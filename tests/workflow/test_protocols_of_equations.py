@@ -114,6 +114,8 @@ def test_refusals():
         stages = [dmft.Stage(SQUARED, until=late), dmft.Stage(SQUARED)]
         with pytest.raises(BadParameter, match="begins at t = 0 after its end"):
             dmft.solve_stages(stages, START, 9)
+    with pytest.raises(BadParameter, match="t_max = inf must be finite"):
+        dmft.solve_stages([dmft.Stage(SQUARED)], START, np.inf)
     with pytest.raises(BadParameter, match="at least one"):
         dmft.solve_stages([], START, 9)
     with pytest.raises(BadParameter, match=r"Stage: equations = .* must be a dmft\.Equations"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem, covariance_at
-from dmft.solvers.request import check_blocks, read_save_at, save_times
+from dmft.solvers.request import check_blocks, check_span, read_save_at, save_times
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
 from dmft.validation import as_count, as_positive
@@ -39,10 +38,7 @@ def check_request(problem: Problem, method: str, t_start: float, t_max: float) -
         )
     if method not in SCHEMES:
         raise BadParameter(f"unknown method {method!r}; choose one of {', '.join(SCHEMES)}")
-    if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
-        raise BadParameter(
-            f"t_max = {t_max!r} must be finite and greater than t_start = {t_start!r}"
-        )
+    check_span(t_start, t_max)
 
 
 def checked_counts(
