@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dmft.compiled import njit
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event, LargestCosine
+from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.solve import METHODS, solve_problem
+
+
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
+def clock_observe(t, y, widths, par, out):
+    out[0] = t
 
 
 def solve(system, t_max, events, **more):
@@ -69,6 +78,26 @@ def test_two_crossings_inside_one_step(parabola, method, c, depth):
     expected = [c - np.sqrt(depth), c + np.sqrt(depth)]
     expected = [t for t in expected if 0 < t < 2]
     np.testing.assert_allclose([e.t for e in run.events], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["rk5", "rk8"])
+def test_crossings_where_both_ends_of_a_step_have_another_sign(parabola, method):
+    # y = (t - c)^2 - 1.1 from 0.5 back to 0.5
+    c = np.sqrt(1.6)
+    run = solve_problem(
+        parabola.problem, {"y": 0.5}, 2 * c, widths={}, parameters={"c": c}, method=method,
+        rtol=0.5, atol=1e30, first_step=2 * c, events=[Event("y", -1.0, terminal=False)],
+    )  # fmt: skip
+    assert run.statistics["steps"] == 1
+    expected = [c - np.sqrt(0.1), c + np.sqrt(0.1)]
+    np.testing.assert_allclose([e.t for e in run.events], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["rk5", "rk8"])
+def test_an_observable_that_is_the_time(parabola, method):
+    problem = replace(parabola.problem, observe=clock_observe, observables=("clock",))
+    run = solve(replace(parabola, problem=problem), 2.0, [Event("clock", 1.3)], method=method)
+    assert run.t[-1] == pytest.approx(1.3, abs=1e-12)
 
 
 @pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA"])
