@@ -271,6 +271,13 @@ def test_numbers_go_through_expect(variance):
         assert abs(value - truth) <= 1e-14 * size(f, variance) * size(g, variance)
 
 
+def test_half_a_bell_of_a_wide_field():
+    law = dmft.Gaussian([x, y], [[600.0, 300.0], [300.0, 600.0]])
+    value = float(law.expect(FUNCTIONS["ELU"][0](x) * sp.Heaviside(y) * sp.exp(-(y**2) / 2)))
+    bell = (None, lambda z: positive(z, lambda t: np.exp(-t * t / 2)), (0.0,))
+    assert value == pytest.approx(float(judge("ELU", bell, 600.0, 300.0, 600.0)), rel=1e-14)
+
+
 @pytest.mark.slow
 def test_differences_of_nearly_parallel_units_keep_their_digits():
     rho = 1 - 1e-6

@@ -142,6 +142,24 @@ def test_a_loss_without_closed_averages_against_its_definition() -> None:
         assert np.allclose(rates["Q"][e], dQ, rtol=0, atol=5e-3)
 
 
+def test_claims_of_small_slopes_are_small() -> None:
+    """A readout a -> 0 sees y / 2 of a logistic loss: D = (2 dI/dQ, dI/dM) a / 2, I = E f(h) f(h*)."""
+    law, a = dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), 1e-7
+    student, teacher = dmft.Committee(ERF, 1, [a]), dmft.Committee(ERF, 1)
+    model = dmft.Model(student, teacher, inputs=law)
+    equations = dmft.derive(model, dmft.SGD(0.5, loss=sp.log(1 + sp.exp(-f * y))))
+    P = law.fractions[:, None, None]
+    start = dmft.Overlaps(P, 0.3 * P, P)
+    found, claim = equations.evaluate(start)["M"], equations.evaluate_error(start)["M"]
+    q = law.eigenvalues @ law.fractions
+    m, square = 0.3 * q, (1 + q) ** 2
+    across = 2 / np.pi / np.sqrt(square - m**2)
+    own = -across * m / (1 + q)
+    wanted = law.eigenvalues * law.fractions * (0.3 * own + across) * a / 2
+    assert np.allclose(found.ravel(), wanted, rtol=1e-6, atol=0)
+    assert np.all(claim < 1e-10 * np.abs(found))
+
+
 @pytest.mark.parametrize(
     "loss", ["squared", pytest.param(sp.log(1 + sp.exp(-f * y)), marks=pytest.mark.slow)]
 )
