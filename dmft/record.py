@@ -140,7 +140,7 @@ class InLatex:
 
     def _repr_latex_(self) -> str:
         text = self.latex()
-        whole = text.startswith((r"\begin{align", "$"))
+        whole = text.startswith("$") or r"\begin{align" in text
         return text if whole else rf"$\displaystyle {text}$"
 
 

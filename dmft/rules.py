@@ -297,6 +297,9 @@ class Rows(tuple[Row, ...]):
         """The rows, called name1, name2, ... where there are several."""
         return _rows(cls, name, n, False)
 
+    def __matmul__(self, other: object) -> Any:
+        raise BadParameter(f"({', '.join(map(str, self))}) are several rows: use rows[0] @ {other}")
+
 
 def fixed(name: str, n: int = 1) -> Any:
     """Declare constant rows: teachers, directions of the inputs, means.

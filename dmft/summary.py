@@ -218,6 +218,8 @@ def of_attributes(record: Any) -> Summary | None:
     unshown = {f.name for f in fields(record) if not f.repr}
     for name, meaning in meanings.items():
         value = getattr(record, name)
+        if name.endswith("_error") and getattr(record, name.removesuffix("_error"), 0) is None:
+            continue
         if name in ("message", "proof"):
             notes += [f"Method: {value}."] if name == "proof" else filter(None, [value])
         elif isinstance(value, Mapping) and name not in UNSHOWN:
@@ -274,8 +276,11 @@ def _described(kind: Any, title: bool = False) -> dict[str, str]:
 def _is_left_out(value: Any) -> bool:
     """Whether a table of attributes leaves a value out."""
     if isinstance(value, np.ndarray | tuple | list):
-        return np.size(value) == 0 or bool(
-            np.size(value) <= MOST_NUMBERS and any(map(_is_left_out, value))
+        unknown = isinstance(value, np.ndarray) and value.dtype.kind in "fc"
+        return bool(
+            np.size(value) == 0
+            or (unknown and np.isnan(value).all())
+            or (np.size(value) <= MOST_NUMBERS and any(map(_is_left_out, value)))
         )
     is_known = isinstance(value, str | bool | int | float | complex | np.generic)
     return not (is_known or hasattr(value, "_summary")) or bool(value != value)

@@ -64,7 +64,9 @@ def _across(ax: Any, word: str, value: float, label: str) -> int:
         "path_effects": [withStroke(linewidth=2.2, foreground="white")],
     }
     style = {**ink, "linestyle": "--", "linewidth": 0.9}
-    text = {**ink, "fontsize": "x-small", "textcoords": "offset points", "xytext": (2, 2)}
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+    text: dict[str, Any] = {"color": INK, "zorder": 4, "fontsize": "small", "bbox": box}
+    text |= {"textcoords": "offset points", "xytext": (3, 3)}
     number = len(ax.texts) % HEIGHTS / HEIGHTS
     low, high = sorted(ax.get_xlim())
     if word in ax.get_xlabel() and low <= value <= high:
@@ -130,7 +132,7 @@ def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -
     if found.weak_recovery is not None and 0 < found.weak_recovery < np.inf:
         ax.plot([0.0, float(found.weak_recovery)], [0.0, 0.0], "-", color=COLOURS[0])
     ax.set(xlim=(0.0, BEYOND * last or WIDE), ylim=(ZERO, None))
-    ax.set_xlabel(r"samples over dimension $\alpha$")
+    ax.set_xlabel(r"samples per dimension $\alpha$")
     ax.set_ylabel("overlap $q$")
     ax.set_title(title or "")
     put_legends(ax, where="below")

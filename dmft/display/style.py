@@ -136,6 +136,8 @@ def symbol(name: str) -> str:
 def described(name: str) -> str:
     """Return an axis label: what the quantity is, and its symbol."""
     words = {"learning_rate": "learning rate", "label_noise": "label noise", "risk": "risk"}
+    if name == "samples_per_dim":
+        return r"samples per dimension $\alpha$"
     if name in words:
         return f"{words[name]} {symbol(name)}"
     # Words (as in "escape time") are a label already; a letter is set as mathematics.

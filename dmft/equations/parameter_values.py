@@ -208,7 +208,7 @@ def resolve_scalars(
 
             names = sorted(map(str, number.free_symbols))
             missing = ONLY_RATES if KNOWN.keys() & {*names} else f"pass {'=..., '.join(names)}=..."
-            raise BadParameter(f"{name} = {declared[name]} has no value yet; {missing}")
+            raise BadParameter(f"no value for {', '.join(sorted({*names, name}))}; {missing}")
         scalars[name] = number
     check_bounds(scalars)
     return scalars, symbols

@@ -268,9 +268,9 @@ RULES: dict[str, Rule] = {
     # Rules written with vectors
     "one_step": Rule(
         "One step of a rule",
-        "A step moves a row by views of the inputs with the coefficients psi and by rows with the "
-        "coefficients Phi. Overlaps change by averages of psi times the field of the other row, by "
-        "rows that pull, and by the products of two steps along correlated noise.",
+        "A step adds views with the coefficients psi and rows with the coefficients Phi to a row. "
+        "The rate of an overlap is the average of psi times the field of the other row, plus the "
+        "average of Phi times the overlaps with its rows, plus the average product of both steps.",
         r"\dot G_{ji} = \sum_a \langle\psi_{ja}\lambda^a_i\rangle + \sum_l \langle\Phi_{jl}"
         r"\rangle G_{li} + (j \leftrightarrow i) + \tfrac{g}{n_b} \sum_{ab} C_{ab}"
         r"\langle\psi_{ja}\psi_{ib}\rangle,\ \dot\theta = \langle\chi\rangle",

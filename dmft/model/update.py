@@ -149,6 +149,10 @@ class UpdateField(SGD):
                 f"UpdateField has no {unknown[0]}; in addition to fields and rates it accepts "
                 f"{', '.join(DECLARED)}"
             )
+        if isinstance(psi, Vector):
+            raise BadParameter(
+                "psi is a vector: name the row that takes this step, UpdateField({row: step}, ...)"
+            )
         found = _symbols(fields)
         known, whole = set(found), dict[sp.Expr, sp.Expr]()
         for symbol, value in _pairs(definitions):

@@ -429,7 +429,7 @@ def test_a_new_parameter_is_an_axis_of_sweeps_and_branches():
     branch = dmft.fixed_point_branch(equations, point, "zeta", (0.0, 1.0))
     np.testing.assert_allclose(branch.M[:, 0, 0], 0.9 / (1 + branch.parameter), rtol=1e-9)
     np.testing.assert_allclose(branch.growth_rate, -1 - branch.parameter, rtol=1e-9)
-    with pytest.raises(BadParameter, match="zeta has no value yet; pass zeta="):
+    with pytest.raises(BadParameter, match="no value for zeta; pass zeta="):
         dmft.solve(equations, ONE, 1.0)
     with pytest.raises(BadParameter, match="unknown parameter 'eta'"):
         dmft.solve(equations, ONE, 1.0, zeta=0.1, eta=0.1)

@@ -645,3 +645,12 @@ def test_kinks_of_sites_with_parameters_are_resolved():
         assert abs(point.output_second_moment - second) < 1e-7
         if network.positive:
             assert abs(point.survival - alive) < 1e-7
+
+
+def test_print_shows_what_was_declared():
+    g = sp.Symbol("g", positive=True)
+    network = dmft.RandomNetwork(-X + H, X, H, output=sp.tanh(X), std=g, noise=0.5)
+    rows = dict(line.split(maxsplit=1) for line in str(network).splitlines())
+    assert rows == {"dx/dt": "h - x", "output": "tanh(x)", "std": "g", "noise": "0.5"}
+    # Sentences with formulas in them are no formula.
+    assert not dmft.derive(network)._repr_latex_().startswith("$")

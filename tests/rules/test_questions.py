@@ -252,7 +252,7 @@ def test_exported_rates_are_the_rates_of_papers(tmp_path):
 
 
 def test_refusals_of_exports(tmp_path):
-    with pytest.raises(NotClosed, match="averages on nodes"):
+    with pytest.raises(NotClosed, match="an average without closed form"):
         dmft.export(dmft.derive(lit.reinforce()), tmp_path / "a.py")
     w, x, par = Rows("w"), View("x"), sp.Symbol("par", real=True)
     rule = dmft.UpdateField({w: par * x}, scalars={par: w @ x - par}, learning_rate=1)

@@ -708,3 +708,16 @@ def test_fractions_and_signs_of_printed_rules_are_reduced():
     text = dmft.derive(dmft.literature.reinforce()).latex()
     assert r"\operatorname{sign} \left(n_{1} \right)" in text
     assert r"\operatorname{\theta}" not in text
+
+
+def test_slips_of_a_first_rule_are_explained():
+    rows, x, kappa = Rows("v", 2), View("x"), sp.Symbol("kappa")
+    with pytest.raises(BadParameter, match=r"\(v1, v2\) are several rows: use rows\[0\] @ x"):
+        rows @ x
+    with pytest.raises(BadParameter, match=r"UpdateField\(\{row: step\}"):
+        dmft.UpdateField(sp.sign(rows[0] @ x) * x, learning_rate=1)
+    w, B = Rows("w"), fixed("B")
+    equations = dmft.derive(dmft.UpdateField({w: kappa * sp.sign(B @ x) * x}, learning_rate=1))
+    assert "overlaps M with moving rows" in str(equations)
+    with pytest.raises(BadParameter, match=r"^no value for kappa; pass kappa=\.\.\.$"):
+        dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.0]]), 1.0)

@@ -210,6 +210,9 @@ def test_lines_are_drawn_into_other_figures():
     axes = dmft.plot(diagram, lines=[found, dmft.spectral(model("Abs(z)"), 1.0)])
     marks = sorted(line.get_xdata()[0] for line in axes.lines)
     np.testing.assert_allclose(marks, [0.5, 1.0, 1.1284714], rtol=1e-6)
+    assert axes.get_xlabel() == r"samples per dimension $\alpha$"
+    assert all(text.get_bbox_patch() is not None for text in axes.texts)  # legible on any colour
+    assert "horizon" not in str(diagram)  # no point of it has one
     line = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1))
     run = dmft.solve(
         dmft.derive(line, dmft.SGD(0.1)), dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), 1.0

@@ -221,7 +221,8 @@ def two_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
     """The axes of a plane."""
     found = as_axes(*(axis for axis in given if axis is not None))
     if len(found) != 2:
-        raise BadParameter(f"a plane has two axes, each {FORMS}; got {list(found)}")
+        one = "; along one axis use dmft.sweep({name: values}, measure, ...)" * (len(found) == 1)
+        raise BadParameter(f"a plane has two axes, each {FORMS}; got {list(found)}{one}")
     return found
 
 

@@ -284,9 +284,9 @@ def refuse(equations: Any) -> None:
         )
     if equations.averages:
         raise NotClosed(
-            "these equations contain averages on nodes, and each run chooses their number: "
-            f"{equations.averages[0]}. Only closed forms and tables are exported: leave out the "
-            "term with equations.without(...), or solve with dmft.solve and use run.to_pandas()"
+            "these equations contain an average without closed form, which each run computes by "
+            f"quadrature: {equations.averages[0]}. Only closed forms and tables are exported: "
+            "remove the term by equations.without(...), or export the run by run.to_pandas()"
         )
     if equations.space.not_exported:
         raise NotClosed(equations.space.not_exported)

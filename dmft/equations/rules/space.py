@@ -130,11 +130,10 @@ class RuleSpace(StateSpace):
 
     @property
     def networks(self) -> str:
-        """The rows."""
-        rule = self.model
-        return f"moving rows {', '.join(map(str, rule.moving))}; fixed rows " + (
-            ", ".join(map(str, rule.fixed)) or "none"
-        )
+        """The rows, and the names of their overlaps."""
+        moving, fixed = (", ".join(map(str, r)) for r in (self.model.moving, self.model.fixed))
+        others = f"; fixed rows {fixed} (overlaps M with moving rows, P)" if fixed else ""
+        return f"moving rows {moving} (overlaps Q){others}"
 
     def rule(self, averages: Sequence[Expectation], options: Mapping[str, Any]) -> NodeRule:
         """Products of rules, split at kinks; Sobol points of many fields."""

@@ -189,6 +189,19 @@ class RandomNetwork(Shown):
             object.__setattr__(self, name, value)
         self._check()
 
+    def __str__(self) -> str:
+        """Rate, output, couplings and further arguments that are not zero."""
+        moving = f"{self.state}(t + 1)" if self.kind == "map" else f"d{self.state}/dt"
+        matrices = {"mean": self.mean, "std": self.std, "symmetry": self.symmetry}
+        rows: dict[str, Any] = {moving: self.rate, "output": self.output}
+        rows |= {name: table if len(table) > 1 else table[0] for name, table in matrices.items()}
+        rows |= {"noise": self.noise, "input": self.input}
+        rows = {name: value if self.populations > 1 else value[0] for name, value in rows.items()}
+        others = "parameters", "fractions", "low_rank", "multiplier", "covariance", "memory"
+        rows |= {name: getattr(self, name) for name in others}
+        shown = {name: y for name, y in rows.items() if not (y is None or y in (0, ()))}
+        return "\n".join(f"{name:10} {sp.sstr(y, full_prec=False)}" for name, y in shown.items())
+
     @property
     def populations(self) -> int:
         """Number of populations."""

@@ -54,8 +54,8 @@ class Thresholds(Archived):
     trivial : (n, k)
         Orthonormal rows that span the directions learned at any alpha > 0.
     weak_recovery : Threshold
-        Smallest alpha above which AMP finds a positive overlap with the other directions; infinite
-        if no number of samples of order d suffices.
+        Smallest alpha above which AMP finds a positive overlap with directions that are not
+        `trivial`; infinite if no number of samples of order d suffices.
     directions : (n, k)
         Orthonormal rows that span the directions learned first, at `weak_recovery`.
     staircase : tuple of StaircaseStep
@@ -464,11 +464,11 @@ class SampleComplexity(Archived):
         found = [
             ("one-pass SGD", self.one_pass),
             ("gradient descent on repeated data", self.reuse),
-            ("message passing, better than a guess", _multiple(self.message_passing)),
+            ("message passing, positive overlap", _multiple(self.message_passing)),
         ]
         others = (
-            ("message passing, last branch", self.algorithmic),
-            ("any algorithm, last branch", self.information_theoretic),
+            ("message passing, largest overlap", self.algorithmic),
+            ("any algorithm, largest overlap", self.information_theoretic),
             ("exact recovery from any start", self.perfect),
         )
         finite = ((name, y) for name, y in others if y is not None and y < float("inf"))
