@@ -258,7 +258,30 @@ def api(folder: Path) -> None:
         + "\n"
         for title, names in groups.items()
     )
-    listed = "\n".join(slug(title) for title in groups)
+    members = {
+        "rules": "Rows fixed View views copies Random gram mean",
+        "laws": "Normal Uniform Laplace Discrete Rademacher Bernoulli JointNormal",
+    }
+    for module, shown in members.items():
+        found = [(name, getattr(getattr(dmft, module), name)) for name in shown.split()]
+        kinds = [(name, "class" if inspect.isclass(x) else "function") for name, x in found]
+        rows = "\n".join(f".. auto{kind}:: {name}\n" for name, kind in kinds)
+        put(
+            folder / f"{module}.md",
+            f"# dmft.{module}\n\n```{{eval-rst}}\n.. currentmodule:: dmft.{module}\n\n{rows}```\n",
+        )
+    papers = "\n".join(f"   {name}" for name in dmft.literature.__all__ if name[0].islower())
+    put(
+        folder / "literature.md",
+        "# dmft.literature\n\nModels, rules and networks of papers: "
+        "`help(dmft.literature.saad_solla)` describes one.\n\n```{eval-rst}\n"
+        f".. currentmodule:: dmft.literature\n\n.. autosummary::\n\n{papers}\n```\n",
+    )
+    tables += (
+        "\n## Modules\n\n[dmft.rules](rules.md): vectors of learning rules. [dmft.laws](laws.md): "
+        "distributions. [dmft.literature](literature.md): models of papers.\n"
+    )
+    listed = "\n".join([*map(slug, groups), "rules", "laws", "literature"])
     put(
         folder / "index.md",
         f"# API reference\n\nThe public names of dmft {VERSION}, grouped as in `help(dmft)`. "

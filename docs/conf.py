@@ -120,7 +120,7 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 8,
     "navbar_end": ["theme-switcher"],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "logo": {"text": "dmft"},
@@ -190,7 +190,7 @@ def unwrapped(app, doctree, name):
     """Keep Sphinx from wrapping an align or a tag in a split, which TeX rejects."""
     for node in doctree.findall(nodes.math_block):
         text = node.astext()
-        if r"\tag{" in text:
+        if r"\tag{" in text or r"\begin{aligned}" in text:
             node[:] = [nodes.Text(rf"\[{text}\]")]
         if r"\tag{" in text or r"\begin{align" in text:
             node["no-wrap"] = node["nowrap"] = True

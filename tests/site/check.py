@@ -31,6 +31,17 @@ TYPESET = "[...document.querySelectorAll('.math')].every(e => e.querySelector('m
 ALONE = {"br", "img", "meta", "link", "input", "hr", "source", "wbr"}
 WRITTEN = {"script", "style", "code", "pre", "textarea", "title"}
 FORMULAS = {"math", "output_area", "text_html"}
+# Text that looks like TeX after MathJax has run; sources and formulas are not looked at.
+LEFT = r"""() => {
+    const text = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+    while (text.nextNode()) {
+        const kept = "script, style, code, pre, textarea, svg, iframe, mjx-container";
+        const where = text.currentNode.parentElement.closest(kept);
+        if (/\\[a-zA-Z]{2}/.test(text.currentNode.data) && !where)
+            found.push(text.currentNode.data.trim().slice(0, 60));
+    }
+    return found;
+}"""
 # What a reader sees where Markdown did not take a formula for one.
 TEX = re.compile(r"\$|\\[a-zA-Z]{2}")
 
@@ -141,6 +152,8 @@ def in_browser(paths: Iterable[Path], chromium: str, pictures: Path | None = Non
             )
             if merrors:
                 seen.append(f"{merrors} errors of TeX")
+            if not path.name.startswith("explore_"):
+                seen += [f"TeX as text: {text!r}" for text in tab.evaluate(LEFT)]
             for width in WIDTHS:
                 tab.set_viewport_size({"width": width, "height": 900})
                 wide = tab.evaluate("document.documentElement.scrollWidth")
