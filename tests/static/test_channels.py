@@ -250,3 +250,19 @@ def test_noisy_label_of_many_branches(variance):
     wanted = float(inner @ outer) * (omega[1] - omega[0])
     found = Channel(sp.cos(3 * z), z, noise).information(1 - variance, variance)
     assert found == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("slope", "at"), [(2, (0.3, -0.4, 0.7)), (4, (0.9, -3.0, 0.3))])
+def test_saturating_labels_with_noise(slope, at):
+    """Against sums over 40,000 places; 1 - tanh^2 vanishes in floating point."""
+    model = dmft.Model(
+        dmft.Committee(z, 1), dmft.MultiIndex(sp.tanh(slope * z), [z]), label_noise=0.07
+    )
+    y, omega, variance = at
+    x = omega + np.linspace(-12, 12, 40_001) * np.sqrt(variance)
+    density = np.exp(-((x - omega) ** 2) / (2 * variance) - (y - np.tanh(slope * x)) ** 2 / 0.14)
+    total = density.sum() * (x[1] - x[0]) / (2 * np.pi * np.sqrt(0.07 * variance))
+    mean = density @ (x - omega) / density.sum()
+    found = dmft.output_channel(model).evaluate(*at)
+    assert found["log_Z"] == pytest.approx(np.log(total), abs=1e-8)
+    assert found["g"] == pytest.approx(mean / variance, rel=1e-8)

@@ -27,6 +27,9 @@ from dmft.gaussian.channels.pieces import REACH, pieces, stripped, zeros_of
 OUTER = np.array([0.0, 0.5, 1.5, 3.0, 5.0, 9.0])
 # Nodes of a Gauss rule over z within one piece, in two panels.
 SMOOTH = 32
+# More panels follow where half the nodes change log Z by more than this, up to a number of panels
+# and for labels that are not as rare as this.
+AGREES, MOST_PANELS, FAINT = 1e-5, 32, -60.0
 # Nodes of panels, more where the density of labels is singular.
 ORDER, FINE_ORDER, NOISY_ORDER = 12, 20, 10
 # Break points closer than this are one; two functions that agree this far from a zero of their
@@ -205,15 +208,29 @@ class Channel:
         y, omega, variance, low, high = (a[here] for a in (y, omega, variance, low, high))
         ends = np.sort([branch.inverse(y - wide), branch.inverse(y + wide)], axis=0)
         low, high = np.sort([np.maximum(ends[0], low), np.minimum(ends[1], high)], axis=0)
-        z, weight = panels.between(np.stack([low, 0.5 * (low + high), high]), SMOOTH)
+        given = np.stack([y, omega, variance, low, high])
+        found = self._by_rule(branch, given, 2, SMOOTH)
+        rough, count = self._by_rule(branch, given, 2, SMOOTH // 2)[0], 2
+        todo = np.flatnonzero(found[0] > FAINT)
+        # Saturating and steep labels: more panels where fewer nodes have another result.
+        while (todo := todo[np.abs(found[0] - rough)[todo] > AGREES]).size and count < MOST_PANELS:
+            rough, count = found[0].copy(), 2 * count
+            found[:, todo] = self._by_rule(branch, given[:, todo], count, SMOOTH)
+        for part, values in zip(parts, found, strict=True):
+            part[0, here] = values
+        return Parts(*parts)
+
+    def _by_rule(self, branch: Branch, given: Array, count: int, order: int) -> Array:
+        """Log Z and moments (3, N) of a curved piece by a number of panels between two ends."""
+        y, omega, variance, low, high = given
+        edges = low + np.linspace(0.0, 1.0, count + 1)[:, None] * (high - low)
+        z, weight = panels.between(edges, order)
         u = (z - omega) / np.sqrt(variance)
         gap = (y - branch.quick_value(z)) ** 2 / self.noise
         with np.errstate(divide="ignore"):
             log = np.log(weight) - 0.5 * (u * u + gap + np.log(variance * self.noise))
-        found = combined([Parts(log - panels.LOG_TWO_PI + np.log(branch.share), u, u * u)])
-        for part, values in zip(parts, found, strict=True):
-            part[0, here] = values
-        return Parts(*parts)
+        log = log - panels.LOG_TWO_PI + np.log(branch.share)
+        return np.stack(combined([Parts(log, u, u * u)]))
 
     @cached_property
     def likelihood(self) -> Likelihood:

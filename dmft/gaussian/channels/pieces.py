@@ -77,7 +77,7 @@ def pieces(expr: sp.Expr, z: sp.Symbol, reach: float = REACH) -> tuple[Piece, ..
     """Split the line at switches and critical points; flat neighbours of one value are joined."""
     found: list[Piece] = []
     for low, high, smooth in _smooth_pieces(expr, z, reach):
-        derivative = sp.diff(smooth, z)
+        derivative = _slope(smooth, z)
         inner = zeros_of([derivative], z, reach) if derivative.has_free(z) else []
         ends = [low, *(c for c in inner if _below(low, c) and _below(c, high)), high]
         for left, right in pairwise(ends):
@@ -88,6 +88,14 @@ def pieces(expr: sp.Expr, z: sp.Symbol, reach: float = REACH) -> tuple[Piece, ..
             else:
                 found.append(piece)
     return tuple(found)
+
+
+def _slope(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """Derivative, with 1 - tanh^2 as 1/cosh^2, which does not vanish in floating point."""
+    return sp.diff(expr, z).replace(
+        lambda f: f.is_Pow and f.exp == 2 and isinstance(f.base, sp.tanh),
+        lambda f: 1 - 1 / sp.cosh(f.base.args[0]) ** 2,
+    )
 
 
 def _smooth_pieces(
@@ -173,7 +181,7 @@ def inside(low: sp.Expr, high: sp.Expr) -> sp.Expr:
 def _piece(low: sp.Expr, high: sp.Expr, expr: sp.Expr, z: sp.Symbol) -> Piece:
     if not expr.has_free(z):
         return Piece(low, high, expr, "flat", True)
-    at = sp.diff(expr, z).xreplace({z: inside(low, high)}).n()
+    at = _slope(expr, z).xreplace({z: inside(low, high)}).n()
     if not (at.is_Float and at.is_finite):
         raise BadParameter(f"label {expr} is not a real function between {low} and {high}")
     degree = sp.degree(expr, z) if expr.is_polynomial(z) else 0
