@@ -12,10 +12,13 @@ from numpy.polynomial import chebyshev
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.kinks import switches, zeros
 from dmft.special.hermite_line import ORDERS, hermite_line
 
 # Chebyshev points of a panel, and variances between which there are panels.
 PANEL, SMALLEST, LARGEST = 22, 1e-10, 1e13
+# States of outputs among which kinks are looked for.
+REACH = 1e3
 
 
 class Output:
@@ -24,6 +27,7 @@ class Output:
     def __init__(self, output: sp.Expr, state: sp.Symbol) -> None:
         self.phi = array_function([state], output)
         self.slope = array_function([state], sp.diff(output, state))
+        self.kinks = kinks_of(output, state)
         self.line = hermite_line()
         self._panels: dict[tuple[str, int], tuple[Array, Array]] = {}
         self._ratios: dict[int, list[float]] = {}
@@ -71,7 +75,7 @@ class Output:
         On panels of length one; the coefficients are analytic beyond the panel.
         """
         if not SMALLEST < variance < LARGEST:
-            return self.line(getattr(self, name), 0.0, variance)
+            return self.line(getattr(self, name), 0.0, variance, self.kinks)
         log = math.log(variance)
         start = math.floor(log)
         row = np.cos(math.acos(2.0 * (log - start) - 1.0) * np.arange(PANEL))
@@ -81,9 +85,16 @@ class Output:
         """Hermite coefficients at the points of a panel, and their Chebyshev coefficients."""
         if (name, start) not in self._panels:
             function = getattr(self, name)
-            values = np.stack([self.line(function, 0.0, v) for v in np.exp(_logs(start))])
+            values = np.stack(
+                [self.line(function, 0.0, v, self.kinks) for v in np.exp(_logs(start))]
+            )
             self._panels[name, start] = values, _FIT @ values
         return self._panels[name, start]
+
+
+def kinks_of(output: sp.Expr, state: sp.Symbol) -> tuple[float, ...]:
+    """States at which an output or its slope jumps."""
+    return tuple(float(y) for y in zeros(switches(output, (state,)), state, REACH))
 
 
 def _logs(start: int) -> Array:

@@ -452,14 +452,20 @@ def test_exponents_of_two_populations_with_memory():
 @pytest.mark.parametrize("kink", [sp.Max(X, 0), sp.Max(-1, sp.Min(X, 1)), sp.sign(X)])
 def test_kinks_and_jumps_of_the_output_have_exact_rows(kink):
     """V' = g^2 E phi^2 to rounding over many steps, and the first lag by a double average."""
+
+    def square(v):
+        s, low = np.sqrt(v), norm.cdf(-1 / np.sqrt(v))
+        inside = v * (1 - 2 * low) - 2 * s * norm.pdf(1 / s)
+        return {sp.sign(X): 1.0, sp.Max(X, 0): v / 2}.get(kink, inside + 2 * low)
+
     run = dmft.solve(dmft.derive(layers(output=kink)), Normal(), 12)
     phi = {sp.sign(X): np.sign, sp.Max(X, 0): lambda x: np.maximum(x, 0)}.get(
         kink, lambda x: np.clip(x, -1, 1)
     )
     v = [1.0]
     for _ in range(12):
-        v.append(1.3**2 * normal_mean(lambda x: phi(x) ** 2, 0.0, v[-1]))
-    np.testing.assert_allclose(np.diagonal(run.corr), v, rtol=3e-4)
+        v.append(1.3**2 * square(v[-1]))
+    np.testing.assert_allclose(np.diagonal(run.corr), v, rtol=1e-9)
     rho = run.corr[2, 1] / np.sqrt(v[1] * v[2])
 
     def given(x):
@@ -468,6 +474,22 @@ def test_kinks_and_jumps_of_the_output_have_exact_rows(kink):
         return phi(np.sqrt(v[1]) * x) * (phi(np.sqrt(v[2]) * inside) @ weight) / weight.sum()
 
     np.testing.assert_allclose(run.corr[3, 2], 1.3**2 * normal_mean(given, 0.0, 1.0), atol=1e-3)
+
+
+@pytest.mark.parametrize(("g", "bias"), [(2.5, 0.1), (4.0, 1.5)])
+def test_stationary_maps_with_kinked_outputs(g, bias):
+    """x' = J clip(x) + b: E clip^2 and P(|x| < 1) = E phi'^2 in closed form."""
+    v = 1.0
+    for _ in range(500):
+        s, low = np.sqrt(v), norm.cdf(-1 / np.sqrt(v))
+        v = g**2 * (v * (1 - 2 * low) - 2 * s * norm.pdf(1 / s) + 2 * low) + bias**2
+    state = dmft.stationary(dmft.RandomNetwork(
+        H, X, H, output=sp.Min(1.0, sp.Max(-1, X)), std=g, kind="map",
+        input=dmft.GaussianInput(sp.Float(bias**2)),
+    ))  # fmt: skip
+    assert state.variance == pytest.approx(v, rel=1e-9)
+    exact = np.log(g**2 * (1 - 2 * norm.cdf(-1 / np.sqrt(v)))) / 2
+    assert state.lyapunov_exponent == pytest.approx(exact, abs=1e-8)
 
 
 def test_stability_of_diagrams_is_that_of_the_aligned_sites():

@@ -17,6 +17,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.pair_series import kinks_of
 from dmft.model import FIELD
 from dmft.model.couplings.random_network import S, T, exact_zero
 from dmft.solvers.network.closed import LinearSite
@@ -264,7 +265,8 @@ def gaussian_sites(
         by_state, by_field, constant, noise = (_number(call) for call in rows)
         pair = None if is_linear else _pair(output)
         known = float(slope) if is_linear else None
-        found.append(LinearSite(by_state, by_field, constant, noise, known, pair))
+        kinks = kinks_of(output, X)
+        found.append(LinearSite(by_state, by_field, constant, noise, known, pair, kinks))
     return found
 
 

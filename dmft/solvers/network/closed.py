@@ -28,7 +28,7 @@ class LinearSite:
 
     `output_slope` is that of a linear output, else None; `pair` is the closed form of a row of
     E phi(x_k) phi(x_l), l = 0..k, for centred fields, from the variance of x_k, the variances
-    (k + 1,) and the covariances (k + 1,), or None.
+    (k + 1,) and the covariances (k + 1,), or None; the output or its slope jumps at `kinks`.
     """
 
     by_state: Callable[[float, float], float]
@@ -37,6 +37,7 @@ class LinearSite:
     noise: Callable[[float, float], float]
     output_slope: float | None
     pair: Callable[..., Any] | None
+    kinks: tuple[float, ...] = ()
 
 
 class Closed(Repeated):
@@ -90,7 +91,7 @@ class Closed(Repeated):
             self.mean[a, k] = outputs[k]
         else:
             assert self.line is not None
-            own = self.line(phi, m[k], c[k, k])
+            own = self.line(phi, m[k], c[k, k], site.kinks)
             self.series[a][k] = own
             self.mean[a, k] = own[0]
             slope = own[1] / np.sqrt(c[k, k]) if c[k, k] > 0.0 else float(

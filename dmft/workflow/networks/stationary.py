@@ -250,13 +250,18 @@ def _check(network: RandomNetwork) -> None:
         refusal = "noise of constant strength"
     elif network.output[0].has(sp.sign, sp.Heaviside):
         refusal = "outputs without jumps"
-    elif sp.simplify(network.output[0] + network.output[0].subs(x, -x)) != 0:
+    elif not _is_odd(network.output[0], x):
         refusal = "odd outputs (others have a mean)"
     if refusal:
         raise BadParameter(
             f"stationary states are derived for {refusal}; otherwise solve for a long time and "
             "check whether the correlation at a lag still changes"
         )
+
+
+def _is_odd(phi: sp.Expr, x: sp.Symbol) -> bool:
+    even = sp.nsimplify(phi + phi.subs(x, -x), rational=True)
+    return bool(sp.simplify(even.rewrite(sp.Piecewise)) == 0)
 
 
 # Without periodic input -------------------------------------------------------------------------
