@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal, norm
 import dmft
 from dmft.equations.output_channel import OMEGA, V, Y, output_channel
 from dmft.errors import BadParameter
+from dmft.gaussian.channels.channel import Channel
 
 z, f = sp.symbols("z f", real=True)
 z1, z2 = FIELDS = sp.symbols("z1 z2", real=True)
@@ -200,3 +201,19 @@ def test_labels_and_means_of_one_field_broadcast():
         found.evaluate([1, -1], [0.3, 1, 2], 0.5)
     wanted = norm.logcdf(np.array([[0.3], [-1.0]]) / np.sqrt([0.5, 2.0]))
     np.testing.assert_allclose(found.evaluate(1, [[0.3], [-1.0]], [0.5, 2.0])["log_Z"], wanted)
+
+
+@pytest.mark.parametrize("q", [0.9, 0.999])
+def test_labels_with_many_roots_match_sums_over_their_roots(q):
+    """y = sin(3z): all roots have slopes of one size, so that their weights are Gaussian."""
+    variance, turn = 1.0 - q, 2 * np.pi / 3 * np.arange(-8, 9)
+    h, x = np.linspace(-8.5, 8.5, 801 if q < 0.99 else 4001)[:, None], np.linspace(-8.5, 8.5, 161)
+    weight = np.exp(-0.5 * (h * h + x * x))
+    omega, total, first = q * h + np.sqrt(variance * q) * x, 0.0, 0.0
+    for shift in turn[np.abs(turn) < 18.0 * np.sqrt(variance) + 3.0]:
+        for root in (h + shift, np.pi / 3 - h + np.round(h / (np.pi / 3)) * 2 * np.pi / 3 + shift):
+            share = np.exp(0.5 * ((h - omega) ** 2 - (root - omega) ** 2) / variance)
+            total, first = total + share, first + share * root
+    score = (first / total - omega) / variance
+    expected = np.sum(weight * score**2) / weight.sum()
+    assert Channel(sp.sin(3 * z), z).information(q) == pytest.approx(expected, rel=3e-9)

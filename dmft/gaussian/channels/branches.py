@@ -45,11 +45,13 @@ def combined(parts: list[Parts]) -> Moments:
     """Sum of parts, each with any leading axis, in the log domain."""
     if len(parts) == 1 and len(parts[0].log) == 1:
         return Moments(*np.broadcast_arrays(*(a[0] for a in parts[0])))
-    shape = np.broadcast_shapes(*(p.log.shape[1:] for p in parts))
-    log, first, second = (
-        np.concatenate([np.broadcast_to(a, (len(a), *shape)) for a in each])
-        for each in zip(*parts, strict=True)
-    )
+    log, first, second = parts[0]
+    if len(parts) > 1:
+        shape = np.broadcast_shapes(*(p.log.shape[1:] for p in parts))
+        log, first, second = (
+            np.concatenate([np.broadcast_to(a, (len(a), *shape)) for a in each])
+            for each in zip(*parts, strict=True)
+        )
     top = log.max(axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
     weight = np.exp(log - top)
@@ -62,6 +64,13 @@ def combined(parts: list[Parts]) -> Moments:
         np.einsum("i...,i...->...", weight, first) / total,
         np.einsum("i...,i...->...", weight, second) / total,
     )
+
+
+def at_roots(z: Array, log: Array, omega: Array, variance: Array) -> Parts:
+    """Point masses at roots z, given the logarithms of their densities in y."""
+    u = (z - omega) / np.sqrt(variance)
+    second = u * u
+    return Parts(log - 0.5 * (second + np.log(variance) + LOG_TWO_PI), u, second)
 
 
 def interval(low: Array, high: Array) -> Parts:
@@ -206,15 +215,12 @@ class Branch:
             todo = todo[moving]
         return result.reshape(shape)
 
-    def root(self, y: Array, omega: Array, variance: Array) -> Parts:
-        """The part of a noiseless label: a point mass at the root."""
+    def root(self, y: Array) -> tuple[Array, Array]:
+        """The z with g(z) = y, and the logarithm of its density in y; -inf where there is none."""
         inside = self.contains(y)
         z = self.inverse(np.where(inside, y, self._somewhere))
-        u = (z - omega) / np.sqrt(variance)
         slope = np.log(np.maximum(np.abs(self.derivative(z)), FLATTEST))
-        log = _log_density(u) - 0.5 * np.log(variance) - slope + np.log(self.share)
-        log = np.where(inside, log, -np.inf)
-        return Parts(log[None], u[None], (u * u)[None])
+        return z, np.where(inside, np.log(self.share) - slope, -np.inf)
 
     @cached_property
     def _somewhere(self) -> float:

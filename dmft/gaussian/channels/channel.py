@@ -20,7 +20,7 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.gaussian.channels import panels
-from dmft.gaussian.channels.branches import Branch, Likelihood, Moments, Parts, combined
+from dmft.gaussian.channels.branches import Branch, Likelihood, Moments, Parts, at_roots, combined
 from dmft.gaussian.channels.pieces import REACH, pieces, stripped, zeros_of
 
 # Fields of omega: edges in units of its standard deviation.
@@ -39,8 +39,10 @@ SAME, ASIDE = 1e-10, 1e-6
 NOISE_PANEL = 1.5
 # Edges of omega without noise are at least so far apart, in units of sqrt(V) and of its spread.
 APART, CLOSE = 0.5, 0.49
-# Pairs of nodes of an average with noise are taken at most this many at a time.
+# Pairs of nodes of an average are taken at most this many at a time.
 BLOCK = 1 << 13
+# Standard deviations beyond which a Gaussian is left out; overlaps below this are not divided by.
+FAR, TINY = 9.0, 1e-300
 
 
 # A function of the moments given y, of V, y and omega, which broadcast.
@@ -180,7 +182,8 @@ class Channel:
             return [self.likelihood.part(y, omega, variance)]
         if not self.noise:
             atoms = [b.atom(y, omega, variance) for flat in self.atoms.values() for b in flat]
-            roots = [b.root(y, omega, variance) for b in self.curved]
+            at = y.reshape((1,) * (np.broadcast(omega, variance).ndim - y.ndim) + y.shape)
+            roots = [at_roots(*self._roots(at), omega, variance)] if self.curved else []
             for atom in atoms:  # the value of an atom has no density
                 roots = [
                     r._replace(log=np.where(atom.log > -np.inf, -np.inf, r.log)) for r in roots
@@ -192,6 +195,11 @@ class Channel:
             else self._curved_part(b, y, omega, variance)
             for b in self.branches
         ]
+
+    def _roots(self, y: Array) -> tuple[Array, Array]:
+        """All z with g(z) = y on a leading axis, and logarithms of their densities in y."""
+        found = [b.root(y) for b in self.curved]
+        return np.array([z for z, _ in found]), np.array([log for _, log in found])
 
     def _curved_part(self, branch: Branch, y: Array, omega: Array, variance: Array) -> Parts:
         """A curved piece with noise: a Gauss rule where both Gaussian factors are large.
@@ -331,12 +339,20 @@ class Channel:
         x, inner = panels.between(panels.SPREAD, order) if overlap else (np.zeros(1), np.ones(1))
         inner = inner * np.exp(-0.5 * (x * x + panels.LOG_TWO_PI)) if overlap else inner
         scale = np.sqrt(variance * overlap / self.prior_variance)
-        for branch in self.curved:
-            inside = (h > branch.low) & (h < branch.high)
-            here = h[inside][:, None]
-            omega, y = (overlap / self.prior_variance) * here + scale * x, branch.value(here)
-            share = branch.share * weight[inside][:, None] * inner
-            yield self.moments(y, omega, variance), y, omega, share
+        here = [(h > b.low) & (h < b.high) for b in self.curved]
+        y = np.concatenate([b.value(h[n]) for b, n in zip(self.curved, here, strict=True)])
+        share = [b.share * weight[n] for b, n in zip(self.curved, here, strict=True)]
+        h, weight = np.concatenate([h[n] for n in here]), np.concatenate(share)
+        size, (z, log) = max(1, BLOCK // len(x)), self._roots(y)
+        # Other roots have less than 1e-17 of the probability, here or given the same omega.
+        apart = 2 * FAR * np.sqrt(variance * self.prior_variance / max(overlap, TINY))
+        near = (np.abs(z) < FAR * np.sqrt(self.prior_variance)) & (np.abs(z - h) < apart)
+        for start in range(0, len(h), size):
+            n = slice(start, start + size)
+            kept = near[:, n].any(axis=1)
+            omega = (overlap / self.prior_variance) * h[n, None] + scale * x
+            moments = combined([at_roots(z[kept, n, None], log[kept, n, None], omega, variance)])
+            yield moments, y[n, None], omega, weight[n, None] * inner
 
     @cached_property
     def order(self) -> int:
