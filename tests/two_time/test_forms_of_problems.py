@@ -77,7 +77,7 @@ def test_signals_alone_are_ordinary_differential_equations():
         rates={a(t): a(t) - k * a(t) * b(t), b(t): a(t) * b(t) - b(t)},
         start={a(0): 1, b(0): sp.Rational(1, 2)},
     )
-    run = dmft.solve(cycle, None, 8.0, k=0.7, tol=1e-8)
+    run = dmft.solve(cycle, None, 8.0, k=0.7, tol=1e-8, max_steps=3000)
     exact = scipy.integrate.solve_ivp(
         lambda _, y: [y[0] - 0.7 * y[0] * y[1], y[0] * y[1] - y[1]], (0, 8.0), [1, 0.5],
         rtol=1e-11, atol=1e-12, dense_output=True,
