@@ -40,7 +40,9 @@ def test_a_direct_step_changes_the_floor_of_linear_students() -> None:
     run = dmft.solve(dmft.derive(model, sgd), start, 150.0)
     slope = c * phi * (kappa * (1 + direct) + direct**2 * c) / (kappa + direct * c)
     norm = gamma / 2 * slope.sum()
-    assert np.isclose(run.risk[-1], norm / (1 - norm) * noise / 2, rtol=1e-6)
+    floor = norm / (1 - norm) * noise / 2
+    assert np.isclose(run.risk[-1], floor, rtol=1e-6)
+    assert np.isclose(float(dmft.noise_floor(model, sgd)), floor, rtol=1e-12)
 
 
 @pytest.mark.slow
