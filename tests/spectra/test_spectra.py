@@ -143,7 +143,7 @@ def test_a_loss_without_closed_averages_against_its_definition() -> None:
 
 
 def test_claims_of_small_slopes_are_small() -> None:
-    """A readout a -> 0 sees y / 2 of a logistic loss: D = (2 dI/dQ, dI/dM) a / 2, I = E f(h) f(h*)."""
+    """A readout a -> 0 sees y/2 of a logistic loss: D = (2 dI/dQ, dI/dM) a/2, I = E f(h) f(h*)."""
     law, a = dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), 1e-7
     student, teacher = dmft.Committee(ERF, 1, [a]), dmft.Committee(ERF, 1)
     model = dmft.Model(student, teacher, inputs=law)
