@@ -91,11 +91,12 @@ class FixedPoints(Shown, tuple[FixedPoint, ...]):
         return f"{points} from {starts}" + (f", {failed} of which led to none" if failed else "")
 
     def _summary(self) -> Summary:
-        columns = ("risk", "overlaps.M", "overlaps.Q", "residual", "status")
+        risks = ", ".join(figures(y.risk) for y in self if y.risk == y.risk)  # rules may have none
+        columns = (*["risk"] * bool(risks), "overlaps.M", "overlaps.Q", "residual", "status")
         return replace(
             table_of(f"Fixed points of the equations of motion: {self.message}", self, columns),
             notes=("`dmft.stability(equations, points[0])` gives the modes around a point.",),
-            brief=f"{self.message}; risk {', '.join(figures(point.risk) for point in self)}",
+            brief=self.message + f"; risk {risks}" * bool(risks),
         )
 
 

@@ -55,6 +55,7 @@ def test_rewards_have_a_stable_and_an_unstable_state():
     """Both are found without a start; their modes are those of the hand-written rates."""
     eqs = rewarded(8)
     points = dmft.fixed_points(eqs, penalty=0.1)
+    assert "nan" not in str(points) + repr(points)  # the rule has no risk
     cosines = sorted(p.overlaps.M[0, 0] / p.overlaps.Q[0, 0] ** 0.5 for p in points)
     np.testing.assert_allclose(cosines, [STABLE, UNSTABLE], atol=1e-9)
     for point in points:
