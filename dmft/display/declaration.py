@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.equations.two_time.changes import whole_numbers
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.views.declared import functions_of, unit_readouts, unit_widths
+from dmft.equations.views.declared import functions_of, inputs_latex, unit_readouts, unit_widths
 from dmft.equations.views.latex import assigned, subject_of
 from dmft.equations.views.paper_units import (
     CLOCK,
@@ -96,8 +96,8 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     if noisy:
         shown += (
             r" At finite $d$ the overlaps approximately follow a stochastic equation, whose drift "
-            r"$F$ (with its part of order $1/d$) and covariance $\Sigma$ are those of one step of "
-            r"the algorithm; $B_t$ is a standard Brownian motion."
+            r"$F$ (with its part of order $1/d$) and covariance $\Sigma$ are those of the "
+            r"increments in one step; $B_t$ is a standard Brownian motion."
         )
     # Said before the equations instead of after them.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
@@ -207,10 +207,13 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
     functions = _joined([f"${line}$" for line in functions_of(model, printer)])
     law = rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
+        names = [rf"overlaps $\mu_c$ of their means with the rows of ${W_star}$"]
+        names += [r"variances $s_c$"] * bool((model.clusters.scales != 1).any())
+        names += [f"labels ${y}_c$"] * (model.clusters.labels is not None)
+        given = _joined([f"${line}$" for line in inputs_latex(model.clusters)])
         law = (
-            r"Inputs from a mixture of Gaussian clusters $c$; their weights $\rho_c$, the overlaps "
-            rf"$\mu_c$ of their means with the rows of ${W_star}$, and their labels ${y}_c$ are "
-            "given below."
+            rf"Here {functions}. The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
+            rf"{_joined(names)}: {given}."
         )
     if model.spectrum is not None and model.clusters is not None:
         law += (
@@ -358,6 +361,8 @@ def _clock(equations: Any, notation: Notation) -> str:
     single = equations.model.family == "overlaps"
     if single and are_single(equations.model, equations.algorithm):
         unit = unit.replace("(p d)", "d").replace(", p, k", "").replace(" / p -> 0", " -> 0")
+    elif single and getattr(equations.model.teacher, "width", 0) == 1:
+        unit = unit.replace(", p, k", ", p")
     unit, _, slowed = str(unit).partition("; with ")  # a rate in place of the declared one
     clock, _, rest = unit.partition(";")
     steps = "steps of SGD, of which this is a limit," if equations.algorithm.is_flow else "steps"

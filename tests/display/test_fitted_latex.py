@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ from dmft.equations.views.printer import EquationPrinter
 from dmft.equations.views.text import printed_definitions
 from dmft.errors import BadParameter
 from dmft.explanation.print_forms import Polynomials, for_print, written
-from dmft.gaussian.closed.orthant import ORTHANT, RHO, SIGNS, C, FourSigns, orthant_moment
+from dmft.gaussian.closed.orthant import ORTHANT, RHO, C, FourSigns, orthant_moment
 from dmft.gaussian.closed.pair import elementary
 from dmft.typeset.breaking import Names, broken
 from dmft.typeset.formula import width
@@ -178,21 +178,26 @@ def test_averages_of_four_relu_fields_are_moments_of_an_orthant():
     """What is printed, in numbers and with rho_qs by its definition, against the compiled form."""
     text = " ".join(equations("relu").latex(width=470).split())
     assert (
-        r"I_{4} &= \langle \sigma'(x_{1})\,\sigma'(x_{2})\,\sigma(x_{3})\,\sigma(x_{4}) \rangle = "
+        r"I_{4} &= \langle \sigma'(z_{1})\,\sigma'(z_{2})\,\sigma(z_{3})\,\sigma(z_{4}) \rangle = "
         in text
     )
     assert r"= P_{4} C_{3 4} + \sum_{q,s=1}^{4} C_{3 q} F_{q s}" in text
-    assert text.count(r"\arcsin") == 2
+    assert text.count(r"\arcsin") == 1
+    assert "Where two of the fields coincide, the average is the limit" in text
     root = sp.Matrix([[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]) / 3
     covariances = root * root.T + sp.eye(4) / 7  # exact: the angle of a field with itself is 0
     at = {covariance(i, n): covariances[i, n] for i in range(4) for n in range(i, 4)}
     closed = next(e for e in closed_forms("relu") if e.has(FourSigns))
     signs = next(iter(closed.atoms(FourSigns)))
     moment, terms = orthant_moment(3, 4)
-    density = next(head for head in terms if head != ORTHANT)
+    (density,) = terms
     known = {C[i + 1, n + 1]: covariances[i, n] for i in range(4) for n in range(4)}
-    known[SIGNS] = signs.xreplace(at).evalf()
-    known[ORTHANT] = terms[ORTHANT].doit().subs(known)
+    correlations = (
+        covariances[i, n] / sp.sqrt(covariances[i, i] * covariances[n, n])
+        for i, n in combinations(range(4), 2)
+    )
+    pairs = sum(2 * sp.asin(y) / sp.pi for y in correlations)
+    known[ORTHANT] = (1 + pairs + signs.xreplace(at).evalf()) / 16
     for pair in product(range(1, 5), repeat=2):
         border = density.xreplace(dict(zip(density.indices, pair, strict=True)))
         known[border] = sp.S.Zero
@@ -213,7 +218,7 @@ def test_declared_values_are_used_and_told():
     assert r"\Delta = 0" in plain.partition("Here ")[2]
     assert "\nIn these order parameters the risk is\n\\begin{align*}\n\\mathcal{R} &=" in plain
     wide = equations("relu").latex(width=470)  # I_2 is the average of the risk alone
-    assert r"I_{2} &= \langle \sigma(x_{1})\,\sigma(x_{2}) \rangle =" in wide
+    assert r"I_{2} &= \langle \sigma(z_{1})\,\sigma(z_{2}) \rangle =" in wide
     assert wide.count("I_{2} &=") == 1
     symbolic = equations("erf_one").latex(symbolic=True)
     assert "M_{j r}" in symbolic
@@ -651,15 +656,15 @@ def test_decimals_are_short():
 
 
 def test_stochastic_equations_are_drift_and_increments():
-    """At the declared readouts and noise, in sums over units; u and v are defined."""
+    """At the declared readouts and noise, in sums over units; the increments are defined."""
     model = models.committees(models.ERF, 2, models.ERF, 2)
     found = dmft.derive(model, dmft.SGD(0.1), dim=100, fluctuations=True)
     text = found.latex()
     for row in (
         r"F_{M_{j r}} &= \frac{1}{k} \sum_{s=1}^{k} I_{3}(j, r, s)",
         r"\frac{\gamma \epsilon_{j l}}{d p}",
-        r"u_{j l} &= \frac{\gamma \psi_{j} \psi_{l}}{p} + h_{j} \psi_{l} + h_{l} \psi_{j}",
-        r"v_{j r} &= h_{r}^* \psi_{j}",
+        r"\delta Q_{j l} &= \frac{\gamma \psi_{j} \psi_{l}}{p} + h_{j} \psi_{l} + h_{l} \psi_{j}",
+        r"\delta M_{j r} &= h_{r}^* \psi_{j}",
         r"\psi_{j} &= \sigma'(h_{j}) \left[\frac{1}{k} \sum_{r=1}^{k} \sigma(h_{r}^*)",
     ):
         assert row in text
@@ -671,7 +676,7 @@ def test_stochastic_equations_are_drift_and_increments():
     text = dmft.derive(one, dmft.SGD(0.1), dim=100, fluctuations=True).latex(width=470)
     assert r"\sqrt{\frac{\gamma}{d}}" in text
     assert r"F_{M} &= \frac{2}{\pi \left(1 + Q\right)}" in text
-    assert text.index("u &=") < text.index(r"\psi &=") < text.index(r"\mathcal{R} &=")
+    assert text.index(r"\psi &=") < text.index(r"\delta Q &=") < text.index(r"\mathcal{R} &=")
     assert "C_{" not in text
 
 
@@ -770,7 +775,7 @@ def test_print_says_what_its_letters_are():
     descent = dmft.derive(square, dmft.GradientDescent(0.3, 3, ridge=0.1, momentum=0.5))
     text = " ".join(str(descent).split())
     assert "n = α d samples" in text
-    assert text.endswith("λ = 0.1 is the ridge, β = 0.5 is the momentum.")
+    assert "λ = 0.1 is the ridge, β = 0.5 is the momentum. A new example has centred" in text
     formula = dmft.escape_formula(square, dmft.SGD(0.1, constraint="sphere"))
     assert str(formula).endswith("Here u_0 is u at the start, u_1 at time t.")
     rule = str(dmft.derive(dmft.literature.masked_inputs(0.5)))

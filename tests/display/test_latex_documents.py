@@ -10,6 +10,8 @@ import sympy as sp
 import dmft
 from dmft.display.declaration import escape
 from dmft.display.latex import document
+from dmft.equations.views.declared import _with_noise_in_square
+from dmft.equations.views.networks import put_in
 from dmft.errors import BadParameter
 from dmft.literature import hermite_committee, phase_retrieval, saad_solla
 
@@ -164,9 +166,88 @@ def test_descents_on_repeated_data_read_as_in_papers():
         r"$n = \alpha d$",
     )
     for text, lines in (
-        (descent, (r"M^{t + 1} &= M^{t} - \eta \alpha \langle g^{t}\,h^* \rangle,", "g &= f - y.")),
+        (descent, (r"M^{t + 1} &= M^{t} - \eta \alpha \langle g^{t}\,h^* \rangle,", "g^{t} &= f^{t} - y.")),
         (document(flow), (r"\partial_t M^{t} &= - \alpha \langle g^{t}\,h^* \rangle,",)),
     ):
         assert all(y in text for y in (*common, *lines)), text
         assert all(len(re.findall(rf"^{y} &=", text, re.MULTILINE)) == 1 for y in "fy")
         assert not any(y in text for y in (r"\lambda", "averages: ", "steps$", r"\text"))
+
+
+Z = sp.Symbol("z", real=True)
+ERF = sp.erf(Z / sp.sqrt(2))
+
+
+def of_two(teachers=2, noise=0.0):
+    return dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, teachers), label_noise=noise)
+
+
+def test_adam_prints_the_second_moment_of_its_update():
+    """S = <psi psi> holds the label's noise, which a Huber loss reads in y."""
+    equations = dmft.derive(of_two(noise=0.1), dmft.Adam(0.5))
+    plain = {d.name: d for d in equations.definitions if d.role != "block"}
+    whole = {d.name: d for d in _with_noise_in_square(equations.definitions) if d.role != "block"}
+    assert "S_label" not in whole
+    parts = {name: plain[name] for name in ("S_update", "S_label")}
+    for name in ("Q", "gain"):
+        one = put_in(whole[name].expr, {"S_update": whole["S_update"]})
+        assert sp.expand(one - put_in(plain[name].expr, parts)) == 0
+    text = document(equations)
+    assert r"S_{j l}^{\psi} &= \langle \psi_{j}\,\psi_{l} \rangle = " in text
+    huber = document(dmft.derive(of_two(noise=0.1), dmft.Adam(0.5, loss="huber")))
+    assert r"S_{j l}^{\psi} &= \langle \psi_{j}\,\psi_{l} \rangle, \\" in huber
+    assert r"\langle h_{r}^*\,\psi_{j} \rangle" in huber
+    assert r"and the noise $\xi \sim \mathcal{N}(0, 1)$" in huber
+    assert not re.search(r"b_\{|\\sqrt\{\\Delta\}\}", huber)
+
+
+def test_increments_precede_the_drift_that_they_give():
+    text = document(dmft.derive(of_two(), dmft.SGD(0.5), dim=1000, fluctuations=True))
+    order = (
+        r"\bigl[(\delta Q, \delta M)\bigr]",
+        "in units of",
+        r"\delta Q_{j l} &=",
+        "F_{M_{j r}}",
+    )
+    assert [*order] == sorted(order, key=text.index)
+    assert text.index(r"\frac{\gamma \epsilon") < text.index(r"\epsilon_{j l} &=")
+    one = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.5), dim=1000, fluctuations=True))
+    assert one.index(r"\Sigma_{MM} &=") < one.index("In these order parameters the risk is")
+
+
+def test_samples_of_descents_are_printed_with_their_time():
+    """And the risk, as a population risk, with sums over indices that are no times."""
+    text = document(dmft.derive(of_two(1), dmft.GradientDescent(0.1, samples_per_dim=3)))
+    assert r"f^{t} &= \frac{1}{p} \sum_{l=1}^{p} \sigma(h^{t}_{l})" in text
+    assert r"g^{t}_{j} &= \frac{\left(f^{t} - y\right) \sigma'(h^{t}_{j})}{p}" in text
+    risk = dmft.population_risk(of_two(1)).latex(width=500)
+    row = re.search(r"\\mathcal\{R\} &= (.*)", risk).group(1)
+    row = row.replace("u,v", "l,m").replace("_{u", "_{l").replace("h_{v}", "h_{m}")
+    assert " ".join(row.split()) in " ".join(text.replace("\\\\\n& \\quad ", "").split())
+
+
+def test_pages_of_single_units_use_angles_and_normal_distributions():
+    """Lines of a hinge loss and of a ReLU, whose values other tests compare with quadrature."""
+    one = dmft.Committee(Z, 1), dmft.Committee(sp.sign(Z), 1)
+    text = document(dmft.derive(dmft.Model(*one), dmft.SGD(0.5, loss="hinge")), width=470)
+    for line in (
+        r"\sqrt{P} \left[\Phi\left(s_{1}\right) - e^{-1/(2 Q)} \Phi\left(s_{2}\right) \cos \theta",
+        r"\left[\Phi\left(\frac{1}{\sqrt{Q}}\right) - \Phi_{2}\left(\frac{1}{\sqrt{Q}}, 0;",
+        r"s_{2} &= \frac{\cos \theta}{\sqrt{Q} \sin \theta}",
+        r"\Phi(a) &= \Pr(z_1 \le a)",
+        r"\operatorname{sign}\left(z\right)",
+    ):
+        assert line in text
+    ramp = dmft.Model(*[dmft.Committee(sp.Max(0, Z), 1)] * 2)
+    text = document(dmft.derive(ramp, dmft.SGD(0.5)), width=470)
+    assert r"P \left(\pi - \theta\right) - \pi M + P \sin \theta \cos \theta" in text
+
+
+def test_mixtures_state_their_clusters_first_and_once():
+    line = dmft.Committee(Z, 1)
+    model = dmft.Model(line, dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1]))
+    text = document(dmft.derive(model, dmft.SGD(0.5, loss="logistic")))
+    assert text.count(r"\mu_2 = (-0.7)") == text.count(r"\sigma(z) = z") == 1
+    assert text.index(r"\mu_2 = (-0.7)") < text.index("The equations of motion")
+    assert r"\bar{f}" not in text
+    assert "$p$, $k$" not in document(dmft.derive(of_two(1), dmft.SGD(0.5)))

@@ -324,7 +324,7 @@ def test_tensor_rule_in_two_dimensions_is_far_more_accurate():
 def test_averages_print_and_refuse():
     equations = dmft.derive(committee(sp.tanh(z)), dmft.SGD(0.5))
     assert "⟨σ'(h[j]) σ'(h[l]) [1/k Σ_r σ(h*[r]) - 1/p Σ_u σ(h[u])]²⟩" in str(equations)
-    assert r"\sigma'(x_{1})\,\sigma'(x_{2})" in equations.latex()
+    assert r"\sigma'(z_{1})\,\sigma'(z_{2})" in equations.latex()
     assert "error estimated" in equations.approximation
     assert 0 < equations.error < 1e-9
     with pytest.raises(BadParameter, match=r"average .* none.* on nodes: .* dmft\.solve"):

@@ -121,7 +121,7 @@ def test_symbolic_equations_print_in_under_a_page():
         assert len(text.splitlines()) < 40
         assert max(map(len, text.splitlines())) < 160
         assert "steps * γ / (p d)" in text
-        assert "I_4 = ⟨σ'(x_1) σ'(x_2) σ(x_3) σ(x_4)⟩" in text
+        assert "I_4 = ⟨σ'(z_1) σ'(z_2) σ(z_3) σ(z_4)⟩" in text
 
 
 # Printing all kernels of a pair takes six seconds; those of erf are printed in one.

@@ -391,7 +391,7 @@ def test_print_says_what_is_of_order_one_over_d():
         eqs = dmft.derive(model, algorithm, dim=80, fluctuations=True)
         shown[repeat] = str(eqs)
         assert "w_{j} &=" in eqs.latex()
-    assert "Cov[(u, v, w)]" in shown["twice"]
+    assert "Cov[(δQ, δM, δa)]" in shown["twice"]
     assert "displaced s times as much" in shown["lookahead"]
     assert "terms of repeated steps at order 1/d are left out" in shown["twice"]
 

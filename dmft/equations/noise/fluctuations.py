@@ -49,6 +49,7 @@ from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, random_overlaps
+from dmft.typeset.fragment import align
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,19 @@ class Noise(Fluctuations):
     def process(self, printer: EquationPrinter, state: str = "") -> str:
         """Align line of the stochastic equation, of a `state` of single units or all overlaps."""
         batch = self.algorithm.batch_size
-        names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
+        known = {"Q": "step_u", "M": "step_v", "readout": "step_w"}
+        names = [printer.letter(y) for y in known][: 2 + self.algorithm.trains_readout]
+        steps = [rf"\delta {y}" for y in names]
+        printer.letters |= dict(zip(known.values(), steps, strict=False))
+        whole = ", ".join(names)
         rate, d = printer.doprint(step_size(self.algorithm)), printer.letter("dim")
         numbers = [] if batch == 1 else [str(batch)]
         numbers += [] if self.model.student.width == 1 else [printer.letter("p")]
         below = r"\,".join([*numbers, d])
         return (
-            rf"d{state or f'({names})'} &= F\,dt + \sqrt{{\frac{{{rate}}}{{{below}}}}}\;"
+            rf"d{state or f'({whole})'} &= F\,dt + \sqrt{{\frac{{{rate}}}{{{below}}}}}\;"
             r"\Sigma^{1/2}\,dB_t"
-            + ("" if state else rf",\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr]")
+            + ("" if state else rf",\quad \Sigma = \mathrm{{Cov}}\bigl[({', '.join(steps)})\bigr]")
         )
 
     def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
@@ -206,13 +211,18 @@ class Noise(Fluctuations):
             lines.append(r"&\text{where a sample is displaced } s \text{ times as much}")
         return lines
 
-    def meaning(self, printer: EquationPrinter) -> str:
-        """What the increments in `process` are, in words."""
-        names, steps = ("Q, M, a", "u, v, w") if self.algorithm.trains_readout else ("Q, M", "u, v")
+    def opening(
+        self, printer: EquationPrinter, known: Sequence[Definition]
+    ) -> tuple[list[str], list[str]]:
+        """The stochastic equation and the increments; align lines of what the drift reads."""
         p, d = printer.letter("p"), printer.letter("dim")
         below = d if self.model.student.width == 1 else f"({p} {d})"
         unit = f"{printer.doprint(step_size(self.algorithm))}/{below}"
-        return f"${steps}$ are the increments of ${names}$ in one step, in units of ${unit}$"
+        words = f"where the increments in one step, in units of ${unit}$, are"
+        process, excess = self.process(printer), {d for d in known if d.name.startswith("excess")}
+        steps = align(self.latex(printer, [d for d in known if d not in excess]))
+        read = self.latex(printer, [d for d in known if d in excess])
+        return [align([process]), words, steps, "and the drift is"], read
 
     def added_to(self, system: ClosedSystem) -> ClosedSystem:
         """Closed drift of one student and one teacher with its part of order 1/d, and Sigma."""
@@ -241,7 +251,7 @@ class Noise(Fluctuations):
         for number, one in enumerate(entries):
             for two in entries[: number + 1]:
                 name = sp.Symbol(rf"\Sigma_{{{two[0]}{one[0]}}}")
-                rows.append((name, shown(moments.covariance(one, two)), "observable"))
+                rows.append((name, shown(moments.covariance(one, two)), "intermediate"))
         return replace(system, rows=tuple(rows))
 
     def unrolled(

@@ -87,8 +87,10 @@ class Fluctuations(ABC):
         """Align line of the stochastic equation, of a `state` of single units or all overlaps."""
         raise NotImplementedError
 
-    def meaning(self, printer: EquationPrinter) -> str:
-        """What the increments in `process` are, in words."""
+    def opening(
+        self, printer: EquationPrinter, known: Sequence[Definition]
+    ) -> tuple[list[str], list[str]]:
+        """The stochastic equation and the increments; align lines of what the drift reads."""
         raise NotImplementedError
 
     def added_to(self, system: ClosedSystem) -> ClosedSystem:

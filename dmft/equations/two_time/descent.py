@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import lowered
 from dmft.equations.changes.user_terms import check_parameter, users_of
-from dmft.equations.definitions import Definition, base_name, define, mapped
+from dmft.equations.definitions import Definition, base_name, define, live, mapped
 from dmft.equations.two_time.changes import (
     IndicesInTime,
     Named,
@@ -42,6 +43,7 @@ from dmft.equations.two_time.descent_process import (
     Descent,
     R_theta,
     TwoTimePrinter,
+    at_time,
     chosen,
     label,
     law_of_teachers,
@@ -58,9 +60,12 @@ from dmft.equations.two_time.descent_process import (
 )
 from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitions, kick_of
 from dmft.equations.two_time.over_time import with_step
+from dmft.equations.update.optimiser import block_definitions
+from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.closed import ClosedPrinter
-from dmft.equations.views.declared import at_declared, unit_widths
-from dmft.equations.views.latex import assigned
+from dmft.equations.views.declared import at_declared, declared_definitions, unit_widths
+from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex
+from dmft.equations.views.latex import assigned, definition_latex
 from dmft.equations.views.networks import put_in
 from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.text import model_names, printed_definitions
@@ -83,8 +88,7 @@ STEP_UNIT = "t = steps; n = alpha d samples, used again"
 FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
 STARTED = (
     r"The initial weights give $M$ and $Q$ at time zero, and with them $C^{\theta}(0, 0)$; "
-    r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent. "
-    r"The risk is a function of $M^t$ and $Q(t, t)$."
+    r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent."
 )
 # Length in time of the steps by which a flow is evaluated.
 STEP = 0.01
@@ -394,7 +398,23 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         if averages:
             parts += [r"With averages $\langle \cdot \rangle$ over samples,", align(averages)]
         text = "\n".join([*parts, "the weights follow", align(weights), STARTED])
-        return f"{text}\nHere {', '.join(self._meanings(text))}."
+        return "\n".join([text, f"Here {', '.join(self._meanings(text))}.", *self._risk()])
+
+    def _risk(self) -> list[str]:
+        """The risk in the overlaps at one time, and closed forms of its averages."""
+        if self.model.clusters is not None:
+            return [r"The risk is a function of $M^t$ and $Q(t, t)$."]
+        risk = define(x.risk, {"risk": risk_expression(self.model)}, "observable")
+        subject = Subject(self.model, live([*block_definitions(False), risk]), self.algorithm)
+        names = {x.u: x.l, x.v: m, x.s: q}  # u and s are times
+        shown = printed_definitions(declared_definitions(subject, False)[0])
+        shown = tuple(mapped(d, lambda e: e.xreplace(names)) for d in shown)
+        rows = [y for d in shown if d.role != "block" for y in definition_latex(d, self._printer)]
+        law = (
+            r"A new example has centred Gaussian fields with the covariances $Q(t, t)$, $M^t$ and "
+            "$P$ of $(h, h^*)$, and the risk is"
+        )
+        return [law, align(rows), *kernels_latex(lowered(shown), self._printer, KERNEL_OPERATIONS)]
 
     def _as_declared(self, definition: Definition) -> list[Definition]:
         """A definition at declared widths, unit readouts and zeros; none of what is in place."""
@@ -445,7 +465,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         True
         """
         shown = (*self.sample, curvature(self.sample)) if self.is_flow else self.sample
-        sample = [line for d in shown for y in self._as_declared(d) for line in self._lines(y)]
+        declared = (y for d in shown for y in self._as_declared(at_time(d)))
+        sample = [line for d in declared for line in self._lines(d)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.

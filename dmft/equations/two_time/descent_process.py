@@ -8,7 +8,7 @@ Source      theory/batch_reuse A.1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, define
+from dmft.equations.definitions import Definition, define, mapped
 from dmft.equations.restrict.admissible import slope_of
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import noiseless_label
@@ -322,6 +322,18 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
     if algorithm.readout_rate != 0:
         result.append(define(pull[x.j], {"pull": share * slope * At(sigma, x.h[x.j])}, "rate"))
     return tuple(result)
+
+
+def at_time(definition: Definition) -> Definition:
+    """What a sample computes, in print: with the time of all that changes."""
+    letters = {y: sp.Symbol(f"{SYMBOLS_LATEX[y]}^{{t}}", real=True) for y in (output, loss, chosen)}
+    arrays = {x.h: field_at, g: g_at, H: H_at, pull: pull_at}
+
+    def at(expr: sp.Expr) -> sp.Expr:
+        known = [e for e in expr.atoms(sp.Indexed) if e.base in arrays]
+        return expr.xreplace(letters | {e: arrays[e.base][(t, *e.indices)] for e in known})
+
+    return replace(mapped(definition, at), target=at(definition.target))
 
 
 def scalars_of(definitions: Sequence[Definition]) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def _factors(
     if not algorithm.is_flow and hasattr(algorithm, "scale"):
         from dmft.equations.update.adaptive.factors import factors_of  # loaded by whoever has it
 
-        return factors_of(model, algorithm, blocks, size)
+        return factors_of(model, algorithm, blocks, size, averaged)
     moments = Moments(model, algorithm, averaged)
     alpha, share = plain_factors(model)
     noise: dict[str, sp.Expr] = {}

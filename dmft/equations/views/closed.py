@@ -36,6 +36,7 @@ from dmft.equations.views.text import printed_definitions
 from dmft.equations.views.unit_sums import over_neurons
 from dmft.errors import DmftError, NotClosed
 from dmft.explanation.print_forms import named_parts
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF, NormalCDF, normal_cdf
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
@@ -76,8 +77,8 @@ class ClosedSystem:
         at |= {} if self.angle is None else {ANGLE: sp.acos(self.angle)}
         inner = {target: e for target, e, role in self.rows if role == "intermediate"}
         expr = expr.xreplace({s: inner.get(getattr(s, "entry", s), s) for s in expr.free_symbols})
-        plain = {s: s.plain for s in expr.free_symbols if isinstance(s, Entry)}
-        return expr.xreplace({PI: sp.pi, **at}).xreplace(plain)
+        expr = expr.xreplace({PI: sp.pi, **at}).replace(NormalCDF, normal_cdf)
+        return expr.xreplace({s: s.plain for s in expr.free_symbols if isinstance(s, Entry)})
 
     @property
     def definitions(self) -> list[Definition]:
@@ -157,10 +158,12 @@ class _Closing:
             return ClosedSystem(tuple(rows), fixed, notes=tuple(notes))
         exprs, symbols = _as_symbols(exprs)
         plain, angle = with_angle(list(exprs.values()))
-        rows = [
-            (target, _by_angle(collected(e)), roles[target])
-            for target, e in zip(exprs, plain, strict=True)
-        ]
+        sides = [_by_angle(e, angle) for e in plain]
+        if any(e.has(BivariateNormalCDF) for e in sides):
+            plain = [e.replace(sp.erf, lambda y: 2 * NormalCDF(sp.sqrt(2) * y) - 1) for e in plain]
+            others = [_by_angle(e, angle) for e in plain]
+            sides = min(sides, others, key=lambda y: sum(map(sp.count_ops, y)))
+        rows = [(target, e, roles[target]) for target, e in zip(exprs, sides, strict=True)]
         totals = self.totals(symbols) if self.by_block else {}
         return ClosedSystem(tuple(rows), fixed, totals, angle, tuple(notes), True)
 
@@ -311,10 +314,15 @@ class _Closing:
         return found
 
 
-def _by_angle(expr: sp.Expr) -> sp.Expr:
-    """An expression in the angle itself, where that is shorter than in pi less the angle."""
-    other = collected(expr.xreplace({SUPPLEMENT: PI - ANGLE})) if expr.has(SUPPLEMENT) else expr
-    return min(expr, other, key=sp.count_ops)
+def _by_angle(expr: sp.Expr, cosine: sp.Expr | None) -> sp.Expr:
+    """An expression, collected, in the angle, in pi less it or in its cosine: the shortest."""
+    found = [expr]
+    if expr.has(SUPPLEMENT):
+        found.append(collected(expr).xreplace({SUPPLEMENT: PI - ANGLE}))
+    if cosine is not None and expr.has(sp.sin):
+        (M,) = sp.fraction(cosine)[0].free_symbols
+        found.append(expr.xreplace({M: M * sp.cos(ANGLE) / cosine}))
+    return min(map(collected, found), key=sp.count_ops)
 
 
 def _named(value: sp.Expr, variance: bool) -> sp.Expr:

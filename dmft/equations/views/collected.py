@@ -75,7 +75,16 @@ def with_angle(exprs: Sequence[sp.Expr]) -> tuple[list[sp.Expr], sp.Expr | None]
             front**root.exp * sp.sin(ANGLE) ** (2 * root.exp)
         )  # fmt: skip
 
-    return [e.replace(is_root, by_sine) for e in changed], cosine
+    def by_cosine(term: sp.Expr) -> sp.Expr:  # M sqrt(P/Q) sin(theta) is P sin(theta) cos(theta)
+        other = term * sp.cos(ANGLE) / cosine
+        return term if other.has(*above.free_symbols) else other
+
+    def with_sine(expr: sp.Expr) -> bool:
+        own = expr.is_Mul and any(isinstance(y.as_base_exp()[0], sp.sin) for y in expr.args)
+        return bool(own and expr.has(*above.free_symbols))
+
+    changed = [e.replace(is_root, by_sine) for e in changed]
+    return [e.replace(with_sine, by_cosine) for e in changed], cosine
 
 
 def _terms(expr: sp.Expr) -> list[sp.Expr]:

@@ -51,7 +51,7 @@ def declared_definitions(
     definitions, model = with_noise(subject), subject.model
     values, notes = _values(subject, unit_teachers)
     definitions = tuple(mapped(d, partial(_put, values=values)) for d in definitions)
-    definitions = by_network(with_gradients(definitions, model))
+    definitions = by_network(with_gradients(_with_noise_in_square(definitions), model))
     if outputs_are_sums(subject):
         definitions = in_sums(definitions, bool(model.student.width == model.teacher.width))
     single, directions = unit_widths(subject), getattr(model.teacher, "activation", None) is None
@@ -62,8 +62,23 @@ def declared_definitions(
     same = {(d.name, d.expr) for d in definitions} & {("output_variance", x.Q[ONLY[0], ONLY[0]])}
     if same and single[0]:  # the output of a linear unit is its field
         definitions = tuple(mapped(d, {x.output: x.h[ONLY[0]]}) for d in definitions)
-    kept = (d for d in definitions if d.name not in zero)
+    means = {d.name: d for d in definitions if d.name.startswith("output_mean")}
+    means = {name: d for name, d in means.items() if not d.expr.has(sp.Sum)}
+    definitions = tuple(mapped(d, partial(put_in, inner=means)) for d in definitions)
+    kept = (d for d in definitions if d.name not in zero | means)
     return live((mapped(d, partial(_put, values=zero)) for d in kept), _is_printed), notes
+
+
+def _with_noise_in_square(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """S as the second moment of psi with the label's noise, where its parts are read as a sum."""
+    parts = [d for d in definitions if d.name in ("S_update", "S_label")]
+    others = [d for d in definitions if d not in parts]
+    entries = {e for d in others for e in d.expr.atoms(sp.Indexed) if e.base == x.S_update}
+    less = {e: e - x.S_label[e.indices] for e in entries}
+    if len(parts) < 2 or any(sp.expand(d.expr.xreplace(less)).has(x.S_label) for d in others):
+        return tuple(definitions)
+    whole = replace(parts[0], terms=parts[0].terms + parts[1].terms)
+    return (whole, *(mapped(d, partial(_put, values={"S_label": sp.S.Zero})) for d in others))
 
 
 def at_declared(expr: sp.Expr, subject: Subject, unit_teachers: bool = True) -> sp.Expr:
@@ -83,8 +98,6 @@ def unit_widths(subject: Subject) -> tuple[bool, bool]:
 
 def update_of_loss(subject: Subject) -> str:
     """The update field of a sample by its loss, in print."""
-    if getattr(subject.algorithm, "loss", None) is None:
-        return r"the update $\psi$"
     slope = r"\partial \ell / \partial h"
     update = rf"\psi = -{slope}" if unit_widths(subject)[0] else rf"\psi_j = -p\, {slope}_j"
     return rf"${update}$ for the loss $\ell$"
@@ -94,7 +107,7 @@ def with_noise(subject: Subject) -> tuple[Definition, ...]:
     """Definitions with the label's noise in the update field, where its average is written out."""
     shown, algorithm = subject.definitions, subject.algorithm
     means = (d for d in shown if d.role == "sample" and d.expr.has(x.Delta))
-    if all(d.expr.has(x.xi) for d in means) or hasattr(algorithm, "scale") or subject.fluctuates:
+    if all(d.expr.has(x.xi) for d in means) or subject.fluctuates:
         return shown
     kept = {d.target: {name for name, _ in d.terms} for d in shown}
     names = set().union(*kept.values())
@@ -243,9 +256,8 @@ class _Single:
 
 def functions_latex(model: Model, printer: EquationPrinter) -> list[str]:
     """Align lines that say what sigma and sigma_* (or g) are, and the clusters of the inputs."""
-    functions, inputs = functions_of(model, printer), inputs_latex(model.clusters)
-    rows = [functions, *([y] for y in inputs)] if len(inputs) > 2 else [functions + inputs]
-    return ["& " + r",\quad ".join(row) for row in rows]
+    rows = [functions_of(model, printer), *([y] for y in inputs_latex(model.clusters))]
+    return ["& " + r",\quad ".join(row) for row in rows if row]
 
 
 def functions_of(model: Model, printer: EquationPrinter) -> list[str]:

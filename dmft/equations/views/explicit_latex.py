@@ -114,7 +114,7 @@ def special_functions(
 ) -> list[str]:
     """Definitions of special functions in rows, and of the averages that a printer has named."""
     named = meanings(" ".join(rows))
-    law = "For standard Gaussian $x_1, x_2, \\ldots$ with covariances $C_{ab}$:"
+    law = "For standard Gaussian $z_1, z_2, \\ldots$ with covariances $C_{ab}$:"
     averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
     # A run-time value also where the declared noise is zero, of which a document does not speak.
     noisy = averages and any(e.has(x.Delta) for e in exprs)

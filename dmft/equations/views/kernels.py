@@ -19,7 +19,7 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.text import function_text, halved
-from dmft.equations.views.token_outputs import TABLE_ERROR, at_fields
+from dmft.equations.views.token_outputs import at_fields
 from dmft.errors import NotClosed
 from dmft.explanation.print_forms import Part, Polynomials, for_print, rewritten
 from dmft.gaussian.closed.orthant import FourSigns, orthant_moment
@@ -32,32 +32,33 @@ from dmft.typeset.fragment import align
 # Closed forms of more operations, in their printed shape, are left out unless asked for.
 KERNEL_OPERATIONS = 360
 LAW = (
-    r"For centred Gaussian $x_1, x_2, \ldots$ with covariances $C_{ab} = \langle x_a x_b \rangle$:"
+    r"For centred Gaussian $z_1, z_2, \ldots$ with covariances $C_{ab} = \langle z_a z_b \rangle$:"
 )
 NAMED = (
     r"The arguments of ${}$ are the indices of the fields: $j$ stands for ${}$ and $r$ for ${}$."
 )
 SENTENCES = {
-    "table": "averages have no elementary closed form. They are interpolated from tables, with an "
-    rf"error below ${TABLE_ERROR}$ times the root of the second moments",
+    "table": "averages have no elementary closed form",
     "open": "averages have no closed form",
     "long": "averages are too long to be written out here",
     "nodes": "averages are computed by quadrature, with an error estimate",
 }
 BIVARIATE = (
-    r"\Phi_2(u, v; c) &= \Pr(x_1 \le u,\ x_2 \le v),\quad "
+    r"\Phi_2(a, b; c) &= \Pr(z_1 \le a,\ z_2 \le b),\quad "
     r"C_{11} = C_{22} = 1,\ C_{12} = c"
 )
 
 
 # Closed forms at means of at most so many operations are collected.
 COLLECTED = 120
-# What the terms of moments of an orthant are.
+# What the terms of moments of an orthant are, which have no formula where two fields are equal.
 ORTHANT_WORDS = (
-    r"P_{4} &= \Pr(x_1, x_2, x_3, x_4 > 0),\quad F_{q q} = 0,\quad \rho_{q s} = "
-    r"\mathrm{Corr}(x_a, x_b \mid x_q = x_s = 0),\quad \{a, b, q, s\} = \{1, 2, 3, 4\}"
+    r"P_{4} &= \Pr(z_1, z_2, z_3, z_4 > 0),\quad F_{q q} = 0",
+    r"\rho_{q s} &= \mathrm{Corr}(z_a, z_b \mid z_q = z_s = 0)",
+    r"\{a, b\} &= \{1, 2, 3, 4\} \setminus \{q, s\}",
 )
-# Means of the fields x_1, x_2, ...
+COINCIDENT = "Where two of the fields coincide, the average is the limit of this expression."
+# Means of the fields z_1, z_2, ...
 MEANS = sp.symbols("m_{1:9}", real=True)
 
 
@@ -73,7 +74,7 @@ class Kernels:
     orthants: list[str] = field(default_factory=list)
 
     def add(self, average: Expectation, limit: int | None, how: str = "value") -> None:
-        """One average, over fields x_1, x_2 ... with covariance C."""
+        """One average, over fields z_1, z_2 ... with covariance C."""
         first, *rest = average.parts
         if average.is_product and not function_text(self.printer.names, first.factor, "", str):
             shown = halved(average.factors)[0]
@@ -101,7 +102,7 @@ class Kernels:
             shown, terms = orthant_moment(*ramps)
             self.orthants = [
                 *(f"{printer.doprint(y)} &= {printer.doprint(e)}" for y, e in terms.items()),
-                ORTHANT_WORDS,
+                *ORTHANT_WORDS,
             ]
         else:
             if limit is not None and sp.count_ops(closed) > 2.2 * limit:
@@ -133,7 +134,7 @@ class Kernels:
         if self.rows or self.named:
             text = " ".join([*self.named, *self.rows, *self.orthants])
             rows = [*self.rows, *self.orthants, *meanings(text)]
-            found += [LAW, align(self.named), align(rows)]
+            found += [LAW, align(self.named), align(rows), *([COINCIDENT] if self.orthants else [])]
         if len(self.others) == 1:
             (words,) = (SENTENCES[y] for y in self.others)
             return [*found, f"The {'other ' if found else ''}{words}."]
@@ -147,9 +148,10 @@ class Kernels:
 
 def meanings(text: str) -> list[str]:
     """Definitions of special functions that closed forms hold."""
-    found = [BIVARIATE] if r"\Phi_{2}" in text else []
+    found = [r"\Phi(a) &= \Pr(z_1 \le a)"] if r"\Phi\left" in text else []
+    found += [BIVARIATE] if r"\Phi_{2}" in text else []
     if "S_{1234}" in text or "S_4" in text:  # what is left of four signs: less that of pairs
-        signs = "".join(rf"\operatorname{{sign}}(x_{n})" for n in (1, 2, 3, 4))
+        signs = "".join(rf"\operatorname{{sign}}(z_{n})" for n in (1, 2, 3, 4))
         found.append(rf"S_{{1234}} &= \left\langle {signs} \right\rangle")
         found += [r"S_4(C_{11}, C_{12}, \ldots, C_{44}) &= S_{1234}"] * ("S_4" in text)
     if r"\operatorname{erfcx}" in text:
@@ -158,8 +160,8 @@ def meanings(text: str) -> list[str]:
 
 
 def over_labels(factors: Sequence[sp.Expr], printer: EquationPrinter) -> str:
-    """The average of a product of functions of x_1, x_2, ..."""
-    labels = (sp.Symbol(f"x_{{{n + 1}}}") for n in range(len(factors)))
+    """The average of a product of functions of z_1, z_2, ..."""
+    labels = (sp.Symbol(f"z_{{{n + 1}}}") for n in range(len(factors)))
     parts = (At(f, y) for f, y in zip(factors, labels, strict=False))
     return str(printer.doprint(Expectation(*parts)))
 
@@ -404,7 +406,8 @@ def law_latex(
     fields = {e for d in definitions if d.role != "block" for e in d.expr.atoms(sp.Indexed)}
     single = all(i in ONLY for e in fields if x.is_field(e.base) for i in e.indices)
     turned = "" if single else r"^\top"
-    corner = ("1" if single else "I") if unit else P
+    several = any(e.base == x.h_star and e.indices[0] not in ONLY for e in fields)
+    corner = ("I" if several else "1") if unit else P
     Omega = printer.letter("Omega")
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {corner} \end{{pmatrix}}"
     if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum

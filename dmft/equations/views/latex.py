@@ -53,6 +53,7 @@ from dmft.equations.views.printer import (
 from dmft.equations.views.text import in_exponentials, model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
     alignments_of,
+    in_one_line,
     law_of_tokens,
     rows_of_averages,
     token_outputs,
@@ -81,11 +82,6 @@ WORDS = {
     r"\Theta\left(": r"$\Theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
     r"\Omega^{+}": r"$\Omega^{+}$ is the inverse of $\Omega$, on its range where it is singular.",
-}
-# What rows are that no other sentence explains.
-MEANINGS = {
-    "output_variance": "$f$ is the output of the student",
-    "S_update": r"$S^{\psi}$ is the second moment of",
 }
 
 
@@ -214,7 +210,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     scaled = definitions != plain
     definitions = averaged = tuple(d for d in definitions if d.name not in own)
     if sequences:
-        definitions = _in_one_line(definitions)
+        definitions = in_one_line(definitions)
     elif not (clusters is None or model.flips):
         definitions = in_all_clusters(definitions, clusters)
     elif not page.symbolic:
@@ -235,13 +231,13 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
     tokens = {a.args[:3]: a for d in left for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []
-    process = [noise.process(printer)] if noise and increments else []
-    told += [noise.meaning(printer)] if noise and increments else []
-    inner += [*(steps if process else []), *subject.reduced]
+    opening, excess = noise.opening(printer, increments) if noise and increments else ([], [])
+    inner += [*excess, *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
     parts = [
         *clock(subject, page, printer),
-        *observed_apart([*process, *rows], printer, inner),
+        *opening,
+        *observed_apart(rows, printer, inner),
         *_here(closed.fixed_values(notes, printer.letter), told),
         *(law_latex((*left, *increments), printer, scaled) if is_open else []),
         *sentences,
@@ -254,30 +250,16 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     closed_too = "".join(kernels)
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),
-        align(functions + ([] if process else steps)),
+        align(functions + ([] if opening else steps)),
         *token_rows(tokens, printer),
         *kernels,
     ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
     told = [words for mark, words in WORDS.items() if mark in text]
-    split = signed and "x_{1}" in "".join(kernels)
+    split = signed and "z_{1}" in "".join(kernels)
     told += [sentence_of_signs(y) for y in "fh" if split and f"y {y}" in text]
     told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
     return fitted("\n".join([text, *told]), page.width)
-
-
-def _in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Definitions of sequence models: what rates are computed from in one term where it is closed.
-
-    The length of m alone is left out: it is no equation.
-    """
-    return tuple(
-        replace(d, terms=(("value", sp.expand(d.expr)),))
-        if d.role == "intermediate" and not d.expr.has(TokenAverage) and d.expr.is_polynomial()
-        else d
-        for d in definitions
-        if d.target != x.overlap
-    )
 
 
 def token_latex(subject: Subject, page: Page) -> str:
@@ -292,7 +274,7 @@ def token_latex(subject: Subject, page: Page) -> str:
         return ""
     averaged = {x.update_square, x.jacobian_square, x.risk, x.overlap}
     averaged |= {x.slope_of(s) for s in alignments_of(model)}
-    plain = _in_one_line([d for d in definitions if d.target not in averaged])
+    plain = in_one_line([d for d in definitions if d.target not in averaged])
     rows = system_latex(subject.kind, plain, printer)
     rows += rows_of_averages(outputs, definitions, printer)
     parts = [
@@ -378,6 +360,7 @@ def meanings_latex(
     """What numbers of the optimiser, rows that it keeps, and the input spectrum are."""
     symbols = set().union(*(d.expr.free_symbols for d in definitions))
     model, algorithm = subject.model, subject.algorithm
+    shown = {d.name for d in definitions}
     values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
         x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
         x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
@@ -388,8 +371,9 @@ def meanings_latex(
         for s, (value, words) in values.items()
         if s in symbols
     ]
-    told += [MEANINGS[d.name] for d in definitions if d.name in MEANINGS]
-    told = [f"{y} {update_of_loss(subject)}" if y.endswith("moment of") else y for y in told]
+    told += ["$f$ is the output of the student"] * ("output_variance" in shown)
+    if shown & {"S_update", "psi"} == {"S_update"} and algorithm.loss is not None:
+        told.append(update_of_loss(subject))
     told += [
         f"${printer.doprint(s)}$ is the {words}"
         for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))
@@ -448,6 +432,9 @@ def definition_latex(
         target = rate_of(target, kind)
     lines: list[str] = []
     sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
+    if definition.name == "S_update" and not definition.expr.has(x.psi):
+        update = (x.psi[i] for i in definition.target.indices)
+        sign = f"= {printer.doprint(Expectation(*update))} ="
     for number, (name, expr) in enumerate(definition.terms):
         text = printer.doprint(expr)
         if number == 0:

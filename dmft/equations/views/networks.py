@@ -27,7 +27,7 @@ from dmft.model import FIELD, Committee, Model
 ALL = (x.i, x.m, x.n)
 STUDENTS, TEACHERS = (x.u, x.v, x.l), (x.r, x.s, *x.powers)
 # Mean gradients along each field.
-GRADIENTS = ("b_learning", "b_interaction")
+GRADIENTS = ("b_learning", "b_interaction", "b")
 
 
 def by_network(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -156,6 +156,7 @@ def with_gradients(definitions: Sequence[Definition], model: Model) -> tuple[Def
     for d in definitions:
         value = _whole_gradient(d, model) if d.name in GRADIENTS else None
         value = whole if parts and d.name == "b_learning" else value
+        value = d.expr if d.name == "b" and isinstance(d.expr, Expectation) else value
         if value is not None:
             inner[d.name] = replace(d, terms=(("whole", value),))
     read = {n for d in definitions for n in used_bases(d.expr)}

@@ -19,6 +19,7 @@ from dmft.equations.views.text import (
     function_text,
     halved,
     printed,
+    root_of_two_over_pi,
     split_averages,
 )
 from dmft.explanation.print_forms import OneMore
@@ -115,9 +116,10 @@ class EquationPrinter(LatexPrinter):
 
     def _print_ExpBase(self, expr: sp.exp, exp: str | None = None) -> str:
         above, below = sp.fraction(expr.exp)
-        if not below.is_Integer or below == 1 or above.is_Add:
+        if below == 1 or above.is_Add or below.has(sp.Add, OneMore):
             return str(super()._print_ExpBase(expr, exp))
-        return str(self._do_exponent(f"e^{{{self._print(above)}/{below}}}", exp))
+        under = f"({self._print(below)})" if below.is_Mul else self._print(below)
+        return str(self._do_exponent(f"e^{{{self._print(above)}/{under}}}", exp))
 
     def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
         # h_1^* has its superscript already: TeX refuses a second one outside braces.
@@ -126,6 +128,18 @@ class EquationPrinter(LatexPrinter):
         if isinstance(expr.base, OneMore):
             return template % (self._print(expr.base), self._print(expr.exp))
         return str(super()._helper_print_standard_power(expr, template))
+
+    def _print_Function(self, expr: sp.Function, exp: str | None = None) -> str:
+        # No group around the brackets: TeX would set it off from the name.
+        return self._ungrouped(super()._print_Function(expr, exp), expr)
+
+    def _print_log(self, expr: sp.log, exp: str | None = None) -> str:
+        return self._ungrouped(super()._print_log(expr, exp), expr)
+
+    def _ungrouped(self, text: str, expr: sp.Function) -> str:
+        inside = ",".join(map(self._print, expr.args))
+        group = rf"{{\left({inside} \right)}}"
+        return text.removesuffix(group) + rf"\left({inside}\right)" * text.endswith(group)
 
     def _print_Heaviside(self, expr: sp.Heaviside, exp: str | None = None) -> str:
         return str(super()._print_Heaviside(expr, exp)).replace(r"\theta", r"\Theta", 1)
@@ -305,7 +319,8 @@ class KernelPrinter(EquationPrinter):
                 bottom //= int(pair[0])
                 above.remove(pair)
                 below.append(pair)
-        front = _root_of_two_over_pi(above, below)
+        behind.sort(key=_is_sine)  # sin(theta) has no brackets
+        front = root_of_two_over_pi(above, below)
         if front and bottom == 1 != top:
             front, top = f"{top} {front}", 1
         one, two = self.factors(top, above), self.factors(bottom, below)
@@ -315,7 +330,7 @@ class KernelPrinter(EquationPrinter):
             one = rf"\left({one}\right)"
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
         inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
-        if len(behind) == 1 and two and not one and _is_flat(behind[0]):
+        if len(behind) == 1 and two and not one and (_is_flat(behind[0]) or _is_sine(behind[0])):
             text, inside = rf"\frac{{{self._print(behind[0])}}}{{{two}}}", []
         sign = "- " if number < 0 else ""
         return sign + " ".join(y for y in (front, text, *inside) if y)
@@ -389,20 +404,6 @@ def sums_over_students(term: sp.Expr) -> int:
     return sum(1 for index, *_ in limits if x.AXES.get(index) == x.p)
 
 
-def _root_of_two_over_pi(
-    above: list[tuple[sp.Expr, sp.Expr]], below: list[tuple[sp.Expr, sp.Expr]]
-) -> str:
-    """The root of 2 above and that of pi below, taken out of the factors of a fraction."""
-    two = (sp.Integer(2), sp.S.Half)
-    pi = next((y for y in below if str(y[0]) in ("pi", r"\pi") and y[1].q == 2), None)
-    if two not in above or pi is None:
-        return ""
-    above.remove(two)
-    below[below.index(pi)] = (pi[0], pi[1] - sp.S.Half)
-    below[:] = [y for y in below if y[1] != 0]
-    return r"\sqrt{\frac{2}{\pi}}"
-
-
 def _base_latex(name: str) -> str:
     """How a base is printed, in a cluster or not."""
     return _one_superscript(printed(name, x.BASE_LATEX, CLUSTER_LATEX))
@@ -420,6 +421,10 @@ def _braced(text: str) -> str:
 
 def _is_sum(base: sp.Expr) -> bool:
     return bool(base.is_Add or isinstance(base, OneMore))
+
+
+def _is_sine(factor: sp.Expr) -> bool:
+    return isinstance(factor, sp.sin | sp.cos)
 
 
 def _is_flat(total: sp.Expr) -> bool:

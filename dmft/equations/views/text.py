@@ -296,6 +296,20 @@ def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
 
 
+def root_of_two_over_pi(
+    above: list[tuple[sp.Expr, sp.Expr]], below: list[tuple[sp.Expr, sp.Expr]]
+) -> str:
+    """The root of 2 above and that of pi below, taken out of the factors of a fraction."""
+    two = (sp.Integer(2), sp.S.Half)
+    pi = next((y for y in below if str(y[0]) in ("pi", r"\pi") and y[1].q == 2), None)
+    if two not in above or pi is None:
+        return ""
+    above.remove(two)
+    below[below.index(pi)] = (pi[0], pi[1] - sp.S.Half)
+    below[:] = [y for y in below if y[1] != 0]
+    return r"\sqrt{\frac{2}{\pi}}"
+
+
 @lru_cache(maxsize=256)
 def comment_text(definition: Definition) -> tuple[str, ...]:
     """Lines of a definition for the comments of code, a line for each named term."""

@@ -9,7 +9,7 @@ softmax of two tokens, are one with the weight two.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -241,6 +241,20 @@ def token_outputs(
 def alignments_of(model: SequenceModel) -> tuple[sp.Symbol, ...]:
     """Symbols of the state."""
     return (*TokenLaw.of(model).semantic, *model.encoding.alignments)
+
+
+def in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Definitions of sequence models: what rates are computed from in one term where it is closed.
+
+    The length of m alone is left out: it is no equation.
+    """
+    return tuple(
+        replace(d, terms=(("value", sp.expand(d.expr)),))
+        if d.role == "intermediate" and not d.expr.has(TokenAverage) and d.expr.is_polynomial()
+        else d
+        for d in definitions
+        if d.target != x.overlap
+    )
 
 
 def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:

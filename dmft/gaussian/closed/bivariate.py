@@ -72,6 +72,16 @@ class BivariateNormalCDF(sp.Function):
         return rf"\Phi_{{2}}{power}\left({h}, {k}; {rho}\right)"
 
 
+class NormalCDF(sp.Function):
+    """Phi(h) = (1 + erf(h/sqrt(2)))/2, for print next to Phi_2."""
+
+    nargs = 1
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"\Phi{power}\left({printer._print(self.args[0])}\right)"
+
+
 class TwoSigns(sp.Function):
     """E[sign(h - U) sign(k - V)] of standard normal U, V with correlation rho.
 

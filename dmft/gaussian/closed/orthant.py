@@ -140,7 +140,7 @@ class FourSignsMoment(sp.Function):
 # Covariances of four fields; densities of two of them on the border of the positive orthant, and
 # the correlation of the others there; its probability, and the mean of the four signs.
 C, F, RHO = (sp.IndexedBase(name, real=True) for name in ("C", "F", r"\rho"))
-ORTHANT, SIGNS = sp.symbols("P_4 S_{1234}", real=True)
+ORTHANT = sp.Symbol("P_4", real=True)
 
 
 def orthant_moment(a: int, b: int) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
@@ -150,13 +150,10 @@ def orthant_moment(a: int, b: int) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
     Source      theory/one_pass A.3
     """
     q, s = sp.symbols("q s", integer=True, positive=True)
-    arc = sp.asin(C[q, s] / sp.sqrt(C[q, q] * C[s, s]))
-    arcs = sp.Sum(arc, (q, 1, 4), (s, 1, 4)) / sp.pi
     root = sp.sqrt(C[q, q] * C[s, s] - C[q, s] ** 2)
     across = C[a, q] * (C[b, s] - C[b, q] * C[q, s] / C[q, q]) * F[q, s]
     return C[a, b] * ORTHANT + sp.Sum(across, (q, 1, 4), (s, 1, 4)), {
-        ORTHANT: sp.Mul(sp.Rational(1, 16), SIGNS - 1 + arcs, evaluate=False),
-        F[q, s]: (1 + 2 * sp.asin(RHO[q, s]) / sp.pi) / (8 * sp.pi * root),
+        F[q, s]: (1 + 2 * sp.asin(RHO[q, s]) / sp.pi) / (8 * sp.pi * root)
     }
 
 

@@ -56,7 +56,9 @@ kappa_2, eps = x.numbers["second_moment_rate"], x.numbers["eps"]
 LEAST_SHARE = sp.Float(1e-9)
 
 
-def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> Factors:
+def factors_of(
+    model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr, averaged: bool = True
+) -> Factors:
     """Factors of an optimiser whose steps are scaled; `step` is its rate in the quadratic term."""
     scale = algorithm.scale  # type: ignore[attr-defined]
     check_spectrum(model, algorithm)
@@ -65,7 +67,7 @@ def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> F
         return _norm(model, algorithm, blocks, size)
     beta2 = getattr(algorithm, "beta2", None)
     if scale == "moment" and beta2 is None:
-        return _second_moments(model, algorithm, blocks, size)
+        return _second_moments(model, algorithm, blocks, size, averaged)
     if has_gaussian_error(model, algorithm):
         return _of_fixed_shape(model, algorithm, blocks, step / x.p)
     if beta2 is not None:
@@ -234,10 +236,12 @@ def _norm(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factor
     return Factors(moments, drift * gain, noise, moment_definitions, rates, gain)
 
 
-def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
+def _second_moments(
+    model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr, averaged: bool
+) -> Factors:
     """A second moment for each neuron and block."""
     j, l = x.j, x.l  # noqa: E741
-    moments = Moments(model, algorithm)
+    moments = Moments(model, algorithm, averaged)
     drift, share = plain_factors(model)
     found, parts = _second_moment_definitions(moments)
     spectrum = model.spectrum
