@@ -137,7 +137,7 @@ def test_printed_limit():
     assert r"C^{\ell}_{j l}(t, s) &= \alpha" not in wrong.latex()
     assert r"\sigma''(z) = \delta\left(z\right)" in text
     assert r"\eta" not in text
-    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") == 4
+    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") == 6
 
 
 def test_weights_of_the_extrapolation():

@@ -166,7 +166,13 @@ def test_descents_on_repeated_data_read_as_in_papers():
         r"$n = \alpha d$",
     )
     for text, lines in (
-        (descent, (r"M^{t + 1} &= M^{t} - \eta \alpha \langle g^{t}\,h^* \rangle,", "g^{t} &= f^{t} - y.")),
+        (
+            descent,
+            (
+                r"M^{t + 1} &= M^{t} - \eta \alpha \langle g^{t}\,h^* \rangle,",
+                "g^{t} &= f^{t} - y.",
+            ),
+        ),
         (document(flow), (r"\partial_t M^{t} &= - \alpha \langle g^{t}\,h^* \rangle,",)),
     ):
         assert all(y in text for y in (*common, *lines)), text

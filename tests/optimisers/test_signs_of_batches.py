@@ -96,7 +96,7 @@ def test_what_is_printed_and_what_is_refused() -> None:
     unit = dmft.Committee(ERF[0], 2)
     model = dmft.Model(unit, unit)
     equations = dmft.derive(model, dmft.SignSGD(0.5, 4))
-    assert "Σ_μ=1..4 [λ[i] ψ[j]][μ]" in str(equations)
+    assert "Σ_μ=1..4 [h*[r] ψ[j]][μ]" in str(equations)
     assert r"\sum_{\mu=1}^{4} \left[" in equations.latex()
     assert "of all samples" in str(equations)
     assert "of all samples" in equations.latex()

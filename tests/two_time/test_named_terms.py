@@ -96,7 +96,7 @@ def test_terms_are_listed_compared_and_shown():
     assert GLASS.indices.of("C_diagonal") == (t,)
     leaking = GLASS.with_term("C", "leak", -rate * C(t, s))
     assert leaking.parameters == (rate,)
-    assert r"- rate C{\left(t,s \right)} && \text{(leak)}" in leaking.latex()
+    assert r"- rate C\left(t,s\right) && \text{(leak)}" in leaking.latex()
     assert leaking.changes.added == {"C": {"leak": -rate * C(t, s)}}
     assert r"\text{(added: leak)}" in leaking.changes.latex()
     assert leaking.without("leak").fingerprint == GLASS.fingerprint != leaking.fingerprint

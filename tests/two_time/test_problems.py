@@ -200,7 +200,7 @@ def test_options_are_checked(options, reason):
 
 def test_equations_are_shown():
     text = dmft.literature.spherical_p_spin(3).latex()
-    assert r"\partial_{t} C{\left(t,s \right)}" in text
+    assert r"\partial_{t} C\left(t,s\right)" in text
     assert r"\int\limits_{0}^{s}" in text
     assert text.startswith(r"\begin{align}")
 
