@@ -271,10 +271,8 @@ class Network:
         function, value = self.held
 
         def gap(nu: float) -> float:
-            return (
-                float(np.mean(function(self.moved(self.x, h, k, nu, white), *self.sites[0])))
-                - value
-            )
+            moved = self.moved(self.x, h, k, nu, white)
+            return float(np.mean(self.over([function] * len(self.sites), moved))) - value
 
         low, high = self.last, self.last + 0.1
         f_low, f_high = gap(low), gap(high)

@@ -618,6 +618,23 @@ def test_a_constraint_is_a_mean_over_all_populations():
     assert r"0.3 \left\langle" in dmft.derive(network).latex()
 
 
+def test_a_constraint_with_site_parameters_of_several_populations():
+    """Sites x = h/nu, h = theta + noise of mean zero: E theta x = E theta^2/nu = 1."""
+    nu, law = sp.Symbol("nu", real=True), Discrete({0.5: 0.5, 1.5: 0.5})
+    network = dmft.RandomNetwork(
+        THETA - nu * X + H, X, H, std=[[0.5, 0.5], [0.5, 0.5]], fractions=[0.3, 0.7],
+        parameters={THETA: law}, multiplier=(nu, THETA * X, 1),
+    )  # fmt: skip
+    (point,) = dmft.fixed_points(network)
+    assert point.multiplier == pytest.approx(1.25, abs=1e-9)
+    start = Normal(1.0, 0.1)
+    run = dmft.solve(dmft.derive(network), start, 6.0, dt=0.2, paths=200, sweeps=2)
+    np.testing.assert_allclose(run.multiplier[-1], 1.25, atol=2e-3)
+    drawn = dmft.simulate(network, None, 200, 6.0, 4, start, dt=0.2)
+    error = 5 * drawn.stderr.mean[-1] + 0.01
+    assert (np.abs(drawn.mean.mean[-1] - 0.8) < error).all()
+
+
 @pytest.mark.parametrize("std", [1.0, 0.0])
 def test_replicators_without_self_limitation_do_not_rest(std):
     nu = sp.Symbol("nu", real=True)
