@@ -11,36 +11,27 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.compiled import njit
+from dmft.special.gram import inner
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.special.gram": "bd20aebaee2c",
+}
 
 Short = NDArray[np.float32]
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-# Paths in a block, and partial sums of a sum over paths.
-BLOCK, LANES = 512, 8
-# Smallest squared pivot of a factor, relative to the variance: below it the field has white noise.
-FLOOR = 1e-8
+# Paths in a block.
+BLOCK = 512
+# Smallest squared pivot of a factor, relative to the variance, and what is added to all of them:
+# small pivots that follow each other amplify rounding.
+FLOOR, RIDGE = 1e-8, 1e-12
 
 
 @njit(**OPTIONS)
-def product(x: Array, y: Array) -> float:
-    """Sum of x_i y_i in a fixed order."""
-    part = np.zeros(LANES)
-    whole = x.size - x.size % LANES
-    for i in range(0, whole, LANES):
-        for j in range(LANES):
-            part[j] += x[i + j] * y[i + j]
-    total = 0.0
-    for j in range(LANES):
-        total += part[j]
-    for i in range(whole, x.size):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(**OPTIONS)
-def correlate(rows: Array, k: int, out: Array) -> None:
-    """Write means of rows[k] rows[l] over paths, l = 0..k."""
-    for l in range(k + 1):  # noqa: E741
-        out[l] = product(rows[k], rows[l]) / rows.shape[1]
+def correlate(rows: Array, places: NDArray[np.int64], k: int, out: Array) -> None:
+    """Write means of rows[k] rows[place] over paths."""
+    for e in range(places.size):
+        out[e] = inner(rows[k], rows[places[e]]) / rows.shape[1]
 
 
 @njit(**OPTIONS)
@@ -63,54 +54,40 @@ def add_weighted(
 
 
 @njit(**OPTIONS)
-def add_rows(rows: Array, weight: Array, count: int, out: Array) -> None:
-    """Add the sum of weight[l] rows[l], l < count, to `out`, (paths,)."""
-    places = np.arange(count)
+def add_rows(rows: Array, places: NDArray[np.int64], weight: Array, out: Array) -> None:
+    """Add the sum of weight[e] rows[places[e]] to `out`, (paths,)."""
     for low in range(0, out.size, BLOCK):
         add_weighted(rows, places, weight, 0, low, out[low : low + BLOCK])
 
 
 @njit(**OPTIONS)
-def factor_row(root: Array, covariance: Array, k: int) -> None:
-    """Write row k of a lower triangular factor; `covariance` has the entries (k, 0..k)."""
-    rest = covariance[k]
+def factor_row(root: Array, covariance: Array, k: int) -> bool:
+    """Write row k of a lower triangular factor; `covariance` has the entries (k, 0..k).
+
+    Returns whether the pivot is above the floor: else the earlier columns give the row.
+    """
+    rest, floor = covariance[k], FLOOR * covariance[k]
     for l in range(k):  # noqa: E741
-        value = covariance[l] - product(root[l, :l], root[k, :l])
+        value = covariance[l] - inner(root[l, :l], root[k, :l])
         value = value / root[l, l] if root[l, l] > 0.0 else 0.0
         root[k, l] = value
         rest -= value * value
-    root[k, k] = np.sqrt(max(rest, FLOOR * covariance[k], 0.0))
+    root[k, k] = np.sqrt(max(rest, floor) + RIDGE * covariance[k])
+    return bool(rest > floor)
 
 
 @njit(**OPTIONS)
-def orthonormalise(rows: Array) -> None:
-    """Make rows orthonormal in the sample, mean of squares 1; what depends on others becomes 0.
+def orthonormalise(rows: Array, n: int) -> None:
+    """Make row n orthogonal to those before, mean of squares 1; what depends on them becomes 0.
 
-    Rows are random and far from dependent, but for the first few, so one pass is exact.
+    Those before are orthonormal or 0. Rows are random and far from dependent, but for the first
+    few, so one pass is exact.
     """
-    count, size = rows.shape
-    gram = np.zeros((count, count))
-    for i in range(count):
-        for j in range(i + 1):
-            gram[i, j] = product(rows[i], rows[j]) / size
-    for i in range(count):
-        own = gram[i, i]
-        for j in range(i):
-            for l in range(j):  # noqa: E741
-                gram[i, j] -= gram[i, l] * gram[j, l]
-            gram[i, j] = gram[i, j] / gram[j, j] if gram[j, j] > 0.0 else 0.0
-            gram[i, i] -= gram[i, j] * gram[i, j]
-        gram[i, i] = np.sqrt(gram[i, i]) if gram[i, i] > 1e-12 * own else 0.0
-    for low in range(0, size, BLOCK):
-        high = min(low + BLOCK, size)
-        for i in range(count):
-            for j in range(i):
-                w = gram[i, j]
-                for s in range(low, high):
-                    rows[i, s] -= w * rows[j, s]
-            scale = 1.0 / gram[i, i] if gram[i, i] > 0.0 else 0.0
-            for s in range(low, high):
-                rows[i, s] *= scale
+    places, means = np.arange(n + 1), np.empty(n + 1)
+    correlate(rows, places, n, means)
+    add_rows(rows, places[:n], -means[:n], rows[n])
+    square = inner(rows[n], rows[n]) / rows.shape[1]
+    rows[n] *= 1.0 / np.sqrt(square) if square > 1e-12 * means[n] else 0.0
 
 
 @njit(**OPTIONS)
@@ -123,11 +100,10 @@ def respond(
 
     `kicks` (blocks, slots, BLOCK) are d x_k / d h_m of the columns in use, moved to k + 1; `past`
     (blocks, slots, places, BLOCK) are phi'(x_l) d x_l / d h_m or sums of these. Those at `places`
-    have the weights `weight` in the field, which is empty without memory; of each column in
-    `slots` (columns,) the `first` are zero. At the place `here` that of l = k + 1 is written.
-    `new` is the slot of the column of step k. `by_state`, `by_field` (paths,) are derivatives of
-    the step, `slope` is phi' at k + 1. `out` (columns + 1,) becomes the means of phi'(x_{k+1})
-    d x_{k+1} / d h_m, m = k last.
+    have the weights `weight` in the field; of each column in `slots` (columns,) the `first` are
+    zero. At the place `here` that of l = k + 1 is written. `new` is the slot of the column of step
+    k. `by_state`, `by_field` (paths,) are derivatives of the step, `slope` is phi' at k + 1. `out`
+    (columns + 1,) becomes the means of phi'(x_{k+1}) d x_{k+1} / d h_m, m = k last.
     """
     total = by_state.size
     out[:] = 0.0
@@ -143,18 +119,10 @@ def respond(
                     kick[s] = by_field[low + s]
             else:
                 back[:] = 0.0
-                if weight.size > 0:
-                    add_weighted(past[block, slot], places, small, first[c], 0, back)
+                add_weighted(past[block, slot], places, small, first[c], 0, back)
                 for s in range(size):
                     kick[s] = by_state[low + s] * kick[s] + by_field[low + s] * back[s]
-            mean = 0.0
-            if weight.size > 0:
-                row = past[block, slot, here]
-                for s in range(size):
-                    row[s] = slope[low + s] * kick[s]
-            part = np.zeros(LANES)
+            row = past[block, slot, here]
             for s in range(size):
-                part[s % LANES] += slope[low + s] * kick[s]
-            for j in range(LANES):
-                mean += part[j]
-            out[c] += mean / total
+                row[s] = slope[low + s] * kick[s]
+            out[c] += inner(slope[low : low + size], kick[:size]) / total

@@ -2,7 +2,8 @@ r"""One causal sweep over sampled paths of the sites of a random network.
 
 At each step the correlations and responses of the outputs are means over the paths; row k of a
 triangular factor of the field's covariance, times innovations that are orthonormal in the sample,
-is the field's Gaussian part. There is no outer iteration.
+is the field's Gaussian part. There is no outer iteration. The factor has columns only for steps
+whose field does not follow from that of earlier ones: few where sites are smooth in time.
 
 Source      [eissfeller_opper_1992]
 """
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
-from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.network.kernels import (
     BLOCK,
@@ -32,6 +32,8 @@ from dmft.solvers.two_time.march import Stepper
 
 # Columns of the response that are all kept: the latest, and so many older ones.
 LATEST, OLDER = 64, 96
+# Steps whose responses without memory are one matrix product.
+STRIP = 32
 # States beyond this have diverged.
 LARGEST = 1e12
 # Steps of the secant iteration for a multiplier, and its accuracy.
@@ -91,15 +93,13 @@ def kept_columns(steps: int, proportional: bool) -> tuple[int, int, int, int]:
 class Columns:
     """Derivatives of the paths by fields at earlier steps: the columns that are kept.
 
-    All columns of recent steps, and of older ones every `stride`-th. `remembers` says whether
-    outputs return by a memory, and `proportional` whether by weights proportional to the responses.
-    The past up to step `edge` is then held as sums at the nodes, those of the outputs themselves in
-    `outputs`.
+    All columns of recent steps, and of older ones every `stride`-th. `proportional` says whether
+    outputs return by weights proportional to the responses. The past up to step `edge` is then held
+    as sums at the nodes, those of the outputs themselves in `outputs`.
     """
 
     paths: int
     steps: int
-    remembers: bool
     proportional: bool
     slots: list[int] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
@@ -110,8 +110,8 @@ class Columns:
         self.free = list(range(room))[::-1]
         blocks, rows = -(-self.paths // BLOCK), (room, self.ring + nodes)
         self.kicks = np.zeros((blocks, room, BLOCK), np.float32)
-        self.past = np.zeros((blocks, *(rows if self.remembers else (1, 1)), BLOCK), np.float32)
-        self.outputs = np.zeros((nodes if self.remembers else 0, self.paths))
+        self.past = np.zeros((blocks, *rows, BLOCK), np.float32)
+        self.outputs = np.zeros((nodes, self.paths))
 
     def add_memory(self, k: int, weight: Array, outputs: Array, total: Array) -> None:
         """Add the outputs before step k times their weights, (k,)."""
@@ -120,9 +120,9 @@ class Columns:
         while len(self.outputs) > 1 and self.edge + self.stride <= k - LATEST:
             self._fold(outputs)
         nodes = weight[: self.edge + 1 : self.stride].copy()
-        add_rows(self.outputs, nodes, nodes.size, total)
-        begin = self.edge + 1
-        add_rows(outputs[begin:], weight[begin:], max(k - begin, 0), total)
+        add_rows(self.outputs, np.arange(nodes.size), nodes, total)
+        late = np.arange(self.edge + 1, k)
+        add_rows(outputs, late, weight[late], total)
 
     def _fold(self, outputs: Array) -> None:
         """Add the steps up to the next node to the nodes on both sides; columns there are old."""
@@ -144,8 +144,7 @@ class Columns:
         places = np.concatenate([self.ring + nodes // self.stride, late % self.ring])
         # A column is zero up to its own step.
         first = np.where(begun > self.edge, nodes.size + begun - self.edge, begun // self.stride)
-        if self.remembers:
-            weight = weight[np.concatenate([nodes, late])]
+        weight = weight[np.concatenate([nodes, late])]
         here = (k + 1) % self.ring
         respond(self.kicks, self.past, slots, first, places, weight, *derivatives, here, new, out)
         self.slots.append(new)
@@ -190,6 +189,9 @@ class Repeated(Stepper):
 class Sweep(Repeated):
     """One sweep under way; `paths` are those of each population, `sites` its parameters (n, S)."""
 
+    # Whether all steps have a column in the factor.
+    EVERY = False
+
     def __init__(
         self,
         problem: SiteProblem,
@@ -208,33 +210,39 @@ class Sweep(Repeated):
         self.state_corr = np.zeros((count, size, size))
         self.mean, self.state_mean = np.zeros((count, size)), np.zeros((count, size))
         self.multiplier = np.zeros(size)
-        self.roots = np.zeros((count, size, size))
-        self.columns = [
-            Columns(paths, steps, call is not None, linear)
-            for call, linear in zip(problem.kernel, problem.proportional, strict=True)
-        ]
-        self.innovations, self.white = self._draw(start, generator)
+        # The factor of each population, and the steps of its columns.
+        self.roots, self.pivots = np.zeros((count, size, size)), list[int]()
+        # Responses: while there is a memory, else of all steps from derivatives of each.
+        remembers = any(call is not None for call in problem.kernel)
+        self.columns = [Columns(paths, steps, y) for y in problem.proportional if remembers]
+        self.moves = np.empty((count, 0 if remembers else 3, size, paths), np.float32)
+        # Orthonormal rows of each population: fixed ones, then innovations and white noise.
+        self.generator, self.innovations = generator, np.empty((count, 0), dtype=np.int64)
+        # Normal points (count, n, paths) for the first innovations; later ones are pseudo-random.
+        self.points = np.empty((count, 0, paths))
+        rows = [2 + len(sites[a]) + steps * (1 + problem.noisy[a]) for a in range(count)]
+        self.basis, self.held = [np.empty((n, paths)) for n in rows], [0] * count
+        for a, x in enumerate(start):
+            for row in (np.ones(paths), x, *sites[a]):
+                self._add(a, row)
         for a, x in enumerate(start):
             self.states[a, 0] = x
         self.slopes = np.array([self._outputs(a) for a in range(count)])
 
-    def _draw(
-        self, start: Sequence[Array], generator: np.random.Generator
-    ) -> tuple[list[Array], list[Array | None]]:
-        """Innovations and white noise, orthonormal to the start, the parameters and each other."""
-        fields, noise = [], []
-        for a, x in enumerate(start):
-            fixed = np.vstack([np.ones(self.paths), x, *self.sites[a]])
-            count = self.steps * (1 + self.problem.noisy[a])
-            rows = np.vstack([fixed, generator.standard_normal((count, self.paths))])
-            if self.paths > 2 * len(rows):
-                orthonormalise(rows)
-            drawn = rows[len(fixed) :]
-            fields.append(np.ascontiguousarray(drawn[: self.steps]))
-            noise.append(
-                np.ascontiguousarray(drawn[self.steps :]) if len(drawn) > self.steps else None
-            )
-        return fields, noise
+    def _add(self, a: int, row: Array) -> int:
+        """Place of a row among the orthonormal ones, or as it is where paths are too few."""
+        n = self.held[a]
+        self.basis[a][n], self.held[a] = row, n + 1
+        if self.paths > 2 * n:
+            orthonormalise(self.basis[a], n)
+        return n
+
+    def _innovation(self, a: int) -> int:
+        """Place of a new innovation."""
+        r, points = len(self.pivots) - 1, self.points[a]
+        return self._add(
+            a, points[r] if r < len(points) else self.generator.standard_normal(self.paths)
+        )
 
     def _outputs(self, a: int) -> Array:
         """Write outputs and their averages at the present step; return the slopes."""
@@ -242,22 +250,23 @@ class Sweep(Repeated):
         phi, slope = self.problem.output[a](self.states[a, k], self.sites[a])
         self.outputs[a, k] = phi
         self.mean[a, k], self.state_mean[a, k] = phi.mean(), self.states[a, k].mean()
-        correlate(self.outputs[a], k, self.corr[a, k])
-        self.corr[a, : k + 1, k] = self.corr[a, k, : k + 1]
-        if self.problem.same_output:
-            self.state_corr[a, k] = self.corr[a, k]
-        else:
-            correlate(self.states[a], k, self.state_corr[a, k])
-        self.state_corr[a, : k + 1, k] = self.state_corr[a, k, : k + 1]
+        if not all(self.problem.proportional):  # the memory needs all of them
+            correlate(self.outputs[a], np.arange(k + 1), k, self.corr[a, k])
         return np.ascontiguousarray(np.broadcast_to(slope, (self.paths,)), dtype=np.float64)
 
     def step(self) -> None:
         """Take one step of all populations."""
         k, p = self.done, self.problem
+        self._factor()
         loadings = [f(self.outputs[:, k], self.sites) for f in p.loadings]
         fields, weights = zip(
             *(self._field(a, loadings) for a in range(p.populations)), strict=True
         )
+        normal = self.generator.standard_normal
+        self.white = [
+            self.basis[a][self._add(a, normal(self.paths))] if noisy else None
+            for a, noisy in enumerate(p.noisy)
+        ]
         nu = self._multiplier(fields)
         found = [self._moved(a, fields[a], nu) for a in range(p.populations)]
         self.multiplier[k] = nu
@@ -271,34 +280,70 @@ class Sweep(Repeated):
             return
         for a, (_, by_state, by_field) in enumerate(found):
             self.slopes[a] = self._outputs(a)
-            columns, values = self.columns[a].move(
-                k, weights[a], by_state, by_field, self.slopes[a]
+            moved = by_state, by_field, self.slopes[a]
+            if not self.columns:
+                self.moves[a, :, k] = moved
+            else:
+                slots, values = self.columns[a].move(k, weights[a], *moved)
+                self.resp[a, k + 1, : k + 1] = between(np.array(slots), values, k + 1)
+        if self.finished:
+            self._finish(self.steps + 1)
+
+    def stop(self, status: Status) -> None:
+        """End here."""
+        super().stop(status)
+        self._finish(max(self.done, 1))
+
+    def _finish(self, size: int) -> None:
+        """Correlations at all times before `size`, and responses without memory."""
+        for a, (phi, x) in enumerate(zip(self.outputs, self.states, strict=True)):
+            self.corr[a, :size, :size] = phi[:size] @ phi[:size].T / self.paths
+            same = self.problem.same_output
+            self.state_corr[a, :size, :size] = (
+                self.corr[a, :size, :size] if same else x[:size] @ x[:size].T / self.paths
             )
-            self.resp[a, k + 1, : k + 1] = between(np.array(columns), values, k + 1)
+            if not self.columns:
+                self.resp[a, :size, :size] = responses(*self.moves[a, :, : size - 1])
+        self.moves = np.empty((0, 0, 0, 0), np.float32)
+
+    def _factor(self) -> None:
+        """Rows of the factors at the present step, with a column for what is new in a field."""
+        k, p = self.done, self.problem
+        at = np.array([*self.pivots, k])
+        corr = np.zeros((p.populations, at.size))
+        for a, phi in enumerate(self.outputs):
+            correlate(phi, at, k, corr[a])
+        new = self.EVERY
+        for a in range(p.populations):
+            row = np.asarray(p.covariance[a](corr, k * p.dt, at * p.dt))
+            row = np.broadcast_to(row, at.shape).astype(np.float64)
+            new |= factor_row(self.roots[a], row, at.size - 1) and p.coupled[a] != 0.0
+        if new:
+            self.pivots.append(k)
+            drawn = [[self._innovation(a)] for a in range(p.populations)]
+            self.innovations = np.hstack([self.innovations, drawn])
 
     def _field(self, a: int, loadings: Sequence[float]) -> tuple[Array, Array]:
         """Field of each path, and the weights of earlier outputs in it."""
         k, p = self.done, self.problem
-        s = np.arange(k + 1) * p.dt
         total = np.zeros(self.paths)
         total += p.field[a](k * p.dt, self.mean[:, k], loadings, self.sites[a])
+        r = len(self.pivots)
         if p.coupled[a]:
-            row = np.asarray(p.covariance[a](self.corr[:, k, : k + 1], k * p.dt, s))
-            factor_row(self.roots[a], np.broadcast_to(row, (k + 1,)).astype(np.float64), k)
-            add_rows(self.innovations[a], p.coupled[a] * self.roots[a, k], k + 1, total)
-        kernel = p.kernel[a]
-        if kernel is None:
-            return total, np.empty(0)
-        values = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
-        # One empty entry says that there is a memory, at the first step too.
-        weight = np.zeros(max(k, 1))
-        weight[:k] = values
+            # The row of a step without a column of its own stands below the last.
+            row = self.roots[a, r - (r > 0 and self.pivots[-1] == k), :r]
+            add_rows(self.basis[a], self.innovations[a], p.coupled[a] * row, total)
+        weight, kernel = np.zeros(max(k, 1)), p.kernel[a]
+        if not self.columns:
+            return total, weight
+        if kernel is not None:
+            s = np.arange(k) * p.dt
+            weight[:k] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s)
         self.columns[a].add_memory(k, weight, self.outputs[a], total)
         return total, weight
 
     def _moved(self, a: int, h: Array, nu: float) -> tuple[Array, Array, Array]:
-        k, noise = self.done, self.white[a]
-        xi = None if noise is None else noise[k]
+        k, xi = self.done, self.white[a]
         found = self.problem.step[a](
             self.states[a, k], h, xi, k * self.problem.dt, self.sites[a], nu
         )
@@ -338,6 +383,25 @@ def between(columns: NDArray[np.int64], values: Array, count: int) -> Array:
     return np.asarray(np.interp(np.arange(count), columns, values))
 
 
+def responses(by_state: Array, by_field: Array, slope: Array) -> Array:
+    """Means over paths of slope[k] by_state[k] .. by_state[m + 1] by_field[m], at (k + 1, m).
+
+    Derivatives by all earlier fields move through a strip of steps at once.
+    """
+    steps, paths = slope.shape
+    found, kicks = np.zeros((steps + 1, steps + 1)), by_field.copy()
+    with np.errstate(all="ignore"):
+        for low in range(0, steps, STRIP):
+            high = min(low + STRIP, steps)
+            gain = np.cumprod(by_state[low:high], axis=0)
+            found[low + 1 : high + 1, :low] = (gain * slope[low:high]) @ kicks[:low].T
+            kicks[:low] *= gain[-1]
+            for k in range(low, high):
+                kicks[low:k] *= by_state[k]
+                found[k + 1, low : k + 1] = kicks[low : k + 1] @ slope[k]
+    return found / paths
+
+
 # Size of a perturbation at which all of its past is scaled down.
 TOO_LARGE = 1e60
 
@@ -350,6 +414,8 @@ class Perturbed(Sweep):
     Outputs and perturbations of outputs alternate as rows of one process, so that one triangular
     factor for each receiving population holds the covariances within and between both fields.
     """
+
+    EVERY = True
 
     def __init__(
         self, problem: SiteProblem, steps: int, paths: int, start: Sequence[Array],
@@ -368,29 +434,26 @@ class Perturbed(Sweep):
         """Take one step of the sites and of the perturbations."""
         k, p, y, count = self.done, self.problem, self.y, len(self.y)
         self.rows[:, 2 * k], self.rows[:, 2 * k + 1] = self.outputs[:, k], self.slopes * y
-        self.fresh[:, 2 * k] = [rows[k] for rows in self.innovations]
+        super().step()
+        if self.status is not Status.OK:
+            return
+        self.fresh[:, 2 * k] = [self.basis[a][n] for a, n in enumerate(self.innovations[:, k])]
         s: Array = p.dt * np.arange(k + 1, dtype=np.float64)
         strength = [np.repeat(self._strength(a, k * p.dt, s), 2, axis=1) for a in range(count)]
         for row in (2 * k, 2 * k + 1):
             for b in range(count):
-                correlate(self.rows[b], row, self.table[b])
+                correlate(self.rows[b], np.arange(row + 1), row, self.table[b])
             for a in range(count):
                 table, root = (strength[a] * self.table[:, : 2 * k + 2]).sum(axis=0), self.joint[a]
                 factor_row(root, table, row)
-                # More rows than independent paths: the factor is no longer one of their covariance.
-                if not root[row] @ root[row] <= 1.01 * table[row]:
-                    raise BadParameter(
-                        f"{self.paths} paths are too few for {k + 1} steps of a perturbation: "
-                        "increase paths= or dt=, or decrease t_max="
-                    )
         zeta = np.zeros_like(y)
         for a, kernel in enumerate(p.kernel):
-            add_rows(self.fresh[a], p.coupled[a] * self.joint[a, 2 * k + 1], 2 * k + 2, zeta[a])
+            own = p.coupled[a] * self.joint[a, 2 * k + 1, : 2 * k + 2]
+            add_rows(self.fresh[a], np.arange(own.size), own, zeta[a])
             if kernel is not None and k:
                 weight = np.zeros(2 * k)
                 weight[1::2] = kernel(self.corr[:, k, :k], self.resp[:, k, :k], k * p.dt, s[:k])
-                add_rows(self.rows[a], weight, 2 * k, zeta[a])
-        super().step()
+                add_rows(self.rows[a], np.arange(2 * k), weight, zeta[a])
         by_state, by_field = self.derivatives
         self.y = by_state * y + by_field * zeta
         size = float(np.mean(self.y**2))

@@ -15,6 +15,7 @@ from dmft.arrays import Array, extrapolation, half_width
 from dmft.codegen.two_time.site import build_network, gaussian_sites
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 from dmft.laws import Law, Normal
 from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_of, valued
 from dmft.names import VERSION, Status
@@ -28,6 +29,8 @@ from dmft.solvers.two_time.march import Stepper, asked, march
 from dmft.validation import as_count, checked
 from dmft.workflow.solve import Solver
 
+# Innovations of a population that are Sobol points.
+POINTS = 64
 # Share of cases that an interval holds.
 COVERED = 0.95
 # Rounding of a closed recursion, relative to the largest value.
@@ -174,7 +177,7 @@ def run_sweeps(
     """Independent sweeps, each of them to its end."""
     paths, threads = options.paths, thread_count(options.threads)
     _, columns, *rows = kept_columns(steps, all(problem.proportional))
-    of_path = 5 * steps + columns * (sum(rows) if network.has_memory else 1) // 2
+    of_path = 5 * steps + (columns * sum(rows) if network.has_memory else 4 * steps) // 2
     held = network.populations * (paths * of_path + 6 * (steps + 1) ** 2)
     _check_memory(held * min(options.sweeps, threads), "fewer paths=, a larger dt=, or threads=1")
 
@@ -183,11 +186,21 @@ def run_sweeps(
         begun = [law.sample(generator, paths) for law in laws]
         sites = [sampled(network, generator, paths) for _ in laws]
         sweep = kind(problem, steps, paths, begun, sites, generator)
+        sweep.points = np.array([_normal_points(y, paths) for y in seed.spawn(len(laws))])
         _march(sweep, job)
+        # Of the paths, what the record keeps.
+        sweep.states = sweep.states[:1, :, : options.keep_paths].copy()
+        sweep.outputs, sweep.basis, sweep.columns = sweep.states, [], []
         return sweep
 
     seeds = np.random.SeedSequence(options.seed).spawn(options.sweeps)
     return run_tasks([partial(task, y) for y in seeds], job, threads, options.progress, "sweeps")
+
+
+def _normal_points(seed: np.random.SeedSequence, paths: int) -> Array:
+    """Scrambled Sobol points of the first innovations; a power of two of them is balanced."""
+    count = 2 ** (paths - 1).bit_length()
+    return to_normal(scrambled_sobol(POINTS, count, seed)[:, :paths])
 
 
 def _check_memory(numbers: int, instead: str) -> None:
