@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import sympy as sp
@@ -25,7 +26,12 @@ WIDENED = 1.3
 
 def quiet(fields: Sequence[sp.Symbol], expr: sp.Expr) -> Callable[..., Array]:
     """An expression as a function of arrays, without warnings, of the shape of its arguments."""
-    function = array_function(list(fields), expr)
+    return _quiet(tuple(fields), expr)
+
+
+@lru_cache(maxsize=256)
+def _quiet(fields: tuple[sp.Symbol, ...], expr: sp.Expr) -> Callable[..., Array]:
+    function = array_function(fields, expr)
 
     def evaluate(*at: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -8,7 +8,7 @@ Source      theory/static_limits (1), (2), 2.4, (11)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import permutations, product
@@ -108,11 +108,7 @@ class Several:
 
     def label(self, fields: Array) -> Array:
         """Labels (n,) without noise and flips at fields (k, n)."""
-        return self._label(*fields)
-
-    @cached_property
-    def _label(self) -> Callable[..., Array]:
-        return quiet(self.fields, self.inner)
+        return quiet(self.fields, self.inner)(*fields)
 
     @cached_property
     def atoms(self) -> Array:
