@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmft.analysis.boundaries.brackets import bracketed_roots
+from dmft.analysis.boundaries.brackets import bracketed_roots, newton
 from dmft.errors import BadParameter
 
 
@@ -40,3 +40,15 @@ def test_no_bracket_is_refused():
         bracketed_roots(lambda x: x, [-1.0, 1.0], [1.0, 2.0])
     with pytest.raises(BadParameter, match="no sign change"):
         bracketed_roots(lambda x: x * np.nan, [-1.0], [1.0])
+
+
+def test_steps_of_newton_are_no_longer_than_its_reach():
+    places = []
+
+    def gap(y):
+        places.append(y[0])
+        return y - 0.9
+
+    found = newton(gap, lambda y: np.eye(1), np.zeros(1), tolerance=1e-12, max_steps=20, reach=0.25)
+    assert found.y[0] == pytest.approx(0.9, abs=1e-12)
+    assert np.abs(np.diff(places)).max() <= 0.25 * (1 + 1e-12)

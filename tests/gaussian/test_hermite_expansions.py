@@ -97,6 +97,15 @@ def test_tanh_against_its_pole_expansion():
     assert float(value[1]) == pytest.approx(float(truth), abs=1e-15)
 
 
+def test_a_half_line_on_the_left_is_integrated_as_far_as_on_the_right():
+    value = dmft.hermite_expansion(sp.Heaviside(-x) * sp.exp(-3 * x) / (2 - sp.sin(x)), x, 0)
+
+    def on_the_right(u):
+        return mpmath.npdf(u) * mpmath.exp(3 * u) / (2 + mpmath.sin(u))
+
+    assert float(value[0]) == pytest.approx(float(mpmath.quad(on_the_right, range(17))), rel=1e-14)
+
+
 def _mills(b):
     return b * mpmath.exp(b**2 / 2) * mpmath.erfc(b / mpmath.sqrt(2))
 

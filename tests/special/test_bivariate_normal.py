@@ -38,6 +38,14 @@ def test_against_conditioning(rho):
         assert OWEN(h, k, rho) == pytest.approx(truth, abs=1e-15 + 2e-16 / np.sqrt(1 - rho**2))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_correlations_that_rounding_puts_beyond_one(sign):
+    for h, k in [(0.3, 1.2), (-0.4, 0.1)]:
+        low, high = (mp.ncdf(min(h, k)), 0) if sign > 0 else (mp.ncdf(h), mp.ncdf(-k))
+        truth = float(max(low - high, 0))
+        assert OWEN(h, k, sign * (1 + 2.0**-52)) == pytest.approx(truth, abs=1e-15)
+
+
 def signs_by_conditioning(h, k, rho):
     """E[sign(h - U) E[sign(k - V) | U]], the half lines folded onto each other at h."""
     with mp.workdps(40):
