@@ -141,9 +141,8 @@ def _committee(
     )
     floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
     name = "The excess risk" if floor else "The population risk"
-    name = (
-        name if getattr(algorithm, "loss", None) in (None, "squared") else "Half the squared error"
-    )
+    if getattr(algorithm, "loss", None) not in (None, "squared"):
+        name = "Half the excess squared error" if floor else "Half the squared error"
     risk = (
         rf"{name} is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
         rf"{floor}$, where the average is over new examples."
@@ -311,7 +310,7 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
             return rf"The weights follow the gradient flow {on} of $n = \alpha d$ samples{numbers}."
         samples = BATCHES.get(algorithm.batch, BATCHES[None].replace("same", "parts of the same"))
         name = "Gradient" if algorithm.batch else "Full-batch gradient"
-        return f"{name} descent {on} uses {samples}{numbers}."
+        return f"{name} descent {on}, summed over samples, uses {samples}{numbers}."
     name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
     # The update of an `UpdateField` is printed with its equations.
     on = (
@@ -347,9 +346,8 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
 
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
     shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]
-    return " ".join(["the", *([name] if name else []), "loss", " and ".join(shown)]) + (
-        " otherwise" if len(cases) > 1 else ""
-    )
+    words, formula = " ".join(["the", *([name] if name else []), "loss"]), " and ".join(shown)
+    return f"{words}, {formula} otherwise," if len(cases) > 1 else f"{words} {formula}"
 
 
 def _clock(equations: Any, notation: Notation) -> str:

@@ -248,7 +248,9 @@ def document(
         parts.append(text)
     if cite:
         cited = ", ".join(rf"\cite{{{key}}}" for key in keys)
-        parts += [rf"\section*{{Sources}} Equations and averages of this kind: {cited}."]
+        parts += [
+            rf"\section*{{Sources}} Equations and averages of this kind are derived in {cited}."
+        ]
         parts += [r"\bibliographystyle{unsrt}", rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"

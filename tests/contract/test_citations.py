@@ -16,6 +16,7 @@ FOLDERS = ("dmft", "docs", "derivations", "examples", "tests")
 SUFFIXES = {".py", ".md", ".json", ".js", ".toml"}
 # Written when the site is built, from the scripts on the right.
 GENERATED = {"gallery": "examples", "derivations": "derivations"}
+MODULES = {"rules.md", "laws.md", "literature.md"}  # of the API
 WRITTEN = {"_build", "generated", "__pycache__", "mathjax"}
 
 LABEL = re.compile(r"^\(([a-z_]+)-(eq-)?([\w.]+)\)=\n(.*)$", re.M)
@@ -52,6 +53,8 @@ def is_page(name, path):
         return True
     *_, room, page = ("", "", *Path(name).parts)
     if page == "command_line.md" or ("generated/" in name and page == "index.md"):
+        return True
+    if page in MODULES:
         return True
     return room in GENERATED and (ROOT / GENERATED[room] / page).with_suffix(".py").exists()
 

@@ -68,6 +68,7 @@ def test_the_equations_say_which_samples_move_the_readout():
         ETA, ALPHA, batch="bernoulli", batch_fraction=0.5, readout_rate=RATE
     )
     plain, both = (dmft.derive(dmft.Model(line, line), a).latex() for a in (algorithm, trained))
-    own = r"(\ell' \sigma) &= \frac{\chi"
+    own = r"(\ell' \sigma)^{t} &= \frac{\chi^{t}"
     assert own in both
     assert own not in plain
+    assert r"f^{t} &= \sigma(h^{t}) a^{t}" in both

@@ -390,8 +390,8 @@ def test_print_says_what_is_of_order_one_over_d():
         model, algorithm = declared("erf", "squared", repeat, rate=0.5, batch=2)
         eqs = dmft.derive(model, algorithm, dim=80, fluctuations=True)
         shown[repeat] = str(eqs)
-        assert "w_{j} &=" in eqs.latex()
-    assert "Cov[(δQ, δM, δa)]" in shown["twice"]
+        assert r"\delta a_{j} &=" in eqs.latex()
+    assert "Cov[(δ Q, δ M, δ a)]" in shown["twice"]
     assert "displaced s times as much" in shown["lookahead"]
     assert "terms of repeated steps at order 1/d are left out" in shown["twice"]
 

@@ -102,7 +102,7 @@ def test_equations_print_the_terms_of_the_declared_case():
     two = dmft.RandomNetwork(
         -X + H, X, H, output=[sp.tanh(X), X], std=[[1, 0.5], [0.5, 1]], fractions=[0.8, 0.2]
     )
-    assert r"$\phi_1(x) = \tanh{\left(x \right)}$" in dmft.derive(two).latex()
+    assert r"$\phi_1(x) = \tanh\left(x\right)$" in dmft.derive(two).latex()
     assert "white noise" not in plain.latex()
 
 

@@ -134,7 +134,7 @@ def test_refusals():
         dmft.landscape(squares(encoding=None), w=0.5, c=1.0)
     with pytest.raises(BadParameter, match="leave it out"):
         dmft.landscape(squares(), gram=np.eye(2), w=0.5, c=1.0)
-    with pytest.raises(BadParameter, match="c has no value"):
+    with pytest.raises(BadParameter, match="no value for c"):
         dmft.landscape(squares(), w=0.5)
     with pytest.raises(BadParameter, match="unknown parameter"):
         dmft.landscape(squares(), w=0.5, c=1.0, b=2.0)

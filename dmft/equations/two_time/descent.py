@@ -52,6 +52,7 @@ from dmft.equations.two_time.descent_process import (
     output,
     process_definitions,
     q,
+    readout,
     s,
     sample_definitions,
     t,
@@ -408,11 +409,14 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         subject = Subject(self.model, live([*block_definitions(False), risk]), self.algorithm)
         names = {x.u: x.l, x.v: m, x.s: q}  # u and s are times
         shown = printed_definitions(declared_definitions(subject, False)[0])
+        if self.algorithm.readout_rate != 0:
+            indices = {a.indices for d in shown for a in d.expr.atoms(sp.Indexed) if a.base == x.a}
+            names |= {x.a[i]: readout[(t, *i)].xreplace(names) for i in indices}
         shown = tuple(mapped(d, lambda e: e.xreplace(names)) for d in shown)
         rows = [y for d in shown if d.role != "block" for y in definition_latex(d, self._printer)]
         law = (
             r"A new example has centred Gaussian fields with the covariances $Q(t, t)$, $M^t$ and "
-            "$P$ of $(h, h^*)$, and the risk is"
+            "$P$ of $(h, h^*)$, and the risk at time $t$ is"
         )
         return [law, align(rows), *kernels_latex(lowered(shown), self._printer, KERNEL_OPERATIONS)]
 
@@ -465,7 +469,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         True
         """
         shown = (*self.sample, curvature(self.sample)) if self.is_flow else self.sample
-        declared = (y for d in shown for y in self._as_declared(at_time(d)))
+        trained = self.algorithm.readout_rate != 0
+        declared = (y for d in shown for y in self._as_declared(at_time(d, trained)))
         sample = [line for d in declared for line in self._lines(d)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)

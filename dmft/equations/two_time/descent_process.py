@@ -324,10 +324,10 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
     return tuple(result)
 
 
-def at_time(definition: Definition) -> Definition:
-    """What a sample computes, in print: with the time of all that changes."""
+def at_time(definition: Definition, trained: bool) -> Definition:
+    """What a sample computes, in print: with the time of all that changes, also `trained` a."""
     letters = {y: sp.Symbol(f"{SYMBOLS_LATEX[y]}^{{t}}", real=True) for y in (output, loss, chosen)}
-    arrays = {x.h: field_at, g: g_at, H: H_at, pull: pull_at}
+    arrays = {x.h: field_at, g: g_at, H: H_at, pull: pull_at} | ({x.a: readout} if trained else {})
 
     def at(expr: sp.Expr) -> sp.Expr:
         known = [e for e in expr.atoms(sp.Indexed) if e.base in arrays]

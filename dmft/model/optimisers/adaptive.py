@@ -259,9 +259,10 @@ class Adam(Adaptive):
     @property
     def direction(self) -> str:
         """What each coordinate of a step is, in a document."""
-        words = "the gradient divided by the root of its average square"
-        is_limit = self.second_moment_rate is None and getattr(self, "beta2", None) is None
-        return words + r", in the limit $1/d \ll 1 - \beta_2 \ll 1$" * is_limit
+        words = "the gradient divided by the root of a running average of its square"
+        if self.second_moment_rate is None and getattr(self, "beta2", None) is None:
+            words += r", whose decay rate $\beta_2$ satisfies $1/d \ll 1 - \beta_2 \ll 1$"
+        return words
 
 
 @checked

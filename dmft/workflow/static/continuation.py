@@ -167,9 +167,13 @@ class Line:
         return np.array(at)[order], tuple(found[order])
 
     def _is_near(self, known: Fixed, start: Array) -> bool:
-        """Whether a start leads to a fixed point of the other line."""
-        q = self._of_trace(start, float(np.trace(known.overlap)))
-        return bool(np.abs(q - known.overlap).max() < SAME)
+        """Whether a start leads to a fixed point of the other line.
+
+        Near no overlap, and near exact recovery, all overlaps of one trace are close.
+        """
+        q, at = self._of_trace(start, float(np.trace(known.overlap))), known.overlap
+        scale = min(float(np.abs(at).max()), float(np.trace(np.eye(len(at)) - at)) / len(at))
+        return bool(np.abs(q - at).max() < SAME * scale)
 
     @property
     def ripple(self) -> float:
