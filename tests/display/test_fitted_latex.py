@@ -632,7 +632,7 @@ def test_losses_and_rules_are_declared_in_words(tmp_path):
 
     half = r"\left|{f - y}\right|"
     assert (
-        "on the Huber loss " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
+        "on the Huber loss, " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
         in (text(dmft.SGD(0.1, loss="huber")))
     )
     assert r"on the hinge loss $\max\left(0, 1 - y f\right)$ uses" in text(
