@@ -206,8 +206,10 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
     functions = _joined([f"${line}$" for line in functions_of(model, printer)])
     law = rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
-        names = [rf"overlaps $\mu_c$ of their means with the rows of ${W_star}$"]
-        names += [r"variances $s_c$"] * bool((model.clusters.scales != 1).any())
+        mean = rf"\mu_c\, {W_star}" if W_star[0].islower() else rf"{{{W_star}}}^\top \mu_c"
+        scale = "s_c " if (model.clusters.scales != 1).any() else ""
+        names = [rf"means ${mean} / \sqrt{{{d}}}$"]
+        names += [rf"covariances ${scale}I_{{{d}}}$"] * (model.clusters.fractions is None)
         names += [f"labels ${y}_c$"] * (model.clusters.labels is not None)
         given = _joined([f"${line}$" for line in inputs_latex(model.clusters)])
         law = (
@@ -324,7 +326,7 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
     if direction:
         rate, width = (printer.letter(name) for name in ("learning_rate", "p"))
         root = r"\sqrt{d}" if are_single(equations.model, algorithm) else rf"({width}\sqrt{{d}})"
-        words += f". In every coordinate a step is ${rate}/{root}$ times {direction}"
+        words += f". In every coordinate a step is $-{rate}/{root}$ times {direction}"
     if algorithm.on_sphere:
         words += ", after which the weights are rescaled to their initial length"
     if algorithm.repeat is not None:

@@ -6,7 +6,7 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, live, mapped
 from dmft.equations.symbols import ONLY
@@ -283,9 +284,9 @@ def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
     rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
     lines = []
     for number, (weight, mean, scale) in enumerate(rows, start=1):
-        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = ({_listed(mean)})"
+        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = {_listed(mean)}"
         if inputs.fractions is not None:
-            text += rf",\ c_{{{number} e}} = ({_listed(scale)})"
+            text += rf",\ c_{{{number} e}} = {_listed(scale)}"
         elif np.any(inputs.scales != 1):
             text += rf",\ s_{number} = {scale:g}"
         if inputs.labels is not None:
@@ -293,9 +294,10 @@ def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
             text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
         lines.append(text)
     if inputs.fractions is not None:
-        lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")
+        lines.append(rf"\phi_e = {_listed(inputs.fractions)}")
     return lines
 
 
-def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{y:g}" for y in values)
+def _listed(values: Array) -> str:
+    text = ", ".join(f"{y:g}" for y in values)
+    return f"({text})" if len(values) > 1 else text

@@ -426,12 +426,15 @@ def law_latex(
     if any(d.expr.has(MeanSlope) for d in definitions):
         whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
         lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
-    whose = ""
+    whose, centred = "", "centred " * any(r"^{[c]} =" in y for y in lines)
     if any(d.expr.has(OverSamples) for d in definitions):
         whose = r" of all samples $\mu$ of a batch, which are independent"
     if any(d.expr.has(x.xi) for d in definitions):
         whose += rf" and the noise ${printer.letter('noise')} \sim \mathcal{{N}}(0, 1)$"
-    return [rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},", align(lines)]
+    return [
+        rf"Averages $\langle \cdot \rangle$ are over the {centred}local fields{whose},",
+        align(lines),
+    ]
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
