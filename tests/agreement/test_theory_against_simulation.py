@@ -128,7 +128,7 @@ def test_gap_shrinks_like_the_root_of_the_dimension(case, record_property):
     means, singles = np.transpose([gaps(case, dim, "overlaps") for dim in dims])
     slope = np.polyfit(np.log(dims), np.log(singles), 1)[0]
     mean_slope = np.polyfit(np.log(dims), np.log(means), 1)[0]
-    record_property("slopes", (slope, mean_slope))
+    record_property("slopes", (float(slope), float(mean_slope)))
     print(
         f"{case}: single runs {singles}, slope {slope:.3f}; means {means}, slope {mean_slope:.3f}"
     )
