@@ -221,7 +221,9 @@ class Channel:
         rough, count = self._by_rule(branch, given, 2, SMOOTH // 2)[0], 2
         todo = np.flatnonzero(found[0] > FAINT)
         # Saturating and steep labels: more panels where fewer nodes have another result.
-        while (todo := todo[np.abs(found[0] - rough)[todo] > AGREES]).size and count < MOST_PANELS:
+        while (
+            todo := todo[np.abs(found[0, todo] - rough[todo]) > AGREES]
+        ).size and count < MOST_PANELS:
             rough, count = found[0].copy(), 2 * count
             found[:, todo] = self._by_rule(branch, given[:, todo], count, SMOOTH)
         for part, values in zip(parts, found, strict=True):
