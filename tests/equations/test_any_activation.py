@@ -212,7 +212,7 @@ def test_claimed_errors():
     assert 0.0 < lower(half).error < 1e-10
 
 
-def test_latex_says_that_a_table_is_approximate():
+def test_latex_says_which_averages_have_no_closed_form():
     text = dmft.derive(committee(TANH, TANH), dmft.GradientFlow()).latex()
     assert "averages have no elementary closed form" in " ".join(text.split())
     assert r"\langle \sigma'(z_{1})\,\sigma'(z_{2}) \rangle" in text

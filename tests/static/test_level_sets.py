@@ -1,7 +1,5 @@
 """Channels of two and three fields and their thresholds against sums that use no library code."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import sympy as sp
@@ -324,13 +322,3 @@ def test_line_that_falls_towards_exact_recovery():
     assert wanted > 2.04
     assert abs(top.alpha - wanted) < top.error + 0.02
     assert top.error < 0.06
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("expr", [sp.sign(z1) + sp.sign(z2), z1**2 + z1 * z2])
-def test_points_taken_from_the_line_upwards_are_those_of_a_line_of_its_own(expr):
-    lines = Lines(several_of(Label(expr, (z1, z2), sp.S.Zero, sp.S.Zero, drawn=False)), 0.5)
-    shared, own = replace(lines.up, upwards=False, other=lines.up), replace(lines.up, upwards=False)
-    for one, two in zip(shared.fixed[1], own.fixed[1], strict=True):
-        assert np.abs(one.overlap - two.overlap).max() < 2e-3
-        assert one.log_alpha == pytest.approx(two.log_alpha, abs=1e-3)

@@ -330,7 +330,7 @@ class Sweep(Repeated):
         total += p.field[a](k * p.dt, self.mean[:, k], loadings, self.sites[a])
         r = len(self.pivots)
         if p.coupled[a]:
-            # The row of a step without a column of its own stands below the last.
+            # A step without a column of its own has its row after those of all columns.
             row = self.roots[a, r - (r > 0 and self.pivots[-1] == k), :r]
             add_rows(self.basis[a], self.innovations[a], p.coupled[a] * row, total)
         weight, kernel = np.zeros(max(k, 1)), p.kernel[a]

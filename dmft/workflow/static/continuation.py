@@ -92,7 +92,6 @@ class Line:
     channel: Several
     upwards: bool
     turn: Extreme | None = None  # where other directions leave the line of the first ones
-    other: Line | None = None  # the line upwards, whose points are taken where they are the same
 
     @cached_property
     def logits(self) -> Array:
@@ -118,20 +117,15 @@ class Line:
                 self.channel.symmetrised(self.channel.average(q, points).information, symmetric)
             )
 
-        q = self._of_trace(start, trace)
+        q = start * (trace / np.trace(start))
+        if np.linalg.eigvalsh(q)[-1] >= 1.0:  # the way from the start to I
+            part = (k - trace) / (k - np.trace(start))
+            q = np.eye(k) - part * (np.eye(k) - start)
         if not self.is_scalar:
             q = iterated(advance, q, SETTLED, False, MOST_STEPS)
         found = self.channel.average(q, points)
         m = self.channel.symmetrised(found.information, symmetric)
         return Fixed(_amount(m, trace), q, found)
-
-    def _of_trace(self, start: Array, trace: float) -> Array:
-        """An overlap of a given trace: a multiple of another one, or on the way from it to I."""
-        k = self.channel.width
-        q = start * (trace / np.trace(start))
-        if np.linalg.eigvalsh(q)[-1] < 1.0:
-            return q
-        return np.eye(k) - (k - trace) / (k - np.trace(start)) * (np.eye(k) - start)
 
     @cached_property
     def is_scalar(self) -> bool:
@@ -149,11 +143,7 @@ class Line:
         at, found = [], []
         q = np.eye(k)
         for logit in logits:
-            known = dict(zip(*self.other.fixed, strict=True)).get(logit) if self.other else None
-            if known is not None and self._is_near(known, q):
-                fixed = known
-            else:
-                fixed = self.at(float(logit), q, FEW[k])
+            fixed = self.at(float(logit), q, FEW[k])
             rest = np.linalg.eigvalsh(np.eye(k) - fixed.overlap)
             if not (np.isfinite(fixed.log_alpha) and rest[0] > EXACT * rest.mean()):
                 break
@@ -165,15 +155,6 @@ class Line:
             q = (1 - part) * fixed.overlap + part * np.trace(fixed.overlap) / k * np.eye(k)
         order = slice(None, None, 1 if self.upwards else -1)
         return np.array(at)[order], tuple(found[order])
-
-    def _is_near(self, known: Fixed, start: Array) -> bool:
-        """Whether a start leads to a fixed point of the other line.
-
-        Near no overlap, and near exact recovery, all overlaps of one trace are close.
-        """
-        q, at = self._of_trace(start, float(np.trace(known.overlap))), known.overlap
-        scale = min(float(np.abs(at).max()), float(np.trace(np.eye(len(at)) - at)) / len(at))
-        return bool(np.abs(q - at).max() < SAME * scale)
 
     @property
     def ripple(self) -> float:
@@ -296,7 +277,7 @@ class Lines:
         """From t = 1: the same where both agree everywhere."""
         if self.up.is_scalar:
             return self.up
-        found = replace(self.up, upwards=False, other=self.up)
+        found = replace(self.up, upwards=False)
         if not (self.up.is_complete and found.is_complete):
             return found
         pairs = zip(self.up.fixed[1], found.fixed[1], strict=True)
