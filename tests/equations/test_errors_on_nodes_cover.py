@@ -125,6 +125,26 @@ def test_infinite_averages_are_refused_and_heavy_ones_claim_their_tails():
         fast.evaluate(dmft.Overlaps([[0.1]], [[0.0]], [[1.0]]))
 
 
+def test_averages_that_vanish_by_symmetry_are_not_taken_for_infinite_ones():
+    """Units along axes of a product: some averages are zero, and their sums far out rounding."""
+    u, v = sp.symbols("u v", real=True)
+    silu = dmft.Committee(z / (1 + sp.exp(-z)), 3, [-0.375, -0.75, 1.625])
+    model = dmft.Model(silu, dmft.MultiIndex(sp.tanh(u) * v, [u, v]))
+    rows = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    start = dmft.Overlaps(rows @ rows.T, rows, np.eye(2))
+    found = dmft.derive(model, dmft.GradientFlow()).evaluate(start)["M"]
+    # psi on a grid of both fields, which are independent
+    x = np.linspace(-9.0, 9.0, 721)
+    h, weight = (
+        rows @ np.stack(np.meshgrid(x, x)).reshape(2, -1),
+        np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
+    )
+    weight = np.outer(weight, weight).ravel() * (x[1] - x[0]) ** 2
+    s, a = 1 / (1 + np.exp(-h)), np.array([-0.375, -0.75, 1.625])
+    psi = a[:, None] * (s + h * s * (1 - s)) * (np.tanh(h[0]) * h[1] - a @ (h * s) / 3)
+    assert np.allclose(found, (psi * weight) @ h[:2].T, atol=1e-9)
+
+
 def test_runs_end_where_an_average_becomes_infinite():
     f, y = sp.symbols("f y", real=True)
     line = dmft.Committee(z, 1)

@@ -149,3 +149,26 @@ def test_ratio_over_the_root_of_a_pair():
             lambda e: isinstance(e, CorrelationRoot), lambda e: e.formula()
         )
         assert sp.simplify(derivative - elementary) == 0
+
+
+def test_hats_that_learn_cosines_have_the_rates_of_their_definition():
+    """Slopes of hats jump at -1, 0 and 1, and averages with cosines are exponentials there."""
+    z = sp.Symbol("z", real=True)
+    model = dmft.Model(dmft.Committee(sp.Max(0, 1 - sp.Abs(z)), 1), dmft.Committee(sp.cos(z), 1))
+    found = dmft.derive(model, dmft.GradientFlow()).evaluate(
+        dmft.Overlaps([[0.8]], [[0.3]], [[1.0]])
+    )
+    # h between the kinks by Gauss-Legendre, E[cos h* | h] and E[h* cos h* | h] in closed form
+    x, w = np.polynomial.legendre.leggauss(60)
+    h = np.concatenate([(x - 1) / 2, (x + 1) / 2])
+    weight = np.tile(w / 2, 2) * np.exp(-(h**2) / 1.6) / np.sqrt(1.6 * np.pi)
+    mean, variance = 0.3 / 0.8 * h, 1.0 - 0.09 / 0.8
+    label = np.cos(mean) * np.exp(-variance / 2)
+    along = (mean * np.cos(mean) - variance * np.sin(mean)) * np.exp(-variance / 2)
+    slope, output = -np.sign(h), 1 - np.abs(h)
+    assert found["M"].item() == pytest.approx(
+        np.sum(weight * slope * (along - output * mean)), abs=1e-9
+    )
+    assert found["Q"].item() == pytest.approx(
+        2 * np.sum(weight * slope * h * (label - output)), abs=1e-9
+    )

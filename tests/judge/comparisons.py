@@ -36,8 +36,14 @@ FEW = {
     "sobol": {"nodes": 16, "replicas": 4},
     "gauss-hermite": {"nodes": 7},
     "lattice": {"nodes": 5},
+    "mixture": {"nodes": 5},
 }
-MORE = {"sobol": {"nodes": 128}, "gauss-hermite": {"nodes": 9}, "lattice": {"nodes": 8}}
+MORE = {
+    "sobol": {"nodes": 128},
+    "gauss-hermite": {"nodes": 9},
+    "lattice": {"nodes": 8},
+    "mixture": {"nodes": 7},
+}
 # Runs: input dimension, time, runs of the library and of NumPy.
 DIM, TIME, RUNS, WALKS = 60, 0.6, 48, 192
 TIME_OF_POLYNOMIALS = 0.15

@@ -589,3 +589,36 @@ def test_linear_students_on_the_sphere_keep_their_length(constraint):
     free = 2 * np.sum(mean * psi * u) + gamma * np.sum(mean * psi**2)
     assert rates["M"].item() == pytest.approx(np.sum(mean * psi * target) - m * free / 2, abs=1e-12)
     assert rates["Q"].item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "teacher", [dmft.MultiIndex(sp.Heaviside(z), [z]), dmft.Committee(sp.Heaviside(z), 1)]
+)
+def test_losses_of_labels_zero_and_one_are_those_of_two_signs(teacher):
+    """The loss of labels 0 and 1, log(1 + e^f) - y f, has psi = y - 1/(1 + e^-f)."""
+    start = dmft.Overlaps([[1.4]], [[0.3]], [[1.2]])
+    equations = dmft.derive(
+        dmft.Model(LINE, teacher), dmft.SGD(0.1, loss=sp.log(1 + sp.exp(f)) - y * f)
+    )
+    x, weight = np.polynomial.legendre.leggauss(80)
+    u, w_u = np.concatenate([4.5 * (x - 1), 4.5 * (x + 1)]), 4.5 * np.tile(weight, 2)
+    v, w_v = np.polynomial.hermite_e.hermegauss(80)
+    w = (w_u * norm.pdf(u))[:, None] * w_v / np.sqrt(2 * np.pi)
+    star, h = np.sqrt(1.2) * u[:, None], 0.3 / np.sqrt(1.2) * u[:, None] + np.sqrt(1.325) * v
+    psi = (star > 0) - expit(h)
+    true = {"M": np.sum(w * psi * star), "Q": np.sum(w * psi * (2 * h + 0.1 * psi))}
+    found, claim = equations.evaluate(start), equations.evaluate_error(start)
+    for name, value in true.items():
+        assert found[name].item() == pytest.approx(value, abs=1e-10)
+        assert claim[name].item() < 1e-10
+
+
+def test_hinge_loss_of_labels_zero_and_one_is_half_that_of_signs():
+    """A label 0 has no gradient, and by symmetry those of +1 and -1 are equal."""
+    start, hinge = dmft.Overlaps([[1.4]], [[0.3]], [[1.2]]), dmft.SGD(0.1, loss="hinge")
+    rates = [
+        dmft.derive(dmft.Model(LINE, dmft.MultiIndex(label, [z])), hinge).evaluate(start)
+        for label in (SIGN.activation, sp.Piecewise((0, z < 0), (1, True)))
+    ]
+    for name in ("M", "Q"):
+        assert rates[1][name].item() == pytest.approx(rates[0][name].item() / 2, rel=1e-12)

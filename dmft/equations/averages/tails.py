@@ -26,7 +26,8 @@ from dmft.gaussian.nodes.rules import NodeRule
 # Distances from the origin. What falls like the density is 1e-22 of itself at the last one, so
 # that polynomials in use fall from the last but one on, and doubles hold most integrands.
 RADII = (3.0, 4.5, 6.75, 10.0)
-# Less than this part of the largest sum grows by rounding, or by directions that were missed.
+# Less than this part of the largest sum of all entries grows by rounding, where sums cancel, or by
+# directions that were missed.
 FELT = 1e-12
 GROWING = (sp.exp, sp.cosh, sp.sinh)
 
@@ -132,5 +133,5 @@ def _grown(sizes: Array) -> bool:
     held = np.isfinite(flat).cumprod(axis=0).sum(axis=0)
     places = np.arange(flat.shape[1])
     last, before = flat[np.maximum(held - 1, 0), places], flat[np.maximum(held - 2, 0), places]
-    felt = last > FELT * np.max(np.where(np.isfinite(flat), flat, 0.0), axis=0)
+    felt = last > FELT * np.max(flat, where=np.isfinite(flat), initial=0.0)
     return bool(np.any((held > 1) & (last > before) & felt))

@@ -1,9 +1,10 @@
 r"""Losses of linear students: functions of one Gaussian combination of the fields.
 
 A linear student sees a sample through its output f alone, which is normal like the fields, with
-Cov(f, lambda_i) = sum_u a_u Omega_ui / p. Where labels are signs y = +-1, any function of both is
+Cov(f, lambda_i) = sum_u a_u Omega_ui / p. Where labels are y = c + w s with a sign s, any function
+of both is
 
-    e(f, y) = [e(f, 1) + e(f, -1)]/2 + y [e(f, 1) - e(f, -1)]/2,
+    e(f, y) = [e(f, c + w) + e(f, c - w)]/2 + s [e(f, c + w) - e(f, c - w)]/2,
 
 a sum of products of functions of single fields; where it is a linear teacher's, e(y - f) is a
 function of the residual. Averages of these have closed forms or tables in place of nodes
@@ -23,6 +24,7 @@ from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.terms import is_random
+from dmft.gaussian.closed.switch import to_signs
 from dmft.model import FIELD, Model
 from dmft.model.loss import LABEL, PREDICTION
 
@@ -34,27 +36,29 @@ HALF = sp.Rational(1, 2)
 class Line:
     """What a loss sees of a sample: one Gaussian combination, and a sign where the label is one.
 
-    `symbol` is `dmft.equations.symbols.output` or `residual`; `label` the sign, in products of
-    functions of single fields (of labels that are drawn the mean); `weights` multiply h_u and
-    h_star_r, the second is zero for the output; `noise` is the variance of what is added.
+    `symbol` is `dmft.equations.symbols.output` or `residual`; `sign` that of the label, in products
+    of functions of single fields (of labels that are drawn the mean), and `values` the label where
+    it is 1 and -1; `weights` multiply h_u and h_star_r, the second is zero for the output; `noise`
+    is the variance of what is added.
     """
 
     symbol: sp.Symbol
-    label: sp.Expr | None
+    sign: sp.Expr | None
     weights: tuple[sp.Expr, sp.Expr]
     noise: sp.Expr = sp.S.Zero
+    values: tuple[sp.Expr, sp.Expr] = (sp.S.One, sp.S.NegativeOne)
 
     def form(self, expr: sp.Expr) -> sp.Expr | None:
         """A function of f and y in products; None where it is a function of more."""
-        if self.label is None:
+        if self.sign is None:
             moved = expr.xreplace({PREDICTION: LABEL - FIELD})
             moved = moved if not moved.has(LABEL) else sp.expand(moved)
             moved = moved if not moved.has(LABEL) else sp.simplify(moved)
             return None if moved.has(LABEL) else At(moved, self.symbol)
-        one, other = (expr.xreplace({PREDICTION: FIELD, LABEL: sp.Integer(y)}) for y in (1, -1))
+        one, other = (expr.xreplace({PREDICTION: FIELD, LABEL: y}) for y in self.values)
         odd = constant_or((one - other) / 2)
         even = one - odd if odd.is_number else constant_or((one + other) / 2)
-        return self._at(even) + self.label * self._at(odd)
+        return self._at(even) + self.sign * self._at(odd)
 
     def _at(self, factor: sp.Expr) -> sp.Expr:
         return At(factor, self.symbol) if factor.has_free(FIELD) else factor
@@ -104,9 +108,11 @@ def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -
         return None
     weight = slope * x.a[x.u] / x.p
     # A drawn label is +1 or -1 as well: products hold its mean in its place.
-    sign = label if model.draws_labels else sign_of(label)
-    if sign is not None and not noisy:
-        return Line(x.output, sign, (weight, sp.S.Zero))
+    found = (label, sp.S.Zero, sp.S.One) if model.draws_labels else two_valued(label)
+    if found is not None and not noisy:
+        sign, centre, half = found
+        values = (centre + half, centre - half)
+        return Line(x.output, sign, (weight, sp.S.Zero), values=values)
     along = _linear_teacher(model) if residuals else None
     if along is None:
         return None
@@ -151,14 +157,28 @@ def sign_of(label: sp.Expr) -> sp.Expr | None:
     return None
 
 
+def two_valued(label: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:
+    """The sign s and the numbers c and w of a label c + w s; None for others."""
+    sign = sign_of(label)
+    if sign is not None:
+        return sign, sp.S.Zero, sp.S.One
+    written = sp.expand(to_signs(label, [*label.free_symbols]))
+    centre, rest = written.as_independent(sp.sign, At, as_Add=True)
+    half, sign = rest.as_independent(sp.sign, At, as_Add=False)
+    return (sign, centre, half) if is_sign(sign) and centre.is_number and half.is_number else None
+
+
 def label_of(model: Model) -> sp.Expr | None:
-    """The label of a teacher of one unit whose activation is a sign, without a sum; else None."""
+    """The label, without a sum, of a teacher of one unit that writes two values; else None."""
     teacher = model.teacher
     if teacher.activation is None or teacher.width != 1 or model.outputs > 1:
         return None
     (readout,) = teacher.readout or (sp.S.One,)
-    label = readout * At(teacher.activation, x.h_star[1])
-    return label if is_sign(label) and is_random(label) else None
+    written = sp.expand(to_signs(teacher.activation, [FIELD]))
+    centre, rest = written.as_independent(FIELD, as_Add=True)
+    half, sign = rest.as_independent(FIELD, as_Add=False)
+    label = readout * (centre + half * At(sign, x.h_star[1]))
+    return label if is_sign(sign) and is_random(label) else None
 
 
 def jumps_at_first_teacher(cluster: Cluster, label: sp.Expr) -> bool:
@@ -173,5 +193,6 @@ def writes_signs(model: Model) -> bool:
     if model.draws_labels:
         return True
     if model.teacher.activation is not None:
-        return label_of(model) is not None
+        label = label_of(model)
+        return label is not None and is_sign(label)
     return all(sign_of(y) is not None for y, _ in model.teacher.functions)

@@ -271,7 +271,10 @@ def with_conditional_covariances(expr: sp.Expr) -> sp.Expr:
 def _as_covariance_given(rest: sp.Expr) -> sp.Expr:
     for second, product in (rest.args, rest.args[::-1]):
         numerator, variance = sp.fraction(-product)
-        pair = [base for base, n in numerator.as_powers_dict().items() for _ in range(int(n))]
+        powers = numerator.as_powers_dict()
+        if not all(n.is_Integer for n in powers.values()):  # an exponential is a power, too
+            continue
+        pair = [base for base, n in powers.items() for _ in range(int(n))]
         if len(pair) == 2 and all(e.is_Indexed for e in (second, variance, *pair)):
             return CovarianceGiven(second, pair[0], variance, pair[1])
     return rest

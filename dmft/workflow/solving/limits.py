@@ -154,7 +154,7 @@ def _always_pulls(model: Model, loss: sp.Expr) -> bool:
         return False
     label = sign_in(model, Cluster())
     line = line_of(model, label, False, False)
-    if line is None or not label.has(sp.sign):
+    if line is None or line.values[1] != -1 or not label.has(sp.sign):
         return False
     pull = error_expr(loss).xreplace({LABEL: sp.S.One})
     tried = (pull.subs(PREDICTION, f).evalf(30) for f in (-50, -5, -1, 0, 1, 5, 50))
