@@ -192,6 +192,43 @@ def test_masked_views_of_a_replaced_direction():
         views("x seen", cov=[[1, q], [q, q]], replaces=latents[:1])
 
 
+def test_fields_of_replaced_rows_are_their_coordinates():
+    """u1.x = c1 and u2.x = c2 for any overlap of the rows, without nodes."""
+    w, u, g = Rows("w"), fixed("u", 2), 0.4
+    c1, c2 = laws.Discrete({-1: 0.4, 1: 0.6}), laws.Discrete({-0.5: 0.8, 2.0: 0.2})
+    x = View("x", replaces={u[0]: Random("c1", c1), u[1]: Random("c2", c2)})
+    eqs = dmft.derive(dmft.UpdateField({w: sp.sign(u[0] @ x) * (u[1] @ x) * x}, learning_rate=g))
+    start = dmft.Overlaps([[1.0]], [[0.3, 0.2]], [[1.2, 0.4], [0.4, 0.9]])
+    found = eqs.evaluate(start)
+    K = np.linalg.solve(start.P, start.M[0])
+    second = 0.8 * 0.25 + 0.2 * 4.0  # E[c2^2]; E[sign(c1)] = 0.2, E[c2] = 0
+    np.testing.assert_allclose(found["M"], [[0.0, 0.2 * second]], atol=1e-14)
+    np.testing.assert_allclose(found["Q"], [[2 * K[1] * 0.2 * second + g * second]], rtol=1e-13)
+    assert not eqs.averages
+
+
+@pytest.mark.parametrize("kind", ["closed", "nodes"])
+def test_scales_of_views_may_be_random(kind):
+    """Given a, fields are normal: quadrature over a, and over h where there is no closed form."""
+    w, B, a = Rows("w"), fixed("B"), Random("a", laws.Uniform(0.5, 1.5))
+    x, Q, M = View("x", scale=a), 0.9, 0.3
+    f = sigma if kind == "closed" else sp.tanh
+    eqs = dmft.derive(dmft.UpdateField({w: (a * sigma(B @ x) - f(w @ x)) * x}, learning_rate=0.6))
+    start = dmft.Overlaps([[Q]], [[M]])
+    at, weight = np.polynomial.legendre.leggauss(40)
+    a, weight = 1 + at / 2, weight / 2
+    z = np.linspace(-9, 9, 1801)
+    v = np.exp(-(z**2) / 2)
+    slope = 1 - np.tanh(np.outer(a, np.sqrt(Q) * z)) ** 2
+    slopes = {"closed": np.sqrt(2 / np.pi / (1 + a**2 * Q)), "nodes": slope @ (v / v.sum())}
+    wanted = weight @ (np.sqrt(2 / np.pi) * a**3 / np.sqrt(1 + a**2) - a**2 * M * slopes[kind])
+    given = {"nodes": 100}
+    found, error = eqs.evaluate(start, **given)["M"], eqs.evaluate_error(start, **given)["M"]
+    assert abs(found[0, 0] - wanted) < 1e-9 + error[0, 0] < 1e-6
+    run = dmft.solve(eqs, start, 1e-3, save_at=2)
+    np.testing.assert_allclose((run.M[1] - run.M[0]) / 1e-3, wanted, atol=2e-3)
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_signs_of_parallel_forms_are_linear_in_one_of_them(way):
     y = sp.Symbol("y", real=True)
@@ -675,7 +712,7 @@ def test_kinks_of_fields_with_latents(name, law):
     x = View("x", replaces={u: c})
     rule = dmft.UpdateField({w: psi(w @ x, c) * x}, learning_rate=g)
     eqs = dmft.derive(rule)
-    found = eqs.evaluate(dmft.Overlaps([[1.0]], [[M]]), nodes=60)
+    found = eqs.evaluate(dmft.Overlaps([[1.0]], [[M]]), **({"nodes": 60} if eqs.averages else {}))
     # Midpoints of intervals of the normal part; Gauss-Legendre on both sides of the kink of c.
     normal = np.linspace(-8, 8, 16003)[1::2]
     latent, share = np.array([-1.0, 1.0]), np.array([0.5, 0.5])

@@ -19,6 +19,7 @@ from dmft.equations.rules.forms import (
 )
 from dmft.equations.rules.nodes import StepNodes
 from dmft.equations.symbols import LEAST_VARIANCE
+from dmft.errors import NotClosed
 from dmft.laws import Laplace, Normal
 from dmft.model import FIELD
 from dmft.rules import Random
@@ -115,7 +116,7 @@ class StepBuilder:
         known = {
             v: self.values[v] if v in self.values else self.value_of(v) for v in variables(joint)
         }
-        joint = joint.xreplace({f: f.whole for f in joint.atoms(Opaque)})
+        joint = self._opened(joint.xreplace({f: f.whole for f in joint.atoms(Opaque)}))
         whole.append(joint.xreplace(known))
         rests: dict[sp.Symbol, sp.Symbol] = {}
         swap = dict(self.values)
@@ -129,6 +130,20 @@ class StepBuilder:
         free = [v for v in variables(powers) if v not in swap]
         inner = self._without(powers.xreplace(swap), [*rests.values(), *free], rests)
         return over_nodes(sp.Mul(*whole, inner), self.coordinates)
+
+    def _opened(self, joint: sp.Expr) -> sp.Expr:
+        """A function of averages on nodes with their coordinates beside the others."""
+        if any(power.base.has(Expectation) for power in joint.atoms(sp.Pow)):
+            raise NotClosed(f"powers of averages given a random scale have no nodes: {joint}")
+        for average in sorted(joint.atoms(Expectation), key=str):
+            count = len(self.coordinates) + 1
+            law, swap = average.law, dict[sp.Expr, sp.Expr]()
+            for n, (z, place) in enumerate(zip(law.coordinates, law.kinks, strict=True), count):
+                swap[z] = sp.Symbol(f"n_{n}", real=True)
+                own = None if place is sp.nan else place.xreplace(swap).xreplace(self.values)
+                self.coordinates.append((swap[z], own))
+            joint = joint.xreplace({average: average.integrand.xreplace(swap)})
+        return joint
 
     def _without(
         self, expr: sp.Expr, inner: Sequence[sp.Symbol], rests: Mapping[sp.Symbol, sp.Symbol]

@@ -63,6 +63,8 @@ class RowOverlaps:
         own = self.overlap if block is None else lambda a, b: self.in_block(a, b, block)
         found = {r: own(row, r) for r in view.adds}
         u = list(view.replaces)
+        if row in u:  # it is its coordinate, whatever the others are
+            return found | {r: sp.Integer(r == row) for r in u}
         if u:
             inverse = self._inverse(u)
             own = sp.Matrix([[self.overlap(row, r) for r in u]]) * inverse
@@ -83,7 +85,7 @@ class RowOverlaps:
     def across(self, i: Row, a: View, k: Row, b: View, block: int) -> sp.Expr:
         """Covariance of the Gaussian parts of two fields in a block."""
         noise = self.noise(a, b, block)
-        if noise == 0:
+        if noise == 0 or i in a.replaces or k in b.replaces:
             return ZERO
         found: sp.Expr = self.in_block(i, k, block)
         one, other = list(a.replaces), list(b.replaces)

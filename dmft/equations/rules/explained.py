@@ -14,9 +14,9 @@ from dmft.equations.rules.coordinates import Given
 from dmft.equations.rules.fluctuations import RuleNoise
 from dmft.equations.rules.forms import Opaque
 from dmft.equations.rules.latex import row_names
-from dmft.equations.rules.moments import Moments, OpenMoments
+from dmft.equations.rules.moments import Moments
 from dmft.equations.rules.nodes import rule_of, value_at
-from dmft.equations.rules.rates import Rates
+from dmft.equations.rules.rates import OpenMoments, Rates
 from dmft.equations.symbols import gamma
 from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter
@@ -77,7 +77,9 @@ class _Recorded(Moments):
         self.ledger, self.judge = ledger, judge
 
     def note(self, rule: str, expr: sp.Expr, given: Given, after: sp.Expr) -> None:
-        """Add a step, with the covariances that it names."""
+        """Add a step, with the covariances that it names; none at values of random scales."""
+        if any(value in self.scales.values() for _, value in given):
+            return
         before, after = Mean.of(expr, given), elementary(after)
         named = {d.target: d.expr for d in self.definitions}
         where = tuple((s, named[s]) for s in sorted(after.free_symbols & set(named), key=str))

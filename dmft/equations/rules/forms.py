@@ -12,7 +12,7 @@ import sympy as sp
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.linear import along_one
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
-from dmft.laws import Laplace, Uniform
+from dmft.laws import Laplace, Normal, Uniform
 from dmft.model import FIELD
 from dmft.rules import Field, Random, Row, View
 
@@ -210,6 +210,22 @@ def single_form(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
     if len(own) == 1:
         return factor.xreplace({own[0]: FIELD}), own[0]
     return along_one(factor, own)
+
+
+def note_kinks(found: tuple[sp.Expr, sp.Expr], kinks: dict[sp.Expr, sp.Expr]) -> None:
+    """Note where the function of a form has a kink."""
+    function, form = found
+    for s in function.atoms(sp.sign, sp.Abs):
+        inside = s.args[0]
+        slope = sp.diff(inside, FIELD)
+        if slope.has(FIELD):
+            raise NotClosed(f"{function} has kinks where {inside} = 0, which is not linear")
+        kinks[form] = -inside.xreplace({FIELD: ZERO}) / slope
+
+
+def is_latent(v: sp.Expr) -> bool:
+    """Whether a random number is not normal."""
+    return isinstance(v, Random) and not isinstance(v.law, Normal)
 
 
 def moment(r: sp.Symbol, n: int) -> sp.Expr:

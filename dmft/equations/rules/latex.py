@@ -12,8 +12,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import variables
-from dmft.equations.rules.moments import OpenMoments
-from dmft.equations.rules.rates import Rates
+from dmft.equations.rules.rates import OpenMoments, Rates
 from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected

@@ -25,11 +25,17 @@ from dmft.equations.rules import forms
 from dmft.equations.rules.coordinates import Given, StepBuilder
 from dmft.equations.rules.covariances import RowOverlaps
 from dmft.errors import NotClosed
+from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
 from dmft.laws import Discrete, Normal
 from dmft.model import FIELD
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Gram, Mean, Random, View
+
+# Operations of a coefficient that has a name of its own: those along several replaced rows.
+LONG_SHARE = 8
+# Functions in a closed form that is averaged over random scales.
+AT_NODES = frozenset({"Abs", "asin", "atan", "erf", "exp", "sign"})
 
 
 class Moments(RowOverlaps):
@@ -43,11 +49,18 @@ class Moments(RowOverlaps):
         self.definitions: list[Definition] = []
         self._defined: dict[sp.Expr, sp.Symbol] = {}
         self._memo: dict[tuple[sp.Expr, Given], sp.Expr] = {}
+        self.scales: dict[sp.Symbol, sp.Expr] = {}  # values of random scales of views, as symbols
         self._keys: dict[tuple[sp.Symbol, frozenset[sp.Symbol]], frozenset[object]] = {}
 
     def in_overlaps(self, expr: sp.Expr) -> sp.Expr:
-        """An expression with the symbols of the overlaps, and with averages in it taken."""
+        """An expression in overlaps, with averages in it taken, and replaced fields put in."""
         expr = expr.replace(lambda e: isinstance(e, Mean), lambda e: self(e.args[0]))
+        swap = {
+            f: sp.Add(*(c * k for c, k in self._pairs(f)))
+            for f in expr.atoms(Field)
+            if f.row in f.view.replaces
+        }
+        expr = self.in_overlaps(expr.xreplace(swap)) if swap else expr
         return expr.xreplace({g: self.overlap(*g.key) for g in expr.atoms(Gram)})
 
     # Averages ------------------------------------------------------------------------------------
@@ -131,6 +144,11 @@ class Moments(RowOverlaps):
 
     def _of_one_group(self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given) -> sp.Expr:
         """Average of a product whose factors depend on each other."""
+        scales = self._scales(expr, given)
+        if scales:
+            value = self._over_scales(self._mean(expr, (*given, *scales)), given)
+            self.note("latents", expr, given, value)
+            return value
         found = self._parts(expr, factors, given)
         if found is not None:
             rule, parts = found
@@ -143,6 +161,29 @@ class Moments(RowOverlaps):
             rule, value = self._product(factors, given)
         self.note(rule, expr, given, value)
         return value
+
+    def _scales(self, expr: sp.Expr, given: Given) -> Given:
+        """Random scales of the views of an average that have no value, and their symbols."""
+        known = {r for r, _ in given}
+        views = {forms.origin(v.view) for v in forms.variables(expr) if isinstance(v, Field)}
+        found = {r for v in views for c in v.scales for r in c.atoms(Random)} - known
+        free = sorted((r for r in found if not isinstance(r.law, Discrete)), key=str)
+        self.scales |= {r: sp.Dummy(r.name, real=True) for r in free if r not in self.scales}
+        return tuple((r, self.scales[r]) for r in free)
+
+    def _over_scales(self, value: sp.Expr, given: Given) -> sp.Expr:
+        """Average, over random scales, of an average given these."""
+        total = forms.ZERO
+        whole = sp.expand_mul(value.xreplace({d: r for r, d in self.scales.items()}), deep=False)
+        for term in sp.Add.make_args(whole):
+            own = forms.variables(term)
+            if not own:
+                total += term
+            elif forms.is_polynomial(term):
+                total += self._polynomial(term, given)
+            else:
+                total += self._on_nodes([term], given)
+        return total
 
     def _parts(
         self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given
@@ -214,7 +255,8 @@ class Moments(RowOverlaps):
 
     def _pairs(self, f: Field) -> list[tuple[sp.Expr, sp.Expr]]:
         along = self.along(f.row, f.view, f.block)
-        return [(c, along[row]) for row, c in f.view.latents.items()]
+        named = {r: self.named(k) if k.count_ops() > LONG_SHARE else k for r, k in along.items()}
+        return [(c, named[row]) for row, c in f.view.latents.items()]
 
     def _latent(self, c: sp.Expr, given: Given) -> sp.Expr:
         return forms.plain(self.in_overlaps(c)).xreplace(dict(given))
@@ -285,7 +327,7 @@ class Moments(RowOverlaps):
     def named(self, value: sp.Expr, stem: str = "C") -> sp.Expr:
         """Symbol of an intermediate with this value; numbers and symbols are returned unchanged."""
         value = sp.expand(value) if len(value.args) < 40 else value
-        if value.is_Atom:
+        if value.is_Atom or value.free_symbols & set(self.scales.values()):
             return value
         if value not in self._defined:
             symbol = sp.Symbol(f"{stem}_{len(self._defined) + 1}", real=True)
@@ -368,7 +410,10 @@ class Moments(RowOverlaps):
                 value = closed_form(Expectation(*shifted), pair)
         else:
             value = closed_form(Expectation(*(At(f, y) for f, y in parts)), pair)
-        missing = {type(f).__name__ for f in value.atoms(sp.Function)} - CODED - {"Abs"}
+        known = CODED | {"Abs"}
+        if value.free_symbols & set(self.scales.values()):  # it is averaged on nodes
+            value, known = elementary(value), AT_NODES
+        missing = {type(f).__name__ for f in value.atoms(sp.Function)} - known
         if missing or value.has(sp.DiracDelta, sp.I):
             raise NotClosed(f"its closed form contains {sorted(missing)}")
         return value
@@ -380,23 +425,25 @@ class Moments(RowOverlaps):
         kinks: dict[sp.Expr, sp.Expr] = {}
         joint, powers, affine = [], [], list[sp.Expr]()
         for factor in factors:
-            found = forms.single_form(factor)
+            found = None if factor.has(Expectation) else forms.single_form(factor)
             if forms.is_polynomial(factor):
                 powers.append(factor)
                 continue
-            if found is not None and _is_latent(found[1]):
-                self._note_kinks(found, kinks)
+            if found is not None and forms.is_latent(found[1]):
+                forms.note_kinks(found, kinks)
             found = None if found is None else self._without_latents(found, given)
             if found is not None:
                 functions.append(found)
-                self._note_kinks(found, kinks)
+                forms.note_kinks(found, kinks)
                 affine += [*sorted(forms.variables(found[0]), key=str), found[1]]
             else:
                 joint.append(factor)
                 affine += sorted(forms.variables(factor), key=str)
         affine = list(dict.fromkeys(affine))
         # Latents that are not normal come first: places of kinks may contain them.
-        affine.sort(key=lambda y: (not _is_latent(y), y not in kinks, not isinstance(y, Random)))
+        affine.sort(
+            key=lambda y: (not forms.is_latent(y), y not in kinks, not isinstance(y, Random))
+        )
         for form in affine:
             build.add(form, kinks.get(form))
         return build.average(functions, sp.Mul(*joint), sp.Mul(*powers))
@@ -406,32 +453,9 @@ class Moments(RowOverlaps):
     ) -> tuple[sp.Expr, sp.Expr] | None:
         """The function of the normal part of its form, which may contain other latents."""
         function, form = found
-        latents = sorted(filter(_is_latent, forms.variables(form)), key=str)
+        latents = sorted(filter(forms.is_latent, forms.variables(form)), key=str)
         rest = form.xreplace(dict.fromkeys(forms.variables(form) - set(latents), forms.ZERO))
         normal = sp.expand(form - rest)
         if not self._is_affine(normal, given) or normal == 0:
             return None
         return function.xreplace({FIELD: FIELD + rest}), normal
-
-    def _note_kinks(self, found: tuple[sp.Expr, sp.Expr], kinks: dict[sp.Expr, sp.Expr]) -> None:
-        function, form = found
-        for s in function.atoms(sp.sign, sp.Abs):
-            inside = s.args[0]
-            slope = sp.diff(inside, FIELD)
-            if slope.has(FIELD):
-                raise NotClosed(f"{function} has kinks where {inside} = 0, which is not linear")
-            kinks[form] = -inside.xreplace({FIELD: forms.ZERO}) / slope
-
-
-def _is_latent(v: sp.Expr) -> bool:
-    """Whether a random number is not normal."""
-    return isinstance(v, Random) and not isinstance(v.law, Normal)
-
-
-class OpenMoments(Moments):
-    """Averages that are left as they are."""
-
-    def __call__(self, expr: sp.Expr) -> sp.Expr:
-        """The average of an expression in fields."""
-        inside = forms.hidden(forms.plain(self.in_overlaps(expr)))
-        return Mean.of(inside.xreplace({f: f.whole for f in inside.atoms(forms.Opaque)}))

@@ -11,8 +11,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.equations.definitions import Definition
+from dmft.errors import NotClosed
+from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
 from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule, tensor_rule
@@ -105,6 +108,11 @@ def value_at(
     """Number at numbers for the symbols, on the nodes of `rule_of`."""
     law = average.law
     assert isinstance(law, StepNodes)
+    if len(law.coordinates) > len(nodes["normal"]):
+        raise NotClosed(
+            f"{average} has {len(law.coordinates)} coordinates, more than the increments of a "
+            "step: paths of this rule are not computed"
+        )
     program = law.in_parts(is_split(nodes["normal"]))
     known: dict[sp.Symbol, Any] = dict(at)
     known |= {node_symbol(n): nodes["normal"][n] for n in range(len(law.coordinates))}
@@ -123,7 +131,7 @@ def _names(expr: sp.Expr) -> tuple[sp.Symbol, ...]:
 
 @lru_cache(maxsize=256)
 def _called(expr: sp.Expr) -> Any:
-    return array_function(_names(expr), expr)
+    return array_function(_names(expr), elementary(expr), FUNCTIONS)
 
 
 def is_split(normal: Array) -> bool:

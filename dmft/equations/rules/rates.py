@@ -8,11 +8,12 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
+from dmft.equations.rules import forms
 from dmft.equations.rules.covariances import entry
 from dmft.equations.rules.moments import Moments
 from dmft.errors import BadParameter
 from dmft.model.update import VectorRule
-from dmft.rules import Field, Row, View
+from dmft.rules import Field, Mean, Row, View
 
 if TYPE_CHECKING:
     from dmft.model import Model
@@ -123,6 +124,15 @@ class Rates:
             free_rate = {"free": own[a, b]} if (a, b) in own and len(blocks) == 1 else dict(terms)
             found[a, b, e] = {**free_rate, "sphere": both}
         return found
+
+
+class OpenMoments(Moments):
+    """Averages that are left as they are."""
+
+    def __call__(self, expr: sp.Expr) -> sp.Expr:
+        """The average of an expression in fields."""
+        inside = forms.hidden(forms.plain(self.in_overlaps(expr)))
+        return Mean.of(inside.xreplace({f: f.whole for f in inside.atoms(forms.Opaque)}))
 
 
 def _check_names(rule: VectorRule) -> None:
