@@ -22,6 +22,7 @@ ERF = (
 )
 RELU = (sp.Max(z, 0), lambda h: np.maximum(h, 0), lambda h: (h > 0) * 1.0)
 SIGN = (sp.sign(z), np.sign, None)
+FOURTH = (z**4 / 4, lambda h: h**4 / 4, lambda h: h**3)
 PULLS = {
     "squared": lambda f, y: y - f,
     "logistic": lambda f, y: y / (1 + np.exp(f * y)),
@@ -71,6 +72,7 @@ def sampled(
         ((ERF, ERF), [1.3], 1, "squared", {"label_noise": 0.2}, 2),
         ((RELU, RELU), [1.0], 1, "squared", {}, 3),
         ((ERF, SIGN), [1.0], 1, "logistic", {"label_flip": 0.15}, 32),
+        ((FOURTH, ERF), [1.0], 1, "squared", {"label_noise": 0.2}, 1),
     ],
 )
 def test_moments_of_a_batch(
