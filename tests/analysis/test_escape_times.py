@@ -16,7 +16,7 @@ from dmft.analysis.escape import (
     escape_time_of,
     escape_time_of_problem,
 )
-from dmft.analysis.plateau import find_plateau, risk_rate
+from dmft.analysis.plateau import _minimum, find_plateau, risk_rate
 from dmft.errors import BadParameter
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
@@ -168,6 +168,13 @@ def test_rate_of_the_risk_along_the_flow(free, pair, q0):
     q, m = run.Q[:, 0, 0], run.M[:, 0, 0]
     dq, dm = 4 * q + 8 * m * m - 12 * q * q, 6 * m - 6 * q * m
     np.testing.assert_allclose(risk_rate(run), (3 * q - 1) * dq - 4 * m * dm, 1e-9, 1e-9)
+
+
+def test_flattest_point_beside_the_first_is_interpolated():
+    t = np.array([0.0, 1.0, 2.5, 3.0])
+    for place in (0.8, 1.2):
+        slope = np.sqrt((t - place) ** 2 + 0.1)
+        assert _minimum(t, slope, 1) == pytest.approx(place, rel=1e-12)
 
 
 def test_plateau_is_the_flattest_point(free, pair):

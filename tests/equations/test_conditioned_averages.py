@@ -115,6 +115,22 @@ def test_students_that_the_teacher_determines_have_finite_rates(activation):
     np.testing.assert_allclose(*rates, atol=2e-3 if activation is RELU else 1e-6)
 
 
+def test_kinks_of_equal_students_have_rates():
+    """E[psi_j psi_l] of slopes with kinks, j = l among them, against samples."""
+    half = z * RELU / 2
+    model = dmft.Model(dmft.Committee(half, 2), dmft.MultiIndex(TARGET, [Z1, Z2]))
+    equations = dmft.derive(model, dmft.SGD(0.5, loss="correlation"))
+    start = dmft.random_overlaps(model, dim=12, seed=3)
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    rng = np.random.default_rng(0)
+    y, (a, b) = np.split(np.linalg.cholesky(start.Omega) @ rng.standard_normal((4, 100_000)), 2)
+    psi = np.maximum(y, 0) * np.tanh(a + b**3 - 3 * b)
+    q = psi[:, None] * y + y[:, None] * psi + 0.25 * psi[:, None] * psi
+    for name, each in (("Q", q), ("M", psi[:, None] * np.array([a, b]))):
+        error = np.hypot(each.std(-1) / 100_000**0.5, claims[name] / 2.6)
+        assert np.max(np.abs(rates[name] - each.mean(-1)) / error) < 4
+
+
 def test_what_is_conditioned():
     target = sp.tanh(h_star[1] * h_star[2])
     step = sp.Heaviside(z)

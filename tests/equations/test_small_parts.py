@@ -1,5 +1,7 @@
 """Small steps of the derivation, each at a case that is easily done by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import sympy as sp
 
@@ -8,13 +10,14 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.changes.user_terms import symmetrised
 from dmft.equations.definitions import Together
-from dmft.equations.escape.laws import largest_share
-from dmft.equations.escape.uninformative import moment
+from dmft.equations.escape.laws import largest_share, q_star
+from dmft.equations.escape.passage import transient_noise
+from dmft.equations.escape.uninformative import moment, mu, q
 from dmft.equations.noise.derivatives import leaves
 from dmft.equations.noise.increments import bilinear
 from dmft.equations.noise.increments_at_nodes import orthonormal
 from dmft.equations.noise.projection import projected
-from dmft.equations.parameter_values import entry_named
+from dmft.equations.parameter_values import check_concentration, entry_named
 from dmft.equations.restrict.unreachable import reach, symmetries
 from dmft.equations.update.adaptive.perpetuity import constants
 from dmft.equations.update.adaptive.signs import sign_of
@@ -25,6 +28,7 @@ from dmft.equations.update.moments import factored, normal_moment, together
 from dmft.equations.update.outputs import targets
 from dmft.equations.update.program import over_labels, over_noise
 from dmft.equations.update.terms import in_products, parity, target_terms, terms_of
+from dmft.errors import BadParameter
 from dmft.model import FIELD as Z
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.workflow.diagrams.end_states import followed_point, kind_of
@@ -147,3 +151,25 @@ def test_terms_may_hold_what_an_optimiser_accumulates():
     changed = equations.with_term("M", "pull", -N * M[equations.indices.of("M")])
     before, after = (e.evaluate(dmft.Overlaps(*start))["M"] for e in (equations, changed))
     assert (after - before).item() == pytest.approx(-0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rate", "least"), [(0.5, 5), (3.0, 90)])
+def test_least_batch_of_a_map(rate, least):
+    """max(s, s^2) / n_b <= 0.1 at s = learning_rate / (p d)."""
+    given = {"learning_rate": 2 * rate, "dim": 1}
+    check_concentration({**given, "batch_size": least + 1}, 2)
+    with pytest.raises(BadParameter, match=f"Use batch_size >= {least}"):
+        check_concentration({**given, "batch_size": least - 1}, 2)
+
+
+def test_noise_while_the_length_relaxes():
+    """dq/dt = b (c - q), growth lambda, noise D q: kappa = D (c/(2 l) + (q_0 - c)/(2 l + b))."""
+    b, c, growth, noise, start = 0.7, 2.0, 0.3, 1.1, 0.5
+    facts = SimpleNamespace(
+        noise=noise * q, sphere=False, drift=growth * mu, length_rate=b * (c - q)
+    )
+    law = SimpleNamespace(facts=facts, growth=sp.Float(growth), where=((q_star, sp.Float(c)),))
+    found = transient_noise(law, {}, start)
+    assert found == pytest.approx(
+        noise * (c / (2 * growth) + (start - c) / (2 * growth + b)), rel=1e-7
+    )

@@ -61,6 +61,15 @@ def test_table_of_effective_exponents(name, rho, order, values, samples):
     assert max(e.error for e in found.coefficients) < 1e-8
 
 
+def test_polynomials_of_high_degree_are_exact_on_nodes():
+    """e_2 of z^8/384 is the square of E[z^8 (z^2 - 1)]/384 = (945 - 105)/384."""
+    unit = dmft.Committee(z**8 / 384, 1)
+    second = dmft.weak_recovery(dmft.Model(unit, unit), dmft.SGD(1e-6, constraint="sphere"))
+    value, error = float(second.coefficients[1].value), second.coefficients[1].error
+    assert value == pytest.approx((840 / 384) ** 2, abs=max(error, 1e-14))
+    assert error < 1e-11
+
+
 def test_polynomials_are_formulas():
     """The square learns He_3 by looking ahead: e_2 by Gauss-Hermite nodes of the definition."""
     rho, gamma = sp.symbols("rho_0 gamma", positive=True)
