@@ -5,12 +5,13 @@ import warnings
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 import dmft
 from dmft.gaussian.channels.several import Several
-from dmft.workflow.static.continuation import Extreme, _amount, resolved
-from dmft.workflow.static.several_fields import posterior_overlap
+from dmft.workflow.static.continuation import Extreme, Fixed, Line, _amount, resolved
+from dmft.workflow.static.several_fields import iterated, posterior_overlap
 from dmft.workflow.static.thresholds import thresholds
 
 z = sp.Symbol("z", real=True)
@@ -142,6 +143,37 @@ def test_wells_within_their_errors_are_no_spinodals():
     assert resolved([first, deep, high, low]) == (first, deep)
     assert resolved([first, deep]) == (first, deep)
     assert resolved([first]) == (first,)
+
+
+def test_small_remaining_variances_converge_beside_large_ones():
+    """1 - q falls by 0.9 a step towards 1e-4 in one direction, and is one half in the other."""
+    end = np.diag([1e-4, 0.5])
+    start = np.diag([1 - 1e-3, 0.5])
+    found = iterated(lambda q: q + 0.1 * (np.eye(2) - end - q), start, 1e-4, False)
+    assert 1 - found[0, 0] == pytest.approx(1e-4, rel=0.03)
+
+
+def test_a_kink_takes_the_place_of_the_maximum_beside_it(monkeypatch):
+    """Extremes of log alpha = sin(logit), where the line is known to turn near pi/2."""
+
+    class Sine(Line):
+        fixed = np.linspace(-6, 3, 91), [Fixed(0.0, np.eye(2), None)] * 91
+        spline = CubicSpline(fixed[0], np.sin(fixed[0]))
+
+        def at(self, logit, start, points):
+            return Fixed(float(self.spline(logit)), np.eye(2) / (1 + np.exp(-logit)), None)
+
+        def _relative(self, here):
+            return 1e-6
+
+    monkeypatch.setattr("dmft.workflow.static.continuation.with_finer_nodes", lambda y: y)
+    turn = Extreme(2.6, 1e-6, 1 / (1 + np.exp(-np.pi / 2 - 0.1)), True)
+    places = np.array([-3, -1]) * np.pi / 2
+    one, two, three = Sine(Several(z1 * z2, FIELDS), True, turn).extremes(0.1)
+    assert three is turn
+    for found, place, value in zip((one, two), places, np.exp([1.0, -1.0]), strict=True):
+        assert found.alpha == pytest.approx(value, rel=1e-4)
+        assert found.overlap == pytest.approx(1 / (1 + np.exp(-place)), rel=1e-3)
 
 
 def test_gradients_along_one_direction_identify_no_other():
