@@ -153,6 +153,25 @@ def test_refusals(model, algorithm, reason):
         dmft.maximal_learning_rate(model, algorithm)
 
 
+def test_batches_of_the_order_of_d_are_refused():
+    """At n_b = d and gamma = 1.5 d a linear unit diverges, below the 2 n_b of fixed batches."""
+    line = dmft.Committee(z, 1)
+    model = dmft.Model(line, line, label_noise=0.1)
+    sgd = dmft.SGD(1500.0, batch_size=sp.Symbol("d"))
+    step = dmft.derive(model, sgd, dim=1000)
+    assert dmft.solve(step, dmft.Overlaps([[1.0]], [[0.9]], [[1.0]]), 300).status == "diverged"
+    for verb in (dmft.maximal_learning_rate, dmft.noise_floor):
+        for each in (model, matched("erf", 2)):
+            with pytest.raises(BadParameter, match="grows with the dimension"):
+                verb(each, sgd)
+
+
+def test_noise_floor_refuses_trained_readouts():
+    """Two ReLU units have .00035 with fixed readouts, and .00015 at t = 2000 with trained ones."""
+    with pytest.raises(BadParameter, match="fixed readouts"):
+        dmft.noise_floor(matched("relu", 2, 0.01), dmft.SGD(0.5, readout_rate=1.0))
+
+
 def test_noise_floor_refuses_an_unstable_rate():
     with pytest.raises(BadParameter, match="unstable"):
         recovery(matched("square", 1), dmft.SGD(0.1)).noise_floor(0.2, 0.1)

@@ -204,6 +204,8 @@ def test_refusals():
     for more in ({"momentum": 0.5}, {"gradient_noise": 0.1}):
         with pytest.raises(BadParameter, match=f"{next(iter(more))} = .* formulas"):
             dmft.weak_recovery(model, dmft.SGD(0.1, constraint="sphere", **more))
+    with pytest.raises(BadParameter, match="fixed readouts"):
+        dmft.weak_recovery(model, dmft.SGD(0.1, constraint="sphere", readout_rate=1.0))
     wide = dmft.Model(dmft.Committee(ERF, 2), model.teacher)
     with pytest.raises(BadParameter, match="escape_time"):
         dmft.weak_recovery(wide, sgd)

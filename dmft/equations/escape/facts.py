@@ -16,7 +16,6 @@ from dmft.model import (
     Committee,
     GradientFlow,
     Model,
-    as_count,
     check_identity,
     check_unflipped,
 )
@@ -120,15 +119,8 @@ def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
 def _check_algorithm(algorithm: SGD | GradientFlow) -> None:
     if algorithm.trains_readout:
         raise BadParameter(f"no escape formula while the readout is trained; {INSTEAD}")
-    if not algorithm.is_flow:
-        if algorithm.repeat is not None:
-            raise BadParameter(f"no escape formula with repeat = {algorithm.repeat}; {INSTEAD}")
-        if isinstance(algorithm.batch_size, sp.Expr) and not algorithm.batch_size.is_Integer:
-            raise BadParameter(
-                f"batch_size = {algorithm.batch_size} grows with the dimension: its steps are a "
-                "map, not a flow; iterate dmft.derive(model, algorithm, dim=...)"
-            )
-        as_count(int(algorithm.batch_size), "batch_size")
+    if not algorithm.is_flow and algorithm.repeat is not None:
+        raise BadParameter(f"no escape formula with repeat = {algorithm.repeat}; {INSTEAD}")
 
 
 def _networks(model: Model) -> tuple[tuple[Committee, str], tuple[Committee, str]]:
@@ -190,9 +182,19 @@ def _noise(point: Uninformative, algorithm: SGD | GradientFlow, mean: sp.Expr) -
 INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, algorithm), ...)"
 
 
+def check_batch(algorithm: SGD | GradientFlow) -> None:
+    """Refuse batches that grow with the dimension."""
+    if not algorithm.is_flow and isinstance(algorithm.batch_size, sp.Expr):
+        raise BadParameter(
+            f"batch_size = {algorithm.batch_size} grows with the dimension: its steps are a "
+            "map, not a flow; iterate dmft.derive(model, algorithm, dim=...)"
+        )
+
+
 def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
     """Refuse losses and optimisers for which there is no closed form."""
     refuse(algorithm, "escape")
+    check_batch(algorithm)
     if not isinstance(algorithm.loss, str):
         raise BadParameter(
             f"{what} support the squared and the correlation loss, got loss = "

@@ -18,7 +18,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.escape.facts import as_committees, check_plain, read_facts
+from dmft.equations.escape.facts import as_committees, check_batch, check_plain, read_facts
 from dmft.equations.escape.laws import law_of
 from dmft.equations.risk import population_risk
 from dmft.errors import BadParameter, NotClosed
@@ -380,6 +380,11 @@ def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
     if is_linear_unit(model):
         return _linear_floor(model, algorithm)
     check_plain(algorithm, "noise floors")
+    if algorithm.trains_readout:
+        raise BadParameter(
+            "noise floors are known for fixed readouts: trained ones drift along directions in "
+            "which the output does not change (ReLU); solve the equations"
+        )
     _check_squared(algorithm)
     if spectrum is None:
         return recovery(model, algorithm).noise_floor(algorithm.learning_rate, model.label_noise)
@@ -408,6 +413,7 @@ def _keeps_more(model: Model, algorithm: SGD) -> bool:
 
 def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
     """Norm of the kernel of the Volterra equation of a linear unit over the rate, and its bias."""
+    check_batch(algorithm)
     spectrum, numbers = model.spectrum, numbers_of(algorithm)
     unknown = set(numbers) - {"weight_decay", "momentum_rate", "momentum_direct"}
     plain = algorithm.loss == "squared" and algorithm.is_plain

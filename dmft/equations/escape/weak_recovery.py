@@ -14,6 +14,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.escape.facts import check_batch
 from dmft.equations.escape.passage import growth_spread
 from dmft.equations.update.program import is_noisy, program_of
 from dmft.equations.views.explicit import Unroller
@@ -23,7 +24,7 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
-from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
+from dmft.model import SGD, Model, as_count, check_identity, check_unflipped
 from dmft.model.algorithm import refuse
 from dmft.record import InLatex, Shown
 from dmft.summary import Summary, figures
@@ -149,6 +150,8 @@ def check_single(model: Model, algorithm: SGD, teachers: int) -> None:
             'weak recovery requires constraint="sphere", because free lengths change with the '
             f"overlap; {INSTEAD}"
         )
+    if algorithm.trains_readout:
+        raise BadParameter(f"weak recovery is computed for fixed readouts; {INSTEAD}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -550,12 +553,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     check_identity(model, "weak recovery is computed")
     check_unflipped(model, "weak recovery is computed")
     refuse(algorithm, "escape")
-    size = algorithm.batch_size
-    if not isinstance(size, int):
-        raise BadParameter(
-            f"batch_size = {size} contains {DIM_NAME}: weak recovery is computed for batches of "
-            "fixed size"
-        )
+    check_batch(algorithm)
     fields = getattr(model.teacher, "fields", (None,))
     check_single(model, algorithm, len(fields))
     order = max(2, as_count(order, "order"))
