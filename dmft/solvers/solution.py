@@ -303,7 +303,10 @@ class Solution(Archived):
         >>> float(run.samples(dim=100)[-1])
         6000.0
         """
-        return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
+        batch = self.provenance.get("samples_per_step", 1)
+        if batch is None:
+            raise BadParameter("the stages of this run have different batch sizes: use run.steps")
+        return self.steps(dim) * float(batch)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame` with index t and a column for each entry: risk, M[0,1].
@@ -465,7 +468,8 @@ def clock_of(run: Solution, t: float | None = None) -> dict[str, float]:
         if of_step is not None or (t is None and unit != "steps"):
             steps = end / of_step if of_step else float(run.steps(1)[-1])
             clock[STEPS] = steps
-            clock[SAMPLES] = steps * float(known.get("samples_per_step", 1))
+            if (batch := known.get("samples_per_step", 1)) is not None:
+                clock[SAMPLES] = steps * float(batch)
     return clock
 
 

@@ -82,6 +82,29 @@ def test_stages_of_flows_are_the_two_runs_one_after_the_other():
     np.testing.assert_allclose(run.M[-1], second.M[-1], atol=1e-9)
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_steps_of_a_run_are_those_of_its_stages(declared):
+    """A step takes gamma/((1 - beta) p d) of t, with gamma and beta of its stage."""
+    fast = dmft.derive(MODEL, dmft.SGD(0.5))
+    slow = dmft.derive(MODEL, dmft.SGD(0.1, momentum=0.5)) if declared else fast
+    values = {} if declared else {"learning_rate": 0.2}
+    end = dmft.Event("t", 2.0)
+    stages = [dmft.Stage(fast, until=end), dmft.Stage(slow, values)]
+    run = dmft.solve_stages(stages, START, 4.0, save_at=[0, 1, 2, 3, 4])
+    expected = 2 * DIM * np.array([0, 1, 2, 2, 2]) / 0.5
+    expected += 2 * DIM * np.array([0, 0, 0, 1, 2]) / 0.2
+    np.testing.assert_allclose(run.steps(DIM), expected, rtol=1e-9)
+    assert run.final.clock["steps / d"] == pytest.approx(expected[-1] / DIM)
+    batch = dmft.derive(MODEL, dmft.SGD(0.5, batch_size=4))
+    other = dmft.solve_stages([stages[0], dmft.Stage(batch)], START, 4.0)
+    assert other.steps(DIM)[-1] == pytest.approx(2 * DIM * 4 / 0.5)
+    with pytest.raises(BadParameter, match="different batch sizes"):
+        other.samples(DIM)
+    flows = [stages[0], dmft.Stage(dmft.derive(MODEL, dmft.GradientFlow()))]
+    with pytest.raises(BadParameter, match="continuous flow"):
+        dmft.solve_stages(flows, START, 4.0).steps(DIM)
+
+
 def test_a_time_limit_is_that_of_all_stages(monkeypatch):
     left, check = [], stages.check_request
 

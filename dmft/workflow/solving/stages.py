@@ -124,7 +124,7 @@ def solve_stages(
     -------
     Trajectory
         The run, whose events include the switches. `provenance["stages"]` contains the start and
-        the parameters of each stage. Conversions to samples refer to the last stage.
+        the parameters of each stage. `run.samples` is refused if the batch sizes differ.
 
     Raises
     ------
@@ -161,9 +161,7 @@ def solve_stages(
     begin = begin_of(start, TIME, t_start, any(_reads_time(stage) for stage in stages))
     check_end(t_max, begin)
     inputs = run_inputs(stages[0].equations, start, _first_values(stages[0], start, begin))
-    follow_rates = any(_schedule(stage) for stage in stages)
-    if follow_rates and stages[0].equations.kind == "ode":
-        count_steps(inputs, start, begin)
+    follow_rates = _set_clock(stages, inputs, start, begin)
     widths, constants = dict(inputs["widths"]), dict(inputs["constants"])
     if scheduled:
         widths[STEPS], constants[TABLE] = max(int(t_max), 1), np.zeros(max(int(t_max), 1))
@@ -207,6 +205,29 @@ def _with_watch(
         assert watch is not None
         watch.share(first)
     return first, ready, first.events[: len(events)]
+
+
+def _set_clock(
+    stages: Sequence[Stage], inputs: dict[str, Any], start: Overlaps, begin: float
+) -> bool:
+    """Whether the run counts its steps, since their size follows a schedule or the stage."""
+    algorithms = [stage.equations.algorithm for stage in stages]
+    known: list[Mapping[str, Any]] = [
+        {"time_step_times_dim": object(), "samples_per_step": getattr(algorithm, "batch_size", 1)}
+        if callable(stage.parameters)
+        else run_inputs(stage.equations, start, _first_values(stage, start, begin))["provenance"]
+        for stage, algorithm in zip(stages, algorithms, strict=True)
+    ]
+    if len({own["samples_per_step"] for own in known if "samples_per_step" in own}) > 1:
+        inputs["provenance"]["samples_per_step"] = None
+    varies = len({own.get("time_step_times_dim") for own in known}) > 1
+    scheduled = any(_schedule(stage) for stage in stages)
+    if varies:
+        inputs["provenance"]["time_step_times_dim"] = None
+    counts = scheduled or (varies and not any(algorithm.is_flow for algorithm in algorithms))
+    if counts and stages[0].equations.kind == "ode":
+        count_steps(inputs, start, begin)
+    return counts
 
 
 def _shown(given: Mapping[str, Any] | Callable[..., Any]) -> str:
