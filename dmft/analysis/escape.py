@@ -131,7 +131,9 @@ class EscapeTime(Record):
         if self.counts_steps:
             return self.value
         if self.time_step_times_dim is None:
-            raise BadParameter("this run has no steps: its time is that of a continuous flow")
+            raise BadParameter(
+                "this run counts no steps: its time is that of a continuous flow or counts samples"
+            )
         return self.value * dim / self.time_step_times_dim
 
 

@@ -50,7 +50,7 @@ class Schedule(Short, Record):
         Times tau in ascending order, from 0. After the last one the value is constant.
     value : (T,)
         Values of the control: positive for the learning rate and the batch size, not negative for
-        ``weight_decay``.
+        ``weight_decay``. Between two times 1/n_b, not n_b, is linear.
     control : "learning_rate", "batch_size" or another parameter by its name
     hamiltonian : (T,), optional
         Hamiltonian H at these times, which is constant along an optimal schedule.
@@ -129,6 +129,8 @@ class Schedule(Short, Record):
         if self.interpolation == "constant":
             place = np.searchsorted(self.t, times, side="right") - 1
             return np.asarray(self.value[np.clip(place, 0, self.t.size - 1)])
+        if self.control == "batch_size":
+            return np.asarray(1.0 / np.interp(times, self.t, 1.0 / self.value))
         return np.asarray(np.interp(times, self.t, self.value))
 
     def save(self, path: str | Path) -> Path:

@@ -276,7 +276,7 @@ class Solution(Archived):
         unit = known.get("time_step_times_dim")
         if unit is None:
             raise BadParameter(
-                "this run has no steps: its time is that of a continuous flow "
+                "this run counts no steps: its time is that of a continuous flow or counts samples "
                 f"(time unit: {self.provenance.get('time_unit', 't')})"
             )
         return self.t * (dim / float(unit))
@@ -303,6 +303,8 @@ class Solution(Archived):
         >>> float(run.samples(dim=100)[-1])
         6000.0
         """
+        if _own_provenance(self).get("time_unit") == SAMPLES:
+            return self.t * float(dim)
         batch = self.provenance.get("samples_per_step", 1)
         if batch is None:
             raise BadParameter("the stages of this run have different batch sizes: use run.steps")

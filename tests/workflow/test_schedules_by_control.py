@@ -208,6 +208,25 @@ def test_batches_in_place_of_rates() -> None:
     assert np.isclose(scheduled.risk[-1], dmft.solve(declared, start, 0.9).risk[-1], rtol=1e-6)
 
 
+def test_batches_between_two_times() -> None:
+    """One linear unit by SciPy at the n_b that the schedule says; the time counts samples."""
+    line = dmft.Committee(sp.Symbol("z", real=True), 1)
+    equations = dmft.derive(dmft.Model(line, line, label_noise=0.3), dmft.SGD(1.0, batch_size=2))
+    batches = dmft.Schedule([0.0, 2.0, 4.0], [1.0, 5.0, 2.0], "batch_size")
+    start = dmft.Overlaps([[0.5]], [[0.2]], [[1.0]])
+    run = dmft.solve(equations, start, 4.0, batch_size=batches, rtol=1e-10, atol=1e-12)
+
+    def rates(tau, y):
+        rate = 1.0 / float(batches.at(tau))
+        return rate * np.array([rate * (1.3 + y[0] - 2.0 * y[1]) - 2.0 * (y[0] - y[1]), 1.0 - y[1]])
+
+    q, m = solve_ivp(rates, (0, 4), [0.5, 0.2], rtol=1e-10, atol=1e-12, max_step=0.05).y[:, -1]
+    assert run.risk[-1] == pytest.approx((1.0 + q - 2.0 * m) / 2.0, rel=1e-6)
+    assert run.samples(1000)[-1] == 4000.0
+    with pytest.raises(BadParameter, match="counts samples"):
+        run.steps(1000)
+
+
 @pytest.mark.slow
 def test_decay_under_control_ends_at_a_bound_or_helps() -> None:
     law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])

@@ -387,7 +387,8 @@ def followed(
     numbers = control.read(schedule.value)
     inputs["constants"] |= {"schedule_t": schedule.t, "schedule_value": numbers}
     inputs["widths"] = {**inputs["widths"], KNOTS: schedule.t.size}
-    inputs["provenance"] |= {"time_step_times_dim": 1.0}
+    # The time of batches is samples/d.
+    inputs["provenance"]["time_step_times_dim"] = None if unit == SAMPLES else 1.0
     inputs["t_start"] = begin
     table = (Block("schedule_t", (KNOTS,)), Block("schedule_value", (KNOTS,)))
     moved = replace(
