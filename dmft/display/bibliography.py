@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dmft.errors import BadParameter
+from dmft.model import GradientDescent, SequenceModel
 
 
 def _entries() -> dict[str, str]:
@@ -23,3 +25,23 @@ def bibtex(*keys: str) -> str:
     if unknown:
         raise BadParameter(f"no entry {unknown[0]!r}; available: {', '.join(ENTRIES)}")
     return "\n\n".join(ENTRIES[key] for key in keys or ENTRIES)
+
+
+def sources(record: Any) -> list[str]:
+    """Bibliography keys of the papers that have equations of this kind."""
+    model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
+    if isinstance(model, SequenceModel):
+        return ["arnaboldi_2025"]
+    if isinstance(algorithm, GradientDescent):
+        return ["dandi_2024_reusing"]
+    if getattr(record, "kind", "") == "two-time":
+        species = ["bunin_2017", "roy_2019"] if getattr(model, "positive", False) else []
+        return ["sompolinsky_1988", "eissfeller_opper_1992", *species]
+    found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
+    if getattr(record, "kind", "") == "map":
+        found.append("arnaboldi_2024")
+    if getattr(algorithm, "repeat", None) is not None:
+        found.append("arnaboldi_2024_repetita")
+    if getattr(algorithm, "constraint", None):
+        found.append("ben_arous_2021")
+    return found

@@ -1,4 +1,4 @@
-"""What a document says around equations: what was declared, scaling, validity, sources."""
+"""What a document says around equations: what was declared, scaling, validity."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import sympy as sp
 
 from dmft.equations.two_time.changes import whole_numbers
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.views.declared import functions_of, inputs_latex, unit_readouts, unit_widths
-from dmft.equations.views.latex import assigned, subject_of
+from dmft.equations.views.declared import (
+    assigned,
+    functions_of,
+    inputs_latex,
+    step_of,
+    unit_readouts,
+    unit_widths,
+)
+from dmft.equations.views.kernels import AVERAGED
+from dmft.equations.views.latex import subject_of
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,
@@ -25,7 +33,7 @@ from dmft.equations.views.printer import EquationPrinter, Notation
 from dmft.equations.views.token_outputs import TABLE_ERROR
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
-from dmft.model import GradientDescent, SequenceModel
+from dmft.model import FIELD, SequenceModel
 from dmft.model.loss import name_of
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
@@ -99,19 +107,21 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
             r"$F$ (with its part of order $1/d$) and covariance $\Sigma$ are those of the "
             r"increments in one step; $B_t$ is a standard Brownian motion."
         )
-    # Said before the equations instead of after them.
-    fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
-    shown += f" In the following {fixed.group()}." if fixed else ""
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
-    rule = f"{_rule(equations, rates, printer)}{shown} {_clock(equations, notation)}"
+    step = "" if sequence else step_of(equations, printer, r"\psi" in body)
+    rule = f"{_rule(equations, rates, printer)}{step}{shown} {_clock(equations, notation)}"
+    if algorithm.one_pass and not sequence:
+        free_of = "" if algorithm.is_flow else ", which are independent of the samples"
+        first = f"${printer.letter('Q')}(0)$ and ${printer.letter('M')}(0)$"
+        rule += f" The equations start from {first} of the initial weights{free_of}."
     return fitted(f"{text}\n{rule}", width)
 
 
 def _joined(parts: Sequence[str]) -> str:
     """Parts of a sentence with commas, the last one after "and"."""
-    *others, last = parts
+    *others, last = parts or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
@@ -131,7 +141,7 @@ def _committee(
     ]
     target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
-        which = "the direction" if single[1] else f"${k}$ directions"
+        which = "the direction" if single[1] else f"${k} = {model.teacher.width}$ directions"
         target = f"that depend on {which}"
         if model.label_clusters is not None:
             target = f"of Gaussian clusters with means along {which}"
@@ -145,11 +155,16 @@ def _committee(
         name = "Half the excess squared error" if floor else "Half the squared error"
     risk = (
         rf"{name} is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
-        rf"{floor}$, where the average is over new examples."
+        rf"{floor}$"
     )
+    defined = AVERAGED in body and model.clusters is None  # over the local fields
+    risk += "." if defined else ", where the average is over new examples."
     indices = _indices(model, algorithm, body, single)
-    told = (_law(model, printer, rows[1]), indices, risk)
+    told: tuple[str, ...] = (_law(model, printer, rows[1]), indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, rows))
+    # Said next to the definition of P, instead of after the equations.
+    fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
+    told = (f"In the following {fixed.group()}." if fixed else "", *told)
     return "\n".join([about, formulas, " ".join(y for y in told if y)])
 
 
@@ -183,6 +198,7 @@ def _outputs(
     label = f"{'g' if sigma != 'g' else 'G'}({h_star})"
     if model.teacher.activation is not None:
         over = sigma if model.matched else letter("teacher_sigma")
+        over = "" if model.teacher.activation == FIELD else over
         label = output(1, over, ("h_star", "teacher_readout"), means[1])
     variance = letter("label_noise")
     root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
@@ -196,15 +212,18 @@ def _outputs(
         rf"{letter(name[0])}{name[1:]}= \frac{{{gram(every[i], every[n])}}}{{{d}}}"
         for name, (i, n) in pairs
     ]
-    shown = output(0, sigma, ("h", "readout"), means[0])
-    return [rf"f &= {shown},\quad {h} = {fields[0]}", *labels, ",\\quad ".join(overlaps)]
+    linear = model.student.activation == FIELD
+    shown = output(0, "" if linear else sigma, ("h", "readout"), means[0])
+    first = rf"f &= {shown}" + (" = " if shown == h else rf",\quad {h} = ") + fields[0]
+    return [first, *labels, ",\\quad ".join(overlaps)]
 
 
 def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
     """Activations and the law of the inputs and of the noise."""
     x, y, xi, d = (printer.letter(n) for n in ("x", "y", "noise", "dim"))
     functions = _joined([f"${line}$" for line in functions_of(model, printer)])
-    law = rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
+    here = f"Here {functions}. " if functions else ""
+    law = rf"{here}The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         mean = rf"\mu_c\, {W_star}" if W_star[0].islower() else rf"{{{W_star}}}^\top \mu_c"
         scale = "s_c " if (model.clusters.scales != 1).any() else ""
@@ -213,7 +232,7 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
         names += [f"labels ${y}_c$"] * (model.clusters.labels is not None)
         given = _joined([f"${line}$" for line in inputs_latex(model.clusters)])
         law = (
-            rf"Here {functions}. The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
+            rf"{here}The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
             rf"{_joined(names)}: {given}."
         )
     if model.spectrum is not None and model.clusters is not None:
@@ -224,7 +243,7 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
         )
     elif model.spectrum is not None:
         law = (
-            rf"Here {functions}. The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$ with "
+            rf"{here}The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$ with "
             rf"$B = {model.spectrum.blocks}$ "
             r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
             r"are those of the rows within a block, not weighted by $c_e$."
@@ -407,23 +426,3 @@ def _mathematical(text: str) -> str:
         else:
             parts.append(escape(word))
     return " ".join(parts).strip()
-
-
-def sources(record: Any) -> list[str]:
-    """Bibliography keys of the papers that have equations of this kind."""
-    model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
-    if isinstance(model, SequenceModel):
-        return ["arnaboldi_2025"]
-    if isinstance(algorithm, GradientDescent):
-        return ["dandi_2024_reusing"]
-    if getattr(record, "kind", "") == "two-time":
-        species = ["bunin_2017", "roy_2019"] if getattr(model, "positive", False) else []
-        return ["sompolinsky_1988", "eissfeller_opper_1992", *species]
-    found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
-    if getattr(record, "kind", "") == "map":
-        found.append("arnaboldi_2024")
-    if getattr(algorithm, "repeat", None) is not None:
-        found.append("arnaboldi_2024_repetita")
-    if getattr(algorithm, "constraint", None):
-        found.append("ben_arous_2021")
-    return found

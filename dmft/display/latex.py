@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dmft.display.bibliography import bibtex
-from dmft.display.declaration import declaration, escape, sources
+from dmft.display.bibliography import bibtex, sources
+from dmft.display.declaration import declaration, escape
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.equations.views.explicit import ExplicitEquations
@@ -247,10 +247,7 @@ def document(
         text = escape(one) if isinstance(one, str) else fragment(one, width, None, cite, rules)
         parts.append(text)
     if cite:
-        cited = ", ".join(rf"\cite{{{key}}}" for key in keys)
-        parts += [
-            rf"\section*{{Sources}} Equations and averages of this kind are derived in {cited}."
-        ]
+        parts += [rf"Equations and averages of this kind are derived in \cite{{{','.join(keys)}}}."]
         parts += [r"\bibliographystyle{unsrt}", rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"

@@ -764,7 +764,7 @@ def test_print_says_what_its_letters_are():
     assert "label_flip=0.1" in dmft.derive(signs, dmft.SGD(0.5)).provenance["model"]
     text = " ".join(str(dmft.derive(signs, dmft.SGD(0.5))).split())
     assert "ε = 0.1 is the probability that a label has the wrong sign" in text
-    assert "wrong sign, L is the expected loss" in text
+    assert "Here L is the expected loss, E is the probability of a wrong sign." in text
     square = dmft.Model(*[dmft.Committee(z**2, 1)] * 2)
     ahead = dmft.SGD(0.5, repeat=dmft.Lookahead(0.2), readout_rate=0.1)
     text = str(dmft.derive(square, ahead))

@@ -6,6 +6,7 @@ form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.no
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -283,7 +284,8 @@ class Expectation(sp.Expr):
             if base.is_Add or isinstance(base, sp.Sum) or powered:
                 text = rf"\Bigl[{text}\Bigr]"
             elif isinstance(base, sp.Indexed) and exponent != 1:
-                text = f"{{{text}}}"  # it may have a superscript already
+                # It may have a superscript already: a star, or a cluster.
+                text = rf"\left({text}\right)" if "^{" in text else f"{{{text}}}"
             texts.append(text if exponent == 1 else f"{text}^{{{printer._print(exponent)}}}")
         inside = sign + r"\,".join(texts)
         high = any(y in inside for y in (r"\frac", r"\sum", r"\Bigl", r"\left"))
@@ -293,7 +295,7 @@ class Expectation(sp.Expr):
 
 def _powered(text: str, count: int) -> str:
     """A printed factor to a power; functions that are no letters are repeated."""
-    if count > 1 and text.endswith(")"):
+    if count > 1 and (text.endswith(")") or re.fullmatch(r"h(_\{\w+\})?", text)):
         return f"{text}^{{{count}}}"
     return r"\,".join([text] * count)
 

@@ -64,9 +64,9 @@ from dmft.equations.two_time.over_time import with_step
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.views.closed import ClosedPrinter
-from dmft.equations.views.declared import at_declared, declared_definitions, unit_widths
+from dmft.equations.views.declared import assigned, at_declared, declared_definitions, unit_widths
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex
-from dmft.equations.views.latex import assigned, definition_latex
+from dmft.equations.views.latex import definition_latex
 from dmft.equations.views.networks import put_in
 from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.text import model_names, printed_definitions
@@ -88,7 +88,8 @@ OF_A_SAMPLE = (output, label, loss, zeta, chosen)
 STEP_UNIT = "t = steps; n = alpha d samples, used again"
 FLOW_UNIT = "t = learning_rate * steps, learning_rate -> 0; n = alpha d samples"
 STARTED = (
-    r"The initial weights give $M$ and $Q$ at time zero, and with them $C^{\theta}(0, 0)$; "
+    r"The initial weights, independent of the samples, give $M$ and $Q$ at time zero, and with "
+    r"them $C^{\theta}(0, 0)$; "
     r"$R^{\theta}(t, s) = 0$ for $s \geq t$, and $r$ and $h^*$ are independent."
 )
 # Length in time of the steps by which a flow is evaluated.
@@ -482,7 +483,8 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
             for mark, slope in slopes
             if not mark or (rf"\sigma{mark}(" in text and slope.has(sp.Heaviside, sp.DiracDelta))
         ]
-        return align([*sample, "& " + r",\quad ".join(functions)])
+        functions = [] if sigma == FIELD else functions  # f = h
+        return align([*sample, *(["& " + r",\quad ".join(functions)] if functions else [])])
 
     def _repr_latex_(self) -> str:
         return self.latex().split("\n", 1)[1]

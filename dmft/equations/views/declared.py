@@ -16,8 +16,8 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name, live, mapped
-from dmft.equations.symbols import ONLY
+from dmft.equations.definitions import Definition, base_name, live, mapped, used_bases
+from dmft.equations.symbols import ONLY, ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.views.collected import summed
@@ -29,10 +29,12 @@ from dmft.equations.views.networks import (
     put_in,
     with_gradients,
 )
-from dmft.equations.views.paper_units import Subject, in_sums, outputs_are_sums
+from dmft.equations.views.paper_units import Subject, gram, in_sums, outputs_are_sums
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.unit_sums import without_deltas
-from dmft.model import FIELD, GaussianMixture, Model
+from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model
+from dmft.model.algorithm import numbers_of
+from dmft.names import BLOCK, QUANTITIES
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
@@ -41,6 +43,11 @@ OVER_ALL = frozenset({"lambda", "c", "Omega", "Gram", "output_covariance", "resi
 OVER_FIELDS = frozenset(
     {"b_learning", "b_interaction", "b", "output_covariance", "residual_covariance"}
 )
+# Declarations of algorithms whose steps are plain gradients of a loss.
+PLAIN: dict[str, Any] = {
+    **{"batch_size": 1, "readout_rate": 0, "ridge": 0, "normalised": False},
+    **dict.fromkeys(("batch", "repeat", "clip")),
+}
 # Indices of entries that number teachers.
 OF_TEACHERS = {"h_star": {0}, "M": {1}, "P": {0, 1}}
 
@@ -99,9 +106,39 @@ def unit_widths(subject: Subject) -> tuple[bool, bool]:
 
 def update_of_loss(subject: Subject) -> str:
     """The update field of a sample by its loss, in print."""
-    slope = r"\partial \ell / \partial h"
-    update = rf"\psi = -{slope}" if unit_widths(subject)[0] else rf"\psi_j = -p\, {slope}_j"
-    return rf"${update}$ for the loss $\ell$"
+    return rf"${update_with('h', unit_widths(subject)[0])}$ for the loss $\ell$"
+
+
+def update_with(h: str, single: bool) -> str:
+    """The update field as a derivative of the loss by a field."""
+    slope = rf"\partial \ell / \partial {h}"
+    return rf"\psi = -{slope}" if single else rf"\psi_j = -p\, {slope}_j"
+
+
+def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
+    """The update of the weights in a step, where it is a plain gradient; by `updates` psi."""
+    algorithm, letter = equations.algorithm, printer.letter
+    changed = any(getattr(algorithm, y, value) != value for y, value in PLAIN.items())
+    plain = type(algorithm) in (SGD, GradientDescent) and not numbers_of(algorithm)
+    if changed or not plain or equations.kind == "map" or getattr(equations, "is_flow", False):
+        return ""
+    h, W, x, d, rate = (letter(y) for y in ("h", "W", "x", "dim", "learning_rate"))
+    single = unit_widths(Subject(equations.model, (), algorithm))[0]
+    unit, share, mark, total = "" if single else "_j", "", "", ""
+    w = ("w" if W == "W" else W) + unit
+    slope = rf"\frac{{\partial \ell}}{{\partial {h}{unit}}}"
+    told, sign = r"With the loss $\ell$", "-"
+    if not algorithm.one_pass:
+        rate, mark, total = r"\eta", r"^\mu", r"\sum_{\mu=1}^{n} "
+        slope = rf"\frac{{\partial \ell^\mu}}{{\partial {h}{unit}^\mu}}"
+        told = r"With the loss $\ell^\mu$ of sample $\mu$"
+    elif updates:
+        told += f" and ${update_with(h, single)}$"
+        share, sign, slope = "" if single else letter("p"), "+", rf"\psi{unit}"
+    return (
+        rf" {told}, a step is ${w} \leftarrow {w} {sign} "
+        rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}{slope} \, {x}{mark}$."
+    )
 
 
 def with_noise(subject: Subject) -> tuple[Definition, ...]:
@@ -264,11 +301,11 @@ def functions_latex(model: Model, printer: EquationPrinter) -> list[str]:
 def functions_of(model: Model, printer: EquationPrinter) -> list[str]:
     """What sigma and sigma_* (or g) are."""
     student, teacher = model.student.activation, model.teacher
-    lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
+    lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"] * (student != FIELD)
     if teacher.activation is None and model.label_clusters is None:
         g = "g" if printer.letter("sigma") != "g" else "G"
         lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
-    elif teacher.activation not in (None, student):
+    elif teacher.activation not in (None, student, FIELD):
         lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
     return lines
 
@@ -301,3 +338,64 @@ def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
 def _listed(values: Array) -> str:
     text = ", ".join(f"{y:g}" for y in values)
     return f"({text})" if len(values) > 1 else text
+
+
+# What letters are -------------------------------------------------------------------------------
+
+
+def meanings_latex(
+    subject: Subject, definitions: Sequence[Definition], printer: EquationPrinter
+) -> list[str]:
+    """What numbers of the optimiser, rows that it keeps, and the input spectrum are."""
+    symbols = set().union(*(d.expr.free_symbols for d in definitions))
+    model, algorithm = subject.model, subject.algorithm
+    shown = {d.name for d in definitions}
+    values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
+        x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
+        x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
+        x.rho: (getattr(getattr(algorithm, "repeat", 0), "rho", 0), "length of the displacement"),
+    }
+    told = [
+        f"${assigned(printer.doprint(s), printer.doprint(value))}$ is the {words}"
+        for s, (value, words) in values.items()
+        if s in symbols
+    ]
+    told += ["$f$ is the output of the student"] * ("output_variance" in shown)
+    if shown & {"S_update", "psi"} == {"S_update"} and algorithm.loss is not None:
+        told.append(update_of_loss(subject))
+    names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
+    single = unit_widths(subject) if model.family == "overlaps" else (False, False)
+    W, star = (
+        printer.letter(name).lower() if one else printer.letter(name)
+        for name, one in zip(("W", "W_star"), single, strict=True)
+    )
+    for row, letter in ROW_LATEX.items():
+        if any(name.startswith(row) for name in names):
+            told.append(f"${letter}$ is the {row} of the weights")
+        own = (letter, single[0])
+        others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
+        others[f"{row}_average"] = (r"\bar{w}", single[0])
+        told += [
+            f"${QUANTITIES[name].latex} = {gram(own, other)} / {printer.letter('dim')}$"
+            for name, other in others.items()
+            if name in names
+        ]
+    spectrum = getattr(model, "spectrum", None)
+    read = {n for e in definitions for n in used_bases(e.expr)}
+    readout = getattr(model.student, "readout", None)
+    if "readout" in read - names and readout is not None:
+        told.append(f"$a = {printer.doprint(sp.sympify(readout, strict=True))}$ are the readouts")
+    if spectrum is not None and "eigenvalue" in read:
+        told.append(
+            rf"block $e = 1, \ldots, B = {spectrum.blocks}$ has the eigenvalue $c_e$ and the "
+            rf"fraction $\phi_e$ of the coordinates"
+        )
+        if "noise_factor" in read:
+            plain = bool(np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions))
+            told.append(r"$\nu_e = c_e \phi_e$" if plain else r"$\nu_e$ is its noise factor")
+    return told
+
+
+def assigned(letter: str, value: str) -> str:
+    """A letter and its value; the letter alone where that is its value."""
+    return letter if value == letter else f"{letter} = {value}"

@@ -31,6 +31,7 @@ from dmft.typeset.fragment import align
 
 # Closed forms of more operations, in their printed shape, are left out unless asked for.
 KERNEL_OPERATIONS = 360
+AVERAGED = r"Averages $\langle \cdot \rangle$"
 LAW = (
     r"For centred Gaussian $z_1, z_2, \ldots$ with covariances $C_{ab} = \langle z_a z_b \rangle$:"
 )
@@ -432,7 +433,7 @@ def law_latex(
     if any(d.expr.has(x.xi) for d in definitions):
         whose += rf" and the noise ${printer.letter('noise')} \sim \mathcal{{N}}(0, 1)$"
     return [
-        rf"Averages $\langle \cdot \rangle$ are over the {centred}local fields{whose},",
+        rf"{AVERAGED} are over the {centred}local fields{whose},",
         align(lines),
     ]
 

@@ -11,22 +11,20 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
-from dmft.equations.definitions import Definition, define, mapped, used_bases
-from dmft.equations.symbols import ROW_LATEX, numbers
+from dmft.equations.definitions import Definition, define, mapped
 from dmft.equations.views import closed
 from dmft.equations.views.declared import (
     declared_definitions,
     functions_latex,
     functions_of,
     inputs_latex,
+    meanings_latex,
     unit_widths,
-    update_of_loss,
 )
 from dmft.equations.views.explicit_latex import closed_alone, special_functions
 from dmft.equations.views.kernels import (
@@ -41,7 +39,6 @@ from dmft.equations.views.networks import of_signs, sentence_of_signs
 from dmft.equations.views.paper_units import (
     CLOCK,
     Subject,
-    gram,
     letters_of,
     outputs_are_sums,
     sentence,
@@ -67,8 +64,6 @@ from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import Model, SequenceModel
-from dmft.model.algorithm import numbers_of
-from dmft.names import BLOCK, QUANTITIES
 from dmft.typeset.fragment import COLUMN, align, fitted
 
 if TYPE_CHECKING:
@@ -77,6 +72,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
+NUMERICAL = "Averages that have no closed form are computed numerically."
+# What observables beside the risk are.
+OBSERVED = {x.loss: "expected loss", x.error_rate: "probability of a wrong sign"}
 # Sentences about functions that equations contain.
 WORDS = {
     r"\Theta\left(": r"$\Theta$ is the step function.",
@@ -234,19 +232,18 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     opening, excess = noise.opening(printer, increments) if noise and increments else ([], [])
     inner += [*excess, *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
-    parts = [
-        *clock(subject, page, printer),
-        *opening,
-        *observed_apart(rows, printer, inner),
+    about = [
         *_here(closed.fixed_values(notes, printer.letter), told),
         *(law_latex((*left, *increments), printer, scaled) if is_open else []),
         *sentences,
+        *(words for mark, words in WORDS.items() if mark in "".join([*opening, *rows, *inner])),
     ]
-    kernels: list[str] = []
-    if page.kernels != "none":
-        limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
-        shown = (a for a in lowered(averaged) if subject.algorithm is None or a.how != "nodes")
-        kernels = kernels_latex(shown, printer, limit)
+    parts = [
+        *clock(subject, page, printer),
+        *opening,
+        *observed_apart(rows, printer, inner, about),
+    ]
+    kernels = averages_latex(averaged, subject, page, printer)
     closed_too = "".join(kernels)
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),
@@ -255,11 +252,30 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         *kernels,
     ]
     text = in_fields_of_clusters("\n".join(part for part in parts if part))
-    told = [words for mark, words in WORDS.items() if mark in text]
+    told = [words for mark, words in WORDS.items() if mark in text and words not in text]
     split = signed and "z_{1}" in "".join(kernels)
     told += [sentence_of_signs(y) for y in "fh" if split and f"y {y}" in text]
     told += special_functions([*lines, *inner], [e for _, e, _ in alone.rows], printer)
-    return fitted("\n".join([text, *told]), page.width)
+    text = _without_unread("\n".join([text, *told]), printer.letter("lambda"))
+    return fitted(text, page.width)
+
+
+def _without_unread(text: str, letter: str) -> str:
+    """Text without the letter of all fields where nothing reads it."""
+    return text if text.count(letter) > 1 else text.replace(f"& {letter} = (", "& (")
+
+
+def averages_latex(
+    definitions: Sequence[Definition], subject: Subject, page: Page, printer: EquationPrinter
+) -> list[str]:
+    """Closed forms of averages, and a sentence on those of equations that have none."""
+    if page.kernels == "none":
+        return []
+    limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
+    every = [*lowered(definitions)]
+    shown = [a for a in every if subject.algorithm is None or a.how != "nodes"]
+    found = kernels_latex(shown, printer, limit)
+    return [*found, *([NUMERICAL] if len(shown) < len(every) else [])]
 
 
 def token_latex(subject: Subject, page: Page) -> str:
@@ -327,11 +343,15 @@ def system_latex(
 
 
 def observed_apart(
-    rows: Sequence[str], printer: EquationPrinter, named: Sequence[str] = ()
+    rows: Sequence[str],
+    printer: EquationPrinter,
+    named: Sequence[str] = (),
+    about: Sequence[str] = (),
 ) -> list[str]:
     """Align environments of the equations and of the observables, with a sentence in between.
 
-    Of what is named in them, `named`, each is defined after where it is first used.
+    Of what is named in them, `named`, each is defined after where it is first used; what is said
+    `about` averages and letters follows the equations.
     """
     head = f"{printer.letter('risk')} &="
     place = next((n for n, row in enumerate(rows) if row.startswith(head)), 0)
@@ -342,79 +362,19 @@ def observed_apart(
         late = [y for y in late if y not in early]
     early, late = (["where", align(y)] if y else [] for y in (early, late))
     if place == 0:
-        return [align(rows), *late]
+        return [align(rows), *late, *about]
     alone = all(row.startswith("&") for row in rows[place + 1 :])
+    starts = {row.split(" ")[0] for row in rows}
+    shown = {printer.doprint(s): told for s, told in OBSERVED.items()}
+    late += _here([], [f"${y}$ is the {told}" for y, told in shown.items() if y in starts])
     words = "In these order parameters the risk is" if alone else "The observables are"
-    return [align(rows[:place]), *early, words, align(rows[place:]), *late]
+    return [align(rows[:place]), *early, *about, words, align(rows[place:]), *late]
 
 
 def _here(formulas: Sequence[str], told: Sequence[str] = ()) -> list[str]:
     """A sentence that states what letters are, and formulas."""
     parts = [*told, *(f"${y}$" for y in formulas)]
     return [f"Here {', '.join(parts)}."] if parts else []
-
-
-def meanings_latex(
-    subject: Subject, definitions: Sequence[Definition], printer: EquationPrinter
-) -> list[str]:
-    """What numbers of the optimiser, rows that it keeps, and the input spectrum are."""
-    symbols = set().union(*(d.expr.free_symbols for d in definitions))
-    model, algorithm = subject.model, subject.algorithm
-    shown = {d.name for d in definitions}
-    values = {numbers[n]: (v, n.replace("_", " ")) for n, v in numbers_of(algorithm).items()} | {
-        x.flip: (getattr(model, "label_flip", 0), "probability that a label has the wrong sign"),
-        x.rho_a: (getattr(algorithm, "readout_rate", 0), "rate of the readouts $a$"),
-        x.rho: (getattr(getattr(algorithm, "repeat", 0), "rho", 0), "length of the displacement"),
-    }
-    told = [
-        f"${assigned(printer.doprint(s), printer.doprint(value))}$ is the {words}"
-        for s, (value, words) in values.items()
-        if s in symbols
-    ]
-    told += ["$f$ is the output of the student"] * ("output_variance" in shown)
-    if shown & {"S_update", "psi"} == {"S_update"} and algorithm.loss is not None:
-        told.append(update_of_loss(subject))
-    told += [
-        f"${printer.doprint(s)}$ is the {words}"
-        for s, words in ((x.loss, "expected loss"), (x.error_rate, "probability of a wrong sign"))
-        if any(d.target == s for d in definitions)
-    ]
-    names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
-    single = unit_widths(subject) if model.family == "overlaps" else (False, False)
-    W, star = (
-        printer.letter(name).lower() if one else printer.letter(name)
-        for name, one in zip(("W", "W_star"), single, strict=True)
-    )
-    for row, letter in ROW_LATEX.items():
-        if any(name.startswith(row) for name in names):
-            told.append(f"${letter}$ is the {row} of the weights")
-        own = (letter, single[0])
-        others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
-        others[f"{row}_average"] = (r"\bar{w}", single[0])
-        told += [
-            f"${QUANTITIES[name].latex} = {gram(own, other)} / {printer.letter('dim')}$"
-            for name, other in others.items()
-            if name in names
-        ]
-    spectrum = getattr(model, "spectrum", None)
-    read = {n for e in definitions for n in used_bases(e.expr)}
-    readout = getattr(model.student, "readout", None)
-    if "readout" in read - names and readout is not None:
-        told.append(f"$a = {printer.doprint(sp.sympify(readout, strict=True))}$ are the readouts")
-    if spectrum is not None and "eigenvalue" in read:
-        told.append(
-            rf"block $e = 1, \ldots, B = {spectrum.blocks}$ has the eigenvalue $c_e$ and the "
-            rf"fraction $\phi_e$ of the coordinates"
-        )
-        if "noise_factor" in read:
-            plain = bool(np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions))
-            told.append(r"$\nu_e = c_e \phi_e$" if plain else r"$\nu_e$ is its noise factor")
-    return told
-
-
-def assigned(letter: str, value: str) -> str:
-    """A letter and its value; the letter alone where that is its value."""
-    return letter if value == letter else f"{letter} = {value}"
 
 
 def rate_of(target: str, kind: str) -> str:

@@ -247,6 +247,8 @@ class EquationPrinter(LatexPrinter):
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
+        if expr.factor == FIELD and expr.field.is_Add:
+            return rf"\left({field}\right)"
         whole = sp.Symbol(field)
         powers = expr.factor.atoms(sp.Pow) if expr.field.is_Mul else ()  # of y h
         table = {y: sp.Symbol(rf"\left({field}\right)") ** y.exp for y in powers if y.base == FIELD}
@@ -415,7 +417,9 @@ def _one_superscript(name: str) -> str:
 
 
 def _braced(text: str) -> str:
-    """A letter that gets an exponent; TeX refuses a second superscript outside of braces."""
+    """A letter that gets an exponent: a superscript that is an index is bracketed with it."""
+    if re.search(r"\^(?!\*|\{\*\})", text):
+        return rf"\left({text}\right)"
     return f"{{{text}}}" if "^" in text else text
 
 

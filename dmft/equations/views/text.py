@@ -54,7 +54,7 @@ def model_names(model: Model) -> dict[sp.Expr, str]:
     """Names of the activations of a model; none of sequences, whose functions are written out."""
     if model.family != "overlaps":
         return {}
-    names = model_factors(model)
+    names = {f: name for f, name in model_factors(model).items() if f != FIELD}
     shifted: dict[sp.Expr, str] = {}
     laws = clusters_of(model)
     for law in (*laws, *(replace(y, scale=sp.S.One) for y in laws)):

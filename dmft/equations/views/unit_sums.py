@@ -126,6 +126,8 @@ def without_deltas(
 
 # A field and its mean in a cluster.
 SHIFTED = re.compile(r"h((?:_\{\w\})?) \+ m\1\^\{\[c\]\}")
+TEACHER = re.compile(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}")
+SHIFTED_ALONE = re.compile(r"(?<![A-Za-z}])\\left\((h(?:_\{\w\})?\^\{\[c\]\})\\right\)(?!\^)")
 # Terms of clusters are in the ratio of their weights to this part.
 AGREES = 1e-12
 
@@ -240,9 +242,12 @@ def in_fields_of_clusters(text: str) -> str:
     index = head.group(1) or ""
     shown = rf"& h{index}^{{[c]}} = h{index} + m{index}^{{[c]}},\quad {head.group()[2:]}"
     one, two = (SHIFTED.sub(r"h\1^{[c]}", y) for y in text.split(head.group(), 1))
-    one, teachers = re.subn(r"h\^(?:\{\*\}|\*) \+ m\^\{\*\[c\]\}", "h^{*[c]}", one)
+    one, two = (SHIFTED_ALONE.sub(r"\1", y) for y in (one, two))
+    (one, teachers), (two, more) = (TEACHER.subn("h^{*[c]}", y) for y in (one, two))
     own = r"m^{*[c]} ="
-    two = two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers else two
+    two = (
+        two.replace(own, rf"h^{{*[c]}} = h^* + m^{{*[c]}},\quad {own}") if teachers + more else two
+    )
     return one + shown + two
 
 
