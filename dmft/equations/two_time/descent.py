@@ -466,7 +466,7 @@ class DescentEquations(Short, Descent, TwoTimeEquations):
         >>> import sympy as sp, dmft
         >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
         >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
-        >>> r"\sigma" in eqs.latex_of_sample()
+        >>> r"h^{*}" in eqs.latex_of_sample()
         True
         """
         shown = (*self.sample, curvature(self.sample)) if self.is_flow else self.sample
