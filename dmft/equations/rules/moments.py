@@ -32,7 +32,7 @@ from dmft.model import FIELD
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Gram, Mean, Random, View
 
-# Operations of a coefficient that has a name of its own: those along several replaced rows.
+# Coefficients of more operations, as for several replaced rows, are named.
 LONG_SHARE = 8
 # Functions in a closed form that is averaged over random scales.
 AT_NODES = frozenset({"Abs", "asin", "atan", "erf", "exp", "sign"})

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.equations.definitions import Definition
-from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
@@ -108,11 +107,6 @@ def value_at(
     """Number at numbers for the symbols, on the nodes of `rule_of`."""
     law = average.law
     assert isinstance(law, StepNodes)
-    if len(law.coordinates) > len(nodes["normal"]):
-        raise NotClosed(
-            f"{average} has {len(law.coordinates)} coordinates, more than the increments of a "
-            "step: paths of this rule are not computed"
-        )
     program = law.in_parts(is_split(nodes["normal"]))
     known: dict[sp.Symbol, Any] = dict(at)
     known |= {node_symbol(n): nodes["normal"][n] for n in range(len(law.coordinates))}

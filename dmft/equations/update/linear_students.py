@@ -148,20 +148,14 @@ def is_sign(expr: sp.Expr) -> bool:
 
 def sign_of(label: sp.Expr) -> sp.Expr | None:
     """A label that is a sign, in products of functions of single fields; None for others."""
-    if is_sign(label):
-        return label
-    if label.has(sp.Heaviside):
-        other = label.replace(sp.Heaviside, lambda u, *_: (1 + sp.sign(u)) / 2)
-        other = sp.factor(sp.expand(other))
-        return other if is_sign(other) else None
-    return None
+    sign, centre, half = two_valued(label) or (label, sp.S.One, sp.S.Zero)
+    return half * sign if centre == 0 and half in (1, -1) else None
 
 
 def two_valued(label: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:
     """The sign s and the numbers c and w of a label c + w s; None for others."""
-    sign = sign_of(label)
-    if sign is not None:
-        return sign, sp.S.Zero, sp.S.One
+    if is_sign(label):
+        return label, sp.S.Zero, sp.S.One
     written = sp.expand(to_signs(label, [*label.free_symbols]))
     centre, rest = written.as_independent(sp.sign, At, as_Add=True)
     half, sign = rest.as_independent(sp.sign, At, as_Add=False)
