@@ -161,7 +161,7 @@ def _committee(
     risk += "." if defined else ", where the average is over new examples."
     indices = _indices(model, algorithm, body, single)
     told: tuple[str, ...] = (_law(model, printer, rows[1]), indices, risk)
-    formulas = align(_outputs(model, printer, algorithm, sums, rows))
+    formulas = align(_outputs(model, printer, algorithm, sums, rows, body))
     # Said next to the definition of P, instead of after the equations.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
     told = (f"In the following {fixed.group()}." if fixed else "", *told)
@@ -169,7 +169,12 @@ def _committee(
 
 
 def _outputs(
-    model: Model, printer: EquationPrinter, algorithm: Any, sums: bool, rows: Sequence[str]
+    model: Model,
+    printer: EquationPrinter,
+    algorithm: Any,
+    sums: bool,
+    rows: Sequence[str],
+    body: str,
 ) -> list[str]:
     """Rows that define the output, the label and the overlaps of the given weights."""
     letter, single = printer.letter, unit_widths(Subject(model, (), algorithm))
@@ -203,9 +208,9 @@ def _outputs(
     variance = letter("label_noise")
     root = variance.removesuffix("^2") if "^2" in variance else rf"\sqrt{{{variance}}}\,"
     label += f" + {root}{letter('noise')}" if model.label_noise != 0 else ""
-    labels = [] if model.teacher.activation is None and model.clusters is not None else [
-        rf"{y} &= {label},\quad {h_star} = {fields[1]}"
-    ]  # fmt: skip
+    labels = [rf"{y} &= {label},\quad {h_star} = {fields[1]}"]
+    if model.label_clusters is not None:
+        labels = [rf"{h_star} &= {fields[1]}"] if h_star in body else []
     every = [*zip(rows, single, strict=True)]
     pairs = zip(("Q &", "M ", "P "), ((0, 0), (0, 1), (1, 1)), strict=True)
     overlaps = [

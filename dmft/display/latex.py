@@ -49,6 +49,8 @@ OF_DECLARATION = re.compile(
     re.MULTILINE,
 )
 NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
+# A sentence in front of equations that have gone.
+LEADS = re.compile(r"^[^\n]*(?:[:,]| is| are)\n(?=\s*\Z|\n)", re.MULTILINE)
 # Where a step says how it was checked.
 NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
 # Lines below this are set in two columns; widths that the layout is made for.
@@ -262,8 +264,7 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
         displayed.update(map("".join, equations))
         return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
-    # A sentence in front of what has gone goes, too.
-    return re.sub(r"^[^\n]*[:,]\n(?=\s*\Z|\n)", "", ALIGN.sub(kept, text), flags=re.MULTILINE)
+    return LEADS.sub("", ALIGN.sub(kept, text))
 
 
 def _punctuated(text: str) -> str:
@@ -357,7 +358,7 @@ def _not_again(text: str, declared: str) -> str:
 
     def kept(match: re.Match[str]) -> str:
         formulas = (y for row in split_rows(match.group(3)) for y in row.split(r",\quad "))
-        every = {y.removeprefix("&").strip() for y in formulas}
+        every = {y.replace("&", "").strip().replace("^{2}", "^2") for y in formulas}
         if every <= {*stated}:
             return ""
         equations = equations_of(match.group(3))
@@ -369,7 +370,7 @@ def _not_again(text: str, declared: str) -> str:
         ]
         return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
-    text = ALIGN.sub(kept, text).replace("\n\n", "\n")
+    text = LEADS.sub("", ALIGN.sub(kept, text)).replace("\n\n", "\n")
     for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
         text = text.replace(f", ${line}$.", ".").replace(f", ${line}$, ", ", ")

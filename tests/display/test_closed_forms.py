@@ -1005,14 +1005,15 @@ def test_fields_of_a_cluster_have_a_name(scales):
     """h^[c] = h + m^[c] is defined once; no argument is a sum of a field and its mean."""
     inputs = dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1], scales=scales)
     found = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), inputs), dmft.SGD(gamma))
-    text = " ".join(found.latex(kernels="none", width=2000).split())
+    text = found.latex(kernels="none", width=2000, form="structured")
+    text = " ".join(text.split())
     row = r"h_{j}^{[c]} = h_{j} + m_{j}^{[c]}"
     assert text.count(row) == 1
     assert len(re.findall(r"h_\{(\w)\} \+ m_\{\1\}", text)) == 1
     assert text.count(r"\sigma'(h_{j}^{[c]})") > 5
     names = set(re.findall(r"h_\{(\w)\}\^\{\[c\]\}", text))
     assert set("jlu") <= names
-    assert "in cluster c" in str(found) or scales == [1, 1]
+    assert r"\text{ in cluster } c" in text or scales == [1, 1]
 
 
 def test_printed_rates_are_those_that_are_evaluated():
@@ -1029,30 +1030,78 @@ def test_printed_rates_are_those_that_are_evaluated():
         assert float(value) == pytest.approx(float(rates[block].item()), rel=1e-12)
 
 
+def over_a_mixture(mixture, overlaps, update, nodes):
+    """dM and dQ as averages <psi h*>, <psi h> + <h psi> + <s_c psi psi>/p, by quadrature."""
+    Q, M, P = overlaps
+    p = len(Q)
+    x1, w1 = np.polynomial.hermite_e.hermegauss(nodes)
+    grid = np.array(np.meshgrid(*[x1] * (p + len(P)))).reshape(p + len(P), -1)
+    weights = np.array(np.meshgrid(*[w1 / w1.sum()] * len(grid))).reshape(len(grid), -1).prod(0)
+    root = np.linalg.cholesky(np.block([[Q, M], [M.T, P]]))
+    labels = map(float, mixture.labels or [0] * len(mixture.weights))
+    dM, dQ, noise = np.zeros_like(M), np.zeros_like(Q), np.zeros_like(Q)
+    for share, mu, s, y in zip(mixture.weights, mixture.means, mixture.scales, labels, strict=True):
+        fields = np.sqrt(s) * root @ grid + (np.vstack([M, P]) @ mu)[:, None]
+        h, star = fields[:p], fields[p:]
+        psi = share * weights * update(h, star, y)
+        dM += psi @ star.T
+        dQ += psi @ h.T + h @ psi.T
+        noise += s * psi @ update(h, star, y).T / p
+    return dM, dQ, noise
+
+
 def test_averages_over_clusters_of_unequal_variances_are_printed_in_their_own_fields():
-    """What print shows, by quadrature with h ~ N(0, s_c Omega); bare fields are scaled as well."""
+    """What print shows, by quadrature with h ~ N(mu_c M, s_c Omega)."""
     mixture = dmft.GaussianMixture([[1.0], [-1.0]], weights=[0.3, 0.7], scales=[1.0, 2.0])
     model = dmft.Model(*[dmft.Committee(sp.tanh(z), 1)] * 2, inputs=mixture)
     equations = dmft.derive(model, dmft.GradientFlow())
-    text = str(equations)
-    assert (
-        "dM/dt = Σ_c=1..2 ρ[c] [⟨σ'(h^[c]) h* tanh(h*^[c])⟩ + m*^[c] ⟨σ'(h^[c]) σ(h*^[c])⟩]\n"
-        "      - Σ_c=1..2 ρ[c] [⟨σ'(h^[c]) h* tanh(h^[c])⟩ + m*^[c] ⟨σ'(h^[c]) σ(h^[c])⟩]\n"
-    ) in text
-    assert (
-        "h^[c] = h + m^[c],    m^[c] = μ[c] M,    h*^[c] = h* + m*^[c],    m*^[c] = μ[c] P" in text
+    text = " ".join(str(equations).split())
+    assert "dM/dt = ⟨h* ψ⟩ dQ/dt = 2 ⟨h ψ⟩ f = σ(h) y = σ(h*) ψ = (y - f) σ'(h)" in text
+    assert "(h, h*) ~ N(μ[c] (M, P), s[c] Ω), Ω = [[Q, M], [M, P]]" in text
+    structured = equations.latex(form="structured")
+    assert r"\langle \sigma'(h^{[c]})\,\sigma(h^{*[c]}) \rangle" in structured
+    at = [np.array([[value]]) for value in (0.4, 0.1, 0.3)]
+    tanh = np.tanh
+    wanted = over_a_mixture(
+        mixture, at, lambda h, star, _: (1 - tanh(h) ** 2) * (tanh(star) - tanh(h)), 60
     )
-    Q, M, P = 0.4, 0.1, 0.3
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    pairs = np.array([np.repeat(nodes, 60), np.tile(nodes, 60)])
-    weights = np.outer(weights, weights).ravel() / (2 * np.pi)
-    rate = 0.0
-    for share, mu, scale in zip(mixture.weights, (1, -1), mixture.scales, strict=True):
-        h, star = np.sqrt(scale) * np.linalg.cholesky([[Q, M], [M, P]]) @ pairs
-        own, teacher = np.tanh(h + mu * M), np.tanh(star + mu * P)
-        rate += share * weights @ ((1 - own**2) * (star + mu * P) * (teacher - own))
-    found = equations.evaluate(dmft.Overlaps([[Q]], [[M]], [[P]]))["M"].item()
-    assert found == pytest.approx(rate, rel=1e-5)
+    found = equations.evaluate(dmft.Overlaps(*at))
+    assert found["M"].item() == pytest.approx(wanted[0].item(), rel=1e-5)
+    assert found["Q"].item() == pytest.approx(wanted[1].item(), rel=1e-5)
+
+
+def test_a_mixture_is_printed_as_averages_of_the_update():
+    """One line for each rate, which the rates of two units and four clusters are equal to."""
+    means = [[1, 0], [-1, 0], [0, 1], [0, -1]]
+    mixture = dmft.GaussianMixture(means, labels=[1, 1, -1, -1], scales=[0.3, 0.6, 1.0, 0.8])
+    equations = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), mixture), dmft.SGD(gamma))
+    lines = [" ".join(line.split()) for line in equations.latex(width=520).split("\n")]
+    assert lines[2:7] == [
+        r"\frac{d M_{j r}}{dt} &= \langle h_{r}^*\,\psi_{j} \rangle \\",
+        r"\frac{d Q_{j l}}{dt} &= \langle h_{l}\,\psi_{j} \rangle "
+        r"+ \langle h_{j}\,\psi_{l} \rangle "
+        r"+ \frac{\gamma}{p} \langle s_{c}\,\psi_{j}\,\psi_{l} \rangle \\",
+        r"f &= \frac{1}{p} \sum_{j=1}^{p} \sigma(h_{j}) \\",
+        r"\psi_{j} &= \left(y - f\right) \sigma'(h_{j})",
+        r"\end{align*}",
+    ]
+    text = " ".join(lines)
+    assert r"(h, h^*) \sim \mathcal{N}" in text
+    assert r"s_c \Omega" in text
+    assert r"\mathcal{R} &= \frac{1}{2} \langle (f - y)^{2} \rangle" in text
+    assert "z_{1}" not in text
+    at = np.array([[0.9, 0.2], [0.2, 0.7]]), np.array([[0.3, -0.2], [0.1, 0.4]]), np.eye(2)
+
+    def update(h, _, y):
+        slope = np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+        return (y - scipy.special.erf(h / np.sqrt(2)).mean(0)) * slope
+
+    dM, dQ, noise = over_a_mixture(mixture, at, update, 20)
+    found = equations.evaluate(dmft.Overlaps(*at), learning_rate=0.3)
+    np.testing.assert_allclose(found["M"], dM, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["Q"], dQ + 0.3 * noise, rtol=0, atol=1e-6)
+    changed = equations.without("interaction").latex(width=520)
+    assert r"\psi" not in changed
 
 
 @pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 2])

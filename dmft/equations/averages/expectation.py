@@ -281,7 +281,9 @@ class Expectation(sp.Expr):
             base, exponent = factor.as_base_exp()
             text = printer._print(base)
             powered = isinstance(base, OverSamples) and exponent != 1
-            if base.is_Add or isinstance(base, sp.Sum) or powered:
+            if base.is_Add and all(y.as_coeff_Mul()[1].is_Symbol for y in base.args):
+                text = f"({text})"
+            elif base.is_Add or isinstance(base, sp.Sum) or powered:
                 text = rf"\Bigl[{text}\Bigr]"
             elif isinstance(base, sp.Indexed) and exponent != 1:
                 # It may have a superscript already: a star, or a cluster.

@@ -17,7 +17,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition, define, mapped
-from dmft.equations.views import closed
+from dmft.equations.views import closed, mixtures
 from dmft.equations.views.declared import (
     declared_definitions,
     functions_latex,
@@ -124,13 +124,16 @@ def closed_form(subject: Subject, page: Page) -> closed.ClosedSystem | None:
         raise BadParameter(f'form = {page.form!r} must be "closed", "structured" or None')
     if page.form == "structured" or (page.form is None and page.symbolic):
         return None
-    system = closed.closed_system(subject, math.inf if page.form else closed.LONGEST)
+    longest = closed.LONGEST
+    if getattr(subject.model, "clusters", None) is not None:
+        longest = mixtures.LONGEST_OF_CLUSTERS
+    system = closed.closed_system(subject, math.inf if page.form else longest)
     if page.form == "closed" and system is None:
         raise BadParameter(
             "these equations have no closed form in the overlaps; form='structured' prints them "
             "with averages"
         )
-    return system if page.form or (system and system.operations <= closed.LONGEST) else None
+    return system if page.form or (system and system.operations <= longest) else None
 
 
 def equations_latex(equations: System, page: Page) -> str:
@@ -184,16 +187,11 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     printer = page.printer(model_names(model))
     if getattr(subject.algorithm, "repeat", None) is None:  # one output, of one gradient
         printer.letters = {"output_0": "f", "error_0": "e"} | printer.letters
+    subject, increments = _with_increments(subject, noise)
     definitions, notes = subject.definitions, list[str]()
-    increments = noise.printed(definitions) if noise else ()
-    if increments:
-        small = {d.target: d.terms for d in increments if d.role == "rate"}
-        definitions = tuple(  # the drift with its terms of order 1/d
-            replace(d, terms=(*d.terms, *small.get(d.target, ()))) for d in definitions
-        )
-        increments = tuple(replace(d, role="sample") for d in increments if d.role != "rate")
-        definitions += increments
-        subject = replace(subject, definitions=definitions, fluctuates=False)
+    whole = page.form is None and not page.symbolic and page.kernels != "all"
+    at_once = mixtures.at_once(subject) if whole else None
+    derived, subject = definitions, replace(subject, definitions=at_once or definitions)
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
     definitions = plain = printed_definitions(definitions)
@@ -202,7 +200,8 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     own = {d.name for d in increments}
     increments = tuple(d for d in definitions if d.name in own)
     told = meanings_latex(subject, [d for d in definitions if d.name not in own], printer)
-    clusters = None if page.symbolic else getattr(model, "clusters", None)
+    mixture = getattr(model, "clusters", None)
+    clusters = None if page.symbolic or at_once else mixture
     if clusters is not None:
         definitions = with_scaled_fields(definitions, model)
     scaled = definitions != plain
@@ -232,9 +231,10 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     opening, excess = noise.opening(printer, increments) if noise and increments else ([], [])
     inner += [*excess, *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
+    law = law_latex((*left, *increments), printer, scaled) if is_open else []
     about = [
         *_here(closed.fixed_values(notes, printer.letter), told),
-        *(law_latex((*left, *increments), printer, scaled) if is_open else []),
+        *(mixtures.law_of_clusters(subject, mixture, printer) if at_once and mixture else law),
         *sentences,
         *(words for mark, words in WORDS.items() if mark in "".join([*opening, *rows, *inner])),
     ]
@@ -243,7 +243,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         *opening,
         *observed_apart(rows, printer, inner, about),
     ]
-    kernels = averages_latex(averaged, subject, page, printer)
+    kernels = averages_latex(derived if at_once else averaged, subject, page, printer, not at_once)
     closed_too = "".join(kernels)
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),
@@ -260,21 +260,42 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     return fitted(text, page.width)
 
 
+def _with_increments(
+    subject: Subject, noise: Fluctuations | None
+) -> tuple[Subject, tuple[Definition, ...]]:
+    """What is printed with the increments of a step, and the definitions of these."""
+    definitions = subject.definitions
+    increments = noise.printed(definitions) if noise else ()
+    if not increments:
+        return subject, ()
+    small = {d.target: d.terms for d in increments if d.role == "rate"}
+    definitions = tuple(  # the drift with its terms of order 1/d
+        replace(d, terms=(*d.terms, *small.get(d.target, ()))) for d in definitions
+    )
+    increments = tuple(replace(d, role="sample") for d in increments if d.role != "rate")
+    definitions += increments
+    return replace(subject, definitions=definitions, fluctuates=False), increments
+
+
 def _without_unread(text: str, letter: str) -> str:
     """Text without the letter of all fields where nothing reads it."""
     return text if text.count(letter) > 1 else text.replace(f"& {letter} = (", "& (")
 
 
 def averages_latex(
-    definitions: Sequence[Definition], subject: Subject, page: Page, printer: EquationPrinter
+    definitions: Sequence[Definition],
+    subject: Subject,
+    page: Page,
+    printer: EquationPrinter,
+    written: bool = True,
 ) -> list[str]:
-    """Closed forms of averages, and a sentence on those of equations that have none."""
+    """Closed forms of averages, if `written`, and a sentence on those that have none."""
     if page.kernels == "none":
         return []
     limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
     every = [*lowered(definitions)]
     shown = [a for a in every if subject.algorithm is None or a.how != "nodes"]
-    found = kernels_latex(shown, printer, limit)
+    found = kernels_latex(shown, printer, limit) if written else []
     return [*found, *([NUMERICAL] if len(shown) < len(every) else [])]
 
 

@@ -1,0 +1,134 @@
+"""Inputs from clusters in print: averages over the cluster and its fields at once.
+
+Runs take sums over clusters of averages of centred fields, to which Stein's identity is applied;
+papers print the averages of the update that these are equal to.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.definitions import Definition, define, live
+from dmft.equations.update.program import error_is_linear, error_of, noiseless_label, students_at
+from dmft.equations.update.rates import definitions as rate_definitions
+from dmft.equations.views.declared import unit_widths
+from dmft.equations.views.kernels import AVERAGED
+from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.printer import EquationPrinter
+from dmft.gaussian.derivative import derivative
+from dmft.model import FIELD, SGD, GaussianMixture, GradientFlow, Model
+from dmft.model.algorithm import numbers_of
+from dmft.model.loss import LABEL, PREDICTION, loss_expr
+from dmft.typeset.fragment import align
+
+# Closed forms of clusters with more operations are printed as averages.
+LONGEST_OF_CLUSTERS = 240
+
+
+def at_once(subject: Subject) -> tuple[Definition, ...] | None:
+    r"""Averages of the update over a sample of the mixture, for print.
+
+    Equation    dM_jr/dt = <psi_j h*_r>,
+                dQ_jl/dt = <psi_j h_l> + <psi_l h_j> + gamma/(p n_b) <s_c psi_j psi_l>
+    Shapes      M (p, k), Q (p, p)
+    Valid for   plain gradients of a loss, as they were derived; None for others
+    """
+    mixture = getattr(subject.model, "clusters", None)
+    if mixture is None or not _is_plain(subject, mixture):
+        return None
+    algorithm, psi, j, l, r = subject.algorithm, x.psi, x.j, x.l, x.r  # noqa: E741
+    along = Expectation(psi[j], x.h[l]) + Expectation(psi[l], x.h[j])
+    rates: dict[sp.Expr, dict[str, sp.Expr]] = {
+        x.M[j, r]: {"update": Expectation(psi[j], x.h_star[r])},
+        x.Q[j, l]: {"update": along},
+    }
+    if _is_quadratic(subject):
+        scaled = (mixture.scales != 1).any()
+        size = [x.cluster_variance[x.cluster]] if scaled else []
+        front = x.gamma / (x.p * algorithm.batch_size)
+        rates[x.Q[j, l]]["sgd_noise"] = front * Expectation(*size, psi[j], psi[l])
+    blocks = [d for d in subject.definitions if d.name == "Omega"]
+    found = [define(target, terms, "rate") for target, terms in rates.items()]
+    return live([*blocks, *_of_sample(subject), *found, *_observed(subject)])
+
+
+def _of_sample(subject: Subject) -> list[Definition]:
+    """Output, label and update of a sample; labels of clusters without noise have none."""
+    model, j, f, y = subject.model, x.j, x.output_pass[0], x.label
+    sigma = model.student.activation
+    error = error_of(subject.algorithm).xreplace({PREDICTION: f, LABEL: y})
+    found = {f: students_at(x.h, sigma).xreplace({x.u: j})}
+    if model.label_clusters is None or model.label_noise != 0:
+        noise = sp.sqrt(x.Delta) * x.xi if model.label_noise != 0 else sp.S.Zero
+        found[y] = _noiseless(model) + noise
+    if not (sigma == FIELD or error_is_linear(subject.algorithm)):
+        found[x.error_pass[0]], error = error, x.error_pass[0]
+    found[x.psi[j]] = x.a[j] * error * At(derivative(sigma), x.h[j])
+    return [define(target, {"sample": value}, "sample") for target, value in found.items()]
+
+
+def _noiseless(model: Model) -> sp.Expr:
+    """The label without noise."""
+    clusters = model.label_clusters is not None
+    return x.cluster_label[x.cluster] if clusters else noiseless_label(model)
+
+
+def _observed(subject: Subject) -> list[Definition]:
+    """Risk, expected loss and probability of a wrong sign, those that are derived."""
+    model, f, y = subject.model, x.output_pass[0], x.label
+    label = _noiseless(model) if model.label_noise != 0 else y
+    wrong = sp.S.Half - Expectation(y * sp.sign(f)) / 2
+    found = {
+        x.risk: Expectation((f - label) ** 2) / 2,
+        x.loss: Expectation(loss_expr(subject.algorithm.loss).xreplace({PREDICTION: f, LABEL: y})),
+        x.error_rate: wrong,
+    }
+    derived = {d.target for d in subject.definitions}
+    return [define(t, {t.name: e}, "observable") for t, e in found.items() if t in derived]
+
+
+def _is_quadratic(subject: Subject) -> bool:
+    """Whether the rates hold the second moment of the update."""
+    return any(name == "sgd_noise" for d in subject.definitions for name, _ in d.terms)
+
+
+def _is_plain(subject: Subject, mixture: GaussianMixture) -> bool:
+    """Whether these are the rates of plain gradients on clusters, and nobody changed them."""
+    model, algorithm = subject.model, subject.algorithm
+    if algorithm is None:
+        return False
+    odd = model.flips or model.draws_labels or model.outputs > 1 or mixture.fractions is not None
+    if odd or type(algorithm) not in (SGD, GradientFlow) or numbers_of(algorithm):
+        return False
+    plain = algorithm.is_plain and not (algorithm.constraint or algorithm.trains_readout)
+    if not plain or algorithm.loss is None or subject.kind != "ode" or subject.fluctuates:
+        return False
+    derived = rate_definitions(model, algorithm, _is_quadratic(subject))
+    return not subject.reduced and {*subject.definitions} <= {*derived}
+
+
+def law_of_clusters(
+    subject: Subject, mixture: GaussianMixture, printer: EquationPrinter
+) -> list[str]:
+    """The law of the cluster, the label and the fields of a sample."""
+    model, letter = subject.model, printer.letter
+    Q, M, P, h, h_star, y = (letter(n) for n in ("Q", "M", "P", "h", "h_star", "y"))
+    Omega, turned = letter("Omega"), "" if all(unit_widths(subject)) else r"^\top"
+    mean = rf"\mu_c\, ({M}, {P})" if mixture.means.shape[1] == 1 else rf"({M} \mu_c, {P} \mu_c)"
+    mean = mean if (mixture.means != 0).any() else "0"
+    scale = "s_c " if (mixture.scales != 1).any() else ""
+    label = rf"{y} = {y}_c,\quad " * (model.label_clusters is not None and model.label_noise == 0)
+    noise = ""
+    if model.label_noise != 0:
+        noise = rf" and the noise ${letter('noise')} \sim \mathcal{{N}}(0, 1)$"
+    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {P} \end{{pmatrix}}"
+    return [
+        rf"{AVERAGED} are over the cluster $c$, of probability $\rho_c$, and over the local "
+        f"fields{noise}; in cluster $c$",
+        align([
+            rf"& {label}({h}, {h_star}) \sim \mathcal{{N}}({mean}, {scale}{Omega}),"
+            rf"\quad {Omega} = {matrix}"
+        ]),
+    ]  # fmt: skip
