@@ -18,8 +18,8 @@ from dmft.equations.views.declared import (
     unit_readouts,
     unit_widths,
 )
-from dmft.equations.views.kernels import AVERAGED
 from dmft.equations.views.latex import subject_of
+from dmft.equations.views.laws import AVERAGED
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,

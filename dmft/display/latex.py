@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ALGORITHMS = (SGD, GradientFlow, GradientDescent)
 # Brackets have no space around them, as in \pi(1 + Q).
-PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
+PREAMBLE = r"""\documentclass[%s,a4paper]{article}
 \usepackage[T1]{fontenc}
 \usepackage[textwidth=%gpt,textheight=24cm]{geometry}
 \usepackage{amsmath,amssymb}
@@ -213,7 +213,7 @@ def document(
 ) -> str:
     """Return a LaTeX document (article, amsmath) that shows these records one after another."""
     two = width < TWO_COLUMNS
-    preamble = PREAMBLE % (",twocolumn" if two else "", 2 * width + 18 if two else width)
+    preamble = PREAMBLE % ("10pt,twocolumn" if two else "11pt", 2 * width + 18 if two else width)
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
     cite = bool(bibliography and keys)
@@ -250,7 +250,8 @@ def document(
         parts.append(text)
     if cite:
         parts += [rf"Equations and averages of this kind are derived in \cite{{{','.join(keys)}}}."]
-        parts += [r"\bibliographystyle{unsrt}", rf"\bibliography{{{bibliography}}}"]
+        parts += [r"\small", r"\bibliographystyle{unsrt}"]
+        parts += [rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dmft.errors import BadParameter
 from dmft.typeset.breaking import INDENT, Names, broken
@@ -189,6 +189,10 @@ def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -
         if not groups or groups[-1][0] != wide:
             groups.append((wide, []))
         groups[-1][1].append(row)
+    if len(groups) > 2:  # one block, its rows from the left
+        groups = [
+            (True, [y if one or not y.left else _flush(y) for one, some in groups for y in some])
+        ]
     for wide, some in groups:
         edge = 0.0 if wide else max(width(row.left) for row in some)
         lines: list[str] = []
@@ -197,6 +201,11 @@ def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -
             lines += _lines(row, points - edge - EDGE, names, wide, goes_on)
         body = " \\\\\n".join(lines)
         yield f"\\begin{{align{star}}}\n{body}\n\\end{{align{star}}}"
+
+
+def _flush(row: Row) -> Row:
+    """A row that starts at the left edge."""
+    return replace(row, left="", right=f"{row.left} {row.right}")
 
 
 def _stands_alone(row: Row, points: float, names: Names) -> bool:

@@ -16,6 +16,7 @@ from sympy.parsing.sympy_parser import (
 )
 
 import dmft
+from dmft.display.latex import document
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.symbols import ONLY
@@ -278,7 +279,11 @@ def test_named_averages_put_back_are_the_equations(notation):
     plain, named = (EquationPrinter(names, letters_of(notation)) for _ in range(2))
     sentence, rows = name_averages(definitions, named)
     told = "\n".join([*sentence, *rows])
-    assert re.findall(r"(\S+) &=", told) == ["I_{2}", "I_{3}", "I_{4}"]
+    assert re.findall(r"(\S+) &=", "\n".join(rows)) == ["I_{2}", "I_{3}", "I_{4}"]
+    j, r, s = ("x_{j}", "y_{r}", "y_{s}") if notation else ("h_{j}", "h_{r}^*", "h_{s}^*")
+    sigma = "g" if notation else r"\sigma"
+    use = rf"I_{{3}}(j, r, s) &= \langle {sigma}'({j})\,{r}\,{sigma}({s}) \rangle"
+    assert use in told.replace(r"\left", "").replace(r"\right", "")
     kinds = dict(named.averages)
     seen = set()
     for d in (d for d in definitions if d.role in ("rate", "observable")):
@@ -294,8 +299,9 @@ def test_named_averages_put_back_are_the_equations(notation):
             seen.add(found[1])
     assert seen == {"2", "3", "4"}
     text = equations.latex(notation=notation)
-    assert len(NAMED_AVERAGE.findall(text)) == 12
-    assert text.count(r"\langle") - text.count(r"\langle \cdot") <= 7
+    assert len(NAMED_AVERAGE.findall(text)) == 15
+    assert text.count(r"\langle") - text.count(r"\langle \cdot") <= 10
+    assert text.index(use) < text.index("In these order parameters")
 
 
 def clusters_apart(expr, mixture):
@@ -1141,3 +1147,17 @@ def test_noise_of_labels_is_printed_in_the_update_field():
         assert (r"\gamma \langle {\psi}^{2} \rangle" in text) == noisy
         assert r"and the noise $\xi \sim \mathcal{N}(0, 1)$" in text
         assert len(text) < 1600
+
+
+def test_closed_forms_of_averages_are_one_block():
+    """Of a parity in one column: the named average, and one alignment of all others."""
+    fields = sp.symbols("z1:4", real=True)
+    parity = dmft.MultiIndex(sp.sign(sp.prod(fields)), fields)
+    equations = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), parity), dmft.SGD(gamma))
+    block = equations.latex(width=246).split("For centred Gaussian")[1]
+    assert block.count(r"\begin{align*}") == 2
+    assert r"& \Lambda_{4} = " in block
+    assert "\n& = " not in block
+    text = document(equations, width=246, keys=["saad_solla_1995"], bibliography="a")
+    assert text.startswith(r"\documentclass[10pt,twocolumn,a4paper]")
+    assert text.index(r"\small") < text.index(r"\bibliography{a}")

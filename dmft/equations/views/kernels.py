@@ -12,10 +12,9 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, OverSamples
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import Lowered, value_of
-from dmft.equations.definitions import Definition, MeanSlope, base_name, mapped
-from dmft.equations.symbols import ONLY
+from dmft.equations.definitions import Definition, base_name, mapped
 from dmft.equations.views.collected import PI, collected
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, indexed
 from dmft.equations.views.text import function_text, halved
@@ -31,13 +30,10 @@ from dmft.typeset.fragment import align
 
 # Closed forms of more operations, in their printed shape, are left out unless asked for.
 KERNEL_OPERATIONS = 360
-AVERAGED = r"Averages $\langle \cdot \rangle$"
 LAW = (
     r"For centred Gaussian $z_1, z_2, \ldots$ with covariances $C_{ab} = \langle z_a z_b \rangle$:"
 )
-NAMED = (
-    r"The arguments of ${}$ are the indices of the fields: $j$ stands for ${}$ and $r$ for ${}$."
-)
+NAMED = "With the indices of the fields as arguments,"
 SENTENCES = {
     "table": "averages have no elementary closed form",
     "open": "averages have no closed form",
@@ -175,7 +171,8 @@ def name_averages(
     Returns a sentence, and rows that define them.
     """
     nodes = (y for d in definitions for y in sp.preorder_traversal(d.expr))
-    count = Counter(y.factors for y in nodes if isinstance(y, Expectation) and indexed(y))
+    every = [y for y in nodes if isinstance(y, Expectation) and indexed(y)]
+    count = Counter(y.factors for y in every)
     often = [y for y, number in count.items() if number > 2 and len(y) > 1]
     taken = set(printer.letters.values())
     # Without derivatives first: I_2 is the average that the risk holds, in all equations.
@@ -188,10 +185,23 @@ def name_averages(
         printer.averages |= {factors: name} if name else {}
     if not printer.averages:
         return [], []
-    names = ", ".join(printer.averages.values())
-    fields = (printer.doprint(y) for y in (x.h[x.j], x.h_star[x.r]))
+    named, printer.averages = printer.averages, {}
+    # Of each, the one with most fields of teachers among those of both networks.
+    every.sort(key=str)
+    shown = [max((y for y in every if y.factors == f), key=_fields_of_both) for f in named]
+    texts = [printer.doprint(y) for y in shown]
+    printer.averages = named
+    pairs = zip(map(printer.doprint, shown), texts, strict=True)
+    uses = [f"{one} &= {text}" for one, text in pairs]
     rows = [f"{name} &= {over_labels(f, printer)}" for f, name in printer.averages.items()]
-    return [NAMED.format(names, *fields)], rows
+    return [NAMED, align(uses)], rows
+
+
+def _fields_of_both(average: Expectation) -> tuple[bool, int, int]:
+    """How many different fields an average has, and of teachers, those of both networks last."""
+    fields = {*average.fields}
+    teachers = sum(y.base == x.h_star for y in fields)
+    return 0 < teachers < len(fields), len(fields), teachers
 
 
 def _ramps(average: Expectation) -> tuple[int, int] | None:
@@ -391,59 +401,3 @@ def token_rows(
     blocks = [f"{law} $\\mathbb{{E}}$ is over them, by tables:", align(rows)]
     named = functions.rows()
     return [*blocks, *(["with the functions", align(named)] if named else [])]
-
-
-def law_latex(
-    definitions: Sequence[Definition], printer: EquationPrinter, scaled: bool = False
-) -> list[str]:
-    """Law of the local fields, those of clusters `scaled` by their variance; coefficients."""
-    blocks = [d for d in definitions if d.role == "block"]
-    if not any(d.name == "Omega" for d in blocks):
-        return [align(blocks_latex(blocks, printer))]
-    Q, M, P, field, student, teacher = (
-        printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
-    )
-    unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
-    fields = {e for d in definitions if d.role != "block" for e in d.expr.atoms(sp.Indexed)}
-    single = all(i in ONLY for e in fields if x.is_field(e.base) for i in e.indices)
-    turned = "" if single else r"^\top"
-    several = any(e.base == x.h_star and e.indices[0] not in ONLY for e in fields)
-    corner = ("I" if several else "1") if unit else P
-    Omega = printer.letter("Omega")
-    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {corner} \end{{pmatrix}}"
-    if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
-        matrix = (
-            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
-            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
-        )
-        blocks = [d for d in blocks if d.name != "Gram"]
-    front = "s_c " if scaled else ""
-    cluster = r"\text{ in cluster } c" if scaled else ""
-    law = rf"{front}{Omega}){cluster},\quad {Omega} = {matrix}"
-    if any(x.IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
-        law = Omega + r"^{[c]})\text{ in cluster } c"
-    lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
-    lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
-    if any(d.expr.has(MeanSlope) for d in definitions):
-        whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
-        lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
-    whose, centred = "", "centred " * any(r"^{[c]} =" in y for y in lines)
-    if any(d.expr.has(OverSamples) for d in definitions):
-        whose = r" of all samples $\mu$ of a batch, which are independent"
-    if any(d.expr.has(x.xi) for d in definitions):
-        whose += rf" and the noise ${printer.letter('noise')} \sim \mathcal{{N}}(0, 1)$"
-    return [
-        rf"{AVERAGED} are over the {centred}local fields{whose},",
-        align(lines),
-    ]
-
-
-def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
-    """Blocks of Omega and of c, one align line for each array."""
-    rows: dict[str, list[str]] = {}
-    for d in definitions:
-        text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
-        row = rows.setdefault(d.name, [])
-        if text not in row:  # G_12 and G_21 of single units are printed alike
-            row.append(text)
-    return ["& " + r",\quad ".join(row) for row in rows.values()]

@@ -17,7 +17,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition, define, mapped
-from dmft.equations.views import closed, mixtures
+from dmft.equations.views import closed, laws
 from dmft.equations.views.declared import (
     declared_definitions,
     functions_latex,
@@ -30,7 +30,6 @@ from dmft.equations.views.explicit_latex import closed_alone, special_functions
 from dmft.equations.views.kernels import (
     KERNEL_OPERATIONS,
     kernels_latex,
-    law_latex,
     name_averages,
     token_rows,
     without_zeros,
@@ -126,7 +125,7 @@ def closed_form(subject: Subject, page: Page) -> closed.ClosedSystem | None:
         return None
     longest = closed.LONGEST
     if getattr(subject.model, "clusters", None) is not None:
-        longest = mixtures.LONGEST_OF_CLUSTERS
+        longest = laws.LONGEST_OF_CLUSTERS
     system = closed.closed_system(subject, math.inf if page.form else longest)
     if page.form == "closed" and system is None:
         raise BadParameter(
@@ -190,7 +189,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     subject, increments = _with_increments(subject, noise)
     definitions, notes = subject.definitions, list[str]()
     whole = page.form is None and not page.symbolic and page.kernels != "all"
-    at_once = mixtures.at_once(subject) if whole else None
+    at_once = laws.at_once(subject) if whole else None
     derived, subject = definitions, replace(subject, definitions=at_once or definitions)
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
@@ -231,10 +230,10 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     opening, excess = noise.opening(printer, increments) if noise and increments else ([], [])
     inner += [*excess, *subject.reduced]
     is_open = not alone.rows or any(d.expr.has(Expectation) for d in (*left, *increments))
-    law = law_latex((*left, *increments), printer, scaled) if is_open else []
+    law = laws.law_latex((*left, *increments), printer, scaled) if is_open else []
     about = [
         *_here(closed.fixed_values(notes, printer.letter), told),
-        *(mixtures.law_of_clusters(subject, mixture, printer) if at_once and mixture else law),
+        *(laws.law_of_clusters(subject, mixture, printer) if at_once and mixture else law),
         *sentences,
         *(words for mark, words in WORDS.items() if mark in "".join([*opening, *rows, *inner])),
     ]

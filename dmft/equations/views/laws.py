@@ -1,4 +1,4 @@
-"""Inputs from clusters in print: averages over the cluster and its fields at once.
+"""Laws of a sample in print, of clusters with averages over the cluster and its fields at once.
 
 Runs take sums over clusters of averages of centred fields, to which Stein's identity is applied;
 papers print the averages of the update that these are equal to.
@@ -6,15 +6,17 @@ papers print the averages of the update that these are equal to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.definitions import Definition, define, live
+from dmft.equations.averages.expectation import At, Expectation, OverSamples
+from dmft.equations.definitions import Definition, MeanSlope, define, live
+from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import error_is_linear, error_of, noiseless_label, students_at
 from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.views.declared import unit_widths
-from dmft.equations.views.kernels import AVERAGED
 from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import EquationPrinter
 from dmft.gaussian.derivative import derivative
@@ -23,6 +25,7 @@ from dmft.model.algorithm import numbers_of
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.typeset.fragment import align
 
+AVERAGED = r"Averages $\langle \cdot \rangle$"
 # Closed forms of clusters with more operations are printed as averages.
 LONGEST_OF_CLUSTERS = 240
 
@@ -132,3 +135,59 @@ def law_of_clusters(
             rf"\quad {Omega} = {matrix}"
         ]),
     ]  # fmt: skip
+
+
+def law_latex(
+    definitions: Sequence[Definition], printer: EquationPrinter, scaled: bool = False
+) -> list[str]:
+    """Law of the local fields, those of clusters `scaled` by their variance; coefficients."""
+    blocks = [d for d in definitions if d.role == "block"]
+    if not any(d.name == "Omega" for d in blocks):
+        return [align(blocks_latex(blocks, printer))]
+    Q, M, P, field, student, teacher = (
+        printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
+    )
+    unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
+    fields = {e for d in definitions if d.role != "block" for e in d.expr.atoms(sp.Indexed)}
+    single = all(i in ONLY for e in fields if x.is_field(e.base) for i in e.indices)
+    turned = "" if single else r"^\top"
+    several = any(e.base == x.h_star and e.indices[0] not in ONLY for e in fields)
+    corner = ("I" if several else "1") if unit else P
+    Omega = printer.letter("Omega")
+    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {corner} \end{{pmatrix}}"
+    if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
+        matrix = (
+            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
+            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
+        )
+        blocks = [d for d in blocks if d.name != "Gram"]
+    front = "s_c " if scaled else ""
+    cluster = r"\text{ in cluster } c" if scaled else ""
+    law = rf"{front}{Omega}){cluster},\quad {Omega} = {matrix}"
+    if any(x.IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
+        law = Omega + r"^{[c]})\text{ in cluster } c"
+    lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
+    lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
+    if any(d.expr.has(MeanSlope) for d in definitions):
+        whole = rf"({field} - m^{{[c]}})" if "in cluster" in law else field
+        lines.append(rf"& z_n = \left({Omega}^{{-1/2}} {whole}\right)_n")
+    whose, centred = "", "centred " * any(r"^{[c]} =" in y for y in lines)
+    if any(d.expr.has(OverSamples) for d in definitions):
+        whose = r" of all samples $\mu$ of a batch, which are independent"
+    if any(d.expr.has(x.xi) for d in definitions):
+        whose += rf" and the noise ${printer.letter('noise')} \sim \mathcal{{N}}(0, 1)$"
+    return [
+        rf"{AVERAGED} are over the {centred}local fields{whose},",
+        align(lines),
+    ]
+
+
+def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
+    """Blocks of Omega and of c, one align line for each array."""
+    rows: dict[str, list[str]] = {}
+    for d in definitions:
+        text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
+        row = rows.setdefault(d.name, [])
+        if text not in row:  # G_12 and G_21 of single units are printed alike
+            row.append(text)
+    return ["& " + r",\quad ".join(row) for row in rows.values()]
