@@ -245,8 +245,11 @@ def test_pages_of_single_units_use_angles_and_normal_distributions():
         r"s_{2} &= \frac{\cos \theta}{\sqrt{Q} \sin \theta}",
         r"\Phi(a) &= \Pr(z_1 \le a)",
         r"\operatorname{sign}\left(z\right)",
+        r"$z_1, z_2$ with correlation $c$",
     ):
         assert line in text
+    assert text.index(r"\theta &=") < text.index("s_{1} &=")
+    assert "C_{" not in text
     ramp = dmft.Model(*[dmft.Committee(sp.Max(0, Z), 1)] * 2)
     text = document(dmft.derive(ramp, dmft.SGD(0.5)), width=470)
     assert r"P \left(\pi - \theta\right) - \pi M + P \sin \theta \cos \theta" in text

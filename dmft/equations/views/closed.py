@@ -433,7 +433,7 @@ def closed_rows(
         head = rate(head) if role == "rate" else head
         rows.append(f"{head} &= {closed.doprint(expr)}")
     angle = {ANGLE: sp.acos(system.angle)} if system.angle is not None else {}
-    named = {**parts, **angle, **system.totals}
+    named = {**angle, **parts, **system.totals}
     return rows, [f"{closed.doprint(t)} &= {closed.doprint(e)}" for t, e in named.items()]
 
 

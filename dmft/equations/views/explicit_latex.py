@@ -15,7 +15,7 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.views.closed import LONGEST as CLOSED_LONGEST
 from dmft.equations.views.closed import ROLES, ClosedPrinter, ClosedSystem, system_of
 from dmft.equations.views.collected import PI, collected
-from dmft.equations.views.kernels import meanings, token_rows
+from dmft.equations.views.kernels import BIVARIATE, OF_UNITS, meanings, token_rows
 from dmft.equations.views.paper_units import letters_of
 from dmft.equations.views.printer import EquationPrinter, Notation
 from dmft.explanation.print_forms import Part, named_parts, rewritten
@@ -115,6 +115,9 @@ def special_functions(
     """Definitions of special functions in rows, and of the averages that a printer has named."""
     named = meanings(" ".join(rows))
     law = "For standard Gaussian $z_1, z_2, \\ldots$ with covariances $C_{ab}$:"
+    if BIVARIATE + OF_UNITS in named:  # the only covariance, but for averages of signs
+        law = law.replace("covariances $C_{ab}$", "correlation $c$").replace(r", \ldots", "")
+        named = [y.replace(OF_UNITS, "") for y in named]
     averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
     # A run-time value also where the declared noise is zero, of which a document does not speak.
     noisy = averages and any(e.has(x.Delta) for e in exprs)

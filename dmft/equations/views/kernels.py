@@ -40,10 +40,8 @@ SENTENCES = {
     "long": "averages are too long to be written out here",
     "nodes": "averages are computed by quadrature, with an error estimate",
 }
-BIVARIATE = (
-    r"\Phi_2(a, b; c) &= \Pr(z_1 \le a,\ z_2 \le b),\quad "
-    r"C_{11} = C_{22} = 1,\ C_{12} = c"
-)
+BIVARIATE = r"\Phi_2(a, b; c) &= \Pr(z_1 \le a,\ z_2 \le b)"
+OF_UNITS = r",\quad C_{11} = C_{22} = 1,\ C_{12} = c"
 
 
 # Closed forms at means of at most so many operations are collected.
@@ -146,7 +144,7 @@ class Kernels:
 def meanings(text: str) -> list[str]:
     """Definitions of special functions that closed forms hold."""
     found = [r"\Phi(a) &= \Pr(z_1 \le a)"] if r"\Phi\left" in text else []
-    found += [BIVARIATE] if r"\Phi_{2}" in text else []
+    found += [BIVARIATE + OF_UNITS] if r"\Phi_{2}" in text else []
     if "S_{1234}" in text or "S_4" in text:  # what is left of four signs: less that of pairs
         signs = "".join(rf"\operatorname{{sign}}(z_{n})" for n in (1, 2, 3, 4))
         found.append(rf"S_{{1234}} &= \left\langle {signs} \right\rangle")
