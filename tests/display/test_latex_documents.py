@@ -248,6 +248,10 @@ def test_pages_of_single_units_use_angles_and_normal_distributions():
         r"$z_1, z_2$ with correlation $c$",
     ):
         assert line in text
+    clusters = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    both = document(dmft.derive(dmft.Model(one[0], clusters), dmft.SGD(0.5, loss="hinge")))
+    assert r"s &= \frac{1 - M}{\sqrt{Q}}" in both
+    assert "s_{" not in both
     assert text.index(r"\theta &=") < text.index("s_{1} &=")
     assert "C_{" not in text
     ramp = dmft.Model(*[dmft.Committee(sp.Max(0, Z), 1)] * 2)

@@ -122,7 +122,7 @@ def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
         elif power.is_Rational and power.q == 2:
             rational, kernel = _with_root(rational, kernel, base, power)
         elif isinstance(base, sp.Function):
-            sign, function = base.func(*map(_normal, base.args)).as_coeff_Mul()
+            sign, function = _of_one_sign(base.func(*map(_normal, base.args))).as_coeff_Mul()
             rational *= sign**power
             kernel = _times(kernel, {function: power})
         elif power.is_negative and base.is_Add and all(map(is_parameter, base.free_symbols)):
@@ -132,6 +132,17 @@ def _separated(term: sp.Expr) -> tuple[sp.Expr, Factors]:
     if exponent != 0:
         kernel = _times(kernel, {sp.exp(_normal(exponent)): sp.S.One})
     return rational, kernel
+
+
+def _of_one_sign(function: sp.Expr) -> sp.Expr:
+    """An error function of a sum, whose first term is positive."""
+    if not isinstance(function, sp.erf):
+        return function
+    sums = [f for f in sp.Mul.make_args(function.args[0]) if f.is_Add]
+    if len(sums) != 1 or not leading(sums[0]).could_extract_minus_sign():
+        return function
+    flipped = function.args[0].xreplace({sums[0]: sp.expand(-sums[0])})
+    return -sp.erf(flipped, evaluate=False)
 
 
 def _with_root(
@@ -171,13 +182,15 @@ def _normal(expr: sp.Expr) -> sp.Expr:
     if expr.is_Add and expr.has(sp.Function):
         return expr
     rational, kernel = _separated(sp.together(expr))
-    above, below = sp.fraction(sp.cancel(sp.together(rational.xreplace({PI: sp.pi}))))
+    rational = sp.cancel(sp.together(rational.xreplace({PI: sp.pi})))
+    above, below = sp.fraction(sp.together(rational))
     above, below = sp.expand(above), sp.expand(below)
     if leading(below).could_extract_minus_sign():
         above, below = sp.expand(-above), sp.expand(-below)
     roots = sp.Mul(*(compact(b) ** e for b, e in kernel.items()))
     number, below = (sp.S.One, below) if above.is_Add else below.primitive()
-    return compact(above) / number / compact(below) * roots
+    # A number times a sum alone is multiplied out.
+    return compact(above) * (roots / number / compact(below))
 
 
 def compact(poly: sp.Expr) -> sp.Expr:
