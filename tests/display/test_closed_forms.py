@@ -1106,6 +1106,8 @@ def test_a_mixture_is_printed_as_averages_of_the_update():
     found = equations.evaluate(dmft.Overlaps(*at), learning_rate=0.3)
     np.testing.assert_allclose(found["M"], dM, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found["Q"], dQ + 0.3 * noise, rtol=0, atol=1e-6)
+    pair = dmft.Committee(ERF, 2, readout=[1, -1])
+    assert "a[j] σ(h[j])" in str(dmft.derive(dmft.Model(pair, mixture), dmft.SGD(gamma)))
     changed = equations.without("interaction").latex(width=520)
     assert r"\psi" not in changed
 

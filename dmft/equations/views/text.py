@@ -290,8 +290,13 @@ class TextPrinter(StrPrinter):
 
 
 def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
-    """Split a product into plain factors and those with sums or averages, sums last."""
+    """Split a product into plain factors and those with sums or averages, sums last.
+
+    Without these, functions of fields come after readouts.
+    """
     averages = [f for f in expr.args if f.has(sp.Sum, sp.Integral, Expectation) and not f.is_Pow]
+    if not averages and any(isinstance(f, sp.Indexed) for f in expr.args):
+        averages = [f for f in expr.args if isinstance(f, At)]
     rest = sp.Mul(*(f for f in expr.args if f not in averages))
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
 
