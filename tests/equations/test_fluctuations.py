@@ -395,3 +395,22 @@ def test_compiled_covariance_of_sums_of_error_functions():
     error = eqs.evaluate_error(start, d=50)["Sigma"]
     assert np.all(abs(found - truth) <= error + 1e-12)
     assert error.max() < 1e-3 * truth.max()
+
+
+def test_the_drift_of_error_functions_at_order_one_over_d_is_in_closed_form():
+    gamma, delta, dim = 0.5, 0.2, 100
+    eqs = equations(ERF, p=2, k=1, gamma=gamma, noise=delta)
+    start = dmft.Overlaps([[0.8, 0.2], [0.2, 0.6]], [[0.3], [-0.1]], [[0.7]])
+    plain = dmft.derive(eqs.model, eqs.algorithm)
+    found = eqs.evaluate(start, d=dim)["Q"] - plain.evaluate(start)["Q"]
+    # E[psi_j psi_l (lambda^T Omega^-1 lambda - 3)] on a tensor rule of 40 nodes an axis.
+    z, w = np.polynomial.hermite_e.hermegauss(40)
+    points = np.array(list(product(z, repeat=3))).T
+    weight = np.prod(np.array(list(product(w / w.sum(), repeat=3))), axis=1)
+    fields = np.linalg.cholesky(start.Omega) @ points
+    value, slope = numeric(ERF)(fields), numeric(sp.diff(ERF, Z))(fields[:2])
+    error = value[2] - value[:2].mean(axis=0)
+    excess = weight * (np.sum(points**2, axis=0) - 3)
+    truth = np.einsum("q,jq,lq->jl", excess * (error**2 + delta), slope, slope)
+    np.testing.assert_allclose(found, gamma / (2 * dim) * truth, rtol=1e-8)
+    assert eqs.evaluate_error(start, d=dim)["Q"].max() < 1e-14

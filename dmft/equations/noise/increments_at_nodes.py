@@ -26,10 +26,12 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.averages.nodes import Discretiser, over_nodes
+from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
 from dmft.equations.noise.increments import Alignment, Increments, Lengths
 from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.optimiser import block_definitions
+from dmft.equations.update.overlaps import Moments
 
 # Degree of u in label noise that psi is linear in, plus one.
 PARTS = 3
@@ -178,13 +180,32 @@ class IncrementsAtNodes:
 
     def value(self, expr: sp.Expr) -> sp.Expr:
         """Sums over nodes for every average of an expression."""
-        found = {a: self.average(self.product(a.integrand)) for a in _ordered(expr, Expectation)}
+        found: dict[sp.Expr, sp.Expr] = {}
+        for a in _ordered(expr, Expectation):
+            closed = self.dilated if a.integrand.has(x.dilation) else None
+            found[a] = closed or self.average(self.product(a.integrand))
         for a in _ordered(expr, Alignment):
             pulls = (self.average(self.product(f) * x.normal[x.n, x.node]) for f in a.args)
             found[a] = sp.Sum(sp.Mul(*pulls), (x.n, 1, x.p + x.k))
         for a in _ordered(expr, Lengths):
             found[a] = self.average(self.of_lengths(a.function))
         return expr.xreplace(found)
+
+    @cached_property
+    def dilated(self) -> sp.Expr | None:
+        """E[psi_j psi_l (|z|^2 - p - k)] as 2 d/ds E[psi_j psi_l] at s = 1, s Omega for Omega.
+
+        None where the second average is no sum of closed forms of error functions.
+        """
+        moments, s = Moments(self.increments.model, self.increments.algorithm), sp.Dummy("s")
+        square, found = moments.sampled + moments.label_noise, dict[sp.Expr, sp.Expr]()
+        for q in square.atoms(Expectation):
+            value = lower(q).value if q.is_product and q.has(sp.exp) else None
+            if value is None or not {type(f) for f in value.atoms(sp.Function)} <= {sp.asin}:
+                return None
+            scaled = {e: s * e for e in value.atoms(sp.Indexed) if e.base == x.Omega}
+            found[q] = 2 * sp.diff(value.xreplace(scaled), s).xreplace({s: sp.S.One})
+        return square.xreplace(found)
 
     @property
     def dilation(self) -> sp.Expr:
