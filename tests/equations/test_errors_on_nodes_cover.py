@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.special import erf
+from scipy.special import erf, expit
 
 import dmft
 from dmft.errors import BadParameter
@@ -178,3 +178,20 @@ def test_sums_that_are_rounding_do_not_grow():
     assert not _grown(bounded[:, None])
     assert _grown(growing[:, None])
     assert _grown(np.stack([bounded, growing], axis=1))
+
+
+def test_two_rules_that_miss_a_steep_teacher_alike_are_told_apart():
+    """A sigmoid of a field of deviation 12 turns between two nodes; the truth is a fine grid."""
+    Q, M, P, a, gamma, noise = 0.00941467, -0.13671875, 153.25, 0.125, 0.125, 0.25
+    grid = np.linspace(-9, 9, 4001)
+    weight = np.exp(-(grid**2) / 2) / np.exp(-(grid**2) / 2).sum()
+    h_star = np.sqrt(P) * grid[:, None]
+    h = M / P * h_star + np.sqrt(Q - M**2 / P) * grid[::20]
+    w = weight[:, None] * weight[::20] * 20
+    step = expit(h) * expit(-h) * a
+    left = expit(h_star) - a * expit(h)
+    truth = np.sum(w * (2 * step * left * h + gamma * step**2 * (left**2 + noise)))
+    unit = 1 / (1 + sp.exp(-z))
+    model = dmft.Model(dmft.Committee(unit, 1, [a]), dmft.Committee(unit, 1), noise)
+    equations, at = dmft.derive(model, dmft.SGD(gamma)), dmft.Overlaps([[Q]], [[M]], [[P]])
+    assert abs(equations.evaluate(at)["Q"] - truth) < equations.evaluate_error(at)["Q"] < 1e-8

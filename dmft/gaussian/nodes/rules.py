@@ -336,13 +336,14 @@ def tensor_rule(
     """Tensor rule with `points` nodes an axis, and a coarser one for the error.
 
     Gauss-Hermite up to `MOST_POINTS`, trapezoidal beyond and for functions with `thin` layers: both
-    converge geometrically for analytic integrands. With `may_break` there are several coarser
-    rules, of odd and even numbers of points and with turned axes: where an integrand has a layer
-    thinner than the nodes are apart, the error depends on how they lie about it, and rules that lie
-    alike agree by no merit. Of `even` integrands it has one of the points z and -z.
+    converge geometrically for analytic integrands. One of both rules has a node at zero: where an
+    integrand has a layer thinner than the nodes are apart, the error depends on how they lie about
+    it, and rules that lie alike agree by no merit. With `may_break` there are several coarser
+    rules, with turned axes. Of `even` integrands it has one of the points z and -z.
     """
     points = _checked_points(points, most_points(dim))
-    fine, fewer = _product(dim, points, even, thin), max(1, (3 * points) // 4)
+    fine, fewer = _product(dim, points, even, thin), (3 * points) // 4
+    fewer -= (points + fewer + 1) % 2  # one of both is odd
     groups = [_product(dim, fewer, even, thin)]
     for less, angle in enumerate(TURNED if may_break else (), start=1):
         rule = _product(dim, max(1, fewer - less), even, thin)
