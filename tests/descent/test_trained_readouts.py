@@ -71,4 +71,4 @@ def test_the_equations_say_which_samples_move_the_readout():
     own = r"(\ell' \sigma)^{t} &= \frac{\chi^{t}"
     assert own in both
     assert own not in plain
-    assert r"f^{t} &= h^{t} a^{t}" in both
+    assert r"f^{t} &= a^{t} h^{t}" in both

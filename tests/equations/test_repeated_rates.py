@@ -322,7 +322,7 @@ def test_equations_print_their_sample():
         r"b_{j i} &= \langle \lambda_{i}\,\psi_{j} \rangle",
     ):
         assert line in text
-    assert "ψ^(1) = e^(1) σ'(h^(1))" in str(equations)
+    assert "ψ^(1) = e^(1) a σ'(h^(1))" in str(equations)
     aware = dmft.SGD(0.4, repeat=dmft.SharpnessAware(0.1, normalised=True))
     text = dmft.derive(model, aware).latex(symbolic=True)
     assert r"h_{j}^{(1)} &= h_{j} - \frac{\rho \psi_{j}^{(0)}}{\ell}" in text
