@@ -222,7 +222,7 @@ def parallel_statistics(
     """
     if problem.parallel_band <= 0.0 or problem.covariance is None:
         return {}
-    excess = np.array([_excess(covariance_at(problem, row, widths, par)) for row in y])
+    excess = _excess(np.array([covariance_at(problem, row, widths, par) for row in y]))
     inside = (excess > 0.0) & (excess <= problem.parallel_band)
     largest = float(excess[inside].max()) if inside.any() else 0.0
     return {"parallel_states": int(inside.sum()), "parallel_excess": largest}
@@ -255,11 +255,15 @@ def covariance_at(
     return found
 
 
-def _excess(C: NDArray[np.float64]) -> float:
-    """Largest C_ij^2 / (C_ii C_jj) - 1 of two fields; -1 for one field, NaN if undefined."""
-    i, j = np.triu_indices(C.shape[0], 1)
-    size = np.sqrt(C[i, i] * C[j, j])
+def _excess(C: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest C_ij^2 / (C_ii C_jj) - 1 of two fields, for matrices C (T, n, n).
+
+    -1 for one field, NaN if undefined.
+    """
+    i, j = np.triu_indices(C.shape[1], 1)
+    size = np.sqrt(C[:, i, i] * C[:, j, j])
     with np.errstate(divide="ignore", invalid="ignore"):
         # Factored as in `dmft.special.orthant`, which compares it with its band.
-        ratio = -(size - C[i, j]) * (size + C[i, j]) / size**2
-    return float(ratio.max(initial=-1.0))
+        ratio = -(size - C[:, i, j]) * (size + C[:, i, j]) / size**2
+    found: NDArray[np.float64] = ratio.max(axis=1, initial=-1.0)
+    return found
