@@ -281,6 +281,7 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
     return test, "a sequence of numbers" if numbers else "a sequence"
 
 
+@functools.cache
 def _names(kind: type) -> set[str]:
     return {base.__name__ for base in kind.__mro__}
 
