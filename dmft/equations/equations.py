@@ -21,6 +21,7 @@ from dmft.equations.parameter_values import (
     NODE_OPTIONS,
     Values,
     check_concentration,
+    refuse_nodes,
     seen_by,
     unrolled_at,
     with_nodes,
@@ -361,10 +362,7 @@ class Equations(Short, System):
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
         chosen = self.averages or (self.noise and not self.noise.exact(_fields(start)))
         if not chosen and len(given) < len(parameters):
-            raise BadParameter(
-                f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
-                "closed form; these equations have none"
-            )
+            refuse_nodes(sorted(set(parameters) - set(given)), "these equations")
         values = self.space.values(list(dict.fromkeys(needed)), start, given, self.declared)
         values = self.space.with_constants(values, self.definitions, start)
         if self.kind == "map":

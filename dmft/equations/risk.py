@@ -251,10 +251,7 @@ class PopulationRisk(InLatex, Explained, Short):
         """Overlaps that the fields see, numbers of a call, and what chooses its nodes."""
         options = {n: parameters.pop(n) for n in parameter_values.NODE_OPTIONS if n in parameters}
         if options and not self._averages:
-            raise BadParameter(
-                f"{sorted(options)} choose the nodes of averages without closed form; this risk "
-                "has none"
-            )
+            parameter_values.refuse_nodes(sorted(options), "this risk")
         values = parameter_values.resolve(self.model, None, self._needed, start, parameters)
         if _by_block(self.model):
             return start, parameter_values.by_block(self.model, values, {}), options

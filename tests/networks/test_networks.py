@@ -611,6 +611,16 @@ def test_spherical_sites_rest_where_only_the_multiplier_confines_them(std, symme
         assert point.stable == (abs(v - wanted[0][0]) < 1e-9)
 
 
+@pytest.mark.parametrize("std", [0.5, 1.0, 1.3])
+def test_marginal_points_are_not_stable(std):
+    """Without a field the replicon of a spherical network is 1: not stable whatever its rounding."""
+    nu = sp.Symbol("nu", real=True)
+    network = dmft.RandomNetwork(-nu * X + H, X, H, std=std, multiplier=(nu, X**2, 1))
+    (point,) = dmft.fixed_points(network)
+    assert point.replicon == pytest.approx(1.0, abs=1e-12)
+    assert not point.stable
+
+
 def test_a_constraint_is_a_mean_over_all_populations():
     """Linear sites x = h/nu: at each nu means and squares are linear; then E x^2 = 1 over all."""
     nu, share, drive = sp.Symbol("nu", real=True), np.array([0.3, 0.7]), np.array([1.0, 0.3])

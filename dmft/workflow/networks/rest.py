@@ -32,6 +32,8 @@ from dmft.workflow.networks.sites import FEWER, NODES, Rest, has_kinks, normal_n
 RELAXATIONS, AT_REST = 200, 1e-13
 # Largest residual of a fixed point, and distance below which two are the same.
 ACCEPTED, SAME = 1e-8, 1e-6
+# A replicon this close to 1 is 1: the errors of a root are larger than its distance.
+MARGINAL = 1e-9
 # Distance from a known fixed point within which the iteration is not followed up.
 NEAR = 1e-4
 # Iterations before Newton's method, from each guess, and averages that have diverged.
@@ -73,6 +75,7 @@ class NetworkFixedPoint(Record):
     stable : bool
         Whether the replicon is below 1, and perturbations of the averages of all sites decay (for
         sites that are neither leaky nor maps of the field, only non-oscillating perturbations).
+        False for a marginal point, whose replicon is 1 up to 1e-9.
     residual : float
         Largest change of the averages in a further iteration.
     status : Status
@@ -398,7 +401,7 @@ def described(search: Search, at: Array, start: float = 0.0) -> NetworkFixedPoin
         response=shaped(chi), survival=shaped(survival), loadings=kappa,
         multiplier=nu if search.held else np.nan, replicon=replicon, spectral_edge=edge,
         outliers=outliers, bulk_radius=bulk,
-        stable=bool(replicon < 1.0 and (
+        stable=bool(replicon < 1.0 - MARGINAL and (
             outliers.real.max() < 1.0 if outliers.size else not _run_away(search, at, start)
         )),
         residual=residual,
