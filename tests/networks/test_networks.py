@@ -611,6 +611,14 @@ def test_spherical_sites_rest_where_only_the_multiplier_confines_them(std, symme
         assert point.stable == (abs(v - wanted[0][0]) < 1e-9)
 
 
+def test_negative_noise_is_named_where_a_run_ends():
+    network = dmft.RandomNetwork(-X + H, X, H, output=sp.tanh(X), std=1.2, noise=0.3 - X**2 / 4)
+    run = dmft.solve(dmft.derive(network), 0.1, 3.0, paths=200)
+    assert run.status == "nonfinite"
+    assert "is noise= negative at some states?" in run.message
+    assert run.provenance["approximation"] == "4 sweeps of 200 paths"
+
+
 @pytest.mark.parametrize("std", [0.5, 1.0, 1.3])
 def test_marginal_points_are_not_stable(std):
     """Without a field the replicon of a spherical network is 1: not stable whatever its rounding."""
