@@ -21,6 +21,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
 from dmft.equations.noise.fluctuations import Noise
 from dmft.equations.noise.record import Fluctuations, WrittenNoise
+from dmft.model.update import TIME
 from dmft.solvers.problem import Block
 
 INDENT = "    "
@@ -39,7 +40,7 @@ def diffusion(t, y, widths, par, out):
     weight = par[{weight} : {weight} + nodes]
     parts = {parts}
     rows = np.empty((parts * ({size}) * nodes,))
-    increments(y, widths, par, rows)
+    increments({time}y, widths, par, rows)
     packed_covariance(part(rows, 0, (parts, {size}, nodes)), weight, {square}, out)
 
 
@@ -88,7 +89,7 @@ def noise_parts(
         whole = ON_NODES.format(
             state=", ".join(here.entries), nodes=here.widths.index("nodes"),
             weight=len(parameters) + noise.before_nodes, parts="1", square="0",
-            size=len(here.entries), more_widths="",
+            size=len(here.entries), more_widths="", time="t, ",
         )  # fmt: skip
         signature = SIGNATURE.format(description=noise.approximation)
         return [signature, step_functions(noise, parameters, here), whole]
@@ -154,6 +155,7 @@ def _on_nodes(
         parts=_count_of_parts(noise, places),
         size=_sizes(here.state),
         square="p",
+        time="",
     )
 
 
@@ -212,8 +214,8 @@ def _nested(expr: sp.Expr) -> sp.Expr:
 
 
 TEMPLATE = '''
-@njit(INCREMENTS, **OPTIONS)
-def increments(y, widths, par, rows):
+@njit(RHS, **OPTIONS)
+def increments(t, y, widths, par, rows):
     """Increments of the alignments at all nodes; the slope 0/0 of a norm has no weight."""
     all_nodes = widths[{nodes}]
     for i in range(rows.size):
@@ -239,7 +241,7 @@ def step_functions(noise: WrittenNoise, parameters: Sequence[str], here: packing
     names = {name: f"par[{n}]" for n, name in enumerate(code_names(parameters))}
     first = str(len(parameters))  # P of a rule stands behind the parameters
     others = {n: re.sub(r"(block_)?P_at", first, place) for n, place in here.places.items()}
-    places = {**names, **others}
+    places = {**names, **others, TIME.name: "t"}
     increments, second = noise.at_nodes
     targets = [here.entries.index(str(s)) for s in noise.alignments]
     scalars = len(parameters) + noise.before_nodes

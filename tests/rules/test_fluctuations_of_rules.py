@@ -222,3 +222,15 @@ def test_paths_have_the_drift_and_measures_of_their_law():
         assert abs((paths.mean.M[-1, 0, 0] - 0.3) / step - rate) < 2e-3
         for name, value in exact.items():
             assert abs(np.ravel(paths.mean[name])[0] - value) < 2e-3
+
+
+def test_paths_of_a_rule_that_depends_on_time():
+    """psi = e^t n k with noise n, k = u.x: M has no drift, and its noise has E k^4 = 3 P^2."""
+    w, u, x = Rows("w"), fixed("u"), View("x")
+    n = Random("n", laws.Normal())
+    rule = dmft.UpdateField({w: sp.exp(dmft.t) * n * (u @ x) * x}, learning_rate=0.5)
+    eqs = dmft.derive(rule, dim=1000, fluctuations=True)
+    start, paths = dmft.Overlaps([[1.0]], [[0.0]], [[1.2]]), 4000
+    run = dmft.solve(eqs, start, 1.0, paths=paths, dt=0.02, save_at=2, seed=4)
+    wanted = 0.5 / 1000 * 3 * 1.2**2 * (np.exp(2.0) - 1.0) / 2.0
+    assert run.std.M[-1, 0, 0] ** 2 == pytest.approx(wanted, rel=5 * (2 / paths) ** 0.5 + 0.02)
