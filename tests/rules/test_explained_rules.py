@@ -9,6 +9,27 @@ from dmft import laws
 from dmft.equations.rules.moments import Moments
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.literature import rules as lit
+from dmft.rules import Rows, View, fixed, mean
+
+
+def coefficients():
+    w, x = Rows("w"), View("x")
+    h = w @ x
+    measures = {"m": h**2 * mean(sp.erf(h / sp.sqrt(2)) ** 2)}
+    return dmft.UpdateField({w: -mean(sp.Abs(h)) * w}, learning_rate=0.5, measures=measures)
+
+
+def blocks():
+    w, B, x = Rows("w"), fixed("B"), View("x", scale=[0.5, 2], fractions=[0.3, 0.7])
+    step = (sp.erf((B @ x) / sp.sqrt(2)) - sp.erf((w @ x) / sp.sqrt(2))) * x
+    return dmft.UpdateField({w: step}, learning_rate=0.6, constraint="sphere")
+
+
+def ranks():
+    w, B, x, y = Rows("w"), fixed("B"), View("x"), View("y")
+    t = sp.sign(B @ x - B @ y)
+    return dmft.UpdateField({w: t / (1 + sp.exp(t * (w @ x - w @ y))) * (x - y)}, learning_rate=0.7)
+
 
 RULES = {
     "episodes": (lambda: lit.reinforcement_perceptron(2, 1, sp.Symbol("penalty")), "M",
@@ -21,6 +42,9 @@ RULES = {
     "masks": (lambda: lit.dropout(), "Q_1_2", {"latents", "closed"}),
     "blocks": (lambda: lit.curriculum(1.0, 0.5), "M", {"latents", "closed"}),
     "measure": (lambda: lit.perceptron_rule(), "error", {"closed"}),
+    "averages": (coefficients, "m", {"wick", "closed"}),
+    "blocks on a sphere": (blocks, "M", {"closed", "sphere"}),
+    "four coordinates": (ranks, "M", {"nodes"}),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from dmft.equations.rules.fluctuations import RuleNoise
 from dmft.equations.rules.forms import Opaque
 from dmft.equations.rules.latex import row_names
 from dmft.equations.rules.moments import Moments
-from dmft.equations.rules.nodes import rule_of, value_at
+from dmft.equations.rules.nodes import MOST_PRODUCT, rule_of, shape_of, value_at
 from dmft.equations.rules.rates import OpenMoments, Rates
 from dmft.equations.symbols import gamma
 from dmft.equations.views.printer import EquationPrinter
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 # Samples of a step, and standard errors that they may be off.
 SAMPLES, DEVIATIONS = 2**16, 7.0
-# Nodes of an axis, relative error of their averages, and of closed forms.
-NODES, ON_NODES, CLOSED = 48, 1e-4, 1e-9
+# Nodes of an axis, and relative error of closed forms.
+NODES, CLOSED = 48, 1e-9
 NOTATION = (
     Meaning(
         (),
@@ -162,7 +163,8 @@ class _Steps:
 
     def _of_constrained_rows(self, case: int) -> Judged:
         """The rate of the engine, and a small step of all overlaps with the rows put right."""
-        scene, h = self.scenes[case], 1e-5
+        # Its averages have names of their own, which samples of the other steps do not know.
+        scene, h = Samples(self.equations, self.rule, CASES[case]), 1e-5
         moments, p = self.moments, len(self.rule.moving)
         rates = Rates(self.rule)
         free = {k: sp.Add(*terms.values()) for k, terms in rates.every_free.items()}
@@ -183,12 +185,8 @@ class _Steps:
         place = next(k for k in free if str(moments.in_block(*k)) == self.target)
         i, j, e = moments.places[place[0]], moments.places[place[1]], place[2]
         found = (ends[0] - ends[1])[e, i, j] / (2 * h)
-        rate = float(scene.rates[self.target])
-        return (
-            found,
-            rate,
-            1e-6 * max(1.0, abs(rate)) + 10 * ON_NODES * bool(self.equations.averages),
-        )
+        rate, error = scene.rates[self.target]
+        return found, rate, 1e-6 * max(1.0, abs(rate)) + 10 * error
 
 
 class Samples:
@@ -209,15 +207,19 @@ class Samples:
         self.names: dict[str, float] = {n: float(v) for n, v in entries.items()}
         self.names |= {n: float(v) for n, v in values.scalars.items()}
         self.names[gamma.name], self.names[TIME.name] = self.names.get("learning_rate", 0.0), 0.0
-        self.given, self.rates = given, dict[str, float]()
+        self.given, self.rates = given, dict[str, tuple[float, float]]()
         L = len(rule.moving) + len(rule.fixed)
         self.gram: Array = np.asarray(self.start.Omega).reshape(-1, L, L)
-        rates = equations.evaluate(  # type: ignore[attr-defined]
-            self.start, **given, **({"nodes": NODES} if equations.averages else {})
-        )
+        options = {**given, **_nodes(equations.averages)}
+        both = [
+            f(self.start, **options)
+            for f in (equations.evaluate, equations.evaluate_error)  # type: ignore[attr-defined]
+        ]
         for block, symbols in space.blocks.items():
-            flat = np.ravel(rates[block.removeprefix(space.prefix)])
-            self.rates |= {str(s): float(y) for s, y in zip(symbols, flat, strict=True)}
+            pairs = zip(*(np.ravel(y[block.removeprefix(space.prefix)]) for y in both), strict=True)
+            self.rates |= {
+                str(s): (float(y), float(e)) for s, (y, e) in zip(symbols, pairs, strict=True)
+            }
         self.known: dict[Any, tuple[float, float]] = {}
         self.noise = RuleNoise(rule, rule, sp.S.One)
         normals = self.noise.normals
@@ -229,16 +231,14 @@ class Samples:
         """Numbers of the covariances that averages have named since."""
         for d in moments.definitions:
             if d.name not in self.names:
-                self.names[d.name] = self._value(d.expr)
+                self.names[d.name] = self._value(d.expr)[0]
 
     def number(self, expr: sp.Expr) -> tuple[float, float]:
         """An expression in averages over one step, and its standard error."""
         if isinstance(expr, Mean):
             return self.mean(expr)
         if not expr.has(Mean):
-            nodes = sp.S.Zero if not expr.has(Expectation) else sp.S.One
-            value = self._value(expr)
-            return value, float(nodes) * ON_NODES * max(1.0, abs(value))
+            return self._value(expr)
         parts = [self.number(y) for y in expr.args]
         values, errors = np.array(parts).T
         if isinstance(expr, sp.Add):
@@ -247,12 +247,24 @@ class Samples:
         others = [np.prod(np.delete(values, n)) for n in range(len(values))]
         return float(values.prod()), float(np.abs(others) @ errors)
 
-    def _value(self, expr: sp.Expr) -> float:
+    def _value(self, expr: sp.Expr) -> tuple[float, float]:
+        """An expression in averages on nodes, and what their errors make of it."""
+        found: dict[sp.Expr, tuple[float, float]] = {}
         for average in expr.atoms(Expectation):
             at = {s: self.names[s.name] for s in average.free_symbols if s.name in self.names}
-            nodes = rule_of([average], {"nodes": NODES}).arrays
-            expr = expr.xreplace({average: sp.Float(value_at(average, at, nodes), 17)})
-        expr = elementary(expr)
+            rule = rule_of([average], _nodes([average]))
+            here, *groups = (
+                np.array(value_at(average, at, y.arrays)) for y in (rule, *rule.groups)
+            )
+            found[average] = float(here), float(rule.error(here, groups))
+        at = {y: v for y, (v, _) in found.items()}
+        value = self._at_numbers(expr, at)
+        moved = [self._at_numbers(expr, at | {y: v + e}) for y, (v, e) in found.items()]
+        return value, sum(abs(end - value) for end in moved)
+
+    def _at_numbers(self, expr: sp.Expr, averages: Mapping[sp.Expr, float]) -> float:
+        """An expression at numbers for its averages on nodes."""
+        expr = elementary(expr.xreplace({y: sp.Float(v, 17) for y, v in averages.items()}))
         symbols = sorted(expr.free_symbols, key=str)
         return float(
             array_function(symbols, expr, FUNCTIONS)(*(self.names[s.name] for s in symbols))
@@ -262,10 +274,14 @@ class Samples:
         """An average and its standard error."""
         if average not in self.known:
             expr = average.args[0].xreplace({f: f.whole for f in average.atoms(Opaque)})
-            given = tuple((r, y) for r, y in average.args[1])
-            values = np.broadcast_to(self._at_samples(expr, given), (SAMPLES,))
-            error = float(values.std() / np.sqrt(SAMPLES))
-            self.known[average] = float(values.mean()), error
+            given, within = tuple((r, y) for r, y in average.args[1]), expr.atoms(Mean)
+            ends = [
+                expr.xreplace({m: sp.Float(sum(self.mean(m)[:most]), 17) for m in within})
+                for most in ((1, 2) if within else (1,))
+            ]
+            values = [np.broadcast_to(self._at_samples(y, given), (SAMPLES,)) for y in ends]
+            error = values[0].std() / np.sqrt(SAMPLES) + abs(values[-1].mean() - values[0].mean())
+            self.known[average] = float(values[0].mean()), float(error)
         return self.known[average]
 
     def _at_samples(self, expr: sp.Expr, given: Given) -> Any:
@@ -279,3 +295,9 @@ class Samples:
                 known = s in inside
                 found[s] = self._at_samples(inside[s], given) if known else self.names[s.name]
         return array_function(symbols, expr, FUNCTIONS)(*(found[s] for s in symbols))
+
+
+def _nodes(averages: Sequence[Expectation]) -> dict[str, int]:
+    """Nodes of an axis of averages in products of rules; Sobol points are as many as always."""
+    few = averages and shape_of(averages)[0] <= MOST_PRODUCT
+    return {"nodes": NODES} if few else {}
