@@ -475,7 +475,8 @@ def check_equations(equations: object) -> None:
     """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
-    if not {"Q", "M"} <= {plain_name(name) for name in equations.terms}:
+    moved = {plain_name(name) for name in equations.terms}
+    if not {"Q", "M"} <= moved and not (equations.family == "rule" and "Q" in moved):
         instead = equations.space.instead.get(
             "fixed points",
             f"these equations move {sorted(equations.terms)}: leave "

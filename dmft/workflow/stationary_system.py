@@ -98,6 +98,7 @@ class StationarySystem:
                 Q[..., self.columns, self.rows] = Q[..., self.rows, self.columns]
                 found[name] = Q
             at += size
+        found.setdefault("M", np.zeros((*found["Q"].shape[:-1], 0)))  # rules without fixed rows
         return found
 
     def pack(self, blocks: Mapping[str, Array]) -> Array:
@@ -196,9 +197,12 @@ class StationarySystem:
         """`jacobian`, refused where the rates leave the floats or have no derivatives."""
         found = self.jacobian(y)
         if self.linear is None:
-            other = differences(self.rates, y, self.scale(y) * self._room(y) / 4.0)
-            gap = float(np.abs(found - other).max(initial=0.0))
-            if not gap <= SMOOTH * float(np.abs(found).max(initial=0.0)):
+            sizes = self.scale(y)
+            other = differences(self.rates, y, sizes * self._room(y) / 4.0)
+            gap, most = (
+                np.abs(J * sizes / sizes[:, None]).max(initial=0.0) for J in (found - other, found)
+            )
+            if not gap <= SMOOTH * most:
                 reason = "their averages on nodes are not smooth"
                 if self._room(y) == LEAST_ROOM:
                     reason = "their covariance is singular there"

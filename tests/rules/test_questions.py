@@ -342,3 +342,30 @@ def test_units_without_length_are_fixed_points():
         equations=eqs, start=dmft.Overlaps([[0.4]], [[0.0]], [[k]]),
     )  # fmt: skip
     np.testing.assert_allclose(found.values, [[2 * (k + t) - decay for t in (0.2, 0.45)]] * 4)
+
+
+def test_fixed_points_and_modes_without_fixed_rows():
+    """Oja's rule without spikes: dQ/dt = 2 Q - 2 Q^2 + g Q vanishes at Q = 1 + g/2."""
+    w, x, g = Rows("w"), View("x"), 0.3
+    h = w @ x
+    eqs = dmft.derive(dmft.UpdateField({w: h * (x - h * w)}, learning_rate=g))
+    start = dmft.Overlaps([[0.8]], np.zeros((1, 0)), np.zeros((0, 0)))
+    (point,) = dmft.fixed_points(eqs, start)
+    assert point.overlaps.Q[0, 0] == pytest.approx(1 + g / 2, rel=1e-12)
+    modes = dmft.stability(eqs, point)
+    assert modes.eigenvalues == pytest.approx([-2 - g], rel=1e-9)
+    assert modes.M.shape == (1, 1, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_growth_rates_of_rules_on_nodes():
+    """Small rows grow by g/2 (E a^4 + (E a^2)^2) under noise alone; the search meets no Q < 0."""
+    w, B, a = Rows("w"), fixed("B"), Random("a", laws.Uniform(0.5, 1.5))
+    x = rules.copies(View("x", scale=a), 2)
+    step = sp.tanh(w @ x[0]) * sp.sign(B @ x[1]) * (x[0] + x[1])
+    eqs = dmft.derive(dmft.UpdateField({w: step}, learning_rate=0.6, batch_size=2))
+    start, rates = dmft.Overlaps([[1.1]], [[0.3]], [[1.2]]), [0.1, 0.2]
+    found = dmft.sweep({"learning_rate": rates}, "growth_rate", equations=eqs, start=start)
+    fourth, second = (1.5**5 - 0.5**5) / 5, (1.5**3 - 0.5**3) / 3
+    wanted = np.array(rates) / 2 * (fourth + second**2)
+    np.testing.assert_allclose(found.values["growth_rate"], wanted, rtol=1e-4)

@@ -146,7 +146,7 @@ def followed_point(
     end = system.packed_parameters(equations.values(start, dict(parameters)))
     least = tolerance * unit_of_rates(system)
     way = _Way(system, system.par.copy(), end, least)
-    root = newton(system.rates, system.jacobian, system.free, tolerance=least, max_steps=max_steps)
+    root = system.root(least, max_steps)
     first = point_of(system, start, root)
     if first.status != Status.OK:
         where = _words(reference, parameters)
