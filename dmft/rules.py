@@ -403,7 +403,7 @@ class View(Declared):
         Coordinates along fixed rows, which replace the Gaussian noise along these rows.
         Coefficients contain numbers, `Random` symbols and fields of earlier views.
     scale : expression, or sequence of them by block
-        Factor of the noise.
+        Factor of the noise, which may contain the same.
     fractions : sequence of expressions, optional
         Fractions of the coordinates in blocks. Overlaps of starts and runs then have a leading axis
         of blocks.

@@ -277,9 +277,9 @@ RULES: dict[str, Rule] = {
         "theory/update_rules (4)",
     ),
     "latents": Rule(
-        "Sum over a latent",
-        "An average over a discrete random number is a sum over its values, weighted by their "
-        "probabilities.",
+        "Average over a latent",
+        "Averages given a random number, or given the fields of earlier views, are averaged over "
+        "it: over a discrete one this is a sum over its values, weighted by their probabilities.",
         source="theory/update_rules 3",
     ),
     "latent_means": Rule(

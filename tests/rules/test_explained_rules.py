@@ -31,6 +31,12 @@ def ranks():
     return dmft.UpdateField({w: t / (1 + sp.exp(t * (w @ x - w @ y))) * (x - y)}, learning_rate=0.7)
 
 
+def scales():
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    y = View("y", scale=sp.exp((w @ x) / 3))
+    return dmft.UpdateField({w: (sp.sign(B @ y) - sp.tanh(w @ y)) * y}, learning_rate=0.3)
+
+
 RULES = {
     "episodes": (lambda: lit.reinforcement_perceptron(2, 1, sp.Symbol("penalty")), "M",
                  {"one_step", "independent", "kinks", "linearity", "closed", "values"}),
@@ -45,6 +51,7 @@ RULES = {
     "averages": (coefficients, "m", {"wick", "closed"}),
     "blocks on a sphere": (blocks, "M", {"closed", "sphere"}),
     "four coordinates": (ranks, "M", {"nodes"}),
+    "fields in scales": (scales, "Q", {"latents"}),
 }  # fmt: skip
 
 

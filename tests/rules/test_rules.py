@@ -229,6 +229,44 @@ def test_scales_of_views_may_be_random(kind):
     np.testing.assert_allclose((run.M[1] - run.M[0]) / 1e-3, wanted, atol=2e-3)
 
 
+def test_scales_may_contain_fields_of_earlier_views():
+    """Given x, fields of y are normal: moments by hand, and quadrature over B.x."""
+    w, B, s, g = Rows("w"), fixed("B"), Random("s", laws.Rademacher()), 0.4
+    (Q, M, P), start = (0.9, 0.3, 1.2), dmft.Overlaps([[0.9]], [[0.3]], [[1.2]])
+
+    def found(step):
+        return dmft.derive(dmft.UpdateField({w: step}, learning_rate=g)).evaluate(start)
+
+    y = View("y", scale=w @ View("x"))
+    rates = found((w @ y) * y + (B @ y) * B)
+    np.testing.assert_allclose(rates["Q"], [[2 * Q**2 + g * 3 * Q**3]], rtol=1e-13)
+    np.testing.assert_allclose(rates["M"], [[Q * M]], rtol=1e-13)
+    x = View("x", adds={B: s})  # s is not independent of the scale
+    y = View("y", scale=1 + (w @ x) / 2)
+    wanted = Q * (P + (M**2 * P + Q * P + 2 * M**2) / 4)
+    np.testing.assert_allclose(found(s * (w @ y) ** 2 * x)["M"], [[wanted]], rtol=1e-13)
+    y = View("y", scale=sp.Abs(B @ View("x")))
+    z = np.linspace(-9, 9, 1801)
+    v, a = np.exp(-(z**2) / 2), np.sqrt(P) * z
+    wanted = (np.sqrt(2 / np.pi) * a**2 * M / np.sqrt(1 + a**2 * P)) @ v / v.sum()
+    drift = found(sigma(B @ y) * (w @ y) * w)["Q"][0, 0] / (2 * Q)
+    assert abs(drift - wanted) < 1e-4
+
+
+def test_views_that_share_a_random_scale():
+    """E tanh(h) h and E tanh(h)^2 given a are multiplied, then averaged over a."""
+    w, a, Q, g = Rows("w"), Random("a", laws.Uniform(0.5, 1.5)), 1.2, 0.5
+    h, k = (w @ View(name, scale=a) for name in "xy")
+    rule = dmft.UpdateField({w: sp.tanh(h) * h * sp.tanh(k) * k * w}, learning_rate=g)
+    start = dmft.Overlaps([[Q]], np.zeros((1, 0)), np.zeros((0, 0)))
+    at, weight = np.polynomial.legendre.leggauss(40)
+    z = np.linspace(-9, 9, 1801)
+    v, h = np.exp(-(z**2) / 2), np.outer(1 + at / 2, np.sqrt(Q) * z)
+    wanted = 2 * Q * (weight / 2) @ ((np.tanh(h) * h) @ v / v.sum()) ** 2
+    found = dmft.derive(rule).evaluate(start, nodes=48)["Q"][0, 0]
+    assert abs(found - wanted) < 1e-4
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_signs_of_parallel_forms_are_linear_in_one_of_them(way):
     y = sp.Symbol("y", real=True)

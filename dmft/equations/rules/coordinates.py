@@ -19,7 +19,6 @@ from dmft.equations.rules.forms import (
 )
 from dmft.equations.rules.nodes import StepNodes
 from dmft.equations.symbols import LEAST_VARIANCE
-from dmft.errors import NotClosed
 from dmft.laws import Laplace, Normal
 from dmft.model import FIELD
 from dmft.rules import Random
@@ -133,8 +132,9 @@ class StepBuilder:
 
     def _opened(self, joint: sp.Expr) -> sp.Expr:
         """A function of averages on nodes with their coordinates beside the others."""
-        if any(power.base.has(Expectation) for power in joint.atoms(sp.Pow)):
-            raise NotClosed(f"powers of averages given a random scale have no nodes: {joint}")
+        powers = {p for p in joint.atoms(sp.Pow) if p.base.has(Expectation)}
+        each = {p: sp.Mul(*(self._opened(p.base) for _ in range(int(p.exp)))) for p in powers}
+        joint = joint.xreplace(each)
         for average in sorted(joint.atoms(Expectation), key=str):
             count = len(self.coordinates) + 1
             law, swap = average.law, dict[sp.Expr, sp.Expr]()

@@ -78,8 +78,8 @@ class _Recorded(Moments):
         self.ledger, self.judge = ledger, judge
 
     def note(self, rule: str, expr: sp.Expr, given: Given, after: sp.Expr) -> None:
-        """Add a step, with the covariances that it names; none at values of random scales."""
-        if any(value in self.scales.values() for _, value in given):
+        """Add a step, with the covariances that it names; none given, or beyond, random scales."""
+        if expr.has(Expectation) or any(value in self.scales.values() for _, value in given):
             return
         before, after = Mean.of(expr, given), elementary(after)
         named = {d.target: d.expr for d in self.definitions}

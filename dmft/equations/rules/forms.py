@@ -64,6 +64,13 @@ def variables(expr: sp.Expr) -> set[sp.Symbol]:
     return found
 
 
+def held(variable: sp.Symbol) -> list[sp.Expr]:
+    """What the law of a variable contains: latents and scales of its view, weights."""
+    if isinstance(variable, Field):
+        return [*variable.view.latents.values(), *variable.view.scales]
+    return [sp.sympify(p, strict=True) for p in getattr(variable.law, "weights", ())]
+
+
 def exact(value: object) -> sp.Expr:
     """A number of a law; whole numbers and halves exactly."""
     found = sp.sympify(value, strict=True)
@@ -192,6 +199,12 @@ def distributed(factor: sp.Expr) -> list[sp.Expr]:
         whole = sp.expand(sp.Add(*names.values()) ** power)
         return [term.xreplace(back) for term in sp.Add.make_args(whole)]
     return []
+
+
+def sums(factors: Sequence[sp.Expr]) -> list[tuple[list[sp.Expr], sp.Expr]]:
+    """Terms of each factor that is a sum, and the product of the other factors."""
+    found = ((distributed(f), n) for n, f in enumerate(factors))
+    return [(terms, sp.Mul(*factors[:n], *factors[n + 1 :])) for terms, n in found if terms]
 
 
 def repeated(factor: sp.Expr) -> list[sp.Expr]:

@@ -85,7 +85,7 @@ class Moments(RowOverlaps):
         if constant or len(groups) > 1:
             return sp.Mul(*constant, *(self._mean(sp.Mul(*g), given) for g in groups))
         reached = self._reached(rest, ())
-        own = tuple(pair for pair in given if ("random", pair[0]) in reached)
+        own = tuple((v, y) for v, y in given if isinstance(v, Field) or ("random", v) in reached)
         if (expr, own) not in self._memo:
             self._memo[expr, own] = self._of_one_group(expr, rest, given)
         return self._memo[expr, own]
@@ -97,19 +97,13 @@ class Moments(RowOverlaps):
     def keys(self, variable: sp.Symbol, known: frozenset[sp.Symbol]) -> frozenset[object]:
         """What a variable depends on: groups of correlated views, and random numbers."""
         if (variable, known) not in self._keys:
-            found: set[object] = set()
-            held: list[sp.Expr] = []
+            found: set[object] = {("random", variable)}
             if isinstance(variable, Field):
-                view = variable.view
-                found.add(("noise", self._noise_groups[forms.origin(view)]))
-                held = [*view.latents.values(), *view.scales]
-            elif isinstance(variable, Random) and variable not in known:
-                found.add(("random", variable))
-                held = [sp.sympify(p, strict=True) for p in getattr(variable.law, "weights", ())]
-            for c in held:
+                found = {("noise", self._noise_groups[forms.origin(variable.view)])}
+            for c in forms.held(variable):
                 for v in forms.variables(c):
                     found |= self.keys(v, known)
-            self._keys[variable, known] = frozenset(found)
+            self._keys[variable, known] = frozenset() if variable in known else frozenset(found)
         return self._keys[variable, known]
 
     @cached_property
@@ -163,27 +157,36 @@ class Moments(RowOverlaps):
         return value
 
     def _scales(self, expr: sp.Expr, given: Given) -> Given:
-        """Random scales of the views of an average that have no value, and their symbols."""
-        known = {r for r, _ in given}
+        """What the noises of the views of an average are averaged given, and symbols of these.
+
+        These are random numbers in scales, or, where a scale contains fields, all that is earlier.
+        """
         views = {forms.origin(v.view) for v in forms.variables(expr) if isinstance(v, Field)}
-        found = {r for v in views for c in v.scales for r in c.atoms(Random)} - known
-        free = sorted((r for r in found if not isinstance(r.law, Discrete)), key=str)
-        self.scales |= {r: sp.Dummy(r.name, real=True) for r in free if r not in self.scales}
-        return tuple((r, self.scales[r]) for r in free)
+        free, last = set[sp.Symbol](), -1.0
+        for view in views:
+            own = {v for c in view.scales for v in forms.variables(self._latent(c, given))}
+            free |= {r for r in own if isinstance(r, Random) and not isinstance(r.law, Discrete)}
+            if any(isinstance(v, Field) for v in own):
+                last = max(last, min(v.number for v in view.group))
+        ordered = sorted(self._earlier(expr, last, given) if last > 0 else free, key=str)
+        self.scales |= {v: sp.Dummy(v.name, real=True) for v in ordered if v not in self.scales}
+        return tuple((v, self.scales[v]) for v in ordered)
+
+    def _earlier(self, expr: sp.Expr, number: float, given: Given) -> set[sp.Symbol]:
+        """Fields and random numbers before a view that an average depends on."""
+        found = set[sp.Symbol]()
+        for v in forms.variables(expr):
+            if getattr(v, "view", v).number < number:
+                found.add(v)
+                continue
+            for c in forms.held(v):
+                found |= self._earlier(self._latent(c, given), number, given)
+        return found
 
     def _over_scales(self, value: sp.Expr, given: Given) -> sp.Expr:
-        """Average, over random scales, of an average given these."""
-        total = forms.ZERO
-        whole = sp.expand_mul(value.xreplace({d: r for r, d in self.scales.items()}), deep=False)
-        for term in sp.Add.make_args(whole):
-            own = forms.variables(term)
-            if not own:
-                total += term
-            elif forms.is_polynomial(term):
-                total += self._polynomial(term, given)
-            else:
-                total += self._on_nodes([term], given)
-        return total
+        """Average, over what was given, of an average of noises."""
+        back = {d: v for v, d in self.scales.items()}
+        return self._mean(sp.expand_mul(value.xreplace(back), deep=False), given)
 
     def _parts(
         self, expr: sp.Expr, factors: Sequence[sp.Expr], given: Given
@@ -199,11 +202,11 @@ class Moments(RowOverlaps):
         merged = forms.linear_in_parallel(expr)
         if merged != expr:
             return "kinks", [(merged, given)]
-        spread = forms.by_signs(expr)
+        spread = None if expr.has(Expectation) else forms.by_signs(expr)
         if spread is not None:
             return "kinks", [(spread, given)]
         # A sum over several independent groups is taken apart first: each part is simpler.
-        sums = self._sums(factors)
+        sums = forms.sums(factors)
         for terms, others in sums:
             if len(self._independent(terms, given)) > 1:
                 return "linearity", [(t * others, given) for t in terms]
@@ -222,12 +225,6 @@ class Moments(RowOverlaps):
             return None
         terms, others = sums[0]
         return "linearity", [(t * others, given) for t in terms]
-
-    @staticmethod
-    def _sums(factors: Sequence[sp.Expr]) -> list[tuple[list[sp.Expr], sp.Expr]]:
-        """Terms of each factor that is a sum, and the product of the other factors."""
-        found = ((forms.distributed(f), n) for n, f in enumerate(factors))
-        return [(terms, sp.Mul(*factors[:n], *factors[n + 1 :])) for terms, n in found if terms]
 
     def _next_discrete(self, expr: sp.Expr, given: Given) -> Random | None:
         """The latest discrete random number that an average depends on and that has no value."""
@@ -376,8 +373,8 @@ class Moments(RowOverlaps):
     def _product(self, factors: Sequence[sp.Expr], given: Given) -> tuple[str, sp.Expr]:
         """Average of a product of functions: in closed form, else on nodes; with its rule."""
         parts = [self._of_single_field(f, given) for part in factors for f in forms.repeated(part)]
-        if all(part is not None for part in parts):
-            known = [part for part in parts if part is not None]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts):
             try:
                 return "closed", self._closed(known, given)
             except NotClosed:
@@ -386,7 +383,7 @@ class Moments(RowOverlaps):
 
     def _of_single_field(self, factor: sp.Expr, given: Given) -> tuple[sp.Expr, sp.Expr] | None:
         """A factor as (function of z, affine form); None where there is no such form."""
-        found = forms.single_form(factor)
+        found = None if factor.has(Expectation) else forms.single_form(factor)
         if found is None or not self._is_affine(found[1], given):
             return None
         return found
