@@ -95,12 +95,23 @@ class Summary:
 
     def latex(self) -> str:
         """A paragraph with a tabular environment."""
-        table = self._table
-        rows = [" & ".join(map(_as_tex, row)) + r" \\" for row in table]
+        table = [tuple(map(_as_tex, row)) for row in self._table]
+        if not self.head:  # a meaning below its value
+            table = [(row[0], r" \newline ".join(filter(None, row[1:]))) for row in table]
+        rows = [" & ".join(row) + r" \\" for row in table]
         rows[1:1] = [r"\hline"] * bool(self.head)
-        last = "l" if self.head else r"p{0.5\linewidth}"
-        columns = "l" * (len(table[0]) - 1) + last if table else "l"
-        body = [rf"\begin{{tabular}}{{{columns}}}", *rows, r"\end{tabular}"]
+        sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
+        spare = MOST_IN_COLUMN - sum(sizes)
+        columns = ["l"] * len(sizes)
+        if spare < 0:  # the widest column is broken into lines
+            widest = sizes.index(max(sizes))
+            share = sorted([(spare + sizes[widest]) / MOST_IN_COLUMN, *SHARES])[1]
+            columns[widest] = rf"p{{{share:.2f}\linewidth}}"
+        body = [
+            rf"{{\small\begin{{tabular}}{{@{{}}{''.join(columns)}@{{}}}}",
+            *rows,
+            r"\end{tabular}}",
+        ]
         told = [*(part.latex() for part in self.parts), *map(_as_tex, self.notes)]
         return "\n\n".join([_as_tex(self.title), "\n".join(body), *told])
 
@@ -119,6 +130,8 @@ class Summary:
 
 # Columns of a cell that others are aligned with, and those that a last cell has at least.
 WIDEST, LEAST_ROOM = 40, 24
+# Characters of a table in a column of a document; least and largest share of one of its columns.
+MOST_IN_COLUMN, SHARES = 44, (0.25, 0.8)
 # How a notebook shows the cells of a table.
 CELL = 'style="text-align:left;vertical-align:top;padding:1px 10px 1px 0;border:none"'
 

@@ -27,14 +27,34 @@ def bibtex(*keys: str) -> str:
     return "\n\n".join(ENTRIES[key] for key in keys or ENTRIES)
 
 
+OVERLAPS = "Equations of motion for overlaps of two-layer networks"
+ATTENTION = "Equations of motion of single-layer attention"
+DESCENT = "Mean-field equations of gradient descent on repeated data"
+NETWORKS = "Dynamical mean-field equations of random networks"
+LIMITS = "State evolution and the free entropy of Bayes-optimal estimation"
+
+
+def subject(record: Any) -> str:
+    """What the papers of `sources` derive."""
+    if isinstance(getattr(record, "model", None), SequenceModel):
+        return ATTENTION
+    if isinstance(getattr(record, "algorithm", None), GradientDescent):
+        return DESCENT
+    return {"two-time": NETWORKS, "static limit": LIMITS}.get(getattr(record, "kind", ""), OVERLAPS)
+
+
 def sources(record: Any) -> list[str]:
     """Bibliography keys of the papers that have equations of this kind."""
     model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
-    if isinstance(model, SequenceModel):
-        return ["arnaboldi_2025"]
-    if isinstance(algorithm, GradientDescent):
-        return ["dandi_2024_reusing"]
-    if getattr(record, "kind", "") == "two-time":
+    known = {
+        ATTENTION: ["arnaboldi_2025"],
+        DESCENT: ["dandi_2024_reusing"],
+        LIMITS: ["barbier_2019", "aubin_2018"],
+    }
+    what = subject(record)
+    if what in known:
+        return known[what]
+    if what == NETWORKS:
         species = ["bunin_2017", "roy_2019"] if getattr(model, "positive", False) else []
         return ["sompolinsky_1988", "eissfeller_opper_1992", *species]
     found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dmft.display.bibliography import bibtex, sources
+from dmft.display.bibliography import bibtex, sources, subject
 from dmft.display.declaration import declaration, escape
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
@@ -137,7 +137,7 @@ def latex(
                 "formulas, averages, exponents, explanations and results have it"
             )
     derivations = [d for one in objects for d in _derivations(one)] if explain else []
-    keys = _citations([*objects, *derivations])
+    cited = _citations([*objects, *derivations])
     text = document(
         *objects,
         title=title,
@@ -145,10 +145,10 @@ def latex(
         width=width,
         notation=notation,
         derivations=derivations,
-        keys=keys,
+        cited=cited,
         bibliography=file.stem,
     )
-    references = (bibtex(*keys) if keys else "") + "\n"
+    references = (bibtex(*chain(*cited.values())) if cited else "") + "\n"
     try:
         file.write_text(text, encoding="utf-8")
         file.with_suffix(".bib").write_text(references, encoding="utf-8")
@@ -198,7 +198,7 @@ def cite(*objects: Any) -> str:
                 "a model and its algorithm"
             )
     declared = [SimpleNamespace(model=model, algorithm=algorithm)] if model or algorithm else []
-    return bibtex(*_citations([*declared, *rest]))
+    return bibtex(*chain(*_citations([*declared, *rest]).values()))
 
 
 def document(
@@ -208,7 +208,7 @@ def document(
     width: float = 482.0,
     notation: Notation = None,
     derivations: Sequence[Any] = (),
-    keys: Sequence[str] = (),
+    cited: Mapping[str, Sequence[str]] | None = None,
     bibliography: str = "",
 ) -> str:
     """Return a LaTeX document (article, amsmath) that shows these records one after another."""
@@ -216,7 +216,7 @@ def document(
     preamble = PREAMBLE % ("10pt,twocolumn" if two else "11pt", 2 * width + 18 if two else width)
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
-    cite = bool(bibliography and keys)
+    cite = bool(bibliography and cited)
     several = sum(isinstance(y, Explanation) for y in records) > 1
     kept = _said_once(records, alone=True) if several else records
     derivations = _said_once(derivations)
@@ -248,8 +248,9 @@ def document(
     for one in derivations:
         text = escape(one) if isinstance(one, str) else fragment(one, width, None, cite, rules)
         parts.append(text)
-    if cite:
-        parts += [rf"Equations and averages of this kind are derived in \cite{{{','.join(keys)}}}."]
+    if cited and bibliography:
+        told = (rf"{what} are derived in \cite{{{','.join(y)}}}." for what, y in cited.items())
+        parts.append(" ".join(told))
         parts += [r"\small", r"\bibliographystyle{unsrt}"]
         parts += [rf"\bibliography{{{bibliography}}}"]
     body = "\n\n".join(part for part in parts if part)
@@ -450,12 +451,15 @@ def _derivations(record: Any) -> list[Any]:
     return found
 
 
-def _citations(records: Iterable[Any]) -> list[str]:
-    """Keys of the papers whose equations these are."""
-    found: list[str] = []
+def _citations(records: Iterable[Any]) -> dict[str, list[str]]:
+    """Keys of the papers, by what they derive."""
+    found: dict[str, list[str]] = {}
     for record in records:
-        if isinstance(record, Explanation):
-            found += record.citations
-        elif hasattr(record, "latex") or hasattr(record, "model"):
-            found += sources(record)
-    return list(dict.fromkeys(found))
+        what, keys = "Averages of these functions", [*getattr(record, "citations", ())]
+        if not isinstance(record, Explanation):
+            is_known = hasattr(record, "latex") or hasattr(record, "model")
+            what, keys = subject(record), sources(record) if is_known else []
+        told = {*chain(*found.values())}
+        if fresh := [key for key in dict.fromkeys(keys) if key not in told]:
+            found[what] = [*found.get(what, ()), *fresh]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,18 +15,21 @@ V = sp.Symbol("V", positive=True)
 NAMES = (r"Z_{\mathrm{out}}", r"g_{\mathrm{out}}", r"\partial_\omega g_{\mathrm{out}}")
 AT = r"(y; \omega, V)"
 # Z in a denominator, and Z' / Z and Z'' / Z of sums, whose derivatives are printed below.
-Z_OUT, SCORE, RATIO, G = sp.symbols("Z score ratio g", real=True)
+Z_OUT, SCORE, RATIO, G, LOG_SLOPE = sp.symbols("Z score ratio g log_slope", real=True)
 LETTERS = {
     Z_OUT: r"Z_{\mathrm{out}}",
     SCORE: r"\frac{\partial_\omega Z_{\mathrm{out}}}{Z_{\mathrm{out}}}",
     RATIO: r"\frac{\partial_\omega^2 Z_{\mathrm{out}}}{Z_{\mathrm{out}}}",
     G: r"g_{\mathrm{out}}",
+    LOG_SLOPE: r"\partial_\omega \log Z_{\mathrm{out}}",
 }
 MEANINGS = {
-    "H\\left(": r"H(t) = \tfrac{1}{2} \operatorname{erfc}(t/\sqrt{2})",
-    r"\phi\left(": r"\phi(t) = e^{-t^2/2}/\sqrt{2 \pi}",
-    r"\mathcal{N}\left(": r"\mathcal{N}(t; m, v) = e^{-(t - m)^2/(2 v)}/\sqrt{2 \pi v}",
+    "H(": r"H(t) = \tfrac{1}{2} \operatorname{erfc}(t/\sqrt{2})",
+    r"\phi(": r"\phi(t) = e^{-t^2/2}/\sqrt{2 \pi}",
+    r"\mathcal{N}(": r"\mathcal{N}(t; m, v) = e^{-(t - m)^2/(2 v)}/\sqrt{2 \pi v}",
 }
+# Quotients of a product by a letter or by a root.
+QUOTIENT = re.compile(r"\\frac\{([^{}+-]*)\}\{(\\sqrt\{\w+\}|\w)\}")
 # Arguments of tails of more operations have a name.
 NAMED = 6
 
@@ -164,21 +168,24 @@ def _cases(parts: list[tuple[str, str]]) -> str:
     return rf"\begin{{cases}} {rows} \end{{cases}}"
 
 
-def channel_latex(form: sp.Expr) -> str:
-    """LaTeX of Z, its score and the slope of that, and of what these hold."""
+def channel_latex(form: sp.Expr, slope: bool = True) -> str:
+    """LaTeX of Z, its score and, with `slope`, the slope of that, and of what these hold."""
     merged = _merged(form)
     forms = [(_forms(z), where) for z, where in merged]
+    names = NAMES if slope else NAMES[:2]
+    if not slope:  # derivatives of sums of tails are left to the reader
+        forms = [((z, LOG_SLOPE if g == SCORE else g, s), where) for (z, g, s), where in forms]
     printer = _ChannelPrinter(z for z, _ in merged)
     lines = [
         f"{name}{AT} &= " + _cases([(printer.doprint(one[place]), where) for one, where in forms])
-        for place, name in enumerate(NAMES)
+        for place, name in enumerate(names)
     ]
     slopes = [(z, where) for (z, g, _), where in forms if g == SCORE]
     for order, head in ((1, r"\partial_\omega"), (2, r"\partial_\omega^2")) if slopes else ():
         parts = [(printer.doprint(slope_of(z, order)), where) for z, where in slopes]
         lines.append(rf"{head} Z_{{\mathrm{{out}}}} &= {_cases(parts)}")
     lines += [f"{name} &= {ClosedPrinter({}).doprint(y)}" for y, name in printer.arguments.items()]
-    text = " ".join(lines)
+    text = " ".join(lines).replace(r"\left(", "(")
     meanings = [meaning for mark, meaning in MEANINGS.items() if mark in text]
     lines += [r"& " + r",\quad ".join(meanings)] if meanings else []
     return " \\\\\n".join(lines)
@@ -206,7 +213,10 @@ class _ChannelPrinter(ClosedPrinter):
 
     def _function(self, letter: str, expr: sp.Expr, exp: str | None) -> str:
         inside = "; ".join([self._print(expr.args[0]), ", ".join(map(self._print, expr.args[1:]))])
-        text = rf"{letter}\left({inside.removesuffix('; ')}\right)"
+        inside = QUOTIENT.sub(r"\1/\2", inside.removesuffix("; "))
+        text = (
+            rf"{letter}({inside})" if r"\frac" not in inside else rf"{letter}\left({inside}\right)"
+        )
         return text if exp is None else f"{text}^{{{exp}}}"
 
     def _print_NormalDensity(self, expr: sp.Expr, exp: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, product
 from typing import Any
@@ -167,11 +167,11 @@ class OutputChannel(InLatex, Explained, Short):
             raise BadParameter(f"variance = {shown(given[2])} must be positive definite")
         return y, omega, variance
 
-    def latex(self) -> str:
-        """Return Z, g and the slope as lines of LaTeX."""
+    def latex(self, slope: bool = True) -> str:
+        """Return Z, g and, unless it is left out, the slope as lines of LaTeX."""
         if self.closed and len(self.fields) == 1:
-            return channel_latex(_single(self.declared, self.inner, self.pieces))
-        rows = zip(NAMES, (self.Z, self.g, self.slope), strict=True)
+            return channel_latex(_single(self.declared, self.inner, self.pieces), slope)
+        rows = zip(NAMES, (self.Z, self.g, self.slope if slope else None), strict=True)
         printer = ClosedPrinter({})
         return " \\\\\n".join(f"{n}{AT} &= {printer.doprint(e)}" for n, e in rows if e is not None)
 
@@ -264,6 +264,8 @@ def output_channel(model: Model) -> OutputChannel:
     (z1, True)
     """
     label = label_of(model, "output_channel")
+    exact = {n: sp.nsimplify(getattr(label, n), rational=True) for n in ("noise", "flip")}
+    label = replace(label, **exact)
     fields, inner, outer = label.fields, label.expr, sp.Symbol("u", real=True)
     if label.noise == 0 and label.flip == 0 and not label.drawn:
         inner, outer, _ = stripped(label.expr, fields)
@@ -317,11 +319,19 @@ def _single(label: Label, inner: sp.Expr, found: tuple[Piece, ...]) -> sp.Expr:
         return (1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y})
     values = {c.rhs: e for e, c in plain.args if isinstance(c, sp.Eq)}
     if len(values) < len(plain.args) - 1:
-        return sp.piecewise_fold((1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y}))
+        whole = (1 - label.flip) * plain + label.flip * plain.xreplace({Y: -Y})
+        rows = sp.piecewise_fold(whole).args
+        # No label has two signs at once.
+        return sp.Piecewise(*((e, c) for e, c in rows if c == sp.true or not _is_never(c)))
     both = dict.fromkeys([*values, *(-v for v in values)])
     pairs = [(v, values.get(v, sp.S.Zero), values.get(-v, sp.S.Zero)) for v in both]
     rows = [(_flipped(one, other, label.flip), sp.Eq(Y, v)) for v, one, other in pairs]
     return sp.Piecewise(*rows, (0, True))
+
+
+def _is_never(condition: sp.Basic) -> bool:
+    """Whether no label fulfils a condition."""
+    return condition.free_symbols == {Y} and condition.as_set().is_empty is True
 
 
 def _flipped(one: sp.Expr, other: sp.Expr, flip: sp.Expr) -> sp.Expr:

@@ -1160,6 +1160,6 @@ def test_closed_forms_of_averages_are_one_block():
     assert block.count(r"\begin{align*}") == 2
     assert r"& \Lambda_{4} = " in block
     assert "\n& = " not in block
-    text = document(equations, width=246, keys=["saad_solla_1995"], bibliography="a")
+    text = document(equations, width=246, cited={"Rates": ["saad_solla_1995"]}, bibliography="a")
     assert text.startswith(r"\documentclass[10pt,twocolumn,a4paper]")
     assert text.index(r"\small") < text.index(r"\bibliography{a}")

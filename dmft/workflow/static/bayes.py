@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -17,9 +17,12 @@ from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.priors import Prior, as_prior
 from dmft.model import Model
 from dmft.record import Archived, Record
+from dmft.summary import of_attributes
+from dmft.typeset.fragment import COLUMN
 from dmft.validation import as_positive, checked, is_array, is_number, shown
 from dmft.workflow.static import continuation, numbers
 from dmft.workflow.static import several_fields as fields
+from dmft.workflow.static.page import bayes_latex
 from dmft.workflow.static.several_fields import several_of
 
 # Nodes of panels of the risk.
@@ -97,6 +100,7 @@ class BayesOptimal(Archived):
 
     KIND = "dmft Bayes-optimal"
     PARTS: ClassVar[tuple[type, ...]] = (FixedPointBranch,)
+    kind: ClassVar[str] = "static limit"
 
     q: Any
     qhat: Any
@@ -115,6 +119,35 @@ class BayesOptimal(Archived):
     prior: str
     label: str
     message: str = ""
+    model: Model | None = field(default=None, repr=False, compare=False)
+    law: Prior | None = field(default=None, repr=False, compare=False)
+
+    def latex(self, width: float = COLUMN) -> str:
+        r"""Return the equations of the limit and its numbers.
+
+        Parameters
+        ----------
+        width : float
+            Width of the text in points.
+
+        Returns
+        -------
+        str
+            Sentences, equations and a table; the table alone for a record read from a file.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), 1)
+        >>> model = dmft.Model(line, line, label_noise=1)
+        >>> text = dmft.bayes_optimal(model, samples_per_dim=2.0).latex()
+        >>> [row for row in text.splitlines() if row.startswith("q ")]
+        ['q &= \\frac{\\hat q}{1 + \\hat q} \\\\']
+        """
+        if self.model is not None and self.law is not None:
+            return bayes_latex(self, self.model, self.law, width)
+        summary = of_attributes(self)
+        return "" if summary is None else summary.latex()
 
 
 @checked
@@ -184,6 +217,8 @@ def bayes_optimal(
         start=start,
         prior=str(prior),
         label=str(label.expr),
+        model=model,
+        law=law,
     )
 
 
