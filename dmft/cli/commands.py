@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmft.cli import descent_files
 from dmft.cli.file import question
 from dmft.cli.report import (
     keep,
@@ -28,6 +29,9 @@ from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
 from dmft.progress import ProgressOption
+
+# Keys of [solve] that a descent knows; all but the first are its own.
+DESCENT_KEYS = ("t_max", "samples", "scrambles", "seed")
 
 
 def write_latex(declared: Declaration, path: str) -> None:
@@ -104,9 +108,19 @@ def solve_options(declared: Declaration) -> dict[str, Any]:
 def run_options(declared: Declaration, saved: bool = True) -> dict[str, Any]:
     """What [solve] says to `dmft.solve`, with or without the times at which a run is saved."""
     table = declared.table("solve")
-    if isinstance(declared.algorithm, GradientDescent):
-        return descent_files.solver_keys(declared, table)
-    descent_files.refuse_options(declared, table)
+    is_descent = isinstance(declared.algorithm, GradientDescent)
+    for name in table:
+        if is_descent and name not in DESCENT_KEYS:
+            raise BadParameter(
+                f"{declared.path}, [solve] {name}: gradient-descent saves all steps; the keys "
+                f"are {', '.join(DESCENT_KEYS)}"
+            )
+        if not is_descent and name in DESCENT_KEYS[1:]:
+            raise BadParameter(
+                f'{declared.path}, [solve] {name}: requires kind = "gradient-descent"'
+            )
+    if is_descent:
+        return dict(table)
     keys, save_at = clock(table)
     return {**keys, "save_at": save_at} if saved else keys
 
@@ -223,7 +237,11 @@ def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     from dmft.analysis.escape import Censored
     from dmft.workflow.escape import escape_time
 
-    descent_files.refuse(declared, "escape")
+    if isinstance(declared.algorithm, GradientDescent):
+        raise BadParameter(
+            f'{declared.path}: the command escape is not for kind = "gradient-descent"; use '
+            'solve, simulate, or phase with measure = "overlap" or "learned_directions"'
+        )
     run = solved(declared, arguments)
     escape = escape_time(run, **declared.options.get("escape", {}))
     facts = {
@@ -262,6 +280,39 @@ def threshold_text(escape: Any) -> str:
         f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
         f"of the {escape.reference} at t = {escape.reference_time:.7g}"
     )
+
+
+def limits_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Compute the static limits that [limits] names, of the declared label."""
+    from dmft.workflow.static.bayes import bayes_optimal, state_evolution
+    from dmft.workflow.static.erm import erm, optimal_ridge
+    from dmft.workflow.static.separability import separability
+    from dmft.workflow.static.spectral import spectral
+    from dmft.workflow.static.thresholds import recovery_phase, sample_complexity, thresholds
+
+    verbs: tuple[Callable[..., Any], ...] = (
+        thresholds, bayes_optimal, state_evolution, recovery_phase, sample_complexity, erm,
+        optimal_ridge, separability, spectral,
+    )  # fmt: skip
+    keys = dict(declared.table("limits"))
+    verb = keys.pop("verb")
+    function = next(f for f in verbs if f.__name__ == verb)
+    taken = dict(list(inspect.signature(function).parameters.items())[1:])
+    for name in keys:
+        if name not in taken:
+            raise BadParameter(f"{declared.path}, [limits]: {verb} takes {', '.join(taken)}")
+    for name, one in taken.items():
+        if one.default is one.empty and name not in keys:
+            raise BadParameter(f"{declared.path}, [limits]: {verb} needs {name}")
+    found = function(declared.model, **keys)
+    facts = {f.name: getattr(found, f.name) for f in fields(found)} if is_dataclass(found) else {
+        "phase": str(found), "message": found.message}  # fmt: skip
+    if arguments.json:
+        print_json(facts)
+    else:
+        print(found if is_dataclass(found) else f"{found}: {found.message}")
+    keep(arguments, found, found)
+    return Status(facts.get("status", "ok"))
 
 
 # Final time of files that do not say one.

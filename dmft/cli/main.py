@@ -8,13 +8,20 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from dmft.cli.file import load, question
 from dmft.cli.schema import EXAMPLE, describe
 from dmft.errors import BadParameter, DmftError, MissingExtra
-from dmft.names import VERSION
+from dmft.names import VERSION, Status
+from dmft.progress import as_asked
+
+if TYPE_CHECKING:
+    from dmft.cli.toml import Declaration
+    from dmft.solvers.trajectory import Trajectory
 
 OK, CRASHED, USAGE, NUMERICAL, TOLERANCE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -236,14 +243,84 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run the command; what was solved before needs neither SymPy nor Numba."""
     if arguments.command == "solve":
-        from dmft.cli.again import solve_again
-
-        code = solve_again(arguments)
+        code = _solve_again(arguments)
         if code is not None:
             return code
-    from dmft.cli.run import run_command
-
     return run_command(arguments)
+
+
+def _solve_again(arguments: argparse.Namespace) -> int | None:
+    """Solve a file by its record, report and return the exit code; None where there is none."""
+    from dmft.cli.report import exit_code, progress_option, report_run
+
+    if arguments.latex:
+        return None
+    try:
+        raw = load(Path(arguments.file))
+    except DmftError:  # the long way says it
+        return None
+    kept = _found(raw, arguments.overrides)
+    if kept is None:
+        return None
+
+    def finish(run: Trajectory) -> Trajectory:
+        """Complete a run that ended in another way, as when it was interrupted."""
+        from dmft.cli.commands import derived
+        from dmft.cli.toml import declaration_of
+        from dmft.workflow.solving.one_pass import finish
+
+        declared = override(declaration_of(Path(arguments.file), raw), arguments.overrides)
+        return finish(run, derived(declared), run.provenance["rtol"])
+
+    run = kept.solve(progress_option(arguments), finish)
+    report_run(run, arguments)
+    return exit_code(Status(run.status))
+
+
+def _found(raw: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """Record of a file with these settings; None where there is none."""
+    try:
+        from dmft.workflow.kept_runs import find, key_of
+
+        return find(key_of(question(raw, overrides)))
+    except (TypeError, ValueError, OSError, ImportError):
+        return None
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run one command on its declaration and return the exit code."""
+    from dmft.cli import commands, large
+    from dmft.cli.report import exit_code, progress_option
+    from dmft.cli.toml import read_declaration
+
+    if arguments.command == "warm" and arguments.file is None:
+        if arguments.overrides:
+            raise BadParameter("--set changes parameters of a file: dmft warm FILE.toml --set ...")
+        commands.warm_library(progress_option(arguments))
+        return exit_code(Status.OK)
+    read = commands.example() if arguments.file is None else read_declaration(arguments.file)
+    declared = override(read, arguments.overrides)
+    if getattr(arguments, "latex", None):
+        commands.write_latex(declared, arguments.latex)
+    known = {**vars(commands), **vars(large)}
+    with as_asked(progress_option(arguments)):
+        status: Status = known[f"{arguments.command}_command"](declared, arguments)
+    return exit_code(status)
+
+
+def override(declared: Declaration, settings: list[str]) -> Declaration:
+    """Apply --set NAME=VALUE to the letters of [parameters]."""
+    from dmft.emit.formula import parse_expression
+
+    values = dict(declared.parameters)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in values:
+            raise BadParameter(
+                f"--set {setting}: write NAME=VALUE with a name from [parameters]: {sorted(values)}"
+            )
+        values[name] = float(parse_expression(text, {}))
+    return replace(declared, parameters=values)
 
 
 def _fail(message: str, code: int) -> int:

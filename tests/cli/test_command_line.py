@@ -191,7 +191,7 @@ def test_interruption_has_its_exit_code(model, monkeypatch, command, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dmft.cli.run.read_declaration", interrupt)
+    monkeypatch.setattr("dmft.cli.toml.read_declaration", interrupt)
     # A value that no other test solves: what was solved before does not come there.
     assert main([command, model, "--set", "gamma=0.0123"]) == 130
     assert "interrupted" in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_wrong_method_and_shapes_are_refused(model, capsys):
 
 def test_missing_extra_is_named_before_anything_is_computed(model, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("dmft.cli.run.run_command", lambda _: pytest.fail("computed"))
+    monkeypatch.setattr("dmft.cli.main.run_command", lambda _: pytest.fail("computed"))
     assert main(["solve", model, "--plot", "a.png"]) == 2
     assert 'pip install "dmft[plot]"' in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ import sympy as sp
 
 import dmft
 from dmft.cli.commands import derived, session_of, solved
-from dmft.cli.run import override
+from dmft.cli.main import override
 from dmft.cli.toml import read_declaration
 from dmft.explorer.server import Server
 from dmft.explorer.static import static_text
