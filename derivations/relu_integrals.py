@@ -152,5 +152,5 @@ for key, (sample, formula) in DEFINITIONS.items():
 
 # %% [markdown]
 # **Source.** R. Price, IRE Trans. Inf. Theory 4, 69 (1958); R. L. Plackett, Biometrika 41, 351
-# (1954); theory/one_pass A.3. Used by `dmft/gaussian/closed/closed_forms.py`,
+# (1954); theory/one_pass A.3. Used by `dmft/gaussian/closed/product.py`,
 # `dmft/gaussian/closed/orthant.py`.

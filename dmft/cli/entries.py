@@ -15,7 +15,7 @@ from dmft import laws
 from dmft.cli.file import printable
 from dmft.cli.schema import EVENT, Key
 from dmft.emit.formula import check_name, parse_expression
-from dmft.emit.schedules import KNOWN
+from dmft.emit.quantities import KNOWN
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import FIELD, Lookahead, Momentum, Repeat, SharpnessAware, UpdateRule
 from dmft.model.loss import CROSS_ENTROPY, NAMED, NUMBERED

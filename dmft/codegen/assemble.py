@@ -11,24 +11,28 @@ from typing import Protocol
 import sympy as sp
 
 from dmft.codegen.blocks import (
+    FIRST_NODE,
     GUARD,
+    NODE,
+    accumulate,
     allocations,
+    at_nodes,
+    chunk_loop,
     in_blocks,
     is_polynomial,
+    open_chunk,
+    over_nodes,
     parts_of_work,
     takes_vectors,
 )
-from dmft.codegen.chunks import (
-    FIRST_NODE,
-    NODE,
-    accumulate,
-    at_nodes,
-    chunk_loop,
-    open_chunk,
-    over_nodes,
+from dmft.codegen.functions import (
+    MOMENT_OF_SIGNS,
+    PointFunctions,
+    diagonal_domain,
+    imports,
+    matrix_domain,
+    node_loop,
 )
-from dmft.codegen.domains import diagonal_domain, matrix_domain
-from dmft.codegen.functions import MOMENT_OF_SIGNS, PointFunctions, imports, node_loop
 from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
@@ -134,7 +138,7 @@ def _tables(code: str) -> str:
     """Read the tables of factors that the code averages: constants of the compiled functions."""
     keys = sorted(set(TABLE.findall(code)))
     lines = [f'TABLE_{key} = load_array("{key}")\n' for key in keys]
-    return "".join(["\nfrom dmft.emit.arrays import load_array\n\n", *lines] if keys else [])
+    return "".join(["\nfrom dmft.emit.cache import load_array\n\n", *lines] if keys else [])
 
 
 def rates_function(

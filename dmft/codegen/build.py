@@ -219,7 +219,7 @@ def generate(equations: Equations) -> str:
     rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
     parts = [rates]
     if equations.space.gram is not None:
-        from dmft.codegen.domains import gram_domain
+        from dmft.codegen.functions import gram_domain
 
         first = str(len(parameters))
         places = {n: re.sub(r"(block_)?P_at", first, place) for n, place in here.places.items()}

@@ -2,7 +2,7 @@
 
 Those of sequence models are at nodes. Of overlaps there are two forms: for one student and one
 teacher with polynomial activations the polynomials themselves, otherwise the increments at nodes,
-whose covariance `dmft.special.gram` takes.
+whose covariance `dmft.special.matrices` takes.
 """
 
 from __future__ import annotations

@@ -21,12 +21,20 @@ from typing import Any
 
 from llvmlite import ir
 
-from dmft.compiled import kept_code
 from dmft.compiled.directory import cache_directory
 from dmft.compiled.instructions import Writer
 from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INT, fastmath
 from dmft.compiled.library import Library
-from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
+from dmft.compiled.machine_code import (
+    Code,
+    Native,
+    Unknown,
+    keep_code,
+    link,
+    read_code,
+    symbols,
+    target_machine,
+)
 from dmft.progress import stage
 
 # Lines of LLVM's text above which a module has few of its passes.
@@ -53,11 +61,11 @@ def native(text: str, name: str) -> Native:
     file = record(text, name)
     with _LOCK:
         if file not in _NATIVE:
-            code = kept_code.read(file)
+            code = read_code(file)
             if code is None:
                 with stage("compiling these equations"):
                     code = code_from_text(text, name)
-                kept_code.keep(file, code)
+                keep_code(file, code)
             _NATIVE.update(link({file: code}))
         return _NATIVE[file]
 
@@ -99,7 +107,7 @@ def code_from_text(text: str, name: str) -> Code:
         RuntimeError,
     ) as error:
         raise Unknown(f"not compiled directly: {error}") from error
-    _, needs = kept_code.symbols(content)
+    _, needs = symbols(content)
     called = {name: code for name, code in library.called.items() if name in needs}
     return Code(content, f"{symbol}_entry", symbol, arguments, result, tuple(needs), called)
 
@@ -277,7 +285,7 @@ def _write(
 def _sources() -> list[Path]:
     """Files whose text is in a record: what writes it, and the functions that it may call."""
     here = Path(__file__).parent
-    names = ("direct", "instructions", "kept_code", "known_functions", "library", "machine_code")
+    names = ("direct", "instructions", "known_functions", "library", "machine_code")
     return [
         *(here / f"{name}.py" for name in names),
         here.parent / "record.py",

@@ -341,10 +341,10 @@ INLINED = {
     name: f"special/{file}.py"
     for file, names in {
         "arcsine": "asin",
-        "hyperbolic": "fast_exp fast_tanh fast_erf inverse_erf",
+        "elementary": "fast_exp fast_tanh fast_erf inverse_erf",
         "orthant": "_angle correlation_angle correlation_root half_tangent"
         " inverse_correlation_root correlation root_ratio",
-        "cholesky": "field_root mean_slopes",
+        "matrices": "field_root mean_slopes",
     }.items()
     for name in names.split()
 }

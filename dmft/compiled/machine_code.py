@@ -14,6 +14,7 @@ import builtins
 import ctypes
 import importlib.machinery
 import importlib.util
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dmft.compiled import records
+from dmft.record import decoded, encoded
 
 # What an argument is, in C: a number, the three addresses of a first-class function, or an array
 # (dtype and number of axes), of which compiled code takes owner, parent, size, item size, data,
@@ -33,6 +37,8 @@ DTYPES = {"f8": np.dtype(np.float64), "i8": np.dtype(np.int64)}
 HELPERS = (("numba._helperlib", "numba_"), ("numba.core.runtime._nrt_python", "NRT_"))
 # Of libm, under their own names (`numba.core.intrinsics.INTR_MATH`).
 PLAIN = "numba._helperlib"
+# Of the format ELF: a table of symbols, its entries, and "defined in another file".
+ELF, SYMBOL_TABLE, ENTRY_SIZE, ELSEWHERE = b"\x7fELF\x02\x01", 2, 24, 0
 # What this process has linked, by module and name: callers look here before they load Numba.
 LINKED: dict[str, Native] = {}
 
@@ -274,3 +280,55 @@ def _extension(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+def code_parts(code: Code) -> tuple[Any, records.Arrays]:
+    """Plain values and arrays of code and of the library that it calls."""
+    return encoded(code, (Code,))
+
+
+def read_code(file: str) -> Code | None:
+    """Code of a record; None where there is none, or one of another version."""
+    found = records.load(file)
+    try:
+        code = None if found is None else decoded(*found, (Code,))
+    except Exception:  # other fields, other arrays: compiled once more
+        return None
+    return code if isinstance(code, Code) else None
+
+
+def keep_code(file: str, code: Code) -> bool:
+    """Write a record of code; whether that could be done."""
+    return records.store(file, *code_parts(code))
+
+
+def symbols(content: bytes) -> tuple[set[str], list[str]]:
+    """Names that an object file defines, and those that it needs.
+
+    Raises
+    ------
+    Unknown
+        For what is not in the format ELF of 64 bits (Linux): others are not read.
+    """
+    if not content.startswith(ELF):
+        raise Unknown("object files of this system are not read")
+    defined: set[str] = set()
+    needs: list[str] = []
+    (start,), (size, count) = (
+        struct.unpack_from("<Q", content, 40),
+        struct.unpack_from("<HH", content, 58),
+    )
+    sections = [struct.unpack_from("<IIQQQQIIQQ", content, start + i * size) for i in range(count)]
+    for section in sections:
+        if section[1] != SYMBOL_TABLE:
+            continue
+        names = sections[section[6]][4]
+        for place in range(section[4], section[4] + section[5], ENTRY_SIZE):
+            first, _, _, where = struct.unpack_from("<IBBH", content, place)
+            end = content.index(b"\0", names + first)
+            name = content[names + first : end].decode()
+            if name and where == ELSEWHERE:
+                needs.append(name)
+            elif name:
+                defined.add(name)
+    return defined, needs

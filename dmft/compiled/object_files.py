@@ -9,8 +9,7 @@ from typing import Any
 from numba import types
 from numba.core.errors import NumbaError
 
-from dmft.compiled.kept_code import symbols
-from dmft.compiled.machine_code import FUNCTION, Code, Unknown
+from dmft.compiled.machine_code import FUNCTION, Code, Unknown, symbols
 
 SCALARS = {types.float64: "f8", types.int64: "i8"}
 

@@ -28,6 +28,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 from numba.np import arrayobj
 
+from dmft.compiled.functions import njit
 from dmft.compiled.instructions import Writer
 from dmft.compiled.known_functions import BLOCK, FLOAT, FUNCTIONS, INT, LANES, Array
 
@@ -292,3 +293,14 @@ def put(array: Any, index: Any, value: Any) -> Any:
 def diagonal(array: Any, index: Any) -> Any:
     """Entries of a block on the diagonal of a matrix, or the entry of all lanes."""
     return signature(_block(array), array, _indices(index))
+
+
+@njit(inner=True, nogil=True, error_model="numpy")
+def copy_into(target, source):  # type: ignore[no-untyped-def]
+    """Copy the elements of `source` in their order; `target` is as large or larger.
+
+    For `target[:n] = source` Numba compiles a comparison of shapes and the text of its error:
+    strings, numbers as strings, their lists, two seconds of each process that compiles such a line.
+    """
+    for index in np.ndindex(source.shape):
+        target[index] = source[index]

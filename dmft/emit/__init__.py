@@ -2,8 +2,7 @@
 
 from dmft.compiled import cache_directory
 from dmft.emit.cache import load_module, module_name
-from dmft.emit.expression import emit_expression
-from dmft.emit.vector import emit_scalar_function, scalar_function
+from dmft.emit.expression import emit_expression, emit_scalar_function, scalar_function
 
 __all__ = [
     "cache_directory",

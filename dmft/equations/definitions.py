@@ -234,7 +234,7 @@ class Whole(sp.Expr):
 
 
 class FieldRoot(Whole):
-    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`).
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.matrices`).
 
     With a second argument those of the students are first, in the order of the matrix.
     """
@@ -249,13 +249,13 @@ class FieldRoot(Whole):
         return len(self.args) > 1
 
     def call(self, name: str) -> str:
-        """Call of `dmft.special.cholesky.field_root`."""
+        """Call of `dmft.special.matrices.field_root`."""
         first = 0 if self.students else "p"
         return f"field_root({base_name(self.args[0])}, {first}, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
         """Root of the covariance."""
-        from dmft.special.cholesky import field_root
+        from dmft.special.matrices import field_root
 
         covariance = arrays[base_name(self.args[0])]
         root = np.empty_like(covariance)
@@ -270,7 +270,7 @@ class FieldRoot(Whole):
 class MeanSlope(Whole):
     """Entry of the mean slopes D, D root = pull with pull_jn = E[psi_j z_n] and lambda = root z.
 
-    Computed by `dmft.special.cholesky`.
+    Computed by `dmft.special.matrices`.
     """
 
     def __new__(cls, pull: sp.Indexed, root: sp.Indexed) -> MeanSlope:
@@ -278,7 +278,7 @@ class MeanSlope(Whole):
         return sp.Expr.__new__(cls, pull, root)
 
     def call(self, name: str) -> str:
-        """Call of `dmft.special.cholesky.mean_slopes`."""
+        """Call of `dmft.special.matrices.mean_slopes`."""
         return f"mean_slopes({', '.join(map(base_name, self.args))}, p, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:

@@ -204,7 +204,7 @@ def resolve_scalars(
             continue
         number = _number_of(declared[name], symbols)
         if isinstance(number, sp.Expr):
-            from dmft.emit.schedules import KNOWN, ONLY_RATES  # which runs need not load
+            from dmft.emit.quantities import KNOWN, ONLY_RATES  # which runs need not load
 
             names = sorted(map(str, number.free_symbols))
             missing = ONLY_RATES if KNOWN.keys() & {*names} else f"pass {'=..., '.join(names)}=..."
@@ -305,7 +305,7 @@ def check_number(value: object, name: str) -> float:
             raise TypeError("no number")
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        from dmft.emit.schedules import ONLY_RATES
+        from dmft.emit.quantities import ONLY_RATES
 
         hint = f"; {ONLY_RATES}" * bool(getattr(value, "free_symbols", isinstance(value, str)))
         raise BadParameter(f"{name} must be a number, got {shown(value)}{hint}") from error

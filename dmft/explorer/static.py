@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from dmft.codegen.export.javascript_file import javascript_text
+from dmft.codegen.export.javascript import javascript_text
 from dmft.codegen.export.system import System as Exported
 from dmft.errors import BadParameter
 from dmft.explorer.answers import numbers

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.emit.schedules import TIME, Rate
+from dmft.emit.quantities import TIME, Rate
 from dmft.errors import BadParameter
 from dmft.initial_conditions import STEPS
 from dmft.model.schedule import Schedule as Table

@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
-from dmft.emit.schedules import KNOWN, ONLY_RATES, RISK, TIME
+from dmft.emit.quantities import KNOWN, ONLY_RATES, RISK, TIME
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, begin_of
 from dmft.model import (

@@ -19,8 +19,8 @@ from dmft.progress import ProgressOption
 from dmft.simulation.clock import MOST_SCHEDULED, Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import WATCH_NOTHING
+from dmft.simulation.risks.measures import risk_function
 from dmft.simulation.risks.risk import Rule
-from dmft.simulation.risks.target_rule import risk_function
 from dmft.simulation.steps import common
 from dmft.simulation.steps.optimiser import COLUMNS, GAIN, columns
 from dmft.simulation.steps.sample import compiled_update

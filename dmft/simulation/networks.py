@@ -27,8 +27,7 @@ from dmft.model.couplings.random_network import (
 )
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.ensemble import averaged
-from dmft.simulation.network_runs import AXES, NetworkEnsemble
+from dmft.simulation.ensemble import AXES, NetworkEnsemble, averaged
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.request import saved_steps
 from dmft.special.streams import as_seeds

@@ -17,9 +17,8 @@ from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import FirstPassage, SeedRun, watch_nothing
 from dmft.simulation.risks.arguments import laws_at
-from dmft.simulation.risks.measures import measured, measures_at
+from dmft.simulation.risks.measures import measured, measures_at, quadrature_risk
 from dmft.simulation.risks.risk import Rule
-from dmft.simulation.risks.target_rule import quadrature_risk
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.optimiser import kept_rows
 from dmft.simulation.watched import Watch, Watching, levels, risen

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.emit.schedules import as_expressions
+from dmft.emit.quantities import as_expressions
 from dmft.errors import BadParameter
 from dmft.initial_conditions import steps_before
 from dmft.laws import Law
@@ -44,8 +44,7 @@ from dmft.simulation.networks import refuse_options, simulate_network
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.classes import check_loss, class_teacher, with_outputs
-from dmft.simulation.risks.measures import loss_above_risk
-from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
+from dmft.simulation.risks.measures import loss_above_risk, quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import kept_rows, pace
@@ -336,7 +335,7 @@ def declare_experiment(
     if several:
         experiment = with_outputs(experiment, model, algorithm, filler)
     if hasattr(algorithm, "scale"):
-        from dmft.simulation.scales import with_scaled_steps
+        from dmft.simulation.weights import with_scaled_steps
 
         experiment = with_scaled_steps(experiment, algorithm, start, filler)
     filler.check_all_used()

@@ -12,8 +12,8 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.compiled import njit
+from dmft.emit.expression import vector_function
 from dmft.emit.quantities import entry_name, quantity_expression
-from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.clock import Clock

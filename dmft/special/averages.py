@@ -17,13 +17,13 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.compiled import njit
-from dmft.special.correlation_series import chebyshev_polynomials, series_average
-from dmft.special.hyperbolic import fast_exp
+from dmft.special.elementary import fast_exp
+from dmft.special.tables import chebyshev_polynomials, series_average
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.special.correlation_series": "09b077c6312e",
-    "dmft.special.hyperbolic": "412440f4dce4",
+    "dmft.special.elementary": "5bb3a74d26ce",
+    "dmft.special.tables": "e7dea1027453",
 }
 
 # Coefficients of a polynomial in one variable, and Gauss nodes of a panel.

@@ -3,7 +3,7 @@
 To import Numba and to load one cached function takes a process half a second, more than it takes to
 solve most equations. So what Numba compiled is kept once more, as the object files that
 `dmft.compiled.machine_code` links, under a name that says equations, library and machine
-(`dmft.compiled.identity`). The code and its bits are the same. New equations are compiled straight
+(`dmft.compiled.records`). The code and its bits are the same. New equations are compiled straight
 from their text (`dmft.compiled.direct`) where another model's domain and loops are kept.
 
 It is called through `ctypes`, which costs a run of .34 ms no more than Numba's way (median of 300).

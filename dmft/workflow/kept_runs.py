@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from dmft.compiled import kept_code, records
-from dmft.compiled.identity import identity
-from dmft.compiled.machine_code import LINKED, Code, Native, link, native_of
+from dmft.compiled import records
+from dmft.compiled.machine_code import LINKED, Code, Native, code_parts, link, native_of, read_code
+from dmft.compiled.records import identity
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.record import decoded, encoded, is_same
@@ -123,7 +123,7 @@ def linked(files: Mapping[str, str]) -> dict[str, Native]:
 
 
 def _read_code(file: str) -> Code:
-    code = kept_code.read(file)
+    code = read_code(file)
     if code is None:
         raise LookupError(file)
     return code
@@ -194,7 +194,7 @@ def keep_code(function: Any) -> str:
         from dmft.compiled.object_files import code_of
 
         code = code_of(function)
-    values, arrays = kept_code.parts(code)
+    values, arrays = code_parts(code)
     digest = hashlib.blake2b(records.packed(values, arrays), digest_size=DIGEST_SIZE).hexdigest()
     file = f"code_{digest}.bin"
     if records.load(file) is None and not records.store(file, values, arrays):

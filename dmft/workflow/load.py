@@ -11,8 +11,7 @@ from dmft.analysis.diagrams.region_diagram import RegionDiagram
 from dmft.analysis.sweeps.sweep import Sweep
 from dmft.record import Archived
 from dmft.simulation.descent_runs import DescentEnsemble
-from dmft.simulation.ensemble import Ensemble
-from dmft.simulation.network_runs import NetworkEnsemble
+from dmft.simulation.ensemble import Ensemble, NetworkEnsemble
 from dmft.simulation.sequences.runs import SequenceEnsemble
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.network.run import NetworkRun

@@ -296,10 +296,10 @@ def as_expressions(system: Any, parameters: Mapping[str, Any]) -> Mapping[str, A
     """Run-time values with texts and functions of the time as expressions."""
     if not any(isinstance(value, str) or callable(value) for value in parameters.values()):
         return parameters
-    from dmft.emit import schedules
+    from dmft.emit.quantities import as_expressions as followed
 
     declared = getattr(equations_of(system), "parameters", ())
-    return schedules.as_expressions(parameters, {"learning_rate", *declared})
+    return followed(parameters, {"learning_rate", *declared})
 
 
 def solver_of(system: Any) -> Solver:

@@ -10,10 +10,9 @@ from itertools import combinations
 import sympy as sp
 
 from dmft.gaussian.closed.factor import parse_factor
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import REMEMBERED
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.wick import diagrams, power_in_hermite
+from dmft.gaussian.closed.wick import diagrams, hermite, power_in_hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD as z
 

@@ -22,7 +22,6 @@ import dmft
 from dmft.cli.file import load, question
 from dmft.cli.main import main
 from dmft.compiled import cache_directory, records
-from dmft.compiled import identity as identities
 from dmft.compiled.machine_code import LINKED, Unknown, link
 from dmft.workflow.kept_runs import find, key_of
 
@@ -198,23 +197,23 @@ def test_another_machine_or_library_goes_the_long_way(what, again, monkeypatch):
     if what == "setting":
         monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     elif what == "processor":
-        monkeypatch.setattr(identities, "_processor", lambda: ("another", "one"))
+        monkeypatch.setattr(records, "_processor", lambda: ("another", "one"))
     elif what == "version":
         folder = again / "sympy"
         folder.mkdir()
         (folder / "release.py").write_text('__version__ = "0"')
-        own = identities._folder
-        monkeypatch.setattr(identities, "_folder", lambda n: folder if n == "sympy" else own(n))
+        own = records._folder
+        monkeypatch.setattr(records, "_folder", lambda n: folder if n == "sympy" else own(n))
     else:
-        own = identities._sources
-        monkeypatch.setattr(identities, "_sources", lambda folder: own(folder)[1:])
-    identities.identity.cache_clear()
+        own = records._sources
+        monkeypatch.setattr(records, "_sources", lambda folder: own(folder)[1:])
+    records.identity.cache_clear()
     try:
         assert key(path) != before
         assert find(key(path)) is None
     finally:
         monkeypatch.undo()
-        identities.identity.cache_clear()
+        records.identity.cache_clear()
 
 
 def test_damaged_files_go_the_long_way(again):

@@ -22,17 +22,17 @@ from dmft.codegen.build import (
 from dmft.codegen.functions import SPECIAL
 from dmft.codegen.linearised import compiled_adjoint
 from dmft.codegen.two_time import sample, volterra
-from dmft.compiled import direct, kept_code, records
-from dmft.compiled.machine_code import Unknown
+from dmft.compiled import direct, records
+from dmft.compiled.machine_code import Unknown, code_parts, read_code
 from dmft.emit import load_module
-from dmft.emit.arrays import load_array
+from dmft.emit.cache import load_array
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.solvers import signatures
 from dmft.solvers.descent import sampled
 from dmft.solvers.descent.process import Step
 from dmft.solvers.problem import covariance_at
 from dmft.solvers.two_time import step
-from dmft.special import hyperbolic
+from dmft.special import elementary
 from dmft.special.averages import field_average
 from dmft.workflow.solving.inputs import run_inputs
 
@@ -146,8 +146,8 @@ import math
 import numpy as np
 from dmft.compiled import njit
 from dmft.special.arcsine import asin
-from dmft.special.cholesky import field_root, mean_slopes
-from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
+from dmft.special.matrices import field_root, mean_slopes
+from dmft.special.elementary import fast_erf, fast_exp, fast_tanh
 from dmft.special.orthant import (
     correlation, correlation_angle, correlation_root, half_tangent, inverse_correlation_root,
     root_ratio,
@@ -211,7 +211,7 @@ def test_numbers_have_numbas_bits():
 
 def test_numbers_that_are_written_out_are_taylors():
     """They stand as numbers, since that is what code without Numba reads of a file."""
-    assert tuple(1.0 / math.factorial(n) for n in range(14)) == hyperbolic.C
+    assert tuple(1.0 / math.factorial(n) for n in range(14)) == elementary.C
 
 
 def test_roots_of_matrices_have_numbas_bits():
@@ -306,7 +306,7 @@ CALLS = """
 from dmft.special.arcsine import erf_mixture_square
 from dmft.special.averages import field_average
 from dmft.special.orthant import four_signs
-from dmft.emit.arrays import load_array
+from dmft.emit.cache import load_array
 
 TABLE_a = load_array("KEY")
 RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
@@ -349,7 +349,7 @@ def test_functions_and_tables_of_the_library_are_those_of_numba():
 
 def test_kept_code_depends_on_the_functions_that_it_calls():
     """A changed function of the library changes the name of the record that holds its code."""
-    home = Path(hyperbolic.__file__).parent
+    home = Path(elementary.__file__).parent
     assert {home / f"{file}.py" for file in SPECIAL.values()} <= set(direct._sources())
 
 
@@ -377,14 +377,14 @@ def test_code_of_another_version_is_compiled_again():
     _, (text, _) = derived(dmft.GradientFlow())
     text = f"{text}\n# of versions"
     first, file = direct.native(text, "rhs").code, direct.record(text, "rhs")
-    values, arrays = kept_code.parts(first)
+    values, arrays = code_parts(first)
     older = {**values["<part>"][1], "result": "", "library": {}}
     for found in (older, {"<part>": ["Code", {"entry": "rhs"}]}, {"<part>": ["Machine", {}]}):
         assert records.store(file, found, arrays)
-        assert kept_code.read(file) is None
+        assert read_code(file) is None
     direct._NATIVE.pop(file)
     assert direct.native(text, "rhs").code == first
-    assert kept_code.read(file) == first
+    assert read_code(file) == first
 
 
 def test_domains_adjoints_and_steps_of_descents_need_no_numba():

@@ -22,11 +22,11 @@ import sympy as sp
 
 import dmft
 from dmft.compiled import cache_directory, directory, njit
-from dmft.emit import arrays, load_module
+from dmft.emit import cache, load_module
 
 STRANGER = 12345
 # normal_cdf(0) is one half.
-PACKAGE = [("dmft.special.bivariate", "normal_cdf", (0.0,))]
+PACKAGE = [("dmft.special.elementary", "normal_cdf", (0.0,))]
 # By factors in starts.py; of both modules the function of the package too.
 VALUES = {(3,): [6.0, 9.0], (3, 5): [6.0, 9.0, 10.0, 15.0, 0.5]}
 ONE, BOTH = VALUES
@@ -401,8 +401,8 @@ def test_no_folder_at_all(no_fallback):
     with pytest.warns(UserWarning, match="compiled code is not kept"):
         module = load_module(source, "homeless")
     assert module.f(1.0) == 2.0
-    arrays.store_array("homeless", np.arange(3.0))
-    assert arrays.load_array("homeless").tolist() == [0.0, 1.0, 2.0]
+    cache.store_array("homeless", np.arange(3.0))
+    assert cache.load_array("homeless").tolist() == [0.0, 1.0, 2.0]
 
 
 def test_new_models_are_solved_without_a_folder(no_fallback):

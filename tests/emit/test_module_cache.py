@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from dmft.compiled.kept_code import symbols
+from dmft.compiled.machine_code import symbols
 from dmft.compiled.object_files import code_of
 from dmft.compiled.sealed import SealedCache
 from dmft.emit import cache, cache_directory, load_module, module_name

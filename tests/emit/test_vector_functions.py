@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from dmft.emit.vector import emit_vector_function, vector_function
+from dmft.emit.expression import emit_vector_function, vector_function
 from dmft.errors import BadParameter
 
 x, y, a = sp.symbols("x y a", real=True)

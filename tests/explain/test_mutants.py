@@ -7,7 +7,6 @@ import sympy as sp
 
 import dmft
 from dmft.gaussian.closed import (
-    closed_forms,
     factor,
     polynomial,
     product,
@@ -137,7 +136,7 @@ MUTANTS = {
         product, "error_function_product", lambda f: scaled(f, NINE), GENERAL, erf(x) * erf(y),
         "arcsine"),
     "arcsine without its bound": (
-        closed_forms, "_arcsine", lambda f: lambda rho: rho, GENERAL, erf(x) * erf(y), "arcsine"),
+        product, "_arcsine", lambda f: lambda rho: rho, GENERAL, erf(x) * erf(y), "arcsine"),
     "two signs": (
         TwoSigns, "formula", lambda f: lambda self: f(self) + 1, SHIFTED, erf(x) * erf(y),
         "two_signs"),
@@ -201,8 +200,8 @@ def test_mutants_fail_at_their_step(name, monkeypatch):
 @pytest.mark.slow
 def test_four_signs_mutant(monkeypatch):
     expr = sp.sign(a) * sp.sign(b) * sp.sign(c) * sp.sign(d)
-    true = closed_forms._four
-    monkeypatch.setattr(closed_forms, "_four", lambda *args: NINE * true(*args))
+    true = product._four
+    monkeypatch.setattr(product, "_four", lambda *args: NINE * true(*args))
     assert failing(FOUR, expr) == ["four_signs", "integrate"]
 
 

@@ -43,7 +43,7 @@ MODULES = {
     "gaussian/closed/switch.py": VALUES,
     "gaussian/closed/guard_digits.py": VALUES,
     "gaussian/closed/bivariate.py": NORMAL,
-    "special/bivariate.py": NORMAL,
+    "special/elementary.py": NORMAL,
 }
 # Changes that do not change a value, and why.
 GUARD = "digits kept in reserve: the value at a float's precision stays"
@@ -58,8 +58,8 @@ EQUIVALENT = {
     ("gaussian/closed/orthant.py", "sum(powers) + len(live)"): PARITY,
     ("gaussian/closed/orthant.py", "sum(powers) + signs"): PARITY,
     ("gaussian/closed/factor.py", "3 - len(coefficients)"): "more zeros than are read",
-    ("special/bivariate.py", "1.0 + NODES[n]"): "the nodes are symmetric",
-    ("special/bivariate.py", "1.0 + BAND"): BAND,
+    ("special/elementary.py", "1.0 + NODES[n]"): "the nodes are symmetric",
+    ("special/elementary.py", "1.0 + BAND"): BAND,
 }
 # Signs that are no operator, and those of the compiled orthants.
 PICKED = (

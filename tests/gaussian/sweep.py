@@ -14,7 +14,7 @@ from scipy.special import erf, ndtr
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
 from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD as z
-from dmft.special.bivariate import bivariate_normal_cdf, two_signs
+from dmft.special.elementary import bivariate_normal_cdf, two_signs
 from dmft.special.orthant import (
     correlation_angle,
     correlation_root,

@@ -18,8 +18,8 @@ from numpy.polynomial.hermite_e import hermegauss, hermeval
 from numpy.polynomial.legendre import leggauss
 from scipy.special import erf
 
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.wick import hermite
 from dmft.model import FIELD as z
 
 SIGMA = sp.erf(z / sp.sqrt(2))

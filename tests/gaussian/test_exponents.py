@@ -8,8 +8,7 @@ from scipy.special import erf as scipy_erf
 import dmft
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.coefficients import Coefficients
-from dmft.gaussian.exponents.leaps import canonical, polynomial_steps
-from dmft.gaussian.exponents.numerical_leaps import numerical_steps
+from dmft.gaussian.exponents.leaps import canonical, numerical_steps, polynomial_steps
 
 z1, z2, z3, z4 = sp.symbols("z1 z2 z3 z4", real=True)
 

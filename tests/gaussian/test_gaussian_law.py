@@ -6,7 +6,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 
 x, y, w, a, b = sp.symbols("x y w a b", real=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD as z
 

@@ -9,7 +9,7 @@ import sympy as sp
 import dmft
 from dmft.gaussian.exponents.coefficients import Coefficients
 from dmft.gaussian.exponents.leap_proofs import Symmetries, proven_steps
-from dmft.gaussian.exponents.numerical_leaps import numerical_steps
+from dmft.gaussian.exponents.leaps import numerical_steps
 
 z1, z2, z3 = FIELDS = sp.symbols("z1 z2 z3", real=True)
 PARITY3 = sp.sign(z1 * z2 * z3)

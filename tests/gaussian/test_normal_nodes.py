@@ -9,7 +9,7 @@ from dmft.equations.averages.neighbour import erf_mixtures
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import lattice_rule, most_in_lattice, normal_rule, tensor_rule
 from dmft.model import FIELD as z
-from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
+from dmft.special.elementary import fast_erf, fast_exp, fast_tanh
 
 
 def arcsine_law(root):

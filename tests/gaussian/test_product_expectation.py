@@ -8,8 +8,8 @@ import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
 from dmft.gaussian.closed.factor import parse_factor
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.wick import hermite
 from dmft.model import FIELD as z
 
 SIGMA = sp.erf(z / sp.sqrt(2))

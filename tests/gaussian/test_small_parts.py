@@ -18,10 +18,10 @@ from dmft.gaussian.branches.family import (
 )
 from dmft.gaussian.closed import pair
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns, erfcx
-from dmft.gaussian.closed.closed_forms import ordered_steps
+from dmft.gaussian.closed.factor import split_product
 from dmft.gaussian.closed.guard_digits import combined, real_value, without_differences
-from dmft.gaussian.closed.linear import split_product
 from dmft.gaussian.closed.orthant import FourSigns, PairOfSignsMoment, SignsMoment
+from dmft.gaussian.closed.product import ordered_steps
 from dmft.gaussian.closed.switch import linear_in_signs, merged, to_signs, without_fixed
 from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
 from dmft.gaussian.derivative import derivative, in_pieces

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy.special import erf as scipy_erf
 
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import to_signs
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD

@@ -11,8 +11,7 @@ from dmft.emit import cache_directory
 from dmft.errors import NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables import tabled
-from dmft.gaussian.tables.direct import direct_average, direct_pair
-from dmft.gaussian.tables.factor_function import FactorFunction
+from dmft.gaussian.tables.factor_function import FactorFunction, direct_average, direct_pair
 from dmft.gaussian.tables.factor_table import _Builder, factor_table
 from dmft.gaussian.tables.tabled import FieldTable, PairTable, tabled_expectation
 from dmft.model import FIELD as z
@@ -297,7 +296,7 @@ def test_parity_is_not_guessed_from_where_a_factor_vanishes(factor, parity):
 
 
 def test_damaged_and_missing_tables_are_made_again(monkeypatch):
-    from dmft.emit import arrays
+    from dmft.emit import cache
 
     F = sp.tanh(z) / 3
     table = factor_table(F)
@@ -305,7 +304,7 @@ def test_damaged_and_missing_tables_are_made_again(monkeypatch):
     for damage in (lambda: path.write_bytes(path.read_bytes()[:-200] + bytes(200)), path.unlink):
         damage()
         factor_table.cache_clear()
-        monkeypatch.setattr(arrays, "_LOADED", {})
+        monkeypatch.setattr(cache, "_LOADED", {})
         again = factor_table(F)
         assert path.exists()
         np.testing.assert_array_equal(again.values, table.values)

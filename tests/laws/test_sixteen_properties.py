@@ -48,9 +48,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import erf as scipy_erf
 
 from dmft.emit import emit_expression
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD

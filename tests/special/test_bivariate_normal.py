@@ -7,7 +7,7 @@ import sympy as sp
 
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
-from dmft.special.bivariate import bivariate_normal_cdf, two_signs
+from dmft.special.elementary import bivariate_normal_cdf, two_signs
 
 OWEN, OWEN_SIGNS = FUNCTIONS["BivariateNormalCDF"], FUNCTIONS["TwoSigns"]
 CORRELATIONS = [0.0, 0.3, -0.7, 0.9249, 0.925, -0.925, 0.99, -0.999, 1 - 1e-9, -1 + 1e-12]

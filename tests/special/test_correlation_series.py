@@ -7,7 +7,7 @@ import sympy as sp
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.model import FIELD as z
 from dmft.special.averages import pair_average
-from dmft.special.correlation_series import series_average
+from dmft.special.tables import series_average
 
 ERF, BELL = sp.erf(z / sp.sqrt(2)), sp.exp(-(z**2) / 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dmft.special.gram import packed_covariance
+from dmft.special.matrices import packed_covariance
 
 
 def test_covariance_of_two_blocks_with_parts():

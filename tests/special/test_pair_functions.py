@@ -6,7 +6,6 @@ import pytest
 import sympy as sp
 
 from dmft.gaussian.closed.wick import diagram_table
-from dmft.special.diagrams import average_of_polynomials
 from dmft.special.orthant import (
     BAND,
     PARALLEL,
@@ -14,6 +13,7 @@ from dmft.special.orthant import (
     correlation_root,
     inverse_correlation_root,
 )
+from dmft.special.tables import average_of_polynomials
 
 
 @pytest.mark.parametrize("gap", [1.9, 1.0, 0.3, 1e-3, 1e-9, 1e-14])

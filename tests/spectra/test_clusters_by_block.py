@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf
 
 import dmft
-from dmft.codegen.chunks import check_chunks
+from dmft.codegen.blocks import check_chunks
 from dmft.equations.averages.nodes import discretise
 from dmft.equations.error_rate import ErrorRate
 from dmft.errors import ShapeMismatch

@@ -1,4 +1,7 @@
-"""Special functions that loops call, with all that they read, from the source of `dmft.special`."""
+"""Special functions that loops call, with all that they read, from the source of `dmft.special`.
+
+Error functions in plain Python are for languages that have none.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.functions import SPECIAL
-from dmft.emit.arrays import load_array
+from dmft.emit.cache import load_array
 from dmft.errors import NotClosed
+from dmft.special.elementary import ERFC
 
 ANGLES = (
     "correlation_root", "correlation_angle", "inverse_correlation_root", "half_tangent",
@@ -153,3 +157,31 @@ def _plain(value: Any) -> Any:
     ):
         return value
     raise NotClosed(f"a constant of type {type(value).__name__}")
+
+
+ROOT_PI = math.sqrt(math.pi)
+# Below, a power series has all digits of small values.
+SMALL, TERMS = 0.5, 16
+
+
+def erfc(x: float) -> float:
+    """Complementary error function."""
+    u = abs(x)
+    t = 2.0 / (2.0 + u)
+    y = 2.0 * t - 1.0
+    s = 0.0
+    for n in range(26, -1, -1):
+        s = s * y + ERFC[n]
+    tail = t * math.exp(s - u * u)
+    return 2.0 - tail if x < 0.0 else tail
+
+
+def erf(x: float) -> float:
+    """Error function."""
+    if not abs(x) < SMALL:
+        return 1.0 - erfc(x)
+    total, power = 0.0, 1.0
+    for n in range(TERMS):
+        total += power / (2 * n + 1)
+        power *= -x * x / (n + 1)
+    return 2.0 * x * total / ROOT_PI

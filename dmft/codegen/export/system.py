@@ -336,11 +336,11 @@ def sources(equations: Equations) -> list[str]:
 
 # File of this folder and function for each kind, by how a name ends; the first end counts.
 KINDS = {
-    "_jax.py": ("jax_file", "jax_text"),
+    "_jax.py": ("jax", "jax_text"),
     ".py": ("python", "python_text"),
     ".ipynb": ("python", "notebook_text"),
     ".c": ("c_file", "c_text"),
-    ".js": ("javascript_file", "javascript_text"),
+    ".js": ("javascript", "javascript_text"),
 }
 
 

@@ -55,7 +55,7 @@ def {name}(t, times, par, now, past, X, low, high, out):
 # Arguments of the five functions.
 X, S, J, NOW, PAST, TIMES = map(sp.IndexedBase, ("X", "S", "J", "now", "past", "times"))
 TABLES_TEXT = """
-from dmft.emit.arrays import load_array
+from dmft.emit.cache import load_array
 
 """
 AVERAGE_TEXT = '''

@@ -206,7 +206,7 @@ def _rule(
 
 def root_of(start: Overlaps) -> NDArray[np.float64]:
     """Root of the covariance of the fields at a start, as `FieldRoot` has it."""
-    from dmft.special.cholesky import field_root
+    from dmft.special.matrices import field_root
 
     root = np.zeros_like(start.Omega)
     field_root(start.Omega, start.p, root)

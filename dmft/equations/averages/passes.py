@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy as sp
 
-from dmft.emit.arrays import store_array
+from dmft.emit.cache import store_array
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed

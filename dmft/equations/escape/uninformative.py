@@ -20,8 +20,8 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.exponents.coefficients import Coefficients
 from dmft.model import FIELD
 

@@ -19,7 +19,7 @@ from dmft.equations.escape.passage import growth_spread
 from dmft.equations.update.program import is_noisy, program_of
 from dmft.equations.views.explicit import Unroller
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.grid import evaluator

@@ -311,7 +311,7 @@ class Running(Reader):
         """Matrices that are computed as one: a root of Omega, the square of error functions."""
         Omega, p = first(self.arrays["Omega"].value)[0], self.values.widths["p"]
         if isinstance(definition.expr, FieldRoot):
-            from dmft.special.cholesky import field_root
+            from dmft.special.matrices import field_root
 
             value = np.zeros_like(Omega)
             for matrix, root in zip(Omega, value, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.linear import along_one
+from dmft.gaussian.closed.factor import along_one
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.laws import Laplace, Normal, Uniform
 from dmft.model import FIELD

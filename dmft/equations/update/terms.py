@@ -182,7 +182,7 @@ def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     fields = list(dict.fromkeys(field for t in powers for field, _ in t.factors))
     if len(powers) < 2 or len(fields) < 2:
         return terms
-    from dmft.gaussian.closed.hermite import hermite
+    from dmft.gaussian.closed.wick import hermite
 
     place = {field: sp.Dummy() for field in fields}
     total: dict[tuple[int, ...], sp.Expr] = {}
@@ -277,7 +277,7 @@ def _split(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[Term]:
         return [t for a in expr.args for t in _split(a, fields)]
     if expr.is_Mul:
         return _multiplied([_split(a, fields) for a in expr.args])
-    from dmft.gaussian.closed.linear import along_one  # an ode of committees has none
+    from dmft.gaussian.closed.factor import along_one  # an ode of committees has none
 
     along = along_one(expr, present)
     if along is not None and along[1].free_symbols == set(present):

@@ -15,8 +15,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian import refuse
 from dmft.gaussian.branches import family
 from dmft.gaussian.branches.factors import has_branches
-from dmft.gaussian.closed.factor import Term, parse_factor
-from dmft.gaussian.closed.linear import Label, Split
+from dmft.gaussian.closed.factor import Label, Split, Term, parse_factor
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov, Law, Mean

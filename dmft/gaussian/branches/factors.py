@@ -19,7 +19,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
-from dmft.emit.arrays import store_array
+from dmft.emit.cache import store_array
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.factor import Term, parse_factor
 from dmft.model import FIELD

@@ -19,6 +19,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed, ShapeMismatch
 from dmft.gaussian.certified.balls import (
+    NOT_INTEGRABLE,
     Ball,
     as_fraction,
     constant,
@@ -27,11 +28,10 @@ from dmft.gaussian.certified.balls import (
     rational,
     real_ball,
 )
-from dmft.gaussian.certified.growth import NOT_INTEGRABLE
 from dmft.gaussian.certified.reduce import checked_law
 from dmft.gaussian.certified.routes import Reduction
 from dmft.gaussian.certified.signed import RationalLaw
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD, Committee, Model, check_identity
 from dmft.record import Shown

@@ -9,8 +9,18 @@ from itertools import pairwise
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian.certified.balls import Ball, Enclosure, constant, enclosure, flint, real_ball
-from dmft.gaussian.certified.growth import ENDS, NOT_INTEGRABLE, Growth, growth
+from dmft.gaussian.certified.balls import (
+    ENDS,
+    NOT_INTEGRABLE,
+    Ball,
+    Enclosure,
+    Growth,
+    constant,
+    enclosure,
+    flint,
+    growth,
+    real_ball,
+)
 from dmft.gaussian.certified.pieces import pieces
 from dmft.gaussian.certified.signed import RationalLaw
 from dmft.gaussian.closed.switch import SWITCHES

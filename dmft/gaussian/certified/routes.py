@@ -10,8 +10,15 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.certified import reduce
-from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, rational, real_ball
-from dmft.gaussian.certified.growth import growth
+from dmft.gaussian.certified.balls import (
+    Ball,
+    constant,
+    exact_fraction,
+    flint,
+    growth,
+    rational,
+    real_ball,
+)
 from dmft.gaussian.certified.integrals import (
     line_expectation,
     nested_expectation,

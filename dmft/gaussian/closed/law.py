@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian import LISTENER, refuse
 from dmft.gaussian.branches.average import branch_sums
+from dmft.gaussian.closed.factor import Label, split_product, sum_of_products
 from dmft.gaussian.closed.guard_digits import collapsed, guarded, unguarded
-from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.closed.product import product_expectation

@@ -1,4 +1,4 @@
-"""Expectations of products of polynomials by the Wick diagram formula, in dictionaries.
+"""Hermite polynomials, and products of polynomials by the Wick formula, in dictionaries.
 
 Integers are kept while the coefficients are integers; SymPy objects are made once, at the end.
 """
@@ -13,8 +13,11 @@ from math import comb, factorial, prod
 from typing import Any
 
 import sympy as sp
+from sympy.functions.special.polynomials import hermite_prob
 
+from dmft.errors import BadParameter
 from dmft.gaussian import LISTENER
+from dmft.validation import checked, shown
 
 Index = tuple[int, ...]
 Powers = Sequence[tuple[int, sp.Expr]]
@@ -225,7 +228,7 @@ def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
 
 
 def diagram_table(polynomials: Sequence[Powers]) -> list[float] | None:
-    """Numbers that `dmft.special.diagrams` reads, of polynomials in centred fields.
+    """Numbers that `dmft.special.tables` reads, of polynomials in centred fields.
 
     None where a coefficient is no rational number, or where there are few diagrams, whose sum is
     then written out.
@@ -329,3 +332,37 @@ def _number(value: Any) -> sp.Expr:
     if isinstance(value, Fraction):
         return sp.Rational(value.numerator, value.denominator)
     return sp.sympify(value, strict=True)
+
+
+# Beyond, the coefficients have thousands of digits, and the polynomial takes seconds.
+LARGEST_DEGREE = 1000
+
+
+@checked
+def hermite(n: int, x: sp.Expr) -> sp.Expr:
+    """Return the probabilists' Hermite polynomial He_n(x), expanded.
+
+    Parameters
+    ----------
+    n : int
+        Degree, n >= 0.
+    x : sympy.Expr
+
+    Returns
+    -------
+    sympy.Expr
+        Polynomial with leading coefficient 1.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> hermite(3, sp.Symbol("z"))
+    z**3 - 3*z
+    """
+    order = sp.sympify(n, strict=True)
+    if not (order.is_Integer and 0 <= order <= LARGEST_DEGREE):
+        raise BadParameter(
+            f"the degree n = {shown(n)} of a Hermite polynomial is an integer from 0 to "
+            f"{LARGEST_DEGREE}"
+        )
+    return sp.expand(hermite_prob(order, sp.sympify(x, strict=True)))

@@ -12,8 +12,8 @@ from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.both_sides import MOST_FIELDS, draw, number, unknowns
 from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.explained.recorder import Recorder, listening
 from dmft.gaussian.exponents.coefficients import Index, indices
 

@@ -18,10 +18,9 @@ from typing import Any
 import sympy as sp
 
 from dmft.explanation.average import SHARE, Average
-from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.pair import CorrelationAngle
-from dmft.gaussian.closed.product import Polynomials
+from dmft.gaussian.closed.product import Erfs, Polynomials
 from dmft.gaussian.law import Law
 from dmft.model import FIELD
 

@@ -15,11 +15,10 @@ from dmft.explanation.diagrams import Diagram
 from dmft.explanation.paragraphs import Step
 from dmft.explanation.steps import Ledger
 from dmft.gaussian import LISTENER
-from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.guard_digits import unguarded
 from dmft.gaussian.closed.pair import elementary
-from dmft.gaussian.closed.product import Polynomials, Successor, state_key
+from dmft.gaussian.closed.product import Erfs, Polynomials, Successor, state_key
 from dmft.gaussian.explained.proofs import (
     has_weight,
     over_one_denominator,

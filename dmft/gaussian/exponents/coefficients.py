@@ -17,9 +17,8 @@ from sympy.core.function import AppliedUndef
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.closed.wick import power_in_hermite
+from dmft.gaussian.closed.wick import hermite, power_in_hermite
 from dmft.gaussian.nodes.grid import PANELS, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.nodes.kinks import break_points
 

@@ -11,7 +11,7 @@ from typing import overload
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.exponents.coefficients import (
     Coefficient,
     Coefficients,

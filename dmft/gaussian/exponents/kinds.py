@@ -10,7 +10,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.exponents import leaps
 from dmft.gaussian.exponents.coefficients import (
     Coefficient,
@@ -23,7 +23,7 @@ from dmft.gaussian.exponents.coefficients import (
     polynomial_coefficients,
 )
 from dmft.gaussian.exponents.leap_proofs import Label, deciding_moment, enclosed, proven_steps
-from dmft.gaussian.exponents.numerical_leaps import THRESHOLD, numerical_steps
+from dmft.gaussian.exponents.leaps import THRESHOLD, numerical_steps
 from dmft.gaussian.exponents.record import Exponent, Witness
 from dmft.validation import checked, checked_or
 

@@ -20,7 +20,7 @@ import sympy as sp
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Index, indices, reverses, sign_flips
 from dmft.gaussian.exponents.leaps import MAX_ORDER, LeapStep, Y

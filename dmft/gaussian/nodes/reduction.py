@@ -12,7 +12,7 @@ from dataclasses import replace
 import mpmath
 import sympy as sp
 
-from dmft.gaussian.closed.linear import expanded_terms
+from dmft.gaussian.closed.factor import expanded_terms
 from dmft.gaussian.nodes.forms import (
     DIGITS,
     NOTHING,

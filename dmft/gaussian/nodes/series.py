@@ -14,8 +14,8 @@ import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian import refuse
+from dmft.gaussian.closed.factor import Label, split_product, sum_of_products
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.exponents.coefficients import Coefficient, Coefficients
 from dmft.model import FIELD

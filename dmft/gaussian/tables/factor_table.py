@@ -22,7 +22,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
-from dmft.emit.arrays import load_array, store_array
+from dmft.emit.cache import load_array, store_array
 from dmft.gaussian import refuse
 from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.tables.factor_function import FactorFunction
@@ -120,7 +120,7 @@ def _code() -> str:
     names = (
         "gaussian/tables/factor_table", "gaussian/tables/factor_function", "gaussian/nodes/kinks",
         "gaussian/nodes/line", "gaussian/closed/switch", "gaussian/tables/series_strips",
-        "special/averages", "special/correlation_series",
+        "special/averages", "special/tables",
     )  # fmt: skip
     files = [package / f"{name}.py" for name in names]
     return "".join(file.read_text(encoding="utf-8") for file in files)
@@ -352,7 +352,7 @@ class _Builder:
         return np.concatenate([head, *body])
 
     def _series(self, table: Array, small: float, room: int) -> tuple[Array, float]:
-        """Strips of a smooth factor for `dmft.special.correlation_series`, and their error."""
+        """Strips of a smooth factor for `dmft.special.tables`, and their error."""
         from dmft.special.averages import line_values
 
         if self.kinks:

@@ -3,7 +3,7 @@
     a_n(s) = E F(s z) he_n(z) / sqrt(n!)
 
 An average of two fields is a series in their correlation with products of such coefficients, which
-`dmft.special.correlation_series` sums where it converges.
+`dmft.special.tables` sums where it converges.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
-from dmft.special.correlation_series import GROUP, LEFT_OUT, MOST, ORDER, TERMS
+from dmft.special.tables import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 
 # Beyond this deviation few correlations are small enough for a series.
 LARGEST = 4.0

@@ -97,7 +97,7 @@ class TableAverage(sp.Expr):
 
     def on_arrays(self, *numbers: Any) -> Any:
         """Value at arrays of numbers, by the NumPy reference."""
-        from dmft.gaussian.tables.direct import direct_averages
+        from dmft.gaussian.tables.factor_function import direct_averages
 
         return direct_averages(self.factors, numbers)
 
@@ -120,7 +120,7 @@ class TableAverage(sp.Expr):
         numbers = [a.evalf(17) for a in self.numbers]
         if not all(a.is_Float or a.is_Integer for a in numbers):
             return None
-        from dmft.gaussian.tables.direct import direct_average
+        from dmft.gaussian.tables.factor_function import direct_average
 
         return sp.Float(direct_average(self.factors, [float(a) for a in numbers]), 15)
 

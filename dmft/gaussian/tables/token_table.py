@@ -18,7 +18,7 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.arrays import Array
-from dmft.emit.arrays import load_array, store_array
+from dmft.emit.cache import load_array, store_array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.line import chebyshev
 from dmft.gaussian.tables.token_grid import (

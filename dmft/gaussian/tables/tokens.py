@@ -15,7 +15,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import factorials, polynomial_coefficients
 from dmft.gaussian.exponents.hermite_series import hermite_expansion

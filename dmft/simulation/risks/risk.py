@@ -11,7 +11,7 @@ each term is an integral over two fields. Three rules:
 
 A multi-index target g is averaged over its k fields instead, given one student's field at a time:
 E[g(h*) s(h_j)] = E_u s(h_j) E_z g(M_j u / sqrt(Q_jj) + L z), L L^T = P - M_j M_j^T / Q_jj, on the
-nodes z of `target_rule`.
+nodes z of `measures`.
 """
 
 from __future__ import annotations

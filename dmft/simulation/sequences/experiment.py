@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from dmft.arrays import Array
+from dmft.emit.expression import vector_function
 from dmft.emit.quantities import entry_name
-from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment
 from dmft.model import FIELD, SGD, as_count

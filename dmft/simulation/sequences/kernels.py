@@ -20,11 +20,11 @@ import numpy as np
 from numba import typeof, types
 
 from dmft.compiled import njit
-from dmft.compiled.copying import copy_into
+from dmft.compiled.vectors import copy_into
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.compiled.vectors": "72694cd5112f",
 }
 
 GENERATOR = typeof(np.random.default_rng(0))

@@ -9,7 +9,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from dmft.compiled import njit
-from dmft.compiled.copying import copy_into
+from dmft.compiled.vectors import copy_into
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import WATCH_NOTHING, WATCH_OVERLAP
@@ -50,7 +50,7 @@ from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.compiled.vectors": "72694cd5112f",
     "dmft.simulation.steps.common": "947d30dd888c",
     "dmft.simulation.steps.optimiser": "f96f8ba12bfa",
 }

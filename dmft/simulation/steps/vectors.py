@@ -13,7 +13,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array
-from dmft.emit.schedules import as_expressions
+from dmft.emit.quantities import as_expressions
 from dmft.errors import BadParameter
 from dmft.initial_conditions import STEPS, Overlaps, begin_of, check_end
 from dmft.laws import Discrete

@@ -17,12 +17,12 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
-from dmft.compiled.copying import copy_into
+from dmft.compiled.vectors import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.compiled.vectors": "72694cd5112f",
 }
 
 # sample: (h (p, n), h_star (k, any), label (n,), times (n,), par, g (p, n), out (1 or 1 + p, n));

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.compiled import njit
-from dmft.special.gram import inner
+from dmft.special.matrices import inner
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.special.gram": "bd20aebaee2c",
+    "dmft.special.matrices": "198ea38a82ed",
 }
 
 Short = NDArray[np.float32]

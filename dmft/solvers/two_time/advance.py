@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
-from dmft.compiled.copying import copy_into
+from dmft.compiled.vectors import copy_into
 from dmft.solvers.signatures import INTEGERS, MATRIX, VECTOR
 from dmft.solvers.two_time.step import (
     FLAGS,
@@ -30,8 +30,8 @@ from dmft.solvers.two_time.step import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.solvers.two_time.step": "1f830b3bd31f",
+    "dmft.compiled.vectors": "72694cd5112f",
+    "dmft.solvers.two_time.step": "1a0f25aca69d",
 }
 
 # A step is redone when its error exceeds the tolerance by this.

@@ -19,12 +19,12 @@ from numba import types
 
 from dmft.arrays import Array
 from dmft.compiled import njit
-from dmft.compiled.copying import copy_into
+from dmft.compiled.vectors import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.compiled.vectors": "72694cd5112f",
 }
 
 CUBE = types.float64[:, :, ::1]

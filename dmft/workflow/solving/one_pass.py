@@ -203,7 +203,7 @@ def prepared(
     """
     problem, schedule, counts = kept, None, False
     if getattr(equations_of(system), "family", "") == "rule" and any(map(is_open, values.values())):
-        from dmft.emit.schedules import TIME as NOW
+        from dmft.emit.quantities import TIME as NOW
 
         if any(y.has(NOW) for y in values.values() if is_open(y)):
             t_start = begin_of(start, TIME, t_start)

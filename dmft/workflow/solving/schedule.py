@@ -13,7 +13,7 @@ import sympy as sp
 
 from dmft.compiled import njit
 from dmft.emit import scalar_function
-from dmft.emit.schedules import KNOWN, RISK, TIME, Rate
+from dmft.emit.quantities import KNOWN, RISK, TIME, Rate
 from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace

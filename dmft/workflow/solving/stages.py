@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from dmft.arrays import Array
 from dmft.compiled import njit
-from dmft.emit.schedules import as_expression
+from dmft.emit.quantities import as_expression
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.initial_conditions import TIME, begin_of, check_end

@@ -16,8 +16,8 @@ import numpy as np
 import sympy as sp
 
 from dmft.compiled import njit
+from dmft.emit.expression import vector_function
 from dmft.emit.quantities import entry_name, quantity_expression
-from dmft.emit.vector import vector_function
 from dmft.equations import symbols as x
 from dmft.solvers.events import TIME, Event, is_plain, number_of
 from dmft.solvers.problem import Problem

@@ -1,4 +1,18 @@
-"""Gaussian averages of two fields as series in their correlation, in compiled code.
+r"""Gaussian averages from tables in compiled code: polynomials, sequences, series of two fields.
+
+Products of polynomials are one loop over all linked diagrams,
+
+    E prod_i p_i(x_i) = sum_k weight_k prod_{i<j} C_ij^{k_ij} prod_i E[p_i^{(r_i)}] / r_i!,
+
+with r_i the sum of the links k_ij of a field (`dmft.gaussian.closed.wick`). A table holds the
+number of fields, the largest degree and the number of diagrams; for each field and r the point
+about which E[p^(r)] / r! is expanded in the variance, and its coefficients; for each diagram the
+weight and the links.
+
+A table of a sequence model (`dmft.gaussian.tables.token_table`) holds rows, columns, radius, two
+bounds, the powers of m in rising order, then the Chebyshev coefficients in e of each row.
+
+Averages of two fields are series in their correlation,
 
     E F(u) G(v) = sum_n rho^n a_n(s_1) b_n(s_2),   a_n(s) = E F(s z) he_n(z) / sqrt(n!)
 
@@ -13,9 +27,81 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.compiled import njit
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def average_of_polynomials(T: Array, *entries: float) -> float:
+    """Sum over the diagrams of a table; `entries` is the upper triangle of the covariance."""
+    fields, top, count = int(T[0]), int(T[1]), int(T[2])
+    moments = np.empty((fields, top + 1))
+    pairs = fields * (fields - 1) // 2
+    powers = np.empty((pairs, top + 1))
+    block = top + 2
+    pair = entry = 0
+    for i in range(fields):
+        variance = entries[entry]
+        for r in range(top + 1):
+            start = 3 + (i * (top + 1) + r) * block
+            step, value = variance - T[start], 0.0
+            for n in range(top, -1, -1):
+                value = value * step + T[start + 1 + n]
+            moments[i, r] = value
+        for j in range(1, fields - i):
+            power = 1.0
+            for n in range(top + 1):
+                powers[pair, n] = power
+                power *= entries[entry + j]
+            pair += 1
+        entry += fields - i
+    degrees = np.empty(fields, np.int64)
+    total = 0.0
+    place = 3 + fields * (top + 1) * block
+    for _ in range(count):
+        value = T[place]
+        degrees[:] = 0
+        pair = 0
+        for i in range(fields):
+            for j in range(i + 1, fields):
+                links = int(T[place + 1 + pair])
+                degrees[i] += links
+                degrees[j] += links
+                value *= powers[pair, links]
+                pair += 1
+        for i in range(fields):
+            value *= moments[i, degrees[i]]
+        total += value
+        place += 1 + pairs
+    return total
+
+
+# Position of the powers.
+HEADER = 5
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def token_value(table: NDArray[np.float64], e: float, m: float) -> float:
+    """sum_r m^p_r sum_c a_rc T_c(e / radius); a polynomial also beyond the radius."""
+    rows, columns = int(table[0]), int(table[1])
+    x = e / table[2]
+    start = HEADER + rows
+    total, power, reached = 0.0, 1.0, 0
+    for r in range(rows):
+        wanted = int(table[HEADER + r])
+        while reached < wanted:
+            power *= m
+            reached += 1
+        # Clenshaw's sum of the row.
+        last, before = 0.0, 0.0
+        for c in range(columns - 1, 0, -1):
+            now = table[start + r * columns + c] + 2.0 * x * last - before
+            before, last = last, now
+        total += power * (table[start + r * columns] + x * last - before)
+    return total
+
 
 # Most coefficients of one parity, and most where they make parallel fields converge; they are taken
 # in groups.
