@@ -32,7 +32,7 @@ ALGORITHMS = (SGD, GradientFlow, GradientDescent)
 # Brackets have no space around them, as in \pi(1 + Q).
 PREAMBLE = r"""\documentclass[%s,a4paper]{article}
 \usepackage[T1]{fontenc}
-\usepackage[textwidth=%gpt,textheight=24cm]{geometry}
+\usepackage[textwidth=%gpt,textheight=25cm]{geometry}
 \usepackage{amsmath,amssymb}
 \setlength{\columnsep}{18pt}
 \allowdisplaybreaks
@@ -40,7 +40,11 @@ PREAMBLE = r"""\documentclass[%s,a4paper]{article}
 \renewcommand{\left}{\mathopen{}\mathclose\bgroup\leftbracket}
 \renewcommand{\right}{\aftergroup\egroup\rightbracket}
 \raggedright
+\raggedbottom
 \hfuzz=0.5pt
+\makeatletter
+\renewcommand{\@openbib@code}{\setlength{\itemsep}{0pt}\setlength{\parsep}{0pt}}
+\makeatother
 """
 # What a document says in its first sentences: units, and labels without noise.
 OF_DECLARATION = re.compile(
@@ -53,6 +57,8 @@ NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
 LEADS = re.compile(r"^[^\n]*(?:[:,]| is| are)\n(?=\s*\Z|\n)", re.MULTILINE)
 # Where a step says how it was checked.
 NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
+# Rows of an equation that no column splits.
+MOST_TOGETHER = 8
 # Lines below this are set in two columns; widths that the layout is made for.
 TWO_COLUMNS, NARROWEST, WIDEST = 260.0, 200.0, 520.0
 
@@ -253,7 +259,7 @@ def document(
         parts.append(" ".join(told))
         parts += [r"\small", r"\bibliographystyle{unsrt}"]
         parts += [rf"\bibliography{{{bibliography}}}"]
-    body = "\n\n".join(part for part in parts if part)
+    body = ALIGN.sub(_together, "\n\n".join(part for part in parts if part))
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 
 
@@ -281,6 +287,15 @@ def _punctuated(text: str) -> str:
         return shown.replace("{align*}", f"{{{match.group(1)}{match.group(2)}}}")
 
     return ALIGN.sub(marked, text)
+
+
+def _together(match: re.Match[str]) -> str:
+    """An alignment whose equations are kept in one column, unless they are long."""
+    text = match.group()
+    for rows in equations_of(match.group(3)):
+        if 1 < len(rows) <= MOST_TOGETHER:
+            text = text.replace(" \\\\\n".join(rows), " \\\\*\n".join(rows))
+    return text
 
 
 def equations_of(body: str) -> list[list[str]]:

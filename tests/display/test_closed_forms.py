@@ -1163,3 +1163,57 @@ def test_closed_forms_of_averages_are_one_block():
     text = document(equations, width=246, cited={"Rates": ["saad_solla_1995"]}, bibliography="a")
     assert text.startswith(r"\documentclass[10pt,twocolumn,a4paper]")
     assert text.index(r"\small") < text.index(r"\bibliography{a}")
+
+
+def test_clusters_on_the_sphere_are_printed_as_averages_of_the_update():
+    """With the rate Phi of free rows; rates of two units by quadrature of these lines."""
+    mixture = dmft.GaussianMixture([[1.0], [-0.7]], labels=[1, -1])
+    model = dmft.Model(dmft.Committee(ERF, 2), mixture)
+    equations = dmft.derive(model, dmft.SGD(gamma, constraint="sphere"))
+    text = " ".join(equations.latex(width=520).split())
+    assert r"M_{j}}{dt} &= \langle h^*\,\psi_{j} \rangle - \frac{M_{j} \Phi_{j j}}{2}" in text
+    assert r"\Phi_{j l} &= \langle h_{l}\,\psi_{j} \rangle + \langle h_{j}\,\psi_{l}" in text
+    assert 'closed forms, which form="structured" prints' in text
+    at = np.array([[1.0, 0.2], [0.2, 1.0]]), np.array([[0.3], [0.1]]), np.eye(1)
+
+    def update(h, _, y):
+        slope = np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+        return (y - scipy.special.erf(h / np.sqrt(2)).mean(0)) * slope
+
+    dM, dQ, noise = over_a_mixture(mixture, at, update, 30)
+    Phi = dQ + 0.3 * noise
+    length = np.diag(Phi)
+    found = equations.evaluate(dmft.Overlaps(*at), learning_rate=0.3)
+    np.testing.assert_allclose(found["M"], dM - at[1] * length[:, None] / 2, rtol=0, atol=1e-7)
+    kept = Phi - at[0] * np.add.outer(length, length) / 2
+    np.testing.assert_allclose(found["Q"], kept, rtol=0, atol=1e-7)
+
+
+def test_exponents_are_squares():
+    """Of a hinge loss on two opposite clusters, whose printed rate is that of quadrature."""
+    mixture = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    line = dmft.Committee(z, 1)
+    equations = dmft.derive(dmft.Model(line, mixture), dmft.SGD(gamma, loss="hinge"))
+    text = equations.latex(width=520)
+    assert r"e^{- \left(1 - M\right)^{2}/(2 Q)}" in text
+    assert "M^{2}}{2 Q}" not in text
+    Q, M = 0.8, 0.4
+    s = (1 - M) / np.sqrt(Q)
+    printed = (1 + scipy.special.erf(s / np.sqrt(2))) / 2
+    printed -= M * np.exp(-((1 - M) ** 2) / (2 * Q)) / np.sqrt(2 * np.pi * Q)
+    h = np.linspace(M - 8 * np.sqrt(Q), 1.0, 20_001)  # y h, where the loss has a slope
+    density = np.exp(-((h - M) ** 2) / (2 * Q)) / np.sqrt(2 * np.pi * Q)
+    defined = scipy.integrate.simpson(density * (1 + M * (h - M) / Q), x=h)
+    at = dmft.Overlaps([[Q]], [[M]], [[1.0]])
+    assert printed == pytest.approx(defined, abs=1e-9)
+    assert equations.evaluate(at, learning_rate=0.3)["M"].item() == pytest.approx(printed, abs=1e-9)
+
+
+def test_risks_of_losses_without_noise_are_one_average():
+    """Where output and label are printed, the risk is half their squared distance."""
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1))
+    equations = dmft.derive(model, dmft.SGD(gamma, loss="logistic"))
+    text = equations.latex()
+    assert r"\mathcal{R} &= \frac{1}{2} \langle (f - y)^{2} \rangle" in text
+    assert "arcsin" not in text
+    assert "arcsin" in equations.latex(form="structured")

@@ -67,6 +67,7 @@ def test_only_plain_characters_and_known_commands(text):
         qquad times biggl biggr pmatrix to infty tilde
         ell partial leftarrow
         let renewcommand leftbracket rightbracket mathopen mathclose bgroup egroup aftergroup
+        raggedbottom makeatletter makeatother itemsep parsep
     """
     known = set(words.split())
     used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))
@@ -288,3 +289,14 @@ def test_mixtures_state_their_clusters_first_and_once():
     assert text.index(r"\mu_2 = -0.7") < text.index("The equations of motion")
     assert r"\bar{f}" not in text
     assert "$p$, $k$" not in document(dmft.derive(of_two(1), dmft.SGD(0.5)))
+
+
+def test_an_equation_is_kept_in_one_column():
+    """Rows that continue one allow no break before them; long equations may be split."""
+    text = document(dmft.derive(saad_solla(3), dmft.SGD(sp.Symbol("gamma"))), width=246)
+    risk = next(y for y in text.split("\\begin{align*}") if y.lstrip().startswith(r"\mathcal{R}"))
+    first, *rest = risk.split("\\end{align*}")[0].split("\n&")
+    assert rest
+    assert all(row.endswith(r"\\*") for row in (first, *rest[:-1]))
+    assert r"\\*" + "\n&" in text
+    assert not re.search(r"\\\\\*\n[^&]*&=", text)

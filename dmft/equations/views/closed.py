@@ -163,6 +163,7 @@ class _Closing:
             plain = [e.replace(sp.erf, lambda y: 2 * NormalCDF(sp.sqrt(2) * y) - 1) for e in plain]
             others = [_by_angle(e, angle) for e in plain]
             sides = min(sides, others, key=lambda y: sum(map(sp.count_ops, y)))
+        sides = map(_by_squares, sides)
         rows = [(target, e, roles[target]) for target, e in zip(exprs, sides, strict=True)]
         totals = self.totals(symbols) if self.by_block else {}
         return ClosedSystem(tuple(rows), fixed, totals, angle, tuple(notes), True)
@@ -312,6 +313,15 @@ class _Closing:
             within = sp.IndexedBase(BLOCK + base_name(entry))[(x.block, *entry.indices)]
             found[entry] = sp.Sum(x.eigenvalue[x.block] * within, (x.block, 1, x.blocks))
         return found
+
+
+def _by_squares(expr: sp.Expr) -> sp.Expr:
+    """An expression with factored exponents, such as -(1 - M)^2 / (2 Q)."""
+    factored = {e: sp.exp(sp.factor(e.exp)) for e in expr.atoms(sp.exp)}
+    shorter = {e: y for e, y in factored.items() if sp.count_ops(y) < sp.count_ops(e)}
+    squares = {y for e in shorter.values() for y in e.atoms(sp.Pow) if y.exp == 2}
+    turned = {y: (-y.base) ** 2 for y in squares if y.base.as_coeff_Add()[0].is_negative}
+    return expr.xreplace({e: y.xreplace(turned) for e, y in shorter.items()})
 
 
 def _by_angle(expr: sp.Expr, cosine: sp.Expr | None) -> sp.Expr:

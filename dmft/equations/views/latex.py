@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
 NUMERICAL = "Averages that have no closed form are computed numerically."
+CLOSED = 'These averages have closed forms, which form="{}" prints.'
 # What observables beside the risk are.
 OBSERVED = {x.loss: "expected loss", x.error_rate: "probability of a wrong sign"}
 # Sentences about functions that equations contain.
@@ -190,7 +191,8 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     definitions, notes = subject.definitions, list[str]()
     whole = page.form is None and not page.symbolic and page.kernels != "all"
     at_once = laws.at_once(subject) if whole else None
-    derived, subject = definitions, replace(subject, definitions=at_once or definitions)
+    derived, printed = definitions, at_once or (laws.with_plain_risk(subject) if whole else ())
+    subject = replace(subject, definitions=printed or definitions)
     if not page.symbolic:
         definitions, notes = declared_definitions(subject)
     definitions = plain = printed_definitions(definitions)
@@ -243,6 +245,8 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         *observed_apart(rows, printer, inner, about),
     ]
     kernels = averages_latex(derived if at_once else averaged, subject, page, printer, not at_once)
+    if at_once and not kernels and page.kernels == "auto":
+        kernels = [CLOSED.format("closed" if all(unit_widths(subject)) else "structured")]
     closed_too = "".join(kernels)
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),

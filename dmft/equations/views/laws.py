@@ -16,6 +16,7 @@ from dmft.equations.definitions import Definition, MeanSlope, define, live
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import error_is_linear, error_of, noiseless_label, students_at
 from dmft.equations.update.rates import definitions as rate_definitions
+from dmft.equations.update.rates import on_sphere
 from dmft.equations.views.declared import unit_widths
 from dmft.equations.views.paper_units import Subject
 from dmft.equations.views.printer import EquationPrinter
@@ -34,7 +35,8 @@ def at_once(subject: Subject) -> tuple[Definition, ...] | None:
     r"""Averages of the update over a sample of the mixture, for print.
 
     Equation    dM_jr/dt = <psi_j h*_r>,
-                dQ_jl/dt = <psi_j h_l> + <psi_l h_j> + gamma/(p n_b) <s_c psi_j psi_l>
+                dQ_jl/dt = <psi_j h_l> + <psi_l h_j> + gamma/(p n_b) <s_c psi_j psi_l>;
+                on the sphere the second one is Phi_jl, and M and Q move along it
     Shapes      M (p, k), Q (p, p)
     Valid for   plain gradients of a loss, as they were derived; None for others
     """
@@ -54,7 +56,8 @@ def at_once(subject: Subject) -> tuple[Definition, ...] | None:
         rates[x.Q[j, l]]["sgd_noise"] = front * Expectation(*size, psi[j], psi[l])
     blocks = [d for d in subject.definitions if d.name == "Omega"]
     found = [define(target, terms, "rate") for target, terms in rates.items()]
-    return live([*blocks, *_of_sample(subject), *found, *_observed(subject)])
+    found = on_sphere(found) if algorithm.on_sphere else found
+    return live([*blocks, *_of_sample(subject), *found, *observed(subject)])
 
 
 def _of_sample(subject: Subject) -> list[Definition]:
@@ -78,7 +81,7 @@ def _noiseless(model: Model) -> sp.Expr:
     return x.cluster_label[x.cluster] if clusters else noiseless_label(model)
 
 
-def _observed(subject: Subject) -> list[Definition]:
+def observed(subject: Subject) -> list[Definition]:
     """Risk, expected loss and probability of a wrong sign, those that are derived."""
     model, f, y = subject.model, x.output_pass[0], x.label
     label = _noiseless(model) if model.label_noise != 0 else y
@@ -90,6 +93,15 @@ def _observed(subject: Subject) -> list[Definition]:
     }
     derived = {d.target for d in subject.definitions}
     return [define(t, {t.name: e}, "observable") for t, e in found.items() if t in derived]
+
+
+def with_plain_risk(subject: Subject) -> tuple[Definition, ...]:
+    """Definitions, the risk by output and label where the rates are averages over these."""
+    targets = {d.target for d in subject.definitions}
+    if not {x.psi[x.j], x.output_pass[0], x.label} <= targets:
+        return subject.definitions
+    risk = {d.target: d for d in observed(subject) if d.target == x.risk}
+    return tuple(risk.get(d.target, d) for d in subject.definitions)
 
 
 def _is_quadratic(subject: Subject) -> bool:
@@ -105,7 +117,7 @@ def _is_plain(subject: Subject, mixture: GaussianMixture) -> bool:
     odd = model.flips or model.draws_labels or model.outputs > 1 or mixture.fractions is not None
     if odd or type(algorithm) not in (SGD, GradientFlow) or numbers_of(algorithm):
         return False
-    plain = algorithm.is_plain and not (algorithm.constraint or algorithm.trains_readout)
+    plain = algorithm.is_plain and not algorithm.trains_readout
     if not plain or algorithm.loss is None or subject.kind != "ode" or subject.fluctuates:
         return False
     derived = rate_definitions(model, algorithm, _is_quadratic(subject))

@@ -153,7 +153,7 @@ def orthant_moment(a: int, b: int) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
     root = sp.sqrt(C[q, q] * C[s, s] - C[q, s] ** 2)
     across = C[a, q] * (C[b, s] - C[b, q] * C[q, s] / C[q, q]) * F[q, s]
     return C[a, b] * ORTHANT + sp.Sum(across, (q, 1, 4), (s, 1, 4)), {
-        F[q, s]: (1 + 2 * sp.asin(RHO[q, s]) / sp.pi) / (8 * sp.pi * root)
+        F[q, s]: (sp.pi + 2 * sp.asin(RHO[q, s])) / (8 * sp.pi**2 * root)
     }
 
 
