@@ -163,7 +163,7 @@ class _Closing:
             plain = [e.replace(sp.erf, lambda y: 2 * NormalCDF(sp.sqrt(2) * y) - 1) for e in plain]
             others = [_by_angle(e, angle) for e in plain]
             sides = min(sides, others, key=lambda y: sum(map(sp.count_ops, y)))
-        sides = map(_by_squares, sides)
+        sides = [_by_squares(e) for e in sides]
         rows = [(target, e, roles[target]) for target, e in zip(exprs, sides, strict=True)]
         totals = self.totals(symbols) if self.by_block else {}
         return ClosedSystem(tuple(rows), fixed, totals, angle, tuple(notes), True)
