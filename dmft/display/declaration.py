@@ -192,14 +192,17 @@ def _outputs(
         unit = f"{function}({shown[0]})" if function else shown[0]
         unit = unit if units[number] else rf"{shown[1]}\,{unit}"
         total = rf"\sum_{{{'jr'[number]}=1}}^{{{widths[number]}}}"
-        return unit if single[number] else f"{mean} {total} {unit}"
+        if single[number]:
+            return rf"{mean}\, {unit}" if sums and mean else unit
+        return f"{mean} {total} {unit}"
 
     dots = [r" \cdot" if one else "" for one in single]
     fields = [rf"\frac{{{w}{dot} {x}}}{{\sqrt{{{d}}}}}" for w, dot in zip(rows, dots, strict=True)]
     means = [rf"\frac{{1}}{{{n}}}" for n in widths]
     if sums:
         equal = model.student.width == model.teacher.width
-        means = ["", "" if equal else rf"\frac{{{widths[0]}}}{{{widths[1]}}}"]
+        ratio = widths[0] if single[1] else rf"\frac{{{widths[0]}}}{{{widths[1]}}}"
+        means = ["", "" if equal else ratio]
     label = f"{'g' if sigma != 'g' else 'G'}({h_star})"
     if model.teacher.activation is not None:
         over = sigma if model.matched else letter("teacher_sigma")
@@ -382,6 +385,8 @@ def _clock(equations: Any, notation: Notation) -> str:
         unit = r"the number of steps times $\eta$ as $\eta \to 0$"
         return f"Time is {unit}." if equations.is_flow else r"Time $t = 0, 1, \ldots$ counts steps."
     unit = CLOCK if summed(equations, notation) else equations.time_unit
+    if getattr(equations.model.teacher, "width", 0) == 1:
+        unit = str(unit).replace("K and M", "K")
     single = equations.model.family == "overlaps"
     if single and are_single(equations.model, equations.algorithm):
         unit = unit.replace("(p d)", "d").replace(", p, k", "").replace(" / p -> 0", " -> 0")

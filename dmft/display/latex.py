@@ -57,8 +57,11 @@ NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
 LEADS = re.compile(r"^[^\n]*(?:[:,]| is| are)\n(?=\s*\Z|\n)", re.MULTILINE)
 # Where a step says how it was checked.
 NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
+NOISELESS = r"The variance of the label noise is $\Delta$, which is zero in the equations above."
+NO_NOISE = re.compile(r"\$[^$\n]*\\Delta[^$\n]*\$")
 # Rows of an equation that no column splits.
 MOST_TOGETHER = 8
+CONTINUED = re.compile(r"&\s*\\q?quad\b")
 # Lines below this are set in two columns; widths that the layout is made for.
 TWO_COLUMNS, NARROWEST, WIDEST = 260.0, 200.0, 520.0
 
@@ -250,10 +253,14 @@ def document(
         parts += sections
     parts += stated
     if derivations:
-        parts.append(r"\section*{Derivation}")
-    for one in derivations:
-        text = escape(one) if isinstance(one, str) else fragment(one, width, None, cite, rules)
-        parts.append(text)
+        derived = [
+            escape(one) if isinstance(one, str) else fragment(one, width, None, cite, rules)
+            for one in derivations
+        ]
+        text = "".join(derived)
+        is_open = r"\Delta" in text and NO_NOISE.search("".join(parts) + text) is None
+        noiseless = is_open and getattr(model, "label_noise", None) == 0
+        parts += [r"\section*{Derivation}", NOISELESS if noiseless else "", *derived]
     if cited and bibliography:
         told = (rf"{what} are derived in \cite{{{','.join(y)}}}." for what, y in cited.items())
         parts.append(" ".join(told))
@@ -291,11 +298,15 @@ def _punctuated(text: str) -> str:
 
 def _together(match: re.Match[str]) -> str:
     """An alignment whose equations are kept in one column, unless they are long."""
-    text = match.group()
-    for rows in equations_of(match.group(3)):
-        if 1 < len(rows) <= MOST_TOGETHER:
-            text = text.replace(" \\\\\n".join(rows), " \\\\*\n".join(rows))
-    return text
+    groups: list[list[str]] = []
+    for row in split_rows(match.group(3)):
+        if groups and CONTINUED.match(row):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    marks = (" \\\\*\n" if len(rows) <= MOST_TOGETHER else " \\\\\n" for rows in groups)
+    body = " \\\\\n".join(mark.join(rows) for mark, rows in zip(marks, groups, strict=True))
+    return f"\\begin{{align*}}\n{body}\n\\end{{align*}}" if match.group(2) else match.group()
 
 
 def equations_of(body: str) -> list[list[str]]:

@@ -119,8 +119,8 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def split_rows(body: str) -> list[str]:
-    """Rows of an alignment; those of matrices inside of it stay together."""
-    return [row for row in _split(body, "\\\\") if row]
+    r"""Rows of an alignment, also after \\*; those of matrices inside of it stay together."""
+    return [row.removeprefix("*").strip() for row in _split(body, "\\\\") if row]
 
 
 def _split(text: str, mark: str) -> list[str]:

@@ -525,6 +525,7 @@ COMMANDS = set(
     text mathrm operatorname arcsin arccos log exp tanh max min erf mathbb mathcal pmatrix top times
     approx sim dot pi partial infty ldots cdot le ge star bigl bigr bar tilde Pr sign delta nu
     equiv neq prime mathfrak leftarrow displaystyle xi to perp parallel hat ell int limits mid tfrac
+    setminus
     """,
     )
 )

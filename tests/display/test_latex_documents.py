@@ -294,9 +294,27 @@ def test_mixtures_state_their_clusters_first_and_once():
 def test_an_equation_is_kept_in_one_column():
     """Rows that continue one allow no break before them; long equations may be split."""
     text = document(dmft.derive(saad_solla(3), dmft.SGD(sp.Symbol("gamma"))), width=246)
-    risk = next(y for y in text.split("\\begin{align*}") if y.lstrip().startswith(r"\mathcal{R}"))
-    first, *rest = risk.split("\\end{align*}")[0].split("\n&")
-    assert rest
-    assert all(row.endswith(r"\\*") for row in (first, *rest[:-1]))
-    assert r"\\*" + "\n&" in text
-    assert not re.search(r"\\\\\*\n[^&]*&=", text)
+    continued = re.findall(r"(\\\\\*?)\n& \\q?quad", text)
+    assert len(continued) > 10
+    assert set(continued) == {r"\\*"}
+    assert not re.search(r"\\\\\*\n(?!& \\q?quad)", text)
+
+
+def test_letters_of_a_single_teacher_in_sums():
+    """The field of one teacher is y, its output K g(y) where networks of K units are sums."""
+    equations = dmft.derive(saad_solla(2, 1), dmft.SGD(sp.Symbol("gamma")))
+    text = document(equations, notation="saad-solla")
+    assert r"\zeta &= K\, g(y),\quad y =" in text
+    assert r"\langle g'(x_{j})\,{y}\,g(y) \rangle" in text
+    assert r"\,\zeta\," not in text
+    assert r"with $K$ of order one as ${N \to \infty}$" in text
+
+
+def test_momentum_is_declared_by_its_step():
+    unit = dmft.Committee(sp.erf(sp.Symbol("z") / sp.sqrt(2)), 1)
+    algorithm = dmft.SGD(0.5, momentum=dmft.Momentum(2.0, 0.5))
+    text = document(dmft.derive(dmft.Model(unit, unit), algorithm))
+    assert r"$G = -\frac{\gamma}{\sqrt{d}} \frac{\partial \ell}{\partial h} \, x$" in text
+    assert r"$v \leftarrow (1 - \kappa \gamma/d) v + \kappa \gamma/d\, G$" in text
+    assert r"$w \leftarrow w + \alpha_1 G + v$" in text
+    assert text.index(r"$\kappa = 2$") < text.index("the risk is")

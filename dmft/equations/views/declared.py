@@ -32,7 +32,7 @@ from dmft.equations.views.networks import (
 from dmft.equations.views.paper_units import Subject, gram, in_sums, outputs_are_sums
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.unit_sums import without_deltas
-from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model
+from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model, Momentum
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK, QUANTITIES
 
@@ -118,6 +118,9 @@ def update_with(h: str, single: bool) -> str:
 def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     """The update of the weights in a step, where it is a plain gradient; by `updates` psi."""
     algorithm, letter = equations.algorithm, printer.letter
+    heavy = getattr(algorithm, "momentum", None)
+    heavy = heavy if isinstance(heavy, Momentum) else None
+    algorithm = replace(algorithm, momentum=0) if heavy else algorithm
     changed = any(getattr(algorithm, y, value) != value for y, value in PLAIN.items())
     plain = type(algorithm) in (SGD, GradientDescent) and not numbers_of(algorithm)
     if changed or not plain or equations.kind == "map" or getattr(equations, "is_flow", False):
@@ -135,6 +138,17 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     elif updates:
         told += f" and ${update_with(h, single)}$"
         share, sign, slope = "" if single else letter("p"), "+", rf"\psi{unit}"
+    if heavy:
+        front = rf"{sign.strip('+')}\frac{{{rate}}}{{{share}\sqrt{{{d}}}}}"
+        direct = rf"\alpha_1 G{unit} + " if heavy.direct != 0 else ""
+        number = d if single else rf"{letter('p')} {d}"
+        size = rf"\kappa {rate}/" + (d if single else f"({number})")
+        return (
+            rf" {told} and $G{unit} = {front} {slope} \, {x}$, a step is "
+            rf"$v{unit} \leftarrow (1 - {size}) v{unit} + {size}\, G{unit}$, "
+            rf"${w} \leftarrow {w} + {direct}v{unit}$; "
+            rf"the velocity is $u{unit} = {number}\, v{unit}/{rate}$."
+        )
     return (
         rf" {told}, a step is ${w} \leftarrow {w} {sign} "
         rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}{slope} \, {x}{mark}$."

@@ -175,8 +175,8 @@ def closed_latex(
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )
     rows = [noise.process(printer, state), *rows] if noise else rows
-    parts += observed_apart(rows, printer, named)
-    parts += _here(functions, told)
+    parts += observed_apart(rows, printer, named, _here([], told))
+    parts += _here(functions)
     parts += special_functions([*rows, *named], [e for _, e, _ in system.rows], printer)
     return fitted("\n".join(part for part in parts if part), page.width)
 

@@ -249,7 +249,8 @@ class EquationPrinter(LatexPrinter):
         named = function_text(self.names, expr.factor, field, self._print)
         if expr.factor == FIELD and expr.field.is_Add:
             return rf"\left({field}\right)"
-        whole = sp.Symbol(field)
+        # A letter that is a key as well is not looked up again.
+        whole = sp.Symbol(f"{{{field}}}" if field in self.letters else field)
         powers = expr.factor.atoms(sp.Pow) if expr.field.is_Mul else ()  # of y h
         table = {y: sp.Symbol(rf"\left({field}\right)") ** y.exp for y in powers if y.base == FIELD}
         text = named or self.parenthesize(expr.factor.xreplace({**table, FIELD: whole}), 50)
